@@ -1,0 +1,236 @@
+//! The addresses of stores: URLs with one scheme a backend, possibly several hosts, and no password when shown.
+
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+
+use crate::error::{Error, Result};
+
+/// A parsed address.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address {
+    /// The part before the colon, in lower case.
+    pub scheme: String,
+    /// The user, if one is given.
+    pub user: Option<String>,
+    /// The password, if one is given.
+    pub password: Option<String>,
+    /// The hosts with their ports, in order.
+    pub hosts: Vec<(String, Option<u16>)>,
+    /// The path with its leading slash, decoded; empty if there is none.
+    pub path: String,
+    options: Vec<(String, String)>,
+}
+
+impl Address {
+    /// Parses `scheme:[//[user[:password]@]host[:port][,host[:port]…]][/path][?option=value&…]`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`], never with the password in it.
+    pub fn parse(text: &str) -> Result<Self> {
+        let wrong = |reason: &str| Error::InvalidAddress { address: redacted(text), reason: reason.to_owned() };
+        let (scheme, rest) = text.split_once(':').ok_or_else(|| {
+            wrong("it has no scheme; write for example redis://127.0.0.1:6379 or file:///var/lock/app")
+        })?;
+        let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+        if scheme.is_empty() || !scheme.chars().all(is_scheme) {
+            return Err(wrong("its scheme has characters that a scheme cannot have"));
+        }
+        if text.contains(|c: char| c.is_control()) {
+            return Err(wrong("it contains a control character"));
+        }
+        let decode = |part: &str| {
+            let decoded = percent_decode_str(part).decode_utf8().map_err(|_| wrong("it is not UTF-8 when decoded"))?;
+            if decoded.contains('\0') { Err(wrong("it contains a NUL character")) } else { Ok(decoded.into_owned()) }
+        };
+        if rest.contains('#') {
+            return Err(wrong("it contains a '#'; write %23 for one that belongs to a password or path"));
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let mut options = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let key = decode(key)?;
+            if options.iter().any(|(other, _)| *other == key) {
+                return Err(wrong(&format!("the option {key:?} is given twice")));
+            }
+            options.push((key, decode(value)?));
+        }
+        let (authority, path) = match rest.strip_prefix("//") {
+            None => ("", rest),
+            Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+        };
+        if !authority.is_empty() && path.contains('@') {
+            return Err(wrong("it contains an '@' after a '/'; write %2F and %40 for those that belong to a password"));
+        }
+        let (userinfo, hosts) = match authority.rsplit_once('@') {
+            Some((userinfo, hosts)) => (Some(userinfo), hosts),
+            None => (None, authority),
+        };
+        let (user, password) = match userinfo.map(|info| info.split_once(':').unwrap_or((info, ""))) {
+            None => (None, None),
+            Some((user, password)) => (
+                (!user.is_empty()).then(|| decode(user)).transpose()?,
+                (!password.is_empty()).then(|| decode(password)).transpose()?,
+            ),
+        };
+        let hosts = hosts
+            .split(',')
+            .filter(|host| !host.is_empty())
+            .map(|host| host_and_port(host).ok_or_else(|| wrong("a port is not a number from 1 to 65535")))
+            .collect::<Result<_>>()?;
+        Ok(Address { scheme: scheme.to_ascii_lowercase(), user, password, hosts, path: decode(path)?, options })
+    }
+
+    /// Takes the option `key` out of the address, so that [`Address::finish`] can refuse the unknown rest.
+    pub fn take(&mut self, key: &str) -> Option<String> {
+        let position = self.options.iter().position(|(other, _)| other == key)?;
+        Some(self.options.remove(position).1)
+    }
+
+    /// Takes an option that is a span of time, such as `250ms`, `2s` or `1m`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`] when it is none.
+    pub fn take_duration(&mut self, key: &str) -> Result<Option<std::time::Duration>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        crate::duration::parse(&value).map(Some).ok_or_else(|| {
+            self.wrong(format!("the option {key} is {value:?}, not a time such as 250ms, 2s or 1m"))
+        })
+    }
+
+    /// Refuses the options that nobody took.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`] that names the first of them and the `known` ones.
+    pub fn finish(&self, known: &[&str]) -> Result<()> {
+        match self.options.first() {
+            None => Ok(()),
+            Some((key, _)) => {
+                let known = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
+                Err(self.wrong(format!("{}: has no option {key:?}; known are: {known}", self.scheme)))
+            }
+        }
+    }
+
+    /// An error about this address.
+    pub fn wrong(&self, reason: impl Into<String>) -> Error {
+        Error::InvalidAddress { address: self.to_string(), reason: reason.into() }
+    }
+}
+
+/// Splits `host[:port]`, with an IPv6 address in brackets; the brackets go.
+fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = port.map(str::parse::<u16>).transpose().ok()?;
+    (port != Some(0) && !host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+/// The text of an address that could not be parsed, with all options and everything up to the last `@` taken out:
+/// a password with a raw `/`, `?` or `#` in it must not show either.
+fn redacted(text: &str) -> String {
+    let scheme = text.split(':').next().unwrap_or_default();
+    let shown = match text.rsplit_once('@') {
+        Some((_, rest)) => format!("{scheme}://…@{}", without_options(rest)),
+        None => without_options(text).to_owned(),
+    };
+    shown.escape_debug().to_string()
+}
+
+fn without_options(text: &str) -> &str {
+    text.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// Writes scheme, user, hosts and path; never the password, nor options.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.scheme)?;
+        if !self.hosts.is_empty() {
+            f.write_str("//")?;
+        }
+        if let Some(user) = &self.user {
+            write!(f, "{}@", user.escape_debug())?;
+        }
+        for (index, (host, port)) in self.hosts.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+            write!(f, "{comma}{open}{}{close}", host.escape_debug())?;
+            if let Some(port) = port {
+                write!(f, ":{port}")?;
+            }
+        }
+        write!(f, "{}", self.path.escape_debug())
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_address_is_taken_apart() {
+        let mut address =
+            Address::parse("redis+sentinel://app:p%40ss@h1:26379,[::1]:2,h3/main/2?timeout=2s&prefix=a%3Ab").unwrap();
+        assert_eq!(address.scheme, "redis+sentinel");
+        assert_eq!((address.user.as_deref(), address.password.as_deref()), (Some("app"), Some("p@ss")));
+        let hosts = [("h1", Some(26379)), ("::1", Some(2)), ("h3", None)];
+        assert_eq!(address.hosts, hosts.map(|(host, port)| (host.to_owned(), port)));
+        assert_eq!(address.path, "/main/2");
+        assert_eq!(address.take("prefix").as_deref(), Some("a:b"));
+        assert_eq!(address.take_duration("timeout").unwrap(), Some(std::time::Duration::from_secs(2)));
+        address.finish(&[]).unwrap();
+        assert_eq!(address.to_string(), "redis+sentinel://app@h1:26379,[::1]:2,h3/main/2");
+    }
+
+    #[test]
+    fn a_wrong_address_is_refused_with_the_reason() {
+        for (text, reason) in [
+            ("127.0.0.1", "no scheme"),
+            ("redis://h:99999", "port"),
+            ("redis://h:0", "port"),
+            ("red is://h", "scheme"),
+            ("redis://h?a=1&a=2", "twice"),
+            ("redis://h/%ff", "UTF-8"),
+            ("redis://:p#w@h", "%23"),
+        ] {
+            let error = Address::parse(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+        let error = Address::parse("redis://h?x=1").unwrap().finish(&["prefix"]).unwrap_err().to_string();
+        assert!(error.contains("no option \"x\"") && error.contains("prefix"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_password_is_never_shown(password in "[a-zA-Z0-9:/@?#%\\[\\] ]{6,20}", host in "[a-z0-9:,]{0,12}") {
+            let secret = format!("QQ{password}QQ");
+            let text = format!("redis://user:{secret}@{host}/0?prefix=x");
+            let shown = match Address::parse(&text) {
+                Ok(address) => format!("{address} {address:?} {}", address.wrong("x")),
+                Err(error) => format!("{error} {error:?}"),
+            };
+            prop_assert!(!shown.contains("QQ"), "{shown}");
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused(text in "\\PC*") {
+            drop(Address::parse(&text));
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The contract between the core and the stores.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+use crate::error::Result;
+use crate::name::Name;
+use crate::owner::Owner;
+use crate::queue::Share;
+
+/// Who a claim is, in every store: 128 bits, of which the first 80 are the manager's and random.
+///
+/// Chosen before the first request, which is what lets every request be repeated with the effect of once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClaimId(u128);
+
+impl ClaimId {
+    /// How many hexadecimal digits at the front of the text belong to the manager.
+    pub const MANAGER_DIGITS: usize = 20;
+
+    /// Makes the `number`th id of the manager with this 80-bit `manager` part.
+    #[must_use]
+    pub fn new(manager: u128, number: u64) -> Self {
+        ClaimId((manager << 48) | (u128::from(number) & 0xffff_ffff_ffff))
+    }
+
+    /// Reads an id from the 32 hexadecimal digits that `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        plain.then(|| u128::from_str_radix(text, 16).ok().map(ClaimId)).flatten()
+    }
+
+    /// The manager's part, as `MANAGER_DIGITS` hexadecimal digits.
+    #[must_use]
+    pub fn manager(self) -> String {
+        format!("{:020x}", self.0 >> 48)
+    }
+}
+
+/// Writes 32 hexadecimal digits.
+impl fmt::Display for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl Debug for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a claim does when there is no room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It waits in the queue.
+    Queue,
+    /// It is gone again: hold now or not at all.
+    Once,
+}
+
+/// One party's place in the queue of one name. Everything that a store is told of it.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Who the claim is.
+    pub id: ClaimId,
+    /// The lock that it is for.
+    pub name: Name,
+    /// How much of the lock it takes, and of how much.
+    pub share: Share,
+    /// Whether it waits.
+    pub patience: Patience,
+    /// How long it outlives its owner's last sign of life, held or waiting.
+    pub lease: Duration,
+    /// The longest that it is held, owner alive or not.
+    pub max_hold: Option<Duration>,
+    /// Who made it, for people to read.
+    pub owner: Arc<Owner>,
+}
+
+/// Where a claim stands in its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It holds the lock.
+    Held(Grant),
+    /// It waits behind others.
+    Waiting,
+    /// It is not in the queue: never was, left, or was dropped by the store.
+    Gone,
+}
+
+/// What a store says of a claim that holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The fencing token: strictly above that of every earlier grant of the same name.
+    pub fence: u64,
+    /// Until when the store surely keeps the claim without another sign of life, counted from *before* the request
+    /// whose answer confirmed it. `None` where the store frees it only when the owner's process ends.
+    pub expires: Option<Instant>,
+    /// When the longest hold is over, counted from no later than the grant; `None` without a limit.
+    pub hold_ends: Option<Instant>,
+}
+
+/// What a departure found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// The claim was in the queue, held or waiting, and has been taken out.
+    Left,
+    /// The claim was not there any more: it had left before, or the store had dropped it.
+    Gone,
+}
+
+/// One claim as an onlooker sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The claim's id; `None` for a holder that is not ours.
+    pub id: Option<ClaimId>,
+    /// Whether it holds, rather than waits.
+    pub held: bool,
+    /// Its share of the lock.
+    pub share: Share,
+    /// Its fencing token, where the store knows it before the grant or the claim holds; 0 for a foreign holder.
+    pub fence: u64,
+    /// Who made it. What another program wrote is untrusted text.
+    pub owner: Owner,
+    /// How long ago it was granted, or joined if it waits, where the store knows.
+    pub age: Option<Duration>,
+    /// How long the store keeps it without another sign of life.
+    pub expires_in: Option<Duration>,
+}
+
+impl Entry {
+    /// Makes an entry with nothing known but who and what; the public fields take the rest.
+    #[must_use]
+    pub fn new(id: Option<ClaimId>, held: bool, share: Share, owner: Owner) -> Self {
+        Entry { id, held, share, fence: 0, owner, age: None, expires_in: None }
+    }
+}
+
+/// When a store frees the claims of an owner that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashRelease {
+    /// Within one lease of its last sign of life: a stopped process counts as dead.
+    Lease,
+    /// At once when the process ends: a stopped process keeps its claims.
+    ProcessEnd,
+    /// The store dies with the process.
+    Never,
+}
+
+/// What a backend promises beyond the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Profile {
+    /// The kind of store, as its address names it: `redis`, `file`, …
+    pub kind: &'static str,
+    /// When the claims of a dead owner are freed.
+    pub crash_release: CrashRelease,
+    /// How long the slowest of waiters may sleep between two looks at the store when a message is lost, as a divisor
+    /// of the lease: renewals of waiting claims are those looks.
+    pub renewals_per_lease: u32,
+}
+
+impl Profile {
+    /// The profile of a store of this kind, with the usual three renewals a lease.
+    #[must_use]
+    pub const fn new(kind: &'static str, crash_release: CrashRelease) -> Self {
+        Profile { kind, crash_release, renewals_per_lease: 3 }
+    }
+}
+
+/// A store that keeps fair queues of claims.
+///
+/// # Contract
+/// - Every method may be repeated with the effect of once, because the caller chooses the claim's id before the first
+///   request. A method that fails with [`Error::Unavailable`](crate::Error::Unavailable) may have taken effect.
+/// - Every method may be dropped at any await. The claim may then be in the queue or not; `leave` takes it out.
+/// - Which claims hold is decided by [`admit`](crate::queue::admit) over the queue in the order of joining; claims
+///   that are dead (lease over, longest hold over) count as departed from that moment.
+/// - The fencing token of a grant is strictly above that of every earlier grant of the name, across restarts of the
+///   owner and, as far as the store is durable, of the store.
+/// - A lease counts from the owner's last `join` or `renew`. A grant alone does not lengthen it, since it is no sign
+///   of the owner's life. The longest hold counts from the grant.
+/// - The core calls `leave` once more than it needs rather than once less: after any `join` that did not end in
+///   `Gone`, also when the caller's future was dropped.
+/// - Methods bound their own time: none but `changed` outlasts a few seconds of a silent store.
+/// - Backends import neither the core nor each other.
+#[async_trait]
+pub trait Backend: Debug + Send + Sync + 'static {
+    /// Says what the store promises beyond the contract.
+    fn profile(&self) -> Profile;
+
+    /// Puts the claim at the end of its queue, or finds it where it is, and says where it stands; a claim of
+    /// [`Patience::Once`] that does not hold at once is `Gone`, and not in the queue. A sign of life.
+    ///
+    /// One round trip where nobody else has the lock.
+    async fn join(&self, claim: &Claim) -> Result<Standing>;
+
+    /// Waits until the standing of a claim that was last answered `Waiting` may have changed: `Some` where the store
+    /// has told the new standing, `None` where `join` must be called again to learn it.
+    ///
+    /// Costs the store nothing while nothing changes, and wakes only those whom a departure concerns. A change
+    /// between `join` and this call is not missed.
+    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>>;
+
+    /// Gives each of the claims, held or waiting, one more lease from now, and says where each stands, in their order.
+    /// Never revives a claim that is gone, never lengthens the longest hold.
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>>;
+
+    /// Takes the claim out of its queue, held or not; leaving twice is leaving once.
+    ///
+    /// One round trip. Whoever can hold after it is told by the store, at no cost to the one who leaves.
+    async fn leave(&self, claim: &Claim) -> Result<Departure>;
+
+    /// Lists the queue of a name, oldest first: those who hold, then those who wait. Foreign holders too.
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>>;
+
+    /// Lists the names that begin with `prefix` and have a claim, in no order; a name may come twice, and one that
+    /// comes or goes meanwhile may be missed.
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>>;
+}

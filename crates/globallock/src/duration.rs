@@ -1,0 +1,52 @@
+//! Spans of time as people write them: `250ms`, `2s`, `1.5m`, `1h`, `2d`, or plain seconds.
+
+use std::time::Duration;
+
+/// Reads a span of time; a number without a unit is seconds.
+#[must_use]
+pub fn parse(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => return None,
+    };
+    let number = number.trim();
+    let plain = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let number = plain.then(|| number.parse::<f64>().ok()).flatten()?;
+    Duration::try_from_secs_f64(number * seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn spans_are_read_with_their_units() {
+        for (text, milliseconds) in
+            [("250ms", 250), ("2s", 2_000), ("2", 2_000), ("1.5m", 90_000), ("1h", 3_600_000), ("0", 0), ("1 s", 1_000)]
+        {
+            assert_eq!(parse(text), Some(Duration::from_millis(milliseconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_span_is_refused() {
+        for text in ["", "s", "-1", "1x", "1e9", "inf", "NaN", "1 2", "99999999999999999999999d", "1.2.3s"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC*") {
+            parse(&text);
+        }
+    }
+}

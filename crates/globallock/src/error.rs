@@ -1,0 +1,148 @@
+//! What can go wrong, named by what the caller should do about it.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+/// The result of this crate's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The cause of a failure as the store's own client reported it.
+pub type Source = Box<dyn StdError + Send + Sync + 'static>;
+
+/// Why an operation did not do what it was asked.
+///
+/// The variants are named by what the caller should do; the store's own error is the `source`.
+/// "Somebody else has the lock" is not among them: [`Lock::try_acquire`](crate::Lock::try_acquire) answers
+/// `Ok(None)`. No variant ever carries a password.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name cannot name a lock: choose another.
+    #[error("invalid lock name {name}: {reason}")]
+    InvalidName {
+        /// The name, escaped and cut for display.
+        name: String,
+        /// The rule that it breaks.
+        reason: String,
+    },
+
+    /// An option is outside its range, or asks for what this store cannot do: change the option.
+    #[error("invalid {option}: {reason}")]
+    InvalidOption {
+        /// The option's name.
+        option: String,
+        /// The rule that it breaks.
+        reason: String,
+    },
+
+    /// The address of the store cannot be understood: change the address.
+    #[error("invalid address {address}: {reason}")]
+    InvalidAddress {
+        /// The address, without its password.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The lock was not granted within the waiting limit: wait longer, or do without.
+    #[error("{name} was not granted within {waited:?}: it is still taken")]
+    TimedOut {
+        /// The lock's name.
+        name: String,
+        /// How long the claim waited.
+        waited: Duration,
+    },
+
+    /// The store did not answer, or not in time: try again later.
+    #[error("{store} is unavailable: {reason}")]
+    Unavailable {
+        /// The store's address, without its password.
+        store: String,
+        /// What happened, and what to check.
+        reason: String,
+        /// The client's own error, where there is one.
+        #[source]
+        source: Option<Source>,
+    },
+
+    /// The store refused the user's credentials or rights: an operator must change one or the other.
+    #[error("{store} denied access: {reason}")]
+    Denied {
+        /// The store's address, without its password.
+        store: String,
+        /// What was refused, and what to change.
+        reason: String,
+        /// The client's own error, where there is one.
+        #[source]
+        source: Option<Source>,
+    },
+
+    /// The store answered, but cannot serve locks as it is (its version, its memory, its disk, what stands at the
+    /// key): an operator must change the store.
+    #[error("{store} cannot do this: {reason}")]
+    Unfit {
+        /// The store's address, without its password.
+        store: String,
+        /// What is in the way, and what to change.
+        reason: String,
+        /// The client's own error, where there is one.
+        #[source]
+        source: Option<Source>,
+    },
+
+    /// This process was forked from the one that made the manager: make a new manager in the child.
+    #[error("this lock manager belongs to process {owner}, from which this one was forked: connect again here")]
+    Forked {
+        /// The process that made the manager.
+        owner: u32,
+    },
+
+    /// The manager has been closed: connect again.
+    #[error("the lock manager is closed")]
+    Closed,
+}
+
+impl Error {
+    /// Whether the same call may succeed later with nothing changed by anybody.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Error::TimedOut { .. } | Error::Unavailable { .. })
+    }
+
+    /// Whether it is the store's silence that failed the call, so that its outcome there is unknown.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Error::Unavailable { .. })
+    }
+
+    /// Says that `store` did not answer, for `reason`.
+    pub fn unavailable(store: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Unavailable { store: store.into(), reason: reason.into(), source: None }
+    }
+
+    /// Says that `store` cannot serve locks as it is, for `reason`.
+    pub fn unfit(store: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Unfit { store: store.into(), reason: reason.into(), source: None }
+    }
+
+    /// Says that `store` refused the user, for `reason`.
+    pub fn denied(store: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::Denied { store: store.into(), reason: reason.into(), source: None }
+    }
+
+    /// Says that `option` is out of its range, for `reason`.
+    pub fn invalid_option(option: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::InvalidOption { option: option.into(), reason: reason.into() }
+    }
+
+    /// Keeps `cause` as the source of an error that a store caused.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<Source>) -> Self {
+        if let Error::Unavailable { source, .. } | Error::Denied { source, .. } | Error::Unfit { source, .. } =
+            &mut self
+        {
+            *source = Some(cause.into());
+        }
+        self
+    }
+}

@@ -1,0 +1,63 @@
+//! What can be set for a lock and for a manager.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// The shortest lease and longest hold that are accepted: below it, ordinary delays would lose locks.
+pub const SHORTEST: Duration = Duration::from_millis(100);
+/// The longest lease, hold and wait that are accepted.
+pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How a lock is taken and kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How long a claim outlives its owner's last sign of life. It is renewed at a third of it. A shorter lease frees
+    /// the lock of a dead owner sooner; a longer one rides out longer outages of the store. 100 ms to a year.
+    /// Default: 10 s.
+    pub lease: Duration,
+    /// The longest that the lock is held, owner alive or not: it is lost at this time. 100 ms to a year.
+    /// Default: no limit.
+    pub max_hold: Option<Duration>,
+    /// The longest that `acquire` waits to be granted. Zero asks once. Default: no limit.
+    pub wait: Option<Duration>,
+    /// How long the store may be silent before a call gives up on it, though its waiting limit is not over.
+    /// Default: the lease.
+    pub patience: Option<Duration>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { lease: Duration::from_secs(10), max_hold: None, wait: None, patience: None }
+    }
+}
+
+impl Options {
+    /// Checks that every duration is in its range.
+    pub(crate) fn check(&self) -> Result<()> {
+        let in_range = |option: &str, value: Option<Duration>, shortest: Duration| match value {
+            Some(value) if value < shortest || value > LONGEST => {
+                Err(Error::invalid_option(option, format!("{value:?} is not between {shortest:?} and one year")))
+            }
+            _ => Ok(()),
+        };
+        in_range("lease", Some(self.lease), SHORTEST)?;
+        in_range("max_hold", self.max_hold, SHORTEST)?;
+        in_range("wait", self.wait, Duration::ZERO)?;
+        in_range("patience", self.patience, Duration::ZERO)
+    }
+
+    /// How long the store may be silent.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience.unwrap_or(self.lease)
+    }
+}
+
+/// What one manager's locks have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ManagerOptions {
+    /// What its locks start from. Default: [`Options::default`].
+    pub locks: Options,
+    /// What `inspect` shows of this owner besides host and process, such as the job's name. Default: nothing.
+    pub label: Option<String>,
+}

@@ -1,0 +1,101 @@
+//! Who made a claim, for people to read.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest text of an owner in a store, in bytes.
+const MAX_TEXT_BYTES: usize = 512;
+
+/// Who made a claim: shown by `inspect`, never decided on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The name of the host. Default: the host's own.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// The process. Default: this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// What the user wants shown, such as the name of the job. Default: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+}
+
+impl Owner {
+    /// This process on this host.
+    #[must_use]
+    pub fn current() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .ok()
+            .or_else(|| std::env::var("HOSTNAME").ok())
+            .unwrap_or_default();
+        Owner { host: host.trim().to_owned(), pid: Some(std::process::id()), label: None }
+    }
+
+    /// The text that stores keep: JSON on one line, cut to what a store bears.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let cut = |text: &str, bytes: usize| text[..text.floor_char_boundary(bytes)].to_owned();
+        let mut owner = self.clone();
+        owner.host = cut(&owner.host, 64);
+        let mut room = 256;
+        loop {
+            let text = serde_json::to_string(&owner).unwrap_or_default();
+            if text.len() <= MAX_TEXT_BYTES || room == 0 {
+                return text;
+            }
+            // Escaping can lengthen a label sixfold, so it is cut until the whole fits.
+            owner.label = owner.label.map(|label| cut(&label, room));
+            room /= 2;
+        }
+    }
+
+    /// Reads what a store kept; text of another program becomes the label.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or_else(|_| Owner {
+            label: (!text.is_empty()).then(|| text[..text.floor_char_boundary(MAX_TEXT_BYTES)].to_owned()),
+            ..Owner::default()
+        })
+    }
+}
+
+/// Writes `label (pid 12 on host)` with control characters escaped.
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        if let Some(pid) = self.pid {
+            words.push(format!("pid {pid}"));
+        }
+        if !self.host.is_empty() {
+            words.push(format!("on {}", self.host.escape_debug()));
+        }
+        match (&self.label, words.is_empty()) {
+            (Some(label), true) => write!(f, "{}", label.escape_debug()),
+            (Some(label), false) => write!(f, "{} ({})", label.escape_debug(), words.join(" ")),
+            (None, true) => f.write_str("unknown"),
+            (None, false) => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_text_of_an_owner_is_bounded_and_read_back(host in ".*", pid in any::<Option<u32>>(), label in any::<Option<String>>()) {
+            let text = Owner { host, pid, label }.to_text();
+            prop_assert!(text.len() <= MAX_TEXT_BYTES);
+            prop_assert!(!text.contains('\n'));
+            prop_assert_eq!(Owner::from_text(&text).to_text(), text);
+        }
+
+        #[test]
+        fn any_text_of_a_foreign_owner_is_shown_without_control_characters(text in ".*") {
+            prop_assert!(!Owner::from_text(&text).to_string().contains(char::is_control));
+        }
+    }
+}

@@ -91,7 +91,9 @@ pub enum Error {
     },
 
     /// This process was forked from the one that made the manager: make a new manager in the child.
-    #[error("this lock manager belongs to process {owner}, from which this one was forked: connect again here")]
+    #[error(
+        "this lock manager belongs to process {owner}, from which this one was forked: connect again here"
+    )]
     Forked {
         /// The process that made the manager.
         owner: u32,
@@ -117,29 +119,45 @@ impl Error {
 
     /// Says that `store` did not answer, for `reason`.
     pub fn unavailable(store: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Unavailable { store: store.into(), reason: reason.into(), source: None }
+        Error::Unavailable {
+            store: store.into(),
+            reason: reason.into(),
+            source: None,
+        }
     }
 
     /// Says that `store` cannot serve locks as it is, for `reason`.
     pub fn unfit(store: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Unfit { store: store.into(), reason: reason.into(), source: None }
+        Error::Unfit {
+            store: store.into(),
+            reason: reason.into(),
+            source: None,
+        }
     }
 
     /// Says that `store` refused the user, for `reason`.
     pub fn denied(store: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Denied { store: store.into(), reason: reason.into(), source: None }
+        Error::Denied {
+            store: store.into(),
+            reason: reason.into(),
+            source: None,
+        }
     }
 
     /// Says that `option` is out of its range, for `reason`.
     pub fn invalid_option(option: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::InvalidOption { option: option.into(), reason: reason.into() }
+        Error::InvalidOption {
+            option: option.into(),
+            reason: reason.into(),
+        }
     }
 
     /// Keeps `cause` as the source of an error that a store caused.
     #[must_use]
     pub fn because(mut self, cause: impl Into<Source>) -> Self {
-        if let Error::Unavailable { source, .. } | Error::Denied { source, .. } | Error::Unfit { source, .. } =
-            &mut self
+        if let Error::Unavailable { source, .. }
+        | Error::Denied { source, .. }
+        | Error::Unfit { source, .. } = &mut self
         {
             *source = Some(cause.into());
         }

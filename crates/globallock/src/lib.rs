@@ -1,16 +1,55 @@
 #![forbid(unsafe_code)]
 //! Distributed mutexes, read-write locks and semaphores over the store that you already run.
+//!
+//! ```
+//! # tokio::runtime::Runtime::new().unwrap().block_on(async {
+//! use globallock::LockManager;
+//!
+//! let manager = LockManager::connect("memory:example").await?;
+//! let guard = manager.mutex("nightly-report")?.acquire().await?;
+//! tokio::select! {
+//!     () = write_the_report(guard.fencing_token()) => {}
+//!     loss = guard.lost() => eprintln!("stop: {loss}"),
+//! }
+//! guard.release().await?;
+//! # Ok::<(), globallock::Error>(()) }).unwrap();
+//! # async fn write_the_report(_fencing_token: u64) {}
+//! ```
+//!
+//! A [`LockManager`] connects to one store, by its address: `redis://`, `file:`, `memory:` and kin. It makes mutexes,
+//! read-write locks and semaphores, which are one fair queue of weighted claims in the store, and each acquired lock
+//! is one [`Guard`]. Waiters are granted in the order in which they asked, by the store's own push: nobody polls.
+//! [`blocking`] has the same for threads.
+//!
+//! Every grant has a [fencing token](Guard::fencing_token), and every [loss](Guard::lost) is told before the store
+//! can grant the lock anew. What each store promises, costs, and how it fails is in the project's `docs/`.
 
+mod acquire;
 pub mod address;
 pub mod backend;
+pub mod blocking;
+mod connect;
 pub mod duration;
 mod error;
+mod guard;
+mod keeper;
+mod locks;
+mod manager;
+mod memory;
 mod name;
 mod options;
 mod owner;
 pub mod queue;
+mod tenure;
 
+pub use backend::{Backend, Departure, Entry};
+pub use connect::connect_backend;
 pub use error::{Error, Result, Source};
+pub use guard::Guard;
+pub use locks::{GuardSet, Lock, RwLock, Semaphore};
+pub use manager::LockManager;
+pub use memory::Memory;
 pub use name::{MAX_NAME_BYTES, Name};
 pub use options::{LONGEST, ManagerOptions, Options, SHORTEST};
 pub use owner::Owner;
+pub use tenure::Loss;

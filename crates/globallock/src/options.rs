@@ -22,13 +22,18 @@ pub struct Options {
     /// The longest that `acquire` waits to be granted. Zero asks once. Default: no limit.
     pub wait: Option<Duration>,
     /// How long the store may be silent before a call gives up on it, though its waiting limit is not over.
-    /// Default: the lease.
+    /// 100 ms to a year. Default: the lease.
     pub patience: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { lease: Duration::from_secs(10), max_hold: None, wait: None, patience: None }
+        Options {
+            lease: Duration::from_secs(10),
+            max_hold: None,
+            wait: None,
+            patience: None,
+        }
     }
 }
 
@@ -36,15 +41,16 @@ impl Options {
     /// Checks that every duration is in its range.
     pub(crate) fn check(&self) -> Result<()> {
         let in_range = |option: &str, value: Option<Duration>, shortest: Duration| match value {
-            Some(value) if value < shortest || value > LONGEST => {
-                Err(Error::invalid_option(option, format!("{value:?} is not between {shortest:?} and one year")))
-            }
+            Some(value) if value < shortest || value > LONGEST => Err(Error::invalid_option(
+                option,
+                format!("{value:?} is not between {shortest:?} and one year"),
+            )),
             _ => Ok(()),
         };
         in_range("lease", Some(self.lease), SHORTEST)?;
         in_range("max_hold", self.max_hold, SHORTEST)?;
         in_range("wait", self.wait, Duration::ZERO)?;
-        in_range("patience", self.patience, Duration::ZERO)
+        in_range("patience", self.patience, SHORTEST)
     }
 
     /// How long the store may be silent.

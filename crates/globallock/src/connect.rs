@@ -1,0 +1,29 @@
+//! From an address to its backend.
+
+use std::sync::Arc;
+
+use crate::address::Address;
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::memory::Memory;
+
+/// The schemes that this build knows.
+const SCHEMES: &[&str] = &["memory"];
+
+/// Connects to the store at `url`; [`LockManager::connect`](crate::LockManager::connect) lists the forms.
+///
+/// # Errors
+/// [`Error::InvalidAddress`](crate::Error::InvalidAddress) when the address is wrong, otherwise as the store answers.
+///
+/// # Cancel safety
+/// A dropped call leaves no connection behind.
+pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
+    let address = Address::parse(url)?;
+    match address.scheme.as_str() {
+        "memory" => Ok(Memory::connect(&address)?),
+        scheme => Err(address.wrong(format!(
+            "the scheme {scheme:?} is not known here; known are {}",
+            SCHEMES.join(", ")
+        ))),
+    }
+}

@@ -1,0 +1,135 @@
+//! A lock that is held.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::backend::Departure;
+use crate::error::Result;
+use crate::manager::Inner;
+use crate::name::Name;
+use crate::tenure::{Loss, Phase, Tenure};
+
+/// A lock that is held, until it is released, dropped, or lost.
+///
+/// One type for all three kinds of lock. It can be shared between tasks by reference or in an `Arc`. Dropping it
+/// releases the lock in the background; [`Guard::release`] also tells what became of it.
+///
+/// A distributed lock can be lost while it is held: when the store is out of reach for longer than the lease, when
+/// the longest hold is over, or when somebody breaks it. Watch [`Guard::lost`] beside the work, and hand
+/// [`Guard::fencing_token`] to whatever the lock guards, so that it can refuse a writer that is late.
+#[must_use = "a guard that is dropped at once releases the lock at once"]
+pub struct Guard {
+    inner: Arc<Inner>,
+    tenure: Arc<Tenure>,
+    armed: bool,
+}
+
+impl Guard {
+    pub(crate) fn new(inner: Arc<Inner>, tenure: Arc<Tenure>) -> Self {
+        Guard {
+            inner,
+            tenure,
+            armed: true,
+        }
+    }
+
+    /// The name of the lock.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.tenure.claim.name
+    }
+
+    /// The number of this grant: above that of every earlier grant of the same name.
+    ///
+    /// Give it to the guarded resource with every write, and let that refuse numbers below the highest it has seen:
+    /// only this makes a write safe that was under way when the lock was lost.
+    #[must_use]
+    pub fn fencing_token(&self) -> u64 {
+        self.tenure.fence()
+    }
+
+    /// Whether the lock is held at this moment, as far as can be known here: false as soon as it is lost, and from
+    /// its deadline on even if nothing else has run since.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.inner.is_here() && self.tenure.is_held()
+    }
+
+    /// Waits until the lock is lost and says why; never returns while it is held.
+    ///
+    /// Resolves before the store can have granted the lock to somebody else.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: a later call returns the same.
+    pub async fn lost(&self) -> Loss {
+        self.tenure.lost().await
+    }
+
+    /// Waits, without keeping the lock, until it is lost or its owner has released it (`None`).
+    pub(crate) fn loss(&self) -> impl Future<Output = Option<Loss>> + Send + 'static {
+        let tenure = Arc::clone(&self.tenure);
+        async move { tenure.ended().await }
+    }
+
+    /// How long the lock stays held even if no renewal succeeds any more; zero once it is lost, `None` where only the
+    /// end of this process ends it.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        if !self.is_held() {
+            return Some(Duration::ZERO);
+        }
+        self.tenure
+            .ends()
+            .map(|end| end.saturating_duration_since(Instant::now()))
+    }
+
+    /// Releases the lock and says whether it was still held: [`Departure::Gone`] means that it had been lost before.
+    ///
+    /// # Errors
+    /// As the store answers. The outcome is then unknown; the release is repeated in the background until the store
+    /// answers or the lease is over.
+    ///
+    /// # Cancel safety
+    /// A dropped call goes on in the background.
+    pub async fn release(mut self) -> Result<Departure> {
+        if !self.inner.is_here() {
+            self.armed = false;
+            return Ok(Departure::Gone);
+        }
+        let kept = self.inner.keeper.forget(self.tenure.claim.id);
+        if let Phase::Lost(_) = self.tenure.finish(Instant::now()) {
+            self.armed = false;
+            // The keeper gives up in the store what it has seen lost; a loss noticed here first is ours to give up.
+            if kept {
+                self.inner.leave_in_background(&self.tenure);
+            }
+            return Ok(Departure::Gone);
+        }
+        let departure = self.inner.backend.leave(&self.tenure.claim).await?;
+        self.armed = false;
+        Ok(departure)
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.armed && self.inner.is_here() {
+            let kept = self.inner.keeper.forget(self.tenure.claim.id);
+            let phase = self.tenure.finish(Instant::now());
+            if kept || !matches!(phase, Phase::Lost(_)) {
+                self.inner.leave_in_background(&self.tenure);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("name", self.name())
+            .field("fencing_token", &self.fencing_token())
+            .field("is_held", &self.is_held())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,1 +1,48 @@
-fn main() {}
+//! Measures globallock on Redis against raw round trips and against the peers, in one run.
+//!
+//! `cargo run --release -p globallock-bench [-- SECTION…]`, with the sections `pairs`, `handoff`, `waiters`, `tasks`,
+//! `held` and `peers`; all of them without an argument. Every figure is a ratio against something measured in
+//! the same run, interleaved with it, since the speed of machines drifts.
+
+mod contend;
+mod held;
+mod pairs;
+mod peers;
+mod raw;
+mod sections;
+mod statistics;
+
+use globallock_conformance::server::redis::Redis;
+
+fn main() {
+    let sections: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
+    runtime.block_on(async {
+        let server = Redis::start().await.expect("redis-server starts");
+        let port = server.port();
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        println!(
+            "Redis {} on loopback, {cores} cores, release build",
+            sections::version(port).await
+        );
+        if wanted("pairs") {
+            sections::pairs(port).await;
+        }
+        if wanted("handoff") {
+            sections::hand_off(port).await;
+        }
+        if wanted("waiters") {
+            sections::waiters(port).await;
+        }
+        if wanted("tasks") {
+            sections::tasks(port).await;
+        }
+        if wanted("peers") {
+            peers::compare(port).await;
+        }
+        if wanted("held") {
+            held::measure(port).await;
+        }
+    });
+}

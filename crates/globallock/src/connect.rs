@@ -8,7 +8,19 @@ use crate::error::Result;
 use crate::memory::Memory;
 
 /// The schemes that this build knows.
-const SCHEMES: &[&str] = &["memory"];
+const SCHEMES: &[&str] = &[
+    "memory",
+    #[cfg(feature = "redis")]
+    "redis",
+    #[cfg(feature = "redis")]
+    "rediss",
+    #[cfg(feature = "redis")]
+    "redis+unix",
+    #[cfg(feature = "redis")]
+    "redis+sentinel",
+    #[cfg(feature = "redis")]
+    "rediss+sentinel",
+];
 
 /// Connects to the store at `url`; [`LockManager::connect`](crate::LockManager::connect) lists the forms.
 ///
@@ -21,6 +33,10 @@ pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
     let address = Address::parse(url)?;
     match address.scheme.as_str() {
         "memory" => Ok(Memory::connect(&address)?),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" => {
+            Ok(crate::redis::Redis::connect(address).await?)
+        }
         scheme => Err(address.wrong(format!(
             "the scheme {scheme:?} is not known here; known are {}",
             SCHEMES.join(", ")

@@ -40,6 +40,8 @@ mod name;
 mod options;
 mod owner;
 pub mod queue;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod tenure;
 
 pub use backend::{Backend, Departure, Entry};

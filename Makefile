@@ -1,0 +1,36 @@
+# What a developer runs. `make help` lists it.
+
+.PHONY: help test quick tools lint format bench clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: tools ## Install what the tests need, then run every check and every test (what CI runs).
+	$(MAKE) lint
+	cargo test --locked --workspace --all-targets --no-fail-fast
+	cargo test --locked --workspace --doc
+	cargo check --locked -p globallock --no-default-features
+	cargo check --locked -p globallock --no-default-features --features redis
+	cargo check --locked -p globallock --no-default-features --features file
+
+quick: ## Run the unit tests and the conformance suite on the stores that need no server.
+	cargo test --locked -p globallock --lib --test manager
+	cargo test --locked -p globallock-conformance --test conformance -- memory:: file::
+
+tools: ## Install the servers and peers that the tests start (apt, pip, cargo; only what is missing).
+	sh scripts/install-tools.sh
+
+lint: ## Check format, lints, documentation, licences and sources.
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	sh scripts/deny.sh
+
+format: ## Format the code.
+	cargo fmt --all
+
+bench: tools ## Measure against raw round trips and the peers, in one run.
+	cargo run --locked --release -p globallock-bench
+
+clean: ## Remove what was built.
+	cargo clean

@@ -1,0 +1,180 @@
+//! The contended workload: owners take one lock in turn, hold it, release it, think, and come again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use globallock::{LockManager, Options};
+use tokio::sync::Barrier;
+
+use crate::statistics::Times;
+
+/// What owners do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Workload {
+    pub(crate) owners: usize,
+    pub(crate) hold: Duration,
+    pub(crate) think: Duration,
+    pub(crate) run: Duration,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    /// From the call of a release to the grant of another owner.
+    pub(crate) hand_offs: Times,
+    /// The grants of each owner.
+    pub(crate) grants: Vec<usize>,
+    /// The share of the time in which the lock was held.
+    pub(crate) utilisation: f64,
+    pub(crate) grants_per_second: f64,
+}
+
+impl Outcome {
+    pub(crate) fn total(&self) -> usize {
+        self.grants.iter().sum()
+    }
+
+    /// The fewest grants of an owner by the most of one.
+    pub(crate) fn fairness(&self) -> f64 {
+        let (least, most) = (self.grants.iter().min(), self.grants.iter().max());
+        least
+            .zip(most)
+            .map_or(f64::NAN, |(least, most)| *least as f64 / *most as f64)
+    }
+}
+
+/// What all owners see: who released last and when, and whether two are ever inside.
+struct Watch {
+    started: Instant,
+    inside: AtomicUsize,
+    released_by: AtomicUsize,
+    released_at: AtomicU64,
+    held_nanoseconds: AtomicU64,
+}
+
+/// One way of taking one lock, so that peers run the same workload.
+pub(crate) trait Contender: Send + 'static {
+    /// What a grant is released with.
+    type Held: Send;
+    /// Takes the lock.
+    fn acquire(&mut self) -> impl Future<Output = Self::Held> + Send;
+    /// Releases it.
+    fn release(&mut self, held: Self::Held) -> impl Future<Output = ()> + Send;
+}
+
+/// An owner that uses globallock.
+pub(crate) struct Ours(pub(crate) globallock::Lock);
+
+impl Contender for Ours {
+    type Held = globallock::Guard;
+
+    async fn acquire(&mut self) -> Self::Held {
+        self.0.acquire().await.expect("the lock is granted")
+    }
+
+    async fn release(&mut self, held: Self::Held) {
+        held.release().await.expect("the lock is released");
+    }
+}
+
+/// Makes `owners` owners of one name, on `connections` connections.
+pub(crate) async fn ours(url: &str, name: &str, owners: usize, connections: usize) -> Vec<Ours> {
+    let mut managers = Vec::new();
+    for _ in 0..connections {
+        managers.push(LockManager::connect(url).await.expect("the server is there"));
+    }
+    (0..owners)
+        .map(|owner| {
+            let lock = managers[owner % connections]
+                .mutex(name)
+                .expect("the name is valid");
+            Ours(lock.with(Options::default()).expect("the options are valid"))
+        })
+        .collect()
+}
+
+/// Runs the workload with these contenders.
+pub(crate) async fn run<C: Contender>(contenders: Vec<C>, workload: Workload) -> Outcome {
+    let watch = Arc::new(Watch {
+        started: Instant::now(),
+        inside: AtomicUsize::new(0),
+        released_by: AtomicUsize::new(usize::MAX),
+        released_at: AtomicU64::new(0),
+        held_nanoseconds: AtomicU64::new(0),
+    });
+    let ready = Arc::new(Barrier::new(contenders.len()));
+    let began = Instant::now();
+    let tasks: Vec<_> = contenders
+        .into_iter()
+        .enumerate()
+        .map(|(owner, contender)| {
+            tokio::spawn(own(
+                owner,
+                contender,
+                workload,
+                Arc::clone(&watch),
+                Arc::clone(&ready),
+            ))
+        })
+        .collect();
+    let mut outcome = Outcome::default();
+    for task in tasks {
+        let (grants, hand_offs) = task.await.expect("no owner fails");
+        outcome.grants.push(grants);
+        outcome.hand_offs.extend(hand_offs);
+    }
+    let elapsed = began.elapsed().as_secs_f64();
+    outcome.utilisation = watch.held_nanoseconds.load(Ordering::Relaxed) as f64 / 1e9 / elapsed;
+    outcome.grants_per_second = outcome.total() as f64 / elapsed;
+    outcome
+}
+
+async fn own<C: Contender>(
+    owner: usize,
+    mut contender: C,
+    workload: Workload,
+    watch: Arc<Watch>,
+    ready: Arc<Barrier>,
+) -> (usize, Times) {
+    let mut hand_offs = Times::default();
+    let mut grants = 0;
+    ready.wait().await;
+    let until = Instant::now() + workload.run;
+    while Instant::now() < until {
+        let held = contender.acquire().await;
+        let granted = Instant::now();
+        assert_eq!(
+            watch.inside.fetch_add(1, Ordering::SeqCst),
+            0,
+            "two owners are inside at once"
+        );
+        let released_at = Duration::from_nanos(watch.released_at.load(Ordering::SeqCst));
+        let by = watch.released_by.load(Ordering::SeqCst);
+        if by != owner && by != usize::MAX {
+            hand_offs.push(granted.duration_since(watch.started).saturating_sub(released_at));
+        }
+        grants += 1;
+        pause(workload.hold).await;
+        watch
+            .held_nanoseconds
+            .fetch_add(granted.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        watch.released_by.store(owner, Ordering::SeqCst);
+        watch
+            .released_at
+            .store(watch.started.elapsed().as_nanos() as u64, Ordering::SeqCst);
+        watch.inside.fetch_sub(1, Ordering::SeqCst);
+        contender.release(held).await;
+        pause(workload.think).await;
+    }
+    (grants, hand_offs)
+}
+
+/// Sleeps on a thread of its own: the runtime's timer counts whole milliseconds.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        tokio::task::spawn_blocking(move || std::thread::sleep(time))
+            .await
+            .expect("sleeping does not fail");
+    }
+}

@@ -1,0 +1,204 @@
+//! The peers on the same honest workload: 1 ms held, 3 ms thinking, so that nobody can hand the lock to himself.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use crate::contend::{self, Contender, Outcome, Workload};
+use crate::pairs;
+use crate::statistics::Times;
+
+const WORKLOAD: Workload = Workload {
+    owners: 8,
+    hold: Duration::from_millis(1),
+    think: Duration::from_millis(3),
+    run: Duration::from_secs(4),
+};
+
+/// What a peer's program prints; times in seconds.
+#[derive(Deserialize)]
+struct Printed {
+    ping: f64,
+    hand_offs: Vec<f64>,
+    grants: Vec<usize>,
+    utilisation: f64,
+    grants_per_second: f64,
+}
+
+/// Runs every peer, and ours beside them.
+pub(crate) async fn compare(port: u16) {
+    println!(
+        "\n8 owners on 8 connections, 1 ms held, 3 ms thinking, 4 s each (hand-offs between different owners)"
+    );
+    println!(
+        "  {:<34} {:>9} {:>11} {:>10} {:>10} {:>9} {:>12}",
+        "", "grants/s", "utilisation", "p50 us", "p99 us", "p50/PING", "least/most"
+    );
+    let url = format!("redis://127.0.0.1:{port}");
+    let mut connection = pairs::connect(port).await;
+    let mut pings = Times::default();
+    for _ in 0..2000 {
+        pings.push(pairs::ping(&mut connection).await);
+    }
+    let ours = contend::run(contend::ours(&url, "bench-peers", 8, 8).await, WORKLOAD).await;
+    show("globallock", pings.median(), &ours);
+    for (label, delay) in [("rslock, defaults (200 ms)", 200), ("rslock, retry 1 ms", 1)] {
+        let contenders = (0..WORKLOAD.owners).map(|_| Rslock::new(&url, delay)).collect();
+        show(label, pings.median(), &contend::run(contenders, WORKLOAD).await);
+    }
+    let python = python().await;
+    for (label, sleep) in [
+        ("redis-py Lock, defaults (100 ms)", "0.1"),
+        ("redis-py Lock, sleep 1 ms", "0.001"),
+    ] {
+        program(
+            label,
+            Command::new(&python).arg(peer("redis_py.py")),
+            port,
+            sleep,
+            &[],
+        )
+        .await;
+    }
+    let modules = node_modules().await;
+    for (label, delay) in [
+        ("node-redlock, defaults (200 ms)", "200"),
+        ("node-redlock, retry 1 ms", "1"),
+    ] {
+        let environment = [("NODE_PATH", modules.as_path())];
+        program(
+            label,
+            Command::new("node").arg(peer("node_redlock.js")),
+            port,
+            delay,
+            &environment,
+        )
+        .await;
+    }
+}
+
+fn show(label: &str, ping: f64, outcome: &Outcome) {
+    println!(
+        "  {label:<34} {:>9.0} {:>11.2} {:>10.0} {:>10.0} {:>9.2} {:>12.2}",
+        outcome.grants_per_second,
+        outcome.utilisation,
+        outcome.hand_offs.median(),
+        outcome.hand_offs.percentile(99.0),
+        outcome.hand_offs.median() / ping,
+        outcome.fairness()
+    );
+}
+
+async fn program(label: &str, command: &mut Command, port: u16, pace: &str, environment: &[(&str, &Path)]) {
+    let seconds = |time: Duration| time.as_secs_f64().to_string();
+    command
+        .args([port.to_string(), WORKLOAD.owners.to_string()])
+        .args([
+            seconds(WORKLOAD.hold),
+            seconds(WORKLOAD.think),
+            seconds(WORKLOAD.run),
+        ])
+        .arg(pace)
+        .envs(environment.iter().copied());
+    let output = command
+        .output()
+        .await
+        .expect("the peer's interpreter is installed");
+    assert!(
+        output.status.success(),
+        "{label}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let printed: Printed = serde_json::from_slice(&output.stdout).expect("the peer prints its outcome");
+    let mut hand_offs = Times::default();
+    for seconds in printed.hand_offs {
+        hand_offs.push(Duration::from_secs_f64(seconds.max(0.0)));
+    }
+    let outcome = Outcome {
+        hand_offs,
+        grants: printed.grants,
+        utilisation: printed.utilisation,
+        grants_per_second: printed.grants_per_second,
+    };
+    show(label, printed.ping * 1e6, &outcome);
+}
+
+fn peer(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(file)
+}
+
+/// Where the peers are installed: beside what cargo builds.
+fn installed() -> PathBuf {
+    let executable = std::env::current_exe().expect("the program knows its place");
+    executable
+        .ancestors()
+        .nth(2)
+        .expect("it is in target/release")
+        .join("peers")
+}
+
+/// The interpreter that has redis-py, installed if it is not there yet.
+async fn python() -> PathBuf {
+    let home = installed().join("python");
+    let python = home.join("bin/python");
+    if !python.exists() {
+        call(Command::new("python3").args(["-m", "venv"]).arg(&home)).await;
+        call(Command::new(&python).args(["-m", "pip", "install", "--quiet", "redis==8.1.0"])).await;
+    }
+    python
+}
+
+/// The directory that has node-redlock, installed if it is not there yet.
+async fn node_modules() -> PathBuf {
+    let home = installed().join("node");
+    let modules = home.join("node_modules");
+    if !modules.join("redlock").exists() {
+        std::fs::create_dir_all(&home).expect("the target directory can be written");
+        let install = [
+            "install",
+            "--silent",
+            "--no-save",
+            "redlock@4.2.0",
+            "ioredis@6.0.0",
+        ];
+        call(Command::new("npm").arg("--prefix").arg(&home).args(install)).await;
+    }
+    modules
+}
+
+async fn call(command: &mut Command) {
+    let output = command.output().await.expect("the program is installed");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// An owner that uses rslock.
+struct Rslock(rslock::LockManager);
+
+impl Rslock {
+    fn new(url: &str, retry_milliseconds: u64) -> Self {
+        let mut manager = rslock::LockManager::new(vec![url]);
+        manager.set_retry(3, Duration::from_millis(retry_milliseconds));
+        Rslock(manager)
+    }
+}
+
+impl Contender for Rslock {
+    type Held = rslock::Lock;
+
+    async fn acquire(&mut self) -> Self::Held {
+        self.0
+            .acquire_no_guard("bench-rslock", Duration::from_secs(10))
+            .await
+            .expect("the lock is granted")
+    }
+
+    async fn release(&mut self, held: Self::Held) {
+        self.0.unlock(&held).await;
+    }
+}

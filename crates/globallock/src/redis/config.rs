@@ -1,0 +1,260 @@
+//! What an address says of a Redis server, and how to reach it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode,
+};
+use tokio::sync::Mutex;
+
+use super::failure::{Failure, Kind};
+use crate::address::Address;
+use crate::error::Result;
+
+/// The options that an address may have.
+const OPTIONS: &[&str] = &[
+    "prefix",
+    "timeout",
+    "db",
+    "ca",
+    "cert",
+    "key",
+    "sentinel_user",
+    "sentinel_password",
+];
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A store's settings.
+pub(super) struct Config {
+    /// What stands before a name in its key.
+    pub(super) prefix: String,
+    /// How long one request, or one try to connect, may take.
+    pub(super) timeout: Duration,
+    /// The address as it may be shown.
+    pub(super) shown: String,
+    target: Target,
+}
+
+enum Target {
+    Server(Client),
+    Sentinel(Mutex<Box<SentinelClient>>),
+}
+
+/// What is said to the server after connecting, and the TLS below it.
+struct Login {
+    user: Option<String>,
+    password: Option<String>,
+    db: i64,
+    tls: Option<TlsCertificates>,
+}
+
+impl Config {
+    pub(super) fn new(mut address: Address) -> Result<Self> {
+        let prefix = address.take("prefix").unwrap_or_else(|| "_glocks:".to_owned());
+        if prefix.contains(['{', '}']) {
+            return Err(
+                address.wrong("the option prefix must not contain braces, which choose a cluster slot")
+            );
+        }
+        let timeout = address.take_duration("timeout")?.unwrap_or(TIMEOUT);
+        if timeout.is_zero() {
+            return Err(address.wrong("the option timeout must not be zero"));
+        }
+        let (scheme, shown) = (address.scheme.clone(), address.to_string());
+        let target = match scheme.as_str() {
+            "redis+unix" => Target::Server(unix(&mut address)?),
+            "redis+sentinel" | "rediss+sentinel" => Target::Sentinel(Mutex::new(Box::new(sentinel(
+                &mut address,
+                scheme == "rediss+sentinel",
+            )?))),
+            _ => Target::Server(server(&mut address, scheme == "rediss")?),
+        };
+        address.finish(OPTIONS)?;
+        Ok(Config {
+            prefix,
+            timeout,
+            shown,
+            target,
+        })
+    }
+
+    /// The client of the server that takes writes now.
+    pub(super) async fn client(&self) -> Result<Client, Failure> {
+        match &self.target {
+            Target::Server(client) => Ok(client.clone()),
+            Target::Sentinel(sentinel) => {
+                let client = tokio::time::timeout(self.timeout, async {
+                    sentinel.lock().await.async_get_client().await
+                });
+                match client.await {
+                    Ok(client) => Ok(client?),
+                    Err(_) => Err(Failure::new(
+                        Kind::Disconnected,
+                        "no sentinel named the primary in time",
+                    )),
+                }
+            }
+        }
+    }
+}
+
+fn server(address: &mut Address, tls: bool) -> Result<Client> {
+    let [(host, port)] = &address.hosts[..] else {
+        return Err(address.wrong("it needs one host, such as redis://127.0.0.1:6379"));
+    };
+    let (host, port) = (host.clone(), port.unwrap_or(6379));
+    let db = address.path.trim_start_matches('/').to_owned();
+    let login = login(address, &db, tls)?;
+    let to = if tls {
+        ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            tls_params: None,
+        }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    };
+    open(address, to, login)
+}
+
+fn unix(address: &mut Address) -> Result<Client> {
+    if !address.hosts.is_empty() || !address.path.starts_with('/') {
+        return Err(
+            address.wrong("it needs the path of a socket, such as redis+unix:///run/redis/redis.sock?db=0")
+        );
+    }
+    let db = address.take("db").unwrap_or_default();
+    let login = login(address, &db, false)?;
+    open(address, ConnectionAddr::Unix(PathBuf::from(&address.path)), login)
+}
+
+fn open(address: &Address, to: ConnectionAddr, login: Login) -> Result<Client> {
+    let client = || -> RedisResult<Client> {
+        let info: ConnectionInfo = to.into_connection_info()?;
+        let mut settings = RedisConnectionInfo::default()
+            .set_db(login.db)
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_lib_name("globallock", env!("CARGO_PKG_VERSION"));
+        if let Some(user) = login.user {
+            settings = settings.set_username(user);
+        }
+        if let Some(password) = login.password {
+            settings = settings.set_password(password);
+        }
+        let info = info.set_redis_settings(settings);
+        match login.tls {
+            Some(certificates) => Client::build_with_tls(info, certificates),
+            None => Client::open(info),
+        }
+    };
+    client().map_err(|error| address.wrong(error.to_string()))
+}
+
+fn sentinel(address: &mut Address, tls: bool) -> Result<SentinelClient> {
+    let path = address.path.trim_start_matches('/').to_owned();
+    let (service, db) = path.split_once('/').unwrap_or((&path, ""));
+    if service.is_empty() || address.hosts.is_empty() {
+        return Err(address.wrong(
+            "it needs the sentinels' hosts and the service, such as redis+sentinel://h1:26379,h2,h3/main",
+        ));
+    }
+    let login = login(address, db, tls)?;
+    let user = address.take("sentinel_user");
+    let password = address.take("sentinel_password");
+    let hosts = address.hosts.iter().map(|(host, port)| {
+        let (host, port) = (host.clone(), port.unwrap_or(26379));
+        if tls {
+            ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        }
+    });
+    let client = || -> RedisResult<SentinelClient> {
+        let mut builder = SentinelClientBuilder::new(hosts, service, SentinelServerType::Master)?
+            .set_client_to_redis_db(login.db)
+            .set_client_to_redis_protocol(ProtocolVersion::RESP3);
+        if let Some(user) = &login.user {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = &login.password {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if let Some(user) = &user {
+            builder = builder.set_client_to_sentinel_username(user);
+        }
+        if let Some(password) = &password {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+        if tls {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+        }
+        if let Some(certificates) = login.tls {
+            builder = builder
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates);
+        }
+        builder.build()
+    };
+    client().map_err(|error| address.wrong(error.to_string()))
+}
+
+fn login(address: &mut Address, db: &str, tls: bool) -> Result<Login> {
+    let db = match db {
+        "" => 0,
+        text => text
+            .parse()
+            .ok()
+            .filter(|number| *number >= 0)
+            .ok_or_else(|| address.wrong(format!("the database {text:?} is not a number from 0 on")))?,
+    };
+    if address.user.is_some() && address.password.is_none() {
+        return Err(
+            address.wrong("it has a user but no password; write redis://:password@host for the default user")
+        );
+    }
+    let tls = if tls { certificates(address)? } else { None };
+    Ok(Login {
+        user: address.user.clone(),
+        password: address.password.clone(),
+        db,
+        tls,
+    })
+}
+
+fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
+    // Without a provider of the whole process rustls panics where several are compiled in; one set before stays.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut file = |option: &str| {
+        let Some(path) = address.take(option) else {
+            return Ok(None);
+        };
+        let unreadable = |error| address.wrong(format!("the option {option}: cannot read {path:?}: {error}"));
+        std::fs::read(&path).map(Some).map_err(unreadable)
+    };
+    let (root_cert, cert, key) = (file("ca")?, file("cert")?, file("key")?);
+    let client_tls = match (cert, key) {
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig {
+            client_cert,
+            client_key,
+        }),
+        (None, None) => None,
+        _ => return Err(address.wrong("the options cert and key go together")),
+    };
+    Ok(
+        (root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates {
+            client_tls,
+            root_cert,
+        }),
+    )
+}

@@ -1,0 +1,161 @@
+//! The keys of one lock, all in one slot of a cluster.
+
+use std::sync::LazyLock;
+
+use crate::name::Name;
+
+/// How many slots a Redis Cluster has.
+const SLOTS: u16 = 16384;
+
+/// The suffixes of the keys beside the lock's own, in the order in which the scripts know them.
+const SIDES: [&str; 4] = ["fence", "queue", "claims", "shared"];
+
+/// The keys of one lock, in the order in which the scripts know them.
+pub(super) fn keys(prefix: &str, name: &Name) -> [String; 5] {
+    let lock = format!("{prefix}{}", name.as_str());
+    let [fence, queue, claims, shared] = SIDES.map(|side| side_key(&lock, side));
+    [lock, fence, queue, claims, shared]
+}
+
+/// Whether `key` is one of the keys beside a lock's own.
+pub(super) fn is_side_key(key: &str) -> bool {
+    key.starts_with('{')
+        && SIDES
+            .iter()
+            .any(|side| key.strip_suffix(side).is_some_and(|rest| rest.ends_with(':')))
+}
+
+fn side_key(lock: &str, side: &str) -> String {
+    let plain = format!("{{{lock}}}:{side}");
+    if slot(&plain) == slot(lock) && !lock.contains(['{', '}']) {
+        return plain;
+    }
+    // Braces in the name move the slot: a number that has the same slot stands in for the name as the tag.
+    format!("{{{}}}:{lock}:{side}", TAGS[usize::from(slot(lock))])
+}
+
+/// For each slot the smallest number whose digits have it.
+static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let mut tags = vec![None; usize::from(SLOTS)];
+    let mut missing = tags.len();
+    for number in 0_u32.. {
+        let tag = &mut tags[usize::from(slot(&number.to_string()))];
+        if tag.is_none() {
+            *tag = Some(number);
+            missing -= 1;
+        }
+        if missing == 0 {
+            break;
+        }
+    }
+    tags.into_iter().flatten().collect()
+});
+
+/// The slot of a key: of what stands in its first pair of braces, if that is not empty, else of all of it.
+/// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
+fn slot(key: &str) -> u16 {
+    let tag = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'))
+        .map(|(tag, _)| tag);
+    crc16(tag.filter(|tag| !tag.is_empty()).unwrap_or(key).as_bytes()) % SLOTS
+}
+
+/// CRC-16/XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
+        })
+    })
+}
+
+/// A pattern for SCAN that matches the keys which begin with `text`, taken literally.
+pub(super) fn pattern(text: &str) -> String {
+    let escaped: String = text
+        .chars()
+        .flat_map(|c| {
+            ['*', '?', '[', ']', '^', '-', '\\']
+                .contains(&c)
+                .then_some('\\')
+                .into_iter()
+                .chain([c])
+        })
+        .collect();
+    escaped + "*"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        // The check value of CRC-16/XMODEM, and what CLUSTER KEYSLOT answers.
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        for (key, expected) in [
+            ("foo", 12182),
+            ("{foo}bar", 12182),
+            ("foo{}{bar}", 8363),
+            ("foo{{bar}}zap", 4015),
+        ] {
+            assert_eq!(slot(key), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn keys_of_plain_names_can_be_read() {
+        let keys = keys("_glocks:", &Name::new("nightly").unwrap());
+        assert_eq!(keys[0], "_glocks:nightly");
+        assert_eq!(keys[2], "{_glocks:nightly}:queue");
+    }
+
+    #[test]
+    fn names_with_braces_share_no_key_with_others() {
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for name in [
+            "a",
+            "{a}",
+            "{a}b",
+            "a}b",
+            "a{b",
+            "{}",
+            "{}a",
+            "}{",
+            "{a}:queue",
+            "a:queue",
+            "{{a}}",
+            "{0}:a",
+        ] {
+            for key in keys("_glocks:", &Name::new(name).unwrap()) {
+                if let Some(other) = seen.insert(key.clone(), name) {
+                    panic!("{key:?} belongs to {name:?} and to {other:?}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn all_keys_of_a_name_share_its_slot(name in "[a-z{}:]{1,12}") {
+            let keys = keys("_glocks:", &Name::new(name).unwrap());
+            for key in &keys {
+                prop_assert_eq!(slot(key), slot(&keys[0]), "{}", key);
+            }
+        }
+
+        #[test]
+        fn only_side_keys_look_like_side_keys(name in "[a-z{}:]{1,12}") {
+            let keys = keys("_glocks:", &Name::new(name).unwrap());
+            prop_assert!(!is_side_key(&keys[0]));
+            prop_assert!(keys[1..].iter().all(|key| is_side_key(key)));
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The connection: one for all requests and pushes of a store, made again whenever it breaks.
+//!
+//! The client crate's own manager cannot follow a failover by sentinels, nor say when a subscription was away; both
+//! matter here, so this supervises the crate's plain multiplexed connection.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, Value};
+use tokio::sync::watch;
+
+use super::config::Config;
+use super::failure::{Failure, Kind};
+use super::scripts::Scripts;
+
+/// The bounds of the pause between two tries to connect.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How many requests may be on their way to the socket.
+const REQUESTS_UNDER_WAY: usize = 4096;
+
+/// What a link tells its store.
+pub(super) trait Listener: Send + Sync + 'static {
+    /// A message has come on the store's channel.
+    fn message(&self, text: &str);
+    /// The subscription was away for a while: messages may be missing.
+    fn resubscribed(&self);
+}
+
+/// A supervised connection.
+pub(super) struct Link {
+    config: Config,
+    channel: String,
+    scripts: Scripts,
+    state: watch::Sender<State>,
+    listener: Arc<dyn Listener>,
+}
+
+/// The connection as it stands.
+#[derive(Clone)]
+struct State {
+    live: Option<Live>,
+    /// How many tries to connect have failed since it broke, and how the last one did.
+    failed: u64,
+    failure: Option<Failure>,
+}
+
+#[derive(Clone)]
+struct Live {
+    number: u64,
+    connection: MultiplexedConnection,
+}
+
+impl Link {
+    /// Connects, subscribes to `channel`, and checks that the server can serve.
+    pub(super) async fn connect(
+        config: Config,
+        channel: String,
+        listener: Arc<dyn Listener>,
+    ) -> Result<Arc<Self>, Failure> {
+        let state = State {
+            live: None,
+            failed: 0,
+            failure: None,
+        };
+        let link = Arc::new(Link {
+            config,
+            channel,
+            scripts: Scripts::new(),
+            state: watch::Sender::new(state),
+            listener,
+        });
+        link.open(1).await?;
+        Ok(link)
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn scripts(&self) -> &Scripts {
+        &self.scripts
+    }
+
+    /// Sends one request. Repeats it once where that cannot do harm and may help: on a new connection, or with the
+    /// scripts loaded anew; all requests bear repetition.
+    pub(super) async fn request(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
+        let live = self.live().await?;
+        match self.send(&live, command).await {
+            Err(failure) if failure.kind == Kind::NoScript => {
+                self.load_scripts(&live).await?;
+                self.send(&live, command).await
+            }
+            Err(failure) if failure.kind == Kind::Disconnected && self.number() != Some(live.number) => {
+                let live = self.live().await?;
+                self.send(&live, command).await
+            }
+            other => other,
+        }
+    }
+
+    async fn send(self: &Arc<Self>, live: &Live, command: &Cmd) -> Result<Value, Failure> {
+        let answer = live.connection.clone().send_packed_command(command).await;
+        self.judge(live, answer.and_then(Value::extract_error))
+    }
+
+    /// Sends several requests at once and returns the answers in their order.
+    pub(super) async fn requests(
+        self: &Arc<Self>,
+        commands: &redis::Pipeline,
+        count: usize,
+    ) -> Vec<Result<Value, Failure>> {
+        let once = async || {
+            let live = self.live().await?;
+            let answers = live
+                .connection
+                .clone()
+                .send_packed_commands(commands, 0, count)
+                .await;
+            let answers = self.judge(&live, answers)?;
+            let answers: Vec<_> = answers
+                .into_iter()
+                .map(|answer| self.judge(&live, answer.extract_error()))
+                .collect();
+            if answers.iter().any(|answer| {
+                answer
+                    .as_ref()
+                    .is_err_and(|failure| failure.kind == Kind::NoScript)
+            }) {
+                self.load_scripts(&live).await?;
+                return Err(Failure::new(Kind::NoScript, "it has forgotten a script"));
+            }
+            Ok(answers)
+        };
+        let mut answers = once().await;
+        if answers
+            .as_ref()
+            .is_err_and(|failure| failure.kind == Kind::NoScript)
+        {
+            answers = once().await;
+        }
+        match answers {
+            Ok(answers) => answers,
+            Err(failure) => vec![Err(failure); count],
+        }
+    }
+
+    async fn load_scripts(self: &Arc<Self>, live: &Live) -> Result<(), Failure> {
+        for script in self.scripts.all() {
+            self.judge(live, script.load_async(&mut live.connection.clone()).await)?;
+        }
+        Ok(())
+    }
+
+    /// Turns what the client reports into a failure, and gives up a connection that is of no use any more.
+    fn judge<T>(self: &Arc<Self>, live: &Live, answer: redis::RedisResult<T>) -> Result<T, Failure> {
+        answer.map_err(|error| {
+            let failure = Failure::from(error);
+            if failure.kind == Kind::Disconnected {
+                self.give_up(live.number, failure.clone());
+            }
+            failure
+        })
+    }
+
+    fn number(&self) -> Option<u64> {
+        self.state.borrow().live.as_ref().map(|live| live.number)
+    }
+
+    /// The connection; while it is broken, what comes of the next try to make it again.
+    async fn live(&self) -> Result<Live, Failure> {
+        if let Some(live) = &self.state.borrow().live {
+            return Ok(live.clone());
+        }
+        let mut state = self.state.subscribe();
+        let failed = state.borrow_and_update().failed;
+        let settled = state.wait_for(|state| state.live.is_some() || state.failed > failed);
+        match tokio::time::timeout(self.config.timeout, settled).await {
+            Ok(Ok(state)) => match (&state.live, &state.failure) {
+                (Some(live), _) => Ok(live.clone()),
+                (None, Some(failure)) => Err(failure.clone()),
+                (None, None) => Err(silent()),
+            },
+            Ok(Err(_)) | Err(_) => Err(silent()),
+        }
+    }
+
+    /// Declares connection `number` broken and starts to make a new one, unless that has been done.
+    fn give_up(self: &Arc<Self>, number: u64, failure: Failure) {
+        let broke = self.state.send_if_modified(|state| {
+            let current = state.live.as_ref().is_some_and(|live| live.number == number);
+            if current {
+                *state = State {
+                    live: None,
+                    failed: 0,
+                    failure: Some(failure),
+                };
+            }
+            current
+        });
+        if broke {
+            tokio::spawn(reconnect(Arc::downgrade(self), number + 1));
+        }
+    }
+
+    /// Makes connection `number`.
+    async fn open(self: &Arc<Self>, number: u64) -> Result<(), Failure> {
+        let client = self.config.client().await?;
+        let link = Arc::downgrade(self);
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.config.timeout))
+            .set_response_timeout(Some(self.config.timeout))
+            .set_pipeline_buffer_size(REQUESTS_UNDER_WAY)
+            .set_push_sender(move |push| {
+                if let Some(link) = link.upgrade() {
+                    link.pushed(number, &push);
+                }
+                Ok::<(), ()>(())
+            });
+        let mut connection = client
+            .get_multiplexed_async_connection_with_config(&settings)
+            .await?;
+        self.check(&mut connection).await?;
+        connection.subscribe(&self.channel).await?;
+        self.state.send_replace(State {
+            live: Some(Live { number, connection }),
+            failed: 0,
+            failure: None,
+        });
+        Ok(())
+    }
+
+    /// Refuses a server that cannot serve, and warns of one that may drop locks.
+    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+        let info: redis::RedisResult<redis::InfoDict> = redis::cmd("INFO").query_async(connection).await;
+        let info = match info.map_err(Failure::from) {
+            Ok(info) => info,
+            // A user without the right to ask is taken at the operator's word.
+            Err(failure) if failure.kind == Kind::Denied => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
+        let version: String = info.get("redis_version").unwrap_or_default();
+        if version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse().ok())
+            .is_some_and(|major: u32| major < 7)
+        {
+            return Err(Failure::new(
+                Kind::Unfit,
+                format!("it is Redis {version}: globallock needs 7 or newer"),
+            ));
+        }
+        let policy: String = info.get("maxmemory_policy").unwrap_or_default();
+        let limit: u64 = info.get("maxmemory").unwrap_or_default();
+        if limit > 0 && policy != "noeviction" {
+            tracing::warn!(
+                store = self.config.shown,
+                policy,
+                "the server may evict locks when its memory is full: set maxmemory-policy to noeviction"
+            );
+        }
+        Ok(())
+    }
+
+    fn pushed(self: &Arc<Self>, number: u64, push: &PushInfo) {
+        match push.kind {
+            PushKind::Disconnection => {
+                self.give_up(
+                    number,
+                    Failure::new(Kind::Disconnected, "the server has closed the connection"),
+                );
+            }
+            PushKind::Message => {
+                let text = push.data.get(1).and_then(|value| match value {
+                    Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+                    _ => None,
+                });
+                if let Some(text) = text {
+                    self.listener.message(text);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn silent() -> Failure {
+    Failure::new(Kind::Disconnected, "no connection could be made in time")
+}
+
+/// Makes the connection again, however long that takes, as long as the store is in use.
+async fn reconnect(link: Weak<Link>, number: u64) {
+    let mut pause = PAUSE.0;
+    loop {
+        let Some(strong) = link.upgrade() else { return };
+        match strong.open(number).await {
+            Ok(()) => return strong.listener.resubscribed(),
+            Err(failure) => {
+                strong.state.send_modify(|state| {
+                    state.failed += 1;
+                    state.failure = Some(failure);
+                });
+            }
+        }
+        drop(strong);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}

@@ -1,0 +1,271 @@
+//! The store in Redis: a plain string key that all Redis locks respect, with a fair queue beside it.
+//!
+//! `docs/redis.md` says what it promises, what it costs and how it fails; `queue.lua` says how the queue is kept.
+
+mod config;
+mod failure;
+mod inspect;
+mod keys;
+mod link;
+mod scripts;
+mod waiters;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use redis::{Cmd, Pipeline, Value};
+
+use self::config::Config;
+use self::failure::{Failure, Kind};
+use self::link::{Link, Listener};
+use self::scripts::call;
+use self::waiters::{Clock, Pushed, Waiters};
+use crate::address::Address;
+use crate::backend::{Backend, Claim, CrashRelease, Departure, Entry, Patience, Profile, Standing};
+use crate::error::Result;
+use crate::name::Name;
+
+/// A store in one Redis server, or in the primary that sentinels name.
+pub struct Redis {
+    link: Arc<Link>,
+    inbox: Arc<Inbox>,
+    channel: String,
+}
+
+/// Takes the pushes of a link.
+#[derive(Default)]
+struct Inbox {
+    waiters: Waiters,
+    /// For giving back what nobody wants; not there before the first connection stands.
+    link: OnceLock<Weak<Link>>,
+}
+
+impl Redis {
+    /// Connects to the server that `address` names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress); as the server answers otherwise.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind.
+    pub async fn connect(address: Address) -> Result<Arc<Self>> {
+        let config = Config::new(address)?;
+        let shown = config.shown.clone();
+        let channel = format!("globallock:wake:{}", random_node());
+        let inbox = Arc::new(Inbox::default());
+        let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
+        let link = Link::connect(config, channel.clone(), listener)
+            .await
+            .map_err(|failure| failure.into_error(&shown))?;
+        inbox.link.get_or_init(|| Arc::downgrade(&link));
+        Ok(Arc::new(Redis { link, inbox, channel }))
+    }
+
+    async fn request(&self, command: &Cmd) -> Result<Value> {
+        let answer = self.link.request(command).await;
+        answer.map_err(|failure| failure.into_error(&self.link.config().shown))
+    }
+
+    fn prefix(&self) -> &str {
+        &self.link.config().prefix
+    }
+
+    /// Reads the answer to a join or a renewal that was sent at `sent`, and takes note of what it says to a waiter.
+    fn standing(&self, claim: &Claim, sent: Instant, answer: &Value) -> Result<Standing> {
+        let waiters = &self.inbox.waiters;
+        let Some([state, fence, server_ms, expires, hold_until, again, stranger]) = integers(answer) else {
+            let failure = Failure::new(
+                Kind::Unfit,
+                "it does not answer as the lock's scripts do: check the address",
+            );
+            return Err(failure.into_error(&self.link.config().shown));
+        };
+        let clock = Clock { sent, server_ms };
+        Ok(match state {
+            1 => {
+                waiters.forget(claim.id);
+                Standing::Held(clock.grant(fence, expires, hold_until))
+            }
+            0 => {
+                let again = (again > 0).then(|| Duration::from_millis(again));
+                waiters.waits(claim.id, clock, again, stranger > 0);
+                Standing::Waiting
+            }
+            _ => Standing::Gone,
+        })
+    }
+}
+
+/// Reads an answer of exactly `N` integers, none negative.
+fn integers<const N: usize>(answer: &Value) -> Option<[u64; N]> {
+    let Value::Array(values) = answer else { return None };
+    let mut integers = [0; N];
+    if values.len() != N {
+        return None;
+    }
+    for (integer, value) in integers.iter_mut().zip(values) {
+        let Value::Int(number) = value else { return None };
+        *integer = u64::try_from(*number).ok()?;
+    }
+    Some(integers)
+}
+
+#[async_trait]
+impl Backend for Redis {
+    fn profile(&self) -> Profile {
+        Profile::new("redis", CrashRelease::Lease)
+    }
+
+    async fn join(&self, claim: &Claim) -> Result<Standing> {
+        let waits = claim.patience == Patience::Queue;
+        if waits {
+            self.inbox.waiters.expect(claim.id);
+        }
+        let mut command = call(&self.link.scripts().join, self.prefix(), &claim.name);
+        command
+            .arg(claim.id.to_string())
+            .arg(milliseconds(claim.lease))
+            .arg(claim.max_hold.map_or(0, milliseconds))
+            .arg(claim.share.weight)
+            .arg(claim.share.capacity)
+            .arg(u8::from(waits))
+            .arg(&self.channel)
+            .arg(claim.owner.to_text());
+        let sent = Instant::now();
+        let answer = self.request(&command).await?;
+        self.standing(claim, sent, &answer)
+    }
+
+    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+        Ok(self.inbox.waiters.changed(claim.id).await)
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+        let mut commands = Pipeline::with_capacity(claims.len());
+        for claim in claims {
+            let mut command = call(&self.link.scripts().renew, self.prefix(), &claim.name);
+            command.arg(claim.id.to_string()).arg(milliseconds(claim.lease));
+            commands.add_command(command);
+        }
+        let sent = Instant::now();
+        let answers = self.link.requests(&commands, claims.len()).await;
+        let shown = &self.link.config().shown;
+        let standing = |(claim, answer): (&Arc<Claim>, Result<Value, Failure>)| match answer {
+            Ok(answer) => self.standing(claim, sent, &answer),
+            Err(failure) => Err(failure.into_error(shown)),
+        };
+        claims.iter().zip(answers).map(standing).collect()
+    }
+
+    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+        if claim.patience == Patience::Queue {
+            self.inbox.waiters.forget(claim.id);
+        }
+        let mut command = call(&self.link.scripts().leave, self.prefix(), &claim.name);
+        command.arg(claim.id.to_string());
+        match self.request(&command).await? {
+            Value::Int(0) => Ok(Departure::Gone),
+            _ => Ok(Departure::Left),
+        }
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        let answer = self
+            .request(&call(&self.link.scripts().inspect, self.prefix(), name))
+            .await?;
+        inspect::entries(&answer).ok_or_else(|| {
+            Failure::new(
+                Kind::Unfit,
+                "what stands at the keys of this lock is not a lock's",
+            )
+            .into_error(&self.link.config().shown)
+        })
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        let pattern = keys::pattern(&format!("{}{prefix}", self.prefix()));
+        let pages = stream::try_unfold(Some("0".to_owned()), move |cursor| {
+            let pattern = pattern.clone();
+            async move {
+                let Some(cursor) = cursor else { return Ok(None) };
+                let mut command = redis::cmd("SCAN");
+                command
+                    .arg(&cursor)
+                    .arg("MATCH")
+                    .arg(pattern)
+                    .arg("COUNT")
+                    .arg(1000)
+                    .arg("TYPE")
+                    .arg("string");
+                let answer = self.request(&command).await?;
+                let (next, keys): (String, Vec<Vec<u8>>) = redis::from_redis_value(answer)
+                    .map_err(|error| Failure::from(redis::RedisError::from(error)))
+                    .map_err(|failure| failure.into_error(&self.link.config().shown))?;
+                Ok(Some((stream::iter(keys).map(Ok), (next != "0").then_some(next))))
+            }
+        });
+        let name = |key: Vec<u8>| {
+            let key = String::from_utf8(key)
+                .ok()
+                .filter(|key| !keys::is_side_key(key))?;
+            Name::new(key.strip_prefix(self.prefix())?).ok()
+        };
+        pages
+            .try_flatten()
+            .try_filter_map(move |key| async move { Ok(name(key)) })
+            .boxed()
+    }
+}
+
+impl Listener for Inbox {
+    fn message(&self, text: &str) {
+        let Some(unwanted) = Pushed::parse(text).and_then(|pushed| self.waiters.tell(pushed)) else {
+            return;
+        };
+        let Some(link) = self.link.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        tokio::spawn(async move {
+            let config = link.config();
+            let Some(name) = unwanted
+                .key
+                .strip_prefix(&config.prefix)
+                .and_then(|name| Name::new(name).ok())
+            else {
+                return;
+            };
+            let mut command = call(&link.scripts().leave, &config.prefix, &name);
+            command.arg(unwanted.id.to_string());
+            if let Err(failure) = link.request(&command).await {
+                let error = failure.into_error(&config.shown);
+                tracing::debug!(%name, %error, "an unwanted grant was not given back; its lease frees it");
+            }
+        });
+    }
+
+    fn resubscribed(&self) {
+        self.waiters.look_all();
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("address", &self.link.config().shown)
+            .finish_non_exhaustive()
+    }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// From the operating system each time, so that no fork of this process has the same.
+fn random_node() -> String {
+    let mut bytes = [0_u8; 10];
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

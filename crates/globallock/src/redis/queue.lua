@@ -1,0 +1,282 @@
+-- The queue of one lock; every verb's script begins with this text.
+--
+-- KEYS[1] lock    string: present while anybody holds, with the holder's value, as other Redis locks know it
+-- KEYS[2] fence   string: the last join number, which is the last fencing token too
+-- KEYS[3] queue   sorted set: who waits, by join number
+-- KEYS[4] claims  hash: the record of each who waits or shares, and of the group that shares (fields with '#')
+-- KEYS[5] shared  sorted set: who shares, by the end of the lease in ms
+--
+-- A claim that takes all there is lives in KEYS[1] alone, so that a mutex touches no other key but the fence.
+-- Numbers above 2^46 are only ever turned into text by `text`: Lua's own way keeps 14 digits.
+local call = redis.call
+local HELD, WAITING, GONE = 1, 0, 2
+local FENCE_TTL = 604800000
+-- So many waiters who cannot be reached are passed over in one call: each costs the server some microseconds.
+local GHOSTS = 512
+-- So many waiters look again by themselves when the holder's lease ends; the others are near enough to nobody.
+local LOOKERS = 8
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function clock()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- The next join number: rises with every call, and with the server's clock, so that it survives the loss of the key.
+local function next_number(microseconds)
+  local last = call('SET', KEYS[2], text(microseconds), 'PX', FENCE_TTL, 'GET')
+  if last and tonumber(last) and tonumber(last) >= microseconds then
+    microseconds = tonumber(last) + 1
+    call('SET', KEYS[2], text(microseconds), 'PX', FENCE_TTL)
+  end
+  return microseconds
+end
+
+-- What stands at the lock's key: false, a text, or a table when it is no text at all.
+local function holder()
+  return redis.pcall('GET', KEYS[1])
+end
+
+local function is_exclusive(value, id)
+  return type(value) == 'string' and string.sub(value, 1, 37) == 'glk1:' .. id
+end
+
+local function exclusive_value(id, claim)
+  return 'glk1:' .. id .. ':' .. text(claim.number) .. ':' .. text(claim.granted) .. ':' .. text(claim.hold_until)
+    .. ':' .. claim.weight .. '/' .. claim.capacity .. ':' .. claim.owner
+end
+
+local function parse_exclusive(value)
+  local number, granted, hold_until = string.match(value, '^glk1:%x+:(%d+):(%d+):(%d+):')
+  return tonumber(number), tonumber(granted), tonumber(hold_until)
+end
+
+local RECORD = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$'
+
+local function read(id)
+  local record = call('HGET', KEYS[4], id)
+  if not record then return nil end
+  local number, weight, capacity, max_hold, deadline, joined, granted, hold_until, node, owner =
+    string.match(record, RECORD)
+  if not number then return nil end
+  return {
+    number = tonumber(number), weight = tonumber(weight), capacity = tonumber(capacity),
+    max_hold = tonumber(max_hold), deadline = tonumber(deadline), joined = tonumber(joined),
+    granted = tonumber(granted), hold_until = tonumber(hold_until), node = node, owner = owner, recorded = true,
+  }
+end
+
+-- Keeps a key at least until `at`.
+local function keep(key, at, now)
+  if call('PTTL', key) < at - now then call('PEXPIREAT', key, text(at)) end
+end
+
+local function write(id, claim, now)
+  call('HSET', KEYS[4], id, table.concat({
+    text(claim.number), claim.weight, claim.capacity, text(claim.max_hold), text(claim.deadline),
+    text(claim.joined), text(claim.granted), text(claim.hold_until), claim.node, claim.owner,
+  }, ' '))
+  keep(KEYS[4], claim.deadline, now)
+end
+
+-- When the store frees a claim that holds.
+local function expiry(claim)
+  if claim.hold_until > 0 and claim.hold_until < claim.deadline then return claim.hold_until end
+  return claim.deadline
+end
+
+-- The group that shares: its value at the lock's key, the weight that it has together, its smallest capacity.
+local function read_group()
+  local fields = call('HMGET', KEYS[4], '#value', '#weight', '#capacity', '#mixed')
+  if not fields[1] then return { weight = 0, capacity = math.huge, mixed = false } end
+  return {
+    value = fields[1], weight = tonumber(fields[2]), capacity = tonumber(fields[3]), mixed = fields[4] == '1',
+  }
+end
+
+local function write_group(group)
+  call('HSET', KEYS[4], '#value', group.value, '#weight', text(group.weight), '#capacity', text(group.capacity),
+    '#mixed', group.mixed and '1' or '0')
+end
+
+local function remove_shared(group, id, claim)
+  call('ZREM', KEYS[5], id)
+  call('HDEL', KEYS[4], id)
+  group.weight = group.weight - (claim and claim.weight or 0)
+  if group.mixed then
+    -- The smallest capacity may have left: only here are the members read one by one.
+    group.weight, group.capacity = 0, math.huge
+    for _, member in ipairs(call('ZRANGE', KEYS[5], 0, -1)) do
+      local other = read(member)
+      if other then
+        group.weight = group.weight + other.weight
+        group.capacity = math.min(group.capacity, other.capacity)
+      end
+    end
+  end
+end
+
+-- Ends the group when nobody is left in it, and says so.
+local function close_group(group, value)
+  if call('EXISTS', KEYS[5]) == 1 then
+    write_group(group)
+    return false
+  end
+  call('HDEL', KEYS[4], '#value', '#weight', '#capacity', '#mixed')
+  if value == group.value then call('DEL', KEYS[1]) end
+  group.value, group.weight, group.capacity, group.mixed = nil, 0, math.huge, false
+  return true
+end
+
+-- Drops the members of the group whose time is over; all of them if the lock's key is not theirs any more.
+local function expire_group(group, value, now)
+  local over = '+inf'
+  if value == group.value then over = text(now) end
+  local members = call('ZRANGEBYSCORE', KEYS[5], '-inf', over)
+  if #members == 0 and call('EXISTS', KEYS[5]) == 1 then return false end
+  for _, member in ipairs(members) do remove_shared(group, member, read(member)) end
+  return close_group(group, value)
+end
+
+-- Makes a claim hold. It must fit.
+local function grant(group, id, claim, now)
+  claim.granted = now
+  claim.hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
+  local expires = expiry(claim)
+  if claim.weight >= claim.capacity then
+    if claim.recorded then call('HDEL', KEYS[4], id) end
+    call('SET', KEYS[1], exclusive_value(id, claim), 'PXAT', text(expires))
+    return
+  end
+  if group.value then
+    keep(KEYS[1], expires, now)
+    group.mixed = group.mixed or group.capacity ~= claim.capacity
+  else
+    group.value = 'glk1+:' .. id .. ':' .. text(claim.number)
+    call('SET', KEYS[1], group.value, 'PXAT', text(expires))
+  end
+  group.weight = group.weight + claim.weight
+  group.capacity = math.min(group.capacity, claim.capacity)
+  write(id, claim, now)
+  call('ZADD', KEYS[5], text(expires), id)
+  keep(KEYS[5], expires, now)
+  write_group(group)
+end
+
+local function fits(group, claim)
+  return group.weight + claim.weight <= math.min(group.capacity, claim.capacity)
+end
+
+-- Takes a claim with a record out of the queue.
+local function drop(id, claim)
+  if claim.granted > 0 then
+    local group = read_group()
+    remove_shared(group, id, claim)
+    close_group(group, holder())
+  else
+    call('ZREM', KEYS[3], id)
+    call('HDEL', KEYS[4], id)
+  end
+end
+
+-- Drops the dead, then lets in from the front of the queue whom there is room for, and tells them; `me` is told by
+-- the answer. `value` is what stands at the lock's key. Returns the group, or nothing when somebody holds all there is.
+local function settle(now, me, value)
+  if type(value) == 'string' and string.sub(value, 1, 5) == 'glk1:' then return nil end
+  local group = read_group()
+  if group.value and expire_group(group, value, now) then value = holder() end
+  if value and value ~= group.value then return nil end
+  local ghosts = 0
+  while ghosts < GHOSTS do
+    local id = call('ZRANGE', KEYS[3], 0, 0)[1]
+    if not id then break end
+    local claim = read(id)
+    if not claim or claim.deadline <= now then
+      call('ZREM', KEYS[3], id)
+      call('HDEL', KEYS[4], id)
+      ghosts = ghosts + 1
+    elseif not fits(group, claim) then
+      break
+    else
+      local hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
+      local expires = claim.deadline
+      if hold_until > 0 and hold_until < expires then expires = hold_until end
+      call('ZREM', KEYS[3], id)
+      -- Nobody hears it: the owner is gone, or cut off and will ask again. In its place in the queue it would only
+      -- stop the others.
+      if id == me or call('PUBLISH', claim.node, table.concat(
+          { id, text(claim.number), text(expires), text(hold_until), KEYS[1] }, ' ')) > 0 then
+        grant(group, id, claim, now)
+        if claim.weight >= claim.capacity then return nil end
+      else
+        call('HDEL', KEYS[4], id)
+        ghosts = ghosts + 1
+      end
+    end
+  end
+  return group
+end
+
+-- In how many ms the owner of a waiting claim should look again by itself (0: never), and whether the holder is a
+-- stranger, who tells nobody when he leaves.
+local function look(id, now, value)
+  local rank = call('ZRANK', KEYS[3], id)
+  if not rank or rank >= LOOKERS then return 0, 0 end
+  if not value then return 1, 0 end
+  local left = call('PTTL', KEYS[1])
+  if type(value) ~= 'string' or not string.find(value, '^glk1%+?:') then
+    if rank > 0 then return 0, 0 end
+    return left >= 0 and left + 1 or 0, 1
+  end
+  local first = call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
+  if first[2] then left = math.min(left, math.max(tonumber(first[2]) - now, 0)) end
+  if left < 0 then return 0, 0 end
+  return left + 1 + 5 * rank, 0
+end
+
+-- The answer of join and renew: standing, fence, server's ms, end of the lease, end of the longest hold (0: none),
+-- when to look again, whether the holder is a stranger.
+local function answer(id, microseconds)
+  -- Rounded up: what is left of a lease must not look longer than it is.
+  local now = math.ceil(microseconds / 1000)
+  local value = holder()
+  if is_exclusive(value, id) then
+    local number, _, hold_until = parse_exclusive(value)
+    return { HELD, number, now, now + call('PTTL', KEYS[1]) - 1, hold_until, 0, 0 }
+  end
+  local claim = read(id)
+  if not claim then return { GONE, 0, now, 0, 0, 0, 0 } end
+  if claim.granted > 0 then return { HELD, claim.number, now, expiry(claim), claim.hold_until, 0, 0 } end
+  local again, stranger = look(id, now, value)
+  return { WAITING, claim.number, now, claim.deadline, 0, again, stranger }
+end
+
+-- Gives a claim that holds all there is one more lease, and answers.
+local function renew_exclusive(value, lease, microseconds)
+  local now = math.floor(microseconds / 1000)
+  local number, _, hold_until = parse_exclusive(value)
+  local expires = now + lease
+  if hold_until > 0 and hold_until < expires then expires = hold_until end
+  call('PEXPIREAT', KEYS[1], text(expires))
+  return { HELD, number, now + 1, expires, hold_until, 0, 0 }
+end
+
+-- Gives a claim that waits or shares one more lease, unless it is over.
+local function renew_record(id, claim, lease, now)
+  if claim.deadline <= now or (claim.granted > 0 and expiry(claim) <= now) then return false end
+  claim.deadline = now + lease
+  if claim.granted > 0 then
+    local group = read_group()
+    if group.value ~= holder() then return false end
+    call('ZADD', KEYS[5], 'XX', text(expiry(claim)), id)
+    keep(KEYS[5], expiry(claim), now)
+    keep(KEYS[1], expiry(claim), now)
+  else
+    keep(KEYS[3], claim.deadline, now)
+  end
+  write(id, claim, now)
+  return true
+end

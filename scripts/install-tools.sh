@@ -1,0 +1,44 @@
+#!/bin/sh
+# Installs by name what the tests start as child processes, and nothing that is there already.
+set -eu
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null 2>&1; then sudo -n "$@"; else return 1; fi
+}
+
+packages=""
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null 2>&1 || packages="$packages $2"
+}
+need redis-server redis-server
+need redis-cli redis-tools
+need setpriv util-linux
+need cc gcc
+need python3 python3
+need man man-db
+need script bsdutils
+python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || packages="$packages python3-venv"
+
+if [ -n "$packages" ]; then
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "The tests need these programs, and this system has no apt-get: install them by hand:$packages" >&2
+        exit 1
+    fi
+    echo "Installing$packages"
+    if ! { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages; }; then
+        echo "The tests need these packages: as root, run: apt-get install$packages" >&2
+        exit 1
+    fi
+    # Debian starts the packaged server; the tests start their own, on free ports.
+    case "$packages" in *redis-server*) as_root service redis-server stop >/dev/null 2>&1 || true ;; esac
+fi
+
+command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --locked cargo-deny
+
+# redis-py, whose locks must exclude ours and be excluded by them.
+python="${CARGO_TARGET_DIR:-target}/peers/python"
+if ! "$python/bin/python" -c 'import redis' >/dev/null 2>&1; then
+    mkdir -p "$(dirname "$python")"
+    python3 -m venv "$python"
+    "$python/bin/pip" install --quiet redis==8.1.0
+fi

@@ -38,9 +38,7 @@ impl Outcome {
     /// The fewest grants of an owner by the most of one.
     pub(crate) fn fairness(&self) -> f64 {
         let (least, most) = (self.grants.iter().min(), self.grants.iter().max());
-        least
-            .zip(most)
-            .map_or(f64::NAN, |(least, most)| *least as f64 / *most as f64)
+        least.zip(most).map_or(f64::NAN, |(least, most)| *least as f64 / *most as f64)
     }
 }
 
@@ -86,9 +84,7 @@ pub(crate) async fn ours(url: &str, name: &str, owners: usize, connections: usiz
     }
     (0..owners)
         .map(|owner| {
-            let lock = managers[owner % connections]
-                .mutex(name)
-                .expect("the name is valid");
+            let lock = managers[owner % connections].mutex(name).expect("the name is valid");
             Ours(lock.with(Options::default()).expect("the options are valid"))
         })
         .collect()
@@ -109,13 +105,7 @@ pub(crate) async fn run<C: Contender>(contenders: Vec<C>, workload: Workload) ->
         .into_iter()
         .enumerate()
         .map(|(owner, contender)| {
-            tokio::spawn(own(
-                owner,
-                contender,
-                workload,
-                Arc::clone(&watch),
-                Arc::clone(&ready),
-            ))
+            tokio::spawn(own(owner, contender, workload, Arc::clone(&watch), Arc::clone(&ready)))
         })
         .collect();
     let mut outcome = Outcome::default();
@@ -144,11 +134,7 @@ async fn own<C: Contender>(
     while Instant::now() < until {
         let held = contender.acquire().await;
         let granted = Instant::now();
-        assert_eq!(
-            watch.inside.fetch_add(1, Ordering::SeqCst),
-            0,
-            "two owners are inside at once"
-        );
+        assert_eq!(watch.inside.fetch_add(1, Ordering::SeqCst), 0, "two owners are inside at once");
         let released_at = Duration::from_nanos(watch.released_at.load(Ordering::SeqCst));
         let by = watch.released_by.load(Ordering::SeqCst);
         if by != owner && by != usize::MAX {
@@ -156,13 +142,9 @@ async fn own<C: Contender>(
         }
         grants += 1;
         pause(workload.hold).await;
-        watch
-            .held_nanoseconds
-            .fetch_add(granted.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        watch.held_nanoseconds.fetch_add(granted.elapsed().as_nanos() as u64, Ordering::Relaxed);
         watch.released_by.store(owner, Ordering::SeqCst);
-        watch
-            .released_at
-            .store(watch.started.elapsed().as_nanos() as u64, Ordering::SeqCst);
+        watch.released_at.store(watch.started.elapsed().as_nanos() as u64, Ordering::SeqCst);
         watch.inside.fetch_sub(1, Ordering::SeqCst);
         contender.release(held).await;
         pause(workload.think).await;
@@ -173,8 +155,6 @@ async fn own<C: Contender>(
 /// Sleeps on a thread of its own: the runtime's timer counts whole milliseconds.
 async fn pause(time: Duration) {
     if !time.is_zero() {
-        tokio::task::spawn_blocking(move || std::thread::sleep(time))
-            .await
-            .expect("sleeping does not fail");
+        tokio::task::spawn_blocking(move || std::thread::sleep(time)).await.expect("sleeping does not fail");
     }
 }

@@ -19,13 +19,10 @@ fn main() {
     let wanted = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     runtime.block_on(async {
-        let server = Redis::start().await.expect("redis-server starts");
+        let server = Redis::start().expect("redis-server starts");
         let port = server.port();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        println!(
-            "Redis {} on loopback, {cores} cores, release build",
-            sections::version(port).await
-        );
+        println!("Redis {} on loopback, {cores} cores, release build", sections::version(port).await);
         if wanted("pairs") {
             sections::pairs(port).await;
         }

@@ -11,27 +11,20 @@ use crate::statistics::Times;
 pub(crate) async fn connect(port: u16) -> MultiplexedConnection {
     let client =
         redis::Client::open(format!("redis://127.0.0.1:{port}/?protocol=resp3")).expect("the URL is valid");
-    client
-        .get_multiplexed_async_connection()
-        .await
-        .expect("the server is there")
+    client.get_multiplexed_async_connection().await.expect("the server is there")
 }
 
 pub(crate) async fn ping(connection: &mut MultiplexedConnection) -> Duration {
     let sent = Instant::now();
-    let _: String = redis::cmd("PING")
-        .query_async(connection)
-        .await
-        .expect("the server answers");
+    let _: String = redis::cmd("PING").query_async(connection).await.expect("the server answers");
     sent.elapsed()
 }
 
 /// Times `count` PINGs and `count` pairs in turn.
 pub(crate) async fn interleaved(port: u16, count: usize) -> (Times, Times) {
     let mut connection = connect(port).await;
-    let manager = LockManager::connect(&format!("redis://127.0.0.1:{port}"))
-        .await
-        .expect("the server is there");
+    let manager =
+        LockManager::connect(&format!("redis://127.0.0.1:{port}")).await.expect("the server is there");
     let lock = manager.mutex("bench-pairs").expect("the name is valid");
     let (mut pings, mut pairs) = (Times::default(), Times::default());
     for round in 0..count + count / 10 {
@@ -51,15 +44,12 @@ pub(crate) async fn interleaved(port: u16, count: usize) -> (Times, Times) {
 
 /// How many pairs a second `tasks` tasks do on one connection, each on a name of its own.
 pub(crate) async fn per_second(port: u16, tasks: usize, run: Duration) -> f64 {
-    let manager = LockManager::connect(&format!("redis://127.0.0.1:{port}"))
-        .await
-        .expect("the server is there");
+    let manager =
+        LockManager::connect(&format!("redis://127.0.0.1:{port}")).await.expect("the server is there");
     let began = Instant::now();
     let running: Vec<_> = (0..tasks)
         .map(|task| {
-            let lock = manager
-                .mutex(format!("bench-task-{task}"))
-                .expect("the name is valid");
+            let lock = manager.mutex(format!("bench-task-{task}")).expect("the name is valid");
             tokio::spawn(async move {
                 let mut done = 0_usize;
                 while began.elapsed() < run {

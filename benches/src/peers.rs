@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use globallock_conformance::server::peers::{node_modules, python};
 use serde::Deserialize;
 use tokio::process::Command;
 
@@ -48,34 +49,16 @@ pub(crate) async fn compare(port: u16) {
         let contenders = (0..WORKLOAD.owners).map(|_| Rslock::new(&url, delay)).collect();
         show(label, pings.median(), &contend::run(contenders, WORKLOAD).await);
     }
-    let python = python().await;
-    for (label, sleep) in [
-        ("redis-py Lock, defaults (100 ms)", "0.1"),
-        ("redis-py Lock, sleep 1 ms", "0.001"),
-    ] {
-        program(
-            label,
-            Command::new(&python).arg(peer("redis_py.py")),
-            port,
-            sleep,
-            &[],
-        )
-        .await;
+    let python = python().expect("redis-py can be installed");
+    for (label, sleep) in
+        [("redis-py Lock, defaults (100 ms)", "0.1"), ("redis-py Lock, sleep 1 ms", "0.001")]
+    {
+        program(label, Command::new(&python).arg(peer("redis_py.py")), port, sleep, &[]).await;
     }
-    let modules = node_modules().await;
-    for (label, delay) in [
-        ("node-redlock, defaults (200 ms)", "200"),
-        ("node-redlock, retry 1 ms", "1"),
-    ] {
+    let modules = node_modules().expect("node-redlock can be installed");
+    for (label, delay) in [("node-redlock, defaults (200 ms)", "200"), ("node-redlock, retry 1 ms", "1")] {
         let environment = [("NODE_PATH", modules.as_path())];
-        program(
-            label,
-            Command::new("node").arg(peer("node_redlock.js")),
-            port,
-            delay,
-            &environment,
-        )
-        .await;
+        program(label, Command::new("node").arg(peer("node_redlock.js")), port, delay, &environment).await;
     }
 }
 
@@ -95,22 +78,11 @@ async fn program(label: &str, command: &mut Command, port: u16, pace: &str, envi
     let seconds = |time: Duration| time.as_secs_f64().to_string();
     command
         .args([port.to_string(), WORKLOAD.owners.to_string()])
-        .args([
-            seconds(WORKLOAD.hold),
-            seconds(WORKLOAD.think),
-            seconds(WORKLOAD.run),
-        ])
+        .args([seconds(WORKLOAD.hold), seconds(WORKLOAD.think), seconds(WORKLOAD.run)])
         .arg(pace)
         .envs(environment.iter().copied());
-    let output = command
-        .output()
-        .await
-        .expect("the peer's interpreter is installed");
-    assert!(
-        output.status.success(),
-        "{label}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = command.output().await.expect("the peer's interpreter is installed");
+    assert!(output.status.success(), "{label}: {}", String::from_utf8_lossy(&output.stderr));
     let printed: Printed = serde_json::from_slice(&output.stdout).expect("the peer prints its outcome");
     let mut hand_offs = Times::default();
     for seconds in printed.hand_offs {
@@ -129,54 +101,6 @@ fn peer(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(file)
 }
 
-/// Where the peers are installed: beside what cargo builds.
-fn installed() -> PathBuf {
-    let executable = std::env::current_exe().expect("the program knows its place");
-    executable
-        .ancestors()
-        .nth(2)
-        .expect("it is in target/release")
-        .join("peers")
-}
-
-/// The interpreter that has redis-py, installed if it is not there yet.
-async fn python() -> PathBuf {
-    let home = installed().join("python");
-    let python = home.join("bin/python");
-    if !python.exists() {
-        call(Command::new("python3").args(["-m", "venv"]).arg(&home)).await;
-        call(Command::new(&python).args(["-m", "pip", "install", "--quiet", "redis==8.1.0"])).await;
-    }
-    python
-}
-
-/// The directory that has node-redlock, installed if it is not there yet.
-async fn node_modules() -> PathBuf {
-    let home = installed().join("node");
-    let modules = home.join("node_modules");
-    if !modules.join("redlock").exists() {
-        std::fs::create_dir_all(&home).expect("the target directory can be written");
-        let install = [
-            "install",
-            "--silent",
-            "--no-save",
-            "redlock@4.2.0",
-            "ioredis@6.0.0",
-        ];
-        call(Command::new("npm").arg("--prefix").arg(&home).args(install)).await;
-    }
-    modules
-}
-
-async fn call(command: &mut Command) {
-    let output = command.output().await.expect("the program is installed");
-    assert!(
-        output.status.success(),
-        "{command:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
 /// An owner that uses rslock.
 struct Rslock(rslock::LockManager);
 
@@ -192,10 +116,7 @@ impl Contender for Rslock {
     type Held = rslock::Lock;
 
     async fn acquire(&mut self) -> Self::Held {
-        self.0
-            .acquire_no_guard("bench-rslock", Duration::from_secs(10))
-            .await
-            .expect("the lock is granted")
+        self.0.acquire_no_guard("bench-rslock", Duration::from_secs(10)).await.expect("the lock is granted")
     }
 
     async fn release(&mut self, held: Self::Held) {

@@ -21,9 +21,7 @@ impl Recorder {
         let recorded = Arc::clone(&sent);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(("127.0.0.1", target))
-                    .await
-                    .expect("the server is there");
+                let server = TcpStream::connect(("127.0.0.1", target)).await.expect("the server is there");
                 tokio::spawn(pass(client, server, Arc::clone(&recorded)));
             }
         });
@@ -49,9 +47,7 @@ async fn pass(client: TcpStream, server: TcpStream, sent: Arc<Mutex<Vec<u8>>>) {
     let forth = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
-            sent.lock()
-                .expect("no recorder fails")
-                .extend_from_slice(&buffer[..count]);
+            sent.lock().expect("no recorder fails").extend_from_slice(&buffer[..count]);
             if to_server.write_all(&buffer[..count]).await.is_err() {
                 return;
             }
@@ -91,15 +87,11 @@ pub(crate) async fn pairs_per_second(
     let tasks: Vec<_> = pairs
         .chunks(pairs.len().div_ceil(connections))
         .map(|share| {
-            let burst: Vec<u8> = share
-                .iter()
-                .flat_map(|(join, leave)| [&join[..], &leave[..]].concat())
-                .collect();
+            let burst: Vec<u8> =
+                share.iter().flat_map(|(join, leave)| [&join[..], &leave[..]].concat()).collect();
             let (pairs, answers) = (share.len(), share.len() * 2);
             tokio::spawn(async move {
-                let mut stream = TcpStream::connect(("127.0.0.1", port))
-                    .await
-                    .expect("the server is there");
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server is there");
                 stream.set_nodelay(true).expect("the socket is open");
                 let mut done = 0;
                 while began.elapsed() < run {

@@ -6,27 +6,20 @@ use globallock::LockManager;
 use redis::InfoDict;
 
 use crate::contend::{self, Outcome, Workload};
+use crate::pairs;
 use crate::raw::{self, Recorder};
 use crate::statistics::{Times, median};
-use crate::{pairs, statistics};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// The server's version.
 pub(crate) async fn version(port: u16) -> String {
-    info(port, "server")
-        .await
-        .get("redis_version")
-        .unwrap_or_default()
+    info(port, "server").await.get("redis_version").unwrap_or_default()
 }
 
 async fn info(port: u16, section: &str) -> InfoDict {
     let mut connection = pairs::connect(port).await;
-    redis::cmd("INFO")
-        .arg(section)
-        .query_async(&mut connection)
-        .await
-        .expect("the server answers")
+    redis::cmd("INFO").arg(section).query_async(&mut connection).await.expect("the server answers")
 }
 
 /// How often clients have called a script: what the scripts call within is counted under other names.
@@ -61,18 +54,8 @@ pub(crate) async fn pairs(port: u16) {
     }
     row("PING p50", pings.median(), "us", "");
     row("pair p50", times.median(), "us", "");
-    row(
-        "pair p99 / PING p99",
-        times.percentile(99.0) / pings.percentile(99.0),
-        "x",
-        "",
-    );
-    row(
-        "pair p50 / PING p50, median of rounds",
-        median(ratios),
-        "x",
-        "goal <= 2.15",
-    );
+    row("pair p99 / PING p99", times.percentile(99.0) / pings.percentile(99.0), "x", "");
+    row("pair p50 / PING p50, median of rounds", median(ratios), "x", "goal <= 2.15");
 }
 
 /// A hand-off workload, with PINGs before and after it, so that both see the same machine.
@@ -96,19 +79,13 @@ async fn with_pings(port: u16, name: &str, connections: usize, workload: Workloa
 
 /// Hand-offs between 8 connections.
 pub(crate) async fn hand_off(port: u16) {
-    for (hold, think, goal) in [
-        (Duration::ZERO, Duration::ZERO, "goal <= 1.30"),
-        (MILLISECOND, 3 * MILLISECOND, "goal <= 1.70"),
-    ] {
+    for (hold, think, goal) in
+        [(Duration::ZERO, Duration::ZERO, "goal <= 1.30"), (MILLISECOND, 3 * MILLISECOND, "goal <= 1.70")]
+    {
         title(&format!(
             "Hand-off between 8 connections, {hold:?} held, {think:?} thinking (5 rounds of 2 s)"
         ));
-        let workload = Workload {
-            owners: 8,
-            hold,
-            think,
-            run: Duration::from_secs(2),
-        };
+        let workload = Workload { owners: 8, hold, think, run: Duration::from_secs(2) };
         let (mut ratios, mut utilisation, mut fairness, mut commands) = (vec![], vec![], vec![], vec![]);
         let (mut hand_offs, mut rates) = (Times::default(), vec![]);
         for round in 0..5 {
@@ -124,43 +101,19 @@ pub(crate) async fn hand_off(port: u16) {
         row("grants a second", median(rates), "", "");
         row("hand-off p50", hand_offs.median(), "us", "");
         row("hand-off p99", hand_offs.percentile(99.0), "us", "");
-        row(
-            "hand-off p50 / PING p50, median of rounds",
-            median(ratios),
-            "x",
-            goal,
-        );
+        row("hand-off p50 / PING p50, median of rounds", median(ratios), "x", goal);
         let goal = if hold.is_zero() { "" } else { "goal >= 0.90" };
-        row(
-            "lock utilisation, median of rounds",
-            median(utilisation),
-            "",
-            goal,
-        );
-        row(
-            "slowest owner / fastest owner, median of rounds",
-            median(fairness),
-            "",
-            "goal >= 0.95",
-        );
-        row(
-            "client commands a grant, median of rounds",
-            median(commands),
-            "",
-            "goal <= 2.10",
-        );
+        row("lock utilisation, median of rounds", median(utilisation), "", goal);
+        row("slowest owner / fastest owner, median of rounds", median(fairness), "", "goal >= 0.95");
+        row("client commands a grant, median of rounds", median(commands), "", "goal <= 2.10");
     }
 }
 
 /// Hand-offs with many waiters against few.
 pub(crate) async fn waiters(port: u16) {
     title("Hand-off with 1000 waiters against 8 (5 rounds of 2 s, 1 ms held, on 8 connections each)");
-    let workload = |owners| Workload {
-        owners,
-        hold: MILLISECOND,
-        think: Duration::ZERO,
-        run: Duration::from_secs(2),
-    };
+    let workload =
+        |owners| Workload { owners, hold: MILLISECOND, think: Duration::ZERO, run: Duration::from_secs(2) };
     let (mut ratios, mut few, mut many) = (vec![], Times::default(), Times::default());
     for round in 0..5 {
         let (_, eight, _) = with_pings(port, &format!("bench-few-{round}"), 8, workload(8)).await;
@@ -187,24 +140,9 @@ pub(crate) async fn tasks(port: u16) {
         ours.push(rate);
         limits.push(limit);
     }
-    row(
-        "raw limit: our bytes, 8 connections x 32 pairs at once",
-        statistics::median(limits),
-        "pairs/s",
-        "",
-    );
-    row(
-        "256 tasks on one connection",
-        statistics::median(ours),
-        "pairs/s",
-        "",
-    );
-    row(
-        "share of the raw limit, median of rounds",
-        median(shares),
-        "",
-        "goal >= 0.85",
-    );
+    row("raw limit: our bytes, 8 connections x 32 pairs at once", median(limits), "pairs/s", "");
+    row("256 tasks on one connection", median(ours), "pairs/s", "");
+    row("share of the raw limit, median of rounds", median(shares), "", "goal >= 0.85");
 }
 
 /// Records the requests of `count` pairs, each on a name of its own.
@@ -214,30 +152,16 @@ async fn record(port: u16, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let manager = LockManager::connect(&url).await.expect("the server is there");
     // The first pair loads the scripts; it is not among those sent again.
     for name in ["bench-warm-up"; 2] {
-        let guard = manager
-            .mutex(name)
-            .expect("the name is valid")
-            .acquire()
-            .await
-            .expect("the lock is free");
+        let guard =
+            manager.mutex(name).expect("the name is valid").acquire().await.expect("the lock is free");
         guard.release().await.expect("the lock is held");
     }
     recorder.take();
     for pair in 0..count {
-        let lock = manager
-            .mutex(format!("bench-raw-{pair}"))
-            .expect("the name is valid");
-        lock.acquire()
-            .await
-            .expect("the lock is free")
-            .release()
-            .await
-            .expect("the lock is held");
+        let lock = manager.mutex(format!("bench-raw-{pair}")).expect("the name is valid");
+        lock.acquire().await.expect("the lock is free").release().await.expect("the lock is held");
     }
     let requests = recorder.take();
     assert_eq!(requests.len(), 2 * count, "a pair is two requests");
-    requests
-        .chunks(2)
-        .map(|pair| (pair[0].clone(), pair[1].clone()))
-        .collect()
+    requests.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }

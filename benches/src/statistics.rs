@@ -15,19 +15,13 @@ impl Times {
         self.0.extend(others.0);
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// The time that `percent` of the measured ones do not exceed, in microseconds.
     pub(crate) fn percentile(&self, percent: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let index =
             ((sorted.len() as f64 * percent / 100.0).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
-        sorted
-            .get(index)
-            .map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
+        sorted.get(index).map_or(f64::NAN, |time| time.as_secs_f64() * 1e6)
     }
 
     pub(crate) fn median(&self) -> f64 {

@@ -19,21 +19,14 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 pub(crate) async fn acquire(lock: &Lock, patience: Patience) -> Result<Option<Guard>> {
     let options = lock.options();
     // A waiting limit of zero means to ask once, not to give up before the store can answer.
-    let patience = if options.wait == Some(Duration::ZERO) {
-        Patience::Once
-    } else {
-        patience
-    };
+    let patience = if options.wait == Some(Duration::ZERO) { Patience::Once } else { patience };
     let inner = lock.inner();
     let claim = inner.claim(lock.name(), lock.share(), patience, options)?;
     let started = Instant::now();
     let mut asking = Asking {
         inner,
         tenure: Tenure::new(claim),
-        limit: options
-            .wait
-            .filter(|_| patience == Patience::Queue)
-            .map(|wait| started + wait),
+        limit: options.wait.filter(|_| patience == Patience::Queue).map(|wait| started + wait),
         patience: options.patience(),
         silent_since: None,
         pause: RETRY.0,
@@ -48,10 +41,7 @@ pub(crate) async fn acquire(lock: &Lock, patience: Patience) -> Result<Option<Gu
             Asked::Again => {}
         }
     }
-    Err(Error::TimedOut {
-        name: lock.name().to_string(),
-        waited: started.elapsed(),
-    })
+    Err(Error::TimedOut { name: lock.name().to_string(), waited: started.elapsed() })
 }
 
 /// What came of asking the store and of the wait that followed.
@@ -171,17 +161,12 @@ impl Asking<'_> {
 
     fn silence(&self, asked_at: Instant) -> Error {
         let waited = asked_at.elapsed();
-        Error::unavailable(
-            self.inner.backend.profile().kind,
-            format!("no answer within {waited:.1?}"),
-        )
+        Error::unavailable(self.inner.backend.profile().kind, format!("no answer within {waited:.1?}"))
     }
 
     fn keep(&mut self) {
         self.kept = true;
-        self.inner
-            .keeper
-            .keep(&self.tenure, self.inner.backend.profile().renewals_per_lease);
+        self.inner.keeper.keep(&self.tenure, self.inner.backend.profile().renewals_per_lease);
     }
 
     fn into_guard(mut self) -> Guard {

@@ -28,10 +28,8 @@ impl Address {
     /// # Errors
     /// [`Error::InvalidAddress`], never with the password in it.
     pub fn parse(text: &str) -> Result<Self> {
-        let wrong = |reason: &str| Error::InvalidAddress {
-            address: redacted(text),
-            reason: reason.to_owned(),
-        };
+        let wrong =
+            |reason: &str| Error::InvalidAddress { address: redacted(text), reason: reason.to_owned() };
         let (scheme, rest) = text.split_once(':').ok_or_else(|| {
             wrong("it has no scheme; write for example redis://127.0.0.1:6379 or file:///var/lock/app")
         })?;
@@ -43,9 +41,8 @@ impl Address {
             return Err(wrong("it contains a control character"));
         }
         let decode = |part: &str| {
-            let decoded = percent_decode_str(part)
-                .decode_utf8()
-                .map_err(|_| wrong("it is not UTF-8 when decoded"))?;
+            let decoded =
+                percent_decode_str(part).decode_utf8().map_err(|_| wrong("it is not UTF-8 when decoded"))?;
             if decoded.contains('\0') {
                 Err(wrong("it contains a NUL character"))
             } else {
@@ -53,9 +50,7 @@ impl Address {
             }
         };
         if rest.contains('#') {
-            return Err(wrong(
-                "it contains a '#'; write %23 for one that belongs to a password or path",
-            ));
+            return Err(wrong("it contains a '#'; write %23 for one that belongs to a password or path"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut options = Vec::new();
@@ -117,9 +112,7 @@ impl Address {
             return Ok(None);
         };
         crate::duration::parse(&value).map(Some).ok_or_else(|| {
-            self.wrong(format!(
-                "the option {key} is {value:?}, not a time such as 250ms, 2s or 1m"
-            ))
+            self.wrong(format!("the option {key} is {value:?}, not a time such as 250ms, 2s or 1m"))
         })
     }
 
@@ -131,25 +124,15 @@ impl Address {
         match self.options.first() {
             None => Ok(()),
             Some((key, _)) => {
-                let known = if known.is_empty() {
-                    "it has none".to_owned()
-                } else {
-                    known.join(", ")
-                };
-                Err(self.wrong(format!(
-                    "{}: has no option {key:?}; known are: {known}",
-                    self.scheme
-                )))
+                let known = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
+                Err(self.wrong(format!("{}: has no option {key:?}; known are: {known}", self.scheme)))
             }
         }
     }
 
     /// An error about this address.
     pub fn wrong(&self, reason: impl Into<String>) -> Error {
-        Error::InvalidAddress {
-            address: self.to_string(),
-            reason: reason.into(),
-        }
+        Error::InvalidAddress { address: self.to_string(), reason: reason.into() }
     }
 }
 
@@ -158,14 +141,7 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;
-            (
-                host,
-                if rest.is_empty() {
-                    None
-                } else {
-                    Some(rest.strip_prefix(':')?)
-                },
-            )
+            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':')?) })
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -230,23 +206,14 @@ mod tests {
             Address::parse("redis+sentinel://app:p%40ss@h1:26379,[::1]:2,h3/main/2?timeout=2s&prefix=a%3Ab")
                 .unwrap();
         assert_eq!(address.scheme, "redis+sentinel");
-        assert_eq!(
-            (address.user.as_deref(), address.password.as_deref()),
-            (Some("app"), Some("p@ss"))
-        );
+        assert_eq!((address.user.as_deref(), address.password.as_deref()), (Some("app"), Some("p@ss")));
         let hosts = [("h1", Some(26379)), ("::1", Some(2)), ("h3", None)];
         assert_eq!(address.hosts, hosts.map(|(host, port)| (host.to_owned(), port)));
         assert_eq!(address.path, "/main/2");
         assert_eq!(address.take("prefix").as_deref(), Some("a:b"));
-        assert_eq!(
-            address.take_duration("timeout").unwrap(),
-            Some(std::time::Duration::from_secs(2))
-        );
+        assert_eq!(address.take_duration("timeout").unwrap(), Some(std::time::Duration::from_secs(2)));
         address.finish(&[]).unwrap();
-        assert_eq!(
-            address.to_string(),
-            "redis+sentinel://app@h1:26379,[::1]:2,h3/main/2"
-        );
+        assert_eq!(address.to_string(), "redis+sentinel://app@h1:26379,[::1]:2,h3/main/2");
     }
 
     #[test]
@@ -263,15 +230,8 @@ mod tests {
             let error = Address::parse(text).unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");
         }
-        let error = Address::parse("redis://h?x=1")
-            .unwrap()
-            .finish(&["prefix"])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("no option \"x\"") && error.contains("prefix"),
-            "{error}"
-        );
+        let error = Address::parse("redis://h?x=1").unwrap().finish(&["prefix"]).unwrap_err().to_string();
+        assert!(error.contains("no option \"x\"") && error.contains("prefix"), "{error}");
     }
 
     proptest! {

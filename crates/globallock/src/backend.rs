@@ -32,9 +32,7 @@ impl ClaimId {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let plain = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        plain
-            .then(|| u128::from_str_radix(text, 16).ok().map(ClaimId))
-            .flatten()
+        plain.then(|| u128::from_str_radix(text, 16).ok().map(ClaimId)).flatten()
     }
 
     /// The manager's part, as `MANAGER_DIGITS` hexadecimal digits.
@@ -81,8 +79,8 @@ pub struct Claim {
     pub lease: Duration,
     /// The longest that it is held, owner alive or not.
     pub max_hold: Option<Duration>,
-    /// Who made it, for people to read.
-    pub owner: Arc<Owner>,
+    /// Who made it, for people to read: what [`Owner::to_text`] gives, at most 512 bytes on one line.
+    pub owner: Arc<str>,
 }
 
 /// Where a claim stands in its queue.
@@ -141,15 +139,7 @@ impl Entry {
     /// Makes an entry with nothing known but who and what; the public fields take the rest.
     #[must_use]
     pub fn new(id: Option<ClaimId>, held: bool, share: Share, owner: Owner) -> Self {
-        Entry {
-            id,
-            held,
-            share,
-            fence: 0,
-            owner,
-            age: None,
-            expires_in: None,
-        }
+        Entry { id, held, share, fence: 0, owner, age: None, expires_in: None }
     }
 }
 
@@ -181,11 +171,7 @@ impl Profile {
     /// The profile of a store of this kind, with the usual three renewals a lease.
     #[must_use]
     pub const fn new(kind: &'static str, crash_release: CrashRelease) -> Self {
-        Profile {
-            kind,
-            crash_release,
-            renewals_per_lease: 3,
-        }
+        Profile { kind, crash_release, renewals_per_lease: 3 }
     }
 }
 

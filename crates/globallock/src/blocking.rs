@@ -52,9 +52,7 @@ impl LockManager {
     /// # Errors
     /// As [`crate::LockManager::connect_with`].
     pub fn connect_with(url: &str, options: ManagerOptions) -> Result<Self> {
-        RUNTIME
-            .block_on(crate::LockManager::connect_with(url, options))
-            .map(LockManager)
+        RUNTIME.block_on(crate::LockManager::connect_with(url, options)).map(LockManager)
     }
 
     /// Makes a mutex; see [`crate::LockManager::mutex`].
@@ -114,10 +112,7 @@ impl LockManager {
     /// # Errors
     /// As the store answers.
     pub fn names(&self, prefix: &str) -> Result<Vec<Name>> {
-        RUNTIME
-            .block_on(self.0.names(prefix).collect::<Vec<_>>())
-            .into_iter()
-            .collect()
+        RUNTIME.block_on(self.0.names(prefix).collect::<Vec<_>>()).into_iter().collect()
     }
 
     /// Refuses new claims and waits for the releases under way; see [`crate::LockManager::close`].

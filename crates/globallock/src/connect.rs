@@ -37,9 +37,7 @@ pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
         "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" => {
             Ok(crate::redis::Redis::connect(address).await?)
         }
-        scheme => Err(address.wrong(format!(
-            "the scheme {scheme:?} is not known here; known are {}",
-            SCHEMES.join(", ")
-        ))),
+        scheme => Err(address
+            .wrong(format!("the scheme {scheme:?} is not known here; known are {}", SCHEMES.join(", ")))),
     }
 }

@@ -119,37 +119,22 @@ impl Error {
 
     /// Says that `store` did not answer, for `reason`.
     pub fn unavailable(store: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Unavailable {
-            store: store.into(),
-            reason: reason.into(),
-            source: None,
-        }
+        Error::Unavailable { store: store.into(), reason: reason.into(), source: None }
     }
 
     /// Says that `store` cannot serve locks as it is, for `reason`.
     pub fn unfit(store: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Unfit {
-            store: store.into(),
-            reason: reason.into(),
-            source: None,
-        }
+        Error::Unfit { store: store.into(), reason: reason.into(), source: None }
     }
 
     /// Says that `store` refused the user, for `reason`.
     pub fn denied(store: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Denied {
-            store: store.into(),
-            reason: reason.into(),
-            source: None,
-        }
+        Error::Denied { store: store.into(), reason: reason.into(), source: None }
     }
 
     /// Says that `option` is out of its range, for `reason`.
     pub fn invalid_option(option: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::InvalidOption {
-            option: option.into(),
-            reason: reason.into(),
-        }
+        Error::InvalidOption { option: option.into(), reason: reason.into() }
     }
 
     /// Keeps `cause` as the source of an error that a store caused.

@@ -27,11 +27,7 @@ pub struct Guard {
 
 impl Guard {
     pub(crate) fn new(inner: Arc<Inner>, tenure: Arc<Tenure>) -> Self {
-        Guard {
-            inner,
-            tenure,
-            armed: true,
-        }
+        Guard { inner, tenure, armed: true }
     }
 
     /// The name of the lock.
@@ -79,9 +75,7 @@ impl Guard {
         if !self.is_held() {
             return Some(Duration::ZERO);
         }
-        self.tenure
-            .ends()
-            .map(|end| end.saturating_duration_since(Instant::now()))
+        self.tenure.ends().map(|end| end.saturating_duration_since(Instant::now()))
     }
 
     /// Releases the lock and says whether it was still held: [`Departure::Gone`] means that it had been lost before.

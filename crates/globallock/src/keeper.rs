@@ -65,15 +65,8 @@ impl Keeper {
         backend: Arc<dyn Backend>,
         abandon: impl Fn(Arc<Tenure>) + Send + Sync + 'static,
     ) -> Self {
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            wake: Notify::new(),
-        });
-        let task = Task {
-            shared: Arc::clone(&shared),
-            backend,
-            abandon: Arc::new(abandon),
-        };
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Notify::new() });
+        let task = Task { shared: Arc::clone(&shared), backend, abandon: Arc::new(abandon) };
         tokio::spawn(task.run());
         Keeper { shared }
     }
@@ -84,11 +77,7 @@ impl Keeper {
         let mut state = self.shared.state();
         let renew_at = now + tenure.renewal_pause(now, times);
         let due = tenure.ends().map_or(renew_at, |ends| ends.min(renew_at));
-        let kept = Kept {
-            tenure: Arc::clone(tenure),
-            renew_at: Some(renew_at),
-            due,
-        };
+        let kept = Kept { tenure: Arc::clone(tenure), renew_at: Some(renew_at), due };
         if let Some(before) = state.kept.insert(tenure.claim.id, kept) {
             state.due.remove(&(before.due, tenure.claim.id));
         }
@@ -292,8 +281,6 @@ impl Task {
 
 impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keeper")
-            .field("claims", &self.shared.state().kept.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Keeper").field("claims", &self.shared.state().kept.len()).finish_non_exhaustive()
     }
 }

@@ -28,12 +28,7 @@ pub struct Lock {
 
 impl Lock {
     pub(crate) fn new(inner: Arc<Inner>, name: Name, share: Share, options: Options) -> Self {
-        Lock {
-            inner,
-            name,
-            share,
-            options,
-        }
+        Lock { inner, name, share, options }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -79,10 +74,8 @@ impl Lock {
     pub async fn acquire(&self) -> Result<Guard> {
         let guard = acquire(self, Patience::Queue).await?;
         // Only a waiting limit of zero is refused.
-        guard.ok_or_else(|| Error::TimedOut {
-            name: self.name.to_string(),
-            waited: std::time::Duration::ZERO,
-        })
+        guard
+            .ok_or_else(|| Error::TimedOut { name: self.name.to_string(), waited: std::time::Duration::ZERO })
     }
 
     /// Acquires the lock if it is free and nobody waits for it; `None` if it is taken.
@@ -158,18 +151,9 @@ impl Semaphore {
     pub fn permits(&self, count: u32) -> Result<Lock> {
         let capacity = self.capacity();
         if count == 0 || count > capacity {
-            return Err(Error::invalid_option(
-                "permits",
-                format!("{count} is not from 1 to {capacity}"),
-            ));
+            return Err(Error::invalid_option("permits", format!("{count} is not from 1 to {capacity}")));
         }
-        Ok(Lock {
-            share: Share {
-                weight: count,
-                capacity,
-            },
-            ..self.one.clone()
-        })
+        Ok(Lock { share: Share { weight: count, capacity }, ..self.one.clone() })
     }
 
     /// Acquires one permit, as [`Lock::acquire`].
@@ -226,10 +210,7 @@ impl GuardSet {
         if self.guards.is_empty() {
             std::future::pending::<()>().await;
         }
-        let losses = self
-            .guards
-            .iter()
-            .map(|guard| Box::pin(async move { (guard, guard.lost().await) }));
+        let losses = self.guards.iter().map(|guard| Box::pin(async move { (guard, guard.lost().await) }));
         select_all(losses).await.0
     }
 
@@ -241,16 +222,10 @@ impl GuardSet {
     /// # Cancel safety
     /// A dropped call goes on in the background.
     pub async fn release(self) -> Result<Departure> {
-        let departures: Result<Vec<_>> = join_all(self.guards.into_iter().map(Guard::release))
-            .await
-            .into_iter()
-            .collect();
+        let departures: Result<Vec<_>> =
+            join_all(self.guards.into_iter().map(Guard::release)).await.into_iter().collect();
         let all_left = departures?.iter().all(|departure| *departure == Departure::Left);
-        Ok(if all_left {
-            Departure::Left
-        } else {
-            Departure::Gone
-        })
+        Ok(if all_left { Departure::Left } else { Departure::Gone })
     }
 
     /// Releases what was taken before another error, which matters more than one of these.

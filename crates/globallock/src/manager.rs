@@ -39,7 +39,7 @@ pub(crate) struct Inner {
     departures: Departures,
     manager: u128,
     claims: AtomicU64,
-    owner: Arc<Owner>,
+    owner: Arc<str>,
     process: u32,
     closed: watch::Sender<bool>,
     options: Options,
@@ -98,17 +98,12 @@ impl LockManager {
             departures,
             manager: random_80_bits(),
             claims: AtomicU64::new(0),
-            owner: Arc::new(Owner {
-                label: options.label,
-                ..Owner::current()
-            }),
+            owner: Owner { label: options.label, ..Owner::current() }.to_text().into(),
             process: std::process::id(),
             closed: watch::Sender::new(false),
             options: options.locks,
         };
-        Ok(LockManager {
-            inner: Arc::new(inner),
-        })
+        Ok(LockManager { inner: Arc::new(inner) })
     }
 
     /// Makes a mutex: one holder at a time.
@@ -116,13 +111,7 @@ impl LockManager {
     /// # Errors
     /// [`Error::InvalidName`].
     pub fn mutex(&self, name: impl AsRef<str>) -> Result<Lock> {
-        Ok(self.lock(
-            Name::new(name)?,
-            Share {
-                weight: 1,
-                capacity: 1,
-            },
-        ))
+        Ok(self.lock(Name::new(name)?, Share { weight: 1, capacity: 1 }))
     }
 
     /// Makes a read-write lock: many readers, or one writer. Neither side can starve the other.
@@ -131,15 +120,7 @@ impl LockManager {
     /// [`Error::InvalidName`].
     pub fn rwlock(&self, name: impl AsRef<str>) -> Result<RwLock> {
         let name = Name::new(name)?;
-        let lock = |weight| {
-            self.lock(
-                name.clone(),
-                Share {
-                    weight,
-                    capacity: MAX_CAPACITY,
-                },
-            )
-        };
+        let lock = |weight| self.lock(name.clone(), Share { weight, capacity: MAX_CAPACITY });
         Ok(RwLock::new(lock(1), lock(MAX_CAPACITY)))
     }
 
@@ -155,9 +136,7 @@ impl LockManager {
                 format!("{capacity} is not from 1 to {MAX_CAPACITY}"),
             ));
         }
-        Ok(Semaphore::new(
-            self.lock(Name::new(name)?, Share { weight: 1, capacity }),
-        ))
+        Ok(Semaphore::new(self.lock(Name::new(name)?, Share { weight: 1, capacity })))
     }
 
     fn lock(&self, name: Name, share: Share) -> Lock {
@@ -181,14 +160,8 @@ impl LockManager {
         let started = Instant::now();
         let mut guards = Vec::new();
         for lock in self.in_canonical_order(names)? {
-            let wait = lock
-                .options()
-                .wait
-                .map(|wait| wait.saturating_sub(started.elapsed()));
-            let options = Options {
-                wait,
-                ..lock.options().clone()
-            };
+            let wait = lock.options().wait.map(|wait| wait.saturating_sub(started.elapsed()));
+            let options = Options { wait, ..lock.options().clone() };
             match lock.with(options)?.acquire().await {
                 Ok(guard) => guards.push(guard),
                 Err(error) => {
@@ -329,11 +302,7 @@ struct Departures {
 
 impl Departures {
     fn new(backend: Arc<dyn Backend>, runtime: Handle) -> Self {
-        Departures {
-            backend,
-            runtime,
-            under_way: watch::Sender::new(0),
-        }
+        Departures { backend, runtime, under_way: watch::Sender::new(0) }
     }
 
     /// Repeats the departure until the store answers it, or the claim is over by itself.

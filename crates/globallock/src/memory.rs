@@ -16,6 +16,7 @@ use crate::backend::{
 };
 use crate::error::Result;
 use crate::name::Name;
+use crate::owner::Owner;
 use crate::queue::{admit, blockers};
 
 /// The stores that `memory:NAME` addresses share within the process.
@@ -90,10 +91,7 @@ impl State {
             alive
         });
         let holding = admit(queue.iter().map(|place| place.claim.share));
-        for place in queue[..holding]
-            .iter_mut()
-            .filter(|place| place.granted.is_none())
-        {
+        for place in queue[..holding].iter_mut().filter(|place| place.granted.is_none()) {
             place.granted = Some(now);
             place.told.notify_one();
         }
@@ -103,10 +101,7 @@ impl State {
     }
 
     fn place(&mut self, claim: &Claim) -> Option<&mut Place> {
-        self.queues
-            .get_mut(&claim.name)?
-            .iter_mut()
-            .find(|place| place.claim.id == claim.id)
+        self.queues.get_mut(&claim.name)?.iter_mut().find(|place| place.claim.id == claim.id)
     }
 
     fn standing(&mut self, claim: &Claim) -> Standing {
@@ -130,17 +125,13 @@ impl State {
         let queue = self.queues.get(&claim.name)?;
         let position = queue.iter().position(|place| place.claim.id == claim.id)?;
         let ahead: Vec<_> = queue[..position].iter().map(|place| place.claim.share).collect();
-        blockers(&ahead, claim.share)
-            .into_iter()
-            .map(|blocker| queue[blocker].ends())
-            .min()
+        blockers(&ahead, claim.share).into_iter().map(|blocker| queue[blocker].ends()).min()
     }
 }
 
 impl Place {
     fn ends(&self) -> Instant {
-        self.hold_ends()
-            .map_or(self.expires, |hold_ends| hold_ends.min(self.expires))
+        self.hold_ends().map_or(self.expires, |hold_ends| hold_ends.min(self.expires))
     }
 
     fn hold_ends(&self) -> Option<Instant> {
@@ -167,7 +158,7 @@ impl Place {
                 Some(self.claim.id),
                 self.granted.is_some(),
                 self.claim.share,
-                self.claim.owner.as_ref().clone(),
+                Owner::from_text(&self.claim.owner),
             )
         }
     }
@@ -274,8 +265,6 @@ impl Backend for Memory {
 
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Memory")
-            .field("names", &self.state().queues.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Memory").field("names", &self.state().queues.len()).finish_non_exhaustive()
     }
 }

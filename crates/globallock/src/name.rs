@@ -30,10 +30,7 @@ impl Name {
         } else {
             return Ok(Name(name.into()));
         };
-        Err(Error::InvalidName {
-            name: shown(name),
-            reason,
-        })
+        Err(Error::InvalidName { name: shown(name), reason })
     }
 
     /// The name as given.
@@ -77,15 +74,7 @@ mod tests {
 
     #[test]
     fn a_name_is_kept_as_given() {
-        for name in [
-            "a",
-            "a/b",
-            "..",
-            "{a}b",
-            "naïve ☃",
-            " ",
-            &"x".repeat(MAX_NAME_BYTES),
-        ] {
+        for name in ["a", "a/b", "..", "{a}b", "naïve ☃", " ", &"x".repeat(MAX_NAME_BYTES)] {
             assert_eq!(Name::new(name).unwrap().as_str(), name);
         }
     }
@@ -103,9 +92,6 @@ mod tests {
     #[test]
     fn a_shown_name_has_no_control_characters() {
         let shown = Name::new("\x1b]0;x\x07\u{202e}").unwrap().to_string();
-        assert!(
-            !shown.contains(|c: char| c.is_control() || c == '\u{202e}'),
-            "{shown:?}"
-        );
+        assert!(!shown.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown:?}");
     }
 }

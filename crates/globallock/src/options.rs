@@ -28,12 +28,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            lease: Duration::from_secs(10),
-            max_hold: None,
-            wait: None,
-            patience: None,
-        }
+        Options { lease: Duration::from_secs(10), max_hold: None, wait: None, patience: None }
     }
 }
 

@@ -29,11 +29,7 @@ impl Owner {
             .ok()
             .or_else(|| std::env::var("HOSTNAME").ok())
             .unwrap_or_default();
-        Owner {
-            host: host.trim().to_owned(),
-            pid: Some(std::process::id()),
-            label: None,
-        }
+        Owner { host: host.trim().to_owned(), pid: Some(std::process::id()), label: None }
     }
 
     /// The text that stores keep: JSON on one line, cut to what a store bears.

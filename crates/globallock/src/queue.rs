@@ -62,10 +62,7 @@ pub fn blockers(ahead: &[Share], mine: Share) -> Vec<usize> {
         }
         tried.push(capacity);
         let found = fill(ahead, mine, &heaviest, limiting);
-        if found
-            .as_ref()
-            .is_some_and(|found| fewest.as_ref().is_none_or(|best| found.len() < best.len()))
-        {
+        if found.as_ref().is_some_and(|found| fewest.as_ref().is_none_or(|best| found.len() < best.len())) {
             fewest = found;
         }
     }
@@ -94,18 +91,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MUTEX: Share = Share {
-        weight: 1,
-        capacity: 1,
-    };
-    const READ: Share = Share {
-        weight: 1,
-        capacity: MAX_CAPACITY,
-    };
-    const WRITE: Share = Share {
-        weight: MAX_CAPACITY,
-        capacity: MAX_CAPACITY,
-    };
+    const MUTEX: Share = Share { weight: 1, capacity: 1 };
+    const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+    const WRITE: Share = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
 
     fn permits(weight: u32, capacity: u32) -> Share {
         Share { weight, capacity }
@@ -158,12 +146,7 @@ mod tests {
     impl Textbook {
         fn let_in(&mut self) {
             while let Some(&(_, next)) = self.waiting.first() {
-                let capacity = self
-                    .held
-                    .iter()
-                    .map(|(_, share)| share.capacity)
-                    .min()
-                    .unwrap_or(u32::MAX);
+                let capacity = self.held.iter().map(|(_, share)| share.capacity).min().unwrap_or(u32::MAX);
                 let taken: u64 = self.held.iter().map(|(_, share)| u64::from(share.weight)).sum();
                 if taken + u64::from(next.weight) > u64::from(capacity.min(next.capacity)) {
                     return;

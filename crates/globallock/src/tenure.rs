@@ -73,18 +73,9 @@ struct State {
 
 impl Tenure {
     pub(crate) fn new(claim: Claim) -> Arc<Self> {
-        let state = State {
-            phase: Phase::Waiting,
-            fence: 0,
-            lease_ends: None,
-            hold_ends: None,
-            ask_again: false,
-        };
-        Arc::new(Tenure {
-            claim: Arc::new(claim),
-            state: Mutex::new(state),
-            told: Notify::new(),
-        })
+        let state =
+            State { phase: Phase::Waiting, fence: 0, lease_ends: None, hold_ends: None, ask_again: false };
+        Arc::new(Tenure { claim: Arc::new(claim), state: Mutex::new(state), told: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -100,29 +91,18 @@ impl Tenure {
         if !matches!(state.phase, Phase::Waiting | Phase::Held) {
             return false;
         }
-        let lease_ends = grant
-            .expires
-            .and_then(|instant| instant.checked_sub(margin(self.claim.lease)));
-        let hold_ends = grant
-            .hold_ends
-            .and_then(|instant| instant.checked_sub(margin(self.claim.max_hold?)));
+        let lease_ends = grant.expires.and_then(|instant| instant.checked_sub(margin(self.claim.lease)));
+        let hold_ends = grant.hold_ends.and_then(|instant| instant.checked_sub(margin(self.claim.max_hold?)));
         // A first grant that took so long to arrive that it is over is no grant: the asker must ask again.
         if state.phase == Phase::Waiting
-            && [lease_ends, hold_ends]
-                .into_iter()
-                .flatten()
-                .any(|end| end <= now)
+            && [lease_ends, hold_ends].into_iter().flatten().any(|end| end <= now)
         {
             return false;
         }
         let first = state.phase == Phase::Waiting;
         state.phase = Phase::Held;
         state.fence = grant.fence;
-        state.lease_ends = if first {
-            lease_ends
-        } else {
-            state.lease_ends.max(lease_ends)
-        };
+        state.lease_ends = if first { lease_ends } else { state.lease_ends.max(lease_ends) };
         state.hold_ends = if first { hold_ends } else { state.hold_ends };
         drop(state);
         if first {
@@ -214,10 +194,7 @@ impl Tenure {
     pub(crate) fn is_held(&self) -> bool {
         let state = self.state();
         state.phase == Phase::Held
-            && [state.lease_ends, state.hold_ends]
-                .into_iter()
-                .flatten()
-                .all(|end| Instant::now() < end)
+            && [state.lease_ends, state.hold_ends].into_iter().flatten().all(|end| Instant::now() < end)
     }
 
     /// Waits until a waiting claim is granted (true) or should ask again (false).

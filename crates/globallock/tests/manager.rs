@@ -36,19 +36,9 @@ async fn a_taken_mutex_is_refused_then_handed_over_in_order() {
 #[tokio::test]
 async fn the_longest_hold_ends_a_hold_and_says_so() {
     let manager = manager();
-    let options = Options {
-        max_hold: Some(Duration::from_millis(150)),
-        ..Options::default()
-    };
+    let options = Options { max_hold: Some(Duration::from_millis(150)), ..Options::default() };
     let started = Instant::now();
-    let guard = manager
-        .mutex("a")
-        .unwrap()
-        .with(options)
-        .unwrap()
-        .acquire()
-        .await
-        .unwrap();
+    let guard = manager.mutex("a").unwrap().with(options).unwrap().acquire().await.unwrap();
     assert_eq!(guard.lost().await, Loss::MaxHold);
     assert!(!guard.is_held());
     assert!(started.elapsed() >= Duration::from_millis(140));
@@ -60,18 +50,8 @@ async fn the_longest_hold_ends_a_hold_and_says_so() {
 #[tokio::test]
 async fn a_claim_is_renewed_beyond_its_lease() {
     let manager = manager();
-    let options = Options {
-        lease: Duration::from_millis(200),
-        ..Options::default()
-    };
-    let guard = manager
-        .mutex("a")
-        .unwrap()
-        .with(options)
-        .unwrap()
-        .acquire()
-        .await
-        .unwrap();
+    let options = Options { lease: Duration::from_millis(200), ..Options::default() };
+    let guard = manager.mutex("a").unwrap().with(options).unwrap().acquire().await.unwrap();
     tokio::select! {
         loss = guard.lost() => panic!("lost: {loss}"),
         () = tokio::time::sleep(Duration::from_millis(700)) => {}
@@ -83,18 +63,8 @@ async fn a_claim_is_renewed_beyond_its_lease() {
 async fn the_waiting_limit_ends_a_wait_and_leaves_nothing() {
     let manager = manager();
     let _guard = manager.mutex("a").unwrap().acquire().await.unwrap();
-    let options = Options {
-        wait: Some(Duration::from_millis(50)),
-        ..Options::default()
-    };
-    let error = manager
-        .mutex("a")
-        .unwrap()
-        .with(options)
-        .unwrap()
-        .acquire()
-        .await
-        .unwrap_err();
+    let options = Options { wait: Some(Duration::from_millis(50)), ..Options::default() };
+    let error = manager.mutex("a").unwrap().with(options).unwrap().acquire().await.unwrap_err();
     assert!(matches!(error, Error::TimedOut { .. }), "{error}");
     manager.close().await;
     assert_eq!(manager.inspect("a").await.unwrap().len(), 1);

@@ -15,16 +15,8 @@ use crate::address::Address;
 use crate::error::Result;
 
 /// The options that an address may have.
-const OPTIONS: &[&str] = &[
-    "prefix",
-    "timeout",
-    "db",
-    "ca",
-    "cert",
-    "key",
-    "sentinel_user",
-    "sentinel_password",
-];
+const OPTIONS: &[&str] =
+    &["prefix", "timeout", "db", "ca", "cert", "key", "sentinel_user", "sentinel_password"];
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A store's settings.
@@ -66,19 +58,13 @@ impl Config {
         let (scheme, shown) = (address.scheme.clone(), address.to_string());
         let target = match scheme.as_str() {
             "redis+unix" => Target::Server(unix(&mut address)?),
-            "redis+sentinel" | "rediss+sentinel" => Target::Sentinel(Mutex::new(Box::new(sentinel(
-                &mut address,
-                scheme == "rediss+sentinel",
-            )?))),
+            "redis+sentinel" | "rediss+sentinel" => {
+                Target::Sentinel(Mutex::new(Box::new(sentinel(&mut address, scheme == "rediss+sentinel")?)))
+            }
             _ => Target::Server(server(&mut address, scheme == "rediss")?),
         };
         address.finish(OPTIONS)?;
-        Ok(Config {
-            prefix,
-            timeout,
-            shown,
-            target,
-        })
+        Ok(Config { prefix, timeout, shown, target })
     }
 
     /// The client of the server that takes writes now.
@@ -91,10 +77,7 @@ impl Config {
                 });
                 match client.await {
                     Ok(client) => Ok(client?),
-                    Err(_) => Err(Failure::new(
-                        Kind::Disconnected,
-                        "no sentinel named the primary in time",
-                    )),
+                    Err(_) => Err(Failure::new(Kind::Disconnected, "no sentinel named the primary in time")),
                 }
             }
         }
@@ -109,12 +92,7 @@ fn server(address: &mut Address, tls: bool) -> Result<Client> {
     let db = address.path.trim_start_matches('/').to_owned();
     let login = login(address, &db, tls)?;
     let to = if tls {
-        ConnectionAddr::TcpTls {
-            host,
-            port,
-            insecure: false,
-            tls_params: None,
-        }
+        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
     } else {
         ConnectionAddr::Tcp(host, port)
     };
@@ -168,12 +146,7 @@ fn sentinel(address: &mut Address, tls: bool) -> Result<SentinelClient> {
     let hosts = address.hosts.iter().map(|(host, port)| {
         let (host, port) = (host.clone(), port.unwrap_or(26379));
         if tls {
-            ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: false,
-                tls_params: None,
-            }
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
         } else {
             ConnectionAddr::Tcp(host, port)
         }
@@ -224,12 +197,7 @@ fn login(address: &mut Address, db: &str, tls: bool) -> Result<Login> {
         );
     }
     let tls = if tls { certificates(address)? } else { None };
-    Ok(Login {
-        user: address.user.clone(),
-        password: address.password.clone(),
-        db,
-        tls,
-    })
+    Ok(Login { user: address.user.clone(), password: address.password.clone(), db, tls })
 }
 
 fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
@@ -244,17 +212,9 @@ fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
     };
     let (root_cert, cert, key) = (file("ca")?, file("cert")?, file("key")?);
     let client_tls = match (cert, key) {
-        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig {
-            client_cert,
-            client_key,
-        }),
+        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
         (None, None) => None,
         _ => return Err(address.wrong("the options cert and key go together")),
     };
-    Ok(
-        (root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates {
-            client_tls,
-            root_cert,
-        }),
-    )
+    Ok((root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates { client_tls, root_cert }))
 }

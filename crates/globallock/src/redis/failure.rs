@@ -33,11 +33,7 @@ pub(super) enum Kind {
 
 impl Failure {
     pub(super) fn new(kind: Kind, reason: impl Into<String>) -> Self {
-        Failure {
-            kind,
-            reason: reason.into(),
-            source: None,
-        }
+        Failure { kind, reason: reason.into(), source: None }
     }
 
     pub(super) fn into_error(self, store: &str) -> Error {
@@ -56,22 +52,14 @@ impl Failure {
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         let (kind, reason) = judge(&error);
-        Failure {
-            kind,
-            reason,
-            source: Some(error),
-        }
+        Failure { kind, reason, source: Some(error) }
     }
 }
 
 fn judge(error: &RedisError) -> (Kind, String) {
     let detail = error.detail().unwrap_or_default().escape_debug().to_string();
     let with = |text: &str| {
-        if detail.is_empty() {
-            text.to_owned()
-        } else {
-            format!("{text} ({detail})")
-        }
+        if detail.is_empty() { text.to_owned() } else { format!("{text} ({detail})") }
     };
     match error.code().unwrap_or_default() {
         "NOSCRIPT" => (Kind::NoScript, "it has forgotten a script".to_owned()),
@@ -80,27 +68,12 @@ fn judge(error: &RedisError) -> (Kind, String) {
             "it is a read-only replica: give the primary's address, or redis+sentinel://".to_owned(),
         ),
         "LOADING" => (Kind::NotNow, "it is still loading its data".to_owned()),
-        "BUSY" => (
-            Kind::NotNow,
-            "it is busy with somebody's script; SCRIPT KILL may end it".to_owned(),
-        ),
-        "MASTERDOWN" => (
-            Kind::Disconnected,
-            "it is a replica that has lost its primary".to_owned(),
-        ),
+        "BUSY" => (Kind::NotNow, "it is busy with somebody's script; SCRIPT KILL may end it".to_owned()),
+        "MASTERDOWN" => (Kind::Disconnected, "it is a replica that has lost its primary".to_owned()),
         code @ ("CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS") => (Kind::NotNow, with(code)),
-        "NOAUTH" => (
-            Kind::Denied,
-            "it wants a password: put user and password into the address".to_owned(),
-        ),
-        "WRONGPASS" => (
-            Kind::Denied,
-            "the user name or the password in the address is wrong".to_owned(),
-        ),
-        "NOPERM" => (
-            Kind::Denied,
-            with(&format!("the user lacks a right; locks need: {RIGHTS}")),
-        ),
+        "NOAUTH" => (Kind::Denied, "it wants a password: put user and password into the address".to_owned()),
+        "WRONGPASS" => (Kind::Denied, "the user name or the password in the address is wrong".to_owned()),
+        "NOPERM" => (Kind::Denied, with(&format!("the user lacks a right; locks need: {RIGHTS}"))),
         "OOM" => (
             Kind::Unfit,
             "it is out of memory: raise maxmemory, or give locks a server of their own".to_owned(),

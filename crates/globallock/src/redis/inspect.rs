@@ -10,10 +10,7 @@ use crate::owner::Owner;
 use crate::queue::Share;
 
 /// What a foreign holder, or one that cannot be read, takes: all there is.
-const ALL: Share = Share {
-    weight: 1,
-    capacity: 1,
-};
+const ALL: Share = Share { weight: 1, capacity: 1 };
 
 /// Reads the queue; `None` where the answer has not the shape that the script gives it.
 pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
@@ -26,20 +23,16 @@ pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
     };
     let (now, left) = (u64::try_from(*now).ok()?, u64::try_from(*left).ok());
     let (value, records) = (text(value)?, texts(records)?);
-    let records: HashMap<&str, &str> = records
-        .chunks_exact(2)
-        .map(|pair| (pair[0].as_str(), pair[1].as_str()))
-        .collect();
+    let records: HashMap<&str, &str> =
+        records.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
 
     let mut entries = Vec::new();
     let group = records.get("#value").copied();
     if let Some(holder) = value.strip_prefix("glk1:") {
         entries.extend(exclusive(holder, now, left));
     } else if group == Some(&value) {
-        let mut members: Vec<Entry> = texts(shared)?
-            .chunks_exact(2)
-            .filter_map(|pair| record(&pair[0], &records, now))
-            .collect();
+        let mut members: Vec<Entry> =
+            texts(shared)?.chunks_exact(2).filter_map(|pair| record(&pair[0], &records, now)).collect();
         members.sort_by_key(|entry| entry.fence);
         entries.extend(members);
     } else if !value.is_empty() {
@@ -57,14 +50,13 @@ fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
     let [id, fence, granted, _, share, owner] = fields[..] else {
         return None;
     };
-    let (weight, capacity) = share.split_once('/')?;
-    let share = Share {
-        weight: weight.parse().ok()?,
-        capacity: capacity.parse().ok()?,
-    };
+    let share = read_share(share)?;
+    let fence: u64 = fence.parse().ok()?;
+    // A lock that was free was granted at the moment that its number tells, in microseconds.
+    let granted = if granted.is_empty() { fence / 1000 } else { granted.parse().ok()? };
     Some(Entry {
-        fence: fence.parse().ok()?,
-        age: Some(Duration::from_millis(now.saturating_sub(granted.parse().ok()?))),
+        fence,
+        age: Some(Duration::from_millis(now.saturating_sub(granted))),
         expires_in: left.map(Duration::from_millis),
         ..Entry::new(ClaimId::parse(id), true, share, Owner::from_text(owner))
     })
@@ -72,46 +64,28 @@ fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
 
 /// A claim that has a record.
 fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
-    let fields: Vec<&str> = records.get(id)?.splitn(10, ' ').collect();
-    let [
-        fence,
-        weight,
-        capacity,
-        _,
-        deadline,
-        joined,
-        granted,
-        hold_until,
-        _,
-        owner,
-    ] = fields[..]
-    else {
-        return None;
-    };
+    let fields: Vec<&str> = records.get(id)?.splitn(8, ' ').collect();
+    let [fence, deadline, joined, granted, hold_until, _, _, tail] = fields[..] else { return None };
+    let (share, owner) = tail.split_once(':')?;
     let number = |field: &str| field.parse::<u64>().ok();
     let (deadline, joined) = (number(deadline)?, number(joined)?);
     let (granted, hold_until) = (number(granted)?, number(hold_until)?);
-    let ends = if hold_until > 0 {
-        hold_until.min(deadline)
-    } else {
-        deadline
-    };
+    let ends = if hold_until > 0 { hold_until.min(deadline) } else { deadline };
     // The script drops what is over when it next has to decide; until then it is not there.
     let left = ends.checked_sub(now).filter(|left| *left > 0)?;
-    let share = Share {
-        weight: weight.parse().ok()?,
-        capacity: capacity.parse().ok()?,
-    };
+    let share = read_share(share)?;
     Some(Entry {
         fence: number(fence)?,
-        age: Some(Duration::from_millis(now.saturating_sub(if granted > 0 {
-            granted
-        } else {
-            joined
-        }))),
+        age: Some(Duration::from_millis(now.saturating_sub(if granted > 0 { granted } else { joined }))),
         expires_in: Some(Duration::from_millis(left)),
         ..Entry::new(ClaimId::parse(id), granted > 0, share, Owner::from_text(owner))
     })
+}
+
+/// Reads `weight/capacity`.
+fn read_share(text: &str) -> Option<Share> {
+    let (weight, capacity) = text.split_once('/')?;
+    Some(Share { weight: weight.parse().ok()?, capacity: capacity.parse().ok()? })
 }
 
 /// Text that other programs may have written: what is not UTF-8 is replaced.
@@ -127,10 +101,7 @@ fn text(value: &Value) -> Option<String> {
 fn texts(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::Array(values) => values.iter().map(text).collect(),
-        Value::Map(pairs) => pairs
-            .iter()
-            .flat_map(|(key, value)| [text(key), text(value)])
-            .collect(),
+        Value::Map(pairs) => pairs.iter().flat_map(|(key, value)| [text(key), text(value)]).collect(),
         _ => None,
     }
 }

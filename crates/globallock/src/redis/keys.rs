@@ -20,15 +20,12 @@ pub(super) fn keys(prefix: &str, name: &Name) -> [String; 5] {
 /// Whether `key` is one of the keys beside a lock's own.
 pub(super) fn is_side_key(key: &str) -> bool {
     key.starts_with('{')
-        && SIDES
-            .iter()
-            .any(|side| key.strip_suffix(side).is_some_and(|rest| rest.ends_with(':')))
+        && SIDES.iter().any(|side| key.strip_suffix(side).is_some_and(|rest| rest.ends_with(':')))
 }
 
 fn side_key(lock: &str, side: &str) -> String {
-    let plain = format!("{{{lock}}}:{side}");
-    if slot(&plain) == slot(lock) && !lock.contains(['{', '}']) {
-        return plain;
+    if !lock.contains(['{', '}']) {
+        return format!("{{{lock}}}:{side}");
     }
     // Braces in the name move the slot: a number that has the same slot stands in for the name as the tag.
     format!("{{{}}}:{lock}:{side}", TAGS[usize::from(slot(lock))])
@@ -54,10 +51,7 @@ static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
 /// The slot of a key: of what stands in its first pair of braces, if that is not empty, else of all of it.
 /// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
 fn slot(key: &str) -> u16 {
-    let tag = key
-        .split_once('{')
-        .and_then(|(_, rest)| rest.split_once('}'))
-        .map(|(tag, _)| tag);
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
     crc16(tag.filter(|tag| !tag.is_empty()).unwrap_or(key).as_bytes()) % SLOTS
 }
 
@@ -65,11 +59,7 @@ fn slot(key: &str) -> u16 {
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            }
+            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
         })
     })
 }
@@ -79,11 +69,7 @@ pub(super) fn pattern(text: &str) -> String {
     let escaped: String = text
         .chars()
         .flat_map(|c| {
-            ['*', '?', '[', ']', '^', '-', '\\']
-                .contains(&c)
-                .then_some('\\')
-                .into_iter()
-                .chain([c])
+            ['*', '?', '[', ']', '^', '-', '\\'].contains(&c).then_some('\\').into_iter().chain([c])
         })
         .collect();
     escaped + "*"
@@ -100,12 +86,9 @@ mod tests {
     fn slots_are_those_of_redis_cluster() {
         // The check value of CRC-16/XMODEM, and what CLUSTER KEYSLOT answers.
         assert_eq!(crc16(b"123456789"), 0x31c3);
-        for (key, expected) in [
-            ("foo", 12182),
-            ("{foo}bar", 12182),
-            ("foo{}{bar}", 8363),
-            ("foo{{bar}}zap", 4015),
-        ] {
+        for (key, expected) in
+            [("foo", 12182), ("{foo}bar", 12182), ("foo{}{bar}", 8363), ("foo{{bar}}zap", 4015)]
+        {
             assert_eq!(slot(key), expected, "{key}");
         }
     }
@@ -120,20 +103,9 @@ mod tests {
     #[test]
     fn names_with_braces_share_no_key_with_others() {
         let mut seen: HashMap<String, &str> = HashMap::new();
-        for name in [
-            "a",
-            "{a}",
-            "{a}b",
-            "a}b",
-            "a{b",
-            "{}",
-            "{}a",
-            "}{",
-            "{a}:queue",
-            "a:queue",
-            "{{a}}",
-            "{0}:a",
-        ] {
+        for name in
+            ["a", "{a}", "{a}b", "a}b", "a{b", "{}", "{}a", "}{", "{a}:queue", "a:queue", "{{a}}", "{0}:a"]
+        {
             for key in keys("_glocks:", &Name::new(name).unwrap()) {
                 if let Some(other) = seen.insert(key.clone(), name) {
                     panic!("{key:?} belongs to {name:?} and to {other:?}");

@@ -58,11 +58,7 @@ impl Link {
         channel: String,
         listener: Arc<dyn Listener>,
     ) -> Result<Arc<Self>, Failure> {
-        let state = State {
-            live: None,
-            failed: 0,
-            failure: None,
-        };
+        let state = State { live: None, failed: 0, failure: None };
         let link = Arc::new(Link {
             config,
             channel,
@@ -112,31 +108,21 @@ impl Link {
     ) -> Vec<Result<Value, Failure>> {
         let once = async || {
             let live = self.live().await?;
-            let answers = live
-                .connection
-                .clone()
-                .send_packed_commands(commands, 0, count)
-                .await;
+            let answers = live.connection.clone().send_packed_commands(commands, 0, count).await;
             let answers = self.judge(&live, answers)?;
-            let answers: Vec<_> = answers
-                .into_iter()
-                .map(|answer| self.judge(&live, answer.extract_error()))
-                .collect();
-            if answers.iter().any(|answer| {
-                answer
-                    .as_ref()
-                    .is_err_and(|failure| failure.kind == Kind::NoScript)
-            }) {
+            let answers: Vec<_> =
+                answers.into_iter().map(|answer| self.judge(&live, answer.extract_error())).collect();
+            if answers
+                .iter()
+                .any(|answer| answer.as_ref().is_err_and(|failure| failure.kind == Kind::NoScript))
+            {
                 self.load_scripts(&live).await?;
                 return Err(Failure::new(Kind::NoScript, "it has forgotten a script"));
             }
             Ok(answers)
         };
         let mut answers = once().await;
-        if answers
-            .as_ref()
-            .is_err_and(|failure| failure.kind == Kind::NoScript)
-        {
+        if answers.as_ref().is_err_and(|failure| failure.kind == Kind::NoScript) {
             answers = once().await;
         }
         match answers {
@@ -190,11 +176,7 @@ impl Link {
         let broke = self.state.send_if_modified(|state| {
             let current = state.live.as_ref().is_some_and(|live| live.number == number);
             if current {
-                *state = State {
-                    live: None,
-                    failed: 0,
-                    failure: Some(failure),
-                };
+                *state = State { live: None, failed: 0, failure: Some(failure) };
             }
             current
         });
@@ -217,16 +199,10 @@ impl Link {
                 }
                 Ok::<(), ()>(())
             });
-        let mut connection = client
-            .get_multiplexed_async_connection_with_config(&settings)
-            .await?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         self.check(&mut connection).await?;
         connection.subscribe(&self.channel).await?;
-        self.state.send_replace(State {
-            live: Some(Live { number, connection }),
-            failed: 0,
-            failure: None,
-        });
+        self.state.send_replace(State { live: Some(Live { number, connection }), failed: 0, failure: None });
         Ok(())
     }
 
@@ -240,11 +216,7 @@ impl Link {
             Err(failure) => return Err(failure),
         };
         let version: String = info.get("redis_version").unwrap_or_default();
-        if version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse().ok())
-            .is_some_and(|major: u32| major < 7)
+        if version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7)
         {
             return Err(Failure::new(
                 Kind::Unfit,

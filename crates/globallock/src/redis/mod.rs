@@ -24,7 +24,7 @@ use self::link::{Link, Listener};
 use self::scripts::call;
 use self::waiters::{Clock, Pushed, Waiters};
 use crate::address::Address;
-use crate::backend::{Backend, Claim, CrashRelease, Departure, Entry, Patience, Profile, Standing};
+use crate::backend::{Backend, Claim, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing};
 use crate::error::Result;
 use crate::name::Name;
 
@@ -76,41 +76,42 @@ impl Redis {
     /// Reads the answer to a join or a renewal that was sent at `sent`, and takes note of what it says to a waiter.
     fn standing(&self, claim: &Claim, sent: Instant, answer: &Value) -> Result<Standing> {
         let waiters = &self.inbox.waiters;
-        let Some([state, fence, server_ms, expires, hold_until, again, stranger]) = integers(answer) else {
-            let failure = Failure::new(
-                Kind::Unfit,
-                "it does not answer as the lock's scripts do: check the address",
-            );
-            return Err(failure.into_error(&self.link.config().shown));
-        };
-        let clock = Clock { sent, server_ms };
-        Ok(match state {
-            1 => {
+        if let Value::Int(fence) = answer {
+            waiters.forget(claim.id);
+            let fence = u64::try_from(*fence).unwrap_or_default();
+            return Ok(Standing::Held(Grant { fence, expires: Some(sent + claim.lease), hold_ends: None }));
+        }
+        match *integers(answer).as_slice() {
+            [1, fence, left, hold_left] => {
                 waiters.forget(claim.id);
-                Standing::Held(clock.grant(fence, expires, hold_until))
+                let after = |milliseconds| sent + Duration::from_millis(milliseconds);
+                let hold_ends = claim.max_hold.map(|_| after(hold_left));
+                Ok(Standing::Held(Grant { fence, expires: Some(after(left)), hold_ends }))
             }
-            0 => {
+            [0, server_ms, again, stranger] => {
                 let again = (again > 0).then(|| Duration::from_millis(again));
-                waiters.waits(claim.id, clock, again, stranger > 0);
-                Standing::Waiting
+                waiters.waits(claim.id, Clock { sent, server_ms }, again, stranger > 0);
+                Ok(Standing::Waiting)
             }
-            _ => Standing::Gone,
-        })
+            [2] => Ok(Standing::Gone),
+            _ => {
+                let reason = "it does not answer as the lock's scripts do: check the address";
+                Err(Failure::new(Kind::Unfit, reason).into_error(&self.link.config().shown))
+            }
+        }
     }
 }
 
-/// Reads an answer of exactly `N` integers, none negative.
-fn integers<const N: usize>(answer: &Value) -> Option<[u64; N]> {
-    let Value::Array(values) = answer else { return None };
-    let mut integers = [0; N];
-    if values.len() != N {
-        return None;
-    }
-    for (integer, value) in integers.iter_mut().zip(values) {
-        let Value::Int(number) = value else { return None };
-        *integer = u64::try_from(*number).ok()?;
-    }
-    Some(integers)
+/// Reads an array of integers, none negative; empty where it is anything else.
+fn integers(answer: &Value) -> Vec<u64> {
+    let Value::Array(values) = answer else {
+        return Vec::new();
+    };
+    let integer = |value: &Value| match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    values.iter().map(integer).collect::<Option<_>>().unwrap_or_default()
 }
 
 #[async_trait]
@@ -124,16 +125,16 @@ impl Backend for Redis {
         if waits {
             self.inbox.waiters.expect(claim.id);
         }
-        let mut command = call(&self.link.scripts().join, self.prefix(), &claim.name);
+        let scripts = self.link.scripts();
+        let share = claim.share;
+        let script = if share.weight == share.capacity { &scripts.join } else { &scripts.join_shared };
+        let mut command = call(script, self.prefix(), &claim.name);
         command
             .arg(claim.id.to_string())
             .arg(milliseconds(claim.lease))
             .arg(claim.max_hold.map_or(0, milliseconds))
-            .arg(claim.share.weight)
-            .arg(claim.share.capacity)
-            .arg(u8::from(waits))
-            .arg(&self.channel)
-            .arg(claim.owner.to_text());
+            .arg(format!("{}/{}:{}", share.weight, share.capacity, claim.owner))
+            .arg(format!("{} {}", u8::from(waits), self.channel));
         let sent = Instant::now();
         let answer = self.request(&command).await?;
         self.standing(claim, sent, &answer)
@@ -173,15 +174,10 @@ impl Backend for Redis {
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        let answer = self
-            .request(&call(&self.link.scripts().inspect, self.prefix(), name))
-            .await?;
+        let answer = self.request(&call(&self.link.scripts().inspect, self.prefix(), name)).await?;
         inspect::entries(&answer).ok_or_else(|| {
-            Failure::new(
-                Kind::Unfit,
-                "what stands at the keys of this lock is not a lock's",
-            )
-            .into_error(&self.link.config().shown)
+            Failure::new(Kind::Unfit, "what stands at the keys of this lock is not a lock's")
+                .into_error(&self.link.config().shown)
         })
     }
 
@@ -208,15 +204,10 @@ impl Backend for Redis {
             }
         });
         let name = |key: Vec<u8>| {
-            let key = String::from_utf8(key)
-                .ok()
-                .filter(|key| !keys::is_side_key(key))?;
+            let key = String::from_utf8(key).ok().filter(|key| !keys::is_side_key(key))?;
             Name::new(key.strip_prefix(self.prefix())?).ok()
         };
-        pages
-            .try_flatten()
-            .try_filter_map(move |key| async move { Ok(name(key)) })
-            .boxed()
+        pages.try_flatten().try_filter_map(move |key| async move { Ok(name(key)) }).boxed()
     }
 }
 
@@ -230,10 +221,7 @@ impl Listener for Inbox {
         };
         tokio::spawn(async move {
             let config = link.config();
-            let Some(name) = unwanted
-                .key
-                .strip_prefix(&config.prefix)
-                .and_then(|name| Name::new(name).ok())
+            let Some(name) = unwanted.key.strip_prefix(&config.prefix).and_then(|name| Name::new(name).ok())
             else {
                 return;
             };
@@ -253,9 +241,7 @@ impl Listener for Inbox {
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis")
-            .field("address", &self.link.config().shown)
-            .finish_non_exhaustive()
+        f.debug_struct("Redis").field("address", &self.link.config().shown).finish_non_exhaustive()
     }
 }
 

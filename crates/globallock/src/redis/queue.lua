@@ -44,28 +44,32 @@ local function is_exclusive(value, id)
   return type(value) == 'string' and string.sub(value, 1, 37) == 'glk1:' .. id
 end
 
+-- The value of a claim that has all there is: id, number, ms of the grant (empty: that of the number), end of the
+-- longest hold (0: none), share, owner.
 local function exclusive_value(id, claim)
-  return 'glk1:' .. id .. ':' .. text(claim.number) .. ':' .. text(claim.granted) .. ':' .. text(claim.hold_until)
-    .. ':' .. claim.weight .. '/' .. claim.capacity .. ':' .. claim.owner
+  return string.format('glk1:%s:%.0f:%.0f:%.0f:%d/%d:', id, claim.number, claim.granted, claim.hold_until, claim.weight,
+    claim.capacity) .. claim.owner
 end
 
 local function parse_exclusive(value)
-  local number, granted, hold_until = string.match(value, '^glk1:%x+:(%d+):(%d+):(%d+):')
-  return tonumber(number), tonumber(granted), tonumber(hold_until)
+  local number, hold_until = string.match(value, '^glk1:%x+:(%d+):%d*:(%d+):')
+  return { number = tonumber(number), hold_until = tonumber(hold_until) }
 end
 
-local RECORD = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (.*)$'
+-- A record: number, end of the lease in ms, ms of the joining, ms of the grant (0: waits), end of the longest hold (0:
+-- none), longest hold in ms (0: none), channel of the owner's connection, weight/capacity:owner.
+local RECORD = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+)/(%d+):(.*)$'
 
 local function read(id)
   local record = call('HGET', KEYS[4], id)
   if not record then return nil end
-  local number, weight, capacity, max_hold, deadline, joined, granted, hold_until, node, owner =
+  local number, deadline, joined, granted, hold_until, max_hold, node, weight, capacity, owner =
     string.match(record, RECORD)
   if not number then return nil end
   return {
-    number = tonumber(number), weight = tonumber(weight), capacity = tonumber(capacity),
-    max_hold = tonumber(max_hold), deadline = tonumber(deadline), joined = tonumber(joined),
-    granted = tonumber(granted), hold_until = tonumber(hold_until), node = node, owner = owner, recorded = true,
+    number = tonumber(number), deadline = tonumber(deadline), joined = tonumber(joined), granted = tonumber(granted),
+    hold_until = tonumber(hold_until), max_hold = tonumber(max_hold), node = node, weight = tonumber(weight),
+    capacity = tonumber(capacity), owner = owner, recorded = true,
   }
 end
 
@@ -75,10 +79,9 @@ local function keep(key, at, now)
 end
 
 local function write(id, claim, now)
-  call('HSET', KEYS[4], id, table.concat({
-    text(claim.number), claim.weight, claim.capacity, text(claim.max_hold), text(claim.deadline),
-    text(claim.joined), text(claim.granted), text(claim.hold_until), claim.node, claim.owner,
-  }, ' '))
+  call('HSET', KEYS[4], id, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %s %d/%d:', claim.number, claim.deadline,
+    claim.joined, claim.granted, claim.hold_until, claim.max_hold, claim.node, claim.weight, claim.capacity)
+    .. claim.owner)
   keep(KEYS[4], claim.deadline, now)
 end
 
@@ -237,31 +240,38 @@ local function look(id, now, value)
   return left + 1 + 5 * rank, 0
 end
 
--- The answer of join and renew: standing, fence, server's ms, end of the lease, end of the longest hold (0: none),
--- when to look again, whether the holder is a stranger.
-local function answer(id, microseconds)
+-- The answers of join and renew. Held: how many ms are left of the lease and of the longest hold (0: none). Waiting:
+-- the server's ms, in how many ms to look again (0: never), whether the holder is a stranger.
+local function held(claim, now)
+  local hold_left = claim.hold_until > 0 and claim.hold_until - now - 1 or 0
+  return { HELD, claim.number, expiry(claim) - now - 1, hold_left }
+end
+
+local function waiting(id, now, value)
+  local again, stranger = look(id, now, value)
   -- Rounded up: what is left of a lease must not look longer than it is.
-  local now = math.ceil(microseconds / 1000)
+  return { WAITING, now + 1, again, stranger }
+end
+
+local function answer(id, now)
   local value = holder()
   if is_exclusive(value, id) then
-    local number, _, hold_until = parse_exclusive(value)
-    return { HELD, number, now, now + call('PTTL', KEYS[1]) - 1, hold_until, 0, 0 }
+    local claim = parse_exclusive(value)
+    claim.deadline = now + call('PTTL', KEYS[1])
+    return held(claim, now)
   end
   local claim = read(id)
-  if not claim then return { GONE, 0, now, 0, 0, 0, 0 } end
-  if claim.granted > 0 then return { HELD, claim.number, now, expiry(claim), claim.hold_until, 0, 0 } end
-  local again, stranger = look(id, now, value)
-  return { WAITING, claim.number, now, claim.deadline, 0, again, stranger }
+  if not claim then return { GONE } end
+  if claim.granted > 0 then return held(claim, now) end
+  return waiting(id, now, value)
 end
 
 -- Gives a claim that holds all there is one more lease, and answers.
-local function renew_exclusive(value, lease, microseconds)
-  local now = math.floor(microseconds / 1000)
-  local number, _, hold_until = parse_exclusive(value)
-  local expires = now + lease
-  if hold_until > 0 and hold_until < expires then expires = hold_until end
-  call('PEXPIREAT', KEYS[1], text(expires))
-  return { HELD, number, now + 1, expires, hold_until, 0, 0 }
+local function renew_exclusive(value, lease, now)
+  local claim = parse_exclusive(value)
+  claim.deadline = now + lease
+  call('PEXPIREAT', KEYS[1], text(expiry(claim)))
+  return held(claim, now)
 end
 
 -- Gives a claim that waits or shares one more lease, unless it is over.

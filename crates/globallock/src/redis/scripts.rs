@@ -1,4 +1,5 @@
-//! The scripts, each behind the text that they share, and the requests that call them.
+//! The scripts, each put together from the plain ways in front, the text that they share, and the verb; and the
+//! requests that call them.
 
 use redis::{Cmd, Script};
 
@@ -6,14 +7,16 @@ use super::keys::keys;
 use crate::name::Name;
 
 macro_rules! script {
-    ($verb:literal) => {
-        Script::new(concat!(include_str!("queue.lua"), "\n", include_str!($verb)))
+    ($($part:literal),+) => {
+        Script::new(concat!($(include_str!($part)),+))
     };
 }
 
 /// All that the server is asked to run.
 pub(super) struct Scripts {
     pub(super) join: Script,
+    /// The same for claims that share, which have no plain way.
+    pub(super) join_shared: Script,
     pub(super) renew: Script,
     pub(super) leave: Script,
     pub(super) inspect: Script,
@@ -22,16 +25,17 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Scripts {
-            join: script!("join.lua"),
-            renew: script!("renew.lua"),
-            leave: script!("leave.lua"),
-            inspect: script!("inspect.lua"),
+            join: script!("join_plain.lua", "queue.lua", "join.lua"),
+            join_shared: script!("queue.lua", "join.lua"),
+            renew: script!("renew_plain.lua", "queue.lua", "renew.lua"),
+            leave: script!("leave_plain.lua", "queue.lua", "leave.lua"),
+            inspect: script!("queue.lua", "inspect.lua"),
         }
     }
 
     /// All of them, for loading.
-    pub(super) fn all(&self) -> [&Script; 4] {
-        [&self.join, &self.renew, &self.leave, &self.inspect]
+    pub(super) fn all(&self) -> [&Script; 5] {
+        [&self.join, &self.join_shared, &self.renew, &self.leave, &self.inspect]
     }
 }
 

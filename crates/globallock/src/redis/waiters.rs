@@ -21,17 +21,16 @@ pub(super) struct Clock {
 
 impl Clock {
     /// The moment here that is no later than `server_ms` on the server.
-    pub(super) fn here(self, server_ms: u64) -> Instant {
-        let ahead = Duration::from_millis(server_ms.saturating_sub(self.server_ms));
-        self.sent + ahead
+    fn here(self, server_ms: u64) -> Instant {
+        self.sent + Duration::from_millis(server_ms.saturating_sub(self.server_ms))
     }
 
-    /// What the server says of a claim that holds; `hold_until` is 0 without a longest hold.
-    pub(super) fn grant(self, fence: u64, expires: u64, hold_until: u64) -> Grant {
+    /// What a push says of a claim that holds.
+    fn grant(self, pushed: &Pushed) -> Grant {
         Grant {
-            fence,
-            expires: Some(self.here(expires)),
-            hold_ends: (hold_until > 0).then(|| self.here(hold_until)),
+            fence: pushed.fence,
+            expires: Some(self.here(pushed.expires)),
+            hold_ends: (pushed.hold_until > 0).then(|| self.here(pushed.hold_until)),
         }
     }
 }
@@ -133,7 +132,7 @@ impl Waiters {
                 let mut slots = self.slots();
                 let slot = slots.get_mut(&id)?;
                 if let (Some(pushed), Some(clock)) = (&slot.pushed, slot.clock) {
-                    let grant = clock.grant(pushed.fence, pushed.expires, pushed.hold_until);
+                    let grant = clock.grant(pushed);
                     slots.remove(&id);
                     return Some(Standing::Held(grant));
                 }
@@ -165,13 +164,7 @@ mod tests {
     #[test]
     fn a_push_is_read_with_the_key_whole() {
         let id = ClaimId::new(5, 6);
-        let expected = Pushed {
-            id,
-            fence: 7,
-            expires: 1500,
-            hold_until: 0,
-            key: "_glocks:a b".to_owned(),
-        };
+        let expected = Pushed { id, fence: 7, expires: 1500, hold_until: 0, key: "_glocks:a b".to_owned() };
         assert_eq!(pushed(id), expected);
         for text in ["", "x", "00000000000000000000000000000000 1 2", "zz 1 2 3 key"] {
             assert_eq!(Pushed::parse(text), None, "{text}");
@@ -183,19 +176,9 @@ mod tests {
         let (waiters, id) = (Waiters::default(), ClaimId::new(5, 6));
         waiters.expect(id);
         let sent = Instant::now() - Duration::from_secs(3);
-        waiters.waits(
-            id,
-            Clock {
-                sent,
-                server_ms: 1000,
-            },
-            None,
-            false,
-        );
+        waiters.waits(id, Clock { sent, server_ms: 1000 }, None, false);
         assert_eq!(waiters.tell(pushed(id)), None);
-        let Some(Standing::Held(grant)) = waiters.changed(id).await else {
-            panic!("not granted")
-        };
+        let Some(Standing::Held(grant)) = waiters.changed(id).await else { panic!("not granted") };
         assert_eq!(grant.expires, Some(sent + Duration::from_millis(500)));
     }
 
@@ -207,15 +190,7 @@ mod tests {
         let changed = waiters.changed(id);
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
-        waiters.waits(
-            id,
-            Clock {
-                sent: Instant::now(),
-                server_ms: 1000,
-            },
-            None,
-            false,
-        );
+        waiters.waits(id, Clock { sent: Instant::now(), server_ms: 1000 }, None, false);
         assert!(matches!(changed.await, Some(Standing::Held(_))));
     }
 

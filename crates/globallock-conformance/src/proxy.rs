@@ -1,0 +1,176 @@
+//! A TCP proxy that fails on purpose, and counts what it did so that a test can prove that the fault bit.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What happens to the bytes of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flow {
+    /// They pass.
+    #[default]
+    Pass,
+    /// They pass later.
+    Delay(Duration),
+    /// They are kept until the flow changes: a silent network.
+    Hold,
+    /// They are thrown away, while the sender believes that they arrived.
+    Swallow,
+}
+
+/// What the proxy does now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mode {
+    requests: Flow,
+    answers: Flow,
+    /// Connections opened before this many cuts are closed.
+    cuts: u64,
+}
+
+/// A proxy in front of one server.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    mode: watch::Sender<Mode>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicU64,
+    held: AtomicU64,
+    swallowed: AtomicU64,
+    cut: AtomicU64,
+}
+
+impl Proxy {
+    /// Starts a proxy to a port of this host, on the current runtime.
+    ///
+    /// # Errors
+    /// When no port is free.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves nothing behind.
+    pub async fn start(server: u16) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let port = listener.local_addr()?.port();
+        let mode = watch::Sender::new(Mode::default());
+        let counts = Arc::new(Counts::default());
+        let (follow, count) = (mode.subscribe(), Arc::clone(&counts));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = SocketAddr::from(([127, 0, 0, 1], server));
+                tokio::spawn(serve(client, server, follow.clone(), Arc::clone(&count)));
+                if follow.has_changed().is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Proxy { port, mode, counts })
+    }
+
+    /// The port to connect to instead of the server's.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sets what happens to what clients send.
+    pub fn requests(&self, flow: Flow) {
+        self.mode.send_modify(|mode| mode.requests = flow);
+    }
+
+    /// Sets what happens to what the server sends.
+    pub fn answers(&self, flow: Flow) {
+        self.mode.send_modify(|mode| mode.answers = flow);
+    }
+
+    /// Closes all connections; new ones pass.
+    pub fn cut(&self) {
+        self.mode.send_modify(|mode| mode.cuts += 1);
+    }
+
+    /// How many connections have been opened.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.counts.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many times bytes have been kept back.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.counts.held.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes have been thrown away.
+    #[must_use]
+    pub fn swallowed(&self) -> u64 {
+        self.counts.swallowed.load(Ordering::SeqCst)
+    }
+
+    /// How many connections have been cut.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        self.counts.cut.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<Mode>, counts: Arc<Counts>) {
+    counts.connections.fetch_add(1, Ordering::SeqCst);
+    let Ok(server) = TcpStream::connect(server).await else {
+        return;
+    };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let cuts = mode.borrow().cuts;
+    let (requests, answers) = (mode.clone(), mode.clone());
+    tokio::select! {
+        () = pump(from_client, to_server, requests, |mode| mode.requests, &counts) => {}
+        () = pump(from_server, to_client, answers, |mode| mode.answers, &counts) => {}
+        _ = mode.wait_for(|mode| mode.cuts > cuts) => {
+            counts.cut.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    direction: impl Fn(&Mode) -> Flow,
+    counts: &Counts,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        loop {
+            let flow = direction(&mode.borrow_and_update());
+            match flow {
+                Flow::Pass => break,
+                Flow::Delay(delay) => {
+                    tokio::time::sleep(delay).await;
+                    break;
+                }
+                Flow::Swallow => {
+                    counts.swallowed.fetch_add(count as u64, Ordering::SeqCst);
+                    break;
+                }
+                Flow::Hold => {
+                    counts.held.fetch_add(1, Ordering::SeqCst);
+                    if mode.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        if direction(&mode.borrow()) != Flow::Swallow && to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}

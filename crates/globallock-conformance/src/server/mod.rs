@@ -1,0 +1,133 @@
+//! Real servers as child processes: on free ports, in temporary directories, gone with their owner.
+
+pub mod certificates;
+pub mod peers;
+pub mod redis;
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Error, Read, Result};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a server may take until it answers.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// How often a server that does not answer yet is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Starts the command that follows, tells its process id, and kills it when the pipe to its keeper closes: however the
+/// keeper ends, even by `kill -9`.
+const GUARDIAN: &str = r#""$@" </dev/null >&2 & echo $!; read -r _; kill -KILL $! 2>/dev/null; wait"#;
+
+/// A server's process, killed when this is dropped or when this process ends in any way.
+#[derive(Debug)]
+pub struct Process {
+    guardian: Child,
+    /// Open as long as the server shall run.
+    pipe: Option<ChildStdin>,
+    pid: Pid,
+}
+
+impl Process {
+    /// Starts `program` with its output going to `log`.
+    ///
+    /// # Errors
+    /// When it is not installed, with the package to install.
+    pub fn start<A: AsRef<OsStr>>(
+        program: &str,
+        package: &str,
+        arguments: impl IntoIterator<Item = A>,
+        log: &Path,
+    ) -> Result<Self> {
+        if Command::new("which")
+            .arg(program)
+            .stdout(Stdio::null())
+            .status()
+            .is_ok_and(|status| !status.success())
+        {
+            return Err(Error::other(format!("{program} is not installed: run apt-get install {package}")));
+        }
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut guardian = Command::new("sh")
+            .args(["-c", GUARDIAN, "sh", program])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()?;
+        let pipe = guardian.stdin.take();
+        let mut line = String::new();
+        if let Some(output) = guardian.stdout.take() {
+            BufReader::new(output).read_line(&mut line)?;
+        }
+        let pid = line.trim().parse().ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Error::other(format!("{program} did not start")))?;
+        Ok(Process { guardian, pipe, pid })
+    }
+
+    /// The server's process id.
+    #[must_use]
+    pub fn id(&self) -> Pid {
+        self.pid
+    }
+
+    /// Sends a signal to the server itself.
+    ///
+    /// # Panics
+    /// When the server is gone.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("the server runs");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        // The guardian waits for the server, so that its port and files are free afterwards.
+        let _ = self.guardian.wait();
+    }
+}
+
+/// A port that nobody uses at this moment.
+///
+/// # Panics
+/// When the host has none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    listener.local_addr().expect("the listener is bound").port()
+}
+
+/// Waits until `ready` says so.
+///
+/// # Errors
+/// When it does not within 20 s, with the end of the log.
+pub fn wait_ready(what: &str, log: &Path, mut ready: impl FnMut() -> bool) -> Result<()> {
+    let until = Instant::now() + START_LIMIT;
+    while !ready() {
+        if Instant::now() >= until {
+            let mut text = String::new();
+            if let Ok(mut file) = std::fs::File::open(log) {
+                let _ = file.read_to_string(&mut text);
+            }
+            let end: Vec<&str> = text.lines().rev().take(15).collect();
+            let end: Vec<&str> = end.into_iter().rev().collect();
+            return Err(Error::other(format!(
+                "{what} does not answer; the end of its log:\n{}",
+                end.join("\n")
+            )));
+        }
+        // A server that starts tells nobody: it has to be asked.
+        std::thread::sleep(ASK_AGAIN);
+    }
+    Ok(())
+}
+
+/// Whether somebody listens on a port of this host.
+#[must_use]
+pub fn listens(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}

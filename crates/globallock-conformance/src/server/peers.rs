@@ -1,0 +1,57 @@
+//! Other people's locks, for living beside them: installed by name where they are missing.
+
+use std::io::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+/// Two tests must not install at once.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+/// Where the peers are installed: beside what cargo builds.
+fn home() -> Result<PathBuf> {
+    let executable = std::env::current_exe()?;
+    let profile = executable.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release"));
+    let target = profile.and_then(Path::parent);
+    Ok(target.ok_or_else(|| Error::other("the program is not in cargo's target directory"))?.join("peers"))
+}
+
+/// A Python interpreter that has redis-py.
+///
+/// # Errors
+/// When it cannot be made, with what to install.
+pub fn python() -> Result<PathBuf> {
+    let _one = INSTALLING.lock();
+    let home = home()?.join("python");
+    let python = home.join("bin/python");
+    let has_it = |python: &Path| call(Command::new(python).args(["-c", "import redis"])).is_ok();
+    if !has_it(&python) {
+        call(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
+        call(Command::new(&python).args(["-m", "pip", "install", "--quiet", "redis==8.1.0"]))?;
+    }
+    Ok(python)
+}
+
+/// A directory of node modules that has node-redlock and ioredis.
+///
+/// # Errors
+/// When it cannot be made, with what to install.
+pub fn node_modules() -> Result<PathBuf> {
+    let _one = INSTALLING.lock();
+    let home = home()?.join("node");
+    let modules = home.join("node_modules");
+    if !modules.join("redlock").exists() {
+        std::fs::create_dir_all(&home)?;
+        let install = ["install", "--silent", "--no-save", "redlock@4.2.0", "ioredis@6.0.0"];
+        call(Command::new("npm").arg("--prefix").arg(&home).args(install))?;
+    }
+    Ok(modules)
+}
+
+fn call(command: &mut Command) -> Result<()> {
+    let output = command.output().map_err(|error| Error::other(format!("{command:?}: {error}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::other(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim_end())))
+}

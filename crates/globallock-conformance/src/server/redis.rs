@@ -1,0 +1,209 @@
+//! Redis servers, and sets of them under sentinels.
+
+use std::io::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::certificates::Certificates;
+use super::{Process, free_port, listens, wait_ready};
+
+/// A redis-server of its own.
+#[derive(Debug)]
+pub struct Redis {
+    process: Option<Process>,
+    port: u16,
+    arguments: Vec<String>,
+    directory: TempDir,
+}
+
+impl Redis {
+    /// Starts a server without persistence.
+    ///
+    /// # Errors
+    /// When it is not installed or does not come up.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with more arguments.
+    ///
+    /// # Errors
+    /// When it is not installed or does not come up.
+    pub fn start_with(more: &[&str]) -> Result<Self> {
+        let port = free_port();
+        let mut arguments = vec!["--port".to_owned(), port.to_string()];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        Self::launch(port, arguments)
+    }
+
+    /// Starts a server that speaks TLS alone and asks clients for a certificate.
+    ///
+    /// # Errors
+    /// When it is not installed or does not come up.
+    pub fn start_with_tls(certificates: &Certificates) -> Result<Self> {
+        let port = free_port();
+        let mut arguments: Vec<String> =
+            ["--port", "0", "--tls-auth-clients", "yes", "--tls-port"].map(str::to_owned).into();
+        arguments.push(port.to_string());
+        for (option, file) in [
+            ("--tls-ca-cert-file", &certificates.ca),
+            ("--tls-cert-file", &certificates.server),
+            ("--tls-key-file", &certificates.server_key),
+        ] {
+            arguments.push(option.to_owned());
+            arguments.push(file.display().to_string());
+        }
+        Self::launch(port, arguments)
+    }
+
+    fn launch(port: u16, arguments: Vec<String>) -> Result<Self> {
+        let mut server = Redis { process: None, port, arguments, directory: TempDir::new()? };
+        server.resume_after_kill()?;
+        Ok(server)
+    }
+
+    /// Starts the server again on the same port, with the same directory.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn resume_after_kill(&mut self) -> Result<()> {
+        drop(self.process.take());
+        let log = self.directory.path().join("log");
+        let directory = self.directory.path().display().to_string();
+        let fixed = ["--bind", "127.0.0.1", "--save", "", "--dir", &directory].map(str::to_owned);
+        let arguments = self.arguments.iter().cloned().chain(fixed);
+        self.process = Some(Process::start("redis-server", "redis-server", arguments, &log)?);
+        wait_ready("redis-server", &log, || listens(self.port))
+    }
+
+    /// The port that it listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its plain address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Where it keeps its files.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Runs a command by `redis-cli` and returns what that prints, without the last line's end.
+    ///
+    /// # Panics
+    /// When redis-cli is not installed.
+    #[must_use]
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        cli(self.port, arguments)
+    }
+
+    /// Kills the server, as a crash does.
+    pub fn kill(&mut self) {
+        drop(self.process.take());
+    }
+
+    /// Stops the server's process without ending it.
+    ///
+    /// # Panics
+    /// When it has been killed.
+    pub fn stop(&self) {
+        self.process.as_ref().expect("the server runs").signal(Signal::STOP);
+    }
+
+    /// Continues a stopped server.
+    ///
+    /// # Panics
+    /// When it has been killed.
+    pub fn go_on(&self) {
+        self.process.as_ref().expect("the server runs").signal(Signal::CONT);
+    }
+}
+
+/// Runs a command on the server at `port` by `redis-cli`.
+fn cli(port: u16, arguments: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output();
+    let output = output.expect("redis-cli is installed: run apt-get install redis-tools");
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// A primary, a replica, and three sentinels that watch over them as `main`.
+#[derive(Debug)]
+pub struct Sentinels {
+    /// The server that is the primary at first.
+    pub primary: Redis,
+    /// The server that is its replica at first.
+    pub replica: Redis,
+    sentinels: Vec<(Process, u16)>,
+    _directory: TempDir,
+}
+
+impl Sentinels {
+    /// Starts them and waits until the sentinels know the replica and each other.
+    ///
+    /// # Errors
+    /// When redis-server is not installed or does not come up.
+    pub fn start() -> Result<Self> {
+        let primary = Redis::start()?;
+        let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()])?;
+        let directory = TempDir::new()?;
+        let mut sentinels = Vec::new();
+        for number in 0..3 {
+            let port = free_port();
+            let file = directory.path().join(format!("sentinel-{number}.conf"));
+            std::fs::write(&file, sentinel_settings(port, primary.port(), directory.path()))?;
+            let log = directory.path().join(format!("sentinel-{number}.log"));
+            let arguments = [file.display().to_string(), "--sentinel".to_owned()];
+            let process = Process::start("redis-server", "redis-server", arguments, &log)?;
+            wait_ready("the sentinel", &log, || listens(port))?;
+            sentinels.push((process, port));
+        }
+        let set = Sentinels { primary, replica, sentinels, _directory: directory };
+        let log: PathBuf = set._directory.path().join("sentinel-0.log");
+        for (_, port) in &set.sentinels {
+            wait_ready("the set of sentinels", &log, || {
+                let known = cli(*port, &["SENTINEL", "MASTER", "main"]);
+                let field =
+                    |name: &str| known.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned);
+                field("num-slaves").as_deref() == Some("1")
+                    && field("num-other-sentinels").as_deref() == Some("2")
+            })?;
+        }
+        let synced = || set.replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
+        wait_ready("the replica", &log, synced)?;
+        Ok(set)
+    }
+
+    /// The address of the set.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self.sentinels.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
+        format!("redis+sentinel://{}/main", hosts.join(","))
+    }
+
+    /// Waits until the replica has become the primary.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_failover(&self) -> Result<()> {
+        let log = self._directory.path().join("sentinel-0.log");
+        wait_ready("the new primary", &log, || self.replica.cli(&["ROLE"]).starts_with("master"))
+            .map_err(|error| Error::other(format!("no failover: {error}")))
+    }
+}
+
+fn sentinel_settings(port: u16, primary: u16, directory: &Path) -> String {
+    format!(
+        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {primary} 2\n\
+         sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n",
+        directory.display()
+    )
+}

@@ -1,0 +1,10 @@
+-- The plain way to renew, of a claim that has all there is and no longest hold. See join_plain.lua.
+local value = redis.pcall('GET', KEYS[1])
+if type(value) == 'string' and string.sub(value, 1, 37) == 'glk1:' .. ARGV[1] then
+  local number, hold_until = string.match(value, '^glk1:%x+:(%d+):%d*:(%d+):')
+  if hold_until == '0' then
+    redis.call('PEXPIRE', KEYS[1], ARGV[2])
+    return { 1, tonumber(number), tonumber(ARGV[2]), 0 }
+  end
+end
+

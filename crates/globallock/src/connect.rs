@@ -10,6 +10,8 @@ use crate::memory::Memory;
 /// The schemes that this build knows.
 const SCHEMES: &[&str] = &[
     "memory",
+    #[cfg(all(feature = "file", target_os = "linux"))]
+    "file",
     #[cfg(feature = "redis")]
     "redis",
     #[cfg(feature = "redis")]
@@ -33,6 +35,8 @@ pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
     let address = Address::parse(url)?;
     match address.scheme.as_str() {
         "memory" => Ok(Memory::connect(&address)?),
+        #[cfg(all(feature = "file", target_os = "linux"))]
+        "file" => Ok(crate::file::File::connect(address)?),
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" => {
             Ok(crate::redis::Redis::connect(address).await?)

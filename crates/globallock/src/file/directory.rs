@@ -1,0 +1,265 @@
+//! The directory that the locks live in: where it is, whether it is fit for locks, and the counter of fencing tokens.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fstat, fstatfs, mkdirat, openat,
+    statat,
+};
+use rustix::io::{Errno, pread, pwrite};
+
+use crate::address::Address;
+use crate::error::{Error, Result};
+
+/// The file that keeps the last number given out.
+const COUNTER: &str = ".fence";
+/// How often a lock that somebody has for a few microseconds is tried before the task steps aside.
+const TRIES: usize = 40;
+
+/// A directory that has been looked over.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    /// The rights of a lock's directory: as those of the whole, so that whoever shares the one shares the others.
+    mode: Mode,
+}
+
+impl Directory {
+    /// Finds or makes the directory of an address.
+    pub(super) fn open(mut address: Address) -> Result<Self> {
+        let network = match address.take("network").as_deref() {
+            None => false,
+            Some("allow") => true,
+            Some(_) => return Err(address.wrong("the option network has one value: allow")),
+        };
+        address.finish(&["network"])?;
+        if !address.hosts.is_empty() {
+            return Err(
+                address.wrong("a file: address has no host; write file:///directory, with three slashes")
+            );
+        }
+        let given = !address.path.is_empty();
+        let path = if given { PathBuf::from(&address.path) } else { default_directory() };
+        if !path.is_absolute() {
+            return Err(address.wrong("the directory is relative; write it from the root: file:///directory"));
+        }
+        let directory = Self::prepare(path, given)?;
+        if !network && let Some(kind) = directory.network_file_system()? {
+            return Err(Error::unfit(
+                directory.shown(),
+                format!(
+                    "it is on {kind}, where the kernel may not tell other hosts who holds a lock; choose a local \
+                     directory, or add ?network=allow if this host alone uses it"
+                ),
+            ));
+        }
+        Ok(directory)
+    }
+
+    fn prepare(path: PathBuf, given: bool) -> Result<Self> {
+        let mut directory = Directory { path, mode: Mode::RWXU };
+        match mkdirat(CWD, &directory.path, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(Errno::NOENT) => {
+                return Err(Error::unfit(directory.shown(), "its parent does not exist: create that first"));
+            }
+            Err(error) => return Err(directory.failure("cannot be created", error)),
+        }
+        let found = fstat(directory.open_directory(&directory.path)?)
+            .map_err(|error| directory.failure("cannot be read", error))?;
+        let user = rustix::process::geteuid().as_raw();
+        let rights = Mode::from_raw_mode(found.st_mode);
+        if !given && (found.st_uid != user || rights.intersects(Mode::WGRP | Mode::WOTH)) {
+            return Err(Error::denied(
+                directory.shown(),
+                "others can write to it; remove it, or name another directory: file:///directory",
+            ));
+        }
+        directory.mode = (rights & (Mode::RWXU | Mode::RWXG | Mode::RWXO)) | Mode::RWXU;
+        Ok(directory)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How the directory is named in errors.
+    pub(super) fn shown(&self) -> String {
+        format!("file://{}", self.path.display().to_string().escape_debug())
+    }
+
+    /// Opens a lock's directory, made if need be; `None` where there is none and none is wanted.
+    pub(super) fn open_lock(&self, path: &Path, make: bool) -> Result<Option<OwnedFd>> {
+        loop {
+            match open_directory(path) {
+                Ok(opened) => return Ok(Some(opened)),
+                Err(Errno::NOENT) if !make => return Ok(None),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(self.failure("cannot be opened", error)),
+            }
+            match mkdirat(CWD, path, Mode::RWXU) {
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => drop(Self::prepare(self.path.clone(), true)?),
+                Err(error) => return Err(self.failure("cannot be written to", error)),
+                Ok(()) if self.is_shared() => {
+                    // What the umask took away is given back, or those who share the directory could not queue.
+                    let opened = self.open_directory(path)?;
+                    fchmod(&opened, self.mode).map_err(|error| self.failure("cannot be shared", error))?;
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+
+    fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
+        open_directory(path).map_err(|error| self.failure("cannot be opened", error))
+    }
+
+    fn is_shared(&self) -> bool {
+        self.mode.intersects(Mode::RWXG | Mode::RWXO)
+    }
+
+    /// Makes a file that is there for the first time, with the rights that the directory gives.
+    pub(super) fn create(&self, at: &OwnedFd, file: &str) -> Result<OwnedFd> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let made = openat(at, file, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| self.failure("cannot be written to", error))?;
+        self.share(&made)?;
+        Ok(made)
+    }
+
+    fn share(&self, file: &OwnedFd) -> Result<()> {
+        if self.is_shared() {
+            let readable_and_writable = Mode::from_raw_mode(0o666);
+            fchmod(file, self.mode & readable_and_writable)
+                .map_err(|error| self.failure("cannot be shared", error))?;
+        }
+        Ok(())
+    }
+
+    /// Gives out the next number: above every earlier one, and not below the clock in microseconds, so that a counter
+    /// that was lost begins above what it had given out. `None` while somebody else is at it.
+    pub(super) fn next_number(&self) -> Result<Option<u64>> {
+        let fails = |error| self.failure("cannot count fencing tokens", error);
+        let path = self.path.join(COUNTER);
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let counter = match openat(CWD, &path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                let mode = Mode::RUSR | Mode::WUSR;
+                let made = openat(CWD, &path, flags | OFlags::CREATE, mode).map_err(fails)?;
+                self.share(&made)?;
+                made
+            }
+            opened => opened.map_err(fails)?,
+        };
+        if !try_lock(&counter).map_err(fails)? {
+            return Ok(None);
+        }
+        let mut digits = [0; 20];
+        let read = pread(&counter, &mut digits, 0).map_err(fails)?;
+        let last = std::str::from_utf8(&digits[..read]).ok().and_then(|text| text.trim().parse().ok());
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        let number = last.map_or(0, |last: u64| last + 1).max(u64::try_from(clock).unwrap_or(0));
+        let text = format!("{number:020}");
+        let written = pwrite(&counter, text.as_bytes(), 0).map_err(fails)?;
+        if written < text.len() {
+            return Err(fails(Errno::NOSPC));
+        }
+        Ok(Some(number))
+    }
+
+    /// Says what a failed system call means to the user.
+    pub(super) fn failure(&self, what: &str, error: Errno) -> Error {
+        let remedy = match error {
+            Errno::ACCESS | Errno::PERM | Errno::LOOP => {
+                let reason = format!("it {what}: {error}; give this user the right to read and write there");
+                return Error::denied(self.shown(), reason).because(std::io::Error::from(error));
+            }
+            Errno::NOSPC | Errno::DQUOT => "; make room there",
+            Errno::MFILE | Errno::NFILE => "; raise the limit of open files: every claim needs one",
+            Errno::NOTDIR => "; name a directory",
+            _ => "",
+        };
+        Error::unfit(self.shown(), format!("it {what}: {error}{remedy}")).because(std::io::Error::from(error))
+    }
+
+    fn network_file_system(&self) -> Result<Option<&'static str>> {
+        let found = fstatfs(self.open_directory(&self.path)?)
+            .map_err(|error| self.failure("cannot be read", error))?;
+        // The kernel gives 32 bits of meaning in a field whose width differs between machines.
+        Ok(network_kind((found.f_type & 0xffff_ffff) as u64))
+    }
+}
+
+/// Where the locks of an address without a directory live: the same place for all of a user's processes.
+///
+/// Not `$XDG_RUNTIME_DIR`: cron jobs and services do not have it, so that they and a login would lock apart, and it is
+/// deleted when its user logs out.
+#[must_use]
+pub fn default_directory() -> PathBuf {
+    PathBuf::from(format!("/tmp/globallock-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// Locks a file or directory unless somebody keeps it for longer than a moment.
+pub(super) fn try_lock(file: &OwnedFd) -> Result<bool, Errno> {
+    for _ in 0..TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::yield_now(),
+            Err(Errno::INTR) => {}
+            other => return other.map(|()| true),
+        }
+    }
+    Ok(false)
+}
+
+/// Whether `opened` is what the path names now.
+pub(super) fn is_at(opened: &OwnedFd, path: &Path) -> bool {
+    match (fstat(opened), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
+        (Ok(opened), Ok(named)) => {
+            (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
+                && FileType::from_raw_mode(named.st_mode) == FileType::Directory
+        }
+        _ => false,
+    }
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
+    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// The name of a file system that is shared over a network or served by a process, by its number in `statfs`.
+fn network_kind(number: u64) -> Option<&'static str> {
+    Some(match number {
+        0x6969 => "NFS",
+        0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
+        0x0102_1997 => "9p",
+        0x6573_5546 => "FUSE",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x0bd0_0bd0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        0x7461_636f => "OCFS2",
+        0x0116_1970 => "GFS2",
+        0x7375_7245 => "Coda",
+        0x1983_0326 => "BeeGFS",
+        0x786f_4256 => "a VirtualBox folder",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_file_systems_are_known_by_their_numbers() {
+        for (number, kind) in [(0x6969, "NFS"), (0x6573_5546, "FUSE"), (0xff53_4d42, "SMB")] {
+            assert_eq!(network_kind(number), Some(kind));
+        }
+        for local in [0xef53, 0x0102_1994, 0x5846_5342, 0x9123_683e, 0x794c_7630] {
+            assert_eq!(network_kind(local), None);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The store in a directory of one Linux host: the queue is a directory listing, a claim's life is a locked file.
+//!
+//! A name has a directory, and a claim is a file in it that its owner keeps open and locked, so that the kernel frees
+//! the claim of a process that ends in any way, at once. The file's name says all that decisions need; they are made
+//! while the directory is locked, which takes microseconds. Waiters sleep until the kernel tells them that the file of
+//! one who is in front of them was closed, or their own was marked as granted. The recipe is that of `ZooKeeper`'s
+//! locks, with open files in place of sessions.
+//!
+//! File system calls are made in place, not on a blocking thread: the directory is local, they take microseconds, and
+//! a call that is not handed over cannot leave a claim behind when its future is dropped.
+
+mod directory;
+mod places;
+mod section;
+mod slot;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use rustix::fs::fstat;
+use tokio::time::sleep;
+
+use crate::address::Address;
+use crate::backend::{Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Grant, Profile, Standing};
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::owner::Owner;
+
+use directory::Directory;
+pub use directory::default_directory;
+use places::{Place, Places};
+use section::{Entered, Section};
+use slot::Slot;
+use watch::{Subscription, Until, Watches};
+
+/// How long a section may be busy: it takes microseconds, unless its process has been stopped inside.
+const BUSY: Duration = Duration::from_secs(2);
+/// The bounds of the pause before a busy section is tried again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// When a waiter looks once more after it has begun to watch, in case that a file was closed just then: the kernel
+/// announces the closing of a file a moment before it drops the lock.
+const LOOK_ONCE_MORE: Duration = Duration::from_millis(20);
+
+/// A store in a directory of this host.
+#[derive(Debug)]
+pub struct File {
+    directory: Directory,
+    places: Places,
+    watches: Watches,
+}
+
+/// Where a waiting claim stands, and what wakes it.
+enum Look {
+    Standing(Standing),
+    Wait {
+        subscription: Subscription,
+        look_again: Option<Instant>,
+    },
+    /// A file went away meanwhile.
+    Again,
+}
+
+impl File {
+    /// Finds or makes the directory that an address names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`]; [`Error::Unfit`] and [`Error::Denied`] when the directory cannot serve.
+    pub fn connect(address: Address) -> Result<Arc<Self>> {
+        let directory = Directory::open(address)?;
+        Ok(Arc::new(File { directory, places: Places::default(), watches: Watches::default() }))
+    }
+
+    fn path(&self, name: &Name) -> PathBuf {
+        self.directory.path().join(slot::directory(name))
+    }
+
+    /// Does `act` inside the section of the lock at `path`, as soon as that is free. `act` is given `None` where the
+    /// lock has no claims, and answers `None` to be called again.
+    async fn inside<T>(
+        &self,
+        path: &Path,
+        make: bool,
+        mut act: impl FnMut(Option<&mut Section<'_>>) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let give_up = Instant::now() + BUSY;
+        let mut pause = PAUSE.0;
+        loop {
+            let done = match Section::enter(&self.directory, path, make, &self.places)? {
+                Entered::Inside(mut section) => act(Some(&mut section))?,
+                Entered::Absent => act(None)?,
+                Entered::Busy => None,
+            };
+            if let Some(done) = done {
+                return Ok(done);
+            }
+            if Instant::now() >= give_up {
+                return Err(Error::unavailable(
+                    self.directory.shown(),
+                    format!(
+                        "a process has been inside {} for {BUSY:?}; `fuser -v` on it names that process, which may \
+                         have been stopped: continue or end it",
+                        path.display().to_string().escape_debug()
+                    ),
+                ));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// The standing of a claim of this store, found in the section or not.
+    fn standing(&self, id: ClaimId, found: Option<Slot>) -> Standing {
+        match found {
+            Some(slot) if slot.granted.is_some() => {
+                if let Some(place) = self.places.get(id) {
+                    place.granted.get_or_init(|| slot);
+                }
+                Standing::Held(grant(&slot))
+            }
+            Some(_) => Standing::Waiting,
+            None => {
+                self.places.remove(id);
+                Standing::Gone
+            }
+        }
+    }
+
+    /// Looks where a waiting claim stands, and begins to watch those in front of it.
+    fn look(&self, claim: &Claim, section: Option<&mut Section<'_>>) -> Result<Look> {
+        let Some(section) = section else {
+            return Ok(Look::Standing(self.standing(claim.id, None)));
+        };
+        let found = section.find(claim.id);
+        let Some(mine) = found.filter(|slot| slot.granted.is_none()) else {
+            return Ok(Look::Standing(self.standing(claim.id, found)));
+        };
+        let blockers = section.blockers(&mine);
+        let paths: Vec<_> = blockers.iter().map(|slot| (section.path_of(slot), until(slot))).collect();
+        let own = section.path_of(&mine);
+        let files = paths.iter().map(|(path, until)| (path.as_path(), *until));
+        let subscribed = self
+            .watches
+            .subscribe(files.chain([(own.as_path(), Until::Renamed)]))
+            .map_err(|error| self.directory.failure("cannot be watched", error))?;
+        let Some(subscription) = subscribed else {
+            return Ok(Look::Again);
+        };
+        // Looked at after the watch began, so that a death in between is seen by one or the other.
+        if !section.still_there(&blockers)? {
+            return Ok(Look::Again);
+        }
+        let first_end = blockers.iter().filter_map(Slot::hold_ends).min();
+        let look_again = first_end.map(|end| instant(end) + Duration::from_millis(1));
+        Ok(Look::Wait { subscription, look_again })
+    }
+
+    /// Takes a claim out unless its section is busy.
+    fn leave_now(&self, id: ClaimId, place: &Place) -> Result<bool> {
+        let left = match Section::enter(&self.directory, &place.directory, false, &self.places)? {
+            Entered::Inside(mut section) => section.leave(id)?,
+            Entered::Absent | Entered::Busy => false,
+        };
+        Ok(left)
+    }
+}
+
+/// What a waiter has to know of one in front of it: when it leaves and, if it will have a longest hold, when that starts.
+fn until(slot: &Slot) -> Until {
+    if slot.will_end() && slot.granted.is_none() { Until::RenamedOrClosed } else { Until::Closed }
+}
+
+/// The moment at which the host's clock shows `milliseconds`, rounded to the early side.
+fn instant(milliseconds: u64) -> Instant {
+    let here = Instant::now();
+    let now = section::now() + 1;
+    let from_now = Duration::from_millis(milliseconds.abs_diff(now));
+    let moved = if milliseconds >= now { here.checked_add(from_now) } else { here.checked_sub(from_now) };
+    moved.unwrap_or(here)
+}
+
+fn grant(slot: &Slot) -> Grant {
+    Grant { fence: slot.number, expires: None, hold_ends: slot.hold_ends().map(instant) }
+}
+
+#[async_trait]
+impl Backend for File {
+    fn profile(&self) -> Profile {
+        Profile::new("file", CrashRelease::ProcessEnd)
+    }
+
+    async fn join(&self, claim: &Claim) -> Result<Standing> {
+        let path = self.path(&claim.name);
+        let text = section::text_of(claim);
+        self.inside(&path, true, |section| {
+            let Some(section) = section else {
+                return Ok(None);
+            };
+            if let Some(found) = section.find(claim.id) {
+                return Ok(Some(self.standing(claim.id, Some(found))));
+            }
+            let Some(joined) = section.join(claim, &text)? else {
+                return Ok(None);
+            };
+            Ok(Some(match joined {
+                Some((slot, file)) => {
+                    self.places
+                        .insert(claim.id, Place { file, directory: path.clone(), granted: OnceLock::new() });
+                    self.standing(claim.id, Some(slot))
+                }
+                None => self.standing(claim.id, None),
+            }))
+        })
+        .await
+    }
+
+    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+        let path = self.path(&claim.name);
+        let mut recheck = Some(LOOK_ONCE_MORE);
+        loop {
+            let look = self.inside(&path, false, |section| self.look(claim, section).map(Some)).await?;
+            let (subscription, look_again) = match look {
+                Look::Standing(standing) => return Ok(Some(standing)),
+                Look::Again => continue,
+                Look::Wait { subscription, look_again } => (subscription, look_again),
+            };
+            let timer = [look_again, recheck.map(|pause| Instant::now() + pause)].into_iter().flatten().min();
+            let timer = async {
+                match timer {
+                    Some(instant) => tokio::time::sleep_until(instant.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // The file that was closed may seem locked for another moment.
+                () = subscription.told() => recheck = Some(PAUSE.0),
+                () = timer => {
+                    recheck = recheck.map(|pause| pause * 2).filter(|pause| *pause <= LOOK_ONCE_MORE);
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+        let mut answers = Vec::with_capacity(claims.len());
+        for claim in claims {
+            answers.push(match self.places.get(claim.id) {
+                None => Ok(Standing::Gone),
+                Some(place) => self.renew_one(claim, &place).await,
+            });
+        }
+        answers
+    }
+
+    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+        let Some(place) = self.places.get(claim.id) else {
+            return Ok(Departure::Gone);
+        };
+        let left = self.inside(&place.directory, false, |section| {
+            let left = section.map_or(Ok(false), |section| section.leave(claim.id))?;
+            Ok(Some(if left { Departure::Left } else { Departure::Gone }))
+        });
+        let left = left.await;
+        // Even where nothing could be written, closing the file is enough: it wakes whoever watches it, and the next
+        // who looks finds it dead.
+        self.places.remove(claim.id);
+        left.or_else(|error| {
+            tracing::warn!(name = %claim.name, %error, "a claim is left to be found dead");
+            Ok(Departure::Left)
+        })
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        self.inside(&self.path(name), false, |section| {
+            let Some(section) = section else {
+                return Ok(Some(Vec::new()));
+            };
+            let queue = std::mem::take(&mut section.queue);
+            let alive = queue.iter().filter(|slot| section.is_alive(slot));
+            let entries = alive.map(|slot| entry(section, slot)).collect();
+            section.queue = queue;
+            Ok(Some(entries))
+        })
+        .await
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        let listed = std::fs::read_dir(self.directory.path());
+        let all: Vec<_> = listed.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        stream::iter(all)
+            .filter_map(move |path| async move {
+                let directory = path.file_name()?.to_str()?.to_owned();
+                if directory.starts_with('.') {
+                    return None;
+                }
+                let found = self.inside(&path, false, |section| {
+                    let first =
+                        section.as_ref().and_then(|section| Some(section.text(section.queue.first()?).0));
+                    Ok(Some(first))
+                });
+                let named =
+                    |text: String| slot::name_of(&directory).or_else(|| section::owner_and_name(&text).1);
+                match found.await {
+                    Ok(text) => text.and_then(named).filter(|name| name.as_str().starts_with(prefix)).map(Ok),
+                    Err(error) => Some(Err(error)),
+                }
+            })
+            .boxed()
+    }
+}
+
+impl File {
+    /// A claim whose file has its name is there. One that waits looks after those in front of it, since their owners
+    /// may have been stopped.
+    async fn renew_one(&self, claim: &Claim, place: &Place) -> Result<Standing> {
+        let linked = fstat(&place.file).is_ok_and(|found| found.st_nlink > 0);
+        if !linked {
+            return Ok(self.standing(claim.id, None));
+        }
+        if let Some(slot) = place.granted.get() {
+            return Ok(Standing::Held(grant(slot)));
+        }
+        self.inside(&place.directory, false, |section| {
+            let found = section.and_then(|section| section.find(claim.id));
+            Ok(Some(self.standing(claim.id, found)))
+        })
+        .await
+    }
+}
+
+fn entry(section: &Section<'_>, slot: &Slot) -> Entry {
+    let (text, written) = section.text(slot);
+    let (owner, _) = section::owner_and_name(&text);
+    let since = |milliseconds: u64| Duration::from_millis(section.now().saturating_sub(milliseconds));
+    let waiting = written.and_then(|written| SystemTime::now().duration_since(written).ok());
+    Entry {
+        fence: slot.number,
+        age: slot.granted.map(since).or(waiting),
+        expires_in: slot.hold_ends().map(|end| Duration::from_millis(end.saturating_sub(section.now()))),
+        ..Entry::new(Some(slot.id), slot.granted.is_some(), slot.share(), Owner::from_text(owner))
+    }
+}
+
+/// Takes out what is left, so that nobody has to find it dead.
+impl Drop for File {
+    fn drop(&mut self) {
+        for (id, place) in self.places.all() {
+            if let Err(error) = self.leave_now(id, &place) {
+                tracing::debug!(%error, "a claim is left to be found dead");
+            }
+        }
+    }
+}

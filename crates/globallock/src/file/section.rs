@@ -1,0 +1,228 @@
+//! The short critical section in which all decisions about one lock are made.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock, openat, renameat, unlinkat};
+use rustix::io::{Errno, write};
+
+use super::directory::{Directory, is_at, try_lock};
+use super::places::Places;
+use super::slot::Slot;
+use crate::backend::{Claim, ClaimId, Patience};
+use crate::error::Result;
+use crate::name::Name;
+use crate::queue::{admit, blockers};
+
+/// The queue of one lock, read while nobody else can change it.
+///
+/// The lock's own directory is locked meanwhile. A claim's life is a lock of its own file, which its owner keeps.
+pub(super) struct Section<'a> {
+    directory: &'a Directory,
+    path: PathBuf,
+    opened: OwnedFd,
+    /// In the order of joining.
+    pub(super) queue: Vec<Slot>,
+    /// The claims whose files this very store keeps open.
+    ours: &'a Places,
+    now: u64,
+}
+
+/// What came of the wish to enter a section.
+pub(super) enum Entered<'a> {
+    Inside(Section<'a>),
+    /// The lock has no directory, and so no claims.
+    Absent,
+    /// Somebody else is inside.
+    Busy,
+}
+
+impl<'a> Section<'a> {
+    /// Enters the section of a lock and drops its dead claims; `make` creates the lock's directory.
+    pub(super) fn enter(
+        directory: &'a Directory,
+        path: &Path,
+        make: bool,
+        ours: &'a Places,
+    ) -> Result<Entered<'a>> {
+        loop {
+            let Some(opened) = directory.open_lock(path, make)? else {
+                return Ok(Entered::Absent);
+            };
+            if !try_lock(&opened).map_err(|error| directory.failure("cannot be locked", error))? {
+                return Ok(Entered::Busy);
+            }
+            // Somebody may have removed the directory between the opening and the locking.
+            if !is_at(&opened, path) {
+                continue;
+            }
+            let queue = list(directory, &opened)?;
+            let now = now();
+            let mut section = Section { directory, path: path.to_owned(), opened, queue, ours, now };
+            section.settle()?;
+            return Ok(Entered::Inside(section));
+        }
+    }
+
+    /// Drops the dead among those who decide what holds, and marks whom there is room for as granted.
+    ///
+    /// Those behind the first live claim that does not fit can hold on no account, so nobody looks at them.
+    fn settle(&mut self) -> Result<()> {
+        let mut checked = 0;
+        let holding = loop {
+            let holding = admit(self.queue.iter().map(Slot::share));
+            let decisive = (holding + 1).min(self.queue.len());
+            let Some(dead) = (checked..decisive).find(|&position| !self.is_alive(&self.queue[position]))
+            else {
+                break holding;
+            };
+            checked = dead;
+            let slot = self.queue.remove(dead);
+            self.unlink(&slot)?;
+        };
+        for position in 0..holding {
+            let slot = self.queue[position];
+            if slot.granted.is_none() {
+                let granted = slot.granted_at(self.now);
+                renameat(&self.opened, slot.file(), &self.opened, granted.file())
+                    .map_err(|error| self.directory.failure("cannot be written to", error))?;
+                self.queue[position] = granted;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_alive(&self, slot: &Slot) -> bool {
+        if slot.hold_ends().is_some_and(|end| end <= self.now) {
+            return false;
+        }
+        if self.ours.has(slot.id) {
+            return true;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match openat(&self.opened, slot.file(), flags, Mode::empty()) {
+            Ok(file) => flock(&file, FlockOperation::NonBlockingLockShared).is_err(),
+            // A file that cannot be looked at is better taken for alive, unless it is not there.
+            Err(error) => error != Errno::NOENT,
+        }
+    }
+
+    fn unlink(&self, slot: &Slot) -> Result<()> {
+        match unlinkat(&self.opened, slot.file(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(self.directory.failure("cannot be written to", error)),
+        }
+    }
+
+    pub(super) fn find(&self, id: ClaimId) -> Option<Slot> {
+        self.queue.iter().find(|slot| slot.id == id).copied()
+    }
+
+    /// Puts the claim at the end of the queue; `None` if it is one that does not wait and would have to. The outer
+    /// `None` says that the counter is in use.
+    pub(super) fn join(&mut self, claim: &Claim, owner: &str) -> Result<Option<Option<(Slot, OwnedFd)>>> {
+        let shares = self.queue.iter().map(Slot::share).chain([claim.share]);
+        let holds = admit(shares) > self.queue.len();
+        if !holds && claim.patience == Patience::Once {
+            return Ok(Some(None));
+        }
+        let Some(number) = self.directory.next_number()? else {
+            return Ok(None);
+        };
+        let slot = Slot::new(claim, number, holds.then_some(self.now));
+        let file = self.directory.create(&self.opened, &slot.file())?;
+        let kept = flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .and_then(|()| write(&file, owner.as_bytes()));
+        if let Err(error) = kept {
+            self.unlink(&slot)?;
+            return Err(self.directory.failure("cannot be written to", error));
+        }
+        self.queue.push(slot);
+        Ok(Some(Some((slot, file))))
+    }
+
+    /// Takes a claim out of the queue and lets in whom there is room for then; false if it was not there.
+    pub(super) fn leave(&mut self, id: ClaimId) -> Result<bool> {
+        let Some(position) = self.queue.iter().position(|slot| slot.id == id) else {
+            return Ok(false);
+        };
+        let slot = self.queue.remove(position);
+        self.unlink(&slot)?;
+        self.settle()?;
+        Ok(true)
+    }
+
+    /// Those who keep a claim waiting.
+    pub(super) fn blockers(&self, slot: &Slot) -> Vec<Slot> {
+        let ahead: Vec<Slot> = self.queue.iter().copied().take_while(|other| other.id != slot.id).collect();
+        let shares: Vec<_> = ahead.iter().map(Slot::share).collect();
+        blockers(&shares, slot.share()).into_iter().map(|position| ahead[position]).collect()
+    }
+
+    /// Whether all of the claims are alive; the dead are dropped.
+    pub(super) fn still_there(&mut self, slots: &[Slot]) -> Result<bool> {
+        let dead: Vec<Slot> = slots.iter().filter(|slot| !self.is_alive(slot)).copied().collect();
+        for slot in &dead {
+            self.leave(slot.id)?;
+        }
+        Ok(dead.is_empty())
+    }
+
+    pub(super) fn path_of(&self, slot: &Slot) -> PathBuf {
+        self.path.join(slot.file())
+    }
+
+    /// What the owner of a claim wrote into its file.
+    pub(super) fn text(&self, slot: &Slot) -> (String, Option<std::time::SystemTime>) {
+        let path = self.path_of(slot);
+        let written = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+        let text = std::fs::read(&path).unwrap_or_default();
+        (String::from_utf8_lossy(&text).into_owned(), written)
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+}
+
+/// An empty directory goes with the last claim.
+impl Drop for Section<'_> {
+    fn drop(&mut self) {
+        if self.queue.is_empty() {
+            // Fails where something is in it that is no claim: that is not ours to remove.
+            let _ = unlinkat(CWD, &self.path, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// The text that a claim's file holds: the owner on the first line, the whole name behind it.
+pub(super) fn text_of(claim: &Claim) -> String {
+    format!("{}\n{}", claim.owner, claim.name.as_str())
+}
+
+/// Takes a text of [`text_of`] apart.
+pub(super) fn owner_and_name(text: &str) -> (&str, Option<Name>) {
+    let (owner, name) = text.split_once('\n').unwrap_or((text, ""));
+    (owner, Name::new(name).ok())
+}
+
+fn list(directory: &Directory, opened: &OwnedFd) -> Result<Vec<Slot>> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(opened, &mut buffer);
+    let mut queue = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry.map_err(|error| directory.failure("cannot be read", error))?;
+        queue.extend(entry.file_name().to_str().ok().and_then(Slot::parse));
+    }
+    queue.sort_unstable();
+    Ok(queue)
+}
+
+/// Milliseconds of the clock that all processes of the host share and that [`std::time::Instant`] reads.
+pub(super) fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, nanoseconds) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    // Never 0, which stands for "not granted".
+    (seconds * 1000 + nanoseconds / 1_000_000).max(1)
+}

@@ -1,3 +1,141 @@
-//! Runs the conformance suite.
+//! Runs the conformance suite on every store: `store::promise::sentence[/kind]`, filtered as any test.
 
-fn main() {}
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use globallock::{Backend, LockManager, ManagerOptions, Memory, Name};
+use globallock_conformance::cases::{Trial, trials};
+use globallock_conformance::faulty::Faulty;
+use globallock_conformance::server::redis::Redis;
+use globallock_conformance::subject::Subject;
+use libtest_mimic::{Arguments, Failed};
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // The cases wait far more than they compute.
+    arguments.test_threads.get_or_insert(16);
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let wanted = |kind: &str| {
+        arguments.filter.as_deref().is_none_or(|filter| !filter.contains("::") || filter.starts_with(kind))
+    };
+    let redis = wanted("redis").then(|| Redis::start().expect("a Redis server starts"));
+    let mut subjects = vec![memory(), transparent(), file(directory.path().join("locks"))];
+    subjects.extend(redis.as_ref().map(on_redis));
+    let all: Vec<Trial> = subjects.iter().flat_map(trials).collect();
+    let tests = all
+        .into_iter()
+        .map(|trial| {
+            libtest_mimic::Trial::test(trial.name(), move || {
+                trial.run();
+                Ok::<(), Failed>(())
+            })
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, tests);
+    // Dropped before the exit, which drops nothing.
+    drop((redis, directory));
+    conclusion.exit();
+}
+
+/// The program that `kill -9` is tried on.
+fn child() -> Option<PathBuf> {
+    Some(PathBuf::from(env!("CARGO_BIN_EXE_globallock-child")))
+}
+
+fn memory() -> Subject {
+    let store = Memory::new();
+    let (opened, residue) = (Arc::clone(&store), Arc::clone(&store));
+    Subject::new("memory", move || {
+        let store = Arc::clone(&opened) as Arc<dyn Backend>;
+        async move { Ok(store) }
+    })
+    .losing(take_all_out(store))
+    .leaving(move |name| still_listed(Arc::clone(&residue) as Arc<dyn Backend>, name))
+}
+
+/// The wrapper that can fail, with nothing set to fail, must change nothing.
+fn transparent() -> Subject {
+    let store = Memory::new();
+    Subject::new("faulty", move || {
+        let store = Faulty::new(Arc::clone(&store) as Arc<dyn Backend>) as Arc<dyn Backend>;
+        async move { Ok(store) }
+    })
+}
+
+fn file(directory: PathBuf) -> Subject {
+    let url = format!("file://{}", directory.display());
+    // What a lock's directory is called is the store's own affair: those of one name are found by listing it alone.
+    let (losing, leaving) = (directory.clone(), directory);
+    Subject::at("file", &url, child())
+        .losing(move |name| {
+            let directory = losing.join(name.as_str());
+            async move {
+                for claim in std::fs::read_dir(directory).expect("the name has claims").flatten() {
+                    std::fs::remove_file(claim.path()).expect("the claim can be removed");
+                }
+            }
+        })
+        .leaving(move |name| {
+            let directory = leaving.join(name.as_str());
+            async move { directory.exists().then(|| directory.display().to_string()).into_iter().collect() }
+        })
+}
+
+fn on_redis(server: &Redis) -> Subject {
+    let (losing, leaving) = (server.port(), server.port());
+    Subject::at("redis", &server.url(), child())
+        .losing(move |name| async move {
+            let keys = redis_keys(losing, name.as_str());
+            let mut delete = vec!["DEL"];
+            delete.extend(keys.iter().map(String::as_str));
+            redis_cli(losing, &delete);
+        })
+        .leaving(move |name| async move {
+            // The counter of fencing tokens stays for a while, and says so.
+            let keys = redis_keys(leaving, name.as_str());
+            keys.into_iter()
+                .filter(|key| redis_cli(leaving, &["TTL", key]) == "-1" || !is_counter(key))
+                .collect()
+        })
+}
+
+fn is_counter(key: &str) -> bool {
+    key.ends_with(":fence")
+}
+
+fn redis_keys(port: u16, name: &str) -> Vec<String> {
+    let keys = redis_cli(port, &["--scan", "--pattern", &format!("*{name}*")]);
+    keys.lines().map(str::to_owned).collect()
+}
+
+fn redis_cli(port: u16, arguments: &[&str]) -> String {
+    globallock_conformance::server::redis::cli(port, arguments)
+}
+
+/// Takes the claims of a name out by the store's own means, which a store in memory lets anybody do.
+fn take_all_out(store: Arc<Memory>) -> impl Fn(Name) -> futures_util::future::BoxFuture<'static, ()> {
+    move |name| {
+        let store = Arc::clone(&store);
+        Box::pin(async move {
+            for entry in store.inspect(&name).await.expect("memory answers").into_iter().rev() {
+                let claim = globallock::backend::Claim {
+                    id: entry.id.expect("the claim is ours"),
+                    name: name.clone(),
+                    share: entry.share,
+                    patience: globallock::backend::Patience::Once,
+                    lease: std::time::Duration::from_secs(1),
+                    max_hold: None,
+                    owner: "".into(),
+                };
+                store.leave(&claim).await.expect("memory answers");
+            }
+        })
+    }
+}
+
+async fn still_listed(store: Arc<dyn Backend>, name: Name) -> Vec<String> {
+    let manager = LockManager::over(store, ManagerOptions::default()).expect("the options are good");
+    let names = manager.names(name.as_str());
+    names.filter_map(async |name| name.ok()).map(|name| name.to_string()).collect().await
+}

@@ -4,13 +4,13 @@
 //! thread of yours. Calls panic inside of asynchronous code, which they would block: use the types of the crate's
 //! root there.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::backend::{Departure, Entry};
+use crate::backend::{Backend, Departure, Entry};
 use crate::error::Result;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
@@ -38,6 +38,11 @@ pub struct Lock(crate::Lock);
 #[must_use = "a guard that is dropped at once releases the lock at once"]
 pub struct Guard(crate::Guard);
 
+/// Several locks that are held together; see [`crate::GuardSet`].
+#[derive(Debug)]
+#[must_use = "guards that are dropped at once release their locks at once"]
+pub struct GuardSet(crate::GuardSet);
+
 impl LockManager {
     /// Connects to the store at `url`; see [`crate::LockManager::connect`].
     ///
@@ -53,6 +58,17 @@ impl LockManager {
     /// As [`crate::LockManager::connect_with`].
     pub fn connect_with(url: &str, options: ManagerOptions) -> Result<Self> {
         RUNTIME.block_on(crate::LockManager::connect_with(url, options)).map(LockManager)
+    }
+
+    /// Makes locks over a store of a third party's, which `open` connects to in the runtime that serves it then.
+    ///
+    /// # Errors
+    /// As `open`, and as [`crate::LockManager::over`].
+    pub fn over(
+        open: impl AsyncFnOnce() -> Result<Arc<dyn Backend>>,
+        options: ManagerOptions,
+    ) -> Result<Self> {
+        RUNTIME.block_on(async { crate::LockManager::over(open().await?, options) }).map(LockManager)
     }
 
     /// Makes a mutex; see [`crate::LockManager::mutex`].
@@ -91,12 +107,24 @@ impl LockManager {
     ///
     /// # Errors
     /// As [`crate::LockManager::lock_all`].
-    pub fn lock_all<I, S>(&self, names: I) -> Result<crate::GuardSet>
+    pub fn lock_all<I, S>(&self, names: I) -> Result<GuardSet>
     where
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
     {
-        RUNTIME.block_on(self.0.lock_all(names))
+        RUNTIME.block_on(self.0.lock_all(names)).map(GuardSet)
+    }
+
+    /// Acquires the mutexes of all `names` if all are free; see [`crate::LockManager::try_lock_all`].
+    ///
+    /// # Errors
+    /// As [`crate::LockManager::try_lock_all`].
+    pub fn try_lock_all<I, S>(&self, names: I) -> Result<Option<GuardSet>>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<str>,
+    {
+        Ok(RUNTIME.block_on(self.0.try_lock_all(names))?.map(GuardSet))
     }
 
     /// Lists the claims of a name; see [`crate::LockManager::inspect`].
@@ -198,6 +226,34 @@ impl Guard {
     ///
     /// # Errors
     /// As [`crate::Guard::release`].
+    pub fn release(self) -> Result<Departure> {
+        RUNTIME.block_on(self.0.release())
+    }
+}
+
+impl GuardSet {
+    /// The names of the locks with their fencing tokens, in canonical order.
+    pub fn fencing_tokens(&self) -> impl Iterator<Item = (&Name, u64)> {
+        self.0.guards().iter().map(|guard| (guard.name(), guard.fencing_token()))
+    }
+
+    /// Whether all of the locks are held at this moment.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+
+    /// Waits up to `limit` for one of the locks to be lost and says why; `None` if all are still held then.
+    #[must_use]
+    pub fn lost_within(&self, limit: Duration) -> Option<Loss> {
+        RUNTIME
+            .block_on(async { tokio::time::timeout(limit, self.0.lost()).await.ok().map(|(_, loss)| loss) })
+    }
+
+    /// Releases all of the locks, and says whether all were still held; see [`crate::GuardSet::release`].
+    ///
+    /// # Errors
+    /// As [`crate::GuardSet::release`].
     pub fn release(self) -> Result<Departure> {
         RUNTIME.block_on(self.0.release())
     }

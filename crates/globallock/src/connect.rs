@@ -39,7 +39,8 @@ pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
         "file" => Ok(crate::file::File::connect(address)?),
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" => {
-            Ok(crate::redis::Redis::connect(address).await?)
+            // Boxed, or the client's future would nest too deep in the callers' for the compiler's default limit.
+            Ok(Box::pin(crate::redis::Redis::connect(address)).await?)
         }
         scheme => Err(address
             .wrong(format!("the scheme {scheme:?} is not known here; known are {}", SCHEMES.join(", ")))),

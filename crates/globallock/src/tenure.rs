@@ -91,19 +91,24 @@ impl Tenure {
         if !matches!(state.phase, Phase::Waiting | Phase::Held) {
             return false;
         }
-        let lease_ends = grant.expires.and_then(|instant| instant.checked_sub(margin(self.claim.lease)));
-        let hold_ends = grant.hold_ends.and_then(|instant| instant.checked_sub(margin(self.claim.max_hold?)));
+        let first = state.phase == Phase::Waiting;
+        let hold_ends = match state.hold_ends {
+            Some(known) if !first => Some(known),
+            _ => grant.hold_ends.and_then(|instant| instant.checked_sub(margin(self.claim.max_hold?))),
+        };
+        let lease_ends = match grant.expires {
+            // A lease that a store cuts to the longest hold ends with that, and for that reason.
+            Some(expires) if grant.hold_ends.is_some_and(|hold| hold <= expires) => hold_ends,
+            expires => expires.and_then(|instant| instant.checked_sub(margin(self.claim.lease))),
+        };
         // A first grant that took so long to arrive that it is over is no grant: the asker must ask again.
-        if state.phase == Phase::Waiting
-            && [lease_ends, hold_ends].into_iter().flatten().any(|end| end <= now)
-        {
+        if first && [lease_ends, hold_ends].into_iter().flatten().any(|end| end <= now) {
             return false;
         }
-        let first = state.phase == Phase::Waiting;
         state.phase = Phase::Held;
         state.fence = grant.fence;
         state.lease_ends = if first { lease_ends } else { state.lease_ends.max(lease_ends) };
-        state.hold_ends = if first { hold_ends } else { state.hold_ends };
+        state.hold_ends = hold_ends;
         drop(state);
         if first {
             self.told.notify_one();

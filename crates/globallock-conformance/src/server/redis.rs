@@ -128,8 +128,12 @@ impl Redis {
     }
 }
 
-/// Runs a command on the server at `port` by `redis-cli`.
-fn cli(port: u16, arguments: &[&str]) -> String {
+/// Runs a command on the server at `port` by `redis-cli` and returns what that prints, without the last line's end.
+///
+/// # Panics
+/// When redis-cli is not installed.
+#[must_use]
+pub fn cli(port: u16, arguments: &[&str]) -> String {
     let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output();
     let output = output.expect("redis-cli is installed: run apt-get install redis-tools");
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()

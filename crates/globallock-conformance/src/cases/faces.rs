@@ -1,0 +1,99 @@
+//! The face for threads does what the face for tasks does.
+
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use globallock::blocking::LockManager;
+use globallock::{Departure, Error, Loss, ManagerOptions, Options};
+
+use super::{Case, case};
+use crate::world::World;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("faces", threads_exclude_each_other),
+        case!("faces", a_thread_waits_its_turn),
+        case!("faces", a_thread_is_told_of_a_loss),
+        case!("faces", a_thread_takes_several_locks_or_none),
+    ]
+}
+
+/// A manager for threads over a connection of its own.
+fn manager(world: &World, locks: Options) -> LockManager {
+    let options = ManagerOptions { locks, ..ManagerOptions::default() };
+    let open = Arc::clone(&world.subject().open);
+    LockManager::over(async move || open().await, options).expect("the store answers")
+}
+
+/// Runs what blocks where it may.
+async fn on_thread<T: Send + 'static>(blocks: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(blocks).await.expect("it does not panic")
+}
+
+async fn threads_exclude_each_other(world: World) {
+    on_thread(move || {
+        let manager = manager(&world, world.options());
+        let inside = std::sync::Mutex::new(());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let guard = manager.mutex(world.name()).unwrap().acquire().unwrap();
+                        drop(inside.try_lock().expect("nobody else holds"));
+                        assert_eq!(guard.release().unwrap(), Departure::Left);
+                    }
+                });
+            }
+        });
+    })
+    .await;
+}
+
+async fn a_thread_waits_its_turn(world: World) {
+    on_thread(move || {
+        let (one, other) = (manager(&world, world.options()), manager(&world, world.options()));
+        let guard = one.mutex(world.name()).unwrap().acquire().unwrap();
+        let lock = other.mutex(world.name()).unwrap();
+        assert!(lock.try_acquire().unwrap().is_none());
+        let short = Options { wait: Some(Duration::from_millis(50)), ..world.options() };
+        let refused = lock.clone().with(short).unwrap().acquire();
+        assert!(matches!(refused, Err(Error::TimedOut { .. })));
+        let barrier = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                barrier.wait();
+                lock.acquire().unwrap()
+            });
+            barrier.wait();
+            guard.release().unwrap();
+            assert!(waiter.join().unwrap().is_held());
+        });
+    })
+    .await;
+}
+
+async fn a_thread_is_told_of_a_loss(world: World) {
+    on_thread(move || {
+        let options = Options { max_hold: Some(Duration::from_millis(200)), ..world.options() };
+        let manager = manager(&world, options);
+        let guard = manager.mutex(world.name()).unwrap().acquire().unwrap();
+        assert_eq!(guard.lost_within(Duration::from_secs(20)), Some(Loss::MaxHold));
+        assert!(!guard.is_held());
+    })
+    .await;
+}
+
+async fn a_thread_takes_several_locks_or_none(world: World) {
+    on_thread(move || {
+        let (one, other) = (manager(&world, world.options()), manager(&world, world.options()));
+        let names = ["a", "b"].map(|part| format!("{}-{part}", world.name()));
+        let guards = one.lock_all(&names).unwrap();
+        assert!(guards.is_held());
+        assert_eq!(guards.fencing_tokens().count(), 2);
+        assert!(other.try_lock_all(&names[..1]).unwrap().is_none());
+        assert_eq!(guards.lost_within(Duration::from_millis(10)), None);
+        assert_eq!(guards.release().unwrap(), Departure::Left);
+        assert!(other.try_lock_all(&names).unwrap().is_some());
+    })
+    .await;
+}

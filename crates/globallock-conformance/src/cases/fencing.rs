@@ -1,0 +1,121 @@
+//! Every grant has a fencing token above that of every earlier grant of its name.
+
+use globallock::backend::{Patience, Standing};
+use globallock::queue::Share;
+
+use super::{Case, Need, case};
+use crate::child::Owner;
+use crate::world::{World, lock_of};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("fencing", tokens_rise_with_every_grant).over_kinds(),
+        case!("fencing", tokens_rise_from_owner_to_owner).over_kinds(),
+        case!("fencing", tokens_rise_over_a_crash).over_kinds().needs(Need::Owner),
+        case!("fencing", tokens_rise_when_a_longest_hold_was_over),
+        case!("fencing", tokens_rise_when_claims_were_taken_away).needs(Need::Lose),
+        case!("fencing", readers_have_tokens_of_their_own),
+        case!("fencing", asking_again_tells_the_same_token),
+        case!("fencing", renewing_tells_the_same_token),
+        case!("fencing", tokens_of_one_name_rise_from_kind_to_kind),
+    ]
+}
+
+const MUTEX: Share = Share { weight: 1, capacity: 1 };
+
+async fn tokens_rise_with_every_grant(world: World) {
+    let manager = world.manager().await;
+    let mut last = 0;
+    for _ in 0..30 {
+        let guard = world.lock(&manager).acquire().await.unwrap();
+        assert!(guard.fencing_token() > last);
+        last = guard.fencing_token();
+        guard.release().await.unwrap();
+    }
+}
+
+async fn tokens_rise_from_owner_to_owner(world: World) {
+    let mut last = 0;
+    for _ in 0..5 {
+        let manager = world.manager().await;
+        let guard = world.lock(&manager).acquire().await.unwrap();
+        assert!(guard.fencing_token() > last);
+        last = guard.fencing_token();
+        guard.release().await.unwrap();
+        manager.close().await;
+    }
+}
+
+async fn tokens_rise_over_a_crash(world: World) {
+    let manager = world.manager().await;
+    let before = {
+        let guard = world.lock(&manager).acquire().await.unwrap();
+        let fence = guard.fencing_token();
+        guard.release().await.unwrap();
+        fence
+    };
+    let mut owner = Owner::start(&world, world.kind(), None);
+    let during = owner.granted().await;
+    owner.kill().await;
+    let guard = world.lock(&manager).acquire().await.unwrap();
+    assert!(before < during && during < guard.fencing_token());
+}
+
+async fn tokens_rise_when_a_longest_hold_was_over(world: World) {
+    let [first, second] = world.managers().await;
+    let late = world.lock_for(&first, std::time::Duration::from_millis(200)).acquire().await.unwrap();
+    let next = world.lock(&second).acquire().await.unwrap();
+    assert!(next.fencing_token() > late.fencing_token());
+}
+
+async fn tokens_rise_when_claims_were_taken_away(world: World) {
+    let [first, second] = world.managers().await;
+    let guard = world.lock(&first).acquire().await.unwrap();
+    let lose = world.subject().lose.clone().unwrap();
+    lose(guard.name().clone()).await;
+    let next = world.lock(&second).acquire().await.unwrap();
+    assert!(next.fencing_token() > guard.fencing_token());
+}
+
+async fn readers_have_tokens_of_their_own(world: World) {
+    let [a, b] = world.managers().await;
+    let lock = |manager| lock_of(manager, world.name(), "read").unwrap();
+    let first = lock(&a).acquire().await.unwrap();
+    let second = lock(&b).acquire().await.unwrap();
+    assert!(second.fencing_token() > first.fencing_token());
+}
+
+async fn asking_again_tells_the_same_token(world: World) {
+    let backend = world.backend().await;
+    let claim = world.claim(1, MUTEX, Patience::Queue);
+    let fence = |standing| match standing {
+        Standing::Held(grant) => grant.fence,
+        other => panic!("{other:?}"),
+    };
+    let first = fence(backend.join(&claim).await.unwrap());
+    assert_eq!(fence(backend.join(&claim).await.unwrap()), first);
+    backend.leave(&claim).await.unwrap();
+}
+
+async fn renewing_tells_the_same_token(world: World) {
+    let backend = world.backend().await;
+    let claim = std::sync::Arc::new(world.claim(1, MUTEX, Patience::Queue));
+    let first = backend.join(&claim).await.unwrap();
+    let renewed = backend.renew(&[std::sync::Arc::clone(&claim)]).await.remove(0).unwrap();
+    match (first, renewed) {
+        (Standing::Held(first), Standing::Held(renewed)) => assert_eq!(first.fence, renewed.fence),
+        other => panic!("{other:?}"),
+    }
+    backend.leave(&claim).await.unwrap();
+}
+
+async fn tokens_of_one_name_rise_from_kind_to_kind(world: World) {
+    let manager = world.manager().await;
+    let mut last = 0;
+    for kind in ["mutex", "read", "write", "2/3", "mutex"] {
+        let guard = lock_of(&manager, world.name(), kind).unwrap().acquire().await.unwrap();
+        assert!(guard.fencing_token() > last, "{kind}");
+        last = guard.fencing_token();
+        guard.release().await.unwrap();
+    }
+}

@@ -1,0 +1,129 @@
+//! Waiters are granted in the order of joining, and nobody polls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globallock::{Error, Guard, LockManager, Result};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::{Case, case};
+use crate::faulty::Verb;
+use crate::world::World;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("fifo", waiters_are_granted_in_the_order_of_joining).over_kinds(),
+        case!("fifo", a_late_comer_does_not_pass_a_waiter).over_kinds(),
+        case!("fifo", a_waiter_that_gives_up_lets_the_next_in).over_kinds(),
+        case!("fifo", a_dropped_waiter_lets_the_next_in).over_kinds(),
+        case!("fifo", a_release_wakes_only_the_next).over_kinds(),
+        case!("fifo", a_waiter_asks_the_store_only_at_the_pace_of_its_lease).over_kinds(),
+        case!("fifo", two_hundred_waiters_are_all_granted),
+    ]
+}
+
+/// Starts a waiter, and returns once it is in the queue behind `before` others.
+async fn joined(world: &World, manager: &LockManager, before: usize) -> JoinHandle<Result<Guard>> {
+    let lock = world.lock(manager);
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.until(manager, 1, before + 1).await;
+    waiter
+}
+
+async fn waiters_are_granted_in_the_order_of_joining(world: World) {
+    let [holder, a, b, c, d, e] = world.managers().await;
+    let mut guard = world.lock(&holder).acquire().await.unwrap();
+    let mut waiters = Vec::new();
+    for manager in [&a, &b, &c, &d, &e] {
+        waiters.push(joined(&world, manager, waiters.len()).await);
+    }
+    for waiter in waiters {
+        let fence = guard.fencing_token();
+        guard.release().await.unwrap();
+        guard = waiter.await.unwrap().unwrap();
+        assert!(guard.fencing_token() > fence);
+    }
+}
+
+async fn a_late_comer_does_not_pass_a_waiter(world: World) {
+    let [holder, waits, late] = world.managers().await;
+    let guard = world.lock(&holder).acquire().await.unwrap();
+    let waiter = joined(&world, &waits, 0).await;
+    assert!(world.lock(&late).try_acquire().await.unwrap().is_none());
+    guard.release().await.unwrap();
+    assert!(world.lock(&late).try_acquire().await.unwrap().is_none(), "the waiter has the lock already");
+    waiter.await.unwrap().unwrap().release().await.unwrap();
+    assert!(world.lock(&late).try_acquire().await.unwrap().is_some());
+}
+
+async fn a_waiter_that_gives_up_lets_the_next_in(world: World) {
+    let [holder, gives_up, next] = world.managers().await;
+    let guard = world.lock(&holder).acquire().await.unwrap();
+    let lock = world.lock_within(&gives_up, Duration::from_millis(150));
+    let first = tokio::spawn(async move { lock.acquire().await });
+    world.until(&holder, 1, 1).await;
+    let second = world.lock(&next);
+    let second = tokio::spawn(async move { second.acquire().await });
+    let refused = first.await.unwrap();
+    assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
+    world.until(&holder, 1, 1).await;
+    guard.release().await.unwrap();
+    assert!(second.await.unwrap().unwrap().is_held());
+}
+
+async fn a_dropped_waiter_lets_the_next_in(world: World) {
+    let [holder, dropped, next] = world.managers().await;
+    let guard = world.lock(&holder).acquire().await.unwrap();
+    let first = joined(&world, &dropped, 0).await;
+    let second = joined(&world, &next, 1).await;
+    first.abort();
+    world.until(&holder, 1, 1).await;
+    guard.release().await.unwrap();
+    assert!(second.await.unwrap().unwrap().is_held());
+}
+
+async fn a_release_wakes_only_the_next(world: World) {
+    let holder = world.manager().await;
+    let guard = world.lock(&holder).acquire().await.unwrap();
+    let mut waiters = Vec::new();
+    for before in 0..6 {
+        let (store, manager) = world.faulty().await;
+        waiters.push((store, joined(&world, &manager, before).await));
+    }
+    let asked = |waiters: &[(Arc<crate::faulty::Faulty>, JoinHandle<Result<Guard>>)]| -> u64 {
+        waiters.iter().map(|(store, _)| store.asked(Verb::Join) + store.asked(Verb::Changed)).sum()
+    };
+    let mut behind = waiters.split_off(1);
+    let before = asked(&behind);
+    guard.release().await.unwrap();
+    let next = waiters.pop().unwrap().1.await.unwrap().unwrap();
+    assert_eq!(asked(&behind), before, "those behind the next are not woken");
+    next.release().await.unwrap();
+    for (_, waiter) in behind.drain(..) {
+        waiter.await.unwrap().unwrap().release().await.unwrap();
+    }
+}
+
+async fn a_waiter_asks_the_store_only_at_the_pace_of_its_lease(world: World) {
+    let holder = world.manager().await;
+    let (store, waits) = world.faulty().await;
+    let guard = world.lock(&holder).acquire().await.unwrap();
+    let leases = 3;
+    let refused = world.lock_within(&waits, world.lease() * leases).acquire().await;
+    assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
+    let asked: u64 = [Verb::Join, Verb::Changed, Verb::Renew].map(|verb| store.asked(verb)).iter().sum();
+    let pace = u64::from(leases * waits.backend().profile().renewals_per_lease);
+    assert!(asked <= 2 * pace + 4, "{asked} requests in {leases} leases");
+    guard.release().await.unwrap();
+}
+
+async fn two_hundred_waiters_are_all_granted(world: World) {
+    let managers: [LockManager; 4] = world.managers().await;
+    let mut waiters = JoinSet::new();
+    for number in 0..200 {
+        let lock = world.lock(&managers[number % managers.len()]);
+        waiters.spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() });
+    }
+    assert_eq!(waiters.join_all().await.len(), 200);
+    world.until_empty(&managers[0]).await;
+}

@@ -1,0 +1,211 @@
+//! Whatever is dropped, and wherever: no claim stays behind.
+
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use globallock::Error;
+
+use super::{Case, case};
+use crate::faulty::{Fault, Verb};
+use crate::world::World;
+
+/// More suspension points than any way through an acquire has.
+const MANY: usize = 200;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("leaks", an_acquire_dropped_at_any_point_leaves_nothing).over_kinds(),
+        case!("leaks", a_waiting_acquire_dropped_at_any_point_leaves_nothing).over_kinds(),
+        case!("leaks", a_try_dropped_at_any_point_leaves_nothing).over_kinds(),
+        case!("leaks", a_release_dropped_at_any_point_frees).over_kinds(),
+        case!("leaks", a_lock_all_dropped_at_any_point_leaves_nothing),
+        case!("leaks", a_wait_that_ran_out_leaves_nothing).over_kinds(),
+        case!("leaks", a_wait_that_ran_out_in_silence_leaves_nothing),
+        case!("leaks", a_guard_outlives_its_manager),
+        case!("leaks", a_closed_manager_refuses_and_keeps_what_is_held),
+        case!("leaks", closing_ends_those_who_wait),
+        case!("leaks", closing_waits_for_releases_in_the_background),
+    ]
+}
+
+/// A future that ends with `None` once it has been suspended so many times.
+struct Until<F> {
+    future: Pin<Box<F>>,
+    suspensions: usize,
+}
+
+impl<F: Future> Future for Until<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.suspensions == 0 => Poll::Ready(None),
+            Poll::Pending => {
+                self.suspensions -= 1;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Drops a future at its `suspensions`th suspension; `None` if it did not come to its end before.
+async fn dropped_at<F: Future>(suspensions: usize, future: F) -> Option<F::Output> {
+    Until { future: Box::pin(future), suspensions }.await
+}
+
+/// Slows every answer down, so that each request is a suspension before and one after the store has served it.
+async fn slow(world: &World) -> globallock::LockManager {
+    let (store, manager) = world.faulty().await;
+    for verb in [Verb::Join, Verb::Leave, Verb::Renew] {
+        store.always(verb, Fault::Delay(Duration::from_millis(3)));
+    }
+    manager
+}
+
+async fn an_acquire_dropped_at_any_point_leaves_nothing(world: World) {
+    let (slow, other) = (slow(&world).await, world.manager().await);
+    for point in 0..MANY {
+        let ended = dropped_at(point, world.lock(&slow).acquire()).await;
+        let done = ended.is_some();
+        drop(ended);
+        world.until_empty(&other).await;
+        if done {
+            assert!(point >= 2, "a request has a suspension before and after");
+            return;
+        }
+    }
+    panic!("the acquire never came to its end");
+}
+
+async fn a_waiting_acquire_dropped_at_any_point_leaves_nothing(world: World) {
+    let (slow, holder) = (slow(&world).await, world.manager().await);
+    for point in 0..MANY {
+        let guard = world.lock(&holder).acquire().await.unwrap();
+        let lock = world.lock(&slow);
+        let mut waiter = pin!(dropped_at(point, lock.acquire()));
+        // The holder leaves as soon as the waiter is seen, so that the wait comes to its end.
+        let leaves = async {
+            world.until(&holder, 1, 1).await;
+            guard.release().await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            ended = &mut waiter => ended,
+            () = leaves => unreachable!("it never ends"),
+        };
+        let done = ended.is_some();
+        // What was dropped here held or waited, and so did the guard that was dropped with `leaves`.
+        drop(ended);
+        world.until_empty(&holder).await;
+        if done {
+            return;
+        }
+    }
+    panic!("the acquire never came to its end");
+}
+
+async fn a_try_dropped_at_any_point_leaves_nothing(world: World) {
+    let (slow, other) = (slow(&world).await, world.manager().await);
+    for point in 0..MANY {
+        let ended = dropped_at(point, world.lock(&slow).try_acquire()).await;
+        let done = ended.is_some();
+        drop(ended);
+        world.until_empty(&other).await;
+        if done {
+            return;
+        }
+    }
+    panic!("the try never came to its end");
+}
+
+async fn a_release_dropped_at_any_point_frees(world: World) {
+    let (slow, other) = (slow(&world).await, world.manager().await);
+    for point in 0..MANY {
+        let guard = world.lock(&slow).acquire().await.unwrap();
+        let done = dropped_at(point, guard.release()).await.is_some();
+        world.lock(&other).acquire().await.unwrap().release().await.unwrap();
+        world.until_empty(&other).await;
+        if done {
+            return;
+        }
+    }
+    panic!("the release never came to its end");
+}
+
+async fn a_lock_all_dropped_at_any_point_leaves_nothing(world: World) {
+    let (slow, other) = (slow(&world).await, world.manager().await);
+    let names = ["a", "b", "c"].map(|part| format!("{}-{part}", world.name()));
+    for point in 0..MANY {
+        let ended = dropped_at(point, slow.lock_all(&names)).await;
+        let done = ended.is_some();
+        drop(ended);
+        for name in &names {
+            let lock = other.mutex(name).unwrap();
+            lock.acquire().await.unwrap().release().await.unwrap();
+        }
+        if done {
+            return;
+        }
+    }
+    panic!("the locks were never all acquired");
+}
+
+async fn a_wait_that_ran_out_leaves_nothing(world: World) {
+    let [holder, waits] = world.managers().await;
+    let guard = world.lock(&holder).acquire().await.unwrap();
+    let refused = world.lock_within(&waits, Duration::from_millis(100)).acquire().await;
+    assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
+    world.until(&holder, 1, 0).await;
+    guard.release().await.unwrap();
+}
+
+async fn a_wait_that_ran_out_in_silence_leaves_nothing(world: World) {
+    let (store, manager) = world.faulty().await;
+    store.next(Verb::Join, [Fault::SilenceAfter]);
+    let refused = world.lock_within(&manager, Duration::from_millis(150)).acquire().await;
+    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    world.until_empty(&manager).await;
+}
+
+async fn a_guard_outlives_its_manager(world: World) {
+    let [manager, other] = world.managers().await;
+    let guard = world.lock(&manager).acquire().await.unwrap();
+    drop(manager);
+    let refused = world.lock_within(&other, world.lease() * 2).acquire().await;
+    assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
+    assert!(guard.is_held());
+    drop(guard);
+    assert!(world.lock(&other).acquire().await.unwrap().is_held());
+}
+
+async fn a_closed_manager_refuses_and_keeps_what_is_held(world: World) {
+    let [manager, other] = world.managers().await;
+    let guard = world.lock(&manager).acquire().await.unwrap();
+    manager.close().await;
+    assert!(matches!(world.lock(&manager).acquire().await, Err(Error::Closed)));
+    assert!(guard.is_held());
+    assert!(world.lock(&other).try_acquire().await.unwrap().is_none());
+    guard.release().await.unwrap();
+    assert!(world.lock(&other).try_acquire().await.unwrap().is_some());
+}
+
+async fn closing_ends_those_who_wait(world: World) {
+    let [holder, closes] = world.managers().await;
+    let guard = world.lock(&holder).acquire().await.unwrap();
+    let lock = world.lock(&closes);
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.until(&holder, 1, 1).await;
+    closes.close().await;
+    assert!(matches!(waiter.await.unwrap(), Err(Error::Closed)));
+    world.until(&holder, 1, 0).await;
+    guard.release().await.unwrap();
+}
+
+async fn closing_waits_for_releases_in_the_background(world: World) {
+    let (slow, other) = (slow(&world).await, world.manager().await);
+    drop(world.lock(&slow).acquire().await.unwrap());
+    slow.close().await;
+    assert!(world.queue(&other).await.is_empty());
+}

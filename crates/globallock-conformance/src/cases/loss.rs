@@ -1,0 +1,128 @@
+//! A lock that can no longer be assumed held is told lost, before the store can grant it anew.
+
+use std::time::{Duration, Instant};
+
+use globallock::{Departure, Loss};
+
+use super::{Case, Need, case};
+use crate::faulty::{Fault, Verb};
+use crate::world::World;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("loss", failing_renewals_are_told_before_the_store_grants_anew).over_kinds().needs(Need::Lease),
+        case!("loss", a_silent_store_is_told_before_it_grants_anew).over_kinds().needs(Need::Lease),
+        case!("loss", one_failed_renewal_loses_nothing).over_kinds(),
+        case!("loss", a_lost_lock_stays_lost).needs(Need::Lease),
+        case!("loss", a_lost_lock_is_told_to_all_who_ask).needs(Need::Lease),
+        case!("loss", a_claim_that_was_taken_away_is_told).over_kinds().needs(Need::Lose),
+        case!("loss", a_waiter_that_was_taken_away_joins_again).over_kinds().needs(Need::Lose),
+        case!("loss", the_release_of_a_lost_lock_disturbs_nobody).over_kinds().needs(Need::Lease),
+        case!("loss", what_remains_of_a_lease_is_known).needs(Need::Lease),
+    ]
+}
+
+/// Lets the renewals of one owner fail and sees who is told what, and when.
+async fn told_before_the_next_grant(world: World, fault: Fault) {
+    let (store, owner) = world.faulty().await;
+    let next = world.manager().await;
+    let guard = world.lock(&owner).acquire().await.unwrap();
+    store.always(Verb::Renew, fault);
+    let lock = world.lock(&next);
+    let waiter = tokio::spawn(async move {
+        let guard = lock.acquire().await.unwrap();
+        (guard, Instant::now())
+    });
+    // The deadline itself is asked for, not the moment at which a task gets to hear of it: that is the promise.
+    let deadline = {
+        assert!(guard.is_held());
+        Instant::now() + guard.remaining().expect("this lease ends")
+    };
+    assert_eq!(guard.lost().await, Loss::Expired);
+    assert!(!guard.is_held());
+    let (next, granted) = waiter.await.unwrap();
+    assert!(deadline <= granted, "the deadline is {:?} after the next grant", deadline - granted);
+    assert!(next.is_held());
+    assert!(store.failed() > 0, "the fault has bitten");
+}
+
+async fn failing_renewals_are_told_before_the_store_grants_anew(world: World) {
+    told_before_the_next_grant(world, Fault::Refuse).await;
+}
+
+async fn a_silent_store_is_told_before_it_grants_anew(world: World) {
+    told_before_the_next_grant(world, Fault::Silence).await;
+}
+
+async fn one_failed_renewal_loses_nothing(world: World) {
+    let (store, owner) = world.faulty().await;
+    let guard = world.lock(&owner).acquire().await.unwrap();
+    store.next(Verb::Renew, [Fault::Refuse]);
+    crate::world::eventually("the renewal is repeated", async || store.asked(Verb::Renew) >= 3).await;
+    assert_eq!(store.failed(), 1);
+    assert!(guard.is_held());
+    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+}
+
+async fn a_lost_lock_stays_lost(world: World) {
+    let (store, owner) = world.faulty().await;
+    let guard = world.lock(&owner).acquire().await.unwrap();
+    store.always(Verb::Renew, Fault::Refuse);
+    guard.lost().await;
+    store.always(Verb::Renew, Fault::None);
+    world.until_empty(&owner).await;
+    assert!(!guard.is_held());
+    assert_eq!(guard.lost().await, Loss::Expired);
+    assert_eq!(guard.remaining(), Some(Duration::ZERO));
+}
+
+async fn a_lost_lock_is_told_to_all_who_ask(world: World) {
+    let (store, owner) = world.faulty().await;
+    let guard = world.lock(&owner).acquire().await.unwrap();
+    store.always(Verb::Renew, Fault::Refuse);
+    let told = tokio::join!(guard.lost(), guard.lost(), guard.lost());
+    assert_eq!(told, (Loss::Expired, Loss::Expired, Loss::Expired));
+}
+
+async fn a_claim_that_was_taken_away_is_told(world: World) {
+    let [owner, next] = world.managers().await;
+    let guard = world.lock(&owner).acquire().await.unwrap();
+    let lose = world.subject().lose.clone().unwrap();
+    lose(guard.name().clone()).await;
+    assert_eq!(guard.lost().await, Loss::Revoked);
+    assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+    assert!(world.lock(&next).acquire().await.unwrap().is_held());
+}
+
+async fn a_waiter_that_was_taken_away_joins_again(world: World) {
+    let [owner, waits] = world.managers().await;
+    let guard = world.lock(&owner).acquire().await.unwrap();
+    let lock = world.lock(&waits);
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.until(&owner, 1, 1).await;
+    let lose = world.subject().lose.clone().unwrap();
+    lose(guard.name().clone()).await;
+    assert!(waiter.await.unwrap().unwrap().is_held());
+    guard.lost().await;
+}
+
+async fn the_release_of_a_lost_lock_disturbs_nobody(world: World) {
+    let (store, owner) = world.faulty().await;
+    let next = world.manager().await;
+    let guard = world.lock(&owner).acquire().await.unwrap();
+    store.always(Verb::Renew, Fault::Refuse);
+    store.always(Verb::Leave, Fault::Refuse);
+    guard.lost().await;
+    let next = world.lock(&next).acquire().await.unwrap();
+    store.always(Verb::Leave, Fault::None);
+    assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+    assert!(next.is_held());
+    assert_eq!(next.release().await.unwrap(), Departure::Left);
+}
+
+async fn what_remains_of_a_lease_is_known(world: World) {
+    let manager = world.manager().await;
+    let guard = world.lock(&manager).acquire().await.unwrap();
+    let remaining = guard.remaining().expect("this lease ends");
+    assert!(remaining <= world.lease() && remaining > Duration::ZERO, "{remaining:?}");
+}

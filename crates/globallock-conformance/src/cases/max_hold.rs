@@ -1,0 +1,100 @@
+//! A claim with a longest hold is freed at it, owner alive or not.
+
+use std::time::{Duration, Instant};
+
+use globallock::{Departure, Loss, Options};
+
+use super::{Case, case};
+use crate::world::{World, lock_of};
+
+/// Below the lease, so that only the longest hold can end it.
+const HOLD: Duration = Duration::from_millis(500);
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("max_hold", a_live_owner_loses_the_lock_at_its_longest_hold).over_kinds(),
+        case!("max_hold", a_longest_hold_beyond_the_lease_is_kept_to_its_end).over_kinds(),
+        case!("max_hold", the_longest_hold_counts_from_the_grant).over_kinds(),
+        case!("max_hold", the_longest_hold_of_a_reader_lets_a_writer_in),
+        case!("max_hold", the_longest_hold_of_one_reader_leaves_the_others_alone),
+    ]
+}
+
+/// The longest hold less what an owner gives up early, so that clocks which run at different rates do no harm.
+fn nearly(hold: Duration) -> Duration {
+    hold - hold / 100 - Duration::from_millis(5)
+}
+
+async fn a_live_owner_loses_the_lock_at_its_longest_hold(world: World) {
+    let [owner, next] = world.managers().await;
+    let asked = Instant::now();
+    let guard = world.lock_for(&owner, HOLD).acquire().await.unwrap();
+    let lock = world.lock(&next);
+    let waiter = tokio::spawn(async move {
+        let guard = lock.acquire().await.unwrap();
+        (guard, Instant::now())
+    });
+    assert_eq!(guard.lost().await, Loss::MaxHold);
+    let told = Instant::now();
+    assert!(!guard.is_held());
+    let (next, granted) = waiter.await.unwrap();
+    assert!(granted >= asked + nearly(HOLD), "granted after {:?}", granted - asked);
+    assert!(told < granted + Duration::from_secs(1));
+    assert!(next.fencing_token() > guard.fencing_token());
+    assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+    assert!(next.is_held());
+}
+
+async fn a_longest_hold_beyond_the_lease_is_kept_to_its_end(world: World) {
+    let [owner, next] = world.managers().await;
+    let hold = world.lease() * 2;
+    let asked = Instant::now();
+    let guard = world.lock_for(&owner, hold).acquire().await.unwrap();
+    let next = world.lock(&next).acquire().await.unwrap();
+    assert!(asked.elapsed() >= nearly(hold), "it came after {:?}", asked.elapsed());
+    assert_eq!(guard.lost().await, Loss::MaxHold);
+    assert!(next.is_held());
+}
+
+async fn the_longest_hold_counts_from_the_grant(world: World) {
+    let [first, second] = world.managers().await;
+    let guard = world.lock(&first).acquire().await.unwrap();
+    let lock = world.lock_for(&second, HOLD);
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.until(&first, 1, 1).await;
+    // The wait outlasts the longest hold.
+    let other = lock_of(&first, &format!("{}-timer", world.name()), "mutex").unwrap();
+    let options = Options { max_hold: Some(HOLD + HOLD / 2), ..world.options() };
+    let timer = other.with(options).unwrap().acquire().await.unwrap();
+    timer.lost().await;
+    assert!(guard.is_held());
+    let released = Instant::now();
+    guard.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(guard.is_held());
+    assert_eq!(guard.lost().await, Loss::MaxHold);
+    assert!(released.elapsed() >= nearly(HOLD), "lost after {:?}", released.elapsed());
+}
+
+async fn the_longest_hold_of_a_reader_lets_a_writer_in(world: World) {
+    let [a, b] = world.managers().await;
+    let options = Options { max_hold: Some(HOLD), ..world.options() };
+    let lock = lock_of(&a, world.name(), "read").unwrap().with(options).unwrap();
+    let reader = lock.acquire().await.unwrap();
+    let writer = lock_of(&b, world.name(), "write").unwrap().acquire().await.unwrap();
+    assert_eq!(reader.lost().await, Loss::MaxHold);
+    assert!(writer.is_held());
+}
+
+async fn the_longest_hold_of_one_reader_leaves_the_others_alone(world: World) {
+    let [a, b] = world.managers().await;
+    let options = Options { max_hold: Some(HOLD), ..world.options() };
+    let lock = lock_of(&a, world.name(), "read").unwrap();
+    let short = lock.clone().with(options).unwrap().acquire().await.unwrap();
+    let long = lock_of(&b, world.name(), "read").unwrap().acquire().await.unwrap();
+    short.lost().await;
+    world.until(&b, 1, 0).await;
+    assert!(long.is_held());
+    assert!(lock_of(&a, world.name(), "write").unwrap().try_acquire().await.unwrap().is_none());
+    assert_eq!(long.release().await.unwrap(), Departure::Left);
+}

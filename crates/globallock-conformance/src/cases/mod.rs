@@ -1,0 +1,180 @@
+//! The promises, one file each: a case is a sentence about every store.
+
+mod contract;
+mod crash;
+mod exclusion;
+mod faces;
+mod fencing;
+mod fifo;
+mod leaks;
+mod listing;
+mod loss;
+mod max_hold;
+mod names;
+mod residue;
+mod sharing;
+mod together;
+mod unknown;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use globallock::backend::CrashRelease;
+
+use crate::subject::Subject;
+use crate::world::World;
+
+/// The longest that a case may take.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The kinds of lock that a case about mutual exclusion runs over.
+const KINDS: [&str; 3] = ["mutex", "write", "1/1"];
+
+/// What a case needs of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// Claims that end with their lease.
+    Lease,
+    /// A store that outlives its owners, an address, and the owner's program.
+    Owner,
+    /// An owner, and claims that end with their lease.
+    OwnerWithLease,
+    /// A way to take claims away.
+    Lose,
+    /// A list of what stays.
+    Residue,
+}
+
+/// A sentence about every store, and how to see whether it is true.
+#[derive(Clone)]
+pub struct Case {
+    promise: &'static str,
+    sentence: &'static str,
+    over_kinds: bool,
+    needs: Option<Need>,
+    run: fn(World) -> LocalBoxFuture<'static, ()>,
+}
+
+impl Case {
+    fn new(
+        promise: &'static str,
+        sentence: &'static str,
+        run: fn(World) -> LocalBoxFuture<'static, ()>,
+    ) -> Self {
+        Case { promise, sentence, over_kinds: false, needs: None, run }
+    }
+
+    fn over_kinds(self) -> Self {
+        Case { over_kinds: true, ..self }
+    }
+
+    fn needs(self, need: Need) -> Self {
+        Case { needs: Some(need), ..self }
+    }
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{}", self.promise, self.sentence)
+    }
+}
+
+/// Makes a case of a function.
+macro_rules! case {
+    ($promise:literal, $function:ident) => {
+        $crate::cases::Case::new($promise, stringify!($function), |world| Box::pin($function(world)))
+    };
+}
+use case;
+
+/// One case on one store.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    case: Case,
+    kind: &'static str,
+    subject: Subject,
+}
+
+impl Trial {
+    /// `store::promise::sentence`, with `/kind` where the case runs over several.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let kind = if self.case.over_kinds { format!("/{}", self.kind) } else { String::new() };
+        format!("{}::{:?}{kind}", self.subject.kind, self.case)
+    }
+
+    /// Runs the case on a runtime of its own.
+    ///
+    /// # Panics
+    /// When the sentence is not true of the store.
+    pub fn run(&self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime can be made");
+        let world = World::new(&self.subject, self.case.sentence, self.kind);
+        let case = || runtime.block_on(async { tokio::time::timeout(LIMIT, (self.case.run)(world)).await });
+        let ended = catch_unwind(AssertUnwindSafe(case));
+        // A case that failed may have left something behind that blocks.
+        runtime.shutdown_background();
+        match ended {
+            Ok(ended) => assert!(ended.is_ok(), "the case takes longer than {LIMIT:?}"),
+            Err(panic) => resume_unwind(panic),
+        }
+    }
+}
+
+/// All cases.
+#[must_use]
+pub fn cases() -> Vec<Case> {
+    [
+        contract::cases(),
+        crash::cases(),
+        exclusion::cases(),
+        faces::cases(),
+        fencing::cases(),
+        fifo::cases(),
+        leaks::cases(),
+        listing::cases(),
+        loss::cases(),
+        max_hold::cases(),
+        names::cases(),
+        residue::cases(),
+        sharing::cases(),
+        together::cases(),
+        unknown::cases(),
+    ]
+    .concat()
+}
+
+/// All cases that a store can be asked about, over all kinds of lock.
+///
+/// # Panics
+/// When the store cannot be opened.
+#[must_use]
+pub fn trials(subject: &Subject) -> Vec<Trial> {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
+    let profile = runtime.block_on(async { (subject.open)().await.expect("the store answers").profile() });
+    let has = |need: Need| match need {
+        Need::Lease => profile.crash_release != CrashRelease::ProcessEnd,
+        Need::Owner => {
+            profile.crash_release != CrashRelease::Never && subject.url.is_some() && subject.child.is_some()
+        }
+        Need::OwnerWithLease => {
+            profile.crash_release == CrashRelease::Lease && subject.url.is_some() && subject.child.is_some()
+        }
+        Need::Lose => subject.lose.is_some(),
+        Need::Residue => subject.residue.is_some(),
+    };
+    let mut trials = Vec::new();
+    for case in cases() {
+        if case.needs.is_none_or(has) {
+            let kinds = if case.over_kinds { &KINDS[..] } else { &KINDS[..1] };
+            let trial = |kind: &&'static str| Trial { case: case.clone(), kind, subject: subject.clone() };
+            trials.extend(kinds.iter().map(trial));
+        }
+    }
+    trials
+}

@@ -1,0 +1,182 @@
+//! Names that hurt: each is a lock of its own.
+
+use globallock::{Error, Guard, MAX_NAME_BYTES};
+
+use super::{Case, case};
+use crate::world::World;
+use futures_util::StreamExt;
+use std::collections::BTreeSet;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("names", names_that_hurt_are_locks_of_their_own),
+        case!("names", names_that_hurt_are_listed_as_they_are),
+        case!("names", bad_names_are_refused_and_the_rule_is_named),
+        case!("names", names_are_listed_by_what_they_begin_with),
+        case!("names", names_are_listed_while_somebody_has_them),
+        case!("names", five_hundred_names_are_held_at_once),
+    ]
+}
+
+/// Names that stores, shells, globs, paths and terminals read things into.
+fn hurting(prefix: &str) -> Vec<String> {
+    let parts = [
+        "a",
+        "A",
+        "a/b",
+        "ab",
+        "a/",
+        "/a",
+        "a//b",
+        ".",
+        "..",
+        "../a",
+        "a..",
+        ".hidden",
+        " ",
+        "a b",
+        "a\nb",
+        "\t",
+        "{a}b",
+        "a}b",
+        "{",
+        "}",
+        "{}",
+        "a{b}",
+        "{a",
+        "*",
+        "a*",
+        "[a]",
+        "?",
+        "\\",
+        "%",
+        "%2F",
+        "%%",
+        "%00",
+        "a%b",
+        "naïve",
+        "☃",
+        "\u{202e}x",
+        "\u{1b}[2J",
+        "'",
+        "\"",
+        "$(a)",
+        "`a`",
+        ":",
+        "a:b",
+        "#",
+        "@",
+        "&",
+        "=",
+        "+",
+        "~",
+        "-a",
+        "a-lock-0000000001",
+        "fence",
+        "queue",
+        "a:fence",
+        "{a}:queue",
+    ];
+    let mut names: Vec<String> = parts.iter().map(|part| format!("{prefix}{part}")).collect();
+    let fill = |count: usize, text: &str| text.repeat((count - prefix.len()) / text.len());
+    names.push(format!("{prefix}{}", fill(MAX_NAME_BYTES, "x")));
+    names.push(format!("{prefix}{}", fill(MAX_NAME_BYTES - 1, "x")));
+    names.push(format!("{prefix}{}", fill(MAX_NAME_BYTES, "☃")));
+    names
+}
+
+async fn all(world: &World, manager: &globallock::LockManager, names: &[String]) -> Vec<Guard> {
+    let mut guards = Vec::new();
+    for name in names {
+        let lock = manager.mutex(name).unwrap();
+        let guard = lock.try_acquire().await.unwrap_or_else(|error| panic!("{name:?}: {error}"));
+        guards.push(
+            guard.unwrap_or_else(|| panic!("{name:?} shares a lock with another name of {}", world.name())),
+        );
+    }
+    guards
+}
+
+async fn names_that_hurt_are_locks_of_their_own(world: World) {
+    let [manager, other] = world.managers().await;
+    let names = hurting(world.name());
+    let guards = all(&world, &manager, &names).await;
+    for name in &names {
+        assert!(other.mutex(name).unwrap().try_acquire().await.unwrap().is_none(), "{name:?} is taken");
+        let queue = other.inspect(name).await.unwrap();
+        assert_eq!(queue.len(), 1, "{name:?}");
+    }
+    for guard in guards {
+        guard.release().await.unwrap();
+    }
+    for name in &names {
+        assert!(other.inspect(name).await.unwrap().is_empty(), "{name:?}");
+    }
+}
+
+async fn names_that_hurt_are_listed_as_they_are(world: World) {
+    let manager = world.manager().await;
+    let names = hurting(world.name());
+    let guards = all(&world, &manager, &names).await;
+    let listed: BTreeSet<String> =
+        manager.names(world.name()).map(|name| name.unwrap().as_str().to_owned()).collect().await;
+    assert_eq!(listed, names.into_iter().collect());
+    drop(guards);
+    manager.close().await;
+}
+
+async fn bad_names_are_refused_and_the_rule_is_named(world: World) {
+    let manager = world.manager().await;
+    let too_long = "x".repeat(MAX_NAME_BYTES + 1);
+    for (name, rule) in [("", "empty"), ("a\0b", "NUL"), (too_long.as_str(), "512")] {
+        let refused = [
+            manager.mutex(name).err(),
+            manager.rwlock(name).err(),
+            manager.semaphore(name, 2).err(),
+            manager.inspect(name).await.err(),
+            manager.lock_all([world.name(), name]).await.err(),
+        ];
+        for error in refused {
+            let error = error.expect("the name is refused");
+            assert!(matches!(error, Error::InvalidName { .. }), "{error:?}");
+            assert!(error.to_string().contains(rule), "{error}");
+        }
+    }
+    assert!(world.queue(&manager).await.is_empty());
+}
+
+async fn names_are_listed_by_what_they_begin_with(world: World) {
+    let manager = world.manager().await;
+    let names = ["-a1", "-a2", "-b1"].map(|part| format!("{}{part}", world.name()));
+    let guards = all(&world, &manager, &names).await;
+    let prefix = format!("{}-a", world.name());
+    let listed: BTreeSet<String> =
+        manager.names(&prefix).map(|name| name.unwrap().as_str().to_owned()).collect().await;
+    assert_eq!(listed, names[..2].iter().cloned().collect());
+    drop(guards);
+    manager.close().await;
+}
+
+async fn names_are_listed_while_somebody_has_them(world: World) {
+    let [manager, other] = world.managers().await;
+    let listed = async || other.names(world.name()).count().await;
+    assert_eq!(listed().await, 0);
+    let guard = world.lock(&manager).acquire().await.unwrap();
+    assert_eq!(listed().await, 1);
+    guard.release().await.unwrap();
+    assert_eq!(listed().await, 0);
+}
+
+async fn five_hundred_names_are_held_at_once(world: World) {
+    let manager = world.manager().await;
+    let names: Vec<String> = (0..500).map(|number| format!("{}-{number}", world.name())).collect();
+    let locks = names.iter().map(|name| manager.mutex(name).unwrap());
+    let asked = locks.map(|lock| async move { lock.acquire().await.unwrap() });
+    let guards = futures_util::future::join_all(asked).await;
+    // A lease and more goes by.
+    let timer = globallock::Options { max_hold: Some(world.lease() * 2), ..world.options() };
+    world.lock(&manager).with(timer).unwrap().acquire().await.unwrap().lost().await;
+    assert!(guards.iter().all(Guard::is_held));
+    let left = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
+    assert!(left.into_iter().all(|departure| departure.unwrap() == globallock::Departure::Left));
+}

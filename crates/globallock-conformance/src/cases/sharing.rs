@@ -1,0 +1,236 @@
+//! Readers share, writers and permits are fair.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use globallock::{Guard, LockManager, Result};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::{Case, case};
+use crate::world::{World, lock_of};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("sharing", readers_share),
+        case!("sharing", a_writer_excludes_readers),
+        case!("sharing", readers_exclude_a_writer),
+        case!("sharing", a_reader_does_not_pass_a_waiting_writer),
+        case!("sharing", a_stream_of_readers_does_not_starve_a_writer),
+        case!("sharing", all_readers_behind_a_writer_come_in_together),
+        case!("sharing", readers_behind_a_writer_that_gives_up_come_in),
+        case!("sharing", a_semaphore_admits_as_many_as_its_capacity),
+        case!("sharing", a_semaphore_is_never_overfilled),
+        case!("sharing", the_weights_of_permits_add_up),
+        case!("sharing", a_large_claim_is_not_starved_by_small_ones),
+        case!("sharing", a_reader_that_leaves_early_does_not_end_the_others),
+        case!("sharing", a_mutex_and_a_reader_of_one_name_exclude_each_other),
+        case!("sharing", the_smallest_capacity_of_a_name_counts),
+    ]
+}
+
+async fn take(world: &World, manager: &LockManager, kind: &str) -> Guard {
+    lock_of(manager, world.name(), kind).unwrap().acquire().await.unwrap()
+}
+
+async fn refused(world: &World, manager: &LockManager, kind: &str) -> bool {
+    lock_of(manager, world.name(), kind).unwrap().try_acquire().await.unwrap().is_none()
+}
+
+/// Starts one who must wait, and returns once so many hold and so many wait.
+async fn queued(
+    world: &World,
+    manager: &LockManager,
+    kind: &str,
+    held: usize,
+    waiting: usize,
+) -> JoinHandle<Result<Guard>> {
+    let lock = lock_of(manager, world.name(), kind).unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    world.until(manager, held, waiting).await;
+    waiter
+}
+
+async fn readers_share(world: World) {
+    let [a, b, c] = world.managers().await;
+    let guards = [take(&world, &a, "read").await, take(&world, &b, "read").await];
+    let third = take(&world, &c, "read").await;
+    assert!(guards.iter().all(Guard::is_held) && third.is_held());
+    assert_eq!(world.queue(&a).await.iter().filter(|entry| entry.held).count(), 3);
+}
+
+async fn a_writer_excludes_readers(world: World) {
+    let [a, b] = world.managers().await;
+    let guard = take(&world, &a, "write").await;
+    assert!(refused(&world, &b, "read").await);
+    let reader = queued(&world, &b, "read", 1, 1).await;
+    guard.release().await.unwrap();
+    assert!(reader.await.unwrap().unwrap().is_held());
+}
+
+async fn readers_exclude_a_writer(world: World) {
+    let [a, b, c] = world.managers().await;
+    let (first, second) = (take(&world, &a, "read").await, take(&world, &b, "read").await);
+    assert!(refused(&world, &c, "write").await);
+    let writer = queued(&world, &c, "write", 2, 1).await;
+    first.release().await.unwrap();
+    world.until(&c, 1, 1).await;
+    second.release().await.unwrap();
+    assert!(writer.await.unwrap().unwrap().is_held());
+}
+
+async fn a_reader_does_not_pass_a_waiting_writer(world: World) {
+    let [a, b, c] = world.managers().await;
+    let reader = take(&world, &a, "read").await;
+    let writer = queued(&world, &b, "write", 1, 1).await;
+    assert!(refused(&world, &c, "read").await);
+    let late = queued(&world, &c, "read", 1, 2).await;
+    reader.release().await.unwrap();
+    let writer = writer.await.unwrap().unwrap();
+    assert!(!late.is_finished());
+    writer.release().await.unwrap();
+    assert!(late.await.unwrap().unwrap().is_held());
+}
+
+async fn a_stream_of_readers_does_not_starve_a_writer(world: World) {
+    let world = Arc::new(world);
+    let mut readers = JoinSet::new();
+    let written = Arc::new(AtomicUsize::new(0));
+    for _ in 0..4 {
+        let (world, written) = (Arc::clone(&world), Arc::clone(&written));
+        readers.spawn(async move {
+            let manager = world.manager().await;
+            // Each takes the lock anew before it gives up the last: without fairness there is always a reader.
+            let mut held = take(&world, &manager, "read").await;
+            while written.load(Ordering::SeqCst) == 0 {
+                let lock = lock_of(&manager, world.name(), "read").unwrap();
+                match lock.try_acquire().await.unwrap() {
+                    Some(next) => drop(std::mem::replace(&mut held, next).release().await.unwrap()),
+                    None => {
+                        held.release().await.unwrap();
+                        held = lock.acquire().await.unwrap();
+                    }
+                }
+            }
+        });
+    }
+    let manager = world.manager().await;
+    let writer = take(&world, &manager, "write").await;
+    written.store(1, Ordering::SeqCst);
+    writer.release().await.unwrap();
+    readers.join_all().await;
+}
+
+async fn all_readers_behind_a_writer_come_in_together(world: World) {
+    let [a, b, c, d] = world.managers().await;
+    let writer = take(&world, &a, "write").await;
+    let mut readers = Vec::new();
+    for (waiting, manager) in [&b, &c, &d].into_iter().enumerate() {
+        readers.push(queued(&world, manager, "read", 1, waiting + 1).await);
+    }
+    writer.release().await.unwrap();
+    let mut guards = Vec::new();
+    for reader in readers {
+        guards.push(reader.await.unwrap().unwrap());
+    }
+    assert!(guards.iter().all(Guard::is_held));
+}
+
+async fn readers_behind_a_writer_that_gives_up_come_in(world: World) {
+    let [a, b, c] = world.managers().await;
+    let reader = take(&world, &a, "read").await;
+    let writer = queued(&world, &b, "write", 1, 1).await;
+    let late = queued(&world, &c, "read", 1, 2).await;
+    writer.abort();
+    assert!(late.await.unwrap().unwrap().is_held());
+    assert!(reader.is_held());
+}
+
+async fn a_semaphore_admits_as_many_as_its_capacity(world: World) {
+    let [a, b, c, d] = world.managers().await;
+    let first = take(&world, &a, "1/3").await;
+    let _others = (take(&world, &b, "1/3").await, take(&world, &c, "1/3").await);
+    assert!(refused(&world, &d, "1/3").await);
+    let fourth = queued(&world, &d, "1/3", 3, 1).await;
+    first.release().await.unwrap();
+    assert!(fourth.await.unwrap().unwrap().is_held());
+}
+
+async fn a_semaphore_is_never_overfilled(world: World) {
+    let world = Arc::new(world);
+    let (inside, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut owners = JoinSet::new();
+    for number in 0..6_u64 {
+        let (world, inside, most) = (Arc::clone(&world), Arc::clone(&inside), Arc::clone(&most));
+        let weight = 1 + number % 3;
+        owners.spawn(async move {
+            let manager = world.manager().await;
+            let lock = lock_of(&manager, world.name(), &format!("{weight}/4")).unwrap();
+            for _ in 0..20 {
+                let guard = lock.acquire().await.unwrap();
+                most.fetch_max(inside.fetch_add(weight, Ordering::SeqCst) + weight, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                inside.fetch_sub(weight, Ordering::SeqCst);
+                guard.release().await.unwrap();
+            }
+        });
+    }
+    owners.join_all().await;
+    let most = most.load(Ordering::SeqCst);
+    assert!((2..=4).contains(&most), "{most} permits of 4 were in use");
+}
+
+async fn the_weights_of_permits_add_up(world: World) {
+    let [a, b] = world.managers().await;
+    let two = take(&world, &a, "2/3").await;
+    assert!(refused(&world, &b, "2/3").await);
+    let one = take(&world, &b, "1/3").await;
+    assert!(refused(&world, &b, "1/3").await);
+    two.release().await.unwrap();
+    let two = take(&world, &b, "2/3").await;
+    assert!(one.is_held() && two.is_held());
+}
+
+async fn a_large_claim_is_not_starved_by_small_ones(world: World) {
+    let [a, b, c] = world.managers().await;
+    let small = take(&world, &a, "1/3").await;
+    let large = queued(&world, &b, "3/3", 1, 1).await;
+    assert!(
+        refused(&world, &c, "1/3").await,
+        "a small claim does not pass the large one, though it would fit"
+    );
+    small.release().await.unwrap();
+    assert!(large.await.unwrap().unwrap().is_held());
+}
+
+async fn a_reader_that_leaves_early_does_not_end_the_others(world: World) {
+    let [a, b, c] = world.managers().await;
+    let first = take(&world, &a, "read").await;
+    let second = take(&world, &b, "read").await;
+    first.release().await.unwrap();
+    assert!(refused(&world, &c, "write").await);
+    let third = take(&world, &c, "read").await;
+    second.release().await.unwrap();
+    assert!(refused(&world, &a, "write").await);
+    third.release().await.unwrap();
+    assert!(!refused(&world, &a, "write").await);
+}
+
+async fn a_mutex_and_a_reader_of_one_name_exclude_each_other(world: World) {
+    let [a, b] = world.managers().await;
+    let mutex = take(&world, &a, "mutex").await;
+    assert!(refused(&world, &b, "read").await);
+    mutex.release().await.unwrap();
+    let reader = take(&world, &b, "read").await;
+    assert!(refused(&world, &a, "mutex").await);
+    reader.release().await.unwrap();
+}
+
+async fn the_smallest_capacity_of_a_name_counts(world: World) {
+    let [a, b] = world.managers().await;
+    let five = take(&world, &a, "1/5").await;
+    let two = take(&world, &b, "1/2").await;
+    assert!(refused(&world, &a, "1/5").await, "two of the smaller capacity are in use");
+    two.release().await.unwrap();
+    assert!(!refused(&world, &a, "1/5").await);
+    five.release().await.unwrap();
+}

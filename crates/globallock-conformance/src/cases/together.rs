@@ -1,0 +1,104 @@
+//! Several locks at once: all or none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globallock::{Departure, Error, LockManager, ManagerOptions, Options};
+
+use super::{Case, case};
+use crate::world::World;
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!("together", all_locks_are_held_together),
+        case!("together", none_is_taken_when_one_is_not_to_be_had),
+        case!("together", a_wait_that_runs_out_gives_all_back),
+        case!("together", opposite_orders_do_not_block_each_other),
+        case!("together", a_name_given_twice_is_taken_once),
+        case!("together", the_loss_of_one_is_told),
+    ]
+}
+
+fn names(world: &World) -> [String; 3] {
+    ["a", "b", "c"].map(|part| format!("{}-{part}", world.name()))
+}
+
+async fn all_locks_are_held_together(world: World) {
+    let [one, other] = world.managers().await;
+    let names = names(&world);
+    let guards = one.lock_all(&names).await.unwrap();
+    assert!(guards.is_held());
+    for name in &names {
+        assert!(other.mutex(name).unwrap().try_acquire().await.unwrap().is_none());
+    }
+    assert_eq!(guards.release().await.unwrap(), Departure::Left);
+    for name in &names {
+        assert!(other.inspect(name).await.unwrap().is_empty());
+    }
+}
+
+async fn none_is_taken_when_one_is_not_to_be_had(world: World) {
+    let [one, other] = world.managers().await;
+    let names = names(&world);
+    let taken = other.mutex(&names[2]).unwrap().acquire().await.unwrap();
+    assert!(one.try_lock_all(&names).await.unwrap().is_none());
+    for name in &names[..2] {
+        assert!(other.inspect(name).await.unwrap().is_empty());
+    }
+    taken.release().await.unwrap();
+    assert!(one.try_lock_all(&names).await.unwrap().is_some());
+}
+
+async fn a_wait_that_runs_out_gives_all_back(world: World) {
+    let other = world.manager().await;
+    let options = Options { wait: Some(Duration::from_millis(150)), ..world.options() };
+    let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
+    let one = LockManager::over(world.backend().await, options).unwrap();
+    let names = names(&world);
+    let taken = other.mutex(&names[1]).unwrap().acquire().await.unwrap();
+    assert!(matches!(one.lock_all(&names).await, Err(Error::TimedOut { .. })));
+    one.close().await;
+    assert!(other.inspect(&names[0]).await.unwrap().is_empty());
+    assert_eq!(other.inspect(&names[1]).await.unwrap().len(), 1);
+    taken.release().await.unwrap();
+}
+
+async fn opposite_orders_do_not_block_each_other(world: World) {
+    let world = Arc::new(world);
+    let mut owners = tokio::task::JoinSet::new();
+    for backwards in [false, true] {
+        let world = Arc::clone(&world);
+        owners.spawn(async move {
+            let manager = world.manager().await;
+            let mut names = names(&world);
+            if backwards {
+                names.reverse();
+            }
+            for _ in 0..15 {
+                let guards = manager.lock_all(&names).await.unwrap();
+                assert!(guards.is_held());
+                guards.release().await.unwrap();
+            }
+        });
+    }
+    owners.join_all().await;
+}
+
+async fn a_name_given_twice_is_taken_once(world: World) {
+    let manager = world.manager().await;
+    let name = world.name();
+    let guards = manager.lock_all([name, name]).await.unwrap();
+    assert_eq!(guards.guards().len(), 1);
+    guards.release().await.unwrap();
+    assert!(manager.lock_all::<_, &str>([]).await.unwrap().guards().is_empty());
+}
+
+async fn the_loss_of_one_is_told(world: World) {
+    let options = Options { max_hold: Some(Duration::from_millis(300)), ..world.options() };
+    let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
+    let manager = LockManager::over(world.backend().await, options).unwrap();
+    let guards = manager.lock_all(names(&world)).await.unwrap();
+    let (guard, loss) = guards.lost().await;
+    assert_eq!(loss, globallock::Loss::MaxHold);
+    assert!(!guard.is_held() && !guards.is_held());
+}

@@ -1,0 +1,159 @@
+//! A store between the core and another store that fails on purpose, and counts what it is asked.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::stream::{BoxStream, StreamExt};
+use globallock::backend::{Backend, Claim, Departure, Entry, Profile, Standing};
+use globallock::{Error, Name, Result};
+
+/// What a store is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// [`Backend::join`].
+    Join,
+    /// [`Backend::changed`].
+    Changed,
+    /// [`Backend::renew`].
+    Renew,
+    /// [`Backend::leave`].
+    Leave,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// It is served.
+    #[default]
+    None,
+    /// It does not arrive, and fails.
+    Refuse,
+    /// It is served, but its answer does not arrive: it fails.
+    LoseAnswer,
+    /// It does not arrive, and nothing ever answers.
+    Silence,
+    /// It is served, but nothing ever answers.
+    SilenceAfter,
+    /// It arrives and is answered later, each time by so much.
+    Delay(Duration),
+}
+
+/// A store that passes everything on to another, but for the faults that are set.
+#[derive(Debug)]
+pub struct Faulty {
+    inner: Arc<dyn Backend>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: HashMap<Verb, VecDeque<Fault>>,
+    always: HashMap<Verb, Fault>,
+    asked: HashMap<Verb, u64>,
+    failed: u64,
+}
+
+impl Faulty {
+    /// Stands before `inner`, with no fault set.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Backend>) -> Arc<Self> {
+        Arc::new(Faulty { inner, state: Mutex::default() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the next requests of a kind fail, one after the other.
+    pub fn next(&self, verb: Verb, faults: impl IntoIterator<Item = Fault>) {
+        self.state().next.entry(verb).or_default().extend(faults);
+    }
+
+    /// Lets all requests of a kind fail from now on that no other fault is set for.
+    pub fn always(&self, verb: Verb, fault: Fault) {
+        self.state().always.insert(verb, fault);
+    }
+
+    /// How many requests of a kind have been made.
+    #[must_use]
+    pub fn asked(&self, verb: Verb) -> u64 {
+        self.state().asked.get(&verb).copied().unwrap_or(0)
+    }
+
+    /// How many requests did not go well: the proof that the faults bit.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.state().failed
+    }
+
+    fn fault(&self, verb: Verb) -> Fault {
+        let mut state = self.state();
+        *state.asked.entry(verb).or_default() += 1;
+        let next = state.next.get_mut(&verb).and_then(VecDeque::pop_front);
+        let fault = next.or_else(|| state.always.get(&verb).copied()).unwrap_or_default();
+        state.failed += u64::from(!matches!(fault, Fault::None | Fault::Delay(_)));
+        fault
+    }
+
+    async fn pass<T>(&self, verb: Verb, request: impl Future<Output = T>, lost: impl FnOnce() -> T) -> T {
+        match self.fault(verb) {
+            Fault::None => request.await,
+            Fault::Refuse => lost(),
+            Fault::LoseAnswer => {
+                request.await;
+                lost()
+            }
+            Fault::Silence => std::future::pending().await,
+            Fault::SilenceAfter => {
+                request.await;
+                std::future::pending().await
+            }
+            Fault::Delay(delay) => {
+                tokio::time::sleep(delay).await;
+                let answer = request.await;
+                tokio::time::sleep(delay).await;
+                answer
+            }
+        }
+    }
+}
+
+fn failure() -> Error {
+    Error::unavailable("the faulty store", "it fails on purpose")
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Backend for Faulty {
+    fn profile(&self) -> Profile {
+        self.inner.profile()
+    }
+
+    async fn join(&self, claim: &Claim) -> Result<Standing> {
+        self.pass(Verb::Join, self.inner.join(claim), || Err(failure())).await
+    }
+
+    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+        self.pass(Verb::Changed, self.inner.changed(claim), || Err(failure())).await
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+        let lost = || claims.iter().map(|_| Err(failure())).collect();
+        self.pass(Verb::Renew, self.inner.renew(claims), lost).await
+    }
+
+    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+        self.pass(Verb::Leave, self.inner.leave(claim), || Err(failure())).await
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        self.inner.inspect(name).await
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        self.inner.names(prefix).boxed()
+    }
+}

@@ -1,0 +1,214 @@
+//! What a case works with: fresh connections to the store, and a name that nobody else uses.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use globallock::backend::{Backend, Claim, ClaimId, Patience};
+use globallock::queue::Share;
+use globallock::{Entry, Lock, LockManager, ManagerOptions, Name, Options, Result};
+
+use crate::faulty::Faulty;
+use crate::subject::Subject;
+
+/// How long a case waits for what must come.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// One case's view of a store.
+#[derive(Debug)]
+pub struct World {
+    subject: Subject,
+    name: String,
+    kind: &'static str,
+}
+
+impl World {
+    /// Makes a world with a name of its own. `kind` says which lock [`World::lock`] makes.
+    #[must_use]
+    pub fn new(subject: &Subject, case: &str, kind: &'static str) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{case}-{}-{number}", std::process::id());
+        World { subject: subject.clone(), name, kind }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The name that nobody else uses.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The kind of lock that this case runs over: `mutex`, `write` or `1/1`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The lease of the claims.
+    #[must_use]
+    pub fn lease(&self) -> Duration {
+        self.subject.lease
+    }
+
+    /// Options with the case's lease.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options { lease: self.lease(), ..Options::default() }
+    }
+
+    /// Opens a connection of its own to the store.
+    ///
+    /// # Panics
+    /// When the store does not answer.
+    pub async fn backend(&self) -> Arc<dyn Backend> {
+        (self.subject.open)().await.expect("the store answers")
+    }
+
+    /// Makes a manager with a connection of its own.
+    ///
+    /// # Panics
+    /// When the store does not answer.
+    pub async fn manager(&self) -> LockManager {
+        self.manager_over(self.backend().await)
+    }
+
+    /// Makes as many managers as asked for.
+    ///
+    /// # Panics
+    /// When the store does not answer.
+    pub async fn managers<const N: usize>(&self) -> [LockManager; N] {
+        let mut managers = Vec::with_capacity(N);
+        for _ in 0..N {
+            managers.push(self.manager().await);
+        }
+        managers.try_into().expect("as many as asked for")
+    }
+
+    /// Makes a manager behind a wrapper that can fail.
+    ///
+    /// # Panics
+    /// When the store does not answer.
+    pub async fn faulty(&self) -> (Arc<Faulty>, LockManager) {
+        let faulty = Faulty::new(self.backend().await);
+        let manager = self.manager_over(Arc::clone(&faulty) as Arc<dyn Backend>);
+        (faulty, manager)
+    }
+
+    fn manager_over(&self, backend: Arc<dyn Backend>) -> LockManager {
+        let options = ManagerOptions { locks: self.options(), label: Some("case".to_owned()) };
+        LockManager::over(backend, options).expect("the options are good")
+    }
+
+    /// The lock of this case's name and kind.
+    ///
+    /// # Panics
+    /// Never: the name is good.
+    #[must_use]
+    pub fn lock(&self, manager: &LockManager) -> Lock {
+        lock_of(manager, &self.name, self.kind).expect("the name and kind are good")
+    }
+
+    /// The lock with a waiting limit.
+    ///
+    /// # Panics
+    /// Never: the limit is good.
+    #[must_use]
+    pub fn lock_within(&self, manager: &LockManager, wait: Duration) -> Lock {
+        self.lock(manager).with(Options { wait: Some(wait), ..self.options() }).expect("the options are good")
+    }
+
+    /// The lock with a longest hold.
+    ///
+    /// # Panics
+    /// Never: the longest hold is good.
+    #[must_use]
+    pub fn lock_for(&self, manager: &LockManager, max_hold: Duration) -> Lock {
+        self.lock(manager)
+            .with(Options { max_hold: Some(max_hold), ..self.options() })
+            .expect("the options are good")
+    }
+
+    /// A claim on this case's name, as the core would make it.
+    ///
+    /// # Panics
+    /// Never: the name is good.
+    #[must_use]
+    pub fn claim(&self, number: u64, share: Share, patience: Patience) -> Claim {
+        Claim {
+            id: ClaimId::new(u128::from(std::process::id()) << 40 | u128::from(number), number),
+            name: Name::new(&self.name).expect("the name is good"),
+            share,
+            patience,
+            lease: self.lease(),
+            max_hold: None,
+            owner: "{\"label\":\"claim\"}".into(),
+        }
+    }
+
+    /// The queue of this case's name.
+    ///
+    /// # Panics
+    /// When the store does not answer.
+    pub async fn queue(&self, manager: &LockManager) -> Vec<Entry> {
+        manager.inspect(&self.name).await.expect("the store answers")
+    }
+
+    /// Waits until so many claims hold and so many wait.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn until(&self, manager: &LockManager, held: usize, waiting: usize) {
+        eventually(&format!("{held} hold and {waiting} wait"), async || {
+            let queue = self.queue(manager).await;
+            let holding = queue.iter().filter(|entry| entry.held).count();
+            (holding, queue.len() - holding) == (held, waiting)
+        })
+        .await;
+    }
+
+    /// Waits until nobody holds or waits.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn until_empty(&self, manager: &LockManager) {
+        self.until(manager, 0, 0).await;
+    }
+}
+
+/// Makes a lock of a kind: `mutex`, `read`, `write`, or `K/N` for so many permits of a semaphore.
+///
+/// # Errors
+/// As the manager says of the name and the numbers.
+///
+/// # Panics
+/// When the kind is none of these.
+pub fn lock_of(manager: &LockManager, name: &str, kind: &str) -> Result<Lock> {
+    match kind {
+        "mutex" => manager.mutex(name),
+        "read" => Ok(manager.rwlock(name)?.read()),
+        "write" => Ok(manager.rwlock(name)?.write()),
+        permits => {
+            let (count, capacity) = permits.split_once('/').expect("permits are K/N");
+            let number = |text: &str| text.parse().expect("permits are numbers");
+            manager.semaphore(name, number(capacity))?.permits(number(count))
+        }
+    }
+}
+
+/// Waits until `condition` holds, asking again and again: for what the store tells nobody.
+///
+/// # Panics
+/// When it does not within the limit.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + LIMIT;
+    while !condition().await {
+        assert!(Instant::now() < until, "it does not come that {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

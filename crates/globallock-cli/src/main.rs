@@ -1,1 +1,36 @@
-fn main() {}
+//! The command line: see `globallock --help`.
+
+mod arguments;
+mod child;
+mod exit;
+mod pages;
+mod run;
+mod signals;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+
+use arguments::{Arguments, Verb};
+
+fn main() -> ExitCode {
+    let matches = Arguments::command().try_get_matches();
+    let parsed = matches.and_then(|matches| Ok((Arguments::from_arg_matches(&matches)?, matches)));
+    let (arguments, matches) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Help that was asked for is no failure. Where nobody reads it, there is nobody to tell.
+            let _ = error.print();
+            return exit::code(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    match arguments.verb {
+        Verb::Run(run) => {
+            let given = matches.subcommand_matches("run").and_then(|matches| matches.value_source("url"));
+            run::main(&run, given == Some(clap::parser::ValueSource::CommandLine))
+        }
+        Verb::Completions { shell } => pages::completions(shell),
+        Verb::Man => pages::manual(),
+    }
+}

@@ -1,0 +1,138 @@
+//! What the command line takes. The comments here are the help, the man page and the completions.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::exit;
+
+const RUN: &str = "\
+Run a command while holding a lock.
+
+Waits for the lock, in the order of asking, then runs the command, and releases the lock when the command has ended. \
+Standard input, output and error, signals and the exit status pass through. The command finds the lock's name in \
+GLOBALLOCK_NAME, and in GLOBALLOCK_FENCING_TOKEN a number that rises with every grant.";
+
+const URL: &str = "\
+The store that the lock lives in: redis://host, rediss://host (TLS), redis+unix:///socket, \
+redis+sentinel://host,host,host/service, or file:///directory for the processes of one host.
+
+The default, file:, is a directory of this user's own under /tmp. Other users can read an address with a password in \
+the list of processes: put such a one into the variable, or into a file for --url-file.";
+
+/// Runs a command while it holds a lock that is shared between processes or hosts.
+#[derive(Debug, Parser)]
+#[command(name = "globallock", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command while holding a lock.
+    #[command(long_about = RUN)]
+    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = exit::HELP)]
+    Run(Box<Run>),
+    /// Print the completions of a shell, to be put where that shell looks for them.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the manual page, for `man -l` or to be put where manual pages are.
+    Man,
+}
+
+/// Which store to use.
+#[derive(Args, Debug)]
+pub(crate) struct Store {
+    /// The store that the lock lives in.
+    #[arg(long, long_help = URL, env = "GLOBALLOCK_URL", hide_env_values = true, default_value = "file:", value_name = "URL")]
+    pub(crate) url: String,
+
+    /// Read the store's address from the first line of this file instead.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) url_file: Option<PathBuf>,
+}
+
+/// How much is said on standard error.
+#[derive(Args, Debug)]
+pub(crate) struct Talk {
+    /// Say nothing but what went wrong.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Say what happens to the lock.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// What `run` takes.
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    /// The lock: 1 to 512 bytes of text.
+    pub(crate) name: String,
+
+    #[command(flatten)]
+    pub(crate) store: Store,
+
+    /// Give up when the lock is not granted within this time, such as 250ms, 30s, 5m or 2h.
+    #[arg(short, long, value_name = "TIME", value_parser = time)]
+    pub(crate) wait: Option<Duration>,
+
+    /// Give up at once when the lock is taken.
+    #[arg(short, long, conflicts_with = "wait")]
+    pub(crate) no_wait: bool,
+
+    /// The exit status for a lock that was not to be had.
+    #[arg(short = 'E', long, value_name = "STATUS", default_value_t = exit::TAKEN)]
+    pub(crate) conflict_exit_code: u8,
+
+    /// Hold the lock for no longer than this: the command is ended then.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) max_hold: Option<Duration>,
+
+    /// How long the lock stays taken after the last sign of life, should this host die.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
+    pub(crate) lease: Duration,
+
+    /// Share the lock with others who share it: as a reader. Without this, the lock excludes everybody.
+    #[arg(short, long)]
+    pub(crate) shared: bool,
+
+    /// Take K of the N permits of a semaphore, instead of a lock that one alone can hold; N alone takes one.
+    #[arg(long, value_name = "K/N", value_parser = permits, conflicts_with = "shared")]
+    pub(crate) permits: Option<(u32, u32)>,
+
+    /// How long a command that was told to end (TERM), because its lock was lost, may take before it is killed.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
+    pub(crate) grace: Duration,
+
+    /// What others are shown of this holder, instead of the command's name.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) talk: Talk,
+
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    globallock::duration::parse(text).ok_or_else(|| "write a time such as 250ms, 30s, 5m or 2h".to_owned())
+}
+
+fn permits(text: &str) -> Result<(u32, u32), String> {
+    let (count, capacity) = text.split_once('/').unwrap_or(("1", text));
+    match (count.parse(), capacity.parse()) {
+        (Ok(count), Ok(capacity)) if 0 < count && count <= capacity => Ok((count, capacity)),
+        _ => Err("write K/N with K from 1 to N, such as 1/3".to_owned()),
+    }
+}

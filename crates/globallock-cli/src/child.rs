@@ -1,0 +1,114 @@
+//! The command that runs under the lock.
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, getpid, getppid};
+
+use crate::terminal::{self, Group};
+
+/// A running command.
+pub(crate) struct Child {
+    id: Pid,
+    group: Group,
+}
+
+/// What became of the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Became {
+    /// It has ended.
+    Ended(ExitStatus),
+    /// It was stopped, as by Ctrl-Z.
+    Stopped,
+    /// Nothing new.
+    Same,
+}
+
+impl Child {
+    /// Starts the command, which ends with this program however that ends.
+    ///
+    /// To be called on the main thread: the kernel kills the command when the thread that started it ends.
+    pub(crate) fn start(command: &[OsString], variables: &[(&str, String)]) -> std::io::Result<Self> {
+        let group = Group::choose();
+        let parent = getpid();
+        let mut started = Command::new(&command[0]);
+        started.args(&command[1..]).envs(variables.iter().map(|(key, value)| (key, value)));
+        if group != Group::Shared {
+            started.process_group(0);
+        }
+        let prepare = move || {
+            set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have gone before the kernel was told to watch it.
+            if getppid() != parent {
+                return Err(nix::Error::ESRCH.into());
+            }
+            if group == Group::OwnWithTerminal {
+                terminal::give_to(getpid())?;
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec, only functions that are safe in a signal handler may be called. `prepare`
+        // makes plain system calls (prctl, getppid, getpid, the signal mask, tcsetpgrp), allocates nothing and takes
+        // no lock. There is no safe way to have the kernel end the command with its parent.
+        let spawned = unsafe { started.pre_exec(prepare) }.spawn()?;
+        let id = Pid::from_raw(spawned.id().cast_signed());
+        if group == Group::OwnWithTerminal {
+            // Both sides do it, so that neither has to wait for the other.
+            let _ = terminal::give_to(id);
+        }
+        Ok(Child { id, group })
+    }
+
+    /// Looks what became of the command; it is asked after every signal about children.
+    pub(crate) fn look(&self) -> std::io::Result<Became> {
+        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
+        Ok(match waitpid(self.id, Some(flags))? {
+            WaitStatus::Exited(_, code) => Became::Ended(ExitStatus::from_raw(code << 8)),
+            WaitStatus::Signaled(_, signal, _) => Became::Ended(ExitStatus::from_raw(signal as i32)),
+            WaitStatus::Stopped(..) => Became::Stopped,
+            _ => Became::Same,
+        })
+    }
+
+    /// Passes a signal on that this program was sent.
+    pub(crate) fn pass_on(&self, signal: Signal) {
+        let from_keyboard = matches!(signal, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH);
+        if self.group != Group::Shared || !from_keyboard {
+            self.send(signal);
+        }
+    }
+
+    /// Sends a signal to the command, and to what it started as far as that is in its group.
+    pub(crate) fn send(&self, signal: Signal) {
+        // Fails where nobody is left to be told.
+        let _ = match self.group {
+            Group::Shared => kill(self.id, signal),
+            Group::Own | Group::OwnWithTerminal => killpg(self.id, signal),
+        };
+    }
+
+    /// Sends a signal to what the command started, though the command itself has ended.
+    pub(crate) fn send_to_group(&self, signal: Signal) {
+        if self.group != Group::Shared {
+            self.send(signal);
+        }
+    }
+
+    /// Does with this program's job what the terminal did with the command's.
+    pub(crate) fn stop_along(&self) {
+        if self.group == Group::OwnWithTerminal {
+            terminal::stop_with(self.id);
+        }
+    }
+
+    /// Takes the terminal back when the command has ended.
+    pub(crate) fn give_up_terminal(&self) {
+        if self.group == Group::OwnWithTerminal {
+            terminal::take_back();
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the exit status says.
+
+use std::process::ExitCode;
+
+use globallock::Error;
+
+/// The usage was wrong: an option, a name or an address.
+pub(crate) const USAGE: u8 = 64;
+/// The store cannot be reached or cannot serve.
+const UNAVAILABLE: u8 = 69;
+/// Something went wrong inside.
+const INTERNAL: u8 = 70;
+/// The lock was not to be had.
+pub(crate) const TAKEN: u8 = 75;
+/// The lock was lost while the command ran.
+pub(crate) const LOST: u8 = 76;
+/// The store refused the user.
+const DENIED: u8 = 77;
+
+/// What `run --help` ends with.
+pub(crate) const HELP: &str = "\
+Examples:
+  One backup at a time on this host; the second waits its turn:
+    globallock run backup -- ./backup.sh
+  The same between hosts:
+    globallock run --url redis://10.0.0.7 backup -- ./backup.sh
+  From cron on many hosts, where one is enough and the others stay silent:
+    GLOBALLOCK_URL=redis://10.0.0.7 globallock run --no-wait -E 0 -q nightly -- ./report.sh
+  At most three at a time, for no longer than an hour each:
+    globallock run --permits 1/3 --max-hold 1h import -- ./import.sh
+
+Exit status:
+  that of the command, or 128 + N when it was ended by signal N; otherwise
+   64  wrong usage: an option, the name, or the address
+   69  the store cannot be reached, or cannot serve
+   70  something went wrong inside
+   75  the lock was not to be had: taken (--no-wait) or not granted in time (--wait); see --conflict-exit-code
+   76  the lock was lost while the command ran; the command was told to end
+   77  the store refused the user
+  126  the command cannot be run
+  127  the command was not found";
+
+/// Why there is no exit status of a command.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The lock was not to be had; the text says why.
+    Taken(String),
+    /// The library's.
+    Lock(Error),
+    /// The command could not be started.
+    Command(String, std::io::Error),
+    /// The usage was wrong.
+    Usage(String),
+    /// The system refused what this program lives by.
+    System(std::io::Error),
+    /// A signal ended the wait for the lock.
+    Signal(i32),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure::Lock(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Failure::System(error)
+    }
+}
+
+impl Failure {
+    /// What is told, if anything.
+    pub(crate) fn message(&self) -> Option<String> {
+        Some(match self {
+            Failure::Taken(text) | Failure::Usage(text) => text.clone(),
+            Failure::Lock(error) => with_causes(error),
+            Failure::Command(command, error) => format!("{command}: {error}"),
+            Failure::System(error) => error.to_string(),
+            Failure::Signal(_) => return None,
+        })
+    }
+
+    /// The exit status; `taken` is that of a lock that was not to be had.
+    pub(crate) fn status(&self, taken: u8) -> u8 {
+        match self {
+            Failure::Taken(_) => taken,
+            Failure::Usage(_) => USAGE,
+            Failure::Lock(error) => match error {
+                Error::InvalidName { .. } | Error::InvalidOption { .. } | Error::InvalidAddress { .. } => {
+                    USAGE
+                }
+                Error::TimedOut { .. } => taken,
+                Error::Unavailable { .. } | Error::Unfit { .. } => UNAVAILABLE,
+                Error::Denied { .. } => DENIED,
+                _ => INTERNAL,
+            },
+            Failure::Command(_, error) if error.kind() == std::io::ErrorKind::NotFound => 127,
+            Failure::Command(..) => 126,
+            Failure::System(_) => INTERNAL,
+            Failure::Signal(number) => of_signal(*number),
+        }
+    }
+}
+
+/// The error and, where it does not say so itself, what caused it.
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The exit status that shells use for a command that was ended by a signal.
+pub(crate) fn of_signal(number: i32) -> u8 {
+    u8::try_from(128 + number).unwrap_or(u8::MAX)
+}
+
+pub(crate) fn code(status: u8) -> ExitCode {
+    ExitCode::from(status)
+}

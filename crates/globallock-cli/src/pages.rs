@@ -1,0 +1,66 @@
+//! Completions and manual pages, made from the arguments themselves.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
+
+use crate::arguments::Arguments;
+use crate::exit::{self, Failure};
+
+pub(crate) fn completions(shell: Shell) -> ExitCode {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "globallock", &mut text);
+    finish(std::io::stdout().write_all(&text))
+}
+
+/// One page with all verbs, since a reader looks for one.
+pub(crate) fn manual() -> ExitCode {
+    let mut text = Vec::new();
+    finish(render(&mut text).and_then(|()| std::io::stdout().write_all(&text)))
+}
+
+fn render(text: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut command = Arguments::command();
+    command.build();
+    let page = Man::new(command.clone());
+    page.render_title(text)?;
+    // Names of options and variables must stay whole.
+    Roff::new().control("nh", []).control("ad", ["l"]).to_writer(text)?;
+    page.render_name_section(text)?;
+    page.render_synopsis_section(text)?;
+    page.render_description_section(text)?;
+    for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        Roff::new().control("SH", [format!("globallock {}", verb.get_name()).as_str()]).to_writer(text)?;
+        let page = Man::new(verb.clone());
+        let mut part = Vec::new();
+        page.render_synopsis_section(&mut part)?;
+        page.render_description_section(&mut part)?;
+        page.render_options_section(&mut part)?;
+        // Below the verb's own heading, its sections are subsections.
+        text.write_all(String::from_utf8_lossy(&part).replace(".SH ", ".SS ").as_bytes())?;
+        if let Some(more) = verb.get_after_long_help() {
+            let mut page = Roff::new();
+            page.control("SS", ["EXAMPLES AND EXIT STATUS"])
+                .control("nf", [])
+                .text([roman(more.to_string())])
+                .control("fi", []);
+            page.to_writer(text)?;
+        }
+    }
+    Ok(())
+}
+
+fn finish(written: std::io::Result<()>) -> ExitCode {
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("globallock: {error}");
+            exit::code(Failure::System(error).status(exit::TAKEN))
+        }
+    }
+}

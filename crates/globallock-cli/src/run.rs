@@ -1,0 +1,263 @@
+//! The verb `run`.
+
+use std::io::IsTerminal;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+use globallock::address::Address;
+use globallock::{Departure, Entry, Guard, Lock, LockManager, Loss, ManagerOptions, Options};
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::arguments::{Run, Store};
+use crate::child::{Became, Child};
+use crate::exit::{self, Failure};
+use crate::signals::{Heard, Signals};
+
+/// How long the wait is before it is told.
+const TELL_AFTER: Duration = Duration::from_millis(300);
+/// How long the end of this program waits for releases that the store does not answer.
+const LAST_WAIT: Duration = Duration::from_secs(3);
+
+/// Runs the command under the lock. `url_is_argument` says that everybody can read the address.
+pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
+    let level = match (arguments.talk.quiet, arguments.talk.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (_, true) => LevelFilter::DEBUG,
+        (false, false) => LevelFilter::WARN,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    log.without_time().with_target(false).with_ansi(false).init();
+    // The main thread starts the command, and the kernel ties the command's life to it; renewals have a thread of
+    // their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let ended = runtime.map_err(Failure::from).and_then(|runtime| {
+        let ended = runtime.block_on(run(arguments, url_is_argument));
+        runtime.shutdown_background();
+        ended
+    });
+    match ended {
+        Ok(status) => exit::code(status),
+        Err(failure) => {
+            let silent = arguments.talk.quiet && matches!(failure, Failure::Taken(_));
+            if let Some(message) = failure.message().filter(|_| !silent) {
+                eprintln!("globallock: {message}");
+            }
+            exit::code(failure.status(arguments.conflict_exit_code))
+        }
+    }
+}
+
+async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
+    let mut signals = Signals::listen()?;
+    if url_is_argument && arguments.store.url_file.is_some() {
+        return Err(Failure::Usage("give one of --url and --url-file".to_owned()));
+    }
+    let url = url(&arguments.store)?;
+    let has_password = Address::parse(&url).is_ok_and(|address| address.password.is_some());
+    if url_is_argument && has_password && !arguments.talk.quiet {
+        eprintln!(
+            "globallock: others can read the password in the list of processes; put the address into GLOBALLOCK_URL \
+             or a file for --url-file"
+        );
+    }
+    let locks = Options {
+        lease: arguments.lease,
+        max_hold: arguments.max_hold,
+        wait: arguments.wait,
+        ..Options::default()
+    };
+    let options = ManagerOptions { locks, label: Some(label(arguments)) };
+    let manager = tokio::select! {
+        manager = LockManager::connect_with(&url, options) => manager?,
+        signal = signals.end() => return Err(Failure::Signal(signal as i32)),
+    };
+    let acquired = match lock(&manager, arguments) {
+        Ok(lock) => acquire(&manager, &lock, arguments, &mut signals).await,
+        Err(failure) => Err(failure),
+    };
+    let status = match acquired {
+        Ok(guard) => hold(guard, arguments, &mut signals).await,
+        Err(failure) => Err(failure),
+    };
+    if timeout(LAST_WAIT, manager.close()).await.is_err() {
+        eprintln!("globallock: the store does not answer the release; the lease frees the lock");
+    }
+    status
+}
+
+fn url(store: &Store) -> Result<String, Failure> {
+    let Some(file) = &store.url_file else {
+        return Ok(store.url.clone());
+    };
+    let wrong = |what: String| Failure::Usage(format!("--url-file {}: {what}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let line = text.lines().next().map(str::trim).filter(|line| !line.is_empty());
+    line.map(str::to_owned).ok_or_else(|| wrong("its first line is empty".to_owned()))
+}
+
+/// What others are shown of this holder.
+fn label(arguments: &Run) -> String {
+    let command = || Path::new(&arguments.command[0]).file_name().unwrap_or_default().to_string_lossy();
+    arguments.label.clone().unwrap_or_else(|| command().into_owned())
+}
+
+fn lock(manager: &LockManager, arguments: &Run) -> Result<Lock, Failure> {
+    Ok(match arguments.permits {
+        Some((count, capacity)) => manager.semaphore(&arguments.name, capacity)?.permits(count)?,
+        None if arguments.shared => manager.rwlock(&arguments.name)?.read(),
+        None => manager.mutex(&arguments.name)?,
+    })
+}
+
+async fn acquire(
+    manager: &LockManager,
+    lock: &Lock,
+    arguments: &Run,
+    signals: &mut Signals,
+) -> Result<Guard, Failure> {
+    let asked =
+        async { if arguments.no_wait { lock.try_acquire().await } else { lock.acquire().await.map(Some) } };
+    let mut asked = std::pin::pin!(asked);
+    let tells = arguments.talk.verbose || (std::io::stderr().is_terminal() && !arguments.talk.quiet);
+    let mut told = !tells;
+    let answer = loop {
+        tokio::select! {
+            answer = &mut asked => break answer,
+            signal = signals.end() => return Err(Failure::Signal(signal as i32)),
+            () = sleep(TELL_AFTER), if !told => {
+                told = true;
+                // Who holds it is a courtesy: the wait goes on without it.
+                let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
+                eprintln!("globallock: waiting for {}{}", lock.name(), described(&queue));
+            }
+        }
+    };
+    match answer {
+        Ok(Some(guard)) => Ok(guard),
+        Ok(None) => {
+            let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
+            Err(Failure::Taken(format!("{} is taken{}", lock.name(), described(&queue))))
+        }
+        Err(error @ globallock::Error::TimedOut { .. }) => Err(Failure::Taken(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Who holds, and how many wait.
+fn described(queue: &[Entry]) -> String {
+    let held = queue.iter().filter(|entry| entry.held);
+    let holders: Vec<String> = held
+        .clone()
+        .take(3)
+        .map(|entry| match entry.age {
+            Some(age) => format!("{} for {:.1?}", entry.owner, Duration::from_millis(age.as_millis() as u64)),
+            None => entry.owner.to_string(),
+        })
+        .collect();
+    if holders.is_empty() {
+        return String::new();
+    }
+    let more = match held.count() - holders.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let waiting = queue.iter().filter(|entry| !entry.held).count();
+    format!(", held by {}{more}; {waiting} in the queue", holders.join(", "))
+}
+
+/// Runs the command, and ends it when the lock is lost.
+async fn hold(guard: Guard, arguments: &Run, signals: &mut Signals) -> Result<u8, Failure> {
+    if arguments.talk.verbose {
+        eprintln!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
+    }
+    let variables = [
+        ("GLOBALLOCK_NAME", guard.name().as_str().to_owned()),
+        ("GLOBALLOCK_FENCING_TOKEN", guard.fencing_token().to_string()),
+    ];
+    let child = match Child::start(&arguments.command, &variables) {
+        Ok(child) => child,
+        Err(error) => {
+            release(guard, arguments).await;
+            return Err(Failure::Command(arguments.command[0].display().to_string(), error));
+        }
+    };
+    let (ended, lost) = watch(&guard, &child, arguments, signals).await?;
+    child.give_up_terminal();
+    if lost.is_some() {
+        // What the command has left behind may write as well.
+        child.send_to_group(Signal::SIGKILL);
+    }
+    let kept = release(guard, arguments).await;
+    Ok(if lost.is_some() || !kept { exit::LOST } else { status(ended) })
+}
+
+/// Waits for the end of the command, and says whether the lock was lost before.
+async fn watch(
+    guard: &Guard,
+    child: &Child,
+    arguments: &Run,
+    signals: &mut Signals,
+) -> Result<(ExitStatus, Option<Loss>), Failure> {
+    let mut lost = None;
+    let mut kill_at: Option<Instant> = None;
+    loop {
+        let killing = async {
+            match kill_at {
+                Some(instant) => sleep_until(instant).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            loss = guard.lost(), if lost.is_none() => {
+                lost = Some(loss);
+                eprintln!("globallock: {} is lost: {loss}; the command is told to end", guard.name());
+                child.send(Signal::SIGTERM);
+                // A stopped command hears nothing until it goes on.
+                child.send(Signal::SIGCONT);
+                kill_at = Some(Instant::now() + arguments.grace);
+            }
+            () = killing => {
+                kill_at = None;
+                eprintln!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
+                child.send(Signal::SIGKILL);
+            }
+            heard = signals.next() => match heard {
+                Heard::Signal(signal) => child.pass_on(signal),
+                Heard::Child => match child.look()? {
+                    Became::Ended(status) => return Ok((status, lost)),
+                    Became::Stopped => child.stop_along(),
+                    Became::Same => {}
+                },
+            },
+        }
+    }
+}
+
+/// Releases the lock and says whether it was still held.
+async fn release(guard: Guard, arguments: &Run) -> bool {
+    let name = guard.name().clone();
+    let was_held = guard.is_held();
+    match guard.release().await {
+        Ok(Departure::Left) if arguments.talk.verbose => eprintln!("globallock: {name} is released"),
+        Ok(Departure::Left) => {}
+        Ok(Departure::Gone) => {
+            if was_held {
+                eprintln!(
+                    "globallock: {name} was lost before the command ended: the store did not hold it any more"
+                );
+            }
+            return false;
+        }
+        Err(error) => eprintln!("globallock: {name} could not be released yet: {error}"),
+    }
+    true
+}
+
+fn status(ended: ExitStatus) -> u8 {
+    let signal = ended.signal().map(exit::of_signal);
+    signal.or_else(|| ended.code().and_then(|code| u8::try_from(code).ok())).unwrap_or(1)
+}

@@ -1,0 +1,75 @@
+//! What happens to the command when its lock is lost.
+
+use crate::support::{Place, Running, globallock, wait_gone};
+use globallock_conformance::server::redis::Redis;
+
+#[test]
+fn a_lost_lock_ends_the_command() {
+    let place = Place::new();
+    let script = "trap 'echo told; exit 0' TERM; echo ready; while read _; do :; done";
+    let run = place.start(&["--lease", "300ms", "a", "--", "bash", "-c", script]);
+    run.says("ready");
+    for claim in place.claims("a") {
+        std::fs::remove_file(claim).unwrap();
+    }
+    run.warns("\"a\" is lost: the store does not hold it for us any more");
+    run.says("told");
+    assert_eq!(run.end(), Some(76));
+}
+
+#[test]
+fn a_command_that_does_not_end_is_killed() {
+    let place = Place::new();
+    let script = "trap '' TERM; echo ready; while read _; do :; done";
+    let run = place.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
+    run.says("ready");
+    run.warns("its longest hold is over");
+    run.warns("has not ended within 100ms and is killed");
+    assert_eq!(run.end(), Some(76));
+}
+
+#[test]
+fn what_the_command_has_started_ends_too() {
+    let place = Place::new();
+    let script = "(trap '' TERM; exec sleep 1000) & echo $!; wait";
+    let run = place.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
+    let below = run.says("");
+    run.warns("its longest hold is over");
+    assert_eq!(run.end(), Some(76));
+    wait_gone(&below);
+}
+
+#[test]
+fn a_stopped_command_ends_when_its_lock_is_lost() {
+    let place = Place::new();
+    let run = place.start(&["--max-hold", "500ms", "a", "--", "bash", "-c", "echo ready; kill -STOP $$"]);
+    run.says("ready");
+    run.warns("is lost");
+    assert_eq!(run.end(), Some(76));
+}
+
+#[test]
+fn a_store_that_is_gone_ends_the_command_within_the_lease() {
+    let mut server = Redis::start().unwrap();
+    let mut command = globallock();
+    command.args(["run", "--lease", "1s", "--url", &server.url(), "a", "--"]);
+    let run = Running::start(command.args(["bash", "-c", "echo ready; while read _; do :; done"]));
+    run.says("ready");
+    server.kill();
+    run.warns("its lease ran out: no renewal was confirmed in time");
+    assert_eq!(run.end(), Some(76));
+}
+
+#[test]
+fn a_store_that_comes_back_in_time_loses_nothing() {
+    let mut server = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
+    let mut command = globallock();
+    command.args(["run", "--lease", "20s", "--url", &server.url(), "a", "--"]);
+    let mut run = Running::start(command.args(["bash", "-c", "echo ready; read _; exit 5"]));
+    run.says("ready");
+    server.kill();
+    server.resume_after_kill().unwrap();
+    run.write("\n");
+    assert_eq!(run.end(), Some(5));
+    assert_eq!(server.cli(&["EXISTS", "_glocks:a"]), "0");
+}

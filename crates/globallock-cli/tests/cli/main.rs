@@ -1,0 +1,7 @@
+//! The command line as its users meet it: real processes, real stores.
+
+mod loss;
+mod pages;
+mod run;
+mod signals;
+mod support;

@@ -1,0 +1,84 @@
+//! Help, completions and the manual.
+
+use std::process::Command;
+
+use crate::support::{Place, ended, globallock};
+
+#[test]
+fn the_help_of_run_teaches() {
+    let help = ended(globallock().args(["run", "--help"])).output;
+    for text in [
+        "Usage: globallock run [OPTIONS] <NAME> -- <COMMAND>...",
+        "GLOBALLOCK_FENCING_TOKEN",
+        "Examples:",
+        "Exit status:",
+        "75  the lock was not to be had",
+        "--conflict-exit-code",
+    ] {
+        assert!(help.contains(text), "{text}: {help}");
+    }
+    let short = ended(globallock().args(["run", "-h"])).output;
+    assert!(short.lines().count() < 40, "{short}");
+}
+
+#[test]
+fn the_examples_of_the_help_are_understood() {
+    let help = ended(globallock().args(["run", "--help"])).output;
+    let examples: Vec<&str> = help.lines().filter(|line| line.contains("globallock run ")).collect();
+    let place = Place::new();
+    assert!(examples.len() >= 4);
+    for example in examples.into_iter().filter(|line| line.starts_with("    ")) {
+        // Each runs as it stands, but with a store and a command that are there.
+        let (mut options, command) = example.trim().split_once(" -- ").unwrap();
+        assert!(command.starts_with("./"));
+        if let Some((_, rest)) = options.split_once("globallock run ") {
+            options = rest;
+        }
+        let words = options.split(' ').map(|word| match word {
+            "redis://10.0.0.7" => place.url(),
+            word => word.to_owned(),
+        });
+        let mut run = place.command();
+        let ended = ended(run.arg("run").args(words).args(["--", "true"]));
+        assert_eq!(ended.status, Some(0), "{example}: {}", ended.error);
+    }
+}
+
+#[test]
+fn completions_are_made_for_the_shells() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let made = ended(globallock().args(["completions", shell]));
+        assert_eq!(made.status, Some(0));
+        assert!(made.output.contains("conflict-exit-code"), "{shell}");
+    }
+    let place = Place::new();
+    let file = place.path("completion.bash");
+    std::fs::write(&file, ended(globallock().args(["completions", "bash"])).output).unwrap();
+    let script = format!(
+        "set -eu; source {}; COMP_WORDS=(globallock run --max); COMP_CWORD=2; _globallock globallock --max run; \
+         echo ${{COMPREPLY[@]}}",
+        file.display()
+    );
+    let completed = ended(Command::new("bash").args(["-c", &script]));
+    assert_eq!(completed.output.trim(), "--max-hold", "{}", completed.error);
+}
+
+#[test]
+fn the_manual_is_readable() {
+    let place = Place::new();
+    let file = place.path("globallock.1");
+    std::fs::write(&file, ended(globallock().arg("man")).output).unwrap();
+    let mut man = Command::new("man");
+    let shown =
+        ended(man.args(["--warnings", "-E", "utf8", "-P", "cat", "-l"]).arg(&file).env("MANWIDTH", "100"));
+    assert_eq!((shown.status, shown.error.as_str()), (Some(0), ""));
+    for text in ["GLOBALLOCK_FENCING_TOKEN", "--max-hold", "Exit status:", "completions"] {
+        assert!(shown.output.contains(text), "{text}: {}", shown.output);
+    }
+}
+
+#[test]
+fn the_version_is_told() {
+    let told = ended(globallock().arg("--version"));
+    assert_eq!(told.output.trim(), format!("globallock {}", env!("CARGO_PKG_VERSION")));
+}

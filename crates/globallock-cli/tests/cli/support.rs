@@ -1,0 +1,181 @@
+//! Running `globallock` as a user does.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// How long a test waits for what must come.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A store of a test's own.
+pub(crate) struct Place {
+    directory: TempDir,
+}
+
+/// What a run that has ended has said.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: Option<i32>,
+    pub(crate) output: String,
+    pub(crate) error: String,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Place { directory: TempDir::new().unwrap() }
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.directory.path().join(file)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("file://{}", self.path("locks").display())
+    }
+
+    /// The files of the claims on a lock.
+    pub(crate) fn claims(&self, name: &str) -> Vec<PathBuf> {
+        let listed = std::fs::read_dir(self.path("locks").join(name));
+        listed.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    }
+
+    /// Runs `globallock run`, with this store, to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.command();
+        command.arg("run").args(arguments);
+        ended(&mut command)
+    }
+
+    /// Starts `globallock run` with this store.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        let mut command = self.command();
+        Running::start(command.arg("run").args(arguments))
+    }
+
+    pub(crate) fn command(&self) -> Command {
+        let mut command = globallock();
+        command.env("GLOBALLOCK_URL", self.url());
+        command
+    }
+}
+
+/// The program, with nothing of this process's environment that it would heed.
+pub(crate) fn globallock() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_globallock"));
+    command.env_remove("GLOBALLOCK_URL").env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+pub(crate) fn ended(command: &mut Command) -> Ended {
+    let output = command.output().unwrap();
+    Ended {
+        status: output.status.code(),
+        output: String::from_utf8_lossy(&output.stdout).into_owned(),
+        error: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A run that goes on; killed when dropped.
+pub(crate) struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Receiver<String>,
+    error: Receiver<String>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().unwrap();
+        let input = child.stdin.take();
+        let output = lines(child.stdout.take().unwrap());
+        let error = lines(child.stderr.take().unwrap());
+        Running { child, input, output, error }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line of output that contains `text`.
+    pub(crate) fn says(&self, text: &str) -> String {
+        find(&self.output, text)
+    }
+
+    /// Waits for a line of standard error that contains `text`.
+    pub(crate) fn warns(&self, text: &str) -> String {
+        find(&self.error, text)
+    }
+
+    pub(crate) fn write(&mut self, text: &str) {
+        self.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
+    }
+
+    pub(crate) fn close_input(&mut self) {
+        self.input = None;
+    }
+
+    /// Sends a signal by its name, as `kill` does.
+    pub(crate) fn signal(&self, signal: &str) {
+        assert!(kill(signal, &self.id().to_string()));
+    }
+
+    /// Waits for its end and returns its exit status.
+    pub(crate) fn end(mut self) -> Option<i32> {
+        self.close_input();
+        let status: ExitStatus = self.child.wait().unwrap();
+        status.code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal; false where the process is gone.
+pub(crate) fn kill(signal: &str, id: &str) -> bool {
+    let mut command = Command::new("kill");
+    command.args([&format!("-{signal}"), "--", id]).stderr(Stdio::null()).status().unwrap().success()
+}
+
+/// Waits until a process has gone.
+pub(crate) fn wait_gone(id: &str) {
+    let until = std::time::Instant::now() + LIMIT;
+    let stat = format!("/proc/{}/stat", id.trim_start_matches('-'));
+    // A killed process whose parent has not asked for it yet is as good as gone.
+    while std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z ")) {
+        assert!(std::time::Instant::now() < until, "process {id} goes on");
+        std::thread::yield_now();
+    }
+}
+
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn find(lines: &Receiver<String>, text: &str) -> String {
+    let mut seen = Vec::new();
+    loop {
+        match lines.recv_timeout(LIMIT) {
+            Ok(line) if line.contains(text) => return line,
+            Ok(line) => seen.push(line),
+            Err(error) => panic!("{text:?} is not said ({error}) after {seen:?}"),
+        }
+    }
+}

@@ -3,7 +3,10 @@
 #[tokio::main]
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    globallock_conformance::child::run(&arguments).await;
+    match arguments.split_first() {
+        Some((verb, rest)) if verb == "turns" => globallock_conformance::child::take_turns(rest).await,
+        _ => globallock_conformance::child::run(&arguments).await,
+    }
     // A thread that reads the standard input would keep the process.
     std::process::exit(0);
 }

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Error, Read, Result};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -91,14 +92,24 @@ impl Drop for Process {
     }
 }
 
-/// A port that nobody uses at this moment.
+/// A port that nobody uses at this moment, and that no later call in this process returns.
+///
+/// Below the range from which the kernel takes the ports of clients, so that none of those gets it meanwhile.
 ///
 /// # Panics
 /// When the host has none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
-    listener.local_addr().expect("the listener is bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test programs that run at the same time begin at different ones.
+    let first = u16::try_from(std::process::id() * 97 % 12_000).unwrap_or(0);
+    for _ in 0..12_000 {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 /// Waits until `ready` says so.

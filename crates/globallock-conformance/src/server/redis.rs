@@ -76,7 +76,9 @@ impl Redis {
         let fixed = ["--bind", "127.0.0.1", "--save", "", "--dir", &directory].map(str::to_owned);
         let arguments = self.arguments.iter().cloned().chain(fixed);
         self.process = Some(Process::start("redis-server", "redis-server", arguments, &log)?);
-        wait_ready("redis-server", &log, || listens(self.port))
+        let socket = self.arguments.iter().skip_while(|argument| *argument != "--unixsocket").nth(1);
+        let on_socket = || socket.is_none_or(|path| std::os::unix::net::UnixStream::connect(path).is_ok());
+        wait_ready("redis-server", &log, || listens(self.port) && on_socket())
     }
 
     /// The port that it listens on.
@@ -101,7 +103,6 @@ impl Redis {
     ///
     /// # Panics
     /// When redis-cli is not installed.
-    #[must_use]
     pub fn cli(&self, arguments: &[&str]) -> String {
         cli(self.port, arguments)
     }
@@ -132,7 +133,6 @@ impl Redis {
 ///
 /// # Panics
 /// When redis-cli is not installed.
-#[must_use]
 pub fn cli(port: u16, arguments: &[&str]) -> String {
     let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output();
     let output = output.expect("redis-cli is installed: run apt-get install redis-tools");

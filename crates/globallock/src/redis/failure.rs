@@ -6,7 +6,7 @@ use crate::error::Error;
 
 /// The least that a user of the store needs, in the words of ACL SETUSER.
 const RIGHTS: &str = "~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash +@sortedset +@keyspace +time \
-                      +publish +subscribe +hello +ping +client|setinfo";
+                      +publish +subscribe +hello +ping";
 
 /// What failed, before the store's address is put to it.
 #[derive(Clone, Debug)]

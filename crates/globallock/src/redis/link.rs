@@ -78,20 +78,22 @@ impl Link {
         &self.scripts
     }
 
-    /// Sends one request. Repeats it once where that cannot do harm and may help: on a new connection, or with the
-    /// scripts loaded anew; all requests bear repetition.
+    /// Sends one request. Repeats it where that cannot do harm and may help: on a new connection, and with the scripts
+    /// loaded anew; all requests bear repetition.
     pub(super) async fn request(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
-        let live = self.live().await?;
-        match self.send(&live, command).await {
-            Err(failure) if failure.kind == Kind::NoScript => {
-                self.load_scripts(&live).await?;
-                self.send(&live, command).await
+        let (mut reconnected, mut loaded) = (false, false);
+        loop {
+            let live = self.live().await?;
+            match self.send(&live, command).await {
+                Err(failure) if failure.kind == Kind::NoScript && !loaded => {
+                    loaded = true;
+                    self.load_scripts(&live).await?;
+                }
+                Err(failure) if failure.kind == Kind::Disconnected && !reconnected => {
+                    reconnected = true;
+                }
+                other => return other,
             }
-            Err(failure) if failure.kind == Kind::Disconnected && self.number() != Some(live.number) => {
-                let live = self.live().await?;
-                self.send(&live, command).await
-            }
-            other => other,
         }
     }
 
@@ -147,10 +149,6 @@ impl Link {
             }
             failure
         })
-    }
-
-    fn number(&self) -> Option<u64> {
-        self.state.borrow().live.as_ref().map(|live| live.number)
     }
 
     /// The connection; while it is broken, what comes of the next try to make it again.
@@ -215,7 +213,9 @@ impl Link {
             Err(failure) if failure.kind == Kind::Denied => return Ok(()),
             Err(failure) => return Err(failure),
         };
-        let version: String = info.get("redis_version").unwrap_or_default();
+        let Some(version) = info.get::<String>("redis_version") else {
+            return Err(Failure::new(Kind::Unfit, "it does not answer as Redis does: check the address"));
+        };
         if version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7)
         {
             return Err(Failure::new(

@@ -1,0 +1,205 @@
+//! The network and the server fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use globallock::{Departure, Error, Guard, LockManager, Loss, Options};
+use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::server::redis::{Redis, Sentinels};
+use globallock_conformance::world::eventually;
+use tokio::task::JoinHandle;
+
+use crate::{LEASE, manager, queue_is};
+
+async fn behind_proxy(server: &Redis) -> (Proxy, LockManager) {
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let manager = manager(&format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port())).await;
+    (proxy, manager)
+}
+
+fn waits(manager: &LockManager, name: &str) -> JoinHandle<globallock::Result<Guard>> {
+    let lock = manager.mutex(name).unwrap();
+    tokio::spawn(async move { lock.acquire().await })
+}
+
+#[tokio::test]
+async fn a_lost_message_is_made_good_by_the_next_renewal() {
+    let server = Redis::start().unwrap();
+    let holder = manager(&server.url()).await;
+    let (proxy, other) = behind_proxy(&server).await;
+    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    proxy.answers(Flow::Swallow);
+    guard.release().await.unwrap();
+    eventually("the message is lost", async || proxy.swallowed() > 0).await;
+    proxy.answers(Flow::Pass);
+    assert!(waiter.await.unwrap().unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_waiter_that_cannot_be_reached_is_passed_over() {
+    let server = Redis::start().unwrap();
+    let [holder, next] = [manager(&server.url()).await, manager(&server.url()).await];
+    let (proxy, cut_off) = behind_proxy(&server).await;
+    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let ghost = waits(&cut_off, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    let waiter = waits(&next, "a");
+    queue_is(&holder, "a", 1, 2).await;
+    proxy.requests(Flow::Hold);
+    proxy.cut();
+    eventually("nobody listens for the ghost", async || {
+        server.cli(&["PUBSUB", "CHANNELS"]).lines().count() == 2
+    })
+    .await;
+    guard.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    assert!(proxy.cuts() > 0);
+    proxy.requests(Flow::Pass);
+    guard.release().await.unwrap();
+    assert!(ghost.await.unwrap().unwrap().is_held(), "it comes back and is granted in its turn");
+}
+
+#[tokio::test]
+async fn a_silent_network_is_told_within_the_patience_and_loses_the_lock() {
+    let server = Redis::start().unwrap();
+    let (proxy, manager) = behind_proxy(&server).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    proxy.answers(Flow::Swallow);
+    let asked = std::time::Instant::now();
+    let options = Options { patience: Some(Duration::from_millis(700)), lease: LEASE, ..Options::default() };
+    let refused = manager.mutex("b").unwrap().with(options).unwrap().acquire().await;
+    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert_eq!(guard.lost().await, Loss::Expired);
+    assert!(proxy.swallowed() > 0);
+}
+
+#[tokio::test]
+async fn connections_that_break_all_the_time_break_no_lock() {
+    let server = Redis::start().unwrap();
+    let direct = manager(&server.url()).await;
+    let inside = Arc::new(AtomicBool::new(false));
+    let mut proxies = Vec::new();
+    let mut owners = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (proxy, manager) = behind_proxy(&server).await;
+        proxies.push(proxy);
+        let inside = Arc::clone(&inside);
+        owners.spawn(async move {
+            for _ in 0..60 {
+                // A connection that breaks twice in one request is told, and nothing is left behind.
+                let Ok(guard) = manager.mutex("a").unwrap().acquire().await else { continue };
+                assert!(!inside.swap(true, Ordering::SeqCst));
+                tokio::task::yield_now().await;
+                assert!(inside.swap(false, Ordering::SeqCst));
+                drop(guard.release().await);
+            }
+            manager.close().await;
+        });
+    }
+    let cutting = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(7));
+        loop {
+            pace.tick().await;
+            proxies.iter().for_each(Proxy::cut);
+        }
+    };
+    tokio::select! {
+        _ = owners.join_all() => {}
+        () = cutting => unreachable!("it never ends"),
+    }
+    assert!(proxies.iter().all(|proxy| proxy.cuts() > 3), "the connections were cut");
+    queue_is(&direct, "a", 0, 0).await;
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_loaded_again() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    let lock = manager.mutex("a").unwrap();
+    for _ in 0..3 {
+        server.cli(&["SCRIPT", "FLUSH"]);
+        let guard = lock.acquire().await.unwrap();
+        server.cli(&["SCRIPT", "FLUSH"]);
+        eventually("it is renewed", async || {
+            server.cli(&["PTTL", "_glocks:a"]).parse::<i64>().unwrap() < 750
+        })
+        .await;
+        eventually("it is renewed", async || {
+            server.cli(&["PTTL", "_glocks:a"]).parse::<i64>().unwrap() > 900
+        })
+        .await;
+        server.cli(&["SCRIPT", "FLUSH"]);
+        assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    }
+}
+
+#[tokio::test]
+async fn flushed_data_are_told_and_tokens_rise_on() {
+    let server = Redis::start().unwrap();
+    let [holder, other] = [manager(&server.url()).await, manager(&server.url()).await];
+    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    server.cli(&["FLUSHALL"]);
+    let next = waiter.await.unwrap().unwrap();
+    assert!(next.fencing_token() > guard.fencing_token());
+    assert_eq!(guard.lost().await, Loss::Revoked);
+    assert!(next.is_held());
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_within_the_lease_keeps_its_waiters() {
+    let mut server = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
+    let options = Options { lease: Duration::from_secs(20), ..Options::default() };
+    let options = globallock::ManagerOptions { locks: options, ..globallock::ManagerOptions::default() };
+    let holder = LockManager::connect_with(&server.url(), options.clone()).await.unwrap();
+    let other = LockManager::connect_with(&server.url(), options).await.unwrap();
+    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    server.kill();
+    server.resume_after_kill().unwrap();
+    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert!(waiter.await.unwrap().unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_stopped_server_that_goes_on_in_time_loses_nothing() {
+    let server = Redis::start().unwrap();
+    let locks = Options { lease: Duration::from_secs(20), ..Options::default() };
+    let options = globallock::ManagerOptions { locks, ..globallock::ManagerOptions::default() };
+    let url = format!("{}?timeout=200ms", server.url());
+    let manager = LockManager::connect_with(&url, options).await.unwrap();
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    server.stop();
+    let short = Options { patience: Some(Duration::from_millis(300)), ..Options::default() };
+    let refused = manager.mutex("b").unwrap().with(short).unwrap().acquire().await;
+    assert!(refused.unwrap_err().is_unavailable());
+    server.go_on();
+    assert!(manager.mutex("b").unwrap().acquire().await.unwrap().is_held());
+    assert!(guard.is_held());
+    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+}
+
+#[tokio::test]
+async fn a_failover_by_sentinels_is_followed() {
+    let mut set = Sentinels::start().unwrap();
+    let locks = Options { lease: Duration::from_secs(30), ..Options::default() };
+    let options = globallock::ManagerOptions { locks, ..globallock::ManagerOptions::default() };
+    let manager = LockManager::connect_with(&set.url(), options).await.unwrap();
+    let lock = manager.mutex("a").unwrap();
+    let guard = lock.acquire().await.unwrap();
+    let before = guard.fencing_token();
+    guard.release().await.unwrap();
+    assert_eq!(set.primary.cli(&["EXISTS", "{_glocks:a}:fence"]), "1");
+    set.primary.kill();
+    set.wait_failover().unwrap();
+    let guard = lock.acquire().await.unwrap();
+    assert!(guard.fencing_token() > before);
+    assert!(set.replica.cli(&["GET", "_glocks:a"]).starts_with("glk1:"), "the lock is in the new primary");
+    guard.release().await.unwrap();
+}

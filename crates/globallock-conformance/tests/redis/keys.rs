@@ -1,0 +1,160 @@
+//! What stands in the store, and how those who know nothing of us get on with it.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use globallock_conformance::server::redis::Redis;
+use globallock_conformance::world::eventually;
+
+use crate::{LEASE, manager, queue_is};
+
+#[tokio::test]
+async fn a_held_mutex_is_a_plain_string_that_expires() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    assert_eq!(server.cli(&["TYPE", "_glocks:a"]), "string");
+    let left: u128 = server.cli(&["PTTL", "_glocks:a"]).parse().unwrap();
+    assert!(left > 0 && left <= LEASE.as_millis());
+    assert_eq!(server.cli(&["SET", "_glocks:a", "other", "NX", "PX", "1000"]), "");
+    guard.release().await.unwrap();
+    assert_eq!(server.cli(&["KEYS", "*"]), "{_glocks:a}:fence");
+    assert!(server.cli(&["TTL", "{_glocks:a}:fence"]).parse::<u64>().unwrap() > 600_000);
+}
+
+#[tokio::test]
+async fn the_value_of_a_held_lock_never_changes() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    for guard in [
+        manager.mutex("a").unwrap().acquire().await.unwrap(),
+        manager.rwlock("b").unwrap().read().acquire().await.unwrap(),
+    ] {
+        let key = format!("_glocks:{}", guard.name().as_str());
+        let value = server.cli(&["GET", &key]);
+        let since = Instant::now();
+        // Renewed several times meanwhile, by which its end moves.
+        eventually("two leases go by", async || {
+            assert_eq!(server.cli(&["GET", &key]), value);
+            since.elapsed() > LEASE * 2
+        })
+        .await;
+        assert!(guard.is_held());
+    }
+}
+
+#[tokio::test]
+async fn everything_in_the_store_expires_by_itself() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    let lock = manager.rwlock("a").unwrap();
+    let _readers = (lock.read().acquire().await.unwrap(), lock.read().acquire().await.unwrap());
+    let writer = lock.write();
+    let waits = tokio::spawn(async move { writer.acquire().await });
+    let mutex = manager.mutex("b").unwrap();
+    let _guard = mutex.acquire().await.unwrap();
+    let waits_too = tokio::spawn(async move { mutex.acquire().await });
+    queue_is(&manager, "a", 2, 1).await;
+    queue_is(&manager, "b", 1, 1).await;
+    let keys = server.cli(&["KEYS", "*"]);
+    assert!(keys.lines().count() >= 7, "{keys}");
+    for key in keys.lines() {
+        assert!(server.cli(&["PTTL", key]).parse::<i64>().unwrap() > 0, "{key} stays for ever");
+    }
+    waits.abort();
+    waits_too.abort();
+}
+
+#[tokio::test]
+async fn a_stranger_excludes_us_and_is_shown() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    assert_eq!(server.cli(&["SET", "_glocks:a", "\u{1b}[2Jsomebody", "NX", "PX", "60000"]), "OK");
+    assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
+    assert!(manager.rwlock("a").unwrap().read().try_acquire().await.unwrap().is_none());
+    let queue = manager.inspect("a").await.unwrap();
+    assert_eq!((queue.len(), queue[0].id, queue[0].held, queue[0].fence), (1, None, true, 0));
+    assert!(queue[0].expires_in.is_some_and(|left| left <= Duration::from_secs(60)));
+    let shown = queue[0].owner.to_string();
+    assert!(shown.contains("somebody") && !shown.contains('\u{1b}'), "{shown:?}");
+}
+
+#[tokio::test]
+async fn what_a_stranger_gives_up_is_taken() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    server.cli(&["SET", "_glocks:a", "somebody", "PX", "60000"]);
+    let lock = manager.mutex("a").unwrap();
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    queue_is(&manager, "a", 1, 1).await;
+    assert_eq!(server.cli(&["DEL", "_glocks:a"]), "1");
+    assert!(waiter.await.unwrap().unwrap().is_held());
+}
+
+#[tokio::test]
+async fn what_a_stranger_lets_expire_is_taken() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    server.cli(&["SET", "_glocks:a", "somebody", "PX", "300"]);
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    assert!(guard.is_held());
+}
+
+#[tokio::test]
+async fn a_stranger_that_is_no_text_excludes_us_too() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    server.cli(&["HSET", "_glocks:a", "field", "redisson"]);
+    assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
+    assert_eq!(manager.inspect("a").await.unwrap()[0].id, None);
+    server.cli(&["DEL", "_glocks:a"]);
+    assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_prefix_and_a_database_keep_locks_apart() {
+    let server = Redis::start().unwrap();
+    let plain = manager(&server.url()).await;
+    let prefixed = manager(&format!("{}?prefix=app%3A", server.url())).await;
+    let database = manager(&format!("{}/3", server.url())).await;
+    let guards = [
+        plain.mutex("a").unwrap().try_acquire().await.unwrap(),
+        prefixed.mutex("a").unwrap().try_acquire().await.unwrap(),
+        database.mutex("a").unwrap().try_acquire().await.unwrap(),
+    ];
+    assert!(guards.iter().all(Option::is_some));
+    assert_eq!(server.cli(&["EXISTS", "_glocks:a", "app:a"]), "2");
+    assert_eq!(server.cli(&["-n", "3", "EXISTS", "_glocks:a"]), "1");
+}
+
+#[tokio::test]
+async fn only_locks_are_listed() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    server.cli(&["SET", "unrelated", "x"]);
+    server.cli(&["SET", "_glocks:foreign", "x"]);
+    let _guard = manager.rwlock("a").unwrap().read().acquire().await.unwrap();
+    let mut names: Vec<String> =
+        manager.names("").map(|name| name.unwrap().as_str().to_owned()).collect().await;
+    names.sort();
+    assert_eq!(names, ["a", "foreign"]);
+}
+
+#[tokio::test]
+async fn an_acquire_and_a_release_are_one_request_each() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    let lock = manager.mutex("a").unwrap();
+    lock.acquire().await.unwrap().release().await.unwrap();
+    let calls = || {
+        let text = server.cli(&["INFO", "commandstats"]);
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).map(str::to_owned);
+        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let before = calls();
+    for _ in 0..10 {
+        lock.acquire().await.unwrap().release().await.unwrap();
+    }
+    assert_eq!(calls() - before, 20);
+}

@@ -1,0 +1,215 @@
+//! A server that refuses, and servers that are none: each answer is an error that says what to change.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use globallock::{Error, LockManager};
+use globallock_conformance::server::redis::Redis;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::{connect, manager};
+
+async fn refusal(manager: &LockManager) -> Error {
+    manager.mutex("a").unwrap().acquire().await.expect_err("it is refused")
+}
+
+#[tokio::test]
+async fn a_server_without_memory_is_told_apart() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = refusal(&manager).await;
+    assert!(matches!(error, Error::Unfit { .. }), "{error:?}");
+    assert!(error.to_string().contains("raise maxmemory"), "{error}");
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(server.cli(&["KEYS", "*"]), "");
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn what_is_held_can_be_released_without_memory() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let released = guard.release().await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    manager.close().await;
+    assert_eq!(server.cli(&["EXISTS", "_glocks:a"]), "0", "{released:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_save_is_told_apart() {
+    let server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    server.cli(&["CONFIG", "SET", "save", "3600 1000000"]);
+    std::fs::remove_dir_all(server.directory()).unwrap();
+    server.cli(&["BGSAVE"]);
+    globallock_conformance::world::eventually("the saving fails", async || {
+        server.cli(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err")
+    })
+    .await;
+    let error = refusal(&manager).await;
+    assert!(matches!(error, Error::Unfit { .. }), "{error:?}");
+    assert!(error.to_string().contains("stop-writes-on-bgsave-error"), "{error}");
+}
+
+#[tokio::test]
+async fn a_replica_is_told_apart() {
+    let primary = Redis::start().unwrap();
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()]).unwrap();
+    let manager = manager(&replica.url()).await;
+    let error = refusal(&manager).await;
+    assert!(error.is_unavailable(), "{error:?}");
+    assert!(error.to_string().contains("read-only replica"), "{error}");
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_server_busy_with_a_script_is_waited_for() {
+    let server = Redis::start_with(&["--busy-reply-threshold", "20"]).unwrap();
+    let manager = manager(&format!("{}?timeout=10s", server.url())).await;
+    let mut busy = Command::new("redis-cli")
+        .args(["-p", &server.port().to_string(), "EVAL", "while true do end", "0"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    globallock_conformance::world::eventually("it is busy", async || server.cli(&["PING"]).contains("BUSY"))
+        .await;
+    let error = refusal(&manager).await;
+    assert!(error.is_unavailable(), "{error:?}");
+    assert!(error.to_string().contains("SCRIPT KILL"), "{error}");
+    server.cli(&["SCRIPT", "KILL"]);
+    busy.wait().unwrap();
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_server_that_is_still_loading_is_waited_for() {
+    let slow = ["--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024"];
+    let mut server = Redis::start_with(&slow).unwrap();
+    server.cli(&[
+        "EVAL",
+        "for i = 1, 60 do redis.call('SET', i, redis.sha1hex(i) .. string.rep(i, 900)) end",
+        "0",
+    ]);
+    server.cli(&["CONFIG", "SET", "rdbcompression", "no"]);
+    assert_eq!(server.cli(&["SAVE"]), "OK");
+    server.kill();
+    server.resume_after_kill().unwrap();
+    let locks =
+        globallock::Options { patience: Some(Duration::from_secs(30)), ..globallock::Options::default() };
+    let options = globallock::ManagerOptions { locks, ..globallock::ManagerOptions::default() };
+    let loading = server.cli(&["PING"]);
+    assert!(loading.contains("LOADING"), "the server is still loading: {loading}");
+    let manager = LockManager::connect_with(&server.url(), options).await.unwrap();
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+}
+
+/// A server that answers each command, by its first word, with what it is told to.
+async fn pretender(answer: impl Fn(&str) -> String + Send + Sync + Copy + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut buffer = vec![0; 64 * 1024];
+                while let Ok(count @ 1..) = client.read(&mut buffer).await {
+                    let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+                    for command in text.split("\r\n*").map(|command| format!("\r\n*{command}")) {
+                        let word = command.split("\r\n").nth(3).unwrap_or_default().to_ascii_uppercase();
+                        if client.write_all(answer(&word).as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    format!("redis://127.0.0.1:{port}?timeout=500ms")
+}
+
+const HELLO: &str = "%1\r\n+proto\r\n:3\r\n";
+
+/// What INFO answers.
+fn version(number: &str) -> String {
+    let text = format!("redis_version:{number}\r\n");
+    format!("${}\r\n{text}\r\n", text.len())
+}
+
+#[tokio::test]
+async fn an_old_server_is_told_apart() {
+    let url = pretender(|word| match word {
+        "HELLO" => HELLO.to_owned(),
+        "INFO" => version("6.2.14"),
+        _ => "+OK\r\n".to_owned(),
+    })
+    .await;
+    let error = connect(&url).await.expect_err("it is refused");
+    assert!(matches!(error, Error::Unfit { .. }), "{error:?}");
+    assert!(error.to_string().contains("Redis 6.2.14: globallock needs 7 or newer"), "{error}");
+    let url = pretender(|_| "-ERR unknown command `HELLO`\r\n".to_owned()).await;
+    let error = connect(&url).await.expect_err("it is refused");
+    assert!(error.to_string().contains("too old"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cluster_node_is_told_apart() {
+    let url = pretender(|word| match word {
+        "HELLO" => HELLO.to_owned(),
+        "INFO" => version("7.4.99"),
+        "EVALSHA" => "-MOVED 3999 127.0.0.1:6381\r\n".to_owned(),
+        "SUBSCRIBE" => ">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n".to_owned(),
+        _ => "+OK\r\n".to_owned(),
+    })
+    .await;
+    let error = refusal(&manager(&url).await).await;
+    assert!(error.to_string().contains("Redis Cluster, which is not supported"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_none_is_told_apart() {
+    for answer in [
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "\0\u{1}\u{2}garbage",
+        "*100000000\r\n",
+        "$-7\r\n",
+        "%1\r\n",
+        "+OK\r\n",
+        ":7\r\n",
+        "*2\r\n:1\r\n:2\r\n",
+    ] {
+        let url = pretender(move |_| answer.to_owned()).await;
+        match connect(&url).await {
+            Err(Error::Unavailable { .. } | Error::Unfit { .. } | Error::Denied { .. }) => {}
+            Err(error) => panic!("{answer:?}: {error:?}"),
+            Ok(manager) => drop(refusal(&manager).await),
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_of_the_wrong_kind_are_told_apart() {
+    for answer in [
+        "+OK\r\n",
+        "$5\r\nhello\r\n",
+        "*0\r\n",
+        "*2\r\n:1\r\n:2\r\n",
+        "*4\r\n:1\r\n:-5\r\n:1\r\n:1\r\n",
+        "_\r\n",
+    ] {
+        let url = pretender(move |word| match word {
+            "HELLO" => HELLO.to_owned(),
+            "INFO" => version("7.4.99"),
+            "EVALSHA" => answer.to_owned(),
+            "SUBSCRIBE" => ">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n".to_owned(),
+            _ => "+OK\r\n".to_owned(),
+        })
+        .await;
+        let error = refusal(&manager(&url).await).await;
+        assert!(error.to_string().contains("check the address"), "{answer:?}: {error}");
+    }
+}

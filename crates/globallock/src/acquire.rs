@@ -29,6 +29,7 @@ pub(crate) async fn acquire(lock: &Lock, patience: Patience) -> Result<Option<Gu
         limit: options.wait.filter(|_| patience == Patience::Queue).map(|wait| started + wait),
         patience: options.patience(),
         silent_since: None,
+        failure: None,
         pause: RETRY.0,
         kept: false,
         armed: true,
@@ -63,6 +64,8 @@ struct Asking<'a> {
     patience: Duration,
     /// Since when the store has failed to answer.
     silent_since: Option<Instant>,
+    /// How it failed to: what the user is told if it stays silent.
+    failure: Option<Error>,
     pause: Duration,
     kept: bool,
     armed: bool,
@@ -78,7 +81,7 @@ impl Asking<'_> {
             Err(_) if self.limit.is_some_and(|limit| limit <= Instant::now()) && self.kept => {
                 return Ok(Asked::TimedOut);
             }
-            Err(_) => Err(self.silence(asked_at)),
+            Err(_) => Err(self.failure.take().unwrap_or_else(|| self.silence(asked_at))),
         };
         match answer {
             Ok(Standing::Held(grant)) if self.tenure.confirm(grant, Instant::now()) => {
@@ -148,6 +151,7 @@ impl Asking<'_> {
                 None => Ok(Asked::Again),
             };
         }
+        self.failure = error;
         self.pause = (self.pause * 2).min(RETRY.1);
         sleep_until(next.into()).await;
         Ok(Asked::Again)

@@ -213,3 +213,20 @@ async fn answers_of_the_wrong_kind_are_told_apart() {
         assert!(error.to_string().contains("check the address"), "{answer:?}: {error}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_went_away_is_named_within_the_waiting_limit() {
+    let mut server = Redis::start().unwrap();
+    let manager = manager(&server.url()).await;
+    server.kill();
+    let short =
+        globallock::Options { wait: Some(Duration::from_millis(400)), ..globallock::Options::default() };
+    let asked = std::time::Instant::now();
+    let error = manager.mutex("a").unwrap().with(short).unwrap().acquire().await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("Connection refused") || error.to_string().contains("closed"),
+        "{error}"
+    );
+    assert!(asked.elapsed() < Duration::from_secs(5));
+}

@@ -1,0 +1,177 @@
+//! What is the file store's own: its directory, its limits, and the processes of one host.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use globallock::{LockManager, Loss, ManagerOptions, Options};
+use globallock_conformance::world::eventually;
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
+
+fn url(directory: &Path) -> String {
+    format!("file://{}", directory.display())
+}
+
+async fn manager(directory: &Path) -> LockManager {
+    let locks = Options { lease: std::time::Duration::from_secs(1), ..Options::default() };
+    let options = ManagerOptions { locks, ..ManagerOptions::default() };
+    LockManager::connect_with(&url(directory), options).await.expect("the directory is fit")
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_serve_is_refused_with_the_remedy() {
+    let place = TempDir::new().unwrap();
+    let plain = place.path().join("plain");
+    fs::write(&plain, "text").unwrap();
+    let link = place.path().join("link");
+    std::os::unix::fs::symlink("/does/not/exist", &link).unwrap();
+    for (url, text) in [
+        (url(&place.path().join("a/b")), "its parent does not exist"),
+        (url(&plain), "name a directory"),
+        (url(&link), "cannot be opened"),
+        ("file:///sys/globallock".to_owned(), "file:///sys/globallock"),
+        ("file://host/directory".to_owned(), "three slashes"),
+        ("file:locks".to_owned(), "relative"),
+        ("file:///tmp/x?network=yes".to_owned(), "one value: allow"),
+        ("file:///tmp/x?colour=red".to_owned(), "no option \"colour\""),
+    ] {
+        let refused = LockManager::connect(&url).await.expect_err(&url);
+        assert!(!refused.is_retryable(), "{url}: {refused:?}");
+        assert!(refused.to_string().contains(text), "{url}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn the_directory_is_private_unless_it_was_shared() {
+    let place = TempDir::new().unwrap();
+    let private = place.path().join("private");
+    let guard = manager(&private).await.mutex("a").unwrap().acquire().await.unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let claim = |directory: &Path| fs::read_dir(directory.join("a")).unwrap().next().unwrap().unwrap().path();
+    assert_eq!([mode(&private), mode(&private.join("a")), mode(&claim(&private))], [0o700, 0o700, 0o600]);
+    drop(guard);
+    let shared = place.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    let _guard = manager(&shared).await.mutex("a").unwrap().acquire().await.unwrap();
+    assert_eq!([mode(&shared.join("a")), mode(&claim(&shared))], [0o777, 0o666]);
+    assert_eq!(mode(&shared.join(".fence")), 0o666);
+}
+
+#[tokio::test]
+async fn tokens_rise_over_a_lost_or_damaged_counter() {
+    let place = TempDir::new().unwrap();
+    let manager = manager(place.path()).await;
+    let lock = manager.mutex("a").unwrap();
+    let mut last = 0;
+    let counter = place.path().join(".fence");
+    for damage in [None, Some(""), Some("garbage"), Some("00000000000000000007"), None] {
+        match damage {
+            Some(text) => fs::write(&counter, text).unwrap(),
+            None => drop(fs::remove_file(&counter)),
+        }
+        let guard = lock.acquire().await.unwrap();
+        assert!(guard.fencing_token() > last, "{damage:?}");
+        last = guard.fencing_token();
+        guard.release().await.unwrap();
+    }
+    // A clock that was set back does not set the counter back.
+    fs::write(&counter, "09000000000000000000").unwrap();
+    assert_eq!(lock.acquire().await.unwrap().fencing_token(), 9_000_000_000_000_000_001);
+}
+
+#[tokio::test]
+async fn files_that_are_no_claims_are_left_alone() {
+    let place = TempDir::new().unwrap();
+    let manager = manager(place.path()).await;
+    fs::create_dir(place.path().join("a")).unwrap();
+    let stray = place.path().join("a/README");
+    fs::write(&stray, "mine").unwrap();
+    manager.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    assert_eq!(fs::read_to_string(stray).unwrap(), "mine");
+}
+
+#[tokio::test]
+async fn claims_of_the_dead_are_swept_away() {
+    let place = TempDir::new().unwrap();
+    let manager = manager(place.path()).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let claim = fs::read_dir(place.path().join("a")).unwrap().next().unwrap().unwrap().path();
+    // What a killed owner leaves: its file, in front of all others, which nobody has open.
+    let file = claim.file_name().unwrap().to_str().unwrap();
+    let (_, share) = file.split_at(20 + 1 + 32);
+    let dead = claim.with_file_name(format!("{:020}.{}{share}", guard.fencing_token() - 1, "0".repeat(32)));
+    assert_eq!(manager.inspect("a").await.unwrap().len(), 1);
+    assert!(!dead.exists());
+}
+
+#[tokio::test]
+async fn a_section_that_somebody_never_leaves_is_told() {
+    let place = TempDir::new().unwrap();
+    let manager = manager(place.path()).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let directory = fs::File::open(place.path().join("a")).unwrap();
+    flock(&directory, FlockOperation::LockExclusive).unwrap();
+    let short = Options { wait: Some(std::time::Duration::from_secs(6)), ..manager_options() };
+    let refused = manager.mutex("a").unwrap().with(short).unwrap().acquire().await.unwrap_err();
+    assert!(refused.is_unavailable(), "{refused:?}");
+    assert!(refused.to_string().contains("fuser -v"), "{refused}");
+    assert!(guard.is_held(), "what is held is renewed without the section");
+    drop(directory);
+    guard.release().await.unwrap();
+    assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
+}
+
+fn manager_options() -> Options {
+    Options { patience: Some(std::time::Duration::from_secs(3)), ..Options::default() }
+}
+
+#[tokio::test]
+async fn a_directory_that_was_deleted_is_told_and_made_again() {
+    let place = TempDir::new().unwrap();
+    let directory = place.path().join("locks");
+    let manager = manager(&directory).await;
+    let lock = manager.mutex("a").unwrap();
+    let guard = lock.acquire().await.unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(guard.lost().await, Loss::Revoked);
+    let next = lock.acquire().await.unwrap();
+    assert!(next.is_held() && next.fencing_token() > guard.fencing_token());
+}
+
+#[tokio::test]
+async fn a_process_without_free_files_is_told() {
+    let place = TempDir::new().unwrap();
+    let program = env!("CARGO_BIN_EXE_globallock-child");
+    let script = format!("ulimit -n 9; exec {program} {} a mutex 1s", url(place.path()));
+    let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().unwrap();
+    let told =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("limit of open files") || told.contains("Too many open files"), "{told}");
+    assert!(manager(place.path()).await.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn eight_processes_take_turns_without_an_overlap() {
+    let place = TempDir::new().unwrap();
+    let file = place.path().join("one-at-a-time");
+    let directory = place.path().join("locks");
+    let owner = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_globallock-child"));
+        command.args(["turns", &url(&directory), "a", "3"]).arg(&file).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let owners: Vec<_> = (0..8).map(|_| owner()).collect();
+    let mut all = Vec::new();
+    for owner in owners {
+        let output = owner.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (turns, overlaps) = text.trim().split_once(' ').expect("two numbers");
+        assert_eq!(overlaps, "0");
+        all.push(turns.parse::<u64>().unwrap());
+    }
+    let (fewest, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+    assert!(*fewest > 0 && most <= &(fewest * 2), "those who wait in order have as many turns: {all:?}");
+    eventually("nothing stays", async || !directory.join("a").exists()).await;
+}

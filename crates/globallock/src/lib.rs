@@ -57,3 +57,8 @@ pub use name::{MAX_NAME_BYTES, Name};
 pub use options::{LONGEST, ManagerOptions, Options, SHORTEST};
 pub use owner::Owner;
 pub use tenure::Loss;
+
+/// The examples of the README are run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

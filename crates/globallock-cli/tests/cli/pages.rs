@@ -82,3 +82,42 @@ fn the_version_is_told() {
     let told = ended(globallock().arg("--version"));
     assert_eq!(told.output.trim(), format!("globallock {}", env!("CARGO_PKG_VERSION")));
 }
+
+/// The lines of a document that run this program, each without what stands before its arguments.
+fn lines_of(document: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let line = line.split(" # ").next().unwrap_or_default().trim();
+        let start = ["globallock run ", "cargo run --release -- run "]
+            .iter()
+            .find_map(|start| line.find(start).map(|position| position + start.len()))?;
+        line.contains(" -- ").then(|| line[start..].to_owned())
+    };
+    document.lines().filter_map(line).collect()
+}
+
+#[test]
+fn the_command_lines_of_the_documents_work() {
+    let place = Place::new();
+    let file = place.path("url");
+    std::fs::write(&file, place.url()).unwrap();
+    let documents = [include_str!("../../../../README.md"), include_str!("../../../../docs/run.md")];
+    for (document, fewest) in documents.into_iter().zip([7, 6]) {
+        let lines = lines_of(document);
+        assert!(lines.len() >= fewest, "{lines:?}");
+        for line in lines.iter().filter(|line| !line.starts_with('[')) {
+            let (options, _) = line.rsplit_once(" -- ").unwrap();
+            let options = options.trim_end_matches(" run nightly-report").trim_start_matches("run ");
+            let words = options.split(' ').filter(|word| !word.is_empty()).map(|word| {
+                if word.starts_with("redis://") {
+                    place.url()
+                } else if word.ends_with("/url") {
+                    file.display().to_string()
+                } else {
+                    word.to_owned()
+                }
+            });
+            let ended = ended(place.command().arg("run").args(words).args(["--", "true"]));
+            assert_eq!(ended.status, Some(0), "{line}: {}", ended.error);
+        }
+    }
+}

@@ -40,7 +40,8 @@ pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
         stranger.expires_in = left.map(Duration::from_millis);
         entries.push(stranger);
     }
-    entries.extend(texts(waiting)?.iter().filter_map(|id| record(id, &records, now)));
+    let waiting = texts(waiting)?;
+    entries.extend(waiting.chunks_exact(2).filter_map(|pair| waiter(&pair[0], &pair[1], &records, now)));
     Some(entries)
 }
 
@@ -62,7 +63,25 @@ fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
     })
 }
 
-/// A claim that has a record.
+/// One who waits, with its number.
+fn waiter(member: &str, number: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
+    let fields: Vec<&str> = member.splitn(5, ' ').collect();
+    let [id, _, lease, _, tail] = fields[..] else { return None };
+    let (share, owner) = tail.split_once(':')?;
+    let (number, lease) = (number.parse::<u64>().ok()?, lease.parse::<u64>().ok()?);
+    // In milliseconds, as a number counts microseconds.
+    let joined = number / 1000;
+    let deadline = records.get(id).map_or(Some(joined + lease), |renewed| renewed.parse().ok())?;
+    let left = deadline.checked_sub(now).filter(|left| *left > 0)?;
+    Some(Entry {
+        fence: number,
+        age: Some(Duration::from_millis(now.saturating_sub(joined))),
+        expires_in: Some(Duration::from_millis(left)),
+        ..Entry::new(ClaimId::parse(id), false, read_share(share)?, Owner::from_text(owner))
+    })
+}
+
+/// One who shares, by its record.
 fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
     let fields: Vec<&str> = records.get(id)?.splitn(8, ' ').collect();
     let [fence, deadline, joined, granted, hold_until, _, _, tail] = fields[..] else { return None };

@@ -1,20 +1,27 @@
 -- Takes a claim out of the queue, held or not, and hands the lock on.
 --
--- ARGV: id
+-- ARGV: id, what it is in the queue (empty: it never waits)
 -- Result: 1 if it was there, 0 if not
-local id = ARGV[1]
-
+local id, member = ARGV[1], ARGV[2]
+local now = math.floor(clock() / 1000)
 local value = holder()
+local there = false
 if is_exclusive(value, id) then
   call('DEL', KEYS[1])
-  if call('EXISTS', KEYS[4]) == 1 then settle(math.floor(clock() / 1000), nil, false) end
-  return 1
+  there = true
+else
+  local score = member ~= '' and call('ZSCORE', KEYS[3], member)
+  local shared = not score and read(id)
+  if score then
+    there = waiter(member, score).deadline > now
+    dequeue(member)
+  elseif shared then
+    there = expiry(shared) > now and read_group().value == value
+    drop(id, shared)
+  else
+    return 0
+  end
 end
-local claim = read(id)
-if not claim then return 0 end
-local now = math.floor(clock() / 1000)
-local there = claim.deadline > now
-if claim.granted > 0 then there = expiry(claim) > now and read_group().value == value end
-drop(id, claim)
 settle(now, nil, holder())
+rest()
 return there and 1 or 0

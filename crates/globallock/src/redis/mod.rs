@@ -27,6 +27,7 @@ use crate::address::Address;
 use crate::backend::{Backend, Claim, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing};
 use crate::error::Result;
 use crate::name::Name;
+use crate::queue::Share;
 
 /// A store in one Redis server, or in the primary that sentinels name.
 pub struct Redis {
@@ -71,6 +72,16 @@ impl Redis {
 
     fn prefix(&self) -> &str {
         &self.link.config().prefix
+    }
+
+    /// What a claim is in the queue, as `queue.lua` says; empty for one that never waits.
+    fn member(&self, claim: &Claim) -> String {
+        if claim.patience == Patience::Once {
+            return String::new();
+        }
+        let Share { weight, capacity } = claim.share;
+        let (lease, max_hold) = (milliseconds(claim.lease), claim.max_hold.map_or(0, milliseconds));
+        format!("{} {} {lease} {max_hold} {weight}/{capacity}:{}", claim.id, self.channel, claim.owner)
     }
 
     /// Reads the answer to a join or a renewal that was sent at `sent`, and takes note of what it says to a waiter.
@@ -148,7 +159,7 @@ impl Backend for Redis {
         let mut commands = Pipeline::with_capacity(claims.len());
         for claim in claims {
             let mut command = call(&self.link.scripts().renew, self.prefix(), &claim.name);
-            command.arg(claim.id.to_string()).arg(milliseconds(claim.lease));
+            command.arg(claim.id.to_string()).arg(milliseconds(claim.lease)).arg(self.member(claim));
             commands.add_command(command);
         }
         let sent = Instant::now();
@@ -166,7 +177,7 @@ impl Backend for Redis {
             self.inbox.waiters.forget(claim.id);
         }
         let mut command = call(&self.link.scripts().leave, self.prefix(), &claim.name);
-        command.arg(claim.id.to_string());
+        command.arg(claim.id.to_string()).arg(self.member(claim));
         match self.request(&command).await? {
             Value::Int(0) => Ok(Departure::Gone),
             _ => Ok(Departure::Left),
@@ -226,7 +237,7 @@ impl Listener for Inbox {
                 return;
             };
             let mut command = call(&link.scripts().leave, &config.prefix, &name);
-            command.arg(unwanted.id.to_string());
+            command.arg(unwanted.id.to_string()).arg("");
             if let Err(failure) = link.request(&command).await {
                 let error = failure.into_error(&config.shown);
                 tracing::debug!(%name, %error, "an unwanted grant was not given back; its lease frees it");

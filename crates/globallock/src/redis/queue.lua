@@ -1,9 +1,11 @@
 -- The queue of one lock; every verb's script begins with this text.
 --
 -- KEYS[1] lock    string: present while anybody holds, with the holder's value, as other Redis locks know it
--- KEYS[2] fence   string: the last join number, which is the last fencing token too
--- KEYS[3] queue   sorted set: who waits, by join number
--- KEYS[4] claims  hash: the record of each who waits or shares, and of the group that shares (fields with '#')
+-- KEYS[2] fence   string: the last join number, which is the last fencing token too; with a 'w' behind it while
+--                 anybody waits or shares, so that those who find none need not look at the other keys
+-- KEYS[3] queue   sorted set: who waits, by join number; see MEMBER
+-- KEYS[4] claims  hash: by id, the end of the lease (ms) of each who waits and has renewed it, and the record of each who
+--                 shares; and the group that shares (fields with '#')
 -- KEYS[5] shared  sorted set: who shares, by the end of the lease in ms
 --
 -- A claim that takes all there is lives in KEYS[1] alone, so that a mutex touches no other key but the fence.
@@ -27,12 +29,21 @@ end
 
 -- The next join number: rises with every call, and with the server's clock, so that it survives the loss of the key.
 local function next_number(microseconds)
-  local last = call('SET', KEYS[2], text(microseconds), 'PX', FENCE_TTL, 'GET')
-  if last and tonumber(last) and tonumber(last) >= microseconds then
-    microseconds = tonumber(last) + 1
-    call('SET', KEYS[2], text(microseconds), 'PX', FENCE_TTL)
+  local last = call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', FENCE_TTL, 'GET')
+  last = last and tonumber(string.match(last, '^%d+') or '')
+  if last and last >= microseconds then
+    microseconds = last + 1
+    call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', FENCE_TTL)
   end
   return microseconds
+end
+
+-- Takes the mark from the fence when nobody waits or shares any more.
+local function rest()
+  if call('EXISTS', KEYS[3], KEYS[5]) > 0 then return end
+  call('DEL', KEYS[4])
+  local last = call('GET', KEYS[2])
+  if last and string.sub(last, -1) == 'w' then call('SET', KEYS[2], string.sub(last, 1, -2), 'PX', FENCE_TTL) end
 end
 
 -- What stands at the lock's key: false, a text, or a table when it is no text at all.
@@ -56,8 +67,29 @@ local function parse_exclusive(value)
   return { number = tonumber(number), hold_until = tonumber(hold_until) }
 end
 
--- A record: number, end of the lease in ms, ms of the joining, ms of the grant (0: waits), end of the longest hold (0:
--- none), longest hold in ms (0: none), channel of the owner's connection, weight/capacity:owner.
+-- Who waits: id, channel of the owner's connection, lease in ms, longest hold in ms (0: none), weight/capacity:owner.
+-- All of it is known to the owner, so that it needs no other key to find itself; the joining is the number.
+local MEMBER = '^(%x+) (%S+) (%d+) (%d+) (%d+)/(%d+):(.*)$'
+
+local function waiter(member, score)
+  local id, node, lease, max_hold, weight, capacity, owner = string.match(member, MEMBER)
+  if not id then return nil end
+  local number = tonumber(score)
+  local joined = math.floor(number / 1000)
+  return {
+    id = id, number = number, joined = joined, granted = 0, hold_until = 0, max_hold = tonumber(max_hold), node = node,
+    deadline = tonumber(call('HGET', KEYS[4], id) or joined + tonumber(lease)), weight = tonumber(weight),
+    capacity = tonumber(capacity), owner = owner,
+  }
+end
+
+local function dequeue(member)
+  call('ZREM', KEYS[3], member)
+  call('HDEL', KEYS[4], string.sub(member, 1, 32))
+end
+
+-- The record of one who shares: number, end of the lease in ms, ms of the joining, ms of the grant, end of the longest
+-- hold (0: none), longest hold in ms (0: none), channel of the owner's connection, weight/capacity:owner.
 local RECORD = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+)/(%d+):(.*)$'
 
 local function read(id)
@@ -69,13 +101,20 @@ local function read(id)
   return {
     number = tonumber(number), deadline = tonumber(deadline), joined = tonumber(joined), granted = tonumber(granted),
     hold_until = tonumber(hold_until), max_hold = tonumber(max_hold), node = node, weight = tonumber(weight),
-    capacity = tonumber(capacity), owner = owner, recorded = true,
+    capacity = tonumber(capacity), owner = owner,
   }
 end
 
 -- Keeps a key at least until `at`.
 local function keep(key, at, now)
   if call('PTTL', key) < at - now then call('PEXPIREAT', key, text(at)) end
+end
+
+-- Keeps one who waits until the end of its lease, which its number alone does not tell any more.
+local function wait_until(id, deadline, now)
+  call('HSET', KEYS[4], id, text(deadline))
+  keep(KEYS[4], deadline, now)
+  keep(KEYS[3], deadline, now)
 end
 
 local function write(id, claim, now)
@@ -150,7 +189,6 @@ local function grant(group, id, claim, now)
   claim.hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
   local expires = expiry(claim)
   if claim.weight >= claim.capacity then
-    if claim.recorded then call('HDEL', KEYS[4], id) end
     call('SET', KEYS[1], exclusive_value(id, claim), 'PXAT', text(expires))
     return
   end
@@ -173,16 +211,11 @@ local function fits(group, claim)
   return group.weight + claim.weight <= math.min(group.capacity, claim.capacity)
 end
 
--- Takes a claim with a record out of the queue.
+-- Takes one who shares out of the group.
 local function drop(id, claim)
-  if claim.granted > 0 then
-    local group = read_group()
-    remove_shared(group, id, claim)
-    close_group(group, holder())
-  else
-    call('ZREM', KEYS[3], id)
-    call('HDEL', KEYS[4], id)
-  end
+  local group = read_group()
+  remove_shared(group, id, claim)
+  close_group(group, holder())
 end
 
 -- Drops the dead, then lets in from the front of the queue whom there is room for, and tells them; `me` is told by
@@ -194,28 +227,27 @@ local function settle(now, me, value)
   if value and value ~= group.value then return nil end
   local ghosts = 0
   while ghosts < GHOSTS do
-    local id = call('ZRANGE', KEYS[3], 0, 0)[1]
-    if not id then break end
-    local claim = read(id)
+    local head = call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+    local member = head[1]
+    if not member then break end
+    local claim = waiter(member, head[2])
     if not claim or claim.deadline <= now then
-      call('ZREM', KEYS[3], id)
-      call('HDEL', KEYS[4], id)
+      dequeue(member)
       ghosts = ghosts + 1
     elseif not fits(group, claim) then
       break
     else
+      dequeue(member)
       local hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
       local expires = claim.deadline
       if hold_until > 0 and hold_until < expires then expires = hold_until end
-      call('ZREM', KEYS[3], id)
       -- Nobody hears it: the owner is gone, or cut off and will ask again. In its place in the queue it would only
       -- stop the others.
-      if id == me or call('PUBLISH', claim.node, table.concat(
-          { id, text(claim.number), text(expires), text(hold_until), KEYS[1] }, ' ')) > 0 then
-        grant(group, id, claim, now)
+      if claim.id == me or call('PUBLISH', claim.node, table.concat(
+          { claim.id, text(claim.number), text(expires), text(hold_until), KEYS[1] }, ' ')) > 0 then
+        grant(group, claim.id, claim, now)
         if claim.weight >= claim.capacity then return nil end
       else
-        call('HDEL', KEYS[4], id)
         ghosts = ghosts + 1
       end
     end
@@ -225,8 +257,8 @@ end
 
 -- In how many ms the owner of a waiting claim should look again by itself (0: never), and whether the holder is a
 -- stranger, who tells nobody when he leaves.
-local function look(id, now, value)
-  local rank = call('ZRANK', KEYS[3], id)
+local function look(member, now, value)
+  local rank = call('ZRANK', KEYS[3], member)
   if not rank or rank >= LOOKERS then return 0, 0 end
   if not value then return 1, 0 end
   local left = call('PTTL', KEYS[1])
@@ -247,23 +279,22 @@ local function held(claim, now)
   return { HELD, claim.number, expiry(claim) - now - 1, hold_left }
 end
 
-local function waiting(id, now, value)
-  local again, stranger = look(id, now, value)
+local function waiting(member, now, value)
+  local again, stranger = look(member, now, value)
   -- Rounded up: what is left of a lease must not look longer than it is.
   return { WAITING, now + 1, again, stranger }
 end
 
-local function answer(id, now)
+local function answer(id, member, now)
   local value = holder()
   if is_exclusive(value, id) then
     local claim = parse_exclusive(value)
     claim.deadline = now + call('PTTL', KEYS[1])
     return held(claim, now)
   end
+  if call('ZSCORE', KEYS[3], member) then return waiting(member, now, value) end
   local claim = read(id)
-  if not claim then return { GONE } end
-  if claim.granted > 0 then return held(claim, now) end
-  return waiting(id, now, value)
+  return claim and held(claim, now) or { GONE }
 end
 
 -- Gives a claim that holds all there is one more lease, and answers.
@@ -274,19 +305,26 @@ local function renew_exclusive(value, lease, now)
   return held(claim, now)
 end
 
--- Gives a claim that waits or shares one more lease, unless it is over.
-local function renew_record(id, claim, lease, now)
-  if claim.deadline <= now or (claim.granted > 0 and expiry(claim) <= now) then return false end
-  claim.deadline = now + lease
-  if claim.granted > 0 then
-    local group = read_group()
-    if group.value ~= holder() then return false end
-    call('ZADD', KEYS[5], 'XX', text(expiry(claim)), id)
-    keep(KEYS[5], expiry(claim), now)
-    keep(KEYS[1], expiry(claim), now)
-  else
-    keep(KEYS[3], claim.deadline, now)
+-- Gives a claim that waits one more lease, unless it is over.
+local function renew_waiter(member, claim, lease, now)
+  if claim.deadline <= now then
+    dequeue(member)
+    return false
   end
+  wait_until(claim.id, now + lease, now)
+  return true
+end
+
+-- Gives a claim that shares one more lease, unless it is over.
+local function renew_shared(id, claim, lease, now)
+  if expiry(claim) <= now or read_group().value ~= holder() then
+    drop(id, claim)
+    return false
+  end
+  claim.deadline = now + lease
+  call('ZADD', KEYS[5], 'XX', text(expiry(claim)), id)
+  keep(KEYS[5], expiry(claim), now)
+  keep(KEYS[1], expiry(claim), now)
   write(id, claim, now)
   return true
 end

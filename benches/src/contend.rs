@@ -153,7 +153,7 @@ async fn own<C: Contender>(
 }
 
 /// Sleeps on a thread of its own: the runtime's timer counts whole milliseconds.
-async fn pause(time: Duration) {
+pub(crate) async fn pause(time: Duration) {
     if !time.is_zero() {
         tokio::task::spawn_blocking(move || std::thread::sleep(time)).await.expect("sleeping does not fail");
     }

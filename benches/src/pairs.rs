@@ -20,26 +20,93 @@ pub(crate) async fn ping(connection: &mut MultiplexedConnection) -> Duration {
     sent.elapsed()
 }
 
-/// Times `count` PINGs and `count` pairs in turn.
-pub(crate) async fn interleaved(port: u16, count: usize) -> (Times, Times) {
+/// How many of a kind come in a row: a connection that was idle meanwhile answers its first request later.
+const ROW: usize = 20;
+
+/// What was timed in turn.
+#[derive(Default)]
+pub(crate) struct Interleaved {
+    pub(crate) pings: Times,
+    /// The plainest lock there is, on the connection of the PINGs: `SET NX PX`, and a script that deletes the key if
+    /// its value is ours. No queue, no fencing token.
+    pub(crate) plain: Times,
+    pub(crate) ours: Times,
+}
+
+impl Interleaved {
+    pub(crate) fn extend(&mut self, others: Interleaved) {
+        self.pings.extend(others.pings);
+        self.plain.extend(others.plain);
+        self.ours.extend(others.ours);
+    }
+}
+
+/// Times `count` PINGs, plain pairs and pairs of ours, some in a row of each in turn.
+pub(crate) async fn interleaved(port: u16, count: usize) -> Interleaved {
     let mut connection = connect(port).await;
+    let delete =
+        "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+    let load = redis::cmd("SCRIPT").arg("LOAD").arg(delete).query_async(&mut connection).await;
+    let delete: String = load.expect("the server loads scripts");
     let manager =
         LockManager::connect(&format!("redis://127.0.0.1:{port}")).await.expect("the server is there");
     let lock = manager.mutex("bench-pairs").expect("the name is valid");
-    let (mut pings, mut pairs) = (Times::default(), Times::default());
-    for round in 0..count + count / 10 {
-        let ping = ping(&mut connection).await;
-        let began = Instant::now();
-        let guard = lock.acquire().await.expect("the lock is free");
-        guard.release().await.expect("the lock is held");
-        let pair = began.elapsed();
-        // The first tenth warms up.
-        if round >= count / 10 {
-            pings.push(ping);
-            pairs.push(pair);
+    let mut timed = Interleaved::default();
+    // The first rows warm up.
+    for row in 0..count / ROW + 20 {
+        if row == 20 {
+            timed = Interleaved::default();
+        }
+        for _ in 0..ROW {
+            timed.pings.push(ping(&mut connection).await);
+        }
+        for _ in 0..ROW {
+            timed.plain.push(plain_pair(&mut connection, &delete).await);
+        }
+        for _ in 0..ROW {
+            let began = Instant::now();
+            let guard = lock.acquire().await.expect("the lock is free");
+            guard.release().await.expect("the lock is held");
+            timed.ours.push(began.elapsed());
         }
     }
-    (pings, pairs)
+    timed
+}
+
+async fn plain_pair(connection: &mut MultiplexedConnection, delete: &str) -> Duration {
+    let (key, value) = ("bench-plain", "0123456789abcdef0123456789abcdef");
+    let began = Instant::now();
+    let set: String = redis::cmd("SET")
+        .arg(key)
+        .arg(value)
+        .arg("NX")
+        .arg("PX")
+        .arg(10_000)
+        .query_async(connection)
+        .await
+        .expect("the key is free");
+    let deleted: i64 = redis::cmd("EVALSHA")
+        .arg(delete)
+        .arg(1)
+        .arg(key)
+        .arg(value)
+        .query_async(connection)
+        .await
+        .expect("it is ours");
+    let pair = began.elapsed();
+    assert_eq!((set.as_str(), deleted), ("OK", 1));
+    pair
+}
+
+/// Times PINGs that each come after a pause of the sender, as a release comes after a hold.
+pub(crate) async fn pings_after(port: u16, idle: Duration, count: usize) -> Times {
+    let mut connection = connect(port).await;
+    let mut times = Times::default();
+    for _ in 0..count {
+        crate::contend::pause(idle).await;
+        times.push(ping(&mut connection).await);
+    }
+    times
 }
 
 /// How many pairs a second `tasks` tasks do on one connection, each on a name of its own.

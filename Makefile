@@ -14,7 +14,7 @@ test: tools ## Install what the tests need, then run every check and every test 
 	cargo check --locked -p globallock --no-default-features --features file
 
 quick: ## Run the unit tests and the conformance suite on the stores that need no server.
-	cargo test --locked -p globallock --lib --test manager
+	cargo test --locked -p globallock
 	cargo test --locked -p globallock-conformance --test conformance -- memory:: file::
 
 tools: ## Install the servers and peers that the tests start (apt, pip, cargo; only what is missing).

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use globallock::backend::{Backend, Claim, ClaimId, Patience};
 use globallock::queue::Share;
-use globallock::{Entry, Lock, LockManager, ManagerOptions, Name, Options, Result};
+use globallock::{Entry, Guard, Lock, LockManager, ManagerOptions, Name, Options, Result};
+
+use tokio::task::JoinHandle;
 
 use crate::faulty::Faulty;
 use crate::subject::Subject;
@@ -170,6 +172,17 @@ impl World {
             (holding, queue.len() - holding) == (held, waiting)
         })
         .await;
+    }
+
+    /// Lets somebody ask for `lock`, and returns once so many hold and so many, with this one, wait.
+    ///
+    /// # Panics
+    /// When that does not come.
+    pub async fn queued(&self, lock: Lock, held: usize, waiting: usize) -> JoinHandle<Result<Guard>> {
+        let onlooker = self.manager().await;
+        let asks = tokio::spawn(async move { lock.acquire().await });
+        self.until(&onlooker, held, waiting).await;
+        asks
     }
 
     /// Waits until nobody holds or waits.

@@ -2,8 +2,8 @@
 
 use super::{Case, Need, case};
 use crate::child::{Owner, Told};
-use crate::world::World;
-use globallock::{Guard, LockManager, Result};
+use crate::world::{World, lock_of};
+use globallock::{Guard, Result};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -27,19 +27,6 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-async fn waiter(
-    world: &World,
-    manager: &LockManager,
-    kind: &str,
-    held: usize,
-    waiting: usize,
-) -> JoinHandle<Result<Guard>> {
-    let lock = crate::world::lock_of(manager, world.name(), kind).unwrap();
-    let waiter = tokio::spawn(async move { lock.acquire().await });
-    world.until(manager, held, waiting).await;
-    waiter
-}
-
 /// Waits for the grant, which must come within one lease of `since`.
 async fn within_a_lease(world: &World, waiter: JoinHandle<Result<Guard>>, since: Instant) -> Guard {
     let guard = waiter.await.unwrap().unwrap();
@@ -51,7 +38,7 @@ async fn a_killed_holder_frees_the_lock(world: World) {
     let manager = world.manager().await;
     let mut owner = Owner::start(&world, world.kind(), None);
     let fence = owner.granted().await;
-    let waiter = waiter(&world, &manager, world.kind(), 1, 1).await;
+    let waiter = world.queued(world.lock(&manager), 1, 1).await;
     owner.kill().await;
     let guard = within_a_lease(&world, waiter, Instant::now()).await;
     assert!(guard.fencing_token() > fence);
@@ -63,7 +50,7 @@ async fn a_killed_waiter_is_passed_over(world: World) {
     let mut owner = Owner::start(&world, world.kind(), None);
     assert_eq!(owner.told().await, Told::Asking);
     world.until(&holder, 1, 1).await;
-    let waiter = waiter(&world, &next, world.kind(), 1, 2).await;
+    let waiter = world.queued(world.lock(&next), 1, 2).await;
     owner.kill().await;
     guard.release().await.unwrap();
     assert!(within_a_lease(&world, waiter, Instant::now()).await.is_held());
@@ -76,7 +63,7 @@ async fn a_holder_and_a_waiter_killed_at_once_are_passed_over(world: World) {
     let mut second = Owner::start(&world, "mutex", None);
     assert_eq!(second.told().await, Told::Asking);
     world.until(&manager, 1, 1).await;
-    let waiter = waiter(&world, &manager, "mutex", 1, 2).await;
+    let waiter = world.queued(lock_of(&manager, world.name(), "mutex").unwrap(), 1, 2).await;
     second.kill().await;
     first.kill().await;
     assert!(within_a_lease(&world, waiter, Instant::now()).await.is_held());
@@ -86,8 +73,8 @@ async fn a_killed_reader_lets_a_writer_in(world: World) {
     let [a, b] = world.managers().await;
     let mut owner = Owner::start(&world, "read", None);
     owner.granted().await;
-    let reader = crate::world::lock_of(&a, world.name(), "read").unwrap().acquire().await.unwrap();
-    let waiter = waiter(&world, &b, "write", 2, 1).await;
+    let reader = lock_of(&a, world.name(), "read").unwrap().acquire().await.unwrap();
+    let waiter = world.queued(lock_of(&b, world.name(), "write").unwrap(), 2, 1).await;
     owner.kill().await;
     world.until(&a, 1, 1).await;
     assert!(reader.is_held(), "the other reader lives on");
@@ -99,8 +86,8 @@ async fn a_killed_writer_lets_readers_in(world: World) {
     let [a, b] = world.managers().await;
     let mut owner = Owner::start(&world, "write", None);
     owner.granted().await;
-    let first = waiter(&world, &a, "read", 1, 1).await;
-    let second = waiter(&world, &b, "read", 1, 2).await;
+    let first = world.queued(lock_of(&a, world.name(), "read").unwrap(), 1, 1).await;
+    let second = world.queued(lock_of(&b, world.name(), "read").unwrap(), 1, 2).await;
     owner.kill().await;
     let since = Instant::now();
     let guards = (within_a_lease(&world, first, since).await, within_a_lease(&world, second, since).await);
@@ -111,7 +98,7 @@ async fn a_killed_owner_of_permits_frees_them(world: World) {
     let manager = world.manager().await;
     let mut owner = Owner::start(&world, "2/3", None);
     owner.granted().await;
-    let waiter = waiter(&world, &manager, "3/3", 1, 1).await;
+    let waiter = world.queued(lock_of(&manager, world.name(), "3/3").unwrap(), 1, 1).await;
     owner.kill().await;
     assert!(within_a_lease(&world, waiter, Instant::now()).await.is_held());
 }
@@ -120,7 +107,7 @@ async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(world: World) {
     let manager = world.manager().await;
     let mut owner = Owner::start(&world, world.kind(), None);
     let old = owner.granted().await;
-    let waiter = waiter(&world, &manager, world.kind(), 1, 1).await;
+    let waiter = world.queued(world.lock(&manager), 1, 1).await;
     owner.stop().await;
     let guard = within_a_lease(&world, waiter, Instant::now()).await;
     owner.go_on();
@@ -136,7 +123,7 @@ async fn a_stopped_waiter_is_passed_over(world: World) {
     let mut owner = Owner::start(&world, world.kind(), None);
     assert_eq!(owner.told().await, Told::Asking);
     world.until(&holder, 1, 1).await;
-    let waiter = waiter(&world, &next, world.kind(), 1, 2).await;
+    let waiter = world.queued(world.lock(&next), 1, 2).await;
     owner.stop().await;
     let since = Instant::now();
     guard.release().await.unwrap();
@@ -151,7 +138,7 @@ async fn a_stopped_holder_is_passed_over_at_its_longest_hold(world: World) {
     let max_hold = Duration::from_millis(600);
     let mut owner = Owner::start(&world, world.kind(), Some(max_hold));
     owner.granted().await;
-    let waiter = waiter(&world, &manager, world.kind(), 1, 1).await;
+    let waiter = world.queued(world.lock(&manager), 1, 1).await;
     owner.stop().await;
     let guard = within_a_lease(&world, waiter, Instant::now()).await;
     owner.go_on();
@@ -163,7 +150,7 @@ async fn an_owner_process_hands_over_when_it_releases(world: World) {
     let manager = world.manager().await;
     let mut owner = Owner::start(&world, world.kind(), None);
     let fence = owner.granted().await;
-    let waiter = waiter(&world, &manager, world.kind(), 1, 1).await;
+    let waiter = world.queued(world.lock(&manager), 1, 1).await;
     owner.release().await;
     let guard = waiter.await.unwrap().unwrap();
     assert_eq!(owner.told().await, Told::Released(true));

@@ -100,9 +100,7 @@ async fn a_wait_that_runs_out_is_told(world: World) {
 async fn a_dropped_guard_releases(world: World) {
     let [first, second] = world.managers().await;
     let guard = world.lock(&first).acquire().await.unwrap();
-    let lock = world.lock(&second);
-    let waiter = tokio::spawn(async move { lock.acquire().await });
-    world.until(&first, 1, 1).await;
+    let waiter = world.queued(world.lock(&second), 1, 1).await;
     drop(guard);
     assert!(waiter.await.unwrap().unwrap().is_held());
 }

@@ -22,20 +22,12 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Starts a waiter, and returns once it is in the queue behind `before` others.
-async fn joined(world: &World, manager: &LockManager, before: usize) -> JoinHandle<Result<Guard>> {
-    let lock = world.lock(manager);
-    let waiter = tokio::spawn(async move { lock.acquire().await });
-    world.until(manager, 1, before + 1).await;
-    waiter
-}
-
 async fn waiters_are_granted_in_the_order_of_joining(world: World) {
     let [holder, a, b, c, d, e] = world.managers().await;
     let mut guard = world.lock(&holder).acquire().await.unwrap();
     let mut waiters = Vec::new();
     for manager in [&a, &b, &c, &d, &e] {
-        waiters.push(joined(&world, manager, waiters.len()).await);
+        waiters.push(world.queued(world.lock(manager), 1, waiters.len() + 1).await);
     }
     for waiter in waiters {
         let fence = guard.fencing_token();
@@ -48,7 +40,7 @@ async fn waiters_are_granted_in_the_order_of_joining(world: World) {
 async fn a_late_comer_does_not_pass_a_waiter(world: World) {
     let [holder, waits, late] = world.managers().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    let waiter = joined(&world, &waits, 0).await;
+    let waiter = world.queued(world.lock(&waits), 1, 1).await;
     assert!(world.lock(&late).try_acquire().await.unwrap().is_none());
     guard.release().await.unwrap();
     assert!(world.lock(&late).try_acquire().await.unwrap().is_none(), "the waiter has the lock already");
@@ -60,10 +52,8 @@ async fn a_waiter_that_gives_up_lets_the_next_in(world: World) {
     let [holder, gives_up, next] = world.managers().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
     let lock = world.lock_within(&gives_up, Duration::from_millis(150));
-    let first = tokio::spawn(async move { lock.acquire().await });
-    world.until(&holder, 1, 1).await;
-    let second = world.lock(&next);
-    let second = tokio::spawn(async move { second.acquire().await });
+    let first = world.queued(lock, 1, 1).await;
+    let second = world.queued(world.lock(&next), 1, 2).await;
     let refused = first.await.unwrap();
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     world.until(&holder, 1, 1).await;
@@ -74,8 +64,8 @@ async fn a_waiter_that_gives_up_lets_the_next_in(world: World) {
 async fn a_dropped_waiter_lets_the_next_in(world: World) {
     let [holder, dropped, next] = world.managers().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    let first = joined(&world, &dropped, 0).await;
-    let second = joined(&world, &next, 1).await;
+    let first = world.queued(world.lock(&dropped), 1, 1).await;
+    let second = world.queued(world.lock(&next), 1, 2).await;
     first.abort();
     world.until(&holder, 1, 1).await;
     guard.release().await.unwrap();
@@ -88,7 +78,7 @@ async fn a_release_wakes_only_the_next(world: World) {
     let mut waiters = Vec::new();
     for before in 0..6 {
         let (store, manager) = world.faulty().await;
-        waiters.push((store, joined(&world, &manager, before).await));
+        waiters.push((store, world.queued(world.lock(&manager), 1, before + 1).await));
     }
     let asked = |waiters: &[(Arc<crate::faulty::Faulty>, JoinHandle<Result<Guard>>)]| -> u64 {
         waiters.iter().map(|(store, _)| store.asked(Verb::Join) + store.asked(Verb::Changed)).sum()

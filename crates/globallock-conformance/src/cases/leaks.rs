@@ -194,9 +194,7 @@ async fn a_closed_manager_refuses_and_keeps_what_is_held(world: World) {
 async fn closing_ends_those_who_wait(world: World) {
     let [holder, closes] = world.managers().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    let lock = world.lock(&closes);
-    let waiter = tokio::spawn(async move { lock.acquire().await });
-    world.until(&holder, 1, 1).await;
+    let waiter = world.queued(world.lock(&closes), 1, 1).await;
     closes.close().await;
     assert!(matches!(waiter.await.unwrap(), Err(Error::Closed)));
     world.until(&holder, 1, 0).await;

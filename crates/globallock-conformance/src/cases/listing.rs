@@ -29,9 +29,7 @@ async fn holders_come_before_waiters_in_their_order(world: World) {
     let guard = world.lock(&holder).acquire().await.unwrap();
     let mut waiters = Vec::new();
     for (before, manager) in [&first, &second].into_iter().enumerate() {
-        let lock = world.lock(manager);
-        waiters.push(tokio::spawn(async move { lock.acquire().await }));
-        world.until(&holder, 1, before + 1).await;
+        waiters.push(world.queued(world.lock(manager), 1, before + 1).await);
     }
     let queue = world.queue(&holder).await;
     let held: Vec<bool> = queue.iter().map(|entry| entry.held).collect();

@@ -97,9 +97,7 @@ async fn a_claim_that_was_taken_away_is_told(world: World) {
 async fn a_waiter_that_was_taken_away_joins_again(world: World) {
     let [owner, waits] = world.managers().await;
     let guard = world.lock(&owner).acquire().await.unwrap();
-    let lock = world.lock(&waits);
-    let waiter = tokio::spawn(async move { lock.acquire().await });
-    world.until(&owner, 1, 1).await;
+    let waiter = world.queued(world.lock(&waits), 1, 1).await;
     let lose = world.subject().lose.clone().unwrap();
     lose(guard.name().clone()).await;
     assert!(waiter.await.unwrap().unwrap().is_held());

@@ -59,9 +59,7 @@ async fn a_longest_hold_beyond_the_lease_is_kept_to_its_end(world: World) {
 async fn the_longest_hold_counts_from_the_grant(world: World) {
     let [first, second] = world.managers().await;
     let guard = world.lock(&first).acquire().await.unwrap();
-    let lock = world.lock_for(&second, HOLD);
-    let waiter = tokio::spawn(async move { lock.acquire().await });
-    world.until(&first, 1, 1).await;
+    let waiter = world.queued(world.lock_for(&second, HOLD), 1, 1).await;
     // The wait outlasts the longest hold.
     let other = lock_of(&first, &format!("{}-timer", world.name()), "mutex").unwrap();
     let options = Options { max_hold: Some(HOLD + HOLD / 2), ..world.options() };

@@ -34,9 +34,7 @@ async fn nothing_stays_of_a_lock_that_was_released(world: World) {
 async fn nothing_stays_of_those_who_waited(world: World) {
     let [holder, waits, gives_up] = world.managers().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    let lock = world.lock(&waits);
-    let waiter = tokio::spawn(async move { lock.acquire().await });
-    world.until(&holder, 1, 1).await;
+    let waiter = world.queued(world.lock(&waits), 1, 1).await;
     let refused = world.lock_within(&gives_up, Duration::from_millis(50)).acquire().await;
     assert!(refused.is_err());
     world.until(&holder, 1, 1).await;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use globallock::{Guard, LockManager, Result};
-use tokio::task::{JoinHandle, JoinSet};
+use globallock::{Guard, LockManager};
+use tokio::task::JoinSet;
 
 use super::{Case, case};
 use crate::world::{World, lock_of};
@@ -36,20 +36,6 @@ async fn refused(world: &World, manager: &LockManager, kind: &str) -> bool {
     lock_of(manager, world.name(), kind).unwrap().try_acquire().await.unwrap().is_none()
 }
 
-/// Starts one who must wait, and returns once so many hold and so many wait.
-async fn queued(
-    world: &World,
-    manager: &LockManager,
-    kind: &str,
-    held: usize,
-    waiting: usize,
-) -> JoinHandle<Result<Guard>> {
-    let lock = lock_of(manager, world.name(), kind).unwrap();
-    let waiter = tokio::spawn(async move { lock.acquire().await });
-    world.until(manager, held, waiting).await;
-    waiter
-}
-
 async fn readers_share(world: World) {
     let [a, b, c] = world.managers().await;
     let guards = [take(&world, &a, "read").await, take(&world, &b, "read").await];
@@ -62,7 +48,7 @@ async fn a_writer_excludes_readers(world: World) {
     let [a, b] = world.managers().await;
     let guard = take(&world, &a, "write").await;
     assert!(refused(&world, &b, "read").await);
-    let reader = queued(&world, &b, "read", 1, 1).await;
+    let reader = world.queued(lock_of(&b, world.name(), "read").unwrap(), 1, 1).await;
     guard.release().await.unwrap();
     assert!(reader.await.unwrap().unwrap().is_held());
 }
@@ -71,7 +57,7 @@ async fn readers_exclude_a_writer(world: World) {
     let [a, b, c] = world.managers().await;
     let (first, second) = (take(&world, &a, "read").await, take(&world, &b, "read").await);
     assert!(refused(&world, &c, "write").await);
-    let writer = queued(&world, &c, "write", 2, 1).await;
+    let writer = world.queued(lock_of(&c, world.name(), "write").unwrap(), 2, 1).await;
     first.release().await.unwrap();
     world.until(&c, 1, 1).await;
     second.release().await.unwrap();
@@ -81,9 +67,9 @@ async fn readers_exclude_a_writer(world: World) {
 async fn a_reader_does_not_pass_a_waiting_writer(world: World) {
     let [a, b, c] = world.managers().await;
     let reader = take(&world, &a, "read").await;
-    let writer = queued(&world, &b, "write", 1, 1).await;
+    let writer = world.queued(lock_of(&b, world.name(), "write").unwrap(), 1, 1).await;
     assert!(refused(&world, &c, "read").await);
-    let late = queued(&world, &c, "read", 1, 2).await;
+    let late = world.queued(lock_of(&c, world.name(), "read").unwrap(), 1, 2).await;
     reader.release().await.unwrap();
     let writer = writer.await.unwrap().unwrap();
     assert!(!late.is_finished());
@@ -125,7 +111,7 @@ async fn all_readers_behind_a_writer_come_in_together(world: World) {
     let writer = take(&world, &a, "write").await;
     let mut readers = Vec::new();
     for (waiting, manager) in [&b, &c, &d].into_iter().enumerate() {
-        readers.push(queued(&world, manager, "read", 1, waiting + 1).await);
+        readers.push(world.queued(lock_of(manager, world.name(), "read").unwrap(), 1, waiting + 1).await);
     }
     writer.release().await.unwrap();
     let mut guards = Vec::new();
@@ -138,8 +124,8 @@ async fn all_readers_behind_a_writer_come_in_together(world: World) {
 async fn readers_behind_a_writer_that_gives_up_come_in(world: World) {
     let [a, b, c] = world.managers().await;
     let reader = take(&world, &a, "read").await;
-    let writer = queued(&world, &b, "write", 1, 1).await;
-    let late = queued(&world, &c, "read", 1, 2).await;
+    let writer = world.queued(lock_of(&b, world.name(), "write").unwrap(), 1, 1).await;
+    let late = world.queued(lock_of(&c, world.name(), "read").unwrap(), 1, 2).await;
     writer.abort();
     assert!(late.await.unwrap().unwrap().is_held());
     assert!(reader.is_held());
@@ -150,7 +136,7 @@ async fn a_semaphore_admits_as_many_as_its_capacity(world: World) {
     let first = take(&world, &a, "1/3").await;
     let _others = (take(&world, &b, "1/3").await, take(&world, &c, "1/3").await);
     assert!(refused(&world, &d, "1/3").await);
-    let fourth = queued(&world, &d, "1/3", 3, 1).await;
+    let fourth = world.queued(lock_of(&d, world.name(), "1/3").unwrap(), 3, 1).await;
     first.release().await.unwrap();
     assert!(fourth.await.unwrap().unwrap().is_held());
 }
@@ -193,7 +179,7 @@ async fn the_weights_of_permits_add_up(world: World) {
 async fn a_large_claim_is_not_starved_by_small_ones(world: World) {
     let [a, b, c] = world.managers().await;
     let small = take(&world, &a, "1/3").await;
-    let large = queued(&world, &b, "3/3", 1, 1).await;
+    let large = world.queued(lock_of(&b, world.name(), "3/3").unwrap(), 1, 1).await;
     assert!(
         refused(&world, &c, "1/3").await,
         "a small claim does not pass the large one, though it would fit"

@@ -1,7 +1,7 @@
 //! Measures globallock on Redis against raw round trips and against the peers, in one run.
 //!
 //! `cargo run --release -p globallock-bench [-- SECTION…]`, with the sections `pairs`, `handoff`, `waiters`, `tasks`,
-//! `held` and `peers`; all of them without an argument. Every figure is a ratio against something measured in
+//! `peers`, `held` and `file`; all of them without an argument. Every figure is a ratio against something measured in
 //! the same run, interleaved with it, since the speed of machines drifts.
 
 mod contend;
@@ -40,6 +40,9 @@ fn main() {
         }
         if wanted("held") {
             held::measure(port).await;
+        }
+        if wanted("file") {
+            sections::file().await;
         }
     });
 }

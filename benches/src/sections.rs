@@ -1,6 +1,6 @@
 //! The figures that hold globallock against raw round trips.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use globallock::LockManager;
 use redis::InfoDict;
@@ -175,4 +175,43 @@ async fn record(port: u16, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let requests = recorder.take();
     assert_eq!(requests.len(), 2 * count, "a pair is two requests");
     requests.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
+}
+
+/// Uncontended pairs in a directory, against locking and unlocking one file.
+pub(crate) async fn file() {
+    title(
+        "Uncontended acquire + release in a directory (5 rounds of 4000, interleaved), and hand-offs there",
+    );
+    let directory = std::env::temp_dir().join(format!("globallock-bench-{}", std::process::id()));
+    let url = format!("file://{}", directory.display());
+    let manager = LockManager::connect(&url).await.expect("the directory can be made");
+    let lock = manager.mutex("bench").expect("the name is valid");
+    let (mut plain, mut ours, mut ratios) = (Times::default(), Times::default(), Vec::new());
+    for _ in 0..5 {
+        let (mut plain_round, mut our_round) = (Times::default(), Times::default());
+        for _ in 0..4000 {
+            let began = Instant::now();
+            let file = std::fs::File::create(directory.join(".plain")).expect("the file can be made");
+            file.lock().expect("the file can be locked");
+            drop(file);
+            plain_round.push(began.elapsed());
+            let began = Instant::now();
+            let guard = lock.acquire().await.expect("the lock is free");
+            guard.release().await.expect("the lock is held");
+            our_round.push(began.elapsed());
+        }
+        ratios.push(our_round.median() / plain_round.median());
+        plain.extend(plain_round);
+        ours.extend(our_round);
+    }
+    row("open, flock, close p50", plain.median(), "us", "");
+    row("pair p50", ours.median(), "us", "");
+    row("pair p50 / open, flock, close, median of rounds", median(ratios), "x", "");
+    let workload =
+        Workload { owners: 8, hold: MILLISECOND, think: 3 * MILLISECOND, run: Duration::from_secs(4) };
+    let outcome = contend::run(contend::ours(&url, "contended", 8, 8).await, workload).await;
+    row("hand-off p50 between 8 stores, 1 ms held, 3 ms thinking", outcome.hand_offs.median(), "us", "");
+    row("lock utilisation", outcome.utilisation, "", "");
+    row("slowest owner / fastest owner", outcome.fairness(), "", "");
+    std::fs::remove_dir_all(&directory).expect("the directory can be removed");
 }

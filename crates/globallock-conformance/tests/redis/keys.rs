@@ -158,3 +158,16 @@ async fn an_acquire_and_a_release_are_one_request_each() {
     }
     assert_eq!(calls() - before, 20);
 }
+
+#[tokio::test]
+async fn a_dropped_manager_closes_its_connection() {
+    let server = Redis::start().unwrap();
+    let all = || server.cli(&["CLIENT", "LIST"]).lines().count();
+    let before = all();
+    let manager = manager(&server.url()).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    assert_eq!(all(), before + 1);
+    drop(manager);
+    guard.release().await.unwrap();
+    eventually("the connection is closed", async || all() == before).await;
+}

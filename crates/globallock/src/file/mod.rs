@@ -6,7 +6,7 @@
 //! one who is in front of them was closed, or their own was marked as granted. The recipe is that of `ZooKeeper`'s
 //! locks, with open files in place of sessions.
 //!
-//! File system calls are made in place, not on a blocking thread: the directory is local, they take microseconds, and
+//! File system calls are made in place, not on a blocking thread: the directory is local, they take microseconds each, and
 //! a call that is not handed over cannot leave a claim behind when its future is dropped.
 
 mod directory;

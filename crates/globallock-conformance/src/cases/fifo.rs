@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Error, Guard, LockManager, Result};
+use globallock::{Error, Guard, LockManager, Options, Result};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Case, case};
@@ -74,12 +74,19 @@ async fn a_dropped_waiter_lets_the_next_in(world: World) {
 
 async fn a_release_wakes_only_the_next(world: World) {
     let holder = world.manager().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
+    // Long, since waiters may look by themselves when the holder's lease could be over.
+    let long = Options { lease: world.lease() * 60, ..Options::default() };
+    let guard = world.lock(&holder).with(long).unwrap().acquire().await.unwrap();
     let mut waiters = Vec::new();
     for before in 0..6 {
         let (store, manager) = world.faulty().await;
         waiters.push((store, world.queued(world.lock(&manager), 1, before + 1).await));
     }
+    // In the queue is not yet asleep: each has begun to watch.
+    crate::world::eventually("all watch", async || {
+        waiters.iter().all(|(store, _)| store.asked(Verb::Changed) > 0)
+    })
+    .await;
     let asked = |waiters: &[(Arc<crate::faulty::Faulty>, JoinHandle<Result<Guard>>)]| -> u64 {
         waiters.iter().map(|(store, _)| store.asked(Verb::Join) + store.asked(Verb::Changed)).sum()
     };

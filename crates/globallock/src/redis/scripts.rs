@@ -6,12 +6,6 @@ use redis::{Cmd, Script};
 use super::keys::keys;
 use crate::name::Name;
 
-macro_rules! script {
-    ($($part:literal),+) => {
-        Script::new(concat!($(include_str!($part)),+))
-    };
-}
-
 /// All that the server is asked to run.
 pub(super) struct Scripts {
     pub(super) join: Script,
@@ -25,11 +19,23 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Scripts {
-            join: script!("join_plain.lua", "queue.lua", "join.lua"),
-            join_shared: script!("queue.lua", "join.lua"),
-            renew: script!("renew_plain.lua", "queue.lua", "renew.lua"),
-            leave: script!("leave_plain.lua", "queue.lua", "leave.lua"),
-            inspect: script!("queue.lua", "inspect.lua"),
+            join: Script::new(concat!(
+                include_str!("join_plain.lua"),
+                include_str!("queue.lua"),
+                include_str!("join.lua")
+            )),
+            join_shared: Script::new(concat!(include_str!("queue.lua"), include_str!("join.lua"))),
+            renew: Script::new(concat!(
+                include_str!("renew_plain.lua"),
+                include_str!("queue.lua"),
+                include_str!("renew.lua")
+            )),
+            leave: Script::new(concat!(
+                include_str!("leave_plain.lua"),
+                include_str!("queue.lua"),
+                include_str!("leave.lua")
+            )),
+            inspect: Script::new(concat!(include_str!("queue.lua"), include_str!("inspect.lua"))),
         }
     }
 

@@ -12,6 +12,8 @@ need() { # need COMMAND PACKAGE
 }
 need redis-server redis-server
 need redis-cli redis-tools
+need etcd etcd-server
+need etcdctl etcd-client
 need setpriv util-linux
 need cc gcc
 need python3 python3
@@ -30,7 +32,9 @@ if [ -n "$packages" ]; then
         exit 1
     fi
     # Debian starts the packaged server; the tests start their own, on free ports.
-    case "$packages" in *redis-server*) as_root service redis-server stop >/dev/null 2>&1 || true ;; esac
+    for server in redis-server etcd; do
+        case "$packages" in *"$server"*) as_root service "$server" stop >/dev/null 2>&1 || true ;; esac
+    done
 fi
 
 command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --locked cargo-deny

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use globallock::{Backend, LockManager, ManagerOptions, Memory, Name};
 use globallock_conformance::cases::{Trial, trials};
 use globallock_conformance::faulty::Faulty;
+use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::subject::Subject;
 use libtest_mimic::{Arguments, Failed};
@@ -22,6 +23,11 @@ fn main() {
     let redis = wanted("redis").then(|| Redis::start().expect("a Redis server starts"));
     let mut subjects = vec![memory(), transparent(), file(directory.path().join("locks"))];
     subjects.extend(redis.as_ref().map(on_redis));
+    let etcd =
+        wanted("etcd").then(|| [1, 3].map(|members| Etcd::start(members).expect("an etcd cluster starts")));
+    for (cluster, kind) in etcd.iter().flatten().zip(["etcd", "etcd-3"]) {
+        subjects.push(on_etcd(cluster, kind));
+    }
     let all: Vec<Trial> = subjects.iter().flat_map(trials).collect();
     let tests = all
         .into_iter()
@@ -34,7 +40,7 @@ fn main() {
         .collect();
     let conclusion = libtest_mimic::run(&arguments, tests);
     // Dropped before the exit, which drops nothing.
-    drop((redis, directory));
+    drop((redis, etcd, directory));
     conclusion.exit();
 }
 
@@ -98,6 +104,28 @@ fn on_redis(server: &Redis) -> Subject {
                 .filter(|key| redis_cli(leaving, &["TTL", key]) == "-1" || !is_counter(key))
                 .collect()
         })
+}
+
+fn on_etcd(cluster: &Etcd, kind: &str) -> Subject {
+    let (losing, leaving) = (cluster.endpoints(), cluster.endpoints());
+    let range = |name: &Name| format!("/locks/_glocks/{}/", name.as_str());
+    let subject = Subject::at(kind, &cluster.url(), child())
+        .losing(move |name| {
+            let mut delete = etcd::ctl(&losing);
+            delete.args(["del", "--prefix", &range(&name)]);
+            async move { drop(delete.output().expect("etcdctl is installed")) }
+        })
+        .leaving(move |name| {
+            let mut get = etcd::ctl(&leaving);
+            get.args(["get", "--prefix", "--keys-only", &range(&name)]);
+            async move {
+                let output = get.output().expect("etcdctl is installed");
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+            }
+        });
+    // Whole seconds, and an election on top.
+    Subject { lease: std::time::Duration::from_secs(2), ..subject }
 }
 
 fn is_counter(key: &str) -> bool {

@@ -116,6 +116,25 @@ impl Address {
         })
     }
 
+    /// Takes an option that names a PEM file with a `content` such as `BEGIN CERTIFICATE` in it, and reads the file.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`] when it cannot be read, or has no such content.
+    #[cfg(any(feature = "redis", feature = "etcd"))]
+    pub(crate) fn take_pem(&mut self, option: &str, content: &str) -> Result<Option<Vec<u8>>> {
+        let Some(path) = self.take(option) else {
+            return Ok(None);
+        };
+        let unreadable = |error| self.wrong(format!("the option {option}: cannot read {path:?}: {error}"));
+        let text = std::fs::read(&path).map_err(unreadable)?;
+        if !text.windows(content.len()).any(|part| part == content.as_bytes()) {
+            let reason =
+                format!("the option {option}: there is no {content:?} in {path:?}: name a PEM file with one");
+            return Err(self.wrong(reason));
+        }
+        Ok(Some(text))
+    }
+
     /// Refuses the options that nobody took.
     ///
     /// # Errors

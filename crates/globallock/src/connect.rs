@@ -22,6 +22,10 @@ const SCHEMES: &[&str] = &[
     "redis+sentinel",
     #[cfg(feature = "redis")]
     "rediss+sentinel",
+    #[cfg(feature = "etcd")]
+    "etcd",
+    #[cfg(feature = "etcd")]
+    "etcds",
 ];
 
 /// Connects to the store at `url`; [`LockManager::connect`](crate::LockManager::connect) lists the forms.
@@ -42,6 +46,8 @@ pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
             // Boxed, or the client's future would nest too deep in the callers' for the compiler's default limit.
             Ok(Box::pin(crate::redis::Redis::connect(address)).await?)
         }
+        #[cfg(feature = "etcd")]
+        "etcd" | "etcds" => Ok(Box::pin(crate::etcd::Etcd::connect(address)).await?),
         scheme => Err(address
             .wrong(format!("the scheme {scheme:?} is not known here; known are {}", SCHEMES.join(", ")))),
     }

@@ -31,6 +31,8 @@ pub mod blocking;
 mod connect;
 pub mod duration;
 mod error;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 #[cfg(all(feature = "file", target_os = "linux"))]
 pub mod file;
 mod guard;

@@ -1,6 +1,7 @@
 //! Real servers as child processes: on free ports, in temporary directories, gone with their owner.
 
 pub mod certificates;
+pub mod etcd;
 pub mod peers;
 pub mod redis;
 

@@ -203,21 +203,9 @@ fn login(address: &mut Address, db: &str, tls: bool) -> Result<Login> {
 fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
     // Without a provider of the whole process rustls panics where several are compiled in; one set before stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut file = |option: &str, content: &str| {
-        let Some(path) = address.take(option) else {
-            return Ok(None);
-        };
-        let unreadable = |error| address.wrong(format!("the option {option}: cannot read {path:?}: {error}"));
-        let text = std::fs::read(&path).map_err(unreadable)?;
-        if !text.windows(content.len()).any(|part| part == content.as_bytes()) {
-            let reason =
-                format!("the option {option}: there is no {content:?} in {path:?}: name a PEM file with one");
-            return Err(address.wrong(reason));
-        }
-        Ok(Some(text))
-    };
-    let (root_cert, cert) = (file("ca", "BEGIN CERTIFICATE")?, file("cert", "BEGIN CERTIFICATE")?);
-    let key = file("key", "PRIVATE KEY")?;
+    let root_cert = address.take_pem("ca", "BEGIN CERTIFICATE")?;
+    let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
+    let key = address.take_pem("key", "PRIVATE KEY")?;
     let client_tls = match (cert, key) {
         (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
         (None, None) => None,

@@ -1,0 +1,217 @@
+//! etcd servers, alone and in clusters.
+
+use std::io::Result;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::certificates::Certificates;
+use super::{Process, free_port, wait_ready};
+
+/// A cluster of one or more members.
+#[derive(Debug)]
+pub struct Etcd {
+    members: Vec<Member>,
+    directory: TempDir,
+    /// TLS for clients.
+    certificates: Option<Certificates>,
+}
+
+#[derive(Debug)]
+struct Member {
+    process: Option<Process>,
+    client: u16,
+    arguments: Vec<String>,
+}
+
+impl Etcd {
+    /// Starts a cluster of so many members.
+    ///
+    /// # Errors
+    /// When it is not installed or does not come up.
+    pub fn start(members: usize) -> Result<Self> {
+        Self::start_with(members, None)
+    }
+
+    /// Starts a cluster that speaks TLS with its clients, if `certificates` are given, and asks for theirs.
+    ///
+    /// # Errors
+    /// When it is not installed or does not come up.
+    pub fn start_with(members: usize, certificates: Option<Certificates>) -> Result<Self> {
+        let directory = TempDir::new()?;
+        let ports: Vec<(u16, u16)> = (0..members).map(|_| (free_port(), free_port())).collect();
+        let peers: Vec<String> =
+            ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
+        let scheme = if certificates.is_some() { "https" } else { "http" };
+        let mut cluster = Etcd { members: Vec::new(), directory, certificates };
+        for (number, (client, peer)) in ports.into_iter().enumerate() {
+            let data = cluster.directory.path().join(format!("data-{number}")).display().to_string();
+            let (client_url, peer_url) =
+                (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+            let mut arguments: Vec<String> = Vec::new();
+            for (option, value) in [
+                ("--name", format!("m{number}")),
+                ("--data-dir", data),
+                ("--listen-client-urls", client_url.clone()),
+                ("--advertise-client-urls", client_url),
+                ("--listen-peer-urls", peer_url.clone()),
+                ("--initial-advertise-peer-urls", peer_url),
+                ("--initial-cluster", peers.join(",")),
+                ("--initial-cluster-state", "new".to_owned()),
+                ("--heartbeat-interval", "50".to_owned()),
+                ("--election-timeout", "500".to_owned()),
+                ("--log-level", "warn".to_owned()),
+                ("--logger", "zap".to_owned()),
+                ("--bcrypt-cost", "4".to_owned()),
+            ] {
+                arguments.extend([option.to_owned(), value]);
+            }
+            if let Some(files) = &cluster.certificates {
+                for (option, file) in [
+                    ("--cert-file", &files.server),
+                    ("--key-file", &files.server_key),
+                    ("--trusted-ca-file", &files.ca),
+                ] {
+                    arguments.extend([option.to_owned(), file.display().to_string()]);
+                }
+                arguments.push("--client-cert-auth".to_owned());
+            }
+            cluster.members.push(Member { process: None, client, arguments });
+        }
+        for member in 0..cluster.members.len() {
+            cluster.launch(member)?;
+        }
+        cluster.wait_healthy()?;
+        Ok(cluster)
+    }
+
+    fn log(&self, member: usize) -> std::path::PathBuf {
+        self.directory.path().join(format!("log-{member}"))
+    }
+
+    fn launch(&mut self, member: usize) -> Result<()> {
+        let log = self.log(member);
+        let started = Process::start("etcd", "etcd-server", &self.members[member].arguments, &log)?;
+        self.members[member].process = Some(started);
+        Ok(())
+    }
+
+    /// Waits until every member that runs serves.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub fn wait_healthy(&self) -> Result<()> {
+        for (number, member) in self.members.iter().enumerate().filter(|(_, member)| member.process.is_some())
+        {
+            let endpoint = self.endpoint(member);
+            wait_ready("etcd", &self.log(number), || {
+                self.ctl_at(&endpoint, &["endpoint", "health"]).contains("is healthy")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn endpoint(&self, member: &Member) -> String {
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", member.client)
+    }
+
+    /// Its plain address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> =
+            self.members.iter().map(|member| format!("127.0.0.1:{}", member.client)).collect();
+        let scheme = if self.certificates.is_some() { "etcds" } else { "etcd" };
+        format!("{scheme}://{}", hosts.join(","))
+    }
+
+    /// The addresses of all members as etcdctl takes them.
+    #[must_use]
+    pub fn endpoints(&self) -> String {
+        self.members.iter().map(|member| self.endpoint(member)).collect::<Vec<_>>().join(",")
+    }
+
+    /// Runs a command by `etcdctl` and returns what that prints, both ways.
+    ///
+    /// # Panics
+    /// When etcdctl is not installed.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        self.ctl_at(&self.endpoints(), arguments)
+    }
+
+    fn ctl_at(&self, endpoints: &str, arguments: &[&str]) -> String {
+        let mut command = ctl(endpoints);
+        if let Some(files) = &self.certificates {
+            command
+                .arg("--cacert")
+                .arg(&files.ca)
+                .arg("--cert")
+                .arg(&files.client)
+                .arg("--key")
+                .arg(&files.client_key);
+        }
+        let output = command.args(arguments).output();
+        let output = output.expect("etcdctl is installed: run apt-get install etcd-client");
+        let (told, failed) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        format!("{told}{failed}").trim_end().to_owned()
+    }
+
+    /// The member that leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        let text = self.ctl(&["endpoint", "status", "--write-out", "simple"]);
+        let leads = |member: &Member| {
+            text.lines().any(|line| {
+                line.starts_with(&self.endpoint(member)) && line.split(", ").nth(4) == Some("true")
+            })
+        };
+        self.members.iter().position(leads)
+    }
+
+    /// Kills a member, as a crash does.
+    pub fn kill(&mut self, member: usize) {
+        drop(self.members[member].process.take());
+    }
+
+    /// Starts a member that was killed again.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn resume_after_kill(&mut self, member: usize) -> Result<()> {
+        self.launch(member)?;
+        self.wait_healthy()
+    }
+
+    /// Stops all members without ending them.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Continues all members.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        for member in self.members.iter().filter_map(|member| member.process.as_ref()) {
+            member.signal(signal);
+        }
+    }
+
+    /// Where it keeps its files.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// `etcdctl` with these endpoints.
+#[must_use]
+pub fn ctl(endpoints: &str) -> Command {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").args(["--endpoints", endpoints]);
+    command
+}

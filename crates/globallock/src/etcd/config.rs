@@ -1,0 +1,85 @@
+//! What an address says of an etcd cluster.
+
+use std::time::Duration;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::address::Address;
+use crate::error::Result;
+
+const OPTIONS: &[&str] = &["prefix", "timeout", "ca", "cert", "key"];
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often an idle connection is tried, and how long its answer may take: a silent network is told from an idle one.
+const ALIVE: Duration = Duration::from_secs(2);
+
+/// A store's settings.
+pub(super) struct Config {
+    /// What stands before a name in its keys, with the slash behind it.
+    pub(super) prefix: String,
+    /// How long one request may take.
+    pub(super) timeout: Duration,
+    /// The address as it may be shown.
+    pub(super) shown: String,
+    pub(super) channels: Vec<Channel>,
+    /// User and password.
+    pub(super) login: Option<(String, String)>,
+}
+
+impl Config {
+    pub(super) fn new(mut address: Address) -> Result<Self> {
+        let mut prefix = address.take("prefix").unwrap_or_else(|| "/locks/_glocks/".to_owned());
+        if !prefix.ends_with('/') {
+            prefix.push('/');
+        }
+        let timeout = address.take_duration("timeout")?.unwrap_or(TIMEOUT);
+        if timeout.is_zero() {
+            return Err(address.wrong("the option timeout must not be zero"));
+        }
+        let login = match (&address.user, &address.password) {
+            (Some(user), Some(password)) => Some((user.clone(), password.clone())),
+            (None, None) => None,
+            _ => return Err(address.wrong("user and password go together: etcd://user:password@host")),
+        };
+        let tls = if address.scheme == "etcds" { Some(tls(&mut address)?) } else { None };
+        address.finish(OPTIONS)?;
+        if address.hosts.is_empty() || !address.path.trim_start_matches('/').is_empty() {
+            return Err(address.wrong("it needs hosts and no path, such as etcd://h1:2379,h2,h3"));
+        }
+        let channels = address.hosts.iter().map(|(host, port)| {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let endpoint = Endpoint::from_shared(format!("{scheme}://{host}:{}", port.unwrap_or(2379)))
+                .map_err(|error| address.wrong(error.to_string()))?;
+            let endpoint = endpoint
+                .connect_timeout(timeout)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(ALIVE)
+                .keep_alive_timeout(ALIVE)
+                .keep_alive_while_idle(true);
+            let endpoint = match &tls {
+                Some(tls) => {
+                    endpoint.tls_config(tls.clone()).map_err(|error| address.wrong(error.to_string()))?
+                }
+                None => endpoint,
+            };
+            Ok(endpoint.connect_lazy())
+        });
+        let channels = channels.collect::<Result<Vec<_>>>()?;
+        Ok(Config { prefix, timeout, shown: address.to_string(), channels, login })
+    }
+}
+
+fn tls(address: &mut Address) -> Result<ClientTlsConfig> {
+    let ca = address.take_pem("ca", "BEGIN CERTIFICATE")?;
+    let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
+    let key = address.take_pem("key", "PRIVATE KEY")?;
+    let tls = match ca {
+        Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(cert, key))),
+        (None, None) => Ok(tls),
+        _ => Err(address.wrong("the options cert and key go together")),
+    }
+}

@@ -1,0 +1,100 @@
+//! The keys of one lock: those of etcd's own mutex, so that its users and ours queue with each other.
+
+use crate::backend::{Claim, ClaimId};
+use crate::name::Name;
+use crate::queue::Share;
+
+use super::messages::KeyValue;
+
+/// What a key that is not ours takes: all there is, as etcd's own mutex does.
+const ALL: Share = Share { weight: 1, capacity: 1 };
+
+/// What all keys of a lock begin with. A name's slash would make its keys look like those of a shorter name.
+pub(super) fn queue(prefix: &str, name: &Name) -> String {
+    let escaped = name.as_str().replace('%', "%25").replace('/', "%2F");
+    format!("{prefix}{escaped}/")
+}
+
+/// The key of a claim: `<id>.<weight>.<capacity>` below its lock.
+pub(super) fn claim(prefix: &str, claim: &Claim) -> Vec<u8> {
+    let Share { weight, capacity } = claim.share;
+    format!("{}{}.{weight}.{capacity}", queue(prefix, &claim.name), claim.id).into_bytes()
+}
+
+/// The end of the range of keys that begin with `start`, which ends in a slash.
+pub(super) fn end(start: &str) -> Vec<u8> {
+    let mut end = start.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+/// Reads the name of a lock back from one of its keys.
+pub(super) fn name(prefix: &str, key: &[u8]) -> Option<Name> {
+    let key = std::str::from_utf8(key).ok()?.strip_prefix(prefix)?;
+    let (escaped, _) = key.split_once('/')?;
+    Name::new(escaped.replace("%2F", "/").replace("%25", "%")).ok()
+}
+
+/// A claim as its key tells it; one of another program's takes all there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) key: Vec<u8>,
+    pub(super) id: Option<ClaimId>,
+    pub(super) share: Share,
+    pub(super) revision: i64,
+    pub(super) lease: i64,
+}
+
+impl Listed {
+    pub(super) fn new(found: &KeyValue) -> Self {
+        let parsed = parse(&found.key);
+        Listed {
+            key: found.key.clone(),
+            id: parsed.map(|(id, _)| id),
+            share: parsed.map_or(ALL, |(_, share)| share),
+            revision: found.create_revision,
+            lease: found.lease,
+        }
+    }
+}
+
+fn parse(key: &[u8]) -> Option<(ClaimId, Share)> {
+    let (_, own) = std::str::from_utf8(key).ok()?.rsplit_once('/')?;
+    let mut parts = own.split('.');
+    let id = ClaimId::parse(parts.next()?)?;
+    let share = Share { weight: parts.next()?.parse().ok()?, capacity: parts.next()?.parse().ok()? };
+    (parts.next().is_none() && share.weight > 0).then_some((id, share))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_two_names_share_a_range(one in "[ab%/F25.]{1,6}", other in "[ab%/F25.]{1,6}") {
+            prop_assume!(one != other);
+            let [one, other] = [one, other].map(|name| queue("/locks/", &Name::new(name).unwrap()));
+            prop_assert!(!one.starts_with(&other) && !other.starts_with(&one), "{one} {other}");
+        }
+
+        #[test]
+        fn a_name_is_read_back_from_its_keys(text in "[^\0]{1,40}") {
+            let lock = Name::new(text).unwrap();
+            let key = queue("/locks/", &lock) + "694d80";
+            prop_assert_eq!(name("/locks/", key.as_bytes()), Some(lock));
+        }
+    }
+
+    #[test]
+    fn keys_of_other_programs_take_all_there_is() {
+        for key in ["/locks/a/694d80", "/locks/a/", "/locks/a/x.1.1", "/locks/a/\u{7f}"] {
+            let found = KeyValue { key: key.into(), create_revision: 7, ..KeyValue::default() };
+            let listed = Listed::new(&found);
+            assert_eq!((listed.id, listed.share), (None, ALL), "{key}");
+        }
+    }
+}

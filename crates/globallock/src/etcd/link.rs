@@ -1,0 +1,215 @@
+//! Requests to a cluster: to one member after the other until one answers, with a fresh token where one is wanted.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prost::Message;
+use tokio::time::{Instant, timeout_at};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Code, Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::config::Config;
+use super::messages::{AuthenticateRequest, AuthenticateResponse, Empty, StatusResponse};
+use crate::error::{Error, Result};
+
+/// How long to wait before the same members are asked again, in an election for example.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The members of one cluster.
+pub(super) struct Link {
+    config: Config,
+    /// The member that answered last.
+    member: AtomicUsize,
+    token: Mutex<Option<MetadataValue<Ascii>>>,
+}
+
+impl Link {
+    /// Checks that the cluster answers, knows the user, and is new enough.
+    pub(super) async fn connect(config: Config) -> Result<Self> {
+        let link = Link { config, member: AtomicUsize::new(0), token: Mutex::new(None) };
+        if link.config.login.is_some() {
+            link.authenticate().await.map_err(|status| link.error(status))?;
+        }
+        let status: StatusResponse = link.unary("/etcdserverpb.Maintenance/Status", Empty {}).await?;
+        let mut parts = status.version.split('.').map_while(|part| part.parse::<u32>().ok());
+        if let (Some(major), Some(minor)) = (parts.next(), parts.next())
+            && (major, minor) < (3, 4)
+        {
+            let version = status.version;
+            return Err(Error::unfit(
+                &link.config.shown,
+                format!("it is etcd {version}: globallock needs 3.4 or newer"),
+            ));
+        }
+        Ok(link)
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Sends one request, which must bear repetition, until a member answers it or the time for it is over.
+    pub(super) async fn unary<Q, A>(&self, path: &'static str, request: Q) -> Result<A>
+    where
+        Q: Message + Clone + Send + Sync + 'static,
+        A: Message + Default + Send + Sync + 'static,
+    {
+        let give_up = Instant::now() + self.config.timeout;
+        let mut tried = 0;
+        loop {
+            let member = self.member.load(Ordering::Relaxed);
+            // A member that is silent must leave time for the others.
+            let share =
+                if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout };
+            let limit = give_up.min(Instant::now() + share);
+            let answer = timeout_at(limit, self.once(member, path, request.clone())).await;
+            let status = match answer {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded("it did not answer in time"),
+            };
+            tried += 1;
+            if status.code() == Code::Unauthenticated && self.config.login.is_some() && tried == 1 {
+                self.authenticate().await.map_err(|status| self.error(status))?;
+                continue;
+            }
+            if !matches!(
+                status.code(),
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
+            ) {
+                return Err(self.error(status));
+            }
+            self.leave_member(member);
+            if tried % self.config.channels.len() == 0 {
+                if Instant::now() + PAUSE >= give_up {
+                    return Err(self.error(status));
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn once<Q, A>(&self, member: usize, path: &'static str, request: Q) -> Result<A, Status>
+    where
+        Q: Message + Send + Sync + 'static,
+        A: Message + Default + Send + Sync + 'static,
+    {
+        let mut client = self.client(member).await?;
+        let request = self.signed(Request::new(request));
+        let path = PathAndQuery::from_static(path);
+        Ok(client.unary(request, path, ProstCodec::default()).await?.into_inner())
+    }
+
+    /// Opens a stream in both directions with the member that answered last.
+    pub(super) async fn stream<Q, A>(
+        &self,
+        path: &'static str,
+        requests: impl futures_util::Stream<Item = Q> + Send + 'static,
+    ) -> Result<Streaming<A>, Status>
+    where
+        Q: Message + Send + Sync + 'static,
+        A: Message + Default + Send + Sync + 'static,
+    {
+        let member = self.member.load(Ordering::Relaxed);
+        let mut client = self.client(member).await?;
+        let request = self.signed(Request::new(requests));
+        let path = PathAndQuery::from_static(path);
+        let opened = client.streaming(request, path, ProstCodec::default()).await;
+        if opened.is_err() {
+            self.leave_member(member);
+        }
+        Ok(opened?.into_inner())
+    }
+
+    async fn client(&self, member: usize) -> Result<tonic::client::Grpc<tonic::transport::Channel>, Status> {
+        let channel = &self.config.channels[member % self.config.channels.len()];
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.map_err(|error| Status::unavailable(cause(&error)))?;
+        Ok(client)
+    }
+
+    /// Goes on to the next member, unless somebody has done so.
+    fn leave_member(&self, member: usize) {
+        let _ = self.member.compare_exchange(member, member + 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Puts the token to a request, and the wish that a member without a leader refuses it.
+    fn signed<T>(&self, mut request: Request<T>) -> Request<T> {
+        let metadata = request.metadata_mut();
+        metadata.insert("hasleader", MetadataValue::from_static("true"));
+        if let Some(token) = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            metadata.insert("authorization", token);
+        }
+        request
+    }
+
+    async fn authenticate(&self) -> Result<(), Status> {
+        let Some((name, password)) = self.config.login.clone() else {
+            return Ok(());
+        };
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut last = Status::unavailable("no member");
+        for _ in 0..self.config.channels.len() {
+            let member = self.member.load(Ordering::Relaxed);
+            let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
+            let limit = Instant::now() + self.config.timeout;
+            let answer =
+                timeout_at(limit, self.once(member, "/etcdserverpb.Auth/Authenticate", request)).await;
+            match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time"))) {
+                Ok(AuthenticateResponse { token }) => {
+                    let token = token.parse().map_err(|_| Status::internal("its token is not text"))?;
+                    *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+                    return Ok(());
+                }
+                Err(status) => last = status,
+            }
+            if last.code() != Code::Unavailable && last.code() != Code::DeadlineExceeded {
+                break;
+            }
+            self.leave_member(member);
+        }
+        Err(last)
+    }
+
+    /// What a failed request means to the user.
+    pub(super) fn error(&self, status: Status) -> Error {
+        let store = &self.config.shown;
+        let message = status.message().escape_debug().to_string();
+        let error = match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+                Error::unavailable(store, message)
+            }
+            Code::Unauthenticated | Code::PermissionDenied => Error::denied(
+                store,
+                format!(
+                    "{message}: check user and password, and grant the user's role read and write on the prefix"
+                ),
+            ),
+            Code::InvalidArgument if message.contains("user name") || message.contains("auth") => {
+                Error::denied(
+                    store,
+                    format!(
+                        "{message}: put user and password into the address, as the cluster asks for them"
+                    ),
+                )
+            }
+            Code::ResourceExhausted => {
+                Error::unfit(store, format!("{message}: compact and defragment it, or raise its quota"))
+            }
+            _ => Error::unfit(store, message),
+        };
+        error.because(status)
+    }
+}
+
+/// The innermost of an error's causes: what the operating system or TLS said.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

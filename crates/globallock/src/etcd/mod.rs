@@ -1,0 +1,418 @@
+//! The store in etcd: the queue of etcd's own mutex, by the order in which its keys were created.
+//!
+//! `docs/etcd.md` says what it promises, what it costs and how it fails.
+
+mod config;
+mod keys;
+mod lease;
+mod link;
+mod messages;
+mod watch;
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use self::config::Config;
+use self::keys::Listed;
+use self::lease::Leases;
+use self::link::Link;
+use self::messages::{
+    Compare, DeleteRangeRequest, DeleteRangeResponse, Empty, KeyValue, LeaseRequest, LeaseResponse,
+    PutRequest, RangeRequest, RangeResponse, Request, RequestOp, Response, Target, TxnRequest, TxnResponse,
+};
+use self::watch::Watches;
+use crate::address::Address;
+use crate::backend::{
+    Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing,
+};
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::owner::Owner;
+use crate::queue::{admit, blockers};
+
+/// How many keys one transaction asks for: etcd allows 128 operations unless it is told otherwise.
+const TOGETHER: usize = 100;
+
+/// A store in one etcd cluster.
+pub struct Etcd {
+    shared: Arc<Shared>,
+}
+
+/// What requests that outlive their callers need.
+struct Shared {
+    link: Arc<Link>,
+    leases: Leases,
+    watches: Arc<Watches>,
+    places: Mutex<HashMap<ClaimId, Place>>,
+    /// The claims that are being joined: a departure must not overtake.
+    joining: Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// A claim of this store in its queue, as last read.
+#[derive(Clone, Debug)]
+struct Place {
+    lease: i64,
+    revision: i64,
+    /// No later than the grant; `None` while the claim waits.
+    granted: Option<Instant>,
+    /// Those in front of it, or more: who was in front only ever leaves.
+    ahead: Vec<Listed>,
+    /// The revision at which that was so.
+    read_at: i64,
+}
+
+impl Etcd {
+    /// Connects to the cluster that `address` names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`]; as the cluster answers otherwise.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind.
+    pub async fn connect(address: Address) -> Result<Arc<Self>> {
+        let link = Arc::new(Link::connect(Config::new(address)?).await?);
+        let shared = Shared {
+            link,
+            leases: Leases::default(),
+            watches: Arc::default(),
+            places: Mutex::default(),
+            joining: Mutex::default(),
+        };
+        Ok(Arc::new(Etcd { shared: Arc::new(shared) }))
+    }
+}
+
+impl Shared {
+    fn places(&self) -> MutexGuard<'_, HashMap<ClaimId, Place>> {
+        // No code panics while it holds the lock, so a poisoned map is still whole.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One after the other for each claim: a departure waits until the joining has been answered.
+    fn turn(&self, id: ClaimId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut joining = self.joining.lock().unwrap_or_else(PoisonError::into_inner);
+        joining.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(joining.entry(id).or_default())
+    }
+
+    fn prefix(&self) -> &str {
+        &self.link.config().prefix
+    }
+
+    async fn transaction(&self, request: TxnRequest) -> Result<TxnResponse> {
+        self.link.unary("/etcdserverpb.KV/Txn", request).await
+    }
+
+    async fn delete(&self, key: Vec<u8>) -> Result<bool> {
+        let request = DeleteRangeRequest { key };
+        let answer: DeleteRangeResponse = self.link.unary("/etcdserverpb.KV/DeleteRange", request).await?;
+        Ok(answer.deleted > 0)
+    }
+
+    async fn range(&self, key: Vec<u8>, range_end: Vec<u8>, keys_only: bool) -> Result<RangeResponse> {
+        self.link.unary("/etcdserverpb.KV/Range", RangeRequest { key, range_end, keys_only }).await
+    }
+
+    async fn join(&self, claim: &Claim) -> Result<Standing> {
+        let key = keys::claim(self.prefix(), claim);
+        let lease = self.leases.get(&self.link, claim.lease).await?;
+        let sent = Instant::now();
+        let answer = self.transaction(self.put_or_find(claim, &key, lease.id)).await?;
+        let read_at = answer.header.map_or(0, |header| header.revision);
+        let found: Vec<KeyValue> = ranges(answer.responses).flatten().collect();
+        let standing = self.note(claim, &found, read_at, sent);
+        if standing == Standing::Gone && self.delete(key).await? {
+            // It hangs on a lease of before that is dead: it begins anew, at the end.
+            return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
+        }
+        Ok(standing)
+    }
+
+    /// One transaction that puts the claim into the queue, unless it is there, and reads the queue.
+    fn put_or_find(&self, claim: &Claim, key: &[u8], lease: i64) -> TxnRequest {
+        let start = keys::queue(self.prefix(), &claim.name);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let value = format!("{now} {}", claim.owner).into_bytes();
+        let put = operation(Request::Put(PutRequest { key: key.to_vec(), value, lease }));
+        let range_end = keys::end(&start);
+        let read =
+            operation(Request::Range(RangeRequest { key: start.into_bytes(), range_end, keys_only: true }));
+        let absent = Compare { target: Target::Create.into(), key: key.to_vec(), create_revision: Some(0) };
+        TxnRequest { compare: vec![absent], success: vec![put, read.clone()], failure: vec![read] }
+    }
+
+    /// Takes note of the queue as it was read, and says where the claim stands in it.
+    fn note(&self, claim: &Claim, found: &[KeyValue], read_at: i64, sent: Instant) -> Standing {
+        let mut queue: Vec<Listed> = found.iter().map(Listed::new).collect();
+        queue.sort_by_key(|listed| listed.revision);
+        let Some(position) = queue.iter().position(|listed| listed.id == Some(claim.id)) else {
+            self.places().remove(&claim.id);
+            return Standing::Gone;
+        };
+        let mine = queue.swap_remove(position);
+        queue.truncate(position);
+        let holds = holds(&queue, claim);
+        let mut places = self.places();
+        let before = places.get(&claim.id).and_then(|place| place.granted);
+        let granted = before.or(holds.then_some(sent));
+        let place = Place { lease: mine.lease, revision: mine.revision, granted, ahead: queue, read_at };
+        let standing = self.standing(claim, &place);
+        if standing == Standing::Gone {
+            places.remove(&claim.id);
+        } else {
+            places.insert(claim.id, place);
+        }
+        standing
+    }
+
+    /// Where a claim stands: nowhere once its lease may be over, whatever the cluster still has.
+    fn standing(&self, claim: &Claim, place: &Place) -> Standing {
+        let Some(lease) = self.leases.find(place.lease) else {
+            return Standing::Gone;
+        };
+        match place.granted {
+            None => Standing::Waiting,
+            Some(granted) => Standing::Held(Grant {
+                fence: place.revision.unsigned_abs(),
+                expires: Some(lease.expires()),
+                hold_ends: claim.max_hold.map(|hold| granted + hold),
+            }),
+        }
+    }
+
+    /// Reads the queue of a claim that waits.
+    async fn read_again(&self, claim: &Claim) -> Result<Standing> {
+        let start = keys::queue(self.prefix(), &claim.name);
+        let end = keys::end(&start);
+        let sent = Instant::now();
+        let answer = self.range(start.into_bytes(), end, true).await?;
+        let read_at = answer.header.map_or(0, |header| header.revision);
+        Ok(self.note(claim, &answer.kvs, read_at, sent))
+    }
+
+    /// Takes note that keys in front of a waiting claim are gone, and says whether it surely holds by that.
+    fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<Standing> {
+        let mut places = self.places();
+        let place = places.get_mut(&claim.id)?;
+        place.ahead.retain(|listed| !deleted.contains(&listed.key));
+        if !holds(&place.ahead, claim) {
+            return None;
+        }
+        place.granted.get_or_insert_with(Instant::now);
+        let place = place.clone();
+        drop(places);
+        Some(self.standing(claim, &place))
+    }
+
+    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+        loop {
+            let Some(place) = self.places().get(&claim.id).cloned() else {
+                return Ok(Some(Standing::Gone));
+            };
+            if place.granted.is_some() {
+                return Ok(Some(self.standing(claim, &place)));
+            }
+            let shares: Vec<_> = place.ahead.iter().map(|listed| listed.share).collect();
+            let blockers =
+                blockers(&shares, claim.share).into_iter().map(|blocker| place.ahead[blocker].key.clone());
+            let subscription = self.watches.subscribe(&self.link, blockers, place.read_at);
+            let news = subscription.news().await;
+            if !news.read_again
+                && let Some(standing) = self.advance(claim, &news.deleted)
+            {
+                return Ok(Some(standing));
+            }
+            match self.read_again(claim).await? {
+                Standing::Waiting => {}
+                standing => return Ok(Some(standing)),
+            }
+        }
+    }
+
+    /// Says for each key at which revision it was created; 0 where it is not there.
+    async fn created(&self, keys: Vec<Vec<u8>>) -> Result<Vec<i64>> {
+        let mut created = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(TOGETHER) {
+            let read = |key: &Vec<u8>| {
+                operation(Request::Range(RangeRequest {
+                    key: key.clone(),
+                    range_end: Vec::new(),
+                    keys_only: true,
+                }))
+            };
+            let request = TxnRequest { success: keys.iter().map(read).collect(), ..TxnRequest::default() };
+            let answer = self.transaction(request).await?;
+            created
+                .extend(ranges(answer.responses).map(|kvs| kvs.first().map_or(0, |kv| kv.create_revision)));
+        }
+        Ok(created)
+    }
+
+    /// Keeps the leases of these claims alive, and looks whether the claims are there.
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<Standing>> {
+        let held: Vec<Option<Place>> =
+            { claims.iter().map(|claim| self.places().get(&claim.id).cloned()).collect() };
+        let leases: BTreeSet<i64> = held.iter().flatten().map(|place| place.lease).collect();
+        for lease in leases {
+            self.leases.keep_alive(&self.link, lease).await?;
+        }
+        let keys = claims.iter().map(|claim| keys::claim(self.prefix(), claim)).collect();
+        let created = self.created(keys).await?;
+        let standing = |((claim, place), created): ((&Arc<Claim>, Option<Place>), i64)| {
+            // The grant may have come while the cluster was asked.
+            let place = self.places().get(&claim.id).cloned().or(place);
+            match place {
+                Some(place) if place.revision == created => self.standing(claim, &place),
+                _ => {
+                    self.places().remove(&claim.id);
+                    Standing::Gone
+                }
+            }
+        };
+        Ok(claims.iter().zip(held).zip(created).map(standing).collect())
+    }
+
+    /// How long a lease lives without a sign of life.
+    async fn left(&self, lease: i64) -> Option<Duration> {
+        let request = LeaseRequest { id: lease };
+        let answer: LeaseResponse =
+            self.link.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await.ok()?;
+        u64::try_from(answer.ttl).ok().map(Duration::from_secs)
+    }
+}
+
+/// Whether a claim holds behind these.
+fn holds(ahead: &[Listed], claim: &Claim) -> bool {
+    admit(ahead.iter().map(|listed| listed.share).chain([claim.share])) > ahead.len()
+}
+
+fn operation(request: Request) -> RequestOp {
+    RequestOp { request: Some(request) }
+}
+
+/// The key-values of each answered range.
+fn ranges(responses: Vec<messages::ResponseOp>) -> impl Iterator<Item = Vec<KeyValue>> {
+    responses.into_iter().filter_map(|response| match response.response {
+        Some(Response::Range(range)) => Some(range.kvs),
+        _ => None,
+    })
+}
+
+#[async_trait]
+impl Backend for Etcd {
+    fn profile(&self) -> Profile {
+        Profile::new("etcd", CrashRelease::Lease)
+    }
+
+    async fn join(&self, claim: &Claim) -> Result<Standing> {
+        // On a task of its own: a request that was given up could arrive after the departure that follows it.
+        let (shared, claim) = (Arc::clone(&self.shared), claim.clone());
+        let turn = shared.turn(claim.id).lock_owned().await;
+        let joined = tokio::spawn(async move {
+            let _turn = turn;
+            let standing = shared.join(&claim).await?;
+            if standing == Standing::Waiting && claim.patience == Patience::Once {
+                shared.places().remove(&claim.id);
+                shared.delete(keys::claim(shared.prefix(), &claim)).await?;
+                return Ok(Standing::Gone);
+            }
+            Ok(standing)
+        });
+        joined.await.unwrap_or_else(|_| Err(Error::Closed))
+    }
+
+    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+        self.shared.changed(claim).await
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+        match self.shared.renew(claims).await {
+            Ok(standings) => standings.into_iter().map(Ok).collect(),
+            Err(error) => {
+                let shown = &self.shared.link.config().shown;
+                let again = |_: &Arc<Claim>| Err(Error::unavailable(shown, error.to_string()));
+                claims.iter().map(again).collect()
+            }
+        }
+    }
+
+    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+        let turn = self.shared.turn(claim.id);
+        let _turn = turn.lock().await;
+        let left = self.shared.delete(keys::claim(self.shared.prefix(), claim)).await?;
+        self.shared.places().remove(&claim.id);
+        Ok(if left { Departure::Left } else { Departure::Gone })
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        let start = keys::queue(self.shared.prefix(), name);
+        let end = keys::end(&start);
+        let mut found = self.shared.range(start.into_bytes(), end, false).await?.kvs;
+        found.sort_by_key(|kv| kv.create_revision);
+        let queue: Vec<Listed> = found.iter().map(Listed::new).collect();
+        let holding = admit(queue.iter().map(|listed| listed.share));
+        let leases: BTreeSet<i64> = queue.iter().map(|listed| listed.lease).collect();
+        let mut left: HashMap<i64, Option<Duration>> = HashMap::new();
+        for lease in leases {
+            left.insert(lease, self.shared.left(lease).await);
+        }
+        let mut entries = Vec::with_capacity(queue.len());
+        for (position, (listed, kv)) in queue.iter().zip(&found).enumerate() {
+            let text = String::from_utf8_lossy(&kv.value);
+            let (at, owner) = text.split_once(' ').filter(|_| listed.id.is_some()).unwrap_or(("", &text));
+            let since = at.parse().ok().and_then(|at| UNIX_EPOCH.checked_add(Duration::from_millis(at)));
+            entries.push(Entry {
+                fence: listed.revision.unsigned_abs(),
+                age: since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
+                expires_in: left.get(&listed.lease).copied().flatten(),
+                ..Entry::new(listed.id, position < holding, listed.share, Owner::from_text(owner))
+            });
+        }
+        Ok(entries)
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        let listed = async move {
+            let start = self.shared.prefix();
+            let found = self.shared.range(start.into(), keys::end(start), true).await;
+            match found {
+                Ok(found) => {
+                    let names = found.kvs.iter().filter_map(|kv| keys::name(start, &kv.key));
+                    let names: BTreeSet<Name> =
+                        names.filter(|name| name.as_str().starts_with(prefix)).collect();
+                    names.into_iter().map(Ok).collect()
+                }
+                Err(error) => vec![Err(error)],
+            }
+        };
+        stream::once(listed).flat_map(stream::iter).boxed()
+    }
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").field("address", &self.shared.link.config().shown).finish_non_exhaustive()
+    }
+}
+
+/// Gives back the leases, with whatever hangs on them.
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let leases = self.shared.leases.take_all();
+        let link = Arc::clone(&self.shared.link);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                for id in leases {
+                    // Otherwise it ends by itself.
+                    let _: Result<Empty> =
+                        link.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseRequest { id }).await;
+                }
+            });
+        }
+    }
+}

@@ -47,6 +47,7 @@ struct Counts {
     held: AtomicU64,
     swallowed: AtomicU64,
     cut: AtomicU64,
+    ended: AtomicU64,
 }
 
 impl Proxy {
@@ -119,6 +120,12 @@ impl Proxy {
     pub fn cuts(&self) -> u64 {
         self.counts.cut.load(Ordering::SeqCst)
     }
+
+    /// How many connections have ended in any way.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.counts.ended.load(Ordering::SeqCst)
+    }
 }
 
 async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<Mode>, counts: Arc<Counts>) {
@@ -138,6 +145,7 @@ async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<
             counts.cut.fetch_add(1, Ordering::SeqCst);
         }
     }
+    counts.ended.fetch_add(1, Ordering::SeqCst);
 }
 
 async fn pump(

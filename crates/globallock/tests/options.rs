@@ -46,7 +46,7 @@ async fn permits_out_of_their_range_are_refused() {
 
 #[tokio::test]
 async fn unknown_schemes_are_refused_with_the_known_ones() {
-    for url in ["ftp://host", "etcd://host", ":", "redis", "memory://host"] {
+    for url in ["ftp://host", "consul://host", ":", "redis", "memory://host"] {
         let error = LockManager::connect(url).await.unwrap_err();
         assert!(matches!(error, Error::InvalidAddress { .. }), "{url}: {error:?}");
     }

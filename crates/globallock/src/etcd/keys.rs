@@ -21,6 +21,11 @@ pub(super) fn claim(prefix: &str, claim: &Claim) -> Vec<u8> {
     format!("{}{}.{weight}.{capacity}", queue(prefix, &claim.name), claim.id).into_bytes()
 }
 
+/// The key that bars a claim from being put under this lease any more: below no name, as that of no lock is empty.
+pub(super) fn bar(prefix: &str, id: ClaimId, lease: i64) -> Vec<u8> {
+    format!("{prefix}/{id}.{lease:x}").into_bytes()
+}
+
 /// The end of the range of keys that begin with `start`, which ends in a slash.
 pub(super) fn end(start: &str) -> Vec<u8> {
     let mut end = start.as_bytes().to_vec();

@@ -1,6 +1,5 @@
 //! The leases of one store: one for each length that its claims ask for, which is one as a rule.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,10 @@ use crate::error::Result;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
     pub(super) id: i64,
+    /// What was asked for, in seconds.
+    length: i64,
+    /// Whether new claims shall hang on another.
+    retired: bool,
     ttl: Duration,
     /// When the request was sent whose answer confirmed it last.
     confirmed: Instant,
@@ -35,29 +38,30 @@ impl Lease {
     }
 }
 
-/// The leases by their length in seconds.
+/// The leases that are known to live, and those that have died since somebody last looked.
 #[derive(Default)]
 pub(super) struct Leases {
-    by_length: Mutex<HashMap<i64, Lease>>,
+    known: Mutex<Vec<Lease>>,
     /// One asks for a lease, the others wait for it.
     granting: tokio::sync::Mutex<()>,
 }
 
 impl Leases {
-    fn by_length(&self) -> MutexGuard<'_, HashMap<i64, Lease>> {
-        // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.by_length.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Vec<Lease>> {
+        // No code panics while it holds the lock, so a poisoned list is still whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lease for claims of this length, fresh enough to begin with.
     pub(super) async fn get(&self, link: &Arc<Link>, length: Duration) -> Result<Lease> {
-        let seconds = seconds(length);
-        let known = |leases: &Self| leases.by_length().get(&seconds).copied().filter(Lease::is_alive);
-        if let Some(lease) = known(self).filter(|lease| !lease.is_stale()) {
+        let length = seconds(length);
+        let usable = |lease: &&Lease| lease.length == length && !lease.retired && lease.is_alive();
+        let current = || self.known().iter().find(usable).copied();
+        if let Some(lease) = current().filter(|lease| !lease.is_stale()) {
             return Ok(lease);
         }
         let _one = self.granting.lock().await;
-        match known(self) {
+        match current() {
             Some(lease) if !lease.is_stale() => return Ok(lease),
             Some(lease) => {
                 if let Some(lease) = self.keep_alive(link, lease.id).await? {
@@ -67,17 +71,26 @@ impl Leases {
             None => {}
         }
         let sent = Instant::now();
-        let request = LeaseGrantRequest { ttl: seconds };
+        let request = LeaseGrantRequest { ttl: length };
         let granted: LeaseGrantResponse = link.unary("/etcdserverpb.Lease/LeaseGrant", request).await?;
         let ttl = Duration::from_secs(granted.ttl.unsigned_abs());
-        let lease = Lease { id: granted.id, ttl, confirmed: sent };
-        self.by_length().insert(seconds, lease);
+        let lease = Lease { id: granted.id, length, retired: false, ttl, confirmed: sent };
+        let mut known = self.known();
+        known.retain(Lease::is_alive);
+        known.push(lease);
         Ok(lease)
+    }
+
+    /// Has new claims hang on another lease, so that this one ends with the claims that hang on it now.
+    pub(super) fn retire(&self, id: i64) {
+        if let Some(lease) = self.known().iter_mut().find(|lease| lease.id == id) {
+            lease.retired = true;
+        }
     }
 
     /// The lease with this id, as far as it is known to live.
     pub(super) fn find(&self, id: i64) -> Option<Lease> {
-        self.by_length().values().find(|lease| lease.id == id).copied().filter(Lease::is_alive)
+        self.known().iter().find(|lease| lease.id == id).copied().filter(Lease::is_alive)
     }
 
     /// Gives the lease its whole length from now; `None` if it is gone.
@@ -95,17 +108,17 @@ impl Leases {
                 Err(tonic::Status::deadline_exceeded("it did not answer a keep-alive in time"))
             })
             .map_err(|status| link.error(status))?;
-        let mut leases = self.by_length();
+        let mut known = self.known();
         if answer.ttl <= 0 {
-            leases.retain(|_, lease| lease.id != id);
+            known.retain(|lease| lease.id != id);
             return Ok(None);
         }
         let ttl = Duration::from_secs(answer.ttl.unsigned_abs());
-        let lease = leases.values_mut().find(|lease| lease.id == id);
+        let lease = known.iter_mut().find(|lease| lease.id == id);
         Ok(lease.map(|lease| {
             // An answer that comes late must not take back what a later request has confirmed.
             if sent + ttl > lease.expires() {
-                *lease = Lease { id, ttl, confirmed: sent };
+                *lease = Lease { ttl, confirmed: sent, ..*lease };
             }
             *lease
         }))
@@ -113,7 +126,7 @@ impl Leases {
 
     /// Gives up all leases, and with them all claims.
     pub(super) fn take_all(&self) -> Vec<i64> {
-        self.by_length().drain().map(|(_, lease)| lease.id).collect()
+        self.known().drain(..).map(|lease| lease.id).collect()
     }
 }
 

@@ -57,6 +57,25 @@ impl Link {
         Q: Message + Clone + Send + Sync + 'static,
         A: Message + Default + Send + Sync + 'static,
     {
+        self.ask(path, request).await.0
+    }
+
+    /// As `unary`, and says whether the request was sent without being answered, so that it may yet arrive.
+    pub(super) async fn ask<Q, A>(&self, path: &'static str, request: Q) -> (Result<A>, bool)
+    where
+        Q: Message + Clone + Send + Sync + 'static,
+        A: Message + Default + Send + Sync + 'static,
+    {
+        let mut unanswered = false;
+        let answer = self.try_members(path, request, &mut unanswered).await;
+        (answer, unanswered)
+    }
+
+    async fn try_members<Q, A>(&self, path: &'static str, request: Q, unanswered: &mut bool) -> Result<A>
+    where
+        Q: Message + Clone + Send + Sync + 'static,
+        A: Message + Default + Send + Sync + 'static,
+    {
         let give_up = Instant::now() + self.config.timeout;
         let mut tried = 0;
         loop {
@@ -82,6 +101,7 @@ impl Link {
             ) {
                 return Err(self.error(status));
             }
+            *unanswered = true;
             self.leave_member(member);
             if tried % self.config.channels.len() == 0 {
                 if Instant::now() + PAUSE >= give_up {
@@ -177,7 +197,10 @@ impl Link {
     /// What a failed request means to the user.
     pub(super) fn error(&self, status: Status) -> Error {
         let store = &self.config.shown;
-        let message = status.message().escape_debug().to_string();
+        let message = match std::error::Error::source(&status).map(cause) {
+            Some(cause) => format!("{}: {}", status.message().escape_debug(), cause.escape_debug()),
+            None => status.message().escape_debug().to_string(),
+        };
         let error = match status.code() {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
                 Error::unavailable(store, message)

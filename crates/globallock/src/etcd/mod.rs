@@ -37,6 +37,7 @@ use crate::queue::{admit, blockers};
 
 /// How many keys one transaction asks for: etcd allows 128 operations unless it is told otherwise.
 const TOGETHER: usize = 100;
+const TRANSACTION: &str = "/etcdserverpb.KV/Txn";
 
 /// A store in one etcd cluster.
 pub struct Etcd {
@@ -51,6 +52,8 @@ struct Shared {
     places: Mutex<HashMap<ClaimId, Place>>,
     /// The claims that are being joined: a departure must not overtake.
     joining: Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>,
+    /// The claims that a request without an answer may yet put, and under which leases.
+    unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
 }
 
 /// A claim of this store in its queue, as last read.
@@ -82,6 +85,7 @@ impl Etcd {
             watches: Arc::default(),
             places: Mutex::default(),
             joining: Mutex::default(),
+            unanswered: Mutex::default(),
         };
         Ok(Arc::new(Etcd { shared: Arc::new(shared) }))
     }
@@ -100,12 +104,16 @@ impl Shared {
         Arc::clone(joining.entry(id).or_default())
     }
 
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<ClaimId, BTreeSet<i64>>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn prefix(&self) -> &str {
         &self.link.config().prefix
     }
 
     async fn transaction(&self, request: TxnRequest) -> Result<TxnResponse> {
-        self.link.unary("/etcdserverpb.KV/Txn", request).await
+        self.link.unary(TRANSACTION, request).await
     }
 
     async fn delete(&self, key: Vec<u8>) -> Result<bool> {
@@ -122,7 +130,13 @@ impl Shared {
         let key = keys::claim(self.prefix(), claim);
         let lease = self.leases.get(&self.link, claim.lease).await?;
         let sent = Instant::now();
-        let answer = self.transaction(self.put_or_find(claim, &key, lease.id)).await?;
+        let (answer, unanswered) =
+            self.link.ask::<_, TxnResponse>(TRANSACTION, self.put_or_find(claim, &key, lease.id)).await;
+        if unanswered {
+            self.leases.retire(lease.id);
+            self.unanswered().entry(claim.id).or_default().insert(lease.id);
+        }
+        let answer = answer?;
         let read_at = answer.header.map_or(0, |header| header.revision);
         let found: Vec<KeyValue> = ranges(answer.responses).flatten().collect();
         let standing = self.note(claim, &found, read_at, sent);
@@ -142,8 +156,9 @@ impl Shared {
         let range_end = keys::end(&start);
         let read =
             operation(Request::Range(RangeRequest { key: start.into_bytes(), range_end, keys_only: true }));
-        let absent = Compare { target: Target::Create.into(), key: key.to_vec(), create_revision: Some(0) };
-        TxnRequest { compare: vec![absent], success: vec![put, read.clone()], failure: vec![read] }
+        let absent = |key: Vec<u8>| Compare { target: Target::Create.into(), key, create_revision: Some(0) };
+        let compare = vec![absent(key.to_vec()), absent(keys::bar(self.prefix(), claim.id, lease))];
+        TxnRequest { compare, success: vec![put, read.clone()], failure: vec![read] }
     }
 
     /// Takes note of the queue as it was read, and says where the claim stands in it.
@@ -277,6 +292,30 @@ impl Shared {
         Ok(claims.iter().zip(held).zip(created).map(standing).collect())
     }
 
+    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+        let leases = self.unanswered().get(&claim.id).cloned();
+        for lease in leases.iter().flatten() {
+            self.bar(claim.id, *lease).await?;
+        }
+        let left = self.delete(keys::claim(self.prefix(), claim)).await?;
+        self.unanswered().remove(&claim.id);
+        self.places().remove(&claim.id);
+        Ok(if left { Departure::Left } else { Departure::Gone })
+    }
+
+    /// Sees to it that a request which is still on its way cannot put a claim that has left.
+    ///
+    /// The bar ends with the lease, without which the request can do nothing either.
+    async fn bar(&self, id: ClaimId, lease: i64) -> Result<()> {
+        let key = keys::bar(self.prefix(), id, lease);
+        let put = operation(Request::Put(PutRequest { key, value: Vec::new(), lease }));
+        match self.transaction(TxnRequest { success: vec![put], ..TxnRequest::default() }).await {
+            // The lease is over already.
+            Ok(_) | Err(Error::Unfit { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// How long a lease lives without a sign of life.
     async fn left(&self, lease: i64) -> Option<Duration> {
         let request = LeaseRequest { id: lease };
@@ -317,8 +356,7 @@ impl Backend for Etcd {
             let _turn = turn;
             let standing = shared.join(&claim).await?;
             if standing == Standing::Waiting && claim.patience == Patience::Once {
-                shared.places().remove(&claim.id);
-                shared.delete(keys::claim(shared.prefix(), &claim)).await?;
+                shared.leave(&claim).await?;
                 return Ok(Standing::Gone);
             }
             Ok(standing)
@@ -344,9 +382,7 @@ impl Backend for Etcd {
     async fn leave(&self, claim: &Claim) -> Result<Departure> {
         let turn = self.shared.turn(claim.id);
         let _turn = turn.lock().await;
-        let left = self.shared.delete(keys::claim(self.shared.prefix(), claim)).await?;
-        self.shared.places().remove(&claim.id);
-        Ok(if left { Departure::Left } else { Departure::Gone })
+        self.shared.leave(claim).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -1,0 +1,319 @@
+//! What is etcd's own: its own mutex in the same queue, users, TLS, and members that fail.
+
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use globallock::{Error, Guard, LockManager, Loss, ManagerOptions, Options};
+use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::server::certificates::Certificates;
+use globallock_conformance::server::etcd::{self, Etcd};
+use globallock_conformance::world::eventually;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+const LEASE: Duration = Duration::from_secs(2);
+
+async fn connect(url: &str) -> globallock::Result<LockManager> {
+    let locks = Options { lease: LEASE, ..Options::default() };
+    LockManager::connect_with(url, ManagerOptions { locks, ..ManagerOptions::default() }).await
+}
+
+async fn manager(url: &str) -> LockManager {
+    connect(url).await.expect("the cluster answers")
+}
+
+async fn queue_is(manager: &LockManager, name: &str, held: usize, waiting: usize) {
+    eventually(&format!("{held} hold and {waiting} wait"), async || {
+        let queue = manager.inspect(name).await.unwrap();
+        let holding = queue.iter().filter(|entry| entry.held).count();
+        (holding, queue.len() - holding) == (held, waiting)
+    })
+    .await;
+}
+
+fn waits(manager: &LockManager, name: &str) -> JoinHandle<globallock::Result<Guard>> {
+    let lock = manager.mutex(name).unwrap();
+    tokio::spawn(async move { lock.acquire().await })
+}
+
+/// Starts `etcdctl lock`, which holds until it is killed.
+fn etcdctl_lock(cluster: &Etcd, name: &str) -> Child {
+    let mut command = etcd::ctl(&cluster.endpoints());
+    command.args(["lock", "--ttl", "2", &format!("/locks/_glocks/{name}")]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Ends it as Ctrl-C does, whereupon it gives the lock back.
+fn end(mut etcdctl: Child) {
+    Command::new("kill").args(["-INT", &etcdctl.id().to_string()]).status().unwrap();
+    etcdctl.wait().unwrap();
+}
+
+#[tokio::test]
+async fn etcdctl_and_ours_queue_with_each_other() {
+    let cluster = Etcd::start(1).unwrap();
+    let manager = manager(&cluster.url()).await;
+    let lock = manager.mutex("a").unwrap();
+    // Theirs holds, and ours waits.
+    let theirs = etcdctl_lock(&cluster, "a");
+    queue_is(&manager, "a", 1, 0).await;
+    assert_eq!(manager.inspect("a").await.unwrap()[0].id, None);
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    let ours = waits(&manager, "a");
+    queue_is(&manager, "a", 1, 1).await;
+    // Another of theirs waits behind ours.
+    let behind = etcdctl_lock(&cluster, "a");
+    queue_is(&manager, "a", 1, 2).await;
+    end(theirs);
+    let guard = ours.await.unwrap().unwrap();
+    queue_is(&manager, "a", 1, 1).await;
+    assert!(guard.is_held());
+    guard.release().await.unwrap();
+    eventually("theirs holds", async || {
+        let queue = manager.inspect("a").await.unwrap();
+        queue.len() == 1 && queue[0].held && queue[0].id.is_none()
+    })
+    .await;
+    assert!(lock.try_acquire().await.unwrap().is_none());
+    end(behind);
+    assert!(lock.acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn an_etcdctl_process_runs_its_command_only_when_ours_has_left() {
+    let cluster = Etcd::start(1).unwrap();
+    let manager = manager(&cluster.url()).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let place = TempDir::new().unwrap();
+    let mark = place.path().join("ran");
+    let mut theirs = etcd::ctl(&cluster.endpoints());
+    theirs.args(["lock", "/locks/_glocks/a", "touch"]).arg(&mark);
+    let mut theirs = theirs.stdout(Stdio::null()).spawn().unwrap();
+    queue_is(&manager, "a", 1, 1).await;
+    assert!(!mark.exists());
+    guard.release().await.unwrap();
+    assert!(theirs.wait().unwrap().success());
+    assert!(mark.exists());
+}
+
+#[tokio::test]
+async fn a_revoked_lease_is_told_and_grants_nothing() {
+    let cluster = Etcd::start(1).unwrap();
+    let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
+    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    for lease in cluster.ctl(&["lease", "list"]).lines().skip(1) {
+        assert!(cluster.ctl(&["lease", "revoke", lease]).contains("revoked"));
+    }
+    // The holder is told, and the waiter, whose place is gone too, joins anew on a lease that lives.
+    assert_eq!(guard.lost().await, Loss::Revoked);
+    let next = waiter.await.unwrap().unwrap();
+    assert!(next.is_held() && next.fencing_token() > guard.fencing_token());
+}
+
+#[tokio::test]
+async fn a_compacted_history_is_read_anew() {
+    let cluster = Etcd::start(1).unwrap();
+    let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
+    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    for _ in 0..5 {
+        cluster.ctl(&["put", "unrelated", "x"]);
+    }
+    let status = cluster.ctl(&["get", "unrelated", "--write-out", "json"]);
+    let revision =
+        status.split("\"revision\":").nth(1).and_then(|rest| rest.split([',', '}']).next()).unwrap();
+    assert!(cluster.ctl(&["compact", revision]).contains("compacted"));
+    guard.release().await.unwrap();
+    assert!(waiter.await.unwrap().unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_made_again_and_its_waiters_look() {
+    let cluster = Etcd::start(1).unwrap();
+    let holder = manager(&cluster.url()).await;
+    let port: u16 = cluster.url().rsplit(':').next().unwrap().parse().unwrap();
+    let proxy = Proxy::start(port).await.unwrap();
+    let other = manager(&format!("etcd://127.0.0.1:{}?timeout=500ms", proxy.port())).await;
+    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    proxy.cut();
+    eventually("the connection is cut", async || proxy.cuts() > 0).await;
+    guard.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    // Then the network falls silent for longer than the lease.
+    proxy.answers(Flow::Swallow);
+    assert_eq!(guard.lost().await, Loss::Expired);
+    assert!(holder.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(proxy.swallowed() > 0);
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_late_puts_no_claim_that_has_left() {
+    let cluster = Etcd::start(1).unwrap();
+    let port: u16 = cluster.url().rsplit(':').next().unwrap().parse().unwrap();
+    let proxy = Proxy::start(port).await.unwrap();
+    let url = format!("etcd://127.0.0.1:{},127.0.0.1:{port}?timeout=1s", proxy.port());
+    let manager = manager(&url).await;
+    // The lease is there, so that the request that is held up is the one that puts the claim.
+    manager.mutex("b").unwrap().acquire().await.unwrap().release().await.unwrap();
+    proxy.requests(Flow::Hold);
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    assert!(proxy.held() > 0);
+    guard.release().await.unwrap();
+    assert!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks//"]).contains("glocks//"));
+    proxy.requests(Flow::Pass);
+    // What was held up has arrived when the server has seen the end of its connection.
+    eventually("the connection ends", async || proxy.ended() > 0).await;
+    assert_eq!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks/a/"]), "");
+    assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
+    drop(manager);
+    eventually("nothing is left", async || cluster.ctl(&["get", "--prefix", "--keys-only", "/"]).is_empty())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_death_of_the_leader_breaks_no_lock() {
+    let mut cluster = Etcd::start(3).unwrap();
+    let (inside, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let until = Instant::now() + Duration::from_secs(12);
+    let mut owners = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (inside, turns) = (Arc::clone(&inside), Arc::clone(&turns));
+        let manager = manager(&cluster.url()).await;
+        owners.spawn(async move {
+            let mut own = 0;
+            while Instant::now() < until {
+                // An outage that outlasts the patience is told, and tried again here.
+                let Ok(guard) = manager.mutex("a").unwrap().acquire().await else { continue };
+                if guard.is_held() {
+                    assert!(!inside.swap(true, Ordering::SeqCst) || !guard.is_held(), "somebody else holds");
+                    tokio::task::yield_now().await;
+                    inside.store(false, Ordering::SeqCst);
+                    own += 1;
+                    turns.fetch_add(1, Ordering::SeqCst);
+                }
+                drop(guard.release().await);
+            }
+            own
+        });
+    }
+    eventually("they take turns", async || turns.load(Ordering::SeqCst) > 50).await;
+    let leader = cluster.leader().expect("one leads");
+    cluster.kill(leader);
+    let before = turns.load(Ordering::SeqCst);
+    eventually("they go on without the leader", async || turns.load(Ordering::SeqCst) > before + 50).await;
+    cluster.resume_after_kill(leader).unwrap();
+    let own: Vec<usize> = owners.join_all().await;
+    assert!(own.iter().all(|own| *own > 0), "{own:?}");
+    queue_is(&manager(&cluster.url()).await, "a", 0, 0).await;
+}
+
+#[tokio::test]
+async fn tls_with_a_client_certificate() {
+    let directory = TempDir::new().unwrap();
+    let files = Certificates::write(directory.path()).unwrap();
+    let cluster = Etcd::start_with(1, Some(files.clone())).unwrap();
+    let (ca, cert, key) = (files.ca.display(), files.client.display(), files.client_key.display());
+    let url = cluster.url();
+    let manager = manager(&format!("{url}?ca={ca}&cert={cert}&key={key}")).await;
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    let stranger = files.other_ca.display();
+    let refused =
+        connect(&format!("{url}?ca={stranger}&cert={cert}&key={key}&timeout=500ms")).await.unwrap_err();
+    assert!(refused.to_string().contains("certificate"), "{refused}");
+    let refused = connect(&format!("{url}?ca={ca}&timeout=500ms")).await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    let refused = connect(&format!("{url}?ca={ca}&cert={cert}")).await.unwrap_err();
+    assert!(refused.to_string().contains("cert and key go together"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_user_with_the_least_rights() {
+    let mut cluster = Etcd::start(1).unwrap();
+    for command in [
+        "user add root:rootpw",
+        "user grant-role root root",
+        "role add locks",
+        "role grant-permission locks --prefix=true readwrite /locks/_glocks/",
+        "user add app:s3cretCANARY",
+        "user grant-role app locks",
+        "auth enable",
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        cluster.ctl(&words);
+    }
+    let host = cluster.url().replace("etcd://", "");
+    let manager = manager(&format!("etcd://app:s3cretCANARY@{host}")).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&manager, "a");
+    queue_is(&manager, "a", 1, 1).await;
+    guard.release().await.unwrap();
+    assert!(waiter.await.unwrap().unwrap().is_held());
+    assert!(!format!("{manager:?}").contains("CANARY"));
+    // A server that starts anew knows none of the tokens that it gave out.
+    cluster.kill(0);
+    cluster.resume_after_kill(0).unwrap();
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+
+    let wrong = connect(&format!("etcd://app:wrongCANARY@{host}")).await.unwrap_err();
+    assert!(matches!(wrong, Error::Denied { .. }), "{wrong:?}");
+    assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
+    let nobody = match connect(&format!("etcd://{host}")).await {
+        Ok(manager) => manager.mutex("a").unwrap().acquire().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(nobody, Error::Denied { .. }), "{nobody:?}");
+    let elsewhere = connect(&format!("etcd://app:s3cretCANARY@{host}?prefix=/other/")).await.unwrap();
+    let refused = elsewhere.mutex("a").unwrap().acquire().await.unwrap_err();
+    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_of_which_members_are_away() {
+    let mut cluster = Etcd::start(3).unwrap();
+    cluster.kill(0);
+    let manager = manager(&cluster.url()).await;
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    // Without a majority nothing can be promised, and nothing is.
+    cluster.kill(1);
+    let short = Options { wait: Some(Duration::from_secs(1)), ..Options::default() };
+    let refused = manager.mutex("b").unwrap().with(short).unwrap().acquire().await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn bad_addresses_and_unreachable_clusters_are_told() {
+    for (url, text) in [
+        ("etcd://", "needs hosts"),
+        ("etcd://h/path", "no path"),
+        ("etcd://user@h", "go together"),
+        ("etcd://h?timeout=0", "zero"),
+        ("etcd://h?colour=red", "known are: prefix"),
+    ] {
+        let refused = connect(url).await.expect_err(url);
+        assert!(matches!(refused, Error::InvalidAddress { .. }), "{url}: {refused:?}");
+        assert!(refused.to_string().contains(text), "{url}: {refused}");
+    }
+    let asked = Instant::now();
+    let refused = connect("etcd://127.0.0.1:1?timeout=500ms").await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("refused"), "{refused}");
+    assert!(asked.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_dropped_manager_gives_its_lease_back() {
+    let cluster = Etcd::start(1).unwrap();
+    let manager = manager(&cluster.url()).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    assert!(cluster.ctl(&["lease", "list"]).starts_with("found 1"));
+    guard.release().await.unwrap();
+    drop(manager);
+    eventually("the lease is gone", async || cluster.ctl(&["lease", "list"]).starts_with("found 0")).await;
+}

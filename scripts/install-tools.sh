@@ -14,6 +14,10 @@ need redis-server redis-server
 need redis-cli redis-tools
 need etcd etcd-server
 need etcdctl etcd-client
+need java default-jre-headless
+for jar in zookeeper:libzookeeper-java slf4j-simple:libslf4j-java netty-codec:libnetty-java; do
+    [ -e "/usr/share/java/${jar%%:*}.jar" ] || packages="$packages ${jar##*:}"
+done
 need setpriv util-linux
 need cc gcc
 need python3 python3
@@ -39,10 +43,10 @@ fi
 
 command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --locked cargo-deny
 
-# redis-py, whose locks must exclude ours and be excluded by them.
+# redis-py and kazoo, whose locks must exclude ours and be excluded by them.
 python="${CARGO_TARGET_DIR:-target}/peers/python"
-if ! "$python/bin/python" -c 'import redis' >/dev/null 2>&1; then
+if ! "$python/bin/python" -c 'import redis, kazoo' >/dev/null 2>&1; then
     mkdir -p "$(dirname "$python")"
     python3 -m venv "$python"
-    "$python/bin/pip" install --quiet redis==8.1.0
+    "$python/bin/pip" install --quiet redis==8.1.0 kazoo==2.11.0
 fi

@@ -9,6 +9,7 @@ use globallock_conformance::cases::{Trial, trials};
 use globallock_conformance::faulty::Faulty;
 use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::server::redis::Redis;
+use globallock_conformance::server::zookeeper::{self, ZooKeeper};
 use globallock_conformance::subject::Subject;
 use libtest_mimic::{Arguments, Failed};
 
@@ -28,6 +29,14 @@ fn main() {
     for (cluster, kind) in etcd.iter().flatten().zip(["etcd", "etcd-3"]) {
         subjects.push(on_etcd(cluster, kind));
     }
+    let ensembles = wanted("zookeeper")
+        .then(|| [1, 3].map(|servers| ZooKeeper::start(servers).expect("a ZooKeeper ensemble starts")));
+    for (ensemble, kind) in ensembles.iter().flatten().zip(["zookeeper", "zookeeper-3"]) {
+        subjects.push(on_zookeeper(ensemble, kind, ""));
+    }
+    if let Some([alone, _]) = &ensembles {
+        subjects.push(on_zookeeper(alone, "zookeeper-curator", "?naming=curator&prefix=/curator"));
+    }
     let all: Vec<Trial> = subjects.iter().flat_map(trials).collect();
     let tests = all
         .into_iter()
@@ -40,7 +49,7 @@ fn main() {
         .collect();
     let conclusion = libtest_mimic::run(&arguments, tests);
     // Dropped before the exit, which drops nothing.
-    drop((redis, etcd, directory));
+    drop((redis, etcd, ensembles, directory));
     conclusion.exit();
 }
 
@@ -125,6 +134,23 @@ fn on_etcd(cluster: &Etcd, kind: &str) -> Subject {
             }
         });
     // Whole seconds, and an election on top.
+    Subject { lease: std::time::Duration::from_secs(2), ..subject }
+}
+
+fn on_zookeeper(ensemble: &ZooKeeper, kind: &str, options: &str) -> Subject {
+    let url = format!("{}{options}", ensemble.url());
+    let root = if options.is_empty() { "/_glocks" } else { "/curator" };
+    let (losing, leaving) = (ensemble.hosts(), ensemble.hosts());
+    let subject = Subject::at(kind, &url, child())
+        .losing(move |name| {
+            zookeeper::delete_children(&losing, &format!("{root}/{}", name.as_str()));
+            async {}
+        })
+        .leaving(move |name| {
+            // The empty node above the claims vanishes by itself.
+            let left = zookeeper::children(&leaving, &format!("{root}/{}", name.as_str()));
+            async move { left }
+        });
     Subject { lease: std::time::Duration::from_secs(2), ..subject }
 }
 

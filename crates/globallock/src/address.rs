@@ -120,7 +120,7 @@ impl Address {
     ///
     /// # Errors
     /// [`Error::InvalidAddress`] when it cannot be read, or has no such content.
-    #[cfg(any(feature = "redis", feature = "etcd"))]
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "zookeeper"))]
     pub(crate) fn take_pem(&mut self, option: &str, content: &str) -> Result<Option<Vec<u8>>> {
         let Some(path) = self.take(option) else {
             return Ok(None);

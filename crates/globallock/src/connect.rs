@@ -26,6 +26,10 @@ const SCHEMES: &[&str] = &[
     "etcd",
     #[cfg(feature = "etcd")]
     "etcds",
+    #[cfg(feature = "zookeeper")]
+    "zookeeper",
+    #[cfg(feature = "zookeeper")]
+    "zookeepers",
 ];
 
 /// Connects to the store at `url`; [`LockManager::connect`](crate::LockManager::connect) lists the forms.
@@ -48,6 +52,8 @@ pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
         }
         #[cfg(feature = "etcd")]
         "etcd" | "etcds" => Ok(Box::pin(crate::etcd::Etcd::connect(address)).await?),
+        #[cfg(feature = "zookeeper")]
+        "zookeeper" | "zookeepers" => Ok(Box::pin(crate::zookeeper::ZooKeeper::connect(address)).await?),
         scheme => Err(address
             .wrong(format!("the scheme {scheme:?} is not known here; known are {}", SCHEMES.join(", ")))),
     }

@@ -41,12 +41,16 @@ mod locks;
 mod manager;
 mod memory;
 mod name;
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+mod news;
 mod options;
 mod owner;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod tenure;
+#[cfg(feature = "zookeeper")]
+pub mod zookeeper;
 
 pub use backend::{Backend, Departure, Entry};
 pub use connect::connect_backend;

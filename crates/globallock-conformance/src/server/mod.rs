@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod etcd;
 pub mod peers;
 pub mod redis;
+pub mod zookeeper;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Error, Read, Result};

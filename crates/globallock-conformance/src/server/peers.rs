@@ -16,7 +16,7 @@ fn home() -> Result<PathBuf> {
     Ok(target.ok_or_else(|| Error::other("the program is not in cargo's target directory"))?.join("peers"))
 }
 
-/// A Python interpreter that has redis-py.
+/// A Python interpreter that has redis-py and kazoo.
 ///
 /// # Errors
 /// When it cannot be made, with what to install.
@@ -24,10 +24,17 @@ pub fn python() -> Result<PathBuf> {
     let _one = INSTALLING.lock();
     let home = home()?.join("python");
     let python = home.join("bin/python");
-    let has_it = |python: &Path| call(Command::new(python).args(["-c", "import redis"])).is_ok();
+    let has_it = |python: &Path| call(Command::new(python).args(["-c", "import redis, kazoo"])).is_ok();
     if !has_it(&python) {
         call(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
-        call(Command::new(&python).args(["-m", "pip", "install", "--quiet", "redis==8.1.0"]))?;
+        call(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "redis==8.1.0",
+            "kazoo==2.11.0",
+        ]))?;
     }
     Ok(python)
 }

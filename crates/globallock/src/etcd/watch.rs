@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::stream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::link::Link;
 use super::messages::{WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
+use crate::news::{News, Told};
 
 /// The watches of one store.
 #[derive(Default)]
@@ -30,33 +31,6 @@ struct Waiter {
     told: Arc<Told>,
 }
 
-/// What a waiter is told.
-#[derive(Default)]
-pub(super) struct Told {
-    notify: Notify,
-    news: Mutex<News>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct News {
-    /// Keys that have been deleted.
-    pub(super) deleted: Vec<Vec<u8>>,
-    /// Something may have been missed: the store must be read again.
-    pub(super) read_again: bool,
-}
-
-impl Told {
-    fn news(&self) -> MutexGuard<'_, News> {
-        // No code panics while it holds the lock, so poisoned news are still whole.
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut News)) {
-        change(&mut self.news());
-        self.notify.notify_one();
-    }
-}
-
 /// A wish to be told of deletions, until it is dropped.
 pub(super) struct Subscription {
     watches: Arc<Watches>,
@@ -67,13 +41,7 @@ pub(super) struct Subscription {
 impl Subscription {
     /// Waits for news.
     pub(super) async fn news(&self) -> News {
-        loop {
-            let news = std::mem::take(&mut *self.told.news());
-            if news.read_again || !news.deleted.is_empty() {
-                return news;
-            }
-            self.told.notify.notified().await;
-        }
+        self.told.wait().await
     }
 }
 

@@ -1,0 +1,276 @@
+//! ZooKeeper servers, alone and in ensembles.
+
+use std::fmt::Write as _;
+use std::io::{Error, Read, Result, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::certificates::Certificates;
+use super::{Process, free_port, wait_ready};
+
+/// Where Debian puts the jars.
+const JARS: &str = "/usr/share/java";
+/// Those that the server's own jar does not name: a log, and what TLS needs.
+const CLASSES: &[&str] = &[
+    "zookeeper.jar",
+    "slf4j-simple.jar",
+    "netty-codec.jar",
+    "netty-resolver.jar",
+    "netty-transport-native-unix-common.jar",
+];
+
+/// What is not usual about an ensemble.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Speaks TLS with clients, and asks for their certificates.
+    pub certificates: Option<Certificates>,
+    /// Knows a user, with this name and password, by SASL.
+    pub user: Option<(String, String)>,
+}
+
+/// An ensemble of one or more servers, which count time in ticks of 500 ms.
+#[derive(Debug)]
+pub struct ZooKeeper {
+    servers: Vec<Server>,
+    setup: Setup,
+    directory: TempDir,
+}
+
+#[derive(Debug)]
+struct Server {
+    process: Option<Process>,
+    /// For clients, in the clear: the harness's own questions go there.
+    plain: u16,
+    secure: u16,
+    configuration: PathBuf,
+}
+
+impl ZooKeeper {
+    /// Starts so many servers.
+    ///
+    /// # Errors
+    /// When they are not installed or do not come up.
+    pub fn start(servers: usize) -> Result<Self> {
+        Self::start_with(servers, Setup::default())
+    }
+
+    /// Starts so many servers with something unusual about them.
+    ///
+    /// # Errors
+    /// When they are not installed or do not come up.
+    pub fn start_with(servers: usize, setup: Setup) -> Result<Self> {
+        if !Path::new(JARS).join(CLASSES[0]).exists() {
+            let packages = "libzookeeper-java libslf4j-java libnetty-java default-jre-headless";
+            return Err(Error::other(format!("ZooKeeper is not installed: run apt-get install {packages}")));
+        }
+        let mut ensemble = ZooKeeper { servers: Vec::new(), setup, directory: TempDir::new()? };
+        let mut members = String::new();
+        for number in (1..=servers).filter(|_| servers > 1) {
+            let _ = writeln!(members, "server.{number}=127.0.0.1:{}:{}", free_port(), free_port());
+        }
+        for number in 1..=servers {
+            let server = ensemble.configure(number, &members)?;
+            ensemble.servers.push(server);
+        }
+        for server in 0..servers {
+            ensemble.launch(server)?;
+        }
+        ensemble.wait_serving()?;
+        Ok(ensemble)
+    }
+
+    fn configure(&self, number: usize, members: &str) -> Result<Server> {
+        let home = self.directory.path().join(number.to_string());
+        std::fs::create_dir_all(&home)?;
+        std::fs::write(home.join("myid"), number.to_string())?;
+        let (plain, secure) = (free_port(), free_port());
+        let mut text = format!(
+            "tickTime=500\ninitLimit=20\nsyncLimit=10\nmaxSessionTimeout=60000\nmaxClientCnxns=0\n\
+             admin.enableServer=false\n4lw.commands.whitelist=*\n\
+             dataDir={}\nclientPort={plain}\nclientPortAddress=127.0.0.1\n{members}",
+            home.display()
+        );
+        if let Some(files) = &self.setup.certificates {
+            let both = home.join("server-key-and-certificate.pem");
+            let parts = [std::fs::read(&files.server_key)?, std::fs::read(&files.server)?];
+            std::fs::write(&both, parts.concat())?;
+            let _ = write!(
+                text,
+                "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory\n\
+                 secureClientPort={secure}\nsecureClientPortAddress=127.0.0.1\n\
+                 ssl.keyStore.location={}\nssl.keyStore.type=PEM\n\
+                 ssl.trustStore.location={}\nssl.trustStore.type=PEM\nssl.clientAuth=need\n",
+                both.display(),
+                files.ca.display()
+            );
+        }
+        if let Some((user, password)) = &self.setup.user {
+            text.push_str("authProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider\n");
+            let module = "org.apache.zookeeper.server.auth.DigestLoginModule";
+            let known = format!("Server {{ {module} required user_{user}=\"{password}\"; }};\n");
+            std::fs::write(home.join("jaas.conf"), known)?;
+        }
+        let configuration = home.join("zoo.cfg");
+        std::fs::write(&configuration, text)?;
+        Ok(Server { process: None, plain, secure, configuration })
+    }
+
+    fn log(&self, server: usize) -> PathBuf {
+        self.directory.path().join(format!("log-{server}"))
+    }
+
+    fn launch(&mut self, server: usize) -> Result<()> {
+        let configuration = &self.servers[server].configuration;
+        let classes: Vec<String> = CLASSES.iter().map(|jar| format!("{JARS}/{jar}")).collect();
+        let mut arguments: Vec<String> = [
+            "-Xmx256m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Xshare:auto",
+            "-Dzookeeper.jmx.log4j.disable=true",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        if self.setup.user.is_some() {
+            let known = configuration.with_file_name("jaas.conf");
+            arguments.push(format!("-Djava.security.auth.login.config={}", known.display()));
+        }
+        arguments.extend(["-cp".to_owned(), classes.join(":")]);
+        arguments.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
+        arguments.push(configuration.display().to_string());
+        let started = Process::start("java", "default-jre-headless", &arguments, &self.log(server))?;
+        self.servers[server].process = Some(started);
+        Ok(())
+    }
+
+    /// Waits until every server that runs serves.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub fn wait_serving(&self) -> Result<()> {
+        for (number, server) in self.servers.iter().enumerate() {
+            if server.process.is_some() {
+                wait_ready("ZooKeeper", &self.log(number), || mode(server.plain).is_some())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Its plain address: with TLS where that is spoken.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let secure = self.setup.certificates.is_some();
+        let port = |server: &Server| if secure { server.secure } else { server.plain };
+        let hosts: Vec<String> =
+            self.servers.iter().map(|server| format!("127.0.0.1:{}", port(server))).collect();
+        format!("zookeeper{}://{}", if secure { "s" } else { "" }, hosts.join(","))
+    }
+
+    /// The servers as other programs take them, in the clear.
+    #[must_use]
+    pub fn hosts(&self) -> String {
+        let hosts: Vec<String> =
+            self.servers.iter().map(|server| format!("127.0.0.1:{}", server.plain)).collect();
+        hosts.join(",")
+    }
+
+    /// The port of one server for clients, in the clear.
+    #[must_use]
+    pub fn port(&self, server: usize) -> u16 {
+        self.servers[server].plain
+    }
+
+    /// The server that leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<usize> {
+        let leads = |server: &Server| mode(server.plain).is_some_and(|mode| mode != "follower");
+        self.servers.iter().position(leads)
+    }
+
+    /// Kills a server, as a crash does.
+    pub fn kill(&mut self, server: usize) {
+        drop(self.servers[server].process.take());
+    }
+
+    /// Starts a server that was killed again.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn resume_after_kill(&mut self, server: usize) -> Result<()> {
+        self.launch(server)?;
+        self.wait_serving()
+    }
+
+    /// Stops all servers without ending them.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Continues all servers.
+    pub fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        for server in self.servers.iter().filter_map(|server| server.process.as_ref()) {
+            server.signal(signal);
+        }
+    }
+}
+
+/// What a server says that it is: `standalone`, `leader` or `follower`; `None` while it does not serve.
+fn mode(port: u16) -> Option<String> {
+    let told = ask(port, "srvr").ok()?;
+    told.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned)
+}
+
+/// Asks a server by one of its words of four letters.
+///
+/// # Errors
+/// When it does not answer.
+pub fn ask(port: u16, word: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    stream.write_all(word.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut told = String::new();
+    stream.read_to_string(&mut told)?;
+    Ok(told)
+}
+
+/// The nodes below a node, as kazoo sees them.
+///
+/// # Panics
+/// When kazoo does not do it.
+#[must_use]
+pub fn children(hosts: &str, path: &str) -> Vec<String> {
+    let told =
+        kazoo(hosts, path, "print(*client.get_children(path) if client.exists(path) else [], sep='\\n')");
+    told.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+/// Deletes the nodes below a node by kazoo.
+///
+/// # Panics
+/// When kazoo does not do it.
+pub fn delete_children(hosts: &str, path: &str) {
+    kazoo(hosts, path, "for child in client.get_children(path): client.delete(path + '/' + child)");
+}
+
+/// Runs a line of Python with kazoo's `client` and a `path`.
+fn kazoo(hosts: &str, path: &str, line: &str) -> String {
+    let python = super::peers::python().expect("kazoo can be installed");
+    let program = format!(
+        "import sys\nfrom kazoo.client import KazooClient\nhosts, path = sys.argv[1:]\n\
+         client = KazooClient(hosts=hosts)\nclient.start()\n{line}\nclient.stop()"
+    );
+    let output = std::process::Command::new(python).args(["-c", &program, hosts, path]).output();
+    let output = output.expect("Python runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

@@ -1,0 +1,48 @@
+//! What those who wait are told by a store that only says that something has gone.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// A waiter's mailbox.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    notify: Notify,
+    news: Mutex<News>,
+}
+
+/// What has happened since the waiter looked last.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct News {
+    /// Keys that have been deleted.
+    pub(crate) deleted: Vec<Vec<u8>>,
+    /// Something may have been missed: the store must be read again.
+    pub(crate) read_again: bool,
+}
+
+impl Told {
+    fn news(&self) -> MutexGuard<'_, News> {
+        // No code panics while it holds the lock, so poisoned news are still whole.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the waiter, and wakes it.
+    pub(crate) fn tell(&self, change: impl FnOnce(&mut News)) {
+        change(&mut self.news());
+        self.notify.notify_one();
+    }
+
+    /// Waits for news.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn wait(&self) -> News {
+        loop {
+            let news = std::mem::take(&mut *self.news());
+            if news.read_again || !news.deleted.is_empty() {
+                return news;
+            }
+            self.notify.notified().await;
+        }
+    }
+}

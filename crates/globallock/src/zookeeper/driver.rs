@@ -1,0 +1,285 @@
+//! The task of a session: it carries requests out and answers in, and finds a new server when one is lost.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::config::Config;
+use super::connection::{Answer, Connection, Failure, Identity};
+use super::session::{Asked, State, connect_any, is_confirmed_by};
+use super::wire::{AUTH, Code, EVENT, PING, Reader, Request, Writer};
+
+/// The bounds of the pause between two tries of all servers.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How many requests are written at once at most.
+const TOGETHER: usize = 256;
+
+/// The kind of event that tells of a node's end.
+const DELETED: i32 = 2;
+
+pub(super) struct Driver {
+    config: Arc<Config>,
+    state: Arc<State>,
+    identity: Identity,
+    host: usize,
+    requests: mpsc::UnboundedReceiver<Asked>,
+    under_way: VecDeque<UnderWay>,
+    number: i32,
+    /// When something was written last.
+    written: Instant,
+    ping: Option<Instant>,
+}
+
+/// A request that waits for its answer.
+struct UnderWay {
+    number: i32,
+    code: Code,
+    asked_at: Instant,
+    written_at: Instant,
+    answer: oneshot::Sender<Result<Vec<u8>, Failure>>,
+}
+
+/// Why a connection is not used any more.
+enum End {
+    /// Nobody needs the session.
+    Closed,
+    Broken(String),
+    Expired,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Expired => End::Expired,
+            other => End::Broken(other.to_string()),
+        }
+    }
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: Arc<Config>,
+        state: Arc<State>,
+        identity: Identity,
+        host: usize,
+        requests: mpsc::UnboundedReceiver<Asked>,
+    ) -> Self {
+        let under_way = VecDeque::new();
+        let written = Instant::now();
+        Driver { config, state, identity, host, requests, under_way, number: 0, written, ping: None }
+    }
+
+    /// Serves the session until nobody needs it, or the servers have ended it.
+    pub(super) async fn run(mut self, mut connection: Connection) {
+        loop {
+            let reason = match self.serve(&mut connection).await {
+                End::Closed => return,
+                End::Expired => return self.expire(),
+                End::Broken(reason) => reason,
+            };
+            tracing::debug!(store = %self.config.shown, host = self.host, reason, "a connection is lost");
+            self.lose(&reason);
+            match self.reconnect().await {
+                Some(Ok(next)) => connection = next,
+                Some(Err(())) => return self.expire(),
+                None => return,
+            }
+        }
+    }
+
+    /// Carries requests and answers until the connection is lost.
+    async fn serve(&mut self, connection: &mut Connection) -> End {
+        loop {
+            let next = self.next_look();
+            tokio::select! {
+                biased;
+                frame = connection.frame() => {
+                    let handled = frame.and_then(|frame| self.handle(frame));
+                    if let Err(failure) = handled {
+                        return failure.into();
+                    }
+                }
+                asked = self.requests.recv() => {
+                    let Some(asked) = asked else {
+                        return self.close(connection).await;
+                    };
+                    if let Err(failure) = self.write(connection, asked).await {
+                        return failure.into();
+                    }
+                }
+                () = tokio::time::sleep_until(next.into()) => {
+                    let now = Instant::now();
+                    if self.answer_due().is_some_and(|due| due <= now) {
+                        return End::Broken("it did not answer in time".to_owned());
+                    }
+                    if self.is_idle(now) && self.ping.is_none() {
+                        let mut frames = Writer::default();
+                        Request::ping().write(PING, &mut frames);
+                        self.ping = Some(now);
+                        self.written = now;
+                        if let Err(failure) = connection.write(&frames.0).await {
+                            return failure.into();
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// When the oldest request must have been answered.
+    fn answer_due(&self) -> Option<Instant> {
+        let oldest = self.under_way.front().map(|under_way| under_way.written_at);
+        Some(oldest.into_iter().chain(self.ping).min()? + self.config.timeout)
+    }
+
+    /// Whether so little has been sent that the server may take the session for dead.
+    fn is_idle(&self, now: Instant) -> bool {
+        now >= self.ping_due()
+    }
+
+    fn ping_due(&self) -> Instant {
+        let facts = self.state.facts();
+        let pause = facts.timeout / 3;
+        // Claims live by their owners' signs of life: without those they shall end.
+        if facts.claims > 0 && facts.kept_until < self.written + facts.timeout {
+            return self.written + pause * 1000;
+        }
+        self.written + pause
+    }
+
+    /// When to see what is overdue.
+    fn next_look(&self) -> Instant {
+        let ping = if self.ping.is_some() { None } else { Some(self.ping_due()) };
+        // A claim that leaves or joins changes what is due without waking anybody: so it is looked at now and then.
+        let look = Instant::now() + self.identity.timeout / 4;
+        self.answer_due().into_iter().chain(ping).fold(look, Instant::min)
+    }
+
+    /// Writes a request, and whatever else waits to be written.
+    async fn write(&mut self, connection: &mut Connection, first: Asked) -> Result<(), Failure> {
+        let mut frames = Writer::default();
+        let now = Instant::now();
+        let mut next = Some(first);
+        for _ in 0..TOGETHER {
+            let Some(Asked { request, asked_at, answer }) = next else { break };
+            // Who does not wait any more does not want it carried out late either.
+            if !answer.is_closed() {
+                self.number = self.number.wrapping_add(1).max(1);
+                request.write(self.number, &mut frames);
+                let (number, code) = (self.number, request.code);
+                self.under_way.push_back(UnderWay { number, code, asked_at, written_at: now, answer });
+            }
+            next = self.requests.try_recv().ok();
+        }
+        if !frames.0.is_empty() {
+            self.written = now;
+            connection.write(&frames.0).await?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, frame: Vec<u8>) -> Result<(), Failure> {
+        let answer = Answer::read(frame)?;
+        match answer.number {
+            EVENT => {
+                let mut event = Reader(answer.body());
+                let (kind, _state, path) = (event.int()?, event.int()?, event.text()?);
+                self.tell(kind, &path);
+                return Ok(());
+            }
+            PING => {
+                self.ping = None;
+                return Ok(());
+            }
+            AUTH => return answer.result().map(drop),
+            _ => {}
+        }
+        self.identity.seen = self.identity.seen.max(answer.seen);
+        let Some(under_way) = self.under_way.pop_front().filter(|first| first.number == answer.number) else {
+            return Err(Failure::Lost("it answered what was not asked".to_owned()));
+        };
+        let result = answer.result();
+        if is_confirmed_by(under_way.code, &result) {
+            let mut facts = self.state.facts();
+            facts.confirmed = facts.confirmed.max(under_way.asked_at);
+        }
+        let failure = match &result {
+            Err(failure @ (Failure::Expired | Failure::Lost(_))) => Some(failure.clone()),
+            _ => None,
+        };
+        // Whoever does not wait any more needs no answer.
+        let _ = under_way.answer.send(result);
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn tell(&self, kind: i32, path: &str) {
+        let told = self.state.facts().watches.remove(path);
+        for told in told.into_iter().flatten() {
+            told.tell(|news| match kind {
+                DELETED => news.deleted.push(path.as_bytes().to_vec()),
+                _ => news.read_again = true,
+            });
+        }
+    }
+
+    /// Ends the session, which frees its claims at once.
+    async fn close(&mut self, connection: &mut Connection) -> End {
+        let mut frames = Writer::default();
+        Request::close().write(self.number.wrapping_add(1).max(1), &mut frames);
+        if connection.write(&frames.0).await.is_ok() {
+            // Read until the server has closed: bytes that nobody reads would reset the connection under the request.
+            let _ = tokio::time::timeout(self.config.timeout, async {
+                while connection.frame().await.is_ok() {}
+            })
+            .await;
+        }
+        End::Closed
+    }
+
+    /// Tells everybody who waits for an answer that the connection is lost.
+    fn lose(&mut self, reason: &str) {
+        self.ping = None;
+        self.state.all_look(|facts| facts.losses += 1);
+        for under_way in self.under_way.drain(..) {
+            let _ = under_way.answer.send(Err(Failure::Lost(reason.to_owned())));
+        }
+    }
+
+    /// Finds a server for the session; `None` when nobody needs it, an error when it is over.
+    async fn reconnect(&mut self) -> Option<Result<Connection, ()>> {
+        let mut pause = RETRY.0;
+        loop {
+            match connect_any(&self.config, &mut self.identity).await {
+                Ok((connection, host)) => {
+                    self.host = host;
+                    self.written = Instant::now();
+                    self.state.facts().timeout = self.identity.timeout;
+                    return Some(Ok(connection));
+                }
+                Err(Failure::Expired) => return Some(Err(())),
+                Err(failure) => {
+                    tracing::debug!(store = %self.config.shown, %failure, "no server takes the session");
+                }
+            }
+            if self.requests.is_closed() {
+                return None;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+
+    /// Tells everybody that the session is over.
+    fn expire(mut self) {
+        self.state.all_look(|facts| facts.is_over = true);
+        self.requests.close();
+        while let Ok(asked) = self.requests.try_recv() {
+            let _ = asked.answer.send(Err(Failure::Expired));
+        }
+        for under_way in self.under_way.drain(..) {
+            let _ = under_way.answer.send(Err(Failure::Expired));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Who the user is, told to a server at the beginning of each connection.
+//!
+//! SASL's DIGEST-MD5 is RFC 2831 with the names that ZooKeeper's servers expect.
+
+use std::fmt::Write;
+
+use md5::{Digest, Md5};
+
+use super::config::{Login, Scheme};
+use super::connection::{Connection, Failure};
+use super::wire::{AUTH, Reader, Refusal, Request};
+
+/// The service and the host that the servers take for theirs, whatever they are called.
+const URI: &str = "zookeeper/zk-sasl-md5";
+
+/// Tells the server who the user is.
+pub(super) async fn log_in(connection: &mut Connection, login: &Login) -> Result<(), Failure> {
+    let Login { scheme, user, password } = login;
+    match scheme {
+        Scheme::Digest => {
+            let credentials = format!("{user}:{password}");
+            connection.call(AUTH, &Request::auth("digest", credentials.as_bytes())).await?;
+        }
+        Scheme::Sasl => {
+            let challenge = token(&connection.call(1, &Request::sasl(&[])).await?)?;
+            let mut random = [0; 16];
+            getrandom::fill(&mut random).map_err(|error| Failure::Lost(error.to_string()))?;
+            let response = respond(&challenge, login, URI, &hex(&random))
+                .ok_or(Failure::Refused(Refusal::AUTH_FAILED))?;
+            connection.call(2, &Request::sasl(response.as_bytes())).await?;
+        }
+    }
+    Ok(())
+}
+
+fn token(answer: &[u8]) -> Result<String, Failure> {
+    Ok(Reader(answer).text()?)
+}
+
+/// Answers a challenge, if it is one of DIGEST-MD5.
+fn respond(challenge: &str, login: &Login, uri: &str, client_nonce: &str) -> Option<String> {
+    let Login { user, password, .. } = login;
+    let nonce = directive(challenge, "nonce")?;
+    let realm = directive(challenge, "realm").unwrap_or("");
+    let secret = Md5::digest(format!("{user}:{realm}:{password}"));
+    let mut session = secret.to_vec();
+    session.extend(format!(":{nonce}:{client_nonce}").as_bytes());
+    let asked = hex(&Md5::digest(format!("AUTHENTICATE:{uri}")));
+    let proof = format!("{}:{nonce}:00000001:{client_nonce}:auth:{asked}", hex(&Md5::digest(session)));
+    let proof = hex(&Md5::digest(proof));
+    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+    let (user, realm) = (quoted(user), quoted(realm));
+    Some(format!(
+        "charset=utf-8,username=\"{user}\",realm=\"{realm}\",nonce=\"{nonce}\",nc=00000001,\
+         cnonce=\"{client_nonce}\",digest-uri=\"{uri}\",maxbuf=65536,response={proof},qop=auth"
+    ))
+}
+
+/// The value of one `key="value"` or `key=value` of a challenge.
+fn directive<'a>(challenge: &'a str, wanted: &str) -> Option<&'a str> {
+    let mut rest = challenge;
+    loop {
+        let (key, after) = rest.split_once('=')?;
+        let (value, after) = match after.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"')?,
+            None => after.split_at(after.find(',').unwrap_or(after.len())),
+        };
+        if key.trim() == wanted {
+            return Some(value);
+        }
+        rest = after.strip_prefix(',')?;
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_challenge_is_taken_apart() {
+        let challenge = r#"realm="zk, sasl",nonce="a=b",charset=utf-8,algorithm=md5-sess"#;
+        assert_eq!(directive(challenge, "realm"), Some("zk, sasl"));
+        assert_eq!(directive(challenge, "nonce"), Some("a=b"));
+        assert_eq!(directive(challenge, "algorithm"), Some("md5-sess"));
+        assert_eq!(directive(challenge, "qop"), None);
+    }
+
+    /// The example of RFC 2831, chapter 4.
+    #[test]
+    fn a_challenge_is_answered() {
+        let login = Login { scheme: Scheme::Sasl, user: "chris".to_owned(), password: "secret".to_owned() };
+        let challenge = r#"realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth",algorithm=md5-sess,charset=utf-8"#;
+        let response = respond(challenge, &login, "imap/elwood.innosoft.com", "OA6MHXh6VqTrRk").unwrap();
+        assert!(response.contains("response=d388dad90d4bbd760a152321f2143af7,"), "{response}");
+        assert_eq!(respond("realm=x", &login, URI, "c"), None);
+    }
+}

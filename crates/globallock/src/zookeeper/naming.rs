@@ -1,0 +1,254 @@
+//! Where locks live in the tree, and what the nodes of their claims are called.
+//!
+//! The nodes are those of other programs' recipes, so that their users and ours queue with each other: kazoo's
+//! `<32 hex>__lock__<sequence>` and `__rlock__` for readers, or Curator's `_c_<uuid>-lock-<sequence>`, `__READ__` and
+//! `__WRIT__`. What those have no name for carries its share in front: `<32 hex>.<weight>.<capacity>__lock__…`.
+
+use percent_encoding::percent_decode_str;
+
+use crate::backend::{Claim, ClaimId};
+use crate::name::Name;
+use crate::queue::{MAX_CAPACITY, Share};
+
+const MUTEX: Share = Share { weight: 1, capacity: 1 };
+const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+const WRITE: Share = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
+
+/// Whose nodes the claims look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Naming {
+    Kazoo,
+    Curator,
+}
+
+/// Where and how the locks of one store are kept.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// The node above all locks, without a slash behind it; empty for the tree's own root.
+    pub(super) root: String,
+    pub(super) naming: Naming,
+}
+
+/// A claim as its node's name tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// The node's name, without its parent's path.
+    pub(super) node: String,
+    pub(super) id: Option<ClaimId>,
+    pub(super) share: Share,
+    /// Its place in the order of joining, which goes on at the least number after the greatest.
+    sequence: i32,
+}
+
+/// Whether a path can have this character, in UTF-16 units as the server counts.
+pub(super) fn is_plain(c: char) -> bool {
+    // Whatever takes two units is made of such as the server refuses.
+    !matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
+}
+
+impl Layout {
+    /// The node below which a lock's claims are.
+    ///
+    /// A name's slashes make nodes within nodes, as in other programs, unless a part of it could not be a node or
+    /// would look like a claim of the lock above it; Curator takes whatever is below a lock for its claim.
+    pub(super) fn lock(&self, name: &Name) -> String {
+        let bad = |part: &str| matches!(part, "" | "." | "..") || self.parse(part).is_some();
+        let whole = self.naming == Naming::Curator || name.as_str().split('/').any(bad);
+        let mut path = format!("{}/", self.root);
+        for c in name.as_str().chars() {
+            let alone = matches!(name.as_str(), "." | "..");
+            if c == '%' || !is_plain(c) || (c == '/' && whole) || alone {
+                let mut bytes = [0; 4];
+                for byte in c.encode_utf8(&mut bytes).bytes() {
+                    path.push_str(&format!("%{byte:02X}"));
+                }
+            } else {
+                path.push(c);
+            }
+        }
+        path
+    }
+
+    /// The name of the lock whose claims are below a node.
+    pub(super) fn name(&self, lock: &str) -> Option<Name> {
+        let escaped = lock.strip_prefix(&self.root)?.strip_prefix('/')?;
+        Name::new(percent_decode_str(escaped).decode_utf8().ok()?).ok()
+    }
+
+    /// What the node of a claim is called, up to the number that the server puts behind it.
+    pub(super) fn claim(&self, claim: &Claim) -> String {
+        let (id, share) = (claim.id.to_string(), claim.share);
+        let Share { weight, capacity } = share;
+        match self.naming {
+            Naming::Kazoo if share == MUTEX => format!("{id}__lock__"),
+            Naming::Kazoo if share == READ => format!("{id}__rlock__"),
+            Naming::Kazoo => format!("{id}.{weight}.{capacity}__lock__"),
+            Naming::Curator => {
+                let uuid = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
+                match share {
+                    MUTEX => format!("_c_{uuid}-lock-"),
+                    READ => format!("_c_{uuid}-__READ__"),
+                    WRITE => format!("_c_{uuid}-__WRIT__"),
+                    _ => format!("_c_{uuid}.{weight}.{capacity}-lock-"),
+                }
+            }
+        }
+    }
+
+    /// Reads a claim from its node's name; `None` for the node of anything else.
+    pub(super) fn parse(&self, node: &str) -> Option<Listed> {
+        let kinds = match self.naming {
+            Naming::Kazoo => [("__lock__", MUTEX), ("__rlock__", READ)].as_slice(),
+            Naming::Curator => [("-lock-", MUTEX), ("-__READ__", READ), ("-__WRIT__", WRITE)].as_slice(),
+        };
+        kinds.iter().find_map(|(kind, share)| {
+            let (owner, sequence) = node.rsplit_once(kind)?;
+            let (id, weighed) = self.owner(owner).unzip();
+            Some(Listed {
+                node: node.to_owned(),
+                id,
+                share: weighed.flatten().unwrap_or(*share),
+                sequence: parse_sequence(sequence)?,
+            })
+        })
+    }
+
+    /// Reads what stands in front of the kind: an id, and a share where the kind does not tell it.
+    fn owner(&self, owner: &str) -> Option<(ClaimId, Option<Share>)> {
+        let (id, share) = match owner.split_once('.') {
+            None => (owner, None),
+            Some((id, share)) => {
+                let (weight, capacity) = share.split_once('.')?;
+                let (weight, capacity) = (weight.parse().ok()?, capacity.parse().ok()?);
+                (id, (0 < weight && weight <= capacity).then_some(Share { weight, capacity }))
+            }
+        };
+        match self.naming {
+            Naming::Kazoo => Some((ClaimId::parse(id)?, share)),
+            Naming::Curator => Some((ClaimId::parse(&id.strip_prefix("_c_")?.replace('-', ""))?, share)),
+        }
+    }
+
+    /// Reads the claims below a lock in the order of joining, which is told by the numbers around that of `first`.
+    pub(super) fn queue(&self, nodes: &[String]) -> Vec<Listed> {
+        let mut queue: Vec<Listed> = nodes.iter().filter_map(|node| self.parse(node)).collect();
+        if let Some(base) = queue.first().map(|listed| listed.sequence) {
+            // Numbers wrap around; those of one queue are never half the range apart.
+            queue.sort_by_key(|listed| listed.sequence.wrapping_sub(base));
+        }
+        queue
+    }
+}
+
+/// Reads a number as the server writes it: ten characters with the minus, or eleven.
+fn parse_sequence(text: &str) -> Option<i32> {
+    let plain = text.len() == 10 || (text.len() == 11 && text.starts_with('-'));
+    plain.then(|| text.parse().ok()).flatten().filter(|_| !text.starts_with('+'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Patience;
+    use proptest::prelude::*;
+
+    fn layout(naming: Naming) -> Layout {
+        Layout { root: "/_glocks".to_owned(), naming }
+    }
+
+    fn claim(share: Share) -> Claim {
+        Claim {
+            id: ClaimId::new(0xfeed, 7),
+            name: Name::new("a").unwrap(),
+            share,
+            patience: Patience::Queue,
+            lease: std::time::Duration::from_secs(10),
+            max_hold: None,
+            owner: "".into(),
+        }
+    }
+
+    #[test]
+    fn claims_are_named_as_the_recipes_name_them() {
+        let kazoo = layout(Naming::Kazoo);
+        let id = claim(MUTEX).id.to_string();
+        assert_eq!(kazoo.claim(&claim(MUTEX)), format!("{id}__lock__"));
+        assert_eq!(kazoo.claim(&claim(READ)), format!("{id}__rlock__"));
+        let curator = layout(Naming::Curator);
+        assert_eq!(curator.claim(&claim(MUTEX)), "_c_00000000-0000-0000-feed-000000000007-lock-");
+        assert_eq!(curator.claim(&claim(WRITE)), "_c_00000000-0000-0000-feed-000000000007-__WRIT__");
+    }
+
+    #[test]
+    fn the_nodes_of_others_are_told_from_what_is_no_claim() {
+        let kazoo = layout(Naming::Kazoo);
+        let theirs = kazoo.parse("anybody__rlock__0000000012").unwrap();
+        assert_eq!((theirs.id, theirs.share, theirs.sequence), (None, READ, 12));
+        for node in ["b", "x__lock__", "x__lock__12", "x__lock__00000000-1", "_c_x-lock-0000000001"] {
+            assert_eq!(kazoo.parse(node), None, "{node}");
+        }
+        let curator = layout(Naming::Curator);
+        assert_eq!(curator.parse("lock-0000000001"), None);
+        assert_eq!(curator.parse("x-lock-0000000001").unwrap().share, MUTEX);
+    }
+
+    #[test]
+    fn the_order_goes_on_where_the_numbers_wrap() {
+        let nodes =
+            ["c__lock__-2147483648", "a__lock__2147483646", "d__lock__-2147483647", "b__lock__2147483647"];
+        let queue = layout(Naming::Kazoo).queue(&nodes.map(str::to_owned));
+        let order: String = queue.iter().filter_map(|listed| listed.node.chars().next()).collect();
+        assert_eq!(order, "abcd");
+    }
+
+    #[test]
+    fn the_parts_of_a_name_are_nodes_where_they_can_be() {
+        let kazoo = layout(Naming::Kazoo);
+        for (name, path) in [
+            ("a/b", "/_glocks/a/b"),
+            ("a//b", "/_glocks/a%2F%2Fb"),
+            ("..", "/_glocks/%2E%2E"),
+            ("a/x__lock__0000000001", "/_glocks/a%2Fx__lock__0000000001"),
+            ("50%", "/_glocks/50%25"),
+            ("\u{1f512}", "/_glocks/%F0%9F%94%92"),
+        ] {
+            assert_eq!(kazoo.lock(&Name::new(name).unwrap()), path);
+        }
+        assert_eq!(layout(Naming::Curator).lock(&Name::new("a/b").unwrap()), "/_glocks/a%2Fb");
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_read_back_from_its_path(name in "[^\0]{1,40}") {
+            let name = Name::new(name).unwrap();
+            for naming in [Naming::Kazoo, Naming::Curator] {
+                let layout = layout(naming);
+                let path = layout.lock(&name);
+                prop_assert_eq!(layout.name(&path), Some(name.clone()));
+                let parts: Vec<&str> = path.split('/').skip(1).collect();
+                prop_assert!(parts.iter().all(|part| !matches!(*part, "" | "." | "..")), "{}", path);
+                prop_assert!(path.chars().all(is_plain), "{}", path);
+            }
+        }
+
+        #[test]
+        fn a_claim_is_read_back_from_its_node(weight in 1_u32..=4, more in 0_u32..=4, sequence in any::<i32>()) {
+            for share in [MUTEX, READ, WRITE, Share { weight, capacity: weight + more }] {
+                for naming in [Naming::Kazoo, Naming::Curator] {
+                    let layout = layout(naming);
+                    let node = format!("{}{sequence:010}", layout.claim(&claim(share)));
+                    let listed = layout.parse(&node).unwrap();
+                    prop_assert_eq!((listed.id, listed.share), (Some(claim(share).id), share));
+                    prop_assert_eq!(listed.sequence, sequence);
+                }
+            }
+        }
+
+        #[test]
+        fn any_node_is_parsed_or_refused(node in ".*") {
+            for naming in [Naming::Kazoo, Naming::Curator] {
+                let _ = layout(naming).parse(&node);
+            }
+        }
+    }
+}

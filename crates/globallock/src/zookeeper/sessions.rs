@@ -1,0 +1,61 @@
+//! The sessions of one store: one for each length of lease that its claims ask for, which is one as a rule.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::config::Config;
+use super::session::Session;
+use crate::error::Result;
+use crate::options::Options;
+
+/// The sessions by the lease that was asked for.
+pub(super) struct Sessions {
+    config: Arc<Config>,
+    by_lease: Mutex<HashMap<Duration, Arc<Session>>>,
+    /// One opens a session, the others wait for it.
+    opening: tokio::sync::Mutex<()>,
+}
+
+impl Sessions {
+    /// Opens the first session, which shows that the servers can be reached and know the user.
+    pub(super) async fn open(config: Arc<Config>) -> Result<Self> {
+        let sessions =
+            Sessions { config, by_lease: Mutex::default(), opening: tokio::sync::Mutex::default() };
+        sessions.get(Options::default().lease).await?;
+        Ok(sessions)
+    }
+
+    fn by_lease(&self) -> MutexGuard<'_, HashMap<Duration, Arc<Session>>> {
+        // No code panics while it holds the lock, so a poisoned map is still whole.
+        self.by_lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session for claims of this lease.
+    pub(super) async fn get(&self, lease: Duration) -> Result<Arc<Session>> {
+        let known = || self.by_lease().get(&lease).filter(|session| !session.is_over()).cloned();
+        if let Some(session) = known() {
+            return Ok(session);
+        }
+        let _one = self.opening.lock().await;
+        if let Some(session) = known() {
+            return Ok(session);
+        }
+        let session =
+            Session::open(&self.config, lease).await.map_err(|failure| self.config.error(failure))?;
+        self.by_lease().insert(lease, Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// A session for looking around: the one whose owner has given the last sign of life, so that no other one's
+    /// claims outlive their lease by it.
+    pub(super) async fn any(&self) -> Result<Arc<Session>> {
+        let living = |session: &&Arc<Session>| !session.is_over();
+        let newest =
+            self.by_lease().values().filter(living).max_by_key(|session| session.confirmed()).cloned();
+        match newest {
+            Some(session) => Ok(session),
+            None => self.get(Options::default().lease).await,
+        }
+    }
+}

@@ -145,6 +145,10 @@ impl Backend for Faulty {
         self.pass(Verb::Renew, self.inner.renew(claims), lost).await
     }
 
+    async fn disturbed(&self) {
+        self.inner.disturbed().await;
+    }
+
     async fn leave(&self, claim: &Claim) -> Result<Departure> {
         self.pass(Verb::Leave, self.inner.leave(claim), || Err(failure())).await
     }

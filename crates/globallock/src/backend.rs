@@ -213,6 +213,17 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Never revives a claim that is gone, never lengthens the longest hold.
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>>;
 
+    /// Waits until the store has reason to believe that claims were lost at one stroke, as by the end of a session: the
+    /// core then renews all claims at once, to learn it, rather than when they are due.
+    ///
+    /// A store that cannot know leaves this as it is, and its losses are told at the next renewal.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn disturbed(&self) {
+        std::future::pending::<()>().await;
+    }
+
     /// Takes the claim out of its queue, held or not; leaving twice is leaving once.
     ///
     /// One round trip. Whoever can hold after it is told by the store, at no cost to the one who leaves.

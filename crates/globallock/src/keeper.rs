@@ -156,6 +156,14 @@ impl State {
         over
     }
 
+    /// Makes every renewal due that is not under way.
+    fn all_due(&mut self, now: Instant) {
+        let waiting = self.kept.iter().filter(|(_, kept)| kept.renew_at.is_some());
+        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.schedule(id, Some(now));
+        }
+    }
+
     /// Takes the claims of the next renewal request.
     fn batch(&mut self) -> Vec<Arc<Claim>> {
         let mut claims = Vec::new();
@@ -178,6 +186,7 @@ impl Task {
     /// Runs until the manager is gone and nothing is left to keep.
     async fn run(self) {
         let mut under_way: FuturesUnordered<Renewal> = FuturesUnordered::new();
+        let mut disturbed = self.backend.disturbed();
         loop {
             let (over, next, finished) = {
                 let mut state = self.shared.state();
@@ -206,6 +215,10 @@ impl Task {
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 () = due => {}
+                () = &mut disturbed => {
+                    disturbed = self.backend.disturbed();
+                    self.shared.state().all_due(Instant::now());
+                }
                 Some((claims, answers)) = under_way.next() => self.note(&claims, answers),
             }
         }

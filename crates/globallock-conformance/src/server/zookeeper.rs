@@ -259,7 +259,10 @@ pub fn children(hosts: &str, path: &str) -> Vec<String> {
 /// # Panics
 /// When kazoo does not do it.
 pub fn delete_children(hosts: &str, path: &str) {
-    kazoo(hosts, path, "for child in client.get_children(path): client.delete(path + '/' + child)");
+    // The youngest first, so that none is granted by it.
+    let line = "for child in sorted(client.get_children(path), key=lambda name: name[-10:], reverse=True): \
+                client.delete(path + '/' + child)";
+    kazoo(hosts, path, line);
 }
 
 /// Runs a line of Python with kazoo's `client` and a `path`.

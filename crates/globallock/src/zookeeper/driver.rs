@@ -4,17 +4,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::config::Config;
 use super::connection::{Answer, Connection, Failure, Identity};
 use super::session::{Asked, State, connect_any, is_confirmed_by};
-use super::wire::{AUTH, Code, EVENT, PING, Reader, Request, Writer};
+use super::wire::{AUTH, EVENT, PING, Reader, Request, Writer};
 
 /// The bounds of the pause between two tries of all servers.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// How many requests are written at once at most.
-const TOGETHER: usize = 256;
+/// How many bytes of requests are written at once, or a little more.
+const TOGETHER: usize = 64 * 1024;
 
 /// The kind of event that tells of a node's end.
 const DELETED: i32 = 2;
@@ -26,6 +26,8 @@ pub(super) struct Driver {
     host: usize,
     requests: mpsc::UnboundedReceiver<Asked>,
     under_way: VecDeque<UnderWay>,
+    /// What a lost connection has left unanswered, to be written first over the next one.
+    again: VecDeque<Asked>,
     number: i32,
     /// When something was written last.
     written: Instant,
@@ -35,10 +37,8 @@ pub(super) struct Driver {
 /// A request that waits for its answer.
 struct UnderWay {
     number: i32,
-    code: Code,
-    asked_at: Instant,
+    asked: Asked,
     written_at: Instant,
-    answer: oneshot::Sender<Result<Vec<u8>, Failure>>,
 }
 
 /// Why a connection is not used any more.
@@ -66,9 +66,18 @@ impl Driver {
         host: usize,
         requests: mpsc::UnboundedReceiver<Asked>,
     ) -> Self {
-        let under_way = VecDeque::new();
-        let written = Instant::now();
-        Driver { config, state, identity, host, requests, under_way, number: 0, written, ping: None }
+        Driver {
+            config,
+            state,
+            identity,
+            host,
+            requests,
+            under_way: VecDeque::new(),
+            again: VecDeque::new(),
+            number: 0,
+            written: Instant::now(),
+            ping: None,
+        }
     }
 
     /// Serves the session until nobody needs it, or the servers have ended it.
@@ -91,6 +100,11 @@ impl Driver {
 
     /// Carries requests and answers until the connection is lost.
     async fn serve(&mut self, connection: &mut Connection) -> End {
+        while let Some(asked) = self.again.pop_front() {
+            if let Err(failure) = self.write(connection, asked).await {
+                return failure.into();
+            }
+        }
         loop {
             let next = self.next_look();
             tokio::select! {
@@ -162,16 +176,16 @@ impl Driver {
         let mut frames = Writer::default();
         let now = Instant::now();
         let mut next = Some(first);
-        for _ in 0..TOGETHER {
-            let Some(Asked { request, asked_at, answer }) = next else { break };
+        while let Some(asked) = next.take() {
             // Who does not wait any more does not want it carried out late either.
-            if !answer.is_closed() {
+            if !asked.answer.is_closed() {
                 self.number = self.number.wrapping_add(1).max(1);
-                request.write(self.number, &mut frames);
-                let (number, code) = (self.number, request.code);
-                self.under_way.push_back(UnderWay { number, code, asked_at, written_at: now, answer });
+                asked.request.write(self.number, &mut frames);
+                self.under_way.push_back(UnderWay { number: self.number, asked, written_at: now });
             }
-            next = self.requests.try_recv().ok();
+            if frames.0.len() < TOGETHER {
+                next = self.again.pop_front().or_else(|| self.requests.try_recv().ok());
+            }
         }
         if !frames.0.is_empty() {
             self.written = now;
@@ -201,22 +215,23 @@ impl Driver {
             return Err(Failure::Lost("it answered what was not asked".to_owned()));
         };
         let result = answer.result();
-        if is_confirmed_by(under_way.code, &result) {
+        let Asked { request, asked_at, answer } = under_way.asked;
+        if is_confirmed_by(request.code, &result) {
             let mut facts = self.state.facts();
-            facts.confirmed = facts.confirmed.max(under_way.asked_at);
+            facts.confirmed = facts.confirmed.max(asked_at);
         }
         let failure = match &result {
             Err(failure @ (Failure::Expired | Failure::Lost(_))) => Some(failure.clone()),
             _ => None,
         };
         // Whoever does not wait any more needs no answer.
-        let _ = under_way.answer.send(result);
+        let _ = answer.send(result);
         failure.map_or(Ok(()), Err)
     }
 
     fn tell(&self, kind: i32, path: &str) {
         let told = self.state.facts().watches.remove(path);
-        for told in told.into_iter().flatten() {
+        for told in told.into_iter().flatten().filter_map(|told| told.upgrade()) {
             told.tell(|news| match kind {
                 DELETED => news.deleted.push(path.as_bytes().to_vec()),
                 _ => news.read_again = true,
@@ -238,12 +253,16 @@ impl Driver {
         End::Closed
     }
 
-    /// Tells everybody who waits for an answer that the connection is lost.
+    /// Tells everybody whose request may or may not have been carried out; what only looks is kept for later.
     fn lose(&mut self, reason: &str) {
         self.ping = None;
         self.state.all_look(|facts| facts.losses += 1);
-        for under_way in self.under_way.drain(..) {
-            let _ = under_way.answer.send(Err(Failure::Lost(reason.to_owned())));
+        for UnderWay { asked, .. } in self.under_way.drain(..) {
+            if asked.request.code.only_looks() {
+                self.again.push_back(asked);
+            } else {
+                let _ = asked.answer.send(Err(Failure::Lost(reason.to_owned())));
+            }
         }
     }
 
@@ -274,12 +293,16 @@ impl Driver {
     /// Tells everybody that the session is over.
     fn expire(mut self) {
         self.state.all_look(|facts| facts.is_over = true);
+        self.state.ended.notify_one();
         self.requests.close();
         while let Ok(asked) = self.requests.try_recv() {
             let _ = asked.answer.send(Err(Failure::Expired));
         }
-        for under_way in self.under_way.drain(..) {
-            let _ = under_way.answer.send(Err(Failure::Expired));
+        for asked in self.again.drain(..) {
+            let _ = asked.answer.send(Err(Failure::Expired));
+        }
+        for UnderWay { asked, .. } in self.under_way.drain(..) {
+            let _ = asked.answer.send(Err(Failure::Expired));
         }
     }
 }

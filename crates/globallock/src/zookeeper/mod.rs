@@ -64,6 +64,8 @@ struct Place {
     granted: Option<Instant>,
     /// Those in front of it, or more: who was in front only ever leaves.
     ahead: Vec<Listed>,
+    /// Whether its owner is taking it out.
+    leaves: bool,
 }
 
 /// The node of a claim.
@@ -150,6 +152,7 @@ impl Shared {
             node: None,
             granted: None,
             ahead: Vec::new(),
+            leaves: false,
         };
         if self.places().insert(claim.id, place).is_none() {
             session.add_claim();
@@ -273,11 +276,20 @@ impl Shared {
     }
 
     /// Takes note that nodes in front of a waiting claim are gone, and says whether it surely holds by that.
+    ///
+    /// The end of another claim of this store that nobody took out may be the end of the session of both: that has to
+    /// be asked.
     fn advance(&self, claim: &Claim, gone: &[Vec<u8>]) -> Option<Standing> {
         let mut places = self.places();
-        let place = places.get_mut(&claim.id)?;
         let node = |path: &Vec<u8>| path.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec);
         let gone: Vec<Vec<u8>> = gone.iter().filter_map(node).collect();
+        let taken = |id: ClaimId| places.get(&id).is_none_or(|place| place.leaves);
+        let gone_ids =
+            gone.iter().filter_map(|node| self.config.layout.parse(str::from_utf8(node).ok()?)?.id);
+        if !gone_ids.into_iter().all(taken) {
+            return None;
+        }
+        let place = places.get_mut(&claim.id)?;
         place.ahead.retain(|listed| !gone.iter().any(|node| node == listed.node.as_bytes()));
         if !holds(&place.ahead, claim) {
             return None;
@@ -297,6 +309,7 @@ impl Shared {
             let watched = Watched::new(&self.config.layout.lock(&claim.name), &place, claim);
             let gone = watched.gone().await.map_err(|failure| self.error(failure))?;
             if let Some(gone) = gone
+                && !watched.is_mine_in(&gone)
                 && let Some(standing) = self.advance(claim, &gone)
             {
                 return Ok(Some(standing));
@@ -346,7 +359,11 @@ impl Shared {
     }
 
     async fn leave(self: &Arc<Self>, claim: &Claim) -> Result<Departure> {
-        let Some(place) = self.place(claim.id) else {
+        let place = self.places().get_mut(&claim.id).map(|place| {
+            place.leaves = true;
+            place.clone()
+        });
+        let Some(place) = place else {
             return Ok(Departure::Gone);
         };
         let left = match &place.node {
@@ -419,9 +436,13 @@ async fn delete(session: &Session, path: &str) -> Result<bool, Failure> {
     }
 }
 
-/// The nodes that keep a claim waiting, watched until this is dropped.
+/// A waiting claim's own node and those that keep it waiting, watched until this is dropped.
+///
+/// Its own is watched too, since a server tells of changes in their order: what was taken out first is not granted by
+/// what leaves next.
 struct Watched {
     session: Arc<Session>,
+    /// The claim's own first.
     paths: Vec<String>,
     told: Option<Arc<Told>>,
 }
@@ -430,8 +451,14 @@ impl Watched {
     fn new(lock: &str, place: &Place, claim: &Claim) -> Self {
         let shares: Vec<_> = place.ahead.iter().map(|listed| listed.share).collect();
         let blockers = blockers(&shares, claim.share).into_iter();
-        let paths = blockers.map(|blocker| format!("{lock}/{}", place.ahead[blocker].node)).collect();
+        let blockers = blockers.map(|blocker| format!("{lock}/{}", place.ahead[blocker].node));
+        let mine = place.node.as_ref().map(|node| node.path.clone());
+        let paths = mine.into_iter().chain(blockers).collect();
         Watched { session: Arc::clone(&place.session), paths, told: Some(Arc::default()) }
+    }
+
+    fn is_mine_in(&self, gone: &[Vec<u8>]) -> bool {
+        self.paths.first().is_some_and(|mine| gone.iter().any(|path| path == mine.as_bytes()))
     }
 
     /// Waits until some of the nodes are gone, and says which; `None` when that is not known.
@@ -507,6 +534,10 @@ impl Backend for ZooKeeper {
             }
         }
         answers
+    }
+
+    async fn disturbed(&self) {
+        self.shared.sessions.ended().await;
     }
 
     async fn leave(&self, claim: &Claim) -> Result<Departure> {

@@ -1,10 +1,10 @@
 //! A session, whatever becomes of its connections, as those see it who send requests over it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::config::Config;
@@ -41,6 +41,7 @@ pub(super) struct Pending {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) id: i64,
+    pub(super) ended: Arc<Notify>,
     facts: Mutex<Facts>,
 }
 
@@ -58,7 +59,7 @@ pub(super) struct Facts {
     pub(super) losses: u64,
     /// Whether the servers have ended it.
     pub(super) is_over: bool,
-    pub(super) watches: HashMap<String, Vec<Arc<Told>>>,
+    pub(super) watches: HashMap<String, Vec<Weak<Told>>>,
 }
 
 impl State {
@@ -71,7 +72,7 @@ impl State {
     pub(super) fn all_look(&self, change: impl FnOnce(&mut Facts)) {
         let mut facts = self.facts();
         change(&mut facts);
-        for told in facts.watches.drain().flat_map(|(_, told)| told) {
+        for told in facts.watches.drain().flat_map(|(_, told)| told).filter_map(|told| told.upgrade()) {
             told.tell(|news| news.read_again = true);
         }
     }
@@ -79,7 +80,13 @@ impl State {
 
 impl Session {
     /// Makes a session that outlives its owner's last sign of life by `lease`, or by what the servers make of that.
-    pub(super) async fn open(config: &Arc<Config>, lease: Duration) -> Result<Arc<Self>, Failure> {
+    ///
+    /// Tells `ended` when the servers have ended it.
+    pub(super) async fn open(
+        config: &Arc<Config>,
+        lease: Duration,
+        ended: &Arc<Notify>,
+    ) -> Result<Arc<Self>, Failure> {
         let mut identity = Identity { id: 0, password: vec![0; 16], timeout: lease, seen: 0 };
         let asked_at = Instant::now();
         let (connection, host) = connect_any(config, &mut identity).await?;
@@ -92,7 +99,7 @@ impl Session {
             is_over: false,
             watches: HashMap::new(),
         };
-        let state = Arc::new(State { id: identity.id, facts: Mutex::new(facts) });
+        let state = Arc::new(State { id: identity.id, ended: Arc::clone(ended), facts: Mutex::new(facts) });
         let (requests, receiver) = mpsc::unbounded_channel();
         let driver = Driver::new(Arc::clone(config), Arc::clone(&state), identity, host, receiver);
         tokio::spawn(driver.run(connection));
@@ -162,7 +169,8 @@ impl Session {
     pub(super) async fn answer(&self, pending: Pending) -> Result<Vec<u8>, Failure> {
         match timeout(self.limit, pending.answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(Failure::Expired),
+            Ok(Err(_)) if self.is_over() => Err(Failure::Expired),
+            Ok(Err(_)) => Err(Failure::Lost("the request was dropped".to_owned())),
             Err(_) => Err(Failure::Lost("it did not answer in time".to_owned())),
         }
     }
@@ -178,8 +186,8 @@ impl Session {
             let mut facts = self.state.facts();
             if !facts.is_over {
                 let watching = facts.watches.entry(path.to_owned()).or_default();
-                watching.retain(|told| Arc::strong_count(told) > 1);
-                watching.push(Arc::clone(told));
+                watching.retain(|told| told.strong_count() > 0);
+                watching.push(Arc::downgrade(told));
             }
         }
         self.send(Request::data(path, true))
@@ -189,7 +197,7 @@ impl Session {
     pub(super) fn unwatch(&self, path: &str) {
         let mut facts = self.state.facts();
         if let Some(watching) = facts.watches.get_mut(path) {
-            watching.retain(|told| Arc::strong_count(told) > 1);
+            watching.retain(|told| told.strong_count() > 0);
             if watching.is_empty() {
                 facts.watches.remove(path);
             }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::config::Config;
 use super::session::Session;
 use crate::error::Result;
@@ -13,6 +15,8 @@ use crate::options::Options;
 pub(super) struct Sessions {
     config: Arc<Config>,
     by_lease: Mutex<HashMap<Duration, Arc<Session>>>,
+    /// Told when a session has ended.
+    ended: Arc<Notify>,
     /// One opens a session, the others wait for it.
     opening: tokio::sync::Mutex<()>,
 }
@@ -20,8 +24,12 @@ pub(super) struct Sessions {
 impl Sessions {
     /// Opens the first session, which shows that the servers can be reached and know the user.
     pub(super) async fn open(config: Arc<Config>) -> Result<Self> {
-        let sessions =
-            Sessions { config, by_lease: Mutex::default(), opening: tokio::sync::Mutex::default() };
+        let sessions = Sessions {
+            config,
+            by_lease: Mutex::default(),
+            ended: Arc::default(),
+            opening: tokio::sync::Mutex::default(),
+        };
         sessions.get(Options::default().lease).await?;
         Ok(sessions)
     }
@@ -41,10 +49,16 @@ impl Sessions {
         if let Some(session) = known() {
             return Ok(session);
         }
-        let session =
-            Session::open(&self.config, lease).await.map_err(|failure| self.config.error(failure))?;
+        let session = Session::open(&self.config, lease, &self.ended)
+            .await
+            .map_err(|failure| self.config.error(failure))?;
         self.by_lease().insert(lease, Arc::clone(&session));
         Ok(session)
+    }
+
+    /// Waits until the servers have ended a session.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
     }
 
     /// A session for looking around: the one whose owner has given the last sign of life, so that no other one's

@@ -34,6 +34,11 @@ impl Code {
     pub(super) fn asks_leader(self) -> bool {
         matches!(self, Code::Create2 | Code::Delete | Code::Sync)
     }
+
+    /// Whether a request that got no answer is simply made again: nobody can tell twice from once.
+    pub(super) fn only_looks(self) -> bool {
+        matches!(self, Code::Exists | Code::GetData | Code::GetChildren | Code::Sync)
+    }
 }
 
 /// What a server refuses a request for, by its own number.

@@ -26,6 +26,11 @@ pub(super) fn bar(prefix: &str, id: ClaimId, lease: i64) -> Vec<u8> {
     format!("{prefix}/{id}.{lease:x}").into_bytes()
 }
 
+/// The key that lives as long as a lease does.
+pub(super) fn marker(prefix: &str, lease: i64) -> Vec<u8> {
+    format!("{prefix}/{lease:x}").into_bytes()
+}
+
 /// The end of the range of keys that begin with `start`, which ends in a slash.
 pub(super) fn end(start: &str) -> Vec<u8> {
     let mut end = start.as_bytes().to_vec();
@@ -63,6 +68,11 @@ impl Listed {
             lease: found.lease,
         }
     }
+}
+
+/// The claim that a key is of.
+pub(super) fn id(key: &[u8]) -> Option<ClaimId> {
+    parse(key).map(|(id, _)| id)
 }
 
 fn parse(key: &[u8]) -> Option<(ClaimId, Share)> {

@@ -52,20 +52,20 @@ impl Leases {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lease for claims of this length, fresh enough to begin with.
-    pub(super) async fn get(&self, link: &Arc<Link>, length: Duration) -> Result<Lease> {
+    /// The lease for claims of this length, fresh enough to begin with, and whether it is a new one.
+    pub(super) async fn get(&self, link: &Arc<Link>, length: Duration) -> Result<(Lease, bool)> {
         let length = seconds(length);
         let usable = |lease: &&Lease| lease.length == length && !lease.retired && lease.is_alive();
         let current = || self.known().iter().find(usable).copied();
         if let Some(lease) = current().filter(|lease| !lease.is_stale()) {
-            return Ok(lease);
+            return Ok((lease, false));
         }
         let _one = self.granting.lock().await;
         match current() {
-            Some(lease) if !lease.is_stale() => return Ok(lease),
+            Some(lease) if !lease.is_stale() => return Ok((lease, false)),
             Some(lease) => {
                 if let Some(lease) = self.keep_alive(link, lease.id).await? {
-                    return Ok(lease);
+                    return Ok((lease, false));
                 }
             }
             None => {}
@@ -78,7 +78,12 @@ impl Leases {
         let mut known = self.known();
         known.retain(Lease::is_alive);
         known.push(lease);
-        Ok(lease)
+        Ok((lease, true))
+    }
+
+    /// Forgets a lease that the cluster has ended.
+    pub(super) fn forget(&self, id: i64) {
+        self.known().retain(|lease| lease.id != id);
     }
 
     /// Has new claims hang on another lease, so that this one ends with the claims that hang on it now.
@@ -110,7 +115,8 @@ impl Leases {
             .map_err(|status| link.error(status))?;
         let mut known = self.known();
         if answer.ttl <= 0 {
-            known.retain(|lease| lease.id != id);
+            drop(known);
+            self.forget(id);
             return Ok(None);
         }
         let ttl = Duration::from_secs(answer.ttl.unsigned_abs());

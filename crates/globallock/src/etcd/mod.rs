@@ -6,6 +6,7 @@ mod config;
 mod keys;
 mod lease;
 mod link;
+mod marker;
 mod messages;
 mod watch;
 
@@ -26,6 +27,8 @@ use self::messages::{
     PutRequest, RangeRequest, RangeResponse, Request, RequestOp, Response, Target, TxnRequest, TxnResponse,
 };
 use self::watch::Watches;
+use tokio::sync::Notify;
+
 use crate::address::Address;
 use crate::backend::{
     Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing,
@@ -54,6 +57,8 @@ struct Shared {
     joining: Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>,
     /// The claims that a request without an answer may yet put, and under which leases.
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
+    /// Told when a lease has ended unasked.
+    disturbed: Notify,
 }
 
 /// A claim of this store in its queue, as last read.
@@ -67,6 +72,8 @@ struct Place {
     ahead: Vec<Listed>,
     /// The revision at which that was so.
     read_at: i64,
+    /// Whether its owner is taking it out.
+    leaves: bool,
 }
 
 impl Etcd {
@@ -86,6 +93,7 @@ impl Etcd {
             places: Mutex::default(),
             joining: Mutex::default(),
             unanswered: Mutex::default(),
+            disturbed: Notify::new(),
         };
         Ok(Arc::new(Etcd { shared: Arc::new(shared) }))
     }
@@ -126,9 +134,12 @@ impl Shared {
         self.link.unary("/etcdserverpb.KV/Range", RangeRequest { key, range_end, keys_only }).await
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
+    async fn join(self: &Arc<Self>, claim: &Claim) -> Result<Standing> {
         let key = keys::claim(self.prefix(), claim);
-        let lease = self.leases.get(&self.link, claim.lease).await?;
+        let (lease, is_new) = self.leases.get(&self.link, claim.lease).await?;
+        if is_new {
+            self.watch_over(lease);
+        }
         let sent = Instant::now();
         let (answer, unanswered) =
             self.link.ask::<_, TxnResponse>(TRANSACTION, self.put_or_find(claim, &key, lease.id)).await;
@@ -175,7 +186,14 @@ impl Shared {
         let mut places = self.places();
         let before = places.get(&claim.id).and_then(|place| place.granted);
         let granted = before.or(holds.then_some(sent));
-        let place = Place { lease: mine.lease, revision: mine.revision, granted, ahead: queue, read_at };
+        let place = Place {
+            lease: mine.lease,
+            revision: mine.revision,
+            granted,
+            ahead: queue,
+            read_at,
+            leaves: false,
+        };
         let standing = self.standing(claim, &place);
         if standing == Standing::Gone {
             places.remove(&claim.id);
@@ -211,8 +229,15 @@ impl Shared {
     }
 
     /// Takes note that keys in front of a waiting claim are gone, and says whether it surely holds by that.
+    ///
+    /// The end of another claim of this store that nobody took out may be the end of the lease of both: that has to be
+    /// asked.
     fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<Standing> {
         let mut places = self.places();
+        let taken_out = |id: ClaimId| places.get(&id).is_none_or(|place| place.leaves);
+        if !deleted.iter().filter_map(|key| keys::id(key)).all(taken_out) {
+            return None;
+        }
         let place = places.get_mut(&claim.id)?;
         place.ahead.retain(|listed| !deleted.contains(&listed.key));
         if !holds(&place.ahead, claim) {
@@ -235,9 +260,14 @@ impl Shared {
             let shares: Vec<_> = place.ahead.iter().map(|listed| listed.share).collect();
             let blockers =
                 blockers(&shares, claim.share).into_iter().map(|blocker| place.ahead[blocker].key.clone());
-            let subscription = self.watches.subscribe(&self.link, blockers, place.read_at);
+            // Its own key too: changes are told in their order, so that a claim which was taken out first is not granted
+            // by what leaves next.
+            let mine = keys::claim(self.prefix(), claim);
+            let subscription =
+                self.watches.subscribe(&self.link, blockers.chain([mine.clone()]), place.read_at);
             let news = subscription.news().await;
             if !news.read_again
+                && !news.deleted.contains(&mine)
                 && let Some(standing) = self.advance(claim, &news.deleted)
             {
                 return Ok(Some(standing));
@@ -296,6 +326,9 @@ impl Shared {
         let leases = self.unanswered().get(&claim.id).cloned();
         for lease in leases.iter().flatten() {
             self.bar(claim.id, *lease).await?;
+        }
+        if let Some(place) = self.places().get_mut(&claim.id) {
+            place.leaves = true;
         }
         let left = self.delete(keys::claim(self.prefix(), claim)).await?;
         self.unanswered().remove(&claim.id);
@@ -377,6 +410,10 @@ impl Backend for Etcd {
                 claims.iter().map(again).collect()
             }
         }
+    }
+
+    async fn disturbed(&self) {
+        self.shared.disturbed.notified().await;
     }
 
     async fn leave(&self, claim: &Claim) -> Result<Departure> {

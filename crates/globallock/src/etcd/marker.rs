@@ -1,0 +1,59 @@
+//! A key for each lease whose end tells at once that the lease is over, however many claims hang on it.
+
+use std::sync::Arc;
+
+use super::lease::Lease;
+use super::messages::{PutRequest, PutResponse, RangeRequest, RangeResponse};
+use super::{Shared, keys};
+use crate::error::Result;
+
+impl Shared {
+    /// Watches over a lease in the background; whoever hangs on it is told when it ends.
+    ///
+    /// A lease that ends unseen is noticed at the next renewal all the same.
+    pub(super) fn watch_over(self: &Arc<Self>, lease: Lease) {
+        let shared = Arc::downgrade(self);
+        let key = keys::marker(self.prefix(), lease.id);
+        tokio::spawn(async move {
+            let put = PutRequest { key: key.clone(), value: Vec::new(), lease: lease.id };
+            let Some(mut read_at) = async { shared.upgrade()?.put_marker(put).await.ok() }.await else {
+                return;
+            };
+            loop {
+                let Some(subscription) = shared
+                    .upgrade()
+                    .filter(|shared| shared.leases.find(lease.id).is_some())
+                    .map(|shared| shared.watches.subscribe(&shared.link, [key.clone()], read_at))
+                else {
+                    return;
+                };
+                let news = subscription.news().await;
+                drop(subscription);
+                let Some(shared) = shared.upgrade() else { return };
+                let there = if news.deleted.is_empty() { shared.marker(&key).await } else { Ok((false, 0)) };
+                match there {
+                    Ok((true, revision)) => read_at = revision,
+                    Ok((false, _)) => {
+                        shared.leases.forget(lease.id);
+                        shared.disturbed.notify_one();
+                        return;
+                    }
+                    // The cluster does not answer: the claims' renewals see to it.
+                    Err(_) => tokio::time::sleep(shared.link.config().timeout).await,
+                }
+            }
+        });
+    }
+
+    async fn put_marker(&self, put: PutRequest) -> Result<i64> {
+        let answer: PutResponse = self.link.unary("/etcdserverpb.KV/Put", put).await?;
+        Ok(answer.header.map_or(0, |header| header.revision))
+    }
+
+    /// Whether a marker is there, and as of which revision that is so.
+    async fn marker(&self, key: &[u8]) -> Result<(bool, i64)> {
+        let request = RangeRequest { key: key.to_vec(), range_end: Vec::new(), keys_only: true };
+        let answer: RangeResponse = self.link.unary("/etcdserverpb.KV/Range", request).await?;
+        Ok((!answer.kvs.is_empty(), answer.header.map_or(0, |header| header.revision)))
+    }
+}

@@ -176,7 +176,7 @@ pub async fn run(arguments: &[String]) {
 
 /// Takes turns with others, for so many seconds: what the owner's program does with `turns` as the first argument.
 ///
-/// Arguments: address, name, seconds, and a file that only one owner at a time can make. Prints how often it had the
+/// Arguments: address, name, kind, seconds, and a file that only one owner at a time can make. Prints how often it had the
 /// lock, and how often somebody else had the file.
 ///
 /// # Panics
@@ -185,17 +185,18 @@ pub async fn run(arguments: &[String]) {
 /// # Cancel safety
 /// Not meant to be dropped.
 pub async fn take_turns(arguments: &[String]) {
-    let seconds = duration::parse(&arguments[2]).expect("a span of time");
+    let seconds = duration::parse(&format!("{}s", arguments[3])).expect("a span of time");
     let manager = globallock::LockManager::connect(&arguments[0]).await.expect("the store answers");
-    let lock = manager.mutex(&arguments[1]).expect("a good name");
+    let lock = crate::world::lock_of(&manager, &arguments[1], &arguments[2]).expect("a good name");
+    let file = &arguments[4];
     let (mut turns, mut overlaps) = (0_u64, 0_u64);
     let until = std::time::Instant::now() + seconds;
     while std::time::Instant::now() < until {
         let guard = lock.acquire().await.expect("the store answers");
-        match std::fs::File::create_new(&arguments[3]) {
+        match std::fs::File::create_new(file) {
             Ok(_) => {
                 tokio::time::sleep(Duration::from_millis(1 + turns % 3)).await;
-                std::fs::remove_file(&arguments[3]).expect("the file is there");
+                std::fs::remove_file(file).expect("the file is there");
             }
             Err(_) => overlaps += 1,
         }

@@ -25,7 +25,9 @@
 pub mod cases;
 pub mod child;
 pub mod faulty;
+pub mod fleet;
 pub mod proxy;
+pub mod scene;
 pub mod server;
 pub mod subject;
 pub mod world;

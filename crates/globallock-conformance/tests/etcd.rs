@@ -1,42 +1,15 @@
 //! What is etcd's own: its own mutex in the same queue, users, TLS, and members that fail.
 
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use globallock::{Error, Guard, LockManager, Loss, ManagerOptions, Options};
+use globallock::{Error, Loss, Options};
 use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::scene::{Turns, connect, connect_for, manager, queue_is, waits};
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::world::eventually;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
-
-const LEASE: Duration = Duration::from_secs(2);
-
-async fn connect(url: &str) -> globallock::Result<LockManager> {
-    let locks = Options { lease: LEASE, ..Options::default() };
-    LockManager::connect_with(url, ManagerOptions { locks, ..ManagerOptions::default() }).await
-}
-
-async fn manager(url: &str) -> LockManager {
-    connect(url).await.expect("the cluster answers")
-}
-
-async fn queue_is(manager: &LockManager, name: &str, held: usize, waiting: usize) {
-    eventually(&format!("{held} hold and {waiting} wait"), async || {
-        let queue = manager.inspect(name).await.unwrap();
-        let holding = queue.iter().filter(|entry| entry.held).count();
-        (holding, queue.len() - holding) == (held, waiting)
-    })
-    .await;
-}
-
-fn waits(manager: &LockManager, name: &str) -> JoinHandle<globallock::Result<Guard>> {
-    let lock = manager.mutex(name).unwrap();
-    tokio::spawn(async move { lock.acquire().await })
-}
 
 /// Starts `etcdctl lock`, which holds until it is killed.
 fn etcdctl_lock(cluster: &Etcd, name: &str) -> Child {
@@ -115,6 +88,58 @@ async fn a_revoked_lease_is_told_and_grants_nothing() {
 }
 
 #[tokio::test]
+async fn a_lease_that_ends_is_told_long_before_its_renewal_is_due() {
+    let cluster = Etcd::start(1).unwrap();
+    let manager = connect_for(&cluster.url(), Duration::from_secs(60)).await.unwrap();
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let leases = || cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks//"]);
+    eventually("the lease is watched over", async || !leases().is_empty()).await;
+    let lease = leases().rsplit('/').next().unwrap().to_owned();
+    let since = Instant::now();
+    assert!(cluster.ctl(&["lease", "revoke", &lease]).contains("revoked"));
+    assert_eq!(guard.lost().await, Loss::Revoked);
+    assert!(since.elapsed() < Duration::from_secs(15), "its renewal is due after 20 s");
+}
+
+#[tokio::test]
+async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
+    let cluster = Etcd::start(1).unwrap();
+    let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
+    for _ in 0..10 {
+        let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+        let waiter = waits(&other, "a");
+        queue_is(&holder, "a", 1, 1).await;
+        let id = holder.inspect("a").await.unwrap()[1].id.unwrap().to_string();
+        assert_eq!(cluster.ctl(&["del", "--prefix", &format!("/locks/_glocks/a/{id}")]), "1");
+        guard.release().await.unwrap();
+        let next = waiter.await.unwrap().unwrap();
+        let queue = holder.inspect("a").await.unwrap();
+        assert_eq!((queue.len(), queue[0].fence), (1, next.fencing_token()), "its claim is in the store");
+        next.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_claim_on_a_dead_lease_is_not_granted() {
+    let cluster = Etcd::start(1).unwrap();
+    let manager = manager(&cluster.url()).await;
+    for _ in 0..10 {
+        // Holder and waiter hang on one lease, and end in one transaction.
+        let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+        let waiter = waits(&manager, "a");
+        queue_is(&manager, "a", 1, 1).await;
+        for lease in cluster.ctl(&["lease", "list"]).lines().skip(1) {
+            cluster.ctl(&["lease", "revoke", lease]);
+        }
+        let next = waiter.await.unwrap().unwrap();
+        let queue = manager.inspect("a").await.unwrap();
+        assert_eq!((queue.len(), queue[0].fence), (1, next.fencing_token()), "its claim is in the store");
+        guard.lost().await;
+        next.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_compacted_history_is_read_anew() {
     let cluster = Etcd::start(1).unwrap();
     let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
@@ -178,39 +203,24 @@ async fn a_request_that_arrives_late_puts_no_claim_that_has_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_death_of_the_leader_breaks_no_lock() {
+async fn the_deaths_of_leaders_break_no_lock() {
     let mut cluster = Etcd::start(3).unwrap();
-    let (inside, turns) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let until = Instant::now() + Duration::from_secs(12);
-    let mut owners = tokio::task::JoinSet::new();
-    for _ in 0..8 {
-        let (inside, turns) = (Arc::clone(&inside), Arc::clone(&turns));
-        let manager = manager(&cluster.url()).await;
-        owners.spawn(async move {
-            let mut own = 0;
-            while Instant::now() < until {
-                // An outage that outlasts the patience is told, and tried again here.
-                let Ok(guard) = manager.mutex("a").unwrap().acquire().await else { continue };
-                if guard.is_held() {
-                    assert!(!inside.swap(true, Ordering::SeqCst) || !guard.is_held(), "somebody else holds");
-                    tokio::task::yield_now().await;
-                    inside.store(false, Ordering::SeqCst);
-                    own += 1;
-                    turns.fetch_add(1, Ordering::SeqCst);
-                }
-                drop(guard.release().await);
-            }
-            own
-        });
+    let turns = Turns::start(&cluster.url(), "a", 16).await;
+    let begin = Instant::now();
+    turns.more(50).await;
+    let mut deaths = 0;
+    while begin.elapsed() < Duration::from_secs(60) {
+        let leader = cluster.leader().expect("one leads");
+        cluster.kill(leader);
+        deaths += 1;
+        turns.more(50).await;
+        cluster.resume_after_kill(leader).unwrap();
+        turns.more(50).await;
     }
-    eventually("they take turns", async || turns.load(Ordering::SeqCst) > 50).await;
-    let leader = cluster.leader().expect("one leads");
-    cluster.kill(leader);
-    let before = turns.load(Ordering::SeqCst);
-    eventually("they go on without the leader", async || turns.load(Ordering::SeqCst) > before + 50).await;
-    cluster.resume_after_kill(leader).unwrap();
-    let own: Vec<usize> = owners.join_all().await;
-    assert!(own.iter().all(|own| *own > 0), "{own:?}");
+    let last = Instant::now();
+    turns.more(50).await;
+    let count = turns.finish(last).await;
+    println!("{count} turns, {deaths} deaths");
     queue_is(&manager(&cluster.url()).await, "a", 0, 0).await;
 }
 

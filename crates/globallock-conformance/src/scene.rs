@@ -1,0 +1,162 @@
+//! What tests of one store's own begin with: managers, queues, waiters, and many owners through faults.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use globallock::{Guard, LockManager, ManagerOptions, Options, Result};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::world::eventually;
+
+/// The lease of all locks here: long enough for a busy machine, short enough to wait for.
+pub const LEASE: Duration = Duration::from_secs(2);
+
+/// Connects with the usual lease.
+///
+/// # Errors
+/// As [`LockManager::connect`].
+///
+/// # Cancel safety
+/// A dropped call leaves nothing behind.
+pub async fn connect(url: &str) -> Result<LockManager> {
+    connect_for(url, LEASE).await
+}
+
+/// Connects with a lease of one's own.
+///
+/// # Errors
+/// As [`LockManager::connect`].
+///
+/// # Cancel safety
+/// A dropped call leaves nothing behind.
+pub async fn connect_for(url: &str, lease: Duration) -> Result<LockManager> {
+    let locks = Options { lease, ..Options::default() };
+    LockManager::connect_with(url, ManagerOptions { locks, ..ManagerOptions::default() }).await
+}
+
+/// Connects to a store that answers.
+///
+/// # Panics
+/// When it does not.
+///
+/// # Cancel safety
+/// A dropped call leaves nothing behind.
+pub async fn manager(url: &str) -> LockManager {
+    connect(url).await.expect("the store answers")
+}
+
+/// Waits until so many hold a name and so many wait for it.
+///
+/// # Panics
+/// When that does not come about.
+///
+/// # Cancel safety
+/// Nothing is changed.
+pub async fn queue_is(manager: &LockManager, name: &str, held: usize, waiting: usize) {
+    eventually(&format!("{held} hold and {waiting} wait"), async || {
+        let queue = manager.inspect(name).await.expect("the store answers");
+        let holding = queue.iter().filter(|entry| entry.held).count();
+        (holding, queue.len() - holding) == (held, waiting)
+    })
+    .await;
+}
+
+/// Starts a task that waits for a mutex.
+///
+/// # Panics
+/// When the name is bad.
+#[must_use]
+pub fn waits(manager: &LockManager, name: &str) -> JoinHandle<Result<Guard>> {
+    let lock = manager.mutex(name).expect("a good name");
+    tokio::spawn(async move { lock.acquire().await })
+}
+
+/// One time that an owner believed to hold the lock.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    from: Instant,
+    until: Instant,
+    fence: u64,
+}
+
+/// Many owners of one mutex, each with a connection of its own, who take turns until they are told to stop.
+#[derive(Debug)]
+pub struct Turns {
+    owners: JoinSet<Vec<Held>>,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Turns {
+    /// Starts so many owners of the lock `name`.
+    ///
+    /// # Panics
+    /// When the store does not answer at the beginning.
+    ///
+    /// # Cancel safety
+    /// The owners end with the call.
+    pub async fn start(url: &str, name: &str, owners: usize) -> Self {
+        let mut turns = Turns { owners: JoinSet::new(), stop: Arc::default(), count: Arc::default() };
+        for number in 0..owners {
+            let manager = manager(url).await;
+            let lock = manager.mutex(name).expect("a good name");
+            let (stop, count) = (Arc::clone(&turns.stop), Arc::clone(&turns.count));
+            turns.owners.spawn(async move {
+                let mut times = Vec::new();
+                while !stop.load(Ordering::SeqCst) {
+                    // An outage that outlasts the patience is told, and tried again here.
+                    let Ok(guard) = lock.acquire().await else { continue };
+                    let from = Instant::now();
+                    let deadline = from + guard.remaining().unwrap_or_default();
+                    tokio::time::sleep(Duration::from_millis(number as u64 % 3)).await;
+                    let until = Instant::now().min(deadline);
+                    times.push(Held { from, until, fence: guard.fencing_token() });
+                    count.fetch_add(1, Ordering::SeqCst);
+                    // It goes on in the background where the store does not answer.
+                    drop(guard.release().await);
+                }
+                drop(manager);
+                times
+            });
+        }
+        turns
+    }
+
+    /// Waits until there have been so many turns more.
+    ///
+    /// # Panics
+    /// When they do not come.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn more(&self, turns: usize) {
+        let before = self.count.load(Ordering::SeqCst);
+        eventually("they go on to take turns", async || self.count.load(Ordering::SeqCst) >= before + turns)
+            .await;
+    }
+
+    /// Stops the owners, and checks what they believed: no two held at a time, tokens rose, and all had turns, also
+    /// after `since`. Returns how many turns there were.
+    ///
+    /// # Panics
+    /// When that was not so.
+    ///
+    /// # Cancel safety
+    /// The owners end with the call.
+    pub async fn finish(self, since: Instant) -> usize {
+        self.stop.store(true, Ordering::SeqCst);
+        let times: Vec<Vec<Held>> = self.owners.join_all().await;
+        for (owner, times) in times.iter().enumerate() {
+            let last = times.last().unwrap_or_else(|| panic!("owner {owner} never had a turn"));
+            assert!(last.until > since, "owner {owner} was left behind");
+        }
+        let mut all: Vec<Held> = times.into_iter().flatten().collect();
+        all.sort_by_key(|held| held.from);
+        for pair in all.windows(2) {
+            assert!(pair[0].until <= pair[1].from, "two held at a time: {pair:?}");
+            assert!(pair[0].fence < pair[1].fence, "the tokens did not rise: {pair:?}");
+        }
+        all.len()
+    }
+}

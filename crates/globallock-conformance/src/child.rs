@@ -176,8 +176,8 @@ pub async fn run(arguments: &[String]) {
 
 /// Takes turns with others, for so many seconds: what the owner's program does with `turns` as the first argument.
 ///
-/// Arguments: address, name, kind, seconds, and a file that only one owner at a time can make. Prints how often it had the
-/// lock, and how often somebody else had the file.
+/// Arguments: address, name, kind, seconds, and a file that only one owner at a time can make; a reader only looks that
+/// there is none. Prints how often it had the lock, and how often somebody else had the file.
 ///
 /// # Panics
 /// When the arguments are wrong, or the store does not answer.
@@ -193,12 +193,17 @@ pub async fn take_turns(arguments: &[String]) {
     let until = std::time::Instant::now() + seconds;
     while std::time::Instant::now() < until {
         let guard = lock.acquire().await.expect("the store answers");
-        match std::fs::File::create_new(file) {
-            Ok(_) => {
-                tokio::time::sleep(Duration::from_millis(1 + turns % 3)).await;
-                std::fs::remove_file(file).expect("the file is there");
-            }
-            Err(_) => overlaps += 1,
+        let inside = Duration::from_millis(1 + turns % 3);
+        if arguments[2] == "read" {
+            // Readers are together, but not with a writer.
+            let with_writer = std::fs::exists(file).expect("the directory is there");
+            tokio::time::sleep(inside).await;
+            overlaps += u64::from(with_writer || std::fs::exists(file).expect("the directory is there"));
+        } else if std::fs::File::create_new(file).is_ok() {
+            tokio::time::sleep(inside).await;
+            std::fs::remove_file(file).expect("the file is there");
+        } else {
+            overlaps += 1;
         }
         guard.release().await.expect("the store answers");
         turns += 1;

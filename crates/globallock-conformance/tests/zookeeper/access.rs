@@ -1,0 +1,164 @@
+//! Ways in, and ways that are refused.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use globallock::Error;
+use globallock_conformance::scene::{connect, manager};
+use globallock_conformance::server::certificates::Certificates;
+use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, children};
+use tempfile::TempDir;
+
+#[tokio::test]
+async fn tls_with_a_client_certificate() {
+    let directory = TempDir::new().unwrap();
+    let files = Certificates::write(directory.path()).unwrap();
+    let setup = Setup { certificates: Some(files.clone()), ..Setup::default() };
+    let ensemble = ZooKeeper::start_with(1, setup).unwrap();
+    let (ca, cert, key) = (files.ca.display(), files.client.display(), files.client_key.display());
+    let url = ensemble.url();
+    let manager = manager(&format!("{url}?ca={ca}&cert={cert}&key={key}")).await;
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    let stranger = files.other_ca.display();
+    let refused = connect(&format!("{url}?ca={stranger}&cert={cert}&key={key}")).await.unwrap_err();
+    assert!(refused.to_string().contains("certificate"), "{refused}");
+    let refused = connect(&format!("{url}?ca={ca}")).await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    let refused = connect(&format!("{url}?ca={ca}&cert={cert}")).await.unwrap_err();
+    assert!(refused.to_string().contains("cert and key go together"), "{refused}");
+    let refused = connect(&format!("{url}?ca={key}")).await.unwrap_err();
+    assert!(refused.to_string().contains("BEGIN CERTIFICATE"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_user_by_sasl() {
+    let user = Some(("app".to_owned(), "s3cretCANARY".to_owned()));
+    let ensemble = ZooKeeper::start_with(1, Setup { user, ..Setup::default() }).unwrap();
+    let host = ensemble.hosts();
+    let owner = manager(&format!("zookeeper://app:s3cretCANARY@{host}?auth=sasl&acl=sasl:app")).await;
+    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    assert!(!format!("{owner:?}").contains("CANARY"));
+    let wrong = connect(&format!("zookeeper://app:wrongCANARY@{host}?auth=sasl")).await.unwrap_err();
+    assert!(matches!(wrong, Error::Denied { .. }), "{wrong:?}");
+    assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
+    let nobody = manager(&ensemble.url()).await;
+    let refused = nobody.mutex("a").unwrap().try_acquire().await.unwrap_err();
+    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn nodes_that_only_their_creator_may_touch() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let host = ensemble.hosts();
+    let [one, two] =
+        [(); 2].map(|()| format!("zookeeper://app:s3cretCANARY@{host}?acl=creator&prefix=/private"));
+    let (one, two) = (manager(&one).await, manager(&two).await);
+    let guard = one.mutex("a").unwrap().acquire().await.unwrap();
+    assert!(two.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
+    let stranger = manager(&format!("zookeeper://other:password@{host}?prefix=/private")).await;
+    let refused = stranger.mutex("a").unwrap().acquire().await.unwrap_err();
+    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("ACL"), "{refused}");
+    guard.release().await.unwrap();
+    // The user, and the SHA-1 of user and password in base64.
+    let hash = "digest:app:SjH0PFwYtOQiPQU8RliB/dRIYNU=";
+    let refused = manager(&format!("zookeeper://{host}?acl={hash}&prefix=/other")).await;
+    let refused = refused.mutex("a").unwrap().acquire().await.unwrap_err();
+    assert!(matches!(refused, Error::Denied { .. }), "who gives all rights away has none: {refused:?}");
+    let owner = manager(&format!("zookeeper://app:s3cretCANARY@{host}?acl={hash}&prefix=/third")).await;
+    assert!(owner.mutex("a").unwrap().acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn locks_below_a_root_of_their_own() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let url = ensemble.url();
+    let owner = manager(&format!("{url}/apps/one?prefix=locks")).await;
+    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    assert_eq!(children(&ensemble.hosts(), "/apps/one/locks"), ["a"]);
+    assert!(manager(&url).await.mutex("a").unwrap().try_acquire().await.unwrap().is_some(), "another root");
+    let same = manager(&format!("{url}/apps?prefix=one/locks/")).await;
+    assert!(same.mutex("a").unwrap().try_acquire().await.unwrap().is_none(), "the same root");
+    drop(guard);
+}
+
+#[tokio::test]
+async fn bad_addresses_and_unreachable_servers_are_told() {
+    for (url, text) in [
+        ("zookeeper://", "needs hosts"),
+        ("zookeeper://user@h", "go together"),
+        ("zookeeper://h?timeout=0", "zero"),
+        ("zookeeper://h?colour=red", "known are: prefix"),
+        ("zookeeper://h?naming=zork", "kazoo or curator"),
+        ("zookeeper://h?auth=kerberos", "digest or sasl"),
+        ("zookeeper://h?acl=creator", "needs a user"),
+        ("zookeeper://h?acl=nobody", "is a list of"),
+        ("zookeeper://h/../x", "no nodes named"),
+        ("zookeeper://h?prefix=a%0Ab", "no nodes named"),
+        ("zookeepers://h?ca=/nowhere.pem", "cannot read"),
+    ] {
+        let refused = connect(url).await.expect_err(url);
+        assert!(matches!(refused, Error::InvalidAddress { .. }), "{url}: {refused:?}");
+        assert!(refused.to_string().contains(text), "{url}: {refused}");
+    }
+    let asked = Instant::now();
+    let refused = connect("zookeeper://127.0.0.1:1?timeout=500ms").await.unwrap_err();
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("refused"), "{refused}");
+    assert!(asked.elapsed() < Duration::from_secs(5));
+}
+
+/// Answers one connection with these bytes, whatever is asked, and returns the port.
+fn answering(answers: &'static [&'static [u8]]) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            for answer in answers {
+                let mut asked = [0; 4096];
+                if stream.read(&mut asked).unwrap_or(0) == 0 || stream.write_all(answer).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    port
+}
+
+/// A session of 10 s, with the number 7 and an empty password.
+const GREETING: &[u8] = &[0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0x27, 0x10, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0];
+/// To the first request: unimplemented.
+const TOO_OLD: &[u8] = &[0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xfa];
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_told() {
+    let port = answering(&[GREETING, TOO_OLD]);
+    let manager = manager(&format!("zookeeper://127.0.0.1:{port}?timeout=1s")).await;
+    // The lease of the first session, which is the one that the server knows.
+    let options = globallock::Options::default();
+    let refused = manager.mutex("a").unwrap().with(options).unwrap().acquire().await.unwrap_err();
+    assert!(matches!(refused, Error::Unfit { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("3.5 or newer"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_none_is_told() {
+    const TOO_LONG: &[u8] =
+        &[0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0x27, 0x10, 0, 0, 0, 0, 0, 0, 0, 7, 0x7f, 0, 0, 0];
+    const TEXTS: [&[&[u8]]; 5] = [
+        &[b"HTTP/1.1 400 Bad Request\r\n\r\n"],
+        &[&[0xff; 64]],
+        &[&[0, 0, 0, 3, 1, 2, 3]],
+        &[b""],
+        &[TOO_LONG],
+    ];
+    for answers in TEXTS {
+        let port = answering(answers);
+        let url = format!("zookeeper://127.0.0.1:{port}?timeout=500ms");
+        let refused = connect(&url).await.expect_err(&url);
+        assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    }
+}

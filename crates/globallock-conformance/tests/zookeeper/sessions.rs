@@ -1,0 +1,157 @@
+//! What becomes of claims with their sessions.
+
+use std::time::{Duration, Instant};
+
+use globallock::Loss;
+use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::scene::{connect_for, manager, queue_is, waits};
+use globallock_conformance::server::zookeeper::{ZooKeeper, ask, children, delete_children};
+use globallock_conformance::world::eventually;
+
+async fn behind_proxy(ensemble: &ZooKeeper) -> (Proxy, String) {
+    let proxy = Proxy::start(ensemble.port(0)).await.unwrap();
+    let url = format!("zookeeper://127.0.0.1:{}?timeout=500ms", proxy.port());
+    (proxy, url)
+}
+
+#[tokio::test]
+async fn a_loss_is_told_before_the_servers_end_the_session() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let (proxy, url) = behind_proxy(&ensemble).await;
+    let [owner, next] = [manager(&url).await, manager(&ensemble.url()).await];
+    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&next, "a");
+    queue_is(&next, "a", 1, 1).await;
+    proxy.requests(Flow::Hold);
+    assert_eq!(guard.lost().await, Loss::Expired);
+    assert!(!waiter.is_finished(), "the servers have not given it away yet");
+    let next = waiter.await.unwrap().unwrap();
+    assert!(next.fencing_token() > guard.fencing_token());
+    assert!(proxy.held() > 0);
+    // The network is back: a new session is made.
+    proxy.requests(Flow::Pass);
+    next.release().await.unwrap();
+    assert!(owner.mutex("a").unwrap().acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_broken_connection_loses_nothing() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let (proxy, url) = behind_proxy(&ensemble).await;
+    let [owner, holder] = [manager(&url).await, manager(&ensemble.url()).await];
+    let held = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let other = holder.mutex("b").unwrap().acquire().await.unwrap();
+    let waiter = waits(&owner, "b");
+    queue_is(&holder, "b", 1, 1).await;
+    for cut in 1..=10 {
+        proxy.cut();
+        eventually("the connection is cut", async || proxy.cuts() >= cut).await;
+        eventually("it is made again", async || proxy.connections() > cut).await;
+    }
+    other.release().await.unwrap();
+    assert!(waiter.await.unwrap().unwrap().is_held());
+    assert!(held.is_held());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_lost_makes_no_second_claim() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let (proxy, url) = behind_proxy(&ensemble).await;
+    let [owner, looks] = [manager(&url).await, manager(&ensemble.url()).await];
+    // The lock's node is there, so that the answer that is lost is that to the claim.
+    owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    proxy.answers(Flow::Swallow);
+    let asked = waits(&owner, "a");
+    eventually("the claim is made", async || !children(&ensemble.hosts(), "/_glocks/a").is_empty()).await;
+    eventually("its answer is lost", async || proxy.swallowed() > 0).await;
+    proxy.answers(Flow::Pass);
+    proxy.cut();
+    let guard = asked.await.unwrap().unwrap();
+    assert_eq!(looks.inspect("a").await.unwrap().len(), 1);
+    guard.release().await.unwrap();
+    queue_is(&looks, "a", 0, 0).await;
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_late_leaves_no_claim() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let (proxy, _) = behind_proxy(&ensemble).await;
+    let url = format!("zookeeper://127.0.0.1:{},127.0.0.1:{}?timeout=500ms", proxy.port(), ensemble.port(0));
+    // Until the connection goes through the proxy.
+    let (owner, busy) = loop {
+        let before = proxy.connections();
+        let owner = connect_for(&url, Duration::from_secs(10)).await.unwrap();
+        let busy = owner.mutex("b").unwrap().acquire().await.unwrap();
+        if proxy.connections() > before {
+            break (owner, busy);
+        }
+    };
+    owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    proxy.requests(Flow::Hold);
+    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    assert!(proxy.held() > 0);
+    guard.release().await.unwrap();
+    proxy.requests(Flow::Pass);
+    eventually("the connection ends", async || proxy.ended() > 0).await;
+    eventually("no claim is left", async || children(&ensemble.hosts(), "/_glocks/a").is_empty()).await;
+    assert!(busy.is_held(), "the session lives on");
+}
+
+#[tokio::test]
+async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let [holder, other] = [manager(&ensemble.url()).await, manager(&ensemble.url()).await];
+    for _ in 0..3 {
+        let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+        let waiter = waits(&other, "a");
+        queue_is(&holder, "a", 1, 1).await;
+        // The waiter first, then the holder.
+        delete_children(&ensemble.hosts(), "/_glocks/a");
+        let next = waiter.await.unwrap().unwrap();
+        let queue = holder.inspect("a").await.unwrap();
+        assert_eq!((queue.len(), queue[0].fence), (1, next.fencing_token()), "its claim is in the store");
+        assert_eq!(guard.lost().await, Loss::Revoked);
+        next.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_claim_on_a_dead_session_is_not_granted() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let (proxy, url) = behind_proxy(&ensemble).await;
+    let [both, looks] = [manager(&url).await, manager(&ensemble.url()).await];
+    let guard = both.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&both, "a");
+    queue_is(&looks, "a", 1, 1).await;
+    // The servers end the session of both, whose end reaches their owner afterwards.
+    proxy.requests(Flow::Hold);
+    proxy.answers(Flow::Hold);
+    queue_is(&looks, "a", 0, 0).await;
+    proxy.answers(Flow::Pass);
+    proxy.requests(Flow::Pass);
+    let next = waiter.await.unwrap().unwrap();
+    let queue = looks.inspect("a").await.unwrap();
+    assert_eq!((queue.len(), queue[0].fence), (1, next.fencing_token()), "its claim is in the store");
+    assert!(!guard.is_held());
+}
+
+#[tokio::test]
+async fn a_session_without_claims_lives_on_and_one_of_a_dropped_manager_ends() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let sessions = || {
+        let told = ask(ensemble.port(0), "cons").unwrap();
+        told.lines().filter(|line| line.contains("sid=0x")).count()
+    };
+    let owner = connect_for(&ensemble.url(), Duration::from_secs(1)).await.unwrap();
+    owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    let token = owner.mutex("a").unwrap().acquire().await.unwrap().fencing_token();
+    let since = Instant::now();
+    eventually("three leases go by", async || since.elapsed() > Duration::from_secs(3)).await;
+    let requests = || ask(ensemble.port(0), "srvr").unwrap();
+    assert!(requests().contains("Mode"), "it serves");
+    let before = sessions();
+    assert!(owner.mutex("a").unwrap().acquire().await.unwrap().fencing_token() > token);
+    assert_eq!(sessions(), before, "no session had to be made");
+    drop(owner);
+    eventually("its sessions are closed", async || sessions() == 0).await;
+}

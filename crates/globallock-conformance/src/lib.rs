@@ -27,6 +27,7 @@ pub mod child;
 pub mod faulty;
 pub mod fleet;
 pub mod proxy;
+pub mod register;
 pub mod scene;
 pub mod server;
 pub mod subject;

@@ -2,6 +2,7 @@
 
 use super::{Case, Need, case};
 use crate::child::{Owner, Told};
+use crate::register::Register;
 use crate::world::{World, lock_of};
 use globallock::{Guard, Result};
 use std::time::{Duration, Instant};
@@ -106,11 +107,17 @@ async fn a_killed_owner_of_permits_frees_them(world: World) {
 async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(world: World) {
     let manager = world.manager().await;
     let mut owner = Owner::start(&world, world.kind(), None);
+    let register = Register::default();
     let old = owner.granted().await;
+    assert!(register.write(old, "the first owner, before it was stopped"));
     let waiter = world.queued(world.lock(&manager), 1, 1).await;
     owner.stop().await;
     let guard = within_a_lease(&world, waiter, Instant::now()).await;
+    assert!(register.write(guard.fencing_token(), "the second owner"));
     owner.go_on();
+    // What the first owner still had on its way arrives now, and is refused by its token.
+    assert!(!register.write(old, "the first owner, too late"));
+    assert_eq!(register.read(), "the second owner");
     assert!(matches!(owner.told().await, Told::Lost(_)));
     assert_eq!(owner.told().await, Told::Released(false));
     assert!(guard.is_held(), "the late owner's release disturbs nobody");

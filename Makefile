@@ -11,6 +11,8 @@ test: tools ## Install what the tests need, then run every check and every test 
 	cargo test --locked --workspace --doc
 	cargo check --locked -p globallock --no-default-features
 	cargo check --locked -p globallock --no-default-features --features redis
+	cargo check --locked -p globallock --no-default-features --features etcd
+	cargo check --locked -p globallock --no-default-features --features zookeeper
 	cargo check --locked -p globallock --no-default-features --features file
 
 quick: ## Run the unit tests and the conformance suite on the stores that need no server.

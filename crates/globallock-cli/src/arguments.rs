@@ -18,7 +18,8 @@ GLOBALLOCK_NAME, and in GLOBALLOCK_FENCING_TOKEN a number that rises with every 
 
 const URL: &str = "\
 The store that the lock lives in: redis://host, rediss://host (TLS), redis+unix:///socket, \
-redis+sentinel://host,host,host/service, or file:///directory for the processes of one host.
+redis+sentinel://host,host,host/service, etcd://host,host,host or etcds:// (TLS), zookeeper://host,host,host or \
+zookeepers:// (TLS), or file:///directory for the processes of one host.
 
 The default, file:, is a directory of this user's own under /tmp. Other users can read an address with a password in \
 the list of processes: put such a one into the variable, or into a file for --url-file.";

@@ -16,7 +16,7 @@
 //! # async fn write_the_report(_fencing_token: u64) {}
 //! ```
 //!
-//! A [`LockManager`] connects to one store, by its address: `redis://`, `file:`, `memory:` and kin. It makes mutexes,
+//! A [`LockManager`] connects to one store, by its address: `redis://`, `etcd://`, `zookeeper://`, `file:` and kin. It makes mutexes,
 //! read-write locks and semaphores, which are one fair queue of weighted claims in the store, and each acquired lock
 //! is one [`Guard`]. Waiters are granted in the order in which they asked, by the store's own push: nobody polls.
 //! [`blocking`] has the same for threads.

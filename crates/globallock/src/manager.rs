@@ -49,8 +49,9 @@ impl LockManager {
     /// Connects to the store at `url` with the default options.
     ///
     /// Addresses: `redis://[user:password@]host[:port][/db]`, `rediss://`, `redis+unix:///socket`,
-    /// `redis+sentinel://host,host,host/service`, `file:///directory`, `file:` (a directory of this user's own) and
-    /// `memory:name`.
+    /// `redis+sentinel://host,host,host/service`, `etcd://[user:password@]host,host,host`, `etcds://`,
+    /// `zookeeper://[user:password@]host,host,host[/chroot]`, `zookeepers://`, `file:///directory`, `file:` (a directory
+    /// of this user's own) and `memory:name`. The project's `docs/` has a page for each store, with its options.
     ///
     /// # Errors
     /// [`Error::InvalidAddress`], or [`Error::Unavailable`], [`Error::Denied`] and [`Error::Unfit`] as the store

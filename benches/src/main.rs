@@ -1,16 +1,19 @@
-//! Measures globallock on Redis against raw round trips and against the peers, in one run.
+//! Measures globallock against raw round trips and against the peers, in one run.
 //!
 //! `cargo run --release -p globallock-bench [-- SECTION…]`, with the sections `pairs`, `handoff`, `waiters`, `tasks`,
-//! `peers`, `held` and `file`; all of them without an argument. Every figure is a ratio against something measured in
+//! `peers` and `held` on Redis, `file`, `etcd` and `zookeeper`; all of them without an argument. Every figure is a ratio against something measured in
 //! the same run, interleaved with it, since the speed of machines drifts.
 
 mod contend;
+mod coordinators;
+mod etcd_raw;
 mod held;
 mod pairs;
 mod peers;
 mod raw;
 mod sections;
 mod statistics;
+mod zookeeper_raw;
 
 use globallock_conformance::server::redis::Redis;
 
@@ -19,30 +22,43 @@ fn main() {
     let wanted = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     runtime.block_on(async {
-        let server = Redis::start().expect("redis-server starts");
-        let port = server.port();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        println!("Redis {} on loopback, {cores} cores, release build", sections::version(port).await);
-        if wanted("pairs") {
-            sections::pairs(port).await;
-        }
-        if wanted("handoff") {
-            sections::hand_off(port).await;
-        }
-        if wanted("waiters") {
-            sections::waiters(port).await;
-        }
-        if wanted("tasks") {
-            sections::tasks(port).await;
-        }
-        if wanted("peers") {
-            peers::compare(port).await;
-        }
-        if wanted("held") {
-            held::measure(port).await;
+        println!("Servers on loopback, {cores} cores, release build");
+        if ["pairs", "handoff", "waiters", "tasks", "peers", "held"].into_iter().any(wanted) {
+            redis(wanted).await;
         }
         if wanted("file") {
             sections::file().await;
         }
+        if wanted("etcd") {
+            coordinators::etcd().await;
+        }
+        if wanted("zookeeper") {
+            coordinators::zookeeper().await;
+        }
     });
+}
+
+async fn redis(wanted: impl Fn(&str) -> bool) {
+    let server = Redis::start().expect("redis-server starts");
+    let port = server.port();
+    println!("\nRedis {}", sections::version(port).await);
+    if wanted("pairs") {
+        sections::pairs(port).await;
+    }
+    if wanted("handoff") {
+        sections::hand_off(port).await;
+    }
+    if wanted("waiters") {
+        sections::waiters(port).await;
+    }
+    if wanted("tasks") {
+        sections::tasks(port).await;
+    }
+    if wanted("peers") {
+        peers::compare(port).await;
+    }
+    if wanted("held") {
+        held::measure(port).await;
+    }
 }

@@ -110,9 +110,8 @@ pub(crate) async fn pings_after(port: u16, idle: Duration, count: usize) -> Time
 }
 
 /// How many pairs a second `tasks` tasks do on one connection, each on a name of its own.
-pub(crate) async fn per_second(port: u16, tasks: usize, run: Duration) -> f64 {
-    let manager =
-        LockManager::connect(&format!("redis://127.0.0.1:{port}")).await.expect("the server is there");
+pub(crate) async fn per_second(url: &str, tasks: usize, run: Duration) -> f64 {
+    let manager = LockManager::connect(url).await.expect("the server is there");
     let began = Instant::now();
     let running: Vec<_> = (0..tasks)
         .map(|task| {

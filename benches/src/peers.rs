@@ -75,15 +75,37 @@ fn show(label: &str, ping: f64, outcome: &Outcome) {
 }
 
 async fn program(label: &str, command: &mut Command, port: u16, pace: &str, environment: &[(&str, &Path)]) {
+    command.arg(port.to_string()).args(arguments(WORKLOAD)).arg(pace).envs(environment.iter().copied());
+    let (ping, outcome) = outcome(command).await;
+    show(label, ping, &outcome);
+}
+
+/// Owners, holding, thinking and running, as the peers take them.
+fn arguments(workload: Workload) -> [String; 4] {
     let seconds = |time: Duration| time.as_secs_f64().to_string();
-    command
-        .args([port.to_string(), WORKLOAD.owners.to_string()])
-        .args([seconds(WORKLOAD.hold), seconds(WORKLOAD.think), seconds(WORKLOAD.run)])
-        .arg(pace)
-        .envs(environment.iter().copied());
-    let output = command.output().await.expect("the peer's interpreter is installed");
-    assert!(output.status.success(), "{label}: {}", String::from_utf8_lossy(&output.stderr));
-    let printed: Printed = serde_json::from_slice(&output.stdout).expect("the peer prints its outcome");
+    let Workload { owners, hold, think, run } = workload;
+    [owners.to_string(), seconds(hold), seconds(think), seconds(run)]
+}
+
+/// Runs a peer's contended workload.
+pub(crate) async fn contends(python: &Path, file: &str, hosts: &str, workload: Workload) -> Outcome {
+    let mut command = Command::new(python);
+    outcome(command.arg(peer(file)).args([hosts, "contend"]).args(arguments(workload))).await.1
+}
+
+/// How many uncontended pairs a second a peer does.
+pub(crate) async fn pairs_per_second(python: &Path, file: &str, hosts: &str) -> f64 {
+    #[derive(Deserialize)]
+    struct Pairs {
+        pairs_per_second: f64,
+    }
+    let mut command = Command::new(python);
+    let printed: Pairs = printed(command.arg(peer(file)).args([hosts, "pairs", "2"])).await;
+    printed.pairs_per_second
+}
+
+async fn outcome(command: &mut Command) -> (f64, Outcome) {
+    let printed: Printed = printed(command).await;
     let mut hand_offs = Times::default();
     for seconds in printed.hand_offs {
         hand_offs.push(Duration::from_secs_f64(seconds.max(0.0)));
@@ -94,7 +116,13 @@ async fn program(label: &str, command: &mut Command, port: u16, pace: &str, envi
         utilisation: printed.utilisation,
         grants_per_second: printed.grants_per_second,
     };
-    show(label, printed.ping * 1e6, &outcome);
+    (printed.ping * 1e6, outcome)
+}
+
+async fn printed<T: for<'a> Deserialize<'a>>(command: &mut Command) -> T {
+    let output = command.output().await.expect("the peer's interpreter is installed");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("the peer prints its outcome")
 }
 
 fn peer(file: &str) -> PathBuf {

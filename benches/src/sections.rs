@@ -32,11 +32,11 @@ async fn script_calls(port: u16) -> f64 {
         .sum()
 }
 
-fn title(text: &str) {
+pub(crate) fn title(text: &str) {
     println!("\n{text}");
 }
 
-fn row(label: &str, value: f64, unit: &str, goal: &str) {
+pub(crate) fn row(label: &str, value: f64, unit: &str, goal: &str) {
     println!("  {label:<58} {value:>9.2} {unit:<12} {goal}");
 }
 
@@ -142,11 +142,11 @@ pub(crate) async fn waiters(port: u16) {
 pub(crate) async fn tasks(port: u16) {
     title("Pairs of 256 tasks on one connection against the raw limit (5 rounds of 2 s)");
     let recorded = record(port, 256).await;
-    let run = Duration::from_secs(2);
+    let (url, run) = (format!("redis://127.0.0.1:{port}"), Duration::from_secs(2));
     let (mut shares, mut ours, mut limits) = (vec![], vec![], vec![]);
     for _ in 0..5 {
         let limit = raw::pairs_per_second(port, &recorded, 8, run).await;
-        let rate = pairs::per_second(port, 256, run).await;
+        let rate = pairs::per_second(&url, 256, run).await;
         shares.push(rate / limit);
         ours.push(rate);
         limits.push(limit);

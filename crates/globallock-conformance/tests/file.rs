@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use globallock::{LockManager, Loss, ManagerOptions, Options};
+use globallock_conformance::fleet::Fleet;
 use globallock_conformance::world::eventually;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
@@ -156,21 +157,12 @@ async fn a_process_without_free_files_is_told() {
 #[tokio::test]
 async fn eight_processes_take_turns_without_an_overlap() {
     let place = TempDir::new().unwrap();
-    let file = place.path().join("one-at-a-time");
     let directory = place.path().join("locks");
-    let owner = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_globallock-child"));
-        command.args(["turns", &url(&directory), "a", "3"]).arg(&file).stdout(Stdio::piped()).spawn().unwrap()
-    };
-    let owners: Vec<_> = (0..8).map(|_| owner()).collect();
-    let mut all = Vec::new();
-    for owner in owners {
-        let output = owner.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (turns, overlaps) = text.trim().split_once(' ').expect("two numbers");
-        assert_eq!(overlaps, "0");
-        all.push(turns.parse::<u64>().unwrap());
+    let mut fleet = Fleet::new();
+    for _ in 0..8 {
+        fleet.add_ours(env!("CARGO_BIN_EXE_globallock-child").as_ref(), &url(&directory), "a", "mutex");
     }
+    let all = fleet.finish();
     let (fewest, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
     assert!(*fewest > 0 && most <= &(fewest * 2), "those who wait in order have as many turns: {all:?}");
     eventually("nothing stays", async || !directory.join("a").exists()).await;

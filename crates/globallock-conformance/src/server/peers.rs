@@ -21,20 +21,24 @@ fn home() -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be made, with what to install.
 pub fn python() -> Result<PathBuf> {
+    python_with("python", "redis, kazoo", &["redis==8.1.0", "kazoo==2.11.0"])
+}
+
+/// A Python interpreter that has python-etcd3, which needs old releases of what it stands on.
+///
+/// # Errors
+/// When it cannot be made, with what to install.
+pub fn python_etcd3() -> Result<PathBuf> {
+    python_with("python-etcd3", "etcd3", &["etcd3==0.12.0", "protobuf==3.20.3", "tenacity==6.3.1"])
+}
+
+fn python_with(directory: &str, modules: &str, packages: &[&str]) -> Result<PathBuf> {
     let _one = INSTALLING.lock();
-    let home = home()?.join("python");
+    let home = home()?.join(directory);
     let python = home.join("bin/python");
-    let has_it = |python: &Path| call(Command::new(python).args(["-c", "import redis, kazoo"])).is_ok();
-    if !has_it(&python) {
+    if call(Command::new(&python).args(["-c", &format!("import {modules}")])).is_err() {
         call(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
-        call(Command::new(&python).args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "redis==8.1.0",
-            "kazoo==2.11.0",
-        ]))?;
+        call(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
     }
     Ok(python)
 }

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
-use super::{Process, free_port, wait_ready};
+use super::{Process, free_port, listens, wait_ready};
 
 /// Where Debian puts the jars.
 const JARS: &str = "/usr/share/java";
@@ -155,7 +155,9 @@ impl ZooKeeper {
     pub fn wait_serving(&self) -> Result<()> {
         for (number, server) in self.servers.iter().enumerate() {
             if server.process.is_some() {
-                wait_ready("ZooKeeper", &self.log(number), || mode(server.plain).is_some())?;
+                let secure = self.setup.certificates.is_some();
+                let serves = || mode(server.plain).is_some() && (!secure || listens(server.secure));
+                wait_ready("ZooKeeper", &self.log(number), serves)?;
             }
         }
         Ok(())

@@ -1,0 +1,15 @@
+"""kazoo's Lock in the workloads. Arguments: hosts, then as `workload.py` says."""
+
+import sys
+
+import workload
+from kazoo.client import KazooClient
+
+
+def connect(name):
+    client = KazooClient(hosts=sys.argv[1])
+    client.start()
+    return client.Lock("/" + name)
+
+
+workload.main(connect)

@@ -109,8 +109,9 @@ async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
         let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
         let waiter = waits(&other, "a");
         queue_is(&holder, "a", 1, 1).await;
-        let id = holder.inspect("a").await.unwrap()[1].id.unwrap().to_string();
-        assert_eq!(cluster.ctl(&["del", "--prefix", &format!("/locks/_glocks/a/{id}")]), "1");
+        let keys = ["get", "--prefix", "--keys-only", "--sort-by=CREATE", "/locks/_glocks/a/"];
+        let waiting = cluster.ctl(&keys).lines().last().unwrap().to_owned();
+        assert_eq!(cluster.ctl(&["del", &waiting]), "1");
         guard.release().await.unwrap();
         let next = waiter.await.unwrap().unwrap();
         let queue = holder.inspect("a").await.unwrap();

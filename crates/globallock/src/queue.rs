@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 pub const MAX_CAPACITY: u32 = u32::MAX >> 3;
 
 /// What the decisions need to know of one claim in a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Share {
     /// How much of the capacity the claim takes.
     pub weight: u32,

@@ -15,10 +15,11 @@ pub(super) fn queue(prefix: &str, name: &Name) -> String {
     format!("{prefix}{escaped}/")
 }
 
-/// The key of a claim: `<id>.<weight>.<capacity>` below its lock.
-pub(super) fn claim(prefix: &str, claim: &Claim) -> Vec<u8> {
+/// The key of a claim: `<manager>.<number>.<weight>.<capacity>` below its lock.
+pub(super) fn claim(prefix: &str, claim: &Claim, number: u32) -> Vec<u8> {
     let Share { weight, capacity } = claim.share;
-    format!("{}{}.{weight}.{capacity}", queue(prefix, &claim.name), claim.id).into_bytes()
+    let manager = claim.id.manager();
+    format!("{}{manager}.{number}.{weight}.{capacity}", queue(prefix, &claim.name)).into_bytes()
 }
 
 /// The key that bars a claim from being put under this lease any more: below no name, as that of no lock is empty.
@@ -51,7 +52,8 @@ pub(super) fn name(prefix: &str, key: &[u8]) -> Option<Name> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
     pub(super) key: Vec<u8>,
-    pub(super) id: Option<ClaimId>,
+    /// Whether globallock made it.
+    pub(super) ours: bool,
     pub(super) share: Share,
     pub(super) revision: i64,
     pub(super) lease: i64,
@@ -59,28 +61,26 @@ pub(super) struct Listed {
 
 impl Listed {
     pub(super) fn new(found: &KeyValue) -> Self {
-        let parsed = parse(&found.key);
+        let share = share(&found.key);
         Listed {
             key: found.key.clone(),
-            id: parsed.map(|(id, _)| id),
-            share: parsed.map_or(ALL, |(_, share)| share),
+            ours: share.is_some(),
+            share: share.unwrap_or(ALL),
             revision: found.create_revision,
             lease: found.lease,
         }
     }
 }
 
-/// The claim that a key is of.
-pub(super) fn id(key: &[u8]) -> Option<ClaimId> {
-    parse(key).map(|(id, _)| id)
-}
-
-fn parse(key: &[u8]) -> Option<(ClaimId, Share)> {
+/// Reads the share of a claim from its key, if globallock made it.
+fn share(key: &[u8]) -> Option<Share> {
     let (_, own) = std::str::from_utf8(key).ok()?.rsplit_once('/')?;
-    let mut parts = own.split('.');
-    let id = ClaimId::parse(parts.next()?)?;
-    let share = Share { weight: parts.next()?.parse().ok()?, capacity: parts.next()?.parse().ok()? };
-    (parts.next().is_none() && share.weight > 0).then_some((id, share))
+    let [manager, number, weight, capacity] = own.split('.').collect::<Vec<_>>()[..] else { return None };
+    let hexadecimal = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
+    let ours = manager.len() == ClaimId::MANAGER_DIGITS && manager.bytes().all(hexadecimal);
+    number.parse::<u32>().ok().filter(|_| ours)?;
+    let share = Share { weight: weight.parse().ok()?, capacity: capacity.parse().ok()? };
+    (share.weight > 0).then_some(share)
 }
 
 #[cfg(test)]
@@ -109,7 +109,7 @@ mod tests {
         for key in ["/locks/a/694d80", "/locks/a/", "/locks/a/x.1.1", "/locks/a/\u{7f}"] {
             let found = KeyValue { key: key.into(), create_revision: 7, ..KeyValue::default() };
             let listed = Listed::new(&found);
-            assert_eq!((listed.id, listed.share), (None, ALL), "{key}");
+            assert_eq!((listed.ours, listed.share), (false, ALL), "{key}");
         }
     }
 }

@@ -6,14 +6,17 @@ mod config;
 mod keys;
 mod lease;
 mod link;
+mod looking;
 mod marker;
 mod messages;
+mod slots;
+mod value;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -23,9 +26,10 @@ use self::keys::Listed;
 use self::lease::Leases;
 use self::link::Link;
 use self::messages::{
-    Compare, DeleteRangeRequest, DeleteRangeResponse, Empty, KeyValue, LeaseRequest, LeaseResponse,
-    PutRequest, RangeRequest, RangeResponse, Request, RequestOp, Response, Target, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, Empty, KeyValue, LeaseRequest, PutRequest,
+    RangeRequest, RangeResponse, Request, RequestOp, Response, Target, TxnRequest, TxnResponse,
 };
+use self::slots::Slots;
 use self::watch::Watches;
 use tokio::sync::Notify;
 
@@ -35,7 +39,6 @@ use crate::backend::{
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::owner::Owner;
 use crate::queue::{admit, blockers};
 
 /// How many keys one transaction asks for: etcd allows 128 operations unless it is told otherwise.
@@ -52,6 +55,7 @@ struct Shared {
     link: Arc<Link>,
     leases: Leases,
     watches: Arc<Watches>,
+    slots: Slots,
     places: Mutex<HashMap<ClaimId, Place>>,
     /// The claims that are being joined: a departure must not overtake.
     joining: Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>,
@@ -90,6 +94,7 @@ impl Etcd {
             link,
             leases: Leases::default(),
             watches: Arc::default(),
+            slots: Slots::default(),
             places: Mutex::default(),
             joining: Mutex::default(),
             unanswered: Mutex::default(),
@@ -135,7 +140,7 @@ impl Shared {
     }
 
     async fn join(self: &Arc<Self>, claim: &Claim) -> Result<Standing> {
-        let key = keys::claim(self.prefix(), claim);
+        let key = self.slots.take(self.prefix(), claim);
         let (lease, is_new) = self.leases.get(&self.link, claim.lease).await?;
         if is_new {
             self.watch_over(lease);
@@ -150,7 +155,7 @@ impl Shared {
         let answer = answer?;
         let read_at = answer.header.map_or(0, |header| header.revision);
         let found: Vec<KeyValue> = ranges(answer.responses).flatten().collect();
-        let standing = self.note(claim, &found, read_at, sent);
+        let standing = self.note(claim, &key, &found, read_at, sent);
         if standing == Standing::Gone && self.delete(key).await? {
             // It hangs on a lease of before that is dead: it begins anew, at the end.
             return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
@@ -161,8 +166,7 @@ impl Shared {
     /// One transaction that puts the claim into the queue, unless it is there, and reads the queue.
     fn put_or_find(&self, claim: &Claim, key: &[u8], lease: i64) -> TxnRequest {
         let start = keys::queue(self.prefix(), &claim.name);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let value = format!("{now} {}", claim.owner).into_bytes();
+        let value = value::write(claim);
         let put = operation(Request::Put(PutRequest { key: key.to_vec(), value, lease }));
         let range_end = keys::end(&start);
         let read =
@@ -173,10 +177,10 @@ impl Shared {
     }
 
     /// Takes note of the queue as it was read, and says where the claim stands in it.
-    fn note(&self, claim: &Claim, found: &[KeyValue], read_at: i64, sent: Instant) -> Standing {
+    fn note(&self, claim: &Claim, key: &[u8], found: &[KeyValue], read_at: i64, sent: Instant) -> Standing {
         let mut queue: Vec<Listed> = found.iter().map(Listed::new).collect();
         queue.sort_by_key(|listed| listed.revision);
-        let Some(position) = queue.iter().position(|listed| listed.id == Some(claim.id)) else {
+        let Some(position) = queue.iter().position(|listed| listed.key == key) else {
             self.places().remove(&claim.id);
             return Standing::Gone;
         };
@@ -225,7 +229,10 @@ impl Shared {
         let sent = Instant::now();
         let answer = self.range(start.into_bytes(), end, true).await?;
         let read_at = answer.header.map_or(0, |header| header.revision);
-        Ok(self.note(claim, &answer.kvs, read_at, sent))
+        Ok(match self.slots.key(claim.id) {
+            Some(key) => self.note(claim, &key, &answer.kvs, read_at, sent),
+            None => Standing::Gone,
+        })
     }
 
     /// Takes note that keys in front of a waiting claim are gone, and says whether it surely holds by that.
@@ -235,7 +242,7 @@ impl Shared {
     fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<Standing> {
         let mut places = self.places();
         let taken_out = |id: ClaimId| places.get(&id).is_none_or(|place| place.leaves);
-        if !deleted.iter().filter_map(|key| keys::id(key)).all(taken_out) {
+        if !deleted.iter().filter_map(|key| self.slots.owner(key)).all(taken_out) {
             return None;
         }
         let place = places.get_mut(&claim.id)?;
@@ -262,7 +269,9 @@ impl Shared {
                 blockers(&shares, claim.share).into_iter().map(|blocker| place.ahead[blocker].key.clone());
             // Its own key too: changes are told in their order, so that a claim which was taken out first is not granted
             // by what leaves next.
-            let mine = keys::claim(self.prefix(), claim);
+            let Some(mine) = self.slots.key(claim.id) else {
+                return Ok(Some(Standing::Gone));
+            };
             let subscription =
                 self.watches.subscribe(&self.link, blockers.chain([mine.clone()]), place.read_at);
             let news = subscription.news().await;
@@ -306,8 +315,9 @@ impl Shared {
         for lease in leases {
             self.leases.keep_alive(&self.link, lease).await?;
         }
-        let keys = claims.iter().map(|claim| keys::claim(self.prefix(), claim)).collect();
-        let created = self.created(keys).await?;
+        // A claim that has no key has no place either: any key will do for it.
+        let key = |claim: &Arc<Claim>| self.slots.key(claim.id).unwrap_or_else(|| self.prefix().into());
+        let created = self.created(claims.iter().map(key).collect()).await?;
         let standing = |((claim, place), created): ((&Arc<Claim>, Option<Place>), i64)| {
             // The grant may have come while the cluster was asked.
             let place = self.places().get(&claim.id).cloned().or(place);
@@ -323,17 +333,35 @@ impl Shared {
     }
 
     async fn leave(&self, claim: &Claim) -> Result<Departure> {
-        let leases = self.unanswered().get(&claim.id).cloned();
-        for lease in leases.iter().flatten() {
-            self.bar(claim.id, *lease).await?;
+        let Some(key) = self.slots.key(claim.id) else {
+            return Ok(Departure::Gone);
+        };
+        let left = self.take_out(claim.id, key).await;
+        if left.is_ok() || !self.may_be_there(claim.id) {
+            self.unanswered().remove(&claim.id);
+            self.places().remove(&claim.id);
+            self.slots.give_back(claim.id);
         }
-        if let Some(place) = self.places().get_mut(&claim.id) {
+        left
+    }
+
+    async fn take_out(&self, id: ClaimId, key: Vec<u8>) -> Result<Departure> {
+        let leases = self.unanswered().get(&id).cloned();
+        for lease in leases.iter().flatten() {
+            self.bar(id, *lease).await?;
+        }
+        if let Some(place) = self.places().get_mut(&id) {
             place.leaves = true;
         }
-        let left = self.delete(keys::claim(self.prefix(), claim)).await?;
-        self.unanswered().remove(&claim.id);
-        self.places().remove(&claim.id);
-        Ok(if left { Departure::Left } else { Departure::Gone })
+        Ok(if self.delete(key).await? { Departure::Left } else { Departure::Gone })
+    }
+
+    /// Whether a lease lives that the claim may hang on. What is left of one that has died is found by the next claim
+    /// with its key, and taken out.
+    fn may_be_there(&self, id: ClaimId) -> bool {
+        let unanswered = self.unanswered().get(&id).cloned().unwrap_or_default();
+        let known = self.places().get(&id).map(|place| place.lease);
+        unanswered.into_iter().chain(known).any(|lease| self.leases.find(lease).is_some())
     }
 
     /// Sees to it that a request which is still on its way cannot put a claim that has left.
@@ -347,14 +375,6 @@ impl Shared {
             Ok(_) | Err(Error::Unfit { .. }) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    /// How long a lease lives without a sign of life.
-    async fn left(&self, lease: i64) -> Option<Duration> {
-        let request = LeaseRequest { id: lease };
-        let answer: LeaseResponse =
-            self.link.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await.ok()?;
-        u64::try_from(answer.ttl).ok().map(Duration::from_secs)
     }
 }
 
@@ -423,47 +443,15 @@ impl Backend for Etcd {
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        let start = keys::queue(self.shared.prefix(), name);
-        let end = keys::end(&start);
-        let mut found = self.shared.range(start.into_bytes(), end, false).await?.kvs;
-        found.sort_by_key(|kv| kv.create_revision);
-        let queue: Vec<Listed> = found.iter().map(Listed::new).collect();
-        let holding = admit(queue.iter().map(|listed| listed.share));
-        let leases: BTreeSet<i64> = queue.iter().map(|listed| listed.lease).collect();
-        let mut left: HashMap<i64, Option<Duration>> = HashMap::new();
-        for lease in leases {
-            left.insert(lease, self.shared.left(lease).await);
-        }
-        let mut entries = Vec::with_capacity(queue.len());
-        for (position, (listed, kv)) in queue.iter().zip(&found).enumerate() {
-            let text = String::from_utf8_lossy(&kv.value);
-            let (at, owner) = text.split_once(' ').filter(|_| listed.id.is_some()).unwrap_or(("", &text));
-            let since = at.parse().ok().and_then(|at| UNIX_EPOCH.checked_add(Duration::from_millis(at)));
-            entries.push(Entry {
-                fence: listed.revision.unsigned_abs(),
-                age: since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
-                expires_in: left.get(&listed.lease).copied().flatten(),
-                ..Entry::new(listed.id, position < holding, listed.share, Owner::from_text(owner))
-            });
-        }
-        Ok(entries)
+        self.shared.inspect(name).await
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        let listed = async move {
-            let start = self.shared.prefix();
-            let found = self.shared.range(start.into(), keys::end(start), true).await;
-            match found {
-                Ok(found) => {
-                    let names = found.kvs.iter().filter_map(|kv| keys::name(start, &kv.key));
-                    let names: BTreeSet<Name> =
-                        names.filter(|name| name.as_str().starts_with(prefix)).collect();
-                    names.into_iter().map(Ok).collect()
-                }
-                Err(error) => vec![Err(error)],
-            }
+        let each = |listed: Result<BTreeSet<Name>>| match listed {
+            Ok(names) => names.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
         };
-        stream::once(listed).flat_map(stream::iter).boxed()
+        stream::once(self.shared.names(prefix)).flat_map(move |listed| stream::iter(each(listed))).boxed()
     }
 }
 

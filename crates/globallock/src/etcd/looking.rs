@@ -1,0 +1,58 @@
+//! What an onlooker sees: who holds and waits, and which names have claims.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::keys::{self, Listed};
+use super::messages::{LeaseRequest, LeaseResponse};
+use super::{Shared, value};
+use crate::backend::Entry;
+use crate::error::Result;
+use crate::name::Name;
+use crate::owner::Owner;
+use crate::queue::admit;
+
+impl Shared {
+    pub(super) async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        let start = keys::queue(self.prefix(), name);
+        let end = keys::end(&start);
+        let mut found = self.range(start.into_bytes(), end, false).await?.kvs;
+        found.sort_by_key(|kv| kv.create_revision);
+        let queue: Vec<Listed> = found.iter().map(Listed::new).collect();
+        let holding = admit(queue.iter().map(|listed| listed.share));
+        let leases: BTreeSet<i64> = queue.iter().map(|listed| listed.lease).collect();
+        let mut left: HashMap<i64, Option<Duration>> = HashMap::new();
+        for lease in leases {
+            left.insert(lease, self.left(lease).await);
+        }
+        let mut entries = Vec::with_capacity(queue.len());
+        for (position, (listed, kv)) in queue.iter().zip(&found).enumerate() {
+            let text = String::from_utf8_lossy(&kv.value);
+            let ours = value::parse(&text).filter(|_| listed.ours);
+            let since = ours.and_then(|ours| UNIX_EPOCH.checked_add(ours.joined));
+            let owner = Owner::from_text(ours.map_or(&text, |ours| ours.owner));
+            entries.push(Entry {
+                fence: listed.revision.unsigned_abs(),
+                age: since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
+                expires_in: left.get(&listed.lease).copied().flatten(),
+                ..Entry::new(ours.map(|ours| ours.id), position < holding, listed.share, owner)
+            });
+        }
+        Ok(entries)
+    }
+
+    /// How long a lease lives without a sign of life.
+    async fn left(&self, lease: i64) -> Option<Duration> {
+        let request = LeaseRequest { id: lease };
+        let answer: LeaseResponse =
+            self.link.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await.ok()?;
+        u64::try_from(answer.ttl).ok().map(Duration::from_secs)
+    }
+
+    pub(super) async fn names(&self, prefix: &str) -> Result<BTreeSet<Name>> {
+        let start = self.prefix();
+        let found = self.range(start.into(), keys::end(start), true).await?;
+        let names = found.kvs.iter().filter_map(|kv| keys::name(start, &kv.key));
+        Ok(names.filter(|name| name.as_str().starts_with(prefix)).collect())
+    }
+}

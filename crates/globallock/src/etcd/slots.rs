@@ -1,0 +1,127 @@
+//! The keys of this store's claims, used again once their claims have left.
+//!
+//! etcd keeps a deleted key in its index until its history is compacted, and reads past it each time that the keys
+//! around it are listed: a new key for every claim would make a lock slower with every grant.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::keys;
+use crate::backend::{Claim, ClaimId};
+use crate::name::Name;
+use crate::queue::Share;
+
+/// Which claim has which key.
+#[derive(Default)]
+pub(super) struct Slots {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    by_claim: HashMap<ClaimId, Slot>,
+    by_key: HashMap<Vec<u8>, ClaimId>,
+    numbers: HashMap<(Name, Share), Numbers>,
+}
+
+struct Slot {
+    kind: (Name, Share),
+    number: u32,
+    key: Vec<u8>,
+}
+
+/// The numbers of the claims of one name and share.
+#[derive(Default)]
+struct Numbers {
+    given_back: BTreeSet<u32>,
+    next: u32,
+}
+
+impl Slots {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key of a claim, which it keeps until that is given back.
+    pub(super) fn take(&self, prefix: &str, claim: &Claim) -> Vec<u8> {
+        let mut state = self.state();
+        if let Some(slot) = state.by_claim.get(&claim.id) {
+            return slot.key.clone();
+        }
+        let kind = (claim.name.clone(), claim.share);
+        let numbers = state.numbers.entry(kind.clone()).or_default();
+        let number = numbers.given_back.pop_first().unwrap_or_else(|| {
+            numbers.next += 1;
+            numbers.next - 1
+        });
+        let key = keys::claim(prefix, claim, number);
+        state.by_key.insert(key.clone(), claim.id);
+        state.by_claim.insert(claim.id, Slot { kind, number, key: key.clone() });
+        key
+    }
+
+    pub(super) fn key(&self, id: ClaimId) -> Option<Vec<u8>> {
+        self.state().by_claim.get(&id).map(|slot| slot.key.clone())
+    }
+
+    /// The claim of this store that has a key.
+    pub(super) fn owner(&self, key: &[u8]) -> Option<ClaimId> {
+        self.state().by_key.get(key).copied()
+    }
+
+    /// Lets the next claim have the key of one that is surely not in the queue any more.
+    pub(super) fn give_back(&self, id: ClaimId) {
+        let mut state = self.state();
+        let Some(slot) = state.by_claim.remove(&id) else { return };
+        state.by_key.remove(&slot.key);
+        if let Some(numbers) = state.numbers.get_mut(&slot.kind) {
+            numbers.given_back.insert(slot.number);
+            if numbers.given_back.len() == numbers.next as usize {
+                state.numbers.remove(&slot.kind);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Patience;
+    use proptest::prelude::*;
+
+    fn claim(number: u64, name: &str) -> Claim {
+        Claim {
+            id: ClaimId::new(1, number),
+            name: Name::new(name).unwrap(),
+            share: Share { weight: 1, capacity: 1 },
+            patience: Patience::Queue,
+            lease: std::time::Duration::from_secs(1),
+            max_hold: None,
+            owner: "".into(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_claims_have_one_key_and_keys_are_used_again(steps in prop::collection::vec((0_u64..12, any::<bool>()), 0..80)) {
+            let slots = Slots::default();
+            let mut most = 0;
+            for (number, takes) in steps {
+                let claim = claim(number, if number % 2 == 0 { "a" } else { "b" });
+                if takes {
+                    let key = slots.take("/", &claim);
+                    prop_assert_eq!(slots.key(claim.id), Some(key.clone()));
+                    prop_assert_eq!(slots.owner(&key), Some(claim.id));
+                } else {
+                    slots.give_back(claim.id);
+                    prop_assert_eq!(slots.key(claim.id), None);
+                }
+                let state = slots.state();
+                prop_assert_eq!(state.by_claim.len(), state.by_key.len());
+                most = most.max(state.by_claim.len());
+                prop_assert!(state.numbers.values().all(|numbers| numbers.next as usize <= most));
+            }
+        }
+    }
+}

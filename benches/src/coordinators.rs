@@ -25,7 +25,7 @@ const ROUNDS: usize = 5;
 const TASKS: usize = 64;
 const RUN: Duration = Duration::from_secs(2);
 
-/// One member on this host's disk.
+/// One member.
 pub(crate) async fn etcd() {
     let cluster = Etcd::start(1).expect("etcd starts");
     let url = cluster.url();
@@ -138,7 +138,7 @@ async fn puts_per_second(raw: &Raw) -> f64 {
     f64::from(done) / began.elapsed().as_secs_f64()
 }
 
-/// One server on this host's disk, after it has been used for a while: a cold JVM takes twice the time.
+/// One server, after it has been used for a while: a cold JVM takes twice the time.
 pub(crate) async fn zookeeper() {
     let ensemble = ZooKeeper::start(1).expect("ZooKeeper starts");
     let url = ensemble.url();

@@ -23,7 +23,8 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     runtime.block_on(async {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        println!("Servers on loopback, {cores} cores, release build");
+        let place = std::env::temp_dir();
+        println!("Servers on loopback, their files in {}, {cores} cores, release build", place.display());
         if ["pairs", "handoff", "waiters", "tasks", "peers", "held"].into_iter().any(wanted) {
             redis(wanted).await;
         }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use globallock::LockManager;
+use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 use globallock_conformance::server::peers;
 use globallock_conformance::server::zookeeper::ZooKeeper;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use globallock::{Guard, LockManager, ManagerOptions, Options, Result};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::server::Cluster;
 use crate::world::eventually;
 
 /// The lease of all locks here: long enough for a busy machine, short enough to wait for.
@@ -70,6 +71,34 @@ pub async fn queue_is(manager: &LockManager, name: &str, held: usize, waiting: u
 pub fn waits(manager: &LockManager, name: &str) -> JoinHandle<Result<Guard>> {
     let lock = manager.mutex(name).expect("a good name");
     tokio::spawn(async move { lock.acquire().await })
+}
+
+/// Kills whoever leads, again and again for a minute, under sixteen owners who take turns, and checks what they
+/// believed. Returns how many turns there were, and how many deaths.
+///
+/// # Panics
+/// When a promise is broken, or the servers do not come up.
+///
+/// # Cancel safety
+/// The owners end with the call.
+pub async fn deaths_of_leaders(cluster: &mut impl Cluster) -> (usize, usize) {
+    let turns = Turns::start(&cluster.url(), "a", 16).await;
+    let begin = Instant::now();
+    turns.more(50).await;
+    let mut deaths = 0;
+    while begin.elapsed() < Duration::from_secs(60) {
+        let leader = cluster.leader().expect("one leads");
+        cluster.kill(leader);
+        deaths += 1;
+        turns.more(50).await;
+        cluster.resume_after_kill(leader).expect("it comes up again");
+        turns.more(50).await;
+    }
+    let last = Instant::now();
+    turns.more(50).await;
+    let count = turns.finish(last).await;
+    queue_is(&manager(&cluster.url()).await, "a", 0, 0).await;
+    (count, deaths)
 }
 
 /// One time that an owner believed to hold the lock.

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use globallock::{Backend, LockManager, ManagerOptions, Memory, Name};
 use globallock_conformance::cases::{Trial, trials};
 use globallock_conformance::faulty::Faulty;
+use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::server::zookeeper::{self, ZooKeeper};

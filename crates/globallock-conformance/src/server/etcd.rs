@@ -1,14 +1,12 @@
 //! etcd servers, alone and in clusters.
 
 use std::io::Result;
-use std::path::Path;
 use std::process::Command;
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
-use super::{Process, free_port, wait_ready};
+use super::{Cluster, Process, free_port, wait_ready};
 
 /// A cluster of one or more members.
 #[derive(Debug)]
@@ -120,15 +118,6 @@ impl Etcd {
         format!("{scheme}://127.0.0.1:{}", member.client)
     }
 
-    /// Its plain address.
-    #[must_use]
-    pub fn url(&self) -> String {
-        let hosts: Vec<String> =
-            self.members.iter().map(|member| format!("127.0.0.1:{}", member.client)).collect();
-        let scheme = if self.certificates.is_some() { "etcds" } else { "etcd" };
-        format!("{scheme}://{}", hosts.join(","))
-    }
-
     /// The addresses of all members as etcdctl takes them.
     #[must_use]
     pub fn endpoints(&self) -> String {
@@ -160,10 +149,17 @@ impl Etcd {
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         format!("{told}{failed}").trim_end().to_owned()
     }
+}
 
-    /// The member that leads.
-    #[must_use]
-    pub fn leader(&self) -> Option<usize> {
+impl Cluster for Etcd {
+    fn url(&self) -> String {
+        let hosts: Vec<String> =
+            self.members.iter().map(|member| format!("127.0.0.1:{}", member.client)).collect();
+        let scheme = if self.certificates.is_some() { "etcds" } else { "etcd" };
+        format!("{scheme}://{}", hosts.join(","))
+    }
+
+    fn leader(&self) -> Option<usize> {
         let text = self.ctl(&["endpoint", "status", "--write-out", "simple"]);
         let leads = |member: &Member| {
             text.lines().any(|line| {
@@ -173,40 +169,13 @@ impl Etcd {
         self.members.iter().position(leads)
     }
 
-    /// Kills a member, as a crash does.
-    pub fn kill(&mut self, member: usize) {
+    fn kill(&mut self, member: usize) {
         drop(self.members[member].process.take());
     }
 
-    /// Starts a member that was killed again.
-    ///
-    /// # Errors
-    /// When it does not come up.
-    pub fn resume_after_kill(&mut self, member: usize) -> Result<()> {
+    fn resume_after_kill(&mut self, member: usize) -> Result<()> {
         self.launch(member)?;
         self.wait_healthy()
-    }
-
-    /// Stops all members without ending them.
-    pub fn stop(&self) {
-        self.signal(Signal::STOP);
-    }
-
-    /// Continues all members.
-    pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        for member in self.members.iter().filter_map(|member| member.process.as_ref()) {
-            member.signal(signal);
-        }
-    }
-
-    /// Where it keeps its files.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
     }
 }
 

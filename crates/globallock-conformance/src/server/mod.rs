@@ -16,6 +16,24 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+/// Servers of which some may fail.
+pub trait Cluster {
+    /// Its plain address.
+    fn url(&self) -> String;
+
+    /// The server that leads.
+    fn leader(&self) -> Option<usize>;
+
+    /// Kills a server, as a crash does.
+    fn kill(&mut self, server: usize);
+
+    /// Starts a server that was killed again, and waits until all serve.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    fn resume_after_kill(&mut self, server: usize) -> Result<()>;
+}
+
 /// How long a server may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How often a server that does not answer yet is asked again.

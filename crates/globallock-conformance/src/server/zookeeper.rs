@@ -6,11 +6,10 @@ use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
-use super::{Process, free_port, listens, wait_ready};
+use super::{Cluster, Process, free_port, listens, wait_ready};
 
 /// Where Debian puts the jars.
 const JARS: &str = "/usr/share/java";
@@ -163,16 +162,6 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Its plain address: with TLS where that is spoken.
-    #[must_use]
-    pub fn url(&self) -> String {
-        let secure = self.setup.certificates.is_some();
-        let port = |server: &Server| if secure { server.secure } else { server.plain };
-        let hosts: Vec<String> =
-            self.servers.iter().map(|server| format!("127.0.0.1:{}", port(server))).collect();
-        format!("zookeeper{}://{}", if secure { "s" } else { "" }, hosts.join(","))
-    }
-
     /// The servers as other programs take them, in the clear.
     #[must_use]
     pub fn hosts(&self) -> String {
@@ -186,42 +175,29 @@ impl ZooKeeper {
     pub fn port(&self, server: usize) -> u16 {
         self.servers[server].plain
     }
+}
 
-    /// The server that leads.
-    #[must_use]
-    pub fn leader(&self) -> Option<usize> {
+impl Cluster for ZooKeeper {
+    fn url(&self) -> String {
+        let secure = self.setup.certificates.is_some();
+        let port = |server: &Server| if secure { server.secure } else { server.plain };
+        let hosts: Vec<String> =
+            self.servers.iter().map(|server| format!("127.0.0.1:{}", port(server))).collect();
+        format!("zookeeper{}://{}", if secure { "s" } else { "" }, hosts.join(","))
+    }
+
+    fn leader(&self) -> Option<usize> {
         let leads = |server: &Server| mode(server.plain).is_some_and(|mode| mode != "follower");
         self.servers.iter().position(leads)
     }
 
-    /// Kills a server, as a crash does.
-    pub fn kill(&mut self, server: usize) {
+    fn kill(&mut self, server: usize) {
         drop(self.servers[server].process.take());
     }
 
-    /// Starts a server that was killed again.
-    ///
-    /// # Errors
-    /// When it does not come up.
-    pub fn resume_after_kill(&mut self, server: usize) -> Result<()> {
+    fn resume_after_kill(&mut self, server: usize) -> Result<()> {
         self.launch(server)?;
         self.wait_serving()
-    }
-
-    /// Stops all servers without ending them.
-    pub fn stop(&self) {
-        self.signal(Signal::STOP);
-    }
-
-    /// Continues all servers.
-    pub fn go_on(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        for server in self.servers.iter().filter_map(|server| server.process.as_ref()) {
-            server.signal(signal);
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use globallock::Error;
 use globallock_conformance::scene::{connect, manager};
+use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, children};
 use tempfile::TempDir;

@@ -5,6 +5,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use globallock_conformance::fleet::{Fleet, TIME};
 use globallock_conformance::scene::{manager, queue_is, waits};
+use globallock_conformance::server::Cluster;
 use globallock_conformance::server::peers;
 use globallock_conformance::server::zookeeper::{ZooKeeper, children};
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use globallock::Loss;
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::scene::{connect_for, manager, queue_is, waits};
+use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::{ZooKeeper, ask, children, delete_children};
 use globallock_conformance::world::eventually;
 

@@ -6,12 +6,14 @@ mod config;
 mod connection;
 mod driver;
 mod failure;
+mod late;
 mod login;
 mod looking;
 mod naming;
 mod session;
 mod sessions;
 mod tls;
+mod watch;
 mod wire;
 
 use std::collections::HashMap;
@@ -27,6 +29,7 @@ use self::connection::Failure;
 use self::naming::Listed;
 use self::session::Session;
 use self::sessions::Sessions;
+use self::watch::Watched;
 use self::wire::{Reader, Refusal, Request};
 use crate::address::Address;
 use crate::backend::{
@@ -34,8 +37,7 @@ use crate::backend::{
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::news::Told;
-use crate::queue::{admit, blockers};
+use crate::queue::admit;
 
 /// How often a joining is begun anew when what it stands on vanishes: the lock's node, or the session.
 const TRIES: usize = 5;
@@ -382,33 +384,6 @@ impl Shared {
         }
         Ok(if left { Departure::Left } else { Departure::Gone })
     }
-
-    /// Takes out whatever nodes the claim has.
-    async fn take_out(&self, claim: &Claim, session: &Session) -> Result<bool, Failure> {
-        let mut left = false;
-        for path in self.nodes_of(claim, session).await? {
-            left |= delete(session, &path).await?;
-        }
-        Ok(left)
-    }
-
-    /// Looks for a while whether a request over a connection that was lost arrives after all.
-    ///
-    /// A server carries out what it has received when it gets to it, and has given up such a connection once it has
-    /// been silent for the session's time.
-    fn watch_for_late(self: &Arc<Self>, claim: &Claim, session: &Arc<Session>) {
-        let (shared, claim, session) = (Arc::downgrade(self), claim.clone(), Arc::downgrade(session));
-        tokio::spawn(async move {
-            let Some(pause) = session.upgrade().map(|session| session.timeout() / 3) else { return };
-            for _ in 0..6 {
-                tokio::time::sleep(pause).await;
-                let (Some(shared), Some(session)) = (shared.upgrade(), session.upgrade()) else { return };
-                if session.is_over() || shared.take_out(&claim, &session).await == Ok(true) {
-                    return;
-                }
-            }
-        });
-    }
 }
 
 /// Whether a claim holds behind these.
@@ -433,60 +408,6 @@ async fn delete(session: &Session, path: &str) -> Result<bool, Failure> {
         Ok(_) => Ok(true),
         Err(Failure::Refused(Refusal::NO_NODE)) => Ok(false),
         Err(failure) => Err(failure),
-    }
-}
-
-/// A waiting claim's own node and those that keep it waiting, watched until this is dropped.
-///
-/// Its own is watched too, since a server tells of changes in their order: what was taken out first is not granted by
-/// what leaves next.
-struct Watched {
-    session: Arc<Session>,
-    /// The claim's own first.
-    paths: Vec<String>,
-    told: Option<Arc<Told>>,
-}
-
-impl Watched {
-    fn new(lock: &str, place: &Place, claim: &Claim) -> Self {
-        let shares: Vec<_> = place.ahead.iter().map(|listed| listed.share).collect();
-        let blockers = blockers(&shares, claim.share).into_iter();
-        let blockers = blockers.map(|blocker| format!("{lock}/{}", place.ahead[blocker].node));
-        let mine = place.node.as_ref().map(|node| node.path.clone());
-        let paths = mine.into_iter().chain(blockers).collect();
-        Watched { session: Arc::clone(&place.session), paths, told: Some(Arc::default()) }
-    }
-
-    fn is_mine_in(&self, gone: &[Vec<u8>]) -> bool {
-        self.paths.first().is_some_and(|mine| gone.iter().any(|path| path == mine.as_bytes()))
-    }
-
-    /// Waits until some of the nodes are gone, and says which; `None` when that is not known.
-    async fn gone(&self) -> Result<Option<Vec<Vec<u8>>>, Failure> {
-        let Some(told) = &self.told else { return Ok(None) };
-        let pending: Vec<_> = self.paths.iter().map(|path| self.session.watch(path, told)).collect();
-        let mut gone = Vec::new();
-        for (path, pending) in self.paths.iter().zip(pending) {
-            match self.session.answer(pending).await {
-                Ok(_) => {}
-                Err(Failure::Refused(Refusal::NO_NODE)) => gone.push(path.clone().into_bytes()),
-                Err(failure) => return Err(failure),
-            }
-        }
-        if !gone.is_empty() {
-            return Ok(Some(gone));
-        }
-        let news = told.wait().await;
-        Ok((!news.read_again).then_some(news.deleted))
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.told = None;
-        for path in &self.paths {
-            self.session.unwatch(path);
-        }
     }
 }
 

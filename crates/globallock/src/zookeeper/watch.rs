@@ -1,0 +1,66 @@
+//! What a waiting claim watches.
+
+use std::sync::Arc;
+
+use super::Place;
+use super::connection::Failure;
+use super::session::Session;
+use super::wire::Refusal;
+use crate::backend::Claim;
+use crate::news::Told;
+use crate::queue::blockers;
+
+/// A waiting claim's own node and those that keep it waiting, watched until this is dropped.
+///
+/// Its own is watched too, since a server tells of changes in their order: what was taken out first is not granted by
+/// what leaves next.
+pub(super) struct Watched {
+    session: Arc<Session>,
+    /// The claim's own first.
+    paths: Vec<String>,
+    told: Option<Arc<Told>>,
+}
+
+impl Watched {
+    pub(super) fn new(lock: &str, place: &Place, claim: &Claim) -> Self {
+        let shares: Vec<_> = place.ahead.iter().map(|listed| listed.share).collect();
+        let blockers = blockers(&shares, claim.share).into_iter();
+        let blockers = blockers.map(|blocker| format!("{lock}/{}", place.ahead[blocker].node));
+        let mine = place.node.as_ref().map(|node| node.path.clone());
+        let paths = mine.into_iter().chain(blockers).collect();
+        Watched { session: Arc::clone(&place.session), paths, told: Some(Arc::default()) }
+    }
+
+    /// Whether the claim's own node is among these.
+    pub(super) fn is_mine_in(&self, gone: &[Vec<u8>]) -> bool {
+        self.paths.first().is_some_and(|mine| gone.iter().any(|path| path == mine.as_bytes()))
+    }
+
+    /// Waits until some of the nodes are gone, and says which; `None` when that is not known.
+    pub(super) async fn gone(&self) -> Result<Option<Vec<Vec<u8>>>, Failure> {
+        let Some(told) = &self.told else { return Ok(None) };
+        let pending: Vec<_> = self.paths.iter().map(|path| self.session.watch(path, told)).collect();
+        let mut gone = Vec::new();
+        for (path, pending) in self.paths.iter().zip(pending) {
+            match self.session.answer(pending).await {
+                Ok(_) => {}
+                Err(Failure::Refused(Refusal::NO_NODE)) => gone.push(path.clone().into_bytes()),
+                Err(failure) => return Err(failure),
+            }
+        }
+        if !gone.is_empty() {
+            return Ok(Some(gone));
+        }
+        let news = told.wait().await;
+        Ok((!news.read_again).then_some(news.deleted))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.told = None;
+        for path in &self.paths {
+            self.session.unwatch(path);
+        }
+    }
+}

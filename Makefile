@@ -7,7 +7,8 @@ help: ## List the targets.
 
 test: tools ## Install what the tests need, then run every check and every test (what CI runs).
 	$(MAKE) lint
-	cargo test --locked --workspace --all-targets --no-fail-fast
+	# Some tests send signals, which whoever started this may have had ignored (nohup).
+	env --default-signal=HUP,INT,QUIT,TERM cargo test --locked --workspace --all-targets --no-fail-fast
 	cargo test --locked --workspace --doc
 	cargo check --locked -p globallock --no-default-features
 	cargo check --locked -p globallock --no-default-features --features redis

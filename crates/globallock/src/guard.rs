@@ -63,9 +63,27 @@ impl Guard {
     }
 
     /// Waits, without keeping the lock, until it is lost or its owner has released it (`None`).
-    pub(crate) fn loss(&self) -> impl Future<Output = Option<Loss>> + Send + 'static {
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub fn loss(&self) -> impl Future<Output = Option<Loss>> + Send + use<> {
         let tenure = Arc::clone(&self.tenure);
         async move { tenure.ended().await }
+    }
+
+    /// Asks the store now whether the lock is still held, and gives it a whole lease from now if so; its longest hold
+    /// stays as it is.
+    ///
+    /// A lock is renewed by itself. This is for those who want to be sure before a step that cannot be undone.
+    ///
+    /// # Errors
+    /// As the store answers; what is held stays held then until its deadline.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub fn renew(&self) -> impl Future<Output = Result<bool>> + Send + use<> {
+        let (inner, tenure) = (Arc::clone(&self.inner), Arc::clone(&self.tenure));
+        async move { inner.renew_now(&tenure).await }
     }
 
     /// How long the lock stays held even if no renewal succeeds any more; zero once it is lost, `None` where only the

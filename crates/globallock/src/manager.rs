@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::backend::{Backend, Claim, ClaimId, Entry, Patience};
+use crate::backend::{Backend, Claim, ClaimId, Entry, Patience, Standing};
 use crate::connect::connect_backend;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
@@ -18,7 +18,7 @@ use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::owner::Owner;
 use crate::queue::{MAX_CAPACITY, Share};
-use crate::tenure::Tenure;
+use crate::tenure::{Loss, Tenure};
 
 /// The pauses between two tries of a departure that the store did not answer.
 const LEAVE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -283,6 +283,26 @@ impl Inner {
 
     pub(crate) fn subscribe_closed(&self) -> watch::Receiver<bool> {
         self.closed.subscribe()
+    }
+
+    /// Renews one held claim, and says whether it is held.
+    pub(crate) async fn renew_now(&self, tenure: &Arc<Tenure>) -> Result<bool> {
+        if !self.is_here() || !tenure.is_held() {
+            return Ok(false);
+        }
+        let mut answers = self.backend.renew(&[Arc::clone(&tenure.claim)]).await;
+        match answers.pop() {
+            Some(Ok(Standing::Held(grant))) => {
+                tenure.confirm(grant, Instant::now());
+            }
+            // The keeper learns the same at once, and gives the claim up.
+            Some(Ok(Standing::Waiting | Standing::Gone)) => {
+                tenure.lose(Loss::Revoked);
+            }
+            Some(Err(error)) => return Err(error),
+            None => {}
+        }
+        Ok(tenure.is_held())
     }
 
     /// Takes a claim out of its queue without making anybody wait for it.

@@ -1,0 +1,138 @@
+//! From the runtime to an event loop: what is done is put into a list, and the loop is woken by a byte in a socket.
+//!
+//! The runtime's threads never wait for Python's lock, and one wake-up serves all that is done by then.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::IntoPyObjectExt;
+use pyo3::prelude::*;
+use tokio::task::AbortHandle;
+
+use crate::failure::raise;
+use crate::guard::Guard;
+use crate::manager::Seen;
+use crate::process::{Owned, Process};
+
+/// What became of a request.
+pub(crate) enum Outcome {
+    Granted(Option<globallock::Guard>),
+    Flag(bool),
+    Text(Option<String>),
+    Seen(Vec<Seen>),
+    Names(Vec<String>),
+    Failed(globallock::Error),
+}
+
+impl Outcome {
+    pub(crate) fn into_python(self, python: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self {
+            Outcome::Granted(guard) => guard.map(Guard::new).into_py_any(python),
+            Outcome::Flag(flag) => flag.into_py_any(python),
+            Outcome::Text(text) => text.into_py_any(python),
+            Outcome::Seen(seen) => seen.into_py_any(python),
+            Outcome::Names(names) => names.into_py_any(python),
+            Outcome::Failed(error) => Err(raise(&error)),
+        }
+    }
+}
+
+/// What is done, and the byte that says so.
+struct Done {
+    outcomes: Mutex<Vec<(u64, Outcome)>>,
+    wake: UnixStream,
+}
+
+impl Done {
+    fn outcomes(&self) -> MutexGuard<'_, Vec<(u64, Outcome)>> {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One event loop's way to the runtime, in one process.
+#[pyclass(frozen, module = "globallock._rust")]
+pub(crate) struct Bridge {
+    next: AtomicU64,
+    here: Owned<Here>,
+}
+
+struct Here {
+    woken: UnixStream,
+    done: Arc<Done>,
+    under_way: Arc<Mutex<HashMap<u64, AbortHandle>>>,
+}
+
+impl Bridge {
+    /// Starts a request; the number is that of its outcome.
+    pub(crate) fn start(&self, request: impl Future<Output = Outcome> + Send + 'static) -> PyResult<u64> {
+        let process = Process::current()?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let Some(here) = self.here.get() else {
+            return Err(pyo3::exceptions::PyRuntimeError::new_err("this event loop is another process's"));
+        };
+        let (done, under_way) = (Arc::clone(&here.done), Arc::clone(&here.under_way));
+        // Held until the task is known, so that it cannot be done before.
+        let mut known = here.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let task = process.runtime.spawn(async move {
+            let outcome = request.await;
+            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+            let mut outcomes = done.outcomes();
+            outcomes.push((number, outcome));
+            if outcomes.len() == 1 {
+                // A loop that has been closed is woken by nothing; its outcomes are dropped with the bridge.
+                let _ = (&done.wake).write(&[1]);
+            }
+        });
+        known.insert(number, task.abort_handle());
+        Ok(number)
+    }
+}
+
+#[pymethods]
+impl Bridge {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let (woken, wake) = UnixStream::pair()?;
+        woken.set_nonblocking(true)?;
+        wake.set_nonblocking(true)?;
+        let done = Arc::new(Done { outcomes: Mutex::default(), wake });
+        let here = Owned::new(Here { woken, done, under_way: Arc::default() });
+        Ok(Bridge { next: AtomicU64::new(1), here })
+    }
+
+    /// What the loop is to watch for reading.
+    fn fileno(&self) -> i32 {
+        self.here.get().map_or(-1, |here| here.woken.as_raw_fd())
+    }
+
+    /// Whether it belongs to this process.
+    fn is_here(&self) -> bool {
+        self.here.get().is_some()
+    }
+
+    /// Takes what is done: a number, whether it went well, and the value or the exception.
+    fn drain(&self, python: Python<'_>) -> PyResult<Vec<(u64, bool, Py<PyAny>)>> {
+        let Some(here) = self.here.get() else { return Ok(Vec::new()) };
+        let mut bytes = [0; 64];
+        while matches!((&here.woken).read(&mut bytes), Ok(64)) {}
+        let outcomes = std::mem::take(&mut *here.done.outcomes());
+        let told = outcomes.into_iter().map(|(number, outcome)| match outcome.into_python(python) {
+            Ok(value) => Ok((number, true, value)),
+            Err(error) => Ok((number, false, error.into_py_any(python)?)),
+        });
+        told.collect()
+    }
+
+    /// Drops a request that nobody waits for any more.
+    fn cancel(&self, number: u64) {
+        if let Some(here) = self.here.get()
+            && let Some(task) = here.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
+        {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A connection to one store, made when it is first needed, in each process anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_util::StreamExt;
+use globallock::{Error, Lock, LockManager, ManagerOptions, Options, Result};
+use pyo3::prelude::*;
+use tokio::sync::OnceCell;
+
+use crate::bridge::{Bridge, Outcome};
+use crate::failure::{InvalidOption, raise};
+use crate::process::{Owned, Process};
+
+/// One claim as an onlooker sees it: name of the field by field.
+pub(crate) type Seen =
+    (Option<String>, bool, u32, u32, u64, (String, Option<u32>, Option<String>), Option<f64>, Option<f64>);
+
+/// The locks of one store.
+#[pyclass(frozen, module = "globallock._rust")]
+pub(crate) struct Manager {
+    url: String,
+    options: ManagerOptions,
+    connected: ArcSwapOption<Connected>,
+}
+
+/// A process's connection.
+struct Connected {
+    process: u32,
+    store: Owned<OnceCell<LockManager>>,
+}
+
+/// What a lock is: `mutex`, `read`, `write`, or permits of a semaphore; and how it is taken.
+#[derive(Clone, FromPyObject)]
+struct Wish {
+    name: String,
+    kind: String,
+    permits: u32,
+    capacity: u32,
+    /// Seconds; `None` waits for ever, zero asks once.
+    wait: Option<f64>,
+    max_hold: Option<f64>,
+    lease: Option<f64>,
+}
+
+fn seconds(option: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| InvalidOption::new_err(format!("{option} is {value}, which is no number of seconds")))
+}
+
+impl Wish {
+    fn options(&self, defaults: &Options) -> PyResult<Options> {
+        let optional = |option, value: Option<f64>| value.map(|value| seconds(option, value)).transpose();
+        Ok(Options {
+            lease: optional("the lease", self.lease)?.unwrap_or(defaults.lease),
+            max_hold: optional("the longest hold", self.max_hold)?,
+            wait: optional("the wait", self.wait)?,
+            ..defaults.clone()
+        })
+    }
+
+    fn lock(&self, manager: &LockManager, options: Options) -> Result<Lock> {
+        let lock = match self.kind.as_str() {
+            "read" => manager.rwlock(&self.name)?.read(),
+            "write" => manager.rwlock(&self.name)?.write(),
+            "permits" => manager.semaphore(&self.name, self.capacity)?.permits(self.permits)?,
+            _ => manager.mutex(&self.name)?,
+        };
+        lock.with(options)
+    }
+}
+
+/// Takes a lock; that it was not to be had is no error.
+async fn acquire(
+    connected: Arc<Connected>,
+    url: String,
+    defaults: ManagerOptions,
+    wish: Wish,
+    options: Options,
+) -> Outcome {
+    let acquired = async {
+        let manager = connected.manager(&url, defaults).await?;
+        let lock = wish.lock(manager, options)?;
+        match lock.options().wait {
+            Some(Duration::ZERO) => lock.try_acquire().await,
+            _ => match lock.acquire().await {
+                Err(Error::TimedOut { .. }) => Ok(None),
+                acquired => acquired.map(Some),
+            },
+        }
+    };
+    match acquired.await {
+        Ok(guard) => Outcome::Granted(guard),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+async fn inspect(connected: Arc<Connected>, url: String, defaults: ManagerOptions, name: String) -> Outcome {
+    let seen = async {
+        let entries = connected.manager(&url, defaults).await?.inspect(&name).await?;
+        Ok(entries.into_iter().map(|entry| {
+            let owner = (entry.owner.host, entry.owner.pid, entry.owner.label);
+            let id = entry.id.map(|id| id.to_string());
+            let span = |span: Option<Duration>| span.map(|span| span.as_secs_f64());
+            let (weight, capacity) = (entry.share.weight, entry.share.capacity);
+            (id, entry.held, weight, capacity, entry.fence, owner, span(entry.age), span(entry.expires_in))
+        }))
+    };
+    match seen.await {
+        Ok(seen) => Outcome::Seen(seen.collect()),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+async fn names(connected: Arc<Connected>, url: String, defaults: ManagerOptions, prefix: String) -> Outcome {
+    let found = async {
+        let names = connected.manager(&url, defaults).await?.names(&prefix);
+        let names: Vec<Result<globallock::Name>> = names.collect().await;
+        names.into_iter().map(|name| Ok(name?.as_str().to_owned())).collect::<Result<Vec<String>>>()
+    };
+    match found.await {
+        Ok(names) => Outcome::Names(names),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+impl Connected {
+    async fn manager(&self, url: &str, options: ManagerOptions) -> Result<&LockManager> {
+        // Only what this process has made is handed out here.
+        let store = self.store.get().ok_or(Error::Closed)?;
+        store.get_or_try_init(|| LockManager::connect_with(url, options)).await
+    }
+}
+
+impl Manager {
+    /// This process's connection, perhaps not made yet.
+    fn connected(&self) -> Arc<Connected> {
+        let process = std::process::id();
+        loop {
+            let known = self.connected.load_full();
+            if let Some(connected) = known.as_ref().filter(|connected| connected.process == process) {
+                return Arc::clone(connected);
+            }
+            let fresh = Arc::new(Connected { process, store: Owned::new(OnceCell::new()) });
+            self.connected.compare_and_swap(&known, Some(fresh));
+        }
+    }
+
+    fn run(&self, python: Python<'_>, request: impl Future<Output = Outcome> + Send) -> PyResult<Py<PyAny>> {
+        Process::current()?.block_on(python, request)?.into_python(python)
+    }
+
+    fn parts(&self) -> (Arc<Connected>, String, ManagerOptions) {
+        (self.connected(), self.url.clone(), self.options.clone())
+    }
+}
+
+#[pymethods]
+impl Manager {
+    /// Takes note of a store's address; nothing is connected yet.
+    #[new]
+    fn new(url: String, lease: f64, label: Option<String>) -> PyResult<Self> {
+        let locks = Options { lease: seconds("the lease", lease)?, ..Options::default() };
+        let options = ManagerOptions { locks, label };
+        Ok(Manager { url, options, connected: ArcSwapOption::empty() })
+    }
+
+    /// Takes a lock as `wish` says; `None` if it was not to be had in time.
+    fn acquire(&self, python: Python<'_>, wish: Wish) -> PyResult<Py<PyAny>> {
+        let options = wish.options(&self.options.locks)?;
+        let (connected, url, defaults) = self.parts();
+        self.run(python, acquire(connected, url, defaults, wish, options))
+    }
+
+    /// Does the same for an event loop.
+    fn acquire_on(&self, bridge: &Bridge, wish: Wish) -> PyResult<u64> {
+        let options = wish.options(&self.options.locks)?;
+        let (connected, url, defaults) = self.parts();
+        bridge.start(acquire(connected, url, defaults, wish, options))
+    }
+
+    /// Lists the claims of a name, oldest first.
+    fn inspect(&self, python: Python<'_>, name: String) -> PyResult<Py<PyAny>> {
+        let (connected, url, defaults) = self.parts();
+        self.run(python, inspect(connected, url, defaults, name))
+    }
+
+    /// Lists the names that begin with `prefix` and have a claim.
+    fn names(&self, python: Python<'_>, prefix: String) -> PyResult<Py<PyAny>> {
+        let (connected, url, defaults) = self.parts();
+        self.run(python, names(connected, url, defaults, prefix))
+    }
+
+    /// Connects, if that has not been done, and so shows that the store can be reached.
+    fn connect(&self, python: Python<'_>) -> PyResult<()> {
+        let (connected, url, defaults) = self.parts();
+        let reached = async move { connected.manager(&url, defaults).await.map(|_| ()) };
+        Process::current()?.block_on(python, reached)?.map_err(|error| raise(&error))
+    }
+
+    /// Ends the connection once all releases have been answered, or `limit` seconds are over; a later call connects
+    /// anew.
+    fn close(&self, python: Python<'_>, limit: f64) -> PyResult<()> {
+        let process = std::process::id();
+        let known = self.connected.load_full().filter(|connected| connected.process == process);
+        let Some(connected) = known else { return Ok(()) };
+        self.connected.store(None);
+        let limit = seconds("the limit", limit)?;
+        Process::current()?.block_on(python, async {
+            if let Some(manager) = connected.store.get().and_then(OnceCell::get) {
+                let _ = tokio::time::timeout(limit, manager.close()).await;
+            }
+        })
+    }
+}

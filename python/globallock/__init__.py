@@ -1,0 +1,44 @@
+"""One lock for many processes and hosts, in Redis, etcd, ZooKeeper, or a directory."""
+
+from ._rust import __version__
+from .base import GlobalLockImplementationBase, GlobalLockManager
+from .config import Config
+from .constants import (
+    DJANGO_REDIS_GLOBAL_LOCK_CLASS,
+    ETCD_GLOBAL_LOCK_CLASS,
+    REDIS_GLOBAL_LOCK_CLASS,
+    ZOOKEEPER_GLOBAL_LOCK_CLASS,
+)
+from .exceptions import (
+    GlobalLockClassNotFoundException,
+    GlobalLockError,
+    InvalidAddress,
+    InvalidName,
+    InvalidOption,
+    NotLocked,
+    StoreDenied,
+    StoreUnavailable,
+    StoreUnfit,
+)
+from .native import Claim
+
+__all__ = [
+    "DJANGO_REDIS_GLOBAL_LOCK_CLASS",
+    "ETCD_GLOBAL_LOCK_CLASS",
+    "REDIS_GLOBAL_LOCK_CLASS",
+    "ZOOKEEPER_GLOBAL_LOCK_CLASS",
+    "Claim",
+    "Config",
+    "GlobalLockClassNotFoundException",
+    "GlobalLockError",
+    "GlobalLockImplementationBase",
+    "GlobalLockManager",
+    "InvalidAddress",
+    "InvalidName",
+    "InvalidOption",
+    "NotLocked",
+    "StoreDenied",
+    "StoreUnavailable",
+    "StoreUnfit",
+    "__version__",
+]

@@ -1,0 +1,297 @@
+"""The manager, and what every engine's lock has in common."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import logging
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, TypeVar, Union
+
+from .config import Config
+from .constants import URL_GLOBAL_LOCK_CLASS
+from .exceptions import GlobalLockClassNotFoundException, NotLocked
+from .kinds import AllLocks, ReadWriteLock
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    from .aio import AsyncLocks
+    from .native import Claim
+
+    P = ParamSpec("P")
+
+R = TypeVar("R")
+
+__all__ = ["GlobalLockImplementationBase", "GlobalLockManager", "normalize_key_prefix_for_path"]
+
+#: How many seconds the end of a manager waits for releases that the store has not answered.
+CLOSING = 5.0
+
+_logger = logging.getLogger(__name__)
+
+
+def normalize_key_prefix_for_path(key: str) -> str:
+    """Turns a prefix such as ``_glocks:`` into one for a path, ``_glocks/``."""
+    return key.replace(":", "/")
+
+
+class GlobalLockImplementationBase:
+    """A lock of one engine. An engine of your own derives from it and brings ``_do_acquire``.
+
+    Times are in seconds. ``timeout`` is the longest that the lock is held, ``lock_ttl`` how long it outlives its owner's
+    last sign of life, ``blocking_timeout`` the longest wait. ``sleep`` is accepted, and has no meaning where nobody polls.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        name: str,
+        timeout: Optional[float] = None,
+        sleep: Optional[float] = None,
+        blocking: Optional[bool] = None,
+        blocking_timeout: Optional[float] = None,
+        lock_ttl: Optional[float] = None,
+        **other_options: Any,
+    ) -> None:
+        self.name = name
+        self.timeout = timeout
+        self.sleep = sleep
+        self.blocking = blocking
+        self.blocking_timeout = blocking_timeout
+        self.lock_ttl = lock_ttl
+        self.other_options = other_options
+        self.lock: Any = None
+        self.config = config
+        self._is_locked = False
+        self._manager: Optional[weakref.ref[GlobalLockManager]] = None
+
+    @property
+    def lock_key(self) -> str:
+        """What the lock is called in its store."""
+        return str(self.config.global_lock_key_prefix) + self.name
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this object holds the lock now."""
+        return self._is_locked
+
+    def __enter__(self) -> "GlobalLockImplementationBase":
+        self._is_locked = self.acquire()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.release()
+
+    def acquire(self) -> bool:
+        """Takes the lock and says whether that worked; never raises because somebody else has it."""
+        acquired = bool(self._do_acquire())
+        if acquired:
+            self._is_locked = True
+            self._note(held=True)
+        return acquired
+
+    def _do_acquire(self) -> bool:
+        raise NotImplementedError(f"{type(self).__name__} has no _do_acquire()")
+
+    def release(self) -> None:
+        """Gives the lock back, if it is held. Warns in the log when that fails, and never raises."""
+        if self._is_locked and self.lock:
+            try:
+                self.lock.release()
+            except Exception as error:  # noqa: BLE001 - whatever the engine's own client raises
+                _logger.warning("release of lock %r failed: %s", self.name, error)
+            self._is_locked = False
+            self._note(held=False)
+
+    def _note(self, held: bool) -> None:
+        """Tells the manager, so that it can release what is held at its end."""
+        manager = self._manager() if self._manager is not None else None
+        if manager is not None:
+            manager._track(self, held)
+
+
+class GlobalLockManager:
+    """Makes locks in one store.
+
+    ``config`` is the address of a store (``redis://…``, ``etcd://…``, ``zookeeper://…``, ``file:…``, ``memory:``), or a
+    dict as earlier releases take it; ``None`` is Redis on this host. Nothing is connected before the first lock is taken,
+    and each process connects for itself, so that a manager may be made before a fork.
+
+    ``with GlobalLockManager(…) as lockman`` and ``close()`` release what its locks still hold; the end of the interpreter
+    does so too.
+    """
+
+    def __init__(self, config: Union[str, Mapping[str, Any], None] = None, **options: Any) -> None:
+        if isinstance(config, str):
+            config = {
+                "global_lock_engine_class": URL_GLOBAL_LOCK_CLASS,
+                "global_lock_engine_options": {"url": config},
+                **options,
+            }
+        elif options:
+            config = {**(config or {}), **options}
+        self.config = Config(config or {})
+        self.lock_class = _import(self.config.global_lock_engine_class)
+        # Locks that are held, and no others: a lock that is made and dropped leaves nothing here.
+        self._held: "set[GlobalLockImplementationBase]" = set()
+        self._mutex = threading.Lock()
+        _managers.add(self)
+
+    def lock(
+        self,
+        name: str,
+        timeout: Optional[float] = None,
+        sleep: Optional[float] = None,
+        blocking: Optional[bool] = None,
+        blocking_timeout: Optional[float] = None,
+        lock_ttl: Optional[float] = None,
+        **other_options: Any,
+    ) -> Any:
+        """Makes a lock; nothing is sent to the store yet.
+
+        ::
+
+            with lockman.lock("nightly-report", timeout=60, blocking_timeout=5) as lock:
+                if lock.is_locked:
+                    ...
+
+        :param timeout: the longest that it is held, in seconds; ``None`` for no limit.
+        :param sleep: accepted for earlier releases; nobody polls.
+        :param blocking: whether to wait for it. Default: yes.
+        :param blocking_timeout: the longest wait, in seconds; ``None`` for no limit.
+        :param lock_ttl: how long it outlives its owner's last sign of life, in seconds. It is renewed at a third of it,
+            without Python's help. Default: 10.
+        """
+        default = self.config.get
+        lock = self.lock_class(
+            self.config,
+            name,
+            timeout=default("timeout") if timeout is None else timeout,
+            sleep=default("sleep", 0.1) if sleep is None else sleep,
+            blocking=default("blocking", True) if blocking is None else blocking,
+            blocking_timeout=default("blocking_timeout") if blocking_timeout is None else blocking_timeout,
+            **self._lease(default("lock_ttl") if lock_ttl is None else lock_ttl),
+            **other_options,
+        )
+        lock._manager = weakref.ref(self)
+        return lock
+
+    def rwlock(self, name: str, **options: Any) -> "ReadWriteLock":
+        """Makes a read-write lock: many readers, or one writer; neither starves the other. Options as of ``lock()``."""
+        return ReadWriteLock(self, name, options)
+
+    def semaphore(self, name: str, capacity: int, permits: int = 1, **options: Any) -> Any:
+        """Makes a lock that takes ``permits`` of the ``capacity`` permits of a name. Options as of ``lock()``."""
+        return self.lock(name, kind="permits", permits=permits, capacity=capacity, **options)
+
+    def lock_all(self, names: Iterable[str], blocking_timeout: Optional[float] = None, **options: Any) -> "AllLocks":
+        """Makes a lock of all ``names``: all or none, taken in one order, so that two such cannot wait for each other.
+
+        ``blocking_timeout`` bounds the whole of it. Other options as of ``lock()``.
+        """
+        ordered = sorted(set(names), key=str.encode)
+        return AllLocks([self.lock(name, **options) for name in ordered], blocking_timeout)
+
+    def locked(self, name: str, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Makes a decorator: the function runs while holding the lock, and raises :class:`NotLocked` without it."""
+
+        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            @functools.wraps(function)
+            def run(*args: P.args, **kwargs: P.kwargs) -> R:
+                with self.lock(name, **options) as lock:
+                    if not lock.is_locked:
+                        raise NotLocked(name)
+                    return function(*args, **kwargs)
+
+            return run
+
+        return decorate
+
+    def inspect(self, name: str) -> "list[Claim]":
+        """Lists who holds a lock and who waits for it, oldest first."""
+        lock = self.lock(name)
+        claims: "list[Claim]" = lock.claims()
+        return claims
+
+    def names(self, prefix: str = "") -> "list[str]":
+        """Lists the locks that somebody holds or waits for."""
+        lock = self.lock("x")
+        names: "list[str]" = lock.names(prefix)
+        return names
+
+    @property
+    def aio(self) -> "AsyncLocks":
+        """The same locks for asyncio: ``await lockman.aio.lock(…).acquire()``."""
+        from .aio import AsyncLocks
+
+        return AsyncLocks(self)
+
+    @staticmethod
+    def _lease(lock_ttl: Optional[float]) -> "dict[str, float]":
+        # Engine classes that were written for the first releases do not know it.
+        return {} if lock_ttl is None else {"lock_ttl": lock_ttl}
+
+    def registered_locks(self) -> "list[GlobalLockImplementationBase]":
+        """The locks of this manager that are held."""
+        with self._mutex:
+            return list(self._held)
+
+    def _track(self, lock: GlobalLockImplementationBase, held: bool) -> None:
+        with self._mutex:
+            if held:
+                self._held.add(lock)
+            else:
+                self._held.discard(lock)
+
+    def close(self) -> None:
+        """Releases what is still held, and ends the connection. May be called again, and locks may be taken again."""
+        for lock in self.registered_locks():
+            lock.release()
+        engine = self.config.__dict__.get("_engine")
+        if engine is not None:
+            engine.close(CLOSING)
+
+    def __enter__(self) -> "GlobalLockManager":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def __reduce__(self) -> Any:
+        # Another process makes its own connection, and holds nothing.
+        return (GlobalLockManager, (dict(self.config),))
+
+
+_managers: "weakref.WeakSet[GlobalLockManager]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for manager in list(_managers):
+        manager.close()
+
+
+def _after_fork() -> None:
+    for manager in list(_managers):
+        # Some thread of the parent may have had the mutex; and what is held is the parent's.
+        manager._mutex = threading.Lock()
+        manager._held = set()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _import(path: Any) -> Any:
+    if isinstance(path, type):
+        return path
+    try:
+        module, _, name = str(path).rpartition(".")
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        text = f"global lock class {path} is NOT found..."
+        raise GlobalLockClassNotFoundException(text) from error

@@ -1,0 +1,67 @@
+"""Locks that are made of others."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Optional
+
+if TYPE_CHECKING:
+    from .base import GlobalLockManager
+
+__all__ = ["AllLocks", "ReadWriteLock"]
+
+
+class ReadWriteLock:
+    """A read-write lock: many readers, or one writer."""
+
+    def __init__(self, manager: GlobalLockManager, name: str, options: "dict[str, Any]") -> None:
+        self._manager, self._name, self._options = manager, name, options
+
+    def read(self, **options: Any) -> Any:
+        """Makes a lock that many readers hold together."""
+        return self._manager.lock(self._name, kind="read", **{**self._options, **options})
+
+    def write(self, **options: Any) -> Any:
+        """Makes a lock that one writer holds alone."""
+        return self._manager.lock(self._name, kind="write", **{**self._options, **options})
+
+
+class AllLocks:
+    """Several locks, held all or none."""
+
+    def __init__(self, locks: "list[Any]", blocking_timeout: Optional[float]) -> None:
+        self.locks = locks
+        self.blocking_timeout = blocking_timeout
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether all of them are held now."""
+        return bool(self.locks) and all(lock.is_locked for lock in self.locks)
+
+    def acquire(self) -> bool:
+        """Takes all of them, or none, and says whether that worked."""
+        until = None if self.blocking_timeout is None else time.monotonic() + self.blocking_timeout
+        for lock in self.locks:
+            if until is not None:
+                lock.blocking_timeout = max(0.0, until - time.monotonic())
+            try:
+                acquired = lock.acquire()
+            except BaseException:
+                self.release()
+                raise
+            if not acquired:
+                self.release()
+                return False
+        return True
+
+    def release(self) -> None:
+        """Gives back those that are held."""
+        for lock in reversed(self.locks):
+            lock.release()
+
+    def __enter__(self) -> "AllLocks":
+        self.acquire()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.release()

@@ -1,0 +1,216 @@
+"""The locks of the Rust core, which every engine here is made of."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple, Optional
+
+from . import _rust
+from .base import GlobalLockImplementationBase
+from .constants import DEFAULT_LEASE
+from .exceptions import InvalidOption
+
+__all__ = ["Claim", "Engine", "NativeGlobalLock", "Wish"]
+
+_logger = logging.getLogger("globallock.base")
+
+#: What earlier releases and redis-py's locks take, and what has no meaning where the core renews by itself.
+_WITHOUT_MEANING = frozenset({"auto_renew", "renew_interval", "thread_local"})
+
+
+class Wish(NamedTuple):
+    """How a lock is taken: what the core is told. Times are in seconds."""
+
+    name: str
+    kind: str
+    permits: int
+    capacity: int
+    wait: Optional[float]
+    max_hold: Optional[float]
+    lease: Optional[float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One party's place in the queue of a lock. Times are in seconds."""
+
+    #: The claim's id; ``None`` for another program's.
+    id: Optional[str]
+    #: Whether it holds the lock, rather than waits.
+    held: bool
+    #: How much of the lock it takes, and of how much.
+    weight: int
+    capacity: int
+    fencing_token: int
+    host: str
+    pid: Optional[int]
+    label: Optional[str]
+    #: Since when it holds, or waits; ``None`` where the store does not know.
+    age: Optional[float]
+    #: How long the store keeps it without another sign of life.
+    expires_in: Optional[float]
+
+
+class Engine:
+    """The connection of one manager, made anew in each process when it is first needed."""
+
+    def __init__(self, url: str, lease: Optional[float], label: Optional[str], prefix: str = "") -> None:
+        self.native = _rust.Manager(url, DEFAULT_LEASE if lease is None else lease, label)
+        #: What stands before the names given to the core: a part of the prefix that a path cannot end with.
+        self.prefix = prefix
+
+    def close(self, limit: float) -> None:
+        """Ends the connection once the store has answered all releases, or ``limit`` seconds are over."""
+        self.native.close(limit)
+
+
+class NativeGlobalLock(GlobalLockImplementationBase):
+    """A lock of the Rust core. The engines differ in how their options make an address."""
+
+    def __init__(self, config: Any, name: str, **options: Any) -> None:
+        self._kind = str(options.pop("kind", "mutex"))
+        self._permits = int(options.pop("permits", 1))
+        self._capacity = int(options.pop("capacity", 1))
+        super().__init__(config, name, **options)
+        unknown = sorted(set(self.other_options) - _WITHOUT_MEANING)
+        if unknown:
+            raise InvalidOption(f"{type(self).__name__}: lock() has no option {unknown[0]!r}")
+        self._guard: Optional[_rust.Guard] = None
+
+    @classmethod
+    def make_engine(cls, config: Any) -> Engine:
+        """Makes the connection that a manager with this configuration uses."""
+        raise NotImplementedError(f"{cls.__name__} has no make_engine()")
+
+    @property
+    def engine(self) -> Engine:
+        """The connection of this lock's manager."""
+        state = self.config.__dict__
+        engine: Optional[Engine] = state.get("_engine")
+        if engine is None:
+            engine = state.setdefault("_engine", self.make_engine(self.config))
+        return engine
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this object holds the lock now: false as soon as it is lost, and in a forked child."""
+        return self._guard is not None and self._guard.is_held()
+
+    @property
+    def fencing_token(self) -> Optional[int]:
+        """The number of this grant, above that of every earlier grant of the lock; ``None`` while it is not held."""
+        return self._guard.fencing_token if self._guard is not None else None
+
+    @property
+    def remaining(self) -> Optional[float]:
+        """How many seconds it stays held without another renewal; ``None`` where only the process's end ends it."""
+        return self._guard.remaining() if self._guard is not None else 0.0
+
+    def wish(self) -> Wish:
+        """What the core is told."""
+        wait = self.blocking_timeout if self.blocking in (None, True) else 0.0
+        lease, hold = self.lock_ttl, self.timeout
+        if lease is not None and not self._renews():
+            # Without renewal, what was the time to live is the longest hold.
+            lease, hold = None, lease if hold is None else min(lease, hold)
+        name = self.engine.prefix + self.name
+        return Wish(name, self._kind, self._permits, self._capacity, wait, hold, lease)
+
+    def _renews(self) -> bool:
+        return bool(self.other_options.get("auto_renew", self.config.get("auto_renew", True)))
+
+    def __enter__(self) -> "NativeGlobalLock":
+        self.acquire()
+        return self
+
+    def acquire(self) -> bool:
+        """Takes the lock and says whether that worked; never raises because somebody else has it.
+
+        :raises StoreUnavailable: the store does not answer.
+        :raises StoreDenied: it refuses the user.
+        :raises StoreUnfit: it cannot serve locks as it is.
+        """
+        guard = self.engine.native.acquire(self.wish())
+        if guard is None:
+            return False
+        self._hold(guard)
+        return True
+
+    def _hold(self, guard: _rust.Guard) -> None:
+        self._guard = self.lock = guard
+        self._is_locked = True
+        self._note(held=True)
+
+    def _let_go(self) -> Optional[_rust.Guard]:
+        guard, self._guard, self.lock, self._is_locked = self._guard, None, None, False
+        self._note(held=False)
+        return guard
+
+    def _do_acquire(self) -> bool:
+        return self.acquire()
+
+    def release(self) -> None:
+        """Gives the lock back, if it is held. Warns in the log when it had been lost, and never raises."""
+        guard = self._let_go()
+        if guard is None:
+            return
+        try:
+            self._warn(guard.release())
+        except Exception as error:  # noqa: BLE001 - a release never raises
+            _logger.warning("release of lock %r failed, and goes on in the background: %s", self.name, error)
+
+    def _warn(self, left: Optional[bool]) -> None:
+        if left is None:
+            _logger.warning("lock %r is another process's: it is not released here", self.name)
+        elif not left:
+            _logger.warning("lock %r had been lost before it was released", self.name)
+
+    def extend(self) -> bool:
+        """Asks the store now whether the lock is still held, and gives it a whole lease if so.
+
+        Locks are renewed by themselves: this is for those who want to be sure before a step that cannot be undone.
+        """
+        return self._guard is not None and self._guard.renew()
+
+    def wait_lost(self, timeout: Optional[float] = None) -> Optional[str]:
+        """Waits until the lock is lost and says why; ``None`` if it is not by then, or was released."""
+        return self._guard.wait_lost(timeout) if self._guard is not None else None
+
+    def on_lost(self, callback: "Callable[[str], Any]") -> None:
+        """Has ``callback`` called with the reason, in a thread of its own, if the lock is lost while it is held."""
+        guard = self._guard
+        if guard is None:
+            raise InvalidOption("on_lost() needs a lock that is held")
+
+        def watch() -> None:
+            loss = guard.wait_lost(None)
+            if loss is not None:
+                callback(loss)
+
+        threading.Thread(target=watch, name=f"globallock-lost-{self.name}", daemon=True).start()
+
+    def claims(self) -> "list[Claim]":
+        """Lists who holds the lock and who waits for it, oldest first."""
+        seen = self.engine.native.inspect(self.engine.prefix + self.name)
+        return [
+            Claim(id, held, weight, capacity, fence, *owner, age, expires_in)
+            for id, held, weight, capacity, fence, owner, age, expires_in in seen
+        ]
+
+    def names(self, prefix: str) -> "list[str]":
+        """Lists the locks of this manager's prefix that somebody holds or waits for."""
+        skip = len(self.engine.prefix)
+        return sorted(name[skip:] for name in self.engine.native.names(self.engine.prefix + prefix))
+
+    async def __aenter__(self) -> "NativeGlobalLock":
+        from .aio import acquire
+
+        await acquire(self)
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        from .aio import release
+
+        await release(self)

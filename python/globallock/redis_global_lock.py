@@ -1,0 +1,53 @@
+"""Locks in Redis, from the options of redis-py's connection pool."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from .addresses import Options, address, host_and_port, milliseconds
+from .native import Engine, NativeGlobalLock
+
+__all__ = ["RedisGlobalLock"]
+
+#: Options of redis-py that tune its pool, its sockets or its decoding.
+_TUNING = frozenset(
+    {
+        "connection_class", "connection_pool", "decode_responses", "encoding", "encoding_errors",
+        "health_check_interval", "lib_name", "lib_version", "max_connections", "parser_class", "protocol",
+        "retry_on_error", "retry_on_timeout", "socket_keepalive", "socket_keepalive_options", "socket_read_size",
+        "socket_type", "timeout",
+    }
+)  # fmt: skip
+
+
+class RedisGlobalLock(NativeGlobalLock):
+    """A lock in Redis."""
+
+    @classmethod
+    def make_engine(cls, config: Any) -> Engine:
+        """Makes the connection from ``global_lock_engine_options``, which are those of ``redis.ConnectionPool``."""
+        url = redis_address(cls.__name__, config.global_lock_engine_options, config.global_lock_key_prefix)
+        return Engine(url, config.get("lock_ttl"), config.get("label"))
+
+
+def redis_address(engine: str, given: Mapping[str, Any], prefix: str) -> str:
+    """Turns the options of redis-py's pool into an address."""
+    options = Options(engine, given)
+    options.set_aside(_TUNING)
+    host, port = options.text("host") or "localhost", options.take("port") or 6379
+    db = options.take("db") or 0
+    user, password = options.text("username"), options.text("password")
+    path = options.text("path", "unix_socket_path")
+    timeout = milliseconds(options.take("socket_timeout"), options.take("socket_connect_timeout"))
+    tls = bool(options.take("ssl"))
+    ca, cert, key = (options.text(name) for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
+    required = "certificates are always checked here"
+    options.refuse("ssl_cert_reqs", ("required", 2), required)
+    options.refuse("ssl_check_hostname", (True,), required)
+    options.finish()
+    common = {"prefix": prefix, "timeout": timeout}
+    if path is not None:
+        return address("redis+unix", "", path, user, password, db=db, **common)
+    if tls:
+        common.update(ca=ca, cert=cert, key=key)
+    return address("rediss" if tls else "redis", host_and_port(host, port), f"/{db}", user, password, **common)

@@ -1,0 +1,87 @@
+"""Locks in ZooKeeper, from the options of kazoo's client."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from .addresses import Options, address, split_prefix
+from .base import normalize_key_prefix_for_path
+from .exceptions import InvalidOption
+from .native import Engine, NativeGlobalLock
+
+__all__ = ["ZookeeperGlobalLock"]
+
+#: Options of kazoo that tune its retries, its logs or its threads.
+_TUNING = frozenset(
+    {"command_retry", "connection_retry", "handler", "logger", "max_retries", "randomize_hosts", "retry",
+     "retry_backoff", "retry_delay", "retry_jitter", "retry_max_delay"}
+)  # fmt: skip
+
+
+class ZookeeperGlobalLock(NativeGlobalLock):
+    """A lock in ZooKeeper, in one queue with kazoo's."""
+
+    @classmethod
+    def make_engine(cls, config: Any) -> Engine:
+        """Makes the connection from ``global_lock_engine_options``, which are those of ``KazooClient``."""
+        options = Options(cls.__name__, config.global_lock_engine_options)
+        options.set_aside(_TUNING)
+        hosts = options.take("hosts") or "127.0.0.1:2181"
+        hosts = hosts if isinstance(hosts, str) else ",".join(hosts)
+        hosts, _, chroot = hosts.partition("/")
+        session = options.take("timeout")
+        auth, user, password = _login(options)
+        acl = _acl(options.take("default_acl"))
+        secure = bool(options.take("use_ssl"))
+        ca, cert, key = (options.text(name) for name in ("ca", "certfile", "keyfile"))
+        options.refuse("verify_certs", (True,), "certificates are always checked here")
+        options.refuse("check_hostname", (True, False), "")
+        options.refuse("read_only", (False,), "a lock has to be written")
+        options.finish()
+        directory, rest = split_prefix(_normalized(config))
+        tls = {"ca": ca, "cert": cert, "key": key} if secure else {}
+        url = address(
+            "zookeepers" if secure else "zookeeper", hosts, f"/{chroot}" if chroot else "", user, password,
+            prefix=directory.rstrip("/") or None, auth=auth, acl=acl, **tls,
+        )  # fmt: skip
+        lease = config.get("lock_ttl")
+        return Engine(url, session if lease is None else lease, config.get("label"), rest)
+
+    @property
+    def lock_key(self) -> str:
+        """The node below which the lock's claims are."""
+        return _normalized(self.config) + self.name
+
+
+def _normalized(config: Any) -> str:
+    prefix = normalize_key_prefix_for_path(str(config.global_lock_key_prefix))
+    return prefix if prefix.startswith("/") else "/" + prefix
+
+
+def _login(options: Options) -> "tuple[Optional[str], Optional[str], Optional[str]]":
+    """How the user is shown, the user, and the password."""
+    auth_data = list(options.take("auth_data") or ())
+    sasl = options.take("sasl_options")
+    if sasl is not None:
+        if sasl.get("mechanism", "DIGEST-MD5") != "DIGEST-MD5" or auth_data:
+            raise InvalidOption("ZookeeperGlobalLock: the option sasl_options is offered with DIGEST-MD5, and alone")
+        return "sasl", sasl.get("username"), sasl.get("password")
+    if not auth_data:
+        return None, None, None
+    if len(auth_data) > 1 or auth_data[0][0] != "digest":
+        raise InvalidOption("ZookeeperGlobalLock: the option auth_data is offered with one user, by digest")
+    user, _, password = str(auth_data[0][1]).partition(":")
+    return "digest", user, password
+
+
+def _acl(default_acl: Any) -> Optional[str]:
+    """Writes kazoo's ACLs as an address takes them."""
+    if not default_acl:
+        return None
+    rules = []
+    for rule in default_acl:
+        if rule.perms != 31:
+            raise InvalidOption("ZookeeperGlobalLock: the option default_acl is offered with all permissions only")
+        known = {("world", "anyone"): "open", ("auth", ""): "creator"}
+        rules.append(known.get((rule.id.scheme, rule.id.id), f"{rule.id.scheme}:{rule.id.id}"))
+    return ",".join(rules)

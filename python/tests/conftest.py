@@ -1,0 +1,89 @@
+"""Real servers, each started once for all tests by the project's harness."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+
+class Server:
+    def __init__(self, kind):
+        self.process = subprocess.Popen(
+            [TARGET / "debug" / "globallock-server", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        told = json.loads(self.process.stdout.readline())
+        self.url, self.port = told["url"], told["port"]
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def _server(kind):
+    server = Server(kind)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server():
+    yield from _server("redis")
+
+
+@pytest.fixture(scope="session")
+def etcd_server():
+    yield from _server("etcd")
+
+
+@pytest.fixture(scope="session")
+def zookeeper_server():
+    yield from _server("zookeeper")
+
+
+@pytest.fixture
+def redis_config(redis_server):
+    return {"global_lock_engine_options": {"host": "127.0.0.1", "port": redis_server.port}}
+
+
+@pytest.fixture(params=["redis", "etcd", "zookeeper", "file"])
+def url(request, tmp_path):
+    """The address of each kind of store."""
+    if request.param == "file":
+        return f"file://{tmp_path}/locks"
+    return request.getfixturevalue(f"{request.param}_server").url
+
+
+@pytest.fixture
+def name(request):
+    """A lock's name that no other test uses."""
+    return f"{request.node.name}-{time.time_ns()}"
+
+
+def eventually(what, condition, limit=30):
+    until = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < until, f"it did not come about that {what}"
+        time.sleep(0.005)
+
+
+def run(program, *arguments, **options):
+    """Starts a program of this interpreter."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options,
+    )
+
+
+def ends(process):
+    """What a program has printed, when it has ended well."""
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+    return printed

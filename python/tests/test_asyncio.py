@@ -1,0 +1,107 @@
+"""The locks for asyncio."""
+
+import asyncio
+import gc
+
+import pytest
+from conftest import eventually
+from globallock import GlobalLockManager, StoreUnavailable
+
+
+def test_tasks_take_turns(url, name):
+    lockman = GlobalLockManager(url)
+    inside = []
+
+    async def work(number):
+        async with lockman.aio.lock(name) as lock:
+            assert lock.is_locked and not inside
+            inside.append(number)
+            await asyncio.sleep(0)
+            inside.pop()
+            return lock.fencing_token
+
+    async def main():
+        return await asyncio.gather(*(work(number) for number in range(20)))
+
+    tokens = asyncio.run(main())
+    assert len(set(tokens)) == 20
+
+
+def test_a_lock_of_the_manager_works_in_async_with(url, name):
+    async def main():
+        async with GlobalLockManager(url).lock(name) as lock:
+            return lock.is_locked
+
+    assert asyncio.run(main())
+
+
+@pytest.mark.parametrize("by", ["cancel", "wait_for"])
+def test_a_wait_that_is_given_up_leaves_nothing(url, name, by):
+    lockman = GlobalLockManager(url)
+
+    async def main():
+        held = lockman.aio.lock(name)
+        assert await held.acquire()
+        if by == "cancel":
+            task = asyncio.ensure_future(lockman.aio.lock(name).acquire())
+            while len(await asyncio.to_thread(lockman.inspect, name)) < 2:
+                await asyncio.sleep(0.005)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(lockman.aio.lock(name).acquire(), 0.2)
+        await held.release()
+
+    asyncio.run(main())
+    eventually("nothing is left", lambda: lockman.inspect(name) == [])
+
+
+def test_a_grant_that_nobody_takes_is_released(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+
+    async def main():
+        for _ in range(50):
+            lock = lockman.aio.lock(name)
+            task = asyncio.ensure_future(lock.acquire())
+            await asyncio.sleep(0.0003)
+            if not task.cancel():
+                await lock.release()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(main())
+    gc.collect()
+    eventually("nothing is left", lambda: lockman.inspect(name) == [])
+
+
+def test_limits_losses_and_errors(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+
+    async def main():
+        lock = lockman.aio.lock(name, timeout=0.3)
+        assert await lock.acquire()
+        assert not await lockman.aio.lock(name, blocking=False).acquire()
+        assert not await lockman.aio.lock(name, blocking_timeout=0.05).acquire()
+        assert "longest hold" in await lock.lost()
+        assert not lock.is_locked
+        await lock.release()
+        assert await lock.lost() is None
+        reader = lockman.aio.read(name)
+        assert await reader.acquire() and not await lockman.aio.write(name, blocking=False).acquire()
+        await reader.release()
+        assert await lockman.aio.semaphore(name, 2, 2).acquire()
+        with pytest.raises(StoreUnavailable):
+            await GlobalLockManager("redis://127.0.0.1:1").aio.lock("x", blocking_timeout=0.3).acquire()
+
+    asyncio.run(main())
+
+
+def test_each_loop_has_a_way_of_its_own(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+
+    async def once():
+        async with lockman.aio.lock(name) as lock:
+            return lock.is_locked
+
+    assert [asyncio.run(once()) for _ in range(5)] == [True] * 5

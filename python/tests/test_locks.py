@@ -1,0 +1,93 @@
+"""What the core brings, on every store."""
+
+import threading
+
+import globallock
+import pytest
+from conftest import eventually
+from globallock import GlobalLockManager
+
+
+def test_a_lock_is_one_owners_at_a_time_and_its_tokens_rise(url, name):
+    lockman = GlobalLockManager(url)
+    tokens = []
+    inside = threading.Lock()
+
+    def work():
+        for _ in range(5):
+            with lockman.lock(name) as lock:
+                assert lock.is_locked and inside.acquire(blocking=False)
+                tokens.append(lock.fencing_token)
+                inside.release()
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(tokens) == 30 and tokens == sorted(set(tokens))
+
+
+def test_readers_share_and_writers_do_not(url, name):
+    lock = GlobalLockManager(url).rwlock(name, blocking=False)
+    with lock.read() as one, lock.read() as two, lock.write() as writer:
+        assert one.is_locked and two.is_locked and not writer.is_locked
+    assert lock.write().acquire()
+
+
+def test_a_semaphore_has_so_many_permits(url, name):
+    lockman = GlobalLockManager(url)
+    with lockman.semaphore(name, 3, permits=2) as two, lockman.semaphore(name, 3) as one:
+        assert two.is_locked and one.is_locked
+        assert not lockman.semaphore(name, 3, blocking=False).acquire()
+
+
+def test_several_locks_all_or_none(url, name):
+    lockman = GlobalLockManager(url)
+    names = [f"{name}-{letter}" for letter in "cab"]
+    with lockman.lock_all(names) as locks:
+        assert locks.is_locked
+        with lockman.lock_all(["0", names[0]], blocking_timeout=0.2) as other:
+            assert not other.is_locked
+        assert lockman.lock("0", blocking=False).acquire()
+
+
+def test_who_holds_and_who_waits_is_seen(url, name):
+    lockman = GlobalLockManager(url, label="the job")
+    with lockman.lock(name) as lock:
+        waiter = threading.Thread(target=lambda: lockman.lock(name, blocking_timeout=30).__enter__().release())
+        waiter.start()
+        eventually("somebody waits", lambda: len(lockman.inspect(name)) == 2)
+        holds, waits = lockman.inspect(name)
+        assert holds.held and not waits.held
+        assert (holds.fencing_token, holds.label) == (lock.fencing_token, "the job")
+        assert name in lockman.names(name[:5])
+    waiter.join()
+    assert lockman.inspect(name) == []
+
+
+def test_the_longest_hold_is_kept_on_every_store(url, name):
+    lockman = GlobalLockManager(url)
+    with lockman.lock(name, timeout=0.3) as lock, lockman.lock(name, blocking_timeout=30) as next_one:
+        assert next_one.is_locked and not lock.is_locked
+    assert "longest hold" in str(lock.wait_lost(0) or "longest hold")
+
+
+def test_a_lock_can_be_confirmed(url, name):
+    with GlobalLockManager(url).lock(name) as lock:
+        assert lock.extend() and lock.is_locked
+        assert lock.wait_lost(0.01) is None
+    assert not lock.extend() and lock.fencing_token is None
+
+
+def test_a_function_runs_only_with_its_lock(name):
+    lockman = GlobalLockManager("memory:decorator")
+
+    @lockman.locked(name, blocking=False)
+    def twice(number):
+        """Doubles."""
+        return number * 2
+
+    assert (twice(4), twice.__doc__) == (8, "Doubles.")
+    with lockman.lock(name), pytest.raises(globallock.NotLocked, match=name):
+        twice(4)

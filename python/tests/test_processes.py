@@ -1,0 +1,180 @@
+"""Threads, signals, forks, and the end of the interpreter."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import redis
+from conftest import ends, eventually, run
+from globallock import GlobalLockManager
+
+HOLDS = """
+import sys
+from globallock import GlobalLockManager
+lock = GlobalLockManager(sys.argv[1]).lock(sys.argv[2])
+assert lock.acquire()
+print("held", flush=True)
+"""
+
+
+def in_fork(function):
+    """Runs a function in a forked child, and returns what that writes."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(writing, repr(function()).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        text = told.read()
+    assert os.waitpid(child, 0)[1] == 0, text
+    return text
+
+
+def test_the_end_of_the_interpreter_releases_what_is_held(url, name):
+    assert ends(run(HOLDS, url, name)) == "held\n"
+    assert GlobalLockManager(url).lock(name, blocking=False).acquire()
+
+
+def test_a_forked_child_works_at_once_and_leaves_its_parents_locks_alone(url, name):
+    lockman = GlobalLockManager(url)
+    lock = lockman.lock(name)
+    assert lock.acquire()
+
+    def child():
+        lock.release()
+        taken = lockman.lock(name, blocking=False).acquire()
+        with lockman.lock(f"{name}-other") as other:
+            return lock.is_locked, taken, other.is_locked
+
+    for _ in range(3):
+        assert in_fork(child) == "(False, False, True)"
+    assert lock.is_locked and lock.extend()
+    assert not GlobalLockManager(url).lock(name, blocking=False).acquire()
+
+
+def test_a_forked_child_that_ends_releases_nothing_of_its_parents(redis_server, name):
+    program = HOLDS + """
+import os
+if os.fork() == 0:
+    sys.exit(0)
+os.wait()
+print(lock.is_locked, lock.extend(), flush=True)
+"""
+    assert ends(run(program, redis_server.url, name)) == "held\nTrue True\n"
+
+
+def test_a_grandchild_works_too(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+    assert lockman.lock(f"{name}-a").acquire()
+
+    def child():
+        assert lockman.lock(f"{name}-b").acquire()
+        return in_fork(lambda: lockman.lock(f"{name}-c").acquire())
+
+    assert in_fork(child) == "'True'"
+
+
+def test_forks_while_other_threads_take_locks(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+    stop = threading.Event()
+
+    def work(number):
+        while not stop.is_set():
+            with lockman.lock(f"{name}-{number}") as lock:
+                assert lock.is_locked
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(20):
+            assert in_fork(lambda: lockman.lock(f"{name}-{number}-child").acquire()) == "True"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def take(url, name):
+    with GlobalLockManager(url).lock(name, blocking_timeout=30) as lock:
+        return lock.is_locked
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_processes_of_a_pool_take_locks(redis_server, name, method):
+    assert take(redis_server.url, name)
+    with multiprocessing.get_context(method).Pool(3) as pool:
+        assert pool.starmap(take, [(redis_server.url, name)] * 6) == [True] * 6
+
+
+WAITS = """
+import signal, sys, time
+from globallock import GlobalLockManager
+lock = GlobalLockManager(sys.argv[1]).lock(sys.argv[2])
+print("waits", flush=True)
+try:
+    lock.acquire()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_the_keyboard_ends_a_wait_and_nothing_stays(url, name):
+    lockman = GlobalLockManager(url)
+    with lockman.lock(name):
+        process = run(WAITS, url, name)
+        eventually("it waits", lambda: len(lockman.inspect(name)) == 2)
+        process.send_signal(signal.SIGINT)
+        assert ends(process) == "waits\ninterrupted\n"
+        eventually("it has left", lambda: len(lockman.inspect(name)) == 1)
+
+
+def test_a_signal_handler_may_take_locks(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+    taken = []
+    before = signal.signal(signal.SIGALRM, lambda *_: taken.append(lockman.lock(f"{name}-handler").acquire()))
+    try:
+        with lockman.lock(name):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            assert not lockman.lock(name, blocking_timeout=0.5).acquire()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert taken == [True]
+
+
+def test_locks_are_renewed_while_python_is_busy(redis_server, name):
+    lease = 0.5
+    lockman = GlobalLockManager(redis_server.url)
+    with lockman.lock(name, lock_ttl=lease) as lock:
+        # One C call that never gives Python's lock to another thread.
+        began = time.monotonic()
+        while time.monotonic() - began < 3 * lease:
+            sum(range(5_000_000))
+        assert lock.is_locked and lock.extend()
+        assert redis.Redis(port=redis_server.port).exists(lock.lock_key)
+
+
+def test_a_wait_lets_other_threads_run(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+    with lockman.lock(name):
+        waiter = threading.Thread(target=lockman.lock(name, blocking_timeout=1).acquire)
+        waiter.start()
+        counted = 0
+        while waiter.is_alive():
+            counted += 1
+        assert counted > 1000
+
+
+def test_an_import_starts_no_thread():
+    program = "import globallock, threading, os; print(len(os.listdir('/proc/self/task')))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "1\n"

@@ -1,6 +1,6 @@
 # What a developer runs. `make help` lists it.
 
-.PHONY: help test quick tools lint format bench clean
+.PHONY: help test quick tools lint python format bench clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,6 +15,11 @@ test: tools ## Install what the tests need, then run every check and every test 
 	cargo check --locked -p globallock --no-default-features --features etcd
 	cargo check --locked -p globallock --no-default-features --features zookeeper
 	cargo check --locked -p globallock --no-default-features --features file
+	sh scripts/python.sh test
+
+python: ## Check the Python package, and test it from its wheel in every CPython that is here.
+	sh scripts/python.sh lint
+	sh scripts/python.sh test
 
 quick: ## Run the unit tests and the conformance suite on the stores that need no server.
 	cargo test --locked -p globallock
@@ -28,6 +33,7 @@ lint: ## Check format, lints, documentation, licences and sources.
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	sh scripts/deny.sh
+	sh scripts/python.sh lint
 
 format: ## Format the code.
 	cargo fmt --all

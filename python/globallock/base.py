@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
     from .aio import AsyncLocks
-    from .native import Claim
+    from .native import Claim, NativeGlobalLock
 
     P = ParamSpec("P")
 
@@ -42,8 +42,9 @@ def normalize_key_prefix_for_path(key: str) -> str:
 class GlobalLockImplementationBase:
     """A lock of one engine. An engine of your own derives from it and brings ``_do_acquire``.
 
-    Times are in seconds. ``timeout`` is the longest that the lock is held, ``lock_ttl`` how long it outlives its owner's
-    last sign of life, ``blocking_timeout`` the longest wait. ``sleep`` is accepted, and has no meaning where nobody polls.
+    Times are in seconds. ``timeout`` is the longest that the lock is held, ``lock_ttl`` how long it outlives its
+    owner's last sign of life, ``blocking_timeout`` the longest wait. ``sleep`` is accepted, and has no meaning where
+    nobody polls.
     """
 
     def __init__(
@@ -117,12 +118,12 @@ class GlobalLockImplementationBase:
 class GlobalLockManager:
     """Makes locks in one store.
 
-    ``config`` is the address of a store (``redis://…``, ``etcd://…``, ``zookeeper://…``, ``file:…``, ``memory:``), or a
-    dict as earlier releases take it; ``None`` is Redis on this host. Nothing is connected before the first lock is taken,
-    and each process connects for itself, so that a manager may be made before a fork.
+    ``config`` is the address of a store (``redis://…``, ``etcd://…``, ``zookeeper://…``, ``file:…``, ``memory:``), or
+    a dict as earlier releases take it; ``None`` is Redis on this host. Nothing is connected before the first lock is
+    taken, and each process connects for itself, so that a manager may be made before a fork.
 
-    ``with GlobalLockManager(…) as lockman`` and ``close()`` release what its locks still hold; the end of the interpreter
-    does so too.
+    ``with GlobalLockManager(…) as lockman`` and ``close()`` release what its locks still hold; the end of the
+    interpreter does so too.
     """
 
     def __init__(self, config: Union[str, Mapping[str, Any], None] = None, **options: Any) -> None:
@@ -150,7 +151,7 @@ class GlobalLockManager:
         blocking_timeout: Optional[float] = None,
         lock_ttl: Optional[float] = None,
         **other_options: Any,
-    ) -> Any:
+    ) -> NativeGlobalLock:
         """Makes a lock; nothing is sent to the store yet.
 
         ::
@@ -178,13 +179,15 @@ class GlobalLockManager:
             **other_options,
         )
         lock._manager = weakref.ref(self)
-        return lock
+        # One of another class where the configuration names an engine of the user's own.
+        made: NativeGlobalLock = lock
+        return made
 
     def rwlock(self, name: str, **options: Any) -> "ReadWriteLock":
         """Makes a read-write lock: many readers, or one writer; neither starves the other. Options as of ``lock()``."""
         return ReadWriteLock(self, name, options)
 
-    def semaphore(self, name: str, capacity: int, permits: int = 1, **options: Any) -> Any:
+    def semaphore(self, name: str, capacity: int, permits: int = 1, **options: Any) -> NativeGlobalLock:
         """Makes a lock that takes ``permits`` of the ``capacity`` permits of a name. Options as of ``lock()``."""
         return self.lock(name, kind="permits", permits=permits, capacity=capacity, **options)
 
@@ -213,15 +216,11 @@ class GlobalLockManager:
 
     def inspect(self, name: str) -> "list[Claim]":
         """Lists who holds a lock and who waits for it, oldest first."""
-        lock = self.lock(name)
-        claims: "list[Claim]" = lock.claims()
-        return claims
+        return self.lock(name).claims()
 
     def names(self, prefix: str = "") -> "list[str]":
         """Lists the locks that somebody holds or waits for."""
-        lock = self.lock("x")
-        names: "list[str]" = lock.names(prefix)
-        return names
+        return self.lock("any").names(prefix)
 
     @property
     def aio(self) -> "AsyncLocks":

@@ -51,7 +51,7 @@ def _pool(alias: str) -> Any:
     """The connection pool of a cache, of django-redis or of Django itself."""
     from django.core.cache import caches
 
-    cache = caches[alias]
+    cache: Any = caches[alias]
     own = getattr(cache, "_cache", None)
     try:
         if own is not None and hasattr(own, "get_client") and not hasattr(cache, "client"):

@@ -10,6 +10,9 @@ from .native import Engine, NativeGlobalLock
 
 __all__ = ["EtcdGlobalLock"]
 
+#: Processes of a fleet that still run the original package hold python-etcd3's one key: ours take it too.
+INTEROP = "python-etcd3"
+
 
 class EtcdGlobalLock(NativeGlobalLock):
     """A lock in etcd."""
@@ -27,7 +30,7 @@ class EtcdGlobalLock(NativeGlobalLock):
         tls = {"ca": ca, "cert": cert, "key": key} if ca is not None or cert is not None else {}
         scheme = "etcds" if tls else "etcd"
         hosts = host_and_port(host, port)
-        url = address(scheme, hosts, "", user, password, prefix=directory, timeout=timeout, **tls)
+        url = address(scheme, hosts, "", user, password, prefix=directory, timeout=timeout, interop=INTEROP, **tls)
         return Engine(url, config.get("lock_ttl"), config.get("label"), rest)
 
     @property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
     from .base import GlobalLockManager
+    from .native import NativeGlobalLock
 
 __all__ = ["AllLocks", "ReadWriteLock"]
 
@@ -17,11 +18,11 @@ class ReadWriteLock:
     def __init__(self, manager: GlobalLockManager, name: str, options: "dict[str, Any]") -> None:
         self._manager, self._name, self._options = manager, name, options
 
-    def read(self, **options: Any) -> Any:
+    def read(self, **options: Any) -> NativeGlobalLock:
         """Makes a lock that many readers hold together."""
         return self._manager.lock(self._name, kind="read", **{**self._options, **options})
 
-    def write(self, **options: Any) -> Any:
+    def write(self, **options: Any) -> NativeGlobalLock:
         """Makes a lock that one writer holds alone."""
         return self._manager.lock(self._name, kind="write", **{**self._options, **options})
 
@@ -29,7 +30,7 @@ class ReadWriteLock:
 class AllLocks:
     """Several locks, held all or none."""
 
-    def __init__(self, locks: "list[Any]", blocking_timeout: Optional[float]) -> None:
+    def __init__(self, locks: "list[NativeGlobalLock]", blocking_timeout: Optional[float]) -> None:
         self.locks = locks
         self.blocking_timeout = blocking_timeout
 

@@ -88,9 +88,9 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def engine(self) -> Engine:
         """The connection of this lock's manager."""
         state = self.config.__dict__
-        engine: Optional[Engine] = state.get("_engine")
-        if engine is None:
-            engine = state.setdefault("_engine", self.make_engine(self.config))
+        if "_engine" not in state:
+            state.setdefault("_engine", self.make_engine(self.config))
+        engine: Engine = state["_engine"]
         return engine
 
     @property
@@ -111,10 +111,12 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def wish(self) -> Wish:
         """What the core is told."""
         wait = self.blocking_timeout if self.blocking in (None, True) else 0.0
-        lease, hold = self.lock_ttl, self.timeout
+        lease: Optional[float] = self.lock_ttl
+        hold: Optional[float] = self.timeout
         if lease is not None and not self._renews():
             # Without renewal, what was the time to live is the longest hold.
-            lease, hold = None, lease if hold is None else min(lease, hold)
+            hold = lease if hold is None else min(lease, hold)
+            lease = None
         name = self.engine.prefix + self.name
         return Wish(name, self._kind, self._permits, self._capacity, wait, hold, lease)
 

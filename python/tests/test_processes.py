@@ -98,7 +98,8 @@ def test_forks_while_other_threads_take_locks(redis_server, name):
         thread.start()
     try:
         for number in range(20):
-            assert in_fork(lambda: lockman.lock(f"{name}-{number}-child").acquire()) == "True"
+            child = lockman.lock(f"{name}-{number}-child")
+            assert in_fork(child.acquire) == "True"
     finally:
         stop.set()
         for thread in threads:

@@ -28,7 +28,10 @@ fn main() {
     let etcd =
         wanted("etcd").then(|| [1, 3].map(|members| Etcd::start(members).expect("an etcd cluster starts")));
     for (cluster, kind) in etcd.iter().flatten().zip(["etcd", "etcd-3"]) {
-        subjects.push(on_etcd(cluster, kind));
+        subjects.push(on_etcd(cluster, kind, ""));
+    }
+    if let Some([alone, _]) = &etcd {
+        subjects.push(on_etcd(alone, "etcd-interop", "?interop=python-etcd3&prefix=/locks/interop/"));
     }
     let ensembles = wanted("zookeeper")
         .then(|| [1, 3].map(|servers| ZooKeeper::start(servers).expect("a ZooKeeper ensemble starts")));
@@ -116,10 +119,12 @@ fn on_redis(server: &Redis) -> Subject {
         })
 }
 
-fn on_etcd(cluster: &Etcd, kind: &str) -> Subject {
+fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> Subject {
     let (losing, leaving) = (cluster.endpoints(), cluster.endpoints());
-    let range = |name: &Name| format!("/locks/_glocks/{}/", name.as_str());
-    let subject = Subject::at(kind, &cluster.url(), child())
+    let root = if options.is_empty() { "/locks/_glocks" } else { "/locks/interop" };
+    // Below the name, and what is called as the name itself.
+    let range = move |name: &Name| format!("{root}/{}", name.as_str());
+    let subject = Subject::at(kind, &format!("{}{options}", cluster.url()), child())
         .losing(move |name| {
             let mut delete = etcd::ctl(&losing);
             delete.args(["del", "--prefix", &range(&name)]);

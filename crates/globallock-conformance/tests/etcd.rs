@@ -142,6 +142,37 @@ async fn a_claim_on_a_dead_lease_is_not_granted() {
 }
 
 #[tokio::test]
+async fn a_mutex_also_takes_the_one_key_of_python_etcd3_where_that_is_wished() {
+    let cluster = Etcd::start(1).unwrap();
+    let manager = manager(&format!("{}?interop=python-etcd3", cluster.url())).await;
+    let key = "/locks/_glocks/a/b";
+    // Theirs holds: ours waits, though it is the first in its queue.
+    cluster.ctl(&["put", key, "somebody's 16 byte"]);
+    assert!(manager.mutex("a/b").unwrap().try_acquire().await.unwrap().is_none());
+    let waiting = async |count| {
+        eventually("so many wait", async || manager.inspect("a/b").await.unwrap().len() == count).await;
+    };
+    let first = waits(&manager, "a/b");
+    waiting(1).await;
+    let second = waits(&manager, "a/b");
+    waiting(2).await;
+    assert!(!first.is_finished() && !second.is_finished());
+    assert_eq!(cluster.ctl(&["del", key]), "1");
+    let guard = first.await.unwrap().unwrap();
+    assert!(guard.is_held() && cluster.ctl(&["get", "--keys-only", key]).contains(key));
+    // It goes from one of ours to the next, and is gone with the last. Readers leave it alone.
+    guard.release().await.unwrap();
+    let guard = second.await.unwrap().unwrap();
+    assert!(cluster.ctl(&["get", "--keys-only", key]).contains(key));
+    guard.release().await.unwrap();
+    let reader = manager.rwlock("a/b").unwrap().read().acquire().await.unwrap();
+    assert_eq!(cluster.ctl(&["get", "--keys-only", key]), "");
+    reader.release().await.unwrap();
+    let refused = connect(&format!("{}?interop=something", cluster.url())).await.unwrap_err();
+    assert!(refused.to_string().contains("not python-etcd3"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_compacted_history_is_read_anew() {
     let cluster = Etcd::start(1).unwrap();
     let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];

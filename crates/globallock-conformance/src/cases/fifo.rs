@@ -51,7 +51,8 @@ async fn a_late_comer_does_not_pass_a_waiter(world: World) {
 async fn a_waiter_that_gives_up_lets_the_next_in(world: World) {
     let [holder, gives_up, next] = world.managers().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    let lock = world.lock_within(&gives_up, Duration::from_millis(150));
+    // Long enough for the other to come behind it.
+    let lock = world.lock_within(&gives_up, Duration::from_secs(3));
     let first = world.queued(lock, 1, 1).await;
     let second = world.queued(world.lock(&next), 1, 2).await;
     let refused = first.await.unwrap();

@@ -155,7 +155,8 @@ async fn a_lock_all_dropped_at_any_point_leaves_nothing(world: World) {
 async fn a_wait_that_ran_out_leaves_nothing(world: World) {
     let [holder, waits] = world.managers().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    let refused = world.lock_within(&waits, Duration::from_millis(100)).acquire().await;
+    // Long enough for the store to answer.
+    let refused = world.lock_within(&waits, Duration::from_secs(2)).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     world.until(&holder, 1, 0).await;
     guard.release().await.unwrap();

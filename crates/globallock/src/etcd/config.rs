@@ -7,7 +7,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use crate::address::Address;
 use crate::error::Result;
 
-const OPTIONS: &[&str] = &["prefix", "timeout", "ca", "cert", "key"];
+const OPTIONS: &[&str] = &["prefix", "timeout", "interop", "ca", "cert", "key"];
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an idle connection is tried, and how long its answer may take: a silent network is told from an idle one.
 const ALIVE: Duration = Duration::from_secs(2);
@@ -21,6 +21,8 @@ pub(super) struct Config {
     /// The address as it may be shown.
     pub(super) shown: String,
     pub(super) channels: Vec<Channel>,
+    /// Whether a mutex takes the one key of python-etcd3's lock too.
+    pub(super) single_key: bool,
     /// User and password.
     pub(super) login: Option<(String, String)>,
 }
@@ -35,6 +37,13 @@ impl Config {
         if timeout.is_zero() {
             return Err(address.wrong("the option timeout must not be zero"));
         }
+        let single_key = match address.take("interop").as_deref() {
+            None => false,
+            Some("python-etcd3") => true,
+            Some(other) => {
+                return Err(address.wrong(format!("the option interop is {other:?}, not python-etcd3")));
+            }
+        };
         let login = match (&address.user, &address.password) {
             (Some(user), Some(password)) => Some((user.clone(), password.clone())),
             (None, None) => None,
@@ -65,7 +74,7 @@ impl Config {
             Ok(endpoint.connect_lazy())
         });
         let channels = channels.collect::<Result<Vec<_>>>()?;
-        Ok(Config { prefix, timeout, shown: address.to_string(), channels, login })
+        Ok(Config { prefix, timeout, shown: address.to_string(), channels, single_key, login })
     }
 }
 

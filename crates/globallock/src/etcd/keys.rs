@@ -72,6 +72,12 @@ impl Listed {
     }
 }
 
+/// Whether a key that is not ours is called as etcd's own mutex calls its keys: by a lease in hexadecimal digits.
+pub(super) fn is_lease(key: &[u8]) -> bool {
+    let own = key.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    (8..=16).contains(&own.len()) && own.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Reads the share of a claim from its key, if globallock made it.
 fn share(key: &[u8]) -> Option<Share> {
     let (_, own) = std::str::from_utf8(key).ok()?.rsplit_once('/')?;

@@ -17,6 +17,7 @@ impl Shared {
         let start = keys::queue(self.prefix(), name);
         let end = keys::end(&start);
         let mut found = self.range(start.into_bytes(), end, false).await?.kvs;
+        found.retain(|kv| self.is_claim(&Listed::new(kv)));
         found.sort_by_key(|kv| kv.create_revision);
         let queue: Vec<Listed> = found.iter().map(Listed::new).collect();
         let holding = admit(queue.iter().map(|listed| listed.share));
@@ -52,7 +53,8 @@ impl Shared {
     pub(super) async fn names(&self, prefix: &str) -> Result<BTreeSet<Name>> {
         let start = self.prefix();
         let found = self.range(start.into(), keys::end(start), true).await?;
-        let names = found.kvs.iter().filter_map(|kv| keys::name(start, &kv.key));
+        let claims = found.kvs.iter().filter(|kv| self.is_claim(&Listed::new(kv)));
+        let names = claims.filter_map(|kv| keys::name(start, &kv.key));
         Ok(names.filter(|name| name.as_str().starts_with(prefix)).collect())
     }
 }

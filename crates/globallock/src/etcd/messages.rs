@@ -71,7 +71,7 @@ pub(super) struct DeleteRangeResponse {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RequestOp {
-    #[prost(oneof = "Request", tags = "1, 2")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4")]
     pub(super) request: Option<Request>,
 }
 
@@ -81,11 +81,15 @@ pub(super) enum Request {
     Range(RangeRequest),
     #[prost(message, tag = "2")]
     Put(PutRequest),
+    #[prost(message, tag = "3")]
+    Delete(DeleteRangeRequest),
+    #[prost(message, tag = "4")]
+    Transaction(TxnRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ResponseOp {
-    #[prost(oneof = "Response", tags = "1, 2")]
+    #[prost(oneof = "Response", tags = "1, 2, 3")]
     pub(super) response: Option<Response>,
 }
 
@@ -95,9 +99,11 @@ pub(super) enum Response {
     Range(RangeResponse),
     #[prost(message, tag = "2")]
     Put(PutResponse),
+    #[prost(message, tag = "3")]
+    Delete(DeleteRangeResponse),
 }
 
-/// The key's creation is compared for equality, which are the defaults of what is left out.
+/// One of a key's sides is compared for equality, which is the default of what is left out.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Compare {
     #[prost(enumeration = "Target", tag = "2")]
@@ -106,6 +112,23 @@ pub(super) struct Compare {
     pub(super) key: Vec<u8>,
     #[prost(int64, optional, tag = "5")]
     pub(super) create_revision: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub(super) value: Option<Vec<u8>>,
+    /// Of all keys up to this, if it is not empty: none of them is there where each was created at 0.
+    #[prost(bytes = "vec", tag = "64")]
+    pub(super) range_end: Vec<u8>,
+}
+
+impl Compare {
+    /// Holds if the key was created at this revision; at 0 it is not there.
+    pub(super) fn created(key: Vec<u8>, revision: i64) -> Self {
+        Compare { target: Target::Create.into(), key, create_revision: Some(revision), ..Compare::default() }
+    }
+
+    /// Holds if the key has this value.
+    pub(super) fn has_value(key: Vec<u8>, value: Vec<u8>) -> Self {
+        Compare { target: Target::Value.into(), key, value: Some(value), ..Compare::default() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
@@ -113,6 +136,7 @@ pub(super) struct Compare {
 pub(super) enum Target {
     Version = 0,
     Create = 1,
+    Value = 3,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -4,11 +4,13 @@
 
 mod config;
 mod keys;
+mod late;
 mod lease;
 mod link;
 mod looking;
 mod marker;
 mod messages;
+mod single;
 mod slots;
 mod value;
 mod watch;
@@ -27,7 +29,7 @@ use self::lease::Leases;
 use self::link::Link;
 use self::messages::{
     Compare, DeleteRangeRequest, DeleteRangeResponse, Empty, KeyValue, LeaseRequest, PutRequest,
-    RangeRequest, RangeResponse, Request, RequestOp, Response, Target, TxnRequest, TxnResponse,
+    RangeRequest, RangeResponse, Request, RequestOp, Response, TxnRequest, TxnResponse,
 };
 use self::slots::Slots;
 use self::watch::Watches;
@@ -78,6 +80,8 @@ struct Place {
     read_at: i64,
     /// Whether its owner is taking it out.
     leaves: bool,
+    /// Whether it has all that it needs besides its place in the queue.
+    is_complete: bool,
 }
 
 impl Etcd {
@@ -171,14 +175,20 @@ impl Shared {
         let range_end = keys::end(&start);
         let read =
             operation(Request::Range(RangeRequest { key: start.into_bytes(), range_end, keys_only: true }));
-        let absent = |key: Vec<u8>| Compare { target: Target::Create.into(), key, create_revision: Some(0) };
+        let absent = |key: Vec<u8>| Compare::created(key, 0);
         let compare = vec![absent(key.to_vec()), absent(keys::bar(self.prefix(), claim.id, lease))];
-        TxnRequest { compare, success: vec![put, read.clone()], failure: vec![read] }
+        let mut request = TxnRequest { compare, success: vec![put, read.clone()], failure: vec![read] };
+        self.also_take_single(claim, lease, &mut request);
+        request
     }
 
     /// Takes note of the queue as it was read, and says where the claim stands in it.
     fn note(&self, claim: &Claim, key: &[u8], found: &[KeyValue], read_at: i64, sent: Instant) -> Standing {
-        let mut queue: Vec<Listed> = found.iter().map(Listed::new).collect();
+        let single = self.single_key(claim);
+        let (single, found): (Vec<&KeyValue>, Vec<&KeyValue>) =
+            found.iter().partition(|kv| Some(&kv.key) == single.as_ref());
+        let mut queue: Vec<Listed> =
+            found.into_iter().map(Listed::new).filter(|listed| self.is_claim(listed)).collect();
         queue.sort_by_key(|listed| listed.revision);
         let Some(position) = queue.iter().position(|listed| listed.key == key) else {
             self.places().remove(&claim.id);
@@ -188,8 +198,9 @@ impl Shared {
         queue.truncate(position);
         let holds = holds(&queue, claim);
         let mut places = self.places();
-        let before = places.get(&claim.id).and_then(|place| place.granted);
-        let granted = before.or(holds.then_some(sent));
+        let before = places.get(&claim.id);
+        let is_complete = before.is_some_and(|place| place.is_complete) || self.is_complete(claim, &single);
+        let granted = before.and_then(|place| place.granted).or((holds && is_complete).then_some(sent));
         let place = Place {
             lease: mine.lease,
             revision: mine.revision,
@@ -197,6 +208,7 @@ impl Shared {
             ahead: queue,
             read_at,
             leaves: false,
+            is_complete,
         };
         let standing = self.standing(claim, &place);
         if standing == Standing::Gone {
@@ -247,7 +259,7 @@ impl Shared {
         }
         let place = places.get_mut(&claim.id)?;
         place.ahead.retain(|listed| !deleted.contains(&listed.key));
-        if !holds(&place.ahead, claim) {
+        if !place.is_complete || !holds(&place.ahead, claim) {
             return None;
         }
         place.granted.get_or_insert_with(Instant::now);
@@ -263,6 +275,12 @@ impl Shared {
             };
             if place.granted.is_some() {
                 return Ok(Some(self.standing(claim, &place)));
+            }
+            if holds(&place.ahead, claim) {
+                match self.take_single(claim, &place).await? {
+                    Some(standing) => return Ok(Some(standing)),
+                    None => continue,
+                }
             }
             let shares: Vec<_> = place.ahead.iter().map(|listed| listed.share).collect();
             let blockers =
@@ -336,7 +354,7 @@ impl Shared {
         let Some(key) = self.slots.key(claim.id) else {
             return Ok(Departure::Gone);
         };
-        let left = self.take_out(claim.id, key).await;
+        let left = self.take_out(claim, key).await;
         if left.is_ok() || !self.may_be_there(claim.id) {
             self.unanswered().remove(&claim.id);
             self.places().remove(&claim.id);
@@ -345,7 +363,8 @@ impl Shared {
         left
     }
 
-    async fn take_out(&self, id: ClaimId, key: Vec<u8>) -> Result<Departure> {
+    async fn take_out(&self, claim: &Claim, key: Vec<u8>) -> Result<Departure> {
+        let id = claim.id;
         let leases = self.unanswered().get(&id).cloned();
         for lease in leases.iter().flatten() {
             self.bar(id, *lease).await?;
@@ -353,28 +372,11 @@ impl Shared {
         if let Some(place) = self.places().get_mut(&id) {
             place.leaves = true;
         }
-        Ok(if self.delete(key).await? { Departure::Left } else { Departure::Gone })
-    }
-
-    /// Whether a lease lives that the claim may hang on. What is left of one that has died is found by the next claim
-    /// with its key, and taken out.
-    fn may_be_there(&self, id: ClaimId) -> bool {
-        let unanswered = self.unanswered().get(&id).cloned().unwrap_or_default();
-        let known = self.places().get(&id).map(|place| place.lease);
-        unanswered.into_iter().chain(known).any(|lease| self.leases.find(lease).is_some())
-    }
-
-    /// Sees to it that a request which is still on its way cannot put a claim that has left.
-    ///
-    /// The bar ends with the lease, without which the request can do nothing either.
-    async fn bar(&self, id: ClaimId, lease: i64) -> Result<()> {
-        let key = keys::bar(self.prefix(), id, lease);
-        let put = operation(Request::Put(PutRequest { key, value: Vec::new(), lease }));
-        match self.transaction(TxnRequest { success: vec![put], ..TxnRequest::default() }).await {
-            // The lease is over already.
-            Ok(_) | Err(Error::Unfit { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
+        let left = match self.single_key(claim) {
+            None => self.delete(key).await?,
+            Some(single) => self.delete_with_single(claim.id, key, single).await?,
+        };
+        Ok(if left { Departure::Left } else { Departure::Gone })
     }
 }
 

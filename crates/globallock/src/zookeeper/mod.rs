@@ -115,6 +115,7 @@ impl Shared {
     }
 
     async fn join(&self, claim: &Claim) -> Result<Standing> {
+        let mut lost = false;
         for _ in 0..TRIES {
             let place = self.place(claim.id).filter(|place| !place.session.is_over());
             let joined = match place {
@@ -137,6 +138,8 @@ impl Shared {
                 Ok(Some(standing)) => return Ok(standing),
                 // The lock's node has vanished meanwhile, or the session has.
                 Ok(None) | Err(Failure::Expired) => {}
+                // A connection that ends is often the first sign of a session that has.
+                Err(Failure::Lost(_)) if !lost => lost = true,
                 Err(failure) => return Err(self.error(failure)),
             }
         }

@@ -1,0 +1,57 @@
+#!/bin/sh
+# The Python package: `lint` checks its types and style; `test` builds the wheel and runs its tests from it, in a fresh
+# environment of every CPython from 3.9 on that is here.
+set -eu
+target="${CARGO_TARGET_DIR:-target}"
+mkdir -p "$target/python"
+target=$(cd "$target" && pwd)
+tools="$target/python/tools"
+
+# Prints the interpreters, one for each version.
+interpreters() {
+    for minor in 9 10 11 12 13 14; do
+        for python in "python3.$minor" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3."$minor".*/bin/python; do
+            if "$python" -c "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, $minor))" >/dev/null 2>&1; then
+                echo "$python"
+                break
+            fi
+        done
+    done
+}
+
+newest=$(interpreters | tail -n 1)
+if [ -z "$newest" ]; then
+    echo "There is no CPython from 3.9 on with venv here: run apt-get install python3 python3-venv" >&2
+    exit 1
+fi
+if ! "$tools/bin/maturin" --version >/dev/null 2>&1; then
+    "$newest" -m venv --clear "$tools"
+    "$tools/bin/pip" install --quiet "maturin>=1.9,<2" "mypy==2.*" pyright ruff django-stubs
+fi
+
+lint() {
+    "$tools/bin/ruff" check --quiet python
+    (cd python && "$tools/bin/mypy" --strict globallock)
+    "$tools/bin/pyright" --pythonpath "$tools/bin/python"
+}
+
+test_all() {
+    wheels="$target/python/wheels"
+    rm -rf "$wheels"
+    "$tools/bin/maturin" build --quiet --locked --out "$wheels"
+    cargo build --quiet --locked -p globallock-conformance --bins
+    for python in $(interpreters); do
+        version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+        echo "CPython $version"
+        environment="$target/python/$version"
+        "$python" -m venv --clear "$environment"
+        "$environment/bin/pip" install --quiet pytest redis django django-redis "$wheels"/*.whl
+        (cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider)
+    done
+}
+
+case "${1:-}" in
+    lint) lint ;;
+    test) test_all ;;
+    *) echo "usage: $0 lint|test" >&2; exit 2 ;;
+esac

@@ -36,9 +36,12 @@ sys.stdout.flush()
 os._exit(0)
 """
 
+REDIS, KAZOO = "redis==8.1.0", "kazoo==2.11.0"
+#: python-etcd3 needs an old protobuf.
+ETCD3 = ["zencore-etcd3==0.12.0.20220817", "protobuf==3.20.3"]
 ORIGINALS = {
-    "0.1.5": ["globallock==0.1.5", "redis==8.1.0", "kazoo==2.11.0", "zencore-etcd3==0.12.0.20220817", "protobuf==3.20.3"],
-    "0.2.0": ["globallock==0.2.0", "redis==8.1.0"],
+    "0.1.5": ["globallock==0.1.5", REDIS, KAZOO, *ETCD3],
+    "0.2.0": ["globallock==0.2.0", REDIS],
 }
 
 
@@ -56,7 +59,8 @@ def original(release):
 
 @pytest.fixture
 def take_turns(tmp_path, name):
-    def take_turns(config, release, lock_name=name):
+    def take_turns(engine, options, release, lock_name=name):
+        config = {"global_lock_engine_class": engine, "global_lock_engine_options": options}
         file = tmp_path / "one-at-a-time"
         pythons = [Path(sys.executable), original(release)] * 2
         arguments = [json.dumps(config), lock_name, "4", str(file)]
@@ -78,14 +82,14 @@ def take_turns(tmp_path, name):
 @pytest.mark.parametrize("release", ["0.1.5", "0.2.0"])
 def test_redis(redis_server, take_turns, release):
     options = {"host": "127.0.0.1", "port": redis_server.port}
-    take_turns({"global_lock_engine_class": REDIS_GLOBAL_LOCK_CLASS, "global_lock_engine_options": options}, release)
+    take_turns(REDIS_GLOBAL_LOCK_CLASS, options, release)
 
 
 def test_zookeeper(zookeeper_server, take_turns):
     options = {"hosts": f"127.0.0.1:{zookeeper_server.port}"}
-    take_turns({"global_lock_engine_class": ZOOKEEPER_GLOBAL_LOCK_CLASS, "global_lock_engine_options": options}, "0.1.5")
+    take_turns(ZOOKEEPER_GLOBAL_LOCK_CLASS, options, "0.1.5")
 
 
 def test_etcd(etcd_server, take_turns):
     options = {"host": "127.0.0.1", "port": etcd_server.port}
-    take_turns({"global_lock_engine_class": ETCD_GLOBAL_LOCK_CLASS, "global_lock_engine_options": options}, "0.1.5")
+    take_turns(ETCD_GLOBAL_LOCK_CLASS, options, "0.1.5")

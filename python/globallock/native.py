@@ -193,6 +193,12 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
         threading.Thread(target=watch, name=f"globallock-lost-{self.name}", daemon=True).start()
 
+    def lost_event(self) -> threading.Event:
+        """Makes an event that is set if the lock is lost while it is held."""
+        event = threading.Event()
+        self.on_lost(lambda _: event.set())
+        return event
+
     def claims(self) -> "list[Claim]":
         """Lists who holds the lock and who waits for it, oldest first."""
         seen = self.engine.native.inspect(self.engine.prefix + self.name)

@@ -148,3 +148,30 @@ def test_a_management_command_runs_once_at_a_time(project):
     first.communicate("\n", timeout=60)
     third = run(COMMAND, cwd=project)
     assert third.communicate("\n", timeout=60)[0] == "inside\n"
+
+
+CHECK = """
+import os, sys, json
+os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
+from django.conf import settings
+if len(sys.argv) > 1:
+    settings.GLOBAL_LOCK_CONFIG = json.loads(sys.argv[1])
+settings.INSTALLED_APPS = ["globallock", "app"]
+from django.core.management import execute_from_command_line
+execute_from_command_line(["manage.py", "check"])
+"""
+
+
+def test_a_wrong_configuration_is_found_by_the_system_check(project):
+    import json
+    import subprocess
+
+    assert "no issues" in ends(run(CHECK, cwd=project))
+    for config, wanted in (
+        ({"global_lock_engine_options": {"redis-cache-name": "nowhere"}}, "nowhere"),
+        ({"global_lock_engine_class": "nowhere.Nothing"}, "nowhere.Nothing is NOT found"),
+        ({"global_lock_engine_options": {"colour": "red"}}, "'colour' is not known"),
+    ):
+        checked = run(CHECK, json.dumps(config), cwd=project, stderr=subprocess.PIPE)
+        _, told = checked.communicate(timeout=60)
+        assert checked.returncode == 1 and wanted in told, told

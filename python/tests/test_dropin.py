@@ -85,8 +85,9 @@ def test_what_was_lost_is_not_locked(redis_config, redis_server, name):
     told = threading.Event()
     lock.acquire()
     lock.on_lost(lambda reason: told.set())
+    event = lock.lost_event()
     redis.Redis(port=redis_server.port).delete(lock.lock_key)
-    assert told.wait(30)
+    assert told.wait(30) and event.wait(30)
     assert not lock.is_locked and not lock.extend()
     assert "does not hold" in lock.wait_lost(0)
 

@@ -1,5 +1,6 @@
 """Threads, signals, forks, and the end of the interpreter."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -126,7 +127,7 @@ print("waits", flush=True)
 try:
     lock.acquire()
 except KeyboardInterrupt:
-    print("interrupted", flush=True)
+    print(time.monotonic(), flush=True)
 """
 
 
@@ -135,8 +136,11 @@ def test_the_keyboard_ends_a_wait_and_nothing_stays(url, name):
     with lockman.lock(name):
         process = run(WAITS, url, name)
         eventually("it waits", lambda: len(lockman.inspect(name)) == 2)
+        sent = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert ends(process) == "waits\ninterrupted\n"
+        waits, interrupted = ends(process).split()
+        # A twentieth of a second, on a machine that has nothing else to do.
+        assert waits == "waits" and float(interrupted) - sent < 5
         eventually("it has left", lambda: len(lockman.inspect(name)) == 1)
 
 
@@ -157,10 +161,8 @@ def test_locks_are_renewed_while_python_is_busy(redis_server, name):
     lease = 0.5
     lockman = GlobalLockManager(redis_server.url)
     with lockman.lock(name, lock_ttl=lease) as lock:
-        # One C call that never gives Python's lock to another thread.
-        began = time.monotonic()
-        while time.monotonic() - began < 3 * lease:
-            sum(range(5_000_000))
+        # A call of C code that keeps Python's lock from all other threads.
+        ctypes.PyDLL(None).usleep(int(3 * lease * 1e6))
         assert lock.is_locked and lock.extend()
         assert redis.Redis(port=redis_server.port).exists(lock.lock_key)
 

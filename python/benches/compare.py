@@ -1,0 +1,183 @@
+"""Measures the package against redis-py's Lock on one Redis server, in one run.
+
+Usage: compare.py URL. Every figure is a ratio of medians over rounds that are interleaved with the peer's.
+"""
+
+import asyncio
+import json
+import multiprocessing
+import statistics
+import sys
+import threading
+import time
+
+import redis
+import redis.asyncio
+from globallock import GlobalLockManager
+
+URL = sys.argv[1]
+ROUNDS, SECONDS = 5, 1.0
+
+
+def row(label, value, unit, goal=""):
+    print(f"  {label:<58} {value:>10.2f} {unit:<8} {goal}", flush=True)
+
+
+def pairs(make, threads):
+    """How many uncontended pairs a second so many threads do, each on a name of its own."""
+    counts = []
+    ready = threading.Barrier(threads)
+
+    def work(number):
+        acquire, release = make(number)
+        done = 0
+        ready.wait()
+        until = time.perf_counter() + SECONDS
+        while time.perf_counter() < until:
+            acquire()
+            release()
+            done += 1
+        counts.append(done)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / SECONDS
+
+
+def compare(label, ours, theirs, goal):
+    ratios, rates = [], []
+    for _ in range(ROUNDS):
+        rate, peer = ours(), theirs()
+        rates.append(rate)
+        ratios.append(rate / peer)
+    row(f"{label}: pairs/s", statistics.median(rates), "")
+    row(f"{label}: pairs/s / redis-py's", statistics.median(ratios), "x", goal)
+
+
+def synchronous():
+    print("Uncontended acquire + release")
+    lockman = GlobalLockManager(URL)
+    client = redis.Redis.from_url(URL)
+
+    def ours(number):
+        lock = lockman.lock(f"bench-{number}", timeout=60)
+        return lock.acquire, lock.release
+
+    def theirs(number):
+        lock = client.lock(f"bench-peer-{number}", timeout=60)
+        return lock.acquire, lock.release
+
+    compare("1 thread", lambda: pairs(ours, 1), lambda: pairs(theirs, 1), "goal >= 1.3")
+    compare("16 threads", lambda: pairs(ours, 16), lambda: pairs(theirs, 16), "goal >= 5")
+
+
+async def in_flight(make, tasks):
+    count = 0
+    until = time.perf_counter() + SECONDS
+
+    async def work(number):
+        nonlocal count
+        lock = make(number)
+        while time.perf_counter() < until:
+            await lock.acquire()
+            await lock.release()
+            count += 1
+
+    await asyncio.gather(*(work(number) for number in range(tasks)))
+    return count / SECONDS
+
+
+def asynchronous():
+    print("Uncontended acquire + release with asyncio")
+
+    def ours(tasks):
+        async def main():
+            lockman = GlobalLockManager(URL)
+            return await in_flight(lambda number: lockman.aio.lock(f"bench-aio-{number}", timeout=60), tasks)
+
+        return asyncio.run(main())
+
+    def theirs(tasks):
+        async def main():
+            async with redis.asyncio.Redis.from_url(URL) as client:
+                return await in_flight(lambda number: client.lock(f"bench-aio-peer-{number}", timeout=60), tasks)
+
+        return asyncio.run(main())
+
+    compare("1 in flight", lambda: ours(1), lambda: theirs(1), "goal >= 1")
+    compare("100 in flight", lambda: ours(100), lambda: theirs(100), "goal >= 3")
+
+
+def own(make, owner, state, ready, results):
+    acquire, release = make()
+    by, at = state
+    hand_offs = []
+    ready.wait()
+    until = time.monotonic() + 4
+    while time.monotonic() < until:
+        acquire()
+        granted = time.monotonic()
+        if by.value not in (owner, -1):
+            hand_offs.append(granted - at.value)
+        time.sleep(0.001)
+        by.value, at.value = owner, time.monotonic()
+        release()
+        time.sleep(0.003)
+    results.put(hand_offs)
+
+
+def make_ours():
+    lock = GlobalLockManager(URL).lock("bench-contend", timeout=60)
+    return lock.acquire, lock.release
+
+
+def make_theirs():
+    lock = redis.Redis.from_url(URL).lock("bench-contend-peer", timeout=60)
+    return lock.acquire, lock.release
+
+
+def contended():
+    print("8 processes, 1 ms held, 3 ms thinking, 4 s: from the release to the grant of another")
+    context = multiprocessing.get_context("fork")
+    worst = {}
+    for label, make in (("globallock", make_ours), ("redis-py, defaults", make_theirs)):
+        state = (context.Value("i", -1), context.Value("d", 0.0))
+        ready, results = context.Barrier(8), context.Queue()
+        owners = [context.Process(target=own, args=(make, number, state, ready, results)) for number in range(8)]
+        for owner in owners:
+            owner.start()
+        times = sorted(time for _ in owners for time in results.get())
+        for owner in owners:
+            owner.join()
+        worst[label] = times[int(len(times) * 0.99)]
+        row(f"{label}: p50", times[len(times) // 2] * 1e6, "us")
+        row(f"{label}: p99", worst[label] * 1e6, "us")
+        row(f"{label}: hand-offs/s", len(times) / 4, "")
+    row("p99 / redis-py's", worst["globallock"] / worst["redis-py, defaults"], "x", "goal <= 0.1")
+
+
+def overhead():
+    print("The cost of a call")
+    lock = GlobalLockManager("memory:bench").lock("bench")
+    for _ in range(2):
+        began, count = time.perf_counter(), 20_000
+        for _ in range(count):
+            lock.acquire()
+            lock.release()
+        spent = time.perf_counter() - began
+    row("acquire + release in this process's memory", spent / count * 1e6, "us")
+    began = time.perf_counter()
+    for _ in range(200_000):
+        lock.is_locked  # noqa: B018 - what is measured
+    row("is_locked", (time.perf_counter() - began) / 200_000 * 1e6, "us")
+
+
+if __name__ == "__main__":
+    print(json.dumps({"python": sys.version.split()[0], "redis-py": redis.__version__}))
+    contended()
+    synchronous()
+    asynchronous()
+    overhead()

@@ -36,7 +36,7 @@ sys.stdout.flush()
 os._exit(0)
 """
 
-REDIS, KAZOO = "redis==8.1.0", "kazoo==2.11.0"
+REDIS, KAZOO = "redis>=7.0.1,<9", "kazoo==2.11.0"
 #: python-etcd3 needs an old protobuf.
 ETCD3 = ["zencore-etcd3==0.12.0.20220817", "protobuf==3.20.3"]
 ORIGINALS = {

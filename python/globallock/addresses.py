@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Iterable, Mapping, Optional
 from urllib.parse import quote
 
 from .exceptions import InvalidOption
 
-__all__ = ["Options", "address"]
+__all__ = ["Options", "address", "host_and_port", "milliseconds", "split_prefix"]
+
+_logger = logging.getLogger("globallock.base")
 
 
 class Options:
@@ -28,9 +31,10 @@ class Options:
         return value.decode() if isinstance(value, bytes) else None if value is None else str(value)
 
     def set_aside(self, names: Iterable[str]) -> None:
-        """Drops options that tune another client's connections, and change nothing of what a lock does."""
-        for name in names:
-            self._left.pop(name, None)
+        """Drops options that tune another client's connections, and change nothing of what a lock does; says so."""
+        for name in sorted(set(names) & set(self._left)):
+            if self._left.pop(name) is not None:
+                _logger.info("%s: the option %r has no counterpart here, and is not needed", self._engine, name)
 
     def refuse(self, name: str, allowed: Iterable[Any], instead: str) -> None:
         """Takes an option that can only have some values here."""

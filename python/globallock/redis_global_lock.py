@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping
 
 from .addresses import Options, address, host_and_port, milliseconds
+from .exceptions import InvalidOption
 from .native import Engine, NativeGlobalLock
 
 __all__ = ["RedisGlobalLock"]
@@ -12,10 +13,9 @@ __all__ = ["RedisGlobalLock"]
 #: Options of redis-py that tune its pool, its sockets or its decoding.
 _TUNING = frozenset(
     {
-        "connection_class", "connection_pool", "decode_responses", "encoding", "encoding_errors",
-        "health_check_interval", "lib_name", "lib_version", "max_connections", "parser_class", "protocol",
-        "retry_on_error", "retry_on_timeout", "socket_keepalive", "socket_keepalive_options", "socket_read_size",
-        "socket_type", "timeout",
+        "client_name", "decode_responses", "encoding", "encoding_errors", "health_check_interval", "lib_name",
+        "lib_version", "max_connections", "parser_class", "protocol", "retry", "retry_on_error", "retry_on_timeout",
+        "socket_keepalive", "socket_keepalive_options", "socket_read_size", "socket_type", "timeout",
     }
 )  # fmt: skip
 
@@ -39,7 +39,10 @@ def redis_address(engine: str, given: Mapping[str, Any], prefix: str) -> str:
     user, password = options.text("username"), options.text("password")
     path = options.text("path", "unix_socket_path")
     timeout = milliseconds(options.take("socket_timeout"), options.take("socket_connect_timeout"))
-    tls = bool(options.take("ssl"))
+    connection = getattr(options.take("connection_class"), "__name__", "Connection")
+    if connection not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
+        raise InvalidOption(f"{engine}: the option connection_class={connection} is not offered")
+    tls = bool(options.take("ssl")) or connection == "SSLConnection"
     ca, cert, key = (options.text(name) for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
     required = "certificates are always checked here"
     options.refuse("ssl_cert_reqs", ("required", 2), required)

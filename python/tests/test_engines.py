@@ -2,6 +2,7 @@
 
 import globallock
 import pytest
+import redis
 from globallock import ETCD_GLOBAL_LOCK_CLASS, ZOOKEEPER_GLOBAL_LOCK_CLASS, GlobalLockManager
 from globallock.addresses import address
 from globallock.etcd_global_lock import EtcdGlobalLock
@@ -53,7 +54,15 @@ def test_the_options_of_redis_py():
     assert written(ssl=True, ssl_ca_certs="/ca.pem", ssl_cert_reqs="required", socket_timeout=0.5) == (
         "rediss://localhost:6379/0?prefix=_glocks%3A&timeout=500ms&ca=%2Fca.pem"
     )
-    for options in ({"ssl_cert_reqs": "none"}, {"ssl_check_hostname": False}, {"colour": 1}):
+    assert written(connection_class=redis.SSLConnection).startswith("rediss://")
+    own = type("Own", (redis.Connection,), {})
+    for options in (
+        {"ssl_cert_reqs": "none"},
+        {"ssl_check_hostname": False},
+        {"colour": 1},
+        {"connection_class": own},
+        {"connection_pool": object()},
+    ):
         with pytest.raises(globallock.InvalidOption, match=next(iter(options))):
             written(**options)
 

@@ -101,6 +101,41 @@ pub async fn deaths_of_leaders(cluster: &mut impl Cluster) -> (usize, usize) {
     (count, deaths)
 }
 
+/// Releases a lock that no majority answers for, and takes it again when there is one: whatever has become of the
+/// release, the claim must not stay for as long as its owner lives.
+///
+/// # Panics
+/// When it stays, or the servers do not come up.
+///
+/// # Cancel safety
+/// Not meant to be dropped.
+pub async fn release_without_majority(cluster: &mut impl Cluster) {
+    let url = format!("{}?timeout=500ms", cluster.url());
+    for _ in 0..3 {
+        let manager = manager(&url).await;
+        let guard = manager.mutex("a").expect("a good name").acquire().await.expect("the store answers");
+        cluster.kill(0);
+        cluster.kill(1);
+        guard.release().await.expect_err("there is no majority");
+        let since = Instant::now();
+        eventually("more than a lease goes by", async || since.elapsed() > LEASE * 2).await;
+        // Asks again and again, also right after the election.
+        let asks = manager.clone();
+        let again = tokio::spawn(async move {
+            loop {
+                if let Ok(guard) = waits(&asks, "a").await.expect("the task ends") {
+                    return guard;
+                }
+            }
+        });
+        cluster.resume_after_kill(0).expect("it comes up again");
+        cluster.resume_after_kill(1).expect("it comes up again");
+        let again = tokio::time::timeout(crate::world::LIMIT, again).await;
+        let guard = again.expect("the claim that was released is gone").expect("the task ends");
+        guard.release().await.expect("the store answers");
+    }
+}
+
 /// One time that an owner believed to hold the lock.
 #[derive(Clone, Copy, Debug)]
 struct Held {

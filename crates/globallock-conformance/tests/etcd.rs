@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use globallock::{Error, Loss, Options};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{connect, connect_for, deaths_of_leaders, manager, queue_is, waits};
+use globallock_conformance::scene::{
+    connect, connect_for, deaths_of_leaders, manager, queue_is, release_without_majority, waits,
+};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::etcd::{self, Etcd};
@@ -260,6 +262,11 @@ async fn tls_with_a_client_certificate() {
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
     let refused = connect(&format!("{url}?ca={ca}&cert={cert}")).await.unwrap_err();
     assert!(refused.to_string().contains("cert and key go together"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_nobody_answers_is_made_good() {
+    release_without_majority(&mut Etcd::start(3).unwrap()).await;
 }
 
 #[tokio::test]

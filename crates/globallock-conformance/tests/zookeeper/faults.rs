@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use globallock::{Error, Options};
-use globallock_conformance::scene::{deaths_of_leaders, manager};
+use globallock_conformance::scene::{deaths_of_leaders, manager, release_without_majority};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 
@@ -13,6 +13,11 @@ async fn the_deaths_of_leaders_break_no_lock() {
     let (turns, deaths) = deaths_of_leaders(&mut cluster).await;
     println!("{turns} turns, {deaths} deaths");
     assert!(deaths >= 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_nobody_answers_is_made_good() {
+    release_without_majority(&mut ZooKeeper::start(3).unwrap()).await;
 }
 
 #[tokio::test]

@@ -1,11 +1,42 @@
 //! What becomes of claims whose joining got no answer.
 
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
 use super::messages::{PutRequest, Request, TxnRequest};
 use super::{Shared, keys, operation};
-use crate::backend::ClaimId;
+use crate::backend::{Claim, ClaimId};
 use crate::error::{Error, Result};
 
+/// The pause between two tries of a departure that was not answered.
+const PAUSE: Duration = Duration::from_millis(500);
+
 impl Shared {
+    /// Goes on taking a claim out until that is answered, or its lease is over.
+    ///
+    /// The core gives up when the claim's lease would be over; but other claims keep the lease alive.
+    pub(super) fn leave_later(self: &Arc<Self>, claim: &Claim) {
+        let id = claim.id;
+        let leaving = move |shared: &Self| shared.slots.key(id).is_some();
+        let mut later = self.leaving_later.lock().unwrap_or_else(PoisonError::into_inner);
+        if !leaving(self) || !later.insert(id) {
+            return;
+        }
+        drop(later);
+        let (shared, claim) = (Arc::downgrade(self), claim.clone());
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PAUSE).await;
+                let Some(shared) = shared.upgrade() else { return };
+                // The core's own tries may have been answered meanwhile.
+                if !leaving(&shared) || shared.try_leave(&claim).await.is_ok() {
+                    shared.leaving_later.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    return;
+                }
+            }
+        });
+    }
+
     /// Whether a lease lives that the claim may hang on. What is left of one that has died is found by the next claim
     /// with its key, and taken out.
     pub(super) fn may_be_there(&self, id: ClaimId) -> bool {

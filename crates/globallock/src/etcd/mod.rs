@@ -15,7 +15,7 @@ mod slots;
 mod value;
 mod watch;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -63,6 +63,8 @@ struct Shared {
     joining: Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>,
     /// The claims that a request without an answer may yet put, and under which leases.
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
+    /// The claims that a task of their own takes out.
+    leaving_later: Mutex<HashSet<ClaimId>>,
     /// Told when a lease has ended unasked.
     disturbed: Notify,
 }
@@ -102,6 +104,7 @@ impl Etcd {
             places: Mutex::default(),
             joining: Mutex::default(),
             unanswered: Mutex::default(),
+            leaving_later: Mutex::default(),
             disturbed: Notify::new(),
         };
         Ok(Arc::new(Etcd { shared: Arc::new(shared) }))
@@ -350,7 +353,15 @@ impl Shared {
         Ok(claims.iter().zip(held).zip(created).map(standing).collect())
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+    async fn leave(self: &Arc<Self>, claim: &Claim) -> Result<Departure> {
+        let left = self.try_leave(claim).await;
+        if left.is_err() {
+            self.leave_later(claim);
+        }
+        left
+    }
+
+    async fn try_leave(&self, claim: &Claim) -> Result<Departure> {
         let Some(key) = self.slots.key(claim.id) else {
             return Ok(Departure::Gone);
         };

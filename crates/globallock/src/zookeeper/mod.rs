@@ -4,9 +4,9 @@
 
 mod config;
 mod connection;
+mod departure;
 mod driver;
 mod failure;
-mod late;
 mod login;
 mod looking;
 mod naming;
@@ -68,6 +68,8 @@ struct Place {
     ahead: Vec<Listed>,
     /// Whether its owner is taking it out.
     leaves: bool,
+    /// Whether a task of its own goes on with that.
+    leaves_later: bool,
 }
 
 /// The node of a claim.
@@ -158,6 +160,7 @@ impl Shared {
             granted: None,
             ahead: Vec::new(),
             leaves: false,
+            leaves_later: false,
         };
         if self.places().insert(claim.id, place).is_none() {
             session.add_claim();
@@ -361,31 +364,6 @@ impl Shared {
             });
         }
         Ok(standings)
-    }
-
-    async fn leave(self: &Arc<Self>, claim: &Claim) -> Result<Departure> {
-        let place = self.places().get_mut(&claim.id).map(|place| {
-            place.leaves = true;
-            place.clone()
-        });
-        let Some(place) = place else {
-            return Ok(Departure::Gone);
-        };
-        let left = match &place.node {
-            Some(node) => delete(&place.session, &node.path).await,
-            None => self.take_out(claim, &place.session).await,
-        };
-        let left = match left {
-            Ok(left) => left,
-            // Its nodes have ended with it.
-            Err(Failure::Expired) => false,
-            Err(failure) => return Err(self.error(failure)),
-        };
-        self.forget(claim.id);
-        if place.losses != place.session.losses() && !place.session.is_over() {
-            self.watch_for_late(claim, &place.session);
-        }
-        Ok(if left { Departure::Left } else { Departure::Gone })
     }
 }
 

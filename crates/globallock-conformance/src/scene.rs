@@ -13,6 +13,9 @@ use crate::world::eventually;
 /// The lease of all locks here: long enough for a busy machine, short enough to wait for.
 pub const LEASE: Duration = Duration::from_secs(2);
 
+/// How long servers may take to agree on a leader: ZooKeeper's wait up to a minute before they ask each other again.
+const ELECTION: Duration = Duration::from_secs(120);
+
 /// Connects with the usual lease.
 ///
 /// # Errors
@@ -196,8 +199,12 @@ impl Turns {
     /// Nothing is changed.
     pub async fn more(&self, turns: usize) {
         let before = self.count.load(Ordering::SeqCst);
-        eventually("they go on to take turns", async || self.count.load(Ordering::SeqCst) >= before + turns)
-            .await;
+        let more = async {
+            while self.count.load(Ordering::SeqCst) < before + turns {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(ELECTION, more).await.expect("they go on to take turns");
     }
 
     /// Stops the owners, and checks what they believed: no two held at a time, tokens rose, and all had turns, also

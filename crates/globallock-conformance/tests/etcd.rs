@@ -1,6 +1,8 @@
 //! What is etcd's own: its own mutex in the same queue, users, TLS, and members that fail.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use globallock::{Error, Loss, Options};
@@ -88,6 +90,34 @@ async fn a_revoked_lease_is_told_and_grants_nothing() {
     assert_eq!(guard.lost().await, Loss::Revoked);
     let next = waiter.await.unwrap().unwrap();
     assert!(next.is_held() && next.fencing_token() > guard.fencing_token());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_ends_while_claims_join_fails_none_of_them() {
+    let cluster = Etcd::start(1).unwrap();
+    let manager = manager(&cluster.url()).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let joining = (0..8).map(|number| {
+        let (manager, is_over) = (manager.clone(), Arc::clone(&is_over));
+        tokio::spawn(async move {
+            let mutex = manager.mutex(&format!("{number}")).unwrap();
+            while !is_over.load(Ordering::Relaxed) {
+                // Lost or not: what counts is that it was granted.
+                let _ = mutex.acquire().await.unwrap().release().await;
+            }
+        })
+    });
+    let joining: Vec<_> = joining.collect();
+    for _ in 0..10 {
+        eventually("a lease", async || cluster.ctl(&["lease", "list"]).lines().count() > 1).await;
+        for lease in cluster.ctl(&["lease", "list"]).lines().skip(1) {
+            cluster.ctl(&["lease", "revoke", lease]);
+        }
+    }
+    is_over.store(true, Ordering::Relaxed);
+    for task in joining {
+        task.await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -205,6 +205,8 @@ impl Link {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
                 Error::unavailable(store, message)
             }
+            // A lease that ended: another try asks for another.
+            Code::NotFound => Error::unavailable(store, message),
             Code::Unauthenticated | Code::PermissionDenied => Error::denied(
                 store,
                 format!(
@@ -226,6 +228,12 @@ impl Link {
         };
         error.because(status)
     }
+}
+
+/// Whether a request failed because the lease that it named is over.
+pub(super) fn is_lease_over(error: &Error) -> bool {
+    let status = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Status>());
+    status.is_some_and(|status| status.code() == Code::NotFound)
 }
 
 /// The innermost of an error's causes: what the operating system or TLS said.

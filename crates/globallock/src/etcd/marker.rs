@@ -34,8 +34,7 @@ impl Shared {
                 match there {
                     Ok((true, revision)) => read_at = revision,
                     Ok((false, _)) => {
-                        shared.leases.forget(lease.id);
-                        shared.disturbed.notify_one();
+                        shared.lease_is_over(lease.id);
                         return;
                     }
                     // The cluster does not answer: the claims' renewals see to it.
@@ -43,6 +42,12 @@ impl Shared {
                 }
             }
         });
+    }
+
+    /// Takes note that the cluster has ended a lease, and tells whoever hangs on it.
+    pub(super) fn lease_is_over(&self, lease: i64) {
+        self.leases.forget(lease);
+        self.disturbed.notify_one();
     }
 
     async fn put_marker(&self, put: PutRequest) -> Result<i64> {

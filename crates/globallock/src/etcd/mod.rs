@@ -3,8 +3,8 @@
 //! `docs/etcd.md` says what it promises, what it costs and how it fails.
 
 mod config;
+mod departure;
 mod keys;
-mod late;
 mod lease;
 mod link;
 mod looking;
@@ -26,7 +26,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use self::config::Config;
 use self::keys::Listed;
 use self::lease::Leases;
-use self::link::Link;
+use self::link::{Link, is_lease_over};
 use self::messages::{
     Compare, DeleteRangeRequest, DeleteRangeResponse, Empty, KeyValue, LeaseRequest, PutRequest,
     RangeRequest, RangeResponse, Request, RequestOp, Response, TxnRequest, TxnResponse,
@@ -148,22 +148,37 @@ impl Shared {
 
     async fn join(self: &Arc<Self>, claim: &Claim) -> Result<Standing> {
         let key = self.slots.take(self.prefix(), claim);
-        let (lease, is_new) = self.leases.get(&self.link, claim.lease).await?;
-        if is_new {
-            self.watch_over(lease);
+        loop {
+            let (lease, is_new) = self.leases.get(&self.link, claim.lease).await?;
+            if is_new {
+                self.watch_over(lease);
+            }
+            match self.join_under(claim, &key, lease.id).await {
+                // It ended, and nobody has been told yet.
+                Err(error) if is_lease_over(&error) => {
+                    self.lease_is_over(lease.id);
+                    if is_new {
+                        return Err(error);
+                    }
+                }
+                joined => return joined,
+            }
         }
+    }
+
+    async fn join_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<Standing> {
         let sent = Instant::now();
         let (answer, unanswered) =
-            self.link.ask::<_, TxnResponse>(TRANSACTION, self.put_or_find(claim, &key, lease.id)).await;
+            self.link.ask::<_, TxnResponse>(TRANSACTION, self.put_or_find(claim, key, lease)).await;
         if unanswered {
-            self.leases.retire(lease.id);
-            self.unanswered().entry(claim.id).or_default().insert(lease.id);
+            self.leases.retire(lease);
+            self.unanswered().entry(claim.id).or_default().insert(lease);
         }
         let answer = answer?;
         let read_at = answer.header.map_or(0, |header| header.revision);
         let found: Vec<KeyValue> = ranges(answer.responses).flatten().collect();
-        let standing = self.note(claim, &key, &found, read_at, sent);
-        if standing == Standing::Gone && self.delete(key).await? {
+        let standing = self.note(claim, key, &found, read_at, sent);
+        if standing == Standing::Gone && self.delete(key.to_vec()).await? {
             // It hangs on a lease of before that is dead: it begins anew, at the end.
             return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
         }
@@ -351,43 +366,6 @@ impl Shared {
             }
         };
         Ok(claims.iter().zip(held).zip(created).map(standing).collect())
-    }
-
-    async fn leave(self: &Arc<Self>, claim: &Claim) -> Result<Departure> {
-        let left = self.try_leave(claim).await;
-        if left.is_err() {
-            self.leave_later(claim);
-        }
-        left
-    }
-
-    async fn try_leave(&self, claim: &Claim) -> Result<Departure> {
-        let Some(key) = self.slots.key(claim.id) else {
-            return Ok(Departure::Gone);
-        };
-        let left = self.take_out(claim, key).await;
-        if left.is_ok() || !self.may_be_there(claim.id) {
-            self.unanswered().remove(&claim.id);
-            self.places().remove(&claim.id);
-            self.slots.give_back(claim.id);
-        }
-        left
-    }
-
-    async fn take_out(&self, claim: &Claim, key: Vec<u8>) -> Result<Departure> {
-        let id = claim.id;
-        let leases = self.unanswered().get(&id).cloned();
-        for lease in leases.iter().flatten() {
-            self.bar(id, *lease).await?;
-        }
-        if let Some(place) = self.places().get_mut(&id) {
-            place.leaves = true;
-        }
-        let left = match self.single_key(claim) {
-            None => self.delete(key).await?,
-            Some(single) => self.delete_with_single(claim.id, key, single).await?,
-        };
-        Ok(if left { Departure::Left } else { Departure::Gone })
     }
 }
 

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use super::keys::{self, Listed};
+use super::link::is_lease_over;
 use super::messages::{
     Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, Response, TxnRequest,
 };
@@ -79,7 +80,14 @@ impl Shared {
             failure: vec![operation(read(single.clone())), operation(read(mine.clone()))],
         };
         let sent = Instant::now();
-        let answer = self.transaction(request).await?;
+        let answer = match self.transaction(request).await {
+            Err(error) if is_lease_over(&error) => {
+                self.lease_is_over(place.lease);
+                self.places().remove(&claim.id);
+                return Ok(Some(Standing::Gone));
+            }
+            answer => answer?,
+        };
         let read_at = answer.header.map_or(0, |header| header.revision);
         let found: Vec<KeyValue> = ranges(answer.responses).flatten().collect();
         let ours = found.iter().any(|kv| kv.key == single && kv.value == value(claim.id));

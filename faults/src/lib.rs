@@ -1,0 +1,7 @@
+#![forbid(unsafe_code)]
+//! Real owner processes over real stores under real failures, and a checker that proves or refutes the promises from
+//! what they logged.
+//!
+//! `README.md` beside this crate says who writes what, and how a run is repeated.
+
+pub mod history;

@@ -13,6 +13,7 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
+use crate::driver::Until;
 use crate::failure::raise;
 use crate::guard::Guard;
 use crate::manager::Seen;
@@ -67,8 +68,24 @@ struct Here {
 }
 
 impl Bridge {
-    /// Starts a request; the number is that of its outcome.
-    pub(crate) fn start(&self, request: impl Future<Output = Outcome> + Send + 'static) -> PyResult<u64> {
+    /// Starts a request that is answered soon; the number is that of its outcome.
+    pub(crate) fn start(
+        &self,
+        until: Until,
+        request: impl Future<Output = Outcome> + Send + 'static,
+    ) -> PyResult<u64> {
+        let process = Process::current()?;
+        let requested = process.requested(until);
+        let number = self.watch(async move {
+            let _until_answered = requested;
+            request.await
+        })?;
+        process.begin(until);
+        Ok(number)
+    }
+
+    /// Starts to wait for something that may never come; the number is that of its outcome.
+    pub(crate) fn watch(&self, request: impl Future<Output = Outcome> + Send + 'static) -> PyResult<u64> {
         let process = Process::current()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let Some(here) = self.here.get() else {

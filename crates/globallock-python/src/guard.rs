@@ -7,6 +7,7 @@ use globallock::Departure;
 use pyo3::prelude::*;
 
 use crate::bridge::{Bridge, Outcome};
+use crate::driver::Until;
 use crate::failure::raise;
 use crate::process::{Owned, Process};
 
@@ -52,14 +53,14 @@ impl Guard {
             return Ok(None);
         }
         let Some(guard) = self.take() else { return Ok(Some(false)) };
-        let left = Process::current()?.block_on(python, guard.release())?;
+        let left = Process::current()?.block_on(python, Until::Answered, guard.release())?;
         left.map(|left| Some(left == Departure::Left)).map_err(|error| raise(&error))
     }
 
     /// Does the same for an event loop.
     fn release_on(&self, bridge: &Bridge) -> PyResult<u64> {
         let guard = self.take();
-        bridge.start(async move {
+        bridge.start(Until::Answered, async move {
             match guard {
                 None => Outcome::Flag(false),
                 Some(guard) => match guard.release().await {
@@ -73,7 +74,7 @@ impl Guard {
     /// Asks the store now whether the lock is still held, and gives it a whole lease if so.
     fn renew(&self, python: Python<'_>) -> PyResult<bool> {
         let Some(renewal) = self.with(globallock::Guard::renew) else { return Ok(false) };
-        Process::current()?.block_on(python, renewal)?.map_err(|error| raise(&error))
+        Process::current()?.block_on(python, Until::Answered, renewal)?.map_err(|error| raise(&error))
     }
 
     /// Waits at most so many seconds until the lock is lost, and says why; `None` if it is not, or was released.
@@ -86,13 +87,13 @@ impl Guard {
                 Some(limit) => tokio::time::timeout(limit, loss).await.unwrap_or(None),
             }
         };
-        Ok(Process::current()?.block_on(python, waited)?.map(|loss| loss.to_string()))
+        Ok(Process::current()?.block_on(python, Until::Told, waited)?.map(|loss| loss.to_string()))
     }
 
     /// Waits for the same for an event loop.
     fn lost_on(&self, bridge: &Bridge) -> PyResult<u64> {
         let loss = self.with(globallock::Guard::loss);
-        bridge.start(async move {
+        bridge.watch(async move {
             match loss {
                 None => Outcome::Text(None),
                 Some(loss) => Outcome::Text(loss.await.map(|loss| loss.to_string())),

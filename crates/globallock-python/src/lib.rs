@@ -3,6 +3,7 @@
 //! All that users see is in Python; this half keeps to what needs the store or the runtime.
 
 mod bridge;
+mod driver;
 mod failure;
 mod guard;
 mod manager;

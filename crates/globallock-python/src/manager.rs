@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use tokio::sync::OnceCell;
 
 use crate::bridge::{Bridge, Outcome};
+use crate::driver::Until;
 use crate::failure::{InvalidOption, raise};
 use crate::process::{Owned, Process};
 
@@ -147,8 +148,13 @@ impl Manager {
         }
     }
 
-    fn run(&self, python: Python<'_>, request: impl Future<Output = Outcome> + Send) -> PyResult<Py<PyAny>> {
-        Process::current()?.block_on(python, request)?.into_python(python)
+    fn run(
+        &self,
+        python: Python<'_>,
+        until: Until,
+        request: impl Future<Output = Outcome> + Send,
+    ) -> PyResult<Py<PyAny>> {
+        Process::current()?.block_on(python, until, request)?.into_python(python)
     }
 
     fn parts(&self) -> (Arc<Connected>, String, ManagerOptions) {
@@ -170,33 +176,33 @@ impl Manager {
     fn acquire(&self, python: Python<'_>, wish: Wish) -> PyResult<Py<PyAny>> {
         let options = wish.options(&self.options.locks)?;
         let (connected, url, defaults) = self.parts();
-        self.run(python, acquire(connected, url, defaults, wish, options))
+        self.run(python, Until::Granted, acquire(connected, url, defaults, wish, options))
     }
 
     /// Does the same for an event loop.
     fn acquire_on(&self, bridge: &Bridge, wish: Wish) -> PyResult<u64> {
         let options = wish.options(&self.options.locks)?;
         let (connected, url, defaults) = self.parts();
-        bridge.start(acquire(connected, url, defaults, wish, options))
+        bridge.start(Until::Granted, acquire(connected, url, defaults, wish, options))
     }
 
     /// Lists the claims of a name, oldest first.
     fn inspect(&self, python: Python<'_>, name: String) -> PyResult<Py<PyAny>> {
         let (connected, url, defaults) = self.parts();
-        self.run(python, inspect(connected, url, defaults, name))
+        self.run(python, Until::Answered, inspect(connected, url, defaults, name))
     }
 
     /// Lists the names that begin with `prefix` and have a claim.
     fn names(&self, python: Python<'_>, prefix: String) -> PyResult<Py<PyAny>> {
         let (connected, url, defaults) = self.parts();
-        self.run(python, names(connected, url, defaults, prefix))
+        self.run(python, Until::Answered, names(connected, url, defaults, prefix))
     }
 
     /// Connects, if that has not been done, and so shows that the store can be reached.
     fn connect(&self, python: Python<'_>) -> PyResult<()> {
         let (connected, url, defaults) = self.parts();
         let reached = async move { connected.manager(&url, defaults).await.map(|_| ()) };
-        Process::current()?.block_on(python, reached)?.map_err(|error| raise(&error))
+        Process::current()?.block_on(python, Until::Answered, reached)?.map_err(|error| raise(&error))
     }
 
     /// Ends the connection once all releases have been answered, or `limit` seconds are over; a later call connects
@@ -207,7 +213,7 @@ impl Manager {
         let Some(connected) = known else { return Ok(()) };
         self.connected.store(None);
         let limit = seconds("the limit", limit)?;
-        Process::current()?.block_on(python, async {
+        Process::current()?.block_on(python, Until::Answered, async {
             if let Some(manager) = connected.store.get().and_then(OnceCell::get) {
                 let _ = tokio::time::timeout(limit, manager.close()).await;
             }

@@ -7,17 +7,21 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
+use tokio::select;
 use tokio::time::timeout;
+
+use crate::driver::{Driver, Until};
 
 /// How long a blocking call may go on without looking whether a signal came: Ctrl-C answers within it.
 const SLICE: Duration = Duration::from_millis(50);
 
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 
-/// One process's runtime.
+/// One process's runtime, which whoever calls drives as long as the call goes on.
 pub(crate) struct Process {
     id: u32,
     pub(crate) runtime: Runtime,
+    pub(crate) driver: Driver,
 }
 
 impl Process {
@@ -29,16 +33,13 @@ impl Process {
             if let Some(process) = known.as_ref().filter(|process| process.id == id) {
                 return Ok(Arc::clone(process));
             }
-            let runtime = Builder::new_multi_thread()
-                .worker_threads(2)
-                .thread_name("globallock")
-                .enable_all()
-                .build()?;
-            let fresh = Arc::new(Process { id, runtime });
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let fresh = Arc::new(Process { id, runtime, driver: Driver::default() });
             let found = CURRENT.compare_and_swap(&known, Some(Arc::clone(&fresh)));
             if found.as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
                 // The parent's: its threads are not here, and what it has open is the parent's too.
                 mem::forget(known);
+                Driver::start(&fresh)?;
                 return Ok(fresh);
             }
         }
@@ -50,18 +51,63 @@ impl Process {
     pub(crate) fn block_on<T: Send>(
         &self,
         python: Python<'_>,
+        until: Until,
         future: impl Future<Output = T> + Send,
     ) -> PyResult<T> {
         let mut future = Box::pin(future);
+        let since = self.driver.now();
+        let mut is_fresh = true;
         loop {
-            let runtime = &self.runtime;
-            let slice = python.detach(|| runtime.block_on(async { timeout(SLICE, &mut future).await }));
+            let slice = python.detach(|| {
+                let _calling = self.driver.calling();
+                self.runtime.block_on(async {
+                    if mem::take(&mut is_fresh) {
+                        select! {
+                            biased;
+                            output = &mut future => return Ok(output),
+                            () = self.driver.stay_awake(until) => {}
+                        }
+                    }
+                    timeout(SLICE, &mut future).await
+                })
+            });
             match slice {
-                Ok(output) => return Ok(output),
+                Ok(output) => {
+                    self.driver.took(until, since);
+                    return Ok(output);
+                }
                 // Not within the runtime: a handler written in Python may take locks itself.
                 Err(_) => python.check_signals()?,
             }
         }
+    }
+
+    /// Takes note of a request that no call waits for.
+    pub(crate) fn requested(self: &Arc<Self>, until: Until) -> Requested {
+        self.driver.requested();
+        Requested { process: Arc::clone(self), until, since: self.driver.now() }
+    }
+
+    /// Sends on the calling thread what has been started, if nobody drives, and leaves the answers to the background.
+    pub(crate) fn begin(&self, until: Until) {
+        if !self.driver.drives() {
+            self.runtime.block_on(tokio::task::yield_now());
+            self.driver.take_over(until);
+        }
+    }
+}
+
+/// A request of an event loop that has not been answered.
+pub(crate) struct Requested {
+    process: Arc<Process>,
+    until: Until,
+    since: u64,
+}
+
+impl Drop for Requested {
+    fn drop(&mut self) {
+        self.process.driver.took(self.until, self.since);
+        self.process.driver.answered();
     }
 }
 

@@ -6,6 +6,7 @@ Usage: compare.py URL. Every figure is a ratio of medians over rounds that are i
 import asyncio
 import json
 import multiprocessing
+import signal
 import statistics
 import sys
 import threading
@@ -146,7 +147,8 @@ def contended(hold, pause):
     for label, make in (("globallock", make_ours), ("redis-py, defaults", make_theirs)):
         state = (context.Value("i", -1), context.Value("d", 0.0))
         ready, results = context.Barrier(8), context.Queue()
-        owners = [context.Process(target=own, args=(make, number, hold, pause, state, ready, results)) for number in range(8)]
+        told = (hold, pause, state, ready, results)
+        owners = [context.Process(target=own, args=(make, number, *told)) for number in range(8)]
         for owner in owners:
             owner.start()
         times = sorted(time for _ in owners for time in results.get())
@@ -157,6 +159,29 @@ def contended(hold, pause):
         row(f"{label}: p99", worst[label] * 1e6, "us")
         row(f"{label}: hand-offs/s", len(times) / 4, "")
     row("p99 / redis-py's", worst["globallock"] / worst["redis-py, defaults"], "x", "goal <= 0.1")
+
+
+def interrupted():
+    print("Ctrl-C in an acquire that waits")
+    lockman = GlobalLockManager(URL)
+    with lockman.lock("bench-interrupted", timeout=60):
+        spent = []
+        for number in range(20):
+            sent = []
+
+            def interrupt(number=number, sent=sent):
+                # At any point of the time between two looks.
+                time.sleep(0.2 + number * 0.007)
+                sent.append(time.perf_counter())
+                signal.raise_signal(signal.SIGINT)
+
+            threading.Thread(target=interrupt).start()
+            try:
+                lockman.lock("bench-interrupted", timeout=60).acquire()
+            except KeyboardInterrupt:
+                spent.append(time.perf_counter() - sent[0])
+    row("p50", statistics.median(spent) * 1e3, "ms")
+    row("worst", max(spent) * 1e3, "ms", "goal <= 100")
 
 
 def overhead():
@@ -182,4 +207,5 @@ if __name__ == "__main__":
     contended(0.010, 0.050)
     synchronous()
     asynchronous()
+    interrupted()
     overhead()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any
 
-from .addresses import Options, address, host_and_port
+from .addresses import Options, host_and_port
 from .exceptions import InvalidOption
 from .native import Engine
-from .redis_global_lock import RedisGlobalLock, redis_address
+from .redis_global_lock import RedisGlobalLock, Sentinels, redis_address
 
 __all__ = ["DjangoRedisGlobalLock"]
 
@@ -35,15 +35,15 @@ class DjangoRedisGlobalLock(RedisGlobalLock):
     @classmethod
     def _address(cls, alias: str, prefix: str) -> str:
         pool = _pool(alias)
-        if hasattr(pool, "sentinel_manager"):
-            return _sentinels(cls.__name__, pool, prefix)
-        kind = pool.connection_class.__name__
-        if kind not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
-            raise InvalidOption(f"the cache {alias!r} uses connections of its own ({kind}), which cannot be used here")
         # redis-py puts things of its own beside the settings, so those that are known are picked.
         given = {key: value for key, value in pool.connection_kwargs.items() if key in _OURS}
-        if kind == "SSLConnection":
-            given["ssl"] = True
+        kind = pool.connection_class.__name__
+        if hasattr(pool, "sentinel_manager"):
+            given["ssl"] = "SSL" in kind or bool(pool.connection_kwargs.get("ssl"))
+            return redis_address(cls.__name__, given, prefix, _sentinels(pool))
+        if kind not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
+            raise InvalidOption(f"the cache {alias!r} uses connections of its own ({kind}), which cannot be used here")
+        given["ssl"] = kind == "SSLConnection"
         return redis_address(cls.__name__, given, prefix)
 
 
@@ -63,20 +63,8 @@ def _pool(alias: str) -> Any:
         raise InvalidOption(f"the cache {alias!r} ({backend}) has no single Redis server behind it") from error
 
 
-def _sentinels(engine: str, pool: Any, prefix: str) -> str:
-    """Writes the address of the primary that a cache finds by sentinels."""
-    sentinels = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
-    hosts = ",".join(host_and_port(str(one["host"]), one.get("port", 26379)) for one in sentinels)
-    server: Mapping[str, Any] = pool.connection_kwargs
-    secure = "SSL" in pool.connection_class.__name__ or bool(server.get("ssl"))
-    first = sentinels[0]
-    return address(
-        "rediss+sentinel" if secure else "redis+sentinel",
-        hosts,
-        f"/{pool.service_name}/{server.get('db') or 0}",
-        server.get("username"),
-        server.get("password"),
-        prefix=prefix,
-        sentinel_user=first.get("username"),
-        sentinel_password=first.get("password"),
-    )
+def _sentinels(pool: Any) -> Sentinels:
+    """The sentinels of which a cache asks where the primary is."""
+    known = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    hosts = ",".join(host_and_port(str(one["host"]), one.get("port", 26379)) for one in known)
+    return Sentinels(hosts, pool.service_name, known[0].get("username"), known[0].get("password"))

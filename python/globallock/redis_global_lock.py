@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from typing import Any, Mapping, NamedTuple, Optional
 
 from .addresses import Options, address, host_and_port, milliseconds
 from .exceptions import InvalidOption
@@ -30,8 +30,19 @@ class RedisGlobalLock(NativeGlobalLock):
         return Engine(url, config.get("lock_ttl"), config.get("label"))
 
 
-def redis_address(engine: str, given: Mapping[str, Any], prefix: str) -> str:
-    """Turns the options of redis-py's pool into an address."""
+class Sentinels(NamedTuple):
+    """Who knows the primary of a service."""
+
+    hosts: str
+    service: str
+    user: Optional[str]
+    password: Optional[str]
+
+
+def redis_address(
+    engine: str, given: Mapping[str, Any], prefix: str, sentinels: Optional[Sentinels] = None
+) -> str:
+    """Turns the options of redis-py's pool into an address, which is found by sentinels if there are any."""
     options = Options(engine, given)
     options.set_aside(_TUNING)
     host, port = options.text("host") or "localhost", options.take("port") or 6379
@@ -53,4 +64,9 @@ def redis_address(engine: str, given: Mapping[str, Any], prefix: str) -> str:
         return address("redis+unix", "", path, user, password, db=db, **common)
     if tls:
         common.update(ca=ca, cert=cert, key=key)
-    return address("rediss" if tls else "redis", host_and_port(host, port), f"/{db}", user, password, **common)
+    scheme = "rediss" if tls else "redis"
+    if sentinels is None:
+        return address(scheme, host_and_port(host, port), f"/{db}", user, password, **common)
+    common.update(sentinel_user=sentinels.user, sentinel_password=sentinels.password)
+    where = f"/{sentinels.service}/{db}"
+    return address(f"{scheme}+sentinel", sentinels.hosts, where, user, password, **common)

@@ -18,8 +18,8 @@ class Server:
         self.process = subprocess.Popen(
             [TARGET / "debug" / "globallock-server", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        told = json.loads(self.process.stdout.readline())
-        self.url, self.port = told["url"], told["port"]
+        self.told = json.loads(self.process.stdout.readline())
+        self.url, self.port = self.told["url"], self.told["port"]
 
     def stop(self):
         self.process.stdin.close()
@@ -27,25 +27,25 @@ class Server:
         self.process.stdout.close()
 
 
-def _server(kind):
-    server = Server(kind)
-    yield server
-    server.stop()
+def server(kind):
+    started = Server(kind)
+    yield started
+    started.stop()
 
 
 @pytest.fixture(scope="session")
 def redis_server():
-    yield from _server("redis")
+    yield from server("redis")
 
 
 @pytest.fixture(scope="session")
 def etcd_server():
-    yield from _server("etcd")
+    yield from server("etcd")
 
 
 @pytest.fixture(scope="session")
 def zookeeper_server():
-    yield from _server("zookeeper")
+    yield from server("zookeeper")
 
 
 @pytest.fixture

@@ -138,14 +138,14 @@ impl Driver {
         }
     }
 
-    /// Whether what is waited for comes before a processor could go to sleep and wake, if it takes as long as last time.
+    /// Whether what is waited for comes soon, sleep included, if it takes as long as last time.
     fn is_soon(&self, until: Until) -> bool {
         let took = match until {
             Until::Granted => &self.took[0],
             Until::Answered => &self.took[1],
             Until::Told => return false,
         };
-        took.load(Ordering::Relaxed) < 2 * microseconds(USUAL)
+        took.load(Ordering::Relaxed) < 4 * microseconds(USUAL)
     }
 
     /// Takes note of how long it took.

@@ -1,37 +1,72 @@
-//! Starts a real server for tests in other languages: `globallock-server redis|etcd|zookeeper`.
+//! Starts a real server for tests in other languages: `globallock-server redis`, for example.
 //!
-//! Prints one line of JSON with its address and port, and lives until its standard input is closed.
+//! Prints one line of JSON with its address, its port, and whatever else its clients need, and lives until its standard
+//! input is closed.
 
-use std::io::Read;
+use std::io::{Error, Read, Result};
 
 use globallock_conformance::server::Cluster;
+use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::etcd::Etcd;
-use globallock_conformance::server::redis::Redis;
+use globallock_conformance::server::redis::{Redis, Sentinels};
 use globallock_conformance::server::zookeeper::ZooKeeper;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
-fn main() -> std::io::Result<()> {
+/// A user whose password has what addresses escape.
+const USER: &str = "--user alice on >p@ss:/% ~* &* +@all --user default off --protected-mode no";
+
+fn main() -> Result<()> {
     let kind = std::env::args().nth(1).unwrap_or_default();
+    let directory = TempDir::new()?;
     match kind.as_str() {
         "redis" => {
             let server = Redis::start()?;
-            serve(&server.url());
+            serve(&server.url(), json!({}));
+        }
+        "redis-tls" => {
+            let files = Certificates::write(directory.path())?;
+            let server = Redis::start_with_tls(&files, &with_user(&[]))?;
+            let more = json!({ "ca": files.ca, "cert": files.client, "key": files.client_key });
+            serve(&server.url(), more);
+        }
+        "redis-socket" => {
+            let socket = directory.path().join("redis.sock").display().to_string();
+            let server = Redis::start_with(&with_user(&["--unixsocket", &socket]))?;
+            serve(&server.url(), json!({ "socket": socket }));
+        }
+        "redis-sentinel" => {
+            let set = Sentinels::start()?;
+            let primary = set.primary.port();
+            serve(&set.url().replace("/main", ""), json!({ "primary": primary }));
         }
         "etcd" => {
             let cluster = Etcd::start(1)?;
-            serve(&cluster.url());
+            serve(&cluster.url(), json!({}));
         }
         "zookeeper" => {
             let ensemble = ZooKeeper::start(1)?;
-            serve(&ensemble.url());
+            serve(&ensemble.url(), json!({}));
         }
-        _ => return Err(std::io::Error::other("say which: redis, etcd or zookeeper")),
+        _ => {
+            return Err(Error::other(
+                "say which: redis, redis-tls, redis-socket, redis-sentinel, etcd or zookeeper",
+            ));
+        }
     }
     Ok(())
 }
 
-fn serve(url: &str) {
+/// Lets in one user alone.
+fn with_user<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    USER.split(' ').chain(more.iter().copied()).collect()
+}
+
+fn serve(url: &str, mut told: Value) {
     let port: u16 =
         url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address ends with a port");
-    println!("{}", serde_json::json!({ "url": url, "port": port }));
+    told["url"] = url.into();
+    told["port"] = port.into();
+    println!("{told}");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }

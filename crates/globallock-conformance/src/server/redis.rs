@@ -39,15 +39,15 @@ impl Redis {
         Self::launch(port, arguments)
     }
 
-    /// Starts a server that speaks TLS alone and asks clients for a certificate.
+    /// Starts a server, with more arguments, that speaks TLS alone and asks clients for a certificate.
     ///
     /// # Errors
     /// When it is not installed or does not come up.
-    pub fn start_with_tls(certificates: &Certificates) -> Result<Self> {
+    pub fn start_with_tls(certificates: &Certificates, more: &[&str]) -> Result<Self> {
         let port = free_port();
+        let fixed = ["--port", "0", "--tls-auth-clients", "yes", "--tls-port", &port.to_string()];
         let mut arguments: Vec<String> =
-            ["--port", "0", "--tls-auth-clients", "yes", "--tls-port"].map(str::to_owned).into();
-        arguments.push(port.to_string());
+            more.iter().chain(&fixed).map(|argument| (*argument).to_owned()).collect();
         for (option, file) in [
             ("--tls-ca-cert-file", &certificates.ca),
             ("--tls-cert-file", &certificates.server),

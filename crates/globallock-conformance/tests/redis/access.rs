@@ -32,7 +32,7 @@ fn message(refused: globallock::Result<LockManager>) -> String {
 async fn tls_with_a_client_certificate() {
     let directory = TempDir::new().unwrap();
     let files = Certificates::write(directory.path()).unwrap();
-    let server = Redis::start_with_tls(&files).unwrap();
+    let server = Redis::start_with_tls(&files, &[]).unwrap();
     let url = |options: &str| format!("rediss://localhost:{}?{options}", server.port());
     let (ca, cert, key) = (files.ca.display(), files.client.display(), files.client_key.display());
     works(&manager(&url(&format!("ca={ca}&cert={cert}&key={key}"))).await).await;

@@ -100,7 +100,7 @@ async fn a_lease_that_ends_while_claims_join_fails_none_of_them() {
     let joining = (0..8).map(|number| {
         let (manager, is_over) = (manager.clone(), Arc::clone(&is_over));
         tokio::spawn(async move {
-            let mutex = manager.mutex(&format!("{number}")).unwrap();
+            let mutex = manager.mutex(number.to_string()).unwrap();
             while !is_over.load(Ordering::Relaxed) {
                 // Lost or not: what counts is that it was granted.
                 let _ = mutex.acquire().await.unwrap().release().await;

@@ -5,3 +5,7 @@
 //! `README.md` beside this crate says who writes what, and how a run is repeated.
 
 pub mod history;
+pub mod log;
+pub mod owner;
+pub mod registers;
+pub mod run;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +37,7 @@ struct Mode {
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
+    server: Arc<AtomicU16>,
     mode: watch::Sender<Mode>,
     counts: Arc<Counts>,
 }
@@ -64,22 +65,29 @@ impl Proxy {
         let mode = watch::Sender::new(Mode::default());
         let counts = Arc::new(Counts::default());
         let (follow, count) = (mode.subscribe(), Arc::clone(&counts));
+        let server = Arc::new(AtomicU16::new(server));
+        let to = Arc::clone(&server);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = SocketAddr::from(([127, 0, 0, 1], server));
+                let server = SocketAddr::from(([127, 0, 0, 1], to.load(Ordering::SeqCst)));
                 tokio::spawn(serve(client, server, follow.clone(), Arc::clone(&count)));
                 if follow.has_changed().is_err() {
                     return;
                 }
             }
         });
-        Ok(Proxy { port, mode, counts })
+        Ok(Proxy { port, server, mode, counts })
     }
 
     /// The port to connect to instead of the server's.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads new connections to another port of this host.
+    pub fn lead_to(&self, server: u16) {
+        self.server.store(server, Ordering::SeqCst);
     }
 
     /// Sets what happens to what clients send.
@@ -162,6 +170,7 @@ async fn pump(
             match flow {
                 Flow::Pass => break,
                 Flow::Delay(delay) => {
+                    counts.held.fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(delay).await;
                     break;
                 }

@@ -3,6 +3,7 @@
 use std::io::Result;
 use std::process::Command;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
@@ -157,6 +158,16 @@ impl Cluster for Etcd {
             self.members.iter().map(|member| format!("127.0.0.1:{}", member.client)).collect();
         let scheme = if self.certificates.is_some() { "etcds" } else { "etcd" };
         format!("{scheme}://{}", hosts.join(","))
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.members.iter().map(|member| member.client).collect()
+    }
+
+    fn signal(&self, member: usize, signal: Signal) {
+        if let Some(process) = &self.members[member].process {
+            process.signal(signal);
+        }
     }
 
     fn leader(&self) -> Option<usize> {

@@ -21,8 +21,14 @@ pub trait Cluster {
     /// Its plain address.
     fn url(&self) -> String;
 
+    /// The port of each server for clients.
+    fn ports(&self) -> Vec<u16>;
+
     /// The server that leads.
     fn leader(&self) -> Option<usize>;
+
+    /// Sends a signal to a server's process, if it runs.
+    fn signal(&self, server: usize, signal: Signal);
 
     /// Kills a server, as a crash does.
     fn kill(&mut self, server: usize);

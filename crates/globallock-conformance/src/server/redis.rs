@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
-use super::{Process, free_port, listens, wait_ready};
+use super::{Cluster, Process, free_port, listens, wait_ready};
 
 /// A redis-server of its own.
 #[derive(Debug)]
@@ -137,6 +137,34 @@ pub fn cli(port: u16, arguments: &[&str]) -> String {
     let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments).output();
     let output = output.expect("redis-cli is installed: run apt-get install redis-tools");
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+impl Cluster for Redis {
+    fn url(&self) -> String {
+        self.url()
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        vec![self.port]
+    }
+
+    fn leader(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn signal(&self, _server: usize, signal: Signal) {
+        if let Some(process) = &self.process {
+            process.signal(signal);
+        }
+    }
+
+    fn kill(&mut self, _server: usize) {
+        self.kill();
+    }
+
+    fn resume_after_kill(&mut self, _server: usize) -> Result<()> {
+        self.resume_after_kill()
+    }
 }
 
 /// A primary, a replica, and three sentinels that watch over them as `main`.

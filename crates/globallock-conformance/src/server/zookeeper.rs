@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
@@ -184,6 +185,16 @@ impl Cluster for ZooKeeper {
         let hosts: Vec<String> =
             self.servers.iter().map(|server| format!("127.0.0.1:{}", port(server))).collect();
         format!("zookeeper{}://{}", if secure { "s" } else { "" }, hosts.join(","))
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.servers.iter().map(|server| server.plain).collect()
+    }
+
+    fn signal(&self, server: usize, signal: Signal) {
+        if let Some(process) = &self.servers[server].process {
+            process.signal(signal);
+        }
     }
 
     fn leader(&self) -> Option<usize> {

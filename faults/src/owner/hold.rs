@@ -1,0 +1,143 @@
+//! What an owner does while it holds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globallock::{Departure, Guard, Lock};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::Owner;
+use crate::history::{OwnerEvent, Time, Written, now};
+
+/// Now, and until when a lock is surely held: never later than its owner believes.
+pub(super) fn until(guard: &Guard) -> (Time, Option<Time>) {
+    let at = now();
+    let left = guard.remaining();
+    (at, left.map(|left| at + u64::try_from(left.as_micros()).unwrap_or(u64::MAX / 2)))
+}
+
+/// How long, and how carefully, a lock is held.
+enum Manner {
+    /// A few looks and writes.
+    Quick,
+    /// One look, some work, and a write without another look: what most programs do.
+    Slow,
+    /// For longer than a lease.
+    Long,
+}
+
+impl Owner {
+    pub(super) async fn hold(
+        &self,
+        claim: u64,
+        guard: Guard,
+        lock: &Lock,
+        random: &mut fastrand::Rng,
+        registers: &mut Link,
+    ) {
+        let (log, loss) = (Arc::clone(&self.log), guard.loss());
+        let told = tokio::spawn(async move {
+            if let Some(loss) = loss.await {
+                log.write(&OwnerEvent::Lost { at: now(), claim, reason: loss.to_string() });
+            }
+        });
+        let exclusive = lock.share().weight == lock.share().capacity;
+        let verb = if exclusive { "write" } else { "look" };
+        let name = guard.name().as_str();
+        let line = format!("{name} {} {claim} {} {verb}\n", self.plan.owner, guard.fencing_token());
+        let lease = Duration::from_micros(self.plan.lease);
+        let (rounds, pause) = match manner(random) {
+            Manner::Quick => (random.u32(1..=2), Duration::from_micros(random.u64(0..800))),
+            Manner::Slow => (1, Duration::from_micros(random.u64(2_000..20_000))),
+            Manner::Long => (random.u32(8..16), lease / 8),
+        };
+        for _ in 0..rounds {
+            let (at, until) = until(&guard);
+            let held_before = guard.is_held();
+            if !held_before || self.is_stopping() {
+                break;
+            }
+            self.log.write(&OwnerEvent::Held { at, claim, until });
+            sleep(pause).await;
+            let at = now();
+            let guarded = registers.ask(&line).await;
+            let (answered, held_after) = (now(), guard.is_held());
+            let control = if guarded == Written::Unknown { Written::Unknown } else { Written::Accepted };
+            let wrote = OwnerEvent::Wrote { at, answered, claim, held_before, held_after, guarded, control };
+            self.log.write(&wrote);
+        }
+        if guard.is_held() {
+            self.log.write(&OwnerEvent::Release { at: now(), claim });
+            let departure = if random.u8(0..10) == 0 {
+                drop(guard);
+                "dropped".to_owned()
+            } else {
+                match guard.release().await {
+                    Ok(Departure::Left) => "left".to_owned(),
+                    Ok(Departure::Gone) => "gone".to_owned(),
+                    Err(error) => error.to_string(),
+                }
+            };
+            self.log.write(&OwnerEvent::Released { at: now(), claim, departure });
+        } else {
+            drop(guard);
+        }
+        told.await.expect("the loss is logged");
+    }
+}
+
+fn manner(random: &mut fastrand::Rng) -> Manner {
+    match random.u16(0..5000) {
+        0 => Manner::Long,
+        1..150 => Manner::Slow,
+        _ => Manner::Quick,
+    }
+}
+
+/// A connection to the registers.
+pub(super) struct Link {
+    port: u16,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl Link {
+    pub(super) fn new(port: u16) -> Self {
+        Link { port, stream: None }
+    }
+
+    async fn ask(&mut self, line: &str) -> Written {
+        let answer = timeout(Duration::from_secs(5), self.try_ask(line)).await;
+        match answer {
+            Ok(Ok(accepted)) => {
+                if accepted {
+                    Written::Accepted
+                } else {
+                    Written::Refused
+                }
+            }
+            _ => {
+                self.stream = None;
+                Written::Unknown
+            }
+        }
+    }
+
+    async fn try_ask(&mut self, line: &str) -> std::io::Result<bool> {
+        if self.stream.is_none() {
+            let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            stream.set_nodelay(true)?;
+            self.stream = Some(BufReader::new(stream));
+        }
+        let stream = self.stream.as_mut().expect("it has been opened");
+        stream.write_all(line.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await?;
+        match answer.as_str() {
+            "accepted\n" => Ok(true),
+            "refused\n" => Ok(false),
+            _ => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! An owner process: it takes a few locks again and again, in every way that there is, and logs what it sees.
+
+mod hold;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use globallock::{Error, Guard, Lock, LockManager, ManagerOptions, Options};
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::history::{Failure, Kind, Mode, OwnerEvent, Time, now};
+use crate::log::Log;
+
+/// The longest that a waiter waits.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// What an owner process is told: one JSON text, its only argument.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The store's address.
+    pub url: String,
+    /// The registers' port.
+    pub registers: u16,
+    /// Where it logs.
+    pub log: PathBuf,
+    /// Its number.
+    pub owner: u32,
+    /// What it decides by.
+    pub seed: u64,
+    /// The lease of its claims, in microseconds.
+    pub lease: Time,
+    /// The locks that it takes.
+    pub locks: Vec<Which>,
+}
+
+/// One lock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Which {
+    /// Its name, without spaces.
+    pub name: String,
+    /// Its sort; `read` stands for both sides of a read-write lock.
+    pub kind: Kind,
+    /// How many permits there are, of a semaphore.
+    pub capacity: u32,
+}
+
+/// What the tasks of one owner share.
+struct Owner {
+    plan: Plan,
+    log: Arc<Log>,
+    claims: AtomicU64,
+    stop: watch::Receiver<bool>,
+}
+
+/// Takes locks until this process's standard input ends.
+///
+/// # Errors
+/// When the log cannot be made.
+///
+/// # Cancel safety
+/// Not meant to be dropped.
+pub async fn run(plan: Plan) -> std::io::Result<()> {
+    let (stopping, stop) = watch::channel(false);
+    let owner =
+        Arc::new(Owner { log: Arc::new(Log::create(&plan.log)?), claims: AtomicU64::new(1), stop, plan });
+    let (pid, language) = (std::process::id(), "rust".to_owned());
+    let (number, lease) = (owner.plan.owner, owner.plan.lease);
+    owner.log.write(&OwnerEvent::Start { at: now(), pid, owner: number, language, lease });
+    tokio::spawn(async move {
+        let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+        stopping.send_replace(true);
+    });
+    if let Some(manager) = owner.connect().await {
+        let each = |(position, which): (usize, &Which)| {
+            let seed = owner.plan.seed.wrapping_mul(31).wrapping_add(position as u64);
+            tokio::spawn(Arc::clone(&owner).take_turns(manager.clone(), which.clone(), seed))
+        };
+        let tasks: Vec<_> = owner.plan.locks.iter().enumerate().map(each).collect();
+        for task in tasks {
+            task.await.expect("no task of an owner panics");
+        }
+        manager.close().await;
+    }
+    owner.log.write(&OwnerEvent::End { at: now() });
+    Ok(())
+}
+
+impl Owner {
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Connects, however long the store does not answer; `None` if it is to stop before.
+    async fn connect(&self) -> Option<LockManager> {
+        let locks = Options { lease: Duration::from_micros(self.plan.lease), ..Options::default() };
+        let options = ManagerOptions { locks, label: Some(format!("owner-{}", self.plan.owner)) };
+        while !self.is_stopping() {
+            match LockManager::connect_with(&self.plan.url, options.clone()).await {
+                Ok(manager) => return Some(manager),
+                Err(error) if error.is_retryable() => sleep(Duration::from_millis(50)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        None
+    }
+
+    async fn take_turns(self: Arc<Self>, manager: LockManager, which: Which, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut registers = hold::Link::new(self.plan.registers);
+        while !self.is_stopping() {
+            let (lock, kind) = lock(&manager, &which, &mut random);
+            if let Some((claim, guard)) = self.acquire(lock.clone(), kind, &which.name, &mut random).await {
+                self.hold(claim, guard, &lock, &mut random, &mut registers).await;
+            }
+            sleep(Duration::from_micros(random.u64(0..3_000))).await;
+        }
+    }
+
+    async fn acquire(
+        &self,
+        lock: Lock,
+        kind: Kind,
+        name: &str,
+        random: &mut fastrand::Rng,
+    ) -> Option<(u64, Guard)> {
+        let claim = self.claims.fetch_add(1, Ordering::Relaxed);
+        let mode = match random.u8(0..10) {
+            0 => Mode::Try,
+            1 => Mode::Cancel(random.u64(0..30_000)),
+            _ => Mode::Wait(LIMIT.as_micros() as Time),
+        };
+        let (share, name) = (lock.share(), name.to_owned());
+        let (weight, capacity) = (share.weight, share.capacity);
+        self.log.write(&OwnerEvent::Invoke { at: now(), claim, name, kind, weight, capacity, mode });
+        let options = Options { wait: Some(LIMIT), ..lock.options().clone() };
+        let lock = lock.with(options).expect("good options");
+        let mut stop = self.stop.clone();
+        let asked = async {
+            match mode {
+                Mode::Try => lock.try_acquire().await.map_err(failure)?.ok_or(Failure::Refused),
+                Mode::Wait(_) => tokio::select! {
+                    acquired = lock.acquire() => acquired.map_err(failure),
+                    _ = stop.wait_for(|stop| *stop) => Err(Failure::Cancelled),
+                },
+                Mode::Cancel(after) => {
+                    let acquired = timeout(Duration::from_micros(after), lock.acquire()).await;
+                    acquired.map_err(|_| Failure::Cancelled)?.map_err(failure)
+                }
+            }
+        };
+        match asked.await {
+            Ok(guard) => {
+                let (at, until) = hold::until(&guard);
+                self.log.write(&OwnerEvent::Granted { at, claim, fence: guard.fencing_token(), until });
+                Some((claim, guard))
+            }
+            Err(failure) => {
+                let silent = matches!(failure, Failure::Error(_));
+                self.log.write(&OwnerEvent::Failed { at: now(), claim, failure });
+                if silent {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                None
+            }
+        }
+    }
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::TimedOut { .. } => Failure::TimedOut,
+        error => Failure::Error(error.to_string()),
+    }
+}
+
+/// Chooses how to take a lock.
+fn lock(manager: &LockManager, which: &Which, random: &mut fastrand::Rng) -> (Lock, Kind) {
+    let chosen = match which.kind {
+        Kind::Mutex => manager.mutex(&which.name).map(|lock| (lock, Kind::Mutex)),
+        Kind::Read | Kind::Write => manager.rwlock(&which.name).map(|lock| match random.u8(0..3) {
+            0 => (lock.write(), Kind::Write),
+            _ => (lock.read(), Kind::Read),
+        }),
+        Kind::Permits => {
+            let count = random.u32(1..=which.capacity.min(2));
+            let semaphore = manager.semaphore(&which.name, which.capacity);
+            semaphore.and_then(|semaphore| semaphore.permits(count)).map(|lock| (lock, Kind::Permits))
+        }
+    };
+    chosen.expect("good names and numbers")
+}

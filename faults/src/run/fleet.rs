@@ -1,0 +1,159 @@
+//! The owner processes of a run, and the registers that they write to.
+
+use std::io::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::owner::Plan;
+
+/// How long an owner may take to end in order: it waits for answers that may not come, as long as a lease.
+const END: Duration = Duration::from_secs(30);
+
+/// The processes.
+pub(super) struct Fleet {
+    program: PathBuf,
+    plan: Plan,
+    directory: PathBuf,
+    members: Vec<Member>,
+    next: u32,
+    registers: (Child, ChildStdin),
+}
+
+struct Member {
+    number: u32,
+    child: Child,
+    /// Open as long as it shall go on.
+    _pipe: ChildStdin,
+}
+
+impl Fleet {
+    /// Starts the registers; `plan` is what all owners have in common.
+    pub(super) async fn start(plan: Plan, directory: &Path) -> Result<Self> {
+        let beside = |name: &str| Ok::<_, Error>(std::env::current_exe()?.with_file_name(name));
+        let mut command = Command::new(beside("globallock-registers")?);
+        command.arg(directory.join("register.jsonl"));
+        let mut child = start(&mut command, &directory.join("register.err"))?;
+        let pipe = child.stdin.take().ok_or_else(|| Error::other("it has a standard input"))?;
+        let told = child.stdout.take().ok_or_else(|| Error::other("it has a standard output"))?;
+        let mut line = String::new();
+        BufReader::new(told).read_line(&mut line).await?;
+        let registers = line.trim().parse().map_err(Error::other)?;
+        Ok(Fleet {
+            program: beside("globallock-owner")?,
+            plan: Plan { registers, ..plan },
+            directory: directory.to_owned(),
+            members: Vec::new(),
+            next: 0,
+            registers: (child, pipe),
+        })
+    }
+
+    /// Starts one more owner.
+    pub(super) fn add(&mut self) -> Result<()> {
+        let number = self.next;
+        self.next += 1;
+        let log = self.directory.join(format!("owner-{number}.jsonl"));
+        let seed = self.plan.seed.wrapping_mul(1009).wrapping_add(u64::from(number));
+        let plan = Plan { log, owner: number, seed, ..self.plan.clone() };
+        let mut command = Command::new(&self.program);
+        command.arg(serde_json::to_string(&plan)?);
+        let mut child = start(&mut command, &self.directory.join(format!("owner-{number}.err")))?;
+        let pipe = child.stdin.take().ok_or_else(|| Error::other("it has a standard input"))?;
+        self.members.push(Member { number, child, _pipe: pipe });
+        Ok(())
+    }
+
+    /// One of those who live, by a number of any size.
+    pub(super) fn choose(&self, number: u64) -> usize {
+        usize::try_from(number).unwrap_or(0) % self.members.len()
+    }
+
+    pub(super) fn number(&self, member: usize) -> u32 {
+        self.members[member].number
+    }
+
+    /// Kills an owner, and says how that was seen.
+    pub(super) async fn kill(&mut self, member: usize) -> Result<String> {
+        let mut member = self.members.swap_remove(member);
+        member.child.start_kill()?;
+        Ok(member.child.wait().await?.to_string())
+    }
+
+    /// Stops an owner, and says what state it is in then.
+    pub(super) async fn stop(&self, member: usize) -> Result<String> {
+        self.signal(member, Signal::STOP)?;
+        let pid = self.pid(member)?.as_raw_nonzero();
+        let until = Instant::now() + Duration::from_secs(5);
+        loop {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+            let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+            if state == Some('T') || Instant::now() > until {
+                return Ok(format!("state {}", state.unwrap_or('?')));
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    pub(super) fn go_on(&self, member: usize) -> Result<()> {
+        self.signal(member, Signal::CONT)
+    }
+
+    fn pid(&self, member: usize) -> Result<Pid> {
+        let id = self.members[member].child.id().and_then(|id| i32::try_from(id).ok());
+        id.and_then(Pid::from_raw).ok_or_else(|| self.ended(member))
+    }
+
+    fn signal(&self, member: usize, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.pid(member)?, signal)?)
+    }
+
+    fn ended(&self, member: usize) -> Error {
+        let number = self.members[member].number;
+        let told = std::fs::read_to_string(self.directory.join(format!("owner-{number}.err")));
+        Error::other(format!("owner {number} ended by itself: {}", told.unwrap_or_default()))
+    }
+
+    /// Checks that all who were not killed go on.
+    pub(super) fn check(&mut self) -> Result<()> {
+        for member in 0..self.members.len() {
+            if self.members[member].child.try_wait()?.is_some() {
+                return Err(self.ended(member));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has all owners end in order, and then the registers.
+    pub(super) async fn finish(mut self) -> Result<()> {
+        let directory = &self.directory;
+        let numbers: Vec<u32> = self.members.iter().map(|member| member.number).collect();
+        let ends = self.members.into_iter().map(|Member { mut child, _pipe: pipe, .. }| async move {
+            drop(pipe);
+            timeout(END, child.wait()).await
+        });
+        let ends = futures_util::future::join_all(ends).await;
+        for (number, end) in numbers.into_iter().zip(ends) {
+            let status = end.map_err(|_| Error::other(format!("owner {number} does not end")))??;
+            if !status.success() {
+                let told = std::fs::read_to_string(directory.join(format!("owner-{number}.err")))?;
+                return Err(Error::other(format!("owner {number}: {status}: {told}")));
+            }
+        }
+        let (child, pipe) = (&mut self.registers.0, self.registers.1);
+        drop(pipe);
+        child.wait().await?;
+        Ok(())
+    }
+}
+
+/// Starts a program that ends with this one, its errors in a file.
+fn start(command: &mut Command, errors: &Path) -> Result<Child> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(std::fs::File::create(errors)?);
+    command.kill_on_drop(true).spawn()
+}

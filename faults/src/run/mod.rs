@@ -1,0 +1,146 @@
+//! One run: a store, owners of it, and a schedule of faults that is made from a seed.
+
+mod fault;
+mod fleet;
+mod store;
+
+use std::io::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use globallock::{LockManager, ManagerOptions};
+use tokio::task::{JoinHandle, block_in_place};
+use tokio::time::sleep;
+
+use self::fault::Fault;
+use self::fleet::Fleet;
+use self::store::Store;
+use crate::history::{FaultEvent, Kind, ObserverEvent, Seen, now};
+use crate::log::Log;
+use crate::owner::{Plan, Which};
+
+pub use self::store::STORES;
+
+/// How often the onlooker looks at each name.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What a run is to be.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// One of [`STORES`].
+    pub store: String,
+    /// How long things are broken.
+    pub length: Duration,
+    /// What the schedule is made from.
+    pub seed: u64,
+    /// How many owner processes there are at a time.
+    pub owners: u32,
+    /// The lease of all claims.
+    pub lease: Duration,
+    /// Where the logs go: a directory that does not exist.
+    pub directory: PathBuf,
+}
+
+/// The locks that all owners want.
+fn locks() -> Vec<Which> {
+    let which = |name: &str, kind, capacity| Which { name: name.to_owned(), kind, capacity };
+    vec![
+        which("a", Kind::Mutex, 1),
+        which("ab", Kind::Mutex, 1),
+        which("shared", Kind::Read, 0),
+        which("permits", Kind::Permits, 3),
+    ]
+}
+
+/// Breaks things for a while, and leaves the logs of it.
+///
+/// # Errors
+/// When a server does not come up, or an owner ends by itself or not at all.
+///
+/// # Cancel safety
+/// A dropped call ends all processes.
+pub async fn run(orders: &Orders) -> Result<()> {
+    let directory = &orders.directory;
+    std::fs::create_dir_all(directory)?;
+    let log = Log::create(&directory.join("faults.jsonl"))?;
+    let mut store = Store::start(&orders.store).await?;
+    let lease = u64::try_from(orders.lease.as_micros()).map_err(Error::other)?;
+    let kind = store.kind.clone();
+    log.write(&FaultEvent::Start { at: now(), store: kind, seed: orders.seed, lease });
+    let plan = Plan {
+        url: store.url(),
+        registers: 0,
+        log: PathBuf::new(),
+        owner: 0,
+        seed: orders.seed,
+        lease,
+        locks: locks(),
+    };
+    let mut fleet = Fleet::start(plan, directory).await?;
+    for _ in 0..orders.owners {
+        fleet.add()?;
+    }
+    let observer = observe(&store.for_observer(), directory).await?;
+    let mut random = fastrand::Rng::with_seed(orders.seed);
+    let faults = store.faults();
+    let begin = Instant::now();
+    while begin.elapsed() < orders.length {
+        let fault = Fault::next(&mut random, &faults);
+        sleep(fault.calm).await;
+        fleet.check()?;
+        log.write(&fault.happen(&mut store, &mut fleet, orders.lease).await?);
+    }
+    sleep(orders.lease).await;
+    fleet.check()?;
+    fleet.finish().await?;
+    observer.abort();
+    log.write(&FaultEvent::Left { at: now(), left: left(&store, orders.lease).await? });
+    log.write(&FaultEvent::End { at: now() });
+    Ok(())
+}
+
+/// What is in the store when all leases are over.
+async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
+    let names: Vec<String> = locks().into_iter().map(|which| which.name).collect();
+    let manager = LockManager::connect(&store.direct()).await.map_err(Error::other)?;
+    // Those who were killed are freed at the end of their leases; the servers may have begun these anew.
+    let until = Instant::now() + lease * 2 + Duration::from_secs(3);
+    loop {
+        let mut left = block_in_place(|| store.left(&names));
+        let listed: Vec<_> = manager.names("").collect().await;
+        left.extend(listed.into_iter().map(|name| match name {
+            Ok(name) => name.to_string(),
+            Err(error) => error.to_string(),
+        }));
+        if left.is_empty() || Instant::now() > until {
+            return Ok(left);
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Looks at the queues, again and again.
+async fn observe(url: &str, directory: &Path) -> Result<JoinHandle<()>> {
+    let log = Log::create(&directory.join("observer.jsonl"))?;
+    let options = ManagerOptions { label: Some("observer".to_owned()), ..ManagerOptions::default() };
+    let manager = LockManager::connect_with(url, options).await.map_err(Error::other)?;
+    Ok(tokio::spawn(async move {
+        loop {
+            for which in locks() {
+                let at = now();
+                if let Ok(entries) = manager.inspect(&which.name).await {
+                    let seen = |entry: globallock::Entry| Seen {
+                        id: entry.id.map(|id| id.to_string()),
+                        label: entry.owner.label,
+                        held: entry.held,
+                        fence: entry.fence,
+                    };
+                    let queue = entries.into_iter().map(seen).collect();
+                    log.write(&ObserverEvent { at, answered: now(), name: which.name, queue });
+                }
+            }
+            sleep(LOOK).await;
+        }
+    }))
+}

@@ -1,0 +1,201 @@
+//! The store of a run: its servers, the proxies before them, and what can be done to it.
+
+use std::io::{Error, Result};
+use std::time::Duration;
+
+use globallock_conformance::proxy::Proxy;
+use globallock_conformance::server::etcd::Etcd;
+use globallock_conformance::server::redis::Redis;
+use globallock_conformance::server::zookeeper::{self, ZooKeeper};
+use globallock_conformance::server::{Cluster, wait_ready};
+use tempfile::TempDir;
+
+use super::fault::What;
+
+/// The stores that a run can have.
+pub const STORES: [&str; 7] =
+    ["file", "redis", "redis-replica", "etcd-1", "etcd-3", "zookeeper-1", "zookeeper-3"];
+
+/// A store that runs.
+pub(super) struct Store {
+    pub(super) kind: String,
+    server: Server,
+    /// One before each server.
+    pub(super) proxies: Vec<Proxy>,
+}
+
+enum Server {
+    File(TempDir),
+    Redis(Redis),
+    /// A primary with an empty directory for all, and its replica.
+    Pair(Redis, Redis),
+    Etcd(Etcd),
+    ZooKeeper(ZooKeeper),
+}
+
+impl Store {
+    pub(super) async fn start(kind: &str) -> Result<Self> {
+        let server = match kind {
+            "file" => Server::File(TempDir::new()?),
+            "redis" => Server::Redis(Redis::start()?),
+            "redis-replica" => {
+                let primary = Redis::start()?;
+                let replica = Redis::start()?;
+                follow(&replica, primary.port())?;
+                Server::Pair(primary, replica)
+            }
+            "etcd-1" => Server::Etcd(Etcd::start(1)?),
+            "etcd-3" => Server::Etcd(Etcd::start(3)?),
+            "zookeeper-1" => Server::ZooKeeper(ZooKeeper::start(1)?),
+            "zookeeper-3" => Server::ZooKeeper(ZooKeeper::start(3)?),
+            _ => return Err(Error::other(format!("the stores are {}", STORES.join(", ")))),
+        };
+        let mut store = Store { kind: kind.to_owned(), server, proxies: Vec::new() };
+        let ports = store.cluster().map(|cluster| cluster.ports()).unwrap_or_default();
+        for port in ports {
+            store.proxies.push(Proxy::start(port).await?);
+        }
+        Ok(store)
+    }
+
+    pub(super) fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        match &mut self.server {
+            Server::File(_) => None,
+            Server::Redis(server) | Server::Pair(server, _) => Some(server),
+            Server::Etcd(cluster) => Some(cluster),
+            Server::ZooKeeper(ensemble) => Some(ensemble),
+        }
+    }
+
+    /// The address behind the proxies.
+    pub(super) fn url(&self) -> String {
+        let hosts: Vec<String> =
+            self.proxies.iter().map(|proxy| format!("127.0.0.1:{}", proxy.port())).collect();
+        let hosts = hosts.join(",");
+        match &self.server {
+            Server::File(directory) => format!("file://{}", directory.path().display()),
+            Server::Redis(_) | Server::Pair(..) => format!("redis://{hosts}"),
+            Server::Etcd(_) => format!("etcd://{hosts}"),
+            Server::ZooKeeper(_) => format!("zookeeper://{hosts}"),
+        }
+    }
+
+    /// The address that no fault of the network stands before.
+    pub(super) fn direct(&self) -> String {
+        match &self.server {
+            Server::File(_) => self.url(),
+            // It moves with the primary.
+            Server::Redis(server) | Server::Pair(server, _) => server.url(),
+            Server::Etcd(cluster) => cluster.url(),
+            Server::ZooKeeper(ensemble) => ensemble.url(),
+        }
+    }
+
+    /// The onlooker's address: where the primary moves, it looks through the proxy too.
+    pub(super) fn for_observer(&self) -> String {
+        if matches!(self.server, Server::Pair(..)) { self.url() } else { self.direct() }
+    }
+
+    /// What can go wrong here.
+    pub(super) fn faults(&self) -> Vec<What> {
+        let mut faults = vec![What::OwnerKill, What::OwnerStopShort, What::OwnerStopLong];
+        if !self.proxies.is_empty() {
+            faults.extend([What::Cut, What::HoldAnswers, What::HoldRequests, What::HoldBoth]);
+            faults.extend([What::Delay, What::SwallowAnswers, What::ServerStop, What::ServerKill]);
+        }
+        match &self.server {
+            Server::Redis(_) => faults.extend([What::FlushAll, What::ScriptFlush, What::KillPush]),
+            Server::Pair(..) => {
+                faults.retain(|what| *what != What::ServerKill);
+                faults.extend([What::Promotion; 4]);
+            }
+            Server::Etcd(_) => faults.extend([What::RevokeLease, What::Compact]),
+            Server::File(_) | Server::ZooKeeper(_) => {}
+        }
+        if self.proxies.len() > 1 {
+            faults.push(What::LeaderKill);
+        }
+        faults
+    }
+
+    /// Whether what it was told is gone when a server's process is.
+    pub(super) fn forgets_when_killed(&self) -> bool {
+        matches!(self.server, Server::Redis(_))
+    }
+
+    /// Runs a command by redis-cli.
+    pub(super) fn redis(&self, arguments: &[&str]) -> String {
+        match &self.server {
+            Server::Redis(server) | Server::Pair(server, _) => server.cli(arguments),
+            _ => unreachable!("only Redis is given this fault"),
+        }
+    }
+
+    /// Runs a command by etcdctl.
+    pub(super) fn etcd(&self, arguments: &[&str]) -> String {
+        match &self.server {
+            Server::Etcd(cluster) => cluster.ctl(arguments),
+            _ => unreachable!("only etcd is given this fault"),
+        }
+    }
+
+    /// Kills the primary after its replica has missed the last writes, and makes the replica the primary.
+    pub(super) async fn promote(&mut self) -> Result<String> {
+        let Server::Pair(primary, replica) = &mut self.server else {
+            unreachable!("only a pair is given this fault")
+        };
+        replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let offset = |server: &Redis| -> u64 {
+            let told = server.cli(&["INFO", "replication"]);
+            let field = told.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+            field.and_then(|field| field.trim().parse().ok()).unwrap_or(0)
+        };
+        let missed = offset(primary).saturating_sub(offset(replica));
+        primary.kill();
+        replica.cli(&["REPLICAOF", "NO", "ONE"]);
+        self.proxies[0].lead_to(replica.port());
+        self.proxies[0].cut();
+        primary.resume_after_kill()?;
+        follow(primary, replica.port())?;
+        std::mem::swap(primary, replica);
+        Ok(format!("{missed} bytes had not been replicated"))
+    }
+
+    /// What the store itself still lists of claims, by its own tools.
+    pub(super) fn left(&self, names: &[String]) -> Vec<String> {
+        match &self.server {
+            Server::File(directory) => {
+                let inside = |name: &String| directory.path().join(name);
+                names
+                    .iter()
+                    .map(inside)
+                    .filter(|path| path.exists())
+                    .map(|path| path.display().to_string())
+                    .collect()
+            }
+            Server::Redis(server) | Server::Pair(server, _) => {
+                // The counters of fencing tokens stay for a while, and have an end.
+                let keys = server.cli(&["--scan"]);
+                keys.lines()
+                    .filter(|key| !key.ends_with(":fence") || server.cli(&["TTL", key]) == "-1")
+                    .map(str::to_owned)
+                    .collect()
+            }
+            Server::Etcd(cluster) => {
+                let keys = cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks/"]);
+                keys.lines().filter(|key| !key.is_empty()).map(str::to_owned).collect()
+            }
+            Server::ZooKeeper(ensemble) => names
+                .iter()
+                .flat_map(|name| zookeeper::children(&ensemble.hosts(), &format!("/_glocks/{name}")))
+                .collect(),
+        }
+    }
+}
+
+fn follow(replica: &Redis, primary: u16) -> Result<()> {
+    replica.cli(&["REPLICAOF", "127.0.0.1", &primary.to_string()]);
+    let synced = || replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
+    wait_ready("the replica", &replica.directory().join("log"), synced)
+}

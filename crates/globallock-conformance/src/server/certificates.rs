@@ -43,7 +43,10 @@ impl Certificates {
         };
         let signed = |names: Vec<String>| -> std::result::Result<_, rcgen::Error> {
             let key = KeyPair::generate()?;
-            let certificate = CertificateParams::new(names)?.signed_by(&key, &ca)?;
+            let mut parameters = CertificateParams::new(names)?;
+            // Newer clients insist on it.
+            parameters.use_authority_key_identifier_extension = true;
+            let certificate = parameters.signed_by(&key, &ca)?;
             Ok((certificate.pem(), key.serialize_pem()))
         };
         let (server, server_key) =

@@ -3,7 +3,7 @@
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 
 /// The files of one set of certificates, all PEM.
 #[derive(Clone, Debug)]
@@ -31,6 +31,7 @@ impl Certificates {
         let authority = |name: &str| -> std::result::Result<_, rcgen::Error> {
             let mut parameters = CertificateParams::new(Vec::new())?;
             parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
             parameters.distinguished_name.push(DnType::CommonName, name);
             CertifiedIssuer::self_signed(parameters, KeyPair::generate()?)
         };

@@ -1,23 +1,103 @@
-//! Breaks a real store under real owners: `globallock-faults STORE SECONDS [SEED]`.
+//! Breaks real stores under real owners, and judges what these saw.
 
+use std::io::{Error, Result};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use globallock_faults::run::{Orders, run};
+use clap::{Parser, Subcommand};
+use globallock::duration;
+use globallock_faults::check::{History, Report, Terms, check};
+use globallock_faults::run::{Orders, STORES, run};
+
+/// Breaks real stores under real owners, and judges what these saw.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    /// What the schedule of faults is made from; the clock by default.
+    #[arg(long, global = true)]
+    seed: Option<u64>,
+    /// How many owner processes there are at a time.
+    #[arg(long, global = true, default_value_t = 6)]
+    owners: u32,
+    /// The lease of all claims.
+    #[arg(long, global = true, default_value = "2s", value_parser = span)]
+    lease: Duration,
+    /// Where the logs go; they are deleted after a run without violations unless it is given.
+    #[arg(long, global = true)]
+    directory: Option<PathBuf>,
+    /// How long things are broken, in all.
+    #[arg(long = "for", global = true, default_value = "1m", value_parser = span)]
+    length: Duration,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Breaks one store.
+    Run {
+        /// Which.
+        #[arg(value_parser = STORES)]
+        store: String,
+    },
+    /// Breaks each store in turn.
+    Pass,
+    /// Judges the logs of a run again.
+    Check {
+        /// Where they are.
+        logs: PathBuf,
+    },
+}
 
 #[tokio::main]
-async fn main() -> std::io::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_err(std::io::Error::other)?;
-    let seed =
-        arguments.get(2).map_or(Ok(clock.as_secs()), |text| text.parse()).map_err(std::io::Error::other)?;
-    let orders = Orders {
-        store: arguments[0].clone(),
-        length: Duration::from_secs(arguments[1].parse().map_err(std::io::Error::other)?),
-        seed,
-        owners: 6,
-        lease: Duration::from_secs(2),
-        directory: std::env::temp_dir().join(format!("globallock-faults-{}-{seed}", arguments[0])),
+async fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let reports = match &arguments.verb {
+        Verb::Run { store } => vec![arguments.run(store, arguments.length).await?],
+        Verb::Check { logs } => vec![judge(logs)?],
+        Verb::Pass => {
+            let mut reports = Vec::new();
+            for store in STORES {
+                reports.push(arguments.run(store, arguments.length / STORES.len() as u32).await?);
+            }
+            println!("{:<16} {:>10} {:>8} {:>8} {:>11}", "store", "grants", "faults", "losses", "violations");
+            for report in &reports {
+                let (grants, faults) = (report.all_grants(), report.bites());
+                let (losses, violations) = (report.losses, report.violations.len());
+                println!("{:<16} {grants:>10} {faults:>8} {losses:>8} {violations:>11}", report.store);
+            }
+            let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
+            println!("{:<16} {:>10} {:>8}", "all", sum(Report::all_grants), sum(Report::bites));
+            reports
+        }
     };
-    println!("{} with seed {seed}: {}", orders.store, orders.directory.display());
-    run(&orders).await
+    let fails = reports.iter().any(|report| !report.violations.is_empty());
+    Ok(u8::from(fails).into())
+}
+
+impl Arguments {
+    async fn run(&self, store: &str, length: Duration) -> Result<Report> {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Error::other)?;
+        let seed = self.seed.unwrap_or(clock.as_secs());
+        let parent = self.directory.clone().unwrap_or_else(std::env::temp_dir);
+        let directory = parent.join(format!("faults-{store}-{seed}"));
+        println!("{store}, seed {seed}, {length:.0?}: logs in {}", directory.display());
+        let (store, owners, lease) = (store.to_owned(), self.owners, self.lease);
+        run(&Orders { store, length, seed, owners, lease, directory: directory.clone() }).await?;
+        let report = judge(&directory)?;
+        if self.directory.is_none() && report.violations.is_empty() {
+            std::fs::remove_dir_all(directory)?;
+        }
+        Ok(report)
+    }
+}
+
+fn span(text: &str) -> std::result::Result<Duration, String> {
+    duration::parse(text).ok_or_else(|| format!("{text:?} is no span of time, such as 90s or 30m"))
+}
+
+fn judge(directory: &std::path::Path) -> Result<Report> {
+    let report = check(&History::read(directory)?, Terms::default());
+    print!("{report}");
+    Ok(report)
 }

@@ -1,0 +1,130 @@
+//! The checker: reads what a run left behind, and says which promises it refutes.
+//!
+//! Each rule is sound: what it flags cannot be in the log of a lock that keeps its promises, whatever the machine's
+//! pauses were. What cannot be judged for what was broken at the time is counted, not passed over in silence.
+
+mod exclusion;
+mod order;
+mod read;
+mod report;
+mod time;
+
+use std::collections::BTreeMap;
+
+pub use self::read::History;
+pub use self::report::{Report, Rule, Violation};
+
+use self::read::{Claim, Fault};
+use crate::history::{Failure, Time};
+
+/// What a busy machine is given on top of what is promised, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// From a deadline until a process has run and said so.
+    pub slack: Time,
+    /// From the end of a dead owner's lease until the next has been granted.
+    pub recovery: Time,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Terms { slack: 3_000_000, recovery: 2_000_000 }
+    }
+}
+
+/// What the rules look at.
+struct Case<'a> {
+    history: &'a History,
+    terms: Terms,
+    names: BTreeMap<&'a str, Vec<&'a Claim>>,
+}
+
+/// Judges a run.
+#[must_use]
+pub fn check(history: &History, terms: Terms) -> Report {
+    let mut names: BTreeMap<&str, Vec<&Claim>> = BTreeMap::new();
+    for claim in &history.claims {
+        names.entry(&claim.name).or_default().push(claim);
+    }
+    let case = Case { history, terms, names };
+    let mut report = Report::new(&history.store);
+    case.count(&mut report);
+    case.exclusion(&mut report);
+    case.registers(&mut report);
+    case.believed_writes(&mut report);
+    case.tokens(&mut report);
+    case.queue(&mut report);
+    case.losses(&mut report);
+    case.limits(&mut report);
+    case.recovery(&mut report);
+    case.end(&mut report);
+    report
+}
+
+impl Case<'_> {
+    /// Whether the store may have forgotten, at this time, what it had granted.
+    fn is_excused(&self, at: Time) -> bool {
+        self.history.faults.iter().any(|fault| {
+            fault.forgets && fault.at <= at && at <= fault.mended + self.history.lease + self.terms.slack
+        })
+    }
+
+    /// How long an owner was stopped, between two times.
+    fn stopped(&self, owner: u32, from: Time, to: Time) -> Time {
+        let stops = self
+            .history
+            .faults
+            .iter()
+            .filter(|fault| fault.owner == Some(owner) && fault.kind.starts_with("owner_stop"));
+        stops.map(|stop| stop.mended.min(to).saturating_sub(stop.at.max(from))).sum()
+    }
+
+    /// Whether an owner was stopped at any time between two.
+    fn was_stopped(&self, owner: u32, from: Time, to: Time) -> bool {
+        // It takes a moment until a process that goes on does.
+        let near = |fault: &Fault| fault.at <= to && from <= fault.mended + 100_000;
+        let stop = |fault: &Fault| fault.owner == Some(owner) && fault.kind.starts_with("owner_stop");
+        self.history.faults.iter().any(|fault| stop(fault) && near(fault))
+    }
+
+    /// Whether anything was broken between two times, or had been within a lease before.
+    fn is_calm(&self, from: Time, to: Time) -> bool {
+        let after = 2 * self.history.lease + self.terms.slack;
+        !self.history.faults.iter().any(|fault| fault.at <= to && from <= fault.mended + after)
+    }
+
+    fn count(&self, report: &mut Report) {
+        for claim in &self.history.claims {
+            let kind = format!("{:?}", claim.kind).to_lowercase();
+            if claim.granted.is_some() {
+                *report.grants.entry(kind).or_default() += 1;
+            }
+            if let Some((_, failure)) = &claim.failed {
+                let name = match failure {
+                    Failure::Refused => "refused",
+                    Failure::TimedOut => "timed_out",
+                    Failure::Cancelled => "cancelled",
+                    Failure::Error(_) => "error",
+                };
+                *report.failures.entry(name.to_owned()).or_default() += 1;
+            }
+            report.losses += u64::from(claim.lost.is_some());
+        }
+        for fault in &self.history.faults {
+            let (bit, not) = report.faults.entry(fault.kind.clone()).or_default();
+            *(if fault.bit { bit } else { not }) += 1;
+        }
+    }
+
+    /// The run came to its end, and left nothing.
+    fn end(&self, report: &mut Report) {
+        match &self.history.left {
+            Some(left) if left.is_empty() => {}
+            Some(left) => report.violated(Rule::Left, format!("still in the store: {}", left.join(", "))),
+            None => report.violated(Rule::Left, "nobody looked what was left in the store".to_owned()),
+        }
+        if !self.history.is_complete {
+            report.violated(Rule::Left, "the run did not come to its end".to_owned());
+        }
+    }
+}

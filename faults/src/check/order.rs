@@ -1,0 +1,135 @@
+//! Who was granted before whom.
+
+use std::collections::HashMap;
+
+use super::exclusion::told;
+use super::read::Claim;
+use super::{Case, Report, Rule};
+use crate::history::{ObserverEvent, Time};
+
+/// When a claim was seen to wait in one place of the queue.
+struct Wait<'a> {
+    claim: &'a Claim,
+    /// When the answer was there that showed it first.
+    first: Time,
+    /// When the last answer was asked for that showed it.
+    last: Time,
+}
+
+impl Case<'_> {
+    /// Tokens rise: whoever asked after another had been told of its grant has a higher one, unless both share; and no
+    /// token is given twice.
+    ///
+    /// Sound under every fault: tokens come from the store, whose order is that of the grants.
+    pub(super) fn tokens(&self, report: &mut Report) {
+        for claims in self.names.values() {
+            let granted = |claim: &&Claim| claim.granted.map(|grant| (grant.at, grant.fence));
+            let mut asked: Vec<&Claim> =
+                claims.iter().copied().filter(|claim| claim.granted.is_some()).collect();
+            let mut told_of = asked.clone();
+            asked.sort_by_key(|claim| claim.invoked);
+            told_of.sort_by_key(granted);
+            let mut known = told_of.iter().peekable();
+            let (mut highest, mut highest_alone): (Option<&Claim>, Option<&Claim>) = (None, None);
+            let fence = |claim: &Claim| claim.granted.map_or(0, |grant| grant.fence);
+            for claim in asked {
+                while let Some(earlier) =
+                    known.next_if(|other| granted(other).is_some_and(|(at, _)| at < claim.invoked))
+                {
+                    if highest.is_none_or(|highest| fence(highest) < fence(earlier)) {
+                        highest = Some(earlier);
+                    }
+                    if earlier.is_exclusive()
+                        && highest_alone.is_none_or(|highest| fence(highest) < fence(earlier))
+                    {
+                        highest_alone = Some(earlier);
+                    }
+                }
+                let earlier = if claim.is_exclusive() { highest } else { highest_alone };
+                if let Some(earlier) = earlier.filter(|earlier| fence(earlier) >= fence(claim)) {
+                    report.violated(Rule::Tokens, format!("{} and then {}", told(earlier), told(claim)));
+                }
+            }
+            let mut given: HashMap<u64, &Claim> = HashMap::new();
+            for claim in told_of {
+                if let Some(other) = given.insert(fence(claim), claim) {
+                    report.violated(Rule::Tokens, format!("one token: {} and {}", told(other), told(claim)));
+                }
+            }
+        }
+    }
+
+    /// Who was seen waiting before another asked is granted before it.
+    ///
+    /// Sound: the onlooker's answer was complete before the other asked, so it came later. In calm, places are kept; and
+    /// one that is still seen in the same place after the other's grant has kept it in any case. Pairs that may hold
+    /// together are not judged, as a grant is told to one sooner than to another.
+    pub(super) fn queue(&self, report: &mut Report) {
+        for (name, claims) in &self.names {
+            let seen: Vec<&ObserverEvent> =
+                self.history.observed.iter().filter(|event| event.name == *name).collect();
+            let mut later: Vec<&Claim> =
+                claims.iter().copied().filter(|claim| claim.granted.is_some()).collect();
+            later.sort_by_key(|claim| claim.invoked);
+            for wait in waits(claims, &seen) {
+                let end = wait.claim.answered().unwrap_or(wait.last);
+                let from = later.partition_point(|claim| claim.invoked <= wait.first);
+                for other in later[from..].iter().take_while(|other| other.invoked < end) {
+                    let Some(grant) = other.granted else { continue };
+                    if other.number == wait.claim.number || wait.claim.goes_with(other) {
+                        continue;
+                    }
+                    let seen_after = grant.at <= wait.last.min(end) && self.history.store != "zookeeper-3";
+                    let calm = self.is_calm(wait.first, end.max(grant.at));
+                    // Known to have kept its place until it was granted.
+                    let behind = wait.claim.granted.is_some_and(|mine| mine.fence > grant.fence);
+                    if seen_after || calm {
+                        report.pairs += 1;
+                    }
+                    if seen_after || calm && behind {
+                        let what = format!(
+                            "{} was seen waiting from {} to {}, and overtaken by {}",
+                            told(wait.claim),
+                            wait.first,
+                            wait.last,
+                            told(other)
+                        );
+                        report.violated(Rule::Queue, what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The times that claims were seen to wait, each place in the queue apart.
+fn waits<'a>(claims: &[&'a Claim], seen: &[&ObserverEvent]) -> Vec<Wait<'a>> {
+    let mut by_owner: HashMap<u32, Vec<&Claim>> = HashMap::new();
+    for claim in claims {
+        by_owner.entry(claim.number.owner).or_default().push(claim);
+    }
+    let mut waits: HashMap<(&str, u64), Wait<'_>> = HashMap::new();
+    for event in seen {
+        for entry in event.queue.iter().filter(|entry| !entry.held) {
+            let (Some(id), Some(label)) = (&entry.id, &entry.label) else { continue };
+            if let Some(wait) = waits.get_mut(&(id.as_str(), entry.fence)) {
+                wait.last = event.at;
+                continue;
+            }
+            let owner = label.strip_prefix("owner-").and_then(|number| number.parse().ok());
+            let Some(claims) = owner.and_then(|owner| by_owner.get(&owner)) else { continue };
+            // Asked before the answer, and not answered before the question: of one owner's, one at most, or the sighting
+            // does not say which.
+            let asked = claims.partition_point(|claim| claim.invoked <= event.answered);
+            let mut fits = claims[..asked]
+                .iter()
+                .rev()
+                .take(3)
+                .filter(|claim| claim.answered().is_none_or(|answered| answered >= event.at));
+            if let (Some(claim), None) = (fits.next(), fits.next()) {
+                waits.insert((id, entry.fence), Wait { claim, first: event.answered, last: event.at });
+            }
+        }
+    }
+    waits.into_values().collect()
+}

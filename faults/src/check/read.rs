@@ -1,0 +1,253 @@
+//! From the lines of a run to claims, faults and sightings.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Error, Result};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::history::{
+    ClaimNumber, Failure, FaultEvent, Mode, ObserverEvent, OwnerEvent, RegisterEvent, Time, Written,
+};
+
+/// All that a run left behind.
+#[derive(Debug, Default)]
+pub struct History {
+    pub(super) store: String,
+    pub(super) lease: Time,
+    pub(super) claims: Vec<Claim>,
+    pub(super) faults: Vec<Fault>,
+    pub(super) registered: Vec<RegisterEvent>,
+    pub(super) observed: Vec<ObserverEvent>,
+    /// What was left in the store, if somebody looked.
+    pub(super) left: Option<Vec<String>>,
+    pub(super) is_complete: bool,
+}
+
+/// One claim, as its owner tells of it.
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) number: ClaimNumber,
+    pub(super) name: String,
+    pub(super) kind: crate::history::Kind,
+    pub(super) weight: u32,
+    pub(super) capacity: u32,
+    pub(super) mode: Mode,
+    pub(super) invoked: Time,
+    pub(super) granted: Option<Grant>,
+    pub(super) failed: Option<(Time, Failure)>,
+    pub(super) lost: Option<Time>,
+    pub(super) released: Option<Time>,
+    /// Writes that the register refused though the owner believed to hold all the while: when the answers came.
+    pub(super) refused: Vec<Time>,
+    /// The last line of the owner's log, and whether that is an end in order.
+    pub(super) owner_ended: (Time, bool),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grant {
+    pub(super) at: Time,
+    pub(super) fence: u64,
+    /// What was left of it at first.
+    pub(super) until: Option<Time>,
+    /// The latest that the log tells; `None` where only the process's end ends it.
+    pub(super) last_until: Option<Time>,
+}
+
+/// One fault.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) at: Time,
+    pub(super) mended: Time,
+    pub(super) kind: String,
+    pub(super) owner: Option<u32>,
+    pub(super) bit: bool,
+    pub(super) forgets: bool,
+}
+
+impl Claim {
+    /// From when to when it surely held.
+    pub(super) fn surely(&self) -> Option<(Time, Time)> {
+        let grant = self.granted?;
+        let (last_line, in_order) = self.owner_ended;
+        let ends = [self.released, self.lost, grant.last_until, (!in_order).then_some(last_line)];
+        let end = ends.into_iter().flatten().min().unwrap_or(Time::MAX);
+        (grant.at < end).then_some((grant.at, end))
+    }
+
+    /// When the call was answered, if it was.
+    pub(super) fn answered(&self) -> Option<Time> {
+        self.granted.map(|grant| grant.at).or(self.failed.as_ref().map(|(at, _)| *at))
+    }
+
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.weight == self.capacity
+    }
+
+    /// Whether both can hold at a time.
+    pub(super) fn goes_with(&self, other: &Claim) -> bool {
+        u64::from(self.weight) + u64::from(other.weight) <= u64::from(self.capacity.min(other.capacity))
+    }
+}
+
+impl History {
+    /// Reads the logs in `directory`.
+    ///
+    /// # Errors
+    /// When one is missing or makes no sense; the last line of a process that was killed may be cut short.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let mut history = History {
+            registered: lines(&directory.join("register.jsonl"))?.0,
+            observed: lines(&directory.join("observer.jsonl"))?.0,
+            ..History::default()
+        };
+        for event in lines(&directory.join("faults.jsonl"))?.0 {
+            history.take_fault(event);
+        }
+        let mut logs: Vec<PathBuf> = std::fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .filter(|path| {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                name.starts_with("owner-") && name.ends_with(".jsonl")
+            })
+            .collect();
+        logs.sort();
+        for log in logs {
+            let (events, is_cut) = lines(&log)?;
+            let claims = owner(&events).map_err(|why| Error::other(format!("{}: {why}", log.display())))?;
+            let killed = |claim: &Claim| {
+                history
+                    .faults
+                    .iter()
+                    .any(|fault| fault.kind == "owner_kill" && fault.owner == Some(claim.number.owner))
+            };
+            if is_cut && !claims.iter().all(killed) {
+                return Err(Error::other(format!("{}: its last line is cut", log.display())));
+            }
+            history.claims.extend(claims);
+        }
+        Ok(history)
+    }
+
+    pub(super) fn take_fault(&mut self, event: FaultEvent) {
+        match event {
+            FaultEvent::Start { store, lease, .. } => (self.store, self.lease) = (store, lease),
+            FaultEvent::Fault { at, mended, kind, owner, bit, forgets, .. } => {
+                self.faults.push(Fault { at, mended, kind, owner, bit, forgets });
+            }
+            FaultEvent::Left { left, .. } => self.left = Some(left),
+            FaultEvent::End { .. } => self.is_complete = true,
+        }
+    }
+}
+
+/// The events of a log, and whether its last line is cut short.
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, bool)> {
+    let named = |why: &dyn std::fmt::Display| Error::other(format!("{}: {why}", path.display()));
+    let mut reader = BufReader::new(File::open(path).map_err(|error| named(&error))?);
+    let (mut events, mut line) = (Vec::new(), Vec::new());
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        if line.last() != Some(&b'\n') {
+            return Ok((events, true));
+        }
+        let event = serde_json::from_slice(&line);
+        events.push(event.map_err(|error| named(&format!("line {}: {error}", events.len() + 1)))?);
+        line.clear();
+    }
+    Ok((events, false))
+}
+
+/// Puts together the claims of one owner.
+pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, String> {
+    let Some(OwnerEvent::Start { owner, .. }) = events.first() else {
+        // Killed before it could begin.
+        return if events.is_empty() {
+            Ok(Vec::new())
+        } else {
+            Err("it does not begin with a start".to_owned())
+        };
+    };
+    let last = events.iter().map(time).max().unwrap_or(0);
+    let owner_ended = (last, matches!(events.last(), Some(OwnerEvent::End { .. })));
+    let mut claims: Vec<Claim> = Vec::new();
+    for event in events {
+        if let OwnerEvent::Invoke { at, claim, name, kind, weight, capacity, mode } = event {
+            claims.push(Claim {
+                number: ClaimNumber { owner: *owner, claim: *claim },
+                name: name.clone(),
+                kind: *kind,
+                weight: *weight,
+                capacity: *capacity,
+                mode: *mode,
+                invoked: *at,
+                granted: None,
+                failed: None,
+                lost: None,
+                released: None,
+                refused: Vec::new(),
+                owner_ended,
+            });
+        } else if let Some(number) = claim_of(event) {
+            // What is under way was asked for lately.
+            let found = claims.iter_mut().rev().find(|claim| claim.number.claim == number);
+            take(found.ok_or_else(|| format!("claim {number} was never asked for"))?, event);
+        }
+    }
+    Ok(claims)
+}
+
+fn take(claim: &mut Claim, event: &OwnerEvent) {
+    match event {
+        OwnerEvent::Granted { at, fence, until, .. } => {
+            claim.granted = Some(Grant { at: *at, fence: *fence, until: *until, last_until: *until });
+        }
+        OwnerEvent::Failed { at, failure, .. } => claim.failed = Some((*at, failure.clone())),
+        OwnerEvent::Held { until, .. } => {
+            if let Some(grant) = &mut claim.granted {
+                grant.last_until = grant.last_until.max(*until);
+            }
+        }
+        OwnerEvent::Wrote {
+            answered,
+            held_before: true,
+            held_after: true,
+            guarded: Written::Refused,
+            ..
+        } => {
+            claim.refused.push(*answered);
+        }
+        OwnerEvent::Lost { at, .. } => claim.lost = Some(*at),
+        OwnerEvent::Release { at, .. } => claim.released = Some(*at),
+        _ => {}
+    }
+}
+
+fn claim_of(event: &OwnerEvent) -> Option<u64> {
+    match event {
+        OwnerEvent::Granted { claim, .. }
+        | OwnerEvent::Failed { claim, .. }
+        | OwnerEvent::Held { claim, .. }
+        | OwnerEvent::Wrote { claim, .. }
+        | OwnerEvent::Lost { claim, .. }
+        | OwnerEvent::Release { claim, .. }
+        | OwnerEvent::Released { claim, .. } => Some(*claim),
+        OwnerEvent::Start { .. } | OwnerEvent::Invoke { .. } | OwnerEvent::End { .. } => None,
+    }
+}
+
+fn time(event: &OwnerEvent) -> Time {
+    match event {
+        OwnerEvent::Wrote { answered, .. } => *answered,
+        OwnerEvent::Start { at, .. }
+        | OwnerEvent::Invoke { at, .. }
+        | OwnerEvent::Granted { at, .. }
+        | OwnerEvent::Failed { at, .. }
+        | OwnerEvent::Held { at, .. }
+        | OwnerEvent::Lost { at, .. }
+        | OwnerEvent::Release { at, .. }
+        | OwnerEvent::Released { at, .. }
+        | OwnerEvent::End { at } => *at,
+    }
+}

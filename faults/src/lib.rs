@@ -4,6 +4,7 @@
 //!
 //! `README.md` beside this crate says who writes what, and how a run is repeated.
 
+pub mod broken;
 pub mod check;
 pub mod history;
 pub mod log;

@@ -50,16 +50,28 @@ impl Registers {
 /// # Cancel safety
 /// Not meant to be dropped.
 pub async fn run(log: &Path) -> Result<()> {
+    println!("{}", start(log).await?);
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    Ok(())
+}
+
+/// Serves owners in the background, and says on which port.
+///
+/// # Errors
+/// When no port is free, or the log cannot be made.
+///
+/// # Cancel safety
+/// A dropped call leaves nothing behind.
+pub async fn start(log: &Path) -> Result<u16> {
     let state = Arc::new(Mutex::new((Registers::default(), Log::create(log)?)));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    println!("{}", listener.local_addr()?.port());
+    let port = listener.local_addr()?.port();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(serve(stream, Arc::clone(&state)));
         }
     });
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
-    Ok(())
+    Ok(port)
 }
 
 async fn serve(stream: TcpStream, state: Arc<Mutex<(Registers, Log)>>) -> Option<()> {

@@ -56,6 +56,7 @@ pub fn check(history: &History, terms: Terms) -> Report {
     case.queue(&mut report);
     case.losses(&mut report);
     case.limits(&mut report);
+    case.progress(&mut report);
     case.recovery(&mut report);
     case.end(&mut report);
     report

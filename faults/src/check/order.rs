@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::exclusion::told;
 use super::read::Claim;
 use super::{Case, Report, Rule};
-use crate::history::{ObserverEvent, Time};
+use crate::history::{Mode, ObserverEvent, Time};
 
 /// When a claim was seen to wait in one place of the queue.
 struct Wait<'a> {
@@ -59,7 +59,7 @@ impl Case<'_> {
         }
     }
 
-    /// Who was seen waiting before another asked is granted before it.
+    /// Who was seen waiting before another asked, or asked so much before that it must have waited, is granted before it.
     ///
     /// Sound: the onlooker's answer was complete before the other asked, so it came later. In calm, places are kept; and
     /// one that is still seen in the same place after the other's grant has kept it in any case. Pairs that may hold
@@ -71,6 +71,7 @@ impl Case<'_> {
             let mut later: Vec<&Claim> =
                 claims.iter().copied().filter(|claim| claim.granted.is_some()).collect();
             later.sort_by_key(|claim| claim.invoked);
+            self.starved(&later, claims, report);
             for wait in waits(claims, &seen) {
                 let end = wait.claim.answered().unwrap_or(wait.last);
                 let from = later.partition_point(|claim| claim.invoked <= wait.first);
@@ -97,6 +98,26 @@ impl Case<'_> {
                         report.violated(Rule::Queue, what);
                     }
                 }
+            }
+        }
+    }
+}
+
+impl Case<'_> {
+    /// In calm, nobody waits while others are granted who asked much later.
+    fn starved(&self, later: &[&Claim], claims: &[&Claim], report: &mut Report) {
+        for claim in claims.iter().filter(|claim| matches!(claim.mode, Mode::Wait(_))) {
+            let end = claim.answered().unwrap_or(claim.owner_ended.0);
+            let since = claim.invoked + self.terms.slack;
+            let from = later.partition_point(|other| other.invoked <= since);
+            let passes = |other: &&&Claim| {
+                !claim.goes_with(other)
+                    && other.granted.is_some_and(|grant| grant.at + self.terms.slack < end)
+            };
+            let mut passing = later[from..].iter().take_while(|other| other.invoked < end);
+            if let Some(other) = passing.find(passes).filter(|_| self.is_calm(claim.invoked, end)) {
+                let what = format!("{} waited until {end}, overtaken by {}", told(claim), told(other));
+                report.violated(Rule::Queue, what);
             }
         }
     }

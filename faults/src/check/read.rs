@@ -38,6 +38,8 @@ pub(super) struct Claim {
     pub(super) failed: Option<(Time, Failure)>,
     pub(super) lost: Option<Time>,
     pub(super) released: Option<Time>,
+    /// When its release was answered.
+    pub(super) departed: Option<Time>,
     /// Writes that the register refused though the owner believed to hold all the while: when the answers came.
     pub(super) refused: Vec<Time>,
     /// The last line of the owner's log, and whether that is an end in order.
@@ -186,6 +188,7 @@ pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, St
                 failed: None,
                 lost: None,
                 released: None,
+                departed: None,
                 refused: Vec::new(),
                 owner_ended,
             });
@@ -220,6 +223,10 @@ fn take(claim: &mut Claim, event: &OwnerEvent) {
         }
         OwnerEvent::Lost { at, .. } => claim.lost = Some(*at),
         OwnerEvent::Release { at, .. } => claim.released = Some(*at),
+        // What was dropped, or not answered, leaves in the background: at the latest its lease does.
+        OwnerEvent::Released { at, departure, .. } if departure == "left" || departure == "gone" => {
+            claim.departed = Some(*at);
+        }
         _ => {}
     }
 }

@@ -25,6 +25,8 @@ pub enum Rule {
     Losses,
     /// Whoever asks is answered within the limit.
     Limits,
+    /// Nobody waits for a lock that nobody has.
+    Progress,
     /// A dead owner's lock goes on to the next.
     Recovery,
     /// Nothing is left at the end.

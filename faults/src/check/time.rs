@@ -75,6 +75,48 @@ impl Case<'_> {
         }
     }
 
+    /// In calm, nobody waits for longer than a lease while nobody has anything of the lock.
+    ///
+    /// Sound as far as the slack is enough to tell an owner of its grant: a claim is taken to have the lock from so long
+    /// before it was told, until its departure was answered or its lease must be over; whoever only waited has nothing.
+    pub(super) fn progress(&self, report: &mut Report) {
+        let patience = self.history.lease + self.terms.slack;
+        for claims in self.names.values() {
+            let mut busy: Vec<(Time, Time)> = claims
+                .iter()
+                .filter_map(|claim| Some((claim, claim.granted?)))
+                .map(|(claim, grant)| {
+                    let over = claim.released.or(claim.lost).map(|over| over + self.history.lease);
+                    let known = claim.departed.or(over);
+                    let from = claim.invoked.max(grant.at.saturating_sub(self.terms.slack));
+                    (from, known.unwrap_or(claim.owner_ended.0 + self.history.lease))
+                })
+                .collect();
+            busy.sort_unstable();
+            // From when to when nobody had it.
+            let (mut free, mut until) = (Vec::new(), 0);
+            for (from, to) in busy {
+                if from > until + patience {
+                    free.push((until, from));
+                }
+                until = until.max(to);
+            }
+            free.push((until, Time::MAX));
+            for claim in claims.iter().filter(|claim| matches!(claim.mode, Mode::Wait(_))) {
+                let end = claim.answered().unwrap_or(claim.owner_ended.0);
+                let waits = |(from, to): &&(Time, Time)| {
+                    end.min(*to).saturating_sub(claim.invoked.max(*from)) > patience
+                };
+                // Its own grant ends what it is judged by.
+                if let Some((from, to)) = free.iter().find(waits).filter(|_| self.is_calm(claim.invoked, end))
+                {
+                    let what = format!("nobody had it from {from} to {to}, and yet waited {}", told(claim));
+                    report.violated(Rule::Progress, what);
+                }
+            }
+        }
+    }
+
     /// Once a holder is killed, one who waited is granted within the lease and a little.
     ///
     /// Judged where nothing else was broken meanwhile, since that may cost its own time.
@@ -84,7 +126,9 @@ impl Case<'_> {
             self.history.faults.iter().enumerate().filter(|(_, fault)| fault.kind == "owner_kill")
         {
             let others = |(other, fault): (usize, &super::Fault)| {
-                other != number && fault.at <= kill.at + allowed && kill.at <= fault.mended + allowed
+                other != number
+                    && fault.at <= kill.at + allowed
+                    && kill.at <= fault.mended + self.history.lease
             };
             let calm = !self.history.faults.iter().enumerate().any(others);
             for claims in self.names.values() {

@@ -48,7 +48,7 @@ impl Owner {
         let name = guard.name().as_str();
         let line = format!("{name} {} {claim} {} {verb}\n", self.plan.owner, guard.fencing_token());
         let lease = Duration::from_micros(self.plan.lease);
-        let (rounds, pause) = match manner(random) {
+        let (rounds, pause) = match self.manner(random) {
             Manner::Quick => (random.u32(1..=2), Duration::from_micros(random.u64(0..800))),
             Manner::Slow => (1, Duration::from_micros(random.u64(2_000..20_000))),
             Manner::Long => (random.u32(8..16), lease / 8),
@@ -86,13 +86,15 @@ impl Owner {
         }
         told.await.expect("the loss is logged");
     }
-}
 
-fn manner(random: &mut fastrand::Rng) -> Manner {
-    match random.u16(0..5000) {
-        0 => Manner::Long,
-        1..150 => Manner::Slow,
-        _ => Manner::Quick,
+    fn manner(&self, random: &mut fastrand::Rng) -> Manner {
+        if random.u16(0..1000) < self.plan.long {
+            return Manner::Long;
+        }
+        match random.u8(0..100) {
+            0..3 => Manner::Slow,
+            _ => Manner::Quick,
+        }
     }
 }
 

@@ -16,9 +16,6 @@ use tokio::time::{sleep, timeout};
 use crate::history::{Failure, Kind, Mode, OwnerEvent, Time, now};
 use crate::log::Log;
 
-/// The longest that a waiter waits.
-const LIMIT: Duration = Duration::from_secs(20);
-
 /// What an owner process is told: one JSON text, its only argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
@@ -34,6 +31,10 @@ pub struct Plan {
     pub seed: u64,
     /// The lease of its claims, in microseconds.
     pub lease: Time,
+    /// The longest that a waiter waits, in microseconds.
+    pub limit: Time,
+    /// How many of a thousand times it holds for longer than a lease.
+    pub long: u16,
     /// The locks that it takes.
     pub locks: Vec<Which>,
 }
@@ -66,31 +67,51 @@ struct Owner {
 /// Not meant to be dropped.
 pub async fn run(plan: Plan) -> std::io::Result<()> {
     let (stopping, stop) = watch::channel(false);
-    let owner =
-        Arc::new(Owner { log: Arc::new(Log::create(&plan.log)?), claims: AtomicU64::new(1), stop, plan });
-    let (pid, language) = (std::process::id(), "rust".to_owned());
-    let (number, lease) = (owner.plan.owner, owner.plan.lease);
-    owner.log.write(&OwnerEvent::Start { at: now(), pid, owner: number, language, lease });
+    let owner = Owner::begin(plan, stop)?;
     tokio::spawn(async move {
         let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
         stopping.send_replace(true);
     });
-    if let Some(manager) = owner.connect().await {
-        let each = |(position, which): (usize, &Which)| {
-            let seed = owner.plan.seed.wrapping_mul(31).wrapping_add(position as u64);
-            tokio::spawn(Arc::clone(&owner).take_turns(manager.clone(), which.clone(), seed))
-        };
-        let tasks: Vec<_> = owner.plan.locks.iter().enumerate().map(each).collect();
-        for task in tasks {
-            task.await.expect("no task of an owner panics");
-        }
-        manager.close().await;
-    }
-    owner.log.write(&OwnerEvent::End { at: now() });
+    let manager = owner.connect().await;
+    owner.work(manager).await;
+    Ok(())
+}
+
+/// Takes locks of a manager until it is told to stop.
+///
+/// # Errors
+/// When the log cannot be made.
+///
+/// # Cancel safety
+/// Not meant to be dropped.
+pub async fn run_over(manager: LockManager, plan: Plan, stop: watch::Receiver<bool>) -> std::io::Result<()> {
+    Owner::begin(plan, stop)?.work(Some(manager)).await;
     Ok(())
 }
 
 impl Owner {
+    fn begin(plan: Plan, stop: watch::Receiver<bool>) -> std::io::Result<Arc<Self>> {
+        let log = Arc::new(Log::create(&plan.log)?);
+        let (pid, language) = (std::process::id(), "rust".to_owned());
+        log.write(&OwnerEvent::Start { at: now(), pid, owner: plan.owner, language, lease: plan.lease });
+        Ok(Arc::new(Owner { plan, log, claims: AtomicU64::new(1), stop }))
+    }
+
+    async fn work(self: Arc<Self>, manager: Option<LockManager>) {
+        if let Some(manager) = manager {
+            let each = |(position, which): (usize, &Which)| {
+                let seed = self.plan.seed.wrapping_mul(31).wrapping_add(position as u64);
+                tokio::spawn(Arc::clone(&self).take_turns(manager.clone(), which.clone(), seed))
+            };
+            let tasks: Vec<_> = self.plan.locks.iter().enumerate().map(each).collect();
+            for task in tasks {
+                task.await.expect("no task of an owner panics");
+            }
+            manager.close().await;
+        }
+        self.log.write(&OwnerEvent::End { at: now() });
+    }
+
     fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }
@@ -132,12 +153,13 @@ impl Owner {
         let mode = match random.u8(0..10) {
             0 => Mode::Try,
             1 => Mode::Cancel(random.u64(0..30_000)),
-            _ => Mode::Wait(LIMIT.as_micros() as Time),
+            _ => Mode::Wait(self.plan.limit),
         };
         let (share, name) = (lock.share(), name.to_owned());
         let (weight, capacity) = (share.weight, share.capacity);
         self.log.write(&OwnerEvent::Invoke { at: now(), claim, name, kind, weight, capacity, mode });
-        let options = Options { wait: Some(LIMIT), ..lock.options().clone() };
+        let options =
+            Options { wait: Some(Duration::from_micros(self.plan.limit)), ..lock.options().clone() };
         let lock = lock.with(options).expect("good options");
         let mut stop = self.stop.clone();
         let asked = async {

@@ -41,6 +41,8 @@ pub(super) struct Fault {
     pub(super) what: What,
     /// The calm before it.
     pub(super) calm: Duration,
+    /// The calm after it, besides that before the next.
+    pub(super) calm_after: Duration,
     /// A share of a lease, between 0 and 1.
     pub(super) length: f64,
     /// Whom it hits.
@@ -49,10 +51,16 @@ pub(super) struct Fault {
 
 impl Fault {
     /// Decides on the next fault.
-    pub(super) fn next(random: &mut fastrand::Rng, faults: &[What]) -> Self {
+    pub(super) fn next(random: &mut fastrand::Rng, faults: &[What], lease: Duration) -> Self {
+        let what = faults[random.usize(0..faults.len())];
+        let calm = Duration::from_millis(random.u64(300..1_500));
+        // How soon a dead owner's lock goes on can only be judged while nothing else is wrong.
+        let alone = what == What::OwnerKill && random.bool();
+        let around = if alone { lease * 5 / 2 } else { Duration::ZERO };
         Fault {
-            what: faults[random.usize(0..faults.len())],
-            calm: Duration::from_millis(random.u64(300..1_500)),
+            what,
+            calm: calm + around,
+            calm_after: around,
             length: random.f64(),
             target: random.u64(0..1 << 32),
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use globallock::{LockManager, ManagerOptions};
+use globallock::LockManager;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::sleep;
 
@@ -43,7 +43,8 @@ pub struct Orders {
 }
 
 /// The locks that all owners want.
-fn locks() -> Vec<Which> {
+#[must_use]
+pub fn locks() -> Vec<Which> {
     let which = |name: &str, kind, capacity| Which { name: name.to_owned(), kind, capacity };
     vec![
         which("a", Kind::Mutex, 1),
@@ -75,21 +76,25 @@ pub async fn run(orders: &Orders) -> Result<()> {
         owner: 0,
         seed: orders.seed,
         lease,
+        limit: 20_000_000,
+        long: 1,
         locks: locks(),
     };
     let mut fleet = Fleet::start(plan, directory).await?;
     for _ in 0..orders.owners {
         fleet.add()?;
     }
-    let observer = observe(&store.for_observer(), directory).await?;
+    let onlooker = LockManager::connect(&store.for_observer()).await.map_err(Error::other)?;
+    let observer = observe(onlooker, directory)?;
     let mut random = fastrand::Rng::with_seed(orders.seed);
     let faults = store.faults();
     let begin = Instant::now();
     while begin.elapsed() < orders.length {
-        let fault = Fault::next(&mut random, &faults);
+        let fault = Fault::next(&mut random, &faults, orders.lease);
         sleep(fault.calm).await;
         fleet.check()?;
         log.write(&fault.happen(&mut store, &mut fleet, orders.lease).await?);
+        sleep(fault.calm_after).await;
     }
     sleep(orders.lease).await;
     fleet.check()?;
@@ -120,11 +125,12 @@ async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
     }
 }
 
-/// Looks at the queues, again and again.
-async fn observe(url: &str, directory: &Path) -> Result<JoinHandle<()>> {
+/// Looks at the queues, again and again, until the task is aborted.
+///
+/// # Errors
+/// When the log cannot be made.
+pub fn observe(manager: LockManager, directory: &Path) -> Result<JoinHandle<()>> {
     let log = Log::create(&directory.join("observer.jsonl"))?;
-    let options = ManagerOptions { label: Some("observer".to_owned()), ..ManagerOptions::default() };
-    let manager = LockManager::connect_with(url, options).await.map_err(Error::other)?;
     Ok(tokio::spawn(async move {
         loop {
             for which in locks() {

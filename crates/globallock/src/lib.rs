@@ -29,6 +29,7 @@ pub mod address;
 pub mod backend;
 pub mod blocking;
 mod connect;
+pub mod deadline;
 pub mod duration;
 mod error;
 #[cfg(feature = "etcd")]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::backend::{Claim, Grant};
+use crate::deadline::deadline;
 
 /// Why a held lock is not held any more, though its owner did not release it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,15 +28,6 @@ impl std::fmt::Display for Loss {
             Loss::Revoked => "the store does not hold it for us any more",
         })
     }
-}
-
-/// How much earlier than the store we let a span of its clock end, so that clocks which run at slightly different
-/// rates cannot make us believe longer than the store does.
-///
-/// One part in 256 is eight times what NTP may slew a clock by on both sides together; the two milliseconds cover
-/// stores that count whole ones.
-pub(crate) fn margin(span: Duration) -> Duration {
-    span / 256 + Duration::from_millis(2)
 }
 
 /// Where a claim of ours is in its life.
@@ -94,12 +86,12 @@ impl Tenure {
         let first = state.phase == Phase::Waiting;
         let hold_ends = match state.hold_ends {
             Some(known) if !first => Some(known),
-            _ => grant.hold_ends.and_then(|instant| instant.checked_sub(margin(self.claim.max_hold?))),
+            _ => grant.hold_ends.and_then(|end| deadline(end, self.claim.max_hold?)),
         };
         let lease_ends = match grant.expires {
             // A lease that a store cuts to the longest hold ends with that, and for that reason.
             Some(expires) if grant.hold_ends.is_some_and(|hold| hold <= expires) => hold_ends,
-            expires => expires.and_then(|instant| instant.checked_sub(margin(self.claim.lease))),
+            expires => expires.and_then(|end| deadline(end, self.claim.lease)),
         };
         // A first grant that took so long to arrive that it is over is no grant: the asker must ask again.
         if first && [lease_ends, hold_ends].into_iter().flatten().any(|end| end <= now) {

@@ -25,6 +25,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!("contract", a_renewal_lengthens_the_lease).needs(Need::Lease),
         case!("contract", a_claim_without_renewals_ends_with_its_lease).needs(Need::Lease),
         case!("contract", a_waiter_without_renewals_ends_with_its_lease).needs(Need::Lease),
+        case!("contract", an_owner_that_comes_back_late_lets_nobody_in).needs(Need::Lease),
         case!("contract", a_batch_of_renewals_is_answered_in_order),
         case!("contract", a_change_between_asking_and_watching_is_not_missed),
         case!("contract", a_departure_of_a_reader_tells_the_waiting_writer),
@@ -195,6 +196,32 @@ async fn a_waiter_without_renewals_ends_with_its_lease(world: World) {
     .await;
     assert_eq!(backend.renew(&[waiter]).await[0].as_ref().unwrap(), &Standing::Gone);
     backend.leave(&holder).await.unwrap();
+}
+
+async fn an_owner_that_comes_back_late_lets_nobody_in(world: World) {
+    let [late, others] = [world.backend().await, world.backend().await];
+    let write = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
+    let long =
+        |number, share, patience| Claim { lease: world.lease() * 20, ..world.claim(number, share, patience) };
+    let over = world.claim(1, READ, Patience::Queue);
+    let [writer, reader] =
+        [(2, write), (3, READ)].map(|(number, share)| long(number, share, Patience::Queue));
+    assert!(held(late.join(&over).await.unwrap()));
+    for claim in [&writer, &reader] {
+        assert_eq!(others.join(claim).await.unwrap(), Standing::Waiting);
+        assert_eq!(others.renew(&[Arc::new(claim.clone())]).await.remove(0).unwrap(), Standing::Waiting);
+    }
+    // Nobody renews the first, whose lease ends; then the reader shares the lock in its place.
+    assert!(held(settled(&*others, &writer).await));
+    others.leave(&writer).await.unwrap();
+    assert!(held(settled(&*others, &reader).await));
+    assert_eq!(late.renew(&[Arc::new(over.clone())]).await.remove(0).unwrap(), Standing::Gone);
+    let next = long(4, write, Patience::Once);
+    assert_eq!(others.join(&next).await.unwrap(), Standing::Gone, "after a renewal that came late");
+    assert_eq!(late.leave(&over).await.unwrap(), Departure::Gone);
+    let next = long(5, write, Patience::Once);
+    assert_eq!(others.join(&next).await.unwrap(), Standing::Gone, "after a departure that came late");
+    assert_eq!(others.leave(&reader).await.unwrap(), Departure::Left);
 }
 
 async fn a_batch_of_renewals_is_answered_in_order(world: World) {

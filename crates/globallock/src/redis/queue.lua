@@ -145,8 +145,9 @@ local function write_group(group)
 end
 
 local function remove_shared(group, id, claim)
-  call('ZREM', KEYS[5], id)
   call('HDEL', KEYS[4], id)
+  -- The group's keys may end before its members' records do: what is in no group takes nothing from another.
+  if call('ZREM', KEYS[5], id) == 0 then return end
   group.weight = group.weight - (claim and claim.weight or 0)
   if group.mixed then
     -- The smallest capacity may have left: only here are the members read one by one.
@@ -317,7 +318,7 @@ end
 
 -- Gives a claim that shares one more lease, unless it is over.
 local function renew_shared(id, claim, lease, now)
-  if expiry(claim) <= now or read_group().value ~= holder() then
+  if expiry(claim) <= now or read_group().value ~= holder() or not call('ZSCORE', KEYS[5], id) then
     drop(id, claim)
     return false
   end

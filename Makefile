@@ -1,6 +1,10 @@
 # What a developer runs. `make help` lists it.
 
-.PHONY: help test quick tools lint python format bench clean
+.PHONY: help test quick tools lint python faults format bench clean
+
+# How long `make faults` breaks things.
+FOR ?= 30m
+PROFILE ?= --release
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -10,6 +14,8 @@ test: tools ## Install what the tests need, then run every check and every test 
 	# Some tests send signals, which whoever started this may have had ignored (nohup).
 	env --default-signal=HUP,INT,QUIT,TERM cargo test --locked --workspace --all-targets --no-fail-fast
 	cargo test --locked --workspace --doc
+	# The same faults in the same order each time; `make faults` finds others.
+	$(MAKE) faults FOR=140s SEED="--seed 1" PROFILE=
 	cargo check --locked -p globallock --no-default-features
 	cargo check --locked -p globallock --no-default-features --features redis
 	cargo check --locked -p globallock --no-default-features --features etcd
@@ -20,6 +26,10 @@ test: tools ## Install what the tests need, then run every check and every test 
 python: ## Check the Python package, and test it from its wheel in every CPython that is here.
 	sh scripts/python.sh lint
 	sh scripts/python.sh test
+
+faults: ## Break every store under real owners for a while (FOR=30m), and judge what they saw.
+	cargo build --locked $(PROFILE) -p globallock-faults --bins
+	env --default-signal=HUP,INT,QUIT,TERM cargo run --locked $(PROFILE) -p globallock-faults --bin globallock-faults -- pass --for $(FOR) $(SEED)
 
 quick: ## Run the unit tests and the conformance suite on the stores that need no server.
 	cargo test --locked -p globallock

@@ -8,6 +8,7 @@ pub mod broken;
 pub mod check;
 pub mod history;
 pub mod log;
+pub mod model;
 pub mod owner;
 pub mod registers;
 pub mod run;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Parser, Subcommand};
 use globallock::duration;
 use globallock_faults::check::{History, Report, Terms, check};
+use globallock_faults::model::sound;
 use globallock_faults::run::{Orders, STORES, run};
 
 /// Breaks real stores under real owners, and judges what these saw.
@@ -42,6 +43,15 @@ enum Verb {
     },
     /// Breaks each store in turn.
     Pass,
+    /// Searches the protocol, in every order of events, and says how many states there are.
+    Model {
+        /// When time ends; a lease is two ticks.
+        #[arg(long, default_value_t = 3)]
+        ticks: u8,
+        /// How many messages are on their way at most before owners send more.
+        #[arg(long, default_value_t = 2)]
+        messages: usize,
+    },
     /// Judges the logs of a run again.
     Check {
         /// Where they are.
@@ -55,6 +65,10 @@ async fn main() -> Result<ExitCode> {
     let reports = match &arguments.verb {
         Verb::Run { store } => vec![arguments.run(store, arguments.length).await?],
         Verb::Check { logs } => vec![judge(logs)?],
+        Verb::Model { ticks, messages } => {
+            sound(*ticks, *messages).iter().for_each(|protocol| println!("{}", protocol.search()));
+            Vec::new()
+        }
         Verb::Pass => {
             let mut reports = Vec::new();
             for store in STORES {

@@ -182,6 +182,13 @@ pub enum OwnerEvent {
         /// `left`, `gone`, or the error.
         departure: String,
     },
+    /// Its host's wall clock was set.
+    Clock {
+        /// When it was seen.
+        at: Time,
+        /// By how many seconds.
+        step: i64,
+    },
     /// The last line of a process that ended in order.
     End {
         /// When.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::Result;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,36 +43,36 @@ impl Registers {
     }
 }
 
-/// Serves owners until this process's standard input ends; prints its port.
+/// Serves owners at an address of this host until this process's standard input ends; prints where.
 ///
 /// # Errors
 /// When no port is free, or the log cannot be made.
 ///
 /// # Cancel safety
 /// Not meant to be dropped.
-pub async fn run(log: &Path) -> Result<()> {
-    println!("{}", start(log).await?);
+pub async fn run(log: &Path, address: IpAddr) -> Result<()> {
+    println!("{}", start(log, address).await?);
     tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
     Ok(())
 }
 
-/// Serves owners in the background, and says on which port.
+/// Serves owners in the background, and says where.
 ///
 /// # Errors
 /// When no port is free, or the log cannot be made.
 ///
 /// # Cancel safety
 /// A dropped call leaves nothing behind.
-pub async fn start(log: &Path) -> Result<u16> {
+pub async fn start(log: &Path, address: IpAddr) -> Result<SocketAddr> {
     let state = Arc::new(Mutex::new((Registers::default(), Log::create(log)?)));
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let port = listener.local_addr()?.port();
+    let listener = TcpListener::bind((address, 0)).await?;
+    let bound = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(serve(stream, Arc::clone(&state)));
         }
     });
-    Ok(port)
+    Ok(bound)
 }
 
 async fn serve(stream: TcpStream, state: Arc<Mutex<(Registers, Log)>>) -> Option<()> {

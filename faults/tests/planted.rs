@@ -24,7 +24,8 @@ async fn judged(bug: Bug, is_cut_off: bool, length: Duration) -> Report {
     let lease = u64::try_from(LEASE.as_micros()).unwrap();
     let faults = Log::create(&directory.path().join("faults.jsonl")).unwrap();
     faults.write(&FaultEvent::Start { at: now(), store: "memory".to_owned(), seed: 0, lease });
-    let registers = registers::start(&directory.path().join("register.jsonl")).await.unwrap();
+    let registers =
+        registers::start(&directory.path().join("register.jsonl"), [127, 0, 0, 1].into()).await.unwrap();
     let manager = |backend: Arc<dyn Backend>, owner: u32| {
         let locks = Options { lease: LEASE, ..Options::default() };
         LockManager::over(backend, ManagerOptions { locks, label: Some(format!("owner-{owner}")) }).unwrap()

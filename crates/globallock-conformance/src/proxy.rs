@@ -1,6 +1,6 @@
 //! A TCP proxy that fails on purpose, and counts what it did so that a test can prove that the fault bit.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
@@ -36,7 +36,7 @@ struct Mode {
 /// A proxy in front of one server.
 #[derive(Debug)]
 pub struct Proxy {
-    port: u16,
+    address: SocketAddr,
     server: Arc<AtomicU16>,
     mode: watch::Sender<Mode>,
     counts: Arc<Counts>,
@@ -60,8 +60,19 @@ impl Proxy {
     /// # Cancel safety
     /// A dropped call leaves nothing behind.
     pub async fn start(server: u16) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let port = listener.local_addr()?.port();
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), server).await
+    }
+
+    /// Starts a proxy that listens on another address of this host.
+    ///
+    /// # Errors
+    /// When there is no such address, or no port is free.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves nothing behind.
+    pub async fn start_at(address: IpAddr, server: u16) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await?;
+        let address = listener.local_addr()?;
         let mode = watch::Sender::new(Mode::default());
         let counts = Arc::new(Counts::default());
         let (follow, count) = (mode.subscribe(), Arc::clone(&counts));
@@ -76,13 +87,19 @@ impl Proxy {
                 }
             }
         });
-        Ok(Proxy { port, server, mode, counts })
+        Ok(Proxy { address, server, mode, counts })
     }
 
     /// The port to connect to instead of the server's.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.address.port()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Leads new connections to another port of this host.

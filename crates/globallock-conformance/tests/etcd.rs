@@ -302,18 +302,7 @@ async fn a_release_that_nobody_answers_is_made_good() {
 #[tokio::test]
 async fn a_user_with_the_least_rights() {
     let mut cluster = Etcd::start(1).unwrap();
-    for command in [
-        "user add root:rootpw",
-        "user grant-role root root",
-        "role add locks",
-        "role grant-permission locks --prefix=true readwrite /locks/_glocks/",
-        "user add app:s3cretCANARY",
-        "user grant-role app locks",
-        "auth enable",
-    ] {
-        let words: Vec<&str> = command.split(' ').collect();
-        cluster.ctl(&words);
-    }
+    cluster.ask_for_users("app:s3cretCANARY").unwrap();
     let host = cluster.url().replace("etcd://", "");
     let manager = manager(&format!("etcd://app:s3cretCANARY@{host}")).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();

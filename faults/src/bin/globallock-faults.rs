@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use globallock::duration;
 use globallock_faults::check::{History, Report, Terms, check};
 use globallock_faults::model::sound;
-use globallock_faults::run::{Orders, STORES, run};
+use globallock_faults::run::{Orders, STORES, enter, run};
 
 /// Breaks real stores under real owners, and judges what these saw.
 #[derive(Parser)]
@@ -25,6 +25,9 @@ struct Arguments {
     /// The lease of all claims.
     #[arg(long, global = true, default_value = "2s", value_parser = span)]
     lease: Duration,
+    /// A Python interpreter that has the package, for every third owner.
+    #[arg(long, global = true)]
+    python: Option<PathBuf>,
     /// Where the logs go; they are deleted after a run without violations unless it is given.
     #[arg(long, global = true)]
     directory: Option<PathBuf>,
@@ -59,37 +62,47 @@ enum Verb {
     },
 }
 
-#[tokio::main]
-async fn main() -> Result<ExitCode> {
+fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let reports = match &arguments.verb {
-        Verb::Run { store } => vec![arguments.run(store, arguments.length).await?],
-        Verb::Check { logs } => vec![judge(logs)?],
-        Verb::Model { ticks, messages } => {
-            sound(*ticks, *messages).iter().for_each(|protocol| println!("{}", protocol.search()));
-            Vec::new()
-        }
-        Verb::Pass => {
-            let mut reports = Vec::new();
-            for store in STORES {
-                reports.push(arguments.run(store, arguments.length / STORES.len() as u32).await?);
-            }
-            println!("{:<16} {:>10} {:>8} {:>8} {:>11}", "store", "grants", "faults", "losses", "violations");
-            for report in &reports {
-                let (grants, faults) = (report.all_grants(), report.bites());
-                let (losses, violations) = (report.losses, report.violations.len());
-                println!("{:<16} {grants:>10} {faults:>8} {losses:>8} {violations:>11}", report.store);
-            }
-            let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
-            println!("{:<16} {:>10} {:>8}", "all", sum(Report::all_grants), sum(Report::bites));
-            reports
-        }
-    };
-    let fails = reports.iter().any(|report| !report.violations.is_empty());
-    Ok(u8::from(fails).into())
+    if matches!(arguments.verb, Verb::Run { .. } | Verb::Pass) {
+        enter();
+    }
+    tokio::runtime::Runtime::new()?.block_on(arguments.follow())
 }
 
 impl Arguments {
+    async fn follow(self) -> Result<ExitCode> {
+        let arguments = self;
+        let reports = match &arguments.verb {
+            Verb::Run { store } => vec![arguments.run(store, arguments.length).await?],
+            Verb::Check { logs } => vec![judge(logs)?],
+            Verb::Model { ticks, messages } => {
+                sound(*ticks, *messages).iter().for_each(|protocol| println!("{}", protocol.search()));
+                Vec::new()
+            }
+            Verb::Pass => {
+                let mut reports = Vec::new();
+                for store in STORES {
+                    reports.push(arguments.run(store, arguments.length / STORES.len() as u32).await?);
+                }
+                println!(
+                    "{:<16} {:>10} {:>8} {:>8} {:>11}",
+                    "store", "grants", "faults", "losses", "violations"
+                );
+                for report in &reports {
+                    let (grants, faults) = (report.all_grants(), report.bites());
+                    let (losses, violations) = (report.losses, report.violations.len());
+                    println!("{:<16} {grants:>10} {faults:>8} {losses:>8} {violations:>11}", report.store);
+                }
+                let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
+                println!("{:<16} {:>10} {:>8}", "all", sum(Report::all_grants), sum(Report::bites));
+                reports
+            }
+        };
+        let fails = reports.iter().any(|report| !report.violations.is_empty());
+        Ok(u8::from(fails).into())
+    }
+
     async fn run(&self, store: &str, length: Duration) -> Result<Report> {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Error::other)?;
         let seed = self.seed.unwrap_or(clock.as_secs());
@@ -97,7 +110,8 @@ impl Arguments {
         let directory = parent.join(format!("faults-{store}-{seed}"));
         println!("{store}, seed {seed}, {length:.0?}: logs in {}", directory.display());
         let (store, owners, lease) = (store.to_owned(), self.owners, self.lease);
-        run(&Orders { store, length, seed, owners, lease, directory: directory.clone() }).await?;
+        let python = self.python.clone();
+        run(&Orders { store, length, seed, owners, lease, directory: directory.clone(), python }).await?;
         let report = judge(&directory)?;
         if self.directory.is_none() && report.violations.is_empty() {
             std::fs::remove_dir_all(directory)?;

@@ -1,8 +1,10 @@
-//! The registers; its only argument is where to log. Prints its port, and lives until its standard input ends.
+//! The registers; its arguments are where to log and the address to listen on. Lives until its standard input ends.
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
-    let log = std::env::args_os().nth(1).unwrap_or_default();
-    globallock_faults::registers::run(log.as_ref()).await?;
+    let mut arguments = std::env::args().skip(1);
+    let log = arguments.next().unwrap_or_default();
+    let address = arguments.next().unwrap_or_default().parse().map_err(std::io::Error::other)?;
+    globallock_faults::registers::run(log.as_ref(), address).await?;
     std::process::exit(0)
 }

@@ -99,6 +99,7 @@ impl Case<'_> {
             let kind = format!("{:?}", claim.kind).to_lowercase();
             if claim.granted.is_some() {
                 *report.grants.entry(kind).or_default() += 1;
+                report.to_python += u64::from(claim.is_pythons);
             }
             if let Some((_, failure)) = &claim.failed {
                 let name = match failure {

@@ -28,6 +28,7 @@ pub struct History {
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) number: ClaimNumber,
+    pub(super) is_pythons: bool,
     pub(super) name: String,
     pub(super) kind: crate::history::Kind,
     pub(super) weight: u32,
@@ -163,7 +164,7 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, bool)> {
 
 /// Puts together the claims of one owner.
 pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, String> {
-    let Some(OwnerEvent::Start { owner, .. }) = events.first() else {
+    let Some(OwnerEvent::Start { owner, language, .. }) = events.first() else {
         // Killed before it could begin.
         return if events.is_empty() {
             Ok(Vec::new())
@@ -178,6 +179,7 @@ pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, St
         if let OwnerEvent::Invoke { at, claim, name, kind, weight, capacity, mode } = event {
             claims.push(Claim {
                 number: ClaimNumber { owner: *owner, claim: *claim },
+                is_pythons: language == "python",
                 name: name.clone(),
                 kind: *kind,
                 weight: *weight,
@@ -240,7 +242,10 @@ fn claim_of(event: &OwnerEvent) -> Option<u64> {
         | OwnerEvent::Lost { claim, .. }
         | OwnerEvent::Release { claim, .. }
         | OwnerEvent::Released { claim, .. } => Some(*claim),
-        OwnerEvent::Start { .. } | OwnerEvent::Invoke { .. } | OwnerEvent::End { .. } => None,
+        OwnerEvent::Start { .. }
+        | OwnerEvent::Invoke { .. }
+        | OwnerEvent::Clock { .. }
+        | OwnerEvent::End { .. } => None,
     }
 }
 
@@ -255,6 +260,7 @@ fn time(event: &OwnerEvent) -> Time {
         | OwnerEvent::Lost { at, .. }
         | OwnerEvent::Release { at, .. }
         | OwnerEvent::Released { at, .. }
+        | OwnerEvent::Clock { at, .. }
         | OwnerEvent::End { at } => *at,
     }
 }

@@ -49,6 +49,8 @@ pub struct Report {
     pub store: String,
     /// Grants by sort.
     pub grants: BTreeMap<String, u64>,
+    /// How many of the grants were to owners in Python.
+    pub to_python: u64,
     /// Acquisitions that were not granted, by reason.
     pub failures: BTreeMap<String, u64>,
     /// Losses that were told.
@@ -74,6 +76,7 @@ impl Report {
         Report {
             store: store.to_owned(),
             grants: BTreeMap::new(),
+            to_python: 0,
             failures: BTreeMap::new(),
             losses: 0,
             faults: BTreeMap::new(),
@@ -144,8 +147,9 @@ impl fmt::Display for Report {
         };
         writeln!(
             f,
-            "  granted: {}; not granted: {}; losses told: {}",
+            "  granted: {} ({} to Python); not granted: {}; losses told: {}",
             list(&self.grants),
+            self.to_python,
             list(&self.failures),
             self.losses
         )?;

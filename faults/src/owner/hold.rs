@@ -1,5 +1,6 @@
 //! What an owner does while it holds.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,13 +101,13 @@ impl Owner {
 
 /// A connection to the registers.
 pub(super) struct Link {
-    port: u16,
+    registers: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl Link {
-    pub(super) fn new(port: u16) -> Self {
-        Link { port, stream: None }
+    pub(super) fn new(registers: SocketAddr) -> Self {
+        Link { registers, stream: None }
     }
 
     async fn ask(&mut self, line: &str) -> Written {
@@ -128,7 +129,7 @@ impl Link {
 
     async fn try_ask(&mut self, line: &str) -> std::io::Result<bool> {
         if self.stream.is_none() {
-            let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+            let stream = TcpStream::connect(self.registers).await?;
             stream.set_nodelay(true)?;
             self.stream = Some(BufReader::new(stream));
         }

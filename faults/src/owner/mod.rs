@@ -2,10 +2,11 @@
 
 mod hold;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use globallock::{Error, Guard, Lock, LockManager, ManagerOptions, Options};
 use serde::{Deserialize, Serialize};
@@ -16,13 +17,16 @@ use tokio::time::{sleep, timeout};
 use crate::history::{Failure, Kind, Mode, OwnerEvent, Time, now};
 use crate::log::Log;
 
+/// How often an owner looks at its wall clock.
+const CLOCK_LOOK: Duration = Duration::from_millis(50);
+
 /// What an owner process is told: one JSON text, its only argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// The store's address.
     pub url: String,
-    /// The registers' port.
-    pub registers: u16,
+    /// Where the registers are.
+    pub registers: SocketAddr,
     /// Where it logs.
     pub log: PathBuf,
     /// Its number.
@@ -72,6 +76,7 @@ pub async fn run(plan: Plan) -> std::io::Result<()> {
         let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
         stopping.send_replace(true);
     });
+    tokio::spawn(Arc::clone(&owner).watch_clock());
     let manager = owner.connect().await;
     owner.work(manager).await;
     Ok(())
@@ -110,6 +115,23 @@ impl Owner {
             manager.close().await;
         }
         self.log.write(&OwnerEvent::End { at: now() });
+    }
+
+    /// Logs when the wall clock is set.
+    async fn watch_clock(self: Arc<Self>) {
+        let wall = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |wall| wall.as_micros());
+        let ahead = || i128::try_from(wall()).unwrap_or(0) - i128::from(now());
+        let mut before = ahead();
+        loop {
+            sleep(CLOCK_LOOK).await;
+            let ahead = ahead();
+            let step = (ahead - before) / 1_000_000;
+            if step != 0 {
+                let step = i64::try_from(step).unwrap_or(i64::MAX);
+                self.log.write(&OwnerEvent::Clock { at: now(), step });
+            }
+            before = ahead;
+        }
     }
 
     fn is_stopping(&self) -> bool {

@@ -1,23 +1,34 @@
 //! The owner processes of a run, and the registers that they write to.
 
+use std::fmt::Write;
 use std::io::{Error, Result};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use globallock_conformance::server::clock::Clock;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::network::Network;
+use crate::history::OwnerEvent;
 use crate::owner::Plan;
 
 /// How long an owner may take to end in order: it waits for answers that may not come, as long as a lease.
 const END: Duration = Duration::from_secs(30);
 
+/// The owner in Python.
+const OWNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/owner.py");
+
 /// The processes.
 pub(super) struct Fleet {
     program: PathBuf,
+    /// An interpreter with the package, for every third owner.
+    python: Option<PathBuf>,
+    network: Option<Network>,
     plan: Plan,
     directory: PathBuf,
     members: Vec<Member>,
@@ -28,16 +39,24 @@ pub(super) struct Fleet {
 struct Member {
     number: u32,
     child: Child,
+    clock: Clock,
     /// Open as long as it shall go on.
     _pipe: ChildStdin,
 }
 
 impl Fleet {
     /// Starts the registers; `plan` is what all owners have in common.
-    pub(super) async fn start(plan: Plan, directory: &Path) -> Result<Self> {
+    pub(super) async fn start(
+        plan: Plan,
+        directory: &Path,
+        python: Option<PathBuf>,
+        network: Option<Network>,
+    ) -> Result<Self> {
         let beside = |name: &str| Ok::<_, Error>(std::env::current_exe()?.with_file_name(name));
         let mut command = Command::new(beside("globallock-registers")?);
-        command.arg(directory.join("register.jsonl"));
+        let address: IpAddr =
+            if network.is_some() { Network::registers() } else { Ipv4Addr::LOCALHOST.into() };
+        command.arg(directory.join("register.jsonl")).arg(address.to_string());
         let mut child = start(&mut command, &directory.join("register.err"))?;
         let pipe = child.stdin.take().ok_or_else(|| Error::other("it has a standard input"))?;
         let told = child.stdout.take().ok_or_else(|| Error::other("it has a standard output"))?;
@@ -46,6 +65,8 @@ impl Fleet {
         let registers = line.trim().parse().map_err(Error::other)?;
         Ok(Fleet {
             program: beside("globallock-owner")?,
+            python,
+            network,
             plan: Plan { registers, ..plan },
             directory: directory.to_owned(),
             members: Vec::new(),
@@ -55,18 +76,64 @@ impl Fleet {
     }
 
     /// Starts one more owner.
-    pub(super) fn add(&mut self) -> Result<()> {
+    pub(super) async fn add(&mut self) -> Result<()> {
         let number = self.next;
         self.next += 1;
         let log = self.directory.join(format!("owner-{number}.jsonl"));
         let seed = self.plan.seed.wrapping_mul(1009).wrapping_add(u64::from(number));
         let plan = Plan { log, owner: number, seed, ..self.plan.clone() };
-        let mut command = Command::new(&self.program);
-        command.arg(serde_json::to_string(&plan)?);
+        let clock = Clock::new(&self.directory, &format!("owner-{number}"))?;
+        let mut words = Vec::new();
+        if self.network.is_some() {
+            words.extend(["unshare", "--net", "--"].map(PathBuf::from));
+        }
+        match &self.python {
+            Some(python) if number % 3 == 2 => words.extend([python.clone(), OWNER.into()]),
+            _ => words.push(self.program.clone()),
+        }
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(serde_json::to_string(&plan)?).envs(clock.environment());
         let mut child = start(&mut command, &self.directory.join(format!("owner-{number}.err")))?;
         let pipe = child.stdin.take().ok_or_else(|| Error::other("it has a standard input"))?;
-        self.members.push(Member { number, child, _pipe: pipe });
+        if let (Some(network), Some(process)) = (&self.network, child.id()) {
+            network.link(number, process).await?;
+        }
+        self.members.push(Member { number, child, clock, _pipe: pipe });
         Ok(())
+    }
+
+    /// Sets an owner's wall clock, and says how the owner tells of it.
+    pub(super) async fn set_clock(&self, member: usize, seconds: i64) -> Result<String> {
+        let member = &self.members[member];
+        member.clock.set(seconds)?;
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let log = std::fs::read_to_string(self.directory.join(format!("owner-{}.jsonl", member.number)))?;
+            let steps = log.lines().filter(|line| line.contains("\"clock\"")).filter_map(|line| {
+                match serde_json::from_str(line) {
+                    Ok(OwnerEvent::Clock { step, .. }) => Some(step),
+                    _ => None,
+                }
+            });
+            let mut seen = String::new();
+            for step in steps.filter(|step| (step - seconds).abs() <= 1) {
+                let _ = write!(seen, "a step of {step} s");
+            }
+            if !seen.is_empty() || Instant::now() > until {
+                return Ok(seen);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Has an owner's wall clock go right again.
+    pub(super) fn mend_clock(&self, member: usize) -> Result<()> {
+        self.members[member].clock.set(0)
+    }
+
+    /// The links of the owners, if they can be taken down.
+    pub(super) fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
     }
 
     /// One of those who live, by a number of any size.

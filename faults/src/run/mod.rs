@@ -2,6 +2,7 @@
 
 mod fault;
 mod fleet;
+mod network;
 mod store;
 
 use std::io::{Error, Result};
@@ -13,13 +14,15 @@ use globallock::LockManager;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::sleep;
 
-use self::fault::Fault;
+use self::fault::{Fault, What};
 use self::fleet::Fleet;
+use self::network::Network;
 use self::store::Store;
 use crate::history::{FaultEvent, Kind, ObserverEvent, Seen, now};
 use crate::log::Log;
 use crate::owner::{Plan, Which};
 
+pub use self::network::enter;
 pub use self::store::STORES;
 
 /// How often the onlooker looks at each name.
@@ -40,6 +43,8 @@ pub struct Orders {
     pub lease: Duration,
     /// Where the logs go: a directory that does not exist.
     pub directory: PathBuf,
+    /// An interpreter with the Python package, for every third owner.
+    pub python: Option<PathBuf>,
 }
 
 /// The locks that all owners want.
@@ -65,13 +70,17 @@ pub async fn run(orders: &Orders) -> Result<()> {
     let directory = &orders.directory;
     std::fs::create_dir_all(directory)?;
     let log = Log::create(&directory.join("faults.jsonl"))?;
-    let mut store = Store::start(&orders.store).await?;
+    let mut network = None;
+    if orders.store != "file" {
+        network = Network::begin()?;
+    }
+    let mut store = Store::start(&orders.store, network.is_some()).await?;
     let lease = u64::try_from(orders.lease.as_micros()).map_err(Error::other)?;
     let kind = store.kind.clone();
     log.write(&FaultEvent::Start { at: now(), store: kind, seed: orders.seed, lease });
     let plan = Plan {
         url: store.url(),
-        registers: 0,
+        registers: ([127, 0, 0, 1], 0).into(),
         log: PathBuf::new(),
         owner: 0,
         seed: orders.seed,
@@ -80,20 +89,23 @@ pub async fn run(orders: &Orders) -> Result<()> {
         long: 1,
         locks: locks(),
     };
-    let mut fleet = Fleet::start(plan, directory).await?;
+    let mut faults = store.faults();
+    if network.is_some() {
+        faults.extend([What::LinkDown, What::LinkDown, What::NetworkDown]);
+    }
+    let mut fleet = Fleet::start(plan, directory, orders.python.clone(), network).await?;
     for _ in 0..orders.owners {
-        fleet.add()?;
+        fleet.add().await?;
     }
     let onlooker = LockManager::connect(&store.for_observer()).await.map_err(Error::other)?;
     let observer = observe(onlooker, directory)?;
     let mut random = fastrand::Rng::with_seed(orders.seed);
-    let faults = store.faults();
     let begin = Instant::now();
     while begin.elapsed() < orders.length {
         let fault = Fault::next(&mut random, &faults, orders.lease);
         sleep(fault.calm).await;
         fleet.check()?;
-        log.write(&fault.happen(&mut store, &mut fleet, orders.lease).await?);
+        log.write(&fault.happen(&mut store, &mut fleet).await?);
         sleep(fault.calm_after).await;
     }
     sleep(orders.lease).await;

@@ -1,6 +1,7 @@
 //! The store of a run: its servers, the proxies before them, and what can be done to it.
 
 use std::io::{Error, Result};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use globallock_conformance::proxy::Proxy;
@@ -11,10 +12,14 @@ use globallock_conformance::server::{Cluster, wait_ready};
 use tempfile::TempDir;
 
 use super::fault::What;
+use super::network::Network;
 
 /// The stores that a run can have.
 pub const STORES: [&str; 7] =
     ["file", "redis", "redis-replica", "etcd-1", "etcd-3", "zookeeper-1", "zookeeper-3"];
+
+/// Who etcd's owners are, where it asks.
+const USER: &str = "owner:ownerpw";
 
 /// A store that runs.
 pub(super) struct Store {
@@ -34,26 +39,32 @@ enum Server {
 }
 
 impl Store {
-    pub(super) async fn start(kind: &str) -> Result<Self> {
+    /// Starts it; with a network, its proxies listen there.
+    pub(super) async fn start(kind: &str, has_network: bool) -> Result<Self> {
         let server = match kind {
             "file" => Server::File(TempDir::new()?),
-            "redis" => Server::Redis(Redis::start()?),
+            "redis" => Server::Redis(Redis::start_with_clock()?),
             "redis-replica" => {
                 let primary = Redis::start()?;
                 let replica = Redis::start()?;
                 follow(&replica, primary.port())?;
                 Server::Pair(primary, replica)
             }
-            "etcd-1" => Server::Etcd(Etcd::start(1)?),
+            "etcd-1" => {
+                let mut cluster = Etcd::start(1)?;
+                cluster.ask_for_users(USER)?;
+                Server::Etcd(cluster)
+            }
             "etcd-3" => Server::Etcd(Etcd::start(3)?),
             "zookeeper-1" => Server::ZooKeeper(ZooKeeper::start(1)?),
             "zookeeper-3" => Server::ZooKeeper(ZooKeeper::start(3)?),
             _ => return Err(Error::other(format!("the stores are {}", STORES.join(", ")))),
         };
         let mut store = Store { kind: kind.to_owned(), server, proxies: Vec::new() };
+        let address = if has_network { Network::store() } else { Ipv4Addr::LOCALHOST.into() };
         let ports = store.cluster().map(|cluster| cluster.ports()).unwrap_or_default();
         for port in ports {
-            store.proxies.push(Proxy::start(port).await?);
+            store.proxies.push(Proxy::start_at(address, port).await?);
         }
         Ok(store)
     }
@@ -69,13 +80,12 @@ impl Store {
 
     /// The address behind the proxies.
     pub(super) fn url(&self) -> String {
-        let hosts: Vec<String> =
-            self.proxies.iter().map(|proxy| format!("127.0.0.1:{}", proxy.port())).collect();
+        let hosts: Vec<String> = self.proxies.iter().map(|proxy| proxy.address().to_string()).collect();
         let hosts = hosts.join(",");
         match &self.server {
             Server::File(directory) => format!("file://{}", directory.path().display()),
             Server::Redis(_) | Server::Pair(..) => format!("redis://{hosts}"),
-            Server::Etcd(_) => format!("etcd://{hosts}"),
+            Server::Etcd(_) => format!("etcd://{}{hosts}", self.user()),
             Server::ZooKeeper(_) => format!("zookeeper://{hosts}"),
         }
     }
@@ -86,9 +96,18 @@ impl Store {
             Server::File(_) => self.url(),
             // It moves with the primary.
             Server::Redis(server) | Server::Pair(server, _) => server.url(),
-            Server::Etcd(cluster) => cluster.url(),
+            Server::Etcd(cluster) => cluster.url().replace("etcd://", &format!("etcd://{}", self.user())),
             Server::ZooKeeper(ensemble) => ensemble.url(),
         }
+    }
+
+    /// What stands before the hosts in its address.
+    fn user(&self) -> String {
+        if self.has_users() { format!("{USER}@") } else { String::new() }
+    }
+
+    fn has_users(&self) -> bool {
+        self.kind == "etcd-1"
     }
 
     /// The onlooker's address: where the primary moves, it looks through the proxy too.
@@ -98,19 +117,26 @@ impl Store {
 
     /// What can go wrong here.
     pub(super) fn faults(&self) -> Vec<What> {
-        let mut faults = vec![What::OwnerKill, What::OwnerStopShort, What::OwnerStopLong];
+        let mut faults =
+            vec![What::OwnerKill, What::OwnerStopShort, What::OwnerStopLong, What::OwnerClockStep];
         if !self.proxies.is_empty() {
             faults.extend([What::Cut, What::HoldAnswers, What::HoldRequests, What::HoldBoth]);
             faults.extend([What::Delay, What::SwallowAnswers, What::ServerStop, What::ServerKill]);
         }
         match &self.server {
-            Server::Redis(_) => faults.extend([What::FlushAll, What::ScriptFlush, What::KillPush]),
+            Server::Redis(_) => {
+                faults.extend([What::FlushAll, What::ScriptFlush, What::KillPush, What::ClockStep]);
+            }
             Server::Pair(..) => {
                 faults.retain(|what| *what != What::ServerKill);
                 faults.extend([What::Promotion; 4]);
             }
             Server::Etcd(_) => faults.extend([What::RevokeLease, What::Compact]),
-            Server::File(_) | Server::ZooKeeper(_) => {}
+            Server::ZooKeeper(_) => faults.push(What::SessionEnd),
+            Server::File(_) => faults.push(What::FilesGone),
+        }
+        if self.has_users() {
+            faults.push(What::TokensEnd);
         }
         if self.proxies.len() > 1 {
             faults.push(What::LeaderKill);
@@ -136,6 +162,53 @@ impl Store {
         match &self.server {
             Server::Etcd(cluster) => cluster.ctl(arguments),
             _ => unreachable!("only etcd is given this fault"),
+        }
+    }
+
+    /// Sets the wall clock of the server.
+    pub(super) fn set_clock(&self, seconds: i64) -> Result<()> {
+        match &self.server {
+            Server::Redis(server) => server.clock().map_or(Ok(()), |clock| clock.set(seconds)),
+            _ => unreachable!("only Redis is given this fault"),
+        }
+    }
+
+    /// How many tokens etcd has given out to users.
+    pub(super) fn tokens(&self) -> Result<u64> {
+        match &self.server {
+            Server::Etcd(cluster) => cluster.tokens(0),
+            _ => unreachable!("only etcd is given this fault"),
+        }
+    }
+
+    /// Ends the tokens of etcd's users.
+    pub(super) fn end_tokens(&self) -> Result<()> {
+        match &self.server {
+            Server::Etcd(cluster) => cluster.end_tokens(),
+            _ => unreachable!("only etcd is given this fault"),
+        }
+    }
+
+    /// Ends one of the sessions that have claims, by its place among so many, and says which.
+    pub(super) fn end_session(&mut self, choose: impl Fn(usize) -> usize) -> Result<Option<String>> {
+        let Some(cluster) = self.cluster() else { return Ok(None) };
+        let port = cluster.ports()[cluster.leader().unwrap_or(0)];
+        let sessions = zookeeper::sessions(port)?;
+        let Some(&session) = sessions.get(choose(sessions.len())) else { return Ok(None) };
+        zookeeper::end_session(port, session)?;
+        let is_gone = !zookeeper::sessions(port)?.contains(&session);
+        Ok(is_gone.then(|| format!("session {session:#x} was closed by somebody else")))
+    }
+
+    /// Deletes the files of a lock, and says how many there were.
+    pub(super) fn remove_files(&self, name: &str) -> Result<usize> {
+        let Server::File(directory) = &self.server else { unreachable!("only files are given this fault") };
+        let path = directory.path().join(name);
+        let count = std::fs::read_dir(&path).map_or(0, Iterator::count);
+        match std::fs::remove_dir_all(&path) {
+            // It is made and removed all the time.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(count),
         }
     }
 

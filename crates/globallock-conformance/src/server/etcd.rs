@@ -1,7 +1,9 @@
 //! etcd servers, alone and in clusters.
 
-use std::io::Result;
+use std::io::{Error, Read, Result, Write};
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -16,7 +18,12 @@ pub struct Etcd {
     directory: TempDir,
     /// TLS for clients.
     certificates: Option<Certificates>,
+    /// Whether it asks who one is.
+    has_users: bool,
 }
+
+/// The user that may do everything, where there are users.
+const ROOT: &str = "root:rootpw";
 
 #[derive(Debug)]
 struct Member {
@@ -44,7 +51,7 @@ impl Etcd {
         let peers: Vec<String> =
             ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
         let scheme = if certificates.is_some() { "https" } else { "http" };
-        let mut cluster = Etcd { members: Vec::new(), directory, certificates };
+        let mut cluster = Etcd { members: Vec::new(), directory, certificates, has_users: false };
         for (number, (client, peer)) in ports.into_iter().enumerate() {
             let data = cluster.directory.path().join(format!("data-{number}")).display().to_string();
             let (client_url, peer_url) =
@@ -84,6 +91,62 @@ impl Etcd {
         }
         cluster.wait_healthy()?;
         Ok(cluster)
+    }
+
+    /// Has the cluster ask who one is; `user` is a name and a password, and may touch our keys alone.
+    ///
+    /// # Errors
+    /// When it does not take that.
+    pub fn ask_for_users(&mut self, user: &str) -> Result<()> {
+        let name = user.split(':').next().unwrap_or_default();
+        for command in [
+            &format!("user add {ROOT}"),
+            "user grant-role root root",
+            "role add locks",
+            "role grant-permission locks --prefix=true readwrite /locks/_glocks/",
+            &format!("user add {user}"),
+            &format!("user grant-role {name} locks"),
+            "auth enable",
+        ] {
+            let words: Vec<&str> = command.split(' ').collect();
+            let told = self.ctl(&words);
+            if told.contains("Error") {
+                return Err(Error::other(told));
+            }
+        }
+        self.has_users = true;
+        Ok(())
+    }
+
+    /// Ends all tokens that it has given out, as their time does. Needs users.
+    ///
+    /// # Errors
+    /// When it does not take that.
+    pub fn end_tokens(&self) -> Result<()> {
+        for command in ["disable", "enable"] {
+            let told = self.ctl(&["auth", command]);
+            if told.contains("Error") {
+                return Err(Error::other(told));
+            }
+        }
+        Ok(())
+    }
+
+    /// How often a member has given out a token.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn tokens(&self, member: usize) -> Result<u64> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.members[member].client))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let given = text.lines().find(|line| {
+            line.starts_with("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Authenticate\"")
+        });
+        let number = given.and_then(|line| line.rsplit(' ').next()).unwrap_or("0");
+        number.parse::<f64>().map(|number| number as u64).map_err(Error::other)
     }
 
     fn log(&self, member: usize) -> std::path::PathBuf {
@@ -143,6 +206,9 @@ impl Etcd {
                 .arg(&files.client)
                 .arg("--key")
                 .arg(&files.client_key);
+        }
+        if self.has_users {
+            command.args(["--user", ROOT]);
         }
         let output = command.args(arguments).output();
         let output = output.expect("etcdctl is installed: run apt-get install etcd-client");

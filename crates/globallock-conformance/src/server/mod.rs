@@ -1,6 +1,7 @@
 //! Real servers as child processes: on free ports, in temporary directories, gone with their owner.
 
 pub mod certificates;
+pub mod clock;
 pub mod etcd;
 pub mod peers;
 pub mod redis;
@@ -69,6 +70,20 @@ impl Process {
         arguments: impl IntoIterator<Item = A>,
         log: &Path,
     ) -> Result<Self> {
+        Self::start_in([], program, package, arguments, log)
+    }
+
+    /// Starts `program` as [`Process::start`] does, with more in its environment.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_in<'a, A: AsRef<OsStr>>(
+        environment: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
+        program: &str,
+        package: &str,
+        arguments: impl IntoIterator<Item = A>,
+        log: &Path,
+    ) -> Result<Self> {
         if Command::new("which")
             .arg(program)
             .stdout(Stdio::null())
@@ -81,6 +96,7 @@ impl Process {
         let mut guardian = Command::new("sh")
             .args(["-c", GUARDIAN, "sh", program])
             .args(arguments)
+            .envs(environment)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
+use super::clock::Clock;
 use super::{Cluster, Process, free_port, listens, wait_ready};
 
 /// A redis-server of its own.
@@ -16,6 +17,8 @@ pub struct Redis {
     process: Option<Process>,
     port: u16,
     arguments: Vec<String>,
+    /// Its wall clock, if that can be set.
+    clock: Option<Clock>,
     directory: TempDir,
 }
 
@@ -60,9 +63,28 @@ impl Redis {
     }
 
     fn launch(port: u16, arguments: Vec<String>) -> Result<Self> {
-        let mut server = Redis { process: None, port, arguments, directory: TempDir::new()? };
+        let mut server = Redis { process: None, port, arguments, clock: None, directory: TempDir::new()? };
         server.resume_after_kill()?;
         Ok(server)
+    }
+
+    /// Starts a server without persistence whose wall clock can be set.
+    ///
+    /// # Errors
+    /// When it or a C compiler is not installed, or it does not come up.
+    pub fn start_with_clock() -> Result<Self> {
+        let (port, directory) = (free_port(), TempDir::new()?);
+        let clock = Some(Clock::new(directory.path(), "server")?);
+        let arguments = vec!["--port".to_owned(), port.to_string()];
+        let mut server = Redis { process: None, port, arguments, clock, directory };
+        server.resume_after_kill()?;
+        Ok(server)
+    }
+
+    /// Its wall clock, if that can be set.
+    #[must_use]
+    pub fn clock(&self) -> Option<&Clock> {
+        self.clock.as_ref()
     }
 
     /// Starts the server again on the same port, with the same directory.
@@ -75,7 +97,9 @@ impl Redis {
         let directory = self.directory.path().display().to_string();
         let fixed = ["--bind", "127.0.0.1", "--save", "", "--dir", &directory].map(str::to_owned);
         let arguments = self.arguments.iter().cloned().chain(fixed);
-        self.process = Some(Process::start("redis-server", "redis-server", arguments, &log)?);
+        let environment = self.clock.iter().flat_map(Clock::environment);
+        let environment = environment.map(|(name, value)| (name, value.as_os_str()));
+        self.process = Some(Process::start_in(environment, "redis-server", "redis-server", arguments, &log)?);
         let socket = self.arguments.iter().skip_while(|argument| *argument != "--unixsocket").nth(1);
         let on_socket = || socket.is_none_or(|path| std::os::unix::net::UnixStream::connect(path).is_ok());
         wait_ready("redis-server", &log, || listens(self.port) && on_socket())

@@ -232,6 +232,56 @@ pub fn ask(port: u16, word: &str) -> Result<String> {
     Ok(told)
 }
 
+/// The sessions that have ephemeral nodes, as the leader lists them.
+///
+/// # Errors
+/// When it does not answer.
+pub fn sessions(port: u16) -> Result<Vec<u64>> {
+    let told = ask(port, "dump")?;
+    let with_nodes = told.split("with Ephemerals").nth(1).unwrap_or_default();
+    let number = |line: &str| u64::from_str_radix(line.strip_prefix("0x")?.strip_suffix(':')?, 16).ok();
+    Ok(with_nodes.lines().filter_map(number).collect())
+}
+
+/// Ends somebody's session: takes it over with the password that the servers made for it, and closes it.
+///
+/// # Errors
+/// When the server does not answer.
+pub fn end_session(port: u16, session: u64) -> Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    // Protocol, last transaction seen, timeout, session, password, read-only.
+    let mut connect = [0; 12].to_vec();
+    connect.extend(4_000_u32.to_be_bytes());
+    connect.extend(session.to_be_bytes());
+    connect.extend(16_u32.to_be_bytes());
+    connect.extend(password(session));
+    connect.push(0);
+    let close = [1_u32.to_be_bytes(), (-11_i32).to_be_bytes()].concat();
+    let frame = |body: &[u8]| [&u32::try_from(body.len()).unwrap_or(0).to_be_bytes(), body].concat();
+    stream.write_all(&frame(&connect))?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    stream.read_exact(&mut vec![0; u32::from_be_bytes(length) as usize])?;
+    stream.write_all(&frame(&close))?;
+    // The server ends the connection when the session is closed.
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+/// What a server takes for the password of a session: sixteen bytes of java.util.Random, seeded by the session and a constant.
+fn password(session: u64) -> [u8; 16] {
+    const MASK: u64 = (1 << 48) - 1;
+    const FACTOR: u64 = 0x5_DEEC_E66D;
+    let mut state = (session ^ 0xB341_5C00 ^ FACTOR) & MASK;
+    let mut password = [0; 16];
+    for four in password.chunks_mut(4) {
+        state = state.wrapping_mul(FACTOR).wrapping_add(11) & MASK;
+        four.copy_from_slice(&((state >> 16) as u32).to_le_bytes());
+    }
+    password
+}
+
 /// The nodes below a node, as kazoo sees them.
 ///
 /// # Panics

@@ -1,0 +1,58 @@
+//! A wall clock that can be set for one program alone.
+
+use std::fs::File;
+use std::io::{Error, Result};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What takes the clock's place in a program.
+const SOURCE: &str = include_str!("clock.c");
+
+/// The clock of a program, or of several on one imagined host.
+#[derive(Debug)]
+pub struct Clock {
+    library: PathBuf,
+    step: PathBuf,
+    file: File,
+}
+
+impl Clock {
+    /// Makes a clock that goes right, with its files in `directory` under `name`.
+    ///
+    /// # Errors
+    /// When there is no C compiler.
+    pub fn new(directory: &Path, name: &str) -> Result<Self> {
+        let library = directory.join("clock.so");
+        if !library.exists() {
+            let source = directory.join("clock.c");
+            std::fs::write(&source, SOURCE)?;
+            let mut compiler = Command::new("cc");
+            compiler.args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(&source);
+            if !compiler.status().is_ok_and(|status| status.success()) {
+                return Err(Error::other(
+                    "clocks that can be set need a C compiler: run apt-get install gcc",
+                ));
+            }
+        }
+        let step = directory.join(format!("{name}.clock"));
+        let file = File::create(&step)?;
+        let clock = Clock { library, step, file };
+        clock.set(0)?;
+        Ok(clock)
+    }
+
+    /// Sets it so many seconds before or behind the host's, at once.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn set(&self, seconds: i64) -> Result<()> {
+        self.file.write_all_at(&seconds.to_ne_bytes(), 0)
+    }
+
+    /// What is set in the environment of the programs that it is the clock of.
+    #[must_use]
+    pub fn environment(&self) -> [(&'static str, &Path); 2] {
+        [("LD_PRELOAD", &self.library), ("GLOBALLOCK_CLOCK", &self.step)]
+    }
+}

@@ -1,0 +1,71 @@
+//! What is done between owners and servers.
+
+use std::io::{Error, Result};
+use std::time::Duration;
+
+use globallock_conformance::proxy::{Flow, Proxy};
+use tokio::time::sleep;
+
+use super::{Fault, Fleet, Outcome, Store, What};
+
+impl Fault {
+    /// What proxies do to connections.
+    pub(super) async fn hurt_connections(self, store: &Store) -> Outcome {
+        let (any, hold) = (self.any(), Some(Flow::Hold));
+        match self.what {
+            What::HoldAnswers => proxies(store, any, None, hold, false).await,
+            What::HoldRequests => proxies(store, any, hold, None, false).await,
+            What::HoldBoth => proxies(store, self.long(), hold, hold, false).await,
+            What::Delay => {
+                let delay = Some(Flow::Delay(self.lease.mul_f64(0.02 + 0.1 * self.length)));
+                proxies(store, any, delay, delay, false).await
+            }
+            What::SwallowAnswers => proxies(store, self.short() / 4, None, Some(Flow::Swallow), true).await,
+            _ => {
+                let cuts = || store.proxies.iter().map(Proxy::cuts).sum::<u64>();
+                let before = cuts();
+                store.proxies.iter().for_each(Proxy::cut);
+                sleep(Duration::from_millis(20)).await;
+                let cut = cuts() - before;
+                Outcome::of(cut > 0, format!("{cut} connections cut"))
+            }
+        }
+    }
+
+    /// Takes the link of one owner down, or that of all.
+    pub(super) async fn take_down(self, fleet: &Fleet) -> Result<Outcome> {
+        let network = fleet.network().ok_or_else(|| Error::other("there are no links"))?;
+        let member = fleet.choose(self.target);
+        let owner = (self.what == What::LinkDown).then(|| fleet.number(member));
+        let seen = network.down(owner)?;
+        sleep(self.any()).await;
+        network.up(owner)?;
+        Ok(Outcome { owner, ..Outcome::of(seen == "DOWN", format!("state {seen}")) })
+    }
+}
+
+/// Lets the proxies before all servers be bad for a while.
+async fn proxies(
+    store: &Store,
+    length: Duration,
+    requests: Option<Flow>,
+    answers: Option<Flow>,
+    cut: bool,
+) -> Outcome {
+    let count = || store.proxies.iter().map(|proxy| proxy.held() + proxy.swallowed()).sum::<u64>();
+    let before = count();
+    for proxy in &store.proxies {
+        proxy.requests(requests.unwrap_or_default());
+        proxy.answers(answers.unwrap_or_default());
+    }
+    sleep(length).await;
+    for proxy in &store.proxies {
+        if cut {
+            proxy.cut();
+        }
+        proxy.requests(Flow::Pass);
+        proxy.answers(Flow::Pass);
+    }
+    let bitten = count() - before;
+    Outcome::of(bitten > 0, format!("{bitten} times or bytes kept back within {length:?}"))
+}

@@ -1,0 +1,151 @@
+//! What is done to a run, how it is undone, and what shows that it was done.
+
+mod links;
+mod owners;
+mod servers;
+mod stores;
+
+use std::io::Result;
+use std::time::Duration;
+
+use super::fleet::Fleet;
+use super::store::Store;
+use crate::history::{FaultEvent, now};
+
+/// A sort of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    OwnerKill,
+    OwnerStopShort,
+    OwnerStopLong,
+    OwnerClockStep,
+    ServerKill,
+    LeaderKill,
+    ServerStop,
+    Cut,
+    HoldAnswers,
+    HoldRequests,
+    HoldBoth,
+    Delay,
+    SwallowAnswers,
+    LinkDown,
+    NetworkDown,
+    FlushAll,
+    ScriptFlush,
+    KillPush,
+    Promotion,
+    ClockStep,
+    RevokeLease,
+    Compact,
+    TokensEnd,
+    SessionEnd,
+    FilesGone,
+}
+
+/// One fault of a schedule: nothing in it depends on what happens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fault {
+    pub(super) what: What,
+    /// The calm before it.
+    pub(super) calm: Duration,
+    /// The calm after it, besides that before the next.
+    pub(super) calm_after: Duration,
+    /// A share of a lease, between 0 and 1.
+    length: f64,
+    /// Whom it hits.
+    target: u64,
+    lease: Duration,
+}
+
+/// What became of a fault.
+#[derive(Debug, Default)]
+struct Outcome {
+    bit: bool,
+    proof: String,
+    /// The owner that it hit, if it hit one alone.
+    owner: Option<u32>,
+    /// Whether the store may have forgotten what it promised.
+    forgets: bool,
+}
+
+impl Outcome {
+    fn of(bit: bool, proof: String) -> Self {
+        Outcome { bit, proof, ..Outcome::default() }
+    }
+
+    /// One that frees what somebody believes to hold.
+    fn that_forgets(bit: bool, proof: String) -> Self {
+        Outcome { bit, proof, forgets: true, ..Outcome::default() }
+    }
+}
+
+impl Fault {
+    /// Decides on the next fault.
+    pub(super) fn next(random: &mut fastrand::Rng, faults: &[What], lease: Duration) -> Self {
+        let what = faults[random.usize(0..faults.len())];
+        let calm = Duration::from_millis(random.u64(300..1_500));
+        // How soon a dead owner's lock goes on can only be judged while nothing else is wrong.
+        let alone = what == What::OwnerKill && random.bool();
+        let around = if alone { lease * 5 / 2 } else { Duration::ZERO };
+        Fault {
+            what,
+            calm: calm + around,
+            calm_after: around,
+            length: random.f64(),
+            target: random.u64(0..1 << 32),
+            lease,
+        }
+    }
+
+    /// Does it, and undoes it.
+    pub(super) async fn happen(self, store: &mut Store, fleet: &mut Fleet) -> Result<FaultEvent> {
+        let at = now();
+        let outcome = match self.what {
+            What::OwnerKill | What::OwnerStopShort | What::OwnerStopLong | What::OwnerClockStep => {
+                self.hurt_owner(fleet).await?
+            }
+            What::ServerKill | What::LeaderKill | What::ServerStop => self.hurt_server(store).await?,
+            What::LinkDown | What::NetworkDown => self.take_down(fleet).await?,
+            What::Cut
+            | What::HoldAnswers
+            | What::HoldRequests
+            | What::HoldBoth
+            | What::Delay
+            | What::SwallowAnswers => self.hurt_connections(store).await,
+            _ => self.hurt_store(store).await?,
+        };
+        let Outcome { bit, proof, owner, forgets } = outcome;
+        let kind = snake(&format!("{:?}", self.what));
+        Ok(FaultEvent::Fault { at, mended: now(), kind, owner, proof, bit, forgets })
+    }
+
+    /// Less than half a lease.
+    fn short(&self) -> Duration {
+        self.lease.mul_f64(0.1 + 0.4 * self.length)
+    }
+
+    /// More than a lease.
+    fn long(&self) -> Duration {
+        self.lease.mul_f64(1.2 + 0.8 * self.length)
+    }
+
+    fn any(&self) -> Duration {
+        self.lease.mul_f64(0.1 + 1.4 * self.length)
+    }
+
+    /// A number below another.
+    fn choose(&self, count: usize) -> usize {
+        usize::try_from(self.target).unwrap_or(0) % count.max(1)
+    }
+}
+
+fn snake(name: &str) -> String {
+    let mut snake = String::new();
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.push(letter.to_ascii_lowercase());
+    }
+    snake
+}

@@ -1,0 +1,148 @@
+//! Hosts in small: each owner in a network namespace of its own, with a link to the store that can be taken down.
+//!
+//! The whole run is in a namespace too, so that nothing of it is seen outside, or stays when it is killed. A link that is down
+//! is what a proxy cannot be: packets vanish without an answer, in the middle of a connection and at its beginning.
+
+use std::fs::read_link;
+use std::io::{Error, Result, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+/// Says to a run that it has a namespace of its own.
+const INSIDE: &str = "GLOBALLOCK_FAULTS_NETWORK";
+/// The bridges, by the name that their link has in each owner's namespace too.
+const BRIDGES: [(&str, u8); 2] = [(STORE, 213), (REGISTERS, 214)];
+const STORE: &str = "store";
+const REGISTERS: &str = "registers";
+/// How long a process may take until it is in its namespace.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Begins this program anew in a network namespace, if this user may make any; returns if not, or if that was done before.
+pub fn enter() {
+    if std::env::var_os(INSIDE).is_some() {
+        return;
+    }
+    let has_ip = quiet(Command::new("ip").arg("-V"));
+    for options in [&["--net"][..], &["--map-root-user", "--net"]] {
+        if has_ip && quiet(Command::new("unshare").args(options).args(["ip", "link", "set", "lo", "up"])) {
+            let Ok(program) = std::env::current_exe() else { return };
+            let mut command = Command::new("unshare");
+            command.args(options).arg("--").arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+            let failed = command.exec();
+            eprintln!("no network namespace: {failed}");
+            return;
+        }
+    }
+    eprintln!(
+        "no links are taken down: this user may not make network namespaces, or iproute2 is not installed"
+    );
+}
+
+fn quiet(command: &mut Command) -> bool {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().as_ref().is_ok_and(ExitStatus::success)
+}
+
+/// The links of a run.
+#[derive(Debug)]
+pub(super) struct Network;
+
+impl Network {
+    /// Makes the bridges; `None` where this run has no namespace of its own.
+    pub(super) fn begin() -> Result<Option<Self>> {
+        if std::env::var_os(INSIDE).is_none() {
+            return Ok(None);
+        }
+        let mut lines = "link set lo up\n".to_owned();
+        for (bridge, net) in BRIDGES {
+            lines += &format!(
+                "link add {bridge} type bridge\nlink set {bridge} up\naddress add 10.{net}.0.1/16 dev {bridge}\n"
+            );
+        }
+        batch(&mut Command::new("ip"), &lines)?;
+        Ok(Some(Network))
+    }
+
+    /// Where the store's proxies listen.
+    pub(super) fn store() -> IpAddr {
+        Ipv4Addr::new(10, BRIDGES[0].1, 0, 1).into()
+    }
+
+    /// Where the registers listen: their links stay up.
+    pub(super) fn registers() -> IpAddr {
+        Ipv4Addr::new(10, BRIDGES[1].1, 0, 1).into()
+    }
+
+    /// Links an owner, once it is in its namespace.
+    pub(super) async fn link(&self, owner: u32, process: u32) -> Result<()> {
+        let namespace = |process: &str| read_link(format!("/proc/{process}/ns/net"));
+        let (ours, until) = (namespace("self")?, Instant::now() + LIMIT);
+        while namespace(&process.to_string())? == ours {
+            if Instant::now() > until {
+                return Err(Error::other(format!("owner {owner} does not enter its namespace")));
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        let (mut outside, mut inside) = (String::new(), "link set lo up\n".to_owned());
+        for (bridge, net) in BRIDGES {
+            let end = end(bridge, owner);
+            outside += &format!(
+                "link add {end} type veth peer name {bridge} netns {process}\nlink set {end} master {bridge} up\n"
+            );
+            let address = format!("10.{net}.{}.{}/16", owner / 250 + 1, owner % 250 + 1);
+            inside += &format!("address add {address} dev {bridge}\nlink set {bridge} up\n");
+        }
+        batch(&mut Command::new("ip"), &outside)?;
+        batch(Command::new("nsenter").args(["--net", "--target", &process.to_string(), "ip"]), &inside)
+    }
+
+    /// Takes an owner's link to the store down, or all, and says what shows it.
+    pub(super) fn down(&self, owner: Option<u32>) -> Result<String> {
+        let device = owner.map_or(STORE.to_owned(), |owner| end(STORE, owner));
+        batch(&mut Command::new("ip"), &format!("link set {device} down\n"))?;
+        let seen = Command::new("ip").args(["-o", "link", "show", "dev", &device]).output()?;
+        let seen = String::from_utf8_lossy(&seen.stdout).into_owned();
+        Ok(seen.split("state ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("").to_owned())
+    }
+
+    /// Has it up again.
+    pub(super) fn up(&self, owner: Option<u32>) -> Result<()> {
+        let device = owner.map_or(STORE.to_owned(), |owner| end(STORE, owner));
+        batch(&mut Command::new("ip"), &format!("link set {device} up\n"))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for (bridge, _) in BRIDGES {
+            // If it stays, the next run says so.
+            let _ = batch(&mut Command::new("ip"), &format!("link delete {bridge}\n"));
+        }
+    }
+}
+
+/// The outer end of an owner's link.
+fn end(bridge: &str, owner: u32) -> String {
+    format!("{}{owner}", &bridge[..1])
+}
+
+/// Has `ip` carry out a line after the other.
+fn batch(ip: &mut Command, lines: &str) -> Result<()> {
+    let mut child = ip
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(lines.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::other(format!("ip failed: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}

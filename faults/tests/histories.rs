@@ -302,6 +302,20 @@ fn who_is_answered_late_or_never_is_seen() {
 }
 
 #[test]
+fn nothing_but_errors_is_seen() {
+    let errors = |claims: std::ops::Range<u64>| {
+        claims.fold(Story::new(), |story, claim| {
+            let failure = Failure::Error("no".to_owned());
+            story.asked(1, claim, (1, 1), claim * 1_000, 100).failed(1, claim, claim * 1_000 + 50, failure)
+        })
+    };
+    errors(1..8).passes();
+    errors(1..10).breaks(Rule::Progress);
+    errors(1..6).claim(mutex(1, 6, 6_000, 6_001, 5, 6_002)).passes();
+    errors(1..10).fault("owner_stop_long", Some(1), 2_000, 5_000, false).passes();
+}
+
+#[test]
 fn waiting_for_what_nobody_has_is_seen() {
     Story::new().asked(1, 1, (1, 1), 10, 2_000).failed(1, 1, 2_010, Failure::TimedOut).breaks(Rule::Progress);
     let held = Told { released: Some(1_900), ..mutex(2, 1, 1, 2, 5, 0) };

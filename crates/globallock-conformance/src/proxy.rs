@@ -29,6 +29,8 @@ pub enum Flow {
 struct Mode {
     requests: Flow,
     answers: Flow,
+    /// Instead of `answers`, for as many connections as were opened first.
+    old_answers: (u64, Flow),
     /// Connections opened before this many cuts are closed.
     cuts: u64,
 }
@@ -117,6 +119,12 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.answers = flow);
     }
 
+    /// Sets what happens to what the server sends on the connections that are open now, and not on later ones.
+    pub fn answers_so_far(&self, flow: Flow) {
+        let opened = self.connections();
+        self.mode.send_modify(|mode| mode.old_answers = (opened, flow));
+    }
+
     /// Closes all connections; new ones pass.
     pub fn cut(&self) {
         self.mode.send_modify(|mode| mode.cuts += 1);
@@ -154,7 +162,7 @@ impl Proxy {
 }
 
 async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<Mode>, counts: Arc<Counts>) {
-    counts.connections.fetch_add(1, Ordering::SeqCst);
+    let number = counts.connections.fetch_add(1, Ordering::SeqCst);
     let Ok(server) = TcpStream::connect(server).await else {
         return;
     };
@@ -163,9 +171,11 @@ async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<
     let (from_server, to_server) = server.into_split();
     let cuts = mode.borrow().cuts;
     let (requests, answers) = (mode.clone(), mode.clone());
+    let of_answers =
+        |mode: &Mode| if number < mode.old_answers.0 { mode.old_answers.1 } else { mode.answers };
     tokio::select! {
         () = pump(from_client, to_server, requests, |mode| mode.requests, &counts) => {}
-        () = pump(from_server, to_client, answers, |mode| mode.answers, &counts) => {}
+        () = pump(from_server, to_client, answers, of_answers, &counts) => {}
         _ = mode.wait_for(|mode| mode.cuts > cuts) => {
             counts.cut.fetch_add(1, Ordering::SeqCst);
         }

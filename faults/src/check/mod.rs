@@ -57,6 +57,7 @@ pub fn check(history: &History, terms: Terms) -> Report {
     case.losses(&mut report);
     case.limits(&mut report);
     case.progress(&mut report);
+    case.errors(&mut report);
     case.recovery(&mut report);
     case.end(&mut report);
     report

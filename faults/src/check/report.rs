@@ -122,6 +122,9 @@ impl Report {
         {
             doubts.push("no write came too late: the faults were too weak");
         }
+        if self.writes == 0 {
+            doubts.push("no write reached the registers");
+        }
         if self.pairs == 0 {
             doubts.push("no pair of claims was seen in its order");
         }

@@ -1,5 +1,7 @@
 //! What was told too late, or never.
 
+use std::collections::HashMap;
+
 use super::exclusion::told;
 use super::{Case, Report, Rule};
 use crate::history::{Failure, Mode, Time};
@@ -113,6 +115,30 @@ impl Case<'_> {
                     let what = format!("nobody had it from {from} to {to}, and yet waited {}", told(claim));
                     report.violated(Rule::Progress, what);
                 }
+            }
+        }
+    }
+
+    /// Nobody is told nothing but errors for longer than any fault and what follows it last.
+    ///
+    /// Sound: between two faults there is a moment in which the store answers.
+    pub(super) fn errors(&self, report: &mut Report) {
+        let allowed = 6 * self.history.lease + 2 * self.terms.slack;
+        let mut since: HashMap<(u32, &str), &super::Claim> = HashMap::new();
+        for claim in &self.history.claims {
+            let (Some(end), place) = (claim.answered(), (claim.number.owner, claim.name.as_str())) else {
+                continue;
+            };
+            if !matches!(claim.failed, Some((_, Failure::Error(_)))) {
+                since.remove(&place);
+                continue;
+            }
+            let first = *since.entry(place).or_insert(claim);
+            let stopped = self.stopped(claim.number.owner, first.invoked, end);
+            if end - first.invoked > allowed + stopped {
+                let what = format!("nothing but errors since {}: {}", first.invoked, told(claim));
+                report.violated(Rule::Progress, what);
+                since.remove(&place);
             }
         }
     }

@@ -14,6 +14,8 @@ use tokio::time::sleep;
 
 /// Says to a run that it has a namespace of its own.
 const INSIDE: &str = "GLOBALLOCK_FAULTS_NETWORK";
+/// A new namespace's loopback is down.
+const LOOPBACK: &str = "ip link set lo up";
 /// The bridges, by the name that their link has in each owner's namespace too.
 const BRIDGES: [(&str, u8); 2] = [(STORE, 213), (REGISTERS, 214)];
 const STORE: &str = "store";
@@ -28,10 +30,11 @@ pub fn enter() {
     }
     let has_ip = quiet(Command::new("ip").arg("-V"));
     for options in [&["--net"][..], &["--map-root-user", "--net"]] {
-        if has_ip && quiet(Command::new("unshare").args(options).args(["ip", "link", "set", "lo", "up"])) {
+        if has_ip && quiet(Command::new("unshare").args(options).args(["sh", "-c", LOOPBACK])) {
             let Ok(program) = std::env::current_exe() else { return };
             let mut command = Command::new("unshare");
-            command.args(options).arg("--").arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+            command.args(options).args(["sh", "-c", &format!("{LOOPBACK} && exec \"$@\""), "sh"]);
+            command.arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
             let failed = command.exec();
             eprintln!("no network namespace: {failed}");
             return;
@@ -56,7 +59,7 @@ impl Network {
         if std::env::var_os(INSIDE).is_none() {
             return Ok(None);
         }
-        let mut lines = "link set lo up\n".to_owned();
+        let mut lines = String::new();
         for (bridge, net) in BRIDGES {
             lines += &format!(
                 "link add {bridge} type bridge\nlink set {bridge} up\naddress add 10.{net}.0.1/16 dev {bridge}\n"

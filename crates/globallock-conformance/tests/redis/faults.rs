@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use globallock::{Departure, Error, Guard, LockManager, Loss, Options};
 use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::scene::connect_for;
 use globallock_conformance::server::redis::{Redis, Sentinels};
 use globallock_conformance::world::eventually;
 use tokio::task::JoinHandle;
@@ -202,4 +203,35 @@ async fn a_failover_by_sentinels_is_followed() {
     assert!(guard.fencing_token() > before);
     assert!(set.replica.cli(&["GET", "_glocks:a"]).starts_with("glk1:"), "the lock is in the new primary");
     guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_connection_says_that_was_given_up_is_not_listened_to() {
+    let server = Redis::start().unwrap();
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}?timeout=2s", proxy.port());
+    let owner = connect_for(&url, Duration::from_secs(30)).await.unwrap();
+    let other = connect_for(&server.url(), Duration::from_secs(30)).await.unwrap();
+    let first = other.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&owner, "a");
+    queue_is(&other, "a", 1, 1).await;
+    // The first request that is not answered in time has the owner make another connection; those that were sent after
+    // it still wait for the old one, so that the server tells both.
+    proxy.answers_so_far(Flow::Hold);
+    while proxy.connections() == 1 {
+        let asks = owner.clone();
+        tokio::spawn(async move { asks.inspect("b").await });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    queue_is(&owner, "a", 1, 1).await;
+    assert_eq!(proxy.connections(), 2);
+    first.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    // Now the old connection says so too, and is over.
+    assert_eq!(proxy.ended(), 0);
+    proxy.answers_so_far(Flow::Pass);
+    eventually("the old connection ends", async || proxy.ended() > 0).await;
+    queue_is(&owner, "a", 1, 0).await;
+    assert!(guard.is_held());
+    assert_eq!(guard.release().await.unwrap(), Departure::Left);
 }

@@ -100,15 +100,23 @@ impl Leases {
 
     /// Gives the lease its whole length from now; `None` if it is gone.
     pub(super) async fn keep_alive(&self, link: &Arc<Link>, id: i64) -> Result<Option<Lease>> {
-        let sent = Instant::now();
-        let asked = async {
+        let ask = async || {
+            let sent = Instant::now();
             let request = stream::once(std::future::ready(LeaseRequest { id }));
             let mut answers = link.stream("/etcdserverpb.Lease/LeaseKeepAlive", request).await?;
             let answer: Option<LeaseResponse> = answers.message().await?;
-            answer.ok_or_else(|| tonic::Status::unavailable("it ended the keep-alive without an answer"))
+            let ended = || tonic::Status::unavailable("it ended the keep-alive without an answer");
+            Ok::<_, tonic::Status>((sent, answer.ok_or_else(ended)?))
+        };
+        let asked = async {
+            let token = link.token();
+            match ask().await {
+                Err(status) if link.has_new_token(&status, token).await? => ask().await,
+                answer => answer,
+            }
         };
         let answer = tokio::time::timeout(link.config().timeout, asked).await;
-        let answer = answer
+        let (sent, answer) = answer
             .unwrap_or_else(|_| {
                 Err(tonic::Status::deadline_exceeded("it did not answer a keep-alive in time"))
             })

@@ -17,19 +17,27 @@ use crate::error::{Error, Result};
 
 /// How long to wait before the same members are asked again, in an election for example.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How many tokens are asked for on behalf of one request: the users may change while it is on its way.
+const TOKENS: u32 = 3;
 
 /// The members of one cluster.
 pub(super) struct Link {
     config: Config,
     /// The member that answered last.
     member: AtomicUsize,
-    token: Mutex<Option<MetadataValue<Ascii>>>,
+    token: Mutex<Option<Token>>,
+    /// One asks for a token, the others wait for it.
+    asking: tokio::sync::Mutex<()>,
 }
+
+/// What the cluster knows a user by, for a while.
+pub(super) type Token = MetadataValue<Ascii>;
 
 impl Link {
     /// Checks that the cluster answers, knows the user, and is new enough.
     pub(super) async fn connect(config: Config) -> Result<Self> {
-        let link = Link { config, member: AtomicUsize::new(0), token: Mutex::new(None) };
+        let (member, token) = (AtomicUsize::new(0), Mutex::new(None));
+        let link = Link { config, member, token, asking: tokio::sync::Mutex::new(()) };
         if link.config.login.is_some() {
             link.authenticate().await.map_err(|status| link.error(status))?;
         }
@@ -77,24 +85,31 @@ impl Link {
         A: Message + Default + Send + Sync + 'static,
     {
         let give_up = Instant::now() + self.config.timeout;
-        let mut tried = 0;
+        let (mut tried, mut tokens) = (0, 0);
         loop {
             let member = self.member.load(Ordering::Relaxed);
             // A member that is silent must leave time for the others.
             let share =
                 if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout };
             let limit = give_up.min(Instant::now() + share);
-            let answer = timeout_at(limit, self.once(member, path, request.clone())).await;
-            let status = match answer {
+            let token = self.token();
+            let answer = timeout_at(limit, self.once(member, path, request.clone(), token.clone())).await;
+            let mut status = match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded("it did not answer in time"),
             };
-            tried += 1;
-            if status.code() == Code::Unauthenticated && self.config.login.is_some() && tried == 1 {
-                self.authenticate().await.map_err(|status| self.error(status))?;
-                continue;
+            if tokens < TOKENS {
+                match self.has_new_token(&status, token).await {
+                    Ok(true) => {
+                        tokens += 1;
+                        continue;
+                    }
+                    Ok(false) => {}
+                    Err(failed) => status = failed,
+                }
             }
+            tried += 1;
             if !matches!(
                 status.code(),
                 Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
@@ -112,13 +127,19 @@ impl Link {
         }
     }
 
-    async fn once<Q, A>(&self, member: usize, path: &'static str, request: Q) -> Result<A, Status>
+    async fn once<Q, A>(
+        &self,
+        member: usize,
+        path: &'static str,
+        request: Q,
+        token: Option<Token>,
+    ) -> Result<A, Status>
     where
         Q: Message + Send + Sync + 'static,
         A: Message + Default + Send + Sync + 'static,
     {
         let mut client = self.client(member).await?;
-        let request = self.signed(Request::new(request));
+        let request = signed(Request::new(request), token);
         let path = PathAndQuery::from_static(path);
         Ok(client.unary(request, path, ProstCodec::default()).await?.into_inner())
     }
@@ -135,7 +156,7 @@ impl Link {
     {
         let member = self.member.load(Ordering::Relaxed);
         let mut client = self.client(member).await?;
-        let request = self.signed(Request::new(requests));
+        let request = signed(Request::new(requests), self.token());
         let path = PathAndQuery::from_static(path);
         let opened = client.streaming(request, path, ProstCodec::default()).await;
         if opened.is_err() {
@@ -156,32 +177,40 @@ impl Link {
         let _ = self.member.compare_exchange(member, member + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Puts the token to a request, and the wish that a member without a leader refuses it.
-    fn signed<T>(&self, mut request: Request<T>) -> Request<T> {
-        let metadata = request.metadata_mut();
-        metadata.insert("hasleader", MetadataValue::from_static("true"));
-        if let Some(token) = self.token.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            metadata.insert("authorization", token);
+    /// Asks for a token if a request failed for want of a good one, and says whether it is worth repeating.
+    ///
+    /// The old token stays until there is another: whoever uses it meanwhile comes here too.
+    pub(super) async fn has_new_token(&self, failed: &Status, used: Option<Token>) -> Result<bool, Status> {
+        if self.config.login.is_none() || !wants_token(failed) {
+            return Ok(false);
         }
-        request
+        let _one = self.asking.lock().await;
+        if self.token() == used {
+            self.authenticate().await?;
+        }
+        Ok(true)
     }
 
     async fn authenticate(&self) -> Result<(), Status> {
         let Some((name, password)) = self.config.login.clone() else {
             return Ok(());
         };
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut last = Status::unavailable("no member");
         for _ in 0..self.config.channels.len() {
             let member = self.member.load(Ordering::Relaxed);
             let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
             let limit = Instant::now() + self.config.timeout;
             let answer =
-                timeout_at(limit, self.once(member, "/etcdserverpb.Auth/Authenticate", request)).await;
+                timeout_at(limit, self.once(member, "/etcdserverpb.Auth/Authenticate", request, None)).await;
             match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time"))) {
                 Ok(AuthenticateResponse { token }) => {
                     let token = token.parse().map_err(|_| Status::internal("its token is not text"))?;
-                    *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+                    self.set_token(Some(token));
+                    return Ok(());
+                }
+                // It asks nobody who they are, until that is switched on again.
+                Err(status) if status.message().contains("authentication is not enabled") => {
+                    self.set_token(None);
                     return Ok(());
                 }
                 Err(status) => last = status,
@@ -192,6 +221,14 @@ impl Link {
             self.leave_member(member);
         }
         Err(last)
+    }
+
+    pub(super) fn token(&self) -> Option<Token> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_token(&self, token: Option<Token>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
     /// What a failed request means to the user.
@@ -228,6 +265,25 @@ impl Link {
         };
         error.because(status)
     }
+}
+
+/// Puts the token to a request, and the wish that a member without a leader refuses it.
+fn signed<T>(mut request: Request<T>, token: Option<Token>) -> Request<T> {
+    let metadata = request.metadata_mut();
+    metadata.insert("hasleader", MetadataValue::from_static("true"));
+    if let Some(token) = token {
+        metadata.insert("authorization", token);
+    }
+    request
+}
+
+/// Whether the token was over, older than the users are, or missing since nobody was asked for one.
+fn wants_token(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated
+        || status.code() == Code::InvalidArgument
+            && ["user name is empty", "revision of auth store is old"]
+                .iter()
+                .any(|reason| status.message().contains(reason))
 }
 
 /// Whether a request failed because the lease that it named is over.

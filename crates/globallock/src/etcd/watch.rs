@@ -138,6 +138,10 @@ async fn run(watches: Weak<Watches>, link: Weak<Link>, requests: mpsc::Unbounded
         while let Ok(Some(answer)) = answers.message().await {
             let Some(watches) = watches.upgrade() else { return };
             watches.dispatch(&answer);
+            // It refuses the token that the stream was opened with: whoever reads again gets another.
+            if answer.created && answer.canceled {
+                break;
+            }
         }
     }
     if let Some(watches) = watches.upgrade() {

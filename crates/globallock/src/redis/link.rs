@@ -235,6 +235,10 @@ impl Link {
         Ok(())
     }
 
+    fn is_current(&self, number: u64) -> bool {
+        self.state.borrow().live.as_ref().is_some_and(|live| live.number == number)
+    }
+
     fn pushed(self: &Arc<Self>, number: u64, push: &PushInfo) {
         match push.kind {
             PushKind::Disconnection => {
@@ -243,7 +247,9 @@ impl Link {
                     Failure::new(Kind::Disconnected, "the server has closed the connection"),
                 );
             }
-            PushKind::Message => {
+            // One that was given up may live on, subscribed too, until its last request is answered: what it says comes
+            // from the next one as well, or is made good when that is there.
+            PushKind::Message if self.is_current(number) => {
                 let text = push.data.get(1).and_then(|value| match value {
                     Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
                     _ => None,

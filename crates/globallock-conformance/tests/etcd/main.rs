@@ -1,5 +1,7 @@
 //! What is etcd's own: its own mutex in the same queue, users, TLS, and members that fail.
 
+mod users;
+
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -297,36 +299,6 @@ async fn tls_with_a_client_certificate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_nobody_answers_is_made_good() {
     release_without_majority(&mut Etcd::start(3).unwrap()).await;
-}
-
-#[tokio::test]
-async fn a_user_with_the_least_rights() {
-    let mut cluster = Etcd::start(1).unwrap();
-    cluster.ask_for_users("app:s3cretCANARY").unwrap();
-    let host = cluster.url().replace("etcd://", "");
-    let manager = manager(&format!("etcd://app:s3cretCANARY@{host}")).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
-    let waiter = waits(&manager, "a");
-    queue_is(&manager, "a", 1, 1).await;
-    guard.release().await.unwrap();
-    assert!(waiter.await.unwrap().unwrap().is_held());
-    assert!(!format!("{manager:?}").contains("CANARY"));
-    // A server that starts anew knows none of the tokens that it gave out.
-    cluster.kill(0);
-    cluster.resume_after_kill(0).unwrap();
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
-
-    let wrong = connect(&format!("etcd://app:wrongCANARY@{host}")).await.unwrap_err();
-    assert!(matches!(wrong, Error::Denied { .. }), "{wrong:?}");
-    assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
-    let nobody = match connect(&format!("etcd://{host}")).await {
-        Ok(manager) => manager.mutex("a").unwrap().acquire().await.unwrap_err(),
-        Err(error) => error,
-    };
-    assert!(matches!(nobody, Error::Denied { .. }), "{nobody:?}");
-    let elsewhere = connect(&format!("etcd://app:s3cretCANARY@{host}?prefix=/other/")).await.unwrap();
-    let refused = elsewhere.mutex("a").unwrap().acquire().await.unwrap_err();
-    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,110 @@
+//! Clusters that ask who one is: rights, and tokens that end.
+
+use std::time::Duration;
+
+use globallock::Error;
+use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::scene::{connect, connect_for, manager, queue_is, waits};
+use globallock_conformance::server::Cluster;
+use globallock_conformance::server::etcd::Etcd;
+use globallock_conformance::world::eventually;
+use tokio::time::timeout;
+
+#[tokio::test]
+async fn a_user_with_the_least_rights() {
+    let mut cluster = Etcd::start(1).unwrap();
+    cluster.ask_for_users("app:s3cretCANARY").unwrap();
+    let host = cluster.url().replace("etcd://", "");
+    let manager = manager(&format!("etcd://app:s3cretCANARY@{host}")).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&manager, "a");
+    queue_is(&manager, "a", 1, 1).await;
+    guard.release().await.unwrap();
+    assert!(waiter.await.unwrap().unwrap().is_held());
+    assert!(!format!("{manager:?}").contains("CANARY"));
+    // A server that starts anew knows none of the tokens that it gave out.
+    cluster.kill(0);
+    cluster.resume_after_kill(0).unwrap();
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+
+    let wrong = connect(&format!("etcd://app:wrongCANARY@{host}")).await.unwrap_err();
+    assert!(matches!(wrong, Error::Denied { .. }), "{wrong:?}");
+    assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
+    let nobody = match connect(&format!("etcd://{host}")).await {
+        Ok(manager) => manager.mutex("a").unwrap().acquire().await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(matches!(nobody, Error::Denied { .. }), "{nobody:?}");
+    let elsewhere = connect(&format!("etcd://app:s3cretCANARY@{host}?prefix=/other/")).await.unwrap();
+    let refused = elsewhere.mutex("a").unwrap().acquire().await.unwrap_err();
+    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn tokens_that_end_are_asked_for_anew() {
+    let mut cluster = Etcd::start(1).unwrap();
+    cluster.ask_for_users("app:pw").unwrap();
+    let url = cluster.url().replace("etcd://", "etcd://app:pw@");
+    // Waiters ask by themselves a third of this apart: who is granted sooner was told by the watch.
+    let lease = Duration::from_secs(60);
+    let [holder, other] = [connect_for(&url, lease).await.unwrap(), connect_for(&url, lease).await.unwrap()];
+    for round in 0..3 {
+        let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+        let waiter = waits(&other, "a");
+        queue_is(&holder, "a", 1, 1).await;
+        guard.release().await.unwrap();
+        let told = timeout(Duration::from_secs(15), waiter).await;
+        let told = told.unwrap_or_else(|_| panic!("nobody told the waiter in round {round}"));
+        assert!(told.unwrap().unwrap().is_held());
+        let given = cluster.tokens(0).unwrap();
+        // From now on the stream of watches, which is still open, has a token that is over.
+        cluster.end_tokens().unwrap();
+        other.inspect("a").await.unwrap();
+        assert!(cluster.tokens(0).unwrap() > given, "its token was over");
+    }
+    // Ten at once, each with the old token.
+    cluster.end_tokens().unwrap();
+    let at_once = (0..10).map(|number| waits(&other, &format!("b{number}")));
+    for acquired in futures_util::future::join_all(at_once.collect::<Vec<_>>()).await {
+        assert!(acquired.unwrap().unwrap().is_held());
+    }
+}
+
+#[tokio::test]
+async fn users_may_be_switched_on_and_off() {
+    let mut cluster = Etcd::start(1).unwrap();
+    let url = cluster.url().replace("etcd://", "etcd://app:pw@");
+    // It has no users yet.
+    let early = manager(&url).await;
+    let held = early.mutex("held").unwrap().acquire().await.unwrap();
+    cluster.ask_for_users("app:pw").unwrap();
+    assert!(early.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    cluster.ctl(&["auth", "disable"]);
+    assert!(early.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager(&url).await.mutex("b").unwrap().acquire().await.unwrap().is_held());
+    cluster.ctl(&["auth", "enable"]);
+    assert!(early.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(held.is_held());
+}
+
+#[tokio::test]
+async fn a_login_that_is_not_answered_is_tried_again() {
+    let mut cluster = Etcd::start(1).unwrap();
+    cluster.ask_for_users("app:pw").unwrap();
+    let proxy = Proxy::start(cluster.ports()[0]).await.unwrap();
+    let url = format!("etcd://app:pw@127.0.0.1:{}?timeout=500ms", proxy.port());
+    let manager = manager(&url).await;
+    cluster.end_tokens().unwrap();
+    // The answer that the token is over arrives, and that with a new one does not.
+    proxy.answers(Flow::Delay(Duration::from_millis(200)));
+    let lock = manager.mutex("a").unwrap();
+    let asked = tokio::spawn(async move { lock.try_acquire().await });
+    eventually("an answer is on its way", async || proxy.held() > 0).await;
+    proxy.answers(Flow::Hold);
+    let failed = asked.await.unwrap().unwrap_err();
+    assert!(matches!(failed, Error::Unavailable { .. }), "{failed:?}");
+    assert!(proxy.held() > 1);
+    proxy.cut();
+    proxy.answers(Flow::Pass);
+    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+}

@@ -6,7 +6,9 @@ use globallock::{LockManager, Loss, ManagerOptions, Options};
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::scene::{LEASE, connect_for, manager, queue_is, waits};
 use globallock_conformance::server::Cluster;
-use globallock_conformance::server::zookeeper::{ZooKeeper, ask, children, delete_children};
+use globallock_conformance::server::zookeeper::{
+    ZooKeeper, ask, children, delete_children, end_session, sessions,
+};
 use globallock_conformance::world::eventually;
 
 async fn behind_proxy(ensemble: &ZooKeeper) -> (Proxy, String) {
@@ -159,4 +161,57 @@ async fn a_session_without_claims_lives_on_and_one_of_a_dropped_manager_ends() {
     assert_eq!(sessions(), before, "no session had to be made");
     drop(owner);
     eventually("its sessions are closed", async || sessions() == 0).await;
+}
+
+#[tokio::test]
+async fn a_session_that_somebody_else_closes_is_told() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let [owner, other] = [manager(&ensemble.url()).await, manager(&ensemble.url()).await];
+    let held = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let [session] = sessions(ensemble.port(0)).unwrap().try_into().unwrap();
+    let busy = other.mutex("b").unwrap().acquire().await.unwrap();
+    let waiter = waits(&owner, "b");
+    let next = waits(&other, "a");
+    queue_is(&other, "a", 1, 1).await;
+    queue_is(&other, "b", 1, 1).await;
+    end_session(ensemble.port(0), session).unwrap();
+    assert!(!sessions(ensemble.port(0)).unwrap().contains(&session));
+    // Told by the servers, long before its own deadline.
+    assert_eq!(held.lost().await, Loss::Revoked);
+    assert!(next.await.unwrap().unwrap().fencing_token() > held.fencing_token());
+    // Whoever waited does so anew, in a session of its own.
+    queue_is(&other, "b", 1, 1).await;
+    busy.release().await.unwrap();
+    assert!(waiter.await.unwrap().unwrap().is_held());
+}
+
+#[tokio::test]
+async fn numbers_that_are_used_up_begin_anew() {
+    let mut ensemble = ZooKeeper::start(1).unwrap();
+    let early = manager(&ensemble.url()).await;
+    let before = early.mutex("a").unwrap().acquire().await.unwrap();
+    let last = before.fencing_token();
+    before.release().await.unwrap();
+    early.close().await;
+    ensemble.set_sequence("/_glocks/a", i32::MAX - 2).unwrap();
+    let owner = manager(&ensemble.url()).await;
+    let first = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let second = waits(&owner, "a");
+    queue_is(&owner, "a", 1, 1).await;
+    // The server has one number left, and would give it to all who come.
+    for _ in 0..3 {
+        let refused = owner.mutex("a").unwrap().try_acquire().await.unwrap_err();
+        assert!(refused.to_string().contains("used up"), "{refused}");
+    }
+    let third = waits(&owner, "a");
+    assert!(first.fencing_token() > last);
+    first.release().await.unwrap();
+    let second = second.await.unwrap().unwrap();
+    let token = second.fencing_token();
+    assert!(token > last);
+    second.release().await.unwrap();
+    let third = third.await.unwrap().unwrap();
+    assert!(third.fencing_token() > token);
+    let nodes = children(&ensemble.hosts(), "/_glocks/a");
+    assert!(nodes.len() == 1 && nodes[0].ends_with("__0000000000"), "{nodes:?}");
 }

@@ -173,6 +173,9 @@ impl Shared {
         match session.answer(created).await {
             Ok(answer) => {
                 let (path, stat) = Reader(&answer).created()?;
+                if self.config.layout.has_last_number(&path) {
+                    return self.begin_anew(session, &lock, &path).await.map(|()| None);
+                }
                 self.set_node(claim.id, Node { path, created: stat.created });
             }
             Err(Failure::Refused(Refusal::NO_NODE)) => {
@@ -182,6 +185,19 @@ impl Shared {
         }
         let children = session.answer(listed).await?;
         Ok(Some(self.note(claim, &Reader(&children).children()?, asked_at)))
+    }
+
+    /// Takes out a claim with the last number there is, and the lock's node, whose next one counts from 0.
+    ///
+    /// Servers stay at that number (3.8 was seen to), so that a second claim with it would be as old as the first.
+    async fn begin_anew(&self, session: &Session, lock: &str, claim: &str) -> Result<(), Failure> {
+        delete(session, claim).await?;
+        match delete(session, lock).await {
+            Err(Failure::Refused(Refusal::NOT_EMPTY)) => Err(Failure::Lost(format!(
+                "the numbers of claims below {lock} are used up: they begin anew once nothing is below it"
+            ))),
+            other => other.map(drop),
+        }
     }
 
     fn set_node(&self, id: ClaimId, node: Node) {
@@ -218,7 +234,7 @@ impl Shared {
                 Err(Failure::Refused(Refusal::NO_NODE)) => continue,
                 Err(failure) => return Err(failure),
             };
-            if stat.session == session.id() && mine.is_none() {
+            if stat.session == session.id() && mine.is_none() && !self.config.layout.has_last_number(&path) {
                 mine = Some(Node { path, created: stat.created });
             } else {
                 delete(session, &path).await?;

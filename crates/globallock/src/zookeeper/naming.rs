@@ -113,6 +113,12 @@ impl Layout {
         })
     }
 
+    /// Whether the node of a claim has the highest number there is.
+    pub(super) fn has_last_number(&self, path: &str) -> bool {
+        let node = path.rsplit('/').next().and_then(|node| self.parse(node));
+        node.is_some_and(|listed| listed.sequence == i32::MAX)
+    }
+
     /// Reads what stands in front of the kind: an id, and a share where the kind does not tell it.
     fn owner(&self, owner: &str) -> Option<(ClaimId, Option<Share>)> {
         let (id, share) = match owner.split_once('.') {

@@ -50,6 +50,7 @@ impl Refusal {
     pub(super) const NO_NODE: Refusal = Refusal(-101);
     pub(super) const NO_AUTH: Refusal = Refusal(-102);
     pub(super) const NODE_EXISTS: Refusal = Refusal(-110);
+    pub(super) const NOT_EMPTY: Refusal = Refusal(-111);
     pub(super) const SESSION_EXPIRED: Refusal = Refusal(-112);
     pub(super) const INVALID_ACL: Refusal = Refusal(-114);
     pub(super) const AUTH_FAILED: Refusal = Refusal(-115);

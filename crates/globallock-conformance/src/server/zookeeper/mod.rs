@@ -1,5 +1,7 @@
 //! ZooKeeper servers, alone and in ensembles.
 
+mod snapshot;
+
 use std::fmt::Write as _;
 use std::io::{Error, Read, Result, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -161,6 +163,20 @@ impl ZooKeeper {
             }
         }
         Ok(())
+    }
+
+    /// Has the next sequential child of a node of a single server get this number, whereby the server starts anew.
+    ///
+    /// # Errors
+    /// When it has no such node, or does not come up.
+    pub fn set_sequence(&mut self, path: &str, next: i32) -> Result<()> {
+        // A server that starts writes a snapshot of all that it has.
+        self.kill(0);
+        self.resume_after_kill(0)?;
+        self.kill(0);
+        let home = self.servers[0].configuration.with_file_name("");
+        snapshot::set_sequence(&home, path, next)?;
+        self.resume_after_kill(0)
     }
 
     /// The servers as other programs take them, in the clear.

@@ -29,7 +29,8 @@ python: ## Check the Python package, and test it from its wheel in every CPython
 
 faults: ## Break every store under real owners for a while (FOR=30m), and judge what they saw.
 	cargo build --locked $(PROFILE) -p globallock-faults --bins
-	env --default-signal=HUP,INT,QUIT,TERM cargo run --locked $(PROFILE) -p globallock-faults --bin globallock-faults -- pass --for $(FOR) $(SEED)
+	python=$$(sh scripts/python.sh interpreter) && env --default-signal=HUP,INT,QUIT,TERM \
+		cargo run --locked $(PROFILE) -p globallock-faults --bin globallock-faults -- pass --python "$$python" --for $(FOR) $(SEED)
 
 quick: ## Run the unit tests and the conformance suite on the stores that need no server.
 	cargo test --locked -p globallock

@@ -19,6 +19,8 @@ for jar in zookeeper:libzookeeper-java slf4j-simple:libslf4j-java netty-codec:li
     [ -e "/usr/share/java/${jar%%:*}.jar" ] || packages="$packages ${jar##*:}"
 done
 need setpriv util-linux
+need unshare util-linux
+need ip iproute2
 need cc gcc
 need python3 python3
 need man man-db

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The Python package: `lint` checks its types and style; `test` builds the wheel and runs its tests from it, in a fresh
-# environment of every CPython from 3.9 on that is here.
+# environment of every CPython from 3.9 on that is here; `interpreter` prints an interpreter that has the wheel.
 set -eu
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target/python"
@@ -35,10 +35,21 @@ lint() {
     "$tools/bin/pyright" --pythonpath "$tools/bin/python"
 }
 
-test_all() {
-    wheels="$target/python/wheels"
+wheels="$target/python/wheels"
+build() {
     rm -rf "$wheels"
-    "$tools/bin/maturin" build --quiet --locked --out "$wheels"
+    "$tools/bin/maturin" build --quiet --locked --out "$wheels" >&2
+}
+
+interpreter() {
+    build
+    "$newest" -m venv --clear "$target/python/owner"
+    "$target/python/owner/bin/pip" install --quiet "$wheels"/*.whl >&2
+    echo "$target/python/owner/bin/python"
+}
+
+test_all() {
+    build
     cargo build --quiet --locked -p globallock-conformance --bins
     for python in $(interpreters); do
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -53,5 +64,6 @@ test_all() {
 case "${1:-}" in
     lint) lint ;;
     test) test_all ;;
-    *) echo "usage: $0 lint|test" >&2; exit 2 ;;
+    interpreter) interpreter ;;
+    *) echo "usage: $0 lint|test|interpreter" >&2; exit 2 ;;
 esac

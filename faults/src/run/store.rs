@@ -195,9 +195,15 @@ impl Store {
         let port = cluster.ports()[cluster.leader().unwrap_or(0)];
         let sessions = zookeeper::sessions(port)?;
         let Some(&session) = sessions.get(choose(sessions.len())) else { return Ok(None) };
-        zookeeper::end_session(port, session)?;
-        let is_gone = !zookeeper::sessions(port)?.contains(&session);
-        Ok(is_gone.then(|| format!("session {session:#x} was closed by somebody else")))
+        for tries in 1..=5 {
+            zookeeper::end_session(port, session)?;
+            if !zookeeper::sessions(port)?.contains(&session) {
+                return Ok(Some(format!(
+                    "session {session:#x} was closed by somebody else in {tries} tries"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// Deletes the files of a lock, and says how many there were.

@@ -95,7 +95,7 @@ impl Fleet {
         command.args(&words[1..]).arg(serde_json::to_string(&plan)?).envs(clock.environment());
         let mut child = start(&mut command, &self.directory.join(format!("owner-{number}.err")))?;
         let pipe = child.stdin.take().ok_or_else(|| Error::other("it has a standard input"))?;
-        if let (Some(network), Some(process)) = (&self.network, child.id()) {
+        if let (Some(network), Some(process)) = (&mut self.network, child.id()) {
             network.link(number, process).await?;
         }
         self.members.push(Member { number, child, clock, _pipe: pipe });

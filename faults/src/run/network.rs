@@ -50,8 +50,11 @@ fn quiet(command: &mut Command) -> bool {
 }
 
 /// The links of a run.
-#[derive(Debug)]
-pub(super) struct Network;
+#[derive(Debug, Default)]
+pub(super) struct Network {
+    /// How many owners have had links.
+    owners: u32,
+}
 
 impl Network {
     /// Makes the bridges; `None` where this run has no namespace of its own.
@@ -66,7 +69,7 @@ impl Network {
             );
         }
         batch(&mut Command::new("ip"), &lines)?;
-        Ok(Some(Network))
+        Ok(Some(Network::default()))
     }
 
     /// Where the store's proxies listen.
@@ -80,7 +83,7 @@ impl Network {
     }
 
     /// Links an owner, once it is in its namespace.
-    pub(super) async fn link(&self, owner: u32, process: u32) -> Result<()> {
+    pub(super) async fn link(&mut self, owner: u32, process: u32) -> Result<()> {
         let namespace = |process: &str| read_link(format!("/proc/{process}/ns/net"));
         let (ours, until) = (namespace("self")?, Instant::now() + LIMIT);
         while namespace(&process.to_string())? == ours {
@@ -89,6 +92,7 @@ impl Network {
             }
             sleep(Duration::from_millis(1)).await;
         }
+        self.owners = owner + 1;
         let (mut outside, mut inside) = (String::new(), "link set lo up\n".to_owned());
         for (bridge, net) in BRIDGES {
             let end = end(bridge, owner);
@@ -120,10 +124,14 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        // The kernel takes its time with the links of those who ended, and the next run uses the same names.
+        let mut lines = String::new();
         for (bridge, _) in BRIDGES {
-            // If it stays, the next run says so.
-            let _ = batch(&mut Command::new("ip"), &format!("link delete {bridge}\n"));
+            let ends = (0..self.owners).map(|owner| end(bridge, owner));
+            lines.extend(ends.chain([bridge.to_owned()]).map(|device| format!("link delete {device}\n")));
         }
+        // Most are gone; if one stays, the next run says so.
+        let _ = batch(Command::new("ip").arg("-force"), &lines);
     }
 }
 

@@ -86,11 +86,13 @@ impl Fault {
         let calm = Duration::from_millis(random.u64(300..1_500));
         // How soon a dead owner's lock goes on can only be judged while nothing else is wrong.
         let alone = what == What::OwnerKill && random.bool();
-        let around = if alone { lease * 5 / 2 } else { Duration::ZERO };
+        // The order of those who wait, only long after anything was.
+        let rest = if random.u8(0..16) == 0 { lease * 5 } else { Duration::ZERO };
+        let around = if alone { lease * 5 / 2 } else { rest };
         Fault {
             what,
             calm: calm + around,
-            calm_after: around,
+            calm_after: if alone { around } else { Duration::ZERO },
             length: random.f64(),
             target: random.u64(0..1 << 32),
             lease,

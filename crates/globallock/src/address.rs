@@ -6,6 +6,9 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Result};
 
+/// The end of the names of options that are passwords.
+const PASSWORD: &str = "password";
+
 /// A parsed address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Address {
@@ -55,7 +58,13 @@ impl Address {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut options = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            // What is no option is not shown: it may be the rest of a password.
+            let Some((key, value)) = pair.split_once('=').filter(|(key, _)| !key.contains('@')) else {
+                return Err(wrong(
+                    "what follows its '?' is not option=value&option=value; write %3F, %26 and %40 for '?', '&' and \
+                     '@' in a password",
+                ));
+            };
             let key = decode(key)?;
             if options.iter().any(|(other, _)| *other == key) {
                 return Err(wrong(&format!("the option {key:?} is given twice")));
@@ -144,6 +153,7 @@ impl Address {
             None => Ok(()),
             Some((key, _)) => {
                 let known = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
+                let key = without_secret(key);
                 Err(self.wrong(format!("{}: has no option {key:?}; known are: {known}", self.scheme)))
             }
         }
@@ -172,29 +182,65 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
 }
 
 /// The text of an address that could not be parsed, with all options and everything up to the last `@` taken out:
-/// a password with a raw `/`, `?` or `#` in it must not show either.
+/// a password with a raw `/`, `?` or `#` in it must not show either, nor one whose `@` was forgotten.
 fn redacted(text: &str) -> String {
-    let scheme = text.split(':').next().unwrap_or_default();
-    let shown = match text.rsplit_once('@') {
-        Some((_, rest)) => format!("{scheme}://…@{}", without_options(rest)),
-        None => without_options(text).to_owned(),
+    let text = &text[..text.find(PASSWORD).unwrap_or(text.len())];
+    let (scheme, rest) = text.split_once(':').map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
+    let scheme = scheme.map(|scheme| without_secret(scheme) + ":").unwrap_or_default();
+    let shown = match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{scheme}//…@{}", without_options(rest)),
+        None => {
+            let rest = without_options(rest);
+            let start = rest.len() - rest.trim_start_matches('/').len();
+            let path = rest[start..].find('/').map_or(rest.len(), |at| start + at);
+            let (hosts, path) = rest.split_at(path);
+            let hosts: Vec<String> = hosts.split(',').map(with_a_port_at_most).collect();
+            scheme + &hosts.join(",") + path
+        }
     };
-    shown.escape_debug().to_string()
+    without_secret(&shown).escape_debug().to_string()
 }
 
+/// A host as written, without what stands at the port's place if that is no number.
+fn with_a_port_at_most(host: &str) -> String {
+    match host.split_once(':') {
+        Some((name, port)) if !name.contains('[') && !port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{name}:…")
+        }
+        _ => host.to_owned(),
+    }
+}
+
+/// A text that may have a password in it by a slip of the hand, without what can be told for one by its surroundings.
+pub(crate) fn without_secret(text: &str) -> String {
+    let text = match text.rsplit_once('@') {
+        Some((_, rest)) if !text.contains("…@") => format!("…@{rest}"),
+        _ => text.to_owned(),
+    };
+    match text.find(PASSWORD) {
+        Some(at) => format!("{}…", &text[..at + PASSWORD.len()]),
+        None => text,
+    }
+}
+
+/// What stands before the options, even where their question mark is missing.
 fn without_options(text: &str) -> &str {
-    text.split(['?', '#']).next().unwrap_or_default()
+    text.split(['?', '#', '&', '=']).next().unwrap_or_default()
 }
 
 /// Writes scheme, user, hosts and path; never the password, nor options.
+///
+/// A user without a password is not written: it may be a password without a user.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.scheme)?;
         if !self.hosts.is_empty() {
             f.write_str("//")?;
         }
-        if let Some(user) = &self.user {
-            write!(f, "{}@", user.escape_debug())?;
+        match (&self.user, &self.password) {
+            (Some(user), Some(_)) => write!(f, "{}@", user.escape_debug())?,
+            (Some(_), None) => f.write_str("…@")?,
+            (None, _) => {}
         }
         for (index, (host, port)) in self.hosts.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };
@@ -204,7 +250,10 @@ impl fmt::Display for Address {
                 write!(f, ":{port}")?;
             }
         }
-        write!(f, "{}", self.path.escape_debug())
+        // A path in these is one of files; elsewhere an `@` in it is that of a password before which a slash is amiss.
+        let is_file = matches!(self.scheme.as_str(), "file" | "memory");
+        let path = if is_file { self.path.clone() } else { without_secret(&self.path) };
+        write!(f, "{}", path.escape_debug())
     }
 }
 
@@ -266,8 +315,92 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(text in "\\PC*") {
-            drop(Address::parse(&text));
+        fn any_text_is_parsed_or_refused(text in any::<String>()) {
+            if let Ok(address) = Address::parse(&text) {
+                let shown = format!("{address} {address:?} {}", address.wrong("x"));
+                prop_assert!(!shown.contains(char::is_control), "{shown}");
+            }
         }
+
+        #[test]
+        fn a_refusal_drives_no_terminal(text in any::<String>(), scheme in "redis|file|[a-z\u{1b}\n]{0,4}") {
+            if let Err(error) = Address::parse(&format!("{scheme}:{text}")) {
+                let shown = error.to_string();
+                prop_assert!(!shown.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown:?}");
+            }
+        }
+
+        #[test]
+        fn what_is_written_in_escapes_is_read_back(user in "[^\0]{1,9}", password in "[^\0]{1,9}", value in "[^\0]{1,9}") {
+            let escaped = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+            let (user_text, password_text, value_text) = (escaped(&user), escaped(&password), escaped(&value));
+            let text = format!("redis://{user_text}:{password_text}@[::1]:7/0?prefix={value_text}");
+            let mut address = Address::parse(&text).unwrap();
+            prop_assert_eq!((address.user.clone(), address.password.clone()), (Some(user), Some(password)));
+            prop_assert_eq!(address.take("prefix"), Some(value));
+        }
+    }
+}
+
+/// Good addresses, each with a password of many `Q`, and what becomes of them by one slip of the hand.
+#[cfg(test)]
+pub(crate) mod slips {
+    use proptest::prelude::*;
+    use proptest::sample::{Index, select};
+
+    /// What keyboards, copies and templates put between.
+    const STRAY: &[char] = &[
+        '@', ':', '/', '?', '#', '&', '=', '%', ',', '[', ']', '\\', '"', ' ', '\0', '\n', '\u{1b}', '☃',
+        '7', 'x',
+    ];
+
+    #[derive(Clone, Debug)]
+    enum Slip {
+        None,
+        Insert(char),
+        Replace(char),
+        Delete,
+        Swap,
+        CutScheme,
+        CutEnd,
+    }
+
+    /// One of `good` after at most one slip.
+    pub(crate) fn slipped(good: &'static [&'static str]) -> impl Strategy<Value = String> {
+        let stray = select(STRAY);
+        let slip = prop_oneof![
+            Just(Slip::None),
+            stray.clone().prop_map(Slip::Insert),
+            stray.prop_map(Slip::Replace),
+            Just(Slip::Delete),
+            Just(Slip::Swap),
+            Just(Slip::CutScheme),
+            Just(Slip::CutEnd),
+        ];
+        (select(good), any::<Index>(), slip).prop_map(|(text, at, slip)| slipped_at(text, at, &slip))
+    }
+
+    fn slipped_at(text: &str, at: Index, slip: &Slip) -> String {
+        let mut characters: Vec<char> = text.chars().collect();
+        let at = at.index(characters.len());
+        match slip {
+            Slip::None => {}
+            Slip::Insert(stray) => characters.insert(at, *stray),
+            Slip::Replace(stray) => characters[at] = *stray,
+            Slip::Delete => drop(characters.remove(at)),
+            Slip::Swap => characters.swap(at, (at + 1) % text.chars().count()),
+            Slip::CutScheme => drop(characters.drain(..at % 12)),
+            Slip::CutEnd => characters.truncate(at),
+        }
+        characters.into_iter().collect()
+    }
+
+    /// Checks that what is made of an address shows no password, whether that is an error or not.
+    pub(crate) fn shows_no_password<T>(text: &str, made: crate::Result<T>, shown: impl Fn(&T) -> String) {
+        let shown = match made {
+            Ok(made) => shown(&made),
+            Err(error) => format!("{error} {error:?}"),
+        };
+        assert!(!shown.contains("QQQ"), "{text:?}: {shown}");
     }
 }

@@ -92,3 +92,27 @@ fn tls(address: &mut Address) -> Result<ClientTlsConfig> {
         _ => Err(address.wrong("the options cert and key go together")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::slips::{shows_no_password, slipped};
+    use proptest::prelude::*;
+
+    const GOOD: &[&str] = &[
+        "etcd://user:QQQQQQQQ@127.0.0.1:1,h2?prefix=/a/&timeout=1s",
+        "etcd://user:1QQQQQQQQ@[::1]:1?interop=python-etcd3",
+        "etcds://user:QQQQQQQQ@host?ca=/nowhere.pem",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {
+            // Connections are made in a runtime, though none is opened here.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _entered = runtime.enter();
+            let made = Address::parse(&text).and_then(Config::new);
+            shows_no_password(&text, made, |config| config.shown.clone());
+        }
+    }
+}

@@ -11,7 +11,7 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::failure::{Failure, Kind};
-use crate::address::Address;
+use crate::address::{Address, without_secret};
 use crate::error::Result;
 
 /// The options that an address may have.
@@ -185,11 +185,10 @@ fn sentinel(address: &mut Address, tls: bool) -> Result<SentinelClient> {
 fn login(address: &mut Address, db: &str, tls: bool) -> Result<Login> {
     let db = match db {
         "" => 0,
-        text => text
-            .parse()
-            .ok()
-            .filter(|number| *number >= 0)
-            .ok_or_else(|| address.wrong(format!("the database {text:?} is not a number from 0 on")))?,
+        text => text.parse().ok().filter(|number| *number >= 0).ok_or_else(|| {
+            let text = without_secret(text);
+            address.wrong(format!("the database {text:?} is not a number from 0 on"))
+        })?,
     };
     if address.user.is_some() && address.password.is_none() {
         return Err(
@@ -212,4 +211,28 @@ fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
         _ => return Err(address.wrong("the options cert and key go together")),
     };
     Ok((root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates { client_tls, root_cert }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::slips::{shows_no_password, slipped};
+    use proptest::prelude::*;
+
+    const GOOD: &[&str] = &[
+        "redis://user:QQQQQQQQ@127.0.0.1:1/0?prefix=a%3A&timeout=1s",
+        "redis://:1QQQQQQQQ@[::1]:1",
+        "rediss://user:QQQQQQQQ@host:1/3?ca=/nowhere.pem",
+        "redis+unix://user:QQQQQQQQ@/run/redis.sock?db=0",
+        "redis+sentinel://user:1QQQQQQQQ@h1:1,h2,h3:3/main/2?sentinel_user=a&sentinel_password=QQQQQQQQ",
+        "rediss+sentinel://:QQQQQQQQ@h1/main?sentinel_password=QQQQQQQQ&timeout=2s",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {
+            let made = Address::parse(&text).and_then(Config::new);
+            shows_no_password(&text, made, |config| config.shown.clone());
+        }
+    }
 }

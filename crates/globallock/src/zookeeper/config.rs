@@ -109,3 +109,24 @@ fn acl(address: &mut Address, known_user: bool) -> Result<Vec<Acl>> {
     });
     rules.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::slips::{shows_no_password, slipped};
+    use proptest::prelude::*;
+
+    const GOOD: &[&str] = &[
+        "zookeeper://user:QQQQQQQQ@127.0.0.1:1,h2:2/apps/one?prefix=a&naming=curator",
+        "zookeeper://user:1QQQQQQQQ@[::1]?auth=sasl&acl=creator",
+        "zookeepers://user:QQQQQQQQ@host?acl=world:anyone&timeout=1s",
+    ];
+
+    proptest! {
+        #[test]
+        fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {
+            let made = Address::parse(&text).and_then(Config::new);
+            shows_no_password(&text, made, |config| config.shown.clone());
+        }
+    }
+}

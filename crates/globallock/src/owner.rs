@@ -50,13 +50,18 @@ impl Owner {
         }
     }
 
-    /// Reads what a store kept; text of another program becomes the label.
+    /// Reads what a store kept, as much of it as [`Owner::to_text`] may have written; text of another program becomes
+    /// the label.
     #[must_use]
     pub fn from_text(text: &str) -> Self {
-        serde_json::from_str(text).unwrap_or_else(|_| Owner {
-            label: (!text.is_empty()).then(|| text[..text.floor_char_boundary(MAX_TEXT_BYTES)].to_owned()),
+        let mut owner = serde_json::from_str(text).unwrap_or_else(|_| Owner {
+            label: (!text.is_empty()).then(|| text.to_owned()),
             ..Owner::default()
-        })
+        });
+        let cut = |text: &mut String| text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
+        cut(&mut owner.host);
+        owner.label.iter_mut().for_each(cut);
+        owner
     }
 }
 
@@ -95,7 +100,12 @@ mod tests {
 
         #[test]
         fn any_text_of_a_foreign_owner_is_shown_without_control_characters(text in ".*") {
-            prop_assert!(!Owner::from_text(&text).to_string().contains(char::is_control));
+            for text in [&text, &format!("{{\"host\": {text:?}}}"), &text.repeat(2_000)] {
+                let shown = Owner::from_text(text).to_string();
+                prop_assert!(!shown.contains(char::is_control), "{shown}");
+                // What is escaped takes up to ten characters.
+                prop_assert!(shown.len() <= 10 * 2 * MAX_TEXT_BYTES, "{} bytes", shown.len());
+            }
         }
     }
 }

@@ -28,8 +28,8 @@ pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
 
     let mut entries = Vec::new();
     let group = records.get("#value").copied();
-    if let Some(holder) = value.strip_prefix("glk1:") {
-        entries.extend(exclusive(holder, now, left));
+    if let Some(entry) = value.strip_prefix("glk1:").and_then(|holder| exclusive(holder, now, left)) {
+        entries.push(entry);
     } else if group == Some(&value) {
         let mut members: Vec<Entry> =
             texts(shared)?.chunks_exact(2).filter_map(|pair| record(&pair[0], &records, now)).collect();
@@ -71,7 +71,7 @@ fn waiter(member: &str, number: &str, records: &HashMap<&str, &str>, now: u64) -
     let (number, lease) = (number.parse::<u64>().ok()?, lease.parse::<u64>().ok()?);
     // In milliseconds, as a number counts microseconds.
     let joined = number / 1000;
-    let deadline = records.get(id).map_or(Some(joined + lease), |renewed| renewed.parse().ok())?;
+    let deadline = records.get(id).map_or(joined.checked_add(lease), |renewed| renewed.parse().ok())?;
     let left = deadline.checked_sub(now).filter(|left| *left > 0)?;
     Some(Entry {
         fence: number,

@@ -13,6 +13,8 @@
 local call = redis.call
 local HELD, WAITING, GONE = 1, 0, 2
 local FENCE_TTL = 604800000
+-- The end of the numbers that Lua can count: what is not below it is none of ours.
+local NO_NUMBER = 2 ^ 53
 -- So many waiters who cannot be reached are passed over in one call: each costs the server some microseconds.
 local GHOSTS = 512
 -- So many waiters look again by themselves when the holder's lease ends; the others are near enough to nobody.
@@ -31,7 +33,7 @@ end
 local function next_number(microseconds)
   local last = call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', FENCE_TTL, 'GET')
   last = last and tonumber(string.match(last, '^%d+') or '')
-  if last and last >= microseconds then
+  if last and last >= microseconds and last < NO_NUMBER then
     microseconds = last + 1
     call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', FENCE_TTL)
   end

@@ -13,6 +13,8 @@ use globallock_conformance::server::zookeeper::ZooKeeper;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::panics;
+
 /// What a hostile server does with a connection.
 #[derive(Clone)]
 enum Manner {
@@ -202,17 +204,6 @@ fn peak() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
-}
-
-/// Counts the panics of all threads from now on.
-fn panics() -> Arc<AtomicUsize> {
-    let panics = Arc::new(AtomicUsize::new(0));
-    let (count, before) = (Arc::clone(&panics), std::panic::take_hook());
-    std::panic::set_hook(Box::new(move |info| {
-        count.fetch_add(1, Ordering::SeqCst);
-        before(info);
-    }));
-    panics
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

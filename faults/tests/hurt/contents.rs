@@ -18,9 +18,9 @@ const ESCAPES: &str = "\u{1b}]52;c;aGk=\u{7}\u{1b}[2J\u{1b}[31m\r\n\u{202e}\u{20
 
 /// The two who use every lock.
 pub(crate) async fn pair(url: &str) -> [LockManager; 2] {
-    let second = Duration::from_secs(1);
-    let wait = Some(Duration::from_millis(400));
-    let locks = Options { lease: second, wait, patience: Some(second), ..Options::default() };
+    // The lease is so long that no pause of a busy machine ends it while somebody believes that it has a lock.
+    let (wait, patience) = (Some(Duration::from_millis(400)), Some(Duration::from_secs(1)));
+    let locks = Options { lease: LIMIT / 2, wait, patience, ..Options::default() };
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
     let connect =
         || async { LockManager::connect_with(url, options.clone()).await.expect("the store answers") };
@@ -123,7 +123,8 @@ pub(crate) async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
 
 /// Takes a lock whose place has been cleaned: nobody was left behind.
 pub(crate) async fn is_free(label: &str, name: &str, manager: &LockManager) {
-    let options = Options { lease: Duration::from_secs(1), wait: Some(LIMIT / 2), ..Options::default() };
+    let (wait, patience) = (Some(LIMIT / 2), Some(LIMIT / 2));
+    let options = Options { lease: Duration::from_secs(1), wait, patience, ..Options::default() };
     let lock = manager.mutex(name).unwrap().with(options).unwrap();
     let guard =
         lock.acquire().await.unwrap_or_else(|error| panic!("{label}: somebody is left behind: {error}"));

@@ -149,6 +149,47 @@ async fn what_stands_in_redis_does_no_harm() {
 }
 
 #[tokio::test]
+async fn a_group_that_cannot_be_added_up_lets_in_nobody_too_many() {
+    let server = Redis::start().unwrap();
+    let managers = pair(&server.url()).await;
+    for (weight, capacity) in
+        [("-7", "9"), ("nan", "9"), ("x", "9"), ("0", "x"), ("0", "nan"), ("-1e300", "inf")]
+    {
+        let mut client = Client::new(server.port());
+        let [lock, _, _, claims, shared] = keys("a");
+        client.send(&[b"SET", lock.as_bytes(), b"group", b"PX", b"60000"]);
+        let group = [
+            claims.as_bytes(),
+            b"#value",
+            b"group",
+            b"#weight",
+            weight.as_bytes(),
+            b"#capacity",
+            capacity.as_bytes(),
+        ];
+        client.send(&[&[b"HSET".as_slice()], group.as_slice()].concat());
+        client.send(&[b"ZADD", shared.as_bytes(), b"9e15", b"somebody"]);
+        let mut holders = 0;
+        let mut guards = Vec::new();
+        for manager in managers.iter().chain(&managers) {
+            if let Ok(Some(guard)) =
+                manager.semaphore("a", 2).unwrap().permits(1).unwrap().try_acquire().await
+            {
+                holders += usize::from(guard.is_held());
+                guards.push(guard);
+            }
+        }
+        assert!(holders <= 2, "{weight}/{capacity}: {holders} of 2 permits");
+        for guard in guards {
+            guard.release().await.unwrap();
+        }
+        client.send(&[b"DEL", lock.as_bytes(), claims.as_bytes(), shared.as_bytes()]);
+        is_free(weight, "a", &managers[0]).await;
+    }
+    close(managers).await;
+}
+
+#[tokio::test]
 async fn tokens_rise_over_a_counter_that_nobody_could_have_written() {
     let server = Redis::start().unwrap();
     let managers = pair(&server.url()).await;

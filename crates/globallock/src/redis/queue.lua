@@ -136,9 +136,10 @@ end
 local function read_group()
   local fields = call('HMGET', KEYS[4], '#value', '#weight', '#capacity', '#mixed')
   if not fields[1] then return { weight = 0, capacity = math.huge, mixed = false } end
-  return {
-    value = fields[1], weight = tonumber(fields[2]), capacity = tonumber(fields[3]), mixed = fields[4] == '1',
-  }
+  local weight, capacity, mixed = tonumber(fields[2]), tonumber(fields[3]), fields[4] == '1'
+  -- What nobody here has written must not let in more than fits: nobody does, until the members are counted again.
+  if not (weight and weight >= 0 and capacity) then weight, capacity, mixed = math.huge, 0, true end
+  return { value = fields[1], weight = weight, capacity = capacity, mixed = mixed }
 end
 
 local function write_group(group)

@@ -111,12 +111,12 @@ pub(crate) async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -
     had
 }
 
-/// Lists the names that the store has; each is one, or an error.
+/// Lists the names that the store has: what is none hides no other.
 pub(crate) async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
     let all = async { manager.names("").collect::<Vec<_>>().await };
     let all = tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{label}: names() hangs"));
-    let names = all.into_iter().filter_map(|name| name.inspect_err(|error| judge(label, error)).ok());
-    let names: Vec<globallock::Name> = names.collect();
+    let names: Vec<globallock::Name> =
+        all.into_iter().collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{label}: {error}"));
     assert!(names.iter().all(|name| is_plain(&name.to_string())), "{label}: {names:?}");
     names.iter().map(|name| name.as_str().to_owned()).collect()
 }

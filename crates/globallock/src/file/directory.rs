@@ -161,7 +161,13 @@ impl Directory {
         let read = pread(&counter, &mut digits, 0).map_err(fails)?;
         let last = std::str::from_utf8(&digits[..read]).ok().and_then(|text| text.trim().parse().ok());
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        let number = last.map_or(0, |last: u64| last + 1).max(u64::try_from(clock).unwrap_or(0));
+        let next = last.map_or(Some(0), |last: u64| last.checked_add(1)).ok_or_else(|| {
+            let reason = format!(
+                "it has no number above that in {COUNTER}, which nobody has given out: delete that file"
+            );
+            Error::unfit(self.shown(), reason)
+        })?;
+        let number = next.max(u64::try_from(clock).unwrap_or(0));
         let text = format!("{number:020}");
         let written = pwrite(&counter, text.as_bytes(), 0).map_err(fails)?;
         if written < text.len() {

@@ -289,7 +289,9 @@ impl Backend for File {
 
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
         let listed = std::fs::read_dir(self.directory.path());
-        let all: Vec<_> = listed.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let is_lock = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let all: Vec<_> =
+            listed.into_iter().flatten().flatten().filter(is_lock).map(|entry| entry.path()).collect();
         stream::iter(all)
             .filter_map(move |path| async move {
                 let directory = path.file_name()?.to_str()?.to_owned();

@@ -1,5 +1,6 @@
 //! The short critical section in which all decisions about one lock are made.
 
+use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use crate::backend::{Claim, ClaimId, Patience};
 use crate::error::Result;
 use crate::name::Name;
 use crate::queue::{admit, blockers};
+
+/// How much of a claim's file is read: an owner, a newline and a name are no longer.
+const LONGEST_TEXT: u64 = 4096;
 
 /// The queue of one lock, read while nobody else can change it.
 ///
@@ -175,10 +179,19 @@ impl<'a> Section<'a> {
 
     /// What the owner of a claim wrote into its file.
     pub(super) fn text(&self, slot: &Slot) -> (String, Option<std::time::SystemTime>) {
-        let path = self.path_of(slot);
-        let written = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
-        let text = std::fs::read(&path).unwrap_or_default();
-        (String::from_utf8_lossy(&text).into_owned(), written)
+        // Whoever shares the directory may have put anything there: a link, a pipe, or bytes without end.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let Ok(opened) = openat(&self.opened, slot.file(), flags, Mode::empty()) else {
+            return (String::new(), None);
+        };
+        let file = std::fs::File::from(opened);
+        let found = file.metadata().ok().filter(std::fs::Metadata::is_file);
+        let mut text = Vec::new();
+        if found.is_some() {
+            // What cannot be read is not shown.
+            let _ = file.take(LONGEST_TEXT).read_to_end(&mut text);
+        }
+        (String::from_utf8_lossy(&text).into_owned(), found.and_then(|found| found.modified().ok()))
     }
 
     pub(super) fn now(&self) -> u64 {

@@ -258,19 +258,19 @@ impl Shared {
             Err(Failure::Refused(Refusal::NO_NODE)) => Vec::new(),
             Err(failure) => return Err(failure),
         };
-        let queue = self.config.layout.queue(&children).into_iter();
+        let queue = self.config.layout.queue(&children, None).into_iter();
         let mine = queue.filter(|listed| listed.id == Some(claim.id));
         Ok(mine.map(|listed| format!("{lock}/{}", listed.node)).collect())
     }
 
     /// Takes note of the queue as it was read, and says where the claim stands in it.
     fn note(&self, claim: &Claim, children: &[String], asked_at: Instant) -> Standing {
-        let mut queue = self.config.layout.queue(children);
         let mut places = self.places();
         let Some(place) = places.get_mut(&claim.id) else {
             return Standing::Gone;
         };
         let name = place.node.as_ref().and_then(|node| node.path.rsplit('/').next());
+        let mut queue = self.config.layout.queue(children, name);
         let Some(position) = queue.iter().position(|listed| Some(listed.node.as_str()) == name) else {
             place.session.remove_claim();
             places.remove(&claim.id);

@@ -51,8 +51,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "\\PC*") {
-            prop_assert!(parse(&text).is_none_or(|span| span >= Duration::ZERO));
+        fn any_text_is_read_or_refused(text in any::<String>(), number in "[0-9.eE+-]{0,40}", unit in "ms|s|m|min|h|d|[a-z]?") {
+            let _ = parse(&text);
+            let _ = parse(&format!("{number}{unit}"));
+        }
+
+        #[test]
+        fn whole_numbers_are_read_as_they_are(milliseconds in 0_u64..1 << 50, seconds in 0_u64..1 << 50) {
+            prop_assert_eq!(parse(&format!("{seconds}s")), Some(Duration::from_secs(seconds)));
+            prop_assert_eq!(parse(&format!(" {seconds} ")), Some(Duration::from_secs(seconds)));
+            let parsed = parse(&format!("{milliseconds}ms")).map(|span| span.as_secs_f64());
+            let off = (parsed.unwrap() - milliseconds as f64 / 1000.0).abs();
+            prop_assert!(off <= 1e-9 + milliseconds as f64 * 1e-15, "{}", off);
         }
     }
 }

@@ -137,3 +137,103 @@ fn permits(text: &str) -> Result<(u32, u32), String> {
         _ => Err("write K/N with K from 1 to N, such as 1/3".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What stands on command lines, in any order.
+    const WORDS: &[&str] = &[
+        "run",
+        "completions",
+        "man",
+        "help",
+        "bash",
+        "a",
+        "",
+        "-",
+        "--",
+        "--",
+        "true",
+        "--url",
+        "--url=file:",
+        "--url-file",
+        "-w",
+        "--wait",
+        "--wait=1s",
+        "-n",
+        "--no-wait",
+        "-E",
+        "-E7",
+        "256",
+        "-1",
+        "--max-hold",
+        "1e9",
+        "99999999999999999999d",
+        "--lease",
+        "0",
+        "-s",
+        "--shared",
+        "--permits",
+        "1/3",
+        "3/1",
+        "0/0",
+        "4294967296/1",
+        "/",
+        "--grace",
+        "5s",
+        "--label",
+        "-q",
+        "-v",
+        "-qv",
+        "--help",
+        "-h",
+        "--version",
+        "-V",
+        "--colour",
+        "\u{1b}[2J",
+        "☃",
+        "\n",
+        "-☃",
+        "--=",
+        "-=",
+    ];
+
+    fn word() -> impl Strategy<Value = OsString> {
+        prop_oneof![
+            6 => prop::sample::select(WORDS).prop_map(OsString::from),
+            1 => any::<String>().prop_map(|text| OsString::from(text.replace('\0', ""))),
+            1 => prop::collection::vec(1_u8.., 0..20).prop_map(OsString::from_vec),
+            1 => ("[-]{1,2}", prop::collection::vec(1_u8.., 0..9)).prop_map(|(dashes, bytes)| {
+                OsString::from_vec([dashes.into_bytes(), bytes].concat())
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_command_line_is_understood_or_refused(words in prop::collection::vec(word(), 0..9), runs in any::<bool>()) {
+            let verb = runs.then(|| OsString::from("run"));
+            let all = std::iter::once(OsString::from("globallock")).chain(verb).chain(words);
+            match Arguments::try_parse_from(all) {
+                Ok(Arguments { verb: Verb::Run(run) }) => {
+                    prop_assert!(!run.command.is_empty());
+                    prop_assert!(run.permits.is_none_or(|(count, capacity)| 0 < count && count <= capacity));
+                }
+                Ok(_) => {}
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+            }
+        }
+
+        #[test]
+        fn any_permits_are_understood_or_refused(text in any::<String>(), count: u64, capacity: u64) {
+            let _ = permits(&text);
+            let expected = 0 < count && count <= capacity && capacity <= u64::from(u32::MAX);
+            prop_assert_eq!(permits(&format!("{count}/{capacity}")).is_ok(), expected);
+        }
+    }
+}

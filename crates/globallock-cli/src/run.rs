@@ -30,7 +30,8 @@ pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
         (false, false) => LevelFilter::WARN,
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
-    log.without_time().with_target(false).with_ansi(false).init();
+    // What cannot be written is not written about: that would end this program.
+    log.without_time().with_target(false).with_ansi(false).log_internal_errors(false).init();
     // The main thread starts the command, and the kernel ties the command's life to it; renewals have a thread of
     // their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -44,7 +45,7 @@ pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
         Err(failure) => {
             let silent = arguments.talk.quiet && matches!(failure, Failure::Taken(_));
             if let Some(message) = failure.message().filter(|_| !silent) {
-                eprintln!("globallock: {message}");
+                tell!("globallock: {message}");
             }
             exit::code(failure.status(arguments.conflict_exit_code))
         }
@@ -59,7 +60,7 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
     let url = url(&arguments.store)?;
     let has_password = Address::parse(&url).is_ok_and(|address| address.password.is_some());
     if url_is_argument && has_password && !arguments.talk.quiet {
-        eprintln!(
+        tell!(
             "globallock: others can read the password in the list of processes; put the address into GLOBALLOCK_URL \
              or a file for --url-file"
         );
@@ -84,7 +85,7 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
         Err(failure) => Err(failure),
     };
     if timeout(LAST_WAIT, manager.close()).await.is_err() {
-        eprintln!("globallock: the store does not answer the release; the lease frees the lock");
+        tell!("globallock: the store does not answer the release; the lease frees the lock");
     }
     status
 }
@@ -132,7 +133,7 @@ async fn acquire(
                 told = true;
                 // Who holds it is a courtesy: the wait goes on without it.
                 let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-                eprintln!("globallock: waiting for {}{}", lock.name(), described(&queue));
+                tell!("globallock: waiting for {}{}", lock.name(), described(&queue));
             }
         }
     };
@@ -172,7 +173,7 @@ fn described(queue: &[Entry]) -> String {
 /// Runs the command, and ends it when the lock is lost.
 async fn hold(guard: Guard, arguments: &Run, signals: &mut Signals) -> Result<u8, Failure> {
     if arguments.talk.verbose {
-        eprintln!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
+        tell!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
     }
     let variables = [
         ("GLOBALLOCK_NAME", guard.name().as_str().to_owned()),
@@ -214,7 +215,7 @@ async fn watch(
         tokio::select! {
             loss = guard.lost(), if lost.is_none() => {
                 lost = Some(loss);
-                eprintln!("globallock: {} is lost: {loss}; the command is told to end", guard.name());
+                tell!("globallock: {} is lost: {loss}; the command is told to end", guard.name());
                 child.send(Signal::SIGTERM);
                 // A stopped command hears nothing until it goes on.
                 child.send(Signal::SIGCONT);
@@ -222,7 +223,7 @@ async fn watch(
             }
             () = killing => {
                 kill_at = None;
-                eprintln!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
+                tell!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
                 child.send(Signal::SIGKILL);
             }
             heard = signals.next() => match heard {
@@ -242,17 +243,17 @@ async fn release(guard: Guard, arguments: &Run) -> bool {
     let name = guard.name().clone();
     let was_held = guard.is_held();
     match guard.release().await {
-        Ok(Departure::Left) if arguments.talk.verbose => eprintln!("globallock: {name} is released"),
+        Ok(Departure::Left) if arguments.talk.verbose => tell!("globallock: {name} is released"),
         Ok(Departure::Left) => {}
         Ok(Departure::Gone) => {
             if was_held {
-                eprintln!(
+                tell!(
                     "globallock: {name} was lost before the command ended: the store did not hold it any more"
                 );
             }
             return false;
         }
-        Err(error) => eprintln!("globallock: {name} could not be released yet: {error}"),
+        Err(error) => tell!("globallock: {name} could not be released yet: {error}"),
     }
     true
 }

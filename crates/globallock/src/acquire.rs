@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep_until, timeout_at};
-
 use crate::backend::{Patience, Standing};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::locks::Lock;
 use crate::manager::Inner;
+use crate::sync::{now, sleep_until, timeout_at};
 use crate::tenure::Tenure;
 
 /// The bounds of the pause between two tries of a store that failed to answer.
@@ -22,7 +21,7 @@ pub(crate) async fn acquire(lock: &Lock, patience: Patience) -> Result<Option<Gu
     let patience = if options.wait == Some(Duration::ZERO) { Patience::Once } else { patience };
     let inner = lock.inner();
     let claim = inner.claim(lock.name(), lock.share(), patience, options)?;
-    let started = Instant::now();
+    let started = now();
     let mut asking = Asking {
         inner,
         tenure: Tenure::new(claim),
@@ -42,7 +41,7 @@ pub(crate) async fn acquire(lock: &Lock, patience: Patience) -> Result<Option<Gu
             Asked::Again => {}
         }
     }
-    Err(Error::TimedOut { name: lock.name().to_string(), waited: started.elapsed() })
+    Err(Error::TimedOut { name: lock.name().to_string(), waited: now().duration_since(started) })
 }
 
 /// What came of asking the store and of the wait that followed.
@@ -74,17 +73,17 @@ struct Asking<'a> {
 impl Asking<'_> {
     /// Asks the store where the claim stands, and if it waits, waits until that may have changed.
     async fn ask(&mut self) -> Result<Asked> {
-        let asked_at = Instant::now();
+        let asked_at = now();
         let give_up = self.give_up(asked_at);
         let answer = match timeout_at(give_up.into(), self.inner.backend.join(&self.tenure.claim)).await {
             Ok(answer) => answer,
-            Err(_) if self.limit.is_some_and(|limit| limit <= Instant::now()) && self.kept => {
+            Err(_) if self.limit.is_some_and(|limit| limit <= now()) && self.kept => {
                 return Ok(Asked::TimedOut);
             }
             Err(_) => Err(self.failure.take().unwrap_or_else(|| self.silence(asked_at))),
         };
         match answer {
-            Ok(Standing::Held(grant)) if self.tenure.confirm(grant, Instant::now()) => {
+            Ok(Standing::Held(grant)) if self.tenure.confirm(grant, now()) => {
                 self.keep();
                 Ok(Asked::Granted)
             }
@@ -125,13 +124,13 @@ impl Asking<'_> {
                 _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             };
             match changed {
-                Ok(Some(Standing::Held(grant))) if self.tenure.confirm(grant, Instant::now()) => {
+                Ok(Some(Standing::Held(grant))) if self.tenure.confirm(grant, now()) => {
                     self.keep();
                     return Ok(Asked::Granted);
                 }
                 Ok(Some(Standing::Waiting)) => {}
                 Ok(_) => return Ok(Asked::Again),
-                Err(error) if error.is_retryable() => return self.retry(Instant::now(), Some(error)).await,
+                Err(error) if error.is_retryable() => return self.retry(now(), Some(error)).await,
                 Err(error) => return Err(error),
             }
         }
@@ -142,8 +141,8 @@ impl Asking<'_> {
         if error.is_some() {
             self.silent_since.get_or_insert(asked_at);
         }
-        let give_up = self.give_up(Instant::now());
-        let next = Instant::now() + self.pause;
+        let give_up = self.give_up(now());
+        let next = now() + self.pause;
         if next >= give_up {
             return match error {
                 Some(error) => Err(error),
@@ -164,7 +163,7 @@ impl Asking<'_> {
     }
 
     fn silence(&self, asked_at: Instant) -> Error {
-        let waited = asked_at.elapsed();
+        let waited = now().duration_since(asked_at);
         Error::unavailable(self.inner.backend.profile().kind, format!("no answer within {waited:.1?}"))
     }
 
@@ -185,7 +184,7 @@ impl Drop for Asking<'_> {
             self.inner.keeper.forget(self.tenure.claim.id);
         }
         if self.armed {
-            self.tenure.finish(Instant::now());
+            self.tenure.finish(now());
             self.inner.leave_in_background(&self.tenure);
         }
     }

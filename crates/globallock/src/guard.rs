@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::Departure;
 use crate::error::Result;
 use crate::manager::Inner;
 use crate::name::Name;
+use crate::sync::now;
 use crate::tenure::{Loss, Phase, Tenure};
 
 /// A lock that is held, until it is released, dropped, or lost.
@@ -93,7 +94,7 @@ impl Guard {
         if !self.is_held() {
             return Some(Duration::ZERO);
         }
-        self.tenure.ends().map(|end| end.saturating_duration_since(Instant::now()))
+        self.tenure.ends().map(|end| end.saturating_duration_since(now()))
     }
 
     /// Releases the lock and says whether it was still held: [`Departure::Gone`] means that it had been lost before.
@@ -110,7 +111,7 @@ impl Guard {
             return Ok(Departure::Gone);
         }
         let kept = self.inner.keeper.forget(self.tenure.claim.id);
-        if let Phase::Lost(_) = self.tenure.finish(Instant::now()) {
+        if let Phase::Lost(_) = self.tenure.finish(now()) {
             self.armed = false;
             // The keeper gives up in the store what it has seen lost; a loss noticed here first is ours to give up.
             if kept {
@@ -128,7 +129,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if self.armed && self.inner.is_here() {
             let kept = self.inner.keeper.forget(self.tenure.claim.id);
-            let phase = self.tenure.finish(Instant::now());
+            let phase = self.tenure.finish(now());
             if kept || !matches!(phase, Phase::Lost(_)) {
                 self.inner.leave_in_background(&self.tenure);
             }

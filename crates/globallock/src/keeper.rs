@@ -4,16 +4,16 @@
 //! and what comes due together is renewed in one batch.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::Notify;
 
 use crate::backend::{Backend, Claim, ClaimId, Standing};
 use crate::error::Result;
+use crate::sync::{Handle, Mutex, MutexGuard, Notify, now, sleep_until};
 use crate::tenure::{Loss, Phase, Tenure};
 
 /// How many claims one renewal request carries at most.
@@ -67,13 +67,13 @@ impl Keeper {
     ) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), wake: Notify::new() });
         let task = Task { shared: Arc::clone(&shared), backend, abandon: Arc::new(abandon) };
-        tokio::spawn(task.run());
+        Handle::current().spawn(task.run());
         Keeper { shared }
     }
 
     /// Keeps a claim from now on.
     pub(crate) fn keep(&self, tenure: &Arc<Tenure>, times: u32) {
-        let now = Instant::now();
+        let now = now();
         let mut state = self.shared.state();
         let renew_at = now + tenure.renewal_pause(now, times);
         let due = tenure.ends().map_or(renew_at, |ends| ends.min(renew_at));
@@ -190,7 +190,7 @@ impl Task {
         loop {
             let (over, next, finished) = {
                 let mut state = self.shared.state();
-                let over = state.collect(Instant::now());
+                let over = state.collect(now());
                 while under_way.len() < BATCHES_UNDER_WAY && !state.ready.is_empty() {
                     let claims = state.batch();
                     if !claims.is_empty() {
@@ -208,7 +208,7 @@ impl Task {
             }
             let due = async {
                 match next {
-                    Some(instant) => tokio::time::sleep_until(instant.into()).await,
+                    Some(instant) => sleep_until(instant.into()).await,
                     None => std::future::pending().await,
                 }
             };
@@ -217,7 +217,7 @@ impl Task {
                 () = due => {}
                 () = &mut disturbed => {
                     disturbed = self.backend.disturbed();
-                    self.shared.state().all_due(Instant::now());
+                    self.shared.state().all_due(now());
                 }
                 Some((claims, answers)) = under_way.next() => self.note(&claims, answers),
             }
@@ -235,7 +235,7 @@ impl Task {
 
     /// Takes note of what the store answered to a renewal.
     fn note(&self, claims: &[Arc<Claim>], answers: Vec<Result<Standing>>) {
-        let now = Instant::now();
+        let now = now();
         let times = self.backend.profile().renewals_per_lease;
         let mut revoked = Vec::new();
         let mut failure = None;

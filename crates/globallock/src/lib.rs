@@ -49,6 +49,9 @@ mod owner;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(all(test, globallock_schedules))]
+mod schedules;
+mod sync;
 mod tenure;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;

@@ -3,11 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
 
 use crate::backend::{Backend, Claim, ClaimId, Entry, Patience, Standing};
 use crate::connect::connect_backend;
@@ -18,6 +16,7 @@ use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::owner::Owner;
 use crate::queue::{MAX_CAPACITY, Share};
+use crate::sync::{Handle, now, sleep_until, watch};
 use crate::tenure::{Loss, Tenure};
 
 /// The pauses between two tries of a departure that the store did not answer.
@@ -158,10 +157,10 @@ impl LockManager {
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
     {
-        let started = Instant::now();
+        let started = now();
         let mut guards = Vec::new();
         for lock in self.in_canonical_order(names)? {
-            let wait = lock.options().wait.map(|wait| wait.saturating_sub(started.elapsed()));
+            let wait = lock.options().wait.map(|wait| wait.saturating_sub(now().duration_since(started)));
             let options = Options { wait, ..lock.options().clone() };
             match lock.with(options)?.acquire().await {
                 Ok(guard) => guards.push(guard),
@@ -293,7 +292,7 @@ impl Inner {
         let mut answers = self.backend.renew(&[Arc::clone(&tenure.claim)]).await;
         match answers.pop() {
             Some(Ok(Standing::Held(grant))) => {
-                tenure.confirm(grant, Instant::now());
+                tenure.confirm(grant, now());
             }
             // The keeper learns the same at once, and gives the claim up.
             Some(Ok(Standing::Waiting | Standing::Gone)) => {
@@ -333,14 +332,14 @@ impl Departures {
         let claim = Arc::clone(&tenure.claim);
         self.runtime.spawn(async move {
             let _counted = counted;
-            let over_at = Instant::now() + claim.lease;
+            let over_at = now() + claim.lease;
             let mut pause = LEAVE_PAUSE.0;
             while let Err(error) = backend.leave(&claim).await {
-                if Instant::now() + pause >= over_at {
+                if now() + pause >= over_at {
                     tracing::warn!(name = %claim.name, %error, "a release was never answered; the lease frees it");
                     return;
                 }
-                tokio::time::sleep(pause).await;
+                sleep_until((now() + pause).into()).await;
                 pause = (pause * 2).min(LEAVE_PAUSE.1);
             }
         });

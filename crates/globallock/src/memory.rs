@@ -2,13 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, PoisonError, Weak};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use tokio::sync::Notify;
-use tokio::time::sleep_until;
 
 use crate::address::Address;
 use crate::backend::{
@@ -18,6 +16,7 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::{admit, blockers};
+use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// The stores that `memory:NAME` addresses share within the process.
 static SHARED: LazyLock<Mutex<HashMap<String, Weak<Memory>>>> = LazyLock::new(Mutex::default);
@@ -171,7 +170,7 @@ impl Backend for Memory {
     }
 
     async fn join(&self, claim: &Claim) -> Result<Standing> {
-        let now = Instant::now();
+        let now = now();
         let mut state = self.state();
         state.settle(&claim.name, now);
         if let Some(place) = state.place(claim) {
@@ -201,7 +200,7 @@ impl Backend for Memory {
         loop {
             let (told, look_again) = {
                 let mut state = self.state();
-                state.settle(&claim.name, Instant::now());
+                state.settle(&claim.name, now());
                 let look_again = state.look_again(claim);
                 match state.place(claim) {
                     Some(place) if place.granted.is_none() => (Arc::clone(&place.told), look_again),
@@ -223,7 +222,7 @@ impl Backend for Memory {
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
-        let now = Instant::now();
+        let now = now();
         let mut state = self.state();
         let renew = |claim: &Arc<Claim>| {
             state.settle(&claim.name, now);
@@ -236,14 +235,14 @@ impl Backend for Memory {
     }
 
     async fn leave(&self, claim: &Claim) -> Result<Departure> {
-        let now = Instant::now();
+        let now = now();
         let mut state = self.state();
         state.settle(&claim.name, now);
         Ok(state.remove(&claim.name, claim.id, now))
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        let now = Instant::now();
+        let now = now();
         let mut state = self.state();
         state.settle(name, now);
         let queue = state.queues.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -251,7 +250,7 @@ impl Backend for Memory {
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        let now = Instant::now();
+        let now = now();
         let mut state = self.state();
         let all: Vec<Name> = state.queues.keys().cloned().collect();
         for name in &all {

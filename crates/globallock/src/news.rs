@@ -1,8 +1,8 @@
 //! What those who wait are told by a store that only says that something has gone.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
-use tokio::sync::Notify;
+use crate::sync::{Mutex, MutexGuard, Notify};
 
 /// A waiter's mailbox.
 #[derive(Debug, Default)]

@@ -1,12 +1,11 @@
 //! One claim of ours from the asking to the end: what its owner may believe about it at each moment.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio::sync::Notify;
 
 use crate::backend::{Claim, Grant};
 use crate::deadline::deadline;
+use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// Why a held lock is not held any more, though its owner did not release it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -191,7 +190,7 @@ impl Tenure {
     pub(crate) fn is_held(&self) -> bool {
         let state = self.state();
         state.phase == Phase::Held
-            && [state.lease_ends, state.hold_ends].into_iter().flatten().all(|end| Instant::now() < end)
+            && [state.lease_ends, state.hold_ends].into_iter().flatten().all(|end| now() < end)
     }
 
     /// Waits until a waiting claim is granted (true) or should ask again (false).
@@ -234,13 +233,13 @@ impl Tenure {
         loop {
             // The future must exist before the phase is read, or a change in between would be missed.
             let told = self.told.notified();
-            self.overdue(Instant::now());
+            self.overdue(now());
             match (self.phase(), self.ends()) {
                 (Phase::Lost(loss), _) => return Some(loss),
                 (Phase::Left, _) => return None,
                 (Phase::Held, Some(end)) => tokio::select! {
                     () = told => {}
-                    () = tokio::time::sleep_until(end.into()) => {}
+                    () = sleep_until(end.into()) => {}
                 },
                 (Phase::Held | Phase::Waiting, _) => told.await,
             }

@@ -4,12 +4,13 @@
 //! around it are listed: a new key for every claim would make a lock slower with every grant.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 
 use super::keys;
 use crate::backend::{Claim, ClaimId};
 use crate::name::Name;
 use crate::queue::Share;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Which claim has which key.
 #[derive(Default)]

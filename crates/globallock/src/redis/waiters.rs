@@ -1,13 +1,11 @@
 //! Who of this process waits at the server, so that a pushed grant finds its owner.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-use tokio::time::sleep_until;
-
 use crate::backend::{ClaimId, Grant, Standing};
+use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// The bounds of the pace at which the head of a queue looks whether a stranger has left.
 const STRANGER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
@@ -98,7 +96,7 @@ impl Waiters {
         slot.clock = Some(clock);
         slot.pace = stranger.then(|| slot.pace.map_or(STRANGER.0, |pace| (pace * 2).min(STRANGER.1)));
         let again = [again, slot.pace].into_iter().flatten().min();
-        slot.look_at = again.map(|again| Instant::now() + again);
+        slot.look_at = again.map(|again| now() + again);
         slot.told.notify_one();
     }
 
@@ -115,7 +113,7 @@ impl Waiters {
 
     /// Makes every waiter ask the server again: a push may have been missed.
     pub(super) fn look_all(&self) {
-        let now = Instant::now();
+        let now = now();
         for slot in self.slots().values_mut() {
             slot.look_at = Some(now);
             slot.told.notify_one();
@@ -136,7 +134,7 @@ impl Waiters {
                     slots.remove(&id);
                     return Some(Standing::Held(grant));
                 }
-                if slot.look_at.is_some_and(|at| at <= Instant::now()) {
+                if slot.look_at.is_some_and(|at| at <= now()) {
                     slot.look_at = None;
                     return None;
                 }

@@ -1,0 +1,196 @@
+//! Counterparts of what the core waits with: threads that switch where a search decides, and time that passes when a
+//! test lets it.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{LazyLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, select};
+use shuttle::sync::atomic::{AtomicBool, Ordering};
+pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+
+/// A place where the search may go on with another thread.
+fn switch() {
+    AtomicBool::new(false).load(Ordering::SeqCst);
+}
+
+/// tokio's, with a place to switch before each step.
+#[derive(Debug, Default)]
+pub(crate) struct Notify(tokio::sync::Notify);
+
+impl Notify {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn notify_one(&self) {
+        switch();
+        self.0.notify_one();
+    }
+
+    pub(crate) fn notify_waiters(&self) {
+        switch();
+        self.0.notify_waiters();
+    }
+
+    pub(crate) fn notified(&self) -> impl Future<Output = ()> + Send {
+        switch();
+        let notified = self.0.notified();
+        async move {
+            switch();
+            notified.await;
+        }
+    }
+}
+
+/// tokio's, with a place to switch before each step.
+pub(crate) mod watch {
+    use super::switch;
+
+    #[derive(Clone, Debug)]
+    pub(crate) struct Sender<T>(tokio::sync::watch::Sender<T>);
+
+    pub(crate) struct Receiver<T>(tokio::sync::watch::Receiver<T>);
+
+    impl<T> Sender<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Sender(tokio::sync::watch::Sender::new(value))
+        }
+
+        pub(crate) fn borrow(&self) -> tokio::sync::watch::Ref<'_, T> {
+            switch();
+            self.0.borrow()
+        }
+
+        pub(crate) fn send_replace(&self, value: T) -> T {
+            switch();
+            self.0.send_replace(value)
+        }
+
+        pub(crate) fn send_modify(&self, modify: impl FnOnce(&mut T)) {
+            switch();
+            self.0.send_modify(modify);
+        }
+
+        pub(crate) fn subscribe(&self) -> Receiver<T> {
+            switch();
+            Receiver(self.0.subscribe())
+        }
+    }
+
+    impl<T> Receiver<T> {
+        pub(crate) async fn wait_for(
+            &mut self,
+            wanted: impl FnMut(&T) -> bool,
+        ) -> Result<tokio::sync::watch::Ref<'_, T>, tokio::sync::watch::error::RecvError> {
+            switch();
+            self.0.wait_for(wanted).await
+        }
+    }
+}
+
+/// What stands for the runtime's handle: tasks are the search's.
+#[derive(Clone)]
+pub(crate) struct Handle;
+
+impl Handle {
+    pub(crate) fn current() -> Self {
+        Handle
+    }
+
+    pub(crate) fn spawn<F>(&self, future: F) -> shuttle::future::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        shuttle::future::spawn(future)
+    }
+}
+
+/// When every search's time begins: late enough for spans that are counted backwards from it.
+static BEGIN: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_secs(86_400));
+
+#[derive(Default)]
+struct Clock {
+    passed: Duration,
+    sleepers: BTreeMap<(Instant, u64), Waker>,
+    last: u64,
+}
+
+shuttle::lazy_static! {
+    // One for each schedule. The standard library's mutex: a look at the clock is no place to switch threads.
+    static ref CLOCK: std::sync::Mutex<Clock> = std::sync::Mutex::default();
+}
+
+fn clock<T>(with: impl FnOnce(&mut Clock) -> T) -> T {
+    with(&mut CLOCK.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+pub(crate) fn now() -> Instant {
+    *BEGIN + clock(|clock| clock.passed)
+}
+
+/// Lets time pass to the first moment that somebody sleeps until.
+pub(crate) fn pass_to_next() {
+    let next = clock(|clock| clock.sleepers.first_key_value().map(|(key, _)| key.0));
+    if let Some(next) = next {
+        pass(next.saturating_duration_since(now()));
+    }
+}
+
+/// Lets time pass, and wakes who has slept until then.
+pub(crate) fn pass(span: Duration) {
+    let woken: Vec<Waker> = clock(|clock| {
+        clock.passed += span;
+        let now = *BEGIN + clock.passed;
+        let later = clock.sleepers.split_off(&(now, u64::MAX));
+        std::mem::replace(&mut clock.sleepers, later).into_values().collect()
+    });
+    woken.into_iter().for_each(Waker::wake);
+}
+
+/// A wish to be woken at a moment, with a number that tells it from others.
+struct Sleep {
+    key: (Instant, u64),
+}
+
+impl Sleep {
+    fn new(until: Instant) -> Self {
+        let number = clock(|clock| {
+            clock.last += 1;
+            clock.last
+        });
+        Sleep { key: (until, number) }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.key.0 <= now() {
+            return Poll::Ready(());
+        }
+        clock(|clock| clock.sleepers.insert(self.key, context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        clock(|clock| clock.sleepers.remove(&self.key));
+    }
+}
+
+pub(crate) async fn sleep_until(until: tokio::time::Instant) {
+    Sleep::new(until.into_std()).await;
+}
+
+pub(crate) async fn timeout_at<F: Future>(until: tokio::time::Instant, future: F) -> Result<F::Output, ()> {
+    match select(Box::pin(future), Sleep::new(until.into_std())).await {
+        Either::Left((output, _)) => Ok(output),
+        Either::Right(_) => Err(()),
+    }
+}

@@ -1,0 +1,115 @@
+//! The store in memory with what a network adds: answers that take a while, that fail, and that are counted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use shuttle::future::yield_now;
+use tokio::sync::watch;
+
+use crate::backend::{Backend, Claim, ClaimId, Departure, Entry, Profile, Standing};
+use crate::error::{Error, Result};
+use crate::memory::Memory;
+use crate::name::Name;
+use crate::sync::Mutex;
+
+#[derive(Debug)]
+pub(super) struct Store {
+    memory: Arc<Memory>,
+    /// Whether renewals fail.
+    pub(super) deaf: AtomicBool,
+    /// How often each claim has joined and left.
+    counts: Mutex<HashMap<ClaimId, (usize, usize)>>,
+    /// Becomes true with the end of this.
+    dropped: watch::Sender<bool>,
+}
+
+impl Store {
+    pub(super) fn new() -> Arc<Self> {
+        Self::beside(&Memory::new())
+    }
+
+    /// Another connection to the same store.
+    pub(super) fn beside(memory: &Arc<Memory>) -> Arc<Self> {
+        Arc::new(Store {
+            memory: Arc::clone(memory),
+            deaf: AtomicBool::new(false),
+            counts: Mutex::default(),
+            dropped: watch::Sender::new(false),
+        })
+    }
+
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// How many claims the lock has, held or waiting.
+    pub(super) async fn claims(&self) -> usize {
+        self.memory.inspect(&Name::new("name").unwrap()).await.unwrap().len()
+    }
+
+    /// How many claims have joined and never left.
+    pub(super) fn never_left(&self) -> usize {
+        self.counts.lock().unwrap().values().filter(|(joined, left)| *joined > 0 && *left == 0).count()
+    }
+
+    /// Resolves once nobody uses this any more.
+    pub(super) fn dropped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut dropped = self.dropped.subscribe();
+        async move {
+            let _ = dropped.wait_for(|dropped| *dropped).await;
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.dropped.send_replace(true);
+    }
+}
+
+#[async_trait]
+impl Backend for Store {
+    fn profile(&self) -> Profile {
+        self.memory.profile()
+    }
+
+    async fn join(&self, claim: &Claim) -> Result<Standing> {
+        self.counts.lock().unwrap().entry(claim.id).or_default().0 += 1;
+        yield_now().await;
+        let standing = self.memory.join(claim).await;
+        yield_now().await;
+        standing
+    }
+
+    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+        self.memory.changed(claim).await
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+        yield_now().await;
+        if self.deaf.load(Ordering::Relaxed) {
+            return claims.iter().map(|_| Err(Error::unavailable("memory", "deaf"))).collect();
+        }
+        let standings = self.memory.renew(claims).await;
+        yield_now().await;
+        standings
+    }
+
+    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+        yield_now().await;
+        let departure = self.memory.leave(claim).await;
+        self.counts.lock().unwrap().entry(claim.id).or_default().1 += 1;
+        departure
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        self.memory.inspect(name).await
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        self.memory.names(prefix)
+    }
+}

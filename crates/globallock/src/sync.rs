@@ -22,6 +22,6 @@ mod outside {
 #[path = "schedules/counterparts.rs"]
 mod outside;
 
-pub(crate) use outside::{Handle, Mutex, MutexGuard, Notify, now, sleep_until, timeout_at, watch};
 #[cfg(all(test, globallock_schedules))]
-pub(crate) use outside::{pass, pass_to_next};
+pub(crate) use outside::pass;
+pub(crate) use outside::{Handle, Mutex, MutexGuard, Notify, now, sleep_until, timeout_at, watch};

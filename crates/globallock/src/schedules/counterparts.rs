@@ -132,14 +132,6 @@ pub(crate) fn now() -> Instant {
     *BEGIN + clock(|clock| clock.passed)
 }
 
-/// Lets time pass to the first moment that somebody sleeps until.
-pub(crate) fn pass_to_next() {
-    let next = clock(|clock| clock.sleepers.first_key_value().map(|(key, _)| key.0));
-    if let Some(next) = next {
-        pass(next.saturating_duration_since(now()));
-    }
-}
-
 /// Lets time pass, and wakes who has slept until then.
 pub(crate) fn pass(span: Duration) {
     let woken: Vec<Waker> = clock(|clock| {

@@ -82,6 +82,9 @@ fn close_ends_all_waits_and_leaves_only_what_is_held() {
         let held = block_on(mutex(&owner).acquire()).unwrap();
         let lock = mutex(&owner);
         let waits = on_thread(async move { lock.acquire().await.map(drop) });
+        while store.waits.load(Ordering::Relaxed) == 0 {
+            shuttle::thread::yield_now();
+        }
         block_on(owner.close());
         assert_eq!(block_on(store.claims()), 1);
         assert!(matches!(waits.join().unwrap(), Err(Error::Closed)));

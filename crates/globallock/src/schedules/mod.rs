@@ -10,23 +10,32 @@ mod losing;
 mod sharing;
 mod store;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use shuttle::future::yield_now;
+use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner};
 
 use crate::locks::Lock;
 use crate::manager::LockManager;
 use crate::options::{ManagerOptions, Options};
-use crate::sync::Handle;
+use crate::sync::pass;
 use store::Store;
 
 /// How many schedules each half of a random search tries.
 const SCHEDULES: usize = 2_000;
 
+/// The lease where time passes.
+const LEASE: Duration = Duration::from_secs(3);
+
 fn run(scheduler: impl Scheduler + 'static, test: impl Fn() + Send + Sync + 'static) -> usize {
     let mut config = Config::new();
     config.stack_size = 0x4_0000;
     // Nothing here takes a hundredth of that: what goes on for so long goes on for ever.
-    config.max_steps = shuttle::MaxSteps::FailAfter(100_000);
+    config.max_steps = shuttle::MaxSteps::FailAfter(20_000);
     Runner::new(scheduler, config).run(test)
 }
 
@@ -38,7 +47,9 @@ fn search(test: impl Fn() + Clone + Send + Sync + 'static) {
 
 /// Tries every schedule, and says how many there are.
 fn search_all(test: impl Fn() + Send + Sync + 'static) -> usize {
-    run(DfsScheduler::new(None, false), test)
+    let schedules = run(DfsScheduler::new(None, false), test);
+    println!("{schedules} schedules, which are all");
+    schedules
 }
 
 /// Runs a future on a thread of its own.
@@ -49,7 +60,7 @@ fn on_thread<T: Send + 'static>(
 }
 
 /// A manager of one owner.
-fn owner(store: &std::sync::Arc<Store>, options: Options) -> LockManager {
+fn owner(store: &Arc<Store>, options: Options) -> LockManager {
     LockManager::over(store.clone(), ManagerOptions { locks: options, ..ManagerOptions::default() }).unwrap()
 }
 
@@ -57,12 +68,20 @@ fn mutex(owner: &LockManager) -> Lock {
     owner.mutex("name").unwrap()
 }
 
-/// Lets time pass whenever the search likes, so many times to the next moment that somebody waits for.
-fn let_time_pass(times: usize) {
-    Handle::current().spawn(async move {
-        for _ in 0..times {
-            shuttle::future::yield_now().await;
-            crate::sync::pass_to_next();
+/// Lets time pass by itself while a test runs: now a little, now more than a lease in a moment.
+fn with_time<T>(test: impl FnOnce() -> T) -> T {
+    let over = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&over);
+    let time = on_thread(async move {
+        while !seen.load(Ordering::Relaxed) {
+            for _ in 0..thread_rng().gen_range(0..60) {
+                yield_now().await;
+            }
+            pass(if thread_rng().gen_ratio(1, 4) { LEASE * 2 } else { LEASE / 4 });
         }
     });
+    let result = test();
+    over.store(true, Ordering::Relaxed);
+    time.join().unwrap();
+    result
 }

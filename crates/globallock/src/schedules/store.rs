@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -20,6 +20,10 @@ pub(super) struct Store {
     memory: Arc<Memory>,
     /// Whether renewals fail.
     pub(super) deaf: AtomicBool,
+    /// Whether it tells nobody of a change: what waits must ask.
+    pub(super) mute: AtomicBool,
+    /// How many waits for a change have begun.
+    pub(super) waits: AtomicUsize,
     /// How often each claim has joined and left.
     counts: Mutex<HashMap<ClaimId, (usize, usize)>>,
     /// Becomes true with the end of this.
@@ -36,6 +40,8 @@ impl Store {
         Arc::new(Store {
             memory: Arc::clone(memory),
             deaf: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
+            waits: AtomicUsize::new(0),
             counts: Mutex::default(),
             dropped: watch::Sender::new(false),
         })
@@ -85,6 +91,10 @@ impl Backend for Store {
     }
 
     async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        if self.mute.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         self.memory.changed(claim).await
     }
 

@@ -9,7 +9,7 @@ use crate::guard::Guard;
 use crate::locks::Lock;
 use crate::manager::Inner;
 use crate::sync::{now, sleep_until, timeout_at};
-use crate::tenure::Tenure;
+use crate::tenure::{Phase, Tenure};
 
 /// The bounds of the pause between two tries of a store that failed to answer.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -38,6 +38,7 @@ pub(crate) async fn acquire(lock: &Lock, patience: Patience) -> Result<Option<Gu
             Asked::Granted => return Ok(Some(asking.into_guard())),
             Asked::Refused => return Ok(None),
             Asked::TimedOut => break,
+            Asked::Again if inner.is_closed() => return Err(Error::Closed),
             Asked::Again => {}
         }
     }
@@ -73,6 +74,12 @@ struct Asking<'a> {
 impl Asking<'_> {
     /// Asks the store where the claim stands, and if it waits, waits until that may have changed.
     async fn ask(&mut self) -> Result<Asked> {
+        // Granted by a renewal and lost again before this task ran: joining anew would hold it for nobody. What an earlier
+        // request may have done since is undone.
+        if let Phase::Lost(_) = self.tenure.phase() {
+            self.inner.leave_in_background(&self.tenure);
+            return Ok(Asked::Granted);
+        }
         let asked_at = now();
         let give_up = self.give_up(asked_at);
         let answer = match timeout_at(give_up.into(), self.inner.backend.join(&self.tenure.claim)).await {
@@ -180,12 +187,13 @@ impl Asking<'_> {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if self.kept && self.armed {
-            self.inner.keeper.forget(self.tenure.claim.id);
-        }
         if self.armed {
-            self.tenure.finish(now());
+            // The departure first: whoever closes the manager finds the claim waiting or leaving.
             self.inner.leave_in_background(&self.tenure);
+            self.tenure.finish(now());
+            if self.kept {
+                self.inner.keeper.forget(self.tenure.claim.id);
+            }
         }
     }
 }

@@ -89,6 +89,13 @@ impl Keeper {
         }
     }
 
+    /// The claims that wait to be granted.
+    pub(crate) fn waiting(&self) -> Vec<Arc<Tenure>> {
+        let state = self.shared.state();
+        let waiting = state.kept.values().filter(|kept| kept.tenure.phase() == Phase::Waiting);
+        waiting.map(|kept| Arc::clone(&kept.tenure)).collect()
+    }
+
     /// Forgets a claim that its owner gives up; false if it was not kept, or already given up as lost.
     pub(crate) fn forget(&self, id: ClaimId) -> bool {
         self.shared.state().forget(id).is_some()

@@ -229,13 +229,19 @@ impl LockManager {
     }
 
     /// Refuses new claims from now on, ends those that wait with [`Error::Closed`], and returns once the store has
-    /// answered every release that goes on in the background, at the latest when their leases are over. What is
-    /// held stays held until its guard is released or dropped.
+    /// answered their departures and every release that goes on in the background, at the latest when their leases are
+    /// over. What is held stays held until its guard is released or dropped.
     ///
     /// # Cancel safety
     /// The manager is closed; the releases go on in the background.
     pub async fn close(&self) {
         self.inner.closed.send_replace(true);
+        // Whoever waits takes its claim out when it runs next, which may be after this has returned, or never.
+        for tenure in self.inner.keeper.waiting() {
+            if tenure.give_up() {
+                self.inner.leave_in_background(&tenure);
+            }
+        }
         self.inner.departures.all_answered().await;
     }
 }
@@ -261,7 +267,7 @@ impl Inner {
         if !self.is_here() {
             return Err(Error::Forked { owner: self.process });
         }
-        if *self.closed.borrow() {
+        if self.is_closed() {
             return Err(Error::Closed);
         }
         Ok(Claim {
@@ -278,6 +284,10 @@ impl Inner {
     /// Whether this is the process that made the manager: a fork of it must touch none of its claims.
     pub(crate) fn is_here(&self) -> bool {
         self.process == std::process::id()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
     }
 
     pub(crate) fn subscribe_closed(&self) -> watch::Receiver<bool> {

@@ -76,7 +76,8 @@ impl Tenure {
 
     /// Takes note of a grant or of its renewal, and says whether the claim holds by it now.
     ///
-    /// A late answer never shortens what a later request has confirmed, and never revives a claim that ended.
+    /// A late answer never shortens what a later request has confirmed, and never revives a claim that ended: not one
+    /// whose deadline has passed before anybody took note of it, either.
     pub(crate) fn confirm(&self, grant: Grant, now: Instant) -> bool {
         let mut state = self.state();
         if !matches!(state.phase, Phase::Waiting | Phase::Held) {
@@ -93,7 +94,8 @@ impl Tenure {
             expires => expires.and_then(|end| deadline(end, self.claim.lease)),
         };
         // A first grant that took so long to arrive that it is over is no grant: the asker must ask again.
-        if first && [lease_ends, hold_ends].into_iter().flatten().any(|end| end <= now) {
+        let ends = if first { [lease_ends, hold_ends] } else { [state.lease_ends, state.hold_ends] };
+        if ends.into_iter().flatten().any(|end| end <= now) {
             return false;
         }
         state.phase = Phase::Held;
@@ -127,6 +129,16 @@ impl Tenure {
             self.told.notify_waiters();
         }
         held
+    }
+
+    /// Ends a claim that still waits; false if it does not.
+    pub(crate) fn give_up(&self) -> bool {
+        let mut state = self.state();
+        let waits = state.phase == Phase::Waiting;
+        if waits {
+            state.phase = Phase::Left;
+        }
+        waits
     }
 
     /// Ends the claim by its owner's wish and says in which phase that was.
@@ -193,7 +205,8 @@ impl Tenure {
             && [state.lease_ends, state.hold_ends].into_iter().flatten().all(|end| now() < end)
     }
 
-    /// Waits until a waiting claim is granted (true) or should ask again (false).
+    /// Waits until a waiting claim is granted (true) or should ask again (false). Granted is also what has been lost again
+    /// before its owner looked.
     ///
     /// # Cancel safety
     /// Nothing is lost: both stay set until they are seen.
@@ -201,7 +214,7 @@ impl Tenure {
         loop {
             {
                 let mut state = self.state();
-                if state.phase == Phase::Held {
+                if matches!(state.phase, Phase::Held | Phase::Lost(_)) {
                     return true;
                 }
                 if std::mem::take(&mut state.ask_again) {

@@ -123,7 +123,7 @@ fn environments_that_are_no_text_are_refused() {
             let place = Place::new();
             let mut command = place.command();
             let ended = ended(command.env(variable, &value).args(["run", "a", "--", "true"]));
-            did_not_panic(&[value.clone()], &ended);
+            did_not_panic(std::slice::from_ref(&value), &ended);
             let refused = variable == "GLOBALLOCK_URL";
             assert_eq!(ended.status == Some(0), !refused, "{variable}={value:?}: {}", ended.error);
         }

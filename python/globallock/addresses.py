@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, Iterable, Mapping, Optional
 from urllib.parse import quote
 
 from .exceptions import InvalidOption
 
-__all__ = ["Options", "address", "host_and_port", "milliseconds", "split_prefix"]
+__all__ = ["Options", "address", "host_and_port", "is_text", "milliseconds", "seconds", "split_prefix"]
 
 _logger = logging.getLogger("globallock.base")
 
 
+def is_text(value: Any) -> bool:
+    """Whether this is a text that can leave Python."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def seconds(option: str, value: Any) -> float:
+    """Reads a time in seconds, from any kind of number."""
+    try:
+        time = float("nan") if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        time = float("nan")
+    if not 0 <= time < 1e15:
+        raise InvalidOption(f"the option {option} is no number of seconds from 0 on")
+    return time
+
+
 class Options:
-    """The options of an engine, each to be used, set aside, or refused by name."""
+    """The options of an engine, each to be used, set aside, or refused by name. No message has a value in it."""
 
     def __init__(self, engine: str, options: Mapping[str, Any]) -> None:
+        if not isinstance(options, Mapping):
+            raise InvalidOption(f"{engine}: global_lock_engine_options is of type {type(options).__name__}, no mapping")
         self._engine = engine
         self._left = dict(options)
 
@@ -28,11 +50,44 @@ class Options:
     def text(self, *names: str) -> Optional[str]:
         """Takes an option that is a text, or bytes of one."""
         value = self.take(*names)
-        return value.decode() if isinstance(value, bytes) else None if value is None else str(value)
+        if value is None:
+            return None
+        text = value
+        if isinstance(value, bytes):
+            text = value.decode(errors="surrogateescape")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            text = str(value)
+        elif isinstance(value, os.PathLike):
+            text = os.fspath(value)
+        if not is_text(text):
+            raise self.wrong(names[-1], "text")
+        return str(text)
+
+    def number(self, name: str) -> Optional[int]:
+        """Takes an option that is a whole number from 0 on, or the digits of one."""
+        value = self.take(name)
+        if value is None or value == "":
+            return None
+        try:
+            number = int(value) if isinstance(value, (int, str)) else -1
+        except ValueError:
+            number = -1
+        if not 0 <= number < 2**31:
+            raise self.wrong(name, "whole number from 0 on")
+        return number
+
+    def seconds(self, *names: str) -> Optional[float]:
+        """Takes the shortest of options that are times."""
+        given = [(name, self.take(name)) for name in names]
+        return min((seconds(name, value) for name, value in given if value is not None), default=None)
+
+    def wrong(self, name: str, wanted: str) -> InvalidOption:
+        """Says that an option is not what it should be."""
+        return InvalidOption(f"{self._engine}: the option {name!r} is no {wanted}")
 
     def set_aside(self, names: Iterable[str]) -> None:
         """Drops options that tune another client's connections, and change nothing of what a lock does; says so."""
-        for name in sorted(set(names) & set(self._left)):
+        for name in sorted(set(names).intersection(self._left)):
             if self._left.pop(name) is not None:
                 _logger.info("%s: the option %r has no counterpart here, and is not needed", self._engine, name)
 
@@ -40,12 +95,13 @@ class Options:
         """Takes an option that can only have some values here."""
         value = self._left.pop(name, None)
         if value is not None and value not in tuple(allowed):
-            raise InvalidOption(f"{self._engine}: the option {name}={value!r} is not offered: {instead}")
+            shown = f"={value!r}" if isinstance(value, (bool, int, str)) else ""
+            raise InvalidOption(f"{self._engine}: the option {name}{shown} is not offered: {instead}")
 
     def finish(self) -> None:
         """Refuses what nobody took, unless it is not set."""
         for name, value in self._left.items():
-            if value is not None:
+            if value is not None or not isinstance(name, str):
                 raise InvalidOption(f"{self._engine}: the option {name!r} is not known here")
 
 
@@ -71,10 +127,9 @@ def host_and_port(host: str, port: Any) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def milliseconds(*seconds: Any) -> Optional[str]:
-    """Writes the shortest of these times, given in seconds, as an address takes it."""
-    given = [float(time) for time in seconds if time is not None]
-    return f"{max(1, round(min(given) * 1000))}ms" if given else None
+def milliseconds(time: Optional[float]) -> Optional[str]:
+    """Writes a time, given in seconds, as an address takes it."""
+    return None if time is None else f"{max(1, round(time * 1000))}ms"
 
 
 def split_prefix(prefix: str) -> "tuple[str, str]":

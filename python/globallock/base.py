@@ -11,9 +11,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, TypeVar, Union
 
+from .addresses import is_text
 from .config import Config
 from .constants import URL_GLOBAL_LOCK_CLASS
-from .exceptions import GlobalLockClassNotFoundException, NotLocked
+from .exceptions import GlobalLockClassNotFoundException, InvalidName, InvalidOption, NotLocked
 from .kinds import AllLocks, ReadWriteLock
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class GlobalLockManager:
                 "global_lock_engine_options": {"url": config},
                 **options,
             }
+        elif config is not None and not isinstance(config, Mapping):
+            raise InvalidOption(f"the configuration is of type {type(config).__name__}: give an address or a mapping")
         elif options:
             config = {**(config or {}), **options}
         self.config = Config(config or {})
@@ -196,6 +199,10 @@ class GlobalLockManager:
 
         ``blocking_timeout`` bounds the whole of it. Other options as of ``lock()``.
         """
+        names = list(names)
+        for name in names:
+            if not is_text(name):
+                raise InvalidName(f"invalid lock name of type {type(name).__name__}: it is no text that can be sent")
         ordered = sorted(set(names), key=str.encode)
         return AllLocks([self.lock(name, **options) for name in ordered], blocking_timeout)
 
@@ -290,7 +297,10 @@ def _import(path: Any) -> Any:
         return path
     try:
         module, _, name = str(path).rpartition(".")
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        text = f"global lock class {path} is NOT found..."
-        raise GlobalLockClassNotFoundException(text) from error
+        found = getattr(importlib.import_module(module), name)
+        if callable(found):
+            return found
+        cause: Optional[Exception] = None
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        cause = error
+    raise GlobalLockClassNotFoundException(f"global lock class {path} is NOT found...") from cause

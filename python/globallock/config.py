@@ -29,6 +29,13 @@ class Config(dict):  # type: ignore[type-arg]
         self.setdefault("auto_renew", GLOBALLOCK_REDIS_AUTO_RENEW_FLAG)
         self.setdefault("renew_interval", GLOBALLOCK_REDIS_RENEW_INTERVAL)
 
+    def __repr__(self) -> str:
+        # An engine's options may have a password in them, even in an address.
+        shown = {key: value for key, value in self.items() if key != "global_lock_engine_options"}
+        given = self.get("global_lock_engine_options")
+        shown["global_lock_engine_options"] = dict.fromkeys(given, ...) if isinstance(given, dict) else ...
+        return f"Config({shown!r})"
+
     def __getattr__(self, key: str) -> Any:
         try:
             return self[key]

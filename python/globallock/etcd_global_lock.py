@@ -21,10 +21,10 @@ class EtcdGlobalLock(NativeGlobalLock):
     def make_engine(cls, config: Any) -> Engine:
         """Makes the connection from ``global_lock_engine_options``, which are those of ``etcd3.client``."""
         options = Options(cls.__name__, config.global_lock_engine_options)
-        host, port = options.text("host") or "localhost", options.take("port") or 2379
+        host, port = options.text("host") or "localhost", options.number("port") or 2379
         user, password = options.text("user"), options.text("password")
         ca, cert, key = (options.text(name) for name in ("ca_cert", "cert_cert", "cert_key"))
-        timeout = milliseconds(options.take("timeout"))
+        timeout = milliseconds(options.seconds("timeout"))
         options.finish()
         directory, rest = split_prefix("/locks/" + _normalized(config))
         tls = {"ca": ca, "cert": cert, "key": key} if ca is not None or cert is not None else {}

@@ -35,7 +35,7 @@ class InvalidAddress(GlobalLockError, ValueError):
 
 
 class InvalidName(GlobalLockError, ValueError):
-    """The lock's name is empty, too long, or has a NUL in it."""
+    """The lock's name is no text, empty, too long, or has a NUL in it."""
 
 
 class InvalidOption(GlobalLockError, ValueError):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional
 
 from . import _rust
+from .addresses import is_text, seconds
 from .base import GlobalLockImplementationBase
 from .constants import DEFAULT_LEASE
-from .exceptions import InvalidOption
+from .exceptions import InvalidAddress, InvalidName, InvalidOption
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "Wish"]
 
@@ -18,6 +19,9 @@ _logger = logging.getLogger("globallock.base")
 
 #: What earlier releases and redis-py's locks take, and what has no meaning where the core renews by itself.
 _WITHOUT_MEANING = frozenset({"auto_renew", "renew_interval", "thread_local"})
+
+
+_KINDS = frozenset({"mutex", "read", "write", "permits"})
 
 
 class Wish(NamedTuple):
@@ -57,7 +61,11 @@ class Engine:
     """The connection of one manager, made anew in each process when it is first needed."""
 
     def __init__(self, url: str, lease: Optional[float], label: Optional[str], prefix: str = "") -> None:
-        self.native = _rust.Manager(url, DEFAULT_LEASE if lease is None else lease, label)
+        if not is_text(url):
+            raise InvalidAddress("the address is no text that can be sent")
+        if label is not None and not is_text(label):
+            raise InvalidOption("the option label is no text that can be sent")
+        self.native = _rust.Manager(url, DEFAULT_LEASE if lease is None else seconds("lock_ttl", lease), label)
         #: What stands before the names given to the core: a part of the prefix that a path cannot end with.
         self.prefix = prefix
 
@@ -70,9 +78,11 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     """A lock of the Rust core. The engines differ in how their options make an address."""
 
     def __init__(self, config: Any, name: str, **options: Any) -> None:
-        self._kind = str(options.pop("kind", "mutex"))
-        self._permits = int(options.pop("permits", 1))
-        self._capacity = int(options.pop("capacity", 1))
+        self._kind = options.pop("kind", "mutex")
+        if self._kind not in _KINDS:
+            raise InvalidOption(f"the option kind is none of {sorted(_KINDS)}")
+        self._permits = _count("permits", options.pop("permits", 1))
+        self._capacity = _count("capacity", options.pop("capacity", 1))
         super().__init__(config, name, **options)
         unknown = sorted(set(self.other_options) - _WITHOUT_MEANING)
         if unknown:
@@ -110,15 +120,16 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     def wish(self) -> Wish:
         """What the core is told."""
-        wait = self.blocking_timeout if self.blocking in (None, True) else 0.0
-        lease: Optional[float] = self.lock_ttl
-        hold: Optional[float] = self.timeout
+        wait = _time("blocking_timeout", self.blocking_timeout) if self.blocking in (None, True) else 0.0
+        lease, hold = _time("lock_ttl", self.lock_ttl), _time("timeout", self.timeout)
         if lease is not None and not self._renews():
             # Without renewal, what was the time to live is the longest hold.
             hold = lease if hold is None else min(lease, hold)
             lease = None
-        name = self.engine.prefix + self.name
-        return Wish(name, self._kind, self._permits, self._capacity, wait, hold, lease)
+        return Wish(self._whole_name(), self._kind, self._permits, self._capacity, wait, hold, lease)
+
+    def _whole_name(self) -> str:
+        return self.engine.prefix + _text(self.name)
 
     def _renews(self) -> bool:
         return bool(self.other_options.get("auto_renew", self.config.get("auto_renew", True)))
@@ -201,7 +212,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     def claims(self) -> "list[Claim]":
         """Lists who holds the lock and who waits for it, oldest first."""
-        seen = self.engine.native.inspect(self.engine.prefix + self.name)
+        seen = self.engine.native.inspect(self._whole_name())
         return [
             Claim(id, held, weight, capacity, fence, *owner, age, expires_in)
             for id, held, weight, capacity, fence, owner, age, expires_in in seen
@@ -210,7 +221,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def names(self, prefix: str) -> "list[str]":
         """Lists the locks of this manager's prefix that somebody holds or waits for."""
         skip = len(self.engine.prefix)
-        return sorted(name[skip:] for name in self.engine.native.names(self.engine.prefix + prefix))
+        return sorted(name[skip:] for name in self.engine.native.names(self.engine.prefix + _text(prefix)))
 
     async def __aenter__(self) -> "NativeGlobalLock":
         from .aio import acquire
@@ -222,3 +233,19 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         from .aio import release
 
         await release(self)
+
+
+def _text(name: Any) -> str:
+    if not is_text(name):
+        raise InvalidName(f"invalid lock name of type {type(name).__name__}: it is no text that can be sent")
+    return str(name)
+
+
+def _time(option: str, value: Any) -> Optional[float]:
+    return None if value is None else seconds(option, value)
+
+
+def _count(option: str, value: Any) -> int:
+    if not isinstance(value, int) or not 0 <= value < 2**32:
+        raise InvalidOption(f"the option {option} is no whole number from 1 on")
+    return int(value)

@@ -45,11 +45,11 @@ def redis_address(
     """Turns the options of redis-py's pool into an address, which is found by sentinels if there are any."""
     options = Options(engine, given)
     options.set_aside(_TUNING)
-    host, port = options.text("host") or "localhost", options.take("port") or 6379
-    db = options.take("db") or 0
+    host, port = options.text("host") or "localhost", options.number("port") or 6379
+    db = options.number("db") or 0
     user, password = options.text("username"), options.text("password")
     path = options.text("path", "unix_socket_path")
-    timeout = milliseconds(options.take("socket_timeout"), options.take("socket_connect_timeout"))
+    timeout = milliseconds(options.seconds("socket_timeout", "socket_connect_timeout"))
     connection = getattr(options.take("connection_class"), "__name__", "Connection")
     if connection not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
         raise InvalidOption(f"{engine}: the option connection_class={connection} is not offered")

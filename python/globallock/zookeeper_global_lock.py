@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from .addresses import Options, address, split_prefix
+from .addresses import Options, address, is_text, split_prefix
 from .base import normalize_key_prefix_for_path
 from .exceptions import InvalidOption
 from .native import Engine, NativeGlobalLock
@@ -26,12 +26,11 @@ class ZookeeperGlobalLock(NativeGlobalLock):
         """Makes the connection from ``global_lock_engine_options``, which are those of ``KazooClient``."""
         options = Options(cls.__name__, config.global_lock_engine_options)
         options.set_aside(_TUNING)
-        hosts = options.take("hosts") or "127.0.0.1:2181"
-        hosts = hosts if isinstance(hosts, str) else ",".join(hosts)
+        hosts = _hosts(options)
         hosts, _, chroot = hosts.partition("/")
-        session = options.take("timeout")
+        session = options.seconds("timeout")
         auth, user, password = _login(options)
-        acl = _acl(options.take("default_acl"))
+        acl = _acl(options)
         secure = bool(options.take("use_ssl"))
         ca, cert, key = (options.text(name) for name in ("ca", "certfile", "keyfile"))
         options.refuse("verify_certs", (True,), "certificates are always checked here")
@@ -58,30 +57,52 @@ def _normalized(config: Any) -> str:
     return prefix if prefix.startswith("/") else "/" + prefix
 
 
+def _hosts(options: Options) -> str:
+    given = options.take("hosts") or "127.0.0.1:2181"
+    hosts = _listed(given) or [given]
+    if not all(is_text(host) for host in hosts):
+        raise options.wrong("hosts", "text, or list of texts")
+    return ",".join(hosts)
+
+
 def _login(options: Options) -> "tuple[Optional[str], Optional[str], Optional[str]]":
     """How the user is shown, the user, and the password."""
-    auth_data = list(options.take("auth_data") or ())
-    sasl = options.take("sasl_options")
+    auth_data, sasl = options.take("auth_data") or (), options.take("sasl_options")
+    if auth_data and not _listed(auth_data):
+        raise options.wrong("auth_data", "list of pairs")
+    auth_data = _listed(auth_data)
     if sasl is not None:
+        login = Options("ZookeeperGlobalLock: sasl_options", sasl)
         if sasl.get("mechanism", "DIGEST-MD5") != "DIGEST-MD5" or auth_data:
             raise InvalidOption("ZookeeperGlobalLock: the option sasl_options is offered with DIGEST-MD5, and alone")
-        return "sasl", sasl.get("username"), sasl.get("password")
+        return "sasl", login.text("username"), login.text("password")
     if not auth_data:
         return None, None, None
-    if len(auth_data) > 1 or auth_data[0][0] != "digest":
+    first = _listed(auth_data[0])
+    if len(auth_data) > 1 or len(first) != 2 or first[0] != "digest":
         raise InvalidOption("ZookeeperGlobalLock: the option auth_data is offered with one user, by digest")
-    user, _, password = str(auth_data[0][1]).partition(":")
+    if not is_text(first[1]):
+        raise options.wrong("auth_data", "list of a pair of texts")
+    user, _, password = first[1].partition(":")
     return "digest", user, password
 
 
-def _acl(default_acl: Any) -> Optional[str]:
+def _acl(options: Options) -> Optional[str]:
     """Writes kazoo's ACLs as an address takes them."""
+    default_acl = options.take("default_acl")
     if not default_acl:
         return None
     rules = []
+    is_rule = all(hasattr(rule, "perms") and hasattr(rule, "id") for rule in _listed(default_acl))
+    if not is_rule or not _listed(default_acl):
+        raise options.wrong("default_acl", "list of kazoo's ACLs")
     for rule in default_acl:
         if rule.perms != 31:
             raise InvalidOption("ZookeeperGlobalLock: the option default_acl is offered with all permissions only")
         known = {("world", "anyone"): "open", ("auth", ""): "creator"}
         rules.append(known.get((rule.id.scheme, rule.id.id), f"{rule.id.scheme}:{rule.id.id}"))
     return ",".join(rules)
+
+
+def _listed(value: Any) -> "list[Any]":
+    return list(value) if isinstance(value, (list, tuple, set, frozenset)) else []

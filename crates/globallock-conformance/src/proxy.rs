@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -51,6 +51,10 @@ struct Counts {
     swallowed: AtomicU64,
     cut: AtomicU64,
     ended: AtomicU64,
+    requests: AtomicU64,
+    /// Which request makes its connection deaf; 0 for none.
+    deaf_from: AtomicU64,
+    deaf: AtomicU64,
 }
 
 impl Proxy {
@@ -125,6 +129,12 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.old_answers = (opened, flow));
     }
 
+    /// Throws away what the server sends on one connection from the answer to a request on: the `number`th of those that
+    /// clients have sent since the start, whatever they send at a time counted as one. The connection stays open.
+    pub fn swallow_answer(&self, number: u64) {
+        self.counts.deaf_from.store(number, Ordering::SeqCst);
+    }
+
     /// Closes all connections; new ones pass.
     pub fn cut(&self) {
         self.mode.send_modify(|mode| mode.cuts += 1);
@@ -140,6 +150,18 @@ impl Proxy {
     #[must_use]
     pub fn held(&self) -> u64 {
         self.counts.held.load(Ordering::SeqCst)
+    }
+
+    /// How many requests clients have sent, whatever they sent at a time counted as one.
+    #[must_use]
+    pub fn asked(&self) -> u64 {
+        self.counts.requests.load(Ordering::SeqCst)
+    }
+
+    /// How many connections have been made deaf by [`Proxy::swallow_answer`].
+    #[must_use]
+    pub fn deaf(&self) -> u64 {
+        self.counts.deaf.load(Ordering::SeqCst)
     }
 
     /// How many bytes have been thrown away.
@@ -171,11 +193,23 @@ async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<
     let (from_server, to_server) = server.into_split();
     let cuts = mode.borrow().cuts;
     let (requests, answers) = (mode.clone(), mode.clone());
-    let of_answers =
-        |mode: &Mode| if number < mode.old_answers.0 { mode.old_answers.1 } else { mode.answers };
+    let is_deaf = AtomicBool::new(false);
+    // Before the request is passed on, so that its answer is always thrown away.
+    let count = || {
+        let request = counts.requests.fetch_add(1, Ordering::SeqCst) + 1;
+        if request == counts.deaf_from.load(Ordering::SeqCst) {
+            is_deaf.store(true, Ordering::SeqCst);
+            counts.deaf.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let of_answers = |mode: &Mode| match mode.old_answers {
+        _ if is_deaf.load(Ordering::SeqCst) => Flow::Swallow,
+        (older, flow) if number < older => flow,
+        _ => mode.answers,
+    };
     tokio::select! {
-        () = pump(from_client, to_server, requests, |mode| mode.requests, &counts) => {}
-        () = pump(from_server, to_client, answers, of_answers, &counts) => {}
+        () = pump(from_client, to_server, requests, |mode| mode.requests, count, &counts) => {}
+        () = pump(from_server, to_client, answers, of_answers, || {}, &counts) => {}
         _ = mode.wait_for(|mode| mode.cuts > cuts) => {
             counts.cut.fetch_add(1, Ordering::SeqCst);
         }
@@ -188,10 +222,12 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
     direction: impl Fn(&Mode) -> Flow,
+    arrived: impl Fn(),
     counts: &Counts,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        arrived();
         loop {
             let flow = direction(&mode.borrow_and_update());
             match flow {

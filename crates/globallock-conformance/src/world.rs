@@ -1,7 +1,9 @@
 //! What a case works with: fresh connections to the store, and a name that nobody else uses.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use globallock::backend::{Backend, Claim, ClaimId, Patience};
@@ -223,5 +225,31 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     while !condition().await {
         assert!(Instant::now() < until, "it does not come that {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Drops a future at its `suspensions`th suspension; `None` if it did not come to its end before.
+pub async fn dropped_at<F: Future>(suspensions: usize, future: F) -> Option<F::Output> {
+    Until { future: Box::pin(future), suspensions }.await
+}
+
+/// A future that ends with `None` once it has been suspended so many times.
+struct Until<F> {
+    future: Pin<Box<F>>,
+    suspensions: usize,
+}
+
+impl<F: Future> Future for Until<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if self.suspensions == 0 => Poll::Ready(None),
+            Poll::Pending => {
+                self.suspensions -= 1;
+                Poll::Pending
+            }
+        }
     }
 }

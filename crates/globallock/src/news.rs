@@ -20,6 +20,13 @@ pub(crate) struct News {
     pub(crate) read_again: bool,
 }
 
+impl News {
+    /// Whether nothing has happened.
+    pub(crate) fn is_none(&self) -> bool {
+        !self.read_again && self.deleted.is_empty()
+    }
+}
+
 impl Told {
     fn news(&self) -> MutexGuard<'_, News> {
         // No code panics while it holds the lock, so poisoned news are still whole.
@@ -39,7 +46,7 @@ impl Told {
     pub(crate) async fn wait(&self) -> News {
         loop {
             let news = std::mem::take(&mut *self.news());
-            if news.read_again || !news.deleted.is_empty() {
+            if !news.is_none() {
                 return news;
             }
             self.notify.notified().await;

@@ -95,11 +95,9 @@ pub(crate) async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -
                 [manager.mutex(name).unwrap(), write, permits]
             });
             let kinds: Vec<[Lock; 3]> = kinds.collect();
-            for kind in 0..3 {
-                let (one, other) = tokio::join!(
-                    take(label, &kinds[0][kind], waits, &taken),
-                    take(label, &kinds[1][kind], waits, &taken)
-                );
+            for (one, other) in kinds[0].iter().zip(&kinds[1]) {
+                let (one, other) =
+                    tokio::join!(take(label, one, waits, &taken), take(label, other, waits, &taken));
                 had |= one | other;
             }
         }
@@ -117,7 +115,7 @@ pub(crate) async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
     let all = tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{label}: names() hangs"));
     let names: Vec<globallock::Name> =
         all.into_iter().collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{label}: {error}"));
-    assert!(names.iter().all(|name| is_plain(&name.to_string())), "{label}: {names:?}");
+    assert!(names.iter().all(|name| is_plain(&format!("{name}"))), "{label}: {names:?}");
     names.iter().map(|name| name.as_str().to_owned()).collect()
 }
 

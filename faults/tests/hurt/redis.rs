@@ -127,7 +127,7 @@ async fn scene(seed: u64, port: u16, managers: Pair) {
     }
     used(&label, &name, &managers).await;
     let words: Vec<&[u8]> =
-        std::iter::once(b"DEL".as_slice()).chain(keys.iter().map(|key| key.as_bytes())).collect();
+        std::iter::once(b"DEL".as_slice()).chain(keys.iter().map(String::as_bytes)).collect();
     let answer = Client::new(port).send(&words);
     assert!(answer.starts_with(':'), "{answer}");
     is_free(&label, &name, &managers[1]).await;

@@ -40,7 +40,7 @@ fn change(hosts: &str, nodes: &[Value]) {
     assert!(child.wait().unwrap().success());
 }
 
-fn node(path: String, data: &[u8]) -> Value {
+fn node(path: &str, data: &[u8]) -> Value {
     let data: String = data.iter().map(|byte| format!("{byte:02x}")).collect();
     json!([path, data])
 }
@@ -79,7 +79,7 @@ fn contents(seed: u64) -> Vec<Value> {
         if garbage.random.bool() {
             data = [garbage.number().into_bytes(), b" ".to_vec(), data].concat();
         }
-        nodes.push(node(format!("{lock}/{}", claim(&mut garbage)), &data));
+        nodes.push(node(&format!("{lock}/{}", claim(&mut garbage)), &data));
     }
     nodes
 }
@@ -101,7 +101,7 @@ async fn what_stands_in_zookeeper_does_no_harm() {
         "/_glocks/%FF/a__lock__0000000000",
         "/_glocks/a__lock__0000000000/b",
     ];
-    change(&hosts, &strangers.map(|path| node(path.to_owned(), b"\x1b[2J")));
+    change(&hosts, &strangers.map(|path| node(path, b"\x1b[2J")));
     assert_eq!(listed("zookeeper", &managers[0]).await, ["\u{1b}[2J"]);
     let all: Vec<Value> = SEEDS.flat_map(contents).collect();
     change(&hosts, &all);
@@ -129,7 +129,7 @@ async fn numbers_from_nowhere_put_nobody_in_front_of_a_holder() {
         let guard = one.mutex(&name).unwrap().acquire().await.unwrap();
         // So many that one of them is listed first.
         let strangers: Vec<Value> = (0..20)
-            .map(|number| node(format!("/_glocks/{name}/stranger-{number}__lock__{sequence}"), b""))
+            .map(|number| node(&format!("/_glocks/{name}/stranger-{number}__lock__{sequence}"), b""))
             .collect();
         change(&ensemble.hosts(), &strangers);
         let second = other.mutex(&name).unwrap().try_acquire().await.unwrap();

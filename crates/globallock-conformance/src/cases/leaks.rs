@@ -1,14 +1,13 @@
 //! Whatever is dropped, and wherever: no claim stays behind.
 
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::pin;
 use std::time::Duration;
 
 use globallock::Error;
 
 use super::{Case, case};
 use crate::faulty::{Fault, Verb};
-use crate::world::World;
+use crate::world::{World, dropped_at};
 
 /// More suspension points than any way through an acquire has.
 const MANY: usize = 200;
@@ -27,32 +26,6 @@ pub(super) fn cases() -> Vec<Case> {
         case!("leaks", closing_ends_those_who_wait),
         case!("leaks", closing_waits_for_releases_in_the_background),
     ]
-}
-
-/// A future that ends with `None` once it has been suspended so many times.
-struct Until<F> {
-    future: Pin<Box<F>>,
-    suspensions: usize,
-}
-
-impl<F: Future> Future for Until<F> {
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.future.as_mut().poll(context) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if self.suspensions == 0 => Poll::Ready(None),
-            Poll::Pending => {
-                self.suspensions -= 1;
-                Poll::Pending
-            }
-        }
-    }
-}
-
-/// Drops a future at its `suspensions`th suspension; `None` if it did not come to its end before.
-async fn dropped_at<F: Future>(suspensions: usize, future: F) -> Option<F::Output> {
-    Until { future: Box::pin(future), suspensions }.await
 }
 
 /// Slows every answer down, so that each request is a suspension before and one after the store has served it.

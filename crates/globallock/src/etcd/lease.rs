@@ -28,6 +28,11 @@ impl Lease {
         self.confirmed + self.ttl
     }
 
+    /// How long it lives without a sign of life.
+    pub(super) fn length(&self) -> Duration {
+        self.ttl
+    }
+
     fn is_alive(&self) -> bool {
         Instant::now() < self.expires()
     }

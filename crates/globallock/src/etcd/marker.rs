@@ -27,10 +27,11 @@ impl Shared {
                 else {
                     return;
                 };
-                let news = subscription.news().await;
+                let news = subscription.news(lease.length()).await;
                 drop(subscription);
                 let Some(shared) = shared.upgrade() else { return };
-                let there = if news.deleted.is_empty() { shared.marker(&key).await } else { Ok((false, 0)) };
+                let is_gone = news.is_some_and(|news| !news.deleted.is_empty());
+                let there = if is_gone { Ok((false, 0)) } else { shared.marker(&key).await };
                 match there {
                     Ok((true, revision)) => read_at = revision,
                     Ok((false, _)) => {

@@ -41,6 +41,7 @@ use crate::backend::{
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
+use crate::news::News;
 use crate::queue::{admit, blockers};
 
 /// How many keys one transaction asks for: etcd allows 128 operations unless it is told otherwise.
@@ -182,6 +183,9 @@ impl Shared {
             // It hangs on a lease of before that is dead: it begins anew, at the end.
             return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
         }
+        if standing == Standing::Waiting && self.single_key(claim).is_some() {
+            return self.take_single_now(claim, &found).await;
+        }
         Ok(standing)
     }
 
@@ -301,16 +305,26 @@ impl Shared {
                 }
             }
             let shares: Vec<_> = place.ahead.iter().map(|listed| listed.share).collect();
-            let blockers =
-                blockers(&shares, claim.share).into_iter().map(|blocker| place.ahead[blocker].key.clone());
+            let blockers = blockers(&shares, claim.share).into_iter().map(|blocker| {
+                let listed = &place.ahead[blocker];
+                (listed.key.clone(), listed.revision)
+            });
             // Its own key too: changes are told in their order, so that a claim which was taken out first is not granted
             // by what leaves next.
             let Some(mine) = self.slots.key(claim.id) else {
                 return Ok(Some(Standing::Gone));
             };
-            let subscription =
-                self.watches.subscribe(&self.link, blockers.chain([mine.clone()]), place.read_at);
-            let news = subscription.news().await;
+            // Its own is read last: it was there when those before it were found gone.
+            let watched: Vec<(Vec<u8>, i64)> = blockers.chain([(mine.clone(), place.revision)]).collect();
+            let keys = watched.iter().map(|(key, _)| key.clone());
+            let subscription = self.watches.subscribe(&self.link, keys, place.read_at);
+            let news = match subscription.news(claim.lease).await {
+                Some(news) => news,
+                None => self.looked(watched).await?,
+            };
+            if news.is_none() {
+                continue;
+            }
             if !news.read_again
                 && !news.deleted.contains(&mine)
                 && let Some(standing) = self.advance(claim, &news.deleted)
@@ -322,6 +336,14 @@ impl Shared {
                 standing => return Ok(Some(standing)),
             }
         }
+    }
+
+    /// What there is to tell of these keys and their revisions, in case nobody was told.
+    async fn looked(&self, watched: Vec<(Vec<u8>, i64)>) -> Result<News> {
+        let created = self.created(watched.iter().map(|(key, _)| key.clone()).collect()).await?;
+        // A key may be there again for another claim.
+        let gone = watched.into_iter().zip(created).filter(|((_, revision), created)| created != revision);
+        Ok(News { deleted: gone.map(|((key, _), _)| key).collect(), read_again: false })
     }
 
     /// Says for each key at which revision it was created; 0 where it is not there.

@@ -11,7 +11,7 @@ use super::link::is_lease_over;
 use super::messages::{
     Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, Response, TxnRequest,
 };
-use super::{Place, Shared, operation, ranges};
+use super::{Place, Shared, holds, operation, ranges};
 use crate::backend::{Claim, ClaimId, Standing};
 use crate::error::Result;
 
@@ -26,6 +26,15 @@ fn value(id: ClaimId) -> Vec<u8> {
 
 fn read(key: Vec<u8>) -> Request {
     Request::Range(RangeRequest { key, range_end: Vec::new(), keys_only: false })
+}
+
+/// What the cluster said to a claim that asked for the key.
+enum Asked {
+    Answered(Standing),
+    /// Somebody else has it, as of a revision; what to watch, the claim's own key being the second.
+    Taken([Vec<u8>; 2], i64),
+    /// It is free by now.
+    Free,
 }
 
 impl Shared {
@@ -67,8 +76,33 @@ impl Shared {
 
     /// Takes the key for the claim at the head of the queue, or waits until it may be free: then `None`.
     pub(super) async fn take_single(&self, claim: &Claim, place: &Place) -> Result<Option<Standing>> {
+        match self.ask_for_single(claim, place).await? {
+            Asked::Answered(standing) => Ok(Some(standing)),
+            Asked::Taken(watched, read_at) => {
+                self.watches.subscribe(&self.link, watched, read_at).news(claim.lease).await;
+                Ok(None)
+            }
+            Asked::Free => Ok(None),
+        }
+    }
+
+    /// Takes the key for a claim that has just joined at the head of the queue, where the transaction did not: keys of
+    /// names that nest look like claims to what it compares.
+    pub(super) async fn take_single_now(&self, claim: &Claim, found: &[KeyValue]) -> Result<Standing> {
+        let Some(place) = self.places().get(&claim.id).cloned() else { return Ok(Standing::Gone) };
+        let is_taken = found.iter().any(|kv| Some(&kv.key) == self.single_key(claim).as_ref());
+        if is_taken || !holds(&place.ahead, claim) {
+            return Ok(Standing::Waiting);
+        }
+        match self.ask_for_single(claim, &place).await? {
+            Asked::Answered(standing) => Ok(standing),
+            Asked::Taken(..) | Asked::Free => Ok(Standing::Waiting),
+        }
+    }
+
+    async fn ask_for_single(&self, claim: &Claim, place: &Place) -> Result<Asked> {
         let (Some(single), Some(mine)) = (self.single_key(claim), self.slots.key(claim.id)) else {
-            return Ok(Some(Standing::Gone));
+            return Ok(Asked::Answered(Standing::Gone));
         };
         let put = PutRequest { key: single.clone(), value: value(claim.id), lease: place.lease };
         let request = TxnRequest {
@@ -84,7 +118,7 @@ impl Shared {
             Err(error) if is_lease_over(&error) => {
                 self.lease_is_over(place.lease);
                 self.places().remove(&claim.id);
-                return Ok(Some(Standing::Gone));
+                return Ok(Asked::Answered(Standing::Gone));
             }
             answer => answer?,
         };
@@ -93,21 +127,19 @@ impl Shared {
         let ours = found.iter().any(|kv| kv.key == single && kv.value == value(claim.id));
         if answer.succeeded || ours {
             let mut places = self.places();
-            let Some(place) = places.get_mut(&claim.id) else { return Ok(Some(Standing::Gone)) };
+            let Some(place) = places.get_mut(&claim.id) else { return Ok(Asked::Answered(Standing::Gone)) };
             place.is_complete = true;
             place.granted.get_or_insert(sent);
             let place = place.clone();
             drop(places);
-            return Ok(Some(self.standing(claim, &place)));
+            return Ok(Asked::Answered(self.standing(claim, &place)));
         }
         if !found.iter().any(|kv| kv.key == mine && kv.create_revision == place.revision) {
             self.places().remove(&claim.id);
-            return Ok(Some(Standing::Gone));
+            return Ok(Asked::Answered(Standing::Gone));
         }
-        if found.iter().any(|kv| kv.key == single) {
-            self.watches.subscribe(&self.link, [single, mine], read_at).news().await;
-        }
-        Ok(None)
+        let is_taken = found.iter().any(|kv| kv.key == single);
+        Ok(if is_taken { Asked::Taken([single, mine], read_at) } else { Asked::Free })
     }
 
     /// Takes out a claim and, if it has it, the key; says whether the claim was there.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::stream;
 use tokio::sync::mpsc;
@@ -39,9 +40,9 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Waits for news.
-    pub(super) async fn news(&self) -> News {
-        self.told.wait().await
+    /// Waits for news; `None` when there have been none for so long.
+    pub(super) async fn news(&self, within: Duration) -> Option<News> {
+        tokio::time::timeout(within, self.told.wait()).await.ok()
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Driver {
     number: i32,
     /// When something was written last.
     written: Instant,
+    /// When a server said something last.
+    heard: Instant,
     ping: Option<Instant>,
 }
 
@@ -76,6 +78,7 @@ impl Driver {
             again: VecDeque::new(),
             number: 0,
             written: Instant::now(),
+            heard: Instant::now(),
             ping: None,
         }
     }
@@ -196,6 +199,7 @@ impl Driver {
 
     fn handle(&mut self, frame: Vec<u8>) -> Result<(), Failure> {
         let answer = Answer::read(frame)?;
+        self.heard = Instant::now();
         match answer.number {
             EVENT => {
                 let mut event = Reader(answer.body());
@@ -267,13 +271,20 @@ impl Driver {
     }
 
     /// Finds a server for the session; `None` when nobody needs it, an error when it is over.
+    ///
+    /// It is over as well when no server has said anything for as long as it lasts. Each try that arrives is a sign of
+    /// life, though nothing comes back, and would keep claims in the queue whose owners have been told that they are lost.
     async fn reconnect(&mut self) -> Option<Result<Connection, ()>> {
         let mut pause = RETRY.0;
         loop {
+            if self.heard.elapsed() >= self.identity.timeout {
+                return Some(Err(()));
+            }
             match connect_any(&self.config, &mut self.identity).await {
                 Ok((connection, host)) => {
                     self.host = host;
                     self.written = Instant::now();
+                    self.heard = self.written;
                     self.state.facts().timeout = self.identity.timeout;
                     return Some(Ok(connection));
                 }

@@ -186,8 +186,9 @@ impl Session {
             let mut facts = self.state.facts();
             if !facts.is_over {
                 let watching = facts.watches.entry(path.to_owned()).or_default();
-                watching.retain(|told| told.strong_count() > 0);
-                watching.push(Arc::downgrade(told));
+                let told = Arc::downgrade(told);
+                watching.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&told));
+                watching.push(told);
             }
         }
         self.send(Request::data(path, true))

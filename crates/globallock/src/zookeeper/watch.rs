@@ -1,6 +1,9 @@
 //! What a waiting claim watches.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::Place;
 use super::connection::Failure;
@@ -16,9 +19,12 @@ use crate::queue::blockers;
 /// what leaves next.
 pub(super) struct Watched {
     session: Arc<Session>,
-    /// The claim's own first.
+    /// The claim's own last, so that it was there when those before it were found gone.
     paths: Vec<String>,
+    mine: Option<String>,
     told: Option<Arc<Told>>,
+    /// After how long to look unasked, in case a server's word got lost.
+    lease: Duration,
 }
 
 impl Watched {
@@ -27,32 +33,36 @@ impl Watched {
         let blockers = blockers(&shares, claim.share).into_iter();
         let blockers = blockers.map(|blocker| format!("{lock}/{}", place.ahead[blocker].node));
         let mine = place.node.as_ref().map(|node| node.path.clone());
-        let paths = mine.into_iter().chain(blockers).collect();
-        Watched { session: Arc::clone(&place.session), paths, told: Some(Arc::default()) }
+        let paths = blockers.chain(mine.clone()).collect();
+        let session = Arc::clone(&place.session);
+        Watched { session, paths, mine, told: Some(Arc::default()), lease: claim.lease }
     }
 
     /// Whether the claim's own node is among these.
     pub(super) fn is_mine_in(&self, gone: &[Vec<u8>]) -> bool {
-        self.paths.first().is_some_and(|mine| gone.iter().any(|path| path == mine.as_bytes()))
+        self.mine.as_ref().is_some_and(|mine| gone.iter().any(|path| path == mine.as_bytes()))
     }
 
     /// Waits until some of the nodes are gone, and says which; `None` when that is not known.
     pub(super) async fn gone(&self) -> Result<Option<Vec<Vec<u8>>>, Failure> {
         let Some(told) = &self.told else { return Ok(None) };
-        let pending: Vec<_> = self.paths.iter().map(|path| self.session.watch(path, told)).collect();
-        let mut gone = Vec::new();
-        for (path, pending) in self.paths.iter().zip(pending) {
-            match self.session.answer(pending).await {
-                Ok(_) => {}
-                Err(Failure::Refused(Refusal::NO_NODE)) => gone.push(path.clone().into_bytes()),
-                Err(failure) => return Err(failure),
+        loop {
+            let pending: Vec<_> = self.paths.iter().map(|path| self.session.watch(path, told)).collect();
+            let mut gone = Vec::new();
+            for (path, pending) in self.paths.iter().zip(pending) {
+                match self.session.answer(pending).await {
+                    Ok(_) => {}
+                    Err(Failure::Refused(Refusal::NO_NODE)) => gone.push(path.clone().into_bytes()),
+                    Err(failure) => return Err(failure),
+                }
+            }
+            if !gone.is_empty() {
+                return Ok(Some(gone));
+            }
+            if let Ok(news) = timeout(self.lease, told.wait()).await {
+                return Ok((!news.read_again).then_some(news.deleted));
             }
         }
-        if !gone.is_empty() {
-            return Ok(Some(gone));
-        }
-        let news = told.wait().await;
-        Ok((!news.read_again).then_some(news.deleted))
     }
 }
 

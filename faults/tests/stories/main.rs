@@ -1,0 +1,11 @@
+//! Failures that locks of this sort have had elsewhere, one story each, against real servers.
+
+mod cancelled;
+mod filter;
+mod killed;
+mod names;
+mod notifications;
+mod renewals;
+mod silence;
+mod store;
+mod swallowed;

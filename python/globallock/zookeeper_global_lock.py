@@ -73,9 +73,13 @@ def _login(options: Options) -> "tuple[Optional[str], Optional[str], Optional[st
     auth_data = _listed(auth_data)
     if sasl is not None:
         login = Options("ZookeeperGlobalLock: sasl_options", sasl)
-        if sasl.get("mechanism", "DIGEST-MD5") != "DIGEST-MD5" or auth_data:
-            raise InvalidOption("ZookeeperGlobalLock: the option sasl_options is offered with DIGEST-MD5, and alone")
-        return "sasl", login.text("username"), login.text("password")
+        login.refuse("mechanism", ("DIGEST-MD5",), "give DIGEST-MD5")
+        login.refuse("service", ("zookeeper",), "servers are called zookeeper")
+        if auth_data:
+            raise InvalidOption("ZookeeperGlobalLock: give one of the options auth_data and sasl_options")
+        user, password = login.text("username"), login.text("password")
+        login.finish()
+        return "sasl", user, password
     if not auth_data:
         return None, None, None
     first = _listed(auth_data[0])

@@ -1,6 +1,6 @@
 # What a developer runs. `make help` lists it.
 
-.PHONY: help test quick tools lint python faults format bench clean
+.PHONY: help test quick tools lint python schedules faults format bench clean
 
 # How long `make faults` breaks things.
 FOR ?= 30m
@@ -14,6 +14,7 @@ test: tools ## Install what the tests need, then run every check and every test 
 	# Some tests send signals, which whoever started this may have had ignored (nohup).
 	env --default-signal=HUP,INT,QUIT,TERM cargo test --locked --workspace --all-targets --no-fail-fast
 	cargo test --locked --workspace --doc
+	$(MAKE) schedules
 	# The same faults in the same order each time; `make faults` finds others.
 	$(MAKE) faults FOR=140s SEED="--seed 1" PROFILE=
 	cargo check --locked -p globallock --no-default-features
@@ -26,6 +27,11 @@ test: tools ## Install what the tests need, then run every check and every test 
 python: ## Check the Python package, and test it from its wheel in every CPython that is here.
 	sh scripts/python.sh lint
 	sh scripts/python.sh test
+
+# Every lock and wake-up is another there, which is why it is built apart.
+schedules: ## Search the orders in which threads can go through the core.
+	RUSTFLAGS="--cfg globallock_schedules" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/schedules \
+		cargo test --locked -p globallock --no-default-features --features zookeeper --lib -- schedules
 
 faults: ## Break every store under real owners for a while (FOR=30m), and judge what they saw.
 	cargo build --locked $(PROFILE) -p globallock-faults --bins

@@ -343,7 +343,7 @@ mod tests {
 }
 
 /// Good addresses, each with a password of many `Q`, and what becomes of them by one slip of the hand.
-#[cfg(test)]
+#[cfg(all(test, any(feature = "redis", feature = "etcd", feature = "zookeeper")))]
 pub(crate) mod slips {
     use proptest::prelude::*;
     use proptest::sample::{Index, select};

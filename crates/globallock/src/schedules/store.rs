@@ -47,10 +47,6 @@ impl Store {
         })
     }
 
-    pub(super) fn memory(&self) -> &Arc<Memory> {
-        &self.memory
-    }
-
     /// How many claims the lock has, held or waiting.
     pub(super) async fn claims(&self) -> usize {
         self.memory.inspect(&Name::new("name").unwrap()).await.unwrap().len()

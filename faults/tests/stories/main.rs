@@ -5,6 +5,7 @@ mod filter;
 mod killed;
 mod names;
 mod notifications;
+mod promoted;
 mod renewals;
 mod silence;
 mod store;

@@ -89,10 +89,12 @@ impl Fault {
         // The order of those who wait, only long after anything was.
         let rest = if random.u8(0..16) == 0 { lease * 5 } else { Duration::ZERO };
         let around = if alone { lease * 5 / 2 } else { rest };
+        // Tokens are the clock's where the last one is lost: not before it is as late again as it has been.
+        let after = if what == What::ClockStep { lease * 3 } else { Duration::ZERO };
         Fault {
             what,
             calm: calm + around,
-            calm_after: if alone { around } else { Duration::ZERO },
+            calm_after: if alone { around } else { after },
             length: random.f64(),
             target: random.u64(0..1 << 32),
             lease,

@@ -318,13 +318,15 @@ impl Shared {
             let watched: Vec<(Vec<u8>, i64)> = blockers.chain([(mine.clone(), place.revision)]).collect();
             let keys = watched.iter().map(|(key, _)| key.clone());
             let subscription = self.watches.subscribe(&self.link, keys, place.read_at);
-            let news = match subscription.news(claim.lease).await {
-                Some(news) => news,
-                None => self.looked(watched).await?,
+            let news = loop {
+                let news = match subscription.news(claim.lease).await {
+                    Some(news) => news,
+                    None => self.looked(&watched).await?,
+                };
+                if !news.is_none() {
+                    break news;
+                }
             };
-            if news.is_none() {
-                continue;
-            }
             if !news.read_again
                 && !news.deleted.contains(&mine)
                 && let Some(standing) = self.advance(claim, &news.deleted)
@@ -339,11 +341,11 @@ impl Shared {
     }
 
     /// What there is to tell of these keys and their revisions, in case nobody was told.
-    async fn looked(&self, watched: Vec<(Vec<u8>, i64)>) -> Result<News> {
+    async fn looked(&self, watched: &[(Vec<u8>, i64)]) -> Result<News> {
         let created = self.created(watched.iter().map(|(key, _)| key.clone()).collect()).await?;
         // A key may be there again for another claim.
-        let gone = watched.into_iter().zip(created).filter(|((_, revision), created)| created != revision);
-        Ok(News { deleted: gone.map(|((key, _), _)| key).collect(), read_again: false })
+        let gone = watched.iter().zip(created).filter(|((_, revision), created)| created != revision);
+        Ok(News { deleted: gone.map(|((key, _), _)| key.clone()).collect(), read_again: false })
     }
 
     /// Says for each key at which revision it was created; 0 where it is not there.

@@ -80,10 +80,21 @@ impl Leases {
         let granted: LeaseGrantResponse = link.unary("/etcdserverpb.Lease/LeaseGrant", request).await?;
         let ttl = Duration::from_secs(granted.ttl.unsigned_abs());
         let lease = Lease { id: granted.id, length, retired: false, ttl, confirmed: sent };
+        self.add(lease);
+        Ok((lease, true))
+    }
+
+    fn add(&self, lease: Lease) {
         let mut known = self.known();
         known.retain(Lease::is_alive);
         known.push(lease);
-        Ok((lease, true))
+    }
+
+    /// Has a lease that nobody asked for.
+    #[cfg(test)]
+    pub(super) fn pretend(&self, id: i64) {
+        let ttl = Duration::from_secs(60);
+        self.add(Lease { id, length: 60, retired: false, ttl, confirmed: Instant::now() });
     }
 
     /// Forgets a lease that the cluster has ended.

@@ -34,10 +34,15 @@ pub(super) struct Link {
 pub(super) type Token = MetadataValue<Ascii>;
 
 impl Link {
+    /// A link that has not asked for anything yet.
+    pub(super) fn new(config: Config) -> Self {
+        let (member, token) = (AtomicUsize::new(0), Mutex::new(None));
+        Link { config, member, token, asking: tokio::sync::Mutex::new(()) }
+    }
+
     /// Checks that the cluster answers, knows the user, and is new enough.
     pub(super) async fn connect(config: Config) -> Result<Self> {
-        let (member, token) = (AtomicUsize::new(0), Mutex::new(None));
-        let link = Link { config, member, token, asking: tokio::sync::Mutex::new(()) };
+        let link = Link::new(config);
         if link.config.login.is_some() {
             link.authenticate().await.map_err(|status| link.error(status))?;
         }

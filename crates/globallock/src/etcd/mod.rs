@@ -10,6 +10,7 @@ mod link;
 mod looking;
 mod marker;
 mod messages;
+mod places;
 mod single;
 mod slots;
 mod value;
@@ -24,25 +25,23 @@ use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use self::config::Config;
-use self::keys::Listed;
 use self::lease::Leases;
 use self::link::{Link, is_lease_over};
 use self::messages::{
     Compare, DeleteRangeRequest, DeleteRangeResponse, Empty, KeyValue, LeaseRequest, PutRequest,
     RangeRequest, RangeResponse, Request, RequestOp, Response, TxnRequest, TxnResponse,
 };
+use self::places::{Place, holds};
 use self::slots::Slots;
 use self::watch::Watches;
 use tokio::sync::Notify;
 
 use crate::address::Address;
-use crate::backend::{
-    Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing,
-};
+use crate::backend::{Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Patience, Profile, Standing};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::news::News;
-use crate::queue::{admit, blockers};
+use crate::queue::blockers;
 
 /// How many keys one transaction asks for: etcd allows 128 operations unless it is told otherwise.
 const TOGETHER: usize = 100;
@@ -70,23 +69,6 @@ struct Shared {
     disturbed: Notify,
 }
 
-/// A claim of this store in its queue, as last read.
-#[derive(Clone, Debug)]
-struct Place {
-    lease: i64,
-    revision: i64,
-    /// No later than the grant; `None` while the claim waits.
-    granted: Option<Instant>,
-    /// Those in front of it, or more: who was in front only ever leaves.
-    ahead: Vec<Listed>,
-    /// The revision at which that was so.
-    read_at: i64,
-    /// Whether its owner is taking it out.
-    leaves: bool,
-    /// Whether it has all that it needs besides its place in the queue.
-    is_complete: bool,
-}
-
 impl Etcd {
     /// Connects to the cluster that `address` names.
     ///
@@ -96,9 +78,15 @@ impl Etcd {
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
     pub async fn connect(address: Address) -> Result<Arc<Self>> {
-        let link = Arc::new(Link::connect(Config::new(address)?).await?);
-        let shared = Shared {
-            link,
+        let link = Link::connect(Config::new(address)?).await?;
+        Ok(Arc::new(Etcd { shared: Arc::new(Shared::new(link)) }))
+    }
+}
+
+impl Shared {
+    fn new(link: Link) -> Self {
+        Shared {
+            link: Arc::new(link),
             leases: Leases::default(),
             watches: Arc::default(),
             slots: Slots::default(),
@@ -107,12 +95,9 @@ impl Etcd {
             unanswered: Mutex::default(),
             leaving_later: Mutex::default(),
             disturbed: Notify::new(),
-        };
-        Ok(Arc::new(Etcd { shared: Arc::new(shared) }))
+        }
     }
-}
 
-impl Shared {
     fn places(&self) -> MutexGuard<'_, HashMap<ClaimId, Place>> {
         // No code panics while it holds the lock, so a poisoned map is still whole.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
@@ -204,58 +189,6 @@ impl Shared {
         request
     }
 
-    /// Takes note of the queue as it was read, and says where the claim stands in it.
-    fn note(&self, claim: &Claim, key: &[u8], found: &[KeyValue], read_at: i64, sent: Instant) -> Standing {
-        let single = self.single_key(claim);
-        let (single, found): (Vec<&KeyValue>, Vec<&KeyValue>) =
-            found.iter().partition(|kv| Some(&kv.key) == single.as_ref());
-        let mut queue: Vec<Listed> =
-            found.into_iter().map(Listed::new).filter(|listed| self.is_claim(listed)).collect();
-        queue.sort_by_key(|listed| listed.revision);
-        let Some(position) = queue.iter().position(|listed| listed.key == key) else {
-            self.places().remove(&claim.id);
-            return Standing::Gone;
-        };
-        let mine = queue.swap_remove(position);
-        queue.truncate(position);
-        let holds = holds(&queue, claim);
-        let mut places = self.places();
-        let before = places.get(&claim.id);
-        let is_complete = before.is_some_and(|place| place.is_complete) || self.is_complete(claim, &single);
-        let granted = before.and_then(|place| place.granted).or((holds && is_complete).then_some(sent));
-        let place = Place {
-            lease: mine.lease,
-            revision: mine.revision,
-            granted,
-            ahead: queue,
-            read_at,
-            leaves: false,
-            is_complete,
-        };
-        let standing = self.standing(claim, &place);
-        if standing == Standing::Gone {
-            places.remove(&claim.id);
-        } else {
-            places.insert(claim.id, place);
-        }
-        standing
-    }
-
-    /// Where a claim stands: nowhere once its lease may be over, whatever the cluster still has.
-    fn standing(&self, claim: &Claim, place: &Place) -> Standing {
-        let Some(lease) = self.leases.find(place.lease) else {
-            return Standing::Gone;
-        };
-        match place.granted {
-            None => Standing::Waiting,
-            Some(granted) => Standing::Held(Grant {
-                fence: place.revision.unsigned_abs(),
-                expires: Some(lease.expires()),
-                hold_ends: claim.max_hold.map(|hold| granted + hold),
-            }),
-        }
-    }
-
     /// Reads the queue of a claim that waits.
     async fn read_again(&self, claim: &Claim) -> Result<Standing> {
         let start = keys::queue(self.prefix(), &claim.name);
@@ -267,27 +200,6 @@ impl Shared {
             Some(key) => self.note(claim, &key, &answer.kvs, read_at, sent),
             None => Standing::Gone,
         })
-    }
-
-    /// Takes note that keys in front of a waiting claim are gone, and says whether it surely holds by that.
-    ///
-    /// The end of another claim of this store that nobody took out may be the end of the lease of both: that has to be
-    /// asked.
-    fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<Standing> {
-        let mut places = self.places();
-        let taken_out = |id: ClaimId| places.get(&id).is_none_or(|place| place.leaves);
-        if !deleted.iter().filter_map(|key| self.slots.owner(key)).all(taken_out) {
-            return None;
-        }
-        let place = places.get_mut(&claim.id)?;
-        place.ahead.retain(|listed| !deleted.contains(&listed.key));
-        if !place.is_complete || !holds(&place.ahead, claim) {
-            return None;
-        }
-        place.granted.get_or_insert_with(Instant::now);
-        let place = place.clone();
-        drop(places);
-        Some(self.standing(claim, &place))
     }
 
     async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
@@ -391,11 +303,6 @@ impl Shared {
         };
         Ok(claims.iter().zip(held).zip(created).map(standing).collect())
     }
-}
-
-/// Whether a claim holds behind these.
-fn holds(ahead: &[Listed], claim: &Claim) -> bool {
-    admit(ahead.iter().map(|listed| listed.share).chain([claim.share])) > ahead.len()
 }
 
 fn operation(request: Request) -> RequestOp {

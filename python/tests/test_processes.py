@@ -122,6 +122,8 @@ def test_processes_of_a_pool_take_locks(redis_server, name, method):
 WAITS = """
 import signal, sys, time
 from globallock import GlobalLockManager
+# Whoever started the tests may have had it ignored (nohup, a job in the background).
+signal.signal(signal.SIGINT, signal.default_int_handler)
 lock = GlobalLockManager(sys.argv[1]).lock(sys.argv[2])
 print("waits", flush=True)
 try:

@@ -38,10 +38,19 @@ class _Loop:
             else:
                 future.set_exception(value)
 
+    def _poll(self) -> None:
+        # To be woken by another thread takes longer than an answer that comes soon.
+        if self.bridge.poll():
+            self._loop.call_soon(self._poll)
+        else:
+            self._drain()
+
     async def outcome(self, number: int) -> Any:
         """Waits for the outcome of a request, and gives that up when the wait is cancelled."""
         future: "asyncio.Future[Any]" = self._loop.create_future()
         self._waiting[number] = future
+        if self.bridge.polls():
+            self._loop.call_soon(self._poll)
         try:
             return await future
         finally:

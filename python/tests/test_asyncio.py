@@ -2,6 +2,9 @@
 
 import asyncio
 import gc
+import random
+import threading
+import time
 
 import pytest
 from conftest import eventually
@@ -73,6 +76,43 @@ def test_a_grant_that_nobody_takes_is_released(redis_server, name):
     asyncio.run(main())
     gc.collect()
     eventually("nothing is left", lambda: lockman.inspect(name) == [])
+
+
+def test_answers_reach_a_loop_that_is_busy_or_gives_up(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+    chance = random.Random(1)
+
+    async def once(number):
+        lock = lockman.aio.lock(f"{name}-{number}", blocking_timeout=60)
+        if await lock.acquire():
+            await lock.release()
+
+    async def main():
+        for _ in range(300):
+            tasks = [asyncio.ensure_future(once(number)) for number in range(chance.choice((1, 1, 1, 2, 5)))]
+            await asyncio.sleep(0)
+            if chance.random() < 0.2:
+                # Other callbacks have the loop for longer than an answer takes.
+                time.sleep(chance.choice((0.0001, 0.002)))
+            if chance.random() < 0.2:
+                tasks[0].cancel()
+            for ended in await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60):
+                assert ended is None or isinstance(ended, asyncio.CancelledError), ended
+
+    def other_thread():
+        while not done.is_set():
+            with lockman.lock(f"{name}-thread") as lock:
+                assert lock.is_locked
+            done.wait(0.003)
+
+    done = threading.Event()
+    asyncio.run(main())
+    other = threading.Thread(target=other_thread)
+    other.start()
+    asyncio.run(main())
+    done.set()
+    other.join()
+    eventually("nothing is left", lambda: lockman.names(name) == [])
 
 
 def test_limits_losses_and_errors(redis_server, name):

@@ -1,4 +1,5 @@
-//! From the runtime to an event loop: what is done is put into a list, and the loop is woken by a byte in a socket.
+//! From the runtime to an event loop: what is done is put into a list, and the loop is woken by a byte in a socket, unless
+//! it looks by itself.
 //!
 //! The runtime's threads never wait for Python's lock, and one wake-up serves all that is done by then.
 
@@ -44,13 +45,36 @@ impl Outcome {
 
 /// What is done, and the byte that says so.
 struct Done {
-    outcomes: Mutex<Vec<(u64, Outcome)>>,
+    outcomes: Mutex<Outcomes>,
     wake: UnixStream,
 }
 
+#[derive(Default)]
+struct Outcomes {
+    list: Vec<(u64, Outcome)>,
+    /// Whether the loop looks by itself.
+    polls: bool,
+}
+
 impl Done {
-    fn outcomes(&self) -> MutexGuard<'_, Vec<(u64, Outcome)>> {
+    fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, number: u64, outcome: Outcome) {
+        let mut outcomes = self.outcomes();
+        outcomes.list.push((number, outcome));
+        if outcomes.list.len() == 1 && !outcomes.polls {
+            // A loop that has been closed is woken by nothing; its outcomes are dropped with the bridge.
+            let _ = (&self.wake).write(&[1]);
+        }
+    }
+
+    /// Has the loop look by itself, or be woken; true if there is something for it already.
+    fn let_poll(&self, polls: bool) -> bool {
+        let mut outcomes = self.outcomes();
+        outcomes.polls = polls && outcomes.list.is_empty();
+        !outcomes.list.is_empty()
     }
 }
 
@@ -80,7 +104,13 @@ impl Bridge {
             let _until_answered = requested;
             request.await
         })?;
-        process.begin(until);
+        if let Some(here) = self.here.get() {
+            let polls = process.begin(until);
+            if here.done.let_poll(polls) && polls {
+                // The loop drains first, and polls no more.
+                process.driver.take_over(until);
+            }
+        }
         Ok(number)
     }
 
@@ -97,12 +127,7 @@ impl Bridge {
         let task = process.runtime.spawn(async move {
             let outcome = request.await;
             under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-            let mut outcomes = done.outcomes();
-            outcomes.push((number, outcome));
-            if outcomes.len() == 1 {
-                // A loop that has been closed is woken by nothing; its outcomes are dropped with the bridge.
-                let _ = (&done.wake).write(&[1]);
-            }
+            done.push(number, outcome);
         });
         known.insert(number, task.abort_handle());
         Ok(number)
@@ -131,12 +156,24 @@ impl Bridge {
         self.here.get().is_some()
     }
 
+    /// Whether the loop is to call `poll` between its other callbacks.
+    fn polls(&self) -> bool {
+        self.here.get().is_some_and(|here| here.done.outcomes().polls)
+    }
+
+    /// Does what can be done without waiting; false when there is something to drain, or the loop will be woken.
+    fn poll(&self) -> PyResult<bool> {
+        let Some(here) = self.here.get() else { return Ok(false) };
+        let goes_on = Process::current()?.poll();
+        Ok(!here.done.let_poll(goes_on) && goes_on)
+    }
+
     /// Takes what is done: a number, whether it went well, and the value or the exception.
     fn drain(&self, python: Python<'_>) -> PyResult<Vec<(u64, bool, Py<PyAny>)>> {
         let Some(here) = self.here.get() else { return Ok(Vec::new()) };
         let mut bytes = [0; 64];
         while matches!((&here.woken).read(&mut bytes), Ok(64)) {}
-        let outcomes = std::mem::take(&mut *here.done.outcomes());
+        let outcomes = std::mem::take(&mut here.done.outcomes().list);
         let told = outcomes.into_iter().map(|(number, outcome)| match outcome.into_python(python) {
             Ok(value) => Ok((number, true, value)),
             Err(error) => Ok((number, false, error.into_py_any(python)?)),

@@ -2,7 +2,8 @@
 //!
 //! A request on the calling thread needs no other thread to be woken, which costs more than the request itself where
 //! processors sleep. But locks must be renewed while nobody calls, and many callers at once are served better by one
-//! thread that stays.
+//! thread that stays. An event loop cannot stay in a call: while it waits for one answer that comes soon, it polls between
+//! its other callbacks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     crowded_at: AtomicU64,
     /// How many microseconds the last call took that waited for a grant, and the last that waited for an answer.
     took: [AtomicU64; 2],
+    /// Until when the event loop of the only request polls for its answer.
+    polled_until: AtomicU64,
     /// Whether the next answers are worth to stay awake for.
     is_soon: AtomicBool,
     /// Whether the background drives.
@@ -93,8 +96,10 @@ impl Driver {
     fn is_needed(&self) -> bool {
         let now = self.now();
         let lately = |at: &AtomicU64| now < at.load(Ordering::Relaxed) + microseconds(IDLE);
+        if self.requests.load(Ordering::SeqCst) > 0 {
+            return !self.is_polled();
+        }
         match self.calls.load(Ordering::SeqCst) {
-            _ if self.requests.load(Ordering::SeqCst) > 0 => true,
             0 => !lately(&self.called_at),
             1 => lately(&self.crowded_at),
             _ => true,
@@ -122,8 +127,28 @@ impl Driver {
         self.requests.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Whether the event loop of a request that was just sent is to poll for the answer, which it may do for a while.
+    pub(crate) fn is_to_poll(&self, until: Until) -> bool {
+        let is_alone = self.requests.load(Ordering::SeqCst) == 1 && self.calls.load(Ordering::SeqCst) == 0;
+        let polls = is_alone && self.is_soon(until);
+        if polls {
+            self.polled_until.store(self.now() + microseconds(USUAL), Ordering::SeqCst);
+        }
+        polls
+    }
+
+    /// Whether an event loop polls.
+    pub(crate) fn is_polled(&self) -> bool {
+        self.now() < self.polled_until.load(Ordering::SeqCst)
+    }
+
     /// Has the background drive now, for a request that was sent.
     pub(crate) fn take_over(&self, until: Until) {
+        self.polled_until.store(0, Ordering::SeqCst);
+        if self.requests.load(Ordering::SeqCst) == 0 {
+            // Answered already.
+            return;
+        }
         self.is_soon.store(self.is_soon(until), Ordering::Relaxed);
         if let Some((thread, _)) = self.background.get() {
             thread.unpark();

@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 use tokio::select;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::driver::{Driver, Until};
@@ -88,12 +89,35 @@ impl Process {
         Requested { process: Arc::clone(self), until, since: self.driver.now() }
     }
 
-    /// Sends on the calling thread what has been started, if nobody drives, and leaves the answers to the background.
-    pub(crate) fn begin(&self, until: Until) {
-        if !self.driver.drives() {
-            self.runtime.block_on(tokio::task::yield_now());
+    /// Sends on the calling thread what has been started, if nobody drives; the answers are left to the background, or to
+    /// the event loop: true if it is to [poll](Self::poll).
+    pub(crate) fn begin(&self, until: Until) -> bool {
+        if self.driver.drives() {
+            return false;
+        }
+        self.runtime.block_on(yield_now());
+        let polls = self.driver.is_to_poll(until);
+        if !polls {
             self.driver.take_over(until);
         }
+        polls
+    }
+
+    /// Does on an event loop's thread what can be done without waiting; false once the background does it.
+    pub(crate) fn poll(&self) -> bool {
+        if self.driver.drives() {
+            return false;
+        }
+        // The first yield looks at the sockets; what that wakes runs before the second one ends.
+        self.runtime.block_on(async {
+            yield_now().await;
+            yield_now().await;
+        });
+        if !self.driver.is_polled() {
+            self.driver.take_over(Until::Told);
+            return false;
+        }
+        true
     }
 }
 

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import weakref
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional
 
 from . import _rust
+from .native import Claim, claims
 
 if TYPE_CHECKING:
     from .base import GlobalLockManager
+    from .kinds import AllLocks
     from .native import NativeGlobalLock
 
-__all__ = ["AsyncLock", "AsyncLocks", "acquire", "release"]
+__all__ = ["AsyncAllLocks", "AsyncLock", "AsyncLocks", "acquire", "release"]
 
 _logger = logging.getLogger("globallock.base")
 
 
 class _Loop:
-    """One event loop's way to the core, in one process."""
+    """One event loop's way to the core, in one process. It ends with the loop, which it does not keep."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.bridge = _rust.Bridge()
+        self._bridge = _rust.Bridge()
         self._waiting: "dict[int, asyncio.Future[Any]]" = {}
-        loop.add_reader(self.bridge.fileno(), self._drain)
+        loop.add_reader(self._bridge.fileno(), self._drain)
+
+    def is_here(self) -> bool:
+        """Whether it belongs to this process."""
+        return self._bridge.is_here()
 
     def _drain(self) -> None:
-        for number, succeeded, value in self.bridge.drain():
+        for number, succeeded, value in self._bridge.drain():
             future = self._waiting.pop(number, None)
             if future is None or future.done():
                 # Nobody waits any more: a guard that is dropped here releases its lock.
@@ -40,39 +46,41 @@ class _Loop:
 
     def _poll(self) -> None:
         # To be woken by another thread takes longer than an answer that comes soon.
-        if self.bridge.poll():
-            self._loop.call_soon(self._poll)
+        if self._bridge.poll():
+            asyncio.get_running_loop().call_soon(self._poll)
         else:
             self._drain()
 
-    async def outcome(self, number: int) -> Any:
-        """Waits for the outcome of a request, and gives that up when the wait is cancelled."""
-        future: "asyncio.Future[Any]" = self._loop.create_future()
+    async def outcome(self, start: "Callable[[_rust.Bridge], int]") -> Any:
+        """Starts a request and waits for its outcome; gives it up when the wait is cancelled."""
+        loop = asyncio.get_running_loop()
+        number = start(self._bridge)
+        future: "asyncio.Future[Any]" = loop.create_future()
         self._waiting[number] = future
-        if self.bridge.polls():
-            self._loop.call_soon(self._poll)
+        if self._bridge.polls():
+            loop.call_soon(self._poll)
         try:
             return await future
         finally:
             if self._waiting.pop(number, None) is not None:
-                self.bridge.cancel(number)
+                self._bridge.cancel(number)
 
 
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
 
-def _current() -> _Loop:
+async def _outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
     loop = asyncio.get_running_loop()
     known = _loops.get(loop)
-    if known is None or not known.bridge.is_here():
+    if known is None or not known.is_here():
         known = _loops[loop] = _Loop(loop)
-    return known
+    return await known.outcome(start)
 
 
 async def acquire(lock: NativeGlobalLock) -> bool:
     """Takes a lock, as its ``acquire()`` does."""
-    loop = _current()
-    guard: Optional[_rust.Guard] = await loop.outcome(lock.engine.native.acquire_on(loop.bridge, lock.wish()))
+    wish = lock.wish()
+    guard: Optional[_rust.Guard] = await _outcome(lambda bridge: lock.engine.native.acquire_on(bridge, wish))
     if guard is None:
         return False
     lock._hold(guard)
@@ -84,9 +92,8 @@ async def release(lock: NativeGlobalLock) -> None:
     guard = lock._let_go()
     if guard is None:
         return
-    loop = _current()
     try:
-        lock._warn(await loop.outcome(guard.release_on(loop.bridge)))
+        lock._warn(await _outcome(guard.release_on))
     except Exception as error:  # noqa: BLE001 - a release never raises
         _logger.warning("release of lock %r failed, and goes on in the background: %s", lock.name, error)
 
@@ -128,11 +135,57 @@ class AsyncLock:
         guard = self.sync._guard
         if guard is None:
             return None
-        loop = _current()
-        reason: Optional[str] = await loop.outcome(guard.lost_on(loop.bridge))
+        reason: Optional[str] = await _outcome(guard.lost_on)
         return reason
 
+    async def extend(self) -> bool:
+        """Asks the store now whether the lock is still held, and gives it a whole lease if so.
+
+        Cancelled, nothing is lost. Raises as the ``extend()`` for threads.
+        """
+        guard = self.sync._guard
+        return guard is not None and bool(await _outcome(guard.renew_on))
+
     async def __aenter__(self) -> "AsyncLock":
+        await self.acquire()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        await self.release()
+
+
+class AsyncAllLocks:
+    """Several locks, held all or none."""
+
+    def __init__(self, locks: AllLocks) -> None:
+        self.sync = locks
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether all of them are held now."""
+        return self.sync.is_locked
+
+    async def acquire(self) -> bool:
+        """Takes all of them, or none, and says whether that worked. Cancelled, it leaves nothing behind."""
+        locks, limit = self.sync.locks, self.sync.blocking_timeout
+        until = None if limit is None else time.monotonic() + limit
+        try:
+            for lock in locks:
+                if until is not None:
+                    lock.blocking_timeout = max(0.0, until - time.monotonic())
+                if not await acquire(lock):
+                    await self.release()
+                    return False
+        except BaseException:
+            await self.release()
+            raise
+        return True
+
+    async def release(self) -> None:
+        """Gives back those that are held; never raises. Cancelled, it goes on in the background."""
+        await asyncio.gather(*(release(lock) for lock in self.sync.locks))
+
+    async def __aenter__(self) -> "AsyncAllLocks":
         await self.acquire()
         return self
 
@@ -161,3 +214,20 @@ class AsyncLocks:
     def semaphore(self, name: str, capacity: int, permits: int = 1, **options: Any) -> AsyncLock:
         """Makes a lock that takes ``permits`` of the ``capacity`` permits of a name."""
         return self.lock(name, kind="permits", permits=permits, capacity=capacity, **options)
+
+    def lock_all(
+        self, names: Iterable[str], blocking_timeout: Optional[float] = None, **options: Any
+    ) -> AsyncAllLocks:
+        """Makes a lock of all ``names``: all or none. Options as of the manager's ``lock_all()``."""
+        return AsyncAllLocks(self._manager.lock_all(names, blocking_timeout, **options))
+
+    async def inspect(self, name: str) -> "list[Claim]":
+        """Lists who holds a lock and who waits for it, oldest first."""
+        lock = self._manager.lock(name)
+        whole = lock.whole_name
+        return claims(await _outcome(lambda bridge: lock.engine.native.inspect_on(bridge, whole)))
+
+    async def names(self, prefix: str = "") -> "list[str]":
+        """Lists the locks that somebody holds or waits for."""
+        engine = self._manager.lock("any").engine
+        return engine.own(await _outcome(lambda bridge: engine.native.names_on(bridge, engine.whole(prefix))))

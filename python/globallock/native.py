@@ -69,6 +69,16 @@ class Engine:
         #: What stands before the names given to the core: a part of the prefix that a path cannot end with.
         self.prefix = prefix
 
+    def whole(self, name: Any) -> str:
+        """What the core calls a lock."""
+        if not is_text(name):
+            raise InvalidName(f"invalid lock name of type {type(name).__name__}: it is no text that can be sent")
+        return self.prefix + str(name)
+
+    def own(self, names: "list[str]") -> "list[str]":
+        """What users call the locks of these names, in order."""
+        return sorted(name[len(self.prefix) :] for name in names)
+
     def close(self, limit: float) -> None:
         """Ends the connection once the store has answered all releases, or ``limit`` seconds are over."""
         self.native.close(limit)
@@ -126,10 +136,12 @@ class NativeGlobalLock(GlobalLockImplementationBase):
             # Without renewal, what was the time to live is the longest hold.
             hold = lease if hold is None else min(lease, hold)
             lease = None
-        return Wish(self._whole_name(), self._kind, self._permits, self._capacity, wait, hold, lease)
+        return Wish(self.whole_name, self._kind, self._permits, self._capacity, wait, hold, lease)
 
-    def _whole_name(self) -> str:
-        return self.engine.prefix + _text(self.name)
+    @property
+    def whole_name(self) -> str:
+        """What the core calls this lock."""
+        return self.engine.whole(self.name)
 
     def _renews(self) -> bool:
         return bool(self.other_options.get("auto_renew", self.config.get("auto_renew", True)))
@@ -212,16 +224,12 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     def claims(self) -> "list[Claim]":
         """Lists who holds the lock and who waits for it, oldest first."""
-        seen = self.engine.native.inspect(self._whole_name())
-        return [
-            Claim(id, held, weight, capacity, fence, *owner, age, expires_in)
-            for id, held, weight, capacity, fence, owner, age, expires_in in seen
-        ]
+        return claims(self.engine.native.inspect(self.whole_name))
 
     def names(self, prefix: str) -> "list[str]":
         """Lists the locks of this manager's prefix that somebody holds or waits for."""
-        skip = len(self.engine.prefix)
-        return sorted(name[skip:] for name in self.engine.native.names(self.engine.prefix + _text(prefix)))
+        engine = self.engine
+        return engine.own(engine.native.names(engine.whole(prefix)))
 
     async def __aenter__(self) -> "NativeGlobalLock":
         from .aio import acquire
@@ -235,10 +243,12 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         await release(self)
 
 
-def _text(name: Any) -> str:
-    if not is_text(name):
-        raise InvalidName(f"invalid lock name of type {type(name).__name__}: it is no text that can be sent")
-    return str(name)
+def claims(seen: "list[_rust.Seen]") -> "list[Claim]":
+    """What the core has seen of a queue, for people."""
+    return [
+        Claim(id, held, weight, capacity, fence, *owner, age, expires_in)
+        for id, held, weight, capacity, fence, owner, age, expires_in in seen
+    ]
 
 
 def _time(option: str, value: Any) -> Optional[float]:

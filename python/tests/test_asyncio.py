@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import random
 import threading
 import time
@@ -145,3 +146,35 @@ def test_each_loop_has_a_way_of_its_own(redis_server, name):
             return lock.is_locked
 
     assert [asyncio.run(once()) for _ in range(5)] == [True] * 5
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    assert [asyncio.run(once()) for _ in range(20)] == [True] * 20
+    gc.collect()
+    # One that ended leaves nothing open, give or take a connection of another test that ended meanwhile.
+    assert len(os.listdir("/proc/self/fd")) < before + 10
+
+
+def test_several_locks_and_who_has_them(url, name):
+    lockman = GlobalLockManager(url)
+
+    async def main():
+        both = lockman.aio.lock_all([f"{name}-b", f"{name}-a"], blocking_timeout=30)
+        async with both:
+            assert both.is_locked
+            assert [claim.held for claim in await lockman.aio.inspect(f"{name}-a")] == [True]
+            assert await lockman.aio.names(name) == [f"{name}-a", f"{name}-b"]
+            async with lockman.aio.lock(f"{name}-c") as lock:
+                assert await lock.extend() and lock.is_locked
+                others = lockman.aio.lock_all([f"{name}-b", f"{name}-0", f"{name}-c"], blocking_timeout=0.1)
+                assert not await others.acquire() and not others.is_locked
+                task = asyncio.ensure_future(lockman.aio.lock_all([f"{name}-0", f"{name}-b"]).acquire())
+                while len(await lockman.aio.inspect(f"{name}-b")) < 2:
+                    await asyncio.sleep(0.005)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert not await lock.extend()
+        assert not both.is_locked
+
+    asyncio.run(main())
+    eventually("nothing is left", lambda: lockman.names(name) == [])

@@ -77,6 +77,20 @@ impl Guard {
         Process::current()?.block_on(python, Until::Answered, renewal)?.map_err(|error| raise(&error))
     }
 
+    /// Does the same for an event loop.
+    fn renew_on(&self, bridge: &Bridge) -> PyResult<u64> {
+        let renewal = self.with(globallock::Guard::renew);
+        bridge.start(Until::Answered, async move {
+            match renewal {
+                None => Outcome::Flag(false),
+                Some(renewal) => match renewal.await {
+                    Ok(is_held) => Outcome::Flag(is_held),
+                    Err(error) => Outcome::Failed(error),
+                },
+            }
+        })
+    }
+
     /// Waits at most so many seconds until the lock is lost, and says why; `None` if it is not, or was released.
     fn wait_lost(&self, python: Python<'_>, limit: Option<f64>) -> PyResult<Option<String>> {
         let Some(loss) = self.with(globallock::Guard::loss) else { return Ok(None) };

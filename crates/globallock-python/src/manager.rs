@@ -192,10 +192,22 @@ impl Manager {
         self.run(python, Until::Answered, inspect(connected, url, defaults, name))
     }
 
+    /// Does the same for an event loop.
+    fn inspect_on(&self, bridge: &Bridge, name: String) -> PyResult<u64> {
+        let (connected, url, defaults) = self.parts();
+        bridge.start(Until::Answered, inspect(connected, url, defaults, name))
+    }
+
     /// Lists the names that begin with `prefix` and have a claim.
     fn names(&self, python: Python<'_>, prefix: String) -> PyResult<Py<PyAny>> {
         let (connected, url, defaults) = self.parts();
         self.run(python, Until::Answered, names(connected, url, defaults, prefix))
+    }
+
+    /// Does the same for an event loop.
+    fn names_on(&self, bridge: &Bridge, prefix: String) -> PyResult<u64> {
+        let (connected, url, defaults) = self.parts();
+        bridge.start(Until::Answered, names(connected, url, defaults, prefix))
     }
 
     /// Connects, if that has not been done, and so shows that the store can be reached.

@@ -18,6 +18,9 @@ use crate::process::Process;
 /// How long after the last call the background takes over: a fraction of the shortest renewal's interval.
 const IDLE: Duration = Duration::from_millis(10);
 
+/// How long it sleeps while a call goes on, whose end wakes it: in case that a thread ended within a call.
+const LONG: Duration = Duration::from_secs(1);
+
 /// How long an answer usually takes: less than it takes to wake a processor that sleeps.
 const USUAL: Duration = Duration::from_micros(100);
 
@@ -50,6 +53,8 @@ pub(crate) struct Driver {
     is_soon: AtomicBool,
     /// Whether the background drives.
     drives: AtomicBool,
+    /// Whether the background sleeps until a call ends, or another begins.
+    rests: AtomicBool,
     /// Tells the background that it may not be needed any more.
     leave: Notify,
     background: OnceLock<(Thread, Instant)>,
@@ -83,8 +88,31 @@ impl Driver {
             }
             self.drives.store(false, Ordering::SeqCst);
             while !self.is_needed() {
-                thread::park_timeout(IDLE);
+                self.rest();
             }
+        }
+    }
+
+    /// Sleeps while the background is not needed: who waits for a lock for hours is not to be woken by it all the time.
+    fn rest(&self) {
+        let is_quiet = !self.lately(&self.called_at);
+        self.rests.store(is_quiet, Ordering::SeqCst);
+        // Looked at after saying so, as whoever ends a call looks at that after having ended it.
+        let goes_on = is_quiet && self.calls.load(Ordering::SeqCst) == 1;
+        thread::park_timeout(if goes_on { LONG } else { IDLE });
+        self.rests.store(false, Ordering::SeqCst);
+    }
+
+    /// Wakes the background if it rests.
+    fn rouse(&self) {
+        if self.rests.swap(false, Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some((thread, _)) = self.background.get() {
+            thread.unpark();
         }
     }
 
@@ -93,15 +121,17 @@ impl Driver {
         self.background.get().map_or(0, |(_, began)| microseconds(began.elapsed()))
     }
 
+    fn lately(&self, at: &AtomicU64) -> bool {
+        self.now() < at.load(Ordering::SeqCst) + microseconds(IDLE)
+    }
+
     fn is_needed(&self) -> bool {
-        let now = self.now();
-        let lately = |at: &AtomicU64| now < at.load(Ordering::Relaxed) + microseconds(IDLE);
         if self.requests.load(Ordering::SeqCst) > 0 {
             return !self.is_polled();
         }
         match self.calls.load(Ordering::SeqCst) {
-            0 => !lately(&self.called_at),
-            1 => lately(&self.crowded_at),
+            0 => !self.lately(&self.called_at),
+            1 => self.lately(&self.crowded_at),
             _ => true,
         }
     }
@@ -114,7 +144,8 @@ impl Driver {
     /// Has the calling thread drive, if nobody else needs the background.
     pub(crate) fn calling(&self) -> Calling<'_> {
         if self.calls.fetch_add(1, Ordering::SeqCst) > 0 {
-            self.crowded_at.store(self.now(), Ordering::Relaxed);
+            self.crowded_at.store(self.now(), Ordering::SeqCst);
+            self.rouse();
         }
         if self.drives() && !self.is_needed() {
             self.leave.notify_one();
@@ -150,14 +181,12 @@ impl Driver {
             return;
         }
         self.is_soon.store(self.is_soon(until), Ordering::Relaxed);
-        if let Some((thread, _)) = self.background.get() {
-            thread.unpark();
-        }
+        self.wake();
     }
 
     /// Takes note that such a request has been answered.
     pub(crate) fn answered(&self) {
-        self.called_at.store(self.now(), Ordering::Relaxed);
+        self.called_at.store(self.now(), Ordering::SeqCst);
         if self.requests.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.leave.notify_one();
         }
@@ -204,7 +233,8 @@ fn microseconds(span: Duration) -> u64 {
 
 impl Drop for Calling<'_> {
     fn drop(&mut self) {
-        self.0.called_at.store(self.0.now(), Ordering::Relaxed);
+        self.0.called_at.store(self.0.now(), Ordering::SeqCst);
         self.0.calls.fetch_sub(1, Ordering::SeqCst);
+        self.0.rouse();
     }
 }

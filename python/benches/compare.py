@@ -7,10 +7,12 @@ import asyncio
 import json
 import multiprocessing
 import signal
+import socket
 import statistics
 import sys
 import threading
 import time
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -140,6 +142,20 @@ def make_theirs():
     return lock.acquire, lock.release
 
 
+def raw(pause):
+    """Round trips of a bare socket after a pause, in order."""
+    where, times = urlsplit(URL), []
+    with socket.create_connection((where.hostname, where.port or 6379)) as server:
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(500):
+            time.sleep(pause)
+            sent = time.perf_counter()
+            server.sendall(b"PING\r\n")
+            assert server.recv(64) == b"+PONG\r\n"
+            times.append(time.perf_counter() - sent)
+    return sorted(times)
+
+
 def contended(hold, pause):
     print(f"8 processes, {hold * 1e3:.0f} ms held, {pause * 1e3:.0f} ms paused: from a release to the grant of another")
     context = multiprocessing.get_context("fork")
@@ -158,6 +174,8 @@ def contended(hold, pause):
         row(f"{label}: p50", times[len(times) // 2] * 1e6, "us")
         row(f"{label}: p99", worst[label] * 1e6, "us")
         row(f"{label}: hand-offs/s", len(times) / 4, "")
+    idle = raw(hold)
+    row("a bare PING after such a hold: p50", idle[len(idle) // 2] * 1e6, "us")
     row("p99 / redis-py's", worst["globallock"] / worst["redis-py, defaults"], "x", "goal <= 0.1")
 
 

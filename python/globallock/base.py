@@ -109,6 +109,10 @@ class GlobalLockImplementationBase:
             self._is_locked = False
             self._note(held=False)
 
+    def renew(self) -> bool:
+        """Says whether the lock is still held, where an engine of your own can ask."""
+        return True
+
     def _note(self, held: bool) -> None:
         """Tells the manager, so that it can release what is held at its end."""
         manager = self._manager() if self._manager is not None else None

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-from .addresses import Options, host_and_port
+from .addresses import Options
 from .exceptions import InvalidOption
 from .native import Engine
-from .redis_global_lock import RedisGlobalLock, Sentinels, redis_address
+from .redis_global_lock import RedisGlobalLock, pool_address
 
 __all__ = ["DjangoRedisGlobalLock"]
-
-_OURS = frozenset(
-    {"host", "port", "db", "username", "password", "path", "socket_timeout", "socket_connect_timeout",
-     "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"}
-)  # fmt: skip
 
 
 class DjangoRedisGlobalLock(RedisGlobalLock):
     """A lock in the Redis of the cache that the option ``redis-cache-name`` names, ``default`` by default.
 
-    The cache's key prefix and version do not apply to locks.
+    The cache's key prefix and version do not apply to locks. A subclass may bring the server by
+    ``get_redis_connection``, as in earlier releases.
     """
+
+    HOOKS = RedisGlobalLock.HOOKS - {"get_redis_connection"}
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
@@ -29,25 +28,22 @@ class DjangoRedisGlobalLock(RedisGlobalLock):
         options = Options(cls.__name__, config.global_lock_engine_options)
         alias = options.text("redis-cache-name") or "default"
         options.finish()
-        url = cls._address(alias, config.global_lock_key_prefix)
+        url = pool_address(f"{cls.__name__}: cache {alias!r}", cache_pool(alias), config.global_lock_key_prefix)
         return Engine(url, config.get("lock_ttl"), config.get("label"))
 
-    @classmethod
-    def _address(cls, alias: str, prefix: str) -> str:
-        pool = _pool(alias)
-        # redis-py puts things of its own beside the settings, so those that are known are picked.
-        given = {key: value for key, value in pool.connection_kwargs.items() if key in _OURS}
-        kind = pool.connection_class.__name__
-        if hasattr(pool, "sentinel_manager"):
-            given["ssl"] = "SSL" in kind or bool(pool.connection_kwargs.get("ssl"))
-            return redis_address(cls.__name__, given, prefix, _sentinels(pool))
-        if kind not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
-            raise InvalidOption(f"the cache {alias!r} uses connections of its own ({kind}), which cannot be used here")
-        given["ssl"] = kind == "SSLConnection"
-        return redis_address(cls.__name__, given, prefix)
+    def _own_pool(self) -> Any:
+        if type(self).get_redis_connection is DjangoRedisGlobalLock.get_redis_connection:
+            return super()._own_pool()
+        return self.get_redis_connection().connection_pool
+
+    def get_redis_connection(self) -> Any:
+        """Makes django-redis's client of the cache, which only tells the core the server if a subclass makes it."""
+        alias = self.config.global_lock_engine_options.get("redis-cache-name", "default")
+        django_redis: Any = importlib.import_module("django_redis")
+        return django_redis.get_redis_connection(alias)
 
 
-def _pool(alias: str) -> Any:
+def cache_pool(alias: str) -> Any:
     """The connection pool of a cache, of django-redis or of Django itself."""
     from django.core.cache import caches
 
@@ -61,10 +57,3 @@ def _pool(alias: str) -> Any:
     except (AttributeError, NotImplementedError, TypeError) as error:
         backend = f"{type(cache).__module__}.{type(cache).__qualname__}"
         raise InvalidOption(f"the cache {alias!r} ({backend}) has no single Redis server behind it") from error
-
-
-def _sentinels(pool: Any) -> Sentinels:
-    """The sentinels of which a cache asks where the primary is."""
-    known = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
-    hosts = ",".join(host_and_port(str(one["host"]), one.get("port", 26379)) for one in known)
-    return Sentinels(hosts, pool.service_name, known[0].get("username"), known[0].get("password"))

@@ -87,7 +87,18 @@ class Engine:
 class NativeGlobalLock(GlobalLockImplementationBase):
     """A lock of the Rust core. The engines differ in how their options make an address."""
 
+    #: What subclasses of earlier releases' engines override, and what would have no effect here.
+    HOOKS: "frozenset[str]" = frozenset(
+        {"get_etcd3_client", "get_lock", "get_redis_connection", "get_redis_connection_pool", "get_zk_client"}
+    )
+
     def __init__(self, config: Any, name: str, **options: Any) -> None:
+        for hook in self.HOOKS:
+            if hasattr(self, hook):
+                raise InvalidOption(
+                    f"{type(self).__name__} brings {hook}(), which this engine does not call: give the server in "
+                    "global_lock_engine_options, or derive from GlobalLockImplementationBase"
+                )
         self._kind = options.pop("kind", "mutex")
         if self._kind not in _KINDS:
             raise InvalidOption(f"the option kind is none of {sorted(_KINDS)}")
@@ -104,12 +115,16 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         """Makes the connection that a manager with this configuration uses."""
         raise NotImplementedError(f"{cls.__name__} has no make_engine()")
 
+    def new_engine(self) -> Engine:
+        """Makes the connection of this lock's manager."""
+        return self.make_engine(self.config)
+
     @property
     def engine(self) -> Engine:
         """The connection of this lock's manager."""
         state = self.config.__dict__
         if "_engine" not in state:
-            state.setdefault("_engine", self.make_engine(self.config))
+            state.setdefault("_engine", self.new_engine())
         engine: Engine = state["_engine"]
         return engine
 
@@ -198,6 +213,10 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         Locks are renewed by themselves: this is for those who want to be sure before a step that cannot be undone.
         """
         return self._guard is not None and self._guard.renew()
+
+    def renew(self) -> bool:
+        """Does what ``extend()`` does; the name is that of release 0.2.0."""
+        return self.extend()
 
     def wait_lost(self, timeout: Optional[float] = None) -> Optional[str]:
         """Waits until the lock is lost and says why; ``None`` if it is not by then, or was released."""

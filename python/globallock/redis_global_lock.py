@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any, Mapping, NamedTuple, Optional
 
 from .addresses import Options, address, host_and_port, milliseconds
@@ -21,13 +22,33 @@ _TUNING = frozenset(
 
 
 class RedisGlobalLock(NativeGlobalLock):
-    """A lock in Redis."""
+    """A lock in Redis. A subclass may bring the server by ``get_redis_connection_pool``, as in earlier releases."""
+
+    HOOKS = NativeGlobalLock.HOOKS - {"get_redis_connection_pool"}
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
         """Makes the connection from ``global_lock_engine_options``, which are those of ``redis.ConnectionPool``."""
         url = redis_address(cls.__name__, config.global_lock_engine_options, config.global_lock_key_prefix)
         return Engine(url, config.get("lock_ttl"), config.get("label"))
+
+    def new_engine(self) -> Engine:
+        """Makes the connection, from the pool of a subclass that has one of its own."""
+        pool = self._own_pool()
+        if pool is None:
+            return super().new_engine()
+        name, prefix = type(self).__name__, self.config.global_lock_key_prefix
+        return Engine(pool_address(name, pool, prefix), self.config.get("lock_ttl"), self.config.get("label"))
+
+    def _own_pool(self) -> Any:
+        if type(self).get_redis_connection_pool is RedisGlobalLock.get_redis_connection_pool:
+            return None
+        return self.get_redis_connection_pool()
+
+    def get_redis_connection_pool(self) -> Any:
+        """Makes redis-py's pool of these options, which only tells the core the server if a subclass makes it."""
+        redis: Any = importlib.import_module("redis")
+        return redis.ConnectionPool(**self.config.global_lock_engine_options)
 
 
 class Sentinels(NamedTuple):
@@ -70,3 +91,30 @@ def redis_address(
     common.update(sentinel_user=sentinels.user, sentinel_password=sentinels.password)
     where = f"/{sentinels.service}/{db}"
     return address(f"{scheme}+sentinel", sentinels.hosts, where, user, password, **common)
+
+
+#: What is picked of a pool's settings: redis-py puts things of its own beside them.
+_PICKED = frozenset(
+    {"host", "port", "db", "username", "password", "path", "socket_timeout", "socket_connect_timeout",
+     "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"}
+)  # fmt: skip
+
+
+def pool_address(engine: str, pool: Any, prefix: str) -> str:
+    """Turns a connection pool of redis-py into an address."""
+    given = {key: value for key, value in pool.connection_kwargs.items() if key in _PICKED}
+    kind = pool.connection_class.__name__
+    if hasattr(pool, "sentinel_manager"):
+        given["ssl"] = "SSL" in kind or bool(pool.connection_kwargs.get("ssl"))
+        return redis_address(engine, given, prefix, _sentinels(pool))
+    if kind not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
+        raise InvalidOption(f"{engine}: the pool has connections of its own ({kind}), which cannot be used here")
+    given["ssl"] = kind == "SSLConnection"
+    return redis_address(engine, given, prefix)
+
+
+def _sentinels(pool: Any) -> Sentinels:
+    """The sentinels that a pool asks where the primary is."""
+    known = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    hosts = ",".join(host_and_port(str(one["host"]), one.get("port", 26379)) for one in known)
+    return Sentinels(hosts, pool.service_name, known[0].get("username"), known[0].get("password"))

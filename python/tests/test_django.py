@@ -15,9 +15,10 @@ settings.configure(
 import django
 django.setup()
 from globallock import InvalidOption
-from globallock.django_redis_global_lock import DjangoRedisGlobalLock
+from globallock.django_redis_global_lock import cache_pool
+from globallock.redis_global_lock import pool_address
 try:
-    print(DjangoRedisGlobalLock._address("default", "_glocks:"))
+    print(pool_address("DjangoRedisGlobalLock", cache_pool("default"), "_glocks:"))
 except InvalidOption as error:
     print("refused:", error)
 """

@@ -9,7 +9,15 @@ import globallock
 import pytest
 import redis
 from conftest import eventually
-from globallock import GlobalLockClassNotFoundException, GlobalLockImplementationBase, GlobalLockManager
+from globallock import (
+    GlobalLockClassNotFoundException,
+    GlobalLockImplementationBase,
+    GlobalLockManager,
+    InvalidOption,
+)
+from globallock.etcd_global_lock import EtcdGlobalLock
+from globallock.redis_global_lock import RedisGlobalLock
+from globallock.zookeeper_global_lock import ZookeeperGlobalLock
 
 
 def test_what_earlier_releases_export_is_here():
@@ -168,6 +176,29 @@ def test_an_engine_of_ones_own():
         with lockman.lock("x") as lock, lockman.lock("x") as other:
             assert lock.is_locked and not other.is_locked
         assert Own.taken == set()
+
+
+def test_a_subclass_that_brings_a_pool(redis_server, name):
+    class OtherDatabase(RedisGlobalLock):
+        def get_redis_connection_pool(self):
+            return redis.ConnectionPool(host="127.0.0.1", port=redis_server.port, db=3, decode_responses=True)
+
+    # Nobody listens where the options say.
+    options = {"host": "127.0.0.1", "port": 1}
+    lockman = GlobalLockManager({"global_lock_engine_class": OtherDatabase, "global_lock_engine_options": options})
+    with lockman.lock(name) as lock:
+        assert lock.is_locked and lock.renew()
+        assert redis.Redis(port=redis_server.port, db=3).exists(f"_glocks:{name}")
+
+
+@pytest.mark.parametrize(
+    "engine, hook",
+    [(RedisGlobalLock, "get_lock"), (EtcdGlobalLock, "get_etcd3_client"), (ZookeeperGlobalLock, "get_zk_client")],
+)
+def test_a_subclass_that_brings_what_is_not_used_here_is_refused(engine, hook):
+    own = type("Own", (engine,), {hook: lambda self: None})
+    with pytest.raises(InvalidOption, match=f"Own brings {hook}"):
+        GlobalLockManager({"global_lock_engine_class": own}).lock("x")
 
 
 def test_an_option_that_nobody_knows_is_refused_by_name(redis_server):

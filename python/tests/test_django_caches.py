@@ -13,7 +13,7 @@ settings.configure(
     CACHES={"other": json.loads(sys.argv[1]), "default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}},
     DJANGO_REDIS_CONNECTION_FACTORY=sys.argv[2],
     GLOBAL_LOCK_CONFIG={
-        "global_lock_class": "globallock.django_redis_global_lock.DjangoRedisGlobalLock",
+        "global_lock_engine_class": "globallock.django_redis_global_lock.DjangoRedisGlobalLock",
         "global_lock_engine_options": {"redis-cache-name": "other"},
     },
 )
@@ -21,10 +21,10 @@ import django
 django.setup()
 from django.core.cache import caches
 from globallock.django import get_default_global_lock_manager
-from globallock.django_redis_global_lock import _pool
+from globallock.django_redis_global_lock import cache_pool
 import redis
 caches["other"].set("a", 1)
-client = redis.Redis(connection_pool=_pool("other"))
+client = redis.Redis(connection_pool=cache_pool("other"))
 with get_default_global_lock_manager().lock("x", timeout=60) as lock:
     # The same server, the same database: whoever uses redis-py's lock there is kept out.
     theirs = client.lock("_glocks:x", blocking=False)

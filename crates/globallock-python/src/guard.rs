@@ -59,9 +59,10 @@ impl Guard {
 
     /// Does the same for an event loop.
     fn release_on(&self, bridge: &Bridge) -> PyResult<u64> {
-        let guard = self.take();
+        let (is_here, guard) = (self.held.get().is_some(), self.take());
         bridge.start(Until::Answered, async move {
             match guard {
+                None if !is_here => Outcome::Text(None),
                 None => Outcome::Flag(false),
                 Some(guard) => match guard.release().await {
                     Ok(left) => Outcome::Flag(left == Departure::Left),

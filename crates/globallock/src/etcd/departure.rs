@@ -76,12 +76,13 @@ impl Shared {
         });
     }
 
-    /// Whether a lease lives that the claim may hang on. What is left of one that has died is found by the next claim
-    /// with its key, and taken out.
+    /// Whether a lease lives that the claim may hang on, or may be found to live on by an answer that comes late: the next
+    /// claim with its key would take the old one for its own. What is left of a lease that cannot is found by the next
+    /// claim with its key, and taken out.
     fn may_be_there(&self, id: ClaimId) -> bool {
         let unanswered = self.unanswered().get(&id).cloned().unwrap_or_default();
         let known = self.places().get(&id).map(|place| place.lease);
-        unanswered.into_iter().chain(known).any(|lease| self.leases.find(lease).is_some())
+        unanswered.into_iter().chain(known).any(|lease| self.leases.may_live_on(lease))
     }
 
     /// Sees to it that a request which is still on its way cannot put a claim that has left.
@@ -95,5 +96,31 @@ impl Shared {
             Err(error) if is_lease_over(&error) => Ok(()),
             answer => answer.map(drop),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use crate::backend::Standing;
+    use crate::etcd::places::tests::{found, store};
+
+    #[tokio::test]
+    async fn a_key_is_nobody_elses_while_its_lease_may_be_confirmed_after_all() {
+        // Nobody answers there.
+        let (shared, claim, key) = store();
+        shared.leases.pretend(1);
+        let standing = shared.note(&claim, &key, &[found(&key, 4, 1)], 4, Instant::now());
+        assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
+        shared.leases.pretend_over(1);
+        for _ in 0..2 {
+            assert!(shared.try_leave(&claim).await.is_err());
+            assert_eq!(shared.slots.key(claim.id).as_ref(), Some(&key), "an answer may be on its way");
+            assert_eq!(shared.note(&claim, &key, &[found(&key, 4, 1)], 5, Instant::now()), Standing::Gone);
+        }
+        shared.leases.forget(1);
+        assert!(shared.try_leave(&claim).await.is_err());
+        assert_eq!(shared.slots.key(claim.id), None);
     }
 }

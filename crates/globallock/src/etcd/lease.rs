@@ -97,6 +97,12 @@ impl Leases {
         self.add(Lease { id, length: 60, retired: false, ttl, confirmed: Instant::now() });
     }
 
+    /// Has it last no longer, as far as is known.
+    #[cfg(test)]
+    pub(super) fn pretend_over(&self, id: i64) {
+        self.known().iter_mut().filter(|lease| lease.id == id).for_each(|lease| lease.ttl = Duration::ZERO);
+    }
+
     /// Forgets a lease that the cluster has ended.
     pub(super) fn forget(&self, id: i64) {
         self.known().retain(|lease| lease.id != id);
@@ -112,6 +118,11 @@ impl Leases {
     /// The lease with this id, as far as it is known to live.
     pub(super) fn find(&self, id: i64) -> Option<Lease> {
         self.known().iter().find(|lease| lease.id == id).copied().filter(Lease::is_alive)
+    }
+
+    /// Whether an answer may yet confirm this lease, though it may be over by now.
+    pub(super) fn may_live_on(&self, id: i64) -> bool {
+        self.known().iter().any(|lease| lease.id == id)
     }
 
     /// Gives the lease its whole length from now; `None` if it is gone.

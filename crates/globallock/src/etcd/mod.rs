@@ -164,9 +164,13 @@ impl Shared {
         let read_at = answer.header.map_or(0, |header| header.revision);
         let found: Vec<KeyValue> = ranges(answer.responses).flatten().collect();
         let standing = self.note(claim, key, &found, read_at, sent);
-        if standing == Standing::Gone && self.delete(key.to_vec()).await? {
-            // It hangs on a lease of before that is dead: it begins anew, at the end.
-            return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
+        if standing == Standing::Gone {
+            let was_there = self.delete(key.to_vec()).await?;
+            self.places().remove(&claim.id);
+            if was_there {
+                // It hung on a lease of before that is dead: it begins anew, at the end.
+                return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
+            }
         }
         if standing == Standing::Waiting && self.single_key(claim).is_some() {
             return self.take_single_now(claim, &found).await;

@@ -63,11 +63,8 @@ impl Shared {
             is_complete,
         };
         let standing = self.standing(claim, &place);
-        if standing == Standing::Gone {
-            places.remove(&claim.id);
-        } else {
-            places.insert(claim.id, place);
-        }
+        // Kept even if its lease is over by now: that is what its departure has to know.
+        places.insert(claim.id, place);
         standing
     }
 
@@ -114,7 +111,7 @@ pub(super) fn holds(ahead: &[Listed], claim: &Claim) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -129,7 +126,7 @@ mod tests {
     const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
 
     /// A store that has asked for nothing, and a claim of its own with its key.
-    fn store() -> (Shared, Claim, Vec<u8>) {
+    pub(in crate::etcd) fn store() -> (Shared, Claim, Vec<u8>) {
         let address = Address::parse("etcd://127.0.0.1:1").unwrap();
         let shared = Shared::new(Link::new(Config::new(address).unwrap()));
         let claim = Claim {
@@ -145,7 +142,7 @@ mod tests {
         (shared, claim, key)
     }
 
-    fn found(key: &[u8], create_revision: i64, lease: i64) -> KeyValue {
+    pub(in crate::etcd) fn found(key: &[u8], create_revision: i64, lease: i64) -> KeyValue {
         KeyValue { key: key.to_vec(), create_revision, lease, ..KeyValue::default() }
     }
 

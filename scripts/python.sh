@@ -56,7 +56,7 @@ test_all() {
         echo "CPython $version"
         environment="$target/python/$version"
         "$python" -m venv --clear "$environment"
-        "$environment/bin/pip" install --quiet pytest redis django django-redis gunicorn celery uvloop "$wheels"/*.whl
+        "$environment/bin/pip" install --quiet pytest redis django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
         (cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider)
     done
 }

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from . import _rust
 from .addresses import is_text, seconds
 from .base import GlobalLockImplementationBase
 from .constants import DEFAULT_LEASE
 from .exceptions import InvalidAddress, InvalidName, InvalidOption
+from .greenlets import hub
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "Wish"]
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("globallock.base")
 
@@ -172,7 +175,8 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         :raises StoreDenied: it refuses the user.
         :raises StoreUnfit: it cannot serve locks as it is.
         """
-        guard = self.engine.native.acquire(self.wish())
+        native, wish = self.engine.native, self.wish()
+        guard = _ask(lambda: native.acquire(wish), lambda bridge: native.acquire_on(bridge, wish))
         if guard is None:
             return False
         self._hold(guard)
@@ -197,7 +201,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         if guard is None:
             return
         try:
-            self._warn(guard.release())
+            self._warn(_ask(guard.release, guard.release_on))
         except Exception as error:  # noqa: BLE001 - a release never raises
             _logger.warning("release of lock %r failed, and goes on in the background: %s", self.name, error)
 
@@ -212,7 +216,8 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
         Locks are renewed by themselves: this is for those who want to be sure before a step that cannot be undone.
         """
-        return self._guard is not None and self._guard.renew()
+        guard = self._guard
+        return guard is not None and _ask(guard.renew, guard.renew_on)
 
     def renew(self) -> bool:
         """Does what ``extend()`` does; the name is that of release 0.2.0."""
@@ -220,7 +225,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     def wait_lost(self, timeout: Optional[float] = None) -> Optional[str]:
         """Waits until the lock is lost and says why; ``None`` if it is not by then, or was released."""
-        return self._guard.wait_lost(timeout) if self._guard is not None else None
+        return _wait_lost(self._guard, timeout) if self._guard is not None else None
 
     def on_lost(self, callback: "Callable[[str], Any]") -> None:
         """Has ``callback`` called with the reason, in a thread of its own, if the lock is lost while it is held."""
@@ -229,7 +234,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
             raise InvalidOption("on_lost() needs a lock that is held")
 
         def watch() -> None:
-            loss = guard.wait_lost(None)
+            loss = _wait_lost(guard, None)
             if loss is not None:
                 callback(loss)
 
@@ -243,12 +248,14 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     def claims(self) -> "list[Claim]":
         """Lists who holds the lock and who waits for it, oldest first."""
-        return claims(self.engine.native.inspect(self.whole_name))
+        native, name = self.engine.native, self.whole_name
+        return claims(_ask(lambda: native.inspect(name), lambda bridge: native.inspect_on(bridge, name)))
 
     def names(self, prefix: str) -> "list[str]":
         """Lists the locks of this manager's prefix that somebody holds or waits for."""
         engine = self.engine
-        return engine.own(engine.native.names(engine.whole(prefix)))
+        native, whole = engine.native, engine.whole(prefix)
+        return engine.own(_ask(lambda: native.names(whole), lambda bridge: native.names_on(bridge, whole)))
 
     async def __aenter__(self) -> "NativeGlobalLock":
         from .aio import acquire
@@ -260,6 +267,23 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         from .aio import release
 
         await release(self)
+
+
+def _ask(block: "Callable[[], T]", start: "Callable[[_rust.Bridge], int]") -> T:
+    """Asks the core, and lets the other greenlets of this thread run meanwhile if there are any."""
+    greenlets = hub()
+    if greenlets is None:
+        return block()
+    answer: T = greenlets.outcome(start)
+    return answer
+
+
+def _wait_lost(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
+    greenlets = hub()
+    if greenlets is None:
+        return guard.wait_lost(limit)
+    loss: Optional[str] = greenlets.outcome(guard.lost_on, limit)
+    return loss
 
 
 def claims(seen: "list[_rust.Seen]") -> "list[Claim]":

@@ -1,0 +1,113 @@
+"""The locks under gevent: each test is a program of its own, since gevent changes the threads of all of it."""
+
+import textwrap
+
+import pytest
+from conftest import ends, eventually, run
+from globallock import GlobalLockManager
+
+BEGIN = """
+    from gevent import monkey
+    monkey.patch_all()
+    import sys, threading, time
+    import gevent
+    from globallock import GlobalLockManager, StoreUnavailable
+    url, name = sys.argv[1:]
+    lockman = GlobalLockManager(url)
+"""
+
+PROGRAMS = {
+    "who waits lets the others run": """
+        ticks = []
+        def tick():
+            while True:
+                ticks.append(1)
+                gevent.sleep(0.001)
+        ticking = gevent.spawn(tick)
+        held, other = lockman.lock(name), lockman.lock(name)
+        assert held.acquire()
+        waits = gevent.spawn(other.acquire)
+        while len(lockman.inspect(name)) < 2:
+            gevent.sleep(0.001)
+        before = len(ticks)
+        gevent.sleep(0.1)
+        # The greenlet that waits is in this very thread, and so is the one that releases.
+        assert len(ticks) > before and not waits.ready()
+        held.release()
+        assert waits.get() and other.is_locked and other.extend()
+        other.release()
+        ticking.kill()
+    """,
+    "many take turns": """
+        inside, done = [], []
+        def work(number):
+            with lockman.lock(name) as lock:
+                assert lock.is_locked and not inside
+                inside.append(number)
+                gevent.sleep(0)
+                inside.pop()
+                done.append(lock.fencing_token)
+        gevent.joinall([gevent.spawn(work, number) for number in range(50)], raise_error=True)
+        assert len(set(done)) == 50
+    """,
+    "a wait that is given up leaves nothing": """
+        with lockman.lock(name):
+            killed = gevent.spawn(lockman.lock(name).acquire)
+            while len(lockman.inspect(name)) < 2:
+                gevent.sleep(0.001)
+            killed.kill()
+            try:
+                with gevent.Timeout(0.05):
+                    lockman.lock(name).acquire()
+            except gevent.Timeout:
+                print("in time")
+            assert not lockman.lock(name, blocking_timeout=0.05).acquire()
+            while len(lockman.inspect(name)) > 1:
+                gevent.sleep(0.001)
+    """,
+    "losses are told": """
+        lock, told = lockman.lock(name, timeout=0.2), []
+        assert lock.acquire()
+        event = lock.lost_event()
+        lock.on_lost(told.append)
+        assert lock.wait_lost(0.01) is None
+        assert "longest hold" in lock.wait_lost() and event.wait(5)
+        while not told:
+            gevent.sleep(0.001)
+        lock.release()
+    """,
+    "threads of gevent's pool may take locks too": """
+        pool = gevent.get_hub().threadpool
+        def take():
+            with lockman.lock(name) as lock:
+                return lock.is_locked
+        assert [pool.spawn(take).get() for _ in range(3)] == [True] * 3
+        assert take()
+    """,
+    "a forked child has a way of its own": """
+        import os
+        assert lockman.lock(name).acquire()
+        lock = lockman.lock(name + "-parents")
+        assert lock.acquire()
+        child = os.fork()
+        if child == 0:
+            lock.release()
+            with lockman.lock(name + "-childs") as own:
+                os._exit(0 if own.is_locked and not lock.is_locked else 1)
+        assert os.waitpid(child, 0)[1] == 0 and lock.is_locked
+    """,
+    "errors are raised": """
+        try:
+            GlobalLockManager("redis://127.0.0.1:1").lock("x", blocking_timeout=0.3).acquire()
+        except StoreUnavailable as error:
+            assert "127.0.0.1:1" in str(error)
+        else:
+            raise AssertionError("nobody listens there")
+    """,
+}
+
+
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_under_gevent(url, name, what):
+    ends(run(textwrap.dedent(BEGIN) + textwrap.dedent(PROGRAMS[what]), url, name.replace(" ", "-")))
+    eventually("nothing is left", lambda: GlobalLockManager(url).names(name.replace(" ", "-")) == [])

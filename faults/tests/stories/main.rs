@@ -3,6 +3,7 @@
 mod cancelled;
 mod filter;
 mod killed;
+mod leaving;
 mod names;
 mod notifications;
 mod promoted;

@@ -76,6 +76,11 @@ impl Shared {
         });
     }
 
+    /// Whether a departure of the claim has not been answered yet.
+    pub(super) fn is_leaving(&self, id: ClaimId) -> bool {
+        self.leaving_later.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
     /// Whether a lease lives that the claim may hang on, or may be found to live on by an answer that comes late: the next
     /// claim with its key would take the old one for its own. What is left of a lease that cannot is found by the next
     /// claim with its key, and taken out.

@@ -333,6 +333,12 @@ impl Backend for Etcd {
         let turn = shared.turn(claim.id).lock_owned().await;
         let joined = tokio::spawn(async move {
             let _turn = turn;
+            if shared.is_leaving(claim.id) {
+                // A try that had to leave again, and was not answered: a request that takes it out is on its way, so
+                // that what holds by now would not hold for long.
+                shared.leave(&claim).await?;
+                return Ok(Standing::Gone);
+            }
             let standing = shared.join(&claim).await?;
             if standing == Standing::Waiting && claim.patience == Patience::Once {
                 shared.leave(&claim).await?;

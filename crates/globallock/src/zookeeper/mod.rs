@@ -415,6 +415,12 @@ impl Backend for ZooKeeper {
     }
 
     async fn join(&self, claim: &Claim) -> Result<Standing> {
+        if self.shared.place(claim.id).is_some_and(|place| place.leaves) {
+            // A try that had to leave again, and was not answered: a request that takes it out is on its way, so that
+            // what holds by now would not hold for long.
+            self.shared.leave(claim).await?;
+            return Ok(Standing::Gone);
+        }
         let standing = self.shared.join(claim).await?;
         if standing == Standing::Waiting && claim.patience == Patience::Once {
             self.shared.leave(claim).await?;

@@ -92,3 +92,8 @@ fn a_claim_that_trusts_the_end_of_the_next_is_found() {
 fn an_owner_that_takes_a_newer_lease_for_the_older_is_found() {
     breaks_for("two mutexes of two", Flaw::OneLeaseForEver, &[Shape::LeaseOfOwner], EXCLUSION);
 }
+
+#[test]
+fn an_owner_that_asks_while_it_leaves_is_found() {
+    breaks(Flaw::AsksWhileLeaving, &BOTH, EXCLUSION);
+}

@@ -64,6 +64,8 @@ pub enum Flaw {
     TrustsTheNext,
     /// What confirms an owner's newer lease confirms its claims under the older one.
     OneLeaseForEver,
+    /// Owners that have given up, and were not answered, ask again and take the answer.
+    AsksWhileLeaving,
 }
 
 /// A claim that somebody wants.
@@ -257,6 +259,7 @@ impl Protocol {
                 let held = Held { sent: since, ..held };
                 match state.phases[usize::from(claim)] {
                     Phase::Asking | Phase::Waiting(..) => self.hold(state, claim, held),
+                    Phase::Leaving if self.flaw == Flaw::AsksWhileLeaving => self.hold(state, claim, held),
                     Phase::Held(known) if known.fence == held.fence => self.confirm(state, claim, held),
                     _ => {}
                 }
@@ -368,6 +371,11 @@ impl Model for Protocol {
                     actions.push(Event::Leave(claim));
                     if self.believes(state, claim) {
                         actions.push(Event::Write(claim));
+                    }
+                }
+                Phase::Leaving if self.flaw == Flaw::AsksWhileLeaving => {
+                    if state.asked[usize::from(claim)] < self.asks {
+                        actions.push(Event::Ask(claim));
                     }
                 }
                 Phase::Leaving | Phase::Left => {}

@@ -169,6 +169,16 @@ def test_locks_are_renewed_while_python_is_busy(redis_server, name):
         assert redis.Redis(port=redis_server.port).exists(lock.lock_key)
 
 
+def test_locks_are_renewed_between_calls_that_wait(redis_server, name):
+    lockman = GlobalLockManager(redis_server.url)
+    with lockman.lock(name, lock_ttl=0.3) as lock, lockman.lock(f"{name}-taken"):
+        for number in range(12):
+            # While a call waits, its thread does the renewals; when it ends, somebody else has to.
+            assert not lockman.lock(f"{name}-taken", blocking_timeout=0.06 + number * 0.01).acquire()
+            time.sleep(0.3)
+            assert lock.is_locked, number
+
+
 def test_a_wait_lets_other_threads_run(redis_server, name):
     lockman = GlobalLockManager(redis_server.url)
     with lockman.lock(name):

@@ -66,9 +66,9 @@ _hubs: "weakref.WeakKeyDictionary[Any, Hub]" = weakref.WeakKeyDictionary()
 
 
 def hub() -> Optional[Hub]:
-    """The way of this thread's hub, where gevent has taken the place of threads (``gevent.monkey.patch_all()``)."""
+    """The way of this thread's hub, where gevent has taken the place of what waits (``gevent.monkey.patch_all()``)."""
     monkey: Any = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
+    if monkey is None or not (monkey.is_module_patched("socket") or monkey.is_module_patched("threading")):
         return None
     current = sys.modules["gevent"].get_hub()
     known = _hubs.get(current)

@@ -7,9 +7,9 @@ import os
 from typing import Any, Iterable, Mapping, Optional
 from urllib.parse import quote
 
-from .exceptions import InvalidOption
+from .exceptions import InvalidName, InvalidOption
 
-__all__ = ["Options", "address", "host_and_port", "is_text", "milliseconds", "seconds", "split_prefix"]
+__all__ = ["Options", "address", "host_and_port", "is_text", "lock_name", "milliseconds", "seconds", "split_prefix"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -20,6 +20,13 @@ def is_text(value: Any) -> bool:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
         return False
+
+
+def lock_name(value: Any) -> str:
+    """Reads the name of a lock."""
+    if not is_text(value):
+        raise InvalidName(f"invalid lock name of type {type(value).__name__}: it is no text that can be sent")
+    return str(value)
 
 
 def seconds(option: str, value: Any) -> float:

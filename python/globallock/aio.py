@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional
 
@@ -167,12 +166,8 @@ class AsyncAllLocks:
 
     async def acquire(self) -> bool:
         """Takes all of them, or none, and says whether that worked. Cancelled, it leaves nothing behind."""
-        locks, limit = self.sync.locks, self.sync.blocking_timeout
-        until = None if limit is None else time.monotonic() + limit
         try:
-            for lock in locks:
-                if until is not None:
-                    lock.blocking_timeout = max(0.0, until - time.monotonic())
+            for lock in self.sync.in_turn():
                 if not await acquire(lock):
                     await self.release()
                     return False

@@ -11,10 +11,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, TypeVar, Union
 
-from .addresses import is_text
+from .addresses import lock_name
 from .config import Config
 from .constants import URL_GLOBAL_LOCK_CLASS
-from .exceptions import GlobalLockClassNotFoundException, InvalidName, InvalidOption, NotLocked
+from .exceptions import GlobalLockClassNotFoundException, InvalidOption, NotLocked
 from .kinds import AllLocks, ReadWriteLock
 
 if TYPE_CHECKING:
@@ -203,11 +203,7 @@ class GlobalLockManager:
 
         ``blocking_timeout`` bounds the whole of it. Other options as of ``lock()``.
         """
-        names = list(names)
-        for name in names:
-            if not is_text(name):
-                raise InvalidName(f"invalid lock name of type {type(name).__name__}: it is no text that can be sent")
-        ordered = sorted(set(names), key=str.encode)
+        ordered = sorted({lock_name(name) for name in names}, key=str.encode)
         return AllLocks([self.lock(name, **options) for name in ordered], blocking_timeout)
 
     def locked(self, name: str, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Iterator, Optional
 
 if TYPE_CHECKING:
     from .base import GlobalLockManager
@@ -39,21 +39,24 @@ class AllLocks:
         """Whether all of them are held now."""
         return bool(self.locks) and all(lock.is_locked for lock in self.locks)
 
-    def acquire(self) -> bool:
-        """Takes all of them, or none, and says whether that worked."""
+    def in_turn(self) -> "Iterator[NativeGlobalLock]":
+        """The locks in their order, each to be waited for no longer than what is left of the time by then."""
         until = None if self.blocking_timeout is None else time.monotonic() + self.blocking_timeout
         for lock in self.locks:
             if until is not None:
                 lock.blocking_timeout = max(0.0, until - time.monotonic())
-            try:
-                acquired = lock.acquire()
-            except BaseException:
-                self.release()
-                raise
-            if not acquired:
-                self.release()
-                return False
-        return True
+            yield lock
+
+    def acquire(self) -> bool:
+        """Takes all of them, or none, and says whether that worked."""
+        try:
+            acquired = all(lock.acquire() for lock in self.in_turn())
+        except BaseException:
+            self.release()
+            raise
+        if not acquired:
+            self.release()
+        return acquired
 
     def release(self) -> None:
         """Gives back those that are held."""

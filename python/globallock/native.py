@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Callable, NamedTuple, Optional, TypeVar
 
 from . import _rust
-from .addresses import is_text, seconds
+from .addresses import is_text, lock_name, seconds
 from .base import GlobalLockImplementationBase
 from .constants import DEFAULT_LEASE
-from .exceptions import InvalidAddress, InvalidName, InvalidOption
+from .exceptions import InvalidAddress, InvalidOption
 from .greenlets import hub
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "Wish"]
@@ -74,9 +74,7 @@ class Engine:
 
     def whole(self, name: Any) -> str:
         """What the core calls a lock."""
-        if not is_text(name):
-            raise InvalidName(f"invalid lock name of type {type(name).__name__}: it is no text that can be sent")
-        return self.prefix + str(name)
+        return self.prefix + lock_name(name)
 
     def own(self, names: "list[str]") -> "list[str]":
         """What users call the locks of these names, in order."""
@@ -95,13 +93,19 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         {"get_etcd3_client", "get_lock", "get_redis_connection", "get_redis_connection_pool", "get_zk_client"}
     )
 
+    #: The first of them that a class brings.
+    _brings: Optional[str] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._brings = next((hook for hook in sorted(cls.HOOKS) if hasattr(cls, hook)), None)
+
     def __init__(self, config: Any, name: str, **options: Any) -> None:
-        for hook in self.HOOKS:
-            if hasattr(self, hook):
-                raise InvalidOption(
-                    f"{type(self).__name__} brings {hook}(), which this engine does not call: give the server in "
-                    "global_lock_engine_options, or derive from GlobalLockImplementationBase"
-                )
+        if self._brings is not None:
+            raise InvalidOption(
+                f"{type(self).__name__} brings {self._brings}(), which this engine does not call: give the server in "
+                "global_lock_engine_options, or derive from GlobalLockImplementationBase"
+            )
         self._kind = options.pop("kind", "mutex")
         if self._kind not in _KINDS:
             raise InvalidOption(f"the option kind is none of {sorted(_KINDS)}")

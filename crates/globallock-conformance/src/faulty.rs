@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use futures_util::stream::{BoxStream, StreamExt};
 use globallock::backend::{Backend, Claim, Departure, Entry, Profile, Standing};
 use globallock::{Error, Name, Result};
+use tokio::sync::watch;
 
 /// What a store is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +39,8 @@ pub enum Fault {
     SilenceAfter,
     /// It arrives and is answered later, each time by so much.
     Delay(Duration),
+    /// It is served, and its answer arrives once [`Faulty::let_go`] is called.
+    HoldAnswer,
 }
 
 /// A store that passes everything on to another, but for the faults that are set.
@@ -45,6 +48,8 @@ pub enum Fault {
 pub struct Faulty {
     inner: Arc<dyn Backend>,
     state: Mutex<State>,
+    /// How often held answers were let go.
+    releases: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +57,7 @@ struct State {
     next: HashMap<Verb, VecDeque<Fault>>,
     always: HashMap<Verb, Fault>,
     asked: HashMap<Verb, u64>,
+    held: u64,
     failed: u64,
 }
 
@@ -59,7 +65,7 @@ impl Faulty {
     /// Stands before `inner`, with no fault set.
     #[must_use]
     pub fn new(inner: Arc<dyn Backend>) -> Arc<Self> {
-        Arc::new(Faulty { inner, state: Mutex::default() })
+        Arc::new(Faulty { inner, state: Mutex::default(), releases: watch::Sender::new(0) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,6 +89,17 @@ impl Faulty {
         self.state().asked.get(&verb).copied().unwrap_or(0)
     }
 
+    /// How many answers have been held on their way.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.state().held
+    }
+
+    /// Lets the answers that are held arrive.
+    pub fn let_go(&self) {
+        self.releases.send_modify(|releases| *releases += 1);
+    }
+
     /// How many requests did not go well: the proof that the faults bit.
     #[must_use]
     pub fn failed(&self) -> u64 {
@@ -94,7 +111,7 @@ impl Faulty {
         *state.asked.entry(verb).or_default() += 1;
         let next = state.next.get_mut(&verb).and_then(VecDeque::pop_front);
         let fault = next.or_else(|| state.always.get(&verb).copied()).unwrap_or_default();
-        state.failed += u64::from(!matches!(fault, Fault::None | Fault::Delay(_)));
+        state.failed += u64::from(!matches!(fault, Fault::None | Fault::Delay(_) | Fault::HoldAnswer));
         fault
     }
 
@@ -115,6 +132,14 @@ impl Faulty {
                 tokio::time::sleep(delay).await;
                 let answer = request.await;
                 tokio::time::sleep(delay).await;
+                answer
+            }
+            Fault::HoldAnswer => {
+                let mut releases = self.releases.subscribe();
+                let answer = request.await;
+                self.state().held += 1;
+                // The sender lives in `self`, so the wait ends with a release only.
+                let _ = releases.changed().await;
                 answer
             }
         }

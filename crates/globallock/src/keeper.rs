@@ -14,7 +14,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use crate::backend::{Backend, Claim, ClaimId, Standing};
 use crate::error::Result;
 use crate::sync::{Handle, Mutex, MutexGuard, Notify, now, sleep_until};
-use crate::tenure::{Loss, Phase, Tenure};
+use crate::tenure::{Heard, Phase, Tenure};
 
 /// How many claims one renewal request carries at most.
 const BATCH: usize = 256;
@@ -57,7 +57,15 @@ struct Kept {
     due: Instant,
 }
 
-type Renewal = BoxFuture<'static, (Vec<Arc<Claim>>, Vec<Result<Standing>>)>;
+type Renewal = BoxFuture<'static, (Batch, Vec<Result<Standing>>)>;
+
+/// The claims of one renewal request.
+#[derive(Default)]
+struct Batch {
+    claims: Vec<Arc<Claim>>,
+    /// Which of them were held when it was made up: what the store says of the others may be from before their grant.
+    held: Vec<bool>,
+}
 
 impl Keeper {
     /// Starts the task on the current runtime.
@@ -172,14 +180,16 @@ impl State {
     }
 
     /// Takes the claims of the next renewal request.
-    fn batch(&mut self) -> Vec<Arc<Claim>> {
-        let mut claims = Vec::new();
-        while claims.len() < BATCH
+    fn batch(&mut self) -> Batch {
+        let mut batch = Batch::default();
+        while batch.claims.len() < BATCH
             && let Some(id) = self.ready.pop_front()
         {
-            claims.extend(self.kept.get(&id).map(|kept| Arc::clone(&kept.tenure.claim)));
+            let Some(kept) = self.kept.get(&id) else { continue };
+            batch.claims.push(Arc::clone(&kept.tenure.claim));
+            batch.held.push(kept.tenure.phase() == Phase::Held);
         }
-        claims
+        batch
     }
 }
 
@@ -199,9 +209,9 @@ impl Task {
                 let mut state = self.shared.state();
                 let over = state.collect(now());
                 while under_way.len() < BATCHES_UNDER_WAY && !state.ready.is_empty() {
-                    let claims = state.batch();
-                    if !claims.is_empty() {
-                        under_way.push(self.renewal(claims));
+                    let batch = state.batch();
+                    if !batch.claims.is_empty() {
+                        under_way.push(self.renewal(batch));
                     }
                 }
                 state.sleeps_until = state.due.first().map(|(due, _)| *due);
@@ -226,56 +236,41 @@ impl Task {
                     disturbed = self.backend.disturbed();
                     self.shared.state().all_due(now());
                 }
-                Some((claims, answers)) = under_way.next() => self.note(&claims, answers),
+                Some((batch, answers)) = under_way.next() => self.note(&batch, answers),
             }
         }
     }
 
-    fn renewal(&self, claims: Vec<Arc<Claim>>) -> Renewal {
+    fn renewal(&self, batch: Batch) -> Renewal {
         let backend = Arc::clone(&self.backend);
         async move {
-            let answers = backend.renew(&claims).await;
-            (claims, answers)
+            let answers = backend.renew(&batch.claims).await;
+            (batch, answers)
         }
         .boxed()
     }
 
     /// Takes note of what the store answered to a renewal.
-    fn note(&self, claims: &[Arc<Claim>], answers: Vec<Result<Standing>>) {
+    fn note(&self, batch: &Batch, answers: Vec<Result<Standing>>) {
         let now = now();
         let times = self.backend.profile().renewals_per_lease;
         let mut revoked = Vec::new();
         let mut failure = None;
         let mut state = self.shared.state();
-        for (claim, answer) in claims.iter().zip(answers) {
+        for ((claim, was_held), answer) in batch.claims.iter().zip(&batch.held).zip(answers) {
             let Some(tenure) = state.kept.get(&claim.id).map(|kept| Arc::clone(&kept.tenure)) else {
                 continue;
             };
-            let pause = match (answer, tenure.phase()) {
-                (Ok(Standing::Held(grant)), _) => {
-                    // An answer that took longer than the lease confirms nothing; the next one will.
-                    if !tenure.confirm(grant, now) {
-                        tenure.nudge();
-                    }
-                    tenure.renewal_pause(now, times)
-                }
-                (Ok(Standing::Waiting), Phase::Waiting) => tenure.renewal_pause(now, times),
-                (Ok(Standing::Gone), Phase::Waiting) => {
-                    tenure.nudge();
-                    tenure.renewal_pause(now, times)
-                }
-                // The store has given the claim away, or (a store that lost its data) queued it again: not ours.
-                (Ok(Standing::Waiting | Standing::Gone), _) => {
-                    if tenure.lose(Loss::Revoked) {
-                        revoked.push(Arc::clone(&tenure));
-                    }
+            let pause = match answer.map(|answer| tenure.hear(answer, *was_held, now)) {
+                Ok(Heard::Noted) => tenure.renewal_pause(now, times),
+                Ok(Heard::Old) => Duration::ZERO,
+                Ok(Heard::Lost) => {
                     state.forget(claim.id);
+                    revoked.push(tenure);
                     continue;
                 }
-                (Err(error), phase) => {
-                    if phase == Phase::Waiting {
-                        tenure.nudge();
-                    }
+                Err(error) => {
+                    tenure.nudge();
                     failure = Some(error);
                     (tenure.renewal_pause(now, 8)).clamp(RETRY.0, RETRY.1)
                 }
@@ -284,7 +279,7 @@ impl Task {
         }
         drop(state);
         if let Some(error) = failure {
-            tracing::warn!(%error, claims = claims.len(), "a renewal failed and is tried again");
+            tracing::warn!(%error, claims = batch.claims.len(), "a renewal failed and is tried again");
         }
         for tenure in revoked {
             self.abandon_lost(tenure);

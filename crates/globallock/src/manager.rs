@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 
-use crate::backend::{Backend, Claim, ClaimId, Entry, Patience, Standing};
+use crate::backend::{Backend, Claim, ClaimId, Entry, Patience};
 use crate::connect::connect_backend;
 use crate::error::{Error, Result};
 use crate::keeper::Keeper;
@@ -17,7 +17,7 @@ use crate::options::{ManagerOptions, Options};
 use crate::owner::Owner;
 use crate::queue::{MAX_CAPACITY, Share};
 use crate::sync::{Handle, now, sleep_until, watch};
-use crate::tenure::{Loss, Tenure};
+use crate::tenure::Tenure;
 
 /// The pauses between two tries of a departure that the store did not answer.
 const LEAVE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -301,13 +301,8 @@ impl Inner {
         }
         let mut answers = self.backend.renew(&[Arc::clone(&tenure.claim)]).await;
         match answers.pop() {
-            Some(Ok(Standing::Held(grant))) => {
-                tenure.confirm(grant, now());
-            }
-            // The keeper learns the same at once, and gives the claim up.
-            Some(Ok(Standing::Waiting | Standing::Gone)) => {
-                tenure.lose(Loss::Revoked);
-            }
+            // The renewal task gives up in the store what is lost, when the claim comes due.
+            Some(Ok(answer)) => drop(tenure.hear(answer, true, now())),
             Some(Err(error)) => return Err(error),
             None => {}
         }

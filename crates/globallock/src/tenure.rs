@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Claim, Grant};
+use crate::backend::{Claim, Grant, Standing};
 use crate::deadline::deadline;
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
@@ -42,6 +42,17 @@ pub(crate) enum Phase {
     Left,
 }
 
+/// What the answer to a renewal says of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// What there was to note has been noted.
+    Noted,
+    /// Nothing, because the claim was granted after the question: the store must be asked again.
+    Old,
+    /// The claim was held, and the store does not hold it for us any more.
+    Lost,
+}
+
 /// A claim of ours and what is known of it.
 #[derive(Debug)]
 pub(crate) struct Tenure {
@@ -77,13 +88,15 @@ impl Tenure {
     /// Takes note of a grant or of its renewal, and says whether the claim holds by it now.
     ///
     /// A late answer never shortens what a later request has confirmed, and never revives a claim that ended: not one
-    /// whose deadline has passed before anybody took note of it, either.
+    /// whose deadline has passed before anybody took note of it, either. Of a claim that is held, only an answer about this
+    /// very grant is taken.
     pub(crate) fn confirm(&self, grant: Grant, now: Instant) -> bool {
         let mut state = self.state();
-        if !matches!(state.phase, Phase::Waiting | Phase::Held) {
-            return false;
-        }
-        let first = state.phase == Phase::Waiting;
+        let first = match state.phase {
+            Phase::Waiting => true,
+            Phase::Held if grant.fence == state.fence => false,
+            _ => return false,
+        };
         let hold_ends = match state.hold_ends {
             Some(known) if !first => Some(known),
             _ => grant.hold_ends.and_then(|end| deadline(end, self.claim.max_hold?)),
@@ -107,6 +120,49 @@ impl Tenure {
             self.told.notify_one();
         }
         true
+    }
+
+    /// Takes note of the answer to a renewal that was sent while the claim was held (`was_held`) or waited.
+    ///
+    /// | answer | held when asked | held now | it says |
+    /// |---|---|---|---|
+    /// | held, same token | – | yes | confirmed |
+    /// | held, lower token | – | yes | nothing: it is about an earlier grant |
+    /// | held, higher token | – | yes | lost, and granted again since |
+    /// | held | – | no | granted; too late to be one: the owner asks again |
+    /// | waiting, gone | no | yes | nothing: the grant came after it |
+    /// | waiting, gone | yes | yes | lost |
+    /// | gone | – | no | dropped: the owner asks again |
+    /// | waiting | – | no | as known |
+    pub(crate) fn hear(&self, answer: Standing, was_held: bool, now: Instant) -> Heard {
+        let (phase, fence) = {
+            let state = self.state();
+            (state.phase, state.fence)
+        };
+        let is_held = phase == Phase::Held;
+        match answer {
+            Standing::Held(grant) if is_held && grant.fence > fence => self.is_lost(),
+            Standing::Held(grant) if is_held && grant.fence < fence => Heard::Old,
+            Standing::Held(grant) => {
+                // An answer that took longer than the lease confirms nothing; the next one will.
+                if !self.confirm(grant, now) {
+                    self.nudge();
+                }
+                Heard::Noted
+            }
+            Standing::Waiting | Standing::Gone if is_held && !was_held => Heard::Old,
+            // The store has given the claim away, or (a store that lost its data) queued it again: not ours.
+            Standing::Waiting | Standing::Gone if is_held => self.is_lost(),
+            Standing::Gone => {
+                self.nudge();
+                Heard::Noted
+            }
+            Standing::Waiting => Heard::Noted,
+        }
+    }
+
+    fn is_lost(&self) -> Heard {
+        if self.lose(Loss::Revoked) { Heard::Lost } else { Heard::Noted }
     }
 
     /// Tells the waiting owner to ask the store where it stands.
@@ -257,5 +313,90 @@ impl Tenure {
                 (Phase::Held | Phase::Waiting, _) => told.await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{ClaimId, Patience};
+    use crate::name::Name;
+    use crate::queue::Share;
+
+    const LEASE: Duration = Duration::from_secs(10);
+
+    fn waiting() -> Arc<Tenure> {
+        Tenure::new(Claim {
+            id: ClaimId::new(1, 1),
+            name: Name::new("a").unwrap(),
+            share: Share { weight: 1, capacity: 1 },
+            patience: Patience::Queue,
+            lease: LEASE,
+            max_hold: None,
+            owner: "".into(),
+        })
+    }
+
+    fn held(fence: u64) -> Standing {
+        Standing::Held(Grant { fence, expires: Some(now() + LEASE), hold_ends: None })
+    }
+
+    fn holding(fence: u64) -> Arc<Tenure> {
+        let tenure = waiting();
+        assert_eq!(tenure.hear(held(fence), false, now()), Heard::Noted);
+        assert_eq!(tenure.phase(), Phase::Held);
+        tenure
+    }
+
+    #[test]
+    fn an_answer_to_a_question_from_before_the_grant_says_nothing_of_it() {
+        for answer in [Standing::Waiting, Standing::Gone] {
+            let tenure = holding(7);
+            assert_eq!(tenure.hear(answer, false, now()), Heard::Old);
+            assert!(tenure.is_held());
+            assert_eq!(tenure.hear(answer, true, now()), Heard::Lost);
+            assert_eq!(tenure.phase(), Phase::Lost(Loss::Revoked));
+            assert_eq!(tenure.hear(answer, true, now()), Heard::Noted, "a loss is told once");
+        }
+    }
+
+    #[test]
+    fn the_answer_about_an_earlier_grant_changes_nothing() {
+        let tenure = holding(7);
+        let ends = tenure.ends();
+        assert_eq!(tenure.hear(held(6), true, now() + Duration::from_secs(1)), Heard::Old);
+        assert_eq!((tenure.fence(), tenure.ends()), (7, ends));
+        assert!(!tenure.confirm(Grant { fence: 6, expires: None, hold_ends: None }, now()));
+        assert_eq!((tenure.fence(), tenure.ends()), (7, ends));
+    }
+
+    #[test]
+    fn a_claim_that_was_granted_again_behind_its_owners_back_was_lost_in_between() {
+        let tenure = holding(7);
+        assert_eq!(tenure.hear(held(8), true, now()), Heard::Lost);
+        assert_eq!((tenure.fence(), tenure.phase()), (7, Phase::Lost(Loss::Revoked)));
+    }
+
+    #[test]
+    fn a_renewal_is_confirmed_by_an_answer_about_the_same_grant() {
+        let tenure = holding(7);
+        let later = Grant { fence: 7, expires: Some(now() + LEASE * 2), hold_ends: None };
+        let ends = tenure.ends();
+        assert_eq!(tenure.hear(Standing::Held(later), true, now()), Heard::Noted);
+        assert!(tenure.ends() > ends);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_claim_that_is_gone_has_its_owner_ask_again() {
+        for answer in [Standing::Gone, held(7)] {
+            let tenure = waiting();
+            // The grant is so old that nothing is left of it.
+            assert_eq!(tenure.hear(answer, false, now() + LEASE), Heard::Noted);
+            assert_eq!(tenure.phase(), Phase::Waiting);
+            assert!(!tenure.granted().await);
+        }
+        let tenure = waiting();
+        assert_eq!(tenure.hear(Standing::Waiting, false, now()), Heard::Noted);
+        assert!(futures_util::FutureExt::now_or_never(tenure.granted()).is_none());
     }
 }

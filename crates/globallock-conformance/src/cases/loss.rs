@@ -13,6 +13,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!("loss", failing_renewals_are_told_before_the_store_grants_anew).over_kinds().needs(Need::Lease),
         case!("loss", a_silent_store_is_told_before_it_grants_anew).over_kinds().needs(Need::Lease),
         case!("loss", one_failed_renewal_loses_nothing).over_kinds(),
+        case!("loss", a_grant_outlives_an_answer_from_before_it).over_kinds(),
         case!("loss", a_lost_lock_stays_lost).needs(Need::Lease),
         case!("loss", a_lost_lock_is_told_to_all_who_ask).needs(Need::Lease),
         case!("loss", a_claim_that_was_taken_away_is_told).over_kinds().needs(Need::Lose),
@@ -61,6 +62,28 @@ async fn one_failed_renewal_loses_nothing(world: World) {
     crate::world::eventually("the renewal is repeated", async || store.asked(Verb::Renew) >= 3).await;
     assert_eq!(store.failed(), 1);
     assert!(guard.is_held());
+    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+}
+
+async fn a_grant_outlives_an_answer_from_before_it(world: World) {
+    let (store, waits) = world.faulty().await;
+    let holder = world.manager().await;
+    let held = world.lock(&holder).acquire().await.unwrap();
+    let waiter = world.queued(world.lock(&waits), 1, 1).await;
+    // The store says "waiting" to a renewal, which is heard after the grant.
+    store.always(Verb::Renew, Fault::HoldAnswer);
+    crate::world::eventually("a renewal is answered", async || store.held() > 0).await;
+    store.always(Verb::Renew, Fault::None);
+    held.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    let before = store.asked(Verb::Renew);
+    store.let_go();
+    // What the store is asked after the grant is what counts.
+    let renewed_or_lost = async || store.asked(Verb::Renew) > before + 1 || !guard.is_held();
+    crate::world::eventually("the claim is renewed or lost", renewed_or_lost).await;
+    if !guard.is_held() {
+        panic!("{:?}", guard.lost().await);
+    }
     assert_eq!(guard.release().await.unwrap(), Departure::Left);
 }
 

@@ -18,7 +18,8 @@ use crate::tenure::{Heard, Phase, Tenure};
 
 /// How many claims one renewal request carries at most.
 const BATCH: usize = 256;
-/// How many renewal requests are under way at most: enough to keep a connection busy.
+/// How many renewal requests are under way at most, of claims that are held and of claims that wait each: enough to keep a
+/// connection busy.
 const BATCHES_UNDER_WAY: usize = 8;
 /// How much earlier than due a claim is renewed along with others.
 const TOGETHER: Duration = Duration::from_millis(10);
@@ -43,8 +44,10 @@ struct State {
     kept: HashMap<ClaimId, Kept>,
     /// The claims by the moment at which something is to be done for them.
     due: BTreeSet<(Instant, ClaimId)>,
-    /// Claims whose renewal is due and not yet under way.
-    ready: VecDeque<ClaimId>,
+    /// Held claims whose renewal is due and not yet under way.
+    ready_held: VecDeque<ClaimId>,
+    /// Waiting claims whose renewal is due and not yet under way: however many, they do not keep the held ones back.
+    ready_waiting: VecDeque<ClaimId>,
     /// Until when the task sleeps; an earlier due moment must wake it.
     sleeps_until: Option<Instant>,
     closed: bool,
@@ -62,6 +65,8 @@ type Renewal = BoxFuture<'static, (Batch, Vec<Result<Standing>>)>;
 /// The claims of one renewal request.
 #[derive(Default)]
 struct Batch {
+    /// Whether it is a batch of held claims.
+    is_held: bool,
     claims: Vec<Arc<Claim>>,
     /// Which of them were held when it was made up: what the store says of the others may be from before their grant.
     held: Vec<bool>,
@@ -160,7 +165,11 @@ impl State {
                 Phase::Lost(_) => over.extend(self.forget(id).map(|kept| kept.tenure)),
                 Phase::Left => drop(self.forget(id)),
                 Phase::Waiting | Phase::Held if renew_at.is_some_and(|at| at <= now + TOGETHER) => {
-                    self.ready.push_back(id);
+                    if kept.tenure.phase() == Phase::Held {
+                        self.ready_held.push_back(id);
+                    } else {
+                        self.ready_waiting.push_back(id);
+                    }
                     self.schedule(id, None);
                 }
                 // Confirmed by another way since: its end has moved.
@@ -179,17 +188,18 @@ impl State {
         }
     }
 
-    /// Takes the claims of the next renewal request.
-    fn batch(&mut self) -> Batch {
-        let mut batch = Batch::default();
+    /// Takes the claims of the next renewal request of those that are held, or of those that wait.
+    fn batch(&mut self, is_held: bool) -> Option<Batch> {
+        let ready = if is_held { &mut self.ready_held } else { &mut self.ready_waiting };
+        let mut batch = Batch { is_held, ..Batch::default() };
         while batch.claims.len() < BATCH
-            && let Some(id) = self.ready.pop_front()
+            && let Some(id) = ready.pop_front()
         {
             let Some(kept) = self.kept.get(&id) else { continue };
             batch.claims.push(Arc::clone(&kept.tenure.claim));
             batch.held.push(kept.tenure.phase() == Phase::Held);
         }
-        batch
+        Some(batch).filter(|batch| !batch.claims.is_empty())
     }
 }
 
@@ -203,14 +213,18 @@ impl Task {
     /// Runs until the manager is gone and nothing is left to keep.
     async fn run(self) {
         let mut under_way: FuturesUnordered<Renewal> = FuturesUnordered::new();
+        // Of claims that wait, and of claims that are held.
+        let mut counts = [0; 2];
         let mut disturbed = self.backend.disturbed();
         loop {
             let (over, next, finished) = {
                 let mut state = self.shared.state();
                 let over = state.collect(now());
-                while under_way.len() < BATCHES_UNDER_WAY && !state.ready.is_empty() {
-                    let batch = state.batch();
-                    if !batch.claims.is_empty() {
+                for is_held in [true, false] {
+                    while counts[usize::from(is_held)] < BATCHES_UNDER_WAY
+                        && let Some(batch) = state.batch(is_held)
+                    {
+                        counts[usize::from(is_held)] += 1;
                         under_way.push(self.renewal(batch));
                     }
                 }
@@ -236,7 +250,10 @@ impl Task {
                     disturbed = self.backend.disturbed();
                     self.shared.state().all_due(now());
                 }
-                Some((batch, answers)) = under_way.next() => self.note(&batch, answers),
+                Some((batch, answers)) = under_way.next() => {
+                    counts[usize::from(batch.is_held)] -= 1;
+                    self.note(&batch, answers);
+                }
             }
         }
     }

@@ -18,12 +18,22 @@ pub(crate) struct News {
     pub(crate) deleted: Vec<Vec<u8>>,
     /// Something may have been missed: the store must be read again.
     pub(crate) read_again: bool,
+    /// The revision of the store as of which this is so, where it counts such.
+    #[cfg(feature = "etcd")]
+    pub(crate) as_of: i64,
 }
 
 impl News {
     /// Whether nothing has happened.
     pub(crate) fn is_none(&self) -> bool {
         !self.read_again && self.deleted.is_empty()
+    }
+
+    /// Adds a key that was found deleted as of a revision.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn add(&mut self, deleted: &[u8], as_of: i64) {
+        self.deleted.push(deleted.to_vec());
+        self.as_of = self.as_of.max(as_of);
     }
 }
 

@@ -29,7 +29,7 @@ impl Shared {
         let left = self.take_out(claim, key).await;
         if left.is_ok() || !self.may_be_there(claim.id) {
             self.unanswered().remove(&claim.id);
-            self.places().remove(&claim.id);
+            self.places().remove(claim.id);
             self.slots.give_back(claim.id);
         }
         left
@@ -41,7 +41,7 @@ impl Shared {
         for lease in leases.iter().flatten() {
             self.bar(id, *lease).await?;
         }
-        if let Some(place) = self.places().get_mut(&id) {
+        if let Some(place) = self.places().get_mut(id) {
             place.leaves = true;
         }
         let left = match self.single_key(claim) {
@@ -86,7 +86,7 @@ impl Shared {
     /// claim with its key, and taken out.
     fn may_be_there(&self, id: ClaimId) -> bool {
         let unanswered = self.unanswered().get(&id).cloned().unwrap_or_default();
-        let known = self.places().get(&id).map(|place| place.lease);
+        let known = self.places().get(id).map(|place| place.mine.lease);
         unanswered.into_iter().chain(known).any(|lease| self.leases.may_live_on(lease))
     }
 
@@ -106,23 +106,21 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use crate::backend::Standing;
-    use crate::etcd::places::tests::{found, store};
+    use crate::etcd::places::tests::{found, read, store};
 
     #[tokio::test]
     async fn a_key_is_nobody_elses_while_its_lease_may_be_confirmed_after_all() {
         // Nobody answers there.
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
-        let standing = shared.note(&claim, &key, &[found(&key, 4, 1)], 4, Instant::now());
+        let standing = read(&shared, &claim, &[found(&key, 4, 1)], 4);
         assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
         shared.leases.pretend_over(1);
         for _ in 0..2 {
             assert!(shared.try_leave(&claim).await.is_err());
             assert_eq!(shared.slots.key(claim.id).as_ref(), Some(&key), "an answer may be on its way");
-            assert_eq!(shared.note(&claim, &key, &[found(&key, 4, 1)], 5, Instant::now()), Standing::Gone);
+            assert_eq!(read(&shared, &claim, &[found(&key, 4, 1)], 5), Standing::Gone);
         }
         shared.leases.forget(1);
         assert!(shared.try_leave(&claim).await.is_err());

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::stream::{self, StreamExt};
+
 use super::keys::{self, Listed};
 use super::messages::{LeaseRequest, LeaseResponse};
 use super::{Shared, value};
@@ -12,20 +14,20 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::admit;
 
+/// How many leases are asked about at a time.
+const TOGETHER: usize = 32;
+
 impl Shared {
     pub(super) async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
         let start = keys::queue(self.prefix(), name);
-        let end = keys::end(&start);
-        let mut found = self.range(start.into_bytes(), end, false).await?.kvs;
+        let mut found = self.all_below(&start, false).await?;
         found.retain(|kv| self.is_claim(&Listed::new(kv)));
         found.sort_by_key(|kv| kv.create_revision);
         let queue: Vec<Listed> = found.iter().map(Listed::new).collect();
         let holding = admit(queue.iter().map(|listed| listed.share));
         let leases: BTreeSet<i64> = queue.iter().map(|listed| listed.lease).collect();
-        let mut left: HashMap<i64, Option<Duration>> = HashMap::new();
-        for lease in leases {
-            left.insert(lease, self.left(lease).await);
-        }
+        let left = stream::iter(leases).map(async |lease| (lease, self.left(lease).await));
+        let left: HashMap<i64, Option<Duration>> = left.buffer_unordered(TOGETHER).collect().await;
         let mut entries = Vec::with_capacity(queue.len());
         for (position, (listed, kv)) in queue.iter().zip(&found).enumerate() {
             let text = String::from_utf8_lossy(&kv.value);
@@ -52,8 +54,8 @@ impl Shared {
 
     pub(super) async fn names(&self, prefix: &str) -> Result<BTreeSet<Name>> {
         let start = self.prefix();
-        let found = self.range(start.into(), keys::end(start), true).await?;
-        let claims = found.kvs.iter().filter(|kv| self.is_claim(&Listed::new(kv)));
+        let found = self.all_below(start, true).await?;
+        let claims = found.iter().filter(|kv| self.is_claim(&Listed::new(kv)));
         let names = claims.filter_map(|kv| keys::name(start, &kv.key));
         Ok(names.filter(|name| name.as_str().starts_with(prefix)).collect())
     }

@@ -23,11 +23,11 @@ impl Shared {
                 let Some(subscription) = shared
                     .upgrade()
                     .filter(|shared| shared.leases.find(lease.id).is_some())
-                    .map(|shared| shared.watches.subscribe(&shared.link, [key.clone()], read_at))
+                    .map(|shared| shared.watches.subscribe(&shared.link, [(key.clone(), None)], read_at))
                 else {
                     return;
                 };
-                let news = subscription.news(lease.length()).await;
+                let news = subscription.news_within(lease.length()).await;
                 drop(subscription);
                 let Some(shared) = shared.upgrade() else { return };
                 let is_gone = news.is_some_and(|news| !news.deleted.is_empty());
@@ -58,7 +58,7 @@ impl Shared {
 
     /// Whether a marker is there, and as of which revision that is so.
     async fn marker(&self, key: &[u8]) -> Result<(bool, i64)> {
-        let request = RangeRequest { key: key.to_vec(), range_end: Vec::new(), keys_only: true };
+        let request = RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() };
         let answer: RangeResponse = self.link.unary("/etcdserverpb.KV/Range", request).await?;
         Ok((!answer.kvs.is_empty(), answer.header.map_or(0, |header| header.revision)))
     }

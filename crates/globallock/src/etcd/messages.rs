@@ -29,8 +29,36 @@ pub(super) struct RangeRequest {
     pub(super) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(super) range_end: Vec<u8>,
+    /// How many keys are answered at most; 0 for all.
+    #[prost(int64, tag = "3")]
+    pub(super) limit: i64,
+    /// As of which revision; 0 for the newest.
+    #[prost(int64, tag = "4")]
+    pub(super) revision: i64,
+    #[prost(enumeration = "SortOrder", tag = "5")]
+    pub(super) sort_order: i32,
+    #[prost(enumeration = "SortTarget", tag = "6")]
+    pub(super) sort_target: i32,
     #[prost(bool, tag = "8")]
     pub(super) keys_only: bool,
+    /// Only keys that were created until this revision; 0 for all.
+    #[prost(int64, tag = "13")]
+    pub(super) max_create_revision: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub(super) enum SortOrder {
+    None = 0,
+    Ascend = 1,
+    Descend = 2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub(super) enum SortTarget {
+    Key = 0,
+    Create = 2,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -39,6 +67,9 @@ pub(super) struct RangeResponse {
     pub(super) header: Option<Header>,
     #[prost(message, repeated, tag = "2")]
     pub(super) kvs: Vec<KeyValue>,
+    /// Whether the limit has left some out.
+    #[prost(bool, tag = "3")]
+    pub(super) more: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -89,7 +120,7 @@ pub(super) enum Request {
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ResponseOp {
-    #[prost(oneof = "Response", tags = "1, 2, 3")]
+    #[prost(oneof = "Response", tags = "1, 2, 3, 4")]
     pub(super) response: Option<Response>,
 }
 
@@ -101,6 +132,8 @@ pub(super) enum Response {
     Put(PutResponse),
     #[prost(message, tag = "3")]
     Delete(DeleteRangeResponse),
+    #[prost(message, tag = "4")]
+    Transaction(TxnResponse),
 }
 
 /// One of a key's sides is compared for equality, which is the default of what is left out.

@@ -1,22 +1,24 @@
 //! Where the claims of a store stand in their queues, as it has read and been told.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use super::Shared;
+use super::ahead::Ahead;
 use super::keys::Listed;
-use super::messages::KeyValue;
+use super::reading::Sight;
 use crate::backend::{Claim, ClaimId, Grant, Standing};
-use crate::queue::admit;
+use crate::name::Name;
 
 /// A claim of this store in its queue, as last read.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    pub(super) lease: i64,
-    pub(super) revision: i64,
+    /// Its key.
+    pub(super) mine: Listed,
     /// No later than the grant; `None` while the claim waits.
     pub(super) granted: Option<Instant>,
-    /// Those in front of it, or more: who was in front only ever leaves.
-    pub(super) ahead: Vec<Listed>,
+    /// Those in front of it.
+    pub(super) ahead: Ahead,
     /// The revision at which that was so.
     pub(super) read_at: i64,
     /// Whether its owner is taking it out.
@@ -25,58 +27,136 @@ pub(super) struct Place {
     pub(super) is_complete: bool,
 }
 
+/// The places of one store's claims.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    by_id: HashMap<ClaimId, (Name, Place)>,
+    /// The claims of each name, in the order of joining.
+    by_name: BTreeMap<(Name, i64), ClaimId>,
+}
+
+impl Places {
+    pub(super) fn get(&self, id: ClaimId) -> Option<&Place> {
+        self.by_id.get(&id).map(|(_, place)| place)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ClaimId) -> Option<&mut Place> {
+        self.by_id.get_mut(&id).map(|(_, place)| place)
+    }
+
+    pub(super) fn insert(&mut self, claim: &Claim, place: Place) {
+        self.remove(claim.id);
+        self.by_name.insert((claim.name.clone(), place.mine.revision), claim.id);
+        self.by_id.insert(claim.id, (claim.name.clone(), place));
+    }
+
+    pub(super) fn remove(&mut self, id: ClaimId) {
+        if let Some((name, place)) = self.by_id.remove(&id) {
+            self.by_name.remove(&(name, place.mine.revision));
+        }
+    }
+
+    /// Forgets a claim whose key was not there when it was looked for as of revision `read_at`, unless its key is newer.
+    pub(super) fn miss(&mut self, id: ClaimId, read_at: i64) {
+        if self.get(id).is_some_and(|place| place.mine.revision <= read_at) {
+            self.remove(id);
+        }
+    }
+
+    /// The last claim of this store in the queue of `name`.
+    fn last(&self, name: &Name) -> Option<(ClaimId, &Place)> {
+        let of_name = (name.clone(), i64::MIN)..=(name.clone(), i64::MAX);
+        let (_, id) = self.by_name.range(of_name).next_back()?;
+        Some((*id, self.get(*id)?))
+    }
+}
+
+/// A claim of this store that one which joins now stands behind, and what keeps that one waiting then.
+#[derive(Debug)]
+pub(super) struct Behind {
+    pub(super) last: Listed,
+    pub(super) ahead: Ahead,
+    /// The revision as of which those in front are there; `None`: as of when the last one is seen to be there.
+    pub(super) read_at: Option<i64>,
+}
+
 impl Shared {
-    /// Takes note of the queue as it was read, and says where the claim stands in it.
-    pub(super) fn note(
+    /// What a claim that joins stands behind, as far as this store knows by itself.
+    pub(super) fn behind(&self, claim: &Claim) -> Option<Behind> {
+        if self.link.config().single_key {
+            return None;
+        }
+        let places = self.places();
+        let (id, place) = places.last(&claim.name)?;
+        if id == claim.id || place.leaves || self.leases.find(place.mine.lease).is_none() {
+            return None;
+        }
+        let its = place.granted.is_none().then_some(&place.ahead);
+        let ahead = Ahead::behind(&place.mine, its, claim.share)?;
+        let read_at = (!ahead.is_only(&place.mine)).then_some(place.read_at);
+        Some(Behind { last: place.mine.clone(), ahead, read_at })
+    }
+
+    /// Takes note of what a claim has read of its queue, and says where it stands.
+    pub(super) fn note(&self, claim: &Claim, sight: Sight, is_complete: bool, sent: Instant) -> Standing {
+        match &sight.mine {
+            Some(mine) => {
+                let ahead = if sight.is_whole {
+                    Ahead::of_queue(sight.ahead(), claim.share)
+                } else {
+                    // What takes all there is waits behind anybody.
+                    Ahead::of_some(sight.ahead(), claim.share).unwrap_or_default()
+                };
+                self.stands(claim, mine, ahead, sight.read_at, is_complete, sent)
+            }
+            None => self.is_missing(claim, sight.read_at),
+        }
+    }
+
+    /// Takes note that a claim was not in its queue as of revision `read_at`, and says where it stands.
+    pub(super) fn is_missing(&self, claim: &Claim, read_at: i64) -> Standing {
+        let mut places = self.places();
+        places.miss(claim.id, read_at);
+        places.get(claim.id).map_or(Standing::Gone, |place| self.standing(claim, place))
+    }
+
+    /// Takes note of where a claim stands as of revision `read_at`.
+    pub(super) fn stands(
         &self,
         claim: &Claim,
-        key: &[u8],
-        found: &[KeyValue],
+        mine: &Listed,
+        ahead: Ahead,
         read_at: i64,
+        is_complete: bool,
         sent: Instant,
     ) -> Standing {
-        let single = self.single_key(claim);
-        let (single, found): (Vec<&KeyValue>, Vec<&KeyValue>) =
-            found.iter().partition(|kv| Some(&kv.key) == single.as_ref());
-        let mut queue: Vec<Listed> =
-            found.into_iter().map(Listed::new).filter(|listed| self.is_claim(listed)).collect();
-        queue.sort_by_key(|listed| listed.revision);
-        let Some(position) = queue.iter().position(|listed| listed.key == key) else {
-            self.places().remove(&claim.id);
-            return Standing::Gone;
-        };
-        let mine = queue.swap_remove(position);
-        queue.truncate(position);
-        let holds = holds(&queue, claim);
         let mut places = self.places();
         // What was known of an earlier key of the claim, whose lease has ended, says nothing of this one.
-        let before = places.get(&claim.id).filter(|place| place.revision == mine.revision);
-        let is_complete = before.is_some_and(|place| place.is_complete) || self.is_complete(claim, &single);
-        let granted = before.and_then(|place| place.granted).or((holds && is_complete).then_some(sent));
-        let place = Place {
-            lease: mine.lease,
-            revision: mine.revision,
-            granted,
-            ahead: queue,
-            read_at,
-            leaves: false,
-            is_complete,
+        let before = places.get(claim.id).filter(|place| place.mine.revision == mine.revision);
+        let is_complete = is_complete || before.is_some_and(|place| place.is_complete);
+        let holds = ahead.lets_in(claim.share) && is_complete;
+        let granted = before.and_then(|place| place.granted).or(holds.then_some(sent));
+        // An answer that a later one has overtaken takes back nothing of what that has told.
+        let (ahead, read_at) = match before.filter(|place| place.read_at > read_at) {
+            Some(later) => (later.ahead.clone(), later.read_at),
+            None => (ahead, read_at),
         };
+        let place = Place { mine: mine.clone(), granted, ahead, read_at, leaves: false, is_complete };
         let standing = self.standing(claim, &place);
         // Kept even if its lease is over by now: that is what its departure has to know.
-        places.insert(claim.id, place);
+        places.insert(claim, place);
         standing
     }
 
     /// Where a claim stands: nowhere once its lease may be over, whatever the cluster still has.
     pub(super) fn standing(&self, claim: &Claim, place: &Place) -> Standing {
-        let Some(lease) = self.leases.find(place.lease) else {
+        let Some(lease) = self.leases.find(place.mine.lease) else {
             return Standing::Gone;
         };
         match place.granted {
             None => Standing::Waiting,
             Some(granted) => Standing::Held(Grant {
-                fence: place.revision.unsigned_abs(),
+                fence: place.mine.revision.unsigned_abs(),
                 expires: Some(lease.expires()),
                 hold_ends: claim.max_hold.map(|hold| granted + hold),
             }),
@@ -89,13 +169,11 @@ impl Shared {
     /// asked.
     pub(super) fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<Standing> {
         let mut places = self.places();
-        let taken_out = |id: ClaimId| places.get(&id).is_none_or(|place| place.leaves);
-        if !deleted.iter().filter_map(|key| self.slots.owner(key)).all(taken_out) {
-            return None;
-        }
-        let place = places.get_mut(&claim.id)?;
-        place.ahead.retain(|listed| !deleted.contains(&listed.key));
-        if !place.is_complete || !holds(&place.ahead, claim) {
+        let taken_out = |id: ClaimId| places.get(id).is_none_or(|place| place.leaves);
+        let is_told = deleted.iter().filter_map(|key| self.slots.owner(key)).all(taken_out);
+        let place = places.get_mut(claim.id)?;
+        place.ahead.remove(deleted);
+        if !is_told || !place.is_complete || !place.ahead.lets_in(claim.share) {
             return None;
         }
         place.granted.get_or_insert_with(Instant::now);
@@ -103,11 +181,6 @@ impl Shared {
         drop(places);
         Some(self.standing(claim, &place))
     }
-}
-
-/// Whether a claim holds behind these.
-pub(super) fn holds(ahead: &[Listed], claim: &Claim) -> bool {
-    admit(ahead.iter().map(|listed| listed.share).chain([claim.share])) > ahead.len()
 }
 
 #[cfg(test)]
@@ -120,24 +193,31 @@ pub(super) mod tests {
     use crate::backend::Patience;
     use crate::etcd::config::Config;
     use crate::etcd::link::Link;
-    use crate::name::Name;
-    use crate::queue::Share;
+    use crate::etcd::messages::KeyValue;
+    use crate::etcd::reading::Seen;
+    use crate::queue::{MAX_CAPACITY, Share};
 
     const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
+    const MUTEX: Share = Share { weight: 1, capacity: 1 };
+    const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+
+    fn claim(number: u64, share: Share) -> Claim {
+        Claim {
+            id: ClaimId::new(1, number),
+            name: Name::new("a").unwrap(),
+            share,
+            patience: Patience::Queue,
+            lease: Duration::from_secs(1),
+            max_hold: None,
+            owner: Arc::from(""),
+        }
+    }
 
     /// A store that has asked for nothing, and a claim of its own with its key.
     pub(in crate::etcd) fn store() -> (Shared, Claim, Vec<u8>) {
         let address = Address::parse("etcd://127.0.0.1:1").unwrap();
         let shared = Shared::new(Link::new(Config::new(address).unwrap()));
-        let claim = Claim {
-            id: ClaimId::new(1, 1),
-            name: Name::new("a").unwrap(),
-            share: Share { weight: 1, capacity: 1 },
-            patience: Patience::Queue,
-            lease: Duration::from_secs(1),
-            max_hold: None,
-            owner: Arc::from(""),
-        };
+        let claim = claim(1, MUTEX);
         let key = shared.slots.take(shared.prefix(), &claim);
         (shared, claim, key)
     }
@@ -146,20 +226,114 @@ pub(super) mod tests {
         KeyValue { key: key.to_vec(), create_revision, lease, ..KeyValue::default() }
     }
 
+    /// Has the claim read this whole queue, as of a revision.
+    pub(in crate::etcd) fn read(
+        shared: &Shared,
+        claim: &Claim,
+        queue: &[KeyValue],
+        read_at: i64,
+    ) -> Standing {
+        let queue = shared.claims(queue);
+        let key = shared.slots.key(claim.id).unwrap();
+        let mine = queue.iter().find(|listed| listed.key == key).cloned();
+        shared.note(claim, Sight::new(mine, queue, true, read_at), true, Instant::now())
+    }
+
+    fn fence(standing: Standing) -> Option<u64> {
+        match standing {
+            Standing::Held(grant) => Some(grant.fence),
+            _ => None,
+        }
+    }
+
     #[tokio::test]
     async fn a_grant_that_is_heard_of_after_its_lease_is_not_that_of_the_next_key() {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let queue = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)];
-        let now = Instant::now();
-        assert_eq!(shared.note(&claim, &key, &queue, 4, now), Standing::Waiting);
+        assert_eq!(read(&shared, &claim, &queue, 4), Standing::Waiting);
         shared.leases.forget(1);
         assert_eq!(shared.advance(&claim, &[OTHER.into()]), Some(Standing::Gone));
         // It joins anew, behind somebody.
         shared.leases.pretend(2);
         let queue = [found(OTHER.as_bytes(), 5, 9), found(&key, 6, 2)];
-        assert_eq!(shared.note(&claim, &key, &queue, 6, now), Standing::Waiting);
-        let granted = shared.advance(&claim, &[OTHER.into()]);
-        assert!(matches!(granted, Some(Standing::Held(grant)) if grant.fence == 6), "{granted:?}");
+        assert_eq!(read(&shared, &claim, &queue, 6), Standing::Waiting);
+        assert_eq!(shared.advance(&claim, &[OTHER.into()]).and_then(fence), Some(6));
+    }
+
+    #[tokio::test]
+    async fn a_look_from_before_a_claim_joined_again_does_not_make_it_forgotten() {
+        let (shared, claim, key) = store();
+        shared.leases.pretend(1);
+        let held = read(&shared, &claim, &[found(&key, 6, 1)], 6);
+        assert_eq!(fence(held), Some(6));
+        // Its earlier key was gone when this was asked, and the answer took its time.
+        assert_eq!(fence(shared.is_missing(&claim, 5)), Some(6));
+        assert_eq!(fence(read(&shared, &claim, &[], 5)), Some(6));
+        assert_eq!(read(&shared, &claim, &[], 6), Standing::Gone);
+        assert!(shared.places().get(claim.id).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_a_later_one_has_overtaken_takes_nothing_back() {
+        let (shared, claim, key) = store();
+        shared.leases.pretend(1);
+        let queue = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)];
+        assert_eq!(read(&shared, &claim, &queue, 4), Standing::Waiting);
+        assert_eq!(fence(read(&shared, &claim, &queue[1..], 8)), Some(4));
+        assert_eq!(fence(read(&shared, &claim, &queue, 7)), Some(4));
+        let place = shared.places().get(claim.id).cloned().unwrap();
+        assert_eq!((place.read_at, place.ahead.lets_in(MUTEX)), (8, true));
+    }
+
+    #[test]
+    fn a_key_is_missed_where_it_was_there_before_the_look_and_is_not_found_or_is_another() {
+        for (created, read_at, misses) in
+            [(7, 9, false), (0, 9, true), (8, 9, true), (0, 6, false), (0, 7, true)]
+        {
+            assert_eq!(Seen { created, read_at }.misses(7), misses, "created {created}, read at {read_at}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_claim_joins_behind_the_last_of_its_store_that_is_there_and_stays() {
+        let (shared, first, key) = store();
+        let second = claim(2, MUTEX);
+        assert!(shared.behind(&second).is_none());
+        shared.leases.pretend(1);
+        read(&shared, &first, &[found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)], 4);
+        let behind = shared.behind(&second).unwrap();
+        assert_eq!((behind.last.revision, behind.read_at), (4, None));
+        assert!(behind.ahead.is_only(&behind.last));
+        // One that shares waits for what keeps the last one waiting, as of when that was seen.
+        let shared_key = shared.slots.take(shared.prefix(), &claim(3, READ));
+        read(&shared, &claim(3, READ), &[found(&key, 4, 1), found(&shared_key, 5, 1)], 6);
+        let behind = shared.behind(&claim(4, READ)).unwrap();
+        assert_eq!((behind.last.revision, behind.read_at), (5, Some(6)));
+        assert_eq!(behind.ahead.blockers(READ)[0].revision, 4);
+        // Not itself, not what leaves, not what hangs on a lease that may have ended.
+        assert!(shared.behind(&claim(3, READ)).is_none());
+        shared.places().get_mut(ClaimId::new(1, 3)).unwrap().leaves = true;
+        assert!(shared.behind(&second).is_none());
+        shared.places().remove(ClaimId::new(1, 3));
+        assert!(shared.behind(&second).is_some());
+        shared.leases.pretend_over(1);
+        assert!(shared.behind(&second).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_another_claim_of_the_store_is_a_grant_only_where_it_was_taken_out() {
+        let (shared, first, key) = store();
+        let second = claim(2, MUTEX);
+        let second_key = shared.slots.take(shared.prefix(), &second);
+        shared.leases.pretend(1);
+        let queue = [found(&key, 4, 1), found(&second_key, 5, 1)];
+        read(&shared, &first, &queue, 5);
+        assert_eq!(read(&shared, &second, &queue, 5), Standing::Waiting);
+        let deleted = std::slice::from_ref(&key);
+        assert_eq!(shared.advance(&second, deleted), None, "their lease may have ended");
+        read(&shared, &second, &queue, 6);
+        shared.places().get_mut(first.id).unwrap().leaves = true;
+        assert_eq!(shared.advance(&second, deleted).and_then(fence), Some(5));
     }
 }

@@ -11,7 +11,9 @@ use super::link::is_lease_over;
 use super::messages::{
     Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, Response, TxnRequest,
 };
-use super::{Place, Shared, holds, operation, ranges};
+use super::places::Place;
+use super::reading::ranges;
+use super::{Shared, operation};
 use crate::backend::{Claim, ClaimId, Standing};
 use crate::error::Result;
 
@@ -25,7 +27,7 @@ fn value(id: ClaimId) -> Vec<u8> {
 }
 
 fn read(key: Vec<u8>) -> Request {
-    Request::Range(RangeRequest { key, range_end: Vec::new(), keys_only: false })
+    Request::Range(RangeRequest { key, ..RangeRequest::default() })
 }
 
 /// What the cluster said to a claim that asked for the key.
@@ -51,7 +53,7 @@ impl Shared {
     }
 
     /// Whether nothing else is needed, as far as the key that was read says.
-    pub(super) fn is_complete(&self, claim: &Claim, single: &[&KeyValue]) -> bool {
+    pub(super) fn is_complete(&self, claim: &Claim, single: &[KeyValue]) -> bool {
         self.single_key(claim).is_none() || single.iter().any(|kv| kv.value == value(claim.id))
     }
 
@@ -79,7 +81,8 @@ impl Shared {
         match self.ask_for_single(claim, place).await? {
             Asked::Answered(standing) => Ok(Some(standing)),
             Asked::Taken(watched, read_at) => {
-                self.watches.subscribe(&self.link, watched, read_at).news(claim.lease).await;
+                let watched = watched.into_iter().map(|key| (key, None));
+                self.watches.subscribe(&self.link, watched, read_at).news_within(claim.lease).await;
                 Ok(None)
             }
             Asked::Free => Ok(None),
@@ -89,9 +92,9 @@ impl Shared {
     /// Takes the key for a claim that has just joined at the head of the queue, where the transaction did not: keys of
     /// names that nest look like claims to what it compares.
     pub(super) async fn take_single_now(&self, claim: &Claim, found: &[KeyValue]) -> Result<Standing> {
-        let Some(place) = self.places().get(&claim.id).cloned() else { return Ok(Standing::Gone) };
+        let Some(place) = self.places().get(claim.id).cloned() else { return Ok(Standing::Gone) };
         let is_taken = found.iter().any(|kv| Some(&kv.key) == self.single_key(claim).as_ref());
-        if is_taken || !holds(&place.ahead, claim) {
+        if is_taken || !place.ahead.lets_in(claim.share) {
             return Ok(Standing::Waiting);
         }
         match self.ask_for_single(claim, &place).await? {
@@ -104,11 +107,11 @@ impl Shared {
         let (Some(single), Some(mine)) = (self.single_key(claim), self.slots.key(claim.id)) else {
             return Ok(Asked::Answered(Standing::Gone));
         };
-        let put = PutRequest { key: single.clone(), value: value(claim.id), lease: place.lease };
+        let put = PutRequest { key: single.clone(), value: value(claim.id), lease: place.mine.lease };
         let request = TxnRequest {
             compare: vec![
                 Compare::created(single.clone(), 0),
-                Compare::created(mine.clone(), place.revision),
+                Compare::created(mine.clone(), place.mine.revision),
             ],
             success: vec![operation(Request::Put(put))],
             failure: vec![operation(read(single.clone())), operation(read(mine.clone()))],
@@ -116,26 +119,26 @@ impl Shared {
         let sent = Instant::now();
         let answer = match self.transaction(request).await {
             Err(error) if is_lease_over(&error) => {
-                self.lease_is_over(place.lease);
-                self.places().remove(&claim.id);
+                self.lease_is_over(place.mine.lease);
+                self.places().remove(claim.id);
                 return Ok(Asked::Answered(Standing::Gone));
             }
             answer => answer?,
         };
         let read_at = answer.header.map_or(0, |header| header.revision);
-        let found: Vec<KeyValue> = ranges(answer.responses).flatten().collect();
+        let found: Vec<KeyValue> = ranges(answer.responses).into_iter().flat_map(|range| range.kvs).collect();
         let ours = found.iter().any(|kv| kv.key == single && kv.value == value(claim.id));
         if answer.succeeded || ours {
             let mut places = self.places();
-            let Some(place) = places.get_mut(&claim.id) else { return Ok(Asked::Answered(Standing::Gone)) };
+            let Some(place) = places.get_mut(claim.id) else { return Ok(Asked::Answered(Standing::Gone)) };
             place.is_complete = true;
             place.granted.get_or_insert(sent);
             let place = place.clone();
             drop(places);
             return Ok(Asked::Answered(self.standing(claim, &place)));
         }
-        if !found.iter().any(|kv| kv.key == mine && kv.create_revision == place.revision) {
-            self.places().remove(&claim.id);
+        if !found.iter().any(|kv| kv.key == mine && kv.create_revision == place.mine.revision) {
+            self.places().remove(claim.id);
             return Ok(Asked::Answered(Standing::Gone));
         }
         let is_taken = found.iter().any(|kv| kv.key == single);

@@ -1,6 +1,6 @@
 //! One stream of watches for all who wait at one store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use tokio::sync::mpsc;
 use super::link::Link;
 use super::messages::{WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
 use crate::news::{News, Told};
+
+/// The bounds of the pause before a stream is opened again that has ended without having served anybody.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// The watches of one store.
 #[derive(Default)]
@@ -23,10 +26,14 @@ struct State {
     requests: Option<mpsc::UnboundedSender<WatchRequest>>,
     last_id: i64,
     waiters: HashMap<i64, Waiter>,
+    /// How long to wait before the next stream is opened.
+    pause: Duration,
 }
 
 struct Waiter {
     key: Vec<u8>,
+    /// The revision at which the key was created; `None` where its owner looks by itself.
+    revision: Option<i64>,
     /// The revision that the waiter had read before it asked.
     read_at: i64,
     told: Arc<Told>,
@@ -40,9 +47,23 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
+    /// Waits for news.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn news(&self) -> News {
+        self.told.wait().await
+    }
+
     /// Waits for news; `None` when there have been none for so long.
-    pub(super) async fn news(&self, within: Duration) -> Option<News> {
-        tokio::time::timeout(within, self.told.wait()).await.ok()
+    pub(super) async fn news_within(&self, limit: Duration) -> Option<News> {
+        tokio::time::timeout(limit, self.news()).await.ok()
+    }
+
+    /// Whether a key is not watched any more.
+    pub(super) fn has_ended(&self) -> bool {
+        let state = self.watches.state();
+        !self.ids.iter().all(|id| state.waiters.contains_key(id))
     }
 }
 
@@ -52,11 +73,11 @@ impl Watches {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of the deletion of any of `keys` after revision `read_at`.
+    /// Tells of the deletion of any of `keys`, each with the revision at which it was created, after revision `read_at`.
     pub(super) fn subscribe(
         self: &Arc<Self>,
         link: &Arc<Link>,
-        keys: impl IntoIterator<Item = Vec<u8>>,
+        keys: impl IntoIterator<Item = (Vec<u8>, Option<i64>)>,
         read_at: i64,
     ) -> Subscription {
         let told = Arc::new(Told::default());
@@ -64,14 +85,14 @@ impl Watches {
         if state.requests.is_none() {
             let (sender, receiver) = mpsc::unbounded_channel();
             state.requests = Some(sender);
-            tokio::spawn(run(Arc::downgrade(self), Arc::downgrade(link), receiver));
+            tokio::spawn(run(Arc::downgrade(self), Arc::downgrade(link), receiver, state.pause));
         }
         let mut ids = Vec::new();
-        for key in keys {
+        for (key, revision) in keys {
             state.last_id += 1;
             let id = state.last_id;
             ids.push(id);
-            state.waiters.insert(id, Waiter { key: key.clone(), read_at, told: Arc::clone(&told) });
+            state.waiters.insert(id, Waiter { key: key.clone(), revision, read_at, told: Arc::clone(&told) });
             // From the revision after the one that was read: etcd serves older ones only every 100 ms.
             let create = WatchCreate { key, start_revision: read_at + 1, filters: vec![0], watch_id: id };
             state.send(WatchAction::Create(create));
@@ -80,25 +101,49 @@ impl Watches {
         Subscription { watches: Arc::clone(self), ids, told }
     }
 
-    fn dispatch(&self, answer: &WatchResponse) {
+    /// The keys that are watched, each once, with the revisions at which they were created.
+    pub(super) fn watched(&self) -> Vec<(Vec<u8>, i64)> {
         let state = self.state();
+        let watched =
+            state.waiters.values().filter_map(|waiter| Some((waiter.key.clone(), waiter.revision?)));
+        watched.collect::<HashSet<_>>().into_iter().collect()
+    }
+
+    /// Tells those who watch keys that these, with the revisions at which they were created, were found gone as of `as_of`.
+    pub(super) fn tell_gone(&self, gone: &HashSet<(Vec<u8>, i64)>, as_of: i64) {
+        let state = self.state();
+        for waiter in state.waiters.values() {
+            if waiter.revision.is_some_and(|revision| gone.contains(&(waiter.key.clone(), revision))) {
+                waiter.told.tell(|news| news.add(&waiter.key, as_of));
+            }
+        }
+    }
+
+    fn dispatch(&self, answer: &WatchResponse) {
+        let mut state = self.state();
+        if answer.created && !answer.canceled {
+            state.pause = Duration::ZERO;
+        }
         let Some(waiter) = state.waiters.get(&answer.watch_id) else { return };
         let revision = answer.header.as_ref().map_or(0, |header| header.revision);
-        // Somebody wrote between the reading and the watch, so the watch is served late: read at once.
+        // Somebody wrote between the reading and the watch, so the watch is served late: what it watches is looked at.
         let late = answer.created && revision > waiter.read_at;
         if answer.canceled || late {
             waiter.told.tell(|news| news.read_again = true);
         }
         if !answer.events.is_empty() {
-            let deleted = waiter.key.clone();
-            waiter.told.tell(|news| news.deleted.push(deleted));
+            waiter.told.tell(|news| news.add(&waiter.key, revision));
+        }
+        if answer.canceled {
+            state.waiters.remove(&answer.watch_id);
         }
     }
 
-    /// Ends the stream, and has everybody read again.
+    /// Ends the stream, and has everybody look.
     fn end(&self) {
         let mut state = self.state();
         state.requests = None;
+        state.pause = (state.pause * 2).clamp(PAUSE.0, PAUSE.1);
         for (_, waiter) in state.waiters.drain() {
             waiter.told.tell(|news| news.read_again = true);
         }
@@ -126,7 +171,13 @@ impl Drop for Subscription {
 }
 
 /// Serves the watches as long as the store lives and the stream does.
-async fn run(watches: Weak<Watches>, link: Weak<Link>, requests: mpsc::UnboundedReceiver<WatchRequest>) {
+async fn run(
+    watches: Weak<Watches>,
+    link: Weak<Link>,
+    requests: mpsc::UnboundedReceiver<WatchRequest>,
+    pause: Duration,
+) {
+    tokio::time::sleep(pause).await;
     let requests = stream::unfold(requests, async |mut requests| {
         let request = requests.recv().await?;
         Some((request, requests))

@@ -24,8 +24,10 @@
 
 pub mod cases;
 pub mod child;
+pub mod crowd;
 pub mod faulty;
 pub mod fleet;
+pub mod member;
 pub mod proxy;
 pub mod register;
 pub mod scene;

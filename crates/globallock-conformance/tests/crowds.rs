@@ -1,0 +1,52 @@
+//! Ten thousand waiters on one name, on every store: `cargo test --test crowds -- redis`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use globallock_conformance::crowd::crowd;
+use globallock_conformance::server::Cluster;
+use globallock_conformance::server::etcd::Etcd;
+use globallock_conformance::server::redis::Redis;
+use globallock_conformance::server::zookeeper::ZooKeeper;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// The longest that one store may take.
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // Each is a crowd for the machine as well.
+    arguments.test_threads.get_or_insert(1);
+    let trials = vec![
+        trial("memory", || run("memory:crowds", None)),
+        trial("file", || {
+            let directory = tempfile::tempdir().expect("a directory can be made");
+            run(&format!("file://{}", directory.path().join("locks").display()), child());
+        }),
+        trial("redis", || run(&Redis::start().expect("a Redis server starts").url(), child())),
+        trial("etcd", || run(&Etcd::start(1).expect("an etcd server starts").url(), child())),
+        trial("zookeeper", || run(&ZooKeeper::start(1).expect("a ZooKeeper server starts").url(), child())),
+    ];
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn trial(store: &str, run: fn()) -> Trial {
+    let name = format!("{store}::ten_thousand_waiters_on_one_name_cost_nobody_a_lock");
+    Trial::test(name, move || {
+        run();
+        Ok::<(), Failed>(())
+    })
+}
+
+/// The program that `kill -9` is tried on.
+fn child() -> Option<PathBuf> {
+    Some(PathBuf::from(env!("CARGO_BIN_EXE_globallock-child")))
+}
+
+fn run(url: &str, child: Option<PathBuf>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a runtime can be made");
+    let ended = runtime.block_on(async { tokio::time::timeout(LIMIT, crowd(url, child)).await });
+    runtime.shutdown_background();
+    assert!(ended.is_ok(), "it takes longer than {LIMIT:?}");
+}

@@ -1,6 +1,6 @@
 //! The store in this process's memory: for tests, for programs of one process, and as the reference of the contract.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock, PoisonError, Weak};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::backend::{
 use crate::error::Result;
 use crate::name::Name;
 use crate::owner::Owner;
-use crate::queue::{admit, blockers};
+use crate::queue::{admit, blockers, nearest};
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// The stores that `memory:NAME` addresses share within the process.
@@ -29,8 +29,20 @@ pub struct Memory {
 
 #[derive(Default)]
 struct State {
-    queues: HashMap<Name, Vec<Place>>,
+    queues: HashMap<Name, Queue>,
     last_number: u64,
+}
+
+/// The claims of one name, and what makes each step cost the same however many wait.
+#[derive(Default)]
+struct Queue {
+    /// By their numbers, which is the order of joining.
+    places: BTreeMap<u64, Place>,
+    numbers: HashMap<ClaimId, u64>,
+    /// When each is dead.
+    ends: BTreeSet<(Instant, u64)>,
+    /// The number of the last that was granted: those who hold are always in front of those who wait.
+    last_granted: u64,
 }
 
 /// A claim in its queue.
@@ -82,39 +94,35 @@ impl State {
         let Some(queue) = self.queues.get_mut(name) else {
             return;
         };
-        queue.retain(|place| {
-            let alive = place.ends() > now;
-            if !alive {
-                place.told.notify_one();
-            }
-            alive
-        });
-        let holding = admit(queue.iter().map(|place| place.claim.share));
-        for place in queue[..holding].iter_mut().filter(|place| place.granted.is_none()) {
-            place.granted = Some(now);
-            place.told.notify_one();
-        }
-        if queue.is_empty() {
+        queue.drop_dead(now);
+        if queue.places.is_empty() {
             self.queues.remove(name);
         }
     }
 
-    fn place(&mut self, claim: &Claim) -> Option<&mut Place> {
-        self.queues.get_mut(&claim.name)?.iter_mut().find(|place| place.claim.id == claim.id)
+    fn place(&self, claim: &Claim) -> Option<&Place> {
+        self.queues.get(&claim.name)?.place(claim.id)
     }
 
-    fn standing(&mut self, claim: &Claim) -> Standing {
-        self.place(claim).map_or(Standing::Gone, |place| place.standing())
+    fn standing(&self, claim: &Claim) -> Standing {
+        self.place(claim).map_or(Standing::Gone, Place::standing)
+    }
+
+    /// Gives a claim a lease from now, if it is there.
+    fn renew(&mut self, claim: &Claim, now: Instant) {
+        if let Some(queue) = self.queues.get_mut(&claim.name) {
+            queue.change(claim.id, |place| place.expires = now + claim.lease);
+        }
     }
 
     fn remove(&mut self, name: &Name, id: ClaimId, now: Instant) -> Departure {
         let Some(queue) = self.queues.get_mut(name) else {
             return Departure::Gone;
         };
-        let Some(position) = queue.iter().position(|place| place.claim.id == id) else {
+        let Some(place) = queue.numbers.get(&id).copied().and_then(|number| queue.remove(number)) else {
             return Departure::Gone;
         };
-        queue.remove(position);
+        queue.let_in(&[place], now);
         self.settle(name, now);
         Departure::Left
     }
@@ -122,9 +130,92 @@ impl State {
     /// When the first of those who keep `claim` waiting dies, unless it lives on.
     fn look_again(&self, claim: &Claim) -> Option<Instant> {
         let queue = self.queues.get(&claim.name)?;
-        let position = queue.iter().position(|place| place.claim.id == claim.id)?;
-        let ahead: Vec<_> = queue[..position].iter().map(|place| place.claim.share).collect();
-        blockers(&ahead, claim.share).into_iter().map(|blocker| queue[blocker].ends()).min()
+        let number = *queue.numbers.get(&claim.id)?;
+        let near = nearest(queue.ahead_of(number).map(|place| place.claim.share), claim.share)?;
+        let mut ahead: Vec<&Place> = queue.ahead_of(number).take(near).collect();
+        ahead.reverse();
+        let shares: Vec<_> = ahead.iter().map(|place| place.claim.share).collect();
+        blockers(&shares, claim.share).into_iter().map(|blocker| ahead[blocker].ends()).min()
+    }
+}
+
+impl Queue {
+    fn place(&self, id: ClaimId) -> Option<&Place> {
+        self.places.get(self.numbers.get(&id)?)
+    }
+
+    /// Those in front of a number, from there to the front.
+    fn ahead_of(&self, number: u64) -> impl Iterator<Item = &Place> {
+        self.places.range(..number).rev().map(|(_, place)| place)
+    }
+
+    fn insert(&mut self, place: Place, now: Instant) {
+        self.numbers.insert(place.claim.id, place.number);
+        self.ends.insert((place.ends(), place.number));
+        let last = self.places.last_key_value().map(|(number, _)| *number);
+        let number = place.number;
+        self.places.insert(number, place);
+        // Nobody can hold behind one who waits.
+        if last.is_none_or(|last| last <= self.last_granted) {
+            self.admit(now);
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Place> {
+        let place = self.places.remove(&number)?;
+        self.numbers.remove(&place.claim.id);
+        self.ends.remove(&(place.ends(), number));
+        Some(place)
+    }
+
+    /// Changes a place, and what is known of its end.
+    fn change(&mut self, id: ClaimId, change: impl FnOnce(&mut Place)) {
+        let number = self.numbers.get(&id).copied();
+        if let Some(place) = number.and_then(|number| self.places.get_mut(&number)) {
+            self.ends.remove(&(place.ends(), place.number));
+            change(place);
+            self.ends.insert((place.ends(), place.number));
+        }
+    }
+
+    fn drop_dead(&mut self, now: Instant) {
+        let mut dead = Vec::new();
+        while let Some(&(_, number)) = self.ends.first().filter(|(end, _)| *end <= now) {
+            dead.extend(self.remove(number));
+        }
+        self.let_in(&dead, now);
+        for place in dead {
+            place.told.notify_one();
+        }
+    }
+
+    /// Lets in whom there is room for now that these have gone: as one that waited each may have been in the way too.
+    fn let_in(&mut self, left: &[Place], now: Instant) {
+        let first = self.places.range(self.last_granted + 1..).next().map(|(number, _)| *number);
+        let made_room =
+            |left: &Place| left.granted.is_some() || first.is_some_and(|first| left.number < first);
+        if left.iter().any(made_room) {
+            self.admit(now);
+        }
+    }
+
+    /// Marks as granted all who hold.
+    fn admit(&mut self, now: Instant) {
+        let holding = admit(self.places.values().map(|place| place.claim.share));
+        let new: Vec<ClaimId> = self
+            .places
+            .values()
+            .take(holding)
+            .skip_while(|place| place.granted.is_some())
+            .map(|place| place.claim.id)
+            .collect();
+        for id in new {
+            self.change(id, |place| {
+                place.granted = Some(now);
+                place.told.notify_one();
+            });
+            self.last_granted = self.numbers[&id];
+        }
     }
 }
 
@@ -173,21 +264,20 @@ impl Backend for Memory {
         let now = now();
         let mut state = self.state();
         state.settle(&claim.name, now);
-        if let Some(place) = state.place(claim) {
-            place.expires = now + claim.lease;
-            return Ok(place.standing());
+        if state.place(claim).is_some() {
+            state.renew(claim, now);
+            return Ok(state.standing(claim));
         }
         state.last_number += 1;
-        let number = state.last_number;
-        state.queues.entry(claim.name.clone()).or_default().push(Place {
+        let place = Place {
             claim: claim.clone(),
-            number,
+            number: state.last_number,
             joined: now,
             expires: now + claim.lease,
             granted: None,
             told: Arc::default(),
-        });
-        state.settle(&claim.name, now);
+        };
+        state.queues.entry(claim.name.clone()).or_default().insert(place, now);
         let standing = state.standing(claim);
         if standing == Standing::Waiting && claim.patience == Patience::Once {
             state.remove(&claim.name, claim.id, now);
@@ -226,9 +316,7 @@ impl Backend for Memory {
         let mut state = self.state();
         let renew = |claim: &Arc<Claim>| {
             state.settle(&claim.name, now);
-            if let Some(place) = state.place(claim) {
-                place.expires = now + claim.lease;
-            }
+            state.renew(claim, now);
             Ok(state.standing(claim))
         };
         claims.iter().map(renew).collect()
@@ -245,8 +333,8 @@ impl Backend for Memory {
         let now = now();
         let mut state = self.state();
         state.settle(name, now);
-        let queue = state.queues.get(name).map(Vec::as_slice).unwrap_or_default();
-        Ok(queue.iter().map(|place| place.entry(now)).collect())
+        let places = state.queues.get(name).into_iter().flat_map(|queue| queue.places.values());
+        Ok(places.map(|place| place.entry(now)).collect())
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {

@@ -71,6 +71,21 @@ pub fn blockers(ahead: &[Share], mine: Share) -> Vec<usize> {
     fewest
 }
 
+/// Says how many of the claims next in front of `mine`, given from there to the front, already keep it waiting; `None`
+/// if all of them together do not.
+///
+/// The [`blockers`] among these are enough to watch, however long the queue is: for a mutex it is one.
+pub fn nearest(ahead: impl IntoIterator<Item = Share>, mine: Share) -> Option<usize> {
+    let mut weight = u64::from(mine.weight);
+    let mut capacity = mine.capacity;
+    let full = ahead.into_iter().position(|share| {
+        weight += u64::from(share.weight);
+        capacity = capacity.min(share.capacity);
+        weight > u64::from(capacity)
+    });
+    full.map(|last| last + 1)
+}
+
 /// Takes `first`, then the heaviest others, until they leave no room for `mine`.
 fn fill(ahead: &[Share], mine: Share, heaviest: &[usize], first: usize) -> Option<Vec<usize>> {
     let mut taken = vec![first];
@@ -196,6 +211,21 @@ mod tests {
             let before = admit(queue.iter().copied());
             let after = admit(queue.iter().enumerate().filter(|(i, _)| *i != gone).map(|(_, share)| *share));
             prop_assert!(after + usize::from(gone < before) >= before);
+        }
+
+        #[test]
+        fn the_nearest_keep_a_claim_out_and_no_fewer_of_them_do(ahead in prop::collection::vec(shares(), 0..9), mine in shares()) {
+            let holds = |of: &[Share]| admit(of.iter().copied().chain([mine])) > of.len();
+            let fits = mine.weight <= mine.capacity;
+            match nearest(ahead.iter().rev().copied(), mine) {
+                Some(count) => {
+                    let near = &ahead[ahead.len() - count..];
+                    prop_assert!(!holds(near));
+                    prop_assert!(holds(&near[1..]) || !fits);
+                    prop_assert!(blockers(near, mine).len() <= count);
+                }
+                None => prop_assert!(holds(&ahead) || !fits),
+            }
         }
 
         #[test]

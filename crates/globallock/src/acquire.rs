@@ -10,6 +10,7 @@ use crate::locks::Lock;
 use crate::manager::Inner;
 use crate::sync::{now, sleep_until, timeout_at};
 use crate::tenure::{Phase, Tenure};
+use crate::turns::Turn;
 
 /// The bounds of the pause between two tries of a store that failed to answer.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -71,7 +72,7 @@ struct Asking<'a> {
     armed: bool,
 }
 
-impl Asking<'_> {
+impl<'a> Asking<'a> {
     /// Asks the store where the claim stands, and if it waits, waits until that may have changed.
     async fn ask(&mut self) -> Result<Asked> {
         // Granted by a renewal and lost again before this task ran: joining anew would hold it for nobody. What an earlier
@@ -80,6 +81,7 @@ impl Asking<'_> {
             self.inner.leave_in_background(&self.tenure);
             return Ok(Asked::Granted);
         }
+        let Some(turn) = self.turn().await? else { return Ok(Asked::TimedOut) };
         let asked_at = now();
         let give_up = self.give_up(asked_at);
         let answer = match timeout_at(give_up.into(), self.inner.backend.join(&self.tenure.claim)).await {
@@ -89,6 +91,10 @@ impl Asking<'_> {
             }
             Err(_) => Err(self.failure.take().unwrap_or_else(|| self.silence(asked_at))),
         };
+        if answer.is_ok() {
+            turn.answered();
+        }
+        drop(turn);
         match answer {
             Ok(Standing::Held(grant)) if self.tenure.confirm(grant, now()) => {
                 self.keep();
@@ -110,6 +116,40 @@ impl Asking<'_> {
             Ok(Standing::Held(_) | Standing::Gone) => self.retry(asked_at, None).await,
             Err(error) if error.is_retryable() => self.retry(asked_at, Some(error)).await,
             Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for its turn to ask; `None` when the time to wait has ended.
+    async fn turn(&mut self) -> Result<Option<Turn<'a>>> {
+        if let Some(turn) = self.inner.turns.try_take() {
+            return Ok(Some(turn));
+        }
+        let since = now();
+        let mut closed = self.inner.subscribe_closed();
+        let taken = self.inner.turns.take();
+        tokio::pin!(taken);
+        loop {
+            // A store that answers others is not silent, however many of them there are.
+            let heard = self.inner.turns.heard().max(since);
+            let give_up = heard + self.patience;
+            let give_up = self.limit.map_or(give_up, |limit| limit.min(give_up));
+            tokio::select! {
+                biased;
+                turn = &mut taken => {
+                    // The store was not asked meanwhile.
+                    let waited = now().duration_since(since);
+                    self.silent_since = self.silent_since.map(|silent| silent + waited);
+                    return Ok(Some(turn));
+                }
+                () = sleep_until(give_up.into()) => {}
+                _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
+            }
+            if self.limit.is_some_and(|limit| limit <= now()) {
+                return Ok(None);
+            }
+            if self.inner.turns.heard() <= heard {
+                return Err(self.silence(heard));
+            }
         }
     }
 

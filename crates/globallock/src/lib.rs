@@ -53,6 +53,7 @@ pub mod redis;
 mod schedules;
 mod sync;
 mod tenure;
+mod turns;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 

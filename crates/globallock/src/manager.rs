@@ -18,6 +18,7 @@ use crate::owner::Owner;
 use crate::queue::{MAX_CAPACITY, Share};
 use crate::sync::{Handle, now, sleep_until, watch};
 use crate::tenure::Tenure;
+use crate::turns::Turns;
 
 /// The pauses between two tries of a departure that the store did not answer.
 const LEAVE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -35,6 +36,7 @@ pub struct LockManager {
 pub(crate) struct Inner {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) keeper: Keeper,
+    pub(crate) turns: Turns,
     departures: Departures,
     manager: u128,
     claims: AtomicU64,
@@ -95,6 +97,7 @@ impl LockManager {
         let inner = Inner {
             backend,
             keeper,
+            turns: Turns::new(),
             departures,
             manager: random_80_bits(),
             claims: AtomicU64::new(0),

@@ -73,6 +73,11 @@ impl Ahead {
         self.is_whole || !self.listed.is_empty()
     }
 
+    /// Whether it tells of every claim in front.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
     /// Whether it is this claim that keeps the one behind it waiting.
     pub(super) fn is_only(&self, other: &Listed) -> bool {
         !self.is_whole && self.listed.len() == 1 && self.listed[0].key == other.key

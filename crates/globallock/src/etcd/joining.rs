@@ -115,8 +115,7 @@ impl Shared {
                 let queue = self.claims(&found.kvs);
                 let sight = Sight::new(Some(mine.clone()), queue, !found.more, read_at);
                 let tells = sight.is_whole || Ahead::of_some(sight.ahead(), claim.share).is_some();
-                let sight =
-                    if tells { sight } else { self.sight(claim, key, mine.revision, read_at).await? };
+                let sight = if tells { sight } else { self.sight(claim, &mine, read_at).await? };
                 self.note(claim, sight, is_complete, sent)
             }
         };

@@ -3,6 +3,7 @@
 //! `docs/etcd.md` says what it promises, what it costs and how it fails.
 
 mod ahead;
+mod batch;
 mod config;
 mod departure;
 mod joining;
@@ -28,6 +29,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
+use self::batch::Looks;
 use self::config::Config;
 use self::joining::{Turn, Turns};
 use self::lease::Leases;
@@ -58,6 +60,7 @@ struct Shared {
     link: Arc<Link>,
     leases: Leases,
     watches: Arc<Watches>,
+    looks: Looks,
     /// When the watched keys were last looked at unasked.
     looked: Mutex<Option<Instant>>,
     slots: Slots,
@@ -94,6 +97,7 @@ impl Shared {
             link: Arc::new(link),
             leases: Leases::default(),
             watches: Arc::default(),
+            looks: Looks::default(),
             looked: Mutex::default(),
             slots: Slots::default(),
             places: Mutex::default(),

@@ -18,7 +18,7 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const TOGETHER: usize = 100;
 /// How many keys one answer has at most: with their values, they are far from the size that clients refuse.
 const PAGE: i64 = 1000;
-/// How many claims a claim that joins, or is near the front, reads of its queue.
+/// How many claims are read of a queue where not all of it is.
 pub(super) const FEW: i64 = 16;
 
 /// A key as it was found.
@@ -146,47 +146,49 @@ impl Shared {
 
     /// Reads what a claim in a queue must know of that, as of revision `since` or later.
     ///
-    /// Any claim in front of one that takes all there is keeps it waiting, so that the front of the queue and the one next
-    /// in front tell it all. One that shares may depend on any, and reads the whole queue, together with the others who do.
-    pub(super) async fn sight(&self, claim: &Claim, key: &[u8], revision: i64, since: i64) -> Result<Sight> {
-        if claim.share.weight != claim.share.capacity || self.link.config().single_key {
-            return self.snapshot(&claim.name, since).await.map(|snapshot| snapshot.sight(key, revision));
+    /// The front of the queue tells it to those who are there. The others read all of it; where several need to read one
+    /// queue at the same time, one of them reads it for all.
+    pub(super) async fn sight(&self, claim: &Claim, mine: &Listed, since: i64) -> Result<Sight> {
+        let reading = self.snapshots().of(&claim.name);
+        let mut last = reading.lock().await;
+        let known = last.as_ref().filter(|snapshot| snapshot.read_at >= since);
+        if let Some(snapshot) = known {
+            return Ok(snapshot.sight(&mine.key, mine.revision));
         }
-        let start = keys::queue(self.prefix(), &claim.name);
-        let sorted = |order: SortOrder, limit| RangeRequest {
-            sort_order: order.into(),
-            sort_target: SortTarget::Create.into(),
-            ..queue_request(&start, limit)
-        };
-        let front = sorted(SortOrder::Ascend, FEW);
-        let next = RangeRequest { max_create_revision: revision - 1, ..sorted(SortOrder::Descend, 1) };
-        let reads = [front, next].map(|read| operation(Request::Range(read)));
-        let success = reads.into_iter().chain([key_request(key)]).collect();
-        let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
-        let read_at = answer.header.map_or(0, |header| header.revision);
-        let ranges = ranges(answer.responses);
-        let is_in_front = ranges.first().is_some_and(|front| front.kvs.iter().any(|kv| kv.key == key));
-        let is_whole = is_in_front || ranges.first().is_some_and(|front| !front.more);
-        let found = self.claims(ranges.iter().flat_map(|range| &range.kvs));
-        let mine = found.iter().find(|listed| listed.key == key).cloned();
-        Ok(Sight::new(mine, found, is_whole, read_at))
+        // Who waits for this one has a share in it as well.
+        let is_alone = Arc::strong_count(&reading) == 1;
+        if is_alone && let Some(sight) = self.front(claim, mine).await? {
+            return Ok(sight);
+        }
+        let snapshot = self.snapshot(&claim.name).await?;
+        let sight = snapshot.sight(&mine.key, mine.revision);
+        *last = Some(snapshot);
+        Ok(sight)
     }
 
-    /// The whole queue of a name as of revision `since` or later: one of those who ask at a time reads it for all.
-    async fn snapshot(&self, name: &Name, since: i64) -> Result<Arc<Snapshot>> {
-        let reading = self.snapshots().of(name);
-        let mut last = reading.lock().await;
-        if let Some(snapshot) = last.as_ref().filter(|snapshot| snapshot.read_at >= since) {
-            return Ok(Arc::clone(snapshot));
-        }
+    /// Reads the front of a queue; `None` where the claim is further behind.
+    async fn front(&self, claim: &Claim, mine: &Listed) -> Result<Option<Sight>> {
+        let front = RangeRequest {
+            sort_order: SortOrder::Ascend.into(),
+            sort_target: SortTarget::Create.into(),
+            ..queue_request(&keys::queue(self.prefix(), &claim.name), FEW)
+        };
+        let answer: RangeResponse = self.link.unary(RANGE, front).await?;
+        let read_at = answer.header.map_or(0, |header| header.revision);
+        let found = self.claims(&answer.kvs);
+        let mine = found.iter().find(|listed| listed.key == mine.key).cloned();
+        let tells = mine.is_some() || !answer.more;
+        Ok(tells.then(|| Sight::new(mine, found, true, read_at)))
+    }
+
+    /// Reads the whole queue of a name.
+    async fn snapshot(&self, name: &Name) -> Result<Arc<Snapshot>> {
         let request = queue_request(&keys::queue(self.prefix(), name), 0);
         let answer: RangeResponse = self.link.unary(RANGE, request).await?;
         let read_at = answer.header.map_or(0, |header| header.revision);
         let mut queue = self.claims(&answer.kvs);
         queue.sort_by_key(|listed| listed.revision);
-        let snapshot = Arc::new(Snapshot { queue: Arc::new(queue), read_at });
-        *last = Some(Arc::clone(&snapshot));
-        Ok(snapshot)
+        Ok(Arc::new(Snapshot { queue: Arc::new(queue), read_at }))
     }
 
     /// Says of each key when it was created.

@@ -5,12 +5,24 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use super::keys::Listed;
+use super::places::Place;
 use crate::backend::{Claim, Standing};
 use crate::error::Result;
 
+/// What a claim has learned of those that it watches.
+struct Gone {
+    /// The keys that are gone.
+    keys: Vec<Vec<u8>>,
+    /// The revision as of which that is so.
+    as_of: i64,
+    /// Whether all changes until then have been told, in their order.
+    is_sure: bool,
+}
+
 impl Shared {
     /// Waits until a claim that waits stands otherwise.
-    pub(super) async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+    pub(super) async fn changed(self: &Arc<Self>, claim: &Claim) -> Result<Option<Standing>> {
         loop {
             let Some(place) = self.places().get(claim.id).cloned() else {
                 return Ok(Some(Standing::Gone));
@@ -25,23 +37,19 @@ impl Shared {
                 }
             }
             let since = if place.ahead.tells() {
-                let blockers = place.ahead.blockers(claim.share).into_iter();
-                // Its own key too: changes are told in their order, so that a claim which was taken out first is not
-                // granted by what leaves next.
-                let watched: Vec<(Vec<u8>, i64)> = blockers
-                    .chain([&place.mine])
-                    .map(|listed| (listed.key.clone(), listed.revision))
-                    .collect();
-                let Some((gone, since)) = self.gone(claim, &watched, place.read_at).await? else { continue };
-                if !gone.contains(&place.mine.key)
-                    && let Some(standing) = self.advance(claim, &gone)
+                let Some(gone) = self.gone(claim, &place).await? else { continue };
+                if gone.is_sure
+                    && !gone.keys.contains(&place.mine.key)
+                    && let Some(standing) = self.advance(claim, &gone.keys)
                 {
                     return Ok(Some(standing));
                 }
-                since
+                gone.as_of
             } else {
                 place.read_at
             };
+            // What was read before tells nothing more.
+            let since = since.max(place.read_at + 1);
             match self.read_again(claim, since).await? {
                 Standing::Waiting => {}
                 standing => return Ok(Some(standing)),
@@ -49,32 +57,35 @@ impl Shared {
         }
     }
 
-    /// Waits until one of the watched keys is gone, and says as of which revision; `None` if they must be watched again.
-    async fn gone(
-        &self,
-        claim: &Claim,
-        watched: &[(Vec<u8>, i64)],
-        read_at: i64,
-    ) -> Result<Option<(Vec<Vec<u8>>, i64)>> {
-        let keys = watched.iter().rev().map(|(key, revision)| (key.clone(), Some(*revision)));
-        // The claim's own key is watched first, so that whether it is watched late is known before another's end is told.
-        let subscription = self.watches.subscribe(&self.link, keys, read_at);
+    /// Waits until one of those who keep a claim waiting is gone, or the claim itself; `None` if they must be watched again.
+    async fn gone(self: &Arc<Self>, claim: &Claim, place: &Place) -> Result<Option<Gone>> {
+        let blockers = place.ahead.blockers(claim.share).into_iter();
+        // The claim's own key too, and first: changes are told in their order, so that a claim which was taken out first
+        // is not granted by what leaves next, and whether its own is watched late is known before another's end is told.
+        let watched: Vec<&Listed> = [&place.mine].into_iter().chain(blockers).collect();
+        let keys = watched.iter().map(|listed| (listed.key.clone(), Some(listed.revision)));
+        let subscription = self.watches.subscribe(&self.link, keys, place.read_at);
+        let mut is_late = false;
         loop {
             let news = subscription.news().await;
-            if !news.read_again && !news.deleted.is_empty() {
-                return Ok(Some((news.deleted, news.as_of)));
+            is_late |= news.read_again;
+            if !news.deleted.is_empty() {
+                return Ok(Some(Gone { keys: news.deleted, as_of: news.as_of, is_sure: !is_late }));
             }
-            // Told late, or not any more: whether the keys are there is asked.
-            let keys: Vec<Vec<u8>> = watched.iter().map(|(key, _)| key.clone()).collect();
-            let seen = self.look(&keys).await?;
-            let read_at = seen.iter().map(|seen| seen.read_at).min().unwrap_or(0);
-            let missing = watched.iter().zip(seen).filter(|((_, revision), seen)| seen.misses(*revision));
-            let gone: Vec<Vec<u8>> = missing.map(|((key, _), _)| key.clone()).collect();
-            if !gone.is_empty() {
-                return Ok(Some((gone, read_at)));
+            // Told late, or not any more: a short queue is read at once, as that may tell of a grant.
+            if place.ahead.is_whole() {
+                return Ok(Some(Gone { keys: Vec::new(), as_of: news.as_of, is_sure: false }));
+            }
+            let keys = watched.iter().map(|listed| listed.key.clone()).collect();
+            let seen = self.look_together(keys).await?;
+            let as_of = seen.iter().map(|seen| seen.read_at).min().unwrap_or(0);
+            let missing = watched.iter().zip(seen).filter(|(listed, seen)| seen.misses(listed.revision));
+            let keys: Vec<Vec<u8>> = missing.map(|(listed, _)| listed.key.clone()).collect();
+            if !keys.is_empty() {
+                return Ok(Some(Gone { keys, as_of, is_sure: false }));
             }
             if let Some(place) = self.places().get_mut(claim.id) {
-                place.read_at = place.read_at.max(read_at);
+                place.read_at = place.read_at.max(as_of);
             }
             if subscription.has_ended() {
                 return Ok(None);
@@ -88,7 +99,7 @@ impl Shared {
             return Ok(Standing::Gone);
         };
         let sent = Instant::now();
-        let sight = self.sight(claim, &mine.key, mine.revision, since).await?;
+        let sight = self.sight(claim, &mine, since).await?;
         Ok(self.note(claim, sight, self.single_key(claim).is_none(), sent))
     }
 

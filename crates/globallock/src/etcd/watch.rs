@@ -129,7 +129,10 @@ impl Watches {
         // Somebody wrote between the reading and the watch, so the watch is served late: what it watches is looked at.
         let late = answer.created && revision > waiter.read_at;
         if answer.canceled || late {
-            waiter.told.tell(|news| news.read_again = true);
+            waiter.told.tell(|news| {
+                news.read_again = true;
+                news.as_of = news.as_of.max(revision);
+            });
         }
         if !answer.events.is_empty() {
             waiter.told.tell(|news| news.add(&waiter.key, revision));

@@ -26,6 +26,7 @@ pub(crate) async fn acquire(lock: &Lock, patience: Patience) -> Result<Option<Gu
     let mut asking = Asking {
         inner,
         tenure: Tenure::new(claim),
+        started,
         limit: options.wait.filter(|_| patience == Patience::Queue).map(|wait| started + wait),
         patience: options.patience(),
         silent_since: None,
@@ -59,6 +60,7 @@ enum Asked {
 struct Asking<'a> {
     inner: &'a Arc<Inner>,
     tenure: Arc<Tenure>,
+    started: Instant,
     /// When the wait is over.
     limit: Option<Instant>,
     /// How long the store may be silent.
@@ -86,7 +88,7 @@ impl<'a> Asking<'a> {
         let give_up = self.give_up(asked_at);
         let answer = match timeout_at(give_up.into(), self.inner.backend.join(&self.tenure.claim)).await {
             Ok(answer) => answer,
-            Err(_) if self.limit.is_some_and(|limit| limit <= now()) && self.kept => {
+            Err(_) if self.limit.is_some_and(|limit| limit <= now()) && self.is_answered() => {
                 return Ok(Asked::TimedOut);
             }
             Err(_) => Err(self.failure.take().unwrap_or_else(|| self.silence(asked_at))),
@@ -128,29 +130,41 @@ impl<'a> Asking<'a> {
         let mut closed = self.inner.subscribe_closed();
         let taken = self.inner.turns.take();
         tokio::pin!(taken);
-        loop {
-            // A store that answers others is not silent, however many of them there are.
-            let heard = self.inner.turns.heard().max(since);
-            let give_up = heard + self.patience;
-            let give_up = self.limit.map_or(give_up, |limit| limit.min(give_up));
+        let turn = loop {
+            let give_up = self.turn_ends(since);
             tokio::select! {
                 biased;
-                turn = &mut taken => {
-                    // The store was not asked meanwhile.
-                    let waited = now().duration_since(since);
-                    self.silent_since = self.silent_since.map(|silent| silent + waited);
-                    return Ok(Some(turn));
-                }
+                turn = &mut taken => break Some(turn),
                 () = sleep_until(give_up.into()) => {}
                 _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             }
-            if self.limit.is_some_and(|limit| limit <= now()) {
-                return Ok(None);
+            if self.turn_ends(since) <= now() {
+                break None;
             }
-            if self.inner.turns.heard() <= heard {
-                return Err(self.silence(heard));
-            }
+        };
+        if self.limit.is_some_and(|limit| limit <= now()) && self.is_answered() {
+            return Ok(None);
         }
+        // Whoever had the turn before may have given up on a silent store.
+        if self.turn_ends(since) <= now() {
+            return Err(self.silence(since));
+        }
+        // The store was not asked for this claim meanwhile.
+        let waited = now().duration_since(since);
+        self.silent_since = self.silent_since.map(|silent| silent + waited);
+        Ok(turn)
+    }
+
+    /// Whether the store has answered since the claim was asked for, it or another.
+    fn is_answered(&self) -> bool {
+        self.kept || self.inner.turns.heard() > self.started
+    }
+
+    /// Until when a claim that has waited for its turn since then goes on waiting: a store that answers others is not
+    /// silent, however many of them there are.
+    fn turn_ends(&self, since: Instant) -> Instant {
+        let patience = self.inner.turns.heard().max(since) + self.patience;
+        self.limit.map_or(patience, |limit| limit.min(patience))
     }
 
     /// Waits in the queue.

@@ -1,5 +1,6 @@
 //! What is etcd's own: its own mutex in the same queue, users, TLS, and members that fail.
 
+mod late;
 mod users;
 
 use std::process::{Child, Command, Stdio};

@@ -203,3 +203,80 @@ async fn run(
         watches.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::messages::Header;
+
+    fn watches() -> (Arc<Watches>, Arc<Told>) {
+        let (watches, told) = (Arc::<Watches>::default(), Arc::<Told>::default());
+        let waiter = Waiter { key: b"a".to_vec(), revision: Some(3), read_at: 7, told: Arc::clone(&told) };
+        watches.state().waiters.insert(1, waiter);
+        (watches, told)
+    }
+
+    fn answer(revision: i64) -> WatchResponse {
+        WatchResponse { header: Some(Header { revision }), watch_id: 1, ..WatchResponse::default() }
+    }
+
+    fn news(told: &Told) -> Option<News> {
+        futures_util::FutureExt::now_or_never(told.wait())
+    }
+
+    #[test]
+    fn a_stream_that_serves_nobody_is_opened_again_more_and_more_slowly() {
+        let (watches, _told) = watches();
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            watches.end();
+            pauses.push(watches.state().pause);
+        }
+        assert_eq!(pauses[..3], [20, 40, 80].map(Duration::from_millis));
+        assert_eq!(pauses[8], Duration::from_secs(1));
+        watches.dispatch(&WatchResponse { created: true, canceled: true, ..answer(7) });
+        assert_eq!(watches.state().pause, Duration::from_secs(1));
+        watches.dispatch(&WatchResponse { created: true, ..answer(7) });
+        assert_eq!(watches.state().pause, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_watch_is_late_where_somebody_wrote_since_what_it_watches_was_read() {
+        let (watches, told) = watches();
+        watches.dispatch(&WatchResponse { created: true, ..answer(7) });
+        assert!(news(&told).is_none());
+        watches.dispatch(&WatchResponse { created: true, ..answer(8) });
+        let news = news(&told).unwrap();
+        assert!(news.read_again && news.deleted.is_empty() && news.as_of == 8);
+    }
+
+    #[test]
+    fn the_end_of_a_key_is_told_with_its_revision_and_by_whom_ever_finds_it() {
+        let (watches, told) = watches();
+        assert_eq!(watches.watched(), [(b"a".to_vec(), 3)]);
+        watches.dispatch(&WatchResponse { events: vec![Default::default()], ..answer(9) });
+        let heard = news(&told).unwrap();
+        assert!(!heard.read_again && heard.deleted == [b"a"] && heard.as_of == 9);
+        for (revision, is_told) in [(2, false), (3, true)] {
+            watches.tell_gone(&HashSet::from([(b"a".to_vec(), revision)]), 11);
+            let heard = news(&told).filter(|news| news.deleted == [b"a"] && news.as_of == 11);
+            assert_eq!(heard.is_some(), is_told);
+        }
+    }
+
+    #[test]
+    fn a_watch_that_is_refused_has_ended_and_those_of_an_ended_stream_have() {
+        for refuses in [true, false] {
+            let (watches, told) = watches();
+            let subscription = Subscription { watches: Arc::clone(&watches), ids: vec![1], told };
+            assert!(!subscription.has_ended());
+            if refuses {
+                watches.dispatch(&WatchResponse { canceled: true, ..answer(7) });
+            } else {
+                watches.end();
+            }
+            assert!(subscription.has_ended());
+            assert!(news(&subscription.told).unwrap().read_again);
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! What is etcd's own: its own mutex in the same queue, users, TLS, and members that fail.
 
+mod crowds;
 mod late;
 mod users;
 

@@ -1,0 +1,81 @@
+//! What a claim costs in a crowd.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use globallock::backend::{Claim, ClaimId, Patience, Standing};
+use globallock::queue::{MAX_CAPACITY, Share};
+use globallock::{Backend, Name};
+use globallock_conformance::server::Cluster;
+use globallock_conformance::server::etcd::Etcd;
+
+const MUTEX: Share = Share { weight: 1, capacity: 1 };
+const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+
+/// How many bytes the member has sent to its clients.
+fn sent(cluster: &Etcd) -> u64 {
+    let address = cluster.url().replace("etcd://", "");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let counted =
+        text.lines().find_map(|line| line.strip_prefix("etcd_network_client_grpc_sent_bytes_total "));
+    counted.and_then(|count| count.parse::<f64>().ok()).unwrap() as u64
+}
+
+fn claim(manager: u128, number: u64, share: Share) -> Claim {
+    Claim {
+        id: ClaimId::new(manager, number),
+        name: Name::new("a").unwrap(),
+        share,
+        patience: Patience::Queue,
+        lease: Duration::from_secs(120),
+        max_hold: None,
+        owner: "".into(),
+    }
+}
+
+/// Has these claims join, and says how many bytes each was answered.
+async fn join(cluster: &Etcd, store: &Arc<dyn Backend>, claims: impl Iterator<Item = Claim>) -> u64 {
+    let before = sent(cluster);
+    let mut count = 0;
+    for claim in claims {
+        assert_eq!(store.join(&claim).await.unwrap(), Standing::Waiting);
+        count += 1;
+    }
+    (sent(cluster) - before) / count
+}
+
+/// Joins behind 20 claims and behind 2,000, and compares what one join was answered.
+async fn costs_the_same(share: Share) {
+    let cluster = Etcd::start(1).unwrap();
+    let store = || async { globallock::connect_backend(&cluster.url()).await.unwrap() };
+    let (crowd, same, first, last) = (store().await, 1, store().await, store().await);
+    let holder = claim(9, 0, MUTEX);
+    assert!(matches!(crowd.join(&holder).await.unwrap(), Standing::Held(_)));
+    let of = |manager: u128, numbers: std::ops::Range<u64>| numbers.map(move |n| claim(manager, n, share));
+    join(&cluster, &crowd, of(same, 0..20)).await;
+    let few = [join(&cluster, &crowd, of(same, 20..30)).await, join(&cluster, &first, of(2, 0..10)).await];
+    join(&cluster, &crowd, of(same, 30..2000)).await;
+    let many =
+        [join(&cluster, &crowd, of(same, 2000..2010)).await, join(&cluster, &last, of(3, 0..10)).await];
+    println!(
+        "bytes for each join behind 20 and 2,000, from the same store and from another: {few:?}, {many:?}"
+    );
+    assert!(many[0] <= few[0] * 2, "{many:?} after {few:?}");
+    assert!(many[1] <= few[1] * 2 || share == READ, "{many:?} after {few:?}");
+    assert_eq!(crowd.inspect(&holder.name).await.unwrap().len(), 2031);
+}
+
+#[tokio::test]
+async fn a_join_costs_the_same_behind_few_and_behind_many() {
+    costs_the_same(MUTEX).await;
+}
+
+#[tokio::test]
+async fn a_reader_joins_a_crowd_behind_a_holder_at_the_same_cost() {
+    costs_the_same(READ).await;
+}

@@ -5,6 +5,7 @@ mod faults;
 mod fleet;
 mod keys;
 mod refusals;
+mod times;
 
 use std::time::Duration;
 

@@ -34,8 +34,9 @@ if waits or redis.call('EXISTS', KEYS[1]) == 0 then
       -- One that waits already keeps its place.
       if redis.call('ZADD', KEYS[3], 'NX', digits, member) == 1 then
         if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[3], ARGV[2]) end
-        local again, rank = 0, redis.call('ZRANK', KEYS[3], member)
-        if rank < 8 then again = redis.call('PTTL', KEYS[1]) + 1 + 5 * rank end
+        local again, left, rank = 0, redis.call('PTTL', KEYS[1]), redis.call('ZRANK', KEYS[3], member)
+        -- Negative: an operator has made the key stay, and nothing happens by itself.
+        if left >= 0 and rank < 8 then again = left + 1 + 5 * rank end
         return { 0, now + 1, again, 0 }
       end
     end

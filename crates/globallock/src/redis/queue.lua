@@ -278,9 +278,11 @@ end
 
 -- The answers of join and renew. Held: how many ms are left of the lease and of the longest hold (0: none). Waiting:
 -- the server's ms, in how many ms to look again (0: never), whether the holder is a stranger.
+--
+-- One ms is taken off what is left, since `now` has lost its fraction. In the last ms nothing is left: no grant any more.
 local function held(claim, now)
-  local hold_left = claim.hold_until > 0 and claim.hold_until - now - 1 or 0
-  return { HELD, claim.number, expiry(claim) - now - 1, hold_left }
+  local hold_left = claim.hold_until > 0 and math.max(claim.hold_until - now - 1, 0) or 0
+  return { HELD, claim.number, math.max(expiry(claim) - now - 1, 0), hold_left }
 end
 
 local function waiting(member, now, value)

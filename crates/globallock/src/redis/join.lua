@@ -2,7 +2,8 @@
 --
 -- ARGV: id, lease ms, max hold ms (0: none), weight/capacity:owner, 1 to wait or 0 to hold now or not at all with the
 -- channel of the owner's connection
--- Result: see `held` and `waiting`; { 2 } when it is gone; the number alone of a claim that holds its whole lease
+-- Result: see `held` and `waiting`; { 2 } when it is gone; { 3 } when it shall ask again at once whether it may hold now;
+-- the number alone of a claim that holds its whole lease
 local id, lease, max_hold = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local waits, node = string.match(ARGV[5], '^(%d) (.*)$')
 local member = table.concat({ id, node, ARGV[2], ARGV[3], ARGV[4] }, ' ')
@@ -16,9 +17,10 @@ local shared = not score and read(id)
 -- A claim of before that is over begins anew at the end.
 if score and renew_waiter(member, waiter(member, score), lease, now) then
   settle(now, id, value)
-  return answer(id, member, now)
+  -- One that looks before its renewal is due does so two times more at most, whatever the holder's lease is.
+  return answer(id, member, now, math.floor(lease / 6))
 end
-if shared and renew_shared(id, shared, lease, now) then return answer(id, member, now) end
+if shared and renew_shared(id, shared, lease, now) then return answer(id, member, now, 0) end
 
 local group = settle(now, nil, holder())
 local weight, capacity, owner = string.match(ARGV[4], '^(%d+)/(%d+):(.*)$')
@@ -34,11 +36,11 @@ if group and call('EXISTS', KEYS[3]) == 0 and fits(group, claim) then
 end
 if waits == '0' then
   rest()
-  return { GONE }
+  return { unfinished and ASK or GONE }
 end
 claim.number = next_number(microseconds)
 call('ZADD', KEYS[3], text(claim.number), member)
 keep(KEYS[3], claim.deadline, now)
 -- A clock that was set back is behind the number.
 if claim.number ~= microseconds then wait_until(id, claim.deadline, now) end
-return waiting(member, now, holder())
+return waiting(member, now, holder(), 0)

@@ -36,7 +36,7 @@ if waits or redis.call('EXISTS', KEYS[1]) == 0 then
         if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[3], ARGV[2]) end
         local again, left, rank = 0, redis.call('PTTL', KEYS[1]), redis.call('ZRANK', KEYS[3], member)
         -- Negative: an operator has made the key stay, and nothing happens by itself.
-        if left >= 0 and rank < 8 then again = left + 1 + 5 * rank end
+        if left >= 0 then again = left + 1 + math.min(5 * rank, 40 + math.floor(rank / 8)) end
         return { 0, now + 1, again, 0 }
       end
     end

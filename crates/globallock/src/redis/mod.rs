@@ -29,6 +29,9 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::queue::Share;
 
+/// What a join that does not wait is answered while the dead waiters in front of it are too many for one call.
+const ASK_AGAIN: u64 = 3;
+
 /// A store in one Redis server, or in the primary that sentinels name.
 pub struct Redis {
     link: Arc<Link>,
@@ -146,9 +149,13 @@ impl Backend for Redis {
             .arg(claim.max_hold.map_or(0, milliseconds))
             .arg(format!("{}/{}:{}", share.weight, share.capacity, claim.owner))
             .arg(format!("{} {}", u8::from(waits), self.channel));
-        let sent = Instant::now();
-        let answer = self.request(&command).await?;
-        self.standing(claim, sent, &answer)
+        loop {
+            let sent = Instant::now();
+            let answer = self.request(&command).await?;
+            if *integers(&answer) != [ASK_AGAIN] {
+                return self.standing(claim, sent, &answer);
+            }
+        }
     }
 
     async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
@@ -178,10 +185,13 @@ impl Backend for Redis {
         }
         let mut command = call(&self.link.scripts().leave, self.prefix(), &claim.name);
         command.arg(claim.id.to_string()).arg(self.member(claim));
-        match self.request(&command).await? {
-            Value::Int(0) => Ok(Departure::Gone),
-            _ => Ok(Departure::Left),
+        let answer = left(&self.request(&command).await?);
+        if answer.unfinished {
+            // On its own, since whoever calls this may go away; waited for, since the process may end afterwards.
+            let handing_on = tokio::spawn(hand_on(Arc::clone(&self.link), command));
+            drop(tokio::time::timeout(self.link.config().timeout, handing_on).await);
         }
+        Ok(answer.departure)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
@@ -238,15 +248,40 @@ impl Listener for Inbox {
             };
             let mut command = call(&link.scripts().leave, &config.prefix, &name);
             command.arg(unwanted.id.to_string()).arg("");
-            if let Err(failure) = link.request(&command).await {
-                let error = failure.into_error(&config.shown);
-                tracing::debug!(%name, %error, "an unwanted grant was not given back; its lease frees it");
-            }
+            hand_on(link, command).await;
         });
     }
 
     fn resubscribed(&self) {
         self.waiters.look_all();
+    }
+}
+
+/// What a departure was answered.
+struct Left {
+    departure: Departure,
+    /// There are so many dead waiters that the lock is not handed on yet.
+    unfinished: bool,
+}
+
+fn left(answer: &Value) -> Left {
+    let answer = if let Value::Int(number) = answer { *number } else { 1 };
+    let departure = if answer & 1 == 0 { Departure::Gone } else { Departure::Left };
+    Left { departure, unfinished: answer & 2 != 0 }
+}
+
+/// Repeats a departure until the lock has been handed on.
+async fn hand_on(link: Arc<Link>, departure: Cmd) {
+    loop {
+        match link.request(&departure).await {
+            Ok(answer) if left(&answer).unfinished => {}
+            Ok(_) => return,
+            Err(failure) => {
+                let error = failure.into_error(&link.config().shown);
+                tracing::debug!(%error, "a lock was not handed on; the next renewal of a waiter does it");
+                return;
+            }
+        }
     }
 }
 

@@ -11,14 +11,20 @@
 -- A claim that takes all there is lives in KEYS[1] alone, so that a mutex touches no other key but the fence.
 -- Numbers above 2^46 are only ever turned into text by `text`: Lua's own way keeps 14 digits.
 local call = redis.call
-local HELD, WAITING, GONE = 1, 0, 2
+local HELD, WAITING, GONE, ASK = 1, 0, 2, 3
 local FENCE_TTL = 604800000
 -- The end of the numbers that Lua can count: what is not below it is none of ours.
 local NO_NUMBER = 2 ^ 53
--- So many waiters who cannot be reached are passed over in one call: each costs the server some microseconds.
-local GHOSTS = 512
--- So many waiters look again by themselves when the holder's lease ends; the others are near enough to nobody.
-local LOOKERS = 8
+-- How much one call does for the queue before it leaves the rest to the next one, so that others wait for the server no
+-- longer than 5 ms, in units of some 2 microseconds; what it costs to read and drop a waiter, and more to tell it and to
+-- have it share; and how many who shared are dropped.
+local EFFORT, PASSED, OFFERED, GRANTED, EXPIRED = 2000, 1, 3, 6, 500
+-- So many heads of the queue are read at a time at most; the first time it is one.
+local HEADS = 128
+-- So many waiters look again by themselves as soon as the holder's lease ends; the others give them some time.
+local EARLY = 8
+-- Whether this call has left some of the queue to the next one.
+local unfinished = false
 
 local function text(number)
   return string.format('%.0f', number)
@@ -90,6 +96,13 @@ local function dequeue(member)
   call('HDEL', KEYS[4], string.sub(member, 1, 32))
 end
 
+-- Takes these out, who stand at the front.
+local function dequeue_front(ids)
+  if not ids[1] then return end
+  call('ZREMRANGEBYRANK', KEYS[3], 0, #ids - 1)
+  call('HDEL', KEYS[4], unpack(ids))
+end
+
 -- The record of one who shares: number, end of the lease in ms, ms of the joining, ms of the grant, end of the longest
 -- hold (0: none), longest hold in ms (0: none), channel of the owner's connection, weight/capacity:owner.
 local RECORD = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+)/(%d+):(.*)$'
@@ -150,17 +163,18 @@ end
 local function remove_shared(group, id, claim)
   call('HDEL', KEYS[4], id)
   -- The group's keys may end before its members' records do: what is in no group takes nothing from another.
-  if call('ZREM', KEYS[5], id) == 0 then return end
-  group.weight = group.weight - (claim and claim.weight or 0)
-  if group.mixed then
-    -- The smallest capacity may have left: only here are the members read one by one.
-    group.weight, group.capacity = 0, math.huge
-    for _, member in ipairs(call('ZRANGE', KEYS[5], 0, -1)) do
-      local other = read(member)
-      if other then
-        group.weight = group.weight + other.weight
-        group.capacity = math.min(group.capacity, other.capacity)
-      end
+  if call('ZREM', KEYS[5], id) == 1 then group.weight = group.weight - (claim and claim.weight or 0) end
+end
+
+-- Reads the members of a group one by one where the smallest capacity may have left.
+local function count(group)
+  if not group.mixed then return end
+  group.weight, group.capacity = 0, math.huge
+  for _, member in ipairs(call('ZRANGE', KEYS[5], 0, -1)) do
+    local other = read(member)
+    if other then
+      group.weight = group.weight + other.weight
+      group.capacity = math.min(group.capacity, other.capacity)
     end
   end
 end
@@ -177,13 +191,16 @@ local function close_group(group, value)
   return true
 end
 
--- Drops the members of the group whose time is over; all of them if the lock's key is not theirs any more.
+-- Drops the members of the group that have expired; all of them if the lock's key is not theirs any more. The rest of very
+-- many is left to the next call: they take room until then.
 local function expire_group(group, value, now)
   local over = '+inf'
   if value == group.value then over = text(now) end
-  local members = call('ZRANGEBYSCORE', KEYS[5], '-inf', over)
+  local members = call('ZRANGEBYSCORE', KEYS[5], '-inf', over, 'LIMIT', 0, EXPIRED)
   if #members == 0 and call('EXISTS', KEYS[5]) == 1 then return false end
   for _, member in ipairs(members) do remove_shared(group, member, read(member)) end
+  unfinished = #members == EXPIRED and call('ZCOUNT', KEYS[5], '-inf', over) > 0
+  if not unfinished then count(group) end
   return close_group(group, value)
 end
 
@@ -219,61 +236,94 @@ end
 local function drop(id, claim)
   local group = read_group()
   remove_shared(group, id, claim)
+  count(group)
   close_group(group, holder())
+end
+
+-- Tells a waiter that it holds from now on. False where nobody hears it.
+local function offer(claim, now)
+  local hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
+  local expires = claim.deadline
+  if hold_until > 0 and hold_until < expires then expires = hold_until end
+  local message = { claim.id, text(claim.number), text(expires), text(hold_until), KEYS[1] }
+  return call('PUBLISH', claim.node, table.concat(message, ' ')) > 0
 end
 
 -- Drops the dead, then lets in from the front of the queue whom there is room for, and tells them; `me` is told by
 -- the answer. `value` is what stands at the lock's key. Returns the group, or nothing when somebody holds all there is.
+--
+-- Whom nobody hears is passed over: its owner is gone, or cut off and will ask again. In its place in the queue it
+-- would only stop the others. With it go all others of that connection.
 local function settle(now, me, value)
   if type(value) == 'string' and string.sub(value, 1, 5) == 'glk1:' then return nil end
   local group = read_group()
   if group.value and expire_group(group, value, now) then value = holder() end
-  if value and value ~= group.value then return nil end
-  local ghosts = 0
-  while ghosts < GHOSTS do
-    local head = call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-    local member = head[1]
-    if not member then break end
-    local claim = waiter(member, head[2])
-    if not claim or claim.deadline <= now then
-      dequeue(member)
-      ghosts = ghosts + 1
-    elseif not fits(group, claim) then
-      break
-    else
-      dequeue(member)
-      local hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
-      local expires = claim.deadline
-      if hold_until > 0 and hold_until < expires then expires = hold_until end
-      -- Nobody hears it: the owner is gone, or cut off and will ask again. In its place in the queue it would only
-      -- stop the others.
-      if claim.id == me or call('PUBLISH', claim.node, table.concat(
-          { claim.id, text(claim.number), text(expires), text(hold_until), KEYS[1] }, ' ')) > 0 then
-        grant(group, claim.id, claim, now)
-        if claim.weight >= claim.capacity then return nil end
-      else
-        ghosts = ghosts + 1
+  -- Somebody else holds, or they shared once and are not dropped yet.
+  if (value or group.value) and value ~= group.value then return nil end
+  local effort, size, deaf = EFFORT, 1, {}
+  while effort > 0 do
+    local heads = call('ZRANGE', KEYS[3], 0, size - 1, 'WITHSCORES')
+    if not heads[1] then return group end
+    local passed = {}
+    for at = 1, #heads, 2 do
+      local id, node = string.match(heads[at], '^(%x+) (%S+)')
+      passed[#passed + 1] = id or string.sub(heads[at], 1, 32)
+      effort = effort - PASSED
+      -- While nobody holds, it is the turn of every head, whatever it wants.
+      if group.weight > 0 or not deaf[node] or id == me then
+        local claim = waiter(heads[at], heads[at + 1])
+        if claim and claim.deadline > now then
+          if not fits(group, claim) then
+            passed[#passed] = nil
+            dequeue_front(passed)
+            return group
+          end
+          effort = effort - OFFERED
+          if id == me or not deaf[node] and offer(claim, now) then
+            effort = effort - GRANTED
+            dequeue_front(passed)
+            passed = {}
+            grant(group, id, claim, now)
+            if claim.weight >= claim.capacity then return nil end
+          else
+            deaf[node] = true
+          end
+        end
       end
+      if effort <= 0 then break end
     end
+    dequeue_front(passed)
+    size = math.min(size * 2, HEADS)
   end
+  unfinished = unfinished or call('EXISTS', KEYS[3]) == 1
   return group
 end
 
+-- When a waiter of this rank looks whether the holder's lease has ended, in ms after that: one after the other, and all
+-- of 10,000 in little more than a second. With a live holder it never comes to that, since every renewal puts it off.
+local function turn(rank)
+  return 1 + math.min(5 * rank, 40 + math.floor(rank / 8))
+end
+
 -- In how many ms the owner of a waiting claim should look again by itself (0: never), and whether the holder is a
--- stranger, who tells nobody when he leaves.
-local function look(member, now, value)
+-- stranger, who tells nobody when he leaves. Who comes late in the queue does not look again before `pause` is over.
+local function look(member, now, value, pause)
   local rank = call('ZRANK', KEYS[3], member)
-  if not rank or rank >= LOOKERS then return 0, 0 end
-  if not value then return 1, 0 end
+  if not rank then return 0, 0 end
+  if unfinished or not value then return 1, 0 end
+  if rank < EARLY then pause = 0 end
   local left = call('PTTL', KEYS[1])
   if type(value) ~= 'string' or not string.find(value, '^glk1%+?:') then
-    if rank > 0 then return 0, 0 end
-    return left >= 0 and left + 1 or 0, 1
+    if rank == 0 then return left >= 0 and left + 1 or 0, 1 end
+    -- Those in front may be dead. However many look, it is some hundred times a second together.
+    local again = 100 * (rank + 1)
+    if left >= 0 then again = math.min(again, math.max(left + turn(rank), pause)) end
+    return again, 0
   end
   local first = call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
   if first[2] then left = math.min(left, math.max(tonumber(first[2]) - now, 0)) end
   if left < 0 then return 0, 0 end
-  return left + 1 + 5 * rank, 0
+  return math.max(left + turn(rank), pause), 0
 end
 
 -- The answers of join and renew. Held: how many ms are left of the lease and of the longest hold (0: none). Waiting:
@@ -285,20 +335,20 @@ local function held(claim, now)
   return { HELD, claim.number, math.max(expiry(claim) - now - 1, 0), hold_left }
 end
 
-local function waiting(member, now, value)
-  local again, stranger = look(member, now, value)
+local function waiting(member, now, value, pause)
+  local again, stranger = look(member, now, value, pause)
   -- Rounded up: what is left of a lease must not look longer than it is.
   return { WAITING, now + 1, again, stranger }
 end
 
-local function answer(id, member, now)
+local function answer(id, member, now, pause)
   local value = holder()
   if is_exclusive(value, id) then
     local claim = parse_exclusive(value)
     claim.deadline = now + call('PTTL', KEYS[1])
     return held(claim, now)
   end
-  if call('ZSCORE', KEYS[3], member) then return waiting(member, now, value) end
+  if call('ZSCORE', KEYS[3], member) then return waiting(member, now, value, pause) end
   local claim = read(id)
   return claim and held(claim, now) or { GONE }
 end

@@ -22,4 +22,4 @@ if not renewed then
   rest()
   return { GONE }
 end
-return answer(id, member, now)
+return answer(id, member, now, 0)

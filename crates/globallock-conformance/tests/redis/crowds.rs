@@ -1,0 +1,251 @@
+//! Very many waiters on one name: the dead do not stop the living, and the living lose nothing to the dead.
+//!
+//! All leases are a minute long and all limits shorter than the time between two renewals, so that neither an expiry nor
+//! a renewal can hide that somebody was forgotten.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use globallock::backend::{Backend, Claim, ClaimId, Patience, Standing};
+use globallock::queue::Share;
+use globallock::{Departure, Guard, LockManager, Result};
+use globallock_conformance::scene::{connect_for, waits};
+use globallock_conformance::server::redis::Redis;
+use globallock_conformance::world::eventually;
+use tokio::task::JoinHandle;
+
+use crate::queue_is;
+use crate::times::claim;
+
+const LEASE: Duration = Duration::from_secs(60);
+/// Waiters renew after 20 s.
+const SOON: Duration = Duration::from_secs(15);
+const MUTEX: Share = Share { weight: 1, capacity: 1 };
+const CROWD: u64 = 10_000;
+
+/// Puts copies of the first waiter of the lock `a` behind it, each with a channel of its own.
+const COPIES: &str = "
+    local queue = '{_glocks:a}:queue'
+    local head = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+    for number = 1, ARGV[1] - 1 do
+        local copy = string.format('%032x', 100000 + number) .. string.sub(head[1], 33)
+        copy = string.gsub(copy, 'wake:', 'wake:' .. number .. '-', 1)
+        redis.call('ZADD', queue, string.format('%.0f', head[2] + number), copy)
+    end
+    redis.call('SET', '{_glocks:a}:fence', string.format('%.0fw', head[2] + ARGV[1]), 'PX', 600000)
+    return redis.call('ZCARD', queue)";
+
+/// Whether the dead waiters were of one process or of as many processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dead {
+    Together,
+    Apart,
+}
+
+/// A server on which somebody holds the lock `a` in front of very many waiters that have all died.
+struct Scene {
+    server: Redis,
+    holder: Arc<dyn Backend>,
+    holds: Claim,
+}
+
+impl Scene {
+    async fn new(dead: Dead) -> Self {
+        let server = Redis::start().unwrap();
+        let holder = globallock::connect_backend(&server.url()).await.unwrap();
+        let holds = claim("a", 0, MUTEX, Patience::Queue);
+        assert!(matches!(holder.join(&holds).await, Ok(Standing::Held(_))));
+        let backend = globallock::connect_backend(&server.url()).await.unwrap();
+        crowd(&backend, if dead == Dead::Together { CROWD } else { 1 }).await;
+        drop(backend);
+        if dead == Dead::Apart {
+            assert_eq!(server.cli(&["EVAL", COPIES, "0", &CROWD.to_string()]), CROWD.to_string());
+        }
+        eventually("nobody listens for the dead", async || {
+            server.cli(&["PUBSUB", "CHANNELS"]).lines().count() == 1
+        })
+        .await;
+        server.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "1000"]);
+        server.cli(&["CONFIG", "SET", "slowlog-max-len", "10000"]);
+        Scene { server, holder, holds }
+    }
+
+    async fn living(&self) -> LockManager {
+        connect_for(&self.server.url(), LEASE).await.unwrap()
+    }
+
+    /// A living waiter behind all the dead.
+    async fn waiter(&self, living: &LockManager) -> JoinHandle<Result<Guard>> {
+        let waiter = waits(living, "a");
+        eventually("it stands behind the dead", async || waiting(&self.server) == CROWD + 1).await;
+        waiter
+    }
+
+    /// Ends what the holder has, as its dying and the end of its lease do.
+    fn holder_is_gone(&self) {
+        assert_eq!(self.server.cli(&["DEL", "_glocks:a"]), "1");
+    }
+}
+
+fn waiting(server: &Redis) -> u64 {
+    server.cli(&["ZCARD", "{_glocks:a}:queue"]).parse().unwrap()
+}
+
+/// Has so many waiters join the lock `a` over one connection.
+async fn crowd(backend: &Arc<dyn Backend>, count: u64) {
+    let joins = (1..=count).map(|number| {
+        let waiter = claim("a", number, MUTEX, Patience::Queue);
+        async move { backend.join(&waiter).await.unwrap() }
+    });
+    let standings: Vec<Standing> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(standings.iter().all(|standing| *standing == Standing::Waiting));
+}
+
+/// The longest that one call kept the server, of those that took more than a millisecond.
+fn longest(server: &Redis) -> Duration {
+    let log = server.cli(&[
+        "EVAL",
+        "
+        local longest = 0
+        for _, entry in ipairs(redis.call('SLOWLOG', 'GET', 10000)) do
+            if entry[4][1] == 'EVALSHA' then longest = math.max(longest, entry[3]) end
+        end
+        return longest",
+        "0",
+    ]);
+    Duration::from_micros(log.parse().unwrap())
+}
+
+/// Waits for a grant that no renewal may be needed for, and says how long it took and kept the server.
+async fn granted(
+    what: &str,
+    since: Instant,
+    scene: &Scene,
+    living: &LockManager,
+    waiter: JoinHandle<Result<Guard>>,
+) {
+    let guard = tokio::time::timeout(SOON, waiter).await.expect("it is granted").unwrap().unwrap();
+    println!("{what}: {:.1?}, longest call {:?}", since.elapsed(), longest(&scene.server));
+    assert!(guard.is_held());
+    queue_is(living, "a", 1, 0).await;
+}
+
+#[tokio::test]
+async fn a_release_hands_the_lock_over_ten_thousand_dead_waiters() {
+    for dead in [Dead::Together, Dead::Apart] {
+        let scene = Scene::new(dead).await;
+        let living = scene.living().await;
+        let waiter = scene.waiter(&living).await;
+        let since = Instant::now();
+        assert_eq!(scene.holder.leave(&scene.holds).await.unwrap(), Departure::Left);
+        granted(&format!("released before the dead, {dead:?}"), since, &scene, &living, waiter).await;
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_behind_dead_waiters_comes_in_when_the_lease_of_a_dead_holder_ends() {
+    for dead in [Dead::Together, Dead::Apart] {
+        let scene = Scene::new(dead).await;
+        // What is left of it when its owner has been dead for long: the waiter learns of it as it joins.
+        scene.server.cli(&["PEXPIRE", "_glocks:a", "2000"]);
+        let since = Instant::now();
+        let living = scene.living().await;
+        let waiter = scene.waiter(&living).await;
+        granted(&format!("2 s are left of a dead holder's lease, {dead:?}"), since, &scene, &living, waiter)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_of_a_waiter_behind_dead_waiters_tells_it_when_to_look() {
+    let scene = Scene::new(Dead::Together).await;
+    let backend = globallock::connect_backend(&scene.server.url()).await.unwrap();
+    let waiter = Arc::new(claim("a", CROWD + 1, MUTEX, Patience::Queue));
+    assert_eq!(backend.join(&waiter).await.unwrap(), Standing::Waiting);
+    scene.server.cli(&["PEXPIRE", "_glocks:a", "1000"]);
+    assert_eq!(backend.renew(&[Arc::clone(&waiter)]).await.remove(0).unwrap(), Standing::Waiting);
+    let granted = async {
+        while backend.changed(&waiter).await.unwrap().is_none() {
+            if let Standing::Held(_) = backend.join(&waiter).await.unwrap() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, granted).await.expect("it is granted");
+}
+
+#[tokio::test]
+async fn a_newcomer_to_a_free_lock_is_let_in_behind_dead_waiters() {
+    for dead in [Dead::Together, Dead::Apart] {
+        let scene = Scene::new(dead).await;
+        scene.holder_is_gone();
+        let living = scene.living().await;
+        let since = Instant::now();
+        let waiter = waits(&living, "a");
+        granted(&format!("a newcomer behind the dead, {dead:?}"), since, &scene, &living, waiter).await;
+    }
+}
+
+#[tokio::test]
+async fn a_try_finds_a_lock_free_that_only_dead_waiters_want() {
+    for dead in [Dead::Together, Dead::Apart] {
+        let scene = Scene::new(dead).await;
+        scene.holder_is_gone();
+        let living = scene.living().await;
+        let lock = living.mutex("a").unwrap();
+        let since = Instant::now();
+        let tries =
+            tokio::spawn(async move { lock.try_acquire().await.map(|tried| tried.expect("it is free")) });
+        granted(&format!("a try behind the dead, {dead:?}"), since, &scene, &living, tries).await;
+    }
+}
+
+#[tokio::test]
+async fn of_ten_thousand_living_waiters_nobody_is_passed_over() {
+    let server = Redis::start().unwrap();
+    let backend = globallock::connect_backend(&server.url()).await.unwrap();
+    let holds = claim("a", 0, MUTEX, Patience::Queue);
+    assert!(matches!(backend.join(&holds).await, Ok(Standing::Held(_))));
+    crowd(&backend, CROWD).await;
+    let queue = backend.inspect(&holds.name).await.unwrap();
+    let mut ids = queue.iter().map(|entry| entry.id.unwrap());
+    backend.leave(&claim_of(ids.next().unwrap())).await.unwrap();
+    for (turn, id) in (1..).zip(ids.take(500)) {
+        let changed = tokio::time::timeout(SOON, backend.changed(&claim_of(id))).await;
+        let granted = changed.expect("it is granted").unwrap();
+        assert!(matches!(granted, Some(Standing::Held(_))), "turn {turn}: {granted:?}");
+        assert_eq!(waiting(&server), CROWD - turn);
+        backend.leave(&claim_of(id)).await.unwrap();
+    }
+}
+
+fn claim_of(id: ClaimId) -> Claim {
+    Claim { id, ..claim("a", 0, MUTEX, Patience::Queue) }
+}
+
+#[tokio::test]
+async fn a_lock_that_thousands_of_dead_owners_shared_is_free_at_once() {
+    let server = Redis::start().unwrap();
+    let backend = globallock::connect_backend(&server.url()).await.unwrap();
+    // Capacities that differ have the smallest found again when members go.
+    let joins = (0..CROWD / 2).map(|number| {
+        let share = Share { weight: 1, capacity: u32::MAX - u32::try_from(number % 2).unwrap() };
+        let reader = claim("a", number, share, Patience::Queue);
+        let backend = &backend;
+        async move { backend.join(&reader).await.unwrap() }
+    });
+    let standings: Vec<Standing> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(standings.iter().all(|standing| matches!(standing, Standing::Held(_))));
+    assert_eq!(server.cli(&["DEL", "_glocks:a"]), "1");
+    let since = Instant::now();
+    let writer = claim("a", CROWD, MUTEX, Patience::Once);
+    let tried = tokio::time::timeout(SOON, backend.join(&writer)).await.expect("it is answered").unwrap();
+    println!(
+        "a try behind the dead who shared: {:.1?}, longest call {:?}",
+        since.elapsed(),
+        longest(&server)
+    );
+    assert!(matches!(tried, Standing::Held(_)));
+    assert_eq!(server.cli(&["EXISTS", "{_glocks:a}:shared", "{_glocks:a}:claims"]), "0");
+}

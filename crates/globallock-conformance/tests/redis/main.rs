@@ -5,6 +5,7 @@ mod crowds;
 mod faults;
 mod fleet;
 mod keys;
+mod promptness;
 mod refusals;
 mod times;
 

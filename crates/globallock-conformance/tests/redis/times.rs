@@ -1,12 +1,15 @@
 //! How long the store says that a claim lasts, at the ends of leases and holds, and when time itself goes wrong.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use globallock::backend::{Backend, Claim, ClaimId, Patience, Standing};
 use globallock::queue::Share;
-use globallock::{Name, Result};
+use globallock::{Guard, LockManager, Name, Result};
+use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::scene::{connect_for, queue_is, waits};
 use globallock_conformance::server::redis::Redis;
+use globallock_conformance::world::eventually;
 
 /// A lease that no test outlasts, so that nothing here comes about by its end.
 const LONG: Duration = Duration::from_secs(60);
@@ -95,5 +98,111 @@ async fn waiters_do_not_poll_a_lock_that_an_operator_keeps_for_ever() {
         assert_eq!(backend.join(&waiter).await.unwrap(), Standing::Waiting);
         let asks = tokio::time::timeout(Duration::from_millis(200), backend.changed(&waiter)).await;
         assert!(asks.is_err(), "waiter {number} asks again though nothing has changed");
+    }
+}
+
+/// How late answers come: far more than the margin that owners take off.
+const LATE: Duration = Duration::from_secs(1);
+/// Renewed after a second, and answered another one later.
+const SHORT: Duration = Duration::from_secs(3);
+
+async fn answered_late(server: &Redis) -> (Proxy, LockManager) {
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}?timeout=10s", proxy.port());
+    let manager = connect_for(&url, SHORT).await.unwrap();
+    // Has the scripts loaded.
+    manager.mutex("b").unwrap().acquire().await.unwrap().release().await.unwrap();
+    proxy.answers(Flow::Delay(LATE));
+    (proxy, manager)
+}
+
+/// Checks that the owner does not believe to hold the lock `a` for longer than the server keeps it. Whatever time goes by
+/// meanwhile makes this more lenient, and never wrong.
+fn believes_no_longer_than_it_holds(guard: &Guard, server: &Redis) {
+    let before = Instant::now();
+    let believed = before + guard.remaining().expect("a lease ends");
+    let left: u64 = server.cli(&["PTTL", "_glocks:a"]).parse().unwrap_or(0);
+    let ends = Instant::now() + Duration::from_millis(left);
+    assert!(believed <= ends, "it believes to hold it {:?} longer", believed - ends);
+}
+
+#[tokio::test]
+async fn a_lease_counts_from_the_request_when_the_answer_to_a_join_is_late() {
+    let server = Redis::start().unwrap();
+    let (proxy, manager) = answered_late(&server).await;
+    for lock in [manager.mutex("a").unwrap(), manager.semaphore("a", 2).unwrap().permits(1).unwrap()] {
+        let held = proxy.held();
+        let guard = lock.acquire().await.unwrap();
+        assert!(proxy.held() > held, "the answer was late");
+        believes_no_longer_than_it_holds(&guard, &server);
+        guard.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lease_counts_from_the_request_when_the_answer_to_a_renewal_is_late() {
+    let server = Redis::start().unwrap();
+    let (proxy, manager) = answered_late(&server).await;
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let held = proxy.held();
+    eventually("three renewals are answered", async || {
+        believes_no_longer_than_it_holds(&guard, &server);
+        // An answer is held back when it comes, which the next renewal follows only when it has been passed on.
+        proxy.held() > held + 3
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lease_counts_from_the_last_request_when_the_grant_comes_late() {
+    let server = Redis::start().unwrap();
+    let holder = connect_for(&server.url(), SHORT).await.unwrap();
+    let holds = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let (proxy, manager) = answered_late(&server).await;
+    let waiter = waits(&manager, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    eventually("it is answered late that it waits", async || proxy.held() > 0).await;
+    holds.release().await.unwrap();
+    let guard = waiter.await.unwrap().unwrap();
+    believes_no_longer_than_it_holds(&guard, &server);
+}
+
+#[tokio::test]
+async fn tokens_rise_and_the_order_stays_when_the_clock_of_the_server_is_set_back() {
+    let server = Redis::start_with_clock().unwrap();
+    let manager = connect_for(&server.url(), LONG).await.unwrap();
+    let shared = || manager.semaphore("a", 2).unwrap().permits(1).unwrap();
+    let mut last = 0;
+    for hours in 0..4 {
+        server.clock().unwrap().set(-3600 * hours).unwrap();
+        let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+        let waiters = [waits(&manager, "a"), {
+            queue_is(&manager, "a", 1, 1).await;
+            waits(&manager, "a")
+        }];
+        queue_is(&manager, "a", 1, 2).await;
+        let third = tokio::spawn({
+            let lock = shared();
+            async move { lock.acquire().await }
+        });
+        queue_is(&manager, "a", 1, 3).await;
+        // Set back while they wait, too.
+        server.clock().unwrap().set(-3600 * hours - 600).unwrap();
+        let tried = [shared().try_acquire().await.unwrap(), manager.mutex("a").unwrap().try_acquire().await.unwrap()];
+        assert!(tried.iter().all(Option::is_none));
+        let mut guards = vec![guard];
+        for waiter in waiters.into_iter().chain([third]) {
+            let before = guards.pop().unwrap();
+            assert!(before.fencing_token() > last, "{} after {last}", before.fencing_token());
+            last = before.fencing_token();
+            before.release().await.unwrap();
+            guards.push(tokio::time::timeout(LONG / 4, waiter).await.expect("it is its turn").unwrap().unwrap());
+        }
+        let tried = shared().try_acquire().await.unwrap().expect("half of it is free");
+        for guard in guards.into_iter().chain([tried]) {
+            assert!(guard.fencing_token() > last, "{} after {last}", guard.fencing_token());
+            last = guard.fencing_token();
+            guard.release().await.unwrap();
+        }
     }
 }

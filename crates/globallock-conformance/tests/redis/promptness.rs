@@ -1,0 +1,142 @@
+//! A lock that is free is granted at once, also where nobody could say so: no lease or renewal hides a waiter that was
+//! forgotten, since they are a minute long and no limit is as long as the time between two renewals.
+
+use std::time::Duration;
+
+use globallock::{Guard, LockManager, Result};
+use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::scene::{connect_for, queue_is, waits};
+use globallock_conformance::server::redis::Redis;
+use globallock_conformance::world::eventually;
+use tokio::task::JoinHandle;
+
+const LEASE: Duration = Duration::from_secs(60);
+/// Waiters renew after 20 s.
+const SOON: Duration = Duration::from_secs(15);
+
+async fn manager(server: &Redis) -> LockManager {
+    connect_for(&server.url(), LEASE).await.unwrap()
+}
+
+async fn behind_proxy(server: &Redis) -> (Proxy, LockManager) {
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}?timeout=10s", proxy.port());
+    (proxy, connect_for(&url, LEASE).await.unwrap())
+}
+
+async fn granted(waiter: JoinHandle<Result<Guard>>) -> Guard {
+    tokio::time::timeout(SOON, waiter).await.expect("it is granted without a renewal").unwrap().unwrap()
+}
+
+/// A waiter of the lock `a` whose process dies: its connection ends, and nobody takes its claim out.
+async fn dead_waiter(server: &Redis, sees: &LockManager, waiting: usize) {
+    let (proxy, dies) = behind_proxy(server).await;
+    let waiter = waits(&dies, "a");
+    queue_is(sees, "a", 1, waiting).await;
+    let listening = || server.cli(&["PUBSUB", "CHANNELS"]).lines().count();
+    let before = listening();
+    proxy.requests(Flow::Hold);
+    proxy.cut();
+    eventually("nobody listens for it", async || listening() < before).await;
+    waiter.abort();
+    std::mem::forget(proxy);
+}
+
+#[tokio::test]
+async fn a_dead_waiter_is_not_taken_for_an_owner() {
+    let server = Redis::start().unwrap();
+    let (holder, next) = (manager(&server).await, manager(&server).await);
+    for permits in [2, 1] {
+        // With one permit of two, the lock is shared, and released by another way.
+        let lock = holder.semaphore("a", 2).unwrap().permits(permits).unwrap();
+        let guard = lock.acquire().await.unwrap();
+        dead_waiter(&server, &holder, 1).await;
+        let waiter = waits(&next, "a");
+        queue_is(&holder, "a", 1, 2).await;
+        guard.release().await.unwrap();
+        granted(waiter).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_was_lost_with_the_connection_is_found_when_there_is_another() {
+    let server = Redis::start().unwrap();
+    let holder = manager(&server).await;
+    let (proxy, other) = behind_proxy(&server).await;
+    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    proxy.answers(Flow::Swallow);
+    guard.release().await.unwrap();
+    eventually("the message is lost", async || proxy.swallowed() > 0).await;
+    assert!(!waiter.is_finished());
+    proxy.answers(Flow::Pass);
+    proxy.cut();
+    assert!(granted(waiter).await.is_held());
+}
+
+#[tokio::test]
+async fn what_another_program_gives_up_without_a_word_is_taken_at_once() {
+    let server = Redis::start().unwrap();
+    let waits_for_it = manager(&server).await;
+    for value in ["somebody", "glk1", ""] {
+        server.cli(&["SET", "_glocks:a", value, "NX", "PX", "600000"]);
+        let waiter = waits(&waits_for_it, "a");
+        queue_is(&waits_for_it, "a", 1, 1).await;
+        assert_eq!(server.cli(&["DEL", "_glocks:a"]), "1");
+        granted(waiter).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_another_program_gives_up_reaches_a_waiter_behind_a_dead_one() {
+    let server = Redis::start().unwrap();
+    let living = manager(&server).await;
+    server.cli(&["SET", "_glocks:a", "somebody", "NX", "PX", "600000"]);
+    dead_waiter(&server, &living, 1).await;
+    let waiter = waits(&living, "a");
+    queue_is(&living, "a", 1, 2).await;
+    assert_eq!(server.cli(&["DEL", "_glocks:a"]), "1");
+    assert!(granted(waiter).await.is_held());
+}
+
+#[tokio::test]
+async fn the_permits_of_a_dead_owner_are_freed_beside_a_living_one() {
+    let lease = Duration::from_secs(1);
+    let server = Redis::start().unwrap();
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let dies = connect_for(&format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port()), lease).await.unwrap();
+    let lives = connect_for(&server.url(), lease).await.unwrap();
+    // It does not renew before the limit: it has to be told by its first look.
+    let waits = manager(&server).await;
+    let permit = |manager: &LockManager| manager.semaphore("a", 2).unwrap().permits(1).unwrap();
+    let live = permit(&lives).acquire().await.unwrap();
+    let dead = permit(&dies).acquire().await.unwrap();
+    proxy.requests(Flow::Hold);
+    let lock = permit(&waits);
+    let waiter = tokio::spawn(async move { lock.acquire().await });
+    let guard = granted(waiter).await;
+    assert!(guard.is_held() && live.is_held() && !dead.is_held());
+}
+
+#[tokio::test]
+async fn an_acquire_that_is_given_up_before_its_answer_leaves_nothing() {
+    let server = Redis::start().unwrap();
+    let sees = manager(&server).await;
+    let (proxy, asks) = behind_proxy(&server).await;
+    // Has the scripts loaded.
+    asks.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    for taken in [false, true] {
+        let holds = if taken { Some(sees.mutex("a").unwrap().acquire().await.unwrap()) } else { None };
+        proxy.answers(Flow::Hold);
+        let waiter = waits(&asks, "a");
+        queue_is(&sees, "a", 1, usize::from(taken)).await;
+        waiter.abort();
+        assert!(waiter.await.unwrap_err().is_cancelled(), "it was given up before it was answered");
+        proxy.answers(Flow::Pass);
+        queue_is(&sees, "a", usize::from(taken), 0).await;
+        if let Some(guard) = holds {
+            guard.release().await.unwrap();
+        }
+    }
+}

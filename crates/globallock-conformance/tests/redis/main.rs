@@ -6,6 +6,7 @@ mod faults;
 mod fleet;
 mod keys;
 mod promptness;
+mod reconnecting;
 mod refusals;
 mod times;
 

@@ -105,7 +105,8 @@ async fn the_permits_of_a_dead_owner_are_freed_beside_a_living_one() {
     let lease = Duration::from_secs(1);
     let server = Redis::start().unwrap();
     let proxy = Proxy::start(server.port()).await.unwrap();
-    let dies = connect_for(&format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port()), lease).await.unwrap();
+    let dies =
+        connect_for(&format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port()), lease).await.unwrap();
     let lives = connect_for(&server.url(), lease).await.unwrap();
     // It does not renew before the limit: it has to be told by its first look.
     let waits = manager(&server).await;

@@ -108,19 +108,22 @@ async fn a_server_that_is_still_loading_is_waited_for() {
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
 }
 
-/// A server that answers each command, by its first word, with what it is told to.
-async fn pretender(answer: impl Fn(&str) -> String + Send + Sync + Copy + 'static) -> String {
+/// A server that answers each command, by its first word, with what it is told to, and closes the connection where that is
+/// nothing.
+pub(crate) async fn pretender(answer: impl Fn(&str) -> String + Send + Sync + Clone + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
+            let answer = answer.clone();
             tokio::spawn(async move {
                 let mut buffer = vec![0; 64 * 1024];
                 while let Ok(count @ 1..) = client.read(&mut buffer).await {
                     let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
                     for command in text.split("\r\n*").map(|command| format!("\r\n*{command}")) {
                         let word = command.split("\r\n").nth(3).unwrap_or_default().to_ascii_uppercase();
-                        if client.write_all(answer(&word).as_bytes()).await.is_err() {
+                        let answer = answer(&word);
+                        if answer.is_empty() || client.write_all(answer.as_bytes()).await.is_err() {
                             return;
                         }
                     }
@@ -131,10 +134,10 @@ async fn pretender(answer: impl Fn(&str) -> String + Send + Sync + Copy + 'stati
     format!("redis://127.0.0.1:{port}?timeout=500ms")
 }
 
-const HELLO: &str = "%1\r\n+proto\r\n:3\r\n";
+pub(crate) const HELLO: &str = "%1\r\n+proto\r\n:3\r\n";
 
 /// What INFO answers.
-fn version(number: &str) -> String {
+pub(crate) fn version(number: &str) -> String {
     let text = format!("redis_version:{number}\r\n");
     format!("${}\r\n{text}\r\n", text.len())
 }

@@ -4,7 +4,7 @@
 //! matter here, so this supervises the crate's plain multiplexed connection.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, Value};
@@ -16,6 +16,9 @@ use super::scripts::Scripts;
 
 /// The bounds of the pause between two tries to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// A connection that breaks sooner is no sign that the next one will stand, and so not replaced at once; and the longest
+/// pause before it is.
+const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
 /// How many requests may be on their way to the socket.
 const REQUESTS_UNDER_WAY: usize = 4096;
 
@@ -43,11 +46,14 @@ struct State {
     /// How many tries to connect have failed since it broke, and how the last one did.
     failed: u64,
     failure: Option<Failure>,
+    /// How long the first try waited.
+    pause: Duration,
 }
 
 #[derive(Clone)]
 struct Live {
     number: u64,
+    since: Instant,
     connection: MultiplexedConnection,
 }
 
@@ -58,7 +64,7 @@ impl Link {
         channel: String,
         listener: Arc<dyn Listener>,
     ) -> Result<Arc<Self>, Failure> {
-        let state = State { live: None, failed: 0, failure: None };
+        let state = State { live: None, failed: 0, failure: None, pause: Duration::ZERO };
         let link = Arc::new(Link {
             config,
             channel,
@@ -171,15 +177,17 @@ impl Link {
 
     /// Declares connection `number` broken and starts to make a new one, unless that has been done.
     fn give_up(self: &Arc<Self>, number: u64, failure: Failure) {
+        let mut first = Duration::ZERO;
         let broke = self.state.send_if_modified(|state| {
-            let current = state.live.as_ref().is_some_and(|live| live.number == number);
-            if current {
-                *state = State { live: None, failed: 0, failure: Some(failure) };
+            let Some(live) = state.live.take_if(|live| live.number == number) else { return false };
+            if live.since.elapsed() < STEADY.0 {
+                first = (state.pause * 2).clamp(PAUSE.0, STEADY.1);
             }
-            current
+            *state = State { live: None, failed: 0, failure: Some(failure), pause: first };
+            true
         });
         if broke {
-            tokio::spawn(reconnect(Arc::downgrade(self), number + 1));
+            tokio::spawn(reconnect(Arc::downgrade(self), number + 1, first));
         }
     }
 
@@ -200,7 +208,10 @@ impl Link {
         let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         self.check(&mut connection).await?;
         connection.subscribe(&self.channel).await?;
-        self.state.send_replace(State { live: Some(Live { number, connection }), failed: 0, failure: None });
+        self.state.send_modify(|state| {
+            let live = Some(Live { number, since: Instant::now(), connection });
+            *state = State { live, failed: 0, failure: None, pause: state.pause };
+        });
         Ok(())
     }
 
@@ -268,9 +279,9 @@ fn silent() -> Failure {
 }
 
 /// Makes the connection again, however long that takes, as long as the store is in use.
-async fn reconnect(link: Weak<Link>, number: u64) {
-    let mut pause = PAUSE.0;
+async fn reconnect(link: Weak<Link>, number: u64, mut pause: Duration) {
     loop {
+        tokio::time::sleep(pause).await;
         let Some(strong) = link.upgrade() else { return };
         match strong.open(number).await {
             Ok(()) => return strong.listener.resubscribed(),
@@ -281,8 +292,6 @@ async fn reconnect(link: Weak<Link>, number: u64) {
                 });
             }
         }
-        drop(strong);
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
     }
 }

@@ -1,0 +1,62 @@
+//! A connection that cannot be kept is made again at a pace that harms nobody.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use globallock_conformance::proxy::Proxy;
+use globallock_conformance::scene::{connect_for, queue_is, waits};
+use globallock_conformance::server::redis::Redis;
+use globallock_conformance::world::eventually;
+
+use crate::refusals::{HELLO, pretender, version};
+
+const LEASE: Duration = Duration::from_secs(60);
+
+/// Waits for so many connections more, and checks that they took the time that their pauses take: `pauses` says how long all
+/// of so many take together.
+async fn paced(connections: impl Fn() -> u64, more: u64, pauses: Duration) {
+    let (since, before) = (Instant::now(), connections());
+    eventually("it connects again and again", async || connections() >= before + more).await;
+    assert!(since.elapsed() >= pauses, "{more} connections within {:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_not_stormed() {
+    let mut server = Redis::start().unwrap();
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port());
+    let manager = connect_for(&url, LEASE).await.unwrap();
+    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let waiters: Vec<_> = (0..8).map(|_| waits(&manager, "a")).collect();
+    queue_is(&manager, "a", 1, 8).await;
+    server.kill();
+    // 20, 40, 80, 160 and 320 ms lie between six of them.
+    paced(|| proxy.connections(), 6, Duration::from_millis(600)).await;
+    server.resume_after_kill().unwrap();
+    drop((guard, waiters));
+}
+
+#[tokio::test]
+async fn a_server_that_closes_every_connection_as_soon_as_it_stands_is_not_stormed() {
+    let connections = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&connections);
+    let url = pretender(move |word| match word {
+        "HELLO" => {
+            count.fetch_add(1, Ordering::SeqCst);
+            HELLO.to_owned()
+        }
+        "INFO" => version("7.4.99"),
+        "SUBSCRIBE" => ">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n".to_owned(),
+        // What the connection is for.
+        "EVALSHA" => String::new(),
+        _ => "+OK\r\n".to_owned(),
+    })
+    .await;
+    let manager = connect_for(&url, LEASE).await.unwrap();
+    let waiters: Vec<_> = (0..8).map(|_| waits(&manager, "a")).collect();
+    let reached = || connections.load(Ordering::SeqCst);
+    // 20, 40, 80 and then 100 ms lie between them.
+    paced(reached, 9, Duration::from_millis(600)).await;
+    drop(waiters);
+}

@@ -1,0 +1,276 @@
+#!/usr/bin/env python3
+"""Changes one thing at a time in the Lua scripts of the Redis store, and runs the tests on each change.
+
+    python3 scripts/mutants/lua.py run [--shard k/n] [--only FILE] [--again] [--limit SECONDS]
+    python3 scripts/mutants/lua.py list [--only FILE]
+
+A change that no test notices has survived: `run` ends with status 1 if one has that `lua_explained.txt` does not explain. What
+has been run is kept in the target directory, and not run again until the file changes; `--again` runs survivors again.
+
+The scripts are text inside the programs of the tests (`include_str!`). They are changed there, in a copy of each program,
+with the same number of bytes: what is longer takes its room from a comment. So nothing has to be compiled, the product
+knows nothing of it, and each change is run by the real client on the real server.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "crates/globallock/src/redis"
+EXPLAINED = Path(__file__).with_name("lua_explained.txt")
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+# What kills most comes first. They wait more than they work, so that more of them run than there are cores. Tests of
+# addresses, rights, refusals and connections learn nothing of the scripts.
+TESTS = [
+    ("conformance", ["redis::", "--test-threads=8"]),
+    ("redis", ["times::", "promptness::", "scripts::", "crowds::", "keys::", "faults::flushed", "faults::a_waiter", "--test-threads=8"]),
+]
+
+TOKEN = re.compile(
+    r"(?P<comment>--[^\n]*)|(?P<string>'(?:[^'\\\n]|\\.)*')|(?P<number>\b\d+\b)|(?P<word>[A-Za-z_][\w.]*)"
+    r"|(?P<operator>==|~=|<=|>=|\.\.\.|\.\.|[-+*/^#<>=(){}\[\],;:.%])|(?P<space>\s+)"
+)
+OPERATORS = {
+    "==": ["~="], "~=": ["=="], "<": ["<=", ">="], "<=": ["<", ">"], ">": [">=", "<="], ">=": [">", "<"],
+    "+": ["-"], "-": ["+"], "*": ["/"], "/": ["*"],
+}
+WORDS = {
+    "and": ["or"], "or": ["and"], "not": [""], "true": ["false"], "false": ["true"], "math.min": ["math.max"],
+    "math.max": ["math.min"], "HELD": ["WAITING"], "WAITING": ["HELD"], "GONE": ["WAITING"], "ASK": ["GONE"],
+}
+STRINGS = {"'0'": ["'1'"], "'1'": ["'0'"], "'w'": ["''"], "'XX'": ["'NX'"], "'-inf'": ["'+inf'"], "'+inf'": ["'-inf'"]}
+STATEMENT = re.compile(r"(?:redis\.call|[a-z_]+)\(|[a-z_][\w.]*(?:, [a-z_][\w.]*)* = |return$")
+
+
+def tokens(text):
+    at = 0
+    while at < len(text):
+        match = TOKEN.match(text, at)
+        if not match:
+            raise SystemExit(f"no Lua at: {text[at:at + 40]!r}")
+        yield match.lastgroup, match.group(), at
+        at = match.end()
+
+
+def statements(text):
+    """The spans of statements that can be left out: calls, and assignments to what exists."""
+    plain = "".join(re.sub(r"[^\n]", " ", part) if kind == "comment" else part for kind, part, _ in tokens(text))
+    for line in re.finditer(r"^[ ]*(?=\S)", plain, re.MULTILINE):
+        start = line.end()
+        if not STATEMENT.match(plain, start):
+            continue
+        depth, end = 0, start
+        while end < len(plain):
+            if plain[end] in "({":
+                depth += 1
+            elif plain[end] in ")}":
+                depth -= 1
+            elif plain[end] == "\n" and depth == 0 and not re.match(r"\s*(\.\.|and |or )", plain[end:]):
+                break
+            end += 1
+        code = plain[start:end].rstrip()
+        # Arguments on lines of their own look like calls.
+        if depth == 0 and not code.endswith(",") and not re.search(r"[,(]$", plain[: line.start()].rstrip()):
+            yield start, start + len(code)
+
+
+def mutants(name):
+    """Yields (key, text): where and what is changed, and the changed script."""
+    text = (SCRIPTS / name).read_text()
+    seen = {}
+
+    def mutant(start, end, replacement, what):
+        first = text.rfind("\n", 0, start) + 1
+        last = text.find("\n", start)
+        line = " ".join(text[first:last].split())
+        changed = text[:start] + replacement + text[end:]
+        if what is None:
+            what = " ".join(changed[first: changed.find("\n", start)].split())
+        number = text.count("\n", 0, start) + 1
+        base = f"{name}: {line} -> {what}"
+        seen[base] = seen.get(base, 0) + 1
+        return {"file": name, "line": number, "key": base, "turn": seen[base]}, fitted(text, changed, start + len(replacement))
+
+    all_tokens = [token for token in tokens(text) if token[0] not in ("comment", "space")]
+    for at, (kind, part, start) in enumerate(all_tokens):
+        before = all_tokens[at - 1] if at else ("", "", 0)
+        others = []
+        if kind == "operator":
+            unary = part == "-" and (before[0] == "operator" and before[1] not in ")]}" or before[1] in ("return", "and", "or"))
+            others = [] if unary else OPERATORS.get(part, [])
+        elif kind == "word":
+            others = WORDS.get(part, [])
+            # `local HELD, WAITING = ...` names them.
+            if part.isupper() and re.match(r"local [A-Z]", text[text.rfind("\n", 0, start) + 1:]):
+                others = []
+        elif kind == "string":
+            others = STRINGS.get(part, [])
+        elif kind == "number" and not before[1].startswith("KEYS") and not text[start - 5:start] in ("KEYS[", "ARGV["):
+            others = [str(int(part) + 1)] + (["0"] if part == "1" else [])
+        for other in others:
+            yield mutant(start, start + len(part), other, None)
+    for start, end in statements(text):
+        code = text[start:end]
+        # In front of `end` alone a `return` may go.
+        yield mutant(start, end, re.sub(r"[^\n]", " ", code), "(left out)")
+
+
+def fitted(text, changed, at):
+    """The changed script with as many bytes as before."""
+    more = len(changed.encode()) - len(text.encode())
+    if more <= 0:
+        return changed[:at] + " " * -more + changed[at:]
+    comments = sorted((part for kind, part, _ in tokens(changed) if kind == "comment"), key=len, reverse=True)
+    longest = comments[0]
+    if len(longest) - 3 < more:
+        raise SystemExit("no comment is long enough to make room")
+    return changed.replace(longest, longest[:-more], 1)
+
+
+def programs():
+    command = ["cargo", "test", "--locked", "-p", "globallock-conformance", "--no-run", "--message-format=json"]
+    for test, _ in TESTS:
+        command += ["--test", test]
+    built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
+    paths = {}
+    for line in built.splitlines():
+        message = json.loads(line)
+        if message.get("executable") and message["target"]["kind"] == ["test"]:
+            paths[message["target"]["name"]] = Path(message["executable"])
+    return {test: paths[test].read_bytes() for test, _ in TESTS}
+
+
+def run_tests(program, arguments, until):
+    """Whether all pass: True, False at the first that fails, None when the time is up."""
+    environment = {**os.environ, "RUST_BACKTRACE": "0"}
+    process = subprocess.Popen(
+        [program, *arguments], cwd=ROOT / "crates/globallock-conformance", stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", env=environment,
+    )
+    # Only the program itself: whoever watches over its servers sees that, and ends them.
+    alarm = threading.Timer(max(until - time.monotonic(), 0), process.kill)
+    alarm.start()
+    try:
+        for line in process.stdout:
+            if line.startswith("test ") and line.rstrip().endswith("FAILED"):
+                return line.split()[1]
+        return True if process.wait() == 0 else None if time.monotonic() >= until else "the program"
+    finally:
+        alarm.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def judge(built, name, original, changed, limit):
+    until = time.monotonic() + limit
+    with tempfile.TemporaryDirectory(dir=TARGET) as directory:
+        for test, arguments in TESTS:
+            if original not in built[test]:
+                raise SystemExit(f"{name} is not in the program {test} as it stands here")
+            program = Path(directory) / test
+            program.write_bytes(built[test].replace(original, changed.encode()))
+            program.chmod(0o755)
+            passed = run_tests(program, arguments, until)
+            program.unlink()
+            if passed is None:
+                return "timed out", test
+            if passed is not True:
+                return "killed", f"{test} {passed}"
+    return "survived", ""
+
+
+def explained():
+    reasons = {}
+    for line in EXPLAINED.read_text().splitlines() if EXPLAINED.exists() else []:
+        if line.strip() and not line.startswith("#"):
+            key, _, reason = line.rpartition(" | ")
+            if not key or not reason.strip():
+                raise SystemExit(f"{EXPLAINED.name}: no reason: {line}")
+            reasons[key.strip()] = reason.strip()
+    return reasons
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("verb", choices=["run", "list"])
+    parser.add_argument("--shard", default="1/1", help="the k-th of n parts")
+    parser.add_argument("--only", help="one script")
+    parser.add_argument("--again", action="store_true", help="run those again that have survived before")
+    parser.add_argument("--limit", type=float, default=180, help="seconds for the tests of one change")
+    options = parser.parse_args()
+    part, parts = map(int, options.shard.split("/"))
+    names = [options.only] if options.only else sorted(path.name for path in SCRIPTS.glob("*.lua"))
+    found = [mutant for name in names for mutant in mutants(name)]
+    # Neighbours go to different parts.
+    found = [mutant for number, mutant in enumerate(found) if number % parts == part - 1]
+    if options.verb == "list":
+        for mutant, _ in found:
+            print(f"{mutant['file']}:{mutant['line']}: {mutant['key'].partition(': ')[2]}")
+        return 0
+
+    reasons = explained()
+    store = TARGET / "mutants-lua.jsonl"
+    originals = {name: (SCRIPTS / name).read_bytes() for name in names}
+    versions = {name: hashlib.sha256(original).hexdigest()[:16] for name, original in originals.items()}
+    known = {}
+    if store.exists():
+        for line in store.read_text().splitlines():
+            entry = json.loads(line)
+            known[entry["version"], entry["key"], entry["turn"]] = entry
+    built = programs()
+    if not all(run_tests_unchanged(built, options.limit)):
+        return 2
+    table = {}
+    left = []
+    for number, (mutant, changed) in enumerate(found, 1):
+        place = versions[mutant["file"]], mutant["key"], mutant["turn"]
+        entry = known.get(place)
+        if entry is None or options.again and entry["result"] == "survived":
+            since = time.monotonic()
+            result, by = judge(built, mutant["file"], originals[mutant["file"]], changed, options.limit)
+            entry = {**mutant, "version": place[0], "result": result, "by": by, "seconds": round(time.monotonic() - since, 1)}
+            with store.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            print(f"{number}/{len(found)} {result} ({entry['seconds']} s) {mutant['key']} [{by}]", flush=True)
+        result = entry["result"]
+        if result == "survived":
+            result = "explained" if mutant["key"] in reasons else "survived"
+            if result == "survived":
+                left.append(f"{mutant['file']}:{mutant['line']}: {mutant['key'].partition(': ')[2]}")
+        row = table.setdefault(mutant["file"], {})
+        row[result] = row.get(result, 0) + 1
+    columns = ["killed", "timed out", "explained", "survived"]
+    print(f"\n{'':20}" + "".join(f"{column:>11}" for column in columns))
+    for name, row in table.items():
+        print(f"{name:20}" + "".join(f"{row.get(column, 0):>11}" for column in columns))
+    print(f"{'all':20}" + "".join(f"{sum(row.get(column, 0) for row in table.values()):>11}" for column in columns))
+    for line in left:
+        print(f"survived: {line}")
+    return 1 if left else 0
+
+
+def run_tests_unchanged(built, limit):
+    """The tests must pass on what is not changed, or nothing that they say of a change counts."""
+    with tempfile.TemporaryDirectory(dir=TARGET) as directory:
+        for test, arguments in TESTS:
+            program = Path(directory) / test
+            program.write_bytes(built[test])
+            program.chmod(0o755)
+            since = time.monotonic()
+            passed = run_tests(program, arguments, time.monotonic() + limit)
+            print(f"unchanged: {test} {'passes' if passed is True else f'fails: {passed}'} ({time.monotonic() - since:.1f} s)", flush=True)
+            yield passed is True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

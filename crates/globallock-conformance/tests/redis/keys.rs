@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use globallock_conformance::scene::connect_for;
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 
@@ -11,11 +12,12 @@ use crate::{LEASE, manager, queue_is};
 #[tokio::test]
 async fn a_held_mutex_is_a_plain_string_that_expires() {
     let server = Redis::start().unwrap();
-    let manager = manager(&server.url()).await;
+    let lease = Duration::from_secs(60);
+    let manager = connect_for(&server.url(), lease).await.unwrap();
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
     assert_eq!(server.cli(&["TYPE", "_glocks:a"]), "string");
     let left: u128 = server.cli(&["PTTL", "_glocks:a"]).parse().unwrap();
-    assert!(left > 0 && left <= LEASE.as_millis());
+    assert!(left > 0 && left <= lease.as_millis());
     assert_eq!(server.cli(&["SET", "_glocks:a", "other", "NX", "PX", "1000"]), "");
     guard.release().await.unwrap();
     assert_eq!(server.cli(&["KEYS", "*"]), "{_glocks:a}:fence");
@@ -46,7 +48,8 @@ async fn the_value_of_a_held_lock_never_changes() {
 #[tokio::test]
 async fn everything_in_the_store_expires_by_itself() {
     let server = Redis::start().unwrap();
-    let manager = manager(&server.url()).await;
+    // None of it while it is looked at.
+    let manager = connect_for(&server.url(), Duration::from_secs(60)).await.unwrap();
     let lock = manager.rwlock("a").unwrap();
     let _readers = (lock.read().acquire().await.unwrap(), lock.read().acquire().await.unwrap());
     let writer = lock.write();

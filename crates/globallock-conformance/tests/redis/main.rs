@@ -8,6 +8,7 @@ mod keys;
 mod promptness;
 mod reconnecting;
 mod refusals;
+mod scripts;
 mod times;
 
 use std::time::Duration;

@@ -106,10 +106,10 @@ const LATE: Duration = Duration::from_secs(1);
 /// Renewed after a second, and answered another one later.
 const SHORT: Duration = Duration::from_secs(3);
 
-async fn answered_late(server: &Redis) -> (Proxy, LockManager) {
+async fn answered_late(server: &Redis, lease: Duration) -> (Proxy, LockManager) {
     let proxy = Proxy::start(server.port()).await.unwrap();
     let url = format!("redis://127.0.0.1:{}?timeout=10s", proxy.port());
-    let manager = connect_for(&url, SHORT).await.unwrap();
+    let manager = connect_for(&url, lease).await.unwrap();
     // Has the scripts loaded.
     manager.mutex("b").unwrap().acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Delay(LATE));
@@ -133,7 +133,7 @@ fn believes_no_longer_than_it_holds(guard: &Guard, server: &Redis) {
 #[tokio::test]
 async fn a_lease_counts_from_the_request_when_the_answer_to_a_join_is_late() {
     let server = Redis::start().unwrap();
-    let (proxy, manager) = answered_late(&server).await;
+    let (proxy, manager) = answered_late(&server, SHORT).await;
     let limited = manager.mutex("a").unwrap().with(held_at_most(SHORT - LATE / 2)).unwrap();
     let shared = manager.semaphore("a", 2).unwrap().permits(1).unwrap();
     for lock in [manager.mutex("a").unwrap(), limited, shared] {
@@ -148,7 +148,7 @@ async fn a_lease_counts_from_the_request_when_the_answer_to_a_join_is_late() {
 #[tokio::test]
 async fn a_lease_counts_from_the_request_when_the_answer_to_a_renewal_is_late() {
     let server = Redis::start().unwrap();
-    let (proxy, manager) = answered_late(&server).await;
+    let (proxy, manager) = answered_late(&server, SHORT).await;
     let lock = manager.mutex("a").unwrap();
     // A longest hold has renewals go another way.
     for lock in [lock.clone().with(held_at_most(LONG)).unwrap(), lock] {
@@ -167,9 +167,10 @@ async fn a_lease_counts_from_the_request_when_the_answer_to_a_renewal_is_late() 
 #[tokio::test]
 async fn a_lease_counts_from_the_last_request_when_the_grant_comes_late() {
     let server = Redis::start().unwrap();
-    let holder = connect_for(&server.url(), SHORT).await.unwrap();
+    let holder = connect_for(&server.url(), LONG).await.unwrap();
     let holds = holder.mutex("a").unwrap().acquire().await.unwrap();
-    let (proxy, manager) = answered_late(&server).await;
+    // No renewal lengthens the lease before it is looked at.
+    let (proxy, manager) = answered_late(&server, LONG / 2).await;
     let waiter = waits(&manager, "a");
     queue_is(&holder, "a", 1, 1).await;
     eventually("it is answered late that it waits", async || proxy.held() > 0).await;

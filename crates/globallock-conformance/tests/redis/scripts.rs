@@ -1,0 +1,405 @@
+//! What the scripts do in the corners: keys that end or change under them, marks that others leave, requests that are repeated.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use globallock::backend::{Backend, Claim, Grant, Patience, Standing};
+use globallock::queue::Share;
+use globallock::{Departure, Result};
+use globallock_conformance::server::redis::Redis;
+use globallock_conformance::world::eventually;
+
+use crate::times::claim;
+
+const LOCK: &str = "_glocks:a";
+const FENCE: &str = "{_glocks:a}:fence";
+const QUEUE: &str = "{_glocks:a}:queue";
+const CLAIMS: &str = "{_glocks:a}:claims";
+const SHARED: &str = "{_glocks:a}:shared";
+const MUTEX: Share = Share { weight: 1, capacity: 1 };
+const ONE_OF_TWO: Share = Share { weight: 1, capacity: 2 };
+const TWO_OF_TWO: Share = Share { weight: 2, capacity: 2 };
+
+struct Store {
+    server: Redis,
+    backend: Arc<dyn Backend>,
+}
+
+impl Store {
+    async fn new() -> Self {
+        let server = Redis::start().unwrap();
+        let backend = globallock::connect_backend(&server.url()).await.unwrap();
+        Store { server, backend }
+    }
+
+    async fn join(&self, claim: &Claim) -> Standing {
+        self.backend.join(claim).await.unwrap()
+    }
+
+    async fn holds(&self, claim: &Claim) -> Grant {
+        match self.join(claim).await {
+            Standing::Held(grant) => grant,
+            other => panic!("it does not hold: {other:?}"),
+        }
+    }
+
+    async fn waits(&self, claim: &Claim) {
+        assert_eq!(self.join(claim).await, Standing::Waiting);
+    }
+
+    async fn renew(&self, claim: &Claim) -> Standing {
+        let renewed: Result<Standing> = self.backend.renew(&[Arc::new(claim.clone())]).await.remove(0);
+        renewed.unwrap()
+    }
+
+    async fn leave(&self, claim: &Claim) -> Departure {
+        self.backend.leave(claim).await.unwrap()
+    }
+
+    /// Waits until a claim that waits is told that it holds.
+    async fn told(&self, claim: &Claim) -> Grant {
+        let changed = tokio::time::timeout(Duration::from_secs(15), self.backend.changed(claim)).await;
+        match changed.expect("it is told").unwrap() {
+            Some(Standing::Held(grant)) => grant,
+            other => panic!("it is told otherwise: {other:?}"),
+        }
+    }
+
+    fn left(&self, key: &str) -> Duration {
+        Duration::from_millis(self.server.cli(&["PTTL", key]).parse().unwrap_or(0))
+    }
+
+    fn get(&self, key: &str) -> String {
+        self.server.cli(&["GET", key])
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.server.cli(&["EXISTS", key]) == "1"
+    }
+}
+
+fn queued(number: u64, share: Share) -> Claim {
+    claim("a", number, share, Patience::Queue)
+}
+
+fn with_lease(seconds: u64, claim: Claim) -> Claim {
+    Claim { lease: Duration::from_secs(seconds), ..claim }
+}
+
+async fn past(end: Instant) {
+    eventually("it goes by", async || Instant::now() > end + Duration::from_millis(5)).await;
+}
+
+#[tokio::test]
+async fn whoever_shares_and_joins_again_is_found() {
+    let store = Store::new().await;
+    let first = store.holds(&queued(1, ONE_OF_TWO)).await;
+    let again = store.holds(&queued(1, ONE_OF_TWO)).await;
+    assert_eq!(first.fence, again.fence);
+    assert_eq!(store.backend.inspect(&queued(1, MUTEX).name).await.unwrap().len(), 1);
+    // Room for one more, and not for two.
+    store.holds(&queued(2, ONE_OF_TWO)).await;
+    store.waits(&queued(3, ONE_OF_TWO)).await;
+}
+
+#[tokio::test]
+async fn keys_live_as_long_as_the_longest_lease_in_them() {
+    let store = Store::new().await;
+    let long = Duration::from_secs(500);
+    let holder = with_lease(600, queued(0, MUTEX));
+    store.holds(&holder).await;
+    let late = with_lease(600, queued(2, MUTEX));
+    store.waits(&queued(1, MUTEX)).await;
+    assert!(store.left(QUEUE) < long, "{:?}", store.left(QUEUE));
+    store.waits(&late).await;
+    assert!(store.left(QUEUE) > long);
+    store.waits(&queued(3, MUTEX)).await;
+    assert!(store.left(QUEUE) > long, "a shorter lease does not shorten it");
+    // As if most of it had gone by.
+    store.server.cli(&["PEXPIRE", QUEUE, "5000"]);
+    assert_eq!(store.renew(&late).await, Standing::Waiting);
+    assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
+    assert_eq!(store.renew(&queued(1, MUTEX)).await, Standing::Waiting);
+    assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
+    store.server.cli(&["PEXPIRE", LOCK, "5000"]);
+    assert!(matches!(store.renew(&holder).await, Standing::Held(_)));
+    assert!(store.left(LOCK) > long);
+    assert!(store.left(FENCE) > Duration::from_secs(600_000));
+}
+
+#[tokio::test]
+async fn keys_of_those_who_share_live_as_long_as_the_longest_lease_in_them() {
+    let store = Store::new().await;
+    let long = Duration::from_secs(500);
+    let keys = [LOCK, CLAIMS, SHARED];
+    let share = Share { weight: 1, capacity: 3 };
+    store.holds(&queued(1, share)).await;
+    assert!(keys.iter().all(|key| (1..500).contains(&store.left(key).as_secs())));
+    let late = with_lease(600, queued(2, share));
+    store.holds(&late).await;
+    assert!(keys.iter().all(|key| store.left(key) > long));
+    store.holds(&queued(3, share)).await;
+    assert!(keys.iter().all(|key| store.left(key) > long));
+    for key in keys {
+        store.server.cli(&["PEXPIRE", key, "5000"]);
+    }
+    assert!(matches!(store.renew(&late).await, Standing::Held(_)));
+    assert!(keys.iter().all(|key| store.left(key) > long));
+    assert!(matches!(store.renew(&queued(1, share)).await, Standing::Held(_)));
+    assert!(keys.iter().all(|key| store.left(key) > long));
+}
+
+#[tokio::test]
+async fn the_mark_of_waiters_goes_with_the_last_of_them() {
+    let store = Store::new().await;
+    let marked = || store.get(FENCE).ends_with('w');
+    let (holder, waiter) = (queued(1, MUTEX), queued(2, MUTEX));
+    store.holds(&holder).await;
+    assert!(!marked(), "nobody waits");
+    store.waits(&waiter).await;
+    assert!(marked());
+    store.leave(&waiter).await;
+    assert!(!marked(), "it has left");
+    store.waits(&waiter).await;
+    store.leave(&holder).await;
+    store.told(&waiter).await;
+    assert!(marked());
+    store.leave(&waiter).await;
+    assert!(!marked(), "the last one has left");
+    // One that shares, and one that finds the mark of others who are gone.
+    store.holds(&queued(3, ONE_OF_TWO)).await;
+    assert!(marked());
+    store.leave(&queued(3, ONE_OF_TWO)).await;
+    assert!(!marked(), "nobody shares");
+    store.server.cli(&["SET", FENCE, "7w"]);
+    store.holds(&queued(4, MUTEX)).await;
+    assert!(!marked() && store.left(FENCE) > Duration::from_secs(600_000));
+    store.server.cli(&["SET", FENCE, "7w"]);
+    let tries = claim("a", 5, MUTEX, Patience::Once);
+    assert_eq!(store.join(&tries).await, Standing::Gone);
+}
+
+#[tokio::test]
+async fn a_counter_that_is_none_of_ours_is_replaced() {
+    let store = Store::new().await;
+    for (number, strange) in
+        (1..).zip(["junk", "", "9007199254740992", "99999999999999999999w", "-5", "1e300"])
+    {
+        for share in [MUTEX, ONE_OF_TWO] {
+            store.server.cli(&["SET", FENCE, strange]);
+            let holder = queued(number, share);
+            let granted = store.holds(&holder).await.fence;
+            assert!((1 << 50..1 << 52).contains(&granted), "{granted} after {strange:?}");
+            store.leave(&holder).await;
+            assert!(store.get(FENCE).trim_end_matches('w').parse::<u64>().is_ok_and(|last| last >= granted));
+        }
+    }
+    // The last that counts.
+    store.server.cli(&["SET", FENCE, "9007199254740990"]);
+    assert_eq!(store.holds(&queued(9, MUTEX)).await.fence, 9_007_199_254_740_991);
+}
+
+#[tokio::test]
+async fn tokens_rise_above_a_counter_that_is_ahead_of_the_clock() {
+    let store = Store::new().await;
+    let ahead = 4_000_000_000_000_000_u64;
+    store.server.cli(&["SET", FENCE, &ahead.to_string()]);
+    let holder = queued(1, MUTEX);
+    let waiters = [queued(2, MUTEX), queued(3, ONE_OF_TWO), queued(4, ONE_OF_TWO)];
+    assert_eq!(store.holds(&holder).await.fence, ahead + 1);
+    for waiter in &waiters {
+        store.waits(waiter).await;
+    }
+    store.leave(&holder).await;
+    assert_eq!(store.told(&waiters[0]).await.fence, ahead + 2);
+    // Their leases count from the joining, though their numbers are no times.
+    assert!(
+        waiters[1..]
+            .iter()
+            .all(|waiter| !store.server.cli(&["HGET", CLAIMS, &waiter.id.to_string()]).is_empty())
+    );
+    store.leave(&waiters[0]).await;
+    assert_eq!(store.told(&waiters[1]).await.fence, ahead + 3);
+    assert_eq!(store.told(&waiters[2]).await.fence, ahead + 4);
+}
+
+#[tokio::test]
+async fn whoever_shared_a_lock_that_was_broken_holds_it_no_more() {
+    for broken in [LOCK, SHARED, CLAIMS] {
+        let store = Store::new().await;
+        let (one, other) = (queued(1, ONE_OF_TWO), queued(2, ONE_OF_TWO));
+        store.holds(&one).await;
+        store.holds(&other).await;
+        store.server.cli(&["DEL", broken]);
+        assert_eq!(store.renew(&one).await, Standing::Gone, "{broken}");
+        assert_eq!(store.leave(&other).await, Departure::Gone, "{broken}");
+        store.server.cli(&["DEL", LOCK]);
+        let next = queued(3, TWO_OF_TWO);
+        store.holds(&next).await;
+        store.leave(&next).await;
+        // Who shares and has no record any more is forgotten when the lease ends.
+        let stay = if broken == CLAIMS { vec![SHARED] } else { Vec::new() };
+        let keys = [LOCK, SHARED, CLAIMS, QUEUE].into_iter().filter(|key| store.has(key));
+        assert_eq!(keys.collect::<Vec<_>>(), stay, "{broken}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_lock_that_was_shared_is_not_joined_but_begun() {
+    let store = Store::new().await;
+    store.holds(&queued(1, ONE_OF_TWO)).await;
+    store.holds(&queued(2, ONE_OF_TWO)).await;
+    store.server.cli(&["DEL", LOCK]);
+    // Neither of the two takes room from it.
+    store.holds(&queued(3, ONE_OF_TWO)).await;
+    store.holds(&queued(4, ONE_OF_TWO)).await;
+    store.waits(&queued(5, ONE_OF_TWO)).await;
+    assert_eq!(store.renew(&queued(1, ONE_OF_TWO)).await, Standing::Gone);
+    assert!(matches!(store.renew(&queued(3, ONE_OF_TWO)).await, Standing::Held(_)));
+}
+
+#[tokio::test]
+async fn a_group_that_cannot_be_read_lets_nobody_in() {
+    for field in ["#weight", "#capacity"] {
+        for value in ["junk", "-1"] {
+            if (field, value) == ("#capacity", "-1") {
+                continue;
+            }
+            let store = Store::new().await;
+            store.holds(&queued(1, ONE_OF_TWO)).await;
+            store.server.cli(&["HSET", CLAIMS, field, value]);
+            store.waits(&queued(2, ONE_OF_TWO)).await;
+            assert!(matches!(store.renew(&queued(1, ONE_OF_TWO)).await, Standing::Held(_)));
+            // Counted again when somebody goes.
+            assert_eq!(store.leave(&queued(1, ONE_OF_TWO)).await, Departure::Left);
+            store.told(&queued(2, ONE_OF_TWO)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_smallest_capacity_counts_until_it_leaves() {
+    let store = Store::new().await;
+    let of = |number, capacity| queued(number, Share { weight: 1, capacity });
+    store.holds(&of(1, 2)).await;
+    store.holds(&of(2, 5)).await;
+    store.waits(&of(3, 5)).await;
+    store.waits(&of(4, 5)).await;
+    store.waits(&of(5, 5)).await;
+    store.waits(&of(6, 5)).await;
+    assert_eq!(store.leave(&of(1, 2)).await, Departure::Left);
+    for number in 3..=6 {
+        store.told(&of(number, 5)).await;
+    }
+    store.waits(&of(7, 5)).await;
+    // One with a smaller capacity does not come in beside them.
+    assert_eq!(store.leave(&of(7, 5)).await, Departure::Left);
+    store.waits(&of(8, 3)).await;
+    for number in 2..=4 {
+        assert_eq!(store.leave(&of(number, 5)).await, Departure::Left);
+    }
+    store.told(&of(8, 3)).await;
+    store.waits(&of(9, 5)).await;
+}
+
+#[tokio::test]
+async fn a_waiter_whose_lease_has_ended_is_gone_and_begins_at_the_end() {
+    let store = Store::new().await;
+    let holder = queued(0, MUTEX);
+    store.holds(&holder).await;
+    let brief = |number| Claim { lease: Duration::from_millis(200), ..queued(number, MUTEX) };
+    let ends = Instant::now() + Duration::from_millis(200);
+    for number in 1..=3 {
+        store.waits(&brief(number)).await;
+    }
+    store.waits(&queued(4, MUTEX)).await;
+    let ends = ends.max(Instant::now() + Duration::from_millis(200));
+    past(ends).await;
+    assert_eq!(store.leave(&brief(1)).await, Departure::Gone);
+    assert_eq!(store.renew(&brief(2)).await, Standing::Gone);
+    store.waits(&brief(3)).await;
+    store.leave(&holder).await;
+    store.told(&queued(4, MUTEX)).await;
+}
+
+#[tokio::test]
+async fn a_waiter_that_renews_is_let_in_after_the_lease_that_it_joined_with() {
+    let store = Store::new().await;
+    let holder = queued(0, MUTEX);
+    store.holds(&holder).await;
+    let waiter = with_lease(4, queued(1, MUTEX));
+    let mut joined = Instant::now();
+    store.waits(&waiter).await;
+    while joined.elapsed() < waiter.lease {
+        // A machine that stands still for a lease has it begin again.
+        if store.renew(&waiter).await == Standing::Gone {
+            joined = Instant::now();
+            store.waits(&waiter).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(store.renew(&waiter).await, Standing::Waiting);
+    let renewed = Instant::now();
+    store.leave(&holder).await;
+    let expires = store.told(&waiter).await.expires.unwrap();
+    assert!(joined + waiter.lease < expires && expires < renewed + waiter.lease);
+}
+
+#[tokio::test]
+async fn a_lost_counter_lets_nobody_overtake() {
+    let store = Store::new().await;
+    for (share, tries) in [(MUTEX, MUTEX), (ONE_OF_TWO, TWO_OF_TWO), (MUTEX, ONE_OF_TWO)] {
+        store.holds(&queued(1, MUTEX)).await;
+        store.waits(&queued(2, share)).await;
+        store.server.cli(&["DEL", FENCE, LOCK]);
+        assert_eq!(store.join(&claim("a", 3, tries, Patience::Once)).await, Standing::Gone, "{share:?}");
+        store.told(&queued(2, share)).await;
+        store.leave(&queued(2, share)).await;
+    }
+    // Nor does the end of the lock's key beside those who share.
+    store.holds(&queued(1, ONE_OF_TWO)).await;
+    store.server.cli(&["DEL", FENCE]);
+    assert_eq!(store.join(&claim("a", 3, TWO_OF_TWO, Patience::Once)).await, Standing::Gone);
+    assert_eq!(store.join(&claim("a", 3, MUTEX, Patience::Once)).await, Standing::Gone);
+}
+
+/// What the server did in a call, by command.
+fn spent(store: &Store) -> String {
+    let stats = store.server.cli(&["INFO", "commandstats"]);
+    let mut calls: Vec<&str> = stats
+        .lines()
+        .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(",usec=").map(|(calls, _)| calls))
+        .filter(|calls| !["evalsha", "info", "config", "script"].iter().any(|other| calls.starts_with(other)))
+        .collect();
+    calls.sort_unstable();
+    let text = calls.join(" ").replace("calls=", "");
+    store.server.cli(&["CONFIG", "RESETSTAT"]);
+    text
+}
+
+#[tokio::test]
+async fn locks_cost_the_server_what_the_page_says() {
+    let store = Store::new().await;
+    let (holder, waiter) = (queued(1, MUTEX), queued(2, MUTEX));
+    store.holds(&holder).await;
+    store.leave(&holder).await;
+    spent(&store);
+    store.holds(&holder).await;
+    assert_eq!(spent(&store), "set:2 time:1", "an acquire");
+    assert!(matches!(store.renew(&holder).await, Standing::Held(_)));
+    assert_eq!(spent(&store), "get:1 pexpire:1", "a renewal");
+    store.waits(&waiter).await;
+    assert_eq!(spent(&store), "pexpire:1 pttl:2 set:2 time:1 zadd:1 zrank:1", "the first wait");
+    store.leave(&holder).await;
+    store.told(&waiter).await;
+    assert_eq!(spent(&store), "mget:1 publish:1 set:1 time:1 zpopmin:1", "a release before a waiter");
+    store.leave(&waiter).await;
+    assert_eq!(spent(&store), "del:1 mget:1 set:1 zpopmin:1", "a release after the last waiter");
+    store.holds(&holder).await;
+    store.leave(&holder).await;
+    assert_eq!(spent(&store), "del:1 mget:1 set:2 time:1", "an acquire and a release");
+    store.server.cli(&["DEL", FENCE]);
+    spent(&store);
+    store.holds(&holder).await;
+    assert_eq!(spent(&store), "exists:1 set:2 time:1", "the first acquire of a name");
+}

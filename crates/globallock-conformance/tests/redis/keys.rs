@@ -1,13 +1,14 @@
 //! What stands in the store, and how those who know nothing of us get on with it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
+use globallock::Guard;
 use globallock_conformance::scene::connect_for;
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 
-use crate::{LEASE, manager, queue_is};
+use crate::{manager, queue_is};
 
 #[tokio::test]
 async fn a_held_mutex_is_a_plain_string_that_expires() {
@@ -27,22 +28,27 @@ async fn a_held_mutex_is_a_plain_string_that_expires() {
 #[tokio::test]
 async fn the_value_of_a_held_lock_never_changes() {
     let server = Redis::start().unwrap();
-    let manager = manager(&server.url()).await;
-    for guard in [
+    let manager = connect_for(&server.url(), Duration::from_secs(6)).await.unwrap();
+    let guards = [
         manager.mutex("a").unwrap().acquire().await.unwrap(),
         manager.rwlock("b").unwrap().read().acquire().await.unwrap(),
-    ] {
+    ];
+    let look = |guard: &Guard| {
         let key = format!("_glocks:{}", guard.name().as_str());
-        let value = server.cli(&["GET", &key]);
-        let since = Instant::now();
-        // Renewed several times meanwhile, by which its end moves.
-        eventually("two leases go by", async || {
-            assert_eq!(server.cli(&["GET", &key]), value);
-            since.elapsed() > LEASE * 2
-        })
-        .await;
-        assert!(guard.is_held());
-    }
+        (server.cli(&["GET", &key]), server.cli(&["PTTL", &key]).parse::<i64>().unwrap())
+    };
+    let mut before = guards.each_ref().map(|guard| (look(guard), 0));
+    eventually("both are renewed twice", async || {
+        for (guard, ((value, left), renewals)) in guards.iter().zip(&mut before) {
+            let (now, left_now) = look(guard);
+            assert_eq!(now, *value);
+            *renewals += u32::from(left_now > *left);
+            *left = left_now;
+        }
+        before.iter().all(|(_, renewals)| *renewals >= 2)
+    })
+    .await;
+    assert!(guards.iter().all(Guard::is_held));
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ pub mod broken;
 pub mod check;
 pub mod history;
 pub mod log;
-pub mod model;
 pub mod owner;
 pub mod registers;
 pub mod run;
+
+pub use globallock_model as model;

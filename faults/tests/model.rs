@@ -3,6 +3,9 @@
 use globallock_faults::model::{Flaw, Protocol, Shape, sound};
 
 const EXCLUSION: &str = "never more believe to hold than fit";
+const FENCED: &str = "what is guarded never takes an older token after a newer one";
+const OVERTAKEN: &str = "a grant overtakes an answer that the claim waits";
+const UNPROVOKED: &str = "nobody is told lost what the store keeps and whose time has not ended";
 
 #[test]
 fn the_protocol_keeps_its_promises_in_every_order_of_events() {
@@ -12,8 +15,10 @@ fn the_protocol_keeps_its_promises_in_every_order_of_events() {
         let found = Protocol { end, ..protocol }.search();
         println!("{found}");
         // These may happen, and the others must not.
-        let may = ["two share the lock", "a write comes too late and is refused"];
+        let may = ["two share the lock", "a write comes too late and is refused", OVERTAKEN];
         assert!(found.violated.iter().all(|story| may.contains(story)), "{found}");
+        // A claim that is asked for once has one answer.
+        assert_eq!(found.violated.contains(&OVERTAKEN), found.protocol.asks > 1, "{found}");
         assert_eq!(found.violated.contains(&may[0]), !found.protocol.name.contains("mutex"), "{found}");
     }
 }
@@ -27,7 +32,7 @@ fn breaks_for(name: &str, flaw: Flaw, shapes: &[Shape], promise: &'static str) {
     let ticks = if name == "mutex of two" { 4 } else { 3 };
     for protocol in sound(ticks, 2).into_iter().filter(|protocol| protocol.name == name) {
         if shapes.contains(&protocol.shape) {
-            let found = Protocol { flaw, ..protocol }.search_for(promise);
+            let found = Protocol { flaw, writes: promise == FENCED, ..protocol }.search_for(promise);
             println!("{found}");
             assert!(found.violated.contains(&promise), "{found}");
         }
@@ -53,7 +58,7 @@ fn an_owner_that_trusts_its_clock_is_found() {
 
 #[test]
 fn a_resource_that_takes_every_token_is_found() {
-    breaks(Flaw::NoFencing, &BOTH, "what is guarded never takes an older token after a newer one");
+    breaks(Flaw::NoFencing, &BOTH, FENCED);
 }
 
 #[test]
@@ -96,4 +101,39 @@ fn an_owner_that_takes_a_newer_lease_for_the_older_is_found() {
 #[test]
 fn an_owner_that_asks_while_it_leaves_is_found() {
     breaks(Flaw::AsksWhileLeaving, &BOTH, EXCLUSION);
+}
+
+#[test]
+fn an_owner_that_believes_an_answer_from_before_its_grant_is_found() {
+    breaks(Flaw::BelievesOldAnswers, &BOTH, UNPROVOKED);
+}
+
+#[test]
+fn an_owner_that_takes_the_token_of_an_old_answer_is_found() {
+    breaks(Flaw::TakesAnyToken, &BOTH, "whoever believes knows its token");
+}
+
+/// Searches a protocol of two owners that may ask so often: a claim can expire while it waits, and join once more.
+fn joins_twice(flaw: Flaw, shape: Shape, asks: u8, promise: &'static str) {
+    let of_two = |protocol: &Protocol| protocol.name == "mutex of two" && protocol.shape == shape;
+    for protocol in sound(2, 2).into_iter().filter(of_two) {
+        let found = Protocol { flaw, asks, writes: false, ..protocol }.search_for(promise);
+        println!("{found}");
+        assert!(found.violated.contains(&promise), "{found}");
+    }
+}
+
+#[test]
+fn an_owner_that_forgets_a_place_for_what_is_said_of_an_earlier_one_is_found() {
+    joins_twice(Flaw::ForgetsNewerPlace, Shape::LeaseOfOwner, 4, UNPROVOKED);
+}
+
+#[test]
+fn an_owner_that_takes_a_push_to_an_earlier_place_is_found() {
+    joins_twice(
+        Flaw::TakesOldPushes,
+        Shape::LeaseOfClaim,
+        3,
+        "whoever believes has a claim in the store that holds",
+    );
 }

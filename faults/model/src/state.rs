@@ -1,12 +1,18 @@
 //! A state of everything: the store, the owners, and what is on its way between them.
 
+/// No place: a claim that has not joined, or whose place its owner does not know.
+pub(super) const NOWHERE: u8 = 0;
+/// The place of a renewal whose owner has forgotten it.
+pub(super) const FORGOTTEN: u8 = u8::MAX;
+
 /// A claim in the store's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Entry {
     pub(super) claim: u8,
+    /// Its token, which is its place too: no two entries have the same.
     pub(super) fence: u8,
     pub(super) deadline: u8,
-    /// Which of its owner's leases it hangs on, where they are shared.
+    /// Which of its owner's leases it is attached to, where they are shared.
     pub(super) lease: u8,
 }
 
@@ -17,6 +23,17 @@ pub(super) struct Held {
     /// The tick in which the request was sent that confirmed it last.
     pub(super) sent: u8,
     pub(super) lease: u8,
+}
+
+/// What an owner knew when it sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Asked {
+    /// The tick.
+    pub(super) sent: u8,
+    /// The place that it renews, or [`NOWHERE`] to join.
+    pub(super) place: u8,
+    /// Whether it had been told of its grant.
+    pub(super) held: bool,
 }
 
 /// The claims in front of one, as its owner last saw them.
@@ -54,17 +71,23 @@ pub(super) enum Phase {
     Left,
 }
 
-/// A message on its way.
+/// A message on its way. Any other may overtake it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Message {
-    /// Joins, or renews; with the tick in which it was sent.
-    Join(u8, u8),
+    /// Joins, or renews.
+    Join(u8, Asked),
     Leave(u8),
+    /// An answer: the claim holds.
     Held(u8, Held),
-    Waits(u8, Held, Ahead),
-    /// The claim is not in the queue any more.
-    Nowhere(u8),
+    /// An answer: the claim waits behind these; and whether its owner had been told of a grant when it asked.
+    Waits(u8, Held, Ahead, bool),
+    /// An answer: the claim is not where the request looked for it.
+    Nowhere(u8, Asked),
     Departed(u8),
+    /// A push: the entry with this token holds.
+    Granted(u8, u8),
+    /// A push to the entry with this token: another claim in front of it is gone.
+    Gone(u8, u8, u8),
     /// A write to what is guarded, by an owner that held when it was sent.
     Write(u8, u8),
 }
@@ -82,6 +105,8 @@ pub struct State {
     /// Claims that have left.
     pub(super) barred: Vec<u8>,
     pub(super) phases: Vec<Phase>,
+    /// Claims whose owners hold them, and have forgotten their places.
+    pub(super) forgotten: Vec<u8>,
     /// How often each claim was asked for.
     pub(super) asked: Vec<u8>,
     pub(super) network: Vec<Message>,
@@ -91,6 +116,8 @@ pub struct State {
     pub(super) went_back: bool,
     /// Whether a token was given that is not above all before.
     pub(super) fell: bool,
+    /// Whether an owner was told that it has lost what the store kept for it, before its deadline.
+    pub(super) unprovoked: bool,
 }
 
 impl State {
@@ -102,11 +129,13 @@ impl State {
             leases: vec![0; owners],
             barred: Vec::new(),
             phases: vec![Phase::Idle; claims],
+            forgotten: Vec::new(),
             asked: vec![0; claims],
             network: Vec::new(),
             written: vec![0; names],
             went_back: false,
             fell: false,
+            unprovoked: false,
         }
     }
 

@@ -3,7 +3,7 @@
 use globallock::queue::{admit, blockers};
 use stateright::Property;
 
-use super::state::{Message, Phase, State};
+use super::state::{Asked, Message, NOWHERE, Phase, State};
 use super::{LEASE, Protocol, Shape};
 
 /// All of them.
@@ -50,7 +50,8 @@ pub(super) fn all() -> Vec<Property<Protocol>> {
                 let looks = |claim: u8| {
                     let now = state.now + LEASE;
                     let mut later = State { now, network: Vec::new(), ..state.clone() };
-                    model.arrive(&mut later, Message::Join(claim, now));
+                    let asked = Asked { sent: now, place: NOWHERE, held: false };
+                    model.arrive(&mut later, Message::Join(claim, asked));
                     matches!(later.network[..], [Message::Held(..)])
                 };
                 let waiting =
@@ -65,6 +66,23 @@ pub(super) fn all() -> Vec<Property<Protocol>> {
                     || !state.queue.iter().any(|entry| state.barred.contains(&entry.claim))
             },
         ),
+        Property::always(
+            "nobody is told lost what the store keeps and whose time has not ended",
+            |_: &Protocol, state: &State| !state.unprovoked,
+        ),
+        Property::always("whoever believes knows its token", |model: &Protocol, state: &State| {
+            let known = |claim: u8| match state.phases[usize::from(claim)] {
+                Phase::Held(held) => Some(held.fence),
+                _ => None,
+            };
+            let given = |claim: u8| {
+                let entry = state.queue.iter().find(|entry| entry.claim == claim);
+                entry.map(|entry| entry.fence)
+            };
+            names(state)
+                .flat_map(|name| believers(model, state, name))
+                .all(|claim| known(claim) == given(claim))
+        }),
         Property::sometimes("two share the lock", |model: &Protocol, state: &State| {
             names(state).any(|name| believers(model, state, name).len() > 1)
         }),
@@ -74,6 +92,17 @@ pub(super) fn all() -> Vec<Property<Protocol>> {
                 _ => false,
             })
         }),
+        Property::sometimes(
+            "a grant overtakes an answer that the claim waits",
+            |_: &Protocol, state: &State| {
+                state.network.iter().any(|message| match *message {
+                    Message::Waits(claim, _, _, held) => {
+                        !held && matches!(state.phases[usize::from(claim)], Phase::Held(_))
+                    }
+                    _ => false,
+                })
+            },
+        ),
     ]
 }
 

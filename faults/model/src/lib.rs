@@ -1,25 +1,27 @@
+#![forbid(unsafe_code)]
 //! The protocol between owners and a store, small enough to be searched in every order of events.
 //!
-//! Owners ask, repeat themselves, renew, write to what is guarded, and give back; messages arrive in any order, late or
-//! never; time passes whenever it likes, and one owner's clock is slow. Nobody has to do anything: an owner that is dead or
+//! Owners ask, repeat themselves, renew, write to what is guarded, and give back; requests, answers and pushes overtake
+//! each other, and arrive late or never; time passes whenever it likes, and one owner's clock is slow. Nobody has to do anything: an owner that is dead or
 //! stopped is one that does not, and a message that is lost is one that does not arrive. What is decided is decided by the
 //! functions that the product itself uses: [`admit`] and [`blockers`] over the queue, and [`deadline`] for what an owner
 //! believes.
 
+mod owner;
 mod promises;
 mod state;
+mod store;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use globallock::deadline::{deadline, margin};
-use globallock::queue::{MAX_CAPACITY, Share, admit, blockers};
+use globallock::queue::{MAX_CAPACITY, Share};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 pub use state::State;
-use state::{AHEAD, Entry, Held, Message, Phase};
+use state::{Message, Phase};
 
 /// A lease is so many ticks.
 const LEASE: u8 = 2;
@@ -66,6 +68,14 @@ pub enum Flaw {
     OneLeaseForEver,
     /// Owners that have given up, and were not answered, ask again and take the answer.
     AsksWhileLeaving,
+    /// Owners take "waiting" and "nowhere" for a loss though they had asked before they were granted.
+    BelievesOldAnswers,
+    /// Owners that look for an earlier place of a claim, and do not find it, forget the place that it has now.
+    ForgetsNewerPlace,
+    /// Owners take the token of whatever answer comes last.
+    TakesAnyToken,
+    /// Owners take a push to an earlier place of a claim for one to the place that it has now.
+    TakesOldPushes,
 }
 
 /// A claim that somebody wants.
@@ -94,6 +104,8 @@ pub struct Protocol {
     pub most: usize,
     /// How often each claim is asked for or renewed at most.
     pub asks: u8,
+    /// Whether owners write to what is guarded.
+    pub writes: bool,
     /// What is wrong.
     pub flaw: Flaw,
 }
@@ -109,40 +121,13 @@ pub enum Event {
     Write(u8),
     /// An owner gives back, or gives up.
     Leave(u8),
-    /// A claim that waits is told of its grant.
-    Granted(u8),
-    /// A claim that waits is told that another is gone.
-    Gone(u8, u8),
+    /// The store tells a claim that waits of a change, unasked: the first of what there is to tell, or a later one.
+    Push(u8, usize),
     /// A message arrives.
     Arrive(usize),
 }
 
 impl Protocol {
-    /// Until when an owner believes by a request of that tick, on the store's clock.
-    fn believes_until(&self, claim: u8, sent: u8) -> Option<Instant> {
-        let end = *BEGIN + TICK * u32::from(sent + LEASE);
-        let lease = TICK * u32::from(LEASE);
-        let end = match self.flaw {
-            Flaw::NoDeadline => return None,
-            Flaw::NoMargin => end,
-            _ => deadline(end, lease).unwrap_or(end),
-        };
-        // The first owner's clock is slow, by all that the margin is for.
-        let is_slow = self.wanted(claim).owner == 0;
-        Some(if is_slow { end + margin(lease) - Duration::from_millis(1) } else { end })
-    }
-
-    fn believes(&self, state: &State, claim: u8) -> bool {
-        let Phase::Held(held) = state.phases[usize::from(claim)] else { return false };
-        let now = *BEGIN + TICK * u32::from(state.now);
-        self.believes_until(claim, held.sent).is_none_or(|until| now < until)
-    }
-
-    /// Whether a departure is remembered: where the claim's own lease does not see to its end.
-    fn bars(&self) -> bool {
-        self.shape == Shape::LeaseOfOwner && self.flaw != Flaw::NoBar
-    }
-
     fn wanted(&self, claim: u8) -> Wanted {
         self.claims[usize::from(claim)]
     }
@@ -155,121 +140,20 @@ impl Protocol {
         claims.iter().map(|claim| self.share(*claim)).collect()
     }
 
-    /// The claims in the queue of a name, in their order.
-    fn queue(&self, state: &State, name: u8) -> Vec<u8> {
-        let of_name = state.queue.iter().filter(|entry| self.wanted(entry.claim).name == name);
-        of_name.map(|entry| entry.claim).collect()
-    }
-
-    /// The claims in the store that hold a name.
-    fn holding(&self, state: &State, name: u8) -> Vec<u8> {
-        let mut queue = self.queue(state, name);
-        queue.truncate(admit(self.shares(&queue)));
-        queue
-    }
-
-    /// The store forgets what is over.
-    fn expire(&self, state: &mut State) {
-        if self.flaw != Flaw::KeepsTheDead {
-            let now = state.now;
-            state.queue.retain(|entry| entry.deadline > now);
-        }
-    }
-
-    /// The lease that a claim hangs on: its own, or one that all of its owner do, which is another once it was over.
-    fn renew(&self, state: &mut State, claim: u8) -> u8 {
-        let owner = self.wanted(claim).owner;
-        let shared = |entry: &Entry| self.wanted(entry.claim).owner == owner;
-        let (now, is_shared) = (state.now, self.shape == Shape::LeaseOfOwner);
-        let current = state.queue.iter().find(|entry| is_shared && shared(entry)).map(|entry| entry.lease);
-        for entry in &mut state.queue {
-            if entry.claim == claim || is_shared && shared(entry) {
-                entry.deadline = now + LEASE;
-            }
-        }
-        let leases = &mut state.leases[usize::from(owner)];
-        *leases += u8::from(is_shared && current.is_none());
-        current.unwrap_or(*leases)
-    }
-
-    fn join(&self, state: &mut State, claim: u8, sent: u8) {
-        let dead_lease = self.shape == Shape::LeaseOfOwner && sent + LEASE <= state.now;
-        if state.barred.contains(&claim) && self.bars() || dead_lease {
-            state.network.push(Message::Nowhere(claim));
-            return;
-        }
-        let name = self.wanted(claim).name;
-        let lease = self.renew(state, claim);
-        if !state.queue.iter().any(|entry| entry.claim == claim) {
-            let newest = state.fences[usize::from(name)];
-            let restarts = self.flaw == Flaw::TokensRestart && self.queue(state, name).is_empty();
-            let fence = if restarts { 1 } else { newest + 1 };
-            state.fell |= fence <= newest;
-            state.fences[usize::from(name)] = newest.max(fence);
-            state.queue.push(Entry { claim, fence, deadline: state.now + LEASE, lease });
-        }
-        let queue = self.queue(state, name);
-        let position = queue.iter().position(|other| *other == claim).unwrap_or(0);
-        let fence = state.queue.iter().find(|entry| entry.claim == claim).map_or(0, |entry| entry.fence);
-        let held = Held { fence, sent, lease };
-        let holds = self.holding(state, name).contains(&claim) || self.flaw == Flaw::GrantsToAll;
-        state.network.push(if holds {
-            Message::Held(claim, held)
-        } else {
-            let ahead = if self.shape == Shape::LeaseOfOwner { &queue[..position] } else { &[] };
-            Message::Waits(claim, held, AHEAD.with(ahead))
-        });
-    }
-
-    /// An owner learns that a claim is held, by what was confirmed then.
-    fn hold(&self, state: &mut State, claim: u8, held: Held) {
-        state.phases[usize::from(claim)] = Phase::Held(held);
-        // What took so long that it is over is no grant.
-        if !self.believes(state, claim) {
-            state.phases[usize::from(claim)] = Phase::Left;
-        }
-    }
-
-    /// What confirms one claim of an owner confirms those that hang on the same lease.
-    fn confirm(&self, state: &mut State, claim: u8, confirmed: Held) {
-        let owner = self.wanted(claim).owner;
-        for (other, phase) in (0..).zip(&mut state.phases) {
-            let shared = self.shape == Shape::LeaseOfOwner && self.wanted(other).owner == owner;
-            let (Phase::Held(held) | Phase::Waiting(held, _)) = phase else { continue };
-            if other == claim
-                || shared && (held.lease == confirmed.lease || self.flaw == Flaw::OneLeaseForEver)
-            {
-                // A late answer takes nothing back.
-                held.sent = held.sent.max(confirmed.sent);
-            }
-        }
-    }
-
     fn arrive(&self, state: &mut State, message: Message) {
         self.expire(state);
         match message {
-            Message::Join(claim, sent) => self.join(state, claim, sent),
+            Message::Join(claim, asked) => self.join(state, claim, asked),
             Message::Leave(claim) => {
                 state.queue.retain(|entry| entry.claim != claim);
                 state.barred.push(claim);
                 state.network.push(Message::Departed(claim));
             }
-            Message::Held(claim, held) => {
-                let since = if self.flaw == Flaw::CountsFromAnswer { state.now } else { held.sent };
-                let held = Held { sent: since, ..held };
-                match state.phases[usize::from(claim)] {
-                    Phase::Asking | Phase::Waiting(..) => self.hold(state, claim, held),
-                    Phase::Leaving if self.flaw == Flaw::AsksWhileLeaving => self.hold(state, claim, held),
-                    Phase::Held(known) if known.fence == held.fence => self.confirm(state, claim, held),
-                    _ => {}
-                }
-            }
-            Message::Waits(claim, held, ahead) => match state.phases[usize::from(claim)] {
-                Phase::Asking => state.phases[usize::from(claim)] = Phase::Waiting(held, ahead),
-                Phase::Waiting(known, _) if known.fence == held.fence => self.confirm(state, claim, held),
-                _ => {}
-            },
-            Message::Nowhere(claim) => state.phases[usize::from(claim)] = Phase::Left,
+            Message::Held(claim, held) => self.told_held(state, claim, held),
+            Message::Waits(claim, waits, ahead, held) => self.told_waits(state, claim, waits, ahead, held),
+            Message::Nowhere(claim, asked) => self.told_nowhere(state, claim, asked),
+            Message::Granted(claim, fence) => self.told_granted(state, claim, fence),
+            Message::Gone(claim, fence, gone) => self.told_gone(state, claim, fence, gone),
             Message::Departed(claim) => {
                 let phase = &mut state.phases[usize::from(claim)];
                 if *phase == Phase::Leaving {
@@ -284,28 +168,6 @@ impl Protocol {
                     state.went_back = true;
                 }
             }
-        }
-    }
-
-    /// Of the claims that a waiting one watches, as it last saw the queue, those that are gone.
-    fn gone(&self, state: &State, claim: u8) -> Vec<u8> {
-        let Phase::Waiting(_, ahead) = state.phases[usize::from(claim)] else { return Vec::new() };
-        let ahead = ahead.list();
-        let watched =
-            blockers(&self.shares(&ahead), self.share(claim)).into_iter().map(|position| ahead[position]);
-        let is_there = |other: &u8| state.queue.iter().any(|entry| entry.claim == *other);
-        watched.filter(|other| !is_there(other)).collect()
-    }
-
-    /// A claim that waits hears that one is gone which it watched, and holds if that was all.
-    fn hear(&self, state: &mut State, claim: u8, gone: u8) {
-        let Phase::Waiting(held, ahead) = state.phases[usize::from(claim)] else { return };
-        let ahead = ahead.without(gone);
-        state.phases[usize::from(claim)] = Phase::Waiting(held, ahead);
-        let rest = ahead.list();
-        let fits = admit(self.shares(&rest).into_iter().chain([self.share(claim)])) > rest.len();
-        if fits || self.flaw == Flaw::TrustsTheNext {
-            self.hold(state, claim, held);
         }
     }
 
@@ -352,13 +214,8 @@ impl Model for Protocol {
         let mut store = state.clone();
         self.expire(&mut store);
         for (claim, phase) in (0..).zip(&state.phases) {
-            if matches!(phase, Phase::Waiting(..)) {
-                actions.extend(self.gone(&store, claim).into_iter().map(|gone| Event::Gone(claim, gone)));
-                let holds = self.holding(&store, self.wanted(claim).name).contains(&claim);
-                if self.shape == Shape::LeaseOfClaim && holds {
-                    actions.push(Event::Granted(claim));
-                }
-            }
+            let pushes = self.pushes(&store, claim).len();
+            actions.extend((0..pushes).map(|push| Event::Push(claim, push)));
             if state.network.len() >= self.most {
                 continue;
             }
@@ -369,7 +226,7 @@ impl Model for Protocol {
                         actions.push(Event::Ask(claim));
                     }
                     actions.push(Event::Leave(claim));
-                    if self.believes(state, claim) {
+                    if self.writes && self.believes(state, claim) {
                         actions.push(Event::Write(claim));
                     }
                 }
@@ -390,8 +247,9 @@ impl Model for Protocol {
             Event::Tick => state.now += 1,
             Event::Ask(claim) => {
                 let position = usize::from(claim);
+                let asked = self.asks(&state, claim);
                 state.asked[position] += 1;
-                state.network.push(Message::Join(claim, state.now));
+                state.network.push(Message::Join(claim, asked));
                 if state.phases[position] == Phase::Idle {
                     state.phases[position] = Phase::Asking;
                 }
@@ -404,11 +262,11 @@ impl Model for Protocol {
                 state.phases[usize::from(claim)] = Phase::Leaving;
                 state.network.push(Message::Leave(claim));
             }
-            Event::Granted(claim) => {
-                let Phase::Waiting(held, _) = state.phases[usize::from(claim)] else { return None };
-                self.hold(&mut state, claim, held);
+            Event::Push(claim, push) => {
+                self.expire(&mut state);
+                let push = *self.pushes(&state, claim).get(push)?;
+                state.network.push(push);
             }
-            Event::Gone(claim, gone) => self.hear(&mut state, claim, gone),
             Event::Arrive(message) => {
                 let message = state.network.remove(message);
                 self.arrive(&mut state, message);
@@ -471,7 +329,7 @@ pub fn sound(end: u8, most: usize) -> Vec<Protocol> {
     for (name, asks, claims) in kinds {
         for shape in [Shape::LeaseOfClaim, Shape::LeaseOfOwner] {
             let claims = claims.clone();
-            protocols.push(Protocol { name, shape, claims, end, most, asks, flaw: Flaw::None });
+            protocols.push(Protocol { name, shape, claims, end, most, asks, writes: true, flaw: Flaw::None });
         }
     }
     protocols

@@ -6,12 +6,12 @@ Every other lock is taken by a thread, the others by tasks of asyncio.
 import asyncio
 import json
 import os
-import random
 import socket
 import sys
 import threading
 import time
 
+from choices import Choice
 from globallock import GlobalLockManager
 from globallock.aio import AsyncLock
 from globallock.exceptions import StoreUnavailable
@@ -22,10 +22,19 @@ CLOCK_LOOK = 0.05
 #: How long an owner leaves a store alone that did not answer.
 PAUSE = 0.02
 REGISTER_LIMIT = 5.0
+#: How often it looks whether it runs, and the shortest pause that it tells of, in microseconds.
+PULSE, SHORTEST = 0.01, 5_000
+#: What the core tells of a loss, and what the checker reads.
+REASONS = {"lease ran out": "expired", "longest hold": "max_hold", "store does not hold": "revoked"}
 
 
 def now():
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000
+
+
+def reason_of(text):
+    [reason] = [reason for words, reason in REASONS.items() if words in text]
+    return reason
 
 
 class Owner:
@@ -33,6 +42,7 @@ class Owner:
         self.plan = plan
         self.file = os.open(plan["log"], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self.stop = threading.Event()
+        self.over = threading.Event()
         self.claims = 0
         self.mutex = threading.Lock()
         self.lease = plan["lease"] / 1e6
@@ -47,6 +57,8 @@ class Owner:
         plan = self.plan
         self.log("start", at=now(), pid=os.getpid(), owner=plan["owner"], language="python", lease=plan["lease"])
         threading.Thread(target=self.watch_clock, daemon=True).start()
+        pulse = threading.Thread(target=self.watch_pauses)
+        pulse.start()
         threading.Thread(target=self.watch_input, daemon=True).start()
         sides = [Turns(self, which, position) for position, which in enumerate(plan["locks"])]
         ours = [side for side in sides if (side.position + plan["owner"]) % 2]
@@ -57,6 +69,8 @@ class Owner:
         for thread in threads:
             thread.join()
         self.manager.close()
+        self.over.set()
+        pulse.join()
         self.log("end", at=now())
 
     async def take_turns(self, sides):
@@ -65,6 +79,14 @@ class Owner:
     def watch_input(self):
         sys.stdin.read()
         self.stop.set()
+
+    def watch_pauses(self):
+        due = now() + int(PULSE * 1e6)
+        while not self.over.wait(PULSE):
+            at = now()
+            if at - due > SHORTEST:
+                self.log("pause", at=at, length=at - due)
+            due = now() + int(PULSE * 1e6)
 
     def watch_clock(self):
         def ahead():
@@ -90,7 +112,8 @@ class Turns:
 
     def __init__(self, owner, which, position):
         self.owner, self.which, self.position = owner, which, position
-        self.random = random.Random(owner.plan["seed"] * 31 + position)
+        self.step = 0
+        self.choice = None
         self.register = None
         host, _, port = owner.plan["registers"].rpartition(":")
         self.registers = (host, int(port))
@@ -99,22 +122,22 @@ class Turns:
 
     def choose(self, can_cancel):
         """Chooses how to take the lock, and logs that it is asked for."""
-        owner, which, draw = self.owner, self.which, self.random
+        owner, which = self.owner, self.which
+        self.choice = Choice(owner.plan, which, self.position, self.step)
+        self.step += 1
         name, kind, permits, capacity = which["name"], which["kind"], 1, 1
         options = {}
         if kind in ("read", "write"):
-            kind = draw.choice(("read", "read", "write"))
+            kind = "write" if self.choice.writes else "read"
             capacity = MAX_CAPACITY
             permits = MAX_CAPACITY if kind == "write" else 1
         elif kind == "permits":
             capacity = which["capacity"]
-            permits = draw.randint(1, min(capacity, 2))
+            permits = self.choice.permits
             options = {"permits": permits, "capacity": capacity}
-        mode, number = {"wait": owner.plan["limit"]}, draw.randrange(10)
-        if number == 0:
-            mode = "try"
-        elif number == 1 and can_cancel:
-            mode = {"cancel": draw.randrange(30_000)}
+        mode = self.choice.mode
+        if "cancel" in mode and not can_cancel:
+            mode = {"wait": owner.plan["limit"]}
         lock = owner.manager.lock(
             name, kind=kind, blocking=mode != "try", blocking_timeout=owner.limit, lock_ttl=owner.lease, **options
         )
@@ -133,15 +156,6 @@ class Turns:
     def until(self, lock):
         at, left = now(), lock.remaining
         return at, None if left is None else at + int(left * 1e6)
-
-    def manner(self):
-        """How often it looks and writes, and the seconds between."""
-        draw = self.random
-        if draw.randrange(1_000) < self.owner.plan["long"]:
-            return draw.randrange(8, 16), self.owner.lease / 8
-        if draw.randrange(100) < 3:
-            return 1, draw.uniform(0.002, 0.02)
-        return draw.randint(1, 2), draw.uniform(0, 0.0008)
 
     def line(self, lock, claim, is_alone):
         verb = "write" if is_alone else "look"
@@ -176,16 +190,15 @@ class Turns:
             except StoreUnavailable as error:
                 self.failed(claim, {"error": str(error)})
                 time.sleep(PAUSE)
-            time.sleep(self.random.uniform(0, 0.003))
+            time.sleep(self.choice.rest / 1e6)
 
     def hold(self, lock, claim, is_alone):
         line = self.line(lock, claim, is_alone)
-        lock.on_lost(lambda reason: self.owner.log("lost", at=now(), claim=claim, reason=reason))
-        rounds, pause = self.manner()
-        for _ in range(rounds):
+        lock.on_lost(lambda reason: self.owner.log("lost", at=now(), claim=claim, reason=reason_of(reason)))
+        for _ in range(self.choice.rounds):
             if not self.look(lock, claim):
                 break
-            time.sleep(pause)
+            time.sleep(self.choice.pause / 1e6)
             at = now()
             self.wrote(lock, claim, at, self.ask(line))
         if lock.is_locked:
@@ -234,17 +247,16 @@ class Turns:
             except StoreUnavailable as error:
                 self.failed(claim, {"error": str(error)})
                 await asyncio.sleep(PAUSE)
-            await asyncio.sleep(self.random.uniform(0, 0.003))
+            await asyncio.sleep(self.choice.rest / 1e6)
 
     async def hold_async(self, lock, same, claim, is_alone):
         line = self.line(lock, claim, is_alone)
         told = asyncio.create_task(self.tell(same, claim))
         await asyncio.sleep(0)
-        rounds, pause = self.manner()
-        for _ in range(rounds):
+        for _ in range(self.choice.rounds):
             if not self.look(lock, claim):
                 break
-            await asyncio.sleep(pause)
+            await asyncio.sleep(self.choice.pause / 1e6)
             at = now()
             self.wrote(lock, claim, at, await self.ask_async(line))
         if lock.is_locked:
@@ -259,7 +271,7 @@ class Turns:
     async def tell(self, same, claim):
         reason = await same.lost()
         if reason is not None:
-            self.owner.log("lost", at=now(), claim=claim, reason=reason)
+            self.owner.log("lost", at=now(), claim=claim, reason=reason_of(reason))
 
     async def ask_async(self, line):
         try:

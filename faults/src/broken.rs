@@ -8,7 +8,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{Backend, Claim, ClaimId, Departure, Entry, Grant, Patience, Profile, Standing};
-use globallock::{Memory, Name, Result};
+use globallock::{Error, Memory, Name, Result};
 
 /// What is wrong with a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,10 @@ pub enum Bug {
     CountsClaims,
     /// Whoever leaves takes the next out as well.
     LeavesForOthers,
+    /// A renewal is told now and then that the claim is gone, which it is not.
+    RevokesAtWill,
+    /// Renewals fail.
+    RefusesRenewals,
 }
 
 /// A store in memory with a bug.
@@ -167,6 +171,17 @@ impl Backend for Broken {
                 let told = claims.iter().zip(self.inner.renew(claims).await);
                 let deaf = |claim: &Claim| self.deaf().contains(&claim.id);
                 told.map(|(claim, answer)| if deaf(claim) { Ok(Standing::Waiting) } else { answer }).collect()
+            }
+            Bug::RefusesRenewals => claims
+                .iter()
+                .map(|_| Err(Error::unavailable("a broken store", "it renews nothing")))
+                .collect(),
+            Bug::RevokesAtWill => {
+                let told = claims.iter().zip(self.inner.renew(claims).await);
+                let revoked = |answer: &Result<Standing>| {
+                    matches!(answer, Ok(Standing::Held(_))) && self.counted().is_multiple_of(2)
+                };
+                told.map(|(_, answer)| if revoked(&answer) { Ok(Standing::Gone) } else { answer }).collect()
             }
             _ => {
                 let taken: Vec<_> = claims.iter().map(|claim| Arc::new(self.taken(claim))).collect();

@@ -9,6 +9,21 @@ use serde::{Deserialize, Serialize};
 /// Microseconds of `CLOCK_MONOTONIC`.
 pub type Time = u64;
 
+/// What a busy machine is given on top of what is promised, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// From a deadline until a process has run and said so.
+    pub slack: Time,
+    /// From the end of a dead owner's lease until the next has been granted.
+    pub recovery: Time,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Terms { slack: 3_000_000, recovery: 2_000_000 }
+    }
+}
+
 /// Reads the clock that all logs share.
 #[must_use]
 pub fn now() -> Time {
@@ -75,6 +90,18 @@ pub enum Written {
     Refused,
     /// The register did not answer.
     Unknown,
+}
+
+/// Why an owner was told that it holds no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// No renewal was confirmed in time.
+    Expired,
+    /// The longest hold has ended, as planned.
+    MaxHold,
+    /// The store does not know the claim any more.
+    Revoked,
 }
 
 /// What an owner process logs. Each line is written with one call, before or right after what it tells.
@@ -164,7 +191,7 @@ pub enum OwnerEvent {
         /// Which claim.
         claim: u64,
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// Right before it gives a lock back.
     Release {
@@ -181,6 +208,13 @@ pub enum OwnerEvent {
         claim: u64,
         /// `left`, `gone`, or the error.
         departure: String,
+    },
+    /// It did not run, though it had something to do.
+    Pause {
+        /// When it ran again.
+        at: Time,
+        /// For how long it had not.
+        length: Time,
     },
     /// Its host's wall clock was set.
     Clock {
@@ -250,12 +284,23 @@ pub enum FaultEvent {
     Start {
         /// When.
         at: Time,
-        /// `redis`, `etcd-1`, `etcd-3`, `zookeeper-1`, `zookeeper-3`, `file`.
+        /// `redis`, `redis-replica`, `etcd-1`, `etcd-3`, `zookeeper-1`, `zookeeper-3`, `file`.
         store: String,
         /// What the schedule was made from.
         seed: u64,
-        /// The lease of all claims, in microseconds.
+        /// The lease of all claims, in microseconds; that of the crowd is shorter.
         lease: Time,
+        /// What the run is judged by.
+        terms: Terms,
+        /// The kinds of faults that must bite in this run.
+        owed: Vec<String>,
+    },
+    /// Right before something is broken, in case the run does not see its end.
+    Begin {
+        /// When.
+        at: Time,
+        /// What is going to be done.
+        kind: String,
     },
     /// One fault, from when it began to when it was mended.
     Fault {
@@ -281,6 +326,13 @@ pub enum FaultEvent {
         at: Time,
         /// What was there: names, or keys by the store's own tool.
         left: Vec<String>,
+    },
+    /// The run was ended before its time, or failed.
+    Interrupted {
+        /// When.
+        at: Time,
+        /// Why.
+        why: String,
     },
     /// The run is over, and the store was in order.
     End {

@@ -21,6 +21,14 @@ impl Log {
         Ok(Log { file: OpenOptions::new().create_new(true).append(true).open(path)? })
     }
 
+    /// Goes on with a log.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Log { file: OpenOptions::new().append(true).open(path)? })
+    }
+
     /// Appends one event.
     ///
     /// # Panics

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use globallock_faults::check::{History, Report, Rule, Terms, check};
+use globallock_faults::check::{History, Report, Rule, check};
 use globallock_faults::history::{
-    ClaimNumber, Failure, FaultEvent, Kind, Mode, ObserverEvent, OwnerEvent, RegisterEvent, Seen, Time,
-    Written,
+    ClaimNumber, Failure, FaultEvent, Kind, Mode, ObserverEvent, OwnerEvent, Reason, RegisterEvent, Seen,
+    Terms, Time, Written,
 };
 use globallock_faults::log::Log;
 use tempfile::TempDir;
@@ -23,6 +23,8 @@ struct Story {
     ends: bool,
     /// The owners that do not end in order.
     killed: Vec<u32>,
+    /// The kinds of faults that had to bite.
+    owed: Vec<String>,
 }
 
 /// One claim of a story: who, which, asked, granted, token, given back.
@@ -73,6 +75,10 @@ impl Story {
             .event(owner, OwnerEvent::Released { at: released * 1_000 + 500, claim, departure })
     }
 
+    fn lost(self, owner: u32, claim: u64, at: Time, reason: Reason) -> Self {
+        self.event(owner, OwnerEvent::Lost { at: at * 1_000, claim, reason })
+    }
+
     fn failed(self, owner: u32, claim: u64, at: Time, failure: Failure) -> Self {
         self.event(owner, OwnerEvent::Failed { at: at * 1_000, claim, failure })
     }
@@ -115,7 +121,8 @@ impl Story {
         let directory = TempDir::new().unwrap();
         let log = |name: &str| Log::create(&directory.path().join(name)).unwrap();
         let (faults, lease) = (log("faults.jsonl"), LEASE * 1_000);
-        faults.write(&FaultEvent::Start { at: 0, store: "memory".to_owned(), seed: 0, lease });
+        let (store, terms) = ("memory".to_owned(), Terms { slack: 500_000, recovery: 500_000 });
+        faults.write(&FaultEvent::Start { at: 0, store, seed: 0, lease, terms, owed: self.owed });
         self.faults.iter().for_each(|event| faults.write(event));
         faults.write(&FaultEvent::Left { at: 0, left: self.left });
         if self.ends {
@@ -132,8 +139,7 @@ impl Story {
                 log.write(&OwnerEvent::End { at: 60_000_000 });
             }
         }
-        let terms = Terms { slack: 500_000, recovery: 500_000 };
-        check(&History::read(directory.path()).unwrap(), terms)
+        check(&History::read(directory.path()).unwrap())
     }
 
     fn passes(self) -> Report {
@@ -193,7 +199,7 @@ fn more_permits_than_there_are_are_seen() {
 fn an_owner_that_was_stopped_counts_until_its_deadline() {
     let stopped = |next| {
         let held = Told { released: None, ..mutex(1, 1, 10, 20, 5, 0) };
-        let lost = OwnerEvent::Lost { at: 5_000_000, claim: 1, reason: String::new() };
+        let lost = OwnerEvent::Lost { at: 5_000_000, claim: 1, reason: Reason::Expired };
         let story =
             Story::new().claim(held).event(1, lost).fault("owner_stop_long", Some(1), 30, 5_000, false);
         story.claim(mutex(2, 1, 30, next, 7, next + 10))
@@ -276,17 +282,87 @@ fn who_waits_while_others_come_and_go_is_seen() {
 fn a_grant_with_nothing_left_is_seen() {
     let until = Some(19_000);
     let granted = OwnerEvent::Granted { at: 20_000, claim: 1, fence: 5, until };
-    let lost = OwnerEvent::Lost { at: 900_000, claim: 1, reason: String::new() };
+    let lost = OwnerEvent::Lost { at: 900_000, claim: 1, reason: Reason::Expired };
     Story::new().asked(1, 1, (1, 1), 10, 100).event(1, granted).event(1, lost).breaks(Rule::Losses);
 }
 
 #[test]
 fn a_loss_that_is_told_late_or_never_is_seen() {
     let held = || Story::new().claim(Told { released: None, ..mutex(1, 1, 10, 20, 5, 0) });
-    let lost = |at| OwnerEvent::Lost { at, claim: 1, reason: String::new() };
+    let lost = |at| OwnerEvent::Lost { at, claim: 1, reason: Reason::Expired };
     held().event(1, lost(1_500_000)).passes();
     held().event(1, lost(9_000_000)).breaks(Rule::Losses);
     held().breaks(Rule::Losses);
+}
+
+#[test]
+fn a_lock_that_is_lost_in_calm_before_its_time_is_seen() {
+    let lost = |at, reason| {
+        Story::new().claim(Told { released: None, ..mutex(1, 1, 10, 20, 5, 0) }).lost(1, 1, at, reason)
+    };
+    for reason in [Reason::Revoked, Reason::Expired] {
+        lost(500, reason).breaks(Rule::Unprovoked);
+        lost(500, reason).fault("cut", None, 400, 410, false).passes();
+        lost(500, reason).fault("owner_kill", Some(2), 5, 6, false).passes();
+        // The machine may have stood still until its time was over.
+        assert_eq!(lost(1_021, reason).passes().paused, 1);
+    }
+    lost(500, Reason::MaxHold).passes();
+}
+
+#[test]
+fn a_lease_that_ends_in_calm_is_seen_if_its_owner_ran_and_the_store_answered() {
+    let shared = |owner, claim, asked, fence, released| Told {
+        capacity: 9,
+        released,
+        ..mutex(owner, claim, asked, asked + 1, fence, 0)
+    };
+    let others = |times: &[Time]| {
+        let mut story = Story::new().claim(shared(1, 1, 10, 1, None)).lost(1, 1, 1_030, Reason::Expired);
+        for (claim, at) in (1..).zip(times) {
+            story = story.claim(shared(2, claim, *at, claim + 1, Some(at + 5)));
+        }
+        story
+    };
+    let throughout = [50, 300, 550, 800];
+    others(&throughout).breaks(Rule::Unprovoked);
+    // It did not run, or another one did not.
+    let pause = OwnerEvent::Pause { at: 500_000, length: 200_000 };
+    assert_eq!(others(&throughout).event(1, pause.clone()).passes().paused, 1);
+    others(&throughout).event(2, pause).breaks(Rule::Unprovoked);
+    // The store answered nobody, for a quarter of the lease or in one case.
+    others(&[50, 300, 800]).passes();
+    let slow = others(&throughout).claim(shared(3, 1, 100, 9, None));
+    let slow = slow.event(3, OwnerEvent::Release { at: 300_000, claim: 1 });
+    slow.event(3, OwnerEvent::Released { at: 400_000, claim: 1, departure: "left".to_owned() }).passes();
+}
+
+#[test]
+fn a_fault_that_had_to_bite_and_did_not_is_seen() {
+    let owing = |times: &[bool]| {
+        let mut story = Story { owed: vec!["cut".to_owned()], ..in_turn() }.fault("delay", None, 1, 2, false);
+        for bit in times.iter().copied() {
+            let (kind, proof, at, mended) = ("cut".to_owned(), String::new(), 1_000, 2_000);
+            let forgets = false;
+            story.faults.push(FaultEvent::Fault { at, mended, kind, owner: None, proof, bit, forgets });
+        }
+        story
+    };
+    owing(&[false, true]).passes();
+    owing(&[]).breaks(Rule::Faults);
+    owing(&[false, false]).breaks(Rule::Faults);
+}
+
+#[test]
+fn what_was_being_broken_when_a_run_was_cut_short_excuses_what_came_of_it() {
+    let held = Told { released: None, ..mutex(1, 1, 10, 20, 5, 0) };
+    let mut story = Story { ends: false, owed: vec!["cut".to_owned()], ..Story::new() };
+    story = story.claim(held).lost(1, 1, 500, Reason::Revoked);
+    story.faults.push(FaultEvent::Begin { at: 400_000, kind: "flush_all".to_owned() });
+    story.faults.push(FaultEvent::Interrupted { at: 600_000, why: "no room".to_owned() });
+    let report = story.judged();
+    let [violation] = &report.violations[..] else { panic!("{report}") };
+    assert!(violation.rule == Rule::Left && violation.what.ends_with("no room"), "{report}");
 }
 
 #[test]
@@ -368,10 +444,12 @@ fn only_a_killed_owners_last_line_may_be_cut() {
     let log = directory.path().join("owner-1.jsonl");
     let whole = std::fs::read_to_string(&log).unwrap();
     std::fs::write(&log, format!("{whole}{{\"event\":\"gra")).unwrap();
+    // All owners are killed with a run that is.
+    assert!(History::read(directory.path()).is_ok());
+    Log::open(&directory.path().join("faults.jsonl")).unwrap().write(&FaultEvent::End { at: 4 });
     assert!(History::read(directory.path()).unwrap_err().to_string().contains("cut"));
     let (kind, owner, proof, bit, forgets) = ("owner_kill".to_owned(), Some(1), String::new(), true, false);
-    let faults = Log::create(&directory.path().join("more.jsonl")).unwrap();
+    let faults = Log::open(&directory.path().join("faults.jsonl")).unwrap();
     faults.write(&FaultEvent::Fault { at: 2, mended: 3, kind, owner, proof, bit, forgets });
-    std::fs::rename(directory.path().join("more.jsonl"), directory.path().join("faults.jsonl")).unwrap();
     History::read(directory.path()).unwrap();
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use globallock::duration;
-use globallock_faults::check::{History, Report, Terms, check};
+use globallock_faults::check::{History, Pass, Report, check};
 use globallock_faults::model::sound;
-use globallock_faults::run::{Orders, STORES, enter, run};
+use globallock_faults::run::{Orders, STORES, all, enter, has_links, interrupted, run, shares};
 
 /// Breaks real stores under real owners, and judges what these saw.
 #[derive(Parser)]
@@ -74,47 +74,53 @@ impl Arguments {
     async fn follow(self) -> Result<ExitCode> {
         let arguments = self;
         let reports = match &arguments.verb {
-            Verb::Run { store } => vec![arguments.run(store, arguments.length).await?],
+            Verb::Run { store } => {
+                let owed = all(store, has_links());
+                vec![arguments.run(store, arguments.length, arguments.seed()?, owed).await?]
+            }
             Verb::Check { logs } => vec![judge(logs)?],
             Verb::Model { ticks, messages } => {
                 sound(*ticks, *messages).iter().for_each(|protocol| println!("{}", protocol.search()));
                 Vec::new()
             }
-            Verb::Pass => {
-                let mut reports = Vec::new();
-                for store in STORES {
-                    reports.push(arguments.run(store, arguments.length / STORES.len() as u32).await?);
-                }
-                println!(
-                    "{:<16} {:>10} {:>8} {:>8} {:>11}",
-                    "store", "grants", "faults", "losses", "violations"
-                );
-                for report in &reports {
-                    let (grants, faults) = (report.all_grants(), report.bites());
-                    let (losses, violations) = (report.losses, report.violations.len());
-                    println!("{:<16} {grants:>10} {faults:>8} {losses:>8} {violations:>11}", report.store);
-                }
-                let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
-                println!("{:<16} {:>10} {:>8}", "all", sum(Report::all_grants), sum(Report::bites));
-                reports
-            }
+            Verb::Pass => arguments.pass().await?,
         };
         let fails = reports.iter().any(|report| !report.violations.is_empty());
         Ok(u8::from(fails).into())
     }
 
-    async fn run(&self, store: &str, length: Duration) -> Result<Report> {
+    /// Breaks each store in turn, and says what bit where.
+    async fn pass(&self) -> Result<Vec<Report>> {
+        let (seed, each) = (self.seed()?, self.length / STORES.len() as u32);
+        let mut reports = Vec::new();
+        for (store, owed) in shares(seed, each, has_links()) {
+            reports.push(self.run(store, each, seed, owed).await?);
+        }
+        print!("{}", Pass { reports: &reports, has_links: has_links() });
+        Ok(reports)
+    }
+
+    fn seed(&self) -> Result<u64> {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_err(Error::other)?;
-        let seed = self.seed.unwrap_or(clock.as_secs());
+        Ok(self.seed.unwrap_or(clock.as_secs()))
+    }
+
+    async fn run(&self, store: &str, length: Duration, seed: u64, owed: Vec<String>) -> Result<Report> {
         let parent = self.directory.clone().unwrap_or_else(std::env::temp_dir);
         let directory = parent.join(format!("faults-{store}-{seed}"));
         println!("{store}, seed {seed}, {length:.0?}: logs in {}", directory.display());
         let (store, owners, lease) = (store.to_owned(), self.owners, self.lease);
         let python = self.python.clone();
-        run(&Orders { store, length, seed, owners, lease, directory: directory.clone(), python }).await?;
-        let report = judge(&directory)?;
-        if self.directory.is_none() && report.violations.is_empty() {
-            std::fs::remove_dir_all(directory)?;
+        let orders = Orders { store, length, seed, owners, lease, directory, python, owed };
+        if let Err(error) = run(&orders).await {
+            interrupted(&orders.directory, &error.to_string())?;
+            eprintln!("{error}");
+        }
+        let report = judge(&orders.directory)?;
+        if !report.violations.is_empty() {
+            println!("  judged again by: globallock-faults check {}", orders.directory.display());
+        } else if self.directory.is_none() {
+            std::fs::remove_dir_all(&orders.directory)?;
         }
         Ok(report)
     }
@@ -125,7 +131,7 @@ fn span(text: &str) -> std::result::Result<Duration, String> {
 }
 
 fn judge(directory: &std::path::Path) -> Result<Report> {
-    let report = check(&History::read(directory)?, Terms::default());
+    let report = check(&History::read(directory)?);
     print!("{report}");
     Ok(report)
 }

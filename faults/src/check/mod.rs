@@ -4,33 +4,22 @@
 //! pauses were. What cannot be judged for what was broken at the time is counted, not passed over in silence.
 
 mod exclusion;
+mod loss;
 mod order;
+mod pass;
 mod read;
 mod report;
 mod time;
 
 use std::collections::BTreeMap;
 
+pub use self::pass::Pass;
 pub use self::read::History;
 pub use self::report::{Report, Rule, Violation};
+pub use crate::history::Terms;
 
 use self::read::{Claim, Fault};
 use crate::history::{Failure, Time};
-
-/// What a busy machine is given on top of what is promised, in microseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Terms {
-    /// From a deadline until a process has run and said so.
-    pub slack: Time,
-    /// From the end of a dead owner's lease until the next has been granted.
-    pub recovery: Time,
-}
-
-impl Default for Terms {
-    fn default() -> Self {
-        Terms { slack: 3_000_000, recovery: 2_000_000 }
-    }
-}
 
 /// What the rules look at.
 struct Case<'a> {
@@ -39,15 +28,17 @@ struct Case<'a> {
     names: BTreeMap<&'a str, Vec<&'a Claim>>,
 }
 
-/// Judges a run.
+/// Judges a run by the terms that its logs tell.
 #[must_use]
-pub fn check(history: &History, terms: Terms) -> Report {
+pub fn check(history: &History) -> Report {
+    let terms = history.terms;
     let mut names: BTreeMap<&str, Vec<&Claim>> = BTreeMap::new();
     for claim in &history.claims {
         names.entry(&claim.name).or_default().push(claim);
     }
     let case = Case { history, terms, names };
     let mut report = Report::new(&history.store);
+    report.owed.clone_from(&history.owed);
     case.count(&mut report);
     case.exclusion(&mut report);
     case.registers(&mut report);
@@ -55,6 +46,7 @@ pub fn check(history: &History, terms: Terms) -> Report {
     case.tokens(&mut report);
     case.queue(&mut report);
     case.losses(&mut report);
+    case.unprovoked(&mut report);
     case.limits(&mut report);
     case.progress(&mut report);
     case.errors(&mut report);
@@ -111,7 +103,9 @@ impl Case<'_> {
                 };
                 *report.failures.entry(name.to_owned()).or_default() += 1;
             }
-            report.losses += u64::from(claim.lost.is_some());
+            if let Some((_, reason)) = claim.lost {
+                *report.losses.entry(format!("{reason:?}").to_lowercase()).or_default() += 1;
+            }
         }
         for fault in &self.history.faults {
             let (bit, not) = report.faults.entry(fault.kind.clone()).or_default();
@@ -127,7 +121,15 @@ impl Case<'_> {
             None => report.violated(Rule::Left, "nobody looked what was left in the store".to_owned()),
         }
         if !self.history.is_complete {
-            report.violated(Rule::Left, "the run did not come to its end".to_owned());
+            let why = self.history.interrupted.as_deref().unwrap_or("nobody says why");
+            report.violated(Rule::Left, format!("the run did not come to its end: {why}"));
+        }
+        // A run that was cut short owes nothing more than that.
+        for kind in self.history.owed.iter().filter(|_| self.history.is_complete) {
+            if report.faults.get(kind).is_none_or(|(bit, _)| *bit == 0) {
+                let what = format!("{kind} was to be done to {}, and never bit", report.store);
+                report.violated(Rule::Faults, what);
+            }
         }
     }
 }

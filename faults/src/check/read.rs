@@ -1,5 +1,6 @@
 //! From the lines of a run to claims, faults and sightings.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Error, Result};
 use std::path::{Path, PathBuf};
@@ -7,7 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::history::{
-    ClaimNumber, Failure, FaultEvent, Mode, ObserverEvent, OwnerEvent, RegisterEvent, Time, Written,
+    ClaimNumber, Failure, FaultEvent, Mode, ObserverEvent, OwnerEvent, Reason, RegisterEvent, Terms, Time,
+    Written,
 };
 
 /// All that a run left behind.
@@ -15,6 +17,9 @@ use crate::history::{
 pub struct History {
     pub(super) store: String,
     pub(super) lease: Time,
+    pub(super) terms: Terms,
+    /// The kinds of faults that must bite.
+    pub(super) owed: Vec<String>,
     pub(super) claims: Vec<Claim>,
     pub(super) faults: Vec<Fault>,
     pub(super) registered: Vec<RegisterEvent>,
@@ -22,6 +27,10 @@ pub struct History {
     /// What was left in the store, if somebody looked.
     pub(super) left: Option<Vec<String>>,
     pub(super) is_complete: bool,
+    /// Why it did not come to its end, if that is known.
+    pub(super) interrupted: Option<String>,
+    /// For each owner, when it ran again after it had not, and for how long that was.
+    pub(super) pauses: HashMap<u32, Vec<(Time, Time)>>,
 }
 
 /// One claim, as its owner tells of it.
@@ -29,6 +38,7 @@ pub struct History {
 pub(super) struct Claim {
     pub(super) number: ClaimNumber,
     pub(super) is_pythons: bool,
+    pub(super) lease: Time,
     pub(super) name: String,
     pub(super) kind: crate::history::Kind,
     pub(super) weight: u32,
@@ -37,7 +47,7 @@ pub(super) struct Claim {
     pub(super) invoked: Time,
     pub(super) granted: Option<Grant>,
     pub(super) failed: Option<(Time, Failure)>,
-    pub(super) lost: Option<Time>,
+    pub(super) lost: Option<(Time, Reason)>,
     pub(super) released: Option<Time>,
     /// When its release was answered.
     pub(super) departed: Option<Time>,
@@ -73,7 +83,8 @@ impl Claim {
     pub(super) fn surely(&self) -> Option<(Time, Time)> {
         let grant = self.granted?;
         let (last_line, in_order) = self.owner_ended;
-        let ends = [self.released, self.lost, grant.last_until, (!in_order).then_some(last_line)];
+        let ends =
+            [self.released, self.lost.map(|(at, _)| at), grant.last_until, (!in_order).then_some(last_line)];
         let end = ends.into_iter().flatten().min().unwrap_or(Time::MAX);
         (grant.at < end).then_some((grant.at, end))
     }
@@ -104,8 +115,19 @@ impl History {
             observed: lines(&directory.join("observer.jsonl"))?.0,
             ..History::default()
         };
+        let mut begun = None;
         for event in lines(&directory.join("faults.jsonl"))?.0 {
+            match &event {
+                FaultEvent::Begin { at, kind } => begun = Some((*at, kind.clone())),
+                FaultEvent::Fault { .. } => begun = None,
+                _ => {}
+            }
             history.take_fault(event);
+        }
+        if let Some((at, kind)) = begun {
+            // Nobody knows what it did.
+            let (mended, owner) = (Time::MAX / 2, None);
+            history.faults.push(Fault { at, mended, kind, owner, bit: false, forgets: true });
         }
         let mut logs: Vec<PathBuf> = std::fs::read_dir(directory)?
             .map(|entry| Ok(entry?.path()))
@@ -119,6 +141,10 @@ impl History {
         logs.sort();
         for log in logs {
             let (events, is_cut) = lines(&log)?;
+            let number = match events.first() {
+                Some(OwnerEvent::Start { owner, .. }) => *owner,
+                _ => 0,
+            };
             let claims = owner(&events).map_err(|why| Error::other(format!("{}: {why}", log.display())))?;
             let killed = |claim: &Claim| {
                 history
@@ -126,17 +152,27 @@ impl History {
                     .iter()
                     .any(|fault| fault.kind == "owner_kill" && fault.owner == Some(claim.number.owner))
             };
-            if is_cut && !claims.iter().all(killed) {
+            // All are killed with a run that does not come to its end.
+            if is_cut && history.is_complete && !claims.iter().all(killed) {
                 return Err(Error::other(format!("{}: its last line is cut", log.display())));
             }
             history.claims.extend(claims);
+            for event in events {
+                if let OwnerEvent::Pause { at, length } = event {
+                    history.pauses.entry(number).or_default().push((at, length));
+                }
+            }
         }
         Ok(history)
     }
 
     pub(super) fn take_fault(&mut self, event: FaultEvent) {
         match event {
-            FaultEvent::Start { store, lease, .. } => (self.store, self.lease) = (store, lease),
+            FaultEvent::Start { store, lease, terms, owed, .. } => {
+                (self.store, self.lease, self.terms, self.owed) = (store, lease, terms, owed);
+            }
+            FaultEvent::Begin { .. } => {}
+            FaultEvent::Interrupted { why, .. } => self.interrupted = Some(why),
             FaultEvent::Fault { at, mended, kind, owner, bit, forgets, .. } => {
                 self.faults.push(Fault { at, mended, kind, owner, bit, forgets });
             }
@@ -164,7 +200,7 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, bool)> {
 
 /// Puts together the claims of one owner.
 pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, String> {
-    let Some(OwnerEvent::Start { owner, language, .. }) = events.first() else {
+    let Some(OwnerEvent::Start { owner, language, lease, .. }) = events.first() else {
         // Killed before it could begin.
         return if events.is_empty() {
             Ok(Vec::new())
@@ -180,6 +216,7 @@ pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, St
             claims.push(Claim {
                 number: ClaimNumber { owner: *owner, claim: *claim },
                 is_pythons: language == "python",
+                lease: *lease,
                 name: name.clone(),
                 kind: *kind,
                 weight: *weight,
@@ -223,7 +260,7 @@ fn take(claim: &mut Claim, event: &OwnerEvent) {
         } => {
             claim.refused.push(*answered);
         }
-        OwnerEvent::Lost { at, .. } => claim.lost = Some(*at),
+        OwnerEvent::Lost { at, reason, .. } => claim.lost = Some((*at, *reason)),
         OwnerEvent::Release { at, .. } => claim.released = Some(*at),
         // What was dropped, or not answered, leaves in the background: at the latest its lease does.
         OwnerEvent::Released { at, departure, .. } if departure == "left" || departure == "gone" => {
@@ -244,6 +281,7 @@ fn claim_of(event: &OwnerEvent) -> Option<u64> {
         | OwnerEvent::Released { claim, .. } => Some(*claim),
         OwnerEvent::Start { .. }
         | OwnerEvent::Invoke { .. }
+        | OwnerEvent::Pause { .. }
         | OwnerEvent::Clock { .. }
         | OwnerEvent::End { .. } => None,
     }
@@ -260,6 +298,7 @@ fn time(event: &OwnerEvent) -> Time {
         | OwnerEvent::Lost { at, .. }
         | OwnerEvent::Release { at, .. }
         | OwnerEvent::Released { at, .. }
+        | OwnerEvent::Pause { at, .. }
         | OwnerEvent::Clock { at, .. }
         | OwnerEvent::End { at } => *at,
     }

@@ -23,6 +23,8 @@ pub enum Rule {
     Queue,
     /// A loss is told in time, and a grant has something left.
     Losses,
+    /// In calm, nothing is lost.
+    Unprovoked,
     /// Whoever asks is answered within the limit.
     Limits,
     /// Nobody waits for a lock that nobody has.
@@ -31,6 +33,8 @@ pub enum Rule {
     Recovery,
     /// Nothing is left at the end.
     Left,
+    /// What was to be broken was broken.
+    Faults,
 }
 
 /// One violation.
@@ -53,8 +57,14 @@ pub struct Report {
     pub to_python: u64,
     /// Acquisitions that were not granted, by reason.
     pub failures: BTreeMap<String, u64>,
-    /// Losses that were told.
-    pub losses: u64,
+    /// Losses that were told, by reason.
+    pub losses: BTreeMap<String, u64>,
+    /// Of these, the expired leases in calm that pauses of the machine may explain.
+    pub paused: u64,
+    /// Grants in calm, where no loss is excused.
+    pub calm_grants: u64,
+    /// The faults that had to bite.
+    pub owed: Vec<String>,
     /// Faults by sort: how many bit, and how many did not.
     pub faults: BTreeMap<String, (u64, u64)>,
     /// Writes and looks that the registers served.
@@ -78,7 +88,10 @@ impl Report {
             grants: BTreeMap::new(),
             to_python: 0,
             failures: BTreeMap::new(),
-            losses: 0,
+            losses: BTreeMap::new(),
+            paused: 0,
+            calm_grants: 0,
+            owed: Vec::new(),
             faults: BTreeMap::new(),
             writes: 0,
             stale: 0,
@@ -97,6 +110,12 @@ impl Report {
     #[must_use]
     pub fn all_grants(&self) -> u64 {
         self.grants.values().sum()
+    }
+
+    /// How many losses were told.
+    #[must_use]
+    pub fn all_losses(&self) -> u64 {
+        self.losses.values().sum()
     }
 
     /// How many faults bit.
@@ -125,6 +144,9 @@ impl Report {
         if self.writes == 0 {
             doubts.push("no write reached the registers");
         }
+        if self.calm_grants == 0 {
+            doubts.push("nothing was granted in calm");
+        }
         if self.pairs == 0 {
             doubts.push("no pair of claims was seen in its order");
         }
@@ -150,11 +172,13 @@ impl fmt::Display for Report {
         };
         writeln!(
             f,
-            "  granted: {} ({} to Python); not granted: {}; losses told: {}",
+            "  granted: {} ({} to Python, {} in calm); not granted: {}; lost: {}; paused in calm: {}",
             list(&self.grants),
             self.to_python,
+            self.calm_grants,
             list(&self.failures),
-            self.losses
+            list(&self.losses),
+            self.paused
         )?;
         let faults: Vec<String> = self
             .faults
@@ -165,6 +189,9 @@ impl fmt::Display for Report {
             })
             .collect();
         writeln!(f, "  faults: {}", faults.join(", "))?;
+        if !self.owed.is_empty() {
+            writeln!(f, "  had to bite: {}", self.owed.join(", "))?;
+        }
         writeln!(
             f,
             "  writes: {}, too late for the control: {}; pairs in order: {}; excused while the store forgot: {}",

@@ -18,13 +18,13 @@ impl Case<'_> {
             let (last_line, in_order) = claim.owner_ended;
             let excused = |from, to| self.was_stopped(owner, from, to);
             if grant.until.is_some_and(|until| until <= grant.at)
-                && claim.lost.is_none_or(|lost| lost >= grant.at + 100_000)
+                && claim.lost.is_none_or(|(lost, _)| lost >= grant.at + self.terms.slack)
                 && !excused(claim.invoked, grant.at)
             {
                 report.violated(Rule::Losses, format!("granted with nothing left: {}", told(claim)));
             }
             match (claim.lost, claim.released) {
-                (Some(lost), _) => {
+                (Some((lost, _)), _) => {
                     let deadline = grant.last_until.unwrap_or(Time::MAX).saturating_add(self.terms.slack);
                     // Renewals after the last look of the log put it off by a lease at most.
                     if lost > deadline.saturating_add(self.history.lease) && !excused(grant.at, lost) {
@@ -88,7 +88,8 @@ impl Case<'_> {
                 .iter()
                 .filter_map(|claim| Some((claim, claim.granted?)))
                 .map(|(claim, grant)| {
-                    let over = claim.released.or(claim.lost).map(|over| over + self.history.lease);
+                    let over =
+                        claim.released.or(claim.lost.map(|(at, _)| at)).map(|over| over + self.history.lease);
                     let known = claim.departed.or(over);
                     let from = claim.invoked.max(grant.at.saturating_sub(self.terms.slack));
                     (from, known.unwrap_or(claim.owner_ended.0 + self.history.lease))

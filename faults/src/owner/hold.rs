@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Departure, Guard, Lock};
+use globallock::{Departure, Guard, Lock, Loss};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::Owner;
-use crate::history::{OwnerEvent, Time, Written, now};
+use super::{Choice, Owner};
+use crate::history::{OwnerEvent, Reason, Time, Written, now};
 
 /// Now, and until when a lock is surely held: never later than its owner believes.
 pub(super) fn until(guard: &Guard) -> (Time, Option<Time>) {
@@ -19,49 +19,39 @@ pub(super) fn until(guard: &Guard) -> (Time, Option<Time>) {
     (at, left.map(|left| at + u64::try_from(left.as_micros()).unwrap_or(u64::MAX / 2)))
 }
 
-/// How long, and how carefully, a lock is held.
-enum Manner {
-    /// A few looks and writes.
-    Quick,
-    /// One look, some work, and a write without another look: what most programs do.
-    Slow,
-    /// For longer than a lease.
-    Long,
-}
-
 impl Owner {
     pub(super) async fn hold(
         &self,
         claim: u64,
         guard: Guard,
         lock: &Lock,
-        random: &mut fastrand::Rng,
+        choice: Choice,
         registers: &mut Link,
     ) {
         let (log, loss) = (Arc::clone(&self.log), guard.loss());
         let told = tokio::spawn(async move {
             if let Some(loss) = loss.await {
-                log.write(&OwnerEvent::Lost { at: now(), claim, reason: loss.to_string() });
+                let reason = match loss {
+                    Loss::Expired => Reason::Expired,
+                    Loss::MaxHold => Reason::MaxHold,
+                    Loss::Revoked => Reason::Revoked,
+                    other => panic!("the checker knows nothing of {other:?}"),
+                };
+                log.write(&OwnerEvent::Lost { at: now(), claim, reason });
             }
         });
         let exclusive = lock.share().weight == lock.share().capacity;
         let verb = if exclusive { "write" } else { "look" };
         let name = guard.name().as_str();
         let line = format!("{name} {} {claim} {} {verb}\n", self.plan.owner, guard.fencing_token());
-        let lease = Duration::from_micros(self.plan.lease);
-        let (rounds, pause) = match self.manner(random) {
-            Manner::Quick => (random.u32(1..=2), Duration::from_micros(random.u64(0..800))),
-            Manner::Slow => (1, Duration::from_micros(random.u64(2_000..20_000))),
-            Manner::Long => (random.u32(8..16), lease / 8),
-        };
-        for _ in 0..rounds {
+        for _ in 0..choice.rounds {
             let (at, until) = until(&guard);
             let held_before = guard.is_held();
             if !held_before || self.is_stopping() {
                 break;
             }
             self.log.write(&OwnerEvent::Held { at, claim, until });
-            sleep(pause).await;
+            sleep(Duration::from_micros(choice.pause)).await;
             let at = now();
             let guarded = registers.ask(&line).await;
             let (answered, held_after) = (now(), guard.is_held());
@@ -71,7 +61,7 @@ impl Owner {
         }
         if guard.is_held() {
             self.log.write(&OwnerEvent::Release { at: now(), claim });
-            let departure = if random.u8(0..10) == 0 {
+            let departure = if choice.drops {
                 drop(guard);
                 "dropped".to_owned()
             } else {
@@ -86,16 +76,6 @@ impl Owner {
             drop(guard);
         }
         told.await.expect("the loss is logged");
-    }
-
-    fn manner(&self, random: &mut fastrand::Rng) -> Manner {
-        if random.u16(0..1000) < self.plan.long {
-            return Manner::Long;
-        }
-        match random.u8(0..100) {
-            0..3 => Manner::Slow,
-            _ => Manner::Quick,
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! An owner process: it takes a few locks again and again, in every way that there is, and logs what it sees.
 
+mod choices;
 mod hold;
 
 use std::net::SocketAddr;
@@ -17,8 +18,15 @@ use tokio::time::{sleep, timeout};
 use crate::history::{Failure, Kind, Mode, OwnerEvent, Time, now};
 use crate::log::Log;
 
+pub use self::choices::Choice;
+
 /// How often an owner looks at its wall clock.
 const CLOCK_LOOK: Duration = Duration::from_millis(50);
+
+/// How often an owner looks whether it runs.
+const PULSE: Duration = Duration::from_millis(10);
+/// The shortest pause that it tells of.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What an owner process is told: one JSON text, its only argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,9 +37,9 @@ pub struct Plan {
     pub registers: SocketAddr,
     /// Where it logs.
     pub log: PathBuf,
-    /// Its number.
+    /// Its number: one that is started in place of another has the next.
     pub owner: u32,
-    /// What it decides by.
+    /// The run's seed, from which and the number all that it decides is drawn.
     pub seed: u64,
     /// The lease of its claims, in microseconds.
     pub lease: Time,
@@ -103,10 +111,10 @@ impl Owner {
     }
 
     async fn work(self: Arc<Self>, manager: Option<LockManager>) {
+        let pulse = tokio::spawn(Arc::clone(&self).watch_pauses());
         if let Some(manager) = manager {
             let each = |(position, which): (usize, &Which)| {
-                let seed = self.plan.seed.wrapping_mul(31).wrapping_add(position as u64);
-                tokio::spawn(Arc::clone(&self).take_turns(manager.clone(), which.clone(), seed))
+                tokio::spawn(Arc::clone(&self).take_turns(manager.clone(), which.clone(), position))
             };
             let tasks: Vec<_> = self.plan.locks.iter().enumerate().map(each).collect();
             for task in tasks {
@@ -114,7 +122,22 @@ impl Owner {
             }
             manager.close().await;
         }
+        pulse.abort();
+        let _ = pulse.await;
         self.log.write(&OwnerEvent::End { at: now() });
+    }
+
+    /// Logs for how long it did not run, whenever that was.
+    async fn watch_pauses(self: Arc<Self>) {
+        loop {
+            let due = now() + PULSE.as_micros() as Time;
+            sleep(PULSE).await;
+            let at = now();
+            let length = at.saturating_sub(due);
+            if length > PAUSE.as_micros() as Time {
+                self.log.write(&OwnerEvent::Pause { at, length });
+            }
+        }
     }
 
     /// Logs when the wall clock is set.
@@ -152,31 +175,23 @@ impl Owner {
         None
     }
 
-    async fn take_turns(self: Arc<Self>, manager: LockManager, which: Which, seed: u64) {
-        let mut random = fastrand::Rng::with_seed(seed);
+    async fn take_turns(self: Arc<Self>, manager: LockManager, which: Which, position: usize) {
         let mut registers = hold::Link::new(self.plan.registers);
-        while !self.is_stopping() {
-            let (lock, kind) = lock(&manager, &which, &mut random);
-            if let Some((claim, guard)) = self.acquire(lock.clone(), kind, &which.name, &mut random).await {
-                self.hold(claim, guard, &lock, &mut random, &mut registers).await;
+        for step in 0.. {
+            if self.is_stopping() {
+                return;
             }
-            sleep(Duration::from_micros(random.u64(0..3_000))).await;
+            let choice = Choice::draw(&self.plan, &which, position, step);
+            let (lock, kind) = lock(&manager, &which, choice);
+            if let Some((claim, guard)) = self.acquire(lock.clone(), kind, &which.name, choice.mode).await {
+                self.hold(claim, guard, &lock, choice, &mut registers).await;
+            }
+            sleep(Duration::from_micros(choice.rest)).await;
         }
     }
 
-    async fn acquire(
-        &self,
-        lock: Lock,
-        kind: Kind,
-        name: &str,
-        random: &mut fastrand::Rng,
-    ) -> Option<(u64, Guard)> {
+    async fn acquire(&self, lock: Lock, kind: Kind, name: &str, mode: Mode) -> Option<(u64, Guard)> {
         let claim = self.claims.fetch_add(1, Ordering::Relaxed);
-        let mode = match random.u8(0..10) {
-            0 => Mode::Try,
-            1 => Mode::Cancel(random.u64(0..30_000)),
-            _ => Mode::Wait(self.plan.limit),
-        };
         let (share, name) = (lock.share(), name.to_owned());
         let (weight, capacity) = (share.weight, share.capacity);
         self.log.write(&OwnerEvent::Invoke { at: now(), claim, name, kind, weight, capacity, mode });
@@ -222,18 +237,19 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// Chooses how to take a lock.
-fn lock(manager: &LockManager, which: &Which, random: &mut fastrand::Rng) -> (Lock, Kind) {
+/// The lock that was chosen.
+fn lock(manager: &LockManager, which: &Which, choice: Choice) -> (Lock, Kind) {
     let chosen = match which.kind {
         Kind::Mutex => manager.mutex(&which.name).map(|lock| (lock, Kind::Mutex)),
-        Kind::Read | Kind::Write => manager.rwlock(&which.name).map(|lock| match random.u8(0..3) {
-            0 => (lock.write(), Kind::Write),
-            _ => (lock.read(), Kind::Read),
+        Kind::Read | Kind::Write => manager.rwlock(&which.name).map(|lock| match choice.writes {
+            true => (lock.write(), Kind::Write),
+            false => (lock.read(), Kind::Read),
         }),
         Kind::Permits => {
-            let count = random.u32(1..=which.capacity.min(2));
             let semaphore = manager.semaphore(&which.name, which.capacity);
-            semaphore.and_then(|semaphore| semaphore.permits(count)).map(|lock| (lock, Kind::Permits))
+            semaphore
+                .and_then(|semaphore| semaphore.permits(choice.permits))
+                .map(|lock| (lock, Kind::Permits))
         }
     };
     chosen.expect("good names and numbers")

@@ -4,18 +4,20 @@ use std::fmt::Write;
 use std::io::{Error, Result};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use globallock_conformance::server::clock::Clock;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::network::Network;
-use crate::history::OwnerEvent;
-use crate::owner::Plan;
+use super::{CROWD_LEASE, WAITERS};
+use crate::history::{Kind, OwnerEvent};
+use crate::owner::{Plan, Which};
 
 /// How long an owner may take to end in order: it waits for answers that may not come, as long as a lease.
 const END: Duration = Duration::from_secs(30);
@@ -33,7 +35,8 @@ pub(super) struct Fleet {
     directory: PathBuf,
     members: Vec<Member>,
     next: u32,
-    registers: (Child, ChildStdin),
+    /// With the pipe that keeps them, until the end.
+    registers: (Child, Option<ChildStdin>),
 }
 
 struct Member {
@@ -71,25 +74,45 @@ impl Fleet {
             directory: directory.to_owned(),
             members: Vec::new(),
             next: 0,
-            registers: (child, pipe),
+            registers: (child, Some(pipe)),
         })
     }
 
     /// Starts one more owner.
     pub(super) async fn add(&mut self) -> Result<()> {
+        let python = self.python.clone().filter(|_| self.next % 3 == 2);
+        let member = self.launch(self.plan.clone(), python).await?;
+        self.members.push(member);
+        Ok(())
+    }
+
+    /// Has many wait for one lock on a short lease for a while, and sees them end.
+    pub(super) async fn crowd(&mut self, length: Duration) -> Result<()> {
+        let which = Which { name: "crowd".to_owned(), kind: Kind::Mutex, capacity: 1 };
+        let plan = Plan { lease: CROWD_LEASE, long: 0, locks: vec![which; WAITERS], ..self.plan.clone() };
+        let member = self.launch(plan, None).await?;
+        self.members.push(member);
+        sleep(length).await;
+        let Some(Member { number, mut child, _pipe: pipe, .. }) = self.members.pop() else { return Ok(()) };
+        drop(pipe);
+        let status = timeout(END, child.wait()).await;
+        ended_well(&self.directory, number, status)
+    }
+
+    /// Starts an owner with the next number.
+    async fn launch(&mut self, plan: Plan, python: Option<PathBuf>) -> Result<Member> {
         let number = self.next;
         self.next += 1;
         let log = self.directory.join(format!("owner-{number}.jsonl"));
-        let seed = self.plan.seed.wrapping_mul(1009).wrapping_add(u64::from(number));
-        let plan = Plan { log, owner: number, seed, ..self.plan.clone() };
+        let plan = Plan { log, owner: number, ..plan };
         let clock = Clock::new(&self.directory, &format!("owner-{number}"))?;
         let mut words = Vec::new();
         if self.network.is_some() {
             words.extend(["unshare", "--net", "--"].map(PathBuf::from));
         }
-        match &self.python {
-            Some(python) if number % 3 == 2 => words.extend([python.clone(), OWNER.into()]),
-            _ => words.push(self.program.clone()),
+        match python {
+            Some(python) => words.extend([python, OWNER.into()]),
+            None => words.push(self.program.clone()),
         }
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(serde_json::to_string(&plan)?).envs(clock.environment());
@@ -98,8 +121,7 @@ impl Fleet {
         if let (Some(network), Some(process)) = (&mut self.network, child.id()) {
             network.link(number, process).await?;
         }
-        self.members.push(Member { number, child, clock, _pipe: pipe });
-        Ok(())
+        Ok(Member { number, child, clock, _pipe: pipe })
     }
 
     /// Sets an owner's wall clock, and says how the owner tells of it.
@@ -200,23 +222,45 @@ impl Fleet {
     pub(super) async fn finish(mut self) -> Result<()> {
         let directory = &self.directory;
         let numbers: Vec<u32> = self.members.iter().map(|member| member.number).collect();
-        let ends = self.members.into_iter().map(|Member { mut child, _pipe: pipe, .. }| async move {
+        let members = std::mem::take(&mut self.members);
+        let ends = members.into_iter().map(|Member { mut child, _pipe: pipe, .. }| async move {
             drop(pipe);
             timeout(END, child.wait()).await
         });
         let ends = futures_util::future::join_all(ends).await;
         for (number, end) in numbers.into_iter().zip(ends) {
-            let status = end.map_err(|_| Error::other(format!("owner {number} does not end")))??;
-            if !status.success() {
-                let told = std::fs::read_to_string(directory.join(format!("owner-{number}.err")))?;
-                return Err(Error::other(format!("owner {number}: {status}: {told}")));
-            }
+            ended_well(directory, number, end)?;
         }
-        let (child, pipe) = (&mut self.registers.0, self.registers.1);
-        drop(pipe);
-        child.wait().await?;
+        self.registers.1 = None;
+        self.registers.0.wait().await?;
         Ok(())
     }
+}
+
+impl Drop for Fleet {
+    /// Whoever reads the logs of a run that was cut short finds them as they stay.
+    fn drop(&mut self) {
+        for child in self.members.iter_mut().map(|member| &mut member.child).chain([&mut self.registers.0]) {
+            let _ = child.start_kill();
+            while matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// Checks how an owner ended that was to end in order.
+fn ended_well(
+    directory: &Path,
+    number: u32,
+    end: std::result::Result<Result<ExitStatus>, Elapsed>,
+) -> Result<()> {
+    let status = end.map_err(|_| Error::other(format!("owner {number} does not end")))??;
+    if status.success() {
+        return Ok(());
+    }
+    let told = std::fs::read_to_string(directory.join(format!("owner-{number}.err")))?;
+    Err(Error::other(format!("owner {number}: {status}: {told}")))
 }
 
 /// Starts a program that ends with this one, its errors in a file.

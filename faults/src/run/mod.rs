@@ -1,5 +1,6 @@
 //! One run: a store, owners of it, and a schedule of faults that is made from a seed.
 
+mod deck;
 mod fault;
 mod fleet;
 mod network;
@@ -14,19 +15,27 @@ use globallock::LockManager;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::sleep;
 
-use self::fault::{Fault, What};
+use self::deck::Deck;
+use self::fault::{Fault, Pace};
 use self::fleet::Fleet;
 use self::network::Network;
 use self::store::Store;
-use crate::history::{FaultEvent, Kind, ObserverEvent, Seen, now};
+use crate::history::{FaultEvent, Kind, ObserverEvent, Seen, Terms, Time, now};
 use crate::log::Log;
 use crate::owner::{Plan, Which};
 
-pub use self::network::enter;
+pub use self::deck::{all, shares};
+pub use self::network::{enter, has_links};
 pub use self::store::STORES;
 
 /// How often the onlooker looks at each name.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long the crowd is there, before anything is broken.
+const CROWD: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(20));
+/// The lease of its claims, in microseconds: renewals of waiters and grants then meet all the time.
+const CROWD_LEASE: Time = 120_000;
+/// How many wait in it.
+const WAITERS: usize = 32;
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
@@ -45,7 +54,12 @@ pub struct Orders {
     pub directory: PathBuf,
     /// An interpreter with the Python package, for every third owner.
     pub python: Option<PathBuf>,
+    /// The kinds of faults that have to bite; it goes on beyond its length until they have, or do not after some tries.
+    pub owed: Vec<String>,
 }
+
+/// Runs that are shorter spare calm between faults.
+const QUICK: Duration = Duration::from_secs(60);
 
 /// The locks that all owners want.
 #[must_use]
@@ -77,7 +91,8 @@ pub async fn run(orders: &Orders) -> Result<()> {
     let mut store = Store::start(&orders.store, network.is_some()).await?;
     let lease = u64::try_from(orders.lease.as_micros()).map_err(Error::other)?;
     let kind = store.kind.clone();
-    log.write(&FaultEvent::Start { at: now(), store: kind, seed: orders.seed, lease });
+    let (seed, terms, owed) = (orders.seed, Terms::default(), orders.owed.clone());
+    log.write(&FaultEvent::Start { at: now(), store: kind, seed, lease, terms, owed });
     let plan = Plan {
         url: store.url(),
         registers: ([127, 0, 0, 1], 0).into(),
@@ -89,23 +104,27 @@ pub async fn run(orders: &Orders) -> Result<()> {
         long: 1,
         locks: locks(),
     };
-    let mut faults = store.faults();
-    if network.is_some() {
-        faults.extend([What::LinkDown, What::LinkDown, What::NetworkDown]);
-    }
+    let possible = deck::possible(&orders.store, network.is_some());
     let mut fleet = Fleet::start(plan, directory, orders.python.clone(), network).await?;
     for _ in 0..orders.owners {
         fleet.add().await?;
     }
     let onlooker = LockManager::connect(&store.for_observer()).await.map_err(Error::other)?;
     let observer = observe(onlooker, directory)?;
-    let mut random = fastrand::Rng::with_seed(orders.seed);
     let begin = Instant::now();
-    while begin.elapsed() < orders.length {
-        let fault = Fault::next(&mut random, &faults, orders.lease);
+    fleet.crowd((orders.length / 10).clamp(CROWD.0, CROWD.1)).await?;
+    let mut random = fastrand::Rng::with_seed(orders.seed);
+    let mut deck = Deck::new(&orders.owed, possible, &mut random);
+    while deck.owes() || begin.elapsed() < orders.length {
+        let pace = if deck.owes() && orders.length < QUICK { Pace::Quick } else { Pace::Easy };
+        let what = deck.next(&mut random);
+        let fault = Fault::draw(&mut random, what, orders.lease, pace);
         sleep(fault.calm).await;
         fleet.check()?;
-        log.write(&fault.happen(&mut store, &mut fleet).await?);
+        log.write(&FaultEvent::Begin { at: now(), kind: fault.what.name() });
+        let event = fault.happen(&mut store, &mut fleet).await?;
+        deck.note(matches!(event, FaultEvent::Fault { bit: true, .. }));
+        log.write(&event);
         sleep(fault.calm_after).await;
     }
     sleep(orders.lease).await;
@@ -114,6 +133,16 @@ pub async fn run(orders: &Orders) -> Result<()> {
     observer.abort();
     log.write(&FaultEvent::Left { at: now(), left: left(&store, orders.lease).await? });
     log.write(&FaultEvent::End { at: now() });
+    Ok(())
+}
+
+/// Has the logs of a run say that it failed, and why.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn interrupted(directory: &Path, why: &str) -> Result<()> {
+    let event = FaultEvent::Interrupted { at: now(), why: why.to_owned() };
+    Log::open(&directory.join("faults.jsonl"))?.write(&event);
     Ok(())
 }
 

@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// Begins this program anew in a network namespace, if this user may make any; returns if not, or if that was done before.
 pub fn enter() {
-    if std::env::var_os(INSIDE).is_some() {
+    if has_links() {
         return;
     }
     let has_ip = quiet(Command::new("ip").arg("-V"));
@@ -45,6 +45,12 @@ pub fn enter() {
     );
 }
 
+/// Whether owners have links that can be taken down.
+#[must_use]
+pub fn has_links() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
 fn quiet(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().as_ref().is_ok_and(ExitStatus::success)
 }
@@ -59,7 +65,7 @@ pub(super) struct Network {
 impl Network {
     /// Makes the bridges; `None` where this run has no namespace of its own.
     pub(super) fn begin() -> Result<Option<Self>> {
-        if std::env::var_os(INSIDE).is_none() {
+        if !has_links() {
             return Ok(None);
         }
         let mut lines = String::new();

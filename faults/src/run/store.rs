@@ -11,7 +11,6 @@ use globallock_conformance::server::zookeeper::{self, ZooKeeper};
 use globallock_conformance::server::{Cluster, wait_ready};
 use tempfile::TempDir;
 
-use super::fault::What;
 use super::network::Network;
 
 /// The stores that a run can have.
@@ -113,35 +112,6 @@ impl Store {
     /// The onlooker's address: where the primary moves, it looks through the proxy too.
     pub(super) fn for_observer(&self) -> String {
         if matches!(self.server, Server::Pair(..)) { self.url() } else { self.direct() }
-    }
-
-    /// What can go wrong here.
-    pub(super) fn faults(&self) -> Vec<What> {
-        let mut faults =
-            vec![What::OwnerKill, What::OwnerStopShort, What::OwnerStopLong, What::OwnerClockStep];
-        if !self.proxies.is_empty() {
-            faults.extend([What::Cut, What::HoldAnswers, What::HoldRequests, What::HoldBoth]);
-            faults.extend([What::Delay, What::SwallowAnswers, What::ServerStop, What::ServerKill]);
-        }
-        match &self.server {
-            Server::Redis(_) => {
-                faults.extend([What::FlushAll, What::ScriptFlush, What::KillPush, What::ClockStep]);
-            }
-            Server::Pair(..) => {
-                faults.retain(|what| *what != What::ServerKill);
-                faults.extend([What::Promotion; 4]);
-            }
-            Server::Etcd(_) => faults.extend([What::RevokeLease, What::Compact]),
-            Server::ZooKeeper(_) => faults.push(What::SessionEnd),
-            Server::File(_) => faults.push(What::FilesGone),
-        }
-        if self.has_users() {
-            faults.push(What::TokensEnd);
-        }
-        if self.proxies.len() > 1 {
-            faults.push(What::LeaderKill);
-        }
-        faults
     }
 
     /// Whether what it was told is gone when a server's process is.

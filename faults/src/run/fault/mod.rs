@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use super::fleet::Fleet;
 use super::store::Store;
-use crate::history::{FaultEvent, now};
+use crate::history::{FaultEvent, Terms, now};
 
 /// A sort of fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::run) enum What {
     OwnerKill,
     OwnerStopShort,
     OwnerStopLong,
@@ -40,6 +40,36 @@ pub(super) enum What {
     TokensEnd,
     SessionEnd,
     FilesGone,
+}
+
+impl What {
+    /// As logs name it.
+    pub(in crate::run) fn name(self) -> String {
+        snake(&format!("{self:?}"))
+    }
+
+    /// About how long it takes, in tenths of a lease.
+    pub(in crate::run) fn takes(self) -> u32 {
+        match self {
+            What::ClockStep => 35,
+            What::OwnerKill => 20,
+            What::OwnerStopLong | What::HoldBoth => 18,
+            What::ServerStop | What::LinkDown | What::NetworkDown => 10,
+            What::HoldAnswers | What::HoldRequests | What::Delay => 10,
+            What::ServerKill | What::LeaderKill => 12,
+            What::TokensEnd => 6,
+            _ => 3,
+        }
+    }
+}
+
+/// How much calm there is between two faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::run) enum Pace {
+    /// As much as can be judged in.
+    Easy,
+    /// As little as a short run can afford.
+    Quick,
 }
 
 /// One fault of a schedule: nothing in it depends on what happens.
@@ -80,21 +110,28 @@ impl Outcome {
 }
 
 impl Fault {
-    /// Decides on the next fault.
-    pub(super) fn next(random: &mut fastrand::Rng, faults: &[What], lease: Duration) -> Self {
-        let what = faults[random.usize(0..faults.len())];
-        let calm = Duration::from_millis(random.u64(300..1_500));
+    /// Decides on how a fault happens.
+    pub(super) fn draw(random: &mut fastrand::Rng, what: What, lease: Duration, pace: Pace) -> Self {
+        let easy = Duration::from_millis(random.u64(300..1_500));
+        let quick = Duration::from_millis(random.u64(100..400));
         // How soon a dead owner's lock goes on can only be judged while nothing else is wrong.
-        let alone = what == What::OwnerKill && random.bool();
+        let alone = what == What::OwnerKill && (random.bool() || pace == Pace::Quick);
         // The order of those who wait, only long after anything was.
         let rest = if random.u8(0..16) == 0 { lease * 5 } else { Duration::ZERO };
-        let around = if alone { lease * 5 / 2 } else { rest };
-        // Tokens are the clock's where the last one is lost: not before it is as late again as it has been.
-        let after = if what == What::ClockStep { lease * 3 } else { Duration::ZERO };
+        let before = match pace {
+            Pace::Easy => easy + if alone { lease * 5 / 2 } else { rest },
+            Pace::Quick => quick,
+        };
+        let after = match what {
+            What::OwnerKill if alone => lease + Duration::from_micros(Terms::default().recovery),
+            // Tokens are the clock's where the last one is lost: not before it is as late again as it has been.
+            What::ClockStep => lease * 3,
+            _ => Duration::ZERO,
+        };
         Fault {
             what,
-            calm: calm + around,
-            calm_after: if alone { around } else { after },
+            calm: before,
+            calm_after: after,
             length: random.f64(),
             target: random.u64(0..1 << 32),
             lease,
@@ -119,7 +156,7 @@ impl Fault {
             _ => self.hurt_store(store).await?,
         };
         let Outcome { bit, proof, owner, forgets } = outcome;
-        let kind = snake(&format!("{:?}", self.what));
+        let kind = self.what.name();
         Ok(FaultEvent::Fault { at, mended: now(), kind, owner, proof, bit, forgets })
     }
 

@@ -1,0 +1,59 @@
+"""What an owner decides, step by step: the same draws in the same order as `src/owner/choices.rs`.
+
+Run with a plan as JSON, the position of a lock in it and a number of steps, it prints the decisions.
+"""
+
+import json
+import sys
+
+MASK = 2**64 - 1
+
+
+class Draw:
+    """Draws numbers: splitmix64."""
+
+    def __init__(self, seed, owner, position, step):
+        self.state = seed
+        for part in (owner, position, step):
+            self.state = (self.next() + part) & MASK
+
+    def next(self):
+        self.state = (self.state + 0x9E3779B97F4A7C15) & MASK
+        mixed = self.state
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & MASK
+        return mixed ^ (mixed >> 31)
+
+    def below(self, bound):
+        return self.next() % bound
+
+
+class Choice:
+    """What is decided about one claim before it is asked for; times are microseconds."""
+
+    def __init__(self, plan, which, position, step):
+        draw = Draw(plan["seed"], plan["owner"], position, step)
+        self.writes = draw.below(3) == 0
+        self.permits = 1 + draw.below(min(max(which["capacity"], 1), 2))
+        number, cancel = draw.below(10), draw.below(30_000)
+        self.mode = "try" if number == 0 else {"cancel": cancel} if number == 1 else {"wait": plan["limit"]}
+        long, slow = draw.below(1_000) < plan["long"], draw.below(100) < 3
+        long_rounds, slow_pause = 8 + draw.below(8), 2_000 + draw.below(18_000)
+        self.rounds, self.pause = 1 + draw.below(2), draw.below(800)
+        if long:
+            self.rounds, self.pause = long_rounds, plan["lease"] // 8
+        elif slow:
+            self.rounds, self.pause = 1, slow_pause
+        self.drops = draw.below(10) == 0
+        self.rest = draw.below(3_000)
+
+    def __str__(self):
+        mode = self.mode if self.mode == "try" else ":".join(str(part) for item in self.mode.items() for part in item)
+        return f"{self.writes:d} {self.permits} {mode} {self.rounds} {self.pause} {self.drops:d} {self.rest}"
+
+
+if __name__ == "__main__":
+    told = json.loads(sys.argv[1])
+    place, count = int(sys.argv[2]), int(sys.argv[3])
+    for number in range(count):
+        print(Choice(told, told["locks"][place], place, number))

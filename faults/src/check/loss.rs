@@ -1,0 +1,64 @@
+//! Losses that nothing provoked.
+
+use super::exclusion::told;
+use super::{Case, Claim, Report, Rule};
+use crate::history::{Reason, Time};
+
+impl Case<'_> {
+    /// In calm, nobody is told that it has lost a lock, but for the end of its longest hold.
+    ///
+    /// Sound: until the time that an owner was told of, the store keeps the claim whatever the machine's pauses are. After
+    /// it an expired lease is blamed only if the owner ran all the while and the store answered others all the while.
+    pub(super) fn unprovoked(&self, report: &mut Report) {
+        for claim in &self.history.claims {
+            let Some(grant) = claim.granted else { continue };
+            let Some((lost, reason)) = claim.lost else {
+                report.calm_grants += u64::from(self.is_calm(claim.invoked, grant.at));
+                continue;
+            };
+            if reason == Reason::MaxHold || !self.is_calm(claim.invoked, lost) {
+                continue;
+            }
+            let is_early = grant.last_until.is_none_or(|until| lost < until);
+            if is_early || reason == Reason::Expired && self.was_served(claim, lost) {
+                let what =
+                    format!("nothing was broken, and yet lost at {lost} ({reason:?}): {}", told(claim));
+                report.violated(Rule::Unprovoked, what);
+            } else {
+                report.paused += 1;
+            }
+        }
+    }
+
+    /// Whether an owner ran, and the store answered, throughout the lease before a loss: a renewal then had all the time
+    /// that it needs.
+    ///
+    /// A renewal that is due after a third of the lease passes five processes at most on its way and back, and each is late
+    /// by less than a sixteenth of the lease.
+    fn was_served(&self, claim: &Claim, lost: Time) -> bool {
+        let lease = claim.lease;
+        let from = lost.saturating_sub(lease);
+        let ran = self.history.pauses.get(&claim.number.owner).is_none_or(|pauses| {
+            pauses.iter().all(|(at, length)| *length <= lease / 16 || *at < from || at - length > lost)
+        });
+        if !ran || claim.invoked > from {
+            return false;
+        }
+        // Departures are written by the store, and pass the same way.
+        let departures =
+            self.history.claims.iter().filter_map(|claim| Some((claim.released?, claim.departed?)));
+        let mut answered = [false; 4];
+        for (sent, told) in departures.filter(|(sent, told)| *sent <= lost && from <= *told) {
+            if told - sent > lease / 16 {
+                return false;
+            }
+            if let (Some(since), true) = (sent.checked_sub(from), told <= lost)
+                && let Some(quarter) =
+                    answered.get_mut(usize::try_from(since * 4 / lease.max(1)).unwrap_or(4))
+            {
+                *quarter = true;
+            }
+        }
+        answered == [true; 4]
+    }
+}

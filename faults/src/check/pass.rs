@@ -1,0 +1,73 @@
+//! What the runs of one pass found together.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::Report;
+
+/// The reports of all stores, for people: totals, and which faults bit where.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<'a> {
+    /// One for each store.
+    pub reports: &'a [Report],
+    /// Whether owners had links that could be taken down.
+    pub has_links: bool,
+}
+
+impl fmt::Display for Pass<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<16} {:>10} {:>8} {:>8} {:>8} {:>11}",
+            "store", "grants", "in calm", "faults", "losses", "violations"
+        )?;
+        for report in self.reports {
+            let (grants, calm, faults) = (report.all_grants(), report.calm_grants, report.bites());
+            let (losses, violations) = (report.all_losses(), report.violations.len());
+            writeln!(
+                f,
+                "{:<16} {grants:>10} {calm:>8} {faults:>8} {losses:>8} {violations:>11}",
+                report.store
+            )?;
+        }
+        let sum = |count: fn(&Report) -> u64| self.reports.iter().map(count).sum::<u64>();
+        let (grants, calm, faults) =
+            (sum(Report::all_grants), sum(|report| report.calm_grants), sum(Report::bites));
+        writeln!(f, "{:<16} {grants:>10} {calm:>8} {faults:>8}", "all")?;
+        self.faults(f)
+    }
+}
+
+impl Pass<'_> {
+    /// How often each kind of fault bit on each store; a star where it had to.
+    fn faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds: BTreeSet<&String> =
+            self.reports.iter().flat_map(|report| report.faults.keys().chain(&report.owed)).collect();
+        write!(f, "{:<18}", "times that it bit")?;
+        for report in self.reports {
+            write!(f, " {:>13}", report.store)?;
+        }
+        writeln!(f)?;
+        for kind in kinds {
+            write!(f, "{kind:<18}")?;
+            for report in self.reports {
+                let star = if report.owed.contains(kind) { "*" } else { "" };
+                match report.faults.get(kind) {
+                    Some((bit, 0)) => write!(f, " {:>13}", format!("{bit}{star}"))?,
+                    Some((bit, not)) => write!(f, " {:>13}", format!("{bit} of {}{star}", bit + not))?,
+                    None if star.is_empty() => write!(f, " {:>13}", "-")?,
+                    None => write!(f, " {:>13}", "never*")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        writeln!(
+            f,
+            "* had to bite here; a pass of less than a minute a store shares them out among stores of a sort"
+        )?;
+        if !self.has_links {
+            writeln!(f, "not possible here: link_down, network_down (no network namespaces)")?;
+        }
+        Ok(())
+    }
+}

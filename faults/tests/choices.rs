@@ -1,0 +1,96 @@
+//! What owners decide comes from the run's seed and their number, and from nothing that happens.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use globallock::{LockManager, ManagerOptions, Memory, Options};
+use globallock_faults::history::{Kind, Mode, OwnerEvent};
+use globallock_faults::owner::{Choice, Plan, run_over};
+use globallock_faults::{registers, run};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+fn plan(directory: &Path, seed: u64, owner: u32) -> Plan {
+    Plan {
+        url: String::new(),
+        registers: ([127, 0, 0, 1], 1).into(),
+        log: directory.join(format!("owner-{owner}.jsonl")),
+        owner,
+        seed,
+        lease: 400_000,
+        limit: 3_000_000,
+        long: 30,
+        locks: run::locks(),
+    }
+}
+
+/// What owners decided in a run, as their logs tell: for each owner and lock one list.
+async fn decided(seed: u64) -> Vec<Vec<(Kind, u32, Mode)>> {
+    let directory = TempDir::new().unwrap();
+    let log = directory.path().join("register.jsonl");
+    let registers = registers::start(&log, [127, 0, 0, 1].into()).await.unwrap();
+    let (stopping, stop) = watch::channel(false);
+    let memory = Memory::new();
+    let mut owners = Vec::new();
+    for owner in 0..2 {
+        let locks = Options { lease: Duration::from_millis(400), ..Options::default() };
+        let options = ManagerOptions { locks, ..ManagerOptions::default() };
+        let manager = LockManager::over(memory.clone(), options).unwrap();
+        let plan = Plan { registers, ..plan(directory.path(), seed, owner) };
+        owners.push(tokio::spawn(run_over(manager, plan, stop.clone())));
+    }
+    let mut lists = Vec::new();
+    // However slow the machine is: until each has decided often enough to be compared.
+    while lists.iter().map(Vec::len).min().is_none_or(|least| least < 30) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        lists = (0..2)
+            .flat_map(|owner| invoked(&directory.path().join(format!("owner-{owner}.jsonl"))))
+            .collect();
+    }
+    stopping.send_replace(true);
+    for owner in owners {
+        owner.await.unwrap().unwrap();
+    }
+    lists
+}
+
+fn invoked(log: &Path) -> Vec<Vec<(Kind, u32, Mode)>> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let events = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let mut lists = vec![Vec::new(); run::locks().len()];
+    for event in events {
+        if let OwnerEvent::Invoke { name, kind, weight, mode, .. } = serde_json::from_str(event).unwrap() {
+            let position = run::locks().iter().position(|which| which.name == name).unwrap();
+            lists[position].push((kind, weight, mode));
+        }
+    }
+    lists
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_runs_with_one_seed_decide_the_same() {
+    let (first, second, other) = (decided(7).await, decided(7).await, decided(8).await);
+    let same =
+        |one: &[(Kind, u32, Mode)], two: &[(Kind, u32, Mode)]| one.iter().zip(two).all(|(a, b)| a == b);
+    for ((first, second), other) in first.iter().zip(&second).zip(&other) {
+        assert!(same(first, second) && !same(first, other), "{first:?}\n{second:?}\n{other:?}");
+    }
+}
+
+#[test]
+fn owners_in_python_decide_as_those_in_rust() {
+    for (seed, owner) in [(0, 0), (7, 3), (u64::MAX, 41)] {
+        let plan = plan(Path::new(""), seed, owner);
+        for (position, which) in plan.locks.iter().enumerate() {
+            let drawn = (0..200).map(|step| format!("{}\n", Choice::draw(&plan, which, position, step)));
+            let program = concat!(env!("CARGO_MANIFEST_DIR"), "/choices.py");
+            let text = serde_json::to_string(&plan).unwrap();
+            let told = Command::new("python3")
+                .args([program, &text, &position.to_string(), "200"])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(told.stdout).unwrap(), drawn.collect::<String>());
+        }
+    }
+}

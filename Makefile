@@ -5,6 +5,8 @@
 # How long `make faults` breaks things.
 FOR ?= 30m
 PROFILE ?= --release
+# Set where all that it runs has been built, so that it is not built again with the features of one package alone.
+BUILT ?=
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +18,7 @@ test: tools ## Install what the tests need, then run every check and every test 
 	cargo test --locked --workspace --doc
 	$(MAKE) schedules
 	# The same faults in the same order each time; `make faults` finds others.
-	$(MAKE) faults FOR=140s SEED="--seed 1" PROFILE=
+	$(MAKE) faults FOR=140s SEED="--seed 1" PROFILE= BUILT=yes
 	cargo check --locked -p globallock --no-default-features
 	cargo check --locked -p globallock --no-default-features --features redis
 	cargo check --locked -p globallock --no-default-features --features etcd
@@ -34,9 +36,10 @@ schedules: ## Search the orders in which threads can go through the core.
 		cargo test --locked -p globallock --no-default-features --features zookeeper --lib -- schedules
 
 faults: ## Break every store under real owners for a while (FOR=30m), and judge what they saw.
-	cargo build --locked $(PROFILE) -p globallock-faults --bins
+	$(if $(BUILT),,cargo build --locked $(PROFILE) -p globallock-faults --bins)
 	python=$$(sh scripts/python.sh interpreter) && env --default-signal=HUP,INT,QUIT,TERM \
-		cargo run --locked $(PROFILE) -p globallock-faults --bin globallock-faults -- pass --python "$$python" --for $(FOR) $(SEED)
+		$${CARGO_TARGET_DIR:-target}/$(if $(PROFILE),release,debug)/globallock-faults \
+		pass --python "$$python" --for $(FOR) $(SEED)
 
 quick: ## Run the unit tests and the conformance suite on the stores that need no server.
 	cargo test --locked -p globallock

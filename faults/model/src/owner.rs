@@ -115,10 +115,10 @@ impl Protocol {
             Phase::Held(known) if asked.held || self.flaw == Flaw::BelievesOldAnswers => {
                 self.lose(state, claim, known);
             }
-            Phase::Held(known) if self.flaw == Flaw::ForgetsNewerPlace => {
-                if ![NOWHERE, known.fence].contains(&asked.place) {
-                    state.forgotten = vec![claim];
-                }
+            Phase::Held(known)
+                if self.flaw == Flaw::ForgetsNewerPlace && ![NOWHERE, known.fence].contains(&asked.place) =>
+            {
+                state.forgotten = vec![claim];
             }
             // It looked for an earlier place.
             _ => {}

@@ -1,11 +1,14 @@
 //! Breaks real stores under real owners, and judges what these saw.
 
+use std::any::Any;
 use std::io::{Error, Result};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
+use futures_util::FutureExt;
 use globallock::duration;
 use globallock_faults::check::{History, Pass, Report, check};
 use globallock_faults::model::sound;
@@ -109,12 +112,15 @@ impl Arguments {
         let parent = self.directory.clone().unwrap_or_else(std::env::temp_dir);
         let directory = parent.join(format!("faults-{store}-{seed}"));
         println!("{store}, seed {seed}, {length:.0?}: logs in {}", directory.display());
-        let (store, owners, lease) = (store.to_owned(), self.owners, self.lease);
-        let python = self.python.clone();
-        let orders = Orders { store, length, seed, owners, lease, directory, python, owed };
-        if let Err(error) = run(&orders).await {
-            interrupted(&orders.directory, &error.to_string())?;
-            eprintln!("{error}");
+        let (owners, lease, python) = (self.owners, self.lease, self.python.clone());
+        let orders = Orders { store: store.to_owned(), length, seed, owners, lease, directory, python, owed };
+        // What a server's harness panics at is told like any other failure, beside what the owners saw until then.
+        let ran = AssertUnwindSafe(run(&orders)).catch_unwind().await;
+        if let Some(why) =
+            ran.map_or_else(|panic| Some(panicked(&*panic)), |ran| Some(ran.err()?.to_string()))
+        {
+            eprintln!("{store}: {why}");
+            interrupted(&orders.directory, &why)?;
         }
         let report = judge(&orders.directory)?;
         if !report.violations.is_empty() {
@@ -124,6 +130,12 @@ impl Arguments {
         }
         Ok(report)
     }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("a panic: {}", text.unwrap_or("without a word"))
 }
 
 fn span(text: &str) -> std::result::Result<Duration, String> {

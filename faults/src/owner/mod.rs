@@ -241,10 +241,9 @@ fn failure(error: Error) -> Failure {
 fn lock(manager: &LockManager, which: &Which, choice: Choice) -> (Lock, Kind) {
     let chosen = match which.kind {
         Kind::Mutex => manager.mutex(&which.name).map(|lock| (lock, Kind::Mutex)),
-        Kind::Read | Kind::Write => manager.rwlock(&which.name).map(|lock| match choice.writes {
-            true => (lock.write(), Kind::Write),
-            false => (lock.read(), Kind::Read),
-        }),
+        Kind::Read | Kind::Write => manager
+            .rwlock(&which.name)
+            .map(|lock| if choice.writes { (lock.write(), Kind::Write) } else { (lock.read(), Kind::Read) }),
         Kind::Permits => {
             let semaphore = manager.semaphore(&which.name, which.capacity);
             semaphore

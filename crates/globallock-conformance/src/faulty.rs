@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::{BoxStream, StreamExt};
@@ -58,6 +58,8 @@ struct State {
     always: HashMap<Verb, Fault>,
     asked: HashMap<Verb, u64>,
     held: u64,
+    answered: HashMap<Verb, u64>,
+    slowest: Duration,
     failed: u64,
 }
 
@@ -100,6 +102,21 @@ impl Faulty {
         self.releases.send_modify(|releases| *releases += 1);
     }
 
+    /// How many requests of a kind the store has answered.
+    #[must_use]
+    pub fn answered(&self, verb: Verb) -> u64 {
+        self.state().answered.get(&verb).copied().unwrap_or(0)
+    }
+
+    /// The longest that the store has taken to answer anything but [`Backend::changed`], which waits by nature.
+    ///
+    /// An owner reads the store's clock from such an answer, and counts from when it asked: by so much may a deadline of
+    /// its own be early.
+    #[must_use]
+    pub fn slowest(&self) -> Duration {
+        self.state().slowest
+    }
+
     /// How many requests did not go well: the proof that the faults bit.
     #[must_use]
     pub fn failed(&self) -> u64 {
@@ -116,8 +133,17 @@ impl Faulty {
     }
 
     async fn pass<T>(&self, verb: Verb, request: impl Future<Output = T>, lost: impl FnOnce() -> T) -> T {
+        let asked = Instant::now();
         match self.fault(verb) {
-            Fault::None => request.await,
+            Fault::None => {
+                let answer = request.await;
+                let mut state = self.state();
+                *state.answered.entry(verb).or_default() += 1;
+                if verb != Verb::Changed {
+                    state.slowest = state.slowest.max(asked.elapsed());
+                }
+                answer
+            }
             Fault::Refuse => lost(),
             Fault::LoseAnswer => {
                 request.await;

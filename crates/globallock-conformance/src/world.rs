@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use globallock::backend::{Backend, Claim, ClaimId, Patience};
 use globallock::queue::Share;
-use globallock::{Entry, Guard, Lock, LockManager, ManagerOptions, Name, Options, Result};
+use globallock::{Entry, Error, Guard, Lock, LockManager, ManagerOptions, Name, Options, Result};
 
 use tokio::task::JoinHandle;
 
-use crate::faulty::Faulty;
+use crate::faulty::{Faulty, Verb};
 use crate::subject::Subject;
 
 /// How long a case waits for what must come.
@@ -225,6 +225,32 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     while !condition().await {
         assert!(Instant::now() < until, "it does not come that {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Lets `asks` run out of its wait, from `wait` on twice as long each time until the store has answered so many requests to
+/// join meanwhile: before that nobody can know that a lock is taken, and another error says so.
+///
+/// # Panics
+/// When it ends in any other way.
+///
+/// # Cancel safety
+/// As the call that is asked.
+pub async fn run_out<T>(
+    store: &Faulty,
+    mut wait: Duration,
+    joins: u64,
+    mut asks: impl AsyncFnMut(Duration) -> Result<T>,
+) {
+    loop {
+        let (asked, before) = (Instant::now(), store.answered(Verb::Join));
+        let refused = asks(wait).await.err().expect("somebody else has the lock");
+        assert!(asked.elapsed() >= wait, "it gave up after {:?} of {wait:?}: {refused}", asked.elapsed());
+        match refused {
+            Error::TimedOut { .. } => return,
+            Error::Unavailable { .. } if store.answered(Verb::Join) < before + joins => wait *= 2,
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! The face for threads does what the face for tasks does.
 
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use globallock::blocking::LockManager;
-use globallock::{Departure, Error, Loss, ManagerOptions, Options};
+use globallock::{Backend, Departure, Loss, ManagerOptions, Options};
 
 use super::{Case, case};
-use crate::world::World;
+use crate::faulty::Faulty;
+use crate::world::{World, run_out};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -23,6 +25,20 @@ fn manager(world: &World, locks: Options) -> LockManager {
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
     let open = Arc::clone(&world.subject().open);
     LockManager::over(async move || open().await, options).expect("the store answers")
+}
+
+/// A manager as above, and what it asks its store.
+fn faulty(world: &World) -> (Arc<Faulty>, LockManager) {
+    let options = ManagerOptions { locks: world.options(), ..ManagerOptions::default() };
+    let (open, opened) = (Arc::clone(&world.subject().open), Arc::new(OnceLock::new()));
+    let store = Arc::clone(&opened);
+    let over = async move || {
+        let faulty = Faulty::new(open().await?);
+        store.set(Arc::clone(&faulty)).expect("it is opened once");
+        Ok(faulty as Arc<dyn Backend>)
+    };
+    let manager = LockManager::over(over, options).expect("the store answers");
+    (Arc::clone(opened.get().expect("it is opened")), manager)
 }
 
 /// Runs what blocks where it may.
@@ -51,13 +67,16 @@ async fn threads_exclude_each_other(world: World) {
 
 async fn a_thread_waits_its_turn(world: World) {
     on_thread(move || {
-        let (one, other) = (manager(&world, world.options()), manager(&world, world.options()));
+        let (one, (store, other)) = (manager(&world, world.options()), faulty(&world));
         let guard = one.mutex(world.name()).unwrap().acquire().unwrap();
         let lock = other.mutex(world.name()).unwrap();
         assert!(lock.try_acquire().unwrap().is_none());
-        let short = Options { wait: Some(Duration::from_millis(50)), ..world.options() };
-        let refused = lock.clone().with(short).unwrap().acquire();
-        assert!(matches!(refused, Err(Error::TimedOut { .. })));
+        let asks = async |wait| {
+            let short = Options { wait: Some(wait), ..world.options() };
+            lock.clone().with(short).unwrap().acquire()
+        };
+        let ran_out = run_out(&store, Duration::from_millis(50), 1, asks);
+        ran_out.now_or_never().expect("a thread waits where it asks");
         let barrier = Barrier::new(2);
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {

@@ -7,7 +7,7 @@ use globallock::Error;
 
 use super::{Case, case};
 use crate::faulty::{Fault, Verb};
-use crate::world::{World, dropped_at};
+use crate::world::{World, dropped_at, run_out};
 
 /// More suspension points than any way through an acquire has.
 const MANY: usize = 200;
@@ -126,11 +126,11 @@ async fn a_lock_all_dropped_at_any_point_leaves_nothing(world: World) {
 }
 
 async fn a_wait_that_ran_out_leaves_nothing(world: World) {
-    let [holder, waits] = world.managers().await;
+    let holder = world.manager().await;
+    let (store, waits) = world.faulty().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    // Long enough for the store to answer.
-    let refused = world.lock_within(&waits, Duration::from_secs(2)).acquire().await;
-    assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
+    let wait = Duration::from_millis(500);
+    run_out(&store, wait, 1, async |wait| world.lock_within(&waits, wait).acquire().await).await;
     world.until(&holder, 1, 0).await;
     guard.release().await.unwrap();
 }

@@ -34,12 +34,13 @@ async fn a_live_owner_loses_the_lock_at_its_longest_hold(world: World) {
         let guard = lock.acquire().await.unwrap();
         (guard, Instant::now())
     });
+    // The deadline itself is asked for, not the moment at which a task gets to hear of it: that is the promise.
+    let deadline = Instant::now() + guard.remaining().expect("this hold ends");
     assert_eq!(guard.lost().await, Loss::MaxHold);
-    let told = Instant::now();
     assert!(!guard.is_held());
     let (next, granted) = waiter.await.unwrap();
     assert!(granted >= asked + nearly(HOLD), "granted after {:?}", granted - asked);
-    assert!(told < granted + Duration::from_secs(1));
+    assert!(deadline <= granted, "the deadline is {:?} after the next grant", deadline - granted);
     assert!(next.fencing_token() > guard.fencing_token());
     assert_eq!(guard.release().await.unwrap(), Departure::Gone);
     assert!(next.is_held());
@@ -57,7 +58,8 @@ async fn a_longest_hold_beyond_the_lease_is_kept_to_its_end(world: World) {
 }
 
 async fn the_longest_hold_counts_from_the_grant(world: World) {
-    let [first, second] = world.managers().await;
+    let first = world.manager().await;
+    let (store, second) = world.faulty().await;
     let guard = world.lock(&first).acquire().await.unwrap();
     let waiter = world.queued(world.lock_for(&second, HOLD), 1, 1).await;
     // The wait outlasts the longest hold.
@@ -69,9 +71,10 @@ async fn the_longest_hold_counts_from_the_grant(world: World) {
     let released = Instant::now();
     guard.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
-    assert!(guard.is_held());
     assert_eq!(guard.lost().await, Loss::MaxHold);
-    assert!(released.elapsed() >= nearly(HOLD), "lost after {:?}", released.elapsed());
+    // The owner reads the store's clock from an answer, and counts from when it asked.
+    let (held, slowest) = (released.elapsed(), store.slowest());
+    assert!(held + slowest >= nearly(HOLD), "lost after {held:?}, and answers took up to {slowest:?}");
 }
 
 async fn the_longest_hold_of_a_reader_lets_a_writer_in(world: World) {

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Departure, Error, LockManager, ManagerOptions, Options};
+use globallock::{Backend, Departure, LockManager, ManagerOptions, Options};
 
 use super::{Case, case};
-use crate::world::World;
+use crate::faulty::Faulty;
+use crate::world::{World, run_out};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -51,13 +52,18 @@ async fn none_is_taken_when_one_is_not_to_be_had(world: World) {
 
 async fn a_wait_that_runs_out_gives_all_back(world: World) {
     let other = world.manager().await;
-    let options = Options { wait: Some(Duration::from_millis(150)), ..world.options() };
-    let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
-    let one = LockManager::over(world.backend().await, options).unwrap();
+    let store = Faulty::new(world.backend().await);
     let names = names(&world);
     let taken = other.mutex(&names[1]).unwrap().acquire().await.unwrap();
-    assert!(matches!(one.lock_all(&names).await, Err(Error::TimedOut { .. })));
-    one.close().await;
+    run_out(&store, Duration::from_millis(150), 2, async |wait| {
+        let options = Options { wait: Some(wait), ..world.options() };
+        let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
+        let one = LockManager::over(Arc::clone(&store) as Arc<dyn Backend>, options).unwrap();
+        let refused = one.lock_all(&names).await;
+        one.close().await;
+        refused
+    })
+    .await;
     assert!(other.inspect(&names[0]).await.unwrap().is_empty());
     assert_eq!(other.inspect(&names[1]).await.unwrap().len(), 1);
     taken.release().await.unwrap();

@@ -57,7 +57,7 @@ test_all() {
         environment="$target/python/$version"
         "$python" -m venv --clear "$environment"
         # The newest gevent may have to be compiled on an old CPython: the newest that is built already will do.
-        "$environment/bin/pip" install --quiet --only-binary gevent pytest redis django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
+        "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout redis django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
         (cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider)
     done
 }

@@ -1,7 +1,9 @@
-"""Real servers, each started once for all tests by the project's harness."""
+"""Real servers, each started once for all tests by the project's harness; and limits."""
 
+import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+# Whoever started the tests may have had these ignored, as nohup does, and what they start would ignore them too.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_configure(config):
+    global stderr
+    # Before pytest puts a file in its place.
+    stderr = os.dup(2)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    """Ends the run, with what each thread is at, when a test does not even hear the signal of its own limit."""
+    faulthandler.dump_traceback_later(float(item.config.getini("timeout") or 240) + 60, exit=True, file=stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 class Server:
@@ -23,7 +44,7 @@ class Server:
 
     def stop(self):
         self.process.stdin.close()
-        self.process.wait()
+        self.process.wait(timeout=60)
         self.process.stdout.close()
 
 

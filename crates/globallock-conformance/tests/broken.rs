@@ -1,12 +1,13 @@
 //! The suite itself: stores that break one promise each are caught by the cases of that promise.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use globallock::backend::{Backend, Claim, Departure, Entry, Grant, Patience, Profile, Standing};
+use globallock::backend::{Backend, Claim, ClaimId, Departure, Entry, Grant, Patience, Profile, Standing};
 use globallock::{Memory, Name, Result};
 use globallock_conformance::cases::trials;
 use globallock_conformance::subject::Subject;
@@ -22,6 +23,12 @@ enum Fault {
     Revives,
     /// The longest hold is not kept.
     ForgetsTheLongestHold,
+    /// A renewal begins the longest hold again.
+    ProlongsTheLongestHold,
+    /// A renewal cuts the longest hold.
+    CutsTheLongestHold,
+    /// The longest hold of a waiter begins when it joins.
+    CountsTheLongestHoldFromTheJoin,
     /// Who does not wait is left in the queue.
     KeepsTheRefused,
     /// The lease is said to be longer than it is.
@@ -45,6 +52,7 @@ struct Broken {
     inner: Arc<Memory>,
     fault: Fault,
     joins: std::sync::atomic::AtomicU64,
+    joined: Mutex<HashMap<ClaimId, Instant>>,
 }
 
 impl Broken {
@@ -61,7 +69,7 @@ impl Broken {
             Fault::SharesWithNobody => claim.share.weight = claim.share.capacity,
             Fault::JoinsTwice => {
                 let number = self.joins.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                claim.id = globallock::backend::ClaimId::new(number.into(), number);
+                claim.id = ClaimId::new(number.into(), number);
             }
             _ => {}
         }
@@ -74,6 +82,11 @@ impl Broken {
             (Fault::PromisesTooLong, Standing::Held(grant)) => {
                 let expires = grant.expires.map(|expires| expires + claim.lease);
                 Standing::Held(Grant { expires, ..grant })
+            }
+            (Fault::CountsTheLongestHoldFromTheJoin, Standing::Held(grant)) => {
+                let joined = self.joined.lock().unwrap()[&claim.id];
+                let hold_ends = claim.max_hold.map(|hold| joined + hold);
+                Standing::Held(Grant { hold_ends, ..grant })
             }
             (Fault::KeepsTheRefused, Standing::Waiting) if claim.patience == Patience::Once => Standing::Gone,
             (_, standing) => standing,
@@ -88,6 +101,7 @@ impl Backend for Broken {
     }
 
     async fn join(&self, claim: &Claim) -> Result<Standing> {
+        self.joined.lock().unwrap().entry(claim.id).or_insert_with(Instant::now);
         let standing = self.inner.join(&self.seen(claim)).await?;
         if self.fault == Fault::GrantsToAll {
             let fence = self.joins.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
@@ -106,6 +120,14 @@ impl Backend for Broken {
         let told = claims.iter().zip(answers).map(|(claim, answer)| match (self.fault, answer?) {
             (Fault::Revives, Standing::Gone) => {
                 Ok(Standing::Held(Grant { fence: 1, expires: None, hold_ends: None }))
+            }
+            (Fault::ProlongsTheLongestHold, Standing::Held(grant)) => {
+                let hold_ends = claim.max_hold.map(|hold| Instant::now() + hold);
+                Ok(Standing::Held(Grant { hold_ends, ..grant }))
+            }
+            (Fault::CutsTheLongestHold, Standing::Held(grant)) => {
+                let hold_ends = grant.hold_ends.map(|end| end - Duration::from_secs(1));
+                Ok(Standing::Held(Grant { hold_ends, ..grant }))
             }
             (_, standing) => Ok(self.told(claim, standing)),
         });
@@ -144,8 +166,11 @@ fn is_caught(fault: Fault, sentence: &str) {
         let inner = Memory::new();
         let subject = Subject::new("broken", move || {
             let inner = Arc::clone(&inner);
-            let store: Arc<dyn Backend> =
-                if broken { Arc::new(Broken { inner, fault, joins: 0.into() }) } else { inner };
+            let store: Arc<dyn Backend> = if broken {
+                Arc::new(Broken { inner, fault, joins: 0.into(), joined: Mutex::default() })
+            } else {
+                inner
+            };
             async move { Ok(store) }
         });
         Subject { lease: Duration::from_millis(500), ..subject }
@@ -179,6 +204,17 @@ fn a_store_that_revives_is_caught() {
 #[test]
 fn a_store_that_forgets_the_longest_hold_is_caught() {
     is_caught(Fault::ForgetsTheLongestHold, "a_grant_says_when_its_longest_hold_ends");
+}
+
+#[test]
+fn a_store_whose_renewals_change_the_longest_hold_is_caught() {
+    is_caught(Fault::ProlongsTheLongestHold, "a_renewal_leaves_the_longest_hold_as_it_is");
+    is_caught(Fault::CutsTheLongestHold, "a_renewal_leaves_the_longest_hold_as_it_is");
+}
+
+#[test]
+fn a_store_that_counts_the_longest_hold_from_the_join_is_caught() {
+    is_caught(Fault::CountsTheLongestHoldFromTheJoin, "the_longest_hold_counts_from_the_grant");
 }
 
 #[test]

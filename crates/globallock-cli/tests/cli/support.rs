@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -70,13 +70,45 @@ pub(crate) fn globallock() -> Command {
     command
 }
 
+/// Runs a command to its end, with no input.
 pub(crate) fn ended(command: &mut Command) -> Ended {
-    let output = command.output().unwrap();
-    Ended {
-        status: output.status.code(),
-        output: String::from_utf8_lossy(&output.stdout).into_owned(),
-        error: String::from_utf8_lossy(&output.stderr).into_owned(),
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    let [output, error] = [whole(child.stdout.take().unwrap()), whole(child.stderr.take().unwrap())];
+    let status = end_of(&mut child);
+    Ended { status: status.code(), output: said(&output), error: said(&error) }
+}
+
+/// Waits for the end of a process, and kills one that does not come to it.
+fn end_of(child: &mut Child) -> ExitStatus {
+    let until = Instant::now() + LIMIT;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() >= until {
+            child.kill().unwrap();
+            panic!("process {} has not ended within {LIMIT:?}", child.id());
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Reads a stream to its end on a thread of its own.
+fn whole(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let _ = sender.send(bytes);
+    });
+    receiver
+}
+
+/// What a process that has ended has written. Another that it has left behind may keep the stream open.
+fn said(stream: &Receiver<Vec<u8>>) -> String {
+    let bytes = stream.recv_timeout(LIMIT).expect("the stream ends with the process");
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// A run that goes on; killed when dropped.
@@ -121,14 +153,17 @@ impl Running {
 
     /// Sends a signal by its name, as `kill` does.
     pub(crate) fn signal(&self, signal: &str) {
+        assert!(
+            !ignores(signal),
+            "SIG{signal} is ignored here, as below nohup: run this by cargo, which resets it"
+        );
         assert!(kill(signal, &self.id().to_string()));
     }
 
     /// Waits for its end and returns its exit status.
     pub(crate) fn end(mut self) -> Option<i32> {
         self.close_input();
-        let status: ExitStatus = self.child.wait().unwrap();
-        status.code()
+        end_of(&mut self.child).code()
     }
 }
 
@@ -139,6 +174,15 @@ impl Drop for Running {
     }
 }
 
+/// Whether this process, and so what it starts, was told to ignore a signal.
+fn ignores(signal: &str) -> bool {
+    let listed = Command::new("kill").args(["-l", signal]).output().unwrap().stdout;
+    let number: u32 = String::from_utf8_lossy(&listed).trim().parse().unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(set.trim(), 16).unwrap() >> (number - 1) & 1 == 1
+}
+
 /// Sends a signal; false where the process is gone.
 pub(crate) fn kill(signal: &str, id: &str) -> bool {
     let mut command = Command::new("kill");
@@ -147,11 +191,11 @@ pub(crate) fn kill(signal: &str, id: &str) -> bool {
 
 /// Waits until a process has gone.
 pub(crate) fn wait_gone(id: &str) {
-    let until = std::time::Instant::now() + LIMIT;
+    let until = Instant::now() + LIMIT;
     let stat = format!("/proc/{}/stat", id.trim_start_matches('-'));
     // A killed process whose parent has not asked for it yet is as good as gone.
     while std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z ")) {
-        assert!(std::time::Instant::now() < until, "process {id} goes on");
+        assert!(Instant::now() < until, "process {id} goes on");
         std::thread::yield_now();
     }
 }

@@ -18,6 +18,8 @@ mod unknown;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
@@ -104,24 +106,30 @@ impl Trial {
         format!("{}::{:?}{kind}", self.subject.kind, self.case)
     }
 
-    /// Runs the case on a runtime of its own.
+    /// Runs the case on a thread and a runtime of its own.
     ///
     /// # Panics
-    /// When the sentence is not true of the store.
+    /// When the sentence is not true of the store, or the case does not end: its thread is left alone then.
     pub fn run(&self) {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime can be made");
-        let world = World::new(&self.subject, self.case.sentence, self.kind);
-        let case = || runtime.block_on(async { tokio::time::timeout(LIMIT, (self.case.run)(world)).await });
-        let ended = catch_unwind(AssertUnwindSafe(case));
-        // A case that failed may have left something behind that blocks.
-        runtime.shutdown_background();
-        match ended {
-            Ok(ended) => assert!(ended.is_ok(), "the case takes longer than {LIMIT:?}"),
-            Err(panic) => resume_unwind(panic),
+        let (tell, ended) = mpsc::channel();
+        let (case, world) = (self.case.clone(), World::new(&self.subject, self.case.sentence, self.kind));
+        let thread = thread::Builder::new().name(self.name()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("a runtime can be made");
+            let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on((case.run)(world))));
+            // A case that failed may have left something behind that blocks.
+            runtime.shutdown_background();
+            // Nobody hears it who has given up.
+            let _ = tell.send(result);
+        });
+        thread.expect("a thread can be started");
+        match ended.recv_timeout(LIMIT) {
+            Ok(Ok(())) => {}
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => panic!("{} takes longer than {LIMIT:?}", self.name()),
         }
     }
 }

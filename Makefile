@@ -1,30 +1,41 @@
 # What a developer runs. `make help` lists it.
 
-.PHONY: help test quick tools lint python schedules faults format bench clean
+.PHONY: help test alone quick tools lint python schedules faults format bench clean
 
 # How long `make faults` breaks things.
 FOR ?= 30m
 PROFILE ?= --release
 # Set where all that it runs has been built, so that it is not built again with the features of one package alone.
 BUILT ?=
+# Where cargo builds, and how long the parts of `make test` took.
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+PARTS := $(TARGET)/parts
+PART = PARTS=$(PARTS) sh scripts/part.sh
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: tools ## Install what the tests need, then run every check and every test (what CI runs).
-	$(MAKE) lint
-	# Some tests send signals, which whoever started this may have had ignored (nohup).
-	env --default-signal=HUP,INT,QUIT,TERM cargo test --locked --workspace --all-targets --no-fail-fast
-	cargo test --locked --workspace --doc
-	$(MAKE) schedules
+test: ## Install what the tests need, then run every check and every test (what CI runs).
+	@mkdir -p $(TARGET) && : >$(PARTS)
+	$(PART) "tools" $(MAKE) tools
+	$(PART) "format, lints, documentation" $(MAKE) lint
+	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
+	# They wait far more than they compute.
+	RUST_TEST_THREADS=4 $(PART) "tests" cargo test --locked --workspace --all-targets --no-fail-fast
+	$(PART) "tests of the documentation" cargo test --locked --workspace --doc
+	$(PART) "schedules" $(MAKE) schedules
 	# The same faults in the same order each time; `make faults` finds others.
-	$(MAKE) faults FOR=140s SEED="--seed 1" PROFILE= BUILT=yes
+	$(PART) "faults" $(MAKE) faults FOR=140s SEED="--seed 1" PROFILE= BUILT=yes
+	$(PART) "each store alone" $(MAKE) alone
+	$(PART) "Python" sh scripts/python.sh test built
+	@cat $(PARTS)
+
+alone: ## Check the library with no store, and with each store alone.
 	cargo check --locked -p globallock --no-default-features
 	cargo check --locked -p globallock --no-default-features --features redis
 	cargo check --locked -p globallock --no-default-features --features etcd
 	cargo check --locked -p globallock --no-default-features --features zookeeper
 	cargo check --locked -p globallock --no-default-features --features file
-	sh scripts/python.sh test
 
 python: ## Check the Python package, and test it from its wheel in every CPython that is here.
 	sh scripts/python.sh lint

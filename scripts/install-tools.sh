@@ -43,7 +43,8 @@ if [ -n "$packages" ]; then
     done
 fi
 
-command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --locked cargo-deny
+# It runs for seconds: to optimise it takes minutes.
+command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny
 
 # redis-py and kazoo, whose locks must exclude ours and be excluded by them.
 python="${CARGO_TARGET_DIR:-target}/peers/python"

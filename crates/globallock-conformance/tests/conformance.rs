@@ -15,12 +15,13 @@ use globallock_conformance::subject::Subject;
 use libtest_mimic::{Arguments, Failed};
 
 fn main() {
-    let mut arguments = Arguments::from_args();
+    let (filters, mut arguments) = arguments();
     // The cases wait far more than they compute.
-    arguments.test_threads.get_or_insert(16);
+    arguments.test_threads.get_or_insert(32);
     let directory = tempfile::tempdir().expect("a directory can be made");
     let wanted = |kind: &str| {
-        arguments.filter.as_deref().is_none_or(|filter| !filter.contains("::") || filter.starts_with(kind))
+        let concerns = |filter: &String| !filter.contains("::") || filter.starts_with(kind);
+        filters.is_empty() || filters.iter().any(concerns)
     };
     let redis = wanted("redis").then(|| Redis::start().expect("a Redis server starts"));
     let mut subjects = vec![memory(), transparent(), file(directory.path().join("locks"))];
@@ -41,9 +42,19 @@ fn main() {
     if let Some([alone, _]) = &ensembles {
         subjects.push(on_zookeeper(alone, "zookeeper-curator", "?naming=curator&prefix=/curator"));
     }
-    let all: Vec<Trial> = subjects.iter().flat_map(trials).collect();
-    let tests = all
+    let busy = busy();
+    for subject in &mut subjects {
+        subject.lease *= busy;
+    }
+    let is_named = |trial: &Trial| {
+        let names = |filter: &String| {
+            if arguments.exact { trial.name() == *filter } else { trial.name().contains(filter.as_str()) }
+        };
+        filters.is_empty() || filters.iter().any(names)
+    };
+    let tests = side_by_side(subjects.iter().map(trials).collect())
         .into_iter()
+        .filter(is_named)
         .map(|trial| {
             libtest_mimic::Trial::test(trial.name(), move || {
                 trial.run();
@@ -55,6 +66,41 @@ fn main() {
     // Dropped before the exit, which drops nothing.
     drop((redis, etcd, ensembles, directory));
     conclusion.exit();
+}
+
+/// How many times longer leases have to be here for the machine's worst pause not to outlast them: 1, and more where
+/// others keep it busy.
+fn busy() -> u32 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|minute| minute.parse().ok()).unwrap_or(0.0);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // As many at work as twice the processors is what the build before the tests leaves.
+    (load / (2 * processors) as f64).clamp(1.0, 4.0) as u32
+}
+
+/// What cases are to be run, by any number of filters, and how.
+fn arguments() -> (Vec<String>, Arguments) {
+    const WITH_VALUE: [&str; 5] = ["--test-threads", "--logfile", "--skip", "--color", "--format"];
+    let (mut filters, mut others) = (Vec::new(), Vec::new());
+    let mut given = std::env::args();
+    others.extend(given.next());
+    while let Some(argument) = given.next() {
+        if argument.starts_with('-') {
+            let value = WITH_VALUE.contains(&argument.as_str()).then(|| given.next()).flatten();
+            others.extend([argument].into_iter().chain(value));
+        } else {
+            filters.push(argument);
+        }
+    }
+    (filters, Arguments::from_iter(others))
+}
+
+/// The first case of each store, then the second of each: while the cases of one store wait, others use the machine.
+fn side_by_side(stores: Vec<Vec<Trial>>) -> Vec<Trial> {
+    let mut numbered: Vec<(usize, Trial)> =
+        stores.into_iter().flat_map(|trials| trials.into_iter().enumerate()).collect();
+    numbered.sort_by_key(|(number, _)| *number);
+    numbered.into_iter().map(|(_, trial)| trial).collect()
 }
 
 /// The program that `kill -9` is tried on.

@@ -232,10 +232,15 @@ async fn an_owner_that_comes_back_late_lets_nobody_in(world: World) {
     assert_eq!(others.leave(&reader).await.unwrap(), Departure::Left);
 }
 
+/// So many claims on a mutex, with leases that outlast what is done to them all.
+fn many(world: &World, count: u64) -> impl Iterator<Item = Claim> {
+    let lease = world.lease() * 60;
+    (0..count).map(move |number| Claim { lease, ..world.claim(number, MUTEX, Patience::Queue) })
+}
+
 async fn a_batch_of_renewals_is_answered_in_order(world: World) {
     let backend = world.backend().await;
-    let claims: Vec<Arc<Claim>> =
-        (0..40).map(|number| Arc::new(world.claim(number, MUTEX, Patience::Queue))).collect();
+    let claims: Vec<Arc<Claim>> = many(&world, 40).map(Arc::new).collect();
     for claim in &claims {
         backend.join(claim).await.unwrap();
     }
@@ -287,7 +292,7 @@ async fn a_departure_of_a_reader_tells_the_waiting_writer(world: World) {
 
 async fn a_hundred_claims_of_one_store_are_kept_apart(world: World) {
     let backend = world.backend().await;
-    let claims: Vec<Claim> = (0..100).map(|number| world.claim(number, MUTEX, Patience::Queue)).collect();
+    let claims: Vec<Claim> = many(&world, 100).collect();
     let mut waits = tokio::task::JoinSet::new();
     for claim in claims {
         assert!(backend.join(&claim).await.unwrap() != Standing::Gone);

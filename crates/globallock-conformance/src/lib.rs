@@ -28,6 +28,7 @@ pub mod crowd;
 pub mod faulty;
 pub mod fleet;
 pub mod member;
+pub mod pauses;
 pub mod proxy;
 pub mod register;
 pub mod scene;

@@ -1,8 +1,7 @@
 //! The suite itself: stores that break one promise each are caught by the cases of that promise.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -25,10 +24,8 @@ enum Fault {
     ForgetsTheLongestHold,
     /// A renewal begins the longest hold again.
     ProlongsTheLongestHold,
-    /// A renewal cuts the longest hold.
+    /// The longest hold is said to be shorter than it is.
     CutsTheLongestHold,
-    /// The longest hold of a waiter begins when it joins.
-    CountsTheLongestHoldFromTheJoin,
     /// Who does not wait is left in the queue.
     KeepsTheRefused,
     /// The lease is said to be longer than it is.
@@ -52,7 +49,6 @@ struct Broken {
     inner: Arc<Memory>,
     fault: Fault,
     joins: std::sync::atomic::AtomicU64,
-    joined: Mutex<HashMap<ClaimId, Instant>>,
 }
 
 impl Broken {
@@ -83,10 +79,9 @@ impl Broken {
                 let expires = grant.expires.map(|expires| expires + claim.lease);
                 Standing::Held(Grant { expires, ..grant })
             }
-            (Fault::CountsTheLongestHoldFromTheJoin, Standing::Held(grant)) => {
-                let joined = self.joined.lock().unwrap()[&claim.id];
-                let hold_ends = claim.max_hold.map(|hold| joined + hold);
-                Standing::Held(Grant { hold_ends, ..grant })
+            (Fault::CutsTheLongestHold, Standing::Held(grant)) => {
+                let cut = claim.max_hold.unwrap_or_default() / 4;
+                Standing::Held(Grant { hold_ends: grant.hold_ends.map(|end| end - cut), ..grant })
             }
             (Fault::KeepsTheRefused, Standing::Waiting) if claim.patience == Patience::Once => Standing::Gone,
             (_, standing) => standing,
@@ -101,7 +96,6 @@ impl Backend for Broken {
     }
 
     async fn join(&self, claim: &Claim) -> Result<Standing> {
-        self.joined.lock().unwrap().entry(claim.id).or_insert_with(Instant::now);
         let standing = self.inner.join(&self.seen(claim)).await?;
         if self.fault == Fault::GrantsToAll {
             let fence = self.joins.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
@@ -123,10 +117,6 @@ impl Backend for Broken {
             }
             (Fault::ProlongsTheLongestHold, Standing::Held(grant)) => {
                 let hold_ends = claim.max_hold.map(|hold| Instant::now() + hold);
-                Ok(Standing::Held(Grant { hold_ends, ..grant }))
-            }
-            (Fault::CutsTheLongestHold, Standing::Held(grant)) => {
-                let hold_ends = grant.hold_ends.map(|end| end - Duration::from_secs(1));
                 Ok(Standing::Held(Grant { hold_ends, ..grant }))
             }
             (_, standing) => Ok(self.told(claim, standing)),
@@ -166,11 +156,8 @@ fn is_caught(fault: Fault, sentence: &str) {
         let inner = Memory::new();
         let subject = Subject::new("broken", move || {
             let inner = Arc::clone(&inner);
-            let store: Arc<dyn Backend> = if broken {
-                Arc::new(Broken { inner, fault, joins: 0.into(), joined: Mutex::default() })
-            } else {
-                inner
-            };
+            let store: Arc<dyn Backend> =
+                if broken { Arc::new(Broken { inner, fault, joins: 0.into() }) } else { inner };
             async move { Ok(store) }
         });
         Subject { lease: Duration::from_millis(500), ..subject }
@@ -213,8 +200,9 @@ fn a_store_whose_renewals_change_the_longest_hold_is_caught() {
 }
 
 #[test]
-fn a_store_that_counts_the_longest_hold_from_the_join_is_caught() {
-    is_caught(Fault::CountsTheLongestHoldFromTheJoin, "the_longest_hold_counts_from_the_grant");
+fn a_store_that_cuts_the_longest_hold_is_caught() {
+    is_caught(Fault::CutsTheLongestHold, "the_longest_hold_counts_from_the_grant");
+    is_caught(Fault::CutsTheLongestHold, "a_grant_says_when_its_longest_hold_ends");
 }
 
 #[test]

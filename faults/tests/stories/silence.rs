@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use globallock::Loss;
+use globallock_conformance::pauses::Pauses;
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::scene::queue_is;
 use globallock_conformance::world::{eventually, lock_of};
@@ -34,6 +35,7 @@ impl Hole {
 }
 
 async fn falls_in(store: &Store, hole: Hole, kind: &str, against: &str) {
+    let pauses = Pauses::watch();
     let proxy = Proxy::start(store.port()).await.unwrap();
     let owner = connect(&store.behind(proxy.port()), LEASE).await.unwrap();
     let next = connect(&store.url(), LEASE).await.unwrap();
@@ -46,20 +48,22 @@ async fn falls_in(store: &Store, hole: Hole, kind: &str, against: &str) {
     });
     queue_is(&next, &name, 1, 1).await;
     hole.open(&proxy);
-    let since = Instant::now();
+    let (since, before) = (Instant::now(), pauses.spent());
     // Then nothing can confirm the lease any more.
     eventually("something is gone", async || proxy.held() + proxy.swallowed() > 0).await;
     let deadline = Instant::now() + guard.remaining().expect("this lease ends");
-    assert!(deadline <= since + LEASE + LATE);
+    assert!(deadline <= since + LEASE + LATE + (pauses.spent() - before));
     assert_eq!(guard.lost().await, Loss::Expired);
     let told = Instant::now();
     assert!(!guard.is_held());
-    assert!(told < deadline + LATE, "told {:?} late", told - deadline);
+    let busy = pauses.spent() - before;
+    assert!(told < deadline + LATE + busy, "told {:?} late", told - deadline);
     let granted = tokio::time::timeout(LEASE * 10, waiter).await;
     let (next, granted) = granted.expect("somebody else is granted it").unwrap();
     assert!(granted >= deadline, "granted {:?} before the deadline", deadline - granted);
     // What still arrives at the server before the deadline is a sign of life.
-    assert!(granted < deadline + LEASE + LEASE / 3 + BUSY, "granted {:?} late", granted - deadline);
+    let busy = BUSY + (pauses.spent() - before);
+    assert!(granted < deadline + LEASE + LEASE / 3 + busy, "granted {:?} late", granted - deadline);
     let late = told.saturating_duration_since(deadline);
     println!(
         "{}, {name}: told {late:.0?} and granted {:.1?} after the deadline",

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use globallock::{Guard, LockManager, Result};
+use globallock_conformance::pauses::Pauses;
 use globallock_conformance::proxy::Proxy;
 use globallock_conformance::scene::{LEASE, queue_is};
 use globallock_conformance::world::{eventually, lock_of};
@@ -41,8 +42,8 @@ struct Life<'a> {
 
 /// Waits for the end of a call, which must come in time.
 async fn in_time<T>(what: &str, limit: Duration, call: impl Future<Output = T>) -> T {
-    let ended = tokio::time::timeout(limit + BUSY, call).await;
-    ended.unwrap_or_else(|_| panic!("{what} does not end within {limit:?} and {BUSY:?}"))
+    let ended = Pauses::watch().within(limit + BUSY, call).await;
+    ended.unwrap_or_else(|| panic!("{what} does not end within {limit:?} and {BUSY:?}"))
 }
 
 impl Life<'_> {

@@ -22,7 +22,7 @@ impl Shared {
     }
 
     async fn try_leave(self: &Arc<Self>, claim: &Claim) -> Answer<Departure> {
-        let place = self.places().get_mut(&claim.id).map(|place| {
+        let place = self.places().get_mut(claim.id).map(|place| {
             place.leaves = true;
             place.clone()
         });
@@ -39,7 +39,7 @@ impl Shared {
             Err(Failure::Expired) => false,
             Err(failure) => return Err(self.error(failure)),
         };
-        self.forget(claim.id);
+        self.places().taken_out(claim.id, &place.session, place.node.as_ref());
         if place.losses != place.session.losses() && !place.session.is_over() {
             self.watch_for_late(claim, &place.session);
         }
@@ -50,7 +50,7 @@ impl Shared {
     ///
     /// The core gives up when the claim's lease would be over; but other claims keep the session alive.
     fn leave_later(self: &Arc<Self>, claim: &Claim) {
-        match self.places().get_mut(&claim.id) {
+        match self.places().get_mut(claim.id) {
             Some(place) if !place.leaves_later => place.leaves_later = true,
             _ => return,
         }
@@ -68,7 +68,7 @@ impl Shared {
     }
 
     /// Takes out whatever nodes the claim has.
-    async fn take_out(&self, claim: &Claim, session: &Session) -> Result<bool, Failure> {
+    async fn take_out(self: &Arc<Self>, claim: &Claim, session: &Arc<Session>) -> Result<bool, Failure> {
         let mut left = false;
         for path in self.nodes_of(claim, session).await? {
             left |= delete(session, &path).await?;

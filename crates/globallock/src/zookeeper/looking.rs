@@ -25,7 +25,7 @@ impl Shared {
             Err(Failure::Refused(Refusal::NO_NODE)) => return Ok(Vec::new()),
             Err(failure) => return Err(failure),
         };
-        let queue = self.config.layout.queue(&children, None);
+        let queue = self.config.layout.queue(&children);
         let mut found = Vec::with_capacity(queue.len());
         for part in queue.chunks(TOGETHER) {
             let ask = |node: &String| session.send(Request::data(&format!("{lock}/{node}"), false));

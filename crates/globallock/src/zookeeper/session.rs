@@ -106,6 +106,24 @@ impl Session {
         Ok(Arc::new(Session { state, requests, limit: config.timeout }))
     }
 
+    /// A session that no server knows.
+    #[cfg(test)]
+    pub(super) fn detached(id: i64, timeout: Duration) -> Arc<Self> {
+        let confirmed = Instant::now();
+        let watches = HashMap::new();
+        let facts = Facts {
+            timeout,
+            confirmed,
+            claims: 0,
+            kept_until: confirmed,
+            losses: 0,
+            is_over: false,
+            watches,
+        };
+        let state = Arc::new(State { id, ended: Arc::default(), facts: Mutex::new(facts) });
+        Arc::new(Session { state, requests: mpsc::unbounded_channel().0, limit: Duration::ZERO })
+    }
+
     /// The servers' number for it.
     pub(super) fn id(&self) -> i64 {
         self.state.id
@@ -231,4 +249,44 @@ pub(super) fn is_confirmed_by(code: Code, answer: &Result<Vec<u8>, Failure>) -> 
     use super::wire::Refusal;
     let answered = matches!(answer, Ok(_) | Err(Failure::Refused(Refusal::NO_NODE)));
     code.asks_leader() && answered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zookeeper::wire::Refusal;
+
+    /// Members answer reads and pings by themselves, also when they have lost their leader.
+    #[test]
+    fn only_what_the_leader_has_answered_is_a_sign_of_life() {
+        let good = || Ok(Vec::new());
+        for code in [Code::Create2, Code::Delete, Code::Sync] {
+            assert!(is_confirmed_by(code, &good()), "{code:?}");
+            assert!(is_confirmed_by(code, &Err(Failure::Refused(Refusal::NO_NODE))), "{code:?}");
+            // A refusal may be the member's own.
+            for refusal in [Refusal::THROTTLED, Refusal::SESSION_MOVED, Refusal::NO_AUTH] {
+                assert!(!is_confirmed_by(code, &Err(Failure::Refused(refusal))), "{code:?} {refusal:?}");
+            }
+            assert!(!is_confirmed_by(code, &Err(Failure::Lost(String::new()))));
+            assert!(!is_confirmed_by(code, &Err(Failure::Expired)));
+        }
+        for code in [
+            Code::Exists,
+            Code::GetData,
+            Code::GetChildren,
+            Code::Ping,
+            Code::Auth,
+            Code::Sasl,
+            Code::CreateContainer,
+            Code::CloseSession,
+        ] {
+            assert!(!is_confirmed_by(code, &good()), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_quarter_of_the_session_is_not_relied_on() {
+        let session = Session::detached(1, Duration::from_secs(8));
+        assert_eq!(session.expires(), session.confirmed() + Duration::from_secs(6));
+    }
 }

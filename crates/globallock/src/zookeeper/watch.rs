@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Place;
 use super::connection::Failure;
+use super::places::Place;
 use super::session::Session;
 use super::wire::Refusal;
 use crate::backend::Claim;
 use crate::news::Told;
-use crate::queue::blockers;
 
 /// A waiting claim's own node and those that keep it waiting, watched until this is dropped.
 ///
@@ -29,9 +28,7 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(lock: &str, place: &Place, claim: &Claim) -> Self {
-        let shares: Vec<_> = place.ahead.iter().map(|listed| listed.share).collect();
-        let blockers = blockers(&shares, claim.share).into_iter();
-        let blockers = blockers.map(|blocker| format!("{lock}/{}", place.ahead[blocker].node));
+        let blockers = place.blockers().into_iter().map(|node| format!("{lock}/{node}"));
         let mine = place.node.as_ref().map(|node| node.path.clone());
         let paths = blockers.chain(mine.clone()).collect();
         let session = Arc::clone(&place.session);

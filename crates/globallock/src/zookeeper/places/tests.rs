@@ -1,0 +1,245 @@
+use super::*;
+use crate::backend::Patience;
+use crate::zookeeper::naming::{Layout, Naming};
+use proptest::prelude::*;
+use std::time::Duration;
+
+const MUTEX: Share = Share { weight: 1, capacity: 1 };
+
+fn layout() -> Layout {
+    Layout { root: String::new(), naming: Naming::Kazoo }
+}
+
+fn claim(number: u64, share: Share) -> Claim {
+    Claim {
+        id: ClaimId::new(7, number),
+        name: Name::new("a").unwrap(),
+        share,
+        patience: Patience::Queue,
+        lease: Duration::from_secs(60),
+        max_hold: None,
+        owner: "".into(),
+    }
+}
+
+/// The node of a claim with this number among those of its lock.
+fn node(claim: &Claim, sequence: i32) -> Node {
+    let name = format!("{}{sequence:010}", layout().claim(claim));
+    let listed = layout().parse(&name).unwrap();
+    Node { path: format!("/a/{name}"), created: 1000 + i64::from(sequence), listed }
+}
+
+fn session() -> Arc<Session> {
+    Session::detached(1, Duration::from_secs(60))
+}
+
+fn snapshot(nodes: &[&Node]) -> Snapshot {
+    let children: Vec<String> = nodes.iter().map(|node| node.listed.node.clone()).collect();
+    Snapshot::new(&layout(), &children, Instant::now())
+}
+
+fn gone(node: &Node) -> [Vec<u8>; 1] {
+    [node.path.clone().into_bytes()]
+}
+
+/// A claim, and its node, that a session has made.
+fn made(places: &mut Places, session: &Arc<Session>, sequence: i32) -> (Claim, Node) {
+    let claim = claim(u64::from(sequence.unsigned_abs()), MUTEX);
+    let node = node(&claim, sequence);
+    places.begin(&claim, session);
+    places.made(claim.id, session, node.clone());
+    (claim, node)
+}
+
+/// A holder, and a claim of the same session right behind it.
+fn holder_and_waiter(places: &mut Places, session: &Arc<Session>, second: i32) -> [(Claim, Node); 2] {
+    let (holder, first) = made(places, session, 1);
+    assert!(matches!(places.note(&holder, &first, &snapshot(&[&first])), Standing::Held(_)));
+    let (waiter, node) = made(places, session, second);
+    assert_eq!(places.settle(&waiter, Instant::now()), Some(Standing::Waiting), "without reading");
+    [(holder, first), (waiter, node)]
+}
+
+fn takes_out(places: &mut Places, session: &Session, claim: &Claim, node: &Node) {
+    places.get_mut(claim.id).unwrap().leaves = true;
+    places.taken_out(claim.id, session, Some(node));
+}
+
+#[test]
+fn a_claim_is_granted_by_the_departure_of_the_holder_of_the_number_before_its_own() {
+    let (mut places, session) = (Places::default(), session());
+    let [(holder, first), (waiter, _)] = holder_and_waiter(&mut places, &session, 2);
+    takes_out(&mut places, &session, &holder, &first);
+    assert!(matches!(places.advance(&waiter, &gone(&first)), Some(Standing::Held(_))));
+}
+
+#[test]
+fn a_claim_with_room_for_others_in_front_is_not_granted_without_reading() {
+    let (mut places, session) = (Places::default(), session());
+    let [(holder, first), (waiter, _)] = holder_and_waiter(&mut places, &session, 3);
+    takes_out(&mut places, &session, &holder, &first);
+    assert_eq!(places.advance(&waiter, &gone(&first)), None);
+}
+
+#[test]
+fn the_end_of_a_claim_of_ours_that_nobody_took_out_grants_nothing() {
+    let (mut places, session) = (Places::default(), session());
+    let [(_, first), (waiter, _)] = holder_and_waiter(&mut places, &session, 2);
+    assert_eq!(places.advance(&waiter, &gone(&first)), None);
+    // Nor does it after a renewal has found it gone, and it is forgotten.
+    let [(holder, first), (waiter, _)] = holder_and_waiter(&mut places, &session, 2);
+    places.found_gone(holder.id, &session, Some(&first));
+    assert_eq!(places.advance(&waiter, &gone(&first)), None);
+}
+
+#[test]
+fn a_waiter_that_gives_up_leaves_the_one_behind_it_whom_it_waited_for() {
+    let (mut places, session) = (Places::default(), session());
+    let [(_, first), (second, node)] = holder_and_waiter(&mut places, &session, 5);
+    let (third, _) = made(&mut places, &session, 9);
+    takes_out(&mut places, &session, &second, &node);
+    assert_eq!(places.advance(&third, &gone(&node)), Some(Standing::Waiting), "without reading");
+    assert_eq!(places.get(third.id).unwrap().blockers(), [first.listed.node.as_str()]);
+}
+
+#[test]
+fn what_was_found_gone_is_forgotten_only_if_it_was_what_was_asked_about() {
+    let (mut places, session) = (Places::default(), session());
+    let (claim, old) = made(&mut places, &session, 1);
+    // Asked for again since: under way, then made, in this session and in a newer one.
+    let newer = Session::detached(2, Duration::from_secs(60));
+    for session in [&session, &newer] {
+        places.begin(&claim, session);
+        places.found_gone(claim.id, session, Some(&old));
+        assert!(places.get(claim.id).is_some(), "its making is under way");
+        let new = node(&claim, 2);
+        places.made(claim.id, session, new.clone());
+        places.found_gone(claim.id, session, Some(&old));
+        places.found_gone(claim.id, session, None);
+        assert_eq!(places.note(&claim, &old, &snapshot(&[])), Standing::Waiting, "what was read is older");
+        assert_eq!(places.get(claim.id).unwrap().node.as_ref(), Some(&new));
+    }
+    let new = node(&claim, 2);
+    places.found_gone(claim.id, &session, Some(&new));
+    assert!(places.get(claim.id).is_some(), "the end of the older session is not its end");
+    places.taken_out(claim.id, &session, Some(&new));
+    assert!(places.get(claim.id).is_some(), "nor is the departure of the older claim");
+    places.made(claim.id, &session, old);
+    assert_eq!(places.get(claim.id).unwrap().node.as_ref(), Some(&new), "a late answer changes nothing");
+    places.found_gone(claim.id, &newer, Some(&new));
+    assert!(places.get(claim.id).is_none());
+    assert!(places.lines.is_empty(), "{:?}", places.lines);
+}
+
+#[test]
+fn ten_thousand_claims_remember_few_in_front_each() {
+    let (mut places, session) = (Places::default(), session());
+    let read = |places: &mut Places, number| {
+        let (claim, node) = made(places, &session, number);
+        places.settle(&claim, Instant::now()).is_none().then_some((claim, node))
+    };
+    let (first, node) = read(&mut places, 0).expect("nobody is in front that is known");
+    places.note(&first, &node, &snapshot(&[&node]));
+    for number in 1..10_000 {
+        assert!(read(&mut places, number).is_none(), "the {number}th need not read");
+    }
+    let remembered: usize = places.by_id.values().map(|place| place.front.ahead.len()).sum();
+    assert!(remembered < 10_000 + FEW * FEW, "{remembered}");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Join(Share),
+    Foreign(Share),
+    /// One of the queue leaves, ours or not.
+    Leave(prop::sample::Index),
+    /// One of the queue is deleted by somebody else.
+    Evict(prop::sample::Index),
+}
+
+fn share() -> impl Strategy<Value = Share> {
+    prop_oneof![
+        3 => Just(MUTEX),
+        1 => (1_u32..4, 0_u32..3).prop_map(|(weight, more)| Share { weight, capacity: weight + more }),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => share().prop_map(Step::Join),
+        3 => share().prop_map(Step::Foreign),
+        4 => any::<prop::sample::Index>().prop_map(Step::Leave),
+        1 => any::<prop::sample::Index>().prop_map(Step::Evict),
+    ]
+}
+
+proptest! {
+    /// Whatever joins and leaves: who is said to hold does so, and who waits watches somebody who is there.
+    #[test]
+    fn what_is_remembered_agrees_with_the_queue(steps in prop::collection::vec(step(), 1..80)) {
+        let (mut places, session) = (Places::default(), session());
+        let mut queue: Vec<(Claim, Node, bool)> = Vec::new();
+        for (number, step) in (1_i32..).zip(steps) {
+            let join = |share| {
+                let claim = claim(number.unsigned_abs().into(), share);
+                let node = node(&claim, number);
+                (claim, node)
+            };
+            let mut left = None;
+            match step {
+                Step::Join(share) => {
+                    let (claim, node) = join(share);
+                    places.begin(&claim, &session);
+                    queue.push((claim.clone(), node.clone(), true));
+                    places.made(claim.id, &session, node.clone());
+                    if places.settle(&claim, Instant::now()).is_none() {
+                        let nodes: Vec<&Node> = queue.iter().map(|(_, node, _)| node).collect();
+                        places.note(&claim, &node, &snapshot(&nodes));
+                    }
+                }
+                Step::Foreign(share) => {
+                    let (claim, node) = join(share);
+                    queue.push((claim, node, false));
+                }
+                Step::Leave(_) | Step::Evict(_) if queue.is_empty() => {}
+                Step::Leave(index) => {
+                    let (claim, node, ours) = queue.remove(index.index(queue.len()));
+                    if ours {
+                        takes_out(&mut places, &session, &claim, &node);
+                    }
+                    left = Some(node);
+                }
+                Step::Evict(index) => {
+                    let (claim, node, ours) = queue.remove(index.index(queue.len()));
+                    if ours {
+                        places.found_gone(claim.id, &session, Some(&node));
+                    }
+                    left = Some(node);
+                }
+            }
+            let nodes: Vec<&Node> = queue.iter().map(|(_, node, _)| node).collect();
+            let holding = crate::queue::admit(queue.iter().map(|(claim, ..)| claim.share));
+            for (position, (claim, node, _)) in queue.iter().enumerate().filter(|(_, (.., ours))| *ours) {
+                // Told of the departure if it watches that, and of what it watches and is not there.
+                let waits = |places: &Places| places.get(claim.id).is_some_and(|place| place.granted.is_none());
+                while waits(&places) {
+                    let watched: Vec<String> =
+                        places.get(claim.id).unwrap().blockers().into_iter().map(str::to_owned).collect();
+                    let was_there = |name: &String| nodes.iter().any(|node| node.listed.node == *name);
+                    let gone: Vec<Vec<u8>> =
+                        watched.iter().filter(|name| !was_there(name)).map(|name| format!("/a/{name}").into_bytes()).collect();
+                    if gone.is_empty() {
+                        prop_assert!(!watched.is_empty(), "who waits watches somebody");
+                        prop_assert!(places.get(claim.id).unwrap().front.ahead.len() <= FEW + 1);
+                        break;
+                    }
+                    prop_assert!(left.is_some());
+                    if places.advance(claim, &gone).is_none() {
+                        places.note(claim, node, &snapshot(&nodes));
+                    }
+                }
+                prop_assert_eq!(!waits(&places), position < holding, "{:?}", claim.id);
+            }
+        }
+    }
+}

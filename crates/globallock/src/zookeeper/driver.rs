@@ -85,7 +85,9 @@ impl Driver {
 
     /// Serves the session until nobody needs it, or the servers have ended it.
     pub(super) async fn run(mut self, mut connection: Connection) {
+        let mut pause = RETRY.0;
         loop {
+            let taken = self.heard;
             let reason = match self.serve(&mut connection).await {
                 End::Closed => return,
                 End::Expired => return self.expire(),
@@ -93,6 +95,13 @@ impl Driver {
             };
             tracing::debug!(store = %self.config.shown, host = self.host, reason, "a connection is lost");
             self.lose(&reason);
+            // A server that takes the session and says nothing more would be asked all the time.
+            if self.heard > taken {
+                pause = RETRY.0;
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY.1);
+            }
             match self.reconnect().await {
                 Some(Ok(next)) => connection = next,
                 Some(Err(())) => return self.expire(),

@@ -72,11 +72,10 @@ impl Shared {
         let created = session.send(Request::create_claim(&path, data.as_bytes(), &self.config.acl));
         let excludes = claim.share.weight == claim.share.capacity;
         let (listed, looked) = match company {
-            Company::Nobody => (Some(session.send(Request::children(&lock))), None),
             Company::UnderWay | Company::Known(_) if claim.patience == Patience::Queue => (None, None),
             // One that does not wait must know that somebody is in front of it now.
             Company::Known(last) if excludes => (None, Some(session.send(Request::exists(&last)))),
-            Company::UnderWay | Company::Known(_) => (Some(session.send(Request::children(&lock))), None),
+            _ => (Some(session.send(Request::children(&lock))), None),
         };
         let asked_at = created.asked_at;
         let node = match session.answer(created).await {

@@ -13,6 +13,8 @@ mod looking;
 mod naming;
 mod places;
 mod reading;
+#[cfg(test)]
+mod scripted;
 mod session;
 mod sessions;
 mod tls;

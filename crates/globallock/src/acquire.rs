@@ -197,19 +197,19 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Pauses before the next try, unless the time for tries is over.
+    /// Pauses before the next try, unless the time for tries is over: after an `error` with the patience, and after an
+    /// answer with the waiting limit alone, since a store that answers is not silent.
     async fn retry(&mut self, asked_at: Instant, error: Option<Error>) -> Result<Asked> {
-        if error.is_some() {
+        let give_up = if error.is_some() {
             self.silent_since.get_or_insert(asked_at);
-        }
-        let give_up = self.give_up(now());
+            Some(self.give_up(now()))
+        } else {
+            self.silent_since = None;
+            self.limit
+        };
         let next = now() + self.pause;
-        if next >= give_up {
-            return match error {
-                Some(error) => Err(error),
-                None if self.limit.is_some() => Ok(Asked::TimedOut),
-                None => Ok(Asked::Again),
-            };
+        if give_up.is_some_and(|give_up| next >= give_up) {
+            return error.map_or(Ok(Asked::TimedOut), Err);
         }
         self.failure = error;
         self.pause = (self.pause * 2).min(RETRY.1);

@@ -53,6 +53,8 @@ pub mod redis;
 mod schedules;
 mod sync;
 mod tenure;
+#[cfg(all(test, not(globallock_schedules)))]
+mod trials;
 mod turns;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;

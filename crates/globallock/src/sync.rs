@@ -12,9 +12,17 @@ mod outside {
     pub(crate) use tokio::sync::{Notify, watch};
     pub(crate) use tokio::time::{sleep_until, timeout_at};
 
+    #[cfg(not(test))]
     #[inline]
     pub(crate) fn now() -> Instant {
         Instant::now()
+    }
+
+    // What is virtual time to the timers must be so to who looks at the clock.
+    #[cfg(test)]
+    #[inline]
+    pub(crate) fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
     }
 }
 

@@ -1,0 +1,180 @@
+//! The store in memory, behind a connection that does as told and remembers what was asked when.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use tokio::sync::Notify;
+
+use crate::backend::{Backend, Claim, Departure, Entry, Profile, Standing};
+use crate::error::{Error, Result};
+use crate::memory::Memory;
+use crate::name::Name;
+use crate::sync::now;
+
+/// More requests of a kind than any test here has reason for.
+const MANY: usize = 20_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Verb {
+    Join,
+    Changed,
+    Renew,
+    Leave,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Fault {
+    #[default]
+    None,
+    /// It fails at once, and never arrives.
+    Refuse,
+    /// It is denied.
+    Deny,
+    /// It is never answered, and never arrives.
+    Silence,
+    /// It arrives, and its answer is late by so much.
+    Late(Duration),
+    /// It does not arrive, and is answered this.
+    Say(Standing),
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    memory: Arc<Memory>,
+    state: Mutex<State>,
+    /// Tells the core that claims may have been lost at one stroke.
+    pub(super) disturbed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: HashMap<Verb, VecDeque<Fault>>,
+    always: HashMap<Verb, Fault>,
+    asked: HashMap<Verb, Vec<Instant>>,
+    /// How many claims each renewal request had.
+    batches: Vec<usize>,
+    renewing: usize,
+    /// How many renewal requests were under way at a time at most.
+    most_renewing: usize,
+}
+
+impl Store {
+    pub(super) fn beside(memory: &Arc<Memory>) -> Arc<Self> {
+        Arc::new(Store { memory: Arc::clone(memory), state: Mutex::default(), disturbed: Notify::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn next(&self, verb: Verb, faults: impl IntoIterator<Item = Fault>) {
+        self.state().next.entry(verb).or_default().extend(faults);
+    }
+
+    pub(super) fn always(&self, verb: Verb, fault: Fault) {
+        self.state().always.insert(verb, fault);
+    }
+
+    /// When requests of a kind were made.
+    pub(super) fn asked(&self, verb: Verb) -> Vec<Instant> {
+        self.state().asked.get(&verb).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn batches(&self) -> Vec<usize> {
+        self.state().batches.clone()
+    }
+
+    pub(super) fn most_renewing(&self) -> usize {
+        self.state().most_renewing
+    }
+
+    fn fault(&self, verb: Verb) -> Fault {
+        let mut state = self.state();
+        let asked = state.asked.entry(verb).or_default();
+        asked.push(now());
+        // Without a pause, time would stand still and the test with it.
+        assert!(asked.len() < MANY, "asked without pause: {verb:?}");
+        let next = state.next.get_mut(&verb).and_then(VecDeque::pop_front);
+        next.or_else(|| state.always.get(&verb).copied()).unwrap_or_default()
+    }
+
+    async fn pass<T>(
+        &self,
+        verb: Verb,
+        request: impl Future<Output = T>,
+        fails: impl FnOnce(Error) -> T,
+        says: impl FnOnce(Standing) -> T,
+    ) -> T {
+        match self.fault(verb) {
+            Fault::None => request.await,
+            Fault::Refuse => fails(Error::unavailable("the store", "as told")),
+            Fault::Deny => fails(Error::denied("the store", "as told")),
+            Fault::Silence => std::future::pending().await,
+            Fault::Late(span) => {
+                let answer = request.await;
+                tokio::time::sleep(span).await;
+                answer
+            }
+            Fault::Say(standing) => says(standing),
+        }
+    }
+}
+
+/// The same error once for each claim.
+fn each(claims: &[Arc<Claim>], error: &Error) -> Vec<Result<Standing>> {
+    claims.iter().map(|_| Err(Error::unavailable("the store", error.to_string()))).collect()
+}
+
+#[async_trait]
+impl Backend for Store {
+    fn profile(&self) -> Profile {
+        self.memory.profile()
+    }
+
+    async fn join(&self, claim: &Claim) -> Result<Standing> {
+        self.pass(Verb::Join, self.memory.join(claim), Err, Ok).await
+    }
+
+    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+        self.pass(Verb::Changed, self.memory.changed(claim), Err, |standing| Ok(Some(standing))).await
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+        {
+            let mut state = self.state();
+            state.batches.push(claims.len());
+            state.renewing += 1;
+            state.most_renewing = state.most_renewing.max(state.renewing);
+        }
+        let answers = self
+            .pass(
+                Verb::Renew,
+                self.memory.renew(claims),
+                |error| each(claims, &error),
+                |standing| claims.iter().map(|_| Ok(standing)).collect(),
+            )
+            .await;
+        self.state().renewing -= 1;
+        answers
+    }
+
+    async fn disturbed(&self) {
+        self.disturbed.notified().await;
+    }
+
+    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+        self.pass(Verb::Leave, self.memory.leave(claim), Err, |_| Ok(Departure::Gone)).await
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        self.memory.inspect(name).await
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        self.memory.names(prefix)
+    }
+}

@@ -236,3 +236,49 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// comes or goes meanwhile may be missed.
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_id_is_read_back_and_begins_with_its_manager(manager in 0_u128..1 << 80, number in any::<u64>()) {
+            let id = ClaimId::new(manager, number);
+            let text = id.to_string();
+            prop_assert_eq!(text.len(), 32);
+            prop_assert_eq!(ClaimId::parse(&text), Some(id));
+            prop_assert_eq!(&text[..ClaimId::MANAGER_DIGITS], id.manager());
+            prop_assert_eq!(u128::from_str_radix(&id.manager(), 16).unwrap(), manager);
+            prop_assert_eq!(format!("{id:?}"), text);
+            prop_assert_ne!(id, ClaimId::new(manager, number.wrapping_add(1)));
+        }
+
+        #[test]
+        fn a_number_too_long_for_an_id_changes_no_manager(manager in 0_u128..1 << 80, number in any::<u64>()) {
+            prop_assert_eq!(ClaimId::new(manager, number).manager(), ClaimId::new(manager, 0).manager());
+        }
+    }
+
+    #[test]
+    fn an_id_is_written_as_stores_have_it() {
+        assert_eq!(ClaimId::new(0xabc, 0x12).to_string(), "00000000000000000abc000000000012");
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        let good = ClaimId::new(u128::MAX >> 48, 7).to_string();
+        assert!(ClaimId::parse(&good).is_some());
+        for text in ["", &good[1..], &format!("{good}0"), &good.to_uppercase(), &format!("+{}", &good[1..])] {
+            assert_eq!(ClaimId::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_cannot_know_of_losses_is_never_disturbed() {
+        let store = crate::memory::Memory::new();
+        assert!(store.disturbed().now_or_never().is_none());
+    }
+}

@@ -21,3 +21,43 @@ pub fn margin(span: Duration) -> Duration {
 pub fn deadline(end: Instant, span: Duration) -> Option<Instant> {
     end.checked_sub(margin(span))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{LONGEST, SHORTEST};
+    use proptest::prelude::*;
+
+    fn spans() -> impl Strategy<Value = Duration> {
+        (SHORTEST.as_millis() as u64..LONGEST.as_millis() as u64).prop_map(Duration::from_millis)
+    }
+
+    #[test]
+    fn a_store_that_counts_whole_milliseconds_is_allowed_for() {
+        for span in [Duration::ZERO, Duration::from_millis(1), SHORTEST] {
+            assert!(margin(span) >= Duration::from_millis(2), "{span:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_owner_gives_up_before_the_store_though_its_clock_is_slow_and_the_stores_is_fast(span in spans()) {
+            // By as much as NTP may slew each of them, in opposite directions.
+            let slew = Duration::from_micros(500).as_secs_f64();
+            let owner_ends = (span - margin(span)).as_secs_f64() / (1.0 - slew);
+            let store_ends = span.as_secs_f64() / (1.0 + slew);
+            prop_assert!(owner_ends < store_ends, "{} {}", owner_ends, store_ends);
+        }
+
+        #[test]
+        fn an_owner_gives_little_away(span in spans()) {
+            prop_assert!(margin(span) <= span / 100 + Duration::from_millis(2));
+        }
+
+        #[test]
+        fn a_span_is_over_a_margin_before_its_end(span in spans()) {
+            let end = Instant::now() + LONGEST;
+            prop_assert_eq!(deadline(end, span), Some(end - margin(span)));
+        }
+    }
+}

@@ -149,3 +149,42 @@ impl Error {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_apart_by_what_may_succeed_later() {
+        let timed_out = || Error::TimedOut { name: "\"a\"".to_owned(), waited: Duration::from_secs(1) };
+        for (error, retryable, unavailable) in [
+            (Error::unavailable("redis", "down"), true, true),
+            (timed_out(), true, false),
+            (Error::unfit("redis", "old"), false, false),
+            (Error::denied("redis", "no"), false, false),
+            (Error::invalid_option("lease", "long"), false, false),
+            (Error::Closed, false, false),
+            (Error::Forked { owner: 7 }, false, false),
+        ] {
+            assert_eq!((error.is_retryable(), error.is_unavailable()), (retryable, unavailable), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_where_and_why_and_keeps_its_cause() {
+        let (store, reason) = ("redis://h", "because of this");
+        for error in [
+            Error::unavailable(store, reason),
+            Error::unfit(store, reason),
+            Error::denied(store, reason),
+        ] {
+            assert!(error.source().is_none());
+            let error = error.because("the cause");
+            let shown = error.to_string();
+            assert!(shown.contains(store) && shown.contains(reason), "{shown}");
+            assert_eq!(error.source().unwrap().to_string(), "the cause");
+        }
+        // The user's mistakes have no cause.
+        assert!(Error::invalid_option("lease", "long").because("x").source().is_none());
+    }
+}

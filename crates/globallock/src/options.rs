@@ -62,3 +62,44 @@ pub struct ManagerOptions {
     /// What `inspect` shows of this owner besides host and process, such as the job's name. Default: nothing.
     pub label: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bounds_of_a_range_are_in_it_and_what_is_beyond_is_not() {
+        let little = Duration::from_nanos(1);
+        let sets: [(&str, fn(Duration) -> Options, Duration); 4] = [
+            ("lease", |lease| Options { lease, ..Options::default() }, SHORTEST),
+            ("max_hold", |hold| Options { max_hold: Some(hold), ..Options::default() }, SHORTEST),
+            ("wait", |wait| Options { wait: Some(wait), ..Options::default() }, Duration::ZERO),
+            ("patience", |patience| Options { patience: Some(patience), ..Options::default() }, SHORTEST),
+        ];
+        for (option, with, shortest) in sets {
+            for good in [shortest, shortest + little, LONGEST - little, LONGEST] {
+                with(good).check().unwrap();
+            }
+            for bad in [shortest.checked_sub(little), Some(LONGEST + little)].into_iter().flatten() {
+                let error = with(bad).check().unwrap_err().to_string();
+                assert!(error.contains(option) && error.contains("one year"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_store_may_be_silent_for_a_lease_unless_told_otherwise() {
+        let lease = Duration::from_secs(3);
+        assert_eq!(Options { lease, ..Options::default() }.patience(), lease);
+        let patience = Some(Duration::from_secs(1));
+        assert_eq!(Options { lease, patience, ..Options::default() }.patience(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn the_documented_defaults_hold() {
+        let options = Options::default();
+        assert_eq!(options.lease, Duration::from_secs(10));
+        assert_eq!((options.max_hold, options.wait, options.patience), (None, None, None));
+        assert_eq!((SHORTEST, LONGEST), (Duration::from_millis(100), Duration::from_secs(31_536_000)));
+    }
+}

@@ -1,0 +1,355 @@
+#!/usr/bin/env python3
+"""Searches for changes of the code that no test notices: `make mutants`.
+
+    run.py run [--group G]... [--file F]... [--shard K/N] [--jobs J] [--again] [--first]
+    run.py report
+
+`groups.toml` says which code is changed and which tests have to notice; `explained.toml` says why some changes are
+none that a test could or should notice. `run` tries the mutants of its shard and remembers what became of each in
+`target/mutants/results.json`; `--again` tries only those that survived. `report` prints the table by file, and fails if a
+mutant was not tried, a survivor has no explanation, an explanation has no mutant, or a group misses its goal.
+
+cargo-mutants (27.1 or newer) says what the mutants are. Each is tried here, in a copy of the sources so that work on them
+may go on meanwhile: the quickest tests first, those that need more only for what these do not notice.
+"""
+
+import argparse
+import collections
+import fcntl
+import filecmp
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+SOURCES = "crates/globallock/src"
+WORK = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "mutants"
+RESULTS = WORK / "results.json"
+TOOL = os.environ.get("CARGO_MUTANTS", "cargo-mutants")
+
+# How many seconds a mutant may take to build, and its tests at least, however quick they usually are: what takes longer
+# waits for what never comes.
+BUILD_LIMIT = 900
+LEAST_LIMIT = 30
+# How many bytes of addresses its tests may use.
+MOST_MEMORY = 8 << 30
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="try mutants")
+    run.add_argument("--group", action="append", help="only this group of groups.toml")
+    run.add_argument("--file", action="append", help="only this file, such as redis/keys")
+    run.add_argument("--shard", default="0/1", help="every N-th mutant from the K-th on")
+    run.add_argument("--jobs", type=int, default=1, help="how many to try at a time")
+    run.add_argument("--again", action="store_true", help="only those that survived, or were not tried")
+    run.add_argument("--first", action="store_true", help="only with the quickest tests")
+    report = verbs.add_parser("report", help="judge what became of all")
+    report.add_argument("--part", action="store_true", help="mutants that were not tried are no failure")
+    arguments = parser.parse_args()
+    groups = tomllib.loads((HERE / "groups.toml").read_text())["group"]
+    if arguments.verb == "run":
+        sys.exit(run_all(groups, arguments))
+    sys.exit(judge(groups, arguments.part))
+
+
+# --- What there is to try ---------------------------------------------------------------------------------------------
+
+
+def mutants_of(group, only=None):
+    """The mutants of a group: each with a key that outlives changes elsewhere in its file."""
+    files = [file for file in group["files"] if not only or file in only]
+    if not files:
+        return []
+    command = [TOOL, "mutants", "--list", "--json", "-d", str(ROOT), "-p", "globallock"]
+    for file in files:
+        command += ["-f", f"{SOURCES}/{file}.rs"]
+    listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    found, seen = [], collections.Counter()
+    for mutant in listed:
+        file = mutant["file"].removeprefix(f"{SOURCES}/").removesuffix(".rs")
+        lines = (ROOT / mutant["file"]).read_text().splitlines()
+        line = lines[mutant["span"]["start"]["line"] - 1].strip()
+        what = re.sub(r"^\S+?:\d+:\d+: ", "", mutant["name"])
+        number = seen[file, what, line]
+        seen[file, what, line] += 1
+        found.append({
+            "key": "|".join([file, what, line, str(number)]),
+            "name": mutant["name"],
+            "path": mutant["file"],
+            "diff": mutant["diff"],
+            "file": file,
+            "what": what,
+            "line": line,
+        })
+    missing = set(files) - {mutant["file"] for mutant in found}
+    for file in sorted(missing):
+        if not (ROOT / SOURCES / f"{file}.rs").exists():
+            sys.exit(f"groups.toml names {file}.rs, which does not exist")
+    return found
+
+
+# --- Trying them ------------------------------------------------------------------------------------------------------
+
+
+def run_all(groups, arguments):
+    WORK.mkdir(parents=True, exist_ok=True)
+    index, count = (int(part) for part in arguments.shard.split("/"))
+    results = Results()
+    tasks = []
+    for group in groups:
+        if arguments.group and group["name"] not in arguments.group:
+            continue
+        if arguments.first:
+            group["stages"] = group["stages"][:1]
+        tries = mutants_of(group, arguments.file)
+        if arguments.again:
+            tries = [mutant for mutant in tries if results.outcome(mutant) in (None, "survived")]
+        tasks += [(group, mutant) for mutant in tries[index::count]]
+    print(f"{len(tasks)} mutants", flush=True)
+    # In the order of the list, so that a file's mutants, which build quickly one after the other, stay together.
+    tasks = collections.deque(tasks)
+    jobs = [Job(number, tasks, results) for number in range(arguments.jobs)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    return 1 if any(job.failed for job in jobs) else 0
+
+
+class Results:
+    """What became of each mutant, by its key."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.all = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+    def outcome(self, mutant):
+        result = self.all.get(mutant["key"])
+        return result and result["outcome"]
+
+    def note(self, mutant, outcome, seconds, stage):
+        with self.lock, open(WORK / "lock", "w") as lock:
+            # Another shard may be writing as well.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.all = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+            self.all[mutant["key"]] = {"outcome": outcome, "seconds": round(seconds, 1), "stage": stage}
+            written = RESULTS.with_suffix(".new")
+            written.write_text(json.dumps(self.all, indent=0, sort_keys=True))
+            written.rename(RESULTS)
+
+
+class Job(threading.Thread):
+    """Tries one mutant after the other in a copy of the sources of its own."""
+
+    def __init__(self, number, tasks, results):
+        super().__init__()
+        self.tasks, self.results, self.failed = tasks, results, False
+        self.tree = WORK / f"tree-{number}"
+        self.environment = os.environ | {
+            "CARGO_TARGET_DIR": str(WORK / f"build-{number}"),
+            "CARGO_INCREMENTAL": "1",
+            "CARGO_PROFILE_DEV_DEBUG": "0",
+            "CARGO_PROFILE_TEST_DEBUG": "0",
+            # The same examples for each mutant, none kept, and no smaller ones looked for.
+            "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "1",
+            "PROPTEST_MAX_SHRINK_ITERS": "0",
+            "PROPTEST_RNG_SEED": "1",
+        }
+        for variable in ("RUSTFLAGS", "RUST_BACKTRACE"):
+            self.environment.pop(variable, None)
+        # How long each set of tests takes without a mutant.
+        self.usual = {}
+
+    def run(self):
+        try:
+            copy_sources(self.tree)
+            while True:
+                try:
+                    group, mutant = self.tasks.popleft()
+                except IndexError:
+                    return
+                self.try_mutant(group, mutant)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def try_mutant(self, group, mutant):
+        for stage in group["stages"]:
+            self.measure(stage)
+        path = self.tree / mutant["path"]
+        original = path.read_text()
+        began = time.monotonic()
+        path.write_text(changed(original, mutant["diff"]))
+        try:
+            for number, stage in enumerate(group["stages"]):
+                outcome = self.test(stage, self.usual[tuple(stage)])
+                if outcome != "survived":
+                    break
+        finally:
+            path.write_text(original)
+        took = time.monotonic() - began
+        self.results.note(mutant, outcome, took, number)
+        print(f"{outcome:9} {took:5.1f} s  {mutant['name']}", flush=True)
+
+    def measure(self, stage):
+        """Sees that the tests pass as things are, and how long they take."""
+        if tuple(stage) not in self.usual:
+            began = time.monotonic()
+            if self.test(stage, 300) == "unviable":
+                raise SystemExit(f"without a mutant this does not build: {' '.join(stage)}")
+            built = time.monotonic()
+            if self.test(stage, 300) != "survived":
+                raise SystemExit(f"without a mutant these tests fail: {' '.join(stage)}")
+            self.usual[tuple(stage)] = time.monotonic() - built
+            print(f"{' '.join(stage)}: {built - began:.0f} s at first, {self.usual[tuple(stage)]:.0f} s then", flush=True)
+
+    def test(self, stage, usual):
+        split = stage.index("--") if "--" in stage else len(stage)
+        build = ["cargo", "test", "--locked", "--no-run", "--message-format=json", *stage[:split]]
+        built = subprocess.run(
+            build, cwd=self.tree, env=self.environment, capture_output=True, text=True, timeout=BUILD_LIMIT
+        )
+        if built.returncode != 0:
+            return "unviable"
+        for line in built.stdout.splitlines():
+            message = json.loads(line)
+            if message.get("executable") and message["profile"]["test"]:
+                command = [message["executable"], "--quiet", *stage[split + 1 :]]
+                outcome = self.run_tests(command, Path(message["manifest_path"]).parent, LEAST_LIMIT + 5 * usual)
+                if outcome != "survived":
+                    return outcome
+        return "survived"
+
+    def run_tests(self, command, directory, limit):
+        tests = subprocess.Popen(
+            command, cwd=directory, env=self.environment, start_new_session=True, preexec_fn=bounded,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        try:
+            return "killed" if tests.wait(limit) else "survived"
+        except subprocess.TimeoutExpired:
+            return "timeout"
+        finally:
+            # With whatever the tests have started.
+            try:
+                os.killpg(tests.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            tests.wait()
+
+
+def bounded():
+    """A mutant may ask for memory without end."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+
+
+def changed(text, diff):
+    """The text with the one hunk of a mutant's diff."""
+    lines = text.splitlines(keepends=True)
+    hunk = diff.split("\n", 2)[2]
+    start, count = re.match(r"@@ -(\d+)(?:,(\d+))? ", hunk).groups()
+    start, count = int(start) - 1, int(count or 1)
+    new = [line[1:] + "\n" for line in hunk.split("\n")[1:] if line[:1] in ("+", " ")]
+    return "".join(lines[:start] + new + lines[start + count :])
+
+
+def copy_sources(tree):
+    """Brings a copy of the sources up to date; what did not change keeps its time, so that cargo builds nothing twice."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout
+    wanted = {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
+    for name in wanted:
+        source, copy = ROOT / name, tree / name
+        if not copy.exists() or not filecmp.cmp(source, copy, shallow=False):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, copy)
+    for path in tree.rglob("*"):
+        if path.is_file() and str(path.relative_to(tree)) not in wanted:
+            path.unlink()
+
+
+# --- Judging them -----------------------------------------------------------------------------------------------------
+
+
+def judge(groups, part):
+    results = Results()
+    explanations = tomllib.loads((HERE / "explained.toml").read_text()).get("survivor", [])
+    used = [False] * len(explanations)
+    wrong = []
+    print(f"{'':24} {'viable':>6} {'killed':>6} {'survived':>8} {'explained':>9}     % {'seconds each':>13}")
+    for group in groups:
+        total = collections.Counter()
+        for file in group["files"]:
+            counts, seconds = collections.Counter(), 0
+            mutants = mutants_of(group, [file])
+            for mutant in mutants:
+                why = None
+                for number, explanation in enumerate(explanations):
+                    if explains(explanation, mutant):
+                        used[number] = True
+                        why = explanation["why"]
+                outcome = results.outcome(mutant)
+                seconds += results.all.get(mutant["key"], {}).get("seconds", 0)
+                counts[outcome] += 1
+                if outcome == "survived":
+                    if why:
+                        counts["explained"] += 1
+                    else:
+                        wrong.append(f"survived, and is not explained: {mutant['name']}\n    {mutant['line']}")
+                elif outcome is None and not part:
+                    wrong.append(f"not tried: {mutant['name']}")
+            total.update(counts)
+            print_row(file, counts, seconds)
+        percent = print_row(f"= {group['name']}", total, 0)
+        if percent < group["goal"]:
+            wrong.append(f"{group['name']}: {percent:.1f} % of the viable mutants are killed, {group['goal']} % should be")
+    for explanation, is_used in zip(explanations, used):
+        if not is_used:
+            wrong.append(f"explained, but there is no such mutant: {explanation['file']}: {explanation['mutant']}")
+        if not explanation["why"].startswith(("equivalent: ", "promptness: ")):
+            wrong.append(f"neither equivalent nor a matter of promptness: {explanation['file']}: {explanation['mutant']}")
+    print("\n".join(["", *wrong]) if wrong else "\nEvery survivor is explained.")
+    return 1 if wrong else 0
+
+
+def explains(explanation, mutant):
+    """By file, change and, where several in a function are called the same, by the line that is changed."""
+    return (
+        explanation["file"] == mutant["file"]
+        and explanation["mutant"] == mutant["what"]
+        and explanation.get("line", mutant["line"]) == mutant["line"]
+    )
+
+
+def print_row(name, counts, seconds):
+    killed = counts["killed"] + counts["timeout"]
+    viable = killed + counts["survived"]
+    # What cannot be told from the original is no mutant that could be killed, but counts as one here all the same.
+    percent = 100 * killed / viable if viable else 100.0
+    tried = viable + counts["unviable"]
+    each = f"{seconds / tried:.1f}" if tried and seconds else ""
+    late = f"  ({counts['timeout']} by the time limit)" if counts["timeout"] else ""
+    left = f"  ({counts[None]} not tried)" if counts[None] else ""
+    print(
+        f"{name:24} {viable:6} {killed:6} {counts['survived']:8} {counts['explained']:9} {percent:5.1f} {each:>13}"
+        f"{late}{left}"
+    )
+    return percent
+
+
+if __name__ == "__main__":
+    main()

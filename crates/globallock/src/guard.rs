@@ -146,3 +146,11 @@ impl fmt::Debug for Guard {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(globallock_schedules)))]
+impl Guard {
+    /// The copy of this guard in a fork of the process, in which its manager is `owner`.
+    pub(crate) fn in_fork(&self, owner: &crate::LockManager) -> Guard {
+        Guard::new(Arc::clone(owner.inner()), Arc::clone(&self.tenure))
+    }
+}

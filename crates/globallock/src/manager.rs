@@ -320,6 +320,19 @@ impl Inner {
     }
 }
 
+#[cfg(all(test, not(globallock_schedules)))]
+impl LockManager {
+    /// The copy of a manager that nothing uses yet, in a fork of the process.
+    pub(crate) fn in_fork(self) -> Self {
+        let Ok(inner) = Arc::try_unwrap(self.inner) else { panic!("it is used") };
+        LockManager { inner: Arc::new(Inner { process: inner.process + 1, ..inner }) }
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+}
+
 /// The departures that go on in the background.
 #[derive(Clone)]
 struct Departures {

@@ -3,6 +3,9 @@
 //! So the moments of requests are compared with what is promised to the millisecond, on a machine that is as busy as it likes.
 
 mod asking;
+mod blocking;
+mod faces;
+mod forking;
 mod holding;
 mod leaving;
 mod renewing;

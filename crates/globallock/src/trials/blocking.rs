@@ -1,0 +1,112 @@
+//! The locks for threads: each call does what its asynchronous counterpart does.
+
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use crate::blocking::{Lock, LockManager};
+use crate::error::Error;
+use crate::memory::Memory;
+use crate::name::Name;
+use crate::options::{ManagerOptions, Options};
+use crate::queue::MAX_CAPACITY;
+use crate::{Departure, Loss};
+
+/// How long a test waits for what must come.
+const LIMIT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(100);
+
+#[test]
+fn each_kind_of_lock_takes_its_share() {
+    let manager = LockManager::connect("memory:blocking-kinds").unwrap();
+    let taken = |lock: Lock| {
+        let guard = lock.acquire().unwrap();
+        assert!(guard.is_held() && guard.name().as_str() == "a");
+        let share = manager.inspect("a").unwrap()[0].share;
+        assert_eq!(guard.release().unwrap(), Departure::Left);
+        (share.weight, share.capacity)
+    };
+    assert_eq!(taken(manager.mutex("a").unwrap()), (1, 1));
+    assert_eq!(taken(manager.read_lock("a").unwrap()), (1, MAX_CAPACITY));
+    assert_eq!(taken(manager.write_lock("a").unwrap()), (MAX_CAPACITY, MAX_CAPACITY));
+    assert_eq!(taken(manager.permits("a", 2, 3).unwrap()), (2, 3));
+}
+
+#[test]
+fn a_lock_that_is_taken_is_refused_waited_for_and_listed() {
+    let options = ManagerOptions { label: Some("thread".to_owned()), ..ManagerOptions::default() };
+    let manager = LockManager::over(async || Ok(Memory::new() as _), options).unwrap();
+    let lock = manager.mutex("a").unwrap();
+    let guard = lock.try_acquire().unwrap().expect("it is free");
+    assert!(lock.try_acquire().unwrap().is_none());
+    assert_eq!(manager.inspect("a").unwrap()[0].owner.label.as_deref(), Some("thread"));
+    assert_eq!(manager.names("").unwrap(), [Name::new("a").unwrap()]);
+    assert!(manager.names("b").unwrap().is_empty());
+    let waits = std::thread::spawn({
+        let lock = lock.clone();
+        move || lock.acquire().unwrap().fencing_token()
+    });
+    let token = guard.fencing_token();
+    assert_eq!(guard.release().unwrap(), Departure::Left);
+    assert!(waits.join().unwrap() > token);
+    let limited = lock.clone().with(Options { wait: Some(SHORT), ..lock.options().clone() }).unwrap();
+    assert_eq!(limited.options().wait, Some(SHORT));
+    let _held = lock.acquire().unwrap();
+    assert!(matches!(limited.acquire(), Err(Error::TimedOut { .. })));
+}
+
+#[test]
+fn a_loss_is_told_to_who_waits_for_it_and_to_who_is_called() {
+    let manager = LockManager::connect("memory:blocking-loss").unwrap();
+    let short = Options { max_hold: Some(SHORT * 3), ..Options::default() };
+    let lock = manager.mutex("a").unwrap().with(short).unwrap();
+    let guard = lock.acquire().unwrap();
+    assert!(guard.remaining().unwrap() <= SHORT * 3);
+    let (tell, told) = channel();
+    guard.on_lost(move |loss| tell.send(loss).unwrap());
+    assert_eq!(guard.lost_within(LIMIT), Some(Loss::MaxHold));
+    assert_eq!(told.recv_timeout(LIMIT).unwrap(), Loss::MaxHold);
+    assert!(!guard.is_held());
+    assert_eq!(guard.remaining(), Some(Duration::ZERO));
+    assert_eq!(guard.release().unwrap(), Departure::Gone);
+}
+
+#[test]
+fn what_is_held_is_not_told_to_be_lost() {
+    let manager = LockManager::connect("memory:blocking-held").unwrap();
+    let guard = manager.mutex("a").unwrap().acquire().unwrap();
+    assert!(guard.remaining().unwrap() > Duration::from_secs(1));
+    assert_eq!(guard.lost_within(Duration::from_millis(10)), None);
+    let (tell, told) = channel::<Loss>();
+    guard.on_lost(move |loss| tell.send(loss).unwrap());
+    guard.release().unwrap();
+    // What would tell is gone without having told.
+    told.recv_timeout(LIMIT).unwrap_err();
+}
+
+#[test]
+fn several_locks_are_held_together_or_not_at_all() {
+    let short = Options { max_hold: Some(SHORT * 3), ..Options::default() };
+    let manager = LockManager::connect("memory:blocking-together").unwrap();
+    let other = ManagerOptions { locks: short, ..ManagerOptions::default() };
+    let other = LockManager::connect_with("memory:blocking-together", other).unwrap();
+    let guards = manager.lock_all(["b", "a"]).unwrap();
+    assert!(guards.is_held());
+    let tokens: Vec<_> = guards.fencing_tokens().collect();
+    assert_eq!(tokens.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert!(tokens[0].1 < tokens[1].1 && tokens[0].1 > 0);
+    assert_eq!(guards.lost_within(Duration::from_millis(10)), None);
+    assert!(other.try_lock_all(["b", "c"]).unwrap().is_none());
+    assert_eq!(guards.release().unwrap(), Departure::Left);
+    let guards = other.try_lock_all(["b", "c"]).unwrap().expect("they are free");
+    assert_eq!(guards.lost_within(LIMIT), Some(Loss::MaxHold));
+    assert!(!guards.is_held());
+    assert_eq!(guards.release().unwrap(), Departure::Gone);
+}
+
+#[test]
+fn a_closed_manager_refuses() {
+    let manager = LockManager::connect("memory:blocking-closed").unwrap();
+    let lock = manager.mutex("a").unwrap();
+    manager.close();
+    assert!(matches!(lock.acquire(), Err(Error::Closed)));
+}

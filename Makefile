@@ -1,6 +1,6 @@
 # What a developer runs. `make help` lists it.
 
-.PHONY: help test alone quick tools lint python schedules faults format bench clean
+.PHONY: help test alone quick tools lint python schedules mutants faults format bench clean
 
 # How long `make faults` breaks things.
 FOR ?= 30m
@@ -11,6 +11,9 @@ BUILT ?=
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PARTS := $(TARGET)/parts
 PART = PARTS=$(PARTS) sh scripts/part.sh
+# Which part of `make mutants`, and how many at a time.
+SHARD ?= 0/1
+JOBS ?= 1
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +48,12 @@ python: ## Check the Python package, and test it from its wheel in every CPython
 schedules: ## Search the orders in which threads can go through the core.
 	RUSTFLAGS="--cfg globallock_schedules" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/schedules \
 		cargo test --locked -p globallock --no-default-features --features zookeeper --lib -- schedules
+
+mutants: ## Search for changes of the code that no test notices, for hours (SHARD=0/8 for a part, JOBS=2).
+	command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
+	python3 scripts/mutants/run.py run --shard $(SHARD) --jobs $(JOBS)
+	if test -e scripts/mutants/lua.py; then python3 scripts/mutants/lua.py run; fi
+	python3 scripts/mutants/run.py report $(if $(filter-out 0/1,$(SHARD)),--part)
 
 faults: ## Break every store under real owners for a while (FOR=30m), and judge what they saw.
 	$(if $(BUILT),,cargo build --locked $(PROFILE) -p globallock-faults --bins)

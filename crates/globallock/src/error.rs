@@ -173,11 +173,9 @@ mod tests {
     #[test]
     fn an_error_says_where_and_why_and_keeps_its_cause() {
         let (store, reason) = ("redis://h", "because of this");
-        for error in [
-            Error::unavailable(store, reason),
-            Error::unfit(store, reason),
-            Error::denied(store, reason),
-        ] {
+        for error in
+            [Error::unavailable(store, reason), Error::unfit(store, reason), Error::denied(store, reason)]
+        {
             assert!(error.source().is_none());
             let error = error.because("the cause");
             let shown = error.to_string();

@@ -1,225 +1,270 @@
 //! Asking for a lock: when the store is asked, how often, and when that is given up.
 
-use super::{Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, options, pauses, since, sleep};
+use super::{
+    Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
+};
 use crate::backend::{Grant, Standing};
 use crate::error::Error;
 use crate::options::Options;
 use crate::sync::now;
 
-#[tokio::test(start_paused = true)]
-async fn a_store_that_fails_is_asked_again_at_a_bounded_rate_while_patience_lasts() {
-    let patience = SECOND * 10;
-    let world = World::with(Options { patience: Some(patience), ..options() });
-    world.store.always(Verb::Join, Fault::Refuse);
-    let begin = now();
-    let error = world.mutex().acquire().await.unwrap_err();
-    assert!(error.is_unavailable() && error.to_string().contains("as told"), "{error}");
-    assert!(since(begin) <= patience && since(begin) >= patience - SECOND / 2, "{:?}", since(begin));
-    let pauses = pauses(&world.store.asked(Verb::Join));
-    assert!(about(pauses[0], MILLISECOND * 20), "{pauses:?}");
-    assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");
-    assert!(pauses.iter().all(|pause| *pause <= MILLISECOND * 502), "{pauses:?}");
-    assert!(pauses.len() < 30, "{pauses:?}");
+#[test]
+fn a_store_that_fails_is_asked_again_at_a_bounded_rate_while_patience_lasts() {
+    in_virtual_time(async {
+        let patience = SECOND * 10;
+        let world = World::with(Options { patience: Some(patience), ..options() });
+        world.store.always(Verb::Join, Fault::Refuse);
+        let begin = now();
+        let error = world.mutex().acquire().await.unwrap_err();
+        assert!(error.is_unavailable() && error.to_string().contains("as told"), "{error}");
+        assert!(since(begin) <= patience && since(begin) >= patience - SECOND / 2, "{:?}", since(begin));
+        let pauses = pauses(&world.store.asked(Verb::Join));
+        assert!(about(pauses[0], MILLISECOND * 20), "{pauses:?}");
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= MILLISECOND * 502), "{pauses:?}");
+        assert!(pauses.len() < 30, "{pauses:?}");
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_patience_counts_from_the_first_silence() {
-    let patience = SECOND * 10;
-    let world = World::with(Options { patience: Some(patience), ..options() });
-    let begin = now();
-    world.store.next(Verb::Join, [Fault::Refuse]);
-    world.store.always(Verb::Join, Fault::Silence);
-    let error = world.mutex().acquire().await.unwrap_err();
-    assert!(error.is_unavailable() && about(since(begin), patience), "{:?}: {error}", since(begin));
-    // What the store said is told, rather than that it said nothing more.
-    assert!(error.to_string().contains("as told"), "{error}");
+#[test]
+fn the_patience_counts_from_the_first_silence() {
+    in_virtual_time(async {
+        let patience = SECOND * 10;
+        let world = World::with(Options { patience: Some(patience), ..options() });
+        let begin = now();
+        world.store.next(Verb::Join, [Fault::Refuse]);
+        world.store.always(Verb::Join, Fault::Silence);
+        let error = world.mutex().acquire().await.unwrap_err();
+        assert!(error.is_unavailable() && about(since(begin), patience), "{:?}: {error}", since(begin));
+        // What the store said is told, rather than that it said nothing more.
+        assert!(error.to_string().contains("as told"), "{error}");
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn silence_is_told_with_how_long_it_was() {
-    let world = World::with(Options { patience: Some(SECOND * 7), ..options() });
-    world.store.always(Verb::Join, Fault::Silence);
-    let error = world.mutex().acquire().await.unwrap_err();
-    assert!(error.is_unavailable() && error.to_string().contains("no answer within 7.0s"), "{error}");
+#[test]
+fn silence_is_told_with_how_long_it_was() {
+    in_virtual_time(async {
+        let world = World::with(Options { patience: Some(SECOND * 7), ..options() });
+        world.store.always(Verb::Join, Fault::Silence);
+        let error = world.mutex().acquire().await.unwrap_err();
+        assert!(error.is_unavailable() && error.to_string().contains("no answer within 7.0s"), "{error}");
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_answer_ends_the_silence() {
-    let patience = SECOND * 10;
-    let world = World::with(Options { patience: Some(patience), ..options() });
-    world.store.always(Verb::Join, Fault::Late(patience - SECOND));
-    let (held, waits) = world.waiting(world.mutex()).await;
-    // The store fails for a while three times, each within the patience that it used up by a half before.
-    for _ in 0..3 {
-        sleep(SECOND * 20).await;
-        world.store.next(Verb::Join, [Fault::Late(patience * 2 / 3)]);
-        world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
-    }
-    assert!(!waits.is_finished());
-    held.release().await.unwrap();
-    assert!(waits.await.unwrap().unwrap().is_held());
-}
-
-#[tokio::test(start_paused = true)]
-async fn after_an_answer_the_store_is_asked_again_as_soon_as_at_first() {
-    let world = World::with(Options { patience: Some(SECOND * 30), ..options() });
-    let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
-    world.store.next(Verb::Join, [Fault::Refuse; 8]);
-    let lock = world.mutex();
-    let _waits = tokio::spawn(async move { lock.acquire().await });
-    sleep(SECOND * 10).await;
-    let before = world.store.asked(Verb::Join).len();
-    assert_eq!(before, 9);
-    // The next failure is the first again.
-    world.store.next(Verb::Join, [Fault::Refuse, Fault::Refuse]);
-    world.store.always(Verb::Renew, Fault::Say(Standing::Gone));
-    sleep(LEASE / 2).await;
-    let asked = world.store.asked(Verb::Join);
-    assert!(about(asked[before + 1].duration_since(asked[before]), MILLISECOND * 20), "{:?}", pauses(&asked));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_wait_ends_at_its_limit() {
-    let world = World::new();
-    let lock = world.mutex().with(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
-    let begin = now();
-    let (_held, waits) = world.waiting(lock).await;
-    let Err(Error::TimedOut { waited, .. }) = waits.await.unwrap() else { panic!("it is taken") };
-    assert!(about(waited, SECOND * 3) && about(since(begin), SECOND * 3), "{waited:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_wait_of_zero_asks_once_however_slow_the_answer() {
-    let world = World::new();
-    world.store.always(Verb::Join, Fault::Late(SECOND * 5));
-    let lock = world.mutex().with(Options { wait: Some(Default::default()), ..options() }).unwrap();
-    let guard = lock.acquire().await.unwrap();
-    assert!(guard.is_held());
-    let begin = now();
-    let Err(Error::TimedOut { .. }) = lock.acquire().await else { panic!("it is taken") };
-    assert!(about(since(begin), SECOND * 5));
-    assert_eq!(world.store.asked(Verb::Join).len(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_waiting_limit_is_none_for_who_does_not_wait() {
-    let world = World::new();
-    world.store.always(Verb::Join, Fault::Late(SECOND * 5));
-    let lock = world.mutex().with(Options { wait: Some(SECOND), ..options() }).unwrap();
-    assert!(lock.try_acquire().await.unwrap().is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_limit_that_ends_in_silence_is_the_limit_for_who_was_seen_to_wait() {
-    let world = World::new();
-    let lock = world.mutex().with(Options { wait: Some(SECOND * 30), ..options() }).unwrap();
-    let begin = now();
-    let (_held, waits) = world.waiting(lock).await;
-    world.store.always(Verb::Join, Fault::Silence);
-    world.store.always(Verb::Renew, Fault::Refuse);
-    let ended = waits.await.unwrap();
-    assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
-    assert!(about(since(begin), SECOND * 30), "{:?}", since(begin));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_limit_that_ends_in_silence_is_the_silence_for_who_was_never_answered() {
-    let world = World::new();
-    world.store.always(Verb::Join, Fault::Silence);
-    let lock = world.mutex().with(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
-    let begin = now();
-    let ended = lock.acquire().await;
-    assert!(ended.is_err_and(|error| error.is_unavailable()));
-    assert!(about(since(begin), SECOND * 3), "{:?}", since(begin));
-}
-
-#[tokio::test(start_paused = true)]
-async fn patience_that_ends_before_the_limit_is_silence_for_who_was_seen_to_wait() {
-    let patience = SECOND * 5;
-    let world = World::with(Options { patience: Some(patience), ..options() });
-    let lock = world.mutex().with(Options { wait: Some(SECOND * 300), ..world.mutex().options().clone() });
-    let (_held, waits) = world.waiting(lock.unwrap()).await;
-    world.store.always(Verb::Join, Fault::Silence);
-    world.store.always(Verb::Renew, Fault::Refuse);
-    let ended = waits.await.unwrap();
-    assert!(ended.is_err_and(|error| error.is_unavailable()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_grant_that_took_longer_than_its_lease_is_asked_for_again() {
-    let world = World::with(Options { lease: SECOND * 2, patience: Some(SECOND * 60), ..Options::default() });
-    let stale = Grant { fence: 1, expires: Some(now()), hold_ends: None };
-    world.store.next(Verb::Join, [Fault::Say(Standing::Held(stale)), Fault::Say(Standing::Gone)]);
-    let guard = world.mutex().acquire().await.unwrap();
-    assert!(guard.is_held());
-    let asked = world.store.asked(Verb::Join);
-    assert!(asked.len() == 3 && pauses(&asked).iter().all(|pause| *pause >= MILLISECOND * 20), "{asked:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_store_whose_answers_are_no_use_is_asked_again_until_the_limit_and_never_without_pause() {
-    for wait in [None, Some(SECOND * 20)] {
-        for patience in [SECOND / 10, SECOND, SECOND * 60] {
-            let world = World::new();
-            world.store.always(Verb::Join, Fault::Say(Standing::Gone));
-            let options = Options { wait, patience: Some(patience), ..options() };
-            let lock = world.mutex().with(options).unwrap();
-            let begin = now();
-            let ended = tokio::time::timeout(SECOND * 30, lock.acquire()).await;
-            if let Some(wait) = wait {
-                assert!(matches!(ended, Ok(Err(Error::TimedOut { .. }))), "{ended:?}");
-                assert!(since(begin) <= wait && since(begin) >= wait - SECOND, "{:?}", since(begin));
-            }
-            let asked = world.store.asked(Verb::Join).len();
-            assert!(asked < 100, "asked {asked} times in {:?}", since(begin));
+#[test]
+fn an_answer_ends_the_silence() {
+    in_virtual_time(async {
+        let patience = SECOND * 10;
+        let world = World::with(Options { patience: Some(patience), ..options() });
+        world.store.always(Verb::Join, Fault::Late(patience - SECOND));
+        let (held, waits) = world.waiting(world.mutex()).await;
+        // The store fails for a while three times, each within the patience that it used up by a half before.
+        for _ in 0..3 {
+            sleep(SECOND * 20).await;
+            world.store.next(Verb::Join, [Fault::Late(patience * 2 / 3)]);
+            world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
         }
-    }
+        assert!(!waits.is_finished());
+        held.release().await.unwrap();
+        assert!(waits.await.unwrap().unwrap().is_held());
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_watch_that_fails_is_begun_again_at_a_bounded_rate_and_loses_no_grant() {
-    let world = World::with(Options { patience: Some(SECOND * 100), ..options() });
-    world.store.next(Verb::Changed, [Fault::Refuse; 5]);
-    let (held, waits) = world.waiting(world.mutex()).await;
-    sleep(SECOND * 5).await;
-    assert!(world.store.asked(Verb::Changed).len() == 6, "{:?}", world.store.asked(Verb::Changed));
-    let begin = now();
-    held.release().await.unwrap();
-    assert!(waits.await.unwrap().unwrap().is_held());
-    assert!(since(begin) <= MILLISECOND);
+#[test]
+fn after_an_answer_the_store_is_asked_again_as_soon_as_at_first() {
+    in_virtual_time(async {
+        let world = World::with(Options { patience: Some(SECOND * 30), ..options() });
+        let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
+        world.store.next(Verb::Join, [Fault::Refuse; 8]);
+        let lock = world.mutex();
+        let _waits = tokio::spawn(async move { lock.acquire().await });
+        sleep(SECOND * 10).await;
+        let before = world.store.asked(Verb::Join).len();
+        assert_eq!(before, 9);
+        // The next failure is the first again.
+        world.store.next(Verb::Join, [Fault::Refuse, Fault::Refuse]);
+        world.store.always(Verb::Renew, Fault::Say(Standing::Gone));
+        sleep(LEASE / 2).await;
+        let asked = world.store.asked(Verb::Join);
+        assert!(
+            about(asked[before + 1].duration_since(asked[before]), MILLISECOND * 20),
+            "{:?}",
+            pauses(&asked)
+        );
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_asking_again_cannot_mend_is_told_at_once() {
-    let world = World::new();
-    world.store.next(Verb::Join, [Fault::Deny]);
-    let begin = now();
-    assert!(matches!(world.mutex().acquire().await, Err(Error::Denied { .. })));
-    let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
-    world.store.next(Verb::Changed, [Fault::Deny]);
-    assert!(matches!(world.mutex().acquire().await, Err(Error::Denied { .. })));
-    assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
+#[test]
+fn a_wait_ends_at_its_limit() {
+    in_virtual_time(async {
+        let world = World::new();
+        let lock = world.mutex().with(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
+        let begin = now();
+        let (_held, waits) = world.waiting(lock).await;
+        let Err(Error::TimedOut { waited, .. }) = waits.await.unwrap() else { panic!("it is taken") };
+        assert!(about(waited, SECOND * 3) && about(since(begin), SECOND * 3), "{waited:?}");
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_waiter_that_is_told_that_it_waits_goes_on_to_wait() {
-    let world = World::new();
-    world.store.next(Verb::Changed, [Fault::Say(Standing::Waiting)]);
-    let (held, waits) = world.waiting(world.mutex()).await;
-    assert_eq!(world.store.asked(Verb::Join).len(), 1);
-    held.release().await.unwrap();
-    assert!(waits.await.unwrap().unwrap().is_held());
-    assert_eq!(world.store.asked(Verb::Join).len(), 1, "the push says it all");
+#[test]
+fn a_wait_of_zero_asks_once_however_slow_the_answer() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.always(Verb::Join, Fault::Late(SECOND * 5));
+        let lock = world.mutex().with(Options { wait: Some(Default::default()), ..options() }).unwrap();
+        let guard = lock.acquire().await.unwrap();
+        assert!(guard.is_held());
+        let begin = now();
+        let Err(Error::TimedOut { .. }) = lock.acquire().await else { panic!("it is taken") };
+        assert!(about(since(begin), SECOND * 5));
+        assert_eq!(world.store.asked(Verb::Join).len(), 2);
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_push_of_a_grant_that_is_over_is_no_grant() {
-    let world = World::new();
-    let stale = Grant { fence: 1, expires: Some(now()), hold_ends: None };
-    world.store.next(Verb::Changed, [Fault::Say(Standing::Held(stale))]);
-    let (held, waits) = world.waiting(world.mutex()).await;
-    sleep(SECOND).await;
-    assert!(!waits.is_finished());
-    held.release().await.unwrap();
-    assert!(waits.await.unwrap().unwrap().is_held());
+#[test]
+fn a_waiting_limit_is_none_for_who_does_not_wait() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.always(Verb::Join, Fault::Late(SECOND * 5));
+        let lock = world.mutex().with(Options { wait: Some(SECOND), ..options() }).unwrap();
+        assert!(lock.try_acquire().await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_limit_that_ends_in_silence_is_the_limit_for_who_was_seen_to_wait() {
+    in_virtual_time(async {
+        let world = World::new();
+        let lock = world.mutex().with(Options { wait: Some(SECOND * 30), ..options() }).unwrap();
+        let begin = now();
+        let (_held, waits) = world.waiting(lock).await;
+        world.store.always(Verb::Join, Fault::Silence);
+        world.store.always(Verb::Renew, Fault::Refuse);
+        let ended = waits.await.unwrap();
+        assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
+        assert!(about(since(begin), SECOND * 30), "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn a_limit_that_ends_in_silence_is_the_silence_for_who_was_never_answered() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.always(Verb::Join, Fault::Silence);
+        let lock = world.mutex().with(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
+        let begin = now();
+        let ended = lock.acquire().await;
+        assert!(ended.is_err_and(|error| error.is_unavailable()));
+        assert!(about(since(begin), SECOND * 3), "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn patience_that_ends_before_the_limit_is_silence_for_who_was_seen_to_wait() {
+    in_virtual_time(async {
+        let patience = SECOND * 5;
+        let world = World::with(Options { patience: Some(patience), ..options() });
+        let lock =
+            world.mutex().with(Options { wait: Some(SECOND * 300), ..world.mutex().options().clone() });
+        let (_held, waits) = world.waiting(lock.unwrap()).await;
+        world.store.always(Verb::Join, Fault::Silence);
+        world.store.always(Verb::Renew, Fault::Refuse);
+        let ended = waits.await.unwrap();
+        assert!(ended.is_err_and(|error| error.is_unavailable()));
+    });
+}
+
+#[test]
+fn a_grant_that_took_longer_than_its_lease_is_asked_for_again() {
+    in_virtual_time(async {
+        let world =
+            World::with(Options { lease: SECOND * 2, patience: Some(SECOND * 60), ..Options::default() });
+        let stale = Grant { fence: 1, expires: Some(now()), hold_ends: None };
+        world.store.next(Verb::Join, [Fault::Say(Standing::Held(stale)), Fault::Say(Standing::Gone)]);
+        let guard = world.mutex().acquire().await.unwrap();
+        assert!(guard.is_held());
+        let asked = world.store.asked(Verb::Join);
+        assert!(
+            asked.len() == 3 && pauses(&asked).iter().all(|pause| *pause >= MILLISECOND * 20),
+            "{asked:?}"
+        );
+    });
+}
+
+#[test]
+fn a_store_whose_answers_are_no_use_is_asked_again_until_the_limit_and_never_without_pause() {
+    in_virtual_time(async {
+        for wait in [None, Some(SECOND * 20)] {
+            for patience in [SECOND / 10, SECOND, SECOND * 60] {
+                let world = World::new();
+                world.store.always(Verb::Join, Fault::Say(Standing::Gone));
+                let options = Options { wait, patience: Some(patience), ..options() };
+                let lock = world.mutex().with(options).unwrap();
+                let begin = now();
+                let ended = tokio::time::timeout(SECOND * 30, lock.acquire()).await;
+                if let Some(wait) = wait {
+                    assert!(matches!(ended, Ok(Err(Error::TimedOut { .. }))), "{ended:?}");
+                    assert!(since(begin) <= wait && since(begin) >= wait - SECOND, "{:?}", since(begin));
+                }
+                let asked = world.store.asked(Verb::Join).len();
+                assert!(asked < 100, "asked {asked} times in {:?}", since(begin));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_watch_that_fails_is_begun_again_at_a_bounded_rate_and_loses_no_grant() {
+    in_virtual_time(async {
+        let world = World::with(Options { patience: Some(SECOND * 100), ..options() });
+        world.store.next(Verb::Changed, [Fault::Refuse; 5]);
+        let (held, waits) = world.waiting(world.mutex()).await;
+        sleep(SECOND * 5).await;
+        assert!(world.store.asked(Verb::Changed).len() == 6, "{:?}", world.store.asked(Verb::Changed));
+        let begin = now();
+        held.release().await.unwrap();
+        assert!(waits.await.unwrap().unwrap().is_held());
+        assert!(since(begin) <= MILLISECOND);
+    });
+}
+
+#[test]
+fn what_asking_again_cannot_mend_is_told_at_once() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.next(Verb::Join, [Fault::Deny]);
+        let begin = now();
+        assert!(matches!(world.mutex().acquire().await, Err(Error::Denied { .. })));
+        let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
+        world.store.next(Verb::Changed, [Fault::Deny]);
+        assert!(matches!(world.mutex().acquire().await, Err(Error::Denied { .. })));
+        assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn a_waiter_that_is_told_that_it_waits_goes_on_to_wait() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.next(Verb::Changed, [Fault::Say(Standing::Waiting)]);
+        let (held, waits) = world.waiting(world.mutex()).await;
+        assert_eq!(world.store.asked(Verb::Join).len(), 1);
+        held.release().await.unwrap();
+        assert!(waits.await.unwrap().unwrap().is_held());
+        assert_eq!(world.store.asked(Verb::Join).len(), 1, "the push says it all");
+    });
+}
+
+#[test]
+fn a_push_of_a_grant_that_is_over_is_no_grant() {
+    in_virtual_time(async {
+        let world = World::new();
+        let stale = Grant { fence: 1, expires: Some(now()), hold_ends: None };
+        world.store.next(Verb::Changed, [Fault::Say(Standing::Held(stale))]);
+        let (held, waits) = world.waiting(world.mutex()).await;
+        sleep(SECOND).await;
+        assert!(!waits.is_finished());
+        held.release().await.unwrap();
+        assert!(waits.await.unwrap().unwrap().is_held());
+    });
 }

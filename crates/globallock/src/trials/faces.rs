@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use futures_util::StreamExt;
 
-use super::{LEASE, SECOND, Verb, World, options, owner_over};
+use super::{LEASE, SECOND, Verb, World, in_virtual_time, options, owner_over};
 use crate::backend::Departure;
 use crate::error::Error;
 use crate::manager::LockManager;
@@ -12,129 +12,155 @@ use crate::memory::Memory;
 use crate::options::{ManagerOptions, Options};
 use crate::queue::{MAX_CAPACITY, Share};
 
-#[tokio::test(start_paused = true)]
-async fn each_kind_of_lock_takes_its_share() {
-    let world = World::new();
-    let owner = &world.owner;
-    let shares = [
-        (owner.mutex("a").unwrap(), 1, 1),
-        (owner.rwlock("a").unwrap().read(), 1, MAX_CAPACITY),
-        (owner.rwlock("a").unwrap().write(), MAX_CAPACITY, MAX_CAPACITY),
-        (owner.semaphore("a", 5).unwrap().permits(3).unwrap(), 3, 5),
-        (owner.semaphore("a", MAX_CAPACITY).unwrap().permits(MAX_CAPACITY).unwrap(), MAX_CAPACITY, MAX_CAPACITY),
-        (owner.semaphore("a", 1).unwrap().permits(1).unwrap(), 1, 1),
-    ];
-    for (lock, weight, capacity) in shares {
-        assert_eq!(lock.share(), Share { weight, capacity });
-        assert_eq!(lock.name().as_str(), "a");
-        let guard = lock.acquire().await.unwrap();
-        assert_eq!(guard.name().as_str(), "a");
-        assert_eq!(world.claims().await[0].share, Share { weight, capacity });
-        guard.release().await.unwrap();
-    }
-    assert_eq!(owner.semaphore("a", 5).unwrap().capacity(), 5);
-}
-
-#[tokio::test(start_paused = true)]
-async fn permits_are_from_one_to_the_capacity_and_that_to_its_limit() {
-    let world = World::new();
-    for capacity in [0, MAX_CAPACITY + 1, u32::MAX] {
-        let refused = world.owner.semaphore("a", capacity);
-        assert!(matches!(refused, Err(Error::InvalidOption { .. })), "{capacity}");
-    }
-    let semaphore = world.owner.semaphore("a", 4).unwrap();
-    for count in [0, 5, u32::MAX] {
-        assert!(matches!(semaphore.permits(count), Err(Error::InvalidOption { .. })), "{count}");
-    }
-    for count in 1..=4 {
-        assert_eq!(semaphore.permits(count).unwrap().share().weight, count);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_semaphore_gives_one_permit_at_a_time() {
-    let world = World::new();
-    let semaphore = world.owner.semaphore("a", 2).unwrap();
-    let one = semaphore.acquire().await.unwrap();
-    let other = semaphore.try_acquire().await.unwrap().unwrap();
-    assert!(semaphore.try_acquire().await.unwrap().is_none());
-    assert_ne!(one.fencing_token(), other.fencing_token());
-    one.release().await.unwrap();
-    assert!(semaphore.try_acquire().await.unwrap().is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lock_has_the_options_that_it_was_given() {
-    let world = World::new();
-    let lock = world.mutex();
-    assert_eq!(*lock.options(), options());
-    let other = Options { lease: SECOND, wait: Some(SECOND * 2), ..options() };
-    let lock = lock.with(other.clone()).unwrap();
-    assert_eq!(*lock.options(), other);
-    assert!(matches!(lock.with(Options { lease: LEASE * 9_999_999, ..other }), Err(Error::InvalidOption { .. })));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_claim_shows_the_label_of_its_manager() {
-    let memory = Memory::new();
-    let labelled = ManagerOptions { label: Some("nightly".to_owned()), ..ManagerOptions::default() };
-    let owner = LockManager::over(memory.clone(), labelled).unwrap();
-    let _guard = owner.mutex("a").unwrap().acquire().await.unwrap();
-    let entries = owner.inspect("a").await.unwrap();
-    assert_eq!(entries[0].owner.label.as_deref(), Some("nightly"));
-    assert_eq!(entries[0].owner.pid, Some(std::process::id()));
-    assert!(entries[0].held);
-}
-
-#[tokio::test(start_paused = true)]
-async fn names_and_claims_are_listed_as_the_store_has_them() {
-    let world = World::new();
-    let _guards = world.owner.lock_all(["a/x", "a/y", "b"]).await.unwrap();
-    let names: HashSet<String> = world.owner.names("a/").map(|name| name.unwrap().as_str().to_owned()).collect().await;
-    assert_eq!(names, HashSet::from(["a/x".to_owned(), "a/y".to_owned()]));
-    assert_eq!(world.owner.inspect("b").await.unwrap().len(), 1);
-    assert!(world.owner.inspect("c").await.unwrap().is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn claims_of_two_managers_and_of_one_are_told_apart() {
-    let world = World::new();
-    let mut ids = HashSet::new();
-    for _ in 0..100 {
-        let owner = owner_over(world.memory.clone(), options());
-        for _ in 0..2 {
-            let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
-            assert!(ids.insert(world.claims().await[0].id.unwrap()));
+#[test]
+fn each_kind_of_lock_takes_its_share() {
+    in_virtual_time(async {
+        let world = World::new();
+        let owner = &world.owner;
+        let shares = [
+            (owner.mutex("a").unwrap(), 1, 1),
+            (owner.rwlock("a").unwrap().read(), 1, MAX_CAPACITY),
+            (owner.rwlock("a").unwrap().write(), MAX_CAPACITY, MAX_CAPACITY),
+            (owner.semaphore("a", 5).unwrap().permits(3).unwrap(), 3, 5),
+            (
+                owner.semaphore("a", MAX_CAPACITY).unwrap().permits(MAX_CAPACITY).unwrap(),
+                MAX_CAPACITY,
+                MAX_CAPACITY,
+            ),
+            (owner.semaphore("a", 1).unwrap().permits(1).unwrap(), 1, 1),
+        ];
+        for (lock, weight, capacity) in shares {
+            assert_eq!(lock.share(), Share { weight, capacity });
+            assert_eq!(lock.name().as_str(), "a");
+            let guard = lock.acquire().await.unwrap();
+            assert_eq!(guard.name().as_str(), "a");
+            assert_eq!(world.claims().await[0].share, Share { weight, capacity });
             guard.release().await.unwrap();
         }
-    }
-    let managers: HashSet<String> = ids.iter().map(|id| id.manager()).collect();
-    assert_eq!(managers.len(), 100);
+        assert_eq!(owner.semaphore("a", 5).unwrap().capacity(), 5);
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_set_of_guards_holds_while_all_do() {
-    let world = World::new();
-    let guards = world.owner.lock_all(["b", "a", "b"]).await.unwrap();
-    assert_eq!(guards.guards().len(), 2);
-    assert!(guards.is_held());
-    assert_eq!(guards.release().await.unwrap(), Departure::Left);
-    assert!(world.claims().await.is_empty());
-    assert_eq!(world.store.asked(Verb::Leave).len(), 2);
+#[test]
+fn permits_are_from_one_to_the_capacity_and_that_to_its_limit() {
+    in_virtual_time(async {
+        let world = World::new();
+        for capacity in [0, MAX_CAPACITY + 1, u32::MAX] {
+            let refused = world.owner.semaphore("a", capacity);
+            assert!(matches!(refused, Err(Error::InvalidOption { .. })), "{capacity}");
+        }
+        let semaphore = world.owner.semaphore("a", 4).unwrap();
+        for count in [0, 5, u32::MAX] {
+            assert!(matches!(semaphore.permits(count), Err(Error::InvalidOption { .. })), "{count}");
+        }
+        for count in 1..=4 {
+            assert_eq!(semaphore.permits(count).unwrap().share().weight, count);
+        }
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn debug_texts_name_what_they_are_of() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    let texts = [
-        (format!("{guard:?}"), ["Guard", "\"a\"", "is_held: true"]),
-        (format!("{:?}", world.mutex()), ["Lock", "\"a\"", "lease: 60s"]),
-        (format!("{:?}", world.owner), ["LockManager", "Keeper", "claims: 1"]),
-        (format!("{:?}", world.memory), ["Memory", "names: 1", ".."]),
-    ];
-    for (text, words) in texts {
-        assert!(words.iter().all(|word| text.contains(word)), "{text}");
-    }
-    assert!(format!("{:?}", world.owner.backend()).contains("Memory"));
+#[test]
+fn a_semaphore_gives_one_permit_at_a_time() {
+    in_virtual_time(async {
+        let world = World::new();
+        let semaphore = world.owner.semaphore("a", 2).unwrap();
+        let one = semaphore.acquire().await.unwrap();
+        let other = semaphore.try_acquire().await.unwrap().unwrap();
+        assert!(semaphore.try_acquire().await.unwrap().is_none());
+        assert_ne!(one.fencing_token(), other.fencing_token());
+        one.release().await.unwrap();
+        assert!(semaphore.try_acquire().await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_lock_has_the_options_that_it_was_given() {
+    in_virtual_time(async {
+        let world = World::new();
+        let lock = world.mutex();
+        assert_eq!(*lock.options(), options());
+        let other = Options { lease: SECOND, wait: Some(SECOND * 2), ..options() };
+        let lock = lock.with(other.clone()).unwrap();
+        assert_eq!(*lock.options(), other);
+        assert!(matches!(
+            lock.with(Options { lease: LEASE * 9_999_999, ..other }),
+            Err(Error::InvalidOption { .. })
+        ));
+    });
+}
+
+#[test]
+fn a_claim_shows_the_label_of_its_manager() {
+    in_virtual_time(async {
+        let memory = Memory::new();
+        let labelled = ManagerOptions { label: Some("nightly".to_owned()), ..ManagerOptions::default() };
+        let owner = LockManager::over(memory.clone(), labelled).unwrap();
+        let _guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+        let entries = owner.inspect("a").await.unwrap();
+        assert_eq!(entries[0].owner.label.as_deref(), Some("nightly"));
+        assert_eq!(entries[0].owner.pid, Some(std::process::id()));
+        assert!(entries[0].held);
+    });
+}
+
+#[test]
+fn names_and_claims_are_listed_as_the_store_has_them() {
+    in_virtual_time(async {
+        let world = World::new();
+        let _guards = world.owner.lock_all(["a/x", "a/y", "b"]).await.unwrap();
+        let names: HashSet<String> =
+            world.owner.names("a/").map(|name| name.unwrap().as_str().to_owned()).collect().await;
+        assert_eq!(names, HashSet::from(["a/x".to_owned(), "a/y".to_owned()]));
+        assert_eq!(world.owner.inspect("b").await.unwrap().len(), 1);
+        assert!(world.owner.inspect("c").await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn claims_of_two_managers_and_of_one_are_told_apart() {
+    in_virtual_time(async {
+        let world = World::new();
+        let mut ids = HashSet::new();
+        for _ in 0..100 {
+            let owner = owner_over(world.memory.clone(), options());
+            for _ in 0..2 {
+                let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+                assert!(ids.insert(world.claims().await[0].id.unwrap()));
+                guard.release().await.unwrap();
+            }
+        }
+        let managers: HashSet<String> = ids.iter().map(|id| id.manager()).collect();
+        assert_eq!(managers.len(), 100);
+    });
+}
+
+#[test]
+fn a_set_of_guards_holds_while_all_do() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guards = world.owner.lock_all(["b", "a", "b"]).await.unwrap();
+        assert_eq!(guards.guards().len(), 2);
+        assert!(guards.is_held());
+        assert_eq!(guards.release().await.unwrap(), Departure::Left);
+        assert!(world.claims().await.is_empty());
+        assert_eq!(world.store.asked(Verb::Leave).len(), 2);
+    });
+}
+
+#[test]
+fn debug_texts_name_what_they_are_of() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        let texts = [
+            (format!("{guard:?}"), ["Guard", "\"a\"", "is_held: true"]),
+            (format!("{:?}", world.mutex()), ["Lock", "\"a\"", "lease: 60s"]),
+            (format!("{:?}", world.owner), ["LockManager", "Keeper", "claims: 1"]),
+            (format!("{:?}", world.memory), ["Memory", "names: 1", ".."]),
+        ];
+        for (text, words) in texts {
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        }
+        assert!(format!("{:?}", world.owner.backend()).contains("Memory"));
+    });
 }

@@ -2,45 +2,49 @@
 
 use std::time::Duration;
 
-use super::{LEASE, SECOND, Verb, World, sleep};
+use super::{LEASE, SECOND, Verb, World, in_virtual_time, sleep};
 use crate::backend::Departure;
 use crate::error::Error;
 
-#[tokio::test(start_paused = true)]
-async fn the_copy_of_a_guard_in_a_fork_holds_nothing_and_asks_nothing() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    let fork = World::new();
-    let owner = fork.owner.in_fork();
-    for dropped in [false, true] {
-        let copy = guard.in_fork(&owner);
-        assert!(!copy.is_held());
-        assert_eq!(copy.remaining(), Some(Duration::ZERO));
-        assert!(!copy.renew().await.unwrap());
-        if dropped {
-            drop(copy);
-        } else {
-            assert_eq!(copy.release().await.unwrap(), Departure::Gone);
+#[test]
+fn the_copy_of_a_guard_in_a_fork_holds_nothing_and_asks_nothing() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        let fork = World::new();
+        let owner = fork.owner.in_fork();
+        for dropped in [false, true] {
+            let copy = guard.in_fork(&owner);
+            assert!(!copy.is_held());
+            assert_eq!(copy.remaining(), Some(Duration::ZERO));
+            assert!(!copy.renew().await.unwrap());
+            if dropped {
+                drop(copy);
+            } else {
+                assert_eq!(copy.release().await.unwrap(), Departure::Gone);
+            }
+            sleep(SECOND).await;
+            for verb in [Verb::Join, Verb::Renew, Verb::Leave] {
+                assert!(fork.store.asked(verb).is_empty(), "{verb:?}");
+            }
         }
-        sleep(SECOND).await;
-        for verb in [Verb::Join, Verb::Renew, Verb::Leave] {
-            assert!(fork.store.asked(verb).is_empty(), "{verb:?}");
-        }
-    }
-    assert!(guard.is_held());
-    sleep(LEASE * 2).await;
-    assert!(guard.is_held());
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+        assert!(guard.is_held());
+        sleep(LEASE * 2).await;
+        assert!(guard.is_held());
+        assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_manager_in_a_fork_refuses_and_names_its_process() {
-    let world = World::new();
-    let owner = world.owner.in_fork();
-    let lock = owner.mutex("a").unwrap();
-    for refused in [lock.acquire().await.err(), lock.try_acquire().await.err()] {
-        let Some(Error::Forked { owner }) = refused else { panic!("{refused:?}") };
-        assert_ne!(owner, std::process::id());
-    }
-    assert!(world.store.asked(Verb::Join).is_empty());
+#[test]
+fn a_manager_in_a_fork_refuses_and_names_its_process() {
+    in_virtual_time(async {
+        let world = World::new();
+        let owner = world.owner.in_fork();
+        let lock = owner.mutex("a").unwrap();
+        for refused in [lock.acquire().await.err(), lock.try_acquire().await.err()] {
+            let Some(Error::Forked { owner }) = refused else { panic!("{refused:?}") };
+            assert_ne!(owner, std::process::id());
+        }
+        assert!(world.store.asked(Verb::Join).is_empty());
+    });
 }

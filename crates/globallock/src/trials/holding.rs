@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, options, since, sleep};
+use super::{Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, since, sleep};
 use crate::backend::{Departure, Grant, Standing};
 use crate::deadline::margin;
 use crate::options::Options;
@@ -10,148 +10,173 @@ use crate::sync::now;
 use crate::tenure::Loss;
 
 /// The store frees it after a lease from when it was asked; the owner must have given it up before.
-#[tokio::test(start_paused = true)]
-async fn a_lock_is_lost_a_margin_before_the_lease_that_counts_from_the_question() {
-    for late in [Duration::ZERO, SECOND, LEASE / 2] {
+#[test]
+fn a_lock_is_lost_a_margin_before_the_lease_that_counts_from_the_question() {
+    in_virtual_time(async {
+        for late in [Duration::ZERO, SECOND, LEASE / 2] {
+            let world = World::new();
+            world.store.always(Verb::Renew, Fault::Refuse);
+            world.store.next(Verb::Join, [Fault::Late(late)]);
+            let asked = now();
+            let guard = world.mutex().acquire().await.unwrap();
+            assert!(about(since(asked), late));
+            assert!(
+                about(guard.remaining().unwrap(), LEASE - margin(LEASE) - late),
+                "{:?}",
+                guard.remaining()
+            );
+            assert_eq!(guard.lost().await, Loss::Expired);
+            assert!(since(asked) <= LEASE - margin(LEASE) + MILLISECOND, "{:?}", since(asked));
+            assert!(!guard.is_held());
+            assert_eq!(guard.remaining(), Some(Duration::ZERO));
+        }
+    });
+}
+
+#[test]
+fn a_lock_counts_as_lost_at_its_deadline_though_no_task_has_run() {
+    in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Renew, Fault::Refuse);
-        world.store.next(Verb::Join, [Fault::Late(late)]);
-        let asked = now();
         let guard = world.mutex().acquire().await.unwrap();
-        assert!(about(since(asked), late));
-        assert!(about(guard.remaining().unwrap(), LEASE - margin(LEASE) - late), "{:?}", guard.remaining());
-        assert_eq!(guard.lost().await, Loss::Expired);
-        assert!(since(asked) <= LEASE - margin(LEASE) + MILLISECOND, "{:?}", since(asked));
+        let remaining = guard.remaining().unwrap();
+        // Nothing runs but this task.
+        tokio::time::advance(remaining - MILLISECOND).await;
+        assert!(guard.remaining().unwrap() <= LEASE);
+        let world = World::new();
+        world.store.always(Verb::Renew, Fault::Silence);
+        let guard = world.mutex().acquire().await.unwrap();
+        tokio::time::advance(guard.remaining().unwrap()).await;
         assert!(!guard.is_held());
-        assert_eq!(guard.remaining(), Some(Duration::ZERO));
-    }
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lock_counts_as_lost_at_its_deadline_though_no_task_has_run() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    let remaining = guard.remaining().unwrap();
-    // Nothing runs but this task.
-    tokio::time::advance(remaining - MILLISECOND).await;
-    assert!(guard.remaining().unwrap() <= LEASE);
-    let world = World::new();
-    world.store.always(Verb::Renew, Fault::Silence);
-    let guard = world.mutex().acquire().await.unwrap();
-    tokio::time::advance(guard.remaining().unwrap()).await;
-    assert!(!guard.is_held());
+#[test]
+fn a_longest_hold_ends_at_its_time_whatever_the_lease() {
+    in_virtual_time(async {
+        for (lease, hold) in [(LEASE, SECOND * 10), (SECOND * 2, SECOND * 10), (SECOND * 10, SECOND * 10)] {
+            let world = World::with(Options { lease, max_hold: Some(hold), ..Options::default() });
+            let begin = now();
+            let guard = world.mutex().acquire().await.unwrap();
+            assert!(guard.remaining().unwrap() <= hold - margin(hold));
+            sleep(hold - margin(hold) - MILLISECOND * 5).await;
+            assert!(guard.is_held(), "{lease:?}");
+            assert_eq!(guard.lost().await, Loss::MaxHold);
+            assert!(about(since(begin), hold - margin(hold)), "{:?}", since(begin));
+            assert!(!guard.is_held());
+        }
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_longest_hold_ends_at_its_time_whatever_the_lease() {
-    for (lease, hold) in [(LEASE, SECOND * 10), (SECOND * 2, SECOND * 10), (SECOND * 10, SECOND * 10)] {
-        let world = World::with(Options { lease, max_hold: Some(hold), ..Options::default() });
-        let begin = now();
+#[test]
+fn a_longest_hold_within_the_lease_needs_no_renewal() {
+    in_virtual_time(async {
+        let world = World::with(Options { max_hold: Some(LEASE / 2), ..options() });
         let guard = world.mutex().acquire().await.unwrap();
-        assert!(guard.remaining().unwrap() <= hold - margin(hold));
-        sleep(hold - margin(hold) - MILLISECOND * 5).await;
-        assert!(guard.is_held(), "{lease:?}");
+        assert_eq!(guard.lost().await, Loss::MaxHold);
+        assert!(world.store.batches().len() <= 1, "{:?}", world.store.batches());
+    });
+}
+
+#[test]
+fn a_longest_hold_counts_from_the_grant_and_no_renewal_moves_it() {
+    in_virtual_time(async {
+        let hold = SECOND * 100;
+        let world = World::with(Options { max_hold: Some(hold), ..options() });
+        let (held, waits) = world.waiting(world.mutex()).await;
+        sleep(SECOND * 30).await;
+        held.release().await.unwrap();
+        let guard = waits.await.unwrap().unwrap();
+        let begin = now();
+        for _ in 0..5 {
+            sleep(SECOND * 10).await;
+            assert!(guard.renew().await.unwrap());
+        }
         assert_eq!(guard.lost().await, Loss::MaxHold);
         assert!(about(since(begin), hold - margin(hold)), "{:?}", since(begin));
-        assert!(!guard.is_held());
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_longest_hold_within_the_lease_needs_no_renewal() {
-    let world = World::with(Options { max_hold: Some(LEASE / 2), ..options() });
-    let guard = world.mutex().acquire().await.unwrap();
-    assert_eq!(guard.lost().await, Loss::MaxHold);
-    assert!(world.store.batches().len() <= 1, "{:?}", world.store.batches());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_longest_hold_counts_from_the_grant_and_no_renewal_moves_it() {
-    let hold = SECOND * 100;
-    let world = World::with(Options { max_hold: Some(hold), ..options() });
-    let (held, waits) = world.waiting(world.mutex()).await;
-    sleep(SECOND * 30).await;
-    held.release().await.unwrap();
-    let guard = waits.await.unwrap().unwrap();
-    let begin = now();
-    for _ in 0..5 {
-        sleep(SECOND * 10).await;
-        assert!(guard.renew().await.unwrap());
-    }
-    assert_eq!(guard.lost().await, Loss::MaxHold);
-    assert!(about(since(begin), hold - margin(hold)), "{:?}", since(begin));
+    });
 }
 
 /// As ends a lease that a store cuts to the longest hold.
-#[tokio::test(start_paused = true)]
-async fn a_lease_that_ends_with_the_longest_hold_is_lost_for_that() {
-    let hold = SECOND * 5;
-    let world = World::with(Options { max_hold: Some(hold), ..options() });
-    let end = now() + hold;
-    let grant = Grant { fence: 7, expires: Some(end), hold_ends: Some(end) };
-    world.store.next(Verb::Join, [Fault::Say(Standing::Held(grant))]);
-    let guard = world.mutex().acquire().await.unwrap();
-    assert_eq!(guard.fencing_token(), 7);
-    assert_eq!(guard.lost().await, Loss::MaxHold);
+#[test]
+fn a_lease_that_ends_with_the_longest_hold_is_lost_for_that() {
+    in_virtual_time(async {
+        let hold = SECOND * 5;
+        let world = World::with(Options { max_hold: Some(hold), ..options() });
+        let end = now() + hold;
+        let grant = Grant { fence: 7, expires: Some(end), hold_ends: Some(end) };
+        world.store.next(Verb::Join, [Fault::Say(Standing::Held(grant))]);
+        let guard = world.mutex().acquire().await.unwrap();
+        assert_eq!(guard.fencing_token(), 7);
+        assert_eq!(guard.lost().await, Loss::MaxHold);
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lock_that_only_the_end_of_the_process_ends_has_no_deadline() {
-    let world = World::new();
-    let grant = Grant { fence: 7, expires: None, hold_ends: None };
-    world.store.always(Verb::Join, Fault::Say(Standing::Held(grant)));
-    world.store.always(Verb::Renew, Fault::Say(Standing::Held(grant)));
-    let guard = world.mutex().acquire().await.unwrap();
-    assert_eq!(guard.remaining(), None);
-    sleep(LEASE * 10).await;
-    assert!(guard.is_held());
-    assert_eq!(guard.remaining(), None);
-    let renewals = world.store.batches().len();
-    assert!((29..=30).contains(&renewals), "{renewals}");
+#[test]
+fn a_lock_that_only_the_end_of_the_process_ends_has_no_deadline() {
+    in_virtual_time(async {
+        let world = World::new();
+        let grant = Grant { fence: 7, expires: None, hold_ends: None };
+        world.store.always(Verb::Join, Fault::Say(Standing::Held(grant)));
+        world.store.always(Verb::Renew, Fault::Say(Standing::Held(grant)));
+        let guard = world.mutex().acquire().await.unwrap();
+        assert_eq!(guard.remaining(), None);
+        sleep(LEASE * 10).await;
+        assert!(guard.is_held());
+        assert_eq!(guard.remaining(), None);
+        let renewals = world.store.batches().len();
+        assert!((29..=30).contains(&renewals), "{renewals}");
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_loss_is_told_to_all_who_ask_and_stays() {
-    let world = World::new();
-    world.store.always(Verb::Renew, Fault::Refuse);
-    let guard = world.mutex().acquire().await.unwrap();
-    let [one, other] = [(); 2].map(|()| tokio::spawn(guard.loss()));
-    assert_eq!(guard.lost().await, Loss::Expired);
-    assert_eq!((one.await.unwrap(), other.await.unwrap()), (Some(Loss::Expired), Some(Loss::Expired)));
-    world.store.always(Verb::Renew, Fault::None);
-    sleep(LEASE).await;
-    assert!(!guard.is_held());
-    assert_eq!((guard.lost().await, guard.release().await.unwrap()), (Loss::Expired, Departure::Gone));
+#[test]
+fn a_loss_is_told_to_all_who_ask_and_stays() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.always(Verb::Renew, Fault::Refuse);
+        let guard = world.mutex().acquire().await.unwrap();
+        let [one, other] = [(); 2].map(|()| tokio::spawn(guard.loss()));
+        assert_eq!(guard.lost().await, Loss::Expired);
+        assert_eq!((one.await.unwrap(), other.await.unwrap()), (Some(Loss::Expired), Some(Loss::Expired)));
+        world.store.always(Verb::Renew, Fault::None);
+        sleep(LEASE).await;
+        assert!(!guard.is_held());
+        assert_eq!((guard.lost().await, guard.release().await.unwrap()), (Loss::Expired, Departure::Gone));
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_release_is_no_loss() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    let told = tokio::spawn(guard.loss());
-    sleep(SECOND).await;
-    assert!(!told.is_finished());
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
-    assert_eq!(told.await.unwrap(), None);
+#[test]
+fn a_release_is_no_loss() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        let told = tokio::spawn(guard.loss());
+        sleep(SECOND).await;
+        assert!(!told.is_finished());
+        assert_eq!(guard.release().await.unwrap(), Departure::Left);
+        assert_eq!(told.await.unwrap(), None);
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lost_lock_is_given_up_in_the_store_once() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    world.store.next(Verb::Renew, [Fault::Say(Standing::Waiting)]);
-    assert_eq!(guard.lost().await, Loss::Revoked);
-    sleep(MILLISECOND).await;
-    assert_eq!(world.store.asked(Verb::Leave).len(), 1);
-    assert!(world.claims().await.is_empty());
-    drop(guard);
-    sleep(LEASE).await;
-    assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+#[test]
+fn a_lost_lock_is_given_up_in_the_store_once() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        world.store.next(Verb::Renew, [Fault::Say(Standing::Waiting)]);
+        assert_eq!(guard.lost().await, Loss::Revoked);
+        sleep(MILLISECOND).await;
+        assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+        assert!(world.claims().await.is_empty());
+        drop(guard);
+        sleep(LEASE).await;
+        assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+    });
 }
 
 #[test]
 fn a_loss_says_why() {
-    for (loss, word) in [(Loss::Expired, "lease"), (Loss::MaxHold, "longest hold"), (Loss::Revoked, "store")] {
+    for (loss, word) in [(Loss::Expired, "lease"), (Loss::MaxHold, "longest hold"), (Loss::Revoked, "store")]
+    {
         assert!(loss.to_string().contains(word), "{loss}");
     }
 }

@@ -1,165 +1,187 @@
 //! Departures: nothing stays behind, though no lease would free it for a minute.
 
-use super::{Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, options, pauses, since, sleep};
+use super::{
+    Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
+};
 use crate::backend::{Departure, Standing};
 use crate::error::Error;
 use crate::options::Options;
 use crate::sync::now;
 
-#[tokio::test(start_paused = true)]
-async fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
-    let endings: [(Fault, Options); 4] = [
-        (Fault::Deny, options()),
-        (Fault::Silence, Options { patience: Some(SECOND), ..options() }),
-        (Fault::Refuse, Options { patience: Some(SECOND), ..options() }),
-        (Fault::Silence, Options { wait: Some(SECOND * 21), ..options() }),
-    ];
-    for (fault, options) in endings {
-        let world = World::with(options);
-        let (held, waits) = world.waiting(world.mutex()).await;
-        // The next renewal has it ask again.
-        world.store.always(Verb::Join, fault);
-        world.store.next(Verb::Renew, [Fault::Refuse]);
-        let begin = now();
-        waits.await.unwrap().unwrap_err();
-        sleep(MILLISECOND).await;
-        assert!(since(begin) < LEASE / 2);
-        assert_eq!(world.claims().await.len(), 1, "{fault:?}");
-        assert!(held.is_held());
-        assert_eq!(world.store.asked(Verb::Leave).len(), 1);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_acquire_whose_answer_was_lost_leaves_nothing_when_it_fails_or_is_dropped() {
-    let world = World::with(Options { patience: Some(SECOND), ..options() });
-    world.store.always(Verb::Join, Fault::Late(SECOND * 5));
-    assert!(world.mutex().acquire().await.unwrap_err().is_unavailable());
-    sleep(MILLISECOND).await;
-    assert!(world.claims().await.is_empty());
-    let lock = world.mutex();
-    let dropped = tokio::spawn(async move { lock.acquire().await });
-    sleep(MILLISECOND).await;
-    assert_eq!(world.claims().await.len(), 1);
-    dropped.abort();
-    sleep(MILLISECOND).await;
-    assert!(world.claims().await.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_departure_that_fails_is_repeated_at_a_bounded_rate_until_the_lease_is_over() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    world.store.always(Verb::Leave, Fault::Refuse);
-    let begin = now();
-    drop(guard);
-    world.owner.close().await;
-    assert!(since(begin) <= LEASE && since(begin) >= LEASE - SECOND * 2, "{:?}", since(begin));
-    let pauses = pauses(&world.store.asked(Verb::Leave));
-    assert!(about(pauses[0], MILLISECOND * 50), "{pauses:?}");
-    assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + MILLISECOND * 2), "{pauses:?}");
-    assert!(pauses.iter().all(|pause| *pause <= SECOND + MILLISECOND * 2), "{pauses:?}");
-    assert!(about(*pauses.last().unwrap(), SECOND) && pauses.len() < 70, "{pauses:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_departure_reaches_the_store_once_that_answers_again() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    world.store.always(Verb::Leave, Fault::Refuse);
-    assert!(guard.release().await.unwrap_err().is_unavailable());
-    sleep(LEASE / 2).await;
-    world.store.always(Verb::Leave, Fault::None);
-    sleep(SECOND * 2).await;
-    assert!(world.claims().await.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_release_asks_once_and_says_what_the_store_said() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
-    let guard = world.mutex().acquire().await.unwrap();
-    world.store.next(Verb::Leave, [Fault::Say(Standing::Gone)]);
-    assert_eq!(guard.release().await.unwrap(), Departure::Gone);
-    sleep(SECOND).await;
-    assert_eq!(world.store.asked(Verb::Leave).len(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_guard_that_is_dropped_leaves_once() {
-    let world = World::new();
-    drop(world.mutex().acquire().await.unwrap());
-    sleep(MILLISECOND).await;
-    assert!(world.claims().await.is_empty());
-    sleep(LEASE * 2).await;
-    assert_eq!(world.store.asked(Verb::Leave).len(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_loss_that_the_owner_notices_first_is_given_up_in_the_store() {
-    for released in [false, true] {
-        let world = World::new();
-        world.store.always(Verb::Renew, Fault::Silence);
-        let guard = world.mutex().acquire().await.unwrap();
-        let remaining = guard.remaining().unwrap();
-        // No task has run since the deadline but this one.
-        tokio::time::advance(remaining).await;
-        if released {
-            assert_eq!(guard.release().await.unwrap(), Departure::Gone);
-        } else {
-            drop(guard);
+#[test]
+fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
+    in_virtual_time(async {
+        let endings: [(Fault, Options); 4] = [
+            (Fault::Deny, options()),
+            (Fault::Silence, Options { patience: Some(SECOND), ..options() }),
+            (Fault::Refuse, Options { patience: Some(SECOND), ..options() }),
+            (Fault::Silence, Options { wait: Some(SECOND * 21), ..options() }),
+        ];
+        for (fault, options) in endings {
+            let world = World::with(options);
+            let (held, waits) = world.waiting(world.mutex()).await;
+            // The next renewal has it ask again.
+            world.store.always(Verb::Join, fault);
+            world.store.next(Verb::Renew, [Fault::Refuse]);
+            let begin = now();
+            waits.await.unwrap().unwrap_err();
+            sleep(MILLISECOND).await;
+            assert!(since(begin) < LEASE / 2);
+            assert_eq!(world.claims().await.len(), 1, "{fault:?}");
+            assert!(held.is_held());
+            assert_eq!(world.store.asked(Verb::Leave).len(), 1);
         }
+    });
+}
+
+#[test]
+fn an_acquire_whose_answer_was_lost_leaves_nothing_when_it_fails_or_is_dropped() {
+    in_virtual_time(async {
+        let world = World::with(Options { patience: Some(SECOND), ..options() });
+        world.store.always(Verb::Join, Fault::Late(SECOND * 5));
+        assert!(world.mutex().acquire().await.unwrap_err().is_unavailable());
         sleep(MILLISECOND).await;
-        assert_eq!(world.store.asked(Verb::Leave).len(), 1, "{released}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn closing_refuses_ends_waits_and_leaves_what_is_held() {
-    let world = World::new();
-    let kept = world.owner.mutex("kept").unwrap().acquire().await.unwrap();
-    let (held, waits) = world.waiting(world.mutex()).await;
-    world.owner.close().await;
-    assert_eq!(world.claims().await.len(), 1, "the waiter is out when the call returns");
-    let ended = waits.await.unwrap();
-    assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
-    assert!(matches!(world.mutex().try_acquire().await, Err(Error::Closed)));
-    sleep(LEASE * 2).await;
-    assert!(kept.is_held() && held.is_held());
-    assert_eq!(kept.release().await.unwrap(), Departure::Left);
-}
-
-#[tokio::test(start_paused = true)]
-async fn closing_ends_who_asks_a_store_that_fails() {
-    for fault in [Fault::Refuse, Fault::Say(Standing::Gone)] {
-        let world = World::new();
-        world.store.always(Verb::Join, fault);
+        assert!(world.claims().await.is_empty());
         let lock = world.mutex();
-        let asks = tokio::spawn(async move { lock.acquire().await });
-        sleep(SECOND).await;
-        let begin = now();
-        world.owner.close().await;
-        let ended = asks.await.unwrap();
-        assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
-        assert!(since(begin) <= SECOND, "{:?}", since(begin));
-    }
+        let dropped = tokio::spawn(async move { lock.acquire().await });
+        sleep(MILLISECOND).await;
+        assert_eq!(world.claims().await.len(), 1);
+        dropped.abort();
+        sleep(MILLISECOND).await;
+        assert!(world.claims().await.is_empty());
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn closing_waits_for_departures_in_the_background_however_many() {
-    let world = World::new();
-    let guards = [world.mutex(), world.owner.mutex("b").unwrap()];
-    let mut held = Vec::new();
-    for lock in guards {
-        held.push(lock.acquire().await.unwrap());
-    }
-    world.store.next(Verb::Leave, [Fault::Late(SECOND * 2), Fault::Late(SECOND * 5)]);
-    let begin = now();
-    drop(held);
-    world.owner.close().await;
-    assert!(about(since(begin), SECOND * 5), "{:?}", since(begin));
-    // And for nothing where there are none.
-    world.owner.close().await;
-    assert!(about(since(begin), SECOND * 5), "{:?}", since(begin));
+#[test]
+fn a_departure_that_fails_is_repeated_at_a_bounded_rate_until_the_lease_is_over() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        world.store.always(Verb::Leave, Fault::Refuse);
+        let begin = now();
+        drop(guard);
+        world.owner.close().await;
+        assert!(since(begin) <= LEASE && since(begin) >= LEASE - SECOND * 2, "{:?}", since(begin));
+        let pauses = pauses(&world.store.asked(Verb::Leave));
+        assert!(about(pauses[0], MILLISECOND * 50), "{pauses:?}");
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + MILLISECOND * 2), "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= SECOND + MILLISECOND * 2), "{pauses:?}");
+        assert!(about(*pauses.last().unwrap(), SECOND) && pauses.len() < 70, "{pauses:?}");
+    });
+}
+
+#[test]
+fn a_departure_reaches_the_store_once_that_answers_again() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        world.store.always(Verb::Leave, Fault::Refuse);
+        assert!(guard.release().await.unwrap_err().is_unavailable());
+        sleep(LEASE / 2).await;
+        world.store.always(Verb::Leave, Fault::None);
+        sleep(SECOND * 2).await;
+        assert!(world.claims().await.is_empty());
+    });
+}
+
+#[test]
+fn a_release_asks_once_and_says_what_the_store_said() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        assert_eq!(guard.release().await.unwrap(), Departure::Left);
+        let guard = world.mutex().acquire().await.unwrap();
+        world.store.next(Verb::Leave, [Fault::Say(Standing::Gone)]);
+        assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+        sleep(SECOND).await;
+        assert_eq!(world.store.asked(Verb::Leave).len(), 2);
+    });
+}
+
+#[test]
+fn a_guard_that_is_dropped_leaves_once() {
+    in_virtual_time(async {
+        let world = World::new();
+        drop(world.mutex().acquire().await.unwrap());
+        sleep(MILLISECOND).await;
+        assert!(world.claims().await.is_empty());
+        sleep(LEASE * 2).await;
+        assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+    });
+}
+
+#[test]
+fn a_loss_that_the_owner_notices_first_is_given_up_in_the_store() {
+    in_virtual_time(async {
+        for released in [false, true] {
+            let world = World::new();
+            world.store.always(Verb::Renew, Fault::Silence);
+            let guard = world.mutex().acquire().await.unwrap();
+            let remaining = guard.remaining().unwrap();
+            // No task has run since the deadline but this one.
+            tokio::time::advance(remaining).await;
+            if released {
+                assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+            } else {
+                drop(guard);
+            }
+            sleep(MILLISECOND).await;
+            assert_eq!(world.store.asked(Verb::Leave).len(), 1, "{released}");
+        }
+    });
+}
+
+#[test]
+fn closing_refuses_ends_waits_and_leaves_what_is_held() {
+    in_virtual_time(async {
+        let world = World::new();
+        let kept = world.owner.mutex("kept").unwrap().acquire().await.unwrap();
+        let (held, waits) = world.waiting(world.mutex()).await;
+        world.owner.close().await;
+        assert_eq!(world.claims().await.len(), 1, "the waiter is out when the call returns");
+        let ended = waits.await.unwrap();
+        assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
+        assert!(matches!(world.mutex().try_acquire().await, Err(Error::Closed)));
+        sleep(LEASE * 2).await;
+        assert!(kept.is_held() && held.is_held());
+        assert_eq!(kept.release().await.unwrap(), Departure::Left);
+    });
+}
+
+#[test]
+fn closing_ends_who_asks_a_store_that_fails() {
+    in_virtual_time(async {
+        for fault in [Fault::Refuse, Fault::Say(Standing::Gone)] {
+            let world = World::new();
+            world.store.always(Verb::Join, fault);
+            let lock = world.mutex();
+            let asks = tokio::spawn(async move { lock.acquire().await });
+            sleep(SECOND).await;
+            let begin = now();
+            world.owner.close().await;
+            let ended = asks.await.unwrap();
+            assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
+            assert!(since(begin) <= SECOND, "{:?}", since(begin));
+        }
+    });
+}
+
+#[test]
+fn closing_waits_for_departures_in_the_background_however_many() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guards = [world.mutex(), world.owner.mutex("b").unwrap()];
+        let mut held = Vec::new();
+        for lock in guards {
+            held.push(lock.acquire().await.unwrap());
+        }
+        world.store.next(Verb::Leave, [Fault::Late(SECOND * 2), Fault::Late(SECOND * 5)]);
+        let begin = now();
+        drop(held);
+        world.owner.close().await;
+        assert!(about(since(begin), SECOND * 5), "{:?}", since(begin));
+        // And for nothing where there are none.
+        world.owner.close().await;
+        assert!(about(since(begin), SECOND * 5), "{:?}", since(begin));
+    });
 }

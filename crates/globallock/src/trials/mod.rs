@@ -29,8 +29,16 @@ use crate::sync::now;
 use store::{Fault, Store, Verb};
 
 const LEASE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Runs a test in time that passes when all wait for it, and for no more than a day of that.
+fn in_virtual_time(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(DAY, test).await.expect("it ends within a day") });
+}
 
 /// A store, and one owner's connection to it that does as told.
 struct World {

@@ -1,226 +1,265 @@
 //! Renewals: as many as are promised, together, and faster when they fail.
 
-use super::{Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, options, pauses, since, sleep};
+use super::{
+    Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
+};
 use crate::backend::Standing;
 use crate::deadline::margin;
 use crate::options::Options;
 use crate::sync::now;
 use crate::tenure::Loss;
 
-#[tokio::test(start_paused = true)]
-async fn a_held_lock_is_renewed_three_times_a_lease() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    sleep(LEASE * 10).await;
-    assert!(guard.is_held());
-    let asked = world.store.asked(Verb::Renew);
-    assert!((30..=31).contains(&asked.len()), "{}", asked.len());
-    let third = LEASE / 3;
-    assert!(pauses(&asked).iter().all(|pause| *pause <= third && *pause >= third * 98 / 100), "{:?}", pauses(&asked));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_waiting_claim_is_renewed_three_times_a_lease_and_outlives_it() {
-    let world = World::new();
-    let (held, waits) = world.waiting(world.mutex()).await;
-    sleep(LEASE * 10).await;
-    let asked = world.store.asked(Verb::Renew);
-    assert!((28..=31).contains(&asked.len()), "{}", asked.len());
-    assert_eq!(world.claims().await.len(), 2);
-    assert_eq!(world.store.asked(Verb::Join).len(), 1);
-    held.release().await.unwrap();
-    assert!(waits.await.unwrap().unwrap().is_held());
-}
-
-#[tokio::test(start_paused = true)]
-async fn renewals_that_fail_are_tried_again_until_the_deadline_at_a_bounded_rate() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    world.store.always(Verb::Renew, Fault::Refuse);
-    let begin = now();
-    assert_eq!(guard.lost().await, Loss::Expired);
-    let asked = world.store.asked(Verb::Renew);
-    let pauses = pauses(&asked);
-    assert!(pauses.iter().all(|pause| *pause >= MILLISECOND * 10 && *pause <= SECOND + MILLISECOND), "{pauses:?}");
-    assert!(asked.len() >= 40 && asked.len() < 100, "{}", asked.len());
-    // Up to the very end, at which the last tries come thick.
-    assert!(asked.last().unwrap().duration_since(begin) >= LEASE - margin(LEASE) - SECOND / 10);
-    assert!(about(since(begin), LEASE - margin(LEASE)), "{:?}", since(begin));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_lock_outlives_an_outage_that_is_shorter_than_what_is_left_of_its_lease() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    // From the first renewal on, to a second before the deadline.
-    world.store.always(Verb::Renew, Fault::Refuse);
-    sleep(LEASE - margin(LEASE) - SECOND).await;
-    assert!(guard.is_held());
-    world.store.always(Verb::Renew, Fault::None);
-    sleep(LEASE).await;
-    assert!(guard.is_held());
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_comes_due_within_ten_milliseconds_is_renewed_in_one_request() {
-    let world = World::new();
-    let mut guards = Vec::new();
-    for number in 0..5 {
-        guards.push(world.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
-        sleep(MILLISECOND * 2).await;
-    }
-    sleep(SECOND).await;
-    guards.push(world.owner.mutex("late").unwrap().acquire().await.unwrap());
-    sleep(LEASE / 2).await;
-    assert_eq!(world.store.batches(), [5, 1]);
-    assert!(guards.iter().all(|guard| guard.is_held()));
-}
-
-#[tokio::test(start_paused = true)]
-async fn many_claims_are_renewed_in_full_requests_of_which_few_are_under_way() {
-    let world = World::new();
-    let mut guards = Vec::new();
-    for number in 0..256 * 10 + 1 {
-        guards.push(world.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
-    }
-    world.store.always(Verb::Renew, Fault::Late(SECOND));
-    sleep(LEASE / 2).await;
-    let batches = world.store.batches();
-    assert_eq!(batches.iter().sum::<usize>(), guards.len(), "{batches:?}");
-    assert_eq!(batches.iter().max(), Some(&256), "{batches:?}");
-    assert_eq!((batches.len(), world.store.most_renewing()), (11, 8));
-    // Those that found no room are asked for once there is some.
-    let asked = world.store.asked(Verb::Renew);
-    assert!(about(asked[10].duration_since(asked[0]), SECOND), "{:?}", pauses(&asked));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_shorter_lease_is_renewed_in_its_own_time() {
-    let world = World::new();
-    let _long = world.owner.mutex("long").unwrap().acquire().await.unwrap();
-    sleep(MILLISECOND).await;
-    let short = world.mutex().with(Options { lease: SECOND * 3, ..options() }).unwrap();
-    let short = short.acquire().await.unwrap();
-    sleep(SECOND * 10).await;
-    assert!(short.is_held());
-    assert!((10..=11).contains(&world.store.batches().len()), "{:?}", world.store.batches());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_disturbance_has_all_renewed_at_once() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    let other = world.owner.mutex("b").unwrap().acquire().await.unwrap();
-    sleep(SECOND).await;
-    world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
-    let begin = now();
-    world.store.disturbed.notify_one();
-    assert_eq!(guard.lost().await, Loss::Revoked);
-    assert_eq!(other.lost().await, Loss::Revoked);
-    assert!(since(begin) <= MILLISECOND, "{:?}", since(begin));
-    // And again.
-    let guard = world.mutex().acquire().await.unwrap();
-    world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
-    world.store.disturbed.notify_one();
-    assert_eq!(guard.lost().await, Loss::Revoked);
-    assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_disturbance_repeats_no_renewal_that_is_under_way() {
-    let world = World::new();
-    let _guard = world.mutex().acquire().await.unwrap();
-    world.store.always(Verb::Renew, Fault::Late(SECOND * 3));
-    for _ in 0..3 {
-        world.store.disturbed.notify_one();
-        sleep(SECOND / 2).await;
-    }
-    assert_eq!(world.store.batches(), [1]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_released_is_not_renewed_any_more() {
-    let world = World::new();
-    for ended in 0..3 {
-        let guard = world.mutex().acquire().await.unwrap();
-        match ended {
-            0 => drop(guard.release().await.unwrap()),
-            1 => drop(guard),
-            _ => {
-                world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
-                let _ = guard.renew().await.unwrap();
-                drop(guard);
-            }
-        }
-        let before = world.store.batches().len();
-        sleep(LEASE * 3).await;
-        assert_eq!(world.store.batches().len(), before, "{ended}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_late_answer_to_a_renewal_counts_from_when_it_was_asked_for() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    let begin = now();
-    // Served after a third of the lease, and heard of after the half.
-    world.store.next(Verb::Renew, [Fault::Late(LEASE / 6)]);
-    world.store.always(Verb::Renew, Fault::Silence);
-    assert_eq!(guard.lost().await, Loss::Expired);
-    let sent = world.store.asked(Verb::Renew)[0].duration_since(begin);
-    assert!(about(since(begin), sent + LEASE - margin(LEASE)), "{:?}", since(begin));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_waiter_whose_renewal_fails_or_finds_it_gone_asks_the_store() {
-    for fault in [Fault::Refuse, Fault::Say(Standing::Gone)] {
+#[test]
+fn a_held_lock_is_renewed_three_times_a_lease() {
+    in_virtual_time(async {
         let world = World::new();
-        let (_held, _waits) = world.waiting(world.mutex()).await;
-        world.store.next(Verb::Renew, [fault]);
-        sleep(LEASE / 3 + MILLISECOND).await;
-        assert_eq!(world.store.asked(Verb::Join).len(), 2, "{fault:?}");
-    }
+        let guard = world.mutex().acquire().await.unwrap();
+        sleep(LEASE * 10).await;
+        assert!(guard.is_held());
+        let asked = world.store.asked(Verb::Renew);
+        assert!((30..=31).contains(&asked.len()), "{}", asked.len());
+        let third = LEASE / 3;
+        assert!(
+            pauses(&asked).iter().all(|pause| *pause <= third && *pause >= third * 98 / 100),
+            "{:?}",
+            pauses(&asked)
+        );
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_grant_whose_push_is_lost_is_learnt_from_the_next_renewal() {
-    let world = World::new();
-    world.store.always(Verb::Changed, Fault::Silence);
-    let (held, waits) = world.waiting(world.mutex()).await;
-    let begin = now();
-    held.release().await.unwrap();
-    assert!(waits.await.unwrap().unwrap().is_held());
-    assert!(since(begin) <= LEASE / 3 + MILLISECOND, "{:?}", since(begin));
+#[test]
+fn a_waiting_claim_is_renewed_three_times_a_lease_and_outlives_it() {
+    in_virtual_time(async {
+        let world = World::new();
+        let (held, waits) = world.waiting(world.mutex()).await;
+        sleep(LEASE * 10).await;
+        let asked = world.store.asked(Verb::Renew);
+        assert!((28..=31).contains(&asked.len()), "{}", asked.len());
+        assert_eq!(world.claims().await.len(), 2);
+        assert_eq!(world.store.asked(Verb::Join).len(), 1);
+        held.release().await.unwrap();
+        assert!(waits.await.unwrap().unwrap().is_held());
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_renewing_task_ends_with_the_last_lock_of_its_manager() {
-    let world = World::new();
-    let store = std::sync::Arc::downgrade(&world.store);
-    let guard = world.mutex().acquire().await.unwrap();
-    drop(world);
-    sleep(LEASE * 2).await;
-    assert!(guard.is_held(), "what is held is renewed without its manager");
-    guard.release().await.unwrap();
-    sleep(MILLISECOND).await;
-    assert!(store.upgrade().is_none());
+#[test]
+fn renewals_that_fail_are_tried_again_until_the_deadline_at_a_bounded_rate() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        world.store.always(Verb::Renew, Fault::Refuse);
+        let begin = now();
+        assert_eq!(guard.lost().await, Loss::Expired);
+        let asked = world.store.asked(Verb::Renew);
+        let pauses = pauses(&asked);
+        assert!(
+            pauses.iter().all(|pause| *pause >= MILLISECOND * 10 && *pause <= SECOND + MILLISECOND),
+            "{pauses:?}"
+        );
+        assert!(asked.len() >= 40 && asked.len() < 100, "{}", asked.len());
+        // Up to the very end, at which the last tries come thick.
+        assert!(asked.last().unwrap().duration_since(begin) >= LEASE - margin(LEASE) - SECOND / 10);
+        assert!(about(since(begin), LEASE - margin(LEASE)), "{:?}", since(begin));
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_renewal_on_demand_asks_once_and_gives_a_whole_lease() {
-    let world = World::new();
-    let guard = world.mutex().acquire().await.unwrap();
-    sleep(SECOND * 5).await;
-    assert!(guard.renew().await.unwrap());
-    assert!(about(guard.remaining().unwrap(), LEASE - margin(LEASE)), "{:?}", guard.remaining());
-    assert_eq!(world.store.batches(), [1]);
-    world.store.next(Verb::Renew, [Fault::Refuse]);
-    assert!(guard.renew().await.is_err_and(|error| error.is_unavailable()));
-    assert!(guard.is_held(), "an error loses nothing");
-    world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
-    assert!(!guard.renew().await.unwrap());
-    assert_eq!(guard.lost().await, Loss::Revoked);
-    let asked = world.store.batches().len();
-    assert!(!guard.renew().await.unwrap());
-    assert_eq!(world.store.batches().len(), asked, "what is lost is not asked for");
+#[test]
+fn a_lock_outlives_an_outage_that_is_shorter_than_what_is_left_of_its_lease() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        // From the first renewal on, to a second before the deadline.
+        world.store.always(Verb::Renew, Fault::Refuse);
+        sleep(LEASE - margin(LEASE) - SECOND).await;
+        assert!(guard.is_held());
+        world.store.always(Verb::Renew, Fault::None);
+        sleep(LEASE).await;
+        assert!(guard.is_held());
+    });
+}
+
+#[test]
+fn what_comes_due_within_ten_milliseconds_is_renewed_in_one_request() {
+    in_virtual_time(async {
+        let world = World::new();
+        let mut guards = Vec::new();
+        for number in 0..5 {
+            guards.push(world.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
+            sleep(MILLISECOND * 2).await;
+        }
+        sleep(SECOND).await;
+        guards.push(world.owner.mutex("late").unwrap().acquire().await.unwrap());
+        sleep(LEASE / 2).await;
+        assert_eq!(world.store.batches(), [5, 1]);
+        assert!(guards.iter().all(|guard| guard.is_held()));
+    });
+}
+
+#[test]
+fn many_claims_are_renewed_in_full_requests_of_which_few_are_under_way() {
+    in_virtual_time(async {
+        let world = World::new();
+        let mut guards = Vec::new();
+        for number in 0..256 * 10 + 1 {
+            guards.push(world.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
+        }
+        world.store.always(Verb::Renew, Fault::Late(SECOND));
+        sleep(LEASE / 2).await;
+        let batches = world.store.batches();
+        assert_eq!(batches.iter().sum::<usize>(), guards.len(), "{batches:?}");
+        assert_eq!(batches.iter().max(), Some(&256), "{batches:?}");
+        assert_eq!((batches.len(), world.store.most_renewing()), (11, 8));
+        // Those that found no room are asked for once there is some.
+        let asked = world.store.asked(Verb::Renew);
+        assert!(about(asked[10].duration_since(asked[0]), SECOND), "{:?}", pauses(&asked));
+    });
+}
+
+#[test]
+fn a_shorter_lease_is_renewed_in_its_own_time() {
+    in_virtual_time(async {
+        let world = World::new();
+        let _long = world.owner.mutex("long").unwrap().acquire().await.unwrap();
+        sleep(MILLISECOND).await;
+        let short = world.mutex().with(Options { lease: SECOND * 3, ..options() }).unwrap();
+        let short = short.acquire().await.unwrap();
+        sleep(SECOND * 10).await;
+        assert!(short.is_held());
+        assert!((10..=11).contains(&world.store.batches().len()), "{:?}", world.store.batches());
+    });
+}
+
+#[test]
+fn a_disturbance_has_all_renewed_at_once() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        let other = world.owner.mutex("b").unwrap().acquire().await.unwrap();
+        sleep(SECOND).await;
+        world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+        let begin = now();
+        world.store.disturbed.notify_one();
+        assert_eq!(guard.lost().await, Loss::Revoked);
+        assert_eq!(other.lost().await, Loss::Revoked);
+        assert!(since(begin) <= MILLISECOND, "{:?}", since(begin));
+        // And again.
+        let guard = world.mutex().acquire().await.unwrap();
+        world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+        world.store.disturbed.notify_one();
+        assert_eq!(guard.lost().await, Loss::Revoked);
+        assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn a_disturbance_repeats_no_renewal_that_is_under_way() {
+    in_virtual_time(async {
+        let world = World::new();
+        let _guard = world.mutex().acquire().await.unwrap();
+        world.store.always(Verb::Renew, Fault::Late(SECOND * 3));
+        for _ in 0..3 {
+            world.store.disturbed.notify_one();
+            sleep(SECOND / 2).await;
+        }
+        assert_eq!(world.store.batches(), [1]);
+    });
+}
+
+#[test]
+fn what_is_released_is_not_renewed_any_more() {
+    in_virtual_time(async {
+        let world = World::new();
+        for ended in 0..3 {
+            let guard = world.mutex().acquire().await.unwrap();
+            match ended {
+                0 => drop(guard.release().await.unwrap()),
+                1 => drop(guard),
+                _ => {
+                    world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+                    let _ = guard.renew().await.unwrap();
+                    drop(guard);
+                }
+            }
+            let before = world.store.batches().len();
+            sleep(LEASE * 3).await;
+            assert_eq!(world.store.batches().len(), before, "{ended}");
+        }
+    });
+}
+
+#[test]
+fn a_late_answer_to_a_renewal_counts_from_when_it_was_asked_for() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        let begin = now();
+        // Served after a third of the lease, and heard of after the half.
+        world.store.next(Verb::Renew, [Fault::Late(LEASE / 6)]);
+        world.store.always(Verb::Renew, Fault::Silence);
+        assert_eq!(guard.lost().await, Loss::Expired);
+        let sent = world.store.asked(Verb::Renew)[0].duration_since(begin);
+        assert!(about(since(begin), sent + LEASE - margin(LEASE)), "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn a_waiter_whose_renewal_fails_or_finds_it_gone_asks_the_store() {
+    in_virtual_time(async {
+        for fault in [Fault::Refuse, Fault::Say(Standing::Gone)] {
+            let world = World::new();
+            let (_held, _waits) = world.waiting(world.mutex()).await;
+            world.store.next(Verb::Renew, [fault]);
+            sleep(LEASE / 3 + MILLISECOND).await;
+            assert_eq!(world.store.asked(Verb::Join).len(), 2, "{fault:?}");
+        }
+    });
+}
+
+#[test]
+fn a_grant_whose_push_is_lost_is_learnt_from_the_next_renewal() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.always(Verb::Changed, Fault::Silence);
+        let (held, waits) = world.waiting(world.mutex()).await;
+        let begin = now();
+        held.release().await.unwrap();
+        assert!(waits.await.unwrap().unwrap().is_held());
+        assert!(since(begin) <= LEASE / 3 + MILLISECOND, "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn the_renewing_task_ends_with_the_last_lock_of_its_manager() {
+    in_virtual_time(async {
+        let world = World::new();
+        let store = std::sync::Arc::downgrade(&world.store);
+        let guard = world.mutex().acquire().await.unwrap();
+        drop(world);
+        sleep(LEASE * 2).await;
+        assert!(guard.is_held(), "what is held is renewed without its manager");
+        guard.release().await.unwrap();
+        sleep(MILLISECOND).await;
+        assert!(store.upgrade().is_none());
+    });
+}
+
+#[test]
+fn a_renewal_on_demand_asks_once_and_gives_a_whole_lease() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        sleep(SECOND * 5).await;
+        assert!(guard.renew().await.unwrap());
+        assert!(about(guard.remaining().unwrap(), LEASE - margin(LEASE)), "{:?}", guard.remaining());
+        assert_eq!(world.store.batches(), [1]);
+        world.store.next(Verb::Renew, [Fault::Refuse]);
+        assert!(guard.renew().await.is_err_and(|error| error.is_unavailable()));
+        assert!(guard.is_held(), "an error loses nothing");
+        world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+        assert!(!guard.renew().await.unwrap());
+        assert_eq!(guard.lost().await, Loss::Revoked);
+        let asked = world.store.batches().len();
+        assert!(!guard.renew().await.unwrap());
+        assert_eq!(world.store.batches().len(), asked, "what is lost is not asked for");
+    });
 }

@@ -1,74 +1,84 @@
 //! Several locks within one waiting limit.
 
-use super::{Fault, SECOND, Verb, World, about, options, since, sleep};
+use super::{Fault, SECOND, Verb, World, about, in_virtual_time, options, since, sleep};
 use crate::error::Error;
 use crate::options::Options;
 use crate::sync::now;
 
-#[tokio::test(start_paused = true)]
-async fn several_locks_are_waited_for_no_longer_than_one() {
-    let world = World::with(Options { wait: Some(SECOND * 10), ..options() });
-    let other = world.other();
-    // Each becomes free just before the whole limit would be over, counted from when it is asked for.
-    let mut held = Vec::new();
-    for name in ["a", "b", "c"] {
-        held.push(other.mutex(name).unwrap().acquire().await.unwrap());
-    }
-    let frees = tokio::spawn(async move {
-        for guard in held {
-            sleep(SECOND * 6).await;
-            guard.release().await.unwrap();
+#[test]
+fn several_locks_are_waited_for_no_longer_than_one() {
+    in_virtual_time(async {
+        let world = World::with(Options { wait: Some(SECOND * 10), ..options() });
+        let other = world.other();
+        // Each becomes free just before the whole limit would be over, counted from when it is asked for.
+        let mut held = Vec::new();
+        for name in ["a", "b", "c"] {
+            held.push(other.mutex(name).unwrap().acquire().await.unwrap());
         }
+        let frees = tokio::spawn(async move {
+            for guard in held {
+                sleep(SECOND * 6).await;
+                guard.release().await.unwrap();
+            }
+        });
+        let begin = now();
+        let ended = world.owner.lock_all(["c", "a", "b"]).await;
+        assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
+        assert!(about(since(begin), SECOND * 10), "{:?}", since(begin));
+        assert!(world.claims().await.is_empty(), "what was taken is given back");
+        frees.await.unwrap();
     });
-    let begin = now();
-    let ended = world.owner.lock_all(["c", "a", "b"]).await;
-    assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
-    assert!(about(since(begin), SECOND * 10), "{:?}", since(begin));
-    assert!(world.claims().await.is_empty(), "what was taken is given back");
-    frees.await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn several_locks_are_had_within_the_limit() {
-    let world = World::with(Options { wait: Some(SECOND * 10), ..options() });
-    let held = world.other().mutex("b").unwrap().acquire().await.unwrap();
-    let frees = tokio::spawn(async move {
-        sleep(SECOND * 6).await;
-        held.release().await.unwrap();
+#[test]
+fn several_locks_are_had_within_the_limit() {
+    in_virtual_time(async {
+        let world = World::with(Options { wait: Some(SECOND * 10), ..options() });
+        let held = world.other().mutex("b").unwrap().acquire().await.unwrap();
+        let frees = tokio::spawn(async move {
+            sleep(SECOND * 6).await;
+            held.release().await.unwrap();
+        });
+        world.store.always(Verb::Join, Fault::Late(SECOND));
+        let guards = world.owner.lock_all(["c", "a", "b"]).await.unwrap();
+        let names: Vec<&str> = guards.guards().iter().map(|guard| guard.name().as_str()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        assert!(guards.is_held());
+        frees.await.unwrap();
     });
-    world.store.always(Verb::Join, Fault::Late(SECOND));
-    let guards = world.owner.lock_all(["c", "a", "b"]).await.unwrap();
-    let names: Vec<&str> = guards.guards().iter().map(|guard| guard.name().as_str()).collect();
-    assert_eq!(names, ["a", "b", "c"]);
-    assert!(guards.is_held());
-    frees.await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_error_of_one_gives_the_others_back() {
-    let world = World::new();
-    world.store.next(Verb::Join, [Fault::None, Fault::Deny]);
-    assert!(matches!(world.owner.lock_all(["a", "b"]).await, Err(Error::Denied { .. })));
-    assert!(world.claims().await.is_empty());
-    world.store.next(Verb::Join, [Fault::None, Fault::Deny]);
-    assert!(matches!(world.owner.try_lock_all(["a", "b"]).await, Err(Error::Denied { .. })));
-    assert!(world.claims().await.is_empty());
+#[test]
+fn an_error_of_one_gives_the_others_back() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.next(Verb::Join, [Fault::None, Fault::Deny]);
+        assert!(matches!(world.owner.lock_all(["a", "b"]).await, Err(Error::Denied { .. })));
+        assert!(world.claims().await.is_empty());
+        world.store.next(Verb::Join, [Fault::None, Fault::Deny]);
+        assert!(matches!(world.owner.try_lock_all(["a", "b"]).await, Err(Error::Denied { .. })));
+        assert!(world.claims().await.is_empty());
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_loss_of_one_names_it() {
-    let world = World::new();
-    let guards = world.owner.lock_all(["a", "b"]).await.unwrap();
-    world.store.next(Verb::Renew, [Fault::Say(crate::backend::Standing::Gone)]);
-    let (guard, loss) = guards.lost().await;
-    assert_eq!((guard.name().as_str(), loss), ("a", crate::tenure::Loss::Revoked));
-    assert!(!guards.is_held());
-    assert_eq!(guards.release().await.unwrap(), crate::backend::Departure::Gone);
+#[test]
+fn the_loss_of_one_names_it() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guards = world.owner.lock_all(["a", "b"]).await.unwrap();
+        world.store.next(Verb::Renew, [Fault::Say(crate::backend::Standing::Gone)]);
+        let (guard, loss) = guards.lost().await;
+        assert_eq!((guard.name().as_str(), loss), ("a", crate::tenure::Loss::Revoked));
+        assert!(!guards.is_held());
+        assert_eq!(guards.release().await.unwrap(), crate::backend::Departure::Gone);
+    });
 }
 
-#[tokio::test(start_paused = true)]
-async fn no_locks_are_never_lost() {
-    let world = World::new();
-    let guards = world.owner.lock_all::<_, &str>([]).await.unwrap();
-    assert!(tokio::time::timeout(SECOND * 1000, guards.lost()).await.is_err());
+#[test]
+fn no_locks_are_never_lost() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guards = world.owner.lock_all::<_, &str>([]).await.unwrap();
+        assert!(tokio::time::timeout(SECOND * 1000, guards.lost()).await.is_err());
+    });
 }

@@ -302,6 +302,115 @@ mod tests {
         assert!(error.contains("no option \"x\"") && error.contains("prefix"), "{error}");
     }
 
+    #[test]
+    fn each_form_of_an_address_is_taken_apart_and_shown() {
+        let host = |name: &str, port| (name.to_owned(), port);
+        for (text, user, password, hosts, path, shown) in [
+            ("FILE:/x/y", None, None, vec![], "/x/y", "file:/x/y"),
+            ("memory:", None, None, vec![], "", "memory:"),
+            ("memory:a@b", None, None, vec![], "a@b", "memory:a@b"),
+            ("redis://u@h", Some("u"), None, vec![host("h", None)], "", "redis://…@h"),
+            ("redis://u:@h", Some("u"), None, vec![host("h", None)], "", "redis://…@h"),
+            ("redis://:p@h:7", None, Some("p"), vec![host("h", Some(7))], "", "redis://h:7"),
+            ("redis://u:p@h/0", Some("u"), Some("p"), vec![host("h", None)], "/0", "redis://u@h/0"),
+            ("a+b-c.d://[::1]", None, None, vec![host("::1", None)], "", "a+b-c.d://[::1]"),
+            (
+                "etcd://a:1,,b:65535",
+                None,
+                None,
+                vec![host("a", Some(1)), host("b", Some(65535))],
+                "",
+                "etcd://a:1,b:65535",
+            ),
+            ("redis:///x@y", None, None, vec![], "/x@y", "redis:…@y"),
+            ("file:///x%20y", None, None, vec![], "/x y", "file:/x y"),
+        ] {
+            let address = Address::parse(text).unwrap();
+            assert_eq!((address.user.as_deref(), address.password.as_deref()), (user, password), "{text}");
+            assert_eq!((&address.hosts, address.path.as_str()), (&hosts, path), "{text}");
+            assert_eq!(address.to_string(), shown);
+            assert_eq!(format!("{address:?}"), format!("Address({shown})"));
+            let Error::InvalidAddress { address, reason } = address.wrong("why") else { panic!("{text}") };
+            assert_eq!((address.as_str(), reason.as_str()), (shown, "why"));
+        }
+    }
+
+    #[test]
+    fn options_are_taken_once_and_the_rest_is_refused() {
+        let mut address = Address::parse("redis://h?&b=2&a=1&").unwrap();
+        assert_eq!(address.take("c"), None);
+        assert_eq!(address.take_duration("c").unwrap(), None);
+        assert_eq!(address.take("a").as_deref(), Some("1"));
+        assert_eq!(address.take("a"), None);
+        let error = address.finish(&[]).unwrap_err().to_string();
+        assert!(error.contains("redis: has no option \"b\"; known are: it has none"), "{error}");
+        assert_eq!(address.take_duration("b").unwrap(), Some(std::time::Duration::from_secs(2)));
+        address.finish(&["a"]).unwrap();
+        let error = Address::parse("redis://h?t=soon").unwrap().take_duration("t").unwrap_err().to_string();
+        assert!(error.contains("the option t is \"soon\", not a time such as 250ms"), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_shows_the_address_but_for_what_may_be_secret() {
+        for (text, shown, reason) in [
+            ("127.0.0.1", "127.0.0.1", "no scheme"),
+            (":x", ":x", "its scheme has"),
+            ("red/is://h", "red/is://h", "its scheme has"),
+            ("redis://h:99999/0", "redis://h:99999/0", "a port is not"),
+            ("redis://h:6379x/0?timeout=2s", "redis://h:…/0", "a port is not"),
+            ("redis://a:1,b:x", "redis://a:1,b:…", "a port is not"),
+            ("redis://app:s3cret@h:0/0", "redis://…@h:0/0", "a port is not"),
+            ("redis://[::1]:0", "redis://[::1]:0", "a port is not"),
+            ("redis://[::1", "redis://[::1", "a port is not"),
+            ("redis://[::1]7", "redis://[::1]7", "a port is not"),
+            ("redis://:7", "redis://:7", "a port is not"),
+            ("redis://h:0?password=abc", "redis://h:0", "a port is not"),
+            ("redis://h/\u{1b}", "redis://h/\\u{1b}", "control character"),
+            ("redis://h/a#b", "redis://h/a", "a '#'"),
+            ("redis://h/0?x", "redis://h/0", "option=value"),
+            ("redis://h/0?x@y=1", "redis://…@y", "option=value"),
+            ("redis://h/x@y", "redis://…@y", "an '@' after a '/'"),
+            ("redis://h/%00", "redis://h/%00", "NUL"),
+            ("redis://u%ff:p@h", "redis://…@h", "UTF-8"),
+        ] {
+            let Err(Error::InvalidAddress { address, reason: given }) = Address::parse(text) else {
+                panic!("{text} is refused")
+            };
+            assert!(given.contains(reason), "{text}: {given}");
+            assert_eq!(address, shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_with_a_secret_by_its_surroundings_is_cut() {
+        for (text, shown) in [
+            ("plain", "plain"),
+            ("u:p@host", "…@host"),
+            ("…@host", "…@host"),
+            ("a@…@host", "a@…@host"),
+            ("masterpassword", "masterpassword…"),
+            ("password=abc", "password…"),
+        ] {
+            assert_eq!(without_secret(text), shown);
+        }
+    }
+
+    #[cfg(any(feature = "redis", feature = "etcd", feature = "zookeeper"))]
+    #[test]
+    fn a_pem_file_is_read_or_named_with_what_is_wrong() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\n").unwrap();
+        let url = format!("redis://h?ca={}", path.display());
+        let take = |url: &str, content: &str| Address::parse(url).unwrap().take_pem("ca", content);
+        assert_eq!(take(&url, "BEGIN CERTIFICATE").unwrap().unwrap(), std::fs::read(&path).unwrap());
+        assert_eq!(take("redis://h", "BEGIN CERTIFICATE").unwrap(), None);
+        let error = take(&url, "PRIVATE KEY").unwrap_err().to_string();
+        assert!(error.contains("there is no \"PRIVATE KEY\" in") && error.contains("ca.pem"), "{error}");
+        let error = take(&format!("{url}x"), "BEGIN CERTIFICATE").unwrap_err().to_string();
+        assert!(error.contains("cannot read") && error.contains("ca.pemx"), "{error}");
+    }
+
     proptest! {
         #[test]
         fn the_password_is_never_shown(password in "[a-zA-Z0-9:/@?#%\\[\\] ]{6,20}", host in "[a-z0-9:,]{0,12}") {
@@ -342,65 +451,5 @@ mod tests {
     }
 }
 
-/// Good addresses, each with a password of many `Q`, and what becomes of them by one slip of the hand.
 #[cfg(all(test, any(feature = "redis", feature = "etcd", feature = "zookeeper")))]
-pub(crate) mod slips {
-    use proptest::prelude::*;
-    use proptest::sample::{Index, select};
-
-    /// What keyboards, copies and templates put between.
-    const STRAY: &[char] = &[
-        '@', ':', '/', '?', '#', '&', '=', '%', ',', '[', ']', '\\', '"', ' ', '\0', '\n', '\u{1b}', '☃',
-        '7', 'x',
-    ];
-
-    #[derive(Clone, Debug)]
-    enum Slip {
-        None,
-        Insert(char),
-        Replace(char),
-        Delete,
-        Swap,
-        CutScheme,
-        CutEnd,
-    }
-
-    /// One of `good` after at most one slip.
-    pub(crate) fn slipped(good: &'static [&'static str]) -> impl Strategy<Value = String> {
-        let stray = select(STRAY);
-        let slip = prop_oneof![
-            Just(Slip::None),
-            stray.clone().prop_map(Slip::Insert),
-            stray.prop_map(Slip::Replace),
-            Just(Slip::Delete),
-            Just(Slip::Swap),
-            Just(Slip::CutScheme),
-            Just(Slip::CutEnd),
-        ];
-        (select(good), any::<Index>(), slip).prop_map(|(text, at, slip)| slipped_at(text, at, &slip))
-    }
-
-    fn slipped_at(text: &str, at: Index, slip: &Slip) -> String {
-        let mut characters: Vec<char> = text.chars().collect();
-        let at = at.index(characters.len());
-        match slip {
-            Slip::None => {}
-            Slip::Insert(stray) => characters.insert(at, *stray),
-            Slip::Replace(stray) => characters[at] = *stray,
-            Slip::Delete => drop(characters.remove(at)),
-            Slip::Swap => characters.swap(at, (at + 1) % text.chars().count()),
-            Slip::CutScheme => drop(characters.drain(..at % 12)),
-            Slip::CutEnd => characters.truncate(at),
-        }
-        characters.into_iter().collect()
-    }
-
-    /// Checks that what is made of an address shows no password, whether that is an error or not.
-    pub(crate) fn shows_no_password<T>(text: &str, made: crate::Result<T>, shown: impl Fn(&T) -> String) {
-        let shown = match made {
-            Ok(made) => shown(&made),
-            Err(error) => format!("{error} {error:?}"),
-        };
-        assert!(!shown.contains("QQQ"), "{text:?}: {shown}");
-    }
-}
+pub(crate) mod slips;

@@ -94,4 +94,18 @@ mod tests {
         let shown = Name::new("\x1b]0;x\x07\u{202e}").unwrap().to_string();
         assert!(!shown.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown:?}");
     }
+
+    #[test]
+    fn a_long_name_is_shown_cut_and_one_within_the_limit_whole() {
+        let shown = |length| Name::new("x".repeat(length)).unwrap().to_string();
+        assert_eq!(shown(64), format!("\"{}\"", "x".repeat(64)));
+        assert_eq!(shown(65), format!("\"{}…\"", "x".repeat(64)));
+    }
+
+    #[test]
+    fn a_name_is_its_text_in_quotes_to_those_who_debug() {
+        let name = Name::new("a\nb").unwrap();
+        assert_eq!(format!("{name:?}"), "\"a\\nb\"");
+        assert_eq!(name.as_ref() as &str, "a\nb");
+    }
 }

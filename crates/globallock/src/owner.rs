@@ -89,6 +89,53 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn an_owner_is_shown_by_what_is_known_of_it() {
+        let owner = |label: Option<&str>, pid, host: &str| Owner {
+            label: label.map(str::to_owned),
+            pid,
+            host: host.to_owned(),
+        };
+        for (owner, shown) in [
+            (owner(Some("job"), Some(12), "db1"), "job (pid 12 on db1)"),
+            (owner(Some("job"), None, "db1"), "job (on db1)"),
+            (owner(Some("job"), None, ""), "job"),
+            (owner(None, Some(12), "db1"), "pid 12 on db1"),
+            (owner(None, Some(12), ""), "pid 12"),
+            (owner(None, None, ""), "unknown"),
+            (owner(Some("a\nb"), None, "c\td"), "a\\nb (on c\\td)"),
+        ] {
+            assert_eq!(owner.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn this_process_is_named_with_its_host() {
+        let owner = Owner::current();
+        assert_eq!((owner.pid, owner.label.clone()), (Some(std::process::id()), None));
+        assert!(!owner.host.is_empty() && owner.host.trim() == owner.host);
+        assert_eq!(Owner::from_text(&owner.to_text()), owner);
+    }
+
+    #[test]
+    fn what_a_store_has_no_room_for_is_cut() {
+        let owner = Owner { host: "h".repeat(600), pid: Some(1), label: Some("l".repeat(2_000)) };
+        let kept = Owner::from_text(&owner.to_text());
+        assert_eq!((kept.host.len(), kept.pid), (64, Some(1)));
+        assert_eq!(kept.label.unwrap(), "l".repeat(256));
+        // What escapes lengthen is cut further, by halves.
+        let label = Some("\u{1}".repeat(256));
+        let kept = Owner::from_text(&Owner { label, ..Owner::default() }.to_text());
+        assert_eq!(kept.label.unwrap().len(), 64);
+    }
+
+    #[test]
+    fn what_another_program_wrote_is_the_label() {
+        let foreign = Owner::from_text("somebody else");
+        assert_eq!(foreign, Owner { label: Some("somebody else".to_owned()), ..Owner::default() });
+        assert_eq!(Owner::from_text(""), Owner::default());
+    }
+
     proptest! {
         #[test]
         fn the_text_of_an_owner_is_bounded_and_read_back(host in ".*", pid in any::<Option<u32>>(), label in any::<Option<String>>()) {

@@ -11,6 +11,7 @@ mod leaving;
 mod renewing;
 mod store;
 mod together;
+mod turning;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, since, sleep};
-use crate::backend::{Departure, Grant, Standing};
+use crate::backend::{Claim, Departure, Grant, Standing};
 use crate::deadline::margin;
 use crate::options::Options;
 use crate::sync::now;
-use crate::tenure::Loss;
+use crate::tenure::{Loss, Phase, Tenure};
 
 /// The store frees it after a lease from when it was asked; the owner must have given it up before.
 #[test]
@@ -170,6 +170,68 @@ fn a_lost_lock_is_given_up_in_the_store_once() {
         drop(guard);
         sleep(LEASE).await;
         assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+    });
+}
+
+#[test]
+fn a_lease_that_is_shorter_than_the_longest_hold_ends_first() {
+    in_virtual_time(async {
+        let world = World::with(Options { max_hold: Some(LEASE * 10), ..options() });
+        world.store.always(Verb::Renew, Fault::Refuse);
+        let begin = now();
+        let guard = world.mutex().acquire().await.unwrap();
+        assert!(about(guard.remaining().unwrap(), LEASE - margin(LEASE)), "{:?}", guard.remaining());
+        assert_eq!(guard.lost().await, Loss::Expired);
+        assert!(about(since(begin), LEASE - margin(LEASE)), "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn the_end_of_the_longest_hold_that_was_told_first_counts() {
+    in_virtual_time(async {
+        let hold = LEASE / 2;
+        let world = World::with(Options { max_hold: Some(hold), ..options() });
+        let begin = now();
+        let grant =
+            |hold_ends| Grant { fence: 7, expires: Some(begin + LEASE * 5), hold_ends: Some(hold_ends) };
+        world.store.next(Verb::Join, [Fault::Say(Standing::Held(grant(begin + hold)))]);
+        world.store.always(Verb::Renew, Fault::Say(Standing::Held(grant(begin + hold * 3))));
+        let guard = world.mutex().acquire().await.unwrap();
+        assert!(guard.renew().await.unwrap());
+        assert_eq!(guard.lost().await, Loss::MaxHold);
+        assert!(about(since(begin), hold - margin(hold)), "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn a_lock_whose_renewal_is_never_answered_is_given_up_in_the_store_at_its_deadline() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.always(Verb::Renew, Fault::Silence);
+        let begin = now();
+        let _guard = world.mutex().acquire().await.unwrap();
+        sleep(LEASE - margin(LEASE) + MILLISECOND * 2).await;
+        assert_eq!(world.store.asked(Verb::Leave).len(), 1, "{:?}", since(begin));
+    });
+}
+
+#[test]
+fn a_claim_that_was_given_up_is_not_granted_any_more() {
+    in_virtual_time(async {
+        let world = World::new();
+        let claim = world.owner.inner().claim(
+            world.mutex().name(),
+            world.mutex().share(),
+            crate::backend::Patience::Queue,
+            &options(),
+        );
+        let tenure = Tenure::new(claim.unwrap());
+        assert!(tenure.give_up() && !tenure.give_up());
+        assert_eq!(tenure.phase(), Phase::Left);
+        let grant = Grant { fence: 7, expires: Some(now() + LEASE), hold_ends: None };
+        assert!(!tenure.confirm(grant, now()) && !tenure.is_held());
+        let held = Tenure::new(Claim::clone(&tenure.claim));
+        assert!(held.confirm(grant, now()) && !held.give_up() && held.is_held());
     });
 }
 

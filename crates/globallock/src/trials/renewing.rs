@@ -263,3 +263,36 @@ fn a_renewal_on_demand_asks_once_and_gives_a_whole_lease() {
         assert_eq!(world.store.batches().len(), asked, "what is lost is not asked for");
     });
 }
+
+#[test]
+fn what_is_released_is_forgotten_at_once() {
+    in_virtual_time(async {
+        let world = World::new();
+        for dropped in [false, true] {
+            let guard = world.mutex().acquire().await.unwrap();
+            assert!(format!("{:?}", world.owner).contains("claims: 1"), "{:?}", world.owner);
+            if dropped {
+                drop(guard);
+            } else {
+                guard.release().await.unwrap();
+            }
+            assert!(format!("{:?}", world.owner).contains("claims: 0"), "{:?}", world.owner);
+        }
+    });
+}
+
+#[test]
+fn after_a_late_grant_the_first_renewal_comes_in_what_is_left_of_the_lease() {
+    for max_hold in [None, Some(LEASE * 10)] {
+        in_virtual_time(async {
+            let world = World::with(Options { max_hold, ..options() });
+            world.store.next(Verb::Join, [Fault::Late(LEASE / 2)]);
+            let _guard = world.mutex().acquire().await.unwrap();
+            let granted = now();
+            sleep(LEASE / 2 / 3).await;
+            let asked = world.store.asked(Verb::Renew);
+            assert_eq!(asked.len(), 1);
+            assert!(asked[0].duration_since(granted) >= LEASE / 2 / 3 - SECOND);
+        });
+    }
+}

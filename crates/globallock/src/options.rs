@@ -67,10 +67,13 @@ pub struct ManagerOptions {
 mod tests {
     use super::*;
 
+    /// Sets one option.
+    type With = fn(Duration) -> Options;
+
     #[test]
     fn the_bounds_of_a_range_are_in_it_and_what_is_beyond_is_not() {
         let little = Duration::from_nanos(1);
-        let sets: [(&str, fn(Duration) -> Options, Duration); 4] = [
+        let sets: [(&str, With, Duration); 4] = [
             ("lease", |lease| Options { lease, ..Options::default() }, SHORTEST),
             ("max_hold", |hold| Options { max_hold: Some(hold), ..Options::default() }, SHORTEST),
             ("wait", |wait| Options { wait: Some(wait), ..Options::default() }, Duration::ZERO),

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::backend::Standing;
 use crate::deadline::margin;
+use crate::guard::Guard;
 use crate::options::Options;
 use crate::sync::now;
 use crate::tenure::Loss;
@@ -91,7 +92,7 @@ fn what_comes_due_within_ten_milliseconds_is_renewed_in_one_request() {
         guards.push(world.owner.mutex("late").unwrap().acquire().await.unwrap());
         sleep(LEASE / 2).await;
         assert_eq!(world.store.batches(), [5, 1]);
-        assert!(guards.iter().all(|guard| guard.is_held()));
+        assert!(guards.iter().all(Guard::is_held));
     });
 }
 
@@ -295,4 +296,26 @@ fn after_a_late_grant_the_first_renewal_comes_in_what_is_left_of_the_lease() {
             assert!(asked[0].duration_since(granted) >= LEASE / 2 / 3 - SECOND);
         });
     }
+}
+
+#[test]
+fn claims_that_wait_do_not_keep_those_that_are_held_from_being_renewed() {
+    in_virtual_time(async {
+        let world = World::new();
+        let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
+        let crowd: Vec<_> = (0..256 * 9)
+            .map(|_| {
+                let lock = world.mutex();
+                tokio::spawn(async move { lock.acquire().await })
+            })
+            .collect();
+        sleep(SECOND).await;
+        let guard = world.owner.mutex("b").unwrap().acquire().await.unwrap();
+        // As many requests as may be under way are never answered, all of them of claims that wait.
+        world.store.next(Verb::Renew, [Fault::Silence; 8]);
+        sleep(LEASE * 2).await;
+        assert_eq!(world.store.batches()[..8], [256; 8]);
+        assert!(guard.is_held());
+        drop(crowd);
+    });
 }

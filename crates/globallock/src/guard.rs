@@ -147,7 +147,8 @@ impl fmt::Debug for Guard {
     }
 }
 
-#[cfg(all(test, not(globallock_schedules)))]
+#[cfg(test)]
+#[cfg(not(globallock_schedules))]
 impl Guard {
     /// The copy of this guard in a fork of the process, in which its manager is `owner`.
     pub(crate) fn in_fork(&self, owner: &crate::LockManager) -> Guard {

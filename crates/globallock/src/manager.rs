@@ -320,7 +320,8 @@ impl Inner {
     }
 }
 
-#[cfg(all(test, not(globallock_schedules)))]
+#[cfg(test)]
+#[cfg(not(globallock_schedules))]
 impl LockManager {
     /// The copy of a manager that nothing uses yet, in a fork of the process.
     pub(crate) fn in_fork(self) -> Self {

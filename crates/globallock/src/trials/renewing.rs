@@ -319,3 +319,18 @@ fn claims_that_wait_do_not_keep_those_that_are_held_from_being_renewed() {
         drop(crowd);
     });
 }
+
+#[test]
+fn a_lock_that_is_renewed_on_demand_outlives_a_renewal_that_is_never_answered() {
+    in_virtual_time(async {
+        let world = World::new();
+        let guard = world.mutex().acquire().await.unwrap();
+        world.store.next(Verb::Renew, [Fault::Silence]);
+        sleep(LEASE / 2).await;
+        assert!(guard.renew().await.unwrap());
+        let begin = now();
+        // The end that was known when the silence began comes and goes.
+        assert_eq!(guard.lost().await, Loss::Expired);
+        assert!(about(since(begin), LEASE - margin(LEASE)), "{:?}", since(begin));
+    });
+}

@@ -262,10 +262,34 @@ fn the_order_of_the_queue_is_judged() {
 }
 
 #[test]
+fn what_an_owner_gave_up_and_was_seen_all_the_same_is_not_taken_for_its_next_claim() {
+    // Owner 3 has it. Owner 1 gives up a claim, which is seen yet, and asks once more, behind owner 2.
+    let given_up = |other: Option<Told>| {
+        let mut story = Story::new().claim(mutex(3, 1, 1, 2, 1, 100)).asked(1, 8, (1, 1), 3, 10).failed(
+            1,
+            8,
+            13,
+            Failure::Cancelled,
+        );
+        if let Some(told) = other {
+            story = story.claim(told);
+        }
+        story = story.claim(mutex(1, 9, 19, 150, 8, 160)).seen(20, &[(3, true, 1), (1, false, 4)]);
+        story.claim(mutex(2, 1, 30, 120, 6, 130))
+    };
+    given_up(None).passes();
+    // One that joined in between has a lower token: the claim that was seen is the second.
+    given_up(Some(mutex(4, 1, 14, 101, 3, 105))).breaks(Rule::Queue);
+}
+
+#[test]
 fn a_place_may_be_lost_by_a_fault_but_not_while_it_is_seen() {
     let faulty = || waiting((150, 8), (120, 6)).fault("cut", None, 50, 60, false);
     faulty().passes();
     faulty().seen(130, &[(2, true, 6), (1, false, 4)]).breaks(Rule::Queue);
+    // So it may be where its owner did not run, though nothing was broken.
+    let pause = OwnerEvent::Pause { at: 120_000, length: 80_000 };
+    waiting((150, 8), (120, 6)).event(1, pause).passes();
 }
 
 #[test]

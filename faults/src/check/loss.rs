@@ -20,7 +20,9 @@ impl Case<'_> {
                 continue;
             }
             let is_early = grant.last_until.is_none_or(|until| lost < until);
-            if is_early || reason == Reason::Expired && self.was_served(claim, lost) {
+            let from = lost.saturating_sub(claim.lease);
+            let served = || claim.invoked <= from && self.was_served(claim, from, lost);
+            if is_early || reason == Reason::Expired && served() {
                 let what =
                     format!("nothing was broken, and yet lost at {lost} ({reason:?}): {}", told(claim));
                 report.violated(Rule::Unprovoked, what);
@@ -30,35 +32,34 @@ impl Case<'_> {
         }
     }
 
-    /// Whether an owner ran, and the store answered, throughout the lease before a loss: a renewal then had all the time
-    /// that it needs.
+    /// Whether an owner ran, and the store answered, from one time to another: a renewal then had all the time that it
+    /// needs.
     ///
     /// A renewal that is due after a third of the lease passes five processes at most on its way and back, and each is late
-    /// by less than a sixteenth of the lease.
-    fn was_served(&self, claim: &Claim, lost: Time) -> bool {
-        let lease = claim.lease;
-        let from = lost.saturating_sub(lease);
+    /// by less than a sixteenth of the lease. In each quarter of a lease somebody has to have been answered.
+    pub(super) fn was_served(&self, claim: &Claim, from: Time, to: Time) -> bool {
+        let (late, quarter) = (claim.lease / 16, (claim.lease / 4).max(1));
         let ran = self.history.pauses.get(&claim.number.owner).is_none_or(|pauses| {
-            pauses.iter().all(|(at, length)| *length <= lease / 16 || *at < from || at - length > lost)
+            pauses.iter().all(|(at, length)| *length <= late || *at < from || at - length > to)
         });
-        if !ran || claim.invoked > from {
+        if !ran {
             return false;
         }
         // Departures are written by the store, and pass the same way.
-        let departures =
-            self.history.claims.iter().filter_map(|claim| Some((claim.released?, claim.departed?)));
-        let mut answered = [false; 4];
-        for (sent, told) in departures.filter(|(sent, told)| *sent <= lost && from <= *told) {
-            if told - sent > lease / 16 {
+        let claims = self.history.claims.iter();
+        let departures = claims.filter_map(|claim| Some((claim.released?, claim.departed?)));
+        let mut answered = vec![false; usize::try_from((to - from) / quarter).unwrap_or(usize::MAX).max(1)];
+        for (sent, told) in departures.filter(|(sent, told)| *sent <= to && from <= *told) {
+            if told - sent > late {
                 return false;
             }
-            if let (Some(since), true) = (sent.checked_sub(from), told <= lost)
+            if let (Some(since), true) = (sent.checked_sub(from), told <= to)
                 && let Some(quarter) =
-                    answered.get_mut(usize::try_from(since * 4 / lease.max(1)).unwrap_or(4))
+                    answered.get_mut(usize::try_from(since / quarter).unwrap_or(usize::MAX))
             {
                 *quarter = true;
             }
         }
-        answered == [true; 4]
+        answered.iter().all(|answered| *answered)
     }
 }

@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use super::exclusion::told;
 use super::read::Claim;
 use super::{Case, Report, Rule};
-use crate::history::{Mode, ObserverEvent, Time};
+use crate::history::{Failure, Mode, ObserverEvent, Time};
 
 /// When a claim was seen to wait in one place of the queue.
 struct Wait<'a> {
     claim: &'a Claim,
+    /// Its place.
+    fence: u64,
     /// When the answer was there that showed it first.
     first: Time,
     /// When the last answer was asked for that showed it.
@@ -61,7 +63,8 @@ impl Case<'_> {
 
     /// Who was seen waiting before another asked, or asked so much before that it must have waited, is granted before it.
     ///
-    /// Sound: the onlooker's answer was complete before the other asked, so it came later. In calm, places are kept; and
+    /// Sound: the onlooker's answer was complete before the other asked, so it came later. In calm, places are kept while
+    /// owners run and the store answers; and
     /// one that is still seen in the same place after the other's grant has kept it in any case. Pairs that may hold
     /// together are not judged, as a grant is told to one sooner than to another.
     pub(super) fn queue(&self, report: &mut Report) {
@@ -87,7 +90,12 @@ impl Case<'_> {
                     if seen_after || calm {
                         report.pairs += 1;
                     }
-                    if seen_after || calm && behind {
+                    let kept = || {
+                        // A waiter whose renewals were late joins a second time, behind all others.
+                        let since = wait.claim.invoked.saturating_sub(wait.claim.lease);
+                        calm && behind && self.was_served(wait.claim, since, end.max(grant.at))
+                    };
+                    if (seen_after || kept()) && self.is_surely(&wait, claims) {
                         let what = format!(
                             "{} was seen waiting from {} to {}, and overtaken by {}",
                             told(wait.claim),
@@ -104,6 +112,29 @@ impl Case<'_> {
 }
 
 impl Case<'_> {
+    /// Whether it was this claim that was seen, and not an earlier one of its owner that was given up and still there.
+    ///
+    /// The claim that was seen joined after every claim with a lower token; if one of those was asked for after the earlier
+    /// one had been given up, it was not the earlier one.
+    fn is_surely(&self, wait: &Wait<'_>, claims: &[&Claim]) -> bool {
+        let (seen, owner) = (wait.claim, wait.claim.number.owner);
+        if seen.granted.is_some_and(|grant| grant.fence == wait.fence) {
+            return true;
+        }
+        let given_up =
+            claims.iter().filter(|other| other.number.owner == owner && other.invoked < seen.invoked);
+        let mut given_up = given_up.filter_map(|other| match &other.failed {
+            Some((at, failure)) if *failure != Failure::Refused => Some(*at),
+            _ => None,
+        });
+        !given_up.any(|at| {
+            let joined_before = |other: &&Claim| {
+                other.invoked > at && other.granted.is_some_and(|grant| grant.fence < wait.fence)
+            };
+            wait.first <= at + self.history.lease + self.terms.slack && !claims.iter().any(joined_before)
+        })
+    }
+
     /// In calm, nobody waits while others are granted who asked much later.
     fn starved(&self, later: &[&Claim], claims: &[&Claim], report: &mut Report) {
         for claim in claims.iter().filter(|claim| matches!(claim.mode, Mode::Wait(_))) {
@@ -148,7 +179,10 @@ fn waits<'a>(claims: &[&'a Claim], seen: &[&ObserverEvent]) -> Vec<Wait<'a>> {
                 .take(3)
                 .filter(|claim| claim.answered().is_none_or(|answered| answered >= event.at));
             if let (Some(claim), None) = (fits.next(), fits.next()) {
-                waits.insert((id, entry.fence), Wait { claim, first: event.answered, last: event.at });
+                waits.insert(
+                    (id, entry.fence),
+                    Wait { claim, fence: entry.fence, first: event.answered, last: event.at },
+                );
             }
         }
     }

@@ -2,10 +2,10 @@
 //! The protocol between owners and a store, small enough to be searched in every order of events.
 //!
 //! Owners ask, repeat themselves, renew, write to what is guarded, and give back; requests, answers and pushes overtake
-//! each other, and arrive late or never; time passes whenever it likes, and one owner's clock is slow. Nobody has to do anything: an owner that is dead or
-//! stopped is one that does not, and a message that is lost is one that does not arrive. What is decided is decided by the
-//! functions that the product itself uses: [`admit`] and [`blockers`] over the queue, and [`deadline`] for what an owner
-//! believes.
+//! each other, and arrive late or never; time passes whenever it likes, and one owner's clock is slow. Nobody has to
+//! do anything: an owner that is dead or stopped is one that does not, and a message that is lost is one that does
+//! not arrive. What is decided is decided by the functions that the product itself uses: [`admit`] and [`blockers`]
+//! over the queue, and [`deadline`] for what an owner believes.
 
 mod owner;
 mod promises;
@@ -36,8 +36,8 @@ static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub enum Shape {
     /// Each claim has a lease of its own, and the store tells it of its grant, as Redis does.
     LeaseOfClaim,
-    /// All claims of an owner hang on one lease, so that what renews one renews all, and a claim that waits is told that
-    /// one in front of it is gone, as in etcd and ZooKeeper.
+    /// All claims of an owner hang on one lease, so that what renews one renews all, and a claim that waits is told
+    /// that one in front of it is gone, as in etcd and ZooKeeper.
     LeaseOfOwner,
 }
 
@@ -310,8 +310,8 @@ impl fmt::Display for Found {
     }
 }
 
-/// What is searched, with nothing wrong: every sort of lock over both sorts of store, for so many ticks, and with so many
-/// messages on their way at most.
+/// What is searched, with nothing wrong: every sort of lock over both sorts of store, for so many ticks, and with so
+/// many messages on their way at most.
 #[must_use]
 pub fn sound(end: u8, most: usize) -> Vec<Protocol> {
     let of = |owner, name, weight, capacity| Wanted { owner, name, share: Share { weight, capacity } };

@@ -7,8 +7,9 @@ use crate::history::{Reason, Time};
 impl Case<'_> {
     /// In calm, nobody is told that it has lost a lock, but for the end of its longest hold.
     ///
-    /// Sound: until the time that an owner was told of, the store keeps the claim whatever the machine's pauses are. After
-    /// it an expired lease is blamed only if the owner ran all the while and the store answered others all the while.
+    /// Sound: until the time that an owner was told of, the store keeps the claim whatever the machine's pauses are.
+    /// After it an expired lease is blamed only if the owner ran all the while and the store answered others all the
+    /// while.
     pub(super) fn unprovoked(&self, report: &mut Report) {
         for claim in &self.history.claims {
             let Some(grant) = claim.granted else { continue };
@@ -35,8 +36,8 @@ impl Case<'_> {
     /// Whether an owner ran, and the store answered, from one time to another: a renewal then had all the time that it
     /// needs.
     ///
-    /// A renewal that is due after a third of the lease passes five processes at most on its way and back, and each is late
-    /// by less than a sixteenth of the lease. In each quarter of a lease somebody has to have been answered.
+    /// A renewal that is due after a third of the lease passes five processes at most on its way and back, and each
+    /// is late by less than a sixteenth of the lease. In each quarter of a lease somebody has to have been answered.
     pub(super) fn was_served(&self, claim: &Claim, from: Time, to: Time) -> bool {
         let (late, quarter) = (claim.lease / 16, (claim.lease / 4).max(1));
         let ran = self.history.pauses.get(&claim.number.owner).is_none_or(|pauses| {

@@ -61,12 +61,13 @@ impl Case<'_> {
         }
     }
 
-    /// Who was seen waiting before another asked, or asked so much before that it must have waited, is granted before it.
+    /// Who was seen waiting before another asked, or asked so much before that it must have waited, is granted before
+    /// it.
     ///
-    /// Sound: the onlooker's answer was complete before the other asked, so it came later. In calm, places are kept while
-    /// owners run and the store answers; and
-    /// one that is still seen in the same place after the other's grant has kept it in any case. Pairs that may hold
-    /// together are not judged, as a grant is told to one sooner than to another.
+    /// Sound: the onlooker's answer was complete before the other asked, so it came later. In calm, places are kept
+    /// while owners run and the store answers; and one that is still seen in the same place after the other's grant
+    /// has kept it in any case. Pairs that may hold together are not judged, as a grant is told to one sooner than to
+    /// another.
     pub(super) fn queue(&self, report: &mut Report) {
         for (name, claims) in &self.names {
             let seen: Vec<&ObserverEvent> =
@@ -114,8 +115,8 @@ impl Case<'_> {
 impl Case<'_> {
     /// Whether it was this claim that was seen, and not an earlier one of its owner that was given up and still there.
     ///
-    /// The claim that was seen joined after every claim with a lower token; if one of those was asked for after the earlier
-    /// one had been given up, it was not the earlier one.
+    /// The claim that was seen joined after every claim with a lower token; if one of those was asked for after the
+    /// earlier one had been given up, it was not the earlier one.
     fn is_surely(&self, wait: &Wait<'_>, claims: &[&Claim]) -> bool {
         let (seen, owner) = (wait.claim, wait.claim.number.owner);
         if seen.granted.is_some_and(|grant| grant.fence == wait.fence) {
@@ -170,8 +171,8 @@ fn waits<'a>(claims: &[&'a Claim], seen: &[&ObserverEvent]) -> Vec<Wait<'a>> {
             }
             let owner = label.strip_prefix("owner-").and_then(|number| number.parse().ok());
             let Some(claims) = owner.and_then(|owner| by_owner.get(&owner)) else { continue };
-            // Asked before the answer, and not answered before the question: of one owner's, one at most, or the sighting
-            // does not say which.
+            // Asked before the answer, and not answered before the question: of one owner's, one at most, or the
+            // sighting does not say which.
             let asked = claims.partition_point(|claim| claim.invoked <= event.answered);
             let mut fits = claims[..asked]
                 .iter()

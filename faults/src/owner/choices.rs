@@ -1,7 +1,7 @@
 //! What an owner decides, step by step: `choices.py` beside this crate draws the same.
 //!
-//! Each step has a generator of its own, so that no decision depends on what the store answered before. The order of the
-//! draws is part of the contract with `choices.py`.
+//! Each step has a generator of its own, so that no decision depends on what the store answered before. The order of
+//! the draws is part of the contract with `choices.py`.
 
 use std::fmt;
 

@@ -56,8 +56,8 @@ pub fn all(store: &str, has_links: bool) -> Vec<String> {
     kinds(possible(store, has_links)).into_iter().map(What::name).collect()
 }
 
-/// What each store of a pass owes, by name: all that can be done to it, or in a short pass a share of all that can be done
-/// to stores of its sort, such that each is owed by one of them.
+/// What each store of a pass owes, by name: all that can be done to it, or in a short pass a share of all that can be
+/// done to stores of its sort, such that each is owed by one of them.
 #[must_use]
 pub fn shares(seed: u64, each: Duration, has_links: bool) -> Vec<(&'static str, Vec<String>)> {
     if each >= WHOLE {

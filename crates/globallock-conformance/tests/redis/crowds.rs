@@ -1,7 +1,7 @@
 //! Very many waiters on one name: the dead do not stop the living, and the living lose nothing to the dead.
 //!
-//! All leases are a minute long and all limits shorter than the time between two renewals, so that neither an expiry nor
-//! a renewal can hide that somebody was forgotten.
+//! All leases are a minute long, and all limits shorter than the time between two renewals. So neither an expiry nor a
+//! renewal can hide that somebody was forgotten.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +24,8 @@ const SOON: Duration = Duration::from_secs(15);
 const MUTEX: Share = Share { weight: 1, capacity: 1 };
 const CROWD: u64 = 10_000;
 
-/// Puts copies of the last waiter of the lock `a` behind it until there are so many, where wanted each with a channel of its
-/// own.
+/// Puts copies of the last waiter of the lock `a` behind it until there are so many; where wanted, each has a channel of
+/// its own.
 const COPIES: &str = "
     local queue = '{_glocks:a}:queue'
     local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')

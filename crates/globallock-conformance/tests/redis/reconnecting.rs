@@ -13,8 +13,7 @@ use crate::refusals::{HELLO, pretender, version};
 
 const LEASE: Duration = Duration::from_secs(60);
 
-/// Waits for so many connections more, and checks that they took the time that their pauses take: `pauses` says how long all
-/// of so many take together.
+/// Waits for so many connections more, and checks that they took at least the time that the pauses between them take.
 async fn paced(connections: impl Fn() -> u64, more: u64, pauses: Duration) {
     let (since, before) = (Instant::now(), connections());
     eventually("it connects again and again", async || connections() >= before + more).await;

@@ -108,8 +108,8 @@ async fn a_server_that_is_still_loading_is_waited_for() {
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
 }
 
-/// A server that answers each command, by its first word, with what it is told to, and closes the connection where that is
-/// nothing.
+/// A server that answers each command, by its first word, with what it is told to. Where that is nothing, it closes the
+/// connection.
 pub(crate) async fn pretender(answer: impl Fn(&str) -> String + Send + Sync + Clone + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

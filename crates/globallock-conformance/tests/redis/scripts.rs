@@ -1,4 +1,4 @@
-//! What the scripts do in the corners: keys that end or change under them, marks that others leave, requests that are repeated.
+//! What the scripts do in the corners: where keys end or change under them, marks are left behind, or requests repeated.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -120,7 +120,7 @@ fn held_at_most(hold: Duration) -> Options {
     Options { lease: SHORT, max_hold: Some(hold), ..Options::default() }
 }
 
-/// Checks that the owner does not believe to hold the lock `a` for longer than the server keeps it. Whatever time goes by
+/// Checks that the owner does not believe to hold the lock `a` for longer than the server keeps it. Time that goes by
 /// meanwhile makes this more lenient, and never wrong.
 fn believes_no_longer_than_it_holds(guard: &Guard, server: &Redis) {
     let before = Instant::now();

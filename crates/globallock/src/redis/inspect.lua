@@ -1,7 +1,8 @@
 -- Reads the queue of a lock.
 --
--- Result: server's ms, value of the lock's key (empty: nobody holds; '?': no text, or an empty one), its ms to live (-1: for ever), the
--- ids that share by expiry with it, those who wait in order with their numbers, and the hash as field and value in turn
+-- Result: server's ms, value of the lock's key (empty: nobody holds; '?': no text, or an empty one), its ms to live
+-- (-1: for ever), the ids that share by expiry with it, those who wait in order with their numbers, and the hash as field
+-- and value in turn
 local value = holder()
 return {
   math.floor(clock() / 1000),

@@ -2,8 +2,8 @@
 --
 -- ARGV: id, lease ms, max hold ms (0: none), weight/capacity:owner, 1 to wait or 0 to hold now or not at all with the
 -- channel of the owner's connection
--- Result: see `held` and `waiting`; { 2 } when it is gone; { 3 } when it shall ask again at once whether it may hold now;
--- the number alone of a claim that holds its whole lease
+-- Result: see `held` and `waiting`; { 2 } when it is gone; { 3 } when it shall ask again at once whether it may hold
+-- now; the number alone of a claim that holds its whole lease
 local id, lease, max_hold = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local waits, node = string.match(ARGV[5], '^(%d) (.*)$')
 local member = table.concat({ id, node, ARGV[2], ARGV[3], ARGV[4] }, ' ')

@@ -16,8 +16,8 @@ use super::scripts::Scripts;
 
 /// The bounds of the pause between two tries to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A connection that breaks sooner is no sign that the next one will stand, and so not replaced at once; and the longest
-/// pause before it is.
+/// A connection that breaks within this time is not replaced at once, since the next one may break as soon; and the longest
+/// pause before it is replaced.
 const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
 /// How many requests may be on their way to the socket.
 const REQUESTS_UNDER_WAY: usize = 4096;

@@ -15,9 +15,9 @@ local HELD, WAITING, GONE, ASK = 1, 0, 2, 3
 local FENCE_TTL = 604800000
 -- The end of the numbers that Lua can count: what is not below it is none of ours.
 local NO_NUMBER = 2 ^ 53
--- How much one call does for the queue before it leaves the rest to the next one, so that others wait for the server no
--- longer than 5 ms, in units of some 2 microseconds; what it costs to read and drop a waiter, and more to tell it and to
--- have it share; and how many who shared are dropped.
+-- How much one call does for the queue before it leaves the rest to the next one, in units of some 2 microseconds: then
+-- others wait for the server no longer than 5 ms. What it costs to drop a waiter, to tell it in addition, and to have it
+-- hold in addition. How many holders of shares are dropped.
 local EFFORT, PASSED, OFFERED, GRANTED, EXPIRED = 2000, 1, 3, 6, 500
 -- So many heads of the queue are read at a time at most; the first time it is one.
 local HEADS = 128
@@ -191,8 +191,8 @@ local function close_group(group, value)
   return true
 end
 
--- Drops the members of the group that have expired; all of them if the lock's key is not theirs any more. The rest of very
--- many is left to the next call: they take room until then.
+-- Drops the members of the group that have expired; all of them if the lock's key is not theirs any more. Of very many,
+-- the rest is left to the next call, and takes room until then.
 local function expire_group(group, value, now)
   local over = '+inf'
   if value == group.value then over = text(now) end
@@ -305,8 +305,8 @@ local function turn(rank)
   return 1 + math.min(5 * rank, 40 + math.floor(rank / 8))
 end
 
--- In how many ms the owner of a waiting claim should look again by itself (0: never), and whether the holder is a
--- stranger, who tells nobody when he leaves. Who comes late in the queue does not look again before `pause` is over.
+-- In how many ms the owner of a waiting claim should look again by itself (0: never), and 1 to the first one where the
+-- holder is another program's, which tells nobody when it leaves. All but the early ones look no sooner than in `pause`.
 local function look(member, now, value, pause)
   local rank = call('ZRANK', KEYS[3], member)
   if not rank then return 0, 0 end
@@ -329,16 +329,17 @@ end
 -- The answers of join and renew. Held: how many ms are left of the lease and of the longest hold (0: none). Waiting:
 -- the server's ms, in how many ms to look again (0: never), whether the holder is a stranger.
 --
--- One ms is taken off what is left, since `now` has lost its fraction. In the last ms nothing is left: no grant any more.
+-- One ms is taken off what is left, since `now` has lost its fraction. In the last ms nothing is left, which the owner
+-- takes for no grant.
 local function held(claim, now)
   local hold_left = claim.hold_until > 0 and math.max(claim.hold_until - now - 1, 0) or 0
   return { HELD, claim.number, math.max(expiry(claim) - now - 1, 0), hold_left }
 end
 
 local function waiting(member, now, value, pause)
-  local again, stranger = look(member, now, value, pause)
+  local again, foreign = look(member, now, value, pause)
   -- Rounded up: what is left of a lease must not look longer than it is.
-  return { WAITING, now + 1, again, stranger }
+  return { WAITING, now + 1, again, foreign }
 end
 
 local function answer(id, member, now, pause)

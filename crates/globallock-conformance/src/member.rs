@@ -156,7 +156,9 @@ pub async fn run(arguments: &[String]) {
 
 /// Waits and releases as it is told to, until nobody tells it any more.
 async fn attend(wish: &Wish, mut orders: BoxStream<'_, Order>, tell: impl Fn(Told)) {
-    let locks = Options { lease: wish.lease, ..Options::default() };
+    // Waiters that all ask at once take turns: how fast is not what is tested.
+    let patience = Some(Duration::from_secs(60));
+    let locks = Options { lease: wish.lease, patience, ..Options::default() };
     let options = ManagerOptions { locks, label: Some(wish.label.clone()) };
     let manager = match LockManager::connect_with(&wish.url, options).await {
         Ok(manager) => manager,

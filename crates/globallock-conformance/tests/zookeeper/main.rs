@@ -4,3 +4,4 @@ mod access;
 mod faults;
 mod fleet;
 mod sessions;
+mod times;

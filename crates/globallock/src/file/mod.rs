@@ -13,19 +13,22 @@ mod directory;
 mod places;
 mod section;
 mod slot;
+mod turns;
 mod watch;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use rustix::fs::fstat;
 use tokio::time::sleep;
 
 use crate::address::Address;
-use crate::backend::{Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Grant, Profile, Standing};
+use crate::backend::{
+    Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing,
+};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::owner::Owner;
@@ -33,23 +36,29 @@ use crate::owner::Owner;
 use directory::Directory;
 pub use directory::default_directory;
 use places::{Place, Places};
-use section::{Entered, Section};
+use section::{Enter, Entered, Section};
 use slot::Slot;
+use turns::Turns;
 use watch::{Subscription, Until, Watches};
 
 /// How long a section may be busy: it takes microseconds, unless its process has been stopped inside.
 const BUSY: Duration = Duration::from_secs(2);
-/// The bounds of the pause before a busy section is tried again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// The bounds of the pause before a busy section is tried again: one task of a process does that, for all.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(2));
 /// When a waiter looks once more after it has begun to watch, in case that a file was closed just then: the kernel
 /// announces the closing of a file a moment before it drops the lock.
 const LOOK_ONCE_MORE: Duration = Duration::from_millis(20);
+
+/// How many claims of this store in front of one are not looked at one by one; and how many claims are listed while
+/// nobody else may enter.
+const FEW: usize = 16;
 
 /// A store in a directory of this host.
 #[derive(Debug)]
 pub struct File {
     directory: Directory,
     places: Places,
+    turns: Turns,
     watches: Watches,
 }
 
@@ -71,7 +80,12 @@ impl File {
     /// [`Error::InvalidAddress`]; [`Error::Unfit`] and [`Error::Denied`] when the directory cannot serve.
     pub fn connect(address: Address) -> Result<Arc<Self>> {
         let directory = Directory::open(address)?;
-        Ok(Arc::new(File { directory, places: Places::default(), watches: Watches::default() }))
+        Ok(Arc::new(File {
+            directory,
+            places: Places::default(),
+            turns: Turns::default(),
+            watches: Watches::default(),
+        }))
     }
 
     fn path(&self, name: &Name) -> PathBuf {
@@ -83,21 +97,23 @@ impl File {
     async fn inside<T>(
         &self,
         path: &Path,
-        make: bool,
+        enter: Enter,
         mut act: impl FnMut(Option<&mut Section<'_>>) -> Result<Option<T>>,
     ) -> Result<T> {
-        let give_up = Instant::now() + BUSY;
+        let mut turn = self.turns.take(path).await;
         let mut pause = PAUSE.0;
         loop {
-            let done = match Section::enter(&self.directory, path, make, &self.places)? {
+            let done = match Section::enter(&self.directory, path, enter, &self.places)? {
                 Entered::Inside(mut section) => act(Some(&mut section))?,
                 Entered::Absent => act(None)?,
                 Entered::Busy => None,
             };
             if let Some(done) = done {
+                turn.entered();
                 return Ok(done);
             }
-            if Instant::now() >= give_up {
+            let now = Instant::now();
+            if now >= turn.busy(now) + BUSY {
                 return Err(Error::unavailable(
                     self.directory.shown(),
                     format!(
@@ -150,7 +166,7 @@ impl File {
             return Ok(Look::Again);
         };
         // Looked at after the watch began, so that a death in between is seen by one or the other.
-        if !section.still_there(&blockers)? {
+        if !section.still_there(&blockers, &mine)? {
             return Ok(Look::Again);
         }
         let first_end = blockers.iter().filter_map(Slot::hold_ends).min();
@@ -160,7 +176,7 @@ impl File {
 
     /// Takes a claim out unless its section is busy.
     fn leave_now(&self, id: ClaimId, place: &Place) -> Result<bool> {
-        let left = match Section::enter(&self.directory, &place.directory, false, &self.places)? {
+        let left = match Section::enter(&self.directory, &place.directory, Enter::Read, &self.places)? {
             Entered::Inside(mut section) => section.leave(id)?,
             Entered::Absent | Entered::Busy => false,
         };
@@ -195,7 +211,10 @@ impl Backend for File {
     async fn join(&self, claim: &Claim) -> Result<Standing> {
         let path = self.path(&claim.name);
         let text = section::text_of(claim);
-        self.inside(&path, true, |section| {
+        if let Some(standing) = self.join_behind_ours(claim, &path, &text).await? {
+            return Ok(standing);
+        }
+        self.inside(&path, Enter::Make, |section| {
             let Some(section) = section else {
                 return Ok(None);
             };
@@ -207,8 +226,7 @@ impl Backend for File {
             };
             Ok(Some(match joined {
                 Some((slot, file)) => {
-                    self.places
-                        .insert(claim.id, Place { file, directory: path.clone(), granted: OnceLock::new() });
+                    self.places.insert(claim.id, Place::new(file, path.clone(), slot));
                     self.standing(claim.id, Some(slot))
                 }
                 None => self.standing(claim.id, None),
@@ -221,7 +239,10 @@ impl Backend for File {
         let path = self.path(&claim.name);
         let mut recheck = Some(LOOK_ONCE_MORE);
         loop {
-            let look = self.inside(&path, false, |section| self.look(claim, section).map(Some)).await?;
+            if self.behind_ours(claim).await {
+                continue;
+            }
+            let look = self.inside(&path, Enter::Read, |section| self.look(claim, section).map(Some)).await?;
             let (subscription, look_again) = match look {
                 Look::Standing(standing) => return Ok(Some(standing)),
                 Look::Again => continue,
@@ -259,7 +280,11 @@ impl Backend for File {
         let Some(place) = self.places.get(claim.id) else {
             return Ok(Departure::Gone);
         };
-        let left = self.inside(&place.directory, false, |section| {
+        if let Ok(Some(left)) = self.leave_waiting(&place).await {
+            self.places.remove(claim.id);
+            return Ok(left);
+        }
+        let left = self.inside(&place.directory, Enter::Read, |section| {
             let left = section.map_or(Ok(false), |section| section.leave(claim.id))?;
             Ok(Some(if left { Departure::Left } else { Departure::Gone }))
         });
@@ -274,17 +299,32 @@ impl Backend for File {
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        self.inside(&self.path(name), false, |section| {
+        let path = self.path(name);
+        let listed = self.inside(&path, Enter::Read, |section| {
             let Some(section) = section else {
-                return Ok(Some(Vec::new()));
+                return Ok(Some((Vec::new(), HashSet::new())));
             };
-            let queue = std::mem::take(&mut section.queue);
-            let alive = queue.iter().filter(|slot| section.is_alive(slot));
-            let entries = alive.map(|slot| entry(section, slot)).collect();
-            section.queue = queue;
-            Ok(Some(entries))
-        })
-        .await
+            if section.queue.len() > FEW {
+                section.unlock();
+            }
+            let alive = |slot: &&Slot| section.is_alive(slot);
+            let (alive, missing): (Vec<&Slot>, Vec<&Slot>) = section.queue.iter().partition(alive);
+            let entries: Vec<Entry> = alive.into_iter().map(|slot| entry(section, slot)).collect();
+            Ok(Some((entries, missing.into_iter().map(|slot| slot.id).collect::<HashSet<ClaimId>>())))
+        });
+        let (mut entries, missing) = listed.await?;
+        if !missing.is_empty() {
+            // A claim that was granted while others could enter has another file name.
+            let renamed = self.inside(&path, Enter::Read, |section| {
+                let Some(section) = section else { return Ok(Some(Vec::new())) };
+                let renamed = section.queue.iter().filter(|slot| missing.contains(&slot.id));
+                let alive = renamed.filter(|slot| section.is_alive(slot));
+                Ok(Some(alive.map(|slot| entry(section, slot)).collect()))
+            });
+            entries.extend(renamed.await?);
+            entries.sort_by_key(|entry| entry.fence);
+        }
+        Ok(entries)
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
@@ -298,9 +338,9 @@ impl Backend for File {
                 if directory.starts_with('.') {
                     return None;
                 }
-                let found = self.inside(&path, false, |section| {
+                let found = self.inside(&path, Enter::Read, |section| {
                     let first =
-                        section.as_ref().and_then(|section| Some(section.text(section.queue.first()?).0));
+                        section.as_ref().and_then(|section| Some(section.text(section.queue.front()?).0));
                     Ok(Some(first))
                 });
                 let named =
@@ -315,17 +355,74 @@ impl Backend for File {
 }
 
 impl File {
+    /// Puts a claim that excludes all others behind one of this store, which is enough to know that it waits: so the queue
+    /// need not be read. `None` where it has to be.
+    async fn join_behind_ours(&self, claim: &Claim, path: &Path, text: &str) -> Result<Option<Standing>> {
+        let excludes = claim.share.weight == claim.share.capacity;
+        // One with a longest hold may be dead already.
+        let ours = || self.places.last(path).filter(|ours| !ours.made.will_end() && ours.is_linked());
+        if !excludes || self.places.has(claim.id) || ours().is_none() {
+            return Ok(None);
+        }
+        if claim.patience == Patience::Once {
+            return Ok(Some(Standing::Gone));
+        }
+        self.inside(path, Enter::Unread, |section| {
+            let Some(section) = section.filter(|_| ours().is_some()) else { return Ok(Some(None)) };
+            Ok(section.append(claim, text, false)?.map(|(slot, file)| {
+                self.places.insert(claim.id, Place::new(file, path.to_owned(), slot));
+                Some(Standing::Waiting)
+            }))
+        })
+        .await
+    }
+
+    /// Waits until the claim of this store next in front has left, if there are many in front that it has to wait for
+    /// anyhow; false if there are not.
+    async fn behind_ours(&self, claim: &Claim) -> bool {
+        let excludes = claim.share.weight == claim.share.capacity;
+        let Some(mine) = self.places.get(claim.id).filter(|_| excludes) else { return false };
+        let Some((id, ahead)) = self.places.before(&mine, FEW) else { return false };
+        if mine.granted.get().is_some() || ahead.made.will_end() || !ahead.is_linked() {
+            return false;
+        }
+        // A file that is kept open would be a claim that goes on.
+        let left = Arc::clone(&ahead.left);
+        drop((mine, ahead));
+        let left = left.notified();
+        tokio::pin!(left);
+        left.as_mut().enable();
+        if self.places.has(id) {
+            left.await;
+        }
+        true
+    }
+
+    /// Takes a claim out that waits behind others of this store; `None` where the queue has to be read for that.
+    async fn leave_waiting(&self, place: &Place) -> Result<Option<Departure>> {
+        if place.granted.get().is_some() || self.places.is_first_waiting(place) {
+            return Ok(None);
+        }
+        let left = self.inside(&place.directory, Enter::Unread, |section| {
+            section.map_or(Ok(false), |section| section.leave_waiting(&place.made)).map(Some)
+        });
+        Ok(left.await?.then_some(Departure::Left))
+    }
+
     /// A claim whose file has its name is there. One that waits looks after those in front of it, since their owners
     /// may have been stopped.
     async fn renew_one(&self, claim: &Claim, place: &Place) -> Result<Standing> {
-        let linked = fstat(&place.file).is_ok_and(|found| found.st_nlink > 0);
-        if !linked {
+        if !place.is_linked() {
             return Ok(self.standing(claim.id, None));
         }
         if let Some(slot) = place.granted.get() {
             return Ok(Standing::Held(grant(slot)));
         }
-        self.inside(&place.directory, false, |section| {
+        // Nobody holds behind one who waits.
+        if !self.places.is_first_waiting(place) {
+            return Ok(Standing::Waiting);
+        }
+        self.inside(&place.directory, Enter::Read, |section| {
             let found = section.and_then(|section| section.find(claim.id));
             Ok(Some(self.standing(claim.id, found)))
         })

@@ -1,5 +1,6 @@
 //! The short critical section in which all decisions about one lock are made.
 
+use std::collections::{HashSet, VecDeque};
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -19,6 +20,9 @@ use crate::queue::{admit, blockers};
 /// How much of a claim's file is read: an owner, a newline and a name are no longer.
 const LONGEST_TEXT: u64 = 4096;
 
+/// How many of the dead are dropped at once: others want to enter too.
+const MOST_DEAD: usize = 1000;
+
 /// The queue of one lock, read while nobody else can change it.
 ///
 /// The lock's own directory is locked meanwhile. A claim's life is a lock of its own file, which its owner keeps.
@@ -27,10 +31,23 @@ pub(super) struct Section<'a> {
     path: PathBuf,
     opened: OwnedFd,
     /// In the order of joining.
-    pub(super) queue: Vec<Slot>,
+    pub(super) queue: VecDeque<Slot>,
+    /// Whether the queue has been read.
+    listed: bool,
     /// The claims whose files this very store keeps open.
     ours: &'a Places,
     now: u64,
+}
+
+/// How a section is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Enter {
+    /// To read the queue.
+    Read,
+    /// To read it, where the lock's directory is made if need be.
+    Make,
+    /// Without reading the queue, which costs the more the longer that is.
+    Unread,
 }
 
 /// What came of the wish to enter a section.
@@ -43,13 +60,25 @@ pub(super) enum Entered<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Enters the section of a lock and drops its dead claims; `make` creates the lock's directory.
+    /// Enters the section of a lock, reads its queue and drops the dead in front, unless it is not to be read.
     pub(super) fn enter(
         directory: &'a Directory,
         path: &Path,
-        make: bool,
+        enter: Enter,
         ours: &'a Places,
     ) -> Result<Entered<'a>> {
+        let mut entered = Self::lock(directory, path, enter == Enter::Make, ours)?;
+        if let Entered::Inside(section) = &mut entered
+            && enter != Enter::Unread
+        {
+            section.queue = list(directory, &section.opened)?;
+            section.listed = true;
+            section.settle()?;
+        }
+        Ok(entered)
+    }
+
+    fn lock(directory: &'a Directory, path: &Path, make: bool, ours: &'a Places) -> Result<Entered<'a>> {
         loop {
             let Some(opened) = directory.open_lock(path, make)? else {
                 return Ok(Entered::Absent);
@@ -61,11 +90,16 @@ impl<'a> Section<'a> {
             if !is_at(&opened, path) {
                 continue;
             }
-            let queue = list(directory, &opened)?;
-            let now = now();
-            let mut section = Section { directory, path: path.to_owned(), opened, queue, ours, now };
-            section.settle()?;
-            return Ok(Entered::Inside(section));
+            let (path, queue) = (path.to_owned(), VecDeque::new());
+            return Ok(Entered::Inside(Section {
+                directory,
+                path,
+                opened,
+                queue,
+                listed: false,
+                ours,
+                now: now(),
+            }));
         }
     }
 
@@ -82,8 +116,9 @@ impl<'a> Section<'a> {
                 break holding;
             };
             checked = dead;
-            let slot = self.queue.remove(dead);
-            self.unlink(&slot)?;
+            if let Some(slot) = self.queue.remove(dead) {
+                self.unlink(&slot)?;
+            }
         };
         for position in 0..holding {
             let slot = self.queue[position];
@@ -112,9 +147,10 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn unlink(&self, slot: &Slot) -> Result<()> {
+    fn unlink(&self, slot: &Slot) -> Result<bool> {
         match unlinkat(&self.opened, slot.file(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(self.directory.failure("cannot be written to", error)),
         }
     }
@@ -131,6 +167,16 @@ impl<'a> Section<'a> {
         if !holds && claim.patience == Patience::Once {
             return Ok(Some(None));
         }
+        Ok(self.append(claim, owner, holds)?.map(Some))
+    }
+
+    /// Puts the claim behind whoever is there; `None` says that the counter is in use.
+    pub(super) fn append(
+        &mut self,
+        claim: &Claim,
+        owner: &str,
+        holds: bool,
+    ) -> Result<Option<(Slot, OwnedFd)>> {
         let Some(number) = self.directory.next_number()? else {
             return Ok(None);
         };
@@ -142,8 +188,8 @@ impl<'a> Section<'a> {
             self.unlink(&slot)?;
             return Err(self.directory.failure("cannot be written to", error));
         }
-        self.queue.push(slot);
-        Ok(Some(Some((slot, file))))
+        self.queue.push_back(slot);
+        Ok(Some((slot, file)))
     }
 
     /// Takes a claim out of the queue and lets in whom there is room for then; false if it was not there.
@@ -151,10 +197,27 @@ impl<'a> Section<'a> {
         let Some(position) = self.queue.iter().position(|slot| slot.id == id) else {
             return Ok(false);
         };
-        let slot = self.queue.remove(position);
-        self.unlink(&slot)?;
+        if let Some(slot) = self.queue.remove(position) {
+            self.unlink(&slot)?;
+        }
         self.settle()?;
         Ok(true)
+    }
+
+    /// Takes out a waiting claim without looking at the queue; false if its file is not called so any more.
+    ///
+    /// Whoever could hold by that watches its file, and looks.
+    pub(super) fn leave_waiting(&mut self, slot: &Slot) -> Result<bool> {
+        let left = self.unlink(slot)?;
+        // Fails as long as there are others.
+        let _ = unlinkat(CWD, &self.path, AtFlags::REMOVEDIR);
+        Ok(left)
+    }
+
+    /// Lets others in while this goes on to look at what it has read.
+    pub(super) fn unlock(&self) {
+        // What cannot be unlocked is unlocked when this is dropped.
+        let _ = flock(&self.opened, FlockOperation::Unlock);
     }
 
     /// Those who keep a claim waiting.
@@ -164,13 +227,23 @@ impl<'a> Section<'a> {
         blockers(&shares, slot.share()).into_iter().map(|position| ahead[position]).collect()
     }
 
-    /// Whether all of the claims are alive; the dead are dropped.
-    pub(super) fn still_there(&mut self, slots: &[Slot]) -> Result<bool> {
-        let dead: Vec<Slot> = slots.iter().filter(|slot| !self.is_alive(slot)).copied().collect();
-        for slot in &dead {
-            self.leave(slot.id)?;
+    /// Whether all of the claims are alive. The dead are dropped, and so are those next in front of `mine`, up to the first
+    /// that lives: many may have died together, and to look again after each would cost the square of that.
+    pub(super) fn still_there(&mut self, slots: &[Slot], mine: &Slot) -> Result<bool> {
+        let mut dead: Vec<Slot> = slots.iter().filter(|slot| !self.is_alive(slot)).copied().collect();
+        if dead.is_empty() {
+            return Ok(true);
         }
-        Ok(dead.is_empty())
+        let position = self.queue.partition_point(|slot| slot < mine);
+        let ahead = self.queue.range(..position).rev().take(MOST_DEAD);
+        dead.extend(ahead.take_while(|slot| !self.is_alive(slot)));
+        for slot in &dead {
+            self.unlink(slot)?;
+        }
+        let dead: HashSet<u64> = dead.into_iter().map(|slot| slot.number).collect();
+        self.queue.retain(|slot| !dead.contains(&slot.number));
+        self.settle()?;
+        Ok(false)
     }
 
     pub(super) fn path_of(&self, slot: &Slot) -> PathBuf {
@@ -202,7 +275,7 @@ impl<'a> Section<'a> {
 /// An empty directory goes with the last claim.
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        if self.queue.is_empty() {
+        if self.listed && self.queue.is_empty() {
             // Fails where something is in it that is no claim: that is not ours to remove.
             let _ = unlinkat(CWD, &self.path, AtFlags::REMOVEDIR);
         }
@@ -220,8 +293,8 @@ pub(super) fn owner_and_name(text: &str) -> (&str, Option<Name>) {
     (owner, Name::new(name).ok())
 }
 
-fn list(directory: &Directory, opened: &OwnedFd) -> Result<Vec<Slot>> {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
+fn list(directory: &Directory, opened: &OwnedFd) -> Result<VecDeque<Slot>> {
+    let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
     let mut entries = RawDir::new(opened, &mut buffer);
     let mut queue = Vec::new();
     while let Some(entry) = entries.next() {
@@ -229,7 +302,7 @@ fn list(directory: &Directory, opened: &OwnedFd) -> Result<Vec<Slot>> {
         queue.extend(entry.file_name().to_str().ok().and_then(Slot::parse));
     }
     queue.sort_unstable();
-    Ok(queue)
+    Ok(queue.into())
 }
 
 /// Milliseconds of the clock that all processes of the host share and that [`std::time::Instant`] reads.

@@ -1,0 +1,62 @@
+//! What an owner may believe of its lease, and what must not wait for one to run out.
+
+use std::time::{Duration, Instant};
+
+use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::scene::{LEASE, connect_for, manager, queue_is, waits};
+use globallock_conformance::server::zookeeper::ZooKeeper;
+
+/// A lease of which no end helps a test.
+const LONG: Duration = Duration::from_secs(60);
+/// What is prompt on a machine with much else to do, and far from a lease.
+const PROMPT: Duration = Duration::from_secs(15);
+
+#[tokio::test]
+async fn a_lease_counts_from_before_the_request_that_confirmed_it() {
+    let delay = Duration::from_millis(400);
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let proxy = Proxy::start(ensemble.port(0)).await.unwrap();
+    let owner = manager(&format!("zookeeper://127.0.0.1:{}?timeout=5s", proxy.port())).await;
+    // The lock's node and the session are there.
+    owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    proxy.answers(Flow::Delay(delay));
+    let asked = Instant::now();
+    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    // The answer was on its way for so long; three quarters of the session are relied on.
+    let believed = |answered: Instant| answered - delay + LEASE * 3 / 4;
+    let end = Instant::now() + guard.remaining().unwrap();
+    assert!(end <= believed(Instant::now()), "the grant counts from its answer");
+    assert!(end + LEASE / 10 >= asked + LEASE * 3 / 4, "it counts for as long as it can");
+    assert!(guard.renew().await.unwrap());
+    let renewed = Instant::now() + guard.remaining().unwrap();
+    assert!(renewed <= believed(Instant::now()), "the renewal counts from its answer");
+    assert!(renewed > end);
+    assert!(proxy.held() > 0);
+}
+
+#[tokio::test]
+async fn claims_are_handed_over_and_given_up_long_before_a_lease_runs_out() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let url = ensemble.url();
+    let [one, other] = [connect_for(&url, LONG).await.unwrap(), connect_for(&url, LONG).await.unwrap()];
+    let held = one.mutex("a").unwrap().acquire().await.unwrap();
+    // Behind a claim of another session, and behind one of its own.
+    let mut waiters = Vec::new();
+    for (number, manager) in [&other, &one, &one, &other, &other].into_iter().enumerate() {
+        waiters.push(waits(manager, "a"));
+        queue_is(&one, "a", 1, number + 1).await;
+    }
+    let since = Instant::now();
+    // The middle one gives up.
+    let gives_up = waiters.remove(2);
+    gives_up.abort();
+    assert!(gives_up.await.unwrap_err().is_cancelled());
+    queue_is(&other, "a", 1, 4).await;
+    held.release().await.unwrap();
+    for waiter in waiters {
+        let guard = tokio::time::timeout(PROMPT, waiter).await.expect("it is granted promptly");
+        guard.unwrap().unwrap().release().await.unwrap();
+    }
+    queue_is(&other, "a", 0, 0).await;
+    assert!(since.elapsed() < LONG, "no lease has run out meanwhile");
+}

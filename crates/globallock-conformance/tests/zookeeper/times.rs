@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{LEASE, connect_for, manager, queue_is, waits};
+use globallock_conformance::scene::{connect_for, queue_is, waits};
+use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 
 /// A lease of which no end helps a test.
@@ -16,17 +17,19 @@ async fn a_lease_counts_from_before_the_request_that_confirmed_it() {
     let delay = Duration::from_millis(400);
     let ensemble = ZooKeeper::start(1).unwrap();
     let proxy = Proxy::start(ensemble.port(0)).await.unwrap();
-    let owner = manager(&format!("zookeeper://127.0.0.1:{}?timeout=5s", proxy.port())).await;
+    let lease = Duration::from_secs(8);
+    let url = format!("zookeeper://127.0.0.1:{}?timeout=5s", proxy.port());
+    let owner = connect_for(&url, lease).await.unwrap();
     // The lock's node and the session are there.
     owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Delay(delay));
     let asked = Instant::now();
     let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
     // The answer was on its way for so long; three quarters of the session are relied on.
-    let believed = |answered: Instant| answered - delay + LEASE * 3 / 4;
+    let believed = |answered: Instant| answered - delay + lease * 3 / 4;
     let end = Instant::now() + guard.remaining().unwrap();
     assert!(end <= believed(Instant::now()), "the grant counts from its answer");
-    assert!(end + LEASE / 10 >= asked + LEASE * 3 / 4, "it counts for as long as it can");
+    assert!(end + lease / 10 >= asked + lease * 3 / 4, "it counts for as long as it can");
     assert!(guard.renew().await.unwrap());
     let renewed = Instant::now() + guard.remaining().unwrap();
     assert!(renewed <= believed(Instant::now()), "the renewal counts from its answer");

@@ -21,7 +21,7 @@ use crate::queue::{admit, blockers};
 const LONGEST_TEXT: u64 = 4096;
 
 /// How many of the dead are dropped at once: others want to enter too.
-const MOST_DEAD: usize = 1000;
+const MOST_DEAD: usize = 4000;
 
 /// The queue of one lock, read while nobody else can change it.
 ///

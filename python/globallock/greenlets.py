@@ -54,6 +54,12 @@ class Hub:
                     self._gevent.sleep(0)
             result.wait(limit)
             return result.get() if result.ready() else None
+        except BaseException:
+            # Killed while it polled: from now on the hub is to be woken, and what was done meanwhile is told.
+            while self._bridge.polls() and self._bridge.poll():
+                pass
+            self._drain()
+            raise
         finally:
             del self._waiting[number]
             if not result.ready():

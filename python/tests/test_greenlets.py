@@ -65,6 +65,16 @@ PROGRAMS = {
             while len(lockman.inspect(name)) > 1:
                 gevent.sleep(0.001)
     """,
+    "a greenlet that is killed while it polls leaves the others to be woken": """
+        from globallock.greenlets import hub
+        bridge = hub()._bridge
+        for _ in range(300):
+            asks = gevent.spawn(lockman.inspect, name)
+            gevent.sleep(0)
+            asks.kill()
+            assert not bridge.polls()
+            assert lockman.inspect(name) == []
+    """,
     "losses are told": """
         lock, told = lockman.lock(name, timeout=0.2), []
         assert lock.acquire()

@@ -69,7 +69,8 @@ test_all() {
         log=$(mktemp)
         sh scripts/python.sh one "$1" >"$log" 2>&1
         status=$?
-        { echo "CPython $1"; cat "$log"; } >&2
+        # In one piece, beside those of the others.
+        printf "CPython: %s\n%s\n" "$1" "$(cat "$log")"
         rm "$log"
         exit $status' sh {}
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// How much earlier than the store we let a span of its clock end, so that clocks which run at slightly different
 /// rates cannot make us believe longer than the store does.
 ///
-/// One part in 256 is eight times what NTP may slew a clock by on both sides together; the two milliseconds cover
+/// One part in 256 is about four times what NTP may slew the clocks of both sides by together; the two milliseconds cover
 /// stores that count whole ones.
 #[must_use]
 pub fn margin(span: Duration) -> Duration {

@@ -116,7 +116,7 @@ impl Shared {
                 let sight = Sight::new(Some(mine.clone()), queue, !found.more, read_at);
                 let tells = sight.is_whole || Ahead::of_some(sight.ahead(), claim.share).is_some();
                 let sight = if tells { sight } else { self.sight(claim, &mine, read_at).await? };
-                self.note(claim, sight, is_complete, sent)
+                self.note(claim, &sight, is_complete, sent)
             }
         };
         if standing == Standing::Gone {

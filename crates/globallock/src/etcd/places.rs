@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// Takes note of what a claim has read of its queue, and says where it stands.
-    pub(super) fn note(&self, claim: &Claim, sight: Sight, is_complete: bool, sent: Instant) -> Standing {
+    pub(super) fn note(&self, claim: &Claim, sight: &Sight, is_complete: bool, sent: Instant) -> Standing {
         match &sight.mine {
             Some(mine) => {
                 let ahead = if sight.is_whole {
@@ -236,7 +236,7 @@ pub(super) mod tests {
         let queue = shared.claims(queue);
         let key = shared.slots.key(claim.id).unwrap();
         let mine = queue.iter().find(|listed| listed.key == key).cloned();
-        shared.note(claim, Sight::new(mine, queue, true, read_at), true, Instant::now())
+        shared.note(claim, &Sight::new(mine, queue, true, read_at), true, Instant::now())
     }
 
     fn fence(standing: Standing) -> Option<u64> {

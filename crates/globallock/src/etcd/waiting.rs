@@ -100,7 +100,7 @@ impl Shared {
         };
         let sent = Instant::now();
         let sight = self.sight(claim, &mine, since).await?;
-        Ok(self.note(claim, sight, self.single_key(claim).is_none(), sent))
+        Ok(self.note(claim, &sight, self.single_key(claim).is_none(), sent))
     }
 
     /// Looks once a lease whether all keys that are watched are there: what tells of their ends may get lost.

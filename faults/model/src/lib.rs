@@ -4,8 +4,9 @@
 //! Owners ask, repeat themselves, renew, write to what is guarded, and give back; requests, answers and pushes overtake
 //! each other, and arrive late or never; time passes whenever it likes, and one owner's clock is slow. Nobody has to
 //! do anything: an owner that is dead or stopped is one that does not, and a message that is lost is one that does
-//! not arrive. What is decided is decided by the functions that the product itself uses: [`admit`] and [`blockers`]
-//! over the queue, and [`deadline`] for what an owner believes.
+//! not arrive. What is decided is decided by the functions that the product itself uses:
+//! [`admit`](globallock::queue::admit) and [`blockers`](globallock::queue::blockers) over the queue, and
+//! [`deadline`](globallock::deadline::deadline) for what an owner believes.
 
 mod owner;
 mod promises;

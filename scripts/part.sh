@@ -7,7 +7,10 @@ began=$(date +%s)
 "$@"
 status=$?
 seconds=$(($(date +%s) - began))
-# Its second line is what ended children used: minutes and seconds as user, and in the kernel.
-worked=$(times | tail -n 1 | tr 'ms' '  ' | awk '{ printf "%.0f", $1 * 60 + $2 + $3 * 60 + $4 }')
+# Its second line is what ended children used: minutes and seconds as user, and in the kernel. Not in a pipe, which would
+# be a child without children.
+times >"$PARTS.times"
+worked=$(tail -n 1 "$PARTS.times" | tr 'ms' '  ' | awk '{ printf "%.0f", $1 * 60 + $2 + $3 * 60 + $4 }')
+rm "$PARTS.times"
 printf '%-32s %5d s, %5d s of processors\n' "$name" "$seconds" "$worked" | tee -a "$PARTS"
 exit $status

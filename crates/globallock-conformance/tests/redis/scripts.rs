@@ -162,10 +162,10 @@ async fn the_mark_of_waiters_goes_with_the_last_of_them() {
     assert!(!marked(), "it has left");
     store.waits(&waiter).await;
     store.leave(&holder).await;
-    store.told(&waiter).await;
-    assert!(marked());
+    let last = store.told(&waiter).await.fence;
+    assert_eq!(store.get(FENCE), format!("{last}w"));
     store.leave(&waiter).await;
-    assert!(!marked(), "the last one has left");
+    assert_eq!(store.get(FENCE), last.to_string(), "the last one has left, and its number stays");
     // One that shares, and one that finds the mark of others who are gone.
     store.holds(&queued(3, ONE_OF_TWO)).await;
     assert!(marked());
@@ -242,6 +242,14 @@ async fn whoever_shared_a_lock_that_was_broken_holds_it_no_more() {
         let keys = [LOCK, SHARED, CLAIMS, QUEUE].into_iter().filter(|key| store.has(key));
         assert_eq!(keys.collect::<Vec<_>>(), stay, "{broken}");
     }
+}
+
+#[tokio::test]
+async fn a_departure_from_a_broken_lock_that_was_shared_says_so() {
+    let store = Store::new().await;
+    store.holds(&queued(1, ONE_OF_TWO)).await;
+    store.server.cli(&["DEL", LOCK]);
+    assert_eq!(store.leave(&queued(1, ONE_OF_TWO)).await, Departure::Gone);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ product knows nothing of it, and each change is run by the real client on the re
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -162,13 +163,19 @@ def programs():
 
 def run_tests(program, arguments, until):
     """True when all pass, the first that fails, or None when the time is up."""
-    environment = {**os.environ, "RUST_BACKTRACE": "0"}
+    environment = {**os.environ, "RUST_BACKTRACE": "0", "TMPDIR": str(program.parent)}
     process = subprocess.Popen(
         [program, *arguments], cwd=ROOT / "crates/globallock-conformance", stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", env=environment,
+        start_new_session=True,
     )
-    # Only the program itself: whoever watches over its servers sees that, and ends them.
-    alarm = threading.Timer(max(until - time.monotonic(), 0), process.kill)
+
+    def end():
+        # With its servers, and with owners that it has stopped and not continued.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    alarm = threading.Timer(max(until - time.monotonic(), 0), end)
     alarm.start()
     try:
         for line in process.stdout:
@@ -177,7 +184,7 @@ def run_tests(program, arguments, until):
         return True if process.wait() == 0 else None if time.monotonic() >= until else "the program"
     finally:
         alarm.cancel()
-        process.kill()
+        end()
         process.wait()
         process.stdout.close()
 
@@ -194,7 +201,7 @@ def verdict(program, arguments, until):
 
 def judge(built, name, original, changed, limit, groups):
     until = time.monotonic() + limit
-    with tempfile.TemporaryDirectory(dir=TARGET) as directory:
+    with tempfile.TemporaryDirectory(dir=TARGET, ignore_cleanup_errors=True) as directory:
         for test, arguments in TESTS[:groups]:
             if original not in built[test]:
                 raise SystemExit(f"{name} is not in the program {test} as it stands here")
@@ -294,7 +301,7 @@ def passes_unchanged(built, limit, groups):
     known = json.loads(store.read_text()) if store.exists() else {}
     if known.get("name") != name:
         known = {"name": name, "skip": []}
-        with tempfile.TemporaryDirectory(dir=TARGET) as directory:
+        with tempfile.TemporaryDirectory(dir=TARGET, ignore_cleanup_errors=True) as directory:
             for test, arguments in TESTS[:groups]:
                 program = Path(directory) / test
                 program.write_bytes(built[test])

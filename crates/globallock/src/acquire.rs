@@ -149,9 +149,13 @@ impl<'a> Asking<'a> {
         if self.turn_ends(since) <= now() {
             return Err(self.silence(since));
         }
-        // The store was not asked for this claim meanwhile.
-        let waited = now().duration_since(since);
-        self.silent_since = self.silent_since.map(|silent| silent + waited);
+        self.silent_since = if self.inner.turns.heard() > since {
+            // It answered others, and was not asked for this claim meanwhile.
+            let waited = now().duration_since(since);
+            self.silent_since.map(|silent| silent + waited)
+        } else {
+            self.silent_since.or(Some(since))
+        };
         Ok(turn)
     }
 

@@ -73,6 +73,39 @@ fn a_silent_store_uses_up_the_patience_of_those_who_wait_for_their_turn_as_well(
 }
 
 #[test]
+fn who_gets_a_turn_from_one_that_was_never_answered_has_no_more_patience_for_that() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.always(Verb::Join, Fault::Silence);
+        let first = crowd(&world, TURNS, &patient(SECOND * 10));
+        sleep(SECOND).await;
+        let second = crowd(&world, TURNS, &patient(SECOND * 10));
+        for asks in first.into_iter().chain(second) {
+            let (refused, after) = asks.await.unwrap();
+            assert!(refused.unwrap_err().is_unavailable());
+            assert!(about(after, SECOND * 10), "{after:?}");
+        }
+    });
+}
+
+#[test]
+fn who_gives_up_its_place_before_its_turn_takes_nobody_elses() {
+    in_virtual_time(async {
+        let world = World::new();
+        world.store.always(Verb::Join, Fault::Late(SECOND));
+        let mut crowd = crowd(&world, TURNS + 10, &options());
+        sleep(MILLISECOND).await;
+        for given_up in crowd.drain(TURNS..TURNS + 9) {
+            given_up.abort();
+        }
+        for asks in crowd {
+            assert!(asks.await.unwrap().0.unwrap().is_held());
+        }
+        assert_eq!(world.store.asked(Verb::Join).len(), TURNS + 1);
+    });
+}
+
+#[test]
 fn the_patience_of_those_who_wait_for_their_turn_counts_from_the_last_answer() {
     in_virtual_time(async {
         let world = World::new();

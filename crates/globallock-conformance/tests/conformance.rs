@@ -95,10 +95,16 @@ fn arguments() -> (Vec<String>, Arguments) {
     (filters, Arguments::from_iter(others))
 }
 
-/// The first case of each store, then the second of each: while the cases of one store wait, others use the machine.
+/// One case of each store after the other: while the cases of one store wait, others use the machine. Each store begins
+/// elsewhere, so that the heaviest case does not come on all of them at once.
 fn side_by_side(stores: Vec<Vec<Trial>>) -> Vec<Trial> {
-    let mut numbered: Vec<(usize, Trial)> =
-        stores.into_iter().flat_map(|trials| trials.into_iter().enumerate()).collect();
+    let count = stores.len();
+    let mut numbered = Vec::new();
+    for (store, mut trials) in stores.into_iter().enumerate() {
+        let first = trials.len() * store / count;
+        trials.rotate_left(first);
+        numbered.extend(trials.into_iter().enumerate());
+    }
     numbered.sort_by_key(|(number, _)| *number);
     numbered.into_iter().map(|(_, trial)| trial).collect()
 }

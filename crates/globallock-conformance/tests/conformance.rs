@@ -16,8 +16,8 @@ use libtest_mimic::{Arguments, Failed};
 
 fn main() {
     let (filters, mut arguments) = arguments();
-    // The cases wait far more than they compute.
-    arguments.test_threads.get_or_insert(32);
+    // The cases wait far more than they compute; with more of them at a time, two processors are what they wait for.
+    arguments.test_threads.get_or_insert(16);
     let directory = tempfile::tempdir().expect("a directory can be made");
     let wanted = |kind: &str| {
         let concerns = |filter: &String| !filter.contains("::") || filter.starts_with(kind);

@@ -70,11 +70,22 @@ impl Done {
         }
     }
 
-    /// Has the loop look by itself, or be woken; true if there is something for it already.
+    /// Has the loop look by itself, or be woken; true if there is something for it already, which it is to take then.
     fn let_poll(&self, polls: bool) -> bool {
         let mut outcomes = self.outcomes();
         outcomes.polls = polls && outcomes.list.is_empty();
         !outcomes.list.is_empty()
+    }
+
+    /// As `let_poll`, for a loop of which another part may be polling: what was done meanwhile has woken nobody, and that
+    /// part may look no more.
+    fn begin_to_poll(&self, polls: bool) -> bool {
+        let polled = self.outcomes().polls;
+        let is_done = self.let_poll(polls);
+        if polled && is_done {
+            let _ = (&self.wake).write(&[1]);
+        }
+        is_done
     }
 }
 
@@ -106,7 +117,7 @@ impl Bridge {
         })?;
         if let Some(here) = self.here.get() {
             let polls = process.begin(until);
-            if here.done.let_poll(polls) && polls {
+            if here.done.begin_to_poll(polls) && polls {
                 // The loop drains first, and polls no more.
                 process.driver.take_over(until);
             }
@@ -188,5 +199,44 @@ impl Bridge {
         {
             task.abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done() -> (Done, UnixStream) {
+        let (woken, wake) = UnixStream::pair().unwrap();
+        woken.set_nonblocking(true).unwrap();
+        (Done { outcomes: Mutex::default(), wake }, woken)
+    }
+
+    fn is_woken(woken: &UnixStream) -> bool {
+        let mut woken = woken;
+        matches!(woken.read(&mut [0; 8]), Ok(1..))
+    }
+
+    #[test]
+    fn what_was_done_while_one_part_of_a_loop_polled_wakes_it_when_another_begins() {
+        for polls in [true, false] {
+            let (done, woken) = done();
+            assert!(!done.begin_to_poll(true));
+            done.push(1, Outcome::Flag(true));
+            assert!(!is_woken(&woken), "the loop looks by itself");
+            assert!(done.begin_to_poll(polls));
+            assert!(is_woken(&woken) && !done.outcomes().polls);
+        }
+    }
+
+    #[test]
+    fn a_loop_that_does_not_poll_is_woken_once_for_all_that_is_done() {
+        let (done, woken) = done();
+        assert!(!done.begin_to_poll(false));
+        done.push(1, Outcome::Flag(true));
+        done.push(2, Outcome::Flag(true));
+        assert!(is_woken(&woken) && !is_woken(&woken));
+        assert!(done.begin_to_poll(true), "it is to take what is done first");
+        assert!(!is_woken(&woken));
     }
 }

@@ -141,7 +141,7 @@ impl Tenure {
         };
         let is_held = phase == Phase::Held;
         match answer {
-            Standing::Held(grant) if is_held && grant.fence > fence => self.is_lost(),
+            Standing::Held(grant) if is_held && grant.fence > fence => self.is_lost(now),
             Standing::Held(grant) if is_held && grant.fence < fence => Heard::Old,
             Standing::Held(grant) => {
                 // An answer that took longer than the lease confirms nothing; the next one will.
@@ -152,7 +152,7 @@ impl Tenure {
             }
             Standing::Waiting | Standing::Gone if is_held && !was_held => Heard::Old,
             // The store has given the claim away, or (a store that lost its data) queued it again: not ours.
-            Standing::Waiting | Standing::Gone if is_held => self.is_lost(),
+            Standing::Waiting | Standing::Gone if is_held => self.is_lost(now),
             Standing::Gone => {
                 self.nudge();
                 Heard::Noted
@@ -161,8 +161,10 @@ impl Tenure {
         }
     }
 
-    fn is_lost(&self) -> Heard {
-        if self.lose(Loss::Revoked) { Heard::Lost } else { Heard::Noted }
+    /// Ends a held claim that the store does not hold any more: at the end of its time for that reason.
+    fn is_lost(&self, now: Instant) -> Heard {
+        let is_lost = self.overdue(now).is_some() || self.lose(Loss::Revoked);
+        if is_lost { Heard::Lost } else { Heard::Noted }
     }
 
     /// Tells the waiting owner to ask the store where it stands.
@@ -326,13 +328,17 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(10);
 
     fn waiting() -> Arc<Tenure> {
+        waiting_for(None)
+    }
+
+    fn waiting_for(max_hold: Option<Duration>) -> Arc<Tenure> {
         Tenure::new(Claim {
             id: ClaimId::new(1, 1),
             name: Name::new("a").unwrap(),
             share: Share { weight: 1, capacity: 1 },
             patience: Patience::Queue,
             lease: LEASE,
-            max_hold: None,
+            max_hold,
             owner: "".into(),
         })
     }
@@ -357,6 +363,18 @@ mod tests {
             assert_eq!(tenure.hear(answer, true, now()), Heard::Lost);
             assert_eq!(tenure.phase(), Phase::Lost(Loss::Revoked));
             assert_eq!(tenure.hear(answer, true, now()), Heard::Noted, "a loss is told once");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_is_gone_at_the_end_of_its_time_was_lost_for_that_reason() {
+        let ends = now() + LEASE / 2;
+        for (hold_ends, loss) in [(Some(ends), Loss::MaxHold), (None, Loss::Expired)] {
+            let tenure = waiting_for(hold_ends.map(|_| LEASE / 2));
+            let grant = Grant { fence: 7, expires: Some(ends), hold_ends };
+            assert_eq!(tenure.hear(Standing::Held(grant), false, now()), Heard::Noted);
+            assert_eq!(tenure.hear(Standing::Gone, true, ends), Heard::Lost);
+            assert_eq!(tenure.phase(), Phase::Lost(loss));
         }
     }
 

@@ -123,7 +123,7 @@ impl Shared {
             let was_there = self.delete(key.to_vec()).await?;
             self.places().remove(claim.id);
             if was_there {
-                // It hung on a lease of before that is dead: it begins anew, at the end.
+                // It was attached to an earlier lease, which has ended: it begins again, at the end.
                 return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
             }
         }

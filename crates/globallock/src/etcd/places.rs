@@ -311,7 +311,7 @@ pub(super) mod tests {
         let behind = shared.behind(&claim(4, READ)).unwrap();
         assert_eq!((behind.last.revision, behind.read_at), (5, Some(6)));
         assert_eq!(behind.ahead.blockers(READ)[0].revision, 4);
-        // Not itself, not what leaves, not what hangs on a lease that may have ended.
+        // Not itself, not what leaves, not what is attached to a lease that may have ended.
         assert!(shared.behind(&claim(3, READ)).is_none());
         shared.places().get_mut(ClaimId::new(1, 3)).unwrap().leaves = true;
         assert!(shared.behind(&second).is_none());

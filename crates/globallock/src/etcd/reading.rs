@@ -155,7 +155,7 @@ impl Shared {
         if let Some(snapshot) = known {
             return Ok(snapshot.sight(&mine.key, mine.revision));
         }
-        // Who waits for this one has a share in it as well.
+        // Each other claim that is waiting for this reading has a share in it as well.
         let is_alone = Arc::strong_count(&reading) == 1;
         if is_alone && let Some(sight) = self.front(claim, mine).await? {
             return Ok(sight);

@@ -214,7 +214,8 @@ impl State {
     }
 }
 
-fn claim(number: u64, share: Share) -> Claim {
+/// A claim of the lock `a`.
+pub(super) fn claim(number: u64, share: Share) -> Claim {
     Claim {
         id: ClaimId::new(7, number),
         name: Name::new("a").unwrap(),

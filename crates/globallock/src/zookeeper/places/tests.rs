@@ -1,6 +1,6 @@
 use super::*;
-use crate::backend::Patience;
 use crate::zookeeper::naming::{Layout, Naming};
+use crate::zookeeper::scripted::claim;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -8,18 +8,6 @@ const MUTEX: Share = Share { weight: 1, capacity: 1 };
 
 fn layout() -> Layout {
     Layout { root: String::new(), naming: Naming::Kazoo }
-}
-
-fn claim(number: u64, share: Share) -> Claim {
-    Claim {
-        id: ClaimId::new(7, number),
-        name: Name::new("a").unwrap(),
-        share,
-        patience: Patience::Queue,
-        lease: Duration::from_secs(60),
-        max_hold: None,
-        owner: "".into(),
-    }
 }
 
 /// The node of a claim with this number among those of its lock.

@@ -14,6 +14,7 @@ PART = PARTS=$(PARTS) sh scripts/part.sh
 # Which part of `make mutants`, and how many at a time.
 SHARD ?= 0/1
 JOBS ?= 1
+MUTANTS := $(TARGET)/mutants/venv
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,9 +52,10 @@ schedules: ## Search the orders in which threads can go through the core.
 
 mutants: ## Search for changes of the code that no test notices, for hours (SHARD=0/8 for a part, JOBS=2).
 	command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
-	python3 scripts/mutants/run.py run --shard $(SHARD) --jobs $(JOBS)
-	if test -e scripts/mutants/lua.py; then python3 scripts/mutants/lua.py run; fi
-	python3 scripts/mutants/run.py report $(if $(filter-out 0/1,$(SHARD)),--part)
+	test -d $(MUTANTS) || { python3 -m venv $(MUTANTS) && $(MUTANTS)/bin/pip --quiet install tree-sitter tree-sitter-rust; }
+	$(MUTANTS)/bin/python scripts/mutants/run.py run --shard $(SHARD) --jobs $(JOBS)
+	$(MUTANTS)/bin/python scripts/mutants/lua.py run --shard $(SHARD)
+	$(MUTANTS)/bin/python scripts/mutants/run.py report $(if $(filter-out 0/1,$(SHARD)),--part)
 
 faults: ## Break every store under real owners for a while (FOR=30m), and judge what they saw.
 	$(if $(BUILT),,cargo build --locked $(PROFILE) -p globallock-faults --bins)

@@ -9,8 +9,9 @@ none that a test could or should notice. `run` tries the mutants of its shard an
 `target/mutants/results.json`; `--again` tries only those that survived. `report` prints the table by file, and fails if a
 mutant was not tried, a survivor has no explanation, an explanation has no mutant, or a group misses its goal.
 
-cargo-mutants (27.1 or newer) says what the mutants are. Each is tried here, in a copy of the sources so that work on them
-may go on meanwhile: the quickest tests first, those that need more only for what these do not notice.
+cargo-mutants (27.1 or newer) says what the mutants are. They are tried here, in a copy of the sources so that work on
+them may go on meanwhile: the quickest tests first, those that need more only for what these do not notice. Most are built
+into one program, which is told the one to be (`together.py`); the others are built one by one.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import json
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -29,6 +31,8 @@ import threading
 import time
 import tomllib
 from pathlib import Path
+
+import together
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -43,6 +47,10 @@ BUILD_LIMIT = 900
 LEAST_LIMIT = 20
 # How many bytes of addresses its tests may use.
 MOST_MEMORY = 8 << 30
+# So few are built one by one, which takes less than building all of them.
+FEW = 12
+# The first test that fails tells enough.
+FAILED = re.compile(rb"^test \S.* \.\.\. FAILED", re.MULTILINE)
 
 
 def main():
@@ -52,7 +60,7 @@ def main():
     run.add_argument("--group", action="append", help="only this group of groups.toml")
     run.add_argument("--file", action="append", help="only this file, such as redis/keys")
     run.add_argument("--shard", default="0/1", help="every N-th mutant from the K-th on")
-    run.add_argument("--jobs", type=int, default=1, help="how many to try at a time")
+    run.add_argument("--jobs", type=int, default=1, help="how many of a program to try at a time")
     run.add_argument("--again", action="store_true", help="only those that survived, or were not tried")
     run.add_argument("--skip", help="not those whose names match this, in a hurry: the report misses them")
     run.add_argument("--first", action="store_true", help="only with the quickest tests")
@@ -90,6 +98,7 @@ def mutants_of(group, only=None):
             "name": mutant["name"],
             "path": mutant["file"],
             "diff": mutant["diff"],
+            "entry": mutant,
             "file": file,
             "what": what,
             "line": line,
@@ -121,14 +130,26 @@ def run_all(groups, arguments):
             tries = [mutant for mutant in tries if not re.search(arguments.skip, mutant["name"])]
         tasks += [(group, mutant) for mutant in tries[index::count]]
     print(f"{len(tasks)} mutants", flush=True)
+    left = tasks
+    if len(tasks) > FEW:
+        program = Together(tasks)
+        held = [task for task in tasks if program.holds(task[1])]
+        left = [task for task in tasks if not program.holds(task[1])]
+        print(f"{len(held)} of them in one program", flush=True)
+        if not try_all(held, results, program.test, arguments.jobs):
+            return 1
+    return 0 if not left or try_all(left, results, Alone().test, 1) else 1
+
+
+def try_all(tasks, results, test, count):
     # In the order of the list, so that a file's mutants, which build quickly one after the other, stay together.
     tasks = collections.deque(tasks)
-    jobs = [Job(number, tasks, results) for number in range(arguments.jobs)]
+    jobs = [Job(tasks, results, test) for _ in range(count)]
     for job in jobs:
         job.start()
     for job in jobs:
         job.join()
-    return 1 if any(job.failed for job in jobs) else 0
+    return not any(job.failed for job in jobs)
 
 
 class Results:
@@ -153,95 +174,58 @@ class Results:
             written.rename(RESULTS)
 
 
-class Job(threading.Thread):
-    """Tries one mutant after the other in a copy of the sources of its own."""
+def environment(build):
+    values = os.environ | {
+        "CARGO_TARGET_DIR": str(WORK / build),
+        "CARGO_INCREMENTAL": "1",
+        "CARGO_PROFILE_DEV_DEBUG": "0",
+        "CARGO_PROFILE_TEST_DEBUG": "0",
+        # A mutant leaves unused what the original needs.
+        "RUSTFLAGS": "--cap-lints=allow",
+        # The same examples for each mutant, none kept, and no smaller ones looked for.
+        "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "1",
+        "PROPTEST_MAX_SHRINK_ITERS": "0",
+        "PROPTEST_RNG_SEED": "1",
+    }
+    values.pop("RUST_BACKTRACE", None)
+    return values
 
-    def __init__(self, number, tasks, results):
-        super().__init__()
-        self.tasks, self.results, self.failed = tasks, results, False
-        self.tree = WORK / f"tree-{number}"
-        self.environment = os.environ | {
-            "CARGO_TARGET_DIR": str(WORK / f"build-{number}"),
-            "CARGO_INCREMENTAL": "1",
-            "CARGO_PROFILE_DEV_DEBUG": "0",
-            "CARGO_PROFILE_TEST_DEBUG": "0",
-            # The same examples for each mutant, none kept, and no smaller ones looked for.
-            "PROPTEST_DISABLE_FAILURE_PERSISTENCE": "1",
-            "PROPTEST_MAX_SHRINK_ITERS": "0",
-            "PROPTEST_RNG_SEED": "1",
-        }
-        for variable in ("RUSTFLAGS", "RUST_BACKTRACE"):
-            self.environment.pop(variable, None)
-        # How long each set of tests takes without a mutant.
-        self.usual = {}
 
-    def run(self):
-        try:
-            copy_sources(self.tree)
-            while True:
-                try:
-                    group, mutant = self.tasks.popleft()
-                except IndexError:
-                    return
-                self.try_mutant(group, mutant)
-        except BaseException:
-            self.failed = True
-            raise
+def build(stage, tree, values):
+    """The programs of a stage's tests, each with the directory it runs in; and what the compiler said, where it failed."""
+    split = stage.index("--") if "--" in stage else len(stage)
+    command = ["cargo", "test", "--locked", "--no-run", "--message-format=json", *stage[:split]]
+    built = subprocess.run(command, cwd=tree, env=values, capture_output=True, text=True, timeout=BUILD_LIMIT)
+    messages = [json.loads(line) for line in built.stdout.splitlines() if line.startswith("{")]
+    if built.returncode != 0:
+        return None, [message["message"] for message in messages if message["reason"] == "compiler-message"]
+    return [
+        ([message["executable"], *stage[split + 1 :]], Path(message["manifest_path"]).parent)
+        for message in messages
+        if message.get("executable") and message["profile"]["test"]
+    ], []
 
-    def try_mutant(self, group, mutant):
-        for stage in group["stages"]:
-            self.measure(stage)
-        path = self.tree / mutant["path"]
-        original = path.read_text()
-        began = time.monotonic()
-        path.write_text(changed(original, mutant["diff"]))
-        try:
-            for number, stage in enumerate(group["stages"]):
-                outcome = self.test(stage, self.usual[tuple(stage)])
-                if outcome != "survived":
-                    break
-        finally:
-            path.write_text(original)
-        took = time.monotonic() - began
-        self.results.note(mutant, outcome, took, number)
-        print(f"{outcome:9} {took:5.1f} s  {mutant['name']}", flush=True)
 
-    def measure(self, stage):
-        """Sees that the tests pass as things are, and how long they take."""
-        if tuple(stage) not in self.usual:
-            began = time.monotonic()
-            if self.test(stage, 300) == "unviable":
-                raise SystemExit(f"without a mutant this does not build: {' '.join(stage)}")
-            built = time.monotonic()
-            if self.test(stage, 300) != "survived":
-                raise SystemExit(f"without a mutant these tests fail: {' '.join(stage)}")
-            self.usual[tuple(stage)] = time.monotonic() - built
-            print(f"{' '.join(stage)}: {built - began:.0f} s at first, {self.usual[tuple(stage)]:.0f} s then", flush=True)
-
-    def test(self, stage, usual):
-        split = stage.index("--") if "--" in stage else len(stage)
-        build = ["cargo", "test", "--locked", "--no-run", "--message-format=json", *stage[:split]]
-        built = subprocess.run(
-            build, cwd=self.tree, env=self.environment, capture_output=True, text=True, timeout=BUILD_LIMIT
-        )
-        if built.returncode != 0:
-            return "unviable"
-        for line in built.stdout.splitlines():
-            message = json.loads(line)
-            if message.get("executable") and message["profile"]["test"]:
-                command = [message["executable"], "--quiet", *stage[split + 1 :]]
-                outcome = self.run_tests(command, Path(message["manifest_path"]).parent, LEAST_LIMIT + 5 * usual)
-                if outcome != "survived":
-                    return outcome
-        return "survived"
-
-    def run_tests(self, command, directory, limit):
+def run_tests(programs, values, limit):
+    """What the first failure, or the time, makes of a mutant."""
+    for command, directory in programs:
         tests = subprocess.Popen(
-            command, cwd=directory, env=self.environment, start_new_session=True, preexec_fn=bounded,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command, cwd=directory, env=values, start_new_session=True, preexec_fn=bounded,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )
         try:
-            return "killed" if tests.wait(limit) else "survived"
+            said, ends = b"", time.monotonic() + limit
+            while True:
+                if not select.select([tests.stdout], [], [], max(0, ends - time.monotonic()))[0]:
+                    return "timeout"
+                part = os.read(tests.stdout.fileno(), 1 << 16)
+                said += part
+                if FAILED.search(said):
+                    return "killed"
+                if not part:
+                    break
+            if tests.wait(max(1, ends - time.monotonic())):
+                return "killed"
         except subprocess.TimeoutExpired:
             return "timeout"
         finally:
@@ -251,6 +235,141 @@ class Job(threading.Thread):
             except ProcessLookupError:
                 pass
             tests.wait()
+            tests.stdout.close()
+    return "survived"
+
+
+class Usual:
+    """How long each stage takes without a mutant; ends everything where its tests fail without one."""
+
+    def __init__(self):
+        self.seconds = {}
+
+    def limit(self, stage, programs, values):
+        if tuple(stage) not in self.seconds:
+            began = time.monotonic()
+            if run_tests(programs, values, 600) != "survived":
+                raise SystemExit(f"without a mutant these tests fail: {' '.join(stage)}")
+            self.seconds[tuple(stage)] = time.monotonic() - began
+            print(f"{' '.join(stage)}: {self.seconds[tuple(stage)]:.0f} s without a mutant", flush=True)
+        return LEAST_LIMIT + 5 * self.seconds[tuple(stage)]
+
+
+class Together:
+    """The mutants that one build holds, by their number in it."""
+
+    def __init__(self, tasks):
+        self.tree, self.values = WORK / "tree", environment("build")
+        copy_sources(self.tree)
+        self.numbers = {mutant["key"]: number for number, (_, mutant) in enumerate(tasks, 1)}
+        by_path = collections.defaultdict(list)
+        for _, mutant in tasks:
+            by_path[mutant["path"]].append((self.numbers[mutant["key"]], mutant["entry"]))
+        self.left = set()
+        self.sources = {path: self.write(path, entries) for path, entries in by_path.items()}
+        root = self.tree / SOURCES / "lib.rs"
+        root.write_text(root.read_text() + together.ASKED)
+        self.programs, self.usual, self.lock = {}, Usual(), threading.Lock()
+        for group in {group["name"]: group for group, _ in tasks}.values():
+            for stage in group["stages"]:
+                self.build(stage, by_path)
+
+    def write(self, path, entries):
+        source, left = together.gather(
+            (ROOT / path).read_bytes(), [entry for entry in entries if entry[0] not in self.left]
+        )
+        self.left.update(left)
+        written = self.tree / path
+        if written.read_bytes() != source.text:
+            written.write_bytes(source.text)
+        return source
+
+    def build(self, stage, by_path):
+        while True:
+            programs, messages = build(stage, self.tree, self.values)
+            if programs is not None:
+                self.programs[tuple(stage)] = programs
+                return
+            blamed = set()
+            for message in messages:
+                spans = message["spans"] if message["level"] == "error" else []
+                for span in spans:
+                    if span["file_name"] in self.sources:
+                        blamed.update(self.sources[span["file_name"]].blamed(span["byte_start"]))
+            if not blamed - self.left:
+                told = "\n".join(message["rendered"] or "" for message in messages if message["level"] == "error")
+                raise SystemExit(f"this does not build, and no mutant is to blame: {' '.join(stage)}\n{told}")
+            self.left |= blamed
+            for path, entries in by_path.items():
+                self.sources[path] = self.write(path, entries)
+
+    def test(self, stages, mutant):
+        chosen = self.values | {together.VARIABLE: str(self.numbers[mutant["key"]])}
+        for number, stage in enumerate(stages):
+            programs = self.programs[tuple(stage)]
+            with self.lock:
+                limit = self.usual.limit(stage, programs, self.values)
+            outcome = run_tests(programs, chosen, limit)
+            if outcome != "survived":
+                break
+        return outcome, number
+
+    def holds(self, mutant):
+        return self.numbers[mutant["key"]] not in self.left
+
+
+class Alone:
+    """Builds one mutant after the other, where those together were built before, with all that they need."""
+
+    def __init__(self):
+        self.tree, self.values = WORK / "tree", environment("build")
+        self.usual = Usual()
+        copy_sources(self.tree)
+
+    def test(self, stages, mutant):
+        path = self.tree / mutant["path"]
+        original = path.read_text()
+        for number, stage in enumerate(stages):
+            if tuple(stage) not in self.usual.seconds:
+                programs, _ = build(stage, self.tree, self.values)
+                if programs is None:
+                    raise SystemExit(f"without a mutant this does not build: {' '.join(stage)}")
+                self.usual.limit(stage, programs, self.values)
+            try:
+                path.write_text(changed(original, mutant["diff"]))
+                programs, _ = build(stage, self.tree, self.values)
+            finally:
+                path.write_text(original)
+            if programs is None:
+                return "unviable", number
+            outcome = run_tests(programs, self.values, self.usual.limit(stage, programs, self.values))
+            if outcome != "survived":
+                break
+        return outcome, number
+
+
+class Job(threading.Thread):
+    """Tries one mutant after the other."""
+
+    def __init__(self, tasks, results, test):
+        super().__init__()
+        self.tasks, self.results, self.test, self.failed = tasks, results, test, False
+
+    def run(self):
+        try:
+            while True:
+                try:
+                    group, mutant = self.tasks.popleft()
+                except IndexError:
+                    return
+                began = time.monotonic()
+                outcome, stage = self.test(group["stages"], mutant)
+                took = time.monotonic() - began
+                self.results.note(mutant, outcome, took, stage)
+                print(f"{outcome:9} {stage} {took:5.1f} s  {mutant['name']}", flush=True)
+        except BaseException:
+            self.failed = True
+            raise
 
 
 def bounded():

@@ -122,6 +122,53 @@ mod tests {
         "zookeepers://user:QQQQQQQQ@host?acl=world:anyone&timeout=1s",
     ];
 
+    fn config(text: &str) -> Result<Config> {
+        Address::parse(text).and_then(Config::new)
+    }
+
+    #[test]
+    fn the_acl_is_a_list_of_who_may_do_everything() {
+        let rules = |acl: &str, user: &str| -> Option<Vec<(String, String)>> {
+            let config = config(&format!("zookeeper://{user}h?acl={acl}")).ok()?;
+            Some(config.acl.into_iter().map(|rule| (rule.scheme, rule.id)).collect())
+        };
+        let owned = |rules: &[(&str, &str)]| {
+            Some(rules.iter().map(|(scheme, id)| ((*scheme).to_owned(), (*id).to_owned())).collect())
+        };
+        assert_eq!(rules("open", ""), owned(&[("world", "anyone")]));
+        assert_eq!(rules("creator", "u:p@"), owned(&[("auth", "")]));
+        assert_eq!(rules("creator", ""), None, "nobody is the creator");
+        let several = "ip:10.0.0.0,sasl:me,digest:u:h,x509:CN";
+        let all = [("ip", "10.0.0.0"), ("sasl", "me"), ("digest", "u:h"), ("x509", "CN")];
+        assert_eq!(rules(several, ""), owned(&all));
+        for wrong in ["", "closed", "world:anyone", "ip:", "digest:", "open,", "open:x"] {
+            assert_eq!(rules(wrong, "u:p@"), None, "{wrong}");
+        }
+        assert!(
+            config("zookeeper://h").is_ok_and(|config| config.acl.len() == 1),
+            "open, if nothing is said"
+        );
+    }
+
+    #[test]
+    fn user_and_password_go_together() {
+        let login =
+            |text: &str| config(text).map(|config| config.login.map(|login| (login.user, login.password)));
+        assert_eq!(login("zookeeper://u:p@h").unwrap(), Some(("u".to_owned(), "p".to_owned())));
+        assert_eq!(login("zookeeper://h").unwrap(), None);
+        assert!(login("zookeeper://u@h").is_err());
+        assert!(login("zookeeper://:p@h").is_err());
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_recipes_have_it() {
+        let config = config("zookeeper://h1,h2:9/root").unwrap();
+        assert_eq!(config.layout.root, "/root/_glocks");
+        assert_eq!(config.hosts, [("h1".to_owned(), 2181), ("h2".to_owned(), 9)]);
+        assert_eq!(config.timeout, TIMEOUT);
+        assert!(config.tls.is_none());
+    }
+
     proptest! {
         #[test]
         fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {

@@ -326,3 +326,72 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::zookeeper::session::Session;
+
+    const TIMEOUT: Duration = Duration::from_secs(9);
+
+    /// A driver without a connection, that wrote and heard something at the same moment.
+    fn driver() -> Driver {
+        let config = Address::parse("zookeeper://h?timeout=2s").and_then(Config::new).unwrap();
+        let session = Session::detached(1, TIMEOUT);
+        let identity = Identity { id: 1, password: Vec::new(), timeout: TIMEOUT, seen: 0 };
+        let (_, requests) = mpsc::unbounded_channel();
+        Driver::new(Arc::new(config), Arc::clone(session.state()), identity, 0, requests)
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn a_session_that_is_not_written_to_is_pinged_after_a_third_of_it() {
+        let driver = driver();
+        let due = driver.written + seconds(3);
+        assert_eq!(driver.ping_due(), due);
+        assert!(driver.is_idle(due) && !driver.is_idle(due - Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn a_session_whose_claims_get_no_sign_of_life_is_not_pinged() {
+        let driver = driver();
+        driver.state.facts().claims = 1;
+        driver.state.facts().kept_until = driver.written + TIMEOUT - Duration::from_nanos(1);
+        assert!(driver.ping_due() > driver.written + 100 * TIMEOUT);
+        driver.state.facts().kept_until = driver.written + TIMEOUT;
+        assert_eq!(driver.ping_due(), driver.written + seconds(3), "the claims shall live so long");
+        driver.state.facts().kept_until = driver.written;
+        driver.state.facts().claims = 0;
+        assert_eq!(driver.ping_due(), driver.written + seconds(3), "nobody's claim outlives anything by it");
+    }
+
+    #[test]
+    fn an_answer_is_due_as_long_after_its_request_as_the_address_says() {
+        let mut driver = driver();
+        assert_eq!(driver.answer_due(), None);
+        driver.ping = Some(driver.written + seconds(1));
+        assert_eq!(driver.answer_due(), Some(driver.written + seconds(3)));
+        let (answer, _) = tokio::sync::oneshot::channel();
+        let asked = Asked { request: Request::ping(), asked_at: driver.written, answer };
+        driver.under_way.push_back(UnderWay { number: 1, asked, written_at: driver.written });
+        assert_eq!(driver.answer_due(), Some(driver.written + seconds(2)), "the older of both");
+    }
+
+    #[test]
+    fn what_is_due_is_looked_at_when_it_is_and_now_and_then_without() {
+        let mut driver = driver();
+        let quarter = TIMEOUT / 4;
+        let look = |driver: &Driver| (Instant::now() + quarter, driver.next_look(), Instant::now() + quarter);
+        // A ping is due later than the next look.
+        let (from, next, to) = look(&driver);
+        assert!(from <= next && next <= to);
+        driver.written -= seconds(2);
+        assert_eq!(driver.next_look(), driver.written + seconds(3));
+        driver.ping = Some(driver.written);
+        assert_eq!(driver.next_look(), driver.written + seconds(2), "the answer is due, and no other ping");
+    }
+}

@@ -5,6 +5,8 @@
 mod config;
 mod connection;
 mod departure;
+#[cfg(test)]
+mod driven;
 mod driver;
 mod failure;
 mod joining;

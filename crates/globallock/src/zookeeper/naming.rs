@@ -192,6 +192,10 @@ mod tests {
         let curator = layout(Naming::Curator);
         assert_eq!(curator.claim(&claim(MUTEX)), "_c_00000000-0000-0000-feed-000000000007-lock-");
         assert_eq!(curator.claim(&claim(WRITE)), "_c_00000000-0000-0000-feed-000000000007-__WRIT__");
+        assert_eq!(curator.claim(&claim(READ)), "_c_00000000-0000-0000-feed-000000000007-__READ__");
+        let permits = Share { weight: 2, capacity: 5 };
+        assert_eq!(kazoo.claim(&claim(permits)), format!("{id}.2.5__lock__"));
+        assert_eq!(curator.claim(&claim(permits)), "_c_00000000-0000-0000-feed-000000000007.2.5-lock-");
     }
 
     #[test]
@@ -199,12 +203,49 @@ mod tests {
         let kazoo = layout(Naming::Kazoo);
         let theirs = kazoo.parse("anybody__rlock__0000000012").unwrap();
         assert_eq!((theirs.id, theirs.share, theirs.sequence), (None, READ, 12));
-        for node in ["b", "x__lock__", "x__lock__12", "x__lock__00000000-1", "_c_x-lock-0000000001"] {
+        for node in [
+            "b",
+            "x__lock__",
+            "x__lock__12",
+            "x__lock__00000000-1",
+            "x__lock__00000000012",
+            "x__lock__+0000000012",
+            "x__lock__+000000012",
+            "_c_x-lock-0000000001",
+        ] {
             assert_eq!(kazoo.parse(node), None, "{node}");
         }
         let curator = layout(Naming::Curator);
         assert_eq!(curator.parse("lock-0000000001"), None);
         assert_eq!(curator.parse("x-lock-0000000001").unwrap().share, MUTEX);
+    }
+
+    #[test]
+    fn a_share_that_nobody_can_have_is_taken_for_that_of_a_mutex() {
+        let kazoo = layout(Naming::Kazoo);
+        let id = claim(MUTEX).id;
+        for (text, share) in [
+            ("1.1", MUTEX),
+            ("2.5", Share { weight: 2, capacity: 5 }),
+            ("5.5", Share { weight: 5, capacity: 5 }),
+            ("0.5", MUTEX),
+            ("6.5", MUTEX),
+            ("0.0", MUTEX),
+        ] {
+            let listed = kazoo.parse(&format!("{id}.{text}__lock__0000000001")).unwrap();
+            assert_eq!((listed.id, listed.share), (Some(id), share), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_highest_number_there_is_is_told_from_the_others() {
+        for (naming, kind) in [(Naming::Kazoo, "x__lock__"), (Naming::Curator, "x-lock-")] {
+            let layout = layout(naming);
+            assert!(layout.has_last_number(&format!("/_glocks/a/{kind}2147483647")));
+            for number in ["2147483646", "-2147483648", "0000000000", ""] {
+                assert!(!layout.has_last_number(&format!("/_glocks/a/{kind}{number}")), "{number}");
+            }
+        }
     }
 
     #[test]

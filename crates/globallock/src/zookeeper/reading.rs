@@ -163,6 +163,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_two_that_are_half_of_all_numbers_apart_one_is_in_front() {
+        let layout = layout();
+        let ahead = |mine: i32| -> Vec<i32> {
+            let name = |number: i32| format!("x__lock__{number:010}");
+            let nodes = [mine.wrapping_add(i32::MIN), mine, mine.wrapping_add(i32::MAX)].map(name);
+            let snapshot = Snapshot::new(&layout, &nodes, Instant::now());
+            let mine = node(&layout, &name(mine));
+            snapshot.ahead(&mine).unwrap().map(|listed| listed.sequence).collect()
+        };
+        for mine in [0, 5, -5, i32::MAX, i32::MIN] {
+            assert_eq!(ahead(mine), [mine.wrapping_add(i32::MIN)], "in front of {mine}");
+        }
+    }
+
     proptest! {
         #[test]
         fn those_in_front_are_half_of_all_numbers_in_their_order(

@@ -124,6 +124,11 @@ impl Session {
         Arc::new(Session { state, requests: mpsc::unbounded_channel().0, limit: Duration::ZERO })
     }
 
+    #[cfg(test)]
+    pub(super) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
     /// The servers' number for it.
     pub(super) fn id(&self) -> i64 {
         self.state.id
@@ -233,8 +238,7 @@ pub(super) async fn connect_any(
     // Clients spread over the servers; a system without randomness lets them all begin with the first.
     let _ = getrandom::fill(&mut random);
     let mut failure = Failure::Lost("no server".to_owned());
-    for turn in 0..config.hosts.len() {
-        let host = (usize::from(random[0]) + turn) % config.hosts.len();
+    for host in turns(random[0].into(), config.hosts.len()) {
         match Connection::open(config, &config.hosts[host], identity).await {
             Ok(connection) => return Ok((connection, host)),
             Err(Failure::Lost(reason)) => failure = Failure::Lost(reason),
@@ -242,6 +246,11 @@ pub(super) async fn connect_any(
         }
     }
     Err(failure)
+}
+
+/// All of so many hosts, beginning with one of them.
+fn turns(first: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |turn| (first + turn) % count)
 }
 
 /// Whether the session's leader has answered a request of this kind by what it says.
@@ -288,5 +297,70 @@ mod tests {
     fn a_quarter_of_the_session_is_not_relied_on() {
         let session = Session::detached(1, Duration::from_secs(8));
         assert_eq!(session.expires(), session.confirmed() + Duration::from_secs(6));
+    }
+    #[test]
+    fn every_host_is_tried_once() {
+        assert_eq!(turns(0, 3).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(turns(200, 3).collect::<Vec<_>>(), [2, 0, 1]);
+        assert_eq!(turns(255, 1).collect::<Vec<_>>(), [0]);
+    }
+
+    #[test]
+    fn the_claims_of_a_session_are_counted() {
+        let session = Session::detached(1, Duration::from_secs(8));
+        let claims = || session.state.facts().claims;
+        session.add_claim();
+        session.add_claim();
+        assert_eq!(claims(), 2);
+        for left in [1, 0, 0] {
+            session.remove_claim();
+            assert_eq!(claims(), left);
+        }
+    }
+
+    #[test]
+    fn a_sign_of_life_keeps_the_session_for_a_lease_and_no_shorter_than_before() {
+        let session = Session::detached(1, Duration::from_secs(8));
+        let from = Instant::now();
+        session.sign_of_life(Duration::from_secs(60));
+        let kept = session.state.facts().kept_until;
+        assert!(from + Duration::from_secs(60) <= kept && kept <= Instant::now() + Duration::from_secs(60));
+        session.sign_of_life(Duration::from_secs(30));
+        assert_eq!(session.state.facts().kept_until, kept);
+    }
+
+    #[tokio::test]
+    async fn a_request_to_a_session_that_has_ended_says_so() {
+        let session = Session { limit: Duration::from_secs(30), ..detached() };
+        assert!(matches!(session.ask(Request::ping()).await, Err(Failure::Lost(_))));
+        session.state.facts().is_over = true;
+        assert!(matches!(session.ask(Request::ping()).await, Err(Failure::Expired)));
+    }
+
+    fn detached() -> Session {
+        Arc::into_inner(Session::detached(1, Duration::from_secs(8))).unwrap()
+    }
+
+    #[tokio::test]
+    async fn those_who_watch_a_node_are_remembered_once_and_for_as_long_as_they_live() {
+        let session = detached();
+        let watching = |path: &str| session.state.facts().watches.get(path).map(Vec::len);
+        let [one, other] = [Arc::<Told>::default(), Arc::default()];
+        for told in [&one, &other, &one] {
+            drop(session.watch("/a", told));
+        }
+        drop(session.watch("/b", &one));
+        assert_eq!((watching("/a"), watching("/b")), (Some(2), Some(1)));
+        drop(one);
+        session.unwatch("/a");
+        session.unwatch("/b");
+        assert_eq!((watching("/a"), watching("/b")), (Some(1), None));
+        let third = Arc::default();
+        drop(session.watch("/b", &Arc::default()));
+        drop(session.watch("/b", &third));
+        assert_eq!(watching("/b"), Some(1), "whoever has gone is forgotten");
+        session.state.facts().is_over = true;
+        drop(session.watch("/c", &other));
+        assert_eq!(watching("/c"), None, "nothing comes over a session that has ended");
     }
 }

@@ -73,3 +73,37 @@ impl Sessions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use futures_util::FutureExt;
+    use std::time::Instant;
+
+    #[tokio::test]
+    async fn whoever_looks_around_uses_the_living_session_that_was_confirmed_last() {
+        let config = Address::parse("zookeeper://127.0.0.1:1?timeout=1s").and_then(Config::new).unwrap();
+        let sessions = Sessions {
+            config: Arc::new(config),
+            by_lease: Mutex::default(),
+            ended: Arc::default(),
+            opening: tokio::sync::Mutex::default(),
+        };
+        let lease = Duration::from_secs;
+        let now = Instant::now();
+        for number in 1..=3 {
+            let session = Session::detached(number.try_into().unwrap(), lease(number));
+            session.state().facts().confirmed = now + lease(number);
+            sessions.by_lease().insert(lease(number), session);
+        }
+        let last = sessions.get(lease(3)).await.unwrap();
+        assert_eq!(sessions.any().await.unwrap().id(), 3);
+        last.state().facts().is_over = true;
+        assert_eq!(sessions.any().await.unwrap().id(), 2);
+        assert!(sessions.get(lease(3)).await.is_err(), "a new one is asked for, and nobody answers there");
+        assert!(sessions.ended().now_or_never().is_none());
+        sessions.ended.notify_one();
+        assert!(sessions.ended().now_or_never().is_some());
+    }
+}

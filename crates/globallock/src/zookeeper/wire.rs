@@ -310,6 +310,56 @@ mod tests {
         assert_eq!(take_frame(&mut vec![0xff, 0, 0, 0]), Err(Malformed));
     }
 
+    /// ZooKeeper's own numbers, from `ZooDefs.OpCode` and `KeeperException.Code`.
+    #[test]
+    fn requests_and_refusals_have_the_numbers_of_the_protocol() {
+        let codes = [Code::Delete, Code::Exists, Code::GetData, Code::GetChildren, Code::Sync, Code::Ping];
+        assert_eq!(codes.map(|code| code as i32), [2, 3, 4, 8, 9, 11]);
+        let codes = [Code::Create2, Code::CreateContainer, Code::Auth, Code::Sasl, Code::CloseSession];
+        assert_eq!(codes.map(|code| code as i32), [15, 19, 100, 102, -11]);
+        assert_eq!([EVENT, PING, AUTH], [-1, -2, -4]);
+        for (refusal, number) in [
+            (Refusal::UNIMPLEMENTED, -6),
+            (Refusal::NO_NODE, -101),
+            (Refusal::NO_AUTH, -102),
+            (Refusal::NODE_EXISTS, -110),
+            (Refusal::NOT_EMPTY, -111),
+            (Refusal::SESSION_EXPIRED, -112),
+            (Refusal::INVALID_ACL, -114),
+            (Refusal::AUTH_FAILED, -115),
+            (Refusal::SESSION_MOVED, -118),
+            (Refusal::QUOTA_EXCEEDED, -125),
+            (Refusal::THROTTLED, -127),
+        ] {
+            assert_eq!(refusal.0, number);
+        }
+    }
+
+    #[test]
+    fn what_changes_nothing_may_be_asked_twice() {
+        let looks = [Code::Exists, Code::GetData, Code::GetChildren, Code::Sync];
+        assert!(looks.into_iter().all(Code::only_looks));
+        for code in [Code::Delete, Code::Create2, Code::CreateContainer, Code::Auth, Code::CloseSession] {
+            assert!(!code.only_looks(), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_read_from_its_fields() {
+        let mut writer = Writer::default();
+        writer.text("/a").long(11).long(12).long(13).long(14).int(1).int(2).int(3).long(15);
+        let stat = Stat { created: 11, created_at: 13, session: 15 };
+        assert_eq!(Reader(&writer.0).created(), Ok(("/a".to_owned(), stat)));
+        let mut writer = Writer::default();
+        writer.int(-1).long(1).long(2).long(3).long(4).int(5).int(6).int(7).long(8);
+        let stat = Stat { created: 1, created_at: 3, session: 8 };
+        assert_eq!(Reader(&writer.0).data(), Ok((Vec::new(), stat)));
+        let mut writer = Writer::default();
+        writer.int(2).text("a").text("b");
+        assert_eq!(Reader(&writer.0).children(), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(Reader(&[0, 0, 0, 1]).children(), Err(Malformed));
+    }
+
     proptest! {
         #[test]
         fn any_answer_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

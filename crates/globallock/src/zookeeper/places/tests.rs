@@ -120,6 +120,117 @@ fn what_was_found_gone_is_forgotten_only_if_it_was_what_was_asked_about() {
 }
 
 #[test]
+fn a_claim_is_told_whom_of_its_session_it_joins() {
+    let (mut places, session) = (Places::default(), session());
+    let [first, second, third, other] = [1, 2, 3, 4].map(|number| claim(number, MUTEX));
+    assert_eq!(places.begin(&first, &session), Company::Nobody);
+    assert_eq!(places.begin(&second, &session), Company::UnderWay);
+    let node = node(&first, 1);
+    places.made(first.id, &session, node.clone());
+    assert_eq!(places.begin(&third, &session), Company::Known(node.path));
+    let elsewhere = Claim { name: Name::new("b").unwrap(), ..other };
+    assert_eq!(places.begin(&elsewhere, &session), Company::Nobody, "another lock has its own queue");
+    places.get_mut(first.id).unwrap().leaves = true;
+    assert_eq!(places.begin(&third, &session), Company::UnderWay, "one that leaves is no company");
+    for id in [second.id, third.id] {
+        places.found_gone(id, &session, None);
+    }
+    assert_eq!(places.begin(&third, &session), Company::Nobody);
+}
+
+#[test]
+fn only_the_node_that_was_asked_for_is_taken_for_the_claims_own() {
+    let (mut places, session) = (Places::default(), session());
+    let newer = Session::detached(2, Duration::from_secs(60));
+    let claim = claim(1, MUTEX);
+    places.begin(&claim, &newer);
+    places.made(claim.id, &session, node(&claim, 1));
+    assert_eq!(places.get(claim.id).unwrap().node, None, "an older session's node ends with that session");
+    places.made(claim.id, &newer, node(&claim, 2));
+    places.made(claim.id, &newer, node(&claim, 3));
+    assert_eq!(places.get(claim.id).unwrap().node, Some(node(&claim, 2)), "the first node is the claim's");
+}
+
+#[test]
+fn a_claim_that_was_never_made_is_forgotten_and_a_made_one_is_not() {
+    let (mut places, session) = (Places::default(), session());
+    let claim = claim(1, MUTEX);
+    places.begin(&claim, &session);
+    places.never_made(claim.id, &Session::detached(2, Duration::from_secs(60)));
+    assert!(places.get(claim.id).is_some(), "another session made no claim either");
+    places.made(claim.id, &session, node(&claim, 1));
+    places.never_made(claim.id, &session);
+    assert!(places.get(claim.id).is_some(), "there is a node");
+    places.begin(&claim, &session);
+    places.never_made(claim.id, &session);
+    assert!(places.get(claim.id).is_none() && places.lines.is_empty());
+    assert_eq!(places.unexplained, 0, "nothing has ended");
+}
+
+/// However many are in front, those who are not remembered still keep the claim waiting.
+#[test]
+fn the_departure_of_all_but_the_last_in_front_grants_nothing() {
+    for count in 1..=FEW as i32 + 4 {
+        let (mut places, session) = (Places::default(), session());
+        let front: Vec<Node> =
+            (1..=count).map(|number| node(&claim(number.unsigned_abs().into(), MUTEX), number)).collect();
+        let (waiter, own) = made(&mut places, &session, 100);
+        let queue: Vec<&Node> = front.iter().chain([&own]).collect();
+        assert_eq!(places.note(&waiter, &own, &snapshot(&queue)), Standing::Waiting);
+        let left: Vec<Vec<u8>> =
+            front[..front.len() - 1].iter().map(|node| node.path.clone().into_bytes()).collect();
+        assert_eq!(places.advance(&waiter, &left), Some(Standing::Waiting), "one of {count} is left");
+        let last = front.last().unwrap();
+        let then = places.advance(&waiter, &gone(last));
+        assert_eq!(
+            then.is_some_and(|standing| standing != Standing::Waiting),
+            count <= FEW as i32,
+            "{count}"
+        );
+    }
+}
+
+#[test]
+fn what_is_taken_over_from_one_that_leaves_is_as_old_as_what_was_known() {
+    let (mut places, session) = (Places::default(), session());
+    let [(_, first), (second, node)] = holder_and_waiter(&mut places, &session, 2);
+    let (third, _) = made(&mut places, &session, 4);
+    assert_eq!(places.settle(&third, Instant::now()), Some(Standing::Waiting));
+    // The end of another claim that nobody took out: sessions may have ended, and everybody looks again.
+    let (other, its) = made(&mut places, &session, 9);
+    places.found_gone(other.id, &session, Some(&its));
+    takes_out(&mut places, &session, &second, &node);
+    assert_eq!(places.settle(&third, Instant::now()), None, "it has to read");
+    assert_eq!(places.advance(&third, &gone(&first)), None);
+}
+
+#[test]
+fn one_that_waits_for_somebody_else_takes_nothing_over_from_one_that_leaves() {
+    let (mut places, session) = (Places::default(), session());
+    let [(_, first), (second, own)] = holder_and_waiter(&mut places, &session, 2);
+    let (third, last) = made(&mut places, &session, 20);
+    let others: Vec<Node> =
+        (3_i32..20).map(|number| node(&claim(number.unsigned_abs().into(), MUTEX), number)).collect();
+    let queue: Vec<&Node> = [&first, &own].into_iter().chain(&others).chain([&last]).collect();
+    assert_eq!(places.note(&third, &last, &snapshot(&queue)), Standing::Waiting);
+    let nearest = others.last().unwrap().listed.node.as_str();
+    assert_eq!(places.get(third.id).unwrap().blockers(), [nearest]);
+    takes_out(&mut places, &session, &second, &own);
+    assert_eq!(places.get(third.id).unwrap().blockers(), [nearest]);
+}
+
+#[test]
+fn the_longest_hold_counts_from_the_grant() {
+    let (mut places, session) = (Places::default(), session());
+    let (claim, node) = made(&mut places, &session, 1);
+    let claim = Claim { max_hold: Some(Duration::from_secs(7)), ..claim };
+    let read = snapshot(&[&node]);
+    let Standing::Held(grant) = places.note(&claim, &node, &read) else { panic!("nobody is in front") };
+    assert_eq!(grant.hold_ends, Some(read.asked_at + Duration::from_secs(7)));
+    assert_eq!(grant.expires, Some(session.expires()));
+}
+
+#[test]
 fn ten_thousand_claims_remember_few_in_front_each() {
     let (mut places, session) = (Places::default(), session());
     let read = |places: &mut Places, number| {

@@ -43,11 +43,16 @@ struct Arrived {
 
 impl Host {
     async fn start() -> Host {
+        Self::of("", "").await
+    }
+
+    /// With what stands in front of the host in its address, and what more is asked for.
+    async fn of(user: &str, options: &str) -> Host {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let config =
-            Address::parse(&format!("zookeeper://127.0.0.1:{port}?timeout=30s")).and_then(Config::new);
-        Host { listener, config: Arc::new(config.unwrap()), ended: Arc::default() }
+        let address = format!("zookeeper://{user}127.0.0.1:{port}?timeout=30s{options}");
+        let config = Address::parse(&address).and_then(Config::new).unwrap();
+        Host { listener, config: Arc::new(config), ended: Arc::default() }
     }
 
     /// A session, and its connection.
@@ -267,4 +272,49 @@ async fn a_server_that_refuses_connections_is_asked_less_and_less_often() {
     // After 20 ms, 40, 80, 160, 320, then 500 each.
     let most = 7 + since.elapsed().as_millis() / 500;
     assert!(tries <= most && tries > 0, "{tries} tries in {:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_user_is_known_before_anything_is_asked() {
+    let host = Host::of("me:secret@", "").await;
+    for (error, refused) in [(0, None), (Refusal::AUTH_FAILED.0, Some(Refusal::AUTH_FAILED))] {
+        let serves = async {
+            let mut line = host.greeted(7, LEASE).await;
+            let login = line.frame().await;
+            let mut login = Reader(&login);
+            assert_eq!((login.int(), login.int()), (Ok(AUTH), Ok(Code::Auth as i32)));
+            let (_, scheme, credentials) = (login.int(), login.text(), login.buffer());
+            assert_eq!((scheme.unwrap().as_str(), credentials.unwrap()), ("digest", &b"me:secret"[..]));
+            line.says(AUTH, error, &[]).await;
+            line
+        };
+        let (session, _line) = tokio::join!(Session::open(&host.config, LEASE, &host.ended), serves);
+        assert_eq!(session.err(), refused.map(Failure::Refused), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_is_answered_before_anything_is_asked() {
+    let host = Host::of("me:secret@", "&auth=sasl").await;
+    let serves = async {
+        let mut line = host.greeted(7, LEASE).await;
+        let mut token = async |challenge: &[u8]| {
+            let request = line.frame().await;
+            let mut request = Reader(&request);
+            let (number, code) = (request.int().unwrap(), request.int().unwrap());
+            assert_eq!(code, Code::Sasl as i32);
+            let mut answer = Writer::default();
+            answer.buffer(challenge);
+            line.says(number, 0, &answer.0).await;
+            request.text().unwrap()
+        };
+        assert_eq!(token(b"realm=\"here\",nonce=\"n1\"").await, "");
+        let response = token(b"").await;
+        for part in ["username=\"me\"", "realm=\"here\"", "nonce=\"n1\"", "response="] {
+            assert!(response.contains(part), "{response}");
+        }
+        line
+    };
+    let (session, _line) = tokio::join!(Session::open(&host.config, LEASE, &host.ended), serves);
+    assert!(session.is_ok());
 }

@@ -345,6 +345,28 @@ mod tests {
     }
 
     #[test]
+    fn requests_have_the_fields_of_the_protocol_in_their_order() {
+        let path = *b"\0\0\0\x02/a";
+        assert_eq!(Request::data("/a", true).body, [&path[..], &[1]].concat());
+        assert_eq!(Request::data("/a", false).body, [&path[..], &[0]].concat());
+        assert_eq!(Request::children("/a").body, [&path[..], &[0]].concat());
+        assert_eq!(Request::delete("/a").body, [&path[..], &[0xff; 4]].concat(), "whichever version it has");
+        assert_eq!(Request::sync("/a").body, path);
+        let mut frames = Writer::default();
+        Request::sync("/a").write(7, &mut frames);
+        let expected = [&[0, 0, 0, 14, 0, 0, 0, 7, 0, 0, 0, 9][..], &path[..]].concat();
+        assert_eq!(frames.0, expected, "length, number, code");
+    }
+
+    #[test]
+    fn a_frame_may_be_as_long_as_the_longest_and_no_longer() {
+        let received = |length: usize| i32::try_from(length).unwrap().to_be_bytes().to_vec();
+        assert_eq!(take_frame(&mut received(MAX_FRAME)), Ok(None));
+        assert_eq!(take_frame(&mut received(MAX_FRAME + 1)), Err(Malformed));
+        assert!(Malformed.to_string().contains("ZooKeeper"), "it says what the other side is not");
+    }
+
+    #[test]
     fn a_node_is_read_from_its_fields() {
         let mut writer = Writer::default();
         writer.text("/a").long(11).long(12).long(13).long(14).int(1).int(2).int(3).long(15);

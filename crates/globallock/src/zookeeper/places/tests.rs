@@ -220,6 +220,15 @@ fn one_that_waits_for_somebody_else_takes_nothing_over_from_one_that_leaves() {
 }
 
 #[test]
+fn one_that_knows_everybody_in_front_is_granted_without_reading() {
+    let (mut places, session) = (Places::default(), session());
+    let [(holder, first), (waiter, own)] = holder_and_waiter(&mut places, &session, 5);
+    assert_eq!(places.note(&waiter, &own, &snapshot(&[&first, &own])), Standing::Waiting);
+    takes_out(&mut places, &session, &holder, &first);
+    assert!(matches!(places.advance(&waiter, &gone(&first)), Some(Standing::Held(_))));
+}
+
+#[test]
 fn the_longest_hold_counts_from_the_grant() {
     let (mut places, session) = (Places::default(), session());
     let (claim, node) = made(&mut places, &session, 1);

@@ -49,7 +49,9 @@ mod tests {
 
     #[test]
     fn what_is_no_span_is_refused() {
-        for text in ["", "s", "-1", "1x", "1e9", "inf", "NaN", "1 2", "99999999999999999999999d", "1.2.3s"] {
+        for text in
+            ["", "s", "-1", "+5", "1x", "1e9", "inf", "NaN", "1 2", "99999999999999999999999d", "1.2.3s"]
+        {
             assert_eq!(parse(text), None, "{text}");
         }
     }

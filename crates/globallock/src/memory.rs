@@ -355,3 +355,21 @@ impl fmt::Debug for Memory {
         f.debug_struct("Memory").field("names", &self.state().queues.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_nobody_uses_any_more_is_forgotten() {
+        let connect =
+            |name: &str| Memory::connect(&Address::parse(&format!("memory:{name}")).unwrap()).unwrap();
+        let is_known = |name: &str| SHARED.lock().unwrap().contains_key(name);
+        let store = connect("forgotten");
+        assert!(Arc::ptr_eq(&store, &connect("forgotten")), "one name, one store");
+        drop(store);
+        let other = connect("another");
+        assert!(!is_known("forgotten") && is_known("another"));
+        drop(other);
+    }
+}

@@ -146,6 +146,18 @@ mod tests {
     }
 
     #[test]
+    fn no_more_are_watched_than_have_to_be() {
+        // The heaviest fill the lock in threes, and in twos with the one that allows less.
+        let ahead = [permits(40, 100), permits(35, 100), permits(1, 40)];
+        assert_eq!(blockers(&ahead, permits(1, 100)), [0, 2]);
+    }
+
+    #[test]
+    fn the_largest_capacity_is_an_eighth_of_all_numbers() {
+        assert_eq!(MAX_CAPACITY, 536_870_911);
+    }
+
+    #[test]
     fn the_weights_of_many_writers_do_not_overflow() {
         assert_eq!(admit([WRITE; 100]), 1);
         assert_eq!(blockers(&[WRITE; 100], WRITE), [99]);

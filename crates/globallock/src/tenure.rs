@@ -378,6 +378,25 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_not_held_at_the_very_end_of_its_time() {
+        for (longest, ends) in [(None, LEASE), (Some(LEASE / 2), LEASE / 2)] {
+            let tenure = waiting_for(longest);
+            let hold_ends = longest.map(|longest| now() + longest);
+            let grant = Grant { fence: 7, expires: Some(now() + LEASE), hold_ends };
+            assert_eq!(tenure.hear(Standing::Held(grant), false, now()), Heard::Noted);
+            let state = tenure.state();
+            let end = state.lease_ends.into_iter().chain(state.hold_ends).min().unwrap();
+            drop(state);
+            assert!(end <= now() + ends);
+            tokio::time::advance(end - now() - Duration::from_nanos(1)).await;
+            assert!(tenure.is_held());
+            tokio::time::advance(Duration::from_nanos(1)).await;
+            assert_eq!(now(), end);
+            assert!(!tenure.is_held(), "somebody else may hold it from now on");
+        }
+    }
+
     #[test]
     fn the_answer_about_an_earlier_grant_changes_nothing() {
         let tenure = holding(7);

@@ -16,7 +16,7 @@ use crate::faulty::{Faulty, Verb};
 use crate::subject::Subject;
 
 /// How long a case waits for what must come.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// One case's view of a store.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use globallock::Error;
-use globallock_conformance::scene::{connect, manager};
+use globallock_conformance::scene::{calm_manager, connect, connect_calmly, manager};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, children};
@@ -19,16 +19,16 @@ async fn tls_with_a_client_certificate() {
     let ensemble = ZooKeeper::start_with(1, setup).unwrap();
     let (ca, cert, key) = (files.ca.display(), files.client.display(), files.client_key.display());
     let url = ensemble.url();
-    let manager = manager(&format!("{url}?ca={ca}&cert={cert}&key={key}")).await;
+    let manager = calm_manager(&format!("{url}?ca={ca}&cert={cert}&key={key}")).await;
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
     let stranger = files.other_ca.display();
-    let refused = connect(&format!("{url}?ca={stranger}&cert={cert}&key={key}")).await.unwrap_err();
+    let refused = connect_calmly(&format!("{url}?ca={stranger}&cert={cert}&key={key}")).await.unwrap_err();
     assert!(refused.to_string().contains("certificate"), "{refused}");
-    let refused = connect(&format!("{url}?ca={ca}")).await.unwrap_err();
+    let refused = connect_calmly(&format!("{url}?ca={ca}")).await.unwrap_err();
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
-    let refused = connect(&format!("{url}?ca={ca}&cert={cert}")).await.unwrap_err();
+    let refused = connect_calmly(&format!("{url}?ca={ca}&cert={cert}")).await.unwrap_err();
     assert!(refused.to_string().contains("cert and key go together"), "{refused}");
-    let refused = connect(&format!("{url}?ca={key}")).await.unwrap_err();
+    let refused = connect_calmly(&format!("{url}?ca={key}")).await.unwrap_err();
     assert!(refused.to_string().contains("BEGIN CERTIFICATE"), "{refused}");
 }
 
@@ -37,13 +37,13 @@ async fn a_user_by_sasl() {
     let user = Some(("app".to_owned(), "s3cretCANARY".to_owned()));
     let ensemble = ZooKeeper::start_with(1, Setup { user, ..Setup::default() }).unwrap();
     let host = ensemble.hosts();
-    let owner = manager(&format!("zookeeper://app:s3cretCANARY@{host}?auth=sasl&acl=sasl:app")).await;
+    let owner = calm_manager(&format!("zookeeper://app:s3cretCANARY@{host}?auth=sasl&acl=sasl:app")).await;
     let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
     assert!(!format!("{owner:?}").contains("CANARY"));
-    let wrong = connect(&format!("zookeeper://app:wrongCANARY@{host}?auth=sasl")).await.unwrap_err();
+    let wrong = connect_calmly(&format!("zookeeper://app:wrongCANARY@{host}?auth=sasl")).await.unwrap_err();
     assert!(matches!(wrong, Error::Denied { .. }), "{wrong:?}");
     assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
-    let nobody = manager(&ensemble.url()).await;
+    let nobody = calm_manager(&ensemble.url()).await;
     let refused = nobody.mutex("a").unwrap().try_acquire().await.unwrap_err();
     assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
     guard.release().await.unwrap();
@@ -55,20 +55,20 @@ async fn nodes_that_only_their_creator_may_touch() {
     let host = ensemble.hosts();
     let [one, two] =
         [(); 2].map(|()| format!("zookeeper://app:s3cretCANARY@{host}?acl=creator&prefix=/private"));
-    let (one, two) = (manager(&one).await, manager(&two).await);
+    let (one, two) = (calm_manager(&one).await, calm_manager(&two).await);
     let guard = one.mutex("a").unwrap().acquire().await.unwrap();
     assert!(two.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
-    let stranger = manager(&format!("zookeeper://other:password@{host}?prefix=/private")).await;
+    let stranger = calm_manager(&format!("zookeeper://other:password@{host}?prefix=/private")).await;
     let refused = stranger.mutex("a").unwrap().acquire().await.unwrap_err();
     assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
     assert!(refused.to_string().contains("ACL"), "{refused}");
     guard.release().await.unwrap();
     // The user, and the SHA-1 of user and password in base64.
     let hash = "digest:app:SjH0PFwYtOQiPQU8RliB/dRIYNU=";
-    let refused = manager(&format!("zookeeper://{host}?acl={hash}&prefix=/other")).await;
+    let refused = calm_manager(&format!("zookeeper://{host}?acl={hash}&prefix=/other")).await;
     let refused = refused.mutex("a").unwrap().acquire().await.unwrap_err();
     assert!(matches!(refused, Error::Denied { .. }), "who gives all rights away has none: {refused:?}");
-    let owner = manager(&format!("zookeeper://app:s3cretCANARY@{host}?acl={hash}&prefix=/third")).await;
+    let owner = calm_manager(&format!("zookeeper://app:s3cretCANARY@{host}?acl={hash}&prefix=/third")).await;
     assert!(owner.mutex("a").unwrap().acquire().await.unwrap().is_held());
 }
 
@@ -76,11 +76,14 @@ async fn nodes_that_only_their_creator_may_touch() {
 async fn locks_below_a_root_of_their_own() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let url = ensemble.url();
-    let owner = manager(&format!("{url}/apps/one?prefix=locks")).await;
+    let owner = calm_manager(&format!("{url}/apps/one?prefix=locks")).await;
     let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
     assert_eq!(children(&ensemble.hosts(), "/apps/one/locks"), ["a"]);
-    assert!(manager(&url).await.mutex("a").unwrap().try_acquire().await.unwrap().is_some(), "another root");
-    let same = manager(&format!("{url}/apps?prefix=one/locks/")).await;
+    assert!(
+        calm_manager(&url).await.mutex("a").unwrap().try_acquire().await.unwrap().is_some(),
+        "another root"
+    );
+    let same = calm_manager(&format!("{url}/apps?prefix=one/locks/")).await;
     assert!(same.mutex("a").unwrap().try_acquire().await.unwrap().is_none(), "the same root");
     drop(guard);
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use globallock_conformance::fleet::{Fleet, TIME};
-use globallock_conformance::scene::{manager, queue_is, waits};
+use globallock_conformance::scene::{calm_manager, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::peers;
 use globallock_conformance::server::zookeeper::{ZooKeeper, children};
@@ -119,7 +119,7 @@ fn readers_and_writers_of_kazoo_and_ours_take_turns() {
 #[tokio::test]
 async fn kazoo_and_ours_queue_with_each_other() {
     let ensemble = ZooKeeper::start(1).unwrap();
-    let manager = manager(&ensemble.url()).await;
+    let manager = calm_manager(&ensemble.url()).await;
     let mut theirs = Kazoo::wants(&ensemble, "/_glocks/a/b", "mutex", &[]);
     theirs.is_granted();
     let queue = manager.inspect("a/b").await.unwrap();
@@ -141,7 +141,7 @@ async fn kazoo_and_ours_queue_with_each_other() {
 #[tokio::test]
 async fn readers_and_writers_of_kazoo_are_ours_too() {
     let ensemble = ZooKeeper::start(1).unwrap();
-    let manager = manager(&ensemble.url()).await;
+    let manager = calm_manager(&ensemble.url()).await;
     let lock = manager.rwlock("a").unwrap();
     let mut reader = Kazoo::wants(&ensemble, "/_glocks/a", "read", &[]);
     reader.is_granted();
@@ -163,7 +163,7 @@ async fn readers_and_writers_of_kazoo_are_ours_too() {
 #[tokio::test]
 async fn a_semaphore_keeps_kazoo_out() {
     let ensemble = ZooKeeper::start(1).unwrap();
-    let manager = manager(&ensemble.url()).await;
+    let manager = calm_manager(&ensemble.url()).await;
     let semaphore = manager.semaphore("a", 3).unwrap();
     let permit = semaphore.permits(1).unwrap().acquire().await.unwrap();
     let mut theirs = Kazoo::wants(&ensemble, "/_glocks/a", "mutex", &[]);
@@ -177,7 +177,7 @@ async fn a_semaphore_keeps_kazoo_out() {
 #[tokio::test]
 async fn claims_are_called_as_curator_calls_them_where_that_is_wished() {
     let ensemble = ZooKeeper::start(1).unwrap();
-    let manager = manager(&format!("{}?naming=curator&prefix=/mutexes", ensemble.url())).await;
+    let manager = calm_manager(&format!("{}?naming=curator&prefix=/mutexes", ensemble.url())).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
     let nodes = children(&ensemble.hosts(), "/mutexes/a");
     let parts: Vec<&str> = nodes[0].split('-').collect();

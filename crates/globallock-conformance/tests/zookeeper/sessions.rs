@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use globallock::{LockManager, Loss, ManagerOptions, Options};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{LEASE, connect_for, manager, queue_is, waits};
+use globallock_conformance::scene::{LEASE, calm_manager, connect_for, manager, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::{
     ZooKeeper, ask, children, delete_children, end_session, sessions,
@@ -21,7 +21,7 @@ async fn behind_proxy(ensemble: &ZooKeeper) -> (Proxy, String) {
 async fn a_loss_is_told_before_the_servers_end_the_session() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
-    let [owner, next] = [manager(&url).await, manager(&ensemble.url()).await];
+    let [owner, next] = [manager(&url).await, calm_manager(&ensemble.url()).await];
     let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
     let waiter = waits(&next, "a");
     queue_is(&next, "a", 1, 1).await;
@@ -41,7 +41,8 @@ async fn a_loss_is_told_before_the_servers_end_the_session() {
 async fn a_broken_connection_loses_nothing() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
-    let [owner, holder] = [manager(&url).await, manager(&ensemble.url()).await];
+    let owner = connect_for(&url, Duration::from_secs(60)).await.unwrap();
+    let holder = calm_manager(&ensemble.url()).await;
     let held = owner.mutex("a").unwrap().acquire().await.unwrap();
     let other = holder.mutex("b").unwrap().acquire().await.unwrap();
     let waiter = waits(&owner, "b");
@@ -61,7 +62,8 @@ async fn a_broken_connection_loses_nothing() {
 async fn an_answer_that_is_lost_makes_no_second_claim() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
-    let [owner, looks] = [manager(&url).await, manager(&ensemble.url()).await];
+    let owner = connect_for(&url, Duration::from_secs(60)).await.unwrap();
+    let looks = calm_manager(&ensemble.url()).await;
     // The lock's node is there, so that the answer that is lost is that to the claim.
     owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Swallow);
@@ -81,20 +83,20 @@ async fn a_request_that_arrives_late_leaves_no_claim() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, _) = behind_proxy(&ensemble).await;
     let url = format!("zookeeper://127.0.0.1:{},127.0.0.1:{}?timeout=500ms", proxy.port(), ensemble.port(0));
-    // Until the connection goes through the proxy.
-    let (owner, busy) = loop {
-        let before = proxy.connections();
-        let owner = connect_for(&url, Duration::from_secs(10)).await.unwrap();
+    // Until the request goes through the proxy: sessions choose their server, and another one after a pause.
+    let busy = loop {
+        let owner = connect_for(&url, Duration::from_secs(60)).await.unwrap();
         let busy = owner.mutex("b").unwrap().acquire().await.unwrap();
-        if proxy.connections() > before {
-            break (owner, busy);
+        owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+        proxy.requests(Flow::Hold);
+        let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+        guard.release().await.unwrap();
+        if proxy.held() > 0 {
+            break busy;
         }
+        proxy.requests(Flow::Pass);
+        busy.release().await.unwrap();
     };
-    owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
-    proxy.requests(Flow::Hold);
-    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
-    assert!(proxy.held() > 0);
-    guard.release().await.unwrap();
     proxy.requests(Flow::Pass);
     eventually("the connection ends", async || proxy.ended() > 0).await;
     eventually("no claim is left", async || children(&ensemble.hosts(), "/_glocks/a").is_empty()).await;
@@ -104,7 +106,7 @@ async fn a_request_that_arrives_late_leaves_no_claim() {
 #[tokio::test]
 async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
     let ensemble = ZooKeeper::start(1).unwrap();
-    let [holder, other] = [manager(&ensemble.url()).await, manager(&ensemble.url()).await];
+    let [holder, other] = [calm_manager(&ensemble.url()).await, calm_manager(&ensemble.url()).await];
     for _ in 0..3 {
         let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
         let waiter = waits(&other, "a");
@@ -126,7 +128,7 @@ async fn a_claim_on_a_dead_session_is_not_granted() {
     // More patient than the servers.
     let locks = Options { lease: LEASE, patience: Some(Duration::from_secs(60)), ..Options::default() };
     let both = LockManager::connect_with(&url, ManagerOptions { locks, ..ManagerOptions::default() });
-    let [both, looks] = [both.await.unwrap(), manager(&ensemble.url()).await];
+    let [both, looks] = [both.await.unwrap(), calm_manager(&ensemble.url()).await];
     let guard = both.mutex("a").unwrap().acquire().await.unwrap();
     let waiter = waits(&both, "a");
     queue_is(&looks, "a", 1, 1).await;
@@ -166,7 +168,7 @@ async fn a_session_without_claims_lives_on_and_one_of_a_dropped_manager_ends() {
 #[tokio::test]
 async fn a_session_that_somebody_else_closes_is_told() {
     let ensemble = ZooKeeper::start(1).unwrap();
-    let [owner, other] = [manager(&ensemble.url()).await, manager(&ensemble.url()).await];
+    let [owner, other] = [calm_manager(&ensemble.url()).await, calm_manager(&ensemble.url()).await];
     let held = owner.mutex("a").unwrap().acquire().await.unwrap();
     let [session] = sessions(ensemble.port(0)).unwrap().try_into().unwrap();
     let busy = other.mutex("b").unwrap().acquire().await.unwrap();
@@ -188,13 +190,13 @@ async fn a_session_that_somebody_else_closes_is_told() {
 #[tokio::test]
 async fn numbers_that_are_used_up_begin_anew() {
     let mut ensemble = ZooKeeper::start(1).unwrap();
-    let early = manager(&ensemble.url()).await;
+    let early = calm_manager(&ensemble.url()).await;
     let before = early.mutex("a").unwrap().acquire().await.unwrap();
     let last = before.fencing_token();
     before.release().await.unwrap();
     early.close().await;
     ensemble.set_sequence("/_glocks/a", i32::MAX - 2).unwrap();
-    let owner = manager(&ensemble.url()).await;
+    let owner = calm_manager(&ensemble.url()).await;
     let first = owner.mutex("a").unwrap().acquire().await.unwrap();
     let second = waits(&owner, "a");
     queue_is(&owner, "a", 1, 1).await;

@@ -385,9 +385,10 @@ mod tests {
             let hold_ends = longest.map(|longest| now() + longest);
             let grant = Grant { fence: 7, expires: Some(now() + LEASE), hold_ends };
             assert_eq!(tenure.hear(Standing::Held(grant), false, now()), Heard::Noted);
-            let state = tenure.state();
-            let end = state.lease_ends.into_iter().chain(state.hold_ends).min().unwrap();
-            drop(state);
+            let end = {
+                let state = tenure.state();
+                state.lease_ends.into_iter().chain(state.hold_ends).min().unwrap()
+            };
             assert!(end <= now() + ends);
             tokio::time::advance(end - now() - Duration::from_nanos(1)).await;
             assert!(tenure.is_held());

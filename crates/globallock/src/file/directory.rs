@@ -86,7 +86,8 @@ impl Directory {
                 "others can write to it; remove it, or name another directory: file:///directory",
             ));
         }
-        directory.mode = (rights & Mode::from_raw_mode(0o777)) | Mode::RWXU;
+        // Whether what is made in it belongs to its group is passed on too, or that group could not queue.
+        directory.mode = (rights & Mode::from_raw_mode(0o2777)) | Mode::RWXU;
         Ok(directory)
     }
 

@@ -146,6 +146,9 @@ fn a_lock_is_for_those_who_share_the_directory_and_nobody_else() {
         (0o750, 0o750, 0o640),
         (0o707, 0o707, 0o606),
         (0o1777, 0o777, 0o666),
+        // What is made in it belongs to its group.
+        (0o2770, 0o2770, 0o660),
+        (0o2700, 0o2700, 0o600),
     ] {
         let place = TempDir::new().unwrap();
         let path = place.path().join("locks");

@@ -358,7 +358,7 @@ fn a_claim_lives_as_long_as_its_file_is_locked() {
     let section = scene.enter(&ours, Enter::Read);
     assert!(section.is_alive(&slot));
     assert!(section.is_alive(&slot), "to have looked ends nothing");
-    assert!(fcntl_getfd(&section.open(&slot).unwrap()).unwrap().contains(FdFlags::CLOEXEC));
+    assert!(fcntl_getfd(section.open(&slot).unwrap()).unwrap().contains(FdFlags::CLOEXEC));
     theirs.remove(id(1));
     assert!(!section.is_alive(&slot), "its owner has closed it");
     fs::remove_file(&path).unwrap();
@@ -447,7 +447,7 @@ fn an_owner_is_shown_as_it_wrote_and_nothing_else_is_read() {
     let elsewhere = scene.place.path().join("elsewhere");
     fs::write(&elsewhere, "secret").unwrap();
     for put in [&|| {}, &|| symlink(&elsewhere, &path).unwrap(), &|| fs::create_dir(&path).unwrap(), &|| {
-        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap()
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
     }] as [&dyn Fn(); 4]
     {
         let _ = fs::remove_file(&path);

@@ -17,8 +17,13 @@ const COUNTER: &str = ".fence";
 /// How every file is opened: programs that are started do not inherit it, since a copy would keep the claim of an
 /// owner that died, and a link in its place is not followed.
 pub(super) const OPEN: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
+/// How a file is made.
+const NEW: OFlags = OPEN.union(OFlags::RDWR).union(OFlags::CREATE).union(OFlags::EXCL);
 /// The rights of a file until they are those that the directory gives.
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
+/// The most that a directory gives to a file, and to the directory of a lock.
+const FILE: Mode = Mode::from_raw_mode(0o666);
+const LOCK: Mode = Mode::from_raw_mode(0o777);
 /// How often a lock that somebody has for a few microseconds is tried before the task steps aside.
 const TRIES: usize = 40;
 
@@ -100,14 +105,14 @@ impl Directory {
         format!("file://{}", self.path.display().to_string().escape_debug())
     }
 
-    /// Opens a lock's directory, made if need be; `None` where there is none and none is wanted.
+    /// Opens a lock's directory, made if need be; `None` where there is none and none is wanted, and while another
+    /// user makes it.
     pub(super) fn open_lock(&self, path: &Path, make: bool) -> Result<Option<OwnedFd>> {
         loop {
-            match open_directory(path) {
-                Ok(opened) => return Ok(Some(opened)),
+            match self.open_shared(path, OFlags::DIRECTORY, LOCK) {
                 Err(Errno::NOENT) if !make => return Ok(None),
                 Err(Errno::NOENT) => {}
-                Err(error) => return Err(self.failure("cannot be opened", error)),
+                opened => return opened.map_err(|error| self.failure("cannot be opened", error)),
             }
             match mkdirat(CWD, path, Mode::RWXU) {
                 Err(Errno::EXIST) => {}
@@ -115,8 +120,12 @@ impl Directory {
                 Err(error) => return Err(self.failure("cannot be written to", error)),
                 Ok(()) if self.is_shared() => {
                     // What the umask took away is given back, or those who share the directory could not queue.
-                    let opened = self.open_directory(path)?;
-                    fchmod(&opened, self.mode).map_err(|error| self.failure("cannot be shared", error))?;
+                    match open_directory(path).and_then(|opened| fchmod(&opened, self.mode)) {
+                        // Whoever looked at it meanwhile has removed it, since it is empty, and another user may
+                        // have made it anew.
+                        Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
+                        shared => shared.map_err(|error| self.failure("cannot be shared", error))?,
+                    }
                 }
                 Ok(()) => {}
             }
@@ -127,23 +136,37 @@ impl Directory {
         open_directory(path).map_err(|error| self.failure("cannot be opened", error))
     }
 
+    /// Opens what is given its rights a moment after it was made; `None` while another user is between the two.
+    fn open_shared(&self, path: &Path, flags: OFlags, most: Mode) -> Result<Option<OwnedFd>, Errno> {
+        // Each time that it was denied, but has its rights, these came just in between or it was made anew.
+        for _ in 0..TRIES {
+            match openat(CWD, path, OPEN | flags, Mode::empty()) {
+                Err(Errno::ACCESS) if self.is_shared() => {}
+                opened => return opened.map(Some),
+            }
+            let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+            if !Mode::from_raw_mode(found.st_mode).contains(self.mode & most) {
+                return Ok(None);
+            }
+        }
+        Err(Errno::ACCESS)
+    }
+
     fn is_shared(&self) -> bool {
         self.mode.intersects(Mode::from_raw_mode(0o077))
     }
 
     /// Makes a file that is there for the first time, with the rights that the directory gives.
     pub(super) fn create(&self, at: &OwnedFd, file: &str) -> Result<OwnedFd> {
-        let made = openat(at, file, OPEN | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, PRIVATE)
-            .map_err(|error| self.failure("cannot be written to", error))?;
+        let made =
+            openat(at, file, NEW, PRIVATE).map_err(|error| self.failure("cannot be written to", error))?;
         self.share(&made)?;
         Ok(made)
     }
 
     fn share(&self, file: &OwnedFd) -> Result<()> {
         if self.is_shared() {
-            let readable_and_writable = Mode::from_raw_mode(0o666);
-            fchmod(file, self.mode & readable_and_writable)
-                .map_err(|error| self.failure("cannot be shared", error))?;
+            fchmod(file, self.mode & FILE).map_err(|error| self.failure("cannot be shared", error))?;
         }
         Ok(())
     }
@@ -154,15 +177,8 @@ impl Directory {
     /// somebody else is at it.
     pub(super) fn next_number(&self, used: Option<u64>) -> Result<Option<u64>> {
         let fails = |error| self.failure("cannot count fencing tokens", error);
-        let path = self.path.join(COUNTER);
-        let flags = OPEN | OFlags::RDWR;
-        let counter = match openat(CWD, &path, flags, Mode::empty()) {
-            Err(Errno::NOENT) => {
-                let made = openat(CWD, &path, flags | OFlags::CREATE, PRIVATE).map_err(fails)?;
-                self.share(&made)?;
-                made
-            }
-            opened => opened.map_err(fails)?,
+        let Some(counter) = self.open_counter()? else {
+            return Ok(None);
         };
         if !try_lock(&counter).map_err(fails)? {
             return Ok(None);
@@ -184,6 +200,24 @@ impl Directory {
             return Err(fails(Errno::NOSPC));
         }
         Ok(Some(number))
+    }
+
+    /// Opens the counter, made if need be; `None` while somebody else makes it.
+    fn open_counter(&self) -> Result<Option<OwnedFd>> {
+        let fails = |error| self.failure("cannot count fencing tokens", error);
+        let path = self.path.join(COUNTER);
+        match self.open_shared(&path, OFlags::RDWR, FILE) {
+            Err(Errno::NOENT) => {}
+            opened => return opened.map_err(fails),
+        }
+        match openat(CWD, &path, NEW, PRIVATE) {
+            Err(Errno::EXIST) => Ok(None),
+            made => {
+                let made = made.map_err(fails)?;
+                self.share(&made)?;
+                Ok(Some(made))
+            }
+        }
     }
 
     /// Says what a failed system call means to the user.

@@ -53,7 +53,7 @@ pub(super) enum Entered<'a> {
     Inside(Section<'a>),
     /// The lock has no directory, and so no claims.
     Absent,
-    /// Somebody else is inside.
+    /// Somebody else is inside, or makes the lock's directory.
     Busy,
 }
 
@@ -78,7 +78,7 @@ impl<'a> Section<'a> {
     fn lock(directory: &'a Directory, path: &Path, make: bool, ours: &'a Places) -> Result<Entered<'a>> {
         loop {
             let Some(opened) = directory.open_lock(path, make)? else {
-                return Ok(Entered::Absent);
+                return Ok(if make { Entered::Busy } else { Entered::Absent });
             };
             if !try_lock(&opened).map_err(|error| directory.failure("cannot be locked", error))? {
                 return Ok(Entered::Busy);

@@ -3,6 +3,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use proptest::prelude::*;
 use rustix::io::{FdFlags, fcntl_getfd};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 use tempfile::TempDir;
 
 use super::*;
@@ -21,6 +22,17 @@ fn rights(path: impl AsRef<Path>) -> u32 {
 
 fn with_rights(path: &Path, rights: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(rights)).unwrap();
+}
+
+/// Does something without what only root may do.
+fn as_a_common_user<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    let thread = || {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective = CapabilitySet::empty();
+        set_capabilities(None, sets).unwrap();
+        act()
+    };
+    std::thread::scope(|scope| scope.spawn(thread).join().unwrap())
 }
 
 fn number(directory: &Directory) -> u64 {
@@ -182,6 +194,98 @@ fn a_locks_directory_is_made_only_where_one_is_wanted() {
     fs::remove_dir_all(&path).unwrap();
     assert!(directory.open_lock(&lock, false).unwrap().is_none());
     assert!(is_at(&directory.open_lock(&lock, true).unwrap().unwrap(), &lock));
+}
+
+#[test]
+fn what_another_user_is_just_making_is_waited_for_until_it_is_shared() {
+    for (whole, lock, counter) in [(0o777, 0o777, 0o666), (0o770, 0o770, 0o660), (0o705, 0o705, 0o604)] {
+        let place = TempDir::new().unwrap();
+        with_rights(place.path(), whole);
+        let directory = opened(place.path());
+        let path = place.path().join("a");
+        fs::create_dir(&path).unwrap();
+        fs::write(place.path().join(COUNTER), "").unwrap();
+        // As others see what belongs to its maker alone.
+        with_rights(&path, 0);
+        with_rights(&place.path().join(COUNTER), 0);
+        as_a_common_user(|| {
+            for make in [false, true] {
+                assert!(directory.open_lock(&path, make).unwrap().is_none());
+            }
+            assert_eq!(directory.next_number(None).unwrap(), None);
+            with_rights(&path, lock);
+            with_rights(&place.path().join(COUNTER), counter);
+            assert!(is_at(&directory.open_lock(&path, true).unwrap().unwrap(), &path));
+            number(&directory);
+        });
+    }
+}
+
+#[test]
+fn what_is_not_shared_is_denied_at_once() {
+    let place = TempDir::new().unwrap();
+    let whole = place.path().join("locks");
+    let private = opened(&whole);
+    with_rights(&whole, 0o777);
+    let shared = opened(&whole);
+    let path = whole.join("a");
+    fs::create_dir(&path).unwrap();
+    fs::write(whole.join(COUNTER), "").unwrap();
+    with_rights(&path, 0);
+    with_rights(&whole.join(COUNTER), 0);
+    as_a_common_user(|| {
+        let is_denied = |directory: &Directory| {
+            for make in [false, true] {
+                let error = directory.open_lock(&path, make).unwrap_err();
+                assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+            }
+            let error = directory.next_number(None).unwrap_err();
+            assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+        };
+        is_denied(&private);
+        // A directory that was shared, and is not any more.
+        with_rights(&whole, 0);
+        is_denied(&shared);
+    });
+    with_rights(&whole, 0o700);
+}
+
+/// Does something at the same time as others do.
+fn together(act: impl Fn() + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(&act);
+        }
+    });
+}
+
+#[test]
+fn those_who_make_a_locks_directory_and_those_who_remove_it_disturb_nobody() {
+    let place = TempDir::new().unwrap();
+    with_rights(place.path(), 0o777);
+    let directory = opened(place.path());
+    let path = place.path().join("a");
+    together(|| {
+        for _ in 0..300 {
+            directory.open_lock(&path, true).unwrap().expect("it is made");
+            let _ = fs::remove_dir(&path);
+        }
+    });
+}
+
+#[test]
+fn those_who_come_first_count_together() {
+    for whole in [0o700, 0o1777] {
+        let place = TempDir::new().unwrap();
+        with_rights(place.path(), whole);
+        let directory = opened(place.path());
+        for _ in 0..50 {
+            let _ = fs::remove_file(place.path().join(COUNTER));
+            together(|| {
+                directory.next_number(None).unwrap();
+            });
+        }
+    }
 }
 
 #[test]

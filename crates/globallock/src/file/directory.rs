@@ -145,11 +145,16 @@ impl Directory {
                 opened => return opened.map(Some),
             }
             let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
-            if !Mode::from_raw_mode(found.st_mode).contains(self.mode & most) {
+            if !Mode::from_raw_mode(found.st_mode).contains(self.rights(most)) {
                 return Ok(None);
             }
         }
         Err(Errno::ACCESS)
+    }
+
+    /// The rights that are given to what is made here, which are these at most.
+    fn rights(&self, most: Mode) -> Mode {
+        self.mode & most
     }
 
     fn is_shared(&self) -> bool {
@@ -166,7 +171,7 @@ impl Directory {
 
     fn share(&self, file: &OwnedFd) -> Result<()> {
         if self.is_shared() {
-            fchmod(file, self.mode & FILE).map_err(|error| self.failure("cannot be shared", error))?;
+            fchmod(file, self.rights(FILE)).map_err(|error| self.failure("cannot be shared", error))?;
         }
         Ok(())
     }

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fstat, fstatfs, mkdirat, openat,
-    statat,
+    AtFlags, CWD, FlockOperation, Mode, OFlags, fchmod, flock, fstat, fstatfs, mkdirat, openat, statat,
 };
 use rustix::io::{Errno, pread, pwrite};
 
@@ -15,6 +14,16 @@ use crate::error::{Error, Result};
 
 /// The file that keeps the last number given out.
 const COUNTER: &str = ".fence";
+/// How every file is opened: programs that are started do not inherit it, since a copy would keep the claim of an
+/// owner that died, and a link in its place is not followed.
+pub(super) const OPEN: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
+/// How a file is made.
+const NEW: OFlags = OPEN.union(OFlags::RDWR).union(OFlags::CREATE).union(OFlags::EXCL);
+/// The rights of a file until they are those that the directory gives.
+const PRIVATE: Mode = Mode::from_raw_mode(0o600);
+/// The most that a directory gives to a file, and to the directory of a lock.
+const FILE: Mode = Mode::from_raw_mode(0o666);
+const LOCK: Mode = Mode::from_raw_mode(0o777);
 /// How often a lock that somebody has for a few microseconds is tried before the task steps aside.
 const TRIES: usize = 40;
 
@@ -46,16 +55,21 @@ impl Directory {
             return Err(address.wrong("the directory is relative; write it from the root: file:///directory"));
         }
         let directory = Self::prepare(path, given)?;
-        if !network && let Some(kind) = directory.network_file_system()? {
-            return Err(Error::unfit(
-                directory.shown(),
-                format!(
-                    "it is on {kind}, where the kernel may not tell other hosts who holds a lock; choose a local \
-                     directory, or add ?network=allow if this host alone uses it"
-                ),
-            ));
-        }
+        let found = fstatfs(directory.open_directory(&directory.path)?)
+            .map_err(|error| directory.failure("cannot be read", error))?;
+        directory.refuse_network(network_kind(found.f_type), network)?;
         Ok(directory)
+    }
+
+    /// Refuses a directory on a network file system of this kind, if any, unless the user allowed it.
+    fn refuse_network(&self, kind: Option<&str>, allowed: bool) -> Result<()> {
+        kind.filter(|_| !allowed).map_or(Ok(()), |kind| {
+            let reason = format!(
+                "it is on {kind}, where the kernel may not tell other hosts who holds a lock; choose a local \
+                 directory, or add ?network=allow if this host alone uses it"
+            );
+            Err(Error::unfit(self.shown(), reason))
+        })
     }
 
     fn prepare(path: PathBuf, given: bool) -> Result<Self> {
@@ -71,13 +85,14 @@ impl Directory {
             .map_err(|error| directory.failure("cannot be read", error))?;
         let user = rustix::process::geteuid().as_raw();
         let rights = Mode::from_raw_mode(found.st_mode);
-        if !given && (found.st_uid != user || rights.intersects(Mode::WGRP | Mode::WOTH)) {
+        if !given && others_can_write(found.st_uid, user, rights) {
             return Err(Error::denied(
                 directory.shown(),
                 "others can write to it; remove it, or name another directory: file:///directory",
             ));
         }
-        directory.mode = (rights & (Mode::RWXU | Mode::RWXG | Mode::RWXO)) | Mode::RWXU;
+        // Whether what is made in it belongs to its group is passed on too, or that group could not queue.
+        directory.mode = (rights & Mode::from_raw_mode(0o2777)) | Mode::RWXU;
         Ok(directory)
     }
 
@@ -90,14 +105,14 @@ impl Directory {
         format!("file://{}", self.path.display().to_string().escape_debug())
     }
 
-    /// Opens a lock's directory, made if need be; `None` where there is none and none is wanted.
+    /// Opens a lock's directory, made if need be; `None` where there is none and none is wanted, and while another
+    /// user makes it.
     pub(super) fn open_lock(&self, path: &Path, make: bool) -> Result<Option<OwnedFd>> {
         loop {
-            match open_directory(path) {
-                Ok(opened) => return Ok(Some(opened)),
+            match self.open_shared(path, OFlags::DIRECTORY, LOCK) {
                 Err(Errno::NOENT) if !make => return Ok(None),
                 Err(Errno::NOENT) => {}
-                Err(error) => return Err(self.failure("cannot be opened", error)),
+                opened => return opened.map_err(|error| self.failure("cannot be opened", error)),
             }
             match mkdirat(CWD, path, Mode::RWXU) {
                 Err(Errno::EXIST) => {}
@@ -105,8 +120,12 @@ impl Directory {
                 Err(error) => return Err(self.failure("cannot be written to", error)),
                 Ok(()) if self.is_shared() => {
                     // What the umask took away is given back, or those who share the directory could not queue.
-                    let opened = self.open_directory(path)?;
-                    fchmod(&opened, self.mode).map_err(|error| self.failure("cannot be shared", error))?;
+                    match open_directory(path).and_then(|opened| fchmod(&opened, self.mode)) {
+                        // Whoever looked at it meanwhile has removed it, since it is empty, and another user may
+                        // have made it anew.
+                        Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
+                        shared => shared.map_err(|error| self.failure("cannot be shared", error))?,
+                    }
                 }
                 Ok(()) => {}
             }
@@ -117,54 +136,66 @@ impl Directory {
         open_directory(path).map_err(|error| self.failure("cannot be opened", error))
     }
 
+    /// Opens what is given its rights a moment after it was made; `None` while another user is between the two.
+    fn open_shared(&self, path: &Path, flags: OFlags, most: Mode) -> Result<Option<OwnedFd>, Errno> {
+        // Each time that it was denied, but has its rights, these came just in between or it was made anew.
+        for _ in 0..TRIES {
+            match openat(CWD, path, OPEN | flags, Mode::empty()) {
+                Err(Errno::ACCESS) if self.is_shared() => {}
+                opened => return opened.map(Some),
+            }
+            let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+            if !Mode::from_raw_mode(found.st_mode).contains(self.rights(most)) {
+                return Ok(None);
+            }
+        }
+        Err(Errno::ACCESS)
+    }
+
+    /// The rights that are given to what is made here, which are these at most.
+    fn rights(&self, most: Mode) -> Mode {
+        self.mode & most
+    }
+
     fn is_shared(&self) -> bool {
-        self.mode.intersects(Mode::RWXG | Mode::RWXO)
+        self.mode.intersects(Mode::from_raw_mode(0o077))
     }
 
     /// Makes a file that is there for the first time, with the rights that the directory gives.
     pub(super) fn create(&self, at: &OwnedFd, file: &str) -> Result<OwnedFd> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let made = openat(at, file, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| self.failure("cannot be written to", error))?;
+        let made =
+            openat(at, file, NEW, PRIVATE).map_err(|error| self.failure("cannot be written to", error))?;
         self.share(&made)?;
         Ok(made)
     }
 
     fn share(&self, file: &OwnedFd) -> Result<()> {
         if self.is_shared() {
-            let readable_and_writable = Mode::from_raw_mode(0o666);
-            fchmod(file, self.mode & readable_and_writable)
-                .map_err(|error| self.failure("cannot be shared", error))?;
+            fchmod(file, self.rights(FILE)).map_err(|error| self.failure("cannot be shared", error))?;
         }
         Ok(())
     }
 
-    /// Gives out the next number: above every earlier one, and not below the clock in microseconds, so that a counter
-    /// that was lost begins above what it had given out. `None` while somebody else is at it.
-    pub(super) fn next_number(&self) -> Result<Option<u64>> {
+    /// Gives out the next number: above every earlier one, and not below the clock in microseconds, so that a
+    /// counter that was lost begins above what it had given out. Where the clock was set back too, it is still above
+    /// `used`, the highest that is in use: or whoever joins would be in front of those who hold. `None` while
+    /// somebody else is at it.
+    pub(super) fn next_number(&self, used: Option<u64>) -> Result<Option<u64>> {
         let fails = |error| self.failure("cannot count fencing tokens", error);
-        let path = self.path.join(COUNTER);
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let counter = match openat(CWD, &path, flags, Mode::empty()) {
-            Err(Errno::NOENT) => {
-                let mode = Mode::RUSR | Mode::WUSR;
-                let made = openat(CWD, &path, flags | OFlags::CREATE, mode).map_err(fails)?;
-                self.share(&made)?;
-                made
-            }
-            opened => opened.map_err(fails)?,
+        let Some(counter) = self.open_counter()? else {
+            return Ok(None);
         };
         if !try_lock(&counter).map_err(fails)? {
             return Ok(None);
         }
         let mut digits = [0; 20];
         let read = pread(&counter, &mut digits, 0).map_err(fails)?;
-        let last = std::str::from_utf8(&digits[..read]).ok().and_then(|text| text.trim().parse().ok());
+        let last =
+            std::str::from_utf8(&digits[..read]).ok().and_then(|text| text.trim().parse().ok()).max(used);
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let next = last.map_or(Some(0), |last: u64| last.checked_add(1)).ok_or_else(|| {
-            let reason = format!(
-                "it has no number above that in {COUNTER}, which nobody has given out: delete that file"
-            );
+            let reason =
+                format!("it has no higher number to give out: delete {COUNTER} once nobody has a lock");
             Error::unfit(self.shown(), reason)
         })?;
         let number = next.max(u64::try_from(clock).unwrap_or(0));
@@ -174,6 +205,24 @@ impl Directory {
             return Err(fails(Errno::NOSPC));
         }
         Ok(Some(number))
+    }
+
+    /// Opens the counter, made if need be; `None` while somebody else makes it.
+    fn open_counter(&self) -> Result<Option<OwnedFd>> {
+        let fails = |error| self.failure("cannot count fencing tokens", error);
+        let path = self.path.join(COUNTER);
+        match self.open_shared(&path, OFlags::RDWR, FILE) {
+            Err(Errno::NOENT) => {}
+            opened => return opened.map_err(fails),
+        }
+        match openat(CWD, &path, NEW, PRIVATE) {
+            Err(Errno::EXIST) => Ok(None),
+            made => {
+                let made = made.map_err(fails)?;
+                self.share(&made)?;
+                Ok(Some(made))
+            }
+        }
     }
 
     /// Says what a failed system call means to the user.
@@ -189,13 +238,6 @@ impl Directory {
             _ => "",
         };
         Error::unfit(self.shown(), format!("it {what}: {error}{remedy}")).because(std::io::Error::from(error))
-    }
-
-    fn network_file_system(&self) -> Result<Option<&'static str>> {
-        let found = fstatfs(self.open_directory(&self.path)?)
-            .map_err(|error| self.failure("cannot be read", error))?;
-        // The kernel gives 32 bits of meaning in a field whose width differs between machines.
-        Ok(network_kind((found.f_type & 0xffff_ffff) as u64))
     }
 }
 
@@ -223,21 +265,24 @@ pub(super) fn try_lock(file: &OwnedFd) -> Result<bool, Errno> {
 /// Whether `opened` is what the path names now.
 pub(super) fn is_at(opened: &OwnedFd, path: &Path) -> bool {
     match (fstat(opened), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
-        (Ok(opened), Ok(named)) => {
-            (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
-                && FileType::from_raw_mode(named.st_mode) == FileType::Directory
-        }
+        (Ok(opened), Ok(named)) => (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino),
         _ => false,
     }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
-    openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+    openat(CWD, path, OPEN | OFlags::DIRECTORY, Mode::empty())
+}
+
+/// Whether somebody else could have put what is in a directory there.
+fn others_can_write(owner: u32, user: u32, rights: Mode) -> bool {
+    owner != user || rights.intersects(Mode::from_raw_mode(0o022))
 }
 
 /// The name of a file system that is shared over a network or served by a process, by its number in `statfs`.
-fn network_kind(number: u64) -> Option<&'static str> {
-    Some(match number {
+fn network_kind(number: impl Into<i128>) -> Option<&'static str> {
+    // The kernel gives 32 bits of meaning in a field whose width differs between machines.
+    Some(match number.into() & 0xffff_ffff {
         0x6969 => "NFS",
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",
         0x0102_1997 => "9p",
@@ -256,16 +301,4 @@ fn network_kind(number: u64) -> Option<&'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn network_file_systems_are_known_by_their_numbers() {
-        for (number, kind) in [(0x6969, "NFS"), (0x6573_5546, "FUSE"), (0xff53_4d42, "SMB")] {
-            assert_eq!(network_kind(number), Some(kind));
-        }
-        for local in [0xef53, 0x0102_1994, 0x5846_5342, 0x9123_683e, 0x794c_7630] {
-            assert_eq!(network_kind(local), None);
-        }
-    }
-}
+mod tests;

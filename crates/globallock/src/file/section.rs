@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock, openat, renameat, unlinkat};
 use rustix::io::{Errno, write};
 
-use super::directory::{Directory, is_at, try_lock};
+use super::directory::{Directory, OPEN, is_at, try_lock};
 use super::places::Places;
 use super::slot::Slot;
 use crate::backend::{Claim, ClaimId, Patience};
@@ -30,10 +30,8 @@ pub(super) struct Section<'a> {
     directory: &'a Directory,
     path: PathBuf,
     opened: OwnedFd,
-    /// In the order of joining.
+    /// In the order of joining; of one that is not read, those who joined here.
     pub(super) queue: VecDeque<Slot>,
-    /// Whether the queue has been read.
-    listed: bool,
     /// The claims whose files this very store keeps open.
     ours: &'a Places,
     now: u64,
@@ -55,7 +53,7 @@ pub(super) enum Entered<'a> {
     Inside(Section<'a>),
     /// The lock has no directory, and so no claims.
     Absent,
-    /// Somebody else is inside.
+    /// Somebody else is inside, or makes the lock's directory.
     Busy,
 }
 
@@ -72,7 +70,6 @@ impl<'a> Section<'a> {
             && enter != Enter::Unread
         {
             section.queue = list(directory, &section.opened)?;
-            section.listed = true;
             section.settle()?;
         }
         Ok(entered)
@@ -81,7 +78,7 @@ impl<'a> Section<'a> {
     fn lock(directory: &'a Directory, path: &Path, make: bool, ours: &'a Places) -> Result<Entered<'a>> {
         loop {
             let Some(opened) = directory.open_lock(path, make)? else {
-                return Ok(Entered::Absent);
+                return Ok(if make { Entered::Busy } else { Entered::Absent });
             };
             if !try_lock(&opened).map_err(|error| directory.failure("cannot be locked", error))? {
                 return Ok(Entered::Busy);
@@ -91,15 +88,7 @@ impl<'a> Section<'a> {
                 continue;
             }
             let (path, queue) = (path.to_owned(), VecDeque::new());
-            return Ok(Entered::Inside(Section {
-                directory,
-                path,
-                opened,
-                queue,
-                listed: false,
-                ours,
-                now: now(),
-            }));
+            return Ok(Entered::Inside(Section { directory, path, opened, queue, ours, now: now() }));
         }
     }
 
@@ -139,12 +128,16 @@ impl<'a> Section<'a> {
         if self.ours.has(slot.id) {
             return true;
         }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        match openat(&self.opened, slot.file(), flags, Mode::empty()) {
+        match self.open(slot) {
             Ok(file) => flock(&file, FlockOperation::NonBlockingLockShared).is_err(),
             // A file that cannot be looked at is better taken for alive, unless it is not there.
             Err(error) => error != Errno::NOENT,
         }
+    }
+
+    /// Opens a claim's file to look at it: whoever shares the directory may have put a link or a pipe in its place.
+    fn open(&self, slot: &Slot) -> Result<OwnedFd, Errno> {
+        openat(&self.opened, slot.file(), OPEN | OFlags::NONBLOCK, Mode::empty())
     }
 
     fn unlink(&self, slot: &Slot) -> Result<bool> {
@@ -177,7 +170,9 @@ impl<'a> Section<'a> {
         owner: &str,
         holds: bool,
     ) -> Result<Option<(Slot, OwnedFd)>> {
-        let Some(number) = self.directory.next_number()? else {
+        let last_of_ours = self.ours.last(&self.path).map(|place| place.made.number);
+        let last = self.queue.back().map(|slot| slot.number).max(last_of_ours);
+        let Some(number) = self.directory.next_number(last)? else {
             return Ok(None);
         };
         let slot = Slot::new(claim, number, holds.then_some(self.now));
@@ -207,11 +202,8 @@ impl<'a> Section<'a> {
     /// Takes out a waiting claim without looking at the queue; false if its file is not called so any more.
     ///
     /// Whoever could hold by that watches its file, and looks.
-    pub(super) fn leave_waiting(&mut self, slot: &Slot) -> Result<bool> {
-        let left = self.unlink(slot)?;
-        // Fails as long as there are others.
-        let _ = unlinkat(CWD, &self.path, AtFlags::REMOVEDIR);
-        Ok(left)
+    pub(super) fn leave_waiting(&self, slot: &Slot) -> Result<bool> {
+        self.unlink(slot)
     }
 
     /// Lets others in while this goes on to look at what it has read.
@@ -252,16 +244,14 @@ impl<'a> Section<'a> {
 
     /// What the owner of a claim wrote into its file.
     pub(super) fn text(&self, slot: &Slot) -> (String, Option<std::time::SystemTime>) {
-        // Whoever shares the directory may have put anything there: a link, a pipe, or bytes without end.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let Ok(opened) = openat(&self.opened, slot.file(), flags, Mode::empty()) else {
+        let Ok(opened) = self.open(slot) else {
             return (String::new(), None);
         };
         let file = std::fs::File::from(opened);
         let found = file.metadata().ok().filter(std::fs::Metadata::is_file);
         let mut text = Vec::new();
         if found.is_some() {
-            // What cannot be read is not shown.
+            // What cannot be read is not shown, and bytes without end are not read.
             let _ = file.take(LONGEST_TEXT).read_to_end(&mut text);
         }
         (String::from_utf8_lossy(&text).into_owned(), found.and_then(|found| found.modified().ok()))
@@ -275,8 +265,9 @@ impl<'a> Section<'a> {
 /// An empty directory goes with the last claim.
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        if self.listed && self.queue.is_empty() {
-            // Fails where something is in it that is no claim: that is not ours to remove.
+        if self.queue.is_empty() {
+            // Fails where the queue was not read and has others, or where something is in it that is no claim: that
+            // is not ours to remove.
             let _ = unlinkat(CWD, &self.path, AtFlags::REMOVEDIR);
         }
     }
@@ -312,3 +303,6 @@ pub(super) fn now() -> u64 {
     // Never 0, which stands for "not granted".
     (seconds * 1000 + nanoseconds / 1_000_000).max(1)
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,7 +98,9 @@ pub(super) fn name_of(directory: &str) -> Option<Name> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Patience;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     proptest! {
         #[test]
@@ -124,6 +126,60 @@ mod tests {
             if let Some(slot) = Slot::parse(&file) {
                 prop_assert_eq!(Slot::parse(&slot.file()), Some(slot));
             }
+        }
+    }
+
+    #[test]
+    fn a_hold_ends_after_its_longest_time_counted_from_the_grant() {
+        let claim = |max_hold| Claim {
+            id: ClaimId::new(7, 7),
+            name: Name::new("a").unwrap(),
+            share: Share { weight: 2, capacity: 3 },
+            patience: Patience::Queue,
+            lease: Duration::from_secs(10),
+            max_hold,
+            owner: "me".into(),
+        };
+        for (max_hold, will_end, ends) in [
+            (None, false, None),
+            (Some(Duration::from_millis(1500)), true, Some(2500)),
+            (Some(Duration::MAX), true, Some(u64::MAX)),
+        ] {
+            let waiting = Slot::new(&claim(max_hold), 5, None);
+            assert_eq!(
+                (waiting.will_end(), waiting.hold_ends()),
+                (will_end, None),
+                "its time begins with the grant"
+            );
+            let granted = waiting.granted_at(1000);
+            assert_eq!((granted.will_end(), granted.hold_ends()), (will_end, ends));
+            assert_eq!(granted, Slot::new(&claim(max_hold), 5, Some(1000)), "nothing else changes");
+            assert_eq!(granted.share(), Share { weight: 2, capacity: 3 });
+        }
+    }
+
+    #[test]
+    fn a_lock_is_found_in_a_listing_under_its_name() {
+        let longest = "a".repeat(LONGEST);
+        for (name, shown) in [
+            ("nightly-report", "nightly-report"),
+            ("A_z.09", "A_z.09"),
+            (".fence", "%2Efence"),
+            ("..", "%2E."),
+            ("a/b%", "a%2Fb%25"),
+            ("naïve", "na%C3%AFve"),
+            (&longest, &longest),
+        ] {
+            let name = Name::new(name).unwrap();
+            assert_eq!(directory(&name), shown);
+            assert_eq!(name_of(shown), Some(name));
+        }
+        let too_long = directory(&Name::new("a".repeat(LONGEST + 1)).unwrap());
+        let (start, hash) = too_long.split_once("%%").unwrap();
+        assert_eq!((start, hash.len()), ("a".repeat(134).as_str(), 64));
+        // What is no directory of a lock, or of one whose name only a claim can tell.
+        for other in [".fence", ".a", "a%%b", &too_long, "%FF", ""] {
+            assert_eq!(name_of(other), None, "{other:?}");
         }
     }
 

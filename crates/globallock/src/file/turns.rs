@@ -67,3 +67,69 @@ impl Drop for Turn<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn take<'a>(turns: &'a Turns, path: &'a str) -> Option<Turn<'a>> {
+        turns.take(Path::new(path)).now_or_never()
+    }
+
+    #[test]
+    fn one_task_tries_a_lock_at_a_time_in_the_order_of_asking() {
+        let turns = Turns::default();
+        let path = Path::new("/locks/a");
+        let first = take(&turns, "/locks/a").expect("nobody else wants it");
+        let (mut second, mut third) = (Box::pin(turns.take(path)), Box::pin(turns.take(path)));
+        assert!(second.as_mut().now_or_never().is_none());
+        assert!(third.as_mut().now_or_never().is_none());
+        assert!(take(&turns, "/locks/b").is_some(), "another lock is another queue");
+        drop(first);
+        assert!(third.as_mut().now_or_never().is_none());
+        let second = second.now_or_never().expect("it is its turn");
+        assert!(third.as_mut().now_or_never().is_none());
+        drop(second);
+        assert!(third.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_section_is_busy_since_somebody_found_it_so_until_somebody_enters() {
+        let turns = Turns::default();
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let path = Path::new("/locks/a");
+        let mut first = take(&turns, "/locks/a").unwrap();
+        let next = turns.take(path);
+        tokio::pin!(next);
+        assert!(next.as_mut().now_or_never().is_none());
+        assert_eq!([first.busy(at(1)), first.busy(at(2))], [at(1), at(1)]);
+        // Those who ask meanwhile do not begin anew to wait for it.
+        drop(first);
+        let mut next = next.now_or_never().unwrap();
+        assert_eq!(next.busy(at(3)), at(1));
+        next.entered();
+        assert_eq!(next.busy(at(4)), at(4));
+    }
+
+    #[test]
+    fn a_lock_that_nobody_wants_to_enter_is_forgotten() {
+        let turns = Turns::default();
+        let now = Instant::now();
+        let path = Path::new("/locks/a");
+        let mut first = take(&turns, "/locks/a").unwrap();
+        first.busy(now);
+        let mut next = Box::pin(turns.take(path));
+        assert!(next.as_mut().now_or_never().is_none());
+        drop(first);
+        assert_eq!(turns.by_lock().len(), 1, "somebody still wants to");
+        drop(next);
+        assert!(turns.by_lock().is_empty());
+        let later = now + Duration::from_secs(9);
+        assert_eq!(take(&turns, "/locks/a").unwrap().busy(later), later);
+    }
+}

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -15,6 +14,7 @@ use super::reading::{FEW, Sight, key_request, queue_request, ranges};
 use super::{Shared, TRANSACTION, operation, value};
 use crate::backend::{Claim, ClaimId, Patience, Standing};
 use crate::error::Result;
+use crate::sync::now;
 
 /// Whose turn it is for each claim that is being joined or left.
 pub(super) type Turns = Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>;
@@ -90,7 +90,7 @@ impl Shared {
 
     async fn join_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<Standing> {
         let behind = self.behind(claim);
-        let sent = Instant::now();
+        let sent = now();
         let request = self.put_or_find(claim, key, lease, behind.as_ref());
         let (answer, unanswered) = self.link.ask::<_, TxnResponse>(TRANSACTION, request).await;
         if unanswered {

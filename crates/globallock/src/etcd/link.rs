@@ -28,7 +28,15 @@ pub(super) struct Link {
     token: Mutex<Option<Token>>,
     /// One asks for a token, the others wait for it.
     asking: tokio::sync::Mutex<()>,
+    /// Asked in the place of all members.
+    #[cfg(test)]
+    scripted: Option<Member>,
 }
+
+#[cfg(test)]
+use super::scripted::Member;
+#[cfg(not(test))]
+use tonic::transport::Channel as Member;
 
 /// What the cluster knows a user by, for a while.
 pub(super) type Token = MetadataValue<Ascii>;
@@ -37,7 +45,19 @@ impl Link {
     /// A link that has not asked for anything yet.
     pub(super) fn new(config: Config) -> Self {
         let (member, token) = (AtomicUsize::new(0), Mutex::new(None));
-        Link { config, member, token, asking: tokio::sync::Mutex::new(()) }
+        Link {
+            config,
+            member,
+            token,
+            asking: tokio::sync::Mutex::new(()),
+            #[cfg(test)]
+            scripted: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn script(&mut self, member: Member) {
+        self.scripted = Some(member);
     }
 
     /// Checks that the cluster answers, knows the user, and is new enough.
@@ -170,9 +190,11 @@ impl Link {
         Ok(opened?.into_inner())
     }
 
-    async fn client(&self, member: usize) -> Result<tonic::client::Grpc<tonic::transport::Channel>, Status> {
-        let channel = &self.config.channels[member % self.config.channels.len()];
-        let mut client = tonic::client::Grpc::new(channel.clone());
+    async fn client(&self, member: usize) -> Result<tonic::client::Grpc<Member>, Status> {
+        let member = self.config.channels[member % self.config.channels.len()].clone();
+        #[cfg(test)]
+        let member = self.scripted.clone().unwrap_or(Member::Real(member));
+        let mut client = tonic::client::Grpc::new(member);
         client.ready().await.map_err(|error| Status::unavailable(cause(&error)))?;
         Ok(client)
     }

@@ -9,6 +9,7 @@ use super::keys::Listed;
 use super::reading::Sight;
 use crate::backend::{Claim, ClaimId, Grant, Standing};
 use crate::name::Name;
+use crate::sync::now;
 
 /// A claim of this store in its queue, as last read.
 #[derive(Clone, Debug)]
@@ -176,7 +177,7 @@ impl Shared {
         if !is_told || !place.is_complete || !place.ahead.lets_in(claim.share) {
             return None;
         }
-        place.granted.get_or_insert_with(Instant::now);
+        place.granted.get_or_insert_with(now);
         let place = place.clone();
         drop(places);
         Some(self.standing(claim, &place))
@@ -197,11 +198,11 @@ pub(super) mod tests {
     use crate::etcd::reading::Seen;
     use crate::queue::{MAX_CAPACITY, Share};
 
-    const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
-    const MUTEX: Share = Share { weight: 1, capacity: 1 };
+    pub(in crate::etcd) const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
+    pub(in crate::etcd) const MUTEX: Share = Share { weight: 1, capacity: 1 };
     const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
 
-    fn claim(number: u64, share: Share) -> Claim {
+    pub(in crate::etcd) fn claim(number: u64, share: Share) -> Claim {
         Claim {
             id: ClaimId::new(1, number),
             name: Name::new("a").unwrap(),
@@ -236,10 +237,10 @@ pub(super) mod tests {
         let queue = shared.claims(queue);
         let key = shared.slots.key(claim.id).unwrap();
         let mine = queue.iter().find(|listed| listed.key == key).cloned();
-        shared.note(claim, &Sight::new(mine, queue, true, read_at), true, Instant::now())
+        shared.note(claim, &Sight::new(mine, queue, true, read_at), true, now())
     }
 
-    fn fence(standing: Standing) -> Option<u64> {
+    pub(in crate::etcd) fn fence(standing: Standing) -> Option<u64> {
         match standing {
             Standing::Held(grant) => Some(grant.fence),
             _ => None,

@@ -4,8 +4,6 @@
 //! The key is `<prefix><name>`. Whoever made it holds that lock; it is given back by comparing its value. Only the head
 //! of our queue asks for it, in the transaction that joins where nobody is before it.
 
-use std::time::Instant;
-
 use super::keys::{self, Listed};
 use super::link::is_lease_over;
 use super::messages::{
@@ -16,6 +14,7 @@ use super::reading::ranges;
 use super::{Shared, operation};
 use crate::backend::{Claim, ClaimId, Standing};
 use crate::error::Result;
+use crate::sync::now;
 
 /// What the key holds while it is ours: 16 bytes, as theirs.
 fn value(id: ClaimId) -> Vec<u8> {
@@ -116,7 +115,7 @@ impl Shared {
             success: vec![operation(Request::Put(put))],
             failure: vec![operation(read(single.clone())), operation(read(mine.clone()))],
         };
-        let sent = Instant::now();
+        let sent = now();
         let answer = match self.transaction(request).await {
             Err(error) if is_lease_over(&error) => {
                 self.lease_is_over(place.mine.lease);

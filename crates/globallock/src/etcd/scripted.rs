@@ -6,6 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::stream;
 use prost::Message;
@@ -182,8 +183,9 @@ pub(super) fn as_of(revision: i64) -> Option<Header> {
 }
 
 /// What must not take long once all that can be done at once is done: by the clock of the test, which waits for nothing.
-pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(std::time::Duration::from_secs(1), future).await.expect("it takes no time")
+pub(super) fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let future = Box::pin(future);
+    async { tokio::time::timeout(Duration::from_secs(1), future).await.expect("it takes no time") }
 }
 
 /// The watch that a request asks for.

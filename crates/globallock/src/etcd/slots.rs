@@ -53,8 +53,9 @@ impl Slots {
         let kind = (claim.name.clone(), claim.share);
         let numbers = state.numbers.entry(kind.clone()).or_default();
         let number = numbers.given_back.pop_first().unwrap_or_else(|| {
+            let number = numbers.next;
             numbers.next += 1;
-            numbers.next - 1
+            number
         });
         let key = keys::claim(prefix, claim, number);
         state.by_key.insert(key.clone(), claim.id);

@@ -188,7 +188,7 @@ mod tests {
 
         fn begins(&self, revision: i64) {
             for watch_id in self.ids {
-                self.say(WatchResponse {
+                self.say(&WatchResponse {
                     header: as_of(revision),
                     watch_id,
                     created: true,
@@ -200,7 +200,7 @@ mod tests {
         /// The key of the one that is so many ahead of the claim was deleted.
         fn deleted(&self, ahead: usize, revision: i64) {
             let events = vec![Event::default()];
-            self.say(WatchResponse {
+            self.say(&WatchResponse {
                 header: as_of(revision),
                 watch_id: self.ids[ahead],
                 events,
@@ -208,8 +208,8 @@ mod tests {
             });
         }
 
-        fn say(&self, answer: WatchResponse) {
-            self.stream.say(&answer);
+        fn say(&self, answer: &WatchResponse) {
+            self.stream.say(answer);
         }
     }
 

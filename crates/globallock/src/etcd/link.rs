@@ -8,11 +8,15 @@ use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
+#[cfg(not(test))]
+use tonic::transport::Channel as Member;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::config::Config;
 use super::messages::{AuthenticateRequest, AuthenticateResponse, Empty, StatusResponse};
+#[cfg(test)]
+use super::scripted::Member;
 use crate::error::{Error, Result};
 
 /// How long to wait before the same members are asked again, in an election for example.
@@ -32,11 +36,6 @@ pub(super) struct Link {
     #[cfg(test)]
     scripted: Option<Member>,
 }
-
-#[cfg(test)]
-use super::scripted::Member;
-#[cfg(not(test))]
-use tonic::transport::Channel as Member;
 
 /// What the cluster knows a user by, for a while.
 pub(super) type Token = MetadataValue<Ascii>;

@@ -200,7 +200,7 @@ pub(super) mod tests {
 
     pub(in crate::etcd) const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
     pub(in crate::etcd) const MUTEX: Share = Share { weight: 1, capacity: 1 };
-    const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+    pub(in crate::etcd) const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
 
     pub(in crate::etcd) fn claim(number: u64, share: Share) -> Claim {
         Claim {

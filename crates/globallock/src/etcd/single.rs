@@ -224,6 +224,10 @@ mod tests {
         operation(Request::Put(PutRequest { key: SINGLE.to_vec(), value: value(claim.id), lease: 1 }))
     }
 
+    fn reads(key: &[u8]) -> RequestOp {
+        operation(Request::Range(RangeRequest { key: key.to_vec(), ..RangeRequest::default() }))
+    }
+
     /// The claim joins, and takes the key as well if nobody is there.
     async fn joins(cluster: &mut Cluster, claim: &Claim) -> Call {
         let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
@@ -233,7 +237,7 @@ mod tests {
             success: vec![put(claim)],
             failure: Vec::new(),
         };
-        let read = operation(read(SINGLE.to_vec()));
+        let read = reads(SINGLE);
         assert_eq!(asked.success[3..], [operation(Request::Transaction(take)), read.clone()]);
         assert_eq!(asked.failure[2..], [read]);
         call
@@ -243,7 +247,7 @@ mod tests {
     async fn asks(cluster: &mut Cluster, claim: &Claim, own: &KeyValue) -> Call {
         let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
         let compare = vec![Compare::created(SINGLE.to_vec(), 0), Compare::created(own.key.clone(), 40)];
-        let failure = [SINGLE.to_vec(), own.key.clone()].map(|key| operation(read(key))).to_vec();
+        let failure = vec![reads(SINGLE), reads(&own.key)];
         assert_eq!(asked, TxnRequest { compare, success: vec![put(claim)], failure });
         call
     }

@@ -133,6 +133,43 @@ mod tests {
         admit(watched.iter().map(|listed| listed.share).chain([mine])) <= watched.len()
     }
 
+    #[test]
+    fn of_a_long_queue_the_departure_of_any_that_it_watches_has_it_read_again() {
+        let permit = Share { weight: 1, capacity: 3 };
+        let queue = queue(&[permit; SHORT + 1]);
+        let ahead = Ahead::of_queue(&queue, permit);
+        assert_eq!(ahead.blockers(permit).len(), 3);
+        for leaving in ahead.blockers(permit) {
+            let mut left = ahead.clone();
+            left.remove(std::slice::from_ref(&leaving.key));
+            assert!(!left.tells(), "{leaving:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_keeps_a_claim_waiting_all_alone_is_what_it_waits_for() {
+        let mutex = Share { weight: 1, capacity: 1 };
+        let permit = Share { weight: 1, capacity: 2 };
+        let [first, second] = &queue(&[mutex; 2])[..] else { unreachable!() };
+        let one = Ahead::behind(first, None, mutex).unwrap();
+        assert!(one.is_only(first) && !one.is_only(second));
+        // Those that share may wait for two, and who has read a queue need not wait for whoever was in front.
+        let two = Ahead::of_queue(&queue(&[permit; SHORT + 1]), permit);
+        assert!(two.blockers(permit).iter().all(|listed| !two.is_only(listed)));
+        let whole = Ahead::of_queue(std::slice::from_ref(first), permit);
+        assert!(!whole.is_only(first) && !Ahead::default().is_only(first));
+    }
+
+    #[test]
+    fn short_queues_are_known_whole_and_of_long_ones_no_more_than_one_has_to_watch() {
+        let mutex = Share { weight: 1, capacity: 1 };
+        for (length, is_whole) in [(0, true), (1, true), (SHORT, true), (SHORT + 1, false)] {
+            let ahead = Ahead::of_queue(&queue(&vec![mutex; length]), mutex);
+            assert_eq!(ahead.is_whole(), is_whole, "{length}");
+            assert_eq!(ahead.listed.len(), if is_whole { length } else { 1 }, "{length}");
+        }
+    }
+
     proptest! {
         #[test]
         fn it_holds_iff_the_queue_lets_it_in_and_is_kept_waiting_by_what_it_watches(

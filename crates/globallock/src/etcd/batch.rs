@@ -78,3 +78,73 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::etcd::messages::{RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse};
+    use crate::etcd::places::tests::found;
+    use crate::etcd::reading::key_request;
+    use crate::etcd::scripted::{Call, Cluster, as_of, soon};
+
+    fn keys<const N: usize>(keys: [&str; N]) -> Vec<Vec<u8>> {
+        keys.map(Into::into).to_vec()
+    }
+
+    /// Somebody looks at these keys.
+    async fn looks(cluster: &mut Cluster, keys: &[Vec<u8>]) -> Call {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let success = keys.iter().map(|key| key_request(key)).collect();
+        assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
+        call
+    }
+
+    /// They were created as of these revisions.
+    fn answer(created: &[i64]) -> TxnResponse {
+        let each = |created: &i64| {
+            let kvs = vec![found(b"", *created, 1)];
+            ResponseOp { response: Some(Response::Range(RangeResponse { kvs, ..RangeResponse::default() })) }
+        };
+        let responses = created.iter().map(each).collect();
+        TxnResponse { header: as_of(9), succeeded: true, responses }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_looks_while_others_do_is_served_together_with_those_who_come_meanwhile() {
+        let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        for _ in 0..2 {
+            let look = async |wanted| {
+                let seen = shared.look_together(wanted).await.unwrap();
+                seen.iter().map(|seen| seen.created).collect::<Vec<_>>()
+            };
+            let first = async { look(keys(["a"])).await };
+            let others = async {
+                let call = looks(&mut cluster, &keys(["a"])).await;
+                let answers = async {
+                    call.answer(&answer(&[1]));
+                    looks(&mut cluster, &keys(["b", "c", "d"])).await.answer(&answer(&[2, 3, 4]));
+                };
+                let ((one, other), ()) =
+                    tokio::join!(async { tokio::join!(look(keys(["b", "c"])), look(keys(["d"]))) }, answers);
+                (one, other)
+            };
+            let (first, (one, other)) = soon(async { tokio::join!(first, others) }).await;
+            assert_eq!((first, one, other), (vec![1], vec![2, 3], vec![4]));
+            assert!(cluster.is_idle().await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_is_told_that_a_look_failed() {
+        let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        let fails = async {
+            let call = looks(&mut cluster, &keys(["a", "b"])).await;
+            call.fail(tonic::Status::permission_denied("not for you"));
+        };
+        let looks =
+            async { tokio::join!(shared.look_together(keys(["a"])), shared.look_together(keys(["b"]))) };
+        let ((one, other), ()) = soon(async { tokio::join!(looks, fails) }).await;
+        for failed in [one, other] {
+            assert!(failed.unwrap_err().to_string().contains("not for you"));
+        }
+    }
+}

@@ -105,6 +105,39 @@ mod tests {
         "etcds://user:QQQQQQQQ@host?ca=/nowhere.pem",
     ];
 
+    /// What is said of an address with these options, each with a file that has this in it.
+    fn tls_of(options: &[(&str, &str)]) -> Result<()> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut query = Vec::new();
+        for (option, content) in options {
+            let path = directory.path().join(option);
+            std::fs::write(&path, content).unwrap();
+            query.push(format!("{option}={}", path.display()));
+        }
+        let mut address = Address::parse(&format!("etcds://host?{}", query.join("&"))).unwrap();
+        tls(&mut address)?;
+        address.finish(&[])
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_go_together() {
+        let (ca, cert) = (("ca", "-----BEGIN CERTIFICATE-----"), ("cert", "-----BEGIN CERTIFICATE-----"));
+        let key = ("key", "PRIVATE KEY");
+        for options in [&[][..], &[ca], &[cert, key], &[ca, cert, key]] {
+            tls_of(options).unwrap();
+        }
+        for options in [&[cert][..], &[key], &[ca, cert], &[ca, key]] {
+            let refused = tls_of(options).unwrap_err().to_string();
+            assert!(refused.contains("cert and key go together"), "{refused}");
+        }
+        for (option, other) in
+            [("ca", "BEGIN CERTIFICATE"), ("cert", "BEGIN CERTIFICATE"), ("key", "PRIVATE KEY")]
+        {
+            let refused = tls_of(&[(option, "nothing of the kind")]).unwrap_err().to_string();
+            assert!(refused.contains(option) && refused.contains(other), "{refused}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {

@@ -106,8 +106,125 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::time::advance;
+    use tonic::Status;
+
+    use super::*;
     use crate::backend::Standing;
-    use crate::etcd::places::tests::{found, read, store};
+    use crate::etcd::messages::{DeleteRangeRequest, DeleteRangeResponse, TxnResponse};
+    use crate::etcd::places::tests::{MUTEX, claim, found, read, store};
+    use crate::etcd::scripted::{Call, Cluster, soon};
+
+    /// A claim that holds, under lease 1.
+    fn held() -> (Cluster, Arc<Shared>, Claim, Vec<u8>) {
+        let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        shared.leases.pretend(1);
+        let claim = claim(1, MUTEX);
+        let key = shared.slots.take(shared.prefix(), &claim);
+        let standing = read(&shared, &claim, &[found(&key, 4, 1)], 4);
+        assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
+        (cluster, shared, claim, key)
+    }
+
+    async fn deletes(cluster: &mut Cluster, key: &[u8]) -> Call {
+        let (asked, call) = cluster.asked::<DeleteRangeRequest>("KV/DeleteRange").await;
+        assert_eq!(asked, DeleteRangeRequest { key: key.to_vec() });
+        call
+    }
+
+    /// Has a departure refused.
+    async fn is_refused(cluster: &mut Cluster, shared: &Arc<Shared>, claim: &Claim, key: &[u8]) {
+        let refuses = async { deletes(cluster, key).await.fail(Status::permission_denied("not now")) };
+        let (left, ()) = soon(async { tokio::join!(shared.leave(claim), refuses) }).await;
+        left.unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_left_is_known_no_more_and_its_key_is_free() {
+        for (deleted, departure) in [(1, Departure::Left), (0, Departure::Gone)] {
+            let (mut cluster, shared, claim, key) = held();
+            let answers =
+                async { deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted }) };
+            let (left, ()) = soon(async { tokio::join!(shared.leave(&claim), answers) }).await;
+            assert_eq!(left.unwrap(), departure);
+            assert!(shared.slots.key(claim.id).is_none() && shared.places().get(claim.id).is_none());
+            assert_eq!(soon(shared.leave(&claim)).await.unwrap(), Departure::Gone);
+            assert!(cluster.is_idle().await && !shared.is_leaving(claim.id));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_departure_that_fails_is_tried_again_by_one_task_until_it_is_answered() {
+        let (mut cluster, shared, claim, key) = held();
+        for _ in 0..2 {
+            is_refused(&mut cluster, &shared, &claim, &key).await;
+            assert!(shared.is_leaving(claim.id));
+            assert_eq!(shared.slots.key(claim.id).as_ref(), Some(&key), "it may be there");
+        }
+        assert!(cluster.is_idle().await);
+        for _ in 0..2 {
+            advance(PAUSE).await;
+            soon(deletes(&mut cluster, &key)).await.fail(Status::permission_denied("not now"));
+            assert!(cluster.is_idle().await, "there is only one such task");
+            assert!(shared.is_leaving(claim.id));
+        }
+        advance(PAUSE).await;
+        soon(deletes(&mut cluster, &key)).await.answer(&DeleteRangeResponse { deleted: 1 });
+        assert!(cluster.is_idle().await && !shared.is_leaving(claim.id));
+        assert_eq!(shared.slots.key(claim.id), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_departure_that_was_answered_after_all_is_tried_no_more() {
+        let (mut cluster, shared, claim, key) = held();
+        is_refused(&mut cluster, &shared, &claim, &key).await;
+        let answers = async { deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 }) };
+        let (left, ()) = soon(async { tokio::join!(shared.leave(&claim), answers) }).await;
+        assert_eq!(left.unwrap(), Departure::Left);
+        advance(PAUSE).await;
+        assert!(cluster.is_idle().await && !shared.is_leaving(claim.id));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_whose_lease_is_over_needs_no_further_departure() {
+        let (mut cluster, shared, claim, key) = held();
+        shared.leases.forget(1);
+        is_refused(&mut cluster, &shared, &claim, &key).await;
+        assert!(shared.slots.key(claim.id).is_none() && !shared.is_leaving(claim.id));
+        advance(PAUSE).await;
+        assert!(cluster.is_idle().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_request_without_an_answer_may_yet_put_is_barred_before_the_claim_is_taken_out() {
+        // The bar is there, its lease is over, and it is not known.
+        for refusal in [None, Some(Status::not_found("no lease")), Some(Status::permission_denied("not now"))]
+        {
+            let (mut cluster, shared, claim, key) = held();
+            shared.unanswered().insert(claim.id, BTreeSet::from([1]));
+            let goes_on = refusal.as_ref().is_none_or(|refusal| refusal.code() == tonic::Code::NotFound);
+            let answers = async {
+                let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+                let bar =
+                    PutRequest { key: keys::bar(shared.prefix(), claim.id, 1), value: Vec::new(), lease: 1 };
+                let success = vec![operation(Request::Put(bar))];
+                assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
+                match refusal {
+                    None => call.answer(&TxnResponse { succeeded: true, ..TxnResponse::default() }),
+                    Some(refusal) => call.fail(refusal),
+                }
+                if goes_on {
+                    deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 });
+                }
+            };
+            let (left, ()) = soon(async { tokio::join!(shared.leave(&claim), answers) }).await;
+            assert_eq!(left.ok(), goes_on.then_some(Departure::Left));
+            assert_eq!(shared.unanswered().contains_key(&claim.id), !goes_on);
+            assert!(cluster.is_idle().await);
+        }
+    }
 
     #[tokio::test]
     async fn a_key_is_nobody_elses_while_its_lease_may_be_confirmed_after_all() {

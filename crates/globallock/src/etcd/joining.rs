@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -15,6 +14,7 @@ use super::reading::{FEW, Sight, key_request, queue_request, ranges};
 use super::{Shared, TRANSACTION, operation, value};
 use crate::backend::{Claim, ClaimId, Patience, Standing};
 use crate::error::Result;
+use crate::sync::now;
 
 /// Whose turn it is for each claim that is being joined or left.
 pub(super) type Turns = Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>;
@@ -90,7 +90,7 @@ impl Shared {
 
     async fn join_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<Standing> {
         let behind = self.behind(claim);
-        let sent = Instant::now();
+        let sent = now();
         let request = self.put_or_find(claim, key, lease, behind.as_ref());
         let (answer, unanswered) = self.link.ask::<_, TxnResponse>(TRANSACTION, request).await;
         if unanswered {
@@ -157,5 +157,190 @@ impl Shared {
         };
         self.also_take_single(claim, lease, &mut request);
         request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use futures_util::FutureExt;
+    use tonic::Status;
+
+    use super::*;
+    use crate::etcd::messages::{
+        DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, RangeRequest,
+        RangeResponse, Response, ResponseOp,
+    };
+    use crate::etcd::places::tests::{MUTEX, OTHER, READ, claim, fence, found};
+    use crate::etcd::scripted::{Call, Cluster, as_of, soon};
+    use crate::queue::Share;
+
+    /// A store with lease 1, and a claim that is not there yet.
+    fn absent(share: Share) -> (Cluster, Arc<Shared>, Claim, Vec<u8>) {
+        let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        shared.leases.pretend(1);
+        let mut claim = claim(1, share);
+        claim.lease = shared.leases.find(1).unwrap().length();
+        let key = shared.slots.take(shared.prefix(), &claim);
+        (cluster, shared, claim, key)
+    }
+
+    /// Somebody puts the claim under this lease, unless it is there or barred, and reads it and some of its queue.
+    async fn puts(cluster: &mut Cluster, shared: &Shared, claim: &Claim, lease: i64) -> Call {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let key = shared.slots.key(claim.id).unwrap();
+        let bar = keys::bar(shared.prefix(), claim.id, lease);
+        assert_eq!(asked.compare, [Compare::created(key.clone(), 0), Compare::created(bar, 0)]);
+        let Some(Request::Put(put)) = &asked.success[0].request else { panic!("{asked:?}") };
+        assert_eq!((&put.key, put.lease), (&key, lease));
+        let reads = [
+            key_request(&key),
+            operation(Request::Range(queue_request(&keys::queue(shared.prefix(), &claim.name), FEW))),
+        ];
+        assert_eq!((&asked.success[1..], &asked.failure[..]), (&reads[..], &reads[..]));
+        call
+    }
+
+    /// What the claim's own key and its queue are as of revision 50.
+    fn answer(own: &[KeyValue], queue: &[KeyValue], more: bool) -> TxnResponse {
+        let range = |kvs: &[KeyValue], more| {
+            let range = RangeResponse { header: None, kvs: kvs.to_vec(), more };
+            ResponseOp { response: Some(Response::Range(range)) }
+        };
+        TxnResponse {
+            header: as_of(50),
+            succeeded: true,
+            responses: vec![range(own, false), range(queue, more)],
+        }
+    }
+
+    async fn deletes(cluster: &mut Cluster, key: &[u8], deleted: i64) {
+        let (asked, call) = cluster.asked::<DeleteRangeRequest>("KV/DeleteRange").await;
+        assert_eq!(asked.key, key);
+        call.answer(&DeleteRangeResponse { deleted });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_holds_at_once_or_waits_if_it_wants_to_and_is_taken_out_again_if_not() {
+        for patience in [Patience::Queue, Patience::Once] {
+            for others in [0, 1] {
+                let (mut cluster, shared, mut claim, key) = absent(MUTEX);
+                claim.patience = patience;
+                let queue = [found(OTHER.as_bytes(), 3, 9), found(&key, 40, 1)];
+                let leaves = others == 1 && patience == Patience::Once;
+                let answers = async {
+                    let call = puts(&mut cluster, &shared, &claim, 1).await;
+                    call.answer(&answer(&queue[1..], &queue[1 - others..], false));
+                    if leaves {
+                        deletes(&mut cluster, &key, 1).await;
+                    }
+                };
+                let (standing, ()) =
+                    soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+                match (others, patience) {
+                    (0, _) => assert_eq!(fence(standing.unwrap()), Some(40)),
+                    (_, Patience::Queue) => assert_eq!(standing.unwrap(), Standing::Waiting),
+                    (_, Patience::Once) => assert_eq!(standing.unwrap(), Standing::Gone),
+                }
+                assert!(cluster.is_idle().await);
+                assert_eq!(shared.slots.key(claim.id).is_none(), leaves);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_is_read_of_a_long_queue_only_where_its_beginning_does_not_tell_whom_to_wait_for() {
+        for (share, reads) in [(MUTEX, false), (READ, true)] {
+            let (mut cluster, shared, claim, key) = absent(share);
+            let reader = format!("/locks/_glocks/a/0123456789abcdef0123.0.1.{}", READ.capacity);
+            let other = found(reader.as_bytes(), 3, 9);
+            let own = found(&key, 40, 1);
+            let answers = async {
+                let call = puts(&mut cluster, &shared, &claim, 1).await;
+                call.answer(&answer(std::slice::from_ref(&own), std::slice::from_ref(&other), true));
+                if reads {
+                    let (_, call) = cluster.asked::<RangeRequest>("KV/Range").await;
+                    let kvs = vec![other.clone(), own.clone()];
+                    call.answer(&RangeResponse { header: as_of(51), kvs, more: false });
+                }
+            };
+            let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+            assert_eq!(fence(standing.unwrap()), reads.then_some(40));
+            assert!(cluster.is_idle().await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_whose_lease_ended_unseen_joins_under_another() {
+        let (mut cluster, shared, claim, key) = absent(MUTEX);
+        let answers = async {
+            let call = puts(&mut cluster, &shared, &claim, 1).await;
+            call.fail(Status::not_found("etcdserver: requested lease not found"));
+            let (_, call) = cluster.asked::<LeaseGrantRequest>("Lease/LeaseGrant").await;
+            call.answer(&LeaseGrantResponse { id: 2, ttl: 60 });
+            let own = [found(&key, 40, 2)];
+            puts(&mut cluster, &shared, &claim, 2).await.answer(&answer(&own, &own, false));
+        };
+        let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+        assert_eq!(fence(standing.unwrap()), Some(40));
+        assert_eq!((shared.leases.find(1), shared.leases.find(2).is_some()), (None, true));
+        soon(shared.disturbed.notified()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_refused_for_another_reason_than_its_lease_is_refused() {
+        let (mut cluster, shared, claim, _) = absent(MUTEX);
+        let refuses = async {
+            puts(&mut cluster, &shared, &claim, 1).await.fail(Status::permission_denied("not for you"));
+        };
+        let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), refuses) }).await;
+        assert!(standing.unwrap_err().to_string().contains("not for you"));
+        assert!(cluster.is_idle().await && shared.leases.find(1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_an_earlier_lease_is_taken_out_and_the_claim_has_to_begin_again() {
+        for (own, deleted) in [(true, 1), (false, 0)] {
+            let (mut cluster, shared, claim, key) = absent(MUTEX);
+            let own = if own { vec![found(&key, 40, 7)] } else { Vec::new() };
+            let answers = async {
+                puts(&mut cluster, &shared, &claim, 1).await.answer(&answer(&own, &own, false));
+                deletes(&mut cluster, &key, deleted).await;
+            };
+            let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+            assert_eq!(standing.ok(), (deleted == 0).then_some(Standing::Gone));
+            assert!(cluster.is_idle().await && shared.places().get(claim.id).is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_a_request_without_an_answer_may_yet_put_is_remembered_with_its_lease() {
+        let (mut cluster, shared, claim, _) = absent(MUTEX);
+        let (standing, _call) =
+            tokio::join!(shared.join_or_leave(&claim), puts(&mut cluster, &shared, &claim, 1));
+        assert!(standing.unwrap_err().to_string().contains("did not answer"));
+        assert_eq!(shared.unanswered().get(&claim.id), Some(&BTreeSet::from([1])));
+        // It ends with the claims that it has.
+        let other = shared.leases.get(&shared.link, claim.lease).now_or_never();
+        assert!(other.is_none() && shared.leases.find(1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_is_joined_or_left_by_one_at_a_time_and_nothing_is_left_of_the_turns() {
+        let (_cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        let id = ClaimId::new(1, 1);
+        let first = Turn::take(&shared, id).await;
+        let mut second = Box::pin(Turn::take(&shared, id));
+        assert!((&mut second).now_or_never().is_none());
+        let third = Turn::take(&shared, id).now_or_never();
+        assert!(third.is_none(), "it was given up");
+        drop(Turn::take(&shared, ClaimId::new(1, 2)).now_or_never().unwrap());
+        assert_eq!(shared.turns().len(), 1);
+        drop(first);
+        let second = soon(second).await;
+        assert!(Turn::take(&shared, id).now_or_never().is_none());
+        drop(second);
+        assert!(shared.turns().is_empty());
     }
 }

@@ -108,6 +108,76 @@ mod tests {
             let key = queue("/locks/", &lock) + "694d80";
             prop_assert_eq!(name("/locks/", key.as_bytes()), Some(lock));
         }
+
+        #[test]
+        fn a_key_is_in_the_range_of_the_lock_below_which_it_is_and_of_no_other(
+            one in "[ab%/F25.]{1,6}", other in "[ab%/F25.]{1,6}", own in "[^\0]{0,10}",
+        ) {
+            let [one_start, other_start] =
+                [&one, &other].map(|name| queue("/locks/", &Name::new(name.as_str()).unwrap()));
+            let key = format!("{one_start}{own}").into_bytes();
+            let is_in = |start: &str| start.as_bytes() <= &key[..] && key < end(start);
+            prop_assert!(is_in(&one_start));
+            prop_assert_eq!(is_in(&other_start), one == other);
+        }
+
+        #[test]
+        fn bars_and_markers_are_in_no_queue_and_each_is_of_one_lease(
+            name in "[ab%/F25.]{1,6}", number in 0_u64..3, lease in 1_i64..=i64::MAX, other in 1_i64..40,
+        ) {
+            let id = ClaimId::new(1, number);
+            let keys = [bar("/locks/", id, lease), marker("/locks/", lease)];
+            prop_assert!(keys[0] != keys[1]);
+            let start = queue("/locks/", &Name::new(name).unwrap());
+            for key in &keys {
+                prop_assert!(key.starts_with(b"/locks/"), "its users need no rights but those on the prefix");
+                prop_assert!(key < &start.clone().into_bytes() || key >= &end(&start));
+                prop_assert_eq!(super::name("/locks/", key), None);
+            }
+            let others = [bar("/locks/", id, other), marker("/locks/", other)];
+            prop_assert_eq!(keys == others, lease == other);
+            prop_assert!(lease == other || (keys[0] != others[0] && keys[1] != others[1]));
+            prop_assert_ne!(&keys[0], &bar("/locks/", ClaimId::new(1, number + 1), lease));
+        }
+    }
+
+    #[test]
+    fn a_key_of_ours_tells_its_share_and_none_that_only_looks_like_one() {
+        let manager = "0123456789abcdef0123";
+        let permit = Share { weight: 2, capacity: 5 };
+        for (own, share) in [
+            (format!("{manager}.7.2.5"), Some(permit)),
+            (format!("{manager}.7.0.5"), None),
+            (format!("{manager}.7.2"), None),
+            (format!("{manager}.7.2.5.1"), None),
+            (format!("{manager}.x.2.5"), None),
+            (format!("{manager}.7.2.x"), None),
+            (format!("{manager}.4294967296.2.5"), None),
+            (format!("{}.7.2.5", &manager[1..]), None),
+            (format!("{manager}4.7.2.5"), None),
+            (format!("{}g.7.2.5", &manager[1..]), None),
+            (format!("{}.7.2.5", manager.to_uppercase()), None),
+        ] {
+            let found = KeyValue { key: format!("/locks/a/{own}").into(), ..KeyValue::default() };
+            let listed = Listed::new(&found);
+            assert_eq!((listed.ours, listed.share), (share.is_some(), share.unwrap_or(ALL)), "{own}");
+        }
+    }
+
+    #[test]
+    fn etcds_own_mutex_calls_its_keys_by_leases() {
+        for (own, is_one) in [
+            ("694d80a1b2c3d4e5", true),
+            ("0123abcd", true),
+            ("123abcd", false),
+            ("694d80a1b2c3d4e5f", false),
+            ("694d80a1b2c3d4eg", false),
+            ("694D80A1B2C3D4E5", false),
+            ("abcdefgh", false),
+            ("", false),
+        ] {
+            assert_eq!(is_lease(format!("/locks/a/{own}").as_bytes()), is_one, "{own:?}");
+        }
     }
 
     #[test]

@@ -8,11 +8,15 @@ use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
+#[cfg(not(test))]
+use tonic::transport::Channel as Member;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::config::Config;
 use super::messages::{AuthenticateRequest, AuthenticateResponse, Empty, StatusResponse};
+#[cfg(test)]
+use super::scripted::Member;
 use crate::error::{Error, Result};
 
 /// How long to wait before the same members are asked again, in an election for example.
@@ -28,6 +32,9 @@ pub(super) struct Link {
     token: Mutex<Option<Token>>,
     /// One asks for a token, the others wait for it.
     asking: tokio::sync::Mutex<()>,
+    /// Asked in the place of all members.
+    #[cfg(test)]
+    scripted: Option<Member>,
 }
 
 /// What the cluster knows a user by, for a while.
@@ -37,7 +44,19 @@ impl Link {
     /// A link that has not asked for anything yet.
     pub(super) fn new(config: Config) -> Self {
         let (member, token) = (AtomicUsize::new(0), Mutex::new(None));
-        Link { config, member, token, asking: tokio::sync::Mutex::new(()) }
+        Link {
+            config,
+            member,
+            token,
+            asking: tokio::sync::Mutex::new(()),
+            #[cfg(test)]
+            scripted: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn script(&mut self, member: Member) {
+        self.scripted = Some(member);
     }
 
     /// Checks that the cluster answers, knows the user, and is new enough.
@@ -170,9 +189,11 @@ impl Link {
         Ok(opened?.into_inner())
     }
 
-    async fn client(&self, member: usize) -> Result<tonic::client::Grpc<tonic::transport::Channel>, Status> {
-        let channel = &self.config.channels[member % self.config.channels.len()];
-        let mut client = tonic::client::Grpc::new(channel.clone());
+    async fn client(&self, member: usize) -> Result<tonic::client::Grpc<Member>, Status> {
+        let member = self.config.channels[member % self.config.channels.len()].clone();
+        #[cfg(test)]
+        let member = self.scripted.clone().unwrap_or(Member::Real(member));
+        let mut client = tonic::client::Grpc::new(member);
         client.ready().await.map_err(|error| Status::unavailable(cause(&error)))?;
         Ok(client)
     }

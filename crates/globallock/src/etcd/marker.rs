@@ -63,3 +63,115 @@ impl Shared {
         Ok((!answer.kvs.is_empty(), answer.header.map_or(0, |header| header.revision)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::etcd::messages::{Event, KeyValue, WatchRequest, WatchResponse};
+    use crate::etcd::scripted::{Call, Cluster, as_of, creates, soon};
+
+    const LEASE: i64 = 0x1f;
+    const MARKER: &[u8] = b"/locks/_glocks//1f";
+
+    /// A store with a lease, the marker of which is put as of revision 7.
+    async fn watched_over() -> (Cluster, Arc<Shared>, Lease) {
+        let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        shared.leases.pretend(LEASE);
+        let lease = shared.leases.find(LEASE).unwrap();
+        shared.watch_over(lease);
+        let (asked, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
+        assert_eq!(asked, PutRequest { key: MARKER.to_vec(), value: Vec::new(), lease: LEASE });
+        call.answer(&PutResponse { header: as_of(7) });
+        (cluster, shared, lease)
+    }
+
+    /// The marker is watched from this revision on.
+    fn is_watched(request: WatchRequest, from: i64) -> i64 {
+        let create = creates(request);
+        assert_eq!((&create.key[..], create.start_revision), (MARKER, from));
+        create.watch_id
+    }
+
+    /// Somebody looks whether the marker is there.
+    async fn looks(cluster: &mut Cluster) -> Call {
+        let (asked, call) = cluster.asked::<RangeRequest>("KV/Range").await;
+        assert_eq!(asked, RangeRequest { key: MARKER.to_vec(), keys_only: true, ..RangeRequest::default() });
+        call
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_lease_is_told_at_once_by_that_of_its_marker() {
+        let (mut cluster, shared, _) = watched_over().await;
+        let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
+        let watch_id = is_watched(first, 8);
+        stream.say(&WatchResponse { header: as_of(7), watch_id, created: true, ..Default::default() });
+        assert!(cluster.is_idle().await);
+        assert!(shared.leases.find(LEASE).is_some());
+        let events = vec![Event::default()];
+        stream.say(&WatchResponse { header: as_of(9), watch_id, events, ..Default::default() });
+        soon(shared.disturbed.notified()).await;
+        assert_eq!(shared.leases.find(LEASE), None);
+        assert!(cluster.is_idle().await, "it is told, and need not be asked");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_marker_is_looked_at_once_a_lease_where_its_watch_is_silent() {
+        let (mut cluster, shared, lease) = watched_over().await;
+        let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
+        is_watched(first, 8);
+        // Renewed by its claims meanwhile.
+        tokio::time::advance(lease.length() - Duration::from_millis(1)).await;
+        shared.leases.forget(LEASE);
+        shared.leases.pretend(LEASE);
+        assert!(cluster.is_idle().await);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let kvs = vec![KeyValue { key: MARKER.to_vec(), ..KeyValue::default() }];
+        soon(looks(&mut cluster)).await.answer(&RangeResponse { header: as_of(20), kvs, more: false });
+        let again = async {
+            // It has not heard that the first one is not wanted any more.
+            stream.request::<WatchRequest>().await;
+            is_watched(stream.request().await, 21)
+        };
+        soon(again).await;
+        assert!(shared.leases.find(LEASE).is_some());
+        tokio::time::advance(lease.length() - Duration::from_millis(1)).await;
+        shared.leases.forget(LEASE);
+        shared.leases.pretend(LEASE);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        soon(looks(&mut cluster)).await.answer(&RangeResponse { header: as_of(30), ..Default::default() });
+        soon(shared.disturbed.notified()).await;
+        assert_eq!(shared.leases.find(LEASE), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_that_does_not_answer_ends_no_lease_and_is_asked_again() {
+        let (mut cluster, shared, _) = watched_over().await;
+        let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
+        let watch_id = is_watched(first, 8);
+        // Somebody wrote between: the marker may have ended unseen.
+        stream.say(&WatchResponse { header: as_of(8), watch_id, created: true, ..Default::default() });
+        let refusal = tonic::Status::invalid_argument("it is confused");
+        soon(looks(&mut cluster)).await.fail(refusal);
+        assert!(cluster.is_idle().await);
+        assert!(shared.leases.find(LEASE).is_some());
+        tokio::time::advance(shared.link.config().timeout).await;
+        let mut stream = stream;
+        soon(stream.request::<WatchRequest>()).await;
+        is_watched(soon(stream.request()).await, 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_watches_over_a_lease_that_is_over_or_whose_marker_was_refused() {
+        let (mut cluster, shared, _) = watched_over().await;
+        shared.leases.forget(LEASE);
+        assert!(cluster.is_idle().await);
+        shared.leases.pretend(LEASE);
+        shared.watch_over(shared.leases.find(LEASE).unwrap());
+        let (_, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
+        call.fail(tonic::Status::permission_denied("it may not be put"));
+        assert!(cluster.is_idle().await);
+        assert!(shared.leases.find(LEASE).is_some());
+    }
+}

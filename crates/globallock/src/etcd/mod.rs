@@ -15,6 +15,8 @@ mod marker;
 mod messages;
 mod places;
 mod reading;
+#[cfg(test)]
+mod scripted;
 mod single;
 mod slots;
 mod value;

@@ -9,6 +9,7 @@ use super::keys::Listed;
 use super::reading::Sight;
 use crate::backend::{Claim, ClaimId, Grant, Standing};
 use crate::name::Name;
+use crate::sync::now;
 
 /// A claim of this store in its queue, as last read.
 #[derive(Clone, Debug)]
@@ -176,7 +177,7 @@ impl Shared {
         if !is_told || !place.is_complete || !place.ahead.lets_in(claim.share) {
             return None;
         }
-        place.granted.get_or_insert_with(Instant::now);
+        place.granted.get_or_insert_with(now);
         let place = place.clone();
         drop(places);
         Some(self.standing(claim, &place))
@@ -197,11 +198,11 @@ pub(super) mod tests {
     use crate::etcd::reading::Seen;
     use crate::queue::{MAX_CAPACITY, Share};
 
-    const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
-    const MUTEX: Share = Share { weight: 1, capacity: 1 };
-    const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+    pub(in crate::etcd) const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
+    pub(in crate::etcd) const MUTEX: Share = Share { weight: 1, capacity: 1 };
+    pub(in crate::etcd) const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
 
-    fn claim(number: u64, share: Share) -> Claim {
+    pub(in crate::etcd) fn claim(number: u64, share: Share) -> Claim {
         Claim {
             id: ClaimId::new(1, number),
             name: Name::new("a").unwrap(),
@@ -236,10 +237,10 @@ pub(super) mod tests {
         let queue = shared.claims(queue);
         let key = shared.slots.key(claim.id).unwrap();
         let mine = queue.iter().find(|listed| listed.key == key).cloned();
-        shared.note(claim, &Sight::new(mine, queue, true, read_at), true, Instant::now())
+        shared.note(claim, &Sight::new(mine, queue, true, read_at), true, now())
     }
 
-    fn fence(standing: Standing) -> Option<u64> {
+    pub(in crate::etcd) fn fence(standing: Standing) -> Option<u64> {
         match standing {
             Standing::Held(grant) => Some(grant.fence),
             _ => None,
@@ -284,6 +285,64 @@ pub(super) mod tests {
         assert_eq!(fence(read(&shared, &claim, &queue, 7)), Some(4));
         let place = shared.places().get(claim.id).cloned().unwrap();
         assert_eq!((place.read_at, place.ahead.lets_in(MUTEX)), (8, true));
+    }
+
+    #[tokio::test]
+    async fn of_two_readings_as_of_one_revision_the_last_one_counts() {
+        let (shared, ..) = store();
+        shared.leases.pretend(1);
+        let reader = claim(2, READ);
+        let key = shared.slots.take(shared.prefix(), &reader);
+        let queue = shared.claims(&[found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)]);
+        let mine = || Some(queue[1].clone());
+        // Some of those in front do not keep it waiting, which tells nothing of the others.
+        let some = Sight::new(mine(), queue[1..].to_vec(), false, 6);
+        assert_eq!(shared.note(&reader, &some, true, now()), Standing::Waiting);
+        assert!(!shared.places().get(reader.id).unwrap().ahead.tells());
+        let whole = Sight::new(mine(), queue.clone(), true, 6);
+        assert_eq!(shared.note(&reader, &whole, true, now()), Standing::Waiting);
+        let blockers =
+            |place: &Place| place.ahead.blockers(READ).iter().map(|b| b.revision).collect::<Vec<_>>();
+        assert_eq!(blockers(shared.places().get(reader.id).unwrap()), [3]);
+    }
+
+    #[tokio::test]
+    async fn a_claim_holds_with_all_that_it_needs_and_what_it_once_had_it_keeps() {
+        let (shared, claim, key) = store();
+        shared.leases.pretend(1);
+        let reads = |queue: &[KeyValue], read_at, is_complete| {
+            let queue = shared.claims(queue);
+            let mine = queue.iter().find(|listed| listed.key == key).cloned();
+            shared.note(&claim, &Sight::new(mine, queue, true, read_at), is_complete, now())
+        };
+        let [other, mine, anew] = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1), found(&key, 9, 1)];
+        // It lacks the key that it needs besides, then its turn, then nothing.
+        assert_eq!(reads(std::slice::from_ref(&mine), 5, false), Standing::Waiting);
+        assert_eq!(reads(&[other.clone(), mine.clone()], 6, true), Standing::Waiting);
+        assert_eq!(fence(reads(&[mine], 7, false)), Some(4));
+        // For a key that was put anew it has nothing yet.
+        assert_eq!(reads(std::slice::from_ref(&anew), 9, false), Standing::Waiting);
+        assert_eq!(reads(&[other, anew], 10, false), Standing::Waiting);
+        assert_eq!(shared.advance(&claim, &[OTHER.into()]), None);
+        assert!(shared.places().get(claim.id).unwrap().granted.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_longest_hold_is_counted_from_the_request_by_whose_answer_the_claim_held() {
+        let (shared, mut claim, key) = store();
+        shared.leases.pretend(1);
+        claim.max_hold = Some(Duration::from_secs(30));
+        let sent = now();
+        for (read_at, passed) in [(4, 0), (14, 10)] {
+            tokio::time::advance(Duration::from_secs(passed)).await;
+            let Standing::Held(grant) = read(&shared, &claim, &[found(&key, 4, 1)], read_at) else {
+                unreachable!("nobody is in front")
+            };
+            assert_eq!(grant.hold_ends.map(|ends| ends - sent), claim.max_hold);
+        }
+        claim.max_hold = None;
+        let standing = shared.standing(&claim, shared.places().get(claim.id).unwrap());
+        assert!(matches!(standing, Standing::Held(grant) if grant.hold_ends.is_none()));
     }
 
     #[test]

@@ -4,8 +4,6 @@
 //! The key is `<prefix><name>`. Whoever made it holds that lock; it is given back by comparing its value. Only the head
 //! of our queue asks for it, in the transaction that joins where nobody is before it.
 
-use std::time::Instant;
-
 use super::keys::{self, Listed};
 use super::link::is_lease_over;
 use super::messages::{
@@ -16,6 +14,7 @@ use super::reading::ranges;
 use super::{Shared, operation};
 use crate::backend::{Claim, ClaimId, Standing};
 use crate::error::Result;
+use crate::sync::now;
 
 /// What the key holds while it is ours: 16 bytes, as theirs.
 fn value(id: ClaimId) -> Vec<u8> {
@@ -116,7 +115,7 @@ impl Shared {
             success: vec![operation(Request::Put(put))],
             failure: vec![operation(read(single.clone())), operation(read(mine.clone()))],
         };
-        let sent = Instant::now();
+        let sent = now();
         let answer = match self.transaction(request).await {
             Err(error) if is_lease_over(&error) => {
                 self.lease_is_over(place.mine.lease);
@@ -164,5 +163,229 @@ impl Shared {
             Some(Response::Delete(deleted)) => deleted.deleted > 0,
             _ => false,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tonic::Status;
+
+    use super::*;
+    use crate::backend::Departure;
+    use crate::etcd::messages::{
+        DeleteRangeResponse, Event, RangeResponse, RequestOp, ResponseOp, TxnResponse, WatchRequest,
+        WatchResponse,
+    };
+    use crate::etcd::places::tests::{MUTEX, READ, claim, fence, found};
+    use crate::etcd::reading::Sight;
+    use crate::etcd::scripted::{Call, Cluster, as_of, creates, soon};
+    use crate::queue::{MAX_CAPACITY, Share};
+
+    const ADDRESS: &str = "etcd://127.0.0.1:1?interop=python-etcd3";
+    const SINGLE: &[u8] = b"/locks/_glocks/a";
+    const QUEUE: &str = "/locks/_glocks/a/";
+
+    /// A store with lease 1, and a claim with its key as of revision 40.
+    fn wanting() -> (Cluster, Arc<Shared>, Claim, KeyValue) {
+        let (cluster, shared) = Cluster::with_store(ADDRESS);
+        shared.leases.pretend(1);
+        let mut claim = claim(1, MUTEX);
+        claim.lease = shared.leases.find(1).unwrap().length();
+        let key = shared.slots.take(shared.prefix(), &claim);
+        (cluster, shared, claim, found(&key, 40, 1))
+    }
+
+    /// A claim that is the first in its queue, and has not got the key yet.
+    fn first() -> (Cluster, Arc<Shared>, Claim, KeyValue) {
+        let (cluster, shared, claim, own) = wanting();
+        let queue = shared.claims([&own]);
+        let sight = Sight::new(Some(queue[0].clone()), queue, true, 40);
+        assert_eq!(shared.note(&claim, &sight, false, now()), Standing::Waiting);
+        (cluster, shared, claim, own)
+    }
+
+    /// The key, as this claim or somebody else has it.
+    fn single(value: &[u8]) -> KeyValue {
+        KeyValue { value: value.to_vec(), ..found(SINGLE, 30, 1) }
+    }
+
+    fn range(kvs: &[KeyValue]) -> ResponseOp {
+        let range = RangeResponse { header: None, kvs: kvs.to_vec(), more: false };
+        ResponseOp { response: Some(Response::Range(range)) }
+    }
+
+    fn answer(succeeded: bool, responses: Vec<ResponseOp>) -> TxnResponse {
+        TxnResponse { header: as_of(50), succeeded, responses }
+    }
+
+    fn put(claim: &Claim) -> RequestOp {
+        operation(Request::Put(PutRequest { key: SINGLE.to_vec(), value: value(claim.id), lease: 1 }))
+    }
+
+    fn reads(key: &[u8]) -> RequestOp {
+        operation(Request::Range(RangeRequest { key: key.to_vec(), ..RangeRequest::default() }))
+    }
+
+    /// The claim joins, and takes the key as well if nobody is there.
+    async fn joins(cluster: &mut Cluster, claim: &Claim) -> Call {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let nobody = Compare { range_end: keys::end(QUEUE), ..Compare::created(QUEUE.into(), 0) };
+        let take = TxnRequest {
+            compare: vec![nobody, Compare::created(SINGLE.to_vec(), 0)],
+            success: vec![put(claim)],
+            failure: Vec::new(),
+        };
+        let read = reads(SINGLE);
+        assert_eq!(asked.success[3..], [operation(Request::Transaction(take)), read.clone()]);
+        assert_eq!(asked.failure[2..], [read]);
+        call
+    }
+
+    /// The claim asks for the key alone.
+    async fn asks(cluster: &mut Cluster, claim: &Claim, own: &KeyValue) -> Call {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let compare = vec![Compare::created(SINGLE.to_vec(), 0), Compare::created(own.key.clone(), 40)];
+        let failure = vec![reads(SINGLE), reads(&own.key)];
+        assert_eq!(asked, TxnRequest { compare, success: vec![put(claim)], failure });
+        call
+    }
+
+    #[test]
+    fn the_key_is_wanted_by_those_who_do_not_share_where_it_is_wished() {
+        let write = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
+        let permit = Share { weight: 1, capacity: 2 };
+        for (address, alone) in [(ADDRESS, Some(SINGLE.to_vec())), ("etcd://127.0.0.1:1", None)] {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _entered = runtime.enter();
+            let (_cluster, shared) = Cluster::with_store(address);
+            for (share, key) in [(MUTEX, alone.clone()), (write, alone), (READ, None), (permit, None)] {
+                assert_eq!(shared.single_key(&claim(1, share)), key, "{share:?}");
+                assert_eq!(shared.is_complete(&claim(1, share), &[]), key.is_none(), "{share:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_holds_sixteen_bytes_of_which_no_two_claims_have_the_same() {
+        let id = ClaimId::new(0x0123_4567_89ab_cdef_0123, 0x4567_89ab_cdef);
+        assert_eq!(value(id), 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_joins_holds_with_the_key_waits_without_and_asks_for_it_where_its_turn_has_come() {
+        let (ours, theirs) = (value(ClaimId::new(1, 1)), b"0123456789abcdef".to_vec());
+        // Whose the key is, whether somebody is in front, and what becomes of the claim.
+        for (has_it, is_behind, expected) in [
+            (Some(&ours), false, Some(40)),
+            (Some(&theirs), false, None),
+            (None, true, None),
+            (None, false, Some(40)),
+        ] {
+            let (mut cluster, shared, claim, own) = wanting();
+            let queue = [found(b"/locks/_glocks/a/694d80a1b2c3d4e5", 3, 9), own.clone()];
+            let kvs: Vec<KeyValue> = has_it.iter().map(|value| single(value)).collect();
+            let answers = async {
+                let queue = &queue[usize::from(!is_behind)..];
+                let responses = vec![range(std::slice::from_ref(&own)), range(queue), range(&kvs)];
+                joins(&mut cluster, &claim).await.answer(&answer(true, responses));
+                if has_it.is_none() && !is_behind {
+                    asks(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
+                }
+            };
+            let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+            assert_eq!(fence(standing.unwrap()), expected, "{has_it:?}, {is_behind}");
+            assert!(cluster.is_idle().await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_in_the_queue_waits_until_the_key_is_given_back_and_takes_it_then() {
+        let (mut cluster, shared, claim, own) = first();
+        let answers = async {
+            let kvs = [range(&[single(b"theirs")]), range(std::slice::from_ref(&own))].to_vec();
+            asks(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
+            let (created, mut stream) = cluster.asked::<WatchRequest>("Watch/Watch").await;
+            let created = [creates(created), creates(stream.request().await)];
+            let watched = created.each_ref().map(|create| (&create.key[..], create.start_revision));
+            assert_eq!(watched, [(SINGLE, 51), (&own.key[..], 51)]);
+            assert!(cluster.is_idle().await);
+            let (watch_id, events) = (created[0].watch_id, vec![Event::default()]);
+            stream.say(&WatchResponse { header: as_of(51), watch_id, events, ..Default::default() });
+            // Somebody else was quicker, and has given it back since.
+            let kvs = [range(&[]), range(std::slice::from_ref(&own))].to_vec();
+            asks(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
+            asks(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
+        };
+        let (standing, ()) = soon(async { tokio::join!(shared.changed(&claim), answers) }).await;
+        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_answer_says_of_both_keys_tells_where_the_claim_stands() {
+        let ours = single(&value(ClaimId::new(1, 1)));
+        let (_, _, _, own) = first();
+        let (anew, other) = (found(&own.key, 41, 1), found(b"/locks/_glocks/b", 40, 1));
+        for (keys, expected) in [
+            (vec![ours.clone(), own.clone()], Some(40)),
+            // It has left, or its lease has ended, whatever has become of the key.
+            (vec![ours.clone()], Some(40)),
+            (vec![single(b"theirs")], None),
+            (vec![single(b"theirs"), anew], None),
+            (vec![other], None),
+            (Vec::new(), None),
+        ] {
+            let (mut cluster, shared, claim, own) = first();
+            let answers = async {
+                let responses = keys.iter().map(|kv| range(std::slice::from_ref(kv))).collect();
+                asks(&mut cluster, &claim, &own).await.answer(&answer(false, responses));
+            };
+            let (standing, ()) = soon(async { tokio::join!(shared.changed(&claim), answers) }).await;
+            let standing = standing.unwrap().unwrap();
+            assert_eq!(standing == Standing::Gone, expected.is_none(), "{keys:?}");
+            assert_eq!(fence(standing), expected, "{keys:?}");
+            assert_eq!(shared.places().get(claim.id).is_none(), expected.is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_whose_lease_is_over_by_then_is_gone_and_one_that_is_refused_is_not() {
+        for (refusal, is_over) in
+            [(Status::not_found("no lease"), true), (Status::permission_denied("not for you"), false)]
+        {
+            let (mut cluster, shared, claim, own) = first();
+            let refuses = async { asks(&mut cluster, &claim, &own).await.fail(refusal) };
+            let (standing, ()) = soon(async { tokio::join!(shared.changed(&claim), refuses) }).await;
+            assert_eq!(standing.ok(), is_over.then_some(Some(Standing::Gone)));
+            assert_eq!(shared.leases.find(1).is_none(), is_over);
+            assert_eq!(shared.places().get(claim.id).is_none(), is_over);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_gives_the_key_back_if_it_is_theirs_and_has_left_if_its_own_was_there() {
+        for (there, departure) in [(1, Departure::Left), (0, Departure::Gone)] {
+            let (mut cluster, shared, claim, own) = first();
+            let answers = async {
+                let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+                let delete =
+                    |key: &[u8]| operation(Request::Delete(DeleteRangeRequest { key: key.to_vec() }));
+                let give_back = TxnRequest {
+                    compare: vec![Compare::has_value(SINGLE.to_vec(), value(claim.id))],
+                    success: vec![delete(SINGLE)],
+                    failure: Vec::new(),
+                };
+                let success = vec![delete(&own.key), operation(Request::Transaction(give_back))];
+                assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
+                let deleted = |deleted| Some(Response::Delete(DeleteRangeResponse { deleted }));
+                let given_back = answer(true, vec![ResponseOp { response: deleted(1) }]);
+                let responses = [deleted(there), Some(Response::Transaction(given_back))];
+                let responses = responses.map(|response| ResponseOp { response }).to_vec();
+                call.answer(&answer(true, responses));
+            };
+            let (left, ()) = soon(async { tokio::join!(shared.leave(&claim), answers) }).await;
+            assert_eq!(left.unwrap(), departure);
+        }
     }
 }

@@ -53,8 +53,9 @@ impl Slots {
         let kind = (claim.name.clone(), claim.share);
         let numbers = state.numbers.entry(kind.clone()).or_default();
         let number = numbers.given_back.pop_first().unwrap_or_else(|| {
+            let number = numbers.next;
             numbers.next += 1;
-            numbers.next - 1
+            number
         });
         let key = keys::claim(prefix, claim, number);
         state.by_key.insert(key.clone(), claim.id);
@@ -101,6 +102,34 @@ mod tests {
             max_hold: None,
             owner: "".into(),
         }
+    }
+
+    #[test]
+    fn a_claim_keeps_its_key_and_another_gets_the_same_once_it_is_given_back() {
+        let slots = Slots::default();
+        let [first, second, third] = [1, 2, 3].map(|number| claim(number, "a"));
+        let key = slots.take("/", &first);
+        assert_eq!(slots.take("/", &first), key);
+        let others = slots.take("/", &second);
+        assert_ne!(others, key);
+        slots.give_back(first.id);
+        assert_eq!((slots.key(first.id), slots.owner(&key)), (None, None));
+        assert_eq!(slots.take("/", &third), key);
+        assert_eq!((slots.owner(&key), slots.owner(&others)), (Some(third.id), Some(second.id)));
+    }
+
+    #[test]
+    fn of_names_that_are_not_used_any_more_nothing_is_kept() {
+        let slots = Slots::default();
+        for number in 0..3 {
+            slots.take("/", &claim(number, "a"));
+        }
+        for number in 0..3 {
+            assert_eq!(slots.state().numbers.len(), 1);
+            slots.give_back(ClaimId::new(1, number));
+        }
+        let state = slots.state();
+        assert_eq!((state.numbers.len(), state.by_key.len(), state.by_claim.len()), (0, 0, 0));
     }
 
     proptest! {

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Shared;
 use super::keys::Listed;
 use super::places::Place;
 use crate::backend::{Claim, Standing};
 use crate::error::Result;
+use crate::sync::now;
 
 /// What a claim has learned of those that it watches.
 struct Gone {
@@ -98,7 +99,7 @@ impl Shared {
         let Some(mine) = self.places().get(claim.id).map(|place| place.mine.clone()) else {
             return Ok(Standing::Gone);
         };
-        let sent = Instant::now();
+        let sent = now();
         let sight = self.sight(claim, &mine, since).await?;
         Ok(self.note(claim, &sight, self.single_key(claim).is_none(), sent))
     }
@@ -108,10 +109,10 @@ impl Shared {
     /// One look for all who wait, in the background, whatever their number.
     pub(super) fn look_unasked(self: &Arc<Self>, lease: Duration) {
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.is_some_and(|looked| looked.elapsed() < lease) {
+        if looked.is_some_and(|looked| now() - looked < lease) {
             return;
         }
-        *looked = Some(Instant::now());
+        *looked = Some(now());
         drop(looked);
         let watched = self.watches.watched();
         if watched.is_empty() {
@@ -131,5 +132,252 @@ impl Shared {
                 shared.watches.tell_gone(&gone, as_of);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::etcd::messages::{
+        Event, KeyValue, RangeRequest, RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse,
+        WatchRequest, WatchResponse,
+    };
+    use crate::etcd::places::tests::{MUTEX, claim, fence, found, read};
+    use crate::etcd::reading::key_request;
+    use crate::etcd::scripted::{Call, Cluster, as_of, creates, soon};
+
+    const QUEUE: &str = "/locks/_glocks/a/";
+    const RANGE: &str = "KV/Range";
+    const WATCH: &str = "Watch/Watch";
+
+    /// A claim that waits behind others of other programs, as of revision 50; its key was created as of 40.
+    fn waits(others: i64) -> (Cluster, Arc<Shared>, Claim, Vec<KeyValue>) {
+        let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        shared.leases.pretend(1);
+        let claim = claim(1, MUTEX);
+        let mut queue: Vec<KeyValue> = (1..=others)
+            .map(|revision| found(format!("{QUEUE}{revision:08x}").as_bytes(), revision, 9))
+            .collect();
+        queue.push(found(&shared.slots.take(shared.prefix(), &claim), 40, 1));
+        assert_eq!(read(&shared, &claim, &queue, 50), Standing::Waiting);
+        (cluster, shared, claim, queue)
+    }
+
+    /// Two watches: of the claim itself, and of the one that keeps it waiting.
+    struct Watched {
+        stream: Call,
+        ids: [i64; 2],
+    }
+
+    impl Watched {
+        async fn begin(cluster: &mut Cluster, queue: &[KeyValue], from: i64) -> Self {
+            let (first, stream) = cluster.asked::<WatchRequest>(WATCH).await;
+            Watched::go_on(first, stream, queue, from).await
+        }
+
+        async fn go_on(first: WatchRequest, mut stream: Call, queue: &[KeyValue], from: i64) -> Self {
+            let created = [creates(first), creates(stream.request().await)];
+            let [other, mine] = &queue[queue.len() - 2..] else { unreachable!() };
+            assert_eq!([&created[0].key, &created[1].key], [&mine.key, &other.key]);
+            assert_eq!(created.each_ref().map(|create| create.start_revision), [from; 2]);
+            Watched { stream, ids: created.map(|create| create.watch_id) }
+        }
+
+        fn begins(&self, revision: i64) {
+            for watch_id in self.ids {
+                self.say(&WatchResponse {
+                    header: as_of(revision),
+                    watch_id,
+                    created: true,
+                    ..Default::default()
+                });
+            }
+        }
+
+        /// The key of the one that is so many ahead of the claim was deleted.
+        fn deleted(&self, ahead: usize, revision: i64) {
+            let events = vec![Event::default()];
+            self.say(&WatchResponse {
+                header: as_of(revision),
+                watch_id: self.ids[ahead],
+                events,
+                ..Default::default()
+            });
+        }
+
+        fn say(&self, answer: &WatchResponse) {
+            self.stream.say(answer);
+        }
+    }
+
+    fn range(kvs: &[KeyValue], read_at: i64) -> RangeResponse {
+        RangeResponse { header: as_of(read_at), kvs: kvs.to_vec(), more: false }
+    }
+
+    /// Somebody reads the queue.
+    async fn reads(cluster: &mut Cluster, answer: &[KeyValue], read_at: i64) {
+        let (asked, call) = cluster.asked::<RangeRequest>(RANGE).await;
+        assert_eq!(&asked.key[..], QUEUE.as_bytes());
+        call.answer(&range(answer, read_at));
+    }
+
+    /// Somebody looks whether these keys are there, and those of `there` are.
+    async fn looks(cluster: &mut Cluster, keys: &[&KeyValue], there: &[&KeyValue], read_at: i64) {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let success = keys.iter().map(|kv| key_request(&kv.key)).collect();
+        assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
+        let answer = |kv: &&KeyValue| {
+            let kvs = if there.contains(kv) { vec![KeyValue::clone(kv)] } else { Vec::new() };
+            ResponseOp { response: Some(Response::Range(range(&kvs, read_at))) }
+        };
+        let responses = keys.iter().map(answer).collect();
+        call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_holds_once_it_is_told_that_who_was_in_front_has_gone_and_asks_for_nothing() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let tells = async {
+            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+            watched.begins(50);
+            watched.deleted(1, 52);
+            watched
+        };
+        let (standing, _watched) = soon(async { tokio::join!(shared.changed(&claim), tells) }).await;
+        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+        assert!(cluster.is_idle().await);
+        // Whoever asks again learns the same.
+        assert_eq!(soon(shared.changed(&claim)).await.unwrap().and_then(fence), Some(40));
+        shared.places().remove(claim.id);
+        assert_eq!(soon(shared.changed(&claim)).await.unwrap(), Some(Standing::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_was_taken_out_before_its_turn_came_is_gone() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let tells = async {
+            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+            watched.begins(50);
+            watched.deleted(0, 52);
+            watched.deleted(1, 53);
+            reads(&mut cluster, &[], 53).await;
+            watched
+        };
+        let (standing, _watched) = soon(async { tokio::join!(shared.changed(&claim), tells) }).await;
+        assert_eq!(standing.unwrap(), Some(Standing::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_told_late_reads_before_it_holds() {
+        // Its own end may have gone by unseen, before that of the other was told.
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let tells = async {
+            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+            watched.begins(52);
+            watched.deleted(1, 53);
+            reads(&mut cluster, &[], 53).await;
+            watched
+        };
+        let (standing, _watched) = soon(async { tokio::join!(shared.changed(&claim), tells) }).await;
+        assert_eq!(standing.unwrap(), Some(Standing::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_queue_is_read_at_once_where_something_may_have_been_missed() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let tells = async {
+            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+            watched.begins(52);
+            reads(&mut cluster, &queue[1..], 52).await;
+            watched
+        };
+        let (standing, _watched) = soon(async { tokio::join!(shared.changed(&claim), tells) }).await;
+        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_a_long_queue_two_keys_are_looked_at_where_something_may_have_been_missed() {
+        let (mut cluster, shared, claim, queue) = waits(30);
+        let both = [&queue[30], &queue[29]];
+        let changed = shared.changed(&claim);
+        let mut changed = Box::pin(changed);
+        let tells = async {
+            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+            watched.begins(60);
+            looks(&mut cluster, &both, &both, 61).await;
+            watched
+        };
+        let watched = soon(async {
+            tokio::select! {
+                standing = &mut changed => panic!("{standing:?}"),
+                watched = tells => watched,
+            }
+        })
+        .await;
+        assert!((&mut changed).now_or_never().is_none());
+        assert!(cluster.is_idle().await, "both are there, and their watches go on");
+        // The stream ends: all is watched anew, from what was seen last.
+        let tells = async {
+            drop(watched);
+            looks(&mut cluster, &both, &both, 70).await;
+            let watched = Watched::begin(&mut cluster, &queue, 71).await;
+            watched.begins(80);
+            looks(&mut cluster, &both, &both[..1], 81).await;
+            reads(&mut cluster, &queue[30..], 82).await;
+            watched
+        };
+        let (standing, _watched) = soon(async { tokio::join!(changed, tells) }).await;
+        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_read_before_a_claim_tells_it_nothing_more() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        // It knows of nobody whom to watch.
+        shared.places().get_mut(claim.id).unwrap().ahead = Default::default();
+        let (other, unknown) = (claim.clone(), Listed::new(&found(b"/locks/_glocks/a/0", 7, 9)));
+        let mut others = Box::pin(shared.sight(&other, &unknown, 0));
+        assert!((&mut others).now_or_never().is_none());
+        let reads = async {
+            let (_, call) = cluster.asked::<RangeRequest>(RANGE).await;
+            call.answer(&RangeResponse { more: true, ..range(&[], 50) });
+            reads(&mut cluster, &queue, 50).await;
+            reads(&mut cluster, &queue[1..], 51).await;
+        };
+        let (standing, sight, ()) = soon(async { tokio::join!(shared.changed(&claim), others, reads) }).await;
+        assert_eq!(sight.unwrap().read_at, 50);
+        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_watched_is_looked_at_once_a_lease_and_told_where_it_is_gone() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let lease = Duration::from_secs(30);
+        shared.look_unasked(Duration::ZERO);
+        assert!(cluster.is_idle().await, "nothing is watched");
+        let mut changed = Box::pin(shared.changed(&claim));
+        assert!((&mut changed).now_or_never().is_none());
+        let watched = soon(Watched::begin(&mut cluster, &queue, 51)).await;
+        watched.begins(50);
+        advance(lease - Duration::from_millis(1)).await;
+        shared.look_unasked(lease);
+        assert!(cluster.is_idle().await, "less than a lease has gone by");
+        advance(Duration::from_millis(1)).await;
+        shared.look_unasked(lease);
+        let (asked, call) = soon(cluster.asked::<TxnRequest>("KV/Txn")).await;
+        // In any order.
+        let is_mine = asked.success[0] == key_request(&queue[1].key);
+        let kvs = if is_mine { [queue[1..].to_vec(), Vec::new()] } else { [Vec::new(), queue[1..].to_vec()] };
+        let responses =
+            kvs.map(|kvs| ResponseOp { response: Some(Response::Range(range(&kvs, 60))) }).to_vec();
+        assert_eq!(asked.success.len(), 2);
+        shared.look_unasked(lease);
+        call.answer(&TxnResponse { header: as_of(60), succeeded: true, responses });
+        assert_eq!(soon(changed).await.unwrap().and_then(fence), Some(40));
+        assert!(cluster.is_idle().await);
+        drop(watched);
     }
 }

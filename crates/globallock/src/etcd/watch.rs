@@ -207,7 +207,10 @@ async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::Shared;
     use crate::etcd::messages::Header;
+    use crate::etcd::scripted::{Cluster, creates, soon};
+    use futures_util::FutureExt;
 
     fn watches() -> (Arc<Watches>, Arc<Told>) {
         let (watches, told) = (Arc::<Watches>::default(), Arc::<Told>::default());
@@ -221,7 +224,7 @@ mod tests {
     }
 
     fn news(told: &Told) -> Option<News> {
-        futures_util::FutureExt::now_or_never(told.wait())
+        told.wait().now_or_never()
     }
 
     #[test]
@@ -261,6 +264,89 @@ mod tests {
             watches.tell_gone(&HashSet::from([(b"a".to_vec(), revision)]), 11);
             let heard = news(&told).filter(|news| news.deleted == [b"a"] && news.as_of == 11);
             assert_eq!(heard.is_some(), is_told);
+        }
+    }
+
+    fn link_to() -> (Cluster, Arc<Shared>) {
+        Cluster::with_store("etcd://127.0.0.1:1")
+    }
+
+    fn keys<const N: usize>(keys: [&str; N]) -> [(Vec<u8>, Option<i64>); N] {
+        keys.map(|key| (key.into(), Some(3)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_stream_serves_all_who_watch_each_from_what_it_has_read() {
+        let (mut cluster, shared) = link_to();
+        let one = shared.watches.subscribe(&shared.link, keys(["a", "b"]), 7);
+        let other = shared.watches.subscribe(&shared.link, keys(["a"]), 9);
+        let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
+        let mut created = vec![creates(first)];
+        for _ in 0..2 {
+            created.push(creates(soon(stream.request()).await));
+        }
+        let asked: Vec<_> = created.iter().map(|create| (&create.key[..], create.start_revision)).collect();
+        assert_eq!(asked, [(&b"a"[..], 8), (b"b", 8), (b"a", 10)]);
+        assert!(created.iter().all(|create| create.filters == [0]), "puts are not told");
+        let ids: Vec<i64> = created.iter().map(|create| create.watch_id).collect();
+        assert!(ids.iter().all(|id| *id > 0), "the others have a meaning of their own: {ids:?}");
+        let told = |watch_id| WatchResponse { watch_id, events: vec![Default::default()], ..answer(12) };
+        for id in &ids {
+            stream.say(&WatchResponse { watch_id: *id, created: true, ..answer(7) });
+        }
+        stream.say(&told(ids[1]));
+        let news = soon(one.news()).await;
+        assert_eq!((news.deleted, news.as_of, news.read_again), (vec![b"b".to_vec()], 12, false));
+        assert!(other.news().now_or_never().is_none());
+        stream.say(&told(ids[2]));
+        assert_eq!(soon(other.news()).await.deleted, [b"a"]);
+        assert!(cluster.is_idle().await);
+        // What nobody wants any more is not watched, so that the cluster has no more to do than it must.
+        assert_eq!(shared.watches.watched().len(), 2);
+        drop(one);
+        for id in &ids[..2] {
+            let cancel = Some(WatchAction::Cancel(WatchCancel { watch_id: *id }));
+            assert_eq!(soon(stream.request::<WatchRequest>()).await.action, cancel);
+        }
+        assert_eq!(shared.watches.watched(), [(b"a".to_vec(), 3)]);
+        assert!(!other.has_ended());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_news_only_so_long_gets_those_that_come_until_then() {
+        let (watches, told) = watches();
+        let subscription = Subscription { watches, ids: vec![1], told: Arc::clone(&told) };
+        let limit = Duration::from_secs(3);
+        let began = tokio::time::Instant::now();
+        assert!(subscription.news_within(limit).await.is_none());
+        assert_eq!(began.elapsed(), limit);
+        told.tell(|news| news.add(b"a", 9));
+        assert_eq!(subscription.news_within(limit).await.map(|news| news.deleted), Some(vec![b"a".to_vec()]));
+        assert_eq!(began.elapsed(), limit);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_watches_by_a_stream_that_ends_or_is_refused_looks_and_watches_by_another() {
+        for refuses in [false, true] {
+            let (mut cluster, shared) = link_to();
+            for _ in 0..2 {
+                let subscription = shared.watches.subscribe(&shared.link, keys(["a"]), 7);
+                let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
+                let watch_id = creates(first).watch_id;
+                if refuses {
+                    // It says so, and leaves the stream open.
+                    let refused = WatchResponse { watch_id, created: true, canceled: true, ..answer(7) };
+                    stream.say(&refused);
+                    assert!(soon(subscription.news()).await.read_again);
+                    assert!(cluster.is_idle().await);
+                } else {
+                    stream.say(&WatchResponse { watch_id, created: true, ..answer(7) });
+                    assert!(subscription.news().now_or_never().is_none());
+                    drop(stream);
+                    assert!(soon(subscription.news()).await.read_again);
+                }
+                assert!(subscription.has_ended());
+            }
         }
     }
 

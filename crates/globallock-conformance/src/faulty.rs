@@ -63,6 +63,13 @@ struct State {
     failed: u64,
 }
 
+/// Waits, and is suspended however late the machine lets it look at the time.
+async fn suspended(time: Duration) {
+    let sleep = tokio::time::sleep(time);
+    tokio::task::yield_now().await;
+    sleep.await;
+}
+
 impl Faulty {
     /// Stands before `inner`, with no fault set.
     #[must_use]
@@ -155,9 +162,9 @@ impl Faulty {
                 std::future::pending().await
             }
             Fault::Delay(delay) => {
-                tokio::time::sleep(delay).await;
+                suspended(delay).await;
                 let answer = request.await;
-                tokio::time::sleep(delay).await;
+                suspended(delay).await;
                 answer
             }
             Fault::HoldAnswer => {

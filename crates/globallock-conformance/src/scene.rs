@@ -143,27 +143,31 @@ pub async fn release_without_majority(cluster: &mut impl Cluster) {
     let url = format!("{}?timeout=500ms", cluster.url());
     for _ in 0..3 {
         let manager = manager(&url).await;
-        let guard = manager.mutex("a").expect("a good name").acquire().await.expect("the store answers");
+        let guard = acquired(&manager, "a").await;
         cluster.kill(0);
         cluster.kill(1);
         guard.release().await.expect_err("there is no majority");
         let since = Instant::now();
         eventually("more than a lease goes by", async || since.elapsed() > LEASE * 2).await;
-        // Asks again and again, also right after the election.
         let asks = manager.clone();
-        let again = tokio::spawn(async move {
-            loop {
-                if let Ok(guard) = waits(&asks, "a").await.expect("the task ends") {
-                    return guard;
-                }
-            }
-        });
+        let again = tokio::spawn(async move { acquired(&asks, "a").await });
         cluster.resume_after_kill(0).expect("it comes up again");
         cluster.resume_after_kill(1).expect("it comes up again");
-        let again = tokio::time::timeout(crate::world::LIMIT, again).await;
-        let guard = again.expect("the claim that was released is gone").expect("the task ends");
+        let guard = again.await.expect("the claim that was released is gone");
         guard.release().await.expect("the store answers");
     }
+}
+
+/// Asks for a mutex again and again, also before and right after an election, until it is granted.
+async fn acquired(manager: &LockManager, name: &str) -> Guard {
+    let granted = async {
+        loop {
+            if let Ok(guard) = waits(manager, name).await.expect("the task ends") {
+                return guard;
+            }
+        }
+    };
+    tokio::time::timeout(crate::world::LIMIT, granted).await.expect("it is granted once a majority answers")
 }
 
 /// One time that an owner believed to hold the lock.

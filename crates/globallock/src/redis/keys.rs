@@ -101,6 +101,46 @@ mod tests {
     }
 
     #[test]
+    fn keys_stand_in_the_order_that_the_scripts_know() {
+        let plain = keys("p:", &Name::new("a").unwrap());
+        assert_eq!(plain, ["p:a", "{p:a}:fence", "{p:a}:queue", "{p:a}:claims", "{p:a}:shared"]);
+        let braces = keys("p:", &Name::new("{a}").unwrap());
+        let tag = braces[1].split_once('}').unwrap().0;
+        assert_eq!(braces[0], "p:{a}");
+        for (key, side) in braces[1..].iter().zip(SIDES) {
+            assert_eq!(*key, format!("{tag}}}:p:{{a}}:{side}"));
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_named_like_a_side_key_is_listed() {
+        for (key, is_side) in [
+            ("{_glocks:a}:fence", true),
+            ("{_glocks:a}:shared", true),
+            ("{17}:_glocks:{a}:claims", true),
+            ("_glocks:a:queue", false),
+            ("_glocks:{a}:queue", false),
+            ("{_glocks:a}:other", false),
+            ("{_glocks:a}queue", false),
+            ("queue", false),
+        ] {
+            assert_eq!(is_side_key(key), is_side, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_takes_every_text_literally() {
+        for (text, expected) in [
+            ("", "*"),
+            ("_glocks:night", "_glocks:night*"),
+            ("a*b?c", r"a\*b\?c*"),
+            ("[^a-z]\\", r"\[\^a\-z\]\\*"),
+        ] {
+            assert_eq!(pattern(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn names_with_braces_share_no_key_with_others() {
         let mut seen: HashMap<String, &str> = HashMap::new();
         for name in

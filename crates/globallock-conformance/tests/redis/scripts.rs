@@ -212,6 +212,7 @@ async fn tokens_rise_above_a_counter_that_is_ahead_of_the_clock() {
     }
     store.leave(&holder).await;
     assert_eq!(store.told(&waiters[0]).await.fence, ahead + 2);
+    assert!(store.left(LOCK) <= waiters[0].lease, "it is kept for {:?}", store.left(LOCK));
     // Their leases count from the joining, though their numbers are no times.
     assert!(
         waiters[1..]

@@ -1,0 +1,287 @@
+//! What the scripts answer, to the millisecond: asked for in the words of the library by a connection that is not its own,
+//! between two looks at the server's clock, and again until no millisecond has gone by between these.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use globallock::backend::{Backend, Claim, Patience, Standing};
+use globallock::queue::Share;
+use globallock_conformance::server::redis::Redis;
+
+use crate::times::claim;
+
+const LOCK: &str = "_glocks:a";
+const FENCE: &str = "{_glocks:a}:fence";
+const QUEUE: &str = "{_glocks:a}:queue";
+const CLAIMS: &str = "{_glocks:a}:claims";
+const SHARED: &str = "{_glocks:a}:shared";
+const MUTEX: Share = Share { weight: 1, capacity: 1 };
+const ONE_OF_TWO: Share = Share { weight: 1, capacity: 2 };
+
+/// The claim that asks, as the scripts write it.
+const ID: &str = "000000000000000000000000000000aa";
+/// Another one.
+const OTHER: &str = "000000000000000000000000000000bb";
+/// What a member of the queue says behind its id: nobody listens on that channel, a lease of ten minutes, no longest hold.
+const REST: &str = "globallock:wake:nobody 600000 0 1/1:x";
+
+/// A server that knows the scripts, and by which names.
+struct Scripts {
+    server: Redis,
+    join: String,
+    join_shared: String,
+    renew: String,
+}
+
+impl Scripts {
+    async fn new() -> Self {
+        let server = Redis::start().unwrap();
+        let backend = globallock::connect_backend(&server.url()).await.unwrap();
+        let (alone, shares) = (queued(MUTEX), queued(ONE_OF_TWO));
+        assert_eq!(server.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]), "OK");
+        join(&backend, &alone).await;
+        let join_script = last_script(&server);
+        assert!(matches!(backend.renew(&[Arc::new(alone.clone())]).await[..], [Ok(Standing::Held(_))]));
+        let renew = last_script(&server);
+        backend.leave(&alone).await.unwrap();
+        join(&backend, &shares).await;
+        let join_shared = last_script(&server);
+        assert!(join_script != renew && renew != join_shared && join_shared != join_script);
+        backend.leave(&shares).await.unwrap();
+        server.cli(&["FLUSHALL"]);
+        Scripts { server, join: join_script, join_shared, renew }
+    }
+
+    /// A call of a script on the lock `a`.
+    fn call(script: &str, arguments: &str) -> String {
+        format!("EVALSHA {script} 5 {LOCK} {FENCE} {QUEUE} {CLAIMS} {SHARED} {arguments}")
+    }
+
+    /// A join of one that waits, and takes all there is.
+    fn joins(&self) -> String {
+        Self::call(&self.join, &format!("{ID} 600000 0 \"1/1:x\" \"1 globallock:wake:nobody\""))
+    }
+
+    /// The same of one that may share.
+    fn joins_shared(&self) -> String {
+        Self::call(&self.join_shared, &format!("{ID} 600000 0 \"1/2:x\" \"1 globallock:wake:nobody\""))
+    }
+
+    /// A renewal.
+    fn renews(&self) -> String {
+        Self::call(&self.renew, &format!("{ID} 600000 \"{ID} {REST}\""))
+    }
+
+    /// Does what `before` says, with the server's millisecond at hand, and then asks. Nothing comes between.
+    fn answer(&self, before: impl Fn(i64) -> Vec<String>, asks: &str) -> Told {
+        let mut given = millisecond(&numbers(&self.server.cli(&["TIME"])));
+        for _ in 0..1000 {
+            let before = before(given);
+            let mut commands = vec!["FLUSHALL".to_owned(), "MULTI".to_owned()];
+            commands.extend_from_slice(&before);
+            commands.extend(["TIME".to_owned(), asks.to_owned(), "TIME".to_owned(), "EXEC".to_owned()]);
+            let printed = piped(&self.server, &commands);
+            let (_, results) = printed.rsplit_once("QUEUED\n").expect("it is queued");
+            // What is done before is answered by one line each.
+            let told = numbers(results.splitn(before.len() + 1, '\n').last().expect("it is answered"));
+            let (first, rest) = told.split_at(2);
+            let (answer, last) = rest.split_at(rest.len() - 2);
+            let now = millisecond(first);
+            if now == millisecond(last) {
+                return Told { now, late: now - given, answer: answer.to_vec() };
+            }
+            given = now;
+        }
+        panic!("a millisecond goes by whenever it is asked");
+    }
+}
+
+/// An answer.
+struct Told {
+    /// The server's millisecond.
+    now: i64,
+    /// How many milliseconds ago the one was that had been at hand.
+    late: i64,
+    answer: Vec<i64>,
+}
+
+fn numbers(lines: &str) -> Vec<i64> {
+    lines.lines().map(|line| line.parse().expect(lines)).collect()
+}
+
+/// Reads a server's seconds and microseconds.
+fn millisecond(time: &[i64]) -> i64 {
+    time[0] * 1000 + time[1] / 1000
+}
+
+fn queued(share: Share) -> Claim {
+    claim("a", 1, share, Patience::Queue)
+}
+
+async fn join(backend: &Arc<dyn Backend>, claim: &Claim) {
+    assert!(matches!(backend.join(claim).await, Ok(Standing::Held(_))));
+}
+
+/// The name of the script that was called last.
+fn last_script(server: &Redis) -> String {
+    let script = "
+        for _, entry in ipairs(redis.call('SLOWLOG', 'GET', 100)) do
+            if entry[4][1] == 'EVALSHA' then return entry[4][2] end
+        end";
+    server.cli(&["EVAL", script, "0"])
+}
+
+/// What the server answers to these commands, in one transmission.
+fn piped(server: &Redis, commands: &[String]) -> String {
+    let mut client = Command::new("redis-cli")
+        .args(["-p", &server.port().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("redis-cli is installed: run apt-get install redis-tools");
+    let text = commands.join("\n") + "\n";
+    client.stdin.take().expect("it is piped").write_all(text.as_bytes()).unwrap();
+    String::from_utf8(client.wait_with_output().unwrap().stdout).unwrap()
+}
+
+/// A holder whose lease ends then.
+fn held_until(ends: i64) -> String {
+    format!("SET {LOCK} \"glk1:{OTHER}:1000::0:1/1:x\" PXAT {ends}")
+}
+
+/// So many waiters in front, with leases that they have renewed.
+fn in_front(count: u32) -> Vec<String> {
+    let members: String = (1..=count).map(|number| format!(" {number} \"{number:032x} {REST}\"")).collect();
+    let leases: String = (1..=count).map(|number| format!(" {number:032x} 99999999999999")).collect();
+    if count == 0 {
+        Vec::new()
+    } else {
+        vec![format!("ZADD {QUEUE}{members}"), format!("HSET {CLAIMS}{leases}")]
+    }
+}
+
+/// The waiter that asks, behind them, with a lease that it has renewed.
+fn waits_already() -> Vec<String> {
+    vec![
+        format!("ZADD {QUEUE} 5000 \"{ID} {REST}\""),
+        format!("HSET {CLAIMS} {ID} 99999999999999"),
+        format!("SET {FENCE} 5000w"),
+    ]
+}
+
+/// How long the holder's lease lasts still: no machine stands still for that.
+const LEFT: i64 = 50_000;
+/// In how many milliseconds after the end of the holder's lease a waiter looks, by its place in the queue.
+const TURNS: [(u32, i64); 9] =
+    [(0, 1), (1, 6), (2, 11), (7, 36), (8, 41), (9, 42), (16, 43), (80, 51), (81, 51)];
+
+#[tokio::test]
+async fn waiters_look_one_after_the_other_when_the_lease_of_the_holder_ends() {
+    let scripts = Scripts::new().await;
+    for (rank, turn) in TURNS {
+        let new = |now| [vec![held_until(now + LEFT)], in_front(rank)].concat();
+        for asks in [scripts.joins(), scripts.joins_shared()] {
+            let told = scripts.answer(new, &asks);
+            assert_eq!(told.answer, [0, told.now + 1, LEFT - told.late + turn, 0], "{rank}: {asks}");
+        }
+        let told = scripts.answer(|now| [new(now), waits_already()].concat(), &scripts.renews());
+        assert_eq!(told.answer, [0, told.now + 1, LEFT - told.late + turn, 0], "{rank}, renewed");
+    }
+}
+
+#[tokio::test]
+async fn whoever_looks_early_waits_for_a_sixth_of_its_lease_but_the_first_eight() {
+    let scripts = Scripts::new().await;
+    for (rank, turn) in TURNS {
+        for left in [LEFT, 3 * LEFT] {
+            let before = |now| [vec![held_until(now + left)], in_front(rank), waits_already()].concat();
+            let told = scripts.answer(before, &scripts.joins());
+            let looks = left - told.late + turn;
+            let again = if rank < 8 { looks } else { looks.max(100_000) };
+            assert_eq!(told.answer, [0, told.now + 1, again, 0], "{rank}, {left}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_stays_for_ever_is_looked_at_by_nobody() {
+    let scripts = Scripts::new().await;
+    for rank in [0, 1, 9] {
+        let stays = |now| [vec![held_until(now + LEFT), format!("PERSIST {LOCK}")], in_front(rank)].concat();
+        for asks in [scripts.joins(), scripts.joins_shared()] {
+            let told = scripts.answer(stays, &asks);
+            assert_eq!(told.answer, [0, told.now + 1, 0, 0], "{rank}: {asks}");
+        }
+        let told = scripts.answer(|now| [stays(now), waits_already()].concat(), &scripts.renews());
+        assert_eq!(told.answer, [0, told.now + 1, 0, 0], "{rank}, renewed");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_is_looked_for_by_the_first_and_more_seldom_by_each_behind() {
+    let scripts = Scripts::new().await;
+    for value in ["somebody", "glk1", "glk1-:x", "\"\""] {
+        for (rank, again, stranger) in [(0, 0, 1), (1, 200, 0), (2, 300, 0), (20, 2100, 0)] {
+            let held = |_| [vec![format!("SET {LOCK} {value}")], in_front(rank)].concat();
+            let told = scripts.answer(held, &scripts.joins());
+            assert_eq!(told.answer, [0, told.now + 1, again, stranger], "{value}, {rank}, for ever");
+            let held =
+                |now| [vec![format!("SET {LOCK} {value} PXAT {}", now + LEFT)], in_front(rank)].concat();
+            let told = scripts.answer(held, &scripts.joins());
+            let again = if rank == 0 { LEFT - told.late + 1 } else { again };
+            assert_eq!(told.answer, [0, told.now + 1, again, stranger], "{value}, {rank}");
+        }
+    }
+    // One whose end comes sooner than the turn of a waiter far behind, which does not look before a sixth of its lease
+    // when it looks by itself.
+    let held = |now| [vec![format!("SET {LOCK} somebody PXAT {}", now + LEFT)], in_front(1600)].concat();
+    let told = scripts.answer(held, &scripts.joins_shared());
+    assert_eq!(told.answer, [0, told.now + 1, LEFT - told.late + 241, 0]);
+    let told = scripts.answer(|now| [held(now), waits_already()].concat(), &scripts.joins());
+    assert_eq!(told.answer, [0, told.now + 1, 100_000, 0]);
+}
+
+#[tokio::test]
+async fn waiters_look_when_the_first_of_those_who_share_is_over() {
+    let scripts = Scripts::new().await;
+    let late = "000000000000000000000000000000cc";
+    let record = |deadline| format!("1000 {deadline} 1 1 0 0 globallock:wake:nobody 1/2:x");
+    for (rank, turn) in [(0, 1), (3, 16), (8, 41)] {
+        let shared = |now: i64| {
+            let (first, second) = (now + LEFT, now + 2 * LEFT);
+            let group = vec![
+                format!("SET {LOCK} glk1+:{OTHER}:1000 PXAT {}", now + 3 * LEFT),
+                format!("SET {FENCE} 1000w"),
+                format!("ZADD {SHARED} {first} {OTHER} {second} {late}"),
+                format!("HSET {CLAIMS} {OTHER} \"{}\"", record(first)),
+                format!("HSET {CLAIMS} {late} \"{}\"", record(second)),
+                format!(
+                    "HSET {CLAIMS} \"#value\" glk1+:{OTHER}:1000 \"#weight\" 2 \"#capacity\" 2 \"#mixed\" 0"
+                ),
+            ];
+            [group, in_front(rank)].concat()
+        };
+        let told = scripts.answer(shared, &scripts.joins_shared());
+        assert_eq!(told.answer, [0, told.now + 1, LEFT - told.late + turn, 0], "{rank}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_hold_is_told_a_millisecond_short() {
+    let scripts = Scripts::new().await;
+    let holds = |ends: i64| {
+        move |now| vec![format!("SET {LOCK} \"glk1:{ID}:1000::{ends}:1/1:x\" PXAT {}", now + LEFT)]
+    };
+    // A longest hold goes another way than none.
+    let told = scripts.answer(holds(99_999_999_999_999), &scripts.renews());
+    assert_eq!(told.answer, [1, 1000, 599_999, 99_999_999_999_999 - told.now - 1]);
+    let told = scripts.answer(holds(0), &scripts.renews());
+    assert_eq!(told.answer, [1, 1000, 600_000, 0]);
+    let told = scripts.answer(holds(0), &scripts.joins());
+    assert_eq!(told.answer, [1, 1000, 599_999, 0]);
+    let told = scripts.answer(holds(1), &scripts.renews());
+    assert_eq!(told.answer, [1, 1000, 0, 0], "a hold that is over has nothing left, and no less");
+    let told = scripts.answer(|_| Vec::new(), &scripts.joins_shared());
+    assert_eq!((told.answer[1] / 1000, told.answer[0], &told.answer[2..]), (told.now, 1, &[599_999, 0][..]));
+}

@@ -60,12 +60,23 @@ impl Scripts {
 
     /// A join of one that waits, and takes all there is.
     fn joins(&self) -> String {
-        Self::call(&self.join, &format!("{ID} 600000 0 \"1/1:x\" \"1 globallock:wake:nobody\""))
+        self.joins_for(0, 1)
     }
 
     /// The same of one that may share.
     fn joins_shared(&self) -> String {
-        Self::call(&self.join_shared, &format!("{ID} 600000 0 \"1/2:x\" \"1 globallock:wake:nobody\""))
+        self.joins_shared_for(0)
+    }
+
+    /// A join of one that has a longest hold, and waits or does not.
+    fn joins_for(&self, longest: u32, waits: u8) -> String {
+        let arguments = format!("{ID} 600000 {longest} \"1/1:x\" \"{waits} globallock:wake:nobody\"");
+        Self::call(&self.join, &arguments)
+    }
+
+    fn joins_shared_for(&self, longest: u32) -> String {
+        let arguments = format!("{ID} 600000 {longest} \"1/2:x\" \"1 globallock:wake:nobody\"");
+        Self::call(&self.join_shared, &arguments)
     }
 
     /// A renewal.
@@ -75,12 +86,18 @@ impl Scripts {
 
     /// Does what `before` says, with the server's millisecond at hand, and then asks. Nothing comes between.
     fn answer(&self, before: impl Fn(i64) -> Vec<String>, asks: &str) -> Told {
+        self.answers(before, &[asks])
+    }
+
+    /// The same of several questions, whose answers stand one behind the other.
+    fn answers(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Told {
         let mut given = millisecond(&numbers(&self.server.cli(&["TIME"])));
         for _ in 0..1000 {
             let before = before(given);
             let mut commands = vec!["FLUSHALL".to_owned(), "MULTI".to_owned()];
             commands.extend_from_slice(&before);
-            commands.extend(["TIME".to_owned(), asks.to_owned(), "TIME".to_owned(), "EXEC".to_owned()]);
+            let asked = asks.iter().copied();
+            commands.extend(std::iter::once("TIME").chain(asked).chain(["TIME", "EXEC"]).map(str::to_owned));
             let printed = piped(&self.server, &commands);
             let (_, results) = printed.rsplit_once("QUEUED\n").expect("it is queued");
             // What is done before is answered by one line each.
@@ -284,4 +301,42 @@ async fn what_is_left_of_a_hold_is_told_a_millisecond_short() {
     assert_eq!(told.answer, [1, 1000, 0, 0], "a hold that is over has nothing left, and no less");
     let told = scripts.answer(|_| Vec::new(), &scripts.joins_shared());
     assert_eq!((told.answer[1] / 1000, told.answer[0], &told.answer[2..]), (told.now, 1, &[599_999, 0][..]));
+}
+
+#[tokio::test]
+async fn a_longest_hold_ends_the_lease_where_it_is_the_shorter() {
+    let scripts = Scripts::new().await;
+    let ends = format!("PEXPIRETIME {LOCK}");
+    for (longest, left) in [(300_000, 300_000), (600_000, 600_000), (900_000, 600_000)] {
+        let hold_left = i64::from(longest);
+        for waits in [0, 1] {
+            let asks = scripts.joins_for(longest, waits);
+            let told = scripts.answers(|_| Vec::new(), &[&asks, &scripts.renews(), &ends]);
+            let number = told.answer[1];
+            assert_eq!(number / 1000, told.now);
+            let first = [1, number, left, hold_left];
+            let renewed = [1, number, left - 1, hold_left - 1, told.now + left];
+            assert_eq!(told.answer, [&first[..], &renewed[..]].concat(), "{longest}, {waits}");
+        }
+        let asks = scripts.joins_shared_for(longest);
+        let told = scripts.answers(|_| Vec::new(), &[&asks, &scripts.renews(), &ends]);
+        let held = [1, told.answer[1], left - 1, hold_left - 1];
+        assert_eq!(
+            told.answer,
+            [&held[..], &held[..], &[told.now + left][..]].concat(),
+            "{longest}, may share"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_that_asks_at_a_free_lock_holds_it_at_once() {
+    let scripts = Scripts::new().await;
+    for asks in [scripts.joins(), scripts.renews()] {
+        let told = scripts.answer(|_| waits_already(), &asks);
+        assert_eq!(told.answer, [1, 5000, 599_999, 0], "{asks}");
+        // Those in front whom nobody hears do not stop it.
+        let told = scripts.answer(|_| [in_front(1), waits_already()].concat(), &asks);
+        assert_eq!(told.answer[..2], [1, 5000], "{asks}");
+    }
 }

@@ -121,6 +121,9 @@ async fn keys_live_as_long_as_the_longest_lease_in_them() {
     assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
     assert_eq!(store.renew(&queued(1, MUTEX)).await, Standing::Waiting);
     assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
+    store.server.cli(&["PEXPIRE", QUEUE, "5000"]);
+    store.waits(&with_lease(600, queued(4, ONE_OF_TWO))).await;
+    assert!(store.left(QUEUE) > long, "another way to join does so too");
     store.server.cli(&["PEXPIRE", LOCK, "5000"]);
     assert!(matches!(store.renew(&holder).await, Standing::Held(_)));
     assert!(store.left(LOCK) > long);
@@ -177,6 +180,7 @@ async fn the_mark_of_waiters_goes_with_the_last_of_them() {
     store.server.cli(&["SET", FENCE, "7w"]);
     let tries = claim("a", 5, MUTEX, Patience::Once);
     assert_eq!(store.join(&tries).await, Standing::Gone);
+    assert!(!marked(), "whoever does not wait has seen that nobody does");
 }
 
 #[tokio::test]
@@ -329,6 +333,24 @@ async fn a_waiter_whose_lease_has_ended_is_gone_and_begins_at_the_end() {
     store.waits(&brief(3)).await;
     store.leave(&holder).await;
     store.told(&queued(4, MUTEX)).await;
+}
+
+#[tokio::test]
+async fn a_waiter_whose_lease_has_ended_is_passed_over_though_it_could_be_told() {
+    for share in [MUTEX, ONE_OF_TWO] {
+        let store = Store::new().await;
+        let holder = queued(0, share);
+        store.holds(&holder).await;
+        let dead = Claim { lease: Duration::from_millis(100), ..queued(1, TWO_OF_TWO) };
+        let next = queued(2, TWO_OF_TWO);
+        store.waits(&dead).await;
+        let ends = Instant::now() + dead.lease;
+        store.waits(&next).await;
+        past(ends).await;
+        store.leave(&holder).await;
+        let granted = store.told(&next).await;
+        assert!(store.get(LOCK).starts_with(&format!("glk1:{}:{}:", next.id, granted.fence)), "{share:?}");
+    }
 }
 
 #[tokio::test]

@@ -377,6 +377,41 @@ async fn a_waiter_that_renews_is_let_in_after_the_lease_that_it_joined_with() {
 }
 
 #[tokio::test]
+async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it() {
+    let store = Store::new().await;
+    let holder = queued(0, MUTEX);
+    let span = Duration::from_secs;
+    for (number, share) in (1..).zip([MUTEX, ONE_OF_TWO]) {
+        for (lease, hold) in [(600, 300), (300, 600)] {
+            store.holds(&holder).await;
+            let waiter = Claim { max_hold: Some(span(hold)), ..with_lease(lease, queued(number, share)) };
+            let joins = Instant::now();
+            store.waits(&waiter).await;
+            let leaves = Instant::now();
+            store.leave(&holder).await;
+            let grant = store.told(&waiter).await;
+            let told = Instant::now();
+            let (expires, ends) = (grant.expires.unwrap(), grant.hold_ends.unwrap());
+            // The server counts whole milliseconds.
+            assert!(leaves + span(hold) <= ends + Duration::from_millis(5), "{share:?}, {hold} s");
+            assert!(ends <= told + span(hold), "{share:?}, {hold} s");
+            if hold < lease {
+                assert_eq!(expires, ends, "{share:?}");
+            } else {
+                assert!(
+                    joins + span(lease) <= expires + Duration::from_millis(5) && expires < ends,
+                    "{share:?}"
+                );
+                assert!(expires <= leaves + span(lease), "{share:?}");
+            }
+            let left = store.left(LOCK);
+            assert!(left <= span(300) && left + told.elapsed() + (told - joins) >= span(299), "{left:?}");
+            store.leave(&waiter).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_lost_counter_lets_nobody_overtake() {
     let store = Store::new().await;
     for (share, tries) in [(MUTEX, MUTEX), (ONE_OF_TWO, TWO_OF_TWO), (MUTEX, ONE_OF_TWO)] {

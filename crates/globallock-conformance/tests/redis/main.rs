@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod costs;
 mod crowds;
 mod faults;
 mod fleet;

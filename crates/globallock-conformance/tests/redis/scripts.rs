@@ -12,21 +12,21 @@ use globallock_conformance::world::eventually;
 use crate::times::claim;
 
 const LOCK: &str = "_glocks:a";
-const FENCE: &str = "{_glocks:a}:fence";
+pub(crate) const FENCE: &str = "{_glocks:a}:fence";
 const QUEUE: &str = "{_glocks:a}:queue";
 const CLAIMS: &str = "{_glocks:a}:claims";
 const SHARED: &str = "{_glocks:a}:shared";
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
+pub(crate) const MUTEX: Share = Share { weight: 1, capacity: 1 };
 const ONE_OF_TWO: Share = Share { weight: 1, capacity: 2 };
 const TWO_OF_TWO: Share = Share { weight: 2, capacity: 2 };
 
-struct Store {
-    server: Redis,
+pub(crate) struct Store {
+    pub(crate) server: Redis,
     backend: Arc<dyn Backend>,
 }
 
 impl Store {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let server = Redis::start().unwrap();
         let backend = globallock::connect_backend(&server.url()).await.unwrap();
         Store { server, backend }
@@ -36,28 +36,28 @@ impl Store {
         self.backend.join(claim).await.unwrap()
     }
 
-    async fn holds(&self, claim: &Claim) -> Grant {
+    pub(crate) async fn holds(&self, claim: &Claim) -> Grant {
         match self.join(claim).await {
             Standing::Held(grant) => grant,
             other => panic!("it does not hold: {other:?}"),
         }
     }
 
-    async fn waits(&self, claim: &Claim) {
+    pub(crate) async fn waits(&self, claim: &Claim) {
         assert_eq!(self.join(claim).await, Standing::Waiting);
     }
 
-    async fn renew(&self, claim: &Claim) -> Standing {
+    pub(crate) async fn renew(&self, claim: &Claim) -> Standing {
         let renewed: Result<Standing> = self.backend.renew(&[Arc::new(claim.clone())]).await.remove(0);
         renewed.unwrap()
     }
 
-    async fn leave(&self, claim: &Claim) -> Departure {
+    pub(crate) async fn leave(&self, claim: &Claim) -> Departure {
         self.backend.leave(claim).await.unwrap()
     }
 
     /// Waits until a claim that waits is told that it holds.
-    async fn told(&self, claim: &Claim) -> Grant {
+    pub(crate) async fn told(&self, claim: &Claim) -> Grant {
         let changed = tokio::time::timeout(Duration::from_secs(15), self.backend.changed(claim)).await;
         match changed.expect("it is told").unwrap() {
             Some(Standing::Held(grant)) => grant,
@@ -78,7 +78,7 @@ impl Store {
     }
 }
 
-fn queued(number: u64, share: Share) -> Claim {
+pub(crate) fn queued(number: u64, share: Share) -> Claim {
     claim("a", number, share, Patience::Queue)
 }
 
@@ -161,13 +161,13 @@ async fn the_mark_of_waiters_goes_with_the_last_of_them() {
     assert!(!marked(), "nobody waits");
     store.waits(&waiter).await;
     assert!(marked());
-    store.leave(&waiter).await;
+    assert_eq!(store.leave(&waiter).await, Departure::Left);
     assert!(!marked(), "it has left");
     store.waits(&waiter).await;
-    store.leave(&holder).await;
+    assert_eq!(store.leave(&holder).await, Departure::Left);
     let last = store.told(&waiter).await.fence;
     assert_eq!(store.get(FENCE), format!("{last}w"));
-    store.leave(&waiter).await;
+    assert_eq!(store.leave(&waiter).await, Departure::Left);
     assert_eq!(store.get(FENCE), last.to_string(), "the last one has left, and its number stays");
     // One that shares, and one that finds the mark of others who are gone.
     store.holds(&queued(3, ONE_OF_TWO)).await;
@@ -305,8 +305,10 @@ async fn the_smallest_capacity_counts_until_it_leaves() {
         store.told(&of(number, 5)).await;
     }
     store.waits(&of(7, 5)).await;
-    // One with a smaller capacity does not come in beside them.
     assert_eq!(store.leave(&of(7, 5)).await, Departure::Left);
+    // One with a larger capacity does not come in beside them, nor one with a smaller.
+    store.waits(&of(10, 9)).await;
+    assert_eq!(store.leave(&of(10, 9)).await, Departure::Left);
     store.waits(&of(8, 3)).await;
     for number in 2..=4 {
         assert_eq!(store.leave(&of(number, 5)).await, Departure::Left);
@@ -388,7 +390,7 @@ async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it()
             let joins = Instant::now();
             store.waits(&waiter).await;
             let leaves = Instant::now();
-            store.leave(&holder).await;
+            assert_eq!(store.leave(&holder).await, Departure::Left);
             let grant = store.told(&waiter).await;
             let told = Instant::now();
             let (expires, ends) = (grant.expires.unwrap(), grant.hold_ends.unwrap());
@@ -408,7 +410,42 @@ async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it()
             assert!(left <= span(300) && left + told.elapsed() + (told - joins) >= span(299), "{left:?}");
             store.leave(&waiter).await;
         }
+        store.holds(&holder).await;
+        let waiter = with_lease(300, queued(number, share));
+        let joins = Instant::now();
+        store.waits(&waiter).await;
+        store.leave(&holder).await;
+        let grant = store.told(&waiter).await;
+        assert_eq!(grant.hold_ends, None, "{share:?}");
+        assert!(joins + span(300) <= grant.expires.unwrap() + Duration::from_millis(5), "{share:?}");
+        store.leave(&waiter).await;
     }
+}
+
+#[tokio::test]
+async fn what_is_given_back_is_room_for_the_next() {
+    let store = Store::new().await;
+    let of_three = |number, weight| queued(number, Share { weight, capacity: 3 });
+    store.holds(&of_three(1, 2)).await;
+    store.holds(&of_three(2, 1)).await;
+    assert_eq!(store.leave(&of_three(1, 2)).await, Departure::Left);
+    store.holds(&of_three(3, 1)).await;
+    store.holds(&of_three(4, 1)).await;
+    store.waits(&of_three(5, 1)).await;
+}
+
+#[tokio::test]
+async fn nothing_stays_of_a_waiter_that_has_left_beside_others() {
+    let store = Store::new().await;
+    store.holds(&queued(0, MUTEX)).await;
+    let [leaves, stays] = [queued(1, MUTEX), queued(2, MUTEX)];
+    for waiter in [&leaves, &stays] {
+        store.waits(waiter).await;
+        assert_eq!(store.renew(waiter).await, Standing::Waiting);
+    }
+    assert_eq!(store.leave(&leaves).await, Departure::Left);
+    assert_eq!(store.server.cli(&["HKEYS", CLAIMS]), stays.id.to_string());
+    assert_eq!(store.server.cli(&["ZCARD", QUEUE]), "1");
 }
 
 #[tokio::test]
@@ -427,45 +464,4 @@ async fn a_lost_counter_lets_nobody_overtake() {
     store.server.cli(&["DEL", FENCE]);
     assert_eq!(store.join(&claim("a", 3, TWO_OF_TWO, Patience::Once)).await, Standing::Gone);
     assert_eq!(store.join(&claim("a", 3, MUTEX, Patience::Once)).await, Standing::Gone);
-}
-
-/// What the server did in a call, by command.
-fn spent(store: &Store) -> String {
-    let stats = store.server.cli(&["INFO", "commandstats"]);
-    let mut calls: Vec<&str> = stats
-        .lines()
-        .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(",usec=").map(|(calls, _)| calls))
-        .filter(|calls| !["evalsha", "info", "config", "script"].iter().any(|other| calls.starts_with(other)))
-        .collect();
-    calls.sort_unstable();
-    let text = calls.join(" ").replace("calls=", "");
-    store.server.cli(&["CONFIG", "RESETSTAT"]);
-    text
-}
-
-#[tokio::test]
-async fn locks_cost_the_server_what_the_page_says() {
-    let store = Store::new().await;
-    let (holder, waiter) = (queued(1, MUTEX), queued(2, MUTEX));
-    store.holds(&holder).await;
-    store.leave(&holder).await;
-    spent(&store);
-    store.holds(&holder).await;
-    assert_eq!(spent(&store), "set:2 time:1", "an acquire");
-    assert!(matches!(store.renew(&holder).await, Standing::Held(_)));
-    assert_eq!(spent(&store), "get:1 pexpire:1", "a renewal");
-    store.waits(&waiter).await;
-    assert_eq!(spent(&store), "pexpire:1 pttl:2 set:2 time:1 zadd:1 zrank:1", "the first wait");
-    store.leave(&holder).await;
-    store.told(&waiter).await;
-    assert_eq!(spent(&store), "mget:1 publish:1 set:1 time:1 zpopmin:1", "a release before a waiter");
-    store.leave(&waiter).await;
-    assert_eq!(spent(&store), "del:1 mget:1 set:1 zpopmin:1", "a release after the last waiter");
-    store.holds(&holder).await;
-    store.leave(&holder).await;
-    assert_eq!(spent(&store), "del:1 mget:1 set:2 time:1", "an acquire and a release");
-    store.server.cli(&["DEL", FENCE]);
-    spent(&store);
-    store.holds(&holder).await;
-    assert_eq!(spent(&store), "exists:1 set:2 time:1", "the first acquire of a name");
 }

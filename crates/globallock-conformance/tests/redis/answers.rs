@@ -338,6 +338,14 @@ async fn a_lost_counter_lets_nobody_overtake_those_behind_very_many_dead() {
 }
 
 #[tokio::test]
+async fn what_another_program_has_put_in_front_goes_with_the_grant_to_the_next() {
+    let scripts = Scripts::new().await;
+    let before = |_| [vec![format!("ZADD {QUEUE} 1 junk")], waits_already()].concat();
+    let told = scripts.answers(before, &[&scripts.renews(), &format!("EXISTS {QUEUE}")]);
+    assert_eq!(told.answer, [1, 5000, 599_999, 0, 0]);
+}
+
+#[tokio::test]
 async fn whoever_leaves_gives_nothing_to_one_whom_nobody_hears() {
     let scripts = Scripts::new().await;
     let leave = Scripts::call(&scripts.leave, &format!("{OTHER} \"\""));
@@ -373,6 +381,7 @@ async fn what_is_left_of_a_hold_is_told_a_millisecond_short() {
 async fn a_longest_hold_ends_the_lease_where_it_is_the_shorter() {
     let scripts = Scripts::new().await;
     let ends = format!("PEXPIRETIME {LOCK}");
+    assert_eq!(scripts.answer(|_| Vec::new(), &scripts.joins()).answer.len(), 1, "it holds its whole lease");
     for (longest, left) in [(300_000, 300_000), (600_000, 600_000), (900_000, 600_000)] {
         let hold_left = i64::from(longest);
         for waits in [0, 1] {

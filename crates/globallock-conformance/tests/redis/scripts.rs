@@ -428,6 +428,16 @@ async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it()
 }
 
 #[tokio::test]
+async fn whoever_shared_and_is_over_begins_anew() {
+    let store = Store::new().await;
+    let brief = Claim { lease: Duration::from_millis(100), ..queued(1, ONE_OF_TWO) };
+    store.holds(&queued(2, ONE_OF_TWO)).await;
+    let first = store.holds(&brief).await;
+    past(Instant::now() + brief.lease).await;
+    assert!(store.holds(&brief).await.fence > first.fence);
+}
+
+#[tokio::test]
 async fn what_is_given_back_is_room_for_the_next() {
     let store = Store::new().await;
     let of_three = |number, weight| queued(number, Share { weight, capacity: 3 });

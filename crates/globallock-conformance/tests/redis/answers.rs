@@ -328,6 +328,7 @@ async fn very_many_who_shared_and_are_over_are_dropped_by_several_calls() {
     assert_eq!(told[..2], [3, 1], "one that does not wait asks again at once");
     let leave = Scripts::call(&scripts.leave, &format!("{ID} \"\""));
     assert_eq!(scripts.whatever(dead(501), &[&leave, &leave]), [2, 0], "so does one that leaves");
+    assert_eq!(scripts.whatever(dead(500), &[&leave]), [0], "nobody is left");
 }
 
 #[tokio::test]
@@ -367,6 +368,9 @@ async fn what_is_left_of_a_hold_is_told_a_millisecond_short() {
     // A longest hold goes another way than none.
     let told = scripts.answer(holds(99_999_999_999_999), &scripts.renews());
     assert_eq!(told.answer, [1, 1000, 599_999, 99_999_999_999_999 - told.now - 1]);
+    let ends = format!("PEXPIRETIME {LOCK}");
+    let told = scripts.answers(holds(99_999_999_999_999), &[&scripts.renews(), &ends]);
+    assert_eq!(told.answer[4], told.now + 600_000, "the store keeps it as long");
     let told = scripts.answer(holds(0), &scripts.renews());
     assert_eq!(told.answer, [1, 1000, 600_000, 0]);
     let told = scripts.answer(holds(0), &scripts.joins());

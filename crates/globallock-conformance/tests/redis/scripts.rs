@@ -301,6 +301,11 @@ async fn the_smallest_capacity_counts_until_it_leaves() {
     let of = |number, capacity| queued(number, Share { weight: 1, capacity });
     store.holds(&of(1, 2)).await;
     store.holds(&of(2, 5)).await;
+    assert_eq!(store.leave(&of(1, 2)).await, Departure::Left);
+    let five_of_nine = queued(11, Share { weight: 5, capacity: 9 });
+    store.waits(&five_of_nine).await;
+    assert_eq!(store.leave(&five_of_nine).await, Departure::Left);
+    store.holds(&of(1, 2)).await;
     store.waits(&of(3, 5)).await;
     store.waits(&of(4, 5)).await;
     store.waits(&of(5, 5)).await;

@@ -34,7 +34,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 # What kills most comes first. They wait more than they work, so that more of them run than there are cores. Tests of
 # addresses, rights, refusals and connections learn nothing of the scripts.
 TESTS = [
-    ("redis", ["scripts::", "--test-threads=8"]),
+    ("redis", ["scripts::", "answers::", "costs::", "--test-threads=8"]),
     ("conformance", ["redis::", "--test-threads=8"]),
     ("redis", ["times::", "promptness::", "crowds::", "keys::", "faults::flushed", "faults::a_waiter", "--test-threads=8"]),
 ]

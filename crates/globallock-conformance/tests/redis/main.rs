@@ -1,6 +1,8 @@
 //! What is Redis's own: its keys, its errors, its ways in, and its other clients.
 
 mod access;
+mod answers;
+mod costs;
 mod crowds;
 mod faults;
 mod fleet;

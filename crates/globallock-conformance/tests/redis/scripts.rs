@@ -12,21 +12,21 @@ use globallock_conformance::world::eventually;
 use crate::times::claim;
 
 const LOCK: &str = "_glocks:a";
-const FENCE: &str = "{_glocks:a}:fence";
+pub(crate) const FENCE: &str = "{_glocks:a}:fence";
 const QUEUE: &str = "{_glocks:a}:queue";
 const CLAIMS: &str = "{_glocks:a}:claims";
 const SHARED: &str = "{_glocks:a}:shared";
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
+pub(crate) const MUTEX: Share = Share { weight: 1, capacity: 1 };
 const ONE_OF_TWO: Share = Share { weight: 1, capacity: 2 };
 const TWO_OF_TWO: Share = Share { weight: 2, capacity: 2 };
 
-struct Store {
-    server: Redis,
+pub(crate) struct Store {
+    pub(crate) server: Redis,
     backend: Arc<dyn Backend>,
 }
 
 impl Store {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let server = Redis::start().unwrap();
         let backend = globallock::connect_backend(&server.url()).await.unwrap();
         Store { server, backend }
@@ -36,28 +36,28 @@ impl Store {
         self.backend.join(claim).await.unwrap()
     }
 
-    async fn holds(&self, claim: &Claim) -> Grant {
+    pub(crate) async fn holds(&self, claim: &Claim) -> Grant {
         match self.join(claim).await {
             Standing::Held(grant) => grant,
             other => panic!("it does not hold: {other:?}"),
         }
     }
 
-    async fn waits(&self, claim: &Claim) {
+    pub(crate) async fn waits(&self, claim: &Claim) {
         assert_eq!(self.join(claim).await, Standing::Waiting);
     }
 
-    async fn renew(&self, claim: &Claim) -> Standing {
+    pub(crate) async fn renew(&self, claim: &Claim) -> Standing {
         let renewed: Result<Standing> = self.backend.renew(&[Arc::new(claim.clone())]).await.remove(0);
         renewed.unwrap()
     }
 
-    async fn leave(&self, claim: &Claim) -> Departure {
+    pub(crate) async fn leave(&self, claim: &Claim) -> Departure {
         self.backend.leave(claim).await.unwrap()
     }
 
     /// Waits until a claim that waits is told that it holds.
-    async fn told(&self, claim: &Claim) -> Grant {
+    pub(crate) async fn told(&self, claim: &Claim) -> Grant {
         let changed = tokio::time::timeout(Duration::from_secs(15), self.backend.changed(claim)).await;
         match changed.expect("it is told").unwrap() {
             Some(Standing::Held(grant)) => grant,
@@ -78,7 +78,7 @@ impl Store {
     }
 }
 
-fn queued(number: u64, share: Share) -> Claim {
+pub(crate) fn queued(number: u64, share: Share) -> Claim {
     claim("a", number, share, Patience::Queue)
 }
 
@@ -121,6 +121,9 @@ async fn keys_live_as_long_as_the_longest_lease_in_them() {
     assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
     assert_eq!(store.renew(&queued(1, MUTEX)).await, Standing::Waiting);
     assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
+    store.server.cli(&["PEXPIRE", QUEUE, "5000"]);
+    store.waits(&with_lease(600, queued(4, ONE_OF_TWO))).await;
+    assert!(store.left(QUEUE) > long, "another way to join does so too");
     store.server.cli(&["PEXPIRE", LOCK, "5000"]);
     assert!(matches!(store.renew(&holder).await, Standing::Held(_)));
     assert!(store.left(LOCK) > long);
@@ -158,13 +161,13 @@ async fn the_mark_of_waiters_goes_with_the_last_of_them() {
     assert!(!marked(), "nobody waits");
     store.waits(&waiter).await;
     assert!(marked());
-    store.leave(&waiter).await;
+    assert_eq!(store.leave(&waiter).await, Departure::Left);
     assert!(!marked(), "it has left");
     store.waits(&waiter).await;
-    store.leave(&holder).await;
+    assert_eq!(store.leave(&holder).await, Departure::Left);
     let last = store.told(&waiter).await.fence;
     assert_eq!(store.get(FENCE), format!("{last}w"));
-    store.leave(&waiter).await;
+    assert_eq!(store.leave(&waiter).await, Departure::Left);
     assert_eq!(store.get(FENCE), last.to_string(), "the last one has left, and its number stays");
     // One that shares, and one that finds the mark of others who are gone.
     store.holds(&queued(3, ONE_OF_TWO)).await;
@@ -177,6 +180,7 @@ async fn the_mark_of_waiters_goes_with_the_last_of_them() {
     store.server.cli(&["SET", FENCE, "7w"]);
     let tries = claim("a", 5, MUTEX, Patience::Once);
     assert_eq!(store.join(&tries).await, Standing::Gone);
+    assert!(!marked(), "whoever does not wait has seen that nobody does");
 }
 
 #[tokio::test]
@@ -212,6 +216,7 @@ async fn tokens_rise_above_a_counter_that_is_ahead_of_the_clock() {
     }
     store.leave(&holder).await;
     assert_eq!(store.told(&waiters[0]).await.fence, ahead + 2);
+    assert!(store.left(LOCK) <= waiters[0].lease, "it is kept for {:?}", store.left(LOCK));
     // Their leases count from the joining, though their numbers are no times.
     assert!(
         waiters[1..]
@@ -232,6 +237,7 @@ async fn whoever_shared_a_lock_that_was_broken_holds_it_no_more() {
         store.holds(&other).await;
         store.server.cli(&["DEL", broken]);
         assert_eq!(store.renew(&one).await, Standing::Gone, "{broken}");
+        assert_eq!(store.server.cli(&["HEXISTS", CLAIMS, &one.id.to_string()]), "0", "{broken}");
         assert_eq!(store.leave(&other).await, Departure::Gone, "{broken}");
         store.server.cli(&["DEL", LOCK]);
         let next = queued(3, TWO_OF_TWO);
@@ -274,13 +280,17 @@ async fn a_group_that_cannot_be_read_lets_nobody_in() {
                 continue;
             }
             let store = Store::new().await;
-            store.holds(&queued(1, ONE_OF_TWO)).await;
+            let share = Share { weight: 1, capacity: 3 };
+            store.holds(&queued(1, share)).await;
+            store.holds(&queued(2, share)).await;
             store.server.cli(&["HSET", CLAIMS, field, value]);
-            store.waits(&queued(2, ONE_OF_TWO)).await;
-            assert!(matches!(store.renew(&queued(1, ONE_OF_TWO)).await, Standing::Held(_)));
+            store.waits(&queued(3, share)).await;
+            assert!(matches!(store.renew(&queued(1, share)).await, Standing::Held(_)));
             // Counted again when somebody goes.
-            assert_eq!(store.leave(&queued(1, ONE_OF_TWO)).await, Departure::Left);
-            store.told(&queued(2, ONE_OF_TWO)).await;
+            assert_eq!(store.leave(&queued(1, share)).await, Departure::Left);
+            store.told(&queued(3, share)).await;
+            store.holds(&queued(4, share)).await;
+            store.waits(&queued(5, share)).await;
         }
     }
 }
@@ -291,6 +301,11 @@ async fn the_smallest_capacity_counts_until_it_leaves() {
     let of = |number, capacity| queued(number, Share { weight: 1, capacity });
     store.holds(&of(1, 2)).await;
     store.holds(&of(2, 5)).await;
+    assert_eq!(store.leave(&of(1, 2)).await, Departure::Left);
+    let five_of_nine = queued(11, Share { weight: 5, capacity: 9 });
+    store.waits(&five_of_nine).await;
+    assert_eq!(store.leave(&five_of_nine).await, Departure::Left);
+    store.holds(&of(1, 2)).await;
     store.waits(&of(3, 5)).await;
     store.waits(&of(4, 5)).await;
     store.waits(&of(5, 5)).await;
@@ -300,8 +315,10 @@ async fn the_smallest_capacity_counts_until_it_leaves() {
         store.told(&of(number, 5)).await;
     }
     store.waits(&of(7, 5)).await;
-    // One with a smaller capacity does not come in beside them.
     assert_eq!(store.leave(&of(7, 5)).await, Departure::Left);
+    // One with a larger capacity does not come in beside them, nor one with a smaller.
+    store.waits(&of(10, 9)).await;
+    assert_eq!(store.leave(&of(10, 9)).await, Departure::Left);
     store.waits(&of(8, 3)).await;
     for number in 2..=4 {
         assert_eq!(store.leave(&of(number, 5)).await, Departure::Left);
@@ -331,6 +348,24 @@ async fn a_waiter_whose_lease_has_ended_is_gone_and_begins_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_waiter_whose_lease_has_ended_is_passed_over_though_it_could_be_told() {
+    for share in [MUTEX, ONE_OF_TWO] {
+        let store = Store::new().await;
+        let holder = queued(0, share);
+        store.holds(&holder).await;
+        let dead = Claim { lease: Duration::from_millis(100), ..queued(1, TWO_OF_TWO) };
+        let next = queued(2, TWO_OF_TWO);
+        store.waits(&dead).await;
+        let ends = Instant::now() + dead.lease;
+        store.waits(&next).await;
+        past(ends).await;
+        store.leave(&holder).await;
+        let granted = store.told(&next).await;
+        assert!(store.get(LOCK).starts_with(&format!("glk1:{}:{}:", next.id, granted.fence)), "{share:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_waiter_that_renews_is_let_in_after_the_lease_that_it_joined_with() {
     let store = Store::new().await;
     let holder = queued(0, MUTEX);
@@ -354,6 +389,93 @@ async fn a_waiter_that_renews_is_let_in_after_the_lease_that_it_joined_with() {
 }
 
 #[tokio::test]
+async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it() {
+    let store = Store::new().await;
+    let holder = queued(0, MUTEX);
+    let span = Duration::from_secs;
+    for (number, share) in (1..).zip([MUTEX, ONE_OF_TWO]) {
+        for (lease, hold) in [(600, 300), (300, 600)] {
+            store.holds(&holder).await;
+            let waiter = Claim { max_hold: Some(span(hold)), ..with_lease(lease, queued(number, share)) };
+            let joins = Instant::now();
+            store.waits(&waiter).await;
+            let leaves = Instant::now();
+            assert_eq!(store.leave(&holder).await, Departure::Left);
+            let grant = store.told(&waiter).await;
+            let told = Instant::now();
+            let (expires, ends) = (grant.expires.unwrap(), grant.hold_ends.unwrap());
+            // The server counts whole milliseconds, and the owner from when it asked.
+            assert!(joins + span(hold) <= ends + Duration::from_millis(5), "{share:?}, {hold} s");
+            assert!(ends <= told + span(hold), "{share:?}, {hold} s");
+            if hold < lease {
+                assert_eq!(expires, ends, "{share:?}");
+            } else {
+                assert!(
+                    joins + span(lease) <= expires + Duration::from_millis(5) && expires < ends,
+                    "{share:?}"
+                );
+                assert!(expires <= leaves + span(lease), "{share:?}");
+            }
+            let left = store.left(LOCK);
+            assert!(left <= span(300) && left + told.elapsed() + (told - joins) >= span(299), "{left:?}");
+            store.leave(&waiter).await;
+        }
+        store.holds(&holder).await;
+        let waiter = with_lease(300, queued(number, share));
+        let joins = Instant::now();
+        store.waits(&waiter).await;
+        store.leave(&holder).await;
+        let grant = store.told(&waiter).await;
+        assert_eq!(grant.hold_ends, None, "{share:?}");
+        assert!(joins + span(300) <= grant.expires.unwrap() + Duration::from_millis(5), "{share:?}");
+        store.leave(&waiter).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_shared_and_is_over_begins_anew() {
+    let store = Store::new().await;
+    let brief = Claim { lease: Duration::from_millis(100), ..queued(1, ONE_OF_TWO) };
+    store.holds(&queued(2, ONE_OF_TWO)).await;
+    let first = store.holds(&brief).await;
+    past(Instant::now() + brief.lease).await;
+    assert!(store.holds(&brief).await.fence > first.fence);
+}
+
+#[tokio::test]
+async fn what_is_given_back_is_room_for_the_next() {
+    let store = Store::new().await;
+    let of_three = |number, weight| queued(number, Share { weight, capacity: 3 });
+    store.holds(&of_three(1, 2)).await;
+    store.holds(&of_three(2, 1)).await;
+    assert_eq!(store.leave(&of_three(1, 2)).await, Departure::Left);
+    store.holds(&of_three(3, 1)).await;
+    store.holds(&of_three(4, 1)).await;
+    store.waits(&of_three(5, 1)).await;
+}
+
+#[tokio::test]
+async fn nothing_stays_of_one_that_has_left_beside_others() {
+    let store = Store::new().await;
+    store.holds(&queued(0, MUTEX)).await;
+    let [leaves, stays] = [queued(1, MUTEX), queued(2, MUTEX)];
+    for waiter in [&leaves, &stays] {
+        store.waits(waiter).await;
+        assert_eq!(store.renew(waiter).await, Standing::Waiting);
+    }
+    assert_eq!(store.leave(&leaves).await, Departure::Left);
+    assert_eq!(store.server.cli(&["HKEYS", CLAIMS]), stays.id.to_string());
+    assert_eq!(store.server.cli(&["ZCARD", QUEUE]), "1");
+    // Nor of one that has shared.
+    let store = Store::new().await;
+    store.holds(&queued(1, ONE_OF_TWO)).await;
+    store.holds(&queued(2, ONE_OF_TWO)).await;
+    assert_eq!(store.leave(&queued(1, ONE_OF_TWO)).await, Departure::Left);
+    assert_eq!(store.server.cli(&["HEXISTS", CLAIMS, &leaves.id.to_string()]), "0");
+    assert_eq!(store.server.cli(&["ZRANGE", SHARED, "0", "-1"]), stays.id.to_string());
+}
+
+#[tokio::test]
 async fn a_lost_counter_lets_nobody_overtake() {
     let store = Store::new().await;
     for (share, tries) in [(MUTEX, MUTEX), (ONE_OF_TWO, TWO_OF_TWO), (MUTEX, ONE_OF_TWO)] {
@@ -369,45 +491,4 @@ async fn a_lost_counter_lets_nobody_overtake() {
     store.server.cli(&["DEL", FENCE]);
     assert_eq!(store.join(&claim("a", 3, TWO_OF_TWO, Patience::Once)).await, Standing::Gone);
     assert_eq!(store.join(&claim("a", 3, MUTEX, Patience::Once)).await, Standing::Gone);
-}
-
-/// What the server did in a call, by command.
-fn spent(store: &Store) -> String {
-    let stats = store.server.cli(&["INFO", "commandstats"]);
-    let mut calls: Vec<&str> = stats
-        .lines()
-        .filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(",usec=").map(|(calls, _)| calls))
-        .filter(|calls| !["evalsha", "info", "config", "script"].iter().any(|other| calls.starts_with(other)))
-        .collect();
-    calls.sort_unstable();
-    let text = calls.join(" ").replace("calls=", "");
-    store.server.cli(&["CONFIG", "RESETSTAT"]);
-    text
-}
-
-#[tokio::test]
-async fn locks_cost_the_server_what_the_page_says() {
-    let store = Store::new().await;
-    let (holder, waiter) = (queued(1, MUTEX), queued(2, MUTEX));
-    store.holds(&holder).await;
-    store.leave(&holder).await;
-    spent(&store);
-    store.holds(&holder).await;
-    assert_eq!(spent(&store), "set:2 time:1", "an acquire");
-    assert!(matches!(store.renew(&holder).await, Standing::Held(_)));
-    assert_eq!(spent(&store), "get:1 pexpire:1", "a renewal");
-    store.waits(&waiter).await;
-    assert_eq!(spent(&store), "pexpire:1 pttl:2 set:2 time:1 zadd:1 zrank:1", "the first wait");
-    store.leave(&holder).await;
-    store.told(&waiter).await;
-    assert_eq!(spent(&store), "mget:1 publish:1 set:1 time:1 zpopmin:1", "a release before a waiter");
-    store.leave(&waiter).await;
-    assert_eq!(spent(&store), "del:1 mget:1 set:1 zpopmin:1", "a release after the last waiter");
-    store.holds(&holder).await;
-    store.leave(&holder).await;
-    assert_eq!(spent(&store), "del:1 mget:1 set:2 time:1", "an acquire and a release");
-    store.server.cli(&["DEL", FENCE]);
-    spent(&store);
-    store.holds(&holder).await;
-    assert_eq!(spent(&store), "exists:1 set:2 time:1", "the first acquire of a name");
 }

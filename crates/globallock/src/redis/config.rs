@@ -217,7 +217,129 @@ fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
 mod tests {
     use super::*;
     use crate::address::slips::{shows_no_password, slipped};
+    use crate::error::Error;
     use proptest::prelude::*;
+
+    fn config(text: &str) -> Result<Config> {
+        Config::new(Address::parse(text)?)
+    }
+
+    /// How the server of an address is connected to.
+    async fn target(text: &str) -> ConnectionInfo {
+        let client = config(text).unwrap().client().await.unwrap();
+        client.get_connection_info().clone()
+    }
+
+    fn refusal(text: &str) -> String {
+        match config(text) {
+            Err(error @ Error::InvalidAddress { .. }) => error.to_string(),
+            Err(error) => panic!("{text}: {error:?}"),
+            Ok(_) => panic!("{text} is not refused"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_names_the_server_and_the_database() {
+        let tcp = |host: &str, port| ConnectionAddr::Tcp(host.to_owned(), port);
+        for (text, to, db) in [
+            ("redis://host", tcp("host", 6379), 0),
+            ("redis://host/", tcp("host", 6379), 0),
+            ("redis://[::1]:7000/0", tcp("::1", 7000), 0),
+            ("redis://host:7000/15", tcp("host", 7000), 15),
+            ("redis+unix:///run/redis.sock", ConnectionAddr::Unix("/run/redis.sock".into()), 0),
+            ("redis+unix:///run/redis.sock?db=3", ConnectionAddr::Unix("/run/redis.sock".into()), 3),
+        ] {
+            let info = target(text).await;
+            assert_eq!((info.addr(), info.redis_settings().db()), (&to, db), "{text}");
+            assert_eq!(info.redis_settings().protocol(), ProtocolVersion::RESP3, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_server_is_told_the_user_and_the_password_of_the_address() {
+        for (text, user, password) in [
+            ("redis://host", None, None),
+            ("redis://:secret@host", None, Some("secret")),
+            ("redis://somebody:s%40cret@host", Some("somebody"), Some("s@cret")),
+            ("redis+unix://somebody:secret@/run/redis.sock", Some("somebody"), Some("secret")),
+        ] {
+            let info = target(text).await;
+            let settings = info.redis_settings();
+            assert_eq!((settings.username(), settings.password()), (user, password), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tls_checks_the_server_whether_certificates_are_named_or_not() {
+        let ConnectionAddr::TcpTls { host, port, insecure, tls_params } =
+            target("rediss://host/3").await.addr().clone()
+        else {
+            panic!("no TLS");
+        };
+        assert_eq!((host.as_str(), port, insecure), ("host", 6379, false));
+        assert!(tls_params.is_none());
+    }
+
+    #[test]
+    fn certificates_that_are_named_are_read_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(
+                &path,
+                format!("-----{content}-----\n??\n-----{}-----\n", content.replace("BEGIN", "END")),
+            )
+            .unwrap();
+            path.display().to_string()
+        };
+        let (certificate, key) = (file("cert", "BEGIN CERTIFICATE"), file("key", "BEGIN PRIVATE KEY"));
+        for scheme in ["rediss://host?", "rediss+sentinel://host/main?"] {
+            for (options, text) in [
+                (format!("ca={certificate}"), "root certificate"),
+                (format!("cert={certificate}&key={key}"), "client certificate"),
+                (format!("ca={certificate}&cert={certificate}"), "cert and key go together"),
+                (format!("ca={certificate}&key={key}"), "cert and key go together"),
+            ] {
+                let refused = refusal(&format!("{scheme}{options}"));
+                assert!(refused.contains(text), "{scheme}{options}: {refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_leaves_something_out_is_refused_with_what_it_needs() {
+        for (text, remedy) in [
+            ("redis://", "it needs one host"),
+            ("redis://a,b", "it needs one host"),
+            ("redis://host/x", "the database \"x\" is not a number from 0 on"),
+            ("redis://host/-1", "the database \"-1\" is not a number from 0 on"),
+            ("redis://somebody@host", "a user but no password"),
+            ("redis://host?prefix=%7B", "must not contain braces"),
+            ("redis://host?prefix=%7D", "must not contain braces"),
+            ("redis://host?timeout=0s", "the option timeout must not be zero"),
+            ("redis://host?ca=/nowhere", "known are: prefix, timeout, db, ca"),
+            ("redis+unix://host/run/redis.sock", "it needs the path of a socket"),
+            ("redis+unix:", "it needs the path of a socket"),
+            ("redis+unix:run/redis.sock", "it needs the path of a socket"),
+            ("redis+unix:///run/redis.sock?db=-1", "the database \"-1\" is not a number from 0 on"),
+            ("redis+sentinel:///main", "it needs the sentinels' hosts and the service"),
+            ("redis+sentinel://h1", "it needs the sentinels' hosts and the service"),
+            ("redis+sentinel://h1/main/x", "the database \"x\" is not a number from 0 on"),
+        ] {
+            let refused = refusal(text);
+            assert!(refused.contains(remedy), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_options_has_the_settings_that_are_documented() {
+        let plain = config("redis://host").unwrap();
+        assert_eq!((plain.prefix.as_str(), plain.timeout), ("_glocks:", Duration::from_secs(2)));
+        let set = config("redis://host?prefix=mine%3A&timeout=250ms").unwrap();
+        assert_eq!((set.prefix.as_str(), set.timeout), ("mine:", Duration::from_millis(250)));
+        assert!(config("redis+sentinel://h1,h2:1/main").is_ok());
+        assert!(config("rediss+sentinel://h1,h2:1/main/4").is_ok());
+    }
 
     const GOOD: &[&str] = &[
         "redis://user:QQQQQQQQ@127.0.0.1:1/0?prefix=a%3A&timeout=1s",

@@ -110,15 +110,17 @@ fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
                 .to_owned(),
         ),
         ErrorKind::InvalidClientConfig => (Kind::Unfit, format!("the client refuses the address ({error})")),
-        _ if error.is_timeout() => (Kind::Disconnected, "it did not answer in time".to_owned()),
-        _ if error.is_io_error() || error.is_unrecoverable_error() || error.is_connection_dropped() => {
-            (Kind::Disconnected, format!("no connection: {}", cause(error)))
-        }
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-            (Kind::Unfit, format!("it does not answer as Redis does ({error}): check the address"))
-        }
+        ErrorKind::Io if error.is_timeout() => (Kind::Disconnected, "it did not answer in time".to_owned()),
+        ErrorKind::Io => (Kind::Disconnected, format!("no connection: {}", cause(error))),
+        // What comes behind it on the same connection cannot be told apart any more.
+        ErrorKind::Parse => (Kind::Disconnected, strange(error)),
+        ErrorKind::UnexpectedReturnType => (Kind::Unfit, strange(error)),
         _ => (Kind::Unfit, format!("it answered: {}", error.to_string().escape_debug())),
     }
+}
+
+fn strange(error: &RedisError) -> String {
+    format!("it does not answer as Redis does ({}): check the address", error.to_string().escape_debug())
 }
 
 /// What the operating system or TLS said.
@@ -126,4 +128,159 @@ fn cause(error: &RedisError) -> String {
     let text = error.to_string();
     let io = std::error::Error::source(error).map(ToString::to_string);
     io.unwrap_or(text).escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::io;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What the server answers, as the client reports it.
+    fn answered(line: &str) -> RedisError {
+        let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        answer.extract_error().unwrap_err()
+    }
+
+    fn client(kind: ErrorKind) -> RedisError {
+        (kind, "what it met", "the details".to_owned()).into()
+    }
+
+    fn told(error: RedisError) -> (Kind, String) {
+        let failure = Failure::from(error);
+        let kind = failure.kind;
+        (kind, failure.into_error("redis://h").to_string())
+    }
+
+    #[test]
+    fn each_refusal_of_the_server_is_told_with_its_remedy() {
+        for (line, kind, remedy) in [
+            ("NOSCRIPT No matching script. Please use EVAL.", Kind::NoScript, "forgotten a script"),
+            (
+                "READONLY You can't write against a read only replica.",
+                Kind::Disconnected,
+                "the primary's address",
+            ),
+            ("LOADING Redis is loading the dataset in memory", Kind::NotNow, "still loading its data"),
+            ("BUSY Redis is busy running a script.", Kind::NotNow, "SCRIPT KILL may end it"),
+            (
+                "MASTERDOWN Link with MASTER is down",
+                Kind::Disconnected,
+                "a replica that has lost its primary",
+            ),
+            ("CLUSTERDOWN The cluster is down", Kind::NotNow, "CLUSTERDOWN (The cluster is down)"),
+            ("TRYAGAIN Multiple keys request during rehashing", Kind::NotNow, "TRYAGAIN (Multiple keys"),
+            ("NOREPLICAS Not enough good replicas to write.", Kind::NotNow, "NOREPLICAS (Not enough good"),
+            ("NOREPLICAS", Kind::NotNow, ": NOREPLICAS"),
+            ("NOAUTH Authentication required.", Kind::Denied, "put user and password into the address"),
+            ("WRONGPASS invalid username-password pair", Kind::Denied, "in the address is wrong"),
+            ("NOPERM this user has no permissions to run 'eval'", Kind::Denied, "&globallock:* +@scripting"),
+            (
+                "NOPERM this user has no permissions to run 'eval'",
+                Kind::Denied,
+                "(this user has no permissions",
+            ),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Kind::Unfit, "raise maxmemory"),
+            ("MISCONF Redis is configured to save RDB snapshots", Kind::Unfit, "stop-writes-on-bgsave-error"),
+            ("MOVED 3999 127.0.0.1:6381", Kind::Unfit, "use a single server"),
+            ("ASK 3999 127.0.0.1:6381", Kind::Unfit, "use a single server"),
+            ("CROSSSLOT Keys in request don't hash to the same slot", Kind::Unfit, "use a single server"),
+            ("WRONGTYPE Operation against a key of the wrong kind", Kind::Unfit, "choose another prefix"),
+            ("ERR unknown command 'EVALSHA'", Kind::Unfit, "it answered: "),
+            ("ERR unknown command 'EVALSHA'", Kind::Unfit, "unknown command"),
+            ("WHATEVER is new", Kind::Unfit, "it answered: "),
+        ] {
+            let (judged, text) = told(answered(line));
+            assert_eq!(judged, kind, "{line}");
+            assert!(text.contains(remedy), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn each_failure_of_the_client_is_told_with_its_remedy() {
+        for (error, kind, remedy) in [
+            (client(ErrorKind::AuthenticationFailed), Kind::Denied, "in the address is wrong (the details)"),
+            (client(ErrorKind::RESP3NotSupported), Kind::Unfit, "too old: globallock needs Redis 7"),
+            (client(ErrorKind::MasterNameNotFoundBySentinel), Kind::Disconnected, "check the service"),
+            (
+                client(ErrorKind::InvalidClientConfig),
+                Kind::Unfit,
+                "the client refuses the address (what it met",
+            ),
+            (client(ErrorKind::Io), Kind::Disconnected, "no connection: what it met"),
+            (client(ErrorKind::Parse), Kind::Disconnected, "as Redis does (what it met"),
+            (client(ErrorKind::Parse), Kind::Disconnected, "check the address"),
+            (client(ErrorKind::UnexpectedReturnType), Kind::Unfit, "as Redis does (what it met"),
+            (client(ErrorKind::UnexpectedReturnType), Kind::Unfit, "check the address"),
+            (client(ErrorKind::Client), Kind::Unfit, "it answered: what it met"),
+        ] {
+            let (judged, text) = told(error.clone());
+            assert_eq!(judged, kind, "{error}");
+            assert!(text.contains(remedy), "{error}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_failure_of_the_connection_asks_for_a_new_one() {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionRefused, ConnectionReset, InvalidData, NotFound, Other, PermissionDenied,
+            TimedOut, UnexpectedEof, WouldBlock,
+        };
+        for kind in [
+            BrokenPipe,
+            ConnectionRefused,
+            ConnectionReset,
+            InvalidData,
+            NotFound,
+            Other,
+            PermissionDenied,
+            UnexpectedEof,
+        ] {
+            let (judged, text) = told(io::Error::new(kind, "what the system said").into());
+            assert_eq!(judged, Kind::Disconnected, "{kind:?}");
+            assert!(text.ends_with("no connection: what the system said"), "{kind:?}: {text}");
+        }
+        for kind in [TimedOut, WouldBlock] {
+            let (judged, text) = told(io::Error::new(kind, "what the system said").into());
+            assert_eq!(judged, Kind::Disconnected, "{kind:?}");
+            assert!(text.contains("did not answer in time"), "{kind:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_redis_is_told_to_be_none() {
+        let http = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_err();
+        let (_, text) = told(http);
+        assert!(text.contains("does not answer as Redis does"), "{text}");
+        assert!(!text.contains("no connection"), "{text}");
+    }
+
+    #[test]
+    fn an_error_says_what_its_caller_shall_do_and_keeps_the_clients_own() {
+        for kind in [Kind::Disconnected, Kind::NotNow, Kind::NoScript] {
+            let error = Failure::new(kind, "some reason").into_error("redis://h");
+            assert!(matches!(error, Error::Unavailable { .. }), "{kind:?}");
+            assert_eq!(error.to_string(), "redis://h is unavailable: some reason");
+            assert!(error.source().is_none());
+        }
+        let denied = Failure::new(Kind::Denied, "some reason").into_error("redis://h");
+        assert_eq!(denied.to_string(), "redis://h denied access: some reason");
+        let unfit = Failure::new(Kind::Unfit, "some reason").into_error("redis://h");
+        assert_eq!(unfit.to_string(), "redis://h cannot do this: some reason");
+        let error = Failure::from(answered("OOM it is full")).into_error("redis://h");
+        assert!(error.source().is_some_and(|source| source.to_string().contains("OOM")));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_a_server_answers_can_steer_a_terminal(
+            code in "ERR|NOPERM|WRONGTYPE|CLUSTERDOWN|WHATEVER",
+            detail in "[^\r\n]{1,20}",
+        ) {
+            let (_, text) = told(answered(&format!("{code} {detail}")));
+            prop_assert!(!text.contains(char::is_control), "{text:?}");
+        }
+    }
 }

@@ -84,20 +84,19 @@ fn waiter(member: &str, number: &str, records: &HashMap<&str, &str>, now: u64) -
 /// One who shares, by its record.
 fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
     let fields: Vec<&str> = records.get(id)?.splitn(8, ' ').collect();
-    let [fence, deadline, joined, granted, hold_until, _, _, tail] = fields[..] else { return None };
+    let [fence, deadline, _, granted, hold_until, _, _, tail] = fields[..] else { return None };
     let (share, owner) = tail.split_once(':')?;
     let number = |field: &str| field.parse::<u64>().ok();
-    let (deadline, joined) = (number(deadline)?, number(joined)?);
-    let (granted, hold_until) = (number(granted)?, number(hold_until)?);
+    let (deadline, granted, hold_until) = (number(deadline)?, number(granted)?, number(hold_until)?);
     let ends = if hold_until > 0 { hold_until.min(deadline) } else { deadline };
     // The script drops what is over when it next has to decide; until then it is not there.
     let left = ends.checked_sub(now).filter(|left| *left > 0)?;
     let share = read_share(share)?;
     Some(Entry {
         fence: number(fence)?,
-        age: Some(Duration::from_millis(now.saturating_sub(if granted > 0 { granted } else { joined }))),
+        age: Some(Duration::from_millis(now.saturating_sub(granted))),
         expires_in: Some(Duration::from_millis(left)),
-        ..Entry::new(ClaimId::parse(id), granted > 0, share, Owner::from_text(owner))
+        ..Entry::new(ClaimId::parse(id), true, share, Owner::from_text(owner))
     })
 }
 
@@ -122,5 +121,277 @@ fn texts(value: &Value) -> Option<Vec<String>> {
         Value::Array(values) => values.iter().map(text).collect(),
         Value::Map(pairs) => pairs.iter().flat_map(|(key, value)| [text(key), text(value)]).collect(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "00000000000000000005000000000006";
+    const OTHER: &str = "00000000000000000005000000000007";
+    const NOW: i64 = 1_000_000;
+
+    /// What the script answers, as the client reads it.
+    #[derive(Default)]
+    struct Answer {
+        value: String,
+        left: i64,
+        shared: Vec<(String, f64)>,
+        waiting: Vec<(String, f64)>,
+        records: Vec<(String, String)>,
+    }
+
+    impl Answer {
+        fn held_by(value: impl Into<String>, left: i64) -> Self {
+            Answer { value: value.into(), left, ..Answer::default() }
+        }
+
+        fn waits(mut self, member: impl Into<String>, number: u64) -> Self {
+            #[expect(clippy::cast_precision_loss, reason = "the server sends numbers below 2^53")]
+            self.waiting.push((member.into(), number as f64));
+            self
+        }
+
+        fn record(mut self, field: impl Into<String>, record: impl Into<String>) -> Self {
+            self.records.push((field.into(), record.into()));
+            self
+        }
+
+        /// One who shares, whatever the sorted set says of its expiry.
+        fn shares(mut self, id: &str, record: impl Into<String>) -> Self {
+            self.shared.push((id.to_owned(), 0.0));
+            self.record(id, record)
+        }
+
+        fn value(&self) -> Value {
+            let scored = |members: &[(String, f64)]| {
+                Value::Array(
+                    members
+                        .iter()
+                        .flat_map(|(member, score)| [bulk(member), Value::Double(*score)])
+                        .collect(),
+                )
+            };
+            Value::Array(vec![
+                Value::Int(NOW),
+                bulk(&self.value),
+                Value::Int(self.left),
+                scored(&self.shared),
+                scored(&self.waiting),
+                Value::Map(self.records.iter().map(|(field, record)| (bulk(field), bulk(record))).collect()),
+            ])
+        }
+
+        fn entries(&self) -> Vec<Entry> {
+            entries(&self.value()).expect("it is an answer of the script")
+        }
+    }
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn milliseconds(number: u64) -> Option<Duration> {
+        Some(Duration::from_millis(number))
+    }
+
+    fn entry(id: &str, held: bool, share: (u32, u32), owner: &str) -> Entry {
+        let share = Share { weight: share.0, capacity: share.1 };
+        Entry::new(ClaimId::parse(id), held, share, Owner::from_text(owner))
+    }
+
+    #[test]
+    fn nobody_is_seen_at_a_free_lock() {
+        assert_eq!(Answer::held_by("", -2).entries(), []);
+    }
+
+    #[test]
+    fn the_holder_of_all_there_is_is_seen_with_its_token_and_its_times() {
+        // Granted at 999 s, as it says; with colons in the owner's name.
+        let told = Answer::held_by(format!("glk1:{ID}:990000123:999000:0:1/1:a:b"), 2500).entries();
+        let expected = Entry {
+            fence: 990_000_123,
+            age: milliseconds(1000),
+            expires_in: milliseconds(2500),
+            ..entry(ID, true, (1, 1), "a:b")
+        };
+        assert_eq!(told, std::slice::from_ref(&expected));
+        // Granted when it joined, at 990 s and a fraction.
+        let told = Answer::held_by(format!("glk1:{ID}:990000123::0:1/1:a:b"), 2500).entries();
+        assert_eq!(told, [Entry { age: milliseconds(10_000), ..expected.clone() }]);
+        // An operator has made the key stay.
+        let told = Answer::held_by(format!("glk1:{ID}:990000123:999000:0:1/1:a:b"), -1).entries();
+        assert_eq!(told, [Entry { expires_in: None, ..expected.clone() }]);
+        // Granted, by a clock that was set back since, in what is the future now.
+        let told = Answer::held_by(format!("glk1:{ID}:990000123:1000001:0:1/1:a:b"), 2500).entries();
+        assert_eq!(told, [Entry { age: milliseconds(0), ..expected }]);
+    }
+
+    #[test]
+    fn a_holder_that_is_none_of_ours_takes_all_there_is_and_has_no_token() {
+        let broken = format!("glk1:{ID}:990000123:999000:0:1:a");
+        for text in ["somebody else", "glk1:", "glk1:a", "glk1+:nobody:5", &broken] {
+            let told = Answer::held_by(text, 700).entries();
+            let expected = Entry { expires_in: milliseconds(700), ..entry("", true, (1, 1), text) };
+            assert_eq!(told, [expected], "{text}");
+            assert_eq!(Answer::held_by(text, -1).entries()[0].expires_in, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_seen_as_far_as_it_is() {
+        let Value::Array(mut parts) = Answer::held_by("", 700).value() else { panic!("no array") };
+        parts[1] = Value::BulkString(b"caf\xe9".to_vec());
+        let told = entries(&Value::Array(parts)).unwrap();
+        assert_eq!(told[0].owner, Owner::from_text("caf\u{fffd}"));
+    }
+
+    #[test]
+    fn those_who_share_are_seen_in_the_order_of_their_tokens_with_their_own_times() {
+        let group = format!("glk1+:{ID}:7");
+        let told = Answer::held_by(&group, 5000)
+            .record("#value", &group)
+            .shares(OTHER, "900000009 1005000 900000 950000 0 0 channel 2/5:late one")
+            .shares(ID, "900000007 1003000 800000 900000 1000400 100400 channel 1/5:first")
+            .entries();
+        let first = Entry {
+            fence: 900_000_007,
+            age: milliseconds(100_000),
+            // Its longest hold ends before its lease.
+            expires_in: milliseconds(400),
+            ..entry(ID, true, (1, 5), "first")
+        };
+        let late = Entry {
+            fence: 900_000_009,
+            age: milliseconds(50_000),
+            expires_in: milliseconds(5000),
+            ..entry(OTHER, true, (2, 5), "late one")
+        };
+        assert_eq!(told, [first, late]);
+    }
+
+    #[test]
+    fn the_end_of_a_lease_counts_where_the_longest_hold_ends_later() {
+        let group = format!("glk1+:{ID}:7");
+        let told = |record: &str| {
+            Answer::held_by(&group, 5000).record("#value", &group).shares(ID, record).entries()
+        };
+        let left = |record: &str| told(record).first().and_then(|entry| entry.expires_in);
+        assert_eq!(left("7 1003000 800000 900000 1009000 109000 channel 1/5:a"), milliseconds(3000));
+        assert_eq!(left("7 1003000 800000 900000 1 109000 channel 1/5:a"), None);
+        assert_eq!(left("7 1003000 800000 900000 0 0 channel 1/5:a"), milliseconds(3000));
+        // What is over is not there any more, though nobody has dropped it yet.
+        assert_eq!(left("7 1000001 800000 900000 0 0 channel 1/5:a"), milliseconds(1));
+        assert_eq!(told("7 1000000 800000 900000 0 0 channel 1/5:a"), []);
+        assert_eq!(told("7 999999 800000 900000 0 0 channel 1/5:a"), []);
+        for broken in ["", "7", "x 1003000 1 1 0 0 channel 1/5:a", "7 1003000 1 1 0 0 channel 1:a"] {
+            assert_eq!(told(broken), [], "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_group_that_another_holder_has_followed_is_not_seen() {
+        let told = Answer::held_by(format!("glk1+:{OTHER}:8"), 5000)
+            .record("#value", format!("glk1+:{ID}:7"))
+            .shares(ID, "7 1003000 800000 900000 0 0 channel 1/5:a")
+            .entries();
+        assert_eq!(told.iter().map(|entry| entry.id).collect::<Vec<_>>(), [None]);
+        let told = Answer::held_by("", -2)
+            .record("#value", format!("glk1+:{ID}:7"))
+            .shares(ID, "7 1003000 800000 900000 0 0 channel 1/5:a")
+            .entries();
+        assert_eq!(told, []);
+    }
+
+    #[test]
+    fn those_who_wait_are_seen_behind_the_holder_in_their_order() {
+        let holder = format!("glk1:{ID}:990000123:999000:0:1/1:a");
+        let told = Answer::held_by(&holder, 2500)
+            .waits(format!("{OTHER} channel 30000 0 1/1:b c"), 990_000_456)
+            .waits(format!("{ID} channel 30000 4000 2/3:d"), 999_000_999)
+            .entries();
+        assert_eq!(told.len(), 3);
+        assert!(told[0].held);
+        let expected = Entry {
+            fence: 990_000_456,
+            age: milliseconds(10_000),
+            expires_in: milliseconds(20_000),
+            ..entry(OTHER, false, (1, 1), "b c")
+        };
+        assert_eq!(told[1], expected);
+        let expected = Entry {
+            fence: 999_000_999,
+            age: milliseconds(1000),
+            expires_in: milliseconds(29_000),
+            ..entry(ID, false, (2, 3), "d")
+        };
+        assert_eq!(told[2], expected);
+    }
+
+    #[test]
+    fn a_waiter_is_there_until_the_end_of_the_lease_that_it_has_renewed_last() {
+        let left = |lease: &str, renewed: Option<&str>| {
+            let mut answer =
+                Answer::held_by("", -2).waits(format!("{ID} channel {lease} 0 1/1:a"), 990_000_000);
+            if let Some(renewed) = renewed {
+                answer = answer.record(ID, renewed);
+            }
+            answer.entries().first().map(|entry| entry.expires_in.unwrap().as_millis())
+        };
+        assert_eq!(left("30000", None), Some(20_000));
+        assert_eq!(left("10001", None), Some(1));
+        assert_eq!(left("10000", None), None);
+        assert_eq!(left("9999", None), None);
+        assert_eq!(left("1000", Some("1000500")), Some(500));
+        assert_eq!(left("30000", Some("1000000")), None);
+        assert_eq!(left("30000", Some("what is no number")), None);
+        assert_eq!(left("18446744073709551615", None), None);
+    }
+
+    #[test]
+    fn what_is_no_waiter_hides_none_of_the_others() {
+        let told = Answer::held_by("", -2)
+            .waits("what another program has put there", 990_000_000)
+            .waits(format!("{ID} channel 30000 0 1:a"), 990_000_001)
+            .waits(format!("{ID} channel 30000 0 1/1:a"), 990_000_002)
+            .entries();
+        assert_eq!(told.iter().map(|entry| entry.fence).collect::<Vec<_>>(), [990_000_002]);
+    }
+
+    #[test]
+    fn servers_that_send_plain_text_and_lists_are_understood_too() {
+        let simple = |text: &str| Value::SimpleString(text.to_owned());
+        let list = |texts: &[&str]| Value::Array(texts.iter().copied().map(simple).collect());
+        let member = format!("{ID} channel 1000 0 1/1:a");
+        let answer = Value::Array(vec![
+            Value::Int(NOW),
+            simple(""),
+            Value::Int(-2),
+            Value::Array(Vec::new()),
+            list(&[&member, "999500000"]),
+            list(&[ID, "1000900"]),
+        ]);
+        let told = entries(&answer).unwrap();
+        let seen: Vec<_> = told.iter().map(|entry| (entry.fence, entry.expires_in)).collect();
+        assert_eq!(seen, [(999_500_000, milliseconds(900))]);
+    }
+
+    #[test]
+    fn an_answer_of_another_shape_is_none() {
+        let Value::Array(good) = Answer::held_by("a", 5).value() else { panic!("no array") };
+        assert!(entries(&Value::Array(good.clone())).is_some());
+        assert!(entries(&Value::Nil).is_none());
+        assert!(entries(&Value::Array(good[1..].to_vec())).is_none());
+        for at in 0..good.len() {
+            let mut other = good.clone();
+            other[at] = Value::Nil;
+            let read = entries(&Value::Array(other));
+            // The members of a group are read only where a group holds.
+            assert_eq!(read.is_some(), at == 3, "part {at}");
+        }
+        let mut before_time = good;
+        before_time[0] = Value::Int(-1);
+        assert!(entries(&Value::Array(before_time)).is_none());
     }
 }

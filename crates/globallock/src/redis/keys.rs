@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::error::{Error, Result};
 use crate::name::Name;
 
 /// How many slots a Redis Cluster has.
@@ -9,6 +10,15 @@ const SLOTS: u16 = 16384;
 
 /// The suffixes of the keys beside the lock's own, in the order in which the scripts know them.
 const SIDES: [&str; 4] = ["fence", "queue", "claims", "shared"];
+
+/// Refuses a name whose own key another lock may keep something else at, which a prefix alone keeps apart.
+pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
+    if prefix.is_empty() && is_side_key(name.as_str()) {
+        let reason = "without a prefix, it is where another lock keeps its queue: choose a prefix".to_owned();
+        return Err(Error::InvalidName { name: name.to_string(), reason });
+    }
+    Ok(())
+}
 
 /// The keys of one lock, in the order in which the scripts know them.
 pub(super) fn keys(prefix: &str, name: &Name) -> [String; 5] {
@@ -101,16 +111,88 @@ mod tests {
     }
 
     #[test]
+    fn keys_stand_in_the_order_that_the_scripts_know() {
+        let plain = keys("p:", &Name::new("a").unwrap());
+        assert_eq!(plain, ["p:a", "{p:a}:fence", "{p:a}:queue", "{p:a}:claims", "{p:a}:shared"]);
+        let braces = keys("p:", &Name::new("{a}").unwrap());
+        let tag = braces[1].split_once('}').unwrap().0;
+        assert_eq!(braces[0], "p:{a}");
+        for (key, side) in braces[1..].iter().zip(SIDES) {
+            assert_eq!(*key, format!("{tag}}}:p:{{a}}:{side}"));
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_named_like_a_side_key_is_listed() {
+        for (key, is_side) in [
+            ("{_glocks:a}:fence", true),
+            ("{_glocks:a}:shared", true),
+            ("{17}:_glocks:{a}:claims", true),
+            ("_glocks:a:queue", false),
+            ("_glocks:{a}:queue", false),
+            ("{_glocks:a}:other", false),
+            ("{_glocks:a}queue", false),
+            ("queue", false),
+        ] {
+            assert_eq!(is_side_key(key), is_side, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_takes_every_text_literally() {
+        for (text, expected) in [
+            ("", "*"),
+            ("_glocks:night", "_glocks:night*"),
+            ("a*b?c", r"a\*b\?c*"),
+            ("[^a-z]\\", r"\[\^a\-z\]\\*"),
+        ] {
+            assert_eq!(pattern(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn names_with_braces_share_no_key_with_others() {
-        let mut seen: HashMap<String, &str> = HashMap::new();
-        for name in
-            ["a", "{a}", "{a}b", "a}b", "a{b", "{}", "{}a", "}{", "{a}:queue", "a:queue", "{{a}}", "{0}:a"]
-        {
-            for key in keys("_glocks:", &Name::new(name).unwrap()) {
-                if let Some(other) = seen.insert(key.clone(), name) {
-                    panic!("{key:?} belongs to {name:?} and to {other:?}");
+        for prefix in ["_glocks:", ""] {
+            let mut seen: HashMap<String, &str> = HashMap::new();
+            for name in [
+                "a",
+                "{a}",
+                "{a}b",
+                "a}b",
+                "a{b",
+                "{}",
+                "{}a",
+                "}{",
+                "{a}:queue",
+                "{a}:fence",
+                "a:queue",
+                "{{a}}",
+                "{0}:a",
+                "{{a}:queue}:queue",
+            ] {
+                let lock = Name::new(name).unwrap();
+                if check(prefix, &lock).is_err() {
+                    continue;
+                }
+                for key in keys(prefix, &lock) {
+                    if let Some(other) = seen.insert(key.clone(), name) {
+                        panic!("{key:?} belongs to {name:?} and to {other:?}");
+                    }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn only_a_name_that_is_another_locks_key_is_refused() {
+        let refused =
+            |prefix, name| check(prefix, &Name::new(name).unwrap()).err().map(|error| error.to_string());
+        for name in ["{a}:queue", "{a}:fence", "{17}:{a}:claims"] {
+            assert!(refused("", name).is_some_and(|text| text.contains("choose a prefix")), "{name}");
+            assert_eq!(refused("p:", name), None, "{name}");
+        }
+        for name in ["a", "{a}", "a:queue", "{a}:queues"] {
+            assert_eq!(refused("", name), None, "{name}");
         }
     }
 

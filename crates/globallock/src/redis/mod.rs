@@ -135,6 +135,7 @@ impl Backend for Redis {
     }
 
     async fn join(&self, claim: &Claim) -> Result<Standing> {
+        keys::check(self.prefix(), &claim.name)?;
         let waits = claim.patience == Patience::Queue;
         if waits {
             self.inbox.waiters.expect(claim.id);
@@ -195,6 +196,7 @@ impl Backend for Redis {
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        keys::check(self.prefix(), name)?;
         let answer = self.request(&call(&self.link.scripts().inspect, self.prefix(), name)).await?;
         inspect::entries(&answer).ok_or_else(|| {
             Failure::new(Kind::Unfit, "what stands at the keys of this lock is not a lock's")

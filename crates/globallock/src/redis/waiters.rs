@@ -155,46 +155,200 @@ impl Waiters {
 mod tests {
     use super::*;
 
+    fn id() -> ClaimId {
+        ClaimId::new(5, 6)
+    }
+
     fn pushed(id: ClaimId) -> Pushed {
         Pushed::parse(&format!("{id} 7 1500 0 _glocks:a b")).unwrap()
     }
 
+    fn clock() -> Clock {
+        Clock { sent: now(), server_ms: 1000 }
+    }
+
+    fn milliseconds(number: u64) -> Duration {
+        Duration::from_millis(number)
+    }
+
+    /// What a wait ends with, in virtual time; one that never ends fails.
+    async fn ends(wait: impl Future<Output = Option<Standing>>) -> Option<Standing> {
+        tokio::time::timeout(Duration::from_secs(3600), wait).await.expect("the wait ends")
+    }
+
+    /// When the waiter is told to ask the server again, counted from now.
+    async fn asks_again_after(waiters: &Waiters) -> Duration {
+        let since = now();
+        assert_eq!(ends(waiters.changed(id())).await, None);
+        now() - since
+    }
+
     #[test]
     fn a_push_is_read_with_the_key_whole() {
-        let id = ClaimId::new(5, 6);
-        let expected = Pushed { id, fence: 7, expires: 1500, hold_until: 0, key: "_glocks:a b".to_owned() };
-        assert_eq!(pushed(id), expected);
+        let expected =
+            Pushed { id: id(), fence: 7, expires: 1500, hold_until: 0, key: "_glocks:a b".to_owned() };
+        assert_eq!(pushed(id()), expected);
         for text in ["", "x", "00000000000000000000000000000000 1 2", "zz 1 2 3 key"] {
             assert_eq!(Pushed::parse(text), None, "{text}");
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_late_push_counts_from_the_request_and_not_from_its_arrival() {
-        let (waiters, id) = (Waiters::default(), ClaimId::new(5, 6));
-        waiters.expect(id);
+        let waiters = Waiters::default();
+        waiters.expect(id());
         let sent = Instant::now() - Duration::from_secs(3);
-        waiters.waits(id, Clock { sent, server_ms: 1000 }, None, false);
-        assert_eq!(waiters.tell(pushed(id)), None);
-        let Some(Standing::Held(grant)) = waiters.changed(id).await else { panic!("not granted") };
-        assert_eq!(grant.expires, Some(sent + Duration::from_millis(500)));
+        waiters.waits(id(), Clock { sent, server_ms: 1000 }, None, false);
+        assert_eq!(waiters.tell(pushed(id())), None);
+        let Some(Standing::Held(grant)) = ends(waiters.changed(id())).await else { panic!("not granted") };
+        assert_eq!(grant.expires, Some(sent + milliseconds(500)));
     }
 
-    #[tokio::test]
+    #[test]
+    fn a_grant_ends_as_long_after_the_request_as_the_server_says_and_never_before_it() {
+        let clock = clock();
+        let after = |number| Some(clock.sent + milliseconds(number));
+        for (expires, hold_until, left, hold_left) in [
+            (1500, 0, after(500), None),
+            (1500, 1200, after(500), after(200)),
+            // The server's clock has been set back since.
+            (900, 1, after(0), after(0)),
+        ] {
+            let grant = clock.grant(&Pushed { expires, hold_until, ..pushed(id()) });
+            assert_eq!(
+                (grant.fence, grant.expires, grant.hold_ends),
+                (7, left, hold_left),
+                "{expires} {hold_until}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_push_that_comes_before_the_answer_waits_for_it() {
-        let (waiters, id) = (Waiters::default(), ClaimId::new(5, 6));
-        waiters.expect(id);
-        assert_eq!(waiters.tell(pushed(id)), None);
-        let changed = waiters.changed(id);
+        let waiters = Waiters::default();
+        waiters.expect(id());
+        assert_eq!(waiters.tell(pushed(id())), None);
+        let changed = waiters.changed(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
-        waiters.waits(id, Clock { sent: Instant::now(), server_ms: 1000 }, None, false);
-        assert!(matches!(changed.await, Some(Standing::Held(_))));
+        waiters.waits(id(), clock(), None, false);
+        assert!(matches!(ends(changed).await, Some(Standing::Held(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_push_ends_the_wait_however_late_the_next_look_would_be() {
+        let waiters = Waiters::default();
+        waiters.expect(id());
+        waiters.waits(id(), clock(), Some(Duration::from_secs(60)), false);
+        let changed = waiters.changed(id());
+        tokio::pin!(changed);
+        assert!(futures_util::poll!(&mut changed).is_pending());
+        let since = now();
+        assert_eq!(waiters.tell(pushed(id())), None);
+        assert!(matches!(ends(changed).await, Some(Standing::Held(_))));
+        assert_eq!(now(), since);
     }
 
     #[test]
     fn a_push_that_nobody_waits_for_is_given_back() {
-        let id = ClaimId::new(5, 6);
-        assert_eq!(Waiters::default().tell(pushed(id)), Some(pushed(id)));
+        let (waiters, other) = (Waiters::default(), ClaimId::new(7, 8));
+        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
+        waiters.expect(other);
+        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
+        waiters.expect(id());
+        waiters.forget(id());
+        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
+        assert_eq!(waiters.tell(pushed(other)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_is_taken_once() {
+        let waiters = Waiters::default();
+        waiters.expect(id());
+        waiters.waits(id(), clock(), None, false);
+        assert_eq!(waiters.tell(pushed(id())), None);
+        assert!(matches!(ends(waiters.changed(id())).await, Some(Standing::Held(_))));
+        // The server is asked by whoever waits for nothing here, and a second push is given back.
+        assert_eq!(ends(waiters.changed(id())).await, None);
+        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_asks_again_when_the_server_has_said_and_once() {
+        let waiters = Waiters::default();
+        waiters.expect(id());
+        waiters.waits(id(), clock(), Some(milliseconds(1234)), false);
+        assert_eq!(asks_again_after(&waiters).await, milliseconds(1234));
+        let changed = tokio::time::timeout(Duration::from_secs(3600), waiters.changed(id()));
+        assert!(changed.await.is_err(), "it asks once more without a new answer");
+        // What the server has said last counts.
+        waiters.waits(id(), clock(), Some(milliseconds(10)), false);
+        waiters.waits(id(), clock(), Some(milliseconds(20)), false);
+        assert_eq!(asks_again_after(&waiters).await, milliseconds(20));
+        waiters.waits(id(), clock(), Some(milliseconds(10)), false);
+        waiters.waits(id(), clock(), None, false);
+        let changed = tokio::time::timeout(Duration::from_secs(3600), waiters.changed(id()));
+        assert!(changed.await.is_err(), "it asks though the server said that it need not");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_answer_counts_for_whoever_waits_already() {
+        let waiters = Waiters::default();
+        waiters.expect(id());
+        let changed = waiters.changed(id());
+        tokio::pin!(changed);
+        assert!(futures_util::poll!(&mut changed).is_pending());
+        let since = now();
+        waiters.waits(id(), clock(), Some(milliseconds(30)), false);
+        assert_eq!(ends(changed).await, None);
+        assert_eq!(now() - since, milliseconds(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_look_for_a_stranger_slows_down_to_a_tenth_of_a_second_and_begins_anew_with_the_next() {
+        let waiters = Waiters::default();
+        waiters.expect(id());
+        for round in 0..2 {
+            for expected in [5, 10, 20, 40, 80, 100, 100] {
+                waiters.waits(id(), clock(), Some(Duration::from_secs(60)), true);
+                assert_eq!(asks_again_after(&waiters).await, milliseconds(expected), "in round {round}");
+            }
+            waiters.waits(id(), clock(), Some(milliseconds(700)), false);
+            assert_eq!(asks_again_after(&waiters).await, milliseconds(700));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_whose_key_ends_sooner_is_looked_for_then() {
+        let waiters = Waiters::default();
+        waiters.expect(id());
+        waiters.waits(id(), clock(), Some(milliseconds(3)), true);
+        assert_eq!(asks_again_after(&waiters).await, milliseconds(3));
+        waiters.waits(id(), clock(), None, true);
+        assert_eq!(asks_again_after(&waiters).await, milliseconds(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_asks_at_once_when_a_push_may_have_been_missed() {
+        let (waiters, other) = (Waiters::default(), ClaimId::new(7, 8));
+        for claim in [id(), other] {
+            waiters.expect(claim);
+            waiters.waits(claim, clock(), Some(Duration::from_secs(60)), false);
+        }
+        let since = now();
+        let changed = waiters.changed(id());
+        tokio::pin!(changed);
+        assert!(futures_util::poll!(&mut changed).is_pending());
+        waiters.look_all();
+        assert_eq!(ends(changed).await, None);
+        assert_eq!(ends(waiters.changed(other)).await, None);
+        assert_eq!(now(), since);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_one_that_has_left_leaves_no_waiter_behind() {
+        let waiters = Waiters::default();
+        waiters.waits(id(), clock(), Some(milliseconds(1)), false);
+        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
     }
 }

@@ -143,6 +143,61 @@ async fn a_release_hands_the_lock_over_ten_thousand_dead_waiters() {
     }
 }
 
+/// How often the server has run a command since its counts were reset.
+fn count(server: &Redis, command: &str) -> u64 {
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let found = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    found.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn one_call_passes_so_many_of_the_dead_and_no_more() {
+    // A look at each, and for the first of each connection a message that nobody hears.
+    for (dead, most) in [(Dead::Together, 2000), (Dead::Apart, 500)] {
+        let scene = Scene::new(dead).await;
+        let living = scene.living().await;
+        let waiter = scene.waiter(&living).await;
+        scene.server.cli(&["CONFIG", "RESETSTAT"]);
+        assert_eq!(scene.holder.leave(&scene.holds).await.unwrap(), Departure::Left);
+        let guard = tokio::time::timeout(SOON, waiter).await.expect("it is granted").unwrap().unwrap();
+        let (calls, messages) = (count(&scene.server, "evalsha"), count(&scene.server, "publish"));
+        println!("{dead:?}: {calls} calls, {messages} messages");
+        assert!(calls >= CROWD / most, "{dead:?}: {calls} calls pass {CROWD}");
+        assert!(
+            dead == Dead::Apart || messages <= 2 * calls,
+            "{messages} messages to a connection that has gone"
+        );
+        assert!(guard.is_held());
+    }
+}
+
+#[tokio::test]
+async fn one_call_lets_in_so_many_and_no_more() {
+    const READERS: u64 = 3000;
+    const READ: Share = Share { weight: 1, capacity: u32::MAX >> 3 };
+    let server = Redis::start().unwrap();
+    let [backend, readers] = [
+        globallock::connect_backend(&server.url()).await.unwrap(),
+        globallock::connect_backend(&server.url()).await.unwrap(),
+    ];
+    let holds = claim("a", 0, MUTEX, Patience::Queue);
+    assert!(matches!(backend.join(&holds).await, Ok(Standing::Held(_))));
+    let readers = &readers;
+    let joins = (1..=READERS).map(|number| async move {
+        let reader = of_the_crowd(claim("a", number, READ, Patience::Queue).id);
+        readers.join(&Claim { share: READ, ..reader }).await.unwrap()
+    });
+    let standings: Vec<Standing> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(standings.iter().all(|standing| *standing == Standing::Waiting));
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    backend.leave(&holds).await.unwrap();
+    eventually("all share it", async || server.cli(&["ZCARD", "{_glocks:a}:shared"]) == READERS.to_string())
+        .await;
+    let calls = count(&server, "evalsha");
+    println!("{calls} calls let {READERS} in");
+    assert!(calls >= READERS / 200, "{calls} calls let {READERS} in");
+}
+
 #[tokio::test]
 async fn a_waiter_behind_dead_waiters_comes_in_when_the_lease_of_a_dead_holder_ends() {
     for dead in [Dead::Together, Dead::Apart] {

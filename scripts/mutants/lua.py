@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Changes one thing at a time in the Lua scripts of the Redis store, and runs the tests on each change.
 
-    python3 scripts/mutants/lua.py run [--shard k/n] [--only FILE] [--again] [--limit SECONDS]
+    python3 scripts/mutants/lua.py run [--shard K/N] [--only FILE] [--again] [--limit SECONDS]
     python3 scripts/mutants/lua.py list [--only FILE]
 
 A change that no test notices has survived: `run` ends with status 1 if one has that `lua_explained.txt` does not
@@ -36,7 +36,10 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 TESTS = [
     ("redis", ["scripts::", "answers::", "costs::", "crowds::one_call", "--test-threads=8"]),
     ("conformance", ["redis::", "--test-threads=8"]),
-    ("redis", ["times::", "promptness::", "crowds::", "keys::", "faults::flushed", "faults::a_waiter", "--test-threads=8"]),
+    (
+        "redis",
+        ["times::", "promptness::", "crowds::", "keys::", "faults::flushed", "faults::a_waiter", "--test-threads=8"],
+    ),
 ]
 
 TOKEN = re.compile(
@@ -231,11 +234,11 @@ def explained():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("verb", choices=["run", "list"])
-    parser.add_argument("--shard", default="1/1", help="the k-th of n parts")
+    parser.add_argument("--shard", default="0/1", help="the k-th of n parts")
     parser.add_argument("--only", help="one script")
     parser.add_argument("--again", action="store_true", help="run those again that have survived before")
     parser.add_argument("--hasty", action="store_true", help="do not run what is explained and was not run yet")
-    parser.add_argument("--groups", type=int, default=len(TESTS), help="only so many groups of tests: finds no survivors")
+    parser.add_argument("--groups", type=int, default=len(TESTS), help="only so many groups of tests: no survivors")
     parser.add_argument("--limit", type=float, default=180, help="seconds for the tests of one change")
     options = parser.parse_args()
     # So that the program that runs is ended too.
@@ -244,7 +247,7 @@ def main():
     names = [options.only] if options.only else sorted(path.name for path in SCRIPTS.glob("*.lua"))
     found = [mutant for name in names for mutant in mutants(name)]
     # Neighbours go to different parts.
-    found = [mutant for number, mutant in enumerate(found) if number % parts == part - 1]
+    found = [mutant for number, mutant in enumerate(found) if number % parts == part]
     if options.verb == "list":
         for mutant, _ in found:
             print(f"{mutant['file']}:{mutant['line']}: {mutant['key'].partition(': ')[2]}")
@@ -298,8 +301,10 @@ def main():
 
 
 def passes_unchanged(built, limit, groups):
-    """Whether the tests pass on what is not changed; few that do not are told, and not listened to afterwards. Asked once
-    for the same programs."""
+    """Whether the tests pass on what is not changed; few that do not are told, and not listened to afterwards.
+
+    Asked once for the same programs.
+    """
     name = hashlib.sha256(b"".join(built[test] for test in sorted(built)) + repr(TESTS[:groups]).encode()).hexdigest()
     store = TARGET / "mutants-lua-unchanged.json"
     known = json.loads(store.read_text()) if store.exists() else {}
@@ -314,7 +319,8 @@ def passes_unchanged(built, limit, groups):
                     since = time.monotonic()
                     skip = [part for skipped in known["skip"] for part in ("--skip", skipped)]
                     passed = verdict(program, [*arguments, *skip], since + limit)
-                    print(f"{test}: {'passes' if passed is True else passed} ({time.monotonic() - since:.1f} s)", flush=True)
+                    took = time.monotonic() - since
+                    print(f"{test}: {'passes' if passed is True else passed} ({took:.1f} s)", flush=True)
                     if passed is True:
                         break
                     known["skip"].append(passed)

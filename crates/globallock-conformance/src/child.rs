@@ -98,7 +98,7 @@ impl Owner {
         self.child.kill().await.expect("the owner can be killed");
     }
 
-    /// Stops it without ending it, and waits until it is stopped.
+    /// Stops it without ending it, and waits until it is stopped, or has ended by itself.
     ///
     /// # Panics
     /// When it has ended.
@@ -106,7 +106,8 @@ impl Owner {
         self.signal(Signal::STOP);
         let stat = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
         crate::world::eventually("the owner is stopped", async || {
-            std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T "))
+            // One that has ended meanwhile does nothing any more either.
+            std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T ") || text.contains(") Z "))
         })
         .await;
     }

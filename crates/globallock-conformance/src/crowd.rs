@@ -1,8 +1,8 @@
 //! A crowd of waiters on one name: what it must not cost the others, alive and dead.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use globallock::{Entry, LockManager, ManagerOptions, Options};
@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::child::Told;
 use crate::member::{Member, Wish};
+use crate::pauses::busy;
 
 /// How many wait in the end.
 pub const SIZE: usize = 10_000;
@@ -18,8 +19,8 @@ pub const SIZE: usize = 10_000;
 const MEMBERS: usize = 4;
 /// How many claims of each member stand in front of the second holder, and have the lock in turn.
 const FIRST: usize = 2;
-/// The lease of all claims.
-pub const LEASE: Duration = Duration::from_secs(5);
+/// The lease of all claims, longer where others keep the machine busy.
+static LEASE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * busy());
 /// How much later than a lease after its end a claim is gone: servers look now and then, and take out 10,000 at once.
 const TICK: Duration = Duration::from_secs(2);
 /// How long it may take until all wait.
@@ -101,7 +102,7 @@ impl Crowd {
     /// Starts a member, and returns once it is connected.
     async fn start(&mut self, number: usize) -> Member {
         let (url, name, label) = (self.url.clone(), self.name.clone(), number.to_string());
-        let wish = Wish { url, name, label, lease: LEASE };
+        let wish = Wish { url, name, label, lease: *LEASE };
         let (events, bad) = (self.events.0.clone(), self.bad.clone());
         let tell = move |told| {
             // Whoever does not listen any more has seen enough.
@@ -160,7 +161,7 @@ impl Crowd {
         step("handed over");
         let all = &all[first.len() - 1..];
         assert_eq!(ids(all), ids(&self.queue(1 + size).await), "the queue behind those who had the lock");
-        tokio::time::sleep_until((Instant::now() + LEASE * 2).into()).await;
+        tokio::time::sleep_until((Instant::now() + *LEASE * 2).into()).await;
         assert_eq!(ids(all), ids(&self.queue(1 + size).await), "nobody falls out of the order of joining");
         step("two leases later");
 
@@ -171,10 +172,10 @@ impl Crowd {
         step("all killed");
         let lock = self.manager.mutex(&self.name).expect("a good name");
         let newcomer = tokio::spawn(async move { lock.acquire().await });
-        tokio::time::sleep_until((killed + LEASE / 2).into()).await;
+        tokio::time::sleep_until((killed + *LEASE / 2).into()).await;
         self.holders[1].release().await;
         assert_eq!(self.told().await, (HOLDERS[1], Told::Released(true)), "it held until now");
-        let limit = LEASE + TICK;
+        let limit = *LEASE + TICK;
         let granted = tokio::time::timeout(JOINED, newcomer).await;
         let took = killed.elapsed().saturating_sub(self.watch.still() - still);
         step("the newcomer is granted");
@@ -236,7 +237,7 @@ impl Crowd {
 }
 
 async fn manager(url: &str) -> LockManager {
-    let locks = Options { lease: LEASE, ..Options::default() };
+    let locks = Options { lease: *LEASE, ..Options::default() };
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
     LockManager::connect_with(url, options).await.expect("the store answers")
 }
@@ -268,7 +269,7 @@ async fn use_unrelated(url: String, watch: Arc<Watch>, bad: mpsc::UnboundedSende
                 Err(_) => Some("it is not served".to_owned()),
             };
             let took = from.elapsed().saturating_sub(watch.still() - still);
-            let late = (took > LEASE).then(|| format!("it took {took:?}"));
+            let late = (took > *LEASE).then(|| format!("it took {took:?}"));
             if let Some(what) = failed.or(late) {
                 let _ = bad.send(format!("an unrelated lock: {what}"));
                 break;

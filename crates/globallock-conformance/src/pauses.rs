@@ -11,6 +11,17 @@ const STEP: Duration = Duration::from_millis(10);
 /// How late a timer is on an idle machine.
 const IDLE: Duration = Duration::from_millis(2);
 
+/// How many times longer leases have to be here for the machine's worst pause not to outlast them: 1, and more where
+/// others keep it busy.
+#[must_use]
+pub fn busy() -> u32 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|minute| minute.parse().ok()).unwrap_or(0.0);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // As many at work as twice the processors is what the build before the tests leaves.
+    (load / (2 * processors) as f64).clamp(1.0, 4.0) as u32
+}
+
 /// A timer that runs again and again, and counts how late its ends are told.
 #[derive(Debug)]
 pub struct Pauses {

@@ -39,8 +39,15 @@ pub async fn connect_for(url: &str, lease: Duration) -> Result<LockManager> {
     LockManager::connect_with(url, ManagerOptions { locks, ..ManagerOptions::default() }).await
 }
 
-/// The lease where nothing shall run out, and how long a request may take there.
-const CALM: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(30));
+/// The lease where nothing shall run out.
+const CALM: Duration = Duration::from_secs(60);
+
+/// An address with a limit for requests that a busy server keeps: how long one may take is asked elsewhere.
+#[must_use]
+pub fn patient(url: &str) -> String {
+    let sign = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{sign}timeout=20s")
+}
 
 /// Connects with a lease, and limits of requests, that no pause of a busy machine uses up: for tests of what is so
 /// whatever the time.
@@ -51,8 +58,7 @@ const CALM: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs
 /// # Cancel safety
 /// A dropped call leaves nothing behind.
 pub async fn connect_calmly(url: &str) -> Result<LockManager> {
-    let sign = if url.contains('?') { '&' } else { '?' };
-    connect_for(&format!("{url}{sign}timeout={}s", CALM.1.as_secs()), CALM.0).await
+    connect_for(&patient(url), CALM).await
 }
 
 /// Connects so to a store that answers.

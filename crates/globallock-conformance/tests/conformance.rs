@@ -7,6 +7,8 @@ use futures_util::StreamExt;
 use globallock::{Backend, LockManager, ManagerOptions, Memory, Name};
 use globallock_conformance::cases::{Trial, trials};
 use globallock_conformance::faulty::Faulty;
+use globallock_conformance::pauses::busy;
+use globallock_conformance::scene::patient;
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::server::redis::Redis;
@@ -66,16 +68,6 @@ fn main() {
     // Dropped before the exit, which drops nothing.
     drop((redis, etcd, ensembles, directory));
     conclusion.exit();
-}
-
-/// How many times longer leases have to be here for the machine's worst pause not to outlast them: 1, and more where
-/// others keep it busy.
-fn busy() -> u32 {
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').next().and_then(|minute| minute.parse().ok()).unwrap_or(0.0);
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    // As many at work as twice the processors is what the build before the tests leaves.
-    (load / (2 * processors) as f64).clamp(1.0, 4.0) as u32
 }
 
 /// What cases are to be run, by any number of filters, and how.
@@ -155,7 +147,7 @@ fn file(directory: PathBuf) -> Subject {
 
 fn on_redis(server: &Redis) -> Subject {
     let (losing, leaving) = (server.port(), server.port());
-    Subject::at("redis", &server.url(), child())
+    Subject::at("redis", &patient(&server.url()), child())
         .losing(move |name| async move {
             let keys = redis_keys(losing, name.as_str());
             let mut delete = vec!["DEL"];
@@ -176,7 +168,7 @@ fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> Subject {
     let root = if options.is_empty() { "/locks/_glocks" } else { "/locks/interop" };
     // Below the name, and what is called as the name itself.
     let range = move |name: &Name| format!("{root}/{}", name.as_str());
-    let subject = Subject::at(kind, &format!("{}{options}", cluster.url()), child())
+    let subject = Subject::at(kind, &patient(&format!("{}{options}", cluster.url())), child())
         .losing(move |name| {
             let mut delete = etcd::ctl(&losing);
             delete.args(["del", "--prefix", &range(&name)]);
@@ -196,7 +188,7 @@ fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> Subject {
 }
 
 fn on_zookeeper(ensemble: &ZooKeeper, kind: &str, options: &str) -> Subject {
-    let url = format!("{}{options}", ensemble.url());
+    let url = patient(&format!("{}{options}", ensemble.url()));
     let root = if options.is_empty() { "/_glocks" } else { "/curator" };
     let (losing, leaving) = (ensemble.hosts(), ensemble.hosts());
     let subject = Subject::at(kind, &url, child())

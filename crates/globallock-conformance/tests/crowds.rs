@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use globallock_conformance::crowd::crowd;
+use globallock_conformance::scene::patient;
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 use globallock_conformance::server::redis::Redis;
@@ -23,9 +24,9 @@ fn main() {
             let directory = tempfile::tempdir().expect("a directory can be made");
             run(&format!("file://{}", directory.path().join("locks").display()), child());
         }),
-        trial("redis", || run(&Redis::start().expect("a Redis server starts").url(), child())),
-        trial("etcd", || run(&Etcd::start(1).expect("an etcd server starts").url(), child())),
-        trial("zookeeper", || run(&ZooKeeper::start(1).expect("a ZooKeeper server starts").url(), child())),
+        trial("redis", || serve(&Redis::start().expect("a Redis server starts").url())),
+        trial("etcd", || serve(&Etcd::start(1).expect("an etcd server starts").url())),
+        trial("zookeeper", || serve(&ZooKeeper::start(1).expect("a ZooKeeper server starts").url())),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -41,6 +42,11 @@ fn trial(store: &str, run: fn()) -> Trial {
 /// The program that `kill -9` is tried on.
 fn child() -> Option<PathBuf> {
     Some(PathBuf::from(env!("CARGO_BIN_EXE_globallock-child")))
+}
+
+/// The crowd on a server.
+fn serve(url: &str) {
+    run(&patient(url), child());
 }
 
 fn run(url: &str, child: Option<PathBuf>) {

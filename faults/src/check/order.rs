@@ -136,7 +136,7 @@ impl Case<'_> {
         })
     }
 
-    /// In calm, nobody waits while others are granted who asked much later.
+    /// In calm, nobody whose owner ran and was served waits while others are granted who asked much later.
     fn starved(&self, later: &[&Claim], claims: &[&Claim], report: &mut Report) {
         for claim in claims.iter().filter(|claim| matches!(claim.mode, Mode::Wait(_))) {
             let end = claim.answered().unwrap_or(claim.owner_ended.0);
@@ -147,7 +147,10 @@ impl Case<'_> {
                     && other.granted.is_some_and(|grant| grant.at + self.terms.slack < end)
             };
             let mut passing = later[from..].iter().take_while(|other| other.invoked < end);
-            if let Some(other) = passing.find(passes).filter(|_| self.is_calm(claim.invoked, end)) {
+            // A waiter whose renewals were late joins a second time, behind all others.
+            let kept =
+                |_: &&&Claim| self.is_calm(claim.invoked, end) && self.was_served(claim, claim.invoked, end);
+            if let Some(other) = passing.find(passes).filter(kept) {
                 let what = format!("{} waited until {end}, overtaken by {}", told(claim), told(other));
                 report.violated(Rule::Queue, what);
             }

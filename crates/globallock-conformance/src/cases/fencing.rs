@@ -63,7 +63,7 @@ async fn tokens_rise_over_a_crash(world: World) {
 
 async fn tokens_rise_when_a_longest_hold_was_over(world: World) {
     let [first, second] = world.managers().await;
-    let late = world.lock_for(&first, std::time::Duration::from_millis(200)).acquire().await.unwrap();
+    let late = world.briefly_held(&first).await;
     let next = world.lock(&second).acquire().await.unwrap();
     assert!(next.fencing_token() > late.fencing_token());
 }

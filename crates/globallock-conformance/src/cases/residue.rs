@@ -69,7 +69,7 @@ async fn nothing_stays_of_a_killed_owner(world: World) {
 
 async fn a_longest_hold_that_was_over_leaves_nothing(world: World) {
     let manager = world.manager().await;
-    let guard = world.lock_for(&manager, Duration::from_millis(150)).acquire().await.unwrap();
+    let guard = world.briefly_held(&manager).await;
     guard.lost().await;
     world.until_empty(&manager).await;
     drop(guard);

@@ -46,9 +46,11 @@ const START_LIMIT: Duration = Duration::from_secs(100);
 /// How often a server that does not answer yet is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Starts the command that follows, tells its process id, and kills it when the pipe to its keeper closes: however the
-/// keeper ends, even by `kill -9`.
-const GUARDIAN: &str = r#""$@" </dev/null >&2 & echo $!; read -r _; kill -KILL $! 2>/dev/null; wait"#;
+/// Starts the command that follows, tells its process id, and kills it when the pipe to its owner closes: however the
+/// owner ends, even by `kill -9`. Where the guardian itself is killed, the kernel kills the command.
+const GUARDIAN: &str = r#"
+    if command -v setpriv >/dev/null 2>&1; then set -- setpriv --pdeathsig KILL "$@"; fi
+    "$@" </dev/null >&2 & echo $!; read -r _; kill -KILL $! 2>/dev/null; wait"#;
 
 /// A server's process, killed when this is dropped or when this process ends in any way.
 #[derive(Debug)]
@@ -183,4 +185,33 @@ pub fn wait_ready(what: &str, log: &Path, mut ready: impl FnMut() -> bool) -> Re
 #[must_use]
 pub fn listens(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_ends_with_its_guardian_and_with_its_owner() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let start = || Process::start("sleep", "coreutils", ["600"], log.path()).unwrap();
+        // Of a process that is dead and was not waited for there is nothing left to read.
+        let command = |process: &Process| format!("/proc/{}/cmdline", process.id().as_raw_nonzero());
+        let ends = |command: &str| {
+            let lives = || std::fs::read(command).is_ok_and(|text| !text.is_empty());
+            wait_ready("the end of sleep", log.path(), || !lives()).unwrap();
+        };
+        let mut process = start();
+        let killed = command(&process);
+        // Before that it is still the guardian's copy.
+        let runs = || std::fs::read(&killed).is_ok_and(|text| text.starts_with(b"sleep"));
+        wait_ready("sleep", log.path(), runs).unwrap();
+        process.guardian.kill().unwrap();
+        process.guardian.wait().unwrap();
+        ends(&killed);
+        let process = start();
+        let dropped = command(&process);
+        drop(process);
+        ends(&dropped);
+    }
 }

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use globallock::Guard;
+use globallock::backend::{Claim, Standing};
+use globallock::queue::Share;
 use globallock_conformance::scene::connect_for;
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 
+use crate::scripts::{MUTEX, Store, queued};
 use crate::{manager, queue_is};
 
 #[tokio::test]
@@ -179,4 +182,21 @@ async fn a_dropped_manager_closes_its_connection() {
     drop(manager);
     guard.release().await.unwrap();
     eventually("the connection is closed", async || all() == before).await;
+}
+
+#[tokio::test]
+async fn a_dead_waiter_in_front_of_one_that_has_to_wait_leaves_the_queue() {
+    let store = Store::new().await;
+    let reader = Claim { share: Share { weight: 1, capacity: 9 }, ..queued(1, MUTEX) };
+    store.holds(&reader).await;
+    // Neither fits beside the reader; the first is not renewed any more.
+    let dead = Claim { lease: Duration::from_millis(100), ..queued(2, MUTEX) };
+    let living = queued(3, MUTEX);
+    store.waits(&dead).await;
+    store.waits(&living).await;
+    eventually("its lease ends, and whoever looks next takes it out", async || {
+        assert_eq!(store.renew(&living).await, Standing::Waiting);
+        store.server.cli(&["ZCARD", "{_glocks:a}:queue"]) == "1"
+    })
+    .await;
 }

@@ -17,7 +17,7 @@ JOBS ?= 1
 MUTANTS := $(TARGET)/mutants/venv
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: ## Install what the tests need, then run every check and every test (what CI runs).
 	@mkdir -p $(TARGET) && : >$(PARTS)
@@ -50,9 +50,10 @@ schedules: ## Search the orders in which threads can go through the core.
 	RUSTFLAGS="--cfg globallock_schedules" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/schedules \
 		cargo test --locked -p globallock --no-default-features --features zookeeper --lib -- schedules
 
-mutants: ## Search for changes of the code that no test notices, for hours (SHARD=0/8 for a part, JOBS=2).
+mutants: tools ## Search for changes of the code that no test notices, for hours (SHARD=0/8 for a part, JOBS=2).
 	command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
-	test -d $(MUTANTS) || { python3 -m venv $(MUTANTS) && $(MUTANTS)/bin/pip --quiet install tree-sitter tree-sitter-rust; }
+	$(MUTANTS)/bin/python -c 'import tree_sitter_rust' 2>/dev/null || { python3 -m venv --clear $(MUTANTS) && \
+		$(MUTANTS)/bin/pip --quiet install tree-sitter==0.26.* tree-sitter-rust==0.24.*; }
 	$(MUTANTS)/bin/python scripts/mutants/run.py run --shard $(SHARD) --jobs $(JOBS)
 	$(MUTANTS)/bin/python scripts/mutants/lua.py run --shard $(SHARD)
 	$(MUTANTS)/bin/python scripts/mutants/run.py report $(if $(filter-out 0/1,$(SHARD)),--part)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Changes one thing at a time in the Lua scripts of the Redis store, and runs the tests on each change.
 
-    python3 scripts/mutants/lua.py run [--shard K/N] [--only FILE] [--again] [--limit SECONDS]
+    python3 scripts/mutants/lua.py run [--shard K/N] [--only FILE] [--again] [--hasty]
     python3 scripts/mutants/lua.py list [--only FILE]
 
 A change that no test notices has survived: `run` ends with status 1 if one has that `lua_explained.txt` does not
@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "crates/globallock/src/redis"
 EXPLAINED = Path(__file__).with_name("lua_explained.txt")
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 # What kills most comes first. They wait more than they work, so that more of them run than there are cores. Tests of
 # addresses, rights, refusals and connections learn nothing of the scripts.
 TESTS = [
@@ -244,6 +244,8 @@ def main():
     # So that the program that runs is ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     part, parts = map(int, options.shard.split("/"))
+    if not 0 <= part < parts:
+        sys.exit(f"there is no part {options.shard}: the first of 8 is 0/8, the last 7/8")
     names = [options.only] if options.only else sorted(path.name for path in SCRIPTS.glob("*.lua"))
     found = [mutant for name in names for mutant in mutants(name)]
     # Neighbours go to different parts.

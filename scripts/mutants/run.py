@@ -81,7 +81,7 @@ def mutants_of(group, only=None):
     files = [file for file in group["files"] if not only or file in only]
     if not files:
         return []
-    command = [TOOL, "mutants", "--list", "--json", "-d", str(ROOT), "-p", "globallock"]
+    command = [TOOL, "mutants", "--list", "--json", "--diff", "-d", str(ROOT), "-p", "globallock"]
     for file in files:
         command += ["-f", f"{SOURCES}/{file}.rs"]
     listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -116,6 +116,14 @@ def mutants_of(group, only=None):
 def run_all(groups, arguments):
     WORK.mkdir(parents=True, exist_ok=True)
     index, count = (int(part) for part in arguments.shard.split("/"))
+    if not 0 <= index < count:
+        sys.exit(f"there is no part {arguments.shard}: the first of 8 is 0/8, the last 7/8")
+    # All build in one place, where each would change what the others try.
+    alone = open(WORK / "lock", "w")
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"another search uses {WORK}: give each a CARGO_TARGET_DIR of its own")
     results = Results()
     tasks = []
     for group in groups:
@@ -149,6 +157,8 @@ def try_all(tasks, results, test, count):
         job.start()
     for job in jobs:
         job.join()
+    for why in {str(job.failed) for job in jobs if job.failed}:
+        print(why, file=sys.stderr)
     return not any(job.failed for job in jobs)
 
 
@@ -164,10 +174,7 @@ class Results:
         return result and result["outcome"]
 
     def note(self, mutant, outcome, seconds, stage):
-        with self.lock, open(WORK / "lock", "w") as lock:
-            # Another shard may be writing as well.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self.all = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        with self.lock:
             self.all[mutant["key"]] = {"outcome": outcome, "seconds": round(seconds, 1), "stage": stage}
             written = RESULTS.with_suffix(".new")
             written.write_text(json.dumps(self.all, indent=0, sort_keys=True))
@@ -353,7 +360,7 @@ class Job(threading.Thread):
 
     def __init__(self, tasks, results, test):
         super().__init__()
-        self.tasks, self.results, self.test, self.failed = tasks, results, test, False
+        self.tasks, self.results, self.test, self.failed = tasks, results, test, None
 
     def run(self):
         try:
@@ -367,9 +374,12 @@ class Job(threading.Thread):
                 took = time.monotonic() - began
                 self.results.note(mutant, outcome, took, stage)
                 print(f"{outcome:9} {stage} {took:5.1f} s  {mutant['name']}", flush=True)
-        except BaseException:
-            self.failed = True
-            raise
+        except BaseException as failure:
+            # A thread would end without a word; the others end as well.
+            self.failed = failure
+            self.tasks.clear()
+            if not isinstance(failure, SystemExit):
+                raise
 
 
 def bounded():

@@ -1,9 +1,9 @@
 //! Breaks real stores under real owners, and judges what these saw.
 
 use std::any::Any;
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -110,7 +110,7 @@ impl Arguments {
 
     async fn run(&self, store: &str, length: Duration, seed: u64, owed: Vec<String>) -> Result<Report> {
         let parent = self.directory.clone().unwrap_or_else(std::env::temp_dir);
-        let directory = parent.join(format!("faults-{store}-{seed}"));
+        let directory = fresh(&parent, &format!("faults-{store}-{seed}"))?;
         println!("{store}, seed {seed}, {length:.0?}: logs in {}", directory.display());
         let (owners, lease, python) = (self.owners, self.lease, self.python.clone());
         let orders = Orders { store: store.to_owned(), length, seed, owners, lease, directory, python, owed };
@@ -132,6 +132,21 @@ impl Arguments {
     }
 }
 
+/// Makes a directory that was not there: what was kept of an earlier run with the same seed stays as it is.
+fn fresh(parent: &Path, name: &str) -> Result<PathBuf> {
+    std::fs::create_dir_all(parent)?;
+    let mut directory = parent.join(name);
+    for number in 2.. {
+        match std::fs::create_dir(&directory) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                directory = parent.join(format!("{name}-{number}"));
+            }
+            made => return made.map(|()| directory),
+        }
+    }
+    unreachable!("some number is free")
+}
+
 fn panicked(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -142,8 +157,24 @@ fn span(text: &str) -> std::result::Result<Duration, String> {
     duration::parse(text).ok_or_else(|| format!("{text:?} is no span of time, such as 90s or 30m"))
 }
 
-fn judge(directory: &std::path::Path) -> Result<Report> {
+fn judge(directory: &Path) -> Result<Report> {
     let report = check(&History::read(directory)?);
     print!("{report}");
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_of_an_earlier_run_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let first = fresh(parent.path(), "faults-file-7").unwrap();
+        std::fs::write(first.join("faults.jsonl"), "kept").unwrap();
+        let second = fresh(parent.path(), "faults-file-7").unwrap();
+        assert_ne!(first, second);
+        assert_ne!(fresh(parent.path(), "faults-file-7").unwrap(), second);
+        assert_eq!(std::fs::read_to_string(first.join("faults.jsonl")).unwrap(), "kept");
+    }
 }

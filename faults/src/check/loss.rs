@@ -39,21 +39,12 @@ impl Case<'_> {
     /// A renewal that is due after a third of the lease passes five processes at most on its way and back, and each
     /// is late by less than a sixteenth of the lease. In each quarter of a lease somebody has to have been answered.
     pub(super) fn was_served(&self, claim: &Claim, from: Time, to: Time) -> bool {
-        let (late, quarter) = (claim.lease / 16, (claim.lease / 4).max(1));
-        let ran = self.history.pauses.get(&claim.number.owner).is_none_or(|pauses| {
-            pauses.iter().all(|(at, length)| *length <= late || *at < from || at - length > to)
-        });
-        if !ran {
+        if self.was_late(claim, from, to, claim.lease / 16) {
             return false;
         }
-        // Departures are written by the store, and pass the same way.
-        let claims = self.history.claims.iter();
-        let departures = claims.filter_map(|claim| Some((claim.released?, claim.departed?)));
+        let quarter = (claim.lease / 4).max(1);
         let mut answered = vec![false; usize::try_from((to - from) / quarter).unwrap_or(usize::MAX).max(1)];
-        for (sent, told) in departures.filter(|(sent, told)| *sent <= to && from <= *told) {
-            if told - sent > late {
-                return false;
-            }
+        for (sent, told) in self.departures(from, to) {
             if let (Some(since), true) = (sent.checked_sub(from), told <= to)
                 && let Some(quarter) =
                     answered.get_mut(usize::try_from(since / quarter).unwrap_or(usize::MAX))
@@ -62,5 +53,21 @@ impl Case<'_> {
             }
         }
         answered.iter().all(|answered| *answered)
+    }
+
+    /// Whether an owner was seen not to run, or the store not to answer, for longer than `late`: five such delays may add
+    /// up on the way of one renewal.
+    pub(super) fn was_late(&self, claim: &Claim, from: Time, to: Time, late: Time) -> bool {
+        let pauses = self.history.pauses.get(&claim.number.owner).into_iter().flatten();
+        let mut pauses = pauses.filter(|(at, length)| from <= *at && at - length <= to);
+        pauses.any(|(_, length)| *length > late)
+            || self.departures(from, to).any(|(sent, told)| told - sent > late)
+    }
+
+    /// When releases were asked for and answered, which are written by the store, and pass the same way as renewals.
+    fn departures(&self, from: Time, to: Time) -> impl Iterator<Item = (Time, Time)> {
+        let departures =
+            self.history.claims.iter().filter_map(|claim| Some((claim.released?, claim.departed?)));
+        departures.filter(move |(sent, told)| *sent <= to && from <= *told)
     }
 }

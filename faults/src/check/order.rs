@@ -136,7 +136,7 @@ impl Case<'_> {
         })
     }
 
-    /// In calm, nobody whose owner ran and was served waits while others are granted who asked much later.
+    /// In calm, nobody waits while others are granted who asked much later.
     fn starved(&self, later: &[&Claim], claims: &[&Claim], report: &mut Report) {
         for claim in claims.iter().filter(|claim| matches!(claim.mode, Mode::Wait(_))) {
             let end = claim.answered().unwrap_or(claim.owner_ended.0);
@@ -146,11 +146,15 @@ impl Case<'_> {
                 !claim.goes_with(other)
                     && other.granted.is_some_and(|grant| grant.at + self.terms.slack < end)
             };
-            let mut passing = later[from..].iter().take_while(|other| other.invoked < end);
+            let passing = later[from..].iter().take_while(|other| other.invoked < end).filter(passes);
+            let granted = |other: &&&Claim| other.granted.map(|grant| grant.at);
             // A waiter whose renewals were late joins a second time, behind all others.
-            let kept =
-                |_: &&&Claim| self.is_calm(claim.invoked, end) && self.was_served(claim, claim.invoked, end);
-            if let Some(other) = passing.find(passes).filter(kept) {
+            let kept = |other: &&&Claim| {
+                self.is_calm(claim.invoked, end)
+                    && granted(other)
+                        .is_some_and(|at| !self.was_late(claim, claim.invoked, at, claim.lease / 8))
+            };
+            if let Some(other) = passing.min_by_key(granted).filter(kept) {
                 let what = format!("{} waited until {end}, overtaken by {}", told(claim), told(other));
                 report.violated(Rule::Queue, what);
             }

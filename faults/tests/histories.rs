@@ -294,12 +294,18 @@ fn a_place_may_be_lost_by_a_fault_but_not_while_it_is_seen() {
 
 #[test]
 fn who_waits_while_others_come_and_go_is_seen() {
-    let mut story = Story::new().asked(1, 1, (1, 1), 10, 3_000);
-    for turn in 0..30 {
-        let at = 20 + turn * 100;
-        story = story.claim(mutex(2, turn + 1, at, at + 1, turn + 1, at + 90));
-    }
-    story.failed(1, 1, 3_010, Failure::TimedOut).breaks(Rule::Queue);
+    let story = || {
+        let mut story = Story::new().asked(1, 1, (1, 1), 10, 3_000);
+        for turn in 0..30 {
+            let at = 20 + turn * 100;
+            story = story.claim(mutex(2, turn + 1, at, at + 1, turn + 1, at + 90));
+        }
+        story.failed(1, 1, 3_010, Failure::TimedOut)
+    };
+    story().breaks(Rule::Queue);
+    // One whose owner did not run may have lost its place before it was overtaken.
+    story().event(1, OwnerEvent::Pause { at: 400_000, length: 300_000 }).passes();
+    story().event(1, OwnerEvent::Pause { at: 2_990_000, length: 300_000 }).breaks(Rule::Queue);
 }
 
 #[test]

@@ -185,18 +185,25 @@ async fn a_dropped_manager_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn a_dead_waiter_in_front_of_one_that_has_to_wait_leaves_the_queue() {
+async fn dead_waiters_in_front_of_one_that_has_to_wait_leave_the_queue() {
     let store = Store::new().await;
     let reader = Claim { share: Share { weight: 1, capacity: 9 }, ..queued(1, MUTEX) };
     store.holds(&reader).await;
-    // Neither fits beside the reader; the first is not renewed any more.
-    let dead = Claim { lease: Duration::from_millis(100), ..queued(2, MUTEX) };
-    let living = queued(3, MUTEX);
-    store.waits(&dead).await;
+    // None fits beside the reader, and the first ones are renewed only once.
+    let dead = [2, 3, 4].map(|number| Claim { lease: Duration::from_secs(2), ..queued(number, MUTEX) });
+    let has_record =
+        |claim: &Claim| store.server.cli(&["HEXISTS", "{_glocks:a}:claims", &claim.id.to_string()]) == "1";
+    for claim in &dead {
+        store.waits(claim).await;
+        assert_eq!(store.renew(claim).await, Standing::Waiting);
+    }
+    assert!(dead.iter().all(has_record), "the end of a renewed lease is written down");
+    let living = queued(5, MUTEX);
     store.waits(&living).await;
-    eventually("its lease ends, and whoever looks next takes it out", async || {
+    eventually("their leases end, and whoever looks next takes them out", async || {
         assert_eq!(store.renew(&living).await, Standing::Waiting);
         store.server.cli(&["ZCARD", "{_glocks:a}:queue"]) == "1"
     })
     .await;
+    assert!(!dead.iter().any(has_record), "nothing of them stays");
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use globallock::{LockManager, Loss, ManagerOptions, Options};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{LEASE, calm_manager, connect_for, manager, queue_is, waits};
+use globallock_conformance::scene::{LEASE, calm_manager, connect_for, manager, patient, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::{
     ZooKeeper, ask, children, delete_children, end_session, sessions,
@@ -196,7 +196,8 @@ async fn numbers_that_are_used_up_begin_anew() {
     before.release().await.unwrap();
     early.close().await;
     ensemble.set_sequence("/_glocks/a", i32::MAX - 2).unwrap();
-    let owner = calm_manager(&ensemble.url()).await;
+    // Whoever is refused a number asks again with its renewals.
+    let owner = connect_for(&patient(&ensemble.url()), Duration::from_secs(12)).await.unwrap();
     let first = owner.mutex("a").unwrap().acquire().await.unwrap();
     let second = waits(&owner, "a");
     queue_is(&owner, "a", 1, 1).await;

@@ -1,6 +1,6 @@
 //! What stands in the store, and how those who know nothing of us get on with it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use globallock::Guard;
@@ -206,4 +206,27 @@ async fn dead_waiters_in_front_of_one_that_has_to_wait_leave_the_queue() {
     })
     .await;
     assert!(!dead.iter().any(has_record), "nothing of them stays");
+}
+
+#[tokio::test]
+async fn the_age_of_a_hold_counts_from_the_grant_after_a_wait_too() {
+    let store = Store::new().await;
+    let holder = queued(1, MUTEX);
+    let shares = Share { weight: 1, capacity: 9 };
+    store.holds(&holder).await;
+    let waiters = [2, 3].map(|number| Claim { share: shares, ..queued(number, MUTEX) });
+    for waiter in &waiters {
+        store.waits(waiter).await;
+    }
+    let joined = Instant::now();
+    eventually("they wait for a while", async || joined.elapsed() > Duration::from_millis(200)).await;
+    let released = Instant::now();
+    store.leave(&holder).await;
+    let queue = store.backend.inspect(&holder.name).await.unwrap();
+    // The server counts whole milliseconds.
+    let most = released.elapsed() + Duration::from_millis(2);
+    assert_eq!(queue.iter().filter(|entry| entry.held).count(), 2);
+    for entry in queue {
+        assert!(entry.age.is_some_and(|age| age <= most), "{entry:?}, though it holds for {most:?} at most");
+    }
 }

@@ -22,7 +22,7 @@ const TWO_OF_TWO: Share = Share { weight: 2, capacity: 2 };
 
 pub(crate) struct Store {
     pub(crate) server: Redis,
-    backend: Arc<dyn Backend>,
+    pub(crate) backend: Arc<dyn Backend>,
 }
 
 impl Store {

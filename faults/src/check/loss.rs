@@ -55,8 +55,8 @@ impl Case<'_> {
         answered.iter().all(|answered| *answered)
     }
 
-    /// Whether an owner was seen not to run, or the store not to answer, for longer than `late`: five such delays may add
-    /// up on the way of one renewal.
+    /// Whether an owner was seen not to run, or the store not to answer, for longer than `late`. Five such delays may
+    /// add up on the way of one renewal.
     pub(super) fn was_late(&self, claim: &Claim, from: Time, to: Time, late: Time) -> bool {
         let pauses = self.history.pauses.get(&claim.number.owner).into_iter().flatten();
         let mut pauses = pauses.filter(|(at, length)| from <= *at && at - length <= to);

@@ -142,19 +142,13 @@ impl Case<'_> {
             let end = claim.answered().unwrap_or(claim.owner_ended.0);
             let since = claim.invoked + self.terms.slack;
             let from = later.partition_point(|other| other.invoked <= since);
-            let passes = |other: &&&Claim| {
-                !claim.goes_with(other)
-                    && other.granted.is_some_and(|grant| grant.at + self.terms.slack < end)
-            };
-            let passing = later[from..].iter().take_while(|other| other.invoked < end).filter(passes);
-            let granted = |other: &&&Claim| other.granted.map(|grant| grant.at);
+            let passing = later[from..].iter().take_while(|other| other.invoked < end).filter_map(|other| {
+                let at = other.granted?.at;
+                (!claim.goes_with(other) && at + self.terms.slack < end).then_some((at, *other))
+            });
+            let Some((at, other)) = passing.min_by_key(|(at, _)| *at) else { continue };
             // A waiter whose renewals were late joins a second time, behind all others.
-            let kept = |other: &&&Claim| {
-                self.is_calm(claim.invoked, end)
-                    && granted(other)
-                        .is_some_and(|at| !self.was_late(claim, claim.invoked, at, claim.lease / 8))
-            };
-            if let Some(other) = passing.min_by_key(granted).filter(kept) {
+            if self.is_calm(claim.invoked, end) && !self.was_late(claim, claim.invoked, at, claim.lease / 8) {
                 let what = format!("{} waited until {end}, overtaken by {}", told(claim), told(other));
                 report.violated(Rule::Queue, what);
             }

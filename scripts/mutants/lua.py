@@ -273,9 +273,10 @@ def main():
         place = versions[mutant["file"]], mutant["key"], mutant["turn"]
         entry = known.get(place)
         is_explained = mutant["key"] in reasons
-        if options.hasty and is_explained and (entry is None or entry["result"] == "survived"):
+        is_left = entry is None or entry["result"] == "survived"
+        if options.hasty and is_explained and is_left:
             entry = {"result": "survived"}
-        if entry is None or options.again and entry["result"] == "survived" and not (options.hasty and is_explained):
+        elif entry is None or options.again and is_left:
             since = time.monotonic()
             original = originals[mutant["file"]]
             result, by = judge(built, mutant["file"], original, changed, options.limit, options.groups)

@@ -199,7 +199,7 @@ def environment(build):
 
 
 def build(stage, tree, values):
-    """The programs of a stage's tests, each with the directory it runs in; and what the compiler said, where it failed."""
+    """The programs of a stage's tests, each with its directory; and what the compiler said, where it failed."""
     split = stage.index("--") if "--" in stage else len(stage)
     command = ["cargo", "test", "--locked", "--no-run", "--message-format=json", *stage[:split]]
     built = subprocess.run(command, cwd=tree, env=values, capture_output=True, text=True, timeout=BUILD_LIMIT)

@@ -180,7 +180,7 @@ class Writer:
             self.alone(number, f" if !crate::mutant::on({number})")
 
     def chosen(self, site, opened, closed):
-        """One of several expressions: the mutants', which have nothing else that is changed in them, or the original."""
+        """One of several expressions: a mutant's, in which nothing else is changed, or the original."""
         before, after = site.operator
         left, right = self.source[site.start : before], self.source[after : site.end]
         for number, _, new in site.mutants:

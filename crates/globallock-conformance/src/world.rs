@@ -138,8 +138,7 @@ impl World {
             .expect("the options are good")
     }
 
-    /// Takes the lock with a longest hold that is as short as the machine lets it be: where the grant takes longer than
-    /// the hold, the store has to be asked for more.
+    /// Takes the lock with a short longest hold: a longer one where the machine takes longer than that to grant it.
     ///
     /// # Panics
     /// When the store does not answer.

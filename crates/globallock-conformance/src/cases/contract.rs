@@ -178,14 +178,13 @@ async fn a_claim_without_renewals_ends_with_its_lease(world: World) {
     assert_eq!(other.join(&next).await.unwrap(), Standing::Waiting);
     // The waiter ends with its own lease too, and joins again: also where the store has only just noticed.
     loop {
-        match other.join(&next).await {
-            Ok(Standing::Held(_)) => break,
-            Ok(Standing::Waiting) => match other.changed(&next).await {
-                Ok(Some(Standing::Held(_))) => break,
-                Ok(_) | Err(Error::Unavailable { .. }) => {}
-                Err(error) => panic!("{error}"),
-            },
-            Ok(Standing::Gone) | Err(Error::Unavailable { .. }) => {}
+        let answered = match other.join(&next).await {
+            Ok(Standing::Waiting) => other.changed(&next).await,
+            answered => answered.map(Some),
+        };
+        match answered {
+            Ok(Some(Standing::Held(_))) => break,
+            Ok(_) | Err(Error::Unavailable { .. }) => {}
             Err(error) => panic!("{error}"),
         }
     }

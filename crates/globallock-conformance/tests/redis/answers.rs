@@ -1,4 +1,4 @@
-//! What the scripts answer, to the millisecond: asked for in the words of the library by a connection that is not its own,
+//! What the scripts answer, to the millisecond: asked for in the words of the library, by a connection of the test's own,
 //! between two looks at the server's clock, and again until no millisecond has gone by between these.
 
 use std::io::Write;
@@ -23,7 +23,7 @@ const ONE_OF_TWO: Share = Share { weight: 1, capacity: 2 };
 const ID: &str = "000000000000000000000000000000aa";
 /// Another one.
 const OTHER: &str = "000000000000000000000000000000bb";
-/// What a member of the queue says behind its id: nobody listens on that channel, a lease of ten minutes, no longest hold.
+/// What a member of the queue says behind its id: a channel without a subscriber, ten minutes' lease, no longest hold.
 const REST: &str = "globallock:wake:nobody 600000 0 1/1:x";
 
 /// A server that knows the scripts, and by which names.
@@ -245,7 +245,7 @@ async fn a_lock_that_stays_for_ever_is_looked_at_by_nobody() {
 }
 
 #[tokio::test]
-async fn a_stranger_is_looked_for_by_the_first_and_more_seldom_by_each_behind() {
+async fn a_foreign_holder_is_looked_for_by_the_first_and_more_seldom_by_each_behind() {
     let scripts = Scripts::new().await;
     for value in ["somebody", "glk1", "glk1-:x", "\"\""] {
         for (rank, again, stranger) in [(0, 0, 1), (1, 200, 0), (2, 300, 0), (20, 2100, 0)] {

@@ -1,9 +1,17 @@
 //! What locks cost the server, by the commands inside.
 
 use globallock::backend::{Patience, Standing};
+use globallock_conformance::server::redis::Redis;
 
 use crate::scripts::{FENCE, MUTEX, Store, queued};
 use crate::times::claim;
+
+/// How often the server has run a command since its counts were reset.
+pub(crate) fn count(server: &Redis, command: &str) -> u64 {
+    let stats = server.cli(&["INFO", "commandstats"]);
+    let found = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    found.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+}
 
 /// What the server did in a call, by command.
 fn spent(store: &Store) -> String {

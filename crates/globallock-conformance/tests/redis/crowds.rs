@@ -15,6 +15,7 @@ use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 use tokio::task::JoinHandle;
 
+use crate::costs::count;
 use crate::queue_is;
 use crate::times::claim;
 
@@ -141,13 +142,6 @@ async fn a_release_hands_the_lock_over_ten_thousand_dead_waiters() {
         assert_eq!(scene.holder.leave(&scene.holds).await.unwrap(), Departure::Left);
         granted(&format!("released before the dead, {dead:?}"), since, &scene, &living, waiter).await;
     }
-}
-
-/// How often the server has run a command since its counts were reset.
-fn count(server: &Redis, command: &str) -> u64 {
-    let stats = server.cli(&["INFO", "commandstats"]);
-    let found = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-    found.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
 
 #[tokio::test]

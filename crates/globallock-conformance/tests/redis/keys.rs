@@ -10,6 +10,7 @@ use globallock_conformance::scene::connect_for;
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 
+use crate::costs::count;
 use crate::scripts::{MUTEX, Store, queued};
 use crate::{manager, queue_is};
 
@@ -158,12 +159,7 @@ async fn an_acquire_and_a_release_are_one_request_each() {
     let manager = manager(&server.url()).await;
     let lock = manager.mutex("a").unwrap();
     lock.acquire().await.unwrap().release().await.unwrap();
-    let calls = || {
-        let text = server.cli(&["INFO", "commandstats"]);
-        let line =
-            text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).map(str::to_owned);
-        line.and_then(|line| line.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
-    };
+    let calls = || count(&server, "evalsha");
     let before = calls();
     for _ in 0..10 {
         lock.acquire().await.unwrap().release().await.unwrap();

@@ -433,7 +433,7 @@ async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it()
 }
 
 #[tokio::test]
-async fn whoever_shared_and_is_over_begins_anew() {
+async fn a_shared_holder_that_expired_joins_again() {
     let store = Store::new().await;
     let brief = Claim { lease: Duration::from_millis(100), ..queued(1, ONE_OF_TWO) };
     store.holds(&queued(2, ONE_OF_TWO)).await;

@@ -77,8 +77,8 @@ impl Done {
         !outcomes.list.is_empty()
     }
 
-    /// As `let_poll`, for a loop of which another part may be polling: what was done meanwhile has woken nobody, and that
-    /// part may look no more.
+    /// As `let_poll`, for a loop of which another part may be polling: what was done meanwhile has woken nobody, and
+    /// that part may look no more.
     fn begin_to_poll(&self, polls: bool) -> bool {
         let polled = self.outcomes().polls;
         let is_done = self.let_poll(polls);

@@ -199,7 +199,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_request_without_an_answer_may_yet_put_is_barred_before_the_claim_is_taken_out() {
-        // The bar is there, its lease is over, and it is not known.
+        // The tombstone is written, or its lease has expired, or nobody knows.
         for refusal in [None, Some(Status::not_found("no lease")), Some(Status::permission_denied("not now"))]
         {
             let (mut cluster, shared, claim, key) = held();

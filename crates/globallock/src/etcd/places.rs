@@ -255,7 +255,7 @@ pub(super) mod tests {
         assert_eq!(read(&shared, &claim, &queue, 4), Standing::Waiting);
         shared.leases.forget(1);
         assert_eq!(shared.advance(&claim, &[OTHER.into()]), Some(Standing::Gone));
-        // It joins anew, behind somebody.
+        // It joins again, behind somebody.
         shared.leases.pretend(2);
         let queue = [found(OTHER.as_bytes(), 5, 9), found(&key, 6, 2)];
         assert_eq!(read(&shared, &claim, &queue, 6), Standing::Waiting);
@@ -315,14 +315,14 @@ pub(super) mod tests {
             let mine = queue.iter().find(|listed| listed.key == key).cloned();
             shared.note(&claim, &Sight::new(mine, queue, true, read_at), is_complete, now())
         };
-        let [other, mine, anew] = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1), found(&key, 9, 1)];
+        let [other, mine, again] = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1), found(&key, 9, 1)];
         // It lacks the key that it needs besides, then its turn, then nothing.
         assert_eq!(reads(std::slice::from_ref(&mine), 5, false), Standing::Waiting);
         assert_eq!(reads(&[other.clone(), mine.clone()], 6, true), Standing::Waiting);
         assert_eq!(fence(reads(&[mine], 7, false)), Some(4));
-        // For a key that was put anew it has nothing yet.
-        assert_eq!(reads(std::slice::from_ref(&anew), 9, false), Standing::Waiting);
-        assert_eq!(reads(&[other, anew], 10, false), Standing::Waiting);
+        // A key that was written again has no grant yet.
+        assert_eq!(reads(std::slice::from_ref(&again), 9, false), Standing::Waiting);
+        assert_eq!(reads(&[other, again], 10, false), Standing::Waiting);
         assert_eq!(shared.advance(&claim, &[OTHER.into()]), None);
         assert!(shared.places().get(claim.id).unwrap().granted.is_none());
     }

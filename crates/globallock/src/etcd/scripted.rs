@@ -51,7 +51,7 @@ impl tonic::codegen::Service<Request<Body>> for Member {
                 let method = request.uri().path().to_owned();
                 let token = request.headers().get("authorization").map(|token| token.as_bytes().to_vec());
                 let requests = Streaming::new_request(Plain, request.into_body(), None, None);
-                // Where the test is over nobody is there to answer.
+                // After the end of its test there is nobody to answer.
                 let _ = calls.send(Call { method, token, requests, answers });
                 let given = stream::unfold(given, async |mut given| Some((given.recv().await?, given)));
                 let compressed = SingleMessageCompressionOverride::default();
@@ -182,7 +182,7 @@ pub(super) fn as_of(revision: i64) -> Option<Header> {
     Some(Header { revision })
 }
 
-/// What must not take long once all that can be done at once is done: by the clock of the test, which waits for nothing.
+/// Waits for what must not take long: by the clock of the test, which stands still while anything can be done.
 pub(super) fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
     let future = Box::pin(future);
     async { tokio::time::timeout(Duration::from_secs(1), future).await.expect("it takes no time") }

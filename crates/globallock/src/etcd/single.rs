@@ -326,13 +326,13 @@ mod tests {
     async fn what_the_answer_says_of_both_keys_tells_where_the_claim_stands() {
         let ours = single(&value(ClaimId::new(1, 1)));
         let (_, _, _, own) = first();
-        let (anew, other) = (found(&own.key, 41, 1), found(b"/locks/_glocks/b", 40, 1));
+        let (again, other) = (found(&own.key, 41, 1), found(b"/locks/_glocks/b", 40, 1));
         for (keys, expected) in [
             (vec![ours.clone(), own.clone()], Some(40)),
             // It has left, or its lease has ended, whatever has become of the key.
             (vec![ours.clone()], Some(40)),
             (vec![single(b"theirs")], None),
-            (vec![single(b"theirs"), anew], None),
+            (vec![single(b"theirs"), again], None),
             (vec![other], None),
             (Vec::new(), None),
         ] {

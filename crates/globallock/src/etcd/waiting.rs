@@ -237,16 +237,28 @@ mod tests {
         call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
     }
 
+    /// What becomes of a claim by what `tells` has the cluster say once it is watched. The watches outlive it.
+    async fn becomes(
+        (cluster, shared, claim, queue): (&mut Cluster, &Arc<Shared>, &Claim, &[KeyValue]),
+        tells: impl AsyncFnOnce(&mut Cluster, &Watched),
+    ) -> Result<Option<Standing>> {
+        let told = async {
+            let watched = Watched::begin(cluster, queue, 51).await;
+            tells(cluster, &watched).await;
+            watched
+        };
+        let (standing, _watched) = soon(async { tokio::join!(shared.changed(claim), told) }).await;
+        standing
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_claim_holds_once_it_is_told_that_who_was_in_front_has_gone_and_asks_for_nothing() {
         let (mut cluster, shared, claim, queue) = waits(1);
-        let tells = async {
-            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+        let standing = becomes((&mut cluster, &shared, &claim, &queue), async |_, watched| {
             watched.begins(50);
             watched.deleted(1, 52);
-            watched
-        };
-        let (standing, _watched) = soon(async { tokio::join!(shared.changed(&claim), tells) }).await;
+        })
+        .await;
         assert_eq!(standing.unwrap().and_then(fence), Some(40));
         assert!(cluster.is_idle().await);
         // Whoever asks again learns the same.
@@ -258,15 +270,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_was_taken_out_before_its_turn_came_is_gone() {
         let (mut cluster, shared, claim, queue) = waits(1);
-        let tells = async {
-            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+        let standing = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(50);
             watched.deleted(0, 52);
             watched.deleted(1, 53);
-            reads(&mut cluster, &[], 53).await;
-            watched
-        };
-        let (standing, _watched) = soon(async { tokio::join!(shared.changed(&claim), tells) }).await;
+            reads(cluster, &[], 53).await;
+        })
+        .await;
         assert_eq!(standing.unwrap(), Some(Standing::Gone));
     }
 
@@ -274,27 +284,23 @@ mod tests {
     async fn a_claim_that_is_told_late_reads_before_it_holds() {
         // Its own end may have gone by unseen, before that of the other was told.
         let (mut cluster, shared, claim, queue) = waits(1);
-        let tells = async {
-            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+        let standing = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(52);
             watched.deleted(1, 53);
-            reads(&mut cluster, &[], 53).await;
-            watched
-        };
-        let (standing, _watched) = soon(async { tokio::join!(shared.changed(&claim), tells) }).await;
+            reads(cluster, &[], 53).await;
+        })
+        .await;
         assert_eq!(standing.unwrap(), Some(Standing::Gone));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_short_queue_is_read_at_once_where_something_may_have_been_missed() {
         let (mut cluster, shared, claim, queue) = waits(1);
-        let tells = async {
-            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+        let standing = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(52);
-            reads(&mut cluster, &queue[1..], 52).await;
-            watched
-        };
-        let (standing, _watched) = soon(async { tokio::join!(shared.changed(&claim), tells) }).await;
+            reads(cluster, &queue[1..], 52).await;
+        })
+        .await;
         assert_eq!(standing.unwrap().and_then(fence), Some(40));
     }
 
@@ -319,7 +325,7 @@ mod tests {
         .await;
         assert!((&mut changed).now_or_never().is_none());
         assert!(cluster.is_idle().await, "both are there, and their watches go on");
-        // The stream ends: all is watched anew, from what was seen last.
+        // The stream ends: all is watched again, from what was seen last.
         let tells = async {
             drop(watched);
             looks(&mut cluster, &both, &both, 70).await;

@@ -63,13 +63,16 @@ impl Directory {
 
     /// Refuses a directory on a network file system of this kind, if any, unless the user allowed it.
     fn refuse_network(&self, kind: Option<&str>, allowed: bool) -> Result<()> {
-        kind.filter(|_| !allowed).map_or(Ok(()), |kind| {
-            let reason = format!(
-                "it is on {kind}, where the kernel may not tell other hosts who holds a lock; choose a local \
-                 directory, or add ?network=allow if this host alone uses it"
-            );
-            Err(Error::unfit(self.shown(), reason))
-        })
+        match kind {
+            Some(kind) if !allowed => Err(Error::unfit(
+                self.shown(),
+                format!(
+                    "it is on {kind}, where the kernel may not tell other hosts who holds a lock; choose a local \
+                     directory, or add ?network=allow if this host alone uses it"
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn prepare(path: PathBuf, given: bool) -> Result<Self> {
@@ -122,7 +125,7 @@ impl Directory {
                     // What the umask took away is given back, or those who share the directory could not queue.
                     match open_directory(path).and_then(|opened| fchmod(&opened, self.mode)) {
                         // Whoever looked at it meanwhile has removed it, since it is empty, and another user may
-                        // have made it anew.
+                        // have made it again.
                         Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
                         shared => shared.map_err(|error| self.failure("cannot be shared", error))?,
                     }
@@ -138,7 +141,7 @@ impl Directory {
 
     /// Opens what is given its rights a moment after it was made; `None` while another user is between the two.
     fn open_shared(&self, path: &Path, flags: OFlags, most: Mode) -> Result<Option<OwnedFd>, Errno> {
-        // Each time that it was denied, but has its rights, these came just in between or it was made anew.
+        // A file that denied us, and has all its rights when we look, got them in between or was made again.
         for _ in 0..TRIES {
             match openat(CWD, path, OPEN | flags, Mode::empty()) {
                 Err(Errno::ACCESS) if self.is_shared() => {}

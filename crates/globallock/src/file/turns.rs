@@ -108,7 +108,7 @@ mod tests {
         tokio::pin!(next);
         assert!(next.as_mut().now_or_never().is_none());
         assert_eq!([first.busy(at(1)), first.busy(at(2))], [at(1), at(1)]);
-        // Those who ask meanwhile do not begin anew to wait for it.
+        // The next one counts from there too.
         drop(first);
         let mut next = next.now_or_never().unwrap();
         assert_eq!(next.busy(at(3)), at(1));

@@ -305,7 +305,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_look_for_a_stranger_slows_down_to_a_tenth_of_a_second_and_begins_anew_with_the_next() {
+    async fn the_look_for_a_foreign_holder_slows_down_to_a_tenth_of_a_second_and_begins_again_with_the_next()
+    {
         let waiters = Waiters::default();
         waiters.expect(id());
         for round in 0..2 {
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stranger_whose_key_ends_sooner_is_looked_for_then() {
+    async fn a_foreign_holder_whose_key_ends_sooner_is_looked_for_then() {
         let waiters = Waiters::default();
         waiters.expect(id());
         waiters.waits(id(), clock(), Some(milliseconds(3)), true);

@@ -396,7 +396,7 @@ fn a_link_in_the_counters_place_is_not_followed() {
 }
 
 #[test]
-fn a_counter_at_its_highest_value_refuses_rather_than_begins_anew() {
+fn a_counter_at_its_highest_value_refuses_rather_than_begins_again() {
     let (_place, directory, counter) = with_counter(&(u64::MAX - 1).to_string());
     assert_eq!(number(&directory), u64::MAX, "the highest is a number like others");
     for _ in 0..2 {

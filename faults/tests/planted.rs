@@ -29,11 +29,30 @@ enum Way {
     Slow,
 }
 
-/// Has five owners use a store, and judges what they logged.
-async fn judged(bug: Bug, way: Way, length: Duration) -> Report {
-    let directory = TempDir::new().unwrap();
-    happens(directory.path(), bug, way, length, LEASE).await;
-    check(&History::read(directory.path()).unwrap())
+/// Has five owners use a store until `shown` says that what they logged tells enough, and judges that.
+///
+/// On a busy machine less happens in the same time, which is why it may take longer.
+async fn judged(bug: Bug, way: Way, shown: impl Fn(&Report) -> bool) -> Report {
+    let mut report = None;
+    for seconds in [5, 10, 20] {
+        let directory = TempDir::new().unwrap();
+        happens(directory.path(), bug, way, Duration::from_secs(seconds), LEASE).await;
+        let judged = report.insert(check(&History::read(directory.path()).unwrap()));
+        if shown(judged) {
+            break;
+        }
+    }
+    report.unwrap()
+}
+
+/// Whether a store was blamed, or so much went well that it should not have been.
+fn is_shown(report: &Report) -> bool {
+    report.calm_grants > 500 || !report.violations.is_empty()
+}
+
+/// The same, where an owner is cut off and has to lose something.
+fn is_shown_with_losses(report: &Report) -> bool {
+    report.all_grants() > 500 && report.all_losses() > 0 || !report.violations.is_empty()
 }
 
 /// Has five owners use a store, and leaves their logs.
@@ -97,7 +116,7 @@ async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: D
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sound_store_is_not_blamed() {
-    let report = judged(Bug::None, Way::Open, Duration::from_secs(5)).await;
+    let report = judged(Bug::None, Way::Open, is_shown).await;
     assert!(report.violations.is_empty(), "{report}");
     assert!(
         report.all_grants() > 500
@@ -110,14 +129,14 @@ async fn a_sound_store_is_not_blamed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sound_store_is_not_blamed_for_an_owner_that_is_cut_off() {
-    let report = judged(Bug::None, Way::CutOff, Duration::from_secs(5)).await;
+    let report = judged(Bug::None, Way::CutOff, is_shown_with_losses).await;
     assert!(report.violations.is_empty(), "{report}");
     assert!(report.all_grants() > 500 && report.all_losses() > 0, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sound_store_is_not_blamed_for_answers_that_come_after_a_grant() {
-    let report = judged(Bug::None, Way::Slow, Duration::from_secs(5)).await;
+    let report = judged(Bug::None, Way::Slow, is_shown).await;
     assert!(report.violations.is_empty(), "{report}");
     assert!(report.calm_grants > 500, "{report}");
 }
@@ -155,7 +174,7 @@ macro_rules! caught {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
             let way = if Bug::$bug == Bug::PromisesTooLong { Way::CutOff } else { Way::Open };
-            let report = judged(Bug::$bug, way, Duration::from_secs(5)).await;
+            let report = judged(Bug::$bug, way, |report| report.violates(Rule::$rule)).await;
             assert!(report.violates(Rule::$rule), "{report}");
         })*
     };

@@ -1,8 +1,8 @@
 //! A crowd of waiters on one name: what it must not cost the others, alive and dead.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use globallock::{Entry, LockManager, ManagerOptions, Options};
@@ -11,7 +11,6 @@ use tokio::task::JoinHandle;
 
 use crate::child::Told;
 use crate::member::{Member, Wish};
-use crate::pauses::busy;
 
 /// How many wait in the end.
 pub const SIZE: usize = 10_000;
@@ -19,8 +18,6 @@ pub const SIZE: usize = 10_000;
 const MEMBERS: usize = 4;
 /// How many claims of each member stand in front of the second holder, and have the lock in turn.
 const FIRST: usize = 2;
-/// The lease of all claims, longer where others keep the machine busy.
-static LEASE: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(5) * busy());
 /// How much later than a lease after its end a claim is gone: servers look now and then, and take out 10,000 at once.
 const TICK: Duration = Duration::from_secs(2);
 /// How long it may take until all wait.
@@ -28,7 +25,7 @@ const JOINED: Duration = Duration::from_secs(90);
 /// The number of the holders in what they tell, behind those of the crowd.
 const HOLDERS: [usize; 2] = [MEMBERS, MEMBERS + 1];
 
-/// Has [`SIZE`] waiters in a few processes wait for one name, and kills them all.
+/// Has [`SIZE`] waiters in a few processes wait for one name with leases of that length, and kills them all.
 ///
 /// Meanwhile the holder, which is a process of its own, must not lose its lock; nobody may fall out of the queue, or out
 /// of its order; another name must stay usable; and `inspect` must answer. Releases reach those next in order. A lease
@@ -40,11 +37,11 @@ const HOLDERS: [usize; 2] = [MEMBERS, MEMBERS + 1];
 ///
 /// # Cancel safety
 /// The processes end with the call.
-pub async fn crowd(url: &str, program: Option<PathBuf>) {
+pub async fn crowd(url: &str, program: Option<PathBuf>, lease: Duration) {
     let (bad, mut told_bad) = mpsc::unbounded_channel();
     let watch = Watch::start();
-    let unrelated = use_unrelated(url.to_owned(), Arc::clone(&watch), bad.clone()).await;
-    let mut crowd = Crowd::new(url, program, watch, bad).await;
+    let unrelated = use_unrelated(url.to_owned(), lease, Arc::clone(&watch), bad.clone()).await;
+    let mut crowd = Crowd::new(url, program, lease, watch, bad).await;
     tokio::select! {
         biased;
         what = told_bad.recv() => panic!("{}", what.expect("the crowd can tell")),
@@ -69,6 +66,7 @@ struct Crowd {
     url: String,
     name: String,
     program: Option<PathBuf>,
+    lease: Duration,
     watch: Arc<Watch>,
     members: Vec<Member>,
     holders: Vec<Member>,
@@ -80,6 +78,7 @@ impl Crowd {
     async fn new(
         url: &str,
         program: Option<PathBuf>,
+        lease: Duration,
         watch: Arc<Watch>,
         bad: mpsc::UnboundedSender<String>,
     ) -> Self {
@@ -87,10 +86,11 @@ impl Crowd {
         let events = mpsc::unbounded_channel();
         let (members, holders) = (Vec::new(), Vec::new());
         Crowd {
-            manager: manager(url).await,
+            manager: manager(url, lease).await,
             url: url.to_owned(),
             name,
             program,
+            lease,
             watch,
             members,
             holders,
@@ -102,7 +102,7 @@ impl Crowd {
     /// Starts a member, and returns once it is connected.
     async fn start(&mut self, number: usize) -> Member {
         let (url, name, label) = (self.url.clone(), self.name.clone(), number.to_string());
-        let wish = Wish { url, name, label, lease: *LEASE };
+        let wish = Wish { url, name, label, lease: self.lease };
         let (events, bad) = (self.events.0.clone(), self.bad.clone());
         let tell = move |told| {
             // Whoever does not listen any more has seen enough.
@@ -161,7 +161,7 @@ impl Crowd {
         step("handed over");
         let all = &all[first.len() - 1..];
         assert_eq!(ids(all), ids(&self.queue(1 + size).await), "the queue behind those who had the lock");
-        tokio::time::sleep_until((Instant::now() + *LEASE * 2).into()).await;
+        tokio::time::sleep_until((Instant::now() + self.lease * 2).into()).await;
         assert_eq!(ids(all), ids(&self.queue(1 + size).await), "nobody falls out of the order of joining");
         step("two leases later");
 
@@ -172,10 +172,10 @@ impl Crowd {
         step("all killed");
         let lock = self.manager.mutex(&self.name).expect("a good name");
         let newcomer = tokio::spawn(async move { lock.acquire().await });
-        tokio::time::sleep_until((killed + *LEASE / 2).into()).await;
+        tokio::time::sleep_until((killed + self.lease / 2).into()).await;
         self.holders[1].release().await;
         assert_eq!(self.told().await, (HOLDERS[1], Told::Released(true)), "it held until now");
-        let limit = *LEASE + TICK;
+        let limit = self.lease + TICK;
         let granted = tokio::time::timeout(JOINED, newcomer).await;
         let took = killed.elapsed().saturating_sub(self.watch.still() - still);
         step("the newcomer is granted");
@@ -183,7 +183,7 @@ impl Crowd {
             .expect("the dead do not keep the lock")
             .expect("the newcomer waits")
             .expect("it is granted");
-        assert!(took < limit, "the dead kept the lock for {took:?}, though a lease is {LEASE:?}");
+        assert!(took < limit, "the dead kept the lock for {took:?}, though a lease is {:?}", self.lease);
         assert!(guard.fencing_token() > fence);
         let queue = self.manager.inspect(&self.name).await.expect("the store answers");
         assert_eq!(
@@ -236,8 +236,8 @@ impl Crowd {
     }
 }
 
-async fn manager(url: &str) -> LockManager {
-    let locks = Options { lease: *LEASE, ..Options::default() };
+async fn manager(url: &str, lease: Duration) -> LockManager {
+    let locks = Options { lease, ..Options::default() };
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
     LockManager::connect_with(url, options).await.expect("the store answers")
 }
@@ -253,10 +253,15 @@ struct Unrelated {
 }
 
 /// Takes and gives back a lock of another name, again and again, and tells when that takes longer than a lease.
-async fn use_unrelated(url: String, watch: Arc<Watch>, bad: mpsc::UnboundedSender<String>) -> Unrelated {
+async fn use_unrelated(
+    url: String,
+    lease: Duration,
+    watch: Arc<Watch>,
+    bad: mpsc::UnboundedSender<String>,
+) -> Unrelated {
     let goes_on = Arc::new(AtomicBool::new(true));
     let go_on = Arc::clone(&goes_on);
-    let manager = manager(&url).await;
+    let manager = manager(&url, lease).await;
     let lock = manager.mutex(format!("unrelated-{}", std::process::id())).expect("a good name");
     let task = tokio::spawn(async move {
         let mut rounds = 0;
@@ -269,7 +274,7 @@ async fn use_unrelated(url: String, watch: Arc<Watch>, bad: mpsc::UnboundedSende
                 Err(_) => Some("it is not served".to_owned()),
             };
             let took = from.elapsed().saturating_sub(watch.still() - still);
-            let late = (took > *LEASE).then(|| format!("it took {took:?}"));
+            let late = (took > lease).then(|| format!("it took {took:?}"));
             if let Some(what) = failed.or(late) {
                 let _ = bad.send(format!("an unrelated lock: {what}"));
                 break;

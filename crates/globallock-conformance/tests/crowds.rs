@@ -1,9 +1,11 @@
 //! Ten thousand waiters on one name, on every store: `cargo test --test crowds -- redis`.
 
+use std::panic::{catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use globallock_conformance::crowd::crowd;
+use globallock_conformance::pauses::busy;
 use globallock_conformance::scene::patient;
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
@@ -11,6 +13,8 @@ use globallock_conformance::server::redis::Redis;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 use libtest_mimic::{Arguments, Failed, Trial};
 
+/// The lease of all claims where nothing else keeps the machine busy.
+const LEASE: Duration = Duration::from_secs(5);
 /// The longest that one store may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -19,22 +23,32 @@ fn main() {
     // Each is a crowd for the machine as well.
     arguments.test_threads.get_or_insert(1);
     let trials = vec![
-        trial("memory", || run("memory:crowds", None)),
-        trial("file", || {
+        trial("memory", |lease| run("memory:crowds", None, lease)),
+        trial("file", |lease| {
             let directory = tempfile::tempdir().expect("a directory can be made");
-            run(&format!("file://{}", directory.path().join("locks").display()), child());
+            run(&format!("file://{}", directory.path().join("locks").display()), child(), lease);
         }),
-        trial("redis", || serve(&Redis::start().expect("a Redis server starts").url())),
-        trial("etcd", || serve(&Etcd::start(1).expect("an etcd server starts").url())),
-        trial("zookeeper", || serve(&ZooKeeper::start(1).expect("a ZooKeeper server starts").url())),
+        trial("redis", |lease| serve(&Redis::start().expect("a Redis server starts").url(), lease)),
+        trial("etcd", |lease| serve(&Etcd::start(1).expect("an etcd server starts").url(), lease)),
+        trial("zookeeper", |lease| {
+            serve(&ZooKeeper::start(1).expect("a ZooKeeper server starts").url(), lease);
+        }),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-fn trial(store: &str, run: fn()) -> Trial {
+fn trial(store: &str, run: fn(Duration)) -> Trial {
     let name = format!("{store}::ten_thousand_waiters_on_one_name_cost_nobody_a_lock");
     Trial::test(name, move || {
-        run();
+        let mut times = busy();
+        // What failed while the machine grew busier than the leases were made for is tried once more, with longer ones.
+        while let Err(failed) = catch_unwind(|| run(LEASE * times)) {
+            let now = busy();
+            if now <= times {
+                resume_unwind(failed);
+            }
+            times = now;
+        }
         Ok::<(), Failed>(())
     })
 }
@@ -45,14 +59,14 @@ fn child() -> Option<PathBuf> {
 }
 
 /// The crowd on a server.
-fn serve(url: &str) {
-    run(&patient(url), child());
+fn serve(url: &str, lease: Duration) {
+    run(&patient(url), child(), lease);
 }
 
-fn run(url: &str, child: Option<PathBuf>) {
+fn run(url: &str, child: Option<PathBuf>, lease: Duration) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime can be made");
-    let ended = runtime.block_on(async { tokio::time::timeout(LIMIT, crowd(url, child)).await });
+    let ended = runtime.block_on(async { tokio::time::timeout(LIMIT, crowd(url, child, lease)).await });
     runtime.shutdown_background();
     assert!(ended.is_ok(), "it takes longer than {LIMIT:?}");
 }

@@ -92,7 +92,8 @@ fn the_keyboard_reaches_the_command() {
     run.says("ready");
     run.write("typed\n");
     run.says("got typed");
-    run.write("\u{3}");
+    // A shell that is about to read a line when the signal arrives notices it with the next line.
+    run.write("\u{3}\n");
     run.says("caught");
     assert_eq!(run.end(), Some(7));
     assert!(place.claims("a").is_empty());

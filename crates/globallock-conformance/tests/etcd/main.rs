@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use globallock::{Error, Loss, Options};
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::scene::{
-    connect, connect_for, deaths_of_leaders, manager, queue_is, release_without_majority, waits,
+    calm_manager, connect, connect_for, deaths_of_leaders, manager, queue_is, release_without_majority, waits,
 };
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
@@ -315,7 +315,7 @@ async fn a_release_that_nobody_answers_is_made_good() {
 async fn a_cluster_of_which_members_are_away() {
     let mut cluster = Etcd::start(3).unwrap();
     cluster.kill(0);
-    let manager = manager(&cluster.url()).await;
+    let manager = calm_manager(&cluster.url()).await;
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
     // Without a majority nothing can be promised, and nothing is.
     cluster.kill(1);

@@ -1,200 +1,9 @@
-//! What the scripts answer, to the millisecond: asked for in the words of the library, by a connection of the test's own,
-//! between two looks at the server's clock, and again until no millisecond has gone by between these.
+//! What the scripts answer, to the millisecond, and what they leave behind.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
-
-use globallock::backend::{Backend, Claim, Patience, Standing};
-use globallock::queue::Share;
-use globallock_conformance::server::redis::Redis;
-
-use crate::times::claim;
-
-const LOCK: &str = "_glocks:a";
-const FENCE: &str = "{_glocks:a}:fence";
-const QUEUE: &str = "{_glocks:a}:queue";
-const CLAIMS: &str = "{_glocks:a}:claims";
-const SHARED: &str = "{_glocks:a}:shared";
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
-const ONE_OF_TWO: Share = Share { weight: 1, capacity: 2 };
-
-/// The claim that asks, as the scripts write it.
-const ID: &str = "000000000000000000000000000000aa";
-/// Another one.
-const OTHER: &str = "000000000000000000000000000000bb";
-/// What a member of the queue says behind its id: a channel without a subscriber, ten minutes' lease, no longest hold.
-const REST: &str = "globallock:wake:nobody 600000 0 1/1:x";
-
-/// A server that knows the scripts, and by which names.
-struct Scripts {
-    server: Redis,
-    join: String,
-    join_shared: String,
-    renew: String,
-    leave: String,
-}
-
-impl Scripts {
-    async fn new() -> Self {
-        let server = Redis::start().unwrap();
-        let backend = globallock::connect_backend(&server.url()).await.unwrap();
-        let (alone, shares) = (queued(MUTEX), queued(ONE_OF_TWO));
-        assert_eq!(server.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]), "OK");
-        join(&backend, &alone).await;
-        let join_script = last_script(&server);
-        assert!(matches!(backend.renew(&[Arc::new(alone.clone())]).await[..], [Ok(Standing::Held(_))]));
-        let renew = last_script(&server);
-        backend.leave(&alone).await.unwrap();
-        let leave = last_script(&server);
-        join(&backend, &shares).await;
-        let join_shared = last_script(&server);
-        assert!(join_script != renew && renew != join_shared && join_shared != join_script);
-        backend.leave(&shares).await.unwrap();
-        server.cli(&["FLUSHALL"]);
-        Scripts { server, join: join_script, join_shared, renew, leave }
-    }
-
-    /// A call of a script on the lock `a`.
-    fn call(script: &str, arguments: &str) -> String {
-        format!("EVALSHA {script} 5 {LOCK} {FENCE} {QUEUE} {CLAIMS} {SHARED} {arguments}")
-    }
-
-    /// A join of one that waits, and takes all there is.
-    fn joins(&self) -> String {
-        self.joins_for(0, 1)
-    }
-
-    /// The same of one that may share.
-    fn joins_shared(&self) -> String {
-        self.joins_shared_for(0)
-    }
-
-    /// A join of one that has a longest hold, and waits or does not.
-    fn joins_for(&self, longest: u32, waits: u8) -> String {
-        let arguments = format!("{ID} 600000 {longest} \"1/1:x\" \"{waits} globallock:wake:nobody\"");
-        Self::call(&self.join, &arguments)
-    }
-
-    fn joins_shared_for(&self, longest: u32) -> String {
-        let arguments = format!("{ID} 600000 {longest} \"1/2:x\" \"1 globallock:wake:nobody\"");
-        Self::call(&self.join_shared, &arguments)
-    }
-
-    /// A renewal.
-    fn renews(&self) -> String {
-        Self::call(&self.renew, &format!("{ID} 600000 \"{ID} {REST}\""))
-    }
-
-    /// Does what `before` says, with the server's millisecond at hand, and then asks. Nothing comes between.
-    fn answer(&self, before: impl Fn(i64) -> Vec<String>, asks: &str) -> Told {
-        self.answers(before, &[asks])
-    }
-
-    /// The same of several questions, whose answers stand one behind the other.
-    fn answers(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Told {
-        (0..1000)
-            .find_map(|_| self.slow_answers(&before, asks).ok())
-            .expect("once, no millisecond goes by while it is asked")
-    }
-
-    /// The same; what has taken more than a millisecond is an error.
-    fn slow_answers(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Result<Told, Told> {
-        let given = millisecond(&numbers(&self.server.cli(&["TIME"])));
-        let before = before(given);
-        let mut commands = vec!["FLUSHALL".to_owned(), "MULTI".to_owned()];
-        commands.extend_from_slice(&before);
-        let asked = asks.iter().copied();
-        commands.extend(std::iter::once("TIME").chain(asked).chain(["TIME", "EXEC"]).map(str::to_owned));
-        let printed = piped(&self.server, &commands);
-        let (_, results) = printed.rsplit_once("QUEUED\n").expect("it is queued");
-        // What is done before is answered by one line each.
-        let told = numbers(results.splitn(before.len() + 1, '\n').last().expect("it is answered"));
-        let (first, rest) = told.split_at(2);
-        let (answer, last) = rest.split_at(rest.len() - 2);
-        let now = millisecond(first);
-        let told = Told { now, late: now - given, answer: answer.to_vec() };
-        if now == millisecond(last) { Ok(told) } else { Err(told) }
-    }
-
-    /// What is answered, however long it takes.
-    fn whatever(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Vec<i64> {
-        self.slow_answers(before, asks).unwrap_or_else(|told| told).answer
-    }
-}
-
-/// An answer.
-struct Told {
-    /// The server's millisecond.
-    now: i64,
-    /// How many milliseconds ago the one was that had been at hand.
-    late: i64,
-    answer: Vec<i64>,
-}
-
-fn numbers(lines: &str) -> Vec<i64> {
-    lines.lines().map(|line| line.parse().expect(lines)).collect()
-}
-
-/// Reads a server's seconds and microseconds.
-fn millisecond(time: &[i64]) -> i64 {
-    time[0] * 1000 + time[1] / 1000
-}
-
-fn queued(share: Share) -> Claim {
-    claim("a", 1, share, Patience::Queue)
-}
-
-async fn join(backend: &Arc<dyn Backend>, claim: &Claim) {
-    assert!(matches!(backend.join(claim).await, Ok(Standing::Held(_))));
-}
-
-/// The name of the script that was called last.
-fn last_script(server: &Redis) -> String {
-    let script = "
-        for _, entry in ipairs(redis.call('SLOWLOG', 'GET', 100)) do
-            if entry[4][1] == 'EVALSHA' then return entry[4][2] end
-        end";
-    server.cli(&["EVAL", script, "0"])
-}
-
-/// What the server answers to these commands, in one transmission.
-fn piped(server: &Redis, commands: &[String]) -> String {
-    let mut client = Command::new("redis-cli")
-        .args(["-p", &server.port().to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("redis-cli is installed: run apt-get install redis-tools");
-    let text = commands.join("\n") + "\n";
-    client.stdin.take().expect("it is piped").write_all(text.as_bytes()).unwrap();
-    String::from_utf8(client.wait_with_output().unwrap().stdout).unwrap()
-}
-
-/// A holder whose lease ends then.
-fn held_until(ends: i64) -> String {
-    format!("SET {LOCK} \"glk1:{OTHER}:1000::0:1/1:x\" PXAT {ends}")
-}
-
-/// So many waiters in front, with leases that they have renewed.
-fn in_front(count: u32) -> Vec<String> {
-    let members: String = (1..=count).map(|number| format!(" {number} \"{number:031x}f {REST}\"")).collect();
-    let leases: String = (1..=count).map(|number| format!(" {number:031x}f 99999999999999")).collect();
-    if count == 0 {
-        Vec::new()
-    } else {
-        vec![format!("ZADD {QUEUE}{members}"), format!("HSET {CLAIMS}{leases}")]
-    }
-}
-
-/// The waiter that asks, behind them, with a lease that it has renewed.
-fn waits_already() -> Vec<String> {
-    vec![
-        format!("ZADD {QUEUE} 5000 \"{ID} {REST}\""),
-        format!("HSET {CLAIMS} {ID} 99999999999999"),
-        format!("SET {FENCE} 5000w"),
-    ]
-}
+use crate::asking::{
+    CLAIMS, FENCE, ID, LOCK, OTHER, QUEUE, REST, SHARED, Scripts, held_until, in_front, numbers, piped,
+    shared_by, waits_already,
+};
 
 /// How long the holder's lease lasts still: no machine stands still for that.
 const LEFT: i64 = 50_000;
@@ -268,27 +77,6 @@ async fn a_foreign_holder_is_looked_for_by_the_first_and_more_seldom_by_each_beh
     assert_eq!(told.answer, [0, told.now + 1, 100_000, 0]);
 }
 
-/// Those who share, each one of so many with a lease until then, and what they have written beside the lock's key.
-fn shared_by(members: &[(i64, u32)], mixed: u8) -> Vec<String> {
-    let id = |at: usize| format!("{:032x}", 0xcc00 + at);
-    let leases: String =
-        members.iter().enumerate().map(|(at, (ends, _))| format!(" {ends} {}", id(at))).collect();
-    let record = |(at, (ends, capacity)): (usize, &(i64, u32))| {
-        format!(" {} \"1000 {ends} 1 1 0 0 globallock:wake:nobody 1/{capacity}:x\"", id(at))
-    };
-    let records: String = members.iter().enumerate().map(record).collect();
-    let smallest = members.iter().map(|(_, capacity)| capacity).min().expect("somebody shares");
-    let weight = members.len();
-    vec![
-        format!("SET {LOCK} glk1+:{OTHER}:1000 PXAT 99999999999999"),
-        format!("SET {FENCE} 1000w"),
-        format!("ZADD {SHARED}{leases}"),
-        format!("HSET {CLAIMS}{records}"),
-        format!("HSET {CLAIMS} \"#value\" glk1+:{OTHER}:1000 \"#mixed\" {mixed}"),
-        format!("HSET {CLAIMS} \"#weight\" {weight} \"#capacity\" {smallest}"),
-    ]
-}
-
 #[tokio::test]
 async fn waiters_look_when_the_first_of_those_who_share_is_over() {
     let scripts = Scripts::new().await;
@@ -326,7 +114,7 @@ async fn very_many_who_shared_and_are_over_are_dropped_by_several_calls() {
     assert_eq!((told[0], &told[2..]), (0, &[1, 0][..]), "it looks again at once");
     let told = scripts.whatever(dead(501), &[&once, &scripts.joins()]);
     assert_eq!(told[..2], [3, 1], "one that does not wait asks again at once");
-    let leave = Scripts::call(&scripts.leave, &format!("{ID} \"\""));
+    let leave = scripts.leaves(ID, "");
     assert_eq!(scripts.whatever(dead(501), &[&leave, &leave]), [2, 0], "so does one that leaves");
     assert_eq!(scripts.whatever(dead(500), &[&leave]), [0], "nobody is left");
 }
@@ -349,7 +137,7 @@ async fn what_another_program_has_put_in_front_goes_with_the_grant_to_the_next()
 #[tokio::test]
 async fn whoever_leaves_gives_nothing_to_one_whom_nobody_hears() {
     let scripts = Scripts::new().await;
-    let leave = Scripts::call(&scripts.leave, &format!("{OTHER} \"\""));
+    let leave = scripts.leaves(OTHER, "");
     let (lock, queue) = (format!("EXISTS {LOCK}"), format!("EXISTS {QUEUE}"));
     let before = |now: i64| {
         let number = now * 1000;
@@ -417,5 +205,83 @@ async fn a_waiter_that_asks_at_a_free_lock_holds_it_at_once() {
         // Those in front whom nobody hears do not stop it.
         let told = scripts.answer(|_| [in_front(1), waits_already()].concat(), &asks);
         assert_eq!(told.answer[..2], [1, 5000], "{asks}");
+    }
+}
+
+/// The claim that asks has shared the lock with another one, until these moments.
+fn shares_until(ends: i64, other: i64) -> Vec<String> {
+    let record = |ends: i64| format!("\"1000 {ends} 1 1 0 0 globallock:wake:nobody 1/2:x\"");
+    vec![
+        format!("SET {LOCK} glk1+:{OTHER}:1000 PXAT 99999999999999"),
+        format!("SET {FENCE} 1000w"),
+        format!("ZADD {SHARED} {ends} {ID} {other} {OTHER}"),
+        format!("HSET {CLAIMS} {ID} {} {OTHER} {}", record(ends), record(other)),
+        format!("HSET {CLAIMS} #value glk1+:{OTHER}:1000 #mixed 0 #weight 2 #capacity 2"),
+    ]
+}
+
+#[tokio::test]
+async fn a_renewal_of_one_that_shares_moves_the_end_of_its_lease_everywhere() {
+    let scripts = Scripts::new().await;
+    let renews = scripts.renews_shared();
+    let (score, count) = (format!("ZSCORE {SHARED} {ID}"), format!("ZCARD {SHARED}"));
+    let told = scripts.answers(|now| shares_until(now + LEFT, now + LEFT), &[&renews, &score, &count]);
+    assert_eq!(told.answer, [1, 1000, 599_999, 0, told.now + 600_000, 2]);
+}
+
+#[tokio::test]
+async fn a_renewal_that_comes_too_late_leaves_nothing_behind() {
+    let scripts = Scripts::new().await;
+    let (queue, claims, fence) =
+        (format!("ZCARD {QUEUE}"), format!("EXISTS {CLAIMS}"), format!("GET {FENCE}"));
+    // Of a waiter, while another one has all there is.
+    let waited = |now| {
+        let over = format!("HSET {CLAIMS} {ID} {}", now - 1);
+        [vec![held_until(now + LEFT)], waits_already(), vec![over]].concat()
+    };
+    let told = scripts.answers(waited, &[&scripts.renews(), &queue, &claims, &fence]);
+    assert_eq!(told.answer, [2, 0, 0, 5000]);
+    // Of the last one that shares.
+    let renews = scripts.renews_shared();
+    let gone = format!("EXISTS {LOCK} {SHARED}");
+    let told = scripts.answers(|now| shares_until(now - 2, now - 1), &[&renews, &gone, &claims, &fence]);
+    assert_eq!(told.answer, [2, 0, 0, 1000]);
+}
+
+#[tokio::test]
+async fn a_renewal_that_comes_too_late_makes_room_for_those_who_wait() {
+    let scripts = Scripts::new().await;
+    let renews = scripts.renews_shared();
+    // Nobody hears them: whose turn it is goes.
+    let waited = |now| [shares_until(now - 1, now - 2), in_front(2)].concat();
+    assert_eq!(scripts.answers(waited, &[&renews, &format!("ZCARD {QUEUE}")]).answer, [2, 0]);
+}
+
+#[tokio::test]
+async fn tokens_rise_also_where_the_counter_stands_at_the_very_microsecond() {
+    let scripts = Scripts::new().await;
+    let (forget, fence) = (format!("DEL {LOCK} {QUEUE} {CLAIMS} {SHARED}"), format!("GET {FENCE}"));
+    let commands = |asks: &str| {
+        // From the clock here to the clock of the join it is a fraction of a millisecond.
+        let counter = |ahead| {
+            format!(
+                "EVAL \"local time = redis.call('TIME') local now = time[1] * 1000000 + time[2] + {ahead} \
+                 redis.call('SET', KEYS[1], string.format('%.0f', now)) return string.format('%.0f', now)\" 1 {FENCE}"
+            )
+        };
+        let one =
+            |ahead| [counter(ahead), asks.to_owned(), fence.clone(), forget.clone(), "ECHO next".to_owned()];
+        (0..100).flat_map(one).collect::<Vec<_>>()
+    };
+    for asks in [scripts.joins_for(0, 0), scripts.joins_shared()] {
+        let commands = commands(&asks);
+        for _ in 0..40 {
+            let told = piped(&scripts.server, &commands).replace('w', "");
+            let told = told.split_terminator("next\n").map(numbers).collect::<Vec<_>>();
+            assert_eq!(told.len(), 100);
+            for told in told {
+                assert!(told[told.len() - 2] > told[0], "{told:?}");
+            }
+        }
     }
 }

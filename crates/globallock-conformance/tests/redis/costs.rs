@@ -3,6 +3,7 @@
 use globallock::backend::{Patience, Standing};
 use globallock_conformance::server::redis::Redis;
 
+use crate::asking::{ID, REST, Scripts, in_front, shared_by, waits_already};
 use crate::scripts::{FENCE, MUTEX, Store, queued};
 use crate::times::claim;
 
@@ -56,4 +57,56 @@ async fn locks_cost_the_server_what_the_page_says() {
     spent(&store);
     store.holds(&claim("a", 3, MUTEX, Patience::Once)).await;
     assert_eq!(spent(&store), "exists:1 set:2 time:1", "an acquire that does not wait");
+}
+
+/// How many waiters a look at the head of the queue reads.
+fn read(command: &[String]) -> Option<u64> {
+    let [name, key, first, last, ..] = command else { return None };
+    if !name.eq_ignore_ascii_case("ZRANGE") || !key.ends_with(":queue") {
+        return None;
+    }
+    assert_eq!(first, "0");
+    Some(last.parse::<u64>().expect("it is read from the front, and not to the end") + 1)
+}
+
+#[tokio::test]
+async fn a_call_does_the_same_behind_ten_waiters_and_behind_ten_thousand() {
+    let scripts = Scripts::new().await;
+    // While others share, the head of the queue is looked at: it wants more than is left.
+    let behind = |waiters| {
+        move |now| {
+            let shared = shared_by(&[(now + 100_000, 2), (now + 100_000, 2)], 0);
+            [shared, in_front(waiters), waits_already()].concat()
+        }
+    };
+    let asked = [
+        ("a join", scripts.joins_shared()),
+        ("a look", scripts.joins()),
+        ("a renewal", scripts.renews()),
+        ("a departure from the queue", scripts.leaves(ID, &format!("{ID} {REST}"))),
+        ("a departure of one that shared", scripts.leaves(&format!("{:032x}", 0xcc00), "")),
+    ];
+    for (what, asks) in asked {
+        let [few, many] = [10, 10_000].map(|waiters| scripts.commands(behind(waiters), &asks));
+        let names =
+            |commands: &[Vec<String>]| commands.iter().map(|command| command[0].clone()).collect::<Vec<_>>();
+        assert_eq!(names(&few), names(&many), "{what}");
+        let read: Vec<u64> = many.iter().filter_map(|command| read(command)).collect();
+        assert_eq!(read, [1], "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_passes_many_dead_reads_little_more_than_these() {
+    let scripts = Scripts::new().await;
+    let commands = scripts.commands(|_| in_front(10_000), &scripts.joins());
+    let read: Vec<u64> = commands.iter().filter_map(|command| read(command)).collect();
+    assert!(read.iter().all(|read| *read <= 128) && read[0] == 1, "{read:?}");
+    let passed: u64 = commands
+        .iter()
+        .filter(|command| command[0].eq_ignore_ascii_case("ZREMRANGEBYRANK"))
+        .map(|command| command[3].parse::<u64>().unwrap() + 1)
+        .sum();
+    assert!((1000..=2000).contains(&passed), "{passed}");
+    assert!(read.iter().sum::<u64>() <= passed + 128, "{read:?} for {passed}");
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod asking;
 mod costs;
 mod crowds;
 mod faults;

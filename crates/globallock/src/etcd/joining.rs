@@ -16,6 +16,12 @@ use crate::backend::{Claim, ClaimId, Patience, Standing};
 use crate::error::Result;
 use crate::sync::now;
 
+/// How many claims of one store are joined at a time.
+///
+/// A member that has not caught up with what the cluster agreed on for a second refuses to keep leases alive: thousands
+/// of requests at once would cost others the locks that they hold.
+pub(super) const AT_A_TIME: usize = 32;
+
 /// Whose turn it is for each claim that is being joined or left.
 pub(super) type Turns = Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>;
 
@@ -70,6 +76,7 @@ impl Shared {
 
     async fn join(self: &Arc<Self>, claim: &Claim) -> Result<Standing> {
         let key = self.slots.take(self.prefix(), claim);
+        let _one_of_few = self.joins.acquire().await;
         loop {
             let (lease, is_new) = self.leases.get(&self.link, claim.lease).await?;
             if is_new {
@@ -324,6 +331,29 @@ mod tests {
         // It ends with the claims that it has.
         let other = shared.leases.get(&shared.link, claim.lease).now_or_never();
         assert!(other.is_none() && shared.leases.find(1).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_crowd_so_many_join_at_a_time_and_the_next_when_one_of_them_is_answered() {
+        let (mut cluster, shared, first, _) = absent(MUTEX);
+        let crowd = AT_A_TIME as u64 + 2;
+        for number in 1..=crowd {
+            let claim = Claim { id: ClaimId::new(1, number), ..first.clone() };
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move { shared.join_or_leave(&claim).await });
+        }
+        let mut calls = Vec::new();
+        for _ in 0..AT_A_TIME {
+            calls.push(cluster.asked::<TxnRequest>("KV/Txn").await.1);
+        }
+        assert!(cluster.is_idle().await);
+        let failed = || Status::permission_denied("not for you");
+        calls.pop().unwrap().fail(failed());
+        calls.push(cluster.asked::<TxnRequest>("KV/Txn").await.1);
+        assert!(cluster.is_idle().await);
+        calls.into_iter().for_each(|call| call.fail(failed()));
+        cluster.asked::<TxnRequest>("KV/Txn").await.1.fail(failed());
+        assert!(cluster.is_idle().await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ mod marker;
 mod messages;
 mod places;
 mod reading;
+mod renewal;
 #[cfg(test)]
 mod scripted;
 mod single;
@@ -39,11 +40,11 @@ use self::link::Link;
 use self::messages::{
     DeleteRangeRequest, DeleteRangeResponse, Empty, LeaseRequest, Request, RequestOp, TxnRequest, TxnResponse,
 };
-use self::places::{Place, Places};
-use self::reading::{Seen, Snapshots};
+use self::places::Places;
+use self::reading::Snapshots;
 use self::slots::Slots;
 use self::watch::Watches;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::address::Address;
 use crate::backend::{Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Profile, Standing};
@@ -71,6 +72,8 @@ struct Shared {
     snapshots: Mutex<Snapshots>,
     /// The claims that are being joined or left.
     turns: Turns,
+    /// How many more may be joined at the same time.
+    joins: Semaphore,
     /// The claims that a request without an answer may yet put, and under which leases.
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
     /// The claims that a task of their own takes out.
@@ -105,6 +108,7 @@ impl Shared {
             places: Mutex::default(),
             snapshots: Mutex::default(),
             turns: Turns::default(),
+            joins: Semaphore::new(joining::AT_A_TIME),
             unanswered: Mutex::default(),
             leaving_later: Mutex::default(),
             disturbed: Notify::new(),
@@ -136,32 +140,6 @@ impl Shared {
         let request = DeleteRangeRequest { key };
         let answer: DeleteRangeResponse = self.link.unary("/etcdserverpb.KV/DeleteRange", request).await?;
         Ok(answer.deleted > 0)
-    }
-
-    /// Keeps the leases of these claims alive, and looks whether the claims are there.
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<Standing>> {
-        let asked: Vec<Option<Place>> =
-            { claims.iter().map(|claim| self.places().get(claim.id).cloned()).collect() };
-        let leases: BTreeSet<i64> = asked.iter().flatten().map(|place| place.mine.lease).collect();
-        for lease in leases {
-            self.leases.keep_alive(&self.link, lease).await?;
-        }
-        // What had no key when it was asked for says nothing of the claim: any key will do for it.
-        let key = |place: &Option<Place>| {
-            place.as_ref().map_or_else(|| self.prefix().into(), |place| place.mine.key.clone())
-        };
-        let keys: Vec<Vec<u8>> = asked.iter().map(key).collect();
-        let seen = self.look(&keys).await?;
-        let standing = |((claim, asked), seen): ((&Arc<Claim>, Option<Place>), Seen)| {
-            let mut places = self.places();
-            if let Some(asked) = asked
-                && seen.misses(asked.mine.revision)
-            {
-                places.miss(claim.id, asked.mine.revision);
-            }
-            places.get(claim.id).map_or(Standing::Gone, |place| self.standing(claim, place))
-        };
-        Ok(claims.iter().zip(asked).zip(seen).map(standing).collect())
     }
 }
 

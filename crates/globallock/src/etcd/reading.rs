@@ -119,8 +119,16 @@ pub(super) fn queue_request(start: &str, limit: i64) -> RangeRequest {
 
 /// The request for one key, without its value.
 pub(super) fn key_request(key: &[u8]) -> RequestOp {
-    let request = RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() };
-    operation(Request::Range(request))
+    operation(Request::Range(of_key(key)))
+}
+
+/// The same, as of what the member knows that is asked.
+pub(super) fn known_key_request(key: &[u8]) -> RequestOp {
+    operation(Request::Range(RangeRequest { serializable: true, ..of_key(key) }))
+}
+
+fn of_key(key: &[u8]) -> RangeRequest {
+    RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() }
 }
 
 /// Each answered range, those of transactions within the transaction in their places.
@@ -193,9 +201,18 @@ impl Shared {
 
     /// Says of each key when it was created.
     pub(super) async fn look(&self, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
+        self.look_by(key_request, keys).await
+    }
+
+    /// The same, as of what the member knows that is asked: what others have asked the cluster for does not hold it up.
+    pub(super) async fn look_at_member(&self, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
+        self.look_by(known_key_request, keys).await
+    }
+
+    async fn look_by(&self, request: fn(&[u8]) -> RequestOp, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
         let mut seen = Vec::with_capacity(keys.len());
         for keys in keys.chunks(TOGETHER) {
-            let success = keys.iter().map(|key| key_request(key)).collect();
+            let success = keys.iter().map(|key| request(key)).collect();
             let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
             let read_at = answer.header.map_or(0, |header| header.revision);
             seen.extend(ranges(answer.responses).into_iter().map(|range| Seen {

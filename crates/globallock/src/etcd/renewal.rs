@@ -1,0 +1,102 @@
+//! How claims are renewed: their leases, of which there are few, and a look whether the claims are there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::Shared;
+use super::places::Place;
+use super::reading::Seen;
+use crate::backend::{Claim, Standing};
+use crate::error::Result;
+
+impl Shared {
+    /// Keeps the leases of these claims alive, and looks whether the claims are there.
+    ///
+    /// Neither goes through the cluster's log. So thousands that join do not hold up a renewal, though all of them are in
+    /// front of it; and where the member that is asked lags, the next renewal finds what this one does not know of yet.
+    pub(super) async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<Standing>> {
+        let asked: Vec<Option<Place>> =
+            { claims.iter().map(|claim| self.places().get(claim.id).cloned()).collect() };
+        let leases: BTreeSet<i64> = asked.iter().flatten().map(|place| place.mine.lease).collect();
+        for lease in leases {
+            self.leases.keep_alive(&self.link, lease).await?;
+        }
+        // What had no key when it was asked for says nothing of the claim: any key will do for it.
+        let key = |place: &Option<Place>| {
+            place.as_ref().map_or_else(|| self.prefix().into(), |place| place.mine.key.clone())
+        };
+        let keys: Vec<Vec<u8>> = asked.iter().map(key).collect();
+        let seen = self.look_at_member(&keys).await?;
+        let standing = |((claim, asked), seen): ((&Arc<Claim>, Option<Place>), Seen)| {
+            let mut places = self.places();
+            if let Some(asked) = asked
+                && seen.misses(asked.mine.revision)
+            {
+                places.miss(claim.id, asked.mine.revision);
+            }
+            places.get(claim.id).map_or(Standing::Gone, |place| self.standing(claim, place))
+        };
+        Ok(claims.iter().zip(asked).zip(seen).map(standing).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+    use crate::etcd::messages::{
+        LeaseRequest, LeaseResponse, RangeResponse, Request, Response, ResponseOp, TxnRequest, TxnResponse,
+    };
+    use crate::etcd::places::tests::{MUTEX, claim, fence, found, read};
+    use crate::etcd::scripted::{Cluster, as_of, soon};
+
+    const KEEP: &str = "Lease/LeaseKeepAlive";
+
+    /// A claim that holds, under lease 1, as of revision 4.
+    fn held() -> (Cluster, Arc<Shared>, Vec<Arc<Claim>>, Vec<u8>) {
+        let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        shared.leases.pretend(1);
+        let claim = claim(1, MUTEX);
+        let key = shared.slots.take(shared.prefix(), &claim);
+        assert!(matches!(read(&shared, &claim, &[found(&key, 4, 1)], 4), Standing::Held(_)));
+        (cluster, shared, vec![Arc::new(claim)], key)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_asks_for_nothing_that_other_requests_hold_up_and_finds_what_is_gone() {
+        // The key as of a revision: there, gone, and not there yet on a member that lags.
+        for (created, read_at, holds) in [(4, 9, true), (0, 9, false), (0, 3, true)] {
+            let (mut cluster, shared, claims, key) = held();
+            let answers = async {
+                let (asked, call) = cluster.asked::<LeaseRequest>(KEEP).await;
+                assert_eq!(asked.id, 1);
+                call.answer(&LeaseResponse { ttl: 60 });
+                let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+                let [operation] = &asked.success[..] else { panic!("{asked:?}") };
+                let Some(Request::Range(range)) = &operation.request else { panic!("{asked:?}") };
+                assert!(range.serializable && range.key == key, "{range:?}");
+                let kvs = if created > 0 { vec![found(&key, created, 1)] } else { Vec::new() };
+                let range = RangeResponse { header: as_of(read_at), kvs, more: false };
+                let responses = vec![ResponseOp { response: Some(Response::Range(range)) }];
+                call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
+            };
+            let (renewed, ()) = soon(async { tokio::join!(shared.renew(&claims), answers) }).await;
+            let standing = renewed.unwrap().remove(0);
+            assert_eq!(fence(standing), holds.then_some(4), "{created} as of {read_at}");
+            assert!(cluster.is_idle().await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_cannot_keep_the_lease_says_so_and_looks_at_nothing() {
+        let (mut cluster, shared, claims, _) = held();
+        let fails = async {
+            let (_, call) = cluster.asked::<LeaseRequest>(KEEP).await;
+            call.fail(Status::permission_denied("not for you"));
+        };
+        let (renewed, ()) = soon(async { tokio::join!(shared.renew(&claims), fails) }).await;
+        assert!(renewed.unwrap_err().to_string().contains("not for you"));
+        assert!(cluster.is_idle().await);
+    }
+}

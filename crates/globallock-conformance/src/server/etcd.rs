@@ -137,15 +137,25 @@ impl Etcd {
     /// # Errors
     /// When it does not answer.
     pub fn tokens(&self, member: usize) -> Result<u64> {
+        self.metric(member, "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Authenticate\"")
+    }
+
+    /// How much of what was to be written a member has carried out, whether it changed anything or not.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn proposals(&self, member: usize) -> Result<u64> {
+        self.metric(member, "etcd_server_proposals_applied_total ")
+    }
+
+    fn metric(&self, member: usize, name: &str) -> Result<u64> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.members[member].client))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
-        let given = text.lines().find(|line| {
-            line.starts_with("grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Authenticate\"")
-        });
-        let number = given.and_then(|line| line.rsplit(' ').next()).unwrap_or("0");
+        let counted = text.lines().find(|line| line.starts_with(name));
+        let number = counted.and_then(|line| line.rsplit(' ').next()).unwrap_or("0");
         number.parse::<f64>().map(|number| number as u64).map_err(Error::other)
     }
 

@@ -261,9 +261,9 @@ async fn a_request_that_arrives_late_puts_no_claim_that_has_left() {
     assert!(proxy.held() > 0);
     guard.release().await.unwrap();
     assert!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks//"]).contains("glocks//"));
+    let carried_out = cluster.proposals(0).unwrap();
     proxy.requests(Flow::Pass);
-    // What was held up has arrived when the server has seen the end of its connection.
-    eventually("the connection ends", async || proxy.ended() > 0).await;
+    eventually("what was held up is carried out", async || cluster.proposals(0).unwrap() > carried_out).await;
     assert_eq!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks/a/"]), "");
     assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
     drop(manager);

@@ -234,6 +234,16 @@ fn mode(port: u16) -> Option<String> {
     told.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned)
 }
 
+/// The number of the last transaction of a server, whether it changed anything or not.
+///
+/// # Errors
+/// When it does not answer.
+pub fn last_transaction(port: u16) -> Result<u64> {
+    let told = ask(port, "srvr")?;
+    let number = told.lines().find_map(|line| line.strip_prefix("Zxid: 0x"));
+    u64::from_str_radix(number.unwrap_or_default(), 16).map_err(Error::other)
+}
+
 /// Asks a server by one of its words of four letters.
 ///
 /// # Errors

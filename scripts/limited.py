@@ -1,7 +1,7 @@
 """Runs a program of tests, and ends it as failed when a test takes too long, with the names of those that did.
 
 libtest has no limit of its own, but says which tests have run for a minute: such a test may go on until the limit. So may
-a program that says nothing at all. The limit is 5 minutes, or so many seconds as GLOBALLOCK_TEST_LIMIT says.
+a program that says nothing at all. The limit is 5 minutes, or so many seconds, from 60 on, as GLOBALLOCK_TEST_LIMIT says.
 """
 
 import os
@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-LIMIT = float(os.environ.get("GLOBALLOCK_TEST_LIMIT", "300"))
-# When libtest says so.
+# When libtest says that a test runs.
 LONG = 60
+LIMIT = max(float(os.environ.get("GLOBALLOCK_TEST_LIMIT", "300")), LONG)
 RUNS = re.compile(rb"test (\S+)(?: - should panic)? has been running for over \d+ seconds")
 ENDED = re.compile(rb"test (\S+)(?: - should panic)? \.\.\. \S")
 TIMED_OUT = 124

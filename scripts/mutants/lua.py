@@ -126,7 +126,7 @@ def mutants(name):
                 others = []
         elif kind == "string":
             others = STRINGS.get(part, [])
-        elif kind == "number" and not before[1].startswith("KEYS") and not text[start - 5:start] in ("KEYS[", "ARGV["):
+        elif kind == "number" and not before[1].startswith("KEYS") and text[start - 5:start] not in ("KEYS[", "ARGV["):
             # One more is nothing to what only measures; and the first character of a text is Lua's 0th as well.
             other = int(part) + 1 if int(part) < 100 else int(part) * 2
             first = re.search(r"string\.sub\([^,()]+, $", text[:start])
@@ -243,7 +243,7 @@ def explained(all_mutants):
                 raise SystemExit(f"{EXPLAINED.name}: which of {len(which)}? {key}")
             if not which or not which <= turns.get(key, set()):
                 raise SystemExit(f"{EXPLAINED.name}: there is no such change: {key}")
-            reasons[key, *which] = reason.strip()
+            reasons[(key, next(iter(which)))] = reason.strip()
     return reasons
 
 

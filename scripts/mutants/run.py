@@ -32,14 +32,9 @@ import time
 import tomllib
 from pathlib import Path
 
+import judging
 import together
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-SOURCES = "crates/globallock/src"
-WORK = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "mutants"
-RESULTS = WORK / "results.json"
-TOOL = os.environ.get("CARGO_MUTANTS", "cargo-mutants")
+from common import HERE, ROOT, SOURCES, WORK, Results, mutants_of
 
 # How many seconds a mutant may take to build, and its tests at least, however quick they usually are: what takes longer
 # waits for what never comes.
@@ -67,47 +62,11 @@ def main():
     report = verbs.add_parser("report", help="judge what became of all")
     report.add_argument("--part", action="store_true", help="mutants that were not tried are no failure")
     arguments = parser.parse_args()
-    groups = tomllib.loads((HERE / "groups.toml").read_text())["group"]
+    chosen = tomllib.loads((HERE / "groups.toml").read_text())
+    groups = chosen["group"]
     if arguments.verb == "run":
         sys.exit(run_all(groups, arguments))
-    sys.exit(judge(groups, arguments.part))
-
-
-# --- What there is to try ---------------------------------------------------------------------------------------------
-
-
-def mutants_of(group, only=None):
-    """The mutants of a group: each with a key that outlives changes elsewhere in its file."""
-    files = [file for file in group["files"] if not only or file in only]
-    if not files:
-        return []
-    command = [TOOL, "mutants", "--list", "--json", "--diff", "-d", str(ROOT), "-p", "globallock"]
-    for file in files:
-        command += ["-f", f"{SOURCES}/{file}.rs"]
-    listed = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    found, seen = [], collections.Counter()
-    for mutant in listed:
-        file = mutant["file"].removeprefix(f"{SOURCES}/").removesuffix(".rs")
-        lines = (ROOT / mutant["file"]).read_text().splitlines()
-        line = lines[mutant["span"]["start"]["line"] - 1].strip()
-        what = re.sub(r"^\S+?:\d+:\d+: ", "", mutant["name"])
-        number = seen[file, what, line]
-        seen[file, what, line] += 1
-        found.append({
-            "key": "|".join([file, what, line, str(number)]),
-            "name": mutant["name"],
-            "path": mutant["file"],
-            "diff": mutant["diff"],
-            "entry": mutant,
-            "file": file,
-            "what": what,
-            "line": line,
-        })
-    missing = set(files) - {mutant["file"] for mutant in found}
-    for file in sorted(missing):
-        if not (ROOT / SOURCES / f"{file}.rs").exists():
-            sys.exit(f"groups.toml names {file}.rs, which does not exist")
-    return found
+    sys.exit(judging.judge(chosen, arguments.part))
 
 
 # --- Trying them ------------------------------------------------------------------------------------------------------
@@ -160,25 +119,6 @@ def try_all(tasks, results, test, count):
     for why in {str(job.failed) for job in jobs if job.failed}:
         print(why, file=sys.stderr)
     return not any(job.failed for job in jobs)
-
-
-class Results:
-    """What became of each mutant, by its key."""
-
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.all = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-    def outcome(self, mutant):
-        result = self.all.get(mutant["key"])
-        return result and result["outcome"]
-
-    def note(self, mutant, outcome, seconds, stage):
-        with self.lock:
-            self.all[mutant["key"]] = {"outcome": outcome, "seconds": round(seconds, 1), "stage": stage}
-            written = RESULTS.with_suffix(".new")
-            written.write_text(json.dumps(self.all, indent=0, sort_keys=True))
-            written.rename(RESULTS)
 
 
 def environment(build):
@@ -244,6 +184,14 @@ def run_tests(programs, values, limit):
             tests.wait()
             tests.stdout.close()
     return "survived"
+
+
+def twice(programs, values, limit, stage):
+    """As `run_tests`, but what a busy machine may have done must happen once more: a limit, a failure beside servers."""
+    outcome = run_tests(programs, values, limit)
+    if outcome == "timeout" or outcome == "killed" and stage > 0:
+        outcome = run_tests(programs, values, 2 * limit)
+    return outcome
 
 
 class Usual:
@@ -316,7 +264,7 @@ class Together:
             programs = self.programs[tuple(stage)]
             with self.lock:
                 limit = self.usual.limit(stage, programs, self.values)
-            outcome = run_tests(programs, chosen, limit)
+            outcome = twice(programs, chosen, limit, number)
             if outcome != "survived":
                 break
         return outcome, number
@@ -349,7 +297,7 @@ class Alone:
                 path.write_text(original)
             if programs is None:
                 return "unviable", number
-            outcome = run_tests(programs, self.values, self.usual.limit(stage, programs, self.values))
+            outcome = twice(programs, self.values, self.usual.limit(stage, programs, self.values), number)
             if outcome != "survived":
                 break
         return outcome, number
@@ -412,75 +360,6 @@ def copy_sources(tree):
     for path in tree.rglob("*"):
         if path.is_file() and str(path.relative_to(tree)) not in wanted:
             path.unlink()
-
-
-# --- Judging them -----------------------------------------------------------------------------------------------------
-
-
-def judge(groups, part):
-    results = Results()
-    explanations = tomllib.loads((HERE / "explained.toml").read_text()).get("survivor", [])
-    used = [False] * len(explanations)
-    wrong = []
-    print(f"{'':24} {'viable':>6} {'killed':>6} {'survived':>8} {'explained':>9}     % {'seconds each':>13}")
-    for group in groups:
-        total = collections.Counter()
-        for file in group["files"]:
-            counts, seconds = collections.Counter(), 0
-            mutants = mutants_of(group, [file])
-            for mutant in mutants:
-                why = None
-                for number, explanation in enumerate(explanations):
-                    if explains(explanation, mutant):
-                        used[number] = True
-                        why = explanation["why"]
-                outcome = results.outcome(mutant)
-                seconds += results.all.get(mutant["key"], {}).get("seconds", 0)
-                counts[outcome] += 1
-                if outcome == "survived":
-                    if why:
-                        counts["explained"] += 1
-                    else:
-                        wrong.append(f"survived, and is not explained: {mutant['name']}\n    {mutant['line']}")
-                elif outcome is None and not part:
-                    wrong.append(f"not tried: {mutant['name']}")
-            total.update(counts)
-            print_row(file, counts, seconds)
-        percent = print_row(f"= {group['name']}", total, 0)
-        if percent < group["goal"]:
-            wrong.append(f"{group['name']}: {percent:.1f} % of the viable mutants are killed, {group['goal']} % should be")
-    for explanation, is_used in zip(explanations, used):
-        if not is_used:
-            wrong.append(f"explained, but there is no such mutant: {explanation['file']}: {explanation['mutant']}")
-        if not explanation["why"].startswith(("equivalent: ", "promptness: ")):
-            wrong.append(f"neither equivalent nor a matter of promptness: {explanation['file']}: {explanation['mutant']}")
-    print("\n".join(["", *wrong]) if wrong else "\nEvery survivor is explained.")
-    return 1 if wrong else 0
-
-
-def explains(explanation, mutant):
-    """By file, change and, where several in a function are called the same, by the line that is changed."""
-    return (
-        explanation["file"] == mutant["file"]
-        and explanation["mutant"] == mutant["what"]
-        and explanation.get("line", mutant["line"]) == mutant["line"]
-    )
-
-
-def print_row(name, counts, seconds):
-    killed = counts["killed"] + counts["timeout"]
-    viable = killed + counts["survived"]
-    # What cannot be told from the original is no mutant that could be killed, but counts as one here all the same.
-    percent = 100 * killed / viable if viable else 100.0
-    tried = viable + counts["unviable"]
-    each = f"{seconds / tried:.1f}" if tried and seconds else ""
-    late = f"  ({counts['timeout']} by the time limit)" if counts["timeout"] else ""
-    left = f"  ({counts[None]} not tried)" if counts[None] else ""
-    print(
-        f"{name:24} {viable:6} {killed:6} {counts['survived']:8} {counts['explained']:9} {percent:5.1f} {each:>13}"
-        f"{late}{left}"
-    )
-    return percent
 
 
 if __name__ == "__main__":

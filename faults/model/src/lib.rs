@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use globallock::queue::{MAX_CAPACITY, Share};
-use stateright::{Checker, HasDiscoveries, Model, Property};
+use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 
 pub use state::State;
 use state::{Message, Phase};
@@ -297,6 +297,20 @@ pub struct Found {
     pub took: Duration,
     /// The properties of which a story was found: a counterexample, or for "sometimes" an example.
     pub violated: Vec<&'static str>,
+}
+
+impl Found {
+    /// Whether no promise was broken: what was found are examples of what may happen.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let may = |name: &&str| {
+            let is_it = |promise: &Property<Protocol>| {
+                promise.name == *name && promise.expectation == Expectation::Sometimes
+            };
+            promises::all().iter().any(is_it)
+        };
+        self.violated.iter().all(may)
+    }
 }
 
 impl fmt::Display for Found {

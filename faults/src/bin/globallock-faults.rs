@@ -11,8 +11,11 @@ use clap::{Parser, Subcommand};
 use futures_util::FutureExt;
 use globallock::duration;
 use globallock_faults::check::{History, Pass, Report, check};
-use globallock_faults::model::sound;
+use globallock_faults::model::{Protocol, sound};
 use globallock_faults::run::{Orders, STORES, all, enter, has_links, interrupted, run, shares};
+
+/// How much longer than twice its length a run may take: servers start, faults that are owed follow.
+const OWED: Duration = Duration::from_secs(600);
 
 /// Breaks real stores under real owners, and judges what these saw.
 #[derive(Parser)]
@@ -34,6 +37,9 @@ struct Arguments {
     /// Where the logs go; they are deleted after a run without violations unless it is given.
     #[arg(long, global = true)]
     directory: Option<PathBuf>,
+    /// Goes on where the links of owners cannot be taken down, for want of network namespaces.
+    #[arg(long, global = true)]
+    links_optional: bool,
     /// How long things are broken, in all.
     #[arg(long = "for", global = true, default_value = "1m", value_parser = span)]
     length: Duration,
@@ -49,7 +55,7 @@ enum Verb {
     },
     /// Breaks each store in turn.
     Pass,
-    /// Searches the protocol, in every order of events, and says how many states there are.
+    /// Searches the protocol, in every order of events, and says how many states there are; fails if one breaks a promise.
     Model {
         /// When time ends; a lease is two ticks.
         #[arg(long, default_value_t = 3)]
@@ -57,6 +63,9 @@ enum Verb {
         /// How many messages are on their way at most before owners send more.
         #[arg(long, default_value_t = 2)]
         messages: usize,
+        /// How often each claim is asked for or renewed at most; the usual number for each sort of lock by default.
+        #[arg(long)]
+        asks: Option<u8>,
     },
     /// Judges the logs of a run again.
     Check {
@@ -67,8 +76,14 @@ enum Verb {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    if matches!(arguments.verb, Verb::Run { .. } | Verb::Pass) {
-        enter();
+    if matches!(arguments.verb, Verb::Run { .. } | Verb::Pass)
+        && let Err(why) = enter()
+    {
+        eprintln!("no link is taken down: {why}");
+        if !arguments.links_optional {
+            eprintln!("to go on without these faults, say --links-optional");
+            return Ok(ExitCode::from(2));
+        }
     }
     tokio::runtime::Runtime::new()?.block_on(arguments.follow())
 }
@@ -82,10 +97,7 @@ impl Arguments {
                 vec![arguments.run(store, arguments.length, arguments.seed()?, owed).await?]
             }
             Verb::Check { logs } => vec![judge(logs)?],
-            Verb::Model { ticks, messages } => {
-                sound(*ticks, *messages).iter().for_each(|protocol| println!("{}", protocol.search()));
-                Vec::new()
-            }
+            Verb::Model { ticks, messages, asks } => return Ok(model(*ticks, *messages, *asks)),
             Verb::Pass => arguments.pass().await?,
         };
         let fails = reports.iter().any(|report| !report.violations.is_empty());
@@ -114,11 +126,16 @@ impl Arguments {
         println!("{store}, seed {seed}, {length:.0?}: logs in {}", directory.display());
         let (owners, lease, python) = (self.owners, self.lease, self.python.clone());
         let orders = Orders { store: store.to_owned(), length, seed, owners, lease, directory, python, owed };
+        // Faults that are owed may take as long again, each with calm around it.
+        let limit = length * 2 + OWED;
         // What a server's harness panics at is told like any other failure, beside what the owners saw until then.
-        let ran = AssertUnwindSafe(run(&orders)).catch_unwind().await;
-        if let Some(why) =
-            ran.map_or_else(|panic| Some(panicked(&*panic)), |ran| Some(ran.err()?.to_string()))
-        {
+        let ran = tokio::time::timeout(limit, AssertUnwindSafe(run(&orders)).catch_unwind()).await;
+        let failed = match ran {
+            Ok(Ok(ran)) => ran.err().map(|error| error.to_string()),
+            Ok(Err(panic)) => Some(panicked(&*panic)),
+            Err(_) => Some(format!("it had not ended after {limit:.0?}")),
+        };
+        if let Some(why) = failed {
             eprintln!("{store}: {why}");
             interrupted(&orders.directory, &why)?;
         }
@@ -130,6 +147,17 @@ impl Arguments {
         }
         Ok(report)
     }
+}
+
+/// Searches the protocol, and fails if a promise is broken.
+fn model(ticks: u8, messages: usize, asks: Option<u8>) -> ExitCode {
+    let mut is_sound = true;
+    for protocol in sound(ticks, messages) {
+        let found = Protocol { asks: asks.unwrap_or(protocol.asks), ..protocol }.search();
+        println!("{found}");
+        is_sound &= found.is_sound();
+    }
+    u8::from(!is_sound).into()
 }
 
 /// Makes a directory that was not there: what was kept of an earlier run with the same seed stays as it is.

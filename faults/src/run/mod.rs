@@ -37,6 +37,9 @@ const CROWD_LEASE: Time = 120_000;
 /// How many wait in it.
 const WAITERS: usize = 32;
 
+/// How long one fault may take, with the servers that start again after it.
+const MOST: Duration = Duration::from_secs(300);
+
 /// What a run is to be.
 #[derive(Clone, Debug)]
 pub struct Orders {
@@ -122,7 +125,9 @@ pub async fn run(orders: &Orders) -> Result<()> {
         sleep(fault.calm).await;
         fleet.check()?;
         log.write(&FaultEvent::Begin { at: now(), kind: fault.what.name() });
-        let event = fault.happen(&mut store, &mut fleet).await?;
+        let happens = tokio::time::timeout(MOST, fault.happen(&mut store, &mut fleet)).await;
+        let too_long = |_| Error::other(format!("{} had not ended after {MOST:.0?}", fault.what.name()));
+        let event = happens.map_err(too_long)??;
         deck.note(matches!(event, FaultEvent::Fault { bit: true, .. }));
         log.write(&event);
         sleep(fault.calm_after).await;

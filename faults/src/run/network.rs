@@ -23,26 +23,28 @@ const REGISTERS: &str = "registers";
 /// How long a process may take until it is in its namespace.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Begins this program anew in a network namespace, if this user may make any; returns if not, or if that was done before.
-pub fn enter() {
+/// Starts this program again in a network namespace, unless that was done before.
+///
+/// # Errors
+/// Why this user can have none.
+pub fn enter() -> Result<()> {
     if has_links() {
-        return;
+        return Ok(());
     }
-    let has_ip = quiet(Command::new("ip").arg("-V"));
+    if !quiet(Command::new("ip").arg("-V")) {
+        return Err(Error::other("iproute2 is not installed: run apt-get install iproute2"));
+    }
     for options in [&["--net"][..], &["--map-root-user", "--net"]] {
-        if has_ip && quiet(Command::new("unshare").args(options).args(["sh", "-c", LOOPBACK])) {
-            let Ok(program) = std::env::current_exe() else { return };
+        if quiet(Command::new("unshare").args(options).args(["sh", "-c", LOOPBACK])) {
             let mut command = Command::new("unshare");
             command.args(options).args(["sh", "-c", &format!("{LOOPBACK} && exec \"$@\""), "sh"]);
-            command.arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1");
-            let failed = command.exec();
-            eprintln!("no network namespace: {failed}");
-            return;
+            command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+            return Err(command.exec());
         }
     }
-    eprintln!(
-        "no links are taken down: this user may not make network namespaces, or iproute2 is not installed"
-    );
+    Err(Error::other(
+        "this user may not make network namespaces, which root may, and others where the system lets them",
+    ))
 }
 
 /// Whether owners have links that can be taken down.

@@ -27,6 +27,7 @@ pub mod child;
 pub mod crowd;
 pub mod faulty;
 pub mod fleet;
+pub mod golden;
 pub mod member;
 pub mod pauses;
 pub mod proxy;

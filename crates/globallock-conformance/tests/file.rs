@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use globallock::{LockManager, Loss, ManagerOptions, Options};
 use globallock_conformance::fleet::Fleet;
+use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::world::eventually;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
@@ -166,4 +167,40 @@ async fn eight_processes_take_turns_without_an_overlap() {
     let (fewest, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
     assert!(*fewest > 0 && most <= &(fewest * 2), "those who wait in order have as many turns: {all:?}");
     eventually("nothing stays", async || !directory.join("a").exists()).await;
+}
+
+/// All files below the directory, in order, with what they hold; the moments in their names are masked.
+fn dump(directory: &Path, below: &str) -> String {
+    let mut written = String::new();
+    let mut entries: Vec<_> =
+        fs::read_dir(directory.join(below.trim_start_matches('/'))).unwrap().map(Result::unwrap).collect();
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = format!("{below}/{}", entry.file_name().to_str().unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            written += &format!("{path}\n{}", dump(directory, &path));
+        } else {
+            let held = String::from_utf8(fs::read(entry.path()).unwrap()).unwrap();
+            let name: Vec<&str> = path.split('.').collect();
+            let granted = name.last().filter(|granted| **granted != "0" && name.len() > 5);
+            let name =
+                granted.map_or(path.clone(), |granted| path.trim_end_matches(granted).to_owned() + "<ms>");
+            written += &format!("{name}\n    {}\n", held.trim_matches(|c: char| c == '\0'));
+        }
+    }
+    written
+}
+
+#[tokio::test]
+async fn files_and_what_they_hold_are_as_they_always_were() {
+    let place = TempDir::new().unwrap();
+    let directory = place.path().join("locks");
+    let backend = globallock::connect_backend(&url(&directory)).await.unwrap();
+    fill(&*backend).await;
+    let joined = dump(&directory, "");
+    for claim in claims() {
+        backend.leave(&claim).await.unwrap();
+    }
+    let written = format!("Joined:\n{joined}\nLeft:\n{}", dump(&directory, ""));
+    compare(&masked(&written), include_str!("file.txt"));
 }

@@ -3,6 +3,7 @@
 mod crowds;
 mod late;
 mod users;
+mod wire;
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;

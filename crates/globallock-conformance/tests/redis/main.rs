@@ -13,6 +13,7 @@ mod reconnecting;
 mod refusals;
 mod scripts;
 mod times;
+mod wire;
 
 use std::time::Duration;
 

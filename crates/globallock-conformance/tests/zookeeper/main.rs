@@ -5,3 +5,4 @@ mod faults;
 mod fleet;
 mod sessions;
 mod times;
+mod wire;

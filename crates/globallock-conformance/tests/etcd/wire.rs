@@ -1,0 +1,44 @@
+//! Every key and value in the cluster, as it always was.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use globallock_conformance::golden::{claims, compare, fill, masked};
+use globallock_conformance::server::Cluster;
+use globallock_conformance::server::etcd::Etcd;
+use globallock_conformance::world::eventually;
+
+/// All keys with what they hold, and whether they are attached to a lease.
+fn dump(cluster: &Etcd) -> String {
+    let told = cluster.ctl(&["get", "--prefix", "", "-w", "fields"]);
+    let mut written = String::new();
+    for line in told.lines() {
+        let Some((field, value)) = line.split_once(" : ") else { continue };
+        match field {
+            "\"Key\"" => writeln!(written, "{value}").unwrap(),
+            "\"Value\"" => writeln!(written, "    {value}").unwrap(),
+            "\"Lease\"" if value == "0" => writeln!(written, "    without a lease").unwrap(),
+            _ => {}
+        }
+    }
+    written
+}
+
+#[tokio::test]
+async fn keys_and_values_are_as_they_always_were() {
+    let cluster = Etcd::start(1).unwrap();
+    let backend = globallock::connect_backend(&cluster.url()).await.unwrap();
+    fill(&*backend).await;
+    let joined = dump(&cluster);
+    let claims = claims();
+    let all: Vec<_> = claims.iter().cloned().map(Arc::new).collect();
+    assert!(backend.renew(&all).await.iter().all(Result::is_ok));
+    assert_eq!(dump(&cluster), joined, "a renewal writes nothing");
+    for claim in &claims {
+        backend.leave(claim).await.unwrap();
+    }
+    let left = dump(&cluster);
+    drop(backend);
+    eventually("everything ends with its lease", async || dump(&cluster).is_empty()).await;
+    compare(&masked(&format!("Joined:\n{joined}\nLeft:\n{left}")), include_str!("wire.txt"));
+}

@@ -258,6 +258,40 @@ async fn a_renewal_that_comes_too_late_makes_room_for_those_who_wait() {
 }
 
 #[tokio::test]
+async fn a_claim_is_gone_in_the_millisecond_in_which_its_lease_ends() {
+    let scripts = Scripts::new().await;
+    let member = format!("{ID} {REST}");
+    let waits_until = |ends| [waits_already(), vec![format!("HSET {CLAIMS} {ID} {ends}")]].concat();
+    let waits = |now| [vec![held_until(now + LEFT)], waits_until(now)].concat();
+    assert_eq!(scripts.answers_at(waits, &[&scripts.renews()]).answer, [2], "a renewal of a waiter");
+    assert_eq!(scripts.answers_at(waits, &[&scripts.leaves(ID, &member)]).answer, [0], "a waiter leaves");
+    let shares = |now| shares_until(now, now + LEFT);
+    assert_eq!(scripts.answers_at(shares, &[&scripts.renews_shared()]).answer, [2], "a renewal");
+    assert_eq!(scripts.answers_at(shares, &[&scripts.leaves(ID, "")]).answer, [0], "a departure");
+    // A waiter that wants all there is, in front of one that needs no more than is there.
+    let room = |now| [shared_by(&[(now + LEFT, 2)], 0), waits_until(now)].concat();
+    let other = scripts.joins_shared().replace(ID, OTHER);
+    assert_eq!(scripts.answers_at(room, &[&other]).answer[0], 1, "a join behind a waiter");
+}
+
+#[tokio::test]
+async fn waiters_look_also_when_the_lease_of_the_holder_ends_in_this_millisecond() {
+    let scripts = Scripts::new().await;
+    for (rank, turn) in [(0, 1), (1, 6), (2, 11)] {
+        let held = |now| [vec![held_until(now)], in_front(rank)].concat();
+        for asks in [scripts.joins(), scripts.joins_shared()] {
+            let told = scripts.answers_at(held, &[&asks]);
+            assert_eq!(told.answer, [0, told.now + 1, turn, 0], "{rank}: {asks}");
+        }
+        let told = scripts.answers_at(|now| [held(now), waits_already()].concat(), &[&scripts.renews()]);
+        assert_eq!(told.answer, [0, told.now + 1, turn, 0], "{rank}, renewed");
+        let foreign = |now| [vec![format!("SET {LOCK} somebody PXAT {now}")], in_front(rank)].concat();
+        let told = scripts.answers_at(foreign, &[&scripts.joins_shared()]);
+        assert_eq!(told.answer, [0, told.now + 1, turn, i64::from(rank == 0)], "{rank}, foreign");
+    }
+}
+
+#[tokio::test]
 async fn tokens_rise_also_where_the_counter_stands_at_the_very_microsecond() {
     let scripts = Scripts::new().await;
     let (forget, fence) = (format!("DEL {LOCK} {QUEUE} {CLAIMS} {SHARED}"), format!("GET {FENCE}"));

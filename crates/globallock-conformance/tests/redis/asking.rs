@@ -98,6 +98,20 @@ impl Scripts {
             .expect("once, no millisecond goes by while it is asked")
     }
 
+    /// The same, of what ends in the very millisecond in which it is asked.
+    pub(crate) fn answers_at(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Told {
+        // What is done before takes as long as the last time, sooner or later.
+        let mut takes = 1;
+        for _ in 0..1000 {
+            let told = self.answers(|now| before(now + takes), asks);
+            if told.late == takes {
+                return told;
+            }
+            takes = told.late;
+        }
+        panic!("once, it is asked just then");
+    }
+
     /// The same; what has taken more than a millisecond is an error.
     pub(crate) fn slow_answers(
         &self,

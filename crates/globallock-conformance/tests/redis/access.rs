@@ -1,11 +1,12 @@
 //! The ways to a server: TLS, sockets, users.
 
 use globallock::{Error, LockManager};
+use globallock_conformance::scene::calm_manager as manager;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::redis::{Redis, Sentinels};
 use tempfile::TempDir;
 
-use crate::{connect, manager};
+use crate::connect;
 
 /// Takes and gives a lock, waits for one, and lists it.
 async fn works(manager: &LockManager) {

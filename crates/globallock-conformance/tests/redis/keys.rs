@@ -6,13 +6,13 @@ use futures_util::StreamExt;
 use globallock::Guard;
 use globallock::backend::{Claim, Standing};
 use globallock::queue::Share;
-use globallock_conformance::scene::connect_for;
+use globallock_conformance::scene::{calm_manager as manager, connect_for};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 
 use crate::costs::count;
+use crate::queue_is;
 use crate::scripts::{MUTEX, Store, queued};
-use crate::{manager, queue_is};
 
 #[tokio::test]
 async fn a_held_mutex_is_a_plain_string_that_expires() {

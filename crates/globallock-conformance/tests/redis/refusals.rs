@@ -4,12 +4,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use globallock::{Error, LockManager};
-use globallock_conformance::scene::calm_manager;
+use globallock_conformance::scene::calm_manager as manager;
 use globallock_conformance::server::redis::Redis;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::{connect, manager};
+use crate::connect;
 
 async fn refusal(manager: &LockManager) -> Error {
     manager.mutex("a").unwrap().acquire().await.expect_err("it is refused")
@@ -18,7 +18,7 @@ async fn refusal(manager: &LockManager) -> Error {
 #[tokio::test]
 async fn a_server_without_memory_is_told_apart() {
     let server = Redis::start().unwrap();
-    let manager = calm_manager(&server.url()).await;
+    let manager = manager(&server.url()).await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = refusal(&manager).await;
     assert!(matches!(error, Error::Unfit { .. }), "{error:?}");
@@ -31,7 +31,7 @@ async fn a_server_without_memory_is_told_apart() {
 #[tokio::test]
 async fn what_is_held_can_be_released_without_memory() {
     let server = Redis::start().unwrap();
-    let manager = calm_manager(&server.url()).await;
+    let manager = manager(&server.url()).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let released = guard.release().await;
@@ -43,7 +43,7 @@ async fn what_is_held_can_be_released_without_memory() {
 #[tokio::test]
 async fn a_server_that_cannot_save_is_told_apart() {
     let server = Redis::start().unwrap();
-    let manager = calm_manager(&server.url()).await;
+    let manager = manager(&server.url()).await;
     server.cli(&["CONFIG", "SET", "save", "3600 1000000"]);
     std::fs::remove_dir_all(server.directory()).unwrap();
     server.cli(&["BGSAVE"]);
@@ -221,7 +221,7 @@ async fn answers_of_the_wrong_kind_are_told_apart() {
 #[tokio::test]
 async fn a_server_that_went_away_is_named_within_the_waiting_limit() {
     let mut server = Redis::start().unwrap();
-    let manager = calm_manager(&server.url()).await;
+    let manager = manager(&server.url()).await;
     server.kill();
     let short =
         globallock::Options { wait: Some(Duration::from_millis(400)), ..globallock::Options::default() };

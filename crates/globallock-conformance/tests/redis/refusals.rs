@@ -4,12 +4,19 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use globallock::{Error, LockManager};
-use globallock_conformance::scene::calm_manager as manager;
+use globallock_conformance::scene::connect_for;
 use globallock_conformance::server::redis::Redis;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::connect;
+
+/// How long a server is asked that refuses for now: long enough for a busy machine, short enough to wait for.
+const ASKED: Duration = Duration::from_secs(5);
+
+async fn manager(url: &str) -> LockManager {
+    connect_for(url, ASKED).await.expect("the server answers")
+}
 
 async fn refusal(manager: &LockManager) -> Error {
     manager.mutex("a").unwrap().acquire().await.expect_err("it is refused")

@@ -29,12 +29,12 @@ def judge(chosen, part):
             counts, seconds = collections.Counter(), 0
             mutants = mutants_of(group, [file])
             for mutant in mutants:
-                why = None
+                why, outcome = None, results.outcome(mutant)
                 for number, explanation in enumerate(explanations):
                     if explains(explanation, mutant):
-                        used[number] = True
+                        # What is noticed needs no explanation any more.
+                        used[number] |= outcome in ("survived", None)
                         why = explanation["why"]
-                outcome = results.outcome(mutant)
                 seconds += results.all.get(mutant["key"], {}).get("seconds", 0)
                 counts[outcome] += 1
                 if outcome == "survived":
@@ -51,7 +51,7 @@ def judge(chosen, part):
             wrong.append(f"{group['name']}: {percent:.1f} % of the viable mutants are killed, {group['goal']} % should be")
     for explanation, is_used in zip(explanations, used):
         if not is_used:
-            wrong.append(f"explained, but there is no such mutant: {explanation['file']}: {explanation['mutant']}")
+            wrong.append(f"explained, but none survives: {explanation['file']}: {explanation['mutant']}")
         if not explanation["why"].startswith(("equivalent: ", "promptness: ")):
             wrong.append(f"neither equivalent nor a matter of promptness: {explanation['file']}: {explanation['mutant']}")
     print("\n".join(["", *wrong]) if wrong else "\nEvery survivor is explained.")

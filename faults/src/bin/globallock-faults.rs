@@ -5,6 +5,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
@@ -76,12 +77,16 @@ enum Verb {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    if matches!(arguments.verb, Verb::Run { .. } | Verb::Pass)
-        && let Err(why) = enter()
-    {
+    let has_links_to_break = match &arguments.verb {
+        Verb::Run { store } => store != "file",
+        verb => matches!(verb, Verb::Pass),
+    };
+    if has_links_to_break && let Err(why) = enter() {
         eprintln!("no link is taken down: {why}");
         if !arguments.links_optional {
-            eprintln!("to go on without these faults, say --links-optional");
+            eprintln!(
+                "to go on without link_down and network_down: --links-optional (make faults LINKS=--links-optional)"
+            );
             return Ok(ExitCode::from(2));
         }
     }
@@ -129,12 +134,18 @@ impl Arguments {
         // Faults that are owed may take as long again, each with calm around it.
         let limit = length * 2 + OWED;
         // What a server's harness panics at is told like any other failure, beside what the owners saw until then.
-        let ran = tokio::time::timeout(limit, AssertUnwindSafe(run(&orders)).catch_unwind()).await;
-        let failed = match ran {
-            Ok(Ok(ran)) => ran.err().map(|error| error.to_string()),
-            Ok(Err(panic)) => Some(panicked(&*panic)),
-            Err(_) => Some(format!("it had not ended after {limit:.0?}")),
+        let watched = orders.directory.clone();
+        let watchdog = watchdog(limit, move || {
+            let why = format!("it had not ended after {limit:.0?}");
+            eprintln!("{why}: globallock-faults check {}", watched.display());
+            let _ = interrupted(&watched, &why);
+            std::process::exit(1);
+        });
+        let failed = match AssertUnwindSafe(run(&orders)).catch_unwind().await {
+            Ok(ran) => ran.err().map(|error| error.to_string()),
+            Err(panic) => Some(panicked(&*panic)),
         };
+        drop(watchdog);
         if let Some(why) = failed {
             eprintln!("{store}: {why}");
             interrupted(&orders.directory, &why)?;
@@ -147,6 +158,18 @@ impl Arguments {
         }
         Ok(report)
     }
+}
+
+/// Calls `bark` from a thread of its own after so long, unless what this returns has been dropped: a harness that blocks is
+/// noticed as well.
+fn watchdog(limit: Duration, bark: impl FnOnce() + Send + 'static) -> mpsc::Sender<()> {
+    let (keep, kept) = mpsc::channel();
+    std::thread::spawn(move || {
+        if kept.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            bark();
+        }
+    });
+    keep
 }
 
 /// Searches the protocol, and fails if a promise is broken.
@@ -194,6 +217,20 @@ fn judge(directory: &Path) -> Result<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_that_blocks_is_ended_and_one_that_ends_is_not() {
+        for ends in [false, true] {
+            let (barks, barked) = mpsc::channel();
+            let limit = if ends { Duration::from_secs(600) } else { Duration::from_millis(1) };
+            let kept = watchdog(limit, move || barks.send(()).unwrap());
+            if ends {
+                drop(kept);
+            }
+            // Without having barked it drops its end of the channel.
+            assert_eq!(barked.recv().is_ok(), !ends);
+        }
+    }
 
     #[test]
     fn what_was_kept_of_an_earlier_run_is_left_alone() {

@@ -262,9 +262,9 @@ async fn a_request_that_arrives_late_puts_no_claim_that_has_left() {
     assert!(proxy.held() > 0);
     guard.release().await.unwrap();
     assert!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks//"]).contains("glocks//"));
-    let carried_out = cluster.proposals(0).unwrap();
+    let answered = cluster.transactions(0).unwrap();
     proxy.requests(Flow::Pass);
-    eventually("what was held up is carried out", async || cluster.proposals(0).unwrap() > carried_out).await;
+    eventually("what was held up is carried out", async || cluster.transactions(0).unwrap() > answered).await;
     assert_eq!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks/a/"]), "");
     assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
     drop(manager);

@@ -1,4 +1,4 @@
-//! Every byte that goes to the server and stays there, as it always was.
+//! Every call of a script, every message, and every key, as it always was.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};

@@ -37,6 +37,9 @@ impl Shared {
 
     async fn take_out(&self, claim: &Claim, key: Vec<u8>) -> Result<Departure> {
         let id = claim.id;
+        // A crowd that leaves must not hold up the holder, whom all the others wait for.
+        let holds = self.places().get(id).is_some_and(|place| place.granted.is_some());
+        let _one_of_few = if holds { None } else { self.departures.acquire().await.ok() };
         let leases = self.unanswered().get(&id).cloned();
         for lease in leases.iter().flatten() {
             self.bar(id, *lease).await?;
@@ -113,6 +116,7 @@ mod tests {
 
     use super::*;
     use crate::backend::Standing;
+    use crate::etcd::joining::AT_A_TIME;
     use crate::etcd::messages::{DeleteRangeRequest, DeleteRangeResponse, TxnResponse};
     use crate::etcd::places::tests::{MUTEX, claim, found, read, store};
     use crate::etcd::scripted::{Call, Cluster, soon};
@@ -126,6 +130,34 @@ mod tests {
         let standing = read(&shared, &claim, &[found(&key, 4, 1)], 4);
         assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
         (cluster, shared, claim, key)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_crowd_so_many_leave_at_a_time_and_a_holder_at_once() {
+        let (mut cluster, shared, holder, held_key) = held();
+        for number in 2..=AT_A_TIME as u64 + 2 {
+            let waits = claim(number, MUTEX);
+            let key = shared.slots.take(shared.prefix(), &waits);
+            let queue = [found(&held_key, 4, 1), found(&key, 5, 1)];
+            assert_eq!(read(&shared, &waits, &queue, 5), Standing::Waiting);
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move { shared.leave(&waits).await });
+        }
+        let mut calls = Vec::new();
+        for _ in 0..AT_A_TIME {
+            calls.push(cluster.asked::<DeleteRangeRequest>("KV/DeleteRange").await.1);
+        }
+        assert!(cluster.is_idle().await);
+        let answers =
+            async { deletes(&mut cluster, &held_key).await.answer(&DeleteRangeResponse { deleted: 1 }) };
+        let (left, ()) = soon(async { tokio::join!(shared.leave(&holder), answers) }).await;
+        assert_eq!(left.unwrap(), Departure::Left);
+        calls.pop().unwrap().answer(&DeleteRangeResponse { deleted: 1 });
+        cluster
+            .asked::<DeleteRangeRequest>("KV/DeleteRange")
+            .await
+            .1
+            .answer(&DeleteRangeResponse { deleted: 1 });
     }
 
     async fn deletes(cluster: &mut Cluster, key: &[u8]) -> Call {

@@ -16,7 +16,7 @@ use crate::backend::{Claim, ClaimId, Patience, Standing};
 use crate::error::Result;
 use crate::sync::now;
 
-/// How many claims of one store are joined at a time.
+/// How many claims of one store are joined at a time, and how many that wait are taken out.
 ///
 /// A member that has not caught up with what the cluster agreed on for a second refuses to keep leases alive: thousands
 /// of requests at once would cost others the locks that they hold.
@@ -76,7 +76,6 @@ impl Shared {
 
     async fn join(self: &Arc<Self>, claim: &Claim) -> Result<Standing> {
         let key = self.slots.take(self.prefix(), claim);
-        let _one_of_few = self.joins.acquire().await;
         loop {
             let (lease, is_new) = self.leases.get(&self.link, claim.lease).await?;
             if is_new {
@@ -175,6 +174,8 @@ mod tests {
     use tonic::Status;
 
     use super::*;
+    use crate::backend::Backend;
+    use crate::etcd::Etcd;
     use crate::etcd::messages::{
         DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, RangeRequest,
         RangeResponse, Response, ResponseOp,
@@ -334,26 +335,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn of_a_crowd_so_many_join_at_a_time_and_the_next_when_one_of_them_is_answered() {
+    async fn of_a_crowd_so_many_join_at_a_time_and_who_gives_up_before_has_asked_for_nothing() {
         let (mut cluster, shared, first, _) = absent(MUTEX);
-        let crowd = AT_A_TIME as u64 + 2;
-        for number in 1..=crowd {
-            let claim = Claim { id: ClaimId::new(1, number), ..first.clone() };
-            let shared = Arc::clone(&shared);
-            tokio::spawn(async move { shared.join_or_leave(&claim).await });
-        }
+        let etcd = Arc::new(Etcd { shared });
+        let joins = |number| {
+            let (etcd, claim) = (Arc::clone(&etcd), Claim { id: ClaimId::new(1, number), ..first.clone() });
+            tokio::spawn(async move { etcd.join(&claim).await })
+        };
+        let crowd: Vec<_> = (1..=AT_A_TIME as u64 + 3).map(joins).collect();
         let mut calls = Vec::new();
         for _ in 0..AT_A_TIME {
             calls.push(cluster.asked::<TxnRequest>("KV/Txn").await.1);
         }
         assert!(cluster.is_idle().await);
+        let [given_up, next, last] = [0, 1, 2].map(|number| &crowd[AT_A_TIME + number]);
+        given_up.abort();
         let failed = || Status::permission_denied("not for you");
         calls.pop().unwrap().fail(failed());
         calls.push(cluster.asked::<TxnRequest>("KV/Txn").await.1);
-        assert!(cluster.is_idle().await);
+        assert!(cluster.is_idle().await && !next.is_finished());
         calls.into_iter().for_each(|call| call.fail(failed()));
         cluster.asked::<TxnRequest>("KV/Txn").await.1.fail(failed());
-        assert!(cluster.is_idle().await);
+        assert!(cluster.is_idle().await && next.is_finished() && last.is_finished());
     }
 
     #[tokio::test(start_paused = true)]

@@ -284,6 +284,10 @@ impl Link {
                     ),
                 )
             }
+            // Its members have not caught up with what they agreed on.
+            Code::ResourceExhausted if message.contains("too many requests") => {
+                Error::unavailable(store, message)
+            }
             Code::ResourceExhausted => {
                 Error::unfit(store, format!("{message}: compact and defragment it, or raise its quota"))
             }

@@ -73,7 +73,9 @@ struct Shared {
     /// The claims that are being joined or left.
     turns: Turns,
     /// How many more may be joined at the same time.
-    joins: Semaphore,
+    joins: Arc<Semaphore>,
+    /// How many more that wait may be taken out at the same time.
+    departures: Semaphore,
     /// The claims that a request without an answer may yet put, and under which leases.
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
     /// The claims that a task of their own takes out.
@@ -108,7 +110,8 @@ impl Shared {
             places: Mutex::default(),
             snapshots: Mutex::default(),
             turns: Turns::default(),
-            joins: Semaphore::new(joining::AT_A_TIME),
+            joins: Arc::new(Semaphore::new(joining::AT_A_TIME)),
+            departures: Semaphore::new(joining::AT_A_TIME),
             unanswered: Mutex::default(),
             leaving_later: Mutex::default(),
             disturbed: Notify::new(),
@@ -157,8 +160,10 @@ impl Backend for Etcd {
         // On a task of its own: a request that was given up could arrive after the departure that follows it.
         let (shared, claim) = (Arc::clone(&self.shared), claim.clone());
         let turn = Turn::take(&shared, claim.id).await;
+        // In front of the task: who gives up until then has asked for nothing.
+        let one_of_few = Arc::clone(&shared.joins).acquire_owned().await;
         let joined = tokio::spawn(async move {
-            let _turn = turn;
+            let _until_joined = (turn, one_of_few);
             shared.join_or_leave(&claim).await
         });
         joined.await.unwrap_or_else(|_| Err(Error::Closed))

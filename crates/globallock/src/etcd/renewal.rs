@@ -12,8 +12,8 @@ use crate::error::Result;
 impl Shared {
     /// Keeps the leases of these claims alive, and looks whether the claims are there.
     ///
-    /// Neither goes through the cluster's log. So thousands that join do not hold up a renewal, though all of them are in
-    /// front of it; and where the member that is asked lags, the next renewal finds what this one does not know of yet.
+    /// The look asks one member for what it knows, because one that the whole cluster answers waits for all writes in front
+    /// of it: thousands of joins would hold it up. Where that member lags, a later renewal finds what is gone.
     pub(super) async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<Standing>> {
         let asked: Vec<Option<Place>> =
             { claims.iter().map(|claim| self.places().get(claim.id).cloned()).collect() };

@@ -316,18 +316,18 @@ pub fn children(hosts: &str, path: &str) -> Vec<String> {
     told.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-/// All nodes but the servers' own, in order, with what they hold, and whether a session keeps them.
+/// A node and all below it, in order, with what they hold, and whether a session keeps them.
 ///
 /// # Panics
 /// When kazoo does not do it.
 #[must_use]
-pub fn tree(hosts: &str) -> String {
+pub fn tree(hosts: &str, path: &str) -> String {
     let line = "def show(path):\n    \
                 held, stat = client.get(path)\n    \
                 print(path + (' (ephemeral)' if stat.ephemeralOwner else ''), repr(held or b''))\n    \
-                [show(path.rstrip('/') + '/' + child) for child in sorted(client.get_children(path))]\n\
-                [show('/' + child) for child in sorted(client.get_children('/')) if child != 'zookeeper']";
-    kazoo(hosts, "/", line)
+                [show(path + '/' + child) for child in sorted(client.get_children(path))]\n\
+                show(path)";
+    kazoo(hosts, path, line)
 }
 
 /// Deletes the nodes below a node by kazoo.

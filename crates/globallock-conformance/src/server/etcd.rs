@@ -140,12 +140,12 @@ impl Etcd {
         self.metric(member, "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Authenticate\"")
     }
 
-    /// How many transactions a member has answered, whether they changed anything or not.
+    /// How much of what was to be written a member has carried out, whether it changed anything or not.
     ///
     /// # Errors
     /// When it does not answer.
-    pub fn transactions(&self, member: usize) -> Result<u64> {
-        self.metric(member, "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Txn\"")
+    pub fn proposals(&self, member: usize) -> Result<u64> {
+        self.metric(member, "etcd_server_proposals_applied_total ")
     }
 
     fn metric(&self, member: usize, name: &str) -> Result<u64> {

@@ -96,6 +96,7 @@ async fn a_call_does_the_same_behind_ten_waiters_and_behind_ten_thousand() {
         // Those that read a key read one field or the first of it, or of those who share, of whom there are two.
         let cheap = [
             "get",
+            "mget",
             "set",
             "time",
             "exists",

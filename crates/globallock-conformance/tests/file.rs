@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::FutureExt;
 use globallock::{LockManager, Loss, ManagerOptions, Options};
 use globallock_conformance::fleet::Fleet;
 use globallock_conformance::golden::{claims, compare, fill, masked};
-use globallock_conformance::world::eventually;
+use globallock_conformance::world::{LIMIT, eventually};
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
@@ -93,6 +97,37 @@ async fn files_that_are_no_claims_are_left_alone() {
     fs::write(&stray, "mine").unwrap();
     manager.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
     assert_eq!(fs::read_to_string(stray).unwrap(), "mine");
+}
+
+/// An operator, or a cleaner of temporary files, deletes what is there, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_deleted_meanwhile_are_made_again() {
+    let place = TempDir::new().unwrap();
+    let directory = place.path().join("locks");
+    let manager = manager(&directory).await;
+    let (goes_on, path) = (Arc::new(AtomicBool::new(true)), directory.join("a"));
+    let go_on = Arc::clone(&goes_on);
+    let deletes = std::thread::spawn(move || {
+        let mut deleted = 0;
+        while go_on.load(Ordering::SeqCst) {
+            deleted += u32::from(fs::remove_dir_all(&path).is_ok());
+            // Now and then, at any moment of those that use it.
+            std::thread::sleep(std::time::Duration::from_micros(500));
+        }
+        deleted
+    });
+    let lock = manager.mutex("a").unwrap();
+    let acquired = async {
+        for _ in 0..3000 {
+            // What is deleted while it is held is lost, and its release finds nothing.
+            let guard = lock.acquire().await.expect("it is granted");
+            guard.release().await.expect("it is released");
+        }
+    };
+    let ended = tokio::time::timeout(LIMIT, AssertUnwindSafe(acquired).catch_unwind()).await;
+    goes_on.store(false, Ordering::SeqCst);
+    assert!(deletes.join().unwrap() > 100, "it is deleted meanwhile");
+    assert!(ended.expect("it is granted in the end").is_ok(), "no files to be found is no refusal");
 }
 
 #[tokio::test]

@@ -166,10 +166,19 @@ impl Directory {
 
     /// Makes a file that is there for the first time, with the rights that the directory gives.
     pub(super) fn create(&self, at: &OwnedFd, file: &str) -> Result<OwnedFd> {
-        let made =
-            openat(at, file, NEW, PRIVATE).map_err(|error| self.failure("cannot be written to", error))?;
+        let made = openat(at, file, NEW, PRIVATE)
+            .map_err(|error| self.failure_within("cannot be written to", error))?;
         self.share(&made)?;
         Ok(made)
+    }
+
+    /// Says what it means that something below this directory failed. What is not there has been deleted since it was found,
+    /// as by a cleaner of temporary files, and the next try makes it again.
+    pub(super) fn failure_within(&self, what: &str, error: Errno) -> Error {
+        match error {
+            Errno::NOENT => Error::unavailable(self.shown(), "its files were deleted while they were in use"),
+            error => self.failure(what, error),
+        }
     }
 
     fn share(&self, file: &OwnedFd) -> Result<()> {
@@ -212,7 +221,7 @@ impl Directory {
 
     /// Opens the counter, made if need be; `None` while somebody else makes it.
     fn open_counter(&self) -> Result<Option<OwnedFd>> {
-        let fails = |error| self.failure("cannot count fencing tokens", error);
+        let fails = |error| self.failure_within("cannot count fencing tokens", error);
         let path = self.path.join(COUNTER);
         match self.open_shared(&path, OFlags::RDWR, FILE) {
             Err(Errno::NOENT) => {}

@@ -161,7 +161,7 @@ impl File {
         let subscribed = self
             .watches
             .subscribe(files.chain([(own.as_path(), Until::Renamed)]))
-            .map_err(|error| self.directory.failure("cannot be watched", error))?;
+            .map_err(|error| self.directory.failure_within("cannot be watched", error))?;
         let Some(subscription) = subscribed else {
             return Ok(Look::Again);
         };

@@ -96,6 +96,12 @@ impl<'a> Section<'a> {
     ///
     /// Those behind the first live claim that does not fit can hold on no account, so nobody looks at them.
     fn settle(&mut self) -> Result<()> {
+        while !self.try_settle()? {}
+        Ok(())
+    }
+
+    /// The same; false where one of those was found deleted, so that there may be room for others.
+    fn try_settle(&mut self) -> Result<bool> {
         let mut checked = 0;
         let holding = loop {
             let holding = admit(self.queue.iter().map(Slot::share));
@@ -113,12 +119,17 @@ impl<'a> Section<'a> {
             let slot = self.queue[position];
             if slot.granted.is_none() {
                 let granted = slot.granted_at(self.now);
-                renameat(&self.opened, slot.file(), &self.opened, granted.file())
-                    .map_err(|error| self.directory.failure("cannot be written to", error))?;
-                self.queue[position] = granted;
+                match renameat(&self.opened, slot.file(), &self.opened, granted.file()) {
+                    Ok(()) => self.queue[position] = granted,
+                    Err(Errno::NOENT) => {
+                        self.queue.remove(position);
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(self.directory.failure_within("cannot be written to", error)),
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     pub(super) fn is_alive(&self, slot: &Slot) -> bool {
@@ -144,7 +155,7 @@ impl<'a> Section<'a> {
         match unlinkat(&self.opened, slot.file(), AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(self.directory.failure("cannot be written to", error)),
+            Err(error) => Err(self.directory.failure_within("cannot be written to", error)),
         }
     }
 
@@ -181,7 +192,7 @@ impl<'a> Section<'a> {
             .and_then(|()| write(&file, owner.as_bytes()));
         if let Err(error) = kept {
             self.unlink(&slot)?;
-            return Err(self.directory.failure("cannot be written to", error));
+            return Err(self.directory.failure_within("cannot be written to", error));
         }
         self.queue.push_back(slot);
         Ok(Some((slot, file)))
@@ -289,7 +300,11 @@ fn list(directory: &Directory, opened: &OwnedFd) -> Result<VecDeque<Slot>> {
     let mut entries = RawDir::new(opened, &mut buffer);
     let mut queue = Vec::new();
     while let Some(entry) = entries.next() {
-        let entry = entry.map_err(|error| directory.failure("cannot be read", error))?;
+        let entry = match entry {
+            // The directory was deleted meanwhile: nobody is in it.
+            Err(Errno::NOENT) => break,
+            entry => entry.map_err(|error| directory.failure("cannot be read", error))?,
+        };
         queue.extend(entry.file_name().to_str().ok().and_then(Slot::parse));
     }
     queue.sort_unstable();

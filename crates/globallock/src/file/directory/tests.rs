@@ -431,6 +431,22 @@ proptest! {
 }
 
 #[test]
+fn what_is_deleted_while_it_is_in_use_is_no_refusal() {
+    let place = TempDir::new().unwrap();
+    let directory = Directory::prepare(place.path().join("locks"), true).unwrap();
+    let path = directory.path().join("a");
+    let opened = directory.open_lock(&path, true).unwrap().expect("it is made");
+    fs::remove_dir(&path).unwrap();
+    let failure = directory.create(&opened, "claim").unwrap_err();
+    assert!(failure.is_unavailable() && failure.to_string().contains("deleted"), "{failure:?}");
+    let failure = directory.failure_within("cannot be read", Errno::NOSPC);
+    assert!(
+        matches!(failure, Error::Unfit { .. }) && failure.to_string().contains("make room"),
+        "{failure:?}"
+    );
+}
+
+#[test]
 fn a_failure_says_what_to_do() {
     let place = TempDir::new().unwrap();
     let path = place.path().join("lo\u{1b}cks");

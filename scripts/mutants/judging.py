@@ -48,12 +48,13 @@ def judge(chosen, part):
             print_row(file, counts, seconds)
         percent = print_row(f"= {group['name']}", total, 0)
         if percent < group["goal"]:
-            wrong.append(f"{group['name']}: {percent:.1f} % of the viable mutants are killed, {group['goal']} % should be")
+            wrong.append(f"{group['name']}: {percent:.1f} % of the viable are killed, {group['goal']} % should be")
     for explanation, is_used in zip(explanations, used):
         if not is_used:
             wrong.append(f"explained, but none survives: {explanation['file']}: {explanation['mutant']}")
         if not explanation["why"].startswith(("equivalent: ", "promptness: ")):
-            wrong.append(f"neither equivalent nor a matter of promptness: {explanation['file']}: {explanation['mutant']}")
+            what = f"{explanation['file']}: {explanation['mutant']}"
+            wrong.append(f"neither equivalent nor a matter of promptness: {what}")
     print("\n".join(["", *wrong]) if wrong else "\nEvery survivor is explained.")
     return 1 if wrong else 0
 

@@ -187,7 +187,7 @@ def run_tests(programs, values, limit):
 
 
 def twice(programs, values, limit, stage):
-    """As `run_tests`, but what a busy machine may have done must happen once more: a limit, a failure beside servers."""
+    """As `run_tests`, but what a busy machine may have done, beside servers or with the time, must happen twice."""
     outcome = run_tests(programs, values, limit)
     if outcome == "timeout" or outcome == "killed" and stage > 0:
         outcome = run_tests(programs, values, 2 * limit)

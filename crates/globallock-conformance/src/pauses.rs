@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_millis(2);
 /// Looks for a fifth of a second, on the caller's thread.
 #[must_use]
 pub fn busy() -> u32 {
-    // What the last minute was like, and what runs now: the load of a minute ago says nothing of others who have just begun.
+    // What the last minute was like, and what runs now: the load of a minute says nothing of others who have just begun.
     let looks = 20;
     let (mut minute, mut running) = (0.0_f64, 0.0_f64);
     for _ in 0..looks {

@@ -56,7 +56,7 @@ enum Verb {
     },
     /// Breaks each store in turn.
     Pass,
-    /// Searches the protocol, in every order of events, and says how many states there are; fails if one breaks a promise.
+    /// Searches the protocol, in every order of events, for a broken promise, and says how many states there are.
     Model {
         /// When time ends; a lease is two ticks.
         #[arg(long, default_value_t = 3)]
@@ -160,8 +160,8 @@ impl Arguments {
     }
 }
 
-/// Calls `bark` from a thread of its own after so long, unless what this returns has been dropped: a harness that blocks is
-/// noticed as well.
+/// Calls `bark` from a thread of its own after so long, unless what this returns has been dropped: a harness that blocks
+/// is noticed as well.
 fn watchdog(limit: Duration, bark: impl FnOnce() + Send + 'static) -> mpsc::Sender<()> {
     let (keep, kept) = mpsc::channel();
     std::thread::spawn(move || {

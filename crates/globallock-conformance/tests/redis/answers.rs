@@ -210,14 +210,8 @@ async fn a_waiter_that_asks_at_a_free_lock_holds_it_at_once() {
 
 /// The claim that asks has shared the lock with another one, until these moments.
 fn shares_until(ends: i64, other: i64) -> Vec<String> {
-    let record = |ends: i64| format!("\"1000 {ends} 1 1 0 0 globallock:wake:nobody 1/2:x\"");
-    vec![
-        format!("SET {LOCK} glk1+:{OTHER}:1000 PXAT 99999999999999"),
-        format!("SET {FENCE} 1000w"),
-        format!("ZADD {SHARED} {ends} {ID} {other} {OTHER}"),
-        format!("HSET {CLAIMS} {ID} {} {OTHER} {}", record(ends), record(other)),
-        format!("HSET {CLAIMS} #value glk1+:{OTHER}:1000 #mixed 0 #weight 2 #capacity 2"),
-    ]
+    let first = format!("{:032x}", 0xcc00);
+    shared_by(&[(ends, 2), (other, 2)], 0).iter().map(|command| command.replace(&first, ID)).collect()
 }
 
 #[tokio::test]

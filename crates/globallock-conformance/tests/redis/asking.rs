@@ -1,8 +1,8 @@
 //! The scripts, asked in the words of the library by a connection of the test's own: between two looks at the server's
 //! clock, and again until no millisecond has gone by between these.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use globallock::backend::{Backend, Claim, Patience, Standing};
@@ -147,20 +147,9 @@ impl Scripts {
 
     /// What a question has the server do inside, command by command.
     pub(crate) fn commands(&self, before: impl Fn(i64) -> Vec<String>, asks: &str) -> Vec<Vec<String>> {
-        const LAST: &str = "that is all";
-        let mut monitor = Command::new("redis-cli")
-            .args(["-p", &self.server.port().to_string(), "monitor"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-cli is installed: run apt-get install redis-tools");
-        let mut lines =
-            BufReader::new(monitor.stdout.take().expect("it is piped")).lines().map(Result::unwrap);
-        assert_eq!(lines.next().as_deref(), Some("OK"));
+        let monitor = Monitor::start(&self.server);
         self.whatever(before, &[asks]);
-        self.server.cli(&["ECHO", LAST]);
-        let seen = lines.take_while(|line| !line.contains(LAST)).collect::<Vec<_>>();
-        monitor.kill().unwrap();
-        monitor.wait().unwrap();
+        let seen = monitor.end(&self.server);
         seen.iter()
             .filter_map(|line| line.split_once(" lua] ")?.1.strip_prefix('"')?.strip_suffix('"'))
             .map(|command| command.split("\" \"").map(str::to_owned).collect())
@@ -170,6 +159,35 @@ impl Scripts {
     /// What is answered, however long it takes.
     pub(crate) fn whatever(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Vec<i64> {
         self.slow_answers(before, asks).unwrap_or_else(|told| told).answer
+    }
+}
+
+/// Sees every command of a server, those within scripts too.
+pub(crate) struct Monitor {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Monitor {
+    pub(crate) fn start(server: &Redis) -> Self {
+        let mut process = Command::new("redis-cli")
+            .args(["-p", &server.port().to_string(), "monitor"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-cli is installed: run apt-get install redis-tools");
+        let mut lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "OK");
+        Monitor { process, lines }
+    }
+
+    /// The commands until now: a moment, whose they are, and each part in quotes.
+    pub(crate) fn end(mut self, server: &Redis) -> Vec<String> {
+        const LAST: &str = "that is all";
+        server.cli(&["ECHO", LAST]);
+        let seen = self.lines.map(Result::unwrap).take_while(|line| !line.contains(LAST)).collect();
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        seen
     }
 }
 

@@ -3,8 +3,8 @@
 use globallock::backend::{Patience, Standing};
 use globallock_conformance::server::redis::Redis;
 
-use crate::asking::{ID, REST, Scripts, in_front, shared_by, waits_already};
-use crate::scripts::{FENCE, MUTEX, Store, queued};
+use crate::asking::{FENCE, ID, MUTEX, REST, Scripts, in_front, shared_by, waits_already};
+use crate::scripts::{Store, queued};
 use crate::times::claim;
 
 /// How often the server has run a command since its counts were reset.

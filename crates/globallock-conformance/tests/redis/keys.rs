@@ -10,9 +10,10 @@ use globallock_conformance::scene::{calm_manager as manager, connect_for};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 
+use crate::asking::MUTEX;
 use crate::costs::count;
 use crate::queue_is;
-use crate::scripts::{MUTEX, Store, queued};
+use crate::scripts::{Store, queued};
 
 #[tokio::test]
 async fn a_held_mutex_is_a_plain_string_that_expires() {

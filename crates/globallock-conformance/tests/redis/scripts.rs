@@ -9,15 +9,9 @@ use globallock::{Departure, Result};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 
+use crate::asking::{CLAIMS, FENCE, LOCK, MUTEX, ONE_OF_TWO, QUEUE, SHARED};
 use crate::times::claim;
 
-const LOCK: &str = "_glocks:a";
-pub(crate) const FENCE: &str = "{_glocks:a}:fence";
-const QUEUE: &str = "{_glocks:a}:queue";
-const CLAIMS: &str = "{_glocks:a}:claims";
-const SHARED: &str = "{_glocks:a}:shared";
-pub(crate) const MUTEX: Share = Share { weight: 1, capacity: 1 };
-const ONE_OF_TWO: Share = Share { weight: 1, capacity: 2 };
 const TWO_OF_TWO: Share = Share { weight: 2, capacity: 2 };
 
 pub(crate) struct Store {

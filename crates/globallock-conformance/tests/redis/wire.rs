@@ -1,13 +1,13 @@
 //! Every call of a script, every message, and every key, as it always was.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
+
+use crate::asking::Monitor;
 
 /// All keys with what they hold and how long they live, in whole minutes.
 fn dump(server: &Redis) -> String {
@@ -38,17 +38,9 @@ fn dump(server: &Redis) -> String {
 
 #[tokio::test]
 async fn keys_values_requests_and_messages_are_as_they_always_were() {
-    const LAST: &str = "that is all";
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
-    let mut monitor = Command::new("redis-cli")
-        .args(["-p", &server.port().to_string(), "monitor"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("redis-cli is installed: run apt-get install redis-tools");
-    let mut lines = BufReader::new(monitor.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(lines.next().as_deref(), Some("OK"));
-
+    let monitor = Monitor::start(&server);
     fill(&*backend).await;
     let filled = dump(&server);
     let claims = claims();
@@ -61,18 +53,15 @@ async fn keys_values_requests_and_messages_are_as_they_always_were() {
     eventually("everything has left", async || server.cli(&["KEYS", "*"]).lines().count() == 3).await;
     let left = dump(&server);
 
-    server.cli(&["ECHO", LAST]);
     // What the library sends, and what the scripts publish.
     let mut sent = String::new();
-    for line in lines.take_while(|line| !line.contains(LAST)) {
+    for line in monitor.end(&server) {
         let (whose, command) = line.split_once("] ").unwrap();
         let (is_script, is_message) = (command.starts_with("\"EVALSHA"), command.starts_with("\"PUBLISH"));
         if is_script && !whose.ends_with("lua") || is_message {
             writeln!(sent, "{command}").unwrap();
         }
     }
-    monitor.kill().unwrap();
-    monitor.wait().unwrap();
     let written =
         format!("Joined:\n{filled}\nRenewed:\n{renewed}\nLeft:\n{left}\nRequests and messages:\n{sent}");
     compare(&masked(&written), include_str!("wire.txt"));

@@ -118,19 +118,8 @@ mod tests {
     use crate::backend::Standing;
     use crate::etcd::joining::AT_A_TIME;
     use crate::etcd::messages::{DeleteRangeRequest, DeleteRangeResponse, TxnResponse};
-    use crate::etcd::places::tests::{MUTEX, claim, found, read, store};
+    use crate::etcd::places::tests::{MUTEX, claim, found, held, read, store};
     use crate::etcd::scripted::{Call, Cluster, soon};
-
-    /// A claim that holds, under lease 1.
-    fn held() -> (Cluster, Arc<Shared>, Claim, Vec<u8>) {
-        let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
-        shared.leases.pretend(1);
-        let claim = claim(1, MUTEX);
-        let key = shared.slots.take(shared.prefix(), &claim);
-        let standing = read(&shared, &claim, &[found(&key, 4, 1)], 4);
-        assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
-        (cluster, shared, claim, key)
-    }
 
     #[tokio::test(start_paused = true)]
     async fn of_a_crowd_so_many_leave_at_a_time_and_a_holder_at_once() {

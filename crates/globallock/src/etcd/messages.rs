@@ -39,8 +39,8 @@ pub(super) struct RangeRequest {
     pub(super) sort_order: i32,
     #[prost(enumeration = "SortTarget", tag = "6")]
     pub(super) sort_target: i32,
-    /// Answered by the member that is asked, as of what has reached that one: it asks nobody, and waits for nothing that
-    /// others have asked for.
+    /// Answered by the member that is asked, as of what has reached that one: it asks nobody, and waits for nothing
+    /// that others have asked for.
     #[prost(bool, tag = "7")]
     pub(super) serializable: bool,
     #[prost(bool, tag = "8")]

@@ -196,6 +196,7 @@ pub(super) mod tests {
     use crate::etcd::link::Link;
     use crate::etcd::messages::KeyValue;
     use crate::etcd::reading::Seen;
+    use crate::etcd::scripted::Cluster;
     use crate::queue::{MAX_CAPACITY, Share};
 
     pub(in crate::etcd) const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
@@ -238,6 +239,17 @@ pub(super) mod tests {
         let key = shared.slots.key(claim.id).unwrap();
         let mine = queue.iter().find(|listed| listed.key == key).cloned();
         shared.note(claim, &Sight::new(mine, queue, true, read_at), true, now())
+    }
+
+    /// A claim that holds, under lease 1 and as of revision 4, in a store with a cluster.
+    pub(in crate::etcd) fn held() -> (Cluster, Arc<Shared>, Claim, Vec<u8>) {
+        let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        shared.leases.pretend(1);
+        let claim = claim(1, MUTEX);
+        let key = shared.slots.take(shared.prefix(), &claim);
+        let standing = read(&shared, &claim, &[found(&key, 4, 1)], 4);
+        assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
+        (cluster, shared, claim, key)
     }
 
     pub(in crate::etcd) fn fence(standing: Standing) -> Option<u64> {

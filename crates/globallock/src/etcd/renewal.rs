@@ -12,8 +12,8 @@ use crate::error::Result;
 impl Shared {
     /// Keeps the leases of these claims alive, and looks whether the claims are there.
     ///
-    /// The look asks one member for what it knows, because one that the whole cluster answers waits for all writes in front
-    /// of it: thousands of joins would hold it up. Where that member lags, a later renewal finds what is gone.
+    /// The look asks one member for what it knows, because one that the whole cluster answers waits for all writes in
+    /// front of it: thousands of joins would hold it up. Where that member lags, a later renewal finds what is gone.
     pub(super) async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<Standing>> {
         let asked: Vec<Option<Place>> =
             { claims.iter().map(|claim| self.places().get(claim.id).cloned()).collect() };
@@ -48,26 +48,17 @@ mod tests {
     use crate::etcd::messages::{
         LeaseRequest, LeaseResponse, RangeResponse, Request, Response, ResponseOp, TxnRequest, TxnResponse,
     };
-    use crate::etcd::places::tests::{MUTEX, claim, fence, found, read};
-    use crate::etcd::scripted::{Cluster, as_of, soon};
+    use crate::etcd::places::tests::{fence, found, held};
+    use crate::etcd::scripted::{as_of, soon};
 
     const KEEP: &str = "Lease/LeaseKeepAlive";
-
-    /// A claim that holds, under lease 1, as of revision 4.
-    fn held() -> (Cluster, Arc<Shared>, Vec<Arc<Claim>>, Vec<u8>) {
-        let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
-        shared.leases.pretend(1);
-        let claim = claim(1, MUTEX);
-        let key = shared.slots.take(shared.prefix(), &claim);
-        assert!(matches!(read(&shared, &claim, &[found(&key, 4, 1)], 4), Standing::Held(_)));
-        (cluster, shared, vec![Arc::new(claim)], key)
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_asks_for_nothing_that_other_requests_hold_up_and_finds_what_is_gone() {
         // The key as of a revision: there, gone, and not there yet on a member that lags.
         for (created, read_at, holds) in [(4, 9, true), (0, 9, false), (0, 3, true)] {
-            let (mut cluster, shared, claims, key) = held();
+            let (mut cluster, shared, claim, key) = held();
+            let claims = [Arc::new(claim)];
             let answers = async {
                 let (asked, call) = cluster.asked::<LeaseRequest>(KEEP).await;
                 assert_eq!(asked.id, 1);
@@ -90,7 +81,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_that_cannot_keep_the_lease_says_so_and_looks_at_nothing() {
-        let (mut cluster, shared, claims, _) = held();
+        let (mut cluster, shared, claim, _) = held();
+        let claims = [Arc::new(claim)];
         let fails = async {
             let (_, call) = cluster.asked::<LeaseRequest>(KEEP).await;
             call.fail(Status::permission_denied("not for you"));

@@ -172,8 +172,8 @@ impl Directory {
         Ok(made)
     }
 
-    /// Says what it means that something below this directory failed. What is not there has been deleted since it was found,
-    /// as by a cleaner of temporary files, and the next try makes it again.
+    /// Says what it means that something below this directory failed. What is not there has been deleted since it was
+    /// found, as by a cleaner of temporary files, and the next try makes it again.
     pub(super) fn failure_within(&self, what: &str, error: Errno) -> Error {
         match error {
             Errno::NOENT => Error::unavailable(self.shown(), "its files were deleted while they were in use"),

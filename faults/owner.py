@@ -151,7 +151,7 @@ class Turns:
 
     def granted(self, lock, claim):
         at, until = self.until(lock)
-        self.owner.log("granted", at=at, claim=claim, fence=lock.fencing_token, until=until)
+        self.owner.log("granted", at=at, claim=claim, fencing_token=lock.fencing_token, until=until)
 
     def until(self, lock):
         at, left = now(), lock.remaining

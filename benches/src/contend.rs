@@ -85,7 +85,7 @@ pub(crate) async fn ours(url: &str, name: &str, owners: usize, connections: usiz
     (0..owners)
         .map(|owner| {
             let lock = managers[owner % connections].mutex(name).expect("the name is valid");
-            Ours(lock.with(Options::default()).expect("the options are valid"))
+            Ours(lock.with_options(Options::default()).expect("the options are valid"))
         })
         .collect()
 }

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use globallock::backend::{Backend, Claim, ClaimId, Departure, Entry, Grant, Patience, Profile, Standing};
+use globallock::backend::{
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, Grant, Release, WaitMode,
+};
 use globallock::{Error, Memory, Name, Result};
 
 /// What is wrong with a store.
@@ -78,79 +80,85 @@ impl Broken {
     fn taken(&self, claim: &Claim) -> Claim {
         let mut claim = claim.clone();
         match self.bug {
-            Bug::WritersRead if claim.share.capacity > 3 => claim.share.weight = 1,
-            Bug::CountsClaims => claim.share.weight = claim.share.weight.min(1),
+            Bug::WritersRead if claim.permits.capacity > 3 => claim.permits.count = 1,
+            Bug::CountsClaims => claim.permits.count = claim.permits.count.min(1),
             _ => {}
         }
         claim
     }
 
-    fn told(&self, claim: &Claim, standing: Standing) -> Standing {
-        let Standing::Held(grant) = standing else { return standing };
-        let fence = match self.bug {
+    fn told(&self, claim: &Claim, standing: ClaimStatus) -> ClaimStatus {
+        let ClaimStatus::Held(grant) = standing else { return standing };
+        let fencing_token = match self.bug {
             Bug::RepeatsTokens => 7,
-            Bug::TokensFall => u64::MAX / 2 - grant.fence,
-            Bug::TokensRestart => grant.fence % 200,
-            Bug::SharesTokens if claim.share.weight < claim.share.capacity => grant.fence & !1,
-            _ => grant.fence,
+            Bug::TokensFall => u64::MAX / 2 - grant.fencing_token,
+            Bug::TokensRestart => grant.fencing_token % 200,
+            Bug::SharesTokens if claim.permits.count < claim.permits.capacity => grant.fencing_token & !1,
+            _ => grant.fencing_token,
         };
         let expires = match self.bug {
             Bug::PromisesTooLong => grant.expires.map(|expires| expires + claim.lease * 4),
             Bug::ForgetsRenewals => Some(Instant::now() + claim.lease),
             _ => grant.expires,
         };
-        Standing::Held(Grant { fence, expires, ..grant })
+        ClaimStatus::Held(Grant { fencing_token, expires, ..grant })
     }
 
-    fn grant(&self, claim: &Claim) -> Standing {
-        let fence = u64::MAX / 4 + self.counted();
-        Standing::Held(Grant { fence, expires: Some(Instant::now() + claim.lease), hold_ends: None })
+    fn grant(&self, claim: &Claim) -> ClaimStatus {
+        let fencing_token = u64::MAX / 4 + self.counted();
+        ClaimStatus::Held(Grant {
+            fencing_token,
+            expires: Some(Instant::now() + claim.lease),
+            hold_ends: None,
+        })
     }
 }
 
 #[async_trait]
 impl Backend for Broken {
-    fn profile(&self) -> Profile {
-        self.inner.profile()
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         if self.bug == Bug::GrantsToAll
-            || self.bug == Bug::LetsInTheImpatient && claim.patience == Patience::Once
+            || self.bug == Bug::LetsInTheImpatient && claim.wait_mode == WaitMode::Try
         {
             return Ok(self.grant(claim));
         }
         let claim = self.taken(claim);
         let others = self.inner.inspect(&claim.name).await?;
-        let standing = self.inner.join(&claim).await?;
-        if standing == Standing::Waiting && self.bug == Bug::NewestFirst {
+        let standing = self.inner.enqueue(&claim).await?;
+        if standing == ClaimStatus::Waiting && self.bug == Bug::NewestFirst {
             for other in others.into_iter().filter(|other| !other.held && other.id != Some(claim.id)) {
-                let (Some(id), share) = (other.id, other.share) else { continue };
-                let other = Claim { id, share, ..claim.clone() };
-                self.inner.leave(&other).await?;
-                self.inner.join(&other).await?;
+                let (Some(id), permits) = (other.id, other.permits) else { continue };
+                let other = Claim { id, permits, ..claim.clone() };
+                self.inner.release(&other).await?;
+                self.inner.enqueue(&other).await?;
             }
         }
-        if standing == Standing::Waiting && self.bug == Bug::DropsWaiters && self.counted().is_multiple_of(50)
+        if standing == ClaimStatus::Waiting
+            && self.bug == Bug::DropsWaiters
+            && self.counted().is_multiple_of(50)
         {
             self.deaf().insert(claim.id);
-            self.inner.leave(&claim).await?;
+            self.inner.release(&claim).await?;
         }
         Ok(self.told(&claim, standing))
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         match self.bug {
             Bug::LosesWakeUps if self.counted().is_multiple_of(50) => {
                 self.deaf().insert(claim.id);
                 std::future::pending().await
             }
             Bug::DropsWaiters if self.deaf().contains(&claim.id) => std::future::pending().await,
-            _ => Ok(self.inner.changed(claim).await?.map(|standing| self.told(claim, standing))),
+            _ => Ok(self.inner.wait_for_change(claim).await?.map(|standing| self.told(claim, standing))),
         }
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         match self.bug {
             Bug::GrantsToAll | Bug::LetsInTheImpatient => {
                 claims.iter().map(|claim| Ok(self.grant(claim))).collect()
@@ -160,8 +168,8 @@ impl Backend for Broken {
                 for claim in claims {
                     let entries = self.inner.inspect(&claim.name).await.unwrap_or_default();
                     let mine = entries.into_iter().find(|entry| entry.id == Some(claim.id));
-                    let fence = mine.map_or(1, |entry| entry.fence);
-                    let held = Standing::Held(Grant { fence, expires: None, hold_ends: None });
+                    let fencing_token = mine.map_or(1, |entry| entry.fencing_token);
+                    let held = ClaimStatus::Held(Grant { fencing_token, expires: None, hold_ends: None });
                     answers.push(Ok(self.told(claim, held)));
                 }
                 answers
@@ -170,7 +178,8 @@ impl Backend for Broken {
                 // Nor does a renewal tell.
                 let told = claims.iter().zip(self.inner.renew(claims).await);
                 let deaf = |claim: &Claim| self.deaf().contains(&claim.id);
-                told.map(|(claim, answer)| if deaf(claim) { Ok(Standing::Waiting) } else { answer }).collect()
+                told.map(|(claim, answer)| if deaf(claim) { Ok(ClaimStatus::Waiting) } else { answer })
+                    .collect()
             }
             Bug::RefusesRenewals => claims
                 .iter()
@@ -178,10 +187,11 @@ impl Backend for Broken {
                 .collect(),
             Bug::RevokesAtWill => {
                 let told = claims.iter().zip(self.inner.renew(claims).await);
-                let revoked = |answer: &Result<Standing>| {
-                    matches!(answer, Ok(Standing::Held(_))) && self.counted().is_multiple_of(2)
+                let revoked = |answer: &Result<ClaimStatus>| {
+                    matches!(answer, Ok(ClaimStatus::Held(_))) && self.counted().is_multiple_of(2)
                 };
-                told.map(|(_, answer)| if revoked(&answer) { Ok(Standing::Gone) } else { answer }).collect()
+                told.map(|(_, answer)| if revoked(&answer) { Ok(ClaimStatus::Gone) } else { answer })
+                    .collect()
             }
             _ => {
                 let taken: Vec<_> = claims.iter().map(|claim| Arc::new(self.taken(claim))).collect();
@@ -192,20 +202,20 @@ impl Backend for Broken {
         }
     }
 
-    async fn disturbed(&self) {
-        self.inner.disturbed().await;
+    async fn session_lost_hint(&self) {
+        self.inner.session_lost_hint().await;
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
-        let left = self.inner.leave(&self.taken(claim)).await?;
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        let left = self.inner.release(&self.taken(claim)).await?;
         if self.bug == Bug::LeavesForOthers
             && let Some(next) = self.inner.inspect(&claim.name).await?.into_iter().next()
             && let Some(id) = next.id
         {
-            self.inner.leave(&Claim { id, share: next.share, ..claim.clone() }).await?;
+            self.inner.release(&Claim { id, permits: next.permits, ..claim.clone() }).await?;
         }
         match self.bug {
-            Bug::GrantsToAll | Bug::LetsInTheImpatient => Ok(Departure::Left),
+            Bug::GrantsToAll | Bug::LetsInTheImpatient => Ok(Release::Released),
             _ => Ok(left),
         }
     }

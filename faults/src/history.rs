@@ -145,7 +145,7 @@ pub enum OwnerEvent {
         /// Which claim.
         claim: u64,
         /// The fencing token.
-        fence: u64,
+        fencing_token: u64,
         /// Until when it is surely held without a renewal; `None` where only the process's end ends it.
         until: Option<Time>,
     },
@@ -241,7 +241,7 @@ pub struct RegisterEvent {
     #[serde(flatten)]
     pub by: ClaimNumber,
     /// Its token.
-    pub fence: u64,
+    pub fencing_token: u64,
     /// Whether it wrote, rather than looked.
     pub exclusive: bool,
     /// Whether the fenced register took it.
@@ -273,7 +273,7 @@ pub struct Seen {
     /// Whether it holds.
     pub held: bool,
     /// Its place in the order of the store.
-    pub fence: u64,
+    pub fencing_token: u64,
 }
 
 /// What whoever breaks things logs.

@@ -30,13 +30,13 @@ struct Seen {
 
 impl Registers {
     /// Serves a write or a look, and says whether the token is as new as has to be.
-    pub fn serve(&mut self, name: &str, fence: u64, exclusive: bool) -> bool {
+    pub fn serve(&mut self, name: &str, fencing_token: u64, exclusive: bool) -> bool {
         let register = self.names.entry(name.to_owned()).or_default();
-        let accepted = fence >= if exclusive { register.seen } else { register.written };
+        let accepted = fencing_token >= if exclusive { register.seen } else { register.written };
         if accepted {
-            register.seen = register.seen.max(fence);
+            register.seen = register.seen.max(fencing_token);
             if exclusive {
-                register.written = fence;
+                register.written = fencing_token;
             }
         }
         accepted
@@ -80,18 +80,19 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<(Registers, Log)>>) -> Option
     let (from, mut to) = stream.into_split();
     let mut lines = BufReader::new(from).lines();
     while let Some(line) = lines.next_line().await.ok()? {
-        let [name, owner, claim, fence, verb] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
-        let (fence, exclusive) = (fence.parse().ok()?, verb == "write");
+        let [name, owner, claim, fencing_token, verb] =
+            line.split(' ').collect::<Vec<_>>().try_into().ok()?;
+        let (fencing_token, exclusive) = (fencing_token.parse().ok()?, verb == "write");
         let by = ClaimNumber { owner: owner.parse().ok()?, claim: claim.parse().ok()? };
         let accepted = {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let accepted = state.0.serve(name, fence, exclusive);
+            let accepted = state.0.serve(name, fencing_token, exclusive);
             let name = name.to_owned();
             state.1.write(&RegisterEvent {
                 at: now(),
                 name,
                 by,
-                fence,
+                fencing_token,
                 exclusive,
                 accepted,
                 stale: !accepted,

@@ -36,7 +36,7 @@ async fn decided(seed: u64) -> Vec<Vec<(Kind, u32, Mode)>> {
     for owner in 0..2 {
         let locks = Options { lease: Duration::from_millis(400), ..Options::default() };
         let options = ManagerOptions { locks, ..ManagerOptions::default() };
-        let manager = LockManager::over(memory.clone(), options).unwrap();
+        let manager = LockManager::with_backend(memory.clone(), options).unwrap();
         let plan = Plan { registers, ..plan(directory.path(), seed, owner) };
         owners.push(tokio::spawn(run_over(manager, plan, stop.clone())));
     }

@@ -36,13 +36,13 @@ struct Told {
     capacity: u32,
     asked: Time,
     granted: Time,
-    fence: u64,
+    fencing_token: u64,
     released: Option<Time>,
 }
 
 /// A mutex's claim.
-fn mutex(owner: u32, claim: u64, asked: Time, granted: Time, fence: u64, released: Time) -> Told {
-    Told { owner, claim, weight: 1, capacity: 1, asked, granted, fence, released: Some(released) }
+fn mutex(owner: u32, claim: u64, asked: Time, granted: Time, fencing_token: u64, released: Time) -> Told {
+    Told { owner, claim, weight: 1, capacity: 1, asked, granted, fencing_token, released: Some(released) }
 }
 
 impl Story {
@@ -55,19 +55,19 @@ impl Story {
         self
     }
 
-    fn asked(self, owner: u32, claim: u64, share: (u32, u32), at: Time, limit: Time) -> Self {
-        let (weight, capacity) = share;
+    fn asked(self, owner: u32, claim: u64, permits: (u32, u32), at: Time, limit: Time) -> Self {
+        let (weight, capacity) = permits;
         let (name, mode) = ("a".to_owned(), Mode::Wait(limit * 1_000));
         let kind = Kind::Permits;
         self.event(owner, OwnerEvent::Invoke { at: at * 1_000, claim, name, kind, weight, capacity, mode })
     }
 
     fn claim(self, told: Told) -> Self {
-        let Told { owner, claim, weight, capacity, asked, granted, fence, released } = told;
+        let Told { owner, claim, weight, capacity, asked, granted, fencing_token, released } = told;
         let until = Some((granted + LEASE) * 1_000);
         let story = self
             .asked(owner, claim, (weight, capacity), asked, 20_000)
-            .event(owner, OwnerEvent::Granted { at: granted * 1_000, claim, fence, until });
+            .event(owner, OwnerEvent::Granted { at: granted * 1_000, claim, fencing_token, until });
         let Some(released) = released else { return story };
         let departure = "left".to_owned();
         story
@@ -83,10 +83,26 @@ impl Story {
         self.event(owner, OwnerEvent::Failed { at: at * 1_000, claim, failure })
     }
 
-    fn wrote(mut self, owner: u32, claim: u64, fence: u64, at: Time, accepted: bool, believed: bool) -> Self {
+    fn wrote(
+        mut self,
+        owner: u32,
+        claim: u64,
+        fencing_token: u64,
+        at: Time,
+        accepted: bool,
+        believed: bool,
+    ) -> Self {
         let (name, by) = ("a".to_owned(), ClaimNumber { owner, claim });
         let (exclusive, stale) = (true, !accepted);
-        self.registered.push(RegisterEvent { at: at * 1_000, name, by, fence, exclusive, accepted, stale });
+        self.registered.push(RegisterEvent {
+            at: at * 1_000,
+            name,
+            by,
+            fencing_token,
+            exclusive,
+            accepted,
+            stale,
+        });
         let guarded = if accepted { Written::Accepted } else { Written::Refused };
         let (at, answered, control) = (at * 1_000, at * 1_000 + 100, Written::Accepted);
         let (held_before, held_after) = (true, believed);
@@ -97,11 +113,11 @@ impl Story {
     }
 
     fn seen(mut self, at: Time, queue: &[(u32, bool, u64)]) -> Self {
-        let seen = |&(owner, held, fence): &(u32, bool, u64)| Seen {
-            id: Some(format!("{owner}-{fence}")),
+        let seen = |&(owner, held, fencing_token): &(u32, bool, u64)| Seen {
+            id: Some(format!("{owner}-{fencing_token}")),
             label: Some(format!("owner-{owner}")),
             held,
-            fence,
+            fencing_token,
         };
         let (name, queue) = ("a".to_owned(), queue.iter().map(seen).collect());
         self.observed.push(ObserverEvent { at: at * 1_000, answered: at * 1_000 + 500, name, queue });
@@ -175,8 +191,9 @@ fn two_at_a_time_are_seen() {
 
 #[test]
 fn two_at_a_time_are_excused_where_the_store_forgot_but_their_tokens_are_not() {
-    let flushed = |fence| {
-        let story = Story::new().claim(mutex(1, 1, 10, 20, 5, 100)).claim(mutex(2, 1, 30, 99, fence, 200));
+    let flushed = |fencing_token| {
+        let story =
+            Story::new().claim(mutex(1, 1, 10, 20, 5, 100)).claim(mutex(2, 1, 30, 99, fencing_token, 200));
         story.fault("flush_all", None, 90, 91, true)
     };
     assert_eq!(flushed(7).passes().excused, 1);
@@ -185,10 +202,10 @@ fn two_at_a_time_are_excused_where_the_store_forgot_but_their_tokens_are_not() {
 
 #[test]
 fn more_permits_than_there_are_are_seen() {
-    let permits = |owner, weight, asked, fence| Told {
+    let permits = |owner, weight, asked, fencing_token| Told {
         weight,
         capacity: 3,
-        ..mutex(owner, 1, asked, asked + 5, fence, 500)
+        ..mutex(owner, 1, asked, asked + 5, fencing_token, 500)
     };
     let two = || Story::new().claim(permits(1, 2, 10, 5)).claim(permits(2, 1, 20, 6));
     two().passes();
@@ -241,7 +258,7 @@ fn tokens_that_fall_are_seen() {
 
 #[test]
 fn a_token_given_twice_is_seen() {
-    let shared = |owner, fence| Told { capacity: 9, ..mutex(owner, 1, 10, 20, fence, 100) };
+    let shared = |owner, fencing_token| Told { capacity: 9, ..mutex(owner, 1, 10, 20, fencing_token, 100) };
     Story::new().claim(shared(1, 5)).claim(shared(2, 6)).passes();
     Story::new().claim(shared(1, 5)).claim(shared(2, 5)).breaks(Rule::Tokens);
 }
@@ -311,7 +328,7 @@ fn who_waits_while_others_come_and_go_is_seen() {
 #[test]
 fn a_grant_with_nothing_left_is_seen() {
     let until = Some(19_000);
-    let granted = OwnerEvent::Granted { at: 20_000, claim: 1, fence: 5, until };
+    let granted = OwnerEvent::Granted { at: 20_000, claim: 1, fencing_token: 5, until };
     let lost = OwnerEvent::Lost { at: 900_000, claim: 1, reason: Reason::Expired };
     Story::new().asked(1, 1, (1, 1), 10, 100).event(1, granted).event(1, lost).breaks(Rule::Losses);
 }
@@ -342,10 +359,10 @@ fn a_lock_that_is_lost_in_calm_before_its_time_is_seen() {
 
 #[test]
 fn a_lease_that_ends_in_calm_is_seen_if_its_owner_ran_and_the_store_answered() {
-    let shared = |owner, claim, asked, fence, released| Told {
+    let shared = |owner, claim, asked, fencing_token, released| Told {
         capacity: 9,
         released,
-        ..mutex(owner, claim, asked, asked + 1, fence, 0)
+        ..mutex(owner, claim, asked, asked + 1, fencing_token, 0)
     };
     let others = |times: &[Time]| {
         let mut story = Story::new().claim(shared(1, 1, 10, 1, None)).lost(1, 1, 1_030, Reason::Expired);

@@ -66,7 +66,8 @@ async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: D
     let registers = registers::start(&directory.join("register.jsonl"), [127, 0, 0, 1].into()).await.unwrap();
     let manager = |backend: Arc<dyn Backend>, owner: u32| {
         let locks = Options { lease: span, ..Options::default() };
-        LockManager::over(backend, ManagerOptions { locks, label: Some(format!("owner-{owner}")) }).unwrap()
+        LockManager::with_backend(backend, ManagerOptions { locks, label: Some(format!("owner-{owner}")) })
+            .unwrap()
     };
     let observer = run::observe(manager(store.clone(), 99), directory).unwrap();
     let began = now();

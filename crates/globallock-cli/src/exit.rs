@@ -91,8 +91,8 @@ impl Failure {
                     USAGE
                 }
                 Error::TimedOut { .. } => taken,
-                Error::Unavailable { .. } | Error::Unfit { .. } => UNAVAILABLE,
-                Error::Denied { .. } => DENIED,
+                Error::Unavailable { .. } | Error::FailedPrecondition { .. } => UNAVAILABLE,
+                Error::PermissionDenied { .. } => DENIED,
                 _ => INTERNAL,
             },
             Failure::Command(_, error) if error.kind() == std::io::ErrorKind::NotFound => 127,

@@ -7,7 +7,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use globallock::address::Address;
-use globallock::{Departure, Entry, Guard, Lock, LockManager, Loss, ManagerOptions, Options};
+use globallock::{Entry, Guard, Lock, LockManager, Loss, ManagerOptions, Options, Release};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
@@ -243,9 +243,9 @@ async fn release(guard: Guard, arguments: &Run) -> bool {
     let name = guard.name().clone();
     let was_held = guard.is_held();
     match guard.release().await {
-        Ok(Departure::Left) if arguments.talk.verbose => tell!("globallock: {name} is released"),
-        Ok(Departure::Left) => {}
-        Ok(Departure::Gone) => {
+        Ok(Release::Released) if arguments.talk.verbose => tell!("globallock: {name} is released"),
+        Ok(Release::Released) => {}
+        Ok(Release::NotHeld) => {
             if was_held {
                 tell!(
                     "globallock: {name} was lost before the command ended: the store did not hold it any more"

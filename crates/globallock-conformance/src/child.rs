@@ -77,7 +77,7 @@ impl Owner {
     pub async fn granted(&mut self) -> u64 {
         assert_eq!(self.told().await, Told::Asking);
         match self.told().await {
-            Told::Granted(fence) => fence,
+            Told::Granted(fencing_token) => fencing_token,
             other => panic!("the owner says {other:?}"),
         }
     }
@@ -170,7 +170,7 @@ pub async fn run(arguments: &[String]) {
         }
     }
     match guard.release().await {
-        Ok(departure) => tell(&Told::Released(departure == globallock::Departure::Left)),
+        Ok(departure) => tell(&Told::Released(departure == globallock::Release::Released)),
         Err(error) => failed(error),
     }
 }

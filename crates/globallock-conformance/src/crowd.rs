@@ -136,7 +136,9 @@ impl Crowd {
             self.members.push(member);
         }
         self.holders[0].join(1).await;
-        let (mut holds, Told::Granted(mut fence)) = self.told().await else { panic!("nobody has the lock") };
+        let (mut holds, Told::Granted(mut fencing_token)) = self.told().await else {
+            panic!("nobody has the lock")
+        };
         assert_eq!(holds, HOLDERS[0]);
         for member in &mut self.members {
             member.join(FIRST).await;
@@ -154,7 +156,7 @@ impl Crowd {
         for entry in &first[1..] {
             let next = entry.owner.label.as_deref().and_then(|label| label.parse().ok());
             let next = next.expect("a member's number");
-            fence = self.hand_over(holds, next, fence).await;
+            fencing_token = self.hand_over(holds, next, fencing_token).await;
             holds = next;
         }
         assert_eq!(holds, HOLDERS[1]);
@@ -184,10 +186,10 @@ impl Crowd {
             .expect("the newcomer waits")
             .expect("it is granted");
         assert!(took < limit, "the dead kept the lock for {took:?}, though a lease is {:?}", self.lease);
-        assert!(guard.fencing_token() > fence);
+        assert!(guard.fencing_token() > fencing_token);
         let queue = self.manager.inspect(&self.name).await.expect("the store answers");
         assert_eq!(
-            queue.first().map(|entry| entry.fence),
+            queue.first().map(|entry| entry.fencing_token),
             Some(guard.fencing_token()),
             "the dead are passed"
         );
@@ -197,7 +199,7 @@ impl Crowd {
     }
 
     /// Has the holder release, and sees who is granted the lock.
-    async fn hand_over(&mut self, holder: usize, next: usize, fence: u64) -> u64 {
+    async fn hand_over(&mut self, holder: usize, next: usize, fencing_token: u64) -> u64 {
         let member = match self.members.get_mut(holder) {
             Some(member) => member,
             None => &mut self.holders[holder - MEMBERS],
@@ -208,12 +210,12 @@ impl Crowd {
         while granted.is_none() || !released {
             match self.told().await {
                 (member, Told::Released(true)) if member == holder && !released => released = true,
-                (member, Told::Granted(fence)) if member == next => granted = Some(fence),
+                (member, Told::Granted(fencing_token)) if member == next => granted = Some(fencing_token),
                 other => panic!("{other:?}, when {holder} released and {next} was next"),
             }
         }
         let granted = granted.unwrap_or_default();
-        assert!(granted > fence, "tokens rise: {granted} after {fence}");
+        assert!(granted > fencing_token, "tokens rise: {granted} after {fencing_token}");
         granted
     }
 

@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::{BoxStream, StreamExt};
-use globallock::backend::{Backend, Claim, Departure, Entry, Profile, Standing};
+use globallock::backend::{Backend, Capabilities, Claim, ClaimStatus, Entry, Release};
 use globallock::{Error, Name, Result};
 use tokio::sync::watch;
 
 /// What a store is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
-    /// [`Backend::join`].
-    Join,
-    /// [`Backend::changed`].
-    Changed,
+    /// [`Backend::enqueue`].
+    Enqueue,
+    /// [`Backend::wait_for_change`].
+    WaitForChange,
     /// [`Backend::renew`].
     Renew,
-    /// [`Backend::leave`].
-    Leave,
+    /// [`Backend::release`].
+    Release,
 }
 
 /// What becomes of a request.
@@ -146,7 +146,7 @@ impl Faulty {
                 let answer = request.await;
                 let mut state = self.state();
                 *state.answered.entry(verb).or_default() += 1;
-                if verb != Verb::Changed {
+                if verb != Verb::WaitForChange {
                     state.slowest = state.slowest.max(asked.elapsed());
                 }
                 answer
@@ -186,29 +186,29 @@ fn failure() -> Error {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Backend for Faulty {
-    fn profile(&self) -> Profile {
-        self.inner.profile()
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
-        self.pass(Verb::Join, self.inner.join(claim), || Err(failure())).await
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        self.pass(Verb::Enqueue, self.inner.enqueue(claim), || Err(failure())).await
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
-        self.pass(Verb::Changed, self.inner.changed(claim), || Err(failure())).await
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        self.pass(Verb::WaitForChange, self.inner.wait_for_change(claim), || Err(failure())).await
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let lost = || claims.iter().map(|_| Err(failure())).collect();
         self.pass(Verb::Renew, self.inner.renew(claims), lost).await
     }
 
-    async fn disturbed(&self) {
-        self.inner.disturbed().await;
+    async fn session_lost_hint(&self) {
+        self.inner.session_lost_hint().await;
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
-        self.pass(Verb::Leave, self.inner.leave(claim), || Err(failure())).await
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        self.pass(Verb::Release, self.inner.release(claim), || Err(failure())).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use globallock::backend::{Backend, Claim, ClaimId, Patience, Standing};
-use globallock::queue::{MAX_CAPACITY, Share};
+use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus, WaitMode};
+use globallock::queue::{MAX_CAPACITY, Permits};
 use globallock::{Name, Owner};
 
 /// The part of the claims' ids that stands for their owner.
@@ -33,11 +33,11 @@ pub fn claims() -> Vec<Claim> {
     let owner = Owner { host: "db1".to_owned(), pid: Some(12), label: Some("report \"é\"".to_owned()) };
     (1..)
         .zip(wanted)
-        .map(|(number, (name, (weight, capacity), max_hold))| Claim {
+        .map(|(number, (name, (count, capacity), max_hold))| Claim {
             id: ClaimId::new(MANAGER, number),
             name: Name::new(name).expect("a good name"),
-            share: Share { weight, capacity },
-            patience: Patience::Queue,
+            permits: Permits { count, capacity },
+            wait_mode: WaitMode::Wait,
             lease: LEASE,
             max_hold: max_hold.map(Duration::from_secs),
             owner: if number % 2 == 1 { owner.to_text().into() } else { "".into() },
@@ -55,10 +55,10 @@ pub fn claims() -> Vec<Claim> {
 pub async fn fill(backend: &dyn Backend) {
     let mut holds = Vec::new();
     for claim in claims() {
-        match backend.join(&claim).await.expect("the store answers") {
-            Standing::Held(_) => holds.push(true),
-            Standing::Waiting => holds.push(false),
-            Standing::Gone => panic!("{} is gone", claim.id),
+        match backend.enqueue(&claim).await.expect("the store answers") {
+            ClaimStatus::Held(_) => holds.push(true),
+            ClaimStatus::Waiting => holds.push(false),
+            ClaimStatus::Gone => panic!("{} is gone", claim.id),
         }
     }
     assert_eq!(holds, [true, false, false, true, true, false, true, true, false]);

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
-use globallock::{Departure, Guard, LockManager, ManagerOptions, Options, duration};
+use globallock::{Guard, LockManager, ManagerOptions, Options, Release, duration};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -157,8 +157,8 @@ pub async fn run(arguments: &[String]) {
 /// Waits and releases as it is told to, until nobody tells it any more.
 async fn attend(wish: &Wish, mut orders: BoxStream<'_, Order>, tell: impl Fn(Told)) {
     // Waiters that all ask at once take turns: how fast is not what is tested.
-    let patience = Some(Duration::from_secs(60));
-    let locks = Options { lease: wish.lease, patience, ..Options::default() };
+    let store_timeout = Some(Duration::from_secs(60));
+    let locks = Options { lease: wish.lease, store_timeout, ..Options::default() };
     let options = ManagerOptions { locks, label: Some(wish.label.clone()) };
     let manager = match LockManager::connect_with(&wish.url, options).await {
         Ok(manager) => manager,
@@ -198,7 +198,7 @@ async fn attend(wish: &Wish, mut orders: BoxStream<'_, Order>, tell: impl Fn(Tol
                 Some(Order::Release) => {
                     let guard = held.take().expect("it holds what it shall release");
                     tell(match guard.release().await {
-                        Ok(departure) => Told::Released(departure == Departure::Left),
+                        Ok(departure) => Told::Released(departure == Release::Released),
                         Err(error) => Told::Failed(error.to_string()),
                     });
                 }

@@ -181,7 +181,7 @@ async fn acquired(manager: &LockManager, name: &str) -> Guard {
 struct Held {
     from: Instant,
     until: Instant,
-    fence: u64,
+    fencing_token: u64,
 }
 
 /// Many owners of one mutex, each with a connection of its own, who take turns until they are told to stop.
@@ -215,7 +215,7 @@ impl Turns {
                     let deadline = from + guard.remaining().unwrap_or_default();
                     tokio::time::sleep(Duration::from_millis(number as u64 % 3)).await;
                     let until = Instant::now().min(deadline);
-                    times.push(Held { from, until, fence: guard.fencing_token() });
+                    times.push(Held { from, until, fencing_token: guard.fencing_token() });
                     count.fetch_add(1, Ordering::SeqCst);
                     // It goes on in the background where the store does not answer.
                     drop(guard.release().await);
@@ -263,7 +263,7 @@ impl Turns {
         all.sort_by_key(|held| held.from);
         for pair in all.windows(2) {
             assert!(pair[0].until <= pair[1].from, "two held at a time: {pair:?}");
-            assert!(pair[0].fence < pair[1].fence, "the tokens did not rise: {pair:?}");
+            assert!(pair[0].fencing_token < pair[1].fencing_token, "the tokens did not rise: {pair:?}");
         }
         all.len()
     }

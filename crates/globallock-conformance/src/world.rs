@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use globallock::backend::{Backend, Claim, ClaimId, Patience};
-use globallock::queue::Share;
+use globallock::backend::{Backend, Claim, ClaimId, WaitMode};
+use globallock::queue::Permits;
 use globallock::{Entry, Error, Guard, Lock, LockManager, ManagerOptions, Name, Options, Result};
 
 use tokio::task::JoinHandle;
@@ -106,7 +106,7 @@ impl World {
 
     fn manager_over(&self, backend: Arc<dyn Backend>) -> LockManager {
         let options = ManagerOptions { locks: self.options(), label: Some("case".to_owned()) };
-        LockManager::over(backend, options).expect("the options are good")
+        LockManager::with_backend(backend, options).expect("the options are good")
     }
 
     /// The lock of this case's name and kind.
@@ -124,7 +124,9 @@ impl World {
     /// Never: the limit is good.
     #[must_use]
     pub fn lock_within(&self, manager: &LockManager, wait: Duration) -> Lock {
-        self.lock(manager).with(Options { wait: Some(wait), ..self.options() }).expect("the options are good")
+        self.lock(manager)
+            .with_options(Options { wait: Some(wait), ..self.options() })
+            .expect("the options are good")
     }
 
     /// The lock with a longest hold.
@@ -134,7 +136,7 @@ impl World {
     #[must_use]
     pub fn lock_for(&self, manager: &LockManager, max_hold: Duration) -> Lock {
         self.lock(manager)
-            .with(Options { max_hold: Some(max_hold), ..self.options() })
+            .with_options(Options { max_hold: Some(max_hold), ..self.options() })
             .expect("the options are good")
     }
 
@@ -161,12 +163,12 @@ impl World {
     /// # Panics
     /// Never: the name is good.
     #[must_use]
-    pub fn claim(&self, number: u64, share: Share, patience: Patience) -> Claim {
+    pub fn claim(&self, number: u64, permits: Permits, wait_mode: WaitMode) -> Claim {
         Claim {
             id: ClaimId::new(u128::from(std::process::id()) << 40 | u128::from(number), number),
             name: Name::new(&self.name).expect("the name is good"),
-            share,
-            patience,
+            permits,
+            wait_mode,
             lease: self.lease(),
             max_hold: None,
             owner: "{\"label\":\"claim\"}".into(),
@@ -261,12 +263,12 @@ pub async fn run_out<T>(
     mut asks: impl AsyncFnMut(Duration) -> Result<T>,
 ) {
     loop {
-        let (asked, before) = (Instant::now(), store.answered(Verb::Join));
+        let (asked, before) = (Instant::now(), store.answered(Verb::Enqueue));
         let refused = asks(wait).await.err().expect("somebody else has the lock");
         assert!(asked.elapsed() >= wait, "it gave up after {:?} of {wait:?}: {refused}", asked.elapsed());
         match refused {
             Error::TimedOut { .. } => return,
-            Error::Unavailable { .. } if store.answered(Verb::Join) < before + joins => wait *= 2,
+            Error::Unavailable { .. } if store.answered(Verb::Enqueue) < before + joins => wait *= 2,
             other => panic!("{other:?}"),
         }
     }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use globallock::backend::{Backend, Claim, ClaimId, Departure, Entry, Grant, Patience, Profile, Standing};
+use globallock::backend::{
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, Grant, Release, WaitMode,
+};
 use globallock::{Memory, Name, Result};
 use globallock_conformance::cases::trials;
 use globallock_conformance::subject::Subject;
@@ -56,13 +58,13 @@ impl Broken {
         let mut claim = claim.clone();
         match self.fault {
             Fault::ForgetsTheLongestHold => claim.max_hold = None,
-            Fault::KeepsTheRefused => claim.patience = Patience::Queue,
+            Fault::KeepsTheRefused => claim.wait_mode = WaitMode::Wait,
             Fault::CutsNames => {
                 let name = claim.name.as_str();
                 let end = name.char_indices().last().map_or(0, |(end, _)| end.max(1));
                 claim.name = Name::new(&name[..end]).unwrap();
             }
-            Fault::SharesWithNobody => claim.share.weight = claim.share.capacity,
+            Fault::SharesWithNobody => claim.permits.count = claim.permits.capacity,
             Fault::JoinsTwice => {
                 let number = self.joins.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 claim.id = ClaimId::new(number.into(), number);
@@ -72,18 +74,22 @@ impl Broken {
         claim
     }
 
-    fn told(&self, claim: &Claim, standing: Standing) -> Standing {
+    fn told(&self, claim: &Claim, standing: ClaimStatus) -> ClaimStatus {
         match (self.fault, standing) {
-            (Fault::RepeatsTokens, Standing::Held(grant)) => Standing::Held(Grant { fence: 7, ..grant }),
-            (Fault::PromisesTooLong, Standing::Held(grant)) => {
+            (Fault::RepeatsTokens, ClaimStatus::Held(grant)) => {
+                ClaimStatus::Held(Grant { fencing_token: 7, ..grant })
+            }
+            (Fault::PromisesTooLong, ClaimStatus::Held(grant)) => {
                 let expires = grant.expires.map(|expires| expires + claim.lease);
-                Standing::Held(Grant { expires, ..grant })
+                ClaimStatus::Held(Grant { expires, ..grant })
             }
-            (Fault::CutsTheLongestHold, Standing::Held(grant)) => {
+            (Fault::CutsTheLongestHold, ClaimStatus::Held(grant)) => {
                 let cut = claim.max_hold.unwrap_or_default() / 4;
-                Standing::Held(Grant { hold_ends: grant.hold_ends.map(|end| end - cut), ..grant })
+                ClaimStatus::Held(Grant { hold_ends: grant.hold_ends.map(|end| end - cut), ..grant })
             }
-            (Fault::KeepsTheRefused, Standing::Waiting) if claim.patience == Patience::Once => Standing::Gone,
+            (Fault::KeepsTheRefused, ClaimStatus::Waiting) if claim.wait_mode == WaitMode::Try => {
+                ClaimStatus::Gone
+            }
             (_, standing) => standing,
         }
     }
@@ -91,47 +97,47 @@ impl Broken {
 
 #[async_trait]
 impl Backend for Broken {
-    fn profile(&self) -> Profile {
-        self.inner.profile()
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
-        let standing = self.inner.join(&self.seen(claim)).await?;
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        let standing = self.inner.enqueue(&self.seen(claim)).await?;
         if self.fault == Fault::GrantsToAll {
-            let fence = self.joins.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
-            return Ok(Standing::Held(Grant { fence, expires: None, hold_ends: None }));
+            let fencing_token = self.joins.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+            return Ok(ClaimStatus::Held(Grant { fencing_token, expires: None, hold_ends: None }));
         }
         Ok(self.told(claim, standing))
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
-        Ok(self.inner.changed(&self.seen(claim)).await?.map(|standing| self.told(claim, standing)))
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        Ok(self.inner.wait_for_change(&self.seen(claim)).await?.map(|standing| self.told(claim, standing)))
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let seen: Vec<_> = claims.iter().map(|claim| Arc::new(self.seen(claim))).collect();
         let answers = self.inner.renew(&seen).await;
         let told = claims.iter().zip(answers).map(|(claim, answer)| match (self.fault, answer?) {
-            (Fault::Revives, Standing::Gone) => {
-                Ok(Standing::Held(Grant { fence: 1, expires: None, hold_ends: None }))
+            (Fault::Revives, ClaimStatus::Gone) => {
+                Ok(ClaimStatus::Held(Grant { fencing_token: 1, expires: None, hold_ends: None }))
             }
-            (Fault::ProlongsTheLongestHold, Standing::Held(grant)) => {
+            (Fault::ProlongsTheLongestHold, ClaimStatus::Held(grant)) => {
                 let hold_ends = claim.max_hold.map(|hold| Instant::now() + hold);
-                Ok(Standing::Held(Grant { hold_ends, ..grant }))
+                Ok(ClaimStatus::Held(Grant { hold_ends, ..grant }))
             }
             (_, standing) => Ok(self.told(claim, standing)),
         });
         told.collect()
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+    async fn release(&self, claim: &Claim) -> Result<Release> {
         if self.fault == Fault::ForgetsDepartures {
-            return Ok(Departure::Left);
+            return Ok(Release::Released);
         }
-        let departure = self.inner.leave(&self.seen(claim)).await?;
-        if self.fault == Fault::LeavesForOthers && departure == Departure::Gone {
+        let departure = self.inner.release(&self.seen(claim)).await?;
+        if self.fault == Fault::LeavesForOthers && departure == Release::NotHeld {
             for entry in self.inner.inspect(&claim.name).await? {
-                self.inner.leave(&Claim { id: entry.id.unwrap(), ..claim.clone() }).await?;
+                self.inner.release(&Claim { id: entry.id.unwrap(), ..claim.clone() }).await?;
             }
         }
         Ok(departure)

@@ -226,20 +226,20 @@ fn take_all_out(store: Arc<Memory>) -> impl Fn(Name) -> futures_util::future::Bo
                 let claim = globallock::backend::Claim {
                     id: entry.id.expect("the claim is ours"),
                     name: name.clone(),
-                    share: entry.share,
-                    patience: globallock::backend::Patience::Once,
+                    permits: entry.permits,
+                    wait_mode: globallock::backend::WaitMode::Try,
                     lease: std::time::Duration::from_secs(1),
                     max_hold: None,
                     owner: "".into(),
                 };
-                store.leave(&claim).await.expect("memory answers");
+                store.release(&claim).await.expect("memory answers");
             }
         })
     }
 }
 
 async fn still_listed(store: Arc<dyn Backend>, name: Name) -> Vec<String> {
-    let manager = LockManager::over(store, ManagerOptions::default()).expect("the options are good");
+    let manager = LockManager::with_backend(store, ManagerOptions::default()).expect("the options are good");
     let names = manager.names(name.as_str());
     names.filter_map(async |name| name.ok()).map(|name| name.to_string()).collect().await
 }

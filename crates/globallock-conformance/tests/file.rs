@@ -138,8 +138,8 @@ async fn claims_of_the_dead_are_swept_away() {
     let claim = fs::read_dir(place.path().join("a")).unwrap().next().unwrap().unwrap().path();
     // What a killed owner leaves: its file, in front of all others, which nobody has open.
     let file = claim.file_name().unwrap().to_str().unwrap();
-    let (_, share) = file.split_at(20 + 1 + 32);
-    let dead = claim.with_file_name(format!("{:020}.{}{share}", guard.fencing_token() - 1, "0".repeat(32)));
+    let (_, permits) = file.split_at(20 + 1 + 32);
+    let dead = claim.with_file_name(format!("{:020}.{}{permits}", guard.fencing_token() - 1, "0".repeat(32)));
     assert_eq!(manager.inspect("a").await.unwrap().len(), 1);
     assert!(!dead.exists());
 }
@@ -152,7 +152,7 @@ async fn a_section_that_somebody_never_leaves_is_told() {
     let directory = fs::File::open(place.path().join("a")).unwrap();
     flock(&directory, FlockOperation::LockExclusive).unwrap();
     let short = Options { wait: Some(std::time::Duration::from_secs(6)), ..manager_options() };
-    let refused = manager.mutex("a").unwrap().with(short).unwrap().acquire().await.unwrap_err();
+    let refused = manager.mutex("a").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();
     assert!(refused.is_unavailable(), "{refused:?}");
     assert!(refused.to_string().contains("fuser -v"), "{refused}");
     assert!(guard.is_held(), "what is held is renewed without the section");
@@ -162,7 +162,7 @@ async fn a_section_that_somebody_never_leaves_is_told() {
 }
 
 fn manager_options() -> Options {
-    Options { patience: Some(std::time::Duration::from_secs(3)), ..Options::default() }
+    Options { store_timeout: Some(std::time::Duration::from_secs(3)), ..Options::default() }
 }
 
 #[tokio::test]
@@ -234,7 +234,7 @@ async fn files_and_what_they_hold_are_as_they_always_were() {
     fill(&*backend).await;
     let joined = dump(&directory, "");
     for claim in claims() {
-        backend.leave(&claim).await.unwrap();
+        backend.release(&claim).await.unwrap();
     }
     let written = format!("Joined:\n{joined}\nLeft:\n{}", dump(&directory, ""));
     compare(&masked(&written), include_str!("file.txt"));

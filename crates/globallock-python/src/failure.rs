@@ -17,9 +17,9 @@ pub(crate) fn raise(error: &Error) -> PyErr {
         Error::InvalidAddress { .. } => InvalidAddress::new_err(text),
         Error::InvalidName { .. } => InvalidName::new_err(text),
         Error::InvalidOption { .. } => InvalidOption::new_err(text),
-        Error::Denied { .. } => StoreDenied::new_err(text),
+        Error::PermissionDenied { .. } => StoreDenied::new_err(text),
         Error::Unavailable { .. } => StoreUnavailable::new_err(text),
-        Error::Unfit { .. } => StoreUnfit::new_err(text),
+        Error::FailedPrecondition { .. } => StoreUnfit::new_err(text),
         _ => GlobalLockError::new_err(text),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use globallock::Departure;
+use globallock::Release;
 use pyo3::prelude::*;
 
 use crate::bridge::{Bridge, Outcome};
@@ -54,7 +54,7 @@ impl Guard {
         }
         let Some(guard) = self.take() else { return Ok(Some(false)) };
         let left = Process::current()?.block_on(python, Until::Answered, guard.release())?;
-        left.map(|left| Some(left == Departure::Left)).map_err(|error| raise(&error))
+        left.map(|left| Some(left == Release::Released)).map_err(|error| raise(&error))
     }
 
     /// Does the same for an event loop.
@@ -65,7 +65,7 @@ impl Guard {
                 None if !is_here => Outcome::Text(None),
                 None => Outcome::Flag(false),
                 Some(guard) => match guard.release().await {
-                    Ok(left) => Outcome::Flag(left == Departure::Left),
+                    Ok(left) => Outcome::Flag(left == Release::Released),
                     Err(error) => Outcome::Failed(error),
                 },
             }
@@ -94,7 +94,7 @@ impl Guard {
 
     /// Waits at most so many seconds until the lock is lost, and says why; `None` if it is not, or was released.
     fn wait_lost(&self, python: Python<'_>, limit: Option<f64>) -> PyResult<Option<String>> {
-        let Some(loss) = self.with(globallock::Guard::loss) else { return Ok(None) };
+        let Some(loss) = self.with(globallock::Guard::ended) else { return Ok(None) };
         let limit = limit.map(|limit| Duration::from_secs_f64(limit.clamp(0.0, 1e9)));
         let waited = async move {
             match limit {
@@ -107,7 +107,7 @@ impl Guard {
 
     /// Waits for the same for an event loop.
     fn lost_on(&self, bridge: &Bridge) -> PyResult<u64> {
-        let loss = self.with(globallock::Guard::loss);
+        let loss = self.with(globallock::Guard::ended);
         bridge.watch(async move {
             match loss {
                 None => Outcome::Text(None),

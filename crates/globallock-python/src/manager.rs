@@ -68,7 +68,7 @@ impl Wish {
             "permits" => manager.semaphore(&self.name, self.capacity)?.permits(self.permits)?,
             _ => manager.mutex(&self.name)?,
         };
-        lock.with(options)
+        lock.with_options(options)
     }
 }
 
@@ -104,8 +104,17 @@ async fn inspect(connected: Arc<Connected>, url: String, defaults: ManagerOption
             let owner = (entry.owner.host, entry.owner.pid, entry.owner.label);
             let id = entry.id.map(|id| id.to_string());
             let span = |span: Option<Duration>| span.map(|span| span.as_secs_f64());
-            let (weight, capacity) = (entry.share.weight, entry.share.capacity);
-            (id, entry.held, weight, capacity, entry.fence, owner, span(entry.age), span(entry.expires_in))
+            let (count, capacity) = (entry.permits.count, entry.permits.capacity);
+            (
+                id,
+                entry.held,
+                count,
+                capacity,
+                entry.fencing_token,
+                owner,
+                span(entry.age),
+                span(entry.expires_in),
+            )
         }))
     };
     match seen.await {

@@ -3,36 +3,36 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Patience, Standing};
+use crate::backend::{ClaimStatus, WaitMode};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
+use crate::hold::{Hold, Phase};
 use crate::locks::Lock;
 use crate::manager::Inner;
 use crate::sync::{now, sleep_until, timeout_at};
-use crate::tenure::{Phase, Tenure};
 use crate::turns::Turn;
 
 /// The bounds of the pause between two tries of a store that failed to answer.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// Gets `lock`, or `None` when it was not to be had on the terms of `patience`.
-pub(crate) async fn acquire(lock: &Lock, patience: Patience) -> Result<Option<Guard>> {
+/// Gets `lock`, or `None` when it was not to be had on the terms of `wait_mode`.
+pub(crate) async fn acquire(lock: &Lock, wait_mode: WaitMode) -> Result<Option<Guard>> {
     let options = lock.options();
     // A waiting limit of zero means to ask once, not to give up before the store can answer.
-    let patience = if options.wait == Some(Duration::ZERO) { Patience::Once } else { patience };
+    let wait_mode = if options.wait == Some(Duration::ZERO) { WaitMode::Try } else { wait_mode };
     let inner = lock.inner();
-    let claim = inner.claim(lock.name(), lock.share(), patience, options)?;
+    let claim = inner.claim(lock.name(), lock.permits(), wait_mode, options)?;
     let started = now();
     let mut asking = Asking {
         inner,
-        tenure: Tenure::new(claim),
+        hold: Hold::new(claim),
         started,
-        limit: options.wait.filter(|_| patience == Patience::Queue).map(|wait| started + wait),
-        patience: options.patience(),
+        limit: options.wait.filter(|_| wait_mode == WaitMode::Wait).map(|wait| started + wait),
+        store_timeout: options.store_timeout(),
         silent_since: None,
         failure: None,
         pause: RETRY.0,
-        kept: false,
+        tracked: false,
         armed: true,
     };
     loop {
@@ -59,18 +59,18 @@ enum Asked {
 /// before the first request is sent, since from then on the store may have the claim.
 struct Asking<'a> {
     inner: &'a Arc<Inner>,
-    tenure: Arc<Tenure>,
+    hold: Arc<Hold>,
     started: Instant,
     /// When the wait is over.
     limit: Option<Instant>,
     /// How long the store may be silent.
-    patience: Duration,
+    store_timeout: Duration,
     /// Since when the store has failed to answer.
     silent_since: Option<Instant>,
     /// How it failed to: what the user is told if it stays silent.
     failure: Option<Error>,
     pause: Duration,
-    kept: bool,
+    tracked: bool,
     armed: bool,
 }
 
@@ -79,14 +79,14 @@ impl<'a> Asking<'a> {
     async fn ask(&mut self) -> Result<Asked> {
         // Granted by a renewal and lost again before this task ran: joining anew would hold it for nobody. What an earlier
         // request may have done since is undone.
-        if let Phase::Lost(_) = self.tenure.phase() {
-            self.inner.leave_in_background(&self.tenure);
+        if let Phase::Lost(_) = self.hold.phase() {
+            self.inner.leave_in_background(&self.hold);
             return Ok(Asked::Granted);
         }
         let Some(turn) = self.turn().await? else { return Ok(Asked::TimedOut) };
         let asked_at = now();
         let give_up = self.give_up(asked_at);
-        let answer = match timeout_at(give_up.into(), self.inner.backend.join(&self.tenure.claim)).await {
+        let answer = match timeout_at(give_up.into(), self.inner.backend.enqueue(&self.hold.claim)).await {
             Ok(answer) => answer,
             Err(_) if self.limit.is_some_and(|limit| limit <= now()) && self.is_answered() => {
                 return Ok(Asked::TimedOut);
@@ -98,24 +98,24 @@ impl<'a> Asking<'a> {
         }
         drop(turn);
         match answer {
-            Ok(Standing::Held(grant)) if self.tenure.confirm(grant, now()) => {
-                self.keep();
+            Ok(ClaimStatus::Held(grant)) if self.hold.confirm(grant, now()) => {
+                self.track();
                 Ok(Asked::Granted)
             }
-            Ok(Standing::Gone) if self.tenure.claim.patience == Patience::Once => {
+            Ok(ClaimStatus::Gone) if self.hold.claim.wait_mode == WaitMode::Try => {
                 self.armed = false;
                 Ok(Asked::Refused)
             }
-            Ok(Standing::Waiting) => {
+            Ok(ClaimStatus::Waiting) => {
                 self.silent_since = None;
                 self.pause = RETRY.0;
-                if !self.kept {
-                    self.keep();
+                if !self.tracked {
+                    self.track();
                 }
                 self.wait().await
             }
             // Granted so long ago that it is over again, or dropped while it was on its way.
-            Ok(Standing::Held(_) | Standing::Gone) => self.retry(asked_at, None).await,
+            Ok(ClaimStatus::Held(_) | ClaimStatus::Gone) => self.retry(asked_at, None).await,
             Err(error) if error.is_retryable() => self.retry(asked_at, Some(error)).await,
             Err(error) => Err(error),
         }
@@ -161,14 +161,14 @@ impl<'a> Asking<'a> {
 
     /// Whether the store has answered since the claim was asked for, it or another.
     fn is_answered(&self) -> bool {
-        self.kept || self.inner.turns.heard() > self.started
+        self.tracked || self.inner.turns.heard() > self.started
     }
 
     /// Until when a claim that has waited for its turn since then goes on waiting: a store that answers others is not
     /// silent, however many of them there are.
     fn turn_ends(&self, since: Instant) -> Instant {
-        let patience = self.inner.turns.heard().max(since) + self.patience;
-        self.limit.map_or(patience, |limit| limit.min(patience))
+        let given_up = self.inner.turns.heard().max(since) + self.store_timeout;
+        self.limit.map_or(given_up, |limit| limit.min(given_up))
     }
 
     /// Waits in the queue.
@@ -181,19 +181,19 @@ impl<'a> Asking<'a> {
         loop {
             let changed = tokio::select! {
                 biased;
-                granted = self.tenure.granted() => {
+                granted = self.hold.granted() => {
                     return Ok(if granted { Asked::Granted } else { Asked::Again });
                 }
-                changed = self.inner.backend.changed(&self.tenure.claim) => changed,
+                changed = self.inner.backend.wait_for_change(&self.hold.claim) => changed,
                 () = limit(self.limit) => return Ok(Asked::TimedOut),
                 _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             };
             match changed {
-                Ok(Some(Standing::Held(grant))) if self.tenure.confirm(grant, now()) => {
-                    self.keep();
+                Ok(Some(ClaimStatus::Held(grant))) if self.hold.confirm(grant, now()) => {
+                    self.track();
                     return Ok(Asked::Granted);
                 }
-                Ok(Some(Standing::Waiting)) => {}
+                Ok(Some(ClaimStatus::Waiting)) => {}
                 Ok(_) => return Ok(Asked::Again),
                 Err(error) if error.is_retryable() => return self.retry(now(), Some(error)).await,
                 Err(error) => return Err(error),
@@ -223,23 +223,23 @@ impl<'a> Asking<'a> {
 
     /// When a store that stays silent from `now` on has used up all patience.
     fn give_up(&self, now: Instant) -> Instant {
-        let patience = self.silent_since.unwrap_or(now) + self.patience;
-        self.limit.map_or(patience, |limit| limit.min(patience))
+        let given_up = self.silent_since.unwrap_or(now) + self.store_timeout;
+        self.limit.map_or(given_up, |limit| limit.min(given_up))
     }
 
     fn silence(&self, asked_at: Instant) -> Error {
         let waited = now().duration_since(asked_at);
-        Error::unavailable(self.inner.backend.profile().kind, format!("no answer within {waited:.1?}"))
+        Error::unavailable(self.inner.backend.capabilities().kind, format!("no answer within {waited:.1?}"))
     }
 
-    fn keep(&mut self) {
-        self.kept = true;
-        self.inner.keeper.keep(&self.tenure, self.inner.backend.profile().renewals_per_lease);
+    fn track(&mut self) {
+        self.tracked = true;
+        self.inner.renewer.track(&self.hold, self.inner.backend.capabilities().renewals_per_lease);
     }
 
     fn into_guard(mut self) -> Guard {
         self.armed = false;
-        Guard::new(Arc::clone(self.inner), Arc::clone(&self.tenure))
+        Guard::new(Arc::clone(self.inner), Arc::clone(&self.hold))
     }
 }
 
@@ -247,10 +247,10 @@ impl Drop for Asking<'_> {
     fn drop(&mut self) {
         if self.armed {
             // The departure first: whoever closes the manager finds the claim waiting or leaving.
-            self.inner.leave_in_background(&self.tenure);
-            self.tenure.finish(now());
-            if self.kept {
-                self.inner.keeper.forget(self.tenure.claim.id);
+            self.inner.leave_in_background(&self.hold);
+            self.hold.finish(now());
+            if self.tracked {
+                self.inner.renewer.untrack(self.hold.claim.id);
             }
         }
     }

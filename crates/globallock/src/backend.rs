@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use crate::error::Result;
 use crate::name::Name;
 use crate::owner::Owner;
-use crate::queue::Share;
+use crate::queue::Permits;
 
 /// Who a claim is, in every store: 128 bits, of which the first 80 are the manager's and random.
 ///
@@ -57,11 +57,11 @@ impl Debug for ClaimId {
 
 /// What a claim does when there is no room for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
+pub enum WaitMode {
     /// It waits in the queue.
-    Queue,
-    /// It is gone again: hold now or not at all.
-    Once,
+    Wait,
+    /// It holds at once or leaves the queue again.
+    Try,
 }
 
 /// One party's place in the queue of one name. Everything that a store is told of it.
@@ -72,9 +72,9 @@ pub struct Claim {
     /// The lock that it is for.
     pub name: Name,
     /// How much of the lock it takes, and of how much.
-    pub share: Share,
+    pub permits: Permits,
     /// Whether it waits.
-    pub patience: Patience,
+    pub wait_mode: WaitMode,
     /// How long it outlives its owner's last sign of life, held or waiting.
     pub lease: Duration,
     /// The longest that it is held, owner alive or not.
@@ -85,7 +85,7 @@ pub struct Claim {
 
 /// Where a claim stands in its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ClaimStatus {
     /// It holds the lock.
     Held(Grant),
     /// It waits behind others.
@@ -98,7 +98,7 @@ pub enum Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The fencing token: strictly above that of every earlier grant of the same name.
-    pub fence: u64,
+    pub fencing_token: u64,
     /// Until when the store surely keeps the claim without another sign of life, counted from *before* the request
     /// whose answer confirmed it. `None` where the store frees it only when the owner's process ends.
     pub expires: Option<Instant>,
@@ -106,13 +106,13 @@ pub struct Grant {
     pub hold_ends: Option<Instant>,
 }
 
-/// What a departure found.
+/// What a release found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Departure {
+pub enum Release {
     /// The claim was in the queue, held or waiting, and has been taken out.
-    Left,
+    Released,
     /// The claim was not there any more: it had left before, or the store had dropped it.
-    Gone,
+    NotHeld,
 }
 
 /// One claim as an onlooker sees it.
@@ -124,9 +124,9 @@ pub struct Entry {
     /// Whether it holds, rather than waits.
     pub held: bool,
     /// Its share of the lock.
-    pub share: Share,
+    pub permits: Permits,
     /// Its fencing token, where the store knows it before the grant or the claim holds; 0 for a foreign holder.
-    pub fence: u64,
+    pub fencing_token: u64,
     /// Who made it. What another program wrote is untrusted text.
     pub owner: Owner,
     /// How long ago it was granted, or joined if it waits, where the store knows.
@@ -138,8 +138,8 @@ pub struct Entry {
 impl Entry {
     /// Makes an entry with nothing known but who and what; the public fields take the rest.
     #[must_use]
-    pub fn new(id: Option<ClaimId>, held: bool, share: Share, owner: Owner) -> Self {
-        Entry { id, held, share, fence: 0, owner, age: None, expires_in: None }
+    pub fn new(id: Option<ClaimId>, held: bool, permits: Permits, owner: Owner) -> Self {
+        Entry { id, held, permits, fencing_token: 0, owner, age: None, expires_in: None }
     }
 }
 
@@ -157,7 +157,7 @@ pub enum CrashRelease {
 /// What a backend promises beyond the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Profile {
+pub struct Capabilities {
     /// The kind of store, as its address names it: `redis`, `file`, …
     pub kind: &'static str,
     /// When the claims of a dead owner are freed.
@@ -167,11 +167,11 @@ pub struct Profile {
     pub renewals_per_lease: u32,
 }
 
-impl Profile {
+impl Capabilities {
     /// The profile of a store of this kind, with the usual three renewals a lease.
     #[must_use]
     pub const fn new(kind: &'static str, crash_release: CrashRelease) -> Self {
-        Profile { kind, crash_release, renewals_per_lease: 3 }
+        Capabilities { kind, crash_release, renewals_per_lease: 3 }
     }
 }
 
@@ -194,24 +194,24 @@ impl Profile {
 #[async_trait]
 pub trait Backend: Debug + Send + Sync + 'static {
     /// Says what the store promises beyond the contract.
-    fn profile(&self) -> Profile;
+    fn capabilities(&self) -> Capabilities;
 
     /// Puts the claim at the end of its queue, or finds it where it is, and says where it stands; a claim of
-    /// [`Patience::Once`] that does not hold at once is `Gone`, and not in the queue. A sign of life.
+    /// [`WaitMode::Try`] that does not hold at once is `Gone`, and not in the queue. A sign of life.
     ///
     /// One round trip where nobody else has the lock.
-    async fn join(&self, claim: &Claim) -> Result<Standing>;
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus>;
 
     /// Waits until the standing of a claim that was last answered `Waiting` may have changed: `Some` where the store
     /// has told the new standing, `None` where `join` must be called again to learn it.
     ///
     /// Costs the store nothing while nothing changes, and wakes only those whom a departure concerns. A change
     /// between `join` and this call is not missed.
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>>;
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>>;
 
     /// Gives each of the claims, held or waiting, one more lease from now, and says where each stands, in their order.
     /// Never revives a claim that is gone, never lengthens the longest hold.
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>>;
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>>;
 
     /// Waits until the store has reason to believe that claims were lost at one stroke, as by the end of a session: the
     /// core then renews all claims at once, to learn it, rather than when they are due.
@@ -220,14 +220,14 @@ pub trait Backend: Debug + Send + Sync + 'static {
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    async fn disturbed(&self) {
+    async fn session_lost_hint(&self) {
         std::future::pending::<()>().await;
     }
 
     /// Takes the claim out of its queue, held or not; leaving twice is leaving once.
     ///
     /// One round trip. Whoever can hold after it is told by the store, at no cost to the one who leaves.
-    async fn leave(&self, claim: &Claim) -> Result<Departure>;
+    async fn release(&self, claim: &Claim) -> Result<Release>;
 
     /// Lists the queue of a name, oldest first: those who hold, then those who wait. Foreign holders too.
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>>;
@@ -279,6 +279,6 @@ mod tests {
     #[test]
     fn a_store_that_cannot_know_of_losses_is_never_disturbed() {
         let store = crate::memory::Memory::new();
-        assert!(store.disturbed().now_or_never().is_none());
+        assert!(store.session_lost_hint().now_or_never().is_none());
     }
 }

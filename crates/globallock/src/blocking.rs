@@ -10,11 +10,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::backend::{Backend, Departure, Entry};
+use crate::backend::{Backend, Entry, Release};
 use crate::error::Result;
+use crate::hold::Loss;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
-use crate::tenure::Loss;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread()
@@ -63,12 +63,12 @@ impl LockManager {
     /// Makes locks over a store of a third party's, which `open` connects to in the runtime that serves it then.
     ///
     /// # Errors
-    /// As `open`, and as [`crate::LockManager::over`].
-    pub fn over(
+    /// As `open`, and as [`crate::LockManager::with_backend`].
+    pub fn with_backend(
         open: impl AsyncFnOnce() -> Result<Arc<dyn Backend>>,
         options: ManagerOptions,
     ) -> Result<Self> {
-        RUNTIME.block_on(async { crate::LockManager::over(open().await?, options) }).map(LockManager)
+        RUNTIME.block_on(async { crate::LockManager::with_backend(open().await?, options) }).map(LockManager)
     }
 
     /// Makes a mutex; see [`crate::LockManager::mutex`].
@@ -154,8 +154,8 @@ impl Lock {
     ///
     /// # Errors
     /// As [`crate::Lock::with`].
-    pub fn with(self, options: Options) -> Result<Self> {
-        self.0.with(options).map(Lock)
+    pub fn with_options(self, options: Options) -> Result<Self> {
+        self.0.with_options(options).map(Lock)
     }
 
     /// How the lock is taken and kept.
@@ -214,7 +214,7 @@ impl Guard {
 
     /// Calls `tell` from a thread of this crate as soon as the lock is lost, and never if it is released before.
     pub fn on_lost(&self, tell: impl FnOnce(Loss) + Send + 'static) {
-        let lost = self.0.loss();
+        let lost = self.0.ended();
         RUNTIME.spawn(async move {
             if let Some(loss) = lost.await {
                 tell(loss);
@@ -226,7 +226,7 @@ impl Guard {
     ///
     /// # Errors
     /// As [`crate::Guard::release`].
-    pub fn release(self) -> Result<Departure> {
+    pub fn release(self) -> Result<Release> {
         RUNTIME.block_on(self.0.release())
     }
 }
@@ -254,7 +254,7 @@ impl GuardSet {
     ///
     /// # Errors
     /// As [`crate::GuardSet::release`].
-    pub fn release(self) -> Result<Departure> {
+    pub fn release(self) -> Result<Release> {
         RUNTIME.block_on(self.0.release())
     }
 }

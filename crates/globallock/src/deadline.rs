@@ -25,16 +25,16 @@ pub fn deadline(end: Instant, span: Duration) -> Option<Instant> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{LONGEST, SHORTEST};
+    use crate::options::{MAX_DURATION, MIN_LEASE};
     use proptest::prelude::*;
 
     fn spans() -> impl Strategy<Value = Duration> {
-        (SHORTEST.as_millis() as u64..LONGEST.as_millis() as u64).prop_map(Duration::from_millis)
+        (MIN_LEASE.as_millis() as u64..MAX_DURATION.as_millis() as u64).prop_map(Duration::from_millis)
     }
 
     #[test]
     fn a_store_that_counts_whole_milliseconds_is_allowed_for() {
-        for span in [Duration::ZERO, Duration::from_millis(1), SHORTEST] {
+        for span in [Duration::ZERO, Duration::from_millis(1), MIN_LEASE] {
             assert!(margin(span) >= Duration::from_millis(2), "{span:?}");
         }
     }
@@ -56,7 +56,7 @@ mod tests {
 
         #[test]
         fn a_span_is_over_a_margin_before_its_end(span in spans()) {
-            let end = Instant::now() + LONGEST;
+            let end = Instant::now() + MAX_DURATION;
             prop_assert_eq!(deadline(end, span), Some(end - margin(span)));
         }
     }

@@ -67,7 +67,7 @@ pub enum Error {
 
     /// The store refused the user's credentials or rights: an operator must change one or the other.
     #[error("{store} denied access: {reason}")]
-    Denied {
+    PermissionDenied {
         /// The store's address, without its password.
         store: String,
         /// What was refused, and what to change.
@@ -80,7 +80,7 @@ pub enum Error {
     /// The store answered, but cannot serve locks as it is (its version, its memory, its disk, what stands at the
     /// key): an operator must change the store.
     #[error("{store} cannot do this: {reason}")]
-    Unfit {
+    FailedPrecondition {
         /// The store's address, without its password.
         store: String,
         /// What is in the way, and what to change.
@@ -91,12 +91,10 @@ pub enum Error {
     },
 
     /// This process was forked from the one that made the manager: make a new manager in the child.
-    #[error(
-        "this lock manager belongs to process {owner}, from which this one was forked: connect again here"
-    )]
+    #[error("this lock manager belongs to process {pid}, from which this one was forked: connect again here")]
     Forked {
         /// The process that made the manager.
-        owner: u32,
+        pid: u32,
     },
 
     /// The manager has been closed: connect again.
@@ -123,13 +121,13 @@ impl Error {
     }
 
     /// Says that `store` cannot serve locks as it is, for `reason`.
-    pub fn unfit(store: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Unfit { store: store.into(), reason: reason.into(), source: None }
+    pub fn failed_precondition(store: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::FailedPrecondition { store: store.into(), reason: reason.into(), source: None }
     }
 
     /// Says that `store` refused the user, for `reason`.
-    pub fn denied(store: impl Into<String>, reason: impl Into<String>) -> Self {
-        Error::Denied { store: store.into(), reason: reason.into(), source: None }
+    pub fn permission_denied(store: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::PermissionDenied { store: store.into(), reason: reason.into(), source: None }
     }
 
     /// Says that `option` is out of its range, for `reason`.
@@ -139,10 +137,10 @@ impl Error {
 
     /// Keeps `cause` as the source of an error that a store caused.
     #[must_use]
-    pub fn because(mut self, cause: impl Into<Source>) -> Self {
+    pub fn with_source(mut self, cause: impl Into<Source>) -> Self {
         if let Error::Unavailable { source, .. }
-        | Error::Denied { source, .. }
-        | Error::Unfit { source, .. } = &mut self
+        | Error::PermissionDenied { source, .. }
+        | Error::FailedPrecondition { source, .. } = &mut self
         {
             *source = Some(cause.into());
         }
@@ -160,11 +158,11 @@ mod tests {
         for (error, retryable, unavailable) in [
             (Error::unavailable("redis", "down"), true, true),
             (timed_out(), true, false),
-            (Error::unfit("redis", "old"), false, false),
-            (Error::denied("redis", "no"), false, false),
+            (Error::failed_precondition("redis", "old"), false, false),
+            (Error::permission_denied("redis", "no"), false, false),
             (Error::invalid_option("lease", "long"), false, false),
             (Error::Closed, false, false),
-            (Error::Forked { owner: 7 }, false, false),
+            (Error::Forked { pid: 7 }, false, false),
         ] {
             assert_eq!((error.is_retryable(), error.is_unavailable()), (retryable, unavailable), "{error}");
         }
@@ -173,16 +171,18 @@ mod tests {
     #[test]
     fn an_error_says_where_and_why_and_keeps_its_cause() {
         let (store, reason) = ("redis://h", "because of this");
-        for error in
-            [Error::unavailable(store, reason), Error::unfit(store, reason), Error::denied(store, reason)]
-        {
+        for error in [
+            Error::unavailable(store, reason),
+            Error::failed_precondition(store, reason),
+            Error::permission_denied(store, reason),
+        ] {
             assert!(error.source().is_none());
-            let error = error.because("the cause");
+            let error = error.with_source("the cause");
             let shown = error.to_string();
             assert!(shown.contains(store) && shown.contains(reason), "{shown}");
             assert_eq!(error.source().unwrap().to_string(), "the cause");
         }
         // The user's mistakes have no cause.
-        assert!(Error::invalid_option("lease", "long").because("x").source().is_none());
+        assert!(Error::invalid_option("lease", "long").with_source("x").source().is_none());
     }
 }

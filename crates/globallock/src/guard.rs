@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::Departure;
+use crate::backend::Release;
 use crate::error::Result;
+use crate::hold::{Hold, Loss, Phase};
 use crate::manager::Inner;
 use crate::name::Name;
 use crate::sync::now;
-use crate::tenure::{Loss, Phase, Tenure};
 
 /// A lock that is held, until it is released, dropped, or lost.
 ///
@@ -22,19 +22,19 @@ use crate::tenure::{Loss, Phase, Tenure};
 #[must_use = "a guard that is dropped at once releases the lock at once"]
 pub struct Guard {
     inner: Arc<Inner>,
-    tenure: Arc<Tenure>,
+    hold: Arc<Hold>,
     armed: bool,
 }
 
 impl Guard {
-    pub(crate) fn new(inner: Arc<Inner>, tenure: Arc<Tenure>) -> Self {
-        Guard { inner, tenure, armed: true }
+    pub(crate) fn new(inner: Arc<Inner>, hold: Arc<Hold>) -> Self {
+        Guard { inner, hold, armed: true }
     }
 
     /// The name of the lock.
     #[must_use]
     pub fn name(&self) -> &Name {
-        &self.tenure.claim.name
+        &self.hold.claim.name
     }
 
     /// The number of this grant: above that of every earlier grant of the same name.
@@ -43,14 +43,14 @@ impl Guard {
     /// only this makes a write safe that was under way when the lock was lost.
     #[must_use]
     pub fn fencing_token(&self) -> u64 {
-        self.tenure.fence()
+        self.hold.fencing_token()
     }
 
     /// Whether the lock is held at this moment, as far as can be known here: false as soon as it is lost, and from
     /// its deadline on even if nothing else has run since.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.inner.is_here() && self.tenure.is_held()
+        self.inner.is_here() && self.hold.is_held()
     }
 
     /// Waits until the lock is lost and says why; never returns while it is held.
@@ -60,16 +60,16 @@ impl Guard {
     /// # Cancel safety
     /// Nothing is lost: a later call returns the same.
     pub async fn lost(&self) -> Loss {
-        self.tenure.lost().await
+        self.hold.lost().await
     }
 
     /// Waits, without keeping the lock, until it is lost or its owner has released it (`None`).
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub fn loss(&self) -> impl Future<Output = Option<Loss>> + Send + use<> {
-        let tenure = Arc::clone(&self.tenure);
-        async move { tenure.ended().await }
+    pub fn ended(&self) -> impl Future<Output = Option<Loss>> + Send + use<> {
+        let hold = Arc::clone(&self.hold);
+        async move { hold.ended().await }
     }
 
     /// Asks the store now whether the lock is still held, and gives it a whole lease from now if so; its longest hold
@@ -83,8 +83,8 @@ impl Guard {
     /// # Cancel safety
     /// Nothing is lost.
     pub fn renew(&self) -> impl Future<Output = Result<bool>> + Send + use<> {
-        let (inner, tenure) = (Arc::clone(&self.inner), Arc::clone(&self.tenure));
-        async move { inner.renew_now(&tenure).await }
+        let (inner, hold) = (Arc::clone(&self.inner), Arc::clone(&self.hold));
+        async move { inner.renew_now(&hold).await }
     }
 
     /// How long the lock stays held even if no renewal succeeds any more; zero once it is lost, `None` where only the
@@ -94,10 +94,10 @@ impl Guard {
         if !self.is_held() {
             return Some(Duration::ZERO);
         }
-        self.tenure.ends().map(|end| end.saturating_duration_since(now()))
+        self.hold.ends().map(|end| end.saturating_duration_since(now()))
     }
 
-    /// Releases the lock and says whether it was still held: [`Departure::Gone`] means that it had been lost before.
+    /// Releases the lock and says whether it was still held: [`Release::NotHeld`] means that it had been lost before.
     ///
     /// # Errors
     /// As the store answers. The outcome is then unknown; the release is repeated in the background until the store
@@ -105,21 +105,21 @@ impl Guard {
     ///
     /// # Cancel safety
     /// A dropped call goes on in the background.
-    pub async fn release(mut self) -> Result<Departure> {
+    pub async fn release(mut self) -> Result<Release> {
         if !self.inner.is_here() {
             self.armed = false;
-            return Ok(Departure::Gone);
+            return Ok(Release::NotHeld);
         }
-        let kept = self.inner.keeper.forget(self.tenure.claim.id);
-        if let Phase::Lost(_) = self.tenure.finish(now()) {
+        let kept = self.inner.renewer.untrack(self.hold.claim.id);
+        if let Phase::Lost(_) = self.hold.finish(now()) {
             self.armed = false;
-            // The keeper gives up in the store what it has seen lost; a loss noticed here first is ours to give up.
+            // The renewer gives up in the store what it has seen lost; a loss noticed here first is ours to give up.
             if kept {
-                self.inner.leave_in_background(&self.tenure);
+                self.inner.leave_in_background(&self.hold);
             }
-            return Ok(Departure::Gone);
+            return Ok(Release::NotHeld);
         }
-        let departure = self.inner.backend.leave(&self.tenure.claim).await?;
+        let departure = self.inner.backend.release(&self.hold.claim).await?;
         self.armed = false;
         Ok(departure)
     }
@@ -128,10 +128,10 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.armed && self.inner.is_here() {
-            let kept = self.inner.keeper.forget(self.tenure.claim.id);
-            let phase = self.tenure.finish(now());
+            let kept = self.inner.renewer.untrack(self.hold.claim.id);
+            let phase = self.hold.finish(now());
             if kept || !matches!(phase, Phase::Lost(_)) {
-                self.inner.leave_in_background(&self.tenure);
+                self.inner.leave_in_background(&self.hold);
             }
         }
     }
@@ -152,6 +152,6 @@ impl fmt::Debug for Guard {
 impl Guard {
     /// The copy of this guard in a fork of the process, in which its manager is `owner`.
     pub(crate) fn in_fork(&self, owner: &crate::LockManager) -> Guard {
-        Guard::new(Arc::clone(owner.inner()), Arc::clone(&self.tenure))
+        Guard::new(Arc::clone(owner.inner()), Arc::clone(&self.hold))
     }
 }

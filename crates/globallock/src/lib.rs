@@ -37,7 +37,7 @@ pub mod etcd;
 #[cfg(all(feature = "file", target_os = "linux"))]
 pub mod file;
 mod guard;
-mod keeper;
+mod hold;
 mod locks;
 mod manager;
 mod memory;
@@ -49,27 +49,27 @@ mod owner;
 pub mod queue;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod renewer;
 #[cfg(all(test, globallock_schedules))]
 mod schedules;
 mod sync;
-mod tenure;
 #[cfg(all(test, not(globallock_schedules)))]
 mod trials;
 mod turns;
 #[cfg(feature = "zookeeper")]
 pub mod zookeeper;
 
-pub use backend::{Backend, Departure, Entry};
+pub use backend::{Backend, Entry, Release};
 pub use connect::connect_backend;
 pub use error::{Error, Result, Source};
 pub use guard::Guard;
+pub use hold::Loss;
 pub use locks::{GuardSet, Lock, RwLock, Semaphore};
 pub use manager::LockManager;
 pub use memory::Memory;
 pub use name::{MAX_NAME_BYTES, Name};
-pub use options::{LONGEST, ManagerOptions, Options, SHORTEST};
+pub use options::{MAX_DURATION, MIN_LEASE, ManagerOptions, Options};
 pub use owner::Owner;
-pub use tenure::Loss;
 
 /// The examples of the README are run as tests.
 #[cfg(doctest)]

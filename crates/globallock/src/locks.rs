@@ -6,14 +6,14 @@ use std::sync::Arc;
 use futures_util::future::{join_all, select_all};
 
 use crate::acquire::acquire;
-use crate::backend::{Departure, Patience};
+use crate::backend::{Release, WaitMode};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
+use crate::hold::Loss;
 use crate::manager::Inner;
 use crate::name::Name;
 use crate::options::Options;
-use crate::queue::Share;
-use crate::tenure::Loss;
+use crate::queue::Permits;
 
 /// A mutex, one side of a read-write lock, or a number of a semaphore's permits: what can be acquired.
 ///
@@ -22,13 +22,13 @@ use crate::tenure::Loss;
 pub struct Lock {
     inner: Arc<Inner>,
     name: Name,
-    share: Share,
+    permits: Permits,
     options: Options,
 }
 
 impl Lock {
-    pub(crate) fn new(inner: Arc<Inner>, name: Name, share: Share, options: Options) -> Self {
-        Lock { inner, name, share, options }
+    pub(crate) fn new(inner: Arc<Inner>, name: Name, permits: Permits, options: Options) -> Self {
+        Lock { inner, name, permits, options }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -43,8 +43,8 @@ impl Lock {
 
     /// How much of the lock an acquisition takes, and of how much.
     #[must_use]
-    pub fn share(&self) -> Share {
-        self.share
+    pub fn permits(&self) -> Permits {
+        self.permits
     }
 
     /// How the lock is taken and kept.
@@ -57,7 +57,7 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] when one is out of its range.
-    pub fn with(self, options: Options) -> Result<Self> {
+    pub fn with_options(self, options: Options) -> Result<Self> {
         options.check()?;
         Ok(Lock { options, ..self })
     }
@@ -66,13 +66,13 @@ impl Lock {
     ///
     /// # Errors
     /// [`Error::TimedOut`] when the waiting limit is over; [`Error::Unavailable`] when the store has been silent for
-    /// longer than the patience; [`Error::Denied`], [`Error::Unfit`], [`Error::Closed`], [`Error::Forked`]. In every
+    /// longer than the patience; [`Error::PermissionDenied`], [`Error::FailedPrecondition`], [`Error::Closed`], [`Error::Forked`]. In every
     /// case nothing is left in the store, or what is left is being taken out in the background.
     ///
     /// # Cancel safety
     /// A dropped call gives up its place in the queue, in the background; a later call starts at the end.
     pub async fn acquire(&self) -> Result<Guard> {
-        let guard = acquire(self, Patience::Queue).await?;
+        let guard = acquire(self, WaitMode::Wait).await?;
         // Only a waiting limit of zero is refused.
         guard
             .ok_or_else(|| Error::TimedOut { name: self.name.to_string(), waited: std::time::Duration::ZERO })
@@ -86,7 +86,7 @@ impl Lock {
     /// # Cancel safety
     /// A dropped call leaves nothing behind.
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        acquire(self, Patience::Once).await
+        acquire(self, WaitMode::Try).await
     }
 }
 
@@ -94,7 +94,7 @@ impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
             .field("name", &self.name)
-            .field("share", &self.share)
+            .field("permits", &self.permits)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
@@ -141,7 +141,7 @@ impl Semaphore {
     /// How many permits there are.
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        self.one.share.capacity
+        self.one.permits.capacity
     }
 
     /// `count` permits, acquired together.
@@ -153,7 +153,7 @@ impl Semaphore {
         if count == 0 || count > capacity {
             return Err(Error::invalid_option("permits", format!("{count} is not from 1 to {capacity}")));
         }
-        Ok(Lock { share: Share { weight: count, capacity }, ..self.one.clone() })
+        Ok(Lock { permits: Permits { count: count, capacity }, ..self.one.clone() })
     }
 
     /// Acquires one permit, as [`Lock::acquire`].
@@ -221,11 +221,11 @@ impl GuardSet {
     ///
     /// # Cancel safety
     /// A dropped call goes on in the background.
-    pub async fn release(self) -> Result<Departure> {
+    pub async fn release(self) -> Result<Release> {
         let departures: Result<Vec<_>> =
             join_all(self.guards.into_iter().map(Guard::release)).await.into_iter().collect();
-        let all_left = departures?.iter().all(|departure| *departure == Departure::Left);
-        Ok(if all_left { Departure::Left } else { Departure::Gone })
+        let all_left = departures?.iter().all(|departure| *departure == Release::Released);
+        Ok(if all_left { Release::Released } else { Release::NotHeld })
     }
 
     /// Releases what was taken before another error, which matters more than one of these.

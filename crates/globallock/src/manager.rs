@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 
-use crate::backend::{Backend, Claim, ClaimId, Entry, Patience};
+use crate::backend::{Backend, Claim, ClaimId, Entry, WaitMode};
 use crate::connect::connect_backend;
 use crate::error::{Error, Result};
-use crate::keeper::Keeper;
+use crate::hold::Hold;
 use crate::locks::{GuardSet, Lock, RwLock, Semaphore};
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::owner::Owner;
-use crate::queue::{MAX_CAPACITY, Share};
+use crate::queue::{MAX_CAPACITY, Permits};
+use crate::renewer::Renewer;
 use crate::sync::{Handle, now, sleep_until, watch};
-use crate::tenure::Tenure;
 use crate::turns::Turns;
 
 /// The pauses between two tries of a departure that the store did not answer.
@@ -35,7 +35,7 @@ pub struct LockManager {
 /// What the locks and guards of one manager share.
 pub(crate) struct Inner {
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) keeper: Keeper,
+    pub(crate) renewer: Renewer,
     pub(crate) turns: Turns,
     departures: Departures,
     manager: u128,
@@ -55,7 +55,7 @@ impl LockManager {
     /// of this user's own) and `memory:name`. The project's `docs/` has a page for each store, with its options.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`], or [`Error::Unavailable`], [`Error::Denied`] and [`Error::Unfit`] as the store
+    /// [`Error::InvalidAddress`], or [`Error::Unavailable`], [`Error::PermissionDenied`] and [`Error::FailedPrecondition`] as the store
     /// answers.
     ///
     /// # Cancel safety
@@ -79,7 +79,7 @@ impl LockManager {
     /// Outside a tokio runtime.
     pub async fn connect_with(url: &str, options: ManagerOptions) -> Result<Self> {
         options.locks.check()?;
-        Self::over(connect_backend(url).await?, options)
+        Self::with_backend(connect_backend(url).await?, options)
     }
 
     /// Makes locks over a store that is connected already, such as a third party's.
@@ -89,14 +89,14 @@ impl LockManager {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn over(backend: Arc<dyn Backend>, options: ManagerOptions) -> Result<Self> {
+    pub fn with_backend(backend: Arc<dyn Backend>, options: ManagerOptions) -> Result<Self> {
         options.locks.check()?;
         let departures = Departures::new(Arc::clone(&backend), Handle::current());
         let abandoned = departures.clone();
-        let keeper = Keeper::start(Arc::clone(&backend), move |tenure| abandoned.start(&tenure));
+        let renewer = Renewer::start(Arc::clone(&backend), move |hold| abandoned.start(&hold));
         let inner = Inner {
             backend,
-            keeper,
+            renewer,
             turns: Turns::new(),
             departures,
             manager: random_80_bits(),
@@ -114,7 +114,7 @@ impl LockManager {
     /// # Errors
     /// [`Error::InvalidName`].
     pub fn mutex(&self, name: impl AsRef<str>) -> Result<Lock> {
-        Ok(self.lock(Name::new(name)?, Share { weight: 1, capacity: 1 }))
+        Ok(self.lock(Name::new(name)?, Permits { count: 1, capacity: 1 }))
     }
 
     /// Makes a read-write lock: many readers, or one writer. Neither side can starve the other.
@@ -123,7 +123,7 @@ impl LockManager {
     /// [`Error::InvalidName`].
     pub fn rwlock(&self, name: impl AsRef<str>) -> Result<RwLock> {
         let name = Name::new(name)?;
-        let lock = |weight| self.lock(name.clone(), Share { weight, capacity: MAX_CAPACITY });
+        let lock = |count| self.lock(name.clone(), Permits { count, capacity: MAX_CAPACITY });
         Ok(RwLock::new(lock(1), lock(MAX_CAPACITY)))
     }
 
@@ -139,11 +139,11 @@ impl LockManager {
                 format!("{capacity} is not from 1 to {MAX_CAPACITY}"),
             ));
         }
-        Ok(Semaphore::new(self.lock(Name::new(name)?, Share { weight: 1, capacity })))
+        Ok(Semaphore::new(self.lock(Name::new(name)?, Permits { count: 1, capacity })))
     }
 
-    fn lock(&self, name: Name, share: Share) -> Lock {
-        Lock::new(Arc::clone(&self.inner), name, share, self.inner.options.clone())
+    fn lock(&self, name: Name, permits: Permits) -> Lock {
+        Lock::new(Arc::clone(&self.inner), name, permits, self.inner.options.clone())
     }
 
     /// Acquires the mutexes of all `names`, or none: taken one after the other in one canonical order, so that two
@@ -165,7 +165,7 @@ impl LockManager {
         for lock in self.in_canonical_order(names)? {
             let wait = lock.options().wait.map(|wait| wait.saturating_sub(now().duration_since(started)));
             let options = Options { wait, ..lock.options().clone() };
-            match lock.with(options)?.acquire().await {
+            match lock.with_options(options)?.acquire().await {
                 Ok(guard) => guards.push(guard),
                 Err(error) => {
                     GuardSet::new(guards).release_quietly().await;
@@ -240,9 +240,9 @@ impl LockManager {
     pub async fn close(&self) {
         self.inner.closed.send_replace(true);
         // Whoever waits takes its claim out when it runs next, which may be after this has returned, or never.
-        for tenure in self.inner.keeper.waiting() {
-            if tenure.give_up() {
-                self.inner.leave_in_background(&tenure);
+        for hold in self.inner.renewer.waiting() {
+            if hold.give_up() {
+                self.inner.leave_in_background(&hold);
             }
         }
         self.inner.departures.all_answered().await;
@@ -253,7 +253,7 @@ impl fmt::Debug for LockManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockManager")
             .field("backend", &self.inner.backend)
-            .field("keeper", &self.inner.keeper)
+            .field("renewer", &self.inner.renewer)
             .finish_non_exhaustive()
     }
 }
@@ -263,12 +263,12 @@ impl Inner {
     pub(crate) fn claim(
         &self,
         name: &Name,
-        share: Share,
-        patience: Patience,
+        permits: Permits,
+        wait_mode: WaitMode,
         options: &Options,
     ) -> Result<Claim> {
         if !self.is_here() {
-            return Err(Error::Forked { owner: self.process });
+            return Err(Error::Forked { pid: self.process });
         }
         if self.is_closed() {
             return Err(Error::Closed);
@@ -276,8 +276,8 @@ impl Inner {
         Ok(Claim {
             id: ClaimId::new(self.manager, self.claims.fetch_add(1, Ordering::Relaxed)),
             name: name.clone(),
-            share,
-            patience,
+            permits,
+            wait_mode,
             lease: options.lease,
             max_hold: options.max_hold,
             owner: Arc::clone(&self.owner),
@@ -298,24 +298,24 @@ impl Inner {
     }
 
     /// Renews one held claim, and says whether it is held.
-    pub(crate) async fn renew_now(&self, tenure: &Arc<Tenure>) -> Result<bool> {
-        if !self.is_here() || !tenure.is_held() {
+    pub(crate) async fn renew_now(&self, hold: &Arc<Hold>) -> Result<bool> {
+        if !self.is_here() || !hold.is_held() {
             return Ok(false);
         }
-        let mut answers = self.backend.renew(&[Arc::clone(&tenure.claim)]).await;
+        let mut answers = self.backend.renew(&[Arc::clone(&hold.claim)]).await;
         match answers.pop() {
             // The renewal task gives up in the store what is lost, when the claim comes due.
-            Some(Ok(answer)) => drop(tenure.hear(answer, true, now())),
+            Some(Ok(answer)) => drop(hold.hear(answer, true, now())),
             Some(Err(error)) => return Err(error),
             None => {}
         }
-        Ok(tenure.is_held())
+        Ok(hold.is_held())
     }
 
     /// Takes a claim out of its queue without making anybody wait for it.
-    pub(crate) fn leave_in_background(&self, tenure: &Arc<Tenure>) {
+    pub(crate) fn leave_in_background(&self, hold: &Arc<Hold>) {
         if self.is_here() {
-            self.departures.start(tenure);
+            self.departures.start(hold);
         }
     }
 }
@@ -348,15 +348,15 @@ impl Departures {
     }
 
     /// Repeats the departure until the store answers it, or the claim is over by itself.
-    fn start(&self, tenure: &Arc<Tenure>) {
+    fn start(&self, hold: &Arc<Hold>) {
         let counted = Counted::new(self.under_way.clone());
         let backend = Arc::clone(&self.backend);
-        let claim = Arc::clone(&tenure.claim);
+        let claim = Arc::clone(&hold.claim);
         self.runtime.spawn(async move {
             let _counted = counted;
             let over_at = now() + claim.lease;
             let mut pause = LEAVE_PAUSE.0;
-            while let Err(error) = backend.leave(&claim).await {
+            while let Err(error) = backend.release(&claim).await {
                 if now() + pause >= over_at {
                     tracing::warn!(name = %claim.name, %error, "a release was never answered; the lease frees it");
                     return;

@@ -10,7 +10,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::address::Address;
 use crate::backend::{
-    Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Grant, Release, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -104,8 +104,8 @@ impl State {
         self.queues.get(&claim.name)?.place(claim.id)
     }
 
-    fn standing(&self, claim: &Claim) -> Standing {
-        self.place(claim).map_or(Standing::Gone, Place::standing)
+    fn standing(&self, claim: &Claim) -> ClaimStatus {
+        self.place(claim).map_or(ClaimStatus::Gone, Place::standing)
     }
 
     /// Gives a claim a lease from now, if it is there.
@@ -115,27 +115,27 @@ impl State {
         }
     }
 
-    fn remove(&mut self, name: &Name, id: ClaimId, now: Instant) -> Departure {
+    fn remove(&mut self, name: &Name, id: ClaimId, now: Instant) -> Release {
         let Some(queue) = self.queues.get_mut(name) else {
-            return Departure::Gone;
+            return Release::NotHeld;
         };
         let Some(place) = queue.numbers.get(&id).copied().and_then(|number| queue.remove(number)) else {
-            return Departure::Gone;
+            return Release::NotHeld;
         };
         queue.let_in(&[place], now);
         self.settle(name, now);
-        Departure::Left
+        Release::Released
     }
 
     /// When the first of those who keep `claim` waiting dies, unless it lives on.
     fn look_again(&self, claim: &Claim) -> Option<Instant> {
         let queue = self.queues.get(&claim.name)?;
         let number = *queue.numbers.get(&claim.id)?;
-        let near = nearest(queue.ahead_of(number).map(|place| place.claim.share), claim.share)?;
+        let near = nearest(queue.ahead_of(number).map(|place| place.claim.permits), claim.permits)?;
         let mut ahead: Vec<&Place> = queue.ahead_of(number).take(near).collect();
         ahead.reverse();
-        let shares: Vec<_> = ahead.iter().map(|place| place.claim.share).collect();
-        blockers(&shares, claim.share).into_iter().map(|blocker| ahead[blocker].ends()).min()
+        let shares: Vec<_> = ahead.iter().map(|place| place.claim.permits).collect();
+        blockers(&shares, claim.permits).into_iter().map(|blocker| ahead[blocker].ends()).min()
     }
 }
 
@@ -201,7 +201,7 @@ impl Queue {
 
     /// Marks as granted all who hold.
     fn admit(&mut self, now: Instant) {
-        let holding = admit(self.places.values().map(|place| place.claim.share));
+        let holding = admit(self.places.values().map(|place| place.claim.permits));
         let new: Vec<ClaimId> = self
             .places
             .values()
@@ -228,11 +228,11 @@ impl Place {
         Some(self.granted? + self.claim.max_hold?)
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> ClaimStatus {
         match self.granted {
-            None => Standing::Waiting,
-            Some(_) => Standing::Held(Grant {
-                fence: self.number,
+            None => ClaimStatus::Waiting,
+            Some(_) => ClaimStatus::Held(Grant {
+                fencing_token: self.number,
                 expires: Some(self.expires),
                 hold_ends: self.hold_ends(),
             }),
@@ -241,13 +241,13 @@ impl Place {
 
     fn entry(&self, now: Instant) -> Entry {
         Entry {
-            fence: self.number,
+            fencing_token: self.number,
             age: Some(now.saturating_duration_since(self.granted.unwrap_or(self.joined))),
             expires_in: Some(self.ends().saturating_duration_since(now)),
             ..Entry::new(
                 Some(self.claim.id),
                 self.granted.is_some(),
-                self.claim.share,
+                self.claim.permits,
                 Owner::from_text(&self.claim.owner),
             )
         }
@@ -256,11 +256,11 @@ impl Place {
 
 #[async_trait]
 impl Backend for Memory {
-    fn profile(&self) -> Profile {
-        Profile::new("memory", CrashRelease::Never)
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("memory", CrashRelease::Never)
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         let now = now();
         let mut state = self.state();
         state.settle(&claim.name, now);
@@ -279,14 +279,14 @@ impl Backend for Memory {
         };
         state.queues.entry(claim.name.clone()).or_default().insert(place, now);
         let standing = state.standing(claim);
-        if standing == Standing::Waiting && claim.patience == Patience::Once {
+        if standing == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
             state.remove(&claim.name, claim.id, now);
-            return Ok(Standing::Gone);
+            return Ok(ClaimStatus::Gone);
         }
         Ok(standing)
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         loop {
             let (told, look_again) = {
                 let mut state = self.state();
@@ -295,7 +295,7 @@ impl Backend for Memory {
                 match state.place(claim) {
                     Some(place) if place.granted.is_none() => (Arc::clone(&place.told), look_again),
                     Some(place) => return Ok(Some(place.standing())),
-                    None => return Ok(Some(Standing::Gone)),
+                    None => return Ok(Some(ClaimStatus::Gone)),
                 }
             };
             let blocker_ends = async {
@@ -311,7 +311,7 @@ impl Backend for Memory {
         }
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let now = now();
         let mut state = self.state();
         let renew = |claim: &Arc<Claim>| {
@@ -322,7 +322,7 @@ impl Backend for Memory {
         claims.iter().map(renew).collect()
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+    async fn release(&self, claim: &Claim) -> Result<Release> {
         let now = now();
         let mut state = self.state();
         state.settle(&claim.name, now);

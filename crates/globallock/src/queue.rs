@@ -16,22 +16,22 @@ pub const MAX_CAPACITY: u32 = u32::MAX >> 3;
 
 /// What the decisions need to know of one claim in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Share {
+pub struct Permits {
     /// How much of the capacity the claim takes.
-    pub weight: u32,
+    pub count: u32,
     /// How much the lock has to give, as this claim sees it.
     pub capacity: u32,
 }
 
 /// Says how many claims at the front of `queue` hold.
-pub fn admit(queue: impl IntoIterator<Item = Share>) -> usize {
+pub fn admit(queue: impl IntoIterator<Item = Permits>) -> usize {
     let mut running = 0_u64;
     let mut capacity = u64::MAX;
     queue
         .into_iter()
-        .take_while(|share| {
-            running += u64::from(share.weight);
-            capacity = capacity.min(u64::from(share.capacity));
+        .take_while(|permits| {
+            running += u64::from(permits.count);
+            capacity = capacity.min(u64::from(permits.capacity));
             running <= capacity
         })
         .count()
@@ -43,7 +43,7 @@ pub fn admit(queue: impl IntoIterator<Item = Share>) -> usize {
 /// Whoever watches just these is woken by few departures and misses none: for a mutex or a writer it is the claim
 /// next in front, for a reader the last writer, for a semaphore as many of the heaviest as fill it.
 #[must_use]
-pub fn blockers(ahead: &[Share], mine: Share) -> Vec<usize> {
+pub fn blockers(ahead: &[Permits], mine: Permits) -> Vec<usize> {
     if admit(ahead.iter().copied().chain([mine])) > ahead.len() {
         return Vec::new();
     }
@@ -52,7 +52,7 @@ pub fn blockers(ahead: &[Share], mine: Share) -> Vec<usize> {
     }
     // No claim fills the lock alone: the heaviest together do, under each capacity that somebody ahead could set.
     let mut heaviest: Vec<usize> = (0..ahead.len()).rev().collect();
-    heaviest.sort_by_key(|&position| Reverse(ahead[position].weight));
+    heaviest.sort_by_key(|&position| Reverse(ahead[position].count));
     let mut fewest: Option<Vec<usize>> = None;
     let mut tried = Vec::new();
     for &limiting in &heaviest {
@@ -75,26 +75,26 @@ pub fn blockers(ahead: &[Share], mine: Share) -> Vec<usize> {
 /// if all of them together do not.
 ///
 /// The [`blockers`] among these are enough to watch, however long the queue is: for a mutex it is one.
-pub fn nearest(ahead: impl IntoIterator<Item = Share>, mine: Share) -> Option<usize> {
-    let mut weight = u64::from(mine.weight);
+pub fn nearest(ahead: impl IntoIterator<Item = Permits>, mine: Permits) -> Option<usize> {
+    let mut count = u64::from(mine.count);
     let mut capacity = mine.capacity;
-    let full = ahead.into_iter().position(|share| {
-        weight += u64::from(share.weight);
-        capacity = capacity.min(share.capacity);
-        weight > u64::from(capacity)
+    let full = ahead.into_iter().position(|permits| {
+        count += u64::from(permits.count);
+        capacity = capacity.min(permits.capacity);
+        count > u64::from(capacity)
     });
     full.map(|last| last + 1)
 }
 
 /// Takes `first`, then the heaviest others, until they leave no room for `mine`.
-fn fill(ahead: &[Share], mine: Share, heaviest: &[usize], first: usize) -> Option<Vec<usize>> {
+fn fill(ahead: &[Permits], mine: Permits, heaviest: &[usize], first: usize) -> Option<Vec<usize>> {
     let mut taken = vec![first];
-    let mut weight = u64::from(mine.weight) + u64::from(ahead[first].weight);
+    let mut count = u64::from(mine.count) + u64::from(ahead[first].count);
     let mut capacity = mine.capacity.min(ahead[first].capacity);
     let mut others = heaviest.iter().copied().filter(|&position| position != first);
-    while weight <= u64::from(capacity) {
+    while count <= u64::from(capacity) {
         let next = others.next()?;
-        weight += u64::from(ahead[next].weight);
+        count += u64::from(ahead[next].count);
         capacity = capacity.min(ahead[next].capacity);
         taken.push(next);
     }
@@ -106,12 +106,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MUTEX: Share = Share { weight: 1, capacity: 1 };
-    const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
-    const WRITE: Share = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
+    const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+    const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
+    const WRITE: Permits = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
 
-    fn permits(weight: u32, capacity: u32) -> Share {
-        Share { weight, capacity }
+    fn permits(count: u32, capacity: u32) -> Permits {
+        Permits { count, capacity }
     }
 
     #[test]
@@ -166,16 +166,17 @@ mod tests {
     /// A fair queue as a textbook has it: waiters in order, each let in when what is held leaves room for it.
     #[derive(Default)]
     struct Textbook {
-        held: Vec<(u32, Share)>,
-        waiting: Vec<(u32, Share)>,
+        held: Vec<(u32, Permits)>,
+        waiting: Vec<(u32, Permits)>,
     }
 
     impl Textbook {
         fn let_in(&mut self) {
             while let Some(&(_, next)) = self.waiting.first() {
-                let capacity = self.held.iter().map(|(_, share)| share.capacity).min().unwrap_or(u32::MAX);
-                let taken: u64 = self.held.iter().map(|(_, share)| u64::from(share.weight)).sum();
-                if taken + u64::from(next.weight) > u64::from(capacity.min(next.capacity)) {
+                let capacity =
+                    self.held.iter().map(|(_, permits)| permits.capacity).min().unwrap_or(u32::MAX);
+                let taken: u64 = self.held.iter().map(|(_, permits)| u64::from(permits.count)).sum();
+                if taken + u64::from(next.count) > u64::from(capacity.min(next.capacity)) {
                     return;
                 }
                 self.held.push(self.waiting.remove(0));
@@ -183,13 +184,13 @@ mod tests {
         }
     }
 
-    fn shares() -> impl Strategy<Value = Share> {
+    fn shares() -> impl Strategy<Value = Permits> {
         prop_oneof![
             Just(MUTEX),
             Just(READ),
             Just(WRITE),
             (1_u32..=5)
-                .prop_flat_map(|capacity| (1..=capacity).prop_map(move |weight| permits(weight, capacity))),
+                .prop_flat_map(|capacity| (1..=capacity).prop_map(move |count| permits(count, capacity))),
         ]
     }
 
@@ -197,18 +198,18 @@ mod tests {
         #[test]
         fn admit_agrees_with_the_textbook_queue(steps in prop::collection::vec((shares(), any::<prop::sample::Index>(), any::<bool>()), 1..60)) {
             let mut textbook = Textbook::default();
-            let mut queue: Vec<(u32, Share)> = Vec::new();
-            for (number, (share, index, leave)) in (0..).zip(steps) {
+            let mut queue: Vec<(u32, Permits)> = Vec::new();
+            for (number, (permits, index, leave)) in (0..).zip(steps) {
                 if leave && !queue.is_empty() {
                     let gone = queue.remove(index.index(queue.len())).0;
                     textbook.held.retain(|(id, _)| *id != gone);
                     textbook.waiting.retain(|(id, _)| *id != gone);
                 } else {
-                    queue.push((number, share));
-                    textbook.waiting.push((number, share));
+                    queue.push((number, permits));
+                    textbook.waiting.push((number, permits));
                 }
                 textbook.let_in();
-                let holding = admit(queue.iter().map(|(_, share)| *share));
+                let holding = admit(queue.iter().map(|(_, permits)| *permits));
                 let mut ours: Vec<u32> = queue[..holding].iter().map(|(id, _)| *id).collect();
                 let mut theirs: Vec<u32> = textbook.held.iter().map(|(id, _)| *id).collect();
                 ours.sort_unstable();
@@ -221,14 +222,14 @@ mod tests {
         fn a_departure_never_takes_back_a_grant(queue in prop::collection::vec(shares(), 1..12), index in any::<prop::sample::Index>()) {
             let gone = index.index(queue.len());
             let before = admit(queue.iter().copied());
-            let after = admit(queue.iter().enumerate().filter(|(i, _)| *i != gone).map(|(_, share)| *share));
+            let after = admit(queue.iter().enumerate().filter(|(i, _)| *i != gone).map(|(_, permits)| *permits));
             prop_assert!(after + usize::from(gone < before) >= before);
         }
 
         #[test]
         fn the_nearest_keep_a_claim_out_and_no_fewer_of_them_do(ahead in prop::collection::vec(shares(), 0..9), mine in shares()) {
-            let holds = |of: &[Share]| admit(of.iter().copied().chain([mine])) > of.len();
-            let fits = mine.weight <= mine.capacity;
+            let holds = |of: &[Permits]| admit(of.iter().copied().chain([mine])) > of.len();
+            let fits = mine.count <= mine.capacity;
             match nearest(ahead.iter().rev().copied(), mine) {
                 Some(count) => {
                     let near = &ahead[ahead.len() - count..];
@@ -243,7 +244,7 @@ mod tests {
         #[test]
         fn blockers_are_the_fewest_that_keep_a_claim_out(ahead in prop::collection::vec(shares(), 0..9), mine in shares()) {
             let keeps_out = |set: &[usize]| {
-                let kept: Vec<Share> = set.iter().map(|&i| ahead[i]).collect();
+                let kept: Vec<Permits> = set.iter().map(|&i| ahead[i]).collect();
                 admit(kept.iter().copied().chain([mine])) <= kept.len()
             };
             let found = blockers(&ahead, mine);

@@ -94,8 +94,8 @@ proptest! {
         runtime.block_on(async {
             let manager = LockManager::connect("memory:spans").await.unwrap();
             for lease in [lease, lease / 1_000_000, lease / 1_000_000_000, Options::default().lease] {
-                let options = Options { lease, wait, max_hold: hold, patience: wait };
-                if let Ok(lock) = manager.mutex("a").unwrap().with(options) {
+                let options = Options { lease, wait, max_hold: hold, store_timeout: wait };
+                if let Ok(lock) = manager.mutex("a").unwrap().with_options(options) {
                     let guard = lock.try_acquire().await.unwrap().expect("nobody else has it");
                     guard.renew().await.unwrap();
                     guard.release().await.unwrap();

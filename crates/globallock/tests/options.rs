@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-use globallock::{Error, LONGEST, LockManager, ManagerOptions, Memory, Options};
+use globallock::{Error, LockManager, MAX_DURATION, ManagerOptions, Memory, Options};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 #[tokio::test]
 async fn options_out_of_their_range_are_refused_by_name() {
-    let manager = LockManager::over(Memory::new(), ManagerOptions::default()).unwrap();
-    let too_long = LONGEST + MILLISECOND;
+    let manager = LockManager::with_backend(Memory::new(), ManagerOptions::default()).unwrap();
+    let too_long = MAX_DURATION + MILLISECOND;
     for (options, name) in [
         (Options { lease: MILLISECOND, ..Options::default() }, "lease"),
         (Options { lease: too_long, ..Options::default() }, "lease"),
         (Options { max_hold: Some(MILLISECOND), ..Options::default() }, "max_hold"),
         (Options { wait: Some(too_long), ..Options::default() }, "wait"),
-        (Options { patience: Some(Duration::ZERO), ..Options::default() }, "patience"),
+        (Options { store_timeout: Some(Duration::ZERO), ..Options::default() }, "store_timeout"),
     ] {
         let for_manager = ManagerOptions { locks: options.clone(), ..ManagerOptions::default() };
         let refused = [
-            manager.mutex("a").unwrap().with(options).err(),
-            LockManager::over(Memory::new(), for_manager.clone()).err(),
+            manager.mutex("a").unwrap().with_options(options).err(),
+            LockManager::with_backend(Memory::new(), for_manager.clone()).err(),
             LockManager::connect_with("memory:options", for_manager).await.err(),
         ];
         for error in refused {
@@ -33,7 +33,7 @@ async fn options_out_of_their_range_are_refused_by_name() {
 
 #[tokio::test]
 async fn permits_out_of_their_range_are_refused() {
-    let manager = LockManager::over(Memory::new(), ManagerOptions::default()).unwrap();
+    let manager = LockManager::with_backend(Memory::new(), ManagerOptions::default()).unwrap();
     for capacity in [0, u32::MAX] {
         assert!(matches!(manager.semaphore("a", capacity), Err(Error::InvalidOption { .. })));
     }
@@ -41,7 +41,7 @@ async fn permits_out_of_their_range_are_refused() {
     for count in [0, 4] {
         assert!(matches!(semaphore.permits(count), Err(Error::InvalidOption { .. })));
     }
-    assert_eq!(semaphore.permits(3).unwrap().share().weight, 3);
+    assert_eq!(semaphore.permits(3).unwrap().permits().count, 3);
 }
 
 #[tokio::test]

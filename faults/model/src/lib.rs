@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use globallock::queue::{MAX_CAPACITY, Share};
+use globallock::queue::{MAX_CAPACITY, Permits};
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 
 pub use state::State;
@@ -87,7 +87,7 @@ pub struct Wanted {
     /// Of which lock.
     pub name: u8,
     /// How much of it.
-    pub share: Share,
+    pub permits: Permits,
 }
 
 /// What is searched.
@@ -133,12 +133,12 @@ impl Protocol {
         self.claims[usize::from(claim)]
     }
 
-    fn share(&self, claim: u8) -> Share {
-        self.wanted(claim).share
+    fn permits(&self, claim: u8) -> Permits {
+        self.wanted(claim).permits
     }
 
-    fn shares(&self, claims: &[u8]) -> Vec<Share> {
-        claims.iter().map(|claim| self.share(*claim)).collect()
+    fn shares(&self, claims: &[u8]) -> Vec<Permits> {
+        claims.iter().map(|claim| self.permits(*claim)).collect()
     }
 
     fn arrive(&self, state: &mut State, message: Message) {
@@ -153,18 +153,18 @@ impl Protocol {
             Message::Held(claim, held) => self.told_held(state, claim, held),
             Message::Waits(claim, waits, ahead, held) => self.told_waits(state, claim, waits, ahead, held),
             Message::Nowhere(claim, asked) => self.told_nowhere(state, claim, asked),
-            Message::Granted(claim, fence) => self.told_granted(state, claim, fence),
-            Message::Gone(claim, fence, gone) => self.told_gone(state, claim, fence, gone),
+            Message::Granted(claim, fencing_token) => self.told_granted(state, claim, fencing_token),
+            Message::Gone(claim, fencing_token, gone) => self.told_gone(state, claim, fencing_token, gone),
             Message::Departed(claim) => {
                 let phase = &mut state.phases[usize::from(claim)];
                 if *phase == Phase::Leaving {
                     *phase = Phase::Left;
                 }
             }
-            Message::Write(claim, fence) => {
+            Message::Write(claim, fencing_token) => {
                 let written = &mut state.written[usize::from(self.wanted(claim).name)];
-                if fence >= *written {
-                    *written = fence;
+                if fencing_token >= *written {
+                    *written = fencing_token;
                 } else if self.flaw == Flaw::NoFencing {
                     state.went_back = true;
                 }
@@ -257,7 +257,7 @@ impl Model for Protocol {
             }
             Event::Write(claim) => {
                 let Phase::Held(held) = state.phases[usize::from(claim)] else { return None };
-                state.network.push(Message::Write(claim, held.fence));
+                state.network.push(Message::Write(claim, held.fencing_token));
             }
             Event::Leave(claim) => {
                 state.phases[usize::from(claim)] = Phase::Leaving;
@@ -329,7 +329,7 @@ impl fmt::Display for Found {
 /// many messages on their way at most.
 #[must_use]
 pub fn sound(end: u8, most: usize) -> Vec<Protocol> {
-    let of = |owner, name, weight, capacity| Wanted { owner, name, share: Share { weight, capacity } };
+    let of = |owner, name, count, capacity| Wanted { owner, name, permits: Permits { count, capacity } };
     let all = MAX_CAPACITY;
     let kinds = [
         ("mutex of two", 2, vec![of(0, 0, 1, 1), of(1, 0, 1, 1)]),

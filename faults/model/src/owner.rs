@@ -33,9 +33,9 @@ impl Protocol {
     /// What an owner asks now for a claim: to join, or that its place be renewed.
     pub(super) fn asks(&self, state: &State, claim: u8) -> Asked {
         let (place, held) = match state.phases[usize::from(claim)] {
-            Phase::Waiting(known, _) => (known.fence, false),
+            Phase::Waiting(known, _) => (known.fencing_token, false),
             Phase::Held(_) if state.forgotten.contains(&claim) => (FORGOTTEN, true),
-            Phase::Held(known) => (known.fence, true),
+            Phase::Held(known) => (known.fencing_token, true),
             _ => (NOWHERE, false),
         };
         Asked { sent: state.now, place, held }
@@ -67,7 +67,7 @@ impl Protocol {
 
     /// An owner is told that it holds no more, and takes out what may be left of the claim.
     fn lose(&self, state: &mut State, claim: u8, known: Held) {
-        state.unprovoked |= self.believes(state, claim) && self.keeps(state, claim, known.fence);
+        state.unprovoked |= self.believes(state, claim) && self.keeps(state, claim, known.fencing_token);
         state.phases[usize::from(claim)] = Phase::Leaving;
         state.network.push(Message::Leave(claim));
     }
@@ -79,13 +79,15 @@ impl Protocol {
         match state.phases[usize::from(claim)] {
             Phase::Asking | Phase::Waiting(..) => self.hold(state, claim, held),
             Phase::Leaving if self.flaw == Flaw::AsksWhileLeaving => self.hold(state, claim, held),
-            Phase::Held(known) if known.fence == held.fence => self.confirm(state, claim, held),
+            Phase::Held(known) if known.fencing_token == held.fencing_token => {
+                self.confirm(state, claim, held)
+            }
             Phase::Held(known) if self.flaw == Flaw::TakesAnyToken => {
                 let sent = known.sent.max(held.sent);
                 state.phases[usize::from(claim)] = Phase::Held(Held { sent, ..held });
             }
             // Tokens rise: the store has had to queue the claim once more.
-            Phase::Held(known) if known.fence < held.fence => self.lose(state, claim, known),
+            Phase::Held(known) if known.fencing_token < held.fencing_token => self.lose(state, claim, known),
             _ => {}
         }
     }
@@ -94,8 +96,10 @@ impl Protocol {
     pub(super) fn told_waits(&self, state: &mut State, claim: u8, waits: Held, ahead: Ahead, held: bool) {
         match state.phases[usize::from(claim)] {
             Phase::Asking => state.phases[usize::from(claim)] = Phase::Waiting(waits, ahead),
-            Phase::Waiting(known, _) if known.fence == waits.fence => self.confirm(state, claim, waits),
-            Phase::Waiting(known, _) if known.fence < waits.fence => {
+            Phase::Waiting(known, _) if known.fencing_token == waits.fencing_token => {
+                self.confirm(state, claim, waits)
+            }
+            Phase::Waiting(known, _) if known.fencing_token < waits.fencing_token => {
                 state.phases[usize::from(claim)] = Phase::Waiting(waits, ahead);
             }
             Phase::Held(known) if held || self.flaw == Flaw::BelievesOldAnswers => {
@@ -109,14 +113,15 @@ impl Protocol {
     /// An answer says that the claim is not where the request looked for it.
     pub(super) fn told_nowhere(&self, state: &mut State, claim: u8, asked: Asked) {
         match state.phases[usize::from(claim)] {
-            Phase::Waiting(known, _) if asked.place == known.fence => {
+            Phase::Waiting(known, _) if asked.place == known.fencing_token => {
                 state.phases[usize::from(claim)] = Phase::Asking;
             }
             Phase::Held(known) if asked.held || self.flaw == Flaw::BelievesOldAnswers => {
                 self.lose(state, claim, known);
             }
             Phase::Held(known)
-                if self.flaw == Flaw::ForgetsNewerPlace && ![NOWHERE, known.fence].contains(&asked.place) =>
+                if self.flaw == Flaw::ForgetsNewerPlace
+                    && ![NOWHERE, known.fencing_token].contains(&asked.place) =>
             {
                 state.forgotten = vec![claim];
             }
@@ -126,24 +131,24 @@ impl Protocol {
     }
 
     /// A push says that the entry with this token holds.
-    pub(super) fn told_granted(&self, state: &mut State, claim: u8, fence: u8) {
+    pub(super) fn told_granted(&self, state: &mut State, claim: u8, fencing_token: u8) {
         if let Phase::Waiting(known, _) = state.phases[usize::from(claim)]
-            && (known.fence == fence || self.flaw == Flaw::TakesOldPushes)
+            && (known.fencing_token == fencing_token || self.flaw == Flaw::TakesOldPushes)
         {
             self.hold(state, claim, known);
         }
     }
 
     /// A push says that another claim is gone which the entry with this token watched; it holds if that was all.
-    pub(super) fn told_gone(&self, state: &mut State, claim: u8, fence: u8, gone: u8) {
+    pub(super) fn told_gone(&self, state: &mut State, claim: u8, fencing_token: u8, gone: u8) {
         let Phase::Waiting(known, ahead) = state.phases[usize::from(claim)] else { return };
-        if known.fence != fence && self.flaw != Flaw::TakesOldPushes {
+        if known.fencing_token != fencing_token && self.flaw != Flaw::TakesOldPushes {
             return;
         }
         let ahead = ahead.without(gone);
         state.phases[usize::from(claim)] = Phase::Waiting(known, ahead);
         let rest = ahead.list();
-        let fits = admit(self.shares(&rest).into_iter().chain([self.share(claim)])) > rest.len();
+        let fits = admit(self.shares(&rest).into_iter().chain([self.permits(claim)])) > rest.len();
         if fits || self.flaw == Flaw::TrustsTheNext {
             self.hold(state, claim, known);
         }

@@ -39,7 +39,7 @@ pub(super) fn all() -> Vec<Property<Protocol>> {
                     let holding = model.holding(state, name).len();
                     (0..queue.len()).all(|position| {
                         let ahead = model.shares(&queue[..position]);
-                        blockers(&ahead, model.share(queue[position])).is_empty() == (position < holding)
+                        blockers(&ahead, model.permits(queue[position])).is_empty() == (position < holding)
                     })
                 })
             },
@@ -72,12 +72,12 @@ pub(super) fn all() -> Vec<Property<Protocol>> {
         ),
         Property::always("whoever believes knows its token", |model: &Protocol, state: &State| {
             let known = |claim: u8| match state.phases[usize::from(claim)] {
-                Phase::Held(held) => Some(held.fence),
+                Phase::Held(held) => Some(held.fencing_token),
                 _ => None,
             };
             let given = |claim: u8| {
                 let entry = state.queue.iter().find(|entry| entry.claim == claim);
-                entry.map(|entry| entry.fence)
+                entry.map(|entry| entry.fencing_token)
             };
             names(state)
                 .flat_map(|name| believers(model, state, name))
@@ -88,7 +88,9 @@ pub(super) fn all() -> Vec<Property<Protocol>> {
         }),
         Property::sometimes("a write comes too late and is refused", |model: &Protocol, state: &State| {
             state.network.iter().any(|message| match *message {
-                Message::Write(claim, fence) => fence < state.written[usize::from(model.wanted(claim).name)],
+                Message::Write(claim, fencing_token) => {
+                    fencing_token < state.written[usize::from(model.wanted(claim).name)]
+                }
                 _ => false,
             })
         }),

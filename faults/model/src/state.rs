@@ -10,7 +10,7 @@ pub(super) const FORGOTTEN: u8 = u8::MAX;
 pub(super) struct Entry {
     pub(super) claim: u8,
     /// Its token, which is its place too: no two entries have the same.
-    pub(super) fence: u8,
+    pub(super) fencing_token: u8,
     pub(super) deadline: u8,
     /// Which of its owner's leases it is attached to, where they are shared.
     pub(super) lease: u8,
@@ -19,7 +19,7 @@ pub(super) struct Entry {
 /// What an owner knows of a claim that is in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Held {
-    pub(super) fence: u8,
+    pub(super) fencing_token: u8,
     /// The tick in which the request was sent that confirmed it last.
     pub(super) sent: u8,
     pub(super) lease: u8,

@@ -25,9 +25,9 @@ impl Protocol {
     }
 
     /// Whether the store keeps what the owner of this claim was granted.
-    pub(super) fn keeps(&self, state: &State, claim: u8, fence: u8) -> bool {
+    pub(super) fn keeps(&self, state: &State, claim: u8, fencing_token: u8) -> bool {
         self.holding(state, self.wanted(claim).name).contains(&claim)
-            && state.queue.iter().any(|entry| entry.claim == claim && entry.fence == fence)
+            && state.queue.iter().any(|entry| entry.claim == claim && entry.fencing_token == fencing_token)
     }
 
     /// The store forgets the claims whose leases have expired.
@@ -60,7 +60,7 @@ impl Protocol {
         let joins = asked.place == NOWHERE;
         // Where places are remembered, a renewal looks at that place alone.
         let is_there = state.queue.iter().any(|entry| {
-            entry.claim == claim && (self.shape == Shape::LeaseOfClaim || entry.fence == asked.place)
+            entry.claim == claim && (self.shape == Shape::LeaseOfClaim || entry.fencing_token == asked.place)
         });
         let dead_lease = joins && self.shape == Shape::LeaseOfOwner && asked.sent + LEASE <= state.now;
         if state.barred.contains(&claim) && self.bars() || dead_lease || !joins && !is_there {
@@ -72,15 +72,16 @@ impl Protocol {
         if !state.queue.iter().any(|entry| entry.claim == claim) {
             let newest = state.fences[usize::from(name)];
             let restarts = self.flaw == Flaw::TokensRestart && self.queue(state, name).is_empty();
-            let fence = if restarts { 1 } else { newest + 1 };
-            state.fell |= fence <= newest;
-            state.fences[usize::from(name)] = newest.max(fence);
-            state.queue.push(Entry { claim, fence, deadline: state.now + LEASE, lease });
+            let fencing_token = if restarts { 1 } else { newest + 1 };
+            state.fell |= fencing_token <= newest;
+            state.fences[usize::from(name)] = newest.max(fencing_token);
+            state.queue.push(Entry { claim, fencing_token, deadline: state.now + LEASE, lease });
         }
         let queue = self.queue(state, name);
         let position = queue.iter().position(|other| *other == claim).unwrap_or(0);
-        let fence = state.queue.iter().find(|entry| entry.claim == claim).map_or(0, |entry| entry.fence);
-        let held = Held { fence, sent: asked.sent, lease };
+        let fencing_token =
+            state.queue.iter().find(|entry| entry.claim == claim).map_or(0, |entry| entry.fencing_token);
+        let held = Held { fencing_token, sent: asked.sent, lease };
         let holds = self.holding(state, name).contains(&claim) || self.flaw == Flaw::GrantsToAll;
         state.network.push(if holds {
             Message::Held(claim, held)
@@ -97,15 +98,15 @@ impl Protocol {
         if self.shape == Shape::LeaseOfClaim {
             let entry = state.queue.iter().find(|entry| entry.claim == claim);
             let holds = self.holding(state, self.wanted(claim).name).contains(&claim);
-            pushes.extend(entry.filter(|_| holds).map(|entry| Message::Granted(claim, entry.fence)));
+            pushes.extend(entry.filter(|_| holds).map(|entry| Message::Granted(claim, entry.fencing_token)));
         } else {
             // Of the claims that it watches, as it last saw the queue, those that are gone.
             let ahead = ahead.list();
-            let watched = blockers(&self.shares(&ahead), self.share(claim)).into_iter();
+            let watched = blockers(&self.shares(&ahead), self.permits(claim)).into_iter();
             let gone = watched
                 .map(|position| ahead[position])
                 .filter(|other| !state.queue.iter().any(|entry| entry.claim == *other));
-            pushes.extend(gone.map(|other| Message::Gone(claim, known.fence, other)));
+            pushes.extend(gone.map(|other| Message::Gone(claim, known.fencing_token, other)));
         }
         pushes.retain(|push| !state.network.contains(push));
         pushes

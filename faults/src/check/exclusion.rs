@@ -55,13 +55,16 @@ impl Case<'_> {
         for event in &self.history.registered {
             report.writes += 1;
             report.stale += u64::from(event.stale);
-            let accepted = registers.serve(&event.name, event.fence, event.exclusive);
+            let accepted = registers.serve(&event.name, event.fencing_token, event.exclusive);
             if accepted != event.accepted || event.stale == event.accepted {
                 report.violated(Rule::Registers, format!("the register at {} served {event:?}", event.at));
             }
-            let owner = *owners.entry((&event.name, event.fence)).or_insert(event.by);
+            let owner = *owners.entry((&event.name, event.fencing_token)).or_insert(event.by);
             if owner != event.by {
-                let what = format!("token {} of {:?}: {owner:?} and {:?}", event.fence, event.name, event.by);
+                let what = format!(
+                    "token {} of {:?}: {owner:?} and {:?}",
+                    event.fencing_token, event.name, event.by
+                );
                 report.violated(Rule::Registers, what);
             }
         }
@@ -87,7 +90,7 @@ impl Case<'_> {
 pub(super) fn told(claim: &Claim) -> String {
     let ClaimNumber { owner, claim: number } = claim.number;
     let (from, to) = claim.surely().unwrap_or((0, 0));
-    let grant = claim.granted.map_or(String::new(), |grant| format!(" with token {}", grant.fence));
+    let grant = claim.granted.map_or(String::new(), |grant| format!(" with token {}", grant.fencing_token));
     format!(
         "owner {owner}'s claim {number} ({}/{} of {:?}, asked at {}, held {from} to {to}{grant})",
         claim.weight, claim.capacity, claim.name, claim.invoked

@@ -11,7 +11,7 @@ use crate::history::{Failure, Mode, ObserverEvent, Time};
 struct Wait<'a> {
     claim: &'a Claim,
     /// Its place.
-    fence: u64,
+    fencing_token: u64,
     /// When the answer was there that showed it first.
     first: Time,
     /// When the last answer was asked for that showed it.
@@ -25,7 +25,7 @@ impl Case<'_> {
     /// Sound under every fault: tokens come from the store, whose order is that of the grants.
     pub(super) fn tokens(&self, report: &mut Report) {
         for claims in self.names.values() {
-            let granted = |claim: &&Claim| claim.granted.map(|grant| (grant.at, grant.fence));
+            let granted = |claim: &&Claim| claim.granted.map(|grant| (grant.at, grant.fencing_token));
             let mut asked: Vec<&Claim> =
                 claims.iter().copied().filter(|claim| claim.granted.is_some()).collect();
             let mut told_of = asked.clone();
@@ -33,28 +33,30 @@ impl Case<'_> {
             told_of.sort_by_key(granted);
             let mut known = told_of.iter().peekable();
             let (mut highest, mut highest_alone): (Option<&Claim>, Option<&Claim>) = (None, None);
-            let fence = |claim: &Claim| claim.granted.map_or(0, |grant| grant.fence);
+            let fencing_token = |claim: &Claim| claim.granted.map_or(0, |grant| grant.fencing_token);
             for claim in asked {
                 while let Some(earlier) =
                     known.next_if(|other| granted(other).is_some_and(|(at, _)| at < claim.invoked))
                 {
-                    if highest.is_none_or(|highest| fence(highest) < fence(earlier)) {
+                    if highest.is_none_or(|highest| fencing_token(highest) < fencing_token(earlier)) {
                         highest = Some(earlier);
                     }
                     if earlier.is_exclusive()
-                        && highest_alone.is_none_or(|highest| fence(highest) < fence(earlier))
+                        && highest_alone.is_none_or(|highest| fencing_token(highest) < fencing_token(earlier))
                     {
                         highest_alone = Some(earlier);
                     }
                 }
                 let earlier = if claim.is_exclusive() { highest } else { highest_alone };
-                if let Some(earlier) = earlier.filter(|earlier| fence(earlier) >= fence(claim)) {
+                if let Some(earlier) =
+                    earlier.filter(|earlier| fencing_token(earlier) >= fencing_token(claim))
+                {
                     report.violated(Rule::Tokens, format!("{} and then {}", told(earlier), told(claim)));
                 }
             }
             let mut given: HashMap<u64, &Claim> = HashMap::new();
             for claim in told_of {
-                if let Some(other) = given.insert(fence(claim), claim) {
+                if let Some(other) = given.insert(fencing_token(claim), claim) {
                     report.violated(Rule::Tokens, format!("one token: {} and {}", told(other), told(claim)));
                 }
             }
@@ -87,7 +89,8 @@ impl Case<'_> {
                     let seen_after = grant.at <= wait.last.min(end) && self.history.store != "zookeeper-3";
                     let calm = self.is_calm(wait.first, end.max(grant.at));
                     // Known to have kept its place until it was granted.
-                    let behind = wait.claim.granted.is_some_and(|mine| mine.fence > grant.fence);
+                    let behind =
+                        wait.claim.granted.is_some_and(|mine| mine.fencing_token > grant.fencing_token);
                     if seen_after || calm {
                         report.pairs += 1;
                     }
@@ -119,7 +122,7 @@ impl Case<'_> {
     /// earlier one had been given up, it was not the earlier one.
     fn is_surely(&self, wait: &Wait<'_>, claims: &[&Claim]) -> bool {
         let (seen, owner) = (wait.claim, wait.claim.number.owner);
-        if seen.granted.is_some_and(|grant| grant.fence == wait.fence) {
+        if seen.granted.is_some_and(|grant| grant.fencing_token == wait.fencing_token) {
             return true;
         }
         let given_up =
@@ -130,7 +133,8 @@ impl Case<'_> {
         });
         !given_up.any(|at| {
             let joined_before = |other: &&Claim| {
-                other.invoked > at && other.granted.is_some_and(|grant| grant.fence < wait.fence)
+                other.invoked > at
+                    && other.granted.is_some_and(|grant| grant.fencing_token < wait.fencing_token)
             };
             wait.first <= at + self.history.lease + self.terms.slack && !claims.iter().any(joined_before)
         })
@@ -166,7 +170,7 @@ fn waits<'a>(claims: &[&'a Claim], seen: &[&ObserverEvent]) -> Vec<Wait<'a>> {
     for event in seen {
         for entry in event.queue.iter().filter(|entry| !entry.held) {
             let (Some(id), Some(label)) = (&entry.id, &entry.label) else { continue };
-            if let Some(wait) = waits.get_mut(&(id.as_str(), entry.fence)) {
+            if let Some(wait) = waits.get_mut(&(id.as_str(), entry.fencing_token)) {
                 wait.last = event.at;
                 continue;
             }
@@ -182,8 +186,8 @@ fn waits<'a>(claims: &[&'a Claim], seen: &[&ObserverEvent]) -> Vec<Wait<'a>> {
                 .filter(|claim| claim.answered().is_none_or(|answered| answered >= event.at));
             if let (Some(claim), None) = (fits.next(), fits.next()) {
                 waits.insert(
-                    (id, entry.fence),
-                    Wait { claim, fence: entry.fence, first: event.answered, last: event.at },
+                    (id, entry.fencing_token),
+                    Wait { claim, fencing_token: entry.fencing_token, first: event.answered, last: event.at },
                 );
             }
         }

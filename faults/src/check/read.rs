@@ -60,7 +60,7 @@ pub(super) struct Claim {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grant {
     pub(super) at: Time,
-    pub(super) fence: u64,
+    pub(super) fencing_token: u64,
     /// What was left of it at first.
     pub(super) until: Option<Time>,
     /// The latest that the log tells; `None` where only the process's end ends it.
@@ -242,8 +242,9 @@ pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, St
 
 fn take(claim: &mut Claim, event: &OwnerEvent) {
     match event {
-        OwnerEvent::Granted { at, fence, until, .. } => {
-            claim.granted = Some(Grant { at: *at, fence: *fence, until: *until, last_until: *until });
+        OwnerEvent::Granted { at, fencing_token, until, .. } => {
+            claim.granted =
+                Some(Grant { at: *at, fencing_token: *fencing_token, until: *until, last_until: *until });
         }
         OwnerEvent::Failed { at, failure, .. } => claim.failed = Some((*at, failure.clone())),
         OwnerEvent::Held { until, .. } => {

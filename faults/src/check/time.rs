@@ -82,7 +82,7 @@ impl Case<'_> {
     /// Sound as far as the slack is enough to tell an owner of its grant: a claim is taken to have the lock from so long
     /// before it was told, until its departure was answered or its lease must be over; whoever only waited has nothing.
     pub(super) fn progress(&self, report: &mut Report) {
-        let patience = self.history.lease + self.terms.slack;
+        let allowed = self.history.lease + self.terms.slack;
         for claims in self.names.values() {
             let mut busy: Vec<(Time, Time)> = claims
                 .iter()
@@ -99,7 +99,7 @@ impl Case<'_> {
             // From when to when nobody had it.
             let (mut free, mut until) = (Vec::new(), 0);
             for (from, to) in busy {
-                if from > until + patience {
+                if from > until + allowed {
                     free.push((until, from));
                 }
                 until = until.max(to);
@@ -108,7 +108,7 @@ impl Case<'_> {
             for claim in claims.iter().filter(|claim| matches!(claim.mode, Mode::Wait(_))) {
                 let end = claim.answered().unwrap_or(claim.owner_ended.0);
                 let waits = |(from, to): &&(Time, Time)| {
-                    end.min(*to).saturating_sub(claim.invoked.max(*from)) > patience
+                    end.min(*to).saturating_sub(claim.invoked.max(*from)) > allowed
                 };
                 // Its own grant ends what it is judged by.
                 if let Some((from, to)) = free.iter().find(waits).filter(|_| self.is_calm(claim.invoked, end))

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Departure, Guard, Lock, Loss};
+use globallock::{Guard, Lock, Loss, Release};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -28,7 +28,7 @@ impl Owner {
         choice: Choice,
         registers: &mut Link,
     ) {
-        let (log, loss) = (Arc::clone(&self.log), guard.loss());
+        let (log, loss) = (Arc::clone(&self.log), guard.ended());
         let told = tokio::spawn(async move {
             if let Some(loss) = loss.await {
                 let reason = match loss {
@@ -40,7 +40,7 @@ impl Owner {
                 log.write(&OwnerEvent::Lost { at: now(), claim, reason });
             }
         });
-        let exclusive = lock.share().weight == lock.share().capacity;
+        let exclusive = lock.permits().count == lock.permits().capacity;
         let verb = if exclusive { "write" } else { "look" };
         let name = guard.name().as_str();
         let line = format!("{name} {} {claim} {} {verb}\n", self.plan.owner, guard.fencing_token());
@@ -66,8 +66,8 @@ impl Owner {
                 "dropped".to_owned()
             } else {
                 match guard.release().await {
-                    Ok(Departure::Left) => "left".to_owned(),
-                    Ok(Departure::Gone) => "gone".to_owned(),
+                    Ok(Release::Released) => "left".to_owned(),
+                    Ok(Release::NotHeld) => "gone".to_owned(),
                     Err(error) => error.to_string(),
                 }
             };

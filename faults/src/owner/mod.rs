@@ -192,12 +192,12 @@ impl Owner {
 
     async fn acquire(&self, lock: Lock, kind: Kind, name: &str, mode: Mode) -> Option<(u64, Guard)> {
         let claim = self.claims.fetch_add(1, Ordering::Relaxed);
-        let (share, name) = (lock.share(), name.to_owned());
-        let (weight, capacity) = (share.weight, share.capacity);
+        let (permits, name) = (lock.permits(), name.to_owned());
+        let (weight, capacity) = (permits.count, permits.capacity);
         self.log.write(&OwnerEvent::Invoke { at: now(), claim, name, kind, weight, capacity, mode });
         let options =
             Options { wait: Some(Duration::from_micros(self.plan.limit)), ..lock.options().clone() };
-        let lock = lock.with(options).expect("good options");
+        let lock = lock.with_options(options).expect("good options");
         let mut stop = self.stop.clone();
         let asked = async {
             match mode {
@@ -215,7 +215,12 @@ impl Owner {
         match asked.await {
             Ok(guard) => {
                 let (at, until) = hold::until(&guard);
-                self.log.write(&OwnerEvent::Granted { at, claim, fence: guard.fencing_token(), until });
+                self.log.write(&OwnerEvent::Granted {
+                    at,
+                    claim,
+                    fencing_token: guard.fencing_token(),
+                    until,
+                });
                 Some((claim, guard))
             }
             Err(failure) => {

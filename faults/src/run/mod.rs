@@ -186,7 +186,7 @@ pub fn observe(manager: LockManager, directory: &Path) -> Result<JoinHandle<()>>
                         id: entry.id.map(|id| id.to_string()),
                         label: entry.owner.label,
                         held: entry.held,
-                        fence: entry.fence,
+                        fencing_token: entry.fencing_token,
                     };
                     let queue = entries.into_iter().map(seen).collect();
                     log.write(&ObserverEvent { at, answered: now(), name: which.name, queue });

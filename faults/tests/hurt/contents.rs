@@ -8,7 +8,7 @@ use fastrand::Rng;
 use futures_util::StreamExt;
 use globallock::{Error, Lock, LockManager, ManagerOptions, Options};
 
-/// How long one call may take, on a busy machine: the patience of all locks here is a second.
+/// How long one call may take, on a busy machine: all locks here wait for a silent store for a second.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The longest text that is shown of an owner: what a store bears, and what escapes make of it.
 const LONGEST_SHOWN: usize = 16 * 1024;
@@ -19,8 +19,8 @@ const ESCAPES: &str = "\u{1b}]52;c;aGk=\u{7}\u{1b}[2J\u{1b}[31m\r\n\u{202e}\u{20
 /// The two who use every lock.
 pub(crate) async fn pair(url: &str) -> [LockManager; 2] {
     // The lease is so long that no pause of a busy machine ends it while somebody believes that it has a lock.
-    let (wait, patience) = (Some(Duration::from_millis(400)), Some(Duration::from_secs(1)));
-    let locks = Options { lease: LIMIT / 2, wait, patience, ..Options::default() };
+    let (wait, store_timeout) = (Some(Duration::from_millis(400)), Some(Duration::from_secs(1)));
+    let locks = Options { lease: LIMIT / 2, wait, store_timeout, ..Options::default() };
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
     let connect =
         || async { LockManager::connect_with(url, options.clone()).await.expect("the store answers") };
@@ -39,7 +39,10 @@ fn judge(label: &str, error: &Error) {
     assert!(is_plain(&error.to_string()), "{label}: {error:?}");
     let known = matches!(
         error,
-        Error::TimedOut { .. } | Error::Unavailable { .. } | Error::Unfit { .. } | Error::Denied { .. }
+        Error::TimedOut { .. }
+            | Error::Unavailable { .. }
+            | Error::FailedPrecondition { .. }
+            | Error::PermissionDenied { .. }
     );
     assert!(known, "{label}: {error:?}");
 }
@@ -121,9 +124,9 @@ pub(crate) async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
 
 /// Takes a lock whose place has been cleaned: nobody was left behind.
 pub(crate) async fn is_free(label: &str, name: &str, manager: &LockManager) {
-    let (wait, patience) = (Some(LIMIT / 2), Some(LIMIT / 2));
-    let options = Options { lease: Duration::from_secs(1), wait, patience, ..Options::default() };
-    let lock = manager.mutex(name).unwrap().with(options).unwrap();
+    let (wait, store_timeout) = (Some(LIMIT / 2), Some(LIMIT / 2));
+    let options = Options { lease: Duration::from_secs(1), wait, store_timeout, ..Options::default() };
+    let lock = manager.mutex(name).unwrap().with_options(options).unwrap();
     let guard =
         lock.acquire().await.unwrap_or_else(|error| panic!("{label}: somebody is left behind: {error}"));
     guard.release().await.unwrap();

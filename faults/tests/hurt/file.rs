@@ -128,7 +128,7 @@ async fn a_counter_at_its_end_is_told() {
     let counter = locks.path().join(".fence");
     fs::write(&counter, u64::MAX.to_string()).unwrap();
     let refused = managers[0].mutex("a").unwrap().acquire().await.unwrap_err();
-    assert!(matches!(refused, globallock::Error::Unfit { .. }), "{refused:?}");
+    assert!(matches!(refused, globallock::Error::FailedPrecondition { .. }), "{refused:?}");
     assert!(refused.to_string().contains(".fence"), "{refused}");
     for damage in ["\u{1b}[2J", "99999999999999999999", "-1", ""] {
         fs::write(&counter, damage).unwrap();

@@ -48,9 +48,9 @@ fn joined(parts: &[&[u8]]) -> Vec<u8> {
 
 /// What stands at a lock's key.
 fn holder(garbage: &mut Garbage) -> Vec<u8> {
-    let [fence, granted, ends] = [(); 3].map(|()| garbage.number());
+    let [fencing_token, granted, ends] = [(); 3].map(|()| garbage.number());
     let (weight, capacity, owner) = (garbage.number(), garbage.number(), garbage.owner());
-    let front = format!("{}:{fence}:{granted}:{ends}:{weight}/{capacity}:", garbage.digits(32));
+    let front = format!("{}:{fencing_token}:{granted}:{ends}:{weight}/{capacity}:", garbage.digits(32));
     match garbage.random.u32(..6) {
         0 => owner,
         1 => b"glk1:".to_vec(),

@@ -96,7 +96,8 @@ async fn hurts(scheme: &str, label: &str, manner: Manner) {
     });
     let url = format!("{scheme}://somebody:s3cret@127.0.0.1:{port}?timeout=500ms");
     let second = Duration::from_secs(1);
-    let locks = Options { lease: second, wait: Some(second), patience: Some(second), ..Options::default() };
+    let locks =
+        Options { lease: second, wait: Some(second), store_timeout: Some(second), ..Options::default() };
     let since = Instant::now();
     let used = async {
         let options = ManagerOptions { locks, ..ManagerOptions::default() };
@@ -260,8 +261,8 @@ async fn garbled(scheme: &str, server: u16, rounds: usize) {
     let changed = Arc::new(AtomicUsize::new(0));
     let port = garbling(server, 8, Arc::clone(&changed)).await;
     let second = Duration::from_secs(1);
-    let patience = Some(Duration::from_millis(300));
-    let locks = Options { lease: second, wait: patience, patience, ..Options::default() };
+    let limit = Some(Duration::from_millis(300));
+    let locks = Options { lease: second, wait: limit, store_timeout: limit, ..Options::default() };
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
     let (mut grants, mut errors) = (0, 0);
     for _ in 0..rounds {
@@ -286,7 +287,7 @@ async fn garbled(scheme: &str, server: u16, rounds: usize) {
     assert!(changed > rounds / 4 && errors > 0, "the changes were seen");
     let options = Options { lease: second, wait: Some(second * 20), ..Options::default() };
     let manager = LockManager::connect(&format!("{scheme}://127.0.0.1:{server}")).await.unwrap();
-    let lock = manager.mutex("a").unwrap().with(options).unwrap();
+    let lock = manager.mutex("a").unwrap().with_options(options).unwrap();
     lock.acquire().await.expect("nobody is left behind").release().await.unwrap();
 }
 

@@ -47,13 +47,13 @@ fn node(path: &str, data: &[u8]) -> Value {
 
 /// The name of a claim's node, more or less.
 fn claim(garbage: &mut Garbage) -> String {
-    let share = match garbage.random.u32(..3) {
+    let permits = match garbage.random.u32(..3) {
         0 => String::new(),
         _ => format!(".{}.{}", garbage.number(), garbage.number()),
     };
     let owner = match garbage.random.u32(..5) {
         0 => "somebody \u{202e}".to_owned(),
-        _ => garbage.digits(32) + &share,
+        _ => garbage.digits(32) + &permits,
     };
     let kind = garbage.one_of(&["__lock__", "__lock__", "__rlock__", "-lock-", "x"]);
     let sequence = [

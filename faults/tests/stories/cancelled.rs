@@ -74,7 +74,7 @@ async fn leaves_nothing(subject: Subject) {
             let (store, impatient) = world.faulty().await;
             let other = world.manager().await;
             // Slow on both ways, so that each request has a suspension before and after the store has served it.
-            for verb in [Verb::Join, Verb::Changed, Verb::Leave] {
+            for verb in [Verb::Enqueue, Verb::WaitForChange, Verb::Release] {
                 store.always(verb, Fault::Delay(Duration::from_millis(2)));
             }
             let mut point = 0;
@@ -92,14 +92,14 @@ async fn leaves_nothing(subject: Subject) {
 
 /// Checks that nothing comes back, nor is asked for, while its owner lives on for more than a lease.
 async fn nothing_is_renewed(store: &Arc<Faulty>, world: &World, other: &LockManager) {
-    let (joined, renewed) = (store.asked(Verb::Join), store.asked(Verb::Renew));
+    let (joined, renewed) = (store.asked(Verb::Enqueue), store.asked(Verb::Renew));
     let since = Instant::now();
     eventually("more than a lease goes by", async || {
         assert!(world.queue(other).await.is_empty(), "a claim comes back");
         since.elapsed() > world.lease() * 3 / 2
     })
     .await;
-    assert_eq!((store.asked(Verb::Join), store.asked(Verb::Renew)), (joined, renewed), "it is asked for");
+    assert_eq!((store.asked(Verb::Enqueue), store.asked(Verb::Renew)), (joined, renewed), "it is asked for");
 }
 
 fn on(store: &Store) -> Subject {

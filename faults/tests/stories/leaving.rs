@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use globallock::backend::{Claim, ClaimId, Patience, Standing};
-use globallock::queue::Share;
+use globallock::backend::{Claim, ClaimId, ClaimStatus, WaitMode};
+use globallock::queue::Permits;
 use globallock::{Name, connect_backend};
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::scene::LEASE;
@@ -25,28 +25,28 @@ async fn a_claim_that_leaves_is_never_held(store: Store) {
         let claim = Claim {
             id: ClaimId::new(7, number),
             name: Name::new(&*name).unwrap(),
-            share: Share { weight: 1, capacity: 1 },
-            patience: Patience::Queue,
+            permits: Permits { count: 1, capacity: 1 },
+            wait_mode: WaitMode::Wait,
             lease: LEASE,
             max_hold: None,
             owner: Arc::from("{}"),
         };
-        assert_eq!(backend.join(&claim).await.unwrap(), Standing::Waiting);
+        assert_eq!(backend.enqueue(&claim).await.unwrap(), ClaimStatus::Waiting);
         proxy.requests(Flow::Hold);
-        backend.leave(&claim).await.unwrap_err();
+        backend.release(&claim).await.unwrap_err();
         held.release().await.unwrap();
         proxy.requests(Flow::Pass);
-        let mut joined = backend.join(&claim).await;
+        let mut joined = backend.enqueue(&claim).await;
         while joined.as_ref().is_err_and(globallock::Error::is_retryable) {
-            joined = backend.join(&claim).await;
+            joined = backend.enqueue(&claim).await;
         }
         // Put anew, if the departure had been answered by then; in that case it stays.
-        let holds = matches!(joined, Ok(Standing::Held(_)));
+        let holds = matches!(joined, Ok(ClaimStatus::Held(_)));
         let until = Instant::now() + REPEATED;
         while holds && Instant::now() < until {
             assert_eq!(looks.inspect(&name).await.unwrap().len(), 1, "{joined:?}, and is taken out");
         }
-        backend.leave(&claim).await.unwrap();
+        backend.release(&claim).await.unwrap();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
-use globallock::{Departure, LockManager};
+use globallock::{LockManager, Release};
 use globallock_conformance::scene::{manager, queue_is, waits};
 use globallock_conformance::world::lock_of;
 use tempfile::TempDir;
@@ -33,13 +33,13 @@ async fn one_is_held(one: &LockManager, other: &LockManager, name: &str, kind: &
             let there = lock_of(other, free, kind).unwrap().try_acquire().await.unwrap();
             let there = there.unwrap_or_else(|| panic!("{free} is free while {name} is held"));
             assert_eq!(listed(one, "").await, set([name, free]));
-            assert_eq!(there.release().await.unwrap(), Departure::Left);
+            assert_eq!(there.release().await.unwrap(), Release::Released);
             assert_eq!(listed(one, "").await, set([name]));
         }
         queue_is(other, name, 1, 1).await;
     }
     assert!(guard.is_held() && !waiter.is_finished());
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
     let next = waiter.await.unwrap().unwrap();
     assert_eq!(listed(one, "").await, set([name]));
     next.release().await.unwrap();
@@ -54,7 +54,7 @@ async fn all_are_held(one: &LockManager, other: &LockManager, order: [usize; 3],
     }
     assert_eq!(listed(other, "a/").await, set(["a/b"]));
     for released in order {
-        assert_eq!(guards[released].take().unwrap().release().await.unwrap(), Departure::Left);
+        assert_eq!(guards[released].take().unwrap().release().await.unwrap(), Release::Released);
         let rest: Vec<&str> =
             (0..3).filter(|number| guards[*number].is_some()).map(|number| NAMES[number]).collect();
         assert_eq!(listed(other, "").await, set(rest.iter().copied()));

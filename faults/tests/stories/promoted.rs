@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use globallock::{Departure, Guard, Loss};
+use globallock::{Guard, Loss, Release};
 use globallock_conformance::pauses::Pauses;
 use globallock_conformance::proxy::Proxy;
 use globallock_conformance::register::Register;
@@ -77,11 +77,11 @@ async fn a_replica_that_missed_a_grant_takes_over_on_redis() {
         assert_eq!(register.read(), "after");
     }
     for old in held {
-        assert_eq!(old.release().await.unwrap(), Departure::Gone);
+        assert_eq!(old.release().await.unwrap(), Release::NotHeld);
     }
     for (new, (kind, _)) in grants.into_iter().zip(KINDS) {
         assert!(new.is_held());
-        assert_eq!(new.release().await.unwrap(), Departure::Left);
+        assert_eq!(new.release().await.unwrap(), Release::Released);
         queue_is(&after, kind, 0, 0).await;
     }
 }

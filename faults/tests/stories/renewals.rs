@@ -35,7 +35,7 @@ async fn fail(proxy: &Proxy, guards: &[Guard], share: f64) {
 async fn failed_renewals_do_not_end_renewal(store: Store) {
     let proxy = Proxy::start(store.port()).await.unwrap();
     // Who waits has more patience than any outage takes.
-    let locks = Options { patience: Some(LEASE * 4), ..options(LEASE) };
+    let locks = Options { store_timeout: Some(LEASE * 4), ..options(LEASE) };
     let patient = ManagerOptions { locks, ..ManagerOptions::default() };
     let owner = LockManager::connect_with(&store.behind(proxy.port()), patient).await.unwrap();
     let looks = connect(&store.url(), LEASE).await.unwrap();
@@ -77,8 +77,8 @@ async fn failed_renewals_do_not_end_renewal(store: Store) {
     taken.release().await.unwrap();
     waiter.await.unwrap().unwrap().release().await.unwrap();
     for (guard, other) in guards.into_iter().zip(others) {
-        assert_eq!(guard.release().await.unwrap(), globallock::Departure::Left);
-        assert_eq!(other.await.unwrap().unwrap(), globallock::Departure::Left);
+        assert_eq!(guard.release().await.unwrap(), globallock::Release::Released);
+        assert_eq!(other.await.unwrap().unwrap(), globallock::Release::Released);
     }
 }
 

@@ -73,8 +73,8 @@ async fn falls_in(store: &Store, hole: Hole, kind: &str, against: &str) {
     proxy.cut();
     proxy.answers(Flow::Pass);
     proxy.requests(Flow::Pass);
-    assert_eq!(guard.release().await.unwrap(), globallock::Departure::Gone);
-    assert!(next.is_held() && next.release().await.unwrap() == globallock::Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), globallock::Release::NotHeld);
+    assert!(next.is_held() && next.release().await.unwrap() == globallock::Release::Released);
     let again = lock_of(&owner, &name, kind).unwrap();
     eventually("the owner goes on", async || again.acquire().await.is_ok()).await;
 }

@@ -76,7 +76,7 @@ impl Store {
 
 /// The options of a lock that gives up on a silent store after a second.
 pub(crate) fn options(lease: Duration) -> Options {
-    Options { lease, patience: Some(Duration::from_secs(1)), ..Options::default() }
+    Options { lease, store_timeout: Some(Duration::from_secs(1)), ..Options::default() }
 }
 
 /// Connects with such options.

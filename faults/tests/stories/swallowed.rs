@@ -62,16 +62,16 @@ impl Life<'_> {
 
     /// Lives it; `has_asked` tells that the lock was granted or not.
     async fn live(&self, manager: &LockManager, has_asked: &AtomicBool) -> Result<()> {
-        let patience = Duration::from_secs(1);
+        let store_timeout = Duration::from_secs(1);
         let wait = if self.waits { LEASE + TICK } else { Duration::ZERO };
         let lock = lock_of(manager, &self.name, self.kind)?;
-        let acquired = in_time("acquire", patience + wait, lock.acquire()).await;
+        let acquired = in_time("acquire", store_timeout + wait, lock.acquire()).await;
         has_asked.store(true, Ordering::SeqCst);
         let guard = acquired?;
         self.is_alone(&guard).await;
-        let renewed = in_time("renew", patience, guard.renew()).await;
+        let renewed = in_time("renew", store_timeout, guard.renew()).await;
         self.is_alone(&guard).await;
-        let released = in_time("release", patience, guard.release()).await;
+        let released = in_time("release", store_timeout, guard.release()).await;
         renewed.and(released.map(drop))
     }
 

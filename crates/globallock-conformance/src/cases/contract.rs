@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use globallock::Error;
-use globallock::backend::{Backend, Claim, Departure, Grant, Patience, Standing};
-use globallock::queue::{MAX_CAPACITY, Share};
+use globallock::backend::{Backend, Claim, ClaimStatus, Grant, Release, WaitMode};
+use globallock::queue::{MAX_CAPACITY, Permits};
 
 use super::{Case, Need, case};
 use crate::world::World;
 
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
-const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -34,25 +34,25 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn held(standing: Standing) -> bool {
-    matches!(standing, Standing::Held(_))
+fn held(standing: ClaimStatus) -> bool {
+    matches!(standing, ClaimStatus::Held(_))
 }
 
-fn granted(standing: Standing) -> Grant {
+fn granted(standing: ClaimStatus) -> Grant {
     match standing {
-        Standing::Held(grant) => grant,
+        ClaimStatus::Held(grant) => grant,
         other => panic!("{other:?}"),
     }
 }
 
 /// Waits until the claim stands otherwise than waiting.
-async fn settled(backend: &dyn Backend, claim: &Claim) -> Standing {
+async fn settled(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
     loop {
-        let standing = match backend.changed(claim).await.unwrap() {
+        let standing = match backend.wait_for_change(claim).await.unwrap() {
             Some(standing) => standing,
-            None => backend.join(claim).await.unwrap(),
+            None => backend.enqueue(claim).await.unwrap(),
         };
-        if standing != Standing::Waiting {
+        if standing != ClaimStatus::Waiting {
             return standing;
         }
     }
@@ -60,65 +60,66 @@ async fn settled(backend: &dyn Backend, claim: &Claim) -> Standing {
 
 async fn joining_twice_is_joining_once(world: World) {
     let backend = world.backend().await;
-    let claim = world.claim(1, MUTEX, Patience::Queue);
-    assert!(held(backend.join(&claim).await.unwrap()));
-    assert!(held(backend.join(&claim).await.unwrap()));
+    let claim = world.claim(1, MUTEX, WaitMode::Wait);
+    assert!(held(backend.enqueue(&claim).await.unwrap()));
+    assert!(held(backend.enqueue(&claim).await.unwrap()));
     assert_eq!(backend.inspect(&claim.name).await.unwrap().len(), 1);
-    assert_eq!(backend.leave(&claim).await.unwrap(), Departure::Left);
+    assert_eq!(backend.release(&claim).await.unwrap(), Release::Released);
     assert!(backend.inspect(&claim.name).await.unwrap().is_empty());
 }
 
 async fn joining_again_in_the_queue_keeps_the_place(world: World) {
     let backend = world.backend().await;
-    let [holder, first, second] = [1, 2, 3].map(|number| world.claim(number, MUTEX, Patience::Queue));
-    assert!(held(backend.join(&holder).await.unwrap()));
+    let [holder, first, second] = [1, 2, 3].map(|number| world.claim(number, MUTEX, WaitMode::Wait));
+    assert!(held(backend.enqueue(&holder).await.unwrap()));
     for claim in [&first, &second, &first] {
-        assert_eq!(backend.join(claim).await.unwrap(), Standing::Waiting);
+        assert_eq!(backend.enqueue(claim).await.unwrap(), ClaimStatus::Waiting);
     }
     let queue = backend.inspect(&holder.name).await.unwrap();
     let ids: Vec<_> = queue.iter().filter_map(|entry| entry.id).collect();
     assert_eq!(ids, [holder.id, first.id, second.id]);
     for claim in [second, first, holder] {
-        backend.leave(&claim).await.unwrap();
+        backend.release(&claim).await.unwrap();
     }
 }
 
 async fn leaving_twice_is_leaving_once(world: World) {
     let backend = world.backend().await;
-    let [first, second] = [1, 2].map(|number| world.claim(number, MUTEX, Patience::Queue));
-    backend.join(&first).await.unwrap();
-    assert_eq!(backend.leave(&first).await.unwrap(), Departure::Left);
-    let fence = granted(backend.join(&second).await.unwrap()).fence;
-    assert_eq!(backend.leave(&first).await.unwrap(), Departure::Gone);
-    let again = granted(backend.join(&second).await.unwrap()).fence;
-    assert_eq!(again, fence, "the second departure takes nobody else out");
-    backend.leave(&second).await.unwrap();
+    let [first, second] = [1, 2].map(|number| world.claim(number, MUTEX, WaitMode::Wait));
+    backend.enqueue(&first).await.unwrap();
+    assert_eq!(backend.release(&first).await.unwrap(), Release::Released);
+    let fencing_token = granted(backend.enqueue(&second).await.unwrap()).fencing_token;
+    assert_eq!(backend.release(&first).await.unwrap(), Release::NotHeld);
+    let again = granted(backend.enqueue(&second).await.unwrap()).fencing_token;
+    assert_eq!(again, fencing_token, "the second departure takes nobody else out");
+    backend.release(&second).await.unwrap();
 }
 
 async fn leaving_without_having_joined_is_no_error(world: World) {
     let backend = world.backend().await;
-    let claim = world.claim(1, MUTEX, Patience::Queue);
-    assert_eq!(backend.leave(&claim).await.unwrap(), Departure::Gone);
+    let claim = world.claim(1, MUTEX, WaitMode::Wait);
+    assert_eq!(backend.release(&claim).await.unwrap(), Release::NotHeld);
 }
 
 async fn who_does_not_wait_is_not_in_the_queue(world: World) {
     let backend = world.backend().await;
-    let holder = world.claim(1, MUTEX, Patience::Once);
-    let refused = world.claim(2, MUTEX, Patience::Once);
-    assert!(held(backend.join(&holder).await.unwrap()));
-    assert_eq!(backend.join(&refused).await.unwrap(), Standing::Gone);
-    assert_eq!(backend.leave(&refused).await.unwrap(), Departure::Gone);
+    let holder = world.claim(1, MUTEX, WaitMode::Try);
+    let refused = world.claim(2, MUTEX, WaitMode::Try);
+    assert!(held(backend.enqueue(&holder).await.unwrap()));
+    assert_eq!(backend.enqueue(&refused).await.unwrap(), ClaimStatus::Gone);
+    assert_eq!(backend.release(&refused).await.unwrap(), Release::NotHeld);
     assert_eq!(backend.inspect(&holder.name).await.unwrap().len(), 1);
-    backend.leave(&holder).await.unwrap();
+    backend.release(&holder).await.unwrap();
 }
 
 async fn a_renewal_never_revives(world: World) {
     let backend = world.backend().await;
-    let claim = Arc::new(world.claim(1, MUTEX, Patience::Queue));
-    let gone = |answers: Vec<globallock::Result<Standing>>| answers[0].as_ref().unwrap() == &Standing::Gone;
+    let claim = Arc::new(world.claim(1, MUTEX, WaitMode::Wait));
+    let gone =
+        |answers: Vec<globallock::Result<ClaimStatus>>| answers[0].as_ref().unwrap() == &ClaimStatus::Gone;
     assert!(gone(backend.renew(&[Arc::clone(&claim)]).await), "before it joined");
-    backend.join(&claim).await.unwrap();
-    backend.leave(&claim).await.unwrap();
+    backend.enqueue(&claim).await.unwrap();
+    backend.release(&claim).await.unwrap();
     assert!(gone(backend.renew(&[Arc::clone(&claim)]).await), "after it left");
     assert!(backend.inspect(&claim.name).await.unwrap().is_empty());
 }
@@ -129,19 +130,19 @@ const ROUNDING: Duration = Duration::from_millis(3);
 async fn a_grant_says_when_its_longest_hold_ends(world: World) {
     let backend = world.backend().await;
     let hold = Duration::from_secs(60);
-    let claim = Claim { max_hold: Some(hold), ..world.claim(1, MUTEX, Patience::Queue) };
+    let claim = Claim { max_hold: Some(hold), ..world.claim(1, MUTEX, WaitMode::Wait) };
     let asked = Instant::now();
-    let ends = granted(backend.join(&claim).await.unwrap()).hold_ends.expect("the longest hold ends");
+    let ends = granted(backend.enqueue(&claim).await.unwrap()).hold_ends.expect("the longest hold ends");
     assert!(ends + ROUNDING >= asked + hold && ends <= Instant::now() + hold, "{:?}", ends - asked);
-    backend.leave(&claim).await.unwrap();
+    backend.release(&claim).await.unwrap();
 }
 
 async fn a_renewal_leaves_the_longest_hold_as_it_is(world: World) {
     let backend = world.backend().await;
     let hold = Duration::from_secs(60);
-    let claim = Claim { max_hold: Some(hold), ..world.claim(1, MUTEX, Patience::Queue) };
+    let claim = Claim { max_hold: Some(hold), ..world.claim(1, MUTEX, WaitMode::Wait) };
     let asked = Instant::now();
-    granted(backend.join(&claim).await.unwrap());
+    granted(backend.enqueue(&claim).await.unwrap());
     let answered = Instant::now();
     let claim = Arc::new(claim);
     // The last is sent long enough after the grant that a hold which it began again would be seen.
@@ -154,51 +155,51 @@ async fn a_renewal_leaves_the_longest_hold_as_it_is(world: World) {
         assert!(ends <= answered + hold + ROUNDING, "{:?} too late", ends - (answered + hold));
         assert!(ends + took + ROUNDING >= asked + hold, "{:?} too early", asked + hold - ends);
     }
-    backend.leave(&claim).await.unwrap();
+    backend.release(&claim).await.unwrap();
 }
 
 async fn a_renewal_lengthens_the_lease(world: World) {
     let backend = world.backend().await;
-    let claim = Arc::new(world.claim(1, MUTEX, Patience::Queue));
-    let expires = |standing: Standing| granted(standing).expires.expect("this lease ends");
-    let first = expires(backend.join(&claim).await.unwrap());
+    let claim = Arc::new(world.claim(1, MUTEX, WaitMode::Wait));
+    let expires = |standing: ClaimStatus| granted(standing).expires.expect("this lease ends");
+    let first = expires(backend.enqueue(&claim).await.unwrap());
     let mut last = first;
     while last < first + Duration::from_millis(50) {
         last = expires(backend.renew(&[Arc::clone(&claim)]).await.remove(0).unwrap());
     }
-    backend.leave(&claim).await.unwrap();
+    backend.release(&claim).await.unwrap();
 }
 
 async fn a_claim_without_renewals_ends_with_its_lease(world: World) {
     let [owner, other] = [world.backend().await, world.backend().await];
-    let claim = Arc::new(world.claim(1, MUTEX, Patience::Queue));
-    let next = world.claim(2, READ, Patience::Queue);
+    let claim = Arc::new(world.claim(1, MUTEX, WaitMode::Wait));
+    let next = world.claim(2, READ, WaitMode::Wait);
     let before = Instant::now();
-    assert!(held(owner.join(&claim).await.unwrap()));
-    assert_eq!(other.join(&next).await.unwrap(), Standing::Waiting);
+    assert!(held(owner.enqueue(&claim).await.unwrap()));
+    assert_eq!(other.enqueue(&next).await.unwrap(), ClaimStatus::Waiting);
     // The waiter ends with its own lease too, and joins again: also where the store has only just noticed.
     loop {
-        let answered = match other.join(&next).await {
-            Ok(Standing::Waiting) => other.changed(&next).await,
+        let answered = match other.enqueue(&next).await {
+            Ok(ClaimStatus::Waiting) => other.wait_for_change(&next).await,
             answered => answered.map(Some),
         };
         match answered {
-            Ok(Some(Standing::Held(_))) => break,
+            Ok(Some(ClaimStatus::Held(_))) => break,
             Ok(_) | Err(Error::Unavailable { .. }) => {}
             Err(error) => panic!("{error}"),
         }
     }
     assert!(before.elapsed() >= world.lease() - Duration::from_millis(2));
-    assert_eq!(owner.renew(&[claim]).await[0].as_ref().unwrap(), &Standing::Gone);
-    other.leave(&next).await.unwrap();
+    assert_eq!(owner.renew(&[claim]).await[0].as_ref().unwrap(), &ClaimStatus::Gone);
+    other.release(&next).await.unwrap();
 }
 
 async fn a_waiter_without_renewals_ends_with_its_lease(world: World) {
     let backend = world.backend().await;
-    let holder = Arc::new(Claim { lease: world.lease() * 20, ..world.claim(1, MUTEX, Patience::Queue) });
-    let waiter = Arc::new(world.claim(2, MUTEX, Patience::Queue));
-    assert!(held(backend.join(&holder).await.unwrap()));
-    assert_eq!(backend.join(&waiter).await.unwrap(), Standing::Waiting);
+    let holder = Arc::new(Claim { lease: world.lease() * 20, ..world.claim(1, MUTEX, WaitMode::Wait) });
+    let waiter = Arc::new(world.claim(2, MUTEX, WaitMode::Wait));
+    assert!(held(backend.enqueue(&holder).await.unwrap()));
+    assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
     crate::world::eventually("the waiter is dropped", async || {
         backend.renew(&[Arc::clone(&holder)]).await.remove(0).unwrap();
         let queue = backend.inspect(&holder.name).await.unwrap();
@@ -206,92 +207,94 @@ async fn a_waiter_without_renewals_ends_with_its_lease(world: World) {
             && queue.len() == 1
     })
     .await;
-    assert_eq!(backend.renew(&[waiter]).await[0].as_ref().unwrap(), &Standing::Gone);
-    backend.leave(&holder).await.unwrap();
+    assert_eq!(backend.renew(&[waiter]).await[0].as_ref().unwrap(), &ClaimStatus::Gone);
+    backend.release(&holder).await.unwrap();
 }
 
 async fn an_owner_that_comes_back_late_lets_nobody_in(world: World) {
     let [late, others] = [world.backend().await, world.backend().await];
-    let write = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
-    let long =
-        |number, share, patience| Claim { lease: world.lease() * 20, ..world.claim(number, share, patience) };
-    let over = world.claim(1, READ, Patience::Queue);
+    let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+    let long = |number, permits, wait_mode| Claim {
+        lease: world.lease() * 20,
+        ..world.claim(number, permits, wait_mode)
+    };
+    let over = world.claim(1, READ, WaitMode::Wait);
     let [writer, reader] =
-        [(2, write), (3, READ)].map(|(number, share)| long(number, share, Patience::Queue));
-    assert!(held(late.join(&over).await.unwrap()));
+        [(2, write), (3, READ)].map(|(number, permits)| long(number, permits, WaitMode::Wait));
+    assert!(held(late.enqueue(&over).await.unwrap()));
     for claim in [&writer, &reader] {
-        assert_eq!(others.join(claim).await.unwrap(), Standing::Waiting);
-        assert_eq!(others.renew(&[Arc::new(claim.clone())]).await.remove(0).unwrap(), Standing::Waiting);
+        assert_eq!(others.enqueue(claim).await.unwrap(), ClaimStatus::Waiting);
+        assert_eq!(others.renew(&[Arc::new(claim.clone())]).await.remove(0).unwrap(), ClaimStatus::Waiting);
     }
     // Nobody renews the first, whose lease ends; then the reader shares the lock in its place.
     assert!(held(settled(&*others, &writer).await));
-    others.leave(&writer).await.unwrap();
+    others.release(&writer).await.unwrap();
     assert!(held(settled(&*others, &reader).await));
-    assert_eq!(late.renew(&[Arc::new(over.clone())]).await.remove(0).unwrap(), Standing::Gone);
-    let next = long(4, write, Patience::Once);
-    assert_eq!(others.join(&next).await.unwrap(), Standing::Gone, "after a renewal that came late");
-    assert_eq!(late.leave(&over).await.unwrap(), Departure::Gone);
-    let next = long(5, write, Patience::Once);
-    assert_eq!(others.join(&next).await.unwrap(), Standing::Gone, "after a departure that came late");
-    assert_eq!(others.leave(&reader).await.unwrap(), Departure::Left);
+    assert_eq!(late.renew(&[Arc::new(over.clone())]).await.remove(0).unwrap(), ClaimStatus::Gone);
+    let next = long(4, write, WaitMode::Try);
+    assert_eq!(others.enqueue(&next).await.unwrap(), ClaimStatus::Gone, "after a renewal that came late");
+    assert_eq!(late.release(&over).await.unwrap(), Release::NotHeld);
+    let next = long(5, write, WaitMode::Try);
+    assert_eq!(others.enqueue(&next).await.unwrap(), ClaimStatus::Gone, "after a departure that came late");
+    assert_eq!(others.release(&reader).await.unwrap(), Release::Released);
 }
 
 /// So many claims on a mutex, with leases that outlast what is done to them all.
 fn many(world: &World, count: u64) -> impl Iterator<Item = Claim> {
     let lease = world.lease() * 60;
-    (0..count).map(move |number| Claim { lease, ..world.claim(number, MUTEX, Patience::Queue) })
+    (0..count).map(move |number| Claim { lease, ..world.claim(number, MUTEX, WaitMode::Wait) })
 }
 
 async fn a_batch_of_renewals_is_answered_in_order(world: World) {
     let backend = world.backend().await;
     let claims: Vec<Arc<Claim>> = many(&world, 40).map(Arc::new).collect();
     for claim in &claims {
-        backend.join(claim).await.unwrap();
+        backend.enqueue(claim).await.unwrap();
     }
-    backend.leave(&claims[20]).await.unwrap();
-    let answers: Vec<Standing> = backend.renew(&claims).await.into_iter().map(Result::unwrap).collect();
+    backend.release(&claims[20]).await.unwrap();
+    let answers: Vec<ClaimStatus> = backend.renew(&claims).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers.len(), claims.len());
     for (number, answer) in answers.into_iter().enumerate() {
         match number {
             0 => assert!(held(answer)),
-            20 => assert_eq!(answer, Standing::Gone),
-            _ => assert_eq!(answer, Standing::Waiting, "{number}"),
+            20 => assert_eq!(answer, ClaimStatus::Gone),
+            _ => assert_eq!(answer, ClaimStatus::Waiting, "{number}"),
         }
     }
     for claim in &claims {
-        backend.leave(claim).await.unwrap();
+        backend.release(claim).await.unwrap();
     }
 }
 
 async fn a_change_between_asking_and_watching_is_not_missed(world: World) {
     let [one, other] = [world.backend().await, world.backend().await];
     for number in 0..20 {
-        let holder = world.claim(2 * number, MUTEX, Patience::Queue);
-        let waiter = world.claim(2 * number + 1, MUTEX, Patience::Queue);
-        assert!(held(one.join(&holder).await.unwrap()));
-        assert_eq!(other.join(&waiter).await.unwrap(), Standing::Waiting);
-        one.leave(&holder).await.unwrap();
+        let holder = world.claim(2 * number, MUTEX, WaitMode::Wait);
+        let waiter = world.claim(2 * number + 1, MUTEX, WaitMode::Wait);
+        assert!(held(one.enqueue(&holder).await.unwrap()));
+        assert_eq!(other.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
+        one.release(&holder).await.unwrap();
         assert!(held(settled(&*other, &waiter).await));
-        other.leave(&waiter).await.unwrap();
+        other.release(&waiter).await.unwrap();
     }
 }
 
 async fn a_departure_of_a_reader_tells_the_waiting_writer(world: World) {
     let [one, other] = [world.backend().await, world.backend().await];
-    let readers = [1, 2].map(|number| world.claim(number, READ, Patience::Queue));
-    let write = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
-    let writer = world.claim(3, write, Patience::Queue);
+    let readers = [1, 2].map(|number| world.claim(number, READ, WaitMode::Wait));
+    let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+    let writer = world.claim(3, write, WaitMode::Wait);
     for reader in &readers {
-        assert!(held(one.join(reader).await.unwrap()));
+        assert!(held(one.enqueue(reader).await.unwrap()));
     }
-    assert_eq!(other.join(&writer).await.unwrap(), Standing::Waiting);
+    assert_eq!(other.enqueue(&writer).await.unwrap(), ClaimStatus::Waiting);
     let (standing, ()) = tokio::join!(settled(&*other, &writer), async {
         for reader in &readers {
-            one.leave(reader).await.unwrap();
+            one.release(reader).await.unwrap();
         }
     });
     assert!(held(standing));
-    other.leave(&writer).await.unwrap();
+    other.release(&writer).await.unwrap();
 }
 
 async fn a_hundred_claims_of_one_store_are_kept_apart(world: World) {
@@ -299,14 +302,14 @@ async fn a_hundred_claims_of_one_store_are_kept_apart(world: World) {
     let claims: Vec<Claim> = many(&world, 100).collect();
     let mut waits = tokio::task::JoinSet::new();
     for claim in claims {
-        assert!(backend.join(&claim).await.unwrap() != Standing::Gone);
+        assert!(backend.enqueue(&claim).await.unwrap() != ClaimStatus::Gone);
         let backend = Arc::clone(&backend);
         waits.spawn(async move {
-            if backend.join(&claim).await.unwrap() == Standing::Waiting {
+            if backend.enqueue(&claim).await.unwrap() == ClaimStatus::Waiting {
                 assert!(held(settled(&*backend, &claim).await));
             }
-            backend.leave(&claim).await.unwrap()
+            backend.release(&claim).await.unwrap()
         });
     }
-    assert!(waits.join_all().await.into_iter().all(|departure| departure == Departure::Left));
+    assert!(waits.join_all().await.into_iter().all(|departure| departure == Release::Released));
 }

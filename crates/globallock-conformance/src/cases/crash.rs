@@ -38,11 +38,11 @@ async fn within_a_lease(world: &World, waiter: JoinHandle<Result<Guard>>, since:
 async fn a_killed_holder_frees_the_lock(world: World) {
     let manager = world.manager().await;
     let mut owner = Owner::start(&world, world.kind(), None);
-    let fence = owner.granted().await;
+    let fencing_token = owner.granted().await;
     let waiter = world.queued(world.lock(&manager), 1, 1).await;
     owner.kill().await;
     let guard = within_a_lease(&world, waiter, Instant::now()).await;
-    assert!(guard.fencing_token() > fence);
+    assert!(guard.fencing_token() > fencing_token);
 }
 
 async fn a_killed_waiter_is_passed_over(world: World) {
@@ -163,10 +163,10 @@ async fn a_stopped_holder_is_passed_over_at_its_longest_hold(world: World) {
 async fn an_owner_process_hands_over_when_it_releases(world: World) {
     let manager = world.manager().await;
     let mut owner = Owner::start(&world, world.kind(), None);
-    let fence = owner.granted().await;
+    let fencing_token = owner.granted().await;
     let waiter = world.queued(world.lock(&manager), 1, 1).await;
     owner.release().await;
     let guard = waiter.await.unwrap().unwrap();
     assert_eq!(owner.told().await, Told::Released(true));
-    assert!(guard.fencing_token() > fence);
+    assert!(guard.fencing_token() > fencing_token);
 }

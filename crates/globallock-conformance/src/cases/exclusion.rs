@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use globallock::{Departure, Error, Options};
+use globallock::{Error, Options, Release};
 use std::time::Duration;
 
 use super::{Case, case};
@@ -106,7 +106,7 @@ async fn a_dropped_guard_releases(world: World) {
 async fn a_release_says_that_the_lock_was_held(world: World) {
     let manager = world.manager().await;
     let guard = world.lock(&manager).acquire().await.unwrap();
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
     assert!(world.queue(&manager).await.is_empty());
 }
 
@@ -114,8 +114,8 @@ async fn a_held_lock_is_kept_beyond_its_lease(world: World) {
     let [first, second] = world.managers().await;
     let guard = world.lock(&first).acquire().await.unwrap();
     let options = Options { wait: Some(world.lease() * 3), ..world.options() };
-    let refused = world.lock(&second).with(options).unwrap().acquire().await;
+    let refused = world.lock(&second).with_options(options).unwrap().acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     assert!(guard.is_held());
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
 }

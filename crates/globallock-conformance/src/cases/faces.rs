@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use globallock::blocking::LockManager;
-use globallock::{Backend, Departure, Loss, ManagerOptions, Options};
+use globallock::{Backend, Loss, ManagerOptions, Options, Release};
 
 use super::{Case, case};
 use crate::faulty::Faulty;
@@ -24,7 +24,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn manager(world: &World, locks: Options) -> LockManager {
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
     let open = Arc::clone(&world.subject().open);
-    LockManager::over(async move || open().await, options).expect("the store answers")
+    LockManager::with_backend(async move || open().await, options).expect("the store answers")
 }
 
 /// A manager as above, and what it asks its store.
@@ -37,7 +37,7 @@ fn faulty(world: &World) -> (Arc<Faulty>, LockManager) {
         store.set(Arc::clone(&faulty)).expect("it is opened once");
         Ok(faulty as Arc<dyn Backend>)
     };
-    let manager = LockManager::over(over, options).expect("the store answers");
+    let manager = LockManager::with_backend(over, options).expect("the store answers");
     (Arc::clone(opened.get().expect("it is opened")), manager)
 }
 
@@ -56,7 +56,7 @@ async fn threads_exclude_each_other(world: World) {
                     for _ in 0..20 {
                         let guard = manager.mutex(world.name()).unwrap().acquire().unwrap();
                         drop(inside.try_lock().expect("nobody else holds"));
-                        assert_eq!(guard.release().unwrap(), Departure::Left);
+                        assert_eq!(guard.release().unwrap(), Release::Released);
                     }
                 });
             }
@@ -73,7 +73,7 @@ async fn a_thread_waits_its_turn(world: World) {
         assert!(lock.try_acquire().unwrap().is_none());
         let asks = async |wait| {
             let short = Options { wait: Some(wait), ..world.options() };
-            lock.clone().with(short).unwrap().acquire()
+            lock.clone().with_options(short).unwrap().acquire()
         };
         let ran_out = run_out(&store, Duration::from_millis(50), 1, asks);
         ran_out.now_or_never().expect("a thread waits where it asks");
@@ -111,7 +111,7 @@ async fn a_thread_takes_several_locks_or_none(world: World) {
         assert_eq!(guards.fencing_tokens().count(), 2);
         assert!(other.try_lock_all(&names[..1]).unwrap().is_none());
         assert_eq!(guards.lost_within(Duration::from_millis(10)), None);
-        assert_eq!(guards.release().unwrap(), Departure::Left);
+        assert_eq!(guards.release().unwrap(), Release::Released);
         assert!(other.try_lock_all(&names).unwrap().is_some());
     })
     .await;

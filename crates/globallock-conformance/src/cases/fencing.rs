@@ -1,7 +1,7 @@
 //! Every grant has a fencing token above that of every earlier grant of its name.
 
-use globallock::backend::{Patience, Standing};
-use globallock::queue::Share;
+use globallock::backend::{ClaimStatus, WaitMode};
+use globallock::queue::Permits;
 
 use super::{Case, Need, case};
 use crate::child::Owner;
@@ -21,7 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
+const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 
 async fn tokens_rise_with_every_grant(world: World) {
     let manager = world.manager().await;
@@ -50,9 +50,9 @@ async fn tokens_rise_over_a_crash(world: World) {
     let manager = world.manager().await;
     let before = {
         let guard = world.lock(&manager).acquire().await.unwrap();
-        let fence = guard.fencing_token();
+        let fencing_token = guard.fencing_token();
         guard.release().await.unwrap();
-        fence
+        fencing_token
     };
     let mut owner = Owner::start(&world, world.kind(), None);
     let during = owner.granted().await;
@@ -87,26 +87,28 @@ async fn readers_have_tokens_of_their_own(world: World) {
 
 async fn asking_again_tells_the_same_token(world: World) {
     let backend = world.backend().await;
-    let claim = world.claim(1, MUTEX, Patience::Queue);
-    let fence = |standing| match standing {
-        Standing::Held(grant) => grant.fence,
+    let claim = world.claim(1, MUTEX, WaitMode::Wait);
+    let fencing_token = |standing| match standing {
+        ClaimStatus::Held(grant) => grant.fencing_token,
         other => panic!("{other:?}"),
     };
-    let first = fence(backend.join(&claim).await.unwrap());
-    assert_eq!(fence(backend.join(&claim).await.unwrap()), first);
-    backend.leave(&claim).await.unwrap();
+    let first = fencing_token(backend.enqueue(&claim).await.unwrap());
+    assert_eq!(fencing_token(backend.enqueue(&claim).await.unwrap()), first);
+    backend.release(&claim).await.unwrap();
 }
 
 async fn renewing_tells_the_same_token(world: World) {
     let backend = world.backend().await;
-    let claim = std::sync::Arc::new(world.claim(1, MUTEX, Patience::Queue));
-    let first = backend.join(&claim).await.unwrap();
+    let claim = std::sync::Arc::new(world.claim(1, MUTEX, WaitMode::Wait));
+    let first = backend.enqueue(&claim).await.unwrap();
     let renewed = backend.renew(&[std::sync::Arc::clone(&claim)]).await.remove(0).unwrap();
     match (first, renewed) {
-        (Standing::Held(first), Standing::Held(renewed)) => assert_eq!(first.fence, renewed.fence),
+        (ClaimStatus::Held(first), ClaimStatus::Held(renewed)) => {
+            assert_eq!(first.fencing_token, renewed.fencing_token)
+        }
         other => panic!("{other:?}"),
     }
-    backend.leave(&claim).await.unwrap();
+    backend.release(&claim).await.unwrap();
 }
 
 async fn tokens_of_one_name_rise_from_kind_to_kind(world: World) {

@@ -30,10 +30,10 @@ async fn waiters_are_granted_in_the_order_of_joining(world: World) {
         waiters.push(world.queued(world.lock(manager), 1, waiters.len() + 1).await);
     }
     for waiter in waiters {
-        let fence = guard.fencing_token();
+        let fencing_token = guard.fencing_token();
         guard.release().await.unwrap();
         guard = waiter.await.unwrap().unwrap();
-        assert!(guard.fencing_token() > fence);
+        assert!(guard.fencing_token() > fencing_token);
     }
 }
 
@@ -77,7 +77,7 @@ async fn a_release_wakes_only_the_next(world: World) {
     let holder = world.manager().await;
     // Long, since waiters may look by themselves when the holder's lease could be over.
     let long = Options { lease: world.lease() * 60, ..Options::default() };
-    let guard = world.lock(&holder).with(long).unwrap().acquire().await.unwrap();
+    let guard = world.lock(&holder).with_options(long).unwrap().acquire().await.unwrap();
     let mut waiters = Vec::new();
     for before in 0..6 {
         let (store, manager) = world.faulty().await;
@@ -85,11 +85,11 @@ async fn a_release_wakes_only_the_next(world: World) {
     }
     // In the queue is not yet asleep: each has begun to watch.
     crate::world::eventually("all watch", async || {
-        waiters.iter().all(|(store, _)| store.asked(Verb::Changed) > 0)
+        waiters.iter().all(|(store, _)| store.asked(Verb::WaitForChange) > 0)
     })
     .await;
     let asked = |waiters: &[(Arc<crate::faulty::Faulty>, JoinHandle<Result<Guard>>)]| -> u64 {
-        waiters.iter().map(|(store, _)| store.asked(Verb::Join) + store.asked(Verb::Changed)).sum()
+        waiters.iter().map(|(store, _)| store.asked(Verb::Enqueue) + store.asked(Verb::WaitForChange)).sum()
     };
     let mut behind = waiters.split_off(1);
     let before = asked(&behind);
@@ -109,8 +109,9 @@ async fn a_waiter_asks_the_store_only_at_the_pace_of_its_lease(world: World) {
     let leases = 3;
     let refused = world.lock_within(&waits, world.lease() * leases).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
-    let asked: u64 = [Verb::Join, Verb::Changed, Verb::Renew].map(|verb| store.asked(verb)).iter().sum();
-    let pace = u64::from(leases * waits.backend().profile().renewals_per_lease);
+    let asked: u64 =
+        [Verb::Enqueue, Verb::WaitForChange, Verb::Renew].map(|verb| store.asked(verb)).iter().sum();
+    let pace = u64::from(leases * waits.backend().capabilities().renewals_per_lease);
     assert!(asked <= 2 * pace + 4, "{asked} requests in {leases} leases");
     guard.release().await.unwrap();
 }

@@ -31,7 +31,7 @@ pub(super) fn cases() -> Vec<Case> {
 /// Slows every answer down, so that each request is a suspension before and one after the store has served it.
 async fn slow(world: &World) -> globallock::LockManager {
     let (store, manager) = world.faulty().await;
-    for verb in [Verb::Join, Verb::Leave, Verb::Renew] {
+    for verb in [Verb::Enqueue, Verb::Release, Verb::Renew] {
         store.always(verb, Fault::Delay(Duration::from_millis(3)));
     }
     manager
@@ -137,7 +137,7 @@ async fn a_wait_that_ran_out_leaves_nothing(world: World) {
 
 async fn a_wait_that_ran_out_in_silence_leaves_nothing(world: World) {
     let (store, manager) = world.faulty().await;
-    store.next(Verb::Join, [Fault::SilenceAfter]);
+    store.next(Verb::Enqueue, [Fault::SilenceAfter]);
     let refused = world.lock_within(&manager, Duration::from_millis(150)).acquire().await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
     world.until_empty(&manager).await;

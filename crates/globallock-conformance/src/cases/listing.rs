@@ -70,7 +70,7 @@ async fn the_share_and_token_of_a_holder_are_shown(world: World) {
         let lock = lock_of(&manager, world.name(), kind).unwrap();
         let guard = lock.acquire().await.unwrap();
         let entry = world.queue(&manager).await.remove(0);
-        assert_eq!((entry.share, entry.fence), (lock.share(), guard.fencing_token()), "{kind}");
+        assert_eq!((entry.permits, entry.fencing_token), (lock.permits(), guard.fencing_token()), "{kind}");
         guard.release().await.unwrap();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use globallock::{Departure, Loss};
+use globallock::{Loss, Release};
 
 use super::{Case, Need, case};
 use crate::faulty::{Fault, Verb};
@@ -62,7 +62,7 @@ async fn one_failed_renewal_loses_nothing(world: World) {
     crate::world::eventually("the renewal is repeated", async || store.asked(Verb::Renew) >= 3).await;
     assert_eq!(store.failed(), 1);
     assert!(guard.is_held());
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
 async fn a_grant_outlives_an_answer_from_before_it(world: World) {
@@ -84,7 +84,7 @@ async fn a_grant_outlives_an_answer_from_before_it(world: World) {
     if !guard.is_held() {
         panic!("{:?}", guard.lost().await);
     }
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
 async fn a_lost_lock_stays_lost(world: World) {
@@ -113,7 +113,7 @@ async fn a_claim_that_was_taken_away_is_told(world: World) {
     let lose = world.subject().lose.clone().unwrap();
     lose(guard.name().clone()).await;
     assert_eq!(guard.lost().await, Loss::Revoked);
-    assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+    assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
     assert!(world.lock(&next).acquire().await.unwrap().is_held());
 }
 
@@ -132,13 +132,13 @@ async fn the_release_of_a_lost_lock_disturbs_nobody(world: World) {
     let next = world.manager().await;
     let guard = world.lock(&owner).acquire().await.unwrap();
     store.always(Verb::Renew, Fault::Refuse);
-    store.always(Verb::Leave, Fault::Refuse);
+    store.always(Verb::Release, Fault::Refuse);
     guard.lost().await;
     let next = world.lock(&next).acquire().await.unwrap();
-    store.always(Verb::Leave, Fault::None);
-    assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+    store.always(Verb::Release, Fault::None);
+    assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
     assert!(next.is_held());
-    assert_eq!(next.release().await.unwrap(), Departure::Left);
+    assert_eq!(next.release().await.unwrap(), Release::Released);
 }
 
 async fn what_remains_of_a_lease_is_known(world: World) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use globallock::{Departure, Loss, Options};
+use globallock::{Loss, Options, Release};
 
 use super::{Case, case};
 use crate::world::{World, lock_of};
@@ -42,7 +42,7 @@ async fn a_live_owner_loses_the_lock_at_its_longest_hold(world: World) {
     assert!(granted >= asked + nearly(HOLD), "granted after {:?}", granted - asked);
     assert!(deadline <= granted, "the deadline is {:?} after the next grant", deadline - granted);
     assert!(next.fencing_token() > guard.fencing_token());
-    assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+    assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
     assert!(next.is_held());
 }
 
@@ -65,7 +65,7 @@ async fn the_longest_hold_counts_from_the_grant(world: World) {
     // The wait outlasts the longest hold.
     let other = lock_of(&first, &format!("{}-timer", world.name()), "mutex").unwrap();
     let options = Options { max_hold: Some(HOLD + HOLD / 2), ..world.options() };
-    let timer = other.with(options).unwrap().acquire().await.unwrap();
+    let timer = other.with_options(options).unwrap().acquire().await.unwrap();
     timer.lost().await;
     assert!(guard.is_held());
     let released = Instant::now();
@@ -80,7 +80,7 @@ async fn the_longest_hold_counts_from_the_grant(world: World) {
 async fn the_longest_hold_of_a_reader_lets_a_writer_in(world: World) {
     let [a, b] = world.managers().await;
     let options = Options { max_hold: Some(HOLD), ..world.options() };
-    let lock = lock_of(&a, world.name(), "read").unwrap().with(options).unwrap();
+    let lock = lock_of(&a, world.name(), "read").unwrap().with_options(options).unwrap();
     let reader = lock.acquire().await.unwrap();
     let writer = lock_of(&b, world.name(), "write").unwrap().acquire().await.unwrap();
     assert_eq!(reader.lost().await, Loss::MaxHold);
@@ -91,11 +91,11 @@ async fn the_longest_hold_of_one_reader_leaves_the_others_alone(world: World) {
     let [a, b] = world.managers().await;
     let options = Options { max_hold: Some(HOLD), ..world.options() };
     let lock = lock_of(&a, world.name(), "read").unwrap();
-    let short = lock.clone().with(options).unwrap().acquire().await.unwrap();
+    let short = lock.clone().with_options(options).unwrap().acquire().await.unwrap();
     let long = lock_of(&b, world.name(), "read").unwrap().acquire().await.unwrap();
     short.lost().await;
     world.until(&b, 1, 0).await;
     assert!(long.is_held());
     assert!(lock_of(&a, world.name(), "write").unwrap().try_acquire().await.unwrap().is_none());
-    assert_eq!(long.release().await.unwrap(), Departure::Left);
+    assert_eq!(long.release().await.unwrap(), Release::Released);
 }

@@ -164,7 +164,8 @@ pub fn cases() -> Vec<Case> {
 #[must_use]
 pub fn trials(subject: &Subject) -> Vec<Trial> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
-    let profile = runtime.block_on(async { (subject.open)().await.expect("the store answers").profile() });
+    let profile =
+        runtime.block_on(async { (subject.open)().await.expect("the store answers").capabilities() });
     let has = |need: Need| match need {
         Need::Lease => profile.crash_release != CrashRelease::ProcessEnd,
         Need::Owner => {

@@ -173,14 +173,14 @@ async fn five_hundred_names_are_held_at_once(world: World) {
     let lease = world.lease() * 2;
     let names: Vec<String> = (0..500).map(|number| format!("{}-{number}", world.name())).collect();
     // How long a busy store takes for all of them is not what is asked here.
-    let options = globallock::Options { lease, patience: Some(crate::world::LIMIT), ..world.options() };
-    let locks = names.iter().map(|name| manager.mutex(name).unwrap().with(options.clone()).unwrap());
+    let options = globallock::Options { lease, store_timeout: Some(crate::world::LIMIT), ..world.options() };
+    let locks = names.iter().map(|name| manager.mutex(name).unwrap().with_options(options.clone()).unwrap());
     let asked = locks.map(|lock| async move { lock.acquire().await.unwrap() });
     let guards = futures_util::future::join_all(asked).await;
     // A lease and more goes by.
     let timer = globallock::Options { max_hold: Some(lease * 2), ..world.options() };
-    world.lock(&manager).with(timer).unwrap().acquire().await.unwrap().lost().await;
+    world.lock(&manager).with_options(timer).unwrap().acquire().await.unwrap().lost().await;
     assert!(guards.iter().all(Guard::is_held));
     let left = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
-    assert!(left.into_iter().all(|departure| departure.unwrap() == globallock::Departure::Left));
+    assert!(left.into_iter().all(|departure| departure.unwrap() == globallock::Release::Released));
 }

@@ -147,15 +147,15 @@ async fn a_semaphore_is_never_overfilled(world: World) {
     let mut owners = JoinSet::new();
     for number in 0..6_u64 {
         let (world, inside, most) = (Arc::clone(&world), Arc::clone(&inside), Arc::clone(&most));
-        let weight = 1 + number % 3;
+        let count = 1 + number % 3;
         owners.spawn(async move {
             let manager = world.manager().await;
-            let lock = lock_of(&manager, world.name(), &format!("{weight}/4")).unwrap();
+            let lock = lock_of(&manager, world.name(), &format!("{count}/4")).unwrap();
             for _ in 0..20 {
                 let guard = lock.acquire().await.unwrap();
-                most.fetch_max(inside.fetch_add(weight, Ordering::SeqCst) + weight, Ordering::SeqCst);
+                most.fetch_max(inside.fetch_add(count, Ordering::SeqCst) + count, Ordering::SeqCst);
                 tokio::task::yield_now().await;
-                inside.fetch_sub(weight, Ordering::SeqCst);
+                inside.fetch_sub(count, Ordering::SeqCst);
                 guard.release().await.unwrap();
             }
         });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Backend, Departure, LockManager, ManagerOptions, Options};
+use globallock::{Backend, LockManager, ManagerOptions, Options, Release};
 
 use super::{Case, case};
 use crate::faulty::Faulty;
@@ -32,7 +32,7 @@ async fn all_locks_are_held_together(world: World) {
     for name in &names {
         assert!(other.mutex(name).unwrap().try_acquire().await.unwrap().is_none());
     }
-    assert_eq!(guards.release().await.unwrap(), Departure::Left);
+    assert_eq!(guards.release().await.unwrap(), Release::Released);
     for name in &names {
         assert!(other.inspect(name).await.unwrap().is_empty());
     }
@@ -58,7 +58,7 @@ async fn a_wait_that_runs_out_gives_all_back(world: World) {
     run_out(&store, Duration::from_millis(150), 2, async |wait| {
         let options = Options { wait: Some(wait), ..world.options() };
         let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
-        let one = LockManager::over(Arc::clone(&store) as Arc<dyn Backend>, options).unwrap();
+        let one = LockManager::with_backend(Arc::clone(&store) as Arc<dyn Backend>, options).unwrap();
         let refused = one.lock_all(&names).await;
         one.close().await;
         refused
@@ -102,7 +102,7 @@ async fn a_name_given_twice_is_taken_once(world: World) {
 async fn the_loss_of_one_is_told(world: World) {
     let options = Options { max_hold: Some(Duration::from_millis(300)), ..world.options() };
     let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
-    let manager = LockManager::over(world.backend().await, options).unwrap();
+    let manager = LockManager::with_backend(world.backend().await, options).unwrap();
     let guards = manager.lock_all(names(&world)).await.unwrap();
     let (guard, loss) = guards.lost().await;
     assert_eq!(loss, globallock::Loss::MaxHold);

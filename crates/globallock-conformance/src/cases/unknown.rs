@@ -1,6 +1,6 @@
 //! A request whose outcome is unknown is repeated, with the effect of once.
 
-use globallock::Departure;
+use globallock::Release;
 
 use super::{Case, case};
 use crate::faulty::{Fault, Verb};
@@ -21,30 +21,30 @@ pub(super) fn cases() -> Vec<Case> {
 
 async fn an_acquire_whose_answer_was_lost_holds_once(world: World) {
     let (store, manager) = world.faulty().await;
-    store.next(Verb::Join, [Fault::LoseAnswer, Fault::LoseAnswer]);
+    store.next(Verb::Enqueue, [Fault::LoseAnswer, Fault::LoseAnswer]);
     let guard = world.lock(&manager).acquire().await.unwrap();
     assert_eq!(store.failed(), 2);
     assert_eq!(world.queue(&manager).await.len(), 1);
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
     assert!(world.queue(&manager).await.is_empty());
 }
 
 async fn an_acquire_that_did_not_arrive_is_repeated(world: World) {
     let (store, manager) = world.faulty().await;
-    store.next(Verb::Join, [Fault::Refuse, Fault::Refuse]);
+    store.next(Verb::Enqueue, [Fault::Refuse, Fault::Refuse]);
     let guard = world.lock(&manager).acquire().await.unwrap();
-    assert_eq!(store.asked(Verb::Join), 3);
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(store.asked(Verb::Enqueue), 3);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
 async fn a_wait_whose_answer_was_lost_waits_once(world: World) {
     let holder = world.manager().await;
     let (store, manager) = world.faulty().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    store.next(Verb::Join, [Fault::LoseAnswer]);
+    store.next(Verb::Enqueue, [Fault::LoseAnswer]);
     let lock = world.lock(&manager);
     let waiter = tokio::spawn(async move { lock.acquire().await });
-    crate::world::eventually("it asks again", async || store.asked(Verb::Join) == 2).await;
+    crate::world::eventually("it asks again", async || store.asked(Verb::Enqueue) == 2).await;
     world.until(&holder, 1, 1).await;
     guard.release().await.unwrap();
     assert!(waiter.await.unwrap().unwrap().is_held());
@@ -54,31 +54,31 @@ async fn a_release_whose_answer_was_lost_frees(world: World) {
     let (store, manager) = world.faulty().await;
     let next = world.manager().await;
     let guard = world.lock(&manager).acquire().await.unwrap();
-    store.next(Verb::Leave, [Fault::LoseAnswer]);
+    store.next(Verb::Release, [Fault::LoseAnswer]);
     assert!(guard.release().await.unwrap_err().is_retryable());
     let next = world.lock(&next).acquire().await.unwrap();
     manager.close().await;
     assert!(next.is_held(), "the repeated release takes nobody else out");
-    assert_eq!(next.release().await.unwrap(), Departure::Left);
+    assert_eq!(next.release().await.unwrap(), Release::Released);
 }
 
 async fn a_release_that_did_not_arrive_is_repeated(world: World) {
     let (store, manager) = world.faulty().await;
     let guard = world.lock(&manager).acquire().await.unwrap();
-    store.next(Verb::Leave, [Fault::Refuse]);
+    store.next(Verb::Release, [Fault::Refuse]);
     assert!(guard.release().await.unwrap_err().is_unavailable());
     manager.close().await;
-    assert!(store.asked(Verb::Leave) >= 2);
+    assert!(store.asked(Verb::Release) >= 2);
     assert!(world.queue(&manager).await.is_empty());
 }
 
 async fn a_drop_that_did_not_arrive_is_repeated(world: World) {
     let (store, manager) = world.faulty().await;
     let guard = world.lock(&manager).acquire().await.unwrap();
-    store.next(Verb::Leave, [Fault::Refuse, Fault::Refuse]);
+    store.next(Verb::Release, [Fault::Refuse, Fault::Refuse]);
     drop(guard);
     manager.close().await;
-    assert_eq!(store.asked(Verb::Leave), 3);
+    assert_eq!(store.asked(Verb::Release), 3);
     assert!(world.queue(&manager).await.is_empty());
 }
 
@@ -88,17 +88,17 @@ async fn a_renewal_whose_answer_was_lost_loses_nothing(world: World) {
     store.next(Verb::Renew, [Fault::LoseAnswer]);
     crate::world::eventually("the renewal is repeated", async || store.asked(Verb::Renew) >= 3).await;
     assert!(guard.is_held());
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
 async fn a_waiter_whose_watch_failed_watches_again(world: World) {
     let holder = world.manager().await;
     let (store, manager) = world.faulty().await;
     let guard = world.lock(&holder).acquire().await.unwrap();
-    store.next(Verb::Changed, [Fault::Refuse, Fault::LoseAnswer]);
+    store.next(Verb::WaitForChange, [Fault::Refuse, Fault::LoseAnswer]);
     let lock = world.lock(&manager);
     let waiter = tokio::spawn(async move { lock.acquire().await });
-    crate::world::eventually("it watches again", async || store.asked(Verb::Changed) >= 2).await;
+    crate::world::eventually("it watches again", async || store.asked(Verb::WaitForChange) >= 2).await;
     guard.release().await.unwrap();
     assert!(waiter.await.unwrap().unwrap().is_held());
     assert!(store.failed() >= 1);

@@ -5,14 +5,14 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::backend::{Claim, ClaimId, Patience, Standing};
-use globallock::queue::{MAX_CAPACITY, Share};
+use globallock::backend::{Claim, ClaimId, ClaimStatus, WaitMode};
+use globallock::queue::{MAX_CAPACITY, Permits};
 use globallock::{Backend, Name};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
-const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
 
 /// How many bytes the member has sent to its clients.
 fn sent(cluster: &Etcd) -> u64 {
@@ -26,12 +26,12 @@ fn sent(cluster: &Etcd) -> u64 {
     counted.and_then(|count| count.parse::<f64>().ok()).unwrap() as u64
 }
 
-fn claim(manager: u128, number: u64, share: Share) -> Claim {
+fn claim(manager: u128, number: u64, permits: Permits) -> Claim {
     Claim {
         id: ClaimId::new(manager, number),
         name: Name::new("a").unwrap(),
-        share,
-        patience: Patience::Queue,
+        permits,
+        wait_mode: WaitMode::Wait,
         lease: Duration::from_secs(120),
         max_hold: None,
         owner: "".into(),
@@ -43,20 +43,20 @@ async fn join(cluster: &Etcd, store: &Arc<dyn Backend>, claims: impl Iterator<It
     let before = sent(cluster);
     let mut count = 0;
     for claim in claims {
-        assert_eq!(store.join(&claim).await.unwrap(), Standing::Waiting);
+        assert_eq!(store.enqueue(&claim).await.unwrap(), ClaimStatus::Waiting);
         count += 1;
     }
     (sent(cluster) - before) / count
 }
 
 /// Joins behind 20 claims and behind 2,000, and compares what one join was answered.
-async fn costs_the_same(share: Share) {
+async fn costs_the_same(permits: Permits) {
     let cluster = Etcd::start(1).unwrap();
     let store = || async { globallock::connect_backend(&cluster.url()).await.unwrap() };
     let (crowd, same, first, last) = (store().await, 1, store().await, store().await);
     let holder = claim(9, 0, MUTEX);
-    assert!(matches!(crowd.join(&holder).await.unwrap(), Standing::Held(_)));
-    let of = |manager: u128, numbers: std::ops::Range<u64>| numbers.map(move |n| claim(manager, n, share));
+    assert!(matches!(crowd.enqueue(&holder).await.unwrap(), ClaimStatus::Held(_)));
+    let of = |manager: u128, numbers: std::ops::Range<u64>| numbers.map(move |n| claim(manager, n, permits));
     join(&cluster, &crowd, of(same, 0..20)).await;
     let few = [join(&cluster, &crowd, of(same, 20..30)).await, join(&cluster, &first, of(2, 0..10)).await];
     join(&cluster, &crowd, of(same, 30..2000)).await;
@@ -66,7 +66,7 @@ async fn costs_the_same(share: Share) {
         "bytes for each join behind 20 and 2,000, from the same store and from another: {few:?}, {many:?}"
     );
     assert!(many[0] <= few[0] * 2, "{many:?} after {few:?}");
-    assert!(many[1] <= few[1] * 2 || share == READ, "{many:?} after {few:?}");
+    assert!(many[1] <= few[1] * 2 || permits == READ, "{many:?} after {few:?}");
     assert_eq!(crowd.inspect(&holder.name).await.unwrap().len(), 2031);
 }
 

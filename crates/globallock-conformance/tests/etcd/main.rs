@@ -153,7 +153,11 @@ async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
         guard.release().await.unwrap();
         let next = waiter.await.unwrap().unwrap();
         let queue = holder.inspect("a").await.unwrap();
-        assert_eq!((queue.len(), queue[0].fence), (1, next.fencing_token()), "its claim is in the store");
+        assert_eq!(
+            (queue.len(), queue[0].fencing_token),
+            (1, next.fencing_token()),
+            "its claim is in the store"
+        );
         next.release().await.unwrap();
     }
 }
@@ -172,7 +176,11 @@ async fn a_claim_on_a_dead_lease_is_not_granted() {
         }
         let next = waiter.await.unwrap().unwrap();
         let queue = manager.inspect("a").await.unwrap();
-        assert_eq!((queue.len(), queue[0].fence), (1, next.fencing_token()), "its claim is in the store");
+        assert_eq!(
+            (queue.len(), queue[0].fencing_token),
+            (1, next.fencing_token()),
+            "its claim is in the store"
+        );
         guard.lost().await;
         next.release().await.unwrap();
     }
@@ -323,7 +331,7 @@ async fn a_cluster_of_which_members_are_away() {
     // Without a majority nothing can be promised, and nothing is.
     cluster.kill(1);
     let short = Options { wait: Some(Duration::from_secs(1)), ..Options::default() };
-    let refused = manager.mutex("b").unwrap().with(short).unwrap().acquire().await.unwrap_err();
+    let refused = manager.mutex("b").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
 }
 

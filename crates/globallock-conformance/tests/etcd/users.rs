@@ -28,16 +28,16 @@ async fn a_user_with_the_least_rights() {
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
 
     let wrong = connect(&format!("etcd://app:wrongCANARY@{host}")).await.unwrap_err();
-    assert!(matches!(wrong, Error::Denied { .. }), "{wrong:?}");
+    assert!(matches!(wrong, Error::PermissionDenied { .. }), "{wrong:?}");
     assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
     let nobody = match connect(&format!("etcd://{host}")).await {
         Ok(manager) => manager.mutex("a").unwrap().acquire().await.unwrap_err(),
         Err(error) => error,
     };
-    assert!(matches!(nobody, Error::Denied { .. }), "{nobody:?}");
+    assert!(matches!(nobody, Error::PermissionDenied { .. }), "{nobody:?}");
     let elsewhere = connect(&format!("etcd://app:s3cretCANARY@{host}?prefix=/other/")).await.unwrap();
     let refused = elsewhere.mutex("a").unwrap().acquire().await.unwrap_err();
-    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+    assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
 }
 
 #[tokio::test]

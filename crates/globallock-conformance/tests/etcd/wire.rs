@@ -35,7 +35,7 @@ async fn keys_and_values_are_as_they_always_were() {
     assert!(backend.renew(&all).await.iter().all(Result::is_ok));
     assert_eq!(dump(&cluster), joined, "a renewal writes nothing");
     for claim in &claims {
-        backend.leave(claim).await.unwrap();
+        backend.release(claim).await.unwrap();
     }
     let left = dump(&cluster);
     drop(backend);

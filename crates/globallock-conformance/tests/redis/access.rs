@@ -92,7 +92,7 @@ async fn a_password_and_a_user_with_the_least_rights() {
 
     let refused = connect(&format!("redis://locks:pw@127.0.0.1:{port}?prefix=other%3A")).await;
     let refused = refused.unwrap().mutex("a").unwrap().acquire().await.unwrap_err();
-    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+    assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
     assert!(refused.to_string().contains("+@sortedset"), "{refused}");
 }
 

@@ -226,19 +226,20 @@ async fn a_renewal_of_one_that_shares_moves_the_end_of_its_lease_everywhere() {
 #[tokio::test]
 async fn a_renewal_that_comes_too_late_leaves_nothing_behind() {
     let scripts = Scripts::new().await;
-    let (queue, claims, fence) =
+    let (queue, claims, fencing_token) =
         (format!("ZCARD {QUEUE}"), format!("EXISTS {CLAIMS}"), format!("GET {FENCE}"));
     // Of a waiter, while another one has all there is.
     let waited = |now| {
         let over = format!("HSET {CLAIMS} {ID} {}", now - 1);
         [vec![held_until(now + LEFT)], waits_already(), vec![over]].concat()
     };
-    let told = scripts.answers(waited, &[&scripts.renews(), &queue, &claims, &fence]);
+    let told = scripts.answers(waited, &[&scripts.renews(), &queue, &claims, &fencing_token]);
     assert_eq!(told.answer, [2, 0, 0, 5000]);
     // Of the last one that shares.
     let renews = scripts.renews_shared();
     let gone = format!("EXISTS {LOCK} {SHARED}");
-    let told = scripts.answers(|now| shares_until(now - 2, now - 1), &[&renews, &gone, &claims, &fence]);
+    let told =
+        scripts.answers(|now| shares_until(now - 2, now - 1), &[&renews, &gone, &claims, &fencing_token]);
     assert_eq!(told.answer, [2, 0, 0, 1000]);
 }
 
@@ -288,7 +289,7 @@ async fn waiters_look_also_when_the_lease_of_the_holder_ends_in_this_millisecond
 #[tokio::test]
 async fn tokens_rise_also_where_the_counter_stands_at_the_very_microsecond() {
     let scripts = Scripts::new().await;
-    let (forget, fence) = (format!("DEL {LOCK} {QUEUE} {CLAIMS} {SHARED}"), format!("GET {FENCE}"));
+    let (forget, fencing_token) = (format!("DEL {LOCK} {QUEUE} {CLAIMS} {SHARED}"), format!("GET {FENCE}"));
     let commands = |asks: &str| {
         // From the clock here to the clock of the join it is a fraction of a millisecond.
         let counter = |ahead| {
@@ -297,8 +298,9 @@ async fn tokens_rise_also_where_the_counter_stands_at_the_very_microsecond() {
                  redis.call('SET', KEYS[1], string.format('%.0f', now)) return string.format('%.0f', now)\" 1 {FENCE}"
             )
         };
-        let one =
-            |ahead| [counter(ahead), asks.to_owned(), fence.clone(), forget.clone(), "ECHO next".to_owned()];
+        let one = |ahead| {
+            [counter(ahead), asks.to_owned(), fencing_token.clone(), forget.clone(), "ECHO next".to_owned()]
+        };
         (0..100).flat_map(one).collect::<Vec<_>>()
     };
     for asks in [scripts.joins_for(0, 0), scripts.joins_shared()] {

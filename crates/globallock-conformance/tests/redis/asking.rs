@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
-use globallock::backend::{Backend, Claim, Patience, Standing};
-use globallock::queue::Share;
+use globallock::backend::{Backend, Claim, ClaimStatus, WaitMode};
+use globallock::queue::Permits;
 use globallock_conformance::server::redis::Redis;
 
 use crate::times::claim;
@@ -16,8 +16,8 @@ pub(crate) const FENCE: &str = "{_glocks:a}:fence";
 pub(crate) const QUEUE: &str = "{_glocks:a}:queue";
 pub(crate) const CLAIMS: &str = "{_glocks:a}:claims";
 pub(crate) const SHARED: &str = "{_glocks:a}:shared";
-pub(crate) const MUTEX: Share = Share { weight: 1, capacity: 1 };
-pub(crate) const ONE_OF_TWO: Share = Share { weight: 1, capacity: 2 };
+pub(crate) const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+pub(crate) const ONE_OF_TWO: Permits = Permits { count: 1, capacity: 2 };
 
 /// The claim that asks, as the scripts write it.
 pub(crate) const ID: &str = "000000000000000000000000000000aa";
@@ -41,16 +41,16 @@ impl Scripts {
         let backend = globallock::connect_backend(&server.url()).await.unwrap();
         let (alone, shares) = (queued(MUTEX), queued(ONE_OF_TWO));
         assert_eq!(server.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]), "OK");
-        join(&backend, &alone).await;
+        enqueue(&backend, &alone).await;
         let join_script = last_script(&server);
-        assert!(matches!(backend.renew(&[Arc::new(alone.clone())]).await[..], [Ok(Standing::Held(_))]));
+        assert!(matches!(backend.renew(&[Arc::new(alone.clone())]).await[..], [Ok(ClaimStatus::Held(_))]));
         let renew = last_script(&server);
-        backend.leave(&alone).await.unwrap();
+        backend.release(&alone).await.unwrap();
         let leave = last_script(&server);
-        join(&backend, &shares).await;
+        enqueue(&backend, &shares).await;
         let join_shared = last_script(&server);
         assert!(join_script != renew && renew != join_shared && join_shared != join_script);
-        backend.leave(&shares).await.unwrap();
+        backend.release(&shares).await.unwrap();
         server.cli(&["FLUSHALL"]);
         Scripts { server, join: join_script, join_shared, renew, leave }
     }
@@ -209,12 +209,12 @@ pub(crate) fn millisecond(time: &[i64]) -> i64 {
     time[0] * 1000 + time[1] / 1000
 }
 
-pub(crate) fn queued(share: Share) -> Claim {
-    claim("a", 1, share, Patience::Queue)
+pub(crate) fn queued(permits: Permits) -> Claim {
+    claim("a", 1, permits, WaitMode::Wait)
 }
 
-pub(crate) async fn join(backend: &Arc<dyn Backend>, claim: &Claim) {
-    assert!(matches!(backend.join(claim).await, Ok(Standing::Held(_))));
+pub(crate) async fn enqueue(backend: &Arc<dyn Backend>, claim: &Claim) {
+    assert!(matches!(backend.enqueue(claim).await, Ok(ClaimStatus::Held(_))));
 }
 
 /// The name of the script that was called last.
@@ -274,13 +274,13 @@ pub(crate) fn shared_by(members: &[(i64, u32)], mixed: u8) -> Vec<String> {
     };
     let records: String = members.iter().enumerate().map(record).collect();
     let smallest = members.iter().map(|(_, capacity)| capacity).min().expect("somebody shares");
-    let weight = members.len();
+    let count = members.len();
     vec![
         format!("SET {LOCK} glk1+:{OTHER}:1000 PXAT 99999999999999"),
         format!("SET {FENCE} 1000w"),
         format!("ZADD {SHARED}{leases}"),
         format!("HSET {CLAIMS}{records}"),
         format!("HSET {CLAIMS} \"#value\" glk1+:{OTHER}:1000 \"#mixed\" {mixed}"),
-        format!("HSET {CLAIMS} \"#weight\" {weight} \"#capacity\" {smallest}"),
+        format!("HSET {CLAIMS} \"#weight\" {count} \"#capacity\" {smallest}"),
     ]
 }

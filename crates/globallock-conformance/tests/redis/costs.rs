@@ -1,6 +1,6 @@
 //! What locks cost the server, by the commands inside.
 
-use globallock::backend::{Patience, Standing};
+use globallock::backend::{ClaimStatus, WaitMode};
 use globallock_conformance::server::redis::Redis;
 
 use crate::asking::{FENCE, ID, MUTEX, REST, Scripts, in_front, shared_by, waits_already};
@@ -33,29 +33,29 @@ async fn locks_cost_the_server_what_the_page_says() {
     let store = Store::new().await;
     let (holder, waiter) = (queued(1, MUTEX), queued(2, MUTEX));
     store.holds(&holder).await;
-    store.leave(&holder).await;
+    store.release(&holder).await;
     spent(&store);
     store.holds(&holder).await;
     assert_eq!(spent(&store), "set:2 time:1", "an acquire");
-    assert!(matches!(store.renew(&holder).await, Standing::Held(_)));
+    assert!(matches!(store.renew(&holder).await, ClaimStatus::Held(_)));
     assert_eq!(spent(&store), "get:1 pexpire:1", "a renewal");
     store.waits(&waiter).await;
     assert_eq!(spent(&store), "pexpire:1 pttl:2 set:2 time:1 zadd:1 zrank:1", "the first wait");
-    store.leave(&holder).await;
+    store.release(&holder).await;
     store.told(&waiter).await;
     assert_eq!(spent(&store), "mget:1 publish:1 set:1 time:1 zpopmin:1", "a release before a waiter");
-    store.leave(&waiter).await;
+    store.release(&waiter).await;
     assert_eq!(spent(&store), "del:1 mget:1 set:1 zpopmin:1", "a release after the last waiter");
     store.holds(&holder).await;
-    store.leave(&holder).await;
+    store.release(&holder).await;
     assert_eq!(spent(&store), "del:1 mget:1 set:2 time:1", "an acquire and a release");
     store.server.cli(&["DEL", FENCE]);
     spent(&store);
     store.holds(&holder).await;
     assert_eq!(spent(&store), "exists:1 set:2 time:1", "the first acquire of a name");
-    store.leave(&holder).await;
+    store.release(&holder).await;
     spent(&store);
-    store.holds(&claim("a", 3, MUTEX, Patience::Once)).await;
+    store.holds(&claim("a", 3, MUTEX, WaitMode::Try)).await;
     assert_eq!(spent(&store), "exists:1 set:2 time:1", "an acquire that does not wait");
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use globallock::backend::{Backend, Claim, ClaimId, Patience, Standing};
-use globallock::queue::Share;
-use globallock::{Departure, Guard, LockManager, Result};
+use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus, WaitMode};
+use globallock::queue::Permits;
+use globallock::{Guard, LockManager, Release, Result};
 use globallock_conformance::scene::{connect_for, waits};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
@@ -22,7 +22,7 @@ use crate::times::claim;
 const LEASE: Duration = Duration::from_secs(60);
 /// Waiters renew after 20 s.
 const SOON: Duration = Duration::from_secs(15);
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
+const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 const CROWD: u64 = 10_000;
 
 /// Puts copies of the last waiter of the lock `a` behind it until there are so many; where wanted, each has a channel of
@@ -35,7 +35,7 @@ const COPIES: &str = "
         if ARGV[2] == 'Apart' then copy = string.gsub(copy, 'wake:', 'wake:' .. number .. '-', 1) end
         redis.call('ZADD', queue, string.format('%.0f', last[2] + number), copy)
     end
-    redis.call('SET', '{_glocks:a}:fence', string.format('%.0fw', last[2] + ARGV[1]), 'PX', 600000)
+    redis.call('SET', '{_glocks:a}:fencing_token', string.format('%.0fw', last[2] + ARGV[1]), 'PX', 600000)
     return redis.call('ZCARD', queue)";
 
 /// Whether the dead waiters were of one process or of as many processes.
@@ -56,8 +56,8 @@ impl Scene {
     async fn new(dead: Dead) -> Self {
         let server = Redis::start().unwrap();
         let holder = globallock::connect_backend(&server.url()).await.unwrap();
-        let holds = claim("a", 0, MUTEX, Patience::Queue);
-        assert!(matches!(holder.join(&holds).await, Ok(Standing::Held(_))));
+        let holds = claim("a", 0, MUTEX, WaitMode::Wait);
+        assert!(matches!(holder.enqueue(&holds).await, Ok(ClaimStatus::Held(_))));
         let backend = globallock::connect_backend(&server.url()).await.unwrap();
         crowd(&backend, 20).await;
         drop(backend);
@@ -96,11 +96,11 @@ fn waiting(server: &Redis) -> u64 {
 /// Has so many waiters join the lock `a` over one connection.
 async fn crowd(backend: &Arc<dyn Backend>, count: u64) {
     let joins = (1..=count).map(|number| {
-        let waiter = of_the_crowd(claim("a", number, MUTEX, Patience::Queue).id);
-        async move { backend.join(&waiter).await.unwrap() }
+        let waiter = of_the_crowd(claim("a", number, MUTEX, WaitMode::Wait).id);
+        async move { backend.enqueue(&waiter).await.unwrap() }
     });
-    let standings: Vec<Standing> = futures_util::stream::iter(joins).buffered(200).collect().await;
-    assert!(standings.iter().all(|standing| *standing == Standing::Waiting));
+    let standings: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(standings.iter().all(|standing| *standing == ClaimStatus::Waiting));
 }
 
 /// The longest that one call kept the server, of those that took more than a millisecond.
@@ -139,7 +139,7 @@ async fn a_release_hands_the_lock_over_ten_thousand_dead_waiters() {
         let living = scene.living().await;
         let waiter = scene.waiter(&living).await;
         let since = Instant::now();
-        assert_eq!(scene.holder.leave(&scene.holds).await.unwrap(), Departure::Left);
+        assert_eq!(scene.holder.release(&scene.holds).await.unwrap(), Release::Released);
         granted(&format!("released before the dead, {dead:?}"), since, &scene, &living, waiter).await;
     }
 }
@@ -152,7 +152,7 @@ async fn one_call_passes_so_many_of_the_dead_and_no_more() {
         let living = scene.living().await;
         let waiter = scene.waiter(&living).await;
         scene.server.cli(&["CONFIG", "RESETSTAT"]);
-        assert_eq!(scene.holder.leave(&scene.holds).await.unwrap(), Departure::Left);
+        assert_eq!(scene.holder.release(&scene.holds).await.unwrap(), Release::Released);
         let guard = tokio::time::timeout(SOON, waiter).await.expect("it is granted").unwrap().unwrap();
         let (calls, messages) = (count(&scene.server, "evalsha"), count(&scene.server, "publish"));
         println!("{dead:?}: {calls} calls, {messages} messages");
@@ -168,23 +168,23 @@ async fn one_call_passes_so_many_of_the_dead_and_no_more() {
 #[tokio::test]
 async fn one_call_lets_in_so_many_and_no_more() {
     const READERS: u64 = 3000;
-    const READ: Share = Share { weight: 1, capacity: u32::MAX >> 3 };
+    const READ: Permits = Permits { count: 1, capacity: u32::MAX >> 3 };
     let server = Redis::start().unwrap();
     let [backend, readers] = [
         globallock::connect_backend(&server.url()).await.unwrap(),
         globallock::connect_backend(&server.url()).await.unwrap(),
     ];
-    let holds = claim("a", 0, MUTEX, Patience::Queue);
-    assert!(matches!(backend.join(&holds).await, Ok(Standing::Held(_))));
+    let holds = claim("a", 0, MUTEX, WaitMode::Wait);
+    assert!(matches!(backend.enqueue(&holds).await, Ok(ClaimStatus::Held(_))));
     let readers = &readers;
     let joins = (1..=READERS).map(|number| async move {
-        let reader = of_the_crowd(claim("a", number, READ, Patience::Queue).id);
-        readers.join(&Claim { share: READ, ..reader }).await.unwrap()
+        let reader = of_the_crowd(claim("a", number, READ, WaitMode::Wait).id);
+        readers.enqueue(&Claim { permits: READ, ..reader }).await.unwrap()
     });
-    let standings: Vec<Standing> = futures_util::stream::iter(joins).buffered(200).collect().await;
-    assert!(standings.iter().all(|standing| *standing == Standing::Waiting));
+    let standings: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(standings.iter().all(|standing| *standing == ClaimStatus::Waiting));
     server.cli(&["CONFIG", "RESETSTAT"]);
-    backend.leave(&holds).await.unwrap();
+    backend.release(&holds).await.unwrap();
     eventually("all share it", async || server.cli(&["ZCARD", "{_glocks:a}:shared"]) == READERS.to_string())
         .await;
     let calls = count(&server, "evalsha");
@@ -210,13 +210,13 @@ async fn a_waiter_behind_dead_waiters_comes_in_when_the_lease_of_a_dead_holder_e
 async fn a_renewal_of_a_waiter_behind_dead_waiters_tells_it_when_to_look() {
     let scene = Scene::new(Dead::Together).await;
     let backend = globallock::connect_backend(&scene.server.url()).await.unwrap();
-    let waiter = Arc::new(claim("a", CROWD + 1, MUTEX, Patience::Queue));
-    assert_eq!(backend.join(&waiter).await.unwrap(), Standing::Waiting);
+    let waiter = Arc::new(claim("a", CROWD + 1, MUTEX, WaitMode::Wait));
+    assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
     scene.server.cli(&["PEXPIRE", "_glocks:a", "1000"]);
-    assert_eq!(backend.renew(&[Arc::clone(&waiter)]).await.remove(0).unwrap(), Standing::Waiting);
+    assert_eq!(backend.renew(&[Arc::clone(&waiter)]).await.remove(0).unwrap(), ClaimStatus::Waiting);
     let granted = async {
-        while backend.changed(&waiter).await.unwrap().is_none() {
-            if let Standing::Held(_) = backend.join(&waiter).await.unwrap() {
+        while backend.wait_for_change(&waiter).await.unwrap().is_none() {
+            if let ClaimStatus::Held(_) = backend.enqueue(&waiter).await.unwrap() {
                 break;
             }
         }
@@ -254,25 +254,25 @@ async fn a_try_finds_a_lock_free_that_only_dead_waiters_want() {
 async fn of_ten_thousand_living_waiters_nobody_is_passed_over() {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
-    let holds = claim("a", 0, MUTEX, Patience::Queue);
-    assert!(matches!(backend.join(&holds).await, Ok(Standing::Held(_))));
+    let holds = claim("a", 0, MUTEX, WaitMode::Wait);
+    assert!(matches!(backend.enqueue(&holds).await, Ok(ClaimStatus::Held(_))));
     crowd(&backend, CROWD).await;
     let queue = backend.inspect(&holds.name).await.unwrap();
     let mut ids = queue.iter().map(|entry| entry.id.unwrap());
     assert_eq!(ids.next(), Some(holds.id));
-    backend.leave(&holds).await.unwrap();
+    backend.release(&holds).await.unwrap();
     for (turn, id) in (1..).zip(ids.take(200)) {
-        let changed = tokio::time::timeout(SOON, backend.changed(&of_the_crowd(id))).await;
+        let changed = tokio::time::timeout(SOON, backend.wait_for_change(&of_the_crowd(id))).await;
         let granted = changed.expect("it is granted").unwrap();
-        assert!(matches!(granted, Some(Standing::Held(_))), "turn {turn}: {granted:?}");
+        assert!(matches!(granted, Some(ClaimStatus::Held(_))), "turn {turn}: {granted:?}");
         assert_eq!(waiting(&server), CROWD - turn);
-        backend.leave(&of_the_crowd(id)).await.unwrap();
+        backend.release(&of_the_crowd(id)).await.unwrap();
     }
 }
 
 /// A waiter that nobody renews: its lease outlasts the test on any machine.
 fn of_the_crowd(id: ClaimId) -> Claim {
-    Claim { id, lease: LEASE * 20, ..claim("a", 0, MUTEX, Patience::Queue) }
+    Claim { id, lease: LEASE * 20, ..claim("a", 0, MUTEX, WaitMode::Wait) }
 }
 
 #[tokio::test]
@@ -281,22 +281,22 @@ async fn a_lock_that_thousands_of_dead_owners_shared_is_free_at_once() {
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
     // Capacities that differ have the smallest found again when members go.
     let joins = (0..CROWD / 2).map(|number| {
-        let share = Share { weight: 1, capacity: u32::MAX - u32::try_from(number % 2).unwrap() };
-        let reader = claim("a", number, share, Patience::Queue);
+        let permits = Permits { count: 1, capacity: u32::MAX - u32::try_from(number % 2).unwrap() };
+        let reader = claim("a", number, permits, WaitMode::Wait);
         let backend = &backend;
-        async move { backend.join(&reader).await.unwrap() }
+        async move { backend.enqueue(&reader).await.unwrap() }
     });
-    let standings: Vec<Standing> = futures_util::stream::iter(joins).buffered(200).collect().await;
-    assert!(standings.iter().all(|standing| matches!(standing, Standing::Held(_))));
+    let standings: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(standings.iter().all(|standing| matches!(standing, ClaimStatus::Held(_))));
     assert_eq!(server.cli(&["DEL", "_glocks:a"]), "1");
     let since = Instant::now();
-    let writer = claim("a", CROWD, MUTEX, Patience::Once);
-    let tried = tokio::time::timeout(SOON, backend.join(&writer)).await.expect("it is answered").unwrap();
+    let writer = claim("a", CROWD, MUTEX, WaitMode::Try);
+    let tried = tokio::time::timeout(SOON, backend.enqueue(&writer)).await.expect("it is answered").unwrap();
     println!(
         "a try behind the dead who shared: {:.1?}, longest call {:?}",
         since.elapsed(),
         longest(&server)
     );
-    assert!(matches!(tried, Standing::Held(_)));
+    assert!(matches!(tried, ClaimStatus::Held(_)));
     assert_eq!(server.cli(&["EXISTS", "{_glocks:a}:shared", "{_glocks:a}:claims"]), "0");
 }

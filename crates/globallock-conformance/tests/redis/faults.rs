@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use globallock::{Departure, Error, Guard, LockManager, Loss, Options};
+use globallock::{Error, Guard, LockManager, Loss, Options, Release};
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::scene::connect_for;
 use globallock_conformance::server::redis::{Redis, Sentinels};
@@ -70,8 +70,9 @@ async fn a_silent_network_is_told_within_the_patience_and_loses_the_lock() {
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
     proxy.answers(Flow::Swallow);
     let asked = std::time::Instant::now();
-    let options = Options { patience: Some(Duration::from_millis(700)), lease: LEASE, ..Options::default() };
-    let refused = manager.mutex("b").unwrap().with(options).unwrap().acquire().await;
+    let options =
+        Options { store_timeout: Some(Duration::from_millis(700)), lease: LEASE, ..Options::default() };
+    let refused = manager.mutex("b").unwrap().with_options(options).unwrap().acquire().await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
     assert!(asked.elapsed() < Duration::from_secs(10));
     assert_eq!(guard.lost().await, Loss::Expired);
@@ -129,7 +130,7 @@ async fn forgotten_scripts_are_loaded_again() {
         let mut last = left();
         eventually("it is renewed", async || left() > std::mem::replace(&mut last, left())).await;
         server.cli(&["SCRIPT", "FLUSH"]);
-        assert_eq!(guard.release().await.unwrap(), Departure::Left);
+        assert_eq!(guard.release().await.unwrap(), Release::Released);
     }
 }
 
@@ -159,7 +160,7 @@ async fn a_server_that_restarts_within_the_lease_keeps_its_waiters() {
     queue_is(&holder, "a", 1, 1).await;
     server.kill();
     server.resume_after_kill().unwrap();
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
     assert!(waiter.await.unwrap().unwrap().is_held());
 }
 
@@ -172,13 +173,13 @@ async fn a_stopped_server_that_goes_on_in_time_loses_nothing() {
     let manager = LockManager::connect_with(&url, options).await.unwrap();
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
     server.stop();
-    let short = Options { patience: Some(Duration::from_millis(300)), ..Options::default() };
-    let refused = manager.mutex("b").unwrap().with(short).unwrap().acquire().await;
+    let short = Options { store_timeout: Some(Duration::from_millis(300)), ..Options::default() };
+    let refused = manager.mutex("b").unwrap().with_options(short).unwrap().acquire().await;
     assert!(refused.unwrap_err().is_unavailable());
     server.go_on();
     assert!(manager.mutex("b").unwrap().acquire().await.unwrap().is_held());
     assert!(guard.is_held());
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
 #[tokio::test]
@@ -228,5 +229,5 @@ async fn what_a_connection_says_that_was_given_up_is_not_listened_to() {
     eventually("the old connection ends", async || proxy.ended() > 0).await;
     queue_is(&owner, "a", 1, 0).await;
     assert!(guard.is_held());
-    assert_eq!(guard.release().await.unwrap(), Departure::Left);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
 }

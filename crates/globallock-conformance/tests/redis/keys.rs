@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use globallock::Guard;
-use globallock::backend::{Claim, Standing};
-use globallock::queue::Share;
+use globallock::backend::{Claim, ClaimStatus};
+use globallock::queue::Permits;
 use globallock_conformance::scene::{calm_manager as manager, connect_for};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
@@ -87,7 +87,7 @@ async fn a_stranger_excludes_us_and_is_shown() {
     assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
     assert!(manager.rwlock("a").unwrap().read().try_acquire().await.unwrap().is_none());
     let queue = manager.inspect("a").await.unwrap();
-    assert_eq!((queue.len(), queue[0].id, queue[0].held, queue[0].fence), (1, None, true, 0));
+    assert_eq!((queue.len(), queue[0].id, queue[0].held, queue[0].fencing_token), (1, None, true, 0));
     assert!(queue[0].expires_in.is_some_and(|left| left <= Duration::from_secs(60)));
     let shown = queue[0].owner.to_string();
     assert!(shown.contains("somebody") && !shown.contains('\u{1b}'), "{shown:?}");
@@ -184,7 +184,7 @@ async fn a_dropped_manager_closes_its_connection() {
 #[tokio::test]
 async fn dead_waiters_in_front_of_one_that_has_to_wait_leave_the_queue() {
     let store = Store::new().await;
-    let reader = Claim { share: Share { weight: 1, capacity: 9 }, ..queued(1, MUTEX) };
+    let reader = Claim { permits: Permits { count: 1, capacity: 9 }, ..queued(1, MUTEX) };
     store.holds(&reader).await;
     // None fits beside the reader, and the first ones are renewed only once.
     let dead = [2, 3, 4].map(|number| Claim { lease: Duration::from_secs(2), ..queued(number, MUTEX) });
@@ -192,13 +192,13 @@ async fn dead_waiters_in_front_of_one_that_has_to_wait_leave_the_queue() {
         |claim: &Claim| store.server.cli(&["HEXISTS", "{_glocks:a}:claims", &claim.id.to_string()]) == "1";
     for claim in &dead {
         store.waits(claim).await;
-        assert_eq!(store.renew(claim).await, Standing::Waiting);
+        assert_eq!(store.renew(claim).await, ClaimStatus::Waiting);
     }
     assert!(dead.iter().all(has_record), "the end of a renewed lease is written down");
     let living = queued(5, MUTEX);
     store.waits(&living).await;
     eventually("their leases end, and whoever looks next takes them out", async || {
-        assert_eq!(store.renew(&living).await, Standing::Waiting);
+        assert_eq!(store.renew(&living).await, ClaimStatus::Waiting);
         store.server.cli(&["ZCARD", "{_glocks:a}:queue"]) == "1"
     })
     .await;
@@ -209,16 +209,16 @@ async fn dead_waiters_in_front_of_one_that_has_to_wait_leave_the_queue() {
 async fn the_age_of_a_hold_counts_from_the_grant_after_a_wait_too() {
     let store = Store::new().await;
     let holder = queued(1, MUTEX);
-    let shares = Share { weight: 1, capacity: 9 };
+    let shares = Permits { count: 1, capacity: 9 };
     store.holds(&holder).await;
-    let waiters = [2, 3].map(|number| Claim { share: shares, ..queued(number, MUTEX) });
+    let waiters = [2, 3].map(|number| Claim { permits: shares, ..queued(number, MUTEX) });
     for waiter in &waiters {
         store.waits(waiter).await;
     }
     let joined = Instant::now();
     eventually("they wait for a while", async || joined.elapsed() > Duration::from_millis(200)).await;
     let released = Instant::now();
-    store.leave(&holder).await;
+    store.release(&holder).await;
     let queue = store.backend.inspect(&holder.name).await.unwrap();
     // The server counts whole milliseconds.
     let most = released.elapsed() + Duration::from_millis(2);

@@ -28,7 +28,7 @@ async fn a_server_without_memory_is_told_apart() {
     let manager = manager(&server.url()).await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = refusal(&manager).await;
-    assert!(matches!(error, Error::Unfit { .. }), "{error:?}");
+    assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
     assert!(error.to_string().contains("raise maxmemory"), "{error}");
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(server.cli(&["KEYS", "*"]), "");
@@ -59,7 +59,7 @@ async fn a_server_that_cannot_save_is_told_apart() {
     })
     .await;
     let error = refusal(&manager).await;
-    assert!(matches!(error, Error::Unfit { .. }), "{error:?}");
+    assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
     assert!(error.to_string().contains("stop-writes-on-bgsave-error"), "{error}");
 }
 
@@ -107,8 +107,10 @@ async fn a_server_that_is_still_loading_is_waited_for() {
     assert_eq!(server.cli(&["SAVE"]), "OK");
     server.kill();
     server.resume_after_kill().unwrap();
-    let locks =
-        globallock::Options { patience: Some(Duration::from_secs(30)), ..globallock::Options::default() };
+    let locks = globallock::Options {
+        store_timeout: Some(Duration::from_secs(30)),
+        ..globallock::Options::default()
+    };
     let options = globallock::ManagerOptions { locks, ..globallock::ManagerOptions::default() };
     let loading = server.cli(&["PING"]);
     assert!(loading.contains("LOADING"), "the server is still loading: {loading}");
@@ -159,7 +161,7 @@ async fn an_old_server_is_told_apart() {
     })
     .await;
     let error = connect(&url).await.expect_err("it is refused");
-    assert!(matches!(error, Error::Unfit { .. }), "{error:?}");
+    assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
     assert!(error.to_string().contains("Redis 6.2.14: globallock needs 7 or newer"), "{error}");
     let url = pretender(|_| "-ERR unknown command `HELLO`\r\n".to_owned()).await;
     let error = connect(&url).await.expect_err("it is refused");
@@ -195,7 +197,9 @@ async fn a_server_that_is_none_is_told_apart() {
     ] {
         let url = pretender(move |_| answer.to_owned()).await;
         match connect(&url).await {
-            Err(Error::Unavailable { .. } | Error::Unfit { .. } | Error::Denied { .. }) => {}
+            Err(
+                Error::Unavailable { .. } | Error::FailedPrecondition { .. } | Error::PermissionDenied { .. },
+            ) => {}
             Err(error) => panic!("{answer:?}: {error:?}"),
             Ok(manager) => drop(refusal(&manager).await),
         }
@@ -233,7 +237,7 @@ async fn a_server_that_went_away_is_named_within_the_waiting_limit() {
     let short =
         globallock::Options { wait: Some(Duration::from_millis(400)), ..globallock::Options::default() };
     let asked = std::time::Instant::now();
-    let error = manager.mutex("a").unwrap().with(short).unwrap().acquire().await.unwrap_err();
+    let error = manager.mutex("a").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(
         error.to_string().contains("Connection refused") || error.to_string().contains("closed"),

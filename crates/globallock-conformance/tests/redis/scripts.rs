@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use globallock::backend::{Backend, Claim, Grant, Patience, Standing};
-use globallock::queue::Share;
-use globallock::{Departure, Result};
+use globallock::backend::{Backend, Claim, ClaimStatus, Grant, WaitMode};
+use globallock::queue::Permits;
+use globallock::{Release, Result};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::world::eventually;
 
 use crate::asking::{CLAIMS, FENCE, LOCK, MUTEX, ONE_OF_TWO, QUEUE, SHARED};
 use crate::times::claim;
 
-const TWO_OF_TWO: Share = Share { weight: 2, capacity: 2 };
+const TWO_OF_TWO: Permits = Permits { count: 2, capacity: 2 };
 
 pub(crate) struct Store {
     pub(crate) server: Redis,
@@ -26,35 +26,36 @@ impl Store {
         Store { server, backend }
     }
 
-    async fn join(&self, claim: &Claim) -> Standing {
-        self.backend.join(claim).await.unwrap()
+    async fn enqueue(&self, claim: &Claim) -> ClaimStatus {
+        self.backend.enqueue(claim).await.unwrap()
     }
 
     pub(crate) async fn holds(&self, claim: &Claim) -> Grant {
-        match self.join(claim).await {
-            Standing::Held(grant) => grant,
+        match self.enqueue(claim).await {
+            ClaimStatus::Held(grant) => grant,
             other => panic!("it does not hold: {other:?}"),
         }
     }
 
     pub(crate) async fn waits(&self, claim: &Claim) {
-        assert_eq!(self.join(claim).await, Standing::Waiting);
+        assert_eq!(self.enqueue(claim).await, ClaimStatus::Waiting);
     }
 
-    pub(crate) async fn renew(&self, claim: &Claim) -> Standing {
-        let renewed: Result<Standing> = self.backend.renew(&[Arc::new(claim.clone())]).await.remove(0);
+    pub(crate) async fn renew(&self, claim: &Claim) -> ClaimStatus {
+        let renewed: Result<ClaimStatus> = self.backend.renew(&[Arc::new(claim.clone())]).await.remove(0);
         renewed.unwrap()
     }
 
-    pub(crate) async fn leave(&self, claim: &Claim) -> Departure {
-        self.backend.leave(claim).await.unwrap()
+    pub(crate) async fn release(&self, claim: &Claim) -> Release {
+        self.backend.release(claim).await.unwrap()
     }
 
     /// Waits until a claim that waits is told that it holds.
     pub(crate) async fn told(&self, claim: &Claim) -> Grant {
-        let changed = tokio::time::timeout(Duration::from_secs(15), self.backend.changed(claim)).await;
+        let changed =
+            tokio::time::timeout(Duration::from_secs(15), self.backend.wait_for_change(claim)).await;
         match changed.expect("it is told").unwrap() {
-            Some(Standing::Held(grant)) => grant,
+            Some(ClaimStatus::Held(grant)) => grant,
             other => panic!("it is told otherwise: {other:?}"),
         }
     }
@@ -72,8 +73,8 @@ impl Store {
     }
 }
 
-pub(crate) fn queued(number: u64, share: Share) -> Claim {
-    claim("a", number, share, Patience::Queue)
+pub(crate) fn queued(number: u64, permits: Permits) -> Claim {
+    claim("a", number, permits, WaitMode::Wait)
 }
 
 fn with_lease(seconds: u64, claim: Claim) -> Claim {
@@ -89,7 +90,7 @@ async fn whoever_shares_and_joins_again_is_found() {
     let store = Store::new().await;
     let first = store.holds(&queued(1, ONE_OF_TWO)).await;
     let again = store.holds(&queued(1, ONE_OF_TWO)).await;
-    assert_eq!(first.fence, again.fence);
+    assert_eq!(first.fencing_token, again.fencing_token);
     assert_eq!(store.backend.inspect(&queued(1, MUTEX).name).await.unwrap().len(), 1);
     // Room for one more, and not for two.
     store.holds(&queued(2, ONE_OF_TWO)).await;
@@ -111,15 +112,15 @@ async fn keys_live_as_long_as_the_longest_lease_in_them() {
     assert!(store.left(QUEUE) > long, "a shorter lease does not shorten it");
     // As if most of it had gone by.
     store.server.cli(&["PEXPIRE", QUEUE, "5000"]);
-    assert_eq!(store.renew(&late).await, Standing::Waiting);
+    assert_eq!(store.renew(&late).await, ClaimStatus::Waiting);
     assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
-    assert_eq!(store.renew(&queued(1, MUTEX)).await, Standing::Waiting);
+    assert_eq!(store.renew(&queued(1, MUTEX)).await, ClaimStatus::Waiting);
     assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
     store.server.cli(&["PEXPIRE", QUEUE, "5000"]);
     store.waits(&with_lease(600, queued(4, ONE_OF_TWO))).await;
     assert!(store.left(QUEUE) > long, "another way to join does so too");
     store.server.cli(&["PEXPIRE", LOCK, "5000"]);
-    assert!(matches!(store.renew(&holder).await, Standing::Held(_)));
+    assert!(matches!(store.renew(&holder).await, ClaimStatus::Held(_)));
     assert!(store.left(LOCK) > long);
     assert!(store.left(FENCE) > Duration::from_secs(600_000));
 }
@@ -129,20 +130,20 @@ async fn keys_of_those_who_share_live_as_long_as_the_longest_lease_in_them() {
     let store = Store::new().await;
     let long = Duration::from_secs(500);
     let keys = [LOCK, CLAIMS, SHARED];
-    let share = Share { weight: 1, capacity: 3 };
-    store.holds(&queued(1, share)).await;
+    let permits = Permits { count: 1, capacity: 3 };
+    store.holds(&queued(1, permits)).await;
     assert!(keys.iter().all(|key| (1..500).contains(&store.left(key).as_secs())));
-    let late = with_lease(600, queued(2, share));
+    let late = with_lease(600, queued(2, permits));
     store.holds(&late).await;
     assert!(keys.iter().all(|key| store.left(key) > long));
-    store.holds(&queued(3, share)).await;
+    store.holds(&queued(3, permits)).await;
     assert!(keys.iter().all(|key| store.left(key) > long));
     for key in keys {
         store.server.cli(&["PEXPIRE", key, "5000"]);
     }
-    assert!(matches!(store.renew(&late).await, Standing::Held(_)));
+    assert!(matches!(store.renew(&late).await, ClaimStatus::Held(_)));
     assert!(keys.iter().all(|key| store.left(key) > long));
-    assert!(matches!(store.renew(&queued(1, share)).await, Standing::Held(_)));
+    assert!(matches!(store.renew(&queued(1, permits)).await, ClaimStatus::Held(_)));
     assert!(keys.iter().all(|key| store.left(key) > long));
 }
 
@@ -155,25 +156,25 @@ async fn the_mark_of_waiters_goes_with_the_last_of_them() {
     assert!(!marked(), "nobody waits");
     store.waits(&waiter).await;
     assert!(marked());
-    assert_eq!(store.leave(&waiter).await, Departure::Left);
+    assert_eq!(store.release(&waiter).await, Release::Released);
     assert!(!marked(), "it has left");
     store.waits(&waiter).await;
-    assert_eq!(store.leave(&holder).await, Departure::Left);
-    let last = store.told(&waiter).await.fence;
+    assert_eq!(store.release(&holder).await, Release::Released);
+    let last = store.told(&waiter).await.fencing_token;
     assert_eq!(store.get(FENCE), format!("{last}w"));
-    assert_eq!(store.leave(&waiter).await, Departure::Left);
+    assert_eq!(store.release(&waiter).await, Release::Released);
     assert_eq!(store.get(FENCE), last.to_string(), "the last one has left, and its number stays");
     // One that shares, and one that finds the mark of others who are gone.
     store.holds(&queued(3, ONE_OF_TWO)).await;
     assert!(marked());
-    store.leave(&queued(3, ONE_OF_TWO)).await;
+    store.release(&queued(3, ONE_OF_TWO)).await;
     assert!(!marked(), "nobody shares");
     store.server.cli(&["SET", FENCE, "7w"]);
     store.holds(&queued(4, MUTEX)).await;
     assert!(!marked() && store.left(FENCE) > Duration::from_secs(600_000));
     store.server.cli(&["SET", FENCE, "7w"]);
-    let tries = claim("a", 5, MUTEX, Patience::Once);
-    assert_eq!(store.join(&tries).await, Standing::Gone);
+    let tries = claim("a", 5, MUTEX, WaitMode::Try);
+    assert_eq!(store.enqueue(&tries).await, ClaimStatus::Gone);
     assert!(!marked(), "whoever does not wait has seen that nobody does");
 }
 
@@ -183,18 +184,18 @@ async fn a_counter_that_is_none_of_ours_is_replaced() {
     for (number, strange) in
         (1..).zip(["junk", "", "9007199254740992", "99999999999999999999w", "-5", "1e300"])
     {
-        for share in [MUTEX, ONE_OF_TWO] {
+        for permits in [MUTEX, ONE_OF_TWO] {
             store.server.cli(&["SET", FENCE, strange]);
-            let holder = queued(number, share);
-            let granted = store.holds(&holder).await.fence;
+            let holder = queued(number, permits);
+            let granted = store.holds(&holder).await.fencing_token;
             assert!((1 << 50..1 << 52).contains(&granted), "{granted} after {strange:?}");
-            store.leave(&holder).await;
+            store.release(&holder).await;
             assert!(store.get(FENCE).trim_end_matches('w').parse::<u64>().is_ok_and(|last| last >= granted));
         }
     }
     // The last that counts.
     store.server.cli(&["SET", FENCE, "9007199254740990"]);
-    assert_eq!(store.holds(&queued(9, MUTEX)).await.fence, 9_007_199_254_740_991);
+    assert_eq!(store.holds(&queued(9, MUTEX)).await.fencing_token, 9_007_199_254_740_991);
 }
 
 #[tokio::test]
@@ -204,12 +205,12 @@ async fn tokens_rise_above_a_counter_that_is_ahead_of_the_clock() {
     store.server.cli(&["SET", FENCE, &ahead.to_string()]);
     let holder = queued(1, MUTEX);
     let waiters = [queued(2, MUTEX), queued(3, ONE_OF_TWO), queued(4, ONE_OF_TWO)];
-    assert_eq!(store.holds(&holder).await.fence, ahead + 1);
+    assert_eq!(store.holds(&holder).await.fencing_token, ahead + 1);
     for waiter in &waiters {
         store.waits(waiter).await;
     }
-    store.leave(&holder).await;
-    assert_eq!(store.told(&waiters[0]).await.fence, ahead + 2);
+    store.release(&holder).await;
+    assert_eq!(store.told(&waiters[0]).await.fencing_token, ahead + 2);
     assert!(store.left(LOCK) <= waiters[0].lease, "it is kept for {:?}", store.left(LOCK));
     // Their leases count from the joining, though their numbers are no times.
     assert!(
@@ -217,9 +218,9 @@ async fn tokens_rise_above_a_counter_that_is_ahead_of_the_clock() {
             .iter()
             .all(|waiter| !store.server.cli(&["HGET", CLAIMS, &waiter.id.to_string()]).is_empty())
     );
-    store.leave(&waiters[0]).await;
-    assert_eq!(store.told(&waiters[1]).await.fence, ahead + 3);
-    assert_eq!(store.told(&waiters[2]).await.fence, ahead + 4);
+    store.release(&waiters[0]).await;
+    assert_eq!(store.told(&waiters[1]).await.fencing_token, ahead + 3);
+    assert_eq!(store.told(&waiters[2]).await.fencing_token, ahead + 4);
 }
 
 #[tokio::test]
@@ -230,13 +231,13 @@ async fn whoever_shared_a_lock_that_was_broken_holds_it_no_more() {
         store.holds(&one).await;
         store.holds(&other).await;
         store.server.cli(&["DEL", broken]);
-        assert_eq!(store.renew(&one).await, Standing::Gone, "{broken}");
+        assert_eq!(store.renew(&one).await, ClaimStatus::Gone, "{broken}");
         assert_eq!(store.server.cli(&["HEXISTS", CLAIMS, &one.id.to_string()]), "0", "{broken}");
-        assert_eq!(store.leave(&other).await, Departure::Gone, "{broken}");
+        assert_eq!(store.release(&other).await, Release::NotHeld, "{broken}");
         store.server.cli(&["DEL", LOCK]);
         let next = queued(3, TWO_OF_TWO);
         store.holds(&next).await;
-        store.leave(&next).await;
+        store.release(&next).await;
         // Who shares and has no record any more is forgotten when the lease ends.
         let stay = if broken == CLAIMS { vec![SHARED] } else { Vec::new() };
         let keys = [LOCK, SHARED, CLAIMS, QUEUE].into_iter().filter(|key| store.has(key));
@@ -249,7 +250,7 @@ async fn a_departure_from_a_broken_lock_that_was_shared_says_so() {
     let store = Store::new().await;
     store.holds(&queued(1, ONE_OF_TWO)).await;
     store.server.cli(&["DEL", LOCK]);
-    assert_eq!(store.leave(&queued(1, ONE_OF_TWO)).await, Departure::Gone);
+    assert_eq!(store.release(&queued(1, ONE_OF_TWO)).await, Release::NotHeld);
 }
 
 #[tokio::test]
@@ -262,8 +263,8 @@ async fn a_broken_lock_that_was_shared_is_not_joined_but_begun() {
     store.holds(&queued(3, ONE_OF_TWO)).await;
     store.holds(&queued(4, ONE_OF_TWO)).await;
     store.waits(&queued(5, ONE_OF_TWO)).await;
-    assert_eq!(store.renew(&queued(1, ONE_OF_TWO)).await, Standing::Gone);
-    assert!(matches!(store.renew(&queued(3, ONE_OF_TWO)).await, Standing::Held(_)));
+    assert_eq!(store.renew(&queued(1, ONE_OF_TWO)).await, ClaimStatus::Gone);
+    assert!(matches!(store.renew(&queued(3, ONE_OF_TWO)).await, ClaimStatus::Held(_)));
 }
 
 #[tokio::test]
@@ -274,17 +275,17 @@ async fn a_group_that_cannot_be_read_lets_nobody_in() {
                 continue;
             }
             let store = Store::new().await;
-            let share = Share { weight: 1, capacity: 3 };
-            store.holds(&queued(1, share)).await;
-            store.holds(&queued(2, share)).await;
+            let permits = Permits { count: 1, capacity: 3 };
+            store.holds(&queued(1, permits)).await;
+            store.holds(&queued(2, permits)).await;
             store.server.cli(&["HSET", CLAIMS, field, value]);
-            store.waits(&queued(3, share)).await;
-            assert!(matches!(store.renew(&queued(1, share)).await, Standing::Held(_)));
+            store.waits(&queued(3, permits)).await;
+            assert!(matches!(store.renew(&queued(1, permits)).await, ClaimStatus::Held(_)));
             // Counted again when somebody goes.
-            assert_eq!(store.leave(&queued(1, share)).await, Departure::Left);
-            store.told(&queued(3, share)).await;
-            store.holds(&queued(4, share)).await;
-            store.waits(&queued(5, share)).await;
+            assert_eq!(store.release(&queued(1, permits)).await, Release::Released);
+            store.told(&queued(3, permits)).await;
+            store.holds(&queued(4, permits)).await;
+            store.waits(&queued(5, permits)).await;
         }
     }
 }
@@ -292,30 +293,30 @@ async fn a_group_that_cannot_be_read_lets_nobody_in() {
 #[tokio::test]
 async fn the_smallest_capacity_counts_until_it_leaves() {
     let store = Store::new().await;
-    let of = |number, capacity| queued(number, Share { weight: 1, capacity });
+    let of = |number, capacity| queued(number, Permits { count: 1, capacity });
     store.holds(&of(1, 2)).await;
     store.holds(&of(2, 5)).await;
-    assert_eq!(store.leave(&of(1, 2)).await, Departure::Left);
-    let five_of_nine = queued(11, Share { weight: 5, capacity: 9 });
+    assert_eq!(store.release(&of(1, 2)).await, Release::Released);
+    let five_of_nine = queued(11, Permits { count: 5, capacity: 9 });
     store.waits(&five_of_nine).await;
-    assert_eq!(store.leave(&five_of_nine).await, Departure::Left);
+    assert_eq!(store.release(&five_of_nine).await, Release::Released);
     store.holds(&of(1, 2)).await;
     store.waits(&of(3, 5)).await;
     store.waits(&of(4, 5)).await;
     store.waits(&of(5, 5)).await;
     store.waits(&of(6, 5)).await;
-    assert_eq!(store.leave(&of(1, 2)).await, Departure::Left);
+    assert_eq!(store.release(&of(1, 2)).await, Release::Released);
     for number in 3..=6 {
         store.told(&of(number, 5)).await;
     }
     store.waits(&of(7, 5)).await;
-    assert_eq!(store.leave(&of(7, 5)).await, Departure::Left);
+    assert_eq!(store.release(&of(7, 5)).await, Release::Released);
     // One with a larger capacity does not come in beside them, nor one with a smaller.
     store.waits(&of(10, 9)).await;
-    assert_eq!(store.leave(&of(10, 9)).await, Departure::Left);
+    assert_eq!(store.release(&of(10, 9)).await, Release::Released);
     store.waits(&of(8, 3)).await;
     for number in 2..=4 {
-        assert_eq!(store.leave(&of(number, 5)).await, Departure::Left);
+        assert_eq!(store.release(&of(number, 5)).await, Release::Released);
     }
     store.told(&of(8, 3)).await;
     store.waits(&of(9, 5)).await;
@@ -334,18 +335,18 @@ async fn a_waiter_whose_lease_has_ended_is_gone_and_begins_at_the_end() {
     store.waits(&queued(4, MUTEX)).await;
     let ends = ends.max(Instant::now() + Duration::from_millis(200));
     past(ends).await;
-    assert_eq!(store.leave(&brief(1)).await, Departure::Gone);
-    assert_eq!(store.renew(&brief(2)).await, Standing::Gone);
+    assert_eq!(store.release(&brief(1)).await, Release::NotHeld);
+    assert_eq!(store.renew(&brief(2)).await, ClaimStatus::Gone);
     store.waits(&brief(3)).await;
-    store.leave(&holder).await;
+    store.release(&holder).await;
     store.told(&queued(4, MUTEX)).await;
 }
 
 #[tokio::test]
 async fn a_waiter_whose_lease_has_ended_is_passed_over_though_it_could_be_told() {
-    for share in [MUTEX, ONE_OF_TWO] {
+    for permits in [MUTEX, ONE_OF_TWO] {
         let store = Store::new().await;
-        let holder = queued(0, share);
+        let holder = queued(0, permits);
         store.holds(&holder).await;
         let dead = Claim { lease: Duration::from_millis(100), ..queued(1, TWO_OF_TWO) };
         let next = queued(2, TWO_OF_TWO);
@@ -353,9 +354,12 @@ async fn a_waiter_whose_lease_has_ended_is_passed_over_though_it_could_be_told()
         let ends = Instant::now() + dead.lease;
         store.waits(&next).await;
         past(ends).await;
-        store.leave(&holder).await;
+        store.release(&holder).await;
         let granted = store.told(&next).await;
-        assert!(store.get(LOCK).starts_with(&format!("glk1:{}:{}:", next.id, granted.fence)), "{share:?}");
+        assert!(
+            store.get(LOCK).starts_with(&format!("glk1:{}:{}:", next.id, granted.fencing_token)),
+            "{permits:?}"
+        );
     }
 }
 
@@ -369,15 +373,15 @@ async fn a_waiter_that_renews_is_let_in_after_the_lease_that_it_joined_with() {
     store.waits(&waiter).await;
     while joined.elapsed() < waiter.lease {
         // A machine that stands still for a lease has it begin again.
-        if store.renew(&waiter).await == Standing::Gone {
+        if store.renew(&waiter).await == ClaimStatus::Gone {
             joined = Instant::now();
             store.waits(&waiter).await;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(store.renew(&waiter).await, Standing::Waiting);
+    assert_eq!(store.renew(&waiter).await, ClaimStatus::Waiting);
     let renewed = Instant::now();
-    store.leave(&holder).await;
+    store.release(&holder).await;
     let expires = store.told(&waiter).await.expires.unwrap();
     assert!(joined + waiter.lease < expires && expires < renewed + waiter.lease);
 }
@@ -387,42 +391,42 @@ async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it()
     let store = Store::new().await;
     let holder = queued(0, MUTEX);
     let span = Duration::from_secs;
-    for (number, share) in (1..).zip([MUTEX, ONE_OF_TWO]) {
+    for (number, permits) in (1..).zip([MUTEX, ONE_OF_TWO]) {
         for (lease, hold) in [(600, 300), (300, 600)] {
             store.holds(&holder).await;
-            let waiter = Claim { max_hold: Some(span(hold)), ..with_lease(lease, queued(number, share)) };
+            let waiter = Claim { max_hold: Some(span(hold)), ..with_lease(lease, queued(number, permits)) };
             let joins = Instant::now();
             store.waits(&waiter).await;
             let leaves = Instant::now();
-            assert_eq!(store.leave(&holder).await, Departure::Left);
+            assert_eq!(store.release(&holder).await, Release::Released);
             let grant = store.told(&waiter).await;
             let told = Instant::now();
             let (expires, ends) = (grant.expires.unwrap(), grant.hold_ends.unwrap());
             // The server counts whole milliseconds, and the owner from when it asked.
-            assert!(joins + span(hold) <= ends + Duration::from_millis(5), "{share:?}, {hold} s");
-            assert!(ends <= told + span(hold), "{share:?}, {hold} s");
+            assert!(joins + span(hold) <= ends + Duration::from_millis(5), "{permits:?}, {hold} s");
+            assert!(ends <= told + span(hold), "{permits:?}, {hold} s");
             if hold < lease {
-                assert_eq!(expires, ends, "{share:?}");
+                assert_eq!(expires, ends, "{permits:?}");
             } else {
                 assert!(
                     joins + span(lease) <= expires + Duration::from_millis(5) && expires < ends,
-                    "{share:?}"
+                    "{permits:?}"
                 );
-                assert!(expires <= leaves + span(lease), "{share:?}");
+                assert!(expires <= leaves + span(lease), "{permits:?}");
             }
             let left = store.left(LOCK);
             assert!(left <= span(300) && left + told.elapsed() + (told - joins) >= span(299), "{left:?}");
-            store.leave(&waiter).await;
+            store.release(&waiter).await;
         }
         store.holds(&holder).await;
-        let waiter = with_lease(300, queued(number, share));
+        let waiter = with_lease(300, queued(number, permits));
         let joins = Instant::now();
         store.waits(&waiter).await;
-        store.leave(&holder).await;
+        store.release(&holder).await;
         let grant = store.told(&waiter).await;
-        assert_eq!(grant.hold_ends, None, "{share:?}");
-        assert!(joins + span(300) <= grant.expires.unwrap() + Duration::from_millis(5), "{share:?}");
-        store.leave(&waiter).await;
+        assert_eq!(grant.hold_ends, None, "{permits:?}");
+        assert!(joins + span(300) <= grant.expires.unwrap() + Duration::from_millis(5), "{permits:?}");
+        store.release(&waiter).await;
     }
 }
 
@@ -433,16 +437,16 @@ async fn a_shared_holder_that_expired_joins_again() {
     store.holds(&queued(2, ONE_OF_TWO)).await;
     let first = store.holds(&brief).await;
     past(Instant::now() + brief.lease).await;
-    assert!(store.holds(&brief).await.fence > first.fence);
+    assert!(store.holds(&brief).await.fencing_token > first.fencing_token);
 }
 
 #[tokio::test]
 async fn what_is_given_back_is_room_for_the_next() {
     let store = Store::new().await;
-    let of_three = |number, weight| queued(number, Share { weight, capacity: 3 });
+    let of_three = |number, count| queued(number, Permits { count, capacity: 3 });
     store.holds(&of_three(1, 2)).await;
     store.holds(&of_three(2, 1)).await;
-    assert_eq!(store.leave(&of_three(1, 2)).await, Departure::Left);
+    assert_eq!(store.release(&of_three(1, 2)).await, Release::Released);
     store.holds(&of_three(3, 1)).await;
     store.holds(&of_three(4, 1)).await;
     store.waits(&of_three(5, 1)).await;
@@ -455,16 +459,16 @@ async fn nothing_stays_of_one_that_has_left_beside_others() {
     let [leaves, stays] = [queued(1, MUTEX), queued(2, MUTEX)];
     for waiter in [&leaves, &stays] {
         store.waits(waiter).await;
-        assert_eq!(store.renew(waiter).await, Standing::Waiting);
+        assert_eq!(store.renew(waiter).await, ClaimStatus::Waiting);
     }
-    assert_eq!(store.leave(&leaves).await, Departure::Left);
+    assert_eq!(store.release(&leaves).await, Release::Released);
     assert_eq!(store.server.cli(&["HKEYS", CLAIMS]), stays.id.to_string());
     assert_eq!(store.server.cli(&["ZCARD", QUEUE]), "1");
     // Nor of one that has shared.
     let store = Store::new().await;
     store.holds(&queued(1, ONE_OF_TWO)).await;
     store.holds(&queued(2, ONE_OF_TWO)).await;
-    assert_eq!(store.leave(&queued(1, ONE_OF_TWO)).await, Departure::Left);
+    assert_eq!(store.release(&queued(1, ONE_OF_TWO)).await, Release::Released);
     assert_eq!(store.server.cli(&["HEXISTS", CLAIMS, &leaves.id.to_string()]), "0");
     assert_eq!(store.server.cli(&["ZRANGE", SHARED, "0", "-1"]), stays.id.to_string());
 }
@@ -472,17 +476,21 @@ async fn nothing_stays_of_one_that_has_left_beside_others() {
 #[tokio::test]
 async fn a_lost_counter_lets_nobody_overtake() {
     let store = Store::new().await;
-    for (share, tries) in [(MUTEX, MUTEX), (ONE_OF_TWO, TWO_OF_TWO), (MUTEX, ONE_OF_TWO)] {
+    for (permits, tries) in [(MUTEX, MUTEX), (ONE_OF_TWO, TWO_OF_TWO), (MUTEX, ONE_OF_TWO)] {
         store.holds(&queued(1, MUTEX)).await;
-        store.waits(&queued(2, share)).await;
+        store.waits(&queued(2, permits)).await;
         store.server.cli(&["DEL", FENCE, LOCK]);
-        assert_eq!(store.join(&claim("a", 3, tries, Patience::Once)).await, Standing::Gone, "{share:?}");
-        store.told(&queued(2, share)).await;
-        store.leave(&queued(2, share)).await;
+        assert_eq!(
+            store.enqueue(&claim("a", 3, tries, WaitMode::Try)).await,
+            ClaimStatus::Gone,
+            "{permits:?}"
+        );
+        store.told(&queued(2, permits)).await;
+        store.release(&queued(2, permits)).await;
     }
     // Nor does the end of the lock's key beside those who share.
     store.holds(&queued(1, ONE_OF_TWO)).await;
     store.server.cli(&["DEL", FENCE]);
-    assert_eq!(store.join(&claim("a", 3, TWO_OF_TWO, Patience::Once)).await, Standing::Gone);
-    assert_eq!(store.join(&claim("a", 3, MUTEX, Patience::Once)).await, Standing::Gone);
+    assert_eq!(store.enqueue(&claim("a", 3, TWO_OF_TWO, WaitMode::Try)).await, ClaimStatus::Gone);
+    assert_eq!(store.enqueue(&claim("a", 3, MUTEX, WaitMode::Try)).await, ClaimStatus::Gone);
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use globallock::backend::{Backend, Claim, ClaimId, Patience, Standing};
-use globallock::queue::Share;
+use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus, WaitMode};
+use globallock::queue::Permits;
 use globallock::{Guard, LockManager, Name, Options, Result};
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::scene::{connect_for, queue_is, waits};
@@ -17,12 +17,12 @@ const LONG: Duration = Duration::from_secs(60);
 /// How many locks are held side by side, and how many times each.
 const HOLDS: (u64, u64) = (4, 50);
 
-pub(crate) fn claim(name: &str, number: u64, share: Share, patience: Patience) -> Claim {
+pub(crate) fn claim(name: &str, number: u64, permits: Permits, wait_mode: WaitMode) -> Claim {
     Claim {
         id: ClaimId::new(7, number),
         name: Name::new(name).unwrap(),
-        share,
-        patience,
+        permits,
+        wait_mode,
         lease: LONG,
         max_hold: None,
         owner: "".into(),
@@ -31,9 +31,9 @@ pub(crate) fn claim(name: &str, number: u64, share: Share, patience: Patience) -
 
 /// Holds locks again and again for 20 ms at most, has `ask` ask after each until that is over, and returns what
 /// went wrong.
-async fn to_the_end_of_holds<A>(share: Share, ask: A) -> Vec<String>
+async fn to_the_end_of_holds<A>(permits: Permits, ask: A) -> Vec<String>
 where
-    A: AsyncFn(&dyn Backend, &Arc<Claim>) -> Result<Standing> + Copy + Send + Sync,
+    A: AsyncFn(&dyn Backend, &Arc<Claim>) -> Result<ClaimStatus> + Copy + Send + Sync,
 {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
@@ -42,18 +42,20 @@ where
         async move {
             let mut errors = Vec::new();
             for hold in 0..HOLDS.1 {
-                let patience = if hold % 2 == 0 { Patience::Queue } else { Patience::Once };
-                let claim = claim(&format!("a{lock}"), lock * 1000 + hold, share, patience);
+                let wait_mode = if hold % 2 == 0 { WaitMode::Wait } else { WaitMode::Try };
+                let claim = claim(&format!("a{lock}"), lock * 1000 + hold, permits, wait_mode);
                 let claim = Arc::new(Claim { max_hold: Some(Duration::from_millis(20)), ..claim });
-                let Standing::Held(first) = backend.join(&claim).await.unwrap() else { panic!("it is free") };
+                let ClaimStatus::Held(first) = backend.enqueue(&claim).await.unwrap() else {
+                    panic!("it is free")
+                };
                 loop {
                     match ask(&**backend, &claim).await {
-                        Ok(Standing::Held(grant)) if grant.fence == first.fence => {}
+                        Ok(ClaimStatus::Held(grant)) if grant.fencing_token == first.fencing_token => {}
                         Ok(_) => break,
                         Err(error) => errors.push(error.to_string()),
                     }
                 }
-                backend.leave(&claim).await.unwrap();
+                backend.release(&claim).await.unwrap();
             }
             errors
         }
@@ -61,27 +63,27 @@ where
     futures_util::future::join_all(holds).await.concat()
 }
 
-async fn renewed(backend: &dyn Backend, claim: &Arc<Claim>) -> Result<Standing> {
+async fn renewed(backend: &dyn Backend, claim: &Arc<Claim>) -> Result<ClaimStatus> {
     backend.renew(&[Arc::clone(claim)]).await.remove(0)
 }
 
-async fn joined(backend: &dyn Backend, claim: &Arc<Claim>) -> Result<Standing> {
-    backend.join(claim).await
+async fn joined(backend: &dyn Backend, claim: &Arc<Claim>) -> Result<ClaimStatus> {
+    backend.enqueue(claim).await
 }
 
 #[tokio::test]
 async fn a_renewal_at_the_very_end_of_a_longest_hold_is_answered() {
-    for share in [Share { weight: 1, capacity: 1 }, Share { weight: 1, capacity: 2 }] {
-        let errors = to_the_end_of_holds(share, renewed).await;
-        assert!(errors.is_empty(), "{} errors with {share:?}, such as {}", errors.len(), errors[0]);
+    for permits in [Permits { count: 1, capacity: 1 }, Permits { count: 1, capacity: 2 }] {
+        let errors = to_the_end_of_holds(permits, renewed).await;
+        assert!(errors.is_empty(), "{} errors with {permits:?}, such as {}", errors.len(), errors[0]);
     }
 }
 
 #[tokio::test]
 async fn a_join_at_the_very_end_of_a_longest_hold_is_answered() {
-    for share in [Share { weight: 1, capacity: 1 }, Share { weight: 1, capacity: 2 }] {
-        let errors = to_the_end_of_holds(share, joined).await;
-        assert!(errors.is_empty(), "{} errors with {share:?}, such as {}", errors.len(), errors[0]);
+    for permits in [Permits { count: 1, capacity: 1 }, Permits { count: 1, capacity: 2 }] {
+        let errors = to_the_end_of_holds(permits, joined).await;
+        assert!(errors.is_empty(), "{} errors with {permits:?}, such as {}", errors.len(), errors[0]);
     }
 }
 
@@ -89,14 +91,14 @@ async fn a_join_at_the_very_end_of_a_longest_hold_is_answered() {
 async fn waiters_do_not_poll_a_lock_that_an_operator_keeps_for_ever() {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
-    let mutex = Share { weight: 1, capacity: 1 };
-    let holder = claim("a", 0, mutex, Patience::Queue);
-    assert!(matches!(backend.join(&holder).await, Ok(Standing::Held(_))));
+    let mutex = Permits { count: 1, capacity: 1 };
+    let holder = claim("a", 0, mutex, WaitMode::Wait);
+    assert!(matches!(backend.enqueue(&holder).await, Ok(ClaimStatus::Held(_))));
     assert_eq!(server.cli(&["PERSIST", "_glocks:a"]), "1");
     for number in 1..4 {
-        let waiter = claim("a", number, mutex, Patience::Queue);
-        assert_eq!(backend.join(&waiter).await.unwrap(), Standing::Waiting);
-        let asks = tokio::time::timeout(Duration::from_millis(200), backend.changed(&waiter)).await;
+        let waiter = claim("a", number, mutex, WaitMode::Wait);
+        assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
+        let asks = tokio::time::timeout(Duration::from_millis(200), backend.wait_for_change(&waiter)).await;
         assert!(asks.is_err(), "waiter {number} asks again though nothing has changed");
     }
 }
@@ -134,7 +136,7 @@ fn believes_no_longer_than_it_holds(guard: &Guard, server: &Redis) {
 async fn a_lease_counts_from_the_request_when_the_answer_to_a_join_is_late() {
     let server = Redis::start().unwrap();
     let (proxy, manager) = answered_late(&server, SHORT).await;
-    let limited = manager.mutex("a").unwrap().with(held_at_most(SHORT - LATE / 2)).unwrap();
+    let limited = manager.mutex("a").unwrap().with_options(held_at_most(SHORT - LATE / 2)).unwrap();
     let shared = manager.semaphore("a", 2).unwrap().permits(1).unwrap();
     for lock in [manager.mutex("a").unwrap(), limited, shared] {
         let held = proxy.held();
@@ -151,7 +153,7 @@ async fn a_lease_counts_from_the_request_when_the_answer_to_a_renewal_is_late() 
     let (proxy, manager) = answered_late(&server, SHORT).await;
     let lock = manager.mutex("a").unwrap();
     // A longest hold has renewals go another way.
-    for lock in [lock.clone().with(held_at_most(LONG)).unwrap(), lock] {
+    for lock in [lock.clone().with_options(held_at_most(LONG)).unwrap(), lock] {
         let guard = lock.acquire().await.unwrap();
         let held = proxy.held();
         eventually("a renewal is answered, and followed by another one", async || {

@@ -48,7 +48,7 @@ async fn keys_values_requests_and_messages_are_as_they_always_were() {
     assert!(backend.renew(&all).await.iter().all(Result::is_ok));
     let renewed = dump(&server);
     for claim in &claims {
-        backend.leave(claim).await.unwrap();
+        backend.release(claim).await.unwrap();
     }
     eventually("everything has left", async || server.cli(&["KEYS", "*"]).lines().count() == 3).await;
     let left = dump(&server);

@@ -41,11 +41,11 @@ async fn a_user_by_sasl() {
     let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
     assert!(!format!("{owner:?}").contains("CANARY"));
     let wrong = connect_calmly(&format!("zookeeper://app:wrongCANARY@{host}?auth=sasl")).await.unwrap_err();
-    assert!(matches!(wrong, Error::Denied { .. }), "{wrong:?}");
+    assert!(matches!(wrong, Error::PermissionDenied { .. }), "{wrong:?}");
     assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
     let nobody = calm_manager(&ensemble.url()).await;
     let refused = nobody.mutex("a").unwrap().try_acquire().await.unwrap_err();
-    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+    assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
     guard.release().await.unwrap();
 }
 
@@ -60,14 +60,17 @@ async fn nodes_that_only_their_creator_may_touch() {
     assert!(two.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
     let stranger = calm_manager(&format!("zookeeper://other:password@{host}?prefix=/private")).await;
     let refused = stranger.mutex("a").unwrap().acquire().await.unwrap_err();
-    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+    assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
     assert!(refused.to_string().contains("ACL"), "{refused}");
     guard.release().await.unwrap();
     // The user, and the SHA-1 of user and password in base64.
     let hash = "digest:app:SjH0PFwYtOQiPQU8RliB/dRIYNU=";
     let refused = calm_manager(&format!("zookeeper://{host}?acl={hash}&prefix=/other")).await;
     let refused = refused.mutex("a").unwrap().acquire().await.unwrap_err();
-    assert!(matches!(refused, Error::Denied { .. }), "who gives all rights away has none: {refused:?}");
+    assert!(
+        matches!(refused, Error::PermissionDenied { .. }),
+        "who gives all rights away has none: {refused:?}"
+    );
     let owner = calm_manager(&format!("zookeeper://app:s3cretCANARY@{host}?acl={hash}&prefix=/third")).await;
     assert!(owner.mutex("a").unwrap().acquire().await.unwrap().is_held());
 }
@@ -143,8 +146,8 @@ async fn a_server_that_is_too_old_is_told() {
     let manager = manager(&format!("zookeeper://127.0.0.1:{port}?timeout=1s")).await;
     // The lease of the first session, which is the one that the server knows.
     let options = globallock::Options::default();
-    let refused = manager.mutex("a").unwrap().with(options).unwrap().acquire().await.unwrap_err();
-    assert!(matches!(refused, Error::Unfit { .. }), "{refused:?}");
+    let refused = manager.mutex("a").unwrap().with_options(options).unwrap().acquire().await.unwrap_err();
+    assert!(matches!(refused, Error::FailedPrecondition { .. }), "{refused:?}");
     assert!(refused.to_string().contains("3.5 or newer"), "{refused}");
 }
 

@@ -30,6 +30,6 @@ async fn an_ensemble_of_which_servers_are_away() {
     // Without a majority nothing can be promised, and nothing is.
     ensemble.kill(1);
     let short = Options { wait: Some(Duration::from_secs(1)), ..Options::default() };
-    let refused = manager.mutex("b").unwrap().with(short).unwrap().acquire().await.unwrap_err();
+    let refused = manager.mutex("b").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
 }

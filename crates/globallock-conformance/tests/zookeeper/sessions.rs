@@ -120,7 +120,11 @@ async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
         delete_children(&ensemble.hosts(), "/_glocks/a");
         let next = waiter.await.unwrap().unwrap();
         let queue = holder.inspect("a").await.unwrap();
-        assert_eq!((queue.len(), queue[0].fence), (1, next.fencing_token()), "its claim is in the store");
+        assert_eq!(
+            (queue.len(), queue[0].fencing_token),
+            (1, next.fencing_token()),
+            "its claim is in the store"
+        );
         assert_eq!(guard.lost().await, Loss::Revoked);
         next.release().await.unwrap();
     }
@@ -131,7 +135,7 @@ async fn a_claim_on_a_dead_session_is_not_granted() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
     // More patient than the servers.
-    let locks = Options { lease: LEASE, patience: Some(Duration::from_secs(60)), ..Options::default() };
+    let locks = Options { lease: LEASE, store_timeout: Some(Duration::from_secs(60)), ..Options::default() };
     let both = LockManager::connect_with(&url, ManagerOptions { locks, ..ManagerOptions::default() });
     let [both, looks] = [both.await.unwrap(), calm_manager(&ensemble.url()).await];
     let guard = both.mutex("a").unwrap().acquire().await.unwrap();
@@ -145,7 +149,7 @@ async fn a_claim_on_a_dead_session_is_not_granted() {
     proxy.requests(Flow::Pass);
     let next = waiter.await.unwrap().unwrap();
     let queue = looks.inspect("a").await.unwrap();
-    assert_eq!((queue.len(), queue[0].fence), (1, next.fencing_token()), "its claim is in the store");
+    assert_eq!((queue.len(), queue[0].fencing_token), (1, next.fencing_token()), "its claim is in the store");
     assert!(!guard.is_held());
 }
 

@@ -17,7 +17,7 @@ async fn nodes_and_what_they_hold_are_as_they_always_were() {
         // The servers take out what is empty at a time of their own.
         written += &format!("Joined, as {naming}:\n{}\n", tree(&ensemble.hosts(), root));
         for claim in claims() {
-            backend.leave(&claim).await.unwrap();
+            backend.release(&claim).await.unwrap();
         }
     }
     compare(&masked(written.trim_end()), include_str!("wire.txt"));

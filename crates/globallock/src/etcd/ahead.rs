@@ -5,7 +5,7 @@
 //! it has to watch; and where it knows the whole of a short queue, it also knows by itself when it holds.
 
 use super::keys::Listed;
-use crate::queue::{Share, admit, blockers};
+use crate::queue::{Permits, admit, blockers};
 
 /// Queues up to this length are remembered whole.
 const SHORT: usize = 16;
@@ -23,11 +23,11 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Reads it off the whole queue in front of a claim, in the order of joining.
-    pub(super) fn of_queue(queue: &[Listed], mine: Share) -> Self {
+    pub(super) fn of_queue(queue: &[Listed], mine: Permits) -> Self {
         if queue.len() <= SHORT {
             return Ahead { listed: queue.to_vec(), is_whole: true };
         }
-        let shares: Vec<Share> = queue.iter().map(|listed| listed.share).collect();
+        let shares: Vec<Permits> = queue.iter().map(|listed| listed.permits).collect();
         let blocking = blockers(&shares, mine);
         let listed: Vec<Listed> = blocking.into_iter().map(|position| queue[position].clone()).collect();
         // Where nobody keeps it waiting it holds, and there is nothing to remember.
@@ -35,8 +35,8 @@ impl Ahead {
     }
 
     /// Reads it off some of the claims in front, where one of them alone keeps the claim waiting; `None` where none does.
-    pub(super) fn of_some(some: &[Listed], mine: Share) -> Option<Self> {
-        let blocking = some.iter().filter(|listed| blocks_alone(listed.share, mine));
+    pub(super) fn of_some(some: &[Listed], mine: Permits) -> Option<Self> {
+        let blocking = some.iter().filter(|listed| blocks_alone(listed.permits, mine));
         let last = blocking.max_by_key(|listed| listed.revision)?;
         Some(Ahead { listed: vec![last.clone()], is_whole: false })
     }
@@ -44,27 +44,27 @@ impl Ahead {
     /// What keeps a claim waiting that joins behind `last`, which waits or holds; `None` where that does not tell.
     ///
     /// Claims are granted in their order: what keeps a claim waiting keeps those behind it waiting too.
-    pub(super) fn behind(last: &Listed, its: Option<&Ahead>, mine: Share) -> Option<Self> {
-        if blocks_alone(last.share, mine) {
+    pub(super) fn behind(last: &Listed, its: Option<&Ahead>, mine: Permits) -> Option<Self> {
+        if blocks_alone(last.permits, mine) {
             return Some(Ahead { listed: vec![last.clone()], is_whole: false });
         }
-        let its = its.filter(|ahead| !ahead.lets_in(last.share))?;
-        let listed = its.blockers(last.share).into_iter().cloned().collect();
+        let its = its.filter(|ahead| !ahead.lets_in(last.permits))?;
+        let listed = its.blockers(last.permits).into_iter().cloned().collect();
         Some(Ahead { listed, is_whole: false })
     }
 
     /// Whether the claim surely holds.
-    pub(super) fn lets_in(&self, mine: Share) -> bool {
-        let shares = self.listed.iter().map(|listed| listed.share).chain([mine]);
+    pub(super) fn lets_in(&self, mine: Permits) -> bool {
+        let shares = self.listed.iter().map(|listed| listed.permits).chain([mine]);
         self.is_whole && admit(shares) > self.listed.len()
     }
 
     /// The claims whose departure concerns a claim that waits.
-    pub(super) fn blockers(&self, mine: Share) -> Vec<&Listed> {
+    pub(super) fn blockers(&self, mine: Permits) -> Vec<&Listed> {
         if !self.is_whole {
             return self.listed.iter().collect();
         }
-        let shares: Vec<Share> = self.listed.iter().map(|listed| listed.share).collect();
+        let shares: Vec<Permits> = self.listed.iter().map(|listed| listed.permits).collect();
         blockers(&shares, mine).into_iter().map(|position| &self.listed[position]).collect()
     }
 
@@ -93,7 +93,7 @@ impl Ahead {
     }
 }
 
-fn blocks_alone(other: Share, mine: Share) -> bool {
+fn blocks_alone(other: Permits, mine: Permits) -> bool {
     admit([other, mine]) < 2
 }
 
@@ -103,39 +103,39 @@ mod tests {
     use crate::queue::MAX_CAPACITY;
     use proptest::prelude::*;
 
-    fn shares() -> impl Strategy<Value = Share> {
+    fn shares() -> impl Strategy<Value = Permits> {
         prop_oneof![
-            Just(Share { weight: 1, capacity: 1 }),
-            Just(Share { weight: 1, capacity: MAX_CAPACITY }),
-            Just(Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY }),
+            Just(Permits { count: 1, capacity: 1 }),
+            Just(Permits { count: 1, capacity: MAX_CAPACITY }),
+            Just(Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY }),
             (1_u32..=4)
-                .prop_flat_map(|capacity| (1..=capacity).prop_map(move |weight| Share { weight, capacity })),
+                .prop_flat_map(|capacity| (1..=capacity).prop_map(move |count| Permits { count, capacity })),
         ]
     }
 
-    fn queue(shares: &[Share]) -> Vec<Listed> {
-        let listed = |(revision, share): (i64, &Share)| Listed {
+    fn queue(shares: &[Permits]) -> Vec<Listed> {
+        let listed = |(revision, permits): (i64, &Permits)| Listed {
             key: revision.to_string().into_bytes(),
             ours: true,
-            share: *share,
+            permits: *permits,
             revision,
             lease: 1,
         };
         (1..).zip(shares).map(listed).collect()
     }
 
-    fn holds(queue: &[Listed], mine: Share) -> bool {
-        admit(queue.iter().map(|listed| listed.share).chain([mine])) > queue.len()
+    fn holds(queue: &[Listed], mine: Permits) -> bool {
+        admit(queue.iter().map(|listed| listed.permits).chain([mine])) > queue.len()
     }
 
     /// Whether the claim waits as long as none of these leaves, whoever else does.
-    fn keeps_waiting(watched: &[&Listed], mine: Share) -> bool {
-        admit(watched.iter().map(|listed| listed.share).chain([mine])) <= watched.len()
+    fn keeps_waiting(watched: &[&Listed], mine: Permits) -> bool {
+        admit(watched.iter().map(|listed| listed.permits).chain([mine])) <= watched.len()
     }
 
     #[test]
     fn of_a_long_queue_the_departure_of_any_that_it_watches_has_it_read_again() {
-        let permit = Share { weight: 1, capacity: 3 };
+        let permit = Permits { count: 1, capacity: 3 };
         let queue = queue(&[permit; SHORT + 1]);
         let ahead = Ahead::of_queue(&queue, permit);
         assert_eq!(ahead.blockers(permit).len(), 3);
@@ -148,8 +148,8 @@ mod tests {
 
     #[test]
     fn only_what_keeps_a_claim_waiting_all_alone_is_what_it_waits_for() {
-        let mutex = Share { weight: 1, capacity: 1 };
-        let permit = Share { weight: 1, capacity: 2 };
+        let mutex = Permits { count: 1, capacity: 1 };
+        let permit = Permits { count: 1, capacity: 2 };
         let [first, second] = &queue(&[mutex; 2])[..] else { unreachable!() };
         let one = Ahead::behind(first, None, mutex).unwrap();
         assert!(one.is_only(first) && !one.is_only(second));
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn short_queues_are_known_whole_and_of_long_ones_no_more_than_one_has_to_watch() {
-        let mutex = Share { weight: 1, capacity: 1 };
+        let mutex = Permits { count: 1, capacity: 1 };
         for (length, is_whole) in [(0, true), (1, true), (SHORT, true), (SHORT + 1, false)] {
             let ahead = Ahead::of_queue(&queue(&vec![mutex; length]), mutex);
             assert_eq!(ahead.is_whole(), is_whole, "{length}");
@@ -221,15 +221,15 @@ mod tests {
         ) {
             let mut front = queue(&queued);
             let last = front.pop().unwrap();
-            let its = Ahead::of_queue(&front, last.share);
+            let its = Ahead::of_queue(&front, last.permits);
             match Ahead::behind(&last, Some(&its), mine) {
                 Some(ahead) => {
                     prop_assert!(!ahead.lets_in(mine));
                     // Either kind of claim in front lets nobody by.
                     let watched = ahead.blockers(mine);
-                    prop_assert!(keeps_waiting(&watched, mine) || keeps_waiting(&watched, last.share));
+                    prop_assert!(keeps_waiting(&watched, mine) || keeps_waiting(&watched, last.permits));
                 }
-                None => prop_assert!(its.lets_in(last.share) && admit([last.share, mine]) == 2),
+                None => prop_assert!(its.lets_in(last.permits) && admit([last.permits, mine]) == 2),
             }
         }
 

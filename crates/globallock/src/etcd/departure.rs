@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::link::is_lease_over;
 use super::messages::{PutRequest, Request, TxnRequest};
 use super::{Shared, keys, operation};
-use crate::backend::{Claim, ClaimId, Departure};
+use crate::backend::{Claim, ClaimId, Release};
 use crate::error::Result;
 
 /// The pause between two tries of a departure that was not answered.
@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 impl Shared {
     /// Takes a claim out of its queue, or at the latest its lease does.
-    pub(super) async fn leave(self: &Arc<Self>, claim: &Claim) -> Result<Departure> {
+    pub(super) async fn release(self: &Arc<Self>, claim: &Claim) -> Result<Release> {
         let left = self.try_leave(claim).await;
         if left.is_err() {
             self.leave_later(claim);
@@ -22,9 +22,9 @@ impl Shared {
         left
     }
 
-    async fn try_leave(&self, claim: &Claim) -> Result<Departure> {
+    async fn try_leave(&self, claim: &Claim) -> Result<Release> {
         let Some(key) = self.slots.key(claim.id) else {
-            return Ok(Departure::Gone);
+            return Ok(Release::NotHeld);
         };
         let left = self.take_out(claim, key).await;
         if left.is_ok() || !self.may_be_there(claim.id) {
@@ -35,7 +35,7 @@ impl Shared {
         left
     }
 
-    async fn take_out(&self, claim: &Claim, key: Vec<u8>) -> Result<Departure> {
+    async fn take_out(&self, claim: &Claim, key: Vec<u8>) -> Result<Release> {
         let id = claim.id;
         // A crowd that leaves must not hold up the holder, whom all the others wait for.
         let holds = self.places().get(id).is_some_and(|place| place.granted.is_some());
@@ -51,7 +51,7 @@ impl Shared {
             None => self.delete(key).await?,
             Some(single) => self.delete_with_single(claim.id, key, single).await?,
         };
-        Ok(if left { Departure::Left } else { Departure::Gone })
+        Ok(if left { Release::Released } else { Release::NotHeld })
     }
 
     /// Goes on taking a claim out until that is answered, or its lease is over.
@@ -115,7 +115,7 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::backend::Standing;
+    use crate::backend::ClaimStatus;
     use crate::etcd::joining::AT_A_TIME;
     use crate::etcd::messages::{DeleteRangeRequest, DeleteRangeResponse, TxnResponse};
     use crate::etcd::places::tests::{MUTEX, claim, found, held, read, store};
@@ -128,9 +128,9 @@ mod tests {
             let waits = claim(number, MUTEX);
             let key = shared.slots.take(shared.prefix(), &waits);
             let queue = [found(&held_key, 4, 1), found(&key, 5, 1)];
-            assert_eq!(read(&shared, &waits, &queue, 5), Standing::Waiting);
+            assert_eq!(read(&shared, &waits, &queue, 5), ClaimStatus::Waiting);
             let shared = Arc::clone(&shared);
-            tokio::spawn(async move { shared.leave(&waits).await });
+            tokio::spawn(async move { shared.release(&waits).await });
         }
         let mut calls = Vec::new();
         for _ in 0..AT_A_TIME {
@@ -139,8 +139,8 @@ mod tests {
         assert!(cluster.is_idle().await);
         let answers =
             async { deletes(&mut cluster, &held_key).await.answer(&DeleteRangeResponse { deleted: 1 }) };
-        let (left, ()) = soon(async { tokio::join!(shared.leave(&holder), answers) }).await;
-        assert_eq!(left.unwrap(), Departure::Left);
+        let (left, ()) = soon(async { tokio::join!(shared.release(&holder), answers) }).await;
+        assert_eq!(left.unwrap(), Release::Released);
         calls.pop().unwrap().answer(&DeleteRangeResponse { deleted: 1 });
         cluster
             .asked::<DeleteRangeRequest>("KV/DeleteRange")
@@ -158,20 +158,20 @@ mod tests {
     /// Has a departure refused.
     async fn is_refused(cluster: &mut Cluster, shared: &Arc<Shared>, claim: &Claim, key: &[u8]) {
         let refuses = async { deletes(cluster, key).await.fail(Status::permission_denied("not now")) };
-        let (left, ()) = soon(async { tokio::join!(shared.leave(claim), refuses) }).await;
+        let (left, ()) = soon(async { tokio::join!(shared.release(claim), refuses) }).await;
         left.unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_has_left_is_known_no_more_and_its_key_is_free() {
-        for (deleted, departure) in [(1, Departure::Left), (0, Departure::Gone)] {
+        for (deleted, departure) in [(1, Release::Released), (0, Release::NotHeld)] {
             let (mut cluster, shared, claim, key) = held();
             let answers =
                 async { deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted }) };
-            let (left, ()) = soon(async { tokio::join!(shared.leave(&claim), answers) }).await;
+            let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
             assert_eq!(left.unwrap(), departure);
             assert!(shared.slots.key(claim.id).is_none() && shared.places().get(claim.id).is_none());
-            assert_eq!(soon(shared.leave(&claim)).await.unwrap(), Departure::Gone);
+            assert_eq!(soon(shared.release(&claim)).await.unwrap(), Release::NotHeld);
             assert!(cluster.is_idle().await && !shared.is_leaving(claim.id));
         }
     }
@@ -202,8 +202,8 @@ mod tests {
         let (mut cluster, shared, claim, key) = held();
         is_refused(&mut cluster, &shared, &claim, &key).await;
         let answers = async { deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 }) };
-        let (left, ()) = soon(async { tokio::join!(shared.leave(&claim), answers) }).await;
-        assert_eq!(left.unwrap(), Departure::Left);
+        let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+        assert_eq!(left.unwrap(), Release::Released);
         advance(PAUSE).await;
         assert!(cluster.is_idle().await && !shared.is_leaving(claim.id));
     }
@@ -240,8 +240,8 @@ mod tests {
                     deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 });
                 }
             };
-            let (left, ()) = soon(async { tokio::join!(shared.leave(&claim), answers) }).await;
-            assert_eq!(left.ok(), goes_on.then_some(Departure::Left));
+            let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+            assert_eq!(left.ok(), goes_on.then_some(Release::Released));
             assert_eq!(shared.unanswered().contains_key(&claim.id), !goes_on);
             assert!(cluster.is_idle().await);
         }
@@ -253,12 +253,12 @@ mod tests {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let standing = read(&shared, &claim, &[found(&key, 4, 1)], 4);
-        assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
+        assert!(matches!(standing, ClaimStatus::Held(_)), "{standing:?}");
         shared.leases.pretend_over(1);
         for _ in 0..2 {
             assert!(shared.try_leave(&claim).await.is_err());
             assert_eq!(shared.slots.key(claim.id).as_ref(), Some(&key), "an answer may be on its way");
-            assert_eq!(read(&shared, &claim, &[found(&key, 4, 1)], 5), Standing::Gone);
+            assert_eq!(read(&shared, &claim, &[found(&key, 4, 1)], 5), ClaimStatus::Gone);
         }
         shared.leases.forget(1);
         assert!(shared.try_leave(&claim).await.is_err());

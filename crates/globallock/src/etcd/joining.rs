@@ -12,7 +12,7 @@ use super::messages::{Compare, KeyValue, PutRequest, Request, TxnRequest, TxnRes
 use super::places::Behind;
 use super::reading::{FEW, Sight, key_request, queue_request, ranges};
 use super::{Shared, TRANSACTION, operation, value};
-use crate::backend::{Claim, ClaimId, Patience, Standing};
+use crate::backend::{Claim, ClaimId, ClaimStatus, WaitMode};
 use crate::error::Result;
 use crate::sync::now;
 
@@ -59,22 +59,22 @@ impl Shared {
     }
 
     /// Joins a claim; takes out again what has to wait and does not want to.
-    pub(super) async fn join_or_leave(self: &Arc<Self>, claim: &Claim) -> Result<Standing> {
+    pub(super) async fn join_or_leave(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
         if self.is_leaving(claim.id) {
             // A try that had to leave again, and was not answered: a request that takes it out is on its way, so that
             // what holds by now would not hold for long.
-            self.leave(claim).await?;
-            return Ok(Standing::Gone);
+            self.release(claim).await?;
+            return Ok(ClaimStatus::Gone);
         }
-        let standing = self.join(claim).await?;
-        if standing == Standing::Waiting && claim.patience == Patience::Once {
-            self.leave(claim).await?;
-            return Ok(Standing::Gone);
+        let standing = self.enqueue(claim).await?;
+        if standing == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
+            self.release(claim).await?;
+            return Ok(ClaimStatus::Gone);
         }
         Ok(standing)
     }
 
-    async fn join(self: &Arc<Self>, claim: &Claim) -> Result<Standing> {
+    async fn enqueue(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
         let key = self.slots.take(self.prefix(), claim);
         loop {
             let (lease, is_new) = self.leases.get(&self.link, claim.lease).await?;
@@ -94,7 +94,7 @@ impl Shared {
         }
     }
 
-    async fn join_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<Standing> {
+    async fn join_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<ClaimStatus> {
         let behind = self.behind(claim);
         let sent = now();
         let request = self.put_or_find(claim, key, lease, behind.as_ref());
@@ -120,12 +120,12 @@ impl Shared {
             (Some(mine), Some(found), _) => {
                 let queue = self.claims(&found.kvs);
                 let sight = Sight::new(Some(mine.clone()), queue, !found.more, read_at);
-                let tells = sight.is_whole || Ahead::of_some(sight.ahead(), claim.share).is_some();
+                let tells = sight.is_whole || Ahead::of_some(sight.ahead(), claim.permits).is_some();
                 let sight = if tells { sight } else { self.sight(claim, &mine, read_at).await? };
                 self.note(claim, &sight, is_complete, sent)
             }
         };
-        if standing == Standing::Gone {
+        if standing == ClaimStatus::Gone {
             let was_there = self.delete(key.to_vec()).await?;
             self.places().remove(claim.id);
             if was_there {
@@ -133,7 +133,7 @@ impl Shared {
                 return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
             }
         }
-        if standing == Standing::Waiting && self.single_key(claim).is_some() {
+        if standing == ClaimStatus::Waiting && self.single_key(claim).is_some() {
             return self.take_single_now(claim, &single).await;
         }
         Ok(standing)
@@ -180,15 +180,15 @@ mod tests {
         DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, RangeRequest,
         RangeResponse, Response, ResponseOp,
     };
-    use crate::etcd::places::tests::{MUTEX, OTHER, READ, claim, fence, found};
+    use crate::etcd::places::tests::{MUTEX, OTHER, READ, claim, fencing_token, found};
     use crate::etcd::scripted::{Call, Cluster, as_of, soon};
-    use crate::queue::Share;
+    use crate::queue::Permits;
 
     /// A store with lease 1, and a claim that is not there yet.
-    fn absent(share: Share) -> (Cluster, Arc<Shared>, Claim, Vec<u8>) {
+    fn absent(permits: Permits) -> (Cluster, Arc<Shared>, Claim, Vec<u8>) {
         let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         shared.leases.pretend(1);
-        let mut claim = claim(1, share);
+        let mut claim = claim(1, permits);
         claim.lease = shared.leases.find(1).unwrap().length();
         let key = shared.slots.take(shared.prefix(), &claim);
         (cluster, shared, claim, key)
@@ -231,12 +231,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_holds_at_once_or_waits_if_it_wants_to_and_is_taken_out_again_if_not() {
-        for patience in [Patience::Queue, Patience::Once] {
+        for wait_mode in [WaitMode::Wait, WaitMode::Try] {
             for others in [0, 1] {
                 let (mut cluster, shared, mut claim, key) = absent(MUTEX);
-                claim.patience = patience;
+                claim.wait_mode = wait_mode;
                 let queue = [found(OTHER.as_bytes(), 3, 9), found(&key, 40, 1)];
-                let leaves = others == 1 && patience == Patience::Once;
+                let leaves = others == 1 && wait_mode == WaitMode::Try;
                 let answers = async {
                     let call = puts(&mut cluster, &shared, &claim, 1).await;
                     call.answer(&answer(&queue[1..], &queue[1 - others..], false));
@@ -246,10 +246,10 @@ mod tests {
                 };
                 let (standing, ()) =
                     soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
-                match (others, patience) {
-                    (0, _) => assert_eq!(fence(standing.unwrap()), Some(40)),
-                    (_, Patience::Queue) => assert_eq!(standing.unwrap(), Standing::Waiting),
-                    (_, Patience::Once) => assert_eq!(standing.unwrap(), Standing::Gone),
+                match (others, wait_mode) {
+                    (0, _) => assert_eq!(fencing_token(standing.unwrap()), Some(40)),
+                    (_, WaitMode::Wait) => assert_eq!(standing.unwrap(), ClaimStatus::Waiting),
+                    (_, WaitMode::Try) => assert_eq!(standing.unwrap(), ClaimStatus::Gone),
                 }
                 assert!(cluster.is_idle().await);
                 assert_eq!(shared.slots.key(claim.id).is_none(), leaves);
@@ -259,8 +259,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn more_is_read_of_a_long_queue_only_where_its_beginning_does_not_tell_whom_to_wait_for() {
-        for (share, reads) in [(MUTEX, false), (READ, true)] {
-            let (mut cluster, shared, claim, key) = absent(share);
+        for (permits, reads) in [(MUTEX, false), (READ, true)] {
+            let (mut cluster, shared, claim, key) = absent(permits);
             let reader = format!("/locks/_glocks/a/0123456789abcdef0123.0.1.{}", READ.capacity);
             let other = found(reader.as_bytes(), 3, 9);
             let own = found(&key, 40, 1);
@@ -274,7 +274,7 @@ mod tests {
                 }
             };
             let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
-            assert_eq!(fence(standing.unwrap()), reads.then_some(40));
+            assert_eq!(fencing_token(standing.unwrap()), reads.then_some(40));
             assert!(cluster.is_idle().await);
         }
     }
@@ -291,7 +291,7 @@ mod tests {
             puts(&mut cluster, &shared, &claim, 2).await.answer(&answer(&own, &own, false));
         };
         let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
-        assert_eq!(fence(standing.unwrap()), Some(40));
+        assert_eq!(fencing_token(standing.unwrap()), Some(40));
         assert_eq!((shared.leases.find(1), shared.leases.find(2).is_some()), (None, true));
         soon(shared.disturbed.notified()).await;
     }
@@ -317,7 +317,7 @@ mod tests {
                 deletes(&mut cluster, &key, deleted).await;
             };
             let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
-            assert_eq!(standing.ok(), (deleted == 0).then_some(Standing::Gone));
+            assert_eq!(standing.ok(), (deleted == 0).then_some(ClaimStatus::Gone));
             assert!(cluster.is_idle().await && shared.places().get(claim.id).is_none());
         }
     }
@@ -340,7 +340,7 @@ mod tests {
         let etcd = Arc::new(Etcd { shared });
         let joins = |number| {
             let (etcd, claim) = (Arc::clone(&etcd), Claim { id: ClaimId::new(1, number), ..first.clone() });
-            tokio::spawn(async move { etcd.join(&claim).await })
+            tokio::spawn(async move { etcd.enqueue(&claim).await })
         };
         let crowd: Vec<_> = (1..=AT_A_TIME as u64 + 3).map(joins).collect();
         let mut calls = Vec::new();

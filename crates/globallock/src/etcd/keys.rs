@@ -2,12 +2,12 @@
 
 use crate::backend::{Claim, ClaimId};
 use crate::name::Name;
-use crate::queue::Share;
+use crate::queue::Permits;
 
 use super::messages::KeyValue;
 
 /// What a key that is not ours takes: all there is, as etcd's own mutex does.
-const ALL: Share = Share { weight: 1, capacity: 1 };
+const ALL: Permits = Permits { count: 1, capacity: 1 };
 
 /// What all keys of a lock begin with. A name's slash would make its keys look like those of a shorter name.
 pub(super) fn queue(prefix: &str, name: &Name) -> String {
@@ -17,9 +17,9 @@ pub(super) fn queue(prefix: &str, name: &Name) -> String {
 
 /// The key of a claim: `<manager>.<number>.<weight>.<capacity>` below its lock.
 pub(super) fn claim(prefix: &str, claim: &Claim, number: u32) -> Vec<u8> {
-    let Share { weight, capacity } = claim.share;
+    let Permits { count, capacity } = claim.permits;
     let manager = claim.id.manager();
-    format!("{}{manager}.{number}.{weight}.{capacity}", queue(prefix, &claim.name)).into_bytes()
+    format!("{}{manager}.{number}.{count}.{capacity}", queue(prefix, &claim.name)).into_bytes()
 }
 
 /// The key that bars a claim from being put under this lease any more: below no name, as that of no lock is empty.
@@ -54,18 +54,18 @@ pub(super) struct Listed {
     pub(super) key: Vec<u8>,
     /// Whether globallock made it.
     pub(super) ours: bool,
-    pub(super) share: Share,
+    pub(super) permits: Permits,
     pub(super) revision: i64,
     pub(super) lease: i64,
 }
 
 impl Listed {
     pub(super) fn new(found: &KeyValue) -> Self {
-        let share = share(&found.key);
+        let permits = permits(&found.key);
         Listed {
             key: found.key.clone(),
-            ours: share.is_some(),
-            share: share.unwrap_or(ALL),
+            ours: permits.is_some(),
+            permits: permits.unwrap_or(ALL),
             revision: found.create_revision,
             lease: found.lease,
         }
@@ -79,14 +79,14 @@ pub(super) fn is_lease(key: &[u8]) -> bool {
 }
 
 /// Reads the share of a claim from its key, if globallock made it.
-fn share(key: &[u8]) -> Option<Share> {
+fn permits(key: &[u8]) -> Option<Permits> {
     let (_, own) = std::str::from_utf8(key).ok()?.rsplit_once('/')?;
-    let [manager, number, weight, capacity] = own.split('.').collect::<Vec<_>>()[..] else { return None };
+    let [manager, number, count, capacity] = own.split('.').collect::<Vec<_>>()[..] else { return None };
     let hexadecimal = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
     let ours = manager.len() == ClaimId::MANAGER_DIGITS && manager.bytes().all(hexadecimal);
     number.parse::<u32>().ok().filter(|_| ours)?;
-    let share = Share { weight: weight.parse().ok()?, capacity: capacity.parse().ok()? };
-    (share.weight > 0).then_some(share)
+    let permits = Permits { count: count.parse().ok()?, capacity: capacity.parse().ok()? };
+    (permits.count > 0).then_some(permits)
 }
 
 #[cfg(test)]
@@ -144,8 +144,8 @@ mod tests {
     #[test]
     fn a_key_of_ours_tells_its_share_and_none_that_only_looks_like_one() {
         let manager = "0123456789abcdef0123";
-        let permit = Share { weight: 2, capacity: 5 };
-        for (own, share) in [
+        let permit = Permits { count: 2, capacity: 5 };
+        for (own, permits) in [
             (format!("{manager}.7.2.5"), Some(permit)),
             (format!("{manager}.7.0.5"), None),
             (format!("{manager}.7.2"), None),
@@ -160,7 +160,7 @@ mod tests {
         ] {
             let found = KeyValue { key: format!("/locks/a/{own}").into(), ..KeyValue::default() };
             let listed = Listed::new(&found);
-            assert_eq!((listed.ours, listed.share), (share.is_some(), share.unwrap_or(ALL)), "{own}");
+            assert_eq!((listed.ours, listed.permits), (permits.is_some(), permits.unwrap_or(ALL)), "{own}");
         }
     }
 
@@ -185,7 +185,7 @@ mod tests {
         for key in ["/locks/a/694d80", "/locks/a/", "/locks/a/x.1.1", "/locks/a/\u{7f}"] {
             let found = KeyValue { key: key.into(), create_revision: 7, ..KeyValue::default() };
             let listed = Listed::new(&found);
-            assert_eq!((listed.ours, listed.share), (false, ALL), "{key}");
+            assert_eq!((listed.ours, listed.permits), (false, ALL), "{key}");
         }
     }
 }

@@ -71,7 +71,7 @@ impl Link {
             && (major, minor) < (3, 4)
         {
             let version = status.version;
-            return Err(Error::unfit(
+            return Err(Error::failed_precondition(
                 &link.config.shown,
                 format!("it is etcd {version}: globallock needs 3.4 or newer"),
             ));
@@ -113,9 +113,9 @@ impl Link {
         loop {
             let member = self.member.load(Ordering::Relaxed);
             // A member that is silent must leave time for the others.
-            let share =
+            let permits =
                 if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout };
-            let limit = give_up.min(Instant::now() + share);
+            let limit = give_up.min(Instant::now() + permits);
             let token = self.token();
             let answer = timeout_at(limit, self.once(member, path, request.clone(), token.clone())).await;
             let mut status = match answer {
@@ -270,14 +270,14 @@ impl Link {
             }
             // A lease that ended: another try asks for another.
             Code::NotFound => Error::unavailable(store, message),
-            Code::Unauthenticated | Code::PermissionDenied => Error::denied(
+            Code::Unauthenticated | Code::PermissionDenied => Error::permission_denied(
                 store,
                 format!(
                     "{message}: check user and password, and grant the user's role read and write on the prefix"
                 ),
             ),
             Code::InvalidArgument if message.contains("user name") || message.contains("auth") => {
-                Error::denied(
+                Error::permission_denied(
                     store,
                     format!(
                         "{message}: put user and password into the address, as the cluster asks for them"
@@ -288,12 +288,13 @@ impl Link {
             Code::ResourceExhausted if message.contains("too many requests") => {
                 Error::unavailable(store, message)
             }
-            Code::ResourceExhausted => {
-                Error::unfit(store, format!("{message}: compact and defragment it, or raise its quota"))
-            }
-            _ => Error::unfit(store, message),
+            Code::ResourceExhausted => Error::failed_precondition(
+                store,
+                format!("{message}: compact and defragment it, or raise its quota"),
+            ),
+            _ => Error::failed_precondition(store, message),
         };
-        error.because(status)
+        error.with_source(status)
     }
 }
 

@@ -24,7 +24,7 @@ impl Shared {
         found.retain(|kv| self.is_claim(&Listed::new(kv)));
         found.sort_by_key(|kv| kv.create_revision);
         let queue: Vec<Listed> = found.iter().map(Listed::new).collect();
-        let holding = admit(queue.iter().map(|listed| listed.share));
+        let holding = admit(queue.iter().map(|listed| listed.permits));
         let leases: BTreeSet<i64> = queue.iter().map(|listed| listed.lease).collect();
         let left = stream::iter(leases).map(async |lease| (lease, self.left(lease).await));
         let left: HashMap<i64, Option<Duration>> = left.buffer_unordered(TOGETHER).collect().await;
@@ -35,10 +35,10 @@ impl Shared {
             let since = ours.and_then(|ours| UNIX_EPOCH.checked_add(ours.joined));
             let owner = Owner::from_text(ours.map_or(&text, |ours| ours.owner));
             entries.push(Entry {
-                fence: listed.revision.unsigned_abs(),
+                fencing_token: listed.revision.unsigned_abs(),
                 age: since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
                 expires_in: left.get(&listed.lease).copied().flatten(),
-                ..Entry::new(ours.map(|ours| ours.id), position < holding, listed.share, owner)
+                ..Entry::new(ours.map(|ours| ours.id), position < holding, listed.permits, owner)
             });
         }
         Ok(entries)

@@ -47,7 +47,7 @@ use self::watch::Watches;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::address::Address;
-use crate::backend::{Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Profile, Standing};
+use crate::backend::{Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Release};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -152,11 +152,11 @@ fn operation(request: Request) -> RequestOp {
 
 #[async_trait]
 impl Backend for Etcd {
-    fn profile(&self) -> Profile {
-        Profile::new("etcd", CrashRelease::Lease)
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("etcd", CrashRelease::Lease)
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         // On a task of its own: a request that was given up could arrive after the departure that follows it.
         let (shared, claim) = (Arc::clone(&self.shared), claim.clone());
         let turn = Turn::take(&shared, claim.id).await;
@@ -169,11 +169,11 @@ impl Backend for Etcd {
         joined.await.unwrap_or_else(|_| Err(Error::Closed))
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
-        self.shared.changed(claim).await
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        self.shared.wait_for_change(claim).await
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         if let Some(lease) = claims.iter().map(|claim| claim.lease).min() {
             self.shared.look_unasked(lease);
         }
@@ -187,13 +187,13 @@ impl Backend for Etcd {
         }
     }
 
-    async fn disturbed(&self) {
+    async fn session_lost_hint(&self) {
         self.shared.disturbed.notified().await;
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+    async fn release(&self, claim: &Claim) -> Result<Release> {
         let _turn = Turn::take(&self.shared, claim.id).await;
-        self.shared.leave(claim).await
+        self.shared.release(claim).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

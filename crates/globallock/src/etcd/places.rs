@@ -7,7 +7,7 @@ use super::Shared;
 use super::ahead::Ahead;
 use super::keys::Listed;
 use super::reading::Sight;
-use crate::backend::{Claim, ClaimId, Grant, Standing};
+use crate::backend::{Claim, ClaimId, ClaimStatus, Grant};
 use crate::name::Name;
 use crate::sync::now;
 
@@ -93,20 +93,20 @@ impl Shared {
             return None;
         }
         let its = place.granted.is_none().then_some(&place.ahead);
-        let ahead = Ahead::behind(&place.mine, its, claim.share)?;
+        let ahead = Ahead::behind(&place.mine, its, claim.permits)?;
         let read_at = (!ahead.is_only(&place.mine)).then_some(place.read_at);
         Some(Behind { last: place.mine.clone(), ahead, read_at })
     }
 
     /// Takes note of what a claim has read of its queue, and says where it stands.
-    pub(super) fn note(&self, claim: &Claim, sight: &Sight, is_complete: bool, sent: Instant) -> Standing {
+    pub(super) fn note(&self, claim: &Claim, sight: &Sight, is_complete: bool, sent: Instant) -> ClaimStatus {
         match &sight.mine {
             Some(mine) => {
                 let ahead = if sight.is_whole {
-                    Ahead::of_queue(sight.ahead(), claim.share)
+                    Ahead::of_queue(sight.ahead(), claim.permits)
                 } else {
                     // What takes all there is waits behind anybody.
-                    Ahead::of_some(sight.ahead(), claim.share).unwrap_or_default()
+                    Ahead::of_some(sight.ahead(), claim.permits).unwrap_or_default()
                 };
                 self.stands(claim, mine, ahead, sight.read_at, is_complete, sent)
             }
@@ -115,10 +115,10 @@ impl Shared {
     }
 
     /// Takes note that a claim was not in its queue as of revision `read_at`, and says where it stands.
-    pub(super) fn is_missing(&self, claim: &Claim, read_at: i64) -> Standing {
+    pub(super) fn is_missing(&self, claim: &Claim, read_at: i64) -> ClaimStatus {
         let mut places = self.places();
         places.miss(claim.id, read_at);
-        places.get(claim.id).map_or(Standing::Gone, |place| self.standing(claim, place))
+        places.get(claim.id).map_or(ClaimStatus::Gone, |place| self.standing(claim, place))
     }
 
     /// Takes note of where a claim stands as of revision `read_at`.
@@ -130,12 +130,12 @@ impl Shared {
         read_at: i64,
         is_complete: bool,
         sent: Instant,
-    ) -> Standing {
+    ) -> ClaimStatus {
         let mut places = self.places();
         // What was known of an earlier key of the claim, whose lease has ended, says nothing of this one.
         let before = places.get(claim.id).filter(|place| place.mine.revision == mine.revision);
         let is_complete = is_complete || before.is_some_and(|place| place.is_complete);
-        let holds = ahead.lets_in(claim.share) && is_complete;
+        let holds = ahead.lets_in(claim.permits) && is_complete;
         let granted = before.and_then(|place| place.granted).or(holds.then_some(sent));
         // An answer that a later one has overtaken takes back nothing of what that has told.
         let (ahead, read_at) = match before.filter(|place| place.read_at > read_at) {
@@ -150,14 +150,14 @@ impl Shared {
     }
 
     /// Where a claim stands: nowhere once its lease may be over, whatever the cluster still has.
-    pub(super) fn standing(&self, claim: &Claim, place: &Place) -> Standing {
+    pub(super) fn standing(&self, claim: &Claim, place: &Place) -> ClaimStatus {
         let Some(lease) = self.leases.find(place.mine.lease) else {
-            return Standing::Gone;
+            return ClaimStatus::Gone;
         };
         match place.granted {
-            None => Standing::Waiting,
-            Some(granted) => Standing::Held(Grant {
-                fence: place.mine.revision.unsigned_abs(),
+            None => ClaimStatus::Waiting,
+            Some(granted) => ClaimStatus::Held(Grant {
+                fencing_token: place.mine.revision.unsigned_abs(),
                 expires: Some(lease.expires()),
                 hold_ends: claim.max_hold.map(|hold| granted + hold),
             }),
@@ -168,13 +168,13 @@ impl Shared {
     ///
     /// The end of another claim of this store that nobody took out may be the end of the lease of both: that has to be
     /// asked.
-    pub(super) fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<Standing> {
+    pub(super) fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<ClaimStatus> {
         let mut places = self.places();
         let taken_out = |id: ClaimId| places.get(id).is_none_or(|place| place.leaves);
         let is_told = deleted.iter().filter_map(|key| self.slots.owner(key)).all(taken_out);
         let place = places.get_mut(claim.id)?;
         place.ahead.remove(deleted);
-        if !is_told || !place.is_complete || !place.ahead.lets_in(claim.share) {
+        if !is_told || !place.is_complete || !place.ahead.lets_in(claim.permits) {
             return None;
         }
         place.granted.get_or_insert_with(now);
@@ -191,24 +191,24 @@ pub(super) mod tests {
 
     use super::*;
     use crate::address::Address;
-    use crate::backend::Patience;
+    use crate::backend::WaitMode;
     use crate::etcd::config::Config;
     use crate::etcd::link::Link;
     use crate::etcd::messages::KeyValue;
     use crate::etcd::reading::Seen;
     use crate::etcd::scripted::Cluster;
-    use crate::queue::{MAX_CAPACITY, Share};
+    use crate::queue::{MAX_CAPACITY, Permits};
 
     pub(in crate::etcd) const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
-    pub(in crate::etcd) const MUTEX: Share = Share { weight: 1, capacity: 1 };
-    pub(in crate::etcd) const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
+    pub(in crate::etcd) const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+    pub(in crate::etcd) const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
 
-    pub(in crate::etcd) fn claim(number: u64, share: Share) -> Claim {
+    pub(in crate::etcd) fn claim(number: u64, permits: Permits) -> Claim {
         Claim {
             id: ClaimId::new(1, number),
             name: Name::new("a").unwrap(),
-            share,
-            patience: Patience::Queue,
+            permits,
+            wait_mode: WaitMode::Wait,
             lease: Duration::from_secs(1),
             max_hold: None,
             owner: Arc::from(""),
@@ -234,7 +234,7 @@ pub(super) mod tests {
         claim: &Claim,
         queue: &[KeyValue],
         read_at: i64,
-    ) -> Standing {
+    ) -> ClaimStatus {
         let queue = shared.claims(queue);
         let key = shared.slots.key(claim.id).unwrap();
         let mine = queue.iter().find(|listed| listed.key == key).cloned();
@@ -248,13 +248,13 @@ pub(super) mod tests {
         let claim = claim(1, MUTEX);
         let key = shared.slots.take(shared.prefix(), &claim);
         let standing = read(&shared, &claim, &[found(&key, 4, 1)], 4);
-        assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
+        assert!(matches!(standing, ClaimStatus::Held(_)), "{standing:?}");
         (cluster, shared, claim, key)
     }
 
-    pub(in crate::etcd) fn fence(standing: Standing) -> Option<u64> {
+    pub(in crate::etcd) fn fencing_token(standing: ClaimStatus) -> Option<u64> {
         match standing {
-            Standing::Held(grant) => Some(grant.fence),
+            ClaimStatus::Held(grant) => Some(grant.fencing_token),
             _ => None,
         }
     }
@@ -264,14 +264,14 @@ pub(super) mod tests {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let queue = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)];
-        assert_eq!(read(&shared, &claim, &queue, 4), Standing::Waiting);
+        assert_eq!(read(&shared, &claim, &queue, 4), ClaimStatus::Waiting);
         shared.leases.forget(1);
-        assert_eq!(shared.advance(&claim, &[OTHER.into()]), Some(Standing::Gone));
+        assert_eq!(shared.advance(&claim, &[OTHER.into()]), Some(ClaimStatus::Gone));
         // It joins again, behind somebody.
         shared.leases.pretend(2);
         let queue = [found(OTHER.as_bytes(), 5, 9), found(&key, 6, 2)];
-        assert_eq!(read(&shared, &claim, &queue, 6), Standing::Waiting);
-        assert_eq!(shared.advance(&claim, &[OTHER.into()]).and_then(fence), Some(6));
+        assert_eq!(read(&shared, &claim, &queue, 6), ClaimStatus::Waiting);
+        assert_eq!(shared.advance(&claim, &[OTHER.into()]).and_then(fencing_token), Some(6));
     }
 
     #[tokio::test]
@@ -279,11 +279,11 @@ pub(super) mod tests {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let held = read(&shared, &claim, &[found(&key, 6, 1)], 6);
-        assert_eq!(fence(held), Some(6));
+        assert_eq!(fencing_token(held), Some(6));
         // Its earlier key was gone when this was asked, and the answer took its time.
-        assert_eq!(fence(shared.is_missing(&claim, 5)), Some(6));
-        assert_eq!(fence(read(&shared, &claim, &[], 5)), Some(6));
-        assert_eq!(read(&shared, &claim, &[], 6), Standing::Gone);
+        assert_eq!(fencing_token(shared.is_missing(&claim, 5)), Some(6));
+        assert_eq!(fencing_token(read(&shared, &claim, &[], 5)), Some(6));
+        assert_eq!(read(&shared, &claim, &[], 6), ClaimStatus::Gone);
         assert!(shared.places().get(claim.id).is_none());
     }
 
@@ -292,9 +292,9 @@ pub(super) mod tests {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let queue = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)];
-        assert_eq!(read(&shared, &claim, &queue, 4), Standing::Waiting);
-        assert_eq!(fence(read(&shared, &claim, &queue[1..], 8)), Some(4));
-        assert_eq!(fence(read(&shared, &claim, &queue, 7)), Some(4));
+        assert_eq!(read(&shared, &claim, &queue, 4), ClaimStatus::Waiting);
+        assert_eq!(fencing_token(read(&shared, &claim, &queue[1..], 8)), Some(4));
+        assert_eq!(fencing_token(read(&shared, &claim, &queue, 7)), Some(4));
         let place = shared.places().get(claim.id).cloned().unwrap();
         assert_eq!((place.read_at, place.ahead.lets_in(MUTEX)), (8, true));
     }
@@ -309,10 +309,10 @@ pub(super) mod tests {
         let mine = || Some(queue[1].clone());
         // Some of those in front do not keep it waiting, which tells nothing of the others.
         let some = Sight::new(mine(), queue[1..].to_vec(), false, 6);
-        assert_eq!(shared.note(&reader, &some, true, now()), Standing::Waiting);
+        assert_eq!(shared.note(&reader, &some, true, now()), ClaimStatus::Waiting);
         assert!(!shared.places().get(reader.id).unwrap().ahead.tells());
         let whole = Sight::new(mine(), queue.clone(), true, 6);
-        assert_eq!(shared.note(&reader, &whole, true, now()), Standing::Waiting);
+        assert_eq!(shared.note(&reader, &whole, true, now()), ClaimStatus::Waiting);
         let blockers =
             |place: &Place| place.ahead.blockers(READ).iter().map(|b| b.revision).collect::<Vec<_>>();
         assert_eq!(blockers(shared.places().get(reader.id).unwrap()), [3]);
@@ -329,12 +329,12 @@ pub(super) mod tests {
         };
         let [other, mine, again] = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1), found(&key, 9, 1)];
         // It lacks the key that it needs besides, then its turn, then nothing.
-        assert_eq!(reads(std::slice::from_ref(&mine), 5, false), Standing::Waiting);
-        assert_eq!(reads(&[other.clone(), mine.clone()], 6, true), Standing::Waiting);
-        assert_eq!(fence(reads(&[mine], 7, false)), Some(4));
+        assert_eq!(reads(std::slice::from_ref(&mine), 5, false), ClaimStatus::Waiting);
+        assert_eq!(reads(&[other.clone(), mine.clone()], 6, true), ClaimStatus::Waiting);
+        assert_eq!(fencing_token(reads(&[mine], 7, false)), Some(4));
         // A key that was written again has no grant yet.
-        assert_eq!(reads(std::slice::from_ref(&again), 9, false), Standing::Waiting);
-        assert_eq!(reads(&[other, again], 10, false), Standing::Waiting);
+        assert_eq!(reads(std::slice::from_ref(&again), 9, false), ClaimStatus::Waiting);
+        assert_eq!(reads(&[other, again], 10, false), ClaimStatus::Waiting);
         assert_eq!(shared.advance(&claim, &[OTHER.into()]), None);
         assert!(shared.places().get(claim.id).unwrap().granted.is_none());
     }
@@ -347,14 +347,14 @@ pub(super) mod tests {
         let sent = now();
         for (read_at, passed) in [(4, 0), (14, 10)] {
             tokio::time::advance(Duration::from_secs(passed)).await;
-            let Standing::Held(grant) = read(&shared, &claim, &[found(&key, 4, 1)], read_at) else {
+            let ClaimStatus::Held(grant) = read(&shared, &claim, &[found(&key, 4, 1)], read_at) else {
                 unreachable!("nobody is in front")
             };
             assert_eq!(grant.hold_ends.map(|ends| ends - sent), claim.max_hold);
         }
         claim.max_hold = None;
         let standing = shared.standing(&claim, shared.places().get(claim.id).unwrap());
-        assert!(matches!(standing, Standing::Held(grant) if grant.hold_ends.is_none()));
+        assert!(matches!(standing, ClaimStatus::Held(grant) if grant.hold_ends.is_none()));
     }
 
     #[test]
@@ -400,11 +400,11 @@ pub(super) mod tests {
         shared.leases.pretend(1);
         let queue = [found(&key, 4, 1), found(&second_key, 5, 1)];
         read(&shared, &first, &queue, 5);
-        assert_eq!(read(&shared, &second, &queue, 5), Standing::Waiting);
+        assert_eq!(read(&shared, &second, &queue, 5), ClaimStatus::Waiting);
         let deleted = std::slice::from_ref(&key);
         assert_eq!(shared.advance(&second, deleted), None, "their lease may have ended");
         read(&shared, &second, &queue, 6);
         shared.places().get_mut(first.id).unwrap().leaves = true;
-        assert_eq!(shared.advance(&second, deleted).and_then(fence), Some(5));
+        assert_eq!(shared.advance(&second, deleted).and_then(fencing_token), Some(5));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Shared;
 use super::places::Place;
 use super::reading::Seen;
-use crate::backend::{Claim, Standing};
+use crate::backend::{Claim, ClaimStatus};
 use crate::error::Result;
 
 impl Shared {
@@ -14,7 +14,7 @@ impl Shared {
     ///
     /// The look asks one member for what it knows, because one that the whole cluster answers waits for all writes in
     /// front of it: thousands of joins would hold it up. Where that member lags, a later renewal finds what is gone.
-    pub(super) async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<Standing>> {
+    pub(super) async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<ClaimStatus>> {
         let asked: Vec<Option<Place>> =
             { claims.iter().map(|claim| self.places().get(claim.id).cloned()).collect() };
         let leases: BTreeSet<i64> = asked.iter().flatten().map(|place| place.mine.lease).collect();
@@ -34,7 +34,7 @@ impl Shared {
             {
                 places.miss(claim.id, asked.mine.revision);
             }
-            places.get(claim.id).map_or(Standing::Gone, |place| self.standing(claim, place))
+            places.get(claim.id).map_or(ClaimStatus::Gone, |place| self.standing(claim, place))
         };
         Ok(claims.iter().zip(asked).zip(seen).map(standing).collect())
     }
@@ -48,7 +48,7 @@ mod tests {
     use crate::etcd::messages::{
         LeaseRequest, LeaseResponse, RangeResponse, Request, Response, ResponseOp, TxnRequest, TxnResponse,
     };
-    use crate::etcd::places::tests::{fence, found, held};
+    use crate::etcd::places::tests::{fencing_token, found, held};
     use crate::etcd::scripted::{as_of, soon};
 
     const KEEP: &str = "Lease/LeaseKeepAlive";
@@ -74,7 +74,7 @@ mod tests {
             };
             let (renewed, ()) = soon(async { tokio::join!(shared.renew(&claims), answers) }).await;
             let standing = renewed.unwrap().remove(0);
-            assert_eq!(fence(standing), holds.then_some(4), "{created} as of {read_at}");
+            assert_eq!(fencing_token(standing), holds.then_some(4), "{created} as of {read_at}");
             assert!(cluster.is_idle().await);
         }
     }

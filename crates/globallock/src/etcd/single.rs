@@ -12,7 +12,7 @@ use super::messages::{
 use super::places::Place;
 use super::reading::ranges;
 use super::{Shared, operation};
-use crate::backend::{Claim, ClaimId, Standing};
+use crate::backend::{Claim, ClaimId, ClaimStatus};
 use crate::error::Result;
 use crate::sync::now;
 
@@ -31,7 +31,7 @@ fn read(key: Vec<u8>) -> Request {
 
 /// What the cluster said to a claim that asked for the key.
 enum Asked {
-    Answered(Standing),
+    Answered(ClaimStatus),
     /// Somebody else has it, as of a revision; what to watch, the claim's own key being the second.
     Taken([Vec<u8>; 2], i64),
     /// It is free by now.
@@ -41,7 +41,7 @@ enum Asked {
 impl Shared {
     /// The key that a claim needs besides; those who share a lock do not, since theirs are never shared.
     pub(super) fn single_key(&self, claim: &Claim) -> Option<Vec<u8>> {
-        let alone = claim.share.weight == claim.share.capacity;
+        let alone = claim.permits.count == claim.permits.capacity;
         let wanted = self.link.config().single_key && alone;
         wanted.then(|| format!("{}{}", self.prefix(), claim.name.as_str()).into_bytes())
     }
@@ -76,7 +76,7 @@ impl Shared {
     }
 
     /// Takes the key for the claim at the head of the queue, or waits until it may be free: then `None`.
-    pub(super) async fn take_single(&self, claim: &Claim, place: &Place) -> Result<Option<Standing>> {
+    pub(super) async fn take_single(&self, claim: &Claim, place: &Place) -> Result<Option<ClaimStatus>> {
         match self.ask_for_single(claim, place).await? {
             Asked::Answered(standing) => Ok(Some(standing)),
             Asked::Taken(watched, read_at) => {
@@ -90,21 +90,21 @@ impl Shared {
 
     /// Takes the key for a claim that has just joined at the head of the queue, where the transaction did not: keys of
     /// names that nest look like claims to what it compares.
-    pub(super) async fn take_single_now(&self, claim: &Claim, found: &[KeyValue]) -> Result<Standing> {
-        let Some(place) = self.places().get(claim.id).cloned() else { return Ok(Standing::Gone) };
+    pub(super) async fn take_single_now(&self, claim: &Claim, found: &[KeyValue]) -> Result<ClaimStatus> {
+        let Some(place) = self.places().get(claim.id).cloned() else { return Ok(ClaimStatus::Gone) };
         let is_taken = found.iter().any(|kv| Some(&kv.key) == self.single_key(claim).as_ref());
-        if is_taken || !place.ahead.lets_in(claim.share) {
-            return Ok(Standing::Waiting);
+        if is_taken || !place.ahead.lets_in(claim.permits) {
+            return Ok(ClaimStatus::Waiting);
         }
         match self.ask_for_single(claim, &place).await? {
             Asked::Answered(standing) => Ok(standing),
-            Asked::Taken(..) | Asked::Free => Ok(Standing::Waiting),
+            Asked::Taken(..) | Asked::Free => Ok(ClaimStatus::Waiting),
         }
     }
 
     async fn ask_for_single(&self, claim: &Claim, place: &Place) -> Result<Asked> {
         let (Some(single), Some(mine)) = (self.single_key(claim), self.slots.key(claim.id)) else {
-            return Ok(Asked::Answered(Standing::Gone));
+            return Ok(Asked::Answered(ClaimStatus::Gone));
         };
         let put = PutRequest { key: single.clone(), value: value(claim.id), lease: place.mine.lease };
         let request = TxnRequest {
@@ -120,7 +120,7 @@ impl Shared {
             Err(error) if is_lease_over(&error) => {
                 self.lease_is_over(place.mine.lease);
                 self.places().remove(claim.id);
-                return Ok(Asked::Answered(Standing::Gone));
+                return Ok(Asked::Answered(ClaimStatus::Gone));
             }
             answer => answer?,
         };
@@ -129,7 +129,7 @@ impl Shared {
         let ours = found.iter().any(|kv| kv.key == single && kv.value == value(claim.id));
         if answer.succeeded || ours {
             let mut places = self.places();
-            let Some(place) = places.get_mut(claim.id) else { return Ok(Asked::Answered(Standing::Gone)) };
+            let Some(place) = places.get_mut(claim.id) else { return Ok(Asked::Answered(ClaimStatus::Gone)) };
             place.is_complete = true;
             place.granted.get_or_insert(sent);
             let place = place.clone();
@@ -138,7 +138,7 @@ impl Shared {
         }
         if !found.iter().any(|kv| kv.key == mine && kv.create_revision == place.mine.revision) {
             self.places().remove(claim.id);
-            return Ok(Asked::Answered(Standing::Gone));
+            return Ok(Asked::Answered(ClaimStatus::Gone));
         }
         let is_taken = found.iter().any(|kv| kv.key == single);
         Ok(if is_taken { Asked::Taken([single, mine], read_at) } else { Asked::Free })
@@ -173,15 +173,15 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::backend::Departure;
+    use crate::backend::Release;
     use crate::etcd::messages::{
         DeleteRangeResponse, Event, RangeResponse, RequestOp, ResponseOp, TxnResponse, WatchRequest,
         WatchResponse,
     };
-    use crate::etcd::places::tests::{MUTEX, READ, claim, fence, found};
+    use crate::etcd::places::tests::{MUTEX, READ, claim, fencing_token, found};
     use crate::etcd::reading::Sight;
     use crate::etcd::scripted::{Call, Cluster, as_of, creates, soon};
-    use crate::queue::{MAX_CAPACITY, Share};
+    use crate::queue::{MAX_CAPACITY, Permits};
 
     const ADDRESS: &str = "etcd://127.0.0.1:1?interop=python-etcd3";
     const SINGLE: &[u8] = b"/locks/_glocks/a";
@@ -202,7 +202,7 @@ mod tests {
         let (cluster, shared, claim, own) = wanting();
         let queue = shared.claims([&own]);
         let sight = Sight::new(Some(queue[0].clone()), queue, true, 40);
-        assert_eq!(shared.note(&claim, &sight, false, now()), Standing::Waiting);
+        assert_eq!(shared.note(&claim, &sight, false, now()), ClaimStatus::Waiting);
         (cluster, shared, claim, own)
     }
 
@@ -254,15 +254,15 @@ mod tests {
 
     #[test]
     fn the_key_is_wanted_by_those_who_do_not_share_where_it_is_wished() {
-        let write = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
-        let permit = Share { weight: 1, capacity: 2 };
+        let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+        let permit = Permits { count: 1, capacity: 2 };
         for (address, alone) in [(ADDRESS, Some(SINGLE.to_vec())), ("etcd://127.0.0.1:1", None)] {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let _entered = runtime.enter();
             let (_cluster, shared) = Cluster::with_store(address);
-            for (share, key) in [(MUTEX, alone.clone()), (write, alone), (READ, None), (permit, None)] {
-                assert_eq!(shared.single_key(&claim(1, share)), key, "{share:?}");
-                assert_eq!(shared.is_complete(&claim(1, share), &[]), key.is_none(), "{share:?}");
+            for (permits, key) in [(MUTEX, alone.clone()), (write, alone), (READ, None), (permit, None)] {
+                assert_eq!(shared.single_key(&claim(1, permits)), key, "{permits:?}");
+                assert_eq!(shared.is_complete(&claim(1, permits), &[]), key.is_none(), "{permits:?}");
             }
         }
     }
@@ -295,7 +295,7 @@ mod tests {
                 }
             };
             let (standing, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
-            assert_eq!(fence(standing.unwrap()), expected, "{has_it:?}, {is_behind}");
+            assert_eq!(fencing_token(standing.unwrap()), expected, "{has_it:?}, {is_behind}");
             assert!(cluster.is_idle().await);
         }
     }
@@ -318,8 +318,8 @@ mod tests {
             asks(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
             asks(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
         };
-        let (standing, ()) = soon(async { tokio::join!(shared.changed(&claim), answers) }).await;
-        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+        let (standing, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
+        assert_eq!(standing.unwrap().and_then(fencing_token), Some(40));
     }
 
     #[tokio::test(start_paused = true)]
@@ -341,10 +341,10 @@ mod tests {
                 let responses = keys.iter().map(|kv| range(std::slice::from_ref(kv))).collect();
                 asks(&mut cluster, &claim, &own).await.answer(&answer(false, responses));
             };
-            let (standing, ()) = soon(async { tokio::join!(shared.changed(&claim), answers) }).await;
+            let (standing, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
             let standing = standing.unwrap().unwrap();
-            assert_eq!(standing == Standing::Gone, expected.is_none(), "{keys:?}");
-            assert_eq!(fence(standing), expected, "{keys:?}");
+            assert_eq!(standing == ClaimStatus::Gone, expected.is_none(), "{keys:?}");
+            assert_eq!(fencing_token(standing), expected, "{keys:?}");
             assert_eq!(shared.places().get(claim.id).is_none(), expected.is_none());
         }
     }
@@ -356,8 +356,8 @@ mod tests {
         {
             let (mut cluster, shared, claim, own) = first();
             let refuses = async { asks(&mut cluster, &claim, &own).await.fail(refusal) };
-            let (standing, ()) = soon(async { tokio::join!(shared.changed(&claim), refuses) }).await;
-            assert_eq!(standing.ok(), is_over.then_some(Some(Standing::Gone)));
+            let (standing, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), refuses) }).await;
+            assert_eq!(standing.ok(), is_over.then_some(Some(ClaimStatus::Gone)));
             assert_eq!(shared.leases.find(1).is_none(), is_over);
             assert_eq!(shared.places().get(claim.id).is_none(), is_over);
         }
@@ -365,7 +365,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_leaves_gives_the_key_back_if_it_is_theirs_and_has_left_if_its_own_was_there() {
-        for (there, departure) in [(1, Departure::Left), (0, Departure::Gone)] {
+        for (there, departure) in [(1, Release::Released), (0, Release::NotHeld)] {
             let (mut cluster, shared, claim, own) = first();
             let answers = async {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
@@ -384,7 +384,7 @@ mod tests {
                 let responses = responses.map(|response| ResponseOp { response }).to_vec();
                 call.answer(&answer(true, responses));
             };
-            let (left, ()) = soon(async { tokio::join!(shared.leave(&claim), answers) }).await;
+            let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
             assert_eq!(left.unwrap(), departure);
         }
     }

@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 use super::keys;
 use crate::backend::{Claim, ClaimId};
 use crate::name::Name;
-use crate::queue::Share;
+use crate::queue::Permits;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Which claim has which key.
@@ -22,11 +22,11 @@ pub(super) struct Slots {
 struct State {
     by_claim: HashMap<ClaimId, Slot>,
     by_key: HashMap<Vec<u8>, ClaimId>,
-    numbers: HashMap<(Name, Share), Numbers>,
+    numbers: HashMap<(Name, Permits), Numbers>,
 }
 
 struct Slot {
-    kind: (Name, Share),
+    kind: (Name, Permits),
     number: u32,
     key: Vec<u8>,
 }
@@ -50,7 +50,7 @@ impl Slots {
         if let Some(slot) = state.by_claim.get(&claim.id) {
             return slot.key.clone();
         }
-        let kind = (claim.name.clone(), claim.share);
+        let kind = (claim.name.clone(), claim.permits);
         let numbers = state.numbers.entry(kind.clone()).or_default();
         let number = numbers.given_back.pop_first().unwrap_or_else(|| {
             let number = numbers.next;
@@ -89,15 +89,15 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Patience;
+    use crate::backend::WaitMode;
     use proptest::prelude::*;
 
     fn claim(number: u64, name: &str) -> Claim {
         Claim {
             id: ClaimId::new(1, number),
             name: Name::new(name).unwrap(),
-            share: Share { weight: 1, capacity: 1 },
-            patience: Patience::Queue,
+            permits: Permits { count: 1, capacity: 1 },
+            wait_mode: WaitMode::Wait,
             lease: std::time::Duration::from_secs(1),
             max_hold: None,
             owner: "".into(),

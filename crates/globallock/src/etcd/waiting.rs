@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Shared;
 use super::keys::Listed;
 use super::places::Place;
-use crate::backend::{Claim, Standing};
+use crate::backend::{Claim, ClaimStatus};
 use crate::error::Result;
 use crate::sync::now;
 
@@ -23,15 +23,15 @@ struct Gone {
 
 impl Shared {
     /// Waits until a claim that waits stands otherwise.
-    pub(super) async fn changed(self: &Arc<Self>, claim: &Claim) -> Result<Option<Standing>> {
+    pub(super) async fn wait_for_change(self: &Arc<Self>, claim: &Claim) -> Result<Option<ClaimStatus>> {
         loop {
             let Some(place) = self.places().get(claim.id).cloned() else {
-                return Ok(Some(Standing::Gone));
+                return Ok(Some(ClaimStatus::Gone));
             };
             if place.granted.is_some() {
                 return Ok(Some(self.standing(claim, &place)));
             }
-            if place.ahead.lets_in(claim.share) {
+            if place.ahead.lets_in(claim.permits) {
                 match self.take_single(claim, &place).await? {
                     Some(standing) => return Ok(Some(standing)),
                     None => continue,
@@ -52,7 +52,7 @@ impl Shared {
             // What was read before tells nothing more.
             let since = since.max(place.read_at + 1);
             match self.read_again(claim, since).await? {
-                Standing::Waiting => {}
+                ClaimStatus::Waiting => {}
                 standing => return Ok(Some(standing)),
             }
         }
@@ -60,7 +60,7 @@ impl Shared {
 
     /// Waits until one of those who keep a claim waiting is gone, or the claim itself; `None` if they must be watched again.
     async fn gone(self: &Arc<Self>, claim: &Claim, place: &Place) -> Result<Option<Gone>> {
-        let blockers = place.ahead.blockers(claim.share).into_iter();
+        let blockers = place.ahead.blockers(claim.permits).into_iter();
         // The claim's own key too, and first: changes are told in their order, so that a claim which was taken out first
         // is not granted by what leaves next, and whether its own is watched late is known before another's end is told.
         let watched: Vec<&Listed> = [&place.mine].into_iter().chain(blockers).collect();
@@ -95,9 +95,9 @@ impl Shared {
     }
 
     /// Reads the queue of a claim that waits.
-    async fn read_again(&self, claim: &Claim, since: i64) -> Result<Standing> {
+    async fn read_again(&self, claim: &Claim, since: i64) -> Result<ClaimStatus> {
         let Some(mine) = self.places().get(claim.id).map(|place| place.mine.clone()) else {
-            return Ok(Standing::Gone);
+            return Ok(ClaimStatus::Gone);
         };
         let sent = now();
         let sight = self.sight(claim, &mine, since).await?;
@@ -145,7 +145,7 @@ mod tests {
         Event, KeyValue, RangeRequest, RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse,
         WatchRequest, WatchResponse,
     };
-    use crate::etcd::places::tests::{MUTEX, claim, fence, found, read};
+    use crate::etcd::places::tests::{MUTEX, claim, fencing_token, found, read};
     use crate::etcd::reading::key_request;
     use crate::etcd::scripted::{Call, Cluster, as_of, creates, soon};
 
@@ -162,7 +162,7 @@ mod tests {
             .map(|revision| found(format!("{QUEUE}{revision:08x}").as_bytes(), revision, 9))
             .collect();
         queue.push(found(&shared.slots.take(shared.prefix(), &claim), 40, 1));
-        assert_eq!(read(&shared, &claim, &queue, 50), Standing::Waiting);
+        assert_eq!(read(&shared, &claim, &queue, 50), ClaimStatus::Waiting);
         (cluster, shared, claim, queue)
     }
 
@@ -241,13 +241,13 @@ mod tests {
     async fn becomes(
         (cluster, shared, claim, queue): (&mut Cluster, &Arc<Shared>, &Claim, &[KeyValue]),
         tells: impl AsyncFnOnce(&mut Cluster, &Watched),
-    ) -> Result<Option<Standing>> {
+    ) -> Result<Option<ClaimStatus>> {
         let told = async {
             let watched = Watched::begin(cluster, queue, 51).await;
             tells(cluster, &watched).await;
             watched
         };
-        let (standing, _watched) = soon(async { tokio::join!(shared.changed(claim), told) }).await;
+        let (standing, _watched) = soon(async { tokio::join!(shared.wait_for_change(claim), told) }).await;
         standing
     }
 
@@ -259,12 +259,12 @@ mod tests {
             watched.deleted(1, 52);
         })
         .await;
-        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+        assert_eq!(standing.unwrap().and_then(fencing_token), Some(40));
         assert!(cluster.is_idle().await);
         // Whoever asks again learns the same.
-        assert_eq!(soon(shared.changed(&claim)).await.unwrap().and_then(fence), Some(40));
+        assert_eq!(soon(shared.wait_for_change(&claim)).await.unwrap().and_then(fencing_token), Some(40));
         shared.places().remove(claim.id);
-        assert_eq!(soon(shared.changed(&claim)).await.unwrap(), Some(Standing::Gone));
+        assert_eq!(soon(shared.wait_for_change(&claim)).await.unwrap(), Some(ClaimStatus::Gone));
     }
 
     #[tokio::test(start_paused = true)]
@@ -277,7 +277,7 @@ mod tests {
             reads(cluster, &[], 53).await;
         })
         .await;
-        assert_eq!(standing.unwrap(), Some(Standing::Gone));
+        assert_eq!(standing.unwrap(), Some(ClaimStatus::Gone));
     }
 
     #[tokio::test(start_paused = true)]
@@ -290,7 +290,7 @@ mod tests {
             reads(cluster, &[], 53).await;
         })
         .await;
-        assert_eq!(standing.unwrap(), Some(Standing::Gone));
+        assert_eq!(standing.unwrap(), Some(ClaimStatus::Gone));
     }
 
     #[tokio::test(start_paused = true)]
@@ -301,14 +301,14 @@ mod tests {
             reads(cluster, &queue[1..], 52).await;
         })
         .await;
-        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+        assert_eq!(standing.unwrap().and_then(fencing_token), Some(40));
     }
 
     #[tokio::test(start_paused = true)]
     async fn behind_a_long_queue_two_keys_are_looked_at_where_something_may_have_been_missed() {
         let (mut cluster, shared, claim, queue) = waits(30);
         let both = [&queue[30], &queue[29]];
-        let changed = shared.changed(&claim);
+        let changed = shared.wait_for_change(&claim);
         let mut changed = Box::pin(changed);
         let tells = async {
             let watched = Watched::begin(&mut cluster, &queue, 51).await;
@@ -336,7 +336,7 @@ mod tests {
             watched
         };
         let (standing, _watched) = soon(async { tokio::join!(changed, tells) }).await;
-        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+        assert_eq!(standing.unwrap().and_then(fencing_token), Some(40));
     }
 
     #[tokio::test(start_paused = true)]
@@ -353,9 +353,10 @@ mod tests {
             reads(&mut cluster, &queue, 50).await;
             reads(&mut cluster, &queue[1..], 51).await;
         };
-        let (standing, sight, ()) = soon(async { tokio::join!(shared.changed(&claim), others, reads) }).await;
+        let (standing, sight, ()) =
+            soon(async { tokio::join!(shared.wait_for_change(&claim), others, reads) }).await;
         assert_eq!(sight.unwrap().read_at, 50);
-        assert_eq!(standing.unwrap().and_then(fence), Some(40));
+        assert_eq!(standing.unwrap().and_then(fencing_token), Some(40));
     }
 
     #[tokio::test(start_paused = true)]
@@ -364,7 +365,7 @@ mod tests {
         let lease = Duration::from_secs(30);
         shared.look_unasked(Duration::ZERO);
         assert!(cluster.is_idle().await, "nothing is watched");
-        let mut changed = Box::pin(shared.changed(&claim));
+        let mut changed = Box::pin(shared.wait_for_change(&claim));
         assert!((&mut changed).now_or_never().is_none());
         let watched = soon(Watched::begin(&mut cluster, &queue, 51)).await;
         watched.begins(50);
@@ -382,7 +383,7 @@ mod tests {
         assert_eq!(asked.success.len(), 2);
         shared.look_unasked(lease);
         call.answer(&TxnResponse { header: as_of(60), succeeded: true, responses });
-        assert_eq!(soon(changed).await.unwrap().and_then(fence), Some(40));
+        assert_eq!(soon(changed).await.unwrap().and_then(fencing_token), Some(40));
         assert!(cluster.is_idle().await);
         drop(watched);
     }

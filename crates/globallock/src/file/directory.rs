@@ -64,7 +64,7 @@ impl Directory {
     /// Refuses a directory on a network file system of this kind, if any, unless the user allowed it.
     fn refuse_network(&self, kind: Option<&str>, allowed: bool) -> Result<()> {
         match kind {
-            Some(kind) if !allowed => Err(Error::unfit(
+            Some(kind) if !allowed => Err(Error::failed_precondition(
                 self.shown(),
                 format!(
                     "it is on {kind}, where the kernel may not tell other hosts who holds a lock; choose a local \
@@ -80,7 +80,10 @@ impl Directory {
         match mkdirat(CWD, &directory.path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => {
-                return Err(Error::unfit(directory.shown(), "its parent does not exist: create that first"));
+                return Err(Error::failed_precondition(
+                    directory.shown(),
+                    "its parent does not exist: create that first",
+                ));
             }
             Err(error) => return Err(directory.failure("cannot be created", error)),
         }
@@ -89,7 +92,7 @@ impl Directory {
         let user = rustix::process::geteuid().as_raw();
         let rights = Mode::from_raw_mode(found.st_mode);
         if !given && others_can_write(found.st_uid, user, rights) {
-            return Err(Error::denied(
+            return Err(Error::permission_denied(
                 directory.shown(),
                 "others can write to it; remove it, or name another directory: file:///directory",
             ));
@@ -168,7 +171,7 @@ impl Directory {
     pub(super) fn create(&self, at: &OwnedFd, file: &str) -> Result<OwnedFd> {
         let made = openat(at, file, NEW, PRIVATE)
             .map_err(|error| self.failure_within("cannot be written to", error))?;
-        self.share(&made)?;
+        self.permits(&made)?;
         Ok(made)
     }
 
@@ -181,7 +184,7 @@ impl Directory {
         }
     }
 
-    fn share(&self, file: &OwnedFd) -> Result<()> {
+    fn permits(&self, file: &OwnedFd) -> Result<()> {
         if self.is_shared() {
             fchmod(file, self.rights(FILE)).map_err(|error| self.failure("cannot be shared", error))?;
         }
@@ -208,7 +211,7 @@ impl Directory {
         let next = last.map_or(Some(0), |last: u64| last.checked_add(1)).ok_or_else(|| {
             let reason =
                 format!("it has no higher number to give out: delete {COUNTER} once nobody has a lock");
-            Error::unfit(self.shown(), reason)
+            Error::failed_precondition(self.shown(), reason)
         })?;
         let number = next.max(u64::try_from(clock).unwrap_or(0));
         let text = format!("{number:020}");
@@ -231,7 +234,7 @@ impl Directory {
             Err(Errno::EXIST) => Ok(None),
             made => {
                 let made = made.map_err(fails)?;
-                self.share(&made)?;
+                self.permits(&made)?;
                 Ok(Some(made))
             }
         }
@@ -242,14 +245,16 @@ impl Directory {
         let remedy = match error {
             Errno::ACCESS | Errno::PERM | Errno::LOOP => {
                 let reason = format!("it {what}: {error}; give this user the right to read and write there");
-                return Error::denied(self.shown(), reason).because(std::io::Error::from(error));
+                return Error::permission_denied(self.shown(), reason)
+                    .with_source(std::io::Error::from(error));
             }
             Errno::NOSPC | Errno::DQUOT => "; make room there",
             Errno::MFILE | Errno::NFILE => "; raise the limit of open files: every claim needs one",
             Errno::NOTDIR => "; name a directory",
             _ => "",
         };
-        Error::unfit(self.shown(), format!("it {what}: {error}{remedy}")).because(std::io::Error::from(error))
+        Error::failed_precondition(self.shown(), format!("it {what}: {error}{remedy}"))
+            .with_source(std::io::Error::from(error))
     }
 }
 

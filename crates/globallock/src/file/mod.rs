@@ -27,7 +27,7 @@ use tokio::time::sleep;
 
 use crate::address::Address;
 use crate::backend::{
-    Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Grant, Release, WaitMode,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -64,7 +64,7 @@ pub struct File {
 
 /// Where a waiting claim stands, and what wakes it.
 enum Look {
-    Standing(Standing),
+    ClaimStatus(ClaimStatus),
     Wait {
         subscription: Subscription,
         look_again: Option<Instant>,
@@ -77,7 +77,7 @@ impl File {
     /// Finds or makes the directory that an address names.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`]; [`Error::Unfit`] and [`Error::Denied`] when the directory cannot serve.
+    /// [`Error::InvalidAddress`]; [`Error::FailedPrecondition`] and [`Error::PermissionDenied`] when the directory cannot serve.
     pub fn connect(address: Address) -> Result<Arc<Self>> {
         let directory = Directory::open(address)?;
         Ok(Arc::new(File {
@@ -129,18 +129,18 @@ impl File {
     }
 
     /// The standing of a claim of this store, found in the section or not.
-    fn standing(&self, id: ClaimId, found: Option<Slot>) -> Standing {
+    fn standing(&self, id: ClaimId, found: Option<Slot>) -> ClaimStatus {
         match found {
             Some(slot) if slot.granted.is_some() => {
                 if let Some(place) = self.places.get(id) {
                     place.granted.get_or_init(|| slot);
                 }
-                Standing::Held(grant(&slot))
+                ClaimStatus::Held(grant(&slot))
             }
-            Some(_) => Standing::Waiting,
+            Some(_) => ClaimStatus::Waiting,
             None => {
                 self.places.remove(id);
-                Standing::Gone
+                ClaimStatus::Gone
             }
         }
     }
@@ -148,11 +148,11 @@ impl File {
     /// Looks where a waiting claim stands, and begins to watch those in front of it.
     fn look(&self, claim: &Claim, section: Option<&mut Section<'_>>) -> Result<Look> {
         let Some(section) = section else {
-            return Ok(Look::Standing(self.standing(claim.id, None)));
+            return Ok(Look::ClaimStatus(self.standing(claim.id, None)));
         };
         let found = section.find(claim.id);
         let Some(mine) = found.filter(|slot| slot.granted.is_none()) else {
-            return Ok(Look::Standing(self.standing(claim.id, found)));
+            return Ok(Look::ClaimStatus(self.standing(claim.id, found)));
         };
         let blockers = section.blockers(&mine);
         let paths: Vec<_> = blockers.iter().map(|slot| (section.path_of(slot), until(slot))).collect();
@@ -177,7 +177,7 @@ impl File {
     /// Takes a claim out unless its section is busy.
     fn leave_now(&self, id: ClaimId, place: &Place) -> Result<bool> {
         let left = match Section::enter(&self.directory, &place.directory, Enter::Read, &self.places)? {
-            Entered::Inside(mut section) => section.leave(id)?,
+            Entered::Inside(mut section) => section.release(id)?,
             Entered::Absent | Entered::Busy => false,
         };
         Ok(left)
@@ -199,16 +199,16 @@ fn instant(milliseconds: u64) -> Instant {
 }
 
 fn grant(slot: &Slot) -> Grant {
-    Grant { fence: slot.number, expires: None, hold_ends: slot.hold_ends().map(instant) }
+    Grant { fencing_token: slot.number, expires: None, hold_ends: slot.hold_ends().map(instant) }
 }
 
 #[async_trait]
 impl Backend for File {
-    fn profile(&self) -> Profile {
-        Profile::new("file", CrashRelease::ProcessEnd)
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("file", CrashRelease::ProcessEnd)
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         let path = self.path(&claim.name);
         let text = section::text_of(claim);
         if let Some(standing) = self.join_behind_ours(claim, &path, &text).await? {
@@ -221,7 +221,7 @@ impl Backend for File {
             if let Some(found) = section.find(claim.id) {
                 return Ok(Some(self.standing(claim.id, Some(found))));
             }
-            let Some(joined) = section.join(claim, &text)? else {
+            let Some(joined) = section.enqueue(claim, &text)? else {
                 return Ok(None);
             };
             Ok(Some(match joined {
@@ -235,7 +235,7 @@ impl Backend for File {
         .await
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         let path = self.path(&claim.name);
         let mut recheck = Some(LOOK_ONCE_MORE);
         loop {
@@ -244,7 +244,7 @@ impl Backend for File {
             }
             let look = self.inside(&path, Enter::Read, |section| self.look(claim, section).map(Some)).await?;
             let (subscription, look_again) = match look {
-                Look::Standing(standing) => return Ok(Some(standing)),
+                Look::ClaimStatus(standing) => return Ok(Some(standing)),
                 Look::Again => continue,
                 Look::Wait { subscription, look_again } => (subscription, look_again),
             };
@@ -265,28 +265,28 @@ impl Backend for File {
         }
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let mut answers = Vec::with_capacity(claims.len());
         for claim in claims {
             answers.push(match self.places.get(claim.id) {
-                None => Ok(Standing::Gone),
+                None => Ok(ClaimStatus::Gone),
                 Some(place) => self.renew_one(claim, &place).await,
             });
         }
         answers
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+    async fn release(&self, claim: &Claim) -> Result<Release> {
         let Some(place) = self.places.get(claim.id) else {
-            return Ok(Departure::Gone);
+            return Ok(Release::NotHeld);
         };
         if let Ok(Some(left)) = self.leave_waiting(&place).await {
             self.places.remove(claim.id);
             return Ok(left);
         }
         let left = self.inside(&place.directory, Enter::Read, |section| {
-            let left = section.map_or(Ok(false), |section| section.leave(claim.id))?;
-            Ok(Some(if left { Departure::Left } else { Departure::Gone }))
+            let left = section.map_or(Ok(false), |section| section.release(claim.id))?;
+            Ok(Some(if left { Release::Released } else { Release::NotHeld }))
         });
         let left = left.await;
         // Even where nothing could be written, closing the file is enough: it wakes whoever watches it, and the next
@@ -294,7 +294,7 @@ impl Backend for File {
         self.places.remove(claim.id);
         left.or_else(|error| {
             tracing::warn!(name = %claim.name, %error, "a claim is left to be found dead");
-            Ok(Departure::Left)
+            Ok(Release::Released)
         })
     }
 
@@ -322,7 +322,7 @@ impl Backend for File {
                 Ok(Some(alive.map(|slot| entry(section, slot)).collect()))
             });
             entries.extend(renamed.await?);
-            entries.sort_by_key(|entry| entry.fence);
+            entries.sort_by_key(|entry| entry.fencing_token);
         }
         Ok(entries)
     }
@@ -357,21 +357,21 @@ impl Backend for File {
 impl File {
     /// Puts a claim that excludes all others behind one of this store, which is enough to know that it waits: so the queue
     /// need not be read. `None` where it has to be.
-    async fn join_behind_ours(&self, claim: &Claim, path: &Path, text: &str) -> Result<Option<Standing>> {
-        let excludes = claim.share.weight == claim.share.capacity;
+    async fn join_behind_ours(&self, claim: &Claim, path: &Path, text: &str) -> Result<Option<ClaimStatus>> {
+        let excludes = claim.permits.count == claim.permits.capacity;
         // One with a longest hold may be dead already.
         let ours = || self.places.last(path).filter(|ours| !ours.made.will_end() && ours.is_linked());
         if !excludes || self.places.has(claim.id) || ours().is_none() {
             return Ok(None);
         }
-        if claim.patience == Patience::Once {
-            return Ok(Some(Standing::Gone));
+        if claim.wait_mode == WaitMode::Try {
+            return Ok(Some(ClaimStatus::Gone));
         }
         self.inside(path, Enter::Unread, |section| {
             let Some(section) = section.filter(|_| ours().is_some()) else { return Ok(Some(None)) };
             Ok(section.append(claim, text, false)?.map(|(slot, file)| {
                 self.places.insert(claim.id, Place::new(file, path.to_owned(), slot));
-                Some(Standing::Waiting)
+                Some(ClaimStatus::Waiting)
             }))
         })
         .await
@@ -380,7 +380,7 @@ impl File {
     /// Waits until the claim of this store next in front has left, if there are many in front that it has to wait for
     /// anyhow; false if there are not.
     async fn behind_ours(&self, claim: &Claim) -> bool {
-        let excludes = claim.share.weight == claim.share.capacity;
+        let excludes = claim.permits.count == claim.permits.capacity;
         let Some(mine) = self.places.get(claim.id).filter(|_| excludes) else { return false };
         let Some((id, ahead)) = self.places.before(&mine, FEW) else { return false };
         if mine.granted.get().is_some() || ahead.made.will_end() || !ahead.is_linked() {
@@ -399,28 +399,28 @@ impl File {
     }
 
     /// Takes a claim out that waits behind others of this store; `None` where the queue has to be read for that.
-    async fn leave_waiting(&self, place: &Place) -> Result<Option<Departure>> {
+    async fn leave_waiting(&self, place: &Place) -> Result<Option<Release>> {
         if place.granted.get().is_some() || self.places.is_first_waiting(place) {
             return Ok(None);
         }
         let left = self.inside(&place.directory, Enter::Unread, |section| {
             section.map_or(Ok(false), |section| section.leave_waiting(&place.made)).map(Some)
         });
-        Ok(left.await?.then_some(Departure::Left))
+        Ok(left.await?.then_some(Release::Released))
     }
 
     /// A claim whose file has its name is there. One that waits looks after those in front of it, since their owners
     /// may have been stopped.
-    async fn renew_one(&self, claim: &Claim, place: &Place) -> Result<Standing> {
+    async fn renew_one(&self, claim: &Claim, place: &Place) -> Result<ClaimStatus> {
         if !place.is_linked() {
             return Ok(self.standing(claim.id, None));
         }
         if let Some(slot) = place.granted.get() {
-            return Ok(Standing::Held(grant(slot)));
+            return Ok(ClaimStatus::Held(grant(slot)));
         }
         // Nobody holds behind one who waits.
         if !self.places.is_first_waiting(place) {
-            return Ok(Standing::Waiting);
+            return Ok(ClaimStatus::Waiting);
         }
         self.inside(&place.directory, Enter::Read, |section| {
             let found = section.and_then(|section| section.find(claim.id));
@@ -436,10 +436,10 @@ fn entry(section: &Section<'_>, slot: &Slot) -> Entry {
     let since = |milliseconds: u64| Duration::from_millis(section.now().saturating_sub(milliseconds));
     let waiting = written.and_then(|written| SystemTime::now().duration_since(written).ok());
     Entry {
-        fence: slot.number,
+        fencing_token: slot.number,
         age: slot.granted.map(since).or(waiting),
         expires_in: slot.hold_ends().map(|end| Duration::from_millis(end.saturating_sub(section.now()))),
-        ..Entry::new(Some(slot.id), slot.granted.is_some(), slot.share(), Owner::from_text(owner))
+        ..Entry::new(Some(slot.id), slot.granted.is_some(), slot.permits(), Owner::from_text(owner))
     }
 }
 

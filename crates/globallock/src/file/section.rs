@@ -12,7 +12,7 @@ use rustix::io::{Errno, write};
 use super::directory::{Directory, OPEN, is_at, try_lock};
 use super::places::Places;
 use super::slot::Slot;
-use crate::backend::{Claim, ClaimId, Patience};
+use crate::backend::{Claim, ClaimId, WaitMode};
 use crate::error::Result;
 use crate::name::Name;
 use crate::queue::{admit, blockers};
@@ -104,7 +104,7 @@ impl<'a> Section<'a> {
     fn try_settle(&mut self) -> Result<bool> {
         let mut checked = 0;
         let holding = loop {
-            let holding = admit(self.queue.iter().map(Slot::share));
+            let holding = admit(self.queue.iter().map(Slot::permits));
             let decisive = (holding + 1).min(self.queue.len());
             let Some(dead) = (checked..decisive).find(|&position| !self.is_alive(&self.queue[position]))
             else {
@@ -165,10 +165,10 @@ impl<'a> Section<'a> {
 
     /// Puts the claim at the end of the queue; `None` if it is one that does not wait and would have to. The outer
     /// `None` says that the counter is in use.
-    pub(super) fn join(&mut self, claim: &Claim, owner: &str) -> Result<Option<Option<(Slot, OwnedFd)>>> {
-        let shares = self.queue.iter().map(Slot::share).chain([claim.share]);
+    pub(super) fn enqueue(&mut self, claim: &Claim, owner: &str) -> Result<Option<Option<(Slot, OwnedFd)>>> {
+        let shares = self.queue.iter().map(Slot::permits).chain([claim.permits]);
         let holds = admit(shares) > self.queue.len();
-        if !holds && claim.patience == Patience::Once {
+        if !holds && claim.wait_mode == WaitMode::Try {
             return Ok(Some(None));
         }
         Ok(self.append(claim, owner, holds)?.map(Some))
@@ -199,7 +199,7 @@ impl<'a> Section<'a> {
     }
 
     /// Takes a claim out of the queue and lets in whom there is room for then; false if it was not there.
-    pub(super) fn leave(&mut self, id: ClaimId) -> Result<bool> {
+    pub(super) fn release(&mut self, id: ClaimId) -> Result<bool> {
         let Some(position) = self.queue.iter().position(|slot| slot.id == id) else {
             return Ok(false);
         };
@@ -226,8 +226,8 @@ impl<'a> Section<'a> {
     /// Those who keep a claim waiting.
     pub(super) fn blockers(&self, slot: &Slot) -> Vec<Slot> {
         let ahead: Vec<Slot> = self.queue.iter().copied().take_while(|other| other.id != slot.id).collect();
-        let shares: Vec<_> = ahead.iter().map(Slot::share).collect();
-        blockers(&shares, slot.share()).into_iter().map(|position| ahead[position]).collect()
+        let shares: Vec<_> = ahead.iter().map(Slot::permits).collect();
+        blockers(&shares, slot.permits()).into_iter().map(|position| ahead[position]).collect()
     }
 
     /// Whether all of the claims are alive. The dead are dropped, and so are those next in front of `mine`, up to the first

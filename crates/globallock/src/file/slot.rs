@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 
 use crate::backend::{Claim, ClaimId};
 use crate::name::Name;
-use crate::queue::Share;
+use crate::queue::Permits;
 
 /// The longest directory name that shows the lock's name whole; a longer one is cut and told apart by a hash.
 const LONGEST: usize = 200;
@@ -17,7 +17,7 @@ pub(super) struct Slot {
     /// The place in the queue, and the fencing token.
     pub(super) number: u64,
     pub(super) id: ClaimId,
-    weight: u32,
+    count: u32,
     capacity: u32,
     /// In milliseconds.
     max_hold: Option<u64>,
@@ -28,16 +28,16 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(claim: &Claim, number: u64, granted: Option<u64>) -> Self {
         let max_hold = claim.max_hold.map(|hold| u64::try_from(hold.as_millis()).unwrap_or(u64::MAX));
-        let Share { weight, capacity } = claim.share;
-        Slot { number, id: claim.id, weight, capacity, max_hold, granted }
+        let Permits { count, capacity } = claim.permits;
+        Slot { number, id: claim.id, count, capacity, max_hold, granted }
     }
 
     pub(super) fn granted_at(self, now: u64) -> Self {
         Slot { granted: Some(now), ..self }
     }
 
-    pub(super) fn share(&self) -> Share {
-        Share { weight: self.weight, capacity: self.capacity }
+    pub(super) fn permits(&self) -> Permits {
+        Permits { count: self.count, capacity: self.capacity }
     }
 
     /// When the longest hold is over, if it is running.
@@ -55,17 +55,17 @@ impl Slot {
         let number = parts.next().filter(|digits| digits.len() == 20)?.parse().ok()?;
         let id = ClaimId::parse(parts.next()?)?;
         let mut next = || parts.next()?.parse::<u64>().ok();
-        let (weight, capacity) = (u32::try_from(next()?).ok()?, u32::try_from(next()?).ok()?);
+        let (count, capacity) = (u32::try_from(next()?).ok()?, u32::try_from(next()?).ok()?);
         let (max_hold, granted) = (next()?, next()?);
         let some = |value: u64| (value > 0).then_some(value);
-        let slot = Slot { number, id, weight, capacity, max_hold: some(max_hold), granted: some(granted) };
+        let slot = Slot { number, id, count, capacity, max_hold: some(max_hold), granted: some(granted) };
         parts.next().is_none().then_some(slot)
     }
 
     pub(super) fn file(&self) -> String {
-        let Slot { number, id, weight, capacity, max_hold, granted } = self;
+        let Slot { number, id, count, capacity, max_hold, granted } = self;
         let (max_hold, granted) = (max_hold.unwrap_or(0), granted.unwrap_or(0));
-        format!("{number:020}.{id}.{weight}.{capacity}.{max_hold}.{granted}")
+        format!("{number:020}.{id}.{count}.{capacity}.{max_hold}.{granted}")
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) fn name_of(directory: &str) -> Option<Name> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Patience;
+    use crate::backend::WaitMode;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -114,9 +114,9 @@ mod tests {
         }
 
         #[test]
-        fn a_claim_is_read_back_from_its_file(number: u64, manager in 0_u128..1 << 80, weight: u32, capacity: u32, hold in 0_u64..9, granted in 0_u64..9) {
+        fn a_claim_is_read_back_from_its_file(number: u64, manager in 0_u128..1 << 80, count: u32, capacity: u32, hold in 0_u64..9, granted in 0_u64..9) {
             let some = |value: u64| (value > 0).then_some(value);
-            let slot = Slot { number, id: ClaimId::new(manager, 7), weight, capacity, max_hold: some(hold), granted: some(granted) };
+            let slot = Slot { number, id: ClaimId::new(manager, 7), count, capacity, max_hold: some(hold), granted: some(granted) };
             prop_assert!(slot.file().len() < 255);
             prop_assert_eq!(Slot::parse(&slot.file()), Some(slot));
         }
@@ -134,8 +134,8 @@ mod tests {
         let claim = |max_hold| Claim {
             id: ClaimId::new(7, 7),
             name: Name::new("a").unwrap(),
-            share: Share { weight: 2, capacity: 3 },
-            patience: Patience::Queue,
+            permits: Permits { count: 2, capacity: 3 },
+            wait_mode: WaitMode::Wait,
             lease: Duration::from_secs(10),
             max_hold,
             owner: "me".into(),
@@ -154,7 +154,7 @@ mod tests {
             let granted = waiting.granted_at(1000);
             assert_eq!((granted.will_end(), granted.hold_ends()), (will_end, ends));
             assert_eq!(granted, Slot::new(&claim(max_hold), 5, Some(1000)), "nothing else changes");
-            assert_eq!(granted.share(), Share { weight: 2, capacity: 3 });
+            assert_eq!(granted.permits(), Permits { count: 2, capacity: 3 });
         }
     }
 

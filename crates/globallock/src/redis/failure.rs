@@ -26,9 +26,9 @@ pub(super) enum Kind {
     /// The server does not know the script any more: load it and repeat.
     NoScript,
     /// An operator must change the user.
-    Denied,
+    PermissionDenied,
     /// An operator must change the server.
-    Unfit,
+    FailedPrecondition,
 }
 
 impl Failure {
@@ -39,11 +39,11 @@ impl Failure {
     pub(super) fn into_error(self, store: &str) -> Error {
         let error = match self.kind {
             Kind::Disconnected | Kind::NotNow | Kind::NoScript => Error::unavailable(store, self.reason),
-            Kind::Denied => Error::denied(store, self.reason),
-            Kind::Unfit => Error::unfit(store, self.reason),
+            Kind::PermissionDenied => Error::permission_denied(store, self.reason),
+            Kind::FailedPrecondition => Error::failed_precondition(store, self.reason),
         };
         match self.source {
-            Some(source) => error.because(source),
+            Some(source) => error.with_source(source),
             None => error,
         }
     }
@@ -71,25 +71,29 @@ fn judge(error: &RedisError) -> (Kind, String) {
         "BUSY" => (Kind::NotNow, "it is busy with somebody's script; SCRIPT KILL may end it".to_owned()),
         "MASTERDOWN" => (Kind::Disconnected, "it is a replica that has lost its primary".to_owned()),
         code @ ("CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS") => (Kind::NotNow, with(code)),
-        "NOAUTH" => (Kind::Denied, "it wants a password: put user and password into the address".to_owned()),
-        "WRONGPASS" => (Kind::Denied, "the user name or the password in the address is wrong".to_owned()),
-        "NOPERM" => (Kind::Denied, with(&format!("the user lacks a right; locks need: {RIGHTS}"))),
+        "NOAUTH" => {
+            (Kind::PermissionDenied, "it wants a password: put user and password into the address".to_owned())
+        }
+        "WRONGPASS" => {
+            (Kind::PermissionDenied, "the user name or the password in the address is wrong".to_owned())
+        }
+        "NOPERM" => (Kind::PermissionDenied, with(&format!("the user lacks a right; locks need: {RIGHTS}"))),
         "OOM" => (
-            Kind::Unfit,
+            Kind::FailedPrecondition,
             "it is out of memory: raise maxmemory, or give locks a server of their own".to_owned(),
         ),
         "MISCONF" => (
-            Kind::Unfit,
+            Kind::FailedPrecondition,
             "it refuses writes since it cannot save to its disk: free the disk, or set \
              stop-writes-on-bgsave-error to no"
                 .to_owned(),
         ),
         "MOVED" | "ASK" | "CROSSSLOT" => (
-            Kind::Unfit,
+            Kind::FailedPrecondition,
             "it is a node of a Redis Cluster, which is not supported: use a single server".to_owned(),
         ),
         "WRONGTYPE" => (
-            Kind::Unfit,
+            Kind::FailedPrecondition,
             with("another program has put something else at a key of this lock: choose another prefix"),
         ),
         _ => judge_kind(error, &detail),
@@ -99,23 +103,23 @@ fn judge(error: &RedisError) -> (Kind, String) {
 fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
     match error.kind() {
         ErrorKind::AuthenticationFailed => {
-            (Kind::Denied, format!("the user name or the password in the address is wrong ({detail})"))
+            (Kind::PermissionDenied, format!("the user name or the password in the address is wrong ({detail})"))
         }
         ErrorKind::RESP3NotSupported => {
-            (Kind::Unfit, "it is too old: globallock needs Redis 7 or newer, or a server that speaks RESP3".to_owned())
+            (Kind::FailedPrecondition, "it is too old: globallock needs Redis 7 or newer, or a server that speaks RESP3".to_owned())
         }
         ErrorKind::MasterNameNotFoundBySentinel => (
             Kind::Disconnected,
             "the sentinels know no primary of that name: check the service in the address and the sentinels' hosts"
                 .to_owned(),
         ),
-        ErrorKind::InvalidClientConfig => (Kind::Unfit, format!("the client refuses the address ({error})")),
+        ErrorKind::InvalidClientConfig => (Kind::FailedPrecondition, format!("the client refuses the address ({error})")),
         ErrorKind::Io if error.is_timeout() => (Kind::Disconnected, "it did not answer in time".to_owned()),
         ErrorKind::Io => (Kind::Disconnected, format!("no connection: {}", cause(error))),
         // What comes behind it on the same connection cannot be told apart any more.
         ErrorKind::Parse => (Kind::Disconnected, strange(error)),
-        ErrorKind::UnexpectedReturnType => (Kind::Unfit, strange(error)),
-        _ => (Kind::Unfit, format!("it answered: {}", error.to_string().escape_debug())),
+        ErrorKind::UnexpectedReturnType => (Kind::FailedPrecondition, strange(error)),
+        _ => (Kind::FailedPrecondition, format!("it answered: {}", error.to_string().escape_debug())),
     }
 }
 
@@ -174,23 +178,47 @@ mod tests {
             ("TRYAGAIN Multiple keys request during rehashing", Kind::NotNow, "TRYAGAIN (Multiple keys"),
             ("NOREPLICAS Not enough good replicas to write.", Kind::NotNow, "NOREPLICAS (Not enough good"),
             ("NOREPLICAS", Kind::NotNow, ": NOREPLICAS"),
-            ("NOAUTH Authentication required.", Kind::Denied, "put user and password into the address"),
-            ("WRONGPASS invalid username-password pair", Kind::Denied, "in the address is wrong"),
-            ("NOPERM this user has no permissions to run 'eval'", Kind::Denied, "&globallock:* +@scripting"),
+            (
+                "NOAUTH Authentication required.",
+                Kind::PermissionDenied,
+                "put user and password into the address",
+            ),
+            ("WRONGPASS invalid username-password pair", Kind::PermissionDenied, "in the address is wrong"),
             (
                 "NOPERM this user has no permissions to run 'eval'",
-                Kind::Denied,
+                Kind::PermissionDenied,
+                "&globallock:* +@scripting",
+            ),
+            (
+                "NOPERM this user has no permissions to run 'eval'",
+                Kind::PermissionDenied,
                 "(this user has no permissions",
             ),
-            ("OOM command not allowed when used memory > 'maxmemory'.", Kind::Unfit, "raise maxmemory"),
-            ("MISCONF Redis is configured to save RDB snapshots", Kind::Unfit, "stop-writes-on-bgsave-error"),
-            ("MOVED 3999 127.0.0.1:6381", Kind::Unfit, "use a single server"),
-            ("ASK 3999 127.0.0.1:6381", Kind::Unfit, "use a single server"),
-            ("CROSSSLOT Keys in request don't hash to the same slot", Kind::Unfit, "use a single server"),
-            ("WRONGTYPE Operation against a key of the wrong kind", Kind::Unfit, "choose another prefix"),
-            ("ERR unknown command 'EVALSHA'", Kind::Unfit, "it answered: "),
-            ("ERR unknown command 'EVALSHA'", Kind::Unfit, "unknown command"),
-            ("WHATEVER is new", Kind::Unfit, "it answered: "),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Kind::FailedPrecondition,
+                "raise maxmemory",
+            ),
+            (
+                "MISCONF Redis is configured to save RDB snapshots",
+                Kind::FailedPrecondition,
+                "stop-writes-on-bgsave-error",
+            ),
+            ("MOVED 3999 127.0.0.1:6381", Kind::FailedPrecondition, "use a single server"),
+            ("ASK 3999 127.0.0.1:6381", Kind::FailedPrecondition, "use a single server"),
+            (
+                "CROSSSLOT Keys in request don't hash to the same slot",
+                Kind::FailedPrecondition,
+                "use a single server",
+            ),
+            (
+                "WRONGTYPE Operation against a key of the wrong kind",
+                Kind::FailedPrecondition,
+                "choose another prefix",
+            ),
+            ("ERR unknown command 'EVALSHA'", Kind::FailedPrecondition, "it answered: "),
+            ("ERR unknown command 'EVALSHA'", Kind::FailedPrecondition, "unknown command"),
+            ("WHATEVER is new", Kind::FailedPrecondition, "it answered: "),
         ] {
             let (judged, text) = told(answered(line));
             assert_eq!(judged, kind, "{line}");
@@ -201,20 +229,28 @@ mod tests {
     #[test]
     fn each_failure_of_the_client_is_told_with_its_remedy() {
         for (error, kind, remedy) in [
-            (client(ErrorKind::AuthenticationFailed), Kind::Denied, "in the address is wrong (the details)"),
-            (client(ErrorKind::RESP3NotSupported), Kind::Unfit, "too old: globallock needs Redis 7"),
+            (
+                client(ErrorKind::AuthenticationFailed),
+                Kind::PermissionDenied,
+                "in the address is wrong (the details)",
+            ),
+            (
+                client(ErrorKind::RESP3NotSupported),
+                Kind::FailedPrecondition,
+                "too old: globallock needs Redis 7",
+            ),
             (client(ErrorKind::MasterNameNotFoundBySentinel), Kind::Disconnected, "check the service"),
             (
                 client(ErrorKind::InvalidClientConfig),
-                Kind::Unfit,
+                Kind::FailedPrecondition,
                 "the client refuses the address (what it met",
             ),
             (client(ErrorKind::Io), Kind::Disconnected, "no connection: what it met"),
             (client(ErrorKind::Parse), Kind::Disconnected, "as Redis does (what it met"),
             (client(ErrorKind::Parse), Kind::Disconnected, "check the address"),
-            (client(ErrorKind::UnexpectedReturnType), Kind::Unfit, "as Redis does (what it met"),
-            (client(ErrorKind::UnexpectedReturnType), Kind::Unfit, "check the address"),
-            (client(ErrorKind::Client), Kind::Unfit, "it answered: what it met"),
+            (client(ErrorKind::UnexpectedReturnType), Kind::FailedPrecondition, "as Redis does (what it met"),
+            (client(ErrorKind::UnexpectedReturnType), Kind::FailedPrecondition, "check the address"),
+            (client(ErrorKind::Client), Kind::FailedPrecondition, "it answered: what it met"),
         ] {
             let (judged, text) = told(error.clone());
             assert_eq!(judged, kind, "{error}");
@@ -265,9 +301,9 @@ mod tests {
             assert_eq!(error.to_string(), "redis://h is unavailable: some reason");
             assert!(error.source().is_none());
         }
-        let denied = Failure::new(Kind::Denied, "some reason").into_error("redis://h");
+        let denied = Failure::new(Kind::PermissionDenied, "some reason").into_error("redis://h");
         assert_eq!(denied.to_string(), "redis://h denied access: some reason");
-        let unfit = Failure::new(Kind::Unfit, "some reason").into_error("redis://h");
+        let unfit = Failure::new(Kind::FailedPrecondition, "some reason").into_error("redis://h");
         assert_eq!(unfit.to_string(), "redis://h cannot do this: some reason");
         let error = Failure::from(answered("OOM it is full")).into_error("redis://h");
         assert!(error.source().is_some_and(|source| source.to_string().contains("OOM")));

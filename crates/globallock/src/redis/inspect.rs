@@ -7,10 +7,10 @@ use redis::Value;
 
 use crate::backend::{ClaimId, Entry};
 use crate::owner::Owner;
-use crate::queue::Share;
+use crate::queue::Permits;
 
 /// What a foreign holder, or one that cannot be read, takes: all there is.
-const ALL: Share = Share { weight: 1, capacity: 1 };
+const ALL: Permits = Permits { count: 1, capacity: 1 };
 
 /// Reads the queue; `None` where the answer has not the shape that the script gives it.
 pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
@@ -33,7 +33,7 @@ pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
     } else if group == Some(&value) {
         let mut members: Vec<Entry> =
             texts(shared)?.chunks_exact(2).filter_map(|pair| record(&pair[0], &records, now)).collect();
-        members.sort_by_key(|entry| entry.fence);
+        members.sort_by_key(|entry| entry.fencing_token);
         entries.extend(members);
     } else if !value.is_empty() {
         let mut stranger = Entry::new(None, true, ALL, Owner::from_text(&value));
@@ -48,18 +48,18 @@ pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
 /// The holder that the lock's own key tells of, the mark in front taken off.
 fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
     let fields: Vec<&str> = value.splitn(6, ':').collect();
-    let [id, fence, granted, _, share, owner] = fields[..] else {
+    let [id, fencing_token, granted, _, permits, owner] = fields[..] else {
         return None;
     };
-    let share = read_share(share)?;
-    let fence: u64 = fence.parse().ok()?;
+    let permits = read_permits(permits)?;
+    let fencing_token: u64 = fencing_token.parse().ok()?;
     // A lock that was free was granted at the moment that its number tells, in microseconds.
-    let granted = if granted.is_empty() { fence / 1000 } else { granted.parse().ok()? };
+    let granted = if granted.is_empty() { fencing_token / 1000 } else { granted.parse().ok()? };
     Some(Entry {
-        fence,
+        fencing_token,
         age: Some(Duration::from_millis(now.saturating_sub(granted))),
         expires_in: left.map(Duration::from_millis),
-        ..Entry::new(ClaimId::parse(id), true, share, Owner::from_text(owner))
+        ..Entry::new(ClaimId::parse(id), true, permits, Owner::from_text(owner))
     })
 }
 
@@ -67,43 +67,43 @@ fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
 fn waiter(member: &str, number: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
     let fields: Vec<&str> = member.splitn(5, ' ').collect();
     let [id, _, lease, _, tail] = fields[..] else { return None };
-    let (share, owner) = tail.split_once(':')?;
+    let (permits, owner) = tail.split_once(':')?;
     let (number, lease) = (number.parse::<u64>().ok()?, lease.parse::<u64>().ok()?);
     // In milliseconds, as a number counts microseconds.
     let joined = number / 1000;
     let deadline = records.get(id).map_or(joined.checked_add(lease), |renewed| renewed.parse().ok())?;
     let left = deadline.checked_sub(now).filter(|left| *left > 0)?;
     Some(Entry {
-        fence: number,
+        fencing_token: number,
         age: Some(Duration::from_millis(now.saturating_sub(joined))),
         expires_in: Some(Duration::from_millis(left)),
-        ..Entry::new(ClaimId::parse(id), false, read_share(share)?, Owner::from_text(owner))
+        ..Entry::new(ClaimId::parse(id), false, read_permits(permits)?, Owner::from_text(owner))
     })
 }
 
 /// One who shares, by its record.
 fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
     let fields: Vec<&str> = records.get(id)?.splitn(8, ' ').collect();
-    let [fence, deadline, _, granted, hold_until, _, _, tail] = fields[..] else { return None };
-    let (share, owner) = tail.split_once(':')?;
+    let [fencing_token, deadline, _, granted, hold_until, _, _, tail] = fields[..] else { return None };
+    let (permits, owner) = tail.split_once(':')?;
     let number = |field: &str| field.parse::<u64>().ok();
     let (deadline, granted, hold_until) = (number(deadline)?, number(granted)?, number(hold_until)?);
     let ends = if hold_until > 0 { hold_until.min(deadline) } else { deadline };
     // The script drops what is over when it next has to decide; until then it is not there.
     let left = ends.checked_sub(now).filter(|left| *left > 0)?;
-    let share = read_share(share)?;
+    let permits = read_permits(permits)?;
     Some(Entry {
-        fence: number(fence)?,
+        fencing_token: number(fencing_token)?,
         age: Some(Duration::from_millis(now.saturating_sub(granted))),
         expires_in: Some(Duration::from_millis(left)),
-        ..Entry::new(ClaimId::parse(id), true, share, Owner::from_text(owner))
+        ..Entry::new(ClaimId::parse(id), true, permits, Owner::from_text(owner))
     })
 }
 
 /// Reads `weight/capacity`.
-fn read_share(text: &str) -> Option<Share> {
-    let (weight, capacity) = text.split_once('/')?;
-    Some(Share { weight: weight.parse().ok()?, capacity: capacity.parse().ok()? })
+fn read_permits(text: &str) -> Option<Permits> {
+    let (count, capacity) = text.split_once('/')?;
+    Some(Permits { count: count.parse().ok()?, capacity: capacity.parse().ok()? })
 }
 
 /// Text that other programs may have written: what is not UTF-8 is replaced.
@@ -196,9 +196,9 @@ mod tests {
         Some(Duration::from_millis(number))
     }
 
-    fn entry(id: &str, held: bool, share: (u32, u32), owner: &str) -> Entry {
-        let share = Share { weight: share.0, capacity: share.1 };
-        Entry::new(ClaimId::parse(id), held, share, Owner::from_text(owner))
+    fn entry(id: &str, held: bool, permits: (u32, u32), owner: &str) -> Entry {
+        let permits = Permits { count: permits.0, capacity: permits.1 };
+        Entry::new(ClaimId::parse(id), held, permits, Owner::from_text(owner))
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
         // Granted at 999 s, as it says; with colons in the owner's name.
         let told = Answer::held_by(format!("glk1:{ID}:990000123:999000:0:1/1:a:b"), 2500).entries();
         let expected = Entry {
-            fence: 990_000_123,
+            fencing_token: 990_000_123,
             age: milliseconds(1000),
             expires_in: milliseconds(2500),
             ..entry(ID, true, (1, 1), "a:b")
@@ -256,14 +256,14 @@ mod tests {
             .shares(ID, "900000007 1003000 800000 900000 1000400 100400 channel 1/5:first")
             .entries();
         let first = Entry {
-            fence: 900_000_007,
+            fencing_token: 900_000_007,
             age: milliseconds(100_000),
             // Its longest hold ends before its lease.
             expires_in: milliseconds(400),
             ..entry(ID, true, (1, 5), "first")
         };
         let late = Entry {
-            fence: 900_000_009,
+            fencing_token: 900_000_009,
             age: milliseconds(50_000),
             expires_in: milliseconds(5000),
             ..entry(OTHER, true, (2, 5), "late one")
@@ -314,14 +314,14 @@ mod tests {
         assert_eq!(told.len(), 3);
         assert!(told[0].held);
         let expected = Entry {
-            fence: 990_000_456,
+            fencing_token: 990_000_456,
             age: milliseconds(10_000),
             expires_in: milliseconds(20_000),
             ..entry(OTHER, false, (1, 1), "b c")
         };
         assert_eq!(told[1], expected);
         let expected = Entry {
-            fence: 999_000_999,
+            fencing_token: 999_000_999,
             age: milliseconds(1000),
             expires_in: milliseconds(29_000),
             ..entry(ID, false, (2, 3), "d")
@@ -356,7 +356,7 @@ mod tests {
             .waits(format!("{ID} channel 30000 0 1:a"), 990_000_001)
             .waits(format!("{ID} channel 30000 0 1/1:a"), 990_000_002)
             .entries();
-        assert_eq!(told.iter().map(|entry| entry.fence).collect::<Vec<_>>(), [990_000_002]);
+        assert_eq!(told.iter().map(|entry| entry.fencing_token).collect::<Vec<_>>(), [990_000_002]);
     }
 
     #[test]
@@ -373,7 +373,7 @@ mod tests {
             list(&[ID, "1000900"]),
         ]);
         let told = entries(&answer).unwrap();
-        let seen: Vec<_> = told.iter().map(|entry| (entry.fence, entry.expires_in)).collect();
+        let seen: Vec<_> = told.iter().map(|entry| (entry.fencing_token, entry.expires_in)).collect();
         assert_eq!(seen, [(999_500_000, milliseconds(900))]);
     }
 

@@ -23,8 +23,8 @@ pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
 /// The keys of one lock, in the order in which the scripts know them.
 pub(super) fn keys(prefix: &str, name: &Name) -> [String; 5] {
     let lock = format!("{prefix}{}", name.as_str());
-    let [fence, queue, claims, shared] = SIDES.map(|side| side_key(&lock, side));
-    [lock, fence, queue, claims, shared]
+    let [fencing_token, queue, claims, shared] = SIDES.map(|side| side_key(&lock, side));
+    [lock, fencing_token, queue, claims, shared]
 }
 
 /// Whether `key` is one of the keys beside a lock's own.

@@ -221,16 +221,19 @@ impl Link {
         let info = match info.map_err(Failure::from) {
             Ok(info) => info,
             // A user without the right to ask is taken at the operator's word.
-            Err(failure) if failure.kind == Kind::Denied => return Ok(()),
+            Err(failure) if failure.kind == Kind::PermissionDenied => return Ok(()),
             Err(failure) => return Err(failure),
         };
         let Some(version) = info.get::<String>("redis_version") else {
-            return Err(Failure::new(Kind::Unfit, "it does not answer as Redis does: check the address"));
+            return Err(Failure::new(
+                Kind::FailedPrecondition,
+                "it does not answer as Redis does: check the address",
+            ));
         };
         if version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7)
         {
             return Err(Failure::new(
-                Kind::Unfit,
+                Kind::FailedPrecondition,
                 format!("it is Redis {version}: globallock needs 7 or newer"),
             ));
         }

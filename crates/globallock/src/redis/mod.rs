@@ -24,10 +24,12 @@ use self::link::{Link, Listener};
 use self::scripts::call;
 use self::waiters::{Clock, Pushed, Waiters};
 use crate::address::Address;
-use crate::backend::{Backend, Claim, CrashRelease, Departure, Entry, Grant, Patience, Profile, Standing};
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, Grant, Release, WaitMode,
+};
 use crate::error::Result;
 use crate::name::Name;
-use crate::queue::Share;
+use crate::queue::Permits;
 
 /// What a join that does not wait is answered while the dead waiters in front of it are too many for one call.
 const ASK_AGAIN: u64 = 3;
@@ -79,38 +81,42 @@ impl Redis {
 
     /// What a claim is in the queue, as `queue.lua` says; empty for one that never waits.
     fn member(&self, claim: &Claim) -> String {
-        if claim.patience == Patience::Once {
+        if claim.wait_mode == WaitMode::Try {
             return String::new();
         }
-        let Share { weight, capacity } = claim.share;
+        let Permits { count, capacity } = claim.permits;
         let (lease, max_hold) = (milliseconds(claim.lease), claim.max_hold.map_or(0, milliseconds));
-        format!("{} {} {lease} {max_hold} {weight}/{capacity}:{}", claim.id, self.channel, claim.owner)
+        format!("{} {} {lease} {max_hold} {count}/{capacity}:{}", claim.id, self.channel, claim.owner)
     }
 
     /// Reads the answer to a join or a renewal that was sent at `sent`, and takes note of what it says to a waiter.
-    fn standing(&self, claim: &Claim, sent: Instant, answer: &Value) -> Result<Standing> {
+    fn standing(&self, claim: &Claim, sent: Instant, answer: &Value) -> Result<ClaimStatus> {
         let waiters = &self.inbox.waiters;
-        if let Value::Int(fence) = answer {
+        if let Value::Int(fencing_token) = answer {
             waiters.forget(claim.id);
-            let fence = u64::try_from(*fence).unwrap_or_default();
-            return Ok(Standing::Held(Grant { fence, expires: Some(sent + claim.lease), hold_ends: None }));
+            let fencing_token = u64::try_from(*fencing_token).unwrap_or_default();
+            return Ok(ClaimStatus::Held(Grant {
+                fencing_token,
+                expires: Some(sent + claim.lease),
+                hold_ends: None,
+            }));
         }
         match *integers(answer).as_slice() {
-            [1, fence, left, hold_left] => {
+            [1, fencing_token, left, hold_left] => {
                 waiters.forget(claim.id);
                 let after = |milliseconds| sent + Duration::from_millis(milliseconds);
                 let hold_ends = claim.max_hold.map(|_| after(hold_left));
-                Ok(Standing::Held(Grant { fence, expires: Some(after(left)), hold_ends }))
+                Ok(ClaimStatus::Held(Grant { fencing_token, expires: Some(after(left)), hold_ends }))
             }
             [0, server_ms, again, stranger] => {
                 let again = (again > 0).then(|| Duration::from_millis(again));
                 waiters.waits(claim.id, Clock { sent, server_ms }, again, stranger > 0);
-                Ok(Standing::Waiting)
+                Ok(ClaimStatus::Waiting)
             }
-            [2] => Ok(Standing::Gone),
+            [2] => Ok(ClaimStatus::Gone),
             _ => {
                 let reason = "it does not answer as the lock's scripts do: check the address";
-                Err(Failure::new(Kind::Unfit, reason).into_error(&self.link.config().shown))
+                Err(Failure::new(Kind::FailedPrecondition, reason).into_error(&self.link.config().shown))
             }
         }
     }
@@ -130,25 +136,25 @@ fn integers(answer: &Value) -> Vec<u64> {
 
 #[async_trait]
 impl Backend for Redis {
-    fn profile(&self) -> Profile {
-        Profile::new("redis", CrashRelease::Lease)
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("redis", CrashRelease::Lease)
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         keys::check(self.prefix(), &claim.name)?;
-        let waits = claim.patience == Patience::Queue;
+        let waits = claim.wait_mode == WaitMode::Wait;
         if waits {
             self.inbox.waiters.expect(claim.id);
         }
         let scripts = self.link.scripts();
-        let share = claim.share;
-        let script = if share.weight == share.capacity { &scripts.join } else { &scripts.join_shared };
+        let permits = claim.permits;
+        let script = if permits.count == permits.capacity { &scripts.join } else { &scripts.join_shared };
         let mut command = call(script, self.prefix(), &claim.name);
         command
             .arg(claim.id.to_string())
             .arg(milliseconds(claim.lease))
             .arg(claim.max_hold.map_or(0, milliseconds))
-            .arg(format!("{}/{}:{}", share.weight, share.capacity, claim.owner))
+            .arg(format!("{}/{}:{}", permits.count, permits.capacity, claim.owner))
             .arg(format!("{} {}", u8::from(waits), self.channel));
         loop {
             let sent = Instant::now();
@@ -159,11 +165,11 @@ impl Backend for Redis {
         }
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
-        Ok(self.inbox.waiters.changed(claim.id).await)
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        Ok(self.inbox.waiters.wait_for_change(claim.id).await)
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let mut commands = Pipeline::with_capacity(claims.len());
         for claim in claims {
             let mut command = call(&self.link.scripts().renew, self.prefix(), &claim.name);
@@ -180,8 +186,8 @@ impl Backend for Redis {
         claims.iter().zip(answers).map(standing).collect()
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
-        if claim.patience == Patience::Queue {
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        if claim.wait_mode == WaitMode::Wait {
             self.inbox.waiters.forget(claim.id);
         }
         let mut command = call(&self.link.scripts().leave, self.prefix(), &claim.name);
@@ -199,7 +205,7 @@ impl Backend for Redis {
         keys::check(self.prefix(), name)?;
         let answer = self.request(&call(&self.link.scripts().inspect, self.prefix(), name)).await?;
         inspect::entries(&answer).ok_or_else(|| {
-            Failure::new(Kind::Unfit, "what stands at the keys of this lock is not a lock's")
+            Failure::new(Kind::FailedPrecondition, "what stands at the keys of this lock is not a lock's")
                 .into_error(&self.link.config().shown)
         })
     }
@@ -261,14 +267,14 @@ impl Listener for Inbox {
 
 /// What a departure was answered.
 struct Left {
-    departure: Departure,
+    departure: Release,
     /// There are so many dead waiters that the lock is not handed on yet.
     unfinished: bool,
 }
 
 fn left(answer: &Value) -> Left {
     let answer = if let Value::Int(number) = answer { *number } else { 1 };
-    let departure = if answer & 1 == 0 { Departure::Gone } else { Departure::Left };
+    let departure = if answer & 1 == 0 { Release::NotHeld } else { Release::Released };
     Left { departure, unfinished: answer & 2 != 0 }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::{ClaimId, Grant, Standing};
+use crate::backend::{ClaimId, ClaimStatus, Grant};
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// The bounds of the pace at which the head of a queue looks whether a stranger has left.
@@ -26,7 +26,7 @@ impl Clock {
     /// What a push says of a claim that holds.
     fn grant(self, pushed: &Pushed) -> Grant {
         Grant {
-            fence: pushed.fence,
+            fencing_token: pushed.fencing_token,
             expires: Some(self.here(pushed.expires)),
             hold_ends: (pushed.hold_until > 0).then(|| self.here(pushed.hold_until)),
         }
@@ -37,7 +37,7 @@ impl Clock {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pushed {
     pub(super) id: ClaimId,
-    pub(super) fence: u64,
+    pub(super) fencing_token: u64,
     pub(super) expires: u64,
     pub(super) hold_until: u64,
     /// The lock's key, for giving back what nobody wants.
@@ -49,7 +49,7 @@ impl Pushed {
         let mut fields = text.splitn(5, ' ');
         Some(Pushed {
             id: ClaimId::parse(fields.next()?)?,
-            fence: fields.next()?.parse().ok()?,
+            fencing_token: fields.next()?.parse().ok()?,
             expires: fields.next()?.parse().ok()?,
             hold_until: fields.next()?.parse().ok()?,
             key: fields.next()?.to_owned(),
@@ -124,7 +124,7 @@ impl Waiters {
     ///
     /// # Cancel safety
     /// Nothing is lost: a grant stays in its slot until it is taken.
-    pub(super) async fn changed(&self, id: ClaimId) -> Option<Standing> {
+    pub(super) async fn wait_for_change(&self, id: ClaimId) -> Option<ClaimStatus> {
         loop {
             let (told, look_at) = {
                 let mut slots = self.slots();
@@ -132,7 +132,7 @@ impl Waiters {
                 if let (Some(pushed), Some(clock)) = (&slot.pushed, slot.clock) {
                     let grant = clock.grant(pushed);
                     slots.remove(&id);
-                    return Some(Standing::Held(grant));
+                    return Some(ClaimStatus::Held(grant));
                 }
                 if slot.look_at.is_some_and(|at| at <= now()) {
                     slot.look_at = None;
@@ -172,21 +172,26 @@ mod tests {
     }
 
     /// What a wait ends with, in virtual time; one that never ends fails.
-    async fn ends(wait: impl Future<Output = Option<Standing>>) -> Option<Standing> {
+    async fn ends(wait: impl Future<Output = Option<ClaimStatus>>) -> Option<ClaimStatus> {
         tokio::time::timeout(Duration::from_secs(3600), wait).await.expect("the wait ends")
     }
 
     /// When the waiter is told to ask the server again, counted from now.
     async fn asks_again_after(waiters: &Waiters) -> Duration {
         let since = now();
-        assert_eq!(ends(waiters.changed(id())).await, None);
+        assert_eq!(ends(waiters.wait_for_change(id())).await, None);
         now() - since
     }
 
     #[test]
     fn a_push_is_read_with_the_key_whole() {
-        let expected =
-            Pushed { id: id(), fence: 7, expires: 1500, hold_until: 0, key: "_glocks:a b".to_owned() };
+        let expected = Pushed {
+            id: id(),
+            fencing_token: 7,
+            expires: 1500,
+            hold_until: 0,
+            key: "_glocks:a b".to_owned(),
+        };
         assert_eq!(pushed(id()), expected);
         for text in ["", "x", "00000000000000000000000000000000 1 2", "zz 1 2 3 key"] {
             assert_eq!(Pushed::parse(text), None, "{text}");
@@ -200,7 +205,9 @@ mod tests {
         let sent = Instant::now() - Duration::from_secs(3);
         waiters.waits(id(), Clock { sent, server_ms: 1000 }, None, false);
         assert_eq!(waiters.tell(pushed(id())), None);
-        let Some(Standing::Held(grant)) = ends(waiters.changed(id())).await else { panic!("not granted") };
+        let Some(ClaimStatus::Held(grant)) = ends(waiters.wait_for_change(id())).await else {
+            panic!("not granted")
+        };
         assert_eq!(grant.expires, Some(sent + milliseconds(500)));
     }
 
@@ -216,7 +223,7 @@ mod tests {
         ] {
             let grant = clock.grant(&Pushed { expires, hold_until, ..pushed(id()) });
             assert_eq!(
-                (grant.fence, grant.expires, grant.hold_ends),
+                (grant.fencing_token, grant.expires, grant.hold_ends),
                 (7, left, hold_left),
                 "{expires} {hold_until}"
             );
@@ -228,11 +235,11 @@ mod tests {
         let waiters = Waiters::default();
         waiters.expect(id());
         assert_eq!(waiters.tell(pushed(id())), None);
-        let changed = waiters.changed(id());
+        let changed = waiters.wait_for_change(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
         waiters.waits(id(), clock(), None, false);
-        assert!(matches!(ends(changed).await, Some(Standing::Held(_))));
+        assert!(matches!(ends(changed).await, Some(ClaimStatus::Held(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -240,12 +247,12 @@ mod tests {
         let waiters = Waiters::default();
         waiters.expect(id());
         waiters.waits(id(), clock(), Some(Duration::from_secs(60)), false);
-        let changed = waiters.changed(id());
+        let changed = waiters.wait_for_change(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
         let since = now();
         assert_eq!(waiters.tell(pushed(id())), None);
-        assert!(matches!(ends(changed).await, Some(Standing::Held(_))));
+        assert!(matches!(ends(changed).await, Some(ClaimStatus::Held(_))));
         assert_eq!(now(), since);
     }
 
@@ -267,9 +274,9 @@ mod tests {
         waiters.expect(id());
         waiters.waits(id(), clock(), None, false);
         assert_eq!(waiters.tell(pushed(id())), None);
-        assert!(matches!(ends(waiters.changed(id())).await, Some(Standing::Held(_))));
+        assert!(matches!(ends(waiters.wait_for_change(id())).await, Some(ClaimStatus::Held(_))));
         // The server is asked by whoever waits for nothing here, and a second push is given back.
-        assert_eq!(ends(waiters.changed(id())).await, None);
+        assert_eq!(ends(waiters.wait_for_change(id())).await, None);
         assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
     }
 
@@ -279,7 +286,7 @@ mod tests {
         waiters.expect(id());
         waiters.waits(id(), clock(), Some(milliseconds(1234)), false);
         assert_eq!(asks_again_after(&waiters).await, milliseconds(1234));
-        let changed = tokio::time::timeout(Duration::from_secs(3600), waiters.changed(id()));
+        let changed = tokio::time::timeout(Duration::from_secs(3600), waiters.wait_for_change(id()));
         assert!(changed.await.is_err(), "it asks once more without a new answer");
         // What the server has said last counts.
         waiters.waits(id(), clock(), Some(milliseconds(10)), false);
@@ -287,7 +294,7 @@ mod tests {
         assert_eq!(asks_again_after(&waiters).await, milliseconds(20));
         waiters.waits(id(), clock(), Some(milliseconds(10)), false);
         waiters.waits(id(), clock(), None, false);
-        let changed = tokio::time::timeout(Duration::from_secs(3600), waiters.changed(id()));
+        let changed = tokio::time::timeout(Duration::from_secs(3600), waiters.wait_for_change(id()));
         assert!(changed.await.is_err(), "it asks though the server said that it need not");
     }
 
@@ -295,7 +302,7 @@ mod tests {
     async fn a_new_answer_counts_for_whoever_waits_already() {
         let waiters = Waiters::default();
         waiters.expect(id());
-        let changed = waiters.changed(id());
+        let changed = waiters.wait_for_change(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
         let since = now();
@@ -337,12 +344,12 @@ mod tests {
             waiters.waits(claim, clock(), Some(Duration::from_secs(60)), false);
         }
         let since = now();
-        let changed = waiters.changed(id());
+        let changed = waiters.wait_for_change(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
         waiters.look_all();
         assert_eq!(ends(changed).await, None);
-        assert_eq!(ends(waiters.changed(other)).await, None);
+        assert_eq!(ends(waiters.wait_for_change(other)).await, None);
         assert_eq!(now(), since);
     }
 

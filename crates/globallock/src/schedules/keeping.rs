@@ -1,4 +1,4 @@
-//! One claim between its owner, the keeper and whoever takes it away: every order of their steps.
+//! One claim between its owner, the renewer and whoever takes it away: every order of their steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use shuttle::future::block_on;
 use shuttle::thread::spawn;
 
 use super::{search, search_all};
-use crate::backend::{Claim, ClaimId, Grant, Patience};
+use crate::backend::{Claim, ClaimId, Grant, WaitMode};
+use crate::hold::{Hold, Loss, Phase};
 use crate::name::Name;
-use crate::queue::Share;
+use crate::queue::Permits;
 use crate::sync::{now, pass};
-use crate::tenure::{Loss, Phase, Tenure};
 
 const LEASE: Duration = Duration::from_secs(10);
 
-fn tenure() -> Arc<Tenure> {
-    Tenure::new(Claim {
+fn hold() -> Arc<Hold> {
+    Hold::new(Claim {
         id: ClaimId::new(1, 1),
         name: Name::new("name").unwrap(),
-        share: Share { weight: 1, capacity: 1 },
-        patience: Patience::Queue,
+        permits: Permits { count: 1, capacity: 1 },
+        wait_mode: WaitMode::Wait,
         lease: LEASE,
         max_hold: None,
         owner: "".into(),
@@ -28,25 +28,25 @@ fn tenure() -> Arc<Tenure> {
 }
 
 fn grant() -> Grant {
-    Grant { fence: 1, expires: Some(now() + LEASE), hold_ends: None }
+    Grant { fencing_token: 1, expires: Some(now() + LEASE), hold_ends: None }
 }
 
-fn held() -> Arc<Tenure> {
-    let tenure = tenure();
-    assert!(tenure.confirm(grant(), now()));
-    tenure
+fn held() -> Arc<Hold> {
+    let hold = hold();
+    assert!(hold.confirm(grant(), now()));
+    hold
 }
 
 #[test]
 fn a_claim_ends_once() {
     let schedules = search_all(|| {
-        let tenure = held();
-        let revoked = Arc::clone(&tenure);
+        let hold = held();
+        let revoked = Arc::clone(&hold);
         let revoked = spawn(move || revoked.lose(Loss::Revoked));
-        let released = tenure.finish(now());
+        let released = hold.finish(now());
         let revoked = revoked.join().unwrap();
         assert_eq!(released == Phase::Held, !revoked, "{released:?}");
-        assert_eq!(tenure.phase(), if revoked { Phase::Lost(Loss::Revoked) } else { Phase::Left });
+        assert_eq!(hold.phase(), if revoked { Phase::Lost(Loss::Revoked) } else { Phase::Left });
     });
     assert!(schedules > 10, "{schedules}");
 }
@@ -54,10 +54,10 @@ fn a_claim_ends_once() {
 #[test]
 fn the_end_of_a_claim_is_told_to_who_watches_it() {
     let schedules = search_all(|| {
-        let tenure = held();
-        let watched = Arc::clone(&tenure);
+        let hold = held();
+        let watched = Arc::clone(&hold);
         let watched = spawn(move || block_on(watched.ended()));
-        assert!(tenure.lose(Loss::Revoked));
+        assert!(hold.lose(Loss::Revoked));
         assert_eq!(watched.join().unwrap(), Some(Loss::Revoked));
     });
     assert!(schedules > 10, "{schedules}");
@@ -66,14 +66,14 @@ fn the_end_of_a_claim_is_told_to_who_watches_it() {
 #[test]
 fn a_grant_is_seen_beside_a_wish_to_ask_again() {
     let schedules = search_all(|| {
-        let tenure = tenure();
-        let granted = Arc::clone(&tenure);
+        let hold = hold();
+        let granted = Arc::clone(&hold);
         let granted = spawn(move || {
-            granted.nudge();
+            granted.recheck();
             assert!(granted.confirm(grant(), now()));
         });
         // Told to ask again at most once, and then granted.
-        let asked = (0..).take_while(|_| !block_on(tenure.granted())).count();
+        let asked = (0..).take_while(|_| !block_on(hold.granted())).count();
         assert!(asked <= 1);
         granted.join().unwrap();
     });
@@ -83,8 +83,8 @@ fn a_grant_is_seen_beside_a_wish_to_ask_again() {
 #[test]
 fn every_sort_of_end_reaches_its_watcher_at_once() {
     search(|| {
-        let tenure = held();
-        let [released, revoked, watched] = [(); 3].map(|()| Arc::clone(&tenure));
+        let hold = held();
+        let [released, revoked, watched] = [(); 3].map(|()| Arc::clone(&hold));
         let released = spawn(move || released.finish(now()));
         let revoked = spawn(move || revoked.lose(Loss::Revoked));
         let watched = spawn(move || block_on(watched.ended()));
@@ -98,14 +98,14 @@ fn every_sort_of_end_reaches_its_watcher_at_once() {
 #[test]
 fn what_is_not_held_at_its_deadline_is_never_held_again() {
     let schedules = search_all(|| {
-        let tenure = held();
+        let hold = held();
         let late = grant();
-        let renewed = Arc::clone(&tenure);
+        let renewed = Arc::clone(&hold);
         let renewed = spawn(move || {
             pass(LEASE);
             renewed.confirm(Grant { expires: Some(now() + LEASE), ..late }, now())
         });
-        let looks = [tenure.is_held(), tenure.is_held()];
+        let looks = [hold.is_held(), hold.is_held()];
         renewed.join().unwrap();
         assert!(looks[0] || !looks[1], "held, though it had not been");
     });

@@ -12,16 +12,16 @@ use shuttle::future::{block_on, yield_now};
 
 /// Takes the lock, and counts who else has it meanwhile.
 async fn take(lock: Lock, inside: Arc<AtomicU64>, most: u64, last: Arc<AtomicU64>) {
-    let weight = u64::from(lock.share().weight);
+    let count = u64::from(lock.permits().count);
     let guard = lock.acquire().await.unwrap();
     assert!(guard.is_held());
-    let before = inside.fetch_add(weight, Ordering::SeqCst);
-    assert!(before + weight <= most, "{before} inside, and {weight} more");
+    let before = inside.fetch_add(count, Ordering::SeqCst);
+    assert!(before + count <= most, "{before} inside, and {count} more");
     if most == 1 {
         assert!(last.swap(guard.fencing_token(), Ordering::SeqCst) < guard.fencing_token());
     }
     yield_now().await;
-    inside.fetch_sub(weight, Ordering::SeqCst);
+    inside.fetch_sub(count, Ordering::SeqCst);
     guard.release().await.unwrap();
 }
 

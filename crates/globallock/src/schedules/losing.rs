@@ -7,13 +7,13 @@ use shuttle::future::block_on;
 
 use super::store::Store;
 use super::{LEASE, mutex, on_thread, owner, search, with_time};
+use crate::hold::Loss;
 use crate::memory::Memory;
-use crate::options::{LONGEST, Options};
-use crate::tenure::Loss;
+use crate::options::{MAX_DURATION, Options};
 
 fn options() -> Options {
     // The store answers, however long the search has a request wait.
-    Options { lease: LEASE, patience: Some(LONGEST), ..Options::default() }
+    Options { lease: LEASE, store_timeout: Some(MAX_DURATION), ..Options::default() }
 }
 
 #[test]
@@ -24,13 +24,13 @@ fn a_loss_is_told_before_another_is_granted_the_lock() {
         silent.deaf.store(true, Ordering::Relaxed);
         let (loses, takes) = (owner(&silent, options()), owner(&other, options()));
         let guard = Arc::new(block_on(mutex(&loses).acquire()).unwrap());
-        let fence = guard.fencing_token();
+        let fencing_token = guard.fencing_token();
         let told = Arc::clone(&guard);
         let told = on_thread(async move { told.lost().await });
         let taken = on_thread(async move {
             let taken = mutex(&takes).acquire().await.unwrap();
             assert!(!guard.is_held(), "two believe that they hold");
-            assert!(taken.fencing_token() > fence);
+            assert!(taken.fencing_token() > fencing_token);
         });
         with_time(|| {
             assert_eq!(told.join().unwrap(), Loss::Expired);

@@ -61,7 +61,8 @@ fn on_thread<T: Send + 'static>(
 
 /// A manager of one owner.
 fn owner(store: &Arc<Store>, options: Options) -> LockManager {
-    LockManager::over(store.clone(), ManagerOptions { locks: options, ..ManagerOptions::default() }).unwrap()
+    LockManager::with_backend(store.clone(), ManagerOptions { locks: options, ..ManagerOptions::default() })
+        .unwrap()
 }
 
 fn mutex(owner: &LockManager) -> Lock {

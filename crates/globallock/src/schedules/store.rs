@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use shuttle::future::yield_now;
 use tokio::sync::watch;
 
-use crate::backend::{Backend, Claim, ClaimId, Departure, Entry, Profile, Standing};
+use crate::backend::{Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, Release};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::name::Name;
@@ -74,27 +74,27 @@ impl Drop for Store {
 
 #[async_trait]
 impl Backend for Store {
-    fn profile(&self) -> Profile {
-        self.memory.profile()
+    fn capabilities(&self) -> Capabilities {
+        self.memory.capabilities()
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         self.counts.lock().unwrap().entry(claim.id).or_default().0 += 1;
         yield_now().await;
-        let standing = self.memory.join(claim).await;
+        let standing = self.memory.enqueue(claim).await;
         yield_now().await;
         standing
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         self.waits.fetch_add(1, Ordering::Relaxed);
         if self.mute.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        self.memory.changed(claim).await
+        self.memory.wait_for_change(claim).await
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         yield_now().await;
         if self.deaf.load(Ordering::Relaxed) {
             return claims.iter().map(|_| Err(Error::unavailable("memory", "deaf"))).collect();
@@ -104,9 +104,9 @@ impl Backend for Store {
         standings
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
+    async fn release(&self, claim: &Claim) -> Result<Release> {
         yield_now().await;
-        let departure = self.memory.leave(claim).await;
+        let departure = self.memory.release(claim).await;
         self.counts.lock().unwrap().entry(claim.id).or_default().1 += 1;
         departure
     }

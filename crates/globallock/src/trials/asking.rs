@@ -3,7 +3,7 @@
 use super::{
     Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
 };
-use crate::backend::{Grant, Standing};
+use crate::backend::{ClaimStatus, Grant};
 use crate::error::Error;
 use crate::options::Options;
 use crate::sync::now;
@@ -11,14 +11,14 @@ use crate::sync::now;
 #[test]
 fn a_store_that_fails_is_asked_again_at_a_bounded_rate_while_patience_lasts() {
     in_virtual_time(async {
-        let patience = SECOND * 10;
-        let world = World::with(Options { patience: Some(patience), ..options() });
-        world.store.always(Verb::Join, Fault::Refuse);
+        let timeout = SECOND * 10;
+        let world = World::with(Options { store_timeout: Some(timeout), ..options() });
+        world.store.always(Verb::Enqueue, Fault::Refuse);
         let begin = now();
         let error = world.mutex().acquire().await.unwrap_err();
         assert!(error.is_unavailable() && error.to_string().contains("as told"), "{error}");
-        assert!(since(begin) <= patience && since(begin) >= patience - SECOND / 2, "{:?}", since(begin));
-        let pauses = pauses(&world.store.asked(Verb::Join));
+        assert!(since(begin) <= timeout && since(begin) >= timeout - SECOND / 2, "{:?}", since(begin));
+        let pauses = pauses(&world.store.asked(Verb::Enqueue));
         assert!(about(pauses[0], MILLISECOND * 20), "{pauses:?}");
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= MILLISECOND * 502), "{pauses:?}");
@@ -29,13 +29,13 @@ fn a_store_that_fails_is_asked_again_at_a_bounded_rate_while_patience_lasts() {
 #[test]
 fn the_patience_counts_from_the_first_silence() {
     in_virtual_time(async {
-        let patience = SECOND * 10;
-        let world = World::with(Options { patience: Some(patience), ..options() });
+        let timeout = SECOND * 10;
+        let world = World::with(Options { store_timeout: Some(timeout), ..options() });
         let begin = now();
-        world.store.next(Verb::Join, [Fault::Refuse]);
-        world.store.always(Verb::Join, Fault::Silence);
+        world.store.next(Verb::Enqueue, [Fault::Refuse]);
+        world.store.always(Verb::Enqueue, Fault::Silence);
         let error = world.mutex().acquire().await.unwrap_err();
-        assert!(error.is_unavailable() && about(since(begin), patience), "{:?}: {error}", since(begin));
+        assert!(error.is_unavailable() && about(since(begin), timeout), "{:?}: {error}", since(begin));
         // What the store said is told, rather than that it said nothing more.
         assert!(error.to_string().contains("as told"), "{error}");
     });
@@ -44,8 +44,8 @@ fn the_patience_counts_from_the_first_silence() {
 #[test]
 fn silence_is_told_with_how_long_it_was() {
     in_virtual_time(async {
-        let world = World::with(Options { patience: Some(SECOND * 7), ..options() });
-        world.store.always(Verb::Join, Fault::Silence);
+        let world = World::with(Options { store_timeout: Some(SECOND * 7), ..options() });
+        world.store.always(Verb::Enqueue, Fault::Silence);
         let error = world.mutex().acquire().await.unwrap_err();
         assert!(error.is_unavailable() && error.to_string().contains("no answer within 7.0s"), "{error}");
     });
@@ -54,15 +54,15 @@ fn silence_is_told_with_how_long_it_was() {
 #[test]
 fn an_answer_ends_the_silence() {
     in_virtual_time(async {
-        let patience = SECOND * 10;
-        let world = World::with(Options { patience: Some(patience), ..options() });
-        world.store.always(Verb::Join, Fault::Late(patience - SECOND));
+        let timeout = SECOND * 10;
+        let world = World::with(Options { store_timeout: Some(timeout), ..options() });
+        world.store.always(Verb::Enqueue, Fault::Late(timeout - SECOND));
         let (held, waits) = world.waiting(world.mutex()).await;
         // The store fails for a while three times, each within the patience that it used up by a half before.
         for _ in 0..3 {
             sleep(SECOND * 20).await;
-            world.store.next(Verb::Join, [Fault::Late(patience * 2 / 3)]);
-            world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+            world.store.next(Verb::Enqueue, [Fault::Late(timeout * 2 / 3)]);
+            world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
         }
         assert!(!waits.is_finished());
         held.release().await.unwrap();
@@ -73,19 +73,19 @@ fn an_answer_ends_the_silence() {
 #[test]
 fn after_an_answer_the_store_is_asked_again_as_soon_as_at_first() {
     in_virtual_time(async {
-        let world = World::with(Options { patience: Some(SECOND * 30), ..options() });
+        let world = World::with(Options { store_timeout: Some(SECOND * 30), ..options() });
         let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
-        world.store.next(Verb::Join, [Fault::Refuse; 8]);
+        world.store.next(Verb::Enqueue, [Fault::Refuse; 8]);
         let lock = world.mutex();
         let _waits = tokio::spawn(async move { lock.acquire().await });
         sleep(SECOND * 10).await;
-        let before = world.store.asked(Verb::Join).len();
+        let before = world.store.asked(Verb::Enqueue).len();
         assert_eq!(before, 9);
         // The next failure is the first again.
-        world.store.next(Verb::Join, [Fault::Refuse, Fault::Refuse]);
-        world.store.always(Verb::Renew, Fault::Say(Standing::Gone));
+        world.store.next(Verb::Enqueue, [Fault::Refuse, Fault::Refuse]);
+        world.store.always(Verb::Renew, Fault::Say(ClaimStatus::Gone));
         sleep(LEASE / 2).await;
-        let asked = world.store.asked(Verb::Join);
+        let asked = world.store.asked(Verb::Enqueue);
         assert!(
             about(asked[before + 1].duration_since(asked[before]), MILLISECOND * 20),
             "{:?}",
@@ -98,7 +98,7 @@ fn after_an_answer_the_store_is_asked_again_as_soon_as_at_first() {
 fn a_wait_ends_at_its_limit() {
     in_virtual_time(async {
         let world = World::new();
-        let lock = world.mutex().with(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
+        let lock = world.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
         let begin = now();
         let (_held, waits) = world.waiting(lock).await;
         let Err(Error::TimedOut { waited, .. }) = waits.await.unwrap() else { panic!("it is taken") };
@@ -110,14 +110,15 @@ fn a_wait_ends_at_its_limit() {
 fn a_wait_of_zero_asks_once_however_slow_the_answer() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Join, Fault::Late(SECOND * 5));
-        let lock = world.mutex().with(Options { wait: Some(Default::default()), ..options() }).unwrap();
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
+        let lock =
+            world.mutex().with_options(Options { wait: Some(Default::default()), ..options() }).unwrap();
         let guard = lock.acquire().await.unwrap();
         assert!(guard.is_held());
         let begin = now();
         let Err(Error::TimedOut { .. }) = lock.acquire().await else { panic!("it is taken") };
         assert!(about(since(begin), SECOND * 5));
-        assert_eq!(world.store.asked(Verb::Join).len(), 2);
+        assert_eq!(world.store.asked(Verb::Enqueue).len(), 2);
     });
 }
 
@@ -125,8 +126,8 @@ fn a_wait_of_zero_asks_once_however_slow_the_answer() {
 fn a_waiting_limit_is_none_for_who_does_not_wait() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Join, Fault::Late(SECOND * 5));
-        let lock = world.mutex().with(Options { wait: Some(SECOND), ..options() }).unwrap();
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
+        let lock = world.mutex().with_options(Options { wait: Some(SECOND), ..options() }).unwrap();
         assert!(lock.try_acquire().await.unwrap().is_some());
     });
 }
@@ -135,10 +136,10 @@ fn a_waiting_limit_is_none_for_who_does_not_wait() {
 fn a_limit_that_ends_in_silence_is_the_limit_for_who_was_seen_to_wait() {
     in_virtual_time(async {
         let world = World::new();
-        let lock = world.mutex().with(Options { wait: Some(SECOND * 30), ..options() }).unwrap();
+        let lock = world.mutex().with_options(Options { wait: Some(SECOND * 30), ..options() }).unwrap();
         let begin = now();
         let (_held, waits) = world.waiting(lock).await;
-        world.store.always(Verb::Join, Fault::Silence);
+        world.store.always(Verb::Enqueue, Fault::Silence);
         world.store.always(Verb::Renew, Fault::Refuse);
         let ended = waits.await.unwrap();
         assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
@@ -153,8 +154,8 @@ fn a_limit_that_ends_in_silence_is_the_silence_for_who_was_never_answered() {
         // What the store said before is no answer to this.
         assert!(world.mutex().try_acquire().await.unwrap().is_some());
         sleep(SECOND).await;
-        world.store.always(Verb::Join, Fault::Silence);
-        let lock = world.mutex().with(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
+        world.store.always(Verb::Enqueue, Fault::Silence);
+        let lock = world.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
         let begin = now();
         let ended = lock.acquire().await;
         assert!(ended.is_err_and(|error| error.is_unavailable()));
@@ -165,12 +166,13 @@ fn a_limit_that_ends_in_silence_is_the_silence_for_who_was_never_answered() {
 #[test]
 fn patience_that_ends_before_the_limit_is_silence_for_who_was_seen_to_wait() {
     in_virtual_time(async {
-        let patience = SECOND * 5;
-        let world = World::with(Options { patience: Some(patience), ..options() });
-        let lock =
-            world.mutex().with(Options { wait: Some(SECOND * 300), ..world.mutex().options().clone() });
+        let timeout = SECOND * 5;
+        let world = World::with(Options { store_timeout: Some(timeout), ..options() });
+        let lock = world
+            .mutex()
+            .with_options(Options { wait: Some(SECOND * 300), ..world.mutex().options().clone() });
         let (_held, waits) = world.waiting(lock.unwrap()).await;
-        world.store.always(Verb::Join, Fault::Silence);
+        world.store.always(Verb::Enqueue, Fault::Silence);
         world.store.always(Verb::Renew, Fault::Refuse);
         let ended = waits.await.unwrap();
         assert!(ended.is_err_and(|error| error.is_unavailable()));
@@ -180,13 +182,18 @@ fn patience_that_ends_before_the_limit_is_silence_for_who_was_seen_to_wait() {
 #[test]
 fn a_grant_that_took_longer_than_its_lease_is_asked_for_again() {
     in_virtual_time(async {
-        let world =
-            World::with(Options { lease: SECOND * 2, patience: Some(SECOND * 60), ..Options::default() });
-        let stale = Grant { fence: 1, expires: Some(now()), hold_ends: None };
-        world.store.next(Verb::Join, [Fault::Say(Standing::Held(stale)), Fault::Say(Standing::Gone)]);
+        let world = World::with(Options {
+            lease: SECOND * 2,
+            store_timeout: Some(SECOND * 60),
+            ..Options::default()
+        });
+        let stale = Grant { fencing_token: 1, expires: Some(now()), hold_ends: None };
+        world
+            .store
+            .next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(stale)), Fault::Say(ClaimStatus::Gone)]);
         let guard = world.mutex().acquire().await.unwrap();
         assert!(guard.is_held());
-        let asked = world.store.asked(Verb::Join);
+        let asked = world.store.asked(Verb::Enqueue);
         assert!(
             asked.len() == 3 && pauses(&asked).iter().all(|pause| *pause >= MILLISECOND * 20),
             "{asked:?}"
@@ -198,18 +205,18 @@ fn a_grant_that_took_longer_than_its_lease_is_asked_for_again() {
 fn a_store_whose_answers_are_no_use_is_asked_again_until_the_limit_and_never_without_pause() {
     in_virtual_time(async {
         for wait in [None, Some(SECOND * 20)] {
-            for patience in [SECOND / 10, SECOND, SECOND * 60] {
+            for timeout in [SECOND / 10, SECOND, SECOND * 60] {
                 let world = World::new();
-                world.store.always(Verb::Join, Fault::Say(Standing::Gone));
-                let options = Options { wait, patience: Some(patience), ..options() };
-                let lock = world.mutex().with(options).unwrap();
+                world.store.always(Verb::Enqueue, Fault::Say(ClaimStatus::Gone));
+                let options = Options { wait, store_timeout: Some(timeout), ..options() };
+                let lock = world.mutex().with_options(options).unwrap();
                 let begin = now();
                 let ended = tokio::time::timeout(SECOND * 30, lock.acquire()).await;
                 if let Some(wait) = wait {
                     assert!(matches!(ended, Ok(Err(Error::TimedOut { .. }))), "{ended:?}");
                     assert!(since(begin) <= wait && since(begin) >= wait - SECOND, "{:?}", since(begin));
                 }
-                let asked = world.store.asked(Verb::Join).len();
+                let asked = world.store.asked(Verb::Enqueue).len();
                 assert!(asked < 100, "asked {asked} times in {:?}", since(begin));
             }
         }
@@ -219,11 +226,15 @@ fn a_store_whose_answers_are_no_use_is_asked_again_until_the_limit_and_never_wit
 #[test]
 fn a_watch_that_fails_is_begun_again_at_a_bounded_rate_and_loses_no_grant() {
     in_virtual_time(async {
-        let world = World::with(Options { patience: Some(SECOND * 100), ..options() });
-        world.store.next(Verb::Changed, [Fault::Refuse; 5]);
+        let world = World::with(Options { store_timeout: Some(SECOND * 100), ..options() });
+        world.store.next(Verb::WaitForChange, [Fault::Refuse; 5]);
         let (held, waits) = world.waiting(world.mutex()).await;
         sleep(SECOND * 5).await;
-        assert!(world.store.asked(Verb::Changed).len() == 6, "{:?}", world.store.asked(Verb::Changed));
+        assert!(
+            world.store.asked(Verb::WaitForChange).len() == 6,
+            "{:?}",
+            world.store.asked(Verb::WaitForChange)
+        );
         let begin = now();
         held.release().await.unwrap();
         assert!(waits.await.unwrap().unwrap().is_held());
@@ -235,12 +246,12 @@ fn a_watch_that_fails_is_begun_again_at_a_bounded_rate_and_loses_no_grant() {
 fn what_asking_again_cannot_mend_is_told_at_once() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.next(Verb::Join, [Fault::Deny]);
+        world.store.next(Verb::Enqueue, [Fault::Deny]);
         let begin = now();
-        assert!(matches!(world.mutex().acquire().await, Err(Error::Denied { .. })));
+        assert!(matches!(world.mutex().acquire().await, Err(Error::PermissionDenied { .. })));
         let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
-        world.store.next(Verb::Changed, [Fault::Deny]);
-        assert!(matches!(world.mutex().acquire().await, Err(Error::Denied { .. })));
+        world.store.next(Verb::WaitForChange, [Fault::Deny]);
+        assert!(matches!(world.mutex().acquire().await, Err(Error::PermissionDenied { .. })));
         assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
     });
 }
@@ -249,12 +260,12 @@ fn what_asking_again_cannot_mend_is_told_at_once() {
 fn a_waiter_that_is_told_that_it_waits_goes_on_to_wait() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.next(Verb::Changed, [Fault::Say(Standing::Waiting)]);
+        world.store.next(Verb::WaitForChange, [Fault::Say(ClaimStatus::Waiting)]);
         let (held, waits) = world.waiting(world.mutex()).await;
-        assert_eq!(world.store.asked(Verb::Join).len(), 1);
+        assert_eq!(world.store.asked(Verb::Enqueue).len(), 1);
         held.release().await.unwrap();
         assert!(waits.await.unwrap().unwrap().is_held());
-        assert_eq!(world.store.asked(Verb::Join).len(), 1, "the push says it all");
+        assert_eq!(world.store.asked(Verb::Enqueue).len(), 1, "the push says it all");
     });
 }
 
@@ -262,8 +273,8 @@ fn a_waiter_that_is_told_that_it_waits_goes_on_to_wait() {
 fn a_push_of_a_grant_that_is_over_is_no_grant() {
     in_virtual_time(async {
         let world = World::new();
-        let stale = Grant { fence: 1, expires: Some(now()), hold_ends: None };
-        world.store.next(Verb::Changed, [Fault::Say(Standing::Held(stale))]);
+        let stale = Grant { fencing_token: 1, expires: Some(now()), hold_ends: None };
+        world.store.next(Verb::WaitForChange, [Fault::Say(ClaimStatus::Held(stale))]);
         let (held, waits) = world.waiting(world.mutex()).await;
         sleep(SECOND).await;
         assert!(!waits.is_finished());

@@ -9,7 +9,7 @@ use crate::memory::Memory;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::queue::MAX_CAPACITY;
-use crate::{Departure, Loss};
+use crate::{Loss, Release};
 
 /// How long a test waits for what must come.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,9 +21,9 @@ fn each_kind_of_lock_takes_its_share() {
     let taken = |lock: Lock| {
         let guard = lock.acquire().unwrap();
         assert!(guard.is_held() && guard.name().as_str() == "a");
-        let share = manager.inspect("a").unwrap()[0].share;
-        assert_eq!(guard.release().unwrap(), Departure::Left);
-        (share.weight, share.capacity)
+        let permits = manager.inspect("a").unwrap()[0].permits;
+        assert_eq!(guard.release().unwrap(), Release::Released);
+        (permits.count, permits.capacity)
     };
     assert_eq!(taken(manager.mutex("a").unwrap()), (1, 1));
     assert_eq!(taken(manager.read_lock("a").unwrap()), (1, MAX_CAPACITY));
@@ -34,7 +34,7 @@ fn each_kind_of_lock_takes_its_share() {
 #[test]
 fn a_lock_that_is_taken_is_refused_waited_for_and_listed() {
     let options = ManagerOptions { label: Some("thread".to_owned()), ..ManagerOptions::default() };
-    let manager = LockManager::over(async || Ok(Memory::new() as _), options).unwrap();
+    let manager = LockManager::with_backend(async || Ok(Memory::new() as _), options).unwrap();
     let lock = manager.mutex("a").unwrap();
     let guard = lock.try_acquire().unwrap().expect("it is free");
     assert!(lock.try_acquire().unwrap().is_none());
@@ -46,9 +46,9 @@ fn a_lock_that_is_taken_is_refused_waited_for_and_listed() {
         move || lock.acquire().unwrap().fencing_token()
     });
     let token = guard.fencing_token();
-    assert_eq!(guard.release().unwrap(), Departure::Left);
+    assert_eq!(guard.release().unwrap(), Release::Released);
     assert!(waits.join().unwrap() > token);
-    let limited = lock.clone().with(Options { wait: Some(SHORT), ..lock.options().clone() }).unwrap();
+    let limited = lock.clone().with_options(Options { wait: Some(SHORT), ..lock.options().clone() }).unwrap();
     assert_eq!(limited.options().wait, Some(SHORT));
     let _held = lock.acquire().unwrap();
     assert!(matches!(limited.acquire(), Err(Error::TimedOut { .. })));
@@ -58,7 +58,7 @@ fn a_lock_that_is_taken_is_refused_waited_for_and_listed() {
 fn a_loss_is_told_to_who_waits_for_it_and_to_who_is_called() {
     let manager = LockManager::connect("memory:blocking-loss").unwrap();
     let short = Options { max_hold: Some(SHORT * 3), ..Options::default() };
-    let lock = manager.mutex("a").unwrap().with(short).unwrap();
+    let lock = manager.mutex("a").unwrap().with_options(short).unwrap();
     let guard = lock.acquire().unwrap();
     assert!(guard.remaining().unwrap() <= SHORT * 3);
     let (tell, told) = channel();
@@ -67,7 +67,7 @@ fn a_loss_is_told_to_who_waits_for_it_and_to_who_is_called() {
     assert_eq!(told.recv_timeout(LIMIT).unwrap(), Loss::MaxHold);
     assert!(!guard.is_held());
     assert_eq!(guard.remaining(), Some(Duration::ZERO));
-    assert_eq!(guard.release().unwrap(), Departure::Gone);
+    assert_eq!(guard.release().unwrap(), Release::NotHeld);
 }
 
 #[test]
@@ -96,11 +96,11 @@ fn several_locks_are_held_together_or_not_at_all() {
     assert!(tokens[0].1 < tokens[1].1 && tokens[0].1 > 0);
     assert_eq!(guards.lost_within(Duration::from_millis(10)), None);
     assert!(other.try_lock_all(["b", "c"]).unwrap().is_none());
-    assert_eq!(guards.release().unwrap(), Departure::Left);
+    assert_eq!(guards.release().unwrap(), Release::Released);
     let guards = other.try_lock_all(["b", "c"]).unwrap().expect("they are free");
     assert_eq!(guards.lost_within(LIMIT), Some(Loss::MaxHold));
     assert!(!guards.is_held());
-    assert_eq!(guards.release().unwrap(), Departure::Gone);
+    assert_eq!(guards.release().unwrap(), Release::NotHeld);
 }
 
 #[test]

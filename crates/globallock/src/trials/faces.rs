@@ -5,12 +5,12 @@ use std::collections::HashSet;
 use futures_util::StreamExt;
 
 use super::{LEASE, SECOND, Verb, World, in_virtual_time, options, owner_over};
-use crate::backend::Departure;
+use crate::backend::Release;
 use crate::error::Error;
 use crate::manager::LockManager;
 use crate::memory::Memory;
 use crate::options::{ManagerOptions, Options};
-use crate::queue::{MAX_CAPACITY, Share};
+use crate::queue::{MAX_CAPACITY, Permits};
 
 #[test]
 fn each_kind_of_lock_takes_its_share() {
@@ -29,12 +29,12 @@ fn each_kind_of_lock_takes_its_share() {
             ),
             (owner.semaphore("a", 1).unwrap().permits(1).unwrap(), 1, 1),
         ];
-        for (lock, weight, capacity) in shares {
-            assert_eq!(lock.share(), Share { weight, capacity });
+        for (lock, count, capacity) in shares {
+            assert_eq!(lock.permits(), Permits { count, capacity });
             assert_eq!(lock.name().as_str(), "a");
             let guard = lock.acquire().await.unwrap();
             assert_eq!(guard.name().as_str(), "a");
-            assert_eq!(world.claims().await[0].share, Share { weight, capacity });
+            assert_eq!(world.claims().await[0].permits, Permits { count, capacity });
             guard.release().await.unwrap();
         }
         assert_eq!(owner.semaphore("a", 5).unwrap().capacity(), 5);
@@ -54,7 +54,7 @@ fn permits_are_from_one_to_the_capacity_and_that_to_its_limit() {
             assert!(matches!(semaphore.permits(count), Err(Error::InvalidOption { .. })), "{count}");
         }
         for count in 1..=4 {
-            assert_eq!(semaphore.permits(count).unwrap().share().weight, count);
+            assert_eq!(semaphore.permits(count).unwrap().permits().count, count);
         }
     });
 }
@@ -80,10 +80,10 @@ fn a_lock_has_the_options_that_it_was_given() {
         let lock = world.mutex();
         assert_eq!(*lock.options(), options());
         let other = Options { lease: SECOND, wait: Some(SECOND * 2), ..options() };
-        let lock = lock.with(other.clone()).unwrap();
+        let lock = lock.with_options(other.clone()).unwrap();
         assert_eq!(*lock.options(), other);
         assert!(matches!(
-            lock.with(Options { lease: LEASE * 9_999_999, ..other }),
+            lock.with_options(Options { lease: LEASE * 9_999_999, ..other }),
             Err(Error::InvalidOption { .. })
         ));
     });
@@ -94,7 +94,7 @@ fn a_claim_shows_the_label_of_its_manager() {
     in_virtual_time(async {
         let memory = Memory::new();
         let labelled = ManagerOptions { label: Some("nightly".to_owned()), ..ManagerOptions::default() };
-        let owner = LockManager::over(memory.clone(), labelled).unwrap();
+        let owner = LockManager::with_backend(memory.clone(), labelled).unwrap();
         let _guard = owner.mutex("a").unwrap().acquire().await.unwrap();
         let entries = owner.inspect("a").await.unwrap();
         assert_eq!(entries[0].owner.label.as_deref(), Some("nightly"));
@@ -141,9 +141,9 @@ fn a_set_of_guards_holds_while_all_do() {
         let guards = world.owner.lock_all(["b", "a", "b"]).await.unwrap();
         assert_eq!(guards.guards().len(), 2);
         assert!(guards.is_held());
-        assert_eq!(guards.release().await.unwrap(), Departure::Left);
+        assert_eq!(guards.release().await.unwrap(), Release::Released);
         assert!(world.claims().await.is_empty());
-        assert_eq!(world.store.asked(Verb::Leave).len(), 2);
+        assert_eq!(world.store.asked(Verb::Release).len(), 2);
     });
 }
 
@@ -155,7 +155,7 @@ fn debug_texts_name_what_they_are_of() {
         let texts = [
             (format!("{guard:?}"), ["Guard", "\"a\"", "is_held: true"]),
             (format!("{:?}", world.mutex()), ["Lock", "\"a\"", "lease: 60s"]),
-            (format!("{:?}", world.owner), ["LockManager", "Keeper", "claims: 1"]),
+            (format!("{:?}", world.owner), ["LockManager", "Renewer", "claims: 1"]),
             (format!("{:?}", world.memory), ["Memory", "names: 1", ".."]),
         ];
         for (text, words) in texts {

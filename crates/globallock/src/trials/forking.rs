@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{LEASE, SECOND, Verb, World, in_virtual_time, sleep};
-use crate::backend::Departure;
+use crate::backend::Release;
 use crate::error::Error;
 
 #[test]
@@ -21,17 +21,17 @@ fn the_copy_of_a_guard_in_a_fork_holds_nothing_and_asks_nothing() {
             if dropped {
                 drop(copy);
             } else {
-                assert_eq!(copy.release().await.unwrap(), Departure::Gone);
+                assert_eq!(copy.release().await.unwrap(), Release::NotHeld);
             }
             sleep(SECOND).await;
-            for verb in [Verb::Join, Verb::Renew, Verb::Leave] {
+            for verb in [Verb::Enqueue, Verb::Renew, Verb::Release] {
                 assert!(fork.store.asked(verb).is_empty(), "{verb:?}");
             }
         }
         assert!(guard.is_held());
         sleep(LEASE * 2).await;
         assert!(guard.is_held());
-        assert_eq!(guard.release().await.unwrap(), Departure::Left);
+        assert_eq!(guard.release().await.unwrap(), Release::Released);
     });
 }
 
@@ -42,9 +42,9 @@ fn a_manager_in_a_fork_refuses_and_names_its_process() {
         let owner = world.owner.in_fork();
         let lock = owner.mutex("a").unwrap();
         for refused in [lock.acquire().await.err(), lock.try_acquire().await.err()] {
-            let Some(Error::Forked { owner }) = refused else { panic!("{refused:?}") };
-            assert_ne!(owner, std::process::id());
+            let Some(Error::Forked { pid }) = refused else { panic!("{refused:?}") };
+            assert_ne!(pid, std::process::id());
         }
-        assert!(world.store.asked(Verb::Join).is_empty());
+        assert!(world.store.asked(Verb::Enqueue).is_empty());
     });
 }

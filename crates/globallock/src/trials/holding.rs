@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, since, sleep};
-use crate::backend::{Claim, Departure, Grant, Standing};
+use crate::backend::{Claim, ClaimStatus, Grant, Release};
 use crate::deadline::margin;
+use crate::hold::{Hold, Loss, Phase};
 use crate::options::Options;
 use crate::sync::now;
-use crate::tenure::{Loss, Phase, Tenure};
 
 /// The store frees it after a lease from when it was asked; the owner must have given it up before.
 #[test]
@@ -16,7 +16,7 @@ fn a_lock_is_lost_a_margin_before_the_lease_that_counts_from_the_question() {
         for late in [Duration::ZERO, SECOND, LEASE / 2] {
             let world = World::new();
             world.store.always(Verb::Renew, Fault::Refuse);
-            world.store.next(Verb::Join, [Fault::Late(late)]);
+            world.store.next(Verb::Enqueue, [Fault::Late(late)]);
             let asked = now();
             let guard = world.mutex().acquire().await.unwrap();
             assert!(about(since(asked), late));
@@ -103,8 +103,8 @@ fn a_lease_that_ends_with_the_longest_hold_is_lost_for_that() {
         let hold = SECOND * 5;
         let world = World::with(Options { max_hold: Some(hold), ..options() });
         let end = now() + hold;
-        let grant = Grant { fence: 7, expires: Some(end), hold_ends: Some(end) };
-        world.store.next(Verb::Join, [Fault::Say(Standing::Held(grant))]);
+        let grant = Grant { fencing_token: 7, expires: Some(end), hold_ends: Some(end) };
+        world.store.next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(grant))]);
         let guard = world.mutex().acquire().await.unwrap();
         assert_eq!(guard.fencing_token(), 7);
         assert_eq!(guard.lost().await, Loss::MaxHold);
@@ -115,9 +115,9 @@ fn a_lease_that_ends_with_the_longest_hold_is_lost_for_that() {
 fn a_lock_that_only_the_end_of_the_process_ends_has_no_deadline() {
     in_virtual_time(async {
         let world = World::new();
-        let grant = Grant { fence: 7, expires: None, hold_ends: None };
-        world.store.always(Verb::Join, Fault::Say(Standing::Held(grant)));
-        world.store.always(Verb::Renew, Fault::Say(Standing::Held(grant)));
+        let grant = Grant { fencing_token: 7, expires: None, hold_ends: None };
+        world.store.always(Verb::Enqueue, Fault::Say(ClaimStatus::Held(grant)));
+        world.store.always(Verb::Renew, Fault::Say(ClaimStatus::Held(grant)));
         let guard = world.mutex().acquire().await.unwrap();
         assert_eq!(guard.remaining(), None);
         sleep(LEASE * 10).await;
@@ -134,13 +134,13 @@ fn a_loss_is_told_to_all_who_ask_and_stays() {
         let world = World::new();
         world.store.always(Verb::Renew, Fault::Refuse);
         let guard = world.mutex().acquire().await.unwrap();
-        let [one, other] = [(); 2].map(|()| tokio::spawn(guard.loss()));
+        let [one, other] = [(); 2].map(|()| tokio::spawn(guard.ended()));
         assert_eq!(guard.lost().await, Loss::Expired);
         assert_eq!((one.await.unwrap(), other.await.unwrap()), (Some(Loss::Expired), Some(Loss::Expired)));
         world.store.always(Verb::Renew, Fault::None);
         sleep(LEASE).await;
         assert!(!guard.is_held());
-        assert_eq!((guard.lost().await, guard.release().await.unwrap()), (Loss::Expired, Departure::Gone));
+        assert_eq!((guard.lost().await, guard.release().await.unwrap()), (Loss::Expired, Release::NotHeld));
     });
 }
 
@@ -149,10 +149,10 @@ fn a_release_is_no_loss() {
     in_virtual_time(async {
         let world = World::new();
         let guard = world.mutex().acquire().await.unwrap();
-        let told = tokio::spawn(guard.loss());
+        let told = tokio::spawn(guard.ended());
         sleep(SECOND).await;
         assert!(!told.is_finished());
-        assert_eq!(guard.release().await.unwrap(), Departure::Left);
+        assert_eq!(guard.release().await.unwrap(), Release::Released);
         assert_eq!(told.await.unwrap(), None);
     });
 }
@@ -162,14 +162,14 @@ fn a_lost_lock_is_given_up_in_the_store_once() {
     in_virtual_time(async {
         let world = World::new();
         let guard = world.mutex().acquire().await.unwrap();
-        world.store.next(Verb::Renew, [Fault::Say(Standing::Waiting)]);
+        world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Waiting)]);
         assert_eq!(guard.lost().await, Loss::Revoked);
         sleep(MILLISECOND).await;
-        assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+        assert_eq!(world.store.asked(Verb::Release).len(), 1);
         assert!(world.claims().await.is_empty());
         drop(guard);
         sleep(LEASE).await;
-        assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+        assert_eq!(world.store.asked(Verb::Release).len(), 1);
     });
 }
 
@@ -192,10 +192,13 @@ fn the_end_of_the_longest_hold_that_was_told_first_counts() {
         let hold = LEASE / 2;
         let world = World::with(Options { max_hold: Some(hold), ..options() });
         let begin = now();
-        let grant =
-            |hold_ends| Grant { fence: 7, expires: Some(begin + LEASE * 5), hold_ends: Some(hold_ends) };
-        world.store.next(Verb::Join, [Fault::Say(Standing::Held(grant(begin + hold)))]);
-        world.store.always(Verb::Renew, Fault::Say(Standing::Held(grant(begin + hold * 3))));
+        let grant = |hold_ends| Grant {
+            fencing_token: 7,
+            expires: Some(begin + LEASE * 5),
+            hold_ends: Some(hold_ends),
+        };
+        world.store.next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(grant(begin + hold)))]);
+        world.store.always(Verb::Renew, Fault::Say(ClaimStatus::Held(grant(begin + hold * 3))));
         let guard = world.mutex().acquire().await.unwrap();
         assert!(guard.renew().await.unwrap());
         assert_eq!(guard.lost().await, Loss::MaxHold);
@@ -211,7 +214,7 @@ fn a_lock_whose_renewal_is_never_answered_is_given_up_in_the_store_at_its_deadli
         let begin = now();
         let _guard = world.mutex().acquire().await.unwrap();
         sleep(LEASE - margin(LEASE) + MILLISECOND * 2).await;
-        assert_eq!(world.store.asked(Verb::Leave).len(), 1, "{:?}", since(begin));
+        assert_eq!(world.store.asked(Verb::Release).len(), 1, "{:?}", since(begin));
     });
 }
 
@@ -221,16 +224,16 @@ fn a_claim_that_was_given_up_is_not_granted_any_more() {
         let world = World::new();
         let claim = world.owner.inner().claim(
             world.mutex().name(),
-            world.mutex().share(),
-            crate::backend::Patience::Queue,
+            world.mutex().permits(),
+            crate::backend::WaitMode::Wait,
             &options(),
         );
-        let tenure = Tenure::new(claim.unwrap());
-        assert!(tenure.give_up() && !tenure.give_up());
-        assert_eq!(tenure.phase(), Phase::Left);
-        let grant = Grant { fence: 7, expires: Some(now() + LEASE), hold_ends: None };
-        assert!(!tenure.confirm(grant, now()) && !tenure.is_held());
-        let held = Tenure::new(Claim::clone(&tenure.claim));
+        let hold = Hold::new(claim.unwrap());
+        assert!(hold.give_up() && !hold.give_up());
+        assert_eq!(hold.phase(), Phase::Left);
+        let grant = Grant { fencing_token: 7, expires: Some(now() + LEASE), hold_ends: None };
+        assert!(!hold.confirm(grant, now()) && !hold.is_held());
+        let held = Hold::new(Claim::clone(&hold.claim));
         assert!(held.confirm(grant, now()) && !held.give_up() && held.is_held());
     });
 }

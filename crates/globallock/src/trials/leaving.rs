@@ -3,7 +3,7 @@
 use super::{
     Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
 };
-use crate::backend::{Departure, Standing};
+use crate::backend::{ClaimStatus, Release};
 use crate::error::Error;
 use crate::options::Options;
 use crate::sync::now;
@@ -13,15 +13,15 @@ fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
     in_virtual_time(async {
         let endings: [(Fault, Options); 4] = [
             (Fault::Deny, options()),
-            (Fault::Silence, Options { patience: Some(SECOND), ..options() }),
-            (Fault::Refuse, Options { patience: Some(SECOND), ..options() }),
+            (Fault::Silence, Options { store_timeout: Some(SECOND), ..options() }),
+            (Fault::Refuse, Options { store_timeout: Some(SECOND), ..options() }),
             (Fault::Silence, Options { wait: Some(SECOND * 21), ..options() }),
         ];
         for (fault, options) in endings {
             let world = World::with(options);
             let (held, waits) = world.waiting(world.mutex()).await;
             // The next renewal has it ask again.
-            world.store.always(Verb::Join, fault);
+            world.store.always(Verb::Enqueue, fault);
             world.store.next(Verb::Renew, [Fault::Refuse]);
             let begin = now();
             waits.await.unwrap().unwrap_err();
@@ -29,7 +29,7 @@ fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
             assert!(since(begin) < LEASE / 2);
             assert_eq!(world.claims().await.len(), 1, "{fault:?}");
             assert!(held.is_held());
-            assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+            assert_eq!(world.store.asked(Verb::Release).len(), 1);
         }
     });
 }
@@ -37,8 +37,8 @@ fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
 #[test]
 fn an_acquire_whose_answer_was_lost_leaves_nothing_when_it_fails_or_is_dropped() {
     in_virtual_time(async {
-        let world = World::with(Options { patience: Some(SECOND), ..options() });
-        world.store.always(Verb::Join, Fault::Late(SECOND * 5));
+        let world = World::with(Options { store_timeout: Some(SECOND), ..options() });
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
         assert!(world.mutex().acquire().await.unwrap_err().is_unavailable());
         sleep(MILLISECOND).await;
         assert!(world.claims().await.is_empty());
@@ -57,12 +57,12 @@ fn a_departure_that_fails_is_repeated_at_a_bounded_rate_until_the_lease_is_over(
     in_virtual_time(async {
         let world = World::new();
         let guard = world.mutex().acquire().await.unwrap();
-        world.store.always(Verb::Leave, Fault::Refuse);
+        world.store.always(Verb::Release, Fault::Refuse);
         let begin = now();
         drop(guard);
         world.owner.close().await;
         assert!(since(begin) <= LEASE && since(begin) >= LEASE - SECOND * 2, "{:?}", since(begin));
-        let pauses = pauses(&world.store.asked(Verb::Leave));
+        let pauses = pauses(&world.store.asked(Verb::Release));
         assert!(about(pauses[0], MILLISECOND * 50), "{pauses:?}");
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + MILLISECOND * 2), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= SECOND + MILLISECOND * 2), "{pauses:?}");
@@ -75,10 +75,10 @@ fn a_departure_reaches_the_store_once_that_answers_again() {
     in_virtual_time(async {
         let world = World::new();
         let guard = world.mutex().acquire().await.unwrap();
-        world.store.always(Verb::Leave, Fault::Refuse);
+        world.store.always(Verb::Release, Fault::Refuse);
         assert!(guard.release().await.unwrap_err().is_unavailable());
         sleep(LEASE / 2).await;
-        world.store.always(Verb::Leave, Fault::None);
+        world.store.always(Verb::Release, Fault::None);
         sleep(SECOND * 2).await;
         assert!(world.claims().await.is_empty());
     });
@@ -89,12 +89,12 @@ fn a_release_asks_once_and_says_what_the_store_said() {
     in_virtual_time(async {
         let world = World::new();
         let guard = world.mutex().acquire().await.unwrap();
-        assert_eq!(guard.release().await.unwrap(), Departure::Left);
+        assert_eq!(guard.release().await.unwrap(), Release::Released);
         let guard = world.mutex().acquire().await.unwrap();
-        world.store.next(Verb::Leave, [Fault::Say(Standing::Gone)]);
-        assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+        world.store.next(Verb::Release, [Fault::Say(ClaimStatus::Gone)]);
+        assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
         sleep(SECOND).await;
-        assert_eq!(world.store.asked(Verb::Leave).len(), 2);
+        assert_eq!(world.store.asked(Verb::Release).len(), 2);
     });
 }
 
@@ -106,7 +106,7 @@ fn a_guard_that_is_dropped_leaves_once() {
         sleep(MILLISECOND).await;
         assert!(world.claims().await.is_empty());
         sleep(LEASE * 2).await;
-        assert_eq!(world.store.asked(Verb::Leave).len(), 1);
+        assert_eq!(world.store.asked(Verb::Release).len(), 1);
     });
 }
 
@@ -121,12 +121,12 @@ fn a_loss_that_the_owner_notices_first_is_given_up_in_the_store() {
             // No task has run since the deadline but this one.
             tokio::time::advance(remaining).await;
             if released {
-                assert_eq!(guard.release().await.unwrap(), Departure::Gone);
+                assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
             } else {
                 drop(guard);
             }
             sleep(MILLISECOND).await;
-            assert_eq!(world.store.asked(Verb::Leave).len(), 1, "{released}");
+            assert_eq!(world.store.asked(Verb::Release).len(), 1, "{released}");
         }
     });
 }
@@ -144,16 +144,16 @@ fn closing_refuses_ends_waits_and_leaves_what_is_held() {
         assert!(matches!(world.mutex().try_acquire().await, Err(Error::Closed)));
         sleep(LEASE * 2).await;
         assert!(kept.is_held() && held.is_held());
-        assert_eq!(kept.release().await.unwrap(), Departure::Left);
+        assert_eq!(kept.release().await.unwrap(), Release::Released);
     });
 }
 
 #[test]
 fn closing_ends_who_asks_a_store_that_fails() {
     in_virtual_time(async {
-        for fault in [Fault::Refuse, Fault::Say(Standing::Gone)] {
+        for fault in [Fault::Refuse, Fault::Say(ClaimStatus::Gone)] {
             let world = World::new();
-            world.store.always(Verb::Join, fault);
+            world.store.always(Verb::Enqueue, fault);
             let lock = world.mutex();
             let asks = tokio::spawn(async move { lock.acquire().await });
             sleep(SECOND).await;
@@ -175,7 +175,7 @@ fn closing_waits_for_departures_in_the_background_however_many() {
         for lock in guards {
             held.push(lock.acquire().await.unwrap());
         }
-        world.store.next(Verb::Leave, [Fault::Late(SECOND * 2), Fault::Late(SECOND * 5)]);
+        world.store.next(Verb::Release, [Fault::Late(SECOND * 2), Fault::Late(SECOND * 5)]);
         let begin = now();
         drop(held);
         world.owner.close().await;

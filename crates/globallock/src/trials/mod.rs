@@ -86,7 +86,8 @@ impl World {
 }
 
 fn owner_over(backend: Arc<dyn Backend>, options: Options) -> LockManager {
-    LockManager::over(backend, ManagerOptions { locks: options, ..ManagerOptions::default() }).unwrap()
+    LockManager::with_backend(backend, ManagerOptions { locks: options, ..ManagerOptions::default() })
+        .unwrap()
 }
 
 fn options() -> Options {

@@ -3,12 +3,12 @@
 use super::{
     Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
 };
-use crate::backend::Standing;
+use crate::backend::ClaimStatus;
 use crate::deadline::margin;
 use crate::guard::Guard;
+use crate::hold::Loss;
 use crate::options::Options;
 use crate::sync::now;
-use crate::tenure::Loss;
 
 #[test]
 fn a_held_lock_is_renewed_three_times_a_lease() {
@@ -37,7 +37,7 @@ fn a_waiting_claim_is_renewed_three_times_a_lease_and_outlives_it() {
         let asked = world.store.asked(Verb::Renew);
         assert!((28..=31).contains(&asked.len()), "{}", asked.len());
         assert_eq!(world.claims().await.len(), 2);
-        assert_eq!(world.store.asked(Verb::Join).len(), 1);
+        assert_eq!(world.store.asked(Verb::Enqueue).len(), 1);
         held.release().await.unwrap();
         assert!(waits.await.unwrap().unwrap().is_held());
     });
@@ -122,7 +122,7 @@ fn a_shorter_lease_is_renewed_in_its_own_time() {
         let world = World::new();
         let _long = world.owner.mutex("long").unwrap().acquire().await.unwrap();
         sleep(MILLISECOND).await;
-        let short = world.mutex().with(Options { lease: SECOND * 3, ..options() }).unwrap();
+        let short = world.mutex().with_options(Options { lease: SECOND * 3, ..options() }).unwrap();
         let short = short.acquire().await.unwrap();
         sleep(SECOND * 10).await;
         assert!(short.is_held());
@@ -137,7 +137,7 @@ fn a_disturbance_has_all_renewed_at_once() {
         let guard = world.mutex().acquire().await.unwrap();
         let other = world.owner.mutex("b").unwrap().acquire().await.unwrap();
         sleep(SECOND).await;
-        world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+        world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
         let begin = now();
         world.store.disturbed.notify_one();
         assert_eq!(guard.lost().await, Loss::Revoked);
@@ -145,7 +145,7 @@ fn a_disturbance_has_all_renewed_at_once() {
         assert!(since(begin) <= MILLISECOND, "{:?}", since(begin));
         // And again.
         let guard = world.mutex().acquire().await.unwrap();
-        world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+        world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
         world.store.disturbed.notify_one();
         assert_eq!(guard.lost().await, Loss::Revoked);
         assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
@@ -176,7 +176,7 @@ fn what_is_released_is_not_renewed_any_more() {
                 0 => drop(guard.release().await.unwrap()),
                 1 => drop(guard),
                 _ => {
-                    world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+                    world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
                     let _ = guard.renew().await.unwrap();
                     drop(guard);
                 }
@@ -206,12 +206,12 @@ fn a_late_answer_to_a_renewal_counts_from_when_it_was_asked_for() {
 #[test]
 fn a_waiter_whose_renewal_fails_or_finds_it_gone_asks_the_store() {
     in_virtual_time(async {
-        for fault in [Fault::Refuse, Fault::Say(Standing::Gone)] {
+        for fault in [Fault::Refuse, Fault::Say(ClaimStatus::Gone)] {
             let world = World::new();
             let (_held, _waits) = world.waiting(world.mutex()).await;
             world.store.next(Verb::Renew, [fault]);
             sleep(LEASE / 3 + MILLISECOND).await;
-            assert_eq!(world.store.asked(Verb::Join).len(), 2, "{fault:?}");
+            assert_eq!(world.store.asked(Verb::Enqueue).len(), 2, "{fault:?}");
         }
     });
 }
@@ -220,7 +220,7 @@ fn a_waiter_whose_renewal_fails_or_finds_it_gone_asks_the_store() {
 fn a_grant_whose_push_is_lost_is_learnt_from_the_next_renewal() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Changed, Fault::Silence);
+        world.store.always(Verb::WaitForChange, Fault::Silence);
         let (held, waits) = world.waiting(world.mutex()).await;
         let begin = now();
         held.release().await.unwrap();
@@ -256,7 +256,7 @@ fn a_renewal_on_demand_asks_once_and_gives_a_whole_lease() {
         world.store.next(Verb::Renew, [Fault::Refuse]);
         assert!(guard.renew().await.is_err_and(|error| error.is_unavailable()));
         assert!(guard.is_held(), "an error loses nothing");
-        world.store.next(Verb::Renew, [Fault::Say(Standing::Gone)]);
+        world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
         assert!(!guard.renew().await.unwrap());
         assert_eq!(guard.lost().await, Loss::Revoked);
         let asked = world.store.batches().len();
@@ -287,7 +287,7 @@ fn after_a_late_grant_the_first_renewal_comes_in_what_is_left_of_the_lease() {
     for max_hold in [None, Some(LEASE * 10)] {
         in_virtual_time(async {
             let world = World::with(Options { max_hold, ..options() });
-            world.store.next(Verb::Join, [Fault::Late(LEASE / 2)]);
+            world.store.next(Verb::Enqueue, [Fault::Late(LEASE / 2)]);
             let _guard = world.mutex().acquire().await.unwrap();
             let granted = now();
             sleep(LEASE / 2 / 3).await;

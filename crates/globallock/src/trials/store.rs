@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, Claim, Departure, Entry, Profile, Standing};
+use crate::backend::{Backend, Capabilities, Claim, ClaimStatus, Entry, Release};
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::name::Name;
@@ -19,10 +19,10 @@ const MANY: usize = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Verb {
-    Join,
-    Changed,
+    Enqueue,
+    WaitForChange,
     Renew,
-    Leave,
+    Release,
 }
 
 /// What becomes of a request.
@@ -39,7 +39,7 @@ pub(super) enum Fault {
     /// It arrives, and its answer is late by so much.
     Late(Duration),
     /// It does not arrive, and is answered this.
-    Say(Standing),
+    Say(ClaimStatus),
 }
 
 #[derive(Debug)]
@@ -107,12 +107,12 @@ impl Store {
         verb: Verb,
         request: impl Future<Output = T>,
         fails: impl FnOnce(Error) -> T,
-        says: impl FnOnce(Standing) -> T,
+        says: impl FnOnce(ClaimStatus) -> T,
     ) -> T {
         match self.fault(verb) {
             Fault::None => request.await,
             Fault::Refuse => fails(Error::unavailable("the store", "as told")),
-            Fault::Deny => fails(Error::denied("the store", "as told")),
+            Fault::Deny => fails(Error::permission_denied("the store", "as told")),
             Fault::Silence => std::future::pending().await,
             Fault::Late(span) => {
                 let answer = request.await;
@@ -125,25 +125,26 @@ impl Store {
 }
 
 /// The same error once for each claim.
-fn each(claims: &[Arc<Claim>], error: &Error) -> Vec<Result<Standing>> {
+fn each(claims: &[Arc<Claim>], error: &Error) -> Vec<Result<ClaimStatus>> {
     claims.iter().map(|_| Err(Error::unavailable("the store", error.to_string()))).collect()
 }
 
 #[async_trait]
 impl Backend for Store {
-    fn profile(&self) -> Profile {
-        self.memory.profile()
+    fn capabilities(&self) -> Capabilities {
+        self.memory.capabilities()
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
-        self.pass(Verb::Join, self.memory.join(claim), Err, Ok).await
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        self.pass(Verb::Enqueue, self.memory.enqueue(claim), Err, Ok).await
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
-        self.pass(Verb::Changed, self.memory.changed(claim), Err, |standing| Ok(Some(standing))).await
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        self.pass(Verb::WaitForChange, self.memory.wait_for_change(claim), Err, |standing| Ok(Some(standing)))
+            .await
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         {
             let mut state = self.state();
             state.batches.push(claims.len());
@@ -162,12 +163,12 @@ impl Backend for Store {
         answers
     }
 
-    async fn disturbed(&self) {
+    async fn session_lost_hint(&self) {
         self.disturbed.notified().await;
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
-        self.pass(Verb::Leave, self.memory.leave(claim), Err, |_| Ok(Departure::Gone)).await
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        self.pass(Verb::Release, self.memory.release(claim), Err, |_| Ok(Release::NotHeld)).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -39,7 +39,7 @@ fn several_locks_are_had_within_the_limit() {
             sleep(SECOND * 6).await;
             held.release().await.unwrap();
         });
-        world.store.always(Verb::Join, Fault::Late(SECOND));
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND));
         let guards = world.owner.lock_all(["c", "a", "b"]).await.unwrap();
         let names: Vec<&str> = guards.guards().iter().map(|guard| guard.name().as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
@@ -52,11 +52,11 @@ fn several_locks_are_had_within_the_limit() {
 fn an_error_of_one_gives_the_others_back() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.next(Verb::Join, [Fault::None, Fault::Deny]);
-        assert!(matches!(world.owner.lock_all(["a", "b"]).await, Err(Error::Denied { .. })));
+        world.store.next(Verb::Enqueue, [Fault::None, Fault::Deny]);
+        assert!(matches!(world.owner.lock_all(["a", "b"]).await, Err(Error::PermissionDenied { .. })));
         assert!(world.claims().await.is_empty());
-        world.store.next(Verb::Join, [Fault::None, Fault::Deny]);
-        assert!(matches!(world.owner.try_lock_all(["a", "b"]).await, Err(Error::Denied { .. })));
+        world.store.next(Verb::Enqueue, [Fault::None, Fault::Deny]);
+        assert!(matches!(world.owner.try_lock_all(["a", "b"]).await, Err(Error::PermissionDenied { .. })));
         assert!(world.claims().await.is_empty());
     });
 }
@@ -66,11 +66,11 @@ fn the_loss_of_one_names_it() {
     in_virtual_time(async {
         let world = World::new();
         let guards = world.owner.lock_all(["a", "b"]).await.unwrap();
-        world.store.next(Verb::Renew, [Fault::Say(crate::backend::Standing::Gone)]);
+        world.store.next(Verb::Renew, [Fault::Say(crate::backend::ClaimStatus::Gone)]);
         let (guard, loss) = guards.lost().await;
-        assert_eq!((guard.name().as_str(), loss), ("a", crate::tenure::Loss::Revoked));
+        assert_eq!((guard.name().as_str(), loss), ("a", crate::hold::Loss::Revoked));
         assert!(!guards.is_held());
-        assert_eq!(guards.release().await.unwrap(), crate::backend::Departure::Gone);
+        assert_eq!(guards.release().await.unwrap(), crate::backend::Release::NotHeld);
     });
 }
 

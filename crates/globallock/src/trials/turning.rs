@@ -18,24 +18,25 @@ fn crowd(world: &World, many: usize, options: &Options) -> Vec<JoinHandle<(Resul
     let begin = now();
     (0..many)
         .map(|number| {
-            let lock = world.owner.mutex(format!("c{number}")).unwrap().with(options.clone()).unwrap();
+            let lock =
+                world.owner.mutex(format!("c{number}")).unwrap().with_options(options.clone()).unwrap();
             tokio::spawn(async move { (lock.acquire().await, since(begin)) })
         })
         .collect()
 }
 
-fn patient(patience: Duration) -> Options {
-    Options { patience: Some(patience), ..options() }
+fn patient(timeout: Duration) -> Options {
+    Options { store_timeout: Some(timeout), ..options() }
 }
 
 #[test]
 fn so_many_ask_at_a_time_and_the_others_in_their_order() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Join, Fault::Late(SECOND));
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND));
         let crowd = crowd(&world, TURNS * 2 + 1, &options());
         sleep(MILLISECOND).await;
-        assert_eq!(world.store.asked(Verb::Join).len(), TURNS);
+        assert_eq!(world.store.asked(Verb::Enqueue).len(), TURNS);
         for (number, asks) in crowd.into_iter().enumerate() {
             let (granted, after) = asks.await.unwrap();
             assert!(granted.unwrap().is_held());
@@ -48,7 +49,7 @@ fn so_many_ask_at_a_time_and_the_others_in_their_order() {
 fn a_store_that_answers_others_is_not_silent_however_long_the_turn_takes() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Join, Fault::Late(SECOND * 6));
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 6));
         for asks in crowd(&world, TURNS * 3, &patient(SECOND * 10)) {
             assert!(asks.await.unwrap().0.unwrap().is_held());
         }
@@ -59,7 +60,7 @@ fn a_store_that_answers_others_is_not_silent_however_long_the_turn_takes() {
 fn a_silent_store_uses_up_the_patience_of_those_who_wait_for_their_turn_as_well() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Join, Fault::Silence);
+        world.store.always(Verb::Enqueue, Fault::Silence);
         for asks in crowd(&world, TURNS * 2, &patient(SECOND * 10)) {
             let (refused, after) = asks.await.unwrap();
             let error = refused.unwrap_err();
@@ -76,7 +77,7 @@ fn a_silent_store_uses_up_the_patience_of_those_who_wait_for_their_turn_as_well(
 fn who_gets_a_turn_from_one_that_was_never_answered_has_no_more_patience_for_that() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Join, Fault::Silence);
+        world.store.always(Verb::Enqueue, Fault::Silence);
         let first = crowd(&world, TURNS, &patient(SECOND * 10));
         sleep(SECOND).await;
         let second = crowd(&world, TURNS, &patient(SECOND * 10));
@@ -92,7 +93,7 @@ fn who_gets_a_turn_from_one_that_was_never_answered_has_no_more_patience_for_tha
 fn who_gives_up_its_place_before_its_turn_takes_nobody_elses() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Join, Fault::Late(SECOND));
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND));
         let mut crowd = crowd(&world, TURNS + 10, &options());
         sleep(MILLISECOND).await;
         for given_up in crowd.drain(TURNS..TURNS + 9) {
@@ -101,7 +102,7 @@ fn who_gives_up_its_place_before_its_turn_takes_nobody_elses() {
         for asks in crowd {
             assert!(asks.await.unwrap().0.unwrap().is_held());
         }
-        assert_eq!(world.store.asked(Verb::Join).len(), TURNS + 1);
+        assert_eq!(world.store.asked(Verb::Enqueue).len(), TURNS + 1);
     });
 }
 
@@ -109,8 +110,8 @@ fn who_gives_up_its_place_before_its_turn_takes_nobody_elses() {
 fn the_patience_of_those_who_wait_for_their_turn_counts_from_the_last_answer() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.next(Verb::Join, [Fault::Late(SECOND * 6); TURNS]);
-        world.store.always(Verb::Join, Fault::Silence);
+        world.store.next(Verb::Enqueue, [Fault::Late(SECOND * 6); TURNS]);
+        world.store.always(Verb::Enqueue, Fault::Silence);
         let mut crowd = crowd(&world, TURNS * 2 + 1, &patient(SECOND * 10));
         let (refused, after) = crowd.pop().unwrap().await.unwrap();
         assert!(refused.unwrap_err().is_unavailable());
@@ -124,7 +125,7 @@ fn a_limit_that_ends_before_the_turn_is_the_limit_where_the_store_answers_and_it
         for answers in [true, false] {
             let world = World::new();
             let fault = if answers { Fault::Late(SECOND * 2) } else { Fault::Silence };
-            world.store.always(Verb::Join, fault);
+            world.store.always(Verb::Enqueue, fault);
             let limited = Options { wait: Some(SECOND * 3), ..options() };
             let mut crowd = crowd(&world, TURNS * 2 + 1, &limited);
             let (ended, after) = crowd.pop().unwrap().await.unwrap();
@@ -142,7 +143,7 @@ fn a_limit_that_ends_before_the_turn_is_the_limit_where_the_store_answers_and_it
 fn closing_ends_those_who_wait_for_their_turn() {
     in_virtual_time(async {
         let world = World::new();
-        world.store.always(Verb::Join, Fault::Late(SECOND * 5));
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
         let mut crowd = crowd(&world, TURNS + 1, &options());
         sleep(SECOND).await;
         let last = crowd.pop().unwrap();
@@ -161,18 +162,18 @@ fn the_time_to_the_turn_is_no_silence_towards_who_waits_for_it() {
     in_virtual_time(async {
         let world = World::with(patient(SECOND * 10));
         // Refused once, whereupon others ask so slowly that its next turn comes after more than its patience.
-        world.store.next(Verb::Join, [Fault::Refuse]);
+        world.store.next(Verb::Enqueue, [Fault::Refuse]);
         let lock = world.mutex();
         let asks = tokio::spawn(async move { lock.acquire().await });
         sleep(MILLISECOND).await;
-        world.store.always(Verb::Join, Fault::Late(SECOND * 6));
+        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 6));
         let _crowd = crowd(&world, TURNS * 3, &patient(LEASE));
         sleep(SECOND * 17).await;
         // Its turn comes, and the store refuses again: that is not the end of its patience.
-        world.store.always(Verb::Join, Fault::Refuse);
+        world.store.always(Verb::Enqueue, Fault::Refuse);
         sleep(SECOND * 3).await;
         assert!(!asks.is_finished());
-        world.store.always(Verb::Join, Fault::None);
+        world.store.always(Verb::Enqueue, Fault::None);
         assert!(asks.await.unwrap().unwrap().is_held());
     });
 }

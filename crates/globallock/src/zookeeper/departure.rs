@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::connection::Failure;
 use super::session::Session;
 use super::{Shared, delete};
-use crate::backend::{Claim, Departure};
+use crate::backend::{Claim, Release};
 use crate::error::Result as Answer;
 
 /// The pause between two tries of a departure that was not answered.
 const PAUSE: Duration = Duration::from_millis(500);
 
 impl Shared {
-    pub(super) async fn leave(self: &Arc<Self>, claim: &Claim) -> Answer<Departure> {
+    pub(super) async fn release(self: &Arc<Self>, claim: &Claim) -> Answer<Release> {
         let left = self.try_leave(claim).await;
         if left.is_err() {
             self.leave_later(claim);
@@ -21,13 +21,13 @@ impl Shared {
         left
     }
 
-    async fn try_leave(self: &Arc<Self>, claim: &Claim) -> Answer<Departure> {
+    async fn try_leave(self: &Arc<Self>, claim: &Claim) -> Answer<Release> {
         let place = self.places().get_mut(claim.id).map(|place| {
             place.leaves = true;
             place.clone()
         });
         let Some(place) = place else {
-            return Ok(Departure::Gone);
+            return Ok(Release::NotHeld);
         };
         let left = match &place.node {
             Some(node) => delete(&place.session, &node.path).await,
@@ -43,7 +43,7 @@ impl Shared {
         if place.losses != place.session.losses() && !place.session.is_over() {
             self.watch_for_late(claim, &place.session);
         }
-        Ok(if left { Departure::Left } else { Departure::Gone })
+        Ok(if left { Release::Released } else { Release::NotHeld })
     }
 
     /// Goes on taking a claim out until that is answered, or its session is over.

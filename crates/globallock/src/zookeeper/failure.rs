@@ -14,28 +14,31 @@ impl Config {
             Failure::Refused(refusal) => refusal,
         };
         match refusal {
-            Refusal::NO_AUTH => Error::denied(
+            Refusal::NO_AUTH => Error::permission_denied(
                 store,
                 "the nodes' ACL does not let this user in: it needs read, create and delete on the lock's node and \
                  on those above, and read on the claims of others",
             ),
-            Refusal::AUTH_FAILED => {
-                Error::denied(store, "user or password is wrong, or the servers do not know this way (auth=)")
-            }
-            Refusal::INVALID_ACL => Error::denied(
+            Refusal::AUTH_FAILED => Error::permission_denied(
+                store,
+                "user or password is wrong, or the servers do not know this way (auth=)",
+            ),
+            Refusal::INVALID_ACL => Error::permission_denied(
                 store,
                 "the servers refuse the ACL that the address asks for: acl=creator needs a user whom they know",
             ),
-            Refusal::UNIMPLEMENTED => {
-                Error::unfit(store, "the server is too old: globallock needs ZooKeeper 3.5 or newer")
-            }
+            Refusal::UNIMPLEMENTED => Error::failed_precondition(
+                store,
+                "the server is too old: globallock needs ZooKeeper 3.5 or newer",
+            ),
             Refusal::QUOTA_EXCEEDED => {
-                Error::unfit(store, "the quota of the nodes above is used up: raise it")
+                Error::failed_precondition(store, "the quota of the nodes above is used up: raise it")
             }
             Refusal::THROTTLED => Error::unavailable(store, "the server has too much to do"),
-            Refusal(number) => {
-                Error::unfit(store, format!("the server refuses the request with error {number}"))
-            }
+            Refusal(number) => Error::failed_precondition(
+                store,
+                format!("the server refuses the request with error {number}"),
+            ),
         }
     }
 }

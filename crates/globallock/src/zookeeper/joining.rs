@@ -9,14 +9,14 @@ use super::reading::Snapshot;
 use super::session::Session;
 use super::wire::{Reader, Refusal, Request, Stat};
 use super::{Shared, delete};
-use crate::backend::{Claim, Patience, Standing};
+use crate::backend::{Claim, ClaimStatus, WaitMode};
 use crate::error::Result;
 
 /// How often a joining is begun again when what it stands on vanishes: the lock's node, or the session.
 const TRIES: usize = 5;
 
 impl Shared {
-    pub(super) async fn join(self: &Arc<Self>, claim: &Claim) -> Result<Standing> {
+    pub(super) async fn enqueue(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
         let mut lost = false;
         for _ in 0..TRIES {
             let place = self.place(claim.id);
@@ -63,16 +63,16 @@ impl Shared {
         self: &Arc<Self>,
         claim: &Claim,
         session: &Arc<Session>,
-    ) -> Result<Option<Standing>, Failure> {
+    ) -> Result<Option<ClaimStatus>, Failure> {
         let lock = self.config.layout.lock(&claim.name);
         let path = format!("{lock}/{}", self.config.layout.claim(claim));
         let company = self.places().begin(claim, session);
         session.sign_of_life(claim.lease);
         let data = format!("{} {}", session.timeout().as_millis(), claim.owner);
         let created = session.send(Request::create_claim(&path, data.as_bytes(), &self.config.acl));
-        let excludes = claim.share.weight == claim.share.capacity;
+        let excludes = claim.permits.count == claim.permits.capacity;
         let (listed, looked) = match company {
-            Company::UnderWay | Company::Known(_) if claim.patience == Patience::Queue => (None, None),
+            Company::UnderWay | Company::Known(_) if claim.wait_mode == WaitMode::Wait => (None, None),
             // One that does not wait must know that somebody is in front of it now.
             Company::Known(last) if excludes => (None, Some(session.send(Request::exists(&last)))),
             _ => (Some(session.send(Request::children(&lock))), None),
@@ -193,7 +193,7 @@ impl Shared {
         claim: &Claim,
         node: &Node,
         session: &Arc<Session>,
-    ) -> Result<Standing, Failure> {
+    ) -> Result<ClaimStatus, Failure> {
         let snapshot = self.read(session, &self.config.layout.lock(&claim.name)).await?;
         Ok(self.places().note(claim, node, &snapshot))
     }

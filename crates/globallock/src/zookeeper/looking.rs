@@ -38,7 +38,7 @@ impl Shared {
                 }
             }
         }
-        let holding = admit(found.iter().map(|(listed, _)| listed.share));
+        let holding = admit(found.iter().map(|(listed, _)| listed.permits));
         let entries = found.into_iter().enumerate().map(|(position, (listed, (data, stat)))| {
             let text = String::from_utf8_lossy(&data);
             // Others have ids of the same form, but nothing before the owner.
@@ -48,11 +48,11 @@ impl Shared {
             let since = since.and_then(|since| UNIX_EPOCH.checked_add(since));
             let id = listed.id.filter(|_| session.is_some());
             Entry {
-                fence: stat.created.unsigned_abs(),
+                fencing_token: stat.created.unsigned_abs(),
                 age: since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
                 // Nobody tells when the session gave its last sign of life.
                 expires_in: session.map(Duration::from_millis),
-                ..Entry::new(id, position < holding, listed.share, Owner::from_text(owner.unwrap_or(&text)))
+                ..Entry::new(id, position < holding, listed.permits, Owner::from_text(owner.unwrap_or(&text)))
             }
         });
         Ok(entries.collect())

@@ -39,7 +39,9 @@ use self::sessions::Sessions;
 use self::watch::Watched;
 use self::wire::{Refusal, Request};
 use crate::address::Address;
-use crate::backend::{Backend, Claim, ClaimId, CrashRelease, Departure, Entry, Patience, Profile, Standing};
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Release, WaitMode,
+};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -86,10 +88,10 @@ impl Shared {
         self.config.error(failure)
     }
 
-    async fn changed(self: &Arc<Self>, claim: &Claim) -> Result<Option<Standing>> {
+    async fn wait_for_change(self: &Arc<Self>, claim: &Claim) -> Result<Option<ClaimStatus>> {
         loop {
             let Some(place) = self.place(claim.id).filter(|place| !place.session.is_over()) else {
-                return Ok(Some(Standing::Gone));
+                return Ok(Some(ClaimStatus::Gone));
             };
             if place.granted.is_some() {
                 return Ok(Some(place.standing(claim)));
@@ -100,16 +102,16 @@ impl Shared {
                 && !watched.is_mine_in(&gone)
                 && let Some(standing) = self.places().advance(claim, &gone)
             {
-                if standing == Standing::Waiting {
+                if standing == ClaimStatus::Waiting {
                     continue;
                 }
                 return Ok(Some(standing));
             }
             let Some(node) = &place.node else { return Ok(None) };
             match self.read_again(claim, node, &place.session).await {
-                Ok(Standing::Waiting) => {}
+                Ok(ClaimStatus::Waiting) => {}
                 Ok(standing) => return Ok(Some(standing)),
-                Err(Failure::Expired) => return Ok(Some(Standing::Gone)),
+                Err(Failure::Expired) => return Ok(Some(ClaimStatus::Gone)),
                 Err(failure) => return Err(self.error(failure)),
             }
         }
@@ -122,7 +124,7 @@ impl Shared {
         &self,
         session: &Session,
         claims: &[(&Claim, Option<Node>)],
-    ) -> Result<Vec<Standing>, Failure> {
+    ) -> Result<Vec<ClaimStatus>, Failure> {
         for (claim, _) in claims {
             session.sign_of_life(claim.lease);
         }
@@ -153,8 +155,8 @@ impl Shared {
     }
 
     /// Where a claim stands, as far as is known.
-    fn standing(&self, claim: &Claim) -> Standing {
-        self.places().get(claim.id).map_or(Standing::Gone, |place| place.standing(claim))
+    fn standing(&self, claim: &Claim) -> ClaimStatus {
+        self.places().get(claim.id).map_or(ClaimStatus::Gone, |place| place.standing(claim))
     }
 }
 
@@ -172,30 +174,30 @@ type Group<'a> = (Arc<Session>, Vec<usize>, Vec<(&'a Claim, Option<Node>)>);
 
 #[async_trait]
 impl Backend for ZooKeeper {
-    fn profile(&self) -> Profile {
-        Profile::new("zookeeper", CrashRelease::Lease)
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("zookeeper", CrashRelease::Lease)
     }
 
-    async fn join(&self, claim: &Claim) -> Result<Standing> {
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         if self.shared.place(claim.id).is_some_and(|place| place.leaves) {
             // A try that had to leave again, and was not answered: a request that takes it out is on its way, so that
             // what holds by now would not hold for long.
-            self.shared.leave(claim).await?;
-            return Ok(Standing::Gone);
+            self.shared.release(claim).await?;
+            return Ok(ClaimStatus::Gone);
         }
-        let standing = self.shared.join(claim).await?;
-        if standing == Standing::Waiting && claim.patience == Patience::Once {
-            self.shared.leave(claim).await?;
-            return Ok(Standing::Gone);
+        let standing = self.shared.enqueue(claim).await?;
+        if standing == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
+            self.shared.release(claim).await?;
+            return Ok(ClaimStatus::Gone);
         }
         Ok(standing)
     }
 
-    async fn changed(&self, claim: &Claim) -> Result<Option<Standing>> {
-        self.shared.changed(claim).await
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        self.shared.wait_for_change(claim).await
     }
 
-    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<Standing>> {
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let mut by_session: HashMap<i64, Group<'_>> = HashMap::new();
         for (index, claim) in claims.iter().enumerate() {
             if let Some(place) = self.shared.place(claim.id) {
@@ -205,7 +207,7 @@ impl Backend for ZooKeeper {
                 group.push((&**claim, place.node));
             }
         }
-        let mut answers: Vec<Result<Standing>> = claims.iter().map(|_| Ok(Standing::Gone)).collect();
+        let mut answers: Vec<Result<ClaimStatus>> = claims.iter().map(|_| Ok(ClaimStatus::Gone)).collect();
         for (session, indices, group) in by_session.into_values() {
             let renewed = self.shared.renew(&session, &group).await;
             for (position, (index, (claim, node))) in indices.into_iter().zip(group).enumerate() {
@@ -222,12 +224,12 @@ impl Backend for ZooKeeper {
         answers
     }
 
-    async fn disturbed(&self) {
+    async fn session_lost_hint(&self) {
         self.shared.sessions.ended().await;
     }
 
-    async fn leave(&self, claim: &Claim) -> Result<Departure> {
-        self.shared.leave(claim).await
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        self.shared.release(claim).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -8,11 +8,11 @@ use percent_encoding::percent_decode_str;
 
 use crate::backend::{Claim, ClaimId};
 use crate::name::Name;
-use crate::queue::{MAX_CAPACITY, Share};
+use crate::queue::{MAX_CAPACITY, Permits};
 
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
-const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
-const WRITE: Share = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
+const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
+const WRITE: Permits = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
 
 /// Whose nodes the claims look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(super) struct Listed {
     /// The node's name, without its parent's path.
     pub(super) node: String,
     pub(super) id: Option<ClaimId>,
-    pub(super) share: Share,
+    pub(super) permits: Permits,
     /// Its place in the order of joining, which goes on at the least number after the greatest.
     pub(super) sequence: i32,
 }
@@ -84,19 +84,19 @@ impl Layout {
 
     /// What the node of a claim is called, up to the number that the server puts behind it.
     pub(super) fn claim(&self, claim: &Claim) -> String {
-        let (id, share) = (claim.id.to_string(), claim.share);
-        let Share { weight, capacity } = share;
+        let (id, permits) = (claim.id.to_string(), claim.permits);
+        let Permits { count, capacity } = permits;
         match self.naming {
-            Naming::Kazoo if share == MUTEX => format!("{id}__lock__"),
-            Naming::Kazoo if share == READ => format!("{id}__rlock__"),
-            Naming::Kazoo => format!("{id}.{weight}.{capacity}__lock__"),
+            Naming::Kazoo if permits == MUTEX => format!("{id}__lock__"),
+            Naming::Kazoo if permits == READ => format!("{id}__rlock__"),
+            Naming::Kazoo => format!("{id}.{count}.{capacity}__lock__"),
             Naming::Curator => {
                 let uuid = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
-                match share {
+                match permits {
                     MUTEX => format!("_c_{uuid}-lock-"),
                     READ => format!("_c_{uuid}-__READ__"),
                     WRITE => format!("_c_{uuid}-__WRIT__"),
-                    _ => format!("_c_{uuid}.{weight}.{capacity}-lock-"),
+                    _ => format!("_c_{uuid}.{count}.{capacity}-lock-"),
                 }
             }
         }
@@ -108,13 +108,13 @@ impl Layout {
             Naming::Kazoo => [("__lock__", MUTEX), ("__rlock__", READ)].as_slice(),
             Naming::Curator => [("-lock-", MUTEX), ("-__READ__", READ), ("-__WRIT__", WRITE)].as_slice(),
         };
-        kinds.iter().find_map(|(kind, share)| {
+        kinds.iter().find_map(|(kind, permits)| {
             let (owner, sequence) = node.rsplit_once(kind)?;
             let (id, weighed) = self.owner(owner).unzip();
             Some(Listed {
                 node: node.to_owned(),
                 id,
-                share: weighed.flatten().unwrap_or(*share),
+                permits: weighed.flatten().unwrap_or(*permits),
                 sequence: parse_sequence(sequence)?,
             })
         })
@@ -127,18 +127,18 @@ impl Layout {
     }
 
     /// Reads what stands in front of the kind: an id, and a share where the kind does not tell it.
-    fn owner(&self, owner: &str) -> Option<(ClaimId, Option<Share>)> {
-        let (id, share) = match owner.split_once('.') {
+    fn owner(&self, owner: &str) -> Option<(ClaimId, Option<Permits>)> {
+        let (id, permits) = match owner.split_once('.') {
             None => (owner, None),
-            Some((id, share)) => {
-                let (weight, capacity) = share.split_once('.')?;
-                let (weight, capacity) = (weight.parse().ok()?, capacity.parse().ok()?);
-                (id, (0 < weight && weight <= capacity).then_some(Share { weight, capacity }))
+            Some((id, permits)) => {
+                let (count, capacity) = permits.split_once('.')?;
+                let (count, capacity) = (count.parse().ok()?, capacity.parse().ok()?);
+                (id, (0 < count && count <= capacity).then_some(Permits { count, capacity }))
             }
         };
         match self.naming {
-            Naming::Kazoo => Some((ClaimId::parse(id)?, share)),
-            Naming::Curator => Some((ClaimId::parse(&id.strip_prefix("_c_")?.replace('-', ""))?, share)),
+            Naming::Kazoo => Some((ClaimId::parse(id)?, permits)),
+            Naming::Curator => Some((ClaimId::parse(&id.strip_prefix("_c_")?.replace('-', ""))?, permits)),
         }
     }
 
@@ -164,19 +164,19 @@ fn parse_sequence(text: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Patience;
+    use crate::backend::WaitMode;
     use proptest::prelude::*;
 
     fn layout(naming: Naming) -> Layout {
         Layout { root: "/_glocks".to_owned(), naming }
     }
 
-    fn claim(share: Share) -> Claim {
+    fn claim(permits: Permits) -> Claim {
         Claim {
             id: ClaimId::new(0xfeed, 7),
             name: Name::new("a").unwrap(),
-            share,
-            patience: Patience::Queue,
+            permits,
+            wait_mode: WaitMode::Wait,
             lease: std::time::Duration::from_secs(10),
             max_hold: None,
             owner: "".into(),
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(curator.claim(&claim(MUTEX)), "_c_00000000-0000-0000-feed-000000000007-lock-");
         assert_eq!(curator.claim(&claim(WRITE)), "_c_00000000-0000-0000-feed-000000000007-__WRIT__");
         assert_eq!(curator.claim(&claim(READ)), "_c_00000000-0000-0000-feed-000000000007-__READ__");
-        let permits = Share { weight: 2, capacity: 5 };
+        let permits = Permits { count: 2, capacity: 5 };
         assert_eq!(kazoo.claim(&claim(permits)), format!("{id}.2.5__lock__"));
         assert_eq!(curator.claim(&claim(permits)), "_c_00000000-0000-0000-feed-000000000007.2.5-lock-");
     }
@@ -202,7 +202,7 @@ mod tests {
     fn the_nodes_of_others_are_told_from_what_is_no_claim() {
         let kazoo = layout(Naming::Kazoo);
         let theirs = kazoo.parse("anybody__rlock__0000000012").unwrap();
-        assert_eq!((theirs.id, theirs.share, theirs.sequence), (None, READ, 12));
+        assert_eq!((theirs.id, theirs.permits, theirs.sequence), (None, READ, 12));
         for node in [
             "b",
             "x__lock__",
@@ -217,23 +217,23 @@ mod tests {
         }
         let curator = layout(Naming::Curator);
         assert_eq!(curator.parse("lock-0000000001"), None);
-        assert_eq!(curator.parse("x-lock-0000000001").unwrap().share, MUTEX);
+        assert_eq!(curator.parse("x-lock-0000000001").unwrap().permits, MUTEX);
     }
 
     #[test]
     fn a_share_that_nobody_can_have_is_taken_for_that_of_a_mutex() {
         let kazoo = layout(Naming::Kazoo);
         let id = claim(MUTEX).id;
-        for (text, share) in [
+        for (text, permits) in [
             ("1.1", MUTEX),
-            ("2.5", Share { weight: 2, capacity: 5 }),
-            ("5.5", Share { weight: 5, capacity: 5 }),
+            ("2.5", Permits { count: 2, capacity: 5 }),
+            ("5.5", Permits { count: 5, capacity: 5 }),
             ("0.5", MUTEX),
             ("6.5", MUTEX),
             ("0.0", MUTEX),
         ] {
             let listed = kazoo.parse(&format!("{id}.{text}__lock__0000000001")).unwrap();
-            assert_eq!((listed.id, listed.share), (Some(id), share), "{text}");
+            assert_eq!((listed.id, listed.permits), (Some(id), permits), "{text}");
         }
     }
 
@@ -288,13 +288,13 @@ mod tests {
         }
 
         #[test]
-        fn a_claim_is_read_back_from_its_node(weight in 1_u32..=4, more in 0_u32..=4, sequence in any::<i32>()) {
-            for share in [MUTEX, READ, WRITE, Share { weight, capacity: weight + more }] {
+        fn a_claim_is_read_back_from_its_node(count in 1_u32..=4, more in 0_u32..=4, sequence in any::<i32>()) {
+            for permits in [MUTEX, READ, WRITE, Permits { count, capacity: count + more }] {
                 for naming in [Naming::Kazoo, Naming::Curator] {
                     let layout = layout(naming);
-                    let node = format!("{}{sequence:010}", layout.claim(&claim(share)));
+                    let node = format!("{}{sequence:010}", layout.claim(&claim(permits)));
                     let listed = layout.parse(&node).unwrap();
-                    prop_assert_eq!((listed.id, listed.share), (Some(claim(share).id), share));
+                    prop_assert_eq!((listed.id, listed.permits), (Some(claim(permits).id), permits));
                     prop_assert_eq!(listed.sequence, sequence);
                 }
             }

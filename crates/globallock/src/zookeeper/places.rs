@@ -11,9 +11,9 @@ use std::time::Instant;
 use super::naming::Listed;
 use super::reading::Snapshot;
 use super::session::Session;
-use crate::backend::{Claim, ClaimId, Grant, Standing};
+use crate::backend::{Claim, ClaimId, ClaimStatus, Grant};
 use crate::name::Name;
-use crate::queue::{Share, blockers, nearest};
+use crate::queue::{Permits, blockers, nearest};
 
 /// How many in front of a claim are all remembered, so that it can be granted by their departure alone.
 const FEW: usize = 16;
@@ -52,7 +52,7 @@ pub(super) struct Place {
     /// Whether a task of its own goes on with that.
     pub(super) leaves_later: bool,
     name: Name,
-    share: Share,
+    permits: Permits,
 }
 
 /// The node of a claim.
@@ -87,8 +87,8 @@ pub(super) enum Company {
 }
 
 impl Front {
-    fn blocks(&self, share: Share) -> bool {
-        nearest(self.ahead.iter().rev().map(|listed| listed.share), share).is_some()
+    fn blocks(&self, permits: Permits) -> bool {
+        nearest(self.ahead.iter().rev().map(|listed| listed.permits), permits).is_some()
     }
 }
 
@@ -125,7 +125,7 @@ impl Places {
             leaves: false,
             leaves_later: false,
             name: claim.name.clone(),
-            share: claim.share,
+            permits: claim.permits,
         };
         self.by_id.insert(claim.id, place);
         company
@@ -149,12 +149,12 @@ impl Places {
     }
 
     /// Where a claim stands by what is known of those in front of it; `None` if they have to be read.
-    pub(super) fn settle(&mut self, claim: &Claim, at: Instant) -> Option<Standing> {
+    pub(super) fn settle(&mut self, claim: &Claim, at: Instant) -> Option<ClaimStatus> {
         let unexplained = self.unexplained;
         let place = self.by_id.get_mut(&claim.id)?;
         place.node.as_ref()?;
         if place.granted.is_none() {
-            let blocked = place.front.blocks(place.share);
+            let blocked = place.front.blocks(place.permits);
             if place.front.unexplained != unexplained || !(blocked || place.front.whole) {
                 return None;
             }
@@ -167,10 +167,10 @@ impl Places {
 
     /// Takes note of the queue as it was read, and says where the claim, whose node was this when the reading began,
     /// stands in it.
-    pub(super) fn note(&mut self, claim: &Claim, node: &Node, snapshot: &Snapshot) -> Standing {
+    pub(super) fn note(&mut self, claim: &Claim, node: &Node, snapshot: &Snapshot) -> ClaimStatus {
         let unexplained = self.unexplained;
         let Some(place) = self.by_id.get_mut(&claim.id) else {
-            return Standing::Gone;
+            return ClaimStatus::Gone;
         };
         if place.node.as_ref() != Some(node) {
             return place.standing(claim);
@@ -178,10 +178,10 @@ impl Places {
         let Some(ahead) = snapshot.ahead(node) else {
             let session = Arc::clone(&place.session);
             self.found_gone(claim.id, &session, Some(node));
-            return Standing::Gone;
+            return ClaimStatus::Gone;
         };
         if place.granted.is_none() {
-            let near = nearest(ahead.clone().rev().map(|listed| listed.share), claim.share);
+            let near = nearest(ahead.clone().rev().map(|listed| listed.permits), claim.permits);
             if near.is_none() {
                 place.granted = Some(snapshot.asked_at);
             }
@@ -191,8 +191,8 @@ impl Places {
             } else {
                 let mut near: Vec<&Listed> = ahead.rev().take(near.unwrap_or(0)).collect();
                 near.reverse();
-                let shares: Vec<Share> = near.iter().map(|listed| listed.share).collect();
-                let blockers = blockers(&shares, claim.share).into_iter();
+                let shares: Vec<Permits> = near.iter().map(|listed| listed.permits).collect();
+                let blockers = blockers(&shares, claim.permits).into_iter();
                 (blockers.map(|blocker| near[blocker].clone()).collect(), false)
             };
             place.front = Front { ahead: Arc::new(ahead), whole, unexplained };
@@ -204,7 +204,7 @@ impl Places {
     /// to be asked.
     ///
     /// The end of another claim of this store that nobody took out may be the end of the session of both.
-    pub(super) fn advance(&mut self, claim: &Claim, gone: &[Vec<u8>]) -> Option<Standing> {
+    pub(super) fn advance(&mut self, claim: &Claim, gone: &[Vec<u8>]) -> Option<ClaimStatus> {
         let place = self.by_id.get(&claim.id)?;
         let is_gone = |listed: &Listed| {
             let names =
@@ -305,19 +305,19 @@ impl Place {
 
     /// The nodes' names of those that keep this waiting, as far as they are known.
     pub(super) fn blockers(&self) -> Vec<&str> {
-        let shares: Vec<Share> = self.front.ahead.iter().map(|listed| listed.share).collect();
-        let blockers = blockers(&shares, self.share).into_iter();
+        let shares: Vec<Permits> = self.front.ahead.iter().map(|listed| listed.permits).collect();
+        let blockers = blockers(&shares, self.permits).into_iter();
         blockers.map(|blocker| self.front.ahead[blocker].node.as_str()).collect()
     }
 
-    pub(super) fn standing(&self, claim: &Claim) -> Standing {
+    pub(super) fn standing(&self, claim: &Claim) -> ClaimStatus {
         match (self.granted, &self.node) {
-            (Some(granted), Some(node)) => Standing::Held(Grant {
-                fence: node.created.unsigned_abs(),
+            (Some(granted), Some(node)) => ClaimStatus::Held(Grant {
+                fencing_token: node.created.unsigned_abs(),
                 expires: Some(self.session.expires()),
                 hold_ends: claim.max_hold.map(|hold| granted + hold),
             }),
-            _ => Standing::Waiting,
+            _ => ClaimStatus::Waiting,
         }
     }
 }

@@ -10,8 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::wire::{Reader, Refusal, Writer};
-use super::{Address, Backend, Claim, ClaimId, Departure, Name, Patience, Standing, ZooKeeper};
-use crate::queue::Share;
+use super::{Address, Backend, Claim, ClaimId, ClaimStatus, Name, Release, WaitMode, ZooKeeper};
+use crate::queue::Permits;
 
 const CREATE: i32 = 15;
 const DELETE: i32 = 2;
@@ -215,20 +215,20 @@ impl State {
 }
 
 /// A claim of the lock `a`.
-pub(super) fn claim(number: u64, share: Share) -> Claim {
+pub(super) fn claim(number: u64, permits: Permits) -> Claim {
     Claim {
         id: ClaimId::new(7, number),
         name: Name::new("a").unwrap(),
-        share,
-        patience: Patience::Queue,
+        permits,
+        wait_mode: WaitMode::Wait,
         lease: Duration::from_secs(60),
         max_hold: None,
         owner: "".into(),
     }
 }
 
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
-const READ: Share = Share { weight: 1, capacity: 100_000 };
+const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+const READ: Permits = Permits { count: 1, capacity: 100_000 };
 
 #[tokio::test]
 async fn a_claim_whose_making_is_under_way_is_waiting_and_not_forgotten() {
@@ -236,12 +236,12 @@ async fn a_claim_whose_making_is_under_way_is_waiting_and_not_forgotten() {
     let store = peer.store().await;
     let claim = Arc::new(claim(1, MUTEX));
     // Its session is there.
-    store.join(&claim).await.unwrap();
-    store.leave(&claim).await.unwrap();
+    store.enqueue(&claim).await.unwrap();
+    store.release(&claim).await.unwrap();
     peer.answers.send_replace(false);
     let joining = tokio::spawn({
         let (store, claim) = (Arc::clone(&store), Arc::clone(&claim));
-        async move { store.join(&claim).await }
+        async move { store.enqueue(&claim).await }
     });
     // It is made, but its answer is lost with the connection, and its owner gives up for now.
     peer.has_been_asked(CREATE, 2).await;
@@ -251,10 +251,13 @@ async fn a_claim_whose_making_is_under_way_is_waiting_and_not_forgotten() {
     assert!(joining.await.unwrap_err().is_cancelled());
     peer.answers.send_replace(true);
     let renewed = store.renew(&[Arc::clone(&claim)]).await;
-    assert!(matches!(renewed[..], [Ok(Standing::Waiting)]), "{renewed:?}");
-    assert!(matches!(store.join(&claim).await, Ok(Standing::Held(_))), "it does not wait behind itself");
+    assert!(matches!(renewed[..], [Ok(ClaimStatus::Waiting)]), "{renewed:?}");
+    assert!(
+        matches!(store.enqueue(&claim).await, Ok(ClaimStatus::Held(_))),
+        "it does not wait behind itself"
+    );
     assert_eq!((peer.asked(CREATE), peer.state().nodes.len()), (2, 1), "no second node was made");
-    assert_eq!(store.leave(&claim).await.unwrap(), Departure::Left);
+    assert_eq!(store.release(&claim).await.unwrap(), Release::Released);
     assert_eq!(peer.state().nodes.len(), 0);
 }
 
@@ -263,7 +266,7 @@ async fn a_late_renewal(between: impl AsyncFn(&Peer, &ZooKeeper, &Claim)) {
     let peer = Peer::start().await;
     let store = peer.store().await;
     let claim = Arc::new(claim(1, MUTEX));
-    assert!(matches!(store.join(&claim).await, Ok(Standing::Held(_))));
+    assert!(matches!(store.enqueue(&claim).await, Ok(ClaimStatus::Held(_))));
     peer.answers.send_replace(false);
     let claims = [Arc::clone(&claim)];
     let before = peer.asked(EXISTS);
@@ -274,16 +277,16 @@ async fn a_late_renewal(between: impl AsyncFn(&Peer, &ZooKeeper, &Claim)) {
     peer.answers.send_replace(true);
     // The store learns of the end, and makes the claim again.
     let standing = loop {
-        match store.join(&claim).await.unwrap() {
-            Standing::Gone => {}
+        match store.enqueue(&claim).await.unwrap() {
+            ClaimStatus::Gone => {}
             standing => break standing,
         }
     };
-    assert!(matches!(standing, Standing::Held(_)), "{standing:?}");
+    assert!(matches!(standing, ClaimStatus::Held(_)), "{standing:?}");
     let renewed = renewal.await;
-    assert!(matches!(renewed[..], [Ok(Standing::Held(_))]), "it says what is known now: {renewed:?}");
+    assert!(matches!(renewed[..], [Ok(ClaimStatus::Held(_))]), "it says what is known now: {renewed:?}");
     assert_eq!(peer.state().nodes.len(), 1);
-    assert_eq!(store.leave(&claim).await.unwrap(), Departure::Left, "the new node is known");
+    assert_eq!(store.release(&claim).await.unwrap(), Release::Released, "the new node is known");
     assert_eq!(peer.state().nodes.len(), 0);
 }
 
@@ -302,15 +305,15 @@ async fn claims_that_join_at_once_read_the_queue_together() {
     let peer = Peer::start().await;
     let store = peer.store().await;
     let holder = claim(0, MUTEX);
-    store.join(&holder).await.unwrap();
+    store.enqueue(&holder).await.unwrap();
     let before = peer.asked(CHILDREN);
-    let join_all = async |share, from: u64| {
+    let join_all = async |permits, from: u64| {
         let joins = (from..from + 200).map(|number| {
-            let (store, claim) = (Arc::clone(&store), claim(number, share));
-            tokio::spawn(async move { store.join(&claim).await.unwrap() })
+            let (store, claim) = (Arc::clone(&store), claim(number, permits));
+            tokio::spawn(async move { store.enqueue(&claim).await.unwrap() })
         });
         for join in joins.collect::<Vec<_>>() {
-            assert_eq!(join.await.unwrap(), Standing::Waiting);
+            assert_eq!(join.await.unwrap(), ClaimStatus::Waiting);
         }
         peer.asked(CHILDREN) - before
     };
@@ -318,8 +321,8 @@ async fn claims_that_join_at_once_read_the_queue_together() {
     let read = join_all(READ, 1000).await;
     assert!((1..100).contains(&read), "200 readers read the queue {read} times");
     // One that does not wait asks for no more than whether the last is there.
-    let once = Claim { patience: Patience::Once, ..claim(5000, MUTEX) };
-    assert_eq!(store.join(&once).await.unwrap(), Standing::Gone);
+    let once = Claim { wait_mode: WaitMode::Try, ..claim(5000, MUTEX) };
+    assert_eq!(store.enqueue(&once).await.unwrap(), ClaimStatus::Gone);
     assert_eq!(peer.asked(CHILDREN) - before, read);
     assert_eq!(peer.state().nodes.len(), 401);
 }
@@ -328,7 +331,7 @@ async fn claims_that_join_at_once_read_the_queue_together() {
 async fn a_server_that_takes_the_session_and_hangs_up_is_not_asked_all_the_time() {
     let peer = Peer::start().await;
     let store = peer.store().await;
-    store.join(&claim(1, MUTEX)).await.unwrap();
+    store.enqueue(&claim(1, MUTEX)).await.unwrap();
     peer.state().hangs_up = true;
     let (before, since) = (peer.state().connections, Instant::now());
     peer.cut.send_replace(());
@@ -343,5 +346,5 @@ async fn a_server_that_takes_the_session_and_hangs_up_is_not_asked_all_the_time(
     assert!(tried <= 2 * (6 + took.as_millis() as usize / 500), "{tried} connections in {took:?}");
     // Served again, it is as before: nothing was lost.
     peer.state().hangs_up = false;
-    assert!(matches!(store.join(&claim(1, MUTEX)).await, Ok(Standing::Held(_))));
+    assert!(matches!(store.enqueue(&claim(1, MUTEX)).await, Ok(ClaimStatus::Held(_))));
 }

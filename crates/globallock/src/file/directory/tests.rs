@@ -89,7 +89,7 @@ fn a_network_file_system_is_refused_with_its_name_and_the_way_to_allow_it() {
     directory.refuse_network(None, false).unwrap();
     directory.refuse_network(Some("NFS"), true).unwrap();
     let error = directory.refuse_network(Some("NFS"), false).unwrap_err();
-    assert!(matches!(error, Error::Unfit { .. }), "{error:?}");
+    assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("it is on NFS") && text.contains("?network=allow"), "{text}");
 }
@@ -141,7 +141,7 @@ fn the_default_directory_is_refused_where_others_could_have_put_something() {
     fs::create_dir(&path).unwrap();
     with_rights(&path, 0o777);
     let error = Directory::prepare(path.clone(), false).unwrap_err();
-    assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+    assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
     assert!(error.to_string().contains("name another directory"), "{error}");
     Directory::prepare(path.clone(), true).expect("whoever names it may share it");
     with_rights(&path, 0o755);
@@ -237,10 +237,10 @@ fn what_is_not_shared_is_denied_at_once() {
         let is_denied = |directory: &Directory| {
             for make in [false, true] {
                 let error = directory.open_lock(&path, make).unwrap_err();
-                assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+                assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
             }
             let error = directory.next_number(None).unwrap_err();
-            assert!(matches!(error, Error::Denied { .. }), "{error:?}");
+            assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
         };
         is_denied(&private);
         // A directory that was shared, and is not any more.
@@ -401,7 +401,7 @@ fn a_counter_at_its_highest_value_refuses_rather_than_begins_again() {
     assert_eq!(number(&directory), u64::MAX, "the highest is a number like others");
     for _ in 0..2 {
         let error = directory.next_number(None).unwrap_err();
-        assert!(matches!(error, Error::Unfit { .. }) && !error.is_retryable(), "{error:?}");
+        assert!(matches!(error, Error::FailedPrecondition { .. }) && !error.is_retryable(), "{error:?}");
         assert!(error.to_string().contains("delete .fence once nobody has a lock"), "{error}");
         assert_eq!(fs::read_to_string(&counter).unwrap(), u64::MAX.to_string());
     }
@@ -441,7 +441,7 @@ fn what_is_deleted_while_it_is_in_use_is_no_refusal() {
     assert!(failure.is_unavailable() && failure.to_string().contains("deleted"), "{failure:?}");
     let failure = directory.failure_within("cannot be read", Errno::NOSPC);
     assert!(
-        matches!(failure, Error::Unfit { .. }) && failure.to_string().contains("make room"),
+        matches!(failure, Error::FailedPrecondition { .. }) && failure.to_string().contains("make room"),
         "{failure:?}"
     );
 }
@@ -465,8 +465,8 @@ fn a_failure_says_what_to_do() {
         (Errno::IO, false, ""),
     ] {
         let failure = directory.failure("cannot be opened", error);
-        assert_eq!(matches!(failure, Error::Denied { .. }), denied, "{failure:?}");
-        assert_eq!(matches!(failure, Error::Unfit { .. }), !denied, "{failure:?}");
+        assert_eq!(matches!(failure, Error::PermissionDenied { .. }), denied, "{failure:?}");
+        assert_eq!(matches!(failure, Error::FailedPrecondition { .. }), !denied, "{failure:?}");
         let text = failure.to_string();
         assert!(text.contains("it cannot be opened: ") && text.contains(remedy), "{text}");
         assert!(text.contains(&shown), "{text}");

@@ -11,15 +11,15 @@ use tempfile::TempDir;
 use super::super::places::Place;
 use super::*;
 use crate::address::Address;
-use crate::backend::Patience;
-use crate::queue::{MAX_CAPACITY, Share};
+use crate::backend::WaitMode;
+use crate::queue::{MAX_CAPACITY, Permits};
 
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
-const READ: Share = Share { weight: 1, capacity: MAX_CAPACITY };
-const WRITE: Share = Share { weight: MAX_CAPACITY, capacity: MAX_CAPACITY };
+const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
+const WRITE: Permits = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
 
-fn permits(weight: u32) -> Share {
-    Share { weight, capacity: 3 }
+fn permits(count: u32) -> Permits {
+    Permits { count, capacity: 3 }
 }
 
 /// A directory, and in it the lock "a". Each [`Places`] stands for a process.
@@ -51,9 +51,10 @@ impl Scene {
     }
 
     /// Joins as the owner of `ours`, which keeps the claim.
-    fn join(&self, ours: &Places, claim: &Claim) -> Slot {
+    fn enqueue(&self, ours: &Places, claim: &Claim) -> Slot {
         let mut section = self.enter(ours, Enter::Make);
-        let (slot, file) = section.join(claim, "me").unwrap().expect("nobody counts").expect("it may wait");
+        let (slot, file) =
+            section.enqueue(claim, "me").unwrap().expect("nobody counts").expect("it may wait");
         ours.insert(claim.id, Place::new(file, self.lock.clone(), slot));
         slot
     }
@@ -76,16 +77,16 @@ impl Scene {
     }
 }
 
-fn shares() -> impl Strategy<Value = Share> {
+fn shares() -> impl Strategy<Value = Permits> {
     prop::sample::select(vec![MUTEX, READ, WRITE, permits(1), permits(2)])
 }
 
-fn claim(number: u64, share: Share) -> Claim {
+fn claim(number: u64, permits: Permits) -> Claim {
     Claim {
         id: ClaimId::new(7, number),
         name: Name::new("a").unwrap(),
-        share,
-        patience: Patience::Queue,
+        permits,
+        wait_mode: WaitMode::Wait,
         lease: Duration::from_secs(10),
         max_hold: None,
         owner: "me".into(),
@@ -104,10 +105,10 @@ fn ids(numbers: &[u64]) -> Vec<ClaimId> {
 fn a_claim_holds_where_there_is_room_and_waits_behind_others_where_there_is_none() {
     let (scene, ours) = (Scene::new(), Places::default());
     let slots = [
-        scene.join(&ours, &claim(1, READ)),
-        scene.join(&ours, &claim(2, READ)),
-        scene.join(&ours, &claim(3, WRITE)),
-        scene.join(&ours, &claim(4, READ)),
+        scene.enqueue(&ours, &claim(1, READ)),
+        scene.enqueue(&ours, &claim(2, READ)),
+        scene.enqueue(&ours, &claim(3, WRITE)),
+        scene.enqueue(&ours, &claim(4, READ)),
     ];
     assert_eq!(slots.map(|slot| slot.granted.is_some()), [true, true, false, false]);
     assert_eq!(scene.standings(), (ids(&[1, 2]), ids(&[3, 4])));
@@ -122,42 +123,42 @@ fn a_claim_holds_where_there_is_room_and_waits_behind_others_where_there_is_none
 #[test]
 fn one_that_does_not_wait_takes_what_is_free_or_leaves_nothing_behind() {
     let (scene, ours) = (Scene::new(), Places::default());
-    let once = |number| Claim { patience: Patience::Once, ..claim(number, MUTEX) };
-    let slot = scene.join(&ours, &once(1));
+    let once = |number| Claim { wait_mode: WaitMode::Try, ..claim(number, MUTEX) };
+    let slot = scene.enqueue(&ours, &once(1));
     assert!(slot.granted.is_some());
-    assert!(scene.enter(&ours, Enter::Make).join(&once(2), "me").unwrap().unwrap().is_none());
+    assert!(scene.enter(&ours, Enter::Make).enqueue(&once(2), "me").unwrap().unwrap().is_none());
     assert_eq!(scene.files(), [slot]);
 }
 
 #[test]
 fn whoever_leaves_lets_in_those_for_whom_there_is_room_then() {
     let (scene, ours) = (Scene::new(), Places::default());
-    for (number, share) in [(1, WRITE), (2, READ), (3, READ), (4, WRITE)] {
-        scene.join(&ours, &claim(number, share));
+    for (number, permits) in [(1, WRITE), (2, READ), (3, READ), (4, WRITE)] {
+        scene.enqueue(&ours, &claim(number, permits));
     }
     let mut section = scene.enter(&ours, Enter::Read);
-    assert!(!section.leave(id(9)).unwrap());
+    assert!(!section.release(id(9)).unwrap());
     assert_eq!(scene.standings(), (ids(&[1]), ids(&[2, 3, 4])));
-    assert!(section.leave(id(1)).unwrap());
+    assert!(section.release(id(1)).unwrap());
     assert_eq!(scene.standings(), (ids(&[2, 3]), ids(&[4])));
     // A grant is as old as the section that it was made in.
     assert_eq!(scene.files()[0].granted, Some(section.now()));
-    assert!(!section.leave(id(1)).unwrap(), "leaving twice is leaving once");
-    assert!(section.leave(id(2)).unwrap());
+    assert!(!section.release(id(1)).unwrap(), "leaving twice is leaving once");
+    assert!(section.release(id(2)).unwrap());
     assert_eq!(scene.standings(), (ids(&[3]), ids(&[4])), "a reader is left");
-    assert!(section.leave(id(3)).unwrap());
+    assert!(section.release(id(3)).unwrap());
     assert_eq!(scene.standings(), (ids(&[4]), ids(&[])));
 }
 
 #[test]
 fn one_that_waits_leaves_without_a_look_at_the_others_unless_it_holds_meanwhile() {
     let (scene, ours) = (Scene::new(), Places::default());
-    scene.join(&ours, &claim(1, MUTEX));
-    let (second, third) = (scene.join(&ours, &claim(2, MUTEX)), scene.join(&ours, &claim(3, MUTEX)));
+    scene.enqueue(&ours, &claim(1, MUTEX));
+    let (second, third) = (scene.enqueue(&ours, &claim(2, MUTEX)), scene.enqueue(&ours, &claim(3, MUTEX)));
     assert!(scene.enter(&ours, Enter::Unread).leave_waiting(&third).unwrap());
     assert!(!scene.enter(&ours, Enter::Unread).leave_waiting(&third).unwrap());
     assert_eq!(scene.standings(), (ids(&[1]), ids(&[2])));
-    scene.enter(&ours, Enter::Read).leave(id(1)).unwrap();
+    scene.enter(&ours, Enter::Read).release(id(1)).unwrap();
     assert!(!scene.enter(&ours, Enter::Unread).leave_waiting(&second).unwrap(), "it was granted");
     assert_eq!(scene.standings(), (ids(&[2]), ids(&[])));
 }
@@ -166,9 +167,9 @@ fn one_that_waits_leaves_without_a_look_at_the_others_unless_it_holds_meanwhile(
 fn nothing_stays_but_what_is_no_claim() {
     let (scene, ours) = (Scene::new(), Places::default());
     for read in [true, false] {
-        let slot = scene.join(&ours, &claim(1, MUTEX));
+        let slot = scene.enqueue(&ours, &claim(1, MUTEX));
         if read {
-            assert!(scene.enter(&ours, Enter::Read).leave(id(1)).unwrap());
+            assert!(scene.enter(&ours, Enter::Read).release(id(1)).unwrap());
         } else {
             assert!(scene.enter(&ours, Enter::Unread).leave_waiting(&slot).unwrap());
         }
@@ -189,13 +190,13 @@ fn nothing_stays_but_what_is_no_claim() {
 #[test]
 fn one_is_inside_at_a_time_until_it_lets_others_in() {
     let (scene, ours, theirs) = (Scene::new(), Places::default(), Places::default());
-    scene.join(&ours, &claim(1, MUTEX));
+    scene.enqueue(&ours, &claim(1, MUTEX));
     let section = scene.enter(&ours, Enter::Read);
     for how in [Enter::Read, Enter::Make, Enter::Unread] {
         assert!(matches!(scene.try_enter(&theirs, how), Entered::Busy), "{how:?}");
     }
     section.unlock();
-    scene.join(&theirs, &claim(2, MUTEX));
+    scene.enqueue(&theirs, &claim(2, MUTEX));
     assert_eq!(scene.standings(), (ids(&[1]), ids(&[2])));
     assert_eq!(section.queue.len(), 1, "it looks at what it has read");
 }
@@ -203,8 +204,8 @@ fn one_is_inside_at_a_time_until_it_lets_others_in() {
 #[test]
 fn a_claim_that_is_put_behind_others_unread_waits_there() {
     let (scene, ours, theirs) = (Scene::new(), Places::default(), Places::default());
-    scene.join(&ours, &claim(1, MUTEX));
-    scene.join(&theirs, &claim(2, MUTEX));
+    scene.enqueue(&ours, &claim(1, MUTEX));
+    scene.enqueue(&theirs, &claim(2, MUTEX));
     let mut section = scene.enter(&ours, Enter::Unread);
     assert!(section.queue.is_empty(), "it is not read");
     let (slot, _file) = section.append(&claim(3, MUTEX), "me", false).unwrap().unwrap();
@@ -217,10 +218,10 @@ fn a_claim_that_is_put_behind_others_unread_waits_there() {
 #[test]
 fn nobody_joins_while_another_counts() {
     let (scene, ours) = (Scene::new(), Places::default());
-    scene.join(&ours, &claim(1, READ));
+    scene.enqueue(&ours, &claim(1, READ));
     let counter = fs::File::open(scene.place.path().join(".fence")).unwrap();
     flock(&counter, FlockOperation::LockExclusive).unwrap();
-    assert!(scene.enter(&ours, Enter::Make).join(&claim(2, READ), "me").unwrap().is_none());
+    assert!(scene.enter(&ours, Enter::Make).enqueue(&claim(2, READ), "me").unwrap().is_none());
     assert_eq!(scene.standings(), (ids(&[1]), ids(&[])));
 }
 
@@ -229,20 +230,20 @@ fn a_counter_at_its_highest_value_leaves_no_claim_and_disturbs_nobody() {
     let (scene, ours) = (Scene::new(), Places::default());
     let counter = scene.place.path().join(".fence");
     fs::write(&counter, (u64::MAX - 1).to_string()).unwrap();
-    let last = scene.join(&ours, &claim(1, READ));
+    let last = scene.enqueue(&ours, &claim(1, READ));
     assert_eq!((last.number, last.granted.is_some()), (u64::MAX, true));
-    for share in [READ, WRITE] {
-        let error = scene.enter(&ours, Enter::Make).join(&claim(2, share), "me").unwrap_err();
+    for permits in [READ, WRITE] {
+        let error = scene.enter(&ours, Enter::Make).enqueue(&claim(2, permits), "me").unwrap_err();
         assert!(error.to_string().contains("no higher number"), "{error}");
     }
     assert_eq!(scene.files(), [last]);
     // What the error advises, while the highest is still in use.
     fs::remove_file(&counter).unwrap();
-    assert!(scene.enter(&ours, Enter::Make).join(&claim(2, READ), "me").is_err());
+    assert!(scene.enter(&ours, Enter::Make).enqueue(&claim(2, READ), "me").is_err());
     assert_eq!(scene.files(), [last]);
-    scene.enter(&ours, Enter::Read).leave(id(1)).unwrap();
+    scene.enter(&ours, Enter::Read).release(id(1)).unwrap();
     ours.remove(id(1));
-    assert!(scene.join(&ours, &claim(3, MUTEX)).granted.is_some());
+    assert!(scene.enqueue(&ours, &claim(3, MUTEX)).granted.is_some());
 }
 
 #[test]
@@ -252,13 +253,13 @@ fn a_counter_that_is_lost_lets_nobody_in_front_of_those_who_are_there() {
         // A clock that was ahead when they joined, and was set back.
         let counter = scene.place.path().join(".fence");
         fs::write(&counter, "09000000000000000000").unwrap();
-        let first = scene.join(&ours, &claim(1, MUTEX));
+        let first = scene.enqueue(&ours, &claim(1, MUTEX));
         fs::write(&counter, lost).unwrap();
         let next = if unread {
             let mut section = scene.enter(&ours, Enter::Unread);
             section.append(&claim(2, MUTEX), "me", false).unwrap().unwrap().0
         } else {
-            scene.join(&theirs, &claim(2, MUTEX))
+            scene.enqueue(&theirs, &claim(2, MUTEX))
         };
         assert!(next.number > first.number, "{lost:?}: {next:?}");
         assert_eq!(scene.enter(&ours, Enter::Read).find(id(1)), Some(first));
@@ -274,9 +275,9 @@ fn a_counter_that_is_lost_lets_nobody_in_front_of_those_who_are_there() {
 fn a_dead_claim_behind_a_living_one_is_taken_out_and_holds_up_nobody() {
     // The second, which is too large, dies while it waits; there is room for the third beside the first.
     let (scene, ours, theirs) = (Scene::new(), Places::default(), Places::default());
-    scene.join(&ours, &claim(1, permits(1)));
-    scene.join(&theirs, &claim(2, permits(3)));
-    scene.join(&ours, &claim(3, permits(1)));
+    scene.enqueue(&ours, &claim(1, permits(1)));
+    scene.enqueue(&theirs, &claim(2, permits(3)));
+    scene.enqueue(&ours, &claim(3, permits(1)));
     assert_eq!(scene.standings(), (ids(&[1]), ids(&[2, 3])));
     theirs.remove(id(2));
     drop(scene.enter(&ours, Enter::Read));
@@ -286,16 +287,16 @@ fn a_dead_claim_behind_a_living_one_is_taken_out_and_holds_up_nobody() {
 #[test]
 fn all_the_dead_between_two_who_live_are_taken_out() {
     let (scene, ours, theirs) = (Scene::new(), Places::default(), Places::default());
-    scene.join(&ours, &claim(1, WRITE));
+    scene.enqueue(&ours, &claim(1, WRITE));
     for number in 2..6 {
-        scene.join(&theirs, &claim(number, WRITE));
+        scene.enqueue(&theirs, &claim(number, WRITE));
     }
-    scene.join(&ours, &claim(6, WRITE));
-    scene.join(&ours, &claim(7, WRITE));
+    scene.enqueue(&ours, &claim(6, WRITE));
+    scene.enqueue(&ours, &claim(7, WRITE));
     for number in 2..6 {
         theirs.remove(id(number));
     }
-    assert!(scene.enter(&ours, Enter::Read).leave(id(1)).unwrap());
+    assert!(scene.enter(&ours, Enter::Read).release(id(1)).unwrap());
     assert_eq!(scene.standings(), (ids(&[6]), ids(&[7])));
 }
 
@@ -308,10 +309,10 @@ proptest! {
     ) {
         let (scene, ours, theirs) = (Scene::new(), Places::default(), Places::default());
         let mut living = Vec::new();
-        for (number, (share, lives)) in (1..).zip(&claims) {
-            scene.join(if *lives { &ours } else { &theirs }, &claim(number, *share));
+        for (number, (permits, lives)) in (1..).zip(&claims) {
+            scene.enqueue(if *lives { &ours } else { &theirs }, &claim(number, *permits));
             if *lives {
-                living.push((id(number), *share));
+                living.push((id(number), *permits));
             }
         }
         for (id, _) in theirs.all() {
@@ -320,7 +321,7 @@ proptest! {
         for entered in [&ours, &theirs] {
             let seen = matches!(scene.try_enter(entered, Enter::Read), Entered::Inside(_));
             prop_assert!(seen || living.is_empty());
-            let holding = admit(living.iter().map(|(_, share)| *share));
+            let holding = admit(living.iter().map(|(_, permits)| *permits));
             let holders: Vec<ClaimId> = living[..holding].iter().map(|(id, _)| *id).collect();
             let (held, waiting) = scene.standings();
             prop_assert_eq!(held, holders);
@@ -335,10 +336,10 @@ proptest! {
 fn a_hold_is_over_at_its_end_and_no_earlier_whether_its_owner_lives_or_not() {
     let (scene, ours) = (Scene::new(), Places::default());
     let limited = Claim { max_hold: Some(Duration::from_secs(60)), ..claim(1, MUTEX) };
-    let slot = scene.join(&ours, &limited);
+    let slot = scene.enqueue(&ours, &limited);
     let end = slot.hold_ends().unwrap();
     assert_eq!(end, slot.granted.unwrap() + 60_000);
-    let waiting = scene.join(&ours, &Claim { max_hold: limited.max_hold, ..claim(2, MUTEX) });
+    let waiting = scene.enqueue(&ours, &Claim { max_hold: limited.max_hold, ..claim(2, MUTEX) });
     let mut section = scene.enter(&ours, Enter::Read);
     for (now, alive) in [(end - 1, true), (end, false), (end + 1, false)] {
         section.now = now;
@@ -353,7 +354,7 @@ fn a_hold_is_over_at_its_end_and_no_earlier_whether_its_owner_lives_or_not() {
 #[test]
 fn a_claim_lives_as_long_as_its_file_is_locked() {
     let (scene, ours, theirs) = (Scene::new(), Places::default(), Places::default());
-    let slot = scene.join(&theirs, &claim(1, MUTEX));
+    let slot = scene.enqueue(&theirs, &claim(1, MUTEX));
     let path = scene.lock.join(slot.file());
     let section = scene.enter(&ours, Enter::Read);
     assert!(section.is_alive(&slot));
@@ -372,7 +373,7 @@ fn a_claim_lives_as_long_as_its_file_is_locked() {
 fn whoever_waits_watches_those_in_front_that_keep_it_out() {
     let (scene, ours) = (Scene::new(), Places::default());
     let shares = [(1, READ), (2, WRITE), (3, READ), (4, READ), (5, WRITE)];
-    let slots = shares.map(|(number, share)| scene.join(&ours, &claim(number, share)));
+    let slots = shares.map(|(number, permits)| scene.enqueue(&ours, &claim(number, permits)));
     let section = scene.enter(&ours, Enter::Read);
     for (waiting, blockers) in [(0, vec![]), (1, vec![0]), (2, vec![1]), (3, vec![1]), (4, vec![3])] {
         let expected: Vec<Slot> = blockers.into_iter().map(|position: usize| slots[position]).collect();
@@ -383,10 +384,10 @@ fn whoever_waits_watches_those_in_front_that_keep_it_out() {
 #[test]
 fn while_those_in_front_live_a_look_at_them_changes_nothing() {
     let (scene, ours, theirs) = (Scene::new(), Places::default(), Places::default());
-    let first = scene.join(&ours, &claim(1, MUTEX));
-    let second = scene.join(&theirs, &claim(2, MUTEX));
-    let mine = scene.join(&ours, &claim(3, MUTEX));
-    scene.join(&theirs, &claim(4, MUTEX));
+    let first = scene.enqueue(&ours, &claim(1, MUTEX));
+    let second = scene.enqueue(&theirs, &claim(2, MUTEX));
+    let mine = scene.enqueue(&ours, &claim(3, MUTEX));
+    scene.enqueue(&theirs, &claim(4, MUTEX));
     theirs.remove(id(4));
     let mut section = scene.enter(&ours, Enter::Read);
     assert!(section.still_there(&[first, second], &mine).unwrap());
@@ -400,7 +401,7 @@ fn those_who_died_together_in_front_of_a_waiter_are_taken_out_together() {
     for (number, of) in
         [(1, &ours), (2, &ours), (3, &theirs), (4, &theirs), (5, &ours), (6, &theirs), (7, &ours)]
     {
-        scene.join(of, &claim(number, MUTEX));
+        scene.enqueue(of, &claim(number, MUTEX));
     }
     for number in [3, 4, 6] {
         theirs.remove(id(number));
@@ -421,8 +422,8 @@ fn those_who_died_together_in_front_of_a_waiter_are_taken_out_together() {
 #[test]
 fn the_last_of_those_in_front_to_die_lets_the_waiter_in() {
     let (scene, ours, theirs) = (Scene::new(), Places::default(), Places::default());
-    let first = scene.join(&theirs, &claim(1, MUTEX));
-    let mine = scene.join(&ours, &claim(2, MUTEX));
+    let first = scene.enqueue(&theirs, &claim(1, MUTEX));
+    let mine = scene.enqueue(&ours, &claim(2, MUTEX));
     let mut section = scene.enter(&ours, Enter::Read);
     theirs.remove(id(1));
     assert!(!section.still_there(&[first], &mine).unwrap());
@@ -432,7 +433,7 @@ fn the_last_of_those_in_front_to_die_lets_the_waiter_in() {
 #[test]
 fn an_owner_is_shown_as_it_wrote_and_nothing_else_is_read() {
     let (scene, ours) = (Scene::new(), Places::default());
-    let slot = scene.join(&ours, &claim(1, MUTEX));
+    let slot = scene.enqueue(&ours, &claim(1, MUTEX));
     let path = scene.lock.join(slot.file());
     let section = scene.enter(&ours, Enter::Read);
     let (text, written) = section.text(&slot);

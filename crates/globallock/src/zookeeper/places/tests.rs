@@ -4,7 +4,7 @@ use crate::zookeeper::scripted::claim;
 use proptest::prelude::*;
 use std::time::Duration;
 
-const MUTEX: Share = Share { weight: 1, capacity: 1 };
+const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 
 fn layout() -> Layout {
     Layout { root: String::new(), naming: Naming::Kazoo }
@@ -42,9 +42,9 @@ fn made(places: &mut Places, session: &Arc<Session>, sequence: i32) -> (Claim, N
 /// A holder, and a claim of the same session right behind it.
 fn holder_and_waiter(places: &mut Places, session: &Arc<Session>, second: i32) -> [(Claim, Node); 2] {
     let (holder, first) = made(places, session, 1);
-    assert!(matches!(places.note(&holder, &first, &snapshot(&[&first])), Standing::Held(_)));
+    assert!(matches!(places.note(&holder, &first, &snapshot(&[&first])), ClaimStatus::Held(_)));
     let (waiter, node) = made(places, session, second);
-    assert_eq!(places.settle(&waiter, Instant::now()), Some(Standing::Waiting), "without reading");
+    assert_eq!(places.settle(&waiter, Instant::now()), Some(ClaimStatus::Waiting), "without reading");
     [(holder, first), (waiter, node)]
 }
 
@@ -58,7 +58,7 @@ fn a_claim_is_granted_by_the_departure_of_the_holder_of_the_number_before_its_ow
     let (mut places, session) = (Places::default(), session());
     let [(holder, first), (waiter, _)] = holder_and_waiter(&mut places, &session, 2);
     takes_out(&mut places, &session, &holder, &first);
-    assert!(matches!(places.advance(&waiter, &gone(&first)), Some(Standing::Held(_))));
+    assert!(matches!(places.advance(&waiter, &gone(&first)), Some(ClaimStatus::Held(_))));
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_waiter_that_gives_up_leaves_the_one_behind_it_whom_it_waited_for() {
     let [(_, first), (second, node)] = holder_and_waiter(&mut places, &session, 5);
     let (third, _) = made(&mut places, &session, 9);
     takes_out(&mut places, &session, &second, &node);
-    assert_eq!(places.advance(&third, &gone(&node)), Some(Standing::Waiting), "without reading");
+    assert_eq!(places.advance(&third, &gone(&node)), Some(ClaimStatus::Waiting), "without reading");
     assert_eq!(places.get(third.id).unwrap().blockers(), [first.listed.node.as_str()]);
 }
 
@@ -104,7 +104,7 @@ fn what_was_found_gone_is_forgotten_only_if_it_was_what_was_asked_about() {
         places.made(claim.id, session, new.clone());
         places.found_gone(claim.id, session, Some(&old));
         places.found_gone(claim.id, session, None);
-        assert_eq!(places.note(&claim, &old, &snapshot(&[])), Standing::Waiting, "what was read is older");
+        assert_eq!(places.note(&claim, &old, &snapshot(&[])), ClaimStatus::Waiting, "what was read is older");
         assert_eq!(places.get(claim.id).unwrap().node.as_ref(), Some(&new));
     }
     let new = node(&claim, 2);
@@ -176,14 +176,14 @@ fn the_departure_of_all_but_the_last_in_front_grants_nothing() {
             (1..=count).map(|number| node(&claim(number.unsigned_abs().into(), MUTEX), number)).collect();
         let (waiter, own) = made(&mut places, &session, 100);
         let queue: Vec<&Node> = front.iter().chain([&own]).collect();
-        assert_eq!(places.note(&waiter, &own, &snapshot(&queue)), Standing::Waiting);
+        assert_eq!(places.note(&waiter, &own, &snapshot(&queue)), ClaimStatus::Waiting);
         let left: Vec<Vec<u8>> =
             front[..front.len() - 1].iter().map(|node| node.path.clone().into_bytes()).collect();
-        assert_eq!(places.advance(&waiter, &left), Some(Standing::Waiting), "one of {count} is left");
+        assert_eq!(places.advance(&waiter, &left), Some(ClaimStatus::Waiting), "one of {count} is left");
         let last = front.last().unwrap();
         let then = places.advance(&waiter, &gone(last));
         assert_eq!(
-            then.is_some_and(|standing| standing != Standing::Waiting),
+            then.is_some_and(|standing| standing != ClaimStatus::Waiting),
             count <= FEW as i32,
             "{count}"
         );
@@ -195,7 +195,7 @@ fn what_is_taken_over_from_one_that_leaves_is_as_old_as_what_was_known() {
     let (mut places, session) = (Places::default(), session());
     let [(_, first), (second, node)] = holder_and_waiter(&mut places, &session, 2);
     let (third, _) = made(&mut places, &session, 4);
-    assert_eq!(places.settle(&third, Instant::now()), Some(Standing::Waiting));
+    assert_eq!(places.settle(&third, Instant::now()), Some(ClaimStatus::Waiting));
     // The end of another claim that nobody took out: sessions may have ended, and everybody looks again.
     let (other, its) = made(&mut places, &session, 9);
     places.found_gone(other.id, &session, Some(&its));
@@ -212,7 +212,7 @@ fn one_that_waits_for_somebody_else_takes_nothing_over_from_one_that_leaves() {
     let others: Vec<Node> =
         (3_i32..20).map(|number| node(&claim(number.unsigned_abs().into(), MUTEX), number)).collect();
     let queue: Vec<&Node> = [&first, &own].into_iter().chain(&others).chain([&last]).collect();
-    assert_eq!(places.note(&third, &last, &snapshot(&queue)), Standing::Waiting);
+    assert_eq!(places.note(&third, &last, &snapshot(&queue)), ClaimStatus::Waiting);
     let nearest = others.last().unwrap().listed.node.as_str();
     assert_eq!(places.get(third.id).unwrap().blockers(), [nearest]);
     takes_out(&mut places, &session, &second, &own);
@@ -223,9 +223,9 @@ fn one_that_waits_for_somebody_else_takes_nothing_over_from_one_that_leaves() {
 fn one_that_knows_everybody_in_front_is_granted_without_reading() {
     let (mut places, session) = (Places::default(), session());
     let [(holder, first), (waiter, own)] = holder_and_waiter(&mut places, &session, 5);
-    assert_eq!(places.note(&waiter, &own, &snapshot(&[&first, &own])), Standing::Waiting);
+    assert_eq!(places.note(&waiter, &own, &snapshot(&[&first, &own])), ClaimStatus::Waiting);
     takes_out(&mut places, &session, &holder, &first);
-    assert!(matches!(places.advance(&waiter, &gone(&first)), Some(Standing::Held(_))));
+    assert!(matches!(places.advance(&waiter, &gone(&first)), Some(ClaimStatus::Held(_))));
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn the_longest_hold_counts_from_the_grant() {
     let (claim, node) = made(&mut places, &session, 1);
     let claim = Claim { max_hold: Some(Duration::from_secs(7)), ..claim };
     let read = snapshot(&[&node]);
-    let Standing::Held(grant) = places.note(&claim, &node, &read) else { panic!("nobody is in front") };
+    let ClaimStatus::Held(grant) = places.note(&claim, &node, &read) else { panic!("nobody is in front") };
     assert_eq!(grant.hold_ends, Some(read.asked_at + Duration::from_secs(7)));
     assert_eq!(grant.expires, Some(session.expires()));
 }
@@ -257,25 +257,25 @@ fn ten_thousand_claims_remember_few_in_front_each() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Join(Share),
-    Foreign(Share),
+    Join(Permits),
+    Foreign(Permits),
     /// One of the queue leaves, ours or not.
     Leave(prop::sample::Index),
     /// One of the queue is deleted by somebody else.
     Evict(prop::sample::Index),
 }
 
-fn share() -> impl Strategy<Value = Share> {
+fn permits() -> impl Strategy<Value = Permits> {
     prop_oneof![
         3 => Just(MUTEX),
-        1 => (1_u32..4, 0_u32..3).prop_map(|(weight, more)| Share { weight, capacity: weight + more }),
+        1 => (1_u32..4, 0_u32..3).prop_map(|(count, more)| Permits { count, capacity: count + more }),
     ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => share().prop_map(Step::Join),
-        3 => share().prop_map(Step::Foreign),
+        6 => permits().prop_map(Step::Join),
+        3 => permits().prop_map(Step::Foreign),
         4 => any::<prop::sample::Index>().prop_map(Step::Leave),
         1 => any::<prop::sample::Index>().prop_map(Step::Evict),
     ]
@@ -288,15 +288,15 @@ proptest! {
         let (mut places, session) = (Places::default(), session());
         let mut queue: Vec<(Claim, Node, bool)> = Vec::new();
         for (number, step) in (1_i32..).zip(steps) {
-            let join = |share| {
-                let claim = claim(number.unsigned_abs().into(), share);
+            let join = |permits| {
+                let claim = claim(number.unsigned_abs().into(), permits);
                 let node = node(&claim, number);
                 (claim, node)
             };
             let mut left = None;
             match step {
-                Step::Join(share) => {
-                    let (claim, node) = join(share);
+                Step::Join(permits) => {
+                    let (claim, node) = join(permits);
                     places.begin(&claim, &session);
                     queue.push((claim.clone(), node.clone(), true));
                     places.made(claim.id, &session, node.clone());
@@ -305,8 +305,8 @@ proptest! {
                         places.note(&claim, &node, &snapshot(&nodes));
                     }
                 }
-                Step::Foreign(share) => {
-                    let (claim, node) = join(share);
+                Step::Foreign(permits) => {
+                    let (claim, node) = join(permits);
                     queue.push((claim, node, false));
                 }
                 Step::Leave(_) | Step::Evict(_) if queue.is_empty() => {}
@@ -326,7 +326,7 @@ proptest! {
                 }
             }
             let nodes: Vec<&Node> = queue.iter().map(|(_, node, _)| node).collect();
-            let holding = crate::queue::admit(queue.iter().map(|(claim, ..)| claim.share));
+            let holding = crate::queue::admit(queue.iter().map(|(claim, ..)| claim.permits));
             for (position, (claim, node, _)) in queue.iter().enumerate().filter(|(_, (.., ours))| *ours) {
                 // Told of the departure if it watches that, and of what it watches and is not there.
                 let waits = |places: &Places| places.get(claim.id).is_some_and(|place| place.granted.is_none());

@@ -11,10 +11,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::backend::{Backend, Claim, ClaimId, Standing};
+use crate::backend::{Backend, Claim, ClaimId, ClaimStatus};
 use crate::error::Result;
+use crate::hold::{Heard, Hold, Phase};
 use crate::sync::{Handle, Mutex, MutexGuard, Notify, now, sleep_until};
-use crate::tenure::{Heard, Phase, Tenure};
 
 /// How many claims one renewal request carries at most.
 const BATCH: usize = 256;
@@ -26,11 +26,11 @@ const TOGETHER: Duration = Duration::from_millis(10);
 /// The bounds of the pause after a renewal that failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// What happens to a claim that the keeper has lost: the store is told to drop it, in case it still has it.
-pub(crate) type Abandon = Arc<dyn Fn(Arc<Tenure>) + Send + Sync>;
+/// What happens to a claim that the renewer has lost: the store is told to drop it, in case it still has it.
+pub(crate) type Abandon = Arc<dyn Fn(Arc<Hold>) + Send + Sync>;
 
 /// Keeps the claims of one manager alive.
-pub(crate) struct Keeper {
+pub(crate) struct Renewer {
     shared: Arc<Shared>,
 }
 
@@ -41,7 +41,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    kept: HashMap<ClaimId, Kept>,
+    tracked: HashMap<ClaimId, Tracked>,
     /// The claims by the moment at which something is to be done for them.
     due: BTreeSet<(Instant, ClaimId)>,
     /// Held claims whose renewal is due and not yet under way.
@@ -53,14 +53,14 @@ struct State {
     closed: bool,
 }
 
-struct Kept {
-    tenure: Arc<Tenure>,
+struct Tracked {
+    hold: Arc<Hold>,
     /// When to renew; `None` while a renewal is ready or under way.
     renew_at: Option<Instant>,
     due: Instant,
 }
 
-type Renewal = BoxFuture<'static, (Batch, Vec<Result<Standing>>)>;
+type Renewal = BoxFuture<'static, (Batch, Vec<Result<ClaimStatus>>)>;
 
 /// The claims of one renewal request.
 #[derive(Default)]
@@ -72,29 +72,29 @@ struct Batch {
     held: Vec<bool>,
 }
 
-impl Keeper {
+impl Renewer {
     /// Starts the task on the current runtime.
     pub(crate) fn start(
         backend: Arc<dyn Backend>,
-        abandon: impl Fn(Arc<Tenure>) + Send + Sync + 'static,
+        abandon: impl Fn(Arc<Hold>) + Send + Sync + 'static,
     ) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), wake: Notify::new() });
         let task = Task { shared: Arc::clone(&shared), backend, abandon: Arc::new(abandon) };
         Handle::current().spawn(task.run());
-        Keeper { shared }
+        Renewer { shared }
     }
 
     /// Keeps a claim from now on.
-    pub(crate) fn keep(&self, tenure: &Arc<Tenure>, times: u32) {
+    pub(crate) fn track(&self, hold: &Arc<Hold>, times: u32) {
         let now = now();
         let mut state = self.shared.state();
-        let renew_at = now + tenure.renewal_pause(now, times);
-        let due = tenure.ends().map_or(renew_at, |ends| ends.min(renew_at));
-        let kept = Kept { tenure: Arc::clone(tenure), renew_at: Some(renew_at), due };
-        if let Some(before) = state.kept.insert(tenure.claim.id, kept) {
-            state.due.remove(&(before.due, tenure.claim.id));
+        let renew_at = now + hold.renewal_pause(now, times);
+        let due = hold.ends().map_or(renew_at, |ends| ends.min(renew_at));
+        let tracked = Tracked { hold: Arc::clone(hold), renew_at: Some(renew_at), due };
+        if let Some(before) = state.tracked.insert(hold.claim.id, tracked) {
+            state.due.remove(&(before.due, hold.claim.id));
         }
-        state.due.insert((due, tenure.claim.id));
+        state.due.insert((due, hold.claim.id));
         let wake = state.sleeps_until.is_none_or(|until| due < until);
         drop(state);
         if wake {
@@ -103,19 +103,19 @@ impl Keeper {
     }
 
     /// The claims that wait to be granted.
-    pub(crate) fn waiting(&self) -> Vec<Arc<Tenure>> {
+    pub(crate) fn waiting(&self) -> Vec<Arc<Hold>> {
         let state = self.shared.state();
-        let waiting = state.kept.values().filter(|kept| kept.tenure.phase() == Phase::Waiting);
-        waiting.map(|kept| Arc::clone(&kept.tenure)).collect()
+        let waiting = state.tracked.values().filter(|tracked| tracked.hold.phase() == Phase::Waiting);
+        waiting.map(|tracked| Arc::clone(&tracked.hold)).collect()
     }
 
-    /// Forgets a claim that its owner gives up; false if it was not kept, or already given up as lost.
-    pub(crate) fn forget(&self, id: ClaimId) -> bool {
-        self.shared.state().forget(id).is_some()
+    /// Forgets a claim that its owner gives up; false if it was not tracked, or already given up as lost.
+    pub(crate) fn untrack(&self, id: ClaimId) -> bool {
+        self.shared.state().untrack(id).is_some()
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Renewer {
     fn drop(&mut self) {
         self.shared.state().closed = true;
         self.shared.wake.notify_one();
@@ -130,42 +130,42 @@ impl Shared {
 }
 
 impl State {
-    fn forget(&mut self, id: ClaimId) -> Option<Kept> {
-        let kept = self.kept.remove(&id)?;
-        self.due.remove(&(kept.due, id));
-        Some(kept)
+    fn untrack(&mut self, id: ClaimId) -> Option<Tracked> {
+        let tracked = self.tracked.remove(&id)?;
+        self.due.remove(&(tracked.due, id));
+        Some(tracked)
     }
 
     /// Puts a claim where it comes due next.
     fn schedule(&mut self, id: ClaimId, renew_at: Option<Instant>) {
-        let Some(kept) = self.kept.get_mut(&id) else {
+        let Some(tracked) = self.tracked.get_mut(&id) else {
             return;
         };
-        self.due.remove(&(kept.due, id));
-        kept.renew_at = renew_at;
-        let ends = kept.tenure.ends().filter(|_| kept.tenure.phase() == Phase::Held);
+        self.due.remove(&(tracked.due, id));
+        tracked.renew_at = renew_at;
+        let ends = tracked.hold.ends().filter(|_| tracked.hold.phase() == Phase::Held);
         // A waiting claim whose renewal is under way comes due with the answer.
         if let Some(due) = [renew_at, ends].into_iter().flatten().min() {
-            kept.due = due;
+            tracked.due = due;
             self.due.insert((due, id));
         }
     }
 
     /// Handles what is due at `now`: tells what is over, makes ready what is to be renewed.
-    fn collect(&mut self, now: Instant) -> Vec<Arc<Tenure>> {
+    fn collect(&mut self, now: Instant) -> Vec<Arc<Hold>> {
         let mut over = Vec::new();
         while let Some(&(due, id)) = self.due.first() {
-            let Some(kept) = self.kept.get(&id) else {
+            let Some(tracked) = self.tracked.get(&id) else {
                 self.due.pop_first();
                 continue;
             };
-            kept.tenure.overdue(now);
-            let renew_at = kept.renew_at;
-            match kept.tenure.phase() {
-                Phase::Lost(_) => over.extend(self.forget(id).map(|kept| kept.tenure)),
-                Phase::Left => drop(self.forget(id)),
+            tracked.hold.overdue(now);
+            let renew_at = tracked.renew_at;
+            match tracked.hold.phase() {
+                Phase::Lost(_) => over.extend(self.untrack(id).map(|tracked| tracked.hold)),
+                Phase::Left => drop(self.untrack(id)),
                 Phase::Waiting | Phase::Held if renew_at.is_some_and(|at| at <= now + TOGETHER) => {
-                    if kept.tenure.phase() == Phase::Held {
+                    if tracked.hold.phase() == Phase::Held {
                         self.ready_held.push_back(id);
                     } else {
                         self.ready_waiting.push_back(id);
@@ -182,7 +182,7 @@ impl State {
 
     /// Makes every renewal due that is not under way.
     fn all_due(&mut self, now: Instant) {
-        let waiting = self.kept.iter().filter(|(_, kept)| kept.renew_at.is_some());
+        let waiting = self.tracked.iter().filter(|(_, tracked)| tracked.renew_at.is_some());
         for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.schedule(id, Some(now));
         }
@@ -195,9 +195,9 @@ impl State {
         while batch.claims.len() < BATCH
             && let Some(id) = ready.pop_front()
         {
-            let Some(kept) = self.kept.get(&id) else { continue };
-            batch.claims.push(Arc::clone(&kept.tenure.claim));
-            batch.held.push(kept.tenure.phase() == Phase::Held);
+            let Some(tracked) = self.tracked.get(&id) else { continue };
+            batch.claims.push(Arc::clone(&tracked.hold.claim));
+            batch.held.push(tracked.hold.phase() == Phase::Held);
         }
         Some(batch).filter(|batch| !batch.claims.is_empty())
     }
@@ -215,7 +215,7 @@ impl Task {
         let mut under_way: FuturesUnordered<Renewal> = FuturesUnordered::new();
         // Of claims that wait, and of claims that are held.
         let mut counts = [0; 2];
-        let mut disturbed = self.backend.disturbed();
+        let mut session_lost = self.backend.session_lost_hint();
         loop {
             let (over, next, finished) = {
                 let mut state = self.shared.state();
@@ -229,10 +229,10 @@ impl Task {
                     }
                 }
                 state.sleeps_until = state.due.first().map(|(due, _)| *due);
-                (over, state.sleeps_until, state.closed && state.kept.is_empty())
+                (over, state.sleeps_until, state.closed && state.tracked.is_empty())
             };
-            for tenure in over {
-                self.abandon_lost(tenure);
+            for hold in over {
+                self.abandon_lost(hold);
             }
             if finished {
                 return;
@@ -246,8 +246,8 @@ impl Task {
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 () = due => {}
-                () = &mut disturbed => {
-                    disturbed = self.backend.disturbed();
+                () = &mut session_lost => {
+                    session_lost = self.backend.session_lost_hint();
                     self.shared.state().all_due(now());
                 }
                 Some((batch, answers)) = under_way.next() => {
@@ -268,28 +268,28 @@ impl Task {
     }
 
     /// Takes note of what the store answered to a renewal.
-    fn note(&self, batch: &Batch, answers: Vec<Result<Standing>>) {
+    fn note(&self, batch: &Batch, answers: Vec<Result<ClaimStatus>>) {
         let now = now();
-        let times = self.backend.profile().renewals_per_lease;
+        let times = self.backend.capabilities().renewals_per_lease;
         let mut revoked = Vec::new();
         let mut failure = None;
         let mut state = self.shared.state();
         for ((claim, was_held), answer) in batch.claims.iter().zip(&batch.held).zip(answers) {
-            let Some(tenure) = state.kept.get(&claim.id).map(|kept| Arc::clone(&kept.tenure)) else {
+            let Some(hold) = state.tracked.get(&claim.id).map(|tracked| Arc::clone(&tracked.hold)) else {
                 continue;
             };
-            let pause = match answer.map(|answer| tenure.hear(answer, *was_held, now)) {
-                Ok(Heard::Noted) => tenure.renewal_pause(now, times),
+            let pause = match answer.map(|answer| hold.hear(answer, *was_held, now)) {
+                Ok(Heard::Noted) => hold.renewal_pause(now, times),
                 Ok(Heard::Old) => Duration::ZERO,
                 Ok(Heard::Lost) => {
-                    state.forget(claim.id);
-                    revoked.push(tenure);
+                    state.untrack(claim.id);
+                    revoked.push(hold);
                     continue;
                 }
                 Err(error) => {
-                    tenure.nudge();
+                    hold.recheck();
                     failure = Some(error);
-                    (tenure.renewal_pause(now, 8)).clamp(RETRY.0, RETRY.1)
+                    (hold.renewal_pause(now, 8)).clamp(RETRY.0, RETRY.1)
                 }
             };
             state.schedule(claim.id, Some(now + pause));
@@ -298,21 +298,21 @@ impl Task {
         if let Some(error) = failure {
             tracing::warn!(%error, claims = batch.claims.len(), "a renewal failed and is tried again");
         }
-        for tenure in revoked {
-            self.abandon_lost(tenure);
+        for hold in revoked {
+            self.abandon_lost(hold);
         }
     }
 
-    fn abandon_lost(&self, tenure: Arc<Tenure>) {
-        if let Phase::Lost(loss) = tenure.phase() {
-            tracing::warn!(name = %tenure.claim.name, fence = tenure.fence(), %loss, "a lock is lost");
+    fn abandon_lost(&self, hold: Arc<Hold>) {
+        if let Phase::Lost(loss) = hold.phase() {
+            tracing::warn!(name = %hold.claim.name, fencing_token = hold.fencing_token(), %loss, "a lock is lost");
         }
-        (self.abandon)(tenure);
+        (self.abandon)(hold);
     }
 }
 
-impl std::fmt::Debug for Keeper {
+impl std::fmt::Debug for Renewer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Keeper").field("claims", &self.shared.state().kept.len()).finish_non_exhaustive()
+        f.debug_struct("Renewer").field("claims", &self.shared.state().tracked.len()).finish_non_exhaustive()
     }
 }

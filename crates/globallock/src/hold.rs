@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Claim, Grant, Standing};
+use crate::backend::{Claim, ClaimStatus, Grant};
 use crate::deadline::deadline;
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
@@ -55,7 +55,7 @@ pub(crate) enum Heard {
 
 /// A claim of ours and what is known of it.
 #[derive(Debug)]
-pub(crate) struct Tenure {
+pub(crate) struct Hold {
     pub(crate) claim: Arc<Claim>,
     state: Mutex<State>,
     told: Notify,
@@ -64,7 +64,7 @@ pub(crate) struct Tenure {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    fence: u64,
+    fencing_token: u64,
     /// When the lease counts as over, the margin taken off.
     lease_ends: Option<Instant>,
     /// When the longest hold counts as over, the margin taken off.
@@ -73,11 +73,16 @@ struct State {
     ask_again: bool,
 }
 
-impl Tenure {
+impl Hold {
     pub(crate) fn new(claim: Claim) -> Arc<Self> {
-        let state =
-            State { phase: Phase::Waiting, fence: 0, lease_ends: None, hold_ends: None, ask_again: false };
-        Arc::new(Tenure { claim: Arc::new(claim), state: Mutex::new(state), told: Notify::new() })
+        let state = State {
+            phase: Phase::Waiting,
+            fencing_token: 0,
+            lease_ends: None,
+            hold_ends: None,
+            ask_again: false,
+        };
+        Arc::new(Hold { claim: Arc::new(claim), state: Mutex::new(state), told: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,7 +99,7 @@ impl Tenure {
         let mut state = self.state();
         let first = match state.phase {
             Phase::Waiting => true,
-            Phase::Held if grant.fence == state.fence => false,
+            Phase::Held if grant.fencing_token == state.fencing_token => false,
             _ => return false,
         };
         let hold_ends = match state.hold_ends {
@@ -112,7 +117,7 @@ impl Tenure {
             return false;
         }
         state.phase = Phase::Held;
-        state.fence = grant.fence;
+        state.fencing_token = grant.fencing_token;
         state.lease_ends = if first { lease_ends } else { state.lease_ends.max(lease_ends) };
         state.hold_ends = hold_ends;
         drop(state);
@@ -134,30 +139,30 @@ impl Tenure {
     /// | waiting, gone | yes | yes | lost |
     /// | gone | – | no | dropped: the owner asks again |
     /// | waiting | – | no | as known |
-    pub(crate) fn hear(&self, answer: Standing, was_held: bool, now: Instant) -> Heard {
-        let (phase, fence) = {
+    pub(crate) fn hear(&self, answer: ClaimStatus, was_held: bool, now: Instant) -> Heard {
+        let (phase, fencing_token) = {
             let state = self.state();
-            (state.phase, state.fence)
+            (state.phase, state.fencing_token)
         };
         let is_held = phase == Phase::Held;
         match answer {
-            Standing::Held(grant) if is_held && grant.fence > fence => self.is_lost(now),
-            Standing::Held(grant) if is_held && grant.fence < fence => Heard::Old,
-            Standing::Held(grant) => {
+            ClaimStatus::Held(grant) if is_held && grant.fencing_token > fencing_token => self.is_lost(now),
+            ClaimStatus::Held(grant) if is_held && grant.fencing_token < fencing_token => Heard::Old,
+            ClaimStatus::Held(grant) => {
                 // An answer that took longer than the lease confirms nothing; the next one will.
                 if !self.confirm(grant, now) {
-                    self.nudge();
+                    self.recheck();
                 }
                 Heard::Noted
             }
-            Standing::Waiting | Standing::Gone if is_held && !was_held => Heard::Old,
+            ClaimStatus::Waiting | ClaimStatus::Gone if is_held && !was_held => Heard::Old,
             // The store has given the claim away, or (a store that lost its data) queued it again: not ours.
-            Standing::Waiting | Standing::Gone if is_held => self.is_lost(now),
-            Standing::Gone => {
-                self.nudge();
+            ClaimStatus::Waiting | ClaimStatus::Gone if is_held => self.is_lost(now),
+            ClaimStatus::Gone => {
+                self.recheck();
                 Heard::Noted
             }
-            Standing::Waiting => Heard::Noted,
+            ClaimStatus::Waiting => Heard::Noted,
         }
     }
 
@@ -168,7 +173,7 @@ impl Tenure {
     }
 
     /// Tells the waiting owner to ask the store where it stands.
-    pub(crate) fn nudge(&self) {
+    pub(crate) fn recheck(&self) {
         let mut state = self.state();
         if state.phase == Phase::Waiting {
             state.ask_again = true;
@@ -232,8 +237,8 @@ impl Tenure {
         self.state().phase
     }
 
-    pub(crate) fn fence(&self) -> u64 {
-        self.state().fence
+    pub(crate) fn fencing_token(&self) -> u64 {
+        self.state().fencing_token
     }
 
     /// When a held claim counts as lost unless it is renewed, if ever.
@@ -296,7 +301,7 @@ impl Tenure {
 
     /// Waits until a held claim is lost, or released (`None`).
     ///
-    /// Keeps its own timer at the deadline, so that it does not depend on the keeper.
+    /// Keeps its own timer at the deadline, so that it does not depend on the renewer.
     ///
     /// # Cancel safety
     /// Nothing is lost.
@@ -321,48 +326,48 @@ impl Tenure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{ClaimId, Patience};
+    use crate::backend::{ClaimId, WaitMode};
     use crate::name::Name;
-    use crate::queue::Share;
+    use crate::queue::Permits;
 
     const LEASE: Duration = Duration::from_secs(10);
 
-    fn waiting() -> Arc<Tenure> {
+    fn waiting() -> Arc<Hold> {
         waiting_for(None)
     }
 
-    fn waiting_for(max_hold: Option<Duration>) -> Arc<Tenure> {
-        Tenure::new(Claim {
+    fn waiting_for(max_hold: Option<Duration>) -> Arc<Hold> {
+        Hold::new(Claim {
             id: ClaimId::new(1, 1),
             name: Name::new("a").unwrap(),
-            share: Share { weight: 1, capacity: 1 },
-            patience: Patience::Queue,
+            permits: Permits { count: 1, capacity: 1 },
+            wait_mode: WaitMode::Wait,
             lease: LEASE,
             max_hold,
             owner: "".into(),
         })
     }
 
-    fn held(fence: u64) -> Standing {
-        Standing::Held(Grant { fence, expires: Some(now() + LEASE), hold_ends: None })
+    fn held(fencing_token: u64) -> ClaimStatus {
+        ClaimStatus::Held(Grant { fencing_token, expires: Some(now() + LEASE), hold_ends: None })
     }
 
-    fn holding(fence: u64) -> Arc<Tenure> {
-        let tenure = waiting();
-        assert_eq!(tenure.hear(held(fence), false, now()), Heard::Noted);
-        assert_eq!(tenure.phase(), Phase::Held);
-        tenure
+    fn holding(fencing_token: u64) -> Arc<Hold> {
+        let hold = waiting();
+        assert_eq!(hold.hear(held(fencing_token), false, now()), Heard::Noted);
+        assert_eq!(hold.phase(), Phase::Held);
+        hold
     }
 
     #[test]
     fn an_answer_to_a_question_from_before_the_grant_says_nothing_of_it() {
-        for answer in [Standing::Waiting, Standing::Gone] {
-            let tenure = holding(7);
-            assert_eq!(tenure.hear(answer, false, now()), Heard::Old);
-            assert!(tenure.is_held());
-            assert_eq!(tenure.hear(answer, true, now()), Heard::Lost);
-            assert_eq!(tenure.phase(), Phase::Lost(Loss::Revoked));
-            assert_eq!(tenure.hear(answer, true, now()), Heard::Noted, "a loss is told once");
+        for answer in [ClaimStatus::Waiting, ClaimStatus::Gone] {
+            let hold = holding(7);
+            assert_eq!(hold.hear(answer, false, now()), Heard::Old);
+            assert!(hold.is_held());
+            assert_eq!(hold.hear(answer, true, now()), Heard::Lost);
+            assert_eq!(hold.phase(), Phase::Lost(Loss::Revoked));
+            assert_eq!(hold.hear(answer, true, now()), Heard::Noted, "a loss is told once");
         }
     }
 
@@ -370,71 +375,71 @@ mod tests {
     fn a_claim_that_is_gone_at_the_end_of_its_time_was_lost_for_that_reason() {
         let ends = now() + LEASE / 2;
         for (hold_ends, loss) in [(Some(ends), Loss::MaxHold), (None, Loss::Expired)] {
-            let tenure = waiting_for(hold_ends.map(|_| LEASE / 2));
-            let grant = Grant { fence: 7, expires: Some(ends), hold_ends };
-            assert_eq!(tenure.hear(Standing::Held(grant), false, now()), Heard::Noted);
-            assert_eq!(tenure.hear(Standing::Gone, true, ends), Heard::Lost);
-            assert_eq!(tenure.phase(), Phase::Lost(loss));
+            let hold = waiting_for(hold_ends.map(|_| LEASE / 2));
+            let grant = Grant { fencing_token: 7, expires: Some(ends), hold_ends };
+            assert_eq!(hold.hear(ClaimStatus::Held(grant), false, now()), Heard::Noted);
+            assert_eq!(hold.hear(ClaimStatus::Gone, true, ends), Heard::Lost);
+            assert_eq!(hold.phase(), Phase::Lost(loss));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_is_not_held_at_the_very_end_of_its_time() {
         for (longest, ends) in [(None, LEASE), (Some(LEASE / 2), LEASE / 2)] {
-            let tenure = waiting_for(longest);
+            let hold = waiting_for(longest);
             let hold_ends = longest.map(|longest| now() + longest);
-            let grant = Grant { fence: 7, expires: Some(now() + LEASE), hold_ends };
-            assert_eq!(tenure.hear(Standing::Held(grant), false, now()), Heard::Noted);
+            let grant = Grant { fencing_token: 7, expires: Some(now() + LEASE), hold_ends };
+            assert_eq!(hold.hear(ClaimStatus::Held(grant), false, now()), Heard::Noted);
             let end = {
-                let state = tenure.state();
+                let state = hold.state();
                 state.lease_ends.into_iter().chain(state.hold_ends).min().unwrap()
             };
             assert!(end <= now() + ends);
             tokio::time::advance(end - now() - Duration::from_nanos(1)).await;
-            assert!(tenure.is_held());
+            assert!(hold.is_held());
             tokio::time::advance(Duration::from_nanos(1)).await;
             assert_eq!(now(), end);
-            assert!(!tenure.is_held(), "somebody else may hold it from now on");
+            assert!(!hold.is_held(), "somebody else may hold it from now on");
         }
     }
 
     #[test]
     fn the_answer_about_an_earlier_grant_changes_nothing() {
-        let tenure = holding(7);
-        let ends = tenure.ends();
-        assert_eq!(tenure.hear(held(6), true, now() + Duration::from_secs(1)), Heard::Old);
-        assert_eq!((tenure.fence(), tenure.ends()), (7, ends));
-        assert!(!tenure.confirm(Grant { fence: 6, expires: None, hold_ends: None }, now()));
-        assert_eq!((tenure.fence(), tenure.ends()), (7, ends));
+        let hold = holding(7);
+        let ends = hold.ends();
+        assert_eq!(hold.hear(held(6), true, now() + Duration::from_secs(1)), Heard::Old);
+        assert_eq!((hold.fencing_token(), hold.ends()), (7, ends));
+        assert!(!hold.confirm(Grant { fencing_token: 6, expires: None, hold_ends: None }, now()));
+        assert_eq!((hold.fencing_token(), hold.ends()), (7, ends));
     }
 
     #[test]
     fn a_claim_that_was_granted_again_behind_its_owners_back_was_lost_in_between() {
-        let tenure = holding(7);
-        assert_eq!(tenure.hear(held(8), true, now()), Heard::Lost);
-        assert_eq!((tenure.fence(), tenure.phase()), (7, Phase::Lost(Loss::Revoked)));
+        let hold = holding(7);
+        assert_eq!(hold.hear(held(8), true, now()), Heard::Lost);
+        assert_eq!((hold.fencing_token(), hold.phase()), (7, Phase::Lost(Loss::Revoked)));
     }
 
     #[test]
     fn a_renewal_is_confirmed_by_an_answer_about_the_same_grant() {
-        let tenure = holding(7);
-        let later = Grant { fence: 7, expires: Some(now() + LEASE * 2), hold_ends: None };
-        let ends = tenure.ends();
-        assert_eq!(tenure.hear(Standing::Held(later), true, now()), Heard::Noted);
-        assert!(tenure.ends() > ends);
+        let hold = holding(7);
+        let later = Grant { fencing_token: 7, expires: Some(now() + LEASE * 2), hold_ends: None };
+        let ends = hold.ends();
+        assert_eq!(hold.hear(ClaimStatus::Held(later), true, now()), Heard::Noted);
+        assert!(hold.ends() > ends);
     }
 
     #[tokio::test]
     async fn a_waiting_claim_that_is_gone_has_its_owner_ask_again() {
-        for answer in [Standing::Gone, held(7)] {
-            let tenure = waiting();
+        for answer in [ClaimStatus::Gone, held(7)] {
+            let hold = waiting();
             // The grant is so old that nothing is left of it.
-            assert_eq!(tenure.hear(answer, false, now() + LEASE), Heard::Noted);
-            assert_eq!(tenure.phase(), Phase::Waiting);
-            assert!(!tenure.granted().await);
+            assert_eq!(hold.hear(answer, false, now() + LEASE), Heard::Noted);
+            assert_eq!(hold.phase(), Phase::Waiting);
+            assert!(!hold.granted().await);
         }
-        let tenure = waiting();
-        assert_eq!(tenure.hear(Standing::Waiting, false, now()), Heard::Noted);
-        assert!(futures_util::FutureExt::now_or_never(tenure.granted()).is_none());
+        let hold = waiting();
+        assert_eq!(hold.hear(ClaimStatus::Waiting, false, now()), Heard::Noted);
+        assert!(futures_util::FutureExt::now_or_never(hold.granted()).is_none());
     }
 }

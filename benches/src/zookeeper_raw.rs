@@ -15,7 +15,7 @@ pub(crate) async fn writes_per_second(port: u16, together: usize, run: Duration)
     stream.write_all(&frame(&greeting)).await.expect("the server reads");
     answer(&mut stream).await;
     // A node of no parents: create with everybody's rights, or find it there.
-    let acl = [&1_i32.to_be_bytes()[..], &31_i32.to_be_bytes(), &text("world"), &text("anyone")].concat();
+    let acl = [&1_i32.to_be_bytes()[..], &31_i32.to_be_bytes(), &text("context"), &text("anyone")].concat();
     let create = [&text("/bench-raw")[..], &text("value"), &acl, &0_i32.to_be_bytes()].concat();
     stream.write_all(&request(1, &create)).await.expect("the server reads");
     answer(&mut stream).await;

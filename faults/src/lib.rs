@@ -4,10 +4,10 @@
 //!
 //! `README.md` beside this crate says who writes what, and how a run is repeated.
 
-pub mod broken;
 pub mod check;
 pub mod history;
 pub mod log;
+pub mod mutants;
 pub mod owner;
 pub mod registers;
 pub mod run;

@@ -63,7 +63,7 @@ pub(crate) struct Store {
 
 /// How much is said on standard error.
 #[derive(Args, Debug)]
-pub(crate) struct Talk {
+pub(crate) struct Verbosity {
     /// Say nothing but what went wrong.
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
@@ -119,7 +119,7 @@ pub(crate) struct Run {
     pub(crate) label: Option<String>,
 
     #[command(flatten)]
-    pub(crate) talk: Talk,
+    pub(crate) verbosity: Verbosity,
 
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -127,7 +127,8 @@ pub(crate) struct Run {
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    globallock::duration::parse(text).ok_or_else(|| "write a time such as 250ms, 30s, 5m or 2h".to_owned())
+    globallock::internals::duration::parse(text)
+        .ok_or_else(|| "write a time such as 250ms, 30s, 5m or 2h".to_owned())
 }
 
 fn permits(text: &str) -> Result<(u32, u32), String> {

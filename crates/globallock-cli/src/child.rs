@@ -19,7 +19,7 @@ pub(crate) struct Child {
 
 /// What became of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Became {
+pub(crate) enum State {
     /// It has ended.
     Ended(ExitStatus),
     /// It was stopped, as by Ctrl-Z.
@@ -64,13 +64,13 @@ impl Child {
     }
 
     /// Looks what became of the command; it is asked after every signal about children.
-    pub(crate) fn look(&self) -> std::io::Result<Became> {
+    pub(crate) fn look(&self) -> std::io::Result<State> {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         Ok(match waitpid(self.id, Some(flags))? {
-            WaitStatus::Exited(_, code) => Became::Ended(ExitStatus::from_raw(code << 8)),
-            WaitStatus::Signaled(_, signal, _) => Became::Ended(ExitStatus::from_raw(signal as i32)),
-            WaitStatus::Stopped(..) => Became::Stopped,
-            _ => Became::Same,
+            WaitStatus::Exited(_, code) => State::Ended(ExitStatus::from_raw(code << 8)),
+            WaitStatus::Signaled(_, signal, _) => State::Ended(ExitStatus::from_raw(signal as i32)),
+            WaitStatus::Stopped(..) => State::Stopped,
+            _ => State::Same,
         })
     }
 

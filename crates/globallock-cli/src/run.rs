@@ -6,16 +6,16 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use globallock::address::Address;
+use globallock::internals::Address;
 use globallock::{Entry, Guard, Lock, LockManager, Loss, ManagerOptions, Options, Release};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::arguments::{Run, Store};
-use crate::child::{Became, Child};
+use crate::child::{Child, State};
 use crate::exit::{self, Failure};
-use crate::signals::{Heard, Signals};
+use crate::signals::{Event, Signals};
 
 /// How long the wait is before it is told.
 const TELL_AFTER: Duration = Duration::from_millis(300);
@@ -24,7 +24,7 @@ const LAST_WAIT: Duration = Duration::from_secs(3);
 
 /// Runs the command under the lock. `url_is_argument` says that everybody can read the address.
 pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
-    let level = match (arguments.talk.quiet, arguments.talk.verbose) {
+    let level = match (arguments.verbosity.quiet, arguments.verbosity.verbose) {
         (true, _) => LevelFilter::ERROR,
         (_, true) => LevelFilter::DEBUG,
         (false, false) => LevelFilter::WARN,
@@ -43,7 +43,7 @@ pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
     match ended {
         Ok(status) => exit::code(status),
         Err(failure) => {
-            let silent = arguments.talk.quiet && matches!(failure, Failure::Taken(_));
+            let silent = arguments.verbosity.quiet && matches!(failure, Failure::Taken(_));
             if let Some(message) = failure.message().filter(|_| !silent) {
                 tell!("globallock: {message}");
             }
@@ -59,7 +59,7 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
     }
     let url = url(&arguments.store)?;
     let has_password = Address::parse(&url).is_ok_and(|address| address.password.is_some());
-    if url_is_argument && has_password && !arguments.talk.quiet {
+    if url_is_argument && has_password && !arguments.verbosity.quiet {
         tell!(
             "globallock: others can read the password in the list of processes; put the address into GLOBALLOCK_URL \
              or a file for --url-file"
@@ -123,7 +123,8 @@ async fn acquire(
     let asked =
         async { if arguments.no_wait { lock.try_acquire().await } else { lock.acquire().await.map(Some) } };
     let mut asked = std::pin::pin!(asked);
-    let tells = arguments.talk.verbose || (std::io::stderr().is_terminal() && !arguments.talk.quiet);
+    let tells =
+        arguments.verbosity.verbose || (std::io::stderr().is_terminal() && !arguments.verbosity.quiet);
     let mut told = !tells;
     let answer = loop {
         tokio::select! {
@@ -172,7 +173,7 @@ fn described(queue: &[Entry]) -> String {
 
 /// Runs the command, and ends it when the lock is lost.
 async fn hold(guard: Guard, arguments: &Run, signals: &mut Signals) -> Result<u8, Failure> {
-    if arguments.talk.verbose {
+    if arguments.verbosity.verbose {
         tell!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
     }
     let variables = [
@@ -227,11 +228,11 @@ async fn watch(
                 child.send(Signal::SIGKILL);
             }
             heard = signals.next() => match heard {
-                Heard::Signal(signal) => child.pass_on(signal),
-                Heard::Child => match child.look()? {
-                    Became::Ended(status) => return Ok((status, lost)),
-                    Became::Stopped => child.stop_along(),
-                    Became::Same => {}
+                Event::Signal(signal) => child.pass_on(signal),
+                Event::Child => match child.look()? {
+                    State::Ended(status) => return Ok((status, lost)),
+                    State::Stopped => child.stop_along(),
+                    State::Same => {}
                 },
             },
         }
@@ -243,7 +244,7 @@ async fn release(guard: Guard, arguments: &Run) -> bool {
     let name = guard.name().clone();
     let was_held = guard.is_held();
     match guard.release().await {
-        Ok(Release::Released) if arguments.talk.verbose => tell!("globallock: {name} is released"),
+        Ok(Release::Released) if arguments.verbosity.verbose => tell!("globallock: {name} is released"),
         Ok(Release::Released) => {}
         Ok(Release::NotHeld) => {
             if was_held {

@@ -25,7 +25,7 @@ pub(crate) struct Signals {
 
 /// What was heard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub(crate) enum Event {
     /// To be passed on.
     Signal(Signal),
     /// The command has ended, stopped or gone on.
@@ -44,14 +44,14 @@ impl Signals {
     }
 
     /// Waits for the next.
-    pub(crate) async fn next(&mut self) -> Heard {
+    pub(crate) async fn next(&mut self) -> Event {
         poll_fn(|context| {
             if self.child.poll_recv(context).is_ready() {
-                return Poll::Ready(Heard::Child);
+                return Poll::Ready(Event::Child);
             }
             for (signal, listener) in &mut self.listeners {
                 if listener.poll_recv(context).is_ready() {
-                    return Poll::Ready(Heard::Signal(*signal));
+                    return Poll::Ready(Event::Signal(*signal));
                 }
             }
             Poll::Pending
@@ -63,8 +63,8 @@ impl Signals {
     pub(crate) async fn end(&mut self) -> Signal {
         loop {
             match self.next().await {
-                Heard::Signal(signal) if PASSED[..4].contains(&signal) => return signal,
-                Heard::Signal(_) | Heard::Child => {}
+                Event::Signal(signal) if PASSED[..4].contains(&signal) => return signal,
+                Event::Signal(_) | Event::Child => {}
             }
         }
     }

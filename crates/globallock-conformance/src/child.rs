@@ -3,13 +3,13 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use globallock::duration;
+use globallock::internals::duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::world::World;
+use crate::context::Context;
 
 /// What an owner process tells, one JSON line each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,18 +36,18 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Starts a process that asks for the lock of this world.
+    /// Starts a process that asks for the lock of this context.
     ///
     /// # Panics
     /// When it cannot be started.
     #[must_use]
-    pub fn start(world: &World, kind: &str, max_hold: Option<Duration>) -> Self {
-        let subject = world.subject();
+    pub fn start(context: &Context, kind: &str, max_hold: Option<Duration>) -> Self {
+        let subject = context.subject();
         let program = subject.child.as_ref().expect("the runner knows the owner's program");
         let url = subject.url.as_ref().expect("the store has an address");
         let lease = subject.lease.as_millis();
         let mut command = Command::new(program);
-        command.args([url, world.name(), kind, &format!("{lease}ms")]);
+        command.args([url, context.name(), kind, &format!("{lease}ms")]);
         command.args(max_hold.map(|hold| format!("{}ms", hold.as_millis())));
         let mut child = command
             .stdin(Stdio::piped())
@@ -105,7 +105,7 @@ impl Owner {
     pub async fn stop(&self) {
         self.signal(Signal::STOP);
         let stat = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
-        crate::world::eventually("the owner is stopped", async || {
+        crate::context::eventually("the owner is stopped", async || {
             // One that has ended meanwhile does nothing any more either.
             std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T ") || text.contains(") Z "))
         })
@@ -151,7 +151,7 @@ pub async fn run(arguments: &[String]) {
     let options = globallock::ManagerOptions { locks: options, label: Some("child".to_owned()) };
     let acquired = async {
         let manager = globallock::LockManager::connect_with(&arguments[0], options).await?;
-        let lock = crate::world::lock_of(&manager, &arguments[1], &arguments[2])?;
+        let lock = crate::context::lock_of(&manager, &arguments[1], &arguments[2])?;
         tell(&Told::Asking);
         lock.acquire().await
     };
@@ -188,7 +188,7 @@ pub async fn run(arguments: &[String]) {
 pub async fn take_turns(arguments: &[String]) {
     let seconds = duration::parse(&format!("{}s", arguments[3])).expect("a span of time");
     let manager = globallock::LockManager::connect(&arguments[0]).await.expect("the store answers");
-    let lock = crate::world::lock_of(&manager, &arguments[1], &arguments[2]).expect("a good name");
+    let lock = crate::context::lock_of(&manager, &arguments[1], &arguments[2]).expect("a good name");
     let file = &arguments[4];
     let (mut turns, mut overlaps) = (0_u64, 0_u64);
     let until = std::time::Instant::now() + seconds;

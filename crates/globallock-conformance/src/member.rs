@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
-use globallock::{Guard, LockManager, ManagerOptions, Options, Release, duration};
+use globallock::{Guard, LockManager, ManagerOptions, Options, Release, internals::duration};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};

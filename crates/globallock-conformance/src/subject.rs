@@ -12,13 +12,13 @@ use globallock::{Name, Result};
 /// Opens one more connection to the store, as another process would.
 pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Backend>>> + Send + Sync>;
 /// Does something to a name behind the owners' backs.
-pub type Meddle = Arc<dyn Fn(Name) -> BoxFuture<'static, ()> + Send + Sync>;
+pub type Sabotage = Arc<dyn Fn(Name) -> BoxFuture<'static, ()> + Send + Sync>;
 /// Lists what the store holds for a name, but for what expires by itself.
 pub type Residue = Arc<dyn Fn(Name) -> BoxFuture<'static, Vec<String>> + Send + Sync>;
 
 /// A store under test.
 #[derive(Clone)]
-pub struct Subject {
+pub struct StoreUnderTest {
     /// What the cases' names begin with.
     pub kind: String,
     /// Opens one more connection.
@@ -30,19 +30,19 @@ pub struct Subject {
     /// The owner's program; cases that need one are left out without it.
     pub child: Option<PathBuf>,
     /// Takes all claims of a name away; the case that needs it is left out without it.
-    pub lose: Option<Meddle>,
+    pub lose: Option<Sabotage>,
     /// What stays of a name; the cases that need it are left out without it.
     pub residue: Option<Residue>,
 }
 
-impl Subject {
+impl StoreUnderTest {
     /// Describes a store by how connections to it are opened, one backend each.
     pub fn new<F, O>(kind: impl Into<String>, open: F) -> Self
     where
         F: Fn() -> O + Send + Sync + 'static,
         O: Future<Output = Result<Arc<dyn Backend>>> + Send + 'static,
     {
-        Subject {
+        StoreUnderTest {
             kind: kind.into(),
             open: Arc::new(move || Box::pin(open())),
             lease: Duration::from_secs(1),
@@ -61,7 +61,7 @@ impl Subject {
             let url = address.clone();
             async move { globallock::connect_backend(&url).await }
         };
-        Subject { url: Some(url.to_owned()), child, ..Subject::new(kind, open) }
+        StoreUnderTest { url: Some(url.to_owned()), child, ..StoreUnderTest::new(kind, open) }
     }
 
     /// Says how all claims of a name are taken away behind their owners' backs.
@@ -71,7 +71,7 @@ impl Subject {
         F: Fn(Name) -> O + Send + Sync + 'static,
         O: Future<Output = ()> + Send + 'static,
     {
-        Subject { lose: Some(Arc::new(move |name| Box::pin(lose(name)))), ..self }
+        StoreUnderTest { lose: Some(Arc::new(move |name| Box::pin(lose(name)))), ..self }
     }
 
     /// Says how to list what the store holds for a name, but for what expires by itself.
@@ -81,12 +81,12 @@ impl Subject {
         F: Fn(Name) -> O + Send + Sync + 'static,
         O: Future<Output = Vec<String>> + Send + 'static,
     {
-        Subject { residue: Some(Arc::new(move |name| Box::pin(residue(name)))), ..self }
+        StoreUnderTest { residue: Some(Arc::new(move |name| Box::pin(residue(name)))), ..self }
     }
 }
 
-impl fmt::Debug for Subject {
+impl fmt::Debug for StoreUnderTest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subject").field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("StoreUnderTest").field("kind", &self.kind).finish_non_exhaustive()
     }
 }

@@ -7,13 +7,13 @@ use futures_util::StreamExt;
 use globallock::{Backend, LockManager, ManagerOptions, Memory, Name};
 use globallock_conformance::cases::{Trial, trials};
 use globallock_conformance::faulty::Faulty;
+use globallock_conformance::fixtures::patient;
 use globallock_conformance::pauses::busy;
-use globallock_conformance::scene::patient;
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::server::zookeeper::{self, ZooKeeper};
-use globallock_conformance::subject::Subject;
+use globallock_conformance::subject::StoreUnderTest;
 use libtest_mimic::{Arguments, Failed};
 
 fn main() {
@@ -106,10 +106,10 @@ fn child() -> Option<PathBuf> {
     Some(PathBuf::from(env!("CARGO_BIN_EXE_globallock-child")))
 }
 
-fn memory() -> Subject {
+fn memory() -> StoreUnderTest {
     let store = Memory::new();
     let (opened, residue) = (Arc::clone(&store), Arc::clone(&store));
-    Subject::new("memory", move || {
+    StoreUnderTest::new("memory", move || {
         let store = Arc::clone(&opened) as Arc<dyn Backend>;
         async move { Ok(store) }
     })
@@ -118,19 +118,19 @@ fn memory() -> Subject {
 }
 
 /// The wrapper that can fail, with nothing set to fail, must change nothing.
-fn transparent() -> Subject {
+fn transparent() -> StoreUnderTest {
     let store = Memory::new();
-    Subject::new("faulty", move || {
+    StoreUnderTest::new("faulty", move || {
         let store = Faulty::new(Arc::clone(&store) as Arc<dyn Backend>) as Arc<dyn Backend>;
         async move { Ok(store) }
     })
 }
 
-fn file(directory: PathBuf) -> Subject {
+fn file(directory: PathBuf) -> StoreUnderTest {
     let url = format!("file://{}", directory.display());
     // What a lock's directory is called is the store's own affair: those of one name are found by listing it alone.
     let (losing, leaving) = (directory.clone(), directory);
-    Subject::at("file", &url, child())
+    StoreUnderTest::at("file", &url, child())
         .losing(move |name| {
             let directory = losing.join(name.as_str());
             async move {
@@ -145,9 +145,9 @@ fn file(directory: PathBuf) -> Subject {
         })
 }
 
-fn on_redis(server: &Redis) -> Subject {
+fn on_redis(server: &Redis) -> StoreUnderTest {
     let (losing, leaving) = (server.port(), server.port());
-    Subject::at("redis", &patient(&server.url()), child())
+    StoreUnderTest::at("redis", &patient(&server.url()), child())
         .losing(move |name| async move {
             let keys = redis_keys(losing, name.as_str());
             let mut delete = vec!["DEL"];
@@ -163,12 +163,12 @@ fn on_redis(server: &Redis) -> Subject {
         })
 }
 
-fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> Subject {
+fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> StoreUnderTest {
     let (losing, leaving) = (cluster.endpoints(), cluster.endpoints());
     let root = if options.is_empty() { "/locks/_glocks" } else { "/locks/interop" };
     // Below the name, and what is called as the name itself.
     let range = move |name: &Name| format!("{root}/{}", name.as_str());
-    let subject = Subject::at(kind, &patient(&format!("{}{options}", cluster.url())), child())
+    let subject = StoreUnderTest::at(kind, &patient(&format!("{}{options}", cluster.url())), child())
         .losing(move |name| {
             let mut delete = etcd::ctl(&losing);
             delete.args(["del", "--prefix", &range(&name)]);
@@ -184,14 +184,14 @@ fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> Subject {
             }
         });
     // Whole seconds, and an election on top.
-    Subject { lease: std::time::Duration::from_secs(2), ..subject }
+    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..subject }
 }
 
-fn on_zookeeper(ensemble: &ZooKeeper, kind: &str, options: &str) -> Subject {
+fn on_zookeeper(ensemble: &ZooKeeper, kind: &str, options: &str) -> StoreUnderTest {
     let url = patient(&format!("{}{options}", ensemble.url()));
     let root = if options.is_empty() { "/_glocks" } else { "/curator" };
     let (losing, leaving) = (ensemble.hosts(), ensemble.hosts());
-    let subject = Subject::at(kind, &url, child())
+    let subject = StoreUnderTest::at(kind, &url, child())
         .losing(move |name| {
             zookeeper::delete_children(&losing, &format!("{root}/{}", name.as_str()));
             async {}
@@ -201,7 +201,7 @@ fn on_zookeeper(ensemble: &ZooKeeper, kind: &str, options: &str) -> Subject {
             let left = zookeeper::children(&leaving, &format!("{root}/{}", name.as_str()));
             async move { left }
         });
-    Subject { lease: std::time::Duration::from_secs(2), ..subject }
+    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..subject }
 }
 
 fn is_counter(key: &str) -> bool {

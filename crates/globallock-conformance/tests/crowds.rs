@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use globallock_conformance::crowd::crowd;
+use globallock_conformance::fixtures::patient;
 use globallock_conformance::pauses::busy;
-use globallock_conformance::scene::patient;
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 use globallock_conformance::server::redis::Redis;

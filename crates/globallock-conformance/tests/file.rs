@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
 use globallock::{LockManager, Loss, ManagerOptions, Options};
+use globallock_conformance::context::{LIMIT, eventually};
 use globallock_conformance::fleet::Fleet;
 use globallock_conformance::golden::{claims, compare, fill, masked};
-use globallock_conformance::world::{LIMIT, eventually};
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 

@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_store_that_cannot_know_of_losses_is_never_disturbed() {
-        let store = crate::memory::Memory::new();
+        let store = crate::stores::memory::Memory::new();
         assert!(store.session_lost_hint().now_or_never().is_none());
     }
 }

@@ -25,51 +25,46 @@
 //! can grant the lock anew. What each store promises, costs, and how it fails is in the project's `docs/`.
 
 mod acquire;
-pub mod address;
 pub mod backend;
 pub mod blocking;
-mod connect;
-pub mod deadline;
-pub mod duration;
+mod deadline;
 mod error;
-#[cfg(feature = "etcd")]
-pub mod etcd;
-#[cfg(all(feature = "file", target_os = "linux"))]
-pub mod file;
 mod guard;
 mod hold;
 mod locks;
 mod manager;
-mod memory;
 mod name;
-#[cfg(any(feature = "etcd", feature = "zookeeper"))]
-mod news;
 mod options;
 mod owner;
 pub mod queue;
-#[cfg(feature = "redis")]
-pub mod redis;
 mod renewer;
 #[cfg(all(test, globallock_schedules))]
 mod schedules;
+mod stores;
 mod sync;
 #[cfg(all(test, not(globallock_schedules)))]
 mod trials;
 mod turns;
-#[cfg(feature = "zookeeper")]
-pub mod zookeeper;
 
 pub use backend::{Backend, Entry, Release};
-pub use connect::connect_backend;
 pub use error::{Error, Result, Source};
 pub use guard::Guard;
 pub use hold::Loss;
 pub use locks::{GuardSet, Lock, RwLock, Semaphore};
 pub use manager::LockManager;
-pub use memory::Memory;
 pub use name::{MAX_NAME_BYTES, Name};
 pub use options::{MAX_DURATION, MIN_LEASE, ManagerOptions, Options};
 pub use owner::Owner;
+pub use stores::connect_backend;
+pub use stores::memory::Memory;
+
+/// What this project's other crates share with the library, and nobody else should depend on.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::deadline::{deadline, margin};
+    pub use crate::stores::address::Address;
+    pub use crate::stores::duration;
+}
 
 /// The examples of the README are run as tests.
 #[cfg(doctest)]

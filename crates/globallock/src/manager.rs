@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 
 use crate::backend::{Backend, Claim, ClaimId, Entry, WaitMode};
-use crate::connect::connect_backend;
 use crate::error::{Error, Result};
 use crate::hold::Hold;
 use crate::locks::{GuardSet, Lock, RwLock, Semaphore};
@@ -17,6 +16,7 @@ use crate::options::{ManagerOptions, Options};
 use crate::owner::Owner;
 use crate::queue::{MAX_CAPACITY, Permits};
 use crate::renewer::Renewer;
+use crate::stores::connect_backend;
 use crate::sync::{Handle, now, sleep_until, watch};
 use crate::turns::Turns;
 

@@ -6,7 +6,7 @@
 //! do anything: an owner that is dead or stopped is one that does not, and a message that is lost is one that does
 //! not arrive. What is decided is decided by the functions that the product itself uses:
 //! [`admit`](globallock::queue::admit) and [`blockers`](globallock::queue::blockers) over the queue, and
-//! [`deadline`](globallock::deadline::deadline) for what an owner believes.
+//! [`deadline`](globallock::internals::deadline) for what an owner believes.
 
 mod owner;
 mod promises;

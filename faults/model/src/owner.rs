@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use globallock::deadline::{deadline, margin};
+use globallock::internals::{deadline, margin};
 use globallock::queue::admit;
 
 use super::state::{Ahead, Asked, FORGOTTEN, Held, Message, NOWHERE, Phase, State};

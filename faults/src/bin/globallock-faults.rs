@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Parser, Subcommand};
 use futures_util::FutureExt;
-use globallock::duration;
+use globallock::internals::duration;
 use globallock_faults::check::{History, Pass, Report, check};
 use globallock_faults::model::{Protocol, sound};
 use globallock_faults::run::{Orders, STORES, all, enter, has_links, interrupted, run, shares};

@@ -8,7 +8,7 @@ use globallock::backend::{Backend, Claim, ClaimStatus, Grant, Release, WaitMode}
 use globallock::queue::{MAX_CAPACITY, Permits};
 
 use super::{Case, Need, case};
-use crate::world::World;
+use crate::context::Context;
 
 const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
@@ -34,12 +34,12 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn held(standing: ClaimStatus) -> bool {
-    matches!(standing, ClaimStatus::Held(_))
+fn held(status: ClaimStatus) -> bool {
+    matches!(status, ClaimStatus::Held(_))
 }
 
-fn granted(standing: ClaimStatus) -> Grant {
-    match standing {
+fn granted(status: ClaimStatus) -> Grant {
+    match status {
         ClaimStatus::Held(grant) => grant,
         other => panic!("{other:?}"),
     }
@@ -48,19 +48,19 @@ fn granted(standing: ClaimStatus) -> Grant {
 /// Waits until the claim stands otherwise than waiting.
 async fn settled(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
     loop {
-        let standing = match backend.wait_for_change(claim).await.unwrap() {
-            Some(standing) => standing,
+        let status = match backend.wait_for_change(claim).await.unwrap() {
+            Some(status) => status,
             None => backend.enqueue(claim).await.unwrap(),
         };
-        if standing != ClaimStatus::Waiting {
-            return standing;
+        if status != ClaimStatus::Waiting {
+            return status;
         }
     }
 }
 
-async fn joining_twice_is_joining_once(world: World) {
-    let backend = world.backend().await;
-    let claim = world.claim(1, MUTEX, WaitMode::Wait);
+async fn joining_twice_is_joining_once(context: Context) {
+    let backend = context.backend().await;
+    let claim = context.claim(1, MUTEX, WaitMode::Wait);
     assert!(held(backend.enqueue(&claim).await.unwrap()));
     assert!(held(backend.enqueue(&claim).await.unwrap()));
     assert_eq!(backend.inspect(&claim.name).await.unwrap().len(), 1);
@@ -68,9 +68,9 @@ async fn joining_twice_is_joining_once(world: World) {
     assert!(backend.inspect(&claim.name).await.unwrap().is_empty());
 }
 
-async fn joining_again_in_the_queue_keeps_the_place(world: World) {
-    let backend = world.backend().await;
-    let [holder, first, second] = [1, 2, 3].map(|number| world.claim(number, MUTEX, WaitMode::Wait));
+async fn joining_again_in_the_queue_keeps_the_place(context: Context) {
+    let backend = context.backend().await;
+    let [holder, first, second] = [1, 2, 3].map(|number| context.claim(number, MUTEX, WaitMode::Wait));
     assert!(held(backend.enqueue(&holder).await.unwrap()));
     for claim in [&first, &second, &first] {
         assert_eq!(backend.enqueue(claim).await.unwrap(), ClaimStatus::Waiting);
@@ -83,9 +83,9 @@ async fn joining_again_in_the_queue_keeps_the_place(world: World) {
     }
 }
 
-async fn leaving_twice_is_leaving_once(world: World) {
-    let backend = world.backend().await;
-    let [first, second] = [1, 2].map(|number| world.claim(number, MUTEX, WaitMode::Wait));
+async fn leaving_twice_is_leaving_once(context: Context) {
+    let backend = context.backend().await;
+    let [first, second] = [1, 2].map(|number| context.claim(number, MUTEX, WaitMode::Wait));
     backend.enqueue(&first).await.unwrap();
     assert_eq!(backend.release(&first).await.unwrap(), Release::Released);
     let fencing_token = granted(backend.enqueue(&second).await.unwrap()).fencing_token;
@@ -95,16 +95,16 @@ async fn leaving_twice_is_leaving_once(world: World) {
     backend.release(&second).await.unwrap();
 }
 
-async fn leaving_without_having_joined_is_no_error(world: World) {
-    let backend = world.backend().await;
-    let claim = world.claim(1, MUTEX, WaitMode::Wait);
+async fn leaving_without_having_joined_is_no_error(context: Context) {
+    let backend = context.backend().await;
+    let claim = context.claim(1, MUTEX, WaitMode::Wait);
     assert_eq!(backend.release(&claim).await.unwrap(), Release::NotHeld);
 }
 
-async fn who_does_not_wait_is_not_in_the_queue(world: World) {
-    let backend = world.backend().await;
-    let holder = world.claim(1, MUTEX, WaitMode::Try);
-    let refused = world.claim(2, MUTEX, WaitMode::Try);
+async fn who_does_not_wait_is_not_in_the_queue(context: Context) {
+    let backend = context.backend().await;
+    let holder = context.claim(1, MUTEX, WaitMode::Try);
+    let refused = context.claim(2, MUTEX, WaitMode::Try);
     assert!(held(backend.enqueue(&holder).await.unwrap()));
     assert_eq!(backend.enqueue(&refused).await.unwrap(), ClaimStatus::Gone);
     assert_eq!(backend.release(&refused).await.unwrap(), Release::NotHeld);
@@ -112,9 +112,9 @@ async fn who_does_not_wait_is_not_in_the_queue(world: World) {
     backend.release(&holder).await.unwrap();
 }
 
-async fn a_renewal_never_revives(world: World) {
-    let backend = world.backend().await;
-    let claim = Arc::new(world.claim(1, MUTEX, WaitMode::Wait));
+async fn a_renewal_never_revives(context: Context) {
+    let backend = context.backend().await;
+    let claim = Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
     let gone =
         |answers: Vec<globallock::Result<ClaimStatus>>| answers[0].as_ref().unwrap() == &ClaimStatus::Gone;
     assert!(gone(backend.renew(&[Arc::clone(&claim)]).await), "before it joined");
@@ -127,20 +127,20 @@ async fn a_renewal_never_revives(world: World) {
 /// How far the end of a longest hold may be from where it should, for stores that count milliseconds.
 const ROUNDING: Duration = Duration::from_millis(3);
 
-async fn a_grant_says_when_its_longest_hold_ends(world: World) {
-    let backend = world.backend().await;
+async fn a_grant_says_when_its_longest_hold_ends(context: Context) {
+    let backend = context.backend().await;
     let hold = Duration::from_secs(60);
-    let claim = Claim { max_hold: Some(hold), ..world.claim(1, MUTEX, WaitMode::Wait) };
+    let claim = Claim { max_hold: Some(hold), ..context.claim(1, MUTEX, WaitMode::Wait) };
     let asked = Instant::now();
     let ends = granted(backend.enqueue(&claim).await.unwrap()).hold_ends.expect("the longest hold ends");
     assert!(ends + ROUNDING >= asked + hold && ends <= Instant::now() + hold, "{:?}", ends - asked);
     backend.release(&claim).await.unwrap();
 }
 
-async fn a_renewal_leaves_the_longest_hold_as_it_is(world: World) {
-    let backend = world.backend().await;
+async fn a_renewal_leaves_the_longest_hold_as_it_is(context: Context) {
+    let backend = context.backend().await;
     let hold = Duration::from_secs(60);
-    let claim = Claim { max_hold: Some(hold), ..world.claim(1, MUTEX, WaitMode::Wait) };
+    let claim = Claim { max_hold: Some(hold), ..context.claim(1, MUTEX, WaitMode::Wait) };
     let asked = Instant::now();
     granted(backend.enqueue(&claim).await.unwrap());
     let answered = Instant::now();
@@ -158,10 +158,10 @@ async fn a_renewal_leaves_the_longest_hold_as_it_is(world: World) {
     backend.release(&claim).await.unwrap();
 }
 
-async fn a_renewal_lengthens_the_lease(world: World) {
-    let backend = world.backend().await;
-    let claim = Arc::new(world.claim(1, MUTEX, WaitMode::Wait));
-    let expires = |standing: ClaimStatus| granted(standing).expires.expect("this lease ends");
+async fn a_renewal_lengthens_the_lease(context: Context) {
+    let backend = context.backend().await;
+    let claim = Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
+    let expires = |status: ClaimStatus| granted(status).expires.expect("this lease ends");
     let first = expires(backend.enqueue(&claim).await.unwrap());
     let mut last = first;
     while last < first + Duration::from_millis(50) {
@@ -170,10 +170,10 @@ async fn a_renewal_lengthens_the_lease(world: World) {
     backend.release(&claim).await.unwrap();
 }
 
-async fn a_claim_without_renewals_ends_with_its_lease(world: World) {
-    let [owner, other] = [world.backend().await, world.backend().await];
-    let claim = Arc::new(world.claim(1, MUTEX, WaitMode::Wait));
-    let next = world.claim(2, READ, WaitMode::Wait);
+async fn a_claim_without_renewals_ends_with_its_lease(context: Context) {
+    let [owner, other] = [context.backend().await, context.backend().await];
+    let claim = Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
+    let next = context.claim(2, READ, WaitMode::Wait);
     let before = Instant::now();
     assert!(held(owner.enqueue(&claim).await.unwrap()));
     assert_eq!(other.enqueue(&next).await.unwrap(), ClaimStatus::Waiting);
@@ -189,18 +189,18 @@ async fn a_claim_without_renewals_ends_with_its_lease(world: World) {
             Err(error) => panic!("{error}"),
         }
     }
-    assert!(before.elapsed() >= world.lease() - Duration::from_millis(2));
+    assert!(before.elapsed() >= context.lease() - Duration::from_millis(2));
     assert_eq!(owner.renew(&[claim]).await[0].as_ref().unwrap(), &ClaimStatus::Gone);
     other.release(&next).await.unwrap();
 }
 
-async fn a_waiter_without_renewals_ends_with_its_lease(world: World) {
-    let backend = world.backend().await;
-    let holder = Arc::new(Claim { lease: world.lease() * 20, ..world.claim(1, MUTEX, WaitMode::Wait) });
-    let waiter = Arc::new(world.claim(2, MUTEX, WaitMode::Wait));
+async fn a_waiter_without_renewals_ends_with_its_lease(context: Context) {
+    let backend = context.backend().await;
+    let holder = Arc::new(Claim { lease: context.lease() * 20, ..context.claim(1, MUTEX, WaitMode::Wait) });
+    let waiter = Arc::new(context.claim(2, MUTEX, WaitMode::Wait));
     assert!(held(backend.enqueue(&holder).await.unwrap()));
     assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
-    crate::world::eventually("the waiter is dropped", async || {
+    crate::context::eventually("the waiter is dropped", async || {
         backend.renew(&[Arc::clone(&holder)]).await.remove(0).unwrap();
         let queue = backend.inspect(&holder.name).await.unwrap();
         queue.iter().all(|entry| entry.expires_in.is_none_or(|left| left > Duration::ZERO))
@@ -211,14 +211,14 @@ async fn a_waiter_without_renewals_ends_with_its_lease(world: World) {
     backend.release(&holder).await.unwrap();
 }
 
-async fn an_owner_that_comes_back_late_lets_nobody_in(world: World) {
-    let [late, others] = [world.backend().await, world.backend().await];
+async fn an_owner_that_comes_back_late_lets_nobody_in(context: Context) {
+    let [late, others] = [context.backend().await, context.backend().await];
     let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
     let long = |number, permits, wait_mode| Claim {
-        lease: world.lease() * 20,
-        ..world.claim(number, permits, wait_mode)
+        lease: context.lease() * 20,
+        ..context.claim(number, permits, wait_mode)
     };
-    let over = world.claim(1, READ, WaitMode::Wait);
+    let over = context.claim(1, READ, WaitMode::Wait);
     let [writer, reader] =
         [(2, write), (3, READ)].map(|(number, permits)| long(number, permits, WaitMode::Wait));
     assert!(held(late.enqueue(&over).await.unwrap()));
@@ -240,14 +240,14 @@ async fn an_owner_that_comes_back_late_lets_nobody_in(world: World) {
 }
 
 /// So many claims on a mutex, with leases that outlast what is done to them all.
-fn many(world: &World, count: u64) -> impl Iterator<Item = Claim> {
-    let lease = world.lease() * 60;
-    (0..count).map(move |number| Claim { lease, ..world.claim(number, MUTEX, WaitMode::Wait) })
+fn many(context: &Context, count: u64) -> impl Iterator<Item = Claim> {
+    let lease = context.lease() * 60;
+    (0..count).map(move |number| Claim { lease, ..context.claim(number, MUTEX, WaitMode::Wait) })
 }
 
-async fn a_batch_of_renewals_is_answered_in_order(world: World) {
-    let backend = world.backend().await;
-    let claims: Vec<Arc<Claim>> = many(&world, 40).map(Arc::new).collect();
+async fn a_batch_of_renewals_is_answered_in_order(context: Context) {
+    let backend = context.backend().await;
+    let claims: Vec<Arc<Claim>> = many(&context, 40).map(Arc::new).collect();
     for claim in &claims {
         backend.enqueue(claim).await.unwrap();
     }
@@ -266,11 +266,11 @@ async fn a_batch_of_renewals_is_answered_in_order(world: World) {
     }
 }
 
-async fn a_change_between_asking_and_watching_is_not_missed(world: World) {
-    let [one, other] = [world.backend().await, world.backend().await];
+async fn a_change_between_asking_and_watching_is_not_missed(context: Context) {
+    let [one, other] = [context.backend().await, context.backend().await];
     for number in 0..20 {
-        let holder = world.claim(2 * number, MUTEX, WaitMode::Wait);
-        let waiter = world.claim(2 * number + 1, MUTEX, WaitMode::Wait);
+        let holder = context.claim(2 * number, MUTEX, WaitMode::Wait);
+        let waiter = context.claim(2 * number + 1, MUTEX, WaitMode::Wait);
         assert!(held(one.enqueue(&holder).await.unwrap()));
         assert_eq!(other.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
         one.release(&holder).await.unwrap();
@@ -279,27 +279,27 @@ async fn a_change_between_asking_and_watching_is_not_missed(world: World) {
     }
 }
 
-async fn a_departure_of_a_reader_tells_the_waiting_writer(world: World) {
-    let [one, other] = [world.backend().await, world.backend().await];
-    let readers = [1, 2].map(|number| world.claim(number, READ, WaitMode::Wait));
+async fn a_departure_of_a_reader_tells_the_waiting_writer(context: Context) {
+    let [one, other] = [context.backend().await, context.backend().await];
+    let readers = [1, 2].map(|number| context.claim(number, READ, WaitMode::Wait));
     let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
-    let writer = world.claim(3, write, WaitMode::Wait);
+    let writer = context.claim(3, write, WaitMode::Wait);
     for reader in &readers {
         assert!(held(one.enqueue(reader).await.unwrap()));
     }
     assert_eq!(other.enqueue(&writer).await.unwrap(), ClaimStatus::Waiting);
-    let (standing, ()) = tokio::join!(settled(&*other, &writer), async {
+    let (status, ()) = tokio::join!(settled(&*other, &writer), async {
         for reader in &readers {
             one.release(reader).await.unwrap();
         }
     });
-    assert!(held(standing));
+    assert!(held(status));
     other.release(&writer).await.unwrap();
 }
 
-async fn a_hundred_claims_of_one_store_are_kept_apart(world: World) {
-    let backend = world.backend().await;
-    let claims: Vec<Claim> = many(&world, 100).collect();
+async fn a_hundred_claims_of_one_store_are_kept_apart(context: Context) {
+    let backend = context.backend().await;
+    let claims: Vec<Claim> = many(&context, 100).collect();
     let mut waits = tokio::task::JoinSet::new();
     for claim in claims {
         assert!(backend.enqueue(&claim).await.unwrap() != ClaimStatus::Gone);

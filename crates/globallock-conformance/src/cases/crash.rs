@@ -2,8 +2,8 @@
 
 use super::{Case, Need, case};
 use crate::child::{Owner, Told};
+use crate::context::{Context, lock_of};
 use crate::register::Register;
-use crate::world::{World, lock_of};
 use globallock::{Guard, Result};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -29,90 +29,91 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Waits for the grant, which must come within one lease of `since`.
-async fn within_a_lease(world: &World, waiter: JoinHandle<Result<Guard>>, since: Instant) -> Guard {
+async fn within_a_lease(context: &Context, waiter: JoinHandle<Result<Guard>>, since: Instant) -> Guard {
     let guard = waiter.await.unwrap().unwrap();
-    assert!(since.elapsed() < world.lease() + SLACK, "it took {:?}", since.elapsed());
+    assert!(since.elapsed() < context.lease() + SLACK, "it took {:?}", since.elapsed());
     guard
 }
 
-async fn a_killed_holder_frees_the_lock(world: World) {
-    let manager = world.manager().await;
-    let mut owner = Owner::start(&world, world.kind(), None);
+async fn a_killed_holder_frees_the_lock(context: Context) {
+    let manager = context.manager().await;
+    let mut owner = Owner::start(&context, context.kind(), None);
     let fencing_token = owner.granted().await;
-    let waiter = world.queued(world.lock(&manager), 1, 1).await;
+    let waiter = context.queued(context.lock(&manager), 1, 1).await;
     owner.kill().await;
-    let guard = within_a_lease(&world, waiter, Instant::now()).await;
+    let guard = within_a_lease(&context, waiter, Instant::now()).await;
     assert!(guard.fencing_token() > fencing_token);
 }
 
-async fn a_killed_waiter_is_passed_over(world: World) {
-    let [holder, next] = world.managers().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
-    let mut owner = Owner::start(&world, world.kind(), None);
+async fn a_killed_waiter_is_passed_over(context: Context) {
+    let [holder, next] = context.managers().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
+    let mut owner = Owner::start(&context, context.kind(), None);
     assert_eq!(owner.told().await, Told::Asking);
-    world.until(&holder, 1, 1).await;
-    let waiter = world.queued(world.lock(&next), 1, 2).await;
+    context.until(&holder, 1, 1).await;
+    let waiter = context.queued(context.lock(&next), 1, 2).await;
     owner.kill().await;
     guard.release().await.unwrap();
-    assert!(within_a_lease(&world, waiter, Instant::now()).await.is_held());
+    assert!(within_a_lease(&context, waiter, Instant::now()).await.is_held());
 }
 
-async fn a_holder_and_a_waiter_killed_at_once_are_passed_over(world: World) {
-    let manager = world.manager().await;
-    let mut first = Owner::start(&world, "mutex", None);
+async fn a_holder_and_a_waiter_killed_at_once_are_passed_over(context: Context) {
+    let manager = context.manager().await;
+    let mut first = Owner::start(&context, "mutex", None);
     first.granted().await;
-    let mut second = Owner::start(&world, "mutex", None);
+    let mut second = Owner::start(&context, "mutex", None);
     assert_eq!(second.told().await, Told::Asking);
-    world.until(&manager, 1, 1).await;
-    let waiter = world.queued(lock_of(&manager, world.name(), "mutex").unwrap(), 1, 2).await;
+    context.until(&manager, 1, 1).await;
+    let waiter = context.queued(lock_of(&manager, context.name(), "mutex").unwrap(), 1, 2).await;
     second.kill().await;
     first.kill().await;
-    assert!(within_a_lease(&world, waiter, Instant::now()).await.is_held());
+    assert!(within_a_lease(&context, waiter, Instant::now()).await.is_held());
 }
 
-async fn a_killed_reader_lets_a_writer_in(world: World) {
-    let [a, b] = world.managers().await;
-    let mut owner = Owner::start(&world, "read", None);
+async fn a_killed_reader_lets_a_writer_in(context: Context) {
+    let [a, b] = context.managers().await;
+    let mut owner = Owner::start(&context, "read", None);
     owner.granted().await;
-    let reader = lock_of(&a, world.name(), "read").unwrap().acquire().await.unwrap();
-    let waiter = world.queued(lock_of(&b, world.name(), "write").unwrap(), 2, 1).await;
+    let reader = lock_of(&a, context.name(), "read").unwrap().acquire().await.unwrap();
+    let waiter = context.queued(lock_of(&b, context.name(), "write").unwrap(), 2, 1).await;
     owner.kill().await;
-    world.until(&a, 1, 1).await;
+    context.until(&a, 1, 1).await;
     assert!(reader.is_held(), "the other reader lives on");
     reader.release().await.unwrap();
-    assert!(within_a_lease(&world, waiter, Instant::now()).await.is_held());
+    assert!(within_a_lease(&context, waiter, Instant::now()).await.is_held());
 }
 
-async fn a_killed_writer_lets_readers_in(world: World) {
-    let [a, b] = world.managers().await;
-    let mut owner = Owner::start(&world, "write", None);
+async fn a_killed_writer_lets_readers_in(context: Context) {
+    let [a, b] = context.managers().await;
+    let mut owner = Owner::start(&context, "write", None);
     owner.granted().await;
-    let first = world.queued(lock_of(&a, world.name(), "read").unwrap(), 1, 1).await;
-    let second = world.queued(lock_of(&b, world.name(), "read").unwrap(), 1, 2).await;
+    let first = context.queued(lock_of(&a, context.name(), "read").unwrap(), 1, 1).await;
+    let second = context.queued(lock_of(&b, context.name(), "read").unwrap(), 1, 2).await;
     owner.kill().await;
     let since = Instant::now();
-    let guards = (within_a_lease(&world, first, since).await, within_a_lease(&world, second, since).await);
+    let guards =
+        (within_a_lease(&context, first, since).await, within_a_lease(&context, second, since).await);
     assert!(guards.0.is_held() && guards.1.is_held());
 }
 
-async fn a_killed_owner_of_permits_frees_them(world: World) {
-    let manager = world.manager().await;
-    let mut owner = Owner::start(&world, "2/3", None);
+async fn a_killed_owner_of_permits_frees_them(context: Context) {
+    let manager = context.manager().await;
+    let mut owner = Owner::start(&context, "2/3", None);
     owner.granted().await;
-    let waiter = world.queued(lock_of(&manager, world.name(), "3/3").unwrap(), 1, 1).await;
+    let waiter = context.queued(lock_of(&manager, context.name(), "3/3").unwrap(), 1, 1).await;
     owner.kill().await;
-    assert!(within_a_lease(&world, waiter, Instant::now()).await.is_held());
+    assert!(within_a_lease(&context, waiter, Instant::now()).await.is_held());
 }
 
-async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(world: World) {
-    let manager = world.manager().await;
-    let mut owner = Owner::start(&world, world.kind(), None);
+async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(context: Context) {
+    let manager = context.manager().await;
+    let mut owner = Owner::start(&context, context.kind(), None);
     let register = Register::default();
     let old = owner.granted().await;
     assert!(register.write(old, "the first owner, before it was stopped"));
-    let waiter = world.queued(world.lock(&manager), 1, 1).await;
+    let waiter = context.queued(context.lock(&manager), 1, 1).await;
     owner.stop().await;
-    let guard = within_a_lease(&world, waiter, Instant::now()).await;
+    let guard = within_a_lease(&context, waiter, Instant::now()).await;
     assert!(register.write(guard.fencing_token(), "the second owner"));
     owner.go_on();
     // What the first owner still had on its way arrives now, and is refused by its token.
@@ -124,47 +125,47 @@ async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(world: World) {
     assert!(guard.fencing_token() > old);
 }
 
-async fn a_stopped_waiter_is_passed_over(world: World) {
-    let [holder, next] = world.managers().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
-    let mut owner = Owner::start(&world, world.kind(), None);
+async fn a_stopped_waiter_is_passed_over(context: Context) {
+    let [holder, next] = context.managers().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
+    let mut owner = Owner::start(&context, context.kind(), None);
     assert_eq!(owner.told().await, Told::Asking);
-    world.until(&holder, 1, 1).await;
-    let waiter = world.queued(world.lock(&next), 1, 2).await;
+    context.until(&holder, 1, 1).await;
+    let waiter = context.queued(context.lock(&next), 1, 2).await;
     owner.stop().await;
     let since = Instant::now();
     guard.release().await.unwrap();
-    let guard = within_a_lease(&world, waiter, since).await;
+    let guard = within_a_lease(&context, waiter, since).await;
     owner.go_on();
     guard.release().await.unwrap();
     assert!(matches!(owner.told().await, Told::Granted(_)), "it goes on to wait, and is granted in the end");
 }
 
-async fn a_stopped_holder_is_passed_over_at_its_longest_hold(world: World) {
-    let manager = world.manager().await;
+async fn a_stopped_holder_is_passed_over_at_its_longest_hold(context: Context) {
+    let manager = context.manager().await;
     let max_hold = Duration::from_millis(600);
-    let mut owner = Owner::start(&world, world.kind(), Some(max_hold));
+    let mut owner = Owner::start(&context, context.kind(), Some(max_hold));
     owner.granted().await;
-    let lock = world.lock(&manager);
+    let lock = context.lock(&manager);
     let waiter = tokio::spawn(async move { lock.acquire().await });
     // The longest hold may end before this is looked at, and the waiter be the only one there.
-    crate::world::eventually("the waiter has joined", async || {
-        let queue = world.queue(&manager).await;
+    crate::context::eventually("the waiter has joined", async || {
+        let queue = context.queue(&manager).await;
         queue.iter().any(|entry| entry.owner.pid == Some(std::process::id()))
     })
     .await;
     owner.stop().await;
-    let guard = within_a_lease(&world, waiter, Instant::now()).await;
+    let guard = within_a_lease(&context, waiter, Instant::now()).await;
     owner.go_on();
     assert!(matches!(owner.told().await, Told::Lost(_)));
     assert!(guard.is_held());
 }
 
-async fn an_owner_process_hands_over_when_it_releases(world: World) {
-    let manager = world.manager().await;
-    let mut owner = Owner::start(&world, world.kind(), None);
+async fn an_owner_process_hands_over_when_it_releases(context: Context) {
+    let manager = context.manager().await;
+    let mut owner = Owner::start(&context, context.kind(), None);
     let fencing_token = owner.granted().await;
-    let waiter = world.queued(world.lock(&manager), 1, 1).await;
+    let waiter = context.queued(context.lock(&manager), 1, 1).await;
     owner.release().await;
     let guard = waiter.await.unwrap().unwrap();
     assert_eq!(owner.told().await, Told::Released(true));

@@ -8,8 +8,8 @@ use globallock::blocking::LockManager;
 use globallock::{Backend, Loss, ManagerOptions, Options, Release};
 
 use super::{Case, case};
+use crate::context::{Context, run_out};
 use crate::faulty::Faulty;
-use crate::world::{World, run_out};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -21,16 +21,16 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// A manager for threads over a connection of its own.
-fn manager(world: &World, locks: Options) -> LockManager {
+fn manager(context: &Context, locks: Options) -> LockManager {
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
-    let open = Arc::clone(&world.subject().open);
+    let open = Arc::clone(&context.subject().open);
     LockManager::with_backend(async move || open().await, options).expect("the store answers")
 }
 
 /// A manager as above, and what it asks its store.
-fn faulty(world: &World) -> (Arc<Faulty>, LockManager) {
-    let options = ManagerOptions { locks: world.options(), ..ManagerOptions::default() };
-    let (open, opened) = (Arc::clone(&world.subject().open), Arc::new(OnceLock::new()));
+fn faulty(context: &Context) -> (Arc<Faulty>, LockManager) {
+    let options = ManagerOptions { locks: context.options(), ..ManagerOptions::default() };
+    let (open, opened) = (Arc::clone(&context.subject().open), Arc::new(OnceLock::new()));
     let store = Arc::clone(&opened);
     let over = async move || {
         let faulty = Faulty::new(open().await?);
@@ -46,15 +46,15 @@ async fn on_thread<T: Send + 'static>(blocks: impl FnOnce() -> T + Send + 'stati
     tokio::task::spawn_blocking(blocks).await.expect("it does not panic")
 }
 
-async fn threads_exclude_each_other(world: World) {
+async fn threads_exclude_each_other(context: Context) {
     on_thread(move || {
-        let manager = manager(&world, world.options());
+        let manager = manager(&context, context.options());
         let inside = std::sync::Mutex::new(());
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20 {
-                        let guard = manager.mutex(world.name()).unwrap().acquire().unwrap();
+                        let guard = manager.mutex(context.name()).unwrap().acquire().unwrap();
                         drop(inside.try_lock().expect("nobody else holds"));
                         assert_eq!(guard.release().unwrap(), Release::Released);
                     }
@@ -65,14 +65,14 @@ async fn threads_exclude_each_other(world: World) {
     .await;
 }
 
-async fn a_thread_waits_its_turn(world: World) {
+async fn a_thread_waits_its_turn(context: Context) {
     on_thread(move || {
-        let (one, (store, other)) = (manager(&world, world.options()), faulty(&world));
-        let guard = one.mutex(world.name()).unwrap().acquire().unwrap();
-        let lock = other.mutex(world.name()).unwrap();
+        let (one, (store, other)) = (manager(&context, context.options()), faulty(&context));
+        let guard = one.mutex(context.name()).unwrap().acquire().unwrap();
+        let lock = other.mutex(context.name()).unwrap();
         assert!(lock.try_acquire().unwrap().is_none());
         let asks = async |wait| {
-            let short = Options { wait: Some(wait), ..world.options() };
+            let short = Options { wait: Some(wait), ..context.options() };
             lock.clone().with_options(short).unwrap().acquire()
         };
         let ran_out = run_out(&store, Duration::from_millis(50), 1, asks);
@@ -91,21 +91,21 @@ async fn a_thread_waits_its_turn(world: World) {
     .await;
 }
 
-async fn a_thread_is_told_of_a_loss(world: World) {
+async fn a_thread_is_told_of_a_loss(context: Context) {
     on_thread(move || {
-        let options = Options { max_hold: Some(Duration::from_millis(200)), ..world.options() };
-        let manager = manager(&world, options);
-        let guard = manager.mutex(world.name()).unwrap().acquire().unwrap();
+        let options = Options { max_hold: Some(Duration::from_millis(200)), ..context.options() };
+        let manager = manager(&context, options);
+        let guard = manager.mutex(context.name()).unwrap().acquire().unwrap();
         assert_eq!(guard.lost_within(Duration::from_secs(20)), Some(Loss::MaxHold));
         assert!(!guard.is_held());
     })
     .await;
 }
 
-async fn a_thread_takes_several_locks_or_none(world: World) {
+async fn a_thread_takes_several_locks_or_none(context: Context) {
     on_thread(move || {
-        let (one, other) = (manager(&world, world.options()), manager(&world, world.options()));
-        let names = ["a", "b"].map(|part| format!("{}-{part}", world.name()));
+        let (one, other) = (manager(&context, context.options()), manager(&context, context.options()));
+        let names = ["a", "b"].map(|part| format!("{}-{part}", context.name()));
         let guards = one.lock_all(&names).unwrap();
         assert!(guards.is_held());
         assert_eq!(guards.fencing_tokens().count(), 2);

@@ -5,7 +5,7 @@ use globallock::queue::Permits;
 
 use super::{Case, Need, case};
 use crate::child::Owner;
-use crate::world::{World, lock_of};
+use crate::context::{Context, lock_of};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -23,22 +23,22 @@ pub(super) fn cases() -> Vec<Case> {
 
 const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 
-async fn tokens_rise_with_every_grant(world: World) {
-    let manager = world.manager().await;
+async fn tokens_rise_with_every_grant(context: Context) {
+    let manager = context.manager().await;
     let mut last = 0;
     for _ in 0..30 {
-        let guard = world.lock(&manager).acquire().await.unwrap();
+        let guard = context.lock(&manager).acquire().await.unwrap();
         assert!(guard.fencing_token() > last);
         last = guard.fencing_token();
         guard.release().await.unwrap();
     }
 }
 
-async fn tokens_rise_from_owner_to_owner(world: World) {
+async fn tokens_rise_from_owner_to_owner(context: Context) {
     let mut last = 0;
     for _ in 0..5 {
-        let manager = world.manager().await;
-        let guard = world.lock(&manager).acquire().await.unwrap();
+        let manager = context.manager().await;
+        let guard = context.lock(&manager).acquire().await.unwrap();
         assert!(guard.fencing_token() > last);
         last = guard.fencing_token();
         guard.release().await.unwrap();
@@ -46,49 +46,49 @@ async fn tokens_rise_from_owner_to_owner(world: World) {
     }
 }
 
-async fn tokens_rise_over_a_crash(world: World) {
-    let manager = world.manager().await;
+async fn tokens_rise_over_a_crash(context: Context) {
+    let manager = context.manager().await;
     let before = {
-        let guard = world.lock(&manager).acquire().await.unwrap();
+        let guard = context.lock(&manager).acquire().await.unwrap();
         let fencing_token = guard.fencing_token();
         guard.release().await.unwrap();
         fencing_token
     };
-    let mut owner = Owner::start(&world, world.kind(), None);
+    let mut owner = Owner::start(&context, context.kind(), None);
     let during = owner.granted().await;
     owner.kill().await;
-    let guard = world.lock(&manager).acquire().await.unwrap();
+    let guard = context.lock(&manager).acquire().await.unwrap();
     assert!(before < during && during < guard.fencing_token());
 }
 
-async fn tokens_rise_when_a_longest_hold_was_over(world: World) {
-    let [first, second] = world.managers().await;
-    let late = world.briefly_held(&first).await;
-    let next = world.lock(&second).acquire().await.unwrap();
+async fn tokens_rise_when_a_longest_hold_was_over(context: Context) {
+    let [first, second] = context.managers().await;
+    let late = context.briefly_held(&first).await;
+    let next = context.lock(&second).acquire().await.unwrap();
     assert!(next.fencing_token() > late.fencing_token());
 }
 
-async fn tokens_rise_when_claims_were_taken_away(world: World) {
-    let [first, second] = world.managers().await;
-    let guard = world.lock(&first).acquire().await.unwrap();
-    let lose = world.subject().lose.clone().unwrap();
+async fn tokens_rise_when_claims_were_taken_away(context: Context) {
+    let [first, second] = context.managers().await;
+    let guard = context.lock(&first).acquire().await.unwrap();
+    let lose = context.subject().lose.clone().unwrap();
     lose(guard.name().clone()).await;
-    let next = world.lock(&second).acquire().await.unwrap();
+    let next = context.lock(&second).acquire().await.unwrap();
     assert!(next.fencing_token() > guard.fencing_token());
 }
 
-async fn readers_have_tokens_of_their_own(world: World) {
-    let [a, b] = world.managers().await;
-    let lock = |manager| lock_of(manager, world.name(), "read").unwrap();
+async fn readers_have_tokens_of_their_own(context: Context) {
+    let [a, b] = context.managers().await;
+    let lock = |manager| lock_of(manager, context.name(), "read").unwrap();
     let first = lock(&a).acquire().await.unwrap();
     let second = lock(&b).acquire().await.unwrap();
     assert!(second.fencing_token() > first.fencing_token());
 }
 
-async fn asking_again_tells_the_same_token(world: World) {
-    let backend = world.backend().await;
-    let claim = world.claim(1, MUTEX, WaitMode::Wait);
-    let fencing_token = |standing| match standing {
+async fn asking_again_tells_the_same_token(context: Context) {
+    let backend = context.backend().await;
+    let claim = context.claim(1, MUTEX, WaitMode::Wait);
+    let fencing_token = |status| match status {
         ClaimStatus::Held(grant) => grant.fencing_token,
         other => panic!("{other:?}"),
     };
@@ -97,9 +97,9 @@ async fn asking_again_tells_the_same_token(world: World) {
     backend.release(&claim).await.unwrap();
 }
 
-async fn renewing_tells_the_same_token(world: World) {
-    let backend = world.backend().await;
-    let claim = std::sync::Arc::new(world.claim(1, MUTEX, WaitMode::Wait));
+async fn renewing_tells_the_same_token(context: Context) {
+    let backend = context.backend().await;
+    let claim = std::sync::Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
     let first = backend.enqueue(&claim).await.unwrap();
     let renewed = backend.renew(&[std::sync::Arc::clone(&claim)]).await.remove(0).unwrap();
     match (first, renewed) {
@@ -111,11 +111,11 @@ async fn renewing_tells_the_same_token(world: World) {
     backend.release(&claim).await.unwrap();
 }
 
-async fn tokens_of_one_name_rise_from_kind_to_kind(world: World) {
-    let manager = world.manager().await;
+async fn tokens_of_one_name_rise_from_kind_to_kind(context: Context) {
+    let manager = context.manager().await;
     let mut last = 0;
     for kind in ["mutex", "read", "write", "2/3", "mutex"] {
-        let guard = lock_of(&manager, world.name(), kind).unwrap().acquire().await.unwrap();
+        let guard = lock_of(&manager, context.name(), kind).unwrap().acquire().await.unwrap();
         assert!(guard.fencing_token() > last, "{kind}");
         last = guard.fencing_token();
         guard.release().await.unwrap();

@@ -7,8 +7,8 @@ use globallock::{Error, Guard, LockManager, Options, Result};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Case, case};
+use crate::context::Context;
 use crate::faulty::Verb;
-use crate::world::World;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -22,12 +22,12 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-async fn waiters_are_granted_in_the_order_of_joining(world: World) {
-    let [holder, a, b, c, d, e] = world.managers().await;
-    let mut guard = world.lock(&holder).acquire().await.unwrap();
+async fn waiters_are_granted_in_the_order_of_joining(context: Context) {
+    let [holder, a, b, c, d, e] = context.managers().await;
+    let mut guard = context.lock(&holder).acquire().await.unwrap();
     let mut waiters = Vec::new();
     for manager in [&a, &b, &c, &d, &e] {
-        waiters.push(world.queued(world.lock(manager), 1, waiters.len() + 1).await);
+        waiters.push(context.queued(context.lock(manager), 1, waiters.len() + 1).await);
     }
     for waiter in waiters {
         let fencing_token = guard.fencing_token();
@@ -37,54 +37,54 @@ async fn waiters_are_granted_in_the_order_of_joining(world: World) {
     }
 }
 
-async fn a_late_comer_does_not_pass_a_waiter(world: World) {
-    let [holder, waits, late] = world.managers().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
-    let waiter = world.queued(world.lock(&waits), 1, 1).await;
-    assert!(world.lock(&late).try_acquire().await.unwrap().is_none());
+async fn a_late_comer_does_not_pass_a_waiter(context: Context) {
+    let [holder, waits, late] = context.managers().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
+    let waiter = context.queued(context.lock(&waits), 1, 1).await;
+    assert!(context.lock(&late).try_acquire().await.unwrap().is_none());
     guard.release().await.unwrap();
-    assert!(world.lock(&late).try_acquire().await.unwrap().is_none(), "the waiter has the lock already");
+    assert!(context.lock(&late).try_acquire().await.unwrap().is_none(), "the waiter has the lock already");
     waiter.await.unwrap().unwrap().release().await.unwrap();
-    assert!(world.lock(&late).try_acquire().await.unwrap().is_some());
+    assert!(context.lock(&late).try_acquire().await.unwrap().is_some());
 }
 
-async fn a_waiter_that_gives_up_lets_the_next_in(world: World) {
-    let [holder, gives_up, next] = world.managers().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
+async fn a_waiter_that_gives_up_lets_the_next_in(context: Context) {
+    let [holder, gives_up, next] = context.managers().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
     // Long enough for the other to come behind it.
-    let lock = world.lock_within(&gives_up, Duration::from_secs(3));
-    let first = world.queued(lock, 1, 1).await;
-    let second = world.queued(world.lock(&next), 1, 2).await;
+    let lock = context.lock_within(&gives_up, Duration::from_secs(3));
+    let first = context.queued(lock, 1, 1).await;
+    let second = context.queued(context.lock(&next), 1, 2).await;
     let refused = first.await.unwrap();
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
-    world.until(&holder, 1, 1).await;
+    context.until(&holder, 1, 1).await;
     guard.release().await.unwrap();
     assert!(second.await.unwrap().unwrap().is_held());
 }
 
-async fn a_dropped_waiter_lets_the_next_in(world: World) {
-    let [holder, dropped, next] = world.managers().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
-    let first = world.queued(world.lock(&dropped), 1, 1).await;
-    let second = world.queued(world.lock(&next), 1, 2).await;
+async fn a_dropped_waiter_lets_the_next_in(context: Context) {
+    let [holder, dropped, next] = context.managers().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
+    let first = context.queued(context.lock(&dropped), 1, 1).await;
+    let second = context.queued(context.lock(&next), 1, 2).await;
     first.abort();
-    world.until(&holder, 1, 1).await;
+    context.until(&holder, 1, 1).await;
     guard.release().await.unwrap();
     assert!(second.await.unwrap().unwrap().is_held());
 }
 
-async fn a_release_wakes_only_the_next(world: World) {
-    let holder = world.manager().await;
+async fn a_release_wakes_only_the_next(context: Context) {
+    let holder = context.manager().await;
     // Long, since waiters may look by themselves when the holder's lease could be over.
-    let long = Options { lease: world.lease() * 60, ..Options::default() };
-    let guard = world.lock(&holder).with_options(long).unwrap().acquire().await.unwrap();
+    let long = Options { lease: context.lease() * 60, ..Options::default() };
+    let guard = context.lock(&holder).with_options(long).unwrap().acquire().await.unwrap();
     let mut waiters = Vec::new();
     for before in 0..6 {
-        let (store, manager) = world.faulty().await;
-        waiters.push((store, world.queued(world.lock(&manager), 1, before + 1).await));
+        let (store, manager) = context.faulty().await;
+        waiters.push((store, context.queued(context.lock(&manager), 1, before + 1).await));
     }
     // In the queue is not yet asleep: each has begun to watch.
-    crate::world::eventually("all watch", async || {
+    crate::context::eventually("all watch", async || {
         waiters.iter().all(|(store, _)| store.asked(Verb::WaitForChange) > 0)
     })
     .await;
@@ -102,12 +102,12 @@ async fn a_release_wakes_only_the_next(world: World) {
     }
 }
 
-async fn a_waiter_asks_the_store_only_at_the_pace_of_its_lease(world: World) {
-    let holder = world.manager().await;
-    let (store, waits) = world.faulty().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
+async fn a_waiter_asks_the_store_only_at_the_pace_of_its_lease(context: Context) {
+    let holder = context.manager().await;
+    let (store, waits) = context.faulty().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
     let leases = 3;
-    let refused = world.lock_within(&waits, world.lease() * leases).acquire().await;
+    let refused = context.lock_within(&waits, context.lease() * leases).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     let asked: u64 =
         [Verb::Enqueue, Verb::WaitForChange, Verb::Renew].map(|verb| store.asked(verb)).iter().sum();
@@ -116,13 +116,13 @@ async fn a_waiter_asks_the_store_only_at_the_pace_of_its_lease(world: World) {
     guard.release().await.unwrap();
 }
 
-async fn two_hundred_waiters_are_all_granted(world: World) {
-    let managers: [LockManager; 4] = world.managers().await;
+async fn two_hundred_waiters_are_all_granted(context: Context) {
+    let managers: [LockManager; 4] = context.managers().await;
     let mut waiters = JoinSet::new();
     for number in 0..200 {
-        let lock = world.lock(&managers[number % managers.len()]);
+        let lock = context.lock(&managers[number % managers.len()]);
         waiters.spawn(async move { lock.acquire().await.unwrap().release().await.unwrap() });
     }
     assert_eq!(waiters.join_all().await.len(), 200);
-    world.until_empty(&managers[0]).await;
+    context.until_empty(&managers[0]).await;
 }

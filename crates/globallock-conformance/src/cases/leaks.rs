@@ -6,8 +6,8 @@ use std::time::Duration;
 use globallock::Error;
 
 use super::{Case, case};
+use crate::context::{Context, dropped_at, run_out};
 use crate::faulty::{Fault, Verb};
-use crate::world::{World, dropped_at, run_out};
 
 /// More suspension points than any way through an acquire has.
 const MANY: usize = 200;
@@ -29,21 +29,21 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Slows every answer down, so that each request is a suspension before and one after the store has served it.
-async fn slow(world: &World) -> globallock::LockManager {
-    let (store, manager) = world.faulty().await;
+async fn slow(context: &Context) -> globallock::LockManager {
+    let (store, manager) = context.faulty().await;
     for verb in [Verb::Enqueue, Verb::Release, Verb::Renew] {
         store.always(verb, Fault::Delay(Duration::from_millis(3)));
     }
     manager
 }
 
-async fn an_acquire_dropped_at_any_point_leaves_nothing(world: World) {
-    let (slow, other) = (slow(&world).await, world.manager().await);
+async fn an_acquire_dropped_at_any_point_leaves_nothing(context: Context) {
+    let (slow, other) = (slow(&context).await, context.manager().await);
     for point in 0..MANY {
-        let ended = dropped_at(point, world.lock(&slow).acquire()).await;
+        let ended = dropped_at(point, context.lock(&slow).acquire()).await;
         let done = ended.is_some();
         drop(ended);
-        world.until_empty(&other).await;
+        context.until_empty(&other).await;
         if done {
             assert!(point >= 2, "a request has a suspension before and after");
             return;
@@ -52,15 +52,15 @@ async fn an_acquire_dropped_at_any_point_leaves_nothing(world: World) {
     panic!("the acquire never came to its end");
 }
 
-async fn a_waiting_acquire_dropped_at_any_point_leaves_nothing(world: World) {
-    let (slow, holder) = (slow(&world).await, world.manager().await);
+async fn a_waiting_acquire_dropped_at_any_point_leaves_nothing(context: Context) {
+    let (slow, holder) = (slow(&context).await, context.manager().await);
     for point in 0..MANY {
-        let guard = world.lock(&holder).acquire().await.unwrap();
-        let lock = world.lock(&slow);
+        let guard = context.lock(&holder).acquire().await.unwrap();
+        let lock = context.lock(&slow);
         let mut waiter = pin!(dropped_at(point, lock.acquire()));
         // The holder leaves as soon as the waiter is seen, so that the wait comes to its end.
         let leaves = async {
-            world.until(&holder, 1, 1).await;
+            context.until(&holder, 1, 1).await;
             guard.release().await.unwrap();
             std::future::pending::<()>().await;
         };
@@ -71,7 +71,7 @@ async fn a_waiting_acquire_dropped_at_any_point_leaves_nothing(world: World) {
         let done = ended.is_some();
         // What was dropped here held or waited, and so did the guard that was dropped with `leaves`.
         drop(ended);
-        world.until_empty(&holder).await;
+        context.until_empty(&holder).await;
         if done {
             return;
         }
@@ -79,13 +79,13 @@ async fn a_waiting_acquire_dropped_at_any_point_leaves_nothing(world: World) {
     panic!("the acquire never came to its end");
 }
 
-async fn a_try_dropped_at_any_point_leaves_nothing(world: World) {
-    let (slow, other) = (slow(&world).await, world.manager().await);
+async fn a_try_dropped_at_any_point_leaves_nothing(context: Context) {
+    let (slow, other) = (slow(&context).await, context.manager().await);
     for point in 0..MANY {
-        let ended = dropped_at(point, world.lock(&slow).try_acquire()).await;
+        let ended = dropped_at(point, context.lock(&slow).try_acquire()).await;
         let done = ended.is_some();
         drop(ended);
-        world.until_empty(&other).await;
+        context.until_empty(&other).await;
         if done {
             return;
         }
@@ -93,13 +93,13 @@ async fn a_try_dropped_at_any_point_leaves_nothing(world: World) {
     panic!("the try never came to its end");
 }
 
-async fn a_release_dropped_at_any_point_frees(world: World) {
-    let (slow, other) = (slow(&world).await, world.manager().await);
+async fn a_release_dropped_at_any_point_frees(context: Context) {
+    let (slow, other) = (slow(&context).await, context.manager().await);
     for point in 0..MANY {
-        let guard = world.lock(&slow).acquire().await.unwrap();
+        let guard = context.lock(&slow).acquire().await.unwrap();
         let done = dropped_at(point, guard.release()).await.is_some();
-        world.lock(&other).acquire().await.unwrap().release().await.unwrap();
-        world.until_empty(&other).await;
+        context.lock(&other).acquire().await.unwrap().release().await.unwrap();
+        context.until_empty(&other).await;
         if done {
             return;
         }
@@ -107,9 +107,9 @@ async fn a_release_dropped_at_any_point_frees(world: World) {
     panic!("the release never came to its end");
 }
 
-async fn a_lock_all_dropped_at_any_point_leaves_nothing(world: World) {
-    let (slow, other) = (slow(&world).await, world.manager().await);
-    let names = ["a", "b", "c"].map(|part| format!("{}-{part}", world.name()));
+async fn a_lock_all_dropped_at_any_point_leaves_nothing(context: Context) {
+    let (slow, other) = (slow(&context).await, context.manager().await);
+    let names = ["a", "b", "c"].map(|part| format!("{}-{part}", context.name()));
     for point in 0..MANY {
         let ended = dropped_at(point, slow.lock_all(&names)).await;
         let done = ended.is_some();
@@ -125,59 +125,59 @@ async fn a_lock_all_dropped_at_any_point_leaves_nothing(world: World) {
     panic!("the locks were never all acquired");
 }
 
-async fn a_wait_that_ran_out_leaves_nothing(world: World) {
-    let holder = world.manager().await;
-    let (store, waits) = world.faulty().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
+async fn a_wait_that_ran_out_leaves_nothing(context: Context) {
+    let holder = context.manager().await;
+    let (store, waits) = context.faulty().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
     let wait = Duration::from_millis(500);
-    run_out(&store, wait, 1, async |wait| world.lock_within(&waits, wait).acquire().await).await;
-    world.until(&holder, 1, 0).await;
+    run_out(&store, wait, 1, async |wait| context.lock_within(&waits, wait).acquire().await).await;
+    context.until(&holder, 1, 0).await;
     guard.release().await.unwrap();
 }
 
-async fn a_wait_that_ran_out_in_silence_leaves_nothing(world: World) {
-    let (store, manager) = world.faulty().await;
+async fn a_wait_that_ran_out_in_silence_leaves_nothing(context: Context) {
+    let (store, manager) = context.faulty().await;
     store.next(Verb::Enqueue, [Fault::SilenceAfter]);
-    let refused = world.lock_within(&manager, Duration::from_millis(150)).acquire().await;
+    let refused = context.lock_within(&manager, Duration::from_millis(150)).acquire().await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
-    world.until_empty(&manager).await;
+    context.until_empty(&manager).await;
 }
 
-async fn a_guard_outlives_its_manager(world: World) {
-    let [manager, other] = world.managers().await;
-    let guard = world.lock(&manager).acquire().await.unwrap();
+async fn a_guard_outlives_its_manager(context: Context) {
+    let [manager, other] = context.managers().await;
+    let guard = context.lock(&manager).acquire().await.unwrap();
     drop(manager);
-    let refused = world.lock_within(&other, world.lease() * 2).acquire().await;
+    let refused = context.lock_within(&other, context.lease() * 2).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     assert!(guard.is_held());
     drop(guard);
-    assert!(world.lock(&other).acquire().await.unwrap().is_held());
+    assert!(context.lock(&other).acquire().await.unwrap().is_held());
 }
 
-async fn a_closed_manager_refuses_and_keeps_what_is_held(world: World) {
-    let [manager, other] = world.managers().await;
-    let guard = world.lock(&manager).acquire().await.unwrap();
+async fn a_closed_manager_refuses_and_keeps_what_is_held(context: Context) {
+    let [manager, other] = context.managers().await;
+    let guard = context.lock(&manager).acquire().await.unwrap();
     manager.close().await;
-    assert!(matches!(world.lock(&manager).acquire().await, Err(Error::Closed)));
+    assert!(matches!(context.lock(&manager).acquire().await, Err(Error::Closed)));
     assert!(guard.is_held());
-    assert!(world.lock(&other).try_acquire().await.unwrap().is_none());
+    assert!(context.lock(&other).try_acquire().await.unwrap().is_none());
     guard.release().await.unwrap();
-    assert!(world.lock(&other).try_acquire().await.unwrap().is_some());
+    assert!(context.lock(&other).try_acquire().await.unwrap().is_some());
 }
 
-async fn closing_ends_those_who_wait(world: World) {
-    let [holder, closes] = world.managers().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
-    let waiter = world.queued(world.lock(&closes), 1, 1).await;
+async fn closing_ends_those_who_wait(context: Context) {
+    let [holder, closes] = context.managers().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
+    let waiter = context.queued(context.lock(&closes), 1, 1).await;
     closes.close().await;
     assert!(matches!(waiter.await.unwrap(), Err(Error::Closed)));
-    world.until(&holder, 1, 0).await;
+    context.until(&holder, 1, 0).await;
     guard.release().await.unwrap();
 }
 
-async fn closing_waits_for_releases_in_the_background(world: World) {
-    let (slow, other) = (slow(&world).await, world.manager().await);
-    drop(world.lock(&slow).acquire().await.unwrap());
+async fn closing_waits_for_releases_in_the_background(context: Context) {
+    let (slow, other) = (slow(&context).await, context.manager().await);
+    drop(context.lock(&slow).acquire().await.unwrap());
     slow.close().await;
-    assert!(world.queue(&other).await.is_empty());
+    assert!(context.queue(&other).await.is_empty());
 }

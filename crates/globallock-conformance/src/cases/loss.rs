@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use globallock::{Loss, Release};
 
 use super::{Case, Need, case};
+use crate::context::Context;
 use crate::faulty::{Fault, Verb};
-use crate::world::World;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -24,12 +24,12 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Lets the renewals of one owner fail and sees who is told what, and when.
-async fn told_before_the_next_grant(world: World, fault: Fault) {
-    let (store, owner) = world.faulty().await;
-    let next = world.manager().await;
-    let guard = world.lock(&owner).acquire().await.unwrap();
+async fn told_before_the_next_grant(context: Context, fault: Fault) {
+    let (store, owner) = context.faulty().await;
+    let next = context.manager().await;
+    let guard = context.lock(&owner).acquire().await.unwrap();
     store.always(Verb::Renew, fault);
-    let lock = world.lock(&next);
+    let lock = context.lock(&next);
     let waiter = tokio::spawn(async move {
         let guard = lock.acquire().await.unwrap();
         (guard, Instant::now())
@@ -47,32 +47,32 @@ async fn told_before_the_next_grant(world: World, fault: Fault) {
     assert!(store.failed() > 0, "the fault has bitten");
 }
 
-async fn failing_renewals_are_told_before_the_store_grants_anew(world: World) {
-    told_before_the_next_grant(world, Fault::Refuse).await;
+async fn failing_renewals_are_told_before_the_store_grants_anew(context: Context) {
+    told_before_the_next_grant(context, Fault::Refuse).await;
 }
 
-async fn a_silent_store_is_told_before_it_grants_anew(world: World) {
-    told_before_the_next_grant(world, Fault::Silence).await;
+async fn a_silent_store_is_told_before_it_grants_anew(context: Context) {
+    told_before_the_next_grant(context, Fault::Silence).await;
 }
 
-async fn one_failed_renewal_loses_nothing(world: World) {
-    let (store, owner) = world.faulty().await;
-    let guard = world.lock(&owner).acquire().await.unwrap();
+async fn one_failed_renewal_loses_nothing(context: Context) {
+    let (store, owner) = context.faulty().await;
+    let guard = context.lock(&owner).acquire().await.unwrap();
     store.next(Verb::Renew, [Fault::Refuse]);
-    crate::world::eventually("the renewal is repeated", async || store.asked(Verb::Renew) >= 3).await;
+    crate::context::eventually("the renewal is repeated", async || store.asked(Verb::Renew) >= 3).await;
     assert_eq!(store.failed(), 1);
     assert!(guard.is_held());
     assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
-async fn a_grant_outlives_an_answer_from_before_it(world: World) {
-    let (store, waits) = world.faulty().await;
-    let holder = world.manager().await;
-    let held = world.lock(&holder).acquire().await.unwrap();
-    let waiter = world.queued(world.lock(&waits), 1, 1).await;
+async fn a_grant_outlives_an_answer_from_before_it(context: Context) {
+    let (store, waits) = context.faulty().await;
+    let holder = context.manager().await;
+    let held = context.lock(&holder).acquire().await.unwrap();
+    let waiter = context.queued(context.lock(&waits), 1, 1).await;
     // The store says "waiting" to a renewal, which is heard after the grant.
     store.always(Verb::Renew, Fault::HoldAnswer);
-    crate::world::eventually("a renewal is answered", async || store.held() > 0).await;
+    crate::context::eventually("a renewal is answered", async || store.held() > 0).await;
     store.always(Verb::Renew, Fault::None);
     held.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
@@ -80,70 +80,70 @@ async fn a_grant_outlives_an_answer_from_before_it(world: World) {
     store.let_go();
     // What the store is asked after the grant is what counts.
     let renewed_or_lost = async || store.asked(Verb::Renew) > before + 1 || !guard.is_held();
-    crate::world::eventually("the claim is renewed or lost", renewed_or_lost).await;
+    crate::context::eventually("the claim is renewed or lost", renewed_or_lost).await;
     if !guard.is_held() {
         panic!("{:?}", guard.lost().await);
     }
     assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
-async fn a_lost_lock_stays_lost(world: World) {
-    let (store, owner) = world.faulty().await;
-    let guard = world.lock(&owner).acquire().await.unwrap();
+async fn a_lost_lock_stays_lost(context: Context) {
+    let (store, owner) = context.faulty().await;
+    let guard = context.lock(&owner).acquire().await.unwrap();
     store.always(Verb::Renew, Fault::Refuse);
     guard.lost().await;
     store.always(Verb::Renew, Fault::None);
-    world.until_empty(&owner).await;
+    context.until_empty(&owner).await;
     assert!(!guard.is_held());
     assert_eq!(guard.lost().await, Loss::Expired);
     assert_eq!(guard.remaining(), Some(Duration::ZERO));
 }
 
-async fn a_lost_lock_is_told_to_all_who_ask(world: World) {
-    let (store, owner) = world.faulty().await;
-    let guard = world.lock(&owner).acquire().await.unwrap();
+async fn a_lost_lock_is_told_to_all_who_ask(context: Context) {
+    let (store, owner) = context.faulty().await;
+    let guard = context.lock(&owner).acquire().await.unwrap();
     store.always(Verb::Renew, Fault::Refuse);
     let told = tokio::join!(guard.lost(), guard.lost(), guard.lost());
     assert_eq!(told, (Loss::Expired, Loss::Expired, Loss::Expired));
 }
 
-async fn a_claim_that_was_taken_away_is_told(world: World) {
-    let [owner, next] = world.managers().await;
-    let guard = world.lock(&owner).acquire().await.unwrap();
-    let lose = world.subject().lose.clone().unwrap();
+async fn a_claim_that_was_taken_away_is_told(context: Context) {
+    let [owner, next] = context.managers().await;
+    let guard = context.lock(&owner).acquire().await.unwrap();
+    let lose = context.subject().lose.clone().unwrap();
     lose(guard.name().clone()).await;
     assert_eq!(guard.lost().await, Loss::Revoked);
     assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
-    assert!(world.lock(&next).acquire().await.unwrap().is_held());
+    assert!(context.lock(&next).acquire().await.unwrap().is_held());
 }
 
-async fn a_waiter_that_was_taken_away_joins_again(world: World) {
-    let [owner, waits] = world.managers().await;
-    let guard = world.lock(&owner).acquire().await.unwrap();
-    let waiter = world.queued(world.lock(&waits), 1, 1).await;
-    let lose = world.subject().lose.clone().unwrap();
+async fn a_waiter_that_was_taken_away_joins_again(context: Context) {
+    let [owner, waits] = context.managers().await;
+    let guard = context.lock(&owner).acquire().await.unwrap();
+    let waiter = context.queued(context.lock(&waits), 1, 1).await;
+    let lose = context.subject().lose.clone().unwrap();
     lose(guard.name().clone()).await;
     assert!(waiter.await.unwrap().unwrap().is_held());
     guard.lost().await;
 }
 
-async fn the_release_of_a_lost_lock_disturbs_nobody(world: World) {
-    let (store, owner) = world.faulty().await;
-    let next = world.manager().await;
-    let guard = world.lock(&owner).acquire().await.unwrap();
+async fn the_release_of_a_lost_lock_disturbs_nobody(context: Context) {
+    let (store, owner) = context.faulty().await;
+    let next = context.manager().await;
+    let guard = context.lock(&owner).acquire().await.unwrap();
     store.always(Verb::Renew, Fault::Refuse);
     store.always(Verb::Release, Fault::Refuse);
     guard.lost().await;
-    let next = world.lock(&next).acquire().await.unwrap();
+    let next = context.lock(&next).acquire().await.unwrap();
     store.always(Verb::Release, Fault::None);
     assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
     assert!(next.is_held());
     assert_eq!(next.release().await.unwrap(), Release::Released);
 }
 
-async fn what_remains_of_a_lease_is_known(world: World) {
-    let manager = world.manager().await;
-    let guard = world.lock(&manager).acquire().await.unwrap();
+async fn what_remains_of_a_lease_is_known(context: Context) {
+    let manager = context.manager().await;
+    let guard = context.lock(&manager).acquire().await.unwrap();
     let remaining = guard.remaining().expect("this lease ends");
-    assert!(remaining <= world.lease() && remaining > Duration::ZERO, "{remaining:?}");
+    assert!(remaining <= context.lease() && remaining > Duration::ZERO, "{remaining:?}");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use globallock::{Loss, Options, Release};
 
 use super::{Case, case};
-use crate::world::{World, lock_of};
+use crate::context::{Context, lock_of};
 
 /// Below the lease, so that only the longest hold can end it.
 const HOLD: Duration = Duration::from_millis(500);
@@ -25,11 +25,11 @@ fn nearly(hold: Duration) -> Duration {
     hold - hold / 100 - Duration::from_millis(5)
 }
 
-async fn a_live_owner_loses_the_lock_at_its_longest_hold(world: World) {
-    let [owner, next] = world.managers().await;
+async fn a_live_owner_loses_the_lock_at_its_longest_hold(context: Context) {
+    let [owner, next] = context.managers().await;
     let asked = Instant::now();
-    let guard = world.lock_for(&owner, HOLD).acquire().await.unwrap();
-    let lock = world.lock(&next);
+    let guard = context.lock_for(&owner, HOLD).acquire().await.unwrap();
+    let lock = context.lock(&next);
     let waiter = tokio::spawn(async move {
         let guard = lock.acquire().await.unwrap();
         (guard, Instant::now())
@@ -46,25 +46,25 @@ async fn a_live_owner_loses_the_lock_at_its_longest_hold(world: World) {
     assert!(next.is_held());
 }
 
-async fn a_longest_hold_beyond_the_lease_is_kept_to_its_end(world: World) {
-    let [owner, next] = world.managers().await;
-    let hold = world.lease() * 2;
+async fn a_longest_hold_beyond_the_lease_is_kept_to_its_end(context: Context) {
+    let [owner, next] = context.managers().await;
+    let hold = context.lease() * 2;
     let asked = Instant::now();
-    let guard = world.lock_for(&owner, hold).acquire().await.unwrap();
-    let next = world.lock(&next).acquire().await.unwrap();
+    let guard = context.lock_for(&owner, hold).acquire().await.unwrap();
+    let next = context.lock(&next).acquire().await.unwrap();
     assert!(asked.elapsed() >= nearly(hold), "it came after {:?}", asked.elapsed());
     assert_eq!(guard.lost().await, Loss::MaxHold);
     assert!(next.is_held());
 }
 
-async fn the_longest_hold_counts_from_the_grant(world: World) {
-    let first = world.manager().await;
-    let (store, second) = world.faulty().await;
-    let guard = world.lock(&first).acquire().await.unwrap();
-    let waiter = world.queued(world.lock_for(&second, HOLD), 1, 1).await;
+async fn the_longest_hold_counts_from_the_grant(context: Context) {
+    let first = context.manager().await;
+    let (store, second) = context.faulty().await;
+    let guard = context.lock(&first).acquire().await.unwrap();
+    let waiter = context.queued(context.lock_for(&second, HOLD), 1, 1).await;
     // The wait outlasts the longest hold.
-    let other = lock_of(&first, &format!("{}-timer", world.name()), "mutex").unwrap();
-    let options = Options { max_hold: Some(HOLD + HOLD / 2), ..world.options() };
+    let other = lock_of(&first, &format!("{}-timer", context.name()), "mutex").unwrap();
+    let options = Options { max_hold: Some(HOLD + HOLD / 2), ..context.options() };
     let timer = other.with_options(options).unwrap().acquire().await.unwrap();
     timer.lost().await;
     assert!(guard.is_held());
@@ -77,25 +77,25 @@ async fn the_longest_hold_counts_from_the_grant(world: World) {
     assert!(held + slowest >= nearly(HOLD), "lost after {held:?}, and answers took up to {slowest:?}");
 }
 
-async fn the_longest_hold_of_a_reader_lets_a_writer_in(world: World) {
-    let [a, b] = world.managers().await;
-    let options = Options { max_hold: Some(HOLD), ..world.options() };
-    let lock = lock_of(&a, world.name(), "read").unwrap().with_options(options).unwrap();
+async fn the_longest_hold_of_a_reader_lets_a_writer_in(context: Context) {
+    let [a, b] = context.managers().await;
+    let options = Options { max_hold: Some(HOLD), ..context.options() };
+    let lock = lock_of(&a, context.name(), "read").unwrap().with_options(options).unwrap();
     let reader = lock.acquire().await.unwrap();
-    let writer = lock_of(&b, world.name(), "write").unwrap().acquire().await.unwrap();
+    let writer = lock_of(&b, context.name(), "write").unwrap().acquire().await.unwrap();
     assert_eq!(reader.lost().await, Loss::MaxHold);
     assert!(writer.is_held());
 }
 
-async fn the_longest_hold_of_one_reader_leaves_the_others_alone(world: World) {
-    let [a, b] = world.managers().await;
-    let options = Options { max_hold: Some(HOLD), ..world.options() };
-    let lock = lock_of(&a, world.name(), "read").unwrap();
+async fn the_longest_hold_of_one_reader_leaves_the_others_alone(context: Context) {
+    let [a, b] = context.managers().await;
+    let options = Options { max_hold: Some(HOLD), ..context.options() };
+    let lock = lock_of(&a, context.name(), "read").unwrap();
     let short = lock.clone().with_options(options).unwrap().acquire().await.unwrap();
-    let long = lock_of(&b, world.name(), "read").unwrap().acquire().await.unwrap();
+    let long = lock_of(&b, context.name(), "read").unwrap().acquire().await.unwrap();
     short.lost().await;
-    world.until(&b, 1, 0).await;
+    context.until(&b, 1, 0).await;
     assert!(long.is_held());
-    assert!(lock_of(&a, world.name(), "write").unwrap().try_acquire().await.unwrap().is_none());
+    assert!(lock_of(&a, context.name(), "write").unwrap().try_acquire().await.unwrap().is_none());
     assert_eq!(long.release().await.unwrap(), Release::Released);
 }

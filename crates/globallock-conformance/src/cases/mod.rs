@@ -25,8 +25,8 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use globallock::backend::CrashRelease;
 
-use crate::subject::Subject;
-use crate::world::World;
+use crate::context::Context;
+use crate::subject::StoreUnderTest;
 
 /// The longest that a case may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -55,14 +55,14 @@ pub struct Case {
     sentence: &'static str,
     over_kinds: bool,
     needs: Option<Need>,
-    run: fn(World) -> LocalBoxFuture<'static, ()>,
+    run: fn(Context) -> LocalBoxFuture<'static, ()>,
 }
 
 impl Case {
     fn new(
         promise: &'static str,
         sentence: &'static str,
-        run: fn(World) -> LocalBoxFuture<'static, ()>,
+        run: fn(Context) -> LocalBoxFuture<'static, ()>,
     ) -> Self {
         Case { promise, sentence, over_kinds: false, needs: None, run }
     }
@@ -85,7 +85,7 @@ impl fmt::Debug for Case {
 /// Makes a case of a function.
 macro_rules! case {
     ($promise:literal, $function:ident) => {
-        $crate::cases::Case::new($promise, stringify!($function), |world| Box::pin($function(world)))
+        $crate::cases::Case::new($promise, stringify!($function), |context| Box::pin($function(context)))
     };
 }
 use case;
@@ -95,7 +95,7 @@ use case;
 pub struct Trial {
     case: Case,
     kind: &'static str,
-    subject: Subject,
+    subject: StoreUnderTest,
 }
 
 impl Trial {
@@ -112,14 +112,14 @@ impl Trial {
     /// When the sentence is not true of the store, or the case does not end: its thread is left alone then.
     pub fn run(&self) {
         let (tell, ended) = mpsc::channel();
-        let (case, world) = (self.case.clone(), World::new(&self.subject, self.case.sentence, self.kind));
+        let (case, context) = (self.case.clone(), Context::new(&self.subject, self.case.sentence, self.kind));
         let thread = thread::Builder::new().name(self.name()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()
                 .expect("a runtime can be made");
-            let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on((case.run)(world))));
+            let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on((case.run)(context))));
             // A case that failed may have left something behind that blocks.
             runtime.shutdown_background();
             // Nobody hears it who has given up.
@@ -162,7 +162,7 @@ pub fn cases() -> Vec<Case> {
 /// # Panics
 /// When the store cannot be opened.
 #[must_use]
-pub fn trials(subject: &Subject) -> Vec<Trial> {
+pub fn trials(subject: &StoreUnderTest) -> Vec<Trial> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     let profile =
         runtime.block_on(async { (subject.open)().await.expect("the store answers").capabilities() });

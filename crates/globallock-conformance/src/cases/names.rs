@@ -3,7 +3,7 @@
 use globallock::{Error, Guard, MAX_NAME_BYTES};
 
 use super::{Case, case};
-use crate::world::World;
+use crate::context::Context;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 
@@ -85,22 +85,22 @@ fn hurting(prefix: &str) -> Vec<String> {
     names
 }
 
-async fn all(world: &World, manager: &globallock::LockManager, names: &[String]) -> Vec<Guard> {
+async fn all(context: &Context, manager: &globallock::LockManager, names: &[String]) -> Vec<Guard> {
     let mut guards = Vec::new();
     for name in names {
         let lock = manager.mutex(name).unwrap();
         let guard = lock.try_acquire().await.unwrap_or_else(|error| panic!("{name:?}: {error}"));
         guards.push(
-            guard.unwrap_or_else(|| panic!("{name:?} shares a lock with another name of {}", world.name())),
+            guard.unwrap_or_else(|| panic!("{name:?} shares a lock with another name of {}", context.name())),
         );
     }
     guards
 }
 
-async fn names_that_hurt_are_locks_of_their_own(world: World) {
-    let [manager, other] = world.managers().await;
-    let names = hurting(world.name());
-    let guards = all(&world, &manager, &names).await;
+async fn names_that_hurt_are_locks_of_their_own(context: Context) {
+    let [manager, other] = context.managers().await;
+    let names = hurting(context.name());
+    let guards = all(&context, &manager, &names).await;
     for name in &names {
         assert!(other.mutex(name).unwrap().try_acquire().await.unwrap().is_none(), "{name:?} is taken");
         let queue = other.inspect(name).await.unwrap();
@@ -114,19 +114,19 @@ async fn names_that_hurt_are_locks_of_their_own(world: World) {
     }
 }
 
-async fn names_that_hurt_are_listed_as_they_are(world: World) {
-    let manager = world.manager().await;
-    let names = hurting(world.name());
-    let guards = all(&world, &manager, &names).await;
+async fn names_that_hurt_are_listed_as_they_are(context: Context) {
+    let manager = context.manager().await;
+    let names = hurting(context.name());
+    let guards = all(&context, &manager, &names).await;
     let listed: BTreeSet<String> =
-        manager.names(world.name()).map(|name| name.unwrap().as_str().to_owned()).collect().await;
+        manager.names(context.name()).map(|name| name.unwrap().as_str().to_owned()).collect().await;
     assert_eq!(listed, names.into_iter().collect());
     drop(guards);
     manager.close().await;
 }
 
-async fn bad_names_are_refused_and_the_rule_is_named(world: World) {
-    let manager = world.manager().await;
+async fn bad_names_are_refused_and_the_rule_is_named(context: Context) {
+    let manager = context.manager().await;
     let too_long = "x".repeat(MAX_NAME_BYTES + 1);
     for (name, rule) in [("", "empty"), ("a\0b", "NUL"), (too_long.as_str(), "512")] {
         let refused = [
@@ -134,7 +134,7 @@ async fn bad_names_are_refused_and_the_rule_is_named(world: World) {
             manager.rwlock(name).err(),
             manager.semaphore(name, 2).err(),
             manager.inspect(name).await.err(),
-            manager.lock_all([world.name(), name]).await.err(),
+            manager.lock_all([context.name(), name]).await.err(),
         ];
         for error in refused {
             let error = error.expect("the name is refused");
@@ -142,14 +142,14 @@ async fn bad_names_are_refused_and_the_rule_is_named(world: World) {
             assert!(error.to_string().contains(rule), "{error}");
         }
     }
-    assert!(world.queue(&manager).await.is_empty());
+    assert!(context.queue(&manager).await.is_empty());
 }
 
-async fn names_are_listed_by_what_they_begin_with(world: World) {
-    let manager = world.manager().await;
-    let names = ["-a1", "-a2", "-b1"].map(|part| format!("{}{part}", world.name()));
-    let guards = all(&world, &manager, &names).await;
-    let prefix = format!("{}-a", world.name());
+async fn names_are_listed_by_what_they_begin_with(context: Context) {
+    let manager = context.manager().await;
+    let names = ["-a1", "-a2", "-b1"].map(|part| format!("{}{part}", context.name()));
+    let guards = all(&context, &manager, &names).await;
+    let prefix = format!("{}-a", context.name());
     let listed: BTreeSet<String> =
         manager.names(&prefix).map(|name| name.unwrap().as_str().to_owned()).collect().await;
     assert_eq!(listed, names[..2].iter().cloned().collect());
@@ -157,29 +157,30 @@ async fn names_are_listed_by_what_they_begin_with(world: World) {
     manager.close().await;
 }
 
-async fn names_are_listed_while_somebody_has_them(world: World) {
-    let [manager, other] = world.managers().await;
-    let listed = async || other.names(world.name()).count().await;
+async fn names_are_listed_while_somebody_has_them(context: Context) {
+    let [manager, other] = context.managers().await;
+    let listed = async || other.names(context.name()).count().await;
     assert_eq!(listed().await, 0);
-    let guard = world.lock(&manager).acquire().await.unwrap();
+    let guard = context.lock(&manager).acquire().await.unwrap();
     assert_eq!(listed().await, 1);
     guard.release().await.unwrap();
     assert_eq!(listed().await, 0);
 }
 
-async fn five_hundred_names_are_held_at_once(world: World) {
-    let manager = world.manager().await;
+async fn five_hundred_names_are_held_at_once(context: Context) {
+    let manager = context.manager().await;
     // What five hundred renewals cost a busy machine takes a part of the lease.
-    let lease = world.lease() * 2;
-    let names: Vec<String> = (0..500).map(|number| format!("{}-{number}", world.name())).collect();
+    let lease = context.lease() * 2;
+    let names: Vec<String> = (0..500).map(|number| format!("{}-{number}", context.name())).collect();
     // How long a busy store takes for all of them is not what is asked here.
-    let options = globallock::Options { lease, store_timeout: Some(crate::world::LIMIT), ..world.options() };
+    let options =
+        globallock::Options { lease, store_timeout: Some(crate::context::LIMIT), ..context.options() };
     let locks = names.iter().map(|name| manager.mutex(name).unwrap().with_options(options.clone()).unwrap());
     let asked = locks.map(|lock| async move { lock.acquire().await.unwrap() });
     let guards = futures_util::future::join_all(asked).await;
     // A lease and more goes by.
-    let timer = globallock::Options { max_hold: Some(lease * 2), ..world.options() };
-    world.lock(&manager).with_options(timer).unwrap().acquire().await.unwrap().lost().await;
+    let timer = globallock::Options { max_hold: Some(lease * 2), ..context.options() };
+    context.lock(&manager).with_options(timer).unwrap().acquire().await.unwrap().lost().await;
     assert!(guards.iter().all(Guard::is_held));
     let left = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
     assert!(left.into_iter().all(|departure| departure.unwrap() == globallock::Release::Released));

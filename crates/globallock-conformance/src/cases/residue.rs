@@ -6,7 +6,7 @@ use globallock::Name;
 
 use super::{Case, Need, case};
 use crate::child::Owner;
-use crate::world::{World, eventually, lock_of};
+use crate::context::{Context, eventually, lock_of};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -18,61 +18,61 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-async fn nothing_stays(world: &World) {
-    let name = Name::new(world.name()).unwrap();
-    let residue = world.subject().residue.clone().expect("what stays can be listed");
+async fn nothing_stays(context: &Context) {
+    let name = Name::new(context.name()).unwrap();
+    let residue = context.subject().residue.clone().expect("what stays can be listed");
     let stays = residue(name).await;
     assert!(stays.is_empty(), "{stays:?}");
 }
 
-async fn nothing_stays_of_a_lock_that_was_released(world: World) {
-    let manager = world.manager().await;
-    world.lock(&manager).acquire().await.unwrap().release().await.unwrap();
-    nothing_stays(&world).await;
+async fn nothing_stays_of_a_lock_that_was_released(context: Context) {
+    let manager = context.manager().await;
+    context.lock(&manager).acquire().await.unwrap().release().await.unwrap();
+    nothing_stays(&context).await;
 }
 
-async fn nothing_stays_of_those_who_waited(world: World) {
-    let [holder, waits, gives_up] = world.managers().await;
-    let guard = world.lock(&holder).acquire().await.unwrap();
-    let waiter = world.queued(world.lock(&waits), 1, 1).await;
-    let refused = world.lock_within(&gives_up, Duration::from_millis(50)).acquire().await;
+async fn nothing_stays_of_those_who_waited(context: Context) {
+    let [holder, waits, gives_up] = context.managers().await;
+    let guard = context.lock(&holder).acquire().await.unwrap();
+    let waiter = context.queued(context.lock(&waits), 1, 1).await;
+    let refused = context.lock_within(&gives_up, Duration::from_millis(50)).acquire().await;
     assert!(refused.is_err());
-    world.until(&holder, 1, 1).await;
+    context.until(&holder, 1, 1).await;
     guard.release().await.unwrap();
     waiter.await.unwrap().unwrap().release().await.unwrap();
-    nothing_stays(&world).await;
+    nothing_stays(&context).await;
 }
 
-async fn nothing_stays_of_readers_and_permits(world: World) {
-    let [a, b] = world.managers().await;
+async fn nothing_stays_of_readers_and_permits(context: Context) {
+    let [a, b] = context.managers().await;
     for kind in ["read", "1/2"] {
-        let first = lock_of(&a, world.name(), kind).unwrap().acquire().await.unwrap();
-        let second = lock_of(&b, world.name(), kind).unwrap().acquire().await.unwrap();
+        let first = lock_of(&a, context.name(), kind).unwrap().acquire().await.unwrap();
+        let second = lock_of(&b, context.name(), kind).unwrap().acquire().await.unwrap();
         first.release().await.unwrap();
         second.release().await.unwrap();
-        nothing_stays(&world).await;
+        nothing_stays(&context).await;
     }
 }
 
-async fn nothing_stays_of_a_killed_owner(world: World) {
-    let manager = world.manager().await;
-    let mut owner = Owner::start(&world, world.kind(), None);
+async fn nothing_stays_of_a_killed_owner(context: Context) {
+    let manager = context.manager().await;
+    let mut owner = Owner::start(&context, context.kind(), None);
     owner.granted().await;
     owner.kill().await;
-    world.until_empty(&manager).await;
-    let Some(residue) = world.subject().residue.clone() else {
+    context.until_empty(&manager).await;
+    let Some(residue) = context.subject().residue.clone() else {
         return;
     };
-    let name = Name::new(world.name()).unwrap();
+    let name = Name::new(context.name()).unwrap();
     eventually("nothing stays", async || residue(name.clone()).await.is_empty()).await;
 }
 
-async fn a_longest_hold_that_was_over_leaves_nothing(world: World) {
-    let manager = world.manager().await;
-    let guard = world.briefly_held(&manager).await;
+async fn a_longest_hold_that_was_over_leaves_nothing(context: Context) {
+    let manager = context.manager().await;
+    let guard = context.briefly_held(&manager).await;
     guard.lost().await;
-    world.until_empty(&manager).await;
+    context.until_empty(&manager).await;
     drop(guard);
     manager.close().await;
-    nothing_stays(&world).await;
+    nothing_stays(&context).await;
 }

@@ -7,7 +7,7 @@ use globallock::{Guard, LockManager};
 use tokio::task::JoinSet;
 
 use super::{Case, case};
-use crate::world::{World, lock_of};
+use crate::context::{Context, lock_of};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -28,48 +28,48 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-async fn take(world: &World, manager: &LockManager, kind: &str) -> Guard {
-    lock_of(manager, world.name(), kind).unwrap().acquire().await.unwrap()
+async fn take(context: &Context, manager: &LockManager, kind: &str) -> Guard {
+    lock_of(manager, context.name(), kind).unwrap().acquire().await.unwrap()
 }
 
-async fn refused(world: &World, manager: &LockManager, kind: &str) -> bool {
-    lock_of(manager, world.name(), kind).unwrap().try_acquire().await.unwrap().is_none()
+async fn refused(context: &Context, manager: &LockManager, kind: &str) -> bool {
+    lock_of(manager, context.name(), kind).unwrap().try_acquire().await.unwrap().is_none()
 }
 
-async fn readers_share(world: World) {
-    let [a, b, c] = world.managers().await;
-    let guards = [take(&world, &a, "read").await, take(&world, &b, "read").await];
-    let third = take(&world, &c, "read").await;
+async fn readers_share(context: Context) {
+    let [a, b, c] = context.managers().await;
+    let guards = [take(&context, &a, "read").await, take(&context, &b, "read").await];
+    let third = take(&context, &c, "read").await;
     assert!(guards.iter().all(Guard::is_held) && third.is_held());
-    assert_eq!(world.queue(&a).await.iter().filter(|entry| entry.held).count(), 3);
+    assert_eq!(context.queue(&a).await.iter().filter(|entry| entry.held).count(), 3);
 }
 
-async fn a_writer_excludes_readers(world: World) {
-    let [a, b] = world.managers().await;
-    let guard = take(&world, &a, "write").await;
-    assert!(refused(&world, &b, "read").await);
-    let reader = world.queued(lock_of(&b, world.name(), "read").unwrap(), 1, 1).await;
+async fn a_writer_excludes_readers(context: Context) {
+    let [a, b] = context.managers().await;
+    let guard = take(&context, &a, "write").await;
+    assert!(refused(&context, &b, "read").await);
+    let reader = context.queued(lock_of(&b, context.name(), "read").unwrap(), 1, 1).await;
     guard.release().await.unwrap();
     assert!(reader.await.unwrap().unwrap().is_held());
 }
 
-async fn readers_exclude_a_writer(world: World) {
-    let [a, b, c] = world.managers().await;
-    let (first, second) = (take(&world, &a, "read").await, take(&world, &b, "read").await);
-    assert!(refused(&world, &c, "write").await);
-    let writer = world.queued(lock_of(&c, world.name(), "write").unwrap(), 2, 1).await;
+async fn readers_exclude_a_writer(context: Context) {
+    let [a, b, c] = context.managers().await;
+    let (first, second) = (take(&context, &a, "read").await, take(&context, &b, "read").await);
+    assert!(refused(&context, &c, "write").await);
+    let writer = context.queued(lock_of(&c, context.name(), "write").unwrap(), 2, 1).await;
     first.release().await.unwrap();
-    world.until(&c, 1, 1).await;
+    context.until(&c, 1, 1).await;
     second.release().await.unwrap();
     assert!(writer.await.unwrap().unwrap().is_held());
 }
 
-async fn a_reader_does_not_pass_a_waiting_writer(world: World) {
-    let [a, b, c] = world.managers().await;
-    let reader = take(&world, &a, "read").await;
-    let writer = world.queued(lock_of(&b, world.name(), "write").unwrap(), 1, 1).await;
-    assert!(refused(&world, &c, "read").await);
-    let late = world.queued(lock_of(&c, world.name(), "read").unwrap(), 1, 2).await;
+async fn a_reader_does_not_pass_a_waiting_writer(context: Context) {
+    let [a, b, c] = context.managers().await;
+    let reader = take(&context, &a, "read").await;
+    let writer = context.queued(lock_of(&b, context.name(), "write").unwrap(), 1, 1).await;
+    assert!(refused(&context, &c, "read").await);
+    let late = context.queued(lock_of(&c, context.name(), "read").unwrap(), 1, 2).await;
     reader.release().await.unwrap();
     let writer = writer.await.unwrap().unwrap();
     assert!(!late.is_finished());
@@ -77,18 +77,18 @@ async fn a_reader_does_not_pass_a_waiting_writer(world: World) {
     assert!(late.await.unwrap().unwrap().is_held());
 }
 
-async fn a_stream_of_readers_does_not_starve_a_writer(world: World) {
-    let world = Arc::new(world);
+async fn a_stream_of_readers_does_not_starve_a_writer(context: Context) {
+    let context = Arc::new(context);
     let mut readers = JoinSet::new();
     let written = Arc::new(AtomicUsize::new(0));
     for _ in 0..4 {
-        let (world, written) = (Arc::clone(&world), Arc::clone(&written));
+        let (context, written) = (Arc::clone(&context), Arc::clone(&written));
         readers.spawn(async move {
-            let manager = world.manager().await;
+            let manager = context.manager().await;
             // Each takes the lock anew before it gives up the last: without fairness there is always a reader.
-            let mut held = take(&world, &manager, "read").await;
+            let mut held = take(&context, &manager, "read").await;
             while written.load(Ordering::SeqCst) == 0 {
-                let lock = lock_of(&manager, world.name(), "read").unwrap();
+                let lock = lock_of(&manager, context.name(), "read").unwrap();
                 match lock.try_acquire().await.unwrap() {
                     Some(next) => drop(std::mem::replace(&mut held, next).release().await.unwrap()),
                     None => {
@@ -99,19 +99,19 @@ async fn a_stream_of_readers_does_not_starve_a_writer(world: World) {
             }
         });
     }
-    let manager = world.manager().await;
-    let writer = take(&world, &manager, "write").await;
+    let manager = context.manager().await;
+    let writer = take(&context, &manager, "write").await;
     written.store(1, Ordering::SeqCst);
     writer.release().await.unwrap();
     readers.join_all().await;
 }
 
-async fn all_readers_behind_a_writer_come_in_together(world: World) {
-    let [a, b, c, d] = world.managers().await;
-    let writer = take(&world, &a, "write").await;
+async fn all_readers_behind_a_writer_come_in_together(context: Context) {
+    let [a, b, c, d] = context.managers().await;
+    let writer = take(&context, &a, "write").await;
     let mut readers = Vec::new();
     for (waiting, manager) in [&b, &c, &d].into_iter().enumerate() {
-        readers.push(world.queued(lock_of(manager, world.name(), "read").unwrap(), 1, waiting + 1).await);
+        readers.push(context.queued(lock_of(manager, context.name(), "read").unwrap(), 1, waiting + 1).await);
     }
     writer.release().await.unwrap();
     let mut guards = Vec::new();
@@ -121,36 +121,36 @@ async fn all_readers_behind_a_writer_come_in_together(world: World) {
     assert!(guards.iter().all(Guard::is_held));
 }
 
-async fn readers_behind_a_writer_that_gives_up_come_in(world: World) {
-    let [a, b, c] = world.managers().await;
-    let reader = take(&world, &a, "read").await;
-    let writer = world.queued(lock_of(&b, world.name(), "write").unwrap(), 1, 1).await;
-    let late = world.queued(lock_of(&c, world.name(), "read").unwrap(), 1, 2).await;
+async fn readers_behind_a_writer_that_gives_up_come_in(context: Context) {
+    let [a, b, c] = context.managers().await;
+    let reader = take(&context, &a, "read").await;
+    let writer = context.queued(lock_of(&b, context.name(), "write").unwrap(), 1, 1).await;
+    let late = context.queued(lock_of(&c, context.name(), "read").unwrap(), 1, 2).await;
     writer.abort();
     assert!(late.await.unwrap().unwrap().is_held());
     assert!(reader.is_held());
 }
 
-async fn a_semaphore_admits_as_many_as_its_capacity(world: World) {
-    let [a, b, c, d] = world.managers().await;
-    let first = take(&world, &a, "1/3").await;
-    let _others = (take(&world, &b, "1/3").await, take(&world, &c, "1/3").await);
-    assert!(refused(&world, &d, "1/3").await);
-    let fourth = world.queued(lock_of(&d, world.name(), "1/3").unwrap(), 3, 1).await;
+async fn a_semaphore_admits_as_many_as_its_capacity(context: Context) {
+    let [a, b, c, d] = context.managers().await;
+    let first = take(&context, &a, "1/3").await;
+    let _others = (take(&context, &b, "1/3").await, take(&context, &c, "1/3").await);
+    assert!(refused(&context, &d, "1/3").await);
+    let fourth = context.queued(lock_of(&d, context.name(), "1/3").unwrap(), 3, 1).await;
     first.release().await.unwrap();
     assert!(fourth.await.unwrap().unwrap().is_held());
 }
 
-async fn a_semaphore_is_never_overfilled(world: World) {
-    let world = Arc::new(world);
+async fn a_semaphore_is_never_overfilled(context: Context) {
+    let context = Arc::new(context);
     let (inside, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut owners = JoinSet::new();
     for number in 0..6_u64 {
-        let (world, inside, most) = (Arc::clone(&world), Arc::clone(&inside), Arc::clone(&most));
+        let (context, inside, most) = (Arc::clone(&context), Arc::clone(&inside), Arc::clone(&most));
         let count = 1 + number % 3;
         owners.spawn(async move {
-            let manager = world.manager().await;
-            let lock = lock_of(&manager, world.name(), &format!("{count}/4")).unwrap();
+            let manager = context.manager().await;
+            let lock = lock_of(&manager, context.name(), &format!("{count}/4")).unwrap();
             for _ in 0..20 {
                 let guard = lock.acquire().await.unwrap();
                 most.fetch_max(inside.fetch_add(count, Ordering::SeqCst) + count, Ordering::SeqCst);
@@ -165,58 +165,58 @@ async fn a_semaphore_is_never_overfilled(world: World) {
     assert!((2..=4).contains(&most), "{most} permits of 4 were in use");
 }
 
-async fn the_weights_of_permits_add_up(world: World) {
-    let [a, b] = world.managers().await;
-    let two = take(&world, &a, "2/3").await;
-    assert!(refused(&world, &b, "2/3").await);
-    let one = take(&world, &b, "1/3").await;
-    assert!(refused(&world, &b, "1/3").await);
+async fn the_weights_of_permits_add_up(context: Context) {
+    let [a, b] = context.managers().await;
+    let two = take(&context, &a, "2/3").await;
+    assert!(refused(&context, &b, "2/3").await);
+    let one = take(&context, &b, "1/3").await;
+    assert!(refused(&context, &b, "1/3").await);
     two.release().await.unwrap();
-    let two = take(&world, &b, "2/3").await;
+    let two = take(&context, &b, "2/3").await;
     assert!(one.is_held() && two.is_held());
 }
 
-async fn a_large_claim_is_not_starved_by_small_ones(world: World) {
-    let [a, b, c] = world.managers().await;
-    let small = take(&world, &a, "1/3").await;
-    let large = world.queued(lock_of(&b, world.name(), "3/3").unwrap(), 1, 1).await;
+async fn a_large_claim_is_not_starved_by_small_ones(context: Context) {
+    let [a, b, c] = context.managers().await;
+    let small = take(&context, &a, "1/3").await;
+    let large = context.queued(lock_of(&b, context.name(), "3/3").unwrap(), 1, 1).await;
     assert!(
-        refused(&world, &c, "1/3").await,
+        refused(&context, &c, "1/3").await,
         "a small claim does not pass the large one, though it would fit"
     );
     small.release().await.unwrap();
     assert!(large.await.unwrap().unwrap().is_held());
 }
 
-async fn a_reader_that_leaves_early_does_not_end_the_others(world: World) {
-    let [a, b, c] = world.managers().await;
-    let first = take(&world, &a, "read").await;
-    let second = take(&world, &b, "read").await;
+async fn a_reader_that_leaves_early_does_not_end_the_others(context: Context) {
+    let [a, b, c] = context.managers().await;
+    let first = take(&context, &a, "read").await;
+    let second = take(&context, &b, "read").await;
     first.release().await.unwrap();
-    assert!(refused(&world, &c, "write").await);
-    let third = take(&world, &c, "read").await;
+    assert!(refused(&context, &c, "write").await);
+    let third = take(&context, &c, "read").await;
     second.release().await.unwrap();
-    assert!(refused(&world, &a, "write").await);
+    assert!(refused(&context, &a, "write").await);
     third.release().await.unwrap();
-    assert!(!refused(&world, &a, "write").await);
+    assert!(!refused(&context, &a, "write").await);
 }
 
-async fn a_mutex_and_a_reader_of_one_name_exclude_each_other(world: World) {
-    let [a, b] = world.managers().await;
-    let mutex = take(&world, &a, "mutex").await;
-    assert!(refused(&world, &b, "read").await);
+async fn a_mutex_and_a_reader_of_one_name_exclude_each_other(context: Context) {
+    let [a, b] = context.managers().await;
+    let mutex = take(&context, &a, "mutex").await;
+    assert!(refused(&context, &b, "read").await);
     mutex.release().await.unwrap();
-    let reader = take(&world, &b, "read").await;
-    assert!(refused(&world, &a, "mutex").await);
+    let reader = take(&context, &b, "read").await;
+    assert!(refused(&context, &a, "mutex").await);
     reader.release().await.unwrap();
 }
 
-async fn the_smallest_capacity_of_a_name_counts(world: World) {
-    let [a, b] = world.managers().await;
-    let five = take(&world, &a, "1/5").await;
-    let two = take(&world, &b, "1/2").await;
-    assert!(refused(&world, &a, "1/5").await, "two of the smaller capacity are in use");
+async fn the_smallest_capacity_of_a_name_counts(context: Context) {
+    let [a, b] = context.managers().await;
+    let five = take(&context, &a, "1/5").await;
+    let two = take(&context, &b, "1/2").await;
+    assert!(refused(&context, &a, "1/5").await, "two of the smaller capacity are in use");
     two.release().await.unwrap();
-    assert!(!refused(&world, &a, "1/5").await);
+    assert!(!refused(&context, &a, "1/5").await);
     five.release().await.unwrap();
 }

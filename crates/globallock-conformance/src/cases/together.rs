@@ -6,8 +6,8 @@ use std::time::Duration;
 use globallock::{Backend, LockManager, ManagerOptions, Options, Release};
 
 use super::{Case, case};
+use crate::context::{Context, run_out};
 use crate::faulty::Faulty;
-use crate::world::{World, run_out};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -20,13 +20,13 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-fn names(world: &World) -> [String; 3] {
-    ["a", "b", "c"].map(|part| format!("{}-{part}", world.name()))
+fn names(context: &Context) -> [String; 3] {
+    ["a", "b", "c"].map(|part| format!("{}-{part}", context.name()))
 }
 
-async fn all_locks_are_held_together(world: World) {
-    let [one, other] = world.managers().await;
-    let names = names(&world);
+async fn all_locks_are_held_together(context: Context) {
+    let [one, other] = context.managers().await;
+    let names = names(&context);
     let guards = one.lock_all(&names).await.unwrap();
     assert!(guards.is_held());
     for name in &names {
@@ -38,9 +38,9 @@ async fn all_locks_are_held_together(world: World) {
     }
 }
 
-async fn none_is_taken_when_one_is_not_to_be_had(world: World) {
-    let [one, other] = world.managers().await;
-    let names = names(&world);
+async fn none_is_taken_when_one_is_not_to_be_had(context: Context) {
+    let [one, other] = context.managers().await;
+    let names = names(&context);
     let taken = other.mutex(&names[2]).unwrap().acquire().await.unwrap();
     assert!(one.try_lock_all(&names).await.unwrap().is_none());
     for name in &names[..2] {
@@ -50,13 +50,13 @@ async fn none_is_taken_when_one_is_not_to_be_had(world: World) {
     assert!(one.try_lock_all(&names).await.unwrap().is_some());
 }
 
-async fn a_wait_that_runs_out_gives_all_back(world: World) {
-    let other = world.manager().await;
-    let store = Faulty::new(world.backend().await);
-    let names = names(&world);
+async fn a_wait_that_runs_out_gives_all_back(context: Context) {
+    let other = context.manager().await;
+    let store = Faulty::new(context.backend().await);
+    let names = names(&context);
     let taken = other.mutex(&names[1]).unwrap().acquire().await.unwrap();
     run_out(&store, Duration::from_millis(150), 2, async |wait| {
-        let options = Options { wait: Some(wait), ..world.options() };
+        let options = Options { wait: Some(wait), ..context.options() };
         let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
         let one = LockManager::with_backend(Arc::clone(&store) as Arc<dyn Backend>, options).unwrap();
         let refused = one.lock_all(&names).await;
@@ -69,14 +69,14 @@ async fn a_wait_that_runs_out_gives_all_back(world: World) {
     taken.release().await.unwrap();
 }
 
-async fn opposite_orders_do_not_block_each_other(world: World) {
-    let world = Arc::new(world);
+async fn opposite_orders_do_not_block_each_other(context: Context) {
+    let context = Arc::new(context);
     let mut owners = tokio::task::JoinSet::new();
     for backwards in [false, true] {
-        let world = Arc::clone(&world);
+        let context = Arc::clone(&context);
         owners.spawn(async move {
-            let manager = world.manager().await;
-            let mut names = names(&world);
+            let manager = context.manager().await;
+            let mut names = names(&context);
             if backwards {
                 names.reverse();
             }
@@ -90,20 +90,20 @@ async fn opposite_orders_do_not_block_each_other(world: World) {
     owners.join_all().await;
 }
 
-async fn a_name_given_twice_is_taken_once(world: World) {
-    let manager = world.manager().await;
-    let name = world.name();
+async fn a_name_given_twice_is_taken_once(context: Context) {
+    let manager = context.manager().await;
+    let name = context.name();
     let guards = manager.lock_all([name, name]).await.unwrap();
     assert_eq!(guards.guards().len(), 1);
     guards.release().await.unwrap();
     assert!(manager.lock_all::<_, &str>([]).await.unwrap().guards().is_empty());
 }
 
-async fn the_loss_of_one_is_told(world: World) {
-    let options = Options { max_hold: Some(Duration::from_millis(300)), ..world.options() };
+async fn the_loss_of_one_is_told(context: Context) {
+    let options = Options { max_hold: Some(Duration::from_millis(300)), ..context.options() };
     let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
-    let manager = LockManager::with_backend(world.backend().await, options).unwrap();
-    let guards = manager.lock_all(names(&world)).await.unwrap();
+    let manager = LockManager::with_backend(context.backend().await, options).unwrap();
+    let guards = manager.lock_all(names(&context)).await.unwrap();
     let (guard, loss) = guards.lost().await;
     assert_eq!(loss, globallock::Loss::MaxHold);
     assert!(!guard.is_held() && !guards.is_held());

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use globallock_conformance::context::{LIMIT, eventually};
+use globallock_conformance::fixtures::{connect_for, manager, queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{connect_for, manager, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
-use globallock_conformance::world::{LIMIT, eventually};
 
 /// So long that nothing ends by it while a test runs.
 const LONG: Duration = Duration::from_secs(60);

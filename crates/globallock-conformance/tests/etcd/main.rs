@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use globallock::{Error, Loss, Options};
-use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{
+use globallock_conformance::context::{LIMIT, eventually};
+use globallock_conformance::fixtures::{
     calm_manager, connect, connect_for, deaths_of_leaders, manager, queue_is, release_without_majority, waits,
 };
+use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::etcd::{self, Etcd};
-use globallock_conformance::world::{LIMIT, eventually};
 use tempfile::TempDir;
 
 /// Starts `etcdctl lock`, which holds until it is killed.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use globallock::Error;
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{connect, connect_for, manager, queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{connect, connect_for, manager, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
-use globallock_conformance::world::eventually;
 use tokio::time::timeout;
 
 #[tokio::test]

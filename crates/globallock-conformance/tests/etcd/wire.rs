@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use globallock_conformance::context::eventually;
 use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
-use globallock_conformance::world::eventually;
 
 /// All keys with what they hold, and whether they are attached to a lease.
 fn dump(cluster: &Etcd) -> String {

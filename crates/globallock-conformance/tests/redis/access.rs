@@ -1,7 +1,7 @@
 //! The ways to a server: TLS, sockets, users.
 
 use globallock::{Error, LockManager};
-use globallock_conformance::scene::calm_manager as manager;
+use globallock_conformance::fixtures::calm_manager as manager;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::redis::{Redis, Sentinels};
 use tempfile::TempDir;

@@ -10,9 +10,9 @@ use futures_util::StreamExt;
 use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus, WaitMode};
 use globallock::queue::Permits;
 use globallock::{Guard, LockManager, Release, Result};
-use globallock_conformance::scene::{connect_for, waits};
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{connect_for, waits};
 use globallock_conformance::server::redis::Redis;
-use globallock_conformance::world::eventually;
 use tokio::task::JoinHandle;
 
 use crate::costs::count;
@@ -46,13 +46,13 @@ enum Dead {
 }
 
 /// A server on which somebody holds the lock `a` in front of very many waiters that have all died.
-struct Scene {
+struct Fixture {
     server: Redis,
     holder: Arc<dyn Backend>,
     holds: Claim,
 }
 
-impl Scene {
+impl Fixture {
     async fn new(dead: Dead) -> Self {
         let server = Redis::start().unwrap();
         let holder = globallock::connect_backend(&server.url()).await.unwrap();
@@ -69,7 +69,7 @@ impl Scene {
         .await;
         server.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "1000"]);
         server.cli(&["CONFIG", "SET", "slowlog-max-len", "10000"]);
-        Scene { server, holder, holds }
+        Fixture { server, holder, holds }
     }
 
     async fn living(&self) -> LockManager {
@@ -99,8 +99,8 @@ async fn crowd(backend: &Arc<dyn Backend>, count: u64) {
         let waiter = of_the_crowd(claim("a", number, MUTEX, WaitMode::Wait).id);
         async move { backend.enqueue(&waiter).await.unwrap() }
     });
-    let standings: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
-    assert!(standings.iter().all(|standing| *standing == ClaimStatus::Waiting));
+    let statuses: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(statuses.iter().all(|status| *status == ClaimStatus::Waiting));
 }
 
 /// The longest that one call kept the server, of those that took more than a millisecond.
@@ -122,12 +122,12 @@ fn longest(server: &Redis) -> Duration {
 async fn granted(
     what: &str,
     since: Instant,
-    scene: &Scene,
+    fixture: &Fixture,
     living: &LockManager,
     waiter: JoinHandle<Result<Guard>>,
 ) {
     let guard = tokio::time::timeout(SOON, waiter).await.expect("it is granted").unwrap().unwrap();
-    println!("{what}: {:.1?}, longest call {:?}", since.elapsed(), longest(&scene.server));
+    println!("{what}: {:.1?}, longest call {:?}", since.elapsed(), longest(&fixture.server));
     assert!(guard.is_held());
     queue_is(living, "a", 1, 0).await;
 }
@@ -135,12 +135,12 @@ async fn granted(
 #[tokio::test]
 async fn a_release_hands_the_lock_over_ten_thousand_dead_waiters() {
     for dead in [Dead::Together, Dead::Apart] {
-        let scene = Scene::new(dead).await;
-        let living = scene.living().await;
-        let waiter = scene.waiter(&living).await;
+        let fixture = Fixture::new(dead).await;
+        let living = fixture.living().await;
+        let waiter = fixture.waiter(&living).await;
         let since = Instant::now();
-        assert_eq!(scene.holder.release(&scene.holds).await.unwrap(), Release::Released);
-        granted(&format!("released before the dead, {dead:?}"), since, &scene, &living, waiter).await;
+        assert_eq!(fixture.holder.release(&fixture.holds).await.unwrap(), Release::Released);
+        granted(&format!("released before the dead, {dead:?}"), since, &fixture, &living, waiter).await;
     }
 }
 
@@ -148,13 +148,13 @@ async fn a_release_hands_the_lock_over_ten_thousand_dead_waiters() {
 async fn one_call_passes_so_many_of_the_dead_and_no_more() {
     // A look at each, and for the first of each connection a message that nobody hears.
     for (dead, most) in [(Dead::Together, 2000), (Dead::Apart, 500)] {
-        let scene = Scene::new(dead).await;
-        let living = scene.living().await;
-        let waiter = scene.waiter(&living).await;
-        scene.server.cli(&["CONFIG", "RESETSTAT"]);
-        assert_eq!(scene.holder.release(&scene.holds).await.unwrap(), Release::Released);
+        let fixture = Fixture::new(dead).await;
+        let living = fixture.living().await;
+        let waiter = fixture.waiter(&living).await;
+        fixture.server.cli(&["CONFIG", "RESETSTAT"]);
+        assert_eq!(fixture.holder.release(&fixture.holds).await.unwrap(), Release::Released);
         let guard = tokio::time::timeout(SOON, waiter).await.expect("it is granted").unwrap().unwrap();
-        let (calls, messages) = (count(&scene.server, "evalsha"), count(&scene.server, "publish"));
+        let (calls, messages) = (count(&fixture.server, "evalsha"), count(&fixture.server, "publish"));
         println!("{dead:?}: {calls} calls, {messages} messages");
         assert!(calls >= CROWD / most, "{dead:?}: {calls} calls pass {CROWD}");
         assert!(
@@ -181,8 +181,8 @@ async fn one_call_lets_in_so_many_and_no_more() {
         let reader = of_the_crowd(claim("a", number, READ, WaitMode::Wait).id);
         readers.enqueue(&Claim { permits: READ, ..reader }).await.unwrap()
     });
-    let standings: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
-    assert!(standings.iter().all(|standing| *standing == ClaimStatus::Waiting));
+    let statuses: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(statuses.iter().all(|status| *status == ClaimStatus::Waiting));
     server.cli(&["CONFIG", "RESETSTAT"]);
     backend.release(&holds).await.unwrap();
     eventually("all share it", async || server.cli(&["ZCARD", "{_glocks:a}:shared"]) == READERS.to_string())
@@ -195,24 +195,30 @@ async fn one_call_lets_in_so_many_and_no_more() {
 #[tokio::test]
 async fn a_waiter_behind_dead_waiters_comes_in_when_the_lease_of_a_dead_holder_ends() {
     for dead in [Dead::Together, Dead::Apart] {
-        let scene = Scene::new(dead).await;
+        let fixture = Fixture::new(dead).await;
         // What is left of it when its owner has been dead for long: the waiter learns of it as it joins.
-        scene.server.cli(&["PEXPIRE", "_glocks:a", "2000"]);
+        fixture.server.cli(&["PEXPIRE", "_glocks:a", "2000"]);
         let since = Instant::now();
-        let living = scene.living().await;
-        let waiter = scene.waiter(&living).await;
-        granted(&format!("2 s are left of a dead holder's lease, {dead:?}"), since, &scene, &living, waiter)
-            .await;
+        let living = fixture.living().await;
+        let waiter = fixture.waiter(&living).await;
+        granted(
+            &format!("2 s are left of a dead holder's lease, {dead:?}"),
+            since,
+            &fixture,
+            &living,
+            waiter,
+        )
+        .await;
     }
 }
 
 #[tokio::test]
 async fn a_renewal_of_a_waiter_behind_dead_waiters_tells_it_when_to_look() {
-    let scene = Scene::new(Dead::Together).await;
-    let backend = globallock::connect_backend(&scene.server.url()).await.unwrap();
+    let fixture = Fixture::new(Dead::Together).await;
+    let backend = globallock::connect_backend(&fixture.server.url()).await.unwrap();
     let waiter = Arc::new(claim("a", CROWD + 1, MUTEX, WaitMode::Wait));
     assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
-    scene.server.cli(&["PEXPIRE", "_glocks:a", "1000"]);
+    fixture.server.cli(&["PEXPIRE", "_glocks:a", "1000"]);
     assert_eq!(backend.renew(&[Arc::clone(&waiter)]).await.remove(0).unwrap(), ClaimStatus::Waiting);
     let granted = async {
         while backend.wait_for_change(&waiter).await.unwrap().is_none() {
@@ -227,26 +233,26 @@ async fn a_renewal_of_a_waiter_behind_dead_waiters_tells_it_when_to_look() {
 #[tokio::test]
 async fn a_newcomer_to_a_free_lock_is_let_in_behind_dead_waiters() {
     for dead in [Dead::Together, Dead::Apart] {
-        let scene = Scene::new(dead).await;
-        scene.holder_is_gone();
-        let living = scene.living().await;
+        let fixture = Fixture::new(dead).await;
+        fixture.holder_is_gone();
+        let living = fixture.living().await;
         let since = Instant::now();
         let waiter = waits(&living, "a");
-        granted(&format!("a newcomer behind the dead, {dead:?}"), since, &scene, &living, waiter).await;
+        granted(&format!("a newcomer behind the dead, {dead:?}"), since, &fixture, &living, waiter).await;
     }
 }
 
 #[tokio::test]
 async fn a_try_finds_a_lock_free_that_only_dead_waiters_want() {
     for dead in [Dead::Together, Dead::Apart] {
-        let scene = Scene::new(dead).await;
-        scene.holder_is_gone();
-        let living = scene.living().await;
+        let fixture = Fixture::new(dead).await;
+        fixture.holder_is_gone();
+        let living = fixture.living().await;
         let lock = living.mutex("a").unwrap();
         let since = Instant::now();
         let tries =
             tokio::spawn(async move { lock.try_acquire().await.map(|tried| tried.expect("it is free")) });
-        granted(&format!("a try behind the dead, {dead:?}"), since, &scene, &living, tries).await;
+        granted(&format!("a try behind the dead, {dead:?}"), since, &fixture, &living, tries).await;
     }
 }
 
@@ -286,8 +292,8 @@ async fn a_lock_that_thousands_of_dead_owners_shared_is_free_at_once() {
         let backend = &backend;
         async move { backend.enqueue(&reader).await.unwrap() }
     });
-    let standings: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
-    assert!(standings.iter().all(|standing| matches!(standing, ClaimStatus::Held(_))));
+    let statuses: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
+    assert!(statuses.iter().all(|status| matches!(status, ClaimStatus::Held(_))));
     assert_eq!(server.cli(&["DEL", "_glocks:a"]), "1");
     let since = Instant::now();
     let writer = claim("a", CROWD, MUTEX, WaitMode::Try);

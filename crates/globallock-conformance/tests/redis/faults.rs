@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use globallock::{Error, Guard, LockManager, Loss, Options, Release};
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::connect_for;
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::connect_for;
 use globallock_conformance::server::redis::{Redis, Sentinels};
-use globallock_conformance::world::eventually;
 use tokio::task::JoinHandle;
 
 use crate::{LEASE, manager, queue_is};

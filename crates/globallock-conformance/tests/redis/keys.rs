@@ -6,9 +6,9 @@ use futures_util::StreamExt;
 use globallock::Guard;
 use globallock::backend::{Claim, ClaimStatus};
 use globallock::queue::Permits;
-use globallock_conformance::scene::{calm_manager as manager, connect_for};
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{calm_manager as manager, connect_for};
 use globallock_conformance::server::redis::Redis;
-use globallock_conformance::world::eventually;
 
 use crate::asking::MUTEX;
 use crate::costs::count;

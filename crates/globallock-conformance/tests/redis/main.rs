@@ -18,7 +18,7 @@ mod wire;
 use std::time::Duration;
 
 use globallock::LockManager;
-use globallock_conformance::scene::{connect_for, queue_is};
+use globallock_conformance::fixtures::{connect_for, queue_is};
 
 /// Long enough for a busy machine, short enough to wait for.
 const LEASE: Duration = Duration::from_secs(1);

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use globallock::{Guard, LockManager, Result};
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{connect_for, queue_is, waits};
 use globallock_conformance::server::redis::Redis;
-use globallock_conformance::world::eventually;
 use tokio::task::JoinHandle;
 
 const LEASE: Duration = Duration::from_secs(60);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::proxy::Proxy;
-use globallock_conformance::scene::{connect_for, queue_is, waits};
 use globallock_conformance::server::redis::Redis;
-use globallock_conformance::world::eventually;
 
 use crate::refusals::{HELLO, pretender, version};
 

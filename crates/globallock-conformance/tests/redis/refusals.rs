@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use globallock::{Error, LockManager};
-use globallock_conformance::scene::connect_for;
+use globallock_conformance::fixtures::connect_for;
 use globallock_conformance::server::redis::Redis;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -54,7 +54,7 @@ async fn a_server_that_cannot_save_is_told_apart() {
     server.cli(&["CONFIG", "SET", "save", "3600 1000000"]);
     std::fs::remove_dir_all(server.directory()).unwrap();
     server.cli(&["BGSAVE"]);
-    globallock_conformance::world::eventually("the saving fails", async || {
+    globallock_conformance::context::eventually("the saving fails", async || {
         server.cli(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err")
     })
     .await;
@@ -84,8 +84,10 @@ async fn a_server_busy_with_a_script_is_waited_for() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    globallock_conformance::world::eventually("it is busy", async || server.cli(&["PING"]).contains("BUSY"))
-        .await;
+    globallock_conformance::context::eventually("it is busy", async || {
+        server.cli(&["PING"]).contains("BUSY")
+    })
+    .await;
     let error = refusal(&manager).await;
     assert!(error.is_unavailable(), "{error:?}");
     assert!(error.to_string().contains("SCRIPT KILL"), "{error}");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use globallock::backend::{Backend, Claim, ClaimStatus, Grant, WaitMode};
 use globallock::queue::Permits;
 use globallock::{Release, Result};
+use globallock_conformance::context::eventually;
 use globallock_conformance::server::redis::Redis;
-use globallock_conformance::world::eventually;
 
 use crate::asking::{CLAIMS, FENCE, LOCK, MUTEX, ONE_OF_TWO, QUEUE, SHARED};
 use crate::times::claim;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus, WaitMode};
 use globallock::queue::Permits;
 use globallock::{Guard, LockManager, Name, Options, Result};
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{connect_for, queue_is, waits};
 use globallock_conformance::server::redis::Redis;
-use globallock_conformance::world::eventually;
 
 /// A lease that no test outlasts, so that nothing here comes about by its end.
 const LONG: Duration = Duration::from_secs(60);

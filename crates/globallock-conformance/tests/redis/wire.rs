@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use globallock_conformance::context::eventually;
 use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::redis::Redis;
-use globallock_conformance::world::eventually;
 
 use crate::asking::Monitor;
 

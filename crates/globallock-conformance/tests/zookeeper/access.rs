@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use globallock::Error;
-use globallock_conformance::scene::{calm_manager, connect, connect_calmly, manager};
+use globallock_conformance::fixtures::{calm_manager, connect, connect_calmly, manager};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, children};

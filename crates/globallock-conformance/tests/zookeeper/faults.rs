@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use globallock::{Error, Options};
-use globallock_conformance::scene::{deaths_of_leaders, manager, release_without_majority};
+use globallock_conformance::fixtures::{deaths_of_leaders, manager, release_without_majority};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 

@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
+use globallock_conformance::fixtures::{calm_manager, queue_is, waits};
 use globallock_conformance::fleet::{Fleet, TIME};
-use globallock_conformance::scene::{calm_manager, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::peers;
 use globallock_conformance::server::zookeeper::{ZooKeeper, children};
@@ -186,7 +186,7 @@ async fn claims_are_called_as_curator_calls_them_where_that_is_wished() {
     // kazoo takes such nodes for its own where it is told to.
     let mut theirs = Kazoo::wants(&ensemble, "/mutexes/a", "mutex", &["-lock-"]);
     let others = async || children(&ensemble.hosts(), "/mutexes/a").len();
-    globallock_conformance::world::eventually("kazoo waits", async || others().await == 2).await;
+    globallock_conformance::context::eventually("kazoo waits", async || others().await == 2).await;
     guard.release().await.unwrap();
     theirs.is_granted();
     theirs.releases();

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use globallock::{LockManager, Loss, ManagerOptions, Options};
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{LEASE, calm_manager, connect_for, manager, patient, queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{LEASE, calm_manager, connect_for, manager, patient, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::{
     ZooKeeper, ask, children, delete_children, end_session, last_transaction, sessions,
 };
-use globallock_conformance::world::eventually;
 
 async fn behind_proxy(ensemble: &ZooKeeper) -> (Proxy, String) {
     let proxy = Proxy::start(ensemble.port(0)).await.unwrap();

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::scene::{connect_for, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 

@@ -72,7 +72,7 @@ fn a_grant_is_seen_beside_a_wish_to_ask_again() {
             granted.recheck();
             assert!(granted.confirm(grant(), now()));
         });
-        // Told to ask again at most once, and then granted.
+        // Inbox to ask again at most once, and then granted.
         let asked = (0..).take_while(|_| !block_on(hold.granted())).count();
         assert!(asked <= 1);
         granted.join().unwrap();

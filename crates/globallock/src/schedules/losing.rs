@@ -8,8 +8,8 @@ use shuttle::future::block_on;
 use super::store::Store;
 use super::{LEASE, mutex, on_thread, owner, search, with_time};
 use crate::hold::Loss;
-use crate::memory::Memory;
 use crate::options::{MAX_DURATION, Options};
+use crate::stores::memory::Memory;
 
 fn options() -> Options {
     // The store answers, however long the search has a request wait.

@@ -31,17 +31,17 @@ fn a_mailbox_that_misses_a_wake_up_is_found() {
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 #[test]
 fn news_of_two_tellers_all_reach_the_waiter() {
-    use crate::news::Told;
+    use crate::stores::watched::inbox::Inbox;
 
     let schedules = search_all(|| {
-        let told = Arc::new(Told::default());
+        let inbox = Arc::new(Inbox::default());
         let tellers = [b"one".to_vec(), b"two".to_vec()].map(|key| {
-            let told = Arc::clone(&told);
-            shuttle::thread::spawn(move || told.tell(|news| news.deleted.push(key)))
+            let inbox = Arc::clone(&inbox);
+            shuttle::thread::spawn(move || inbox.notify(|changes| changes.deleted.push(key)))
         });
         let mut deleted = Vec::new();
         while deleted.len() < 2 {
-            deleted.extend(block_on(told.wait()).deleted);
+            deleted.extend(block_on(inbox.wait()).deleted);
         }
         for teller in tellers {
             teller.join().unwrap();

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use crate::backend::{Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, Release};
 use crate::error::{Error, Result};
-use crate::memory::Memory;
 use crate::name::Name;
+use crate::stores::memory::Memory;
 use crate::sync::Mutex;
 
 #[derive(Debug)]
@@ -81,9 +81,9 @@ impl Backend for Store {
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         self.counts.lock().unwrap().entry(claim.id).or_default().0 += 1;
         yield_now().await;
-        let standing = self.memory.enqueue(claim).await;
+        let status = self.memory.enqueue(claim).await;
         yield_now().await;
-        standing
+        status
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
@@ -99,9 +99,9 @@ impl Backend for Store {
         if self.deaf.load(Ordering::Relaxed) {
             return claims.iter().map(|_| Err(Error::unavailable("memory", "deaf"))).collect();
         }
-        let standings = self.memory.renew(claims).await;
+        let statuses = self.memory.renew(claims).await;
         yield_now().await;
-        standings
+        statuses
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

@@ -1,7 +1,7 @@
 //! Asking for a lock: when the store is asked, how often, and when that is given up.
 
 use super::{
-    Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
+    Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, pauses, since, sleep,
 };
 use crate::backend::{ClaimStatus, Grant};
 use crate::error::Error;
@@ -12,13 +12,13 @@ use crate::sync::now;
 fn a_store_that_fails_is_asked_again_at_a_bounded_rate_while_patience_lasts() {
     in_virtual_time(async {
         let timeout = SECOND * 10;
-        let world = World::with(Options { store_timeout: Some(timeout), ..options() });
-        world.store.always(Verb::Enqueue, Fault::Refuse);
+        let fixture = Fixture::with(Options { store_timeout: Some(timeout), ..options() });
+        fixture.store.always(Verb::Enqueue, Fault::Refuse);
         let begin = now();
-        let error = world.mutex().acquire().await.unwrap_err();
+        let error = fixture.mutex().acquire().await.unwrap_err();
         assert!(error.is_unavailable() && error.to_string().contains("as told"), "{error}");
         assert!(since(begin) <= timeout && since(begin) >= timeout - SECOND / 2, "{:?}", since(begin));
-        let pauses = pauses(&world.store.asked(Verb::Enqueue));
+        let pauses = pauses(&fixture.store.asked(Verb::Enqueue));
         assert!(about(pauses[0], MILLISECOND * 20), "{pauses:?}");
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= MILLISECOND * 502), "{pauses:?}");
@@ -30,11 +30,11 @@ fn a_store_that_fails_is_asked_again_at_a_bounded_rate_while_patience_lasts() {
 fn the_patience_counts_from_the_first_silence() {
     in_virtual_time(async {
         let timeout = SECOND * 10;
-        let world = World::with(Options { store_timeout: Some(timeout), ..options() });
+        let fixture = Fixture::with(Options { store_timeout: Some(timeout), ..options() });
         let begin = now();
-        world.store.next(Verb::Enqueue, [Fault::Refuse]);
-        world.store.always(Verb::Enqueue, Fault::Silence);
-        let error = world.mutex().acquire().await.unwrap_err();
+        fixture.store.next(Verb::Enqueue, [Fault::Refuse]);
+        fixture.store.always(Verb::Enqueue, Fault::Silence);
+        let error = fixture.mutex().acquire().await.unwrap_err();
         assert!(error.is_unavailable() && about(since(begin), timeout), "{:?}: {error}", since(begin));
         // What the store said is told, rather than that it said nothing more.
         assert!(error.to_string().contains("as told"), "{error}");
@@ -44,9 +44,9 @@ fn the_patience_counts_from_the_first_silence() {
 #[test]
 fn silence_is_told_with_how_long_it_was() {
     in_virtual_time(async {
-        let world = World::with(Options { store_timeout: Some(SECOND * 7), ..options() });
-        world.store.always(Verb::Enqueue, Fault::Silence);
-        let error = world.mutex().acquire().await.unwrap_err();
+        let fixture = Fixture::with(Options { store_timeout: Some(SECOND * 7), ..options() });
+        fixture.store.always(Verb::Enqueue, Fault::Silence);
+        let error = fixture.mutex().acquire().await.unwrap_err();
         assert!(error.is_unavailable() && error.to_string().contains("no answer within 7.0s"), "{error}");
     });
 }
@@ -55,14 +55,14 @@ fn silence_is_told_with_how_long_it_was() {
 fn an_answer_ends_the_silence() {
     in_virtual_time(async {
         let timeout = SECOND * 10;
-        let world = World::with(Options { store_timeout: Some(timeout), ..options() });
-        world.store.always(Verb::Enqueue, Fault::Late(timeout - SECOND));
-        let (held, waits) = world.waiting(world.mutex()).await;
+        let fixture = Fixture::with(Options { store_timeout: Some(timeout), ..options() });
+        fixture.store.always(Verb::Enqueue, Fault::Late(timeout - SECOND));
+        let (held, waits) = fixture.waiting(fixture.mutex()).await;
         // The store fails for a while three times, each within the patience that it used up by a half before.
         for _ in 0..3 {
             sleep(SECOND * 20).await;
-            world.store.next(Verb::Enqueue, [Fault::Late(timeout * 2 / 3)]);
-            world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+            fixture.store.next(Verb::Enqueue, [Fault::Late(timeout * 2 / 3)]);
+            fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
         }
         assert!(!waits.is_finished());
         held.release().await.unwrap();
@@ -73,19 +73,19 @@ fn an_answer_ends_the_silence() {
 #[test]
 fn after_an_answer_the_store_is_asked_again_as_soon_as_at_first() {
     in_virtual_time(async {
-        let world = World::with(Options { store_timeout: Some(SECOND * 30), ..options() });
-        let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
-        world.store.next(Verb::Enqueue, [Fault::Refuse; 8]);
-        let lock = world.mutex();
+        let fixture = Fixture::with(Options { store_timeout: Some(SECOND * 30), ..options() });
+        let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
+        fixture.store.next(Verb::Enqueue, [Fault::Refuse; 8]);
+        let lock = fixture.mutex();
         let _waits = tokio::spawn(async move { lock.acquire().await });
         sleep(SECOND * 10).await;
-        let before = world.store.asked(Verb::Enqueue).len();
+        let before = fixture.store.asked(Verb::Enqueue).len();
         assert_eq!(before, 9);
         // The next failure is the first again.
-        world.store.next(Verb::Enqueue, [Fault::Refuse, Fault::Refuse]);
-        world.store.always(Verb::Renew, Fault::Say(ClaimStatus::Gone));
+        fixture.store.next(Verb::Enqueue, [Fault::Refuse, Fault::Refuse]);
+        fixture.store.always(Verb::Renew, Fault::Say(ClaimStatus::Gone));
         sleep(LEASE / 2).await;
-        let asked = world.store.asked(Verb::Enqueue);
+        let asked = fixture.store.asked(Verb::Enqueue);
         assert!(
             about(asked[before + 1].duration_since(asked[before]), MILLISECOND * 20),
             "{:?}",
@@ -97,10 +97,10 @@ fn after_an_answer_the_store_is_asked_again_as_soon_as_at_first() {
 #[test]
 fn a_wait_ends_at_its_limit() {
     in_virtual_time(async {
-        let world = World::new();
-        let lock = world.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
+        let fixture = Fixture::new();
+        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
         let begin = now();
-        let (_held, waits) = world.waiting(lock).await;
+        let (_held, waits) = fixture.waiting(lock).await;
         let Err(Error::TimedOut { waited, .. }) = waits.await.unwrap() else { panic!("it is taken") };
         assert!(about(waited, SECOND * 3) && about(since(begin), SECOND * 3), "{waited:?}");
     });
@@ -109,25 +109,25 @@ fn a_wait_ends_at_its_limit() {
 #[test]
 fn a_wait_of_zero_asks_once_however_slow_the_answer() {
     in_virtual_time(async {
-        let world = World::new();
-        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
+        let fixture = Fixture::new();
+        fixture.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
         let lock =
-            world.mutex().with_options(Options { wait: Some(Default::default()), ..options() }).unwrap();
+            fixture.mutex().with_options(Options { wait: Some(Default::default()), ..options() }).unwrap();
         let guard = lock.acquire().await.unwrap();
         assert!(guard.is_held());
         let begin = now();
         let Err(Error::TimedOut { .. }) = lock.acquire().await else { panic!("it is taken") };
         assert!(about(since(begin), SECOND * 5));
-        assert_eq!(world.store.asked(Verb::Enqueue).len(), 2);
+        assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 2);
     });
 }
 
 #[test]
 fn a_waiting_limit_is_none_for_who_does_not_wait() {
     in_virtual_time(async {
-        let world = World::new();
-        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
-        let lock = world.mutex().with_options(Options { wait: Some(SECOND), ..options() }).unwrap();
+        let fixture = Fixture::new();
+        fixture.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
+        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND), ..options() }).unwrap();
         assert!(lock.try_acquire().await.unwrap().is_some());
     });
 }
@@ -135,12 +135,12 @@ fn a_waiting_limit_is_none_for_who_does_not_wait() {
 #[test]
 fn a_limit_that_ends_in_silence_is_the_limit_for_who_was_seen_to_wait() {
     in_virtual_time(async {
-        let world = World::new();
-        let lock = world.mutex().with_options(Options { wait: Some(SECOND * 30), ..options() }).unwrap();
+        let fixture = Fixture::new();
+        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 30), ..options() }).unwrap();
         let begin = now();
-        let (_held, waits) = world.waiting(lock).await;
-        world.store.always(Verb::Enqueue, Fault::Silence);
-        world.store.always(Verb::Renew, Fault::Refuse);
+        let (_held, waits) = fixture.waiting(lock).await;
+        fixture.store.always(Verb::Enqueue, Fault::Silence);
+        fixture.store.always(Verb::Renew, Fault::Refuse);
         let ended = waits.await.unwrap();
         assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
         assert!(about(since(begin), SECOND * 30), "{:?}", since(begin));
@@ -150,12 +150,12 @@ fn a_limit_that_ends_in_silence_is_the_limit_for_who_was_seen_to_wait() {
 #[test]
 fn a_limit_that_ends_in_silence_is_the_silence_for_who_was_never_answered() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         // What the store said before is no answer to this.
-        assert!(world.mutex().try_acquire().await.unwrap().is_some());
+        assert!(fixture.mutex().try_acquire().await.unwrap().is_some());
         sleep(SECOND).await;
-        world.store.always(Verb::Enqueue, Fault::Silence);
-        let lock = world.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
+        fixture.store.always(Verb::Enqueue, Fault::Silence);
+        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
         let begin = now();
         let ended = lock.acquire().await;
         assert!(ended.is_err_and(|error| error.is_unavailable()));
@@ -167,13 +167,13 @@ fn a_limit_that_ends_in_silence_is_the_silence_for_who_was_never_answered() {
 fn patience_that_ends_before_the_limit_is_silence_for_who_was_seen_to_wait() {
     in_virtual_time(async {
         let timeout = SECOND * 5;
-        let world = World::with(Options { store_timeout: Some(timeout), ..options() });
-        let lock = world
+        let fixture = Fixture::with(Options { store_timeout: Some(timeout), ..options() });
+        let lock = fixture
             .mutex()
-            .with_options(Options { wait: Some(SECOND * 300), ..world.mutex().options().clone() });
-        let (_held, waits) = world.waiting(lock.unwrap()).await;
-        world.store.always(Verb::Enqueue, Fault::Silence);
-        world.store.always(Verb::Renew, Fault::Refuse);
+            .with_options(Options { wait: Some(SECOND * 300), ..fixture.mutex().options().clone() });
+        let (_held, waits) = fixture.waiting(lock.unwrap()).await;
+        fixture.store.always(Verb::Enqueue, Fault::Silence);
+        fixture.store.always(Verb::Renew, Fault::Refuse);
         let ended = waits.await.unwrap();
         assert!(ended.is_err_and(|error| error.is_unavailable()));
     });
@@ -182,18 +182,18 @@ fn patience_that_ends_before_the_limit_is_silence_for_who_was_seen_to_wait() {
 #[test]
 fn a_grant_that_took_longer_than_its_lease_is_asked_for_again() {
     in_virtual_time(async {
-        let world = World::with(Options {
+        let fixture = Fixture::with(Options {
             lease: SECOND * 2,
             store_timeout: Some(SECOND * 60),
             ..Options::default()
         });
         let stale = Grant { fencing_token: 1, expires: Some(now()), hold_ends: None };
-        world
+        fixture
             .store
             .next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(stale)), Fault::Say(ClaimStatus::Gone)]);
-        let guard = world.mutex().acquire().await.unwrap();
+        let guard = fixture.mutex().acquire().await.unwrap();
         assert!(guard.is_held());
-        let asked = world.store.asked(Verb::Enqueue);
+        let asked = fixture.store.asked(Verb::Enqueue);
         assert!(
             asked.len() == 3 && pauses(&asked).iter().all(|pause| *pause >= MILLISECOND * 20),
             "{asked:?}"
@@ -206,17 +206,17 @@ fn a_store_whose_answers_are_no_use_is_asked_again_until_the_limit_and_never_wit
     in_virtual_time(async {
         for wait in [None, Some(SECOND * 20)] {
             for timeout in [SECOND / 10, SECOND, SECOND * 60] {
-                let world = World::new();
-                world.store.always(Verb::Enqueue, Fault::Say(ClaimStatus::Gone));
+                let fixture = Fixture::new();
+                fixture.store.always(Verb::Enqueue, Fault::Say(ClaimStatus::Gone));
                 let options = Options { wait, store_timeout: Some(timeout), ..options() };
-                let lock = world.mutex().with_options(options).unwrap();
+                let lock = fixture.mutex().with_options(options).unwrap();
                 let begin = now();
                 let ended = tokio::time::timeout(SECOND * 30, lock.acquire()).await;
                 if let Some(wait) = wait {
                     assert!(matches!(ended, Ok(Err(Error::TimedOut { .. }))), "{ended:?}");
                     assert!(since(begin) <= wait && since(begin) >= wait - SECOND, "{:?}", since(begin));
                 }
-                let asked = world.store.asked(Verb::Enqueue).len();
+                let asked = fixture.store.asked(Verb::Enqueue).len();
                 assert!(asked < 100, "asked {asked} times in {:?}", since(begin));
             }
         }
@@ -226,14 +226,14 @@ fn a_store_whose_answers_are_no_use_is_asked_again_until_the_limit_and_never_wit
 #[test]
 fn a_watch_that_fails_is_begun_again_at_a_bounded_rate_and_loses_no_grant() {
     in_virtual_time(async {
-        let world = World::with(Options { store_timeout: Some(SECOND * 100), ..options() });
-        world.store.next(Verb::WaitForChange, [Fault::Refuse; 5]);
-        let (held, waits) = world.waiting(world.mutex()).await;
+        let fixture = Fixture::with(Options { store_timeout: Some(SECOND * 100), ..options() });
+        fixture.store.next(Verb::WaitForChange, [Fault::Refuse; 5]);
+        let (held, waits) = fixture.waiting(fixture.mutex()).await;
         sleep(SECOND * 5).await;
         assert!(
-            world.store.asked(Verb::WaitForChange).len() == 6,
+            fixture.store.asked(Verb::WaitForChange).len() == 6,
             "{:?}",
-            world.store.asked(Verb::WaitForChange)
+            fixture.store.asked(Verb::WaitForChange)
         );
         let begin = now();
         held.release().await.unwrap();
@@ -245,13 +245,13 @@ fn a_watch_that_fails_is_begun_again_at_a_bounded_rate_and_loses_no_grant() {
 #[test]
 fn what_asking_again_cannot_mend_is_told_at_once() {
     in_virtual_time(async {
-        let world = World::new();
-        world.store.next(Verb::Enqueue, [Fault::Deny]);
+        let fixture = Fixture::new();
+        fixture.store.next(Verb::Enqueue, [Fault::Deny]);
         let begin = now();
-        assert!(matches!(world.mutex().acquire().await, Err(Error::PermissionDenied { .. })));
-        let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
-        world.store.next(Verb::WaitForChange, [Fault::Deny]);
-        assert!(matches!(world.mutex().acquire().await, Err(Error::PermissionDenied { .. })));
+        assert!(matches!(fixture.mutex().acquire().await, Err(Error::PermissionDenied { .. })));
+        let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
+        fixture.store.next(Verb::WaitForChange, [Fault::Deny]);
+        assert!(matches!(fixture.mutex().acquire().await, Err(Error::PermissionDenied { .. })));
         assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
     });
 }
@@ -259,23 +259,23 @@ fn what_asking_again_cannot_mend_is_told_at_once() {
 #[test]
 fn a_waiter_that_is_told_that_it_waits_goes_on_to_wait() {
     in_virtual_time(async {
-        let world = World::new();
-        world.store.next(Verb::WaitForChange, [Fault::Say(ClaimStatus::Waiting)]);
-        let (held, waits) = world.waiting(world.mutex()).await;
-        assert_eq!(world.store.asked(Verb::Enqueue).len(), 1);
+        let fixture = Fixture::new();
+        fixture.store.next(Verb::WaitForChange, [Fault::Say(ClaimStatus::Waiting)]);
+        let (held, waits) = fixture.waiting(fixture.mutex()).await;
+        assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 1);
         held.release().await.unwrap();
         assert!(waits.await.unwrap().unwrap().is_held());
-        assert_eq!(world.store.asked(Verb::Enqueue).len(), 1, "the push says it all");
+        assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 1, "the push says it all");
     });
 }
 
 #[test]
 fn a_push_of_a_grant_that_is_over_is_no_grant() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         let stale = Grant { fencing_token: 1, expires: Some(now()), hold_ends: None };
-        world.store.next(Verb::WaitForChange, [Fault::Say(ClaimStatus::Held(stale))]);
-        let (held, waits) = world.waiting(world.mutex()).await;
+        fixture.store.next(Verb::WaitForChange, [Fault::Say(ClaimStatus::Held(stale))]);
+        let (held, waits) = fixture.waiting(fixture.mutex()).await;
         sleep(SECOND).await;
         assert!(!waits.is_finished());
         held.release().await.unwrap();

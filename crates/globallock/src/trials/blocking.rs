@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use crate::blocking::{Lock, LockManager};
 use crate::error::Error;
-use crate::memory::Memory;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::queue::MAX_CAPACITY;
+use crate::stores::memory::Memory;
 use crate::{Loss, Release};
 
 /// How long a test waits for what must come.

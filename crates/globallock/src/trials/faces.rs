@@ -4,19 +4,19 @@ use std::collections::HashSet;
 
 use futures_util::StreamExt;
 
-use super::{LEASE, SECOND, Verb, World, in_virtual_time, options, owner_over};
+use super::{Fixture, LEASE, SECOND, Verb, in_virtual_time, options, owner_over};
 use crate::backend::Release;
 use crate::error::Error;
 use crate::manager::LockManager;
-use crate::memory::Memory;
 use crate::options::{ManagerOptions, Options};
 use crate::queue::{MAX_CAPACITY, Permits};
+use crate::stores::memory::Memory;
 
 #[test]
 fn each_kind_of_lock_takes_its_share() {
     in_virtual_time(async {
-        let world = World::new();
-        let owner = &world.owner;
+        let fixture = Fixture::new();
+        let owner = &fixture.owner;
         let shares = [
             (owner.mutex("a").unwrap(), 1, 1),
             (owner.rwlock("a").unwrap().read(), 1, MAX_CAPACITY),
@@ -34,7 +34,7 @@ fn each_kind_of_lock_takes_its_share() {
             assert_eq!(lock.name().as_str(), "a");
             let guard = lock.acquire().await.unwrap();
             assert_eq!(guard.name().as_str(), "a");
-            assert_eq!(world.claims().await[0].permits, Permits { count, capacity });
+            assert_eq!(fixture.claims().await[0].permits, Permits { count, capacity });
             guard.release().await.unwrap();
         }
         assert_eq!(owner.semaphore("a", 5).unwrap().capacity(), 5);
@@ -44,12 +44,12 @@ fn each_kind_of_lock_takes_its_share() {
 #[test]
 fn permits_are_from_one_to_the_capacity_and_that_to_its_limit() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         for capacity in [0, MAX_CAPACITY + 1, u32::MAX] {
-            let refused = world.owner.semaphore("a", capacity);
+            let refused = fixture.owner.semaphore("a", capacity);
             assert!(matches!(refused, Err(Error::InvalidOption { .. })), "{capacity}");
         }
-        let semaphore = world.owner.semaphore("a", 4).unwrap();
+        let semaphore = fixture.owner.semaphore("a", 4).unwrap();
         for count in [0, 5, u32::MAX] {
             assert!(matches!(semaphore.permits(count), Err(Error::InvalidOption { .. })), "{count}");
         }
@@ -62,8 +62,8 @@ fn permits_are_from_one_to_the_capacity_and_that_to_its_limit() {
 #[test]
 fn a_semaphore_gives_one_permit_at_a_time() {
     in_virtual_time(async {
-        let world = World::new();
-        let semaphore = world.owner.semaphore("a", 2).unwrap();
+        let fixture = Fixture::new();
+        let semaphore = fixture.owner.semaphore("a", 2).unwrap();
         let one = semaphore.acquire().await.unwrap();
         let other = semaphore.try_acquire().await.unwrap().unwrap();
         assert!(semaphore.try_acquire().await.unwrap().is_none());
@@ -76,8 +76,8 @@ fn a_semaphore_gives_one_permit_at_a_time() {
 #[test]
 fn a_lock_has_the_options_that_it_was_given() {
     in_virtual_time(async {
-        let world = World::new();
-        let lock = world.mutex();
+        let fixture = Fixture::new();
+        let lock = fixture.mutex();
         assert_eq!(*lock.options(), options());
         let other = Options { lease: SECOND, wait: Some(SECOND * 2), ..options() };
         let lock = lock.with_options(other.clone()).unwrap();
@@ -106,26 +106,26 @@ fn a_claim_shows_the_label_of_its_manager() {
 #[test]
 fn names_and_claims_are_listed_as_the_store_has_them() {
     in_virtual_time(async {
-        let world = World::new();
-        let _guards = world.owner.lock_all(["a/x", "a/y", "b"]).await.unwrap();
+        let fixture = Fixture::new();
+        let _guards = fixture.owner.lock_all(["a/x", "a/y", "b"]).await.unwrap();
         let names: HashSet<String> =
-            world.owner.names("a/").map(|name| name.unwrap().as_str().to_owned()).collect().await;
+            fixture.owner.names("a/").map(|name| name.unwrap().as_str().to_owned()).collect().await;
         assert_eq!(names, HashSet::from(["a/x".to_owned(), "a/y".to_owned()]));
-        assert_eq!(world.owner.inspect("b").await.unwrap().len(), 1);
-        assert!(world.owner.inspect("c").await.unwrap().is_empty());
+        assert_eq!(fixture.owner.inspect("b").await.unwrap().len(), 1);
+        assert!(fixture.owner.inspect("c").await.unwrap().is_empty());
     });
 }
 
 #[test]
 fn claims_of_two_managers_and_of_one_are_told_apart() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         let mut ids = HashSet::new();
         for _ in 0..100 {
-            let owner = owner_over(world.memory.clone(), options());
+            let owner = owner_over(fixture.memory.clone(), options());
             for _ in 0..2 {
                 let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
-                assert!(ids.insert(world.claims().await[0].id.unwrap()));
+                assert!(ids.insert(fixture.claims().await[0].id.unwrap()));
                 guard.release().await.unwrap();
             }
         }
@@ -137,30 +137,30 @@ fn claims_of_two_managers_and_of_one_are_told_apart() {
 #[test]
 fn a_set_of_guards_holds_while_all_do() {
     in_virtual_time(async {
-        let world = World::new();
-        let guards = world.owner.lock_all(["b", "a", "b"]).await.unwrap();
+        let fixture = Fixture::new();
+        let guards = fixture.owner.lock_all(["b", "a", "b"]).await.unwrap();
         assert_eq!(guards.guards().len(), 2);
         assert!(guards.is_held());
         assert_eq!(guards.release().await.unwrap(), Release::Released);
-        assert!(world.claims().await.is_empty());
-        assert_eq!(world.store.asked(Verb::Release).len(), 2);
+        assert!(fixture.claims().await.is_empty());
+        assert_eq!(fixture.store.asked(Verb::Release).len(), 2);
     });
 }
 
 #[test]
 fn debug_texts_name_what_they_are_of() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
         let texts = [
             (format!("{guard:?}"), ["Guard", "\"a\"", "is_held: true"]),
-            (format!("{:?}", world.mutex()), ["Lock", "\"a\"", "lease: 60s"]),
-            (format!("{:?}", world.owner), ["LockManager", "Renewer", "claims: 1"]),
-            (format!("{:?}", world.memory), ["Memory", "names: 1", ".."]),
+            (format!("{:?}", fixture.mutex()), ["Lock", "\"a\"", "lease: 60s"]),
+            (format!("{:?}", fixture.owner), ["LockManager", "Renewer", "claims: 1"]),
+            (format!("{:?}", fixture.memory), ["Memory", "names: 1", ".."]),
         ];
         for (text, words) in texts {
             assert!(words.iter().all(|word| text.contains(word)), "{text}");
         }
-        assert!(format!("{:?}", world.owner.backend()).contains("Memory"));
+        assert!(format!("{:?}", fixture.owner.backend()).contains("Memory"));
     });
 }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::{LEASE, SECOND, Verb, World, in_virtual_time, sleep};
+use super::{Fixture, LEASE, SECOND, Verb, in_virtual_time, sleep};
 use crate::backend::Release;
 use crate::error::Error;
 
 #[test]
 fn the_copy_of_a_guard_in_a_fork_holds_nothing_and_asks_nothing() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
-        let fork = World::new();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
+        let fork = Fixture::new();
         let owner = fork.owner.in_fork();
         for dropped in [false, true] {
             let copy = guard.in_fork(&owner);
@@ -38,13 +38,13 @@ fn the_copy_of_a_guard_in_a_fork_holds_nothing_and_asks_nothing() {
 #[test]
 fn a_manager_in_a_fork_refuses_and_names_its_process() {
     in_virtual_time(async {
-        let world = World::new();
-        let owner = world.owner.in_fork();
+        let fixture = Fixture::new();
+        let owner = fixture.owner.in_fork();
         let lock = owner.mutex("a").unwrap();
         for refused in [lock.acquire().await.err(), lock.try_acquire().await.err()] {
             let Some(Error::Forked { pid }) = refused else { panic!("{refused:?}") };
             assert_ne!(pid, std::process::id());
         }
-        assert!(world.store.asked(Verb::Enqueue).is_empty());
+        assert!(fixture.store.asked(Verb::Enqueue).is_empty());
     });
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, since, sleep};
+use super::{
+    Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, since, sleep,
+};
 use crate::backend::{Claim, ClaimStatus, Grant, Release};
 use crate::deadline::margin;
 use crate::hold::{Hold, Loss, Phase};
@@ -14,11 +16,11 @@ use crate::sync::now;
 fn a_lock_is_lost_a_margin_before_the_lease_that_counts_from_the_question() {
     in_virtual_time(async {
         for late in [Duration::ZERO, SECOND, LEASE / 2] {
-            let world = World::new();
-            world.store.always(Verb::Renew, Fault::Refuse);
-            world.store.next(Verb::Enqueue, [Fault::Late(late)]);
+            let fixture = Fixture::new();
+            fixture.store.always(Verb::Renew, Fault::Refuse);
+            fixture.store.next(Verb::Enqueue, [Fault::Late(late)]);
             let asked = now();
-            let guard = world.mutex().acquire().await.unwrap();
+            let guard = fixture.mutex().acquire().await.unwrap();
             assert!(about(since(asked), late));
             assert!(
                 about(guard.remaining().unwrap(), LEASE - margin(LEASE) - late),
@@ -36,15 +38,15 @@ fn a_lock_is_lost_a_margin_before_the_lease_that_counts_from_the_question() {
 #[test]
 fn a_lock_counts_as_lost_at_its_deadline_though_no_task_has_run() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
         let remaining = guard.remaining().unwrap();
         // Nothing runs but this task.
         tokio::time::advance(remaining - MILLISECOND).await;
         assert!(guard.remaining().unwrap() <= LEASE);
-        let world = World::new();
-        world.store.always(Verb::Renew, Fault::Silence);
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        fixture.store.always(Verb::Renew, Fault::Silence);
+        let guard = fixture.mutex().acquire().await.unwrap();
         tokio::time::advance(guard.remaining().unwrap()).await;
         assert!(!guard.is_held());
     });
@@ -54,9 +56,9 @@ fn a_lock_counts_as_lost_at_its_deadline_though_no_task_has_run() {
 fn a_longest_hold_ends_at_its_time_whatever_the_lease() {
     in_virtual_time(async {
         for (lease, hold) in [(LEASE, SECOND * 10), (SECOND * 2, SECOND * 10), (SECOND * 10, SECOND * 10)] {
-            let world = World::with(Options { lease, max_hold: Some(hold), ..Options::default() });
+            let fixture = Fixture::with(Options { lease, max_hold: Some(hold), ..Options::default() });
             let begin = now();
-            let guard = world.mutex().acquire().await.unwrap();
+            let guard = fixture.mutex().acquire().await.unwrap();
             assert!(guard.remaining().unwrap() <= hold - margin(hold));
             sleep(hold - margin(hold) - MILLISECOND * 5).await;
             assert!(guard.is_held(), "{lease:?}");
@@ -70,10 +72,10 @@ fn a_longest_hold_ends_at_its_time_whatever_the_lease() {
 #[test]
 fn a_longest_hold_within_the_lease_needs_no_renewal() {
     in_virtual_time(async {
-        let world = World::with(Options { max_hold: Some(LEASE / 2), ..options() });
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::with(Options { max_hold: Some(LEASE / 2), ..options() });
+        let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.lost().await, Loss::MaxHold);
-        assert!(world.store.batches().len() <= 1, "{:?}", world.store.batches());
+        assert!(fixture.store.batches().len() <= 1, "{:?}", fixture.store.batches());
     });
 }
 
@@ -81,8 +83,8 @@ fn a_longest_hold_within_the_lease_needs_no_renewal() {
 fn a_longest_hold_counts_from_the_grant_and_no_renewal_moves_it() {
     in_virtual_time(async {
         let hold = SECOND * 100;
-        let world = World::with(Options { max_hold: Some(hold), ..options() });
-        let (held, waits) = world.waiting(world.mutex()).await;
+        let fixture = Fixture::with(Options { max_hold: Some(hold), ..options() });
+        let (held, waits) = fixture.waiting(fixture.mutex()).await;
         sleep(SECOND * 30).await;
         held.release().await.unwrap();
         let guard = waits.await.unwrap().unwrap();
@@ -101,11 +103,11 @@ fn a_longest_hold_counts_from_the_grant_and_no_renewal_moves_it() {
 fn a_lease_that_ends_with_the_longest_hold_is_lost_for_that() {
     in_virtual_time(async {
         let hold = SECOND * 5;
-        let world = World::with(Options { max_hold: Some(hold), ..options() });
+        let fixture = Fixture::with(Options { max_hold: Some(hold), ..options() });
         let end = now() + hold;
         let grant = Grant { fencing_token: 7, expires: Some(end), hold_ends: Some(end) };
-        world.store.next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(grant))]);
-        let guard = world.mutex().acquire().await.unwrap();
+        fixture.store.next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(grant))]);
+        let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.fencing_token(), 7);
         assert_eq!(guard.lost().await, Loss::MaxHold);
     });
@@ -114,16 +116,16 @@ fn a_lease_that_ends_with_the_longest_hold_is_lost_for_that() {
 #[test]
 fn a_lock_that_only_the_end_of_the_process_ends_has_no_deadline() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         let grant = Grant { fencing_token: 7, expires: None, hold_ends: None };
-        world.store.always(Verb::Enqueue, Fault::Say(ClaimStatus::Held(grant)));
-        world.store.always(Verb::Renew, Fault::Say(ClaimStatus::Held(grant)));
-        let guard = world.mutex().acquire().await.unwrap();
+        fixture.store.always(Verb::Enqueue, Fault::Say(ClaimStatus::Held(grant)));
+        fixture.store.always(Verb::Renew, Fault::Say(ClaimStatus::Held(grant)));
+        let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.remaining(), None);
         sleep(LEASE * 10).await;
         assert!(guard.is_held());
         assert_eq!(guard.remaining(), None);
-        let renewals = world.store.batches().len();
+        let renewals = fixture.store.batches().len();
         assert!((29..=30).contains(&renewals), "{renewals}");
     });
 }
@@ -131,13 +133,13 @@ fn a_lock_that_only_the_end_of_the_process_ends_has_no_deadline() {
 #[test]
 fn a_loss_is_told_to_all_who_ask_and_stays() {
     in_virtual_time(async {
-        let world = World::new();
-        world.store.always(Verb::Renew, Fault::Refuse);
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        fixture.store.always(Verb::Renew, Fault::Refuse);
+        let guard = fixture.mutex().acquire().await.unwrap();
         let [one, other] = [(); 2].map(|()| tokio::spawn(guard.ended()));
         assert_eq!(guard.lost().await, Loss::Expired);
         assert_eq!((one.await.unwrap(), other.await.unwrap()), (Some(Loss::Expired), Some(Loss::Expired)));
-        world.store.always(Verb::Renew, Fault::None);
+        fixture.store.always(Verb::Renew, Fault::None);
         sleep(LEASE).await;
         assert!(!guard.is_held());
         assert_eq!((guard.lost().await, guard.release().await.unwrap()), (Loss::Expired, Release::NotHeld));
@@ -147,8 +149,8 @@ fn a_loss_is_told_to_all_who_ask_and_stays() {
 #[test]
 fn a_release_is_no_loss() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
         let told = tokio::spawn(guard.ended());
         sleep(SECOND).await;
         assert!(!told.is_finished());
@@ -160,26 +162,26 @@ fn a_release_is_no_loss() {
 #[test]
 fn a_lost_lock_is_given_up_in_the_store_once() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
-        world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Waiting)]);
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
+        fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Waiting)]);
         assert_eq!(guard.lost().await, Loss::Revoked);
         sleep(MILLISECOND).await;
-        assert_eq!(world.store.asked(Verb::Release).len(), 1);
-        assert!(world.claims().await.is_empty());
+        assert_eq!(fixture.store.asked(Verb::Release).len(), 1);
+        assert!(fixture.claims().await.is_empty());
         drop(guard);
         sleep(LEASE).await;
-        assert_eq!(world.store.asked(Verb::Release).len(), 1);
+        assert_eq!(fixture.store.asked(Verb::Release).len(), 1);
     });
 }
 
 #[test]
 fn a_lease_that_is_shorter_than_the_longest_hold_ends_first() {
     in_virtual_time(async {
-        let world = World::with(Options { max_hold: Some(LEASE * 10), ..options() });
-        world.store.always(Verb::Renew, Fault::Refuse);
+        let fixture = Fixture::with(Options { max_hold: Some(LEASE * 10), ..options() });
+        fixture.store.always(Verb::Renew, Fault::Refuse);
         let begin = now();
-        let guard = world.mutex().acquire().await.unwrap();
+        let guard = fixture.mutex().acquire().await.unwrap();
         assert!(about(guard.remaining().unwrap(), LEASE - margin(LEASE)), "{:?}", guard.remaining());
         assert_eq!(guard.lost().await, Loss::Expired);
         assert!(about(since(begin), LEASE - margin(LEASE)), "{:?}", since(begin));
@@ -190,16 +192,16 @@ fn a_lease_that_is_shorter_than_the_longest_hold_ends_first() {
 fn the_end_of_the_longest_hold_that_was_told_first_counts() {
     in_virtual_time(async {
         let hold = LEASE / 2;
-        let world = World::with(Options { max_hold: Some(hold), ..options() });
+        let fixture = Fixture::with(Options { max_hold: Some(hold), ..options() });
         let begin = now();
         let grant = |hold_ends| Grant {
             fencing_token: 7,
             expires: Some(begin + LEASE * 5),
             hold_ends: Some(hold_ends),
         };
-        world.store.next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(grant(begin + hold)))]);
-        world.store.always(Verb::Renew, Fault::Say(ClaimStatus::Held(grant(begin + hold * 3))));
-        let guard = world.mutex().acquire().await.unwrap();
+        fixture.store.next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(grant(begin + hold)))]);
+        fixture.store.always(Verb::Renew, Fault::Say(ClaimStatus::Held(grant(begin + hold * 3))));
+        let guard = fixture.mutex().acquire().await.unwrap();
         assert!(guard.renew().await.unwrap());
         assert_eq!(guard.lost().await, Loss::MaxHold);
         assert!(about(since(begin), hold - margin(hold)), "{:?}", since(begin));
@@ -209,22 +211,22 @@ fn the_end_of_the_longest_hold_that_was_told_first_counts() {
 #[test]
 fn a_lock_whose_renewal_is_never_answered_is_given_up_in_the_store_at_its_deadline() {
     in_virtual_time(async {
-        let world = World::new();
-        world.store.always(Verb::Renew, Fault::Silence);
+        let fixture = Fixture::new();
+        fixture.store.always(Verb::Renew, Fault::Silence);
         let begin = now();
-        let _guard = world.mutex().acquire().await.unwrap();
+        let _guard = fixture.mutex().acquire().await.unwrap();
         sleep(LEASE - margin(LEASE) + MILLISECOND * 2).await;
-        assert_eq!(world.store.asked(Verb::Release).len(), 1, "{:?}", since(begin));
+        assert_eq!(fixture.store.asked(Verb::Release).len(), 1, "{:?}", since(begin));
     });
 }
 
 #[test]
 fn a_claim_that_was_given_up_is_not_granted_any_more() {
     in_virtual_time(async {
-        let world = World::new();
-        let claim = world.owner.inner().claim(
-            world.mutex().name(),
-            world.mutex().permits(),
+        let fixture = Fixture::new();
+        let claim = fixture.owner.inner().claim(
+            fixture.mutex().name(),
+            fixture.mutex().permits(),
             crate::backend::WaitMode::Wait,
             &options(),
         );

@@ -1,7 +1,7 @@
 //! Departures: nothing stays behind, though no lease would free it for a minute.
 
 use super::{
-    Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
+    Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, pauses, since, sleep,
 };
 use crate::backend::{ClaimStatus, Release};
 use crate::error::Error;
@@ -18,18 +18,18 @@ fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
             (Fault::Silence, Options { wait: Some(SECOND * 21), ..options() }),
         ];
         for (fault, options) in endings {
-            let world = World::with(options);
-            let (held, waits) = world.waiting(world.mutex()).await;
+            let fixture = Fixture::with(options);
+            let (held, waits) = fixture.waiting(fixture.mutex()).await;
             // The next renewal has it ask again.
-            world.store.always(Verb::Enqueue, fault);
-            world.store.next(Verb::Renew, [Fault::Refuse]);
+            fixture.store.always(Verb::Enqueue, fault);
+            fixture.store.next(Verb::Renew, [Fault::Refuse]);
             let begin = now();
             waits.await.unwrap().unwrap_err();
             sleep(MILLISECOND).await;
             assert!(since(begin) < LEASE / 2);
-            assert_eq!(world.claims().await.len(), 1, "{fault:?}");
+            assert_eq!(fixture.claims().await.len(), 1, "{fault:?}");
             assert!(held.is_held());
-            assert_eq!(world.store.asked(Verb::Release).len(), 1);
+            assert_eq!(fixture.store.asked(Verb::Release).len(), 1);
         }
     });
 }
@@ -37,32 +37,32 @@ fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
 #[test]
 fn an_acquire_whose_answer_was_lost_leaves_nothing_when_it_fails_or_is_dropped() {
     in_virtual_time(async {
-        let world = World::with(Options { store_timeout: Some(SECOND), ..options() });
-        world.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
-        assert!(world.mutex().acquire().await.unwrap_err().is_unavailable());
+        let fixture = Fixture::with(Options { store_timeout: Some(SECOND), ..options() });
+        fixture.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
+        assert!(fixture.mutex().acquire().await.unwrap_err().is_unavailable());
         sleep(MILLISECOND).await;
-        assert!(world.claims().await.is_empty());
-        let lock = world.mutex();
+        assert!(fixture.claims().await.is_empty());
+        let lock = fixture.mutex();
         let dropped = tokio::spawn(async move { lock.acquire().await });
         sleep(MILLISECOND).await;
-        assert_eq!(world.claims().await.len(), 1);
+        assert_eq!(fixture.claims().await.len(), 1);
         dropped.abort();
         sleep(MILLISECOND).await;
-        assert!(world.claims().await.is_empty());
+        assert!(fixture.claims().await.is_empty());
     });
 }
 
 #[test]
 fn a_departure_that_fails_is_repeated_at_a_bounded_rate_until_the_lease_is_over() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
-        world.store.always(Verb::Release, Fault::Refuse);
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
+        fixture.store.always(Verb::Release, Fault::Refuse);
         let begin = now();
         drop(guard);
-        world.owner.close().await;
+        fixture.owner.close().await;
         assert!(since(begin) <= LEASE && since(begin) >= LEASE - SECOND * 2, "{:?}", since(begin));
-        let pauses = pauses(&world.store.asked(Verb::Release));
+        let pauses = pauses(&fixture.store.asked(Verb::Release));
         assert!(about(pauses[0], MILLISECOND * 50), "{pauses:?}");
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + MILLISECOND * 2), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= SECOND + MILLISECOND * 2), "{pauses:?}");
@@ -73,40 +73,40 @@ fn a_departure_that_fails_is_repeated_at_a_bounded_rate_until_the_lease_is_over(
 #[test]
 fn a_departure_reaches_the_store_once_that_answers_again() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
-        world.store.always(Verb::Release, Fault::Refuse);
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
+        fixture.store.always(Verb::Release, Fault::Refuse);
         assert!(guard.release().await.unwrap_err().is_unavailable());
         sleep(LEASE / 2).await;
-        world.store.always(Verb::Release, Fault::None);
+        fixture.store.always(Verb::Release, Fault::None);
         sleep(SECOND * 2).await;
-        assert!(world.claims().await.is_empty());
+        assert!(fixture.claims().await.is_empty());
     });
 }
 
 #[test]
 fn a_release_asks_once_and_says_what_the_store_said() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.release().await.unwrap(), Release::Released);
-        let guard = world.mutex().acquire().await.unwrap();
-        world.store.next(Verb::Release, [Fault::Say(ClaimStatus::Gone)]);
+        let guard = fixture.mutex().acquire().await.unwrap();
+        fixture.store.next(Verb::Release, [Fault::Say(ClaimStatus::Gone)]);
         assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
         sleep(SECOND).await;
-        assert_eq!(world.store.asked(Verb::Release).len(), 2);
+        assert_eq!(fixture.store.asked(Verb::Release).len(), 2);
     });
 }
 
 #[test]
 fn a_guard_that_is_dropped_leaves_once() {
     in_virtual_time(async {
-        let world = World::new();
-        drop(world.mutex().acquire().await.unwrap());
+        let fixture = Fixture::new();
+        drop(fixture.mutex().acquire().await.unwrap());
         sleep(MILLISECOND).await;
-        assert!(world.claims().await.is_empty());
+        assert!(fixture.claims().await.is_empty());
         sleep(LEASE * 2).await;
-        assert_eq!(world.store.asked(Verb::Release).len(), 1);
+        assert_eq!(fixture.store.asked(Verb::Release).len(), 1);
     });
 }
 
@@ -114,9 +114,9 @@ fn a_guard_that_is_dropped_leaves_once() {
 fn a_loss_that_the_owner_notices_first_is_given_up_in_the_store() {
     in_virtual_time(async {
         for released in [false, true] {
-            let world = World::new();
-            world.store.always(Verb::Renew, Fault::Silence);
-            let guard = world.mutex().acquire().await.unwrap();
+            let fixture = Fixture::new();
+            fixture.store.always(Verb::Renew, Fault::Silence);
+            let guard = fixture.mutex().acquire().await.unwrap();
             let remaining = guard.remaining().unwrap();
             // No task has run since the deadline but this one.
             tokio::time::advance(remaining).await;
@@ -126,7 +126,7 @@ fn a_loss_that_the_owner_notices_first_is_given_up_in_the_store() {
                 drop(guard);
             }
             sleep(MILLISECOND).await;
-            assert_eq!(world.store.asked(Verb::Release).len(), 1, "{released}");
+            assert_eq!(fixture.store.asked(Verb::Release).len(), 1, "{released}");
         }
     });
 }
@@ -134,14 +134,14 @@ fn a_loss_that_the_owner_notices_first_is_given_up_in_the_store() {
 #[test]
 fn closing_refuses_ends_waits_and_leaves_what_is_held() {
     in_virtual_time(async {
-        let world = World::new();
-        let kept = world.owner.mutex("kept").unwrap().acquire().await.unwrap();
-        let (held, waits) = world.waiting(world.mutex()).await;
-        world.owner.close().await;
-        assert_eq!(world.claims().await.len(), 1, "the waiter is out when the call returns");
+        let fixture = Fixture::new();
+        let kept = fixture.owner.mutex("kept").unwrap().acquire().await.unwrap();
+        let (held, waits) = fixture.waiting(fixture.mutex()).await;
+        fixture.owner.close().await;
+        assert_eq!(fixture.claims().await.len(), 1, "the waiter is out when the call returns");
         let ended = waits.await.unwrap();
         assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
-        assert!(matches!(world.mutex().try_acquire().await, Err(Error::Closed)));
+        assert!(matches!(fixture.mutex().try_acquire().await, Err(Error::Closed)));
         sleep(LEASE * 2).await;
         assert!(kept.is_held() && held.is_held());
         assert_eq!(kept.release().await.unwrap(), Release::Released);
@@ -152,13 +152,13 @@ fn closing_refuses_ends_waits_and_leaves_what_is_held() {
 fn closing_ends_who_asks_a_store_that_fails() {
     in_virtual_time(async {
         for fault in [Fault::Refuse, Fault::Say(ClaimStatus::Gone)] {
-            let world = World::new();
-            world.store.always(Verb::Enqueue, fault);
-            let lock = world.mutex();
+            let fixture = Fixture::new();
+            fixture.store.always(Verb::Enqueue, fault);
+            let lock = fixture.mutex();
             let asks = tokio::spawn(async move { lock.acquire().await });
             sleep(SECOND).await;
             let begin = now();
-            world.owner.close().await;
+            fixture.owner.close().await;
             let ended = asks.await.unwrap();
             assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
             assert!(since(begin) <= SECOND, "{:?}", since(begin));
@@ -169,19 +169,19 @@ fn closing_ends_who_asks_a_store_that_fails() {
 #[test]
 fn closing_waits_for_departures_in_the_background_however_many() {
     in_virtual_time(async {
-        let world = World::new();
-        let guards = [world.mutex(), world.owner.mutex("b").unwrap()];
+        let fixture = Fixture::new();
+        let guards = [fixture.mutex(), fixture.owner.mutex("b").unwrap()];
         let mut held = Vec::new();
         for lock in guards {
             held.push(lock.acquire().await.unwrap());
         }
-        world.store.next(Verb::Release, [Fault::Late(SECOND * 2), Fault::Late(SECOND * 5)]);
+        fixture.store.next(Verb::Release, [Fault::Late(SECOND * 2), Fault::Late(SECOND * 5)]);
         let begin = now();
         drop(held);
-        world.owner.close().await;
+        fixture.owner.close().await;
         assert!(about(since(begin), SECOND * 5), "{:?}", since(begin));
         // And for nothing where there are none.
-        world.owner.close().await;
+        fixture.owner.close().await;
         assert!(about(since(begin), SECOND * 5), "{:?}", since(begin));
     });
 }

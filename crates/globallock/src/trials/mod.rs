@@ -23,9 +23,9 @@ use crate::error::Result;
 use crate::guard::Guard;
 use crate::locks::Lock;
 use crate::manager::LockManager;
-use crate::memory::Memory;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
+use crate::stores::memory::Memory;
 use crate::sync::now;
 use store::{Fault, Store, Verb};
 
@@ -42,13 +42,13 @@ fn in_virtual_time(test: impl Future<Output = ()>) {
 }
 
 /// A store, and one owner's connection to it that does as told.
-struct World {
+struct Fixture {
     memory: Arc<Memory>,
     store: Arc<Store>,
     owner: LockManager,
 }
 
-impl World {
+impl Fixture {
     fn new() -> Self {
         Self::with(options())
     }
@@ -57,7 +57,7 @@ impl World {
         let memory = Memory::new();
         let store = Store::beside(&memory);
         let owner = owner_over(store.clone(), options);
-        World { memory, store, owner }
+        Fixture { memory, store, owner }
     }
 
     /// The mutex of the owner whose connection does as told.

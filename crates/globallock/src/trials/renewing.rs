@@ -1,7 +1,7 @@
 //! Renewals: as many as are promised, together, and faster when they fail.
 
 use super::{
-    Fault, LEASE, MILLISECOND, SECOND, Verb, World, about, in_virtual_time, options, pauses, since, sleep,
+    Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, pauses, since, sleep,
 };
 use crate::backend::ClaimStatus;
 use crate::deadline::margin;
@@ -13,11 +13,11 @@ use crate::sync::now;
 #[test]
 fn a_held_lock_is_renewed_three_times_a_lease() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
         sleep(LEASE * 10).await;
         assert!(guard.is_held());
-        let asked = world.store.asked(Verb::Renew);
+        let asked = fixture.store.asked(Verb::Renew);
         assert!((30..=31).contains(&asked.len()), "{}", asked.len());
         let third = LEASE / 3;
         assert!(
@@ -31,13 +31,13 @@ fn a_held_lock_is_renewed_three_times_a_lease() {
 #[test]
 fn a_waiting_claim_is_renewed_three_times_a_lease_and_outlives_it() {
     in_virtual_time(async {
-        let world = World::new();
-        let (held, waits) = world.waiting(world.mutex()).await;
+        let fixture = Fixture::new();
+        let (held, waits) = fixture.waiting(fixture.mutex()).await;
         sleep(LEASE * 10).await;
-        let asked = world.store.asked(Verb::Renew);
+        let asked = fixture.store.asked(Verb::Renew);
         assert!((28..=31).contains(&asked.len()), "{}", asked.len());
-        assert_eq!(world.claims().await.len(), 2);
-        assert_eq!(world.store.asked(Verb::Enqueue).len(), 1);
+        assert_eq!(fixture.claims().await.len(), 2);
+        assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 1);
         held.release().await.unwrap();
         assert!(waits.await.unwrap().unwrap().is_held());
     });
@@ -46,12 +46,12 @@ fn a_waiting_claim_is_renewed_three_times_a_lease_and_outlives_it() {
 #[test]
 fn renewals_that_fail_are_tried_again_until_the_deadline_at_a_bounded_rate() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
-        world.store.always(Verb::Renew, Fault::Refuse);
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
+        fixture.store.always(Verb::Renew, Fault::Refuse);
         let begin = now();
         assert_eq!(guard.lost().await, Loss::Expired);
-        let asked = world.store.asked(Verb::Renew);
+        let asked = fixture.store.asked(Verb::Renew);
         let pauses = pauses(&asked);
         assert!(
             pauses.iter().all(|pause| *pause >= MILLISECOND * 10 && *pause <= SECOND + MILLISECOND),
@@ -67,13 +67,13 @@ fn renewals_that_fail_are_tried_again_until_the_deadline_at_a_bounded_rate() {
 #[test]
 fn a_lock_outlives_an_outage_that_is_shorter_than_what_is_left_of_its_lease() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
         // From the first renewal on, to a second before the deadline.
-        world.store.always(Verb::Renew, Fault::Refuse);
+        fixture.store.always(Verb::Renew, Fault::Refuse);
         sleep(LEASE - margin(LEASE) - SECOND).await;
         assert!(guard.is_held());
-        world.store.always(Verb::Renew, Fault::None);
+        fixture.store.always(Verb::Renew, Fault::None);
         sleep(LEASE).await;
         assert!(guard.is_held());
     });
@@ -82,16 +82,16 @@ fn a_lock_outlives_an_outage_that_is_shorter_than_what_is_left_of_its_lease() {
 #[test]
 fn what_comes_due_within_ten_milliseconds_is_renewed_in_one_request() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         let mut guards = Vec::new();
         for number in 0..5 {
-            guards.push(world.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
+            guards.push(fixture.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
             sleep(MILLISECOND * 2).await;
         }
         sleep(SECOND).await;
-        guards.push(world.owner.mutex("late").unwrap().acquire().await.unwrap());
+        guards.push(fixture.owner.mutex("late").unwrap().acquire().await.unwrap());
         sleep(LEASE / 2).await;
-        assert_eq!(world.store.batches(), [5, 1]);
+        assert_eq!(fixture.store.batches(), [5, 1]);
         assert!(guards.iter().all(Guard::is_held));
     });
 }
@@ -99,19 +99,19 @@ fn what_comes_due_within_ten_milliseconds_is_renewed_in_one_request() {
 #[test]
 fn many_claims_are_renewed_in_full_requests_of_which_few_are_under_way() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         let mut guards = Vec::new();
         for number in 0..256 * 10 + 1 {
-            guards.push(world.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
+            guards.push(fixture.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
         }
-        world.store.always(Verb::Renew, Fault::Late(SECOND));
+        fixture.store.always(Verb::Renew, Fault::Late(SECOND));
         sleep(LEASE / 2).await;
-        let batches = world.store.batches();
+        let batches = fixture.store.batches();
         assert_eq!(batches.iter().sum::<usize>(), guards.len(), "{batches:?}");
         assert_eq!(batches.iter().max(), Some(&256), "{batches:?}");
-        assert_eq!((batches.len(), world.store.most_renewing()), (11, 8));
+        assert_eq!((batches.len(), fixture.store.most_renewing()), (11, 8));
         // Those that found no room are asked for once there is some.
-        let asked = world.store.asked(Verb::Renew);
+        let asked = fixture.store.asked(Verb::Renew);
         assert!(about(asked[10].duration_since(asked[0]), SECOND), "{:?}", pauses(&asked));
     });
 }
@@ -119,34 +119,34 @@ fn many_claims_are_renewed_in_full_requests_of_which_few_are_under_way() {
 #[test]
 fn a_shorter_lease_is_renewed_in_its_own_time() {
     in_virtual_time(async {
-        let world = World::new();
-        let _long = world.owner.mutex("long").unwrap().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let _long = fixture.owner.mutex("long").unwrap().acquire().await.unwrap();
         sleep(MILLISECOND).await;
-        let short = world.mutex().with_options(Options { lease: SECOND * 3, ..options() }).unwrap();
+        let short = fixture.mutex().with_options(Options { lease: SECOND * 3, ..options() }).unwrap();
         let short = short.acquire().await.unwrap();
         sleep(SECOND * 10).await;
         assert!(short.is_held());
-        assert!((10..=11).contains(&world.store.batches().len()), "{:?}", world.store.batches());
+        assert!((10..=11).contains(&fixture.store.batches().len()), "{:?}", fixture.store.batches());
     });
 }
 
 #[test]
 fn a_disturbance_has_all_renewed_at_once() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
-        let other = world.owner.mutex("b").unwrap().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
+        let other = fixture.owner.mutex("b").unwrap().acquire().await.unwrap();
         sleep(SECOND).await;
-        world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+        fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
         let begin = now();
-        world.store.disturbed.notify_one();
+        fixture.store.disturbed.notify_one();
         assert_eq!(guard.lost().await, Loss::Revoked);
         assert_eq!(other.lost().await, Loss::Revoked);
         assert!(since(begin) <= MILLISECOND, "{:?}", since(begin));
         // And again.
-        let guard = world.mutex().acquire().await.unwrap();
-        world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
-        world.store.disturbed.notify_one();
+        let guard = fixture.mutex().acquire().await.unwrap();
+        fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+        fixture.store.disturbed.notify_one();
         assert_eq!(guard.lost().await, Loss::Revoked);
         assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
     });
@@ -155,35 +155,35 @@ fn a_disturbance_has_all_renewed_at_once() {
 #[test]
 fn a_disturbance_repeats_no_renewal_that_is_under_way() {
     in_virtual_time(async {
-        let world = World::new();
-        let _guard = world.mutex().acquire().await.unwrap();
-        world.store.always(Verb::Renew, Fault::Late(SECOND * 3));
+        let fixture = Fixture::new();
+        let _guard = fixture.mutex().acquire().await.unwrap();
+        fixture.store.always(Verb::Renew, Fault::Late(SECOND * 3));
         for _ in 0..3 {
-            world.store.disturbed.notify_one();
+            fixture.store.disturbed.notify_one();
             sleep(SECOND / 2).await;
         }
-        assert_eq!(world.store.batches(), [1]);
+        assert_eq!(fixture.store.batches(), [1]);
     });
 }
 
 #[test]
 fn what_is_released_is_not_renewed_any_more() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         for ended in 0..3 {
-            let guard = world.mutex().acquire().await.unwrap();
+            let guard = fixture.mutex().acquire().await.unwrap();
             match ended {
                 0 => drop(guard.release().await.unwrap()),
                 1 => drop(guard),
                 _ => {
-                    world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+                    fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
                     let _ = guard.renew().await.unwrap();
                     drop(guard);
                 }
             }
-            let before = world.store.batches().len();
+            let before = fixture.store.batches().len();
             sleep(LEASE * 3).await;
-            assert_eq!(world.store.batches().len(), before, "{ended}");
+            assert_eq!(fixture.store.batches().len(), before, "{ended}");
         }
     });
 }
@@ -191,14 +191,14 @@ fn what_is_released_is_not_renewed_any_more() {
 #[test]
 fn a_late_answer_to_a_renewal_counts_from_when_it_was_asked_for() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
         let begin = now();
         // Served after a third of the lease, and heard of after the half.
-        world.store.next(Verb::Renew, [Fault::Late(LEASE / 6)]);
-        world.store.always(Verb::Renew, Fault::Silence);
+        fixture.store.next(Verb::Renew, [Fault::Late(LEASE / 6)]);
+        fixture.store.always(Verb::Renew, Fault::Silence);
         assert_eq!(guard.lost().await, Loss::Expired);
-        let sent = world.store.asked(Verb::Renew)[0].duration_since(begin);
+        let sent = fixture.store.asked(Verb::Renew)[0].duration_since(begin);
         assert!(about(since(begin), sent + LEASE - margin(LEASE)), "{:?}", since(begin));
     });
 }
@@ -207,11 +207,11 @@ fn a_late_answer_to_a_renewal_counts_from_when_it_was_asked_for() {
 fn a_waiter_whose_renewal_fails_or_finds_it_gone_asks_the_store() {
     in_virtual_time(async {
         for fault in [Fault::Refuse, Fault::Say(ClaimStatus::Gone)] {
-            let world = World::new();
-            let (_held, _waits) = world.waiting(world.mutex()).await;
-            world.store.next(Verb::Renew, [fault]);
+            let fixture = Fixture::new();
+            let (_held, _waits) = fixture.waiting(fixture.mutex()).await;
+            fixture.store.next(Verb::Renew, [fault]);
             sleep(LEASE / 3 + MILLISECOND).await;
-            assert_eq!(world.store.asked(Verb::Enqueue).len(), 2, "{fault:?}");
+            assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 2, "{fault:?}");
         }
     });
 }
@@ -219,9 +219,9 @@ fn a_waiter_whose_renewal_fails_or_finds_it_gone_asks_the_store() {
 #[test]
 fn a_grant_whose_push_is_lost_is_learnt_from_the_next_renewal() {
     in_virtual_time(async {
-        let world = World::new();
-        world.store.always(Verb::WaitForChange, Fault::Silence);
-        let (held, waits) = world.waiting(world.mutex()).await;
+        let fixture = Fixture::new();
+        fixture.store.always(Verb::WaitForChange, Fault::Silence);
+        let (held, waits) = fixture.waiting(fixture.mutex()).await;
         let begin = now();
         held.release().await.unwrap();
         assert!(waits.await.unwrap().unwrap().is_held());
@@ -232,10 +232,10 @@ fn a_grant_whose_push_is_lost_is_learnt_from_the_next_renewal() {
 #[test]
 fn the_renewing_task_ends_with_the_last_lock_of_its_manager() {
     in_virtual_time(async {
-        let world = World::new();
-        let store = std::sync::Arc::downgrade(&world.store);
-        let guard = world.mutex().acquire().await.unwrap();
-        drop(world);
+        let fixture = Fixture::new();
+        let store = std::sync::Arc::downgrade(&fixture.store);
+        let guard = fixture.mutex().acquire().await.unwrap();
+        drop(fixture);
         sleep(LEASE * 2).await;
         assert!(guard.is_held(), "what is held is renewed without its manager");
         guard.release().await.unwrap();
@@ -247,37 +247,37 @@ fn the_renewing_task_ends_with_the_last_lock_of_its_manager() {
 #[test]
 fn a_renewal_on_demand_asks_once_and_gives_a_whole_lease() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
         sleep(SECOND * 5).await;
         assert!(guard.renew().await.unwrap());
         assert!(about(guard.remaining().unwrap(), LEASE - margin(LEASE)), "{:?}", guard.remaining());
-        assert_eq!(world.store.batches(), [1]);
-        world.store.next(Verb::Renew, [Fault::Refuse]);
+        assert_eq!(fixture.store.batches(), [1]);
+        fixture.store.next(Verb::Renew, [Fault::Refuse]);
         assert!(guard.renew().await.is_err_and(|error| error.is_unavailable()));
         assert!(guard.is_held(), "an error loses nothing");
-        world.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+        fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
         assert!(!guard.renew().await.unwrap());
         assert_eq!(guard.lost().await, Loss::Revoked);
-        let asked = world.store.batches().len();
+        let asked = fixture.store.batches().len();
         assert!(!guard.renew().await.unwrap());
-        assert_eq!(world.store.batches().len(), asked, "what is lost is not asked for");
+        assert_eq!(fixture.store.batches().len(), asked, "what is lost is not asked for");
     });
 }
 
 #[test]
 fn what_is_released_is_forgotten_at_once() {
     in_virtual_time(async {
-        let world = World::new();
+        let fixture = Fixture::new();
         for dropped in [false, true] {
-            let guard = world.mutex().acquire().await.unwrap();
-            assert!(format!("{:?}", world.owner).contains("claims: 1"), "{:?}", world.owner);
+            let guard = fixture.mutex().acquire().await.unwrap();
+            assert!(format!("{:?}", fixture.owner).contains("claims: 1"), "{:?}", fixture.owner);
             if dropped {
                 drop(guard);
             } else {
                 guard.release().await.unwrap();
             }
-            assert!(format!("{:?}", world.owner).contains("claims: 0"), "{:?}", world.owner);
+            assert!(format!("{:?}", fixture.owner).contains("claims: 0"), "{:?}", fixture.owner);
         }
     });
 }
@@ -286,12 +286,12 @@ fn what_is_released_is_forgotten_at_once() {
 fn after_a_late_grant_the_first_renewal_comes_in_what_is_left_of_the_lease() {
     for max_hold in [None, Some(LEASE * 10)] {
         in_virtual_time(async {
-            let world = World::with(Options { max_hold, ..options() });
-            world.store.next(Verb::Enqueue, [Fault::Late(LEASE / 2)]);
-            let _guard = world.mutex().acquire().await.unwrap();
+            let fixture = Fixture::with(Options { max_hold, ..options() });
+            fixture.store.next(Verb::Enqueue, [Fault::Late(LEASE / 2)]);
+            let _guard = fixture.mutex().acquire().await.unwrap();
             let granted = now();
             sleep(LEASE / 2 / 3).await;
-            let asked = world.store.asked(Verb::Renew);
+            let asked = fixture.store.asked(Verb::Renew);
             assert_eq!(asked.len(), 1);
             assert!(asked[0].duration_since(granted) >= LEASE / 2 / 3 - SECOND);
         });
@@ -301,20 +301,20 @@ fn after_a_late_grant_the_first_renewal_comes_in_what_is_left_of_the_lease() {
 #[test]
 fn claims_that_wait_do_not_keep_those_that_are_held_from_being_renewed() {
     in_virtual_time(async {
-        let world = World::new();
-        let _held = world.other().mutex("a").unwrap().acquire().await.unwrap();
+        let fixture = Fixture::new();
+        let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
         let crowd: Vec<_> = (0..256 * 9)
             .map(|_| {
-                let lock = world.mutex();
+                let lock = fixture.mutex();
                 tokio::spawn(async move { lock.acquire().await })
             })
             .collect();
         sleep(SECOND).await;
-        let guard = world.owner.mutex("b").unwrap().acquire().await.unwrap();
+        let guard = fixture.owner.mutex("b").unwrap().acquire().await.unwrap();
         // As many requests as may be under way are never answered, all of them of claims that wait.
-        world.store.next(Verb::Renew, [Fault::Silence; 8]);
+        fixture.store.next(Verb::Renew, [Fault::Silence; 8]);
         sleep(LEASE * 2).await;
-        assert_eq!(world.store.batches()[..8], [256; 8]);
+        assert_eq!(fixture.store.batches()[..8], [256; 8]);
         assert!(guard.is_held());
         drop(crowd);
     });
@@ -323,9 +323,9 @@ fn claims_that_wait_do_not_keep_those_that_are_held_from_being_renewed() {
 #[test]
 fn a_lock_that_is_renewed_on_demand_outlives_a_renewal_that_is_never_answered() {
     in_virtual_time(async {
-        let world = World::new();
-        let guard = world.mutex().acquire().await.unwrap();
-        world.store.next(Verb::Renew, [Fault::Silence]);
+        let fixture = Fixture::new();
+        let guard = fixture.mutex().acquire().await.unwrap();
+        fixture.store.next(Verb::Renew, [Fault::Silence]);
         sleep(LEASE / 2).await;
         assert!(guard.renew().await.unwrap());
         let begin = now();

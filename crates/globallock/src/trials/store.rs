@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 
 use crate::backend::{Backend, Capabilities, Claim, ClaimStatus, Entry, Release};
 use crate::error::{Error, Result};
-use crate::memory::Memory;
 use crate::name::Name;
+use crate::stores::memory::Memory;
 use crate::sync::now;
 
 /// More requests of a kind than any test here has reason for.
@@ -119,7 +119,7 @@ impl Store {
                 tokio::time::sleep(span).await;
                 answer
             }
-            Fault::Say(standing) => says(standing),
+            Fault::Say(status) => says(status),
         }
     }
 }
@@ -140,7 +140,7 @@ impl Backend for Store {
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
-        self.pass(Verb::WaitForChange, self.memory.wait_for_change(claim), Err, |standing| Ok(Some(standing)))
+        self.pass(Verb::WaitForChange, self.memory.wait_for_change(claim), Err, |status| Ok(Some(status)))
             .await
     }
 
@@ -156,7 +156,7 @@ impl Backend for Store {
                 Verb::Renew,
                 self.memory.renew(claims),
                 |error| each(claims, &error),
-                |standing| claims.iter().map(|_| Ok(standing)).collect(),
+                |status| claims.iter().map(|_| Ok(status)).collect(),
             )
             .await;
         self.state().renewing -= 1;

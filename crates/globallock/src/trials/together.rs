@@ -1,6 +1,6 @@
 //! Several locks within one waiting limit.
 
-use super::{Fault, SECOND, Verb, World, about, in_virtual_time, options, since, sleep};
+use super::{Fault, Fixture, SECOND, Verb, about, in_virtual_time, options, since, sleep};
 use crate::error::Error;
 use crate::options::Options;
 use crate::sync::now;
@@ -8,8 +8,8 @@ use crate::sync::now;
 #[test]
 fn several_locks_are_waited_for_no_longer_than_one() {
     in_virtual_time(async {
-        let world = World::with(Options { wait: Some(SECOND * 10), ..options() });
-        let other = world.other();
+        let fixture = Fixture::with(Options { wait: Some(SECOND * 10), ..options() });
+        let other = fixture.other();
         // Each becomes free just before the whole limit would be over, counted from when it is asked for.
         let mut held = Vec::new();
         for name in ["a", "b", "c"] {
@@ -22,10 +22,10 @@ fn several_locks_are_waited_for_no_longer_than_one() {
             }
         });
         let begin = now();
-        let ended = world.owner.lock_all(["c", "a", "b"]).await;
+        let ended = fixture.owner.lock_all(["c", "a", "b"]).await;
         assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
         assert!(about(since(begin), SECOND * 10), "{:?}", since(begin));
-        assert!(world.claims().await.is_empty(), "what was taken is given back");
+        assert!(fixture.claims().await.is_empty(), "what was taken is given back");
         frees.await.unwrap();
     });
 }
@@ -33,14 +33,14 @@ fn several_locks_are_waited_for_no_longer_than_one() {
 #[test]
 fn several_locks_are_had_within_the_limit() {
     in_virtual_time(async {
-        let world = World::with(Options { wait: Some(SECOND * 10), ..options() });
-        let held = world.other().mutex("b").unwrap().acquire().await.unwrap();
+        let fixture = Fixture::with(Options { wait: Some(SECOND * 10), ..options() });
+        let held = fixture.other().mutex("b").unwrap().acquire().await.unwrap();
         let frees = tokio::spawn(async move {
             sleep(SECOND * 6).await;
             held.release().await.unwrap();
         });
-        world.store.always(Verb::Enqueue, Fault::Late(SECOND));
-        let guards = world.owner.lock_all(["c", "a", "b"]).await.unwrap();
+        fixture.store.always(Verb::Enqueue, Fault::Late(SECOND));
+        let guards = fixture.owner.lock_all(["c", "a", "b"]).await.unwrap();
         let names: Vec<&str> = guards.guards().iter().map(|guard| guard.name().as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
         assert!(guards.is_held());
@@ -51,22 +51,22 @@ fn several_locks_are_had_within_the_limit() {
 #[test]
 fn an_error_of_one_gives_the_others_back() {
     in_virtual_time(async {
-        let world = World::new();
-        world.store.next(Verb::Enqueue, [Fault::None, Fault::Deny]);
-        assert!(matches!(world.owner.lock_all(["a", "b"]).await, Err(Error::PermissionDenied { .. })));
-        assert!(world.claims().await.is_empty());
-        world.store.next(Verb::Enqueue, [Fault::None, Fault::Deny]);
-        assert!(matches!(world.owner.try_lock_all(["a", "b"]).await, Err(Error::PermissionDenied { .. })));
-        assert!(world.claims().await.is_empty());
+        let fixture = Fixture::new();
+        fixture.store.next(Verb::Enqueue, [Fault::None, Fault::Deny]);
+        assert!(matches!(fixture.owner.lock_all(["a", "b"]).await, Err(Error::PermissionDenied { .. })));
+        assert!(fixture.claims().await.is_empty());
+        fixture.store.next(Verb::Enqueue, [Fault::None, Fault::Deny]);
+        assert!(matches!(fixture.owner.try_lock_all(["a", "b"]).await, Err(Error::PermissionDenied { .. })));
+        assert!(fixture.claims().await.is_empty());
     });
 }
 
 #[test]
 fn the_loss_of_one_names_it() {
     in_virtual_time(async {
-        let world = World::new();
-        let guards = world.owner.lock_all(["a", "b"]).await.unwrap();
-        world.store.next(Verb::Renew, [Fault::Say(crate::backend::ClaimStatus::Gone)]);
+        let fixture = Fixture::new();
+        let guards = fixture.owner.lock_all(["a", "b"]).await.unwrap();
+        fixture.store.next(Verb::Renew, [Fault::Say(crate::backend::ClaimStatus::Gone)]);
         let (guard, loss) = guards.lost().await;
         assert_eq!((guard.name().as_str(), loss), ("a", crate::hold::Loss::Revoked));
         assert!(!guards.is_held());
@@ -77,8 +77,8 @@ fn the_loss_of_one_names_it() {
 #[test]
 fn no_locks_are_never_lost() {
     in_virtual_time(async {
-        let world = World::new();
-        let guards = world.owner.lock_all::<_, &str>([]).await.unwrap();
+        let fixture = Fixture::new();
+        let guards = fixture.owner.lock_all::<_, &str>([]).await.unwrap();
         assert!(tokio::time::timeout(SECOND * 1000, guards.lost()).await.is_err());
     });
 }

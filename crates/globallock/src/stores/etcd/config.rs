@@ -1,0 +1,151 @@
+//! What an address says of an etcd cluster.
+
+use std::time::Duration;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use crate::error::Result;
+use crate::stores::address::Address;
+
+const OPTIONS: &[&str] = &["prefix", "timeout", "interop", "ca", "cert", "key"];
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// How often an idle connection is tried, and how long its answer may take: a silent network is told from an idle one.
+const ALIVE: Duration = Duration::from_secs(2);
+
+/// A store's settings.
+pub(super) struct Config {
+    /// What stands before a name in its keys, with the slash behind it.
+    pub(super) prefix: String,
+    /// How long one request may take.
+    pub(super) timeout: Duration,
+    /// The address as it may be shown.
+    pub(super) shown: String,
+    pub(super) channels: Vec<Channel>,
+    /// Whether a mutex takes the one key of python-etcd3's lock too.
+    pub(super) single_key: bool,
+    /// User and password.
+    pub(super) login: Option<(String, String)>,
+}
+
+impl Config {
+    pub(super) fn new(mut address: Address) -> Result<Self> {
+        let mut prefix = address.take("prefix").unwrap_or_else(|| "/locks/_glocks/".to_owned());
+        if !prefix.ends_with('/') {
+            prefix.push('/');
+        }
+        let timeout = address.take_duration("timeout")?.unwrap_or(TIMEOUT);
+        if timeout.is_zero() {
+            return Err(address.wrong("the option timeout must not be zero"));
+        }
+        let single_key = match address.take("interop").as_deref() {
+            None => false,
+            Some("python-etcd3") => true,
+            Some(other) => {
+                return Err(address.wrong(format!("the option interop is {other:?}, not python-etcd3")));
+            }
+        };
+        let login = match (&address.user, &address.password) {
+            (Some(user), Some(password)) => Some((user.clone(), password.clone())),
+            (None, None) => None,
+            _ => return Err(address.wrong("user and password go together: etcd://user:password@host")),
+        };
+        let tls = if address.scheme == "etcds" { Some(tls(&mut address)?) } else { None };
+        address.finish(OPTIONS)?;
+        if address.hosts.is_empty() || !address.path.trim_start_matches('/').is_empty() {
+            return Err(address.wrong("it needs hosts and no path, such as etcd://h1:2379,h2,h3"));
+        }
+        let channels = address.hosts.iter().map(|(host, port)| {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            let scheme = if tls.is_some() { "https" } else { "http" };
+            let endpoint = Endpoint::from_shared(format!("{scheme}://{host}:{}", port.unwrap_or(2379)))
+                .map_err(|error| address.wrong(error.to_string()))?;
+            let endpoint = endpoint
+                .connect_timeout(timeout)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(ALIVE)
+                .keep_alive_timeout(ALIVE)
+                .keep_alive_while_idle(true);
+            let endpoint = match &tls {
+                Some(tls) => {
+                    endpoint.tls_config(tls.clone()).map_err(|error| address.wrong(error.to_string()))?
+                }
+                None => endpoint,
+            };
+            Ok(endpoint.connect_lazy())
+        });
+        let channels = channels.collect::<Result<Vec<_>>>()?;
+        Ok(Config { prefix, timeout, shown: address.to_string(), channels, single_key, login })
+    }
+}
+
+fn tls(address: &mut Address) -> Result<ClientTlsConfig> {
+    let ca = address.take_pem("ca", "BEGIN CERTIFICATE")?;
+    let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
+    let key = address.take_pem("key", "PRIVATE KEY")?;
+    let tls = match ca {
+        Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(cert, key))),
+        (None, None) => Ok(tls),
+        _ => Err(address.wrong("the options cert and key go together")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::address::slips::{shows_no_password, slipped};
+    use proptest::prelude::*;
+
+    const GOOD: &[&str] = &[
+        "etcd://user:QQQQQQQQ@127.0.0.1:1,h2?prefix=/a/&timeout=1s",
+        "etcd://user:1QQQQQQQQ@[::1]:1?interop=python-etcd3",
+        "etcds://user:QQQQQQQQ@host?ca=/nowhere.pem",
+    ];
+
+    /// What is said of an address with these options, each with a file that has this in it.
+    fn tls_of(options: &[(&str, &str)]) -> Result<()> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut query = Vec::new();
+        for (option, content) in options {
+            let path = directory.path().join(option);
+            std::fs::write(&path, content).unwrap();
+            query.push(format!("{option}={}", path.display()));
+        }
+        let mut address = Address::parse(&format!("etcds://host?{}", query.join("&"))).unwrap();
+        tls(&mut address)?;
+        address.finish(&[])
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_go_together() {
+        let (ca, cert) = (("ca", "-----BEGIN CERTIFICATE-----"), ("cert", "-----BEGIN CERTIFICATE-----"));
+        let key = ("key", "PRIVATE KEY");
+        for options in [&[][..], &[ca], &[cert, key], &[ca, cert, key]] {
+            tls_of(options).unwrap();
+        }
+        for options in [&[cert][..], &[key], &[ca, cert], &[ca, key]] {
+            let refused = tls_of(options).unwrap_err().to_string();
+            assert!(refused.contains("cert and key go together"), "{refused}");
+        }
+        for (option, other) in
+            [("ca", "BEGIN CERTIFICATE"), ("cert", "BEGIN CERTIFICATE"), ("key", "PRIVATE KEY")]
+        {
+            let refused = tls_of(&[(option, "nothing of the kind")]).unwrap_err().to_string();
+            assert!(refused.contains(option) && refused.contains(other), "{refused}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {
+            // Connections are made in a runtime, though none is opened here.
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _entered = runtime.enter();
+            let made = Address::parse(&text).and_then(Config::new);
+            shows_no_password(&text, made, |config| config.shown.clone());
+        }
+    }
+}

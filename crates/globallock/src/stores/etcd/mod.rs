@@ -1,0 +1,233 @@
+//! The store in etcd: the queue of etcd's own mutex, by the order in which its keys were created.
+//!
+//! `docs/etcd.md` says what it promises, what it costs and how it fails.
+
+mod ahead;
+mod batch;
+mod config;
+mod departure;
+mod joining;
+mod keys;
+mod lease;
+mod link;
+mod looking;
+mod marker;
+mod messages;
+mod places;
+mod reading;
+mod renewal;
+#[cfg(test)]
+mod scripted;
+mod single;
+mod slots;
+mod value;
+mod waiting;
+mod watch;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use self::batch::Looks;
+use self::config::Config;
+use self::joining::{Turn, Turns};
+use self::lease::Leases;
+use self::link::Link;
+use self::messages::{
+    DeleteRangeRequest, DeleteRangeResponse, Empty, LeaseRequest, Request, RequestOp, TxnRequest, TxnResponse,
+};
+use self::places::Places;
+use self::reading::Snapshots;
+use self::slots::Slots;
+use self::watch::Watches;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::backend::{Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Release};
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::stores::address::Address;
+
+const TRANSACTION: &str = "/etcdserverpb.KV/Txn";
+
+/// A store in one etcd cluster.
+pub(crate) struct Etcd {
+    shared: Arc<Shared>,
+}
+
+/// What requests that outlive their callers need.
+struct Shared {
+    link: Arc<Link>,
+    leases: Leases,
+    watches: Arc<Watches>,
+    looks: Looks,
+    /// When the watched keys were last looked at unasked.
+    looked: Mutex<Option<Instant>>,
+    slots: Slots,
+    places: Mutex<Places>,
+    /// Queues that are being read.
+    snapshots: Mutex<Snapshots>,
+    /// The claims that are being joined or left.
+    turns: Turns,
+    /// How many more may be joined at the same time.
+    joins: Arc<Semaphore>,
+    /// How many more that wait may be taken out at the same time.
+    departures: Semaphore,
+    /// The claims that a request without an answer may yet put, and under which leases.
+    unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
+    /// The claims that a task of their own takes out.
+    leaving_later: Mutex<HashSet<ClaimId>>,
+    /// Inbox when a lease has ended unasked.
+    disturbed: Notify,
+}
+
+impl Etcd {
+    /// Connects to the cluster that `address` names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`]; as the cluster answers otherwise.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind.
+    pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
+        let link = Link::connect(Config::new(address)?).await?;
+        Ok(Arc::new(Etcd { shared: Arc::new(Shared::new(link)) }))
+    }
+}
+
+impl Shared {
+    fn new(link: Link) -> Self {
+        Shared {
+            link: Arc::new(link),
+            leases: Leases::default(),
+            watches: Arc::default(),
+            looks: Looks::default(),
+            looked: Mutex::default(),
+            slots: Slots::default(),
+            places: Mutex::default(),
+            snapshots: Mutex::default(),
+            turns: Turns::default(),
+            joins: Arc::new(Semaphore::new(joining::AT_A_TIME)),
+            departures: Semaphore::new(joining::AT_A_TIME),
+            unanswered: Mutex::default(),
+            leaving_later: Mutex::default(),
+            disturbed: Notify::new(),
+        }
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        // No code panics while it holds the lock, so a poisoned map is still whole.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn snapshots(&self) -> MutexGuard<'_, Snapshots> {
+        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<ClaimId, BTreeSet<i64>>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prefix(&self) -> &str {
+        &self.link.config().prefix
+    }
+
+    async fn transaction(&self, request: TxnRequest) -> Result<TxnResponse> {
+        self.link.unary(TRANSACTION, request).await
+    }
+
+    async fn delete(&self, key: Vec<u8>) -> Result<bool> {
+        let request = DeleteRangeRequest { key };
+        let answer: DeleteRangeResponse = self.link.unary("/etcdserverpb.KV/DeleteRange", request).await?;
+        Ok(answer.deleted > 0)
+    }
+}
+
+fn operation(request: Request) -> RequestOp {
+    RequestOp { request: Some(request) }
+}
+
+#[async_trait]
+impl Backend for Etcd {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("etcd", CrashRelease::Lease)
+    }
+
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        // On a task of its own: a request that was given up could arrive after the departure that follows it.
+        let (shared, claim) = (Arc::clone(&self.shared), claim.clone());
+        let turn = Turn::take(&shared, claim.id).await;
+        // In front of the task: who gives up until then has asked for nothing.
+        let one_of_few = Arc::clone(&shared.joins).acquire_owned().await;
+        let joined = tokio::spawn(async move {
+            let _until_joined = (turn, one_of_few);
+            shared.join_or_leave(&claim).await
+        });
+        joined.await.unwrap_or_else(|_| Err(Error::Closed))
+    }
+
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        self.shared.wait_for_change(claim).await
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
+        if let Some(lease) = claims.iter().map(|claim| claim.lease).min() {
+            self.shared.look_unasked(lease);
+        }
+        match self.shared.renew(claims).await {
+            Ok(statuses) => statuses.into_iter().map(Ok).collect(),
+            Err(error) => {
+                let shown = &self.shared.link.config().shown;
+                let again = |_: &Arc<Claim>| Err(Error::unavailable(shown, error.to_string()));
+                claims.iter().map(again).collect()
+            }
+        }
+    }
+
+    async fn session_lost_hint(&self) {
+        self.shared.disturbed.notified().await;
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        let _turn = Turn::take(&self.shared, claim.id).await;
+        self.shared.release(claim).await
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        self.shared.inspect(name).await
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        let each = |listed: Result<BTreeSet<Name>>| match listed {
+            Ok(names) => names.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        stream::once(self.shared.names(prefix)).flat_map(move |listed| stream::iter(each(listed))).boxed()
+    }
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").field("address", &self.shared.link.config().shown).finish_non_exhaustive()
+    }
+}
+
+/// Gives back the leases, with whatever hangs on them.
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let leases = self.shared.leases.take_all();
+        let link = Arc::clone(&self.shared.link);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                for id in leases {
+                    // Otherwise it ends by itself.
+                    let _: Result<Empty> =
+                        link.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseRequest { id }).await;
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What a claim's key holds: when it joined, who it is, and who made it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::backend::{Claim, ClaimId};
+
+/// What is read back; nothing is decided on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Value<'a> {
+    /// Since 1970, by the owner's clock.
+    pub(super) joined: Duration,
+    pub(super) id: ClaimId,
+    pub(super) owner: &'a str,
+}
+
+pub(super) fn write(claim: &Claim) -> Vec<u8> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    format!("{now} {} {}", claim.id, claim.owner).into_bytes()
+}
+
+pub(super) fn parse(text: &str) -> Option<Value<'_>> {
+    let (joined, rest) = text.split_once(' ')?;
+    let (id, owner) = rest.split_once(' ')?;
+    Some(Value { joined: Duration::from_millis(joined.parse().ok()?), id: ClaimId::parse(id)?, owner })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::etcd::places::tests::{MUTEX, claim};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_of_a_claim_is_read_back(number in any::<u64>(), owner in "[^\0\n]{0,20}") {
+            let mut claim = claim(number, MUTEX);
+            claim.owner = owner.into();
+            let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let before = since_1970();
+            let written = String::from_utf8(write(&claim)).unwrap();
+            let value = parse(&written).unwrap();
+            prop_assert_eq!((value.id, value.owner), (claim.id, &claim.owner[..]));
+            let millisecond = Duration::from_millis(1);
+            prop_assert!(before < value.joined + millisecond && value.joined <= since_1970(), "{:?}", value);
+        }
+    }
+
+    #[test]
+    fn what_another_program_wrote_is_no_value_of_ours() {
+        for text in ["", "host:123", "12 ", "12 34 me", "x 00000000000000000000000000000001 me"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! How claims wait: watching those in front of them that matter, and looking where one is not sure to be told.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::Shared;
+use super::keys::Listed;
+use super::places::Place;
+use crate::backend::{Claim, ClaimStatus};
+use crate::error::Result;
+use crate::sync::now;
+
+/// What a claim has learned of those that it watches.
+struct Gone {
+    /// The keys that are gone.
+    keys: Vec<Vec<u8>>,
+    /// The revision as of which that is so.
+    as_of: i64,
+    /// Whether all changes until then have been told, in their order.
+    is_sure: bool,
+}
+
+impl Shared {
+    /// Waits until a claim that waits stands otherwise.
+    pub(super) async fn wait_for_change(self: &Arc<Self>, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        loop {
+            let Some(place) = self.places().get(claim.id).cloned() else {
+                return Ok(Some(ClaimStatus::Gone));
+            };
+            if place.granted.is_some() {
+                return Ok(Some(self.status(claim, &place)));
+            }
+            if place.ahead.lets_in(claim.permits) {
+                match self.take_single(claim, &place).await? {
+                    Some(status) => return Ok(Some(status)),
+                    None => continue,
+                }
+            }
+            let since = if place.ahead.tells() {
+                let Some(gone) = self.gone(claim, &place).await? else { continue };
+                if gone.is_sure
+                    && !gone.keys.contains(&place.mine.key)
+                    && let Some(status) = self.advance(claim, &gone.keys)
+                {
+                    return Ok(Some(status));
+                }
+                gone.as_of
+            } else {
+                place.read_at
+            };
+            // What was read before tells nothing more.
+            let since = since.max(place.read_at + 1);
+            match self.read_again(claim, since).await? {
+                ClaimStatus::Waiting => {}
+                status => return Ok(Some(status)),
+            }
+        }
+    }
+
+    /// Waits until one of those who keep a claim waiting is gone, or the claim itself; `None` if they must be watched again.
+    async fn gone(self: &Arc<Self>, claim: &Claim, place: &Place) -> Result<Option<Gone>> {
+        let blockers = place.ahead.blockers(claim.permits).into_iter();
+        // The claim's own key too, and first: changes are told in their order, so that a claim which was taken out first
+        // is not granted by what leaves next, and whether its own is watched late is known before another's end is told.
+        let watched: Vec<&Listed> = [&place.mine].into_iter().chain(blockers).collect();
+        let keys = watched.iter().map(|listed| (listed.key.clone(), Some(listed.revision)));
+        let subscription = self.watches.subscribe(&self.link, keys, place.read_at);
+        let mut is_late = false;
+        loop {
+            let changes = subscription.changes().await;
+            is_late |= changes.read_again;
+            if !changes.deleted.is_empty() {
+                return Ok(Some(Gone { keys: changes.deleted, as_of: changes.as_of, is_sure: !is_late }));
+            }
+            // Inbox late, or not any more: a short queue is read at once, as that may tell of a grant.
+            if place.ahead.is_whole() {
+                return Ok(Some(Gone { keys: Vec::new(), as_of: changes.as_of, is_sure: false }));
+            }
+            let keys = watched.iter().map(|listed| listed.key.clone()).collect();
+            let seen = self.look_together(keys).await?;
+            let as_of = seen.iter().map(|seen| seen.read_at).min().unwrap_or(0);
+            let missing = watched.iter().zip(seen).filter(|(listed, seen)| seen.misses(listed.revision));
+            let keys: Vec<Vec<u8>> = missing.map(|(listed, _)| listed.key.clone()).collect();
+            if !keys.is_empty() {
+                return Ok(Some(Gone { keys, as_of, is_sure: false }));
+            }
+            if let Some(place) = self.places().get_mut(claim.id) {
+                place.read_at = place.read_at.max(as_of);
+            }
+            if subscription.has_ended() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads the queue of a claim that waits.
+    async fn read_again(&self, claim: &Claim, since: i64) -> Result<ClaimStatus> {
+        let Some(mine) = self.places().get(claim.id).map(|place| place.mine.clone()) else {
+            return Ok(ClaimStatus::Gone);
+        };
+        let sent = now();
+        let sight = self.sight(claim, &mine, since).await?;
+        Ok(self.note(claim, &sight, self.single_key(claim).is_none(), sent))
+    }
+
+    /// Looks once a lease whether all keys that are watched are there: what tells of their ends may get lost.
+    ///
+    /// One look for all who wait, in the background, whatever their number.
+    pub(super) fn look_unasked(self: &Arc<Self>, lease: Duration) {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.is_some_and(|looked| now() - looked < lease) {
+            return;
+        }
+        *looked = Some(now());
+        drop(looked);
+        let watched = self.watches.watched();
+        if watched.is_empty() {
+            return;
+        }
+        let shared = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let Some(shared) = shared.upgrade() else { return };
+            let keys: Vec<Vec<u8>> = watched.iter().map(|(key, _)| key.clone()).collect();
+            // What is not answered is asked again with the next renewal.
+            let Ok(seen) = shared.look(&keys).await else { return };
+            let as_of = seen.iter().map(|seen| seen.read_at).min().unwrap_or(0);
+            let missing =
+                watched.into_iter().zip(seen).filter(|((_, revision), seen)| seen.misses(*revision));
+            let gone: HashSet<(Vec<u8>, i64)> = missing.map(|(watched, _)| watched).collect();
+            if !gone.is_empty() {
+                shared.watches.tell_gone(&gone, as_of);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::stores::etcd::messages::{
+        Event, KeyValue, RangeRequest, RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse,
+        WatchRequest, WatchResponse,
+    };
+    use crate::stores::etcd::places::tests::{MUTEX, claim, fencing_token, found, read};
+    use crate::stores::etcd::reading::key_request;
+    use crate::stores::etcd::scripted::{Call, Cluster, as_of, creates, soon};
+
+    const QUEUE: &str = "/locks/_glocks/a/";
+    const RANGE: &str = "KV/Range";
+    const WATCH: &str = "Watch/Watch";
+
+    /// A claim that waits behind others of other programs, as of revision 50; its key was created as of 40.
+    fn waits(others: i64) -> (Cluster, Arc<Shared>, Claim, Vec<KeyValue>) {
+        let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        shared.leases.pretend(1);
+        let claim = claim(1, MUTEX);
+        let mut queue: Vec<KeyValue> = (1..=others)
+            .map(|revision| found(format!("{QUEUE}{revision:08x}").as_bytes(), revision, 9))
+            .collect();
+        queue.push(found(&shared.slots.take(shared.prefix(), &claim), 40, 1));
+        assert_eq!(read(&shared, &claim, &queue, 50), ClaimStatus::Waiting);
+        (cluster, shared, claim, queue)
+    }
+
+    /// Two watches: of the claim itself, and of the one that keeps it waiting.
+    struct Watched {
+        stream: Call,
+        ids: [i64; 2],
+    }
+
+    impl Watched {
+        async fn begin(cluster: &mut Cluster, queue: &[KeyValue], from: i64) -> Self {
+            let (first, stream) = cluster.asked::<WatchRequest>(WATCH).await;
+            Watched::go_on(first, stream, queue, from).await
+        }
+
+        async fn go_on(first: WatchRequest, mut stream: Call, queue: &[KeyValue], from: i64) -> Self {
+            let created = [creates(first), creates(stream.request().await)];
+            let [other, mine] = &queue[queue.len() - 2..] else { unreachable!() };
+            assert_eq!([&created[0].key, &created[1].key], [&mine.key, &other.key]);
+            assert_eq!(created.each_ref().map(|create| create.start_revision), [from; 2]);
+            Watched { stream, ids: created.map(|create| create.watch_id) }
+        }
+
+        fn begins(&self, revision: i64) {
+            for watch_id in self.ids {
+                self.say(&WatchResponse {
+                    header: as_of(revision),
+                    watch_id,
+                    created: true,
+                    ..Default::default()
+                });
+            }
+        }
+
+        /// The key of the one that is so many ahead of the claim was deleted.
+        fn deleted(&self, ahead: usize, revision: i64) {
+            let events = vec![Event::default()];
+            self.say(&WatchResponse {
+                header: as_of(revision),
+                watch_id: self.ids[ahead],
+                events,
+                ..Default::default()
+            });
+        }
+
+        fn say(&self, answer: &WatchResponse) {
+            self.stream.say(answer);
+        }
+    }
+
+    fn range(kvs: &[KeyValue], read_at: i64) -> RangeResponse {
+        RangeResponse { header: as_of(read_at), kvs: kvs.to_vec(), more: false }
+    }
+
+    /// Somebody reads the queue.
+    async fn reads(cluster: &mut Cluster, answer: &[KeyValue], read_at: i64) {
+        let (asked, call) = cluster.asked::<RangeRequest>(RANGE).await;
+        assert_eq!(&asked.key[..], QUEUE.as_bytes());
+        call.answer(&range(answer, read_at));
+    }
+
+    /// Somebody looks whether these keys are there, and those of `there` are.
+    async fn looks(cluster: &mut Cluster, keys: &[&KeyValue], there: &[&KeyValue], read_at: i64) {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let success = keys.iter().map(|kv| key_request(&kv.key)).collect();
+        assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
+        let answer = |kv: &&KeyValue| {
+            let kvs = if there.contains(kv) { vec![KeyValue::clone(kv)] } else { Vec::new() };
+            ResponseOp { response: Some(Response::Range(range(&kvs, read_at))) }
+        };
+        let responses = keys.iter().map(answer).collect();
+        call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
+    }
+
+    /// What becomes of a claim by what `tells` has the cluster say once it is watched. The watches outlive it.
+    async fn becomes(
+        (cluster, shared, claim, queue): (&mut Cluster, &Arc<Shared>, &Claim, &[KeyValue]),
+        tells: impl AsyncFnOnce(&mut Cluster, &Watched),
+    ) -> Result<Option<ClaimStatus>> {
+        let told = async {
+            let watched = Watched::begin(cluster, queue, 51).await;
+            tells(cluster, &watched).await;
+            watched
+        };
+        let (status, _watched) = soon(async { tokio::join!(shared.wait_for_change(claim), told) }).await;
+        status
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_holds_once_it_is_told_that_who_was_in_front_has_gone_and_asks_for_nothing() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let status = becomes((&mut cluster, &shared, &claim, &queue), async |_, watched| {
+            watched.begins(50);
+            watched.deleted(1, 52);
+        })
+        .await;
+        assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
+        assert!(cluster.is_idle().await);
+        // Whoever asks again learns the same.
+        assert_eq!(soon(shared.wait_for_change(&claim)).await.unwrap().and_then(fencing_token), Some(40));
+        shared.places().remove(claim.id);
+        assert_eq!(soon(shared.wait_for_change(&claim)).await.unwrap(), Some(ClaimStatus::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_was_taken_out_before_its_turn_came_is_gone() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let status = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
+            watched.begins(50);
+            watched.deleted(0, 52);
+            watched.deleted(1, 53);
+            reads(cluster, &[], 53).await;
+        })
+        .await;
+        assert_eq!(status.unwrap(), Some(ClaimStatus::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_told_late_reads_before_it_holds() {
+        // Its own end may have gone by unseen, before that of the other was told.
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let status = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
+            watched.begins(52);
+            watched.deleted(1, 53);
+            reads(cluster, &[], 53).await;
+        })
+        .await;
+        assert_eq!(status.unwrap(), Some(ClaimStatus::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_queue_is_read_at_once_where_something_may_have_been_missed() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let status = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
+            watched.begins(52);
+            reads(cluster, &queue[1..], 52).await;
+        })
+        .await;
+        assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_a_long_queue_two_keys_are_looked_at_where_something_may_have_been_missed() {
+        let (mut cluster, shared, claim, queue) = waits(30);
+        let both = [&queue[30], &queue[29]];
+        let changed = shared.wait_for_change(&claim);
+        let mut changed = Box::pin(changed);
+        let tells = async {
+            let watched = Watched::begin(&mut cluster, &queue, 51).await;
+            watched.begins(60);
+            looks(&mut cluster, &both, &both, 61).await;
+            watched
+        };
+        let watched = soon(async {
+            tokio::select! {
+                status = &mut changed => panic!("{status:?}"),
+                watched = tells => watched,
+            }
+        })
+        .await;
+        assert!((&mut changed).now_or_never().is_none());
+        assert!(cluster.is_idle().await, "both are there, and their watches go on");
+        // The stream ends: all is watched again, from what was seen last.
+        let tells = async {
+            drop(watched);
+            looks(&mut cluster, &both, &both, 70).await;
+            let watched = Watched::begin(&mut cluster, &queue, 71).await;
+            watched.begins(80);
+            looks(&mut cluster, &both, &both[..1], 81).await;
+            reads(&mut cluster, &queue[30..], 82).await;
+            watched
+        };
+        let (status, _watched) = soon(async { tokio::join!(changed, tells) }).await;
+        assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_read_before_a_claim_tells_it_nothing_more() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        // It knows of nobody whom to watch.
+        shared.places().get_mut(claim.id).unwrap().ahead = Default::default();
+        let (other, unknown) = (claim.clone(), Listed::new(&found(b"/locks/_glocks/a/0", 7, 9)));
+        let mut others = Box::pin(shared.sight(&other, &unknown, 0));
+        assert!((&mut others).now_or_never().is_none());
+        let reads = async {
+            let (_, call) = cluster.asked::<RangeRequest>(RANGE).await;
+            call.answer(&RangeResponse { more: true, ..range(&[], 50) });
+            reads(&mut cluster, &queue, 50).await;
+            reads(&mut cluster, &queue[1..], 51).await;
+        };
+        let (status, sight, ()) =
+            soon(async { tokio::join!(shared.wait_for_change(&claim), others, reads) }).await;
+        assert_eq!(sight.unwrap().read_at, 50);
+        assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_watched_is_looked_at_once_a_lease_and_told_where_it_is_gone() {
+        let (mut cluster, shared, claim, queue) = waits(1);
+        let lease = Duration::from_secs(30);
+        shared.look_unasked(Duration::ZERO);
+        assert!(cluster.is_idle().await, "nothing is watched");
+        let mut changed = Box::pin(shared.wait_for_change(&claim));
+        assert!((&mut changed).now_or_never().is_none());
+        let watched = soon(Watched::begin(&mut cluster, &queue, 51)).await;
+        watched.begins(50);
+        advance(lease - Duration::from_millis(1)).await;
+        shared.look_unasked(lease);
+        assert!(cluster.is_idle().await, "less than a lease has gone by");
+        advance(Duration::from_millis(1)).await;
+        shared.look_unasked(lease);
+        let (asked, call) = soon(cluster.asked::<TxnRequest>("KV/Txn")).await;
+        // In any order.
+        let is_mine = asked.success[0] == key_request(&queue[1].key);
+        let kvs = if is_mine { [queue[1..].to_vec(), Vec::new()] } else { [Vec::new(), queue[1..].to_vec()] };
+        let responses =
+            kvs.map(|kvs| ResponseOp { response: Some(Response::Range(range(&kvs, 60))) }).to_vec();
+        assert_eq!(asked.success.len(), 2);
+        shared.look_unasked(lease);
+        call.answer(&TxnResponse { header: as_of(60), succeeded: true, responses });
+        assert_eq!(soon(changed).await.unwrap().and_then(fencing_token), Some(40));
+        assert!(cluster.is_idle().await);
+        drop(watched);
+    }
+}

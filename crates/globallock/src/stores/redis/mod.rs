@@ -1,0 +1,311 @@
+//! The store in Redis: a plain string key that all Redis locks respect, with a fair queue beside it.
+//!
+//! `docs/redis.md` says what it promises, what it costs and how it fails; `queue.lua` says how the queue is kept.
+
+mod config;
+mod failure;
+mod inspect;
+mod keys;
+mod link;
+mod scripts;
+mod waiters;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use redis::{Cmd, Pipeline, Value};
+
+use self::config::Config;
+use self::failure::{Failure, Kind};
+use self::link::{Link, Listener};
+use self::scripts::call;
+use self::waiters::{Clock, Pushed, Waiters};
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, Grant, Release, WaitMode,
+};
+use crate::error::Result;
+use crate::name::Name;
+use crate::queue::Permits;
+use crate::stores::address::Address;
+
+/// What a join that does not wait is answered while the dead waiters in front of it are too many for one call.
+const ASK_AGAIN: u64 = 3;
+
+/// A store in one Redis server, or in the primary that sentinels name.
+pub(crate) struct Redis {
+    link: Arc<Link>,
+    inbox: Arc<Inbox>,
+    channel: String,
+}
+
+/// Takes the pushes of a link.
+#[derive(Default)]
+struct Inbox {
+    waiters: Waiters,
+    /// For giving back what nobody wants; not there before the first connection stands.
+    link: OnceLock<Weak<Link>>,
+}
+
+impl Redis {
+    /// Connects to the server that `address` names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress); as the server answers otherwise.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind.
+    pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
+        let config = Config::new(address)?;
+        let shown = config.shown.clone();
+        let channel = format!("globallock:wake:{}", random_node());
+        let inbox = Arc::new(Inbox::default());
+        let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
+        let link = Link::connect(config, channel.clone(), listener)
+            .await
+            .map_err(|failure| failure.into_error(&shown))?;
+        inbox.link.get_or_init(|| Arc::downgrade(&link));
+        Ok(Arc::new(Redis { link, inbox, channel }))
+    }
+
+    async fn request(&self, command: &Cmd) -> Result<Value> {
+        let answer = self.link.request(command).await;
+        answer.map_err(|failure| failure.into_error(&self.link.config().shown))
+    }
+
+    fn prefix(&self) -> &str {
+        &self.link.config().prefix
+    }
+
+    /// What a claim is in the queue, as `queue.lua` says; empty for one that never waits.
+    fn member(&self, claim: &Claim) -> String {
+        if claim.wait_mode == WaitMode::Try {
+            return String::new();
+        }
+        let Permits { count, capacity } = claim.permits;
+        let (lease, max_hold) = (milliseconds(claim.lease), claim.max_hold.map_or(0, milliseconds));
+        format!("{} {} {lease} {max_hold} {count}/{capacity}:{}", claim.id, self.channel, claim.owner)
+    }
+
+    /// Reads the answer to a join or a renewal that was sent at `sent`, and takes note of what it says to a waiter.
+    fn status(&self, claim: &Claim, sent: Instant, answer: &Value) -> Result<ClaimStatus> {
+        let waiters = &self.inbox.waiters;
+        if let Value::Int(fencing_token) = answer {
+            waiters.forget(claim.id);
+            let fencing_token = u64::try_from(*fencing_token).unwrap_or_default();
+            return Ok(ClaimStatus::Held(Grant {
+                fencing_token,
+                expires: Some(sent + claim.lease),
+                hold_ends: None,
+            }));
+        }
+        match *integers(answer).as_slice() {
+            [1, fencing_token, left, hold_left] => {
+                waiters.forget(claim.id);
+                let after = |milliseconds| sent + Duration::from_millis(milliseconds);
+                let hold_ends = claim.max_hold.map(|_| after(hold_left));
+                Ok(ClaimStatus::Held(Grant { fencing_token, expires: Some(after(left)), hold_ends }))
+            }
+            [0, server_ms, again, stranger] => {
+                let again = (again > 0).then(|| Duration::from_millis(again));
+                waiters.waits(claim.id, Clock { sent, server_ms }, again, stranger > 0);
+                Ok(ClaimStatus::Waiting)
+            }
+            [2] => Ok(ClaimStatus::Gone),
+            _ => {
+                let reason = "it does not answer as the lock's scripts do: check the address";
+                Err(Failure::new(Kind::FailedPrecondition, reason).into_error(&self.link.config().shown))
+            }
+        }
+    }
+}
+
+/// Reads an array of integers, none negative; empty where it is anything else.
+fn integers(answer: &Value) -> Vec<u64> {
+    let Value::Array(values) = answer else {
+        return Vec::new();
+    };
+    let integer = |value: &Value| match value {
+        Value::Int(number) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    values.iter().map(integer).collect::<Option<_>>().unwrap_or_default()
+}
+
+#[async_trait]
+impl Backend for Redis {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("redis", CrashRelease::Lease)
+    }
+
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        keys::check(self.prefix(), &claim.name)?;
+        let waits = claim.wait_mode == WaitMode::Wait;
+        if waits {
+            self.inbox.waiters.expect(claim.id);
+        }
+        let scripts = self.link.scripts();
+        let permits = claim.permits;
+        let script = if permits.count == permits.capacity { &scripts.join } else { &scripts.join_shared };
+        let mut command = call(script, self.prefix(), &claim.name);
+        command
+            .arg(claim.id.to_string())
+            .arg(milliseconds(claim.lease))
+            .arg(claim.max_hold.map_or(0, milliseconds))
+            .arg(format!("{}/{}:{}", permits.count, permits.capacity, claim.owner))
+            .arg(format!("{} {}", u8::from(waits), self.channel));
+        loop {
+            let sent = Instant::now();
+            let answer = self.request(&command).await?;
+            if *integers(&answer) != [ASK_AGAIN] {
+                return self.status(claim, sent, &answer);
+            }
+        }
+    }
+
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        Ok(self.inbox.waiters.wait_for_change(claim.id).await)
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
+        let mut commands = Pipeline::with_capacity(claims.len());
+        for claim in claims {
+            let mut command = call(&self.link.scripts().renew, self.prefix(), &claim.name);
+            command.arg(claim.id.to_string()).arg(milliseconds(claim.lease)).arg(self.member(claim));
+            commands.add_command(command);
+        }
+        let sent = Instant::now();
+        let answers = self.link.requests(&commands, claims.len()).await;
+        let shown = &self.link.config().shown;
+        let status = |(claim, answer): (&Arc<Claim>, Result<Value, Failure>)| match answer {
+            Ok(answer) => self.status(claim, sent, &answer),
+            Err(failure) => Err(failure.into_error(shown)),
+        };
+        claims.iter().zip(answers).map(status).collect()
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        if claim.wait_mode == WaitMode::Wait {
+            self.inbox.waiters.forget(claim.id);
+        }
+        let mut command = call(&self.link.scripts().leave, self.prefix(), &claim.name);
+        command.arg(claim.id.to_string()).arg(self.member(claim));
+        let answer = left(&self.request(&command).await?);
+        if answer.unfinished {
+            // On its own, since whoever calls this may go away; waited for, since the process may end afterwards.
+            let handing_on = tokio::spawn(hand_on(Arc::clone(&self.link), command));
+            drop(tokio::time::timeout(self.link.config().timeout, handing_on).await);
+        }
+        Ok(answer.departure)
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        keys::check(self.prefix(), name)?;
+        let answer = self.request(&call(&self.link.scripts().inspect, self.prefix(), name)).await?;
+        inspect::entries(&answer).ok_or_else(|| {
+            Failure::new(Kind::FailedPrecondition, "what stands at the keys of this lock is not a lock's")
+                .into_error(&self.link.config().shown)
+        })
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        let pattern = keys::pattern(&format!("{}{prefix}", self.prefix()));
+        let pages = stream::try_unfold(Some("0".to_owned()), move |cursor| {
+            let pattern = pattern.clone();
+            async move {
+                let Some(cursor) = cursor else { return Ok(None) };
+                let mut command = redis::cmd("SCAN");
+                command
+                    .arg(&cursor)
+                    .arg("MATCH")
+                    .arg(pattern)
+                    .arg("COUNT")
+                    .arg(1000)
+                    .arg("TYPE")
+                    .arg("string");
+                let answer = self.request(&command).await?;
+                let (next, keys): (String, Vec<Vec<u8>>) = redis::from_redis_value(answer)
+                    .map_err(|error| Failure::from(redis::RedisError::from(error)))
+                    .map_err(|failure| failure.into_error(&self.link.config().shown))?;
+                Ok(Some((stream::iter(keys).map(Ok), (next != "0").then_some(next))))
+            }
+        });
+        let name = |key: Vec<u8>| {
+            let key = String::from_utf8(key).ok().filter(|key| !keys::is_side_key(key))?;
+            Name::new(key.strip_prefix(self.prefix())?).ok()
+        };
+        pages.try_flatten().try_filter_map(move |key| async move { Ok(name(key)) }).boxed()
+    }
+}
+
+impl Listener for Inbox {
+    fn message(&self, text: &str) {
+        let Some(unwanted) = Pushed::parse(text).and_then(|pushed| self.waiters.tell(pushed)) else {
+            return;
+        };
+        let Some(link) = self.link.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        tokio::spawn(async move {
+            let config = link.config();
+            let Some(name) = unwanted.key.strip_prefix(&config.prefix).and_then(|name| Name::new(name).ok())
+            else {
+                return;
+            };
+            let mut command = call(&link.scripts().leave, &config.prefix, &name);
+            command.arg(unwanted.id.to_string()).arg("");
+            hand_on(link, command).await;
+        });
+    }
+
+    fn resubscribed(&self) {
+        self.waiters.look_all();
+    }
+}
+
+/// What a departure was answered.
+struct Left {
+    departure: Release,
+    /// There are so many dead waiters that the lock is not handed on yet.
+    unfinished: bool,
+}
+
+fn left(answer: &Value) -> Left {
+    let answer = if let Value::Int(number) = answer { *number } else { 1 };
+    let departure = if answer & 1 == 0 { Release::NotHeld } else { Release::Released };
+    Left { departure, unfinished: answer & 2 != 0 }
+}
+
+/// Repeats a departure until the lock has been handed on.
+async fn hand_on(link: Arc<Link>, departure: Cmd) {
+    loop {
+        match link.request(&departure).await {
+            Ok(answer) if left(&answer).unfinished => {}
+            Ok(_) => return,
+            Err(failure) => {
+                let error = failure.into_error(&link.config().shown);
+                tracing::debug!(%error, "a lock was not handed on; the next renewal of a waiter does it");
+                return;
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis").field("address", &self.link.config().shown).finish_non_exhaustive()
+    }
+}
+
+fn milliseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// From the operating system each time, so that no fork of this process has the same.
+fn random_node() -> String {
+    let mut bytes = [0_u8; 10];
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

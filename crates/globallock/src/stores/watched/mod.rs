@@ -1,0 +1,3 @@
+//! What stores share that tell only that a key has gone.
+
+pub(crate) mod inbox;

@@ -1,0 +1,179 @@
+//! What an address says of a ZooKeeper ensemble.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_rustls::rustls::ClientConfig;
+
+use super::naming::{Layout, Naming};
+use super::tls;
+use super::wire::Acl;
+use crate::error::Result;
+use crate::stores::address::Address;
+
+const OPTIONS: &[&str] = &["prefix", "naming", "auth", "acl", "timeout", "ca", "cert", "key"];
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How the user is shown to be who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Digest,
+    Sasl,
+}
+
+/// User and password.
+pub(super) struct Login {
+    pub(super) scheme: Scheme,
+    pub(super) user: String,
+    pub(super) password: String,
+}
+
+/// A store's settings.
+pub(super) struct Config {
+    pub(super) layout: Layout,
+    /// How long one request may take.
+    pub(super) timeout: Duration,
+    /// The address as it may be shown.
+    pub(super) shown: String,
+    pub(super) hosts: Vec<(String, u16)>,
+    pub(super) login: Option<Login>,
+    pub(super) acl: Vec<Acl>,
+    pub(super) tls: Option<Arc<ClientConfig>>,
+}
+
+impl Config {
+    pub(super) fn new(mut address: Address) -> Result<Self> {
+        let secure = address.scheme == "zookeepers";
+        let prefix = address.take("prefix").unwrap_or_else(|| "/_glocks".to_owned());
+        let naming = match address.take("naming").as_deref() {
+            None | Some("kazoo") => Naming::Kazoo,
+            Some("curator") => Naming::Curator,
+            Some(other) => {
+                return Err(address.wrong(format!("the option naming is {other:?}, not kazoo or curator")));
+            }
+        };
+        let timeout = address.take_duration("timeout")?.unwrap_or(TIMEOUT);
+        if timeout.is_zero() {
+            return Err(address.wrong("the option timeout must not be zero"));
+        }
+        let login = login(&mut address)?;
+        let acl = acl(&mut address, login.is_some())?;
+        let tls = if secure { Some(tls::config(&mut address)?) } else { None };
+        address.finish(OPTIONS)?;
+        if address.hosts.is_empty() {
+            return Err(address.wrong("it needs hosts, such as zookeeper://h1:2181,h2,h3/chroot"));
+        }
+        let root = format!("/{}/{}", address.path, prefix);
+        let parts: Vec<&str> = root.split('/').filter(|part| !part.is_empty()).collect();
+        let bad =
+            |part: &&str| matches!(*part, "." | "..") || part.chars().any(|c| !super::naming::is_plain(c));
+        if let Some(part) = parts.iter().find(|part| bad(part)) {
+            return Err(address.wrong(format!("ZooKeeper has no nodes named {part:?}")));
+        }
+        let root = parts.iter().flat_map(|part| ["/", part]).collect();
+        // 2181 is what servers listen on by default, with TLS as without: a port for TLS has to be chosen there.
+        let hosts = address.hosts.iter().map(|(host, port)| (host.clone(), port.unwrap_or(2181))).collect();
+        let layout = Layout { root, naming };
+        Ok(Config { layout, timeout, shown: address.to_string(), hosts, login, acl, tls })
+    }
+}
+
+fn login(address: &mut Address) -> Result<Option<Login>> {
+    let scheme = match address.take("auth").as_deref() {
+        None | Some("digest") => Scheme::Digest,
+        Some("sasl") => Scheme::Sasl,
+        Some(other) => return Err(address.wrong(format!("the option auth is {other:?}, not digest or sasl"))),
+    };
+    match (&address.user, &address.password) {
+        (Some(user), Some(password)) => {
+            Ok(Some(Login { scheme, user: user.clone(), password: password.clone() }))
+        }
+        (None, None) => Ok(None),
+        _ => Err(address.wrong("user and password go together: zookeeper://user:password@host")),
+    }
+}
+
+fn acl(address: &mut Address, known_user: bool) -> Result<Vec<Acl>> {
+    let text = address.take("acl").unwrap_or_else(|| "open".to_owned());
+    let rule = |scheme: &str, id: &str| Acl { scheme: scheme.to_owned(), id: id.to_owned() };
+    let rules = text.split(',').map(|part| match part.split_once(':') {
+        None if part == "open" => Ok(rule("world", "anyone")),
+        None if part == "creator" && known_user => Ok(rule("auth", "")),
+        None if part == "creator" => {
+            Err(address.wrong("the option acl=creator needs a user: zookeeper://user:password@host"))
+        }
+        Some((scheme @ ("digest" | "sasl" | "ip" | "x509"), id)) if !id.is_empty() => Ok(rule(scheme, id)),
+        _ => Err(address.wrong(
+            "the option acl is a list of open, creator, digest:USER:HASH, sasl:USER, ip:ADDRESS and x509:NAME",
+        )),
+    });
+    rules.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stores::address::slips::{shows_no_password, slipped};
+    use proptest::prelude::*;
+
+    const GOOD: &[&str] = &[
+        "zookeeper://user:QQQQQQQQ@127.0.0.1:1,h2:2/apps/one?prefix=a&naming=curator",
+        "zookeeper://user:1QQQQQQQQ@[::1]?auth=sasl&acl=creator",
+        "zookeepers://user:QQQQQQQQ@host?acl=world:anyone&timeout=1s",
+    ];
+
+    fn config(text: &str) -> Result<Config> {
+        Address::parse(text).and_then(Config::new)
+    }
+
+    #[test]
+    fn the_acl_is_a_list_of_who_may_do_everything() {
+        let rules = |acl: &str, user: &str| -> Option<Vec<(String, String)>> {
+            let config = config(&format!("zookeeper://{user}h?acl={acl}")).ok()?;
+            Some(config.acl.into_iter().map(|rule| (rule.scheme, rule.id)).collect())
+        };
+        let owned = |rules: &[(&str, &str)]| {
+            Some(rules.iter().map(|(scheme, id)| ((*scheme).to_owned(), (*id).to_owned())).collect())
+        };
+        assert_eq!(rules("open", ""), owned(&[("world", "anyone")]));
+        assert_eq!(rules("creator", "u:p@"), owned(&[("auth", "")]));
+        assert_eq!(rules("creator", ""), None, "nobody is the creator");
+        let several = "ip:10.0.0.0,sasl:me,digest:u:h,x509:CN";
+        let all = [("ip", "10.0.0.0"), ("sasl", "me"), ("digest", "u:h"), ("x509", "CN")];
+        assert_eq!(rules(several, ""), owned(&all));
+        for wrong in ["", "closed", "world:anyone", "ip:", "digest:", "open,", "open:x"] {
+            assert_eq!(rules(wrong, "u:p@"), None, "{wrong}");
+        }
+        assert!(
+            config("zookeeper://h").is_ok_and(|config| config.acl.len() == 1),
+            "open, if nothing is said"
+        );
+    }
+
+    #[test]
+    fn user_and_password_go_together() {
+        let login =
+            |text: &str| config(text).map(|config| config.login.map(|login| (login.user, login.password)));
+        assert_eq!(login("zookeeper://u:p@h").unwrap(), Some(("u".to_owned(), "p".to_owned())));
+        assert_eq!(login("zookeeper://h").unwrap(), None);
+        assert!(login("zookeeper://u@h").is_err());
+        assert!(login("zookeeper://:p@h").is_err());
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_recipes_have_it() {
+        let config = config("zookeeper://h1,h2:9/root").unwrap();
+        assert_eq!(config.layout.root, "/root/_glocks");
+        assert_eq!(config.hosts, [("h1".to_owned(), 2181), ("h2".to_owned(), 9)]);
+        assert_eq!(config.timeout, TIMEOUT);
+        assert!(config.tls.is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {
+            let made = Address::parse(&text).and_then(Config::new);
+            shows_no_password(&text, made, |config| config.shown.clone());
+        }
+    }
+}

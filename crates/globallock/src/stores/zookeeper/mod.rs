@@ -1,0 +1,257 @@
+//! The store in ZooKeeper: ephemeral sequential nodes below a node for each lock, as in the recipes of kazoo and Curator.
+//!
+//! `docs/zookeeper.md` says what it promises, what it costs and how it fails.
+
+mod config;
+mod connection;
+mod departure;
+#[cfg(test)]
+mod driven;
+mod driver;
+mod failure;
+mod joining;
+mod login;
+mod looking;
+mod naming;
+mod places;
+mod reading;
+#[cfg(test)]
+mod scripted;
+mod session;
+mod sessions;
+mod tls;
+mod watch;
+mod wire;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use self::config::Config;
+use self::connection::Failure;
+use self::places::{Node, Place, Places};
+use self::reading::Readings;
+use self::session::Session;
+use self::sessions::Sessions;
+use self::watch::Watched;
+use self::wire::{Refusal, Request};
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Release, WaitMode,
+};
+use crate::error::{Error, Result};
+use crate::name::Name;
+use crate::stores::address::Address;
+
+/// A store in one ZooKeeper ensemble.
+pub(crate) struct ZooKeeper {
+    shared: Arc<Shared>,
+}
+
+/// What requests that outlive their callers need.
+struct Shared {
+    config: Arc<Config>,
+    sessions: Sessions,
+    places: Mutex<Places>,
+    readings: Readings,
+}
+
+impl ZooKeeper {
+    /// Connects to the ensemble that `address` names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`]; as the ensemble answers otherwise.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no session behind.
+    pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
+        let config = Arc::new(Config::new(address)?);
+        let sessions = Sessions::open(Arc::clone(&config)).await?;
+        let (places, readings) = (Mutex::default(), Readings::default());
+        Ok(Arc::new(ZooKeeper { shared: Arc::new(Shared { config, sessions, places, readings }) }))
+    }
+}
+
+impl Shared {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        // No code panics while it holds the lock, so a poisoned map is still whole.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, id: ClaimId) -> Option<Place> {
+        self.places().get(id).cloned()
+    }
+
+    fn error(&self, failure: Failure) -> Error {
+        self.config.error(failure)
+    }
+
+    async fn wait_for_change(self: &Arc<Self>, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        loop {
+            let Some(place) = self.place(claim.id).filter(|place| !place.session.is_over()) else {
+                return Ok(Some(ClaimStatus::Gone));
+            };
+            if place.granted.is_some() {
+                return Ok(Some(place.status(claim)));
+            }
+            let watched = Watched::new(&self.config.layout.lock(&claim.name), &place, claim);
+            let gone = watched.gone().await.map_err(|failure| self.error(failure))?;
+            if let Some(gone) = gone
+                && !watched.is_mine_in(&gone)
+                && let Some(status) = self.places().advance(claim, &gone)
+            {
+                if status == ClaimStatus::Waiting {
+                    continue;
+                }
+                return Ok(Some(status));
+            }
+            let Some(node) = &place.node else { return Ok(None) };
+            match self.read_again(claim, node, &place.session).await {
+                Ok(ClaimStatus::Waiting) => {}
+                Ok(status) => return Ok(Some(status)),
+                Err(Failure::Expired) => return Ok(Some(ClaimStatus::Gone)),
+                Err(failure) => return Err(self.error(failure)),
+            }
+        }
+    }
+
+    /// Keeps a session alive, and looks whether the nodes of its claims are there.
+    ///
+    /// An answer is about the node that was asked for: meanwhile the claim may have been made again.
+    async fn renew(
+        &self,
+        session: &Session,
+        claims: &[(&Claim, Option<Node>)],
+    ) -> Result<Vec<ClaimStatus>, Failure> {
+        for (claim, _) in claims {
+            session.sign_of_life(claim.lease);
+        }
+        let synced = session.send(Request::sync("/"));
+        let mut pending = Vec::with_capacity(claims.len());
+        for (_, node) in claims {
+            pending.push(node.as_ref().map(|node| session.send(Request::exists(&node.path))));
+        }
+        session.answer(synced).await?;
+        let mut statuses = Vec::with_capacity(claims.len());
+        for ((claim, node), pending) in claims.iter().zip(pending) {
+            let found = match pending {
+                // It is being made: that answer tells.
+                None => true,
+                Some(pending) => match session.answer(pending).await {
+                    Ok(_) => true,
+                    Err(Failure::Refused(Refusal::NO_NODE)) => false,
+                    Err(failure) => return Err(failure),
+                },
+            };
+            if !found {
+                self.places().found_gone(claim.id, session, node.as_ref());
+            }
+            // The grant may have come while the server was asked.
+            statuses.push(self.status(claim));
+        }
+        Ok(statuses)
+    }
+
+    /// Where a claim stands, as far as is known.
+    fn status(&self, claim: &Claim) -> ClaimStatus {
+        self.places().get(claim.id).map_or(ClaimStatus::Gone, |place| place.status(claim))
+    }
+}
+
+/// Takes out a node, and says whether it was there.
+async fn delete(session: &Session, path: &str) -> Result<bool, Failure> {
+    match session.ask(Request::delete(path)).await {
+        Ok(_) => Ok(true),
+        Err(Failure::Refused(Refusal::NO_NODE)) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Claims of one session, by where they stand among all, and their nodes.
+type Group<'a> = (Arc<Session>, Vec<usize>, Vec<(&'a Claim, Option<Node>)>);
+
+#[async_trait]
+impl Backend for ZooKeeper {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("zookeeper", CrashRelease::Lease)
+    }
+
+    async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        if self.shared.place(claim.id).is_some_and(|place| place.leaves) {
+            // A try that had to leave again, and was not answered: a request that takes it out is on its way, so that
+            // what holds by now would not hold for long.
+            self.shared.release(claim).await?;
+            return Ok(ClaimStatus::Gone);
+        }
+        let status = self.shared.enqueue(claim).await?;
+        if status == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
+            self.shared.release(claim).await?;
+            return Ok(ClaimStatus::Gone);
+        }
+        Ok(status)
+    }
+
+    async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        self.shared.wait_for_change(claim).await
+    }
+
+    async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
+        let mut by_session: HashMap<i64, Group<'_>> = HashMap::new();
+        for (index, claim) in claims.iter().enumerate() {
+            if let Some(place) = self.shared.place(claim.id) {
+                let (_, indices, group) =
+                    by_session.entry(place.session.id()).or_insert_with(|| (place.session, vec![], vec![]));
+                indices.push(index);
+                group.push((&**claim, place.node));
+            }
+        }
+        let mut answers: Vec<Result<ClaimStatus>> = claims.iter().map(|_| Ok(ClaimStatus::Gone)).collect();
+        for (session, indices, group) in by_session.into_values() {
+            let renewed = self.shared.renew(&session, &group).await;
+            for (position, (index, (claim, node))) in indices.into_iter().zip(group).enumerate() {
+                answers[index] = match &renewed {
+                    Ok(statuses) => Ok(statuses[position]),
+                    Err(Failure::Expired) => {
+                        self.shared.places().found_gone(claim.id, &session, node.as_ref());
+                        Ok(self.shared.status(claim))
+                    }
+                    Err(failure) => Err(self.shared.error(failure.clone())),
+                };
+            }
+        }
+        answers
+    }
+
+    async fn session_lost_hint(&self) {
+        self.shared.sessions.ended().await;
+    }
+
+    async fn release(&self, claim: &Claim) -> Result<Release> {
+        self.shared.release(claim).await
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        let session = self.shared.sessions.any().await?;
+        self.shared.inspect(&session, name).await.map_err(|failure| self.shared.error(failure))
+    }
+
+    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+        let listed = async move {
+            let session = self.shared.sessions.any().await?;
+            self.shared.names(&session, prefix).await.map_err(|failure| self.shared.error(failure))
+        };
+        let each = |listed: Result<Vec<Name>>| match listed {
+            Ok(names) => names.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        stream::once(listed).flat_map(move |listed| stream::iter(each(listed))).boxed()
+    }
+}
+
+impl fmt::Debug for ZooKeeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ZooKeeper").field("address", &self.shared.config.shown).finish_non_exhaustive()
+    }
+}

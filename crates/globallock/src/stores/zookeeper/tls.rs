@@ -1,0 +1,55 @@
+//! TLS towards the servers, by what an address says of it.
+
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::error::Result;
+use crate::stores::address::Address;
+
+/// Takes the files that the address names, and reads them.
+pub(super) fn config(address: &mut Address) -> Result<Arc<ClientConfig>> {
+    let ca = address.take_pem("ca", "BEGIN CERTIFICATE")?;
+    let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
+    let key = address.take_pem("key", "PRIVATE KEY")?;
+    let mut roots = RootCertStore::empty();
+    match &ca {
+        Some(pem) => {
+            for found in certificates(address, "ca", pem)? {
+                roots.add(found).map_err(|error| address.wrong(format!("the option ca: {error}")))?;
+            }
+        }
+        None => {
+            let native = rustls_native_certs::load_native_certs();
+            if roots.add_parsable_certificates(native.certs).0 == 0 {
+                return Err(address.wrong("this system has no authorities for TLS: name a file by ?ca="));
+            }
+        }
+    }
+    // The provider is named, so that it does not matter what else the process uses.
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| address.wrong(error.to_string()))?
+        .with_root_certificates(roots);
+    let config = match (cert, key) {
+        (Some(cert), Some(key)) => {
+            let key = PrivateKeyDer::from_pem_slice(&key)
+                .map_err(|error| address.wrong(format!("the option key: {error}")))?;
+            builder
+                .with_client_auth_cert(certificates(address, "cert", &cert)?, key)
+                .map_err(|error| address.wrong(format!("the options cert and key: {error}")))?
+        }
+        (None, None) => builder.with_no_client_auth(),
+        _ => return Err(address.wrong("the options cert and key go together")),
+    };
+    Ok(Arc::new(config))
+}
+
+fn certificates(address: &Address, option: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| address.wrong(format!("the option {option}: {error}")))
+}

@@ -1,0 +1,207 @@
+//! Keys of other types, and of other makers, where locks in Redis are kept.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use globallock_conformance::server::redis::Redis;
+
+use crate::contents::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
+use crate::panics;
+
+/// A connection that sends any bytes.
+struct Client(TcpStream);
+
+impl Client {
+    fn new(port: u16) -> Self {
+        Client(TcpStream::connect(("127.0.0.1", port)).unwrap())
+    }
+
+    /// Sends a command, and reads the line that answers it.
+    fn send(&mut self, words: &[&[u8]]) -> String {
+        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+            bytes.extend(*word);
+            bytes.extend(b"\r\n");
+        }
+        self.0.write_all(&bytes).unwrap();
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        while !answer.ends_with(b"\r\n") {
+            self.0.read_exact(&mut byte).unwrap();
+            answer.extend(byte);
+        }
+        String::from_utf8_lossy(&answer).trim_end().to_owned()
+    }
+}
+
+fn keys(name: &str) -> [String; 5] {
+    let side = |side: &str| format!("{{_glocks:{name}}}:{side}");
+    [format!("_glocks:{name}"), side("fence"), side("queue"), side("claims"), side("shared")]
+}
+
+fn joined(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+/// What stands at a lock's key.
+fn holder(garbage: &mut Garbage) -> Vec<u8> {
+    let [fencing_token, granted, ends] = [(); 3].map(|()| garbage.number());
+    let (weight, capacity, owner) = (garbage.number(), garbage.number(), garbage.owner());
+    let front = format!("{}:{fencing_token}:{granted}:{ends}:{weight}/{capacity}:", garbage.digits(32));
+    match garbage.random.u32(..6) {
+        0 => owner,
+        1 => b"glk1:".to_vec(),
+        2 => joined(&[b"glk1+:", front.as_bytes(), &owner]),
+        _ => joined(&[b"glk1:", front.as_bytes(), &owner]),
+    }
+}
+
+/// One who seems to wait.
+fn member(garbage: &mut Garbage) -> Vec<u8> {
+    let (lease, max_hold) = (garbage.number(), garbage.number());
+    let (weight, capacity, owner) = (garbage.number(), garbage.number(), garbage.owner());
+    let node = garbage.one_of(&["globallock:wake:x", "x", "__keyspace@0__:x", "\u{1b}[2J"]);
+    let front = format!("{} {node} {lease} {max_hold} {weight}/{capacity}:", garbage.digits(32));
+    if garbage.random.u32(..6) == 0 { owner } else { joined(&[front.as_bytes(), &owner]) }
+}
+
+/// One who seems to share.
+fn record(garbage: &mut Garbage) -> Vec<u8> {
+    let numbers: Vec<String> = (0..6).map(|_| garbage.number()).collect();
+    let front = format!("{} x {}/{}:", numbers.join(" "), garbage.number(), garbage.number());
+    joined(&[front.as_bytes(), &garbage.owner()])
+}
+
+/// Puts something at a key: of the type that belongs there, mostly.
+fn put(client: &mut Client, garbage: &mut Garbage, position: usize, key: &str, lock: &[u8]) {
+    let key = key.as_bytes();
+    let type_at = if garbage.random.u32(..4) == 0 { garbage.random.usize(..7) } else { position };
+    for _ in 0..garbage.random.u32(1..4) {
+        let answer = match type_at {
+            0 if garbage.random.bool() => client.send(&[b"SET", key, lock, b"PX", b"700"]),
+            0 => client.send(&[b"SET", key, lock]),
+            1 => {
+                let text = garbage.number() + garbage.one_of(&["", "w", "w", "ww", "\u{1b}"]);
+                client.send(&[b"SET", key, text.as_bytes()])
+            }
+            2 | 4 => {
+                let text = if type_at == 2 { member(garbage) } else { garbage.digits(32).into_bytes() };
+                // What is no number is refused, and something else tried.
+                client.send(&[b"ZADD", key, garbage.number().as_bytes(), &text])
+            }
+            3 => match garbage.random.u32(..3) {
+                0 => client.send(&[b"HSET", key, garbage.digits(32).as_bytes(), &record(garbage)]),
+                1 => client.send(&[b"HSET", key, garbage.digits(32).as_bytes(), garbage.number().as_bytes()]),
+                _ => {
+                    let (weight, capacity) = (garbage.number(), garbage.number());
+                    let group = [b"HSET", key, b"#value", lock, b"#weight", weight.as_bytes()];
+                    client.send(&group);
+                    client.send(&[b"HSET", key, b"#capacity", capacity.as_bytes(), b"#mixed", b"1"])
+                }
+            },
+            5 => client.send(&[b"RPUSH", key, &garbage.owner()]),
+            _ => client.send(&[b"SADD", key, &garbage.owner()]),
+        };
+        assert!(
+            answer.starts_with([':', '+']) || answer.starts_with("-ERR") || answer.starts_with("-WRONGTYPE"),
+            "{answer}"
+        );
+    }
+}
+
+async fn fixture(seed: u64, port: u16, managers: Pair) {
+    let (name, label) = (format!("lock-{seed}"), format!("redis, seed {seed}"));
+    let mut garbage = Garbage::new(seed);
+    let keys = keys(&name);
+    {
+        let mut client = Client::new(port);
+        let lock = holder(&mut garbage);
+        for (position, key) in keys.iter().enumerate() {
+            if garbage.random.u32(..5) < 2 {
+                put(&mut client, &mut garbage, position, key, &lock);
+            }
+        }
+    }
+    used(&label, &name, &managers).await;
+    let words: Vec<&[u8]> =
+        std::iter::once(b"DEL".as_slice()).chain(keys.iter().map(String::as_bytes)).collect();
+    let answer = Client::new(port).send(&words);
+    assert!(answer.starts_with(':'), "{answer}");
+    is_free(&label, &name, &managers[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_in_redis_does_no_harm() {
+    let panics = panics();
+    let server = Redis::start().unwrap();
+    let port = server.port();
+    let managers = Arc::new(pair(&server.url()).await);
+    Client::new(port).send(&[b"SET", b"_glocks:\xff\xfe", b"x"]);
+    Client::new(port).send(&[b"SET", b"_glocks:\x1b[2J\r\n", b"x"]);
+    Client::new(port).send(&[b"SET", &[b"_glocks:".as_slice(), &[b'x'; 100_000]].concat(), b"x"]);
+    assert_eq!(listed("redis", &managers[0]).await, ["\u{1b}[2J\r\n"]);
+    for_seeds(0..150, |seed| fixture(seed, port, Arc::clone(&managers))).await;
+    assert_eq!(panics.load(Ordering::SeqCst), 0, "nothing panicked, in no task");
+    close(Arc::into_inner(managers).expect("all scenes are over")).await;
+}
+
+#[tokio::test]
+async fn a_group_that_cannot_be_added_up_lets_in_nobody_too_many() {
+    let server = Redis::start().unwrap();
+    let managers = pair(&server.url()).await;
+    for (weight, capacity) in
+        [("-7", "9"), ("nan", "9"), ("x", "9"), ("0", "x"), ("0", "nan"), ("-1e300", "inf")]
+    {
+        let mut client = Client::new(server.port());
+        let [lock, _, _, claims, shared] = keys("a");
+        client.send(&[b"SET", lock.as_bytes(), b"group", b"PX", b"60000"]);
+        let group = [
+            claims.as_bytes(),
+            b"#value",
+            b"group",
+            b"#weight",
+            weight.as_bytes(),
+            b"#capacity",
+            capacity.as_bytes(),
+        ];
+        client.send(&[&[b"HSET".as_slice()], group.as_slice()].concat());
+        client.send(&[b"ZADD", shared.as_bytes(), b"9e15", b"somebody"]);
+        let mut holders = 0;
+        let mut guards = Vec::new();
+        for manager in managers.iter().chain(&managers) {
+            if let Ok(Some(guard)) =
+                manager.semaphore("a", 2).unwrap().permits(1).unwrap().try_acquire().await
+            {
+                holders += usize::from(guard.is_held());
+                guards.push(guard);
+            }
+        }
+        assert!(holders <= 2, "{weight}/{capacity}: {holders} of 2 permits");
+        for guard in guards {
+            guard.release().await.unwrap();
+        }
+        client.send(&[b"DEL", lock.as_bytes(), claims.as_bytes(), shared.as_bytes()]);
+        is_free(weight, "a", &managers[0]).await;
+    }
+    close(managers).await;
+}
+
+#[tokio::test]
+async fn tokens_rise_over_a_counter_that_nobody_could_have_written() {
+    let server = Redis::start().unwrap();
+    let managers = pair(&server.url()).await;
+    for text in ["9007199254740993", "99999999999999999999999999w", "1e300", "-7w", "nan", "w", ""] {
+        Client::new(server.port()).send(&[b"SET", b"{_glocks:a}:fence", text.as_bytes()]);
+        let mut last = 0;
+        for manager in [&managers[0], &managers[1], &managers[0]] {
+            let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+            assert!(guard.fencing_token() > last, "{text:?}: {} after {last}", guard.fencing_token());
+            last = guard.fencing_token();
+            guard.release().await.unwrap();
+        }
+    }
+    close(managers).await;
+}

@@ -1,0 +1,138 @@
+//! Owner processes are killed, and whoever is next goes on within a lease and a tick: how soon is printed.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use globallock::{LockManager, Result};
+use globallock_conformance::child::{Owner, Told};
+use globallock_conformance::context::{Context, lock_of};
+use globallock_conformance::pauses::Pauses;
+use globallock_conformance::subject::StoreUnderTest;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use crate::store::{BUSY, Store};
+
+const LEASE: Duration = Duration::from_secs(3);
+const TICK: Duration = Duration::from_secs(1);
+/// How often each is killed.
+const ROUNDS: usize = 4;
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Holder,
+    HeadWaiter,
+    Reader,
+    OwnerOfPermits,
+}
+
+/// Starts a task that waits for a lock, and tells when it was granted.
+async fn next(
+    context: &Context,
+    manager: &LockManager,
+    kind: &str,
+    held: usize,
+    waiting: usize,
+) -> JoinHandle<Result<Instant>> {
+    let lock = lock_of(manager, context.name(), kind).unwrap();
+    let waits = tokio::spawn(async move {
+        let guard = lock.acquire().await?;
+        let granted = Instant::now();
+        assert!(guard.is_held());
+        guard.release().await?;
+        Ok(granted)
+    });
+    let looks = context.manager().await;
+    context.until(&looks, held, waiting).await;
+    waits
+}
+
+/// Kills somebody, and says how long it took until the lock went on.
+async fn recovers(subject: &StoreUnderTest, victim: Victim) -> Duration {
+    let context = Context::new(subject, "killed", "mutex");
+    let manager = context.manager().await;
+    let (kind, next_kind) = match victim {
+        Victim::Holder | Victim::HeadWaiter => ("mutex", "mutex"),
+        Victim::Reader => ("read", "write"),
+        Victim::OwnerOfPermits => ("2/3", "2/3"),
+    };
+    let held = if matches!(victim, Victim::HeadWaiter) {
+        Some(context.lock(&manager).acquire().await.unwrap())
+    } else {
+        None
+    };
+    let mut owner = Owner::start(&context, kind, None);
+    let waiter = if held.is_some() {
+        assert_eq!(owner.told().await, Told::Asking);
+        context.until(&manager, 1, 1).await;
+        next(&context, &manager, next_kind, 1, 2).await
+    } else {
+        owner.granted().await;
+        next(&context, &manager, next_kind, 1, 1).await
+    };
+    let since = Instant::now();
+    owner.kill().await;
+    if let Some(held) = held {
+        held.release().await.unwrap();
+    }
+    let granted = waiter.await.unwrap().unwrap();
+    context.until_empty(&manager).await;
+    granted.saturating_duration_since(since)
+}
+
+/// Prints how many took how long.
+fn print_histogram(store: &str, victim: Victim, times: &[Duration]) {
+    let mut buckets = vec![0; 12];
+    for time in times {
+        let bucket = usize::try_from(time.as_millis() / 500).unwrap_or(usize::MAX);
+        buckets[bucket.min(11)] += 1;
+    }
+    println!("{store}, {victim:?}: of {} within", times.len());
+    for (number, count) in (1..).zip(&buckets).filter(|(_, count)| **count > 0) {
+        println!("  {:>5.1} s {}", f64::from(number) / 2.0, "#".repeat(*count));
+    }
+}
+
+async fn the_killed_are_passed_over(subject: StoreUnderTest) {
+    let kind = subject.kind.clone();
+    let subject = StoreUnderTest { lease: LEASE, ..subject };
+    for victim in [Victim::Holder, Victim::HeadWaiter, Victim::Reader, Victim::OwnerOfPermits] {
+        let pauses = Pauses::watch();
+        let times = join_all((0..ROUNDS).map(|_| recovers(&subject, victim))).await;
+        print_histogram(&kind, victim, &times);
+        let limit = LEASE + TICK + BUSY + pauses.spent();
+        assert!(times.iter().all(|time| *time < limit), "{kind}, {victim:?}: {times:?}");
+    }
+}
+
+fn program() -> Option<PathBuf> {
+    Some(PathBuf::from(env!("CARGO_BIN_EXE_globallock-holder")))
+}
+
+fn on(store: &Store) -> StoreUnderTest {
+    StoreUnderTest::at(store.kind, &store.url(), program())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_killed_are_passed_over_in_files() {
+    let directory = TempDir::new().unwrap();
+    let url = format!("file://{}/locks", directory.path().display());
+    the_killed_are_passed_over(StoreUnderTest::at("file", &url, program())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_killed_are_passed_over_on_redis() {
+    the_killed_are_passed_over(on(&Store::redis())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_killed_are_passed_over_on_etcd() {
+    the_killed_are_passed_over(on(&Store::etcd())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_killed_are_passed_over_on_zookeeper() {
+    the_killed_are_passed_over(on(&Store::zookeeper())).await;
+}

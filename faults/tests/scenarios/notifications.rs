@@ -1,0 +1,66 @@
+//! Notifications alone get lost, and nobody sees it: those who wait are granted all the same, when they look by themselves.
+
+use std::time::{Duration, Instant};
+
+use globallock_conformance::context::lock_of;
+use globallock_conformance::fixtures::queue_is;
+use globallock_conformance::pauses::Pauses;
+
+use crate::filter::Filter;
+use crate::store::{BUSY, KINDS, Store, connect};
+
+/// How often those who wait look at least.
+const LEASE: Duration = Duration::from_secs(3);
+
+async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) {
+    let filter = Filter::start(store.kind, store.port()).await;
+    let behind = connect(&store.behind(filter.port), LEASE).await.unwrap();
+    let direct = connect(&store.url(), LEASE).await.unwrap();
+    for lost in [false, true] {
+        let (mut guards, mut waiters) = (Vec::new(), Vec::new());
+        for (kind, against) in KINDS {
+            guards.push(lock_of(&direct, kind, against).unwrap().acquire().await.unwrap());
+            let lock = lock_of(&behind, kind, kind).unwrap();
+            waiters.push(tokio::spawn(async move {
+                let guard = lock.acquire().await.unwrap();
+                (guard, Instant::now())
+            }));
+            queue_is(&direct, kind, 1, 1).await;
+        }
+        // What they are told of is known to the server once a look has been answered.
+        behind.inspect("mutex").await.unwrap();
+        filter.drops(lost);
+        let (since, pauses) = (Instant::now(), Pauses::watch());
+        for guard in guards {
+            guard.release().await.unwrap();
+        }
+        for (waiter, (kind, _)) in waiters.into_iter().zip(KINDS) {
+            let (guard, granted) = pauses.within(LEASE * 3, waiter).await.expect("it is granted").unwrap();
+            let took = granted - since;
+            println!("{}, {kind}, lost: {lost}: {took:.2?}", store.kind);
+            let limit = LEASE + BUSY + pauses.spent();
+            assert!(took < limit, "{}, {kind}, lost: {lost}: it took {took:?}", store.kind);
+            assert!(guard.is_held());
+            guard.release().await.unwrap();
+        }
+        filter.drops(false);
+        if lost {
+            assert!(filter.dropped() >= 3, "{} were lost", filter.dropped());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_notification_delays_by_a_lease_at_most_on_redis() {
+    a_lost_notification_delays_by_a_lease_at_most(Store::redis()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_notification_delays_by_a_lease_at_most_on_etcd() {
+    a_lost_notification_delays_by_a_lease_at_most(Store::etcd()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_notification_delays_by_a_lease_at_most_on_zookeeper() {
+    a_lost_notification_delays_by_a_lease_at_most(Store::zookeeper()).await;
+}

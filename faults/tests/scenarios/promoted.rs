@@ -1,0 +1,87 @@
+//! A replica that has missed a grant takes over: Redis grants anew, and the tokens and a told loss keep what is guarded whole.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use globallock::{Guard, Loss, Release};
+use globallock_conformance::context::{eventually, lock_of};
+use globallock_conformance::fixtures::queue_is;
+use globallock_conformance::pauses::Pauses;
+use globallock_conformance::proxy::Proxy;
+use globallock_conformance::register::Register;
+use globallock_conformance::server::redis::Redis;
+
+use crate::store::{BUSY, KINDS, connect};
+
+const LEASE: Duration = Duration::from_secs(3);
+
+/// What a server says of its part in the replication.
+fn field(server: &Redis, name: &str) -> String {
+    let told = server.cli(&["INFO", "replication"]);
+    let value = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value.unwrap_or("").trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_missed_a_grant_takes_over_on_redis() {
+    let mut primary = Redis::start().unwrap();
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()]).unwrap();
+    eventually("the replica follows", async || field(&replica, "master_link_status") == "up").await;
+    let proxy = Proxy::start(primary.port()).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}?timeout=300ms", proxy.port());
+    let [before, after] = [connect(&url, LEASE).await.unwrap(), connect(&url, LEASE).await.unwrap()];
+
+    // A token that the replica has heard of, and then grants that it has not.
+    let mut known = Vec::new();
+    for (kind, _) in KINDS {
+        let guard = lock_of(&before, kind, kind).unwrap().acquire().await.unwrap();
+        known.push(guard.fencing_token());
+        guard.release().await.unwrap();
+    }
+    eventually("the replica has all", async || {
+        field(&replica, "master_repl_offset") == field(&primary, "master_repl_offset")
+    })
+    .await;
+    assert_eq!(replica.cli(&["REPLICAOF", "127.0.0.1", "1"]), "OK");
+    let mut held = Vec::new();
+    for (kind, _) in KINDS {
+        held.push(lock_of(&before, kind, kind).unwrap().acquire().await.unwrap());
+    }
+    let offset = |server: &Redis| field(server, "master_repl_offset").parse::<u64>().unwrap();
+    assert!(offset(&primary) > offset(&replica), "the replica has missed the grants");
+    primary.kill();
+    assert_eq!(replica.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
+    proxy.lead_to(replica.port());
+    proxy.cut();
+    let (promoted, pauses) = (Instant::now(), Pauses::watch());
+
+    let losses = join_all(held.iter().map(Guard::lost));
+    let grants = join_all(KINDS.map(|(kind, against)| {
+        let lock = lock_of(&after, kind, against).unwrap();
+        async move { lock.acquire().await.unwrap() }
+    }));
+    let (losses, grants) = tokio::join!(losses, grants);
+    println!("told and granted after {:.1?}", promoted.elapsed());
+    let took = promoted.elapsed();
+    assert!(took < LEASE + BUSY + pauses.spent(), "told and granted after {took:?}");
+    assert!(losses.iter().all(|loss| matches!(loss, Loss::Revoked | Loss::Expired)), "{losses:?}");
+    for ((old, new), known) in held.iter().zip(&grants).zip(known) {
+        assert!(!old.is_held() && new.is_held());
+        assert!(known < old.fencing_token() && old.fencing_token() < new.fencing_token());
+        let register = Register::default();
+        assert!(register.write(new.fencing_token(), "after"));
+        assert!(
+            !register.write(old.fencing_token(), "before"),
+            "a write of the one from before comes too late"
+        );
+        assert_eq!(register.read(), "after");
+    }
+    for old in held {
+        assert_eq!(old.release().await.unwrap(), Release::NotHeld);
+    }
+    for (new, (kind, _)) in grants.into_iter().zip(KINDS) {
+        assert!(new.is_held());
+        assert_eq!(new.release().await.unwrap(), Release::Released);
+        queue_is(&after, kind, 0, 0).await;
+    }
+}

@@ -1,0 +1,210 @@
+//! The answer to one request never arrives, for every request of a lock's life in turn: the owner is told, or goes on, and
+//! nobody is kept out for longer than a lease.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use globallock::{Guard, LockManager, Result};
+use globallock_conformance::context::{eventually, lock_of};
+use globallock_conformance::fixtures::{LEASE, connect_calmly, queue_is};
+use globallock_conformance::pauses::Pauses;
+use globallock_conformance::proxy::Proxy;
+
+use crate::store::{BUSY, KINDS, Store, connect};
+
+/// The time between two signs of life.
+const TICK: Duration = Duration::from_millis(667);
+/// More requests than any life has.
+const MANY: u64 = 300;
+/// How often one is lived at most, where the machine is too busy for an answer in time.
+const LIVES: u32 = 5;
+/// How long the tests do not run meanwhile in that case, at least.
+const PAUSED: Duration = Duration::from_millis(100);
+
+/// How the connection ends on which an answer did not come.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// It is cut as soon as the answer is gone.
+    Soon,
+    /// It stays open and deaf until the owner is done.
+    Late,
+}
+
+/// A way through a lock's life: connect, acquire, renew, release.
+struct Life<'a> {
+    store: &'a Store,
+    looks: &'a LockManager,
+    name: String,
+    kind: &'static str,
+    /// What nobody can have beside it.
+    against: &'static str,
+    /// Whether somebody else has the lock at first.
+    waits: bool,
+    ending: Ending,
+}
+
+/// Waits for the end of a call, which must come in time.
+async fn in_time<T>(what: &str, limit: Duration, call: impl Future<Output = T>) -> T {
+    let ended = Pauses::watch().within(limit + BUSY, call).await;
+    ended.unwrap_or_else(|| panic!("{what} does not end within {limit:?} and {BUSY:?}"))
+}
+
+impl Life<'_> {
+    /// Checks that whoever is granted the lock beside the guard is granted it after that was lost.
+    async fn is_alone(&self, guard: &Guard) {
+        let other = lock_of(self.looks, &self.name, self.against).unwrap().try_acquire().await.unwrap();
+        if let Some(other) = other {
+            assert!(!guard.is_held(), "{}: two hold {}", self.label(), self.name);
+            other.release().await.unwrap();
+        }
+    }
+
+    /// Lives it; `has_asked` tells that the lock was granted or not.
+    async fn live(&self, manager: &LockManager, has_asked: &AtomicBool) -> Result<()> {
+        let store_timeout = Duration::from_secs(1);
+        let wait = if self.waits { LEASE + TICK } else { Duration::ZERO };
+        let lock = lock_of(manager, &self.name, self.kind)?;
+        let acquired = in_time("acquire", store_timeout + wait, lock.acquire()).await;
+        has_asked.store(true, Ordering::SeqCst);
+        let guard = acquired?;
+        self.is_alone(&guard).await;
+        let renewed = in_time("renew", store_timeout, guard.renew()).await;
+        self.is_alone(&guard).await;
+        let released = in_time("release", store_timeout, guard.release()).await;
+        renewed.and(released.map(drop))
+    }
+
+    /// Lives it with the answer to one request swallowed: how long the next owner had to wait, or `None` if there was no
+    /// such request. Where the machine had no time for the store to answer, it is lived once more.
+    async fn without_answer(&self, request: u64) -> Option<Duration> {
+        for tries in 1.. {
+            let pauses = Pauses::watch();
+            match self.once_without_answer(request).await {
+                Ok(took) => return took,
+                Err(error) => assert!(
+                    tries < LIVES && pauses.spent() > PAUSED,
+                    "{}, request {request}: {error:?}",
+                    self.label()
+                ),
+            }
+        }
+        unreachable!("the last try ends it")
+    }
+
+    /// The same; an error that nothing was swallowed for is returned.
+    async fn once_without_answer(&self, request: u64) -> Result<Option<Duration>> {
+        let proxy = Proxy::start(self.store.port()).await.unwrap();
+        proxy.swallow_answer(request);
+        let next = lock_of(self.looks, &self.name, self.against).unwrap();
+        let holder = if self.waits { Some(next.acquire().await.unwrap()) } else { None };
+        let has_asked = AtomicBool::new(false);
+        let owner = async {
+            let url = self.store.behind(proxy.port());
+            match in_time("connect", Duration::from_secs(2), connect(&url, LEASE)).await {
+                Ok(manager) => {
+                    let lived = self.live(&manager, &has_asked).await;
+                    (Some(manager), lived)
+                }
+                Err(error) => (None, Err(error)),
+            }
+        };
+        let leaves = async {
+            if let Some(guard) = holder {
+                eventually("somebody waits", async || {
+                    has_asked.load(Ordering::SeqCst)
+                        || self.looks.inspect(&self.name).await.unwrap().len() > 1
+                })
+                .await;
+                guard.release().await.unwrap();
+            }
+        };
+        let cuts = async {
+            if matches!(self.ending, Ending::Soon) {
+                eventually("an answer is swallowed", async || {
+                    proxy.swallowed() > 0 || has_asked.load(Ordering::SeqCst) && proxy.deaf() == 0
+                })
+                .await;
+                if proxy.deaf() > 0 {
+                    proxy.cut();
+                }
+            }
+        };
+        let others = async {
+            tokio::join!(leaves, cuts);
+            std::future::pending::<()>().await;
+        };
+        let (manager, lived) = tokio::select! {
+            ended = owner => ended,
+            () = others => unreachable!("it never ends"),
+        };
+        let bitten = proxy.deaf() > 0;
+        proxy.cut();
+        if let Err(error) = &lived {
+            assert!(error.is_unavailable(), "{}, request {request}: {error:?}", self.label());
+            assert!(!error.to_string().is_empty());
+        }
+        let since = Instant::now();
+        let fresh = in_time("the next owner's acquire", LEASE + TICK, next.acquire()).await;
+        let took = since.elapsed();
+        fresh.unwrap().release().await.unwrap();
+        queue_is(self.looks, &self.name, 0, 0).await;
+        // Only now: an owner that lives on would have kept whatever it forgot.
+        drop(manager);
+        if bitten { Ok(Some(took)) } else { lived.map(|()| None) }
+    }
+
+    fn label(&self) -> String {
+        let waits = if self.waits { " behind a holder" } else { "" };
+        format!("{}, {}{waits}, cut {:?}", self.store.kind, self.kind, self.ending)
+    }
+}
+
+/// Lives it again and again, each time without the answer to the request after the last, until there is no such request.
+async fn without_each_answer(life: Life<'_>) {
+    let mut longest = Duration::ZERO;
+    for request in 1..MANY {
+        let Some(took) = life.without_answer(request).await else {
+            let requests = request - 1;
+            println!("{}: {requests} requests, {longest:.1?} at most", life.label());
+            assert!(requests >= 4, "connect, acquire, renew and release");
+            return;
+        };
+        longest = longest.max(took);
+    }
+    panic!("{}: a life of more than {MANY} requests", life.label());
+}
+
+async fn every_answer_is_swallowed_once(store: Store) {
+    // Whoever looks on is served late where the machine is busy, and loses nothing by it.
+    let looks = connect_calmly(&store.url()).await.unwrap();
+    let (mut lives, mut names) = (Vec::new(), Vec::new());
+    for (kind, against) in KINDS {
+        for waits in [false, true] {
+            for ending in [Ending::Soon, Ending::Late] {
+                let name = format!("swallowed-{}", names.len());
+                names.push(name.clone());
+                let life = Life { store: &store, looks: &looks, name, kind, against, waits, ending };
+                lives.push(without_each_answer(life));
+            }
+        }
+    }
+    join_all(lives).await;
+    drop(looks);
+    eventually("nothing is left in the store", async || store.leftovers(&names).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_is_swallowed_once_on_redis() {
+    every_answer_is_swallowed_once(Store::redis()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_is_swallowed_once_on_etcd() {
+    every_answer_is_swallowed_once(Store::etcd()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_is_swallowed_once_on_zookeeper() {
+    every_answer_is_swallowed_once(Store::zookeeper()).await;
+}

@@ -34,7 +34,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 # What kills most comes first. They wait more than they work, so that more of them run than there are cores. Tests of
 # addresses, rights, refusals and connections learn nothing of the scripts.
 TESTS = [
-    ("redis", ["scripts::", "answers::", "costs::", "crowds::one_call", "--test-threads=8"]),
+    ("redis", ["scripts::", "wire::", "answers::", "costs::", "crowds::one_call", "--test-threads=8"]),
     ("conformance", ["redis::", "--test-threads=8"]),
     (
         "redis",

@@ -290,11 +290,12 @@ async fn waiters_look_also_when_the_lease_of_the_holder_ends_in_this_millisecond
 async fn tokens_rise_also_where_the_counter_stands_at_the_very_microsecond() {
     let scripts = Scripts::new().await;
     let (forget, fencing_token) = (format!("DEL {LOCK} {QUEUE} {CLAIMS} {SHARED}"), format!("GET {FENCE}"));
-    let commands = |asks: &str| {
+    let held = format!("redis.call('SET', '{LOCK}', 'glk1:{OTHER}:1000::0:1/1:x', 'PX', 60000)");
+    let commands = |asks: &str, before: &str| {
         // From the clock here to the clock of the join it is a fraction of a millisecond.
         let counter = |ahead| {
             format!(
-                "EVAL \"local time = redis.call('TIME') local now = time[1] * 1000000 + time[2] + {ahead} \
+                "EVAL \"{before} local time = redis.call('TIME') local now = time[1] * 1000000 + time[2] + {ahead} \
                  redis.call('SET', KEYS[1], string.format('%.0f', now)) return string.format('%.0f', now)\" 1 {FENCE}"
             )
         };
@@ -303,8 +304,10 @@ async fn tokens_rise_also_where_the_counter_stands_at_the_very_microsecond() {
         };
         (0..100).flat_map(one).collect::<Vec<_>>()
     };
-    for asks in [scripts.joins_for(0, 0), scripts.joins_shared()] {
-        let commands = commands(&asks);
+    for (asks, before) in
+        [(scripts.joins_for(0, 0), ""), (scripts.joins_shared(), ""), (scripts.joins(), held.as_str())]
+    {
+        let commands = commands(&asks, before);
         for _ in 0..40 {
             let told = piped(&scripts.server, &commands).replace('w', "");
             let told = told.split_terminator("next\n").map(numbers).collect::<Vec<_>>();

@@ -4,31 +4,44 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{ClaimStatus, WaitMode};
+use crate::context::{Context, Request};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::hold::{Hold, Phase};
-use crate::locks::Lock;
-use crate::manager::Inner;
 use crate::sync::{now, sleep_until, timeout_at};
 use crate::turns::Turn;
 
 /// The bounds of the pause between two tries of a store that failed to answer.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// Gets `lock`, or `None` when it was not to be had on the terms of `wait_mode`.
-pub(crate) async fn acquire(lock: &Lock, wait_mode: WaitMode) -> Result<Option<Guard>> {
-    let options = lock.options();
-    // A waiting limit of zero means to ask once, not to give up before the store can answer.
-    let wait_mode = if options.wait == Some(Duration::ZERO) { WaitMode::Try } else { wait_mode };
-    let inner = lock.inner();
-    let claim = inner.claim(lock.name(), lock.permits(), wait_mode, options)?;
+/// What came of a request for a lock.
+pub(crate) enum Acquired {
+    Granted(Guard),
+    /// Somebody else had the lock: for as long as the request waited, if it did.
+    NotGranted {
+        waited: Duration,
+    },
+}
+
+impl Acquired {
+    pub(crate) fn guard(self) -> Option<Guard> {
+        match self {
+            Acquired::Granted(guard) => Some(guard),
+            Acquired::NotGranted { .. } => None,
+        }
+    }
+}
+
+/// Asks for a lock, and waits for it if the request says so.
+pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Result<Acquired> {
     let started = now();
+    let waits = request.wait_mode == WaitMode::Wait;
     let mut asking = Asking {
-        inner,
-        hold: Hold::new(claim),
+        context,
+        hold: Hold::new(context.claim(&request)?),
         started,
-        limit: options.wait.filter(|_| wait_mode == WaitMode::Wait).map(|wait| started + wait),
-        store_timeout: options.store_timeout(),
+        limit: request.options.wait.filter(|_| waits).map(|wait| started + wait),
+        store_timeout: request.options.store_timeout(),
         silent_since: None,
         failure: None,
         pause: RETRY.0,
@@ -37,14 +50,13 @@ pub(crate) async fn acquire(lock: &Lock, wait_mode: WaitMode) -> Result<Option<G
     };
     loop {
         match asking.ask().await? {
-            Asked::Granted => return Ok(Some(asking.into_guard())),
-            Asked::Refused => return Ok(None),
-            Asked::TimedOut => break,
-            Asked::Again if inner.is_closed() => return Err(Error::Closed),
+            Asked::Granted => return Ok(Acquired::Granted(asking.into_guard())),
+            Asked::Refused => return Ok(Acquired::NotGranted { waited: Duration::ZERO }),
+            Asked::TimedOut => return Ok(Acquired::NotGranted { waited: now().duration_since(started) }),
+            Asked::Again if context.is_closed() => return Err(Error::Closed),
             Asked::Again => {}
         }
     }
-    Err(Error::TimedOut { name: lock.name().to_string(), waited: now().duration_since(started) })
 }
 
 /// What came of asking the store and of the wait that followed.
@@ -58,7 +70,7 @@ enum Asked {
 /// A claim on its way to be granted. Dropped on the way, it takes the claim out of the queue in the background: armed
 /// before the first request is sent, since from then on the store may have the claim.
 struct Asking<'a> {
-    inner: &'a Arc<Inner>,
+    context: &'a Arc<Context>,
     hold: Arc<Hold>,
     started: Instant,
     /// When the wait is over.
@@ -80,13 +92,13 @@ impl<'a> Asking<'a> {
         // Granted by a renewal and lost again before this task ran: joining anew would hold it for nobody. What an earlier
         // request may have done since is undone.
         if let Phase::Lost(_) = self.hold.phase() {
-            self.inner.leave_in_background(&self.hold);
+            self.context.release_in_background(&self.hold);
             return Ok(Asked::Granted);
         }
         let Some(turn) = self.turn().await? else { return Ok(Asked::TimedOut) };
         let asked_at = now();
         let give_up = self.give_up(asked_at);
-        let answer = match timeout_at(give_up.into(), self.inner.backend.enqueue(&self.hold.claim)).await {
+        let answer = match timeout_at(give_up.into(), self.context.backend.enqueue(&self.hold.claim)).await {
             Ok(answer) => answer,
             Err(_) if self.limit.is_some_and(|limit| limit <= now()) && self.is_answered() => {
                 return Ok(Asked::TimedOut);
@@ -123,12 +135,12 @@ impl<'a> Asking<'a> {
 
     /// Waits for its turn to ask; `None` when the time to wait has ended.
     async fn turn(&mut self) -> Result<Option<Turn<'a>>> {
-        if let Some(turn) = self.inner.turns.try_take() {
+        if let Some(turn) = self.context.turns.try_take() {
             return Ok(Some(turn));
         }
         let since = now();
-        let mut closed = self.inner.subscribe_closed();
-        let taken = self.inner.turns.take();
+        let mut closed = self.context.subscribe_closed();
+        let taken = self.context.turns.take();
         tokio::pin!(taken);
         let turn = loop {
             let give_up = self.turn_ends(since);
@@ -149,7 +161,7 @@ impl<'a> Asking<'a> {
         if self.turn_ends(since) <= now() {
             return Err(self.silence(since));
         }
-        self.silent_since = if self.inner.turns.heard() > since {
+        self.silent_since = if self.context.turns.heard() > since {
             // It answered others, and was not asked for this claim meanwhile.
             let waited = now().duration_since(since);
             self.silent_since.map(|silent| silent + waited)
@@ -161,19 +173,19 @@ impl<'a> Asking<'a> {
 
     /// Whether the store has answered since the claim was asked for, it or another.
     fn is_answered(&self) -> bool {
-        self.tracked || self.inner.turns.heard() > self.started
+        self.tracked || self.context.turns.heard() > self.started
     }
 
     /// Until when a claim that has waited for its turn since then goes on waiting: a store that answers others is not
     /// silent, however many of them there are.
     fn turn_ends(&self, since: Instant) -> Instant {
-        let given_up = self.inner.turns.heard().max(since) + self.store_timeout;
+        let given_up = self.context.turns.heard().max(since) + self.store_timeout;
         self.limit.map_or(given_up, |limit| limit.min(given_up))
     }
 
     /// Waits in the queue.
     async fn wait(&mut self) -> Result<Asked> {
-        let mut closed = self.inner.subscribe_closed();
+        let mut closed = self.context.subscribe_closed();
         let limit = async |limit: Option<Instant>| match limit {
             Some(limit) => sleep_until(limit.into()).await,
             None => std::future::pending().await,
@@ -184,7 +196,7 @@ impl<'a> Asking<'a> {
                 granted = self.hold.granted() => {
                     return Ok(if granted { Asked::Granted } else { Asked::Again });
                 }
-                changed = self.inner.backend.wait_for_change(&self.hold.claim) => changed,
+                changed = self.context.backend.wait_for_change(&self.hold.claim) => changed,
                 () = limit(self.limit) => return Ok(Asked::TimedOut),
                 _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             };
@@ -229,17 +241,17 @@ impl<'a> Asking<'a> {
 
     fn silence(&self, asked_at: Instant) -> Error {
         let waited = now().duration_since(asked_at);
-        Error::unavailable(self.inner.backend.capabilities().kind, format!("no answer within {waited:.1?}"))
+        Error::unavailable(self.context.backend.capabilities().kind, format!("no answer within {waited:.1?}"))
     }
 
     fn track(&mut self) {
         self.tracked = true;
-        self.inner.renewer.track(&self.hold, self.inner.backend.capabilities().renewals_per_lease);
+        self.context.renewer.track(&self.hold, self.context.backend.capabilities().renewals_per_lease);
     }
 
     fn into_guard(mut self) -> Guard {
         self.armed = false;
-        Guard::new(Arc::clone(self.inner), Arc::clone(&self.hold))
+        Guard::new(Arc::clone(self.context), Arc::clone(&self.hold))
     }
 }
 
@@ -247,10 +259,10 @@ impl Drop for Asking<'_> {
     fn drop(&mut self) {
         if self.armed {
             // The departure first: whoever closes the manager finds the claim waiting or leaving.
-            self.inner.leave_in_background(&self.hold);
+            self.context.release_in_background(&self.hold);
             self.hold.finish(now());
             if self.tracked {
-                self.inner.renewer.untrack(self.hold.claim.id);
+                self.context.renewer.untrack(self.hold.claim.id);
             }
         }
     }

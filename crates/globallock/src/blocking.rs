@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::backend::{Backend, Entry, Release};
 use crate::error::Result;
-use crate::hold::Loss;
+use crate::loss::Loss;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 

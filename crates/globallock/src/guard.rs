@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::Release;
+use crate::context::Context;
 use crate::error::Result;
-use crate::hold::{Hold, Loss, Phase};
-use crate::manager::Inner;
+use crate::hold::{Hold, Phase};
+use crate::loss::Loss;
 use crate::name::Name;
 use crate::sync::now;
 
@@ -21,14 +22,14 @@ use crate::sync::now;
 /// [`Guard::fencing_token`] to whatever the lock guards, so that it can refuse a writer that is late.
 #[must_use = "a guard that is dropped at once releases the lock at once"]
 pub struct Guard {
-    inner: Arc<Inner>,
+    context: Arc<Context>,
     hold: Arc<Hold>,
     armed: bool,
 }
 
 impl Guard {
-    pub(crate) fn new(inner: Arc<Inner>, hold: Arc<Hold>) -> Self {
-        Guard { inner, hold, armed: true }
+    pub(crate) fn new(context: Arc<Context>, hold: Arc<Hold>) -> Self {
+        Guard { context, hold, armed: true }
     }
 
     /// The name of the lock.
@@ -50,7 +51,7 @@ impl Guard {
     /// its deadline on even if nothing else has run since.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.inner.is_here() && self.hold.is_held()
+        self.context.is_own_process() && self.hold.is_held()
     }
 
     /// Waits until the lock is lost and says why; never returns while it is held.
@@ -83,8 +84,8 @@ impl Guard {
     /// # Cancel safety
     /// Nothing is lost.
     pub fn renew(&self) -> impl Future<Output = Result<bool>> + Send + use<> {
-        let (inner, hold) = (Arc::clone(&self.inner), Arc::clone(&self.hold));
-        async move { inner.renew_now(&hold).await }
+        let (context, hold) = (Arc::clone(&self.context), Arc::clone(&self.hold));
+        async move { context.renew_now(&hold).await }
     }
 
     /// How long the lock stays held even if no renewal succeeds any more; zero once it is lost, `None` where only the
@@ -106,32 +107,32 @@ impl Guard {
     /// # Cancel safety
     /// A dropped call goes on in the background.
     pub async fn release(mut self) -> Result<Release> {
-        if !self.inner.is_here() {
+        if !self.context.is_own_process() {
             self.armed = false;
             return Ok(Release::NotHeld);
         }
-        let kept = self.inner.renewer.untrack(self.hold.claim.id);
+        let was_tracked = self.context.renewer.untrack(self.hold.claim.id);
         if let Phase::Lost(_) = self.hold.finish(now()) {
             self.armed = false;
             // The renewer gives up in the store what it has seen lost; a loss noticed here first is ours to give up.
-            if kept {
-                self.inner.leave_in_background(&self.hold);
+            if was_tracked {
+                self.context.release_in_background(&self.hold);
             }
             return Ok(Release::NotHeld);
         }
-        let departure = self.inner.backend.release(&self.hold.claim).await?;
+        let release = self.context.backend.release(&self.hold.claim).await?;
         self.armed = false;
-        Ok(departure)
+        Ok(release)
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.armed && self.inner.is_here() {
-            let kept = self.inner.renewer.untrack(self.hold.claim.id);
+        if self.armed && self.context.is_own_process() {
+            let was_tracked = self.context.renewer.untrack(self.hold.claim.id);
             let phase = self.hold.finish(now());
-            if kept || !matches!(phase, Phase::Lost(_)) {
-                self.inner.leave_in_background(&self.hold);
+            if was_tracked || !matches!(phase, Phase::Lost(_)) {
+                self.context.release_in_background(&self.hold);
             }
         }
     }
@@ -152,6 +153,6 @@ impl fmt::Debug for Guard {
 impl Guard {
     /// The copy of this guard in a fork of the process, in which its manager is `owner`.
     pub(crate) fn in_fork(&self, owner: &crate::LockManager) -> Guard {
-        Guard::new(Arc::clone(owner.inner()), Arc::clone(&self.hold))
+        Guard::new(Arc::clone(owner.context()), Arc::clone(&self.hold))
     }
 }

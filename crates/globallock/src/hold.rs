@@ -5,29 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Claim, ClaimStatus, Grant};
 use crate::deadline::deadline;
+use crate::loss::Loss;
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
-
-/// Why a held lock is not held any more, though its owner did not release it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Loss {
-    /// No renewal was confirmed in time: the store may be out of reach, or this process was stopped.
-    Expired,
-    /// The longest hold was over.
-    MaxHold,
-    /// The store does not know the claim any more: somebody broke the lock, or the store lost it.
-    Revoked,
-}
-
-impl std::fmt::Display for Loss {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Loss::Expired => "its lease ran out: no renewal was confirmed in time",
-            Loss::MaxHold => "its longest hold is over",
-            Loss::Revoked => "the store does not hold it for us any more",
-        })
-    }
-}
 
 /// Where a claim of ours is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,15 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::{join_all, select_all};
-
-use crate::acquire::acquire;
-use crate::backend::{Release, WaitMode};
+use crate::acquire::{Acquired, acquire};
+use crate::backend::WaitMode;
+use crate::context::{Context, Request};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
-use crate::hold::Loss;
-use crate::manager::Inner;
+use crate::kind::LockKind;
 use crate::name::Name;
 use crate::options::Options;
 use crate::queue::Permits;
@@ -20,19 +19,15 @@ use crate::queue::Permits;
 /// Not reentrant: a task that acquires the lock again while it holds it waits for itself. Cheap to clone.
 #[derive(Clone)]
 pub struct Lock {
-    inner: Arc<Inner>,
+    context: Arc<Context>,
     name: Name,
     permits: Permits,
     options: Options,
 }
 
 impl Lock {
-    pub(crate) fn new(inner: Arc<Inner>, name: Name, permits: Permits, options: Options) -> Self {
-        Lock { inner, name, permits, options }
-    }
-
-    pub(crate) fn inner(&self) -> &Arc<Inner> {
-        &self.inner
+    pub(crate) fn new(context: Arc<Context>, name: Name, permits: Permits, options: Options) -> Self {
+        Lock { context, name, permits, options }
     }
 
     /// The lock's name.
@@ -62,20 +57,23 @@ impl Lock {
         Ok(Lock { options, ..self })
     }
 
-    /// Acquires the lock, after all who asked for it before, waiting as long as the options say.
+    /// Acquires the lock after everybody who asked for it before, and waits as long as the options say.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] when the waiting limit is over; [`Error::Unavailable`] when the store has been silent for
-    /// longer than the patience; [`Error::PermissionDenied`], [`Error::FailedPrecondition`], [`Error::Closed`], [`Error::Forked`]. In every
-    /// case nothing is left in the store, or what is left is being taken out in the background.
+    /// [`Error::TimedOut`] when the wait has ended; [`Error::Unavailable`] when the store has been silent for longer than
+    /// the store timeout; [`Error::PermissionDenied`], [`Error::FailedPrecondition`], [`Error::Closed`],
+    /// [`Error::Forked`]. In every case nothing is left in the store, or what is left is being taken out in the background.
     ///
     /// # Cancel safety
     /// A dropped call gives up its place in the queue, in the background; a later call starts at the end.
     pub async fn acquire(&self) -> Result<Guard> {
-        let guard = acquire(self, WaitMode::Wait).await?;
-        // Only a waiting limit of zero is refused.
-        guard
-            .ok_or_else(|| Error::TimedOut { name: self.name.to_string(), waited: std::time::Duration::ZERO })
+        // A wait of zero is a try: the store gets the time to answer.
+        let wait_mode =
+            if self.options.wait == Some(Duration::ZERO) { WaitMode::Try } else { WaitMode::Wait };
+        match self.ask(wait_mode, &self.options).await? {
+            Acquired::Granted(guard) => Ok(guard),
+            Acquired::NotGranted { waited } => Err(Error::TimedOut { name: self.name.to_string(), waited }),
+        }
     }
 
     /// Acquires the lock if it is free and nobody waits for it; `None` if it is taken.
@@ -86,7 +84,27 @@ impl Lock {
     /// # Cancel safety
     /// A dropped call leaves nothing behind.
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
-        acquire(self, WaitMode::Try).await
+        Ok(self.ask(WaitMode::Try, &self.options).await?.guard())
+    }
+
+    /// Acquires the lock, waiting for at most `wait`; `None` if it was not granted by then. A wait of zero is
+    /// [`Lock::try_acquire`].
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`], but never [`Error::TimedOut`]; [`Error::InvalidOption`] when the wait is longer than
+    /// [`MAX_DURATION`](crate::MAX_DURATION).
+    ///
+    /// # Cancel safety
+    /// As [`Lock::acquire`].
+    pub async fn try_acquire_for(&self, wait: Duration) -> Result<Option<Guard>> {
+        let wait_mode = if wait.is_zero() { WaitMode::Try } else { WaitMode::Wait };
+        let options = Options { wait: Some(wait), ..self.options.clone() };
+        options.check()?;
+        Ok(self.ask(wait_mode, &options).await?.guard())
+    }
+
+    async fn ask(&self, wait_mode: WaitMode, options: &Options) -> Result<Acquired> {
+        acquire(&self.context, Request { name: &self.name, permits: self.permits, wait_mode, options }).await
     }
 }
 
@@ -149,11 +167,8 @@ impl Semaphore {
     /// # Errors
     /// [`Error::InvalidOption`] when the count is 0 or above the capacity.
     pub fn permits(&self, count: u32) -> Result<Lock> {
-        let capacity = self.capacity();
-        if count == 0 || count > capacity {
-            return Err(Error::invalid_option("permits", format!("{count} is not from 1 to {capacity}")));
-        }
-        Ok(Lock { permits: Permits { count: count, capacity }, ..self.one.clone() })
+        let permits = LockKind::Permits { count, capacity: self.capacity() }.permits()?;
+        Ok(Lock { permits, ..self.one.clone() })
     }
 
     /// Acquires one permit, as [`Lock::acquire`].
@@ -176,62 +191,5 @@ impl Semaphore {
     /// As [`Lock::try_acquire`].
     pub async fn try_acquire(&self) -> Result<Option<Guard>> {
         self.one.try_acquire().await
-    }
-}
-
-/// Several locks that are held together.
-#[derive(Debug)]
-#[must_use = "guards that are dropped at once release their locks at once"]
-pub struct GuardSet {
-    guards: Vec<Guard>,
-}
-
-impl GuardSet {
-    pub(crate) fn new(guards: Vec<Guard>) -> Self {
-        GuardSet { guards }
-    }
-
-    /// The guards, in the canonical order of their names.
-    pub fn guards(&self) -> &[Guard] {
-        &self.guards
-    }
-
-    /// Whether all of the locks are held at this moment.
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.guards.iter().all(Guard::is_held)
-    }
-
-    /// Waits until the first of the locks is lost, and names it and the reason; never returns for an empty set.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost.
-    pub async fn lost(&self) -> (&Guard, Loss) {
-        if self.guards.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        let losses = self.guards.iter().map(|guard| Box::pin(async move { (guard, guard.lost().await) }));
-        select_all(losses).await.0
-    }
-
-    /// Releases all of the locks at once, and says whether all were still held.
-    ///
-    /// # Errors
-    /// The first error; the others are released all the same.
-    ///
-    /// # Cancel safety
-    /// A dropped call goes on in the background.
-    pub async fn release(self) -> Result<Release> {
-        let departures: Result<Vec<_>> =
-            join_all(self.guards.into_iter().map(Guard::release)).await.into_iter().collect();
-        let all_left = departures?.iter().all(|departure| *departure == Release::Released);
-        Ok(if all_left { Release::Released } else { Release::NotHeld })
-    }
-
-    /// Releases what was taken before another error, which matters more than one of these.
-    pub(crate) async fn release_quietly(self) {
-        if let Err(error) = self.release().await {
-            tracing::warn!(%error, "a release goes on in the background");
-        }
     }
 }

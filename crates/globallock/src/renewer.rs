@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::backend::{Backend, Claim, ClaimId, ClaimStatus};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hold::{Heard, Hold, Phase};
 use crate::sync::{Handle, Mutex, MutexGuard, Notify, now, sleep_until};
 
@@ -203,6 +203,19 @@ impl State {
     }
 }
 
+/// Renews claims, and has exactly one answer for each: were a store to answer fewer, the others would not be renewed any more,
+/// and nobody would know.
+pub(crate) async fn renew_each(backend: &dyn Backend, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
+    let answers = backend.renew(claims).await;
+    if answers.len() == claims.len() {
+        return answers;
+    }
+    let kind = backend.capabilities().kind;
+    let broken =
+        || Error::unavailable(kind, format!("it answered {} of {} renewals", answers.len(), claims.len()));
+    claims.iter().map(|_| Err(broken())).collect()
+}
+
 struct Task {
     shared: Arc<Shared>,
     backend: Arc<dyn Backend>,
@@ -261,7 +274,7 @@ impl Task {
     fn renewal(&self, batch: Batch) -> Renewal {
         let backend = Arc::clone(&self.backend);
         async move {
-            let answers = backend.renew(&batch.claims).await;
+            let answers = renew_each(backend.as_ref(), &batch.claims).await;
             (batch, answers)
         }
         .boxed()

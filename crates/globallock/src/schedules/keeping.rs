@@ -8,7 +8,8 @@ use shuttle::thread::spawn;
 
 use super::{search, search_all};
 use crate::backend::{Claim, ClaimId, Grant, WaitMode};
-use crate::hold::{Hold, Loss, Phase};
+use crate::hold::{Hold, Phase};
+use crate::loss::Loss;
 use crate::name::Name;
 use crate::queue::Permits;
 use crate::sync::{now, pass};

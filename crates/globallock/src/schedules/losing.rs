@@ -7,7 +7,7 @@ use shuttle::future::block_on;
 
 use super::store::Store;
 use super::{LEASE, mutex, on_thread, owner, search, with_time};
-use crate::hold::Loss;
+use crate::loss::Loss;
 use crate::options::{MAX_DURATION, Options};
 use crate::stores::memory::Memory;
 

@@ -6,8 +6,10 @@ use super::{
     Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, since, sleep,
 };
 use crate::backend::{Claim, ClaimStatus, Grant, Release};
+use crate::context::Request;
 use crate::deadline::margin;
-use crate::hold::{Hold, Loss, Phase};
+use crate::hold::{Hold, Phase};
+use crate::loss::Loss;
 use crate::options::Options;
 use crate::sync::now;
 
@@ -224,12 +226,13 @@ fn a_lock_whose_renewal_is_never_answered_is_given_up_in_the_store_at_its_deadli
 fn a_claim_that_was_given_up_is_not_granted_any_more() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let claim = fixture.owner.inner().claim(
-            fixture.mutex().name(),
-            fixture.mutex().permits(),
-            crate::backend::WaitMode::Wait,
-            &options(),
-        );
+        let lock = fixture.mutex();
+        let claim = fixture.owner.context().claim(&Request {
+            name: lock.name(),
+            permits: lock.permits(),
+            wait_mode: crate::backend::WaitMode::Wait,
+            options: &options(),
+        });
         let hold = Hold::new(claim.unwrap());
         assert!(hold.give_up() && !hold.give_up());
         assert_eq!(hold.phase(), Phase::Left);
@@ -242,7 +245,7 @@ fn a_claim_that_was_given_up_is_not_granted_any_more() {
 
 #[test]
 fn a_loss_says_why() {
-    for (loss, word) in [(Loss::Expired, "lease"), (Loss::MaxHold, "longest hold"), (Loss::Revoked, "store")]
+    for (loss, word) in [(Loss::Expired, "lease"), (Loss::MaxHold, "max hold time"), (Loss::Revoked, "store")]
     {
         assert!(loss.to_string().contains(word), "{loss}");
     }

@@ -6,7 +6,7 @@ use super::{
 use crate::backend::ClaimStatus;
 use crate::deadline::margin;
 use crate::guard::Guard;
-use crate::hold::Loss;
+use crate::loss::Loss;
 use crate::options::Options;
 use crate::sync::now;
 

@@ -68,7 +68,7 @@ fn the_loss_of_one_names_it() {
         let guards = fixture.owner.lock_all(["a", "b"]).await.unwrap();
         fixture.store.next(Verb::Renew, [Fault::Say(crate::backend::ClaimStatus::Gone)]);
         let (guard, loss) = guards.lost().await;
-        assert_eq!((guard.name().as_str(), loss), ("a", crate::hold::Loss::Revoked));
+        assert_eq!((guard.name().as_str(), loss), ("a", crate::loss::Loss::Revoked));
         assert!(!guards.is_held());
         assert_eq!(guards.release().await.unwrap(), crate::backend::Release::NotHeld);
     });

@@ -1,0 +1,134 @@
+//! What the locks and guards of one manager share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::backend::{Backend, Claim, ClaimId, WaitMode};
+use crate::error::{Error, Result};
+use crate::hold::Hold;
+use crate::name::Name;
+use crate::options::{ManagerOptions, Options};
+use crate::owner::Owner;
+use crate::queue::Permits;
+use crate::release::Releases;
+use crate::renewer::{Renewer, renew_each};
+use crate::sync::{Handle, now, watch};
+use crate::turns::Turns;
+
+/// What is asked for.
+pub(crate) struct Request<'a> {
+    pub(crate) name: &'a Name,
+    pub(crate) permits: Permits,
+    pub(crate) wait_mode: WaitMode,
+    pub(crate) options: &'a Options,
+}
+
+/// One manager's store, identity, and background work.
+pub(crate) struct Context {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) renewer: Renewer,
+    pub(crate) turns: Turns,
+    pub(crate) options: Options,
+    releases: Releases,
+    manager: u128,
+    claims: AtomicU64,
+    owner: Arc<str>,
+    process: u32,
+    closed: watch::Sender<bool>,
+}
+
+impl Context {
+    /// Starts the background work on the current runtime.
+    pub(crate) fn start(backend: Arc<dyn Backend>, options: ManagerOptions) -> Self {
+        let releases = Releases::new(Arc::clone(&backend), Handle::current());
+        let abandoned = releases.clone();
+        let renewer = Renewer::start(Arc::clone(&backend), move |hold| abandoned.start(&hold));
+        Context {
+            backend,
+            renewer,
+            turns: Turns::new(),
+            options: options.locks,
+            releases,
+            manager: random_80_bits(),
+            claims: AtomicU64::new(0),
+            owner: Owner { label: options.label, ..Owner::current() }.to_text().into(),
+            process: std::process::id(),
+            closed: watch::Sender::new(false),
+        }
+    }
+
+    /// Makes the claim of a request, unless the manager is closed or belongs to the process that forked this one.
+    pub(crate) fn claim(&self, request: &Request<'_>) -> Result<Claim> {
+        if !self.is_own_process() {
+            return Err(Error::Forked { pid: self.process });
+        }
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        Ok(Claim {
+            id: ClaimId::new(self.manager, self.claims.fetch_add(1, Ordering::Relaxed)),
+            name: request.name.clone(),
+            permits: request.permits,
+            wait_mode: request.wait_mode,
+            lease: request.options.lease,
+            max_hold: request.options.max_hold,
+            owner: Arc::clone(&self.owner),
+        })
+    }
+
+    /// Whether this is the process that made the manager: a fork of it must not touch the manager's claims.
+    pub(crate) fn is_own_process(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    pub(crate) fn subscribe_closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    /// Refuses new claims, takes the waiting ones out of their queues, and waits for all releases under way.
+    pub(crate) async fn close(&self) {
+        self.closed.send_replace(true);
+        // The task that waits for a claim would take it out too, but it may run only after this returns, or never.
+        for hold in self.renewer.waiting() {
+            if hold.give_up() {
+                self.release_in_background(&hold);
+            }
+        }
+        self.releases.all_answered().await;
+    }
+
+    /// Renews one held claim, and says whether it is held.
+    pub(crate) async fn renew_now(&self, hold: &Arc<Hold>) -> Result<bool> {
+        if !self.is_own_process() || !hold.is_held() {
+            return Ok(false);
+        }
+        for answer in renew_each(self.backend.as_ref(), &[Arc::clone(&hold.claim)]).await {
+            // A loss that is found here is released in the store by the renewer, when the claim is next due there.
+            hold.hear(answer?, true, now());
+        }
+        Ok(hold.is_held())
+    }
+
+    /// Takes a claim out of its queue without making anybody wait for it.
+    pub(crate) fn release_in_background(&self, hold: &Arc<Hold>) {
+        if self.is_own_process() {
+            self.releases.start(hold);
+        }
+    }
+
+    #[cfg(all(test, not(globallock_schedules)))]
+    pub(crate) fn in_fork(self) -> Self {
+        Context { process: self.process + 1, ..self }
+    }
+}
+
+/// From the operating system each time: a generator in this process would repeat itself after a fork.
+fn random_80_bits() -> u128 {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes[..10]).expect("the operating system has random numbers");
+    u128::from_le_bytes(bytes)
+}

@@ -1,0 +1,65 @@
+//! Several locks that are held together.
+
+use futures_util::future::{join_all, select_all};
+
+use crate::backend::Release;
+use crate::error::Result;
+use crate::guard::Guard;
+use crate::loss::Loss;
+
+/// Several locks that are held together.
+#[derive(Debug)]
+#[must_use = "guards that are dropped at once release their locks at once"]
+pub struct GuardSet {
+    guards: Vec<Guard>,
+}
+
+impl GuardSet {
+    pub(crate) fn new(guards: Vec<Guard>) -> Self {
+        GuardSet { guards }
+    }
+
+    /// The guards, in the canonical order of their names.
+    pub fn guards(&self) -> &[Guard] {
+        &self.guards
+    }
+
+    /// Whether all of the locks are held at this moment.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.guards.iter().all(Guard::is_held)
+    }
+
+    /// Waits until the first of the locks is lost, and names it and the reason; never returns for an empty set.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn lost(&self) -> (&Guard, Loss) {
+        if self.guards.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let losses = self.guards.iter().map(|guard| Box::pin(async move { (guard, guard.lost().await) }));
+        select_all(losses).await.0
+    }
+
+    /// Releases all of the locks at once, and says whether all were still held.
+    ///
+    /// # Errors
+    /// The first error; the others are released all the same.
+    ///
+    /// # Cancel safety
+    /// A dropped call goes on in the background.
+    pub async fn release(self) -> Result<Release> {
+        let releases: Result<Vec<_>> =
+            join_all(self.guards.into_iter().map(Guard::release)).await.into_iter().collect();
+        let all_held = releases?.iter().all(|release| *release == Release::Released);
+        Ok(if all_held { Release::Released } else { Release::NotHeld })
+    }
+
+    /// Releases what was taken before another error, which matters more than one of these.
+    pub(crate) async fn release_quietly(self) {
+        if let Err(error) = self.release().await {
+            tracing::warn!(%error, "a release goes on in the background");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The releases that go on in the background.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::Backend;
+use crate::hold::Hold;
+use crate::sync::{Handle, now, sleep_until, watch};
+
+/// The bounds of the pause between two tries of a release that the store did not answer.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// The background releases of one manager.
+#[derive(Clone)]
+pub(crate) struct Releases {
+    backend: Arc<dyn Backend>,
+    runtime: Handle,
+    under_way: watch::Sender<usize>,
+}
+
+impl Releases {
+    pub(crate) fn new(backend: Arc<dyn Backend>, runtime: Handle) -> Self {
+        Releases { backend, runtime, under_way: watch::Sender::new(0) }
+    }
+
+    /// Repeats the release of a claim until the store answers it or the claim's lease has expired.
+    pub(crate) fn start(&self, hold: &Arc<Hold>) {
+        let counted = Counted::new(self.under_way.clone());
+        let backend = Arc::clone(&self.backend);
+        let claim = Arc::clone(&hold.claim);
+        self.runtime.spawn(async move {
+            let _counted = counted;
+            let expires = now() + claim.lease;
+            let mut pause = PAUSE.0;
+            while let Err(error) = backend.release(&claim).await {
+                if now() + pause >= expires {
+                    tracing::warn!(name = %claim.name, %error, "a release was never answered; the lease frees it");
+                    return;
+                }
+                sleep_until((now() + pause).into()).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        });
+    }
+
+    /// Waits until no release is under way.
+    pub(crate) async fn all_answered(&self) {
+        // The sender lives in `self`, so the wait can only end with the count at zero.
+        let _ = self.under_way.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+/// One release under way, counted until this is dropped, which happens with its task at the latest.
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn new(count: watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}

@@ -1,7 +1,7 @@
-//! From the runtime to an event loop: what is done is put into a list, and the loop is woken by a byte in a socket, unless
-//! it looks by itself.
+//! From the runtime to an event loop: outcomes are put into a list, and a byte in a socket wakes the loop, unless the
+//! loop polls.
 //!
-//! The runtime's threads never wait for Python's lock, and one wake-up serves all that is done by then.
+//! So the runtime's threads never wait for Python's global lock, and one wake-up serves all outcomes in the list.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -14,18 +14,18 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
-use crate::driver::Until;
+use crate::driver::WaitKind;
 use crate::failure::raise;
 use crate::guard::Guard;
-use crate::manager::Seen;
-use crate::process::{Owned, Process};
+use crate::manager::EntryFields;
+use crate::process::{ForkGuarded, Process};
 
-/// What became of a request.
+/// The outcome of a request.
 pub(crate) enum Outcome {
     Granted(Option<globallock::Guard>),
     Flag(bool),
     Text(Option<String>),
-    Seen(Vec<Seen>),
+    Entries(Vec<EntryFields>),
     Names(Vec<String>),
     Failed(globallock::Error),
 }
@@ -36,15 +36,15 @@ impl Outcome {
             Outcome::Granted(guard) => guard.map(Guard::new).into_py_any(python),
             Outcome::Flag(flag) => flag.into_py_any(python),
             Outcome::Text(text) => text.into_py_any(python),
-            Outcome::Seen(seen) => seen.into_py_any(python),
+            Outcome::Entries(entries) => entries.into_py_any(python),
             Outcome::Names(names) => names.into_py_any(python),
             Outcome::Failed(error) => Err(raise(&error)),
         }
     }
 }
 
-/// What is done, and the byte that says so.
-struct Done {
+/// The outcomes that the loop has not taken yet, and the socket that wakes it.
+struct Inbox {
     outcomes: Mutex<Outcomes>,
     wake: UnixStream,
 }
@@ -52,11 +52,11 @@ struct Done {
 #[derive(Default)]
 struct Outcomes {
     list: Vec<(u64, Outcome)>,
-    /// Whether the loop looks by itself.
-    polls: bool,
+    /// Whether the loop polls for them, so that no byte need wake it.
+    polling: bool,
 }
 
-impl Done {
+impl Inbox {
     fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -64,83 +64,85 @@ impl Done {
     fn push(&self, number: u64, outcome: Outcome) {
         let mut outcomes = self.outcomes();
         outcomes.list.push((number, outcome));
-        if outcomes.list.len() == 1 && !outcomes.polls {
-            // A loop that has been closed is woken by nothing; its outcomes are dropped with the bridge.
+        if outcomes.list.len() == 1 && !outcomes.polling {
+            // This fails where the loop has been closed: its outcomes are dropped with the bridge.
             let _ = (&self.wake).write(&[1]);
         }
     }
 
-    /// Has the loop look by itself, or be woken; true if there is something for it already, which it is to take then.
-    fn let_poll(&self, polls: bool) -> bool {
+    /// Lets the loop poll, or has it woken. True if outcomes are there already: then the loop must take them, and does
+    /// not poll.
+    fn allow_polling(&self, polling: bool) -> bool {
         let mut outcomes = self.outcomes();
-        outcomes.polls = polls && outcomes.list.is_empty();
+        outcomes.polling = polling && outcomes.list.is_empty();
         !outcomes.list.is_empty()
     }
 
-    /// As `let_poll`, for a loop of which another part may be polling: what was done meanwhile has woken nobody, and
-    /// that part may look no more.
-    fn begin_to_poll(&self, polls: bool) -> bool {
-        let polled = self.outcomes().polls;
-        let is_done = self.let_poll(polls);
-        if polled && is_done {
+    /// Does the same when a request begins, while another task of the loop may be polling. The outcomes that arrived
+    /// during that polling have sent no byte. The other task may not poll again, so the byte is sent now.
+    fn begin_polling(&self, polling: bool) -> bool {
+        let was_polling = self.outcomes().polling;
+        let has_outcomes = self.allow_polling(polling);
+        if was_polling && has_outcomes {
             let _ = (&self.wake).write(&[1]);
         }
-        is_done
+        has_outcomes
     }
 }
 
-/// One event loop's way to the runtime, in one process.
+/// Connects one event loop to the runtime, in one process.
 #[pyclass(frozen, module = "globallock._rust")]
 pub(crate) struct Bridge {
     next: AtomicU64,
-    here: Owned<Here>,
+    inner: ForkGuarded<Inner>,
 }
 
-struct Here {
+struct Inner {
     woken: UnixStream,
-    done: Arc<Done>,
-    under_way: Arc<Mutex<HashMap<u64, AbortHandle>>>,
+    inbox: Arc<Inbox>,
+    in_flight: Arc<Mutex<HashMap<u64, AbortHandle>>>,
 }
 
 impl Bridge {
-    /// Starts a request that is answered soon; the number is that of its outcome.
+    /// Starts a request that the store answers soon. Returns the number under which [`drain`](Self::drain) gives its
+    /// outcome.
     pub(crate) fn start(
         &self,
-        until: Until,
+        kind: WaitKind,
         request: impl Future<Output = Outcome> + Send + 'static,
     ) -> PyResult<u64> {
         let process = Process::current()?;
-        let requested = process.requested(until);
+        let pending = process.begin_request(kind);
         let number = self.watch(async move {
-            let _until_answered = requested;
+            let _until_answered = pending;
             request.await
         })?;
-        if let Some(here) = self.here.get() {
-            let polls = process.begin(until);
-            if here.done.begin_to_poll(polls) && polls {
-                // The loop drains first, and polls no more.
-                process.driver.take_over(until);
+        if let Some(inner) = self.inner.get() {
+            let polling = process.send(kind);
+            if inner.inbox.begin_polling(polling) && polling {
+                // The loop must take outcomes first, and so does not poll.
+                process.driver.hand_over(kind);
             }
         }
         Ok(number)
     }
 
-    /// Starts to wait for something that may never come; the number is that of its outcome.
+    /// Starts to wait for something that may never come. Returns the number of its outcome, as [`start`](Self::start).
     pub(crate) fn watch(&self, request: impl Future<Output = Outcome> + Send + 'static) -> PyResult<u64> {
         let process = Process::current()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let Some(here) = self.here.get() else {
+        let Some(inner) = self.inner.get() else {
             return Err(pyo3::exceptions::PyRuntimeError::new_err("this event loop is another process's"));
         };
-        let (done, under_way) = (Arc::clone(&here.done), Arc::clone(&here.under_way));
-        // Held until the task is known, so that it cannot be done before.
-        let mut known = here.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let (inbox, in_flight) = (Arc::clone(&inner.inbox), Arc::clone(&inner.in_flight));
+        // Locked until the task is in the map, so that the task cannot remove itself before.
+        let mut tasks = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let task = process.runtime.spawn(async move {
             let outcome = request.await;
-            under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-            done.push(number, outcome);
+            in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+            inbox.push(number, outcome);
         });
-        known.insert(number, task.abort_handle());
+        tasks.insert(number, task.abort_handle());
         Ok(number)
     }
 }
@@ -152,50 +154,50 @@ impl Bridge {
         let (woken, wake) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
         wake.set_nonblocking(true)?;
-        let done = Arc::new(Done { outcomes: Mutex::default(), wake });
-        let here = Owned::new(Here { woken, done, under_way: Arc::default() });
-        Ok(Bridge { next: AtomicU64::new(1), here })
+        let inbox = Arc::new(Inbox { outcomes: Mutex::default(), wake });
+        let inner = ForkGuarded::new(Inner { woken, inbox, in_flight: Arc::default() });
+        Ok(Bridge { next: AtomicU64::new(1), inner })
     }
 
-    /// What the loop is to watch for reading.
+    /// The descriptor that the loop must watch for reading.
     fn fileno(&self) -> i32 {
-        self.here.get().map_or(-1, |here| here.woken.as_raw_fd())
+        self.inner.get().map_or(-1, |inner| inner.woken.as_raw_fd())
     }
 
-    /// Whether it belongs to this process.
+    /// Whether this process made the bridge.
     fn is_here(&self) -> bool {
-        self.here.get().is_some()
+        self.inner.get().is_some()
     }
 
-    /// Whether the loop is to call `poll` between its other callbacks.
-    fn polls(&self) -> bool {
-        self.here.get().is_some_and(|here| here.done.outcomes().polls)
+    /// Whether the loop must call `poll` between its other callbacks.
+    fn polling(&self) -> bool {
+        self.inner.get().is_some_and(|inner| inner.inbox.outcomes().polling)
     }
 
-    /// Does what can be done without waiting; false when there is something to drain, or the loop will be woken.
+    /// Runs what can run without waiting. False when there are outcomes to drain, or when the loop will be woken.
     fn poll(&self) -> PyResult<bool> {
-        let Some(here) = self.here.get() else { return Ok(false) };
-        let goes_on = Process::current()?.poll();
-        Ok(!here.done.let_poll(goes_on) && goes_on)
+        let Some(inner) = self.inner.get() else { return Ok(false) };
+        let polling = Process::current()?.poll();
+        Ok(!inner.inbox.allow_polling(polling) && polling)
     }
 
-    /// Takes what is done: a number, whether it went well, and the value or the exception.
+    /// Takes the outcomes: the number of the request, whether it succeeded, and its value or exception.
     fn drain(&self, python: Python<'_>) -> PyResult<Vec<(u64, bool, Py<PyAny>)>> {
-        let Some(here) = self.here.get() else { return Ok(Vec::new()) };
+        let Some(inner) = self.inner.get() else { return Ok(Vec::new()) };
         let mut bytes = [0; 64];
-        while matches!((&here.woken).read(&mut bytes), Ok(64)) {}
-        let outcomes = std::mem::take(&mut here.done.outcomes().list);
-        let told = outcomes.into_iter().map(|(number, outcome)| match outcome.into_python(python) {
+        while matches!((&inner.woken).read(&mut bytes), Ok(64)) {}
+        let outcomes = std::mem::take(&mut inner.inbox.outcomes().list);
+        let converted = outcomes.into_iter().map(|(number, outcome)| match outcome.into_python(python) {
             Ok(value) => Ok((number, true, value)),
             Err(error) => Ok((number, false, error.into_py_any(python)?)),
         });
-        told.collect()
+        converted.collect()
     }
 
-    /// Drops a request that nobody waits for any more.
+    /// Drops a request whose outcome nobody waits for any more.
     fn cancel(&self, number: u64) {
-        if let Some(here) = self.here.get()
-            && let Some(task) = here.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
+        if let Some(inner) = self.inner.get()
+            && let Some(task) = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
         {
             task.abort();
         }
@@ -206,10 +208,10 @@ impl Bridge {
 mod tests {
     use super::*;
 
-    fn done() -> (Done, UnixStream) {
+    fn inbox() -> (Inbox, UnixStream) {
         let (woken, wake) = UnixStream::pair().unwrap();
         woken.set_nonblocking(true).unwrap();
-        (Done { outcomes: Mutex::default(), wake }, woken)
+        (Inbox { outcomes: Mutex::default(), wake }, woken)
     }
 
     fn is_woken(woken: &UnixStream) -> bool {
@@ -218,25 +220,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_done_while_one_part_of_a_loop_polled_wakes_it_when_another_begins() {
-        for polls in [true, false] {
-            let (done, woken) = done();
-            assert!(!done.begin_to_poll(true));
-            done.push(1, Outcome::Flag(true));
-            assert!(!is_woken(&woken), "the loop looks by itself");
-            assert!(done.begin_to_poll(polls));
-            assert!(is_woken(&woken) && !done.outcomes().polls);
+    fn an_outcome_that_arrives_while_one_task_of_a_loop_polls_wakes_the_loop_when_another_begins() {
+        for polling in [true, false] {
+            let (inbox, woken) = inbox();
+            assert!(!inbox.begin_polling(true));
+            inbox.push(1, Outcome::Flag(true));
+            assert!(!is_woken(&woken), "the loop polls");
+            assert!(inbox.begin_polling(polling));
+            assert!(is_woken(&woken) && !inbox.outcomes().polling);
         }
     }
 
     #[test]
-    fn a_loop_that_does_not_poll_is_woken_once_for_all_that_is_done() {
-        let (done, woken) = done();
-        assert!(!done.begin_to_poll(false));
-        done.push(1, Outcome::Flag(true));
-        done.push(2, Outcome::Flag(true));
+    fn a_loop_that_does_not_poll_is_woken_once_for_all_outcomes() {
+        let (inbox, woken) = inbox();
+        assert!(!inbox.begin_polling(false));
+        inbox.push(1, Outcome::Flag(true));
+        inbox.push(2, Outcome::Flag(true));
         assert!(is_woken(&woken) && !is_woken(&woken));
-        assert!(done.begin_to_poll(true), "it is to take what is done first");
+        assert!(inbox.begin_polling(true), "it must take the outcomes first");
         assert!(!is_woken(&woken));
     }
 }

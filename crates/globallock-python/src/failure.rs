@@ -1,4 +1,4 @@
-//! Errors, as Python's exceptions.
+//! Turns errors into Python's exceptions.
 
 use globallock::Error;
 use pyo3::PyErr;

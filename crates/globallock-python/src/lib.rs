@@ -1,6 +1,6 @@
 //! The Rust half of the Python package: one manager, one guard, and the bridge to event loops.
 //!
-//! All that users see is in Python; this half keeps to what needs the store or the runtime.
+//! Everything that users see is in Python. This half has only what needs the store or the runtime.
 
 mod bridge;
 mod driver;
@@ -11,7 +11,7 @@ mod process;
 
 use pyo3::prelude::*;
 
-/// What `globallock` in Python stands on; not for users.
+/// The private module below the Python package; not for users.
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;

@@ -1,4 +1,4 @@
-//! A connection to one store, made when it is first needed, in each process anew.
+//! A connection to one store, made when it is first needed, by each process for itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use pyo3::prelude::*;
 use tokio::sync::OnceCell;
 
 use crate::bridge::{Bridge, Outcome};
-use crate::driver::Until;
+use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise};
-use crate::process::{Owned, Process};
+use crate::process::{ForkGuarded, Process};
 
-/// One claim as an onlooker sees it: name of the field by field.
-pub(crate) type Seen =
+/// The fields of an entry of `inspect`, in the order of [`globallock::Entry`]'s; Python makes a `Claim` of them.
+pub(crate) type EntryFields =
     (Option<String>, bool, u32, u32, u64, (String, Option<u32>, Option<String>), Option<f64>, Option<f64>);
 
 /// The locks of one store.
@@ -29,17 +29,17 @@ pub(crate) struct Manager {
 /// A process's connection.
 struct Connected {
     process: u32,
-    store: Owned<OnceCell<LockManager>>,
+    store: ForkGuarded<OnceCell<LockManager>>,
 }
 
-/// What a lock is: `mutex`, `read`, `write`, or permits of a semaphore; and how it is taken.
+/// Which lock to acquire, and how. The kind is `mutex`, `read`, `write`, or `permits` of a semaphore.
 #[derive(Clone, FromPyObject)]
-struct Wish {
+struct LockRequest {
     name: String,
     kind: String,
     permits: u32,
     capacity: u32,
-    /// Seconds; `None` waits for ever, zero asks once.
+    /// In seconds, like the next two. `None` waits for ever, zero tries once.
     wait: Option<f64>,
     max_hold: Option<f64>,
     lease: Option<f64>,
@@ -47,15 +47,15 @@ struct Wish {
 
 fn seconds(option: &str, value: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(value)
-        .map_err(|_| InvalidOption::new_err(format!("{option} is {value}, which is no number of seconds")))
+        .map_err(|_| InvalidOption::new_err(format!("{option} is {value}, which is not a number of seconds")))
 }
 
-impl Wish {
+impl LockRequest {
     fn options(&self, defaults: &Options) -> PyResult<Options> {
         let optional = |option, value: Option<f64>| value.map(|value| seconds(option, value)).transpose();
         Ok(Options {
             lease: optional("the lease", self.lease)?.unwrap_or(defaults.lease),
-            max_hold: optional("the longest hold", self.max_hold)?,
+            max_hold: optional("the max hold time", self.max_hold)?,
             wait: optional("the wait", self.wait)?,
             ..defaults.clone()
         })
@@ -72,17 +72,17 @@ impl Wish {
     }
 }
 
-/// Takes a lock; that it was not to be had is no error.
+/// Acquires a lock. That another owner holds it is an outcome, not an error.
 async fn acquire(
     connected: Arc<Connected>,
     url: String,
     defaults: ManagerOptions,
-    wish: Wish,
+    request: LockRequest,
     options: Options,
 ) -> Outcome {
     let acquired = async {
         let manager = connected.manager(&url, defaults).await?;
-        let lock = wish.lock(manager, options)?;
+        let lock = request.lock(manager, options)?;
         match lock.options().wait {
             Some(Duration::ZERO) => lock.try_acquire().await,
             _ => match lock.acquire().await {
@@ -98,7 +98,7 @@ async fn acquire(
 }
 
 async fn inspect(connected: Arc<Connected>, url: String, defaults: ManagerOptions, name: String) -> Outcome {
-    let seen = async {
+    let inspected = async {
         let entries = connected.manager(&url, defaults).await?.inspect(&name).await?;
         Ok(entries.into_iter().map(|entry| {
             let owner = (entry.owner.host, entry.owner.pid, entry.owner.label);
@@ -117,8 +117,8 @@ async fn inspect(connected: Arc<Connected>, url: String, defaults: ManagerOption
             )
         }))
     };
-    match seen.await {
-        Ok(seen) => Outcome::Seen(seen.collect()),
+    match inspected.await {
+        Ok(entries) => Outcome::Entries(entries.collect()),
         Err(error) => Outcome::Failed(error),
     }
 }
@@ -137,14 +137,14 @@ async fn names(connected: Arc<Connected>, url: String, defaults: ManagerOptions,
 
 impl Connected {
     async fn manager(&self, url: &str, options: ManagerOptions) -> Result<&LockManager> {
-        // Only what this process has made is handed out here.
+        // `None` in a forked child: the parent's connection is not used there.
         let store = self.store.get().ok_or(Error::Closed)?;
         store.get_or_try_init(|| LockManager::connect_with(url, options)).await
     }
 }
 
 impl Manager {
-    /// This process's connection, perhaps not made yet.
+    /// This process's connection, which may not be made yet.
     fn connected(&self) -> Arc<Connected> {
         let process = std::process::id();
         loop {
@@ -152,7 +152,7 @@ impl Manager {
             if let Some(connected) = known.as_ref().filter(|connected| connected.process == process) {
                 return Arc::clone(connected);
             }
-            let fresh = Arc::new(Connected { process, store: Owned::new(OnceCell::new()) });
+            let fresh = Arc::new(Connected { process, store: ForkGuarded::new(OnceCell::new()) });
             self.connected.compare_and_swap(&known, Some(fresh));
         }
     }
@@ -160,10 +160,10 @@ impl Manager {
     fn run(
         &self,
         python: Python<'_>,
-        until: Until,
+        kind: WaitKind,
         request: impl Future<Output = Outcome> + Send,
     ) -> PyResult<Py<PyAny>> {
-        Process::current()?.block_on(python, until, request)?.into_python(python)
+        Process::current()?.block_on(python, kind, request)?.into_python(python)
     }
 
     fn parts(&self) -> (Arc<Connected>, String, ManagerOptions) {
@@ -173,7 +173,7 @@ impl Manager {
 
 #[pymethods]
 impl Manager {
-    /// Takes note of a store's address; nothing is connected yet.
+    /// Keeps the address of a store; the first request connects.
     #[new]
     fn new(url: String, lease: f64, label: Option<String>) -> PyResult<Self> {
         let locks = Options { lease: seconds("the lease", lease)?, ..Options::default() };
@@ -181,60 +181,60 @@ impl Manager {
         Ok(Manager { url, options, connected: ArcSwapOption::empty() })
     }
 
-    /// Takes a lock as `wish` says; `None` if it was not to be had in time.
-    fn acquire(&self, python: Python<'_>, wish: Wish) -> PyResult<Py<PyAny>> {
-        let options = wish.options(&self.options.locks)?;
+    /// Acquires a lock; `None` if it was not granted in time.
+    fn acquire(&self, python: Python<'_>, request: LockRequest) -> PyResult<Py<PyAny>> {
+        let options = request.options(&self.options.locks)?;
         let (connected, url, defaults) = self.parts();
-        self.run(python, Until::Granted, acquire(connected, url, defaults, wish, options))
+        self.run(python, WaitKind::Grant, acquire(connected, url, defaults, request, options))
     }
 
     /// Does the same for an event loop.
-    fn acquire_on(&self, bridge: &Bridge, wish: Wish) -> PyResult<u64> {
-        let options = wish.options(&self.options.locks)?;
+    fn acquire_on(&self, bridge: &Bridge, request: LockRequest) -> PyResult<u64> {
+        let options = request.options(&self.options.locks)?;
         let (connected, url, defaults) = self.parts();
-        bridge.start(Until::Granted, acquire(connected, url, defaults, wish, options))
+        bridge.start(WaitKind::Grant, acquire(connected, url, defaults, request, options))
     }
 
     /// Lists the claims of a name, oldest first.
     fn inspect(&self, python: Python<'_>, name: String) -> PyResult<Py<PyAny>> {
         let (connected, url, defaults) = self.parts();
-        self.run(python, Until::Answered, inspect(connected, url, defaults, name))
+        self.run(python, WaitKind::Answer, inspect(connected, url, defaults, name))
     }
 
     /// Does the same for an event loop.
     fn inspect_on(&self, bridge: &Bridge, name: String) -> PyResult<u64> {
         let (connected, url, defaults) = self.parts();
-        bridge.start(Until::Answered, inspect(connected, url, defaults, name))
+        bridge.start(WaitKind::Answer, inspect(connected, url, defaults, name))
     }
 
     /// Lists the names that begin with `prefix` and have a claim.
     fn names(&self, python: Python<'_>, prefix: String) -> PyResult<Py<PyAny>> {
         let (connected, url, defaults) = self.parts();
-        self.run(python, Until::Answered, names(connected, url, defaults, prefix))
+        self.run(python, WaitKind::Answer, names(connected, url, defaults, prefix))
     }
 
     /// Does the same for an event loop.
     fn names_on(&self, bridge: &Bridge, prefix: String) -> PyResult<u64> {
         let (connected, url, defaults) = self.parts();
-        bridge.start(Until::Answered, names(connected, url, defaults, prefix))
+        bridge.start(WaitKind::Answer, names(connected, url, defaults, prefix))
     }
 
-    /// Connects, if that has not been done, and so shows that the store can be reached.
+    /// Connects, unless this process is connected already: so it shows that the store can be reached.
     fn connect(&self, python: Python<'_>) -> PyResult<()> {
         let (connected, url, defaults) = self.parts();
         let reached = async move { connected.manager(&url, defaults).await.map(|_| ()) };
-        Process::current()?.block_on(python, Until::Answered, reached)?.map_err(|error| raise(&error))
+        Process::current()?.block_on(python, WaitKind::Answer, reached)?.map_err(|error| raise(&error))
     }
 
-    /// Ends the connection once all releases have been answered, or `limit` seconds are over; a later call connects
-    /// anew.
+    /// Closes the connection once all releases have been answered, or after `limit` seconds. A later request connects
+    /// again.
     fn close(&self, python: Python<'_>, limit: f64) -> PyResult<()> {
         let process = std::process::id();
         let known = self.connected.load_full().filter(|connected| connected.process == process);
         let Some(connected) = known else { return Ok(()) };
         self.connected.store(None);
         let limit = seconds("the limit", limit)?;
-        Process::current()?.block_on(python, Until::Answered, async {
+        Process::current()?.block_on(python, WaitKind::Answer, async {
             if let Some(manager) = connected.store.get().and_then(OnceCell::get) {
                 let _ = tokio::time::timeout(limit, manager.close()).await;
             }

@@ -1,4 +1,4 @@
-//! The runtime of this process: a forked child makes one of its own, and never touches its parent's.
+//! The runtime of this process. A forked child makes one of its own, and never touches its parent's.
 
 use std::mem;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use tokio::select;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::driver::{Driver, Until};
+use crate::driver::{Driver, WaitKind};
 
-/// How long a blocking call may go on without looking whether a signal came: Ctrl-C answers within it.
-const SLICE: Duration = Duration::from_millis(50);
+/// How often a blocking call checks for signals: Ctrl-C takes effect within it.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(50);
 
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 
-/// One process's runtime, which whoever calls drives as long as the call goes on.
+/// One process's runtime, which a calling thread drives during its call.
 pub(crate) struct Process {
     id: u32,
     pub(crate) runtime: Runtime,
@@ -38,7 +38,8 @@ impl Process {
             let fresh = Arc::new(Process { id, runtime, driver: Driver::default() });
             let found = CURRENT.compare_and_swap(&known, Some(Arc::clone(&fresh)));
             if found.as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
-                // The parent's: its threads are not here, and what it has open is the parent's too.
+                // `known` is the parent's. Dropping it here would wait for threads that only the parent has, and close
+                // connections that the parent uses.
                 mem::forget(known);
                 Driver::start(&fresh)?;
                 return Ok(fresh);
@@ -46,13 +47,13 @@ impl Process {
         }
     }
 
-    /// Runs a future to its end on the calling thread, without Python's lock, and answers signals meanwhile.
+    /// Runs a future to its end on the calling thread, without Python's global lock, and handles signals meanwhile.
     ///
     /// A signal handler that raises ends the call: the future is dropped.
     pub(crate) fn block_on<T: Send>(
         &self,
         python: Python<'_>,
-        until: Until,
+        kind: WaitKind,
         future: impl Future<Output = T> + Send,
     ) -> PyResult<T> {
         let mut future = Box::pin(future);
@@ -60,104 +61,104 @@ impl Process {
         let mut is_fresh = true;
         loop {
             let slice = python.detach(|| {
-                let _calling = self.driver.calling();
+                let _call = self.driver.begin_call();
                 self.runtime.block_on(async {
                     if mem::take(&mut is_fresh) {
                         select! {
                             biased;
                             output = &mut future => return Ok(output),
-                            () = self.driver.stay_awake(until) => {}
+                            () = self.driver.spin(kind) => {}
                         }
                     }
-                    timeout(SLICE, &mut future).await
+                    timeout(SIGNAL_INTERVAL, &mut future).await
                 })
             });
             match slice {
                 Ok(output) => {
-                    self.driver.took(until, since);
+                    self.driver.record_wait(kind, since);
                     return Ok(output);
                 }
-                // Not within the runtime: a handler written in Python may take locks itself.
+                // Outside the runtime, because a signal handler written in Python may acquire locks itself.
                 Err(_) => python.check_signals()?,
             }
         }
     }
 
-    /// Takes note of a request that no call waits for.
-    pub(crate) fn requested(self: &Arc<Self>, until: Until) -> Requested {
-        self.driver.requested();
-        Requested { process: Arc::clone(self), until, since: self.driver.now() }
+    /// Counts a request of an event loop until what is returned is dropped.
+    pub(crate) fn begin_request(self: &Arc<Self>, kind: WaitKind) -> PendingRequest {
+        self.driver.begin_request();
+        PendingRequest { process: Arc::clone(self), kind, since: self.driver.now() }
     }
 
-    /// Sends on the calling thread what has been started, if nobody drives; the answers are left to the background, or to
-    /// the event loop: true if it is to [poll](Self::poll).
-    pub(crate) fn begin(&self, until: Until) -> bool {
-        if self.driver.drives() {
+    /// Sends started requests from the calling thread, unless the background drives already. The answers are left to
+    /// the background, or to the event loop: true if the loop must [poll](Self::poll).
+    pub(crate) fn send(&self, kind: WaitKind) -> bool {
+        if self.driver.background_drives() {
             return false;
         }
         self.runtime.block_on(yield_now());
-        let polls = self.driver.is_to_poll(until);
-        if !polls {
-            self.driver.take_over(until);
+        let polling = self.driver.start_polling(kind);
+        if !polling {
+            self.driver.hand_over(kind);
         }
-        polls
+        polling
     }
 
-    /// Does on an event loop's thread what can be done without waiting; false once the background does it.
+    /// Runs on an event loop's thread what can run without waiting; false once the background drives.
     pub(crate) fn poll(&self) -> bool {
-        if self.driver.drives() {
+        if self.driver.background_drives() {
             return false;
         }
-        // The first yield looks at the sockets; what that wakes runs before the second one ends.
+        // The first yield polls the sockets; the tasks that this wakes run before the second one ends.
         self.runtime.block_on(async {
             yield_now().await;
             yield_now().await;
         });
-        if !self.driver.is_polled() {
-            self.driver.take_over(Until::Told);
+        if !self.driver.is_polling() {
+            self.driver.hand_over(WaitKind::Notification);
             return false;
         }
         true
     }
 }
 
-/// A request of an event loop that has not been answered.
-pub(crate) struct Requested {
+/// A request of an event loop that has not been answered yet.
+pub(crate) struct PendingRequest {
     process: Arc<Process>,
-    until: Until,
+    kind: WaitKind,
     since: u64,
 }
 
-impl Drop for Requested {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
-        self.process.driver.took(self.until, self.since);
-        self.process.driver.answered();
+        self.process.driver.record_wait(self.kind, self.since);
+        self.process.driver.end_request();
     }
 }
 
-/// Something that belongs to the process that made it: a forked child neither uses nor drops it.
-pub(crate) struct Owned<T> {
+/// A value that belongs to the process that made it: a forked child neither uses nor drops it.
+pub(crate) struct ForkGuarded<T> {
     process: u32,
     value: Option<T>,
 }
 
-impl<T> Owned<T> {
+impl<T> ForkGuarded<T> {
     pub(crate) fn new(value: T) -> Self {
-        Owned { process: std::process::id(), value: Some(value) }
+        ForkGuarded { process: std::process::id(), value: Some(value) }
     }
 
-    /// The thing, in the process that made it.
+    /// The value, in the process that made it; `None` in a forked child.
     pub(crate) fn get(&self) -> Option<&T> {
         self.value.as_ref().filter(|_| self.process == std::process::id())
     }
 }
 
-impl<T> Drop for Owned<T> {
+impl<T> Drop for ForkGuarded<T> {
     fn drop(&mut self) {
         if self.process != std::process::id() {
             mem::forget(self.value.take());
         } else if let Ok(process) = Process::current() {
-            // Stores close their connections on the runtime.
+            // Stores need the runtime to close their connections.
             let _entered = process.runtime.enter();
             drop(self.value.take());
         }

@@ -56,7 +56,7 @@ class _Loop:
         number = start(self._bridge)
         future: "asyncio.Future[Any]" = loop.create_future()
         self._waiting[number] = future
-        if self._bridge.polls():
+        if self._bridge.polling():
             loop.call_soon(self._poll)
         try:
             return await future
@@ -78,8 +78,8 @@ async def _outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
 
 async def acquire(lock: NativeGlobalLock) -> bool:
     """Takes a lock, as its ``acquire()`` does."""
-    wish = lock.wish()
-    guard: Optional[_rust.Guard] = await _outcome(lambda bridge: lock.engine.native.acquire_on(bridge, wish))
+    request = lock.lock_request()
+    guard: Optional[_rust.Guard] = await _outcome(lambda bridge: lock.engine.native.acquire_on(bridge, request))
     if guard is None:
         return False
     lock._hold(guard)
@@ -219,10 +219,10 @@ class AsyncLocks:
     async def inspect(self, name: str) -> "list[Claim]":
         """Lists who holds a lock and who waits for it, oldest first."""
         lock = self._manager.lock(name)
-        whole = lock.whole_name
+        prefixed = lock.prefixed_name
         return claims(await _outcome(lambda bridge: lock.engine.native.inspect_on(bridge, whole)))
 
     async def names(self, prefix: str = "") -> "list[str]":
         """Lists the locks that somebody holds or waits for."""
         engine = self._manager.lock("any").engine
-        return engine.own(await _outcome(lambda bridge: engine.native.names_on(bridge, engine.whole(prefix))))
+        return engine.strip_prefix(await _outcome(lambda bridge: engine.native.names_on(bridge, engine.add_prefix(prefix))))

@@ -47,7 +47,7 @@ class Hub:
         if len(self._waiting) == 1:
             self._watcher.start(self._drain)
         try:
-            while self._bridge.polls():
+            while self._bridge.polling():
                 if not self._bridge.poll():
                     self._drain()
                 else:
@@ -56,7 +56,7 @@ class Hub:
             return result.get() if result.ready() else None
         except BaseException:
             # Killed while it polled: from now on the hub is to be woken, and what was done meanwhile is told.
-            while self._bridge.polls() and self._bridge.poll():
+            while self._bridge.polling() and self._bridge.poll():
                 pass
             self._drain()
             raise

@@ -14,7 +14,7 @@ from .constants import DEFAULT_LEASE
 from .exceptions import InvalidAddress, InvalidOption
 from .greenlets import hub
 
-__all__ = ["Claim", "Engine", "NativeGlobalLock", "Wish"]
+__all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest"]
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ _WITHOUT_MEANING = frozenset({"auto_renew", "renew_interval", "thread_local"})
 _KINDS = frozenset({"mutex", "read", "write", "permits"})
 
 
-class Wish(NamedTuple):
+class LockRequest(NamedTuple):
     """How a lock is taken: what the core is told. Times are in seconds."""
 
     name: str
@@ -72,11 +72,11 @@ class Engine:
         #: What stands before the names given to the core: a part of the prefix that a path cannot end with.
         self.prefix = prefix
 
-    def whole(self, name: Any) -> str:
+    def add_prefix(self, name: Any) -> str:
         """What the core calls a lock."""
         return self.prefix + lock_name(name)
 
-    def own(self, names: "list[str]") -> "list[str]":
+    def strip_prefix(self, names: "list[str]") -> "list[str]":
         """What users call the locks of these names, in order."""
         return sorted(name[len(self.prefix) :] for name in names)
 
@@ -150,7 +150,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         """How many seconds it stays held without another renewal; ``None`` where only the process's end ends it."""
         return self._guard.remaining() if self._guard is not None else 0.0
 
-    def wish(self) -> Wish:
+    def request(self) -> LockRequest:
         """What the core is told."""
         wait = _time("blocking_timeout", self.blocking_timeout) if self.blocking in (None, True) else 0.0
         lease, hold = _time("lock_ttl", self.lock_ttl), _time("timeout", self.timeout)
@@ -158,12 +158,12 @@ class NativeGlobalLock(GlobalLockImplementationBase):
             # Without renewal, what was the time to live is the longest hold.
             hold = lease if hold is None else min(lease, hold)
             lease = None
-        return Wish(self.whole_name, self._kind, self._permits, self._capacity, wait, hold, lease)
+        return LockRequest(self.prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease)
 
     @property
-    def whole_name(self) -> str:
+    def prefixed_name(self) -> str:
         """What the core calls this lock."""
-        return self.engine.whole(self.name)
+        return self.engine.add_prefix(self.name)
 
     def _renews(self) -> bool:
         return bool(self.other_options.get("auto_renew", self.config.get("auto_renew", True)))
@@ -179,8 +179,8 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         :raises StoreDenied: it refuses the user.
         :raises StoreUnfit: it cannot serve locks as it is.
         """
-        native, wish = self.engine.native, self.wish()
-        guard = _ask(lambda: native.acquire(wish), lambda bridge: native.acquire_on(bridge, wish))
+        native, request = self.engine.native, self.lock_request()
+        guard = _ask(lambda: native.acquire(request), lambda bridge: native.acquire_on(bridge, request))
         if guard is None:
             return False
         self._hold(guard)
@@ -252,14 +252,14 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     def claims(self) -> "list[Claim]":
         """Lists who holds the lock and who waits for it, oldest first."""
-        native, name = self.engine.native, self.whole_name
+        native, name = self.engine.native, self.prefixed_name
         return claims(_ask(lambda: native.inspect(name), lambda bridge: native.inspect_on(bridge, name)))
 
     def names(self, prefix: str) -> "list[str]":
         """Lists the locks of this manager's prefix that somebody holds or waits for."""
         engine = self.engine
-        native, whole = engine.native, engine.whole(prefix)
-        return engine.own(_ask(lambda: native.names(whole), lambda bridge: native.names_on(bridge, whole)))
+        native, prefixed = engine.native, engine.add_prefix(prefix)
+        return engine.strip_prefix(_ask(lambda: native.names(whole), lambda bridge: native.names_on(bridge, whole)))
 
     async def __aenter__(self) -> "NativeGlobalLock":
         from .aio import acquire
@@ -290,7 +290,7 @@ def _wait_lost(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
     return loss
 
 
-def claims(seen: "list[_rust.Seen]") -> "list[Claim]":
+def claims(seen: "list[_rust.EntryFields]") -> "list[Claim]":
     """What the core has seen of a queue, for people."""
     return [
         Claim(id, held, weight, capacity, fence, *owner, age, expires_in)

@@ -72,7 +72,7 @@ PROGRAMS = {
             asks = gevent.spawn(lockman.inspect, name)
             gevent.sleep(0)
             asks.kill()
-            assert not bridge.polls()
+            assert not bridge.polling()
             assert lockman.inspect(name) == []
     """,
     "losses are told": """

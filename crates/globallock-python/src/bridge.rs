@@ -1,7 +1,8 @@
-//! From the runtime to an event loop: outcomes are put into a list, and a byte in a socket wakes the loop, unless the
-//! loop polls.
+//! From the runtime to an event loop: outcomes are put into a list, and a byte in a socket wakes the loop,
+//! unless the loop polls.
 //!
-//! So the runtime's threads never wait for Python's global lock, and one wake-up serves all outcomes in the list.
+//! So the runtime's threads never wait for Python's global lock, and one wake-up serves all outcomes in the
+//! list.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -70,16 +71,17 @@ impl Inbox {
         }
     }
 
-    /// Lets the loop poll, or has it woken. True if outcomes are there already: then the loop must take them, and does
-    /// not poll.
+    /// Lets the loop poll, or has it woken. True if outcomes are there already: then the loop must take them,
+    /// and does not poll.
     fn allow_polling(&self, polling: bool) -> bool {
         let mut outcomes = self.outcomes();
         outcomes.polling = polling && outcomes.list.is_empty();
         !outcomes.list.is_empty()
     }
 
-    /// Does the same when a request begins, while another task of the loop may be polling. The outcomes that arrived
-    /// during that polling have sent no byte. The other task may not poll again, so the byte is sent now.
+    /// Does the same when a request begins, while another task of the loop may be polling. The outcomes that
+    /// arrived during that polling have sent no byte. The other task may not poll again, so the byte is sent
+    /// now.
     fn begin_polling(&self, polling: bool) -> bool {
         let was_polling = self.outcomes().polling;
         let has_outcomes = self.allow_polling(polling);
@@ -104,8 +106,8 @@ struct Inner {
 }
 
 impl Bridge {
-    /// Starts a request that the store answers soon. Returns the number under which [`drain`](Self::drain) gives its
-    /// outcome.
+    /// Starts a request that the store answers soon. Returns the number under which [`drain`](Self::drain)
+    /// gives its outcome.
     pub(crate) fn start(
         &self,
         kind: WaitKind,
@@ -127,7 +129,8 @@ impl Bridge {
         Ok(number)
     }
 
-    /// Starts to wait for something that may never come. Returns the number of its outcome, as [`start`](Self::start).
+    /// Starts to wait for something that may never come. Returns the number of its outcome, as
+    /// [`start`](Self::start).
     pub(crate) fn watch(&self, request: impl Future<Output = Outcome> + Send + 'static) -> PyResult<u64> {
         let process = Process::current()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -174,7 +177,8 @@ impl Bridge {
         self.inner.get().is_some_and(|inner| inner.inbox.outcomes().polling)
     }
 
-    /// Runs what can run without waiting. False when there are outcomes to drain, or when the loop will be woken.
+    /// Runs what can run without waiting. False when there are outcomes to drain, or when the loop will be
+    /// woken.
     fn poll(&self) -> PyResult<bool> {
         let Some(inner) = self.inner.get() else { return Ok(false) };
         let polling = Process::current()?.poll();

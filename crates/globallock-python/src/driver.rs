@@ -1,9 +1,9 @@
 //! Which thread drives the runtime: the calling thread while it is alone, a background thread otherwise.
 //!
-//! A request on the calling thread need not wake another thread. On a machine whose processors sleep, waking one
-//! costs more than the request itself. But locks must be renewed while nobody calls, and many concurrent callers
-//! are served better by one thread that stays. An event loop cannot block in a call: while it waits for one
-//! answer that is due soon, it polls between its other callbacks.
+//! A request on the calling thread need not wake another thread. On a machine whose processors sleep, waking
+//! one costs more than the request itself. But locks must be renewed while nobody calls, and many concurrent
+//! callers are served better by one thread that stays. An event loop cannot block in a call: while it waits
+//! for one answer that is due soon, it polls between its other callbacks.
 //!
 //! | calls | requests of event loops | driven by |
 //! |---|---|---|
@@ -25,8 +25,8 @@ use crate::process::Process;
 /// How long after the last call the background takes over: a fraction of the shortest renewal interval.
 const IDLE: Duration = Duration::from_millis(10);
 
-/// How long the background sleeps while a call is in progress. The end of that call wakes it; the limit is for a
-/// thread that ended within a call.
+/// How long the background sleeps while a call is in progress. The end of that call wakes it; the limit is
+/// for a thread that ended within a call.
 const PARK_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long an answer usually takes: less than it takes to wake a sleeping processor.
@@ -104,13 +104,13 @@ impl Driver {
         }
     }
 
-    /// Sleeps while the background is not needed. A call that waits for a lock for hours must not wake it every
-    /// [`IDLE`], hence the longer sleep.
+    /// Sleeps while the background is not needed. A call that waits for a lock for hours must not wake it
+    /// every [`IDLE`], hence the longer sleep.
     fn park(&self) {
         let is_quiet = !self.lately(&self.last_call_at);
         self.parked.store(is_quiet, Ordering::SeqCst);
-        // Read after `parked` is set, because the end of a call reads `parked` after it has lowered `calls`. In
-        // the other order the two could miss each other.
+        // Read after `parked` is set, because the end of a call reads `parked` after it has lowered `calls`.
+        // In the other order the two could miss each other.
         let in_call = is_quiet && self.calls.load(Ordering::SeqCst) == 1;
         thread::park_timeout(if in_call { PARK_LIMIT } else { IDLE });
         self.parked.store(false, Ordering::SeqCst);
@@ -172,8 +172,8 @@ impl Driver {
         self.requests.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Decides whether the event loop of a request that was just sent polls for the answer; if so, it may poll for
-    /// [`TYPICAL_ANSWER`].
+    /// Decides whether the event loop of a request that was just sent polls for the answer; if so, it may
+    /// poll for [`TYPICAL_ANSWER`].
     pub(crate) fn start_polling(&self, kind: WaitKind) -> bool {
         let is_alone = self.requests.load(Ordering::SeqCst) == 1 && self.calls.load(Ordering::SeqCst) == 0;
         let polling = is_alone && self.is_soon(kind);
@@ -215,7 +215,8 @@ impl Driver {
         }
     }
 
-    /// Whether the wait will be short, even with a wake-up added, if it takes as long as the last one of its kind.
+    /// Whether the wait will be short, even with a wake-up added, if it takes as long as the last one of its
+    /// kind.
     fn is_soon(&self, kind: WaitKind) -> bool {
         self.last_wait(kind)
             .is_some_and(|took| took.load(Ordering::Relaxed) < 4 * microseconds(TYPICAL_ANSWER))

@@ -42,12 +42,14 @@ impl Guard {
         self.with(globallock::Guard::is_held).unwrap_or(false)
     }
 
-    /// How many seconds the lock stays held without another renewal; `None` where it ends only with the process.
+    /// How many seconds the lock stays held without another renewal; `None` where it ends only with the
+    /// process.
     fn remaining(&self) -> Option<f64> {
         self.with(globallock::Guard::remaining).map_or(Some(0.0), |left| left.map(|left| left.as_secs_f64()))
     }
 
-    /// Releases the lock and says whether it was still held; `None` in another process than the one that acquired it.
+    /// Releases the lock and says whether it was still held; `None` in another process than the one that
+    /// acquired it.
     fn release(&self, python: Python<'_>) -> PyResult<Option<bool>> {
         if self.guard.get().is_none() {
             return Ok(None);
@@ -92,8 +94,8 @@ impl Guard {
         })
     }
 
-    /// Waits until the lock is lost, `limit` seconds at most, and says why; `None` if it was not lost by then, or was
-    /// released.
+    /// Waits until the lock is lost, `limit` seconds at most, and says why; `None` if it was not lost by
+    /// then, or was released.
     fn wait_lost(&self, python: Python<'_>, limit: Option<f64>) -> PyResult<Option<String>> {
         let Some(loss) = self.with(globallock::Guard::ended) else { return Ok(None) };
         let limit = limit.map(|limit| Duration::from_secs_f64(limit.clamp(0.0, 1e9)));

@@ -14,7 +14,8 @@ use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise};
 use crate::process::{ForkGuarded, Process};
 
-/// The fields of an entry of `inspect`, in the order of [`globallock::Entry`]'s; Python makes a `Claim` of them.
+/// The fields of an entry of `inspect`, in the order of [`globallock::Entry`]'s; Python makes a `Claim` of
+/// them.
 pub(crate) type EntryFields =
     (Option<String>, bool, u32, u32, u64, (String, Option<u32>, Option<String>), Option<f64>, Option<f64>);
 
@@ -226,8 +227,8 @@ impl Manager {
         Process::current()?.block_on(python, WaitKind::Answer, reached)?.map_err(|error| raise(&error))
     }
 
-    /// Closes the connection once all releases have been answered, or after `limit` seconds. A later request connects
-    /// again.
+    /// Closes the connection once all releases have been answered, or after `limit` seconds. A later request
+    /// connects again.
     fn close(&self, python: Python<'_>, limit: f64) -> PyResult<()> {
         let process = std::process::id();
         let known = self.connected.load_full().filter(|connected| connected.process == process);

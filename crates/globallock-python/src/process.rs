@@ -38,8 +38,8 @@ impl Process {
             let fresh = Arc::new(Process { id, runtime, driver: Driver::default() });
             let found = CURRENT.compare_and_swap(&known, Some(Arc::clone(&fresh)));
             if found.as_ref().map(Arc::as_ptr) == known.as_ref().map(Arc::as_ptr) {
-                // `known` is the parent's. Dropping it here would wait for threads that only the parent has, and close
-                // connections that the parent uses.
+                // `known` is the parent's. Dropping it here would wait for threads that only the parent has,
+                // and close connections that the parent uses.
                 mem::forget(known);
                 Driver::start(&fresh)?;
                 return Ok(fresh);
@@ -47,7 +47,8 @@ impl Process {
         }
     }
 
-    /// Runs a future to its end on the calling thread, without Python's global lock, and handles signals meanwhile.
+    /// Runs a future to its end on the calling thread, without Python's global lock, and handles signals
+    /// meanwhile.
     ///
     /// A signal handler that raises ends the call: the future is dropped.
     pub(crate) fn block_on<T: Send>(
@@ -90,8 +91,8 @@ impl Process {
         PendingRequest { process: Arc::clone(self), kind, since: self.driver.now() }
     }
 
-    /// Sends started requests from the calling thread, unless the background drives already. The answers are left to
-    /// the background, or to the event loop: true if the loop must [poll](Self::poll).
+    /// Sends started requests from the calling thread, unless the background drives already. The answers are
+    /// left to the background, or to the event loop: true if the loop must [poll](Self::poll).
     pub(crate) fn send(&self, kind: WaitKind) -> bool {
         if self.driver.background_drives() {
             return false;

@@ -1,4 +1,4 @@
-"""One lock for many processes and hosts, in Redis, etcd, ZooKeeper, or a directory."""
+"""Distributed locks for many processes and hosts, in Redis, etcd, ZooKeeper, or a directory."""
 
 from ._rust import __version__
 from .base import GlobalLockImplementationBase, GlobalLockManager

@@ -1,4 +1,4 @@
-"""The Rust core. Not for users: what it does is documented where it is used."""
+"""The Rust core. Not for users: its classes are documented where Python uses them."""
 
 from typing import Any, Optional
 

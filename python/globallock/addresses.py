@@ -1,4 +1,4 @@
-"""From the options that other clients take to the address of a store."""
+"""Turns the options of other clients into the address of a store."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from urllib.parse import quote
 
 from .exceptions import InvalidName, InvalidOption
 
-__all__ = ["Options", "address", "host_and_port", "is_text", "lock_name", "milliseconds", "seconds", "split_prefix"]
+__all__ = [
+    "Options",
+    "address",
+    "host_and_port",
+    "is_text",
+    "lock_name",
+    "milliseconds",
+    "seconds",
+    "split_prefix",
+]
 
 _logger = logging.getLogger("globallock.base")
 
 
 def is_text(value: Any) -> bool:
-    """Whether this is a text that can leave Python."""
+    """Whether this is a text that can be encoded, and so sent."""
     try:
         return isinstance(value, str) and value.encode() is not None
     except UnicodeEncodeError:
@@ -23,9 +32,10 @@ def is_text(value: Any) -> bool:
 
 
 def lock_name(value: Any) -> str:
-    """Reads the name of a lock."""
+    """Checks the name of a lock."""
     if not is_text(value):
-        raise InvalidName(f"invalid lock name of type {type(value).__name__}: it is no text that can be sent")
+        kind = type(value).__name__
+        raise InvalidName(f"invalid lock name of type {kind}: it is not a text that can be sent")
     return str(value)
 
 
@@ -36,16 +46,17 @@ def seconds(option: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         time = float("nan")
     if not 0 <= time < 1e15:
-        raise InvalidOption(f"the option {option} is no number of seconds from 0 on")
+        raise InvalidOption(f"the option {option} is not a number of seconds from 0 on")
     return time
 
 
 class Options:
-    """The options of an engine, each to be used, set aside, or refused by name. No message has a value in it."""
+    """The options of an engine. Each is used, ignored, or refused by name; no message contains a secret."""
 
     def __init__(self, engine: str, options: Mapping[str, Any]) -> None:
         if not isinstance(options, Mapping):
-            raise InvalidOption(f"{engine}: global_lock_engine_options is of type {type(options).__name__}, no mapping")
+            kind = type(options).__name__
+            raise InvalidOption(f"{engine}: global_lock_engine_options is of type {kind}, not a mapping")
         self._engine = engine
         self._left = dict(options)
 
@@ -84,29 +95,29 @@ class Options:
         return number
 
     def seconds(self, *names: str) -> Optional[float]:
-        """Takes the shortest of options that are times."""
+        """Takes several options that are times, and returns the shortest."""
         given = [(name, self.take(name)) for name in names]
         return min((seconds(name, value) for name, value in given if value is not None), default=None)
 
     def wrong(self, name: str, wanted: str) -> InvalidOption:
-        """Says that an option is not what it should be."""
-        return InvalidOption(f"{self._engine}: the option {name!r} is no {wanted}")
+        """Makes the error for an option of the wrong type or range."""
+        return InvalidOption(f"{self._engine}: the option {name!r} is not a {wanted}")
 
-    def set_aside(self, names: Iterable[str]) -> None:
-        """Drops options that tune another client's connections, and change nothing of what a lock does; says so."""
+    def ignore(self, names: Iterable[str]) -> None:
+        """Drops and logs options that only tune another client's connections, and change nothing of a lock."""
         for name in sorted(set(names).intersection(self._left)):
             if self._left.pop(name) is not None:
-                _logger.info("%s: the option %r has no counterpart here, and is not needed", self._engine, name)
+                _logger.info("%s: the option %r is ignored: it is not needed here", self._engine, name)
 
     def refuse(self, name: str, allowed: Iterable[Any], instead: str) -> None:
-        """Takes an option that can only have some values here."""
+        """Takes an option of which only some values are offered here."""
         value = self._left.pop(name, None)
         if value is not None and value not in tuple(allowed):
             shown = f"={value!r}" if isinstance(value, (bool, int, str)) else ""
             raise InvalidOption(f"{self._engine}: the option {name}{shown} is not offered: {instead}")
 
     def finish(self) -> None:
-        """Refuses what nobody took, unless it is not set."""
+        """Refuses options that are set and that nothing has taken."""
         for name, value in self._left.items():
             if value is not None or not isinstance(name, str):
                 raise InvalidOption(f"{self._engine}: the option {name!r} is not known here")
@@ -120,7 +131,7 @@ def address(
     password: Optional[str] = None,
     **options: Any,
 ) -> str:
-    """Writes an address, with everything escaped that could be misread."""
+    """Writes an address, and escapes whatever could be misread."""
     credentials = ""
     if user is not None or password is not None:
         credentials = f"{quote(user or '', safe='')}:{quote(password or '', safe='')}@"
@@ -135,11 +146,11 @@ def host_and_port(host: str, port: Any) -> str:
 
 
 def milliseconds(time: Optional[float]) -> Optional[str]:
-    """Writes a time, given in seconds, as an address takes it."""
+    """Writes a time, given in seconds, in the form that addresses take."""
     return None if time is None else f"{max(1, round(time * 1000))}ms"
 
 
 def split_prefix(prefix: str) -> "tuple[str, str]":
-    """Splits a path's prefix into the part that ends with a slash, and the rest, which belongs to the names."""
+    """Splits a prefix into a path that ends with a slash, and the rest, which becomes part of the names."""
     directory, slash, rest = prefix.rpartition("/")
     return directory + slash, rest

@@ -21,7 +21,7 @@ _logger = logging.getLogger("globallock.base")
 
 
 class _Loop:
-    """One event loop's way to the core, in one process. It ends with the loop, which it does not keep."""
+    """Connects one event loop to the core, in one process. It does not keep the loop alive."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._bridge = _rust.Bridge()
@@ -29,14 +29,14 @@ class _Loop:
         loop.add_reader(self._bridge.fileno(), self._drain)
 
     def is_here(self) -> bool:
-        """Whether it belongs to this process."""
+        """Whether this process made it."""
         return self._bridge.is_here()
 
     def _drain(self) -> None:
         for number, succeeded, value in self._bridge.drain():
             future = self._waiting.pop(number, None)
             if future is None or future.done():
-                # Nobody waits any more: a guard that is dropped here releases its lock.
+                # The waiter has gone. A guard that is dropped here releases its lock.
                 continue
             if succeeded:
                 future.set_result(value)
@@ -44,14 +44,14 @@ class _Loop:
                 future.set_exception(value)
 
     def _poll(self) -> None:
-        # To be woken by another thread takes longer than an answer that comes soon.
+        # A wake-up by another thread takes longer than an answer that is due soon.
         if self._bridge.poll():
             asyncio.get_running_loop().call_soon(self._poll)
         else:
             self._drain()
 
     async def outcome(self, start: "Callable[[_rust.Bridge], int]") -> Any:
-        """Starts a request and waits for its outcome; gives it up when the wait is cancelled."""
+        """Starts a request and waits for its outcome. A cancelled wait cancels the request."""
         loop = asyncio.get_running_loop()
         number = start(self._bridge)
         future: "asyncio.Future[Any]" = loop.create_future()
@@ -77,18 +77,19 @@ async def _outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
 
 
 async def acquire(lock: NativeGlobalLock) -> bool:
-    """Takes a lock, as its ``acquire()`` does."""
+    """Acquires a lock, as its ``acquire()`` does."""
     request = lock.lock_request()
-    guard: Optional[_rust.Guard] = await _outcome(lambda bridge: lock.engine.native.acquire_on(bridge, request))
+    native = lock.engine.native
+    guard: Optional[_rust.Guard] = await _outcome(lambda bridge: native.acquire_on(bridge, request))
     if guard is None:
         return False
-    lock._hold(guard)
+    lock._take_guard(guard)
     return True
 
 
 async def release(lock: NativeGlobalLock) -> None:
-    """Gives a lock back, as its ``release()`` does. Cancelled, it goes on in the background."""
-    guard = lock._let_go()
+    """Releases a lock, as its ``release()`` does. If cancelled, the release goes on in the background."""
+    guard = lock._drop_guard()
     if guard is None:
         return
     try:
@@ -98,14 +99,14 @@ async def release(lock: NativeGlobalLock) -> None:
 
 
 class AsyncLock:
-    """A lock whose verbs are awaited."""
+    """A lock whose methods are awaited."""
 
     def __init__(self, lock: NativeGlobalLock) -> None:
         self.sync = lock
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name of the lock."""
         return self.sync.name
 
     @property
@@ -115,18 +116,18 @@ class AsyncLock:
 
     @property
     def fencing_token(self) -> Optional[int]:
-        """The number of this grant; ``None`` while the lock is not held."""
+        """The fencing token of this grant; ``None`` while the lock is not held."""
         return self.sync.fencing_token
 
     async def acquire(self) -> bool:
-        """Takes the lock and says whether that worked.
+        """Acquires the lock and says whether it was granted.
 
-        Cancelled, it leaves nothing behind. Raises as the ``acquire()`` for threads.
+        If cancelled, it leaves nothing in the store. Raises the same errors as the ``acquire()`` for threads.
         """
         return await acquire(self.sync)
 
     async def release(self) -> None:
-        """Gives the lock back, if it is held; never raises. Cancelled, it goes on in the background."""
+        """Releases the lock, if it is held; never raises. If cancelled, it goes on in the background."""
         await release(self.sync)
 
     async def lost(self) -> Optional[str]:
@@ -138,9 +139,9 @@ class AsyncLock:
         return reason
 
     async def extend(self) -> bool:
-        """Asks the store now whether the lock is still held, and gives it a whole lease if so.
+        """Asks the store now whether the lock is still held, and renews it for a whole lease if so.
 
-        Cancelled, nothing is lost. Raises as the ``extend()`` for threads.
+        If cancelled, nothing is lost. Raises the same errors as the ``extend()`` for threads.
         """
         guard = self.sync._guard
         return guard is not None and bool(await _outcome(guard.renew_on))
@@ -154,7 +155,7 @@ class AsyncLock:
 
 
 class AsyncAllLocks:
-    """Several locks, held all or none."""
+    """Several locks, acquired all or none."""
 
     def __init__(self, locks: AllLocks) -> None:
         self.sync = locks
@@ -165,7 +166,7 @@ class AsyncAllLocks:
         return self.sync.is_locked
 
     async def acquire(self) -> bool:
-        """Takes all of them, or none, and says whether that worked. Cancelled, it leaves nothing behind."""
+        """Acquires all of them, or none, and says which. If cancelled, it leaves nothing in the store."""
         try:
             for lock in self.sync.in_turn():
                 if not await acquire(lock):
@@ -177,7 +178,7 @@ class AsyncAllLocks:
         return True
 
     async def release(self) -> None:
-        """Gives back those that are held; never raises. Cancelled, it goes on in the background."""
+        """Releases those that are held; never raises. If cancelled, it goes on in the background."""
         await asyncio.gather(*(release(lock) for lock in self.sync.locks))
 
     async def __aenter__(self) -> "AsyncAllLocks":
@@ -195,15 +196,15 @@ class AsyncLocks:
         self._manager = manager
 
     def lock(self, name: str, **options: Any) -> AsyncLock:
-        """Makes a lock. Options as of the manager's ``lock()``."""
+        """Makes a lock. Takes the options of the manager's ``lock()``."""
         return AsyncLock(self._manager.lock(name, **options))
 
     def read(self, name: str, **options: Any) -> AsyncLock:
-        """Makes a reader's lock of a read-write lock."""
+        """Makes the read side of a read-write lock."""
         return self.lock(name, kind="read", **options)
 
     def write(self, name: str, **options: Any) -> AsyncLock:
-        """Makes a writer's lock of a read-write lock."""
+        """Makes the write side of a read-write lock."""
         return self.lock(name, kind="write", **options)
 
     def semaphore(self, name: str, capacity: int, permits: int = 1, **options: Any) -> AsyncLock:
@@ -213,16 +214,17 @@ class AsyncLocks:
     def lock_all(
         self, names: Iterable[str], blocking_timeout: Optional[float] = None, **options: Any
     ) -> AsyncAllLocks:
-        """Makes a lock of all ``names``: all or none. Options as of the manager's ``lock_all()``."""
+        """Makes a lock of all ``names``, acquired all or none. Takes the options of ``lock()``."""
         return AsyncAllLocks(self._manager.lock_all(names, blocking_timeout, **options))
 
     async def inspect(self, name: str) -> "list[Claim]":
-        """Lists who holds a lock and who waits for it, oldest first."""
+        """Lists the holders and the waiters of a lock, oldest first."""
         lock = self._manager.lock(name)
-        prefixed = lock.prefixed_name
-        return claims(await _outcome(lambda bridge: lock.engine.native.inspect_on(bridge, whole)))
+        native, prefixed = lock.engine.native, lock.prefixed_name
+        return claims(await _outcome(lambda bridge: native.inspect_on(bridge, prefixed)))
 
     async def names(self, prefix: str = "") -> "list[str]":
-        """Lists the locks that somebody holds or waits for."""
+        """Lists the names that have a holder or a waiter."""
         engine = self._manager.lock("any").engine
-        return engine.strip_prefix(await _outcome(lambda bridge: engine.native.names_on(bridge, engine.add_prefix(prefix))))
+        native, prefix = engine.native, engine.add_prefix(prefix)
+        return engine.strip_prefix(await _outcome(lambda bridge: native.names_on(bridge, prefix)))

@@ -1,4 +1,4 @@
-"""The Django app: ``INSTALLED_APPS = ["globallock"]`` has ``manage.py check`` look at the configuration of locks."""
+"""The Django app: with it in ``INSTALLED_APPS``, ``manage.py check`` checks the configuration of locks."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class GlobalLockAppConfig(AppConfig):
 
 
 def check_configuration(app_configs: Any = None, **_: Any) -> "list[checks.CheckMessage]":
-    """Says whether locks could be made from the settings, without asking the store."""
+    """Says whether locks can be made from the settings, without a request to the store."""
     from .django import _get_config
 
-    hint = "Look at GLOBAL_LOCK_CONFIG and at the cache that it names, which is 'default' unless it is set."
+    hint = "Check GLOBAL_LOCK_CONFIG and the cache that it names ('default' if it names none)."
     try:
         lockman = GlobalLockManager(_get_config())
         make_engine = getattr(lockman.lock_class, "make_engine", None)

@@ -1,4 +1,4 @@
-"""The manager, and what every engine's lock has in common."""
+"""The manager, and what the locks of all engines have in common."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ R = TypeVar("R")
 
 __all__ = ["GlobalLockImplementationBase", "GlobalLockManager", "normalize_key_prefix_for_path"]
 
-#: How many seconds the end of a manager waits for releases that the store has not answered.
+#: How many seconds ``close()`` waits for releases that the store has not answered.
 CLOSING = 5.0
 
 _logger = logging.getLogger(__name__)
@@ -41,11 +41,11 @@ def normalize_key_prefix_for_path(key: str) -> str:
 
 
 class GlobalLockImplementationBase:
-    """A lock of one engine. An engine of your own derives from it and brings ``_do_acquire``.
+    """A lock of one engine. To write an engine, derive from this class and implement ``_do_acquire``.
 
-    Times are in seconds. ``timeout`` is the longest that the lock is held, ``lock_ttl`` how long it outlives its
-    owner's last sign of life, ``blocking_timeout`` the longest wait. ``sleep`` is accepted, and has no meaning where
-    nobody polls.
+    Times are in seconds. ``timeout`` is the max hold time: the longest that the lock is held. ``lock_ttl`` is
+    the lease: how long the lock outlives its owner's last sign of life. ``blocking_timeout`` is the longest
+    wait. ``sleep`` is accepted and has no effect, because waiters do not poll.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class GlobalLockImplementationBase:
 
     @property
     def lock_key(self) -> str:
-        """What the lock is called in its store."""
+        """The key of the lock in its store."""
         return str(self.config.global_lock_key_prefix) + self.name
 
     @property
@@ -89,7 +89,7 @@ class GlobalLockImplementationBase:
         self.release()
 
     def acquire(self) -> bool:
-        """Takes the lock and says whether that worked; never raises because somebody else has it."""
+        """Acquires the lock and says whether it was granted; never raises because another owner has it."""
         acquired = bool(self._do_acquire())
         if acquired:
             self._is_locked = True
@@ -100,7 +100,7 @@ class GlobalLockImplementationBase:
         raise NotImplementedError(f"{type(self).__name__} has no _do_acquire()")
 
     def release(self) -> None:
-        """Gives the lock back, if it is held. Warns in the log when that fails, and never raises."""
+        """Releases the lock, if it is held. Warns in the log if that fails, and never raises."""
         if self._is_locked and self.lock:
             try:
                 self.lock.release()
@@ -110,11 +110,11 @@ class GlobalLockImplementationBase:
             self._note(held=False)
 
     def renew(self) -> bool:
-        """Says whether the lock is still held, where an engine of your own can ask."""
+        """Says whether the lock is still held. An engine that can ask its store overrides this."""
         return True
 
     def _note(self, held: bool) -> None:
-        """Tells the manager, so that it can release what is held at its end."""
+        """Informs the manager, which releases held locks when it is closed."""
         manager = self._manager() if self._manager is not None else None
         if manager is not None:
             manager._track(self, held)
@@ -123,12 +123,12 @@ class GlobalLockImplementationBase:
 class GlobalLockManager:
     """Makes locks in one store.
 
-    ``config`` is the address of a store (``redis://…``, ``etcd://…``, ``zookeeper://…``, ``file:…``, ``memory:``), or
-    a dict as earlier releases take it; ``None`` is Redis on this host. Nothing is connected before the first lock is
-    taken, and each process connects for itself, so that a manager may be made before a fork.
+    ``config`` is the address of a store (``redis://…``, ``etcd://…``, ``zookeeper://…``, ``file:…``,
+    ``memory:``), or a dict as in earlier releases; ``None`` is Redis on this host. The first request makes the
+    connection. Each process connects for itself, so a manager may be made before a fork.
 
-    ``with GlobalLockManager(…) as lockman`` and ``close()`` release what its locks still hold; the end of the
-    interpreter does so too.
+    ``with GlobalLockManager(…) as lockman``, ``close()`` and the end of the interpreter release the locks
+    that are still held.
     """
 
     def __init__(self, config: Union[str, Mapping[str, Any], None] = None, **options: Any) -> None:
@@ -139,12 +139,13 @@ class GlobalLockManager:
                 **options,
             }
         elif config is not None and not isinstance(config, Mapping):
-            raise InvalidOption(f"the configuration is of type {type(config).__name__}: give an address or a mapping")
+            kind = type(config).__name__
+            raise InvalidOption(f"the configuration is of type {kind}: give an address or a mapping")
         elif options:
             config = {**(config or {}), **options}
         self.config = Config(config or {})
         self.lock_class = _import(self.config.global_lock_engine_class)
-        # Locks that are held, and no others: a lock that is made and dropped leaves nothing here.
+        # Only held locks: a lock that is made and dropped leaves nothing here.
         self._held: "set[GlobalLockImplementationBase]" = set()
         self._mutex = threading.Lock()
         _managers.add(self)
@@ -159,7 +160,7 @@ class GlobalLockManager:
         lock_ttl: Optional[float] = None,
         **other_options: Any,
     ) -> NativeGlobalLock:
-        """Makes a lock; nothing is sent to the store yet.
+        """Makes a lock; sends nothing to the store yet.
 
         ::
 
@@ -167,12 +168,12 @@ class GlobalLockManager:
                 if lock.is_locked:
                     ...
 
-        :param timeout: the longest that it is held, in seconds; ``None`` for no limit.
-        :param sleep: accepted for earlier releases; nobody polls.
-        :param blocking: whether to wait for it. Default: yes.
-        :param blocking_timeout: the longest wait, in seconds; ``None`` for no limit.
-        :param lock_ttl: how long it outlives its owner's last sign of life, in seconds. It is renewed at a third of it,
-            without Python's help. Default: 10.
+        :param timeout: the max hold time, in seconds: the longest that the lock is held. Default: no limit.
+        :param sleep: accepted for compatibility with earlier releases; waiters do not poll.
+        :param blocking: whether to wait for the lock. Default: yes.
+        :param blocking_timeout: the longest wait, in seconds. Default: no limit.
+        :param lock_ttl: the lease, in seconds: how long the lock outlives its owner's last sign of life. The
+            core renews it at a third of that, without Python's help. Default: 10.
         """
         default = self.config.get
         lock = self.lock_class(
@@ -186,28 +187,37 @@ class GlobalLockManager:
             **other_options,
         )
         lock._manager = weakref.ref(self)
-        # One of another class where the configuration names an engine of the user's own.
+        # An instance of another class if the configuration names an engine that the user wrote.
         made: NativeGlobalLock = lock
         return made
 
     def rwlock(self, name: str, **options: Any) -> "ReadWriteLock":
-        """Makes a read-write lock: many readers, or one writer; neither starves the other. Options as of ``lock()``."""
+        """Makes a read-write lock: many readers or one writer, and neither starves the other.
+
+        Takes the options of ``lock()``.
+        """
         return ReadWriteLock(self, name, options)
 
     def semaphore(self, name: str, capacity: int, permits: int = 1, **options: Any) -> NativeGlobalLock:
-        """Makes a lock that takes ``permits`` of the ``capacity`` permits of a name. Options as of ``lock()``."""
+        """Makes a lock that takes ``permits`` of the ``capacity`` permits of a name.
+
+        Takes the options of ``lock()``.
+        """
         return self.lock(name, kind="permits", permits=permits, capacity=capacity, **options)
 
-    def lock_all(self, names: Iterable[str], blocking_timeout: Optional[float] = None, **options: Any) -> "AllLocks":
-        """Makes a lock of all ``names``: all or none, taken in one order, so that two such cannot wait for each other.
+    def lock_all(
+        self, names: Iterable[str], blocking_timeout: Optional[float] = None, **options: Any
+    ) -> "AllLocks":
+        """Makes a lock of all ``names``, acquired all or none.
 
-        ``blocking_timeout`` bounds the whole of it. Other options as of ``lock()``.
+        All callers acquire in the same order, so they cannot deadlock. ``blocking_timeout`` limits the whole
+        acquire. Other options are those of ``lock()``.
         """
         ordered = sorted({lock_name(name) for name in names}, key=str.encode)
         return AllLocks([self.lock(name, **options) for name in ordered], blocking_timeout)
 
     def locked(self, name: str, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Makes a decorator: the function runs while holding the lock, and raises :class:`NotLocked` without it."""
+        """Makes a decorator: the function holds the lock while it runs, or raises :class:`NotLocked`."""
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
             @functools.wraps(function)
@@ -222,11 +232,11 @@ class GlobalLockManager:
         return decorate
 
     def inspect(self, name: str) -> "list[Claim]":
-        """Lists who holds a lock and who waits for it, oldest first."""
+        """Lists the holders and the waiters of a lock, oldest first."""
         return self.lock(name).claims()
 
     def names(self, prefix: str = "") -> "list[str]":
-        """Lists the locks that somebody holds or waits for."""
+        """Lists the names that have a holder or a waiter."""
         return self.lock("any").names(prefix)
 
     @property
@@ -238,7 +248,7 @@ class GlobalLockManager:
 
     @staticmethod
     def _lease(lock_ttl: Optional[float]) -> "dict[str, float]":
-        # Engine classes that were written for the first releases do not know it.
+        # Engine classes that were written for the first releases do not know this option.
         return {} if lock_ttl is None else {"lock_ttl": lock_ttl}
 
     def registered_locks(self) -> "list[GlobalLockImplementationBase]":
@@ -254,7 +264,10 @@ class GlobalLockManager:
                 self._held.discard(lock)
 
     def close(self) -> None:
-        """Releases what is still held, and ends the connection. May be called again, and locks may be taken again."""
+        """Releases the locks that are still held, and closes the connection.
+
+        May be called again. A later acquire connects again.
+        """
         for lock in self.registered_locks():
             lock.release()
         engine = self.config.__dict__.get("_engine")
@@ -268,7 +281,7 @@ class GlobalLockManager:
         self.close()
 
     def __reduce__(self) -> Any:
-        # Another process makes its own connection, and holds nothing.
+        # The copy in another process makes its own connection, and holds nothing.
         return (GlobalLockManager, (dict(self.config),))
 
 
@@ -283,7 +296,7 @@ def _close_all() -> None:
 
 def _after_fork() -> None:
     for manager in list(_managers):
-        # Some thread of the parent may have had the mutex; and what is held is the parent's.
+        # A thread of the parent may have held the mutex at the fork; and the held locks are the parent's.
         manager._mutex = threading.Lock()
         manager._held = set()
 

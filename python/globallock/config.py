@@ -17,8 +17,8 @@ __all__ = ["Config"]
 class Config(dict):  # type: ignore[type-arg]
     """A dict whose items are attributes too.
 
-    Keys: ``global_lock_engine_class``, ``global_lock_engine_options``, ``global_lock_key_prefix``, and as defaults of
-    ``lock()``: ``timeout``, ``lock_ttl``, ``sleep``, ``blocking``, ``blocking_timeout``.
+    Keys: ``global_lock_engine_class``, ``global_lock_engine_options``, ``global_lock_key_prefix``; and as
+    defaults of ``lock()``: ``timeout``, ``lock_ttl``, ``sleep``, ``blocking``, ``blocking_timeout``.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -30,7 +30,7 @@ class Config(dict):  # type: ignore[type-arg]
         self.setdefault("renew_interval", GLOBALLOCK_REDIS_RENEW_INTERVAL)
 
     def __repr__(self) -> str:
-        # An engine's options may have a password in them, even in an address.
+        # An engine's options may contain a password, for example in an address.
         shown = {key: value for key, value in self.items() if key != "global_lock_engine_options"}
         given = self.get("global_lock_engine_options")
         shown["global_lock_engine_options"] = dict.fromkeys(given, ...) if isinstance(given, dict) else ...

@@ -1,7 +1,7 @@
 """Locks for a Django project, from its settings.
 
-``GLOBAL_LOCK_CONFIG`` in the settings is a manager's configuration. Without it, locks live in the Redis of the cache
-``default``.
+``GLOBAL_LOCK_CONFIG`` in the settings is a manager's configuration. Without it, locks live in the Redis of
+the cache ``default``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ GLOBAL_LOCK_CONFIG = getattr(settings, "GLOBAL_LOCK_CONFIG", {})
 
 def _get_config() -> "dict[str, Any]":
     config = copy.deepcopy(GLOBAL_LOCK_CONFIG)
-    if config.setdefault("global_lock_engine_class", DJANGO_REDIS_GLOBAL_LOCK_CLASS) == DJANGO_REDIS_GLOBAL_LOCK_CLASS:
+    engine = config.setdefault("global_lock_engine_class", DJANGO_REDIS_GLOBAL_LOCK_CLASS)
+    if engine == DJANGO_REDIS_GLOBAL_LOCK_CLASS:
         config.setdefault("global_lock_engine_options", {}).setdefault("redis-cache-name", "default")
     return config
 
@@ -33,14 +34,14 @@ def get_default_global_lock_manager() -> GlobalLockManager:
 
 
 def locked(name: Optional[str] = None, **options: Any) -> "Callable[[type], type]":
-    """Makes a decorator for management commands: while one runs, another of the name says so and ends.
+    """Makes a decorator for management commands: while one runs, a second one of that name says so and ends.
 
     ::
 
         @locked()
         class Command(BaseCommand): ...
 
-    ``name`` is by default the module's. Options are those of ``lock()``; by default nobody waits.
+    ``name`` defaults to the command's module. Options are those of ``lock()``; the default is not to wait.
     """
 
     def decorate(command: type) -> type:

@@ -16,8 +16,8 @@ __all__ = ["DjangoRedisGlobalLock"]
 class DjangoRedisGlobalLock(RedisGlobalLock):
     """A lock in the Redis of the cache that the option ``redis-cache-name`` names, ``default`` by default.
 
-    The cache's key prefix and version do not apply to locks. A subclass may bring the server by
-    ``get_redis_connection``, as in earlier releases.
+    The cache's key prefix and version do not apply to locks. As in earlier releases, a subclass may override
+    ``get_redis_connection``.
     """
 
     HOOKS = RedisGlobalLock.HOOKS - {"get_redis_connection"}
@@ -28,7 +28,8 @@ class DjangoRedisGlobalLock(RedisGlobalLock):
         options = Options(cls.__name__, config.global_lock_engine_options)
         alias = options.text("redis-cache-name") or "default"
         options.finish()
-        url = pool_address(f"{cls.__name__}: cache {alias!r}", cache_pool(alias), config.global_lock_key_prefix)
+        pool, prefix = cache_pool(alias), config.global_lock_key_prefix
+        url = pool_address(f"{cls.__name__}: cache {alias!r}", pool, prefix)
         return Engine(url, config.get("lock_ttl"), config.get("label"))
 
     def _own_pool(self) -> Any:
@@ -37,23 +38,27 @@ class DjangoRedisGlobalLock(RedisGlobalLock):
         return self.get_redis_connection().connection_pool
 
     def get_redis_connection(self) -> Any:
-        """Makes django-redis's client of the cache, which only tells the core the server if a subclass makes it."""
+        """Makes django-redis's client of the cache.
+
+        If a subclass overrides this, the core uses the server of the subclass's client.
+        """
         alias = self.config.global_lock_engine_options.get("redis-cache-name", "default")
         django_redis: Any = importlib.import_module("django_redis")
         return django_redis.get_redis_connection(alias)
 
 
 def cache_pool(alias: str) -> Any:
-    """The connection pool of a cache, of django-redis or of Django itself."""
+    """The connection pool of a cache, be it django-redis's or Django's own."""
     from django.core.cache import caches
 
     cache: Any = caches[alias]
     own = getattr(cache, "_cache", None)
     try:
         if own is not None and hasattr(own, "get_client") and not hasattr(cache, "client"):
-            # Django's own RedisCache has no public way to its connections.
+            # Django's own RedisCache has no public access to its connections.
             return own.get_client(None, write=True).connection_pool
         return cache.client.get_client(write=True).connection_pool
     except (AttributeError, NotImplementedError, TypeError) as error:
         backend = f"{type(cache).__module__}.{type(cache).__qualname__}"
-        raise InvalidOption(f"the cache {alias!r} ({backend}) has no single Redis server behind it") from error
+        text = f"the cache {alias!r} ({backend}) has no single Redis server behind it"
+        raise InvalidOption(text) from error

@@ -10,7 +10,7 @@ from .native import Engine, NativeGlobalLock
 
 __all__ = ["EtcdGlobalLock"]
 
-#: Processes of a fleet that still run the original package hold python-etcd3's one key: ours take it too.
+#: The original package holds python-etcd3's one key. Our locks hold it too, for fleets of both packages.
 INTEROP = "python-etcd3"
 
 
@@ -19,7 +19,7 @@ class EtcdGlobalLock(NativeGlobalLock):
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
-        """Makes the connection from ``global_lock_engine_options``, which are those of ``etcd3.client``."""
+        """Makes the connection from ``global_lock_engine_options``: the options of ``etcd3.client``."""
         options = Options(cls.__name__, config.global_lock_engine_options)
         host, port = options.text("host") or "localhost", options.number("port") or 2379
         user, password = options.text("user"), options.text("password")
@@ -30,12 +30,14 @@ class EtcdGlobalLock(NativeGlobalLock):
         tls = {"ca": ca, "cert": cert, "key": key} if ca is not None or cert is not None else {}
         scheme = "etcds" if tls else "etcd"
         hosts = host_and_port(host, port)
-        url = address(scheme, hosts, "", user, password, prefix=directory, timeout=timeout, interop=INTEROP, **tls)
+        url = address(
+            scheme, hosts, "", user, password, prefix=directory, timeout=timeout, interop=INTEROP, **tls
+        )
         return Engine(url, config.get("lock_ttl"), config.get("label"), rest)
 
     @property
     def lock_key(self) -> str:
-        """What the lock is called in its store, without python-etcd3's ``/locks/``."""
+        """The key of the lock in its store, without python-etcd3's ``/locks/``."""
         return _normalized(self.config) + self.name
 
 

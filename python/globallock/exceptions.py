@@ -1,4 +1,4 @@
-"""What can go wrong. That a lock was not to be had is no error."""
+"""The errors. That another owner holds a lock is not one of them."""
 
 __all__ = [
     "GlobalLockClassNotFoundException",
@@ -19,7 +19,7 @@ class GlobalLockClassNotFoundException(Exception):
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
         self._message = message
-        # What callers of earlier releases may look at, whatever the message is.
+        # Callers of earlier releases may look at these, whatever the message is.
         self.args = (210103001, "分布锁类未定义")
 
     def __str__(self) -> str:
@@ -35,18 +35,18 @@ class InvalidAddress(GlobalLockError, ValueError):
 
 
 class InvalidName(GlobalLockError, ValueError):
-    """The lock's name is no text, empty, too long, or has a NUL in it."""
+    """The lock's name is not a text, is empty or too long, or contains a NUL."""
 
 
 class InvalidOption(GlobalLockError, ValueError):
-    """An option is out of its range, or is not known."""
+    """An option is outside its range, or is not known."""
 
 
 class NotLocked(GlobalLockError):
-    """A function that runs only with its lock was called, and the lock was not to be had."""
+    """A function that runs only with its lock was called, and the lock was not granted."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"the lock {name!r} was not to be had")
+        super().__init__(f"the lock {name!r} was not granted")
 
 
 class StoreUnavailable(GlobalLockError, ConnectionError):
@@ -58,4 +58,4 @@ class StoreDenied(GlobalLockError, PermissionError):
 
 
 class StoreUnfit(GlobalLockError):
-    """The store answered, but cannot serve locks as it is."""
+    """The store answered, but cannot serve locks in its present state."""

@@ -1,4 +1,4 @@
-"""The locks under gevent: while a greenlet waits for the core, the others of its thread run."""
+"""The locks under gevent: while one greenlet waits for the core, the others of its thread run."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ __all__ = ["Hub", "hub"]
 
 
 class Hub:
-    """One of gevent's hubs' way to the core, in one process."""
+    """Connects one of gevent's hubs to the core, in one process."""
 
     def __init__(self, hub: Any) -> None:
         self._gevent: Any = importlib.import_module("gevent")
         self._bridge = _rust.Bridge()
         self._waiting: "dict[int, Any]" = {}
-        # Watched while somebody waits: what is watched keeps a hub from ending.
+        # Started only while a greenlet waits, because an active watcher keeps the hub from ending.
         self._watcher = hub.loop.io(self._bridge.fileno(), 1)
 
     def is_here(self) -> bool:
-        """Whether it belongs to this process."""
+        """Whether this process made it."""
         return self._bridge.is_here()
 
     def _drain(self) -> None:
         for number, succeeded, value in self._bridge.drain():
             result = self._waiting.get(number)
             if result is None:
-                # Nobody waits any more: a guard that is dropped here releases its lock.
+                # The waiter has gone. A guard that is dropped here releases its lock.
                 continue
             if succeeded:
                 result.set(value)
@@ -38,9 +38,9 @@ class Hub:
                 result.set_exception(value)
 
     def outcome(self, start: "Callable[[_rust.Bridge], int]", limit: Optional[float] = None) -> Any:
-        """Starts a request and waits for its outcome; ``None`` if ``limit`` seconds are over before.
+        """Starts a request and waits for its outcome; ``None`` after ``limit`` seconds.
 
-        A greenlet that is killed, or told so by a ``gevent.Timeout``, gives it up.
+        A greenlet that is killed, or interrupted by a ``gevent.Timeout``, cancels the request.
         """
         number = start(self._bridge)
         result = self._waiting[number] = self._gevent.event.AsyncResult()
@@ -55,7 +55,8 @@ class Hub:
             result.wait(limit)
             return result.get() if result.ready() else None
         except BaseException:
-            # Killed while it polled: from now on the hub is to be woken, and what was done meanwhile is told.
+            # Killed while it polled. Polling must end, so that the hub is woken from now on; and the outcomes
+            # that arrived meanwhile must reach the other greenlets.
             while self._bridge.polling() and self._bridge.poll():
                 pass
             self._drain()
@@ -72,7 +73,7 @@ _hubs: "weakref.WeakKeyDictionary[Any, Hub]" = weakref.WeakKeyDictionary()
 
 
 def hub() -> Optional[Hub]:
-    """The way of this thread's hub, where gevent has taken the place of what waits (``gevent.monkey.patch_all()``)."""
+    """The bridge of this thread's hub, if gevent has patched what blocks (``gevent.monkey.patch_all()``)."""
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None or not (monkey.is_module_patched("socket") or monkey.is_module_patched("threading")):
         return None

@@ -1,4 +1,4 @@
-"""Locks that are made of others."""
+"""Locks that are made of other locks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ReadWriteLock:
 
 
 class AllLocks:
-    """Several locks, held all or none."""
+    """Several locks, acquired all or none."""
 
     def __init__(self, locks: "list[NativeGlobalLock]", blocking_timeout: Optional[float]) -> None:
         self.locks = locks
@@ -40,7 +40,7 @@ class AllLocks:
         return bool(self.locks) and all(lock.is_locked for lock in self.locks)
 
     def in_turn(self) -> "Iterator[NativeGlobalLock]":
-        """The locks in their order, each to be waited for no longer than what is left of the time by then."""
+        """The locks in order, each with what is left of the common time limit as its own."""
         until = None if self.blocking_timeout is None else time.monotonic() + self.blocking_timeout
         for lock in self.locks:
             if until is not None:
@@ -48,7 +48,7 @@ class AllLocks:
             yield lock
 
     def acquire(self) -> bool:
-        """Takes all of them, or none, and says whether that worked."""
+        """Acquires all of them, or none, and says which."""
         try:
             acquired = all(lock.acquire() for lock in self.in_turn())
         except BaseException:
@@ -59,7 +59,7 @@ class AllLocks:
         return acquired
 
     def release(self) -> None:
-        """Gives back those that are held."""
+        """Releases those that are held."""
         for lock in reversed(self.locks):
             lock.release()
 

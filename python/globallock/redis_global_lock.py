@@ -15,25 +15,26 @@ __all__ = ["RedisGlobalLock"]
 _TUNING = frozenset(
     {
         "client_name", "decode_responses", "encoding", "encoding_errors", "health_check_interval", "lib_name",
-        "lib_version", "max_connections", "parser_class", "protocol", "retry", "retry_on_error", "retry_on_timeout",
-        "socket_keepalive", "socket_keepalive_options", "socket_read_size", "socket_type", "timeout",
+        "lib_version", "max_connections", "parser_class", "protocol", "retry", "retry_on_error",
+        "retry_on_timeout", "socket_keepalive", "socket_keepalive_options", "socket_read_size", "socket_type",
+        "timeout",
     }
 )  # fmt: skip
 
 
 class RedisGlobalLock(NativeGlobalLock):
-    """A lock in Redis. A subclass may bring the server by ``get_redis_connection_pool``, as in earlier releases."""
+    """A lock in Redis. As in earlier releases, a subclass may override ``get_redis_connection_pool``."""
 
     HOOKS = NativeGlobalLock.HOOKS - {"get_redis_connection_pool"}
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
-        """Makes the connection from ``global_lock_engine_options``, which are those of ``redis.ConnectionPool``."""
+        """Makes the connection from ``global_lock_engine_options``: those of ``redis.ConnectionPool``."""
         url = redis_address(cls.__name__, config.global_lock_engine_options, config.global_lock_key_prefix)
         return Engine(url, config.get("lock_ttl"), config.get("label"))
 
     def new_engine(self) -> Engine:
-        """Makes the connection, from the pool of a subclass that has one of its own."""
+        """Makes the connection, to the server of the subclass's pool if the subclass has one."""
         pool = self._own_pool()
         if pool is None:
             return super().new_engine()
@@ -46,13 +47,16 @@ class RedisGlobalLock(NativeGlobalLock):
         return self.get_redis_connection_pool()
 
     def get_redis_connection_pool(self) -> Any:
-        """Makes redis-py's pool of these options, which only tells the core the server if a subclass makes it."""
+        """Makes redis-py's pool of these options.
+
+        If a subclass overrides this, the core uses the server of the subclass's pool.
+        """
         redis: Any = importlib.import_module("redis")
         return redis.ConnectionPool(**self.config.global_lock_engine_options)
 
 
 class Sentinels(NamedTuple):
-    """Who knows the primary of a service."""
+    """The sentinels that know the primary of a service."""
 
     hosts: str
     service: str
@@ -63,9 +67,9 @@ class Sentinels(NamedTuple):
 def redis_address(
     engine: str, given: Mapping[str, Any], prefix: str, sentinels: Optional[Sentinels] = None
 ) -> str:
-    """Turns the options of redis-py's pool into an address, which is found by sentinels if there are any."""
+    """Turns the options of redis-py's pool into an address, of sentinels if there are any."""
     options = Options(engine, given)
-    options.set_aside(_TUNING)
+    options.ignore(_TUNING)
     host, port = options.text("host") or "localhost", options.number("port") or 6379
     db = options.number("db") or 0
     user, password = options.text("username"), options.text("password")
@@ -93,7 +97,7 @@ def redis_address(
     return address(f"{scheme}+sentinel", sentinels.hosts, where, user, password, **common)
 
 
-#: What is picked of a pool's settings: redis-py puts things of its own beside them.
+#: The settings that are taken from a pool; redis-py adds others of its own.
 _PICKED = frozenset(
     {"host", "port", "db", "username", "password", "path", "socket_timeout", "socket_connect_timeout",
      "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"}
@@ -108,13 +112,13 @@ def pool_address(engine: str, pool: Any, prefix: str) -> str:
         given["ssl"] = "SSL" in kind or bool(pool.connection_kwargs.get("ssl"))
         return redis_address(engine, given, prefix, _sentinels(pool))
     if kind not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
-        raise InvalidOption(f"{engine}: the pool has connections of its own ({kind}), which cannot be used here")
+        raise InvalidOption(f"{engine}: the pool has its own kind of connection ({kind}), which is not offered")
     given["ssl"] = kind == "SSLConnection"
     return redis_address(engine, given, prefix)
 
 
 def _sentinels(pool: Any) -> Sentinels:
-    """The sentinels that a pool asks where the primary is."""
-    known = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
-    hosts = ",".join(host_and_port(str(one["host"]), one.get("port", 26379)) for one in known)
-    return Sentinels(hosts, pool.service_name, known[0].get("username"), known[0].get("password"))
+    """The sentinels that a pool asks for the primary."""
+    found = [sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels]
+    hosts = ",".join(host_and_port(str(one["host"]), one.get("port", 26379)) for one in found)
+    return Sentinels(hosts, pool.service_name, found[0].get("username"), found[0].get("password"))

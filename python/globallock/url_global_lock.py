@@ -16,7 +16,7 @@ class UrlGlobalLock(NativeGlobalLock):
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
-        """Makes the connection from an address, whose own options it keeps."""
+        """Makes the connection from an address, with the options that the address has."""
         options = Options(cls.__name__, config.global_lock_engine_options)
         url = options.text("url")
         options.finish()

@@ -19,13 +19,13 @@ _TUNING = frozenset(
 
 
 class ZookeeperGlobalLock(NativeGlobalLock):
-    """A lock in ZooKeeper, in one queue with kazoo's."""
+    """A lock in ZooKeeper, in one queue with kazoo's locks."""
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
-        """Makes the connection from ``global_lock_engine_options``, which are those of ``KazooClient``."""
+        """Makes the connection from ``global_lock_engine_options``: the options of ``KazooClient``."""
         options = Options(cls.__name__, config.global_lock_engine_options)
-        options.set_aside(_TUNING)
+        options.ignore(_TUNING)
         hosts = _hosts(options)
         hosts, _, chroot = hosts.partition("/")
         session = options.seconds("timeout")
@@ -48,7 +48,7 @@ class ZookeeperGlobalLock(NativeGlobalLock):
 
     @property
     def lock_key(self) -> str:
-        """The node below which the lock's claims are."""
+        """The node below which the lock has its claims."""
         return _normalized(self.config) + self.name
 
 
@@ -66,7 +66,7 @@ def _hosts(options: Options) -> str:
 
 
 def _login(options: Options) -> "tuple[Optional[str], Optional[str], Optional[str]]":
-    """How the user is shown, the user, and the password."""
+    """The scheme of authentication, the user, and the password."""
     auth_data, sasl = options.take("auth_data") or (), options.take("sasl_options")
     if auth_data and not _listed(auth_data):
         raise options.wrong("auth_data", "list of pairs")
@@ -84,7 +84,7 @@ def _login(options: Options) -> "tuple[Optional[str], Optional[str], Optional[st
         return None, None, None
     first = _listed(auth_data[0])
     if len(auth_data) > 1 or len(first) != 2 or first[0] != "digest":
-        raise InvalidOption("ZookeeperGlobalLock: the option auth_data is offered with one user, by digest")
+        raise InvalidOption("ZookeeperGlobalLock: the option auth_data must be one user, of scheme digest")
     if not is_text(first[1]):
         raise options.wrong("auth_data", "list of a pair of texts")
     user, _, password = first[1].partition(":")
@@ -102,7 +102,7 @@ def _acl(options: Options) -> Optional[str]:
         raise options.wrong("default_acl", "list of kazoo's ACLs")
     for rule in default_acl:
         if rule.perms != 31:
-            raise InvalidOption("ZookeeperGlobalLock: the option default_acl is offered with all permissions only")
+            raise InvalidOption("ZookeeperGlobalLock: the option default_acl must give all permissions")
         known = {("world", "anyone"): "open", ("auth", ""): "creator"}
         rules.append(known.get((rule.id.scheme, rule.id.id), f"{rule.id.scheme}:{rule.id.id}"))
     return ",".join(rules)

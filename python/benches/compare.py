@@ -1,6 +1,6 @@
 """Measures the package against redis-py's Lock on one Redis server, in one run.
 
-Usage: compare.py URL. Every figure is a ratio of medians over rounds that are interleaved with the peer's.
+Usage: compare.py URL. Every figure is a ratio of medians over rounds that alternate with the peer's.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def row(label, value, unit, goal=""):
 
 
 def pairs(make, threads):
-    """How many uncontended pairs a second so many threads do, each on a name of its own."""
+    """How many uncontended pairs a second so many threads complete, each on a name of its own."""
     counts = []
     ready = threading.Barrier(threads)
 
@@ -106,7 +106,8 @@ def asynchronous():
     def theirs(tasks):
         async def main():
             async with redis.asyncio.Redis.from_url(URL) as client:
-                return await in_flight(lambda number: client.lock(f"bench-aio-peer-{number}", timeout=60), tasks)
+                make = lambda number: client.lock(f"bench-aio-peer-{number}", timeout=60)  # noqa: E731
+                return await in_flight(make, tasks)
 
         return asyncio.run(main())
 
@@ -143,7 +144,7 @@ def make_theirs():
 
 
 def raw(pause):
-    """Round trips of a bare socket after a pause, in order."""
+    """The times of round trips of a bare socket after a pause, sorted."""
     where, times = urlsplit(URL), []
     with socket.create_connection((where.hostname, where.port or 6379)) as server:
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -157,14 +158,14 @@ def raw(pause):
 
 
 def contended(hold, pause):
-    print(f"8 processes, {hold * 1e3:.0f} ms held, {pause * 1e3:.0f} ms paused: from a release to the grant of another")
+    print(f"8 processes, {hold * 1e3:.0f} ms held, {pause * 1e3:.0f} ms paused: from a release to the next grant")
     context = multiprocessing.get_context("fork")
     worst = {}
     for label, make in (("globallock", make_ours), ("redis-py, defaults", make_theirs)):
         state = (context.Value("i", -1), context.Value("d", 0.0))
         ready, results = context.Barrier(8), context.Queue()
-        told = (hold, pause, state, ready, results)
-        owners = [context.Process(target=own, args=(make, number, *told)) for number in range(8)]
+        common = (hold, pause, state, ready, results)
+        owners = [context.Process(target=own, args=(make, number, *common)) for number in range(8)]
         for owner in owners:
             owner.start()
         times = sorted(time for _ in owners for time in results.get())
@@ -188,7 +189,7 @@ def interrupted():
             sent = []
 
             def interrupt(number=number, sent=sent):
-                # At any point of the time between two looks.
+                # At any point between two checks for signals.
                 time.sleep(0.2 + number * 0.007)
                 sent.append(time.perf_counter())
                 signal.raise_signal(signal.SIGINT)
@@ -220,7 +221,8 @@ def overhead():
 
 if __name__ == "__main__":
     print(json.dumps({"python": sys.version.split()[0], "redis-py": redis.__version__}))
-    # All the time wanted by more than one; who pauses for less than the peer sleeps takes it again from those asleep.
+    # The lock is wanted by several at all times. An owner that pauses for less than the peer's poll interval
+    # acquires it again before the sleeping waiters do.
     contended(0.001, 0.003)
     contended(0.010, 0.050)
     synchronous()

@@ -104,7 +104,7 @@ class Options:
         return InvalidOption(f"{self._engine}: the option {name!r} is not a {wanted}")
 
     def ignore(self, names: Iterable[str]) -> None:
-        """Drops and logs options that only tune another client's connections, and change nothing of a lock."""
+        """Drops and logs options that tune another client's connections, and change nothing of a lock."""
         for name in sorted(set(names).intersection(self._left)):
             if self._left.pop(name) is not None:
                 _logger.info("%s: the option %r is ignored: it is not needed here", self._engine, name)

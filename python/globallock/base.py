@@ -124,8 +124,8 @@ class GlobalLockManager:
     """Makes locks in one store.
 
     ``config`` is the address of a store (``redis://…``, ``etcd://…``, ``zookeeper://…``, ``file:…``,
-    ``memory:``), or a dict as in earlier releases; ``None`` is Redis on this host. The first request makes the
-    connection. Each process connects for itself, so a manager may be made before a fork.
+    ``memory:``), or a dict as in earlier releases; ``None`` is Redis on this host. The first request makes
+    the connection. Each process connects for itself, so a manager may be made before a fork.
 
     ``with GlobalLockManager(…) as lockman``, ``close()`` and the end of the interpreter release the locks
     that are still held.

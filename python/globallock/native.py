@@ -150,7 +150,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     @property
     def remaining(self) -> Optional[float]:
-        """How many seconds it stays held without another renewal; ``None`` if it ends only with the process."""
+        """How many seconds it stays held without another renewal; ``None`` if until the process ends."""
         return self._guard.remaining() if self._guard is not None else 0.0
 
     def lock_request(self) -> LockRequest:

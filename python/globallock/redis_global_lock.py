@@ -112,7 +112,7 @@ def pool_address(engine: str, pool: Any, prefix: str) -> str:
         given["ssl"] = "SSL" in kind or bool(pool.connection_kwargs.get("ssl"))
         return redis_address(engine, given, prefix, _sentinels(pool))
     if kind not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
-        raise InvalidOption(f"{engine}: the pool has its own kind of connection ({kind}), which is not offered")
+        raise InvalidOption(f"{engine}: the pool has its own kind of connection ({kind}): not offered")
     given["ssl"] = kind == "SSLConnection"
     return redis_address(engine, given, prefix)
 

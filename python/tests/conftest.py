@@ -1,4 +1,4 @@
-"""Real servers, each started once for all tests by the project's harness; and limits."""
+"""Real servers, each started once for all tests by the project's harness; and time limits."""
 
 import faulthandler
 import json
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 
-# Whoever started the tests may have had these ignored, as nohup does, and what they start would ignore them too.
+# The parent may ignore these signals, as nohup does. The tests and their children would inherit that.
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -22,14 +22,15 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
 
 def pytest_configure(config):
     global stderr
-    # Before pytest puts a file in its place.
+    # Before pytest replaces it with a file.
     stderr = os.dup(2)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
-    """Ends the run, with what each thread is at, when a test does not even hear the signal of its own limit."""
-    faulthandler.dump_traceback_later(float(item.config.getini("timeout") or 240) + 60, exit=True, file=stderr)
+    """Ends the run and dumps all threads when a test does not even react to the signal of its own limit."""
+    limit = float(item.config.getini("timeout") or 240) + 60
+    faulthandler.dump_traceback_later(limit, exit=True, file=stderr)
     yield
     faulthandler.cancel_dump_traceback_later()
 
@@ -39,8 +40,8 @@ class Server:
         self.process = subprocess.Popen(
             [TARGET / "debug" / "globallock-server", kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        self.told = json.loads(self.process.stdout.readline())
-        self.url, self.port = self.told["url"], self.told["port"]
+        self.fields = json.loads(self.process.stdout.readline())
+        self.url, self.port = self.fields["url"], self.fields["port"]
 
     def stop(self):
         self.process.stdin.close()
@@ -91,12 +92,12 @@ def name(request):
 def eventually(what, condition, limit=30):
     until = time.monotonic() + limit
     while not condition():
-        assert time.monotonic() < until, f"it did not come about that {what}"
+        assert time.monotonic() < until, f"not within {limit} s: {what}"
         time.sleep(0.005)
 
 
 def run(program, *arguments, **options):
-    """Starts a program of this interpreter."""
+    """Starts a program in this interpreter."""
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options,
@@ -104,7 +105,7 @@ def run(program, *arguments, **options):
 
 
 def ends(process):
-    """What a program has printed, when it has ended well."""
+    """Waits until a program ends, checks that it succeeded, and returns what it printed."""
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed
     return printed

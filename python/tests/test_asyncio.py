@@ -40,7 +40,7 @@ def test_a_lock_of_the_manager_works_in_async_with(url, name):
 
 
 @pytest.mark.parametrize("by", ["cancel", "wait_for"])
-def test_a_wait_that_is_given_up_leaves_nothing(url, name, by):
+def test_a_cancelled_wait_leaves_nothing(url, name, by):
     lockman = GlobalLockManager(url)
 
     async def main():
@@ -62,7 +62,7 @@ def test_a_wait_that_is_given_up_leaves_nothing(url, name, by):
     eventually("nothing is left", lambda: lockman.inspect(name) == [])
 
 
-def test_a_grant_that_nobody_takes_is_released(redis_server, name):
+def test_a_grant_to_a_cancelled_task_is_released(redis_server, name):
     lockman = GlobalLockManager(redis_server.url)
 
     async def main():
@@ -79,7 +79,7 @@ def test_a_grant_that_nobody_takes_is_released(redis_server, name):
     eventually("nothing is left", lambda: lockman.inspect(name) == [])
 
 
-def test_answers_reach_a_loop_that_is_busy_or_gives_up(redis_server, name):
+def test_answers_reach_a_loop_that_is_busy_or_cancels(redis_server, name):
     lockman = GlobalLockManager(redis_server.url)
     chance = random.Random(1)
 
@@ -93,7 +93,7 @@ def test_answers_reach_a_loop_that_is_busy_or_gives_up(redis_server, name):
             tasks = [asyncio.ensure_future(once(number)) for number in range(chance.choice((1, 1, 1, 2, 5)))]
             await asyncio.sleep(0)
             if chance.random() < 0.2:
-                # Other callbacks have the loop for longer than an answer takes.
+                # Other callbacks occupy the loop for longer than an answer takes.
                 time.sleep(chance.choice((0.0001, 0.002)))
             if chance.random() < 0.2:
                 tasks[0].cancel()
@@ -138,7 +138,7 @@ def test_limits_losses_and_errors(redis_server, name):
     asyncio.run(main())
 
 
-def test_each_loop_has_a_way_of_its_own(redis_server, name):
+def test_each_loop_has_its_own_bridge(redis_server, name):
     lockman = GlobalLockManager(redis_server.url)
 
     async def once():
@@ -150,11 +150,11 @@ def test_each_loop_has_a_way_of_its_own(redis_server, name):
     before = len(os.listdir("/proc/self/fd"))
     assert [asyncio.run(once()) for _ in range(20)] == [True] * 20
     gc.collect()
-    # One that ended leaves nothing open, give or take a connection of another test that ended meanwhile.
+    # A loop that ended leaves nothing open. The tolerance is for connections of other tests.
     assert len(os.listdir("/proc/self/fd")) < before + 10
 
 
-def test_several_locks_and_who_has_them(url, name):
+def test_several_locks_and_their_holders(url, name):
     lockman = GlobalLockManager(url)
 
     async def main():

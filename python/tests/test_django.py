@@ -34,7 +34,11 @@ PREFIX = "prefix=_glocks%3A"
         ({"LOCATION": ["redis://h:1/2", "redis://replica:1/2"]}, f"redis://h:1/2?{PREFIX}"),
         ({"LOCATION": "redis://u:p%40ss@h:1/2"}, f"redis://u:p%40ss@h:1/2?{PREFIX}"),
         (
-            {"LOCATION": "redis://h:1/2", "OPTIONS": {"PASSWORD": "a/b", "SOCKET_TIMEOUT": 5}, "KEY_PREFIX": "kp"},
+            {
+                "LOCATION": "redis://h:1/2",
+                "OPTIONS": {"PASSWORD": "a/b", "SOCKET_TIMEOUT": 5},
+                "KEY_PREFIX": "kp",
+            },
             f"redis://:a%2Fb@h:1/2?{PREFIX}&timeout=5000ms",
         ),
         (
@@ -43,8 +47,8 @@ PREFIX = "prefix=_glocks%3A"
         ),
         (
             {"LOCATION": "rediss://h:1/2", "OPTIONS": {"CONNECTION_POOL_KWARGS": {"ssl_cert_reqs": "none"}}},
-            "refused: DjangoRedisGlobalLock: the option ssl_cert_reqs='none' is not offered: certificates are always "
-            "checked here",
+            "refused: DjangoRedisGlobalLock: the option ssl_cert_reqs='none' is not offered: certificates "
+            "are always checked here",
         ),
         ({"LOCATION": "unix:///run/redis.sock?db=3"}, f"redis+unix:///run/redis.sock?db=3&{PREFIX}"),
         (
@@ -53,12 +57,13 @@ PREFIX = "prefix=_glocks%3A"
         ),
         (
             {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
-            "refused: the cache 'default' (django.core.cache.backends.locmem.LocMemCache) has no single Redis server "
-            "behind it",
+            "refused: the cache 'default' (django.core.cache.backends.locmem.LocMemCache) has no single "
+            "Redis server behind it",
         ),
         (
             {"LOCATION": ["redis://h:1/2"], "OPTIONS": {"CLIENT_CLASS": "django_redis.client.ShardClient"}},
-            "refused: the cache 'default' (django_redis.cache.RedisCache) has no single Redis server behind it",
+            "refused: the cache 'default' (django_redis.cache.RedisCache) has no single Redis server "
+            "behind it",
         ),
     ],
 )
@@ -81,8 +86,8 @@ def test_a_cache_behind_sentinels():
             "PASSWORD": "secret",
         },
     }
-    told = ends(run(ADDRESS, json.dumps(cache), "django_redis.pool.SentinelConnectionFactory"))
-    assert told.strip() == f"redis+sentinel://:secret@s1:26379,s2:26380/primary/3?{PREFIX}"
+    written = ends(run(ADDRESS, json.dumps(cache), "django_redis.pool.SentinelConnectionFactory"))
+    assert written.strip() == f"redis+sentinel://:secret@s1:26379,s2:26380/primary/3?{PREFIX}"
 
 
 @pytest.fixture
@@ -144,8 +149,8 @@ def test_a_management_command_runs_once_at_a_time(project):
     first = run(COMMAND, cwd=project)
     assert first.stdout.readline() == "inside\n"
     second = run(COMMAND, cwd=project, stderr=subprocess.PIPE)
-    printed, told = second.communicate(timeout=60)
-    assert (printed, told.strip()) == ("", "app.management.commands.nightly is running already")
+    printed, warned = second.communicate(timeout=60)
+    assert (printed, warned.strip()) == ("", "app.management.commands.nightly is running already")
     first.communicate("\n", timeout=60)
     third = run(COMMAND, cwd=project)
     assert third.communicate("\n", timeout=60)[0] == "inside\n"
@@ -174,5 +179,5 @@ def test_a_wrong_configuration_is_found_by_the_system_check(project):
         ({"global_lock_engine_options": {"colour": "red"}}, "'colour' is not known"),
     ):
         checked = run(CHECK, json.dumps(config), cwd=project, stderr=subprocess.PIPE)
-        _, told = checked.communicate(timeout=60)
-        assert checked.returncode == 1 and wanted in told, told
+        _, report = checked.communicate(timeout=60)
+        assert checked.returncode == 1 and wanted in report, report

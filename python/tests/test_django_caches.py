@@ -1,4 +1,4 @@
-"""Locks in the Redis of each sort of cache that Django can have, against real servers."""
+"""Locks in the Redis of every kind of cache that Django can have, against real servers."""
 
 import json
 
@@ -10,7 +10,10 @@ LOCKS = """
 import json, sys
 from django.conf import settings
 settings.configure(
-    CACHES={"other": json.loads(sys.argv[1]), "default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}},
+    CACHES={
+        "other": json.loads(sys.argv[1]),
+        "default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"},
+    },
     DJANGO_REDIS_CONNECTION_FACTORY=sys.argv[2],
     GLOBAL_LOCK_CONFIG={
         "global_lock_engine_class": "globallock.django_redis_global_lock.DjangoRedisGlobalLock",
@@ -26,7 +29,7 @@ import redis
 caches["other"].set("a", 1)
 client = redis.Redis(connection_pool=cache_pool("other"))
 with get_default_global_lock_manager().lock("x", timeout=60) as lock:
-    # The same server, the same database: whoever uses redis-py's lock there is kept out.
+    # The same server and the same database: redis-py's lock of the name is excluded there.
     theirs = client.lock("_glocks:x", blocking=False)
     print(caches["other"].get("a"), lock.is_locked, theirs.acquire())
 print(theirs.acquire())
@@ -57,23 +60,24 @@ def holds(cache, factory="django_redis.pool.ConnectionFactory"):
 
 @pytest.mark.parametrize("backend", [DJANGO_REDIS, DJANGO])
 def test_a_cache_with_a_user_over_tls(backend, tls):
-    files = {name: tls.told[name] for name in ("ca", "cert", "key")}
-    where = "rediss://alice:p%40ss%3A%2F%25@localhost:{port}/2?ssl_ca_certs={ca}&ssl_certfile={cert}&ssl_keyfile={key}"
-    holds({"BACKEND": backend, "LOCATION": where.format(port=tls.port, **files)})
+    files = {name: tls.fields[name] for name in ("ca", "cert", "key")}
+    options = "ssl_ca_certs={ca}&ssl_certfile={cert}&ssl_keyfile={key}".format(**files)
+    where = f"rediss://alice:p%40ss%3A%2F%25@localhost:{tls.port}/2?{options}"
+    holds({"BACKEND": backend, "LOCATION": where})
 
 
 @pytest.mark.parametrize("backend", [DJANGO_REDIS, DJANGO])
 def test_a_cache_with_a_user_on_a_unix_socket(backend, socket):
-    where = f"unix://alice:p%40ss%3A%2F%25@{socket.told['socket']}?db=3"
+    where = f"unix://alice:p%40ss%3A%2F%25@{socket.fields['socket']}?db=3"
     holds({"BACKEND": backend, "LOCATION": where})
 
 
-def test_a_cache_with_its_user_beside_the_address(socket):
+def test_a_cache_with_its_user_outside_the_address(socket):
     options = {"PASSWORD": PASSWORD, "CONNECTION_POOL_KWARGS": {"username": "alice"}}
     holds({"BACKEND": DJANGO_REDIS, "LOCATION": f"redis://127.0.0.1:{socket.port}/1", "OPTIONS": options})
 
 
-def test_a_cache_behind_sentinels_that_live(sentinels):
+def test_a_cache_behind_live_sentinels(sentinels):
     hosts = sentinels.url.split("://")[1].split(",")
     options = {
         "CLIENT_CLASS": "django_redis.client.SentinelClient",

@@ -63,13 +63,13 @@ def test_a_bare_acquire_is_released(redis_config, redis_server, name):
     lock.release()
 
 
-def test_positional_timeout_is_the_longest_hold(redis_config, name):
+def test_positional_timeout_is_the_max_hold_time(redis_config, name):
     lockman = GlobalLockManager(redis_config)
     with lockman.lock(name, 0.3) as lock:
         assert lock.is_locked
         with lockman.lock(name) as next_one:
             assert next_one.is_locked
-            assert not lock.is_locked, "it is told that the longest hold is over"
+            assert not lock.is_locked, "the object knows that the max hold time has passed"
 
 
 def test_defaults_of_lock_come_from_the_configuration(redis_config, name):
@@ -79,7 +79,7 @@ def test_defaults_of_lock_come_from_the_configuration(redis_config, name):
     assert lockman.lock(name, timeout=8, blocking=True).timeout == 8
 
 
-def test_a_release_of_what_was_lost_warns_and_never_raises(redis_config, redis_server, name, caplog):
+def test_the_release_of_a_lost_lock_warns_and_never_raises(redis_config, redis_server, name, caplog):
     lock = GlobalLockManager(redis_config).lock(name)
     lock.acquire()
     redis.Redis(port=redis_server.port).delete(lock.lock_key)
@@ -88,19 +88,19 @@ def test_a_release_of_what_was_lost_warns_and_never_raises(redis_config, redis_s
     assert name in caplog.text
 
 
-def test_what_was_lost_is_not_locked(redis_config, redis_server, name):
+def test_a_lost_lock_is_not_locked(redis_config, redis_server, name):
     lock = GlobalLockManager(redis_config).lock(name, lock_ttl=0.6)
-    told = threading.Event()
+    notified = threading.Event()
     lock.acquire()
-    lock.on_lost(lambda reason: told.set())
+    lock.on_lost(lambda reason: notified.set())
     event = lock.lost_event()
     redis.Redis(port=redis_server.port).delete(lock.lock_key)
-    assert told.wait(30) and event.wait(30)
+    assert notified.wait(30) and event.wait(30)
     assert not lock.is_locked and not lock.extend()
     assert "does not hold" in lock.wait_lost(0)
 
 
-def test_a_body_that_raises_gives_the_lock_back(redis_config, name):
+def test_a_body_that_raises_releases_the_lock(redis_config, name):
     lockman = GlobalLockManager(redis_config)
     with pytest.raises(KeyError), lockman.lock(name):
         raise KeyError
@@ -117,13 +117,13 @@ def test_a_lock_may_be_released_by_another_thread(redis_config, name):
     assert lockman.lock(name, blocking=False).acquire()
 
 
-def test_managers_have_connections_of_their_own(redis_server, name):
+def test_each_manager_has_its_own_connection(redis_server, name):
     here = GlobalLockManager({"global_lock_engine_options": {"port": redis_server.port, "db": 0}})
     there = GlobalLockManager({"global_lock_engine_options": {"port": redis_server.port, "db": 5}})
     assert here.lock(name).acquire() and there.lock(name, blocking=False).acquire()
 
 
-def test_nothing_is_kept_of_locks_that_were_dropped(redis_config, name):
+def test_dropped_locks_are_not_kept(redis_config, name):
     lockman = GlobalLockManager(redis_config)
     for number in range(50):
         with lockman.lock(f"{name}-{number}"):
@@ -132,14 +132,14 @@ def test_nothing_is_kept_of_locks_that_were_dropped(redis_config, name):
     assert lockman.registered_locks() == []
 
 
-def test_the_end_of_a_manager_releases_what_it_holds(redis_config, name):
+def test_closing_a_manager_releases_its_locks(redis_config, name):
     with GlobalLockManager(redis_config) as lockman:
         lock = lockman.lock(name)
         assert lock.acquire()
     lockman.close()
     assert not lock.is_locked
     assert GlobalLockManager(redis_config).lock(name, blocking=False).acquire()
-    assert lockman.lock(f"{name}-again").acquire(), "it connects anew"
+    assert lockman.lock(f"{name}-again").acquire(), "it connects again"
     lockman.close()
 
 
@@ -151,7 +151,7 @@ def test_an_engine_that_does_not_exist():
 
 
 class Own(GlobalLockImplementationBase):
-    """An engine as users of the first releases have written it."""
+    """An engine such as users of the first releases have written."""
 
     taken = set()
 
@@ -170,7 +170,7 @@ class Own(GlobalLockImplementationBase):
         self._is_locked = False
 
 
-def test_an_engine_of_ones_own():
+def test_an_engine_that_a_user_wrote():
     for engine in (Own, f"{__name__}.Own"):
         lockman = GlobalLockManager({"global_lock_engine_class": engine})
         with lockman.lock("x") as lock, lockman.lock("x") as other:
@@ -178,14 +178,15 @@ def test_an_engine_of_ones_own():
         assert Own.taken == set()
 
 
-def test_a_subclass_that_brings_a_pool(redis_server, name):
+def test_a_subclass_with_its_own_pool(redis_server, name):
     class OtherDatabase(RedisGlobalLock):
         def get_redis_connection_pool(self):
             return redis.ConnectionPool(host="127.0.0.1", port=redis_server.port, db=3, decode_responses=True)
 
-    # Nobody listens where the options say.
+    # Nobody listens at the address in the options.
     options = {"host": "127.0.0.1", "port": 1}
-    lockman = GlobalLockManager({"global_lock_engine_class": OtherDatabase, "global_lock_engine_options": options})
+    config = {"global_lock_engine_class": OtherDatabase, "global_lock_engine_options": options}
+    lockman = GlobalLockManager(config)
     with lockman.lock(name) as lock:
         assert lock.is_locked and lock.renew()
         assert redis.Redis(port=redis_server.port, db=3).exists(f"_glocks:{name}")
@@ -193,15 +194,19 @@ def test_a_subclass_that_brings_a_pool(redis_server, name):
 
 @pytest.mark.parametrize(
     "engine, hook",
-    [(RedisGlobalLock, "get_lock"), (EtcdGlobalLock, "get_etcd3_client"), (ZookeeperGlobalLock, "get_zk_client")],
+    [
+        (RedisGlobalLock, "get_lock"),
+        (EtcdGlobalLock, "get_etcd3_client"),
+        (ZookeeperGlobalLock, "get_zk_client"),
+    ],
 )
-def test_a_subclass_that_brings_what_is_not_used_here_is_refused(engine, hook):
+def test_a_subclass_with_a_client_that_is_not_used_here_is_refused(engine, hook):
     own = type("Own", (engine,), {hook: lambda self: None})
     with pytest.raises(InvalidOption, match=f"Own brings {hook}"):
         GlobalLockManager({"global_lock_engine_class": own}).lock("x")
 
 
-def test_an_option_that_nobody_knows_is_refused_by_name(redis_server):
+def test_an_unknown_option_is_refused_by_name(redis_server):
     def refused(options, text):
         lockman = GlobalLockManager({"global_lock_engine_options": options})
         with pytest.raises(globallock.InvalidOption, match=text):
@@ -230,7 +235,7 @@ def test_errors_say_what_to_change():
         GlobalLockManager("memory:").lock("x", timeout=-1).acquire()
 
 
-def test_a_manager_in_another_process_is_one_of_its_own(redis_config, name):
+def test_a_pickled_manager_holds_none_of_the_originals_locks(redis_config, name):
     lockman = GlobalLockManager(redis_config)
     with lockman.lock(name):
         copy = pickle.loads(pickle.dumps(lockman))
@@ -242,4 +247,4 @@ def test_release_020_and_its_options(redis_config, name):
     with lockman.lock(name, lock_ttl=30, auto_renew=True, renew_interval=5) as lock:
         assert lock.is_locked and lock.lock_ttl == 30
     with lockman.lock(name, lock_ttl=0.3, auto_renew=False) as lock:
-        eventually("what is not renewed ends", lambda: not lock.is_locked)
+        eventually("a lock that is not renewed ends", lambda: not lock.is_locked)

@@ -30,7 +30,7 @@ def test_zookeeper_as_the_old_readme_has_it(zookeeper_server, name):
         assert len(GlobalLockManager(zookeeper_server.url).inspect(name)) == 1
 
 
-def test_a_prefix_that_is_no_directory(etcd_server, zookeeper_server, name):
+def test_a_prefix_that_does_not_end_with_a_slash(etcd_server, zookeeper_server, name):
     for engine, options in (
         (ETCD_GLOBAL_LOCK_CLASS, {"port": etcd_server.port}),
         (ZOOKEEPER_GLOBAL_LOCK_CLASS, {"hosts": f"127.0.0.1:{zookeeper_server.port}"}),
@@ -50,7 +50,9 @@ def test_the_options_of_redis_py():
     assert written(host="::1", port=1, db=2, password="p@ss/word", max_connections=5) == (
         "redis://:p%40ss%2Fword@[::1]:1/2?prefix=_glocks%3A"
     )
-    assert written(unix_socket_path="/run/r s.sock", db=3) == "redis+unix:///run/r%20s.sock?db=3&prefix=_glocks%3A"
+    assert written(unix_socket_path="/run/r s.sock", db=3) == (
+        "redis+unix:///run/r%20s.sock?db=3&prefix=_glocks%3A"
+    )
     assert written(ssl=True, ssl_ca_certs="/ca.pem", ssl_cert_reqs="required", socket_timeout=0.5) == (
         "rediss://localhost:6379/0?prefix=_glocks%3A&timeout=500ms&ca=%2Fca.pem"
     )
@@ -94,10 +96,10 @@ def test_kazoos_users_and_acls(zookeeper_server, name):
     config = {"global_lock_engine_class": ZOOKEEPER_GLOBAL_LOCK_CLASS, "global_lock_key_prefix": "private:"}
     with GlobalLockManager({**config, "global_lock_engine_options": options}).lock(name) as lock:
         assert lock.is_locked
-        stranger = GlobalLockManager(f"{zookeeper_server.url}?prefix=/private")
+        anonymous = GlobalLockManager(f"{zookeeper_server.url}?prefix=/private")
         with pytest.raises(globallock.StoreDenied):
-            stranger.lock(name, blocking=False).acquire()
+            anonymous.lock(name, blocking=False).acquire()
 
 
-def test_an_address_is_written_so_that_it_is_read_back():
+def test_an_address_escapes_what_could_be_misread():
     assert address("redis", "h:1", "/0", "a:b", "c/d@e", x="1&2") == "redis://a%3Ab:c%2Fd%40e@h:1/0?x=1%262"

@@ -1,4 +1,4 @@
-"""A fleet of which one half runs the original package, on the same names."""
+"""A fleet in which half of the processes run the original package, on the same names."""
 
 import json
 import os
@@ -10,9 +10,9 @@ import pytest
 from conftest import TARGET
 from globallock import ETCD_GLOBAL_LOCK_CLASS, REDIS_GLOBAL_LOCK_CLASS, ZOOKEEPER_GLOBAL_LOCK_CLASS
 
-#: Takes turns for some seconds, as the original's README has it, and prints how often it had the lock and how often
-#: somebody else was inside. Arguments: the configuration, the lock's name, the seconds, and a file that only one
-#: owner at a time can make.
+#: Acquires the lock again and again for some seconds, as in the original's README. Prints how often it held
+#: the lock, and how often another owner was inside at the same time. Arguments: the configuration, the lock's
+#: name, the seconds, and a file that only one owner at a time can create.
 TURNS = """
 import json, os, random, sys, time
 from globallock import GlobalLockManager
@@ -46,7 +46,7 @@ ORIGINALS = {
 
 
 def original(release):
-    """An interpreter that has a release of the original package."""
+    """An interpreter with a release of the original package."""
     version = "%d.%d" % sys.version_info[:2]
     home = TARGET / "python" / f"original-{release}-{version}"
     python = home / "bin" / "python"
@@ -64,7 +64,7 @@ def take_turns(tmp_path, name):
         file = tmp_path / "one-at-a-time"
         pythons = [Path(sys.executable), original(release)] * 2
         arguments = [json.dumps(config), lock_name, "4", str(file)]
-        # Each imports what is installed for it, not what is beside the tests.
+        # `-I`: each imports the package that is installed for it, not the one beside the tests.
         fleet = [
             subprocess.Popen([python, "-I", "-c", TURNS, *arguments], stdout=subprocess.PIPE, cwd=tmp_path)
             for python in pythons
@@ -72,8 +72,8 @@ def take_turns(tmp_path, name):
         outcomes = [json.loads(member.communicate(timeout=90)[0]) for member in fleet]
         print(outcomes)
         for turns, overlaps in outcomes:
-            assert overlaps == 0, "somebody else was inside"
-            assert turns >= 3, "each goes on"
+            assert overlaps == 0, "another owner was inside"
+            assert turns >= 3, "each makes progress"
         assert not os.path.exists(file)
 
     return take_turns

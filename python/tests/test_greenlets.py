@@ -1,4 +1,4 @@
-"""The locks under gevent: each test is a program of its own, since gevent changes the threads of all of it."""
+"""The locks under gevent. Each test is a program of its own, because gevent patches the whole process."""
 
 import textwrap
 
@@ -17,7 +17,7 @@ BEGIN = """
 """
 
 PROGRAMS = {
-    "who waits lets the others run": """
+    "a waiting greenlet lets the others run": """
         ticks = []
         def tick():
             while True:
@@ -31,14 +31,14 @@ PROGRAMS = {
             gevent.sleep(0.001)
         before = len(ticks)
         gevent.sleep(0.1)
-        # The greenlet that waits is in this very thread, and so is the one that releases.
+        # The waiting greenlet is in this very thread, and so is the one that releases.
         assert len(ticks) > before and not waits.ready()
         held.release()
         assert waits.get() and other.is_locked and other.extend()
         other.release()
         ticking.kill()
     """,
-    "many take turns": """
+    "many greenlets take turns": """
         inside, done = [], []
         def work(number):
             with lockman.lock(name) as lock:
@@ -50,7 +50,7 @@ PROGRAMS = {
         gevent.joinall([gevent.spawn(work, number) for number in range(50)], raise_error=True)
         assert len(set(done)) == 50
     """,
-    "a wait that is given up leaves nothing": """
+    "a wait that is killed or times out leaves nothing": """
         with lockman.lock(name):
             killed = gevent.spawn(lockman.lock(name).acquire)
             while len(lockman.inspect(name)) < 2:
@@ -65,7 +65,7 @@ PROGRAMS = {
             while len(lockman.inspect(name)) > 1:
                 gevent.sleep(0.001)
     """,
-    "a greenlet that is killed while it polls leaves the others to be woken": """
+    "a greenlet that is killed while it polls does not stop the others": """
         from globallock.greenlets import hub
         bridge = hub()._bridge
         for _ in range(300):
@@ -75,18 +75,18 @@ PROGRAMS = {
             assert not bridge.polling()
             assert lockman.inspect(name) == []
     """,
-    "losses are told": """
-        lock, told = lockman.lock(name, timeout=0.2), []
+    "losses are notified": """
+        lock, reasons = lockman.lock(name, timeout=0.2), []
         assert lock.acquire()
         event = lock.lost_event()
-        lock.on_lost(told.append)
+        lock.on_lost(reasons.append)
         assert lock.wait_lost(0.01) is None
         assert "longest hold" in lock.wait_lost() and event.wait(5)
-        while not told:
+        while not reasons:
             gevent.sleep(0.001)
         lock.release()
     """,
-    "threads of gevent's pool may take locks too": """
+    "threads of gevent's pool may acquire locks too": """
         pool = gevent.get_hub().threadpool
         def take():
             with lockman.lock(name) as lock:
@@ -94,7 +94,7 @@ PROGRAMS = {
         assert [pool.spawn(take).get() for _ in range(3)] == [True] * 3
         assert take()
     """,
-    "a forked child has a way of its own": """
+    "a forked child has its own bridge": """
         import os
         assert lockman.lock(name).acquire()
         lock = lockman.lock(name + "-parents")

@@ -1,4 +1,4 @@
-"""What the core brings, on every store."""
+"""The features of the core, on every store."""
 
 import threading
 
@@ -8,7 +8,7 @@ from conftest import eventually
 from globallock import GlobalLockManager
 
 
-def test_a_lock_is_one_owners_at_a_time_and_its_tokens_rise(url, name):
+def test_a_lock_has_one_owner_at_a_time_and_its_tokens_rise(url, name):
     lockman = GlobalLockManager(url)
     tokens = []
     inside = threading.Lock()
@@ -35,7 +35,7 @@ def test_readers_share_and_writers_do_not(url, name):
     assert lock.write().acquire()
 
 
-def test_a_semaphore_has_so_many_permits(url, name):
+def test_a_semaphore_grants_up_to_its_capacity(url, name):
     lockman = GlobalLockManager(url)
     with lockman.semaphore(name, 3, permits=2) as two, lockman.semaphore(name, 3) as one:
         assert two.is_locked and one.is_locked
@@ -52,28 +52,30 @@ def test_several_locks_all_or_none(url, name):
         assert lockman.lock("0", blocking=False).acquire()
 
 
-def test_who_holds_and_who_waits_is_seen(url, name):
+def test_inspect_lists_the_holder_and_the_waiter(url, name):
     lockman = GlobalLockManager(url, label="the job")
     with lockman.lock(name) as lock:
-        waiter = threading.Thread(target=lambda: lockman.lock(name, blocking_timeout=30).__enter__().release())
+        other = lockman.lock(name, blocking_timeout=30)
+        waiter = threading.Thread(target=lambda: other.__enter__().release())
         waiter.start()
-        eventually("somebody waits", lambda: len(lockman.inspect(name)) == 2)
-        holds, waits = lockman.inspect(name)
-        assert holds.held and not waits.held
-        assert (holds.fencing_token, holds.label) == (lock.fencing_token, "the job")
+        eventually("there is a waiter", lambda: len(lockman.inspect(name)) == 2)
+        holder, waiting = lockman.inspect(name)
+        assert holder.held and not waiting.held
+        assert (holder.permits, holder.capacity) == (1, 1)
+        assert (holder.fencing_token, holder.label) == (lock.fencing_token, "the job")
         assert name in lockman.names(name[:5])
     waiter.join()
     assert lockman.inspect(name) == []
 
 
-def test_the_longest_hold_is_kept_on_every_store(url, name):
+def test_the_max_hold_time_is_kept_on_every_store(url, name):
     lockman = GlobalLockManager(url)
     with lockman.lock(name, timeout=0.3) as lock, lockman.lock(name, blocking_timeout=30) as next_one:
         assert next_one.is_locked and not lock.is_locked
     assert "longest hold" in str(lock.wait_lost(0) or "longest hold")
 
 
-def test_a_lock_can_be_confirmed(url, name):
+def test_extend_confirms_the_lock(url, name):
     with GlobalLockManager(url).lock(name) as lock:
         assert lock.extend() and lock.is_locked
         assert lock.wait_lost(0.01) is None

@@ -24,7 +24,7 @@ print("held", flush=True)
 
 
 def in_fork(function):
-    """Runs a function in a forked child, and returns what that writes."""
+    """Runs a function in a forked child, and returns the repr of its result."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -35,15 +35,15 @@ def in_fork(function):
         finally:
             os._exit(code)
     os.close(writing)
-    with os.fdopen(reading) as told:
-        text = told.read()
+    with os.fdopen(reading) as output:
+        text = output.read()
     assert os.waitpid(child, 0)[1] == 0, text
     return text
 
 
-def test_the_end_of_the_interpreter_releases_what_is_held(url, name):
+def test_the_end_of_the_interpreter_releases_held_locks(url, name):
     assert ends(run(HOLDS, url, name)) == "held\n"
-    # A busy server may be at it still; the lease would take half a minute.
+    # A busy server may still be at work on the release.
     assert GlobalLockManager(url).lock(name, blocking_timeout=15).acquire()
 
 
@@ -64,7 +64,7 @@ def test_a_forked_child_works_at_once_and_leaves_its_parents_locks_alone(url, na
     assert not GlobalLockManager(url).lock(name, blocking=False).acquire()
 
 
-def test_a_forked_child_that_ends_releases_nothing_of_its_parents(redis_server, name):
+def test_the_end_of_a_forked_child_releases_none_of_its_parents_locks(redis_server, name):
     program = HOLDS + """
 import os
 if os.fork() == 0:
@@ -86,7 +86,7 @@ def test_a_grandchild_works_too(redis_server, name):
     assert in_fork(child) == "'True'"
 
 
-def test_forks_while_other_threads_take_locks(redis_server, name):
+def test_forks_while_other_threads_acquire_locks(redis_server, name):
     lockman = GlobalLockManager(redis_server.url)
     stop = threading.Event()
 
@@ -114,7 +114,7 @@ def take(url, name):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_processes_of_a_pool_take_locks(redis_server, name, method):
+def test_processes_of_a_pool_acquire_locks(redis_server, name, method):
     assert take(redis_server.url, name)
     with multiprocessing.get_context(method).Pool(3) as pool:
         assert pool.starmap(take, [(redis_server.url, name)] * 6) == [True] * 6
@@ -123,7 +123,7 @@ def test_processes_of_a_pool_take_locks(redis_server, name, method):
 WAITS = """
 import signal, sys, time
 from globallock import GlobalLockManager
-# Whoever started the tests may have had it ignored (nohup, a job in the background).
+# The parent may ignore it (nohup, a background job), and this process would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 lock = GlobalLockManager(sys.argv[1]).lock(sys.argv[2])
 print("waits", flush=True)
@@ -134,20 +134,20 @@ except KeyboardInterrupt:
 """
 
 
-def test_the_keyboard_ends_a_wait_and_nothing_stays(url, name):
+def test_ctrl_c_ends_a_wait_and_leaves_nothing(url, name):
     lockman = GlobalLockManager(url)
     with lockman.lock(name):
         process = run(WAITS, url, name)
-        eventually("it waits", lambda: len(lockman.inspect(name)) == 2)
+        eventually("the program waits", lambda: len(lockman.inspect(name)) == 2)
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
         waits, interrupted = ends(process).split()
-        # A twentieth of a second, on a machine that has nothing else to do.
+        # It takes 50 ms on an idle machine.
         assert waits == "waits" and float(interrupted) - sent < 5
-        eventually("it has left", lambda: len(lockman.inspect(name)) == 1)
+        eventually("the waiter has left the queue", lambda: len(lockman.inspect(name)) == 1)
 
 
-def test_a_signal_handler_may_take_locks(redis_server, name):
+def test_a_signal_handler_may_acquire_locks(redis_server, name):
     lockman = GlobalLockManager(redis_server.url)
     taken = []
     before = signal.signal(signal.SIGALRM, lambda *_: taken.append(lockman.lock(f"{name}-handler").acquire()))
@@ -164,17 +164,17 @@ def test_locks_are_renewed_while_python_is_busy(redis_server, name):
     lease = 0.5
     lockman = GlobalLockManager(redis_server.url)
     with lockman.lock(name, lock_ttl=lease) as lock:
-        # A call of C code that keeps Python's lock from all other threads.
+        # A call of C code that keeps Python's global lock.
         ctypes.PyDLL(None).usleep(int(3 * lease * 1e6))
         assert lock.is_locked and lock.extend()
         assert redis.Redis(port=redis_server.port).exists(lock.lock_key)
 
 
-def test_locks_are_renewed_between_calls_that_wait(redis_server, name):
+def test_locks_are_renewed_between_blocking_calls(redis_server, name):
     lockman = GlobalLockManager(redis_server.url)
     with lockman.lock(name, lock_ttl=0.3) as lock, lockman.lock(f"{name}-taken"):
         for number in range(12):
-            # While a call waits, its thread does the renewals; when it ends, somebody else has to.
+            # While a call waits, its thread renews. After it, the background thread must renew.
             assert not lockman.lock(f"{name}-taken", blocking_timeout=0.06 + number * 0.01).acquire()
             time.sleep(0.3)
             assert lock.is_locked, number

@@ -1,4 +1,4 @@
-"""The examples of the package's page."""
+"""The examples of the package's README."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Bad configurations, bad arguments and hostile servers: each is told by an exception of the package, soon."""
+"""Bad configurations, bad arguments and hostile servers: each soon raises an exception of the package."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from globallock import (
 from globallock.constants import URL_GLOBAL_LOCK_CLASS
 
 SECRET = "s3cretQQ"
-#: How many seconds a refusal may take on a busy machine; what needs no server takes none.
+#: How many seconds a refusal may take on a busy machine. Without a server it takes almost none.
 SOON = 15
 ENGINES = {
     REDIS_GLOBAL_LOCK_CLASS: {"host": "127.0.0.1", "password": SECRET},
@@ -38,7 +38,7 @@ LONELY = "\ud800" + SECRET
 
 
 class Odd:
-    """Something that no option can be."""
+    """A value of a type that no option has."""
 
     def __repr__(self):
         return SECRET
@@ -47,28 +47,30 @@ class Odd:
 
 
 def manager(engine, options, **more):
-    return GlobalLockManager({"global_lock_engine_class": engine, "global_lock_engine_options": options, **more})
+    config = {"global_lock_engine_class": engine, "global_lock_engine_options": options, **more}
+    return GlobalLockManager(config)
 
 
 @contextlib.contextmanager
 def refused(expected, log=None):
-    """Expects an exception, soon, and no password in whatever could be shown of it."""
+    """Expects an exception, soon, and no password in anything that could be shown of it."""
     since = time.monotonic()
-    with pytest.raises(expected) as told:
+    with pytest.raises(expected) as raised:
         yield
     assert time.monotonic() - since < SOON
-    shown = "".join(traceback.format_exception(told.type, told.value, told.tb))
-    # The lines of this file are shown as well.
+    shown = "".join(traceback.format_exception(raised.type, raised.value, raised.tb))
+    # Without the lines of this file, which a traceback shows too.
     own = "".join(line for line in shown.splitlines(True) if "SECRET" not in line)
-    for text in (str(told.value), repr(told.value), own, log.text if log else ""):
+    for text in (str(raised.value), repr(raised.value), own, log.text if log else ""):
         assert SECRET not in text
-    assert not any(ord(character) < 32 for character in str(told.value)), str(told.value)
+    assert not any(ord(character) < 32 for character in str(raised.value)), str(raised.value)
 
 
 @pytest.mark.parametrize(
-    "config", [7, 1.5, b"redis://h", object(), [1], "", "nonsense", "redis", "redis://", "://", "redis://h:x", "ftp://h"]
+    "config",
+    [7, 1.5, b"redis://h", object(), [1], "", "nonsense", "redis", "redis://", "://", "redis://h:x", "ftp://h"],
 )
-def test_what_is_no_configuration(config):
+def test_values_that_are_not_a_configuration(config):
     with refused((InvalidAddress, InvalidOption)):
         GlobalLockManager(config).lock("a").acquire()
 
@@ -87,14 +89,14 @@ SLIPS = [
 
 
 @pytest.mark.parametrize("url", SLIPS, ids=range(len(SLIPS)))
-def test_addresses_with_a_password_at_a_bad_place(url):
+def test_addresses_with_a_misplaced_password(url):
     with refused((InvalidAddress, InvalidOption)):
         GlobalLockManager(url).lock("a").acquire()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("options", [7, "text", b"x", [1], [("a",)], object()])
-def test_options_that_are_no_mapping(engine, options):
+def test_options_that_are_not_a_mapping(engine, options):
     with refused(InvalidOption):
         manager(engine, options).lock("a").acquire()
 
@@ -106,7 +108,8 @@ def test_unknown_options(engine, option):
         manager(engine, {**ENGINES[engine], option: SECRET}).lock("a").acquire()
 
 
-WRONG = [Odd(), [], {}, [SECRET], {"colour": SECRET}, b"\xff" + SECRET.encode(), LONELY, float("nan"), lambda: None]
+NOT_TEXT = b"\xff" + SECRET.encode()
+WRONG = [Odd(), [], {}, [SECRET], {"colour": SECRET}, NOT_TEXT, LONELY, float("nan"), lambda: None]
 TEXTS = {
     REDIS_GLOBAL_LOCK_CLASS: ["host", "username", "password", "path", "unix_socket_path", "ssl_ca_certs"],
     ETCD_GLOBAL_LOCK_CLASS: ["host", "user", "password", "ca_cert", "cert_cert", "cert_key"],
@@ -121,13 +124,13 @@ NUMBERS = {
 
 
 def wrong(options, values, unset):
-    """Every option with every value but those that stand for an option that is not set."""
+    """Every option with every value, except the values that mean that the option is not set."""
     every = [(engine, name, value) for engine, names in options.items() for name in names for value in values]
     return [each for each in every if not unset(*each)]
 
 
 def is_unset_text(engine, option, value):
-    # kazoo takes what is empty for what is not set, and hosts as a list too.
+    # For kazoo an empty value means that the option is not set; and it accepts hosts as a list.
     return engine == ZOOKEEPER_GLOBAL_LOCK_CLASS and (not value or (option, value) == ("hosts", [SECRET]))
 
 
@@ -149,25 +152,28 @@ def test_options_of_a_wrong_type(engine, option, value):
         manager(engine, options).lock("a").acquire()
 
 
-NONE = [*WRONG, "x", -1, -0.5, 1e300, float("inf"), 10**400, "1e999"]
+NOT_NUMBERS = [*WRONG, "x", -1, -0.5, 1e300, float("inf"), 10**400, "1e999"]
 
 
-@pytest.mark.parametrize("engine, option, value", wrong(NUMBERS, NONE, is_unset_number))
-def test_numbers_that_are_none(engine, option, value):
+@pytest.mark.parametrize("engine, option, value", wrong(NUMBERS, NOT_NUMBERS, is_unset_number))
+def test_options_that_are_not_a_number(engine, option, value):
     with refused((InvalidOption, InvalidAddress)):
         manager(engine, {**ENGINES[engine], option: value}).lock("a").acquire()
 
 
 @pytest.mark.parametrize(
-    "path", ["", 7, "no.such.module", "os.no_such", ".", "..", "globallock.", "\x00", [], object(), "os.sep", "json"]
+    "path",
+    ["", 7, "no.such.module", "os.no_such", ".", "..", "globallock.", "\x00", [], object(), "os.sep", "json"],
 )
-def test_engine_classes_that_are_none(path):
+def test_paths_that_are_not_an_engine_class(path):
     with pytest.raises(GlobalLockClassNotFoundException):
         GlobalLockManager({"global_lock_engine_class": path}).lock("a")
 
 
-@pytest.mark.parametrize("name", ["", "x" * 513, "a\0b", 7, None, b"a", object(), [], "\ud800", float("nan")], ids=repr)
-def test_names_that_are_none(name):
+@pytest.mark.parametrize(
+    "name", ["", "x" * 513, "a\0b", 7, None, b"a", object(), [], "\ud800", float("nan")], ids=repr
+)
+def test_values_that_are_not_a_name(name):
     lockman = GlobalLockManager("memory:")
     for use in (
         lambda: lockman.lock(name).acquire(),
@@ -185,17 +191,18 @@ def test_names_that_are_none(name):
 
 
 @pytest.mark.parametrize("prefix", [7, None, b"a", object(), "\ud800"], ids=repr)
-def test_prefixes_that_are_none(prefix):
+def test_values_that_are_not_a_prefix(prefix):
     with refused(InvalidName):
         GlobalLockManager("memory:").names(prefix)
 
 
-TIMES = ["x", -1, float("nan"), float("inf"), 1e300, 10**400, [], {}, object(), b"1", datetime.timedelta(1), 1j]
+DAY = datetime.timedelta(1)
+NOT_TIMES = ["x", -1, float("nan"), float("inf"), 1e300, 10**400, [], {}, object(), b"1", DAY, 1j]
 
 
 @pytest.mark.parametrize("option", ["timeout", "blocking_timeout", "lock_ttl"])
-@pytest.mark.parametrize("value", TIMES, ids=repr)
-def test_times_that_are_none(option, value):
+@pytest.mark.parametrize("value", NOT_TIMES, ids=repr)
+def test_values_that_are_not_a_time(option, value):
     lockman = GlobalLockManager("memory:")
     uses = (
         lambda: lockman.lock("a", **{option: value}).acquire(),
@@ -210,7 +217,7 @@ def test_times_that_are_none(option, value):
 
 
 @pytest.mark.parametrize("value", ["x", -1, 2**32, 10**40, None, [], float("nan"), 1.5, object()], ids=repr)
-def test_permits_that_are_none(value):
+def test_values_that_are_not_permits(value):
     lockman = GlobalLockManager("memory:")
     with refused(InvalidOption):
         lockman.semaphore("a", value).acquire()
@@ -229,17 +236,18 @@ def test_options_of_lock_that_are_none():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_passwords_are_in_no_representation(engine):
+def test_no_representation_contains_a_password(engine):
     lockman = manager(engine, ENGINES[engine])
     lock = lockman.lock("a")
-    for thing in (lockman, lockman.config, lock, lockman.aio, lockman.aio.lock("a"), lock.engine, lock.engine.native):
+    asynchronous = lockman.aio.lock("a")
+    for thing in (lockman, lockman.config, lock, lockman.aio, asynchronous, lock.engine, lock.engine.native):
         assert SECRET not in repr(thing) and SECRET not in str(thing) and SECRET not in f"{thing}"
     assert repr(lockman.config).startswith("Config(")
     assert pickle.loads(pickle.dumps(lockman)).config == lockman.config
 
 
 class Hostile:
-    """A server that answers whatever arrives with the same bytes."""
+    """A server that answers everything with the same bytes."""
 
     def __init__(self, answer):
         self._answer = answer
@@ -280,9 +288,10 @@ ANSWERS = {
 
 
 def hostile_options(engine, port):
+    server = {"host": "127.0.0.1", "port": port, "password": SECRET}
     return {
-        REDIS_GLOBAL_LOCK_CLASS: {"host": "127.0.0.1", "port": port, "password": SECRET, "socket_timeout": 0.3},
-        ETCD_GLOBAL_LOCK_CLASS: {"port": port, "host": "127.0.0.1", "user": "a", "password": SECRET, "timeout": 0.3},
+        REDIS_GLOBAL_LOCK_CLASS: {**server, "socket_timeout": 0.3},
+        ETCD_GLOBAL_LOCK_CLASS: {**server, "user": "a", "timeout": 0.3},
         ZOOKEEPER_GLOBAL_LOCK_CLASS: {"hosts": f"127.0.0.1:{port}", "auth_data": [("digest", f"a:{SECRET}")]},
         URL_GLOBAL_LOCK_CLASS: {"url": f"rediss://app:{SECRET}@127.0.0.1:{port}?timeout=300ms"},
     }[engine]

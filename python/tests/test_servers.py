@@ -1,4 +1,4 @@
-"""Where Python runs: gunicorn, celery, uvloop."""
+"""The hosts of Python programs: gunicorn, celery, uvloop."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def test_gunicorn_with_a_manager_of_before_the_fork(redis_server, tmp_path, name):
+def test_gunicorn_with_a_manager_made_before_the_fork(redis_server, tmp_path, name):
     (tmp_path / "application.py").write_text(
         textwrap.dedent(f"""
         import json, os
@@ -30,14 +30,16 @@ def test_gunicorn_with_a_manager_of_before_the_fork(redis_server, tmp_path, name
 
         def application(environment, start):
             with lockman.lock({name + "-request"!r}, blocking_timeout=30) as lock:
-                told = [os.getpid(), lock.is_locked, master.is_locked, lockman.lock({name!r}, blocking=False).acquire()]
+                taken = lockman.lock({name!r}, blocking=False).acquire()
+                fields = [os.getpid(), lock.is_locked, master.is_locked, taken]
             start("200 OK", [("Content-Type", "application/json")])
-            return [json.dumps(told).encode()]
+            return [json.dumps(fields).encode()]
         """)
     )
     port = free_port()
     arguments = ["--preload", "--workers", "4", "--bind", f"127.0.0.1:{port}", "application:application"]
-    server = subprocess.Popen([sys.executable, "-m", "gunicorn", *arguments], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "gunicorn", *arguments]
+    server = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
 
     def ask():
         try:
@@ -84,7 +86,7 @@ def before_the_fork(**_):
 """
 
 
-def test_celery_with_a_manager_of_before_the_fork(redis_server, tmp_path, name):
+def test_celery_with_a_manager_made_before_the_fork(redis_server, tmp_path, name):
     (tmp_path / "tasks.py").write_text(TASKS)
     environment = {**os.environ, "STORE": redis_server.url, "NAME": name, "PYTHONPATH": str(tmp_path)}
     arguments = ["-A", "tasks", "worker", "--pool", "prefork", "--concurrency", "3", "--loglevel", "ERROR"]
@@ -92,7 +94,11 @@ def test_celery_with_a_manager_of_before_the_fork(redis_server, tmp_path, name):
         [sys.executable, "-m", "celery", *arguments], cwd=tmp_path, env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )
-    asks = "import tasks, json\nprint(json.dumps([r.get(timeout=60) for r in [tasks.work.delay() for _ in range(12)]]))"
+    asks = textwrap.dedent("""
+        import tasks, json
+        results = [tasks.work.delay() for _ in range(12)]
+        print(json.dumps([result.get(timeout=60) for result in results]))
+    """)
     try:
         outcomes = json.loads(ends(run(asks, cwd=tmp_path, env=environment)))
     finally:

@@ -1,19 +1,21 @@
-# What a developer runs. `make help` lists it.
+# The developer's commands. `make help` lists them.
 
 .PHONY: help test alone quick tools lint python schedules mutants faults format bench clean
 
-# How long `make faults` breaks things.
+# How long `make faults` runs.
 FOR ?= 30m
 PROFILE ?= --release
-# `--links-optional`: go on without the faults that need network namespaces where there can be none, as in many containers.
+# `--links-optional`: skip the faults that need network namespaces where these cannot be made, as in many
+# containers.
 LINKS ?=
-# Set where all that it runs has been built, so that it is not built again with the features of one package alone.
+# Set if everything has been built: to build one package alone, cargo would choose other features and compile
+# again.
 BUILT ?=
-# Where cargo builds, and how long the parts of `make test` took.
+# Where cargo builds; and the file that records how long each part of `make test` took.
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PARTS := $(TARGET)/parts
 PART = PARTS=$(PARTS) sh scripts/part.sh
-# Which part of `make mutants`, and how many at a time.
+# Which part of `make mutants` to run, and how many mutants at a time.
 SHARD ?= 0/1
 JOBS ?= 1
 MUTANTS := $(TARGET)/mutants/venv
@@ -26,13 +28,14 @@ test: ## Install what the tests need, then run every check and every test (what 
 	$(PART) "tools" $(MAKE) tools
 	$(PART) "format, lints, documentation" $(MAKE) lint
 	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
-	# They wait far more than they compute.
+	# More threads than processors: the tests wait far more than they compute.
 	RUST_TEST_THREADS=4 $(PART) "tests" cargo test --locked --workspace --all-targets --no-fail-fast
 	$(PART) "tests of the documentation" cargo test --locked --workspace --doc
 	$(PART) "schedules" $(MAKE) schedules
-	# The same faults in the same order each time; `make faults` finds others.
+	# The same faults in the same order every time. `make faults` without a seed finds others.
 	$(PART) "faults" $(MAKE) faults FOR=140s SEED="--seed 1" PROFILE= BUILT=yes \
-		LINKS=$$(unshare --net true 2>/dev/null || unshare --map-root-user --net true 2>/dev/null || echo --links-optional)
+		LINKS=$$(unshare --net true 2>/dev/null || unshare --map-root-user --net true 2>/dev/null || \
+			echo --links-optional)
 	$(PART) "each store alone" $(MAKE) alone
 	$(PART) "Python" sh scripts/python.sh test built
 	@cat $(PARTS)
@@ -44,16 +47,16 @@ alone: ## Check the library with no store, and with each store alone.
 	cargo check --locked -p globallock --no-default-features --features zookeeper
 	cargo check --locked -p globallock --no-default-features --features file
 
-python: ## Check the Python package, and test it from its wheel in every CPython that is here.
+python: ## Check the Python package, and test its wheel in every CPython that is installed.
 	sh scripts/python.sh lint
 	sh scripts/python.sh test
 
-# Every lock and wake-up is another there, which is why it is built apart.
+# It has a build of its own, because its locks and wake-ups are other types.
 schedules: ## Search the orders in which threads can go through the core.
 	RUSTFLAGS="--cfg globallock_schedules" CARGO_TARGET_DIR=$${CARGO_TARGET_DIR:-target}/schedules \
 		cargo test --locked -p globallock --no-default-features --features zookeeper --lib -- schedules
 
-mutants: tools ## Search for changes of the code that no test notices, for hours (SHARD=0/8 for a part, JOBS=2).
+mutants: tools ## Search for changes of the code that no test notices, for hours (SHARD=0/8, JOBS=2).
 	command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
 	$(MUTANTS)/bin/python -c 'import tree_sitter_rust' 2>/dev/null || { python3 -m venv --clear $(MUTANTS) && \
 		$(MUTANTS)/bin/pip --quiet install tree-sitter==0.26.* tree-sitter-rust==0.24.*; }
@@ -61,7 +64,7 @@ mutants: tools ## Search for changes of the code that no test notices, for hours
 	$(MUTANTS)/bin/python scripts/mutants/lua.py run --shard $(SHARD)
 	$(MUTANTS)/bin/python scripts/mutants/run.py report $(if $(filter-out 0/1,$(SHARD)),--part)
 
-faults: ## Break every store under real owners (for 30 minutes, or FOR=10m; SEED="--seed 7" for the same faults), and judge.
+faults: ## Break every store under real owners for 30 minutes (FOR=10m, SEED="--seed 7"), and check what they saw.
 	$(if $(BUILT),,cargo build --locked $(PROFILE) -p globallock-faults --bins)
 	python=$$(sh scripts/python.sh interpreter) && env --default-signal=HUP,INT,QUIT,TERM \
 		$${CARGO_TARGET_DIR:-target}/$(if $(PROFILE),release,debug)/globallock-faults \
@@ -84,7 +87,7 @@ lint: ## Check format, lints, documentation, licences and sources.
 format: ## Format the code.
 	cargo fmt --all
 
-# The servers' files are in memory where there is one: the disk's time would cover everybody's.
+# The servers' files are in memory if possible: otherwise the disk's latency would hide all differences.
 bench: tools ## Measure against raw round trips and the peers, in one run.
 	TMPDIR=$$(test -w /dev/shm && echo /dev/shm || echo /tmp) cargo run --locked --release -p globallock-bench
 

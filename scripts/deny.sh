@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks licences, sources and duplicates, and advisories where their database can be reached.
+# Checks licences, sources and duplicates; and advisories, if their database can be reached.
 set -eu
 cargo deny --locked check bans licenses sources
 if cargo deny fetch db >/dev/null 2>&1; then

@@ -1,9 +1,15 @@
 #!/bin/sh
-# Installs by name what the tests start as child processes, and nothing that is there already.
+# Installs by name the programs that the tests start, except those that are installed already.
 set -eu
 
 as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; elif command -v sudo >/dev/null 2>&1; then sudo -n "$@"; else return 1; fi
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo -n "$@"
+    else
+        return 1
+    fi
 }
 
 packages=""
@@ -29,11 +35,12 @@ python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || packages="$packages pytho
 
 if [ -n "$packages" ]; then
     if ! command -v apt-get >/dev/null 2>&1; then
-        echo "The tests need these programs, and this system has no apt-get: install them by hand:$packages" >&2
+        echo "This system has no apt-get. Install what the tests need by hand:$packages" >&2
         exit 1
     fi
     echo "Installing$packages"
-    if ! { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages; }; then
+    install="env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends"
+    if ! { as_root apt-get update -qq && as_root $install $packages; }; then
         echo "The tests need these packages: as root, run: apt-get install$packages" >&2
         exit 1
     fi
@@ -43,10 +50,10 @@ if [ -n "$packages" ]; then
     done
 fi
 
-# It runs for seconds: to optimise it takes minutes.
+# Not optimised: it runs for seconds, and an optimised build takes minutes.
 command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --debug --locked cargo-deny
 
-# redis-py and kazoo, whose locks must exclude ours and be excluded by them.
+# redis-py and kazoo: their locks must exclude ours, and ours must exclude theirs.
 python="${CARGO_TARGET_DIR:-target}/peers/python"
 if ! "$python/bin/python" -c 'import redis, kazoo' >/dev/null 2>&1; then
     mkdir -p "$(dirname "$python")"

@@ -1,7 +1,8 @@
-"""Runs a program of tests, and ends it as failed when a test takes too long, with the names of those that did.
+"""Runs a test program. If a test takes too long, ends the program as failed, and names the test.
 
-libtest has no limit of its own, but says which tests have run for a minute: such a test may go on until the limit. So may
-a program that says nothing at all. The limit is 5 minutes, or so many seconds, from 60 on, as GLOBALLOCK_TEST_LIMIT says.
+libtest has no limit of its own, but reports every test that has run for a minute. Such a test may go on until
+the limit, and so may a program that prints nothing at all. The limit is 5 minutes, or GLOBALLOCK_TEST_LIMIT
+seconds (at least 60).
 """
 
 import os
@@ -13,18 +14,18 @@ import sys
 import time
 from pathlib import Path
 
-# When libtest says that a test runs.
+# After how many seconds libtest reports a test that still runs.
 LONG = 60
 LIMIT = max(float(os.environ.get("GLOBALLOCK_TEST_LIMIT", "300")), LONG)
 RUNS = re.compile(rb"test (\S+)(?: - should panic)? has been running for over \d+ seconds")
 ENDED = re.compile(rb"test (\S+)(?: - should panic)? \.\.\. \S")
 TIMED_OUT = 124
-# Whoever started the tests may have had these ignored, as nohup does, and what they start would ignore them too.
+# The parent may ignore these, as nohup does. The tests and their children would inherit that.
 SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
 
 
 def descendants(process):
-    """The processes below one, from the kernel's list of all."""
+    """A process and its descendants, from the kernel's list of processes."""
     children = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -50,7 +51,7 @@ def main(command):
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     tests = subprocess.Popen(command, stdout=subprocess.PIPE)
-    # The terminal sends this one to both.
+    # The terminal sends SIGINT to both: the test program ends by it, and this one waits for that.
     signal.signal(signal.SIGINT, lambda *_: None)
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, lambda number, _: tests.send_signal(number))
@@ -65,7 +66,8 @@ def main(command):
             names = ", ".join(sorted(name.decode(errors="replace") for name in ends))
             kill(tests.pid)
             tests.wait()
-            what = f"these tests had not ended after {LIMIT:.0f} s" if ends else f"no test has ended for {LIMIT:.0f} s"
+            limit = f"{LIMIT:.0f} s"
+            what = f"these tests had not ended after {limit}" if ends else f"no test has ended for {limit}"
             print(f"\n{what}, and are killed with their program: {names or command[0]}", file=sys.stderr)
             return TIMED_OUT
         text = os.read(tests.stdout.fileno(), 65536)
@@ -83,7 +85,7 @@ def main(command):
                 ends.pop(name, None)
     status = tests.wait()
     if status < 0:
-        # As if there were nothing between: cargo names the signal.
+        # Ends by the same signal as the test program, so that cargo names it.
         signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
         os.kill(os.getpid(), -status)
     return status

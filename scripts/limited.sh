@@ -1,6 +1,6 @@
 #!/bin/sh
-# Cargo starts every program through this: those of tests get a limit for each test, all others run as they are. Without
-# Python a program of tests has a limit as a whole, if there is a `timeout`.
+# Cargo starts every program through this script. Test programs get a time limit for each test; other programs
+# run unchanged. Without Python, a test program gets one limit as a whole, if there is a `timeout` command.
 case "$1" in
     */deps/* | */rustdoctest*)
         if command -v python3 >/dev/null 2>&1; then exec python3 "$(dirname "$0")/limited.py" "$@"; fi

@@ -1,14 +1,14 @@
 #!/bin/sh
-# part.sh NAME COMMAND...: runs a part of the tests, and notes in the file $PARTS how long it took, and how long processors
-# worked for it.
+# part.sh NAME COMMAND...: runs a part of the tests, and records in the file $PARTS how long it took, and how
+# much processor time it used.
 name=$1
 shift
 began=$(date +%s)
 "$@"
 status=$?
 seconds=$(($(date +%s) - began))
-# Its second line is what ended children used: minutes and seconds as user, and in the kernel. Not in a pipe, which would
-# be a child without children.
+# The second line of `times` is what ended children used: minutes and seconds of user time and of kernel time.
+# It goes to a file and not through a pipe, because the pipe's subshell has no children.
 times >"$PARTS.times"
 worked=$(tail -n 1 "$PARTS.times" | tr 'ms' '  ' | awk '{ printf "%.0f", $1 * 60 + $2 + $3 * 60 + $4 }')
 rm "$PARTS.times"

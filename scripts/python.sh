@@ -1,17 +1,19 @@
 #!/bin/sh
-# The Python package: `lint` checks its types and style; `test` builds the wheel and runs its tests from it, in a fresh
-# environment of every CPython from 3.9 on that is here; `interpreter` prints an interpreter that has the wheel.
+# The Python package. `lint` checks its types and style. `test` builds the wheel and tests it, in a fresh
+# environment of every CPython from 3.9 on that is installed. `interpreter` prints an interpreter that has the
+# wheel.
 set -eu
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target/python"
 target=$(cd "$target" && pwd)
 tools="$target/python/tools"
 
-# Prints the interpreters, one for each version.
+# Prints the interpreters, one a version.
 interpreters() {
     for minor in 9 10 11 12 13 14; do
         for python in "python3.$minor" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3."$minor".*/bin/python; do
-            if "$python" -c "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, $minor))" >/dev/null 2>&1; then
+            wanted="import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, $minor))"
+            if "$python" -c "$wanted" >/dev/null 2>&1; then
                 echo "$python"
                 break
             fi
@@ -21,7 +23,7 @@ interpreters() {
 
 newest=$(interpreters | tail -n 1)
 if [ -z "$newest" ]; then
-    echo "There is no CPython from 3.9 on with venv here: run apt-get install python3 python3-venv" >&2
+    echo "No CPython from 3.9 on with venv is installed: run apt-get install python3 python3-venv" >&2
     exit 1
 fi
 if ! "$tools/bin/maturin" --version >/dev/null 2>&1; then
@@ -53,23 +55,25 @@ test_one() {
     version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     environment="$target/python/$version"
     "$1" -m venv --clear "$environment"
-    # The newest gevent may have to be compiled on an old CPython: the newest that is built already will do.
-    "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout redis django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
+    # On an old CPython, the newest gevent would have to be compiled. The newest one with a wheel is enough.
+    "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout redis django \
+        django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
     cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider
 }
 
-# Their tests wait more than they compute: so many interpreters are tested at a time, each with servers of its own.
+# How many interpreters are tested at once, each with its own servers: the tests wait more than they compute.
 AT_A_TIME=3
 
 test_all() {
     build
-    # `built`: cargo test has built the harness's programs. For these alone it would take other dependencies.
+    # `built`: cargo test has built the harness's programs already. To build them alone, cargo would choose
+    # other features, and so compile the dependencies again.
     [ "${1:-}" = built ] || cargo build --quiet --locked -p globallock-conformance --bins
     interpreters | xargs -P "$AT_A_TIME" -I {} sh -c '
         log=$(mktemp)
         sh scripts/python.sh one "$1" >"$log" 2>&1
         status=$?
-        # In one piece, beside those of the others.
+        # In one piece, so that the outputs of several interpreters do not mix.
         printf "CPython: %s\n%s\n" "$1" "$(cat "$log")"
         rm "$log"
         exit $status' sh {}

@@ -106,7 +106,10 @@ def asynchronous():
     def theirs(tasks):
         async def main():
             async with redis.asyncio.Redis.from_url(URL) as client:
-                make = lambda number: client.lock(f"bench-aio-peer-{number}", timeout=60)  # noqa: E731
+
+                def make(number):
+                    return client.lock(f"bench-aio-peer-{number}", timeout=60)
+
                 return await in_flight(make, tasks)
 
         return asyncio.run(main())
@@ -158,7 +161,8 @@ def raw(pause):
 
 
 def contended(hold, pause):
-    print(f"8 processes, {hold * 1e3:.0f} ms held, {pause * 1e3:.0f} ms paused: from a release to the next grant")
+    phases = f"{hold * 1e3:.0f} ms held, {pause * 1e3:.0f} ms paused"
+    print(f"8 processes, {phases}: from a release to the grant of another")
     context = multiprocessing.get_context("fork")
     worst = {}
     for label, make in (("globallock", make_ours), ("redis-py, defaults", make_theirs)):

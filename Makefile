@@ -64,7 +64,7 @@ mutants: tools ## Search for changes of the code that no test notices, for hours
 	$(MUTANTS)/bin/python scripts/mutants/lua.py run --shard $(SHARD)
 	$(MUTANTS)/bin/python scripts/mutants/run.py report $(if $(filter-out 0/1,$(SHARD)),--part)
 
-faults: ## Break every store under real owners for 30 minutes (FOR=10m, SEED="--seed 7"), and check their logs.
+faults: ## Break every store under real owners for 30 minutes (FOR=10m, SEED="--seed 7"); judge their logs.
 	$(if $(BUILT),,cargo build --locked $(PROFILE) -p globallock-faults --bins)
 	python=$$(sh scripts/python.sh interpreter) && env --default-signal=HUP,INT,QUIT,TERM \
 		$${CARGO_TARGET_DIR:-target}/$(if $(PROFILE),release,debug)/globallock-faults \

@@ -64,7 +64,7 @@ impl Child {
     }
 
     /// Looks what became of the command; it is asked after every signal about children.
-    pub(crate) fn look(&self) -> std::io::Result<State> {
+    pub(crate) fn poll_state(&self) -> std::io::Result<State> {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         Ok(match waitpid(self.id, Some(flags))? {
             WaitStatus::Exited(_, code) => State::Ended(ExitStatus::from_raw(code << 8)),

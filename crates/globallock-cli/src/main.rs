@@ -1,7 +1,7 @@
 //! The command line: see `globallock --help`.
 
 /// Writes a line to standard error. Where nobody can read it, the lock and its command go on: they matter more.
-macro_rules! tell {
+macro_rules! say {
     ($($part:tt)*) => {{
         use std::io::Write;
         let _ = writeln!(std::io::stderr(), $($part)*);

@@ -59,7 +59,7 @@ fn finish(written: std::io::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            tell!("globallock: {error}");
+            say!("globallock: {error}");
             exit::code(Failure::System(error).status(exit::TAKEN))
         }
     }

@@ -18,9 +18,9 @@ use crate::exit::{self, Failure};
 use crate::signals::{Event, Signals};
 
 /// How long the wait is before it is told.
-const TELL_AFTER: Duration = Duration::from_millis(300);
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
 /// How long the end of this program waits for releases that the store does not answer.
-const LAST_WAIT: Duration = Duration::from_secs(3);
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Runs the command under the lock. `url_is_argument` says that everybody can read the address.
 pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
@@ -45,7 +45,7 @@ pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
         Err(failure) => {
             let silent = arguments.verbosity.quiet && matches!(failure, Failure::Taken(_));
             if let Some(message) = failure.message().filter(|_| !silent) {
-                tell!("globallock: {message}");
+                say!("globallock: {message}");
             }
             exit::code(failure.status(arguments.conflict_exit_code))
         }
@@ -60,7 +60,7 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
     let url = url(&arguments.store)?;
     let has_password = Address::parse(&url).is_ok_and(|address| address.password.is_some());
     if url_is_argument && has_password && !arguments.verbosity.quiet {
-        tell!(
+        say!(
             "globallock: others can read the password in the list of processes; put the address into GLOBALLOCK_URL \
              or a file for --url-file"
         );
@@ -84,8 +84,8 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
         Ok(guard) => hold(guard, arguments, &mut signals).await,
         Err(failure) => Err(failure),
     };
-    if timeout(LAST_WAIT, manager.close()).await.is_err() {
-        tell!("globallock: the store does not answer the release; the lease frees the lock");
+    if timeout(CLOSE_LIMIT, manager.close()).await.is_err() {
+        say!("globallock: the store does not answer the release; the lease frees the lock");
     }
     status
 }
@@ -130,11 +130,11 @@ async fn acquire(
         tokio::select! {
             answer = &mut asked => break answer,
             signal = signals.end() => return Err(Failure::Signal(signal as i32)),
-            () = sleep(TELL_AFTER), if !told => {
+            () = sleep(ANNOUNCE_AFTER), if !told => {
                 told = true;
                 // Who holds it is a courtesy: the wait goes on without it.
                 let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-                tell!("globallock: waiting for {}{}", lock.name(), described(&queue));
+                say!("globallock: waiting for {}{}", lock.name(), described(&queue));
             }
         }
     };
@@ -174,7 +174,7 @@ fn described(queue: &[Entry]) -> String {
 /// Runs the command, and ends it when the lock is lost.
 async fn hold(guard: Guard, arguments: &Run, signals: &mut Signals) -> Result<u8, Failure> {
     if arguments.verbosity.verbose {
-        tell!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
+        say!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
     }
     let variables = [
         ("GLOBALLOCK_NAME", guard.name().as_str().to_owned()),
@@ -216,7 +216,7 @@ async fn watch(
         tokio::select! {
             loss = guard.lost(), if lost.is_none() => {
                 lost = Some(loss);
-                tell!("globallock: {} is lost: {loss}; the command is told to end", guard.name());
+                say!("globallock: {} is lost: {loss}; the command is told to end", guard.name());
                 child.send(Signal::SIGTERM);
                 // A stopped command hears nothing until it goes on.
                 child.send(Signal::SIGCONT);
@@ -224,12 +224,12 @@ async fn watch(
             }
             () = killing => {
                 kill_at = None;
-                tell!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
+                say!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
                 child.send(Signal::SIGKILL);
             }
             heard = signals.next() => match heard {
                 Event::Signal(signal) => child.pass_on(signal),
-                Event::Child => match child.look()? {
+                Event::Child => match child.poll_state()? {
                     State::Ended(status) => return Ok((status, lost)),
                     State::Stopped => child.stop_along(),
                     State::Same => {}
@@ -244,17 +244,17 @@ async fn release(guard: Guard, arguments: &Run) -> bool {
     let name = guard.name().clone();
     let was_held = guard.is_held();
     match guard.release().await {
-        Ok(Release::Released) if arguments.verbosity.verbose => tell!("globallock: {name} is released"),
+        Ok(Release::Released) if arguments.verbosity.verbose => say!("globallock: {name} is released"),
         Ok(Release::Released) => {}
         Ok(Release::NotHeld) => {
             if was_held {
-                tell!(
+                say!(
                     "globallock: {name} was lost before the command ended: the store did not hold it any more"
                 );
             }
             return false;
         }
-        Err(error) => tell!("globallock: {name} could not be released yet: {error}"),
+        Err(error) => say!("globallock: {name} could not be released yet: {error}"),
     }
     true
 }

@@ -109,7 +109,7 @@ impl Proxy {
     }
 
     /// Leads new connections to another port of this host.
-    pub fn lead_to(&self, server: u16) {
+    pub fn redirect_to(&self, server: u16) {
         self.server.store(server, Ordering::SeqCst);
     }
 
@@ -124,7 +124,7 @@ impl Proxy {
     }
 
     /// Sets what happens to what the server sends on the connections that are open now, and not on later ones.
-    pub fn answers_so_far(&self, flow: Flow) {
+    pub fn answers_on_open_connections(&self, flow: Flow) {
         let opened = self.connections();
         self.mode.send_modify(|mode| mode.old_answers = (opened, flow));
     }

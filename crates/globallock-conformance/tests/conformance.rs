@@ -13,7 +13,7 @@ use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::server::zookeeper::{self, ZooKeeper};
-use globallock_conformance::subject::StoreUnderTest;
+use globallock_conformance::store_under_test::StoreUnderTest;
 use libtest_mimic::{Arguments, Failed};
 
 fn main() {
@@ -26,27 +26,27 @@ fn main() {
         filters.is_empty() || filters.iter().any(concerns)
     };
     let redis = wanted("redis").then(|| Redis::start().expect("a Redis server starts"));
-    let mut subjects = vec![memory(), transparent(), file(directory.path().join("locks"))];
-    subjects.extend(redis.as_ref().map(on_redis));
+    let mut stores = vec![memory(), transparent(), file(directory.path().join("locks"))];
+    stores.extend(redis.as_ref().map(on_redis));
     let etcd =
         wanted("etcd").then(|| [1, 3].map(|members| Etcd::start(members).expect("an etcd cluster starts")));
     for (cluster, kind) in etcd.iter().flatten().zip(["etcd", "etcd-3"]) {
-        subjects.push(on_etcd(cluster, kind, ""));
+        stores.push(on_etcd(cluster, kind, ""));
     }
     if let Some([alone, _]) = &etcd {
-        subjects.push(on_etcd(alone, "etcd-interop", "?interop=python-etcd3&prefix=/locks/interop/"));
+        stores.push(on_etcd(alone, "etcd-interop", "?interop=python-etcd3&prefix=/locks/interop/"));
     }
     let ensembles = wanted("zookeeper")
         .then(|| [1, 3].map(|servers| ZooKeeper::start(servers).expect("a ZooKeeper ensemble starts")));
     for (ensemble, kind) in ensembles.iter().flatten().zip(["zookeeper", "zookeeper-3"]) {
-        subjects.push(on_zookeeper(ensemble, kind, ""));
+        stores.push(on_zookeeper(ensemble, kind, ""));
     }
     if let Some([alone, _]) = &ensembles {
-        subjects.push(on_zookeeper(alone, "zookeeper-curator", "?naming=curator&prefix=/curator"));
+        stores.push(on_zookeeper(alone, "zookeeper-curator", "?naming=curator&prefix=/curator"));
     }
     let busy = busy();
-    for subject in &mut subjects {
-        subject.lease *= busy;
+    for store in &mut stores {
+        store.lease *= busy;
     }
     let is_named = |trial: &Trial| {
         let names = |filter: &String| {
@@ -54,7 +54,7 @@ fn main() {
         };
         filters.is_empty() || filters.iter().any(names)
     };
-    let tests = side_by_side(subjects.iter().map(trials).collect())
+    let tests = side_by_side(stores.iter().map(trials).collect())
         .into_iter()
         .filter(is_named)
         .map(|trial| {
@@ -113,8 +113,8 @@ fn memory() -> StoreUnderTest {
         let store = Arc::clone(&opened) as Arc<dyn Backend>;
         async move { Ok(store) }
     })
-    .losing(take_all_out(store))
-    .leaving(move |name| still_listed(Arc::clone(&residue) as Arc<dyn Backend>, name))
+    .with_sabotage(take_all_out(store))
+    .with_residue(move |name| still_listed(Arc::clone(&residue) as Arc<dyn Backend>, name))
 }
 
 /// The wrapper that can fail, with nothing set to fail, must change nothing.
@@ -131,7 +131,7 @@ fn file(directory: PathBuf) -> StoreUnderTest {
     // What a lock's directory is called is the store's own affair: those of one name are found by listing it alone.
     let (losing, leaving) = (directory.clone(), directory);
     StoreUnderTest::at("file", &url, child())
-        .losing(move |name| {
+        .with_sabotage(move |name| {
             let directory = losing.join(name.as_str());
             async move {
                 for claim in std::fs::read_dir(directory).expect("the name has claims").flatten() {
@@ -139,7 +139,7 @@ fn file(directory: PathBuf) -> StoreUnderTest {
                 }
             }
         })
-        .leaving(move |name| {
+        .with_residue(move |name| {
             let directory = leaving.join(name.as_str());
             async move { directory.exists().then(|| directory.display().to_string()).into_iter().collect() }
         })
@@ -148,13 +148,13 @@ fn file(directory: PathBuf) -> StoreUnderTest {
 fn on_redis(server: &Redis) -> StoreUnderTest {
     let (losing, leaving) = (server.port(), server.port());
     StoreUnderTest::at("redis", &patient(&server.url()), child())
-        .losing(move |name| async move {
+        .with_sabotage(move |name| async move {
             let keys = redis_keys(losing, name.as_str());
             let mut delete = vec!["DEL"];
             delete.extend(keys.iter().map(String::as_str));
             redis_cli(losing, &delete);
         })
-        .leaving(move |name| async move {
+        .with_residue(move |name| async move {
             // The counter of fencing tokens stays for a while, and says so.
             let keys = redis_keys(leaving, name.as_str());
             keys.into_iter()
@@ -168,13 +168,13 @@ fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> StoreUnderTest {
     let root = if options.is_empty() { "/locks/_glocks" } else { "/locks/interop" };
     // Below the name, and what is called as the name itself.
     let range = move |name: &Name| format!("{root}/{}", name.as_str());
-    let subject = StoreUnderTest::at(kind, &patient(&format!("{}{options}", cluster.url())), child())
-        .losing(move |name| {
+    let store = StoreUnderTest::at(kind, &patient(&format!("{}{options}", cluster.url())), child())
+        .with_sabotage(move |name| {
             let mut delete = etcd::ctl(&losing);
             delete.args(["del", "--prefix", &range(&name)]);
             async move { drop(delete.output().expect("etcdctl is installed")) }
         })
-        .leaving(move |name| {
+        .with_residue(move |name| {
             let mut get = etcd::ctl(&leaving);
             get.args(["get", "--prefix", "--keys-only", &range(&name)]);
             async move {
@@ -184,24 +184,24 @@ fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> StoreUnderTest {
             }
         });
     // Whole seconds, and an election on top.
-    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..subject }
+    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..store }
 }
 
 fn on_zookeeper(ensemble: &ZooKeeper, kind: &str, options: &str) -> StoreUnderTest {
     let url = patient(&format!("{}{options}", ensemble.url()));
     let root = if options.is_empty() { "/_glocks" } else { "/curator" };
     let (losing, leaving) = (ensemble.hosts(), ensemble.hosts());
-    let subject = StoreUnderTest::at(kind, &url, child())
-        .losing(move |name| {
+    let store = StoreUnderTest::at(kind, &url, child())
+        .with_sabotage(move |name| {
             zookeeper::delete_children(&losing, &format!("{root}/{}", name.as_str()));
             async {}
         })
-        .leaving(move |name| {
+        .with_residue(move |name| {
             // The empty node above the claims vanishes by itself.
             let left = zookeeper::children(&leaving, &format!("{root}/{}", name.as_str()));
             async move { left }
         });
-    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..subject }
+    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..store }
 }
 
 fn is_counter(key: &str) -> bool {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A store of a test's own.
-pub(crate) struct Place {
+pub(crate) struct TestStore {
     directory: TempDir,
 }
 
@@ -24,9 +24,9 @@ pub(crate) struct Ended {
     pub(crate) error: String,
 }
 
-impl Place {
+impl TestStore {
     pub(crate) fn new() -> Self {
-        Place { directory: TempDir::new().unwrap() }
+        TestStore { directory: TempDir::new().unwrap() }
     }
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {

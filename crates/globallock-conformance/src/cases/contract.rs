@@ -15,21 +15,21 @@ const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("contract", joining_twice_is_joining_once),
-        case!("contract", joining_again_in_the_queue_keeps_the_place),
-        case!("contract", leaving_twice_is_leaving_once),
-        case!("contract", leaving_without_having_joined_is_no_error),
-        case!("contract", who_does_not_wait_is_not_in_the_queue),
-        case!("contract", a_renewal_never_revives),
-        case!("contract", a_grant_says_when_its_longest_hold_ends),
-        case!("contract", a_renewal_leaves_the_longest_hold_as_it_is),
+        case!("contract", enqueueing_twice_has_the_effect_of_once),
+        case!("contract", enqueueing_a_waiter_again_keeps_its_position),
+        case!("contract", releasing_twice_has_the_effect_of_once),
+        case!("contract", releasing_a_claim_that_never_joined_is_no_error),
+        case!("contract", a_refused_try_is_not_in_the_queue),
+        case!("contract", a_renewal_never_revives_a_claim),
+        case!("contract", a_grant_says_when_its_max_hold_ends),
+        case!("contract", a_renewal_does_not_change_the_max_hold),
         case!("contract", a_renewal_lengthens_the_lease).needs(Need::Lease),
-        case!("contract", a_claim_without_renewals_ends_with_its_lease).needs(Need::Lease),
-        case!("contract", a_waiter_without_renewals_ends_with_its_lease).needs(Need::Lease),
-        case!("contract", an_owner_that_comes_back_late_lets_nobody_in).needs(Need::Lease),
+        case!("contract", a_holder_without_renewals_expires_with_its_lease).needs(Need::Lease),
+        case!("contract", a_waiter_without_renewals_expires_with_its_lease).needs(Need::Lease),
+        case!("contract", late_requests_of_an_expired_claim_let_nobody_in).needs(Need::Lease),
         case!("contract", a_batch_of_renewals_is_answered_in_order),
-        case!("contract", a_change_between_asking_and_watching_is_not_missed),
-        case!("contract", a_departure_of_a_reader_tells_the_waiting_writer),
+        case!("contract", a_change_between_enqueueing_and_watching_is_not_missed),
+        case!("contract", the_release_of_the_last_reader_notifies_the_waiting_writer),
         case!("contract", a_hundred_claims_of_one_store_are_kept_apart),
     ]
 }
@@ -58,7 +58,7 @@ async fn settled(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
     }
 }
 
-async fn joining_twice_is_joining_once(context: Context) {
+async fn enqueueing_twice_has_the_effect_of_once(context: Context) {
     let backend = context.backend().await;
     let claim = context.claim(1, MUTEX, WaitMode::Wait);
     assert!(held(backend.enqueue(&claim).await.unwrap()));
@@ -68,7 +68,7 @@ async fn joining_twice_is_joining_once(context: Context) {
     assert!(backend.inspect(&claim.name).await.unwrap().is_empty());
 }
 
-async fn joining_again_in_the_queue_keeps_the_place(context: Context) {
+async fn enqueueing_a_waiter_again_keeps_its_position(context: Context) {
     let backend = context.backend().await;
     let [holder, first, second] = [1, 2, 3].map(|number| context.claim(number, MUTEX, WaitMode::Wait));
     assert!(held(backend.enqueue(&holder).await.unwrap()));
@@ -83,7 +83,7 @@ async fn joining_again_in_the_queue_keeps_the_place(context: Context) {
     }
 }
 
-async fn leaving_twice_is_leaving_once(context: Context) {
+async fn releasing_twice_has_the_effect_of_once(context: Context) {
     let backend = context.backend().await;
     let [first, second] = [1, 2].map(|number| context.claim(number, MUTEX, WaitMode::Wait));
     backend.enqueue(&first).await.unwrap();
@@ -95,13 +95,13 @@ async fn leaving_twice_is_leaving_once(context: Context) {
     backend.release(&second).await.unwrap();
 }
 
-async fn leaving_without_having_joined_is_no_error(context: Context) {
+async fn releasing_a_claim_that_never_joined_is_no_error(context: Context) {
     let backend = context.backend().await;
     let claim = context.claim(1, MUTEX, WaitMode::Wait);
     assert_eq!(backend.release(&claim).await.unwrap(), Release::NotHeld);
 }
 
-async fn who_does_not_wait_is_not_in_the_queue(context: Context) {
+async fn a_refused_try_is_not_in_the_queue(context: Context) {
     let backend = context.backend().await;
     let holder = context.claim(1, MUTEX, WaitMode::Try);
     let refused = context.claim(2, MUTEX, WaitMode::Try);
@@ -112,7 +112,7 @@ async fn who_does_not_wait_is_not_in_the_queue(context: Context) {
     backend.release(&holder).await.unwrap();
 }
 
-async fn a_renewal_never_revives(context: Context) {
+async fn a_renewal_never_revives_a_claim(context: Context) {
     let backend = context.backend().await;
     let claim = Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
     let gone =
@@ -127,7 +127,7 @@ async fn a_renewal_never_revives(context: Context) {
 /// How far the end of a longest hold may be from where it should, for stores that count milliseconds.
 const ROUNDING: Duration = Duration::from_millis(3);
 
-async fn a_grant_says_when_its_longest_hold_ends(context: Context) {
+async fn a_grant_says_when_its_max_hold_ends(context: Context) {
     let backend = context.backend().await;
     let hold = Duration::from_secs(60);
     let claim = Claim { max_hold: Some(hold), ..context.claim(1, MUTEX, WaitMode::Wait) };
@@ -137,7 +137,7 @@ async fn a_grant_says_when_its_longest_hold_ends(context: Context) {
     backend.release(&claim).await.unwrap();
 }
 
-async fn a_renewal_leaves_the_longest_hold_as_it_is(context: Context) {
+async fn a_renewal_does_not_change_the_max_hold(context: Context) {
     let backend = context.backend().await;
     let hold = Duration::from_secs(60);
     let claim = Claim { max_hold: Some(hold), ..context.claim(1, MUTEX, WaitMode::Wait) };
@@ -170,7 +170,7 @@ async fn a_renewal_lengthens_the_lease(context: Context) {
     backend.release(&claim).await.unwrap();
 }
 
-async fn a_claim_without_renewals_ends_with_its_lease(context: Context) {
+async fn a_holder_without_renewals_expires_with_its_lease(context: Context) {
     let [owner, other] = [context.backend().await, context.backend().await];
     let claim = Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
     let next = context.claim(2, READ, WaitMode::Wait);
@@ -194,7 +194,7 @@ async fn a_claim_without_renewals_ends_with_its_lease(context: Context) {
     other.release(&next).await.unwrap();
 }
 
-async fn a_waiter_without_renewals_ends_with_its_lease(context: Context) {
+async fn a_waiter_without_renewals_expires_with_its_lease(context: Context) {
     let backend = context.backend().await;
     let holder = Arc::new(Claim { lease: context.lease() * 20, ..context.claim(1, MUTEX, WaitMode::Wait) });
     let waiter = Arc::new(context.claim(2, MUTEX, WaitMode::Wait));
@@ -211,7 +211,7 @@ async fn a_waiter_without_renewals_ends_with_its_lease(context: Context) {
     backend.release(&holder).await.unwrap();
 }
 
-async fn an_owner_that_comes_back_late_lets_nobody_in(context: Context) {
+async fn late_requests_of_an_expired_claim_let_nobody_in(context: Context) {
     let [late, others] = [context.backend().await, context.backend().await];
     let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
     let long = |number, permits, wait_mode| Claim {
@@ -266,7 +266,7 @@ async fn a_batch_of_renewals_is_answered_in_order(context: Context) {
     }
 }
 
-async fn a_change_between_asking_and_watching_is_not_missed(context: Context) {
+async fn a_change_between_enqueueing_and_watching_is_not_missed(context: Context) {
     let [one, other] = [context.backend().await, context.backend().await];
     for number in 0..20 {
         let holder = context.claim(2 * number, MUTEX, WaitMode::Wait);
@@ -279,7 +279,7 @@ async fn a_change_between_asking_and_watching_is_not_missed(context: Context) {
     }
 }
 
-async fn a_departure_of_a_reader_tells_the_waiting_writer(context: Context) {
+async fn the_release_of_the_last_reader_notifies_the_waiting_writer(context: Context) {
     let [one, other] = [context.backend().await, context.backend().await];
     let readers = [1, 2].map(|number| context.claim(number, READ, WaitMode::Wait));
     let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
@@ -311,5 +311,5 @@ async fn a_hundred_claims_of_one_store_are_kept_apart(context: Context) {
             backend.release(&claim).await.unwrap()
         });
     }
-    assert!(waits.join_all().await.into_iter().all(|departure| departure == Release::Released));
+    assert!(waits.join_all().await.into_iter().all(|release| release == Release::Released));
 }

@@ -1,7 +1,7 @@
 //! An owner that dies frees its claims.
 
 use super::{Case, Need, case};
-use crate::child::{Owner, Told};
+use crate::child::{Owner, Report};
 use crate::context::{Context, lock_of};
 use crate::register::Register;
 use globallock::{Guard, Result};
@@ -23,7 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
             .over_kinds()
             .needs(Need::OwnerWithLease),
         case!("crash", a_stopped_waiter_is_passed_over).over_kinds().needs(Need::OwnerWithLease),
-        case!("crash", a_stopped_holder_is_passed_over_at_its_longest_hold).over_kinds().needs(Need::Owner),
+        case!("crash", a_stopped_holder_is_passed_over_at_its_max_hold).over_kinds().needs(Need::Owner),
         case!("crash", an_owner_process_hands_over_when_it_releases).over_kinds().needs(Need::Owner),
     ]
 }
@@ -49,7 +49,7 @@ async fn a_killed_waiter_is_passed_over(context: Context) {
     let [holder, next] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let mut owner = Owner::start(&context, context.kind(), None);
-    assert_eq!(owner.told().await, Told::Asking);
+    assert_eq!(owner.next_report().await, Report::Asking);
     context.until(&holder, 1, 1).await;
     let waiter = context.queued(context.lock(&next), 1, 2).await;
     owner.kill().await;
@@ -62,7 +62,7 @@ async fn a_holder_and_a_waiter_killed_at_once_are_passed_over(context: Context) 
     let mut first = Owner::start(&context, "mutex", None);
     first.granted().await;
     let mut second = Owner::start(&context, "mutex", None);
-    assert_eq!(second.told().await, Told::Asking);
+    assert_eq!(second.next_report().await, Report::Asking);
     context.until(&manager, 1, 1).await;
     let waiter = context.queued(lock_of(&manager, context.name(), "mutex").unwrap(), 1, 2).await;
     second.kill().await;
@@ -119,8 +119,8 @@ async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(context: Contex
     // What the first owner still had on its way arrives now, and is refused by its token.
     assert!(!register.write(old, "the first owner, too late"));
     assert_eq!(register.read(), "the second owner");
-    assert!(matches!(owner.told().await, Told::Lost(_)));
-    assert_eq!(owner.told().await, Told::Released(false));
+    assert!(matches!(owner.next_report().await, Report::Lost(_)));
+    assert_eq!(owner.next_report().await, Report::Released(false));
     assert!(guard.is_held(), "the late owner's release disturbs nobody");
     assert!(guard.fencing_token() > old);
 }
@@ -129,7 +129,7 @@ async fn a_stopped_waiter_is_passed_over(context: Context) {
     let [holder, next] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let mut owner = Owner::start(&context, context.kind(), None);
-    assert_eq!(owner.told().await, Told::Asking);
+    assert_eq!(owner.next_report().await, Report::Asking);
     context.until(&holder, 1, 1).await;
     let waiter = context.queued(context.lock(&next), 1, 2).await;
     owner.stop().await;
@@ -138,10 +138,10 @@ async fn a_stopped_waiter_is_passed_over(context: Context) {
     let guard = within_a_lease(&context, waiter, since).await;
     owner.go_on();
     guard.release().await.unwrap();
-    assert!(matches!(owner.told().await, Told::Granted(_)), "it goes on to wait, and is granted in the end");
+    assert!(matches!(owner.next_report().await, Report::Granted(_)), "it goes on to wait, and is granted in the end");
 }
 
-async fn a_stopped_holder_is_passed_over_at_its_longest_hold(context: Context) {
+async fn a_stopped_holder_is_passed_over_at_its_max_hold(context: Context) {
     let manager = context.manager().await;
     let max_hold = Duration::from_millis(600);
     let mut owner = Owner::start(&context, context.kind(), Some(max_hold));
@@ -157,7 +157,7 @@ async fn a_stopped_holder_is_passed_over_at_its_longest_hold(context: Context) {
     owner.stop().await;
     let guard = within_a_lease(&context, waiter, Instant::now()).await;
     owner.go_on();
-    assert!(matches!(owner.told().await, Told::Lost(_)));
+    assert!(matches!(owner.next_report().await, Report::Lost(_)));
     assert!(guard.is_held());
 }
 
@@ -168,6 +168,6 @@ async fn an_owner_process_hands_over_when_it_releases(context: Context) {
     let waiter = context.queued(context.lock(&manager), 1, 1).await;
     owner.release().await;
     let guard = waiter.await.unwrap().unwrap();
-    assert_eq!(owner.told().await, Told::Released(true));
+    assert_eq!(owner.next_report().await, Report::Released(true));
     assert!(guard.fencing_token() > fencing_token);
 }

@@ -13,11 +13,11 @@ use crate::faulty::Verb;
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case!("fifo", waiters_are_granted_in_the_order_of_joining).over_kinds(),
-        case!("fifo", a_late_comer_does_not_pass_a_waiter).over_kinds(),
+        case!("fifo", a_latecomer_does_not_pass_a_waiter).over_kinds(),
         case!("fifo", a_waiter_that_gives_up_lets_the_next_in).over_kinds(),
         case!("fifo", a_dropped_waiter_lets_the_next_in).over_kinds(),
         case!("fifo", a_release_wakes_only_the_next).over_kinds(),
-        case!("fifo", a_waiter_asks_the_store_only_at_the_pace_of_its_lease).over_kinds(),
+        case!("fifo", a_waiter_asks_the_store_about_as_often_as_it_renews).over_kinds(),
         case!("fifo", two_hundred_waiters_are_all_granted),
     ]
 }
@@ -37,7 +37,7 @@ async fn waiters_are_granted_in_the_order_of_joining(context: Context) {
     }
 }
 
-async fn a_late_comer_does_not_pass_a_waiter(context: Context) {
+async fn a_latecomer_does_not_pass_a_waiter(context: Context) {
     let [holder, waits, late] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let waiter = context.queued(context.lock(&waits), 1, 1).await;
@@ -52,7 +52,7 @@ async fn a_waiter_that_gives_up_lets_the_next_in(context: Context) {
     let [holder, gives_up, next] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     // Long enough for the other to come behind it.
-    let lock = context.lock_within(&gives_up, Duration::from_secs(3));
+    let lock = context.lock_with_wait(&gives_up, Duration::from_secs(3));
     let first = context.queued(lock, 1, 1).await;
     let second = context.queued(context.lock(&next), 1, 2).await;
     let refused = first.await.unwrap();
@@ -102,12 +102,12 @@ async fn a_release_wakes_only_the_next(context: Context) {
     }
 }
 
-async fn a_waiter_asks_the_store_only_at_the_pace_of_its_lease(context: Context) {
+async fn a_waiter_asks_the_store_about_as_often_as_it_renews(context: Context) {
     let holder = context.manager().await;
     let (store, waits) = context.faulty().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let leases = 3;
-    let refused = context.lock_within(&waits, context.lease() * leases).acquire().await;
+    let refused = context.lock_with_wait(&waits, context.lease() * leases).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     let asked: u64 =
         [Verb::Enqueue, Verb::WaitForChange, Verb::Renew].map(|verb| store.asked(verb)).iter().sum();

@@ -23,7 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!("leaks", a_wait_that_ran_out_in_silence_leaves_nothing),
         case!("leaks", a_guard_outlives_its_manager),
         case!("leaks", a_closed_manager_refuses_and_keeps_what_is_held),
-        case!("leaks", closing_ends_those_who_wait),
+        case!("leaks", closing_a_manager_ends_its_waiters),
         case!("leaks", closing_waits_for_releases_in_the_background),
     ]
 }
@@ -130,7 +130,7 @@ async fn a_wait_that_ran_out_leaves_nothing(context: Context) {
     let (store, waits) = context.faulty().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let wait = Duration::from_millis(500);
-    run_out(&store, wait, 1, async |wait| context.lock_within(&waits, wait).acquire().await).await;
+    run_out(&store, wait, 1, async |wait| context.lock_with_wait(&waits, wait).acquire().await).await;
     context.until(&holder, 1, 0).await;
     guard.release().await.unwrap();
 }
@@ -138,7 +138,7 @@ async fn a_wait_that_ran_out_leaves_nothing(context: Context) {
 async fn a_wait_that_ran_out_in_silence_leaves_nothing(context: Context) {
     let (store, manager) = context.faulty().await;
     store.next(Verb::Enqueue, [Fault::SilenceAfter]);
-    let refused = context.lock_within(&manager, Duration::from_millis(150)).acquire().await;
+    let refused = context.lock_with_wait(&manager, Duration::from_millis(150)).acquire().await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
     context.until_empty(&manager).await;
 }
@@ -147,7 +147,7 @@ async fn a_guard_outlives_its_manager(context: Context) {
     let [manager, other] = context.managers().await;
     let guard = context.lock(&manager).acquire().await.unwrap();
     drop(manager);
-    let refused = context.lock_within(&other, context.lease() * 2).acquire().await;
+    let refused = context.lock_with_wait(&other, context.lease() * 2).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     assert!(guard.is_held());
     drop(guard);
@@ -165,7 +165,7 @@ async fn a_closed_manager_refuses_and_keeps_what_is_held(context: Context) {
     assert!(context.lock(&other).try_acquire().await.unwrap().is_some());
 }
 
-async fn closing_ends_those_who_wait(context: Context) {
+async fn closing_a_manager_ends_its_waiters(context: Context) {
     let [holder, closes] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let waiter = context.queued(context.lock(&closes), 1, 1).await;

@@ -10,16 +10,16 @@ use crate::faulty::{Fault, Verb};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("loss", failing_renewals_are_told_before_the_store_grants_anew).over_kinds().needs(Need::Lease),
-        case!("loss", a_silent_store_is_told_before_it_grants_anew).over_kinds().needs(Need::Lease),
+        case!("loss", failing_renewals_end_a_hold_before_the_next_grant).over_kinds().needs(Need::Lease),
+        case!("loss", a_silent_store_ends_a_hold_before_the_next_grant).over_kinds().needs(Need::Lease),
         case!("loss", one_failed_renewal_loses_nothing).over_kinds(),
-        case!("loss", a_grant_outlives_an_answer_from_before_it).over_kinds(),
+        case!("loss", an_answer_from_before_a_grant_does_not_end_the_hold).over_kinds(),
         case!("loss", a_lost_lock_stays_lost).needs(Need::Lease),
-        case!("loss", a_lost_lock_is_told_to_all_who_ask).needs(Need::Lease),
-        case!("loss", a_claim_that_was_taken_away_is_told).over_kinds().needs(Need::Lose),
-        case!("loss", a_waiter_that_was_taken_away_joins_again).over_kinds().needs(Need::Lose),
-        case!("loss", the_release_of_a_lost_lock_disturbs_nobody).over_kinds().needs(Need::Lease),
-        case!("loss", what_remains_of_a_lease_is_known).needs(Need::Lease),
+        case!("loss", a_loss_is_reported_to_every_caller).needs(Need::Lease),
+        case!("loss", a_deleted_claim_is_reported_as_lost).over_kinds().needs(Need::Sabotage),
+        case!("loss", a_deleted_waiter_joins_the_queue_again).over_kinds().needs(Need::Sabotage),
+        case!("loss", the_release_of_a_lost_lock_does_not_affect_the_next_holder).over_kinds().needs(Need::Lease),
+        case!("loss", the_remaining_lease_is_known).needs(Need::Lease),
     ]
 }
 
@@ -47,11 +47,11 @@ async fn told_before_the_next_grant(context: Context, fault: Fault) {
     assert!(store.failed() > 0, "the fault has bitten");
 }
 
-async fn failing_renewals_are_told_before_the_store_grants_anew(context: Context) {
+async fn failing_renewals_end_a_hold_before_the_next_grant(context: Context) {
     told_before_the_next_grant(context, Fault::Refuse).await;
 }
 
-async fn a_silent_store_is_told_before_it_grants_anew(context: Context) {
+async fn a_silent_store_ends_a_hold_before_the_next_grant(context: Context) {
     told_before_the_next_grant(context, Fault::Silence).await;
 }
 
@@ -65,7 +65,7 @@ async fn one_failed_renewal_loses_nothing(context: Context) {
     assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
-async fn a_grant_outlives_an_answer_from_before_it(context: Context) {
+async fn an_answer_from_before_a_grant_does_not_end_the_hold(context: Context) {
     let (store, waits) = context.faulty().await;
     let holder = context.manager().await;
     let held = context.lock(&holder).acquire().await.unwrap();
@@ -77,7 +77,7 @@ async fn a_grant_outlives_an_answer_from_before_it(context: Context) {
     held.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
     let before = store.asked(Verb::Renew);
-    store.let_go();
+    store.deliver();
     // What the store is asked after the grant is what counts.
     let renewed_or_lost = async || store.asked(Verb::Renew) > before + 1 || !guard.is_held();
     crate::context::eventually("the claim is renewed or lost", renewed_or_lost).await;
@@ -99,7 +99,7 @@ async fn a_lost_lock_stays_lost(context: Context) {
     assert_eq!(guard.remaining(), Some(Duration::ZERO));
 }
 
-async fn a_lost_lock_is_told_to_all_who_ask(context: Context) {
+async fn a_loss_is_reported_to_every_caller(context: Context) {
     let (store, owner) = context.faulty().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
     store.always(Verb::Renew, Fault::Refuse);
@@ -107,27 +107,27 @@ async fn a_lost_lock_is_told_to_all_who_ask(context: Context) {
     assert_eq!(told, (Loss::Expired, Loss::Expired, Loss::Expired));
 }
 
-async fn a_claim_that_was_taken_away_is_told(context: Context) {
+async fn a_deleted_claim_is_reported_as_lost(context: Context) {
     let [owner, next] = context.managers().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
-    let lose = context.subject().lose.clone().unwrap();
-    lose(guard.name().clone()).await;
+    let sabotage = context.store().sabotage.clone().unwrap();
+    sabotage(guard.name().clone()).await;
     assert_eq!(guard.lost().await, Loss::Revoked);
     assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
     assert!(context.lock(&next).acquire().await.unwrap().is_held());
 }
 
-async fn a_waiter_that_was_taken_away_joins_again(context: Context) {
+async fn a_deleted_waiter_joins_the_queue_again(context: Context) {
     let [owner, waits] = context.managers().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
     let waiter = context.queued(context.lock(&waits), 1, 1).await;
-    let lose = context.subject().lose.clone().unwrap();
-    lose(guard.name().clone()).await;
+    let sabotage = context.store().sabotage.clone().unwrap();
+    sabotage(guard.name().clone()).await;
     assert!(waiter.await.unwrap().unwrap().is_held());
     guard.lost().await;
 }
 
-async fn the_release_of_a_lost_lock_disturbs_nobody(context: Context) {
+async fn the_release_of_a_lost_lock_does_not_affect_the_next_holder(context: Context) {
     let (store, owner) = context.faulty().await;
     let next = context.manager().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
@@ -141,7 +141,7 @@ async fn the_release_of_a_lost_lock_disturbs_nobody(context: Context) {
     assert_eq!(next.release().await.unwrap(), Release::Released);
 }
 
-async fn what_remains_of_a_lease_is_known(context: Context) {
+async fn the_remaining_lease_is_known(context: Context) {
     let manager = context.manager().await;
     let guard = context.lock(&manager).acquire().await.unwrap();
     let remaining = guard.remaining().expect("this lease ends");

@@ -3,7 +3,7 @@
 mod contract;
 mod crash;
 mod exclusion;
-mod faces;
+mod blocking;
 mod fencing;
 mod fifo;
 mod leaks;
@@ -26,7 +26,7 @@ use futures_util::future::LocalBoxFuture;
 use globallock::backend::CrashRelease;
 
 use crate::context::Context;
-use crate::subject::StoreUnderTest;
+use crate::store_under_test::StoreUnderTest;
 
 /// The longest that a case may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -43,7 +43,7 @@ enum Need {
     /// An owner, and claims that end with their lease.
     OwnerWithLease,
     /// A way to take claims away.
-    Lose,
+    Sabotage,
     /// A list of what stays.
     Residue,
 }
@@ -95,7 +95,7 @@ use case;
 pub struct Trial {
     case: Case,
     kind: &'static str,
-    subject: StoreUnderTest,
+    store: StoreUnderTest,
 }
 
 impl Trial {
@@ -103,7 +103,7 @@ impl Trial {
     #[must_use]
     pub fn name(&self) -> String {
         let kind = if self.case.over_kinds { format!("/{}", self.kind) } else { String::new() };
-        format!("{}::{:?}{kind}", self.subject.kind, self.case)
+        format!("{}::{:?}{kind}", self.store.kind, self.case)
     }
 
     /// Runs the case on a thread and a runtime of its own.
@@ -112,7 +112,7 @@ impl Trial {
     /// When the sentence is not true of the store, or the case does not end: its thread is left alone then.
     pub fn run(&self) {
         let (tell, ended) = mpsc::channel();
-        let (case, context) = (self.case.clone(), Context::new(&self.subject, self.case.sentence, self.kind));
+        let (case, context) = (self.case.clone(), Context::new(&self.store, self.case.sentence, self.kind));
         let thread = thread::Builder::new().name(self.name()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -141,7 +141,7 @@ pub fn cases() -> Vec<Case> {
         contract::cases(),
         crash::cases(),
         exclusion::cases(),
-        faces::cases(),
+        blocking::cases(),
         fencing::cases(),
         fifo::cases(),
         leaks::cases(),
@@ -162,26 +162,26 @@ pub fn cases() -> Vec<Case> {
 /// # Panics
 /// When the store cannot be opened.
 #[must_use]
-pub fn trials(subject: &StoreUnderTest) -> Vec<Trial> {
+pub fn trials(store: &StoreUnderTest) -> Vec<Trial> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
     let profile =
-        runtime.block_on(async { (subject.open)().await.expect("the store answers").capabilities() });
+        runtime.block_on(async { (store.open)().await.expect("the store answers").capabilities() });
     let has = |need: Need| match need {
         Need::Lease => profile.crash_release != CrashRelease::ProcessEnd,
         Need::Owner => {
-            profile.crash_release != CrashRelease::Never && subject.url.is_some() && subject.child.is_some()
+            profile.crash_release != CrashRelease::Never && store.url.is_some() && store.child.is_some()
         }
         Need::OwnerWithLease => {
-            profile.crash_release == CrashRelease::Lease && subject.url.is_some() && subject.child.is_some()
+            profile.crash_release == CrashRelease::Lease && store.url.is_some() && store.child.is_some()
         }
-        Need::Lose => subject.lose.is_some(),
-        Need::Residue => subject.residue.is_some(),
+        Need::Sabotage => store.sabotage.is_some(),
+        Need::Residue => store.residue.is_some(),
     };
     let mut trials = Vec::new();
     for case in cases() {
         if case.needs.is_none_or(has) {
             let kinds = if case.over_kinds { &KINDS[..] } else { &KINDS[..1] };
-            let trial = |kind: &&'static str| Trial { case: case.clone(), kind, subject: subject.clone() };
+            let trial = |kind: &&'static str| Trial { case: case.clone(), kind, store: store.clone() };
             trials.extend(kinds.iter().map(trial));
         }
     }

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("names", names_that_hurt_are_locks_of_their_own),
-        case!("names", names_that_hurt_are_listed_as_they_are),
-        case!("names", bad_names_are_refused_and_the_rule_is_named),
-        case!("names", names_are_listed_by_what_they_begin_with),
-        case!("names", names_are_listed_while_somebody_has_them),
+        case!("names", hostile_names_are_locks_of_their_own),
+        case!("names", hostile_names_are_listed_unchanged),
+        case!("names", invalid_names_are_refused_with_the_rule),
+        case!("names", names_are_listed_by_prefix),
+        case!("names", names_are_listed_while_they_have_claims),
         case!("names", five_hundred_names_are_held_at_once),
     ]
 }
@@ -97,7 +97,7 @@ async fn all(context: &Context, manager: &globallock::LockManager, names: &[Stri
     guards
 }
 
-async fn names_that_hurt_are_locks_of_their_own(context: Context) {
+async fn hostile_names_are_locks_of_their_own(context: Context) {
     let [manager, other] = context.managers().await;
     let names = hurting(context.name());
     let guards = all(&context, &manager, &names).await;
@@ -114,7 +114,7 @@ async fn names_that_hurt_are_locks_of_their_own(context: Context) {
     }
 }
 
-async fn names_that_hurt_are_listed_as_they_are(context: Context) {
+async fn hostile_names_are_listed_unchanged(context: Context) {
     let manager = context.manager().await;
     let names = hurting(context.name());
     let guards = all(&context, &manager, &names).await;
@@ -125,7 +125,7 @@ async fn names_that_hurt_are_listed_as_they_are(context: Context) {
     manager.close().await;
 }
 
-async fn bad_names_are_refused_and_the_rule_is_named(context: Context) {
+async fn invalid_names_are_refused_with_the_rule(context: Context) {
     let manager = context.manager().await;
     let too_long = "x".repeat(MAX_NAME_BYTES + 1);
     for (name, rule) in [("", "empty"), ("a\0b", "NUL"), (too_long.as_str(), "512")] {
@@ -145,7 +145,7 @@ async fn bad_names_are_refused_and_the_rule_is_named(context: Context) {
     assert!(context.queue(&manager).await.is_empty());
 }
 
-async fn names_are_listed_by_what_they_begin_with(context: Context) {
+async fn names_are_listed_by_prefix(context: Context) {
     let manager = context.manager().await;
     let names = ["-a1", "-a2", "-b1"].map(|part| format!("{}{part}", context.name()));
     let guards = all(&context, &manager, &names).await;
@@ -157,7 +157,7 @@ async fn names_are_listed_by_what_they_begin_with(context: Context) {
     manager.close().await;
 }
 
-async fn names_are_listed_while_somebody_has_them(context: Context) {
+async fn names_are_listed_while_they_have_claims(context: Context) {
     let [manager, other] = context.managers().await;
     let listed = async || other.names(context.name()).count().await;
     assert_eq!(listed().await, 0);
@@ -183,5 +183,5 @@ async fn five_hundred_names_are_held_at_once(context: Context) {
     context.lock(&manager).with_options(timer).unwrap().acquire().await.unwrap().lost().await;
     assert!(guards.iter().all(Guard::is_held));
     let left = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
-    assert!(left.into_iter().all(|departure| departure.unwrap() == globallock::Release::Released));
+    assert!(left.into_iter().all(|release| release.unwrap() == globallock::Release::Released));
 }

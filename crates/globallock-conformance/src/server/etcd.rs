@@ -19,7 +19,7 @@ pub struct Etcd {
     /// TLS for clients.
     certificates: Option<Certificates>,
     /// Whether it asks who one is.
-    has_users: bool,
+    has_auth: bool,
 }
 
 /// The user that may do everything, where there are users.
@@ -51,7 +51,7 @@ impl Etcd {
         let peers: Vec<String> =
             ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
         let scheme = if certificates.is_some() { "https" } else { "http" };
-        let mut cluster = Etcd { members: Vec::new(), directory, certificates, has_users: false };
+        let mut cluster = Etcd { members: Vec::new(), directory, certificates, has_auth: false };
         for (number, (client, peer)) in ports.into_iter().enumerate() {
             let data = cluster.directory.path().join(format!("data-{number}")).display().to_string();
             let (client_url, peer_url) =
@@ -97,7 +97,7 @@ impl Etcd {
     ///
     /// # Errors
     /// When it does not take that.
-    pub fn ask_for_users(&mut self, user: &str) -> Result<()> {
+    pub fn enable_auth(&mut self, user: &str) -> Result<()> {
         let name = user.split(':').next().unwrap_or_default();
         for command in [
             &format!("user add {ROOT}"),
@@ -114,7 +114,7 @@ impl Etcd {
                 return Err(Error::other(told));
             }
         }
-        self.has_users = true;
+        self.has_auth = true;
         Ok(())
     }
 
@@ -122,7 +122,7 @@ impl Etcd {
     ///
     /// # Errors
     /// When it does not take that.
-    pub fn end_tokens(&self) -> Result<()> {
+    pub fn invalidate_tokens(&self) -> Result<()> {
         for command in ["disable", "enable"] {
             let told = self.ctl(&["auth", command]);
             if told.contains("Error") {
@@ -217,7 +217,7 @@ impl Etcd {
                 .arg("--key")
                 .arg(&files.client_key);
         }
-        if self.has_users {
+        if self.has_auth {
             command.args(["--user", ROOT]);
         }
         let output = command.args(arguments).output();

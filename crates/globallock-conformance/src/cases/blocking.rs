@@ -13,24 +13,24 @@ use crate::faulty::Faulty;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("faces", threads_exclude_each_other),
-        case!("faces", a_thread_waits_its_turn),
-        case!("faces", a_thread_is_told_of_a_loss),
-        case!("faces", a_thread_takes_several_locks_or_none),
+        case!("blocking", threads_exclude_each_other),
+        case!("blocking", a_thread_waits_its_turn),
+        case!("blocking", a_thread_is_notified_of_a_loss),
+        case!("blocking", a_thread_takes_several_locks_or_none),
     ]
 }
 
 /// A manager for threads over a connection of its own.
 fn manager(context: &Context, locks: Options) -> LockManager {
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
-    let open = Arc::clone(&context.subject().open);
+    let open = Arc::clone(&context.store().open);
     LockManager::with_backend(async move || open().await, options).expect("the store answers")
 }
 
 /// A manager as above, and what it asks its store.
 fn faulty(context: &Context) -> (Arc<Faulty>, LockManager) {
     let options = ManagerOptions { locks: context.options(), ..ManagerOptions::default() };
-    let (open, opened) = (Arc::clone(&context.subject().open), Arc::new(OnceLock::new()));
+    let (open, opened) = (Arc::clone(&context.store().open), Arc::new(OnceLock::new()));
     let store = Arc::clone(&opened);
     let over = async move || {
         let faulty = Faulty::new(open().await?);
@@ -91,7 +91,7 @@ async fn a_thread_waits_its_turn(context: Context) {
     .await;
 }
 
-async fn a_thread_is_told_of_a_loss(context: Context) {
+async fn a_thread_is_notified_of_a_loss(context: Context) {
     on_thread(move || {
         let options = Options { max_hold: Some(Duration::from_millis(200)), ..context.options() };
         let manager = manager(&context, options);

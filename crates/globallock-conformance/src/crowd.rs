@@ -50,7 +50,7 @@ pub async fn crowd(url: &str, program: Option<PathBuf>, lease: Duration) {
     tokio::select! {
         biased;
         what = failed.recv() => panic!("{}", what.expect("the crowd keeps a sender")),
-        () = crowd.lives_and_dies() => {}
+        () = crowd.run() => {}
     }
     drop(crowd);
     let rounds = unrelated.finish().await;
@@ -130,7 +130,7 @@ impl Crowd {
         self.events.1.recv().await.expect("this crowd keeps a sender")
     }
 
-    async fn lives_and_dies(&mut self) {
+    async fn run(&mut self) {
         let size = std::env::var("CROWD").map_or(SIZE, |size| size.parse().expect("a number of waiters"));
         let from = Instant::now();
         let step = |what: &str| println!("{:>7.1?} {what}", from.elapsed());
@@ -144,7 +144,7 @@ impl Crowd {
         }
         self.holders[0].join(1).await;
         let (mut holds, Report::Granted(mut fencing_token)) = self.next_event().await else {
-            panic!("nobody has the lock")
+            panic!("the free lock is not granted")
         };
         assert_eq!(holds, HOLDERS[0]);
         for member in &mut self.members {
@@ -158,7 +158,7 @@ impl Crowd {
         }
         let all = self.queue(first.len() + size).await;
         step("all wait");
-        assert_eq!(ids(&first), ids(&all[..first.len()]), "nobody gets in front of earlier claims");
+        assert_eq!(ids(&first), ids(&all[..first.len()]), "no claim gets in front of earlier ones");
 
         for entry in &first[1..] {
             let next = entry.owner.label.as_deref().and_then(|label| label.parse().ok());

@@ -53,7 +53,11 @@ impl Member {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn process(program: &Path, config: &MemberConfig, on_report: impl Fn(Report) + Send + 'static) -> Self {
+    pub fn process(
+        program: &Path,
+        config: &MemberConfig,
+        on_report: impl Fn(Report) + Send + 'static,
+    ) -> Self {
         let MemberConfig { url, name, label, lease } = config;
         let mut child = Command::new(program)
             .args(["member", url, name, label, &format!("{}ms", lease.as_millis())])
@@ -122,7 +126,10 @@ impl Member {
             Body::Process(mut child, _) => child.kill().await.expect("the member can be killed"),
             Body::Task(task, _) => {
                 task.abort();
-                assert!(task.await.is_err_and(|error| error.is_cancelled()), "the member was alive until now");
+                assert!(
+                    task.await.is_err_and(|error| error.is_cancelled()),
+                    "the member was alive until now"
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The suite itself: stores that break one promise each are caught by the cases of that promise.
+//! Tests of the suite itself: mutants, which are stores that break one promise each, are caught by its cases.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,36 +13,36 @@ use globallock::{Memory, Name, Result};
 use globallock_conformance::cases::trials;
 use globallock_conformance::store_under_test::StoreUnderTest;
 
-/// What is wrong with a store.
+/// The bug of a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// Everybody holds who asks.
+    /// Every claim is granted.
     GrantsToAll,
-    /// All grants have one number.
+    /// All grants have the same fencing token.
     RepeatsTokens,
     /// A renewal of a claim that is gone is confirmed.
     Revives,
-    /// The longest hold is not kept.
+    /// The max hold time is ignored.
     ForgetsMaxHold,
-    /// A renewal begins the longest hold again.
+    /// A renewal restarts the max hold time.
     RestartsMaxHold,
-    /// The longest hold is said to be shorter than it is.
+    /// The max hold time is reported shorter than it is.
     ShortensMaxHold,
-    /// Who does not wait is left in the queue.
+    /// A refused try stays in the queue.
     KeepsRefusedTries,
-    /// The lease is said to be longer than it is.
+    /// The lease is reported longer than it is.
     PromisesTooLong,
-    /// A release says that it is done, and is not.
+    /// A release is confirmed but not done.
     ForgetsReleases,
-    /// The second of two enqueued of one claim is another claim.
+    /// Enqueueing a claim twice makes two claims.
     EnqueuesTwice,
-    /// Names are taken without their last letter.
+    /// The last character of names is cut off.
     CutsNames,
     /// The queue is listed backwards.
     ListsBackwards,
     /// Readers are treated as writers.
-    SharesWithNobody,
-    /// Whoever leaves twice takes the next one out.
+    NeverShares,
+    /// The second release of a claim releases all others.
     ReleasesOthers,
 }
 
@@ -64,7 +64,7 @@ impl Mutant {
                 let end = name.char_indices().last().map_or(0, |(end, _)| end.max(1));
                 claim.name = Name::new(&name[..end]).unwrap();
             }
-            Fault::SharesWithNobody => claim.permits.count = claim.permits.capacity,
+            Fault::NeverShares => claim.permits.count = claim.permits.capacity,
             Fault::EnqueuesTwice => {
                 let number = self.enqueued.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 claim.id = ClaimId::new(number.into(), number);
@@ -111,7 +111,11 @@ impl Backend for Mutant {
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
-        Ok(self.inner.wait_for_change(&self.altered_claim(claim)).await?.map(|status| self.altered_status(claim, status)))
+        Ok(self
+            .inner
+            .wait_for_change(&self.altered_claim(claim))
+            .await?
+            .map(|status| self.altered_status(claim, status)))
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
@@ -156,20 +160,20 @@ impl Backend for Mutant {
     }
 }
 
-/// Runs the named case on a store with the fault and sees it fail, and on a sound one and sees it pass.
+/// Checks that the named case passes on a sound store and fails on a mutant with this fault.
 fn is_caught(fault: Fault, sentence: &str) {
-    let store = |broken: bool| {
+    let store = |mutant: bool| {
         let inner = Memory::new();
-        let store = StoreUnderTest::new("broken", move || {
+        let store = StoreUnderTest::new("mutant", move || {
             let inner = Arc::clone(&inner);
             let store: Arc<dyn Backend> =
-                if broken { Arc::new(Mutant { inner, fault, enqueued: 0.into() }) } else { inner };
+                if mutant { Arc::new(Mutant { inner, fault, enqueued: 0.into() }) } else { inner };
             async move { Ok(store) }
         });
         StoreUnderTest { lease: Duration::from_millis(500), ..store }
     };
-    let run = |broken: bool| {
-        let trials = trials(&store(broken));
+    let run = |mutant: bool| {
+        let trials = trials(&store(mutant));
         let trial = trials.iter().find(|trial| trial.name().contains(sentence)).expect("the case exists");
         catch_unwind(AssertUnwindSafe(|| trial.run()))
     };
@@ -244,8 +248,8 @@ fn a_store_that_lists_backwards_is_caught() {
 }
 
 #[test]
-fn a_store_that_shares_with_nobody_is_caught() {
-    is_caught(Fault::SharesWithNobody, "the_permits_and_token_of_a_holder_are_shown");
+fn a_store_that_never_shares_is_caught() {
+    is_caught(Fault::NeverShares, "the_permits_and_token_of_a_holder_are_shown");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What happens to the command when its lock is lost.
 
-use crate::support::{TestStore, Running, globallock, wait_gone};
+use crate::support::{Running, TestStore, globallock, wait_gone};
 use globallock_conformance::server::redis::Redis;
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{TestStore, Running, globallock, wait_gone};
+use crate::support::{Running, TestStore, globallock, wait_gone};
 
 #[test]
 fn signals_pass_to_the_command() {

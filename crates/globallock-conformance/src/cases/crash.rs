@@ -8,7 +8,7 @@ use globallock::{Guard, Result};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// How much later than promised a grant may come, on a machine with much else to do.
+/// How much later than promised a grant may come, because the machine may be busy.
 const SLACK: Duration = Duration::from_secs(10);
 
 pub(super) fn cases() -> Vec<Case> {
@@ -116,12 +116,12 @@ async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(context: Contex
     let guard = within_a_lease(&context, waiter, Instant::now()).await;
     assert!(register.write(guard.fencing_token(), "the second owner"));
     owner.go_on();
-    // What the first owner still had on its way arrives now, and is refused by its token.
+    // A write that the first owner sent before it was stopped arrives now, and is refused because of its token.
     assert!(!register.write(old, "the first owner, too late"));
     assert_eq!(register.read(), "the second owner");
     assert!(matches!(owner.next_report().await, Report::Lost(_)));
     assert_eq!(owner.next_report().await, Report::Released(false));
-    assert!(guard.is_held(), "the late owner's release disturbs nobody");
+    assert!(guard.is_held(), "the late owner's release does not affect the next holder");
     assert!(guard.fencing_token() > old);
 }
 
@@ -138,7 +138,10 @@ async fn a_stopped_waiter_is_passed_over(context: Context) {
     let guard = within_a_lease(&context, waiter, since).await;
     owner.go_on();
     guard.release().await.unwrap();
-    assert!(matches!(owner.next_report().await, Report::Granted(_)), "it goes on to wait, and is granted in the end");
+    assert!(
+        matches!(owner.next_report().await, Report::Granted(_)),
+        "it waits again, and is granted in the end"
+    );
 }
 
 async fn a_stopped_holder_is_passed_over_at_its_max_hold(context: Context) {
@@ -148,7 +151,8 @@ async fn a_stopped_holder_is_passed_over_at_its_max_hold(context: Context) {
     owner.granted().await;
     let lock = context.lock(&manager);
     let waiter = tokio::spawn(async move { lock.acquire().await });
-    // The longest hold may end before this is looked at, and the waiter be the only one there.
+    // The holder's max hold time may have ended before the queue is listed. So only the waiter is looked for, not the
+    // holder.
     crate::context::eventually("the waiter has joined", async || {
         let queue = context.queue(&manager).await;
         queue.iter().any(|entry| entry.owner.pid == Some(std::process::id()))

@@ -1,4 +1,4 @@
-//! At no time do two owners both hold.
+//! Two owners never hold an exclusive lock at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,13 +23,13 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Takes the lock many times, and panics if somebody else is inside.
+/// Takes the lock this many times, and panics if another owner is inside.
 async fn take_turns(context: &Context, lock: globallock::Lock, inside: Arc<AtomicBool>, times: usize) {
     for _ in 0..times {
         let guard = lock.acquire().await.expect("the lock is granted");
-        assert!(!inside.swap(true, Ordering::SeqCst), "somebody else holds {}", context.name());
+        assert!(!inside.swap(true, Ordering::SeqCst), "another owner holds {}", context.name());
         tokio::task::yield_now().await;
-        assert!(inside.swap(false, Ordering::SeqCst), "somebody else was inside {}", context.name());
+        assert!(inside.swap(false, Ordering::SeqCst), "another owner was inside {}", context.name());
         assert!(guard.is_held());
         guard.release().await.expect("the store answers");
     }
@@ -65,7 +65,7 @@ async fn a_try_of_a_taken_lock_is_refused(context: Context) {
     let [first, second] = context.managers().await;
     let guard = context.lock(&first).acquire().await.unwrap();
     assert!(context.lock(&second).try_acquire().await.unwrap().is_none());
-    assert_eq!(context.queue(&second).await.len(), 1, "the one who was refused is not in the queue");
+    assert_eq!(context.queue(&second).await.len(), 1, "the refused try is not in the queue");
     guard.release().await.unwrap();
 }
 

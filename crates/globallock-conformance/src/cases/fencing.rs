@@ -1,4 +1,4 @@
-//! Every grant has a fencing token above that of every earlier grant of its name.
+//! Every grant has a fencing token that is higher than those of all earlier grants of its name.
 
 use globallock::backend::{ClaimStatus, WaitMode};
 use globallock::queue::Permits;

@@ -1,4 +1,4 @@
-//! Who holds, since when, and who waits.
+//! `inspect` shows the holders, since when they hold, and the waiters.
 
 use std::time::Duration;
 

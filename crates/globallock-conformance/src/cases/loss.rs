@@ -1,4 +1,4 @@
-//! A lock that can no longer be assumed held is told lost, before the store can grant it anew.
+//! A lock that can no longer be assumed held is reported as lost, before the store can grant it to the next owner.
 
 use std::time::{Duration, Instant};
 
@@ -18,13 +18,15 @@ pub(super) fn cases() -> Vec<Case> {
         case!("loss", a_loss_is_reported_to_every_caller).needs(Need::Lease),
         case!("loss", a_deleted_claim_is_reported_as_lost).over_kinds().needs(Need::Sabotage),
         case!("loss", a_deleted_waiter_joins_the_queue_again).over_kinds().needs(Need::Sabotage),
-        case!("loss", the_release_of_a_lost_lock_does_not_affect_the_next_holder).over_kinds().needs(Need::Lease),
+        case!("loss", the_release_of_a_lost_lock_does_not_affect_the_next_holder)
+            .over_kinds()
+            .needs(Need::Lease),
         case!("loss", the_remaining_lease_is_known).needs(Need::Lease),
     ]
 }
 
-/// Lets the renewals of one owner fail and sees who is told what, and when.
-async fn told_before_the_next_grant(context: Context, fault: Fault) {
+/// Makes the renewals of one owner fail, and checks that its deadline is not after the next grant.
+async fn lost_before_the_next_grant(context: Context, fault: Fault) {
     let (store, owner) = context.faulty().await;
     let next = context.manager().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
@@ -34,7 +36,7 @@ async fn told_before_the_next_grant(context: Context, fault: Fault) {
         let guard = lock.acquire().await.unwrap();
         (guard, Instant::now())
     });
-    // The deadline itself is asked for, not the moment at which a task gets to hear of it: that is the promise.
+    // The promise is about the deadline, not about the moment when a task is notified of it.
     let deadline = {
         assert!(guard.is_held());
         Instant::now() + guard.remaining().expect("this lease ends")
@@ -44,15 +46,15 @@ async fn told_before_the_next_grant(context: Context, fault: Fault) {
     let (next, granted) = waiter.await.unwrap();
     assert!(deadline <= granted, "the deadline is {:?} after the next grant", deadline - granted);
     assert!(next.is_held());
-    assert!(store.failed() > 0, "the fault has bitten");
+    assert!(store.failed() > 0, "the fault took effect");
 }
 
 async fn failing_renewals_end_a_hold_before_the_next_grant(context: Context) {
-    told_before_the_next_grant(context, Fault::Refuse).await;
+    lost_before_the_next_grant(context, Fault::Refuse).await;
 }
 
 async fn a_silent_store_ends_a_hold_before_the_next_grant(context: Context) {
-    told_before_the_next_grant(context, Fault::Silence).await;
+    lost_before_the_next_grant(context, Fault::Silence).await;
 }
 
 async fn one_failed_renewal_loses_nothing(context: Context) {
@@ -70,7 +72,7 @@ async fn an_answer_from_before_a_grant_does_not_end_the_hold(context: Context) {
     let holder = context.manager().await;
     let held = context.lock(&holder).acquire().await.unwrap();
     let waiter = context.queued(context.lock(&waits), 1, 1).await;
-    // The store says "waiting" to a renewal, which is heard after the grant.
+    // The store answers "waiting" to a renewal, and that answer arrives after the grant.
     store.always(Verb::Renew, Fault::HoldAnswer);
     crate::context::eventually("a renewal is answered", async || store.held() > 0).await;
     store.always(Verb::Renew, Fault::None);
@@ -78,7 +80,7 @@ async fn an_answer_from_before_a_grant_does_not_end_the_hold(context: Context) {
     let guard = waiter.await.unwrap().unwrap();
     let before = store.asked(Verb::Renew);
     store.deliver();
-    // What the store is asked after the grant is what counts.
+    // Only a renewal that was sent after the grant shows that the late answer did no harm.
     let renewed_or_lost = async || store.asked(Verb::Renew) > before + 1 || !guard.is_held();
     crate::context::eventually("the claim is renewed or lost", renewed_or_lost).await;
     if !guard.is_held() {
@@ -103,8 +105,8 @@ async fn a_loss_is_reported_to_every_caller(context: Context) {
     let (store, owner) = context.faulty().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
     store.always(Verb::Renew, Fault::Refuse);
-    let told = tokio::join!(guard.lost(), guard.lost(), guard.lost());
-    assert_eq!(told, (Loss::Expired, Loss::Expired, Loss::Expired));
+    let losses = tokio::join!(guard.lost(), guard.lost(), guard.lost());
+    assert_eq!(losses, (Loss::Expired, Loss::Expired, Loss::Expired));
 }
 
 async fn a_deleted_claim_is_reported_as_lost(context: Context) {

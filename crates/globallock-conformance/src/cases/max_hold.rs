@@ -1,4 +1,4 @@
-//! A claim with a longest hold is freed at it, owner alive or not.
+//! A claim with a max hold time is freed when that time ends, whether its owner is alive or not.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use globallock::{Loss, Options, Release};
 use super::{Case, case};
 use crate::context::{Context, lock_of};
 
-/// Below the lease, so that only the longest hold can end it.
+/// A max hold time below the lease, so that only it can end the hold.
 const HOLD: Duration = Duration::from_millis(500);
 
 pub(super) fn cases() -> Vec<Case> {
@@ -20,7 +20,8 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The longest hold less what an owner gives up early, so that clocks which run at different rates do no harm.
+/// The max hold time less the owner's margin: an owner gives the lock up a little early, because clocks may run at
+/// different rates.
 fn nearly(hold: Duration) -> Duration {
     hold - hold / 100 - Duration::from_millis(5)
 }
@@ -34,7 +35,7 @@ async fn a_live_owner_loses_the_lock_at_its_max_hold(context: Context) {
         let guard = lock.acquire().await.unwrap();
         (guard, Instant::now())
     });
-    // The deadline itself is asked for, not the moment at which a task gets to hear of it: that is the promise.
+    // The promise is about the deadline, not about the moment when a task is notified of it.
     let deadline = Instant::now() + guard.remaining().expect("this hold ends");
     assert_eq!(guard.lost().await, Loss::MaxHold);
     assert!(!guard.is_held());
@@ -62,7 +63,7 @@ async fn the_max_hold_counts_from_the_grant(context: Context) {
     let (store, second) = context.faulty().await;
     let guard = context.lock(&first).acquire().await.unwrap();
     let waiter = context.queued(context.lock_with_max_hold(&second, HOLD), 1, 1).await;
-    // The wait outlasts the longest hold.
+    // The wait is longer than the max hold time.
     let other = lock_of(&first, &format!("{}-timer", context.name()), "mutex").unwrap();
     let options = Options { max_hold: Some(HOLD + HOLD / 2), ..context.options() };
     let timer = other.with_options(options).unwrap().acquire().await.unwrap();
@@ -72,7 +73,7 @@ async fn the_max_hold_counts_from_the_grant(context: Context) {
     guard.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
     assert_eq!(guard.lost().await, Loss::MaxHold);
-    // The owner reads the store's clock from an answer, and counts from when it asked.
+    // The owner reads the store's clock from an answer, but counts from the moment when it sent the request.
     let (held, slowest) = (released.elapsed(), store.slowest());
     assert!(held + slowest >= nearly(HOLD), "lost after {held:?}, and answers took up to {slowest:?}");
 }

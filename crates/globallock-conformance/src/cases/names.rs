@@ -1,4 +1,4 @@
-//! Names that hurt: each is a lock of its own.
+//! Each name is a lock of its own, even a hostile one.
 
 use globallock::{Error, Guard, MAX_NAME_BYTES};
 
@@ -18,8 +18,8 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Names that stores, shells, globs, paths and terminals read things into.
-fn hurting(prefix: &str) -> Vec<String> {
+/// Names with characters that have a meaning to stores, shells, globs, paths or terminals.
+fn hostile(prefix: &str) -> Vec<String> {
     let parts = [
         "a",
         "A",
@@ -99,7 +99,7 @@ async fn all(context: &Context, manager: &globallock::LockManager, names: &[Stri
 
 async fn hostile_names_are_locks_of_their_own(context: Context) {
     let [manager, other] = context.managers().await;
-    let names = hurting(context.name());
+    let names = hostile(context.name());
     let guards = all(&context, &manager, &names).await;
     for name in &names {
         assert!(other.mutex(name).unwrap().try_acquire().await.unwrap().is_none(), "{name:?} is taken");
@@ -116,7 +116,7 @@ async fn hostile_names_are_locks_of_their_own(context: Context) {
 
 async fn hostile_names_are_listed_unchanged(context: Context) {
     let manager = context.manager().await;
-    let names = hurting(context.name());
+    let names = hostile(context.name());
     let guards = all(&context, &manager, &names).await;
     let listed: BTreeSet<String> =
         manager.names(context.name()).map(|name| name.unwrap().as_str().to_owned()).collect().await;
@@ -169,19 +169,19 @@ async fn names_are_listed_while_they_have_claims(context: Context) {
 
 async fn five_hundred_names_are_held_at_once(context: Context) {
     let manager = context.manager().await;
-    // What five hundred renewals cost a busy machine takes a part of the lease.
+    // On a busy machine, five hundred renewals take up a part of the lease.
     let lease = context.lease() * 2;
     let names: Vec<String> = (0..500).map(|number| format!("{}-{number}", context.name())).collect();
-    // How long a busy store takes for all of them is not what is asked here.
+    // How long a busy store takes for all of them is not tested here.
     let options =
         globallock::Options { lease, store_timeout: Some(crate::context::LIMIT), ..context.options() };
     let locks = names.iter().map(|name| manager.mutex(name).unwrap().with_options(options.clone()).unwrap());
     let asked = locks.map(|lock| async move { lock.acquire().await.unwrap() });
     let guards = futures_util::future::join_all(asked).await;
-    // A lease and more goes by.
+    // Wait for more than a lease.
     let timer = globallock::Options { max_hold: Some(lease * 2), ..context.options() };
     context.lock(&manager).with_options(timer).unwrap().acquire().await.unwrap().lost().await;
     assert!(guards.iter().all(Guard::is_held));
-    let left = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
-    assert!(left.into_iter().all(|release| release.unwrap() == globallock::Release::Released));
+    let releases = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
+    assert!(releases.into_iter().all(|release| release.unwrap() == globallock::Release::Released));
 }

@@ -1,4 +1,4 @@
-//! Once the last claim has left a name, nothing stays but what expires by itself.
+//! After the last claim of a name is gone, the store keeps nothing of the name but what expires by itself.
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-async fn nothing_stays(context: &Context) {
+async fn assert_nothing_left(context: &Context) {
     let name = Name::new(context.name()).unwrap();
-    let residue = context.store().residue.clone().expect("what stays can be listed");
-    let stays = residue(name).await;
-    assert!(stays.is_empty(), "{stays:?}");
+    let residue = context.store().residue.clone().expect("the store can list it");
+    let left = residue(name).await;
+    assert!(left.is_empty(), "{left:?}");
 }
 
 async fn a_released_lock_leaves_nothing(context: Context) {
     let manager = context.manager().await;
     context.lock(&manager).acquire().await.unwrap().release().await.unwrap();
-    nothing_stays(&context).await;
+    assert_nothing_left(&context).await;
 }
 
 async fn waiters_leave_nothing(context: Context) {
@@ -40,7 +40,7 @@ async fn waiters_leave_nothing(context: Context) {
     context.until(&holder, 1, 1).await;
     guard.release().await.unwrap();
     waiter.await.unwrap().unwrap().release().await.unwrap();
-    nothing_stays(&context).await;
+    assert_nothing_left(&context).await;
 }
 
 async fn readers_and_permits_leave_nothing(context: Context) {
@@ -50,7 +50,7 @@ async fn readers_and_permits_leave_nothing(context: Context) {
         let second = lock_of(&b, context.name(), kind).unwrap().acquire().await.unwrap();
         first.release().await.unwrap();
         second.release().await.unwrap();
-        nothing_stays(&context).await;
+        assert_nothing_left(&context).await;
     }
 }
 
@@ -64,7 +64,7 @@ async fn a_killed_owner_leaves_nothing(context: Context) {
         return;
     };
     let name = Name::new(context.name()).unwrap();
-    eventually("nothing stays", async || residue(name.clone()).await.is_empty()).await;
+    eventually("nothing is left", async || residue(name.clone()).await.is_empty()).await;
 }
 
 async fn an_ended_max_hold_leaves_nothing(context: Context) {
@@ -74,5 +74,5 @@ async fn an_ended_max_hold_leaves_nothing(context: Context) {
     context.until_empty(&manager).await;
     drop(guard);
     manager.close().await;
-    nothing_stays(&context).await;
+    assert_nothing_left(&context).await;
 }

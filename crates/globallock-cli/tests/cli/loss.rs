@@ -29,7 +29,7 @@ fn a_command_that_does_not_end_is_killed() {
 }
 
 #[test]
-fn what_the_command_has_started_ends_too() {
+fn processes_that_the_command_has_started_end_too() {
     let store = TestStore::new();
     let script = "(trap '' TERM; exec sleep 1000) & echo $!; wait";
     let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);

@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::support::{TestStore, ended, globallock};
 
 #[test]
-fn the_help_of_run_teaches() {
+fn the_help_of_run_has_usage_examples_and_exit_status() {
     let help = ended(globallock().args(["run", "--help"])).output;
     for text in [
         "Usage: globallock run [OPTIONS] <NAME> -- <COMMAND>...",
@@ -22,13 +22,13 @@ fn the_help_of_run_teaches() {
 }
 
 #[test]
-fn the_examples_of_the_help_are_understood() {
+fn the_examples_of_the_help_work() {
     let help = ended(globallock().args(["run", "--help"])).output;
     let examples: Vec<&str> = help.lines().filter(|line| line.contains("globallock run ")).collect();
     let store = TestStore::new();
     assert!(examples.len() >= 4);
     for example in examples.into_iter().filter(|line| line.starts_with("    ")) {
-        // Each runs as it stands, but with a store and a command that are there.
+        // Each example runs unchanged, except that the store and the command are replaced by existing ones.
         let (mut options, command) = example.trim().split_once(" -- ").unwrap();
         assert!(command.starts_with("./"));
         if let Some((_, rest)) = options.split_once("globallock run ") {
@@ -55,8 +55,8 @@ fn completions_are_made_for_the_shells() {
     let file = store.path("completion.bash");
     std::fs::write(&file, ended(globallock().args(["completions", "bash"])).output).unwrap();
     let script = format!(
-        "set -eu; source {}; COMP_WORDS=(globallock run --max); COMP_CWORD=2; _globallock globallock --max run; \
-         echo ${{COMPREPLY[@]}}",
+        "set -eu; source {}; COMP_WORDS=(globallock run --max); COMP_CWORD=2; \
+         _globallock globallock --max run; echo ${{COMPREPLY[@]}}",
         file.display()
     );
     let completed = ended(Command::new("bash").args(["-c", &script]));
@@ -78,12 +78,12 @@ fn the_manual_is_readable() {
 }
 
 #[test]
-fn the_version_is_told() {
-    let told = ended(globallock().arg("--version"));
-    assert_eq!(told.output.trim(), format!("globallock {}", env!("CARGO_PKG_VERSION")));
+fn the_version_is_printed() {
+    let printed = ended(globallock().arg("--version"));
+    assert_eq!(printed.output.trim(), format!("globallock {}", env!("CARGO_PKG_VERSION")));
 }
 
-/// The lines of a document that run this program, each without what stands before its arguments.
+/// The command lines of a document that run this program: of each, the arguments only.
 fn lines_of(document: &str) -> Vec<String> {
     let line = |line: &str| {
         let line = line.split(" # ").next().unwrap_or_default().trim();

@@ -1,4 +1,4 @@
-//! `globallock run`: what passes through, who waits, and what the exit status says.
+//! `globallock run`: what passes through, how it waits, and the exit status.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -46,8 +46,8 @@ fn the_command_knows_the_name_and_a_token_that_rises() {
     let store = TestStore::new();
     let mut last = 0;
     for _ in 0..3 {
-        let ended =
-            store.run(&["näme/x", "--", "sh", "-c", "echo $GLOBALLOCK_NAME; echo $GLOBALLOCK_FENCING_TOKEN"]);
+        let script = "echo $GLOBALLOCK_NAME; echo $GLOBALLOCK_FENCING_TOKEN";
+        let ended = store.run(&["näme/x", "--", "sh", "-c", script]);
         let (name, token) = ended.output.trim_end().split_once('\n').unwrap();
         assert_eq!(name, "näme/x");
         let token: u64 = token.parse().unwrap();
@@ -72,7 +72,7 @@ fn a_second_run_waits_for_the_first_and_says_so() {
 }
 
 #[test]
-fn many_runs_have_the_lock_one_after_the_other() {
+fn many_runs_hold_the_lock_one_after_the_other() {
     let store = TestStore::new();
     let file = store.path("counter");
     std::fs::write(&file, "0").unwrap();
@@ -85,7 +85,7 @@ fn many_runs_have_the_lock_one_after_the_other() {
 }
 
 #[test]
-fn a_taken_lock_is_refused_at_once_where_that_is_wished() {
+fn a_taken_lock_is_refused_at_once_with_no_wait() {
     let store = TestStore::new();
     let first = store.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
     first.says("ready");
@@ -110,7 +110,7 @@ fn a_wait_that_runs_out_is_refused() {
 }
 
 #[test]
-fn shared_runs_go_together_and_exclude_the_others() {
+fn shared_runs_hold_together_and_exclude_exclusive_ones() {
     let store = TestStore::new();
     let first = store.start(&["--shared", "a", "--", "sh", "-c", "echo ready; read _"]);
     let second = store.start(&["-s", "a", "--", "sh", "-c", "echo ready; read _"]);
@@ -137,7 +137,7 @@ fn as_many_run_as_there_are_permits() {
 }
 
 #[test]
-fn a_command_that_cannot_run_gives_the_lock_back() {
+fn a_command_that_cannot_run_releases_the_lock() {
     let store = TestStore::new();
     let missing = store.run(&["a", "--", "/does/not/exist"]);
     assert_eq!(missing.status, Some(127));
@@ -149,7 +149,7 @@ fn a_command_that_cannot_run_gives_the_lock_back() {
 }
 
 #[test]
-fn wrong_usage_is_told_with_what_to_change() {
+fn an_error_of_usage_says_what_to_change() {
     let store = TestStore::new();
     let long = "x".repeat(513);
     for (arguments, text) in [
@@ -218,7 +218,7 @@ fn a_store_in_redis_is_named_by_argument_variable_or_file() {
 }
 
 #[test]
-fn a_store_that_cannot_be_reached_or_refuses_is_told() {
+fn a_store_that_cannot_be_reached_or_refuses_is_reported() {
     let server = Redis::start_with(&["--requirepass", "CANARY-right"]).unwrap();
     let run = |url: &str| ended(globallock().env("GLOBALLOCK_URL", url).args(["run", "a", "--", "true"]));
     let unreachable = run("redis://127.0.0.1:1");
@@ -232,7 +232,7 @@ fn a_store_that_cannot_be_reached_or_refuses_is_told() {
 }
 
 #[test]
-fn a_password_is_never_said() {
+fn a_password_is_never_printed() {
     let server = Redis::start_with(&["--requirepass", "CANARY"]).unwrap();
     let right = format!("redis://:CANARY@127.0.0.1:{}", server.port());
     let wrong = format!("redis://:xCANARYx@127.0.0.1:{}", server.port());
@@ -251,6 +251,6 @@ fn a_password_is_never_said() {
         let by_argument = ended(globallock().args(["run", "-v", "--url", url, "a", "--", "true"]));
         assert!(!format!("{by_argument:?}").contains("CANARY"), "{by_argument:?}");
     }
-    let told = ended(globallock().args(["run", "--url", &right, "a", "--", "true"]));
-    assert!(told.error.contains("list of processes"), "{}", told.error);
+    let warned = ended(globallock().args(["run", "--url", &right, "a", "--", "true"]));
+    assert!(warned.error.contains("list of processes"), "{}", warned.error);
 }

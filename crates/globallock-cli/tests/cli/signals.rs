@@ -8,7 +8,7 @@ use crate::support::{Running, TestStore, globallock, wait_gone};
 fn signals_pass_to_the_command() {
     let store = TestStore::new();
     for (signal, status) in [("INT", 3), ("TERM", 4), ("HUP", 5), ("QUIT", 6), ("USR1", 7), ("USR2", 8)] {
-        // The loop reads, so that it ends with its input if the signal never comes.
+        // The loop reads its input, so that it ends at the end of the input if the signal never comes.
         let script = format!(
             "trap 'echo heard {signal}; exit {status}' {signal}; echo ready; while read _; do :; done"
         );
@@ -22,9 +22,10 @@ fn signals_pass_to_the_command() {
 }
 
 #[test]
-fn a_signal_reaches_what_the_command_has_started() {
+fn a_signal_reaches_the_processes_that_the_command_has_started() {
     let store = TestStore::new();
-    let script = "trap 'wait; exit 9' TERM; (trap 'echo below; exit' TERM; echo ready; while :; do read _ || wait; done) & wait";
+    let script = "trap 'wait; exit 9' TERM; \
+                  (trap 'echo below; exit' TERM; echo ready; while :; do read _ || wait; done) & wait";
     let run = store.start(&["a", "--", "bash", "-c", script]);
     run.says("ready");
     run.signal("TERM");
@@ -54,13 +55,14 @@ fn the_command_ends_with_a_killed_globallock() {
     let command = run.says("");
     run.signal("KILL");
     wait_gone(&command);
-    // The command is told by the end of one thread; the lock goes with the last of them.
+    // The command is killed when one thread of globallock ends, the lock is freed when the last of them ends.
+    // So wait for the whole process.
     assert_eq!(run.end(), None);
     assert_eq!(store.run(&["-n", "a", "--", "true"]).status, Some(0), "the lock is free at once");
 }
 
 #[test]
-fn a_signal_that_was_to_be_ignored_stays_ignored() {
+fn an_ignored_signal_stays_ignored() {
     let store = TestStore::new();
     let program = env!("CARGO_BIN_EXE_globallock");
     let script =
@@ -74,7 +76,7 @@ fn a_signal_that_was_to_be_ignored_stays_ignored() {
     assert_eq!(run.end(), Some(0));
 }
 
-/// Starts a command line on a terminal of its own, with what is written to it as if typed.
+/// Starts a command line on its own terminal. What is written to it arrives as if typed.
 fn on_terminal(store: &TestStore, line: &str) -> Running {
     let mut command = Command::new("script");
     command.args(["-qefc", line, "/dev/null"]);
@@ -92,7 +94,8 @@ fn the_keyboard_reaches_the_command() {
     run.says("ready");
     run.write("typed\n");
     run.says("got typed");
-    // A shell that is about to read a line when the signal arrives notices it with the next line.
+    // If the signal arrives just before the shell reads, the shell handles it after the next line. So send a
+    // line.
     run.write("\u{3}\n");
     run.says("caught");
     assert_eq!(run.end(), Some(7));
@@ -100,7 +103,7 @@ fn the_keyboard_reaches_the_command() {
 }
 
 #[test]
-fn waiting_is_told_on_a_terminal() {
+fn waiting_is_announced_on_a_terminal() {
     let store = TestStore::new();
     let first = store.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
     first.says("ready");
@@ -112,7 +115,7 @@ fn waiting_is_told_on_a_terminal() {
 }
 
 #[test]
-fn a_job_stops_and_goes_on_with_its_command() {
+fn a_job_stops_and_continues_with_its_command() {
     let store = TestStore::new();
     let program = globallock().get_program().to_string_lossy().into_owned();
     let mut shell = on_terminal(&store, "bash --norc --noprofile -i");
@@ -139,7 +142,7 @@ fn a_job_stops_and_goes_on_with_its_command() {
 fn a_pager_behind_a_pipe_keeps_the_terminal() {
     let store = TestStore::new();
     let program = globallock().get_program().to_string_lossy().into_owned();
-    // What is behind the pipe reads the keyboard, as a pager does; and so may the command.
+    // The program behind the pipe reads the keyboard, as a pager does. The command may read it as well.
     let reader = "bash -c \"read line </dev/tty; echo piped \\$line; cat\"";
     let mut run =
         on_terminal(&store, &format!("{program} run a -- bash -c \"echo from-command\" | {reader}"));

@@ -132,7 +132,8 @@ impl Owner {
 
 /// Runs an owner process: acquires a lock, and releases it when a line arrives on standard input.
 ///
-/// Arguments: address, name, kind (`mutex`, `read`, `write` or `K/N` permits), lease, and max hold time if any.
+/// Arguments: address, name, kind (`mutex`, `read`, `write` or `K/N` permits), lease, and max hold time if
+/// any.
 ///
 /// # Panics
 /// When the arguments are wrong.
@@ -175,12 +176,12 @@ pub async fn run(arguments: &[String]) {
     }
 }
 
-/// Takes turns with other owners for a number of seconds. The owner's program calls this when its first argument
-/// is `turns`.
+/// Takes turns with other owners for a number of seconds. The owner's program calls this when its first
+/// argument is `turns`.
 ///
-/// Arguments: address, name, kind, seconds, and the path of a file. An exclusive owner makes the file while it
-/// holds the lock; a reader only checks that the file does not exist. Prints how many turns it had, and in how many
-/// of them the file showed another owner inside.
+/// Arguments: address, name, kind, seconds, and the path of a file. An exclusive owner makes the file while
+/// it holds the lock; a reader only checks that the file does not exist. Prints how many turns it had, and in
+/// how many of them the file showed another owner inside.
 ///
 /// # Panics
 /// When the arguments are wrong, or the store does not answer.

@@ -140,8 +140,8 @@ impl Context {
             .expect("the options are good")
     }
 
-    /// Takes the lock with a short max hold time. The time is doubled until the machine is fast enough to grant the
-    /// lock within it.
+    /// Takes the lock with a short max hold time. The time is doubled until the machine is fast enough to
+    /// grant the lock within it.
     ///
     /// # Panics
     /// When the store does not answer.
@@ -197,8 +197,8 @@ impl Context {
         .await;
     }
 
-    /// Starts a task that acquires `lock`. Returns once the queue has this many holders and this many waiters, the
-    /// new one included.
+    /// Starts a task that acquires `lock`. Returns once the queue has this many holders and this many
+    /// waiters, the new one included.
     ///
     /// # Panics
     /// When it does not within the limit.
@@ -252,9 +252,9 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 
 /// Calls `acquire` for a taken lock until it fails with [`Error::TimedOut`].
 ///
-/// On a busy machine the wait can end before the store has answered the first request. The owner does not know yet
-/// that the lock is taken, so the error is [`Error::Unavailable`]. Then the wait is doubled, until the store has
-/// answered `enqueues` requests within one call.
+/// On a busy machine the wait can end before the store has answered the first request. The owner does not
+/// know yet that the lock is taken, so the error is [`Error::Unavailable`]. Then the wait is doubled, until
+/// the store has answered `enqueues` requests within one call.
 ///
 /// # Panics
 /// When `acquire` ends in any other way, or before its wait is over.
@@ -279,8 +279,8 @@ pub async fn run_out<T>(
     }
 }
 
-/// Polls a future and drops it when it is pending after `suspensions` earlier suspensions. Returns its output, or
-/// `None` if it was dropped.
+/// Polls a future and drops it when it is pending after `suspensions` earlier suspensions. Returns its
+/// output, or `None` if it was dropped.
 pub async fn dropped_at<F: Future>(suspensions: usize, future: F) -> Option<F::Output> {
     DroppedAt { future: Box::pin(future), suspensions }.await
 }

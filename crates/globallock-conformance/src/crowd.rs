@@ -1,4 +1,5 @@
-//! A crowd of waiters on one name, and what it must not cost the other owners, whether the crowd is alive or dead.
+//! A crowd of waiters on one name, and what it must not cost the other owners, whether the crowd is alive or
+//! dead.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ pub const SIZE: usize = 10_000;
 const MEMBERS: usize = 4;
 /// How many claims of each member are in front of the second holder, and get the lock in turn.
 const FIRST: usize = 2;
-/// How long after its lease an expired claim may stay. Servers check leases only from time to time, and here they
-/// remove 10,000 claims at once.
+/// How long after its lease an expired claim may stay. Servers check leases only from time to time, and here
+/// they remove 10,000 claims at once.
 const TICK: Duration = Duration::from_secs(2);
 /// How long it may take until all waiters have joined.
 const JOINED: Duration = Duration::from_secs(90);
@@ -34,8 +35,8 @@ const HOLDERS: [usize; 2] = [MEMBERS, MEMBERS + 1];
 /// - A lock of another name stays usable, and `inspect` answers.
 /// - A release grants the lock to the next waiter in the order of the queue.
 ///
-/// After all have died, the lock must be free for a new waiter within a lease and a tick. Without a program the
-/// crowd consists of tasks, which give up instead of dying.
+/// After all have died, the lock must be free for a new waiter within a lease and a tick. Without a program
+/// the crowd consists of tasks, which give up instead of dying.
 ///
 /// # Panics
 /// When one of these is not true.
@@ -205,7 +206,8 @@ impl Crowd {
         step("the queue is empty");
     }
 
-    /// Releases the holder's lock, checks that the next member is granted it, and returns the new fencing token.
+    /// Releases the holder's lock, checks that the next member is granted it, and returns the new fencing
+    /// token.
     async fn hand_over(&mut self, holder: usize, next: usize, fencing_token: u64) -> u64 {
         let member = match self.members.get_mut(holder) {
             Some(member) => member,
@@ -238,7 +240,8 @@ impl Crowd {
                 return queue;
             }
             assert!(Instant::now() < until, "{} claims are in the queue, not {size}", queue.len());
-            // Listing a long queue is expensive. A pause of twice its cost leaves the store time for the crowd.
+            // Listing a long queue is expensive. A pause of twice its cost leaves the store time for the
+            // crowd.
             tokio::time::sleep(asked.elapsed().clamp(Duration::from_millis(10), Duration::from_secs(1)) * 2)
                 .await;
         }
@@ -261,7 +264,8 @@ struct Unrelated {
     task: JoinHandle<u64>,
 }
 
-/// Acquires and releases a lock of another name again and again, and reports a round that takes longer than a lease.
+/// Acquires and releases a lock of another name again and again, and reports a round that takes longer than a
+/// lease.
 async fn use_unrelated(
     url: String,
     lease: Duration,
@@ -303,8 +307,8 @@ impl Unrelated {
     }
 }
 
-/// Measures how long this process was ready but did not run. The limits do not count that time, because no store can
-/// do better on a machine that stalls.
+/// Measures how long this process was ready but did not run. The limits do not count that time, because no
+/// store can do better on a machine that stalls.
 struct Stalls {
     /// The sum, in microseconds.
     total: AtomicU64,

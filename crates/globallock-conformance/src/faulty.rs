@@ -115,11 +115,11 @@ impl Faulty {
         self.state().answered.get(&verb).copied().unwrap_or(0)
     }
 
-    /// The longest time that the store has taken to answer a request. [`Backend::wait_for_change`] does not count,
-    /// because it is meant to wait.
+    /// The longest time that the store has taken to answer a request. [`Backend::wait_for_change`] does not
+    /// count, because it is meant to wait.
     ///
-    /// An owner reads the store's clock from an answer, but counts from the moment when it sent the request. So its
-    /// own deadline may be too early by up to this time.
+    /// An owner reads the store's clock from an answer, but counts from the moment when it sent the request.
+    /// So its own deadline may be too early by up to this time.
     #[must_use]
     pub fn slowest(&self) -> Duration {
         self.state().slowest

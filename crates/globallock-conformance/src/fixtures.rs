@@ -1,4 +1,5 @@
-//! Fixtures for the tests of a single store: managers, queues, waiters, and many owners that live through faults.
+//! Fixtures for the tests of a single store: managers, queues, waiters, and many owners that live through
+//! faults.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +14,8 @@ use crate::server::Cluster;
 /// The lease of all locks here: long enough for a busy machine, short enough to wait for.
 pub const LEASE: Duration = Duration::from_secs(2);
 
-/// How long servers may take to elect a leader. ZooKeeper's servers can wait a minute before they repeat their votes.
+/// How long servers may take to elect a leader. ZooKeeper's servers can wait a minute before they repeat
+/// their votes.
 const ELECTION: Duration = Duration::from_secs(120);
 
 /// Connects with [`LEASE`].
@@ -42,15 +44,16 @@ pub async fn connect_for(url: &str, lease: Duration) -> Result<LockManager> {
 /// A lease that does not expire in a test, however busy the machine is.
 const CALM: Duration = Duration::from_secs(60);
 
-/// The address with a request timeout that even a busy server keeps. Other tests check how long a request may take.
+/// The address with a request timeout that even a busy server keeps. Other tests check how long a request may
+/// take.
 #[must_use]
 pub fn patient(url: &str) -> String {
     let sign = if url.contains('?') { '&' } else { '?' };
     format!("{url}{sign}timeout=20s")
 }
 
-/// Connects with a lease and a request timeout that are longer than any pause of a busy machine: for tests whose
-/// result does not depend on time.
+/// Connects with a lease and a request timeout that are longer than any pause of a busy machine: for tests
+/// whose result does not depend on time.
 ///
 /// # Errors
 /// As [`LockManager::connect`].
@@ -109,8 +112,8 @@ pub fn waits(manager: &LockManager, name: &str) -> JoinHandle<Result<Guard>> {
     tokio::spawn(async move { lock.acquire().await })
 }
 
-/// Kills the leader again and again, for a minute and at least five times, while sixteen owners take turns, and
-/// checks their turns. Returns the number of turns and the number of deaths.
+/// Kills the leader again and again, for a minute and at least five times, while sixteen owners take turns,
+/// and checks their turns. Returns the number of turns and the number of deaths.
 ///
 /// # Panics
 /// When a promise is broken, or the servers do not start.
@@ -137,8 +140,8 @@ pub async fn deaths_of_leaders(cluster: &mut impl Cluster) -> (usize, usize) {
     (count, deaths)
 }
 
-/// Releases a lock while the cluster has no majority, and takes the lock again once there is one. The outcome of the
-/// release is unknown; in either case the claim must not stay until its owner ends.
+/// Releases a lock while the cluster has no majority, and takes the lock again once there is one. The outcome
+/// of the release is unknown; in either case the claim must not stay until its owner ends.
 ///
 /// # Panics
 /// When it stays, or the servers do not start.
@@ -164,7 +167,8 @@ pub async fn release_without_majority(cluster: &mut impl Cluster) {
     }
 }
 
-/// Asks for a mutex until it is granted, and repeats the call when it fails, as it does before an election has ended.
+/// Asks for a mutex until it is granted, and repeats the call when it fails, as it does before an election
+/// has ended.
 async fn acquired(manager: &LockManager, name: &str) -> Guard {
     let granted = async {
         loop {
@@ -244,8 +248,8 @@ impl Turns {
         tokio::time::timeout(ELECTION, more).await.expect("the owners keep taking turns");
     }
 
-    /// Stops the owners and checks their turns: no two owners held at the same time, fencing tokens rose, and every
-    /// owner had a turn after `since`. Returns the number of turns.
+    /// Stops the owners and checks their turns: no two owners held at the same time, fencing tokens rose, and
+    /// every owner had a turn after `since`. Returns the number of turns.
     ///
     /// # Panics
     /// When one of these is not true.

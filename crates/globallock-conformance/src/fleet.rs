@@ -31,8 +31,8 @@ impl Fleet {
         self.directory.path().join("one-at-a-time")
     }
 
-    /// Starts a member: a program that prints at its end how many turns it had, and in how many of them the file
-    /// showed another owner inside. The file's path is its last argument.
+    /// Starts a member: a program that prints at its end how many turns it had, and in how many of them the
+    /// file showed another owner inside. The file's path is its last argument.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -49,8 +49,8 @@ impl Fleet {
         self.add(Command::new(program).args(["turns", url, name, kind, TIME]));
     }
 
-    /// Waits for all members, and checks that no two were inside at once and that each had at least five turns.
-    /// Returns the turns of each.
+    /// Waits for all members, and checks that no two were inside at once and that each had at least five
+    /// turns. Returns the turns of each.
     ///
     /// # Panics
     /// When one of these is not true.

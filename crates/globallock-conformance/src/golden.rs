@@ -1,5 +1,5 @@
-//! Golden tests: compare what a store writes, byte for byte, with what earlier versions wrote, because processes of
-//! several versions share a store.
+//! Golden tests: compare what a store writes, byte for byte, with what earlier versions wrote, because
+//! processes of several versions share a store.
 //!
 //! Only what differs from run to run is masked: times, and the random ids of connections.
 
@@ -46,8 +46,8 @@ pub fn claims() -> Vec<Claim> {
         .collect()
 }
 
-/// Enqueues [`claims`]: the first claim of the mutex, both readers, and the first two claims of permits are granted;
-/// the others wait.
+/// Enqueues [`claims`]: the first claim of the mutex, both readers, and the first two claims of permits are
+/// granted; the others wait.
 ///
 /// # Panics
 /// When the store answers otherwise.
@@ -66,8 +66,8 @@ pub async fn fill(backend: &dyn Backend) {
     assert_eq!(holds, [true, false, false, true, true, false, true, true, false]);
 }
 
-/// Masks times as `<s>`, `<ms>` or `<us>`, leases of the server as `<lease>`, and ids that are not from [`claims`] as
-/// `<id>`.
+/// Masks times as `<s>`, `<ms>` or `<us>`, leases of the server as `<lease>`, and ids that are not from
+/// [`claims`] as `<id>`.
 #[must_use]
 pub fn masked(text: &str) -> String {
     let ours = format!("{MANAGER:020x}");

@@ -1,14 +1,16 @@
 #![forbid(unsafe_code)]
-//! What every globallock store must do, as named cases, together with real servers and faults to run them against.
+//! What every globallock store must do, as named cases, together with real servers and faults to run them
+//! against.
 //!
 //! The author of a [`Backend`](globallock::Backend) describes it by a
-//! [`StoreUnderTest`](store_under_test::StoreUnderTest) and runs the cases on it. Each case is a sentence that must
-//! be true of the store.
+//! [`StoreUnderTest`](store_under_test::StoreUnderTest) and runs the cases on it. Each case is a sentence
+//! that must be true of the store.
 //!
 //! ```
 //! use globallock_conformance::{cases::trials, store_under_test::StoreUnderTest};
 //!
-//! // Instead of the store in memory, connect to yours: a new backend with each call, as another process would.
+//! // Instead of the store in memory, connect to yours. Each call opens a new backend, as another
+//! // process would.
 //! let memory = globallock::Memory::new();
 //! let store = StoreUnderTest::new("mine", move || {
 //!     let backend = memory.clone();

@@ -49,7 +49,8 @@ enum Body {
 }
 
 impl Member {
-    /// Starts a process of the owner's program with these settings. `on_report` is called with each of its reports.
+    /// Starts a process of the owner's program with these settings. `on_report` is called with each of its
+    /// reports.
     ///
     /// # Panics
     /// When it cannot be started.
@@ -76,8 +77,8 @@ impl Member {
         Member { body: Body::Process(Box::new(child), orders) }
     }
 
-    /// Starts a task of this process with these settings, for a store that lives in the process. `on_report` is
-    /// called with each of its reports.
+    /// Starts a task of this process with these settings, for a store that lives in the process. `on_report`
+    /// is called with each of its reports.
     #[must_use]
     pub fn task(config: &MemberConfig, on_report: impl Fn(Report) + Send + Sync + 'static) -> Self {
         let (orders, receiver) = mpsc::unbounded_channel();
@@ -117,7 +118,8 @@ impl Member {
         }
     }
 
-    /// Kills the member, as a crash does, and waits for its end. A task is aborted, so its waiters leave the queue.
+    /// Kills the member, as a crash does, and waits for its end. A task is aborted, so its waiters leave the
+    /// queue.
     ///
     /// # Panics
     /// When it cannot be killed.
@@ -137,8 +139,8 @@ impl Member {
 
 /// Runs a member's process. The owner's program calls this when its first argument is `member`.
 ///
-/// Arguments: address, name, label, lease. Each line of standard input is a command: a number of waiters to start,
-/// or `release`.
+/// Arguments: address, name, label, lease. Each line of standard input is a command: a number of waiters to
+/// start, or `release`.
 ///
 /// # Panics
 /// When the arguments are wrong.

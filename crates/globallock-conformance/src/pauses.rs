@@ -11,14 +11,14 @@ const STEP: Duration = Duration::from_millis(10);
 /// How late the timer may be on an idle machine.
 const IDLE: Duration = Duration::from_millis(2);
 
-/// By what factor leases must be longer on this machine, so that its longest pause does not outlast them: 1, or more
-/// where other programs keep it busy.
+/// By what factor leases must be longer on this machine, so that its longest pause does not outlast them: 1,
+/// or more where other programs keep it busy.
 ///
 /// Measures for a fifth of a second, on the caller's thread.
 #[must_use]
 pub fn busy() -> u32 {
-    // Both the load of the last minute and the tasks that run now count, because the load of a minute does not show
-    // programs that have just started.
+    // Both the load of the last minute and the tasks that run now count, because the load of a minute does
+    // not show programs that have just started.
     let samples = 20;
     let (mut minute, mut running) = (0.0_f64, 0.0_f64);
     for _ in 0..samples {
@@ -31,7 +31,8 @@ pub fn busy() -> u32 {
         running += field(2) / f64::from(samples);
     }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    // A load of twice the processors counts as idle, because the build before the tests leaves that much behind.
+    // A load of twice the processors counts as idle, because the build before the tests leaves that much
+    // behind.
     (minute.max(running) / (2 * processors) as f64).clamp(1.0, 4.0) as u32
 }
 
@@ -62,14 +63,15 @@ impl Pauses {
         Pauses { spent, timer }
     }
 
-    /// How long this process has had to wait for a processor since then. An operation of a few steps was delayed by no
-    /// more than this.
+    /// How long this process has had to wait for a processor since then. An operation of a few steps was
+    /// delayed by no more than this.
     #[must_use]
     pub fn spent(&self) -> Duration {
         Duration::from_nanos(self.spent.load(Ordering::Relaxed))
     }
 
-    /// Waits for `call`, for `limit` plus the pauses of the machine meanwhile. `None` if it does not end in that time.
+    /// Waits for `call`, for `limit` plus the pauses of the machine meanwhile. `None` if it does not end in
+    /// that time.
     ///
     /// # Cancel safety
     /// That of `call`.

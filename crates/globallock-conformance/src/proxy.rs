@@ -1,4 +1,5 @@
-//! A TCP proxy that fails on purpose. It counts what it did, so that a test can prove that a fault took effect.
+//! A TCP proxy that fails on purpose. It counts what it did, so that a test can prove that a fault took
+//! effect.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -52,7 +53,8 @@ struct Counts {
     cut: AtomicU64,
     ended: AtomicU64,
     requests: AtomicU64,
-    /// The number of the request that makes its connection deaf: the answers from its own on are discarded. 0: none.
+    /// The number of the request that makes its connection deaf: the answers from its own on are discarded.
+    /// 0: none.
     deaf_from: AtomicU64,
     deaf: AtomicU64,
 }
@@ -129,10 +131,11 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.old_answers = (opened, flow));
     }
 
-    /// Makes the connection of the `number`th request deaf: the answer to that request, and all that the server sends
-    /// on the connection afterwards, is discarded. The connection stays open.
+    /// Makes the connection of the `number`th request deaf: the answer to that request, and all that the
+    /// server sends on the connection afterwards, is discarded. The connection stays open.
     ///
-    /// Requests are counted since the start, over all connections. Bytes that arrive together count as one request.
+    /// Requests are counted since the start, over all connections. Bytes that arrive together count as one
+    /// request.
     pub fn swallow_answer(&self, number: u64) {
         self.counts.deaf_from.store(number, Ordering::SeqCst);
     }

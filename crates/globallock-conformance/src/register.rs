@@ -4,16 +4,16 @@ use std::sync::Mutex;
 
 /// A value that accepts writes of the newest owner only.
 ///
-/// This check makes a lock safe against owners that were stopped while they held it. It is described by Martin
-/// Kleppmann in "How to do distributed locking" (2016).
+/// This check makes a lock safe against owners that were stopped while they held it. It is described by
+/// Martin Kleppmann in "How to do distributed locking" (2016).
 #[derive(Debug, Default)]
 pub struct Register {
     state: Mutex<(u64, String)>,
 }
 
 impl Register {
-    /// Writes `value` for the owner with this fencing token, unless a newer owner has written. Returns whether it
-    /// did.
+    /// Writes `value` for the owner with this fencing token, unless a newer owner has written. Returns
+    /// whether it did.
     ///
     /// # Panics
     /// When an earlier call panicked.

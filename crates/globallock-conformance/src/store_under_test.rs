@@ -23,10 +23,11 @@ pub struct StoreUnderTest {
     pub kind: String,
     /// Opens a new connection.
     pub open: Open,
-    /// The lease of the cases' claims. It must be longer than the machine's longest pause, and short enough to wait
-    /// for. Default: 1 s.
+    /// The lease of the cases' claims. It must be longer than the machine's longest pause, and short enough
+    /// to wait for. Default: 1 s.
     pub lease: Duration,
-    /// The store's address, for owner processes. Without it, the cases that need owner processes are left out.
+    /// The store's address, for owner processes. Without it, the cases that need owner processes are left
+    /// out.
     pub url: Option<String>,
     /// The owner's program. Without it, the cases that need owner processes are left out.
     pub child: Option<PathBuf>,

@@ -1,4 +1,5 @@
-//! Runs the conformance suite on every store. Tests are named `store::promise::sentence[/kind]`, and filtered as usual.
+//! Runs the conformance suite on every store. Tests are named `store::promise::sentence[/kind]`, and filtered
+//! as usual.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use libtest_mimic::{Arguments, Failed};
 
 fn main() {
     let (filters, mut arguments) = arguments();
-    // The cases mostly wait, so many can run at once. With more than 16, two processors would be the bottleneck.
+    // The cases mostly wait, so many can run at once. With more than 16, two processors would be the
+    // bottleneck.
     arguments.test_threads.get_or_insert(16);
     let directory = tempfile::tempdir().expect("a directory can be made");
     let wanted = |kind: &str| {
@@ -87,8 +89,8 @@ fn arguments() -> (Vec<String>, Arguments) {
     (filters, Arguments::from_iter(others))
 }
 
-/// Interleaves the stores' cases, so that other stores use the machine while the cases of one store wait. Each store
-/// starts at another case, so that the heaviest case does not run on all of them at once.
+/// Interleaves the stores' cases, so that other stores use the machine while the cases of one store wait.
+/// Each store starts at another case, so that the heaviest case does not run on all of them at once.
 fn side_by_side(stores: Vec<Vec<Trial>>) -> Vec<Trial> {
     let count = stores.len();
     let mut numbered = Vec::new();
@@ -166,7 +168,8 @@ fn on_redis(server: &Redis) -> StoreUnderTest {
 fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> StoreUnderTest {
     let (for_sabotage, for_residue) = (cluster.endpoints(), cluster.endpoints());
     let root = if options.is_empty() { "/locks/_glocks" } else { "/locks/interop" };
-    // A prefix of the claims' keys, which are below the name, and of the python-etcd3 key, which is the name itself.
+    // A prefix of the claims' keys, which are below the name, and of the python-etcd3 key, which is the name
+    // itself.
     let range = move |name: &Name| format!("{root}/{}", name.as_str());
     let store = StoreUnderTest::at(kind, &patient(&format!("{}{options}", cluster.url())), child())
         .with_sabotage(move |name| {
@@ -197,7 +200,8 @@ fn on_zookeeper(ensemble: &ZooKeeper, kind: &str, options: &str) -> StoreUnderTe
             async {}
         })
         .with_residue(move |name| {
-            // The lock's node is a container, which the servers delete once it is empty. So only its children count.
+            // The lock's node is a container, which the servers delete once it is empty. So only its children
+            // count.
             let left = zookeeper::children(&for_residue, &format!("{root}/{}", name.as_str()));
             async move { left }
         });

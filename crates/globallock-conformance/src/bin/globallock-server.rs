@@ -1,7 +1,7 @@
 //! Starts a real server for tests in other languages: `globallock-server redis`, for example.
 //!
-//! Prints one line of JSON with its address, its port, and what else its clients need. Runs until its standard input
-//! is closed.
+//! Prints one line of JSON with its address, its port, and what else its clients need. Runs until its
+//! standard input is closed.
 
 use std::io::{Error, Read, Result};
 

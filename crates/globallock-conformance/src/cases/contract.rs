@@ -146,14 +146,15 @@ async fn a_renewal_does_not_change_the_max_hold(context: Context) {
     granted(backend.enqueue(&claim).await.unwrap());
     let answered = Instant::now();
     let claim = Arc::new(claim);
-    // The last renewal is sent long enough after the grant to show whether renewals restart the max hold time.
+    // The last renewal is sent long enough after the grant to show whether renewals restart the max hold
+    // time.
     let mut sent = answered;
     while sent < answered + Duration::from_millis(50) {
         sent = Instant::now();
         let renewed = granted(backend.renew(&[Arc::clone(&claim)]).await.remove(0).unwrap());
         let (ends, took) = (renewed.hold_ends.expect("the max hold time has an end"), sent.elapsed());
-        // The owner counts from the moment when it sent the request. So its end may be too early by the time that
-        // the answer took.
+        // The owner counts from the moment when it sent the request. So its end may be too early by the time
+        // that the answer took.
         assert!(ends <= answered + hold + ROUNDING, "{:?} too late", ends - (answered + hold));
         assert!(ends + took + ROUNDING >= asked + hold, "{:?} too early", asked + hold - ends);
     }
@@ -179,8 +180,8 @@ async fn a_holder_without_renewals_expires_with_its_lease(context: Context) {
     let before = Instant::now();
     assert!(held(owner.enqueue(&claim).await.unwrap()));
     assert_eq!(other.enqueue(&next).await.unwrap(), ClaimStatus::Waiting);
-    // The waiter has a lease of the same length and can expire as well, even before the store has noticed the first
-    // expiry. Then it joins the queue again.
+    // The waiter has a lease of the same length and can expire as well, even before the store has noticed the
+    // first expiry. Then it joins the queue again.
     loop {
         let answered = match other.enqueue(&next).await {
             Ok(ClaimStatus::Waiting) => other.wait_for_change(&next).await,
@@ -229,7 +230,8 @@ async fn late_requests_of_an_expired_claim_let_nobody_in(context: Context) {
         assert_eq!(others.enqueue(claim).await.unwrap(), ClaimStatus::Waiting);
         assert_eq!(others.renew(&[Arc::new(claim.clone())]).await.remove(0).unwrap(), ClaimStatus::Waiting);
     }
-    // The first claim is not renewed and expires. Then the writer holds the lock, and after it the second reader.
+    // The first claim is not renewed and expires. Then the writer holds the lock, and after it the second
+    // reader.
     assert!(held(settled(&*others, &writer).await));
     others.release(&writer).await.unwrap();
     assert!(held(settled(&*others, &reader).await));

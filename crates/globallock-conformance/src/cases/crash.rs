@@ -116,7 +116,8 @@ async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(context: Contex
     let guard = within_a_lease(&context, waiter, Instant::now()).await;
     assert!(register.write(guard.fencing_token(), "the second owner"));
     owner.go_on();
-    // A write that the first owner sent before it was stopped arrives now, and is refused because of its token.
+    // A write that the first owner sent before it was stopped arrives now, and is refused because of its
+    // token.
     assert!(!register.write(old, "the first owner, too late"));
     assert_eq!(register.read(), "the second owner");
     assert!(matches!(owner.next_report().await, Report::Lost(_)));
@@ -151,8 +152,8 @@ async fn a_stopped_holder_is_passed_over_at_its_max_hold(context: Context) {
     owner.granted().await;
     let lock = context.lock(&manager);
     let waiter = tokio::spawn(async move { lock.acquire().await });
-    // The holder's max hold time may have ended before the queue is listed. So only the waiter is looked for, not the
-    // holder.
+    // The holder's max hold time may have ended before the queue is listed. So only the waiter is looked for,
+    // not the holder.
     crate::context::eventually("the waiter has joined", async || {
         let queue = context.queue(&manager).await;
         queue.iter().any(|entry| entry.owner.pid == Some(std::process::id()))

@@ -28,7 +28,8 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// A manager with delayed requests and answers: each request suspends once before and once after it is served.
+/// A manager with delayed requests and answers: each request suspends once before and once after it is
+/// served.
 async fn slow(context: &Context) -> globallock::LockManager {
     let (store, manager) = context.faulty().await;
     for verb in [Verb::Enqueue, Verb::Release, Verb::Renew] {
@@ -69,8 +70,8 @@ async fn a_waiting_acquire_dropped_at_any_point_leaves_nothing(context: Context)
             () = releases => unreachable!("it never ends"),
         };
         let done = ended.is_some();
-        // The dropped waiter may have been waiting or granted. The holder's guard may be held still, and is dropped
-        // with `releases`.
+        // The dropped waiter may have been waiting or granted. The holder's guard may be held still, and is
+        // dropped with `releases`.
         drop(ended);
         context.until_empty(&holder).await;
         if done {

@@ -1,4 +1,5 @@
-//! A lock that can no longer be assumed held is reported as lost, before the store can grant it to the next owner.
+//! A lock that can no longer be assumed held is reported as lost, before the store can grant it to the next
+//! owner.
 
 use std::time::{Duration, Instant};
 

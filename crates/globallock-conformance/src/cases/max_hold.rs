@@ -20,8 +20,8 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// The max hold time less the owner's margin: an owner gives the lock up a little early, because clocks may run at
-/// different rates.
+/// The max hold time less the owner's margin: an owner gives the lock up a little early, because clocks may
+/// run at different rates.
 fn nearly(hold: Duration) -> Duration {
     hold - hold / 100 - Duration::from_millis(5)
 }

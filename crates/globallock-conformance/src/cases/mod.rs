@@ -109,8 +109,8 @@ impl Trial {
     /// Runs the case on its own thread and runtime.
     ///
     /// # Panics
-    /// When the sentence is not true of the store, or when the case does not end in time; then its thread keeps
-    /// running.
+    /// When the sentence is not true of the store, or when the case does not end in time; then its thread
+    /// keeps running.
     pub fn run(&self) {
         let (sender, ended) = mpsc::channel();
         let (case, context) = (self.case.clone(), Context::new(&self.store, self.case.sentence, self.kind));

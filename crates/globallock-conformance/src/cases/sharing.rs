@@ -85,8 +85,8 @@ async fn a_stream_of_readers_does_not_starve_a_writer(context: Context) {
         let (context, written) = (Arc::clone(&context), Arc::clone(&written));
         readers.spawn(async move {
             let manager = context.manager().await;
-            // Each takes the lock again before it releases the guard that it has. Without fairness there would always
-            // be a reader.
+            // Each takes the lock again before it releases the guard that it has. Without fairness there
+            // would always be a reader.
             let mut held = take(&context, &manager, "read").await;
             while written.load(Ordering::SeqCst) == 0 {
                 let lock = lock_of(&manager, context.name(), "read").unwrap();

@@ -1,4 +1,5 @@
-//! Certificates for tests of TLS: an authority, a server and a client that it signed, and an unrelated authority.
+//! Certificates for tests of TLS: an authority, a server and a client that it signed, and an unrelated
+//! authority.
 
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};

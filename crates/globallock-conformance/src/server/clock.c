@@ -1,5 +1,5 @@
-/* Preloaded into a program, this library shifts the program's wall clock by the number of seconds in a file: eight
- * bytes, read again for each call. Monotonic clocks are not changed. */
+/* Preloaded into a program, this library shifts the program's wall clock by the number of seconds in a file:
+ * eight bytes, read again for each call. Monotonic clocks are not changed. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

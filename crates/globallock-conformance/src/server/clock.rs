@@ -42,7 +42,8 @@ impl Clock {
         Ok(clock)
     }
 
-    /// Sets it this many seconds ahead of the host's clock, or behind it when negative. It takes effect at once.
+    /// Sets it this many seconds ahead of the host's clock, or behind it when negative. It takes effect at
+    /// once.
     ///
     /// # Errors
     /// When its file cannot be written.

@@ -46,9 +46,9 @@ const START_LIMIT: Duration = Duration::from_secs(100);
 /// The pause before a server that does not answer yet is polled again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
-/// A shell script that starts the command in its arguments, prints the command's process id, and kills the command
-/// when the pipe from the owner closes. The pipe closes however the owner ends, even by `kill -9`. When the guardian
-/// itself is killed, the kernel kills the command.
+/// A shell script that starts the command in its arguments, prints the command's process id, and kills the
+/// command when the pipe from the owner closes. The pipe closes however the owner ends, even by `kill -9`.
+/// When the guardian itself is killed, the kernel kills the command.
 const GUARDIAN: &str = r#"
     if command -v setpriv >/dev/null 2>&1; then set -- setpriv --pdeathsig KILL "$@"; fi
     "$@" </dev/null >&2 & echo $!; read -r _; kill -KILL $! 2>/dev/null; wait"#;

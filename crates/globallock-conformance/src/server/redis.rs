@@ -153,7 +153,8 @@ impl Redis {
     }
 }
 
-/// Runs a command on the server at `port` with `redis-cli` and returns its output without the last line break.
+/// Runs a command on the server at `port` with `redis-cli` and returns its output without the last line
+/// break.
 ///
 /// # Panics
 /// When redis-cli is not installed.

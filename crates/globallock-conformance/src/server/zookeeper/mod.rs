@@ -165,8 +165,8 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Sets the number that the next sequential child of a node gets, in an ensemble of one server. The server is
-    /// restarted.
+    /// Sets the number that the next sequential child of a node gets, in an ensemble of one server. The
+    /// server is restarted.
     ///
     /// # Errors
     /// When it has no such node, or does not start.
@@ -270,8 +270,8 @@ pub fn sessions(port: u16) -> Result<Vec<u64>> {
     Ok(with_nodes.lines().filter_map(number).collect())
 }
 
-/// Ends the session of another client: takes the session over with the password that the servers gave it, and closes
-/// it.
+/// Ends the session of another client: takes the session over with the password that the servers gave it, and
+/// closes it.
 ///
 /// # Errors
 /// When the server does not answer.
@@ -287,16 +287,16 @@ pub fn end_session(port: u16, session: u64) -> Result<()> {
     connect.push(0);
     let close = [1_u32.to_be_bytes(), (-11_i32).to_be_bytes()].concat();
     let frame = |body: &[u8]| [&u32::try_from(body.len()).unwrap_or(0).to_be_bytes(), body].concat();
-    // Both frames in one write: the takeover closes the owner's connection, and the owner reconnects to its session
-    // within a moment.
+    // Both frames in one write: the takeover closes the owner's connection, and the owner reconnects to its
+    // session within a moment.
     stream.write_all(&[frame(&connect), frame(&close)].concat())?;
     // The server closes the connection when the session has ended.
     stream.read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
-/// The password that a server gives to a session: sixteen bytes of `java.util.Random`, seeded with the session id and a
-/// constant.
+/// The password that a server gives to a session: sixteen bytes of `java.util.Random`, seeded with the
+/// session id and a constant.
 fn password(session: u64) -> [u8; 16] {
     const MASK: u64 = (1 << 48) - 1;
     const FACTOR: u64 = 0x5_DEEC_E66D;

@@ -1,7 +1,7 @@
 //! Changes the child counter of a node in one of ZooKeeper's snapshots, which otherwise takes years of locks.
 //!
-//! A snapshot is the tree and a seal: the tree's Adler-32 and a slash. Since 3.6, a digest of the tree and a second
-//! seal, over everything before it, follow. A wrong digest is harmless: the server only logs it.
+//! A snapshot is the tree and a seal: the tree's Adler-32 and a slash. Since 3.6, a digest of the tree and a
+//! second seal, over everything before it, follow. A wrong digest is harmless: the server only logs it.
 
 use std::io::{Error, Result};
 use std::path::Path;
@@ -11,7 +11,8 @@ const SEAL: usize = 13;
 /// The length of the digest: zxid, version and digest.
 const DIGEST: usize = 20;
 
-/// Sets the number that the next sequential child of `path` gets, in the newest snapshot of a server's directory.
+/// Sets the number that the next sequential child of `path` gets, in the newest snapshot of a server's
+/// directory.
 pub(super) fn set_sequence(home: &Path, path: &str, next: i32) -> Result<()> {
     let files = std::fs::read_dir(home.join("version-2"))?.filter_map(|file| Some(file.ok()?.path()));
     let number = |file: &Path| {

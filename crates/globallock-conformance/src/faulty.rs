@@ -125,7 +125,7 @@ impl Faulty {
         self.state().slowest
     }
 
-    /// How many requests met a fault: the proof that the faults took effect.
+    /// How many requests have failed or will never be answered: the proof that the faults took effect.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.state().failed

@@ -104,7 +104,7 @@ async fn renewing_returns_the_same_token(context: Context) {
     let renewed = backend.renew(&[std::sync::Arc::clone(&claim)]).await.remove(0).unwrap();
     match (first, renewed) {
         (ClaimStatus::Held(first), ClaimStatus::Held(renewed)) => {
-            assert_eq!(first.fencing_token, renewed.fencing_token)
+            assert_eq!(first.fencing_token, renewed.fencing_token);
         }
         other => panic!("{other:?}"),
     }

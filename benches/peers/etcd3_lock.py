@@ -1,4 +1,4 @@
-"""python-etcd3's Lock in the workloads. Arguments: one endpoint, then as `workload.py` says."""
+"""python-etcd3's Lock in the workloads. Arguments: one endpoint, then the arguments of `workload.py`."""
 
 import sys
 from urllib.parse import urlparse

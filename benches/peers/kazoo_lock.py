@@ -1,4 +1,4 @@
-"""kazoo's Lock in the workloads. Arguments: hosts, then as `workload.py` says."""
+"""kazoo's Lock in the workloads. Arguments: hosts, then the arguments of `workload.py`."""
 
 import sys
 

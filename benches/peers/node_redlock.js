@@ -1,4 +1,4 @@
-// Runs the contended workload with node-redlock, and prints what came of it as one line of JSON.
+// Runs the contended workload with node-redlock, and prints the result as one line of JSON.
 "use strict";
 
 const Redis = require("ioredis").default || require("ioredis");

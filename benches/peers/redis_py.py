@@ -1,4 +1,4 @@
-"""Runs the contended workload with redis-py's Lock in threads, and prints what came of it as one line of JSON."""
+"""Runs the contended workload with redis-py's Lock in threads, and prints the result as one line of JSON."""
 
 import json
 import sys

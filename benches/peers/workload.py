@@ -1,4 +1,4 @@
-"""The workloads of a peer's lock, each printed as one line of JSON.
+"""The workloads of a peer's lock. Each prints its result as one line of JSON.
 
 `pairs SECONDS`: acquire and release, uncontended, as often as possible.
 `contend OWNERS HOLD THINK SECONDS`: processes that take one lock in turn.

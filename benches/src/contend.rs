@@ -9,7 +9,7 @@ use tokio::sync::Barrier;
 
 use crate::statistics::Times;
 
-/// What owners do.
+/// A contended workload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Workload {
     pub(crate) owners: usize,
@@ -18,14 +18,14 @@ pub(crate) struct Workload {
     pub(crate) run: Duration,
 }
 
-/// What came of it.
+/// The result of a workload.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     /// From the call of a release to the grant of another owner.
     pub(crate) hand_offs: Times,
-    /// The grants of each owner.
+    /// The number of grants of each owner.
     pub(crate) grants: Vec<usize>,
-    /// The share of the time in which the lock was held.
+    /// The fraction of the time in which the lock was held.
     pub(crate) utilisation: f64,
     pub(crate) grants_per_second: f64,
 }
@@ -35,14 +35,14 @@ impl Outcome {
         self.grants.iter().sum()
     }
 
-    /// The fewest grants of an owner by the most of one.
+    /// The smallest number of grants of an owner, divided by the largest.
     pub(crate) fn fairness(&self) -> f64 {
         let (least, most) = (self.grants.iter().min(), self.grants.iter().max());
         least.zip(most).map_or(f64::NAN, |(least, most)| *least as f64 / *most as f64)
     }
 }
 
-/// What all owners see: who released last and when, and whether two are ever inside.
+/// The state that all owners share: which of them released last and when, and how many are inside.
 struct Watch {
     started: Instant,
     inside: AtomicUsize,
@@ -51,9 +51,9 @@ struct Watch {
     held_nanoseconds: AtomicU64,
 }
 
-/// One way of taking one lock, so that peers run the same workload.
+/// An owner of one lock: globallock's or a peer's, so that all run the same workload.
 pub(crate) trait Contender: Send + 'static {
-    /// What a grant is released with.
+    /// The guard of a grant.
     type Held: Send;
     /// Takes the lock.
     fn acquire(&mut self) -> impl Future<Output = Self::Held> + Send;
@@ -76,7 +76,7 @@ impl Contender for Ours {
     }
 }
 
-/// Makes `owners` owners of one name, on `connections` connections.
+/// Makes this many owners of one name, on this many connections.
 pub(crate) async fn ours(url: &str, name: &str, owners: usize, connections: usize) -> Vec<Ours> {
     let mut managers = Vec::new();
     for _ in 0..connections {
@@ -152,7 +152,7 @@ async fn own<C: Contender>(
     (grants, hand_offs)
 }
 
-/// Sleeps on a thread of its own: the runtime's timer counts whole milliseconds.
+/// Sleeps on a blocking thread, because the runtime's timer counts whole milliseconds.
 pub(crate) async fn pause(time: Duration) {
     if !time.is_zero() {
         tokio::task::spawn_blocking(move || std::thread::sleep(time)).await.expect("sleeping does not fail");

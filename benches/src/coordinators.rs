@@ -1,4 +1,4 @@
-//! The figures of the stores in etcd and ZooKeeper, against raw round trips and the peers.
+//! The figures of the stores in etcd and ZooKeeper, compared with raw round trips and with the peers.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::peers::{contends, pairs_per_second};
 use crate::sections::{row, title};
 use crate::statistics::{Times, median};
 
-/// What 8 owners do who come again at once.
+/// 8 owners that ask again at once.
 const EAGER: Workload = Workload {
     owners: 8,
     hold: Duration::from_millis(1),
@@ -26,7 +26,7 @@ const ROUNDS: usize = 5;
 const TASKS: usize = 64;
 const RUN: Duration = Duration::from_secs(2);
 
-/// One member.
+/// The figures of etcd, with one member.
 pub(crate) async fn etcd() {
     let cluster = Etcd::start(1).expect("etcd starts");
     let url = cluster.url();
@@ -76,7 +76,7 @@ pub(crate) async fn etcd() {
     row("writes/s (2 a pair) / raw concurrent puts/s", pairs * 2.0 / puts, "x", "");
 }
 
-/// Times raw pairs and pairs of ours, some of each in turn.
+/// Times raw pairs and pairs of globallock, some of each in turn.
 async fn etcd_pairs(url: &str) -> (Times, Times) {
     let mut raw = Raw::connect(url).await;
     let lease = raw.lease(Duration::from_secs(60)).await;
@@ -103,7 +103,7 @@ async fn etcd_pairs(url: &str) -> (Times, Times) {
     (plain, ours)
 }
 
-/// How many pairs a second one task does.
+/// The pairs per second of one task.
 async fn sequential(url: &str, name: &str) -> f64 {
     let manager = LockManager::connect(url).await.expect("the store is there");
     let lock = manager.mutex(name).expect("the name is valid");
@@ -116,7 +116,7 @@ async fn sequential(url: &str, name: &str) -> f64 {
     f64::from(done) / began.elapsed().as_secs_f64()
 }
 
-/// How many raw puts a second 64 tasks do on one connection.
+/// The raw puts per second of 64 tasks on one connection.
 async fn puts_per_second(raw: &Raw) -> f64 {
     let began = Instant::now();
     let tasks: Vec<_> = (0..TASKS)
@@ -139,7 +139,8 @@ async fn puts_per_second(raw: &Raw) -> f64 {
     f64::from(done) / began.elapsed().as_secs_f64()
 }
 
-/// One server, after it has been used for a while: a cold JVM takes twice the time.
+/// The figures of ZooKeeper, with one server. The server is used for a while first, because a cold JVM takes
+/// twice the time.
 pub(crate) async fn zookeeper() {
     let ensemble = ZooKeeper::start(1).expect("ZooKeeper starts");
     let url = ensemble.url();

@@ -1,4 +1,5 @@
-//! etcd's own calls without anything around them, written byte by byte: what globallock's round trips are held against.
+//! Raw calls of etcd, encoded by hand without a client library: globallock's round trips are compared with
+//! them.
 
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ impl Raw {
         find_number(&answer, 2)
     }
 
-    /// Puts a key under a lease, unless it is there, and reads those below the same name.
+    /// Puts a key that is attached to a lease, unless it exists, and reads the keys below the same name, in
+    /// one transaction.
     pub(crate) async fn put_and_range(&mut self, name: &str, key: &str, lease: u64) {
         let absent = [number(2, 1), field(3, key.as_bytes()), number(5, 0)].concat();
         let put = [field(1, key.as_bytes()), field(2, b"value"), number(3, lease)].concat();
@@ -54,7 +56,7 @@ impl Raw {
     }
 }
 
-/// An owner that uses the cluster's own Lock service, which is etcd's mutex run by the server.
+/// An owner that uses the cluster's Lock service: etcd's own mutex, run by the server.
 pub(crate) struct LockService {
     pub(crate) raw: Raw,
     pub(crate) lease: u64,
@@ -108,7 +110,7 @@ fn read_varint(bytes: &mut &[u8]) -> u64 {
     value
 }
 
-/// The fields of a message that has numbers and buffers only.
+/// The fields of a message that has only numbers and buffers, as (tag, number or length, content).
 fn fields(mut message: &[u8]) -> Vec<(u64, u64, Vec<u8>)> {
     let mut found = Vec::new();
     while !message.is_empty() {
@@ -134,7 +136,7 @@ fn find_number(message: &[u8], tag: u64) -> u64 {
     found.expect("the answer has the field").1
 }
 
-/// Passes messages as they are.
+/// A codec that passes messages unchanged.
 #[derive(Clone, Copy, Debug)]
 struct Bytes;
 

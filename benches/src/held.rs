@@ -1,4 +1,4 @@
-//! What many held locks of one manager cost while nothing happens to them.
+//! The cost of many locks that one manager holds and renews.
 
 use std::time::{Duration, Instant};
 

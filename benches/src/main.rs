@@ -1,8 +1,11 @@
-//! Measures globallock against raw round trips and against the peers, in one run.
+//! Compares globallock with raw round trips and with the peers, in one run.
 //!
-//! `cargo run --release -p globallock-bench [-- SECTION…]`, with the sections `pairs`, `handoff`, `waiters`, `tasks`,
-//! `peers` and `held` on Redis, `file`, `etcd` and `zookeeper`; all of them without an argument. Every figure is a ratio against something measured in
-//! the same run, interleaved with it, since the speed of machines drifts.
+//! `cargo run --release -p globallock-bench [-- SECTION…]`. The sections are `pairs`, `handoff`, `waiters`,
+//! `tasks`, `peers` and `held`, all on Redis, and `file`, `etcd` and `zookeeper`. Without an argument, all
+//! sections run.
+//!
+//! The figures to judge by are ratios to something that is measured in the same run and interleaved, because
+//! the speed of a machine drifts.
 
 mod contend;
 mod coordinators;
@@ -23,8 +26,8 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     runtime.block_on(async {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let place = std::env::temp_dir();
-        println!("Servers on loopback, their files in {}, {cores} cores, release build", place.display());
+        let directory = std::env::temp_dir();
+        println!("Servers on loopback, their files in {}, {cores} cores, release build", directory.display());
         if ["pairs", "handoff", "waiters", "tasks", "peers", "held"].into_iter().any(wanted) {
             redis(wanted).await;
         }

@@ -1,4 +1,4 @@
-//! Uncontended pairs of acquire and release, and the raw round trip that they are held against.
+//! Uncontended pairs of acquire and release, and the raw round trips that they are compared with.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::statistics::Times;
 
-/// A connection of the same client crate with the same protocol, for raw round trips.
+/// A connection for raw round trips, with the client crate and protocol that globallock uses.
 pub(crate) async fn connect(port: u16) -> MultiplexedConnection {
     let client =
         redis::Client::open(format!("redis://127.0.0.1:{port}/?protocol=resp3")).expect("the URL is valid");
@@ -20,15 +20,16 @@ pub(crate) async fn ping(connection: &mut MultiplexedConnection) -> Duration {
     sent.elapsed()
 }
 
-/// How many of a kind come in a row: a connection that was idle meanwhile answers its first request later.
+/// How many operations of one kind are timed in a row. Alternating would be unfair, because the first request
+/// on a connection that was idle takes longer.
 const ROW: usize = 20;
 
-/// What was timed in turn.
+/// The times of three operations that were measured in turn.
 #[derive(Default)]
 pub(crate) struct Interleaved {
     pub(crate) pings: Times,
-    /// The plainest lock there is, on the connection of the PINGs: `SET NX PX`, and a script that deletes the key if
-    /// its value is ours. No queue, no fencing token.
+    /// The simplest lock, on the connection of the PINGs: `SET NX PX`, and a script that deletes the key if
+    /// its value is ours. It has no queue and no fencing token.
     pub(crate) plain: Times,
     pub(crate) ours: Times,
 }
@@ -41,7 +42,7 @@ impl Interleaved {
     }
 }
 
-/// Times `count` PINGs, plain pairs and pairs of ours, some in a row of each in turn.
+/// Times `count` PINGs, as many plain pairs, and as many pairs of globallock, a row of each in turn.
 pub(crate) async fn interleaved(port: u16, count: usize) -> Interleaved {
     let mut connection = connect(port).await;
     let delete =
@@ -98,7 +99,7 @@ async fn plain_pair(connection: &mut MultiplexedConnection, delete: &str) -> Dur
     pair
 }
 
-/// Times PINGs that each come after a pause of the sender, as a release comes after a hold.
+/// Times PINGs that each follow a pause of the sender, as a release follows a hold.
 pub(crate) async fn pings_after(port: u16, idle: Duration, count: usize) -> Times {
     let mut connection = connect(port).await;
     let mut times = Times::default();
@@ -109,7 +110,7 @@ pub(crate) async fn pings_after(port: u16, idle: Duration, count: usize) -> Time
     times
 }
 
-/// How many pairs a second `tasks` tasks do on one connection, each on a name of its own.
+/// The pairs per second of this many tasks on one connection, each with its own name.
 pub(crate) async fn per_second(url: &str, tasks: usize, run: Duration) -> f64 {
     let manager = LockManager::connect(url).await.expect("the server is there");
     let began = Instant::now();

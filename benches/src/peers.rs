@@ -1,4 +1,5 @@
-//! The peers on the same honest workload: 1 ms held, 3 ms thinking, so that nobody can hand the lock to himself.
+//! The peers on the same workload: 1 ms held, 3 ms thinking. The pause is long enough that no owner can take
+//! the lock again before the others, which would inflate the figures.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,7 +19,7 @@ const WORKLOAD: Workload = Workload {
     run: Duration::from_secs(4),
 };
 
-/// What a peer's program prints; times in seconds.
+/// The output of a peer's program; times in seconds.
 #[derive(Deserialize)]
 struct Printed {
     ping: f64,
@@ -28,7 +29,7 @@ struct Printed {
     grants_per_second: f64,
 }
 
-/// Runs every peer, and ours beside them.
+/// Runs globallock and every peer.
 pub(crate) async fn compare(port: u16) {
     println!(
         "\n8 owners on 8 connections, 1 ms held, 3 ms thinking, 4 s each (hand-offs between different owners)"
@@ -80,7 +81,7 @@ async fn program(label: &str, command: &mut Command, port: u16, pace: &str, envi
     show(label, ping, &outcome);
 }
 
-/// Owners, holding, thinking and running, as the peers take them.
+/// The workload as arguments of a peer's program: owners, hold, think and run.
 fn arguments(workload: Workload) -> [String; 4] {
     let seconds = |time: Duration| time.as_secs_f64().to_string();
     let Workload { owners, hold, think, run } = workload;
@@ -93,7 +94,7 @@ pub(crate) async fn contends(python: &Path, file: &str, hosts: &str, workload: W
     outcome(command.arg(peer(file)).args([hosts, "contend"]).args(arguments(workload))).await.1
 }
 
-/// How many uncontended pairs a second a peer does.
+/// The uncontended pairs per second of a peer.
 pub(crate) async fn pairs_per_second(python: &Path, file: &str, hosts: &str) -> f64 {
     #[derive(Deserialize)]
     struct Pairs {

@@ -1,5 +1,5 @@
-//! The raw limit: the bytes of our own requests, recorded on the wire and sent again by a client that does nothing
-//! else.
+//! The raw limit: how fast the server answers the bytes of globallock's own requests, recorded on the wire
+//! and sent again by a client that does nothing else.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Passes connections on to `target`, and keeps what the clients send.
+/// A proxy to `target` that records what the clients send.
 pub(crate) struct Recorder {
     pub(crate) port: u16,
     sent: Arc<Mutex<Vec<u8>>>,
@@ -75,8 +75,8 @@ fn request_length(bytes: &[u8]) -> Option<usize> {
     (position <= bytes.len()).then_some(position)
 }
 
-/// How many pairs of requests a second the server answers when `connections` connections send all their pairs at
-/// once, read all answers, and begin again.
+/// The pairs of requests per second that the server answers, when each connection sends all its pairs at
+/// once, reads all answers, and starts again.
 pub(crate) async fn pairs_per_second(
     port: u16,
     pairs: &[(Vec<u8>, Vec<u8>)],
@@ -86,10 +86,10 @@ pub(crate) async fn pairs_per_second(
     let began = Instant::now();
     let tasks: Vec<_> = pairs
         .chunks(pairs.len().div_ceil(connections))
-        .map(|share| {
+        .map(|part| {
             let burst: Vec<u8> =
-                share.iter().flat_map(|(join, leave)| [&join[..], &leave[..]].concat()).collect();
-            let (pairs, answers) = (share.len(), share.len() * 2);
+                part.iter().flat_map(|(enqueue, release)| [&enqueue[..], &release[..]].concat()).collect();
+            let (pairs, answers) = (part.len(), part.len() * 2);
             tokio::spawn(async move {
                 let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server is there");
                 stream.set_nodelay(true).expect("the socket is open");

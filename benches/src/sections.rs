@@ -1,4 +1,4 @@
-//! The figures that hold globallock against raw round trips.
+//! The figures that compare globallock with raw round trips.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ async fn info(port: u16, section: &str) -> InfoDict {
     redis::cmd("INFO").arg(section).query_async(&mut connection).await.expect("the server answers")
 }
 
-/// How often clients have called a script: what the scripts call within is counted under other names.
+/// How many scripts clients have called. The server counts the commands inside of scripts under other names.
 async fn script_calls(port: u16) -> f64 {
     let statistics = info(port, "commandstats").await;
     ["cmdstat_evalsha", "cmdstat_eval"]
@@ -40,11 +40,9 @@ pub(crate) fn row(label: &str, value: f64, unit: &str, goal: &str) {
     println!("  {label:<58} {value:>9.2} {unit:<12} {goal}");
 }
 
-/// Uncontended acquire and release against PING.
+/// Uncontended acquire and release, compared with PING.
 pub(crate) async fn pairs(port: u16) {
-    title(
-        "Uncontended acquire + release of a mutex, fence and queue included (5 rounds of 4000, interleaved)",
-    );
+    title("Uncontended acquire + release of a mutex, queue and fencing token included (5 rounds of 4000)");
     let (mut ratios, mut plain, mut all) = (Vec::new(), Vec::new(), pairs::Interleaved::default());
     for _ in 0..5 {
         let round = pairs::interleaved(port, 4000).await;
@@ -60,7 +58,8 @@ pub(crate) async fn pairs(port: u16) {
     row("pair p50 / PING p50, median of rounds", median(ratios), "x", "goal <= 2.15");
 }
 
-/// A hand-off workload, with PINGs before and after it, so that both see the same machine.
+/// A hand-off workload with PINGs before and after it, so that both are measured in the same conditions.
+/// Returns the median PING, the outcome, and the script calls per grant.
 async fn with_pings(port: u16, name: &str, connections: usize, workload: Workload) -> (f64, Outcome, f64) {
     let url = format!("redis://127.0.0.1:{port}");
     let mut pings = Times::default();
@@ -120,7 +119,7 @@ pub(crate) async fn hand_off(port: u16) {
     }
 }
 
-/// Hand-offs with many waiters against few.
+/// Hand-offs with many waiters, compared with few.
 pub(crate) async fn waiters(port: u16) {
     title("Hand-off with 1000 waiters against 8 (5 rounds of 2 s, 1 ms held, on 8 connections each)");
     let workload =
@@ -138,7 +137,7 @@ pub(crate) async fn waiters(port: u16) {
     row("1000 / 8, median of rounds", median(ratios), "x", "goal <= 1.30");
 }
 
-/// Many tasks on one connection against the raw limit.
+/// Many tasks on one connection, compared with the raw limit.
 pub(crate) async fn tasks(port: u16) {
     title("Pairs of 256 tasks on one connection against the raw limit (5 rounds of 2 s)");
     let recorded = record(port, 256).await;
@@ -156,12 +155,12 @@ pub(crate) async fn tasks(port: u16) {
     row("share of the raw limit, median of rounds", median(shares), "", "goal >= 0.85");
 }
 
-/// Records the requests of `count` pairs, each on a name of its own.
+/// Records the requests of `count` pairs, each with its own name.
 async fn record(port: u16, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let recorder = Recorder::start(port).await;
     let url = format!("redis://127.0.0.1:{}", recorder.port);
     let manager = LockManager::connect(&url).await.expect("the server is there");
-    // The first pair loads the scripts; it is not among those sent again.
+    // The first pairs load the scripts. They are not among the requests that are sent again.
     for name in ["bench-warm-up"; 2] {
         let guard =
             manager.mutex(name).expect("the name is valid").acquire().await.expect("the lock is free");
@@ -177,12 +176,12 @@ async fn record(port: u16, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     requests.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }
 
-/// Uncontended pairs in a directory, against locking and unlocking one file.
+/// Uncontended pairs in a directory, compared with locking and unlocking one file.
 pub(crate) async fn file() {
     title(
         "Uncontended acquire + release in a directory (5 rounds of 4000, interleaved), and hand-offs there",
     );
-    // Where the default directory is, too.
+    // On the file system of the default directory.
     let directory = std::path::Path::new("/tmp").join(format!("globallock-bench-{}", std::process::id()));
     let url = format!("file://{}", directory.display());
     let manager = LockManager::connect(&url).await.expect("the directory can be made");

@@ -1,4 +1,4 @@
-//! Medians and percentiles of what was measured.
+//! Medians and percentiles of measured times.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ impl Times {
         self.0.extend(others.0);
     }
 
-    /// The time that `percent` of the measured ones do not exceed, in microseconds.
+    /// The time that `percent` of the measured times do not exceed, in microseconds.
     pub(crate) fn percentile(&self, percent: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -29,7 +29,7 @@ impl Times {
     }
 }
 
-/// The middle one of several rounds' figures.
+/// The median of the figures of several rounds.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)

@@ -1,25 +1,25 @@
-//! Writes to ZooKeeper without anything around them: what globallock's throughput is held against.
+//! Raw writes to ZooKeeper without a client library: globallock's throughput is compared with them.
 
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How many writes a second the server does when `together` of them are always under way on one connection.
+/// The writes per second of the server when `together` writes are always in flight on one connection.
 pub(crate) async fn writes_per_second(port: u16, together: usize, run: Duration) -> f64 {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("the server is there");
     stream.set_nodelay(true).expect("the socket is open");
-    // Version 0, nothing seen, 10 s, no session yet, a password of 16 zeros.
+    // Protocol version 0, no zxid seen, a timeout of 10 s, no session yet, a password of 16 zeros.
     let greeting =
         [&[0; 12][..], &10_000_i32.to_be_bytes(), &[0; 8], &16_i32.to_be_bytes(), &[0; 16]].concat();
     stream.write_all(&frame(&greeting)).await.expect("the server reads");
     answer(&mut stream).await;
-    // A node of no parents: create with everybody's rights, or find it there.
-    let acl = [&1_i32.to_be_bytes()[..], &31_i32.to_be_bytes(), &text("context"), &text("anyone")].concat();
+    // Creates a node that anybody may write. If it exists, the error is ignored.
+    let acl = [&1_i32.to_be_bytes()[..], &31_i32.to_be_bytes(), &text("world"), &text("anyone")].concat();
     let create = [&text("/bench-raw")[..], &text("value"), &acl, &0_i32.to_be_bytes()].concat();
     stream.write_all(&request(1, &create)).await.expect("the server reads");
     answer(&mut stream).await;
-    // Of any version.
+    // -1: whatever the node's version is.
     let set = [&text("/bench-raw")[..], &text("value"), &(-1_i32).to_be_bytes()].concat();
     let set = request(5, &set);
     stream.write_all(&set.repeat(together)).await.expect("the server reads");

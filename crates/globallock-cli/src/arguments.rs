@@ -1,4 +1,5 @@
-//! What the command line takes. The comments here are the help, the man page and the completions.
+//! The arguments of the command line. The help, the man page and the completions are made from the comments
+//! here.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,17 +13,17 @@ use crate::exit;
 const RUN: &str = "\
 Run a command while holding a lock.
 
-Waits for the lock, in the order of asking, then runs the command, and releases the lock when the command has ended. \
-Standard input, output and error, signals and the exit status pass through. The command finds the lock's name in \
-GLOBALLOCK_NAME, and in GLOBALLOCK_FENCING_TOKEN a number that rises with every grant.";
+Waits for the lock, first come, first served, runs the command, and releases the lock when the command has \
+ended. Standard input, output and error, signals and the exit status pass through. The command finds the \
+lock's name in GLOBALLOCK_NAME, and in GLOBALLOCK_FENCING_TOKEN a number that rises with every grant.";
 
 const URL: &str = "\
 The store that the lock lives in: redis://host, rediss://host (TLS), redis+unix:///socket, \
-redis+sentinel://host,host,host/service, etcd://host,host,host or etcds:// (TLS), zookeeper://host,host,host or \
-zookeepers:// (TLS), or file:///directory for the processes of one host.
+redis+sentinel://host,host,host/service, etcd://host,host,host or etcds:// (TLS), \
+zookeeper://host,host,host or zookeepers:// (TLS), or file:///directory for the processes of one host.
 
-The default, file:, is a directory of this user's own under /tmp. Other users can read an address with a password in \
-the list of processes: put such a one into the variable, or into a file for --url-file.";
+The default, file:, is a private directory of this user under /tmp. Other users can read the arguments of a \
+process: put an address with a password into the variable, or into a file for --url-file.";
 
 /// Runs a command while it holds a lock that is shared between processes or hosts.
 #[derive(Debug, Parser)]
@@ -53,7 +54,8 @@ pub(crate) enum Verb {
 #[derive(Args, Debug)]
 pub(crate) struct Store {
     /// The store that the lock lives in.
-    #[arg(long, long_help = URL, env = "GLOBALLOCK_URL", hide_env_values = true, default_value = "file:", value_name = "URL")]
+    #[arg(long, long_help = URL, value_name = "URL", default_value = "file:")]
+    #[arg(env = "GLOBALLOCK_URL", hide_env_values = true)]
     pub(crate) url: String,
 
     /// Read the store's address from the first line of this file instead.
@@ -61,22 +63,22 @@ pub(crate) struct Store {
     pub(crate) url_file: Option<PathBuf>,
 }
 
-/// How much is said on standard error.
+/// How much is printed on standard error.
 #[derive(Args, Debug)]
 pub(crate) struct Verbosity {
-    /// Say nothing but what went wrong.
+    /// Print errors only.
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
 
-    /// Say what happens to the lock.
+    /// Print what happens to the lock.
     #[arg(short, long)]
     pub(crate) verbose: bool,
 }
 
-/// What `run` takes.
+/// The arguments of `run`.
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// The lock: 1 to 512 bytes of text.
+    /// The name of the lock: 1 to 512 bytes of text.
     pub(crate) name: String,
 
     #[command(flatten)]
@@ -90,31 +92,31 @@ pub(crate) struct Run {
     #[arg(short, long, conflicts_with = "wait")]
     pub(crate) no_wait: bool,
 
-    /// The exit status for a lock that was not to be had.
+    /// The exit status when the lock is taken or not granted in time.
     #[arg(short = 'E', long, value_name = "STATUS", default_value_t = exit::TAKEN)]
     pub(crate) conflict_exit_code: u8,
 
-    /// Hold the lock for no longer than this: the command is ended then.
+    /// Hold the lock for no longer than this; then the command is told to end.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) max_hold: Option<Duration>,
 
-    /// How long the lock stays taken after the last sign of life, should this host die.
+    /// If this host dies: how long the lock stays taken after the last sign of life.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) lease: Duration,
 
-    /// Share the lock with others who share it: as a reader. Without this, the lock excludes everybody.
+    /// Share the lock with other readers. Without this, the lock is exclusive.
     #[arg(short, long)]
     pub(crate) shared: bool,
 
-    /// Take K of the N permits of a semaphore, instead of a lock that one alone can hold; N alone takes one.
+    /// Take K of the N permits of a semaphore instead of a lock with one holder; N alone takes one permit.
     #[arg(long, value_name = "K/N", value_parser = permits, conflicts_with = "shared")]
     pub(crate) permits: Option<(u32, u32)>,
 
-    /// How long a command that was told to end (TERM), because its lock was lost, may take before it is killed.
+    /// When the lock is lost: how long the command may take to end after TERM before it is killed.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     pub(crate) grace: Duration,
 
-    /// What others are shown of this holder, instead of the command's name.
+    /// The label of this holder that others see, instead of the command's name.
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
 
@@ -147,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// What stands on command lines, in any order.
+    /// Words of command lines, in any order.
     const WORDS: &[&str] = &[
         "run",
         "completions",
@@ -217,7 +219,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_command_line_is_understood_or_refused(words in prop::collection::vec(word(), 0..9), runs in any::<bool>()) {
+        fn any_command_line_is_understood_or_refused(
+            words in prop::collection::vec(word(), 0..9),
+            runs in any::<bool>(),
+        ) {
             let verb = runs.then(|| OsString::from("run"));
             let all = std::iter::once(OsString::from("globallock")).chain(verb).chain(words);
             match Arguments::try_parse_from(all) {

@@ -17,21 +17,22 @@ pub(crate) struct Child {
     group: Group,
 }
 
-/// What became of the command.
+/// What has happened to the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// It has ended.
     Ended(ExitStatus),
-    /// It was stopped, as by Ctrl-Z.
+    /// It was stopped, for example by Ctrl-Z.
     Stopped,
-    /// Nothing new.
+    /// Nothing has changed.
     Same,
 }
 
 impl Child {
-    /// Starts the command, which ends with this program however that ends.
+    /// Starts the command. The kernel kills the command when this program ends, however it ends.
     ///
-    /// To be called on the main thread: the kernel kills the command when the thread that started it ends.
+    /// Must be called on the main thread, because the kernel kills the command when the thread that started
+    /// it ends.
     pub(crate) fn start(command: &[OsString], variables: &[(&str, String)]) -> std::io::Result<Self> {
         let group = Group::choose();
         let parent = getpid();
@@ -42,7 +43,7 @@ impl Child {
         }
         let prepare = move || {
             set_pdeathsig(Signal::SIGKILL)?;
-            // The parent may have gone before the kernel was told to watch it.
+            // The parent may have ended before the death signal was set; then the signal never comes.
             if getppid() != parent {
                 return Err(nix::Error::ESRCH.into());
             }
@@ -51,20 +52,20 @@ impl Child {
             }
             Ok(())
         };
-        // SAFETY: between fork and exec, only functions that are safe in a signal handler may be called. `prepare`
-        // makes plain system calls (prctl, getppid, getpid, the signal mask, tcsetpgrp), allocates nothing and takes
-        // no lock. There is no safe way to have the kernel end the command with its parent.
+        // SAFETY: between fork and exec, only async-signal-safe functions may be called. `prepare` makes
+        // plain system calls (prctl, getppid, getpid, the signal mask, tcsetpgrp), allocates nothing and
+        // takes no lock. There is no safe API that makes the kernel kill the command with its parent.
         let spawned = unsafe { started.pre_exec(prepare) }.spawn()?;
         let id = Pid::from_raw(spawned.id().cast_signed());
         if group == Group::OwnWithTerminal {
-            // Both sides do it, so that neither has to wait for the other.
+            // Parent and child both do it, so that neither has to wait for the other.
             let _ = terminal::give_to(id);
         }
         Ok(Child { id, group })
     }
 
-    /// Looks what became of the command; it is asked after every signal about children.
-    pub(crate) fn look(&self) -> std::io::Result<State> {
+    /// Returns what has happened to the command. Called after every SIGCHLD.
+    pub(crate) fn poll_state(&self) -> std::io::Result<State> {
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
         Ok(match waitpid(self.id, Some(flags))? {
             WaitStatus::Exited(_, code) => State::Ended(ExitStatus::from_raw(code << 8)),
@@ -74,7 +75,8 @@ impl Child {
         })
     }
 
-    /// Passes a signal on that this program was sent.
+    /// Passes on a signal that this program received. In a shared group, signals of the keyboard reach the
+    /// command without it.
     pub(crate) fn pass_on(&self, signal: Signal) {
         let from_keyboard = matches!(signal, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGWINCH);
         if self.group != Group::Shared || !from_keyboard {
@@ -82,23 +84,24 @@ impl Child {
         }
     }
 
-    /// Sends a signal to the command, and to what it started as far as that is in its group.
+    /// Sends a signal to the command and, if the command has its own group, to the other processes of that
+    /// group.
     pub(crate) fn send(&self, signal: Signal) {
-        // Fails where nobody is left to be told.
+        // Fails when the processes have ended, which is no error.
         let _ = match self.group {
             Group::Shared => kill(self.id, signal),
             Group::Own | Group::OwnWithTerminal => killpg(self.id, signal),
         };
     }
 
-    /// Sends a signal to what the command started, though the command itself has ended.
+    /// Sends a signal to the processes that the command started, when the command itself has ended.
     pub(crate) fn send_to_group(&self, signal: Signal) {
         if self.group != Group::Shared {
             self.send(signal);
         }
     }
 
-    /// Does with this program's job what the terminal did with the command's.
+    /// Stops this program's job too, after the terminal has stopped the command's.
     pub(crate) fn stop_along(&self) {
         if self.group == Group::OwnWithTerminal {
             terminal::stop_with(self.id);

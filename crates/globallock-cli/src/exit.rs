@@ -1,4 +1,4 @@
-//! What the exit status says.
+//! The exit status, and the errors that it stands for.
 
 use std::process::ExitCode;
 
@@ -10,23 +10,23 @@ pub(crate) const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 /// Something went wrong inside.
 const INTERNAL: u8 = 70;
-/// The lock was not to be had.
+/// The lock is taken, or was not granted in time.
 pub(crate) const TAKEN: u8 = 75;
 /// The lock was lost while the command ran.
 pub(crate) const LOST: u8 = 76;
 /// The store refused the user.
 const DENIED: u8 = 77;
 
-/// What `run --help` ends with.
+/// The end of `run --help`.
 pub(crate) const HELP: &str = "\
 Examples:
-  One backup at a time on this host; the second waits its turn:
+  One backup at a time on this host; the second waits for the first:
     globallock run backup -- ./backup.sh
   The same between hosts:
     globallock run --url redis://10.0.0.7 backup -- ./backup.sh
-  From cron on many hosts, where one is enough and the others stay silent:
+  From cron on many hosts; one of them runs the command, the others print nothing:
     GLOBALLOCK_URL=redis://10.0.0.7 globallock run --no-wait -E 0 -q nightly -- ./report.sh
-  At most three at a time, for no longer than an hour each:
+  At most three imports at a time, each for an hour at most:
     globallock run --permits 1/3 --max-hold 1h import -- ./import.sh
 
 Exit status:
@@ -40,18 +40,18 @@ Exit status:
   126  the command cannot be run
   127  the command was not found";
 
-/// Why there is no exit status of a command.
+/// Why the command has no exit status.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The lock was not to be had; the text says why.
+    /// The lock is taken, or was not granted in time; the text says which.
     Taken(String),
-    /// The library's.
+    /// An error of the library.
     Lock(Error),
     /// The command could not be started.
     Command(String, std::io::Error),
     /// The usage was wrong.
     Usage(String),
-    /// The system refused what this program lives by.
+    /// The system refused something that this program needs.
     System(std::io::Error),
     /// A signal ended the wait for the lock.
     Signal(i32),
@@ -70,7 +70,7 @@ impl From<std::io::Error> for Failure {
 }
 
 impl Failure {
-    /// What is told, if anything.
+    /// The message to print, if any.
     pub(crate) fn message(&self) -> Option<String> {
         Some(match self {
             Failure::Taken(text) | Failure::Usage(text) => text.clone(),
@@ -81,7 +81,7 @@ impl Failure {
         })
     }
 
-    /// The exit status; `taken` is that of a lock that was not to be had.
+    /// The exit status; `taken` is the one for a lock that is taken or was not granted in time.
     pub(crate) fn status(&self, taken: u8) -> u8 {
         match self {
             Failure::Taken(_) => taken,
@@ -103,7 +103,7 @@ impl Failure {
     }
 }
 
-/// The error and, where it does not say so itself, what caused it.
+/// The error, followed by those of its causes that its text does not mention.
 fn with_causes(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);

@@ -1,7 +1,8 @@
 //! The command line: see `globallock --help`.
 
-/// Writes a line to standard error. Where nobody can read it, the lock and its command go on: they matter more.
-macro_rules! tell {
+/// Writes a line to standard error. A failure to write is ignored, because the lock and its command matter
+/// more than a message.
+macro_rules! say {
     ($($part:tt)*) => {{
         use std::io::Write;
         let _ = writeln!(std::io::stderr(), $($part)*);
@@ -28,7 +29,8 @@ fn main() -> ExitCode {
     let (arguments, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            // Help that was asked for is no failure. Where nobody reads it, there is nobody to tell.
+            // Requested help is no error. A failure to print cannot be reported, because the output is
+            // closed.
             let _ = error.print();
             return exit::code(if error.use_stderr() { exit::USAGE } else { 0 });
         }

@@ -1,4 +1,4 @@
-//! Completions and manual pages, made from the arguments themselves.
+//! The completions and the manual page, made from the definitions of the arguments.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ pub(crate) fn completions(shell: Shell) -> ExitCode {
     finish(std::io::stdout().write_all(&text))
 }
 
-/// One page with all verbs, since a reader looks for one.
+/// Prints one page with all verbs, because readers expect a single page.
 pub(crate) fn manual() -> ExitCode {
     let mut text = Vec::new();
     finish(render(&mut text).and_then(|()| std::io::stdout().write_all(&text)))
@@ -28,7 +28,7 @@ fn render(text: &mut Vec<u8>) -> std::io::Result<()> {
     command.build();
     let page = Man::new(command.clone());
     page.render_title(text)?;
-    // Names of options and variables must stay whole.
+    // No hyphenation and no justification: names of options and variables must not be broken.
     Roff::new().control("nh", []).control("ad", ["l"]).to_writer(text)?;
     page.render_name_section(text)?;
     page.render_synopsis_section(text)?;
@@ -59,7 +59,7 @@ fn finish(written: std::io::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            tell!("globallock: {error}");
+            say!("globallock: {error}");
             exit::code(Failure::System(error).status(exit::TAKEN))
         }
     }

@@ -17,12 +17,13 @@ use crate::child::{Child, State};
 use crate::exit::{self, Failure};
 use crate::signals::{Event, Signals};
 
-/// How long the wait is before it is told.
-const TELL_AFTER: Duration = Duration::from_millis(300);
-/// How long the end of this program waits for releases that the store does not answer.
-const LAST_WAIT: Duration = Duration::from_secs(3);
+/// How long a wait lasts before it is announced.
+const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
+/// How long this program waits at its end for releases that the store does not answer.
+const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
-/// Runs the command under the lock. `url_is_argument` says that everybody can read the address.
+/// Runs the command while it holds the lock. `url_is_argument`: the address is in the list of processes,
+/// which all users can read.
 pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
     let level = match (arguments.verbosity.quiet, arguments.verbosity.verbose) {
         (true, _) => LevelFilter::ERROR,
@@ -30,10 +31,10 @@ pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
         (false, false) => LevelFilter::WARN,
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
-    // What cannot be written is not written about: that would end this program.
+    // Errors of the log itself are not printed: where standard error is closed, printing them would panic.
     log.without_time().with_target(false).with_ansi(false).log_internal_errors(false).init();
-    // The main thread starts the command, and the kernel ties the command's life to it; renewals have a thread of
-    // their own.
+    // `block_on` runs on the main thread, which starts the command: the kernel kills the command when that
+    // thread ends. Renewals run on the worker thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let ended = runtime.map_err(Failure::from).and_then(|runtime| {
         let ended = runtime.block_on(run(arguments, url_is_argument));
@@ -45,7 +46,7 @@ pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
         Err(failure) => {
             let silent = arguments.verbosity.quiet && matches!(failure, Failure::Taken(_));
             if let Some(message) = failure.message().filter(|_| !silent) {
-                tell!("globallock: {message}");
+                say!("globallock: {message}");
             }
             exit::code(failure.status(arguments.conflict_exit_code))
         }
@@ -60,9 +61,9 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
     let url = url(&arguments.store)?;
     let has_password = Address::parse(&url).is_ok_and(|address| address.password.is_some());
     if url_is_argument && has_password && !arguments.verbosity.quiet {
-        tell!(
-            "globallock: others can read the password in the list of processes; put the address into GLOBALLOCK_URL \
-             or a file for --url-file"
+        say!(
+            "globallock: others can read the password in the list of processes; put the address into \
+             GLOBALLOCK_URL or a file for --url-file"
         );
     }
     let locks = Options {
@@ -84,8 +85,8 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
         Ok(guard) => hold(guard, arguments, &mut signals).await,
         Err(failure) => Err(failure),
     };
-    if timeout(LAST_WAIT, manager.close()).await.is_err() {
-        tell!("globallock: the store does not answer the release; the lease frees the lock");
+    if timeout(CLOSE_LIMIT, manager.close()).await.is_err() {
+        say!("globallock: the store does not answer the release; the lease frees the lock");
     }
     status
 }
@@ -123,18 +124,18 @@ async fn acquire(
     let asked =
         async { if arguments.no_wait { lock.try_acquire().await } else { lock.acquire().await.map(Some) } };
     let mut asked = std::pin::pin!(asked);
-    let tells =
+    let announces =
         arguments.verbosity.verbose || (std::io::stderr().is_terminal() && !arguments.verbosity.quiet);
-    let mut told = !tells;
+    let mut announced = !announces;
     let answer = loop {
         tokio::select! {
             answer = &mut asked => break answer,
             signal = signals.end() => return Err(Failure::Signal(signal as i32)),
-            () = sleep(TELL_AFTER), if !told => {
-                told = true;
-                // Who holds it is a courtesy: the wait goes on without it.
+            () = sleep(ANNOUNCE_AFTER), if !announced => {
+                announced = true;
+                // The holder is shown as a convenience. An error of `inspect` must not end the wait.
                 let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-                tell!("globallock: waiting for {}{}", lock.name(), described(&queue));
+                say!("globallock: waiting for {}{}", lock.name(), described(&queue));
             }
         }
     };
@@ -149,7 +150,7 @@ async fn acquire(
     }
 }
 
-/// Who holds, and how many wait.
+/// The holders, and how many waiters there are.
 fn described(queue: &[Entry]) -> String {
     let held = queue.iter().filter(|entry| entry.held);
     let holders: Vec<String> = held
@@ -171,10 +172,10 @@ fn described(queue: &[Entry]) -> String {
     format!(", held by {}{more}; {waiting} in the queue", holders.join(", "))
 }
 
-/// Runs the command, and ends it when the lock is lost.
+/// Runs the command and then releases the lock. Ends the command when the lock is lost.
 async fn hold(guard: Guard, arguments: &Run, signals: &mut Signals) -> Result<u8, Failure> {
     if arguments.verbosity.verbose {
-        tell!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
+        say!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
     }
     let variables = [
         ("GLOBALLOCK_NAME", guard.name().as_str().to_owned()),
@@ -190,14 +191,14 @@ async fn hold(guard: Guard, arguments: &Run, signals: &mut Signals) -> Result<u8
     let (ended, lost) = watch(&guard, &child, arguments, signals).await?;
     child.give_up_terminal();
     if lost.is_some() {
-        // What the command has left behind may write as well.
+        // Processes that the command has left behind may still write to what the lock guards.
         child.send_to_group(Signal::SIGKILL);
     }
     let kept = release(guard, arguments).await;
     Ok(if lost.is_some() || !kept { exit::LOST } else { status(ended) })
 }
 
-/// Waits for the end of the command, and says whether the lock was lost before.
+/// Waits for the end of the command. Returns its status and the loss of the lock, if it was lost before.
 async fn watch(
     guard: &Guard,
     child: &Child,
@@ -216,20 +217,20 @@ async fn watch(
         tokio::select! {
             loss = guard.lost(), if lost.is_none() => {
                 lost = Some(loss);
-                tell!("globallock: {} is lost: {loss}; the command is told to end", guard.name());
+                say!("globallock: {} is lost: {loss}; the command is told to end", guard.name());
                 child.send(Signal::SIGTERM);
-                // A stopped command hears nothing until it goes on.
+                // A stopped command receives TERM only when it is continued.
                 child.send(Signal::SIGCONT);
                 kill_at = Some(Instant::now() + arguments.grace);
             }
             () = killing => {
                 kill_at = None;
-                tell!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
+                say!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
                 child.send(Signal::SIGKILL);
             }
-            heard = signals.next() => match heard {
+            event = signals.next() => match event {
                 Event::Signal(signal) => child.pass_on(signal),
-                Event::Child => match child.look()? {
+                Event::Child => match child.poll_state()? {
                     State::Ended(status) => return Ok((status, lost)),
                     State::Stopped => child.stop_along(),
                     State::Same => {}
@@ -239,22 +240,22 @@ async fn watch(
     }
 }
 
-/// Releases the lock and says whether it was still held.
+/// Releases the lock. Returns false if the store says that it was not held any more.
 async fn release(guard: Guard, arguments: &Run) -> bool {
     let name = guard.name().clone();
     let was_held = guard.is_held();
     match guard.release().await {
-        Ok(Release::Released) if arguments.verbosity.verbose => tell!("globallock: {name} is released"),
+        Ok(Release::Released) if arguments.verbosity.verbose => say!("globallock: {name} is released"),
         Ok(Release::Released) => {}
         Ok(Release::NotHeld) => {
             if was_held {
-                tell!(
+                say!(
                     "globallock: {name} was lost before the command ended: the store did not hold it any more"
                 );
             }
             return false;
         }
-        Err(error) => tell!("globallock: {name} could not be released yet: {error}"),
+        Err(error) => say!("globallock: {name} could not be released yet: {error}"),
     }
     true
 }

@@ -1,4 +1,4 @@
-//! The signals that this program hears.
+//! The signals that this program handles.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -6,7 +6,7 @@ use std::task::Poll;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
-/// What is passed on to the command, and ends the wait for the lock if it is one of the first four.
+/// The signals that are passed on to the command. The first four also end the wait for the lock.
 const PASSED: [Signal; 7] = [
     Signal::SIGINT,
     Signal::SIGTERM,
@@ -17,23 +17,24 @@ const PASSED: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
-/// The signals that are listened to from now on.
+/// The handlers of the signals.
 pub(crate) struct Signals {
     listeners: Vec<(Signal, unix::Signal)>,
     child: unix::Signal,
 }
 
-/// What was heard.
+/// A signal that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// To be passed on.
+    /// A signal to pass on.
     Signal(Signal),
-    /// The command has ended, stopped or gone on.
+    /// SIGCHLD: the command has ended, or was stopped or continued.
     Child,
 }
 
 impl Signals {
-    /// Begins to listen, but for those that this program was told to ignore, as `nohup` does: the command inherits that.
+    /// Installs the handlers. Signals that this program was started to ignore (`nohup`) stay ignored, so that
+    /// the command inherits that.
     pub(crate) fn listen() -> std::io::Result<Self> {
         let ignored = ignored();
         let mut listeners = Vec::new();
@@ -43,7 +44,7 @@ impl Signals {
         Ok(Signals { listeners, child: unix::signal(SignalKind::child())? })
     }
 
-    /// Waits for the next.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) -> Event {
         poll_fn(|context| {
             if self.child.poll_recv(context).is_ready() {
@@ -70,7 +71,7 @@ impl Signals {
     }
 }
 
-/// The set of signals that are ignored, as the kernel tells it: the lowest bit is signal 1.
+/// The set of ignored signals, in the kernel's form: the lowest bit is signal 1.
 fn ignored() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

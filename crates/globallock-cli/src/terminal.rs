@@ -5,20 +5,26 @@ use std::io::{IsTerminal, stdin, stdout};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
-/// In which process group the command runs.
+/// The process group that the command runs in.
+///
+/// | this program is in the foreground | standard output is a terminal | group |
+/// |---|---|---|
+/// | yes | yes | `OwnWithTerminal` |
+/// | yes | no | `Shared` |
+/// | no | either | `Own` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// One of its own, which has the terminal: as under a shell.
+    /// Its own group, which is in the foreground of the terminal, as under a shell.
     OwnWithTerminal,
-    /// One of its own. There is no terminal, or others have it.
+    /// Its own group, without the terminal.
     Own,
-    /// This program's, since others in the group (a pager behind a pipe) share the terminal: what the keyboard sends
-    /// reaches the command by itself.
+    /// This program's group, because others in it (a pager behind a pipe) use the terminal too. The command
+    /// receives the signals of the keyboard directly.
     Shared,
 }
 
 impl Group {
-    /// Chooses by who has the terminal now.
+    /// Chooses the group; see the table above.
     pub(crate) fn choose() -> Self {
         match (has_terminal(), stdout().is_terminal()) {
             (true, true) => Group::OwnWithTerminal,
@@ -28,14 +34,16 @@ impl Group {
     }
 }
 
-/// Whether this program's group has the terminal that is its standard input.
+/// Whether standard input is a terminal and this program's group is in its foreground.
 fn has_terminal() -> bool {
     stdin().is_terminal() && tcgetpgrp(stdin()) == Ok(getpgrp())
 }
 
-/// Gives the terminal to a group, from the background too. Fails where there is no terminal any more.
+/// Puts a group into the foreground of the terminal, also from the background. Fails when the terminal is
+/// gone.
 pub(crate) fn give_to(group: Pid) -> nix::Result<()> {
-    // A background process that changes the terminal is stopped, unless it blocks this signal.
+    // A background process that changes the foreground group is stopped by SIGTTOU, unless it blocks that
+    // signal.
     let blocked = SigSet::from(Signal::SIGTTOU);
     let before = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let given = tcsetpgrp(stdin(), group);
@@ -45,12 +53,12 @@ pub(crate) fn give_to(group: Pid) -> nix::Result<()> {
 
 /// Takes the terminal back from the command.
 pub(crate) fn take_back() {
-    // Nothing to take where it was closed.
+    // Fails when the terminal was closed, and then there is nothing to take back.
     let _ = give_to(getpgrp());
 }
 
-/// Stops this program's own job, as the terminal has stopped the command's, and returns when it goes on; the command
-/// gets the terminal again if the job has come back to the foreground.
+/// Stops this program's job, after the terminal has stopped the command. Returns when the job is continued,
+/// and continues the command; the command gets the terminal if the job is in the foreground again.
 pub(crate) fn stop_with(command: Pid) {
     take_back();
     let _ = killpg(getpgrp(), Signal::SIGTSTP);

@@ -11,23 +11,23 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::context::Context;
 
-/// What an owner process tells, one JSON line each.
+/// What an owner process reports, as one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Told {
-    /// It is connected and asks for the lock now.
+pub enum Report {
+    /// It is connected and now asks for the lock.
     Asking,
     /// It holds the lock, with this fencing token.
     Granted(u64),
     /// It has lost the lock, for this reason.
     Lost(String),
-    /// It has released the lock, and this is whether it still held it.
+    /// It has released the lock; true if it still held it.
     Released(bool),
-    /// It could not get the lock.
+    /// It did not get the lock, or could not release it, for this reason.
     Failed(String),
 }
 
-/// A process that acquires one lock, and tells what happens.
+/// A process that acquires one lock and reports what happens.
 #[derive(Debug)]
 pub struct Owner {
     child: Child,
@@ -42,10 +42,10 @@ impl Owner {
     /// When it cannot be started.
     #[must_use]
     pub fn start(context: &Context, kind: &str, max_hold: Option<Duration>) -> Self {
-        let subject = context.subject();
-        let program = subject.child.as_ref().expect("the runner knows the owner's program");
-        let url = subject.url.as_ref().expect("the store has an address");
-        let lease = subject.lease.as_millis();
+        let store = context.store();
+        let program = store.child.as_ref().expect("the runner knows the owner's program");
+        let url = store.url.as_ref().expect("the store has an address");
+        let lease = store.lease.as_millis();
         let mut command = Command::new(program);
         command.args([url, context.name(), kind, &format!("{lease}ms")]);
         command.args(max_hold.map(|hold| format!("{}ms", hold.as_millis())));
@@ -60,24 +60,24 @@ impl Owner {
         Owner { child, commands, lines }
     }
 
-    /// Waits for what it tells next.
+    /// Waits for its next report.
     ///
     /// # Panics
     /// When it ends instead.
-    pub async fn told(&mut self) -> Told {
+    pub async fn next_report(&mut self) -> Report {
         let line = self.lines.next_line().await.expect("the owner's output is text");
-        let line = line.expect("the owner goes on");
+        let line = line.expect("the owner is alive");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("the owner says {line:?}: {error}"))
     }
 
-    /// Waits until it holds, and returns its fencing token.
+    /// Waits until it holds the lock, and returns its fencing token.
     ///
     /// # Panics
-    /// When it does not come to hold.
+    /// When it reports anything else.
     pub async fn granted(&mut self) -> u64 {
-        assert_eq!(self.told().await, Told::Asking);
-        match self.told().await {
-            Told::Granted(fencing_token) => fencing_token,
+        assert_eq!(self.next_report().await, Report::Asking);
+        match self.next_report().await {
+            Report::Granted(fencing_token) => fencing_token,
             other => panic!("the owner says {other:?}"),
         }
     }
@@ -87,10 +87,10 @@ impl Owner {
     /// # Panics
     /// When it has ended.
     pub async fn release(&mut self) {
-        self.commands.write_all(b"release\n").await.expect("the owner goes on");
+        self.commands.write_all(b"release\n").await.expect("the owner is alive");
     }
 
-    /// Kills it as a crash does, and waits until it is gone.
+    /// Kills it, as a crash does, and waits for its end.
     ///
     /// # Panics
     /// When it cannot be killed.
@@ -98,21 +98,21 @@ impl Owner {
         self.child.kill().await.expect("the owner can be killed");
     }
 
-    /// Stops it without ending it, and waits until it is stopped, or has ended by itself.
+    /// Stops it without ending it (SIGSTOP), and waits until it is stopped or has ended by itself.
     ///
     /// # Panics
-    /// When it has ended.
+    /// When it has ended before.
     pub async fn stop(&self) {
         self.signal(Signal::STOP);
         let stat = format!("/proc/{}/stat", self.pid().as_raw_nonzero());
         crate::context::eventually("the owner is stopped", async || {
-            // One that has ended meanwhile does nothing any more either.
+            // An owner that has ended meanwhile runs no code either, so it counts as stopped.
             std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T ") || text.contains(") Z "))
         })
         .await;
     }
 
-    /// Lets a stopped one go on.
+    /// Continues a stopped owner (SIGCONT).
     ///
     /// # Panics
     /// When it has ended.
@@ -121,7 +121,7 @@ impl Owner {
     }
 
     fn pid(&self) -> Pid {
-        let id = self.child.id().expect("the owner goes on");
+        let id = self.child.id().expect("the owner is alive");
         Pid::from_raw(i32::try_from(id).expect("a process id")).expect("a process id")
     }
 
@@ -130,9 +130,10 @@ impl Owner {
     }
 }
 
-/// What an owner process does: the whole of its program.
+/// Runs an owner process: acquires a lock, and releases it when a line arrives on standard input.
 ///
-/// Arguments: address, name, kind (`mutex`, `read`, `write` or `K/N` permits), lease, and the longest hold if any.
+/// Arguments: address, name, kind (`mutex`, `read`, `write` or `K/N` permits), lease, and max hold time if
+/// any.
 ///
 /// # Panics
 /// When the arguments are wrong.
@@ -140,8 +141,8 @@ impl Owner {
 /// # Cancel safety
 /// Not meant to be dropped.
 pub async fn run(arguments: &[String]) {
-    let tell = |told: &Told| println!("{}", serde_json::to_string(told).expect("it can be written"));
-    let failed = |error: globallock::Error| tell(&Told::Failed(error.to_string()));
+    let report = |report: &Report| println!("{}", serde_json::to_string(report).expect("it can be written"));
+    let failed = |error: globallock::Error| report(&Report::Failed(error.to_string()));
     let span = |text: &String| duration::parse(text).expect("a span of time");
     let options = globallock::Options {
         lease: span(&arguments[3]),
@@ -152,17 +153,17 @@ pub async fn run(arguments: &[String]) {
     let acquired = async {
         let manager = globallock::LockManager::connect_with(&arguments[0], options).await?;
         let lock = crate::context::lock_of(&manager, &arguments[1], &arguments[2])?;
-        tell(&Told::Asking);
+        report(&Report::Asking);
         lock.acquire().await
     };
     let guard = match acquired.await {
         Ok(guard) => guard,
         Err(error) => return failed(error),
     };
-    tell(&Told::Granted(guard.fencing_token()));
+    report(&Report::Granted(guard.fencing_token()));
     let mut commands = BufReader::new(tokio::io::stdin()).lines();
     tokio::select! {
-        loss = guard.lost() => tell(&Told::Lost(loss.to_string())),
+        loss = guard.lost() => report(&Report::Lost(loss.to_string())),
         command = commands.next_line() => {
             if !matches!(command, Ok(Some(_))) {
                 return;
@@ -170,15 +171,17 @@ pub async fn run(arguments: &[String]) {
         }
     }
     match guard.release().await {
-        Ok(departure) => tell(&Told::Released(departure == globallock::Release::Released)),
+        Ok(release) => report(&Report::Released(release == globallock::Release::Released)),
         Err(error) => failed(error),
     }
 }
 
-/// Takes turns with others, for so many seconds: what the owner's program does with `turns` as the first argument.
+/// Takes turns with other owners for a number of seconds. The owner's program calls this when its first
+/// argument is `turns`.
 ///
-/// Arguments: address, name, kind, seconds, and a file that only one owner at a time can make; a reader only looks that
-/// there is none. Prints how often it had the lock, and how often somebody else had the file.
+/// Arguments: address, name, kind, seconds, and the path of a file. An exclusive owner makes the file while
+/// it holds the lock; a reader only checks that the file does not exist. Prints how many turns it had, and in
+/// how many of them the file showed another owner inside.
 ///
 /// # Panics
 /// When the arguments are wrong, or the store does not answer.
@@ -196,7 +199,7 @@ pub async fn take_turns(arguments: &[String]) {
         let guard = lock.acquire().await.expect("the store answers");
         let inside = Duration::from_millis(1 + turns % 3);
         if arguments[2] == "read" {
-            // Readers are together, but not with a writer.
+            // Readers may be inside together, but never with a writer.
             let with_writer = std::fs::exists(file).expect("the directory is there");
             tokio::time::sleep(inside).await;
             overlaps += u64::from(with_writer || std::fs::exists(file).expect("the directory is there"));

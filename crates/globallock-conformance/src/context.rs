@@ -1,4 +1,4 @@
-//! What a case works with: fresh connections to the store, and a name that nobody else uses.
+//! What a case works with: new connections to the store, and a lock name that no other case uses.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,36 +13,36 @@ use globallock::{Entry, Error, Guard, Lock, LockManager, ManagerOptions, Name, O
 use tokio::task::JoinHandle;
 
 use crate::faulty::{Faulty, Verb};
-use crate::subject::StoreUnderTest;
+use crate::store_under_test::StoreUnderTest;
 
-/// How long a case waits for what must come.
+/// How long a case waits for an event that must happen.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// One case's view of a store.
 #[derive(Debug)]
 pub struct Context {
-    subject: StoreUnderTest,
+    store: StoreUnderTest,
     name: String,
     kind: &'static str,
 }
 
 impl Context {
-    /// Makes a context with a name of its own. `kind` says which lock [`Context::lock`] makes.
+    /// Makes a context with its own lock name. `kind` says which lock [`Context::lock`] makes.
     #[must_use]
-    pub fn new(subject: &StoreUnderTest, case: &str, kind: &'static str) -> Self {
+    pub fn new(store: &StoreUnderTest, case: &str, kind: &'static str) -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{case}-{}-{number}", std::process::id());
-        Context { subject: subject.clone(), name, kind }
+        Context { store: store.clone(), name, kind }
     }
 
-    /// The store.
+    /// The store under test.
     #[must_use]
-    pub fn subject(&self) -> &StoreUnderTest {
-        &self.subject
+    pub fn store(&self) -> &StoreUnderTest {
+        &self.store
     }
 
-    /// The name that nobody else uses.
+    /// The lock name of this case; no other case uses it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -54,10 +54,10 @@ impl Context {
         self.kind
     }
 
-    /// The lease of the claims.
+    /// The lease of this case's claims.
     #[must_use]
     pub fn lease(&self) -> Duration {
-        self.subject.lease
+        self.store.lease
     }
 
     /// Options with the case's lease.
@@ -66,23 +66,23 @@ impl Context {
         Options { lease: self.lease(), ..Options::default() }
     }
 
-    /// Opens a connection of its own to the store.
+    /// Opens a new connection to the store.
     ///
     /// # Panics
     /// When the store does not answer.
     pub async fn backend(&self) -> Arc<dyn Backend> {
-        (self.subject.open)().await.expect("the store answers")
+        (self.store.open)().await.expect("the store answers")
     }
 
-    /// Makes a manager with a connection of its own.
+    /// Makes a manager with its own connection.
     ///
     /// # Panics
     /// When the store does not answer.
     pub async fn manager(&self) -> LockManager {
-        self.manager_over(self.backend().await)
+        self.manager_with(self.backend().await)
     }
 
-    /// Makes as many managers as asked for.
+    /// Makes `N` managers, each with its own connection.
     ///
     /// # Panics
     /// When the store does not answer.
@@ -94,17 +94,17 @@ impl Context {
         managers.try_into().expect("as many as asked for")
     }
 
-    /// Makes a manager behind a wrapper that can fail.
+    /// Makes a manager whose requests pass through a wrapper that can fail.
     ///
     /// # Panics
     /// When the store does not answer.
     pub async fn faulty(&self) -> (Arc<Faulty>, LockManager) {
         let faulty = Faulty::new(self.backend().await);
-        let manager = self.manager_over(Arc::clone(&faulty) as Arc<dyn Backend>);
+        let manager = self.manager_with(Arc::clone(&faulty) as Arc<dyn Backend>);
         (faulty, manager)
     }
 
-    fn manager_over(&self, backend: Arc<dyn Backend>) -> LockManager {
+    fn manager_with(&self, backend: Arc<dyn Backend>) -> LockManager {
         let options = ManagerOptions { locks: self.options(), label: Some("case".to_owned()) };
         LockManager::with_backend(backend, options).expect("the options are good")
     }
@@ -118,29 +118,30 @@ impl Context {
         lock_of(manager, &self.name, self.kind).expect("the name and kind are good")
     }
 
-    /// The lock with a waiting limit.
+    /// The lock with this wait.
     ///
     /// # Panics
-    /// Never: the limit is good.
+    /// Never: the wait is valid.
     #[must_use]
-    pub fn lock_within(&self, manager: &LockManager, wait: Duration) -> Lock {
+    pub fn lock_with_wait(&self, manager: &LockManager, wait: Duration) -> Lock {
         self.lock(manager)
             .with_options(Options { wait: Some(wait), ..self.options() })
             .expect("the options are good")
     }
 
-    /// The lock with a longest hold.
+    /// The lock with this max hold time.
     ///
     /// # Panics
-    /// Never: the longest hold is good.
+    /// Never: the max hold time is valid.
     #[must_use]
-    pub fn lock_for(&self, manager: &LockManager, max_hold: Duration) -> Lock {
+    pub fn lock_with_max_hold(&self, manager: &LockManager, max_hold: Duration) -> Lock {
         self.lock(manager)
             .with_options(Options { max_hold: Some(max_hold), ..self.options() })
             .expect("the options are good")
     }
 
-    /// Takes the lock with a short longest hold: a longer one where the machine takes longer than that to grant it.
+    /// Takes the lock with a short max hold time. The time is doubled until the machine is fast enough to
+    /// grant the lock within it.
     ///
     /// # Panics
     /// When the store does not answer.
@@ -150,7 +151,7 @@ impl Context {
     pub async fn briefly_held(&self, manager: &LockManager) -> Guard {
         let mut hold = Duration::from_millis(150);
         loop {
-            let lock = self.lock_for(manager, hold);
+            let lock = self.lock_with_max_hold(manager, hold);
             if let Ok(guard) = tokio::time::timeout(hold * 20, lock.acquire()).await {
                 return guard.expect("the store answers");
             }
@@ -158,7 +159,7 @@ impl Context {
         }
     }
 
-    /// A claim on this case's name, as the core would make it.
+    /// A claim on this case's name, as the core would make it. Claims with the same number have the same id.
     ///
     /// # Panics
     /// Never: the name is good.
@@ -183,12 +184,12 @@ impl Context {
         manager.inspect(&self.name).await.expect("the store answers")
     }
 
-    /// Waits until so many claims hold and so many wait.
+    /// Waits until the queue has this many holders and this many waiters.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When it does not within the limit.
     pub async fn until(&self, manager: &LockManager, held: usize, waiting: usize) {
-        eventually(&format!("{held} hold and {waiting} wait"), async || {
+        eventually(&format!("there are {held} holders and {waiting} waiters"), async || {
             let queue = self.queue(manager).await;
             let holding = queue.iter().filter(|entry| entry.held).count();
             (holding, queue.len() - holding) == (held, waiting)
@@ -196,33 +197,34 @@ impl Context {
         .await;
     }
 
-    /// Lets somebody ask for `lock`, and returns once so many hold and so many, with this one, wait.
+    /// Starts a task that acquires `lock`. Returns once the queue has this many holders and this many
+    /// waiters, the new one included.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When it does not within the limit.
     pub async fn queued(&self, lock: Lock, held: usize, waiting: usize) -> JoinHandle<Result<Guard>> {
         let onlooker = self.manager().await;
-        let asks = tokio::spawn(async move { lock.acquire().await });
+        let acquiring = tokio::spawn(async move { lock.acquire().await });
         self.until(&onlooker, held, waiting).await;
-        asks
+        acquiring
     }
 
-    /// Waits until nobody holds or waits.
+    /// Waits until the queue is empty.
     ///
     /// # Panics
-    /// When that does not come.
+    /// When it is not within the limit.
     pub async fn until_empty(&self, manager: &LockManager) {
         self.until(manager, 0, 0).await;
     }
 }
 
-/// Makes a lock of a kind: `mutex`, `read`, `write`, or `K/N` for so many permits of a semaphore.
+/// Makes a lock of a kind: `mutex`, `read`, `write`, or `K/N` for K of N permits of a semaphore.
 ///
 /// # Errors
-/// As the manager says of the name and the numbers.
+/// When the manager refuses the name or the numbers.
 ///
 /// # Panics
-/// When the kind is none of these.
+/// When the kind is not one of these.
 pub fn lock_of(manager: &LockManager, name: &str, kind: &str) -> Result<Lock> {
     match kind {
         "mutex" => manager.mutex(name),
@@ -236,56 +238,60 @@ pub fn lock_of(manager: &LockManager, name: &str, kind: &str) -> Result<Lock> {
     }
 }
 
-/// Waits until `condition` holds, asking again and again: for what the store tells nobody.
+/// Waits until `condition` is true, by polling it: for changes that no notification reports.
 ///
 /// # Panics
-/// When it does not within the limit.
+/// When it is not true within the limit.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let until = Instant::now() + LIMIT;
     while !condition().await {
-        assert!(Instant::now() < until, "it does not come that {what}");
+        assert!(Instant::now() < until, "within {LIMIT:?} it did not become true that {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Lets `asks` run out of its wait, from `wait` on twice as long each time until the store has answered so many requests to
-/// join meanwhile: before that nobody can know that a lock is taken, and another error says so.
+/// Calls `acquire` for a taken lock until it fails with [`Error::TimedOut`].
+///
+/// On a busy machine the wait can end before the store has answered the first request. The owner does not
+/// know yet that the lock is taken, so the error is [`Error::Unavailable`]. Then the wait is doubled, until
+/// the store has answered `enqueues` requests within one call.
 ///
 /// # Panics
-/// When it ends in any other way.
+/// When `acquire` ends in any other way, or before its wait is over.
 ///
 /// # Cancel safety
-/// As the call that is asked.
+/// That of `acquire`.
 pub async fn run_out<T>(
     store: &Faulty,
     mut wait: Duration,
-    joins: u64,
-    mut asks: impl AsyncFnMut(Duration) -> Result<T>,
+    enqueues: u64,
+    mut acquire: impl AsyncFnMut(Duration) -> Result<T>,
 ) {
     loop {
         let (asked, before) = (Instant::now(), store.answered(Verb::Enqueue));
-        let refused = asks(wait).await.err().expect("somebody else has the lock");
+        let refused = acquire(wait).await.err().expect("the lock is taken");
         assert!(asked.elapsed() >= wait, "it gave up after {:?} of {wait:?}: {refused}", asked.elapsed());
         match refused {
             Error::TimedOut { .. } => return,
-            Error::Unavailable { .. } if store.answered(Verb::Enqueue) < before + joins => wait *= 2,
+            Error::Unavailable { .. } if store.answered(Verb::Enqueue) < before + enqueues => wait *= 2,
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// Drops a future at its `suspensions`th suspension; `None` if it did not come to its end before.
+/// Polls a future and drops it when it is pending after `suspensions` earlier suspensions. Returns its
+/// output, or `None` if it was dropped.
 pub async fn dropped_at<F: Future>(suspensions: usize, future: F) -> Option<F::Output> {
-    Until { future: Box::pin(future), suspensions }.await
+    DroppedAt { future: Box::pin(future), suspensions }.await
 }
 
-/// A future that ends with `None` once it has been suspended so many times.
-struct Until<F> {
+/// A future that ends with `None` once its inner future has been suspended this many times.
+struct DroppedAt<F> {
     future: Pin<Box<F>>,
     suspensions: usize,
 }
 
-impl<F: Future> Future for Until<F> {
+impl<F: Future> Future for DroppedAt<F> {
     type Output = Option<F::Output>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<Self::Output> {

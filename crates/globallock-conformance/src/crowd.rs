@@ -1,4 +1,5 @@
-//! A crowd of waiters on one name: what it must not cost the others, alive and dead.
+//! A crowd of waiters on one name, and what it must not cost the other owners, whether the crowd is alive or
+//! dead.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,69 +10,74 @@ use globallock::{Entry, LockManager, ManagerOptions, Options};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::child::Told;
-use crate::member::{Member, Wish};
+use crate::child::Report;
+use crate::member::{Member, MemberConfig};
 
-/// How many wait in the end.
+/// How many waiters there are when all have joined.
 pub const SIZE: usize = 10_000;
-/// How many processes they share.
+/// How many processes the waiters are in.
 const MEMBERS: usize = 4;
-/// How many claims of each member stand in front of the second holder, and have the lock in turn.
+/// How many claims of each member are in front of the second holder, and get the lock in turn.
 const FIRST: usize = 2;
-/// How much later than a lease after its end a claim is gone: servers look now and then, and take out 10,000 at once.
+/// How long after its lease an expired claim may stay. Servers check leases only from time to time, and here
+/// they remove 10,000 claims at once.
 const TICK: Duration = Duration::from_secs(2);
-/// How long it may take until all wait.
+/// How long it may take until all waiters have joined.
 const JOINED: Duration = Duration::from_secs(90);
-/// The number of the holders in what they tell, behind those of the crowd.
+/// The numbers of the holders in their events: they follow those of the members.
 const HOLDERS: [usize; 2] = [MEMBERS, MEMBERS + 1];
 
-/// Has [`SIZE`] waiters in a few processes wait for one name with leases of that length, and kills them all.
+/// Starts [`SIZE`] waiters on one name, in a few processes and with this lease, and kills them all.
 ///
-/// Meanwhile the holder, which is a process of its own, must not lose its lock; nobody may fall out of the queue, or out
-/// of its order; another name must stay usable; and `inspect` must answer. Releases reach those next in order. A lease
-/// and a tick after the death of all, the lock must be free for a newcomer. Without a program the crowd is made of
-/// tasks, which give up instead of dying.
+/// While they live, these must be true:
+/// - The holder, which is another process, does not lose its lock.
+/// - No waiter drops out of the queue, and the order of the queue does not change.
+/// - A lock of another name stays usable, and `inspect` answers.
+/// - A release grants the lock to the next waiter in the order of the queue.
+///
+/// After all have died, the lock must be free for a new waiter within a lease and a tick. Without a program
+/// the crowd consists of tasks, which give up instead of dying.
 ///
 /// # Panics
-/// When one of that was not so.
+/// When one of these is not true.
 ///
 /// # Cancel safety
 /// The processes end with the call.
 pub async fn crowd(url: &str, program: Option<PathBuf>, lease: Duration) {
-    let (bad, mut told_bad) = mpsc::unbounded_channel();
-    let watch = Watch::start();
-    let unrelated = use_unrelated(url.to_owned(), lease, Arc::clone(&watch), bad.clone()).await;
-    let mut crowd = Crowd::new(url, program, lease, watch, bad).await;
+    let (failures, mut failed) = mpsc::unbounded_channel();
+    let stalls = Stalls::watch();
+    let unrelated = use_unrelated(url.to_owned(), lease, Arc::clone(&stalls), failures.clone()).await;
+    let mut crowd = Crowd::new(url, program, lease, stalls, failures).await;
     tokio::select! {
         biased;
-        what = told_bad.recv() => panic!("{}", what.expect("the crowd can tell")),
-        () = crowd.lives_and_dies() => {}
+        what = failed.recv() => panic!("{}", what.expect("the crowd keeps a sender")),
+        () = crowd.run() => {}
     }
     drop(crowd);
     let rounds = unrelated.finish().await;
-    // What was told at the very end.
-    if let Ok(what) = told_bad.try_recv() {
+    // A failure may have been reported after the crowd was done.
+    if let Ok(what) = failed.try_recv() {
         panic!("{what}");
     }
     assert!(rounds > 0, "another name stays usable");
     println!("{rounds} rounds of an unrelated lock");
 }
 
-/// What a member, by its number, tells.
-type Event = (usize, Told);
+/// The report of the member with this number.
+type Event = (usize, Report);
 
-/// The members and what is known of them.
+/// The members, and what they have reported.
 struct Crowd {
     manager: LockManager,
     url: String,
     name: String,
     program: Option<PathBuf>,
     lease: Duration,
-    watch: Arc<Watch>,
+    stalls: Arc<Stalls>,
     members: Vec<Member>,
     holders: Vec<Member>,
     events: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
-    bad: mpsc::UnboundedSender<String>,
+    failures: mpsc::UnboundedSender<String>,
 }
 
 impl Crowd {
@@ -79,8 +85,8 @@ impl Crowd {
         url: &str,
         program: Option<PathBuf>,
         lease: Duration,
-        watch: Arc<Watch>,
-        bad: mpsc::UnboundedSender<String>,
+        stalls: Arc<Stalls>,
+        failures: mpsc::UnboundedSender<String>,
     ) -> Self {
         let name = format!("crowd-{}", std::process::id());
         let events = mpsc::unbounded_channel();
@@ -91,39 +97,41 @@ impl Crowd {
             name,
             program,
             lease,
-            watch,
+            stalls,
             members,
             holders,
             events,
-            bad,
+            failures,
         }
     }
 
     /// Starts a member, and returns once it is connected.
     async fn start(&mut self, number: usize) -> Member {
         let (url, name, label) = (self.url.clone(), self.name.clone(), number.to_string());
-        let wish = Wish { url, name, label, lease: self.lease };
-        let (events, bad) = (self.events.0.clone(), self.bad.clone());
-        let tell = move |told| {
-            // Whoever does not listen any more has seen enough.
-            let _ = match told {
-                Told::Lost(_) | Told::Failed(_) => bad.send(format!("member {number} says {told:?}")).is_ok(),
-                told => events.send((number, told)).is_ok(),
+        let config = MemberConfig { url, name, label, lease: self.lease };
+        let (events, failures) = (self.events.0.clone(), self.failures.clone());
+        let on_report = move |report| {
+            // The receivers are gone once the test has its result; later reports do not matter.
+            let _ = match report {
+                Report::Lost(_) | Report::Failed(_) => {
+                    failures.send(format!("member {number} reports {report:?}")).is_ok()
+                }
+                report => events.send((number, report)).is_ok(),
             };
         };
         let member = match &self.program {
-            Some(program) => Member::process(program, &wish, tell),
-            None => Member::task(&wish, tell),
+            Some(program) => Member::process(program, &config, on_report),
+            None => Member::task(&config, on_report),
         };
-        assert_eq!(self.told().await, (number, Told::Asking));
+        assert_eq!(self.next_event().await, (number, Report::Asking));
         member
     }
 
-    async fn told(&mut self) -> (usize, Told) {
-        self.events.1.recv().await.expect("this end is kept as well")
+    async fn next_event(&mut self) -> Event {
+        self.events.1.recv().await.expect("this crowd keeps a sender")
     }
 
-    async fn lives_and_dies(&mut self) {
+    async fn run(&mut self) {
         let size = std::env::var("CROWD").map_or(SIZE, |size| size.parse().expect("a number of waiters"));
         let from = Instant::now();
         let step = |what: &str| println!("{:>7.1?} {what}", from.elapsed());
@@ -136,8 +144,8 @@ impl Crowd {
             self.members.push(member);
         }
         self.holders[0].join(1).await;
-        let (mut holds, Told::Granted(mut fencing_token)) = self.told().await else {
-            panic!("nobody has the lock")
+        let (mut holds, Report::Granted(mut fencing_token)) = self.next_event().await else {
+            panic!("the free lock is not granted")
         };
         assert_eq!(holds, HOLDERS[0]);
         for member in &mut self.members {
@@ -151,7 +159,7 @@ impl Crowd {
         }
         let all = self.queue(first.len() + size).await;
         step("all wait");
-        assert_eq!(ids(&first), ids(&all[..first.len()]), "nobody gets in front of those who were there");
+        assert_eq!(ids(&first), ids(&all[..first.len()]), "no claim gets in front of earlier ones");
 
         for entry in &first[1..] {
             let next = entry.owner.label.as_deref().and_then(|label| label.parse().ok());
@@ -162,24 +170,24 @@ impl Crowd {
         assert_eq!(holds, HOLDERS[1]);
         step("handed over");
         let all = &all[first.len() - 1..];
-        assert_eq!(ids(all), ids(&self.queue(1 + size).await), "the queue behind those who had the lock");
+        assert_eq!(ids(all), ids(&self.queue(1 + size).await), "the queue behind the earlier holders");
         tokio::time::sleep_until((Instant::now() + self.lease * 2).into()).await;
-        assert_eq!(ids(all), ids(&self.queue(1 + size).await), "nobody falls out of the order of joining");
+        assert_eq!(ids(all), ids(&self.queue(1 + size).await), "no waiter drops out, and the order stays");
         step("two leases later");
 
         for member in self.members.drain(..) {
             member.kill().await;
         }
-        let (killed, still) = (Instant::now(), self.watch.still());
+        let (killed, stalled) = (Instant::now(), self.stalls.total());
         step("all killed");
         let lock = self.manager.mutex(&self.name).expect("a good name");
         let newcomer = tokio::spawn(async move { lock.acquire().await });
         tokio::time::sleep_until((killed + self.lease / 2).into()).await;
         self.holders[1].release().await;
-        assert_eq!(self.told().await, (HOLDERS[1], Told::Released(true)), "it held until now");
+        assert_eq!(self.next_event().await, (HOLDERS[1], Report::Released(true)), "it held until now");
         let limit = self.lease + TICK;
         let granted = tokio::time::timeout(JOINED, newcomer).await;
-        let took = killed.elapsed().saturating_sub(self.watch.still() - still);
+        let took = killed.elapsed().saturating_sub(self.stalls.total() - stalled);
         step("the newcomer is granted");
         let guard = granted
             .expect("the dead do not keep the lock")
@@ -191,14 +199,15 @@ impl Crowd {
         assert_eq!(
             queue.first().map(|entry| entry.fencing_token),
             Some(guard.fencing_token()),
-            "the dead are passed"
+            "the dead waiters are passed over"
         );
         guard.release().await.expect("the store answers");
         self.queue(0).await;
         step("the queue is empty");
     }
 
-    /// Has the holder release, and sees who is granted the lock.
+    /// Releases the holder's lock, checks that the next member is granted it, and returns the new fencing
+    /// token.
     async fn hand_over(&mut self, holder: usize, next: usize, fencing_token: u64) -> u64 {
         let member = match self.members.get_mut(holder) {
             Some(member) => member,
@@ -208,9 +217,9 @@ impl Crowd {
         let mut granted = None;
         let mut released = false;
         while granted.is_none() || !released {
-            match self.told().await {
-                (member, Told::Released(true)) if member == holder && !released => released = true,
-                (member, Told::Granted(fencing_token)) if member == next => granted = Some(fencing_token),
+            match self.next_event().await {
+                (member, Report::Released(true)) if member == holder && !released => released = true,
+                (member, Report::Granted(fencing_token)) if member == next => granted = Some(fencing_token),
                 other => panic!("{other:?}, when {holder} released and {next} was next"),
             }
         }
@@ -219,19 +228,20 @@ impl Crowd {
         granted
     }
 
-    /// Waits until so many are in the queue.
+    /// Waits until this many claims are in the queue, and returns them.
     async fn queue(&self, size: usize) -> Vec<Entry> {
         let until = Instant::now() + JOINED;
         loop {
             let asked = Instant::now();
             let queue = self.manager.inspect(&self.name).await.expect("inspect answers");
             let holding = queue.iter().filter(|entry| entry.held).count();
-            assert!(holding <= 1, "{holding} hold a mutex");
+            assert!(holding <= 1, "a mutex has {holding} holders");
             if queue.len() == size {
                 return queue;
             }
-            assert!(Instant::now() < until, "{} are in the queue, and not {size}", queue.len());
-            // A long queue costs something to list, which shall not be what the store does most.
+            assert!(Instant::now() < until, "{} claims are in the queue, not {size}", queue.len());
+            // Listing a long queue is expensive. A pause of twice its cost leaves the store time for the
+            // crowd.
             tokio::time::sleep(asked.elapsed().clamp(Duration::from_millis(10), Duration::from_secs(1)) * 2)
                 .await;
         }
@@ -248,37 +258,38 @@ fn ids(queue: &[Entry]) -> Vec<globallock::backend::ClaimId> {
     queue.iter().map(|entry| entry.id.expect("all claims are ours")).collect()
 }
 
-/// Somebody who has nothing to do with the crowd.
+/// An owner of another lock, which has nothing to do with the crowd.
 struct Unrelated {
-    goes_on: Arc<AtomicBool>,
+    running: Arc<AtomicBool>,
     task: JoinHandle<u64>,
 }
 
-/// Takes and gives back a lock of another name, again and again, and tells when that takes longer than a lease.
+/// Acquires and releases a lock of another name again and again, and reports a round that takes longer than a
+/// lease.
 async fn use_unrelated(
     url: String,
     lease: Duration,
-    watch: Arc<Watch>,
-    bad: mpsc::UnboundedSender<String>,
+    stalls: Arc<Stalls>,
+    failures: mpsc::UnboundedSender<String>,
 ) -> Unrelated {
-    let goes_on = Arc::new(AtomicBool::new(true));
-    let go_on = Arc::clone(&goes_on);
+    let running = Arc::new(AtomicBool::new(true));
+    let goes_on = Arc::clone(&running);
     let manager = manager(&url, lease).await;
     let lock = manager.mutex(format!("unrelated-{}", std::process::id())).expect("a good name");
     let task = tokio::spawn(async move {
         let mut rounds = 0;
-        while go_on.load(Ordering::SeqCst) {
-            let (from, still) = (Instant::now(), watch.still());
+        while goes_on.load(Ordering::SeqCst) {
+            let (from, stalled) = (Instant::now(), stalls.total());
             let round = async { lock.acquire().await?.release().await };
             let failed = match tokio::time::timeout(JOINED, round).await {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_) => Some("it is not served".to_owned()),
             };
-            let took = from.elapsed().saturating_sub(watch.still() - still);
+            let took = from.elapsed().saturating_sub(stalls.total() - stalled);
             let late = (took > lease).then(|| format!("it took {took:?}"));
             if let Some(what) = failed.or(late) {
-                let _ = bad.send(format!("an unrelated lock: {what}"));
+                let _ = failures.send(format!("an unrelated lock: {what}"));
                 break;
             }
             rounds += 1;
@@ -286,43 +297,44 @@ async fn use_unrelated(
         }
         rounds
     });
-    Unrelated { goes_on, task }
+    Unrelated { running, task }
 }
 
 impl Unrelated {
     async fn finish(self) -> u64 {
-        self.goes_on.store(false, Ordering::SeqCst);
-        self.task.await.expect("it goes on")
+        self.running.store(false, Ordering::SeqCst);
+        self.task.await.expect("it does not panic")
     }
 }
 
-/// Sees how long this process did not run though it wanted to: limits are compared with the time that was there.
-struct Watch {
-    /// In microseconds.
-    still: AtomicU64,
+/// Measures how long this process was ready but did not run. The limits do not count that time, because no
+/// store can do better on a machine that stalls.
+struct Stalls {
+    /// The sum, in microseconds.
+    total: AtomicU64,
 }
 
-impl Watch {
-    fn start() -> Arc<Self> {
-        let watch = Arc::new(Watch { still: AtomicU64::new(0) });
-        let seen = Arc::downgrade(&watch);
+impl Stalls {
+    fn watch() -> Arc<Self> {
+        let stalls = Arc::new(Stalls { total: AtomicU64::new(0) });
+        let watched = Arc::downgrade(&stalls);
         std::thread::spawn(move || {
             let pause = Duration::from_millis(20);
             let mut before = Instant::now();
-            while let Some(watch) = seen.upgrade() {
+            while let Some(stalls) = watched.upgrade() {
                 std::thread::sleep(pause);
                 let gap = before.elapsed().saturating_sub(pause);
                 before = Instant::now();
-                // Less is how threads always take turns.
+                // Shorter gaps are normal scheduling.
                 if gap > pause {
-                    watch.still.fetch_add(u64::try_from(gap.as_micros()).unwrap_or(0), Ordering::SeqCst);
+                    stalls.total.fetch_add(u64::try_from(gap.as_micros()).unwrap_or(0), Ordering::SeqCst);
                 }
             }
         });
-        watch
+        stalls
     }
 
-    fn still(&self) -> Duration {
-        Duration::from_micros(self.still.load(Ordering::SeqCst))
+    fn total(&self) -> Duration {
+        Duration::from_micros(self.total.load(Ordering::SeqCst))
     }
 }

@@ -1,4 +1,4 @@
-//! A store between the core and another store that fails on purpose, and counts what it is asked.
+//! A store that wraps another store, fails on purpose, and counts the requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use globallock::backend::{Backend, Capabilities, Claim, ClaimStatus, Entry, Rele
 use globallock::{Error, Name, Result};
 use tokio::sync::watch;
 
-/// What a store is asked for.
+/// A kind of request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
     /// [`Backend::enqueue`].
@@ -23,33 +23,33 @@ pub enum Verb {
     Release,
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fault {
     /// It is served.
     #[default]
     None,
-    /// It does not arrive, and fails.
+    /// It does not reach the store, and fails.
     Refuse,
-    /// It is served, but its answer does not arrive: it fails.
+    /// It is served, but the answer is lost, and it fails.
     LoseAnswer,
-    /// It does not arrive, and nothing ever answers.
+    /// It does not reach the store, and there is never an answer.
     Silence,
-    /// It is served, but nothing ever answers.
+    /// It is served, but there is never an answer.
     SilenceAfter,
-    /// It arrives and is answered later, each time by so much.
+    /// It is delayed by this time, and its answer by the same time.
     Delay(Duration),
-    /// It is served, and its answer arrives once [`Faulty::let_go`] is called.
+    /// It is served, and the answer is held until [`Faulty::deliver`] is called.
     HoldAnswer,
 }
 
-/// A store that passes everything on to another, but for the faults that are set.
+/// A store that passes all requests on to another store, except those that a fault is set for.
 #[derive(Debug)]
 pub struct Faulty {
     inner: Arc<dyn Backend>,
     state: Mutex<State>,
-    /// How often held answers were let go.
-    releases: watch::Sender<u64>,
+    /// How many times the held answers were delivered.
+    deliveries: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ struct State {
     failed: u64,
 }
 
-/// Waits, and is suspended however late the machine lets it look at the time.
+/// Waits for `time`, and suspends at least once: a sleep that is polled after its end is ready at once.
 async fn suspended(time: Duration) {
     let sleep = tokio::time::sleep(time);
     tokio::task::yield_now().await;
@@ -71,23 +71,23 @@ async fn suspended(time: Duration) {
 }
 
 impl Faulty {
-    /// Stands before `inner`, with no fault set.
+    /// Wraps `inner`, with no fault set.
     #[must_use]
     pub fn new(inner: Arc<dyn Backend>) -> Arc<Self> {
-        Arc::new(Faulty { inner, state: Mutex::default(), releases: watch::Sender::new(0) })
+        Arc::new(Faulty { inner, state: Mutex::default(), deliveries: watch::Sender::new(0) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, so a poisoned state is still whole.
+        // No code panics while it holds the lock, so a poisoned state is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the next requests of a kind fail, one after the other.
+    /// Sets the faults of the next requests of a kind, one for each request.
     pub fn next(&self, verb: Verb, faults: impl IntoIterator<Item = Fault>) {
         self.state().next.entry(verb).or_default().extend(faults);
     }
 
-    /// Lets all requests of a kind fail from now on that no other fault is set for.
+    /// Sets the fault of all later requests of a kind that [`Faulty::next`] sets no fault for.
     pub fn always(&self, verb: Verb, fault: Fault) {
         self.state().always.insert(verb, fault);
     }
@@ -98,15 +98,15 @@ impl Faulty {
         self.state().asked.get(&verb).copied().unwrap_or(0)
     }
 
-    /// How many answers have been held on their way.
+    /// How many answers have been held.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.state().held
     }
 
-    /// Lets the answers that are held arrive.
-    pub fn let_go(&self) {
-        self.releases.send_modify(|releases| *releases += 1);
+    /// Delivers the answers that are held.
+    pub fn deliver(&self) {
+        self.deliveries.send_modify(|deliveries| *deliveries += 1);
     }
 
     /// How many requests of a kind the store has answered.
@@ -115,16 +115,17 @@ impl Faulty {
         self.state().answered.get(&verb).copied().unwrap_or(0)
     }
 
-    /// The longest that the store has taken to answer anything but [`Backend::changed`], which waits by nature.
+    /// The longest time that the store has taken to answer a request. [`Backend::wait_for_change`] does not
+    /// count, because it is meant to wait.
     ///
-    /// An owner reads the store's clock from such an answer, and counts from when it asked: by so much may a deadline of
-    /// its own be early.
+    /// An owner reads the store's clock from an answer, but counts from the moment when it sent the request.
+    /// So its own deadline may be too early by up to this time.
     #[must_use]
     pub fn slowest(&self) -> Duration {
         self.state().slowest
     }
 
-    /// How many requests did not go well: the proof that the faults bit.
+    /// How many requests have failed or will never be answered: the proof that the faults took effect.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.state().failed
@@ -168,11 +169,11 @@ impl Faulty {
                 answer
             }
             Fault::HoldAnswer => {
-                let mut releases = self.releases.subscribe();
+                let mut deliveries = self.deliveries.subscribe();
                 let answer = request.await;
                 self.state().held += 1;
-                // The sender lives in `self`, so the wait ends with a release only.
-                let _ = releases.changed().await;
+                // `self` keeps the sender, so only a delivery ends this wait.
+                let _ = deliveries.changed().await;
                 answer
             }
         }

@@ -1,4 +1,5 @@
-//! What tests of one store's own begin with: managers, queues, waiters, and many owners through faults.
+//! Fixtures for the tests of a single store: managers, queues, waiters, and many owners that live through
+//! faults.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,10 +14,11 @@ use crate::server::Cluster;
 /// The lease of all locks here: long enough for a busy machine, short enough to wait for.
 pub const LEASE: Duration = Duration::from_secs(2);
 
-/// How long servers may take to agree on a leader: ZooKeeper's wait up to a minute before they ask each other again.
+/// How long servers may take to elect a leader. ZooKeeper's servers can wait a minute before they repeat
+/// their votes.
 const ELECTION: Duration = Duration::from_secs(120);
 
-/// Connects with the usual lease.
+/// Connects with [`LEASE`].
 ///
 /// # Errors
 /// As [`LockManager::connect`].
@@ -27,7 +29,7 @@ pub async fn connect(url: &str) -> Result<LockManager> {
     connect_for(url, LEASE).await
 }
 
-/// Connects with a lease of one's own.
+/// Connects with this lease.
 ///
 /// # Errors
 /// As [`LockManager::connect`].
@@ -39,18 +41,19 @@ pub async fn connect_for(url: &str, lease: Duration) -> Result<LockManager> {
     LockManager::connect_with(url, ManagerOptions { locks, ..ManagerOptions::default() }).await
 }
 
-/// The lease where nothing shall run out.
+/// A lease that does not expire in a test, however busy the machine is.
 const CALM: Duration = Duration::from_secs(60);
 
-/// An address with a limit for requests that a busy server keeps: how long one may take is asked elsewhere.
+/// The address with a request timeout that even a busy server keeps. Other tests check how long a request may
+/// take.
 #[must_use]
 pub fn patient(url: &str) -> String {
     let sign = if url.contains('?') { '&' } else { '?' };
     format!("{url}{sign}timeout=20s")
 }
 
-/// Connects with a lease, and limits of requests, that no pause of a busy machine uses up: for tests of what is so
-/// whatever the time.
+/// Connects with a lease and a request timeout that are longer than any pause of a busy machine: for tests
+/// whose result does not depend on time.
 ///
 /// # Errors
 /// As [`LockManager::connect`].
@@ -61,10 +64,10 @@ pub async fn connect_calmly(url: &str) -> Result<LockManager> {
     connect_for(&patient(url), CALM).await
 }
 
-/// Connects so to a store that answers.
+/// Connects as [`connect_calmly`] does, to a store that answers.
 ///
 /// # Panics
-/// When it does not.
+/// When it does not answer.
 ///
 /// # Cancel safety
 /// A dropped call leaves nothing behind.
@@ -72,10 +75,10 @@ pub async fn calm_manager(url: &str) -> LockManager {
     connect_calmly(url).await.expect("the store answers")
 }
 
-/// Connects to a store that answers.
+/// Connects as [`connect`] does, to a store that answers.
 ///
 /// # Panics
-/// When it does not.
+/// When it does not answer.
 ///
 /// # Cancel safety
 /// A dropped call leaves nothing behind.
@@ -83,15 +86,15 @@ pub async fn manager(url: &str) -> LockManager {
     connect(url).await.expect("the store answers")
 }
 
-/// Waits until so many hold a name and so many wait for it.
+/// Waits until the queue of `name` has this many holders and this many waiters.
 ///
 /// # Panics
-/// When that does not come about.
+/// When it does not within the limit.
 ///
 /// # Cancel safety
 /// Nothing is changed.
 pub async fn queue_is(manager: &LockManager, name: &str, held: usize, waiting: usize) {
-    eventually(&format!("{held} hold and {waiting} wait"), async || {
+    eventually(&format!("there are {held} holders and {waiting} waiters"), async || {
         let queue = manager.inspect(name).await.expect("the store answers");
         let holding = queue.iter().filter(|entry| entry.held).count();
         (holding, queue.len() - holding) == (held, waiting)
@@ -99,7 +102,7 @@ pub async fn queue_is(manager: &LockManager, name: &str, held: usize, waiting: u
     .await;
 }
 
-/// Starts a task that waits for a mutex.
+/// Starts a task that acquires a mutex.
 ///
 /// # Panics
 /// When the name is bad.
@@ -109,11 +112,11 @@ pub fn waits(manager: &LockManager, name: &str) -> JoinHandle<Result<Guard>> {
     tokio::spawn(async move { lock.acquire().await })
 }
 
-/// Kills whoever leads, again and again for a minute and until five are dead, under sixteen owners who take turns, and
-/// checks what they believed. Returns how many turns there were, and how many deaths.
+/// Kills the leader again and again, for a minute and at least five times, while sixteen owners take turns,
+/// and checks their turns. Returns the number of turns and the number of deaths.
 ///
 /// # Panics
-/// When a promise is broken, or the servers do not come up.
+/// When a promise is broken, or the servers do not start.
 ///
 /// # Cancel safety
 /// The owners end with the call.
@@ -123,11 +126,11 @@ pub async fn deaths_of_leaders(cluster: &mut impl Cluster) -> (usize, usize) {
     turns.more(50).await;
     let mut deaths = 0;
     while begin.elapsed() < Duration::from_secs(60) || deaths < 5 {
-        let leader = cluster.leader().expect("one leads");
+        let leader = cluster.leader().expect("there is a leader");
         cluster.kill(leader);
         deaths += 1;
         turns.more(50).await;
-        cluster.resume_after_kill(leader).expect("it comes up again");
+        cluster.resume_after_kill(leader).expect("the server starts again");
         turns.more(50).await;
     }
     let last = Instant::now();
@@ -137,11 +140,11 @@ pub async fn deaths_of_leaders(cluster: &mut impl Cluster) -> (usize, usize) {
     (count, deaths)
 }
 
-/// Releases a lock that no majority answers for, and takes it again when there is one: whatever has become of the
-/// release, the claim must not stay for as long as its owner lives.
+/// Releases a lock while the cluster has no majority, and takes the lock again once there is one. The outcome
+/// of the release is unknown; in either case the claim must not stay until its owner ends.
 ///
 /// # Panics
-/// When it stays, or the servers do not come up.
+/// When it stays, or the servers do not start.
 ///
 /// # Cancel safety
 /// Not meant to be dropped.
@@ -154,17 +157,18 @@ pub async fn release_without_majority(cluster: &mut impl Cluster) {
         cluster.kill(1);
         guard.release().await.expect_err("there is no majority");
         let since = Instant::now();
-        eventually("more than a lease goes by", async || since.elapsed() > LEASE * 2).await;
-        let asks = manager.clone();
-        let again = tokio::spawn(async move { acquired(&asks, "a").await });
-        cluster.resume_after_kill(0).expect("it comes up again");
-        cluster.resume_after_kill(1).expect("it comes up again");
+        eventually("two leases have passed", async || since.elapsed() > LEASE * 2).await;
+        let same_manager = manager.clone();
+        let again = tokio::spawn(async move { acquired(&same_manager, "a").await });
+        cluster.resume_after_kill(0).expect("the server starts again");
+        cluster.resume_after_kill(1).expect("the server starts again");
         let guard = again.await.expect("the claim that was released is gone");
         guard.release().await.expect("the store answers");
     }
 }
 
-/// Asks for a mutex again and again, also before and right after an election, until it is granted.
+/// Asks for a mutex until it is granted, and repeats the call when it fails, as it does before an election
+/// has ended.
 async fn acquired(manager: &LockManager, name: &str) -> Guard {
     let granted = async {
         loop {
@@ -176,7 +180,7 @@ async fn acquired(manager: &LockManager, name: &str) -> Guard {
     tokio::time::timeout(crate::context::LIMIT, granted).await.expect("it is granted once a majority answers")
 }
 
-/// One time that an owner believed to hold the lock.
+/// A span of time in which an owner believed that it held the lock.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     from: Instant,
@@ -184,7 +188,7 @@ struct Held {
     fencing_token: u64,
 }
 
-/// Many owners of one mutex, each with a connection of its own, who take turns until they are told to stop.
+/// Many owners of one mutex, each with its own connection, that take turns until [`Turns::finish`].
 #[derive(Debug)]
 pub struct Turns {
     owners: JoinSet<Vec<Held>>,
@@ -193,7 +197,7 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Starts so many owners of the lock `name`.
+    /// Starts this many owners of the lock `name`.
     ///
     /// # Panics
     /// When the store does not answer at the beginning.
@@ -209,7 +213,7 @@ impl Turns {
             turns.owners.spawn(async move {
                 let mut times = Vec::new();
                 while !stop.load(Ordering::SeqCst) {
-                    // An outage that outlasts the patience is told, and tried again here.
+                    // An outage that is longer than the store timeout is an error. The owner tries again.
                     let Ok(guard) = lock.acquire().await else { continue };
                     let from = Instant::now();
                     let deadline = from + guard.remaining().unwrap_or_default();
@@ -217,7 +221,7 @@ impl Turns {
                     let until = Instant::now().min(deadline);
                     times.push(Held { from, until, fencing_token: guard.fencing_token() });
                     count.fetch_add(1, Ordering::SeqCst);
-                    // It goes on in the background where the store does not answer.
+                    // When the store does not answer, the manager repeats the release in the background.
                     drop(guard.release().await);
                 }
                 drop(manager);
@@ -227,10 +231,10 @@ impl Turns {
         turns
     }
 
-    /// Waits until there have been so many turns more.
+    /// Waits for this many more turns.
     ///
     /// # Panics
-    /// When they do not come.
+    /// When there are fewer within the time of an election.
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -241,14 +245,14 @@ impl Turns {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(ELECTION, more).await.expect("they go on to take turns");
+        tokio::time::timeout(ELECTION, more).await.expect("the owners keep taking turns");
     }
 
-    /// Stops the owners, and checks what they believed: no two held at a time, tokens rose, and all had turns, also
-    /// after `since`. Returns how many turns there were.
+    /// Stops the owners and checks their turns: no two owners held at the same time, fencing tokens rose, and
+    /// every owner had a turn after `since`. Returns the number of turns.
     ///
     /// # Panics
-    /// When that was not so.
+    /// When one of these is not true.
     ///
     /// # Cancel safety
     /// The owners end with the call.
@@ -257,12 +261,12 @@ impl Turns {
         let times: Vec<Vec<Held>> = self.owners.join_all().await;
         for (owner, times) in times.iter().enumerate() {
             let last = times.last().unwrap_or_else(|| panic!("owner {owner} never had a turn"));
-            assert!(last.until > since, "owner {owner} was left behind");
+            assert!(last.until > since, "owner {owner} had no turn any more");
         }
         let mut all: Vec<Held> = times.into_iter().flatten().collect();
         all.sort_by_key(|held| held.from);
         for pair in all.windows(2) {
-            assert!(pair[0].until <= pair[1].from, "two held at a time: {pair:?}");
+            assert!(pair[0].until <= pair[1].from, "two owners held at the same time: {pair:?}");
             assert!(pair[0].fencing_token < pair[1].fencing_token, "the tokens did not rise: {pair:?}");
         }
         all.len()

@@ -1,6 +1,7 @@
-//! What stores write, compared byte for byte with what they always wrote: fleets of several versions share a store.
+//! Golden tests: compare what a store writes, byte for byte, with what earlier versions wrote, because
+//! processes of several versions share a store.
 //!
-//! Only what differs from run to run is masked: moments, and the random ids of connections.
+//! Only what differs from run to run is masked: times, and the random ids of connections.
 
 use std::time::Duration;
 
@@ -8,11 +9,11 @@ use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus, WaitMode};
 use globallock::queue::{MAX_CAPACITY, Permits};
 use globallock::{Name, Owner};
 
-/// The part of the claims' ids that stands for their owner.
+/// The part of the claims' ids that identifies their manager.
 pub const MANAGER: u128 = 0x00c0_ffee_00c0_ffee_00c0;
 const LEASE: Duration = Duration::from_secs(60);
 
-/// Claims of every sort, in the order in which they join.
+/// Claims of every kind, in the order in which they join.
 ///
 /// # Panics
 /// Never: the names are good.
@@ -45,13 +46,14 @@ pub fn claims() -> Vec<Claim> {
         .collect()
 }
 
-/// Has [`claims`] join: the first of a mutex, the readers and all permits but the last hold, the others wait.
+/// Enqueues [`claims`]: the first claim of the mutex, both readers, and the first two claims of permits are
+/// granted; the others wait.
 ///
 /// # Panics
-/// When they are answered otherwise.
+/// When the store answers otherwise.
 ///
 /// # Cancel safety
-/// Some of them have joined.
+/// Some of the claims have joined.
 pub async fn fill(backend: &dyn Backend) {
     let mut holds = Vec::new();
     for claim in claims() {
@@ -64,7 +66,8 @@ pub async fn fill(backend: &dyn Backend) {
     assert_eq!(holds, [true, false, false, true, true, false, true, true, false]);
 }
 
-/// The text with moments as `<s>`, `<ms>` or `<us>`, and ids that are not from [`claims`] as `<id>`.
+/// Masks times as `<s>`, `<ms>` or `<us>`, leases of the server as `<lease>`, and ids that are not from
+/// [`claims`] as `<id>`.
 #[must_use]
 pub fn masked(text: &str) -> String {
     let ours = format!("{MANAGER:020x}");
@@ -81,7 +84,7 @@ pub fn masked(text: &str) -> String {
             13 if decimal => "<ms>",
             16 if decimal => "<us>",
             17 if word.ends_with('w') => "<us>w",
-            // An id that the server made.
+            // The id of a lease or session, made by the server.
             14..=16 if hexadecimal => "<lease>",
             20 | 32 | 40 if hexadecimal => "<id>",
             _ => word,
@@ -91,7 +94,7 @@ pub fn masked(text: &str) -> String {
     masked
 }
 
-/// Compares what a store wrote with what it always wrote.
+/// Compares what a store wrote with the golden text.
 ///
 /// # Panics
 /// At the first line that differs.
@@ -100,5 +103,5 @@ pub fn compare(written: &str, golden: &str) {
     for (number, (written, golden)) in (1..).zip(written.lines().zip(golden.lines())) {
         assert_eq!(written, golden, "line {number}");
     }
-    assert_eq!(written.lines().count(), golden.lines().count(), "so many lines");
+    assert_eq!(written.lines().count(), golden.lines().count(), "the number of lines");
 }

@@ -1,26 +1,29 @@
 #![forbid(unsafe_code)]
-//! What every globallock store must do, as named cases, with real servers and faults to show it on.
+//! What every globallock store must do, as named cases, together with real servers and faults to run them
+//! against.
 //!
-//! Whoever writes a [`Backend`](globallock::Backend) describes it by a [`StoreUnderTest`](subject::StoreUnderTest) and runs the
-//! cases on it: each is a sentence that must be true of the store.
+//! The author of a [`Backend`](globallock::Backend) describes it by a
+//! [`StoreUnderTest`](store_under_test::StoreUnderTest) and runs the cases on it. Each case is a sentence
+//! that must be true of the store.
 //!
 //! ```
-//! use globallock_conformance::{cases::trials, subject::StoreUnderTest};
+//! use globallock_conformance::{cases::trials, store_under_test::StoreUnderTest};
 //!
-//! // Instead of the store in memory, connect to yours: one backend each time, as another process would.
-//! let store = globallock::Memory::new();
-//! let subject = StoreUnderTest::new("mine", move || {
-//!     let store = store.clone();
-//!     async move { Ok(store as std::sync::Arc<dyn globallock::Backend>) }
+//! // Instead of the store in memory, connect to yours. Each call opens a new backend, as another
+//! // process would.
+//! let memory = globallock::Memory::new();
+//! let store = StoreUnderTest::new("mine", move || {
+//!     let backend = memory.clone();
+//!     async move { Ok(backend as std::sync::Arc<dyn globallock::Backend>) }
 //! });
-//! for trial in trials(&subject).into_iter().filter(|trial| trial.name().contains("::sharing::")) {
+//! for trial in trials(&store).into_iter().filter(|trial| trial.name().contains("::sharing::")) {
 //!     println!("{}", trial.name());
 //!     trial.run();
 //! }
 //! ```
 //!
-//! With [`StoreUnderTest::at`](subject::StoreUnderTest::at) the cases of killed and stopped owner processes run too; they need a
-//! program that calls [`child::run`] and knows the store's address.
+//! With [`StoreUnderTest::at`](store_under_test::StoreUnderTest::at) the cases about killed and stopped owner
+//! processes run too. They need a program that calls [`child::run`] and can connect to the store.
 
 pub mod cases;
 pub mod child;
@@ -35,4 +38,4 @@ pub mod pauses;
 pub mod proxy;
 pub mod register;
 pub mod server;
-pub mod subject;
+pub mod store_under_test;

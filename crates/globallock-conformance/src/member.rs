@@ -1,4 +1,4 @@
-//! A member of a crowd: a process, or a task, with one manager and as many waiters on one name as it is told to have.
+//! A member of a crowd: a process, or a task, with one manager and any number of waiters on one name.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,31 +12,31 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::child::Told;
+use crate::child::Report;
 
-/// What a member and its maker tell each other of the lock.
+/// The settings of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
-    /// The store.
+pub struct MemberConfig {
+    /// The store's address.
     pub url: String,
-    /// The lock, which is a mutex.
+    /// The name of the lock, which is a mutex.
     pub name: String,
-    /// What `inspect` shows of the member.
+    /// The owner label that `inspect` shows.
     pub label: String,
     /// The lease of its claims.
     pub lease: Duration,
 }
 
-/// What a member is told to do.
+/// A command to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
-    /// So many more wait.
+    /// Start this many more waiters.
     Join(usize),
-    /// What it holds is released.
+    /// Release the lock.
     Release,
 }
 
-/// A member, as its maker sees it.
+/// The handle of a member.
 #[derive(Debug)]
 pub struct Member {
     body: Body,
@@ -49,12 +49,17 @@ enum Body {
 }
 
 impl Member {
-    /// Starts a process for `wish`, by the owner's program, that tells `told` what happens.
+    /// Starts a process of the owner's program with these settings. `on_report` is called with each of its
+    /// reports.
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn process(program: &Path, wish: &Wish, told: impl Fn(Told) + Send + 'static) -> Self {
-        let Wish { url, name, label, lease } = wish;
+    pub fn process(
+        program: &Path,
+        config: &MemberConfig,
+        on_report: impl Fn(Report) + Send + 'static,
+    ) -> Self {
+        let MemberConfig { url, name, label, lease } = config;
         let mut child = Command::new(program)
             .args(["member", url, name, label, &format!("{}ms", lease.as_millis())])
             .stdin(Stdio::piped())
@@ -66,24 +71,25 @@ impl Member {
         let mut lines = BufReader::new(child.stdout.take().expect("it has a standard output")).lines();
         tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
-                told(serde_json::from_str(&line).unwrap_or(Told::Failed(line)));
+                on_report(serde_json::from_str(&line).unwrap_or(Report::Failed(line)));
             }
         });
         Member { body: Body::Process(Box::new(child), orders) }
     }
 
-    /// Starts a task of this process for `wish`, that tells `told` what happens: for a store that dies with the process.
+    /// Starts a task of this process with these settings, for a store that lives in the process. `on_report`
+    /// is called with each of its reports.
     #[must_use]
-    pub fn task(wish: &Wish, told: impl Fn(Told) + Send + Sync + 'static) -> Self {
+    pub fn task(config: &MemberConfig, on_report: impl Fn(Report) + Send + Sync + 'static) -> Self {
         let (orders, receiver) = mpsc::unbounded_channel();
         let orders_of =
             stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))).boxed();
-        let wish = wish.clone();
-        let task = tokio::spawn(async move { attend(&wish, orders_of, told).await });
+        let config = config.clone();
+        let task = tokio::spawn(async move { serve(&config, orders_of, on_report).await });
         Member { body: Body::Task(task, orders) }
     }
 
-    /// Has so many more wait.
+    /// Starts this many more waiters.
     ///
     /// # Panics
     /// When the member has ended.
@@ -91,7 +97,7 @@ impl Member {
         self.order(Order::Join(count)).await;
     }
 
-    /// Has it release what it holds.
+    /// Tells the member to release the lock.
     ///
     /// # Panics
     /// When the member has ended.
@@ -106,13 +112,14 @@ impl Member {
                     Order::Join(count) => format!("{count}\n"),
                     Order::Release => "release\n".to_owned(),
                 };
-                orders.write_all(line.as_bytes()).await.expect("the member goes on");
+                orders.write_all(line.as_bytes()).await.expect("the member is alive");
             }
-            Body::Task(_, orders) => orders.send(order).expect("the member goes on"),
+            Body::Task(_, orders) => orders.send(order).expect("the member is alive"),
         }
     }
 
-    /// Kills it as a crash does, and waits until it is gone. A task gives up what it waits for.
+    /// Kills the member, as a crash does, and waits for its end. A task is aborted, so its waiters leave the
+    /// queue.
     ///
     /// # Panics
     /// When it cannot be killed.
@@ -121,15 +128,19 @@ impl Member {
             Body::Process(mut child, _) => child.kill().await.expect("the member can be killed"),
             Body::Task(task, _) => {
                 task.abort();
-                assert!(task.await.is_err_and(|error| error.is_cancelled()), "the member went on until now");
+                assert!(
+                    task.await.is_err_and(|error| error.is_cancelled()),
+                    "the member was alive until now"
+                );
             }
         }
     }
 }
 
-/// What a member's process does: what the owner's program does with `member` as the first argument.
+/// Runs a member's process. The owner's program calls this when its first argument is `member`.
 ///
-/// Arguments: address, name, label, lease. Reads how many more shall wait, or `release`, one a line.
+/// Arguments: address, name, label, lease. Each line of standard input is a command: a number of waiters to
+/// start, or `release`.
 ///
 /// # Panics
 /// When the arguments are wrong.
@@ -137,35 +148,35 @@ impl Member {
 /// # Cancel safety
 /// Not meant to be dropped.
 pub async fn run(arguments: &[String]) {
-    // Each claim is an open file in some stores.
+    // Each claim is an open file in some stores, so the usual limit of open files is too low.
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("a process may have as many files as it is allowed to");
     let [url, name, label, lease] = arguments else { panic!("address, name, label, lease") };
     let lease = duration::parse(lease).expect("a span of time");
-    let wish = Wish { url: url.clone(), name: name.clone(), label: label.clone(), lease };
+    let config = MemberConfig { url: url.clone(), name: name.clone(), label: label.clone(), lease };
     let lines = BufReader::new(tokio::io::stdin()).lines();
     let orders = stream::unfold(lines, async |mut lines| {
         let line = lines.next_line().await.ok()??;
         let order = if line == "release" { Order::Release } else { Order::Join(line.parse().ok()?) };
         Some((order, lines))
     });
-    let tell = |told: Told| println!("{}", serde_json::to_string(&told).expect("it can be written"));
-    attend(&wish, orders.boxed(), tell).await;
+    let report = |report: Report| println!("{}", serde_json::to_string(&report).expect("it can be written"));
+    serve(&config, orders.boxed(), report).await;
 }
 
-/// Waits and releases as it is told to, until nobody tells it any more.
-async fn attend(wish: &Wish, mut orders: BoxStream<'_, Order>, tell: impl Fn(Told)) {
-    // Waiters that all ask at once take turns: how fast is not what is tested.
+/// Carries out the orders until there are no more.
+async fn serve(config: &MemberConfig, mut orders: BoxStream<'_, Order>, report: impl Fn(Report)) {
+    // The waiters all ask at once, so a request may have to wait long for its turn. Speed is not tested here.
     let store_timeout = Some(Duration::from_secs(60));
-    let locks = Options { lease: wish.lease, store_timeout, ..Options::default() };
-    let options = ManagerOptions { locks, label: Some(wish.label.clone()) };
-    let manager = match LockManager::connect_with(&wish.url, options).await {
+    let locks = Options { lease: config.lease, store_timeout, ..Options::default() };
+    let options = ManagerOptions { locks, label: Some(config.label.clone()) };
+    let manager = match LockManager::connect_with(&config.url, options).await {
         Ok(manager) => manager,
-        Err(error) => return tell(Told::Failed(error.to_string())),
+        Err(error) => return report(Report::Failed(error.to_string())),
     };
-    let lock = manager.mutex(&wish.name).expect("a good name");
-    tell(Told::Asking);
+    let lock = manager.mutex(&config.name).expect("a good name");
+    report(Report::Asking);
     let mut waiting: JoinSet<globallock::Result<Guard>> = JoinSet::new();
     let mut held: Option<Guard> = None;
     loop {
@@ -177,15 +188,15 @@ async fn attend(wish: &Wish, mut orders: BoxStream<'_, Order>, tell: impl Fn(Tol
         };
         tokio::select! {
             loss = lost => {
-                tell(Told::Lost(loss.to_string()));
+                report(Report::Lost(loss.to_string()));
                 held = None;
             }
             Some(granted) = waiting.join_next() => match granted.expect("a waiter does not panic") {
                 Ok(guard) => {
-                    tell(Told::Granted(guard.fencing_token()));
+                    report(Report::Granted(guard.fencing_token()));
                     held = Some(guard);
                 }
-                Err(error) => tell(Told::Failed(error.to_string())),
+                Err(error) => report(Report::Failed(error.to_string())),
             },
             order = orders.next() => match order {
                 None => return,
@@ -196,10 +207,10 @@ async fn attend(wish: &Wish, mut orders: BoxStream<'_, Order>, tell: impl Fn(Tol
                     }
                 }
                 Some(Order::Release) => {
-                    let guard = held.take().expect("it holds what it shall release");
-                    tell(match guard.release().await {
-                        Ok(departure) => Told::Released(departure == Release::Released),
-                        Err(error) => Told::Failed(error.to_string()),
+                    let guard = held.take().expect("it holds the lock");
+                    report(match guard.release().await {
+                        Ok(release) => Report::Released(release == Release::Released),
+                        Err(error) => Report::Failed(error.to_string()),
                     });
                 }
             },

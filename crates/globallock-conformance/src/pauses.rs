@@ -1,4 +1,4 @@
-//! What a busy machine adds to everything: tests compare with the time that it really took.
+//! Measures the pauses of a busy machine, so that tests can take them off the times that they check.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,35 +6,37 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-/// How far apart the timer's ends are.
+/// The interval of the timer.
 const STEP: Duration = Duration::from_millis(10);
-/// How late a timer is on an idle machine.
+/// How late the timer may be on an idle machine.
 const IDLE: Duration = Duration::from_millis(2);
 
-/// How many times longer leases have to be here for the machine's worst pause not to outlast them: 1, and more where
-/// others keep it busy.
+/// By what factor leases must be longer on this machine, so that its longest pause does not outlast them: 1,
+/// or more where other programs keep it busy.
 ///
-/// Looks for a fifth of a second, on the caller's thread.
+/// Measures for a fifth of a second, on the caller's thread.
 #[must_use]
 pub fn busy() -> u32 {
-    // What the last minute was like, and what runs now: the load of a minute says nothing of others who have just begun.
-    let looks = 20;
+    // Both the load of the last minute and the tasks that run now count, because the load of a minute does
+    // not show programs that have just started.
+    let samples = 20;
     let (mut minute, mut running) = (0.0_f64, 0.0_f64);
-    for _ in 0..looks {
+    for _ in 0..samples {
         std::thread::sleep(STEP);
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let mut fields = load.split([' ', '/']);
         let mut field =
             |number| fields.nth(number).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
         minute = field(0);
-        running += field(2) / f64::from(looks);
+        running += field(2) / f64::from(samples);
     }
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    // As many at work as twice the processors is what the build before the tests leaves.
+    // A load of twice the processors counts as idle, because the build before the tests leaves that much
+    // behind.
     (minute.max(running) / (2 * processors) as f64).clamp(1.0, 4.0) as u32
 }
 
-/// A timer that runs again and again, and counts how late its ends are told.
+/// A repeated timer that adds up how late it fires.
 #[derive(Debug)]
 pub struct Pauses {
     spent: Arc<AtomicU64>,
@@ -42,7 +44,7 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Begins to count, on the runtime of the caller.
+    /// Starts the timer, on the caller's runtime.
     ///
     /// # Panics
     /// Outside of a runtime.
@@ -61,16 +63,18 @@ impl Pauses {
         Pauses { spent, timer }
     }
 
-    /// How long this process has had to wait for a processor since then: what takes a few steps was held up by no more.
+    /// How long this process has had to wait for a processor since then. An operation of a few steps was
+    /// delayed by no more than this.
     #[must_use]
     pub fn spent(&self) -> Duration {
         Duration::from_nanos(self.spent.load(Ordering::Relaxed))
     }
 
-    /// Waits for the end of `call`, for `limit` and what the machine has held it up by; `None` if it does not come.
+    /// Waits for `call`, for `limit` plus the pauses of the machine meanwhile. `None` if it does not end in
+    /// that time.
     ///
     /// # Cancel safety
-    /// As `call`.
+    /// That of `call`.
     pub async fn within<F: Future>(&self, limit: Duration, call: F) -> Option<F::Output> {
         let (began, before) = (Instant::now(), self.spent());
         let mut call = std::pin::pin!(call);

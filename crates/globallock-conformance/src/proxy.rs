@@ -1,4 +1,5 @@
-//! A TCP proxy that fails on purpose, and counts what it did so that a test can prove that the fault bit.
+//! A TCP proxy that fails on purpose. It counts what it did, so that a test can prove that a fault took
+//! effect.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,11 +17,11 @@ pub enum Flow {
     /// They pass.
     #[default]
     Pass,
-    /// They pass later.
+    /// They pass after a delay.
     Delay(Duration),
-    /// They are kept until the flow changes: a silent network.
+    /// They are held until the flow changes: a silent network.
     Hold,
-    /// They are thrown away, while the sender believes that they arrived.
+    /// They are discarded, while the sender believes that they arrived.
     Swallow,
 }
 
@@ -29,9 +30,9 @@ pub enum Flow {
 struct Mode {
     requests: Flow,
     answers: Flow,
-    /// Instead of `answers`, for as many connections as were opened first.
+    /// The flow of the connections with a number below this, instead of `answers`.
     old_answers: (u64, Flow),
-    /// Connections opened before this many cuts are closed.
+    /// How many times all connections were cut. A connection that saw a smaller number is closed.
     cuts: u64,
 }
 
@@ -52,7 +53,8 @@ struct Counts {
     cut: AtomicU64,
     ended: AtomicU64,
     requests: AtomicU64,
-    /// Which request makes its connection deaf; 0 for none.
+    /// The number of the request that makes its connection deaf: the answers from its own on are discarded.
+    /// 0: none.
     deaf_from: AtomicU64,
     deaf: AtomicU64,
 }
@@ -96,7 +98,7 @@ impl Proxy {
         Ok(Proxy { address, server, mode, counts })
     }
 
-    /// The port to connect to instead of the server's.
+    /// The port that clients connect to, instead of the server's.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
@@ -108,34 +110,37 @@ impl Proxy {
         self.address
     }
 
-    /// Leads new connections to another port of this host.
-    pub fn lead_to(&self, server: u16) {
+    /// Passes new connections to another port of this host.
+    pub fn redirect_to(&self, server: u16) {
         self.server.store(server, Ordering::SeqCst);
     }
 
-    /// Sets what happens to what clients send.
+    /// Sets the flow from clients to the server.
     pub fn requests(&self, flow: Flow) {
         self.mode.send_modify(|mode| mode.requests = flow);
     }
 
-    /// Sets what happens to what the server sends.
+    /// Sets the flow from the server to clients.
     pub fn answers(&self, flow: Flow) {
         self.mode.send_modify(|mode| mode.answers = flow);
     }
 
-    /// Sets what happens to what the server sends on the connections that are open now, and not on later ones.
-    pub fn answers_so_far(&self, flow: Flow) {
+    /// Sets the flow from the server to clients on the connections that are open now, but not on later ones.
+    pub fn answers_on_open_connections(&self, flow: Flow) {
         let opened = self.connections();
         self.mode.send_modify(|mode| mode.old_answers = (opened, flow));
     }
 
-    /// Throws away what the server sends on one connection from the answer to a request on: the `number`th of those that
-    /// clients have sent since the start, whatever they send at a time counted as one. The connection stays open.
+    /// Makes the connection of the `number`th request deaf: the answer to that request, and all that the
+    /// server sends on the connection afterwards, is discarded. The connection stays open.
+    ///
+    /// Requests are counted since the start, over all connections. Bytes that arrive together count as one
+    /// request.
     pub fn swallow_answer(&self, number: u64) {
         self.counts.deaf_from.store(number, Ordering::SeqCst);
     }
 
-    /// Closes all connections; new ones pass.
+    /// Closes all connections. New ones are not affected.
     pub fn cut(&self) {
         self.mode.send_modify(|mode| mode.cuts += 1);
     }
@@ -146,13 +151,13 @@ impl Proxy {
         self.counts.connections.load(Ordering::SeqCst)
     }
 
-    /// How many times bytes have been kept back.
+    /// How many times bytes have been held or delayed.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.counts.held.load(Ordering::SeqCst)
     }
 
-    /// How many requests clients have sent, whatever they sent at a time counted as one.
+    /// How many requests clients have sent. Bytes that arrive together count as one request.
     #[must_use]
     pub fn asked(&self) -> u64 {
         self.counts.requests.load(Ordering::SeqCst)
@@ -164,7 +169,7 @@ impl Proxy {
         self.counts.deaf.load(Ordering::SeqCst)
     }
 
-    /// How many bytes have been thrown away.
+    /// How many bytes have been discarded.
     #[must_use]
     pub fn swallowed(&self) -> u64 {
         self.counts.swallowed.load(Ordering::SeqCst)
@@ -176,7 +181,7 @@ impl Proxy {
         self.counts.cut.load(Ordering::SeqCst)
     }
 
-    /// How many connections have ended in any way.
+    /// How many connections have ended, for whatever reason.
     #[must_use]
     pub fn ended(&self) -> u64 {
         self.counts.ended.load(Ordering::SeqCst)
@@ -194,7 +199,7 @@ async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<
     let cuts = mode.borrow().cuts;
     let (requests, answers) = (mode.clone(), mode.clone());
     let is_deaf = AtomicBool::new(false);
-    // Before the request is passed on, so that its answer is always thrown away.
+    // Called before the request is passed on, so that its answer is discarded in any case.
     let count = || {
         let request = counts.requests.fetch_add(1, Ordering::SeqCst) + 1;
         if request == counts.deaf_from.load(Ordering::SeqCst) {

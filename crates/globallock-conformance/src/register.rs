@@ -1,18 +1,19 @@
-//! What a lock guards, in small: a register that checks fencing tokens.
+//! A small example of a resource that a lock guards: a register that checks fencing tokens.
 
 use std::sync::Mutex;
 
-/// A value that takes only writes of the newest owner.
+/// A value that accepts writes of the newest owner only.
 ///
-/// The check that makes a lock safe against owners who were stopped in the middle, as described by Martin Kleppmann in
-/// "How to do distributed locking" (2016).
+/// This check makes a lock safe against owners that were stopped while they held it. It is described by
+/// Martin Kleppmann in "How to do distributed locking" (2016).
 #[derive(Debug, Default)]
 pub struct Register {
     state: Mutex<(u64, String)>,
 }
 
 impl Register {
-    /// Writes `value` for the owner with this fencing token, unless a newer owner has written; says whether it did.
+    /// Writes `value` for the owner with this fencing token, unless a newer owner has written. Returns
+    /// whether it did.
     ///
     /// # Panics
     /// When an earlier call panicked.
@@ -25,7 +26,7 @@ impl Register {
         newest
     }
 
-    /// What was written last.
+    /// The value that was written last.
     ///
     /// # Panics
     /// When an earlier call panicked.

@@ -1,4 +1,5 @@
-//! Runs the conformance suite on every store: `store::promise::sentence[/kind]`, filtered as any test.
+//! Runs the conformance suite on every store. Tests are named `store::promise::sentence[/kind]`, and filtered
+//! as usual.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::server::redis::Redis;
 use globallock_conformance::server::zookeeper::{self, ZooKeeper};
-use globallock_conformance::subject::StoreUnderTest;
+use globallock_conformance::store_under_test::StoreUnderTest;
 use libtest_mimic::{Arguments, Failed};
 
 fn main() {
     let (filters, mut arguments) = arguments();
-    // The cases wait far more than they compute; with more of them at a time, two processors are what they wait for.
+    // The cases mostly wait, so many can run at once. With more than 16, two processors would be the
+    // bottleneck.
     arguments.test_threads.get_or_insert(16);
     let directory = tempfile::tempdir().expect("a directory can be made");
     let wanted = |kind: &str| {
@@ -26,27 +28,27 @@ fn main() {
         filters.is_empty() || filters.iter().any(concerns)
     };
     let redis = wanted("redis").then(|| Redis::start().expect("a Redis server starts"));
-    let mut subjects = vec![memory(), transparent(), file(directory.path().join("locks"))];
-    subjects.extend(redis.as_ref().map(on_redis));
+    let mut stores = vec![memory(), transparent(), file(directory.path().join("locks"))];
+    stores.extend(redis.as_ref().map(on_redis));
     let etcd =
         wanted("etcd").then(|| [1, 3].map(|members| Etcd::start(members).expect("an etcd cluster starts")));
     for (cluster, kind) in etcd.iter().flatten().zip(["etcd", "etcd-3"]) {
-        subjects.push(on_etcd(cluster, kind, ""));
+        stores.push(on_etcd(cluster, kind, ""));
     }
     if let Some([alone, _]) = &etcd {
-        subjects.push(on_etcd(alone, "etcd-interop", "?interop=python-etcd3&prefix=/locks/interop/"));
+        stores.push(on_etcd(alone, "etcd-interop", "?interop=python-etcd3&prefix=/locks/interop/"));
     }
     let ensembles = wanted("zookeeper")
         .then(|| [1, 3].map(|servers| ZooKeeper::start(servers).expect("a ZooKeeper ensemble starts")));
     for (ensemble, kind) in ensembles.iter().flatten().zip(["zookeeper", "zookeeper-3"]) {
-        subjects.push(on_zookeeper(ensemble, kind, ""));
+        stores.push(on_zookeeper(ensemble, kind, ""));
     }
     if let Some([alone, _]) = &ensembles {
-        subjects.push(on_zookeeper(alone, "zookeeper-curator", "?naming=curator&prefix=/curator"));
+        stores.push(on_zookeeper(alone, "zookeeper-curator", "?naming=curator&prefix=/curator"));
     }
     let busy = busy();
-    for subject in &mut subjects {
-        subject.lease *= busy;
+    for store in &mut stores {
+        store.lease *= busy;
     }
     let is_named = |trial: &Trial| {
         let names = |filter: &String| {
@@ -54,7 +56,7 @@ fn main() {
         };
         filters.is_empty() || filters.iter().any(names)
     };
-    let tests = side_by_side(subjects.iter().map(trials).collect())
+    let tests = side_by_side(stores.iter().map(trials).collect())
         .into_iter()
         .filter(is_named)
         .map(|trial| {
@@ -65,12 +67,12 @@ fn main() {
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, tests);
-    // Dropped before the exit, which drops nothing.
+    // The exit drops nothing, so the servers are dropped here.
     drop((redis, etcd, ensembles, directory));
     conclusion.exit();
 }
 
-/// What cases are to be run, by any number of filters, and how.
+/// The filters of the cases, of which there may be several, and the other arguments.
 fn arguments() -> (Vec<String>, Arguments) {
     const WITH_VALUE: [&str; 5] = ["--test-threads", "--logfile", "--skip", "--color", "--format"];
     let (mut filters, mut others) = (Vec::new(), Vec::new());
@@ -87,8 +89,8 @@ fn arguments() -> (Vec<String>, Arguments) {
     (filters, Arguments::from_iter(others))
 }
 
-/// One case of each store after the other: while the cases of one store wait, others use the machine. Each store begins
-/// elsewhere, so that the heaviest case does not come on all of them at once.
+/// Interleaves the stores' cases, so that other stores use the machine while the cases of one store wait.
+/// Each store starts at another case, so that the heaviest case does not run on all of them at once.
 fn side_by_side(stores: Vec<Vec<Trial>>) -> Vec<Trial> {
     let count = stores.len();
     let mut numbered = Vec::new();
@@ -101,7 +103,7 @@ fn side_by_side(stores: Vec<Vec<Trial>>) -> Vec<Trial> {
     numbered.into_iter().map(|(_, trial)| trial).collect()
 }
 
-/// The program that `kill -9` is tried on.
+/// The program of the owners that the cases kill.
 fn child() -> Option<PathBuf> {
     Some(PathBuf::from(env!("CARGO_BIN_EXE_globallock-child")))
 }
@@ -113,11 +115,11 @@ fn memory() -> StoreUnderTest {
         let store = Arc::clone(&opened) as Arc<dyn Backend>;
         async move { Ok(store) }
     })
-    .losing(take_all_out(store))
-    .leaving(move |name| still_listed(Arc::clone(&residue) as Arc<dyn Backend>, name))
+    .with_sabotage(take_all_out(store))
+    .with_residue(move |name| still_listed(Arc::clone(&residue) as Arc<dyn Backend>, name))
 }
 
-/// The wrapper that can fail, with nothing set to fail, must change nothing.
+/// The wrapper that can fail. Without a fault it must change nothing.
 fn transparent() -> StoreUnderTest {
     let store = Memory::new();
     StoreUnderTest::new("faulty", move || {
@@ -128,54 +130,55 @@ fn transparent() -> StoreUnderTest {
 
 fn file(directory: PathBuf) -> StoreUnderTest {
     let url = format!("file://{}", directory.display());
-    // What a lock's directory is called is the store's own affair: those of one name are found by listing it alone.
-    let (losing, leaving) = (directory.clone(), directory);
+    // The cases' names have no character that the store escapes, so a lock's directory has the lock's name.
+    let (for_sabotage, for_residue) = (directory.clone(), directory);
     StoreUnderTest::at("file", &url, child())
-        .losing(move |name| {
-            let directory = losing.join(name.as_str());
+        .with_sabotage(move |name| {
+            let directory = for_sabotage.join(name.as_str());
             async move {
                 for claim in std::fs::read_dir(directory).expect("the name has claims").flatten() {
                     std::fs::remove_file(claim.path()).expect("the claim can be removed");
                 }
             }
         })
-        .leaving(move |name| {
-            let directory = leaving.join(name.as_str());
+        .with_residue(move |name| {
+            let directory = for_residue.join(name.as_str());
             async move { directory.exists().then(|| directory.display().to_string()).into_iter().collect() }
         })
 }
 
 fn on_redis(server: &Redis) -> StoreUnderTest {
-    let (losing, leaving) = (server.port(), server.port());
+    let (for_sabotage, for_residue) = (server.port(), server.port());
     StoreUnderTest::at("redis", &patient(&server.url()), child())
-        .losing(move |name| async move {
-            let keys = redis_keys(losing, name.as_str());
+        .with_sabotage(move |name| async move {
+            let keys = redis_keys(for_sabotage, name.as_str());
             let mut delete = vec!["DEL"];
             delete.extend(keys.iter().map(String::as_str));
-            redis_cli(losing, &delete);
+            redis_cli(for_sabotage, &delete);
         })
-        .leaving(move |name| async move {
-            // The counter of fencing tokens stays for a while, and says so.
-            let keys = redis_keys(leaving, name.as_str());
+        .with_residue(move |name| async move {
+            // The counter of fencing tokens may stay for a while, but only with an expiry.
+            let keys = redis_keys(for_residue, name.as_str());
             keys.into_iter()
-                .filter(|key| redis_cli(leaving, &["TTL", key]) == "-1" || !is_counter(key))
+                .filter(|key| redis_cli(for_residue, &["TTL", key]) == "-1" || !is_counter(key))
                 .collect()
         })
 }
 
 fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> StoreUnderTest {
-    let (losing, leaving) = (cluster.endpoints(), cluster.endpoints());
+    let (for_sabotage, for_residue) = (cluster.endpoints(), cluster.endpoints());
     let root = if options.is_empty() { "/locks/_glocks" } else { "/locks/interop" };
-    // Below the name, and what is called as the name itself.
+    // A prefix of the claims' keys, which are below the name, and of the python-etcd3 key, which is the name
+    // itself.
     let range = move |name: &Name| format!("{root}/{}", name.as_str());
-    let subject = StoreUnderTest::at(kind, &patient(&format!("{}{options}", cluster.url())), child())
-        .losing(move |name| {
-            let mut delete = etcd::ctl(&losing);
+    let store = StoreUnderTest::at(kind, &patient(&format!("{}{options}", cluster.url())), child())
+        .with_sabotage(move |name| {
+            let mut delete = etcd::ctl(&for_sabotage);
             delete.args(["del", "--prefix", &range(&name)]);
             async move { drop(delete.output().expect("etcdctl is installed")) }
         })
-        .leaving(move |name| {
-            let mut get = etcd::ctl(&leaving);
+        .with_residue(move |name| {
+            let mut get = etcd::ctl(&for_residue);
             get.args(["get", "--prefix", "--keys-only", &range(&name)]);
             async move {
                 let output = get.output().expect("etcdctl is installed");
@@ -183,25 +186,26 @@ fn on_etcd(cluster: &Etcd, kind: &str, options: &str) -> StoreUnderTest {
                 text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
             }
         });
-    // Whole seconds, and an election on top.
-    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..subject }
+    // Longer, because etcd counts leases in whole seconds and an election takes time.
+    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..store }
 }
 
 fn on_zookeeper(ensemble: &ZooKeeper, kind: &str, options: &str) -> StoreUnderTest {
     let url = patient(&format!("{}{options}", ensemble.url()));
     let root = if options.is_empty() { "/_glocks" } else { "/curator" };
-    let (losing, leaving) = (ensemble.hosts(), ensemble.hosts());
-    let subject = StoreUnderTest::at(kind, &url, child())
-        .losing(move |name| {
-            zookeeper::delete_children(&losing, &format!("{root}/{}", name.as_str()));
+    let (for_sabotage, for_residue) = (ensemble.hosts(), ensemble.hosts());
+    let store = StoreUnderTest::at(kind, &url, child())
+        .with_sabotage(move |name| {
+            zookeeper::delete_children(&for_sabotage, &format!("{root}/{}", name.as_str()));
             async {}
         })
-        .leaving(move |name| {
-            // The empty node above the claims vanishes by itself.
-            let left = zookeeper::children(&leaving, &format!("{root}/{}", name.as_str()));
+        .with_residue(move |name| {
+            // The lock's node is a container, which the servers delete once it is empty. So only its children
+            // count.
+            let left = zookeeper::children(&for_residue, &format!("{root}/{}", name.as_str()));
             async move { left }
         });
-    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..subject }
+    StoreUnderTest { lease: std::time::Duration::from_secs(2), ..store }
 }
 
 fn is_counter(key: &str) -> bool {
@@ -217,7 +221,7 @@ fn redis_cli(port: u16, arguments: &[&str]) -> String {
     globallock_conformance::server::redis::cli(port, arguments)
 }
 
-/// Takes the claims of a name out by the store's own means, which a store in memory lets anybody do.
+/// Releases all claims of a name. The store in memory does not check who asks.
 fn take_all_out(store: Arc<Memory>) -> impl Fn(Name) -> futures_util::future::BoxFuture<'static, ()> {
     move |name| {
         let store = Arc::clone(&store);

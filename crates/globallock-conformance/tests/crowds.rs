@@ -12,14 +12,14 @@ use globallock_conformance::server::redis::Redis;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// The lease of all claims where nothing else keeps the machine busy: longer where something does.
+/// The lease of all claims on an idle machine. It is longer on a busy one.
 const LEASE: Duration = Duration::from_secs(5);
 /// The longest that one store may take.
 const LIMIT: Duration = Duration::from_secs(180);
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    // Each is a crowd for the machine as well.
+    // One at a time, because each crowd uses the whole machine.
     arguments.test_threads.get_or_insert(1);
     let trials = vec![
         trial("memory", |lease| run("memory:crowds", None, lease)),
@@ -44,12 +44,12 @@ fn trial(store: &str, run: fn(Duration)) -> Trial {
     })
 }
 
-/// The program that `kill -9` is tried on.
+/// The program of the members that are killed.
 fn child() -> Option<PathBuf> {
     Some(PathBuf::from(env!("CARGO_BIN_EXE_globallock-child")))
 }
 
-/// The crowd on a server.
+/// Runs the crowd on a server.
 fn serve(url: &str, lease: Duration) {
     run(&patient(url), child(), lease);
 }

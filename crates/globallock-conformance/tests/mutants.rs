@@ -1,4 +1,4 @@
-//! The suite itself: stores that break one promise each are caught by the cases of that promise.
+//! Tests of the suite itself: mutants, which are stores that break one promise each, are caught by its cases.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,62 +11,62 @@ use globallock::backend::{
 };
 use globallock::{Memory, Name, Result};
 use globallock_conformance::cases::trials;
-use globallock_conformance::subject::StoreUnderTest;
+use globallock_conformance::store_under_test::StoreUnderTest;
 
-/// What is wrong with a store.
+/// The bug of a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// Everybody holds who asks.
+    /// Every claim is granted.
     GrantsToAll,
-    /// All grants have one number.
+    /// All grants have the same fencing token.
     RepeatsTokens,
     /// A renewal of a claim that is gone is confirmed.
     Revives,
-    /// The longest hold is not kept.
-    ForgetsTheLongestHold,
-    /// A renewal begins the longest hold again.
-    ProlongsTheLongestHold,
-    /// The longest hold is said to be shorter than it is.
-    CutsTheLongestHold,
-    /// Who does not wait is left in the queue.
-    KeepsTheRefused,
-    /// The lease is said to be longer than it is.
+    /// The max hold time is ignored.
+    ForgetsMaxHold,
+    /// A renewal restarts the max hold time.
+    RestartsMaxHold,
+    /// The max hold time is reported shorter than it is.
+    ShortensMaxHold,
+    /// A refused try stays in the queue.
+    KeepsRefusedTries,
+    /// The lease is reported longer than it is.
     PromisesTooLong,
-    /// A departure says that it is done, and is not.
-    ForgetsDepartures,
-    /// The second of two joins of one claim is another claim.
-    JoinsTwice,
-    /// Names are taken without their last letter.
+    /// A release is confirmed but not done.
+    ForgetsReleases,
+    /// Enqueueing a claim twice makes two claims.
+    EnqueuesTwice,
+    /// The last character of names is cut off.
     CutsNames,
     /// The queue is listed backwards.
     ListsBackwards,
     /// Readers are treated as writers.
-    SharesWithNobody,
-    /// Whoever leaves twice takes the next one out.
-    LeavesForOthers,
+    NeverShares,
+    /// The second release of a claim releases all others.
+    ReleasesOthers,
 }
 
 #[derive(Debug)]
-struct Broken {
+struct Mutant {
     inner: Arc<Memory>,
     fault: Fault,
-    joins: std::sync::atomic::AtomicU64,
+    enqueued: std::sync::atomic::AtomicU64,
 }
 
-impl Broken {
-    fn seen(&self, claim: &Claim) -> Claim {
+impl Mutant {
+    fn altered_claim(&self, claim: &Claim) -> Claim {
         let mut claim = claim.clone();
         match self.fault {
-            Fault::ForgetsTheLongestHold => claim.max_hold = None,
-            Fault::KeepsTheRefused => claim.wait_mode = WaitMode::Wait,
+            Fault::ForgetsMaxHold => claim.max_hold = None,
+            Fault::KeepsRefusedTries => claim.wait_mode = WaitMode::Wait,
             Fault::CutsNames => {
                 let name = claim.name.as_str();
                 let end = name.char_indices().last().map_or(0, |(end, _)| end.max(1));
                 claim.name = Name::new(&name[..end]).unwrap();
             }
-            Fault::SharesWithNobody => claim.permits.count = claim.permits.capacity,
-            Fault::JoinsTwice => {
-                let number = self.joins.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Fault::NeverShares => claim.permits.count = claim.permits.capacity,
+            Fault::EnqueuesTwice => {
+                let number = self.enqueued.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 claim.id = ClaimId::new(number.into(), number);
             }
             _ => {}
@@ -74,7 +74,7 @@ impl Broken {
         claim
     }
 
-    fn told(&self, claim: &Claim, status: ClaimStatus) -> ClaimStatus {
+    fn altered_status(&self, claim: &Claim, status: ClaimStatus) -> ClaimStatus {
         match (self.fault, status) {
             (Fault::RepeatsTokens, ClaimStatus::Held(grant)) => {
                 ClaimStatus::Held(Grant { fencing_token: 7, ..grant })
@@ -83,11 +83,11 @@ impl Broken {
                 let expires = grant.expires.map(|expires| expires + claim.lease);
                 ClaimStatus::Held(Grant { expires, ..grant })
             }
-            (Fault::CutsTheLongestHold, ClaimStatus::Held(grant)) => {
+            (Fault::ShortensMaxHold, ClaimStatus::Held(grant)) => {
                 let cut = claim.max_hold.unwrap_or_default() / 4;
                 ClaimStatus::Held(Grant { hold_ends: grant.hold_ends.map(|end| end - cut), ..grant })
             }
-            (Fault::KeepsTheRefused, ClaimStatus::Waiting) if claim.wait_mode == WaitMode::Try => {
+            (Fault::KeepsRefusedTries, ClaimStatus::Waiting) if claim.wait_mode == WaitMode::Try => {
                 ClaimStatus::Gone
             }
             (_, status) => status,
@@ -96,51 +96,55 @@ impl Broken {
 }
 
 #[async_trait]
-impl Backend for Broken {
+impl Backend for Mutant {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
-        let status = self.inner.enqueue(&self.seen(claim)).await?;
+        let status = self.inner.enqueue(&self.altered_claim(claim)).await?;
         if self.fault == Fault::GrantsToAll {
-            let fencing_token = self.joins.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+            let fencing_token = self.enqueued.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
             return Ok(ClaimStatus::Held(Grant { fencing_token, expires: None, hold_ends: None }));
         }
-        Ok(self.told(claim, status))
+        Ok(self.altered_status(claim, status))
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
-        Ok(self.inner.wait_for_change(&self.seen(claim)).await?.map(|status| self.told(claim, status)))
+        Ok(self
+            .inner
+            .wait_for_change(&self.altered_claim(claim))
+            .await?
+            .map(|status| self.altered_status(claim, status)))
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
-        let seen: Vec<_> = claims.iter().map(|claim| Arc::new(self.seen(claim))).collect();
+        let seen: Vec<_> = claims.iter().map(|claim| Arc::new(self.altered_claim(claim))).collect();
         let answers = self.inner.renew(&seen).await;
-        let told = claims.iter().zip(answers).map(|(claim, answer)| match (self.fault, answer?) {
+        let altered = claims.iter().zip(answers).map(|(claim, answer)| match (self.fault, answer?) {
             (Fault::Revives, ClaimStatus::Gone) => {
                 Ok(ClaimStatus::Held(Grant { fencing_token: 1, expires: None, hold_ends: None }))
             }
-            (Fault::ProlongsTheLongestHold, ClaimStatus::Held(grant)) => {
+            (Fault::RestartsMaxHold, ClaimStatus::Held(grant)) => {
                 let hold_ends = claim.max_hold.map(|hold| Instant::now() + hold);
                 Ok(ClaimStatus::Held(Grant { hold_ends, ..grant }))
             }
-            (_, status) => Ok(self.told(claim, status)),
+            (_, status) => Ok(self.altered_status(claim, status)),
         });
-        told.collect()
+        altered.collect()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
-        if self.fault == Fault::ForgetsDepartures {
+        if self.fault == Fault::ForgetsReleases {
             return Ok(Release::Released);
         }
-        let departure = self.inner.release(&self.seen(claim)).await?;
-        if self.fault == Fault::LeavesForOthers && departure == Release::NotHeld {
+        let release = self.inner.release(&self.altered_claim(claim)).await?;
+        if self.fault == Fault::ReleasesOthers && release == Release::NotHeld {
             for entry in self.inner.inspect(&claim.name).await? {
                 self.inner.release(&Claim { id: entry.id.unwrap(), ..claim.clone() }).await?;
             }
         }
-        Ok(departure)
+        Ok(release)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
@@ -156,20 +160,20 @@ impl Backend for Broken {
     }
 }
 
-/// Runs the named case on a store with the fault and sees it fail, and on a sound one and sees it pass.
+/// Checks that the named case passes on a sound store and fails on a mutant with this fault.
 fn is_caught(fault: Fault, sentence: &str) {
-    let subject = |broken: bool| {
+    let store = |mutant: bool| {
         let inner = Memory::new();
-        let subject = StoreUnderTest::new("broken", move || {
+        let store = StoreUnderTest::new("mutant", move || {
             let inner = Arc::clone(&inner);
             let store: Arc<dyn Backend> =
-                if broken { Arc::new(Broken { inner, fault, joins: 0.into() }) } else { inner };
+                if mutant { Arc::new(Mutant { inner, fault, enqueued: 0.into() }) } else { inner };
             async move { Ok(store) }
         });
-        StoreUnderTest { lease: Duration::from_millis(500), ..subject }
+        StoreUnderTest { lease: Duration::from_millis(500), ..store }
     };
-    let run = |broken: bool| {
-        let trials = trials(&subject(broken));
+    let run = |mutant: bool| {
+        let trials = trials(&store(mutant));
         let trial = trials.iter().find(|trial| trial.name().contains(sentence)).expect("the case exists");
         catch_unwind(AssertUnwindSafe(|| trial.run()))
     };
@@ -191,51 +195,51 @@ fn a_store_that_repeats_tokens_is_caught() {
 
 #[test]
 fn a_store_that_revives_is_caught() {
-    is_caught(Fault::Revives, "a_renewal_never_revives");
+    is_caught(Fault::Revives, "a_renewal_never_revives_a_claim");
 }
 
 #[test]
-fn a_store_that_forgets_the_longest_hold_is_caught() {
-    is_caught(Fault::ForgetsTheLongestHold, "a_grant_says_when_its_longest_hold_ends");
+fn a_store_that_forgets_the_max_hold_is_caught() {
+    is_caught(Fault::ForgetsMaxHold, "a_grant_says_when_its_max_hold_ends");
 }
 
 #[test]
-fn a_store_whose_renewals_change_the_longest_hold_is_caught() {
-    is_caught(Fault::ProlongsTheLongestHold, "a_renewal_leaves_the_longest_hold_as_it_is");
-    is_caught(Fault::CutsTheLongestHold, "a_renewal_leaves_the_longest_hold_as_it_is");
+fn a_store_whose_renewals_change_the_max_hold_is_caught() {
+    is_caught(Fault::RestartsMaxHold, "a_renewal_does_not_change_the_max_hold");
+    is_caught(Fault::ShortensMaxHold, "a_renewal_does_not_change_the_max_hold");
 }
 
 #[test]
-fn a_store_that_cuts_the_longest_hold_is_caught() {
-    is_caught(Fault::CutsTheLongestHold, "the_longest_hold_counts_from_the_grant");
-    is_caught(Fault::CutsTheLongestHold, "a_grant_says_when_its_longest_hold_ends");
+fn a_store_that_shortens_the_max_hold_is_caught() {
+    is_caught(Fault::ShortensMaxHold, "the_max_hold_counts_from_the_grant");
+    is_caught(Fault::ShortensMaxHold, "a_grant_says_when_its_max_hold_ends");
 }
 
 #[test]
-fn a_store_that_keeps_the_refused_is_caught() {
-    is_caught(Fault::KeepsTheRefused, "a_taken_lock_is_refused_to_who_does_not_wait");
-    is_caught(Fault::KeepsTheRefused, "who_does_not_wait_is_not_in_the_queue");
+fn a_store_that_keeps_refused_tries_is_caught() {
+    is_caught(Fault::KeepsRefusedTries, "a_try_of_a_taken_lock_is_refused");
+    is_caught(Fault::KeepsRefusedTries, "a_refused_try_is_not_in_the_queue");
 }
 
 #[test]
 fn a_store_that_promises_too_long_is_caught() {
-    is_caught(Fault::PromisesTooLong, "failing_renewals_are_told_before_the_store_grants_anew");
+    is_caught(Fault::PromisesTooLong, "failing_renewals_end_a_hold_before_the_next_grant");
 }
 
 #[test]
-fn a_store_that_forgets_departures_is_caught() {
-    is_caught(Fault::ForgetsDepartures, "a_release_says_that_the_lock_was_held");
-    is_caught(Fault::ForgetsDepartures, "leaving_without_having_joined_is_no_error");
+fn a_store_that_forgets_releases_is_caught() {
+    is_caught(Fault::ForgetsReleases, "a_release_says_that_the_lock_was_held");
+    is_caught(Fault::ForgetsReleases, "releasing_a_claim_that_never_joined_is_no_error");
 }
 
 #[test]
-fn a_store_that_joins_twice_is_caught() {
-    is_caught(Fault::JoinsTwice, "joining_twice_is_joining_once");
+fn a_store_that_enqueues_twice_is_caught() {
+    is_caught(Fault::EnqueuesTwice, "enqueueing_twice_has_the_effect_of_once");
 }
 
 #[test]
 fn a_store_that_cuts_names_is_caught() {
-    is_caught(Fault::CutsNames, "names_that_hurt_are_locks_of_their_own");
+    is_caught(Fault::CutsNames, "hostile_names_are_locks_of_their_own");
 }
 
 #[test]
@@ -244,11 +248,11 @@ fn a_store_that_lists_backwards_is_caught() {
 }
 
 #[test]
-fn a_store_that_shares_with_nobody_is_caught() {
-    is_caught(Fault::SharesWithNobody, "the_share_and_token_of_a_holder_are_shown");
+fn a_store_that_never_shares_is_caught() {
+    is_caught(Fault::NeverShares, "the_permits_and_token_of_a_holder_are_shown");
 }
 
 #[test]
-fn a_store_whose_late_departures_disturb_others_is_caught() {
-    is_caught(Fault::LeavesForOthers, "leaving_twice_is_leaving_once");
+fn a_store_whose_repeated_releases_release_others_is_caught() {
+    is_caught(Fault::ReleasesOthers, "releasing_twice_has_the_effect_of_once");
 }

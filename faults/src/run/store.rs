@@ -51,7 +51,7 @@ impl Store {
             }
             "etcd-1" => {
                 let mut cluster = Etcd::start(1)?;
-                cluster.ask_for_users(USER)?;
+                cluster.enable_auth(USER)?;
                 Server::Etcd(cluster)
             }
             "etcd-3" => Server::Etcd(Etcd::start(3)?),
@@ -102,10 +102,10 @@ impl Store {
 
     /// What stands before the hosts in its address.
     fn user(&self) -> String {
-        if self.has_users() { format!("{USER}@") } else { String::new() }
+        if self.has_auth() { format!("{USER}@") } else { String::new() }
     }
 
-    fn has_users(&self) -> bool {
+    fn has_auth(&self) -> bool {
         self.kind == "etcd-1"
     }
 
@@ -152,9 +152,9 @@ impl Store {
     }
 
     /// Ends the tokens of etcd's users.
-    pub(super) fn end_tokens(&self) -> Result<()> {
+    pub(super) fn invalidate_tokens(&self) -> Result<()> {
         match &self.server {
-            Server::Etcd(cluster) => cluster.end_tokens(),
+            Server::Etcd(cluster) => cluster.invalidate_tokens(),
             _ => unreachable!("only etcd is given this fault"),
         }
     }
@@ -199,7 +199,7 @@ impl Store {
         let missed = offset(primary).saturating_sub(offset(replica));
         primary.kill();
         replica.cli(&["REPLICAOF", "NO", "ONE"]);
-        self.proxies[0].lead_to(replica.port());
+        self.proxies[0].redirect_to(replica.port());
         self.proxies[0].cut();
         primary.resume_after_kill()?;
         follow(primary, replica.port())?;

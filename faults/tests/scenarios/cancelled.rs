@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use globallock::{LockManager, Memory};
 use globallock_conformance::context::{Context, dropped_at, eventually, lock_of};
 use globallock_conformance::faulty::{Fault, Faulty, Verb};
-use globallock_conformance::subject::StoreUnderTest;
+use globallock_conformance::store_under_test::StoreUnderTest;
 use tempfile::TempDir;
 
 use crate::store::{KINDS, Store};

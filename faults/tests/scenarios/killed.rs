@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use globallock::{LockManager, Result};
-use globallock_conformance::child::{Owner, Told};
+use globallock_conformance::child::{Owner, Report};
 use globallock_conformance::context::{Context, lock_of};
 use globallock_conformance::pauses::Pauses;
-use globallock_conformance::subject::StoreUnderTest;
+use globallock_conformance::store_under_test::StoreUnderTest;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -65,7 +65,7 @@ async fn recovers(subject: &StoreUnderTest, victim: Victim) -> Duration {
     };
     let mut owner = Owner::start(&context, kind, None);
     let waiter = if held.is_some() {
-        assert_eq!(owner.told().await, Told::Asking);
+        assert_eq!(owner.next_report().await, Report::Asking);
         context.until(&manager, 1, 1).await;
         next(&context, &manager, next_kind, 1, 2).await
     } else {

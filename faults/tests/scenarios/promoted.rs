@@ -51,7 +51,7 @@ async fn a_replica_that_missed_a_grant_takes_over_on_redis() {
     assert!(offset(&primary) > offset(&replica), "the replica has missed the grants");
     primary.kill();
     assert_eq!(replica.cli(&["REPLICAOF", "NO", "ONE"]), "OK");
-    proxy.lead_to(replica.port());
+    proxy.redirect_to(replica.port());
     proxy.cut();
     let (promoted, pauses) = (Instant::now(), Pauses::watch());
 

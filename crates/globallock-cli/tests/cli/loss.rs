@@ -1,15 +1,15 @@
 //! What happens to the command when its lock is lost.
 
-use crate::support::{Place, Running, globallock, wait_gone};
+use crate::support::{Running, TestStore, globallock, wait_gone};
 use globallock_conformance::server::redis::Redis;
 
 #[test]
 fn a_lost_lock_ends_the_command() {
-    let place = Place::new();
+    let store = TestStore::new();
     let script = "trap 'echo told; exit 0' TERM; echo ready; while read _; do :; done";
-    let run = place.start(&["--lease", "300ms", "a", "--", "bash", "-c", script]);
+    let run = store.start(&["--lease", "300ms", "a", "--", "bash", "-c", script]);
     run.says("ready");
-    for claim in place.claims("a") {
+    for claim in store.claims("a") {
         std::fs::remove_file(claim).unwrap();
     }
     run.warns("\"a\" is lost: the store does not hold it for us any more");
@@ -19,9 +19,9 @@ fn a_lost_lock_ends_the_command() {
 
 #[test]
 fn a_command_that_does_not_end_is_killed() {
-    let place = Place::new();
+    let store = TestStore::new();
     let script = "trap '' TERM; echo ready; while read _; do :; done";
-    let run = place.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
+    let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
     run.says("ready");
     run.warns("its longest hold is over");
     run.warns("has not ended within 100ms and is killed");
@@ -29,10 +29,10 @@ fn a_command_that_does_not_end_is_killed() {
 }
 
 #[test]
-fn what_the_command_has_started_ends_too() {
-    let place = Place::new();
+fn processes_that_the_command_has_started_end_too() {
+    let store = TestStore::new();
     let script = "(trap '' TERM; exec sleep 1000) & echo $!; wait";
-    let run = place.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
+    let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
     let below = run.says("");
     run.warns("its longest hold is over");
     assert_eq!(run.end(), Some(76));
@@ -41,8 +41,8 @@ fn what_the_command_has_started_ends_too() {
 
 #[test]
 fn a_stopped_command_ends_when_its_lock_is_lost() {
-    let place = Place::new();
-    let run = place.start(&["--max-hold", "500ms", "a", "--", "bash", "-c", "echo ready; kill -STOP $$"]);
+    let store = TestStore::new();
+    let run = store.start(&["--max-hold", "500ms", "a", "--", "bash", "-c", "echo ready; kill -STOP $$"]);
     run.says("ready");
     run.warns("is lost");
     assert_eq!(run.end(), Some(76));

@@ -1,4 +1,4 @@
-//! The command line as its users meet it: real processes, real stores.
+//! Tests of the command line from the outside: real processes, real stores.
 
 mod loss;
 mod pages;

@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use crate::support::{Place, ended, globallock};
+use crate::support::{TestStore, ended, globallock};
 
 #[test]
-fn the_help_of_run_teaches() {
+fn the_help_of_run_has_usage_examples_and_exit_status() {
     let help = ended(globallock().args(["run", "--help"])).output;
     for text in [
         "Usage: globallock run [OPTIONS] <NAME> -- <COMMAND>...",
@@ -22,23 +22,23 @@ fn the_help_of_run_teaches() {
 }
 
 #[test]
-fn the_examples_of_the_help_are_understood() {
+fn the_examples_of_the_help_work() {
     let help = ended(globallock().args(["run", "--help"])).output;
     let examples: Vec<&str> = help.lines().filter(|line| line.contains("globallock run ")).collect();
-    let place = Place::new();
+    let store = TestStore::new();
     assert!(examples.len() >= 4);
     for example in examples.into_iter().filter(|line| line.starts_with("    ")) {
-        // Each runs as it stands, but with a store and a command that are there.
+        // Each example runs unchanged, except that the store and the command are replaced by existing ones.
         let (mut options, command) = example.trim().split_once(" -- ").unwrap();
         assert!(command.starts_with("./"));
         if let Some((_, rest)) = options.split_once("globallock run ") {
             options = rest;
         }
         let words = options.split(' ').map(|word| match word {
-            "redis://10.0.0.7" => place.url(),
+            "redis://10.0.0.7" => store.url(),
             word => word.to_owned(),
         });
-        let mut run = place.command();
+        let mut run = store.command();
         let ended = ended(run.arg("run").args(words).args(["--", "true"]));
         assert_eq!(ended.status, Some(0), "{example}: {}", ended.error);
     }
@@ -51,12 +51,12 @@ fn completions_are_made_for_the_shells() {
         assert_eq!(made.status, Some(0));
         assert!(made.output.contains("conflict-exit-code"), "{shell}");
     }
-    let place = Place::new();
-    let file = place.path("completion.bash");
+    let store = TestStore::new();
+    let file = store.path("completion.bash");
     std::fs::write(&file, ended(globallock().args(["completions", "bash"])).output).unwrap();
     let script = format!(
-        "set -eu; source {}; COMP_WORDS=(globallock run --max); COMP_CWORD=2; _globallock globallock --max run; \
-         echo ${{COMPREPLY[@]}}",
+        "set -eu; source {}; COMP_WORDS=(globallock run --max); COMP_CWORD=2; \
+         _globallock globallock --max run; echo ${{COMPREPLY[@]}}",
         file.display()
     );
     let completed = ended(Command::new("bash").args(["-c", &script]));
@@ -65,8 +65,8 @@ fn completions_are_made_for_the_shells() {
 
 #[test]
 fn the_manual_is_readable() {
-    let place = Place::new();
-    let file = place.path("globallock.1");
+    let store = TestStore::new();
+    let file = store.path("globallock.1");
     std::fs::write(&file, ended(globallock().arg("man")).output).unwrap();
     let mut man = Command::new("man");
     let shown =
@@ -78,12 +78,12 @@ fn the_manual_is_readable() {
 }
 
 #[test]
-fn the_version_is_told() {
-    let told = ended(globallock().arg("--version"));
-    assert_eq!(told.output.trim(), format!("globallock {}", env!("CARGO_PKG_VERSION")));
+fn the_version_is_printed() {
+    let printed = ended(globallock().arg("--version"));
+    assert_eq!(printed.output.trim(), format!("globallock {}", env!("CARGO_PKG_VERSION")));
 }
 
-/// The lines of a document that run this program, each without what stands before its arguments.
+/// The command lines of a document that run this program: of each, the arguments only.
 fn lines_of(document: &str) -> Vec<String> {
     let line = |line: &str| {
         let line = line.split(" # ").next().unwrap_or_default().trim();
@@ -97,9 +97,9 @@ fn lines_of(document: &str) -> Vec<String> {
 
 #[test]
 fn the_command_lines_of_the_documents_work() {
-    let place = Place::new();
-    let file = place.path("url");
-    std::fs::write(&file, place.url()).unwrap();
+    let store = TestStore::new();
+    let file = store.path("url");
+    std::fs::write(&file, store.url()).unwrap();
     let documents = [include_str!("../../../../README.md"), include_str!("../../../../docs/run.md")];
     for (document, fewest) in documents.into_iter().zip([7, 6]) {
         let lines = lines_of(document);
@@ -109,14 +109,14 @@ fn the_command_lines_of_the_documents_work() {
             let options = options.trim_end_matches(" run nightly-report").trim_start_matches("run ");
             let words = options.split(' ').filter(|word| !word.is_empty()).map(|word| {
                 if word.starts_with("redis://") {
-                    place.url()
+                    store.url()
                 } else if word.ends_with("/url") {
                     file.display().to_string()
                 } else {
                     word.to_owned()
                 }
             });
-            let ended = ended(place.command().arg("run").args(words).args(["--", "true"]));
+            let ended = ended(store.command().arg("run").args(words).args(["--", "true"]));
             assert_eq!(ended.status, Some(0), "{line}: {}", ended.error);
         }
     }

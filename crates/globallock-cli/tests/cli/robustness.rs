@@ -1,4 +1,4 @@
-//! Arguments that nobody should give, and text of other programs that would drive a terminal.
+//! Hostile arguments, and text of other programs that would control the user's terminal.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -9,19 +9,20 @@ use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 use globallock_conformance::server::redis::Redis;
 
-use crate::support::{Ended, Place, ended, globallock};
+use crate::support::{Ended, TestStore, ended, globallock};
 
 const USAGE: Option<i32> = Some(64);
-/// What clears a screen, writes the clipboard, begins a line of its own, and turns around what follows it.
+/// Characters that clear the screen, write the clipboard, start a new line, and reverse the text that
+/// follows.
 const ESCAPES: &str = "\u{1b}[2J\u{1b}]52;c;aGk=\u{7}\r\nroot# \u{202e}\u{2066}\u{9b}31m";
 
-/// Runs the program with such arguments and the file store of a place.
-fn runs(place: &Place, words: &[OsString]) -> Ended {
-    let mut command = place.command();
+/// Runs the program with these arguments and the test's store.
+fn runs(store: &TestStore, words: &[OsString]) -> Ended {
+    let mut command = store.command();
     ended(command.args(words))
 }
 
-/// Checks the text of messages, which end lines and do nothing else to a terminal.
+/// Checks that a message has no control characters but line breaks.
 fn assert_plain(text: &str) {
     let bad = |c: char| {
         (c.is_control() && c != '\n') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -35,8 +36,8 @@ fn did_not_panic(words: &[OsString], ended: &Ended) {
 }
 
 #[test]
-fn nasty_arguments_are_wrong_usage() {
-    let place = Place::new();
+fn hostile_arguments_are_wrong_usage() {
+    let store = TestStore::new();
     let long = "x".repeat(100_000);
     let cases: &[&[&str]] = &[
         &[],
@@ -88,17 +89,17 @@ fn nasty_arguments_are_wrong_usage() {
     ];
     for words in cases {
         let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        let ended = runs(&place, &words);
+        let ended = runs(&store, &words);
         did_not_panic(&words, &ended);
         assert_eq!(ended.status, USAGE, "{words:?}: {}", ended.error);
         assert!(!ended.error.is_empty(), "{words:?}");
     }
-    assert!(!place.path("locks").join("a").exists(), "nothing is taken");
+    assert!(!store.path("locks").join("a").exists(), "no lock is taken");
 }
 
 #[test]
-fn arguments_that_are_no_text_are_refused_or_passed_on() {
-    let place = Place::new();
+fn arguments_that_are_not_text_are_refused_or_passed_on() {
+    let store = TestStore::new();
     let bytes = || OsString::from_vec(vec![b'a', 0xff, 0xfe]);
     let word = OsString::from;
     for (words, status) in [
@@ -109,19 +110,19 @@ fn arguments_that_are_no_text_are_refused_or_passed_on() {
         (vec![word("run"), word("a"), word("--"), bytes()], Some(127)),
         (vec![word("run"), word("a"), word("--"), word("true"), bytes()], Some(0)),
     ] {
-        let ended = runs(&place, &words);
+        let ended = runs(&store, &words);
         did_not_panic(&words, &ended);
         assert_eq!(ended.status, status, "{words:?}: {}", ended.error);
     }
-    assert!(place.claims("a").is_empty());
+    assert!(store.claims("a").is_empty());
 }
 
 #[test]
-fn environments_that_are_no_text_are_refused() {
+fn variables_that_are_not_text_are_refused() {
     for variable in ["GLOBALLOCK_URL", "RUST_LOG"] {
         for value in [OsString::from_vec(vec![0xff]), OsString::from(ESCAPES), OsString::from("")] {
-            let place = Place::new();
-            let mut command = place.command();
+            let store = TestStore::new();
+            let mut command = store.command();
             let ended = ended(command.env(variable, &value).args(["run", "a", "--", "true"]));
             did_not_panic(std::slice::from_ref(&value), &ended);
             let refused = variable == "GLOBALLOCK_URL";
@@ -131,8 +132,8 @@ fn environments_that_are_no_text_are_refused() {
 }
 
 #[test]
-fn a_standard_error_that_nobody_can_read_changes_nothing() {
-    let place = Place::new();
+fn a_closed_or_full_standard_error_changes_nothing() {
+    let store = TestStore::new();
     let program = env!("CARGO_BIN_EXE_globallock");
     for redirected in [">&- 2>&-", ">/dev/full 2>/dev/full", "<&- >&- 2>&-"] {
         for (line, status) in [
@@ -143,9 +144,9 @@ fn a_standard_error_that_nobody_can_read_changes_nothing() {
         ] {
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("{program} run {line} {redirected}")]);
-            let ended = ended(shell.env("GLOBALLOCK_URL", place.url()));
+            let ended = ended(shell.env("GLOBALLOCK_URL", store.url()));
             assert_eq!(ended.status, Some(status), "{line} {redirected}: {}", ended.error);
-            assert!(place.claims("a").is_empty());
+            assert!(store.claims("a").is_empty());
         }
     }
 }
@@ -173,8 +174,8 @@ fn a_password_is_in_no_message() {
     }
 }
 
-/// What is said of a lock that somebody else has, at once and after a wait.
-fn told_of_the_holder(url: &str, name: &str) -> [Ended; 2] {
+/// Asks for a lock that another owner holds: without a wait, and with one.
+fn refused(url: &str, name: &str) -> [Ended; 2] {
     [["--no-wait", "--verbose"], ["--wait=700ms", "--verbose"]].map(|options| {
         let mut command = globallock();
         ended(command.args(["run", "--url", url]).args(options).args([name, "--", "true"]))
@@ -182,7 +183,7 @@ fn told_of_the_holder(url: &str, name: &str) -> [Ended; 2] {
 }
 
 fn assert_shown_escaped(url: &str, name: &str) {
-    for ended in told_of_the_holder(url, name) {
+    for ended in refused(url, name) {
         assert_eq!(ended.status, Some(75), "{}", ended.error);
         assert!(ended.error.contains("\\u{1b}[2J"), "the holder is shown: {}", ended.error);
         assert!(ended.error.lines().all(|line| !line.starts_with("root#")), "{}", ended.error);
@@ -191,13 +192,15 @@ fn assert_shown_escaped(url: &str, name: &str) {
 }
 
 #[test]
-fn a_holder_in_redis_cannot_drive_the_terminal() {
+fn a_holder_in_redis_cannot_control_the_terminal() {
     let server = Redis::start().unwrap();
     for (number, value) in [
         ESCAPES.to_owned(),
         format!("glk1:{}:1:1:0:1/1:{ESCAPES}", "a".repeat(32)),
         format!("glk1:{ESCAPES}"),
-        "glk1:00000000000000000000000000000000:1:1:0:1/1:{\"host\":\"\\u001b[2J\\n\\u202e\",\"label\":\"\\u001b[2J\\r\"}".to_owned(),
+        "glk1:00000000000000000000000000000000:1:1:0:1/1:\
+         {\"host\":\"\\u001b[2J\\n\\u202e\",\"label\":\"\\u001b[2J\\r\"}"
+            .to_owned(),
     ]
     .iter()
     .enumerate()
@@ -208,7 +211,7 @@ fn a_holder_in_redis_cannot_drive_the_terminal() {
 }
 
 #[test]
-fn a_holder_in_etcd_cannot_drive_the_terminal() {
+fn a_holder_in_etcd_cannot_control_the_terminal() {
     let cluster = Etcd::start(1).unwrap();
     let claim = format!("/locks/_glocks/b/{}.0.1.1", "a".repeat(20));
     for (name, key, value) in [
@@ -221,30 +224,30 @@ fn a_holder_in_etcd_cannot_drive_the_terminal() {
 }
 
 #[test]
-fn a_holder_in_a_directory_cannot_drive_the_terminal() {
-    let place = Place::new();
-    let directory = place.path("locks").join("a");
+fn a_holder_in_a_directory_cannot_control_the_terminal() {
+    let store = TestStore::new();
+    let directory = store.path("locks").join("a");
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join(format!("{:020}.{}.1.1.0.1", 7, "a".repeat(32)));
     std::fs::write(&path, ESCAPES.replace('\n', " ")).unwrap();
     let owner = File::open(&path).unwrap();
     owner.lock().unwrap();
-    assert_shown_escaped(&place.url(), "a");
+    assert_shown_escaped(&store.url(), "a");
 }
 
 #[test]
-fn a_name_cannot_drive_the_terminal() {
-    let place = Place::new();
+fn a_name_cannot_control_the_terminal() {
+    let store = TestStore::new();
     let name = format!("a{ESCAPES}");
-    let mut holder = place.start(&[&name, "--", "sh", "-c", "echo ready; read _"]);
+    let mut holder = store.start(&[&name, "--", "sh", "-c", "echo ready; read _"]);
     holder.says("ready");
-    let refused = place.run(&["--no-wait", &name, "--", "true"]);
+    let refused = store.run(&["--no-wait", &name, "--", "true"]);
     assert_eq!(refused.status, Some(75));
     assert_plain(&refused.error);
     holder.write("\n");
     assert_eq!(holder.end(), Some(0));
-    let told = place.run(&["--verbose", &name, "--", "true"]);
-    assert_eq!(told.status, Some(0));
-    assert!(told.error.contains("is granted"));
-    assert_plain(&told.error);
+    let granted = store.run(&["--verbose", &name, "--", "true"]);
+    assert_eq!(granted.status, Some(0));
+    assert!(granted.error.contains("is granted"));
+    assert_plain(&granted.error);
 }

@@ -1,34 +1,34 @@
-//! `globallock run`: what passes through, who waits, and what the exit status says.
+//! `globallock run`: what passes through, how it waits, and the exit status.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::support::{Place, ended, globallock};
+use crate::support::{TestStore, ended, globallock};
 use globallock_conformance::server::redis::Redis;
 
 #[test]
 fn the_exit_status_of_the_command_passes() {
-    let place = Place::new();
+    let store = TestStore::new();
     for status in [0, 1, 3, 75, 255] {
-        assert_eq!(place.run(&["a", "--", "sh", "-c", &format!("exit {status}")]).status, Some(status));
+        assert_eq!(store.run(&["a", "--", "sh", "-c", &format!("exit {status}")]).status, Some(status));
     }
 }
 
 #[test]
 fn a_command_that_a_signal_ended_gives_128_and_its_number() {
-    let place = Place::new();
+    let store = TestStore::new();
     for (signal, status) in [("TERM", 143), ("KILL", 137), ("SEGV", 139)] {
-        assert_eq!(place.run(&["a", "--", "sh", "-c", &format!("kill -{signal} $$")]).status, Some(status));
+        assert_eq!(store.run(&["a", "--", "sh", "-c", &format!("kill -{signal} $$")]).status, Some(status));
     }
 }
 
 #[test]
 fn input_and_output_pass_byte_for_byte() {
-    let place = Place::new();
+    let store = TestStore::new();
     let bytes: Vec<u8> =
         (0..1_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let mut command = place.command();
+    let mut command = store.command();
     command.args(["run", "a", "--", "sh", "-c", "echo to-error >&2; cat"]);
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
@@ -43,26 +43,26 @@ fn input_and_output_pass_byte_for_byte() {
 
 #[test]
 fn the_command_knows_the_name_and_a_token_that_rises() {
-    let place = Place::new();
+    let store = TestStore::new();
     let mut last = 0;
     for _ in 0..3 {
-        let ended =
-            place.run(&["näme/x", "--", "sh", "-c", "echo $GLOBALLOCK_NAME; echo $GLOBALLOCK_FENCING_TOKEN"]);
+        let script = "echo $GLOBALLOCK_NAME; echo $GLOBALLOCK_FENCING_TOKEN";
+        let ended = store.run(&["näme/x", "--", "sh", "-c", script]);
         let (name, token) = ended.output.trim_end().split_once('\n').unwrap();
         assert_eq!(name, "näme/x");
         let token: u64 = token.parse().unwrap();
         assert!(token > last);
         last = token;
     }
-    assert!(place.claims("n%C3%A4me%2Fx").is_empty());
+    assert!(store.claims("n%C3%A4me%2Fx").is_empty());
 }
 
 #[test]
 fn a_second_run_waits_for_the_first_and_says_so() {
-    let place = Place::new();
-    let mut first = place.start(&["--label", "the first", "a", "--", "sh", "-c", "echo ready; read _"]);
+    let store = TestStore::new();
+    let mut first = store.start(&["--label", "the first", "a", "--", "sh", "-c", "echo ready; read _"]);
     first.says("ready");
-    let second = place.start(&["-v", "a", "--", "echo", "second"]);
+    let second = store.start(&["-v", "a", "--", "echo", "second"]);
     let waits = second.warns("waiting for \"a\"");
     assert!(waits.contains("held by the first (pid") && waits.contains("1 in the queue"), "{waits}");
     first.write("\n");
@@ -72,12 +72,12 @@ fn a_second_run_waits_for_the_first_and_says_so() {
 }
 
 #[test]
-fn many_runs_have_the_lock_one_after_the_other() {
-    let place = Place::new();
-    let file = place.path("counter");
+fn many_runs_hold_the_lock_one_after_the_other() {
+    let store = TestStore::new();
+    let file = store.path("counter");
     std::fs::write(&file, "0").unwrap();
     let script = format!("n=$(cat {0}); echo $((n+1)) > {0}", file.display());
-    let runs: Vec<_> = (0..12).map(|_| place.start(&["a", "--", "sh", "-c", &script])).collect();
+    let runs: Vec<_> = (0..12).map(|_| store.start(&["a", "--", "sh", "-c", &script])).collect();
     for run in runs {
         assert_eq!(run.end(), Some(0));
     }
@@ -85,72 +85,72 @@ fn many_runs_have_the_lock_one_after_the_other() {
 }
 
 #[test]
-fn a_taken_lock_is_refused_at_once_where_that_is_wished() {
-    let place = Place::new();
-    let first = place.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
+fn a_taken_lock_is_refused_at_once_with_no_wait() {
+    let store = TestStore::new();
+    let first = store.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
     first.says("ready");
-    let refused = place.run(&["--no-wait", "a", "--", "true"]);
+    let refused = store.run(&["--no-wait", "a", "--", "true"]);
     assert_eq!(refused.status, Some(75));
     assert!(refused.error.contains("\"a\" is taken, held by sh (pid"), "{}", refused.error);
-    assert_eq!(place.run(&["-n", "-E", "0", "a", "--", "false"]).status, Some(0));
-    let quiet = place.run(&["-q", "-n", "--conflict-exit-code", "9", "a", "--", "true"]);
+    assert_eq!(store.run(&["-n", "-E", "0", "a", "--", "false"]).status, Some(0));
+    let quiet = store.run(&["-q", "-n", "--conflict-exit-code", "9", "a", "--", "true"]);
     assert_eq!((quiet.status, quiet.error.as_str()), (Some(9), ""));
-    assert_eq!(place.run(&["--no-wait", "b", "--", "true"]).status, Some(0));
+    assert_eq!(store.run(&["--no-wait", "b", "--", "true"]).status, Some(0));
 }
 
 #[test]
 fn a_wait_that_runs_out_is_refused() {
-    let place = Place::new();
-    let first = place.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
+    let store = TestStore::new();
+    let first = store.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
     first.says("ready");
-    let refused = place.run(&["--wait", "120ms", "a", "--", "true"]);
+    let refused = store.run(&["--wait", "120ms", "a", "--", "true"]);
     assert_eq!(refused.status, Some(75));
     assert!(refused.error.contains("was not granted within"), "{}", refused.error);
-    assert_eq!(place.claims("a").len(), 1, "it has left the queue");
+    assert_eq!(store.claims("a").len(), 1, "it has left the queue");
 }
 
 #[test]
-fn shared_runs_go_together_and_exclude_the_others() {
-    let place = Place::new();
-    let first = place.start(&["--shared", "a", "--", "sh", "-c", "echo ready; read _"]);
-    let second = place.start(&["-s", "a", "--", "sh", "-c", "echo ready; read _"]);
+fn shared_runs_hold_together_and_exclude_exclusive_ones() {
+    let store = TestStore::new();
+    let first = store.start(&["--shared", "a", "--", "sh", "-c", "echo ready; read _"]);
+    let second = store.start(&["-s", "a", "--", "sh", "-c", "echo ready; read _"]);
     first.says("ready");
     second.says("ready");
-    assert_eq!(place.run(&["-n", "a", "--", "true"]).status, Some(75));
+    assert_eq!(store.run(&["-n", "a", "--", "true"]).status, Some(75));
     assert_eq!(first.end(), Some(1));
-    assert_eq!(place.run(&["-n", "a", "--", "true"]).status, Some(75));
+    assert_eq!(store.run(&["-n", "a", "--", "true"]).status, Some(75));
     assert_eq!(second.end(), Some(1));
-    assert_eq!(place.run(&["-n", "a", "--", "true"]).status, Some(0));
+    assert_eq!(store.run(&["-n", "a", "--", "true"]).status, Some(0));
 }
 
 #[test]
 fn as_many_run_as_there_are_permits() {
-    let place = Place::new();
-    let two = place.start(&["--permits", "2/3", "a", "--", "sh", "-c", "echo ready; read _"]);
+    let store = TestStore::new();
+    let two = store.start(&["--permits", "2/3", "a", "--", "sh", "-c", "echo ready; read _"]);
     two.says("ready");
-    let one = place.start(&["--permits", "3", "a", "--", "sh", "-c", "echo ready; read _"]);
+    let one = store.start(&["--permits", "3", "a", "--", "sh", "-c", "echo ready; read _"]);
     one.says("ready");
-    assert_eq!(place.run(&["-n", "--permits", "1/3", "a", "--", "true"]).status, Some(75));
+    assert_eq!(store.run(&["-n", "--permits", "1/3", "a", "--", "true"]).status, Some(75));
     assert_eq!(two.end(), Some(1));
-    assert_eq!(place.run(&["-n", "--permits", "2/3", "a", "--", "true"]).status, Some(0));
+    assert_eq!(store.run(&["-n", "--permits", "2/3", "a", "--", "true"]).status, Some(0));
     assert_eq!(one.end(), Some(1));
 }
 
 #[test]
-fn a_command_that_cannot_run_gives_the_lock_back() {
-    let place = Place::new();
-    let missing = place.run(&["a", "--", "/does/not/exist"]);
+fn a_command_that_cannot_run_releases_the_lock() {
+    let store = TestStore::new();
+    let missing = store.run(&["a", "--", "/does/not/exist"]);
     assert_eq!(missing.status, Some(127));
     assert!(missing.error.contains("/does/not/exist: No such file"), "{}", missing.error);
-    let file = place.path("plain");
+    let file = store.path("plain");
     std::fs::write(&file, "text").unwrap();
-    assert_eq!(place.run(&["a", "--", file.to_str().unwrap()]).status, Some(126));
-    assert_eq!(place.run(&["-n", "a", "--", "true"]).status, Some(0));
+    assert_eq!(store.run(&["a", "--", file.to_str().unwrap()]).status, Some(126));
+    assert_eq!(store.run(&["-n", "a", "--", "true"]).status, Some(0));
 }
 
 #[test]
-fn wrong_usage_is_told_with_what_to_change() {
-    let place = Place::new();
+fn an_error_of_usage_says_what_to_change() {
+    let store = TestStore::new();
     let long = "x".repeat(513);
     for (arguments, text) in [
         (&["", "--", "true"][..], "it is empty"),
@@ -170,7 +170,7 @@ fn wrong_usage_is_told_with_what_to_change() {
         (&["--url", "file:", "--url-file", "x", "a", "--", "true"], "one of --url and --url-file"),
         (&["--conflict-exit-code", "300", "a", "--", "true"], "300"),
     ] {
-        let refused = place.run(arguments);
+        let refused = store.run(arguments);
         assert_eq!(refused.status, Some(64), "{arguments:?}: {}", refused.error);
         assert!(refused.error.contains(text), "{arguments:?}: {}", refused.error);
     }
@@ -191,8 +191,8 @@ fn without_an_address_the_lock_lives_in_a_directory_of_the_user() {
 #[test]
 fn a_store_in_redis_is_named_by_argument_variable_or_file() {
     let server = Redis::start().unwrap();
-    let place = Place::new();
-    let file = place.path("url");
+    let store = TestStore::new();
+    let file = store.path("url");
     std::fs::write(&file, format!("{}\n", server.url())).unwrap();
     let by_argument: &mut Command = &mut globallock();
     by_argument.args(["run", "--url", &server.url(), "a"]);
@@ -218,7 +218,7 @@ fn a_store_in_redis_is_named_by_argument_variable_or_file() {
 }
 
 #[test]
-fn a_store_that_cannot_be_reached_or_refuses_is_told() {
+fn a_store_that_cannot_be_reached_or_refuses_is_reported() {
     let server = Redis::start_with(&["--requirepass", "CANARY-right"]).unwrap();
     let run = |url: &str| ended(globallock().env("GLOBALLOCK_URL", url).args(["run", "a", "--", "true"]));
     let unreachable = run("redis://127.0.0.1:1");
@@ -232,7 +232,7 @@ fn a_store_that_cannot_be_reached_or_refuses_is_told() {
 }
 
 #[test]
-fn a_password_is_never_said() {
+fn a_password_is_never_printed() {
     let server = Redis::start_with(&["--requirepass", "CANARY"]).unwrap();
     let right = format!("redis://:CANARY@127.0.0.1:{}", server.port());
     let wrong = format!("redis://:xCANARYx@127.0.0.1:{}", server.port());
@@ -251,6 +251,6 @@ fn a_password_is_never_said() {
         let by_argument = ended(globallock().args(["run", "-v", "--url", url, "a", "--", "true"]));
         assert!(!format!("{by_argument:?}").contains("CANARY"), "{by_argument:?}");
     }
-    let told = ended(globallock().args(["run", "--url", &right, "a", "--", "true"]));
-    assert!(told.error.contains("list of processes"), "{}", told.error);
+    let warned = ended(globallock().args(["run", "--url", &right, "a", "--", "true"]));
+    assert!(warned.error.contains("list of processes"), "{}", warned.error);
 }

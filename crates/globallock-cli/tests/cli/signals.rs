@@ -2,30 +2,31 @@
 
 use std::process::Command;
 
-use crate::support::{Place, Running, globallock, wait_gone};
+use crate::support::{Running, TestStore, globallock, wait_gone};
 
 #[test]
 fn signals_pass_to_the_command() {
-    let place = Place::new();
+    let store = TestStore::new();
     for (signal, status) in [("INT", 3), ("TERM", 4), ("HUP", 5), ("QUIT", 6), ("USR1", 7), ("USR2", 8)] {
-        // The loop reads, so that it ends with its input if the signal never comes.
+        // The loop reads its input, so that it ends at the end of the input if the signal never comes.
         let script = format!(
             "trap 'echo heard {signal}; exit {status}' {signal}; echo ready; while read _; do :; done"
         );
-        let run = place.start(&["a", "--", "bash", "-c", &script]);
+        let run = store.start(&["a", "--", "bash", "-c", &script]);
         run.says("ready");
         run.signal(signal);
         run.says(&format!("heard {signal}"));
         assert_eq!(run.end(), Some(status));
     }
-    assert!(place.claims("a").is_empty());
+    assert!(store.claims("a").is_empty());
 }
 
 #[test]
-fn a_signal_reaches_what_the_command_has_started() {
-    let place = Place::new();
-    let script = "trap 'wait; exit 9' TERM; (trap 'echo below; exit' TERM; echo ready; while :; do read _ || wait; done) & wait";
-    let run = place.start(&["a", "--", "bash", "-c", script]);
+fn a_signal_reaches_the_processes_that_the_command_has_started() {
+    let store = TestStore::new();
+    let script = "trap 'wait; exit 9' TERM; \
+                  (trap 'echo below; exit' TERM; echo ready; while :; do read _ || wait; done) & wait";
+    let run = store.start(&["a", "--", "bash", "-c", script]);
     run.says("ready");
     run.signal("TERM");
     run.says("below");
@@ -34,39 +35,40 @@ fn a_signal_reaches_what_the_command_has_started() {
 
 #[test]
 fn a_signal_ends_the_wait_and_leaves_the_queue() {
-    let place = Place::new();
-    let first = place.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
+    let store = TestStore::new();
+    let first = store.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
     first.says("ready");
     for (signal, status) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
-        let waits = place.start(&["-v", "a", "--", "echo", "ran"]);
+        let waits = store.start(&["-v", "a", "--", "echo", "ran"]);
         waits.warns("waiting for");
-        assert_eq!(place.claims("a").len(), 2);
+        assert_eq!(store.claims("a").len(), 2);
         waits.signal(signal);
         assert_eq!(waits.end(), Some(status));
-        assert_eq!(place.claims("a").len(), 1);
+        assert_eq!(store.claims("a").len(), 1);
     }
 }
 
 #[test]
 fn the_command_ends_with_a_killed_globallock() {
-    let place = Place::new();
-    let run = place.start(&["a", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
+    let store = TestStore::new();
+    let run = store.start(&["a", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
     let command = run.says("");
     run.signal("KILL");
     wait_gone(&command);
-    // The command is told by the end of one thread; the lock goes with the last of them.
+    // The command is killed when one thread of globallock ends, the lock is freed when the last of them ends.
+    // So wait for the whole process.
     assert_eq!(run.end(), None);
-    assert_eq!(place.run(&["-n", "a", "--", "true"]).status, Some(0), "the lock is free at once");
+    assert_eq!(store.run(&["-n", "a", "--", "true"]).status, Some(0), "the lock is free at once");
 }
 
 #[test]
-fn a_signal_that_was_to_be_ignored_stays_ignored() {
-    let place = Place::new();
+fn an_ignored_signal_stays_ignored() {
+    let store = TestStore::new();
     let program = env!("CARGO_BIN_EXE_globallock");
     let script =
         format!("trap '' HUP; exec {program} run a -- sh -c 'echo ready; read line; echo got $line'");
     let mut command = Command::new("sh");
-    let mut run = Running::start(command.args(["-c", &script]).env("GLOBALLOCK_URL", place.url()));
+    let mut run = Running::start(command.args(["-c", &script]).env("GLOBALLOCK_URL", store.url()));
     run.says("ready");
     run.signal("HUP");
     run.write("on\n");
@@ -74,48 +76,49 @@ fn a_signal_that_was_to_be_ignored_stays_ignored() {
     assert_eq!(run.end(), Some(0));
 }
 
-/// Starts a command line on a terminal of its own, with what is written to it as if typed.
-fn on_terminal(place: &Place, line: &str) -> Running {
+/// Starts a command line on its own terminal. What is written to it arrives as if typed.
+fn on_terminal(store: &TestStore, line: &str) -> Running {
     let mut command = Command::new("script");
     command.args(["-qefc", line, "/dev/null"]);
-    command.env("GLOBALLOCK_URL", place.url()).env("PS1", "prompt> ").env("TERM", "dumb");
+    command.env("GLOBALLOCK_URL", store.url()).env("PS1", "prompt> ").env("TERM", "dumb");
     Running::start(&mut command)
 }
 
 #[test]
 fn the_keyboard_reaches_the_command() {
-    let place = Place::new();
+    let store = TestStore::new();
     let program = globallock().get_program().to_string_lossy().into_owned();
     let script = "trap 'echo caught; exit 7' INT; echo ready; while read line; do echo got $line; done";
     let mut run =
-        on_terminal(&place, &format!("{program} run a -- bash -c \"{}\"", script.replace('$', "\\$")));
+        on_terminal(&store, &format!("{program} run a -- bash -c \"{}\"", script.replace('$', "\\$")));
     run.says("ready");
     run.write("typed\n");
     run.says("got typed");
-    // A shell that is about to read a line when the signal arrives notices it with the next line.
+    // If the signal arrives just before the shell reads, the shell handles it after the next line. So send a
+    // line.
     run.write("\u{3}\n");
     run.says("caught");
     assert_eq!(run.end(), Some(7));
-    assert!(place.claims("a").is_empty());
+    assert!(store.claims("a").is_empty());
 }
 
 #[test]
-fn waiting_is_told_on_a_terminal() {
-    let place = Place::new();
-    let first = place.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
+fn waiting_is_announced_on_a_terminal() {
+    let store = TestStore::new();
+    let first = store.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
     first.says("ready");
     let program = globallock().get_program().to_string_lossy().into_owned();
-    let mut run = on_terminal(&place, &format!("{program} run a -- true"));
+    let mut run = on_terminal(&store, &format!("{program} run a -- true"));
     run.says("globallock: waiting for \"a\", held by sh (pid");
     run.write("\u{3}");
     assert_eq!(run.end(), Some(130));
 }
 
 #[test]
-fn a_job_stops_and_goes_on_with_its_command() {
-    let place = Place::new();
+fn a_job_stops_and_continues_with_its_command() {
+    let store = TestStore::new();
     let program = globallock().get_program().to_string_lossy().into_owned();
-    let mut shell = on_terminal(&place, "bash --norc --noprofile -i");
+    let mut shell = on_terminal(&store, "bash --norc --noprofile -i");
     shell.write(&format!(
         "{program} run a -- bash -c 'echo rea\"\"dy; while read line; do echo got $line; done'\n"
     ));
@@ -137,12 +140,12 @@ fn a_job_stops_and_goes_on_with_its_command() {
 
 #[test]
 fn a_pager_behind_a_pipe_keeps_the_terminal() {
-    let place = Place::new();
+    let store = TestStore::new();
     let program = globallock().get_program().to_string_lossy().into_owned();
-    // What is behind the pipe reads the keyboard, as a pager does; and so may the command.
+    // The program behind the pipe reads the keyboard, as a pager does. The command may read it as well.
     let reader = "bash -c \"read line </dev/tty; echo piped \\$line; cat\"";
     let mut run =
-        on_terminal(&place, &format!("{program} run a -- bash -c \"echo from-command\" | {reader}"));
+        on_terminal(&store, &format!("{program} run a -- bash -c \"echo from-command\" | {reader}"));
     run.write("key\n");
     run.says("piped key");
     run.says("from-command");

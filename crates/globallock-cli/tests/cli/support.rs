@@ -1,4 +1,4 @@
-//! Running `globallock` as a user does.
+//! Runs `globallock` as a user does.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// How long a test waits for what must come.
+/// How long a test waits for an event that must happen.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A store of a test's own.
-pub(crate) struct Place {
+/// The store of one test: a directory.
+pub(crate) struct TestStore {
     directory: TempDir,
 }
 
-/// What a run that has ended has said.
+/// The result of a run that has ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: Option<i32>,
@@ -24,9 +24,9 @@ pub(crate) struct Ended {
     pub(crate) error: String,
 }
 
-impl Place {
+impl TestStore {
     pub(crate) fn new() -> Self {
-        Place { directory: TempDir::new().unwrap() }
+        TestStore { directory: TempDir::new().unwrap() }
     }
 
     pub(crate) fn path(&self, file: &str) -> PathBuf {
@@ -37,7 +37,7 @@ impl Place {
         format!("file://{}", self.path("locks").display())
     }
 
-    /// The files of the claims on a lock.
+    /// The claim files of a lock.
     pub(crate) fn claims(&self, name: &str) -> Vec<PathBuf> {
         let listed = std::fs::read_dir(self.path("locks").join(name));
         listed.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
@@ -63,7 +63,7 @@ impl Place {
     }
 }
 
-/// The program, with nothing of this process's environment that it would heed.
+/// The program, without the variables of this process's environment that would change what it does.
 pub(crate) fn globallock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_globallock"));
     command.env_remove("GLOBALLOCK_URL").env_remove("RUST_LOG").stdin(Stdio::null());
@@ -74,12 +74,13 @@ pub(crate) fn globallock() -> Command {
 pub(crate) fn ended(command: &mut Command) -> Ended {
     let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
-    let [output, error] = [whole(child.stdout.take().unwrap()), whole(child.stderr.take().unwrap())];
+    let [output, error] =
+        [read_to_end(child.stdout.take().unwrap()), read_to_end(child.stderr.take().unwrap())];
     let status = end_of(&mut child);
     Ended { status: status.code(), output: said(&output), error: said(&error) }
 }
 
-/// Waits for the end of a process, and kills one that does not come to it.
+/// Waits for the end of a process, and kills it when it does not end in time.
 fn end_of(child: &mut Child) -> ExitStatus {
     let until = Instant::now() + LIMIT;
     loop {
@@ -94,8 +95,8 @@ fn end_of(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// Reads a stream to its end on a thread of its own.
-fn whole(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+/// Reads a stream to its end, on its own thread.
+fn read_to_end(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -105,13 +106,14 @@ fn whole(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     receiver
 }
 
-/// What a process that has ended has written. Another that it has left behind may keep the stream open.
+/// The output of a process that has ended. Fails when another process that it left behind keeps the stream
+/// open.
 fn said(stream: &Receiver<Vec<u8>>) -> String {
     let bytes = stream.recv_timeout(LIMIT).expect("the stream ends with the process");
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A run that goes on; killed when dropped.
+/// A run in progress. It is killed when this is dropped.
 pub(crate) struct Running {
     child: Child,
     input: Option<ChildStdin>,
@@ -174,7 +176,7 @@ impl Drop for Running {
     }
 }
 
-/// Whether this process, and so what it starts, was told to ignore a signal.
+/// Whether this process, and so each process that it starts, ignores a signal.
 fn ignores(signal: &str) -> bool {
     let listed = Command::new("kill").args(["-l", signal]).output().unwrap().stdout;
     let number: u32 = String::from_utf8_lossy(&listed).trim().parse().unwrap();
@@ -183,17 +185,17 @@ fn ignores(signal: &str) -> bool {
     u64::from_str_radix(set.trim(), 16).unwrap() >> (number - 1) & 1 == 1
 }
 
-/// Sends a signal; false where the process is gone.
+/// Sends a signal. Returns false when the process is gone.
 pub(crate) fn kill(signal: &str, id: &str) -> bool {
     let mut command = Command::new("kill");
     command.args([&format!("-{signal}"), "--", id]).stderr(Stdio::null()).status().unwrap().success()
 }
 
-/// Waits until a process has gone.
+/// Waits for the end of a process.
 pub(crate) fn wait_gone(id: &str) {
     let until = Instant::now() + LIMIT;
     let stat = format!("/proc/{}/stat", id.trim_start_matches('-'));
-    // A killed process whose parent has not asked for it yet is as good as gone.
+    // A zombie, whose parent has not waited for it yet, has ended too.
     while std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z ")) {
         assert!(Instant::now() < until, "process {id} goes on");
         std::thread::yield_now();

@@ -1,4 +1,4 @@
-//! An owner of one lock, for tests to kill.
+//! A process that owns one lock, for tests to kill.
 
 #[tokio::main]
 async fn main() {
@@ -8,6 +8,6 @@ async fn main() {
         Some((verb, rest)) if verb == "member" => globallock_conformance::member::run(rest).await,
         _ => globallock_conformance::child::run(&arguments).await,
     }
-    // A thread that reads the standard input would keep the process.
+    // The thread that reads standard input would keep the process alive.
     std::process::exit(0);
 }

@@ -1,7 +1,7 @@
 //! Starts a real server for tests in other languages: `globallock-server redis`, for example.
 //!
-//! Prints one line of JSON with its address, its port, and whatever else its clients need, and lives until its standard
-//! input is closed.
+//! Prints one line of JSON with its address, its port, and what else its clients need. Runs until its
+//! standard input is closed.
 
 use std::io::{Error, Read, Result};
 
@@ -13,7 +13,7 @@ use globallock_conformance::server::zookeeper::ZooKeeper;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A user whose password has what addresses escape.
+/// A user whose password has characters that an address must escape.
 const USER: &str = "--user alice on >p@ss:/% ~* &* +@all --user default off --protected-mode no";
 
 fn main() -> Result<()> {
@@ -57,16 +57,16 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Lets in one user alone.
+/// The arguments of a Redis server that accepts one user only, followed by `more`.
 fn with_user<'a>(more: &[&'a str]) -> Vec<&'a str> {
     USER.split(' ').chain(more.iter().copied()).collect()
 }
 
-fn serve(url: &str, mut told: Value) {
+fn serve(url: &str, mut line: Value) {
     let port: u16 =
         url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address ends with a port");
-    told["url"] = url.into();
-    told["port"] = port.into();
-    println!("{told}");
+    line["url"] = url.into();
+    line["port"] = port.into();
+    println!("{line}");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }

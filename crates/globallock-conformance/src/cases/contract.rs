@@ -1,4 +1,4 @@
-//! The contract of the stores, asked of the store itself.
+//! The contract of [`Backend`], checked on the store itself, without the core.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,21 +15,21 @@ const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("contract", joining_twice_is_joining_once),
-        case!("contract", joining_again_in_the_queue_keeps_the_place),
-        case!("contract", leaving_twice_is_leaving_once),
-        case!("contract", leaving_without_having_joined_is_no_error),
-        case!("contract", who_does_not_wait_is_not_in_the_queue),
-        case!("contract", a_renewal_never_revives),
-        case!("contract", a_grant_says_when_its_longest_hold_ends),
-        case!("contract", a_renewal_leaves_the_longest_hold_as_it_is),
+        case!("contract", enqueueing_twice_has_the_effect_of_once),
+        case!("contract", enqueueing_a_waiter_again_keeps_its_position),
+        case!("contract", releasing_twice_has_the_effect_of_once),
+        case!("contract", releasing_a_claim_that_never_joined_is_no_error),
+        case!("contract", a_refused_try_is_not_in_the_queue),
+        case!("contract", a_renewal_never_revives_a_claim),
+        case!("contract", a_grant_says_when_its_max_hold_ends),
+        case!("contract", a_renewal_does_not_change_the_max_hold),
         case!("contract", a_renewal_lengthens_the_lease).needs(Need::Lease),
-        case!("contract", a_claim_without_renewals_ends_with_its_lease).needs(Need::Lease),
-        case!("contract", a_waiter_without_renewals_ends_with_its_lease).needs(Need::Lease),
-        case!("contract", an_owner_that_comes_back_late_lets_nobody_in).needs(Need::Lease),
+        case!("contract", a_holder_without_renewals_expires_with_its_lease).needs(Need::Lease),
+        case!("contract", a_waiter_without_renewals_expires_with_its_lease).needs(Need::Lease),
+        case!("contract", late_requests_of_an_expired_claim_let_nobody_in).needs(Need::Lease),
         case!("contract", a_batch_of_renewals_is_answered_in_order),
-        case!("contract", a_change_between_asking_and_watching_is_not_missed),
-        case!("contract", a_departure_of_a_reader_tells_the_waiting_writer),
+        case!("contract", a_change_between_enqueueing_and_watching_is_not_missed),
+        case!("contract", the_release_of_the_last_reader_notifies_the_waiting_writer),
         case!("contract", a_hundred_claims_of_one_store_are_kept_apart),
     ]
 }
@@ -45,7 +45,7 @@ fn granted(status: ClaimStatus) -> Grant {
     }
 }
 
-/// Waits until the claim stands otherwise than waiting.
+/// Waits until the claim is granted or gone, and returns its status.
 async fn settled(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
     loop {
         let status = match backend.wait_for_change(claim).await.unwrap() {
@@ -58,7 +58,7 @@ async fn settled(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
     }
 }
 
-async fn joining_twice_is_joining_once(context: Context) {
+async fn enqueueing_twice_has_the_effect_of_once(context: Context) {
     let backend = context.backend().await;
     let claim = context.claim(1, MUTEX, WaitMode::Wait);
     assert!(held(backend.enqueue(&claim).await.unwrap()));
@@ -68,7 +68,7 @@ async fn joining_twice_is_joining_once(context: Context) {
     assert!(backend.inspect(&claim.name).await.unwrap().is_empty());
 }
 
-async fn joining_again_in_the_queue_keeps_the_place(context: Context) {
+async fn enqueueing_a_waiter_again_keeps_its_position(context: Context) {
     let backend = context.backend().await;
     let [holder, first, second] = [1, 2, 3].map(|number| context.claim(number, MUTEX, WaitMode::Wait));
     assert!(held(backend.enqueue(&holder).await.unwrap()));
@@ -83,7 +83,7 @@ async fn joining_again_in_the_queue_keeps_the_place(context: Context) {
     }
 }
 
-async fn leaving_twice_is_leaving_once(context: Context) {
+async fn releasing_twice_has_the_effect_of_once(context: Context) {
     let backend = context.backend().await;
     let [first, second] = [1, 2].map(|number| context.claim(number, MUTEX, WaitMode::Wait));
     backend.enqueue(&first).await.unwrap();
@@ -91,17 +91,17 @@ async fn leaving_twice_is_leaving_once(context: Context) {
     let fencing_token = granted(backend.enqueue(&second).await.unwrap()).fencing_token;
     assert_eq!(backend.release(&first).await.unwrap(), Release::NotHeld);
     let again = granted(backend.enqueue(&second).await.unwrap()).fencing_token;
-    assert_eq!(again, fencing_token, "the second departure takes nobody else out");
+    assert_eq!(again, fencing_token, "the second release does not release another claim");
     backend.release(&second).await.unwrap();
 }
 
-async fn leaving_without_having_joined_is_no_error(context: Context) {
+async fn releasing_a_claim_that_never_joined_is_no_error(context: Context) {
     let backend = context.backend().await;
     let claim = context.claim(1, MUTEX, WaitMode::Wait);
     assert_eq!(backend.release(&claim).await.unwrap(), Release::NotHeld);
 }
 
-async fn who_does_not_wait_is_not_in_the_queue(context: Context) {
+async fn a_refused_try_is_not_in_the_queue(context: Context) {
     let backend = context.backend().await;
     let holder = context.claim(1, MUTEX, WaitMode::Try);
     let refused = context.claim(2, MUTEX, WaitMode::Try);
@@ -112,32 +112,33 @@ async fn who_does_not_wait_is_not_in_the_queue(context: Context) {
     backend.release(&holder).await.unwrap();
 }
 
-async fn a_renewal_never_revives(context: Context) {
+async fn a_renewal_never_revives_a_claim(context: Context) {
     let backend = context.backend().await;
     let claim = Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
     let gone =
         |answers: Vec<globallock::Result<ClaimStatus>>| answers[0].as_ref().unwrap() == &ClaimStatus::Gone;
-    assert!(gone(backend.renew(&[Arc::clone(&claim)]).await), "before it joined");
+    assert!(gone(backend.renew(&[Arc::clone(&claim)]).await), "before it joined the queue");
     backend.enqueue(&claim).await.unwrap();
     backend.release(&claim).await.unwrap();
-    assert!(gone(backend.renew(&[Arc::clone(&claim)]).await), "after it left");
+    assert!(gone(backend.renew(&[Arc::clone(&claim)]).await), "after its release");
     assert!(backend.inspect(&claim.name).await.unwrap().is_empty());
 }
 
-/// How far the end of a longest hold may be from where it should, for stores that count milliseconds.
+/// How far the end of a max hold time may be off, because some stores count in milliseconds.
 const ROUNDING: Duration = Duration::from_millis(3);
 
-async fn a_grant_says_when_its_longest_hold_ends(context: Context) {
+async fn a_grant_says_when_its_max_hold_ends(context: Context) {
     let backend = context.backend().await;
     let hold = Duration::from_secs(60);
     let claim = Claim { max_hold: Some(hold), ..context.claim(1, MUTEX, WaitMode::Wait) };
     let asked = Instant::now();
-    let ends = granted(backend.enqueue(&claim).await.unwrap()).hold_ends.expect("the longest hold ends");
+    let ends =
+        granted(backend.enqueue(&claim).await.unwrap()).hold_ends.expect("the max hold time has an end");
     assert!(ends + ROUNDING >= asked + hold && ends <= Instant::now() + hold, "{:?}", ends - asked);
     backend.release(&claim).await.unwrap();
 }
 
-async fn a_renewal_leaves_the_longest_hold_as_it_is(context: Context) {
+async fn a_renewal_does_not_change_the_max_hold(context: Context) {
     let backend = context.backend().await;
     let hold = Duration::from_secs(60);
     let claim = Claim { max_hold: Some(hold), ..context.claim(1, MUTEX, WaitMode::Wait) };
@@ -145,13 +146,15 @@ async fn a_renewal_leaves_the_longest_hold_as_it_is(context: Context) {
     granted(backend.enqueue(&claim).await.unwrap());
     let answered = Instant::now();
     let claim = Arc::new(claim);
-    // The last is sent long enough after the grant that a hold which it began again would be seen.
+    // The last renewal is sent long enough after the grant to show whether renewals restart the max hold
+    // time.
     let mut sent = answered;
     while sent < answered + Duration::from_millis(50) {
         sent = Instant::now();
         let renewed = granted(backend.renew(&[Arc::clone(&claim)]).await.remove(0).unwrap());
-        let (ends, took) = (renewed.hold_ends.expect("the longest hold ends"), sent.elapsed());
-        // The owner counts from when it asked: it may believe the end to be as much too early as the answer took.
+        let (ends, took) = (renewed.hold_ends.expect("the max hold time has an end"), sent.elapsed());
+        // The owner counts from the moment when it sent the request. So its end may be too early by the time
+        // that the answer took.
         assert!(ends <= answered + hold + ROUNDING, "{:?} too late", ends - (answered + hold));
         assert!(ends + took + ROUNDING >= asked + hold, "{:?} too early", asked + hold - ends);
     }
@@ -170,14 +173,15 @@ async fn a_renewal_lengthens_the_lease(context: Context) {
     backend.release(&claim).await.unwrap();
 }
 
-async fn a_claim_without_renewals_ends_with_its_lease(context: Context) {
+async fn a_holder_without_renewals_expires_with_its_lease(context: Context) {
     let [owner, other] = [context.backend().await, context.backend().await];
     let claim = Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
     let next = context.claim(2, READ, WaitMode::Wait);
     let before = Instant::now();
     assert!(held(owner.enqueue(&claim).await.unwrap()));
     assert_eq!(other.enqueue(&next).await.unwrap(), ClaimStatus::Waiting);
-    // The waiter ends with its own lease too, and joins again: also where the store has only just noticed.
+    // The waiter has a lease of the same length and can expire as well, even before the store has noticed the
+    // first expiry. Then it joins the queue again.
     loop {
         let answered = match other.enqueue(&next).await {
             Ok(ClaimStatus::Waiting) => other.wait_for_change(&next).await,
@@ -194,13 +198,13 @@ async fn a_claim_without_renewals_ends_with_its_lease(context: Context) {
     other.release(&next).await.unwrap();
 }
 
-async fn a_waiter_without_renewals_ends_with_its_lease(context: Context) {
+async fn a_waiter_without_renewals_expires_with_its_lease(context: Context) {
     let backend = context.backend().await;
     let holder = Arc::new(Claim { lease: context.lease() * 20, ..context.claim(1, MUTEX, WaitMode::Wait) });
     let waiter = Arc::new(context.claim(2, MUTEX, WaitMode::Wait));
     assert!(held(backend.enqueue(&holder).await.unwrap()));
     assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
-    crate::context::eventually("the waiter is dropped", async || {
+    crate::context::eventually("the waiter has expired", async || {
         backend.renew(&[Arc::clone(&holder)]).await.remove(0).unwrap();
         let queue = backend.inspect(&holder.name).await.unwrap();
         queue.iter().all(|entry| entry.expires_in.is_none_or(|left| left > Duration::ZERO))
@@ -211,35 +215,36 @@ async fn a_waiter_without_renewals_ends_with_its_lease(context: Context) {
     backend.release(&holder).await.unwrap();
 }
 
-async fn an_owner_that_comes_back_late_lets_nobody_in(context: Context) {
+async fn late_requests_of_an_expired_claim_let_nobody_in(context: Context) {
     let [late, others] = [context.backend().await, context.backend().await];
     let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
     let long = |number, permits, wait_mode| Claim {
         lease: context.lease() * 20,
         ..context.claim(number, permits, wait_mode)
     };
-    let over = context.claim(1, READ, WaitMode::Wait);
+    let expired = context.claim(1, READ, WaitMode::Wait);
     let [writer, reader] =
         [(2, write), (3, READ)].map(|(number, permits)| long(number, permits, WaitMode::Wait));
-    assert!(held(late.enqueue(&over).await.unwrap()));
+    assert!(held(late.enqueue(&expired).await.unwrap()));
     for claim in [&writer, &reader] {
         assert_eq!(others.enqueue(claim).await.unwrap(), ClaimStatus::Waiting);
         assert_eq!(others.renew(&[Arc::new(claim.clone())]).await.remove(0).unwrap(), ClaimStatus::Waiting);
     }
-    // Nobody renews the first, whose lease ends; then the reader shares the lock in its place.
+    // The first claim is not renewed and expires. Then the writer holds the lock, and after it the second
+    // reader.
     assert!(held(settled(&*others, &writer).await));
     others.release(&writer).await.unwrap();
     assert!(held(settled(&*others, &reader).await));
-    assert_eq!(late.renew(&[Arc::new(over.clone())]).await.remove(0).unwrap(), ClaimStatus::Gone);
+    assert_eq!(late.renew(&[Arc::new(expired.clone())]).await.remove(0).unwrap(), ClaimStatus::Gone);
     let next = long(4, write, WaitMode::Try);
-    assert_eq!(others.enqueue(&next).await.unwrap(), ClaimStatus::Gone, "after a renewal that came late");
-    assert_eq!(late.release(&over).await.unwrap(), Release::NotHeld);
+    assert_eq!(others.enqueue(&next).await.unwrap(), ClaimStatus::Gone, "after a late renewal");
+    assert_eq!(late.release(&expired).await.unwrap(), Release::NotHeld);
     let next = long(5, write, WaitMode::Try);
-    assert_eq!(others.enqueue(&next).await.unwrap(), ClaimStatus::Gone, "after a departure that came late");
+    assert_eq!(others.enqueue(&next).await.unwrap(), ClaimStatus::Gone, "after a late release");
     assert_eq!(others.release(&reader).await.unwrap(), Release::Released);
 }
 
-/// So many claims on a mutex, with leases that outlast what is done to them all.
+/// This many claims on a mutex, with leases that do not expire before a case has ended.
 fn many(context: &Context, count: u64) -> impl Iterator<Item = Claim> {
     let lease = context.lease() * 60;
     (0..count).map(move |number| Claim { lease, ..context.claim(number, MUTEX, WaitMode::Wait) })
@@ -266,7 +271,7 @@ async fn a_batch_of_renewals_is_answered_in_order(context: Context) {
     }
 }
 
-async fn a_change_between_asking_and_watching_is_not_missed(context: Context) {
+async fn a_change_between_enqueueing_and_watching_is_not_missed(context: Context) {
     let [one, other] = [context.backend().await, context.backend().await];
     for number in 0..20 {
         let holder = context.claim(2 * number, MUTEX, WaitMode::Wait);
@@ -279,7 +284,7 @@ async fn a_change_between_asking_and_watching_is_not_missed(context: Context) {
     }
 }
 
-async fn a_departure_of_a_reader_tells_the_waiting_writer(context: Context) {
+async fn the_release_of_the_last_reader_notifies_the_waiting_writer(context: Context) {
     let [one, other] = [context.backend().await, context.backend().await];
     let readers = [1, 2].map(|number| context.claim(number, READ, WaitMode::Wait));
     let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
@@ -311,5 +316,5 @@ async fn a_hundred_claims_of_one_store_are_kept_apart(context: Context) {
             backend.release(&claim).await.unwrap()
         });
     }
-    assert!(waits.join_all().await.into_iter().all(|departure| departure == Release::Released));
+    assert!(waits.join_all().await.into_iter().all(|release| release == Release::Released));
 }

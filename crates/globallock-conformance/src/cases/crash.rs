@@ -1,14 +1,14 @@
 //! An owner that dies frees its claims.
 
 use super::{Case, Need, case};
-use crate::child::{Owner, Told};
+use crate::child::{Owner, Report};
 use crate::context::{Context, lock_of};
 use crate::register::Register;
 use globallock::{Guard, Result};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-/// How much later than promised a grant may come, on a machine with much else to do.
+/// How much later than promised a grant may come, because the machine may be busy.
 const SLACK: Duration = Duration::from_secs(10);
 
 pub(super) fn cases() -> Vec<Case> {
@@ -23,7 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
             .over_kinds()
             .needs(Need::OwnerWithLease),
         case!("crash", a_stopped_waiter_is_passed_over).over_kinds().needs(Need::OwnerWithLease),
-        case!("crash", a_stopped_holder_is_passed_over_at_its_longest_hold).over_kinds().needs(Need::Owner),
+        case!("crash", a_stopped_holder_is_passed_over_at_its_max_hold).over_kinds().needs(Need::Owner),
         case!("crash", an_owner_process_hands_over_when_it_releases).over_kinds().needs(Need::Owner),
     ]
 }
@@ -49,7 +49,7 @@ async fn a_killed_waiter_is_passed_over(context: Context) {
     let [holder, next] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let mut owner = Owner::start(&context, context.kind(), None);
-    assert_eq!(owner.told().await, Told::Asking);
+    assert_eq!(owner.next_report().await, Report::Asking);
     context.until(&holder, 1, 1).await;
     let waiter = context.queued(context.lock(&next), 1, 2).await;
     owner.kill().await;
@@ -62,7 +62,7 @@ async fn a_holder_and_a_waiter_killed_at_once_are_passed_over(context: Context) 
     let mut first = Owner::start(&context, "mutex", None);
     first.granted().await;
     let mut second = Owner::start(&context, "mutex", None);
-    assert_eq!(second.told().await, Told::Asking);
+    assert_eq!(second.next_report().await, Report::Asking);
     context.until(&manager, 1, 1).await;
     let waiter = context.queued(lock_of(&manager, context.name(), "mutex").unwrap(), 1, 2).await;
     second.kill().await;
@@ -116,12 +116,13 @@ async fn a_stopped_holder_is_passed_over_and_finds_its_lock_lost(context: Contex
     let guard = within_a_lease(&context, waiter, Instant::now()).await;
     assert!(register.write(guard.fencing_token(), "the second owner"));
     owner.go_on();
-    // What the first owner still had on its way arrives now, and is refused by its token.
+    // A write that the first owner sent before it was stopped arrives now, and is refused because of its
+    // token.
     assert!(!register.write(old, "the first owner, too late"));
     assert_eq!(register.read(), "the second owner");
-    assert!(matches!(owner.told().await, Told::Lost(_)));
-    assert_eq!(owner.told().await, Told::Released(false));
-    assert!(guard.is_held(), "the late owner's release disturbs nobody");
+    assert!(matches!(owner.next_report().await, Report::Lost(_)));
+    assert_eq!(owner.next_report().await, Report::Released(false));
+    assert!(guard.is_held(), "the late owner's release does not affect the next holder");
     assert!(guard.fencing_token() > old);
 }
 
@@ -129,7 +130,7 @@ async fn a_stopped_waiter_is_passed_over(context: Context) {
     let [holder, next] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let mut owner = Owner::start(&context, context.kind(), None);
-    assert_eq!(owner.told().await, Told::Asking);
+    assert_eq!(owner.next_report().await, Report::Asking);
     context.until(&holder, 1, 1).await;
     let waiter = context.queued(context.lock(&next), 1, 2).await;
     owner.stop().await;
@@ -138,17 +139,21 @@ async fn a_stopped_waiter_is_passed_over(context: Context) {
     let guard = within_a_lease(&context, waiter, since).await;
     owner.go_on();
     guard.release().await.unwrap();
-    assert!(matches!(owner.told().await, Told::Granted(_)), "it goes on to wait, and is granted in the end");
+    assert!(
+        matches!(owner.next_report().await, Report::Granted(_)),
+        "it waits again, and is granted in the end"
+    );
 }
 
-async fn a_stopped_holder_is_passed_over_at_its_longest_hold(context: Context) {
+async fn a_stopped_holder_is_passed_over_at_its_max_hold(context: Context) {
     let manager = context.manager().await;
     let max_hold = Duration::from_millis(600);
     let mut owner = Owner::start(&context, context.kind(), Some(max_hold));
     owner.granted().await;
     let lock = context.lock(&manager);
     let waiter = tokio::spawn(async move { lock.acquire().await });
-    // The longest hold may end before this is looked at, and the waiter be the only one there.
+    // The holder's max hold time may have ended before the queue is listed. So only the waiter is looked for,
+    // not the holder.
     crate::context::eventually("the waiter has joined", async || {
         let queue = context.queue(&manager).await;
         queue.iter().any(|entry| entry.owner.pid == Some(std::process::id()))
@@ -157,7 +162,7 @@ async fn a_stopped_holder_is_passed_over_at_its_longest_hold(context: Context) {
     owner.stop().await;
     let guard = within_a_lease(&context, waiter, Instant::now()).await;
     owner.go_on();
-    assert!(matches!(owner.told().await, Told::Lost(_)));
+    assert!(matches!(owner.next_report().await, Report::Lost(_)));
     assert!(guard.is_held());
 }
 
@@ -168,6 +173,6 @@ async fn an_owner_process_hands_over_when_it_releases(context: Context) {
     let waiter = context.queued(context.lock(&manager), 1, 1).await;
     owner.release().await;
     let guard = waiter.await.unwrap().unwrap();
-    assert_eq!(owner.told().await, Told::Released(true));
+    assert_eq!(owner.next_report().await, Report::Released(true));
     assert!(guard.fencing_token() > fencing_token);
 }

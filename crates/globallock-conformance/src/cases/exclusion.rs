@@ -1,4 +1,4 @@
-//! At no time do two owners both hold.
+//! Two owners never hold an exclusive lock at the same time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,24 +12,24 @@ use crate::context::{Context, run_out};
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case!("exclusion", one_owner_holds_at_a_time).over_kinds(),
-        case!("exclusion", a_taken_lock_is_refused_to_who_does_not_wait).over_kinds(),
-        case!("exclusion", a_free_lock_is_granted_to_who_does_not_wait).over_kinds(),
+        case!("exclusion", a_try_of_a_taken_lock_is_refused).over_kinds(),
+        case!("exclusion", a_try_of_a_free_lock_is_granted).over_kinds(),
         case!("exclusion", a_wait_of_zero_asks_once),
-        case!("exclusion", a_wait_that_runs_out_is_told).over_kinds(),
+        case!("exclusion", a_wait_that_runs_out_is_reported).over_kinds(),
         case!("exclusion", a_dropped_guard_releases).over_kinds(),
         case!("exclusion", a_release_says_that_the_lock_was_held).over_kinds(),
         case!("exclusion", tasks_of_one_manager_exclude_each_other).over_kinds(),
-        case!("exclusion", a_held_lock_is_kept_beyond_its_lease).over_kinds(),
+        case!("exclusion", a_held_lock_is_renewed_beyond_its_lease).over_kinds(),
     ]
 }
 
-/// Takes the lock many times, and panics if somebody else is inside.
+/// Takes the lock this many times, and panics if another owner is inside.
 async fn take_turns(context: &Context, lock: globallock::Lock, inside: Arc<AtomicBool>, times: usize) {
     for _ in 0..times {
         let guard = lock.acquire().await.expect("the lock is granted");
-        assert!(!inside.swap(true, Ordering::SeqCst), "somebody else holds {}", context.name());
+        assert!(!inside.swap(true, Ordering::SeqCst), "another owner holds {}", context.name());
         tokio::task::yield_now().await;
-        assert!(inside.swap(false, Ordering::SeqCst), "somebody else was inside {}", context.name());
+        assert!(inside.swap(false, Ordering::SeqCst), "another owner was inside {}", context.name());
         assert!(guard.is_held());
         guard.release().await.expect("the store answers");
     }
@@ -61,15 +61,15 @@ async fn tasks_of_one_manager_exclude_each_other(context: Context) {
     owners.join_all().await;
 }
 
-async fn a_taken_lock_is_refused_to_who_does_not_wait(context: Context) {
+async fn a_try_of_a_taken_lock_is_refused(context: Context) {
     let [first, second] = context.managers().await;
     let guard = context.lock(&first).acquire().await.unwrap();
     assert!(context.lock(&second).try_acquire().await.unwrap().is_none());
-    assert_eq!(context.queue(&second).await.len(), 1, "the one who was refused is not in the queue");
+    assert_eq!(context.queue(&second).await.len(), 1, "the refused try is not in the queue");
     guard.release().await.unwrap();
 }
 
-async fn a_free_lock_is_granted_to_who_does_not_wait(context: Context) {
+async fn a_try_of_a_free_lock_is_granted(context: Context) {
     let [first, second] = context.managers().await;
     let guard = context.lock(&first).try_acquire().await.unwrap().expect("the lock is free");
     guard.release().await.unwrap();
@@ -79,19 +79,19 @@ async fn a_free_lock_is_granted_to_who_does_not_wait(context: Context) {
 
 async fn a_wait_of_zero_asks_once(context: Context) {
     let [first, second] = context.managers().await;
-    let lock = context.lock_within(&second, Duration::ZERO);
+    let lock = context.lock_with_wait(&second, Duration::ZERO);
     let guard = context.lock(&first).acquire().await.unwrap();
     assert!(matches!(lock.acquire().await, Err(Error::TimedOut { .. })));
     guard.release().await.unwrap();
     lock.acquire().await.expect("zero is enough for a free lock").release().await.unwrap();
 }
 
-async fn a_wait_that_runs_out_is_told(context: Context) {
+async fn a_wait_that_runs_out_is_reported(context: Context) {
     let first = context.manager().await;
     let (store, second) = context.faulty().await;
     let guard = context.lock(&first).acquire().await.unwrap();
     let wait = Duration::from_millis(120);
-    run_out(&store, wait, 1, async |wait| context.lock_within(&second, wait).acquire().await).await;
+    run_out(&store, wait, 1, async |wait| context.lock_with_wait(&second, wait).acquire().await).await;
     guard.release().await.unwrap();
 }
 
@@ -110,7 +110,7 @@ async fn a_release_says_that_the_lock_was_held(context: Context) {
     assert!(context.queue(&manager).await.is_empty());
 }
 
-async fn a_held_lock_is_kept_beyond_its_lease(context: Context) {
+async fn a_held_lock_is_renewed_beyond_its_lease(context: Context) {
     let [first, second] = context.managers().await;
     let guard = context.lock(&first).acquire().await.unwrap();
     let options = Options { wait: Some(context.lease() * 3), ..context.options() };

@@ -1,4 +1,4 @@
-//! Every grant has a fencing token above that of every earlier grant of its name.
+//! Every grant has a fencing token that is higher than those of all earlier grants of its name.
 
 use globallock::backend::{ClaimStatus, WaitMode};
 use globallock::queue::Permits;
@@ -11,12 +11,12 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case!("fencing", tokens_rise_with_every_grant).over_kinds(),
         case!("fencing", tokens_rise_from_owner_to_owner).over_kinds(),
-        case!("fencing", tokens_rise_over_a_crash).over_kinds().needs(Need::Owner),
-        case!("fencing", tokens_rise_when_a_longest_hold_was_over),
-        case!("fencing", tokens_rise_when_claims_were_taken_away).needs(Need::Lose),
+        case!("fencing", tokens_rise_across_a_crash).over_kinds().needs(Need::Owner),
+        case!("fencing", tokens_rise_after_a_max_hold_has_ended),
+        case!("fencing", tokens_rise_after_claims_were_deleted).needs(Need::Sabotage),
         case!("fencing", readers_have_tokens_of_their_own),
-        case!("fencing", asking_again_tells_the_same_token),
-        case!("fencing", renewing_tells_the_same_token),
+        case!("fencing", enqueueing_again_returns_the_same_token),
+        case!("fencing", renewing_returns_the_same_token),
         case!("fencing", tokens_of_one_name_rise_from_kind_to_kind),
     ]
 }
@@ -46,7 +46,7 @@ async fn tokens_rise_from_owner_to_owner(context: Context) {
     }
 }
 
-async fn tokens_rise_over_a_crash(context: Context) {
+async fn tokens_rise_across_a_crash(context: Context) {
     let manager = context.manager().await;
     let before = {
         let guard = context.lock(&manager).acquire().await.unwrap();
@@ -61,18 +61,18 @@ async fn tokens_rise_over_a_crash(context: Context) {
     assert!(before < during && during < guard.fencing_token());
 }
 
-async fn tokens_rise_when_a_longest_hold_was_over(context: Context) {
+async fn tokens_rise_after_a_max_hold_has_ended(context: Context) {
     let [first, second] = context.managers().await;
     let late = context.briefly_held(&first).await;
     let next = context.lock(&second).acquire().await.unwrap();
     assert!(next.fencing_token() > late.fencing_token());
 }
 
-async fn tokens_rise_when_claims_were_taken_away(context: Context) {
+async fn tokens_rise_after_claims_were_deleted(context: Context) {
     let [first, second] = context.managers().await;
     let guard = context.lock(&first).acquire().await.unwrap();
-    let lose = context.subject().lose.clone().unwrap();
-    lose(guard.name().clone()).await;
+    let sabotage = context.store().sabotage.clone().unwrap();
+    sabotage(guard.name().clone()).await;
     let next = context.lock(&second).acquire().await.unwrap();
     assert!(next.fencing_token() > guard.fencing_token());
 }
@@ -85,7 +85,7 @@ async fn readers_have_tokens_of_their_own(context: Context) {
     assert!(second.fencing_token() > first.fencing_token());
 }
 
-async fn asking_again_tells_the_same_token(context: Context) {
+async fn enqueueing_again_returns_the_same_token(context: Context) {
     let backend = context.backend().await;
     let claim = context.claim(1, MUTEX, WaitMode::Wait);
     let fencing_token = |status| match status {
@@ -97,14 +97,14 @@ async fn asking_again_tells_the_same_token(context: Context) {
     backend.release(&claim).await.unwrap();
 }
 
-async fn renewing_tells_the_same_token(context: Context) {
+async fn renewing_returns_the_same_token(context: Context) {
     let backend = context.backend().await;
     let claim = std::sync::Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
     let first = backend.enqueue(&claim).await.unwrap();
     let renewed = backend.renew(&[std::sync::Arc::clone(&claim)]).await.remove(0).unwrap();
     match (first, renewed) {
         (ClaimStatus::Held(first), ClaimStatus::Held(renewed)) => {
-            assert_eq!(first.fencing_token, renewed.fencing_token)
+            assert_eq!(first.fencing_token, renewed.fencing_token);
         }
         other => panic!("{other:?}"),
     }

@@ -1,4 +1,4 @@
-//! Waiters are granted in the order of joining, and nobody polls.
+//! Waiters are granted in the order in which they joined, and do not poll the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::faulty::Verb;
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case!("fifo", waiters_are_granted_in_the_order_of_joining).over_kinds(),
-        case!("fifo", a_late_comer_does_not_pass_a_waiter).over_kinds(),
+        case!("fifo", a_latecomer_does_not_pass_a_waiter).over_kinds(),
         case!("fifo", a_waiter_that_gives_up_lets_the_next_in).over_kinds(),
         case!("fifo", a_dropped_waiter_lets_the_next_in).over_kinds(),
         case!("fifo", a_release_wakes_only_the_next).over_kinds(),
-        case!("fifo", a_waiter_asks_the_store_only_at_the_pace_of_its_lease).over_kinds(),
+        case!("fifo", a_waiter_asks_the_store_about_as_often_as_it_renews).over_kinds(),
         case!("fifo", two_hundred_waiters_are_all_granted),
     ]
 }
@@ -37,7 +37,7 @@ async fn waiters_are_granted_in_the_order_of_joining(context: Context) {
     }
 }
 
-async fn a_late_comer_does_not_pass_a_waiter(context: Context) {
+async fn a_latecomer_does_not_pass_a_waiter(context: Context) {
     let [holder, waits, late] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let waiter = context.queued(context.lock(&waits), 1, 1).await;
@@ -51,8 +51,8 @@ async fn a_late_comer_does_not_pass_a_waiter(context: Context) {
 async fn a_waiter_that_gives_up_lets_the_next_in(context: Context) {
     let [holder, gives_up, next] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
-    // Long enough for the other to come behind it.
-    let lock = context.lock_within(&gives_up, Duration::from_secs(3));
+    // Long enough for the second waiter to join behind it.
+    let lock = context.lock_with_wait(&gives_up, Duration::from_secs(3));
     let first = context.queued(lock, 1, 1).await;
     let second = context.queued(context.lock(&next), 1, 2).await;
     let refused = first.await.unwrap();
@@ -75,7 +75,7 @@ async fn a_dropped_waiter_lets_the_next_in(context: Context) {
 
 async fn a_release_wakes_only_the_next(context: Context) {
     let holder = context.manager().await;
-    // Long, since waiters may look by themselves when the holder's lease could be over.
+    // A long lease, because waiters may ask by themselves when the holder's lease could have expired.
     let long = Options { lease: context.lease() * 60, ..Options::default() };
     let guard = context.lock(&holder).with_options(long).unwrap().acquire().await.unwrap();
     let mut waiters = Vec::new();
@@ -83,8 +83,8 @@ async fn a_release_wakes_only_the_next(context: Context) {
         let (store, manager) = context.faulty().await;
         waiters.push((store, context.queued(context.lock(&manager), 1, before + 1).await));
     }
-    // In the queue is not yet asleep: each has begun to watch.
-    crate::context::eventually("all watch", async || {
+    // A waiter can be in the queue and not watch yet. Its requests to begin would be counted below.
+    crate::context::eventually("all waiters watch", async || {
         waiters.iter().all(|(store, _)| store.asked(Verb::WaitForChange) > 0)
     })
     .await;
@@ -95,19 +95,19 @@ async fn a_release_wakes_only_the_next(context: Context) {
     let before = asked(&behind);
     guard.release().await.unwrap();
     let next = waiters.pop().unwrap().1.await.unwrap().unwrap();
-    assert_eq!(asked(&behind), before, "those behind the next are not woken");
+    assert_eq!(asked(&behind), before, "the waiters behind the next one are not woken");
     next.release().await.unwrap();
     for (_, waiter) in behind.drain(..) {
         waiter.await.unwrap().unwrap().release().await.unwrap();
     }
 }
 
-async fn a_waiter_asks_the_store_only_at_the_pace_of_its_lease(context: Context) {
+async fn a_waiter_asks_the_store_about_as_often_as_it_renews(context: Context) {
     let holder = context.manager().await;
     let (store, waits) = context.faulty().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let leases = 3;
-    let refused = context.lock_within(&waits, context.lease() * leases).acquire().await;
+    let refused = context.lock_with_wait(&waits, context.lease() * leases).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     let asked: u64 =
         [Verb::Enqueue, Verb::WaitForChange, Verb::Renew].map(|verb| store.asked(verb)).iter().sum();

@@ -1,4 +1,4 @@
-//! Whatever is dropped, and wherever: no claim stays behind.
+//! A future or guard that is dropped, at whatever point, leaves no claim behind.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::{Case, case};
 use crate::context::{Context, dropped_at, run_out};
 use crate::faulty::{Fault, Verb};
 
-/// More suspension points than any way through an acquire has.
+/// More suspension points than any path through an acquire has.
 const MANY: usize = 200;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -23,12 +23,13 @@ pub(super) fn cases() -> Vec<Case> {
         case!("leaks", a_wait_that_ran_out_in_silence_leaves_nothing),
         case!("leaks", a_guard_outlives_its_manager),
         case!("leaks", a_closed_manager_refuses_and_keeps_what_is_held),
-        case!("leaks", closing_ends_those_who_wait),
+        case!("leaks", closing_a_manager_ends_its_waiters),
         case!("leaks", closing_waits_for_releases_in_the_background),
     ]
 }
 
-/// Slows every answer down, so that each request is a suspension before and one after the store has served it.
+/// A manager with delayed requests and answers: each request suspends once before and once after it is
+/// served.
 async fn slow(context: &Context) -> globallock::LockManager {
     let (store, manager) = context.faulty().await;
     for verb in [Verb::Enqueue, Verb::Release, Verb::Renew] {
@@ -49,7 +50,7 @@ async fn an_acquire_dropped_at_any_point_leaves_nothing(context: Context) {
             return;
         }
     }
-    panic!("the acquire never came to its end");
+    panic!("the acquire never ended");
 }
 
 async fn a_waiting_acquire_dropped_at_any_point_leaves_nothing(context: Context) {
@@ -58,25 +59,26 @@ async fn a_waiting_acquire_dropped_at_any_point_leaves_nothing(context: Context)
         let guard = context.lock(&holder).acquire().await.unwrap();
         let lock = context.lock(&slow);
         let mut waiter = pin!(dropped_at(point, lock.acquire()));
-        // The holder leaves as soon as the waiter is seen, so that the wait comes to its end.
-        let leaves = async {
+        // The holder releases as soon as the waiter is in the queue, so that the waiter is granted.
+        let releases = async {
             context.until(&holder, 1, 1).await;
             guard.release().await.unwrap();
             std::future::pending::<()>().await;
         };
         let ended = tokio::select! {
             ended = &mut waiter => ended,
-            () = leaves => unreachable!("it never ends"),
+            () = releases => unreachable!("it never ends"),
         };
         let done = ended.is_some();
-        // What was dropped here held or waited, and so did the guard that was dropped with `leaves`.
+        // The dropped waiter may have been waiting or granted. The holder's guard may be held still, and is
+        // dropped with `releases`.
         drop(ended);
         context.until_empty(&holder).await;
         if done {
             return;
         }
     }
-    panic!("the acquire never came to its end");
+    panic!("the acquire never ended");
 }
 
 async fn a_try_dropped_at_any_point_leaves_nothing(context: Context) {
@@ -90,7 +92,7 @@ async fn a_try_dropped_at_any_point_leaves_nothing(context: Context) {
             return;
         }
     }
-    panic!("the try never came to its end");
+    panic!("the try never ended");
 }
 
 async fn a_release_dropped_at_any_point_frees(context: Context) {
@@ -104,7 +106,7 @@ async fn a_release_dropped_at_any_point_frees(context: Context) {
             return;
         }
     }
-    panic!("the release never came to its end");
+    panic!("the release never ended");
 }
 
 async fn a_lock_all_dropped_at_any_point_leaves_nothing(context: Context) {
@@ -130,7 +132,7 @@ async fn a_wait_that_ran_out_leaves_nothing(context: Context) {
     let (store, waits) = context.faulty().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let wait = Duration::from_millis(500);
-    run_out(&store, wait, 1, async |wait| context.lock_within(&waits, wait).acquire().await).await;
+    run_out(&store, wait, 1, async |wait| context.lock_with_wait(&waits, wait).acquire().await).await;
     context.until(&holder, 1, 0).await;
     guard.release().await.unwrap();
 }
@@ -138,7 +140,7 @@ async fn a_wait_that_ran_out_leaves_nothing(context: Context) {
 async fn a_wait_that_ran_out_in_silence_leaves_nothing(context: Context) {
     let (store, manager) = context.faulty().await;
     store.next(Verb::Enqueue, [Fault::SilenceAfter]);
-    let refused = context.lock_within(&manager, Duration::from_millis(150)).acquire().await;
+    let refused = context.lock_with_wait(&manager, Duration::from_millis(150)).acquire().await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
     context.until_empty(&manager).await;
 }
@@ -147,7 +149,7 @@ async fn a_guard_outlives_its_manager(context: Context) {
     let [manager, other] = context.managers().await;
     let guard = context.lock(&manager).acquire().await.unwrap();
     drop(manager);
-    let refused = context.lock_within(&other, context.lease() * 2).acquire().await;
+    let refused = context.lock_with_wait(&other, context.lease() * 2).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     assert!(guard.is_held());
     drop(guard);
@@ -165,7 +167,7 @@ async fn a_closed_manager_refuses_and_keeps_what_is_held(context: Context) {
     assert!(context.lock(&other).try_acquire().await.unwrap().is_some());
 }
 
-async fn closing_ends_those_who_wait(context: Context) {
+async fn closing_a_manager_ends_its_waiters(context: Context) {
     let [holder, closes] = context.managers().await;
     let guard = context.lock(&holder).acquire().await.unwrap();
     let waiter = context.queued(context.lock(&closes), 1, 1).await;

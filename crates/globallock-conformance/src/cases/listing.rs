@@ -1,4 +1,4 @@
-//! Who holds, since when, and who waits.
+//! `inspect` shows the holders, since when they hold, and the waiters.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!("listing", holders_come_before_waiters_in_their_order).over_kinds(),
         case!("listing", an_owner_is_shown_with_its_host_process_and_label),
         case!("listing", an_owner_of_another_process_is_shown).needs(Need::Owner),
-        case!("listing", the_share_and_token_of_a_holder_are_shown),
+        case!("listing", the_permits_and_token_of_a_holder_are_shown),
         case!("listing", the_age_of_a_hold_is_shown),
     ]
 }
@@ -64,7 +64,7 @@ async fn an_owner_of_another_process_is_shown(context: Context) {
     assert!(entry.held);
 }
 
-async fn the_share_and_token_of_a_holder_are_shown(context: Context) {
+async fn the_permits_and_token_of_a_holder_are_shown(context: Context) {
     let manager = context.manager().await;
     for kind in ["mutex", "2/3", "read"] {
         let lock = lock_of(&manager, context.name(), kind).unwrap();
@@ -77,7 +77,7 @@ async fn the_share_and_token_of_a_holder_are_shown(context: Context) {
 
 async fn the_age_of_a_hold_is_shown(context: Context) {
     let manager = context.manager().await;
-    let guard = context.lock_for(&manager, Duration::from_secs(60)).acquire().await.unwrap();
+    let guard = context.lock_with_max_hold(&manager, Duration::from_secs(60)).acquire().await.unwrap();
     crate::context::eventually("the hold has an age", async || {
         let entry = context.queue(&manager).await.remove(0);
         let age = entry.age.expect("the age is known");

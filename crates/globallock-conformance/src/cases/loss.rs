@@ -1,4 +1,5 @@
-//! A lock that can no longer be assumed held is told lost, before the store can grant it anew.
+//! A lock that can no longer be assumed held is reported as lost, before the store can grant it to the next
+//! owner.
 
 use std::time::{Duration, Instant};
 
@@ -10,21 +11,23 @@ use crate::faulty::{Fault, Verb};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("loss", failing_renewals_are_told_before_the_store_grants_anew).over_kinds().needs(Need::Lease),
-        case!("loss", a_silent_store_is_told_before_it_grants_anew).over_kinds().needs(Need::Lease),
+        case!("loss", failing_renewals_end_a_hold_before_the_next_grant).over_kinds().needs(Need::Lease),
+        case!("loss", a_silent_store_ends_a_hold_before_the_next_grant).over_kinds().needs(Need::Lease),
         case!("loss", one_failed_renewal_loses_nothing).over_kinds(),
-        case!("loss", a_grant_outlives_an_answer_from_before_it).over_kinds(),
+        case!("loss", an_answer_from_before_a_grant_does_not_end_the_hold).over_kinds(),
         case!("loss", a_lost_lock_stays_lost).needs(Need::Lease),
-        case!("loss", a_lost_lock_is_told_to_all_who_ask).needs(Need::Lease),
-        case!("loss", a_claim_that_was_taken_away_is_told).over_kinds().needs(Need::Lose),
-        case!("loss", a_waiter_that_was_taken_away_joins_again).over_kinds().needs(Need::Lose),
-        case!("loss", the_release_of_a_lost_lock_disturbs_nobody).over_kinds().needs(Need::Lease),
-        case!("loss", what_remains_of_a_lease_is_known).needs(Need::Lease),
+        case!("loss", a_loss_is_reported_to_every_caller).needs(Need::Lease),
+        case!("loss", a_deleted_claim_is_reported_as_lost).over_kinds().needs(Need::Sabotage),
+        case!("loss", a_deleted_waiter_joins_the_queue_again).over_kinds().needs(Need::Sabotage),
+        case!("loss", the_release_of_a_lost_lock_does_not_affect_the_next_holder)
+            .over_kinds()
+            .needs(Need::Lease),
+        case!("loss", the_remaining_lease_is_known).needs(Need::Lease),
     ]
 }
 
-/// Lets the renewals of one owner fail and sees who is told what, and when.
-async fn told_before_the_next_grant(context: Context, fault: Fault) {
+/// Makes the renewals of one owner fail, and checks that its deadline is not after the next grant.
+async fn lost_before_the_next_grant(context: Context, fault: Fault) {
     let (store, owner) = context.faulty().await;
     let next = context.manager().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
@@ -34,7 +37,7 @@ async fn told_before_the_next_grant(context: Context, fault: Fault) {
         let guard = lock.acquire().await.unwrap();
         (guard, Instant::now())
     });
-    // The deadline itself is asked for, not the moment at which a task gets to hear of it: that is the promise.
+    // The promise is about the deadline, not about the moment when a task is notified of it.
     let deadline = {
         assert!(guard.is_held());
         Instant::now() + guard.remaining().expect("this lease ends")
@@ -44,15 +47,15 @@ async fn told_before_the_next_grant(context: Context, fault: Fault) {
     let (next, granted) = waiter.await.unwrap();
     assert!(deadline <= granted, "the deadline is {:?} after the next grant", deadline - granted);
     assert!(next.is_held());
-    assert!(store.failed() > 0, "the fault has bitten");
+    assert!(store.failed() > 0, "the fault took effect");
 }
 
-async fn failing_renewals_are_told_before_the_store_grants_anew(context: Context) {
-    told_before_the_next_grant(context, Fault::Refuse).await;
+async fn failing_renewals_end_a_hold_before_the_next_grant(context: Context) {
+    lost_before_the_next_grant(context, Fault::Refuse).await;
 }
 
-async fn a_silent_store_is_told_before_it_grants_anew(context: Context) {
-    told_before_the_next_grant(context, Fault::Silence).await;
+async fn a_silent_store_ends_a_hold_before_the_next_grant(context: Context) {
+    lost_before_the_next_grant(context, Fault::Silence).await;
 }
 
 async fn one_failed_renewal_loses_nothing(context: Context) {
@@ -65,20 +68,20 @@ async fn one_failed_renewal_loses_nothing(context: Context) {
     assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
-async fn a_grant_outlives_an_answer_from_before_it(context: Context) {
+async fn an_answer_from_before_a_grant_does_not_end_the_hold(context: Context) {
     let (store, waits) = context.faulty().await;
     let holder = context.manager().await;
     let held = context.lock(&holder).acquire().await.unwrap();
     let waiter = context.queued(context.lock(&waits), 1, 1).await;
-    // The store says "waiting" to a renewal, which is heard after the grant.
+    // The store answers "waiting" to a renewal, and that answer arrives after the grant.
     store.always(Verb::Renew, Fault::HoldAnswer);
     crate::context::eventually("a renewal is answered", async || store.held() > 0).await;
     store.always(Verb::Renew, Fault::None);
     held.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
     let before = store.asked(Verb::Renew);
-    store.let_go();
-    // What the store is asked after the grant is what counts.
+    store.deliver();
+    // Only a renewal that was sent after the grant shows that the late answer did no harm.
     let renewed_or_lost = async || store.asked(Verb::Renew) > before + 1 || !guard.is_held();
     crate::context::eventually("the claim is renewed or lost", renewed_or_lost).await;
     if !guard.is_held() {
@@ -99,35 +102,35 @@ async fn a_lost_lock_stays_lost(context: Context) {
     assert_eq!(guard.remaining(), Some(Duration::ZERO));
 }
 
-async fn a_lost_lock_is_told_to_all_who_ask(context: Context) {
+async fn a_loss_is_reported_to_every_caller(context: Context) {
     let (store, owner) = context.faulty().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
     store.always(Verb::Renew, Fault::Refuse);
-    let told = tokio::join!(guard.lost(), guard.lost(), guard.lost());
-    assert_eq!(told, (Loss::Expired, Loss::Expired, Loss::Expired));
+    let losses = tokio::join!(guard.lost(), guard.lost(), guard.lost());
+    assert_eq!(losses, (Loss::Expired, Loss::Expired, Loss::Expired));
 }
 
-async fn a_claim_that_was_taken_away_is_told(context: Context) {
+async fn a_deleted_claim_is_reported_as_lost(context: Context) {
     let [owner, next] = context.managers().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
-    let lose = context.subject().lose.clone().unwrap();
-    lose(guard.name().clone()).await;
+    let sabotage = context.store().sabotage.clone().unwrap();
+    sabotage(guard.name().clone()).await;
     assert_eq!(guard.lost().await, Loss::Revoked);
     assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
     assert!(context.lock(&next).acquire().await.unwrap().is_held());
 }
 
-async fn a_waiter_that_was_taken_away_joins_again(context: Context) {
+async fn a_deleted_waiter_joins_the_queue_again(context: Context) {
     let [owner, waits] = context.managers().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
     let waiter = context.queued(context.lock(&waits), 1, 1).await;
-    let lose = context.subject().lose.clone().unwrap();
-    lose(guard.name().clone()).await;
+    let sabotage = context.store().sabotage.clone().unwrap();
+    sabotage(guard.name().clone()).await;
     assert!(waiter.await.unwrap().unwrap().is_held());
     guard.lost().await;
 }
 
-async fn the_release_of_a_lost_lock_disturbs_nobody(context: Context) {
+async fn the_release_of_a_lost_lock_does_not_affect_the_next_holder(context: Context) {
     let (store, owner) = context.faulty().await;
     let next = context.manager().await;
     let guard = context.lock(&owner).acquire().await.unwrap();
@@ -141,7 +144,7 @@ async fn the_release_of_a_lost_lock_disturbs_nobody(context: Context) {
     assert_eq!(next.release().await.unwrap(), Release::Released);
 }
 
-async fn what_remains_of_a_lease_is_known(context: Context) {
+async fn the_remaining_lease_is_known(context: Context) {
     let manager = context.manager().await;
     let guard = context.lock(&manager).acquire().await.unwrap();
     let remaining = guard.remaining().expect("this lease ends");

@@ -1,4 +1,4 @@
-//! A claim with a longest hold is freed at it, owner alive or not.
+//! A claim with a max hold time is freed when that time ends, whether its owner is alive or not.
 
 use std::time::{Duration, Instant};
 
@@ -7,34 +7,35 @@ use globallock::{Loss, Options, Release};
 use super::{Case, case};
 use crate::context::{Context, lock_of};
 
-/// Below the lease, so that only the longest hold can end it.
+/// A max hold time below the lease, so that only it can end the hold.
 const HOLD: Duration = Duration::from_millis(500);
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("max_hold", a_live_owner_loses_the_lock_at_its_longest_hold).over_kinds(),
-        case!("max_hold", a_longest_hold_beyond_the_lease_is_kept_to_its_end).over_kinds(),
-        case!("max_hold", the_longest_hold_counts_from_the_grant).over_kinds(),
-        case!("max_hold", the_longest_hold_of_a_reader_lets_a_writer_in),
-        case!("max_hold", the_longest_hold_of_one_reader_leaves_the_others_alone),
+        case!("max_hold", a_live_owner_loses_the_lock_at_its_max_hold).over_kinds(),
+        case!("max_hold", a_max_hold_longer_than_the_lease_is_kept_to_its_end).over_kinds(),
+        case!("max_hold", the_max_hold_counts_from_the_grant).over_kinds(),
+        case!("max_hold", the_max_hold_of_a_reader_lets_a_writer_in),
+        case!("max_hold", the_max_hold_of_one_reader_does_not_affect_the_others),
     ]
 }
 
-/// The longest hold less what an owner gives up early, so that clocks which run at different rates do no harm.
+/// The max hold time less the owner's margin: an owner gives the lock up a little early, because clocks may
+/// run at different rates.
 fn nearly(hold: Duration) -> Duration {
     hold - hold / 100 - Duration::from_millis(5)
 }
 
-async fn a_live_owner_loses_the_lock_at_its_longest_hold(context: Context) {
+async fn a_live_owner_loses_the_lock_at_its_max_hold(context: Context) {
     let [owner, next] = context.managers().await;
     let asked = Instant::now();
-    let guard = context.lock_for(&owner, HOLD).acquire().await.unwrap();
+    let guard = context.lock_with_max_hold(&owner, HOLD).acquire().await.unwrap();
     let lock = context.lock(&next);
     let waiter = tokio::spawn(async move {
         let guard = lock.acquire().await.unwrap();
         (guard, Instant::now())
     });
-    // The deadline itself is asked for, not the moment at which a task gets to hear of it: that is the promise.
+    // The promise is about the deadline, not about the moment when a task is notified of it.
     let deadline = Instant::now() + guard.remaining().expect("this hold ends");
     assert_eq!(guard.lost().await, Loss::MaxHold);
     assert!(!guard.is_held());
@@ -46,23 +47,23 @@ async fn a_live_owner_loses_the_lock_at_its_longest_hold(context: Context) {
     assert!(next.is_held());
 }
 
-async fn a_longest_hold_beyond_the_lease_is_kept_to_its_end(context: Context) {
+async fn a_max_hold_longer_than_the_lease_is_kept_to_its_end(context: Context) {
     let [owner, next] = context.managers().await;
     let hold = context.lease() * 2;
     let asked = Instant::now();
-    let guard = context.lock_for(&owner, hold).acquire().await.unwrap();
+    let guard = context.lock_with_max_hold(&owner, hold).acquire().await.unwrap();
     let next = context.lock(&next).acquire().await.unwrap();
     assert!(asked.elapsed() >= nearly(hold), "it came after {:?}", asked.elapsed());
     assert_eq!(guard.lost().await, Loss::MaxHold);
     assert!(next.is_held());
 }
 
-async fn the_longest_hold_counts_from_the_grant(context: Context) {
+async fn the_max_hold_counts_from_the_grant(context: Context) {
     let first = context.manager().await;
     let (store, second) = context.faulty().await;
     let guard = context.lock(&first).acquire().await.unwrap();
-    let waiter = context.queued(context.lock_for(&second, HOLD), 1, 1).await;
-    // The wait outlasts the longest hold.
+    let waiter = context.queued(context.lock_with_max_hold(&second, HOLD), 1, 1).await;
+    // The wait is longer than the max hold time.
     let other = lock_of(&first, &format!("{}-timer", context.name()), "mutex").unwrap();
     let options = Options { max_hold: Some(HOLD + HOLD / 2), ..context.options() };
     let timer = other.with_options(options).unwrap().acquire().await.unwrap();
@@ -72,12 +73,12 @@ async fn the_longest_hold_counts_from_the_grant(context: Context) {
     guard.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
     assert_eq!(guard.lost().await, Loss::MaxHold);
-    // The owner reads the store's clock from an answer, and counts from when it asked.
+    // The owner reads the store's clock from an answer, but counts from the moment when it sent the request.
     let (held, slowest) = (released.elapsed(), store.slowest());
     assert!(held + slowest >= nearly(HOLD), "lost after {held:?}, and answers took up to {slowest:?}");
 }
 
-async fn the_longest_hold_of_a_reader_lets_a_writer_in(context: Context) {
+async fn the_max_hold_of_a_reader_lets_a_writer_in(context: Context) {
     let [a, b] = context.managers().await;
     let options = Options { max_hold: Some(HOLD), ..context.options() };
     let lock = lock_of(&a, context.name(), "read").unwrap().with_options(options).unwrap();
@@ -87,7 +88,7 @@ async fn the_longest_hold_of_a_reader_lets_a_writer_in(context: Context) {
     assert!(writer.is_held());
 }
 
-async fn the_longest_hold_of_one_reader_leaves_the_others_alone(context: Context) {
+async fn the_max_hold_of_one_reader_does_not_affect_the_others(context: Context) {
     let [a, b] = context.managers().await;
     let options = Options { max_hold: Some(HOLD), ..context.options() };
     let lock = lock_of(&a, context.name(), "read").unwrap();

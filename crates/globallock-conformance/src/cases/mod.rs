@@ -1,9 +1,9 @@
-//! The promises, one file each: a case is a sentence about every store.
+//! The cases, a file for each promise. A case is a sentence that must be true of every store.
 
+mod blocking;
 mod contract;
 mod crash;
 mod exclusion;
-mod faces;
 mod fencing;
 mod fifo;
 mod leaks;
@@ -26,7 +26,7 @@ use futures_util::future::LocalBoxFuture;
 use globallock::backend::CrashRelease;
 
 use crate::context::Context;
-use crate::subject::StoreUnderTest;
+use crate::store_under_test::StoreUnderTest;
 
 /// The longest that a case may take.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -36,19 +36,19 @@ const KINDS: [&str; 3] = ["mutex", "write", "1/1"];
 /// What a case needs of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
-    /// Claims that end with their lease.
+    /// Claims that expire with their lease.
     Lease,
-    /// A store that outlives its owners, an address, and the owner's program.
+    /// Owner processes: a store that outlives its owners, its address, and the owner's program.
     Owner,
-    /// An owner, and claims that end with their lease.
+    /// Owner processes, and claims that expire with their lease.
     OwnerWithLease,
-    /// A way to take claims away.
-    Lose,
-    /// A list of what stays.
+    /// A way to delete claims without their owners' knowledge.
+    Sabotage,
+    /// A way to list what is left of a name.
     Residue,
 }
 
-/// A sentence about every store, and how to see whether it is true.
+/// A sentence about every store, and the function that checks it.
 #[derive(Clone)]
 pub struct Case {
     promise: &'static str,
@@ -95,24 +95,25 @@ use case;
 pub struct Trial {
     case: Case,
     kind: &'static str,
-    subject: StoreUnderTest,
+    store: StoreUnderTest,
 }
 
 impl Trial {
-    /// `store::promise::sentence`, with `/kind` where the case runs over several.
+    /// `store::promise::sentence`, with `/kind` where the case runs over several kinds of lock.
     #[must_use]
     pub fn name(&self) -> String {
         let kind = if self.case.over_kinds { format!("/{}", self.kind) } else { String::new() };
-        format!("{}::{:?}{kind}", self.subject.kind, self.case)
+        format!("{}::{:?}{kind}", self.store.kind, self.case)
     }
 
-    /// Runs the case on a thread and a runtime of its own.
+    /// Runs the case on its own thread and runtime.
     ///
     /// # Panics
-    /// When the sentence is not true of the store, or the case does not end: its thread is left alone then.
+    /// When the sentence is not true of the store, or when the case does not end in time; then its thread
+    /// keeps running.
     pub fn run(&self) {
-        let (tell, ended) = mpsc::channel();
-        let (case, context) = (self.case.clone(), Context::new(&self.subject, self.case.sentence, self.kind));
+        let (sender, ended) = mpsc::channel();
+        let (case, context) = (self.case.clone(), Context::new(&self.store, self.case.sentence, self.kind));
         let thread = thread::Builder::new().name(self.name()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
@@ -120,10 +121,10 @@ impl Trial {
                 .build()
                 .expect("a runtime can be made");
             let result = catch_unwind(AssertUnwindSafe(|| runtime.block_on((case.run)(context))));
-            // A case that failed may have left something behind that blocks.
+            // A failed case may have left a blocking task behind, so the runtime must not be waited for.
             runtime.shutdown_background();
-            // Nobody hears it who has given up.
-            let _ = tell.send(result);
+            // After the time limit nobody receives the result.
+            let _ = sender.send(result);
         });
         thread.expect("a thread can be started");
         match ended.recv_timeout(LIMIT) {
@@ -141,7 +142,7 @@ pub fn cases() -> Vec<Case> {
         contract::cases(),
         crash::cases(),
         exclusion::cases(),
-        faces::cases(),
+        blocking::cases(),
         fencing::cases(),
         fifo::cases(),
         leaks::cases(),
@@ -157,31 +158,30 @@ pub fn cases() -> Vec<Case> {
     .concat()
 }
 
-/// All cases that a store can be asked about, over all kinds of lock.
+/// All cases that can run on a store, each over all its kinds of lock.
 ///
 /// # Panics
 /// When the store cannot be opened.
 #[must_use]
-pub fn trials(subject: &StoreUnderTest) -> Vec<Trial> {
+pub fn trials(store: &StoreUnderTest) -> Vec<Trial> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
-    let profile =
-        runtime.block_on(async { (subject.open)().await.expect("the store answers").capabilities() });
+    let capabilities =
+        runtime.block_on(async { (store.open)().await.expect("the store answers").capabilities() });
+    let crash_release = capabilities.crash_release;
     let has = |need: Need| match need {
-        Need::Lease => profile.crash_release != CrashRelease::ProcessEnd,
-        Need::Owner => {
-            profile.crash_release != CrashRelease::Never && subject.url.is_some() && subject.child.is_some()
-        }
+        Need::Lease => crash_release != CrashRelease::ProcessEnd,
+        Need::Owner => crash_release != CrashRelease::Never && store.url.is_some() && store.child.is_some(),
         Need::OwnerWithLease => {
-            profile.crash_release == CrashRelease::Lease && subject.url.is_some() && subject.child.is_some()
+            crash_release == CrashRelease::Lease && store.url.is_some() && store.child.is_some()
         }
-        Need::Lose => subject.lose.is_some(),
-        Need::Residue => subject.residue.is_some(),
+        Need::Sabotage => store.sabotage.is_some(),
+        Need::Residue => store.residue.is_some(),
     };
     let mut trials = Vec::new();
     for case in cases() {
         if case.needs.is_none_or(has) {
             let kinds = if case.over_kinds { &KINDS[..] } else { &KINDS[..1] };
-            let trial = |kind: &&'static str| Trial { case: case.clone(), kind, subject: subject.clone() };
+            let trial = |kind: &&'static str| Trial { case: case.clone(), kind, store: store.clone() };
             trials.extend(kinds.iter().map(trial));
         }
     }

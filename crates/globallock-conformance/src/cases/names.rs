@@ -1,4 +1,4 @@
-//! Names that hurt: each is a lock of its own.
+//! Each name is a lock of its own, even a hostile one.
 
 use globallock::{Error, Guard, MAX_NAME_BYTES};
 
@@ -9,17 +9,17 @@ use std::collections::BTreeSet;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("names", names_that_hurt_are_locks_of_their_own),
-        case!("names", names_that_hurt_are_listed_as_they_are),
-        case!("names", bad_names_are_refused_and_the_rule_is_named),
-        case!("names", names_are_listed_by_what_they_begin_with),
-        case!("names", names_are_listed_while_somebody_has_them),
+        case!("names", hostile_names_are_locks_of_their_own),
+        case!("names", hostile_names_are_listed_unchanged),
+        case!("names", invalid_names_are_refused_with_the_rule),
+        case!("names", names_are_listed_by_prefix),
+        case!("names", names_are_listed_while_they_have_claims),
         case!("names", five_hundred_names_are_held_at_once),
     ]
 }
 
-/// Names that stores, shells, globs, paths and terminals read things into.
-fn hurting(prefix: &str) -> Vec<String> {
+/// Names with characters that have a meaning to stores, shells, globs, paths or terminals.
+fn hostile(prefix: &str) -> Vec<String> {
     let parts = [
         "a",
         "A",
@@ -97,9 +97,9 @@ async fn all(context: &Context, manager: &globallock::LockManager, names: &[Stri
     guards
 }
 
-async fn names_that_hurt_are_locks_of_their_own(context: Context) {
+async fn hostile_names_are_locks_of_their_own(context: Context) {
     let [manager, other] = context.managers().await;
-    let names = hurting(context.name());
+    let names = hostile(context.name());
     let guards = all(&context, &manager, &names).await;
     for name in &names {
         assert!(other.mutex(name).unwrap().try_acquire().await.unwrap().is_none(), "{name:?} is taken");
@@ -114,9 +114,9 @@ async fn names_that_hurt_are_locks_of_their_own(context: Context) {
     }
 }
 
-async fn names_that_hurt_are_listed_as_they_are(context: Context) {
+async fn hostile_names_are_listed_unchanged(context: Context) {
     let manager = context.manager().await;
-    let names = hurting(context.name());
+    let names = hostile(context.name());
     let guards = all(&context, &manager, &names).await;
     let listed: BTreeSet<String> =
         manager.names(context.name()).map(|name| name.unwrap().as_str().to_owned()).collect().await;
@@ -125,7 +125,7 @@ async fn names_that_hurt_are_listed_as_they_are(context: Context) {
     manager.close().await;
 }
 
-async fn bad_names_are_refused_and_the_rule_is_named(context: Context) {
+async fn invalid_names_are_refused_with_the_rule(context: Context) {
     let manager = context.manager().await;
     let too_long = "x".repeat(MAX_NAME_BYTES + 1);
     for (name, rule) in [("", "empty"), ("a\0b", "NUL"), (too_long.as_str(), "512")] {
@@ -145,7 +145,7 @@ async fn bad_names_are_refused_and_the_rule_is_named(context: Context) {
     assert!(context.queue(&manager).await.is_empty());
 }
 
-async fn names_are_listed_by_what_they_begin_with(context: Context) {
+async fn names_are_listed_by_prefix(context: Context) {
     let manager = context.manager().await;
     let names = ["-a1", "-a2", "-b1"].map(|part| format!("{}{part}", context.name()));
     let guards = all(&context, &manager, &names).await;
@@ -157,7 +157,7 @@ async fn names_are_listed_by_what_they_begin_with(context: Context) {
     manager.close().await;
 }
 
-async fn names_are_listed_while_somebody_has_them(context: Context) {
+async fn names_are_listed_while_they_have_claims(context: Context) {
     let [manager, other] = context.managers().await;
     let listed = async || other.names(context.name()).count().await;
     assert_eq!(listed().await, 0);
@@ -169,19 +169,19 @@ async fn names_are_listed_while_somebody_has_them(context: Context) {
 
 async fn five_hundred_names_are_held_at_once(context: Context) {
     let manager = context.manager().await;
-    // What five hundred renewals cost a busy machine takes a part of the lease.
+    // On a busy machine, five hundred renewals take up a part of the lease.
     let lease = context.lease() * 2;
     let names: Vec<String> = (0..500).map(|number| format!("{}-{number}", context.name())).collect();
-    // How long a busy store takes for all of them is not what is asked here.
+    // How long a busy store takes for all of them is not tested here.
     let options =
         globallock::Options { lease, store_timeout: Some(crate::context::LIMIT), ..context.options() };
     let locks = names.iter().map(|name| manager.mutex(name).unwrap().with_options(options.clone()).unwrap());
     let asked = locks.map(|lock| async move { lock.acquire().await.unwrap() });
     let guards = futures_util::future::join_all(asked).await;
-    // A lease and more goes by.
+    // Wait for more than a lease.
     let timer = globallock::Options { max_hold: Some(lease * 2), ..context.options() };
     context.lock(&manager).with_options(timer).unwrap().acquire().await.unwrap().lost().await;
     assert!(guards.iter().all(Guard::is_held));
-    let left = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
-    assert!(left.into_iter().all(|departure| departure.unwrap() == globallock::Release::Released));
+    let releases = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
+    assert!(releases.into_iter().all(|release| release.unwrap() == globallock::Release::Released));
 }

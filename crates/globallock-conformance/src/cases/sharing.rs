@@ -1,4 +1,4 @@
-//! Readers share, writers and permits are fair.
+//! Readers share a lock, a semaphore keeps to its capacity, and nobody starves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,13 +16,13 @@ pub(super) fn cases() -> Vec<Case> {
         case!("sharing", readers_exclude_a_writer),
         case!("sharing", a_reader_does_not_pass_a_waiting_writer),
         case!("sharing", a_stream_of_readers_does_not_starve_a_writer),
-        case!("sharing", all_readers_behind_a_writer_come_in_together),
-        case!("sharing", readers_behind_a_writer_that_gives_up_come_in),
+        case!("sharing", all_readers_behind_a_writer_are_granted_together),
+        case!("sharing", readers_behind_a_writer_that_gives_up_are_granted),
         case!("sharing", a_semaphore_admits_as_many_as_its_capacity),
         case!("sharing", a_semaphore_is_never_overfilled),
-        case!("sharing", the_weights_of_permits_add_up),
+        case!("sharing", the_counts_of_permits_add_up),
         case!("sharing", a_large_claim_is_not_starved_by_small_ones),
-        case!("sharing", a_reader_that_leaves_early_does_not_end_the_others),
+        case!("sharing", a_reader_that_releases_early_does_not_affect_the_others),
         case!("sharing", a_mutex_and_a_reader_of_one_name_exclude_each_other),
         case!("sharing", the_smallest_capacity_of_a_name_counts),
     ]
@@ -85,7 +85,8 @@ async fn a_stream_of_readers_does_not_starve_a_writer(context: Context) {
         let (context, written) = (Arc::clone(&context), Arc::clone(&written));
         readers.spawn(async move {
             let manager = context.manager().await;
-            // Each takes the lock anew before it gives up the last: without fairness there is always a reader.
+            // Each takes the lock again before it releases the guard that it has. Without fairness there
+            // would always be a reader.
             let mut held = take(&context, &manager, "read").await;
             while written.load(Ordering::SeqCst) == 0 {
                 let lock = lock_of(&manager, context.name(), "read").unwrap();
@@ -106,7 +107,7 @@ async fn a_stream_of_readers_does_not_starve_a_writer(context: Context) {
     readers.join_all().await;
 }
 
-async fn all_readers_behind_a_writer_come_in_together(context: Context) {
+async fn all_readers_behind_a_writer_are_granted_together(context: Context) {
     let [a, b, c, d] = context.managers().await;
     let writer = take(&context, &a, "write").await;
     let mut readers = Vec::new();
@@ -121,7 +122,7 @@ async fn all_readers_behind_a_writer_come_in_together(context: Context) {
     assert!(guards.iter().all(Guard::is_held));
 }
 
-async fn readers_behind_a_writer_that_gives_up_come_in(context: Context) {
+async fn readers_behind_a_writer_that_gives_up_are_granted(context: Context) {
     let [a, b, c] = context.managers().await;
     let reader = take(&context, &a, "read").await;
     let writer = context.queued(lock_of(&b, context.name(), "write").unwrap(), 1, 1).await;
@@ -165,7 +166,7 @@ async fn a_semaphore_is_never_overfilled(context: Context) {
     assert!((2..=4).contains(&most), "{most} permits of 4 were in use");
 }
 
-async fn the_weights_of_permits_add_up(context: Context) {
+async fn the_counts_of_permits_add_up(context: Context) {
     let [a, b] = context.managers().await;
     let two = take(&context, &a, "2/3").await;
     assert!(refused(&context, &b, "2/3").await);
@@ -188,7 +189,7 @@ async fn a_large_claim_is_not_starved_by_small_ones(context: Context) {
     assert!(large.await.unwrap().unwrap().is_held());
 }
 
-async fn a_reader_that_leaves_early_does_not_end_the_others(context: Context) {
+async fn a_reader_that_releases_early_does_not_affect_the_others(context: Context) {
     let [a, b, c] = context.managers().await;
     let first = take(&context, &a, "read").await;
     let second = take(&context, &b, "read").await;

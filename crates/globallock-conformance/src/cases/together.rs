@@ -12,11 +12,11 @@ use crate::faulty::Faulty;
 pub(super) fn cases() -> Vec<Case> {
     vec![
         case!("together", all_locks_are_held_together),
-        case!("together", none_is_taken_when_one_is_not_to_be_had),
-        case!("together", a_wait_that_runs_out_gives_all_back),
+        case!("together", none_is_taken_when_one_is_not_available),
+        case!("together", a_wait_that_runs_out_releases_all),
         case!("together", opposite_orders_do_not_block_each_other),
         case!("together", a_name_given_twice_is_taken_once),
-        case!("together", the_loss_of_one_is_told),
+        case!("together", the_loss_of_one_is_reported),
     ]
 }
 
@@ -38,7 +38,7 @@ async fn all_locks_are_held_together(context: Context) {
     }
 }
 
-async fn none_is_taken_when_one_is_not_to_be_had(context: Context) {
+async fn none_is_taken_when_one_is_not_available(context: Context) {
     let [one, other] = context.managers().await;
     let names = names(&context);
     let taken = other.mutex(&names[2]).unwrap().acquire().await.unwrap();
@@ -50,7 +50,7 @@ async fn none_is_taken_when_one_is_not_to_be_had(context: Context) {
     assert!(one.try_lock_all(&names).await.unwrap().is_some());
 }
 
-async fn a_wait_that_runs_out_gives_all_back(context: Context) {
+async fn a_wait_that_runs_out_releases_all(context: Context) {
     let other = context.manager().await;
     let store = Faulty::new(context.backend().await);
     let names = names(&context);
@@ -99,7 +99,7 @@ async fn a_name_given_twice_is_taken_once(context: Context) {
     assert!(manager.lock_all::<_, &str>([]).await.unwrap().guards().is_empty());
 }
 
-async fn the_loss_of_one_is_told(context: Context) {
+async fn the_loss_of_one_is_reported(context: Context) {
     let options = Options { max_hold: Some(Duration::from_millis(300)), ..context.options() };
     let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
     let manager = LockManager::with_backend(context.backend().await, options).unwrap();

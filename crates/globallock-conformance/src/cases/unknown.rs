@@ -1,4 +1,4 @@
-//! A request whose outcome is unknown is repeated, with the effect of once.
+//! A request whose outcome is unknown is repeated, and has the effect of one request.
 
 use globallock::Release;
 
@@ -58,7 +58,7 @@ async fn a_release_whose_answer_was_lost_frees(context: Context) {
     assert!(guard.release().await.unwrap_err().is_retryable());
     let next = context.lock(&next).acquire().await.unwrap();
     manager.close().await;
-    assert!(next.is_held(), "the repeated release takes nobody else out");
+    assert!(next.is_held(), "the repeated release does not release the next holder");
     assert_eq!(next.release().await.unwrap(), Release::Released);
 }
 

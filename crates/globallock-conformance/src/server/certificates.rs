@@ -1,4 +1,5 @@
-//! Certificates for tests of TLS: an authority, a server and a client of its, and a stranger's authority.
+//! Certificates for tests of TLS: an authority, a server and a client that it signed, and an unrelated
+//! authority.
 
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ impl Certificates {
         let signed = |names: Vec<String>| -> std::result::Result<_, rcgen::Error> {
             let key = KeyPair::generate()?;
             let mut parameters = CertificateParams::new(names)?;
-            // Newer clients insist on it.
+            // Newer clients require it.
             parameters.use_authority_key_identifier_extension = true;
             let certificate = parameters.signed_by(&key, &ca)?;
             Ok((certificate.pem(), key.serialize_pem()))

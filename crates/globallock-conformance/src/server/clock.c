@@ -1,5 +1,5 @@
-/* Loaded before a program, it has the program's wall clock go wrong by as many seconds as a file says: eight bytes, which
- * are looked at again for each answer. Clocks that count from the start of the machine stay as they are. */
+/* Preloaded into a program, this library shifts the program's wall clock by the number of seconds in a file:
+ * eight bytes, read again for each call. Monotonic clocks are not changed. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>

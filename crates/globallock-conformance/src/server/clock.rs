@@ -1,4 +1,4 @@
-//! A wall clock that can be set for one program alone.
+//! A wall clock that can be set for a single program.
 
 use std::fs::File;
 use std::io::{Error, Result};
@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What takes the clock's place in a program.
+/// The library that replaces the clock in a program.
 const SOURCE: &str = include_str!("clock.c");
 
-/// The clock of a program, or of several on one imagined host.
+/// The clock of one program, or of several programs that stand for one host.
 #[derive(Debug)]
 pub struct Clock {
     library: PathBuf,
@@ -18,7 +18,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Makes a clock that goes right, with its files in `directory` under `name`.
+    /// Makes a clock that shows the right time, with its files in `directory` under `name`.
     ///
     /// # Errors
     /// When there is no C compiler.
@@ -42,7 +42,8 @@ impl Clock {
         Ok(clock)
     }
 
-    /// Sets it so many seconds before or behind the host's, at once.
+    /// Sets it this many seconds ahead of the host's clock, or behind it when negative. It takes effect at
+    /// once.
     ///
     /// # Errors
     /// When its file cannot be written.
@@ -50,7 +51,7 @@ impl Clock {
         self.file.write_all_at(&seconds.to_ne_bytes(), 0)
     }
 
-    /// What is set in the environment of the programs that it is the clock of.
+    /// The environment variables of the programs that use this clock.
     #[must_use]
     pub fn environment(&self) -> [(&'static str, &Path); 2] {
         [("LD_PRELOAD", &self.library), ("GLOBALLOCK_CLOCK", &self.step)]

@@ -18,11 +18,11 @@ pub struct Etcd {
     directory: TempDir,
     /// TLS for clients.
     certificates: Option<Certificates>,
-    /// Whether it asks who one is.
-    has_users: bool,
+    /// Whether authentication is enabled.
+    has_auth: bool,
 }
 
-/// The user that may do everything, where there are users.
+/// The user that may do everything, once authentication is enabled.
 const ROOT: &str = "root:rootpw";
 
 #[derive(Debug)]
@@ -33,25 +33,25 @@ struct Member {
 }
 
 impl Etcd {
-    /// Starts a cluster of so many members.
+    /// Starts a cluster of this many members.
     ///
     /// # Errors
-    /// When it is not installed or does not come up.
+    /// When it is not installed or does not start.
     pub fn start(members: usize) -> Result<Self> {
         Self::start_with(members, None)
     }
 
-    /// Starts a cluster that speaks TLS with its clients, if `certificates` are given, and asks for theirs.
+    /// Starts a cluster. With `certificates`, it accepts TLS only and requires client certificates.
     ///
     /// # Errors
-    /// When it is not installed or does not come up.
+    /// When it is not installed or does not start.
     pub fn start_with(members: usize, certificates: Option<Certificates>) -> Result<Self> {
         let directory = TempDir::new()?;
         let ports: Vec<(u16, u16)> = (0..members).map(|_| (free_port(), free_port())).collect();
         let peers: Vec<String> =
             ports.iter().enumerate().map(|(n, (_, peer))| format!("m{n}=http://127.0.0.1:{peer}")).collect();
         let scheme = if certificates.is_some() { "https" } else { "http" };
-        let mut cluster = Etcd { members: Vec::new(), directory, certificates, has_users: false };
+        let mut cluster = Etcd { members: Vec::new(), directory, certificates, has_auth: false };
         for (number, (client, peer)) in ports.into_iter().enumerate() {
             let data = cluster.directory.path().join(format!("data-{number}")).display().to_string();
             let (client_url, peer_url) =
@@ -93,11 +93,12 @@ impl Etcd {
         Ok(cluster)
     }
 
-    /// Has the cluster ask who one is; `user` is a name and a password, and may touch our keys alone.
+    /// Enables authentication and adds a user that may read and write globallock's keys only. `user` is
+    /// `name:password`.
     ///
     /// # Errors
-    /// When it does not take that.
-    pub fn ask_for_users(&mut self, user: &str) -> Result<()> {
+    /// When the cluster refuses a command.
+    pub fn enable_auth(&mut self, user: &str) -> Result<()> {
         let name = user.split(':').next().unwrap_or_default();
         for command in [
             &format!("user add {ROOT}"),
@@ -109,30 +110,30 @@ impl Etcd {
             "auth enable",
         ] {
             let words: Vec<&str> = command.split(' ').collect();
-            let told = self.ctl(&words);
-            if told.contains("Error") {
-                return Err(Error::other(told));
+            let output = self.ctl(&words);
+            if output.contains("Error") {
+                return Err(Error::other(output));
             }
         }
-        self.has_users = true;
+        self.has_auth = true;
         Ok(())
     }
 
-    /// Ends all tokens that it has given out, as their time does. Needs users.
+    /// Invalidates all tokens of users, as their expiry does. Needs authentication.
     ///
     /// # Errors
-    /// When it does not take that.
-    pub fn end_tokens(&self) -> Result<()> {
+    /// When the cluster refuses a command.
+    pub fn invalidate_tokens(&self) -> Result<()> {
         for command in ["disable", "enable"] {
-            let told = self.ctl(&["auth", command]);
-            if told.contains("Error") {
-                return Err(Error::other(told));
+            let output = self.ctl(&["auth", command]);
+            if output.contains("Error") {
+                return Err(Error::other(output));
             }
         }
         Ok(())
     }
 
-    /// How often a member has given out a token.
+    /// How many tokens a member has issued.
     ///
     /// # Errors
     /// When it does not answer.
@@ -140,7 +141,7 @@ impl Etcd {
         self.metric(member, "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Authenticate\"")
     }
 
-    /// How much of what was to be written a member has carried out, whether it changed anything or not.
+    /// How many proposals a member has applied, whether they changed anything or not.
     ///
     /// # Errors
     /// When it does not answer.
@@ -170,18 +171,18 @@ impl Etcd {
         Ok(())
     }
 
-    /// Waits until every member that runs serves.
+    /// Waits until every running member is healthy.
     ///
     /// # Errors
-    /// When one does not.
+    /// When one is not.
     pub fn wait_healthy(&self) -> Result<()> {
         for (number, member) in self.members.iter().enumerate().filter(|(_, member)| member.process.is_some())
         {
             let endpoint = self.endpoint(member);
             wait_ready("etcd", &self.log(number), || {
-                let told = self.ctl_at(&endpoint, &["endpoint", "health"]);
+                let output = self.ctl_at(&endpoint, &["endpoint", "health"]);
                 // A member that asks for a user is healthy too.
-                told.contains("is healthy") || told.contains("user name is empty")
+                output.contains("is healthy") || output.contains("user name is empty")
             })?;
         }
         Ok(())
@@ -192,13 +193,13 @@ impl Etcd {
         format!("{scheme}://127.0.0.1:{}", member.client)
     }
 
-    /// The addresses of all members as etcdctl takes them.
+    /// The addresses of all members, in etcdctl's notation.
     #[must_use]
     pub fn endpoints(&self) -> String {
         self.members.iter().map(|member| self.endpoint(member)).collect::<Vec<_>>().join(",")
     }
 
-    /// Runs a command by `etcdctl` and returns what that prints, both ways.
+    /// Runs a command with `etcdctl` and returns its standard output and standard error.
     ///
     /// # Panics
     /// When etcdctl is not installed.
@@ -217,14 +218,14 @@ impl Etcd {
                 .arg("--key")
                 .arg(&files.client_key);
         }
-        if self.has_users {
+        if self.has_auth {
             command.args(["--user", ROOT]);
         }
         let output = command.args(arguments).output();
         let output = output.expect("etcdctl is installed: run apt-get install etcd-client");
-        let (told, failed) =
+        let (output, error) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        format!("{told}{failed}").trim_end().to_owned()
+        format!("{output}{error}").trim_end().to_owned()
     }
 }
 
@@ -266,7 +267,7 @@ impl Cluster for Etcd {
     }
 }
 
-/// `etcdctl` with these endpoints.
+/// An `etcdctl` command with these endpoints.
 #[must_use]
 pub fn ctl(endpoints: &str) -> Command {
     let mut command = Command::new("etcdctl");

@@ -1,4 +1,4 @@
-//! Real servers as child processes: on free ports, in temporary directories, gone with their owner.
+//! Real servers as child processes: on free ports, in temporary directories, killed when their owner ends.
 
 pub mod certificates;
 pub mod clock;
@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Servers of which some may fail.
+/// A group of servers that tests can break one by one.
 pub trait Cluster {
-    /// Its plain address.
+    /// Its address, without options.
     fn url(&self) -> String;
 
-    /// The port of each server for clients.
+    /// The client port of each server.
     fn ports(&self) -> Vec<u16>;
 
-    /// The server that leads.
+    /// The number of the leader.
     fn leader(&self) -> Option<usize>;
 
     /// Sends a signal to a server's process, if it runs.
@@ -34,38 +34,39 @@ pub trait Cluster {
     /// Kills a server, as a crash does.
     fn kill(&mut self, server: usize);
 
-    /// Starts a server that was killed again, and waits until all serve.
+    /// Restarts a killed server, and waits until all servers that run are ready.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     fn resume_after_kill(&mut self, server: usize) -> Result<()>;
 }
 
-/// How long a server may take until it answers: on a busy machine many of them start at once.
+/// How long a server may take until it answers. On a busy machine, many of them start at once.
 const START_LIMIT: Duration = Duration::from_secs(100);
-/// How often a server that does not answer yet is asked again.
+/// The pause before a server that does not answer yet is polled again.
 const ASK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Starts the command that follows, tells its process id, and kills it when the pipe to its owner closes: however the
-/// owner ends, even by `kill -9`. Where the guardian itself is killed, the kernel kills the command.
+/// A shell script that starts the command in its arguments, prints the command's process id, and kills the
+/// command when the pipe from the owner closes. The pipe closes however the owner ends, even by `kill -9`.
+/// When the guardian itself is killed, the kernel kills the command.
 const GUARDIAN: &str = r#"
     if command -v setpriv >/dev/null 2>&1; then set -- setpriv --pdeathsig KILL "$@"; fi
     "$@" </dev/null >&2 & echo $!; read -r _; kill -KILL $! 2>/dev/null; wait"#;
 
-/// A server's process, killed when this is dropped or when this process ends in any way.
+/// A server's process. It is killed when this is dropped, and when this process ends for whatever reason.
 #[derive(Debug)]
 pub struct Process {
     guardian: Child,
-    /// Open as long as the server shall run.
+    /// The guardian kills the server when this closes.
     pipe: Option<ChildStdin>,
     pid: Pid,
 }
 
 impl Process {
-    /// Starts `program` with its output going to `log`.
+    /// Starts `program` with its output redirected to `log`.
     ///
     /// # Errors
-    /// When it is not installed, with the package to install.
+    /// When it is not installed; the error names the package to install.
     pub fn start<A: AsRef<OsStr>>(
         program: &str,
         package: &str,
@@ -75,10 +76,10 @@ impl Process {
         Self::start_in([], program, package, arguments, log)
     }
 
-    /// Starts `program` as [`Process::start`] does, with more in its environment.
+    /// Starts `program` as [`Process::start`] does, with these environment variables.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Process::start`].
     pub fn start_in<'a, A: AsRef<OsStr>>(
         environment: impl IntoIterator<Item = (&'a str, &'a OsStr)>,
         program: &str,
@@ -119,10 +120,10 @@ impl Process {
         self.pid
     }
 
-    /// Sends a signal to the server itself.
+    /// Sends a signal to the server, not to its guardian.
     ///
     /// # Panics
-    /// When the server is gone.
+    /// When the server has ended.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid, signal).expect("the server runs");
     }
@@ -131,21 +132,21 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.pipe.take());
-        // The guardian waits for the server, so that its port and files are free afterwards.
+        // The guardian ends after the server. So the server's port and files are free afterwards.
         let _ = self.guardian.wait();
     }
 }
 
-/// A port that nobody uses at this moment, and that no later call in this process returns.
+/// A port that is free now, and that the next calls in this process do not return.
 ///
-/// Below the range from which the kernel takes the ports of clients, so that none of those gets it meanwhile.
+/// It is below the range of ephemeral ports, so that the kernel does not give it to a client meanwhile.
 ///
 /// # Panics
-/// When the host has none.
+/// When no port is free.
 #[must_use]
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test programs that run at the same time begin at different ones.
+    // Test programs that run at the same time begin at different ports.
     let first = u16::try_from(std::process::id() * 97 % 12_000).unwrap_or(0);
     for _ in 0..12_000 {
         let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
@@ -156,10 +157,10 @@ pub fn free_port() -> u16 {
     panic!("no port is free");
 }
 
-/// Waits until `ready` says so.
+/// Waits until `ready` is true.
 ///
 /// # Errors
-/// When it does not within 100 s, with the end of the log.
+/// When it is not within 100 s; the error has the end of the log.
 pub fn wait_ready(what: &str, log: &Path, mut ready: impl FnMut() -> bool) -> Result<()> {
     let until = Instant::now() + START_LIMIT;
     while !ready() {
@@ -175,13 +176,13 @@ pub fn wait_ready(what: &str, log: &Path, mut ready: impl FnMut() -> bool) -> Re
                 end.join("\n")
             )));
         }
-        // A server that starts tells nobody: it has to be asked.
+        // A server does not notify anybody when it is ready, so it must be polled.
         std::thread::sleep(ASK_AGAIN);
     }
     Ok(())
 }
 
-/// Whether somebody listens on a port of this host.
+/// Whether a server listens on a port of this host.
 #[must_use]
 pub fn listens(port: u16) -> bool {
     TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -195,7 +196,7 @@ mod tests {
     fn a_server_ends_with_its_guardian_and_with_its_owner() {
         let log = tempfile::NamedTempFile::new().unwrap();
         let start = || Process::start("sleep", "coreutils", ["600"], log.path()).unwrap();
-        // Of a process that is dead and was not waited for there is nothing left to read.
+        // A zombie has an empty command line.
         let command = |process: &Process| format!("/proc/{}/cmdline", process.id().as_raw_nonzero());
         let ends = |command: &str| {
             let lives = || std::fs::read(command).is_ok_and(|text| !text.is_empty());
@@ -203,7 +204,7 @@ mod tests {
         };
         let mut process = start();
         let killed = command(&process);
-        // Before that it is still the guardian's copy.
+        // Until its exec, the process is a copy of the guardian.
         let runs = || std::fs::read(&killed).is_ok_and(|text| text.starts_with(b"sleep"));
         wait_ready("sleep", log.path(), runs).unwrap();
         process.guardian.kill().unwrap();

@@ -1,14 +1,14 @@
-//! Other people's locks, for living beside them: installed by name where they are missing.
+//! Lock clients of other projects, for tests of compatibility. They are installed where they are missing.
 
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-/// Two tests must not install at once.
+/// Prevents two tests from installing at once.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
-/// Where the peers are installed: beside what cargo builds.
+/// The directory that the peers are installed in: in cargo's target directory.
 fn home() -> Result<PathBuf> {
     let executable = std::env::current_exe()?;
     let profile = executable.ancestors().find(|path| path.ends_with("debug") || path.ends_with("release"));
@@ -19,15 +19,15 @@ fn home() -> Result<PathBuf> {
 /// A Python interpreter that has redis-py and kazoo.
 ///
 /// # Errors
-/// When it cannot be made, with what to install.
+/// When it cannot be installed; the error has the command that failed.
 pub fn python() -> Result<PathBuf> {
     python_with("python", "redis, kazoo", &["redis==8.1.0", "kazoo==2.11.0"])
 }
 
-/// A Python interpreter that has python-etcd3, which needs old releases of what it stands on.
+/// A Python interpreter that has python-etcd3, which needs old releases of its dependencies.
 ///
 /// # Errors
-/// When it cannot be made, with what to install.
+/// When it cannot be installed; the error has the command that failed.
 pub fn python_etcd3() -> Result<PathBuf> {
     python_with("python-etcd3", "etcd3", &["etcd3==0.12.0", "protobuf==3.20.3", "tenacity==6.3.1"])
 }
@@ -46,7 +46,7 @@ fn python_with(directory: &str, modules: &str, packages: &[&str]) -> Result<Path
 /// A directory of node modules that has node-redlock and ioredis.
 ///
 /// # Errors
-/// When it cannot be made, with what to install.
+/// When it cannot be installed; the error has the command that failed.
 pub fn node_modules() -> Result<PathBuf> {
     let _one = INSTALLING.lock();
     let home = home()?.join("node");

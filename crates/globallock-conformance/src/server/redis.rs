@@ -1,4 +1,4 @@
-//! Redis servers, and sets of them under sentinels.
+//! Redis servers, alone and under sentinels.
 
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::certificates::Certificates;
 use super::clock::Clock;
 use super::{Cluster, Process, free_port, listens, wait_ready};
 
-/// A redis-server of its own.
+/// A redis-server.
 #[derive(Debug)]
 pub struct Redis {
     process: Option<Process>,
@@ -26,7 +26,7 @@ impl Redis {
     /// Starts a server without persistence.
     ///
     /// # Errors
-    /// When it is not installed or does not come up.
+    /// When it is not installed or does not start.
     pub fn start() -> Result<Self> {
         Self::start_with(&[])
     }
@@ -34,7 +34,7 @@ impl Redis {
     /// Starts a server with more arguments.
     ///
     /// # Errors
-    /// When it is not installed or does not come up.
+    /// When it is not installed or does not start.
     pub fn start_with(more: &[&str]) -> Result<Self> {
         let port = free_port();
         let mut arguments = vec!["--port".to_owned(), port.to_string()];
@@ -42,10 +42,10 @@ impl Redis {
         Self::launch(port, arguments)
     }
 
-    /// Starts a server, with more arguments, that speaks TLS alone and asks clients for a certificate.
+    /// Starts a server with more arguments that accepts TLS only and requires client certificates.
     ///
     /// # Errors
-    /// When it is not installed or does not come up.
+    /// When it is not installed or does not start.
     pub fn start_with_tls(certificates: &Certificates, more: &[&str]) -> Result<Self> {
         let port = free_port();
         let fixed = ["--port", "0", "--tls-auth-clients", "yes", "--tls-port", &port.to_string()];
@@ -71,7 +71,7 @@ impl Redis {
     /// Starts a server without persistence whose wall clock can be set.
     ///
     /// # Errors
-    /// When it or a C compiler is not installed, or it does not come up.
+    /// When it or a C compiler is not installed, or it does not start.
     pub fn start_with_clock() -> Result<Self> {
         let (port, directory) = (free_port(), TempDir::new()?);
         let clock = Some(Clock::new(directory.path(), "server")?);
@@ -87,10 +87,10 @@ impl Redis {
         self.clock.as_ref()
     }
 
-    /// Starts the server again on the same port, with the same directory.
+    /// Restarts the server on the same port and in the same directory.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     pub fn resume_after_kill(&mut self) -> Result<()> {
         drop(self.process.take());
         let log = self.directory.path().join("log");
@@ -111,19 +111,19 @@ impl Redis {
         self.port
     }
 
-    /// Its plain address.
+    /// Its address, without options.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Where it keeps its files.
+    /// The directory of its files.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Runs a command by `redis-cli` and returns what that prints, without the last line's end.
+    /// Runs a command with `redis-cli` and returns its output without the last line break.
     ///
     /// # Panics
     /// When redis-cli is not installed.
@@ -136,7 +136,7 @@ impl Redis {
         drop(self.process.take());
     }
 
-    /// Stops the server's process without ending it.
+    /// Stops the server's process without ending it (SIGSTOP).
     ///
     /// # Panics
     /// When it has been killed.
@@ -144,7 +144,7 @@ impl Redis {
         self.process.as_ref().expect("the server runs").signal(Signal::STOP);
     }
 
-    /// Continues a stopped server.
+    /// Continues a stopped server (SIGCONT).
     ///
     /// # Panics
     /// When it has been killed.
@@ -153,7 +153,8 @@ impl Redis {
     }
 }
 
-/// Runs a command on the server at `port` by `redis-cli` and returns what that prints, without the last line's end.
+/// Runs a command on the server at `port` with `redis-cli` and returns its output without the last line
+/// break.
 ///
 /// # Panics
 /// When redis-cli is not installed.
@@ -191,7 +192,7 @@ impl Cluster for Redis {
     }
 }
 
-/// A primary, a replica, and three sentinels that watch over them as `main`.
+/// A primary, a replica, and three sentinels that monitor them under the name `main`.
 #[derive(Debug)]
 pub struct Sentinels {
     /// The server that is the primary at first.
@@ -206,7 +207,7 @@ impl Sentinels {
     /// Starts them and waits until the sentinels know the replica and each other.
     ///
     /// # Errors
-    /// When redis-server is not installed or does not come up.
+    /// When redis-server is not installed or does not start.
     pub fn start() -> Result<Self> {
         let primary = Redis::start()?;
         let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()])?;

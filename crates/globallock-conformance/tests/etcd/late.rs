@@ -87,7 +87,7 @@ async fn a_cluster_that_serves_nobody_is_not_asked_without_a_pause() {
     let waiters: Vec<_> = (0..8).map(|_| waits(&other, "a")).collect();
     queue_is(&holder, "a", 1, 8).await;
     // Nobody listens there: each connection ends as soon as it is made.
-    proxy.lead_to(1);
+    proxy.redirect_to(1);
     proxy.cut();
     eventually("the connection is cut", async || proxy.cuts() > 0).await;
     let (begin, before) = (Instant::now(), proxy.connections());

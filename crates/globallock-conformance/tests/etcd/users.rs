@@ -13,7 +13,7 @@ use tokio::time::timeout;
 #[tokio::test]
 async fn a_user_with_the_least_rights() {
     let mut cluster = Etcd::start(1).unwrap();
-    cluster.ask_for_users("app:s3cretCANARY").unwrap();
+    cluster.enable_auth("app:s3cretCANARY").unwrap();
     let host = cluster.url().replace("etcd://", "");
     let manager = manager(&format!("etcd://app:s3cretCANARY@{host}")).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
@@ -43,7 +43,7 @@ async fn a_user_with_the_least_rights() {
 #[tokio::test]
 async fn tokens_that_end_are_asked_for_anew() {
     let mut cluster = Etcd::start(1).unwrap();
-    cluster.ask_for_users("app:pw").unwrap();
+    cluster.enable_auth("app:pw").unwrap();
     let url = cluster.url().replace("etcd://", "etcd://app:pw@");
     // Waiters ask by themselves a third of this apart: who is granted sooner was told by the watch.
     let lease = Duration::from_secs(60);
@@ -58,12 +58,12 @@ async fn tokens_that_end_are_asked_for_anew() {
         assert!(told.unwrap().unwrap().is_held());
         let given = cluster.tokens(0).unwrap();
         // From now on the stream of watches, which is still open, has a token that is over.
-        cluster.end_tokens().unwrap();
+        cluster.invalidate_tokens().unwrap();
         other.inspect("a").await.unwrap();
         assert!(cluster.tokens(0).unwrap() > given, "its token was over");
     }
     // Ten at once, each with the old token.
-    cluster.end_tokens().unwrap();
+    cluster.invalidate_tokens().unwrap();
     let at_once = (0..10).map(|number| waits(&other, &format!("b{number}")));
     for acquired in futures_util::future::join_all(at_once.collect::<Vec<_>>()).await {
         assert!(acquired.unwrap().unwrap().is_held());
@@ -77,7 +77,7 @@ async fn users_may_be_switched_on_and_off() {
     // It has no users yet.
     let early = manager(&url).await;
     let held = early.mutex("held").unwrap().acquire().await.unwrap();
-    cluster.ask_for_users("app:pw").unwrap();
+    cluster.enable_auth("app:pw").unwrap();
     assert!(early.mutex("a").unwrap().acquire().await.unwrap().is_held());
     cluster.ctl(&["auth", "disable"]);
     assert!(early.mutex("a").unwrap().acquire().await.unwrap().is_held());
@@ -90,11 +90,11 @@ async fn users_may_be_switched_on_and_off() {
 #[tokio::test]
 async fn a_login_that_is_not_answered_is_tried_again() {
     let mut cluster = Etcd::start(1).unwrap();
-    cluster.ask_for_users("app:pw").unwrap();
+    cluster.enable_auth("app:pw").unwrap();
     let proxy = Proxy::start(cluster.ports()[0]).await.unwrap();
     let url = format!("etcd://app:pw@127.0.0.1:{}?timeout=500ms", proxy.port());
     let manager = manager(&url).await;
-    cluster.end_tokens().unwrap();
+    cluster.invalidate_tokens().unwrap();
     // The answer that the token is over arrives, and that with a new one does not.
     proxy.answers(Flow::Delay(Duration::from_millis(200)));
     let lock = manager.mutex("a").unwrap();

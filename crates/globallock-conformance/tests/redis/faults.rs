@@ -213,7 +213,7 @@ async fn what_a_connection_says_that_was_given_up_is_not_listened_to() {
     queue_is(&other, "a", 1, 1).await;
     // The first request that is not answered in time has the owner make another connection; those that were sent after
     // it still wait for the old one, so that the server tells both.
-    proxy.answers_so_far(Flow::Hold);
+    proxy.answers_on_open_connections(Flow::Hold);
     while proxy.connections() == 1 {
         let asks = owner.clone();
         tokio::spawn(async move { asks.inspect("b").await });
@@ -225,7 +225,7 @@ async fn what_a_connection_says_that_was_given_up_is_not_listened_to() {
     let guard = waiter.await.unwrap().unwrap();
     // Now the old connection says so too, and is over.
     assert_eq!(proxy.ended(), 0);
-    proxy.answers_so_far(Flow::Pass);
+    proxy.answers_on_open_connections(Flow::Pass);
     eventually("the old connection ends", async || proxy.ended() > 0).await;
     queue_is(&owner, "a", 1, 0).await;
     assert!(guard.is_held());

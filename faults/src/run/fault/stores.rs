@@ -46,7 +46,7 @@ impl Fault {
             }
             What::TokensEnd => {
                 let before = store.tokens()?;
-                block_in_place(|| store.end_tokens())?;
+                block_in_place(|| store.invalidate_tokens())?;
                 let until = Instant::now() + self.lease;
                 while store.tokens()? == before && Instant::now() < until {
                     sleep(Duration::from_millis(10)).await;

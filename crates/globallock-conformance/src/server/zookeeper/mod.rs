@@ -14,9 +14,9 @@ use tempfile::TempDir;
 use super::certificates::Certificates;
 use super::{Cluster, Process, free_port, listens, wait_ready};
 
-/// Where Debian puts the jars.
+/// The directory of Debian's jars.
 const JARS: &str = "/usr/share/java";
-/// Those that the server's own jar does not name: a log, and what TLS needs.
+/// The server's jar, and those that it does not reference itself: a logger, and what TLS needs.
 const CLASSES: &[&str] = &[
     "zookeeper.jar",
     "slf4j-simple.jar",
@@ -25,16 +25,16 @@ const CLASSES: &[&str] = &[
     "netty-transport-native-unix-common.jar",
 ];
 
-/// What is not usual about an ensemble.
+/// The optional settings of an ensemble.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
-    /// Speaks TLS with clients, and asks for their certificates.
+    /// Serves TLS with these certificates and requires client certificates. Default: none.
     pub certificates: Option<Certificates>,
-    /// Knows a user, with this name and password, by SASL.
+    /// The name and password of a user that can log in by SASL. Default: none.
     pub user: Option<(String, String)>,
 }
 
-/// An ensemble of one or more servers, which count time in ticks of 500 ms.
+/// An ensemble of one or more servers with a tick of 500 ms.
 #[derive(Debug)]
 pub struct ZooKeeper {
     servers: Vec<Server>,
@@ -45,25 +45,25 @@ pub struct ZooKeeper {
 #[derive(Debug)]
 struct Server {
     process: Option<Process>,
-    /// For clients, in the clear: the harness's own questions go there.
+    /// The client port without TLS, which the harness itself uses.
     plain: u16,
     secure: u16,
     configuration: PathBuf,
 }
 
 impl ZooKeeper {
-    /// Starts so many servers.
+    /// Starts this many servers.
     ///
     /// # Errors
-    /// When they are not installed or do not come up.
+    /// When they are not installed or do not start.
     pub fn start(servers: usize) -> Result<Self> {
         Self::start_with(servers, Setup::default())
     }
 
-    /// Starts so many servers with something unusual about them.
+    /// Starts this many servers with these settings.
     ///
     /// # Errors
-    /// When they are not installed or do not come up.
+    /// When they are not installed or do not start.
     pub fn start_with(servers: usize, setup: Setup) -> Result<Self> {
         if !Path::new(JARS).join(CLASSES[0]).exists() {
             let packages = "libzookeeper-java libslf4j-java libnetty-java default-jre-headless";
@@ -150,7 +150,7 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Waits until every server that runs serves.
+    /// Waits until every running server serves clients.
     ///
     /// # Errors
     /// When one does not.
@@ -165,12 +165,13 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Has the next sequential child of a node of a single server get this number, whereby the server starts anew.
+    /// Sets the number that the next sequential child of a node gets, in an ensemble of one server. The
+    /// server is restarted.
     ///
     /// # Errors
-    /// When it has no such node, or does not come up.
+    /// When it has no such node, or does not start.
     pub fn set_sequence(&mut self, path: &str, next: i32) -> Result<()> {
-        // A server that starts writes a snapshot of all that it has.
+        // A server writes a snapshot of its whole tree when it starts.
         self.kill(0);
         self.resume_after_kill(0)?;
         self.kill(0);
@@ -179,7 +180,7 @@ impl ZooKeeper {
         self.resume_after_kill(0)
     }
 
-    /// The servers as other programs take them, in the clear.
+    /// The servers' addresses without TLS, in the notation of other clients.
     #[must_use]
     pub fn hosts(&self) -> String {
         let hosts: Vec<String> =
@@ -187,7 +188,7 @@ impl ZooKeeper {
         hosts.join(",")
     }
 
-    /// The port of one server for clients, in the clear.
+    /// The client port of one server, without TLS.
     #[must_use]
     pub fn port(&self, server: usize) -> u16 {
         self.servers[server].plain
@@ -228,23 +229,23 @@ impl Cluster for ZooKeeper {
     }
 }
 
-/// What a server says that it is: `standalone`, `leader` or `follower`; `None` while it does not serve.
+/// The mode of a server: `standalone`, `leader` or `follower`; `None` while it does not serve clients.
 fn mode(port: u16) -> Option<String> {
-    let told = ask(port, "srvr").ok()?;
-    told.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned)
+    let answer = ask(port, "srvr").ok()?;
+    answer.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned)
 }
 
-/// The number of the last transaction of a server, whether it changed anything or not.
+/// The last zxid of a server: the id of its last transaction, whether it changed anything or not.
 ///
 /// # Errors
 /// When it does not answer.
 pub fn last_transaction(port: u16) -> Result<u64> {
-    let told = ask(port, "srvr")?;
-    let number = told.lines().find_map(|line| line.strip_prefix("Zxid: 0x"));
-    u64::from_str_radix(number.unwrap_or_default(), 16).map_err(Error::other)
+    let answer = ask(port, "srvr")?;
+    let zxid = answer.lines().find_map(|line| line.strip_prefix("Zxid: 0x"));
+    u64::from_str_radix(zxid.unwrap_or_default(), 16).map_err(Error::other)
 }
 
-/// Asks a server by one of its words of four letters.
+/// Sends one of ZooKeeper's four-letter commands and returns the answer.
 ///
 /// # Errors
 /// When it does not answer.
@@ -253,9 +254,9 @@ pub fn ask(port: u16, word: &str) -> Result<String> {
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(word.as_bytes())?;
     stream.shutdown(Shutdown::Write)?;
-    let mut told = String::new();
-    stream.read_to_string(&mut told)?;
-    Ok(told)
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// The sessions that have ephemeral nodes, as the leader lists them.
@@ -263,20 +264,21 @@ pub fn ask(port: u16, word: &str) -> Result<String> {
 /// # Errors
 /// When it does not answer.
 pub fn sessions(port: u16) -> Result<Vec<u64>> {
-    let told = ask(port, "dump")?;
-    let with_nodes = told.split("with Ephemerals").nth(1).unwrap_or_default();
+    let answer = ask(port, "dump")?;
+    let with_nodes = answer.split("with Ephemerals").nth(1).unwrap_or_default();
     let number = |line: &str| u64::from_str_radix(line.strip_prefix("0x")?.strip_suffix(':')?, 16).ok();
     Ok(with_nodes.lines().filter_map(number).collect())
 }
 
-/// Ends somebody's session: takes it over with the password that the servers made for it, and closes it.
+/// Ends the session of another client: takes the session over with the password that the servers gave it, and
+/// closes it.
 ///
 /// # Errors
 /// When the server does not answer.
 pub fn end_session(port: u16, session: u64) -> Result<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    // Protocol, last transaction seen, timeout, session, password, read-only.
+    // Protocol version, last zxid seen, timeout, session id, password, read-only.
     let mut connect = [0; 12].to_vec();
     connect.extend(4_000_u32.to_be_bytes());
     connect.extend(session.to_be_bytes());
@@ -285,14 +287,16 @@ pub fn end_session(port: u16, session: u64) -> Result<()> {
     connect.push(0);
     let close = [1_u32.to_be_bytes(), (-11_i32).to_be_bytes()].concat();
     let frame = |body: &[u8]| [&u32::try_from(body.len()).unwrap_or(0).to_be_bytes(), body].concat();
-    // At once: its owner, whose connection ends by this, takes it back within a moment.
+    // Both frames in one write: the takeover closes the owner's connection, and the owner reconnects to its
+    // session within a moment.
     stream.write_all(&[frame(&connect), frame(&close)].concat())?;
-    // The server ends the connection when the session is closed.
+    // The server closes the connection when the session has ended.
     stream.read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
-/// What a server takes for the password of a session: sixteen bytes of java.util.Random, seeded by the session and a constant.
+/// The password that a server gives to a session: sixteen bytes of `java.util.Random`, seeded with the
+/// session id and a constant.
 fn password(session: u64) -> [u8; 16] {
     const MASK: u64 = (1 << 48) - 1;
     const FACTOR: u64 = 0x5_DEEC_E66D;
@@ -305,21 +309,21 @@ fn password(session: u64) -> [u8; 16] {
     password
 }
 
-/// The nodes below a node, as kazoo sees them.
+/// The children of a node, listed by kazoo.
 ///
 /// # Panics
-/// When kazoo does not do it.
+/// When kazoo fails.
 #[must_use]
 pub fn children(hosts: &str, path: &str) -> Vec<String> {
-    let told =
+    let output =
         kazoo(hosts, path, "print(*client.get_children(path) if client.exists(path) else [], sep='\\n')");
-    told.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    output.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-/// A node and all below it, in order, with what they hold, and whether a session keeps them.
+/// A node and all its descendants in order, each with its data and whether it is ephemeral.
 ///
 /// # Panics
-/// When kazoo does not do it.
+/// When kazoo fails.
 #[must_use]
 pub fn tree(hosts: &str, path: &str) -> String {
     let line = "def show(path):\n    \
@@ -330,18 +334,18 @@ pub fn tree(hosts: &str, path: &str) -> String {
     kazoo(hosts, path, line)
 }
 
-/// Deletes the nodes below a node by kazoo.
+/// Deletes the children of a node, with kazoo.
 ///
 /// # Panics
-/// When kazoo does not do it.
+/// When kazoo fails.
 pub fn delete_children(hosts: &str, path: &str) {
-    // The youngest first, so that none is granted by it.
+    // The youngest first, so that no deletion grants the lock to another child.
     let line = "for child in sorted(client.get_children(path), key=lambda name: name[-10:], reverse=True): \
                 client.delete(path + '/' + child)";
     kazoo(hosts, path, line);
 }
 
-/// Runs a line of Python with kazoo's `client` and a `path`.
+/// Runs Python code that uses kazoo's `client` and `path`, and returns its output.
 fn kazoo(hosts: &str, path: &str, line: &str) -> String {
     let python = super::peers::python().expect("kazoo can be installed");
     let program = format!(

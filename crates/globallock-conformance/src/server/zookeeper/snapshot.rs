@@ -1,17 +1,18 @@
-//! ZooKeeper's snapshots, as far as a node's counter can be changed in one: years of locks in a moment.
+//! Changes the child counter of a node in one of ZooKeeper's snapshots, which otherwise takes years of locks.
 //!
-//! A snapshot is the tree, sealed with its Adler-32 and a slash; behind it, since 3.6, a digest of the tree and a seal over
-//! all of it. A digest that is wrong is only noted in the server's log.
+//! A snapshot is the tree and a seal: the tree's Adler-32 and a slash. Since 3.6, a digest of the tree and a
+//! second seal, over everything before it, follow. A wrong digest is harmless: the server only logs it.
 
 use std::io::{Error, Result};
 use std::path::Path;
 
-/// Eight bytes of checksum, and a slash as a string.
+/// The length of a seal: eight bytes of checksum, and a slash as a string.
 const SEAL: usize = 13;
-/// Transaction, version and digest.
+/// The length of the digest: zxid, version and digest.
 const DIGEST: usize = 20;
 
-/// Sets the number that the next sequential child of `path` gets, in the newest snapshot below a server's directory.
+/// Sets the number that the next sequential child of `path` gets, in the newest snapshot of a server's
+/// directory.
 pub(super) fn set_sequence(home: &Path, path: &str, next: i32) -> Result<()> {
     let files = std::fs::read_dir(home.join("version-2"))?.filter_map(|file| Some(file.ok()?.path()));
     let number = |file: &Path| {
@@ -39,17 +40,17 @@ pub(super) fn set_sequence(home: &Path, path: &str, next: i32) -> Result<()> {
     std::fs::write(newest, bytes)
 }
 
-/// Where a node's counter of children is: behind its path and data, in the middle of its numbers.
+/// The offset of a node's child counter: behind its path and data, in the middle of its stat.
 fn counter(tree: &[u8], path: &str) -> Option<usize> {
     let length = |text: &[u8]| Some(u32::try_from(text.len()).ok()?.to_be_bytes());
     let entry = [&length(path.as_bytes())?, path.as_bytes()].concat();
     let found = tree.windows(entry.len()).position(|window| window == entry)? + entry.len();
     let data = i32::from_be_bytes(tree.get(found..found + 4)?.try_into().ok()?);
-    // Rights, four times of changes, the version of the data.
+    // The ACL's number, czxid, mzxid, ctime, mtime, and the data's version.
     Some(found + 4 + usize::try_from(data).unwrap_or(0) + 8 + 4 * 8 + 4)
 }
 
-/// The seal of what is in front of `end`.
+/// The seal of the bytes before `end`.
 fn seal(bytes: &[u8], end: usize) -> Result<[u8; 8]> {
     let (mut low, mut high) = (1_u32, 0_u32);
     for byte in bytes.get(..end).ok_or_else(|| Error::other("the snapshot is too short"))? {

@@ -1,4 +1,4 @@
-//! The face for threads does what the face for tasks does.
+//! The blocking API does what the async API does.
 
 use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
@@ -13,37 +13,37 @@ use crate::faulty::Faulty;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!("faces", threads_exclude_each_other),
-        case!("faces", a_thread_waits_its_turn),
-        case!("faces", a_thread_is_told_of_a_loss),
-        case!("faces", a_thread_takes_several_locks_or_none),
+        case!("blocking", threads_exclude_each_other),
+        case!("blocking", a_thread_waits_its_turn),
+        case!("blocking", a_thread_is_notified_of_a_loss),
+        case!("blocking", a_thread_takes_several_locks_or_none),
     ]
 }
 
-/// A manager for threads over a connection of its own.
+/// A blocking manager with its own connection.
 fn manager(context: &Context, locks: Options) -> LockManager {
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
-    let open = Arc::clone(&context.subject().open);
+    let open = Arc::clone(&context.store().open);
     LockManager::with_backend(async move || open().await, options).expect("the store answers")
 }
 
-/// A manager as above, and what it asks its store.
+/// A blocking manager, and the wrapper that counts its requests.
 fn faulty(context: &Context) -> (Arc<Faulty>, LockManager) {
     let options = ManagerOptions { locks: context.options(), ..ManagerOptions::default() };
-    let (open, opened) = (Arc::clone(&context.subject().open), Arc::new(OnceLock::new()));
+    let (open, opened) = (Arc::clone(&context.store().open), Arc::new(OnceLock::new()));
     let store = Arc::clone(&opened);
-    let over = async move || {
+    let backend = async move || {
         let faulty = Faulty::new(open().await?);
         store.set(Arc::clone(&faulty)).expect("it is opened once");
         Ok(faulty as Arc<dyn Backend>)
     };
-    let manager = LockManager::with_backend(over, options).expect("the store answers");
+    let manager = LockManager::with_backend(backend, options).expect("the store answers");
     (Arc::clone(opened.get().expect("it is opened")), manager)
 }
 
-/// Runs what blocks where it may.
-async fn on_thread<T: Send + 'static>(blocks: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(blocks).await.expect("it does not panic")
+/// Runs blocking code on a thread that may block.
+async fn on_thread<T: Send + 'static>(code: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(code).await.expect("it does not panic")
 }
 
 async fn threads_exclude_each_other(context: Context) {
@@ -71,12 +71,12 @@ async fn a_thread_waits_its_turn(context: Context) {
         let guard = one.mutex(context.name()).unwrap().acquire().unwrap();
         let lock = other.mutex(context.name()).unwrap();
         assert!(lock.try_acquire().unwrap().is_none());
-        let asks = async |wait| {
+        let acquire = async |wait| {
             let short = Options { wait: Some(wait), ..context.options() };
             lock.clone().with_options(short).unwrap().acquire()
         };
-        let ran_out = run_out(&store, Duration::from_millis(50), 1, asks);
-        ran_out.now_or_never().expect("a thread waits where it asks");
+        let ran_out = run_out(&store, Duration::from_millis(50), 1, acquire);
+        ran_out.now_or_never().expect("the call blocks its thread, so the future never suspends");
         let barrier = Barrier::new(2);
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
@@ -91,7 +91,7 @@ async fn a_thread_waits_its_turn(context: Context) {
     .await;
 }
 
-async fn a_thread_is_told_of_a_loss(context: Context) {
+async fn a_thread_is_notified_of_a_loss(context: Context) {
     on_thread(move || {
         let options = Options { max_hold: Some(Duration::from_millis(200)), ..context.options() };
         let manager = manager(&context, options);

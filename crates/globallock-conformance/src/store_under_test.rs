@@ -1,4 +1,4 @@
-//! What the suite needs to know of a store.
+//! The description of a store that the suite runs on.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,34 +9,36 @@ use futures_util::future::BoxFuture;
 use globallock::backend::Backend;
 use globallock::{Name, Result};
 
-/// Opens one more connection to the store, as another process would.
+/// Opens a new connection to the store, as another process would.
 pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Backend>>> + Send + Sync>;
-/// Does something to a name behind the owners' backs.
+/// Deletes the claims of a name without their owners' knowledge.
 pub type Sabotage = Arc<dyn Fn(Name) -> BoxFuture<'static, ()> + Send + Sync>;
-/// Lists what the store holds for a name, but for what expires by itself.
+/// Lists what the store still keeps for a name. What expires by itself does not count.
 pub type Residue = Arc<dyn Fn(Name) -> BoxFuture<'static, Vec<String>> + Send + Sync>;
 
 /// A store under test.
 #[derive(Clone)]
 pub struct StoreUnderTest {
-    /// What the cases' names begin with.
+    /// The kind of store, with which the cases' names begin.
     pub kind: String,
-    /// Opens one more connection.
+    /// Opens a new connection.
     pub open: Open,
-    /// The lease of the cases' claims: short, but longer than the machine's worst pause. Default: 1 s.
+    /// The lease of the cases' claims. It must be longer than the machine's longest pause, and short enough
+    /// to wait for. Default: 1 s.
     pub lease: Duration,
-    /// The store's address, for owner processes; cases that need such are left out without one.
+    /// The store's address, for owner processes. Without it, the cases that need owner processes are left
+    /// out.
     pub url: Option<String>,
-    /// The owner's program; cases that need one are left out without it.
+    /// The owner's program. Without it, the cases that need owner processes are left out.
     pub child: Option<PathBuf>,
-    /// Takes all claims of a name away; the case that needs it is left out without it.
-    pub lose: Option<Sabotage>,
-    /// What stays of a name; the cases that need it are left out without it.
+    /// Deletes all claims of a name. Without it, the cases that need it are left out.
+    pub sabotage: Option<Sabotage>,
+    /// Lists what is left of a name. Without it, the cases that need it are left out.
     pub residue: Option<Residue>,
 }
 
 impl StoreUnderTest {
-    /// Describes a store by how connections to it are opened, one backend each.
+    /// Describes a store by a function that opens a new connection with each call.
     pub fn new<F, O>(kind: impl Into<String>, open: F) -> Self
     where
         F: Fn() -> O + Send + Sync + 'static,
@@ -48,12 +50,12 @@ impl StoreUnderTest {
             lease: Duration::from_secs(1),
             url: None,
             child: None,
-            lose: None,
+            sabotage: None,
             residue: None,
         }
     }
 
-    /// Describes a store that this crate's owner processes can reach by its address.
+    /// Describes a store by its address, which owner processes can connect to.
     #[must_use]
     pub fn at(kind: impl Into<String>, url: &str, child: Option<PathBuf>) -> Self {
         let address = url.to_owned();
@@ -64,19 +66,19 @@ impl StoreUnderTest {
         StoreUnderTest { url: Some(url.to_owned()), child, ..StoreUnderTest::new(kind, open) }
     }
 
-    /// Says how all claims of a name are taken away behind their owners' backs.
+    /// Says how to delete all claims of a name without their owners' knowledge.
     #[must_use]
-    pub fn losing<F, O>(self, lose: F) -> Self
+    pub fn with_sabotage<F, O>(self, sabotage: F) -> Self
     where
         F: Fn(Name) -> O + Send + Sync + 'static,
         O: Future<Output = ()> + Send + 'static,
     {
-        StoreUnderTest { lose: Some(Arc::new(move |name| Box::pin(lose(name)))), ..self }
+        StoreUnderTest { sabotage: Some(Arc::new(move |name| Box::pin(sabotage(name)))), ..self }
     }
 
-    /// Says how to list what the store holds for a name, but for what expires by itself.
+    /// Says how to list what the store still keeps for a name. What expires by itself does not count.
     #[must_use]
-    pub fn leaving<F, O>(self, residue: F) -> Self
+    pub fn with_residue<F, O>(self, residue: F) -> Self
     where
         F: Fn(Name) -> O + Send + Sync + 'static,
         O: Future<Output = Vec<String>> + Send + 'static,

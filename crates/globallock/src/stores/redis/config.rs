@@ -200,7 +200,8 @@ fn login(address: &mut Address, db: &str, tls: bool) -> Result<Login> {
 }
 
 fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
-    // Without a provider of the whole process rustls panics where several are compiled in; one set before stays.
+    // Without a provider of the whole process rustls panics where several are compiled in; one set before
+    // stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root_cert = address.take_pem("ca", "BEGIN CERTIFICATE")?;
     let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;

@@ -1,6 +1,6 @@
 //! The store in Redis: a plain string key that all Redis locks respect, with a fair queue beside it.
 //!
-//! `docs/redis.md` says what it promises, what it costs and how it fails; `queue.lua` says how the queue is
+//! `docs/redis.md` says what it promises, what it costs and how it fails; `queue.lua` how the queue is
 //! stored.
 
 mod config;

@@ -5,8 +5,8 @@ use redis::{ErrorKind, RedisError};
 use crate::error::Error;
 
 /// The least rights that a user of the store needs, as ACL SETUSER takes them.
-const RIGHTS: &str = "~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash +@sortedset +@keyspace +time \
-                      +publish +subscribe +hello +ping";
+const RIGHTS: &str = "~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash +@sortedset +@keyspace \
+                      +time +publish +subscribe +hello +ping";
 
 /// What failed, before the store's address is added to it.
 #[derive(Clone, Debug)]
@@ -105,17 +105,22 @@ fn judge(error: &RedisError) -> (Kind, String) {
 fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
     match error.kind() {
         ErrorKind::AuthenticationFailed => {
-            (Kind::PermissionDenied, format!("the user name or the password in the address is wrong ({detail})"))
+            let reason = format!("the user name or the password in the address is wrong ({detail})");
+            (Kind::PermissionDenied, reason)
         }
         ErrorKind::RESP3NotSupported => {
-            (Kind::FailedPrecondition, "it is too old: globallock needs Redis 7 or newer, or a server that speaks RESP3".to_owned())
+            let reason = "it is too old: globallock needs Redis 7 or newer, or a server that speaks RESP3";
+            (Kind::FailedPrecondition, reason.to_owned())
         }
         ErrorKind::MasterNameNotFoundBySentinel => (
             Kind::Disconnected,
-            "the sentinels know no primary of that name: check the service in the address and the sentinels' hosts"
+            "the sentinels know no primary of that name: check the service in the address and the hosts of the \
+             sentinels"
                 .to_owned(),
         ),
-        ErrorKind::InvalidClientConfig => (Kind::FailedPrecondition, format!("the client refuses the address ({error})")),
+        ErrorKind::InvalidClientConfig => {
+            (Kind::FailedPrecondition, format!("the client refuses the address ({error})"))
+        }
         ErrorKind::Io if error.is_timeout() => (Kind::Disconnected, "it did not answer in time".to_owned()),
         ErrorKind::Io => (Kind::Disconnected, format!("no connection: {}", cause(error))),
         // After it the client cannot tell where the next answer on this connection begins.

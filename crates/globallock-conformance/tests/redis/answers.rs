@@ -302,8 +302,10 @@ async fn tokens_rise_also_where_the_counter_is_at_the_current_microsecond() {
         // A fraction of a millisecond passes between this clock and that of the enqueue.
         let counter = |ahead| {
             format!(
-                "EVAL \"{before} local time = redis.call('TIME') local now = time[1] * 1000000 + time[2] + {ahead} \
-                 redis.call('SET', KEYS[1], string.format('%.0f', now)) return string.format('%.0f', now)\" 1 {COUNTER}"
+                "EVAL \"{before} local time = redis.call('TIME') \
+                 local now = time[1] * 1000000 + time[2] + {ahead} \
+                 redis.call('SET', KEYS[1], string.format('%.0f', now)) \
+                 return string.format('%.0f', now)\" 1 {COUNTER}"
             )
         };
         let one = |ahead| {

@@ -5,8 +5,8 @@ use redis::{ErrorKind, RedisError};
 use crate::error::Error;
 
 /// The least rights that a user of the store needs, as ACL SETUSER takes them.
-const RIGHTS: &str = "~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash +@sortedset +@keyspace \
-                      +time +publish +subscribe +hello +ping";
+const RIGHTS: &str = "~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash +@sortedset \
+                      +@keyspace +time +publish +subscribe +hello +ping";
 
 /// What failed, before the store's address is added to it.
 #[derive(Clone, Debug)]
@@ -114,8 +114,8 @@ fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
         }
         ErrorKind::MasterNameNotFoundBySentinel => (
             Kind::Disconnected,
-            "the sentinels know no primary of that name: check the service in the address and the hosts of the \
-             sentinels"
+            "the sentinels know no primary of that name: check the service in the address and the hosts of \
+             the sentinels"
                 .to_owned(),
         ),
         ErrorKind::InvalidClientConfig => {

@@ -1,5 +1,4 @@
-//! What the scripts do in rare cases: keys expire or are changed by others, flags are left over, requests are
-//! repeated.
+//! What the scripts do in rare cases: keys expire or are changed, flags are left over, requests are repeated.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -191,9 +190,8 @@ async fn a_foreign_value_of_the_counter_is_replaced() {
             let granted = store.holds(&holder).await.fencing_token;
             assert!((1 << 50..1 << 52).contains(&granted), "{granted} after {foreign:?}");
             store.release(&holder).await;
-            assert!(
-                store.get(COUNTER).trim_end_matches('w').parse::<u64>().is_ok_and(|last| last >= granted)
-            );
+            let counter = store.get(COUNTER);
+            assert!(counter.trim_end_matches('w').parse::<u64>().is_ok_and(|last| last >= granted));
         }
     }
     // The largest counter that counts.

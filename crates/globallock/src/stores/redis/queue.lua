@@ -65,8 +65,7 @@ local function clear_contended()
   end
 end
 
--- The value of the lock's key: false if it is free, a string, or a table (an error) if the key is of another
--- type.
+-- The value of the lock's key: false if there is none, a string, or a table (an error) for any other type.
 local function lock_value()
   return redis.pcall('GET', KEYS[1])
 end
@@ -181,13 +180,12 @@ end
 -- Removes a member and returns its permits to the group. `claim` is its record, nil if that was lost.
 local function remove_from_group(group, id, claim)
   call('HDEL', KEYS[4], id)
-  -- A record may outlive KEYS[5], and with it the group that it belonged to. So only a claim that was in
-  -- KEYS[5] gives permits back: those of another group's record were never taken from this one.
+  -- KEYS[5] may expire before the records do. A record that is left over from an earlier group must not give
+  -- back permits that it never took from this one. So only a claim that was in KEYS[5] gives any back.
   if call('ZREM', KEYS[5], id) == 1 then group.count = group.count - (claim and claim.count or 0) end
 end
 
--- Adds up the group again from its members' records, where the member with the smallest capacity may have
--- left.
+-- Adds up the group again from its members' records, since the smallest capacity may have left it.
 local function recount(group)
   if not group.mixed then return end
   group.count, group.capacity = 0, math.huge
@@ -272,8 +270,7 @@ local function notify(claim, now)
   return call('PUBLISH', claim.node, table.concat(message, ' ')) > 0
 end
 
--- Drops expired claims, then grants the lock to the waiters at the front of the queue that fit, and notifies
--- them.
+-- Drops expired claims, then grants the lock to the waiters at the front that fit, and notifies them.
 --
 -- `me` is the claim of this call, if it may be among them: it is not notified, because it reads its grant in
 -- the answer. `value` is what stands at the lock's key. Returns the group, or nil if no more claim fits
@@ -286,8 +283,7 @@ local function grant_waiters(now, me, value)
   if type(value) == 'string' and string.sub(value, 1, 5) == 'glk1:' then return nil end
   local group = read_group()
   if group.value and expire_group(group, value, now) then value = lock_value() end
-  -- A foreign holder has the lock, or the group has lost it and has too many members to be dropped in one
-  -- call.
+  -- A foreign holder has the lock, or the group has lost it and has too many members to drop in one call.
   if (value or group.value) and value ~= group.value then return nil end
   local budget, size, unreachable = BUDGET, 1, {}
   while budget > 0 do
@@ -343,7 +339,7 @@ end
 local function next_poll(member, now, value, min_delay)
   local rank = call('ZRANK', KEYS[3], member)
   if not rank then return 0, 0 end
-  -- Nobody holds, and waiters may be left to grant it to: the poll goes on with that.
+  -- This call has left work to the next one, or nobody holds: poll at once, to go on with it.
   if unfinished or not value then return 1, 0 end
   if rank < EARLY_POLLERS then min_delay = 0 end
   local ttl = call('PTTL', KEYS[1])
@@ -362,9 +358,9 @@ local function next_poll(member, now, value, min_delay)
 end
 
 -- The answers to enqueue and renew.
--- Held:    { 1, join number, ms left of the lease, ms left of the max hold time (0: none) } Waiting: { 0, the
---          server's ms, ms until the next poll (0: never), 1 if it is the first one and the holder is
---          foreign }
+--
+-- Held:     { 1, join number, ms left of the lease, ms left of the max hold time (0: none) }
+-- Waiting:  { 0, server's ms, ms until the next poll (0: never), 1 if first and the holder is foreign }
 --
 -- `now` is rounded down, so that what is left would seem up to 1 ms longer than it is: 1 ms is taken off. In
 -- its last ms a claim has nothing left, and its owner does not take that for a grant.
@@ -375,8 +371,7 @@ end
 
 local function waiting(member, now, value, min_delay)
   local poll_in, foreign = next_poll(member, now, value, min_delay)
-  -- Rounded up: the owner counts a lease that ends later from here, and must not believe it longer than it
-  -- is.
+  -- Rounded up, because the owner counts the end of a granted lease from here, and must not count too long.
   return { WAITING, now + 1, poll_in, foreign }
 end
 

@@ -1,5 +1,4 @@
--- Renews a claim, held or waiting, by one lease from now, and answers its status. Never revives a claim that
--- is gone.
+-- Renews a claim, held or waiting, by one lease from now, and answers its status. Never revives a gone claim.
 --
 -- ARGV: id, lease in ms, the claim's member of the queue (see MEMBER; empty: it never waits)
 -- Result: see `held` and `waiting`. { 2 }: gone.

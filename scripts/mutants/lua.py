@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ROOT / "crates/globallock/src/redis"
+SCRIPTS = ROOT / "crates/globallock/src/stores/redis"
 EXPLAINED = Path(__file__).with_name("lua_explained.txt")
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 # What kills most comes first. They wait more than they work, so that more of them run than there are cores. Tests of
@@ -55,7 +55,7 @@ OPERATORS = {
 }
 WORDS = {
     "and": ["or"], "or": ["and"], "not": [""], "true": ["false"], "false": ["true"], "math.min": ["math.max"],
-    "math.max": ["math.min"], "HELD": ["WAITING"], "WAITING": ["HELD"], "GONE": ["WAITING"], "ASK": ["GONE"],
+    "math.max": ["math.min"], "HELD": ["WAITING"], "WAITING": ["HELD"], "GONE": ["WAITING"], "ASK_AGAIN": ["GONE"],
 }
 STRINGS = {"'0'": ["'1'"], "'1'": ["'0'"], "'w'": ["''"], "'XX'": ["'NX'"], "'-inf'": ["'+inf'"], "'+inf'": ["'-inf'"]}
 STATEMENT = re.compile(r"(?:redis\.call|[a-z_]+)\(|[a-z_][\w.]*(?:, [a-z_][\w.]*)* = |return$")

@@ -1,4 +1,4 @@
-//! The ways to a server: TLS, sockets, users.
+//! The ways to connect to a server: TLS, sockets, users, sentinels.
 
 use globallock::{Error, LockManager};
 use globallock_conformance::fixtures::calm_manager as manager;
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::connect;
 
-/// Takes and gives a lock, waits for one, and lists it.
+/// Acquires and releases a lock, waits for one, and lists it.
 async fn works(manager: &LockManager) {
     let lock = manager.mutex("a").unwrap();
     let guard = lock.acquire().await.unwrap();
@@ -30,7 +30,7 @@ fn message(refused: globallock::Result<LockManager>) -> String {
 }
 
 #[tokio::test]
-async fn tls_with_a_client_certificate() {
+async fn tls_works_with_a_client_certificate() {
     let directory = TempDir::new().unwrap();
     let files = Certificates::write(directory.path()).unwrap();
     let server = Redis::start_with_tls(&files, &[]).unwrap();
@@ -38,8 +38,8 @@ async fn tls_with_a_client_certificate() {
     let (ca, cert, key) = (files.ca.display(), files.client.display(), files.client_key.display());
     works(&manager(&url(&format!("ca={ca}&cert={cert}&key={key}"))).await).await;
 
-    let stranger = files.other_ca.display();
-    let refused = message(connect(&url(&format!("ca={stranger}&cert={cert}&key={key}"))).await);
+    let other_ca = files.other_ca.display();
+    let refused = message(connect(&url(&format!("ca={other_ca}&cert={cert}&key={key}"))).await);
     assert!(refused.contains("certificate"), "{refused}");
     let refused = message(connect(&url(&format!("ca={ca}"))).await);
     assert!(refused.contains("is unavailable"), "{refused}");
@@ -57,7 +57,7 @@ async fn tls_with_a_client_certificate() {
 }
 
 #[tokio::test]
-async fn a_unix_socket() {
+async fn a_unix_socket_works() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("redis.sock");
     let server = Redis::start_with(&["--unixsocket", socket.to_str().unwrap()]).unwrap();
@@ -70,7 +70,7 @@ async fn a_unix_socket() {
 }
 
 #[tokio::test]
-async fn a_password_and_a_user_with_the_least_rights() {
+async fn a_password_and_a_user_with_the_least_rights_work() {
     let server = Redis::start_with(&["--requirepass", "s p/e@c#i:al"]).unwrap();
     let port = server.port();
     let password = "s%20p%2Fe%40c%23i%3Aal";
@@ -80,7 +80,7 @@ async fn a_password_and_a_user_with_the_least_rights() {
     let refused = message(connect(&format!("redis://:wrong@127.0.0.1:{port}")).await);
     assert!(refused.contains("password in the address is wrong"), "{refused}");
 
-    // The rights as the manual of the store lists them.
+    // The rights as the store's page lists them.
     let manual = include_str!("../../../../docs/redis.md");
     let rights = manual.lines().find_map(|line| line.trim().strip_prefix("ACL SETUSER locks on >PASSWORD "));
     let rights = rights.expect("the manual lists the rights");
@@ -136,7 +136,7 @@ async fn bad_addresses_are_refused_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn an_unreachable_server_is_told_within_the_time_given() {
+async fn an_unreachable_server_is_reported_within_the_timeout() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     for (url, text) in [

@@ -1,253 +1,260 @@
-//! What the scripts answer, to the millisecond, and what they leave behind.
+//! What the scripts answer, to the millisecond, and what they leave in the keys.
 
-use crate::asking::{
-    CLAIMS, FENCE, ID, LOCK, OTHER, QUEUE, REST, SHARED, Scripts, held_until, in_front, numbers, piped,
-    shared_by, waits_already,
+use crate::calls::{
+    CLAIMS, COUNTER, ID, LOCK, OTHER, QUEUE, REST, SHARED, Scripts, already_waiting, held_until, in_front,
+    numbers, piped, shared_by,
 };
 
-/// How long the holder's lease lasts still: no machine stands still for that.
+/// What is left of the holder's lease: longer than any machine pauses.
 const LEFT: i64 = 50_000;
-/// In how many milliseconds after the end of the holder's lease a waiter looks, by its place in the queue.
-const TURNS: [(u32, i64); 9] =
+/// How many milliseconds after the end of the holder's lease a waiter polls, by its rank in the queue.
+const POLL_DELAYS: [(u32, i64); 9] =
     [(0, 1), (1, 6), (2, 11), (7, 36), (8, 41), (9, 42), (16, 43), (80, 51), (81, 51)];
 
 #[tokio::test]
-async fn waiters_look_one_after_the_other_when_the_lease_of_the_holder_ends() {
+async fn waiters_poll_one_after_the_other_when_the_lease_of_the_holder_ends() {
     let scripts = Scripts::new().await;
-    for (rank, turn) in TURNS {
+    for (rank, delay) in POLL_DELAYS {
         let new = |now| [vec![held_until(now + LEFT)], in_front(rank)].concat();
-        for asks in [scripts.joins(), scripts.joins_shared()] {
-            let told = scripts.answer(new, &asks);
-            assert_eq!(told.answer, [0, told.now + 1, LEFT - told.late + turn, 0], "{rank}: {asks}");
+        for request in [scripts.enqueue(), scripts.enqueue_shared()] {
+            let reply = scripts.answer(new, &request);
+            assert_eq!(reply.answer, [0, reply.now + 1, LEFT - reply.late + delay, 0], "{rank}: {request}");
         }
-        let told = scripts.answer(|now| [new(now), waits_already()].concat(), &scripts.renews());
-        assert_eq!(told.answer, [0, told.now + 1, LEFT - told.late + turn, 0], "{rank}, renewed");
+        let reply = scripts.answer(|now| [new(now), already_waiting()].concat(), &scripts.renew());
+        assert_eq!(reply.answer, [0, reply.now + 1, LEFT - reply.late + delay, 0], "{rank}, renewed");
     }
 }
 
 #[tokio::test]
-async fn whoever_looks_early_waits_for_a_sixth_of_its_lease_but_the_first_eight() {
+async fn between_two_polls_of_a_waiter_is_a_sixth_of_its_lease_except_for_the_first_eight() {
     let scripts = Scripts::new().await;
-    for (rank, turn) in TURNS {
+    for (rank, delay) in POLL_DELAYS {
         for left in [LEFT, 3 * LEFT] {
-            let before = |now| [vec![held_until(now + left)], in_front(rank), waits_already()].concat();
-            let told = scripts.answer(before, &scripts.joins());
-            let looks = left - told.late + turn;
-            let again = if rank < 8 { looks } else { looks.max(100_000) };
-            assert_eq!(told.answer, [0, told.now + 1, again, 0], "{rank}, {left}");
+            let before = |now| [vec![held_until(now + left)], in_front(rank), already_waiting()].concat();
+            let reply = scripts.answer(before, &scripts.enqueue());
+            let polls = left - reply.late + delay;
+            let poll_in = if rank < 8 { polls } else { polls.max(100_000) };
+            assert_eq!(reply.answer, [0, reply.now + 1, poll_in, 0], "{rank}, {left}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_lock_that_stays_for_ever_is_looked_at_by_nobody() {
+async fn nobody_polls_a_lock_that_never_expires() {
     let scripts = Scripts::new().await;
     for rank in [0, 1, 9] {
         let stays = |now| [vec![held_until(now + LEFT), format!("PERSIST {LOCK}")], in_front(rank)].concat();
-        for asks in [scripts.joins(), scripts.joins_shared()] {
-            let told = scripts.answer(stays, &asks);
-            assert_eq!(told.answer, [0, told.now + 1, 0, 0], "{rank}: {asks}");
+        for request in [scripts.enqueue(), scripts.enqueue_shared()] {
+            let reply = scripts.answer(stays, &request);
+            assert_eq!(reply.answer, [0, reply.now + 1, 0, 0], "{rank}: {request}");
         }
-        let told = scripts.answer(|now| [stays(now), waits_already()].concat(), &scripts.renews());
-        assert_eq!(told.answer, [0, told.now + 1, 0, 0], "{rank}, renewed");
+        let reply = scripts.answer(|now| [stays(now), already_waiting()].concat(), &scripts.renew());
+        assert_eq!(reply.answer, [0, reply.now + 1, 0, 0], "{rank}, renewed");
     }
 }
 
 #[tokio::test]
-async fn a_foreign_holder_is_looked_for_by_the_first_and_more_seldom_by_each_behind() {
+async fn the_first_waiter_polls_for_a_foreign_holder_and_each_one_behind_it_more_seldom() {
     let scripts = Scripts::new().await;
     for value in ["somebody", "glk1", "glk1-:x", "\"\""] {
-        for (rank, again, stranger) in [(0, 0, 1), (1, 200, 0), (2, 300, 0), (20, 2100, 0)] {
+        for (rank, poll_in, foreign) in [(0, 0, 1), (1, 200, 0), (2, 300, 0), (20, 2100, 0)] {
             let held = |_| [vec![format!("SET {LOCK} {value}")], in_front(rank)].concat();
-            let told = scripts.answer(held, &scripts.joins());
-            assert_eq!(told.answer, [0, told.now + 1, again, stranger], "{value}, {rank}, for ever");
+            let reply = scripts.answer(held, &scripts.enqueue());
+            assert_eq!(reply.answer, [0, reply.now + 1, poll_in, foreign], "{value}, {rank}, for ever");
             let held =
                 |now| [vec![format!("SET {LOCK} {value} PXAT {}", now + LEFT)], in_front(rank)].concat();
-            let told = scripts.answer(held, &scripts.joins());
-            let again = if rank == 0 { LEFT - told.late + 1 } else { again };
-            assert_eq!(told.answer, [0, told.now + 1, again, stranger], "{value}, {rank}");
+            let reply = scripts.answer(held, &scripts.enqueue());
+            let poll_in = if rank == 0 { LEFT - reply.late + 1 } else { poll_in };
+            assert_eq!(reply.answer, [0, reply.now + 1, poll_in, foreign], "{value}, {rank}");
         }
     }
-    // One whose end comes sooner than the turn of a waiter far behind, which does not look before a sixth of its lease
-    // when it looks by itself.
+    // A foreign holder that expires before a waiter far behind would poll. A waiter that has polled waits for
+    // a sixth of its lease at least.
     let held = |now| [vec![format!("SET {LOCK} somebody PXAT {}", now + LEFT)], in_front(1600)].concat();
-    let told = scripts.answer(held, &scripts.joins_shared());
-    assert_eq!(told.answer, [0, told.now + 1, LEFT - told.late + 241, 0]);
-    let told = scripts.answer(|now| [held(now), waits_already()].concat(), &scripts.joins());
-    assert_eq!(told.answer, [0, told.now + 1, 100_000, 0]);
+    let reply = scripts.answer(held, &scripts.enqueue_shared());
+    assert_eq!(reply.answer, [0, reply.now + 1, LEFT - reply.late + 241, 0]);
+    let reply = scripts.answer(|now| [held(now), already_waiting()].concat(), &scripts.enqueue());
+    assert_eq!(reply.answer, [0, reply.now + 1, 100_000, 0]);
 }
 
 #[tokio::test]
-async fn waiters_look_when_the_first_of_those_who_share_is_over() {
+async fn waiters_poll_when_the_first_shared_holder_expires() {
     let scripts = Scripts::new().await;
-    for (rank, turn) in [(0, 1), (3, 16), (8, 41)] {
+    for (rank, delay) in [(0, 1), (3, 16), (8, 41)] {
         let shared = |now| [shared_by(&[(now + LEFT, 2), (now + 2 * LEFT, 2)], 0), in_front(rank)].concat();
-        let told = scripts.answer(shared, &scripts.joins_shared());
-        assert_eq!(told.answer, [0, told.now + 1, LEFT - told.late + turn, 0], "{rank}");
+        let reply = scripts.answer(shared, &scripts.enqueue_shared());
+        assert_eq!(reply.answer, [0, reply.now + 1, LEFT - reply.late + delay, 0], "{rank}");
     }
 }
 
 #[tokio::test]
-async fn the_room_of_those_who_shared_and_are_over_is_there_at_once() {
+async fn the_permits_of_expired_shared_holders_are_free_at_once() {
     let scripts = Scripts::new().await;
-    // All of them are: whoever takes all there is holds it.
-    let told = scripts.answer(|now| shared_by(&[(now - 1, 2), (now - 2, 2)], 0), &scripts.joins());
-    assert_eq!(told.answer[0], 1, "{:?}", told.answer);
-    // One of them: another one fits, and only one.
+    // All have expired: a claim that takes all permits holds the lock.
+    let reply = scripts.answer(|now| shared_by(&[(now - 1, 2), (now - 2, 2)], 0), &scripts.enqueue());
+    assert_eq!(reply.answer[0], 1, "{:?}", reply.answer);
+    // One has expired: one more claim fits.
     let one = |now| shared_by(&[(now - 1, 2), (now + LEFT, 2)], 0);
-    let told = scripts.answer(one, &scripts.joins_shared());
-    assert_eq!(told.answer[0], 1, "{:?}", told.answer);
-    assert_eq!(scripts.answer(one, &scripts.joins()).answer[0], 0);
-    // The one with the smaller capacity, which counts no more.
+    let reply = scripts.answer(one, &scripts.enqueue_shared());
+    assert_eq!(reply.answer[0], 1, "{:?}", reply.answer);
+    assert_eq!(scripts.answer(one, &scripts.enqueue()).answer[0], 0);
+    // The one with the smaller capacity has expired, and its capacity does not count any more.
     let smaller = |now| shared_by(&[(now - 1, 1), (now + LEFT, 2)], 1);
-    let told = scripts.answer(smaller, &scripts.joins_shared());
-    assert_eq!(told.answer[0], 1, "{:?}", told.answer);
+    let reply = scripts.answer(smaller, &scripts.enqueue_shared());
+    assert_eq!(reply.answer[0], 1, "{:?}", reply.answer);
 }
 
 #[tokio::test]
-async fn very_many_who_shared_and_are_over_are_dropped_by_several_calls() {
+async fn very_many_expired_shared_holders_are_dropped_by_several_calls() {
     let scripts = Scripts::new().await;
     let dead = |count| move |now| shared_by(&vec![(now - 1, 2); count], 0);
-    let once = scripts.joins_for(0, 0);
-    assert_eq!(scripts.whatever(dead(500), &[&scripts.joins()])[0], 1);
-    let told = scripts.whatever(dead(501), &[&scripts.joins()]);
-    assert_eq!((told[0], &told[2..]), (0, &[1, 0][..]), "it looks again at once");
-    let told = scripts.whatever(dead(501), &[&once, &scripts.joins()]);
-    assert_eq!(told[..2], [3, 1], "one that does not wait asks again at once");
-    let leave = scripts.leaves(ID, "");
-    assert_eq!(scripts.whatever(dead(501), &[&leave, &leave]), [2, 0], "so does one that leaves");
-    assert_eq!(scripts.whatever(dead(500), &[&leave]), [0], "nobody is left");
+    let once = scripts.enqueue_for(0, 0);
+    assert_eq!(scripts.untimed_answers(dead(500), &[&scripts.enqueue()])[0], 1);
+    let reply = scripts.untimed_answers(dead(501), &[&scripts.enqueue()]);
+    assert_eq!((reply[0], &reply[2..]), (0, &[1, 0][..]), "it polls at once");
+    let reply = scripts.untimed_answers(dead(501), &[&once, &scripts.enqueue()]);
+    assert_eq!(reply[..2], [3, 1], "a claim that does not wait asks again at once");
+    let leave = scripts.release(ID, "");
+    assert_eq!(scripts.untimed_answers(dead(501), &[&leave, &leave]), [2, 0], "so does a release");
+    assert_eq!(scripts.untimed_answers(dead(500), &[&leave]), [0], "nobody is left");
 }
 
 #[tokio::test]
-async fn a_lost_counter_lets_nobody_overtake_those_behind_very_many_dead() {
+async fn a_lost_counter_lets_nobody_overtake_waiters_behind_very_many_dead_ones() {
     let scripts = Scripts::new().await;
-    let once = scripts.joins_for(0, 0);
-    assert_eq!(scripts.whatever(|_| in_front(5000), &[&once, &once]), [3, 3]);
+    let once = scripts.enqueue_for(0, 0);
+    assert_eq!(scripts.untimed_answers(|_| in_front(5000), &[&once, &once]), [3, 3]);
 }
 
 #[tokio::test]
-async fn what_another_program_has_put_in_front_goes_with_the_grant_to_the_next() {
+async fn a_foreign_member_at_the_front_of_the_queue_is_removed_with_the_next_grant() {
     let scripts = Scripts::new().await;
-    let before = |_| [vec![format!("ZADD {QUEUE} 1 junk")], waits_already()].concat();
-    let told = scripts.answers(before, &[&scripts.renews(), &format!("EXISTS {QUEUE}")]);
-    assert_eq!(told.answer, [1, 5000, 599_999, 0, 0]);
+    let before = |_| [vec![format!("ZADD {QUEUE} 1 junk")], already_waiting()].concat();
+    let reply = scripts.answers(before, &[&scripts.renew(), &format!("EXISTS {QUEUE}")]);
+    assert_eq!(reply.answer, [1, 5000, 599_999, 0, 0]);
 }
 
 #[tokio::test]
-async fn whoever_leaves_gives_nothing_to_one_whom_nobody_hears() {
+async fn a_release_grants_nothing_to_an_unreachable_waiter() {
     let scripts = Scripts::new().await;
-    let leave = scripts.leaves(OTHER, "");
+    let leave = scripts.release(OTHER, "");
     let (lock, queue) = (format!("EXISTS {LOCK}"), format!("EXISTS {QUEUE}"));
     let before = |now: i64| {
         let number = now * 1000;
         let waits = format!("ZADD {QUEUE} {number} \"{ID} {REST}\"");
-        vec![held_until(now + LEFT), format!("SET {FENCE} {number}w"), waits]
+        vec![held_until(now + LEFT), format!("SET {COUNTER} {number}w"), waits]
     };
     assert_eq!(scripts.answers(before, &[&leave, &lock, &queue]).answer, [1, 0, 0]);
 }
 
 #[tokio::test]
-async fn what_is_left_of_a_hold_is_told_a_millisecond_short() {
+async fn what_is_left_of_a_hold_is_answered_a_millisecond_short() {
     let scripts = Scripts::new().await;
     let holds = |ends: i64| {
         move |now| vec![format!("SET {LOCK} \"glk1:{ID}:1000::{ends}:1/1:x\" PXAT {}", now + LEFT)]
     };
-    // A longest hold goes another way than none.
-    let told = scripts.answer(holds(99_999_999_999_999), &scripts.renews());
-    assert_eq!(told.answer, [1, 1000, 599_999, 99_999_999_999_999 - told.now - 1]);
+    // A max hold time rules out the fast path.
+    let reply = scripts.answer(holds(99_999_999_999_999), &scripts.renew());
+    assert_eq!(reply.answer, [1, 1000, 599_999, 99_999_999_999_999 - reply.now - 1]);
     let ends = format!("PEXPIRETIME {LOCK}");
-    let told = scripts.answers(holds(99_999_999_999_999), &[&scripts.renews(), &ends]);
-    assert_eq!(told.answer[4], told.now + 600_000, "the store keeps it as long");
-    let told = scripts.answer(holds(0), &scripts.renews());
-    assert_eq!(told.answer, [1, 1000, 600_000, 0]);
-    let told = scripts.answer(holds(0), &scripts.joins());
-    assert_eq!(told.answer, [1, 1000, 599_999, 0]);
-    let told = scripts.answer(holds(1), &scripts.renews());
-    assert_eq!(told.answer, [1, 1000, 0, 0], "a hold that is over has nothing left, and no less");
-    let told = scripts.answer(|_| Vec::new(), &scripts.joins_shared());
-    assert_eq!((told.answer[1] / 1000, told.answer[0], &told.answer[2..]), (told.now, 1, &[599_999, 0][..]));
+    let reply = scripts.answers(holds(99_999_999_999_999), &[&scripts.renew(), &ends]);
+    assert_eq!(reply.answer[4], reply.now + 600_000, "the store keeps it as long");
+    let reply = scripts.answer(holds(0), &scripts.renew());
+    assert_eq!(reply.answer, [1, 1000, 600_000, 0]);
+    let reply = scripts.answer(holds(0), &scripts.enqueue());
+    assert_eq!(reply.answer, [1, 1000, 599_999, 0]);
+    let reply = scripts.answer(holds(1), &scripts.renew());
+    assert_eq!(reply.answer, [1, 1000, 0, 0], "a hold that has ended has nothing left, and not less");
+    let reply = scripts.answer(|_| Vec::new(), &scripts.enqueue_shared());
+    assert_eq!(
+        (reply.answer[1] / 1000, reply.answer[0], &reply.answer[2..]),
+        (reply.now, 1, &[599_999, 0][..])
+    );
 }
 
 #[tokio::test]
-async fn a_longest_hold_ends_the_lease_where_it_is_the_shorter() {
+async fn a_max_hold_time_shorter_than_the_lease_ends_the_lease() {
     let scripts = Scripts::new().await;
     let ends = format!("PEXPIRETIME {LOCK}");
-    assert_eq!(scripts.answer(|_| Vec::new(), &scripts.joins()).answer.len(), 1, "it holds its whole lease");
-    for (longest, left) in [(300_000, 300_000), (600_000, 600_000), (900_000, 600_000)] {
-        let hold_left = i64::from(longest);
+    assert_eq!(
+        scripts.answer(|_| Vec::new(), &scripts.enqueue()).answer.len(),
+        1,
+        "it holds its whole lease"
+    );
+    for (max_hold, left) in [(300_000, 300_000), (600_000, 600_000), (900_000, 600_000)] {
+        let hold_left = i64::from(max_hold);
         for waits in [0, 1] {
-            let asks = scripts.joins_for(longest, waits);
-            let told = scripts.answers(|_| Vec::new(), &[&asks, &scripts.renews(), &ends]);
-            let number = told.answer[1];
-            assert_eq!(number / 1000, told.now);
+            let request = scripts.enqueue_for(max_hold, waits);
+            let reply = scripts.answers(|_| Vec::new(), &[&request, &scripts.renew(), &ends]);
+            let number = reply.answer[1];
+            assert_eq!(number / 1000, reply.now);
             let first = [1, number, left, hold_left];
-            let renewed = [1, number, left - 1, hold_left - 1, told.now + left];
-            assert_eq!(told.answer, [&first[..], &renewed[..]].concat(), "{longest}, {waits}");
+            let renewed = [1, number, left - 1, hold_left - 1, reply.now + left];
+            assert_eq!(reply.answer, [&first[..], &renewed[..]].concat(), "{max_hold}, {waits}");
         }
-        let asks = scripts.joins_shared_for(longest);
-        let told = scripts.answers(|_| Vec::new(), &[&asks, &scripts.renews(), &ends]);
-        let held = [1, told.answer[1], left - 1, hold_left - 1];
+        let request = scripts.enqueue_shared_for(max_hold);
+        let reply = scripts.answers(|_| Vec::new(), &[&request, &scripts.renew(), &ends]);
+        let held = [1, reply.answer[1], left - 1, hold_left - 1];
         assert_eq!(
-            told.answer,
-            [&held[..], &held[..], &[told.now + left][..]].concat(),
-            "{longest}, may share"
+            reply.answer,
+            [&held[..], &held[..], &[reply.now + left][..]].concat(),
+            "{max_hold}, may share"
         );
     }
 }
 
 #[tokio::test]
-async fn a_waiter_that_asks_at_a_free_lock_holds_it_at_once() {
+async fn a_waiter_that_polls_a_free_lock_holds_it_at_once() {
     let scripts = Scripts::new().await;
-    for asks in [scripts.joins(), scripts.renews()] {
-        let told = scripts.answer(|_| waits_already(), &asks);
-        assert_eq!(told.answer, [1, 5000, 599_999, 0], "{asks}");
-        // Those in front whom nobody hears do not stop it.
-        let told = scripts.answer(|_| [in_front(1), waits_already()].concat(), &asks);
-        assert_eq!(told.answer[..2], [1, 5000], "{asks}");
+    for request in [scripts.enqueue(), scripts.renew()] {
+        let reply = scripts.answer(|_| already_waiting(), &request);
+        assert_eq!(reply.answer, [1, 5000, 599_999, 0], "{request}");
+        // Unreachable waiters in front do not stop it.
+        let reply = scripts.answer(|_| [in_front(1), already_waiting()].concat(), &request);
+        assert_eq!(reply.answer[..2], [1, 5000], "{request}");
     }
 }
 
-/// The claim that asks has shared the lock with another one, until these moments.
+/// The claim that makes the calls has shared the lock with another one, until these milliseconds.
 fn shares_until(ends: i64, other: i64) -> Vec<String> {
     let first = format!("{:032x}", 0xcc00);
     shared_by(&[(ends, 2), (other, 2)], 0).iter().map(|command| command.replace(&first, ID)).collect()
 }
 
 #[tokio::test]
-async fn a_renewal_of_one_that_shares_moves_the_end_of_its_lease_everywhere() {
+async fn a_renewal_of_a_shared_holder_moves_the_end_of_its_lease_in_every_key() {
     let scripts = Scripts::new().await;
-    let renews = scripts.renews_shared();
+    let renews = scripts.renew_shared();
     let (score, count) = (format!("ZSCORE {SHARED} {ID}"), format!("ZCARD {SHARED}"));
-    let told = scripts.answers(|now| shares_until(now + LEFT, now + LEFT), &[&renews, &score, &count]);
-    assert_eq!(told.answer, [1, 1000, 599_999, 0, told.now + 600_000, 2]);
+    let reply = scripts.answers(|now| shares_until(now + LEFT, now + LEFT), &[&renews, &score, &count]);
+    assert_eq!(reply.answer, [1, 1000, 599_999, 0, reply.now + 600_000, 2]);
 }
 
 #[tokio::test]
 async fn a_renewal_that_comes_too_late_leaves_nothing_behind() {
     let scripts = Scripts::new().await;
-    let (queue, claims, fencing_token) =
-        (format!("ZCARD {QUEUE}"), format!("EXISTS {CLAIMS}"), format!("GET {FENCE}"));
-    // Of a waiter, while another one has all there is.
+    let (queue, claims, counter_value) =
+        (format!("ZCARD {QUEUE}"), format!("EXISTS {CLAIMS}"), format!("GET {COUNTER}"));
+    // Of a waiter, while another claim has all permits.
     let waited = |now| {
         let over = format!("HSET {CLAIMS} {ID} {}", now - 1);
-        [vec![held_until(now + LEFT)], waits_already(), vec![over]].concat()
+        [vec![held_until(now + LEFT)], already_waiting(), vec![over]].concat()
     };
-    let told = scripts.answers(waited, &[&scripts.renews(), &queue, &claims, &fencing_token]);
-    assert_eq!(told.answer, [2, 0, 0, 5000]);
-    // Of the last one that shares.
-    let renews = scripts.renews_shared();
+    let reply = scripts.answers(waited, &[&scripts.renew(), &queue, &claims, &counter_value]);
+    assert_eq!(reply.answer, [2, 0, 0, 5000]);
+    // Of the last shared holder.
+    let renews = scripts.renew_shared();
     let gone = format!("EXISTS {LOCK} {SHARED}");
-    let told =
-        scripts.answers(|now| shares_until(now - 2, now - 1), &[&renews, &gone, &claims, &fencing_token]);
-    assert_eq!(told.answer, [2, 0, 0, 1000]);
+    let reply =
+        scripts.answers(|now| shares_until(now - 2, now - 1), &[&renews, &gone, &claims, &counter_value]);
+    assert_eq!(reply.answer, [2, 0, 0, 1000]);
 }
 
 #[tokio::test]
-async fn a_renewal_that_comes_too_late_makes_room_for_those_who_wait() {
+async fn a_renewal_that_comes_too_late_frees_permits_for_the_waiters() {
     let scripts = Scripts::new().await;
-    let renews = scripts.renews_shared();
-    // Nobody hears them: whose turn it is goes.
+    let renews = scripts.renew_shared();
+    // They are unreachable: the first one that fits is dropped.
     let waited = |now| [shares_until(now - 1, now - 2), in_front(2)].concat();
     assert_eq!(scripts.answers(waited, &[&renews, &format!("ZCARD {QUEUE}")]).answer, [2, 0]);
 }
@@ -256,64 +263,66 @@ async fn a_renewal_that_comes_too_late_makes_room_for_those_who_wait() {
 async fn a_claim_is_gone_in_the_millisecond_in_which_its_lease_ends() {
     let scripts = Scripts::new().await;
     let member = format!("{ID} {REST}");
-    let waits_until = |ends| [waits_already(), vec![format!("HSET {CLAIMS} {ID} {ends}")]].concat();
+    let waits_until = |ends| [already_waiting(), vec![format!("HSET {CLAIMS} {ID} {ends}")]].concat();
     let waits = |now| [vec![held_until(now + LEFT)], waits_until(now)].concat();
-    assert_eq!(scripts.answers_at(waits, &[&scripts.renews()]).answer, [2], "a renewal of a waiter");
-    assert_eq!(scripts.answers_at(waits, &[&scripts.leaves(ID, &member)]).answer, [0], "a waiter leaves");
+    assert_eq!(scripts.answers_at(waits, &[&scripts.renew()]).answer, [2], "a renewal of a waiter");
+    assert_eq!(scripts.answers_at(waits, &[&scripts.release(ID, &member)]).answer, [0], "a waiter leaves");
     let shares = |now| shares_until(now, now + LEFT);
-    assert_eq!(scripts.answers_at(shares, &[&scripts.renews_shared()]).answer, [2], "a renewal");
-    assert_eq!(scripts.answers_at(shares, &[&scripts.leaves(ID, "")]).answer, [0], "a departure");
-    // A waiter that wants all there is, in front of one that needs no more than is there.
+    assert_eq!(scripts.answers_at(shares, &[&scripts.renew_shared()]).answer, [2], "a renewal");
+    assert_eq!(scripts.answers_at(shares, &[&scripts.release(ID, "")]).answer, [0], "a release");
+    // An expired waiter for all permits, in front of a claim that takes the free one.
     let room = |now| [shared_by(&[(now + LEFT, 2)], 0), waits_until(now)].concat();
-    let other = scripts.joins_shared().replace(ID, OTHER);
-    assert_eq!(scripts.answers_at(room, &[&other]).answer[0], 1, "a join behind a waiter");
+    let other = scripts.enqueue_shared().replace(ID, OTHER);
+    assert_eq!(scripts.answers_at(room, &[&other]).answer[0], 1, "an enqueue behind a waiter");
 }
 
 #[tokio::test]
-async fn waiters_look_also_when_the_lease_of_the_holder_ends_in_this_millisecond() {
+async fn waiters_poll_also_when_the_lease_of_the_holder_ends_in_this_millisecond() {
     let scripts = Scripts::new().await;
-    for (rank, turn) in [(0, 1), (1, 6), (2, 11)] {
+    for (rank, delay) in [(0, 1), (1, 6), (2, 11)] {
         let held = |now| [vec![held_until(now)], in_front(rank)].concat();
-        for asks in [scripts.joins(), scripts.joins_shared()] {
-            let told = scripts.answers_at(held, &[&asks]);
-            assert_eq!(told.answer, [0, told.now + 1, turn, 0], "{rank}: {asks}");
+        for request in [scripts.enqueue(), scripts.enqueue_shared()] {
+            let reply = scripts.answers_at(held, &[&request]);
+            assert_eq!(reply.answer, [0, reply.now + 1, delay, 0], "{rank}: {request}");
         }
-        let told = scripts.answers_at(|now| [held(now), waits_already()].concat(), &[&scripts.renews()]);
-        assert_eq!(told.answer, [0, told.now + 1, turn, 0], "{rank}, renewed");
+        let reply = scripts.answers_at(|now| [held(now), already_waiting()].concat(), &[&scripts.renew()]);
+        assert_eq!(reply.answer, [0, reply.now + 1, delay, 0], "{rank}, renewed");
         let foreign = |now| [vec![format!("SET {LOCK} somebody PXAT {now}")], in_front(rank)].concat();
-        let told = scripts.answers_at(foreign, &[&scripts.joins_shared()]);
-        assert_eq!(told.answer, [0, told.now + 1, turn, i64::from(rank == 0)], "{rank}, foreign");
+        let reply = scripts.answers_at(foreign, &[&scripts.enqueue_shared()]);
+        assert_eq!(reply.answer, [0, reply.now + 1, delay, i64::from(rank == 0)], "{rank}, foreign");
     }
 }
 
 #[tokio::test]
-async fn tokens_rise_also_where_the_counter_stands_at_the_very_microsecond() {
+async fn tokens_rise_also_where_the_counter_is_at_the_current_microsecond() {
     let scripts = Scripts::new().await;
-    let (forget, fencing_token) = (format!("DEL {LOCK} {QUEUE} {CLAIMS} {SHARED}"), format!("GET {FENCE}"));
+    let (clear, counter_value) = (format!("DEL {LOCK} {QUEUE} {CLAIMS} {SHARED}"), format!("GET {COUNTER}"));
     let held = format!("redis.call('SET', '{LOCK}', 'glk1:{OTHER}:1000::0:1/1:x', 'PX', 60000)");
-    let commands = |asks: &str, before: &str| {
-        // From the clock here to the clock of the join it is a fraction of a millisecond.
+    let commands = |request: &str, before: &str| {
+        // A fraction of a millisecond passes between this clock and that of the enqueue.
         let counter = |ahead| {
             format!(
-                "EVAL \"{before} local time = redis.call('TIME') local now = time[1] * 1000000 + time[2] + {ahead} \
-                 redis.call('SET', KEYS[1], string.format('%.0f', now)) return string.format('%.0f', now)\" 1 {FENCE}"
+                "EVAL \"{before} local time = redis.call('TIME') \
+                 local now = time[1] * 1000000 + time[2] + {ahead} \
+                 redis.call('SET', KEYS[1], string.format('%.0f', now)) \
+                 return string.format('%.0f', now)\" 1 {COUNTER}"
             )
         };
         let one = |ahead| {
-            [counter(ahead), asks.to_owned(), fencing_token.clone(), forget.clone(), "ECHO next".to_owned()]
+            [counter(ahead), request.to_owned(), counter_value.clone(), clear.clone(), "ECHO next".to_owned()]
         };
         (0..100).flat_map(one).collect::<Vec<_>>()
     };
-    for (asks, before) in
-        [(scripts.joins_for(0, 0), ""), (scripts.joins_shared(), ""), (scripts.joins(), held.as_str())]
+    for (request, before) in
+        [(scripts.enqueue_for(0, 0), ""), (scripts.enqueue_shared(), ""), (scripts.enqueue(), held.as_str())]
     {
-        let commands = commands(&asks, before);
+        let commands = commands(&request, before);
         for _ in 0..40 {
-            let told = piped(&scripts.server, &commands).replace('w', "");
-            let told = told.split_terminator("next\n").map(numbers).collect::<Vec<_>>();
-            assert_eq!(told.len(), 100);
-            for told in told {
-                assert!(told[told.len() - 2] > told[0], "{told:?}");
+            let reply = piped(&scripts.server, &commands).replace('w', "");
+            let reply = reply.split_terminator("next\n").map(numbers).collect::<Vec<_>>();
+            assert_eq!(reply.len(), 100);
+            for reply in reply {
+                assert!(reply[reply.len() - 2] > reply[0], "{reply:?}");
             }
         }
     }

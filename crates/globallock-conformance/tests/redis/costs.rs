@@ -1,9 +1,9 @@
-//! What locks cost the server, by the commands inside.
+//! What locks cost the server, counted in the commands inside the scripts.
 
 use globallock::backend::{ClaimStatus, WaitMode};
 use globallock_conformance::server::redis::Redis;
 
-use crate::asking::{FENCE, ID, MUTEX, REST, Scripts, in_front, shared_by, waits_already};
+use crate::calls::{COUNTER, ID, MUTEX, REST, Scripts, already_waiting, in_front, shared_by};
 use crate::scripts::{Store, queued};
 use crate::times::claim;
 
@@ -14,7 +14,7 @@ pub(crate) fn count(server: &Redis, command: &str) -> u64 {
     found.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
 }
 
-/// What the server did in a call, by command.
+/// What the server has run in a call, by command.
 fn spent(store: &Store) -> String {
     let stats = store.server.cli(&["INFO", "commandstats"]);
     let mut calls: Vec<&str> = stats
@@ -42,14 +42,14 @@ async fn locks_cost_the_server_what_the_page_says() {
     store.waits(&waiter).await;
     assert_eq!(spent(&store), "pexpire:1 pttl:2 set:2 time:1 zadd:1 zrank:1", "the first wait");
     store.release(&holder).await;
-    store.told(&waiter).await;
+    store.granted(&waiter).await;
     assert_eq!(spent(&store), "mget:1 publish:1 set:1 time:1 zpopmin:1", "a release before a waiter");
     store.release(&waiter).await;
     assert_eq!(spent(&store), "del:1 mget:1 set:1 zpopmin:1", "a release after the last waiter");
     store.holds(&holder).await;
     store.release(&holder).await;
     assert_eq!(spent(&store), "del:1 mget:1 set:2 time:1", "an acquire and a release");
-    store.server.cli(&["DEL", FENCE]);
+    store.server.cli(&["DEL", COUNTER]);
     spent(&store);
     store.holds(&holder).await;
     assert_eq!(spent(&store), "exists:1 set:2 time:1", "the first acquire of a name");
@@ -59,7 +59,7 @@ async fn locks_cost_the_server_what_the_page_says() {
     assert_eq!(spent(&store), "exists:1 set:2 time:1", "an acquire that does not wait");
 }
 
-/// How many waiters a look at the head of the queue reads.
+/// How many waiters a command reads from the front of the queue.
 fn read_by(command: &[String]) -> Option<u64> {
     let [name, key, first, last, ..] = command else { return None };
     if !name.eq_ignore_ascii_case("ZRANGE") || !key.ends_with(":queue") {
@@ -70,30 +70,31 @@ fn read_by(command: &[String]) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn a_call_does_the_same_behind_ten_waiters_and_behind_ten_thousand() {
+async fn a_call_costs_the_same_behind_ten_waiters_as_behind_ten_thousand() {
     let scripts = Scripts::new().await;
-    // While others share, the head of the queue is looked at: it wants more than is left.
+    // While there are shared holders, the first waiter is read: it wants more permits than are free.
     let behind = |waiters| {
         move |now| {
             let shared = shared_by(&[(now + 100_000, 2), (now + 100_000, 2)], 0);
-            [shared, in_front(waiters), waits_already()].concat()
+            [shared, in_front(waiters), already_waiting()].concat()
         }
     };
     let asked = [
-        ("a join", scripts.joins_shared()),
-        ("a look", scripts.joins()),
-        ("a renewal", scripts.renews()),
-        ("a departure from the queue", scripts.leaves(ID, &format!("{ID} {REST}"))),
-        ("a departure of one that shared", scripts.leaves(&format!("{:032x}", 0xcc00), "")),
+        ("an enqueue", scripts.enqueue_shared()),
+        ("a poll", scripts.enqueue()),
+        ("a renewal", scripts.renew()),
+        ("a release of a waiter", scripts.release(ID, &format!("{ID} {REST}"))),
+        ("a release of a shared holder", scripts.release(&format!("{:032x}", 0xcc00), "")),
     ];
-    for (what, asks) in asked {
-        let [few, many] = [10, 10_000].map(|waiters| scripts.commands(behind(waiters), &asks));
+    for (what, request) in asked {
+        let [few, many] = [10, 10_000].map(|waiters| scripts.commands(behind(waiters), &request));
         let names =
             |commands: &[Vec<String>]| commands.iter().map(|command| command[0].clone()).collect::<Vec<_>>();
         assert_eq!(names(&few), names(&many), "{what}");
         let (read, rest): (Vec<_>, Vec<_>) = many.iter().partition(|command| read_by(command).is_some());
         assert_eq!(read.iter().filter_map(|command| read_by(command)).collect::<Vec<_>>(), [1], "{what}");
-        // Those that read a key read one field or the first of it, or of those who share, of whom there are two.
+        // Commands that read a key read one field, or the first member, or the shared holders, of which there
+        // are two.
         let cheap = [
             "get",
             "mget",
@@ -116,26 +117,26 @@ async fn a_call_does_the_same_behind_ten_waiters_and_behind_ten_thousand() {
         ];
         for command in rest {
             let name = command[0].to_lowercase();
-            let of_sharers = name.starts_with("zrange") && command[1].ends_with(":shared");
-            assert!(cheap.contains(&&*name) || of_sharers, "{what}: {command:?}");
+            let of_shared_holders = name.starts_with("zrange") && command[1].ends_with(":shared");
+            assert!(cheap.contains(&&*name) || of_shared_holders, "{what}: {command:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_call_passes_so_many_of_the_dead_and_reads_little_more_than_these() {
+async fn a_call_reads_little_more_than_the_dead_waiters_that_it_drops() {
     let scripts = Scripts::new().await;
-    let commands = scripts.commands(|_| in_front(10_000), &scripts.joins());
+    let commands = scripts.commands(|_| in_front(10_000), &scripts.enqueue());
     let read: Vec<u64> = commands.iter().filter_map(|command| read_by(command)).collect();
     let passed: Vec<u64> = commands
         .iter()
         .filter(|command| command[0].eq_ignore_ascii_case("ZREMRANGEBYRANK"))
         .map(|command| command[3].parse::<u64>().unwrap() + 1)
         .collect();
-    // Twice as many each time, up to 128, and all of them pass but for the last time.
+    // Twice as many each time, up to 128. All that are read are dropped, except the last time.
     let sizes = (0..).map(|power| 1_u64 << power.min(7)).take(read.len());
     assert_eq!(read, sizes.collect::<Vec<_>>());
     assert_eq!(passed[..passed.len() - 1], read[..read.len() - 1]);
-    // One unit for each, and three for the one that nobody hears, by which the others of its connection are known.
+    // One unit for each, and three for the message that proves the connection of all of them unreachable.
     assert_eq!(passed.iter().sum::<u64>(), 2000 - 3);
 }

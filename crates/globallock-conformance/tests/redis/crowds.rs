@@ -1,7 +1,7 @@
-//! Very many waiters on one name: the dead do not stop the living, and the living lose nothing to the dead.
+//! Very many waiters on one name: the dead neither block the living nor cost them their position.
 //!
-//! All leases are a minute long, and all limits shorter than the time between two renewals. So neither an expiry nor a
-//! renewal can hide that somebody was forgotten.
+//! All leases are a minute long, and all limits shorter than the time between two renewals. So neither an
+//! expiry nor a renewal can hide that somebody was forgotten.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ const SOON: Duration = Duration::from_secs(15);
 const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 const CROWD: u64 = 10_000;
 
-/// Puts copies of the last waiter of the lock `a` behind it until there are so many; where wanted, each has a channel of
-/// its own.
+/// Puts copies of the last waiter of the lock `a` behind it until there are ARGV[1] waiters. With 'Apart' as
+/// ARGV[2], each has a channel of its own.
 const COPIES: &str = "
     local queue = '{_glocks:a}:queue'
     local last = redis.call('ZRANGE', queue, -1, -1, 'WITHSCORES')
@@ -35,10 +35,10 @@ const COPIES: &str = "
         if ARGV[2] == 'Apart' then copy = string.gsub(copy, 'wake:', 'wake:' .. number .. '-', 1) end
         redis.call('ZADD', queue, string.format('%.0f', last[2] + number), copy)
     end
-    redis.call('SET', '{_glocks:a}:fencing_token', string.format('%.0fw', last[2] + ARGV[1]), 'PX', 600000)
+    redis.call('SET', '{_glocks:a}:fence', string.format('%.0fw', last[2] + ARGV[1]), 'PX', 600000)
     return redis.call('ZCARD', queue)";
 
-/// Whether the dead waiters were of one process or of as many processes.
+/// Whether the dead waiters belong to one process, or each to a process of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Dead {
     Together,
@@ -83,7 +83,7 @@ impl Fixture {
         waiter
     }
 
-    /// Ends what the holder has, as its dying and the end of its lease do.
+    /// Frees the lock as the end of the lease does when the holder has died.
     fn holder_is_gone(&self) {
         assert_eq!(self.server.cli(&["DEL", "_glocks:a"]), "1");
     }
@@ -93,7 +93,7 @@ fn waiting(server: &Redis) -> u64 {
     server.cli(&["ZCARD", "{_glocks:a}:queue"]).parse().unwrap()
 }
 
-/// Has so many waiters join the lock `a` over one connection.
+/// Makes so many waiters join the queue of the lock `a` over one connection.
 async fn crowd(backend: &Arc<dyn Backend>, count: u64) {
     let joins = (1..=count).map(|number| {
         let waiter = of_the_crowd(claim("a", number, MUTEX, WaitMode::Wait).id);
@@ -103,7 +103,7 @@ async fn crowd(backend: &Arc<dyn Backend>, count: u64) {
     assert!(statuses.iter().all(|status| *status == ClaimStatus::Waiting));
 }
 
-/// The longest that one call kept the server, of those that took more than a millisecond.
+/// The longest time that one call took on the server, of those that took more than a millisecond.
 fn longest(server: &Redis) -> Duration {
     let log = server.cli(&[
         "EVAL",
@@ -118,7 +118,7 @@ fn longest(server: &Redis) -> Duration {
     Duration::from_micros(log.parse().unwrap())
 }
 
-/// Waits for a grant that no renewal may be needed for, and says how long it took and kept the server.
+/// Waits for a grant that must not need a renewal, and prints how long it took in all and on the server.
 async fn granted(
     what: &str,
     since: Instant,
@@ -133,7 +133,7 @@ async fn granted(
 }
 
 #[tokio::test]
-async fn a_release_hands_the_lock_over_ten_thousand_dead_waiters() {
+async fn a_release_grants_the_lock_past_ten_thousand_dead_waiters() {
     for dead in [Dead::Together, Dead::Apart] {
         let fixture = Fixture::new(dead).await;
         let living = fixture.living().await;
@@ -145,8 +145,8 @@ async fn a_release_hands_the_lock_over_ten_thousand_dead_waiters() {
 }
 
 #[tokio::test]
-async fn one_call_passes_so_many_of_the_dead_and_no_more() {
-    // A look at each, and for the first of each connection a message that nobody hears.
+async fn one_call_drops_a_limited_number_of_dead_waiters() {
+    // Each waiter is read, and the first one of each connection is sent a message that nobody receives.
     for (dead, most) in [(Dead::Together, 2000), (Dead::Apart, 500)] {
         let fixture = Fixture::new(dead).await;
         let living = fixture.living().await;
@@ -166,7 +166,7 @@ async fn one_call_passes_so_many_of_the_dead_and_no_more() {
 }
 
 #[tokio::test]
-async fn one_call_lets_in_so_many_and_no_more() {
+async fn one_call_grants_to_a_limited_number_of_waiters() {
     const READERS: u64 = 3000;
     const READ: Permits = Permits { count: 1, capacity: u32::MAX >> 3 };
     let server = Redis::start().unwrap();
@@ -188,15 +188,16 @@ async fn one_call_lets_in_so_many_and_no_more() {
     eventually("all share it", async || server.cli(&["ZCARD", "{_glocks:a}:shared"]) == READERS.to_string())
         .await;
     let calls = count(&server, "evalsha");
-    println!("{calls} calls let {READERS} in");
-    assert!(calls >= READERS / 200, "{calls} calls let {READERS} in");
+    println!("{calls} calls granted {READERS}");
+    assert!(calls >= READERS / 200, "{calls} calls granted {READERS}");
 }
 
 #[tokio::test]
-async fn a_waiter_behind_dead_waiters_comes_in_when_the_lease_of_a_dead_holder_ends() {
+async fn a_waiter_behind_dead_waiters_is_granted_when_the_lease_of_a_dead_holder_ends() {
     for dead in [Dead::Together, Dead::Apart] {
         let fixture = Fixture::new(dead).await;
-        // What is left of it when its owner has been dead for long: the waiter learns of it as it joins.
+        // The owner has been dead for long, and 2 s of its lease are left: the waiter learns this as it
+        // joins.
         fixture.server.cli(&["PEXPIRE", "_glocks:a", "2000"]);
         let since = Instant::now();
         let living = fixture.living().await;
@@ -213,7 +214,7 @@ async fn a_waiter_behind_dead_waiters_comes_in_when_the_lease_of_a_dead_holder_e
 }
 
 #[tokio::test]
-async fn a_renewal_of_a_waiter_behind_dead_waiters_tells_it_when_to_look() {
+async fn a_renewal_of_a_waiter_behind_dead_waiters_answers_when_to_poll() {
     let fixture = Fixture::new(Dead::Together).await;
     let backend = globallock::connect_backend(&fixture.server.url()).await.unwrap();
     let waiter = Arc::new(claim("a", CROWD + 1, MUTEX, WaitMode::Wait));
@@ -231,7 +232,7 @@ async fn a_renewal_of_a_waiter_behind_dead_waiters_tells_it_when_to_look() {
 }
 
 #[tokio::test]
-async fn a_newcomer_to_a_free_lock_is_let_in_behind_dead_waiters() {
+async fn a_new_claim_is_granted_a_free_lock_behind_dead_waiters() {
     for dead in [Dead::Together, Dead::Apart] {
         let fixture = Fixture::new(dead).await;
         fixture.holder_is_gone();
@@ -257,7 +258,7 @@ async fn a_try_finds_a_lock_free_that_only_dead_waiters_want() {
 }
 
 #[tokio::test]
-async fn of_ten_thousand_living_waiters_nobody_is_passed_over() {
+async fn none_of_ten_thousand_living_waiters_is_passed_over() {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
     let holds = claim("a", 0, MUTEX, WaitMode::Wait);
@@ -282,10 +283,10 @@ fn of_the_crowd(id: ClaimId) -> Claim {
 }
 
 #[tokio::test]
-async fn a_lock_that_thousands_of_dead_owners_shared_is_free_at_once() {
+async fn a_lock_that_thousands_of_dead_owners_share_is_free_at_once() {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
-    // Capacities that differ have the smallest found again when members go.
+    // The capacities differ, so that the shared holders are recounted when some are dropped.
     let joins = (0..CROWD / 2).map(|number| {
         let permits = Permits { count: 1, capacity: u32::MAX - u32::try_from(number % 2).unwrap() };
         let reader = claim("a", number, permits, WaitMode::Wait);

@@ -25,7 +25,7 @@ fn waits(manager: &LockManager, name: &str) -> JoinHandle<globallock::Result<Gua
 }
 
 #[tokio::test]
-async fn a_lost_message_is_made_good_by_the_next_renewal() {
+async fn a_lost_message_is_noticed_by_the_next_renewal() {
     let server = Redis::start().unwrap();
     let holder = manager(&server.url()).await;
     let (proxy, other) = behind_proxy(&server).await;
@@ -45,26 +45,24 @@ async fn a_waiter_that_cannot_be_reached_is_passed_over() {
     let [holder, next] = [manager(&server.url()).await, manager(&server.url()).await];
     let (proxy, cut_off) = behind_proxy(&server).await;
     let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
-    let ghost = waits(&cut_off, "a");
+    let unreachable = waits(&cut_off, "a");
     queue_is(&holder, "a", 1, 1).await;
     let waiter = waits(&next, "a");
     queue_is(&holder, "a", 1, 2).await;
     proxy.requests(Flow::Hold);
     proxy.cut();
-    eventually("nobody listens for the ghost", async || {
-        server.cli(&["PUBSUB", "CHANNELS"]).lines().count() == 2
-    })
-    .await;
+    eventually("nobody listens for it", async || server.cli(&["PUBSUB", "CHANNELS"]).lines().count() == 2)
+        .await;
     guard.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
     assert!(proxy.cuts() > 0);
     proxy.requests(Flow::Pass);
     guard.release().await.unwrap();
-    assert!(ghost.await.unwrap().unwrap().is_held(), "it comes back and is granted in its turn");
+    assert!(unreachable.await.unwrap().unwrap().is_held(), "it comes back and is granted in its turn");
 }
 
 #[tokio::test]
-async fn a_silent_network_is_told_within_the_patience_and_loses_the_lock() {
+async fn a_silent_network_is_reported_within_the_store_timeout_and_loses_the_lock() {
     let server = Redis::start().unwrap();
     let (proxy, manager) = behind_proxy(&server).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
@@ -92,7 +90,7 @@ async fn connections_that_break_all_the_time_break_no_lock() {
         let inside = Arc::clone(&inside);
         owners.spawn(async move {
             for _ in 0..20 {
-                // A connection that breaks twice in one request is told, and nothing is left behind.
+                // A connection that breaks twice in one request is an error, and nothing is left behind.
                 let Ok(guard) = manager.mutex("a").unwrap().acquire().await else { continue };
                 assert!(!inside.swap(true, Ordering::SeqCst));
                 tokio::task::yield_now().await;
@@ -135,7 +133,7 @@ async fn forgotten_scripts_are_loaded_again() {
 }
 
 #[tokio::test]
-async fn flushed_data_are_told_and_tokens_rise_on() {
+async fn flushed_data_is_reported_as_a_loss_and_tokens_go_on_rising() {
     let server = Redis::start().unwrap();
     let [holder, other] = [manager(&server.url()).await, manager(&server.url()).await];
     let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
@@ -202,7 +200,7 @@ async fn a_failover_by_sentinels_is_followed() {
 }
 
 #[tokio::test]
-async fn what_a_connection_says_that_was_given_up_is_not_listened_to() {
+async fn messages_of_a_connection_that_was_given_up_are_ignored() {
     let server = Redis::start().unwrap();
     let proxy = Proxy::start(server.port()).await.unwrap();
     let url = format!("redis://127.0.0.1:{}?timeout=2s", proxy.port());
@@ -211,8 +209,8 @@ async fn what_a_connection_says_that_was_given_up_is_not_listened_to() {
     let first = other.mutex("a").unwrap().acquire().await.unwrap();
     let waiter = waits(&owner, "a");
     queue_is(&other, "a", 1, 1).await;
-    // The first request that is not answered in time has the owner make another connection; those that were sent after
-    // it still wait for the old one, so that the server tells both.
+    // When a request is not answered in time, the owner connects again. Later requests still wait for answers
+    // on the old connection, so that it stays subscribed and the server notifies both.
     proxy.answers_on_open_connections(Flow::Hold);
     while proxy.connections() == 1 {
         let asks = owner.clone();
@@ -223,7 +221,7 @@ async fn what_a_connection_says_that_was_given_up_is_not_listened_to() {
     assert_eq!(proxy.connections(), 2);
     first.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
-    // Now the old connection says so too, and is over.
+    // Now the message arrives over the old connection too, which ends then.
     assert_eq!(proxy.ended(), 0);
     proxy.answers_on_open_connections(Flow::Pass);
     eventually("the old connection ends", async || proxy.ended() > 0).await;

@@ -1,4 +1,4 @@
-//! Other programs' locks on the same key.
+//! Locks of other programs on the same key.
 
 use std::process::Command;
 
@@ -6,8 +6,8 @@ use globallock_conformance::fleet::{Fleet, TIME};
 use globallock_conformance::server::peers;
 use globallock_conformance::server::redis::Redis;
 
-/// A loop over redis-py's Lock: argument by argument the port, the key, the seconds, and a file that only one owner at
-/// a time can make. Prints how often it had the lock, and how often somebody else had the file.
+/// A loop over redis-py's Lock. The arguments are the port, the key, the seconds, and a file that only one
+/// owner at a time can make. Prints how often it held the lock, and how often somebody else had the file.
 const REDIS_PY: &str = r#"
 import os, random, sys, time, redis
 port, key, seconds, path = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]

@@ -1,4 +1,4 @@
-//! What stands in the store, and how those who know nothing of us get on with it.
+//! What is stored, and how it works with programs that know nothing of globallock.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::{calm_manager as manager, connect_for};
 use globallock_conformance::server::redis::Redis;
 
-use crate::asking::MUTEX;
+use crate::calls::MUTEX;
 use crate::costs::count;
 use crate::queue_is;
 use crate::scripts::{Store, queued};
@@ -38,14 +38,14 @@ async fn the_value_of_a_held_lock_never_changes() {
         manager.mutex("a").unwrap().acquire().await.unwrap(),
         manager.rwlock("b").unwrap().read().acquire().await.unwrap(),
     ];
-    let look = |guard: &Guard| {
+    let read = |guard: &Guard| {
         let key = format!("_glocks:{}", guard.name().as_str());
         (server.cli(&["GET", &key]), server.cli(&["PTTL", &key]).parse::<i64>().unwrap())
     };
-    let mut before = guards.each_ref().map(|guard| (look(guard), 0));
+    let mut before = guards.each_ref().map(|guard| (read(guard), 0));
     eventually("both are renewed twice", async || {
         for (guard, ((value, left), renewals)) in guards.iter().zip(&mut before) {
-            let (now, left_now) = look(guard);
+            let (now, left_now) = read(guard);
             assert_eq!(now, *value);
             *renewals += u32::from(left_now > *left);
             *left = left_now;
@@ -59,7 +59,7 @@ async fn the_value_of_a_held_lock_never_changes() {
 #[tokio::test]
 async fn everything_in_the_store_expires_by_itself() {
     let server = Redis::start().unwrap();
-    // None of it while it is looked at.
+    // Nothing expires while it is looked at.
     let manager = connect_for(&server.url(), Duration::from_secs(60)).await.unwrap();
     let lock = manager.rwlock("a").unwrap();
     let _readers = (lock.read().acquire().await.unwrap(), lock.read().acquire().await.unwrap());
@@ -80,7 +80,7 @@ async fn everything_in_the_store_expires_by_itself() {
 }
 
 #[tokio::test]
-async fn a_stranger_excludes_us_and_is_shown() {
+async fn a_foreign_holder_excludes_us_and_is_listed() {
     let server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     assert_eq!(server.cli(&["SET", "_glocks:a", "\u{1b}[2Jsomebody", "NX", "PX", "60000"]), "OK");
@@ -94,7 +94,7 @@ async fn a_stranger_excludes_us_and_is_shown() {
 }
 
 #[tokio::test]
-async fn what_a_stranger_gives_up_is_taken() {
+async fn a_lock_that_a_foreign_holder_releases_is_granted() {
     let server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     server.cli(&["SET", "_glocks:a", "somebody", "PX", "60000"]);
@@ -106,7 +106,7 @@ async fn what_a_stranger_gives_up_is_taken() {
 }
 
 #[tokio::test]
-async fn what_a_stranger_lets_expire_is_taken() {
+async fn a_lock_that_a_foreign_holder_lets_expire_is_granted() {
     let server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     server.cli(&["SET", "_glocks:a", "somebody", "PX", "300"]);
@@ -115,7 +115,7 @@ async fn what_a_stranger_lets_expire_is_taken() {
 }
 
 #[tokio::test]
-async fn a_stranger_that_is_no_text_excludes_us_too() {
+async fn a_foreign_holder_whose_key_is_no_string_excludes_us_too() {
     let server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     server.cli(&["HSET", "_glocks:a", "field", "redisson"]);
@@ -182,11 +182,11 @@ async fn a_dropped_manager_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn dead_waiters_in_front_of_one_that_has_to_wait_leave_the_queue() {
+async fn dead_waiters_in_front_of_one_that_must_wait_are_removed_from_the_queue() {
     let store = Store::new().await;
     let reader = Claim { permits: Permits { count: 1, capacity: 9 }, ..queued(1, MUTEX) };
     store.holds(&reader).await;
-    // None fits beside the reader, and the first ones are renewed only once.
+    // None fits beside the reader. The first ones are renewed only once.
     let dead = [2, 3, 4].map(|number| Claim { lease: Duration::from_secs(2), ..queued(number, MUTEX) });
     let has_record =
         |claim: &Claim| store.server.cli(&["HEXISTS", "{_glocks:a}:claims", &claim.id.to_string()]) == "1";
@@ -197,7 +197,7 @@ async fn dead_waiters_in_front_of_one_that_has_to_wait_leave_the_queue() {
     assert!(dead.iter().all(has_record), "the end of a renewed lease is written down");
     let living = queued(5, MUTEX);
     store.waits(&living).await;
-    eventually("their leases end, and whoever looks next takes them out", async || {
+    eventually("their leases end, and the next renewal removes them", async || {
         assert_eq!(store.renew(&living).await, ClaimStatus::Waiting);
         store.server.cli(&["ZCARD", "{_glocks:a}:queue"]) == "1"
     })

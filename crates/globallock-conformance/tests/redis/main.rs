@@ -1,8 +1,8 @@
-//! What is Redis's own: its keys, its errors, its ways in, and its other clients.
+//! What only the Redis store has: its keys, its errors, its connections, and its other clients.
 
 mod access;
 mod answers;
-mod asking;
+mod calls;
 mod costs;
 mod crowds;
 mod faults;

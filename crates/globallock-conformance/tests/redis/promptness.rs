@@ -1,5 +1,6 @@
-//! A lock that is free is granted at once, also where nobody could say so: no lease or renewal hides a waiter that was
-//! forgotten, since they are a minute long and no limit is as long as the time between two renewals.
+//! A free lock is granted at once, also where nobody could notify the waiter. Leases are a minute long, and
+//! no limit is as long as the time between two renewals, so that neither can hide a waiter that was
+//! forgotten.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ async fn granted(waiter: JoinHandle<Result<Guard>>) -> Guard {
     tokio::time::timeout(SOON, waiter).await.expect("it is granted without a renewal").unwrap().unwrap()
 }
 
-/// A waiter of the lock `a` whose process dies: its connection ends, and nobody takes its claim out.
+/// A waiter of the lock `a` whose process dies: its connection ends, and nobody releases its claim.
 async fn dead_waiter(server: &Redis, sees: &LockManager, waiting: usize) {
     let (proxy, dies) = behind_proxy(server).await;
     let waiter = waits(&dies, "a");
@@ -43,11 +44,11 @@ async fn dead_waiter(server: &Redis, sees: &LockManager, waiting: usize) {
 }
 
 #[tokio::test]
-async fn a_dead_waiter_is_not_taken_for_an_owner() {
+async fn a_dead_waiter_is_not_granted_the_lock() {
     let server = Redis::start().unwrap();
     let (holder, next) = (manager(&server).await, manager(&server).await);
     for permits in [2, 1] {
-        // With one permit of two, the lock is shared, and released by another way.
+        // With one permit of two, the lock is shared, and its release has no fast path.
         let lock = holder.semaphore("a", 2).unwrap().permits(permits).unwrap();
         let guard = lock.acquire().await.unwrap();
         dead_waiter(&server, &holder, 1).await;
@@ -59,7 +60,7 @@ async fn a_dead_waiter_is_not_taken_for_an_owner() {
 }
 
 #[tokio::test]
-async fn a_grant_that_was_lost_with_the_connection_is_found_when_there_is_another() {
+async fn a_grant_that_was_lost_with_the_connection_is_found_over_the_next_one() {
     let server = Redis::start().unwrap();
     let holder = manager(&server).await;
     let (proxy, other) = behind_proxy(&server).await;
@@ -76,7 +77,7 @@ async fn a_grant_that_was_lost_with_the_connection_is_found_when_there_is_anothe
 }
 
 #[tokio::test]
-async fn what_another_program_gives_up_without_a_word_is_taken_at_once() {
+async fn a_lock_that_a_foreign_holder_releases_is_granted_at_once() {
     let server = Redis::start().unwrap();
     let waits_for_it = manager(&server).await;
     for value in ["somebody", "glk1", ""] {
@@ -89,7 +90,7 @@ async fn what_another_program_gives_up_without_a_word_is_taken_at_once() {
 }
 
 #[tokio::test]
-async fn what_another_program_gives_up_reaches_a_waiter_behind_a_dead_one() {
+async fn a_lock_that_a_foreign_holder_releases_is_granted_behind_a_dead_waiter() {
     let server = Redis::start().unwrap();
     let living = manager(&server).await;
     server.cli(&["SET", "_glocks:a", "somebody", "NX", "PX", "600000"]);
@@ -108,7 +109,7 @@ async fn the_permits_of_a_dead_owner_are_freed_beside_a_living_one() {
     let dies =
         connect_for(&format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port()), lease).await.unwrap();
     let lives = connect_for(&server.url(), lease).await.unwrap();
-    // It does not renew before the limit: it has to be told by its first look.
+    // It does not renew before the limit, so that its first poll must get the grant.
     let waits = manager(&server).await;
     let permit = |manager: &LockManager| manager.semaphore("a", 2).unwrap().permits(1).unwrap();
     let live = permit(&lives).acquire().await.unwrap();
@@ -121,11 +122,11 @@ async fn the_permits_of_a_dead_owner_are_freed_beside_a_living_one() {
 }
 
 #[tokio::test]
-async fn an_acquire_that_is_given_up_before_its_answer_leaves_nothing() {
+async fn an_acquire_that_is_dropped_before_its_answer_leaves_nothing() {
     let server = Redis::start().unwrap();
     let sees = manager(&server).await;
     let (proxy, asks) = behind_proxy(&server).await;
-    // Has the scripts loaded.
+    // Loads the scripts.
     asks.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
     for taken in [false, true] {
         let holds = if taken { Some(sees.mutex("a").unwrap().acquire().await.unwrap()) } else { None };
@@ -133,7 +134,7 @@ async fn an_acquire_that_is_given_up_before_its_answer_leaves_nothing() {
         let waiter = waits(&asks, "a");
         queue_is(&sees, "a", 1, usize::from(taken)).await;
         waiter.abort();
-        assert!(waiter.await.unwrap_err().is_cancelled(), "it was given up before it was answered");
+        assert!(waiter.await.unwrap_err().is_cancelled(), "it was dropped before it was answered");
         proxy.answers(Flow::Pass);
         queue_is(&sees, "a", usize::from(taken), 0).await;
         if let Some(guard) = holds {

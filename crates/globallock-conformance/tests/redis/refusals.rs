@@ -1,4 +1,4 @@
-//! A server that refuses, and servers that are none: each answer is an error that says what to change.
+//! Servers that refuse, and servers that are no Redis: each error says what to change.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,7 +11,8 @@ use tokio::net::TcpListener;
 
 use crate::connect;
 
-/// How long a server is asked that refuses for now: long enough for a busy machine, short enough to wait for.
+/// How long a request to a server that refuses for now is repeated: long enough for a busy machine, short
+/// enough to wait for.
 const ASKED: Duration = Duration::from_secs(5);
 
 async fn manager(url: &str) -> LockManager {
@@ -23,7 +24,7 @@ async fn refusal(manager: &LockManager) -> Error {
 }
 
 #[tokio::test]
-async fn a_server_without_memory_is_told_apart() {
+async fn a_server_without_memory_is_a_failed_precondition() {
     let server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -36,7 +37,7 @@ async fn a_server_without_memory_is_told_apart() {
 }
 
 #[tokio::test]
-async fn what_is_held_can_be_released_without_memory() {
+async fn a_held_lock_can_be_released_without_memory() {
     let server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
@@ -48,7 +49,7 @@ async fn what_is_held_can_be_released_without_memory() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_save_is_told_apart() {
+async fn a_server_that_cannot_save_is_a_failed_precondition() {
     let server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     server.cli(&["CONFIG", "SET", "save", "3600 1000000"]);
@@ -64,7 +65,7 @@ async fn a_server_that_cannot_save_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_replica_is_told_apart() {
+async fn a_replica_is_reported_as_such() {
     let primary = Redis::start().unwrap();
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()]).unwrap();
     let manager = manager(&replica.url()).await;
@@ -120,9 +121,9 @@ async fn a_server_that_is_still_loading_is_waited_for() {
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
 }
 
-/// A server that answers each command, by its first word, with what it is told to. Where that is nothing, it closes the
-/// connection.
-pub(crate) async fn pretender(answer: impl Fn(&str) -> String + Send + Sync + Clone + 'static) -> String {
+/// Starts a server that answers each command with what `answer` makes of its first word. Where that is empty,
+/// it closes the connection.
+pub(crate) async fn fake_server(answer: impl Fn(&str) -> String + Send + Sync + Clone + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -155,8 +156,8 @@ pub(crate) fn version(number: &str) -> String {
 }
 
 #[tokio::test]
-async fn an_old_server_is_told_apart() {
-    let url = pretender(|word| match word {
+async fn an_old_server_is_reported_as_such() {
+    let url = fake_server(|word| match word {
         "HELLO" => HELLO.to_owned(),
         "INFO" => version("6.2.14"),
         _ => "+OK\r\n".to_owned(),
@@ -165,14 +166,14 @@ async fn an_old_server_is_told_apart() {
     let error = connect(&url).await.expect_err("it is refused");
     assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
     assert!(error.to_string().contains("Redis 6.2.14: globallock needs 7 or newer"), "{error}");
-    let url = pretender(|_| "-ERR unknown command `HELLO`\r\n".to_owned()).await;
+    let url = fake_server(|_| "-ERR unknown command `HELLO`\r\n".to_owned()).await;
     let error = connect(&url).await.expect_err("it is refused");
     assert!(error.to_string().contains("too old"), "{error}");
 }
 
 #[tokio::test]
-async fn a_cluster_node_is_told_apart() {
-    let url = pretender(|word| match word {
+async fn a_cluster_node_is_reported_as_such() {
+    let url = fake_server(|word| match word {
         "HELLO" => HELLO.to_owned(),
         "INFO" => version("7.4.99"),
         "EVALSHA" => "-MOVED 3999 127.0.0.1:6381\r\n".to_owned(),
@@ -185,7 +186,7 @@ async fn a_cluster_node_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_none_is_told_apart() {
+async fn a_server_that_is_no_redis_is_refused() {
     for answer in [
         "HTTP/1.1 400 Bad Request\r\n\r\n",
         "SSH-2.0-OpenSSH_9.2\r\n",
@@ -197,7 +198,7 @@ async fn a_server_that_is_none_is_told_apart() {
         ":7\r\n",
         "*2\r\n:1\r\n:2\r\n",
     ] {
-        let url = pretender(move |_| answer.to_owned()).await;
+        let url = fake_server(move |_| answer.to_owned()).await;
         match connect(&url).await {
             Err(
                 Error::Unavailable { .. } | Error::FailedPrecondition { .. } | Error::PermissionDenied { .. },
@@ -209,7 +210,7 @@ async fn a_server_that_is_none_is_told_apart() {
 }
 
 #[tokio::test]
-async fn answers_of_the_wrong_kind_are_told_apart() {
+async fn answers_of_the_wrong_kind_are_refused() {
     for answer in [
         "+OK\r\n",
         "$5\r\nhello\r\n",
@@ -218,7 +219,7 @@ async fn answers_of_the_wrong_kind_are_told_apart() {
         "*4\r\n:1\r\n:-5\r\n:1\r\n:1\r\n",
         "_\r\n",
     ] {
-        let url = pretender(move |word| match word {
+        let url = fake_server(move |word| match word {
             "HELLO" => HELLO.to_owned(),
             "INFO" => version("7.4.99"),
             "EVALSHA" => answer.to_owned(),
@@ -232,7 +233,7 @@ async fn answers_of_the_wrong_kind_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_server_that_went_away_is_named_within_the_waiting_limit() {
+async fn a_server_that_has_gone_is_reported_within_the_wait() {
     let mut server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     server.kill();

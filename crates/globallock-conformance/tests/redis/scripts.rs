@@ -1,4 +1,4 @@
-//! What the scripts do in the corners: where keys end or change under them, marks are left behind, or requests repeated.
+//! What the scripts do in rare cases: keys expire or are changed, flags are left over, requests are repeated.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use globallock::{Release, Result};
 use globallock_conformance::context::eventually;
 use globallock_conformance::server::redis::Redis;
 
-use crate::asking::{CLAIMS, FENCE, LOCK, MUTEX, ONE_OF_TWO, QUEUE, SHARED};
+use crate::calls::{CLAIMS, COUNTER, LOCK, MUTEX, ONE_OF_TWO, QUEUE, SHARED};
 use crate::times::claim;
 
 const TWO_OF_TWO: Permits = Permits { count: 2, capacity: 2 };
@@ -50,13 +50,13 @@ impl Store {
         self.backend.release(claim).await.unwrap()
     }
 
-    /// Waits until a claim that waits is told that it holds.
-    pub(crate) async fn told(&self, claim: &Claim) -> Grant {
+    /// Waits until a waiter is notified of its grant.
+    pub(crate) async fn granted(&self, claim: &Claim) -> Grant {
         let changed =
             tokio::time::timeout(Duration::from_secs(15), self.backend.wait_for_change(claim)).await;
-        match changed.expect("it is told").unwrap() {
+        match changed.expect("it is notified").unwrap() {
             Some(ClaimStatus::Held(grant)) => grant,
-            other => panic!("it is told otherwise: {other:?}"),
+            other => panic!("it is notified of something else: {other:?}"),
         }
     }
 
@@ -86,13 +86,13 @@ async fn past(end: Instant) {
 }
 
 #[tokio::test]
-async fn whoever_shares_and_joins_again_is_found() {
+async fn a_shared_holder_that_enqueues_again_is_found() {
     let store = Store::new().await;
     let first = store.holds(&queued(1, ONE_OF_TWO)).await;
     let again = store.holds(&queued(1, ONE_OF_TWO)).await;
     assert_eq!(first.fencing_token, again.fencing_token);
     assert_eq!(store.backend.inspect(&queued(1, MUTEX).name).await.unwrap().len(), 1);
-    // Room for one more, and not for two.
+    // One permit is free, and not two.
     store.holds(&queued(2, ONE_OF_TWO)).await;
     store.waits(&queued(3, ONE_OF_TWO)).await;
 }
@@ -110,7 +110,7 @@ async fn keys_live_as_long_as_the_longest_lease_in_them() {
     assert!(store.left(QUEUE) > long);
     store.waits(&queued(3, MUTEX)).await;
     assert!(store.left(QUEUE) > long, "a shorter lease does not shorten it");
-    // As if most of it had gone by.
+    // As if most of the lease had passed.
     store.server.cli(&["PEXPIRE", QUEUE, "5000"]);
     assert_eq!(store.renew(&late).await, ClaimStatus::Waiting);
     assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
@@ -118,15 +118,15 @@ async fn keys_live_as_long_as_the_longest_lease_in_them() {
     assert!(store.left(QUEUE) > long && store.left(CLAIMS) > long);
     store.server.cli(&["PEXPIRE", QUEUE, "5000"]);
     store.waits(&with_lease(600, queued(4, ONE_OF_TWO))).await;
-    assert!(store.left(QUEUE) > long, "another way to join does so too");
+    assert!(store.left(QUEUE) > long, "an enqueue without the fast path does so too");
     store.server.cli(&["PEXPIRE", LOCK, "5000"]);
     assert!(matches!(store.renew(&holder).await, ClaimStatus::Held(_)));
     assert!(store.left(LOCK) > long);
-    assert!(store.left(FENCE) > Duration::from_secs(600_000));
+    assert!(store.left(COUNTER) > Duration::from_secs(600_000));
 }
 
 #[tokio::test]
-async fn keys_of_those_who_share_live_as_long_as_the_longest_lease_in_them() {
+async fn keys_of_shared_holders_live_as_long_as_the_longest_lease_in_them() {
     let store = Store::new().await;
     let long = Duration::from_secs(500);
     let keys = [LOCK, CLAIMS, SHARED];
@@ -148,53 +148,54 @@ async fn keys_of_those_who_share_live_as_long_as_the_longest_lease_in_them() {
 }
 
 #[tokio::test]
-async fn the_mark_of_waiters_goes_with_the_last_of_them() {
+async fn the_contended_flag_is_cleared_with_the_last_waiter() {
     let store = Store::new().await;
-    let marked = || store.get(FENCE).ends_with('w');
+    let contended = || store.get(COUNTER).ends_with('w');
     let (holder, waiter) = (queued(1, MUTEX), queued(2, MUTEX));
     store.holds(&holder).await;
-    assert!(!marked(), "nobody waits");
+    assert!(!contended(), "nobody waits");
     store.waits(&waiter).await;
-    assert!(marked());
+    assert!(contended());
     assert_eq!(store.release(&waiter).await, Release::Released);
-    assert!(!marked(), "it has left");
+    assert!(!contended(), "it is released");
     store.waits(&waiter).await;
     assert_eq!(store.release(&holder).await, Release::Released);
-    let last = store.told(&waiter).await.fencing_token;
-    assert_eq!(store.get(FENCE), format!("{last}w"));
+    let last = store.granted(&waiter).await.fencing_token;
+    assert_eq!(store.get(COUNTER), format!("{last}w"));
     assert_eq!(store.release(&waiter).await, Release::Released);
-    assert_eq!(store.get(FENCE), last.to_string(), "the last one has left, and its number stays");
-    // One that shares, and one that finds the mark of others who are gone.
+    assert_eq!(store.get(COUNTER), last.to_string(), "the last one is released, and its number stays");
+    // A shared holder, and claims that find a flag that is left over.
     store.holds(&queued(3, ONE_OF_TWO)).await;
-    assert!(marked());
+    assert!(contended());
     store.release(&queued(3, ONE_OF_TWO)).await;
-    assert!(!marked(), "nobody shares");
-    store.server.cli(&["SET", FENCE, "7w"]);
+    assert!(!contended(), "nobody shares");
+    store.server.cli(&["SET", COUNTER, "7w"]);
     store.holds(&queued(4, MUTEX)).await;
-    assert!(!marked() && store.left(FENCE) > Duration::from_secs(600_000));
-    store.server.cli(&["SET", FENCE, "7w"]);
+    assert!(!contended() && store.left(COUNTER) > Duration::from_secs(600_000));
+    store.server.cli(&["SET", COUNTER, "7w"]);
     let tries = claim("a", 5, MUTEX, WaitMode::Try);
     assert_eq!(store.enqueue(&tries).await, ClaimStatus::Gone);
-    assert!(!marked(), "whoever does not wait has seen that nobody does");
+    assert!(!contended(), "a claim that does not wait has found no waiter");
 }
 
 #[tokio::test]
-async fn a_counter_that_is_none_of_ours_is_replaced() {
+async fn a_foreign_value_of_the_counter_is_replaced() {
     let store = Store::new().await;
-    for (number, strange) in
+    for (number, foreign) in
         (1..).zip(["junk", "", "9007199254740992", "99999999999999999999w", "-5", "1e300"])
     {
         for permits in [MUTEX, ONE_OF_TWO] {
-            store.server.cli(&["SET", FENCE, strange]);
+            store.server.cli(&["SET", COUNTER, foreign]);
             let holder = queued(number, permits);
             let granted = store.holds(&holder).await.fencing_token;
-            assert!((1 << 50..1 << 52).contains(&granted), "{granted} after {strange:?}");
+            assert!((1 << 50..1 << 52).contains(&granted), "{granted} after {foreign:?}");
             store.release(&holder).await;
-            assert!(store.get(FENCE).trim_end_matches('w').parse::<u64>().is_ok_and(|last| last >= granted));
+            let counter = store.get(COUNTER);
+            assert!(counter.trim_end_matches('w').parse::<u64>().is_ok_and(|last| last >= granted));
         }
     }
-    // The last that counts.
-    store.server.cli(&["SET", FENCE, "9007199254740990"]);
+    // The largest counter that counts.
+    store.server.cli(&["SET", COUNTER, "9007199254740990"]);
     assert_eq!(store.holds(&queued(9, MUTEX)).await.fencing_token, 9_007_199_254_740_991);
 }
 
@@ -202,7 +203,7 @@ async fn a_counter_that_is_none_of_ours_is_replaced() {
 async fn tokens_rise_above_a_counter_that_is_ahead_of_the_clock() {
     let store = Store::new().await;
     let ahead = 4_000_000_000_000_000_u64;
-    store.server.cli(&["SET", FENCE, &ahead.to_string()]);
+    store.server.cli(&["SET", COUNTER, &ahead.to_string()]);
     let holder = queued(1, MUTEX);
     let waiters = [queued(2, MUTEX), queued(3, ONE_OF_TWO), queued(4, ONE_OF_TWO)];
     assert_eq!(store.holds(&holder).await.fencing_token, ahead + 1);
@@ -210,21 +211,21 @@ async fn tokens_rise_above_a_counter_that_is_ahead_of_the_clock() {
         store.waits(waiter).await;
     }
     store.release(&holder).await;
-    assert_eq!(store.told(&waiters[0]).await.fencing_token, ahead + 2);
+    assert_eq!(store.granted(&waiters[0]).await.fencing_token, ahead + 2);
     assert!(store.left(LOCK) <= waiters[0].lease, "it is kept for {:?}", store.left(LOCK));
-    // Their leases count from the joining, though their numbers are no times.
+    // Their leases count from the join, though their join numbers are no times.
     assert!(
         waiters[1..]
             .iter()
             .all(|waiter| !store.server.cli(&["HGET", CLAIMS, &waiter.id.to_string()]).is_empty())
     );
     store.release(&waiters[0]).await;
-    assert_eq!(store.told(&waiters[1]).await.fencing_token, ahead + 3);
-    assert_eq!(store.told(&waiters[2]).await.fencing_token, ahead + 4);
+    assert_eq!(store.granted(&waiters[1]).await.fencing_token, ahead + 3);
+    assert_eq!(store.granted(&waiters[2]).await.fencing_token, ahead + 4);
 }
 
 #[tokio::test]
-async fn whoever_shared_a_lock_that_was_broken_holds_it_no_more() {
+async fn a_shared_holder_of_a_broken_lock_has_lost_it() {
     for broken in [LOCK, SHARED, CLAIMS] {
         let store = Store::new().await;
         let (one, other) = (queued(1, ONE_OF_TWO), queued(2, ONE_OF_TWO));
@@ -238,7 +239,7 @@ async fn whoever_shared_a_lock_that_was_broken_holds_it_no_more() {
         let next = queued(3, TWO_OF_TWO);
         store.holds(&next).await;
         store.release(&next).await;
-        // Who shares and has no record any more is forgotten when the lease ends.
+        // A shared holder that has lost its record is dropped when its lease ends.
         let stay = if broken == CLAIMS { vec![SHARED] } else { Vec::new() };
         let keys = [LOCK, SHARED, CLAIMS, QUEUE].into_iter().filter(|key| store.has(key));
         assert_eq!(keys.collect::<Vec<_>>(), stay, "{broken}");
@@ -246,7 +247,7 @@ async fn whoever_shared_a_lock_that_was_broken_holds_it_no_more() {
 }
 
 #[tokio::test]
-async fn a_departure_from_a_broken_lock_that_was_shared_says_so() {
+async fn a_release_of_a_broken_shared_lock_answers_not_held() {
     let store = Store::new().await;
     store.holds(&queued(1, ONE_OF_TWO)).await;
     store.server.cli(&["DEL", LOCK]);
@@ -254,12 +255,12 @@ async fn a_departure_from_a_broken_lock_that_was_shared_says_so() {
 }
 
 #[tokio::test]
-async fn a_broken_lock_that_was_shared_is_not_joined_but_begun() {
+async fn a_broken_shared_lock_starts_with_all_permits_free() {
     let store = Store::new().await;
     store.holds(&queued(1, ONE_OF_TWO)).await;
     store.holds(&queued(2, ONE_OF_TWO)).await;
     store.server.cli(&["DEL", LOCK]);
-    // Neither of the two takes room from it.
+    // Neither of the two takes permits from it.
     store.holds(&queued(3, ONE_OF_TWO)).await;
     store.holds(&queued(4, ONE_OF_TWO)).await;
     store.waits(&queued(5, ONE_OF_TWO)).await;
@@ -268,7 +269,7 @@ async fn a_broken_lock_that_was_shared_is_not_joined_but_begun() {
 }
 
 #[tokio::test]
-async fn a_group_that_cannot_be_read_lets_nobody_in() {
+async fn shared_holders_whose_count_cannot_be_read_let_nobody_in() {
     for field in ["#weight", "#capacity"] {
         for value in ["junk", "-1"] {
             if (field, value) == ("#capacity", "-1") {
@@ -281,9 +282,9 @@ async fn a_group_that_cannot_be_read_lets_nobody_in() {
             store.server.cli(&["HSET", CLAIMS, field, value]);
             store.waits(&queued(3, permits)).await;
             assert!(matches!(store.renew(&queued(1, permits)).await, ClaimStatus::Held(_)));
-            // Counted again when somebody goes.
+            // A release recounts the shared holders.
             assert_eq!(store.release(&queued(1, permits)).await, Release::Released);
-            store.told(&queued(3, permits)).await;
+            store.granted(&queued(3, permits)).await;
             store.holds(&queued(4, permits)).await;
             store.waits(&queued(5, permits)).await;
         }
@@ -291,7 +292,7 @@ async fn a_group_that_cannot_be_read_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn the_smallest_capacity_counts_until_it_leaves() {
+async fn the_smallest_capacity_counts_until_its_holder_releases() {
     let store = Store::new().await;
     let of = |number, capacity| queued(number, Permits { count: 1, capacity });
     store.holds(&of(1, 2)).await;
@@ -307,23 +308,23 @@ async fn the_smallest_capacity_counts_until_it_leaves() {
     store.waits(&of(6, 5)).await;
     assert_eq!(store.release(&of(1, 2)).await, Release::Released);
     for number in 3..=6 {
-        store.told(&of(number, 5)).await;
+        store.granted(&of(number, 5)).await;
     }
     store.waits(&of(7, 5)).await;
     assert_eq!(store.release(&of(7, 5)).await, Release::Released);
-    // One with a larger capacity does not come in beside them, nor one with a smaller.
+    // A claim with a larger capacity is not granted beside them, and neither is one with a smaller capacity.
     store.waits(&of(10, 9)).await;
     assert_eq!(store.release(&of(10, 9)).await, Release::Released);
     store.waits(&of(8, 3)).await;
     for number in 2..=4 {
         assert_eq!(store.release(&of(number, 5)).await, Release::Released);
     }
-    store.told(&of(8, 3)).await;
+    store.granted(&of(8, 3)).await;
     store.waits(&of(9, 5)).await;
 }
 
 #[tokio::test]
-async fn a_waiter_whose_lease_has_ended_is_gone_and_begins_at_the_end() {
+async fn an_expired_waiter_is_gone_and_joins_again_at_the_end() {
     let store = Store::new().await;
     let holder = queued(0, MUTEX);
     store.holds(&holder).await;
@@ -339,11 +340,11 @@ async fn a_waiter_whose_lease_has_ended_is_gone_and_begins_at_the_end() {
     assert_eq!(store.renew(&brief(2)).await, ClaimStatus::Gone);
     store.waits(&brief(3)).await;
     store.release(&holder).await;
-    store.told(&queued(4, MUTEX)).await;
+    store.granted(&queued(4, MUTEX)).await;
 }
 
 #[tokio::test]
-async fn a_waiter_whose_lease_has_ended_is_passed_over_though_it_could_be_told() {
+async fn an_expired_waiter_is_passed_over_though_it_could_be_notified() {
     for permits in [MUTEX, ONE_OF_TWO] {
         let store = Store::new().await;
         let holder = queued(0, permits);
@@ -355,7 +356,7 @@ async fn a_waiter_whose_lease_has_ended_is_passed_over_though_it_could_be_told()
         store.waits(&next).await;
         past(ends).await;
         store.release(&holder).await;
-        let granted = store.told(&next).await;
+        let granted = store.granted(&next).await;
         assert!(
             store.get(LOCK).starts_with(&format!("glk1:{}:{}:", next.id, granted.fencing_token)),
             "{permits:?}"
@@ -372,7 +373,7 @@ async fn a_waiter_that_renews_is_let_in_after_the_lease_that_it_joined_with() {
     let mut joined = Instant::now();
     store.waits(&waiter).await;
     while joined.elapsed() < waiter.lease {
-        // A machine that stands still for a lease has it begin again.
+        // If the machine pauses for a whole lease, the waiter joins again.
         if store.renew(&waiter).await == ClaimStatus::Gone {
             joined = Instant::now();
             store.waits(&waiter).await;
@@ -382,12 +383,12 @@ async fn a_waiter_that_renews_is_let_in_after_the_lease_that_it_joined_with() {
     assert_eq!(store.renew(&waiter).await, ClaimStatus::Waiting);
     let renewed = Instant::now();
     store.release(&holder).await;
-    let expires = store.told(&waiter).await.expires.unwrap();
+    let expires = store.granted(&waiter).await.expires.unwrap();
     assert!(joined + waiter.lease < expires && expires < renewed + waiter.lease);
 }
 
 #[tokio::test]
-async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it() {
+async fn a_waiter_is_notified_when_its_max_hold_time_ends_and_the_store_keeps_to_it() {
     let store = Store::new().await;
     let holder = queued(0, MUTEX);
     let span = Duration::from_secs;
@@ -397,14 +398,14 @@ async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it()
             let waiter = Claim { max_hold: Some(span(hold)), ..with_lease(lease, queued(number, permits)) };
             let joins = Instant::now();
             store.waits(&waiter).await;
-            let leaves = Instant::now();
+            let joined = Instant::now();
             assert_eq!(store.release(&holder).await, Release::Released);
-            let grant = store.told(&waiter).await;
-            let told = Instant::now();
+            let grant = store.granted(&waiter).await;
+            let notified = Instant::now();
             let (expires, ends) = (grant.expires.unwrap(), grant.hold_ends.unwrap());
-            // The server counts whole milliseconds, and the owner from when it asked.
+            // The server counts whole milliseconds, and the owner counts from its request.
             assert!(joins + span(hold) <= ends + Duration::from_millis(5), "{permits:?}, {hold} s");
-            assert!(ends <= told + span(hold), "{permits:?}, {hold} s");
+            assert!(ends <= notified + span(hold), "{permits:?}, {hold} s");
             if hold < lease {
                 assert_eq!(expires, ends, "{permits:?}");
             } else {
@@ -412,10 +413,13 @@ async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it()
                     joins + span(lease) <= expires + Duration::from_millis(5) && expires < ends,
                     "{permits:?}"
                 );
-                assert!(expires <= leaves + span(lease), "{permits:?}");
+                assert!(expires <= joined + span(lease), "{permits:?}");
             }
             let left = store.left(LOCK);
-            assert!(left <= span(300) && left + told.elapsed() + (told - joins) >= span(299), "{left:?}");
+            assert!(
+                left <= span(300) && left + notified.elapsed() + (notified - joins) >= span(299),
+                "{left:?}"
+            );
             store.release(&waiter).await;
         }
         store.holds(&holder).await;
@@ -423,7 +427,7 @@ async fn a_waiter_is_told_when_its_longest_hold_ends_and_the_store_keeps_to_it()
         let joins = Instant::now();
         store.waits(&waiter).await;
         store.release(&holder).await;
-        let grant = store.told(&waiter).await;
+        let grant = store.granted(&waiter).await;
         assert_eq!(grant.hold_ends, None, "{permits:?}");
         assert!(joins + span(300) <= grant.expires.unwrap() + Duration::from_millis(5), "{permits:?}");
         store.release(&waiter).await;
@@ -441,7 +445,7 @@ async fn a_shared_holder_that_expired_joins_again() {
 }
 
 #[tokio::test]
-async fn what_is_given_back_is_room_for_the_next() {
+async fn released_permits_are_free_for_the_next_claim() {
     let store = Store::new().await;
     let of_three = |number, count| queued(number, Permits { count, capacity: 3 });
     store.holds(&of_three(1, 2)).await;
@@ -453,23 +457,23 @@ async fn what_is_given_back_is_room_for_the_next() {
 }
 
 #[tokio::test]
-async fn nothing_stays_of_one_that_has_left_beside_others() {
+async fn nothing_is_left_of_a_claim_that_is_released_beside_others() {
     let store = Store::new().await;
     store.holds(&queued(0, MUTEX)).await;
-    let [leaves, stays] = [queued(1, MUTEX), queued(2, MUTEX)];
-    for waiter in [&leaves, &stays] {
+    let [released, stays] = [queued(1, MUTEX), queued(2, MUTEX)];
+    for waiter in [&released, &stays] {
         store.waits(waiter).await;
         assert_eq!(store.renew(waiter).await, ClaimStatus::Waiting);
     }
-    assert_eq!(store.release(&leaves).await, Release::Released);
+    assert_eq!(store.release(&released).await, Release::Released);
     assert_eq!(store.server.cli(&["HKEYS", CLAIMS]), stays.id.to_string());
     assert_eq!(store.server.cli(&["ZCARD", QUEUE]), "1");
-    // Nor of one that has shared.
+    // Nor of a shared holder.
     let store = Store::new().await;
     store.holds(&queued(1, ONE_OF_TWO)).await;
     store.holds(&queued(2, ONE_OF_TWO)).await;
     assert_eq!(store.release(&queued(1, ONE_OF_TWO)).await, Release::Released);
-    assert_eq!(store.server.cli(&["HEXISTS", CLAIMS, &leaves.id.to_string()]), "0");
+    assert_eq!(store.server.cli(&["HEXISTS", CLAIMS, &released.id.to_string()]), "0");
     assert_eq!(store.server.cli(&["ZRANGE", SHARED, "0", "-1"]), stays.id.to_string());
 }
 
@@ -479,18 +483,18 @@ async fn a_lost_counter_lets_nobody_overtake() {
     for (permits, tries) in [(MUTEX, MUTEX), (ONE_OF_TWO, TWO_OF_TWO), (MUTEX, ONE_OF_TWO)] {
         store.holds(&queued(1, MUTEX)).await;
         store.waits(&queued(2, permits)).await;
-        store.server.cli(&["DEL", FENCE, LOCK]);
+        store.server.cli(&["DEL", COUNTER, LOCK]);
         assert_eq!(
             store.enqueue(&claim("a", 3, tries, WaitMode::Try)).await,
             ClaimStatus::Gone,
             "{permits:?}"
         );
-        store.told(&queued(2, permits)).await;
+        store.granted(&queued(2, permits)).await;
         store.release(&queued(2, permits)).await;
     }
-    // Nor does the end of the lock's key beside those who share.
+    // Nor does a lost counter beside a shared holder.
     store.holds(&queued(1, ONE_OF_TWO)).await;
-    store.server.cli(&["DEL", FENCE]);
+    store.server.cli(&["DEL", COUNTER]);
     assert_eq!(store.enqueue(&claim("a", 3, TWO_OF_TWO, WaitMode::Try)).await, ClaimStatus::Gone);
     assert_eq!(store.enqueue(&claim("a", 3, MUTEX, WaitMode::Try)).await, ClaimStatus::Gone);
 }

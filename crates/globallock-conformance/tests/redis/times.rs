@@ -1,4 +1,5 @@
-//! How long the store says that a claim lasts, at the ends of leases and holds, and when time itself goes wrong.
+//! How long the store says that a claim lasts: at the end of a lease or a hold, with late answers and wrong
+//! clocks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +12,10 @@ use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::server::redis::Redis;
 
-/// A lease that no test outlasts, so that nothing here comes about by its end.
+/// A lease that is longer than any test, so that nothing here happens because it ends.
 const LONG: Duration = Duration::from_secs(60);
 
-/// How many locks are held side by side, and how many times each.
+/// How many locks are held at the same time, and how many times each.
 const HOLDS: (u64, u64) = (4, 50);
 
 pub(crate) fn claim(name: &str, number: u64, permits: Permits, wait_mode: WaitMode) -> Claim {
@@ -29,9 +30,9 @@ pub(crate) fn claim(name: &str, number: u64, permits: Permits, wait_mode: WaitMo
     }
 }
 
-/// Holds locks again and again for 20 ms at most, has `ask` ask after each until that is over, and returns what
-/// went wrong.
-async fn to_the_end_of_holds<A>(permits: Permits, ask: A) -> Vec<String>
+/// Holds locks repeatedly with a max hold time of 20 ms, calls `ask` for each until that has ended, and
+/// returns the errors.
+async fn hold_to_the_end<A>(permits: Permits, ask: A) -> Vec<String>
 where
     A: AsyncFn(&dyn Backend, &Arc<Claim>) -> Result<ClaimStatus> + Copy + Send + Sync,
 {
@@ -72,23 +73,23 @@ async fn joined(backend: &dyn Backend, claim: &Arc<Claim>) -> Result<ClaimStatus
 }
 
 #[tokio::test]
-async fn a_renewal_at_the_very_end_of_a_longest_hold_is_answered() {
+async fn a_renewal_at_the_very_end_of_a_max_hold_time_is_answered() {
     for permits in [Permits { count: 1, capacity: 1 }, Permits { count: 1, capacity: 2 }] {
-        let errors = to_the_end_of_holds(permits, renewed).await;
+        let errors = hold_to_the_end(permits, renewed).await;
         assert!(errors.is_empty(), "{} errors with {permits:?}, such as {}", errors.len(), errors[0]);
     }
 }
 
 #[tokio::test]
-async fn a_join_at_the_very_end_of_a_longest_hold_is_answered() {
+async fn an_enqueue_at_the_very_end_of_a_max_hold_time_is_answered() {
     for permits in [Permits { count: 1, capacity: 1 }, Permits { count: 1, capacity: 2 }] {
-        let errors = to_the_end_of_holds(permits, joined).await;
+        let errors = hold_to_the_end(permits, joined).await;
         assert!(errors.is_empty(), "{} errors with {permits:?}, such as {}", errors.len(), errors[0]);
     }
 }
 
 #[tokio::test]
-async fn waiters_do_not_poll_a_lock_that_an_operator_keeps_for_ever() {
+async fn waiters_do_not_poll_a_lock_that_an_operator_has_made_persistent() {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
     let mutex = Permits { count: 1, capacity: 1 };
@@ -103,16 +104,16 @@ async fn waiters_do_not_poll_a_lock_that_an_operator_keeps_for_ever() {
     }
 }
 
-/// How late answers come: far more than the margin that owners take off.
+/// How late answers come: far more than the margin that owners subtract.
 const LATE: Duration = Duration::from_secs(1);
-/// Renewed after two seconds, and answered another one later.
+/// A lease that is renewed after two seconds; the answer comes one second later.
 const SHORT: Duration = Duration::from_secs(6);
 
 async fn answered_late(server: &Redis, lease: Duration) -> (Proxy, LockManager) {
     let proxy = Proxy::start(server.port()).await.unwrap();
     let url = format!("redis://127.0.0.1:{}?timeout=10s", proxy.port());
     let manager = connect_for(&url, lease).await.unwrap();
-    // Has the scripts loaded.
+    // Loads the scripts.
     manager.mutex("b").unwrap().acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Delay(LATE));
     (proxy, manager)
@@ -122,9 +123,9 @@ fn held_at_most(hold: Duration) -> Options {
     Options { lease: SHORT, max_hold: Some(hold), ..Options::default() }
 }
 
-/// Checks that the owner does not believe to hold the lock `a` for longer than the server keeps it. Time that goes by
-/// meanwhile makes this more lenient, and never wrong.
-fn believes_no_longer_than_it_holds(guard: &Guard, server: &Redis) {
+/// Checks that the guard of the lock `a` does not count on the lock for longer than the server keeps it. A
+/// pause during the check makes it more lenient, and never wrong.
+fn does_not_outlast_the_key(guard: &Guard, server: &Redis) {
     let before = Instant::now();
     let believed = before + guard.remaining().expect("a lease ends");
     let left: u64 = server.cli(&["PTTL", "_glocks:a"]).parse().unwrap_or(0);
@@ -133,7 +134,7 @@ fn believes_no_longer_than_it_holds(guard: &Guard, server: &Redis) {
 }
 
 #[tokio::test]
-async fn a_lease_counts_from_the_request_when_the_answer_to_a_join_is_late() {
+async fn a_lease_counts_from_the_request_when_the_answer_to_an_enqueue_is_late() {
     let server = Redis::start().unwrap();
     let (proxy, manager) = answered_late(&server, SHORT).await;
     let limited = manager.mutex("a").unwrap().with_options(held_at_most(SHORT - LATE / 2)).unwrap();
@@ -142,7 +143,7 @@ async fn a_lease_counts_from_the_request_when_the_answer_to_a_join_is_late() {
         let held = proxy.held();
         let guard = lock.acquire().await.unwrap();
         assert!(proxy.held() > held, "the answer was late");
-        believes_no_longer_than_it_holds(&guard, &server);
+        does_not_outlast_the_key(&guard, &server);
         guard.release().await.unwrap();
     }
 }
@@ -152,13 +153,14 @@ async fn a_lease_counts_from_the_request_when_the_answer_to_a_renewal_is_late() 
     let server = Redis::start().unwrap();
     let (proxy, manager) = answered_late(&server, SHORT).await;
     let lock = manager.mutex("a").unwrap();
-    // A longest hold has renewals go another way.
+    // A max hold time rules out the fast path of renewals.
     for lock in [lock.clone().with_options(held_at_most(LONG)).unwrap(), lock] {
         let guard = lock.acquire().await.unwrap();
         let held = proxy.held();
         eventually("a renewal is answered, and followed by another one", async || {
-            believes_no_longer_than_it_holds(&guard, &server);
-            // An answer counts when it comes, and the next renewal follows only when it has been passed on.
+            does_not_outlast_the_key(&guard, &server);
+            // An answer is counted when it comes, but the next renewal follows only after it has been passed
+            // on.
             proxy.held() >= held + 2
         })
         .await;
@@ -171,14 +173,14 @@ async fn a_lease_counts_from_the_last_request_when_the_grant_comes_late() {
     let server = Redis::start().unwrap();
     let holder = connect_for(&server.url(), LONG).await.unwrap();
     let holds = holder.mutex("a").unwrap().acquire().await.unwrap();
-    // No renewal lengthens the lease before it is looked at.
+    // The lease is long, so that no renewal extends it before the check.
     let (proxy, manager) = answered_late(&server, LONG / 2).await;
     let waiter = waits(&manager, "a");
     queue_is(&holder, "a", 1, 1).await;
     eventually("it is answered late that it waits", async || proxy.held() > 0).await;
     holds.release().await.unwrap();
     let guard = waiter.await.unwrap().unwrap();
-    believes_no_longer_than_it_holds(&guard, &server);
+    does_not_outlast_the_key(&guard, &server);
 }
 
 #[tokio::test]
@@ -200,7 +202,7 @@ async fn tokens_rise_and_the_order_stays_when_the_clock_of_the_server_is_set_bac
             async move { lock.acquire().await }
         });
         queue_is(&manager, "a", 1, 3).await;
-        // Set back while they wait, too.
+        // The clock is set back while they wait, too.
         server.clock().unwrap().set(-3600 * hours - 600).unwrap();
         let tried =
             [shared().try_acquire().await.unwrap(), manager.mutex("a").unwrap().try_acquire().await.unwrap()];

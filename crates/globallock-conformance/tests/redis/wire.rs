@@ -1,4 +1,4 @@
-//! Every call of a script, every message, and every key, as it always was.
+//! Every call of a script, every message and every key, compared with what earlier versions wrote.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use globallock_conformance::context::eventually;
 use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::redis::Redis;
 
-use crate::asking::Monitor;
+use crate::calls::Monitor;
 
-/// All keys with what they hold and how long they live, in whole minutes.
+/// All keys with what they hold, and how long they live in whole minutes.
 fn dump(server: &Redis) -> String {
     let mut written = String::new();
     let keys = server.cli(&["KEYS", "*"]);
@@ -37,7 +37,7 @@ fn dump(server: &Redis) -> String {
 }
 
 #[tokio::test]
-async fn keys_values_requests_and_messages_are_as_they_always_were() {
+async fn keys_values_requests_and_messages_have_not_changed() {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
     let monitor = Monitor::start(&server);
@@ -50,7 +50,7 @@ async fn keys_values_requests_and_messages_are_as_they_always_were() {
     for claim in &claims {
         backend.release(claim).await.unwrap();
     }
-    eventually("everything has left", async || server.cli(&["KEYS", "*"]).lines().count() == 3).await;
+    eventually("everything is released", async || server.cli(&["KEYS", "*"]).lines().count() == 3).await;
     let left = dump(&server);
 
     // What the library sends, and what the scripts publish.

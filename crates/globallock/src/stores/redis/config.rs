@@ -1,4 +1,4 @@
-//! What an address says of a Redis server, and how to reach it.
+//! Reads the settings of a Redis store from its address, and makes the client for it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,11 +21,11 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A store's settings.
 pub(super) struct Config {
-    /// What stands before a name in its key.
+    /// What comes before a name in its key.
     pub(super) prefix: String,
     /// How long one request, or one try to connect, may take.
     pub(super) timeout: Duration,
-    /// The address as it may be shown.
+    /// The address without secrets, for messages.
     pub(super) shown: String,
     target: Target,
 }
@@ -35,7 +35,7 @@ enum Target {
     Sentinel(Mutex<Box<SentinelClient>>),
 }
 
-/// What is said to the server after connecting, and the TLS below it.
+/// What a new connection sends to the server first, and its TLS.
 struct Login {
     user: Option<String>,
     password: Option<String>,
@@ -47,9 +47,7 @@ impl Config {
     pub(super) fn new(mut address: Address) -> Result<Self> {
         let prefix = address.take("prefix").unwrap_or_else(|| "_glocks:".to_owned());
         if prefix.contains(['{', '}']) {
-            return Err(
-                address.wrong("the option prefix must not contain braces, which choose a cluster slot")
-            );
+            return Err(address.wrong("the option prefix must not contain braces, which choose a hash slot"));
         }
         let timeout = address.take_duration("timeout")?.unwrap_or(TIMEOUT);
         if timeout.is_zero() {
@@ -200,7 +198,8 @@ fn login(address: &mut Address, db: &str, tls: bool) -> Result<Login> {
 }
 
 fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
-    // Without a provider of the whole process rustls panics where several are compiled in; one set before stays.
+    // rustls panics if several providers are compiled in and none is the default of the process. A default
+    // that was set before stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root_cert = address.take_pem("ca", "BEGIN CERTIFICATE")?;
     let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
@@ -224,7 +223,7 @@ mod tests {
         Config::new(Address::parse(text)?)
     }
 
-    /// How the server of an address is connected to.
+    /// How the client connects to the server of an address.
     async fn target(text: &str) -> ConnectionInfo {
         let client = config(text).unwrap().client().await.unwrap();
         client.get_connection_info().clone()
@@ -256,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_server_is_told_the_user_and_the_password_of_the_address() {
+    async fn user_and_password_of_the_address_are_sent_to_the_server() {
         for (text, user, password) in [
             ("redis://host", None, None),
             ("redis://:secret@host", None, Some("secret")),
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_leaves_something_out_is_refused_with_what_it_needs() {
+    fn an_incomplete_address_is_refused_with_what_it_needs() {
         for (text, remedy) in [
             ("redis://", "it needs one host"),
             ("redis://a,b", "it needs one host"),
@@ -333,8 +332,8 @@ mod tests {
 
     #[test]
     fn an_address_without_options_has_the_settings_that_are_documented() {
-        let plain = config("redis://host").unwrap();
-        assert_eq!((plain.prefix.as_str(), plain.timeout), ("_glocks:", Duration::from_secs(2)));
+        let default = config("redis://host").unwrap();
+        assert_eq!((default.prefix.as_str(), default.timeout), ("_glocks:", Duration::from_secs(2)));
         let set = config("redis://host?prefix=mine%3A&timeout=250ms").unwrap();
         assert_eq!((set.prefix.as_str(), set.timeout), ("mine:", Duration::from_millis(250)));
         assert!(config("redis+sentinel://h1,h2:1/main").is_ok());

@@ -1,14 +1,14 @@
-//! What Redis and its client report, in the words of this crate's errors.
+//! Turns what Redis and its client report into this crate's errors.
 
 use redis::{ErrorKind, RedisError};
 
 use crate::error::Error;
 
-/// The least that a user of the store needs, in the words of ACL SETUSER.
-const RIGHTS: &str = "~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash +@sortedset +@keyspace +time \
-                      +publish +subscribe +hello +ping";
+/// The least rights that a user of the store needs, as ACL SETUSER takes them.
+const RIGHTS: &str = "~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash +@sortedset \
+                      +@keyspace +time +publish +subscribe +hello +ping";
 
-/// What failed, before the store's address is put to it.
+/// What failed, before the store's address is added to it.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) kind: Kind,
@@ -19,11 +19,11 @@ pub(super) struct Failure {
 /// What is to be done about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// The connection is of no use any more, or leads to the wrong server: find another.
+    /// The connection is not usable any more, or leads to the wrong server: connect again.
     Disconnected,
-    /// The server will do it later.
+    /// The server cannot do it now: repeat the request later.
     NotNow,
-    /// The server does not know the script any more: load it and repeat.
+    /// The server does not know the script any more: load it and repeat the request.
     NoScript,
     /// An operator must change the user.
     PermissionDenied,
@@ -68,7 +68,9 @@ fn judge(error: &RedisError) -> (Kind, String) {
             "it is a read-only replica: give the primary's address, or redis+sentinel://".to_owned(),
         ),
         "LOADING" => (Kind::NotNow, "it is still loading its data".to_owned()),
-        "BUSY" => (Kind::NotNow, "it is busy with somebody's script; SCRIPT KILL may end it".to_owned()),
+        "BUSY" => {
+            (Kind::NotNow, "it is busy with a script that runs too long; SCRIPT KILL may end it".to_owned())
+        }
         "MASTERDOWN" => (Kind::Disconnected, "it is a replica that has lost its primary".to_owned()),
         code @ ("CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS") => (Kind::NotNow, with(code)),
         "NOAUTH" => {
@@ -84,7 +86,7 @@ fn judge(error: &RedisError) -> (Kind, String) {
         ),
         "MISCONF" => (
             Kind::FailedPrecondition,
-            "it refuses writes since it cannot save to its disk: free the disk, or set \
+            "it refuses writes because it cannot save to its disk: free the disk, or set \
              stop-writes-on-bgsave-error to no"
                 .to_owned(),
         ),
@@ -103,31 +105,36 @@ fn judge(error: &RedisError) -> (Kind, String) {
 fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
     match error.kind() {
         ErrorKind::AuthenticationFailed => {
-            (Kind::PermissionDenied, format!("the user name or the password in the address is wrong ({detail})"))
+            let reason = format!("the user name or the password in the address is wrong ({detail})");
+            (Kind::PermissionDenied, reason)
         }
         ErrorKind::RESP3NotSupported => {
-            (Kind::FailedPrecondition, "it is too old: globallock needs Redis 7 or newer, or a server that speaks RESP3".to_owned())
+            let reason = "it is too old: globallock needs Redis 7 or newer, or a server that speaks RESP3";
+            (Kind::FailedPrecondition, reason.to_owned())
         }
         ErrorKind::MasterNameNotFoundBySentinel => (
             Kind::Disconnected,
-            "the sentinels know no primary of that name: check the service in the address and the sentinels' hosts"
+            "the sentinels know no primary of that name: check the service in the address and the hosts of \
+             the sentinels"
                 .to_owned(),
         ),
-        ErrorKind::InvalidClientConfig => (Kind::FailedPrecondition, format!("the client refuses the address ({error})")),
+        ErrorKind::InvalidClientConfig => {
+            (Kind::FailedPrecondition, format!("the client refuses the address ({error})"))
+        }
         ErrorKind::Io if error.is_timeout() => (Kind::Disconnected, "it did not answer in time".to_owned()),
         ErrorKind::Io => (Kind::Disconnected, format!("no connection: {}", cause(error))),
-        // What comes behind it on the same connection cannot be told apart any more.
-        ErrorKind::Parse => (Kind::Disconnected, strange(error)),
-        ErrorKind::UnexpectedReturnType => (Kind::FailedPrecondition, strange(error)),
+        // After it the client cannot tell where the next answer on this connection begins.
+        ErrorKind::Parse => (Kind::Disconnected, not_redis(error)),
+        ErrorKind::UnexpectedReturnType => (Kind::FailedPrecondition, not_redis(error)),
         _ => (Kind::FailedPrecondition, format!("it answered: {}", error.to_string().escape_debug())),
     }
 }
 
-fn strange(error: &RedisError) -> String {
+fn not_redis(error: &RedisError) -> String {
     format!("it does not answer as Redis does ({}): check the address", error.to_string().escape_debug())
 }
 
-/// What the operating system or TLS said.
+/// What the operating system or TLS reported.
 fn cause(error: &RedisError) -> String {
     let text = error.to_string();
     let io = std::error::Error::source(error).map(ToString::to_string);
@@ -142,7 +149,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What the server answers, as the client reports it.
+    /// An error that the server answers, as the client reports it.
     fn answered(line: &str) -> RedisError {
         let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
         answer.extract_error().unwrap_err()
@@ -152,14 +159,14 @@ mod tests {
         (kind, "what it met", "the details".to_owned()).into()
     }
 
-    fn told(error: RedisError) -> (Kind, String) {
+    fn report(error: RedisError) -> (Kind, String) {
         let failure = Failure::from(error);
         let kind = failure.kind;
         (kind, failure.into_error("redis://h").to_string())
     }
 
     #[test]
-    fn each_refusal_of_the_server_is_told_with_its_remedy() {
+    fn each_refusal_of_the_server_names_its_remedy() {
         for (line, kind, remedy) in [
             ("NOSCRIPT No matching script. Please use EVAL.", Kind::NoScript, "forgotten a script"),
             (
@@ -220,14 +227,14 @@ mod tests {
             ("ERR unknown command 'EVALSHA'", Kind::FailedPrecondition, "unknown command"),
             ("WHATEVER is new", Kind::FailedPrecondition, "it answered: "),
         ] {
-            let (judged, text) = told(answered(line));
+            let (judged, text) = report(answered(line));
             assert_eq!(judged, kind, "{line}");
             assert!(text.contains(remedy), "{line}: {text}");
         }
     }
 
     #[test]
-    fn each_failure_of_the_client_is_told_with_its_remedy() {
+    fn each_failure_of_the_client_names_its_remedy() {
         for (error, kind, remedy) in [
             (
                 client(ErrorKind::AuthenticationFailed),
@@ -252,7 +259,7 @@ mod tests {
             (client(ErrorKind::UnexpectedReturnType), Kind::FailedPrecondition, "check the address"),
             (client(ErrorKind::Client), Kind::FailedPrecondition, "it answered: what it met"),
         ] {
-            let (judged, text) = told(error.clone());
+            let (judged, text) = report(error.clone());
             assert_eq!(judged, kind, "{error}");
             assert!(text.contains(remedy), "{error}: {text}");
         }
@@ -274,27 +281,27 @@ mod tests {
             PermissionDenied,
             UnexpectedEof,
         ] {
-            let (judged, text) = told(io::Error::new(kind, "what the system said").into());
+            let (judged, text) = report(io::Error::new(kind, "what the system said").into());
             assert_eq!(judged, Kind::Disconnected, "{kind:?}");
             assert!(text.ends_with("no connection: what the system said"), "{kind:?}: {text}");
         }
         for kind in [TimedOut, WouldBlock] {
-            let (judged, text) = told(io::Error::new(kind, "what the system said").into());
+            let (judged, text) = report(io::Error::new(kind, "what the system said").into());
             assert_eq!(judged, Kind::Disconnected, "{kind:?}");
             assert!(text.contains("did not answer in time"), "{kind:?}: {text}");
         }
     }
 
     #[test]
-    fn what_is_no_redis_is_told_to_be_none() {
+    fn a_server_that_is_no_redis_is_reported_as_such() {
         let http = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_err();
-        let (_, text) = told(http);
+        let (_, text) = report(http);
         assert!(text.contains("does not answer as Redis does"), "{text}");
         assert!(!text.contains("no connection"), "{text}");
     }
 
     #[test]
-    fn an_error_says_what_its_caller_shall_do_and_keeps_the_clients_own() {
+    fn an_error_says_what_its_caller_must_do_and_keeps_its_source() {
         for kind in [Kind::Disconnected, Kind::NotNow, Kind::NoScript] {
             let error = Failure::new(kind, "some reason").into_error("redis://h");
             assert!(matches!(error, Error::Unavailable { .. }), "{kind:?}");
@@ -303,8 +310,8 @@ mod tests {
         }
         let denied = Failure::new(Kind::PermissionDenied, "some reason").into_error("redis://h");
         assert_eq!(denied.to_string(), "redis://h denied access: some reason");
-        let unfit = Failure::new(Kind::FailedPrecondition, "some reason").into_error("redis://h");
-        assert_eq!(unfit.to_string(), "redis://h cannot do this: some reason");
+        let failed = Failure::new(Kind::FailedPrecondition, "some reason").into_error("redis://h");
+        assert_eq!(failed.to_string(), "redis://h cannot do this: some reason");
         let error = Failure::from(answered("OOM it is full")).into_error("redis://h");
         assert!(error.source().is_some_and(|source| source.to_string().contains("OOM")));
     }
@@ -315,7 +322,7 @@ mod tests {
             code in "ERR|NOPERM|WRONGTYPE|CLUSTERDOWN|WHATEVER",
             detail in "[^\r\n]{1,20}",
         ) {
-            let (_, text) = told(answered(&format!("{code} {detail}")));
+            let (_, text) = report(answered(&format!("{code} {detail}")));
             prop_assert!(!text.contains(char::is_control), "{text:?}");
         }
     }

@@ -1,9 +1,13 @@
--- Reads the queue of a lock.
+-- Reads the queue of a lock, and changes nothing.
 --
--- Result: server's ms, value of the lock's key (empty: nobody holds; '?': no text, or an empty one), its ms to live
--- (-1: for ever), the ids that share by expiry with it, those who wait in order with their numbers, and the hash as field
--- and value in turn
-local value = holder()
+-- Result, in this order:
+-- - the server's ms
+-- - the value of the lock's key (empty: the lock is free; '?': the key holds no string, or an empty one)
+-- - the key's time to live in ms (-1: for ever)
+-- - the shared holders' ids, each followed by the ms at which the store frees it
+-- - the waiters' members in the order of the queue, each followed by its join number
+-- - the hash, each field followed by its value
+local value = lock_value()
 return {
   math.floor(clock() / 1000),
   value and (type(value) == 'string' and value ~= '' and value or '?') or '',

@@ -1,4 +1,4 @@
-//! From the answer of `inspect.lua` to the queue as an onlooker sees it.
+//! Reads the answer of `inspect.lua` into the entries of a queue.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::backend::{ClaimId, Entry};
 use crate::owner::Owner;
 use crate::queue::Permits;
 
-/// What a foreign holder, or one that cannot be read, takes: all there is.
+/// What a foreign holder takes, or one that cannot be read: all permits.
 const ALL: Permits = Permits { count: 1, capacity: 1 };
 
-/// Reads the queue; `None` where the answer has not the shape that the script gives it.
+/// Reads the queue; `None` if the answer does not have the shape that the script gives it.
 pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
     let Value::Array(parts) = answer else { return None };
     let [now, value, left, shared, waiting, records] = &parts[..] else {
@@ -36,16 +36,16 @@ pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
         members.sort_by_key(|entry| entry.fencing_token);
         entries.extend(members);
     } else if !value.is_empty() {
-        let mut stranger = Entry::new(None, true, ALL, Owner::from_text(&value));
-        stranger.expires_in = left.map(Duration::from_millis);
-        entries.push(stranger);
+        let mut foreign = Entry::new(None, true, ALL, Owner::from_text(&value));
+        foreign.expires_in = left.map(Duration::from_millis);
+        entries.push(foreign);
     }
     let waiting = texts(waiting)?;
     entries.extend(waiting.chunks_exact(2).filter_map(|pair| waiter(&pair[0], &pair[1], &records, now)));
     Some(entries)
 }
 
-/// The holder that the lock's own key tells of, the mark in front taken off.
+/// The exclusive holder, by the value of the lock's own key behind `glk1:`.
 fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
     let fields: Vec<&str> = value.splitn(6, ':').collect();
     let [id, fencing_token, granted, _, permits, owner] = fields[..] else {
@@ -53,7 +53,7 @@ fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
     };
     let permits = read_permits(permits)?;
     let fencing_token: u64 = fencing_token.parse().ok()?;
-    // A lock that was free was granted at the moment that its number tells, in microseconds.
+    // Empty: the lock was granted at the join, whose microsecond is the token.
     let granted = if granted.is_empty() { fencing_token / 1000 } else { granted.parse().ok()? };
     Some(Entry {
         fencing_token,
@@ -63,13 +63,13 @@ fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
     })
 }
 
-/// One who waits, with its number.
+/// A waiter, by its member and its join number.
 fn waiter(member: &str, number: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
     let fields: Vec<&str> = member.splitn(5, ' ').collect();
     let [id, _, lease, _, tail] = fields[..] else { return None };
     let (permits, owner) = tail.split_once(':')?;
     let (number, lease) = (number.parse::<u64>().ok()?, lease.parse::<u64>().ok()?);
-    // In milliseconds, as a number counts microseconds.
+    // In milliseconds, whereas a join number counts microseconds.
     let joined = number / 1000;
     let deadline = records.get(id).map_or(joined.checked_add(lease), |renewed| renewed.parse().ok())?;
     let left = deadline.checked_sub(now).filter(|left| *left > 0)?;
@@ -81,7 +81,7 @@ fn waiter(member: &str, number: &str, records: &HashMap<&str, &str>, now: u64) -
     })
 }
 
-/// One who shares, by its record.
+/// A shared holder, by its record.
 fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
     let fields: Vec<&str> = records.get(id)?.splitn(8, ' ').collect();
     let [fencing_token, deadline, _, granted, hold_until, _, _, tail] = fields[..] else { return None };
@@ -89,7 +89,7 @@ fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
     let number = |field: &str| field.parse::<u64>().ok();
     let (deadline, granted, hold_until) = (number(deadline)?, number(granted)?, number(hold_until)?);
     let ends = if hold_until > 0 { hold_until.min(deadline) } else { deadline };
-    // The script drops what is over when it next has to decide; until then it is not there.
+    // An expired holder stays stored until the next script drops it. It does not count until then either.
     let left = ends.checked_sub(now).filter(|left| *left > 0)?;
     let permits = read_permits(permits)?;
     Some(Entry {
@@ -100,13 +100,13 @@ fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
     })
 }
 
-/// Reads `weight/capacity`.
+/// Reads `count/capacity`.
 fn read_permits(text: &str) -> Option<Permits> {
     let (count, capacity) = text.split_once('/')?;
     Some(Permits { count: count.parse().ok()?, capacity: capacity.parse().ok()? })
 }
 
-/// Text that other programs may have written: what is not UTF-8 is replaced.
+/// Reads text that other programs may have written: what is not UTF-8 is replaced.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
@@ -158,7 +158,7 @@ mod tests {
             self
         }
 
-        /// One who shares, whatever the sorted set says of its expiry.
+        /// Adds a shared holder. The sorted set says nothing of its expiry.
         fn shares(mut self, id: &str, record: impl Into<String>) -> Self {
             self.shared.push((id.to_owned(), 0.0));
             self.record(id, record)
@@ -202,55 +202,55 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_seen_at_a_free_lock() {
+    fn a_free_lock_has_no_entries() {
         assert_eq!(Answer::held_by("", -2).entries(), []);
     }
 
     #[test]
-    fn the_holder_of_all_there_is_is_seen_with_its_token_and_its_times() {
+    fn an_exclusive_holder_is_listed_with_its_token_and_its_times() {
         // Granted at 999 s, as it says; with colons in the owner's name.
-        let told = Answer::held_by(format!("glk1:{ID}:990000123:999000:0:1/1:a:b"), 2500).entries();
+        let listed = Answer::held_by(format!("glk1:{ID}:990000123:999000:0:1/1:a:b"), 2500).entries();
         let expected = Entry {
             fencing_token: 990_000_123,
             age: milliseconds(1000),
             expires_in: milliseconds(2500),
             ..entry(ID, true, (1, 1), "a:b")
         };
-        assert_eq!(told, std::slice::from_ref(&expected));
+        assert_eq!(listed, std::slice::from_ref(&expected));
         // Granted when it joined, at 990 s and a fraction.
-        let told = Answer::held_by(format!("glk1:{ID}:990000123::0:1/1:a:b"), 2500).entries();
-        assert_eq!(told, [Entry { age: milliseconds(10_000), ..expected.clone() }]);
+        let listed = Answer::held_by(format!("glk1:{ID}:990000123::0:1/1:a:b"), 2500).entries();
+        assert_eq!(listed, [Entry { age: milliseconds(10_000), ..expected.clone() }]);
         // An operator has made the key stay.
-        let told = Answer::held_by(format!("glk1:{ID}:990000123:999000:0:1/1:a:b"), -1).entries();
-        assert_eq!(told, [Entry { expires_in: None, ..expected.clone() }]);
-        // Granted, by a clock that was set back since, in what is the future now.
-        let told = Answer::held_by(format!("glk1:{ID}:990000123:1000001:0:1/1:a:b"), 2500).entries();
-        assert_eq!(told, [Entry { age: milliseconds(0), ..expected }]);
+        let listed = Answer::held_by(format!("glk1:{ID}:990000123:999000:0:1/1:a:b"), -1).entries();
+        assert_eq!(listed, [Entry { expires_in: None, ..expected.clone() }]);
+        // Granted in the future, because the clock was set back since.
+        let listed = Answer::held_by(format!("glk1:{ID}:990000123:1000001:0:1/1:a:b"), 2500).entries();
+        assert_eq!(listed, [Entry { age: milliseconds(0), ..expected }]);
     }
 
     #[test]
-    fn a_holder_that_is_none_of_ours_takes_all_there_is_and_has_no_token() {
+    fn a_foreign_holder_takes_all_permits_and_has_no_token() {
         let broken = format!("glk1:{ID}:990000123:999000:0:1:a");
         for text in ["somebody else", "glk1:", "glk1:a", "glk1+:nobody:5", &broken] {
-            let told = Answer::held_by(text, 700).entries();
+            let listed = Answer::held_by(text, 700).entries();
             let expected = Entry { expires_in: milliseconds(700), ..entry("", true, (1, 1), text) };
-            assert_eq!(told, [expected], "{text}");
+            assert_eq!(listed, [expected], "{text}");
             assert_eq!(Answer::held_by(text, -1).entries()[0].expires_in, None, "{text}");
         }
     }
 
     #[test]
-    fn text_that_is_not_utf_8_is_seen_as_far_as_it_is() {
+    fn text_that_is_not_utf_8_is_shown_as_far_as_it_is_valid() {
         let Value::Array(mut parts) = Answer::held_by("", 700).value() else { panic!("no array") };
         parts[1] = Value::BulkString(b"caf\xe9".to_vec());
-        let told = entries(&Value::Array(parts)).unwrap();
-        assert_eq!(told[0].owner, Owner::from_text("caf\u{fffd}"));
+        let listed = entries(&Value::Array(parts)).unwrap();
+        assert_eq!(listed[0].owner, Owner::from_text("caf\u{fffd}"));
     }
 
     #[test]
-    fn those_who_share_are_seen_in_the_order_of_their_tokens_with_their_own_times() {
+    fn shared_holders_are_listed_in_the_order_of_their_tokens_with_their_own_times() {
         let group = format!("glk1+:{ID}:7");
-        let told = Answer::held_by(&group, 5000)
+        let listed = Answer::held_by(&group, 5000)
             .record("#value", &group)
             .shares(OTHER, "900000009 1005000 900000 950000 0 0 channel 2/5:late one")
             .shares(ID, "900000007 1003000 800000 900000 1000400 100400 channel 1/5:first")
@@ -258,7 +258,7 @@ mod tests {
         let first = Entry {
             fencing_token: 900_000_007,
             age: milliseconds(100_000),
-            // Its longest hold ends before its lease.
+            // Its max hold time ends before its lease.
             expires_in: milliseconds(400),
             ..entry(ID, true, (1, 5), "first")
         };
@@ -268,69 +268,69 @@ mod tests {
             expires_in: milliseconds(5000),
             ..entry(OTHER, true, (2, 5), "late one")
         };
-        assert_eq!(told, [first, late]);
+        assert_eq!(listed, [first, late]);
     }
 
     #[test]
-    fn the_end_of_a_lease_counts_where_the_longest_hold_ends_later() {
+    fn the_end_of_a_lease_counts_where_the_max_hold_time_ends_later() {
         let group = format!("glk1+:{ID}:7");
-        let told = |record: &str| {
+        let listed = |record: &str| {
             Answer::held_by(&group, 5000).record("#value", &group).shares(ID, record).entries()
         };
-        let left = |record: &str| told(record).first().and_then(|entry| entry.expires_in);
+        let left = |record: &str| listed(record).first().and_then(|entry| entry.expires_in);
         assert_eq!(left("7 1003000 800000 900000 1009000 109000 channel 1/5:a"), milliseconds(3000));
         assert_eq!(left("7 1003000 800000 900000 1 109000 channel 1/5:a"), None);
         assert_eq!(left("7 1003000 800000 900000 0 0 channel 1/5:a"), milliseconds(3000));
-        // What is over is not there any more, though nobody has dropped it yet.
+        // An expired holder is not listed, though no script has dropped it yet.
         assert_eq!(left("7 1000001 800000 900000 0 0 channel 1/5:a"), milliseconds(1));
-        assert_eq!(told("7 1000000 800000 900000 0 0 channel 1/5:a"), []);
-        assert_eq!(told("7 999999 800000 900000 0 0 channel 1/5:a"), []);
+        assert_eq!(listed("7 1000000 800000 900000 0 0 channel 1/5:a"), []);
+        assert_eq!(listed("7 999999 800000 900000 0 0 channel 1/5:a"), []);
         for broken in ["", "7", "x 1003000 1 1 0 0 channel 1/5:a", "7 1003000 1 1 0 0 channel 1:a"] {
-            assert_eq!(told(broken), [], "{broken}");
+            assert_eq!(listed(broken), [], "{broken}");
         }
     }
 
     #[test]
-    fn a_group_that_another_holder_has_followed_is_not_seen() {
-        let told = Answer::held_by(format!("glk1+:{OTHER}:8"), 5000)
+    fn shared_holders_that_have_lost_the_lock_are_not_listed() {
+        let listed = Answer::held_by(format!("glk1+:{OTHER}:8"), 5000)
             .record("#value", format!("glk1+:{ID}:7"))
             .shares(ID, "7 1003000 800000 900000 0 0 channel 1/5:a")
             .entries();
-        assert_eq!(told.iter().map(|entry| entry.id).collect::<Vec<_>>(), [None]);
-        let told = Answer::held_by("", -2)
+        assert_eq!(listed.iter().map(|entry| entry.id).collect::<Vec<_>>(), [None]);
+        let listed = Answer::held_by("", -2)
             .record("#value", format!("glk1+:{ID}:7"))
             .shares(ID, "7 1003000 800000 900000 0 0 channel 1/5:a")
             .entries();
-        assert_eq!(told, []);
+        assert_eq!(listed, []);
     }
 
     #[test]
-    fn those_who_wait_are_seen_behind_the_holder_in_their_order() {
+    fn waiters_are_listed_behind_the_holder_in_their_order() {
         let holder = format!("glk1:{ID}:990000123:999000:0:1/1:a");
-        let told = Answer::held_by(&holder, 2500)
+        let listed = Answer::held_by(&holder, 2500)
             .waits(format!("{OTHER} channel 30000 0 1/1:b c"), 990_000_456)
             .waits(format!("{ID} channel 30000 4000 2/3:d"), 999_000_999)
             .entries();
-        assert_eq!(told.len(), 3);
-        assert!(told[0].held);
+        assert_eq!(listed.len(), 3);
+        assert!(listed[0].held);
         let expected = Entry {
             fencing_token: 990_000_456,
             age: milliseconds(10_000),
             expires_in: milliseconds(20_000),
             ..entry(OTHER, false, (1, 1), "b c")
         };
-        assert_eq!(told[1], expected);
+        assert_eq!(listed[1], expected);
         let expected = Entry {
             fencing_token: 999_000_999,
             age: milliseconds(1000),
             expires_in: milliseconds(29_000),
             ..entry(ID, false, (2, 3), "d")
         };
-        assert_eq!(told[2], expected);
+        assert_eq!(listed[2], expected);
     }
 
     #[test]
-    fn a_waiter_is_there_until_the_end_of_the_lease_that_it_has_renewed_last() {
+    fn a_waiter_is_listed_until_its_last_renewed_lease_ends() {
         let left = |lease: &str, renewed: Option<&str>| {
             let mut answer =
                 Answer::held_by("", -2).waits(format!("{ID} channel {lease} 0 1/1:a"), 990_000_000);
@@ -350,17 +350,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_waiter_hides_none_of_the_others() {
-        let told = Answer::held_by("", -2)
+    fn a_member_that_is_no_waiter_hides_none_of_the_others() {
+        let listed = Answer::held_by("", -2)
             .waits("what another program has put there", 990_000_000)
             .waits(format!("{ID} channel 30000 0 1:a"), 990_000_001)
             .waits(format!("{ID} channel 30000 0 1/1:a"), 990_000_002)
             .entries();
-        assert_eq!(told.iter().map(|entry| entry.fencing_token).collect::<Vec<_>>(), [990_000_002]);
+        assert_eq!(listed.iter().map(|entry| entry.fencing_token).collect::<Vec<_>>(), [990_000_002]);
     }
 
     #[test]
-    fn servers_that_send_plain_text_and_lists_are_understood_too() {
+    fn servers_that_send_simple_strings_and_lists_are_understood_too() {
         let simple = |text: &str| Value::SimpleString(text.to_owned());
         let list = |texts: &[&str]| Value::Array(texts.iter().copied().map(simple).collect());
         let member = format!("{ID} channel 1000 0 1/1:a");
@@ -372,8 +372,8 @@ mod tests {
             list(&[&member, "999500000"]),
             list(&[ID, "1000900"]),
         ]);
-        let told = entries(&answer).unwrap();
-        let seen: Vec<_> = told.iter().map(|entry| (entry.fencing_token, entry.expires_in)).collect();
+        let listed = entries(&answer).unwrap();
+        let seen: Vec<_> = listed.iter().map(|entry| (entry.fencing_token, entry.expires_in)).collect();
         assert_eq!(seen, [(999_500_000, milliseconds(900))]);
     }
 
@@ -387,7 +387,7 @@ mod tests {
             let mut other = good.clone();
             other[at] = Value::Nil;
             let read = entries(&Value::Array(other));
-            // The members of a group are read only where a group holds.
+            // The shared holders are read only where they hold the lock.
             assert_eq!(read.is_some(), at == 3, "part {at}");
         }
         let mut before_time = good;

@@ -1,33 +1,35 @@
-//! The keys of one lock, all in one slot of a cluster.
+//! The keys of one lock, all in one hash slot of a cluster.
 
 use std::sync::LazyLock;
 
 use crate::error::{Error, Result};
 use crate::name::Name;
 
-/// How many slots a Redis Cluster has.
-const SLOTS: u16 = 16384;
+/// How many hash slots a Redis Cluster has.
+const HASH_SLOTS: u16 = 16384;
 
-/// The suffixes of the keys beside the lock's own, in the order in which the scripts know them.
+/// The suffixes of the side keys, which are the keys beside the lock's own, in the order that the scripts
+/// expect.
 const SIDES: [&str; 4] = ["fence", "queue", "claims", "shared"];
 
-/// Refuses a name whose own key another lock may keep something else at, which a prefix alone keeps apart.
+/// Refuses a name whose own key may be a side key of another lock. Only a prefix keeps the two apart.
 pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
     if prefix.is_empty() && is_side_key(name.as_str()) {
-        let reason = "without a prefix, it is where another lock keeps its queue: choose a prefix".to_owned();
+        let reason =
+            "without a prefix, its key may belong to the queue of another lock: choose a prefix".to_owned();
         return Err(Error::InvalidName { name: name.to_string(), reason });
     }
     Ok(())
 }
 
-/// The keys of one lock, in the order in which the scripts know them.
+/// The keys of one lock, in the order that the scripts expect.
 pub(super) fn keys(prefix: &str, name: &Name) -> [String; 5] {
     let lock = format!("{prefix}{}", name.as_str());
-    let [fencing_token, queue, claims, shared] = SIDES.map(|side| side_key(&lock, side));
-    [lock, fencing_token, queue, claims, shared]
+    let [counter, queue, claims, shared] = SIDES.map(|side| side_key(&lock, side));
+    [lock, counter, queue, claims, shared]
 }
 
-/// Whether `key` is one of the keys beside a lock's own.
+/// Whether `key` is a side key of some lock.
 pub(super) fn is_side_key(key: &str) -> bool {
     key.starts_with('{')
         && SIDES.iter().any(|side| key.strip_suffix(side).is_some_and(|rest| rest.ends_with(':')))
@@ -37,16 +39,17 @@ fn side_key(lock: &str, side: &str) -> String {
     if !lock.contains(['{', '}']) {
         return format!("{{{lock}}}:{side}");
     }
-    // Braces in the name move the slot: a number that has the same slot stands in for the name as the tag.
-    format!("{{{}}}:{lock}:{side}", TAGS[usize::from(slot(lock))])
+    // Braces in the name change which part of the key is hashed, so that the name cannot be the hash tag. A
+    // number with the same hash slot is the tag instead.
+    format!("{{{}}}:{lock}:{side}", TAGS[usize::from(hash_slot(lock))])
 }
 
-/// For each slot the smallest number whose digits have it.
+/// For each hash slot the smallest number whose digits hash to it.
 static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
-    let mut tags = vec![None; usize::from(SLOTS)];
+    let mut tags = vec![None; usize::from(HASH_SLOTS)];
     let mut missing = tags.len();
     for number in 0_u32.. {
-        let tag = &mut tags[usize::from(slot(&number.to_string()))];
+        let tag = &mut tags[usize::from(hash_slot(&number.to_string()))];
         if tag.is_none() {
             *tag = Some(number);
             missing -= 1;
@@ -58,11 +61,11 @@ static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     tags.into_iter().flatten().collect()
 });
 
-/// The slot of a key: of what stands in its first pair of braces, if that is not empty, else of all of it.
-/// <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
-fn slot(key: &str) -> u16 {
+/// The hash slot of a key: of what is between its first pair of braces, if that is not empty, else of the
+/// whole key. <https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>
+fn hash_slot(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
-    crc16(tag.filter(|tag| !tag.is_empty()).unwrap_or(key).as_bytes()) % SLOTS
+    crc16(tag.filter(|tag| !tag.is_empty()).unwrap_or(key).as_bytes()) % HASH_SLOTS
 }
 
 /// CRC-16/XMODEM.
@@ -74,7 +77,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-/// A pattern for SCAN that matches the keys which begin with `text`, taken literally.
+/// A pattern for SCAN that matches the keys that begin with `text`, taken literally.
 pub(super) fn pattern(text: &str) -> String {
     let escaped: String = text
         .chars()
@@ -93,13 +96,13 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn slots_are_those_of_redis_cluster() {
+    fn hash_slots_are_those_of_redis_cluster() {
         // The check value of CRC-16/XMODEM, and what CLUSTER KEYSLOT answers.
         assert_eq!(crc16(b"123456789"), 0x31c3);
         for (key, expected) in
             [("foo", 12182), ("{foo}bar", 12182), ("foo{}{bar}", 8363), ("foo{{bar}}zap", 4015)]
         {
-            assert_eq!(slot(key), expected, "{key}");
+            assert_eq!(hash_slot(key), expected, "{key}");
         }
     }
 
@@ -111,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_stand_in_the_order_that_the_scripts_know() {
+    fn keys_come_in_the_order_that_the_scripts_expect() {
         let plain = keys("p:", &Name::new("a").unwrap());
         assert_eq!(plain, ["p:a", "{p:a}:fence", "{p:a}:queue", "{p:a}:claims", "{p:a}:shared"]);
         let braces = keys("p:", &Name::new("{a}").unwrap());
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_named_like_a_side_key_is_listed() {
+    fn a_lock_whose_name_resembles_a_side_key_is_listed() {
         for (key, is_side) in [
             ("{_glocks:a}:fence", true),
             ("{_glocks:a}:shared", true),
@@ -198,10 +201,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_keys_of_a_name_share_its_slot(name in "[a-z{}:]{1,12}") {
+        fn all_keys_of_a_name_share_its_hash_slot(name in "[a-z{}:]{1,12}") {
             let keys = keys("_glocks:", &Name::new(name).unwrap());
             for key in &keys {
-                prop_assert_eq!(slot(key), slot(&keys[0]), "{}", key);
+                prop_assert_eq!(hash_slot(key), hash_slot(&keys[0]), "{}", key);
             }
         }
 

@@ -1,12 +1,13 @@
 //! The store in Redis: a plain string key that all Redis locks respect, with a fair queue beside it.
 //!
-//! `docs/redis.md` says what it promises, what it costs and how it fails; `queue.lua` says how the queue is kept.
+//! `docs/redis.md` says what it promises, what it costs and how it fails; `queue.lua` how the queue is
+//! stored.
 
 mod config;
+mod connection;
 mod failure;
 mod inspect;
 mod keys;
-mod link;
 mod scripts;
 mod waiters;
 
@@ -19,8 +20,8 @@ use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use redis::{Cmd, Pipeline, Value};
 
 use self::config::Config;
+use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
-use self::link::{Link, Listener};
 use self::scripts::call;
 use self::waiters::{Clock, Pushed, Waiters};
 use crate::backend::{
@@ -31,29 +32,29 @@ use crate::name::Name;
 use crate::queue::Permits;
 use crate::stores::address::Address;
 
-/// What a join that does not wait is answered while the dead waiters in front of it are too many for one call.
+/// The answer to a claim that does not wait while more dead claims are in its way than one call may drop.
 const ASK_AGAIN: u64 = 3;
 
 /// A store in one Redis server, or in the primary that sentinels name.
 pub(crate) struct Redis {
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     inbox: Arc<Inbox>,
     channel: String,
 }
 
-/// Takes the pushes of a link.
+/// Receives the pushes of a connection.
 #[derive(Default)]
 struct Inbox {
     waiters: Waiters,
-    /// For giving back what nobody wants; not there before the first connection stands.
-    link: OnceLock<Weak<Link>>,
+    /// Needed to release a grant that nobody here waits for. Unset until the first connection is made.
+    connection: OnceLock<Weak<Connection>>,
 }
 
 impl Redis {
     /// Connects to the server that `address` names.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress); as the server answers otherwise.
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress), or what the server's answer means.
     ///
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
@@ -63,23 +64,23 @@ impl Redis {
         let channel = format!("globallock:wake:{}", random_node());
         let inbox = Arc::new(Inbox::default());
         let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
-        let link = Link::connect(config, channel.clone(), listener)
+        let connection = Connection::connect(config, channel.clone(), listener)
             .await
             .map_err(|failure| failure.into_error(&shown))?;
-        inbox.link.get_or_init(|| Arc::downgrade(&link));
-        Ok(Arc::new(Redis { link, inbox, channel }))
+        inbox.connection.get_or_init(|| Arc::downgrade(&connection));
+        Ok(Arc::new(Redis { connection, inbox, channel }))
     }
 
     async fn request(&self, command: &Cmd) -> Result<Value> {
-        let answer = self.link.request(command).await;
-        answer.map_err(|failure| failure.into_error(&self.link.config().shown))
+        let answer = self.connection.request(command).await;
+        answer.map_err(|failure| failure.into_error(&self.connection.config().shown))
     }
 
     fn prefix(&self) -> &str {
-        &self.link.config().prefix
+        &self.connection.config().prefix
     }
 
-    /// What a claim is in the queue, as `queue.lua` says; empty for one that never waits.
+    /// The claim's member of the queue (MEMBER in `queue.lua`); empty if it never waits.
     fn member(&self, claim: &Claim) -> String {
         if claim.wait_mode == WaitMode::Try {
             return String::new();
@@ -89,11 +90,12 @@ impl Redis {
         format!("{} {} {lease} {max_hold} {count}/{capacity}:{}", claim.id, self.channel, claim.owner)
     }
 
-    /// Reads the answer to a join or a renewal that was sent at `sent`, and takes note of what it says to a waiter.
+    /// Reads the answer to an enqueue or a renewal that was sent at `sent`, and records what it tells a
+    /// waiter.
     fn status(&self, claim: &Claim, sent: Instant, answer: &Value) -> Result<ClaimStatus> {
         let waiters = &self.inbox.waiters;
         if let Value::Int(fencing_token) = answer {
-            waiters.forget(claim.id);
+            waiters.untrack(claim.id);
             let fencing_token = u64::try_from(*fencing_token).unwrap_or_default();
             return Ok(ClaimStatus::Held(Grant {
                 fencing_token,
@@ -103,26 +105,27 @@ impl Redis {
         }
         match *integers(answer).as_slice() {
             [1, fencing_token, left, hold_left] => {
-                waiters.forget(claim.id);
+                waiters.untrack(claim.id);
                 let after = |milliseconds| sent + Duration::from_millis(milliseconds);
                 let hold_ends = claim.max_hold.map(|_| after(hold_left));
                 Ok(ClaimStatus::Held(Grant { fencing_token, expires: Some(after(left)), hold_ends }))
             }
-            [0, server_ms, again, stranger] => {
-                let again = (again > 0).then(|| Duration::from_millis(again));
-                waiters.waits(claim.id, Clock { sent, server_ms }, again, stranger > 0);
+            [0, server_ms, poll_in, foreign] => {
+                let poll_in = (poll_in > 0).then(|| Duration::from_millis(poll_in));
+                waiters.set_waiting(claim.id, Clock { sent, server_ms }, poll_in, foreign > 0);
                 Ok(ClaimStatus::Waiting)
             }
             [2] => Ok(ClaimStatus::Gone),
             _ => {
                 let reason = "it does not answer as the lock's scripts do: check the address";
-                Err(Failure::new(Kind::FailedPrecondition, reason).into_error(&self.link.config().shown))
+                Err(Failure::new(Kind::FailedPrecondition, reason)
+                    .into_error(&self.connection.config().shown))
             }
         }
     }
 }
 
-/// Reads an array of integers, none negative; empty where it is anything else.
+/// Reads an array of integers that are not negative; anything else gives an empty one.
 fn integers(answer: &Value) -> Vec<u64> {
     let Value::Array(values) = answer else {
         return Vec::new();
@@ -144,11 +147,12 @@ impl Backend for Redis {
         keys::check(self.prefix(), &claim.name)?;
         let waits = claim.wait_mode == WaitMode::Wait;
         if waits {
-            self.inbox.waiters.expect(claim.id);
+            self.inbox.waiters.track(claim.id);
         }
-        let scripts = self.link.scripts();
+        let scripts = self.connection.scripts();
         let permits = claim.permits;
-        let script = if permits.count == permits.capacity { &scripts.join } else { &scripts.join_shared };
+        let script =
+            if permits.count == permits.capacity { &scripts.enqueue } else { &scripts.enqueue_shared };
         let mut command = call(script, self.prefix(), &claim.name);
         command
             .arg(claim.id.to_string())
@@ -172,13 +176,13 @@ impl Backend for Redis {
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let mut commands = Pipeline::with_capacity(claims.len());
         for claim in claims {
-            let mut command = call(&self.link.scripts().renew, self.prefix(), &claim.name);
+            let mut command = call(&self.connection.scripts().renew, self.prefix(), &claim.name);
             command.arg(claim.id.to_string()).arg(milliseconds(claim.lease)).arg(self.member(claim));
             commands.add_command(command);
         }
         let sent = Instant::now();
-        let answers = self.link.requests(&commands, claims.len()).await;
-        let shown = &self.link.config().shown;
+        let answers = self.connection.requests(&commands, claims.len()).await;
+        let shown = &self.connection.config().shown;
         let status = |(claim, answer): (&Arc<Claim>, Result<Value, Failure>)| match answer {
             Ok(answer) => self.status(claim, sent, &answer),
             Err(failure) => Err(failure.into_error(shown)),
@@ -188,25 +192,29 @@ impl Backend for Redis {
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
         if claim.wait_mode == WaitMode::Wait {
-            self.inbox.waiters.forget(claim.id);
+            self.inbox.waiters.untrack(claim.id);
         }
-        let mut command = call(&self.link.scripts().leave, self.prefix(), &claim.name);
+        let mut command = call(&self.connection.scripts().release, self.prefix(), &claim.name);
         command.arg(claim.id.to_string()).arg(self.member(claim));
-        let answer = left(&self.request(&command).await?);
+        let answer = released(&self.request(&command).await?);
         if answer.unfinished {
-            // On its own, since whoever calls this may go away; waited for, since the process may end afterwards.
-            let handing_on = tokio::spawn(hand_on(Arc::clone(&self.link), command));
-            drop(tokio::time::timeout(self.link.config().timeout, handing_on).await);
+            // In a task of its own, because the caller may drop this future. Waited for, because the process
+            // may end afterwards.
+            let handover = tokio::spawn(hand_over(Arc::clone(&self.connection), command));
+            drop(tokio::time::timeout(self.connection.config().timeout, handover).await);
         }
-        Ok(answer.departure)
+        Ok(answer.release)
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
         keys::check(self.prefix(), name)?;
-        let answer = self.request(&call(&self.link.scripts().inspect, self.prefix(), name)).await?;
+        let answer = self.request(&call(&self.connection.scripts().inspect, self.prefix(), name)).await?;
         inspect::entries(&answer).ok_or_else(|| {
-            Failure::new(Kind::FailedPrecondition, "what stands at the keys of this lock is not a lock's")
-                .into_error(&self.link.config().shown)
+            Failure::new(
+                Kind::FailedPrecondition,
+                "the keys of this lock hold something that is not a lock: choose another prefix",
+            )
+            .into_error(&self.connection.config().shown)
         })
     }
 
@@ -228,7 +236,7 @@ impl Backend for Redis {
                 let answer = self.request(&command).await?;
                 let (next, keys): (String, Vec<Vec<u8>>) = redis::from_redis_value(answer)
                     .map_err(|error| Failure::from(redis::RedisError::from(error)))
-                    .map_err(|failure| failure.into_error(&self.link.config().shown))?;
+                    .map_err(|failure| failure.into_error(&self.connection.config().shown))?;
                 Ok(Some((stream::iter(keys).map(Ok), (next != "0").then_some(next))))
             }
         });
@@ -242,51 +250,51 @@ impl Backend for Redis {
 
 impl Listener for Inbox {
     fn message(&self, text: &str) {
-        let Some(unwanted) = Pushed::parse(text).and_then(|pushed| self.waiters.tell(pushed)) else {
+        let Some(unwanted) = Pushed::parse(text).and_then(|pushed| self.waiters.deliver(pushed)) else {
             return;
         };
-        let Some(link) = self.link.get().and_then(Weak::upgrade) else {
+        let Some(connection) = self.connection.get().and_then(Weak::upgrade) else {
             return;
         };
         tokio::spawn(async move {
-            let config = link.config();
+            let config = connection.config();
             let Some(name) = unwanted.key.strip_prefix(&config.prefix).and_then(|name| Name::new(name).ok())
             else {
                 return;
             };
-            let mut command = call(&link.scripts().leave, &config.prefix, &name);
+            let mut command = call(&connection.scripts().release, &config.prefix, &name);
             command.arg(unwanted.id.to_string()).arg("");
-            hand_on(link, command).await;
+            hand_over(connection, command).await;
         });
     }
 
     fn resubscribed(&self) {
-        self.waiters.look_all();
+        self.waiters.poll_all();
     }
 }
 
-/// What a departure was answered.
-struct Left {
-    departure: Release,
-    /// There are so many dead waiters that the lock is not handed on yet.
+/// The answer to a release.
+struct Released {
+    release: Release,
+    /// More dead claims are in the way than one call may drop, so that the lock is not granted yet.
     unfinished: bool,
 }
 
-fn left(answer: &Value) -> Left {
+fn released(answer: &Value) -> Released {
     let answer = if let Value::Int(number) = answer { *number } else { 1 };
-    let departure = if answer & 1 == 0 { Release::NotHeld } else { Release::Released };
-    Left { departure, unfinished: answer & 2 != 0 }
+    let release = if answer & 1 == 0 { Release::NotHeld } else { Release::Released };
+    Released { release, unfinished: answer & 2 != 0 }
 }
 
-/// Repeats a departure until the lock has been handed on.
-async fn hand_on(link: Arc<Link>, departure: Cmd) {
+/// Repeats a release until the lock has been granted to the next waiter, or nobody waits.
+async fn hand_over(connection: Arc<Connection>, release: Cmd) {
     loop {
-        match link.request(&departure).await {
-            Ok(answer) if left(&answer).unfinished => {}
+        match connection.request(&release).await {
+            Ok(answer) if released(&answer).unfinished => {}
             Ok(_) => return,
             Err(failure) => {
-                let error = failure.into_error(&link.config().shown);
-                tracing::debug!(%error, "a lock was not handed on; the next renewal of a waiter does it");
+                let error = failure.into_error(&connection.config().shown);
+                tracing::debug!(%error, "a lock was not handed over; the next renewal of a waiter does it");
                 return;
             }
         }
@@ -295,7 +303,7 @@ async fn hand_on(link: Arc<Link>, departure: Cmd) {
 
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis").field("address", &self.link.config().shown).finish_non_exhaustive()
+        f.debug_struct("Redis").field("address", &self.connection.config().shown).finish_non_exhaustive()
     }
 }
 
@@ -303,7 +311,8 @@ fn milliseconds(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// From the operating system each time, so that no fork of this process has the same.
+/// Makes a random name. It is read from the operating system each time, so that no fork of this process gets
+/// the same.
 fn random_node() -> String {
     let mut bytes = [0_u8; 10];
     getrandom::fill(&mut bytes).expect("the operating system has random numbers");

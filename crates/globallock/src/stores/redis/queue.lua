@@ -1,29 +1,37 @@
--- The queue of one lock; every verb's script begins with this text.
+-- The queue of one lock: the part that all scripts share. A script is put together from the fast path of its
+-- verb, if it has one, this text, and the verb.
 --
--- KEYS[1] lock    string: present while anybody holds, with the holder's value, as other Redis locks know it
--- KEYS[2] fence   string: the last join number, which is the last fencing token too; with a 'w' behind it while
---                 anybody waits or shares, so that those who find none need not look at the other keys
--- KEYS[3] queue   sorted set: who waits, by join number; see MEMBER
--- KEYS[4] claims  hash: by id, the end of the lease (ms) of each who waits and has renewed it, and the record of each who
---                 shares; and the group that shares (fields with '#')
--- KEYS[5] shared  sorted set: who shares, by the end of the lease in ms
+-- KEYS[1]  <lock>  string, there while anybody holds: the holder's value, in the form of other Redis locks
+-- KEYS[2]  fence   string, the token counter: the last join number. A 'w' behind it is the contended flag:
+--                  somebody waits or shares. Where it is missing, a script need not look at the keys below.
+-- KEYS[3]  queue   sorted set of the waiters, by join number; MEMBER describes its members
+-- KEYS[4]  claims  hash. By claim id: of a waiter that has renewed, when its lease ends (ms); of a shared
+--                  holder, its record (see RECORD). In the fields with '#': the group of the shared holders
+--                  (see `read_group`).
+-- KEYS[5]  shared  sorted set of the shared holders' ids, by the ms at which the store frees them
 --
--- A claim that takes all there is lives in KEYS[1] alone, so that a mutex touches no other key but the fence.
--- Numbers above 2^46 are only ever turned into text by `text`: Lua's own way keeps 14 digits.
+-- An exclusive holder is a claim that takes all permits, a shared holder one that takes fewer. An exclusive
+-- holder is stored in KEYS[1] alone, so that a mutex touches no other key but the counter.
+--
+-- A join number is the server's time in microseconds, or the last number plus one if that is larger. It
+-- orders the queue, and it is the claim's fencing token. Such numbers have more than 14 digits, and Lua's own
+-- conversion to text keeps only 14: always convert them with `text`.
 local call = redis.call
-local HELD, WAITING, GONE, ASK = 1, 0, 2, 3
-local FENCE_TTL = 604800000
--- The end of the numbers that Lua can count: what is not below it is none of ours.
-local NO_NUMBER = 2 ^ 53
--- How much one call does for the queue before it leaves the rest to the next one, in units of some 2 microseconds: then
--- others wait for the server no longer than 5 ms. What it costs to drop a waiter, to tell it in addition, and to have it
--- hold in addition. How many holders of shares are dropped.
-local EFFORT, PASSED, OFFERED, GRANTED, EXPIRED = 2000, 1, 3, 6, 500
--- So many heads of the queue are read at a time at most; the first time it is one.
-local HEADS = 128
--- So many waiters look again by themselves as soon as the holder's lease ends; the others give them some time.
-local EARLY = 8
--- Whether this call has left some of the queue to the next one.
+local HELD, WAITING, GONE, ASK_AGAIN = 1, 0, 2, 3
+local COUNTER_TTL = 604800000
+-- Lua counts exactly below this limit only. A counter that is not below it was written by another program.
+local NUMBER_LIMIT = 2 ^ 53
+-- One call spends at most BUDGET on the queue and leaves the rest to the next call, so that other clients
+-- wait for the server no longer than 5 ms. A unit is some 2 microseconds. PASS_COST: to take a waiter from
+-- the front. NOTIFY_COST: to notify it as well. GRANT_COST: to make it a holder as well. MAX_EXPIRED: how
+-- many expired shared holders one call drops.
+local BUDGET, PASS_COST, NOTIFY_COST, GRANT_COST, MAX_EXPIRED = 2000, 1, 3, 6, 500
+-- How many waiters are read from the front of the queue at a time: first one, then twice as many each time,
+-- up to this.
+local MAX_BATCH = 128
+-- How many waiters at the front may poll at any time; the others keep to the `min_delay` of `next_poll`.
+local EARLY_POLLERS = 8
+-- Whether this call has used up its limits, and leaves some of its work to the next one.
 local unfinished = false
 
 local function text(number)
@@ -35,39 +43,43 @@ local function clock()
   return time[1] * 1000000 + time[2]
 end
 
--- The next join number: rises with every call, and with the server's clock, so that it survives the loss of the key.
+-- Takes the next join number and sets the contended flag. The number rises with every call. It follows the
+-- server's clock as well, so that it goes on rising after the counter was lost.
 local function next_number(microseconds)
-  local last = call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', FENCE_TTL, 'GET')
+  local last = call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', COUNTER_TTL, 'GET')
   last = last and tonumber(string.match(last, '^%d+') or '')
-  if last and last >= microseconds and last < NO_NUMBER then
+  if last and last >= microseconds and last < NUMBER_LIMIT then
     microseconds = last + 1
-    call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', FENCE_TTL)
+    call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', COUNTER_TTL)
   end
   return microseconds
 end
 
--- Takes the mark from the fence when nobody waits or shares any more.
-local function rest()
+-- Clears the contended flag if nobody waits or shares any more.
+local function clear_contended()
   if call('EXISTS', KEYS[3], KEYS[5]) > 0 then return end
   call('DEL', KEYS[4])
   local last = call('GET', KEYS[2])
-  if last and string.sub(last, -1) == 'w' then call('SET', KEYS[2], string.sub(last, 1, -2), 'PX', FENCE_TTL) end
+  if last and string.sub(last, -1) == 'w' then
+    call('SET', KEYS[2], string.sub(last, 1, -2), 'PX', COUNTER_TTL)
+  end
 end
 
--- What stands at the lock's key: false, a text, or a table when it is no text at all.
-local function holder()
+-- The value of the lock's key: false if there is none, a string, or a table (an error) for any other type.
+local function lock_value()
   return redis.pcall('GET', KEYS[1])
 end
 
-local function is_exclusive(value, id)
+-- Whether the value of the lock's key says that claim `id` is the exclusive holder.
+local function holds_all(value, id)
   return type(value) == 'string' and string.sub(value, 1, 37) == 'glk1:' .. id
 end
 
--- The value of a claim that has all there is: id, number, ms of the grant (empty: that of the number), end of the
--- longest hold (0: none), share, owner.
+-- The value of an exclusive holder: id, join number, ms of the grant (empty: that of the join number), ms at
+-- which the max hold time ends (0: none), count/capacity, owner.
 local function exclusive_value(id, claim)
-  return string.format('glk1:%s:%.0f:%.0f:%.0f:%d/%d:', id, claim.number, claim.granted, claim.hold_until, claim.weight,
-    claim.capacity) .. claim.owner
+  return string.format('glk1:%s:%.0f:%.0f:%.0f:%d/%d:', id, claim.number, claim.granted, claim.hold_until,
+    claim.count, claim.capacity) .. claim.owner
 end
 
 local function parse_exclusive(value)
@@ -75,19 +87,20 @@ local function parse_exclusive(value)
   return { number = tonumber(number), hold_until = tonumber(hold_until) }
 end
 
--- Who waits: id, channel of the owner's connection, lease in ms, longest hold in ms (0: none), weight/capacity:owner.
--- All of it is known to the owner, so that it needs no other key to find itself; the joining is the number.
+-- A waiter's member of the queue: claim id, channel of the owner's connection, lease in ms, max hold time in
+-- ms (0: none), count/capacity:owner. The owner knows all of this and sends it, so that its waiter is found
+-- without an index beside the queue. The join number says when the waiter joined.
 local MEMBER = '^(%x+) (%S+) (%d+) (%d+) (%d+)/(%d+):(.*)$'
 
-local function waiter(member, score)
-  local id, node, lease, max_hold, weight, capacity, owner = string.match(member, MEMBER)
+local function parse_waiter(member, score)
+  local id, node, lease, max_hold, count, capacity, owner = string.match(member, MEMBER)
   if not id then return nil end
   local number = tonumber(score)
   local joined = math.floor(number / 1000)
   return {
-    id = id, number = number, joined = joined, granted = 0, hold_until = 0, max_hold = tonumber(max_hold), node = node,
-    deadline = tonumber(call('HGET', KEYS[4], id) or joined + tonumber(lease)), weight = tonumber(weight),
-    capacity = tonumber(capacity), owner = owner,
+    id = id, number = number, joined = joined, granted = 0, hold_until = 0, max_hold = tonumber(max_hold),
+    node = node, deadline = tonumber(call('HGET', KEYS[4], id) or joined + tonumber(lease)),
+    count = tonumber(count), capacity = tonumber(capacity), owner = owner,
   }
 end
 
@@ -96,90 +109,96 @@ local function dequeue(member)
   call('HDEL', KEYS[4], string.sub(member, 1, 32))
 end
 
--- Takes these out, who stand at the front.
+-- Removes the waiters with these ids, which must be the first of the queue.
 local function dequeue_front(ids)
   if not ids[1] then return end
   call('ZREMRANGEBYRANK', KEYS[3], 0, #ids - 1)
   call('HDEL', KEYS[4], unpack(ids))
 end
 
--- The record of one who shares: number, end of the lease in ms, ms of the joining, ms of the grant, end of the longest
--- hold (0: none), longest hold in ms (0: none), channel of the owner's connection, weight/capacity:owner.
+-- A shared holder's record: join number, ms at which the lease ends, ms of the join, ms of the grant, ms at
+-- which the max hold time ends (0: none), max hold time in ms (0: none), channel of the owner's connection,
+-- count/capacity:owner.
 local RECORD = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+)/(%d+):(.*)$'
 
-local function read(id)
+local function read_record(id)
   local record = call('HGET', KEYS[4], id)
   if not record then return nil end
-  local number, deadline, joined, granted, hold_until, max_hold, node, weight, capacity, owner =
+  local number, deadline, joined, granted, hold_until, max_hold, node, count, capacity, owner =
     string.match(record, RECORD)
   if not number then return nil end
   return {
-    number = tonumber(number), deadline = tonumber(deadline), joined = tonumber(joined), granted = tonumber(granted),
-    hold_until = tonumber(hold_until), max_hold = tonumber(max_hold), node = node, weight = tonumber(weight),
-    capacity = tonumber(capacity), owner = owner,
+    number = tonumber(number), deadline = tonumber(deadline), joined = tonumber(joined),
+    granted = tonumber(granted), hold_until = tonumber(hold_until), max_hold = tonumber(max_hold),
+    node = node, count = tonumber(count), capacity = tonumber(capacity), owner = owner,
   }
 end
 
--- Keeps a key at least until `at`.
-local function keep(key, at, now)
+-- Makes a key live until `at` (ms), unless it lives longer already.
+local function extend(key, at, now)
   if call('PTTL', key) < at - now then call('PEXPIREAT', key, text(at)) end
 end
 
--- Keeps one who waits until the end of its lease, which its number alone does not tell any more.
-local function wait_until(id, deadline, now)
+-- Stores when a waiter's lease ends, since it is not the lease after the join any more.
+local function write_deadline(id, deadline, now)
   call('HSET', KEYS[4], id, text(deadline))
-  keep(KEYS[4], deadline, now)
-  keep(KEYS[3], deadline, now)
+  extend(KEYS[4], deadline, now)
+  extend(KEYS[3], deadline, now)
 end
 
-local function write(id, claim, now)
-  call('HSET', KEYS[4], id, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %s %d/%d:', claim.number, claim.deadline,
-    claim.joined, claim.granted, claim.hold_until, claim.max_hold, claim.node, claim.weight, claim.capacity)
-    .. claim.owner)
-  keep(KEYS[4], claim.deadline, now)
+local function write_record(id, claim, now)
+  call('HSET', KEYS[4], id, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %s %d/%d:', claim.number,
+    claim.deadline, claim.joined, claim.granted, claim.hold_until, claim.max_hold, claim.node, claim.count,
+    claim.capacity) .. claim.owner)
+  extend(KEYS[4], claim.deadline, now)
 end
 
--- When the store frees a claim that holds.
+-- When the store frees a holder: at the end of its lease or of its max hold time, whichever comes first.
 local function expiry(claim)
   if claim.hold_until > 0 and claim.hold_until < claim.deadline then return claim.hold_until end
   return claim.deadline
 end
 
--- The group that shares: its value at the lock's key, the weight that it has together, its smallest capacity.
+-- The group is all shared holders taken together. `value`: what it has put at the lock's key; nil if there is
+-- no group. `count`: the permits that they hold together. `capacity`: the smallest of theirs. `mixed`: they
+-- differ in capacity.
 local function read_group()
   local fields = call('HMGET', KEYS[4], '#value', '#weight', '#capacity', '#mixed')
-  if not fields[1] then return { weight = 0, capacity = math.huge, mixed = false } end
-  local weight, capacity, mixed = tonumber(fields[2]), tonumber(fields[3]), fields[4] == '1'
-  -- What nobody here has written must not let in more than fits: nobody does, until the members are counted again.
-  if not (weight and weight >= 0 and capacity) then weight, capacity, mixed = math.huge, 0, true end
-  return { value = fields[1], weight = weight, capacity = capacity, mixed = mixed }
+  if not fields[1] then return { count = 0, capacity = math.huge, mixed = false } end
+  local count, capacity, mixed = tonumber(fields[2]), tonumber(fields[3]), fields[4] == '1'
+  -- Fields that no script has written must not let in more claims than fit. So nobody fits until `recount`
+  -- has added up the members' records.
+  if not (count and count >= 0 and capacity) then count, capacity, mixed = math.huge, 0, true end
+  return { value = fields[1], count = count, capacity = capacity, mixed = mixed }
 end
 
 local function write_group(group)
-  call('HSET', KEYS[4], '#value', group.value, '#weight', text(group.weight), '#capacity', text(group.capacity),
-    '#mixed', group.mixed and '1' or '0')
+  call('HSET', KEYS[4], '#value', group.value, '#weight', text(group.count),
+    '#capacity', text(group.capacity), '#mixed', group.mixed and '1' or '0')
 end
 
-local function remove_shared(group, id, claim)
+-- Removes a member and returns its permits to the group. `claim` is its record, nil if that was lost.
+local function remove_from_group(group, id, claim)
   call('HDEL', KEYS[4], id)
-  -- The group's keys may end before its members' records do: what is in no group takes nothing from another.
-  if call('ZREM', KEYS[5], id) == 1 then group.weight = group.weight - (claim and claim.weight or 0) end
+  -- KEYS[5] may expire before the records do. A record that is left over from an earlier group must not give
+  -- back permits that it never took from this one. So only a claim that was in KEYS[5] gives any back.
+  if call('ZREM', KEYS[5], id) == 1 then group.count = group.count - (claim and claim.count or 0) end
 end
 
--- Reads the members of a group one by one where the smallest capacity may have left.
-local function count(group)
+-- Adds up the group again from its members' records, since the smallest capacity may have left it.
+local function recount(group)
   if not group.mixed then return end
-  group.weight, group.capacity = 0, math.huge
+  group.count, group.capacity = 0, math.huge
   for _, member in ipairs(call('ZRANGE', KEYS[5], 0, -1)) do
-    local other = read(member)
+    local other = read_record(member)
     if other then
-      group.weight = group.weight + other.weight
+      group.count = group.count + other.count
       group.capacity = math.min(group.capacity, other.capacity)
     end
   end
 end
 
--- Ends the group when nobody is left in it, and says so.
+-- Deletes the group if it has no member left, and stores it otherwise. Returns whether it is deleted.
 local function close_group(group, value)
   if call('EXISTS', KEYS[5]) == 1 then
     write_group(group)
@@ -187,61 +206,63 @@ local function close_group(group, value)
   end
   call('HDEL', KEYS[4], '#value', '#weight', '#capacity', '#mixed')
   if value == group.value then call('DEL', KEYS[1]) end
-  group.value, group.weight, group.capacity, group.mixed = nil, 0, math.huge, false
+  group.value, group.count, group.capacity, group.mixed = nil, 0, math.huge, false
   return true
 end
 
--- Drops the members of the group that have expired; all of them if the lock's key is not theirs any more. Of very many,
--- the rest is left to the next call, and takes room until then.
+-- Drops the members of the group that have expired, or all members if the lock's key has lost the group's
+-- value. Drops MAX_EXPIRED at most; the rest keep their permits until the next call. Returns whether the
+-- group is deleted.
 local function expire_group(group, value, now)
-  local over = '+inf'
-  if value == group.value then over = text(now) end
-  local members = call('ZRANGEBYSCORE', KEYS[5], '-inf', over, 'LIMIT', 0, EXPIRED)
+  local up_to = '+inf'
+  if value == group.value then up_to = text(now) end
+  local members = call('ZRANGEBYSCORE', KEYS[5], '-inf', up_to, 'LIMIT', 0, MAX_EXPIRED)
   if #members == 0 and call('EXISTS', KEYS[5]) == 1 then return false end
-  for _, member in ipairs(members) do remove_shared(group, member, read(member)) end
-  unfinished = #members == EXPIRED and call('ZCOUNT', KEYS[5], '-inf', over) > 0
-  if not unfinished then count(group) end
+  for _, member in ipairs(members) do remove_from_group(group, member, read_record(member)) end
+  unfinished = #members == MAX_EXPIRED and call('ZCOUNT', KEYS[5], '-inf', up_to) > 0
+  if not unfinished then recount(group) end
   return close_group(group, value)
 end
 
--- Makes a claim hold. It must fit.
+-- Makes a claim a holder. The claim must fit.
 local function grant(group, id, claim, now)
   claim.granted = now
   claim.hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
   local expires = expiry(claim)
-  if claim.weight >= claim.capacity then
+  if claim.count >= claim.capacity then
     call('SET', KEYS[1], exclusive_value(id, claim), 'PXAT', text(expires))
     return
   end
   if group.value then
-    keep(KEYS[1], expires, now)
+    extend(KEYS[1], expires, now)
     group.mixed = group.mixed or group.capacity ~= claim.capacity
   else
     group.value = 'glk1+:' .. id .. ':' .. text(claim.number)
     call('SET', KEYS[1], group.value, 'PXAT', text(expires))
   end
-  group.weight = group.weight + claim.weight
+  group.count = group.count + claim.count
   group.capacity = math.min(group.capacity, claim.capacity)
-  write(id, claim, now)
+  write_record(id, claim, now)
   call('ZADD', KEYS[5], text(expires), id)
-  keep(KEYS[5], expires, now)
+  extend(KEYS[5], expires, now)
   write_group(group)
 end
 
+-- Whether there are enough free permits for a claim, by the smallest capacity of all.
 local function fits(group, claim)
-  return group.weight + claim.weight <= math.min(group.capacity, claim.capacity)
+  return group.count + claim.count <= math.min(group.capacity, claim.capacity)
 end
 
--- Takes one who shares out of the group.
-local function drop(id, claim)
+-- Takes a shared holder out of the group, and its record out of the hash.
+local function remove_shared(id, claim)
   local group = read_group()
-  remove_shared(group, id, claim)
-  count(group)
-  close_group(group, holder())
+  remove_from_group(group, id, claim)
+  recount(group)
+  close_group(group, lock_value())
 end
 
--- Tells a waiter that it holds from now on. False where nobody hears it.
-local function offer(claim, now)
+-- Notifies a waiter that it holds the lock from now on. Returns false if nobody subscribes to its channel.
+local function notify(claim, now)
   local hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
   local expires = claim.deadline
   if hold_until > 0 and hold_until < expires then expires = hold_until end
@@ -249,112 +270,125 @@ local function offer(claim, now)
   return call('PUBLISH', claim.node, table.concat(message, ' ')) > 0
 end
 
--- Drops the dead, then lets in from the front of the queue whom there is room for, and tells them; `me` is told by
--- the answer. `value` is what stands at the lock's key. Returns the group, or nothing when somebody holds all there is.
+-- Drops expired claims, then grants the lock to the waiters at the front that fit, and notifies them.
 --
--- Whom nobody hears is passed over: its owner is gone, or cut off and will ask again. In its place in the queue it
--- would only stop the others. With it go all others of that connection.
-local function settle(now, me, value)
+-- `me` is the claim of this call, if it may be among them: it is not notified, because it reads its grant in
+-- the answer. `value` is what stands at the lock's key. Returns the group, or nil if no more claim fits
+-- because an exclusive or a foreign holder has the lock.
+--
+-- A waiter is unreachable if nobody subscribes to its channel: its owner is gone, or has lost its connection
+-- and will enqueue again. It is dropped, because at the front of the queue it would block the others. All
+-- waiters of the same connection are dropped like it, without another message.
+local function grant_waiters(now, me, value)
   if type(value) == 'string' and string.sub(value, 1, 5) == 'glk1:' then return nil end
   local group = read_group()
-  if group.value and expire_group(group, value, now) then value = holder() end
-  -- Somebody else holds, or they shared once and are not dropped yet.
+  if group.value and expire_group(group, value, now) then value = lock_value() end
+  -- A foreign holder has the lock, or the group has lost it and has too many members to drop in one call.
   if (value or group.value) and value ~= group.value then return nil end
-  local effort, size, deaf = EFFORT, 1, {}
-  while effort > 0 do
+  local budget, size, unreachable = BUDGET, 1, {}
+  while budget > 0 do
     local heads = call('ZRANGE', KEYS[3], 0, size - 1, 'WITHSCORES')
     if not heads[1] then return group end
     local passed = {}
     for at = 1, #heads, 2 do
       local id, node = string.match(heads[at], '^(%x+) (%S+)')
       passed[#passed + 1] = id or string.sub(heads[at], 1, 32)
-      effort = effort - PASSED
-      -- While nobody holds, it is the turn of every head, whatever it wants.
-      if group.weight > 0 or not deaf[node] or id == me then
-        local claim = waiter(heads[at], heads[at + 1])
+      budget = budget - PASS_COST
+      -- While nobody holds, every waiter would fit, so that an unreachable one is dropped without being read.
+      -- While somebody shares, it is read first: one that does not fit yet keeps its position.
+      if group.count > 0 or not unreachable[node] or id == me then
+        local claim = parse_waiter(heads[at], heads[at + 1])
         if claim and claim.deadline > now then
           if not fits(group, claim) then
             passed[#passed] = nil
             dequeue_front(passed)
             return group
           end
-          effort = effort - OFFERED
-          if id == me or not deaf[node] and offer(claim, now) then
-            effort = effort - GRANTED
+          budget = budget - NOTIFY_COST
+          if id == me or not unreachable[node] and notify(claim, now) then
+            budget = budget - GRANT_COST
             dequeue_front(passed)
             passed = {}
             grant(group, id, claim, now)
-            if claim.weight >= claim.capacity then return nil end
+            if claim.count >= claim.capacity then return nil end
           else
-            deaf[node] = true
+            unreachable[node] = true
           end
         end
       end
-      if effort <= 0 then break end
+      if budget <= 0 then break end
     end
     dequeue_front(passed)
-    size = math.min(size * 2, HEADS)
+    size = math.min(size * 2, MAX_BATCH)
   end
   unfinished = unfinished or call('EXISTS', KEYS[3]) == 1
   return group
 end
 
--- When a waiter of this rank looks whether the holder's lease has ended, in ms after that: one after the other, and all
--- of 10,000 in little more than a second. With a live holder it never comes to that, since every renewal puts it off.
-local function turn(rank)
+-- How many ms after the holder's expiry the waiter of this rank polls: one after the other, so that 10,000
+-- waiters poll within little more than a second. While the holder lives, none of them does: the holder's
+-- renewals put off the expiry, and each renewal of a waiter brings it a new time to poll.
+local function poll_delay(rank)
   return 1 + math.min(5 * rank, 40 + math.floor(rank / 8))
 end
 
--- In how many ms the owner of a waiting claim should look again by itself (0: never), and 1 to the first one where the
--- holder is another program's, which tells nobody when it leaves. All but the early ones look no sooner than in `pause`.
-local function look(member, now, value, pause)
+-- Says in how many ms a waiter's owner should poll, which is to call enqueue again (0: never). The second
+-- result is 1 if the holder is foreign and the waiter is the first: a foreign holder notifies nobody of its
+-- release, so that the first waiter polls at a pace of its own as well. Behind the first EARLY_POLLERS nobody
+-- polls sooner than in `min_delay`.
+local function next_poll(member, now, value, min_delay)
   local rank = call('ZRANK', KEYS[3], member)
   if not rank then return 0, 0 end
+  -- This call has left work to the next one, or nobody holds: poll at once, to go on with it.
   if unfinished or not value then return 1, 0 end
-  if rank < EARLY then pause = 0 end
-  local left = call('PTTL', KEYS[1])
+  if rank < EARLY_POLLERS then min_delay = 0 end
+  local ttl = call('PTTL', KEYS[1])
   if type(value) ~= 'string' or not string.find(value, '^glk1%+?:') then
-    if rank == 0 then return left >= 0 and left + 1 or 0, 1 end
-    -- Those in front may be dead. However many look, it is some hundred times a second together.
-    local again = 100 * (rank + 1)
-    if left >= 0 then again = math.min(again, math.max(left + turn(rank), pause)) end
-    return again, 0
+    if rank == 0 then return ttl >= 0 and ttl + 1 or 0, 1 end
+    -- The others poll too, since those in front may be dead; the further back, the more seldom. However many
+    -- they are, together they poll some hundred times a second.
+    local poll_in = 100 * (rank + 1)
+    if ttl >= 0 then poll_in = math.min(poll_in, math.max(ttl + poll_delay(rank), min_delay)) end
+    return poll_in, 0
   end
   local first = call('ZRANGE', KEYS[5], 0, 0, 'WITHSCORES')
-  if first[2] then left = math.min(left, math.max(tonumber(first[2]) - now, 0)) end
-  if left < 0 then return 0, 0 end
-  return math.max(left + turn(rank), pause), 0
+  if first[2] then ttl = math.min(ttl, math.max(tonumber(first[2]) - now, 0)) end
+  if ttl < 0 then return 0, 0 end
+  return math.max(ttl + poll_delay(rank), min_delay), 0
 end
 
--- The answers of join and renew. Held: how many ms are left of the lease and of the longest hold (0: none). Waiting:
--- the server's ms, in how many ms to look again (0: never), whether the holder is a stranger.
+-- The answers to enqueue and renew.
 --
--- One ms is taken off what is left, since `now` has lost its fraction. In the last ms nothing is left, which the owner
--- takes for no grant.
+-- Held:     { 1, join number, ms left of the lease, ms left of the max hold time (0: none) }
+-- Waiting:  { 0, server's ms, ms until the next poll (0: never), 1 if first and the holder is foreign }
+--
+-- `now` is rounded down, so that what is left would seem up to 1 ms longer than it is: 1 ms is taken off. In
+-- its last ms a claim has nothing left, and its owner does not take that for a grant.
 local function held(claim, now)
   local hold_left = claim.hold_until > 0 and math.max(claim.hold_until - now - 1, 0) or 0
   return { HELD, claim.number, math.max(expiry(claim) - now - 1, 0), hold_left }
 end
 
-local function waiting(member, now, value, pause)
-  local again, foreign = look(member, now, value, pause)
-  -- Rounded up: what is left of a lease must not look longer than it is.
-  return { WAITING, now + 1, again, foreign }
+local function waiting(member, now, value, min_delay)
+  local poll_in, foreign = next_poll(member, now, value, min_delay)
+  -- Rounded up, because the owner counts the end of a granted lease from here, and must not count too long.
+  return { WAITING, now + 1, poll_in, foreign }
 end
 
-local function answer(id, member, now, pause)
-  local value = holder()
-  if is_exclusive(value, id) then
+-- Answers the status of a claim that is in the queue or holds.
+local function answer(id, member, now, min_delay)
+  local value = lock_value()
+  if holds_all(value, id) then
     local claim = parse_exclusive(value)
     claim.deadline = now + call('PTTL', KEYS[1])
     return held(claim, now)
   end
-  if call('ZSCORE', KEYS[3], member) then return waiting(member, now, value, pause) end
-  local claim = read(id)
+  if call('ZSCORE', KEYS[3], member) then return waiting(member, now, value, min_delay) end
+  local claim = read_record(id)
   return claim and held(claim, now) or { GONE }
 end
 
--- Gives a claim that holds all there is one more lease, and answers.
+-- Renews the exclusive holder, and answers.
 local function renew_exclusive(value, lease, now)
   local claim = parse_exclusive(value)
   claim.deadline = now + lease
@@ -362,26 +396,27 @@ local function renew_exclusive(value, lease, now)
   return held(claim, now)
 end
 
--- Gives a claim that waits one more lease, unless it is over.
+-- Renews a waiter, unless its lease has ended: then drops it. Returns whether it is renewed.
 local function renew_waiter(member, claim, lease, now)
   if claim.deadline <= now then
     dequeue(member)
     return false
   end
-  wait_until(claim.id, now + lease, now)
+  write_deadline(claim.id, now + lease, now)
   return true
 end
 
--- Gives a claim that shares one more lease, unless it is over.
+-- Renews a shared holder, unless it has expired or its group has lost the lock: then drops it. Returns
+-- whether it is renewed.
 local function renew_shared(id, claim, lease, now)
-  if expiry(claim) <= now or read_group().value ~= holder() or not call('ZSCORE', KEYS[5], id) then
-    drop(id, claim)
+  if expiry(claim) <= now or read_group().value ~= lock_value() or not call('ZSCORE', KEYS[5], id) then
+    remove_shared(id, claim)
     return false
   end
   claim.deadline = now + lease
   call('ZADD', KEYS[5], 'XX', text(expiry(claim)), id)
-  keep(KEYS[5], expiry(claim), now)
-  keep(KEYS[1], expiry(claim), now)
-  write(id, claim, now)
+  extend(KEYS[5], expiry(claim), now)
+  extend(KEYS[1], expiry(claim), now)
+  write_record(id, claim, now)
   return true
 end

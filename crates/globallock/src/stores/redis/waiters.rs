@@ -1,4 +1,4 @@
-//! Who of this process waits at the server, so that a pushed grant finds its owner.
+//! The waiters of this process, so that a pushed grant finds its owner.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use crate::backend::{ClaimId, ClaimStatus, Grant};
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
-/// The bounds of the pace at which the head of a queue looks whether a stranger has left.
-const STRANGER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// The shortest and the longest pause between two polls for a foreign holder by the first waiter.
+const FOREIGN_POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
-/// A moment that both clocks know: the request left here no later than the server's clock read `server_ms`.
+/// A moment on both clocks: the request was sent at `sent`, which is no later than `server_ms` on the
+/// server's clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     pub(super) sent: Instant,
@@ -18,12 +19,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// The moment here that is no later than `server_ms` on the server.
+    /// Converts a time of the server to a moment here that is no later.
     fn here(self, server_ms: u64) -> Instant {
         self.sent + Duration::from_millis(server_ms.saturating_sub(self.server_ms))
     }
 
-    /// What a push says of a claim that holds.
+    /// Makes the grant that a push describes.
     fn grant(self, pushed: &Pushed) -> Grant {
         Grant {
             fencing_token: pushed.fencing_token,
@@ -40,7 +41,7 @@ pub(super) struct Pushed {
     pub(super) fencing_token: u64,
     pub(super) expires: u64,
     pub(super) hold_until: u64,
-    /// The lock's key, for giving back what nobody wants.
+    /// The lock's key, needed to release a grant that nobody here waits for.
     pub(super) key: String,
 }
 
@@ -60,90 +61,94 @@ impl Pushed {
 /// The waiting claims of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    slots: Mutex<HashMap<ClaimId, Slot>>,
+    entries: Mutex<HashMap<ClaimId, WaiterEntry>>,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
-    told: Arc<Notify>,
+struct WaiterEntry {
+    notify: Arc<Notify>,
     pushed: Option<Pushed>,
     clock: Option<Clock>,
-    /// When to ask the server again.
-    look_at: Option<Instant>,
-    /// The pace of looking for a stranger.
+    /// When to poll the server.
+    poll_at: Option<Instant>,
+    /// The pause before the next poll for a foreign holder.
     pace: Option<Duration>,
 }
 
 impl Waiters {
-    fn slots(&self) -> MutexGuard<'_, HashMap<ClaimId, Slot>> {
-        // No code panics while it holds the lock, so the poisoned map is still whole.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, HashMap<ClaimId, WaiterEntry>> {
+        // No code panics while it holds the mutex, so that a poisoned map is still whole.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a place for a grant of `id` to arrive at: before the request, since the push may come before the answer.
-    pub(super) fn expect(&self, id: ClaimId) {
-        self.slots().entry(id).or_default();
+    /// Makes an entry for `id`. Called before the request is sent, because a pushed grant may come before the
+    /// answer.
+    pub(super) fn track(&self, id: ClaimId) {
+        self.entries().entry(id).or_default();
     }
 
-    pub(super) fn forget(&self, id: ClaimId) {
-        self.slots().remove(&id);
+    /// Removes the entry of a claim that does not wait any more.
+    pub(super) fn untrack(&self, id: ClaimId) {
+        self.entries().remove(&id);
     }
 
-    /// Takes note that the server has answered "waiting", and asks to be asked again in `again`.
-    pub(super) fn waits(&self, id: ClaimId, clock: Clock, again: Option<Duration>, stranger: bool) {
-        let mut slots = self.slots();
-        let Some(slot) = slots.get_mut(&id) else { return };
-        slot.clock = Some(clock);
-        slot.pace = stranger.then(|| slot.pace.map_or(STRANGER.0, |pace| (pace * 2).min(STRANGER.1)));
-        let again = [again, slot.pace].into_iter().flatten().min();
-        slot.look_at = again.map(|again| now() + again);
-        slot.told.notify_one();
+    /// Records that the server has answered "waiting", and that it should be polled in `poll_in`. `foreign`
+    /// says that the claim is the first waiter and the holder is foreign.
+    pub(super) fn set_waiting(&self, id: ClaimId, clock: Clock, poll_in: Option<Duration>, foreign: bool) {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(&id) else { return };
+        entry.clock = Some(clock);
+        entry.pace =
+            foreign.then(|| entry.pace.map_or(FOREIGN_POLL.0, |pace| (pace * 2).min(FOREIGN_POLL.1)));
+        let poll_in = [poll_in, entry.pace].into_iter().flatten().min();
+        entry.poll_at = poll_in.map(|poll_in| now() + poll_in);
+        entry.notify.notify_one();
     }
 
-    /// Hands a pushed grant to whom it is for; gives it back when nobody here waits for it.
-    pub(super) fn tell(&self, pushed: Pushed) -> Option<Pushed> {
-        let mut slots = self.slots();
-        let Some(slot) = slots.get_mut(&pushed.id) else {
+    /// Delivers a pushed grant to its waiter. Returns it if nobody here waits for it.
+    pub(super) fn deliver(&self, pushed: Pushed) -> Option<Pushed> {
+        let mut entries = self.entries();
+        let Some(entry) = entries.get_mut(&pushed.id) else {
             return Some(pushed);
         };
-        slot.pushed = Some(pushed);
-        slot.told.notify_one();
+        entry.pushed = Some(pushed);
+        entry.notify.notify_one();
         None
     }
 
-    /// Makes every waiter ask the server again: a push may have been missed.
-    pub(super) fn look_all(&self) {
+    /// Makes every waiter poll the server now, because a push may have been lost.
+    pub(super) fn poll_all(&self) {
         let now = now();
-        for slot in self.slots().values_mut() {
-            slot.look_at = Some(now);
-            slot.told.notify_one();
+        for entry in self.entries().values_mut() {
+            entry.poll_at = Some(now);
+            entry.notify.notify_one();
         }
     }
 
-    /// Waits until the server has granted `id` (its standing), or must be asked again (`None`).
+    /// Waits until the server has granted `id` (its new status), or must be polled (`None`).
     ///
     /// # Cancel safety
-    /// Nothing is lost: a grant stays in its slot until it is taken.
+    /// Nothing is lost: a grant stays in its entry until it is taken.
     pub(super) async fn wait_for_change(&self, id: ClaimId) -> Option<ClaimStatus> {
         loop {
-            let (told, look_at) = {
-                let mut slots = self.slots();
-                let slot = slots.get_mut(&id)?;
-                if let (Some(pushed), Some(clock)) = (&slot.pushed, slot.clock) {
+            let (notify, poll_at) = {
+                let mut entries = self.entries();
+                let entry = entries.get_mut(&id)?;
+                if let (Some(pushed), Some(clock)) = (&entry.pushed, entry.clock) {
                     let grant = clock.grant(pushed);
-                    slots.remove(&id);
+                    entries.remove(&id);
                     return Some(ClaimStatus::Held(grant));
                 }
-                if slot.look_at.is_some_and(|at| at <= now()) {
-                    slot.look_at = None;
+                if entry.poll_at.is_some_and(|at| at <= now()) {
+                    entry.poll_at = None;
                     return None;
                 }
-                (Arc::clone(&slot.told), slot.look_at)
+                (Arc::clone(&entry.notify), entry.poll_at)
             };
-            match look_at {
-                None => told.notified().await,
+            match poll_at {
+                None => notify.notified().await,
                 Some(at) => tokio::select! {
-                    () = told.notified() => {}
+                    () = notify.notified() => {}
                     () = sleep_until(at.into()) => {}
                 },
             }
@@ -176,15 +181,15 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(3600), wait).await.expect("the wait ends")
     }
 
-    /// When the waiter is told to ask the server again, counted from now.
-    async fn asks_again_after(waiters: &Waiters) -> Duration {
+    /// How long from now the waiter is made to poll the server.
+    async fn polls_after(waiters: &Waiters) -> Duration {
         let since = now();
         assert_eq!(ends(waiters.wait_for_change(id())).await, None);
         now() - since
     }
 
     #[test]
-    fn a_push_is_read_with_the_key_whole() {
+    fn a_push_is_read_with_the_whole_key() {
         let expected = Pushed {
             id: id(),
             fencing_token: 7,
@@ -201,10 +206,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_late_push_counts_from_the_request_and_not_from_its_arrival() {
         let waiters = Waiters::default();
-        waiters.expect(id());
+        waiters.track(id());
         let sent = Instant::now() - Duration::from_secs(3);
-        waiters.waits(id(), Clock { sent, server_ms: 1000 }, None, false);
-        assert_eq!(waiters.tell(pushed(id())), None);
+        waiters.set_waiting(id(), Clock { sent, server_ms: 1000 }, None, false);
+        assert_eq!(waiters.deliver(pushed(id())), None);
         let Some(ClaimStatus::Held(grant)) = ends(waiters.wait_for_change(id())).await else {
             panic!("not granted")
         };
@@ -233,130 +238,129 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_push_that_comes_before_the_answer_waits_for_it() {
         let waiters = Waiters::default();
-        waiters.expect(id());
-        assert_eq!(waiters.tell(pushed(id())), None);
+        waiters.track(id());
+        assert_eq!(waiters.deliver(pushed(id())), None);
         let changed = waiters.wait_for_change(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
-        waiters.waits(id(), clock(), None, false);
+        waiters.set_waiting(id(), clock(), None, false);
         assert!(matches!(ends(changed).await, Some(ClaimStatus::Held(_))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_push_ends_the_wait_however_late_the_next_look_would_be() {
+    async fn a_push_ends_the_wait_however_late_the_next_poll_would_be() {
         let waiters = Waiters::default();
-        waiters.expect(id());
-        waiters.waits(id(), clock(), Some(Duration::from_secs(60)), false);
+        waiters.track(id());
+        waiters.set_waiting(id(), clock(), Some(Duration::from_secs(60)), false);
         let changed = waiters.wait_for_change(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
         let since = now();
-        assert_eq!(waiters.tell(pushed(id())), None);
+        assert_eq!(waiters.deliver(pushed(id())), None);
         assert!(matches!(ends(changed).await, Some(ClaimStatus::Held(_))));
         assert_eq!(now(), since);
     }
 
     #[test]
-    fn a_push_that_nobody_waits_for_is_given_back() {
+    fn a_push_that_nobody_waits_for_is_returned() {
         let (waiters, other) = (Waiters::default(), ClaimId::new(7, 8));
-        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
-        waiters.expect(other);
-        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
-        waiters.expect(id());
-        waiters.forget(id());
-        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
-        assert_eq!(waiters.tell(pushed(other)), None);
+        assert_eq!(waiters.deliver(pushed(id())), Some(pushed(id())));
+        waiters.track(other);
+        assert_eq!(waiters.deliver(pushed(id())), Some(pushed(id())));
+        waiters.track(id());
+        waiters.untrack(id());
+        assert_eq!(waiters.deliver(pushed(id())), Some(pushed(id())));
+        assert_eq!(waiters.deliver(pushed(other)), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_grant_is_taken_once() {
         let waiters = Waiters::default();
-        waiters.expect(id());
-        waiters.waits(id(), clock(), None, false);
-        assert_eq!(waiters.tell(pushed(id())), None);
+        waiters.track(id());
+        waiters.set_waiting(id(), clock(), None, false);
+        assert_eq!(waiters.deliver(pushed(id())), None);
         assert!(matches!(ends(waiters.wait_for_change(id())).await, Some(ClaimStatus::Held(_))));
-        // The server is asked by whoever waits for nothing here, and a second push is given back.
+        // A second wait has no entry and polls the server; a second push is returned.
         assert_eq!(ends(waiters.wait_for_change(id())).await, None);
-        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
+        assert_eq!(waiters.deliver(pushed(id())), Some(pushed(id())));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_waiter_asks_again_when_the_server_has_said_and_once() {
+    async fn a_waiter_polls_once_at_the_time_that_the_server_has_named() {
         let waiters = Waiters::default();
-        waiters.expect(id());
-        waiters.waits(id(), clock(), Some(milliseconds(1234)), false);
-        assert_eq!(asks_again_after(&waiters).await, milliseconds(1234));
+        waiters.track(id());
+        waiters.set_waiting(id(), clock(), Some(milliseconds(1234)), false);
+        assert_eq!(polls_after(&waiters).await, milliseconds(1234));
         let changed = tokio::time::timeout(Duration::from_secs(3600), waiters.wait_for_change(id()));
-        assert!(changed.await.is_err(), "it asks once more without a new answer");
-        // What the server has said last counts.
-        waiters.waits(id(), clock(), Some(milliseconds(10)), false);
-        waiters.waits(id(), clock(), Some(milliseconds(20)), false);
-        assert_eq!(asks_again_after(&waiters).await, milliseconds(20));
-        waiters.waits(id(), clock(), Some(milliseconds(10)), false);
-        waiters.waits(id(), clock(), None, false);
+        assert!(changed.await.is_err(), "it polls once more without a new answer");
+        // The last answer counts.
+        waiters.set_waiting(id(), clock(), Some(milliseconds(10)), false);
+        waiters.set_waiting(id(), clock(), Some(milliseconds(20)), false);
+        assert_eq!(polls_after(&waiters).await, milliseconds(20));
+        waiters.set_waiting(id(), clock(), Some(milliseconds(10)), false);
+        waiters.set_waiting(id(), clock(), None, false);
         let changed = tokio::time::timeout(Duration::from_secs(3600), waiters.wait_for_change(id()));
-        assert!(changed.await.is_err(), "it asks though the server said that it need not");
+        assert!(changed.await.is_err(), "it polls though the server has not asked for it");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_answer_counts_for_whoever_waits_already() {
+    async fn a_new_answer_counts_for_a_wait_that_has_begun() {
         let waiters = Waiters::default();
-        waiters.expect(id());
+        waiters.track(id());
         let changed = waiters.wait_for_change(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
         let since = now();
-        waiters.waits(id(), clock(), Some(milliseconds(30)), false);
+        waiters.set_waiting(id(), clock(), Some(milliseconds(30)), false);
         assert_eq!(ends(changed).await, None);
         assert_eq!(now() - since, milliseconds(30));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_look_for_a_foreign_holder_slows_down_to_a_tenth_of_a_second_and_begins_again_with_the_next()
-    {
+    async fn polls_for_a_foreign_holder_slow_down_to_a_tenth_of_a_second_and_start_over_with_the_next_one() {
         let waiters = Waiters::default();
-        waiters.expect(id());
+        waiters.track(id());
         for round in 0..2 {
             for expected in [5, 10, 20, 40, 80, 100, 100] {
-                waiters.waits(id(), clock(), Some(Duration::from_secs(60)), true);
-                assert_eq!(asks_again_after(&waiters).await, milliseconds(expected), "in round {round}");
+                waiters.set_waiting(id(), clock(), Some(Duration::from_secs(60)), true);
+                assert_eq!(polls_after(&waiters).await, milliseconds(expected), "in round {round}");
             }
-            waiters.waits(id(), clock(), Some(milliseconds(700)), false);
-            assert_eq!(asks_again_after(&waiters).await, milliseconds(700));
+            waiters.set_waiting(id(), clock(), Some(milliseconds(700)), false);
+            assert_eq!(polls_after(&waiters).await, milliseconds(700));
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_foreign_holder_whose_key_ends_sooner_is_looked_for_then() {
+    async fn a_poll_comes_as_soon_as_the_key_of_a_foreign_holder_expires() {
         let waiters = Waiters::default();
-        waiters.expect(id());
-        waiters.waits(id(), clock(), Some(milliseconds(3)), true);
-        assert_eq!(asks_again_after(&waiters).await, milliseconds(3));
-        waiters.waits(id(), clock(), None, true);
-        assert_eq!(asks_again_after(&waiters).await, milliseconds(10));
+        waiters.track(id());
+        waiters.set_waiting(id(), clock(), Some(milliseconds(3)), true);
+        assert_eq!(polls_after(&waiters).await, milliseconds(3));
+        waiters.set_waiting(id(), clock(), None, true);
+        assert_eq!(polls_after(&waiters).await, milliseconds(10));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everybody_asks_at_once_when_a_push_may_have_been_missed() {
+    async fn every_waiter_polls_at_once_when_a_push_may_have_been_lost() {
         let (waiters, other) = (Waiters::default(), ClaimId::new(7, 8));
         for claim in [id(), other] {
-            waiters.expect(claim);
-            waiters.waits(claim, clock(), Some(Duration::from_secs(60)), false);
+            waiters.track(claim);
+            waiters.set_waiting(claim, clock(), Some(Duration::from_secs(60)), false);
         }
         let since = now();
         let changed = waiters.wait_for_change(id());
         tokio::pin!(changed);
         assert!(futures_util::poll!(&mut changed).is_pending());
-        waiters.look_all();
+        waiters.poll_all();
         assert_eq!(ends(changed).await, None);
         assert_eq!(ends(waiters.wait_for_change(other)).await, None);
         assert_eq!(now(), since);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_to_one_that_has_left_leaves_no_waiter_behind() {
+    async fn an_answer_to_a_released_claim_leaves_no_waiter_behind() {
         let waiters = Waiters::default();
-        waiters.waits(id(), clock(), Some(milliseconds(1)), false);
-        assert_eq!(waiters.tell(pushed(id())), Some(pushed(id())));
+        waiters.set_waiting(id(), clock(), Some(milliseconds(1)), false);
+        assert_eq!(waiters.deliver(pushed(id())), Some(pushed(id())));
     }
 }

@@ -1,7 +1,8 @@
 //! The connection: one for all requests and pushes of a store, made again whenever it breaks.
 //!
-//! The client crate's own manager cannot follow a failover by sentinels, nor say when a subscription was away; both
-//! matter here, so this supervises the crate's plain multiplexed connection.
+//! The client crate's own connection manager can neither follow a failover by sentinels nor say that a
+//! subscription was interrupted. Both matter here, so this supervises the crate's plain multiplexed
+//! connection.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -14,24 +15,24 @@ use super::config::Config;
 use super::failure::{Failure, Kind};
 use super::scripts::Scripts;
 
-/// The bounds of the pause between two tries to connect.
+/// The shortest and the longest pause between two tries to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// A connection that breaks within this time is not replaced at once, since the next one may break as soon; and the longest
-/// pause before it is replaced.
+/// A connection that breaks within this time is not replaced at once, because the next one may break as soon.
+/// The second value is the longest pause before it is replaced.
 const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
-/// How many requests may be on their way to the socket.
-const REQUESTS_UNDER_WAY: usize = 4096;
+/// How many requests may be queued for the socket.
+const QUEUED_REQUESTS: usize = 4096;
 
-/// What a link tells its store.
+/// What a connection reports to its store.
 pub(super) trait Listener: Send + Sync + 'static {
-    /// A message has come on the store's channel.
+    /// A message has arrived on the store's channel.
     fn message(&self, text: &str);
-    /// The subscription was away for a while: messages may be missing.
+    /// The subscription was interrupted: messages may have been lost.
     fn resubscribed(&self);
 }
 
 /// A supervised connection.
-pub(super) struct Link {
+pub(super) struct Connection {
     config: Config,
     channel: String,
     scripts: Scripts,
@@ -39,12 +40,13 @@ pub(super) struct Link {
     listener: Arc<dyn Listener>,
 }
 
-/// The connection as it stands.
+/// Whether the connection is usable now, and what was tried since it broke.
 #[derive(Clone)]
 struct State {
     live: Option<Live>,
-    /// How many tries to connect have failed since it broke, and how the last one did.
+    /// How many tries to connect have failed since it broke.
     failed: u64,
+    /// Why the last try failed, or why the connection broke.
     failure: Option<Failure>,
     /// How long the first try waited.
     pause: Duration,
@@ -57,7 +59,7 @@ struct Live {
     connection: MultiplexedConnection,
 }
 
-impl Link {
+impl Connection {
     /// Connects, subscribes to `channel`, and checks that the server can serve.
     pub(super) async fn connect(
         config: Config,
@@ -65,15 +67,15 @@ impl Link {
         listener: Arc<dyn Listener>,
     ) -> Result<Arc<Self>, Failure> {
         let state = State { live: None, failed: 0, failure: None, pause: Duration::ZERO };
-        let link = Arc::new(Link {
+        let this = Arc::new(Connection {
             config,
             channel,
             scripts: Scripts::new(),
             state: watch::Sender::new(state),
             listener,
         });
-        link.open(1).await?;
-        Ok(link)
+        this.open(1).await?;
+        Ok(this)
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -84,8 +86,8 @@ impl Link {
         &self.scripts
     }
 
-    /// Sends one request. Repeats it where that cannot do harm and may help: on a new connection, and with the scripts
-    /// loaded anew; all requests bear repetition.
+    /// Sends one request. Repeats it once on a new connection, and once after loading the scripts again.
+    /// Every request may be repeated safely.
     pub(super) async fn request(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
         let (mut reconnected, mut loaded) = (false, false);
         loop {
@@ -108,7 +110,7 @@ impl Link {
         self.judge(live, answer.and_then(Value::extract_error))
     }
 
-    /// Sends several requests at once and returns the answers in their order.
+    /// Sends several requests at once and returns their answers in the same order.
     pub(super) async fn requests(
         self: &Arc<Self>,
         commands: &redis::Pipeline,
@@ -146,7 +148,7 @@ impl Link {
         Ok(())
     }
 
-    /// Turns what the client reports into a failure, and gives up a connection that is of no use any more.
+    /// Turns an error of the client into a failure, and gives up the connection if it is not usable any more.
     fn judge<T>(self: &Arc<Self>, live: &Live, answer: redis::RedisResult<T>) -> Result<T, Failure> {
         answer.map_err(|error| {
             let failure = Failure::from(error);
@@ -157,7 +159,7 @@ impl Link {
         })
     }
 
-    /// The connection; while it is broken, what comes of the next try to make it again.
+    /// Returns the connection. While it is broken, waits for the result of the next try to connect.
     async fn live(&self) -> Result<Live, Failure> {
         if let Some(live) = &self.state.borrow().live {
             return Ok(live.clone());
@@ -169,13 +171,13 @@ impl Link {
             Ok(Ok(state)) => match (&state.live, &state.failure) {
                 (Some(live), _) => Ok(live.clone()),
                 (None, Some(failure)) => Err(failure.clone()),
-                (None, None) => Err(silent()),
+                (None, None) => Err(timed_out()),
             },
-            Ok(Err(_)) | Err(_) => Err(silent()),
+            Ok(Err(_)) | Err(_) => Err(timed_out()),
         }
     }
 
-    /// Declares connection `number` broken and starts to make a new one, unless that has been done.
+    /// Declares connection `number` broken and starts to connect again, unless that has been done already.
     fn give_up(self: &Arc<Self>, number: u64, failure: Failure) {
         let mut first = Duration::ZERO;
         let broke = self.state.send_if_modified(|state| {
@@ -191,17 +193,17 @@ impl Link {
         }
     }
 
-    /// Makes connection `number`.
+    /// Opens connection `number` and makes it the current one.
     async fn open(self: &Arc<Self>, number: u64) -> Result<(), Failure> {
         let client = self.config.client().await?;
-        let link = Arc::downgrade(self);
+        let this = Arc::downgrade(self);
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.config.timeout))
             .set_response_timeout(Some(self.config.timeout))
-            .set_pipeline_buffer_size(REQUESTS_UNDER_WAY)
+            .set_pipeline_buffer_size(QUEUED_REQUESTS)
             .set_push_sender(move |push| {
-                if let Some(link) = link.upgrade() {
-                    link.pushed(number, &push);
+                if let Some(this) = this.upgrade() {
+                    this.pushed(number, &push);
                 }
                 Ok::<(), ()>(())
             });
@@ -220,7 +222,7 @@ impl Link {
         let info: redis::RedisResult<redis::InfoDict> = redis::cmd("INFO").query_async(connection).await;
         let info = match info.map_err(Failure::from) {
             Ok(info) => info,
-            // A user without the right to ask is taken at the operator's word.
+            // The user may lack the right to INFO: then trust that the operator has checked the server.
             Err(failure) if failure.kind == Kind::PermissionDenied => return Ok(()),
             Err(failure) => return Err(failure),
         };
@@ -261,8 +263,9 @@ impl Link {
                     Failure::new(Kind::Disconnected, "the server has closed the connection"),
                 );
             }
-            // One that was given up may live on, subscribed too, until its last request is answered: what it says comes
-            // from the next one as well, or is made good when that is there.
+            // A connection that was given up may stay subscribed until its last request is answered. Its
+            // messages are ignored: the next connection receives them too, and once it is subscribed all
+            // waiters ask the server again.
             PushKind::Message if self.is_current(number) => {
                 let text = push.data.get(1).and_then(|value| match value {
                     Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
@@ -277,19 +280,19 @@ impl Link {
     }
 }
 
-fn silent() -> Failure {
+fn timed_out() -> Failure {
     Failure::new(Kind::Disconnected, "no connection could be made in time")
 }
 
-/// Makes the connection again, however long that takes, as long as the store is in use.
-async fn reconnect(link: Weak<Link>, number: u64, mut pause: Duration) {
+/// Tries to connect until it succeeds or the store is dropped.
+async fn reconnect(connection: Weak<Connection>, number: u64, mut pause: Duration) {
     loop {
         tokio::time::sleep(pause).await;
-        let Some(strong) = link.upgrade() else { return };
-        match strong.open(number).await {
-            Ok(()) => return strong.listener.resubscribed(),
+        let Some(connection) = connection.upgrade() else { return };
+        match connection.open(number).await {
+            Ok(()) => return connection.listener.resubscribed(),
             Err(failure) => {
-                strong.state.send_modify(|state| {
+                connection.state.send_modify(|state| {
                     state.failed += 1;
                     state.failure = Some(failure);
                 });

@@ -1,5 +1,6 @@
-//! The scripts, asked in the words of the library by a connection of the test's own: between two looks at the server's
-//! clock, and again until no millisecond has gone by between these.
+//! Calls of the scripts, as the library makes them, over a connection of the test's own. The server's clock
+//! is read before and after each call, and the call is repeated until both readings show the same
+//! millisecond.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -12,27 +13,28 @@ use globallock_conformance::server::redis::Redis;
 use crate::times::claim;
 
 pub(crate) const LOCK: &str = "_glocks:a";
-pub(crate) const FENCE: &str = "{_glocks:a}:fence";
+pub(crate) const COUNTER: &str = "{_glocks:a}:fence";
 pub(crate) const QUEUE: &str = "{_glocks:a}:queue";
 pub(crate) const CLAIMS: &str = "{_glocks:a}:claims";
 pub(crate) const SHARED: &str = "{_glocks:a}:shared";
 pub(crate) const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 pub(crate) const ONE_OF_TWO: Permits = Permits { count: 1, capacity: 2 };
 
-/// The claim that asks, as the scripts write it.
+/// The id of the claim that makes the calls.
 pub(crate) const ID: &str = "000000000000000000000000000000aa";
-/// Another one.
+/// The id of another claim.
 pub(crate) const OTHER: &str = "000000000000000000000000000000bb";
-/// What a member of the queue says behind its id: a channel without a subscriber, ten minutes' lease, no longest hold.
+/// The rest of a member of the queue behind its id: a channel without a subscriber, a lease of ten minutes,
+/// no max hold time, all permits.
 pub(crate) const REST: &str = "globallock:wake:nobody 600000 0 1/1:x";
 
-/// A server that knows the scripts, and by which names.
+/// A server that has loaded the scripts, and their hashes.
 pub(crate) struct Scripts {
     pub(crate) server: Redis,
-    join: String,
-    join_shared: String,
+    enqueue: String,
+    enqueue_shared: String,
     renew: String,
-    leave: String,
+    release: String,
 }
 
 impl Scripts {
@@ -42,113 +44,115 @@ impl Scripts {
         let (alone, shares) = (queued(MUTEX), queued(ONE_OF_TWO));
         assert_eq!(server.cli(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]), "OK");
         enqueue(&backend, &alone).await;
-        let join_script = last_script(&server);
+        let enqueue_script = last_script(&server);
         assert!(matches!(backend.renew(&[Arc::new(alone.clone())]).await[..], [Ok(ClaimStatus::Held(_))]));
         let renew = last_script(&server);
         backend.release(&alone).await.unwrap();
-        let leave = last_script(&server);
+        let release = last_script(&server);
         enqueue(&backend, &shares).await;
-        let join_shared = last_script(&server);
-        assert!(join_script != renew && renew != join_shared && join_shared != join_script);
+        let enqueue_shared = last_script(&server);
+        assert!(enqueue_script != renew && renew != enqueue_shared && enqueue_shared != enqueue_script);
         backend.release(&shares).await.unwrap();
         server.cli(&["FLUSHALL"]);
-        Scripts { server, join: join_script, join_shared, renew, leave }
+        Scripts { server, enqueue: enqueue_script, enqueue_shared, renew, release }
     }
 
     /// A call of a script on the lock `a`.
     pub(crate) fn call(script: &str, arguments: &str) -> String {
-        format!("EVALSHA {script} 5 {LOCK} {FENCE} {QUEUE} {CLAIMS} {SHARED} {arguments}")
+        format!("EVALSHA {script} 5 {LOCK} {COUNTER} {QUEUE} {CLAIMS} {SHARED} {arguments}")
     }
 
-    /// A join of one that waits, and takes all there is.
-    pub(crate) fn joins(&self) -> String {
-        self.joins_for(0, 1)
+    /// An enqueue of a claim that waits and takes all permits.
+    pub(crate) fn enqueue(&self) -> String {
+        self.enqueue_for(0, 1)
     }
 
-    /// The same of one that may share.
-    pub(crate) fn joins_shared(&self) -> String {
-        self.joins_shared_for(0)
+    /// An enqueue of a claim that waits and takes one permit of two.
+    pub(crate) fn enqueue_shared(&self) -> String {
+        self.enqueue_shared_for(0)
     }
 
-    /// A join of one that has a longest hold, and waits or does not.
-    pub(crate) fn joins_for(&self, longest: u32, waits: u8) -> String {
-        let arguments = format!("{ID} 600000 {longest} \"1/1:x\" \"{waits} globallock:wake:nobody\"");
-        Self::call(&self.join, &arguments)
+    /// An enqueue of a claim that takes all permits, with a max hold time (0: none), and waits (1) or does
+    /// not (0).
+    pub(crate) fn enqueue_for(&self, max_hold: u32, waits: u8) -> String {
+        let arguments = format!("{ID} 600000 {max_hold} \"1/1:x\" \"{waits} globallock:wake:nobody\"");
+        Self::call(&self.enqueue, &arguments)
     }
 
-    pub(crate) fn joins_shared_for(&self, longest: u32) -> String {
-        let arguments = format!("{ID} 600000 {longest} \"1/2:x\" \"1 globallock:wake:nobody\"");
-        Self::call(&self.join_shared, &arguments)
+    pub(crate) fn enqueue_shared_for(&self, max_hold: u32) -> String {
+        let arguments = format!("{ID} 600000 {max_hold} \"1/2:x\" \"1 globallock:wake:nobody\"");
+        Self::call(&self.enqueue_shared, &arguments)
     }
 
-    /// A renewal.
-    pub(crate) fn renews(&self) -> String {
+    /// A renewal of a claim that waits or takes all permits.
+    pub(crate) fn renew(&self) -> String {
         Self::call(&self.renew, &format!("{ID} 600000 \"{ID} {REST}\""))
     }
 
-    /// Does what `before` says, with the server's millisecond at hand, and then asks. Nothing comes between.
-    pub(crate) fn answer(&self, before: impl Fn(i64) -> Vec<String>, asks: &str) -> Told {
-        self.answers(before, &[asks])
+    /// Runs the commands that `before` makes from the server's millisecond, and then `request`, in one
+    /// transaction.
+    pub(crate) fn answer(&self, before: impl Fn(i64) -> Vec<String>, request: &str) -> Reply {
+        self.answers(before, &[request])
     }
 
-    /// The same of several questions, whose answers stand one behind the other.
-    pub(crate) fn answers(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Told {
+    /// The same with several requests; their answers follow one another.
+    pub(crate) fn answers(&self, before: impl Fn(i64) -> Vec<String>, requests: &[&str]) -> Reply {
         (0..1000)
-            .find_map(|_| self.slow_answers(&before, asks).ok())
-            .expect("once, no millisecond goes by while it is asked")
+            .find_map(|_| self.try_answers(&before, requests).ok())
+            .expect("once, the requests take no whole millisecond")
     }
 
-    /// The same, of what ends in the very millisecond in which it is asked.
-    pub(crate) fn answers_at(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Told {
-        // What is done before takes as long as the last time, sooner or later.
+    /// The same, where `before` is given the very millisecond in which the requests run.
+    pub(crate) fn answers_at(&self, before: impl Fn(i64) -> Vec<String>, requests: &[&str]) -> Reply {
+        // Sooner or later the commands of `before` take as long as the last time.
         let mut takes = 1;
         for _ in 0..1000 {
-            let told = self.answers(|now| before(now + takes), asks);
-            if told.late == takes {
-                return told;
+            let reply = self.answers(|now| before(now + takes), requests);
+            if reply.late == takes {
+                return reply;
             }
-            takes = told.late;
+            takes = reply.late;
         }
-        panic!("once, it is asked just then");
+        panic!("once, the requests run in that millisecond");
     }
 
-    /// The same; what has taken more than a millisecond is an error.
-    pub(crate) fn slow_answers(
+    /// The same in one try; an error if the millisecond has changed during the requests.
+    pub(crate) fn try_answers(
         &self,
         before: impl Fn(i64) -> Vec<String>,
-        asks: &[&str],
-    ) -> Result<Told, Told> {
+        requests: &[&str],
+    ) -> Result<Reply, Reply> {
         let given = millisecond(&numbers(&self.server.cli(&["TIME"])));
         let before = before(given);
         let mut commands = vec!["FLUSHALL".to_owned(), "MULTI".to_owned()];
         commands.extend_from_slice(&before);
-        let asked = asks.iter().copied();
+        let asked = requests.iter().copied();
         commands.extend(std::iter::once("TIME").chain(asked).chain(["TIME", "EXEC"]).map(str::to_owned));
         let printed = piped(&self.server, &commands);
         let (_, results) = printed.rsplit_once("QUEUED\n").expect("it is queued");
-        // What is done before is answered by one line each.
-        let told = numbers(results.splitn(before.len() + 1, '\n').last().expect("it is answered"));
-        let (first, rest) = told.split_at(2);
+        // Each command of `before` is answered by one line.
+        let reply = numbers(results.splitn(before.len() + 1, '\n').last().expect("it is answered"));
+        let (first, rest) = reply.split_at(2);
         let (answer, last) = rest.split_at(rest.len() - 2);
         let now = millisecond(first);
-        let told = Told { now, late: now - given, answer: answer.to_vec() };
-        if now == millisecond(last) { Ok(told) } else { Err(told) }
+        let reply = Reply { now, late: now - given, answer: answer.to_vec() };
+        if now == millisecond(last) { Ok(reply) } else { Err(reply) }
     }
 
-    /// A renewal of one that is not in the queue.
-    pub(crate) fn renews_shared(&self) -> String {
+    /// A renewal of a claim that never waits.
+    pub(crate) fn renew_shared(&self) -> String {
         Self::call(&self.renew, &format!("{ID} 600000 \"\""))
     }
 
-    /// A departure of one that is this in the queue, or of one that never waits.
-    pub(crate) fn leaves(&self, id: &str, member: &str) -> String {
-        Self::call(&self.leave, &format!("{id} \"{member}\""))
+    /// A release of a claim with this member of the queue, or with an empty one if it never waits.
+    pub(crate) fn release(&self, id: &str, member: &str) -> String {
+        Self::call(&self.release, &format!("{id} \"{member}\""))
     }
 
-    /// What a question has the server do inside, command by command.
-    pub(crate) fn commands(&self, before: impl Fn(i64) -> Vec<String>, asks: &str) -> Vec<Vec<String>> {
+    /// The commands that the server runs inside a request.
+    pub(crate) fn commands(&self, before: impl Fn(i64) -> Vec<String>, request: &str) -> Vec<Vec<String>> {
         let monitor = Monitor::start(&self.server);
-        self.whatever(before, &[asks]);
+        self.untimed_answers(before, &[request]);
         let seen = monitor.end(&self.server);
         seen.iter()
             .filter_map(|line| line.split_once(" lua] ")?.1.strip_prefix('"')?.strip_suffix('"'))
@@ -156,13 +160,13 @@ impl Scripts {
             .collect()
     }
 
-    /// What is answered, however long it takes.
-    pub(crate) fn whatever(&self, before: impl Fn(i64) -> Vec<String>, asks: &[&str]) -> Vec<i64> {
-        self.slow_answers(before, asks).unwrap_or_else(|told| told).answer
+    /// The answers, however long they take.
+    pub(crate) fn untimed_answers(&self, before: impl Fn(i64) -> Vec<String>, requests: &[&str]) -> Vec<i64> {
+        self.try_answers(before, requests).unwrap_or_else(|reply| reply).answer
     }
 }
 
-/// Sees every command of a server, those within scripts too.
+/// Records every command of a server, also those inside scripts.
 pub(crate) struct Monitor {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -180,7 +184,7 @@ impl Monitor {
         Monitor { process, lines }
     }
 
-    /// The commands until now: a moment, whose they are, and each part in quotes.
+    /// The commands until now, each as its time, its client, and its parts in quotes.
     pub(crate) fn end(mut self, server: &Redis) -> Vec<String> {
         const LAST: &str = "that is all";
         server.cli(&["ECHO", LAST]);
@@ -191,11 +195,11 @@ impl Monitor {
     }
 }
 
-/// An answer.
-pub(crate) struct Told {
+/// An answer, and when it was given.
+pub(crate) struct Reply {
     /// The server's millisecond.
     pub(crate) now: i64,
-    /// How many milliseconds ago the one was that had been at hand.
+    /// How many milliseconds after the one that `before` was given.
     pub(crate) late: i64,
     pub(crate) answer: Vec<i64>,
 }
@@ -204,7 +208,7 @@ pub(crate) fn numbers(lines: &str) -> Vec<i64> {
     lines.lines().map(|line| line.parse().expect(lines)).collect()
 }
 
-/// Reads a server's seconds and microseconds.
+/// Converts what TIME answers, seconds and microseconds, to milliseconds.
 pub(crate) fn millisecond(time: &[i64]) -> i64 {
     time[0] * 1000 + time[1] / 1000
 }
@@ -217,7 +221,7 @@ pub(crate) async fn enqueue(backend: &Arc<dyn Backend>, claim: &Claim) {
     assert!(matches!(backend.enqueue(claim).await, Ok(ClaimStatus::Held(_))));
 }
 
-/// The name of the script that was called last.
+/// The hash of the script that was called last.
 pub(crate) fn last_script(server: &Redis) -> String {
     let script = "
         for _, entry in ipairs(redis.call('SLOWLOG', 'GET', 100)) do
@@ -226,7 +230,7 @@ pub(crate) fn last_script(server: &Redis) -> String {
     server.cli(&["EVAL", script, "0"])
 }
 
-/// What the server answers to these commands, in one transmission.
+/// Sends these commands in one transmission and returns the answers.
 pub(crate) fn piped(server: &Redis, commands: &[String]) -> String {
     let mut client = Command::new("redis-cli")
         .args(["-p", &server.port().to_string()])
@@ -239,12 +243,12 @@ pub(crate) fn piped(server: &Redis, commands: &[String]) -> String {
     String::from_utf8(client.wait_with_output().unwrap().stdout).unwrap()
 }
 
-/// A holder whose lease ends then.
+/// An exclusive holder whose lease ends at this millisecond.
 pub(crate) fn held_until(ends: i64) -> String {
     format!("SET {LOCK} \"glk1:{OTHER}:1000::0:1/1:x\" PXAT {ends}")
 }
 
-/// So many waiters in front, with leases that they have renewed.
+/// So many waiters at the front of the queue, with renewed leases.
 pub(crate) fn in_front(count: u32) -> Vec<String> {
     let members: String = (1..=count).map(|number| format!(" {number} \"{number:031x}f {REST}\"")).collect();
     let leases: String = (1..=count).map(|number| format!(" {number:031x}f 99999999999999")).collect();
@@ -255,16 +259,17 @@ pub(crate) fn in_front(count: u32) -> Vec<String> {
     }
 }
 
-/// The waiter that asks, behind them, with a lease that it has renewed.
-pub(crate) fn waits_already() -> Vec<String> {
+/// The waiter that makes the calls, behind them, with a renewed lease.
+pub(crate) fn already_waiting() -> Vec<String> {
     vec![
         format!("ZADD {QUEUE} 5000 \"{ID} {REST}\""),
         format!("HSET {CLAIMS} {ID} 99999999999999"),
-        format!("SET {FENCE} 5000w"),
+        format!("SET {COUNTER} 5000w"),
     ]
 }
 
-/// Those who share, each one of so many with a lease until then, and what they have written beside the lock's key.
+/// Shared holders with one permit each, given as the end of the lease and the capacity, and all that they
+/// store.
 pub(crate) fn shared_by(members: &[(i64, u32)], mixed: u8) -> Vec<String> {
     let id = |at: usize| format!("{:032x}", 0xcc00 + at);
     let leases: String =
@@ -273,11 +278,11 @@ pub(crate) fn shared_by(members: &[(i64, u32)], mixed: u8) -> Vec<String> {
         format!(" {} \"1000 {ends} 1 1 0 0 globallock:wake:nobody 1/{capacity}:x\"", id(at))
     };
     let records: String = members.iter().enumerate().map(record).collect();
-    let smallest = members.iter().map(|(_, capacity)| capacity).min().expect("somebody shares");
+    let smallest = members.iter().map(|(_, capacity)| capacity).min().expect("there is a shared holder");
     let count = members.len();
     vec![
         format!("SET {LOCK} glk1+:{OTHER}:1000 PXAT 99999999999999"),
-        format!("SET {FENCE} 1000w"),
+        format!("SET {COUNTER} 1000w"),
         format!("ZADD {SHARED}{leases}"),
         format!("HSET {CLAIMS}{records}"),
         format!("HSET {CLAIMS} \"#value\" glk1+:{OTHER}:1000 \"#mixed\" {mixed}"),

@@ -1,4 +1,5 @@
--- The plain way to renew, of a claim that has all there is and no longest hold. See join_plain.lua.
+-- Fast path of renew, for an exclusive holder without a max hold time. Arguments and result: see renew.lua.
+-- It uses no function of queue.lua, for the reason given in enqueue_fast.lua.
 local value = redis.pcall('GET', KEYS[1])
 if type(value) == 'string' and string.sub(value, 1, 37) == 'glk1:' .. ARGV[1] then
   local number, hold_until = string.match(value, '^glk1:%x+:(%d+):%d*:(%d+):')

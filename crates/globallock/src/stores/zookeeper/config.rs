@@ -71,8 +71,7 @@ impl Config {
             return Err(address.wrong(format!("ZooKeeper has no nodes named {part:?}")));
         }
         let root = parts.iter().flat_map(|part| ["/", part]).collect();
-        // ZooKeeper has no default port for TLS: it has to be configured. So 2181 is the default with TLS
-        // too.
+        // ZooKeeper has no default port for TLS, so 2181 is the default with TLS too.
         let hosts = address.hosts.iter().map(|(host, port)| (host.clone(), port.unwrap_or(2181))).collect();
         let layout = Layout { root, naming };
         Ok(Config { layout, timeout, shown: address.to_string(), hosts, login, acl, tls })

@@ -55,11 +55,9 @@ pub(super) struct SessionCredentials {
     /// 0 for a session that is to be created.
     pub(super) id: i64,
     pub(super) password: Vec<u8>,
-    /// How long the session outlives the last sign of life: first what is requested, then what the server
-    /// grants.
+    /// How long the session outlives the last sign of life: as requested, then as granted by the server.
     pub(super) timeout: Duration,
-    /// The newest transaction that this client has seen. A server that is behind it does not serve the
-    /// session.
+    /// The newest transaction that this client has seen. A server that is behind it refuses the session.
     pub(super) last_zxid: i64,
 }
 

@@ -160,7 +160,7 @@ impl Driver {
         Some(oldest.into_iter().chain(self.ping_sent).min()? + self.config.timeout)
     }
 
-    /// Whether so little was written that the servers may let the session expire.
+    /// Whether the session may soon expire because nothing was written.
     fn needs_ping(&self, now: Instant) -> bool {
         self.ping_due().is_some_and(|due| due <= now)
     }

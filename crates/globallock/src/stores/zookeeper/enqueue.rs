@@ -59,15 +59,15 @@ impl Shared {
     /// Creates the claim's node at the end of the queue, and returns the claim's status; `None` if the lock's
     /// node had to be created first, or the sequence had to be restarted.
     ///
-    /// It takes one round trip if no other claim of this session is in the queue. What else has to be asked
-    /// is sent along with the creation:
+    /// It takes one round trip if no other claim of this session is in the queue. A second request travels
+    /// along with the creation, by the predecessor and the claim's wait mode:
     ///
-    /// | predecessor | wait mode | sent along | why |
+    /// | predecessor | wait mode | sent along | because |
     /// |---|---|---|---|
-    /// | absent | any | a list of the queue | it says at once whether the claim holds |
-    /// | known, pending | `Wait` | nothing | an exclusive claim waits for the predecessor; others share a later read |
-    /// | known | `Try`, exclusive | whether the predecessor is there | then the claim cannot hold |
-    /// | otherwise | `Try` | a list of the queue | as for an absent predecessor |
+    /// | absent | any | children | the queue says at once whether the claim holds |
+    /// | known or pending | `Wait` | nothing | an exclusive claim can wait for it; others share a read |
+    /// | known | `Try`, exclusive claim | exists | the claim cannot hold if its predecessor is there |
+    /// | known or pending | `Try`, otherwise | children | as for an absent predecessor |
     async fn create(
         self: &Arc<Self>,
         claim: &Claim,
@@ -82,8 +82,8 @@ impl Shared {
         let excludes = claim.permits.count == claim.permits.capacity;
         let (listed, exists) = match predecessor {
             Predecessor::Pending | Predecessor::Known(_) if claim.wait_mode == WaitMode::Wait => (None, None),
-            // What is remembered may be outdated: a claim that does not wait must know that somebody is ahead
-            // now.
+            // What is remembered may be outdated. A claim that does not wait may only give up if somebody is
+            // ahead of it now.
             Predecessor::Known(last) if excludes => (None, Some(session.send(Request::exists(&last)))),
             _ => (Some(session.send(Request::children(&lock))), None),
         };
@@ -131,8 +131,7 @@ impl Shared {
         Ok(Node { path, czxid: stat.czxid, listed })
     }
 
-    /// Deletes a claim that got the last sequence number, and the lock's node, so that the next claim gets
-    /// number 0.
+    /// Deletes a claim that got the last sequence number, and the lock's node, so that numbers restart at 0.
     ///
     /// A claim must not keep the last number, because servers stay at it (seen with 3.8): a second claim
     /// would get the same number, and neither would be ahead of the other.
@@ -146,8 +145,7 @@ impl Shared {
         }
     }
 
-    /// Creates the lock's node and those above it, as containers: the servers delete them when they are
-    /// empty.
+    /// Creates the lock's node and those above it, as containers: the servers delete them once empty.
     async fn create_parents(&self, session: &Session, lock: &str) -> Result<(), Failure> {
         let ends = lock.match_indices('/').map(|(at, _)| at).skip(1).chain([lock.len()]);
         let pending: Vec<_> =

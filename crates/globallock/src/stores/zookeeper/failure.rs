@@ -16,8 +16,8 @@ impl Config {
         match code {
             ErrorCode::NO_AUTH => Error::permission_denied(
                 store,
-                "the nodes' ACL does not let this user in: it needs read, create and delete on the lock's node \
-                 and on those above, and read on the claims of others",
+                "the nodes' ACL does not let this user in: it needs read, create and delete on the lock's \
+                 node and on those above, and read on the claims of others",
             ),
             ErrorCode::AUTH_FAILED => Error::permission_denied(
                 store,

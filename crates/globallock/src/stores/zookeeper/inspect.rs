@@ -41,8 +41,7 @@ impl Shared {
         let holding = admit(found.iter().map(|(listed, _)| listed.permits));
         let entries = found.into_iter().enumerate().map(|(index, (listed, (data, stat)))| {
             let text = String::from_utf8_lossy(&data);
-            // Claims of other programs may have ids of the same form, but no session timeout before the
-            // owner.
+            // Other programs' claims may have ids of the same form, but no session timeout before the owner.
             let ours = text.split_once(' ').and_then(|(timeout, owner)| Some((timeout.parse().ok()?, owner)));
             let (timeout, owner) = ours.unzip();
             let since = u64::try_from(stat.ctime).ok().map(Duration::from_millis);

@@ -121,8 +121,8 @@ impl Shared {
 
     /// Keeps a session alive, and checks that the nodes of its claims are there.
     ///
-    /// Each claim comes with the node that is asked for. An answer says nothing about another node, which the
-    /// claim has if it was requested again in the meantime.
+    /// Each claim comes with the node that is asked for. If the claim is requested again in the meantime, it
+    /// has another node, and the answer says nothing about that one.
     async fn renew(
         &self,
         session: &Session,

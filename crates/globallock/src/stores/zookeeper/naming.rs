@@ -1,9 +1,11 @@
 //! Where locks live in the tree, and the names of their claims' nodes.
 //!
-//! The names are those of other programs' recipes, so that their users and ours share one queue: kazoo's `<32
-//! hex>__lock__<sequence>` and, for readers, `__rlock__`; or Curator's `_c_<uuid>-lock-<sequence>`,
-//! `__READ__` and `__WRIT__`. A claim that the recipe has no name for carries its permits in front: `<32
-//! hex>.<count>.<capacity>__lock__…`.
+//! The names are those of other programs' recipes, so that their users and ours share one queue:
+//! - kazoo's `<32 hex>__lock__<sequence>` and, for readers, `__rlock__`;
+//! - Curator's `_c_<uuid>-lock-<sequence>`, `__READ__` and `__WRIT__`.
+//!
+//! A claim that the recipe has no name for carries its permits in front:
+//! `<32 hex>.<count>.<capacity>__lock__…`.
 
 use percent_encoding::percent_decode_str;
 

@@ -139,8 +139,8 @@ impl Positions {
 
     /// Records the node that a session has created for a claim.
     ///
-    /// The next claim ahead from the same session is in the queue as far as this store knows. What that claim
-    /// knows of the queue is what the new one starts with, so that it may not need to read the queue.
+    /// The claim starts with what the claim before it in the same session knows of the queue, so that it may
+    /// not have to read the queue.
     pub(super) fn created(&mut self, id: ClaimId, session: &Session, node: Node) {
         let Some(position) = self.by_id.get(&id) else { return };
         if position.session.id() != session.id() || position.node.is_some() {
@@ -248,8 +248,7 @@ impl Positions {
         self.remove(id);
     }
 
-    /// What a released claim hands to the next claim of its session, if that one knows of no other claim
-    /// ahead.
+    /// What a released claim hands to the next claim of its session, if that knows no other claim ahead.
     fn handover(&self, id: ClaimId, node: &Node) -> Option<(ClaimId, Ahead)> {
         let position = self.by_id.get(&id)?;
         let queue = self.queues.get(&(position.session.id(), position.name.clone()))?;
@@ -257,8 +256,7 @@ impl Positions {
         let behind = self.by_id.get(&next).filter(|behind| behind.waits_only_for(node))?;
         let mut ahead = position.ahead_of_next(behind.node.as_ref()?, self.unexplained);
         if !ahead.complete {
-            // What kept the released claim waiting keeps the next one waiting too. One such claim is enough
-            // to watch.
+            // What kept the released claim waiting keeps the next one waiting too. To watch one is enough.
             let claims = position.ahead.claims.iter().take(1).chain([&node.listed]).cloned().collect();
             ahead.claims = Arc::new(claims);
         }
@@ -310,8 +308,7 @@ impl Position {
         self.granted.is_none() && !ahead.complete && ahead.claims.len() == 1 && ahead.claims[0] == node.listed
     }
 
-    /// What the next claim of the same session can know of the claims ahead of it, from what this claim
-    /// knows.
+    /// What the next claim of the same session knows of the claims ahead of it, by what this claim knows.
     ///
     /// It always knows this claim. It knows all claims ahead if this claim does and if no sequence number
     /// lies between their nodes.

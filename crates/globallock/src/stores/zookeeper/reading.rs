@@ -73,8 +73,7 @@ impl SharedReads {
         self.by_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the senders that wait for the next read. Without any, the lock's entry is removed: no read
-    /// follows.
+    /// Takes the senders that wait for the next read. Without any, removes the entry: no read follows.
     fn next(&self, of: &(i64, String)) -> Vec<oneshot::Sender<ReadResult>> {
         let mut by_lock = self.by_lock();
         let next = by_lock.get_mut(of).map(std::mem::take).unwrap_or_default();
@@ -86,8 +85,7 @@ impl SharedReads {
 }
 
 impl Shared {
-    /// Reads the queue of a lock, as it is after this call, once the leader has confirmed that the session
-    /// lives.
+    /// Reads the queue of a lock as it is after this call, and has the leader confirm that the session lives.
     ///
     /// A call that comes while a read is in flight shares the next read, because the one in flight may show
     /// the queue as it was before the call.

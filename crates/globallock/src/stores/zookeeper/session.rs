@@ -79,8 +79,7 @@ impl State {
 }
 
 impl Session {
-    /// Creates a session that outlives its owner's last sign of life by `lease`, as far as the servers allow
-    /// it.
+    /// Creates a session that outlives its owner's last sign of life by `lease`, if the servers allow it.
     ///
     /// `expired` is notified when the servers have ended it.
     pub(super) async fn open(
@@ -175,8 +174,7 @@ impl Session {
         facts.claims = facts.claims.saturating_sub(1);
     }
 
-    /// Keeps the session alive for `lease` from now, because the owner of a claim has just given a sign of
-    /// life.
+    /// Keeps the session alive for `lease` from now, because the owner of a claim has given a sign of life.
     ///
     /// The servers may allow less.
     pub(super) fn keep_alive_for(&self, lease: Duration) {
@@ -241,8 +239,7 @@ pub(super) async fn connect_any(
     credentials: &mut SessionCredentials,
 ) -> Result<(Connection, usize), Failure> {
     let mut random = [0; 1];
-    // A random start spreads clients over the servers. Without a source of randomness, all start with the
-    // first.
+    // A random start spreads clients over the servers. Without randomness, all start with the first.
     let _ = getrandom::fill(&mut random);
     let mut failure = Failure::Lost("no server".to_owned());
     for host in turns(random[0].into(), config.hosts.len()) {

@@ -19,8 +19,8 @@ use crate::stores::watched::inbox::Inbox;
 /// the claim.
 pub(super) struct Watched {
     session: Arc<Session>,
-    /// The claim's own node is the last. If it is found, it was there when the nodes before it were found
-    /// gone.
+    /// The claim's own node is the last to be read. If it is found, it was still there when the nodes before
+    /// it were found gone.
     paths: Vec<String>,
     own: Option<String>,
     inbox: Option<Arc<Inbox>>,

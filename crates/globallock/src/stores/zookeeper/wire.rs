@@ -33,8 +33,7 @@ pub(super) enum OpCode {
 }
 
 impl OpCode {
-    /// Whether an answer proves that the leader knows the session. Any other request is answered by the
-    /// member alone.
+    /// Whether an answer proves that the leader knows the session. Members answer other requests alone.
     pub(super) fn goes_through_leader(self) -> bool {
         matches!(self, OpCode::Create2 | OpCode::Delete | OpCode::Sync)
     }
@@ -314,7 +313,7 @@ mod tests {
         assert_eq!(take_frame(&mut vec![0xff, 0, 0, 0]), Err(Malformed));
     }
 
-    /// ZooKeeper's own numbers, from `ZooDefs.OpCode` and `KeeperException.OpCode`.
+    /// The numbers in ZooKeeper's `ZooDefs.OpCode` and `KeeperException.Code`.
     #[test]
     fn operations_and_errors_have_the_numbers_of_the_protocol() {
         let codes = [

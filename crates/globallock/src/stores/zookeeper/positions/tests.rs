@@ -342,7 +342,8 @@ proptest! {
                         positions.get(claim.id).unwrap().blockers().into_iter().map(str::to_owned).collect();
                     let was_there = |name: &String| nodes.iter().any(|node| node.listed.node == *name);
                     let path = |name: &String| format!("/a/{name}").into_bytes();
-                    let gone: Vec<Vec<u8>> = watched.iter().filter(|name| !was_there(name)).map(path).collect();
+                    let gone = watched.iter().filter(|name| !was_there(name)).map(path);
+                    let gone: Vec<Vec<u8>> = gone.collect();
                     if gone.is_empty() {
                         prop_assert!(!watched.is_empty(), "a waiter watches somebody");
                         let remembered = positions.get(claim.id).unwrap().ahead.claims.len();

@@ -1,4 +1,4 @@
-//! Ways in, and ways that are refused.
+//! TLS, users, access control lists and addresses: what is accepted, and what is refused.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -21,8 +21,8 @@ async fn tls_with_a_client_certificate() {
     let url = ensemble.url();
     let manager = calm_manager(&format!("{url}?ca={ca}&cert={cert}&key={key}")).await;
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
-    let stranger = files.other_ca.display();
-    let refused = connect_calmly(&format!("{url}?ca={stranger}&cert={cert}&key={key}")).await.unwrap_err();
+    let foreign_ca = files.other_ca.display();
+    let refused = connect_calmly(&format!("{url}?ca={foreign_ca}&cert={cert}&key={key}")).await.unwrap_err();
     assert!(refused.to_string().contains("certificate"), "{refused}");
     let refused = connect_calmly(&format!("{url}?ca={ca}")).await.unwrap_err();
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
@@ -33,7 +33,7 @@ async fn tls_with_a_client_certificate() {
 }
 
 #[tokio::test]
-async fn a_user_by_sasl() {
+async fn a_user_logs_in_by_sasl() {
     let user = Some(("app".to_owned(), "s3cretCANARY".to_owned()));
     let ensemble = ZooKeeper::start_with(1, Setup { user, ..Setup::default() }).unwrap();
     let host = ensemble.hosts();
@@ -43,14 +43,14 @@ async fn a_user_by_sasl() {
     let wrong = connect_calmly(&format!("zookeeper://app:wrongCANARY@{host}?auth=sasl")).await.unwrap_err();
     assert!(matches!(wrong, Error::PermissionDenied { .. }), "{wrong:?}");
     assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
-    let nobody = calm_manager(&ensemble.url()).await;
-    let refused = nobody.mutex("a").unwrap().try_acquire().await.unwrap_err();
+    let anonymous = calm_manager(&ensemble.url()).await;
+    let refused = anonymous.mutex("a").unwrap().try_acquire().await.unwrap_err();
     assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
     guard.release().await.unwrap();
 }
 
 #[tokio::test]
-async fn nodes_that_only_their_creator_may_touch() {
+async fn only_their_creator_may_touch_the_nodes() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let host = ensemble.hosts();
     let [one, two] =
@@ -58,25 +58,25 @@ async fn nodes_that_only_their_creator_may_touch() {
     let (one, two) = (calm_manager(&one).await, calm_manager(&two).await);
     let guard = one.mutex("a").unwrap().acquire().await.unwrap();
     assert!(two.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
-    let stranger = calm_manager(&format!("zookeeper://other:password@{host}?prefix=/private")).await;
-    let refused = stranger.mutex("a").unwrap().acquire().await.unwrap_err();
+    let foreign = calm_manager(&format!("zookeeper://other:password@{host}?prefix=/private")).await;
+    let refused = foreign.mutex("a").unwrap().acquire().await.unwrap_err();
     assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
     assert!(refused.to_string().contains("ACL"), "{refused}");
     guard.release().await.unwrap();
-    // The user, and the SHA-1 of user and password in base64.
+    // The user, and the SHA-1 hash of user and password in base64.
     let hash = "digest:app:SjH0PFwYtOQiPQU8RliB/dRIYNU=";
     let refused = calm_manager(&format!("zookeeper://{host}?acl={hash}&prefix=/other")).await;
     let refused = refused.mutex("a").unwrap().acquire().await.unwrap_err();
     assert!(
         matches!(refused, Error::PermissionDenied { .. }),
-        "who gives all rights away has none: {refused:?}"
+        "an anonymous user that gives all rights to another has none: {refused:?}"
     );
     let owner = calm_manager(&format!("zookeeper://app:s3cretCANARY@{host}?acl={hash}&prefix=/third")).await;
     assert!(owner.mutex("a").unwrap().acquire().await.unwrap().is_held());
 }
 
 #[tokio::test]
-async fn locks_below_a_root_of_their_own() {
+async fn locks_are_below_the_root_that_the_address_names() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let url = ensemble.url();
     let owner = calm_manager(&format!("{url}/apps/one?prefix=locks")).await;
@@ -92,7 +92,7 @@ async fn locks_below_a_root_of_their_own() {
 }
 
 #[tokio::test]
-async fn bad_addresses_and_unreachable_servers_are_told() {
+async fn bad_addresses_and_unreachable_servers_are_reported() {
     for (url, text) in [
         ("zookeeper://", "needs hosts"),
         ("zookeeper://user@h", "go together"),
@@ -117,7 +117,7 @@ async fn bad_addresses_and_unreachable_servers_are_told() {
     assert!(asked.elapsed() < Duration::from_secs(5));
 }
 
-/// Answers one connection with these bytes, whatever is asked, and returns the port.
+/// Answers requests with these bytes, whatever they are, and returns the port.
 fn answering(answers: &'static [&'static [u8]]) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -135,16 +135,16 @@ fn answering(answers: &'static [&'static [u8]]) -> u16 {
     port
 }
 
-/// A session of 10 s, with the number 7 and an empty password.
+/// A session with a timeout of 10 s, the id 7 and an empty password.
 const GREETING: &[u8] = &[0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0x27, 0x10, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0];
-/// To the first request: unimplemented.
+/// The answer to the first request: unimplemented.
 const TOO_OLD: &[u8] = &[0, 0, 0, 16, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xfa];
 
 #[tokio::test]
-async fn a_server_that_is_too_old_is_told() {
+async fn a_server_that_is_too_old_is_reported() {
     let port = answering(&[GREETING, TOO_OLD]);
     let manager = manager(&format!("zookeeper://127.0.0.1:{port}?timeout=1s")).await;
-    // The lease of the first session, which is the one that the server knows.
+    // The lease of the first session, because the server answers for that session only.
     let options = globallock::Options::default();
     let refused = manager.mutex("a").unwrap().with_options(options).unwrap().acquire().await.unwrap_err();
     assert!(matches!(refused, Error::FailedPrecondition { .. }), "{refused:?}");
@@ -152,7 +152,7 @@ async fn a_server_that_is_too_old_is_told() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_none_is_told() {
+async fn a_server_that_is_not_zookeeper_is_reported() {
     const TOO_LONG: &[u8] =
         &[0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0x27, 0x10, 0, 0, 0, 0, 0, 0, 0, 7, 0x7f, 0, 0, 0];
     const TEXTS: [&[&[u8]]; 5] = [

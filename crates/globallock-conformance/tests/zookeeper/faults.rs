@@ -16,18 +16,18 @@ async fn the_deaths_of_leaders_break_no_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_nobody_answers_is_made_good() {
+async fn a_release_without_an_answer_is_repeated() {
     release_without_majority(&mut ZooKeeper::start(3).unwrap()).await;
 }
 
 #[tokio::test]
-async fn an_ensemble_of_which_servers_are_away() {
+async fn a_majority_grants_locks_and_a_minority_does_not() {
     let mut ensemble = ZooKeeper::start(3).unwrap();
     let url = ensemble.url();
     ensemble.kill(0);
     let manager = manager(&url).await;
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
-    // Without a majority nothing can be promised, and nothing is.
+    // Without a majority nothing is granted.
     ensemble.kill(1);
     let short = Options { wait: Some(Duration::from_secs(1)), ..Options::default() };
     let refused = manager.mutex("b").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();

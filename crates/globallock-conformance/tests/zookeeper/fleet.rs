@@ -1,4 +1,4 @@
-//! kazoo's locks on the same path, and Curator's nodes.
+//! kazoo's locks on the same path, and the names of Curator's nodes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -9,8 +9,9 @@ use globallock_conformance::server::Cluster;
 use globallock_conformance::server::peers;
 use globallock_conformance::server::zookeeper::{ZooKeeper, children};
 
-/// A loop over one of kazoo's locks: argument by argument the hosts, the path, the kind, the seconds, and a file that
-/// only one owner at a time can make. Prints how often it had the lock, and how often somebody else had the file.
+/// Takes one of kazoo's locks in a loop. Its arguments are the hosts, the path, the kind, the seconds, and a
+/// file that only one owner at a time can create. Prints how often it had the lock, and how often another
+/// owner had the file.
 const KAZOO_TURNS: &str = r#"
 import os, random, sys, time
 from kazoo.client import KazooClient
@@ -40,7 +41,7 @@ client.stop()
 print(turns, overlaps)
 "#;
 
-/// Asks for one of kazoo's locks, tells that and the grant, and holds until it is told to release.
+/// Requests one of kazoo's locks, prints that and the grant, and holds the lock until a line arrives.
 const KAZOO_HOLDS: &str = r#"
 import sys
 from kazoo.client import KazooClient
@@ -56,34 +57,34 @@ with lock:
 client.stop()
 "#;
 
-/// A process that wants one of kazoo's locks.
+/// A process that takes one of kazoo's locks.
 struct Kazoo {
     process: Child,
-    told: BufReader<ChildStdout>,
+    output: BufReader<ChildStdout>,
 }
 
 impl Kazoo {
-    fn wants(ensemble: &ZooKeeper, path: &str, kind: &str, patterns: &[&str]) -> Self {
+    fn acquire(ensemble: &ZooKeeper, path: &str, kind: &str, patterns: &[&str]) -> Self {
         let mut command = Command::new(peers::python().unwrap());
         command.args(["-c", KAZOO_HOLDS, &ensemble.hosts(), path, kind]).args(patterns);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let told = BufReader::new(process.stdout.take().unwrap());
-        let mut kazoo = Kazoo { process, told };
-        kazoo.tells("asking");
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let mut kazoo = Kazoo { process, output };
+        kazoo.expect("asking");
         kazoo
     }
 
-    fn tells(&mut self, wanted: &str) {
+    fn expect(&mut self, wanted: &str) {
         let mut line = String::new();
-        self.told.read_line(&mut line).unwrap();
+        self.output.read_line(&mut line).unwrap();
         assert_eq!(line.trim(), wanted);
     }
 
-    fn is_granted(&mut self) {
-        self.tells("granted");
+    fn wait_granted(&mut self) {
+        self.expect("granted");
     }
 
-    fn releases(mut self) {
+    fn release(mut self) {
         self.process.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert!(self.process.wait().unwrap().success());
     }
@@ -120,43 +121,43 @@ fn readers_and_writers_of_kazoo_and_ours_take_turns() {
 async fn kazoo_and_ours_queue_with_each_other() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let manager = calm_manager(&ensemble.url()).await;
-    let mut theirs = Kazoo::wants(&ensemble, "/_glocks/a/b", "mutex", &[]);
-    theirs.is_granted();
+    let mut theirs = Kazoo::acquire(&ensemble, "/_glocks/a/b", "mutex", &[]);
+    theirs.wait_granted();
     let queue = manager.inspect("a/b").await.unwrap();
     assert_eq!((queue.len(), queue[0].id, queue[0].owner.to_string()), (1, None, "somebody".to_owned()));
     let ours = waits(&manager, "a/b");
     queue_is(&manager, "a/b", 1, 1).await;
-    let mut behind = Kazoo::wants(&ensemble, "/_glocks/a/b", "mutex", &[]);
+    let mut behind = Kazoo::acquire(&ensemble, "/_glocks/a/b", "mutex", &[]);
     queue_is(&manager, "a/b", 1, 2).await;
-    theirs.releases();
+    theirs.release();
     let guard = ours.await.unwrap().unwrap();
     queue_is(&manager, "a/b", 1, 1).await;
     guard.release().await.unwrap();
-    behind.is_granted();
+    behind.wait_granted();
     assert!(manager.mutex("a/b").unwrap().try_acquire().await.unwrap().is_none());
-    behind.releases();
+    behind.release();
     queue_is(&manager, "a/b", 0, 0).await;
 }
 
 #[tokio::test]
-async fn readers_and_writers_of_kazoo_are_ours_too() {
+async fn readers_and_writers_of_kazoo_queue_with_ours() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let manager = calm_manager(&ensemble.url()).await;
     let lock = manager.rwlock("a").unwrap();
-    let mut reader = Kazoo::wants(&ensemble, "/_glocks/a", "read", &[]);
-    reader.is_granted();
+    let mut reader = Kazoo::acquire(&ensemble, "/_glocks/a", "read", &[]);
+    reader.wait_granted();
     let ours = lock.read().acquire().await.unwrap();
     assert!(lock.write().try_acquire().await.unwrap().is_none());
-    let mut writer = Kazoo::wants(&ensemble, "/_glocks/a", "write", &[]);
+    let mut writer = Kazoo::acquire(&ensemble, "/_glocks/a", "write", &[]);
     queue_is(&manager, "a", 2, 1).await;
     assert!(lock.read().try_acquire().await.unwrap().is_none(), "a reader does not pass the waiting writer");
-    reader.releases();
+    reader.release();
     ours.release().await.unwrap();
-    writer.is_granted();
+    writer.wait_granted();
     let wait = lock.read();
     let ours = tokio::spawn(async move { wait.acquire().await });
     queue_is(&manager, "a", 1, 1).await;
-    writer.releases();
+    writer.release();
     assert!(ours.await.unwrap().unwrap().is_held());
 }
 
@@ -166,16 +167,16 @@ async fn a_semaphore_keeps_kazoo_out() {
     let manager = calm_manager(&ensemble.url()).await;
     let semaphore = manager.semaphore("a", 3).unwrap();
     let permit = semaphore.permits(1).unwrap().acquire().await.unwrap();
-    let mut theirs = Kazoo::wants(&ensemble, "/_glocks/a", "mutex", &[]);
+    let mut theirs = Kazoo::acquire(&ensemble, "/_glocks/a", "mutex", &[]);
     queue_is(&manager, "a", 1, 1).await;
     permit.release().await.unwrap();
-    theirs.is_granted();
+    theirs.wait_granted();
     assert!(semaphore.permits(1).unwrap().try_acquire().await.unwrap().is_none());
-    theirs.releases();
+    theirs.release();
 }
 
 #[tokio::test]
-async fn claims_are_called_as_curator_calls_them_where_that_is_wished() {
+async fn claims_are_named_as_curator_names_them_on_request() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let manager = calm_manager(&format!("{}?naming=curator&prefix=/mutexes", ensemble.url())).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
@@ -183,11 +184,11 @@ async fn claims_are_called_as_curator_calls_them_where_that_is_wished() {
     let parts: Vec<&str> = nodes[0].split('-').collect();
     let [first, _, _, _, _, kind, sequence] = parts[..] else { panic!("{nodes:?}") };
     assert_eq!((nodes[0].len(), &first[..3], kind, sequence), (3 + 36 + 16, "_c_", "lock", "0000000000"));
-    // kazoo takes such nodes for its own where it is told to.
-    let mut theirs = Kazoo::wants(&ensemble, "/mutexes/a", "mutex", &["-lock-"]);
+    // With an extra pattern, kazoo takes such nodes for claims.
+    let mut theirs = Kazoo::acquire(&ensemble, "/mutexes/a", "mutex", &["-lock-"]);
     let others = async || children(&ensemble.hosts(), "/mutexes/a").len();
     globallock_conformance::context::eventually("kazoo waits", async || others().await == 2).await;
     guard.release().await.unwrap();
-    theirs.is_granted();
-    theirs.releases();
+    theirs.wait_granted();
+    theirs.release();
 }

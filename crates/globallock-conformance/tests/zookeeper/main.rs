@@ -1,4 +1,4 @@
-//! What is ZooKeeper's own: sessions, the nodes of other programs, its ways in, and servers that fail.
+//! What is special to ZooKeeper: sessions, access, other programs' nodes, and servers that fail.
 
 mod access;
 mod faults;

@@ -1,4 +1,4 @@
-//! What becomes of claims with their sessions.
+//! Sessions, and what happens to their claims.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ async fn behind_proxy(ensemble: &ZooKeeper) -> (Proxy, String) {
 }
 
 #[tokio::test]
-async fn a_loss_is_told_before_the_servers_end_the_session() {
+async fn a_loss_is_reported_before_the_servers_end_the_session() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
     let [owner, next] = [manager(&url).await, calm_manager(&ensemble.url()).await];
@@ -27,11 +27,11 @@ async fn a_loss_is_told_before_the_servers_end_the_session() {
     queue_is(&next, "a", 1, 1).await;
     proxy.requests(Flow::Hold);
     assert_eq!(guard.lost().await, Loss::Expired);
-    assert!(!waiter.is_finished(), "the servers have not given it away yet");
+    assert!(!waiter.is_finished(), "the servers have not granted it to another yet");
     let next = waiter.await.unwrap().unwrap();
     assert!(next.fencing_token() > guard.fencing_token());
     assert!(proxy.held() > 0);
-    // The network is back: a new session is made.
+    // The network is back, and a new session is created.
     proxy.requests(Flow::Pass);
     next.release().await.unwrap();
     assert!(owner.mutex("a").unwrap().acquire().await.unwrap().is_held());
@@ -50,7 +50,7 @@ async fn a_broken_connection_loses_nothing() {
     for cut in 1..=10 {
         proxy.cut();
         eventually("the connection is cut", async || proxy.cuts() >= cut).await;
-        // It is made again, and serves.
+        // A new connection serves.
         owner.inspect("a").await.unwrap();
     }
     other.release().await.unwrap();
@@ -63,19 +63,19 @@ async fn an_answer_that_is_lost_makes_no_second_claim() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
     let owner = connect_for(&url, Duration::from_secs(60)).await.unwrap();
-    let looks = calm_manager(&ensemble.url()).await;
-    // The lock's node is there, so that the answer that is lost is that to the claim.
+    let observer = calm_manager(&ensemble.url()).await;
+    // This creates the lock's node, so that the lost answer is the one to the claim's creation.
     owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Swallow);
     let asked = waits(&owner, "a");
-    eventually("the claim is made", async || !children(&ensemble.hosts(), "/_glocks/a").is_empty()).await;
+    eventually("the claim is created", async || !children(&ensemble.hosts(), "/_glocks/a").is_empty()).await;
     eventually("its answer is lost", async || proxy.swallowed() > 0).await;
     proxy.answers(Flow::Pass);
     proxy.cut();
     let guard = asked.await.unwrap().unwrap();
-    assert_eq!(looks.inspect("a").await.unwrap().len(), 1);
+    assert_eq!(observer.inspect("a").await.unwrap().len(), 1);
     guard.release().await.unwrap();
-    queue_is(&looks, "a", 0, 0).await;
+    queue_is(&observer, "a", 0, 0).await;
 }
 
 #[tokio::test]
@@ -83,7 +83,8 @@ async fn a_request_that_arrives_late_leaves_no_claim() {
     let ensemble = ZooKeeper::start(3).unwrap();
     let (proxy, _) = behind_proxy(&ensemble).await;
     let url = format!("zookeeper://127.0.0.1:{},127.0.0.1:{}?timeout=500ms", proxy.port(), ensemble.port(1));
-    // Until the request goes through the proxy: sessions choose their server, and another one after a pause.
+    // Repeated until the request goes through the proxy, because a session chooses its server at random, and
+    // another one after a pause.
     let busy = loop {
         let owner = connect_for(&url, Duration::from_secs(60)).await.unwrap();
         let busy = owner.mutex("b").unwrap().acquire().await.unwrap();
@@ -97,19 +98,20 @@ async fn a_request_that_arrives_late_leaves_no_claim() {
         proxy.requests(Flow::Pass);
         busy.release().await.unwrap();
     };
-    // The server that has lost the session passes the request on, and it is refused, which counts as well.
+    // The server that has lost the session passes the request on, and it is refused. That counts as a
+    // transaction too.
     let last = || last_transaction(ensemble.port(0)).unwrap();
     let before = last();
     proxy.requests(Flow::Pass);
-    let carried_out = eventually("what was held up is carried out", async || last() > before);
-    // The end of a session counts too, and none is as near.
+    let carried_out = eventually("the held request is carried out", async || last() > before);
+    // The end of a session would count too, but none is due so soon.
     tokio::time::timeout(Duration::from_secs(30), carried_out).await.expect("it arrives");
     eventually("no claim is left", async || children(&ensemble.hosts(), "/_glocks/a").is_empty()).await;
     assert!(busy.is_held(), "the session lives on");
 }
 
 #[tokio::test]
-async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
+async fn a_waiter_whose_node_was_deleted_is_not_granted_by_the_next_deletion() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let [holder, other] = [calm_manager(&ensemble.url()).await, calm_manager(&ensemble.url()).await];
     for _ in 0..3 {
@@ -134,31 +136,31 @@ async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
 async fn a_claim_on_a_dead_session_is_not_granted() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
-    // More patient than the servers.
+    // A store timeout that is longer than the session's.
     let locks = Options { lease: LEASE, store_timeout: Some(Duration::from_secs(60)), ..Options::default() };
     let both = LockManager::connect_with(&url, ManagerOptions { locks, ..ManagerOptions::default() });
-    let [both, looks] = [both.await.unwrap(), calm_manager(&ensemble.url()).await];
+    let [both, observer] = [both.await.unwrap(), calm_manager(&ensemble.url()).await];
     let guard = both.mutex("a").unwrap().acquire().await.unwrap();
     let waiter = waits(&both, "a");
-    queue_is(&looks, "a", 1, 1).await;
-    // The servers end the session of both, whose end reaches their owner afterwards.
+    queue_is(&observer, "a", 1, 1).await;
+    // The session of both claims expires, and their owner learns of that afterwards.
     proxy.requests(Flow::Hold);
     proxy.answers(Flow::Hold);
-    queue_is(&looks, "a", 0, 0).await;
+    queue_is(&observer, "a", 0, 0).await;
     proxy.answers(Flow::Pass);
     proxy.requests(Flow::Pass);
     let next = waiter.await.unwrap().unwrap();
-    let queue = looks.inspect("a").await.unwrap();
+    let queue = observer.inspect("a").await.unwrap();
     assert_eq!((queue.len(), queue[0].fencing_token), (1, next.fencing_token()), "its claim is in the store");
     assert!(!guard.is_held());
 }
 
 #[tokio::test]
-async fn a_session_without_claims_lives_on_and_one_of_a_dropped_manager_ends() {
+async fn a_session_without_claims_stays_open_and_is_closed_with_its_manager() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let sessions = || {
-        let told = ask(ensemble.port(0), "cons").unwrap();
-        told.lines().filter(|line| line.contains("sid=0x")).count()
+        let connections = ask(ensemble.port(0), "cons").unwrap();
+        connections.lines().filter(|line| line.contains("sid=0x")).count()
     };
     let owner = connect_for(&ensemble.url(), Duration::from_secs(1)).await.unwrap();
     owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
@@ -169,13 +171,13 @@ async fn a_session_without_claims_lives_on_and_one_of_a_dropped_manager_ends() {
     assert!(requests().contains("Mode"), "it serves");
     let before = sessions();
     assert!(owner.mutex("a").unwrap().acquire().await.unwrap().fencing_token() > token);
-    assert_eq!(sessions(), before, "no session had to be made");
+    assert_eq!(sessions(), before, "no session had to be created");
     drop(owner);
     eventually("its sessions are closed", async || sessions() == 0).await;
 }
 
 #[tokio::test]
-async fn a_session_that_somebody_else_closes_is_told() {
+async fn a_session_that_somebody_else_closes_is_reported() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let [owner, other] = [calm_manager(&ensemble.url()).await, calm_manager(&ensemble.url()).await];
     let held = owner.mutex("a").unwrap().acquire().await.unwrap();
@@ -187,17 +189,17 @@ async fn a_session_that_somebody_else_closes_is_told() {
     queue_is(&other, "b", 1, 1).await;
     end_session(ensemble.port(0), session).unwrap();
     assert!(!sessions(ensemble.port(0)).unwrap().contains(&session));
-    // Told by the servers, long before its own deadline.
+    // The servers say so long before the owner's own deadline.
     assert_eq!(held.lost().await, Loss::Revoked);
     assert!(next.await.unwrap().unwrap().fencing_token() > held.fencing_token());
-    // Whoever waited does so anew, in a session of its own.
+    // The waiter is enqueued again, in a new session.
     queue_is(&other, "b", 1, 1).await;
     busy.release().await.unwrap();
     assert!(waiter.await.unwrap().unwrap().is_held());
 }
 
 #[tokio::test]
-async fn numbers_that_are_used_up_begin_anew() {
+async fn used_up_sequence_numbers_restart() {
     let mut ensemble = ZooKeeper::start(1).unwrap();
     let early = calm_manager(&ensemble.url()).await;
     let before = early.mutex("a").unwrap().acquire().await.unwrap();
@@ -205,12 +207,12 @@ async fn numbers_that_are_used_up_begin_anew() {
     before.release().await.unwrap();
     early.close().await;
     ensemble.set_sequence("/_glocks/a", i32::MAX - 2).unwrap();
-    // Whoever is refused a number asks again with its renewals.
+    // A waiter that is refused a number is enqueued again at its renewals.
     let owner = connect_for(&patient(&ensemble.url()), Duration::from_secs(12)).await.unwrap();
     let first = owner.mutex("a").unwrap().acquire().await.unwrap();
     let second = waits(&owner, "a");
     queue_is(&owner, "a", 1, 1).await;
-    // The server has one number left, and would give it to all who come.
+    // The server has one number left, and would give it to every further claim.
     for _ in 0..3 {
         let refused = owner.mutex("a").unwrap().try_acquire().await.unwrap_err();
         assert!(refused.to_string().contains("used up"), "{refused}");

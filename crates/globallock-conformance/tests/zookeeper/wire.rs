@@ -1,11 +1,11 @@
-//! Every node and what it holds, as it always was.
+//! The golden test of all nodes and their data.
 
 use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::{ZooKeeper, tree};
 
 #[tokio::test]
-async fn nodes_and_what_they_hold_are_as_they_always_were() {
+async fn nodes_and_their_data_never_change() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let mut written = String::new();
     for (naming, root, url) in [
@@ -14,7 +14,7 @@ async fn nodes_and_what_they_hold_are_as_they_always_were() {
     ] {
         let backend = globallock::connect_backend(&url).await.unwrap();
         fill(&*backend).await;
-        // The servers take out what is empty at a time of their own.
+        // The tree is read before the release, because servers delete empty containers at any time.
         written += &format!("Joined, as {naming}:\n{}\n", tree(&ensemble.hosts(), root));
         for claim in claims() {
             backend.release(&claim).await.unwrap();

@@ -1,4 +1,4 @@
-//! What an address says of a ZooKeeper ensemble.
+//! The settings of a store, from the address of a ZooKeeper ensemble.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::stores::address::Address;
 const OPTIONS: &[&str] = &["prefix", "naming", "auth", "acl", "timeout", "ca", "cert", "key"];
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How the user is shown to be who it is.
+/// How the user authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
     Digest,
@@ -33,7 +33,7 @@ pub(super) struct Config {
     pub(super) layout: Layout,
     /// How long one request may take.
     pub(super) timeout: Duration,
-    /// The address as it may be shown.
+    /// The address without its password.
     pub(super) shown: String,
     pub(super) hosts: Vec<(String, u16)>,
     pub(super) login: Option<Login>,
@@ -66,12 +66,12 @@ impl Config {
         let root = format!("/{}/{}", address.path, prefix);
         let parts: Vec<&str> = root.split('/').filter(|part| !part.is_empty()).collect();
         let bad =
-            |part: &&str| matches!(*part, "." | "..") || part.chars().any(|c| !super::naming::is_plain(c));
+            |part: &&str| matches!(*part, "." | "..") || part.chars().any(|c| !super::naming::is_allowed(c));
         if let Some(part) = parts.iter().find(|part| bad(part)) {
             return Err(address.wrong(format!("ZooKeeper has no nodes named {part:?}")));
         }
         let root = parts.iter().flat_map(|part| ["/", part]).collect();
-        // 2181 is what servers listen on by default, with TLS as without: a port for TLS has to be chosen there.
+        // ZooKeeper has no default port for TLS, so 2181 is the default with TLS too.
         let hosts = address.hosts.iter().map(|(host, port)| (host.clone(), port.unwrap_or(2181))).collect();
         let layout = Layout { root, naming };
         Ok(Config { layout, timeout, shown: address.to_string(), hosts, login, acl, tls })
@@ -104,7 +104,8 @@ fn acl(address: &mut Address, known_user: bool) -> Result<Vec<Acl>> {
         }
         Some((scheme @ ("digest" | "sasl" | "ip" | "x509"), id)) if !id.is_empty() => Ok(rule(scheme, id)),
         _ => Err(address.wrong(
-            "the option acl is a list of open, creator, digest:USER:HASH, sasl:USER, ip:ADDRESS and x509:NAME",
+            "the option acl is a list of open, creator, digest:USER:HASH, sasl:USER, ip:ADDRESS \
+             and x509:NAME",
         )),
     });
     rules.collect()
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_acl_is_a_list_of_who_may_do_everything() {
+    fn the_acl_is_a_list_of_users_with_all_rights() {
         let rules = |acl: &str, user: &str| -> Option<Vec<(String, String)>> {
             let config = config(&format!("zookeeper://{user}h?acl={acl}")).ok()?;
             Some(config.acl.into_iter().map(|rule| (rule.scheme, rule.id)).collect())
@@ -144,10 +145,7 @@ mod tests {
         for wrong in ["", "closed", "world:anyone", "ip:", "digest:", "open,", "open:x"] {
             assert_eq!(rules(wrong, "u:p@"), None, "{wrong}");
         }
-        assert!(
-            config("zookeeper://h").is_ok_and(|config| config.acl.len() == 1),
-            "open, if nothing is said"
-        );
+        assert!(config("zookeeper://h").is_ok_and(|config| config.acl.len() == 1), "open by default");
     }
 
     #[test]
@@ -161,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_the_recipes_have_it() {
+    fn options_default_to_those_of_the_recipes() {
         let config = config("zookeeper://h1,h2:9/root").unwrap();
         assert_eq!(config.layout.root, "/root/_glocks");
         assert_eq!(config.hosts, [("h1".to_owned(), 2181), ("h2".to_owned(), 9)]);

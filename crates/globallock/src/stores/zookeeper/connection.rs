@@ -1,4 +1,4 @@
-//! One connection to one server, from the first greeting on.
+//! One connection to one server, from the handshake on.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::config::Config;
 use super::login::log_in;
-use super::wire::{Malformed, Reader, Refusal, Request, Writer, take_frame};
+use super::wire::{ErrorCode, Malformed, Reader, Request, Writer, take_frame};
 
-/// Why a request has no good answer.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// The connection was lost or could not be made: the request may have been carried out.
     Lost(String),
     /// The server refused it.
-    Refused(Refusal),
-    /// The session is over, with all that hung on it.
+    Refused(ErrorCode),
+    /// The session has expired, and its nodes with it.
     Expired,
 }
 
@@ -28,8 +28,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Lost(reason) => f.write_str(reason),
-            Failure::Refused(Refusal(number)) => write!(f, "the server refused it with error {number}"),
-            Failure::Expired => f.write_str("the session is over"),
+            Failure::Refused(ErrorCode(code)) => write!(f, "the server refused it with error {code}"),
+            Failure::Expired => f.write_str("the session has expired"),
         }
     }
 }
@@ -49,19 +49,19 @@ impl From<std::io::Error> for Failure {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// What makes a session known to the servers.
+/// What a client presents to take up its session on another connection.
 #[derive(Clone, Debug)]
-pub(super) struct Identity {
-    /// 0 for a session that is to be made.
+pub(super) struct SessionCredentials {
+    /// 0 for a session that is to be created.
     pub(super) id: i64,
     pub(super) password: Vec<u8>,
-    /// How long it outlives the last sign of life; the server's word once there is one.
+    /// How long the session outlives the last sign of life: as requested, then as granted by the server.
     pub(super) timeout: Duration,
-    /// The newest transaction that was seen: a server that is behind it must not serve.
-    pub(super) seen: i64,
+    /// The newest transaction that this client has seen. A server that is behind it refuses the session.
+    pub(super) last_zxid: i64,
 }
 
-/// A connection over which requests go out and answers come in.
+/// A connection that carries requests and answers.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     received: Vec<u8>,
@@ -69,15 +69,15 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to one server, takes up or makes the session, and tells who the user is.
+    /// Connects to one server, creates or takes up the session, and authenticates the user.
     pub(super) async fn open(
         config: &Config,
         host: &(String, u16),
-        session: &mut Identity,
+        session: &mut SessionCredentials,
     ) -> Result<Self, Failure> {
         let opened = timeout(config.timeout, async {
             let mut connection = Self::connect(config, host).await?;
-            connection.greet(session).await?;
+            connection.handshake(session).await?;
             if let Some(login) = &config.login {
                 log_in(&mut connection, login).await?;
             }
@@ -99,19 +99,20 @@ impl Connection {
         Ok(Connection { stream, received: Vec::new(), limit: config.timeout })
     }
 
-    async fn greet(&mut self, session: &mut Identity) -> Result<(), Failure> {
-        let mut greeting = Writer::default();
+    async fn handshake(&mut self, session: &mut SessionCredentials) -> Result<(), Failure> {
+        let mut request = Writer::default();
         let milliseconds = i32::try_from(session.timeout.as_millis()).unwrap_or(i32::MAX);
-        greeting.int(0).long(session.seen).int(milliseconds).long(session.id).buffer(&session.password);
-        // Only of servers that can write.
-        greeting.bool(false);
+        request.int(0).long(session.last_zxid).int(milliseconds).long(session.id).buffer(&session.password);
+        // No read-only server.
+        request.bool(false);
         let mut frame = Writer::default();
-        frame.frame(&greeting.0);
+        frame.frame(&request.0);
         self.write(&frame.0).await?;
         let answer = self.frame().await?;
         let mut answer = Reader(&answer);
         let (_version, milliseconds, id) = (answer.int()?, answer.int()?, answer.long()?);
-        let Some(milliseconds) = u64::try_from(milliseconds).ok().filter(|number| *number > 0) else {
+        let Some(milliseconds) = u64::try_from(milliseconds).ok().filter(|milliseconds| *milliseconds > 0)
+        else {
             return Err(Failure::Expired);
         };
         session.id = id;
@@ -120,20 +121,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a request and waits for its answer: for the beginning, when nothing else is under way.
-    pub(super) async fn call(&mut self, number: i32, request: &Request) -> Result<Vec<u8>, Failure> {
+    /// Sends a request and waits for its answer. Only for the start, while no other request is in flight.
+    pub(super) async fn call(&mut self, xid: i32, request: &Request) -> Result<Vec<u8>, Failure> {
         let mut frames = Writer::default();
-        request.write(number, &mut frames);
+        request.write(xid, &mut frames);
         self.write(&frames.0).await?;
         loop {
             let answer = Answer::read(self.frame().await?)?;
-            if answer.number == number {
+            if answer.xid == xid {
                 return answer.result();
             }
         }
     }
 
-    /// Writes all of it, or fails when the network takes none for too long.
+    /// Writes all bytes, or fails when that takes longer than a request may take.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = timeout(self.limit, async {
             self.stream.write_all(bytes).await?;
@@ -141,11 +142,14 @@ impl Connection {
         });
         match written.await {
             Ok(written) => Ok(written?),
-            Err(_) => Err(Failure::Lost("it takes no more requests".to_owned())),
+            Err(_) => Err(Failure::Lost("it accepts no more requests".to_owned())),
         }
     }
 
-    /// The next frame that arrives. May be dropped and called again: nothing is lost.
+    /// Receives the next frame.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
     pub(super) async fn frame(&mut self) -> Result<Vec<u8>, Failure> {
         loop {
             if let Some(frame) = take_frame(&mut self.received)? {
@@ -167,35 +171,37 @@ impl fmt::Debug for Connection {
 /// A frame that a server sent.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The request's own, or what the protocol gives to other messages.
-    pub(super) number: i32,
-    /// The newest transaction that the server had carried out.
-    pub(super) seen: i64,
+    /// The request's own xid, or one that the protocol reserves for other messages.
+    pub(super) xid: i32,
+    /// The newest transaction that the server had applied.
+    pub(super) zxid: i64,
     error: i32,
     frame: Vec<u8>,
 }
 
 impl Answer {
-    /// How much of the frame stands in front of what was asked for.
+    /// The length of the header, which the body follows.
     const HEADER: usize = 16;
 
     pub(super) fn read(frame: Vec<u8>) -> Result<Self, Malformed> {
         let mut reader = Reader(&frame);
-        let (number, seen, error) = (reader.int()?, reader.long()?, reader.int()?);
-        Ok(Answer { number, seen, error, frame })
+        let (xid, zxid, error) = (reader.int()?, reader.long()?, reader.int()?);
+        Ok(Answer { xid, zxid, error, frame })
     }
 
     pub(super) fn body(&self) -> &[u8] {
         &self.frame[Self::HEADER..]
     }
 
-    /// What was asked for, or why it was refused.
+    /// The body, or why the request was refused.
     pub(super) fn result(mut self) -> Result<Vec<u8>, Failure> {
-        match Refusal(self.error) {
-            Refusal(0) => Ok(self.frame.split_off(Self::HEADER)),
-            Refusal::SESSION_EXPIRED => Err(Failure::Expired),
-            Refusal::SESSION_MOVED => Err(Failure::Lost("the session is with another server".to_owned())),
-            refusal => Err(Failure::Refused(refusal)),
+        match ErrorCode(self.error) {
+            ErrorCode(0) => Ok(self.frame.split_off(Self::HEADER)),
+            ErrorCode::SESSION_EXPIRED => Err(Failure::Expired),
+            ErrorCode::SESSION_MOVED => {
+                Err(Failure::Lost("the session has moved to another server".to_owned()))
+            }
+            code => Err(Failure::Refused(code)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The task of a session: it carries requests out and answers in, and finds a new server when one is lost.
+//! The task that drives a session: it writes requests, delivers answers and notifications, and reconnects.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,45 +7,44 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::config::Config;
-use super::connection::{Answer, Connection, Failure, Identity};
-use super::session::{Asked, State, connect_any, is_confirmed_by};
-use super::wire::{AUTH, EVENT, PING, Reader, Request, Writer};
+use super::connection::{Answer, Connection, Failure, SessionCredentials};
+use super::session::{QueuedRequest, State, connect_any, is_confirmed_by};
+use super::wire::{AUTH_XID, NOTIFICATION_XID, PING_XID, Reader, Request, Writer};
 
-/// The bounds of the pause between two tries of all servers.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-/// How many bytes of requests are written at once, or a little more.
-const TOGETHER: usize = 64 * 1024;
+/// The shortest and the longest pause before all servers are tried again.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How many bytes of requests are written at once, rounded up to a whole request.
+const BATCH_BYTES: usize = 64 * 1024;
 
-/// The kind of event that tells of a node's end.
-const DELETED: i32 = 2;
+/// The type of the event that a node was deleted.
+const NODE_DELETED: i32 = 2;
 
 pub(super) struct Driver {
     config: Arc<Config>,
     state: Arc<State>,
-    identity: Identity,
+    credentials: SessionCredentials,
     host: usize,
-    requests: mpsc::UnboundedReceiver<Asked>,
-    under_way: VecDeque<UnderWay>,
-    /// What a lost connection has left unanswered, to be written first over the next one.
-    again: VecDeque<Asked>,
-    number: i32,
-    /// When something was written last.
-    written: Instant,
-    /// When a server said something last.
-    heard: Instant,
-    ping: Option<Instant>,
+    requests: mpsc::UnboundedReceiver<QueuedRequest>,
+    in_flight: VecDeque<InFlight>,
+    /// Requests that a lost connection left without an answer, to be written first on the next one.
+    resend: VecDeque<QueuedRequest>,
+    last_xid: i32,
+    last_written: Instant,
+    last_received: Instant,
+    /// When the ping was sent that has no answer yet.
+    ping_sent: Option<Instant>,
 }
 
-/// A request that waits for its answer.
-struct UnderWay {
-    number: i32,
-    asked: Asked,
+/// A request without an answer yet.
+struct InFlight {
+    xid: i32,
+    queued: QueuedRequest,
     written_at: Instant,
 }
 
-/// Why a connection is not used any more.
+/// Why a connection is no longer used.
 enum End {
-    /// Nobody needs the session.
+    /// The session is closed, because its last user has dropped it.
     Closed,
     Broken(String),
     Expired,
@@ -64,43 +63,44 @@ impl Driver {
     pub(super) fn new(
         config: Arc<Config>,
         state: Arc<State>,
-        identity: Identity,
+        credentials: SessionCredentials,
         host: usize,
-        requests: mpsc::UnboundedReceiver<Asked>,
+        requests: mpsc::UnboundedReceiver<QueuedRequest>,
     ) -> Self {
         Driver {
             config,
             state,
-            identity,
+            credentials,
             host,
             requests,
-            under_way: VecDeque::new(),
-            again: VecDeque::new(),
-            number: 0,
-            written: Instant::now(),
-            heard: Instant::now(),
-            ping: None,
+            in_flight: VecDeque::new(),
+            resend: VecDeque::new(),
+            last_xid: 0,
+            last_written: Instant::now(),
+            last_received: Instant::now(),
+            ping_sent: None,
         }
     }
 
-    /// Serves the session until nobody needs it, or the servers have ended it.
+    /// Runs the session until its last user has dropped it or it has expired.
     pub(super) async fn run(mut self, mut connection: Connection) {
-        let mut pause = RETRY.0;
+        let mut pause = RETRY_PAUSE.0;
         loop {
-            let taken = self.heard;
+            let connected = self.last_received;
             let reason = match self.serve(&mut connection).await {
                 End::Closed => return,
                 End::Expired => return self.expire(),
                 End::Broken(reason) => reason,
             };
-            tracing::debug!(store = %self.config.shown, host = self.host, reason, "a connection is lost");
-            self.lose(&reason);
-            // A server that takes the session and says nothing more would be asked all the time.
-            if self.heard > taken {
-                pause = RETRY.0;
+            tracing::debug!(store = %self.config.shown, host = self.host, reason, "the connection is lost");
+            self.connection_lost(&reason);
+            // A server may accept the session and then close the connection without an answer. Without a
+            // pause, it would be tried again and again.
+            if self.last_received > connected {
+                pause = RETRY_PAUSE.0;
             } else {
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
+                pause = (pause * 2).min(RETRY_PAUSE.1);
             }
             match self.reconnect().await {
                 Some(Ok(next)) => connection = next,
@@ -110,15 +110,15 @@ impl Driver {
         }
     }
 
-    /// Carries requests and answers until the connection is lost.
+    /// Sends requests and receives answers until the connection ends.
     async fn serve(&mut self, connection: &mut Connection) -> End {
-        while let Some(asked) = self.again.pop_front() {
-            if let Err(failure) = self.write(connection, asked).await {
+        while let Some(queued) = self.resend.pop_front() {
+            if let Err(failure) = self.write(connection, queued).await {
                 return failure.into();
             }
         }
         loop {
-            let next = self.next_look();
+            let next = self.next_check();
             tokio::select! {
                 biased;
                 frame = connection.frame() => {
@@ -127,11 +127,11 @@ impl Driver {
                         return failure.into();
                     }
                 }
-                asked = self.requests.recv() => {
-                    let Some(asked) = asked else {
+                queued = self.requests.recv() => {
+                    let Some(queued) = queued else {
                         return self.close(connection).await;
                     };
-                    if let Err(failure) = self.write(connection, asked).await {
+                    if let Err(failure) = self.write(connection, queued).await {
                         return failure.into();
                     }
                 }
@@ -140,11 +140,11 @@ impl Driver {
                     if self.answer_due().is_some_and(|due| due <= now) {
                         return End::Broken("it did not answer in time".to_owned());
                     }
-                    if self.is_idle(now) && self.ping.is_none() {
+                    if self.needs_ping(now) && self.ping_sent.is_none() {
                         let mut frames = Writer::default();
-                        Request::ping().write(PING, &mut frames);
-                        self.ping = Some(now);
-                        self.written = now;
+                        Request::ping().write(PING_XID, &mut frames);
+                        self.ping_sent = Some(now);
+                        self.last_written = now;
                         if let Err(failure) = connection.write(&frames.0).await {
                             return failure.into();
                         }
@@ -156,108 +156,118 @@ impl Driver {
 
     /// When the oldest request must have been answered.
     fn answer_due(&self) -> Option<Instant> {
-        let oldest = self.under_way.front().map(|under_way| under_way.written_at);
-        Some(oldest.into_iter().chain(self.ping).min()? + self.config.timeout)
+        let oldest = self.in_flight.front().map(|in_flight| in_flight.written_at);
+        Some(oldest.into_iter().chain(self.ping_sent).min()? + self.config.timeout)
     }
 
-    /// Whether so little has been sent that the server may take the session for dead.
-    fn is_idle(&self, now: Instant) -> bool {
-        now >= self.ping_due()
+    /// Whether the session may soon expire because nothing was written.
+    fn needs_ping(&self, now: Instant) -> bool {
+        self.ping_due().is_some_and(|due| due <= now)
     }
 
-    fn ping_due(&self) -> Instant {
+    /// When a ping has to be sent to keep the session alive.
+    ///
+    /// `None`: owners have stopped renewing, so do not ping; let the session expire. Owners have stopped if
+    /// the last write already keeps the session alive for longer than any owner of a claim has asked for.
+    fn ping_due(&self) -> Option<Instant> {
         let facts = self.state.facts();
-        let pause = facts.timeout / 3;
-        // Claims live by their owners' signs of life: without those they shall end.
-        if facts.claims > 0 && facts.kept_until < self.written + facts.timeout {
-            return self.written + pause * 1000;
+        if facts.claims > 0 && facts.keep_alive_until < self.last_written + facts.timeout {
+            return None;
         }
-        self.written + pause
+        Some(self.last_written + facts.timeout / 3)
     }
 
-    /// When to see what is overdue.
-    fn next_look(&self) -> Instant {
-        let ping = if self.ping.is_some() { None } else { Some(self.ping_due()) };
-        // A claim that leaves or joins changes what is due without waking anybody: so it is looked at now and then.
-        let look = Instant::now() + self.identity.timeout / 4;
-        self.answer_due().into_iter().chain(ping).fold(look, Instant::min)
+    /// When to check again what is due.
+    fn next_check(&self) -> Instant {
+        let ping = if self.ping_sent.is_some() { None } else { self.ping_due() };
+        // Claims that are enqueued, renewed or released change when a ping is due, and do not wake this task.
+        // So it checks at least four times within the session's timeout.
+        let regular = Instant::now() + self.credentials.timeout / 4;
+        self.answer_due().into_iter().chain(ping).fold(regular, Instant::min)
     }
 
-    /// Writes a request, and whatever else waits to be written.
-    async fn write(&mut self, connection: &mut Connection, first: Asked) -> Result<(), Failure> {
+    /// Writes a request, and all others that are queued, up to the size of a batch.
+    async fn write(&mut self, connection: &mut Connection, first: QueuedRequest) -> Result<(), Failure> {
         let mut frames = Writer::default();
         let now = Instant::now();
         let mut next = Some(first);
-        while let Some(asked) = next.take() {
-            // Who does not wait any more does not want it carried out late either.
-            if !asked.answer.is_closed() {
-                self.number = self.number.wrapping_add(1).max(1);
-                asked.request.write(self.number, &mut frames);
-                self.under_way.push_back(UnderWay { number: self.number, asked, written_at: now });
+        while let Some(queued) = next.take() {
+            // A caller that no longer waits must not have its request carried out late.
+            if !queued.answer.is_closed() {
+                self.last_xid = self.next_xid();
+                queued.request.write(self.last_xid, &mut frames);
+                self.in_flight.push_back(InFlight { xid: self.last_xid, queued, written_at: now });
             }
-            if frames.0.len() < TOGETHER {
-                next = self.again.pop_front().or_else(|| self.requests.try_recv().ok());
+            if frames.0.len() < BATCH_BYTES {
+                next = self.resend.pop_front().or_else(|| self.requests.try_recv().ok());
             }
         }
         if !frames.0.is_empty() {
-            self.written = now;
+            self.last_written = now;
             connection.write(&frames.0).await?;
         }
         Ok(())
     }
 
+    /// Xids of requests are positive, because the protocol reserves negative ones.
+    fn next_xid(&self) -> i32 {
+        self.last_xid.wrapping_add(1).max(1)
+    }
+
     fn handle(&mut self, frame: Vec<u8>) -> Result<(), Failure> {
         let answer = Answer::read(frame)?;
-        self.heard = Instant::now();
-        match answer.number {
-            EVENT => {
+        self.last_received = Instant::now();
+        match answer.xid {
+            NOTIFICATION_XID => {
                 let mut event = Reader(answer.body());
                 let (kind, _state, path) = (event.int()?, event.int()?, event.text()?);
-                self.tell(kind, &path);
+                self.notify(kind, &path);
                 return Ok(());
             }
-            PING => {
-                self.ping = None;
+            PING_XID => {
+                self.ping_sent = None;
                 return Ok(());
             }
-            AUTH => return answer.result().map(drop),
+            AUTH_XID => return answer.result().map(drop),
             _ => {}
         }
-        self.identity.seen = self.identity.seen.max(answer.seen);
-        let Some(under_way) = self.under_way.pop_front().filter(|first| first.number == answer.number) else {
-            return Err(Failure::Lost("it answered what was not asked".to_owned()));
+        self.credentials.last_zxid = self.credentials.last_zxid.max(answer.zxid);
+        let Some(in_flight) = self.in_flight.pop_front().filter(|first| first.xid == answer.xid) else {
+            return Err(Failure::Lost("it answered a request that was not sent".to_owned()));
         };
         let result = answer.result();
-        let Asked { request, asked_at, answer } = under_way.asked;
+        let QueuedRequest { request, requested_at, answer } = in_flight.queued;
         if is_confirmed_by(request.code, &result) {
             let mut facts = self.state.facts();
-            facts.confirmed = facts.confirmed.max(asked_at);
+            facts.confirmed_at = facts.confirmed_at.max(requested_at);
         }
         let failure = match &result {
             Err(failure @ (Failure::Expired | Failure::Lost(_))) => Some(failure.clone()),
             _ => None,
         };
-        // Whoever does not wait any more needs no answer.
+        // An error means that the caller is gone, and needs no answer.
         let _ = answer.send(result);
         failure.map_or(Ok(()), Err)
     }
 
-    fn tell(&self, kind: i32, path: &str) {
-        let inbox = self.state.facts().watches.remove(path);
-        for inbox in inbox.into_iter().flatten().filter_map(|inbox| inbox.upgrade()) {
+    /// Delivers an event to the inboxes that watch the node.
+    fn notify(&self, kind: i32, path: &str) {
+        let inboxes = self.state.facts().watches.remove(path);
+        for inbox in inboxes.into_iter().flatten().filter_map(|inbox| inbox.upgrade()) {
             inbox.notify(|changes| match kind {
-                DELETED => changes.deleted.push(path.as_bytes().to_vec()),
+                NODE_DELETED => changes.deleted.push(path.as_bytes().to_vec()),
                 _ => changes.read_again = true,
             });
         }
     }
 
-    /// Ends the session, which frees its claims at once.
+    /// Closes the session, and the servers delete its nodes at once.
     async fn close(&mut self, connection: &mut Connection) -> End {
         let mut frames = Writer::default();
-        Request::close().write(self.number.wrapping_add(1).max(1), &mut frames);
+        Request::close().write(self.next_xid(), &mut frames);
         if connection.write(&frames.0).await.is_ok() {
-            // Read until the server has closed: bytes that nobody reads would reset the connection under the request.
+            // Read until the server closes the connection. If it were dropped with unread bytes, TCP would
+            // reset it, and the request could be lost.
             let _ = tokio::time::timeout(self.config.timeout, async {
                 while connection.frame().await.is_ok() {}
             })
@@ -266,63 +276,68 @@ impl Driver {
         End::Closed
     }
 
-    /// Tells everybody whose request may or may not have been carried out; what only looks is kept for later.
-    fn lose(&mut self, reason: &str) {
-        self.ping = None;
-        self.state.all_look(|facts| facts.losses += 1);
-        for UnderWay { asked, .. } in self.under_way.drain(..) {
-            if asked.request.code.only_looks() {
-                self.again.push_back(asked);
+    /// Handles the requests without an answer, which may or may not have been carried out.
+    ///
+    /// Requests that may be repeated safely are kept for the next connection. The others fail.
+    fn connection_lost(&mut self, reason: &str) {
+        self.ping_sent = None;
+        self.state.wake_all_waiters(|facts| facts.reconnects += 1);
+        for InFlight { queued, .. } in self.in_flight.drain(..) {
+            if queued.request.code.may_be_repeated() {
+                self.resend.push_back(queued);
             } else {
-                let _ = asked.answer.send(Err(Failure::Lost(reason.to_owned())));
+                let _ = queued.answer.send(Err(Failure::Lost(reason.to_owned())));
             }
         }
     }
 
-    /// Finds a server for the session; `None` when nobody needs it, an error when it is over.
+    /// Connects to a server that accepts the session; `None` if nobody uses the session any more, an error if
+    /// it has expired.
     ///
-    /// It is over as well when no server has said anything for as long as it lasts. Each try that arrives is a sign of
-    /// life, though nothing comes back, and would keep claims in the queue whose owners have been told that they are lost.
+    /// It also counts as expired when no server has answered for the session's whole timeout. By then the
+    /// owners of its claims have been told that the claims are lost. To the servers, each attempt that
+    /// arrives is a sign of life, even if its answer never comes back. So further attempts would keep those
+    /// claims in the queue.
     async fn reconnect(&mut self) -> Option<Result<Connection, ()>> {
-        let mut pause = RETRY.0;
+        let mut pause = RETRY_PAUSE.0;
         loop {
-            if self.heard.elapsed() >= self.identity.timeout {
+            if self.last_received.elapsed() >= self.credentials.timeout {
                 return Some(Err(()));
             }
-            match connect_any(&self.config, &mut self.identity).await {
+            match connect_any(&self.config, &mut self.credentials).await {
                 Ok((connection, host)) => {
                     self.host = host;
-                    self.written = Instant::now();
-                    self.heard = self.written;
-                    self.state.facts().timeout = self.identity.timeout;
+                    self.last_written = Instant::now();
+                    self.last_received = self.last_written;
+                    self.state.facts().timeout = self.credentials.timeout;
                     return Some(Ok(connection));
                 }
                 Err(Failure::Expired) => return Some(Err(())),
                 Err(failure) => {
-                    tracing::debug!(store = %self.config.shown, %failure, "no server takes the session");
+                    tracing::debug!(store = %self.config.shown, %failure, "no server accepts the session");
                 }
             }
             if self.requests.is_closed() {
                 return None;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
+            pause = (pause * 2).min(RETRY_PAUSE.1);
         }
     }
 
-    /// Tells everybody that the session is over.
+    /// Ends the session: fails all its requests and wakes all its waiters.
     fn expire(mut self) {
-        self.state.all_look(|facts| facts.is_over = true);
-        self.state.ended.notify_one();
+        self.state.wake_all_waiters(|facts| facts.is_expired = true);
+        self.state.expired.notify_one();
         self.requests.close();
-        while let Ok(asked) = self.requests.try_recv() {
-            let _ = asked.answer.send(Err(Failure::Expired));
+        while let Ok(queued) = self.requests.try_recv() {
+            let _ = queued.answer.send(Err(Failure::Expired));
         }
-        for asked in self.again.drain(..) {
-            let _ = asked.answer.send(Err(Failure::Expired));
+        for queued in self.resend.drain(..) {
+            let _ = queued.answer.send(Err(Failure::Expired));
         }
-        for UnderWay { asked, .. } in self.under_way.drain(..) {
-            let _ = asked.answer.send(Err(Failure::Expired));
+        for InFlight { queued, .. } in self.in_flight.drain(..) {
+            let _ = queued.answer.send(Err(Failure::Expired));
         }
     }
 }
@@ -335,13 +350,13 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(9);
 
-    /// A driver without a connection, that wrote and heard something at the same moment.
+    /// A driver without a connection, which has written and received something at the same moment.
     fn driver() -> Driver {
         let config = Address::parse("zookeeper://h?timeout=2s").and_then(Config::new).unwrap();
         let session = Session::detached(1, TIMEOUT);
-        let identity = Identity { id: 1, password: Vec::new(), timeout: TIMEOUT, seen: 0 };
+        let credentials = SessionCredentials { id: 1, password: Vec::new(), timeout: TIMEOUT, last_zxid: 0 };
         let (_, requests) = mpsc::unbounded_channel();
-        Driver::new(Arc::new(config), Arc::clone(session.state()), identity, 0, requests)
+        Driver::new(Arc::new(config), Arc::clone(session.state()), credentials, 0, requests)
     }
 
     fn seconds(count: u64) -> Duration {
@@ -349,49 +364,62 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_is_not_written_to_is_pinged_after_a_third_of_it() {
+    fn an_idle_session_is_pinged_after_a_third_of_its_timeout() {
         let driver = driver();
-        let due = driver.written + seconds(3);
-        assert_eq!(driver.ping_due(), due);
-        assert!(driver.is_idle(due) && !driver.is_idle(due - Duration::from_nanos(1)));
+        let due = driver.last_written + seconds(3);
+        assert_eq!(driver.ping_due(), Some(due));
+        assert!(driver.needs_ping(due) && !driver.needs_ping(due - Duration::from_nanos(1)));
     }
 
     #[test]
-    fn a_session_whose_claims_get_no_sign_of_life_is_not_pinged() {
+    fn a_session_whose_claims_are_not_renewed_is_not_pinged() {
         let driver = driver();
         driver.state.facts().claims = 1;
-        driver.state.facts().kept_until = driver.written + TIMEOUT - Duration::from_nanos(1);
-        assert!(driver.ping_due() > driver.written + 100 * TIMEOUT);
-        driver.state.facts().kept_until = driver.written + TIMEOUT;
-        assert_eq!(driver.ping_due(), driver.written + seconds(3), "the claims shall live so long");
-        driver.state.facts().kept_until = driver.written;
+        driver.state.facts().keep_alive_until = driver.last_written + TIMEOUT - Duration::from_nanos(1);
+        assert_eq!(driver.ping_due(), None);
+        driver.state.facts().keep_alive_until = driver.last_written + TIMEOUT;
+        assert_eq!(
+            driver.ping_due(),
+            Some(driver.last_written + seconds(3)),
+            "it is renewed for a whole timeout"
+        );
+        driver.state.facts().keep_alive_until = driver.last_written;
         driver.state.facts().claims = 0;
-        assert_eq!(driver.ping_due(), driver.written + seconds(3), "nobody's claim outlives anything by it");
+        assert_eq!(
+            driver.ping_due(),
+            Some(driver.last_written + seconds(3)),
+            "no claim outlives its lease by it"
+        );
     }
 
     #[test]
-    fn an_answer_is_due_as_long_after_its_request_as_the_address_says() {
+    fn an_answer_is_due_after_the_timeout_of_the_address() {
         let mut driver = driver();
         assert_eq!(driver.answer_due(), None);
-        driver.ping = Some(driver.written + seconds(1));
-        assert_eq!(driver.answer_due(), Some(driver.written + seconds(3)));
+        driver.ping_sent = Some(driver.last_written + seconds(1));
+        assert_eq!(driver.answer_due(), Some(driver.last_written + seconds(3)));
         let (answer, _) = tokio::sync::oneshot::channel();
-        let asked = Asked { request: Request::ping(), asked_at: driver.written, answer };
-        driver.under_way.push_back(UnderWay { number: 1, asked, written_at: driver.written });
-        assert_eq!(driver.answer_due(), Some(driver.written + seconds(2)), "the older of both");
+        let queued = QueuedRequest { request: Request::ping(), requested_at: driver.last_written, answer };
+        driver.in_flight.push_back(InFlight { xid: 1, queued, written_at: driver.last_written });
+        assert_eq!(driver.answer_due(), Some(driver.last_written + seconds(2)), "the older of the two");
     }
 
     #[test]
-    fn what_is_due_is_looked_at_when_it_is_and_now_and_then_without() {
+    fn the_next_check_is_when_something_is_due_and_within_a_quarter_of_the_timeout() {
         let mut driver = driver();
         let quarter = TIMEOUT / 4;
-        let look = |driver: &Driver| (Instant::now() + quarter, driver.next_look(), Instant::now() + quarter);
-        // A ping is due later than the next look.
-        let (from, next, to) = look(&driver);
+        let check =
+            |driver: &Driver| (Instant::now() + quarter, driver.next_check(), Instant::now() + quarter);
+        // The ping is due later than the regular check.
+        let (from, next, to) = check(&driver);
         assert!(from <= next && next <= to);
-        driver.written -= seconds(2);
-        assert_eq!(driver.next_look(), driver.written + seconds(3));
-        driver.ping = Some(driver.written);
-        assert_eq!(driver.next_look(), driver.written + seconds(2), "the answer is due, and no other ping");
+        driver.last_written -= seconds(2);
+        assert_eq!(driver.next_check(), driver.last_written + seconds(3));
+        driver.ping_sent = Some(driver.last_written);
+        assert_eq!(
+            driver.next_check(),
+            driver.last_written + seconds(2),
+            "the answer is due, and no other ping"
+        );
     }
 }

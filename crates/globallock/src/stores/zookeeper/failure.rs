@@ -2,43 +2,43 @@
 
 use super::config::Config;
 use super::connection::Failure;
-use super::wire::Refusal;
+use super::wire::ErrorCode;
 use crate::error::Error;
 
 impl Config {
     pub(super) fn error(&self, failure: Failure) -> Error {
         let store = &self.shown;
-        let refusal = match failure {
+        let code = match failure {
             Failure::Lost(reason) => return Error::unavailable(store, reason),
-            Failure::Expired => return Error::unavailable(store, "the session is over"),
-            Failure::Refused(refusal) => refusal,
+            Failure::Expired => return Error::unavailable(store, "the session has expired"),
+            Failure::Refused(code) => code,
         };
-        match refusal {
-            Refusal::NO_AUTH => Error::permission_denied(
+        match code {
+            ErrorCode::NO_AUTH => Error::permission_denied(
                 store,
-                "the nodes' ACL does not let this user in: it needs read, create and delete on the lock's node and \
-                 on those above, and read on the claims of others",
+                "the nodes' ACL does not let this user in: it needs read, create and delete on the lock's \
+                 node and on those above, and read on the claims of others",
             ),
-            Refusal::AUTH_FAILED => Error::permission_denied(
+            ErrorCode::AUTH_FAILED => Error::permission_denied(
                 store,
-                "user or password is wrong, or the servers do not know this way (auth=)",
+                "user or password is wrong, or the servers do not support this scheme (auth=)",
             ),
-            Refusal::INVALID_ACL => Error::permission_denied(
+            ErrorCode::INVALID_ACL => Error::permission_denied(
                 store,
-                "the servers refuse the ACL that the address asks for: acl=creator needs a user whom they know",
+                "the servers refuse the ACL that the address asks for: acl=creator needs a user that they \
+                 know",
             ),
-            Refusal::UNIMPLEMENTED => Error::failed_precondition(
+            ErrorCode::UNIMPLEMENTED => Error::failed_precondition(
                 store,
                 "the server is too old: globallock needs ZooKeeper 3.5 or newer",
             ),
-            Refusal::QUOTA_EXCEEDED => {
+            ErrorCode::QUOTA_EXCEEDED => {
                 Error::failed_precondition(store, "the quota of the nodes above is used up: raise it")
             }
-            Refusal::THROTTLED => Error::unavailable(store, "the server has too much to do"),
-            Refusal(number) => Error::failed_precondition(
-                store,
-                format!("the server refuses the request with error {number}"),
-            ),
+            ErrorCode::THROTTLED => Error::unavailable(store, "the server is overloaded"),
+            ErrorCode(code) => {
+                Error::failed_precondition(store, format!("the server refuses the request with error {code}"))
+            }
         }
     }
 }

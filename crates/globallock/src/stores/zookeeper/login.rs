@@ -1,4 +1,4 @@
-//! Who the user is, told to a server at the beginning of each connection.
+//! How a user authenticates to a server at the start of each connection.
 //!
 //! SASL's DIGEST-MD5 is RFC 2831 with the names that ZooKeeper's servers expect.
 
@@ -8,25 +8,25 @@ use md5::{Digest, Md5};
 
 use super::config::{Login, Scheme};
 use super::connection::{Connection, Failure};
-use super::wire::{AUTH, Reader, Refusal, Request};
+use super::wire::{AUTH_XID, ErrorCode, Reader, Request};
 
-/// The service and the host that the servers take for theirs, whatever they are called.
+/// The service and host name that all servers expect, whatever the name of their host is.
 const URI: &str = "zookeeper/zk-sasl-md5";
 
-/// Tells the server who the user is.
+/// Authenticates the user.
 pub(super) async fn log_in(connection: &mut Connection, login: &Login) -> Result<(), Failure> {
     let Login { scheme, user, password } = login;
     match scheme {
         Scheme::Digest => {
             let credentials = format!("{user}:{password}");
-            connection.call(AUTH, &Request::auth("digest", credentials.as_bytes())).await?;
+            connection.call(AUTH_XID, &Request::auth("digest", credentials.as_bytes())).await?;
         }
         Scheme::Sasl => {
             let challenge = token(&connection.call(1, &Request::sasl(&[])).await?)?;
             let mut random = [0; 16];
             getrandom::fill(&mut random).map_err(|error| Failure::Lost(error.to_string()))?;
             let response = respond(&challenge, login, URI, &hex(&random))
-                .ok_or(Failure::Refused(Refusal::AUTH_FAILED))?;
+                .ok_or(Failure::Refused(ErrorCode::AUTH_FAILED))?;
             connection.call(2, &Request::sasl(response.as_bytes())).await?;
         }
     }
@@ -37,7 +37,7 @@ fn token(answer: &[u8]) -> Result<String, Failure> {
     Ok(Reader(answer).text()?)
 }
 
-/// Answers a challenge, if it is one of DIGEST-MD5.
+/// Answers a challenge; `None` if it is not one of DIGEST-MD5.
 fn respond(challenge: &str, login: &Login, uri: &str, client_nonce: &str) -> Option<String> {
     let Login { user, password, .. } = login;
     let nonce = directive(challenge, "nonce")?;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_challenge_is_taken_apart() {
+    fn a_challenge_is_parsed() {
         let challenge = r#"realm="zk, sasl",nonce="a=b",charset=utf-8,algorithm=md5-sess"#;
         assert_eq!(directive(challenge, "realm"), Some("zk, sasl"));
         assert_eq!(directive(challenge, "nonce"), Some("a=b"));
@@ -96,7 +96,10 @@ mod tests {
     #[test]
     fn a_challenge_is_answered() {
         let login = Login { scheme: Scheme::Sasl, user: "chris".to_owned(), password: "secret".to_owned() };
-        let challenge = r#"realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth",algorithm=md5-sess,charset=utf-8"#;
+        let challenge = concat!(
+            r#"realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth","#,
+            "algorithm=md5-sess,charset=utf-8",
+        );
         let response = respond(challenge, &login, "imap/elwood.innosoft.com", "OA6MHXh6VqTrRk").unwrap();
         assert!(response.contains("response=d388dad90d4bbd760a152321f2143af7,"), "{response}");
         assert_eq!(respond("realm=x", &login, URI, "c"), None);

@@ -1,20 +1,21 @@
-//! The store in ZooKeeper: ephemeral sequential nodes below a node for each lock, as in the recipes of kazoo and Curator.
+//! The store in ZooKeeper: ephemeral sequential nodes below a node for each lock, as in the recipes of kazoo
+//! and Curator.
 //!
 //! `docs/zookeeper.md` says what it promises, what it costs and how it fails.
 
 mod config;
 mod connection;
-mod departure;
 #[cfg(test)]
 mod driven;
 mod driver;
+mod enqueue;
 mod failure;
-mod joining;
+mod inspect;
 mod login;
-mod looking;
 mod naming;
-mod places;
+mod positions;
 mod reading;
+mod release;
 #[cfg(test)]
 mod scripted;
 mod session;
@@ -32,12 +33,12 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use self::config::Config;
 use self::connection::Failure;
-use self::places::{Node, Place, Places};
-use self::reading::Readings;
+use self::positions::{Node, Position, Positions};
+use self::reading::SharedReads;
 use self::session::Session;
 use self::sessions::Sessions;
 use self::watch::Watched;
-use self::wire::{Refusal, Request};
+use self::wire::{ErrorCode, Request};
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Release, WaitMode,
 };
@@ -50,38 +51,38 @@ pub(crate) struct ZooKeeper {
     shared: Arc<Shared>,
 }
 
-/// What requests that outlive their callers need.
+/// The state of the store, shared with requests that outlive their callers.
 struct Shared {
     config: Arc<Config>,
     sessions: Sessions,
-    places: Mutex<Places>,
-    readings: Readings,
+    positions: Mutex<Positions>,
+    reads: SharedReads,
 }
 
 impl ZooKeeper {
     /// Connects to the ensemble that `address` names.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`]; as the ensemble answers otherwise.
+    /// [`Error::InvalidAddress`], or as the ensemble answers.
     ///
     /// # Cancel safety
     /// A dropped call leaves no session behind.
     pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
         let config = Arc::new(Config::new(address)?);
         let sessions = Sessions::open(Arc::clone(&config)).await?;
-        let (places, readings) = (Mutex::default(), Readings::default());
-        Ok(Arc::new(ZooKeeper { shared: Arc::new(Shared { config, sessions, places, readings }) }))
+        let (positions, reads) = (Mutex::default(), SharedReads::default());
+        Ok(Arc::new(ZooKeeper { shared: Arc::new(Shared { config, sessions, positions, reads }) }))
     }
 }
 
 impl Shared {
-    fn places(&self) -> MutexGuard<'_, Places> {
+    fn positions(&self) -> MutexGuard<'_, Positions> {
         // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, id: ClaimId) -> Option<Place> {
-        self.places().get(id).cloned()
+    fn position(&self, id: ClaimId) -> Option<Position> {
+        self.positions().get(id).cloned()
     }
 
     fn error(&self, failure: Failure) -> Error {
@@ -90,25 +91,26 @@ impl Shared {
 
     async fn wait_for_change(self: &Arc<Self>, claim: &Claim) -> Result<Option<ClaimStatus>> {
         loop {
-            let Some(place) = self.place(claim.id).filter(|place| !place.session.is_over()) else {
+            let Some(position) = self.position(claim.id).filter(|position| !position.session.is_expired())
+            else {
                 return Ok(Some(ClaimStatus::Gone));
             };
-            if place.granted.is_some() {
-                return Ok(Some(place.status(claim)));
+            if position.granted.is_some() {
+                return Ok(Some(position.status(claim)));
             }
-            let watched = Watched::new(&self.config.layout.lock(&claim.name), &place, claim);
+            let watched = Watched::new(&self.config.layout.lock(&claim.name), &position, claim);
             let gone = watched.gone().await.map_err(|failure| self.error(failure))?;
             if let Some(gone) = gone
-                && !watched.is_mine_in(&gone)
-                && let Some(status) = self.places().advance(claim, &gone)
+                && !watched.own_is_among(&gone)
+                && let Some(status) = self.positions().advance(claim, &gone)
             {
                 if status == ClaimStatus::Waiting {
                     continue;
                 }
                 return Ok(Some(status));
             }
-            let Some(node) = &place.node else { return Ok(None) };
-            match self.read_again(claim, node, &place.session).await {
+            let Some(node) = &position.node else { return Ok(None) };
+            match self.read_again(claim, node, &position.session).await {
                 Ok(ClaimStatus::Waiting) => {}
                 Ok(status) => return Ok(Some(status)),
                 Err(Failure::Expired) => return Ok(Some(ClaimStatus::Gone)),
@@ -117,16 +119,17 @@ impl Shared {
         }
     }
 
-    /// Keeps a session alive, and looks whether the nodes of its claims are there.
+    /// Keeps a session alive, and checks that the nodes of its claims are there.
     ///
-    /// An answer is about the node that was asked for: meanwhile the claim may have been made again.
+    /// Each claim comes with the node that is asked for. If the claim is requested again in the meantime, it
+    /// has another node, and the answer says nothing about that one.
     async fn renew(
         &self,
         session: &Session,
         claims: &[(&Claim, Option<Node>)],
     ) -> Result<Vec<ClaimStatus>, Failure> {
         for (claim, _) in claims {
-            session.sign_of_life(claim.lease);
+            session.keep_alive_for(claim.lease);
         }
         let synced = session.send(Request::sync("/"));
         let mut pending = Vec::with_capacity(claims.len());
@@ -137,39 +140,39 @@ impl Shared {
         let mut statuses = Vec::with_capacity(claims.len());
         for ((claim, node), pending) in claims.iter().zip(pending) {
             let found = match pending {
-                // It is being made: that answer tells.
+                // Its creation is in flight, and the answer to that will say it.
                 None => true,
                 Some(pending) => match session.answer(pending).await {
                     Ok(_) => true,
-                    Err(Failure::Refused(Refusal::NO_NODE)) => false,
+                    Err(Failure::Refused(ErrorCode::NO_NODE)) => false,
                     Err(failure) => return Err(failure),
                 },
             };
             if !found {
-                self.places().found_gone(claim.id, session, node.as_ref());
+                self.positions().found_gone(claim.id, session, node.as_ref());
             }
-            // The grant may have come while the server was asked.
+            // Read after the answer, because the claim may have been granted since the request.
             statuses.push(self.status(claim));
         }
         Ok(statuses)
     }
 
-    /// Where a claim stands, as far as is known.
+    /// The status of a claim as far as it is known.
     fn status(&self, claim: &Claim) -> ClaimStatus {
-        self.places().get(claim.id).map_or(ClaimStatus::Gone, |place| place.status(claim))
+        self.positions().get(claim.id).map_or(ClaimStatus::Gone, |position| position.status(claim))
     }
 }
 
-/// Takes out a node, and says whether it was there.
+/// Deletes a node, and returns whether it was there.
 async fn delete(session: &Session, path: &str) -> Result<bool, Failure> {
     match session.ask(Request::delete(path)).await {
         Ok(_) => Ok(true),
-        Err(Failure::Refused(Refusal::NO_NODE)) => Ok(false),
+        Err(Failure::Refused(ErrorCode::NO_NODE)) => Ok(false),
         Err(failure) => Err(failure),
     }
 }
 
-/// Claims of one session, by where they stand among all, and their nodes.
+/// Claims of one session: their indices among the claims to renew, and their nodes.
 type Group<'a> = (Arc<Session>, Vec<usize>, Vec<(&'a Claim, Option<Node>)>);
 
 #[async_trait]
@@ -179,9 +182,9 @@ impl Backend for ZooKeeper {
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
-        if self.shared.place(claim.id).is_some_and(|place| place.leaves) {
-            // A try that had to leave again, and was not answered: a request that takes it out is on its way, so that
-            // what holds by now would not hold for long.
+        if self.shared.position(claim.id).is_some_and(|position| position.releasing) {
+            // An earlier try had to release the claim, and that got no answer. The request to delete the node
+            // may still be on its way, so even if the claim held now, it would not hold for long.
             self.shared.release(claim).await?;
             return Ok(ClaimStatus::Gone);
         }
@@ -200,21 +203,22 @@ impl Backend for ZooKeeper {
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let mut by_session: HashMap<i64, Group<'_>> = HashMap::new();
         for (index, claim) in claims.iter().enumerate() {
-            if let Some(place) = self.shared.place(claim.id) {
-                let (_, indices, group) =
-                    by_session.entry(place.session.id()).or_insert_with(|| (place.session, vec![], vec![]));
+            if let Some(position) = self.shared.position(claim.id) {
+                let (_, indices, group) = by_session
+                    .entry(position.session.id())
+                    .or_insert_with(|| (position.session, vec![], vec![]));
                 indices.push(index);
-                group.push((&**claim, place.node));
+                group.push((&**claim, position.node));
             }
         }
         let mut answers: Vec<Result<ClaimStatus>> = claims.iter().map(|_| Ok(ClaimStatus::Gone)).collect();
         for (session, indices, group) in by_session.into_values() {
             let renewed = self.shared.renew(&session, &group).await;
-            for (position, (index, (claim, node))) in indices.into_iter().zip(group).enumerate() {
+            for (nth, (index, (claim, node))) in indices.into_iter().zip(group).enumerate() {
                 answers[index] = match &renewed {
-                    Ok(statuses) => Ok(statuses[position]),
+                    Ok(statuses) => Ok(statuses[nth]),
                     Err(Failure::Expired) => {
-                        self.shared.places().found_gone(claim.id, &session, node.as_ref());
+                        self.shared.positions().found_gone(claim.id, &session, node.as_ref());
                         Ok(self.shared.status(claim))
                     }
                     Err(failure) => Err(self.shared.error(failure.clone())),
@@ -225,7 +229,7 @@ impl Backend for ZooKeeper {
     }
 
     async fn session_lost_hint(&self) {
-        self.shared.sessions.ended().await;
+        self.shared.sessions.expired().await;
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

@@ -1,8 +1,11 @@
-//! Where locks live in the tree, and what the nodes of their claims are called.
+//! Where locks live in the tree, and the names of their claims' nodes.
 //!
-//! The nodes are those of other programs' recipes, so that their users and ours queue with each other: kazoo's
-//! `<32 hex>__lock__<sequence>` and `__rlock__` for readers, or Curator's `_c_<uuid>-lock-<sequence>`, `__READ__` and
-//! `__WRIT__`. What those have no name for carries its share in front: `<32 hex>.<weight>.<capacity>__lock__…`.
+//! The names are those of other programs' recipes, so that their users and ours share one queue:
+//! - kazoo's `<32 hex>__lock__<sequence>` and, for readers, `__rlock__`;
+//! - Curator's `_c_<uuid>-lock-<sequence>`, `__READ__` and `__WRIT__`.
+//!
+//! A claim that the recipe has no name for carries its permits in front:
+//! `<32 hex>.<count>.<capacity>__lock__…`.
 
 use percent_encoding::percent_decode_str;
 
@@ -14,7 +17,7 @@ const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
 const WRITE: Permits = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
 
-/// Whose nodes the claims look like.
+/// The program whose names the claims' nodes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Naming {
     Kazoo,
@@ -24,47 +27,50 @@ pub(super) enum Naming {
 /// Where and how the locks of one store are kept.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
-    /// The node above all locks, without a slash behind it; empty for the tree's own root.
+    /// The path above all locks, without a trailing slash; empty for the tree's own root.
     pub(super) root: String,
     pub(super) naming: Naming,
 }
 
-/// A claim as its node's name tells it.
+/// A claim as its node's name describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct ListedClaim {
     /// The node's name, without its parent's path.
     pub(super) node: String,
     pub(super) id: Option<ClaimId>,
     pub(super) permits: Permits,
-    /// Its place in the order of joining, which goes on at the least number after the greatest.
+    /// ZooKeeper's 32-bit counter of the lock's children, which is the order of joining. It wraps from
+    /// 2147483647 to -2147483648.
     pub(super) sequence: i32,
 }
 
-impl Listed {
-    /// What claims are sorted by.
+impl ListedClaim {
+    /// The sort key of claims: two nodes with one sequence number are sorted by name.
     pub(super) fn order(&self) -> (i32, &str) {
         (self.sequence, &self.node)
     }
 }
 
-/// Whether a path can have this character, in UTF-16 units as the server counts.
-pub(super) fn is_plain(c: char) -> bool {
-    // Whatever takes two units is made of such as the server refuses.
+/// Whether the server allows this character in a path.
+pub(super) fn is_allowed(c: char) -> bool {
+    // The server checks UTF-16 units and refuses surrogates, so every character beyond U+FFFF is refused too.
     !matches!(c, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
 }
 
 impl Layout {
-    /// The node below which a lock's claims are.
+    /// The path of a lock's node, whose children are the claims.
     ///
-    /// A name's slashes make nodes within nodes, as in other programs, unless a part of it could not be a node or
-    /// would look like a claim of the lock above it; Curator takes whatever is below a lock for its claim.
+    /// The parts of a name between slashes become nodes within nodes, as in other programs. There are three
+    /// exceptions, where slashes are escaped: a part that cannot be a node, a part that would look like a
+    /// claim of the lock above it, and all names with Curator's naming, because Curator takes every child of
+    /// a lock for a claim.
     pub(super) fn lock(&self, name: &Name) -> String {
         let bad = |part: &str| matches!(part, "" | "." | "..") || self.parse(part).is_some();
-        let whole = self.naming == Naming::Curator || name.as_str().split('/').any(bad);
+        let one_node = self.naming == Naming::Curator || name.as_str().split('/').any(bad);
         let mut path = format!("{}/", self.root);
         for c in name.as_str().chars() {
             let alone = matches!(name.as_str(), "." | "..");
-            if c == '%' || !is_plain(c) || (c == '/' && whole) || alone {
+            if c == '%' || !is_allowed(c) || (c == '/' && one_node) || alone {
                 let mut bytes = [0; 4];
                 for byte in c.encode_utf8(&mut bytes).bytes() {
                     path.push_str(&format!("%{byte:02X}"));
@@ -76,13 +82,13 @@ impl Layout {
         path
     }
 
-    /// The name of the lock whose claims are below a node.
+    /// The name of the lock whose node has this path.
     pub(super) fn name(&self, lock: &str) -> Option<Name> {
         let escaped = lock.strip_prefix(&self.root)?.strip_prefix('/')?;
         Name::new(percent_decode_str(escaped).decode_utf8().ok()?).ok()
     }
 
-    /// What the node of a claim is called, up to the number that the server puts behind it.
+    /// The name of a claim's node, without the sequence number that the server appends.
     pub(super) fn claim(&self, claim: &Claim) -> String {
         let (id, permits) = (claim.id.to_string(), claim.permits);
         let Permits { count, capacity } = permits;
@@ -102,34 +108,34 @@ impl Layout {
         }
     }
 
-    /// Reads a claim from its node's name; `None` for the node of anything else.
-    pub(super) fn parse(&self, node: &str) -> Option<Listed> {
+    /// Parses the name of a node; `None` if it is not that of a claim.
+    pub(super) fn parse(&self, node: &str) -> Option<ListedClaim> {
         let kinds = match self.naming {
             Naming::Kazoo => [("__lock__", MUTEX), ("__rlock__", READ)].as_slice(),
             Naming::Curator => [("-lock-", MUTEX), ("-__READ__", READ), ("-__WRIT__", WRITE)].as_slice(),
         };
         kinds.iter().find_map(|(kind, permits)| {
-            let (owner, sequence) = node.rsplit_once(kind)?;
-            let (id, weighed) = self.owner(owner).unzip();
-            Some(Listed {
+            let (prefix, sequence) = node.rsplit_once(kind)?;
+            let (id, own_permits) = self.parse_prefix(prefix).unzip();
+            Some(ListedClaim {
                 node: node.to_owned(),
                 id,
-                permits: weighed.flatten().unwrap_or(*permits),
+                permits: own_permits.flatten().unwrap_or(*permits),
                 sequence: parse_sequence(sequence)?,
             })
         })
     }
 
-    /// Whether the node of a claim has the highest number there is.
-    pub(super) fn has_last_number(&self, path: &str) -> bool {
+    /// Whether a claim's node has the highest sequence number that there is.
+    pub(super) fn has_last_sequence(&self, path: &str) -> bool {
         let node = path.rsplit('/').next().and_then(|node| self.parse(node));
         node.is_some_and(|listed| listed.sequence == i32::MAX)
     }
 
-    /// Reads what stands in front of the kind: an id, and a share where the kind does not tell it.
-    fn owner(&self, owner: &str) -> Option<(ClaimId, Option<Permits>)> {
-        let (id, permits) = match owner.split_once('.') {
-            None => (owner, None),
+    /// Parses what precedes the kind: an id, and the permits if the kind does not imply them.
+    fn parse_prefix(&self, prefix: &str) -> Option<(ClaimId, Option<Permits>)> {
+        let (id, permits) = match prefix.split_once('.') {
+            None => (prefix, None),
             Some((id, permits)) => {
                 let (count, capacity) = permits.split_once('.')?;
                 let (count, capacity) = (count.parse().ok()?, capacity.parse().ok()?);
@@ -142,23 +148,24 @@ impl Layout {
         }
     }
 
-    /// Reads the claims below a lock in the order of joining.
-    pub(super) fn queue(&self, nodes: &[String]) -> Vec<Listed> {
-        let mut queue: Vec<Listed> = nodes.iter().filter_map(|node| self.parse(node)).collect();
-        // Around the number of a claim of ours: others may make nodes with numbers that no server has given out.
+    /// Parses the children of a lock's node, and returns its claims in the order of joining.
+    pub(super) fn queue(&self, nodes: &[String]) -> Vec<ListedClaim> {
+        let mut queue: Vec<ListedClaim> = nodes.iter().filter_map(|node| self.parse(node)).collect();
+        // Sequence numbers wrap, so they are sorted by their distance from one of them. Those of one queue
+        // are never half the range apart. The base is a claim with an id, because another program may create
+        // a node with a sequence number that no server has assigned.
         let base = queue.iter().find(|listed| listed.id.is_some()).or(queue.first());
         if let Some(base) = base.map(|listed| listed.sequence) {
-            // Numbers wrap around; those of one queue are never half the range apart.
             queue.sort_by_key(|listed| listed.sequence.wrapping_sub(base));
         }
         queue
     }
 }
 
-/// Reads a number as the server writes it: ten characters with the minus, or eleven.
+/// Parses a sequence number as the server writes it: ten digits, or a minus and nine or ten digits.
 fn parse_sequence(text: &str) -> Option<i32> {
-    let plain = text.len() == 10 || (text.len() == 11 && text.starts_with('-'));
-    plain.then(|| text.parse().ok()).flatten().filter(|_| !text.starts_with('+'))
+    let well_formed = text.len() == 10 || (text.len() == 11 && text.starts_with('-'));
+    well_formed.then(|| text.parse().ok()).flatten().filter(|_| !text.starts_with('+'))
 }
 
 #[cfg(test)]
@@ -199,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_of_others_are_told_from_what_is_no_claim() {
+    fn claims_of_other_programs_are_told_from_nodes_that_are_no_claims() {
         let kazoo = layout(Naming::Kazoo);
         let theirs = kazoo.parse("anybody__rlock__0000000012").unwrap();
         assert_eq!((theirs.id, theirs.permits, theirs.sequence), (None, READ, 12));
@@ -221,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_that_nobody_can_have_is_taken_for_that_of_a_mutex() {
+    fn impossible_permits_are_taken_for_those_of_a_mutex() {
         let kazoo = layout(Naming::Kazoo);
         let id = claim(MUTEX).id;
         for (text, permits) in [
@@ -238,18 +245,18 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_number_there_is_is_told_from_the_others() {
+    fn only_the_highest_sequence_number_is_the_last() {
         for (naming, kind) in [(Naming::Kazoo, "x__lock__"), (Naming::Curator, "x-lock-")] {
             let layout = layout(naming);
-            assert!(layout.has_last_number(&format!("/_glocks/a/{kind}2147483647")));
-            for number in ["2147483646", "-2147483648", "0000000000", ""] {
-                assert!(!layout.has_last_number(&format!("/_glocks/a/{kind}{number}")), "{number}");
+            assert!(layout.has_last_sequence(&format!("/_glocks/a/{kind}2147483647")));
+            for sequence in ["2147483646", "-2147483648", "0000000000", ""] {
+                assert!(!layout.has_last_sequence(&format!("/_glocks/a/{kind}{sequence}")), "{sequence}");
             }
         }
     }
 
     #[test]
-    fn the_order_goes_on_where_the_numbers_wrap() {
+    fn the_order_continues_where_sequence_numbers_wrap() {
         let nodes =
             ["c__lock__-2147483648", "a__lock__2147483646", "d__lock__-2147483647", "b__lock__2147483647"];
         let queue = layout(Naming::Kazoo).queue(&nodes.map(str::to_owned));
@@ -258,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_a_name_are_nodes_where_they_can_be() {
+    fn the_parts_of_a_name_become_nodes_where_they_can() {
         let kazoo = layout(Naming::Kazoo);
         for (name, path) in [
             ("a/b", "/_glocks/a/b"),
@@ -275,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_read_back_from_its_path(name in "[^\0]{1,40}") {
+        fn a_name_is_parsed_back_from_its_path(name in "[^\0]{1,40}") {
             let name = Name::new(name).unwrap();
             for naming in [Naming::Kazoo, Naming::Curator] {
                 let layout = layout(naming);
@@ -283,12 +290,16 @@ mod tests {
                 prop_assert_eq!(layout.name(&path), Some(name.clone()));
                 let parts: Vec<&str> = path.split('/').skip(1).collect();
                 prop_assert!(parts.iter().all(|part| !matches!(*part, "" | "." | "..")), "{}", path);
-                prop_assert!(path.chars().all(is_plain), "{}", path);
+                prop_assert!(path.chars().all(is_allowed), "{}", path);
             }
         }
 
         #[test]
-        fn a_claim_is_read_back_from_its_node(count in 1_u32..=4, more in 0_u32..=4, sequence in any::<i32>()) {
+        fn a_claim_is_parsed_back_from_its_node(
+            count in 1_u32..=4,
+            more in 0_u32..=4,
+            sequence in any::<i32>(),
+        ) {
             for permits in [MUTEX, READ, WRITE, Permits { count, capacity: count + more }] {
                 for naming in [Naming::Kazoo, Naming::Curator] {
                     let layout = layout(naming);

@@ -1,4 +1,4 @@
-//! Reading the queue of a lock, once for all who want to know it at the same time.
+//! Reads of a lock's queue, each shared by all tasks that need it at the same time.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -9,69 +9,72 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::connection::Failure;
-use super::naming::{Layout, Listed};
-use super::places::Node;
+use super::naming::{Layout, ListedClaim};
+use super::positions::Node;
 use super::session::Session;
-use super::wire::{Reader, Refusal, Request};
+use super::wire::{ErrorCode, Reader, Request};
 use crate::backend::ClaimId;
 
-/// The claims below a lock, as they were read.
+/// The claims of a lock, as they were read.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    /// When that was asked for.
-    pub(super) asked_at: Instant,
-    /// By their numbers, the negative ones first.
-    queue: Vec<Listed>,
+    /// When the read was requested.
+    pub(super) requested_at: Instant,
+    /// Sorted by sequence number as an `i32`, so negative numbers come first.
+    queue: Vec<ListedClaim>,
 }
 
 impl Snapshot {
-    pub(super) fn new(layout: &Layout, children: &[String], asked_at: Instant) -> Self {
-        let mut queue: Vec<Listed> = children.iter().filter_map(|node| layout.parse(node)).collect();
+    pub(super) fn new(layout: &Layout, children: &[String], requested_at: Instant) -> Self {
+        let mut queue: Vec<ListedClaim> = children.iter().filter_map(|node| layout.parse(node)).collect();
         queue.sort_unstable_by(|one, other| one.order().cmp(&other.order()));
-        Snapshot { asked_at, queue }
+        Snapshot { requested_at, queue }
     }
 
-    /// Those in front of a node, from the front to there; `None` if the node itself is not there.
+    /// The claims ahead of a node, from the front of the queue; `None` if the node itself is not there.
     ///
-    /// Numbers count around that of the node, since they wrap: half of all are in front of it. Others may make nodes with
-    /// numbers that no server has given out, and around those two claims could each be in front of the other.
+    /// Sequence numbers wrap. So the order is measured from the node itself: the half of all numbers that
+    /// lies below its own is ahead of it. Measured from any other node, the order would not be safe: another
+    /// program may create a node with a number that no server has assigned, and then two claims could each be
+    /// ahead of the other.
     pub(super) fn ahead(
         &self,
         node: &Node,
-    ) -> Option<impl DoubleEndedIterator<Item = &Listed> + Clone + use<'_>> {
-        let mine = node.listed.order();
-        let place = self.queue.binary_search_by(|listed| listed.order().cmp(&mine)).ok()?;
-        let first = mine.0.wrapping_add(i32::MIN);
+    ) -> Option<impl DoubleEndedIterator<Item = &ListedClaim> + Clone + use<'_>> {
+        let own = node.listed.order();
+        let index = self.queue.binary_search_by(|listed| listed.order().cmp(&own)).ok()?;
+        let first = own.0.wrapping_add(i32::MIN);
         let start = self.queue.partition_point(|listed| listed.order().0 < first);
-        let (wrapped, plain) =
-            if start <= place { (0..0, start..place) } else { (start..self.queue.len(), 0..place) };
-        Some(self.queue[wrapped].iter().chain(&self.queue[plain]))
+        let (wrapped, rest) =
+            if start <= index { (0..0, start..index) } else { (start..self.queue.len(), 0..index) };
+        Some(self.queue[wrapped].iter().chain(&self.queue[rest]))
     }
 
-    /// The nodes that carry a claim's id.
-    pub(super) fn of(&self, id: ClaimId) -> impl Iterator<Item = &Listed> {
+    /// The nodes with this claim id.
+    pub(super) fn of(&self, id: ClaimId) -> impl Iterator<Item = &ListedClaim> {
         self.queue.iter().filter(move |listed| listed.id == Some(id))
     }
 }
 
-type Answer = Result<Arc<Snapshot>, Failure>;
-/// Those who wait for a reading, by the session and the lock's node.
-type Waiting = HashMap<(i64, String), Vec<oneshot::Sender<Answer>>>;
+type ReadResult = Result<Arc<Snapshot>, Failure>;
+/// The senders of tasks that wait for the next read, by the session's id and the path of the lock's node.
+type Waiting = HashMap<(i64, String), Vec<oneshot::Sender<ReadResult>>>;
 
-/// The readings under way, each with those who came too late for it: they share the next.
+/// The reads in flight. A lock has an entry while one is in flight; tasks that are too late for it share the
+/// next one.
 #[derive(Default)]
-pub(super) struct Readings {
+pub(super) struct SharedReads {
     by_lock: Mutex<Waiting>,
 }
 
-impl Readings {
+impl SharedReads {
     fn by_lock(&self) -> MutexGuard<'_, Waiting> {
         // No code panics while it holds the lock, so a poisoned map is still whole.
         self.by_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those who wait for the next reading; with nobody there, none is under way any more.
-    fn next(&self, of: &(i64, String)) -> Vec<oneshot::Sender<Answer>> {
+    /// Takes the senders that wait for the next read. Without any, removes the entry: no read follows.
+    fn next(&self, of: &(i64, String)) -> Vec<oneshot::Sender<ReadResult>> {
         let mut by_lock = self.by_lock();
         let next = by_lock.get_mut(of).map(std::mem::take).unwrap_or_default();
         if next.is_empty() {
@@ -82,18 +85,19 @@ impl Readings {
 }
 
 impl Shared {
-    /// Reads the queue of a lock as it is now, after the leader has told that the session lives.
+    /// Reads the queue of a lock as it is after this call, and has the leader confirm that the session lives.
     ///
-    /// Whoever asks while a reading is under way shares the next one: what was read before the question says nothing.
+    /// A call that comes while a read is in flight shares the next read, because the one in flight may show
+    /// the queue as it was before the call.
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(super) async fn read(self: &Arc<Self>, session: &Arc<Session>, lock: &str) -> Answer {
+    pub(super) async fn read(self: &Arc<Self>, session: &Arc<Session>, lock: &str) -> ReadResult {
         let (sender, answer) = oneshot::channel();
         let of = (session.id(), lock.to_owned());
-        let begins = match self.readings.by_lock().entry(of.clone()) {
-            Entry::Occupied(mut under_way) => {
-                under_way.get_mut().push(sender);
+        let starts = match self.reads.by_lock().entry(of.clone()) {
+            Entry::Occupied(mut in_flight) => {
+                in_flight.get_mut().push(sender);
                 false
             }
             Entry::Vacant(none) => {
@@ -101,36 +105,36 @@ impl Shared {
                 true
             }
         };
-        if begins {
+        if starts {
             let (shared, session) = (Arc::clone(self), Arc::clone(session));
             tokio::spawn(async move {
                 loop {
-                    let next = shared.readings.next(&of);
+                    let next = shared.reads.next(&of);
                     if next.is_empty() {
                         return;
                     }
                     let read = shared.read_now(&session, &of.1).await;
                     for sender in next {
-                        // Whoever does not wait any more needs no answer.
+                        // An error means that the caller is gone, and needs no answer.
                         let _ = sender.send(read.clone());
                     }
                 }
             });
         }
-        answer.await.unwrap_or_else(|_| Err(Failure::Lost("the runtime ends".to_owned())))
+        answer.await.unwrap_or_else(|_| Err(Failure::Lost("the runtime is shutting down".to_owned())))
     }
 
-    async fn read_now(&self, session: &Session, lock: &str) -> Answer {
+    async fn read_now(&self, session: &Session, lock: &str) -> ReadResult {
         let synced = session.send(Request::sync(lock));
         let listed = session.send(Request::children(lock));
-        let asked_at = synced.asked_at;
+        let requested_at = synced.requested_at;
         session.answer(synced).await?;
         let children = match session.answer(listed).await {
             Ok(children) => Reader(&children).children()?,
-            Err(Failure::Refused(Refusal::NO_NODE)) => Vec::new(),
+            Err(Failure::Refused(ErrorCode::NO_NODE)) => Vec::new(),
             Err(failure) => return Err(failure),
         };
-        Ok(Arc::new(Snapshot::new(&self.config.layout, &children, asked_at)))
+        Ok(Arc::new(Snapshot::new(&self.config.layout, &children, requested_at)))
     }
 }
 
@@ -141,7 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn node(layout: &Layout, name: &str) -> Node {
-        Node { path: format!("/{name}"), created: 1, listed: layout.parse(name).unwrap() }
+        Node { path: format!("/{name}"), czxid: 1, listed: layout.parse(name).unwrap() }
     }
 
     fn layout() -> Layout {
@@ -149,51 +153,56 @@ mod tests {
     }
 
     #[test]
-    fn numbers_from_nowhere_change_nothing_between_two_claims() {
+    fn a_forged_number_does_not_change_the_order_of_two_claims() {
         let layout = layout();
         let [one, other] = ["a__lock__0000000000", "b__lock__0000000021"].map(str::to_owned);
-        for number in [i32::MIN, i32::MIN + 1, i32::MIN + 22, -1, 7, i32::MAX] {
-            let nodes = [format!("x__lock__{number:010}"), one.clone(), other.clone()];
+        for forged in [i32::MIN, i32::MIN + 1, i32::MIN + 22, -1, 7, i32::MAX] {
+            let nodes = [format!("x__lock__{forged:010}"), one.clone(), other.clone()];
             let snapshot = Snapshot::new(&layout, &nodes, Instant::now());
-            let ahead = |mine: &String| -> Vec<String> {
-                let ahead = snapshot.ahead(&node(&layout, mine)).unwrap();
+            let ahead = |own: &String| -> Vec<String> {
+                let ahead = snapshot.ahead(&node(&layout, own)).unwrap();
                 ahead.map(|listed| listed.node.clone()).collect()
             };
-            assert!(ahead(&other).contains(&one) && !ahead(&one).contains(&other), "{number}");
+            assert!(ahead(&other).contains(&one) && !ahead(&one).contains(&other), "{forged}");
         }
     }
 
     #[test]
-    fn of_two_that_are_half_of_all_numbers_apart_one_is_in_front() {
+    fn of_two_claims_half_of_all_numbers_apart_one_is_ahead() {
         let layout = layout();
-        let ahead = |mine: i32| -> Vec<i32> {
+        let ahead = |own: i32| -> Vec<i32> {
             let name = |number: i32| format!("x__lock__{number:010}");
-            let nodes = [mine.wrapping_add(i32::MIN), mine, mine.wrapping_add(i32::MAX)].map(name);
+            let nodes = [own.wrapping_add(i32::MIN), own, own.wrapping_add(i32::MAX)].map(name);
             let snapshot = Snapshot::new(&layout, &nodes, Instant::now());
-            let mine = node(&layout, &name(mine));
-            snapshot.ahead(&mine).unwrap().map(|listed| listed.sequence).collect()
+            let own = node(&layout, &name(own));
+            snapshot.ahead(&own).unwrap().map(|listed| listed.sequence).collect()
         };
-        for mine in [0, 5, -5, i32::MAX, i32::MIN] {
-            assert_eq!(ahead(mine), [mine.wrapping_add(i32::MIN)], "in front of {mine}");
+        for own in [0, 5, -5, i32::MAX, i32::MIN] {
+            assert_eq!(ahead(own), [own.wrapping_add(i32::MIN)], "ahead of {own}");
         }
     }
 
     proptest! {
         #[test]
-        fn those_in_front_are_half_of_all_numbers_in_their_order(
-            mut numbers in prop::collection::btree_set(prop_oneof![any::<i32>(), -9..9, i32::MAX - 9..i32::MAX], 1..20),
-            mine in any::<i32>(),
+        fn the_half_of_all_numbers_below_a_claim_is_ahead_in_order(
+            mut numbers in prop::collection::btree_set(
+                prop_oneof![any::<i32>(), -9..9, i32::MAX - 9..i32::MAX],
+                1..20,
+            ),
+            own in any::<i32>(),
         ) {
             let layout = layout();
             let name = |number: i32| format!("x__lock__{number:010}");
             let absent = Snapshot::new(&layout, &[], Instant::now());
-            prop_assert!(absent.ahead(&node(&layout, &name(mine))).is_none());
-            numbers.insert(mine);
+            prop_assert!(absent.ahead(&node(&layout, &name(own))).is_none());
+            numbers.insert(own);
             let nodes: Vec<String> = numbers.iter().map(|number| name(*number)).collect();
             let snapshot = Snapshot::new(&layout, &nodes, Instant::now());
-            let found: Vec<i32> = snapshot.ahead(&node(&layout, &name(mine))).unwrap().map(|listed| listed.sequence).collect();
-            let mut expected: Vec<i32> = numbers.into_iter().filter(|number| number.wrapping_sub(mine) < 0).collect();
-            expected.sort_by_key(|number| number.wrapping_sub(mine));
+            let ahead = snapshot.ahead(&node(&layout, &name(own))).unwrap();
+            let found: Vec<i32> = ahead.map(|listed| listed.sequence).collect();
+            let is_ahead = |number: &i32| number.wrapping_sub(own) < 0;
+            let mut expected: Vec<i32> = numbers.into_iter().filter(is_ahead).collect();
+            expected.sort_by_key(|number| number.wrapping_sub(own));
             prop_assert_eq!(found, expected);
         }
     }

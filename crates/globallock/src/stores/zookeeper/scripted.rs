@@ -1,4 +1,4 @@
-//! A server for tests, of which each answer can be kept back, and what happens when answers overtake each other.
+//! A server for tests that can hold back each answer, and tests of answers that overtake each other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::wire::{Reader, Refusal, Writer};
+use super::wire::{ErrorCode, Reader, Writer};
 use super::{Address, Backend, Claim, ClaimId, ClaimStatus, Name, Release, WaitMode, ZooKeeper};
 use crate::queue::Permits;
 
@@ -21,46 +21,48 @@ const CHILDREN: i32 = 8;
 const CREATE_CONTAINER: i32 = 19;
 const EXPIRED: i32 = -112;
 
-/// One server, whose locks' nodes are all there.
-struct Peer {
+/// One server, on which the node of every lock exists.
+struct Server {
     url: String,
     state: Arc<Mutex<State>>,
-    /// Whether answers are sent.
+    /// Whether answers are sent or held back.
     answers: watch::Sender<bool>,
-    /// Ends the connections that are open.
+    /// Closes the open connections.
     cut: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Each claim's node, and its session.
+    /// The session of each claim's node, by the node's path.
     nodes: BTreeMap<String, i64>,
     sessions: Vec<i64>,
-    /// Requests are numbered like transactions.
-    transaction: i64,
+    /// Counts requests as if each were a transaction.
+    zxid: i64,
     sequence: i32,
-    asked: HashMap<i32, usize>,
+    /// How many requests of each type have arrived.
+    requests: HashMap<i32, usize>,
     connections: usize,
-    /// Whether a connection ends once the session is there.
+    /// Whether connections are closed right after the handshake.
     hangs_up: bool,
 }
 
-impl Peer {
-    async fn start() -> Peer {
+impl Server {
+    async fn start() -> Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("zookeeper://127.0.0.1:{}?timeout=30s", listener.local_addr().unwrap().port());
-        let peer = Peer {
+        let server = Server {
             url,
             state: Arc::default(),
             answers: watch::Sender::new(true),
             cut: watch::Sender::default(),
         };
-        let (state, answers, cut) = (Arc::clone(&peer.state), peer.answers.subscribe(), peer.cut.subscribe());
+        let (state, answers, cut) =
+            (Arc::clone(&server.state), server.answers.subscribe(), server.cut.subscribe());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let served = serve(stream, Arc::clone(&state), answers.clone());
                 let mut cut = cut.clone();
-                // Only what is open when it is told is cut.
+                // Only connections that are open at the time are closed.
                 cut.mark_unchanged();
                 tokio::spawn(async move {
                     tokio::select! {
@@ -70,7 +72,7 @@ impl Peer {
                 });
             }
         });
-        peer
+        server
     }
 
     async fn store(&self) -> Arc<ZooKeeper> {
@@ -81,20 +83,20 @@ impl Peer {
         self.state.lock().unwrap()
     }
 
-    fn asked(&self, code: i32) -> usize {
-        self.state().asked.get(&code).copied().unwrap_or(0)
+    fn requests(&self, code: i32) -> usize {
+        self.state().requests.get(&code).copied().unwrap_or(0)
     }
 
-    /// Waits until so many requests of a kind have arrived.
-    async fn has_been_asked(&self, code: i32, times: usize) {
+    /// Waits until this many requests of a type have arrived.
+    async fn wait_for_requests(&self, code: i32, times: usize) {
         let until = Instant::now() + Duration::from_secs(30);
-        while self.asked(code) < times {
-            assert!(Instant::now() < until, "{} requests of kind {code}, not {times}", self.asked(code));
+        while self.requests(code) < times {
+            assert!(Instant::now() < until, "{} requests of type {code}, not {times}", self.requests(code));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    /// Ends all sessions, as if nobody had given a sign of life.
+    /// Ends all sessions, as if they had expired.
     fn end_sessions(&self) {
         let mut state = self.state();
         state.sessions.clear();
@@ -119,8 +121,8 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut answers: wat
         state.connections += 1;
         let session = match session {
             0 => {
-                state.transaction += 1;
-                let session = state.transaction;
+                state.zxid += 1;
+                let session = state.zxid;
                 state.sessions.push(session);
                 session
             }
@@ -162,13 +164,13 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>, mut answers: wat
 impl State {
     fn answer(&mut self, session: i64, request: &[u8]) -> Vec<u8> {
         let mut request = Reader(request);
-        let (number, code) = (request.int().unwrap(), request.int().unwrap());
-        *self.asked.entry(code).or_default() += 1;
-        self.transaction += 1;
-        let transaction = self.transaction;
+        let (xid, code) = (request.int().unwrap(), request.int().unwrap());
+        *self.requests.entry(code).or_default() += 1;
+        self.zxid += 1;
+        let zxid = self.zxid;
         let mut body = Writer::default();
         let stat = |body: &mut Writer, session: i64| {
-            body.long(transaction).long(transaction).long(0).long(0).int(0).int(0).int(0).long(session);
+            body.long(zxid).long(zxid).long(0).long(0).int(0).int(0).int(0).long(session);
         };
         let path = request.text().unwrap_or_default();
         let found = self.nodes.get(&path).copied();
@@ -182,7 +184,7 @@ impl State {
                 self.nodes.insert(path, session);
                 0
             }
-            EXISTS | DATA if found.is_none() => Refusal::NO_NODE.0,
+            EXISTS | DATA if found.is_none() => ErrorCode::NO_NODE.0,
             DATA => {
                 body.buffer(b"");
                 stat(&mut body, found.unwrap_or(0));
@@ -192,8 +194,8 @@ impl State {
                 stat(&mut body, found.unwrap_or(0));
                 0
             }
-            DELETE if self.nodes.remove(&path).is_none() => Refusal::NO_NODE.0,
-            CREATE_CONTAINER => Refusal::NODE_EXISTS.0,
+            DELETE if self.nodes.remove(&path).is_none() => ErrorCode::NO_NODE.0,
+            CREATE_CONTAINER => ErrorCode::NODE_EXISTS.0,
             CHILDREN => {
                 let below: Vec<&str> = self
                     .nodes
@@ -209,7 +211,7 @@ impl State {
             _ => 0,
         };
         let mut answer = Writer::default();
-        answer.int(number).long(transaction).int(error).0.extend(&body.0);
+        answer.int(xid).long(zxid).int(error).0.extend(&body.0);
         answer.0
     }
 }
@@ -231,51 +233,52 @@ const MUTEX: Permits = Permits { count: 1, capacity: 1 };
 const READ: Permits = Permits { count: 1, capacity: 100_000 };
 
 #[tokio::test]
-async fn a_claim_whose_making_is_under_way_is_waiting_and_not_forgotten() {
-    let peer = Peer::start().await;
-    let store = peer.store().await;
+async fn a_claim_whose_creation_is_in_flight_is_waiting_and_not_forgotten() {
+    let server = Server::start().await;
+    let store = server.store().await;
     let claim = Arc::new(claim(1, MUTEX));
-    // Its session is there.
+    // This opens its session.
     store.enqueue(&claim).await.unwrap();
     store.release(&claim).await.unwrap();
-    peer.answers.send_replace(false);
-    let joining = tokio::spawn({
+    server.answers.send_replace(false);
+    let enqueuing = tokio::spawn({
         let (store, claim) = (Arc::clone(&store), Arc::clone(&claim));
         async move { store.enqueue(&claim).await }
     });
-    // It is made, but its answer is lost with the connection, and its owner gives up for now.
-    peer.has_been_asked(CREATE, 2).await;
-    peer.cut.send_replace(());
-    peer.has_been_asked(CHILDREN, 3).await;
-    joining.abort();
-    assert!(joining.await.unwrap_err().is_cancelled());
-    peer.answers.send_replace(true);
+    // Its node is created, but the answer is lost with the connection, and its owner drops the call.
+    server.wait_for_requests(CREATE, 2).await;
+    server.cut.send_replace(());
+    server.wait_for_requests(CHILDREN, 3).await;
+    enqueuing.abort();
+    assert!(enqueuing.await.unwrap_err().is_cancelled());
+    server.answers.send_replace(true);
     let renewed = store.renew(&[Arc::clone(&claim)]).await;
     assert!(matches!(renewed[..], [Ok(ClaimStatus::Waiting)]), "{renewed:?}");
     assert!(
         matches!(store.enqueue(&claim).await, Ok(ClaimStatus::Held(_))),
         "it does not wait behind itself"
     );
-    assert_eq!((peer.asked(CREATE), peer.state().nodes.len()), (2, 1), "no second node was made");
+    assert_eq!((server.requests(CREATE), server.state().nodes.len()), (2, 1), "no second node was created");
     assert_eq!(store.release(&claim).await.unwrap(), Release::Released);
-    assert_eq!(peer.state().nodes.len(), 0);
+    assert_eq!(server.state().nodes.len(), 0);
 }
 
-/// A renewal is asked and answered, `between` has the claim made again, and only then the renewal is taken note of.
-async fn a_late_renewal(between: impl AsyncFn(&Peer, &ZooKeeper, &Claim)) {
-    let peer = Peer::start().await;
-    let store = peer.store().await;
+/// The answer to a renewal arrives late: `between` ends the claim and it is enqueued again before the store
+/// handles it.
+async fn late_renewal(between: impl AsyncFn(&Server, &ZooKeeper, &Claim)) {
+    let server = Server::start().await;
+    let store = server.store().await;
     let claim = Arc::new(claim(1, MUTEX));
     assert!(matches!(store.enqueue(&claim).await, Ok(ClaimStatus::Held(_))));
-    peer.answers.send_replace(false);
+    server.answers.send_replace(false);
     let claims = [Arc::clone(&claim)];
-    let before = peer.asked(EXISTS);
-    between(&peer, &store, &claim).await;
+    let before = server.requests(EXISTS);
+    between(&server, &store, &claim).await;
     let mut renewal = Box::pin(store.renew(&claims));
     assert!((&mut renewal).now_or_never().is_none());
-    peer.has_been_asked(EXISTS, before + 1).await;
-    peer.answers.send_replace(true);
-    // The store learns of the end, and makes the claim again.
+    server.wait_for_requests(EXISTS, before + 1).await;
+    server.answers.send_replace(true);
+    // The store finds the claim gone, and enqueues it again.
     let status = loop {
         match store.enqueue(&claim).await.unwrap() {
             ClaimStatus::Gone => {}
@@ -284,67 +287,67 @@ async fn a_late_renewal(between: impl AsyncFn(&Peer, &ZooKeeper, &Claim)) {
     };
     assert!(matches!(status, ClaimStatus::Held(_)), "{status:?}");
     let renewed = renewal.await;
-    assert!(matches!(renewed[..], [Ok(ClaimStatus::Held(_))]), "it says what is known now: {renewed:?}");
-    assert_eq!(peer.state().nodes.len(), 1);
+    assert!(matches!(renewed[..], [Ok(ClaimStatus::Held(_))]), "it returns the status of now: {renewed:?}");
+    assert_eq!(server.state().nodes.len(), 1);
     assert_eq!(store.release(&claim).await.unwrap(), Release::Released, "the new node is known");
-    assert_eq!(peer.state().nodes.len(), 0);
+    assert_eq!(server.state().nodes.len(), 0);
 }
 
 #[tokio::test]
-async fn a_late_answer_about_an_older_node_does_not_make_the_store_forget_the_newer() {
-    a_late_renewal(async |peer, _, _| peer.state().nodes.clear()).await;
+async fn a_late_answer_for_an_older_node_does_not_forget_the_newer_node() {
+    late_renewal(async |server, _, _| server.state().nodes.clear()).await;
 }
 
 #[tokio::test]
-async fn the_end_of_an_older_session_does_not_make_the_store_forget_a_claim_of_the_newer() {
-    a_late_renewal(async |peer, _, _| peer.end_sessions()).await;
+async fn an_expired_older_session_does_not_forget_a_claim_of_the_newer_session() {
+    late_renewal(async |server, _, _| server.end_sessions()).await;
 }
 
 #[tokio::test]
-async fn claims_that_join_at_once_read_the_queue_together() {
-    let peer = Peer::start().await;
-    let store = peer.store().await;
+async fn claims_that_are_enqueued_at_once_share_reads_of_the_queue() {
+    let server = Server::start().await;
+    let store = server.store().await;
     let holder = claim(0, MUTEX);
     store.enqueue(&holder).await.unwrap();
-    let before = peer.asked(CHILDREN);
-    let join_all = async |permits, from: u64| {
-        let joins = (from..from + 200).map(|number| {
+    let before = server.requests(CHILDREN);
+    let enqueue_all = async |permits, from: u64| {
+        let enqueues = (from..from + 200).map(|number| {
             let (store, claim) = (Arc::clone(&store), claim(number, permits));
             tokio::spawn(async move { store.enqueue(&claim).await.unwrap() })
         });
-        for join in joins.collect::<Vec<_>>() {
-            assert_eq!(join.await.unwrap(), ClaimStatus::Waiting);
+        for enqueue in enqueues.collect::<Vec<_>>() {
+            assert_eq!(enqueue.await.unwrap(), ClaimStatus::Waiting);
         }
-        peer.asked(CHILDREN) - before
+        server.requests(CHILDREN) - before
     };
-    assert_eq!(join_all(MUTEX, 1).await, 0, "the holder is known, and waited for");
-    let read = join_all(READ, 1000).await;
+    assert_eq!(enqueue_all(MUTEX, 1).await, 0, "the holder is known, so no read is needed");
+    let read = enqueue_all(READ, 1000).await;
     assert!((1..100).contains(&read), "200 readers read the queue {read} times");
-    // One that does not wait asks for no more than whether the last is there.
+    // A claim that does not wait only asks whether its predecessor is there.
     let once = Claim { wait_mode: WaitMode::Try, ..claim(5000, MUTEX) };
     assert_eq!(store.enqueue(&once).await.unwrap(), ClaimStatus::Gone);
-    assert_eq!(peer.asked(CHILDREN) - before, read);
-    assert_eq!(peer.state().nodes.len(), 401);
+    assert_eq!(server.requests(CHILDREN) - before, read);
+    assert_eq!(server.state().nodes.len(), 401);
 }
 
 #[tokio::test]
-async fn a_server_that_takes_the_session_and_hangs_up_is_not_asked_all_the_time() {
-    let peer = Peer::start().await;
-    let store = peer.store().await;
+async fn a_server_that_closes_every_connection_is_tried_less_and_less_often() {
+    let server = Server::start().await;
+    let store = server.store().await;
     store.enqueue(&claim(1, MUTEX)).await.unwrap();
-    peer.state().hangs_up = true;
-    let (before, since) = (peer.state().connections, Instant::now());
-    peer.cut.send_replace(());
-    let tried = || peer.state().connections - before;
+    server.state().hangs_up = true;
+    let (before, since) = (server.state().connections, Instant::now());
+    server.cut.send_replace(());
+    let tried = || server.state().connections - before;
     while tried() < 5 {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        assert!(since.elapsed() < Duration::from_secs(30), "whoever is cut off connects again");
+        assert!(since.elapsed() < Duration::from_secs(30), "a lost connection is replaced");
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (tried, took) = (tried(), since.elapsed());
-    // 20 ms, 40, 80, 160, 320, then 500 each, for each of the two sessions.
+    // Each of the two sessions pauses for 20 ms, 40, 80, 160, 320, then 500 each.
     assert!(tried <= 2 * (6 + took.as_millis() as usize / 500), "{tried} connections in {took:?}");
-    // Served again, it is as before: nothing was lost.
-    peer.state().hangs_up = false;
+    // Once the server serves again, nothing was lost.
+    server.state().hangs_up = false;
     assert!(matches!(store.enqueue(&claim(1, MUTEX)).await, Ok(ClaimStatus::Held(_))));
 }

@@ -1,4 +1,4 @@
-//! A session, whatever becomes of its connections, as those see it who send requests over it.
+//! A session as the tasks see it that send requests over it. Its connections may come and go.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,40 +8,40 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::config::Config;
-use super::connection::{Connection, Failure, Identity};
+use super::connection::{Connection, Failure, SessionCredentials};
 use super::driver::Driver;
-use super::wire::{Code, Request};
+use super::wire::{OpCode, Request};
 use crate::stores::watched::inbox::Inbox;
 
-/// A session with the servers. Dropped, it is closed, and its claims end at once.
+/// A session with the servers. Dropping it closes it, and the servers delete its nodes at once.
 #[derive(Debug)]
 pub(super) struct Session {
     state: Arc<State>,
-    requests: mpsc::UnboundedSender<Asked>,
+    requests: mpsc::UnboundedSender<QueuedRequest>,
     /// How long an answer may take.
     limit: Duration,
 }
 
 /// A request on its way to the driver.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct QueuedRequest {
     pub(super) request: Request,
-    pub(super) asked_at: Instant,
+    pub(super) requested_at: Instant,
     pub(super) answer: oneshot::Sender<Result<Vec<u8>, Failure>>,
 }
 
-/// A request that has been sent: what is sent next travels behind it.
+/// A request that has been sent. What is sent after it is written after it.
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) asked_at: Instant,
+    pub(super) requested_at: Instant,
     answer: oneshot::Receiver<Result<Vec<u8>, Failure>>,
 }
 
-/// What the driver and the users of a session know of it together.
+/// What the driver of a session and its users share.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) id: i64,
-    pub(super) ended: Arc<Notify>,
+    pub(super) expired: Arc<Notify>,
     facts: Mutex<Facts>,
 }
 
@@ -49,16 +49,16 @@ pub(super) struct State {
 pub(super) struct Facts {
     /// How long the servers keep the session without a sign of life.
     pub(super) timeout: Duration,
-    /// When the request was sent whose answer told last that the leader knows the session.
-    pub(super) confirmed: Instant,
-    /// How many claims hang on the session.
+    /// When the request was sent whose answer was the last to prove that the leader knows the session.
+    pub(super) confirmed_at: Instant,
+    /// How many claims have their nodes in the session, or are requested there.
     pub(super) claims: usize,
-    /// Until when the session must live though its claims give no sign of life.
-    pub(super) kept_until: Instant,
+    /// Until when the owners of the claims have asked for the session to be kept alive.
+    pub(super) keep_alive_until: Instant,
     /// How many connections have been lost.
-    pub(super) losses: u64,
-    /// Whether the servers have ended it.
-    pub(super) is_over: bool,
+    pub(super) reconnects: u64,
+    /// Whether the servers have ended the session.
+    pub(super) is_expired: bool,
     pub(super) watches: HashMap<String, Vec<Weak<Inbox>>>,
 }
 
@@ -68,8 +68,8 @@ impl State {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has everybody who waits for news look for themselves.
-    pub(super) fn all_look(&self, change: impl FnOnce(&mut Facts)) {
+    /// Changes the facts, and makes all waiters read again.
+    pub(super) fn wake_all_waiters(&self, change: impl FnOnce(&mut Facts)) {
         let mut facts = self.facts();
         change(&mut facts);
         for inbox in facts.watches.drain().flat_map(|(_, inbox)| inbox).filter_map(|inbox| inbox.upgrade()) {
@@ -79,29 +79,31 @@ impl State {
 }
 
 impl Session {
-    /// Makes a session that outlives its owner's last sign of life by `lease`, or by what the servers make of that.
+    /// Creates a session that outlives its owner's last sign of life by `lease`, if the servers allow it.
     ///
-    /// Tells `ended` when the servers have ended it.
+    /// `expired` is notified when the servers have ended it.
     pub(super) async fn open(
         config: &Arc<Config>,
         lease: Duration,
-        ended: &Arc<Notify>,
+        expired: &Arc<Notify>,
     ) -> Result<Arc<Self>, Failure> {
-        let mut identity = Identity { id: 0, password: vec![0; 16], timeout: lease, seen: 0 };
-        let asked_at = Instant::now();
-        let (connection, host) = connect_any(config, &mut identity).await?;
+        let mut credentials =
+            SessionCredentials { id: 0, password: vec![0; 16], timeout: lease, last_zxid: 0 };
+        let requested_at = Instant::now();
+        let (connection, host) = connect_any(config, &mut credentials).await?;
         let facts = Facts {
-            timeout: identity.timeout,
-            confirmed: asked_at,
+            timeout: credentials.timeout,
+            confirmed_at: requested_at,
             claims: 0,
-            kept_until: asked_at,
-            losses: 0,
-            is_over: false,
+            keep_alive_until: requested_at,
+            reconnects: 0,
+            is_expired: false,
             watches: HashMap::new(),
         };
-        let state = Arc::new(State { id: identity.id, ended: Arc::clone(ended), facts: Mutex::new(facts) });
+        let state =
+            Arc::new(State { id: credentials.id, expired: Arc::clone(expired), facts: Mutex::new(facts) });
         let (requests, receiver) = mpsc::unbounded_channel();
-        let driver = Driver::new(Arc::clone(config), Arc::clone(&state), identity, host, receiver);
+        let driver = Driver::new(Arc::clone(config), Arc::clone(&state), credentials, host, receiver);
         tokio::spawn(driver.run(connection));
         Ok(Arc::new(Session { state, requests, limit: config.timeout }))
     }
@@ -109,18 +111,18 @@ impl Session {
     /// A session that no server knows.
     #[cfg(test)]
     pub(super) fn detached(id: i64, timeout: Duration) -> Arc<Self> {
-        let confirmed = Instant::now();
+        let confirmed_at = Instant::now();
         let watches = HashMap::new();
         let facts = Facts {
             timeout,
-            confirmed,
+            confirmed_at,
             claims: 0,
-            kept_until: confirmed,
-            losses: 0,
-            is_over: false,
+            keep_alive_until: confirmed_at,
+            reconnects: 0,
+            is_expired: false,
             watches,
         };
-        let state = Arc::new(State { id, ended: Arc::default(), facts: Mutex::new(facts) });
+        let state = Arc::new(State { id, expired: Arc::default(), facts: Mutex::new(facts) });
         Arc::new(Session { state, requests: mpsc::unbounded_channel().0, limit: Duration::ZERO })
     }
 
@@ -129,70 +131,72 @@ impl Session {
         &self.state
     }
 
-    /// The servers' number for it.
+    /// The number that the servers have given it.
     pub(super) fn id(&self) -> i64 {
         self.state.id
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.state.facts().is_over
+    pub(super) fn is_expired(&self) -> bool {
+        self.state.facts().is_expired
     }
 
-    pub(super) fn losses(&self) -> u64 {
-        self.state.facts().losses
+    pub(super) fn reconnects(&self) -> u64 {
+        self.state.facts().reconnects
     }
 
     pub(super) fn timeout(&self) -> Duration {
         self.state.facts().timeout
     }
 
-    /// When the request was sent whose answer told last that the session lives.
-    pub(super) fn confirmed(&self) -> Instant {
-        self.state.facts().confirmed
+    /// When the request was sent whose answer was the last to prove that the leader knows the session.
+    pub(super) fn confirmed_at(&self) -> Instant {
+        self.state.facts().confirmed_at
     }
 
-    /// Until when the servers surely keep the session.
+    /// Until when the servers surely keep the session: three quarters of its timeout after it was confirmed.
     ///
-    /// A member tells the leader of signs of life only every half tick, and a session lasts two ticks at least unless
-    /// the servers are told otherwise: so a quarter of the session is taken off.
+    /// The leader may count from an earlier sign of life, because a member passes them on only every half
+    /// tick. With the servers' default limits a timeout is at least two ticks, so half a tick is at most a
+    /// quarter of it.
     pub(super) fn expires(&self) -> Instant {
         let facts = self.state.facts();
-        facts.confirmed + facts.timeout * 3 / 4
+        facts.confirmed_at + facts.timeout * 3 / 4
     }
 
-    /// Takes note of a claim that hangs on the session.
+    /// Counts a claim of the session.
     pub(super) fn add_claim(&self) {
         self.state.facts().claims += 1;
     }
 
-    /// Takes note that a claim does not hang on the session any more.
+    /// Counts that a claim has left the session.
     pub(super) fn remove_claim(&self) {
         let mut facts = self.state.facts();
         facts.claims = facts.claims.saturating_sub(1);
     }
 
-    /// Keeps the session alive for as long as a claim outlives the sign of life that its owner has just given: the
-    /// servers may allow less.
-    pub(super) fn sign_of_life(&self, lease: Duration) {
+    /// Keeps the session alive for `lease` from now, because the owner of a claim has given a sign of life.
+    ///
+    /// The servers may allow less.
+    pub(super) fn keep_alive_for(&self, lease: Duration) {
         let until = Instant::now() + lease;
         let mut facts = self.state.facts();
-        facts.kept_until = facts.kept_until.max(until);
+        facts.keep_alive_until = facts.keep_alive_until.max(until);
     }
 
     /// Sends a request.
     pub(super) fn send(&self, request: Request) -> Pending {
         let (answer, receiver) = oneshot::channel();
-        let asked_at = Instant::now();
-        // A driver that has ended drops the request, which the receiver learns.
-        let _ = self.requests.send(Asked { request, asked_at, answer });
-        Pending { asked_at, answer: receiver }
+        let requested_at = Instant::now();
+        // A driver that has ended drops the request, and the receiver fails.
+        let _ = self.requests.send(QueuedRequest { request, requested_at, answer });
+        Pending { requested_at, answer: receiver }
     }
 
-    /// Waits for the answer to a request that has been sent.
+    /// Waits for the answer to a request.
     pub(super) async fn answer(&self, pending: Pending) -> Result<Vec<u8>, Failure> {
         match timeout(self.limit, pending.answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) if self.is_over() => Err(Failure::Expired),
+            Ok(Err(_)) if self.is_expired() => Err(Failure::Expired),
             Ok(Err(_)) => Err(Failure::Lost("the request was dropped".to_owned())),
             Err(_) => Err(Failure::Lost("it did not answer in time".to_owned())),
         }
@@ -203,11 +207,11 @@ impl Session {
         self.answer(self.send(request)).await
     }
 
-    /// Asks to be told of the end of a node, and whether it is there.
+    /// Reads a node, and has its deletion notified to an inbox.
     pub(super) fn watch(&self, path: &str, inbox: &Arc<Inbox>) -> Pending {
         {
             let mut facts = self.state.facts();
-            if !facts.is_over {
+            if !facts.is_expired {
                 let watching = facts.watches.entry(path.to_owned()).or_default();
                 let inbox = Arc::downgrade(inbox);
                 watching.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&inbox));
@@ -217,7 +221,7 @@ impl Session {
         self.send(Request::data(path, true))
     }
 
-    /// Forgets who waits for news and has gone.
+    /// Forgets the inboxes of a node that have been dropped.
     pub(super) fn unwatch(&self, path: &str) {
         let mut facts = self.state.facts();
         if let Some(watching) = facts.watches.get_mut(path) {
@@ -229,17 +233,17 @@ impl Session {
     }
 }
 
-/// Connects to one server after the other until one serves, and says which.
+/// Tries the servers one after the other, and returns the first connection and the index of its server.
 pub(super) async fn connect_any(
     config: &Config,
-    identity: &mut Identity,
+    credentials: &mut SessionCredentials,
 ) -> Result<(Connection, usize), Failure> {
     let mut random = [0; 1];
-    // Clients spread over the servers; a system without randomness lets them all begin with the first.
+    // A random start spreads clients over the servers. Without randomness, all start with the first.
     let _ = getrandom::fill(&mut random);
     let mut failure = Failure::Lost("no server".to_owned());
     for host in turns(random[0].into(), config.hosts.len()) {
-        match Connection::open(config, &config.hosts[host], identity).await {
+        match Connection::open(config, &config.hosts[host], credentials).await {
             Ok(connection) => return Ok((connection, host)),
             Err(Failure::Lost(reason)) => failure = Failure::Lost(reason),
             Err(other) => return Err(other),
@@ -248,56 +252,57 @@ pub(super) async fn connect_any(
     Err(failure)
 }
 
-/// All of so many hosts, beginning with one of them.
+/// The indices of all hosts in turn, starting from any number.
 fn turns(first: usize, count: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |turn| (first + turn) % count)
 }
 
-/// Whether the session's leader has answered a request of this kind by what it says.
-pub(super) fn is_confirmed_by(code: Code, answer: &Result<Vec<u8>, Failure>) -> bool {
-    use super::wire::Refusal;
-    let answered = matches!(answer, Ok(_) | Err(Failure::Refused(Refusal::NO_NODE)));
-    code.asks_leader() && answered
+/// Whether this answer to a request of this kind proves that the leader knows the session.
+pub(super) fn is_confirmed_by(code: OpCode, answer: &Result<Vec<u8>, Failure>) -> bool {
+    use super::wire::ErrorCode;
+    let answered = matches!(answer, Ok(_) | Err(Failure::Refused(ErrorCode::NO_NODE)));
+    code.goes_through_leader() && answered
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::zookeeper::wire::Refusal;
+    use crate::stores::zookeeper::wire::ErrorCode;
 
-    /// Members answer reads and pings by themselves, also when they have lost their leader.
+    /// Members answer reads and pings by themselves, even after they have lost their leader.
     #[test]
-    fn only_what_the_leader_has_answered_is_a_sign_of_life() {
+    fn only_an_answer_of_the_leader_confirms_the_session() {
         let good = || Ok(Vec::new());
-        for code in [Code::Create2, Code::Delete, Code::Sync] {
+        for code in [OpCode::Create2, OpCode::Delete, OpCode::Sync] {
             assert!(is_confirmed_by(code, &good()), "{code:?}");
-            assert!(is_confirmed_by(code, &Err(Failure::Refused(Refusal::NO_NODE))), "{code:?}");
-            // A refusal may be the member's own.
-            for refusal in [Refusal::THROTTLED, Refusal::SESSION_MOVED, Refusal::NO_AUTH] {
-                assert!(!is_confirmed_by(code, &Err(Failure::Refused(refusal))), "{code:?} {refusal:?}");
+            assert!(is_confirmed_by(code, &Err(Failure::Refused(ErrorCode::NO_NODE))), "{code:?}");
+            // The member may refuse without the leader.
+            for error in [ErrorCode::THROTTLED, ErrorCode::SESSION_MOVED, ErrorCode::NO_AUTH] {
+                assert!(!is_confirmed_by(code, &Err(Failure::Refused(error))), "{code:?} {error:?}");
             }
             assert!(!is_confirmed_by(code, &Err(Failure::Lost(String::new()))));
             assert!(!is_confirmed_by(code, &Err(Failure::Expired)));
         }
         for code in [
-            Code::Exists,
-            Code::GetData,
-            Code::GetChildren,
-            Code::Ping,
-            Code::Auth,
-            Code::Sasl,
-            Code::CreateContainer,
-            Code::CloseSession,
+            OpCode::Exists,
+            OpCode::GetData,
+            OpCode::GetChildren,
+            OpCode::Ping,
+            OpCode::Auth,
+            OpCode::Sasl,
+            OpCode::CreateContainer,
+            OpCode::CloseSession,
         ] {
             assert!(!is_confirmed_by(code, &good()), "{code:?}");
         }
     }
 
     #[test]
-    fn a_quarter_of_the_session_is_not_relied_on() {
+    fn a_quarter_of_the_timeout_is_not_relied_on() {
         let session = Session::detached(1, Duration::from_secs(8));
-        assert_eq!(session.expires(), session.confirmed() + Duration::from_secs(6));
+        assert_eq!(session.expires(), session.confirmed_at() + Duration::from_secs(6));
     }
+
     #[test]
     fn every_host_is_tried_once() {
         assert_eq!(turns(0, 3).collect::<Vec<_>>(), [0, 1, 2]);
@@ -319,21 +324,21 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_of_life_keeps_the_session_for_a_lease_and_no_shorter_than_before() {
+    fn a_sign_of_life_keeps_the_session_for_a_lease_and_never_shortens_that() {
         let session = Session::detached(1, Duration::from_secs(8));
         let from = Instant::now();
-        session.sign_of_life(Duration::from_secs(60));
-        let kept = session.state.facts().kept_until;
+        session.keep_alive_for(Duration::from_secs(60));
+        let kept = session.state.facts().keep_alive_until;
         assert!(from + Duration::from_secs(60) <= kept && kept <= Instant::now() + Duration::from_secs(60));
-        session.sign_of_life(Duration::from_secs(30));
-        assert_eq!(session.state.facts().kept_until, kept);
+        session.keep_alive_for(Duration::from_secs(30));
+        assert_eq!(session.state.facts().keep_alive_until, kept);
     }
 
     #[tokio::test]
-    async fn a_request_to_a_session_that_has_ended_says_so() {
+    async fn a_request_in_an_expired_session_fails_as_expired() {
         let session = Session { limit: Duration::from_secs(30), ..detached() };
         assert!(matches!(session.ask(Request::ping()).await, Err(Failure::Lost(_))));
-        session.state.facts().is_over = true;
+        session.state.facts().is_expired = true;
         assert!(matches!(session.ask(Request::ping()).await, Err(Failure::Expired)));
     }
 
@@ -342,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_watch_a_node_are_remembered_once_and_for_as_long_as_they_live() {
+    async fn an_inbox_is_kept_once_for_each_node_and_only_while_it_exists() {
         let session = detached();
         let watching = |path: &str| session.state.facts().watches.get(path).map(Vec::len);
         let [one, other] = [Arc::<Inbox>::default(), Arc::default()];
@@ -358,9 +363,9 @@ mod tests {
         let third = Arc::default();
         drop(session.watch("/b", &Arc::default()));
         drop(session.watch("/b", &third));
-        assert_eq!(watching("/b"), Some(1), "whoever has gone is forgotten");
-        session.state.facts().is_over = true;
+        assert_eq!(watching("/b"), Some(1), "a dropped inbox is forgotten");
+        session.state.facts().is_expired = true;
         drop(session.watch("/c", &other));
-        assert_eq!(watching("/c"), None, "nothing comes over a session that has ended");
+        assert_eq!(watching("/c"), None, "an expired session notifies nobody");
     }
 }

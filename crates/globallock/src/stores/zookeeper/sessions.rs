@@ -1,4 +1,4 @@
-//! The sessions of one store: one for each length of lease that its claims ask for, which is one as a rule.
+//! The sessions of one store: one for each lease that its claims ask for. As a rule that is one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,23 +11,23 @@ use super::session::Session;
 use crate::error::Result;
 use crate::options::Options;
 
-/// The sessions by the lease that was asked for.
+/// The sessions, by the requested lease.
 pub(super) struct Sessions {
     config: Arc<Config>,
     by_lease: Mutex<HashMap<Duration, Arc<Session>>>,
-    /// Inbox when a session has ended.
-    ended: Arc<Notify>,
-    /// One opens a session, the others wait for it.
+    /// Notified when a session has expired.
+    expired: Arc<Notify>,
+    /// Held by the task that opens a session, while others wait for it.
     opening: tokio::sync::Mutex<()>,
 }
 
 impl Sessions {
-    /// Opens the first session, which shows that the servers can be reached and know the user.
+    /// Opens the first session, which checks that a server can be reached and accepts the user.
     pub(super) async fn open(config: Arc<Config>) -> Result<Self> {
         let sessions = Sessions {
             config,
             by_lease: Mutex::default(),
-            ended: Arc::default(),
+            expired: Arc::default(),
             opening: tokio::sync::Mutex::default(),
         };
         sessions.get(Options::default().lease).await?;
@@ -41,32 +41,34 @@ impl Sessions {
 
     /// The session for claims of this lease.
     pub(super) async fn get(&self, lease: Duration) -> Result<Arc<Session>> {
-        let known = || self.by_lease().get(&lease).filter(|session| !session.is_over()).cloned();
+        let known = || self.by_lease().get(&lease).filter(|session| !session.is_expired()).cloned();
         if let Some(session) = known() {
             return Ok(session);
         }
-        let _one = self.opening.lock().await;
+        let _opening = self.opening.lock().await;
         if let Some(session) = known() {
             return Ok(session);
         }
-        let session = Session::open(&self.config, lease, &self.ended)
+        let session = Session::open(&self.config, lease, &self.expired)
             .await
             .map_err(|failure| self.config.error(failure))?;
         self.by_lease().insert(lease, Arc::clone(&session));
         Ok(session)
     }
 
-    /// Waits until the servers have ended a session.
-    pub(super) async fn ended(&self) {
-        self.ended.notified().await;
+    /// Waits until a session has expired.
+    pub(super) async fn expired(&self) {
+        self.expired.notified().await;
     }
 
-    /// A session for looking around: the one whose owner has given the last sign of life, so that no other one's
-    /// claims outlive their lease by it.
+    /// A session for observers.
+    ///
+    /// Their requests are signs of life to the servers, and must not prolong the claims of an owner that has
+    /// stopped renewing. So it is the session that was confirmed last.
     pub(super) async fn any(&self) -> Result<Arc<Session>> {
-        let living = |session: &&Arc<Session>| !session.is_over();
+        let living = |session: &&Arc<Session>| !session.is_expired();
         let newest =
-            self.by_lease().values().filter(living).max_by_key(|session| session.confirmed()).cloned();
+            self.by_lease().values().filter(living).max_by_key(|session| session.confirmed_at()).cloned();
         match newest {
             Some(session) => Ok(session),
             None => self.get(Options::default().lease).await,
@@ -82,28 +84,31 @@ mod tests {
     use std::time::Instant;
 
     #[tokio::test]
-    async fn whoever_looks_around_uses_the_living_session_that_was_confirmed_last() {
+    async fn observers_use_the_living_session_that_was_confirmed_last() {
         let config = Address::parse("zookeeper://127.0.0.1:1?timeout=1s").and_then(Config::new).unwrap();
         let sessions = Sessions {
             config: Arc::new(config),
             by_lease: Mutex::default(),
-            ended: Arc::default(),
+            expired: Arc::default(),
             opening: tokio::sync::Mutex::default(),
         };
         let lease = Duration::from_secs;
         let now = Instant::now();
         for number in 1..=3 {
             let session = Session::detached(number.try_into().unwrap(), lease(number));
-            session.state().facts().confirmed = now + lease(number);
+            session.state().facts().confirmed_at = now + lease(number);
             sessions.by_lease().insert(lease(number), session);
         }
         let last = sessions.get(lease(3)).await.unwrap();
         assert_eq!(sessions.any().await.unwrap().id(), 3);
-        last.state().facts().is_over = true;
+        last.state().facts().is_expired = true;
         assert_eq!(sessions.any().await.unwrap().id(), 2);
-        assert!(sessions.get(lease(3)).await.is_err(), "a new one is asked for, and nobody answers there");
-        assert!(sessions.ended().now_or_never().is_none());
-        sessions.ended.notify_one();
-        assert!(sessions.ended().now_or_never().is_some());
+        assert!(
+            sessions.get(lease(3)).await.is_err(),
+            "a new session is requested, and nobody answers there"
+        );
+        assert!(sessions.expired().now_or_never().is_none());
+        sessions.expired.notify_one();
+        assert!(sessions.expired().now_or_never().is_some());
     }
 }

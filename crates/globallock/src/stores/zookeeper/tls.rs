@@ -1,4 +1,4 @@
-//! TLS towards the servers, by what an address says of it.
+//! The TLS settings of an address.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::error::Result;
 use crate::stores::address::Address;
 
-/// Takes the files that the address names, and reads them.
+/// Reads the files that the address names.
 pub(super) fn config(address: &mut Address) -> Result<Arc<ClientConfig>> {
     let ca = address.take_pem("ca", "BEGIN CERTIFICATE")?;
     let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
@@ -25,11 +25,12 @@ pub(super) fn config(address: &mut Address) -> Result<Arc<ClientConfig>> {
         None => {
             let native = rustls_native_certs::load_native_certs();
             if roots.add_parsable_certificates(native.certs).0 == 0 {
-                return Err(address.wrong("this system has no authorities for TLS: name a file by ?ca="));
+                return Err(address
+                    .wrong("this system has no certificate authorities for TLS: name a file with ?ca="));
             }
         }
     }
-    // The provider is named, so that it does not matter what else the process uses.
+    // The provider is named, because the process may have another one as its default.
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| address.wrong(error.to_string()))?

@@ -1,4 +1,4 @@
-//! What a waiting claim watches.
+//! The nodes that a waiting claim watches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,41 +6,44 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::connection::Failure;
-use super::places::Place;
+use super::positions::Position;
 use super::session::Session;
-use super::wire::Refusal;
+use super::wire::ErrorCode;
 use crate::backend::Claim;
 use crate::stores::watched::inbox::Inbox;
 
-/// A waiting claim's own node and those that keep it waiting, watched until this is dropped.
+/// A waiting claim's own node and the nodes that keep it waiting, watched until this is dropped.
 ///
-/// Its own is watched too, since a server tells of changes in their order: what was taken out first is not granted by
-/// what leaves next.
+/// Its own node is watched because a server sends notifications in the order of the changes. If the claim's
+/// own node was deleted first, that is notified first, and then the deletion of a node ahead does not grant
+/// the claim.
 pub(super) struct Watched {
     session: Arc<Session>,
-    /// The claim's own last, so that it was there when those before it were found gone.
+    /// The claim's own node is the last to be read. If it is found, it was still there when the nodes before
+    /// it were found gone.
     paths: Vec<String>,
-    mine: Option<String>,
+    own: Option<String>,
     inbox: Option<Arc<Inbox>>,
-    /// After how long to look unasked, in case a server's word got lost.
+    /// After how long the nodes are read again without a notification, in case one was lost.
     lease: Duration,
 }
 
 impl Watched {
-    pub(super) fn new(lock: &str, place: &Place, claim: &Claim) -> Self {
-        let blockers = place.blockers().into_iter().map(|node| format!("{lock}/{node}"));
-        let mine = place.node.as_ref().map(|node| node.path.clone());
-        let paths = blockers.chain(mine.clone()).collect();
-        let session = Arc::clone(&place.session);
-        Watched { session, paths, mine, inbox: Some(Arc::default()), lease: claim.lease }
+    pub(super) fn new(lock: &str, position: &Position, claim: &Claim) -> Self {
+        let blockers = position.blockers().into_iter().map(|node| format!("{lock}/{node}"));
+        let own = position.node.as_ref().map(|node| node.path.clone());
+        let paths = blockers.chain(own.clone()).collect();
+        let session = Arc::clone(&position.session);
+        Watched { session, paths, own, inbox: Some(Arc::default()), lease: claim.lease }
     }
 
-    /// Whether the claim's own node is among these.
-    pub(super) fn is_mine_in(&self, gone: &[Vec<u8>]) -> bool {
-        self.mine.as_ref().is_some_and(|mine| gone.iter().any(|path| path == mine.as_bytes()))
+    /// Whether the claim's own node is among these paths.
+    pub(super) fn own_is_among(&self, gone: &[Vec<u8>]) -> bool {
+        self.own.as_ref().is_some_and(|own| gone.iter().any(|path| path == own.as_bytes()))
     }
 
-    /// Waits until some of the nodes are gone, and says which; `None` when that is not known.
+    /// Waits until some of the nodes are gone, and returns their paths; `None` if something has changed and
+    /// it is not known what.
     pub(super) async fn gone(&self) -> Result<Option<Vec<Vec<u8>>>, Failure> {
         let Some(inbox) = &self.inbox else { return Ok(None) };
         loop {
@@ -49,7 +52,7 @@ impl Watched {
             for (path, pending) in self.paths.iter().zip(pending) {
                 match self.session.answer(pending).await {
                     Ok(_) => {}
-                    Err(Failure::Refused(Refusal::NO_NODE)) => gone.push(path.clone().into_bytes()),
+                    Err(Failure::Refused(ErrorCode::NO_NODE)) => gone.push(path.clone().into_bytes()),
                     Err(failure) => return Err(failure),
                 }
             }

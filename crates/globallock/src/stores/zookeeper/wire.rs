@@ -1,21 +1,24 @@
-//! The messages of ZooKeeper's protocol that are used here, by their order of fields in its `zookeeper.jute`.
+//! The messages of ZooKeeper's protocol that this store uses. The order of fields is that of ZooKeeper's
+//! `zookeeper.jute`.
 //!
-//! Numbers are big-endian; buffers and texts have their length in front, -1 for none; a frame has its own in front.
+//! Integers are big-endian. Buffers and texts follow their length, which is -1 for none. A frame follows its
+//! length.
 
 use std::fmt;
 
-/// The longest frame that is believed: a server's own limit for what it takes is 1 MiB, and lists may be longer.
+/// The longest frame that is accepted. Servers accept requests of 1 MiB at most, but a list of children may
+/// be longer.
 const MAX_FRAME: usize = 64 << 20;
 
-/// The numbers that the protocol gives to what has no number of its own.
-pub(super) const EVENT: i32 = -1;
-pub(super) const PING: i32 = -2;
-pub(super) const AUTH: i32 = -4;
+/// The xids that the protocol reserves for messages that are no numbered request or answer.
+pub(super) const NOTIFICATION_XID: i32 = -1;
+pub(super) const PING_XID: i32 = -2;
+pub(super) const AUTH_XID: i32 = -4;
 
-/// What is asked for.
+/// The type of a request: `ZooDefs.OpCode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
-pub(super) enum Code {
+pub(super) enum OpCode {
     Delete = 2,
     Exists = 3,
     GetData = 4,
@@ -29,47 +32,47 @@ pub(super) enum Code {
     CloseSession = -11,
 }
 
-impl Code {
-    /// Whether an answer proves that the leader knows of the session: the others are answered by any member.
-    pub(super) fn asks_leader(self) -> bool {
-        matches!(self, Code::Create2 | Code::Delete | Code::Sync)
+impl OpCode {
+    /// Whether an answer proves that the leader knows the session. Members answer other requests alone.
+    pub(super) fn goes_through_leader(self) -> bool {
+        matches!(self, OpCode::Create2 | OpCode::Delete | OpCode::Sync)
     }
 
-    /// Whether a request that got no answer is simply made again: nobody can tell twice from once.
-    pub(super) fn only_looks(self) -> bool {
-        matches!(self, Code::Exists | Code::GetData | Code::GetChildren | Code::Sync)
+    /// Whether a request without an answer may be repeated safely, because it changes nothing.
+    pub(super) fn may_be_repeated(self) -> bool {
+        matches!(self, OpCode::Exists | OpCode::GetData | OpCode::GetChildren | OpCode::Sync)
     }
 }
 
-/// What a server refuses a request for, by its own number.
+/// Why a server refuses a request: `KeeperException.Code`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal(pub(super) i32);
+pub(super) struct ErrorCode(pub(super) i32);
 
-impl Refusal {
-    pub(super) const UNIMPLEMENTED: Refusal = Refusal(-6);
-    pub(super) const NO_NODE: Refusal = Refusal(-101);
-    pub(super) const NO_AUTH: Refusal = Refusal(-102);
-    pub(super) const NODE_EXISTS: Refusal = Refusal(-110);
-    pub(super) const NOT_EMPTY: Refusal = Refusal(-111);
-    pub(super) const SESSION_EXPIRED: Refusal = Refusal(-112);
-    pub(super) const INVALID_ACL: Refusal = Refusal(-114);
-    pub(super) const AUTH_FAILED: Refusal = Refusal(-115);
-    pub(super) const SESSION_MOVED: Refusal = Refusal(-118);
-    pub(super) const QUOTA_EXCEEDED: Refusal = Refusal(-125);
-    pub(super) const THROTTLED: Refusal = Refusal(-127);
+impl ErrorCode {
+    pub(super) const UNIMPLEMENTED: ErrorCode = ErrorCode(-6);
+    pub(super) const NO_NODE: ErrorCode = ErrorCode(-101);
+    pub(super) const NO_AUTH: ErrorCode = ErrorCode(-102);
+    pub(super) const NODE_EXISTS: ErrorCode = ErrorCode(-110);
+    pub(super) const NOT_EMPTY: ErrorCode = ErrorCode(-111);
+    pub(super) const SESSION_EXPIRED: ErrorCode = ErrorCode(-112);
+    pub(super) const INVALID_ACL: ErrorCode = ErrorCode(-114);
+    pub(super) const AUTH_FAILED: ErrorCode = ErrorCode(-115);
+    pub(super) const SESSION_MOVED: ErrorCode = ErrorCode(-118);
+    pub(super) const QUOTA_EXCEEDED: ErrorCode = ErrorCode(-125);
+    pub(super) const THROTTLED: ErrorCode = ErrorCode(-127);
 }
 
-/// A message that ends too early, or has a length that cannot be.
+/// A message that ends too early, or has an impossible length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it sent what is no answer of a ZooKeeper server")
+        f.write_str("it sent something that is not an answer of a ZooKeeper server")
     }
 }
 
-/// Writes one message after the other.
+/// Writes messages one after the other.
 #[derive(Debug, Default)]
 pub(super) struct Writer(pub(super) Vec<u8>);
 
@@ -90,7 +93,7 @@ impl Writer {
     }
 
     pub(super) fn buffer(&mut self, bytes: &[u8]) -> &mut Self {
-        self.int(i32::try_from(bytes.len()).expect("what is sent is short"));
+        self.int(i32::try_from(bytes.len()).expect("requests are short"));
         self.0.extend(bytes);
         self
     }
@@ -99,13 +102,13 @@ impl Writer {
         self.buffer(text.as_bytes())
     }
 
-    /// Puts `message` behind its length.
+    /// Writes `message` behind its length.
     pub(super) fn frame(&mut self, message: &[u8]) -> &mut Self {
         self.buffer(message)
     }
 }
 
-/// Reads one field after the other.
+/// Reads fields one after the other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
@@ -140,7 +143,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Takes the first frame out of what has been received, if it is there as a whole.
+/// Takes the first frame out of the received bytes, if it is complete.
 pub(super) fn take_frame(received: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Malformed> {
     let Some(length) = received.first_chunk::<4>() else {
         return Ok(None);
@@ -158,38 +161,38 @@ pub(super) fn take_frame(received: &mut Vec<u8>) -> Result<Option<Vec<u8>>, Malf
     Ok(Some(frame))
 }
 
-/// Who may do what with a node.
+/// One rule of a node's access control list: who may do everything with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Acl {
     pub(super) scheme: String,
     pub(super) id: String,
 }
 
-/// One request, without the number that the connection gives it.
+/// One request, without the xid that the connection gives it.
 #[derive(Debug)]
 pub(super) struct Request {
-    pub(super) code: Code,
+    pub(super) code: OpCode,
     pub(super) body: Vec<u8>,
 }
 
 impl Request {
-    fn new(code: Code, write: impl FnOnce(&mut Writer) -> &mut Writer) -> Self {
+    fn new(code: OpCode, write: impl FnOnce(&mut Writer) -> &mut Writer) -> Self {
         let mut writer = Writer::default();
         write(&mut writer);
         Request { code, body: writer.0 }
     }
 
-    /// Makes a node that ends with its session; the server puts a number behind `path`.
+    /// Creates a node that is deleted with its session. The server appends a sequence number to `path`.
     pub(super) fn create_claim(path: &str, data: &[u8], acl: &[Acl]) -> Self {
-        Self::create(Code::Create2, path, data, acl, 3)
+        Self::create(OpCode::Create2, path, data, acl, 3)
     }
 
-    /// Makes a node that ends when its last child has gone.
+    /// Creates a node that the servers delete some time after its last child.
     pub(super) fn create_container(path: &str, acl: &[Acl]) -> Self {
-        Self::create(Code::CreateContainer, path, &[], acl, 4)
+        Self::create(OpCode::CreateContainer, path, &[], acl, 4)
     }
 
-    fn create(code: Code, path: &str, data: &[u8], acl: &[Acl], mode: i32) -> Self {
+    fn create(code: OpCode, path: &str, data: &[u8], acl: &[Acl], mode: i32) -> Self {
         /// Read, write, create, delete and administer.
         const ALL: i32 = 31;
         Self::new(code, |writer| {
@@ -204,77 +207,77 @@ impl Request {
     pub(super) fn delete(path: &str) -> Self {
         /// Whichever version the node has.
         const ANY: i32 = -1;
-        Self::new(Code::Delete, |writer| writer.text(path).int(ANY))
+        Self::new(OpCode::Delete, |writer| writer.text(path).int(ANY))
     }
 
     pub(super) fn exists(path: &str) -> Self {
-        Self::new(Code::Exists, |writer| writer.text(path).bool(false))
+        Self::new(OpCode::Exists, |writer| writer.text(path).bool(false))
     }
 
-    /// Reads a node, and is told once of its change or end where that is wished.
+    /// Reads a node. With `watch`, the server notifies once when the node changes or is deleted.
     pub(super) fn data(path: &str, watch: bool) -> Self {
-        Self::new(Code::GetData, |writer| writer.text(path).bool(watch))
+        Self::new(OpCode::GetData, |writer| writer.text(path).bool(watch))
     }
 
     pub(super) fn children(path: &str) -> Self {
-        Self::new(Code::GetChildren, |writer| writer.text(path).bool(false))
+        Self::new(OpCode::GetChildren, |writer| writer.text(path).bool(false))
     }
 
-    /// Has the member that answers catch up with the leader.
+    /// Makes the member that answers catch up with the leader.
     pub(super) fn sync(path: &str) -> Self {
-        Self::new(Code::Sync, |writer| writer.text(path))
+        Self::new(OpCode::Sync, |writer| writer.text(path))
     }
 
     pub(super) fn close() -> Self {
-        Self::new(Code::CloseSession, |writer| writer)
+        Self::new(OpCode::CloseSession, |writer| writer)
     }
 
     pub(super) fn sasl(token: &[u8]) -> Self {
-        Self::new(Code::Sasl, |writer| writer.buffer(token))
+        Self::new(OpCode::Sasl, |writer| writer.buffer(token))
     }
 
     pub(super) fn auth(scheme: &str, credentials: &[u8]) -> Self {
-        Self::new(Code::Auth, |writer| writer.int(0).text(scheme).buffer(credentials))
+        Self::new(OpCode::Auth, |writer| writer.int(0).text(scheme).buffer(credentials))
     }
 
     pub(super) fn ping() -> Self {
-        Self::new(Code::Ping, |writer| writer)
+        Self::new(OpCode::Ping, |writer| writer)
     }
 
-    /// The request as a frame with this number.
-    pub(super) fn write(&self, number: i32, frames: &mut Writer) {
+    /// Writes the request as a frame with this xid.
+    pub(super) fn write(&self, xid: i32, frames: &mut Writer) {
         let mut message = Writer::default();
-        message.int(number).int(self.code as i32).0.extend(&self.body);
+        message.int(xid).int(self.code as i32).0.extend(&self.body);
         frames.frame(&message.0);
     }
 }
 
-/// What is known of a node.
+/// The metadata of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
-    /// The number of the transaction that made it.
-    pub(super) created: i64,
-    /// When that was, in milliseconds since 1970 by the server's clock.
-    pub(super) created_at: i64,
-    /// The session that it ends with; 0 for none.
-    pub(super) session: i64,
+    /// The transaction that created it.
+    pub(super) czxid: i64,
+    /// When it was created, in milliseconds since 1970 by the server's clock.
+    pub(super) ctime: i64,
+    /// The session that it is deleted with; 0 for none.
+    pub(super) ephemeral_owner: i64,
 }
 
 impl Reader<'_> {
     pub(super) fn stat(&mut self) -> Result<Stat, Malformed> {
-        let (created, _modified) = (self.long()?, self.long()?);
-        let (created_at, _modified_at) = (self.long()?, self.long()?);
+        let (czxid, _mzxid) = (self.long()?, self.long()?);
+        let (ctime, _mtime) = (self.long()?, self.long()?);
         let _versions = (self.int()?, self.int()?, self.int()?);
-        let session = self.long()?;
-        Ok(Stat { created, created_at, session })
+        let ephemeral_owner = self.long()?;
+        Ok(Stat { czxid, ctime, ephemeral_owner })
     }
 
-    /// The answer to a creation: the node's path, and what is known of it.
+    /// The answer to a creation: the node's path and metadata.
     pub(super) fn created(&mut self) -> Result<(String, Stat), Malformed> {
         Ok((self.text()?, self.stat()?))
     }
 
-    /// The answer to the reading of a node.
+    /// The answer to a read of a node: its data and metadata.
     pub(super) fn data(&mut self) -> Result<(Vec<u8>, Stat), Malformed> {
         let data = self.buffer()?.to_vec();
         Ok((data, self.stat()?))
@@ -292,55 +295,65 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_frame_is_taken_once_it_is_whole() {
+    fn a_frame_is_taken_once_it_is_complete() {
         let mut received = Vec::new();
         let mut frames = Writer::default();
         frames.frame(b"one").frame(b"");
         for (index, byte) in frames.0.iter().enumerate() {
             received.push(*byte);
-            let whole = match index {
+            let complete = match index {
                 6 => Some(b"one".to_vec()),
                 10 => Some(Vec::new()),
                 _ => None,
             };
-            assert_eq!(take_frame(&mut received), Ok(whole), "{index}");
+            assert_eq!(take_frame(&mut received), Ok(complete), "{index}");
         }
         assert!(received.is_empty());
         assert_eq!(take_frame(&mut vec![0x7f, 0, 0, 0]), Err(Malformed));
         assert_eq!(take_frame(&mut vec![0xff, 0, 0, 0]), Err(Malformed));
     }
 
-    /// ZooKeeper's own numbers, from `ZooDefs.OpCode` and `KeeperException.Code`.
+    /// The numbers in ZooKeeper's `ZooDefs.OpCode` and `KeeperException.Code`.
     #[test]
-    fn requests_and_refusals_have_the_numbers_of_the_protocol() {
-        let codes = [Code::Delete, Code::Exists, Code::GetData, Code::GetChildren, Code::Sync, Code::Ping];
+    fn operations_and_errors_have_the_numbers_of_the_protocol() {
+        let codes = [
+            OpCode::Delete,
+            OpCode::Exists,
+            OpCode::GetData,
+            OpCode::GetChildren,
+            OpCode::Sync,
+            OpCode::Ping,
+        ];
         assert_eq!(codes.map(|code| code as i32), [2, 3, 4, 8, 9, 11]);
-        let codes = [Code::Create2, Code::CreateContainer, Code::Auth, Code::Sasl, Code::CloseSession];
+        let codes =
+            [OpCode::Create2, OpCode::CreateContainer, OpCode::Auth, OpCode::Sasl, OpCode::CloseSession];
         assert_eq!(codes.map(|code| code as i32), [15, 19, 100, 102, -11]);
-        assert_eq!([EVENT, PING, AUTH], [-1, -2, -4]);
-        for (refusal, number) in [
-            (Refusal::UNIMPLEMENTED, -6),
-            (Refusal::NO_NODE, -101),
-            (Refusal::NO_AUTH, -102),
-            (Refusal::NODE_EXISTS, -110),
-            (Refusal::NOT_EMPTY, -111),
-            (Refusal::SESSION_EXPIRED, -112),
-            (Refusal::INVALID_ACL, -114),
-            (Refusal::AUTH_FAILED, -115),
-            (Refusal::SESSION_MOVED, -118),
-            (Refusal::QUOTA_EXCEEDED, -125),
-            (Refusal::THROTTLED, -127),
+        assert_eq!([NOTIFICATION_XID, PING_XID, AUTH_XID], [-1, -2, -4]);
+        for (error, number) in [
+            (ErrorCode::UNIMPLEMENTED, -6),
+            (ErrorCode::NO_NODE, -101),
+            (ErrorCode::NO_AUTH, -102),
+            (ErrorCode::NODE_EXISTS, -110),
+            (ErrorCode::NOT_EMPTY, -111),
+            (ErrorCode::SESSION_EXPIRED, -112),
+            (ErrorCode::INVALID_ACL, -114),
+            (ErrorCode::AUTH_FAILED, -115),
+            (ErrorCode::SESSION_MOVED, -118),
+            (ErrorCode::QUOTA_EXCEEDED, -125),
+            (ErrorCode::THROTTLED, -127),
         ] {
-            assert_eq!(refusal.0, number);
+            assert_eq!(error.0, number);
         }
     }
 
     #[test]
-    fn what_changes_nothing_may_be_asked_twice() {
-        let looks = [Code::Exists, Code::GetData, Code::GetChildren, Code::Sync];
-        assert!(looks.into_iter().all(Code::only_looks));
-        for code in [Code::Delete, Code::Create2, Code::CreateContainer, Code::Auth, Code::CloseSession] {
-            assert!(!code.only_looks(), "{code:?}");
+    fn only_requests_that_change_nothing_may_be_repeated() {
+        let repeatable = [OpCode::Exists, OpCode::GetData, OpCode::GetChildren, OpCode::Sync];
+        assert!(repeatable.into_iter().all(OpCode::may_be_repeated));
+        for code in
+            [OpCode::Delete, OpCode::Create2, OpCode::CreateContainer, OpCode::Auth, OpCode::CloseSession]
+        {
+            assert!(!code.may_be_repeated(), "{code:?}");
         }
     }
 
@@ -355,7 +368,7 @@ mod tests {
         let mut frames = Writer::default();
         Request::sync("/a").write(7, &mut frames);
         let expected = [&[0, 0, 0, 14, 0, 0, 0, 7, 0, 0, 0, 9][..], &path[..]].concat();
-        assert_eq!(frames.0, expected, "length, number, code");
+        assert_eq!(frames.0, expected, "length, xid, operation");
     }
 
     #[test]
@@ -363,18 +376,18 @@ mod tests {
         let received = |length: usize| i32::try_from(length).unwrap().to_be_bytes().to_vec();
         assert_eq!(take_frame(&mut received(MAX_FRAME)), Ok(None));
         assert_eq!(take_frame(&mut received(MAX_FRAME + 1)), Err(Malformed));
-        assert!(Malformed.to_string().contains("ZooKeeper"), "it says what the other side is not");
+        assert!(Malformed.to_string().contains("ZooKeeper"), "it says what the peer is not");
     }
 
     #[test]
     fn a_node_is_read_from_its_fields() {
         let mut writer = Writer::default();
         writer.text("/a").long(11).long(12).long(13).long(14).int(1).int(2).int(3).long(15);
-        let stat = Stat { created: 11, created_at: 13, session: 15 };
+        let stat = Stat { czxid: 11, ctime: 13, ephemeral_owner: 15 };
         assert_eq!(Reader(&writer.0).created(), Ok(("/a".to_owned(), stat)));
         let mut writer = Writer::default();
         writer.int(-1).long(1).long(2).long(3).long(4).int(5).int(6).int(7).long(8);
-        let stat = Stat { created: 1, created_at: 3, session: 8 };
+        let stat = Stat { czxid: 1, ctime: 3, ephemeral_owner: 8 };
         assert_eq!(Reader(&writer.0).data(), Ok((Vec::new(), stat)));
         let mut writer = Writer::default();
         writer.int(2).text("a").text("b");
@@ -384,7 +397,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_answer_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Reader(&bytes).created();
             let _ = Reader(&bytes).data();
             let _ = Reader(&bytes).children();

@@ -1,0 +1,215 @@
+//! How claims are enqueued, also claims whose creation got no answer.
+
+use std::sync::Arc;
+
+use super::connection::Failure;
+use super::naming::ListedClaim;
+use super::positions::{Node, Position, Predecessor};
+use super::reading::Snapshot;
+use super::session::Session;
+use super::wire::{ErrorCode, Reader, Request, Stat};
+use super::{Shared, delete};
+use crate::backend::{Claim, ClaimStatus, WaitMode};
+use crate::error::Result;
+
+/// How many times a claim is requested again because the lock's node or the session is gone.
+const ATTEMPTS: usize = 5;
+
+impl Shared {
+    pub(super) async fn enqueue(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
+        let mut lost_once = false;
+        for _ in 0..ATTEMPTS {
+            let position = self.position(claim.id);
+            if let Some(Position { session, node, .. }) =
+                position.as_ref().filter(|position| position.session.is_expired())
+            {
+                self.positions().found_gone(claim.id, session, node.as_ref());
+            }
+            let enqueued = match position.filter(|position| !position.session.is_expired()) {
+                Some(Position { session, node: Some(node), .. }) => {
+                    session.keep_alive_for(claim.lease);
+                    self.read_again(claim, &node, &session).await.map(Some)
+                }
+                Some(Position { session, node: None, .. }) => match self.find_own_node(claim, &session).await
+                {
+                    Ok(Some(node)) => {
+                        self.positions().created(claim.id, &session, node.clone());
+                        self.read_again(claim, &node, &session).await.map(Some)
+                    }
+                    Ok(None) => self.create(claim, &session).await,
+                    Err(failure) => Err(failure),
+                },
+                None => {
+                    let session = self.sessions.get(claim.lease).await?;
+                    self.create(claim, &session).await
+                }
+            };
+            match enqueued {
+                Ok(Some(status)) => return Ok(status),
+                // The lock's node was deleted in the meantime, or the session has expired.
+                Ok(None) | Err(Failure::Expired) => {}
+                // Often a lost connection is the first sign of an expired session.
+                Err(Failure::Lost(_)) if !lost_once => lost_once = true,
+                Err(failure) => return Err(self.error(failure)),
+            }
+        }
+        Err(self.error(Failure::Lost("the session or the lock's node was lost in every attempt".to_owned())))
+    }
+
+    /// Creates the claim's node at the end of the queue, and returns the claim's status; `None` if the lock's
+    /// node had to be created first, or the sequence had to be restarted.
+    ///
+    /// It takes one round trip if no other claim of this session is in the queue. A second request travels
+    /// along with the creation, by the predecessor and the claim's wait mode:
+    ///
+    /// | predecessor | wait mode | sent along | because |
+    /// |---|---|---|---|
+    /// | absent | any | children | the queue says at once whether the claim holds |
+    /// | known or pending | `Wait` | nothing | an exclusive claim can wait for it; others share a read |
+    /// | known | `Try`, exclusive claim | exists | the claim cannot hold if its predecessor is there |
+    /// | known or pending | `Try`, otherwise | children | as for an absent predecessor |
+    async fn create(
+        self: &Arc<Self>,
+        claim: &Claim,
+        session: &Arc<Session>,
+    ) -> Result<Option<ClaimStatus>, Failure> {
+        let lock = self.config.layout.lock(&claim.name);
+        let path = format!("{lock}/{}", self.config.layout.claim(claim));
+        let predecessor = self.positions().begin(claim, session);
+        session.keep_alive_for(claim.lease);
+        let data = format!("{} {}", session.timeout().as_millis(), claim.owner);
+        let created = session.send(Request::create_claim(&path, data.as_bytes(), &self.config.acl));
+        let excludes = claim.permits.count == claim.permits.capacity;
+        let (listed, exists) = match predecessor {
+            Predecessor::Pending | Predecessor::Known(_) if claim.wait_mode == WaitMode::Wait => (None, None),
+            // What is remembered may be outdated. A claim that does not wait may only give up if somebody is
+            // ahead of it now.
+            Predecessor::Known(last) if excludes => (None, Some(session.send(Request::exists(&last)))),
+            _ => (Some(session.send(Request::children(&lock))), None),
+        };
+        let requested_at = created.requested_at;
+        let node = match session.answer(created).await {
+            Ok(answer) => {
+                let (path, stat) = Reader(&answer).created()?;
+                if self.config.layout.has_last_sequence(&path) {
+                    return self.restart_sequence(session, &lock, &path).await.map(|()| None);
+                }
+                self.node(path, stat)?
+            }
+            Err(Failure::Refused(ErrorCode::NO_NODE)) => {
+                self.positions().not_created(claim.id, session);
+                return self.create_parents(session, &lock).await.map(|()| None);
+            }
+            Err(failure) => return Err(failure),
+        };
+        self.positions().created(claim.id, session, node.clone());
+        if let Some(listed) = listed {
+            let children = session.answer(listed).await?;
+            let snapshot = Snapshot::new(&self.config.layout, &Reader(&children).children()?, requested_at);
+            return Ok(Some(self.positions().apply(claim, &node, &snapshot)));
+        }
+        let predecessor_exists = match exists {
+            None => true,
+            Some(exists) => match session.answer(exists).await {
+                Ok(_) => true,
+                Err(Failure::Refused(ErrorCode::NO_NODE)) => false,
+                Err(failure) => return Err(failure),
+            },
+        };
+        let known = if predecessor_exists { self.positions().decide(claim, requested_at) } else { None };
+        match known {
+            Some(status) => Ok(Some(status)),
+            None => self.read_again(claim, &node, session).await.map(Some),
+        }
+    }
+
+    /// The node at a path that this store has asked the server to create.
+    fn node(&self, path: String, stat: Stat) -> Result<Node, Failure> {
+        let listed = path.rsplit('/').next().and_then(|name| self.config.layout.parse(name));
+        let listed =
+            listed.ok_or_else(|| Failure::Lost(format!("it created {path}, which was not requested")))?;
+        Ok(Node { path, czxid: stat.czxid, listed })
+    }
+
+    /// Deletes a claim that got the last sequence number, and the lock's node, so that numbers restart at 0.
+    ///
+    /// A claim must not keep the last number, because servers stay at it (seen with 3.8): a second claim
+    /// would get the same number, and neither would be ahead of the other.
+    async fn restart_sequence(&self, session: &Session, lock: &str, claim: &str) -> Result<(), Failure> {
+        delete(session, claim).await?;
+        match delete(session, lock).await {
+            Err(Failure::Refused(ErrorCode::NOT_EMPTY)) => Err(Failure::Lost(format!(
+                "the sequence numbers below {lock} are used up: they restart once nothing is below it"
+            ))),
+            other => other.map(drop),
+        }
+    }
+
+    /// Creates the lock's node and those above it, as containers: the servers delete them once empty.
+    async fn create_parents(&self, session: &Session, lock: &str) -> Result<(), Failure> {
+        let ends = lock.match_indices('/').map(|(at, _)| at).skip(1).chain([lock.len()]);
+        let pending: Vec<_> =
+            ends.map(|end| session.send(Request::create_container(&lock[..end], &self.config.acl))).collect();
+        let mut created = Ok(());
+        for pending in pending {
+            created = match session.answer(pending).await {
+                Ok(_) | Err(Failure::Refused(ErrorCode::NODE_EXISTS)) => Ok(()),
+                // A parent that this user may neither see nor create may exist all the same. So only the
+                // answer for the lock's own node counts, which is the last.
+                Err(failure @ Failure::Refused(_)) => Err(failure),
+                Err(failure) => return Err(failure),
+            };
+        }
+        created
+    }
+
+    /// Finds the node of a claim whose creation got no answer.
+    ///
+    /// A node of an earlier session is deleted instead, because it would end with that session.
+    async fn find_own_node(
+        self: &Arc<Self>,
+        claim: &Claim,
+        session: &Arc<Session>,
+    ) -> Result<Option<Node>, Failure> {
+        let mut own = None;
+        for path in self.nodes_of(claim, session).await? {
+            let stat = match session.ask(Request::data(&path, false)).await {
+                Ok(answer) => Reader(&answer).data()?.1,
+                Err(Failure::Refused(ErrorCode::NO_NODE)) => continue,
+                Err(failure) => return Err(failure),
+            };
+            if stat.ephemeral_owner == session.id()
+                && own.is_none()
+                && !self.config.layout.has_last_sequence(&path)
+            {
+                own = Some(self.node(path, stat)?);
+            } else {
+                delete(session, &path).await?;
+            }
+        }
+        Ok(own)
+    }
+
+    /// The paths of the nodes with the claim's id, as the leader knows them.
+    pub(super) async fn nodes_of(
+        self: &Arc<Self>,
+        claim: &Claim,
+        session: &Arc<Session>,
+    ) -> Result<Vec<String>, Failure> {
+        let lock = self.config.layout.lock(&claim.name);
+        let snapshot = self.read(session, &lock).await?;
+        let path = |listed: &ListedClaim| format!("{lock}/{}", listed.node);
+        Ok(snapshot.of(claim.id).map(path).collect())
+    }
+
+    /// Reads the queue of a claim whose node is known, and returns the claim's status in it.
+    pub(super) async fn read_again(
+        self: &Arc<Self>,
+        claim: &Claim,
+        node: &Node,
+        session: &Arc<Session>,
+    ) -> Result<ClaimStatus, Failure> {
+        let snapshot = self.read(session, &self.config.layout.lock(&claim.name)).await?;
+        Ok(self.positions().apply(claim, node, &snapshot))
+    }
+}

@@ -1,4 +1,4 @@
-//! Counterparts of what the core waits with: threads that switch where a search decides, and time that passes when a
+//! Counterparts of the core's synchronization: threads switch where a search decides, and time passes when a
 //! test lets it.
 
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use futures_util::future::{Either, select};
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 pub(crate) use shuttle::sync::{Mutex, MutexGuard};
 
-/// A place where the search may go on with another thread.
+/// A point where the search may switch to another thread.
 fn switch() {
     AtomicBool::new(false).load(Ordering::SeqCst);
 }
 
-/// tokio's, with a place to switch before each step.
+/// tokio's, with a point to switch before each step.
 #[derive(Debug, Default)]
 pub(crate) struct Notify(tokio::sync::Notify);
 
@@ -45,7 +45,7 @@ impl Notify {
     }
 }
 
-/// tokio's, with a place to switch before each step.
+/// tokio's, with a point to switch before each step.
 pub(crate) mod watch {
     use super::switch;
 
@@ -91,7 +91,7 @@ pub(crate) mod watch {
     }
 }
 
-/// What stands for the runtime's handle: tasks are the search's.
+/// The counterpart of the runtime's handle. The search runs the tasks.
 #[derive(Clone)]
 pub(crate) struct Handle;
 
@@ -109,7 +109,7 @@ impl Handle {
     }
 }
 
-/// When every search's time begins: late enough for spans that are counted backwards from it.
+/// When the time of every schedule begins. It is in the future, so that tests can subtract from it.
 static BEGIN: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_secs(86_400));
 
 #[derive(Default)]
@@ -120,7 +120,8 @@ struct Clock {
 }
 
 shuttle::lazy_static! {
-    // One for each schedule. The standard library's mutex: a look at the clock is no place to switch threads.
+    // One for each schedule. It uses the standard library's mutex, so that reading the clock is no point to
+    // switch.
     static ref CLOCK: std::sync::Mutex<Clock> = std::sync::Mutex::default();
 }
 
@@ -132,10 +133,10 @@ pub(crate) fn now() -> Instant {
     *BEGIN + clock(|clock| clock.passed)
 }
 
-/// Lets time pass, and wakes who has slept until then.
-pub(crate) fn pass(span: Duration) {
+/// Lets time pass, and wakes the tasks whose sleep ends.
+pub(crate) fn pass(duration: Duration) {
     let woken: Vec<Waker> = clock(|clock| {
-        clock.passed += span;
+        clock.passed += duration;
         let now = *BEGIN + clock.passed;
         let later = clock.sleepers.split_off(&(now, u64::MAX));
         std::mem::replace(&mut clock.sleepers, later).into_values().collect()
@@ -143,7 +144,7 @@ pub(crate) fn pass(span: Duration) {
     woken.into_iter().for_each(Waker::wake);
 }
 
-/// A wish to be woken at a moment, with a number that tells it from others.
+/// Sleeps until a moment. Its number tells it from other sleeps until the same moment.
 struct Sleep {
     key: (Instant, u64),
 }

@@ -1,4 +1,5 @@
-//! Locks between owners, while time stands still: whoever is not woken is never woken, and the search says so.
+//! Locks between owners, while time stands still. A waiter that misses its wake-up sleeps for ever, and the
+//! search reports that as a deadlock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use crate::locks::Lock;
 use crate::options::Options;
 use shuttle::future::{block_on, yield_now};
 
-/// Takes the lock, and counts who else has it meanwhile.
+/// Takes the lock, and asserts that no more permits are held than `most`.
 async fn take(lock: Lock, inside: Arc<AtomicU64>, most: u64, last: Arc<AtomicU64>) {
     let count = u64::from(lock.permits().count);
     let guard = lock.acquire().await.unwrap();
@@ -35,7 +36,7 @@ fn take_on_threads(most: u64, locks: impl Fn(usize) -> Lock) {
 }
 
 #[test]
-fn a_mutex_passes_on_between_the_threads_of_one_owner_and_another() {
+fn a_mutex_excludes_the_threads_of_one_owner_and_of_another() {
     search(|| {
         let store = Store::new();
         let owners = [owner(&store, Options::default()), owner(&store, Options::default())];
@@ -45,7 +46,7 @@ fn a_mutex_passes_on_between_the_threads_of_one_owner_and_another() {
 }
 
 #[test]
-fn permits_pass_on() {
+fn permits_are_never_exceeded() {
     search(|| {
         let store = Store::new();
         let owner = owner(&store, Options::default());
@@ -56,38 +57,38 @@ fn permits_pass_on() {
 }
 
 #[test]
-fn whoever_gives_up_at_any_moment_leaves_nothing_and_holds_nobody_up() {
+fn an_acquire_dropped_at_any_moment_leaves_no_claim_and_blocks_nobody() {
     search(|| {
         let store = Store::new();
         let owner = owner(&store, Options::default());
         let lock = mutex(&owner);
-        let gives_up = shuttle::future::spawn(async move { lock.acquire().await.map(drop) });
+        let dropped = shuttle::future::spawn(async move { lock.acquire().await.map(drop) });
         let lock = mutex(&owner);
-        let waits = on_thread(async move { lock.acquire().await.map(drop) });
+        let waiter = on_thread(async move { lock.acquire().await.map(drop) });
         shuttle::thread::yield_now();
-        gives_up.abort();
-        waits.join().unwrap().unwrap();
-        let _ = block_on(gives_up);
+        dropped.abort();
+        waiter.join().unwrap().unwrap();
+        let _ = block_on(dropped);
         block_on(owner.close());
         assert_eq!(block_on(store.claims()), 0);
-        assert_eq!(store.never_left(), 0);
+        assert_eq!(store.unreleased(), 0);
     });
 }
 
 #[test]
-fn close_ends_all_waits_and_leaves_only_what_is_held() {
+fn close_ends_all_waits_and_keeps_only_held_locks() {
     search(|| {
         let store = Store::new();
         let owner = owner(&store, Options::default());
         let held = block_on(mutex(&owner).acquire()).unwrap();
         let lock = mutex(&owner);
-        let waits = on_thread(async move { lock.acquire().await.map(drop) });
+        let waiter = on_thread(async move { lock.acquire().await.map(drop) });
         while store.waits.load(Ordering::Relaxed) == 0 {
             shuttle::thread::yield_now();
         }
         block_on(owner.close());
         assert_eq!(block_on(store.claims()), 1);
-        assert!(matches!(waits.join().unwrap(), Err(Error::Closed)));
+        assert!(matches!(waiter.join().unwrap(), Err(Error::Closed)));
         block_on(held.release()).unwrap();
         assert_eq!(block_on(store.claims()), 0);
     });

@@ -1,4 +1,4 @@
-//! Locks that are lost, while time passes whenever the search likes.
+//! Locks that are lost, while time passes at any moment that the search chooses.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,46 +12,46 @@ use crate::options::{MAX_DURATION, Options};
 use crate::stores::memory::Memory;
 
 fn options() -> Options {
-    // The store answers, however long the search has a request wait.
+    // The store always answers in the end, so the delays of the search must not cause a store timeout.
     Options { lease: LEASE, store_timeout: Some(MAX_DURATION), ..Options::default() }
 }
 
 #[test]
-fn a_loss_is_told_before_another_is_granted_the_lock() {
+fn a_loss_is_reported_before_another_owner_is_granted_the_lock() {
     search(|| {
         let memory = Memory::new();
-        let (silent, other) = (Store::beside(&memory), Store::beside(&memory));
-        silent.deaf.store(true, Ordering::Relaxed);
+        let (silent, other) = (Store::with_memory(&memory), Store::with_memory(&memory));
+        silent.fail_renewals.store(true, Ordering::Relaxed);
         let (loses, takes) = (owner(&silent, options()), owner(&other, options()));
         let guard = Arc::new(block_on(mutex(&loses).acquire()).unwrap());
         let fencing_token = guard.fencing_token();
-        let told = Arc::clone(&guard);
-        let told = on_thread(async move { told.lost().await });
+        let lost = Arc::clone(&guard);
+        let lost = on_thread(async move { lost.lost().await });
         let taken = on_thread(async move {
             let taken = mutex(&takes).acquire().await.unwrap();
-            assert!(!guard.is_held(), "two believe that they hold");
+            assert!(!guard.is_held(), "two owners believe that they hold");
             assert!(taken.fencing_token() > fencing_token);
         });
         with_time(|| {
-            assert_eq!(told.join().unwrap(), Loss::Expired);
+            assert_eq!(lost.join().unwrap(), Loss::Expired);
             taken.join().unwrap();
         });
     });
 }
 
-/// Even if a task is not run between its grant and its loss, which another task has noted.
+/// The task of the grant may not run before the loss, which another task notices first.
 #[test]
-fn whoever_is_granted_a_lock_is_told_of_it_though_it_is_lost_by_then() {
+fn a_grant_is_returned_even_if_the_lock_is_lost_by_then() {
     search(|| {
         let store = Store::new();
-        store.mute.store(true, Ordering::Relaxed);
+        store.no_pushes.store(true, Ordering::Relaxed);
         let owner = owner(&store, options());
         let threads = [0, 1].map(|_| {
             let lock = mutex(&owner);
             on_thread(async move {
                 let guard = lock.acquire().await.unwrap();
                 if !guard.is_held() {
-                    // Revoked where the store's word that it is over came first.
+                    // Revoked if the store's answer that the claim is gone came first.
                     assert!(matches!(guard.lost().await, Loss::Expired | Loss::Revoked));
                 }
             })

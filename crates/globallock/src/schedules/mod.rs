@@ -1,13 +1,14 @@
-//! The code that threads share, in very many orders of its steps: `make schedules`.
+//! Runs the code that threads share in many schedules, that is, orders of its steps: `make schedules`.
 //!
-//! A step is what lies between two looks at the counterparts in [`sync`](crate::sync): between two locks, wake-ups, waits
-//! or spawns. What tokio's `Notify` and `watch` do inside is one step, which tokio's own tests answer for. `select!`
-//! looks at its branches in an order of its own, so that a schedule which is repeated may go another way.
+//! A step is the code between two calls of the counterparts in [`sync`](crate::sync): between two locks,
+//! wake-ups, waits or spawns. Each call of tokio's `Notify` and `watch` is one step, because tokio tests
+//! their insides itself. `select!` polls its branches in random order, so that a repeated schedule may take
+//! another way.
 
-mod keeping;
+mod holding;
+mod inboxes;
 mod locks;
 mod losing;
-mod sharing;
 mod store;
 
 use std::sync::Arc;
@@ -25,34 +26,35 @@ use crate::options::{ManagerOptions, Options};
 use crate::sync::pass;
 use store::Store;
 
-/// How many schedules each half of a random search tries.
+/// The number of schedules that each half of a random search tries.
 const SCHEDULES: usize = 2_000;
 
-/// The lease where time passes.
+/// The lease in the tests where time passes.
 const LEASE: Duration = Duration::from_secs(3);
 
 fn run(scheduler: impl Scheduler + 'static, test: impl Fn() + Send + Sync + 'static) -> usize {
     let mut config = Config::new();
     config.stack_size = 0x4_0000;
-    // Nothing here takes a hundredth of that: what goes on for so long goes on for ever.
+    // No test here takes a hundredth of these steps, so a schedule that takes them all never ends.
     config.max_steps = shuttle::MaxSteps::FailAfter(20_000);
     Runner::new(scheduler, config).run(test)
 }
 
-/// Tries schedules at random: half of them switch anywhere, half seldom but where it is least expected.
+/// Tries random schedules. One half switches threads anywhere; the other half (PCT) switches rarely, at
+/// random steps.
 fn search(test: impl Fn() + Clone + Send + Sync + 'static) {
     assert_eq!(run(RandomScheduler::new(SCHEDULES), test.clone()), SCHEDULES);
     assert_eq!(run(PctScheduler::new(4, SCHEDULES), test), SCHEDULES);
 }
 
-/// Tries every schedule, and says how many there are.
+/// Tries every schedule, and returns their number.
 fn search_all(test: impl Fn() + Send + Sync + 'static) -> usize {
     let schedules = run(DfsScheduler::new(None, false), test);
-    println!("{schedules} schedules, which are all");
+    println!("all {schedules} schedules");
     schedules
 }
 
-/// Runs a future on a thread of its own.
+/// Runs a future on its own thread.
 fn on_thread<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> shuttle::thread::JoinHandle<T> {
@@ -69,12 +71,12 @@ fn mutex(owner: &LockManager) -> Lock {
     owner.mutex("name").unwrap()
 }
 
-/// Lets time pass by itself while a test runs: now a little, now more than a lease in a moment.
+/// Lets time pass while a test runs, in random steps: some are small, some are longer than a lease.
 fn with_time<T>(test: impl FnOnce() -> T) -> T {
-    let over = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&over);
+    let done = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&done);
     let time = on_thread(async move {
-        while !seen.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) {
             for _ in 0..thread_rng().gen_range(0..60) {
                 yield_now().await;
             }
@@ -82,7 +84,7 @@ fn with_time<T>(test: impl FnOnce() -> T) -> T {
         }
     });
     let result = test();
-    over.store(true, Ordering::Relaxed);
+    done.store(true, Ordering::Relaxed);
     time.join().unwrap();
     result
 }

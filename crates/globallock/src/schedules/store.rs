@@ -1,4 +1,4 @@
-//! The store in memory with what a network adds: answers that take a while, that fail, and that are counted.
+//! The store in memory with the effects of a network: answers take time and can fail. It counts the requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,45 +19,50 @@ use crate::sync::Mutex;
 pub(super) struct Store {
     memory: Arc<Memory>,
     /// Whether renewals fail.
-    pub(super) deaf: AtomicBool,
-    /// Whether it tells nobody of a change: what waits must ask.
-    pub(super) mute: AtomicBool,
-    /// How many waits for a change have begun.
+    pub(super) fail_renewals: AtomicBool,
+    /// Whether it pushes no changes, so that waiters must ask.
+    pub(super) no_pushes: AtomicBool,
+    /// The number of waits for a change that have begun.
     pub(super) waits: AtomicUsize,
-    /// How often each claim has joined and left.
+    /// How often each claim was enqueued and released.
     counts: Mutex<HashMap<ClaimId, (usize, usize)>>,
-    /// Becomes true with the end of this.
+    /// Becomes true when this is dropped.
     dropped: watch::Sender<bool>,
 }
 
 impl Store {
     pub(super) fn new() -> Arc<Self> {
-        Self::beside(&Memory::new())
+        Self::with_memory(&Memory::new())
     }
 
     /// Another connection to the same store.
-    pub(super) fn beside(memory: &Arc<Memory>) -> Arc<Self> {
+    pub(super) fn with_memory(memory: &Arc<Memory>) -> Arc<Self> {
         Arc::new(Store {
             memory: Arc::clone(memory),
-            deaf: AtomicBool::new(false),
-            mute: AtomicBool::new(false),
+            fail_renewals: AtomicBool::new(false),
+            no_pushes: AtomicBool::new(false),
             waits: AtomicUsize::new(0),
             counts: Mutex::default(),
             dropped: watch::Sender::new(false),
         })
     }
 
-    /// How many claims the lock has, held or waiting.
+    /// The number of claims in the lock's queue, held or waiting.
     pub(super) async fn claims(&self) -> usize {
         self.memory.inspect(&Name::new("name").unwrap()).await.unwrap().len()
     }
 
-    /// How many claims have joined and never left.
-    pub(super) fn never_left(&self) -> usize {
-        self.counts.lock().unwrap().values().filter(|(joined, left)| *joined > 0 && *left == 0).count()
+    /// The number of claims that were enqueued and never released.
+    pub(super) fn unreleased(&self) -> usize {
+        self.counts
+            .lock()
+            .unwrap()
+            .values()
+            .filter(|(enqueued, released)| *enqueued > 0 && *released == 0)
+            .count()
     }
 
-    /// Resolves once nobody uses this any more.
+    /// Resolves when this is dropped.
     pub(super) fn dropped(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut dropped = self.dropped.subscribe();
         async move {
@@ -88,7 +93,7 @@ impl Backend for Store {
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         self.waits.fetch_add(1, Ordering::Relaxed);
-        if self.mute.load(Ordering::Relaxed) {
+        if self.no_pushes.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
         self.memory.wait_for_change(claim).await
@@ -96,8 +101,8 @@ impl Backend for Store {
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         yield_now().await;
-        if self.deaf.load(Ordering::Relaxed) {
-            return claims.iter().map(|_| Err(Error::unavailable("memory", "deaf"))).collect();
+        if self.fail_renewals.load(Ordering::Relaxed) {
+            return claims.iter().map(|_| Err(Error::unavailable("memory", "renewals fail"))).collect();
         }
         let statuses = self.memory.renew(claims).await;
         yield_now().await;
@@ -106,9 +111,9 @@ impl Backend for Store {
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
         yield_now().await;
-        let departure = self.memory.release(claim).await;
+        let release = self.memory.release(claim).await;
         self.counts.lock().unwrap().entry(claim.id).or_default().1 += 1;
-        departure
+        release
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

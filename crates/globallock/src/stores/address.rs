@@ -1,4 +1,5 @@
-//! The addresses of stores: URLs with one scheme a backend, possibly several hosts, and no password when shown.
+//! The addresses of stores: URLs whose scheme selects the backend. They may have several hosts, and never
+//! show a password.
 
 use std::fmt;
 
@@ -6,7 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Result};
 
-/// The end of the names of options that are passwords.
+/// The end of the name of every option that is a password.
 const PASSWORD: &str = "password";
 
 /// A parsed address.
@@ -29,7 +30,7 @@ impl Address {
     /// Parses `scheme:[//[user[:password]@]host[:port][,host[:port]…]][/path][?option=value&…]`.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`], never with the password in it.
+    /// [`Error::InvalidAddress`], which never contains the password.
     pub fn parse(text: &str) -> Result<Self> {
         let wrong =
             |reason: &str| Error::InvalidAddress { address: redacted(text), reason: reason.to_owned() };
@@ -58,11 +59,11 @@ impl Address {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let mut options = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            // What is no option is not shown: it may be the rest of a password.
+            // The error does not show this part, because it may be the rest of a password.
             let Some((key, value)) = pair.split_once('=').filter(|(key, _)| !key.contains('@')) else {
                 return Err(wrong(
-                    "what follows its '?' is not option=value&option=value; write %3F, %26 and %40 for '?', '&' and \
-                     '@' in a password",
+                    "what follows its '?' is not option=value&option=value; write %3F, %26 and %40 for '?', \
+                     '&' and '@' in a password",
                 ));
             };
             let key = decode(key)?;
@@ -112,10 +113,10 @@ impl Address {
         Some(self.options.remove(position).1)
     }
 
-    /// Takes an option that is a span of time, such as `250ms`, `2s` or `1m`.
+    /// Takes an option that is a duration, such as `250ms`, `2s` or `1m`.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`] when it is none.
+    /// [`Error::InvalidAddress`] if its value is not a duration.
     pub fn take_duration(&mut self, key: &str) -> Result<Option<std::time::Duration>> {
         let Some(value) = self.take(key) else {
             return Ok(None);
@@ -125,10 +126,11 @@ impl Address {
         })
     }
 
-    /// Takes an option that names a PEM file with a `content` such as `BEGIN CERTIFICATE` in it, and reads the file.
+    /// Takes an option that names a PEM file, and reads the file. The file must contain `content`, such as
+    /// `BEGIN CERTIFICATE`.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`] when it cannot be read, or has no such content.
+    /// [`Error::InvalidAddress`] if the file cannot be read or does not contain it.
     #[cfg(any(feature = "redis", feature = "etcd", feature = "zookeeper"))]
     pub(crate) fn take_pem(&mut self, option: &str, content: &str) -> Result<Option<Vec<u8>>> {
         let Some(path) = self.take(option) else {
@@ -144,10 +146,10 @@ impl Address {
         Ok(Some(text))
     }
 
-    /// Refuses the options that nobody took.
+    /// Refuses the options that were not taken.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`] that names the first of them and the `known` ones.
+    /// [`Error::InvalidAddress`], which names the first of them and all `known` options.
     pub fn finish(&self, known: &[&str]) -> Result<()> {
         match self.options.first() {
             None => Ok(()),
@@ -165,7 +167,7 @@ impl Address {
     }
 }
 
-/// Splits `host[:port]`, with an IPv6 address in brackets; the brackets go.
+/// Splits `host[:port]`. An IPv6 address is in brackets, which are removed.
 fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -181,8 +183,10 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     (port != Some(0) && !host.is_empty()).then(|| (host.to_owned(), port))
 }
 
-/// The text of an address that could not be parsed, with all options and everything up to the last `@` taken out:
-/// a password with a raw `/`, `?` or `#` in it must not show either, nor one whose `@` was forgotten.
+/// The text of an address that could not be parsed, without all that may be a password: its options, and
+/// everything up to the last `@`.
+///
+/// A password with an unescaped `/`, `?` or `#` must not show either, nor a password whose `@` was forgotten.
 fn redacted(text: &str) -> String {
     let text = &text[..text.find(PASSWORD).unwrap_or(text.len())];
     let (scheme, rest) = text.split_once(':').map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
@@ -194,15 +198,15 @@ fn redacted(text: &str) -> String {
             let start = rest.len() - rest.trim_start_matches('/').len();
             let path = rest[start..].find('/').map_or(rest.len(), |at| start + at);
             let (hosts, path) = rest.split_at(path);
-            let hosts: Vec<String> = hosts.split(',').map(with_a_port_at_most).collect();
+            let hosts: Vec<String> = hosts.split(',').map(without_invalid_port).collect();
             scheme + &hosts.join(",") + path
         }
     };
     without_secret(&shown).escape_debug().to_string()
 }
 
-/// A host as written, without what stands at the port's place if that is no number.
-fn with_a_port_at_most(host: &str) -> String {
+/// A host as written, but its port only if that is a number: after a forgotten `@` it may be a password.
+fn without_invalid_port(host: &str) -> String {
     match host.split_once(':') {
         Some((name, port)) if !name.contains('[') && !port.bytes().all(|byte| byte.is_ascii_digit()) => {
             format!("{name}:…")
@@ -211,7 +215,8 @@ fn with_a_port_at_most(host: &str) -> String {
     }
 }
 
-/// A text that may have a password in it by a slip of the hand, without what can be told for one by its surroundings.
+/// A text without the parts that may be a password after a typo: everything before the last `@`, and
+/// everything after the name of a password option.
 pub(crate) fn without_secret(text: &str) -> String {
     let text = match text.rsplit_once('@') {
         Some((_, rest)) if !text.contains("…@") => format!("…@{rest}"),
@@ -223,14 +228,14 @@ pub(crate) fn without_secret(text: &str) -> String {
     }
 }
 
-/// What stands before the options, even where their question mark is missing.
+/// The part before the options, even if their question mark was forgotten.
 fn without_options(text: &str) -> &str {
     text.split(['?', '#', '&', '=']).next().unwrap_or_default()
 }
 
-/// Writes scheme, user, hosts and path; never the password, nor options.
+/// Writes the scheme, the user, the hosts and the path, but never the password or the options.
 ///
-/// A user without a password is not written: it may be a password without a user.
+/// A user without a password is not written either, because it may be a password whose user was forgotten.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.scheme)?;
@@ -250,7 +255,8 @@ impl fmt::Display for Address {
                 write!(f, ":{port}")?;
             }
         }
-        // A path in these is one of files; elsewhere an `@` in it is that of a password before which a slash is amiss.
+        // Here the path is the path of a file or a name. In other schemes an `@` in the path means that the
+        // user and the password are in the path, because of a slash too many.
         let is_file = matches!(self.scheme.as_str(), "file" | "memory");
         let path = if is_file { self.path.clone() } else { without_secret(&self.path) };
         write!(f, "{}", path.escape_debug())
@@ -269,7 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn an_address_is_taken_apart() {
+    fn an_address_is_split_into_its_parts() {
         let mut address =
             Address::parse("redis+sentinel://app:p%40ss@h1:26379,[::1]:2,h3/main/2?timeout=2s&prefix=a%3Ab")
                 .unwrap();
@@ -285,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_address_is_refused_with_the_reason() {
+    fn an_invalid_address_is_refused_with_the_reason() {
         for (text, reason) in [
             ("127.0.0.1", "no scheme"),
             ("redis://h:99999", "port"),
@@ -303,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_of_an_address_is_taken_apart_and_shown() {
+    fn each_form_of_an_address_is_parsed_and_shown() {
         let host = |name: &str, port| (name.to_owned(), port);
         for (text, user, password, hosts, path, shown) in [
             ("FILE:/x/y", None, None, vec![], "/x/y", "file:/x/y"),
@@ -351,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_shows_the_address_but_for_what_may_be_secret() {
+    fn a_refusal_shows_the_address_without_what_may_be_a_password() {
         for (text, shown, reason) in [
             ("127.0.0.1", "127.0.0.1", "no scheme"),
             (":x", ":x", "its scheme has"),
@@ -382,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_with_a_secret_by_its_surroundings_is_cut() {
+    fn a_text_is_cut_where_a_password_may_be() {
         for (text, shown) in [
             ("plain", "plain"),
             ("u:p@host", "…@host"),
@@ -397,7 +403,7 @@ mod tests {
 
     #[cfg(any(feature = "redis", feature = "etcd", feature = "zookeeper"))]
     #[test]
-    fn a_pem_file_is_read_or_named_with_what_is_wrong() {
+    fn a_pem_file_is_read_or_refused_with_the_reason() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("ca.pem");
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\n").unwrap();
@@ -413,7 +419,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_password_is_never_shown(password in "[a-zA-Z0-9:/@?#%\\[\\] ]{6,20}", host in "[a-z0-9:,]{0,12}") {
+        fn the_password_is_never_shown(
+            password in "[a-zA-Z0-9:/@?#%\\[\\] ]{6,20}",
+            host in "[a-z0-9:,]{0,12}",
+        ) {
             let secret = format!("QQ{password}QQ");
             let text = format!("redis://user:{secret}@{host}/0?prefix=x");
             let shown = match Address::parse(&text) {
@@ -432,7 +441,10 @@ mod tests {
         }
 
         #[test]
-        fn a_refusal_drives_no_terminal(text in any::<String>(), scheme in "redis|file|[a-z\u{1b}\n]{0,4}") {
+        fn a_refusal_has_no_control_characters(
+            text in any::<String>(),
+            scheme in "redis|file|[a-z\u{1b}\n]{0,4}",
+        ) {
             if let Err(error) = Address::parse(&format!("{scheme}:{text}")) {
                 let shown = error.to_string();
                 prop_assert!(!shown.contains(|c: char| c.is_control() || c == '\u{202e}'), "{shown:?}");
@@ -440,9 +452,14 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_in_escapes_is_read_back(user in "[^\0]{1,9}", password in "[^\0]{1,9}", value in "[^\0]{1,9}") {
-            let escaped = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-            let (user_text, password_text, value_text) = (escaped(&user), escaped(&password), escaped(&value));
+        fn escaped_parts_are_read_back(
+            user in "[^\0]{1,9}",
+            password in "[^\0]{1,9}",
+            value in "[^\0]{1,9}",
+        ) {
+            use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+            let [user_text, password_text, value_text] =
+                [&user, &password, &value].map(|text| utf8_percent_encode(text, NON_ALPHANUMERIC));
             let text = format!("redis://{user_text}:{password_text}@[::1]:7/0?prefix={value_text}");
             let mut address = Address::parse(&text).unwrap();
             prop_assert_eq!((address.user.clone(), address.password.clone()), (Some(user), Some(password)));
@@ -452,4 +469,4 @@ mod tests {
 }
 
 #[cfg(all(test, any(feature = "redis", feature = "etcd", feature = "zookeeper")))]
-pub(crate) mod slips;
+pub(crate) mod typos;

@@ -1,8 +1,8 @@
-//! Spans of time as people write them: `250ms`, `2s`, `1.5m`, `1h`, `2d`, or plain seconds.
+//! Durations as people write them: `250ms`, `2s`, `1.5m`, `1h`, `2d`, or plain seconds.
 
 use std::time::Duration;
 
-/// Reads a span of time; a number without a unit is seconds.
+/// Parses a duration. A number without a unit is in seconds.
 #[must_use]
 pub fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
@@ -28,7 +28,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn spans_are_read_with_their_units() {
+    fn durations_are_parsed_with_their_units() {
         for (text, milliseconds) in [
             ("250ms", 250),
             ("2s", 2_000),
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_span_is_refused() {
+    fn a_text_that_is_no_duration_is_refused() {
         for text in
             ["", "s", "-1", "+5", "1x", "1e9", "inf", "NaN", "1 2", "99999999999999999999999d", "1.2.3s"]
         {
@@ -58,16 +58,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in any::<String>(), number in "[0-9.eE+-]{0,40}", unit in "ms|s|m|min|h|d|[a-z]?") {
+        fn any_text_is_parsed_or_refused(
+            text in any::<String>(),
+            number in "[0-9.eE+-]{0,40}",
+            unit in "ms|s|m|min|h|d|[a-z]?",
+        ) {
             let _ = parse(&text);
             let _ = parse(&format!("{number}{unit}"));
         }
 
         #[test]
-        fn whole_numbers_are_read_as_they_are(milliseconds in 0_u64..1 << 50, seconds in 0_u64..1 << 50) {
+        fn whole_numbers_are_parsed_exactly(milliseconds in 0_u64..1 << 50, seconds in 0_u64..1 << 50) {
             prop_assert_eq!(parse(&format!("{seconds}s")), Some(Duration::from_secs(seconds)));
             prop_assert_eq!(parse(&format!(" {seconds} ")), Some(Duration::from_secs(seconds)));
-            let parsed = parse(&format!("{milliseconds}ms")).map(|span| span.as_secs_f64());
+            let parsed = parse(&format!("{milliseconds}ms")).map(|parsed| parsed.as_secs_f64());
             let off = (parsed.unwrap() - milliseconds as f64 / 1000.0).abs();
             prop_assert!(off <= 1e-9 + milliseconds as f64 * 1e-15, "{}", off);
         }

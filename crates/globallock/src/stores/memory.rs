@@ -1,4 +1,5 @@
-//! The store in this process's memory: for tests, for programs of one process, and as the reference of the contract.
+//! The store in this process's memory. It is for tests, for programs of one process, and the reference
+//! implementation of the contract.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -33,27 +34,27 @@ struct State {
     last_number: u64,
 }
 
-/// The claims of one name, and what makes each step cost the same however many wait.
+/// The claims of one name, with the indexes that keep each step cheap for any number of waiters.
 #[derive(Default)]
 struct Queue {
-    /// By their numbers, which is the order of joining.
-    places: BTreeMap<u64, Place>,
+    /// By number, which is the order of joining.
+    claims: BTreeMap<u64, QueuedClaim>,
     numbers: HashMap<ClaimId, u64>,
-    /// When each is dead.
+    /// When each claim ends, by its lease or its max hold time.
     ends: BTreeSet<(Instant, u64)>,
-    /// The number of the last that was granted: those who hold are always in front of those who wait.
+    /// The number of the last claim that was granted: the holders are always in front of the waiters.
     last_granted: u64,
 }
 
 /// A claim in its queue.
-struct Place {
+struct QueuedClaim {
     claim: Claim,
     number: u64,
     joined: Instant,
     expires: Instant,
     granted: Option<Instant>,
-    /// Woken when the place is granted or dropped.
-    told: Arc<Notify>,
+    /// Notified when the claim is granted or dropped.
+    notify: Arc<Notify>,
 }
 
 impl Memory {
@@ -63,7 +64,8 @@ impl Memory {
         Arc::default()
     }
 
-    /// Finds or makes the store that an address names: all managers of `memory:NAME` in this process share one.
+    /// Opens the store that an address names, or creates it. All managers of this process with the same
+    /// `memory:NAME` share it.
     ///
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) when the address has a host or an option.
@@ -89,29 +91,29 @@ impl Memory {
 }
 
 impl State {
-    /// Drops the dead of a queue and lets in whom there is room for.
+    /// Drops the expired claims of a queue and grants the claims that fit then.
     fn settle(&mut self, name: &Name, now: Instant) {
         let Some(queue) = self.queues.get_mut(name) else {
             return;
         };
-        queue.drop_dead(now);
-        if queue.places.is_empty() {
+        queue.drop_expired(now);
+        if queue.claims.is_empty() {
             self.queues.remove(name);
         }
     }
 
-    fn place(&self, claim: &Claim) -> Option<&Place> {
-        self.queues.get(&claim.name)?.place(claim.id)
+    fn find(&self, claim: &Claim) -> Option<&QueuedClaim> {
+        self.queues.get(&claim.name)?.find(claim.id)
     }
 
     fn status(&self, claim: &Claim) -> ClaimStatus {
-        self.place(claim).map_or(ClaimStatus::Gone, Place::status)
+        self.find(claim).map_or(ClaimStatus::Gone, QueuedClaim::status)
     }
 
-    /// Gives a claim a lease from now, if it is there.
+    /// Gives a claim a whole lease from now, if it is in the queue.
     fn renew(&mut self, claim: &Claim, now: Instant) {
         if let Some(queue) = self.queues.get_mut(&claim.name) {
-            queue.change(claim.id, |place| place.expires = now + claim.lease);
+            queue.change(claim.id, |queued| queued.expires = now + claim.lease);
         }
     }
 
@@ -119,107 +121,109 @@ impl State {
         let Some(queue) = self.queues.get_mut(name) else {
             return Release::NotHeld;
         };
-        let Some(place) = queue.numbers.get(&id).copied().and_then(|number| queue.remove(number)) else {
+        let Some(queued) = queue.numbers.get(&id).copied().and_then(|number| queue.remove(number)) else {
             return Release::NotHeld;
         };
-        queue.let_in(&[place], now);
+        queue.admit_after(&[queued], now);
         self.settle(name, now);
         Release::Released
     }
 
-    /// When the first of those who keep `claim` waiting dies, unless it lives on.
-    fn look_again(&self, claim: &Claim) -> Option<Instant> {
+    /// When the first blocker of `claim` expires, unless it is renewed.
+    fn recheck_at(&self, claim: &Claim) -> Option<Instant> {
         let queue = self.queues.get(&claim.name)?;
         let number = *queue.numbers.get(&claim.id)?;
-        let near = nearest(queue.ahead_of(number).map(|place| place.claim.permits), claim.permits)?;
-        let mut ahead: Vec<&Place> = queue.ahead_of(number).take(near).collect();
+        let near = nearest(queue.ahead_of(number).map(|queued| queued.claim.permits), claim.permits)?;
+        let mut ahead: Vec<&QueuedClaim> = queue.ahead_of(number).take(near).collect();
         ahead.reverse();
-        let shares: Vec<_> = ahead.iter().map(|place| place.claim.permits).collect();
-        blockers(&shares, claim.permits).into_iter().map(|blocker| ahead[blocker].ends()).min()
+        let permits: Vec<_> = ahead.iter().map(|queued| queued.claim.permits).collect();
+        blockers(&permits, claim.permits).into_iter().map(|blocker| ahead[blocker].ends()).min()
     }
 }
 
 impl Queue {
-    fn place(&self, id: ClaimId) -> Option<&Place> {
-        self.places.get(self.numbers.get(&id)?)
+    fn find(&self, id: ClaimId) -> Option<&QueuedClaim> {
+        self.claims.get(self.numbers.get(&id)?)
     }
 
-    /// Those in front of a number, from there to the front.
-    fn ahead_of(&self, number: u64) -> impl Iterator<Item = &Place> {
-        self.places.range(..number).rev().map(|(_, place)| place)
+    /// The claims in front of a number, the nearest first.
+    fn ahead_of(&self, number: u64) -> impl Iterator<Item = &QueuedClaim> {
+        self.claims.range(..number).rev().map(|(_, queued)| queued)
     }
 
-    fn insert(&mut self, place: Place, now: Instant) {
-        self.numbers.insert(place.claim.id, place.number);
-        self.ends.insert((place.ends(), place.number));
-        let last = self.places.last_key_value().map(|(number, _)| *number);
-        let number = place.number;
-        self.places.insert(number, place);
-        // Nobody can hold behind one who waits.
+    fn insert(&mut self, queued: QueuedClaim, now: Instant) {
+        self.numbers.insert(queued.claim.id, queued.number);
+        self.ends.insert((queued.ends(), queued.number));
+        let last = self.claims.last_key_value().map(|(number, _)| *number);
+        let number = queued.number;
+        self.claims.insert(number, queued);
+        // No claim can hold behind a waiter.
         if last.is_none_or(|last| last <= self.last_granted) {
             self.admit(now);
         }
     }
 
-    fn remove(&mut self, number: u64) -> Option<Place> {
-        let place = self.places.remove(&number)?;
-        self.numbers.remove(&place.claim.id);
-        self.ends.remove(&(place.ends(), number));
-        Some(place)
+    fn remove(&mut self, number: u64) -> Option<QueuedClaim> {
+        let queued = self.claims.remove(&number)?;
+        self.numbers.remove(&queued.claim.id);
+        self.ends.remove(&(queued.ends(), number));
+        Some(queued)
     }
 
-    /// Changes a place, and what is known of its end.
-    fn change(&mut self, id: ClaimId, change: impl FnOnce(&mut Place)) {
+    /// Changes a claim, and the moment of its end with it.
+    fn change(&mut self, id: ClaimId, change: impl FnOnce(&mut QueuedClaim)) {
         let number = self.numbers.get(&id).copied();
-        if let Some(place) = number.and_then(|number| self.places.get_mut(&number)) {
-            self.ends.remove(&(place.ends(), place.number));
-            change(place);
-            self.ends.insert((place.ends(), place.number));
+        if let Some(queued) = number.and_then(|number| self.claims.get_mut(&number)) {
+            self.ends.remove(&(queued.ends(), queued.number));
+            change(queued);
+            self.ends.insert((queued.ends(), queued.number));
         }
     }
 
-    fn drop_dead(&mut self, now: Instant) {
-        let mut dead = Vec::new();
+    fn drop_expired(&mut self, now: Instant) {
+        let mut expired = Vec::new();
         while let Some(&(_, number)) = self.ends.first().filter(|(end, _)| *end <= now) {
-            dead.extend(self.remove(number));
+            expired.extend(self.remove(number));
         }
-        self.let_in(&dead, now);
-        for place in dead {
-            place.told.notify_one();
+        self.admit_after(&expired, now);
+        for queued in expired {
+            queued.notify.notify_one();
         }
     }
 
-    /// Lets in whom there is room for now that these have gone: as one that waited each may have been in the way too.
-    fn let_in(&mut self, left: &[Place], now: Instant) {
-        let first = self.places.range(self.last_granted + 1..).next().map(|(number, _)| *number);
-        let made_room =
-            |left: &Place| left.granted.is_some() || first.is_some_and(|first| left.number < first);
-        if left.iter().any(made_room) {
+    /// Grants the claims that fit after these were removed. That can only be so if one of them held the lock,
+    /// or was the first waiter, which blocks all waiters behind it.
+    fn admit_after(&mut self, removed: &[QueuedClaim], now: Instant) {
+        let first_waiter = self.claims.range(self.last_granted + 1..).next().map(|(number, _)| *number);
+        let made_room = |claim: &QueuedClaim| {
+            claim.granted.is_some() || first_waiter.is_some_and(|first| claim.number < first)
+        };
+        if removed.iter().any(made_room) {
             self.admit(now);
         }
     }
 
-    /// Marks as granted all who hold.
+    /// Grants all waiters that fit.
     fn admit(&mut self, now: Instant) {
-        let holding = admit(self.places.values().map(|place| place.claim.permits));
+        let holding = admit(self.claims.values().map(|queued| queued.claim.permits));
         let new: Vec<ClaimId> = self
-            .places
+            .claims
             .values()
             .take(holding)
-            .skip_while(|place| place.granted.is_some())
-            .map(|place| place.claim.id)
+            .skip_while(|queued| queued.granted.is_some())
+            .map(|queued| queued.claim.id)
             .collect();
         for id in new {
-            self.change(id, |place| {
-                place.granted = Some(now);
-                place.told.notify_one();
+            self.change(id, |queued| {
+                queued.granted = Some(now);
+                queued.notify.notify_one();
             });
             self.last_granted = self.numbers[&id];
         }
     }
 }
 
-impl Place {
+impl QueuedClaim {
     fn ends(&self) -> Instant {
         self.hold_ends().map_or(self.expires, |hold_ends| hold_ends.min(self.expires))
     }
@@ -264,20 +268,20 @@ impl Backend for Memory {
         let now = now();
         let mut state = self.state();
         state.settle(&claim.name, now);
-        if state.place(claim).is_some() {
+        if state.find(claim).is_some() {
             state.renew(claim, now);
             return Ok(state.status(claim));
         }
         state.last_number += 1;
-        let place = Place {
+        let queued = QueuedClaim {
             claim: claim.clone(),
             number: state.last_number,
             joined: now,
             expires: now + claim.lease,
             granted: None,
-            told: Arc::default(),
+            notify: Arc::default(),
         };
-        state.queues.entry(claim.name.clone()).or_default().insert(place, now);
+        state.queues.entry(claim.name.clone()).or_default().insert(queued, now);
         let status = state.status(claim);
         if status == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
             state.remove(&claim.name, claim.id, now);
@@ -288,24 +292,24 @@ impl Backend for Memory {
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         loop {
-            let (told, look_again) = {
+            let (notify, recheck_at) = {
                 let mut state = self.state();
                 state.settle(&claim.name, now());
-                let look_again = state.look_again(claim);
-                match state.place(claim) {
-                    Some(place) if place.granted.is_none() => (Arc::clone(&place.told), look_again),
-                    Some(place) => return Ok(Some(place.status())),
+                let recheck_at = state.recheck_at(claim);
+                match state.find(claim) {
+                    Some(queued) if queued.granted.is_none() => (Arc::clone(&queued.notify), recheck_at),
+                    Some(queued) => return Ok(Some(queued.status())),
                     None => return Ok(Some(ClaimStatus::Gone)),
                 }
             };
             let blocker_ends = async {
-                match look_again {
+                match recheck_at {
                     Some(instant) => sleep_until(instant.into()).await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = told.notified() => {}
+                () = notify.notified() => {}
                 () = blocker_ends => {}
             }
         }
@@ -333,8 +337,8 @@ impl Backend for Memory {
         let now = now();
         let mut state = self.state();
         state.settle(name, now);
-        let places = state.queues.get(name).into_iter().flat_map(|queue| queue.places.values());
-        Ok(places.map(|place| place.entry(now)).collect())
+        let claims = state.queues.get(name).into_iter().flat_map(|queue| queue.claims.values());
+        Ok(claims.map(|queued| queued.entry(now)).collect())
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
@@ -361,7 +365,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_that_nobody_uses_any_more_is_forgotten() {
+    fn a_store_without_users_is_forgotten() {
         let connect =
             |name: &str| Memory::connect(&Address::parse(&format!("memory:{name}")).unwrap()).unwrap();
         let is_known = |name: &str| SHARED.lock().unwrap().contains_key(name);

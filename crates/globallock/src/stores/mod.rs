@@ -1,4 +1,4 @@
-//! The stores, and the way from an address to its backend.
+//! The stores, and which backend serves which address.
 
 pub(crate) mod address;
 pub mod duration;
@@ -46,10 +46,12 @@ const SCHEMES: &[&str] = &[
     "zookeepers",
 ];
 
-/// Connects to the store at `url`; [`LockManager::connect`](crate::LockManager::connect) lists the forms.
+/// Connects to the store at `url`; [`LockManager::connect`](crate::LockManager::connect) lists the forms of
+/// addresses.
 ///
 /// # Errors
-/// [`Error::InvalidAddress`](crate::Error::InvalidAddress) when the address is wrong, otherwise as the store answers.
+/// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if the address is invalid; otherwise the error of
+/// the store.
 ///
 /// # Cancel safety
 /// A dropped call leaves no connection behind.
@@ -61,7 +63,7 @@ pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
         "file" => Ok(file::File::connect(address)?),
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "redis+unix" | "redis+sentinel" | "rediss+sentinel" => {
-            // Boxed, or the client's future would nest too deep in the callers' for the compiler's default limit.
+            // Boxed, because otherwise the futures nest too deep for the compiler's default recursion limit.
             Ok(Box::pin(redis::Redis::connect(address)).await?)
         }
         #[cfg(feature = "etcd")]

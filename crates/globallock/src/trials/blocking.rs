@@ -1,4 +1,4 @@
-//! The locks for threads: each call does what its asynchronous counterpart does.
+//! The blocking API: each call does what its asynchronous counterpart does.
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::queue::MAX_CAPACITY;
 use crate::stores::memory::Memory;
 use crate::{Loss, Release};
 
-/// How long a test waits for what must come.
+/// How long a test waits for an event that must come.
 const LIMIT: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(100);
 
 #[test]
-fn each_kind_of_lock_takes_its_share() {
+fn each_kind_of_lock_takes_its_permits() {
     let manager = LockManager::connect("memory:blocking-kinds").unwrap();
     let taken = |lock: Lock| {
         let guard = lock.acquire().unwrap();
@@ -32,7 +32,7 @@ fn each_kind_of_lock_takes_its_share() {
 }
 
 #[test]
-fn a_lock_that_is_taken_is_refused_waited_for_and_listed() {
+fn a_taken_lock_can_be_waited_for_and_is_listed() {
     let options = ManagerOptions { label: Some("thread".to_owned()), ..ManagerOptions::default() };
     let manager = LockManager::with_backend(async || Ok(Memory::new() as _), options).unwrap();
     let lock = manager.mutex("a").unwrap();
@@ -41,13 +41,13 @@ fn a_lock_that_is_taken_is_refused_waited_for_and_listed() {
     assert_eq!(manager.inspect("a").unwrap()[0].owner.label.as_deref(), Some("thread"));
     assert_eq!(manager.names("").unwrap(), [Name::new("a").unwrap()]);
     assert!(manager.names("b").unwrap().is_empty());
-    let waits = std::thread::spawn({
+    let waiter = std::thread::spawn({
         let lock = lock.clone();
         move || lock.acquire().unwrap().fencing_token()
     });
     let token = guard.fencing_token();
     assert_eq!(guard.release().unwrap(), Release::Released);
-    assert!(waits.join().unwrap() > token);
+    assert!(waiter.join().unwrap() > token);
     let limited = lock.clone().with_options(Options { wait: Some(SHORT), ..lock.options().clone() }).unwrap();
     assert_eq!(limited.options().wait, Some(SHORT));
     let _held = lock.acquire().unwrap();
@@ -55,32 +55,32 @@ fn a_lock_that_is_taken_is_refused_waited_for_and_listed() {
 }
 
 #[test]
-fn a_loss_is_told_to_who_waits_for_it_and_to_who_is_called() {
+fn a_loss_is_reported_to_a_waiting_call_and_to_a_callback() {
     let manager = LockManager::connect("memory:blocking-loss").unwrap();
     let short = Options { max_hold: Some(SHORT * 3), ..Options::default() };
     let lock = manager.mutex("a").unwrap().with_options(short).unwrap();
     let guard = lock.acquire().unwrap();
     assert!(guard.remaining().unwrap() <= SHORT * 3);
-    let (tell, told) = channel();
-    guard.on_lost(move |loss| tell.send(loss).unwrap());
+    let (sender, losses) = channel();
+    guard.on_lost(move |loss| sender.send(loss).unwrap());
     assert_eq!(guard.lost_within(LIMIT), Some(Loss::MaxHold));
-    assert_eq!(told.recv_timeout(LIMIT).unwrap(), Loss::MaxHold);
+    assert_eq!(losses.recv_timeout(LIMIT).unwrap(), Loss::MaxHold);
     assert!(!guard.is_held());
     assert_eq!(guard.remaining(), Some(Duration::ZERO));
     assert_eq!(guard.release().unwrap(), Release::NotHeld);
 }
 
 #[test]
-fn what_is_held_is_not_told_to_be_lost() {
+fn no_loss_is_reported_for_a_held_lock() {
     let manager = LockManager::connect("memory:blocking-held").unwrap();
     let guard = manager.mutex("a").unwrap().acquire().unwrap();
     assert!(guard.remaining().unwrap() > Duration::from_secs(1));
     assert_eq!(guard.lost_within(Duration::from_millis(10)), None);
-    let (tell, told) = channel::<Loss>();
-    guard.on_lost(move |loss| tell.send(loss).unwrap());
+    let (sender, losses) = channel::<Loss>();
+    guard.on_lost(move |loss| sender.send(loss).unwrap());
     guard.release().unwrap();
-    // What would tell is gone without having told.
-    told.recv_timeout(LIMIT).unwrap_err();
+    // The callback was dropped and not called.
+    losses.recv_timeout(LIMIT).unwrap_err();
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A fork of the process has copies of managers and guards, and its parent's claims must not suffer by them.
+//! A forked process has copies of managers and guards, which must not affect the claims of its parent.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::backend::Release;
 use crate::error::Error;
 
 #[test]
-fn the_copy_of_a_guard_in_a_fork_holds_nothing_and_asks_nothing() {
+fn a_guards_copy_in_a_fork_holds_nothing_and_sends_nothing() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
@@ -25,7 +25,7 @@ fn the_copy_of_a_guard_in_a_fork_holds_nothing_and_asks_nothing() {
             }
             sleep(SECOND).await;
             for verb in [Verb::Enqueue, Verb::Renew, Verb::Release] {
-                assert!(fork.store.asked(verb).is_empty(), "{verb:?}");
+                assert!(fork.store.requests(verb).is_empty(), "{verb:?}");
             }
         }
         assert!(guard.is_held());
@@ -45,6 +45,6 @@ fn a_manager_in_a_fork_refuses_and_names_its_process() {
             let Some(Error::Forked { pid }) = refused else { panic!("{refused:?}") };
             assert_ne!(pid, std::process::id());
         }
-        assert!(fixture.store.asked(Verb::Enqueue).is_empty());
+        assert!(fixture.store.requests(Verb::Enqueue).is_empty());
     });
 }

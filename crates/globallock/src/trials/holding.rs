@@ -1,4 +1,4 @@
-//! Until when a lock is held, and what is known of it meanwhile.
+//! How long a lock is held, and what its guard reports meanwhile.
 
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use crate::loss::Loss;
 use crate::options::Options;
 use crate::sync::now;
 
-/// The store frees it after a lease from when it was asked; the owner must have given it up before.
+/// The store may free the lock one lease after the request arrived. The owner counts from the moment before
+/// the request, so that it gives the lock up earlier.
 #[test]
-fn a_lock_is_lost_a_margin_before_the_lease_that_counts_from_the_question() {
+fn a_lock_is_lost_a_margin_before_the_end_of_its_lease_counted_from_the_request() {
     in_virtual_time(async {
         for late in [Duration::ZERO, SECOND, LEASE / 2] {
             let fixture = Fixture::new();
@@ -38,12 +39,12 @@ fn a_lock_is_lost_a_margin_before_the_lease_that_counts_from_the_question() {
 }
 
 #[test]
-fn a_lock_counts_as_lost_at_its_deadline_though_no_task_has_run() {
+fn a_lock_counts_as_lost_at_its_deadline_even_if_no_task_has_run() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
         let remaining = guard.remaining().unwrap();
-        // Nothing runs but this task.
+        // No other task runs.
         tokio::time::advance(remaining - MILLISECOND).await;
         assert!(guard.remaining().unwrap() <= LEASE);
         let fixture = Fixture::new();
@@ -55,10 +56,11 @@ fn a_lock_counts_as_lost_at_its_deadline_though_no_task_has_run() {
 }
 
 #[test]
-fn a_longest_hold_ends_at_its_time_whatever_the_lease() {
+fn a_max_hold_time_ends_a_hold_whatever_the_lease() {
     in_virtual_time(async {
         for (lease, hold) in [(LEASE, SECOND * 10), (SECOND * 2, SECOND * 10), (SECOND * 10, SECOND * 10)] {
-            let fixture = Fixture::with(Options { lease, max_hold: Some(hold), ..Options::default() });
+            let fixture =
+                Fixture::with_options(Options { lease, max_hold: Some(hold), ..Options::default() });
             let begin = now();
             let guard = fixture.mutex().acquire().await.unwrap();
             assert!(guard.remaining().unwrap() <= hold - margin(hold));
@@ -72,9 +74,9 @@ fn a_longest_hold_ends_at_its_time_whatever_the_lease() {
 }
 
 #[test]
-fn a_longest_hold_within_the_lease_needs_no_renewal() {
+fn a_max_hold_time_within_the_lease_needs_no_renewal() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options { max_hold: Some(LEASE / 2), ..options() });
+        let fixture = Fixture::with_options(Options { max_hold: Some(LEASE / 2), ..options() });
         let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.lost().await, Loss::MaxHold);
         assert!(fixture.store.batches().len() <= 1, "{:?}", fixture.store.batches());
@@ -82,14 +84,14 @@ fn a_longest_hold_within_the_lease_needs_no_renewal() {
 }
 
 #[test]
-fn a_longest_hold_counts_from_the_grant_and_no_renewal_moves_it() {
+fn a_max_hold_time_counts_from_the_grant_and_no_renewal_extends_it() {
     in_virtual_time(async {
         let hold = SECOND * 100;
-        let fixture = Fixture::with(Options { max_hold: Some(hold), ..options() });
-        let (held, waits) = fixture.waiting(fixture.mutex()).await;
+        let fixture = Fixture::with_options(Options { max_hold: Some(hold), ..options() });
+        let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         sleep(SECOND * 30).await;
         held.release().await.unwrap();
-        let guard = waits.await.unwrap().unwrap();
+        let guard = waiter.await.unwrap().unwrap();
         let begin = now();
         for _ in 0..5 {
             sleep(SECOND * 10).await;
@@ -100,15 +102,15 @@ fn a_longest_hold_counts_from_the_grant_and_no_renewal_moves_it() {
     });
 }
 
-/// As ends a lease that a store cuts to the longest hold.
+/// A store may cut the lease to the max hold time, so that both end at the same moment.
 #[test]
-fn a_lease_that_ends_with_the_longest_hold_is_lost_for_that() {
+fn a_lock_whose_lease_ends_with_its_max_hold_time_is_lost_by_the_latter() {
     in_virtual_time(async {
         let hold = SECOND * 5;
-        let fixture = Fixture::with(Options { max_hold: Some(hold), ..options() });
+        let fixture = Fixture::with_options(Options { max_hold: Some(hold), ..options() });
         let end = now() + hold;
         let grant = Grant { fencing_token: 7, expires: Some(end), hold_ends: Some(end) };
-        fixture.store.next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(grant))]);
+        fixture.store.next(Verb::Enqueue, [Fault::Answer(ClaimStatus::Held(grant))]);
         let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.fencing_token(), 7);
         assert_eq!(guard.lost().await, Loss::MaxHold);
@@ -116,12 +118,12 @@ fn a_lease_that_ends_with_the_longest_hold_is_lost_for_that() {
 }
 
 #[test]
-fn a_lock_that_only_the_end_of_the_process_ends_has_no_deadline() {
+fn a_lock_without_a_lease_or_max_hold_time_has_no_deadline() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let grant = Grant { fencing_token: 7, expires: None, hold_ends: None };
-        fixture.store.always(Verb::Enqueue, Fault::Say(ClaimStatus::Held(grant)));
-        fixture.store.always(Verb::Renew, Fault::Say(ClaimStatus::Held(grant)));
+        fixture.store.always(Verb::Enqueue, Fault::Answer(ClaimStatus::Held(grant)));
+        fixture.store.always(Verb::Renew, Fault::Answer(ClaimStatus::Held(grant)));
         let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.remaining(), None);
         sleep(LEASE * 10).await;
@@ -133,7 +135,7 @@ fn a_lock_that_only_the_end_of_the_process_ends_has_no_deadline() {
 }
 
 #[test]
-fn a_loss_is_told_to_all_who_ask_and_stays() {
+fn a_loss_is_reported_to_every_caller_and_is_final() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.always(Verb::Renew, Fault::Refuse);
@@ -153,34 +155,34 @@ fn a_release_is_no_loss() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
-        let told = tokio::spawn(guard.ended());
+        let ended = tokio::spawn(guard.ended());
         sleep(SECOND).await;
-        assert!(!told.is_finished());
+        assert!(!ended.is_finished());
         assert_eq!(guard.release().await.unwrap(), Release::Released);
-        assert_eq!(told.await.unwrap(), None);
+        assert_eq!(ended.await.unwrap(), None);
     });
 }
 
 #[test]
-fn a_lost_lock_is_given_up_in_the_store_once() {
+fn a_lost_lock_is_released_in_the_store_once() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
-        fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Waiting)]);
+        fixture.store.next(Verb::Renew, [Fault::Answer(ClaimStatus::Waiting)]);
         assert_eq!(guard.lost().await, Loss::Revoked);
         sleep(MILLISECOND).await;
-        assert_eq!(fixture.store.asked(Verb::Release).len(), 1);
+        assert_eq!(fixture.store.requests(Verb::Release).len(), 1);
         assert!(fixture.claims().await.is_empty());
         drop(guard);
         sleep(LEASE).await;
-        assert_eq!(fixture.store.asked(Verb::Release).len(), 1);
+        assert_eq!(fixture.store.requests(Verb::Release).len(), 1);
     });
 }
 
 #[test]
-fn a_lease_that_is_shorter_than_the_longest_hold_ends_first() {
+fn a_lease_that_is_shorter_than_the_max_hold_time_ends_first() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options { max_hold: Some(LEASE * 10), ..options() });
+        let fixture = Fixture::with_options(Options { max_hold: Some(LEASE * 10), ..options() });
         fixture.store.always(Verb::Renew, Fault::Refuse);
         let begin = now();
         let guard = fixture.mutex().acquire().await.unwrap();
@@ -191,18 +193,18 @@ fn a_lease_that_is_shorter_than_the_longest_hold_ends_first() {
 }
 
 #[test]
-fn the_end_of_the_longest_hold_that_was_told_first_counts() {
+fn a_later_answer_does_not_move_the_end_of_the_max_hold_time() {
     in_virtual_time(async {
         let hold = LEASE / 2;
-        let fixture = Fixture::with(Options { max_hold: Some(hold), ..options() });
+        let fixture = Fixture::with_options(Options { max_hold: Some(hold), ..options() });
         let begin = now();
         let grant = |hold_ends| Grant {
             fencing_token: 7,
             expires: Some(begin + LEASE * 5),
             hold_ends: Some(hold_ends),
         };
-        fixture.store.next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(grant(begin + hold)))]);
-        fixture.store.always(Verb::Renew, Fault::Say(ClaimStatus::Held(grant(begin + hold * 3))));
+        fixture.store.next(Verb::Enqueue, [Fault::Answer(ClaimStatus::Held(grant(begin + hold)))]);
+        fixture.store.always(Verb::Renew, Fault::Answer(ClaimStatus::Held(grant(begin + hold * 3))));
         let guard = fixture.mutex().acquire().await.unwrap();
         assert!(guard.renew().await.unwrap());
         assert_eq!(guard.lost().await, Loss::MaxHold);
@@ -211,19 +213,19 @@ fn the_end_of_the_longest_hold_that_was_told_first_counts() {
 }
 
 #[test]
-fn a_lock_whose_renewal_is_never_answered_is_given_up_in_the_store_at_its_deadline() {
+fn a_lock_whose_renewal_is_never_answered_is_released_in_the_store_at_its_deadline() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.always(Verb::Renew, Fault::Silence);
         let begin = now();
         let _guard = fixture.mutex().acquire().await.unwrap();
         sleep(LEASE - margin(LEASE) + MILLISECOND * 2).await;
-        assert_eq!(fixture.store.asked(Verb::Release).len(), 1, "{:?}", since(begin));
+        assert_eq!(fixture.store.requests(Verb::Release).len(), 1, "{:?}", since(begin));
     });
 }
 
 #[test]
-fn a_claim_that_was_given_up_is_not_granted_any_more() {
+fn a_claim_that_was_given_up_is_never_granted() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let lock = fixture.mutex();
@@ -244,7 +246,7 @@ fn a_claim_that_was_given_up_is_not_granted_any_more() {
 }
 
 #[test]
-fn a_loss_says_why() {
+fn a_loss_names_its_reason() {
     for (loss, word) in [(Loss::Expired, "lease"), (Loss::MaxHold, "max hold time"), (Loss::Revoked, "store")]
     {
         assert!(loss.to_string().contains(word), "{loss}");

@@ -1,17 +1,19 @@
-//! The core over a store that does as told, in time that passes only when all wait for it.
+//! The core over a store whose faults a test scripts, in virtual time: the clock advances only when all tasks
+//! wait.
 //!
-//! So the moments of requests are compared with what is promised to the millisecond, on a machine that is as busy as it likes.
+//! So a test can compare the moments of requests with the promises to the millisecond, however busy the
+//! machine is.
 
-mod asking;
+mod acquiring;
 mod blocking;
-mod faces;
 mod forking;
 mod holding;
-mod leaving;
+mod properties;
+mod releasing;
 mod renewing;
+mod several;
 mod store;
-mod together;
-mod turning;
+mod throttling;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,14 +36,14 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// Runs a test in time that passes when all wait for it, and for no more than a day of that.
+/// Runs a test in virtual time, which advances when all tasks wait, and for at most a day of it.
 fn in_virtual_time(test: impl Future<Output = ()>) {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async { tokio::time::timeout(DAY, test).await.expect("it ends within a day") });
 }
 
-/// A store, and one owner's connection to it that does as told.
+/// A store, and one owner whose connection to it has scripted faults.
 struct Fixture {
     memory: Arc<Memory>,
     store: Arc<Store>,
@@ -50,24 +52,24 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        Self::with(options())
+        Self::with_options(options())
     }
 
-    fn with(options: Options) -> Self {
+    fn with_options(options: Options) -> Self {
         let memory = Memory::new();
-        let store = Store::beside(&memory);
-        let owner = owner_over(store.clone(), options);
+        let store = Store::with_memory(&memory);
+        let owner = owner_with_backend(store.clone(), options);
         Fixture { memory, store, owner }
     }
 
-    /// The mutex of the owner whose connection does as told.
+    /// The mutex of the owner whose connection has the faults.
     fn mutex(&self) -> Lock {
         self.owner.mutex("a").unwrap()
     }
 
-    /// Another owner, to whom nothing happens.
+    /// Another owner, whose connection has no faults.
     fn other(&self) -> LockManager {
-        owner_over(self.memory.clone(), options())
+        owner_with_backend(self.memory.clone(), options())
     }
 
     /// The claims of the mutex in the store.
@@ -78,14 +80,14 @@ impl Fixture {
     /// Another owner holds the mutex, and `lock` waits for it.
     async fn waiting(&self, lock: Lock) -> (Guard, JoinHandle<Result<Guard>>) {
         let held = self.other().mutex("a").unwrap().acquire().await.unwrap();
-        let waits = tokio::spawn(async move { lock.acquire().await });
+        let waiter = tokio::spawn(async move { lock.acquire().await });
         sleep(MILLISECOND).await;
         assert_eq!(self.claims().await.len(), 2);
-        (held, waits)
+        (held, waiter)
     }
 }
 
-fn owner_over(backend: Arc<dyn Backend>, options: Options) -> LockManager {
+fn owner_with_backend(backend: Arc<dyn Backend>, options: Options) -> LockManager {
     LockManager::with_backend(backend, ManagerOptions { locks: options, ..ManagerOptions::default() })
         .unwrap()
 }
@@ -94,22 +96,22 @@ fn options() -> Options {
     Options { lease: LEASE, ..Options::default() }
 }
 
-/// Lets so much time pass.
-async fn sleep(span: Duration) {
-    tokio::time::sleep(span).await;
+/// Lets virtual time pass.
+async fn sleep(duration: Duration) {
+    tokio::time::sleep(duration).await;
 }
 
-/// How long it is since `begin`.
+/// The time since `begin`.
 fn since(begin: Instant) -> Duration {
     now().duration_since(begin)
 }
 
-/// Whether two spans differ by no more than a timer may be late.
+/// Whether two durations are equal, apart from the time that a timer may be late.
 fn about(one: Duration, other: Duration) -> bool {
     one.abs_diff(other) <= MILLISECOND * 2
 }
 
-/// The spans between moments.
+/// The times between successive moments.
 fn pauses(moments: &[Instant]) -> Vec<Duration> {
     moments.windows(2).map(|pair| pair[1].duration_since(pair[0])).collect()
 }

@@ -1,4 +1,4 @@
-//! Renewals: as many as are promised, together, and faster when they fail.
+//! Renewals: as often as promised, in shared requests, and more often after a failure.
 
 use super::{
     Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, pauses, since, sleep,
@@ -11,35 +11,35 @@ use crate::options::Options;
 use crate::sync::now;
 
 #[test]
-fn a_held_lock_is_renewed_three_times_a_lease() {
+fn a_held_lock_is_renewed_three_times_per_lease() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
         sleep(LEASE * 10).await;
         assert!(guard.is_held());
-        let asked = fixture.store.asked(Verb::Renew);
-        assert!((30..=31).contains(&asked.len()), "{}", asked.len());
+        let requests = fixture.store.requests(Verb::Renew);
+        assert!((30..=31).contains(&requests.len()), "{}", requests.len());
         let third = LEASE / 3;
         assert!(
-            pauses(&asked).iter().all(|pause| *pause <= third && *pause >= third * 98 / 100),
+            pauses(&requests).iter().all(|pause| *pause <= third && *pause >= third * 98 / 100),
             "{:?}",
-            pauses(&asked)
+            pauses(&requests)
         );
     });
 }
 
 #[test]
-fn a_waiting_claim_is_renewed_three_times_a_lease_and_outlives_it() {
+fn a_waiting_claim_is_renewed_three_times_per_lease_and_outlives_it() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let (held, waits) = fixture.waiting(fixture.mutex()).await;
+        let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         sleep(LEASE * 10).await;
-        let asked = fixture.store.asked(Verb::Renew);
-        assert!((28..=31).contains(&asked.len()), "{}", asked.len());
+        let requests = fixture.store.requests(Verb::Renew);
+        assert!((28..=31).contains(&requests.len()), "{}", requests.len());
         assert_eq!(fixture.claims().await.len(), 2);
-        assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 1);
+        assert_eq!(fixture.store.requests(Verb::Enqueue).len(), 1);
         held.release().await.unwrap();
-        assert!(waits.await.unwrap().unwrap().is_held());
+        assert!(waiter.await.unwrap().unwrap().is_held());
     });
 }
 
@@ -51,25 +51,25 @@ fn renewals_that_fail_are_tried_again_until_the_deadline_at_a_bounded_rate() {
         fixture.store.always(Verb::Renew, Fault::Refuse);
         let begin = now();
         assert_eq!(guard.lost().await, Loss::Expired);
-        let asked = fixture.store.asked(Verb::Renew);
-        let pauses = pauses(&asked);
+        let requests = fixture.store.requests(Verb::Renew);
+        let pauses = pauses(&requests);
         assert!(
             pauses.iter().all(|pause| *pause >= MILLISECOND * 10 && *pause <= SECOND + MILLISECOND),
             "{pauses:?}"
         );
-        assert!(asked.len() >= 40 && asked.len() < 100, "{}", asked.len());
-        // Up to the very end, at which the last tries come thick.
-        assert!(asked.last().unwrap().duration_since(begin) >= LEASE - margin(LEASE) - SECOND / 10);
+        assert!(requests.len() >= 40 && requests.len() < 100, "{}", requests.len());
+        // The attempts go on up to the deadline, more often near it.
+        assert!(requests.last().unwrap().duration_since(begin) >= LEASE - margin(LEASE) - SECOND / 10);
         assert!(about(since(begin), LEASE - margin(LEASE)), "{:?}", since(begin));
     });
 }
 
 #[test]
-fn a_lock_outlives_an_outage_that_is_shorter_than_what_is_left_of_its_lease() {
+fn a_lock_survives_an_outage_that_is_shorter_than_the_rest_of_its_lease() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
-        // From the first renewal on, to a second before the deadline.
+        // The outage lasts from before the first renewal until a second before the deadline.
         fixture.store.always(Verb::Renew, Fault::Refuse);
         sleep(LEASE - margin(LEASE) - SECOND).await;
         assert!(guard.is_held());
@@ -80,7 +80,7 @@ fn a_lock_outlives_an_outage_that_is_shorter_than_what_is_left_of_its_lease() {
 }
 
 #[test]
-fn what_comes_due_within_ten_milliseconds_is_renewed_in_one_request() {
+fn claims_due_within_ten_milliseconds_are_renewed_in_one_request() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let mut guards = Vec::new();
@@ -97,7 +97,7 @@ fn what_comes_due_within_ten_milliseconds_is_renewed_in_one_request() {
 }
 
 #[test]
-fn many_claims_are_renewed_in_full_requests_of_which_few_are_under_way() {
+fn many_claims_are_renewed_in_full_requests_of_which_few_are_in_flight() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let mut guards = Vec::new();
@@ -110,14 +110,14 @@ fn many_claims_are_renewed_in_full_requests_of_which_few_are_under_way() {
         assert_eq!(batches.iter().sum::<usize>(), guards.len(), "{batches:?}");
         assert_eq!(batches.iter().max(), Some(&256), "{batches:?}");
         assert_eq!((batches.len(), fixture.store.most_renewing()), (11, 8));
-        // Those that found no room are asked for once there is some.
-        let asked = fixture.store.asked(Verb::Renew);
-        assert!(about(asked[10].duration_since(asked[0]), SECOND), "{:?}", pauses(&asked));
+        // The rest is sent when requests in flight are answered.
+        let requests = fixture.store.requests(Verb::Renew);
+        assert!(about(requests[10].duration_since(requests[0]), SECOND), "{:?}", pauses(&requests));
     });
 }
 
 #[test]
-fn a_shorter_lease_is_renewed_in_its_own_time() {
+fn a_shorter_lease_is_renewed_at_its_own_rate() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let _long = fixture.owner.mutex("long").unwrap().acquire().await.unwrap();
@@ -131,35 +131,35 @@ fn a_shorter_lease_is_renewed_in_its_own_time() {
 }
 
 #[test]
-fn a_disturbance_has_all_renewed_at_once() {
+fn a_hint_of_a_lost_session_renews_all_claims_at_once() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
         let other = fixture.owner.mutex("b").unwrap().acquire().await.unwrap();
         sleep(SECOND).await;
-        fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+        fixture.store.next(Verb::Renew, [Fault::Answer(ClaimStatus::Gone)]);
         let begin = now();
-        fixture.store.disturbed.notify_one();
+        fixture.store.session_lost.notify_one();
         assert_eq!(guard.lost().await, Loss::Revoked);
         assert_eq!(other.lost().await, Loss::Revoked);
         assert!(since(begin) <= MILLISECOND, "{:?}", since(begin));
-        // And again.
+        // The next hint has the same effect.
         let guard = fixture.mutex().acquire().await.unwrap();
-        fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
-        fixture.store.disturbed.notify_one();
+        fixture.store.next(Verb::Renew, [Fault::Answer(ClaimStatus::Gone)]);
+        fixture.store.session_lost.notify_one();
         assert_eq!(guard.lost().await, Loss::Revoked);
         assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));
     });
 }
 
 #[test]
-fn a_disturbance_repeats_no_renewal_that_is_under_way() {
+fn a_hint_of_a_lost_session_repeats_no_renewal_in_flight() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let _guard = fixture.mutex().acquire().await.unwrap();
         fixture.store.always(Verb::Renew, Fault::Late(SECOND * 3));
         for _ in 0..3 {
-            fixture.store.disturbed.notify_one();
+            fixture.store.session_lost.notify_one();
             sleep(SECOND / 2).await;
         }
         assert_eq!(fixture.store.batches(), [1]);
@@ -167,7 +167,7 @@ fn a_disturbance_repeats_no_renewal_that_is_under_way() {
 }
 
 #[test]
-fn what_is_released_is_not_renewed_any_more() {
+fn a_released_claim_is_no_longer_renewed() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         for ended in 0..3 {
@@ -176,7 +176,7 @@ fn what_is_released_is_not_renewed_any_more() {
                 0 => drop(guard.release().await.unwrap()),
                 1 => drop(guard),
                 _ => {
-                    fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+                    fixture.store.next(Verb::Renew, [Fault::Answer(ClaimStatus::Gone)]);
                     let _ = guard.renew().await.unwrap();
                     drop(guard);
                 }
@@ -189,42 +189,42 @@ fn what_is_released_is_not_renewed_any_more() {
 }
 
 #[test]
-fn a_late_answer_to_a_renewal_counts_from_when_it_was_asked_for() {
+fn a_late_answer_to_a_renewal_counts_from_its_request() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
         let begin = now();
-        // Served after a third of the lease, and heard of after the half.
+        // The store renews after a third of the lease; the answer arrives after a half.
         fixture.store.next(Verb::Renew, [Fault::Late(LEASE / 6)]);
         fixture.store.always(Verb::Renew, Fault::Silence);
         assert_eq!(guard.lost().await, Loss::Expired);
-        let sent = fixture.store.asked(Verb::Renew)[0].duration_since(begin);
+        let sent = fixture.store.requests(Verb::Renew)[0].duration_since(begin);
         assert!(about(since(begin), sent + LEASE - margin(LEASE)), "{:?}", since(begin));
     });
 }
 
 #[test]
-fn a_waiter_whose_renewal_fails_or_finds_it_gone_asks_the_store() {
+fn a_waiter_whose_renewal_fails_or_finds_it_gone_enqueues_again() {
     in_virtual_time(async {
-        for fault in [Fault::Refuse, Fault::Say(ClaimStatus::Gone)] {
+        for fault in [Fault::Refuse, Fault::Answer(ClaimStatus::Gone)] {
             let fixture = Fixture::new();
             let (_held, _waits) = fixture.waiting(fixture.mutex()).await;
             fixture.store.next(Verb::Renew, [fault]);
             sleep(LEASE / 3 + MILLISECOND).await;
-            assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 2, "{fault:?}");
+            assert_eq!(fixture.store.requests(Verb::Enqueue).len(), 2, "{fault:?}");
         }
     });
 }
 
 #[test]
-fn a_grant_whose_push_is_lost_is_learnt_from_the_next_renewal() {
+fn a_grant_whose_push_is_lost_is_found_by_the_next_renewal() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.always(Verb::WaitForChange, Fault::Silence);
-        let (held, waits) = fixture.waiting(fixture.mutex()).await;
+        let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         let begin = now();
         held.release().await.unwrap();
-        assert!(waits.await.unwrap().unwrap().is_held());
+        assert!(waiter.await.unwrap().unwrap().is_held());
         assert!(since(begin) <= LEASE / 3 + MILLISECOND, "{:?}", since(begin));
     });
 }
@@ -237,7 +237,7 @@ fn the_renewing_task_ends_with_the_last_lock_of_its_manager() {
         let guard = fixture.mutex().acquire().await.unwrap();
         drop(fixture);
         sleep(LEASE * 2).await;
-        assert!(guard.is_held(), "what is held is renewed without its manager");
+        assert!(guard.is_held(), "a held lock is renewed without its manager");
         guard.release().await.unwrap();
         sleep(MILLISECOND).await;
         assert!(store.upgrade().is_none());
@@ -245,7 +245,7 @@ fn the_renewing_task_ends_with_the_last_lock_of_its_manager() {
 }
 
 #[test]
-fn a_renewal_on_demand_asks_once_and_gives_a_whole_lease() {
+fn a_renewal_on_demand_is_one_request_and_gives_a_whole_lease() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
@@ -256,17 +256,17 @@ fn a_renewal_on_demand_asks_once_and_gives_a_whole_lease() {
         fixture.store.next(Verb::Renew, [Fault::Refuse]);
         assert!(guard.renew().await.is_err_and(|error| error.is_unavailable()));
         assert!(guard.is_held(), "an error loses nothing");
-        fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+        fixture.store.next(Verb::Renew, [Fault::Answer(ClaimStatus::Gone)]);
         assert!(!guard.renew().await.unwrap());
         assert_eq!(guard.lost().await, Loss::Revoked);
-        let asked = fixture.store.batches().len();
+        let batches = fixture.store.batches().len();
         assert!(!guard.renew().await.unwrap());
-        assert_eq!(fixture.store.batches().len(), asked, "what is lost is not asked for");
+        assert_eq!(fixture.store.batches().len(), batches, "a lost claim is not renewed");
     });
 }
 
 #[test]
-fn what_is_released_is_forgotten_at_once() {
+fn a_released_claim_is_untracked_at_once() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         for dropped in [false, true] {
@@ -283,27 +283,27 @@ fn what_is_released_is_forgotten_at_once() {
 }
 
 #[test]
-fn after_a_late_grant_the_first_renewal_comes_in_what_is_left_of_the_lease() {
+fn after_a_late_grant_the_first_renewal_comes_within_the_rest_of_the_lease() {
     for max_hold in [None, Some(LEASE * 10)] {
         in_virtual_time(async {
-            let fixture = Fixture::with(Options { max_hold, ..options() });
+            let fixture = Fixture::with_options(Options { max_hold, ..options() });
             fixture.store.next(Verb::Enqueue, [Fault::Late(LEASE / 2)]);
             let _guard = fixture.mutex().acquire().await.unwrap();
             let granted = now();
             sleep(LEASE / 2 / 3).await;
-            let asked = fixture.store.asked(Verb::Renew);
-            assert_eq!(asked.len(), 1);
-            assert!(asked[0].duration_since(granted) >= LEASE / 2 / 3 - SECOND);
+            let requests = fixture.store.requests(Verb::Renew);
+            assert_eq!(requests.len(), 1);
+            assert!(requests[0].duration_since(granted) >= LEASE / 2 / 3 - SECOND);
         });
     }
 }
 
 #[test]
-fn claims_that_wait_do_not_keep_those_that_are_held_from_being_renewed() {
+fn waiters_do_not_keep_holders_from_being_renewed() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
-        let crowd: Vec<_> = (0..256 * 9)
+        let waiters: Vec<_> = (0..256 * 9)
             .map(|_| {
                 let lock = fixture.mutex();
                 tokio::spawn(async move { lock.acquire().await })
@@ -311,17 +311,17 @@ fn claims_that_wait_do_not_keep_those_that_are_held_from_being_renewed() {
             .collect();
         sleep(SECOND).await;
         let guard = fixture.owner.mutex("b").unwrap().acquire().await.unwrap();
-        // As many requests as may be under way are never answered, all of them of claims that wait.
+        // As many requests as may be in flight are never answered, all of them for waiters.
         fixture.store.next(Verb::Renew, [Fault::Silence; 8]);
         sleep(LEASE * 2).await;
         assert_eq!(fixture.store.batches()[..8], [256; 8]);
         assert!(guard.is_held());
-        drop(crowd);
+        drop(waiters);
     });
 }
 
 #[test]
-fn a_lock_that_is_renewed_on_demand_outlives_a_renewal_that_is_never_answered() {
+fn a_lock_that_is_renewed_on_demand_survives_a_renewal_that_is_never_answered() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
@@ -329,7 +329,7 @@ fn a_lock_that_is_renewed_on_demand_outlives_a_renewal_that_is_never_answered() 
         sleep(LEASE / 2).await;
         assert!(guard.renew().await.unwrap());
         let begin = now();
-        // The end that was known when the silence began comes and goes.
+        // The deadline from before the silence passes without effect.
         assert_eq!(guard.lost().await, Loss::Expired);
         assert!(about(since(begin), LEASE - margin(LEASE)), "{:?}", since(begin));
     });

@@ -1,4 +1,4 @@
-//! The store in memory, behind a connection that does as told and remembers what was asked when.
+//! The store in memory, behind a connection with scripted faults that records its requests.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::name::Name;
 use crate::stores::memory::Memory;
 use crate::sync::now;
 
-/// More requests of a kind than any test here has reason for.
+/// More requests of a kind than any test here needs.
 const MANY: usize = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,46 +25,46 @@ pub(super) enum Verb {
     Release,
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Fault {
     #[default]
     None,
-    /// It fails at once, and never arrives.
+    /// It fails at once and does not arrive.
     Refuse,
     /// It is denied.
     Deny,
-    /// It is never answered, and never arrives.
+    /// It is never answered and does not arrive.
     Silence,
-    /// It arrives, and its answer is late by so much.
+    /// It arrives, and its answer is late by this much.
     Late(Duration),
-    /// It does not arrive, and is answered this.
-    Say(ClaimStatus),
+    /// It does not arrive, and this is its answer.
+    Answer(ClaimStatus),
 }
 
 #[derive(Debug)]
 pub(super) struct Store {
     memory: Arc<Memory>,
     state: Mutex<State>,
-    /// Tells the core that claims may have been lost at one stroke.
-    pub(super) disturbed: Notify,
+    /// Hints to the core that a session with all its claims may have been lost.
+    pub(super) session_lost: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next: HashMap<Verb, VecDeque<Fault>>,
     always: HashMap<Verb, Fault>,
-    asked: HashMap<Verb, Vec<Instant>>,
-    /// How many claims each renewal request had.
+    requests: HashMap<Verb, Vec<Instant>>,
+    /// The number of claims in each renewal request.
     batches: Vec<usize>,
     renewing: usize,
-    /// How many renewal requests were under way at a time at most.
+    /// The most renewal requests that were in flight at a time.
     most_renewing: usize,
 }
 
 impl Store {
-    pub(super) fn beside(memory: &Arc<Memory>) -> Arc<Self> {
-        Arc::new(Store { memory: Arc::clone(memory), state: Mutex::default(), disturbed: Notify::new() })
+    pub(super) fn with_memory(memory: &Arc<Memory>) -> Arc<Self> {
+        Arc::new(Store { memory: Arc::clone(memory), state: Mutex::default(), session_lost: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,9 +79,9 @@ impl Store {
         self.state().always.insert(verb, fault);
     }
 
-    /// When requests of a kind were made.
-    pub(super) fn asked(&self, verb: Verb) -> Vec<Instant> {
-        self.state().asked.get(&verb).cloned().unwrap_or_default()
+    /// When the requests of a kind were made.
+    pub(super) fn requests(&self, verb: Verb) -> Vec<Instant> {
+        self.state().requests.get(&verb).cloned().unwrap_or_default()
     }
 
     pub(super) fn batches(&self) -> Vec<usize> {
@@ -94,10 +94,10 @@ impl Store {
 
     fn fault(&self, verb: Verb) -> Fault {
         let mut state = self.state();
-        let asked = state.asked.entry(verb).or_default();
-        asked.push(now());
-        // Without a pause, time would stand still and the test with it.
-        assert!(asked.len() < MANY, "asked without pause: {verb:?}");
+        let requests = state.requests.entry(verb).or_default();
+        requests.push(now());
+        // A loop of requests without a pause would never let the virtual time advance.
+        assert!(requests.len() < MANY, "requests without a pause: {verb:?}");
         let next = state.next.get_mut(&verb).and_then(VecDeque::pop_front);
         next.or_else(|| state.always.get(&verb).copied()).unwrap_or_default()
     }
@@ -106,25 +106,25 @@ impl Store {
         &self,
         verb: Verb,
         request: impl Future<Output = T>,
-        fails: impl FnOnce(Error) -> T,
-        says: impl FnOnce(ClaimStatus) -> T,
+        failed: impl FnOnce(Error) -> T,
+        answered: impl FnOnce(ClaimStatus) -> T,
     ) -> T {
         match self.fault(verb) {
             Fault::None => request.await,
-            Fault::Refuse => fails(Error::unavailable("the store", "as told")),
-            Fault::Deny => fails(Error::permission_denied("the store", "as told")),
+            Fault::Refuse => failed(Error::unavailable("the store", "scripted fault")),
+            Fault::Deny => failed(Error::permission_denied("the store", "scripted fault")),
             Fault::Silence => std::future::pending().await,
-            Fault::Late(span) => {
+            Fault::Late(delay) => {
                 let answer = request.await;
-                tokio::time::sleep(span).await;
+                tokio::time::sleep(delay).await;
                 answer
             }
-            Fault::Say(status) => says(status),
+            Fault::Answer(status) => answered(status),
         }
     }
 }
 
-/// The same error once for each claim.
+/// The same error for each claim.
 fn each(claims: &[Arc<Claim>], error: &Error) -> Vec<Result<ClaimStatus>> {
     claims.iter().map(|_| Err(Error::unavailable("the store", error.to_string()))).collect()
 }
@@ -164,7 +164,7 @@ impl Backend for Store {
     }
 
     async fn session_lost_hint(&self) {
-        self.disturbed.notified().await;
+        self.session_lost.notified().await;
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

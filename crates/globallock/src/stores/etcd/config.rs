@@ -96,7 +96,7 @@ fn tls(address: &mut Address) -> Result<ClientTlsConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::address::slips::{shows_no_password, slipped};
+    use crate::stores::address::typos::{shows_no_password, with_typo};
     use proptest::prelude::*;
 
     const GOOD: &[&str] = &[
@@ -140,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {
+        fn no_typo_in_an_address_shows_its_password(text in with_typo(GOOD)) {
             // Connections are made in a runtime, though none is opened here.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let _entered = runtime.enter();

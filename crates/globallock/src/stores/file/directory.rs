@@ -1,4 +1,5 @@
-//! The directory that the locks live in: where it is, whether it is fit for locks, and the counter of fencing tokens.
+//! The directory that the locks live in: where it is, whether locks can work in it, and the counter of
+//! fencing tokens.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,31 +13,33 @@ use rustix::io::{Errno, pread, pwrite};
 use crate::error::{Error, Result};
 use crate::stores::address::Address;
 
-/// The file that keeps the last number given out.
+/// The file with the last fencing token that was given out.
 const COUNTER: &str = ".fence";
-/// How every file is opened: programs that are started do not inherit it, since a copy would keep the claim of an
-/// owner that died, and a link in its place is not followed.
+/// How every file is opened. A child program does not inherit it, because the child's copy would keep the
+/// claim of an owner that died. A symbolic link in the file's place is not followed.
 pub(super) const OPEN: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
-/// How a file is made.
+/// How a file is created.
 const NEW: OFlags = OPEN.union(OFlags::RDWR).union(OFlags::CREATE).union(OFlags::EXCL);
-/// The rights of a file until they are those that the directory gives.
+/// The mode of a new file, until it gets the mode that the directory gives.
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
-/// The most that a directory gives to a file, and to the directory of a lock.
+/// The widest mode that the directory gives to a file.
 const FILE: Mode = Mode::from_raw_mode(0o666);
+/// The widest mode that the directory gives to the directory of a lock.
 const LOCK: Mode = Mode::from_raw_mode(0o777);
-/// How often a lock that somebody has for a few microseconds is tried before the task steps aside.
+/// How often a task tries to get a lock that others hold for a few microseconds, before it gives up.
 const TRIES: usize = 40;
 
-/// A directory that has been looked over.
+/// A directory that was checked.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// The rights of a lock's directory: as those of the whole, so that whoever shares the one shares the others.
+    /// The mode of a lock's directory. It is the mode of this directory, so that the users who share this
+    /// directory share its locks.
     mode: Mode,
 }
 
 impl Directory {
-    /// Finds or makes the directory of an address.
+    /// Opens the directory of an address, or creates it.
     pub(super) fn open(mut address: Address) -> Result<Self> {
         let network = match address.take("network").as_deref() {
             None => false,
@@ -61,14 +64,15 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Refuses a directory on a network file system of this kind, if any, unless the user allowed it.
+    /// Refuses a directory on a network file system, unless the user allowed it. `kind` is the kind of
+    /// network file system, if it is one.
     fn refuse_network(&self, kind: Option<&str>, allowed: bool) -> Result<()> {
         match kind {
             Some(kind) if !allowed => Err(Error::failed_precondition(
                 self.shown(),
                 format!(
-                    "it is on {kind}, where the kernel may not tell other hosts who holds a lock; choose a local \
-                     directory, or add ?network=allow if this host alone uses it"
+                    "it is on {kind}, where the kernel may not tell other hosts who holds a lock; choose a \
+                     local directory, or add ?network=allow if this host alone uses it"
                 ),
             )),
             _ => Ok(()),
@@ -97,7 +101,8 @@ impl Directory {
                 "others can write to it; remove it, or name another directory: file:///directory",
             ));
         }
-        // Whether what is made in it belongs to its group is passed on too, or that group could not queue.
+        // The setgid bit is passed on too: without it, new files would not belong to the directory's group,
+        // and the users of that group could not take the locks.
         directory.mode = (rights & Mode::from_raw_mode(0o2777)) | Mode::RWXU;
         Ok(directory)
     }
@@ -106,17 +111,23 @@ impl Directory {
         &self.path
     }
 
-    /// How the directory is named in errors.
+    /// How errors name the directory.
     pub(super) fn shown(&self) -> String {
         format!("file://{}", self.path.display().to_string().escape_debug())
     }
 
-    /// Opens a lock's directory, made if need be; `None` where there is none and none is wanted, and while another
-    /// user makes it.
-    pub(super) fn open_lock(&self, path: &Path, make: bool) -> Result<Option<OwnedFd>> {
+    /// Opens a lock's directory.
+    ///
+    /// | the lock's directory | `create` | result |
+    /// |---|---|---|
+    /// | exists | any | open |
+    /// | exists, but another user is just creating it | any | `None` |
+    /// | does not exist | true | created and open |
+    /// | does not exist | false | `None` |
+    pub(super) fn open_lock(&self, path: &Path, create: bool) -> Result<Option<OwnedFd>> {
         loop {
             match self.open_shared(path, OFlags::DIRECTORY, LOCK) {
-                Err(Errno::NOENT) if !make => return Ok(None),
+                Err(Errno::NOENT) if !create => return Ok(None),
                 Err(Errno::NOENT) => {}
                 opened => return opened.map_err(|error| self.failure("cannot be opened", error)),
             }
@@ -125,10 +136,11 @@ impl Directory {
                 Err(Errno::NOENT) => drop(Self::prepare(self.path.clone(), true)?),
                 Err(error) => return Err(self.failure("cannot be written to", error)),
                 Ok(()) if self.is_shared() => {
-                    // What the umask took away is given back, or those who share the directory could not queue.
+                    // Restores the permissions that the umask took away: without them, the other users who
+                    // share the directory could not take the lock.
                     match open_directory(path).and_then(|opened| fchmod(&opened, self.mode)) {
-                        // Whoever looked at it meanwhile has removed it, since it is empty, and another user may
-                        // have made it again.
+                        // Another process entered it meanwhile and removed it because it was empty. Another
+                        // user may then have created it again.
                         Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
                         shared => shared.map_err(|error| self.failure("cannot be shared", error))?,
                     }
@@ -142,41 +154,44 @@ impl Directory {
         open_directory(path).map_err(|error| self.failure("cannot be opened", error))
     }
 
-    /// Opens what is given its rights a moment after it was made; `None` while another user is between the two.
-    fn open_shared(&self, path: &Path, flags: OFlags, most: Mode) -> Result<Option<OwnedFd>, Errno> {
-        // A file that denied us, and has all its rights when we look, got them in between or was made again.
+    /// Opens a file or directory that gets its mode a moment after its creation; `None` if another user has
+    /// created it but not yet set its mode.
+    fn open_shared(&self, path: &Path, flags: OFlags, widest: Mode) -> Result<Option<OwnedFd>, Errno> {
+        // If the open was denied but the mode is complete now, then it was set between the two calls, or the
+        // file was created again. Either way the next attempt is likely to succeed.
         for _ in 0..TRIES {
             match openat(CWD, path, OPEN | flags, Mode::empty()) {
                 Err(Errno::ACCESS) if self.is_shared() => {}
                 opened => return opened.map(Some),
             }
             let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
-            if !Mode::from_raw_mode(found.st_mode).contains(self.rights(most)) {
+            if !Mode::from_raw_mode(found.st_mode).contains(self.rights(widest)) {
                 return Ok(None);
             }
         }
         Err(Errno::ACCESS)
     }
 
-    /// The rights that are given to what is made here, which are these at most.
-    fn rights(&self, most: Mode) -> Mode {
-        self.mode & most
+    /// The mode of new files here, with no more permissions than `widest`.
+    fn rights(&self, widest: Mode) -> Mode {
+        self.mode & widest
     }
 
     fn is_shared(&self) -> bool {
         self.mode.intersects(Mode::from_raw_mode(0o077))
     }
 
-    /// Makes a file that is there for the first time, with the rights that the directory gives.
+    /// Creates a file that must not exist yet, with the mode that the directory gives.
     pub(super) fn create(&self, at: &OwnedFd, file: &str) -> Result<OwnedFd> {
         let made = openat(at, file, NEW, PRIVATE)
             .map_err(|error| self.failure_within("cannot be written to", error))?;
-        self.permits(&made)?;
+        self.share(&made)?;
         Ok(made)
     }
 
-    /// Says what it means that something below this directory failed. What is not there has been deleted since it was
-    /// found, as by a cleaner of temporary files, and the next try makes it again.
+    /// The error for a failed system call on a file in this directory. A missing file was deleted after it
+    /// was found, for example by a cleaner of temporary files; the next attempt creates it again, so the
+    /// error is retryable.
     pub(super) fn failure_within(&self, what: &str, error: Errno) -> Error {
         match error {
             Errno::NOENT => Error::unavailable(self.shown(), "its files were deleted while they were in use"),
@@ -184,17 +199,22 @@ impl Directory {
         }
     }
 
-    fn permits(&self, file: &OwnedFd) -> Result<()> {
+    /// Gives a new file the mode of files here, whatever the umask is.
+    fn share(&self, file: &OwnedFd) -> Result<()> {
         if self.is_shared() {
             fchmod(file, self.rights(FILE)).map_err(|error| self.failure("cannot be shared", error))?;
         }
         Ok(())
     }
 
-    /// Gives out the next number: above every earlier one, and not below the clock in microseconds, so that a
-    /// counter that was lost begins above what it had given out. Where the clock was set back too, it is still above
-    /// `used`, the highest that is in use: or whoever joins would be in front of those who hold. `None` while
-    /// somebody else is at it.
+    /// Gives out the next number; `None` if another is just counting.
+    ///
+    /// The number is
+    /// - above every earlier one;
+    /// - not below the clock in microseconds, so that a counter whose file was lost still begins above its
+    ///   earlier numbers;
+    /// - above `used`, the highest number in the queue, in case that the clock was set back too. Otherwise a
+    ///   new claim would be in front of the holders.
     pub(super) fn next_number(&self, used: Option<u64>) -> Result<Option<u64>> {
         let fails = |error| self.failure("cannot count fencing tokens", error);
         let Some(counter) = self.open_counter()? else {
@@ -222,7 +242,7 @@ impl Directory {
         Ok(Some(number))
     }
 
-    /// Opens the counter, made if need be; `None` while somebody else makes it.
+    /// Opens the counter, or creates it; `None` if another is just creating it.
     fn open_counter(&self) -> Result<Option<OwnedFd>> {
         let fails = |error| self.failure_within("cannot count fencing tokens", error);
         let path = self.path.join(COUNTER);
@@ -234,13 +254,13 @@ impl Directory {
             Err(Errno::EXIST) => Ok(None),
             made => {
                 let made = made.map_err(fails)?;
-                self.permits(&made)?;
+                self.share(&made)?;
                 Ok(Some(made))
             }
         }
     }
 
-    /// Says what a failed system call means to the user.
+    /// The error for a failed system call, with what the user can do about it.
     pub(super) fn failure(&self, what: &str, error: Errno) -> Error {
         let remedy = match error {
             Errno::ACCESS | Errno::PERM | Errno::LOOP => {
@@ -258,16 +278,17 @@ impl Directory {
     }
 }
 
-/// Where the locks of an address without a directory live: the same place for all of a user's processes.
+/// The directory of an address that names none. It is the same for all processes of a user.
 ///
-/// Not `$XDG_RUNTIME_DIR`: cron jobs and services do not have it, so that they and a login would lock apart, and it is
-/// deleted when its user logs out.
+/// It is not `$XDG_RUNTIME_DIR`, for two reasons: cron jobs and services do not have that variable, so that
+/// they and a login session would not exclude each other; and that directory is deleted when the user logs
+/// out.
 #[must_use]
 fn default_directory() -> PathBuf {
     PathBuf::from(format!("/tmp/globallock-{}", rustix::process::geteuid().as_raw()))
 }
 
-/// Locks a file or directory unless somebody keeps it for longer than a moment.
+/// Locks a file or directory; false if another has kept it locked during all attempts.
 pub(super) fn try_lock(file: &OwnedFd) -> Result<bool, Errno> {
     for _ in 0..TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
@@ -279,7 +300,7 @@ pub(super) fn try_lock(file: &OwnedFd) -> Result<bool, Errno> {
     Ok(false)
 }
 
-/// Whether `opened` is what the path names now.
+/// Whether the path still names the file that is `opened`.
 pub(super) fn is_at(opened: &OwnedFd, path: &Path) -> bool {
     match (fstat(opened), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
         (Ok(opened), Ok(named)) => (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino),
@@ -291,14 +312,14 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
     openat(CWD, path, OPEN | OFlags::DIRECTORY, Mode::empty())
 }
 
-/// Whether somebody else could have put what is in a directory there.
+/// Whether another user could have put files into a directory.
 fn others_can_write(owner: u32, user: u32, rights: Mode) -> bool {
     owner != user || rights.intersects(Mode::from_raw_mode(0o022))
 }
 
-/// The name of a file system that is shared over a network or served by a process, by its number in `statfs`.
+/// The kind of a network or user-space file system, by its number in `statfs`; `None` for a local one.
 fn network_kind(number: impl Into<i128>) -> Option<&'static str> {
-    // The kernel gives 32 bits of meaning in a field whose width differs between machines.
+    // The kernel's number has 32 bits; the width of the field differs between machines.
     Some(match number.into() & 0xffff_ffff {
         0x6969 => "NFS",
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => "SMB",

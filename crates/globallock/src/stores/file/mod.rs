@@ -1,18 +1,21 @@
-//! The store in a directory of one Linux host: the queue is a directory listing, a claim's life is a locked file.
+//! The store in a directory of one Linux host: the queue is a directory listing, and a claim is a locked
+//! file.
 //!
-//! A name has a directory, and a claim is a file in it that its owner keeps open and locked, so that the kernel frees
-//! the claim of a process that ends in any way, at once. The file's name says all that decisions need; they are made
-//! while the directory is locked, which takes microseconds. Waiters sleep until the kernel tells them that the file of
-//! one who is in front of them was closed, or their own was marked as granted. The recipe is that of `ZooKeeper`'s
-//! locks, with open files in place of sessions.
+//! Each name has a directory, and each claim is a file in it. The owner keeps that file open and locked;
+//! however its process ends, the kernel closes the file and so frees the claim at once. The name of the file
+//! says all that a decision needs. Decisions are made in a critical section, while the directory is locked:
+//! that takes microseconds. A waiter sleeps until the kernel reports that a file in front of its own was
+//! closed, or that its own file was renamed, which marks a grant. The recipe is that of `ZooKeeper`'s locks,
+//! with open files instead of sessions.
 //!
-//! File system calls are made in place, not on a blocking thread: the directory is local, they take microseconds each, and
-//! a call that is not handed over cannot leave a claim behind when its future is dropped.
+//! File system calls are made in the async task, not on a blocking thread, for two reasons: the directory is
+//! local, so that each call takes microseconds; and a call on another thread could outlast its dropped future
+//! and leave a claim behind.
 
+mod claim_file;
+mod critical_section;
 mod directory;
-mod places;
-mod section;
-mod slot;
+mod open_files;
 mod turns;
 mod watch;
 
@@ -33,76 +36,85 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::stores::address::Address;
 
+use claim_file::ClaimFile;
+use critical_section::{CriticalSection, Enter, Entered};
 use directory::Directory;
-use places::{Place, Places};
-use section::{Enter, Entered, Section};
-use slot::Slot;
+use open_files::{OpenFile, OpenFiles};
 use turns::Turns;
-use watch::{Subscription, Until, Watches};
+use watch::{Subscription, WakeOn, Watches};
 
-/// How long a section may be busy: it takes microseconds, unless its process has been stopped inside.
-const BUSY: Duration = Duration::from_secs(2);
-/// The bounds of the pause before a busy section is tried again: one task of a process does that, for all.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(2));
-/// When a waiter looks once more after it has begun to watch, in case that a file was closed just then: the kernel
-/// announces the closing of a file a moment before it drops the lock.
-const LOOK_ONCE_MORE: Duration = Duration::from_millis(20);
+/// How long a critical section may be busy. It takes microseconds, unless the process inside was stopped.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
+/// The bounds of the pause before a busy critical section is tried again. One task of a process tries for
+/// all.
+const BUSY_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(2));
+/// When a waiter reads the queue again after its watch began, in case that a file was closed just then. The
+/// kernel reports the closing of a file a moment before it drops the file's lock, so that the first read may
+/// have found the file still locked.
+const RECHECK: Duration = Duration::from_millis(20);
 
-/// How many claims of this store in front of one are not looked at one by one; and how many claims are listed while
-/// nobody else may enter.
-const FEW: usize = 16;
+/// A waiter with more than this many claims of its process in front of it stays out of the critical section:
+/// it waits until the nearest of those claims is released.
+const MANY_AHEAD: usize = 16;
+/// The longest queue that is inspected inside the critical section. A longer one is inspected after others
+/// may enter again.
+const LISTED_INSIDE: usize = 16;
 
 /// A store in a directory of this host.
 #[derive(Debug)]
 pub(crate) struct File {
     directory: Directory,
-    places: Places,
+    open_files: OpenFiles,
     turns: Turns,
     watches: Watches,
 }
 
-/// Where a waiting claim stands, and what wakes it.
-enum Look {
-    ClaimStatus(ClaimStatus),
-    Wait {
+/// What the attempt to watch a claim's blockers found.
+enum Watch {
+    /// The claim does not wait.
+    Decided(ClaimStatus),
+    /// It waits for the watched files.
+    Blocked {
         subscription: Subscription,
-        look_again: Option<Instant>,
+        /// When the first max hold time of a blocker ends, if any.
+        recheck_at: Option<Instant>,
     },
-    /// A file went away meanwhile.
-    Again,
+    /// A file was removed meanwhile: the queue must be read again.
+    Changed,
 }
 
 impl File {
-    /// Finds or makes the directory that an address names.
+    /// Opens the directory that an address names, or creates it.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`]; [`Error::FailedPrecondition`] and [`Error::PermissionDenied`] when the directory cannot serve.
+    /// [`Error::InvalidAddress`]; [`Error::FailedPrecondition`] and [`Error::PermissionDenied`] if the
+    /// directory cannot be used.
     pub(crate) fn connect(address: Address) -> Result<Arc<Self>> {
         let directory = Directory::open(address)?;
         Ok(Arc::new(File {
             directory,
-            places: Places::default(),
+            open_files: OpenFiles::default(),
             turns: Turns::default(),
             watches: Watches::default(),
         }))
     }
 
     fn path(&self, name: &Name) -> PathBuf {
-        self.directory.path().join(slot::directory(name))
+        self.directory.path().join(claim_file::directory_of(name))
     }
 
-    /// Does `act` inside the section of the lock at `path`, as soon as that is free. `act` is given `None` where the
-    /// lock has no claims, and answers `None` to be called again.
+    /// Runs `act` inside the critical section of the lock at `path`, once that is free. `act` gets `None` if
+    /// the lock has no directory, and so no claims. If `act` returns `None`, it is called again.
     async fn inside<T>(
         &self,
         path: &Path,
         enter: Enter,
-        mut act: impl FnMut(Option<&mut Section<'_>>) -> Result<Option<T>>,
+        mut act: impl FnMut(Option<&mut CriticalSection<'_>>) -> Result<Option<T>>,
     ) -> Result<T> {
         let mut turn = self.turns.take(path).await;
-        let mut pause = PAUSE.0;
+        let mut pause = BUSY_PAUSE.0;
         loop {
-            let done = match Section::enter(&self.directory, path, enter, &self.places)? {
+            let done = match CriticalSection::enter(&self.directory, path, enter, &self.open_files)? {
                 Entered::Inside(mut section) => act(Some(&mut section))?,
                 Entered::Absent => act(None)?,
                 Entered::Busy => None,
@@ -112,93 +124,101 @@ impl File {
                 return Ok(done);
             }
             let now = Instant::now();
-            if now >= turn.busy(now) + BUSY {
+            if now >= turn.busy(now) + BUSY_LIMIT {
                 return Err(Error::unavailable(
                     self.directory.shown(),
                     format!(
-                        "a process has been inside {} for {BUSY:?}; `fuser -v` on it names that process, which may \
-                         have been stopped: continue or end it",
+                        "a process has kept {} locked for {BUSY_LIMIT:?}; `fuser -v` on it names that \
+                         process, which may have been stopped: continue or end it",
                         path.display().to_string().escape_debug()
                     ),
                 ));
             }
             sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
+            pause = (pause * 2).min(BUSY_PAUSE.1);
         }
     }
 
-    /// The standing of a claim of this store, found in the section or not.
-    fn status(&self, id: ClaimId, found: Option<Slot>) -> ClaimStatus {
+    /// The status of a claim of this store, from its file in the queue, if there is one.
+    fn status(&self, id: ClaimId, found: Option<ClaimFile>) -> ClaimStatus {
         match found {
-            Some(slot) if slot.granted.is_some() => {
-                if let Some(place) = self.places.get(id) {
-                    place.granted.get_or_init(|| slot);
+            Some(file) if file.granted.is_some() => {
+                if let Some(open_file) = self.open_files.get(id) {
+                    open_file.granted.get_or_init(|| file);
                 }
-                ClaimStatus::Held(grant(&slot))
+                ClaimStatus::Held(grant(&file))
             }
             Some(_) => ClaimStatus::Waiting,
             None => {
-                self.places.remove(id);
+                self.open_files.remove(id);
                 ClaimStatus::Gone
             }
         }
     }
 
-    /// Looks where a waiting claim stands, and begins to watch those in front of it.
-    fn look(&self, claim: &Claim, section: Option<&mut Section<'_>>) -> Result<Look> {
+    /// Begins to watch the blockers of a claim, if it waits.
+    fn watch_blockers(&self, claim: &Claim, section: Option<&mut CriticalSection<'_>>) -> Result<Watch> {
         let Some(section) = section else {
-            return Ok(Look::ClaimStatus(self.status(claim.id, None)));
+            return Ok(Watch::Decided(self.status(claim.id, None)));
         };
         let found = section.find(claim.id);
-        let Some(mine) = found.filter(|slot| slot.granted.is_none()) else {
-            return Ok(Look::ClaimStatus(self.status(claim.id, found)));
+        let Some(mine) = found.filter(|file| file.granted.is_none()) else {
+            return Ok(Watch::Decided(self.status(claim.id, found)));
         };
         let blockers = section.blockers(&mine);
-        let paths: Vec<_> = blockers.iter().map(|slot| (section.path_of(slot), until(slot))).collect();
+        let paths: Vec<_> = blockers.iter().map(|file| (section.path_of(file), wake_on(file))).collect();
         let own = section.path_of(&mine);
-        let files = paths.iter().map(|(path, until)| (path.as_path(), *until));
+        let files = paths.iter().map(|(path, wake_on)| (path.as_path(), *wake_on));
         let subscribed = self
             .watches
-            .subscribe(files.chain([(own.as_path(), Until::Renamed)]))
+            .subscribe(files.chain([(own.as_path(), WakeOn::Renamed)]))
             .map_err(|error| self.directory.failure_within("cannot be watched", error))?;
         let Some(subscription) = subscribed else {
-            return Ok(Look::Again);
+            return Ok(Watch::Changed);
         };
-        // Looked at after the watch began, so that a death in between is seen by one or the other.
-        if !section.still_there(&blockers, &mine)? {
-            return Ok(Look::Again);
+        // Checked after the watch began: a death before the watch is seen here, a later one by the watch.
+        if !section.confirm_alive(&blockers, &mine)? {
+            return Ok(Watch::Changed);
         }
-        let first_end = blockers.iter().filter_map(Slot::hold_ends).min();
-        let look_again = first_end.map(|end| instant(end) + Duration::from_millis(1));
-        Ok(Look::Wait { subscription, look_again })
+        let first_end = blockers.iter().filter_map(ClaimFile::hold_ends).min();
+        let recheck_at = first_end.map(|end| instant(end) + Duration::from_millis(1));
+        Ok(Watch::Blocked { subscription, recheck_at })
     }
 
-    /// Takes a claim out unless its section is busy.
-    fn leave_now(&self, id: ClaimId, place: &Place) -> Result<bool> {
-        let left = match Section::enter(&self.directory, &place.directory, Enter::Read, &self.places)? {
+    /// Releases a claim, unless its critical section is busy. Says whether it did.
+    fn try_release(&self, id: ClaimId, open_file: &OpenFile) -> Result<bool> {
+        let released = match CriticalSection::enter(
+            &self.directory,
+            &open_file.directory,
+            Enter::Read,
+            &self.open_files,
+        )? {
             Entered::Inside(mut section) => section.release(id)?,
             Entered::Absent | Entered::Busy => false,
         };
-        Ok(left)
+        Ok(released)
     }
 }
 
-/// What a waiter has to know of one in front of it: when it leaves and, if it will have a longest hold, when that starts.
-fn until(slot: &Slot) -> Until {
-    if slot.will_end() && slot.granted.is_none() { Until::RenamedOrClosed } else { Until::Closed }
+/// Which event of a blocker's file wakes the waiter.
+///
+/// A blocker that waits and has a max hold time also wakes it by its grant, because its time starts then and
+/// the waiter needs a timer for the end of it.
+fn wake_on(file: &ClaimFile) -> WakeOn {
+    if file.has_max_hold() && file.granted.is_none() { WakeOn::RenamedOrClosed } else { WakeOn::Closed }
 }
 
-/// The moment at which the host's clock shows `milliseconds`, rounded to the early side.
+/// The moment at which the host's clock shows `milliseconds`, rounded down.
 fn instant(milliseconds: u64) -> Instant {
     let here = Instant::now();
-    let now = section::now() + 1;
+    let now = critical_section::now() + 1;
     let from_now = Duration::from_millis(milliseconds.abs_diff(now));
     let moved = if milliseconds >= now { here.checked_add(from_now) } else { here.checked_sub(from_now) };
     moved.unwrap_or(here)
 }
 
-fn grant(slot: &Slot) -> Grant {
-    Grant { fencing_token: slot.number, expires: None, hold_ends: slot.hold_ends().map(instant) }
+fn grant(file: &ClaimFile) -> Grant {
+    Grant { fencing_token: file.number, expires: None, hold_ends: file.hold_ends().map(instant) }
 }
 
 #[async_trait]
@@ -209,8 +229,8 @@ impl Backend for File {
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         let path = self.path(&claim.name);
-        let text = section::text_of(claim);
-        if let Some(status) = self.join_behind_ours(claim, &path, &text).await? {
+        let text = critical_section::text_of(claim);
+        if let Some(status) = self.enqueue_behind_ours(claim, &path, &text).await? {
             return Ok(status);
         }
         self.inside(&path, Enter::Make, |section| {
@@ -224,9 +244,9 @@ impl Backend for File {
                 return Ok(None);
             };
             Ok(Some(match joined {
-                Some((slot, file)) => {
-                    self.places.insert(claim.id, Place::new(file, path.clone(), slot));
-                    self.status(claim.id, Some(slot))
+                Some((file, opened)) => {
+                    self.open_files.insert(claim.id, OpenFile::new(opened, path.clone(), file));
+                    self.status(claim.id, Some(file))
                 }
                 None => self.status(claim.id, None),
             }))
@@ -236,18 +256,20 @@ impl Backend for File {
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         let path = self.path(&claim.name);
-        let mut recheck = Some(LOOK_ONCE_MORE);
+        let mut recheck = Some(RECHECK);
         loop {
-            if self.behind_ours(claim).await {
+            if self.wait_behind_ours(claim).await {
                 continue;
             }
-            let look = self.inside(&path, Enter::Read, |section| self.look(claim, section).map(Some)).await?;
-            let (subscription, look_again) = match look {
-                Look::ClaimStatus(status) => return Ok(Some(status)),
-                Look::Again => continue,
-                Look::Wait { subscription, look_again } => (subscription, look_again),
+            let watch = self
+                .inside(&path, Enter::Read, |section| self.watch_blockers(claim, section).map(Some))
+                .await?;
+            let (subscription, recheck_at) = match watch {
+                Watch::Decided(status) => return Ok(Some(status)),
+                Watch::Changed => continue,
+                Watch::Blocked { subscription, recheck_at } => (subscription, recheck_at),
             };
-            let timer = [look_again, recheck.map(|pause| Instant::now() + pause)].into_iter().flatten().min();
+            let timer = [recheck_at, recheck.map(|pause| Instant::now() + pause)].into_iter().flatten().min();
             let timer = async {
                 match timer {
                     Some(instant) => tokio::time::sleep_until(instant.into()).await,
@@ -255,10 +277,10 @@ impl Backend for File {
                 }
             };
             tokio::select! {
-                // The file that was closed may seem locked for another moment.
-                () = subscription.told() => recheck = Some(PAUSE.0),
+                // The kernel may not have dropped the lock of the closed file yet.
+                () = subscription.notified() => recheck = Some(BUSY_PAUSE.0),
                 () = timer => {
-                    recheck = recheck.map(|pause| pause * 2).filter(|pause| *pause <= LOOK_ONCE_MORE);
+                    recheck = recheck.map(|pause| pause * 2).filter(|pause| *pause <= RECHECK);
                 }
             }
         }
@@ -267,32 +289,32 @@ impl Backend for File {
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let mut answers = Vec::with_capacity(claims.len());
         for claim in claims {
-            answers.push(match self.places.get(claim.id) {
+            answers.push(match self.open_files.get(claim.id) {
                 None => Ok(ClaimStatus::Gone),
-                Some(place) => self.renew_one(claim, &place).await,
+                Some(open_file) => self.renew_one(claim, &open_file).await,
             });
         }
         answers
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
-        let Some(place) = self.places.get(claim.id) else {
+        let Some(open_file) = self.open_files.get(claim.id) else {
             return Ok(Release::NotHeld);
         };
-        if let Ok(Some(left)) = self.leave_waiting(&place).await {
-            self.places.remove(claim.id);
-            return Ok(left);
+        if let Ok(Some(released)) = self.release_waiting(&open_file).await {
+            self.open_files.remove(claim.id);
+            return Ok(released);
         }
-        let left = self.inside(&place.directory, Enter::Read, |section| {
-            let left = section.map_or(Ok(false), |section| section.release(claim.id))?;
-            Ok(Some(if left { Release::Released } else { Release::NotHeld }))
+        let released = self.inside(&open_file.directory, Enter::Read, |section| {
+            let found = section.map_or(Ok(false), |section| section.release(claim.id))?;
+            Ok(Some(if found { Release::Released } else { Release::NotHeld }))
         });
-        let left = left.await;
-        // Even where nothing could be written, closing the file is enough: it wakes whoever watches it, and the next
-        // who looks finds it dead.
-        self.places.remove(claim.id);
-        left.or_else(|error| {
-            tracing::warn!(name = %claim.name, %error, "a claim is left to be found dead");
+        let released = released.await;
+        // If the directory could not be changed, closing the file is enough: it wakes the waiters that watch
+        // the file, and the next process that reads the queue finds the claim dead and removes it.
+        self.open_files.remove(claim.id);
+        released.or_else(|error| {
+            tracing::warn!(name = %claim.name, %error, "a claim's file was closed but not deleted");
             Ok(Release::Released)
         })
     }
@@ -303,22 +325,22 @@ impl Backend for File {
             let Some(section) = section else {
                 return Ok(Some((Vec::new(), HashSet::new())));
             };
-            if section.queue.len() > FEW {
+            if section.queue.len() > LISTED_INSIDE {
                 section.unlock();
             }
-            let alive = |slot: &&Slot| section.is_alive(slot);
-            let (alive, missing): (Vec<&Slot>, Vec<&Slot>) = section.queue.iter().partition(alive);
-            let entries: Vec<Entry> = alive.into_iter().map(|slot| entry(section, slot)).collect();
-            Ok(Some((entries, missing.into_iter().map(|slot| slot.id).collect::<HashSet<ClaimId>>())))
+            let alive = |file: &&ClaimFile| section.is_alive(file);
+            let (alive, missing): (Vec<&ClaimFile>, Vec<&ClaimFile>) = section.queue.iter().partition(alive);
+            let entries: Vec<Entry> = alive.into_iter().map(|file| entry(section, file)).collect();
+            Ok(Some((entries, missing.into_iter().map(|file| file.id).collect::<HashSet<ClaimId>>())))
         });
         let (mut entries, missing) = listed.await?;
         if !missing.is_empty() {
-            // A claim that was granted while others could enter has another file name.
+            // A claim that was granted while others could enter has got another file name.
             let renamed = self.inside(&path, Enter::Read, |section| {
                 let Some(section) = section else { return Ok(Some(Vec::new())) };
-                let renamed = section.queue.iter().filter(|slot| missing.contains(&slot.id));
-                let alive = renamed.filter(|slot| section.is_alive(slot));
-                Ok(Some(alive.map(|slot| entry(section, slot)).collect()))
+                let renamed = section.queue.iter().filter(|file| missing.contains(&file.id));
+                let alive = renamed.filter(|file| section.is_alive(file));
+                Ok(Some(alive.map(|file| entry(section, file)).collect()))
             });
             entries.extend(renamed.await?);
             entries.sort_by_key(|entry| entry.fencing_token);
@@ -342,8 +364,9 @@ impl Backend for File {
                         section.as_ref().and_then(|section| Some(section.text(section.queue.front()?).0));
                     Ok(Some(first))
                 });
-                let named =
-                    |text: String| slot::name_of(&directory).or_else(|| section::owner_and_name(&text).1);
+                let named = |text: String| {
+                    claim_file::name_of(&directory).or_else(|| critical_section::owner_and_name(&text).1)
+                };
                 match found.await {
                     Ok(text) => text.and_then(named).filter(|name| name.as_str().starts_with(prefix)).map(Ok),
                     Err(error) => Some(Err(error)),
@@ -354,13 +377,19 @@ impl Backend for File {
 }
 
 impl File {
-    /// Puts a claim that excludes all others behind one of this store, which is enough to know that it waits: so the queue
-    /// need not be read. `None` where it has to be.
-    async fn join_behind_ours(&self, claim: &Claim, path: &Path, text: &str) -> Result<Option<ClaimStatus>> {
-        let excludes = claim.permits.count == claim.permits.capacity;
-        // One with a longest hold may be dead already.
-        let ours = || self.places.last(path).filter(|ours| !ours.made.will_end() && ours.is_linked());
-        if !excludes || self.places.has(claim.id) || ours().is_none() {
+    /// Fast path of `enqueue` that does not read the queue: an exclusive claim that joins behind a live claim
+    /// of this process waits, whatever else is in the queue. `None` if the queue must be read.
+    async fn enqueue_behind_ours(
+        &self,
+        claim: &Claim,
+        path: &Path,
+        text: &str,
+    ) -> Result<Option<ClaimStatus>> {
+        let exclusive = claim.permits.count == claim.permits.capacity;
+        // A claim with a max hold time may have expired already.
+        let ours =
+            || self.open_files.last(path).filter(|ours| !ours.created.has_max_hold() && ours.is_linked());
+        if !exclusive || self.open_files.contains(claim.id) || ours().is_none() {
             return Ok(None);
         }
         if claim.wait_mode == WaitMode::Try {
@@ -368,60 +397,69 @@ impl File {
         }
         self.inside(path, Enter::Unread, |section| {
             let Some(section) = section.filter(|_| ours().is_some()) else { return Ok(Some(None)) };
-            Ok(section.append(claim, text, false)?.map(|(slot, file)| {
-                self.places.insert(claim.id, Place::new(file, path.to_owned(), slot));
+            Ok(section.append(claim, text, false)?.map(|(file, opened)| {
+                self.open_files.insert(claim.id, OpenFile::new(opened, path.to_owned(), file));
                 Some(ClaimStatus::Waiting)
             }))
         })
         .await
     }
 
-    /// Waits until the claim of this store next in front has left, if there are many in front that it has to wait for
-    /// anyhow; false if there are not.
-    async fn behind_ours(&self, claim: &Claim) -> bool {
-        let excludes = claim.permits.count == claim.permits.capacity;
-        let Some(mine) = self.places.get(claim.id).filter(|_| excludes) else { return false };
-        let Some((id, ahead)) = self.places.before(&mine, FEW) else { return false };
-        if mine.granted.get().is_some() || ahead.made.will_end() || !ahead.is_linked() {
+    /// If an exclusive claim has many claims of this process in front of it, waits until the nearest of them
+    /// has been released: until then it cannot be granted. False if it does not.
+    async fn wait_behind_ours(&self, claim: &Claim) -> bool {
+        let exclusive = claim.permits.count == claim.permits.capacity;
+        let Some(mine) = self.open_files.get(claim.id).filter(|_| exclusive) else { return false };
+        let Some((id, ahead)) = self.open_files.next_ahead(&mine, MANY_AHEAD) else { return false };
+        if mine.granted.get().is_some() || ahead.created.has_max_hold() || !ahead.is_linked() {
             return false;
         }
-        // A file that is kept open would be a claim that goes on.
-        let left = Arc::clone(&ahead.left);
+        // Drop these before the wait: a claim lives as long as its file is open.
+        let removed = Arc::clone(&ahead.removed);
         drop((mine, ahead));
-        let left = left.notified();
-        tokio::pin!(left);
-        left.as_mut().enable();
-        if self.places.has(id) {
-            left.await;
+        let removed = removed.notified();
+        tokio::pin!(removed);
+        removed.as_mut().enable();
+        if self.open_files.contains(id) {
+            removed.await;
         }
         true
     }
 
-    /// Takes a claim out that waits behind others of this store; `None` where the queue has to be read for that.
-    async fn leave_waiting(&self, place: &Place) -> Result<Option<Release>> {
-        if place.granted.get().is_some() || self.places.is_first_waiting(place) {
+    /// Fast path of `release` that does not read the queue: for a claim that waits behind another waiter of
+    /// this process. `None` if the queue must be read.
+    async fn release_waiting(&self, open_file: &OpenFile) -> Result<Option<Release>> {
+        if open_file.granted.get().is_some() || self.open_files.is_first_waiter(open_file) {
             return Ok(None);
         }
-        let left = self.inside(&place.directory, Enter::Unread, |section| {
-            section.map_or(Ok(false), |section| section.leave_waiting(&place.made)).map(Some)
+        let released = self.inside(&open_file.directory, Enter::Unread, |section| {
+            section.map_or(Ok(false), |section| section.release_waiting(&open_file.created)).map(Some)
         });
-        Ok(left.await?.then_some(Release::Released))
+        Ok(released.await?.then_some(Release::Released))
     }
 
-    /// A claim whose file has its name is there. One that waits looks after those in front of it, since their owners
-    /// may have been stopped.
-    async fn renew_one(&self, claim: &Claim, place: &Place) -> Result<ClaimStatus> {
-        if !place.is_linked() {
+    /// Says what the status of a claim is.
+    ///
+    /// | its file | the status |
+    /// |---|---|
+    /// | deleted | gone |
+    /// | renamed by its grant | held |
+    /// | behind another waiter of this process | waiting |
+    /// | the first waiter of this process | read from the queue |
+    ///
+    /// The read also removes a blocker whose max hold time has passed, whose owner may have been stopped.
+    async fn renew_one(&self, claim: &Claim, open_file: &OpenFile) -> Result<ClaimStatus> {
+        if !open_file.is_linked() {
             return Ok(self.status(claim.id, None));
         }
-        if let Some(slot) = place.granted.get() {
-            return Ok(ClaimStatus::Held(grant(slot)));
+        if let Some(file) = open_file.granted.get() {
+            return Ok(ClaimStatus::Held(grant(file)));
         }
-        // Nobody holds behind one who waits.
-        if !self.places.is_first_waiting(place) {
+        // No claim is granted behind a waiter.
+        if !self.open_files.is_first_waiter(open_file) {
             return Ok(ClaimStatus::Waiting);
         }
-        self.inside(&place.directory, Enter::Read, |section| {
+        self.inside(&open_file.directory, Enter::Read, |section| {
             let found = section.and_then(|section| section.find(claim.id));
             Ok(Some(self.status(claim.id, found)))
         })
@@ -429,25 +467,25 @@ impl File {
     }
 }
 
-fn entry(section: &Section<'_>, slot: &Slot) -> Entry {
-    let (text, written) = section.text(slot);
-    let (owner, _) = section::owner_and_name(&text);
+fn entry(section: &CriticalSection<'_>, file: &ClaimFile) -> Entry {
+    let (text, written) = section.text(file);
+    let (owner, _) = critical_section::owner_and_name(&text);
     let since = |milliseconds: u64| Duration::from_millis(section.now().saturating_sub(milliseconds));
     let waiting = written.and_then(|written| SystemTime::now().duration_since(written).ok());
     Entry {
-        fencing_token: slot.number,
-        age: slot.granted.map(since).or(waiting),
-        expires_in: slot.hold_ends().map(|end| Duration::from_millis(end.saturating_sub(section.now()))),
-        ..Entry::new(Some(slot.id), slot.granted.is_some(), slot.permits(), Owner::from_text(owner))
+        fencing_token: file.number,
+        age: file.granted.map(since).or(waiting),
+        expires_in: file.hold_ends().map(|end| Duration::from_millis(end.saturating_sub(section.now()))),
+        ..Entry::new(Some(file.id), file.granted.is_some(), file.permits(), Owner::from_text(owner))
     }
 }
 
-/// Takes out what is left, so that nobody has to find it dead.
+/// Releases the remaining claims, so that no other process has to find their files dead.
 impl Drop for File {
     fn drop(&mut self) {
-        for (id, place) in self.places.all() {
-            if let Err(error) = self.leave_now(id, &place) {
-                tracing::debug!(%error, "a claim is left to be found dead");
+        for (id, open_file) in self.open_files.all() {
+            if let Err(error) = self.try_release(id, &open_file) {
+                tracing::debug!(%error, "a claim's file was closed but not deleted");
             }
         }
     }

@@ -1,7 +1,8 @@
-//! Whose turn it is, in this process, to enter the section of a lock.
+//! The tasks of this process take turns to enter the critical section of a lock.
 //!
-//! The kernel's lock of a directory is tried and not waited for. Many tasks that try it at the same time would keep each
-//! other, and other processes, from it: so one tries at a time, in the order of asking.
+//! A task tries to lock the directory, and does not block on it. Many tasks that try at the same time would
+//! keep each other, and other processes, out of the critical section. So one task tries at a time, first
+//! come, first served.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use std::time::Instant;
 
 use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 
-/// Since when the section has been found busy, each time that it was tried.
+/// Since when every attempt has found the critical section busy.
 type Busy = Option<Instant>;
 
-/// The locks whose sections somebody of this process wants to enter.
+/// The locks whose critical sections tasks of this process try to enter.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     by_lock: Mutex<HashMap<PathBuf, Arc<Queue<Busy>>>>,
@@ -32,10 +33,10 @@ impl Turns {
         self.by_lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the turn of the caller.
+    /// Waits for the caller's turn.
     ///
     /// # Cancel safety
-    /// The place among those who wait is lost.
+    /// The position among the waiting tasks is lost.
     pub(super) async fn take<'a>(&'a self, path: &'a Path) -> Turn<'a> {
         let queue = Arc::clone(self.by_lock().entry(path.to_owned()).or_default());
         let mut turn = Turn { turns: self, path, guard: None };
@@ -45,12 +46,12 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// Takes note that the section is busy, and says since when.
+    /// Records that the critical section is busy, and says since when.
     pub(super) fn busy(&mut self, now: Instant) -> Instant {
         self.guard.as_mut().map_or(now, |guard| *guard.get_or_insert(now))
     }
 
-    /// Takes note that it is not.
+    /// Records that the critical section was entered.
     pub(super) fn entered(&mut self) {
         if let Some(guard) = &mut self.guard {
             **guard = None;
@@ -81,10 +82,10 @@ mod tests {
     }
 
     #[test]
-    fn one_task_tries_a_lock_at_a_time_in_the_order_of_asking() {
+    fn one_task_tries_at_a_time_first_come_first_served() {
         let turns = Turns::default();
         let path = Path::new("/locks/a");
-        let first = take(&turns, "/locks/a").expect("nobody else wants it");
+        let first = take(&turns, "/locks/a").expect("no other task wants it");
         let (mut second, mut third) = (Box::pin(turns.take(path)), Box::pin(turns.take(path)));
         assert!(second.as_mut().now_or_never().is_none());
         assert!(third.as_mut().now_or_never().is_none());
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_is_busy_since_somebody_found_it_so_until_somebody_enters() {
+    fn a_critical_section_is_busy_from_the_first_failed_attempt_until_a_task_enters() {
         let turns = Turns::default();
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
@@ -108,7 +109,7 @@ mod tests {
         tokio::pin!(next);
         assert!(next.as_mut().now_or_never().is_none());
         assert_eq!([first.busy(at(1)), first.busy(at(2))], [at(1), at(1)]);
-        // The next one counts from there too.
+        // The next task counts from the same moment.
         drop(first);
         let mut next = next.now_or_never().unwrap();
         assert_eq!(next.busy(at(3)), at(1));
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_nobody_wants_to_enter_is_forgotten() {
+    fn a_lock_that_no_task_tries_to_enter_is_forgotten() {
         let turns = Turns::default();
         let now = Instant::now();
         let path = Path::new("/locks/a");
@@ -126,7 +127,7 @@ mod tests {
         let mut next = Box::pin(turns.take(path));
         assert!(next.as_mut().now_or_never().is_none());
         drop(first);
-        assert_eq!(turns.by_lock().len(), 1, "somebody still wants to");
+        assert_eq!(turns.by_lock().len(), 1, "a task still tries");
         drop(next);
         assert!(turns.by_lock().is_empty());
         let later = now + Duration::from_secs(9);

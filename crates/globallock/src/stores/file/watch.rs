@@ -1,4 +1,4 @@
-//! Being woken by the kernel when a claim's file changes: nobody polls.
+//! The kernel wakes a waiter when a claim's file changes, so that nobody polls.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,77 +12,78 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-/// What a waiter is woken by.
+/// Which event of a file wakes the waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Until {
+pub(super) enum WakeOn {
     /// The file gets another name: its claim is granted.
     Renamed,
-    /// The file's owner closes it: its claim has left, or its owner has died.
+    /// The owner closes the file: it released the claim, or it died.
     Closed,
     /// Either.
     RenamedOrClosed,
 }
 
-impl Until {
+impl WakeOn {
     fn flags(self) -> WatchFlags {
         let closed = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE_SELF;
         match self {
-            Until::Renamed => WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF,
-            Until::Closed => closed,
-            Until::RenamedOrClosed => closed | WatchFlags::MOVE_SELF,
+            WakeOn::Renamed => WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF,
+            WakeOn::Closed => closed,
+            WakeOn::RenamedOrClosed => closed | WatchFlags::MOVE_SELF,
         }
     }
 }
 
-/// The watched files of one store: one inotify instance and one thread, however many waiters.
+/// The watched files of one store: one inotify instance and one thread, for any number of waiters.
 #[derive(Default)]
 pub(super) struct Watches {
-    /// `None` inside where the kernel grants this user no further instance.
+    /// The inner `None`: the kernel's limit of instances for this user is reached.
     instance: OnceLock<Option<Arc<Instance>>>,
 }
 
 struct Instance {
     inotify: Arc<OwnedFd>,
     files: Arc<Mutex<Files>>,
-    /// A watch of the root directory, for nothing but that its removal ends the thread.
+    /// A watch of the root directory. Its only use is that its removal ends the thread.
     end: i32,
 }
 
-/// Who waits for which watch.
+/// The waiters of each watch.
 type Files = HashMap<i32, Vec<Waiter>>;
 
 struct Waiter {
-    wakes_on: WatchFlags,
-    told: Arc<Notify>,
+    flags: WatchFlags,
+    notify: Arc<Notify>,
 }
 
-/// A wish to be woken, until it is dropped.
+/// Wakes its waiter when a watched file changes, until it is dropped.
 pub(super) struct Subscription {
-    told: Arc<Notify>,
+    notify: Arc<Notify>,
     watched: Vec<(Arc<Instance>, i32)>,
 }
 
 impl Watches {
-    /// Wakes whoever waits for the subscription when one of the files changes; `None` if one of them is not there.
+    /// Notifies the subscription when one of the files changes; `None` if one of them does not exist.
     ///
-    /// Where the kernel's limit of inotify instances or watches is reached, a thread for each file waits for its lock
-    /// instead: that is woken by the kernel too, but lasts until the file's owner closes it.
+    /// If the kernel's limit of inotify instances or watches is reached, one thread for each file waits for
+    /// the file's lock instead. The kernel wakes that thread too, but the thread lasts until the file's owner
+    /// closes the file, even if the subscription is dropped earlier.
     pub(super) fn subscribe<'a>(
         &self,
-        files: impl IntoIterator<Item = (&'a Path, Until)>,
+        files: impl IntoIterator<Item = (&'a Path, WakeOn)>,
     ) -> Result<Option<Subscription>, Errno> {
-        let mut subscription = Subscription { told: Arc::default(), watched: Vec::new() };
+        let mut subscription = Subscription { notify: Arc::default(), watched: Vec::new() };
         let instance = self.instance.get_or_init(|| Instance::start().ok());
-        for (path, until) in files {
+        for (path, wake_on) in files {
             let watched = match instance {
-                Some(instance) => instance.watch(path, until, &subscription.told),
+                Some(instance) => instance.watch(path, wake_on, &subscription.notify),
                 None => Err(Errno::NOSPC),
             };
             match (watched, instance) {
                 (Ok(watch), Some(instance)) => subscription.watched.push((Arc::clone(instance), watch)),
                 (Err(Errno::NOENT), _) => return Ok(None),
-                _ if until == Until::Renamed => {}
-                _ => wait_on_thread(path, &subscription.told)?,
+                _ if wake_on == WakeOn::Renamed => {}
+                _ => wait_on_thread(path, &subscription.notify)?,
             }
         }
         Ok(Some(subscription))
@@ -94,10 +95,10 @@ impl Instance {
         let inotify = Arc::new(inotify::init(CreateFlags::CLOEXEC)?);
         let end = inotify::add_watch(&inotify, "/", WatchFlags::DELETE_SELF)?;
         let files = Arc::default();
-        let (reads, finds) = (Arc::clone(&inotify), Arc::clone(&files));
+        let (read, shared) = (Arc::clone(&inotify), Arc::clone(&files));
         let run = move || {
-            if let Err(error) = dispatch(&reads, &finds, end) {
-                tracing::warn!(%error, "the events of the lock directory cannot be read");
+            if let Err(error) = dispatch(&read, &shared, end) {
+                tracing::warn!(%error, "the events of the lock directory's files cannot be read");
             }
         };
         std::thread::Builder::new().name("globallock-watch".to_owned()).spawn(run)?;
@@ -108,20 +109,20 @@ impl Instance {
         locked(&self.files)
     }
 
-    fn watch(&self, path: &Path, until: Until, told: &Arc<Notify>) -> Result<i32, Errno> {
-        let wakes_on = until.flags();
-        // Under the map's lock, so that an event finds whom it is for.
+    fn watch(&self, path: &Path, wake_on: WakeOn, notify: &Arc<Notify>) -> Result<i32, Errno> {
+        let flags = wake_on.flags();
+        // Added while the map is locked, so that the first event already finds the waiter.
         let mut files = self.files();
-        let flags = wakes_on | WatchFlags::MASK_ADD | WatchFlags::DONT_FOLLOW;
-        let watch = inotify::add_watch(&self.inotify, path, flags)?;
-        files.entry(watch).or_default().push(Waiter { wakes_on, told: Arc::clone(told) });
+        let added = flags | WatchFlags::MASK_ADD | WatchFlags::DONT_FOLLOW;
+        let watch = inotify::add_watch(&self.inotify, path, added)?;
+        files.entry(watch).or_default().push(Waiter { flags, notify: Arc::clone(notify) });
         Ok(watch)
     }
 }
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        // The kernel confirms the removal by an event, which the thread waits for.
+        // The removal causes an event, which ends the thread.
         let _ = inotify::remove_watch(&self.inotify, self.end);
     }
 }
@@ -131,9 +132,9 @@ fn locked(files: &Mutex<Files>) -> MutexGuard<'_, Files> {
     files.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Wakes those whom each event concerns, until the watch `end` goes.
+/// Wakes the waiters of each event's watch, until the watch `end` is removed.
 ///
-/// On a thread of its own: waiting for a file descriptor in the async runtime takes unsafe code.
+/// It runs on its own thread, because waiting for a file descriptor in the async runtime needs unsafe code.
 fn dispatch(inotify: &OwnedFd, files: &Mutex<Files>, end: i32) -> Result<(), Errno> {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut events = inotify::Reader::new(inotify.as_fd(), &mut buffer);
@@ -143,19 +144,19 @@ fn dispatch(inotify: &OwnedFd, files: &Mutex<Files>, end: i32) -> Result<(), Err
             event => event?,
         };
         let mut files = locked(files);
-        let all = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
-        let gone = event.events().contains(ReadFlags::IGNORED);
+        let overflow = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+        let removed = event.events().contains(ReadFlags::IGNORED);
         let wake = |waiter: &Waiter| {
-            if all || waiter.wakes_on.bits() & event.events().bits() != 0 {
-                waiter.told.notify_one();
+            if overflow || waiter.flags.bits() & event.events().bits() != 0 {
+                waiter.notify.notify_one();
             }
         };
-        if all || (gone && event.wd() == end) {
+        if overflow || (removed && event.wd() == end) {
             files.values().flatten().for_each(wake);
         } else if let Some(waiters) = files.get(&event.wd()) {
             waiters.iter().for_each(wake);
         }
-        if gone {
+        if removed {
             files.remove(&event.wd());
             if event.wd() == end {
                 return Ok(());
@@ -166,8 +167,11 @@ fn dispatch(inotify: &OwnedFd, files: &Mutex<Files>, end: i32) -> Result<(), Err
 
 impl Subscription {
     /// Waits for the next change.
-    pub(super) async fn told(&self) {
-        self.told.notified().await;
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn notified(&self) {
+        self.notify.notified().await;
     }
 }
 
@@ -178,33 +182,33 @@ impl Drop for Subscription {
             let Some(waiters) = files.get_mut(watch) else {
                 continue;
             };
-            waiters.retain(|waiter| !Arc::ptr_eq(&waiter.told, &self.told));
+            waiters.retain(|waiter| !Arc::ptr_eq(&waiter.notify, &self.notify));
             if waiters.is_empty() {
                 files.remove(watch);
-                // Fails where the file has gone and its watch with it.
+                // Fails if the file was deleted, because its watch ended with it.
                 let _ = inotify::remove_watch(&instance.inotify, *watch);
             }
         }
     }
 }
 
-/// Wakes the subscription when the file's owner no longer has it.
-fn wait_on_thread(path: &Path, told: &Arc<Notify>) -> Result<(), Errno> {
+/// Wakes the subscription when the file's owner no longer has the file locked.
+fn wait_on_thread(path: &Path, notify: &Arc<Notify>) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match openat(CWD, path, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
-            told.notify_one();
+            notify.notify_one();
             return Ok(());
         }
         opened => opened?,
     };
-    let told = Arc::clone(told);
-    let waits = move || {
+    let notify = Arc::clone(notify);
+    let wait = move || {
         while flock(&file, FlockOperation::LockShared) == Err(Errno::INTR) {}
-        told.notify_one();
+        notify.notify_one();
     };
     let name = "globallock-wait".to_owned();
-    std::thread::Builder::new().name(name).spawn(waits).map(drop).map_err(|_| Errno::AGAIN)
+    std::thread::Builder::new().name(name).spawn(wait).map(drop).map_err(|_| Errno::AGAIN)
 }
 
 impl fmt::Debug for Watches {
@@ -224,11 +228,11 @@ mod tests {
         let owner = std::fs::File::create(&path).unwrap();
         flock(&owner, FlockOperation::LockExclusive).unwrap();
         let watches = Watches { instance: OnceLock::from(None) };
-        let files = [(path.as_path(), Until::Renamed), (path.as_path(), Until::Closed)];
+        let files = [(path.as_path(), WakeOn::Renamed), (path.as_path(), WakeOn::Closed)];
         let subscription = watches.subscribe(files).unwrap().unwrap();
-        assert!(futures_util::FutureExt::now_or_never(subscription.told()).is_none());
+        assert!(futures_util::FutureExt::now_or_never(subscription.notified()).is_none());
         drop(owner);
-        subscription.told().await;
+        subscription.notified().await;
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -216,7 +216,7 @@ fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crate::stores::address::slips::{shows_no_password, slipped};
+    use crate::stores::address::typos::{shows_no_password, with_typo};
     use proptest::prelude::*;
 
     fn config(text: &str) -> Result<Config> {
@@ -351,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_slip_in_an_address_shows_its_password(text in slipped(GOOD)) {
+        fn no_typo_in_an_address_shows_its_password(text in with_typo(GOOD)) {
             let made = Address::parse(&text).and_then(Config::new);
             shows_no_password(&text, made, |config| config.shown.clone());
         }

@@ -1,35 +1,35 @@
-//! What those who wait are told by a store that only says that something has gone.
+//! The inbox of a waiter: the changes that a watch reports to it.
 
 use std::sync::PoisonError;
 
 use crate::sync::{Mutex, MutexGuard, Notify};
 
-/// A waiter's mailbox.
+/// A waiter's inbox.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     notify: Notify,
     changes: Mutex<Changes>,
 }
 
-/// What has happened since the waiter looked last.
+/// The changes since the waiter last read its inbox.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     /// Keys that have been deleted.
     pub(crate) deleted: Vec<Vec<u8>>,
-    /// Something may have been missed: the store must be read again.
+    /// A change may have been missed, so the waiter must read the store again.
     pub(crate) read_again: bool,
-    /// The revision of the store as of which this is so, where it counts such.
+    /// The store's revision at which the changes were known, if the store has revisions.
     #[cfg(feature = "etcd")]
     pub(crate) as_of: i64,
 }
 
 impl Changes {
-    /// Whether nothing has happened.
+    /// Whether there is no change.
     pub(crate) fn is_none(&self) -> bool {
         !self.read_again && self.deleted.is_empty()
     }
 
-    /// Adds a key that was found deleted as of a revision.
+    /// Adds a key that was found deleted at a revision.
     #[cfg(feature = "etcd")]
     pub(crate) fn add(&mut self, deleted: &[u8], as_of: i64) {
         self.deleted.push(deleted.to_vec());
@@ -39,17 +39,17 @@ impl Changes {
 
 impl Inbox {
     fn changes(&self) -> MutexGuard<'_, Changes> {
-        // No code panics while it holds the lock, so poisoned news are still whole.
+        // No code panics while it holds the lock, so poisoned changes are still whole.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the waiter, and wakes it.
+    /// Adds changes and wakes the waiter.
     pub(crate) fn notify(&self, change: impl FnOnce(&mut Changes)) {
         change(&mut self.changes());
         self.notify.notify_one();
     }
 
-    /// Waits for news.
+    /// Waits for changes and takes them.
     ///
     /// # Cancel safety
     /// Nothing is lost.

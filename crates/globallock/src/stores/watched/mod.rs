@@ -1,3 +1,3 @@
-//! What stores share that tell only that a key has gone.
+//! What the stores share whose watches report only that a key was deleted.
 
 pub(crate) mod inbox;

@@ -24,8 +24,8 @@ fn with_rights(path: &Path, rights: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(rights)).unwrap();
 }
 
-/// Does something without what only root may do.
-fn as_a_common_user<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+/// Runs `act` without root's capabilities.
+fn without_capabilities<T: Send>(act: impl FnOnce() -> T + Send) -> T {
     let thread = || {
         let mut sets = capabilities(None).unwrap();
         sets.effective = CapabilitySet::empty();
@@ -36,16 +36,16 @@ fn as_a_common_user<T: Send>(act: impl FnOnce() -> T + Send) -> T {
 }
 
 fn number(directory: &Directory) -> u64 {
-    directory.next_number(None).unwrap().expect("nobody else counts")
+    directory.next_number(None).unwrap().expect("no other task counts")
 }
 
-/// What the directory is called, and its counter.
+/// A directory with this text in its counter, and the counter's path.
 fn with_counter(text: &str) -> (TempDir, Directory, PathBuf) {
-    let place = TempDir::new().unwrap();
-    let counter = place.path().join(COUNTER);
+    let root = TempDir::new().unwrap();
+    let counter = root.path().join(COUNTER);
     fs::write(&counter, text).unwrap();
-    let directory = opened(place.path());
-    (place, directory, counter)
+    let directory = opened(root.path());
+    (root, directory, counter)
 }
 
 #[test]
@@ -56,8 +56,8 @@ fn an_address_without_a_path_is_the_users_own_directory_whatever_the_environment
 
 #[test]
 fn a_wrong_address_is_refused_with_the_remedy() {
-    let place = TempDir::new().unwrap();
-    let path = place.path().display();
+    let root = TempDir::new().unwrap();
+    let path = root.path().display();
     for (text, reason) in [
         (format!("file://host{path}"), "three slashes"),
         ("file:locks".to_owned(), "relative"),
@@ -69,23 +69,23 @@ fn a_wrong_address_is_refused_with_the_remedy() {
         assert!(error.to_string().contains(reason), "{text}: {error}");
     }
     for text in [format!("file://{path}"), format!("file://{path}?network=allow")] {
-        assert_eq!(Directory::open(address(&text)).unwrap().path(), place.path());
+        assert_eq!(Directory::open(address(&text)).unwrap().path(), root.path());
     }
 }
 
 #[test]
 fn a_directory_is_made_but_not_its_parent() {
-    let place = TempDir::new().unwrap();
-    assert_eq!(opened(&place.path().join("a")).path(), place.path().join("a"));
-    assert_eq!(rights(place.path().join("a")), 0o700);
-    let error = Directory::prepare(place.path().join("b/c"), true).unwrap_err();
+    let root = TempDir::new().unwrap();
+    assert_eq!(opened(&root.path().join("a")).path(), root.path().join("a"));
+    assert_eq!(rights(root.path().join("a")), 0o700);
+    let error = Directory::prepare(root.path().join("b/c"), true).unwrap_err();
     assert!(error.to_string().contains("its parent does not exist"), "{error}");
 }
 
 #[test]
 fn a_network_file_system_is_refused_with_its_name_and_the_way_to_allow_it() {
-    let place = TempDir::new().unwrap();
-    let directory = opened(place.path());
+    let root = TempDir::new().unwrap();
+    let directory = opened(root.path());
     directory.refuse_network(None, false).unwrap();
     directory.refuse_network(Some("NFS"), true).unwrap();
     let error = directory.refuse_network(Some("NFS"), false).unwrap_err();
@@ -115,7 +115,7 @@ fn network_file_systems_are_known_by_their_numbers() {
         (0x786f_4256, "a VirtualBox folder"),
     ] {
         assert_eq!(network_kind(number), Some(kind));
-        // The machines whose kernels have a field of 32 bits with a sign.
+        // On some machines the kernel's field is a signed 32-bit number.
         assert_eq!(network_kind(number.cast_signed()), Some(kind));
     }
     for local in [0xef53_u32, 0x0102_1994, 0x5846_5342, 0x9123_683e, 0x794c_7630] {
@@ -124,8 +124,8 @@ fn network_file_systems_are_known_by_their_numbers() {
 }
 
 #[test]
-fn the_default_directory_is_refused_where_others_could_have_put_something() {
-    for (owner, user, rights, theirs) in [
+fn the_default_directory_is_refused_if_others_can_write_to_it() {
+    for (owner, user, rights, expected) in [
         (7, 7, 0o700, false),
         (7, 7, 0o755, false),
         (0, 7, 0o700, true),
@@ -134,23 +134,23 @@ fn the_default_directory_is_refused_where_others_could_have_put_something() {
         (7, 7, 0o702, true),
         (7, 7, 0o1777, true),
     ] {
-        assert_eq!(others_can_write(owner, user, Mode::from_raw_mode(rights)), theirs, "{rights:o}");
+        assert_eq!(others_can_write(owner, user, Mode::from_raw_mode(rights)), expected, "{rights:o}");
     }
-    let place = TempDir::new().unwrap();
-    let path = place.path().join("open");
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("open");
     fs::create_dir(&path).unwrap();
     with_rights(&path, 0o777);
     let error = Directory::prepare(path.clone(), false).unwrap_err();
     assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
     assert!(error.to_string().contains("name another directory"), "{error}");
-    Directory::prepare(path.clone(), true).expect("whoever names it may share it");
+    Directory::prepare(path.clone(), true).expect("a named directory may be shared");
     with_rights(&path, 0o755);
-    Directory::prepare(path, false).expect("to be read by others is no harm");
+    Directory::prepare(path, false).expect("others may read it");
 }
 
 #[test]
-fn a_lock_is_for_those_who_share_the_directory_and_nobody_else() {
-    // The rights of the whole, of a lock's directory, and of a file.
+fn only_users_who_share_the_directory_share_its_locks() {
+    // The modes of the whole directory, of a lock's directory, and of a file.
     for (whole, lock, file) in [
         (0o700, 0o700, 0o600),
         (0o500, 0o700, 0o600),
@@ -158,12 +158,12 @@ fn a_lock_is_for_those_who_share_the_directory_and_nobody_else() {
         (0o750, 0o750, 0o640),
         (0o707, 0o707, 0o606),
         (0o1777, 0o777, 0o666),
-        // What is made in it belongs to its group.
+        // With the setgid bit: new files belong to the directory's group.
         (0o2770, 0o2770, 0o660),
         (0o2700, 0o2700, 0o600),
     ] {
-        let place = TempDir::new().unwrap();
-        let path = place.path().join("locks");
+        let root = TempDir::new().unwrap();
+        let path = root.path().join("locks");
         fs::create_dir(&path).unwrap();
         with_rights(&path, whole);
         let directory = opened(&path);
@@ -177,44 +177,44 @@ fn a_lock_is_for_those_who_share_the_directory_and_nobody_else() {
 }
 
 #[test]
-fn a_locks_directory_is_made_only_where_one_is_wanted() {
-    let place = TempDir::new().unwrap();
-    let path = place.path().join("locks");
+fn a_locks_directory_is_created_only_on_demand() {
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("locks");
     let directory = opened(&path);
     let lock = path.join("a");
     assert!(directory.open_lock(&lock, false).unwrap().is_none());
     assert!(!lock.exists());
-    let made = directory.open_lock(&lock, true).unwrap().expect("it is made");
+    let made = directory.open_lock(&lock, true).unwrap().expect("it is created");
     assert!(is_at(&made, &lock));
     for make in [false, true] {
         let again = directory.open_lock(&lock, make).unwrap().expect("it is there");
         assert!(is_at(&again, &lock));
     }
-    // Somebody deleted all of it.
+    // The whole directory was deleted.
     fs::remove_dir_all(&path).unwrap();
     assert!(directory.open_lock(&lock, false).unwrap().is_none());
     assert!(is_at(&directory.open_lock(&lock, true).unwrap().unwrap(), &lock));
 }
 
 #[test]
-fn what_another_user_is_just_making_is_waited_for_until_it_is_shared() {
+fn a_directory_that_another_user_is_just_creating_is_waited_for_until_it_is_shared() {
     for (whole, lock, counter) in [(0o777, 0o777, 0o666), (0o770, 0o770, 0o660), (0o705, 0o705, 0o604)] {
-        let place = TempDir::new().unwrap();
-        with_rights(place.path(), whole);
-        let directory = opened(place.path());
-        let path = place.path().join("a");
+        let root = TempDir::new().unwrap();
+        with_rights(root.path(), whole);
+        let directory = opened(root.path());
+        let path = root.path().join("a");
         fs::create_dir(&path).unwrap();
-        fs::write(place.path().join(COUNTER), "").unwrap();
-        // As others see what belongs to its maker alone.
+        fs::write(root.path().join(COUNTER), "").unwrap();
+        // What other users see before its mode is set.
         with_rights(&path, 0);
-        with_rights(&place.path().join(COUNTER), 0);
-        as_a_common_user(|| {
+        with_rights(&root.path().join(COUNTER), 0);
+        without_capabilities(|| {
             for make in [false, true] {
                 assert!(directory.open_lock(&path, make).unwrap().is_none());
             }
             assert_eq!(directory.next_number(None).unwrap(), None);
             with_rights(&path, lock);
-            with_rights(&place.path().join(COUNTER), counter);
+            with_rights(&root.path().join(COUNTER), counter);
             assert!(is_at(&directory.open_lock(&path, true).unwrap().unwrap(), &path));
             number(&directory);
         });
@@ -222,9 +222,9 @@ fn what_another_user_is_just_making_is_waited_for_until_it_is_shared() {
 }
 
 #[test]
-fn what_is_not_shared_is_denied_at_once() {
-    let place = TempDir::new().unwrap();
-    let whole = place.path().join("locks");
+fn a_directory_that_is_not_shared_is_denied_at_once() {
+    let root = TempDir::new().unwrap();
+    let whole = root.path().join("locks");
     let private = opened(&whole);
     with_rights(&whole, 0o777);
     let shared = opened(&whole);
@@ -233,7 +233,7 @@ fn what_is_not_shared_is_denied_at_once() {
     fs::write(whole.join(COUNTER), "").unwrap();
     with_rights(&path, 0);
     with_rights(&whole.join(COUNTER), 0);
-    as_a_common_user(|| {
+    without_capabilities(|| {
         let is_denied = |directory: &Directory| {
             for make in [false, true] {
                 let error = directory.open_lock(&path, make).unwrap_err();
@@ -243,14 +243,14 @@ fn what_is_not_shared_is_denied_at_once() {
             assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
         };
         is_denied(&private);
-        // A directory that was shared, and is not any more.
+        // A directory that is no longer shared.
         with_rights(&whole, 0);
         is_denied(&shared);
     });
     with_rights(&whole, 0o700);
 }
 
-/// Does something at the same time as others do.
+/// Runs `act` on several threads at the same time.
 fn together(act: impl Fn() + Sync) {
     std::thread::scope(|scope| {
         for _ in 0..3 {
@@ -260,27 +260,27 @@ fn together(act: impl Fn() + Sync) {
 }
 
 #[test]
-fn those_who_make_a_locks_directory_and_those_who_remove_it_disturb_nobody() {
-    let place = TempDir::new().unwrap();
-    with_rights(place.path(), 0o777);
-    let directory = opened(place.path());
-    let path = place.path().join("a");
+fn a_locks_directory_can_be_created_while_others_remove_it() {
+    let root = TempDir::new().unwrap();
+    with_rights(root.path(), 0o777);
+    let directory = opened(root.path());
+    let path = root.path().join("a");
     together(|| {
         for _ in 0..300 {
-            directory.open_lock(&path, true).unwrap().expect("it is made");
+            directory.open_lock(&path, true).unwrap().expect("it is created");
             let _ = fs::remove_dir(&path);
         }
     });
 }
 
 #[test]
-fn those_who_come_first_count_together() {
+fn the_first_users_of_a_counter_can_create_it_together() {
     for whole in [0o700, 0o1777] {
-        let place = TempDir::new().unwrap();
-        with_rights(place.path(), whole);
-        let directory = opened(place.path());
+        let root = TempDir::new().unwrap();
+        with_rights(root.path(), whole);
+        let directory = opened(root.path());
         for _ in 0..50 {
-            let _ = fs::remove_file(place.path().join(COUNTER));
+            let _ = fs::remove_file(root.path().join(COUNTER));
             together(|| {
                 directory.next_number(None).unwrap();
             });
@@ -289,24 +289,24 @@ fn those_who_come_first_count_together() {
 }
 
 #[test]
-fn what_is_no_directory_is_not_entered() {
-    let place = TempDir::new().unwrap();
-    let directory = opened(place.path());
-    fs::write(place.path().join("file"), "").unwrap();
-    symlink("/", place.path().join("link")).unwrap();
+fn a_file_or_a_link_in_the_directorys_place_is_not_entered() {
+    let root = TempDir::new().unwrap();
+    let directory = opened(root.path());
+    fs::write(root.path().join("file"), "").unwrap();
+    symlink("/", root.path().join("link")).unwrap();
     for (name, make) in [("file", false), ("file", true), ("link", false), ("link", true)] {
-        let error = directory.open_lock(&place.path().join(name), make).expect_err(name);
+        let error = directory.open_lock(&root.path().join(name), make).expect_err(name);
         assert!(error.to_string().contains("cannot be opened"), "{name}: {error}");
     }
-    let error = Directory::prepare(place.path().join("file"), true).unwrap_err().to_string();
+    let error = Directory::prepare(root.path().join("file"), true).unwrap_err().to_string();
     assert!(error.contains("name a directory"), "{error}");
 }
 
 #[test]
-fn no_program_that_is_started_inherits_a_lock() {
-    let place = TempDir::new().unwrap();
-    let directory = opened(place.path());
-    let lock = directory.open_lock(&place.path().join("a"), true).unwrap().unwrap();
+fn a_child_program_inherits_no_lock() {
+    let root = TempDir::new().unwrap();
+    let directory = opened(root.path());
+    let lock = directory.open_lock(&root.path().join("a"), true).unwrap().unwrap();
     let claim = directory.create(&lock, "claim").unwrap();
     for file in [lock, claim] {
         assert!(fcntl_getfd(&file).unwrap().contains(FdFlags::CLOEXEC));
@@ -314,44 +314,44 @@ fn no_program_that_is_started_inherits_a_lock() {
 }
 
 #[test]
-fn a_file_of_a_claim_is_never_one_that_was_there() {
-    let place = TempDir::new().unwrap();
-    let directory = opened(place.path());
-    let lock = directory.open_lock(&place.path().join("a"), true).unwrap().unwrap();
+fn a_claims_file_is_always_a_new_file() {
+    let root = TempDir::new().unwrap();
+    let directory = opened(root.path());
+    let lock = directory.open_lock(&root.path().join("a"), true).unwrap().unwrap();
     let claim = directory.create(&lock, "claim").unwrap();
     assert_eq!(rustix::io::write(&claim, b"text"), Ok(4));
-    symlink(place.path().join("elsewhere"), place.path().join("a/link")).unwrap();
+    symlink(root.path().join("elsewhere"), root.path().join("a/link")).unwrap();
     for name in ["claim", "link"] {
         let error = directory.create(&lock, name).expect_err(name);
         assert!(error.to_string().contains("cannot be written to"), "{error}");
     }
-    assert!(!place.path().join("elsewhere").exists());
-    assert_eq!(fs::read_to_string(place.path().join("a/claim")).unwrap(), "text");
+    assert!(!root.path().join("elsewhere").exists());
+    assert_eq!(fs::read_to_string(root.path().join("a/claim")).unwrap(), "text");
 }
 
 #[test]
-fn a_directory_that_was_replaced_is_told_from_the_one_that_was_opened() {
-    let place = TempDir::new().unwrap();
-    let path = place.path().join("a");
+fn a_directory_that_was_replaced_is_not_the_one_that_was_opened() {
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("a");
     fs::create_dir(&path).unwrap();
     let opened = open_directory(&path).unwrap();
     assert!(is_at(&opened, &path));
-    fs::rename(&path, place.path().join("b")).unwrap();
-    assert!(!is_at(&opened, &path), "there is nothing");
+    fs::rename(&path, root.path().join("b")).unwrap();
+    assert!(!is_at(&opened, &path), "nothing is there");
     fs::create_dir(&path).unwrap();
-    assert!(!is_at(&opened, &path), "there is another");
-    assert!(is_at(&opened, &place.path().join("b")));
+    assert!(!is_at(&opened, &path), "another directory is there");
+    assert!(is_at(&opened, &root.path().join("b")));
     fs::remove_dir(&path).unwrap();
-    symlink(place.path().join("b"), &path).unwrap();
-    assert!(!is_at(&opened, &path), "there is a link to it");
-    // On another file system, with any number.
+    symlink(root.path().join("b"), &path).unwrap();
+    assert!(!is_at(&opened, &path), "a link to it is there");
+    // On another file system, whatever its inode number is.
     assert!(!is_at(&opened, Path::new("/proc")));
 }
 
 #[test]
-fn a_lock_that_another_has_is_not_waited_for() {
-    let place = TempDir::new().unwrap();
-    let open = || open_directory(place.path()).unwrap();
+fn locking_a_locked_directory_fails_without_waiting() {
+    let root = TempDir::new().unwrap();
+    let open = || open_directory(root.path()).unwrap();
     let (one, other) = (open(), open());
     assert_eq!(try_lock(&one), Ok(true));
     assert_eq!(try_lock(&other), Ok(false));
@@ -360,8 +360,8 @@ fn a_lock_that_another_has_is_not_waited_for() {
 }
 
 #[test]
-fn nobody_counts_while_another_does() {
-    let (_place, directory, counter) = with_counter("");
+fn a_counter_that_another_has_locked_gives_out_no_number() {
+    let (_root, directory, counter) = with_counter("");
     let other = fs::File::open(&counter).unwrap();
     flock(&other, FlockOperation::LockExclusive).unwrap();
     assert_eq!(directory.next_number(None).unwrap(), None);
@@ -371,10 +371,10 @@ fn nobody_counts_while_another_does() {
 }
 
 #[test]
-fn a_counter_that_is_lost_or_damaged_goes_on_from_the_clock() {
+fn a_lost_or_damaged_counter_continues_from_the_clock() {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
     for damage in ["", "garbage", "\u{fffd}", "-1", "00000000000000000007", "99999999999999999999"] {
-        let (_place, directory, counter) = with_counter(damage);
+        let (_root, directory, counter) = with_counter(damage);
         let first = number(&directory);
         assert!(u128::from(first) >= clock, "{damage:?}: {first}");
         assert_eq!(fs::read_to_string(&counter).unwrap(), format!("{first:020}"));
@@ -386,19 +386,19 @@ fn a_counter_that_is_lost_or_damaged_goes_on_from_the_clock() {
 
 #[test]
 fn a_link_in_the_counters_place_is_not_followed() {
-    let place = TempDir::new().unwrap();
-    let elsewhere = place.path().join("elsewhere");
+    let root = TempDir::new().unwrap();
+    let elsewhere = root.path().join("elsewhere");
     fs::write(&elsewhere, "mine").unwrap();
-    symlink(&elsewhere, place.path().join(COUNTER)).unwrap();
-    let error = opened(place.path()).next_number(None).unwrap_err();
+    symlink(&elsewhere, root.path().join(COUNTER)).unwrap();
+    let error = opened(root.path()).next_number(None).unwrap_err();
     assert!(error.to_string().contains("cannot count fencing tokens"), "{error}");
     assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "mine");
 }
 
 #[test]
-fn a_counter_at_its_highest_value_refuses_rather_than_begins_again() {
-    let (_place, directory, counter) = with_counter(&(u64::MAX - 1).to_string());
-    assert_eq!(number(&directory), u64::MAX, "the highest is a number like others");
+fn a_counter_at_its_highest_value_refuses_and_does_not_wrap_around() {
+    let (_root, directory, counter) = with_counter(&(u64::MAX - 1).to_string());
+    assert_eq!(number(&directory), u64::MAX, "the highest number is given out too");
     for _ in 0..2 {
         let error = directory.next_number(None).unwrap_err();
         assert!(matches!(error, Error::FailedPrecondition { .. }) && !error.is_retryable(), "{error:?}");
@@ -411,15 +411,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn numbers_rise_above_the_counter_and_all_that_are_in_use(
+    fn numbers_rise_above_the_counter_and_the_highest_in_use(
         last in prop::option::of(any::<u64>()),
         used in prop::option::of(any::<u64>()),
     ) {
-        let (_place, directory, _) = with_counter(&last.map_or(String::new(), |last| last.to_string()));
+        let (_root, directory, _) = with_counter(&last.map_or(String::new(), |last| last.to_string()));
         let highest = last.max(used);
         match directory.next_number(used) {
             Ok(number) => {
-                let first = number.expect("nobody else counts");
+                let first = number.expect("no other task counts");
                 prop_assert!(highest.is_none_or(|highest| first > highest));
                 if first < u64::MAX {
                     prop_assert!(directory.next_number(None).unwrap().unwrap() > first);
@@ -431,11 +431,11 @@ proptest! {
 }
 
 #[test]
-fn what_is_deleted_while_it_is_in_use_is_no_refusal() {
-    let place = TempDir::new().unwrap();
-    let directory = Directory::prepare(place.path().join("locks"), true).unwrap();
+fn a_deletion_of_files_in_use_is_a_retryable_error() {
+    let root = TempDir::new().unwrap();
+    let directory = Directory::prepare(root.path().join("locks"), true).unwrap();
     let path = directory.path().join("a");
-    let opened = directory.open_lock(&path, true).unwrap().expect("it is made");
+    let opened = directory.open_lock(&path, true).unwrap().expect("it is created");
     fs::remove_dir(&path).unwrap();
     let failure = directory.create(&opened, "claim").unwrap_err();
     assert!(failure.is_unavailable() && failure.to_string().contains("deleted"), "{failure:?}");
@@ -448,10 +448,10 @@ fn what_is_deleted_while_it_is_in_use_is_no_refusal() {
 
 #[test]
 fn a_failure_says_what_to_do() {
-    let place = TempDir::new().unwrap();
-    let path = place.path().join("lo\u{1b}cks");
+    let root = TempDir::new().unwrap();
+    let path = root.path().join("lo\u{1b}cks");
     let directory = Directory::prepare(path, true).unwrap();
-    let shown = format!("file://{}/lo\\u{{1b}}cks", place.path().display());
+    let shown = format!("file://{}/lo\\u{{1b}}cks", root.path().display());
     assert_eq!(directory.shown(), shown);
     for (error, denied, remedy) in [
         (Errno::ACCESS, true, "give this user the right to read and write there"),

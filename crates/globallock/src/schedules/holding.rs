@@ -1,4 +1,4 @@
-//! One claim between its owner, the renewer and whoever takes it away: every order of their steps.
+//! One claim that its owner, the renewer and the store change at the same time: every order of their steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,7 +53,7 @@ fn a_claim_ends_once() {
 }
 
 #[test]
-fn the_end_of_a_claim_is_told_to_who_watches_it() {
+fn the_end_of_a_claim_wakes_its_watcher() {
     let schedules = search_all(|| {
         let hold = held();
         let watched = Arc::clone(&hold);
@@ -65,7 +65,7 @@ fn the_end_of_a_claim_is_told_to_who_watches_it() {
 }
 
 #[test]
-fn a_grant_is_seen_beside_a_wish_to_ask_again() {
+fn a_recheck_hides_no_grant() {
     let schedules = search_all(|| {
         let hold = hold();
         let granted = Arc::clone(&hold);
@@ -73,16 +73,16 @@ fn a_grant_is_seen_beside_a_wish_to_ask_again() {
             granted.recheck();
             assert!(granted.confirm(grant(), now()));
         });
-        // Inbox to ask again at most once, and then granted.
-        let asked = (0..).take_while(|_| !block_on(hold.granted())).count();
-        assert!(asked <= 1);
+        // Woken for the recheck at most once, and then for the grant.
+        let rechecks = (0..).take_while(|_| !block_on(hold.granted())).count();
+        assert!(rechecks <= 1);
         granted.join().unwrap();
     });
     assert!(schedules > 10, "{schedules}");
 }
 
 #[test]
-fn every_sort_of_end_reaches_its_watcher_at_once() {
+fn every_kind_of_end_wakes_its_watcher_at_once() {
     search(|| {
         let hold = held();
         let [released, revoked, watched] = [(); 3].map(|()| Arc::clone(&hold));
@@ -97,7 +97,7 @@ fn every_sort_of_end_reaches_its_watcher_at_once() {
 }
 
 #[test]
-fn what_is_not_held_at_its_deadline_is_never_held_again() {
+fn a_claim_that_was_not_held_at_its_deadline_is_never_held_again() {
     let schedules = search_all(|| {
         let hold = held();
         let late = grant();
@@ -106,9 +106,9 @@ fn what_is_not_held_at_its_deadline_is_never_held_again() {
             pass(LEASE);
             renewed.confirm(Grant { expires: Some(now() + LEASE), ..late }, now())
         });
-        let looks = [hold.is_held(), hold.is_held()];
+        let seen = [hold.is_held(), hold.is_held()];
         renewed.join().unwrap();
-        assert!(looks[0] || !looks[1], "held, though it had not been");
+        assert!(seen[0] || !seen[1], "it is held again");
     });
     assert!(schedules > 10, "{schedules}");
 }

@@ -1,4 +1,4 @@
-//! Asking for a lock: when the store is asked, how often, and when that is given up.
+//! Acquiring a lock: when the store is asked, how often, and when the attempt ends.
 
 use super::{
     Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, pauses, since, sleep,
@@ -9,16 +9,16 @@ use crate::options::Options;
 use crate::sync::now;
 
 #[test]
-fn a_store_that_fails_is_asked_again_at_a_bounded_rate_while_patience_lasts() {
+fn a_store_that_fails_is_asked_again_at_a_bounded_rate_until_the_store_timeout() {
     in_virtual_time(async {
         let timeout = SECOND * 10;
-        let fixture = Fixture::with(Options { store_timeout: Some(timeout), ..options() });
+        let fixture = Fixture::with_options(Options { store_timeout: Some(timeout), ..options() });
         fixture.store.always(Verb::Enqueue, Fault::Refuse);
         let begin = now();
         let error = fixture.mutex().acquire().await.unwrap_err();
-        assert!(error.is_unavailable() && error.to_string().contains("as told"), "{error}");
+        assert!(error.is_unavailable() && error.to_string().contains("scripted fault"), "{error}");
         assert!(since(begin) <= timeout && since(begin) >= timeout - SECOND / 2, "{:?}", since(begin));
-        let pauses = pauses(&fixture.store.asked(Verb::Enqueue));
+        let pauses = pauses(&fixture.store.requests(Verb::Enqueue));
         assert!(about(pauses[0], MILLISECOND * 20), "{pauses:?}");
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= MILLISECOND * 502), "{pauses:?}");
@@ -27,24 +27,24 @@ fn a_store_that_fails_is_asked_again_at_a_bounded_rate_while_patience_lasts() {
 }
 
 #[test]
-fn the_patience_counts_from_the_first_silence() {
+fn the_store_timeout_counts_from_the_first_failure() {
     in_virtual_time(async {
         let timeout = SECOND * 10;
-        let fixture = Fixture::with(Options { store_timeout: Some(timeout), ..options() });
+        let fixture = Fixture::with_options(Options { store_timeout: Some(timeout), ..options() });
         let begin = now();
         fixture.store.next(Verb::Enqueue, [Fault::Refuse]);
         fixture.store.always(Verb::Enqueue, Fault::Silence);
         let error = fixture.mutex().acquire().await.unwrap_err();
         assert!(error.is_unavailable() && about(since(begin), timeout), "{:?}: {error}", since(begin));
-        // What the store said is told, rather than that it said nothing more.
-        assert!(error.to_string().contains("as told"), "{error}");
+        // The error is the store's own, and not that the store was silent afterwards.
+        assert!(error.to_string().contains("scripted fault"), "{error}");
     });
 }
 
 #[test]
-fn silence_is_told_with_how_long_it_was() {
+fn an_error_says_how_long_the_store_was_silent() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options { store_timeout: Some(SECOND * 7), ..options() });
+        let fixture = Fixture::with_options(Options { store_timeout: Some(SECOND * 7), ..options() });
         fixture.store.always(Verb::Enqueue, Fault::Silence);
         let error = fixture.mutex().acquire().await.unwrap_err();
         assert!(error.is_unavailable() && error.to_string().contains("no answer within 7.0s"), "{error}");
@@ -52,44 +52,45 @@ fn silence_is_told_with_how_long_it_was() {
 }
 
 #[test]
-fn an_answer_ends_the_silence() {
+fn an_answer_resets_the_store_timeout() {
     in_virtual_time(async {
         let timeout = SECOND * 10;
-        let fixture = Fixture::with(Options { store_timeout: Some(timeout), ..options() });
+        let fixture = Fixture::with_options(Options { store_timeout: Some(timeout), ..options() });
         fixture.store.always(Verb::Enqueue, Fault::Late(timeout - SECOND));
-        let (held, waits) = fixture.waiting(fixture.mutex()).await;
-        // The store fails for a while three times, each within the patience that it used up by a half before.
+        let (held, waiter) = fixture.waiting(fixture.mutex()).await;
+        // The store is silent three times. Each time is shorter than the store timeout; two together are
+        // longer.
         for _ in 0..3 {
             sleep(SECOND * 20).await;
             fixture.store.next(Verb::Enqueue, [Fault::Late(timeout * 2 / 3)]);
-            fixture.store.next(Verb::Renew, [Fault::Say(ClaimStatus::Gone)]);
+            fixture.store.next(Verb::Renew, [Fault::Answer(ClaimStatus::Gone)]);
         }
-        assert!(!waits.is_finished());
+        assert!(!waiter.is_finished());
         held.release().await.unwrap();
-        assert!(waits.await.unwrap().unwrap().is_held());
+        assert!(waiter.await.unwrap().unwrap().is_held());
     });
 }
 
 #[test]
-fn after_an_answer_the_store_is_asked_again_as_soon_as_at_first() {
+fn an_answer_resets_the_pause_between_requests() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options { store_timeout: Some(SECOND * 30), ..options() });
+        let fixture = Fixture::with_options(Options { store_timeout: Some(SECOND * 30), ..options() });
         let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
         fixture.store.next(Verb::Enqueue, [Fault::Refuse; 8]);
         let lock = fixture.mutex();
         let _waits = tokio::spawn(async move { lock.acquire().await });
         sleep(SECOND * 10).await;
-        let before = fixture.store.asked(Verb::Enqueue).len();
+        let before = fixture.store.requests(Verb::Enqueue).len();
         assert_eq!(before, 9);
-        // The next failure is the first again.
+        // The next failure counts as the first one.
         fixture.store.next(Verb::Enqueue, [Fault::Refuse, Fault::Refuse]);
-        fixture.store.always(Verb::Renew, Fault::Say(ClaimStatus::Gone));
+        fixture.store.always(Verb::Renew, Fault::Answer(ClaimStatus::Gone));
         sleep(LEASE / 2).await;
-        let asked = fixture.store.asked(Verb::Enqueue);
+        let requests = fixture.store.requests(Verb::Enqueue);
         assert!(
-            about(asked[before + 1].duration_since(asked[before]), MILLISECOND * 20),
+            about(requests[before + 1].duration_since(requests[before]), MILLISECOND * 20),
             "{:?}",
-            pauses(&asked)
+            pauses(&requests)
         );
     });
 }
@@ -100,14 +101,14 @@ fn a_wait_ends_at_its_limit() {
         let fixture = Fixture::new();
         let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
         let begin = now();
-        let (_held, waits) = fixture.waiting(lock).await;
-        let Err(Error::TimedOut { waited, .. }) = waits.await.unwrap() else { panic!("it is taken") };
+        let (_held, waiter) = fixture.waiting(lock).await;
+        let Err(Error::TimedOut { waited, .. }) = waiter.await.unwrap() else { panic!("the lock is taken") };
         assert!(about(waited, SECOND * 3) && about(since(begin), SECOND * 3), "{waited:?}");
     });
 }
 
 #[test]
-fn a_wait_of_zero_asks_once_however_slow_the_answer() {
+fn a_wait_of_zero_sends_one_request_however_slow_the_answer() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
@@ -116,14 +117,14 @@ fn a_wait_of_zero_asks_once_however_slow_the_answer() {
         let guard = lock.acquire().await.unwrap();
         assert!(guard.is_held());
         let begin = now();
-        let Err(Error::TimedOut { .. }) = lock.acquire().await else { panic!("it is taken") };
+        let Err(Error::TimedOut { .. }) = lock.acquire().await else { panic!("the lock is taken") };
         assert!(about(since(begin), SECOND * 5));
-        assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 2);
+        assert_eq!(fixture.store.requests(Verb::Enqueue).len(), 2);
     });
 }
 
 #[test]
-fn a_waiting_limit_is_none_for_who_does_not_wait() {
+fn the_wait_limit_does_not_bound_a_claim_that_does_not_wait() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
@@ -133,25 +134,25 @@ fn a_waiting_limit_is_none_for_who_does_not_wait() {
 }
 
 #[test]
-fn a_limit_that_ends_in_silence_is_the_limit_for_who_was_seen_to_wait() {
+fn a_wait_limit_that_ends_in_silence_is_a_timeout_if_the_claim_was_seen_waiting() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 30), ..options() }).unwrap();
         let begin = now();
-        let (_held, waits) = fixture.waiting(lock).await;
+        let (_held, waiter) = fixture.waiting(lock).await;
         fixture.store.always(Verb::Enqueue, Fault::Silence);
         fixture.store.always(Verb::Renew, Fault::Refuse);
-        let ended = waits.await.unwrap();
+        let ended = waiter.await.unwrap();
         assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
         assert!(about(since(begin), SECOND * 30), "{:?}", since(begin));
     });
 }
 
 #[test]
-fn a_limit_that_ends_in_silence_is_the_silence_for_who_was_never_answered() {
+fn a_wait_limit_that_ends_in_silence_is_unavailability_if_there_was_no_answer() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        // What the store said before is no answer to this.
+        // An answer to an earlier request does not count.
         assert!(fixture.mutex().try_acquire().await.unwrap().is_some());
         sleep(SECOND).await;
         fixture.store.always(Verb::Enqueue, Fault::Silence);
@@ -164,25 +165,25 @@ fn a_limit_that_ends_in_silence_is_the_silence_for_who_was_never_answered() {
 }
 
 #[test]
-fn patience_that_ends_before_the_limit_is_silence_for_who_was_seen_to_wait() {
+fn a_store_timeout_before_the_wait_limit_is_unavailability_even_for_a_waiter() {
     in_virtual_time(async {
         let timeout = SECOND * 5;
-        let fixture = Fixture::with(Options { store_timeout: Some(timeout), ..options() });
+        let fixture = Fixture::with_options(Options { store_timeout: Some(timeout), ..options() });
         let lock = fixture
             .mutex()
             .with_options(Options { wait: Some(SECOND * 300), ..fixture.mutex().options().clone() });
-        let (_held, waits) = fixture.waiting(lock.unwrap()).await;
+        let (_held, waiter) = fixture.waiting(lock.unwrap()).await;
         fixture.store.always(Verb::Enqueue, Fault::Silence);
         fixture.store.always(Verb::Renew, Fault::Refuse);
-        let ended = waits.await.unwrap();
+        let ended = waiter.await.unwrap();
         assert!(ended.is_err_and(|error| error.is_unavailable()));
     });
 }
 
 #[test]
-fn a_grant_that_took_longer_than_its_lease_is_asked_for_again() {
+fn a_grant_that_took_longer_than_its_lease_is_requested_again() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options {
+        let fixture = Fixture::with_options(Options {
             lease: SECOND * 2,
             store_timeout: Some(SECOND * 60),
             ..Options::default()
@@ -190,24 +191,24 @@ fn a_grant_that_took_longer_than_its_lease_is_asked_for_again() {
         let stale = Grant { fencing_token: 1, expires: Some(now()), hold_ends: None };
         fixture
             .store
-            .next(Verb::Enqueue, [Fault::Say(ClaimStatus::Held(stale)), Fault::Say(ClaimStatus::Gone)]);
+            .next(Verb::Enqueue, [Fault::Answer(ClaimStatus::Held(stale)), Fault::Answer(ClaimStatus::Gone)]);
         let guard = fixture.mutex().acquire().await.unwrap();
         assert!(guard.is_held());
-        let asked = fixture.store.asked(Verb::Enqueue);
+        let requests = fixture.store.requests(Verb::Enqueue);
         assert!(
-            asked.len() == 3 && pauses(&asked).iter().all(|pause| *pause >= MILLISECOND * 20),
-            "{asked:?}"
+            requests.len() == 3 && pauses(&requests).iter().all(|pause| *pause >= MILLISECOND * 20),
+            "{requests:?}"
         );
     });
 }
 
 #[test]
-fn a_store_whose_answers_are_no_use_is_asked_again_until_the_limit_and_never_without_pause() {
+fn a_store_whose_answers_are_useless_is_asked_until_the_wait_limit_and_never_without_a_pause() {
     in_virtual_time(async {
         for wait in [None, Some(SECOND * 20)] {
             for timeout in [SECOND / 10, SECOND, SECOND * 60] {
                 let fixture = Fixture::new();
-                fixture.store.always(Verb::Enqueue, Fault::Say(ClaimStatus::Gone));
+                fixture.store.always(Verb::Enqueue, Fault::Answer(ClaimStatus::Gone));
                 let options = Options { wait, store_timeout: Some(timeout), ..options() };
                 let lock = fixture.mutex().with_options(options).unwrap();
                 let begin = now();
@@ -216,34 +217,34 @@ fn a_store_whose_answers_are_no_use_is_asked_again_until_the_limit_and_never_wit
                     assert!(matches!(ended, Ok(Err(Error::TimedOut { .. }))), "{ended:?}");
                     assert!(since(begin) <= wait && since(begin) >= wait - SECOND, "{:?}", since(begin));
                 }
-                let asked = fixture.store.asked(Verb::Enqueue).len();
-                assert!(asked < 100, "asked {asked} times in {:?}", since(begin));
+                let requests = fixture.store.requests(Verb::Enqueue).len();
+                assert!(requests < 100, "{requests} requests in {:?}", since(begin));
             }
         }
     });
 }
 
 #[test]
-fn a_watch_that_fails_is_begun_again_at_a_bounded_rate_and_loses_no_grant() {
+fn a_watch_that_fails_is_restarted_at_a_bounded_rate_and_misses_no_grant() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options { store_timeout: Some(SECOND * 100), ..options() });
+        let fixture = Fixture::with_options(Options { store_timeout: Some(SECOND * 100), ..options() });
         fixture.store.next(Verb::WaitForChange, [Fault::Refuse; 5]);
-        let (held, waits) = fixture.waiting(fixture.mutex()).await;
+        let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         sleep(SECOND * 5).await;
         assert!(
-            fixture.store.asked(Verb::WaitForChange).len() == 6,
+            fixture.store.requests(Verb::WaitForChange).len() == 6,
             "{:?}",
-            fixture.store.asked(Verb::WaitForChange)
+            fixture.store.requests(Verb::WaitForChange)
         );
         let begin = now();
         held.release().await.unwrap();
-        assert!(waits.await.unwrap().unwrap().is_held());
+        assert!(waiter.await.unwrap().unwrap().is_held());
         assert!(since(begin) <= MILLISECOND);
     });
 }
 
 #[test]
-fn what_asking_again_cannot_mend_is_told_at_once() {
+fn an_error_that_no_retry_can_fix_is_returned_at_once() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.next(Verb::Enqueue, [Fault::Deny]);
@@ -257,28 +258,28 @@ fn what_asking_again_cannot_mend_is_told_at_once() {
 }
 
 #[test]
-fn a_waiter_that_is_told_that_it_waits_goes_on_to_wait() {
+fn a_waiter_that_is_notified_without_a_grant_keeps_waiting() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        fixture.store.next(Verb::WaitForChange, [Fault::Say(ClaimStatus::Waiting)]);
-        let (held, waits) = fixture.waiting(fixture.mutex()).await;
-        assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 1);
+        fixture.store.next(Verb::WaitForChange, [Fault::Answer(ClaimStatus::Waiting)]);
+        let (held, waiter) = fixture.waiting(fixture.mutex()).await;
+        assert_eq!(fixture.store.requests(Verb::Enqueue).len(), 1);
         held.release().await.unwrap();
-        assert!(waits.await.unwrap().unwrap().is_held());
-        assert_eq!(fixture.store.asked(Verb::Enqueue).len(), 1, "the push says it all");
+        assert!(waiter.await.unwrap().unwrap().is_held());
+        assert_eq!(fixture.store.requests(Verb::Enqueue).len(), 1, "the push alone is enough");
     });
 }
 
 #[test]
-fn a_push_of_a_grant_that_is_over_is_no_grant() {
+fn a_push_of_an_expired_grant_is_no_grant() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let stale = Grant { fencing_token: 1, expires: Some(now()), hold_ends: None };
-        fixture.store.next(Verb::WaitForChange, [Fault::Say(ClaimStatus::Held(stale))]);
-        let (held, waits) = fixture.waiting(fixture.mutex()).await;
+        fixture.store.next(Verb::WaitForChange, [Fault::Answer(ClaimStatus::Held(stale))]);
+        let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         sleep(SECOND).await;
-        assert!(!waits.is_finished());
+        assert!(!waiter.is_finished());
         held.release().await.unwrap();
-        assert!(waits.await.unwrap().unwrap().is_held());
+        assert!(waiter.await.unwrap().unwrap().is_held());
     });
 }

@@ -1,10 +1,10 @@
-//! What locks, guards and managers say of themselves.
+//! The properties of locks, guards and managers.
 
 use std::collections::HashSet;
 
 use futures_util::StreamExt;
 
-use super::{Fixture, LEASE, SECOND, Verb, in_virtual_time, options, owner_over};
+use super::{Fixture, LEASE, SECOND, Verb, in_virtual_time, options, owner_with_backend};
 use crate::backend::Release;
 use crate::error::Error;
 use crate::manager::LockManager;
@@ -13,11 +13,11 @@ use crate::queue::{MAX_CAPACITY, Permits};
 use crate::stores::memory::Memory;
 
 #[test]
-fn each_kind_of_lock_takes_its_share() {
+fn each_kind_of_lock_takes_its_permits() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let owner = &fixture.owner;
-        let shares = [
+        let kinds = [
             (owner.mutex("a").unwrap(), 1, 1),
             (owner.rwlock("a").unwrap().read(), 1, MAX_CAPACITY),
             (owner.rwlock("a").unwrap().write(), MAX_CAPACITY, MAX_CAPACITY),
@@ -29,7 +29,7 @@ fn each_kind_of_lock_takes_its_share() {
             ),
             (owner.semaphore("a", 1).unwrap().permits(1).unwrap(), 1, 1),
         ];
-        for (lock, count, capacity) in shares {
+        for (lock, count, capacity) in kinds {
             assert_eq!(lock.permits(), Permits { count, capacity });
             assert_eq!(lock.name().as_str(), "a");
             let guard = lock.acquire().await.unwrap();
@@ -42,7 +42,7 @@ fn each_kind_of_lock_takes_its_share() {
 }
 
 #[test]
-fn permits_are_from_one_to_the_capacity_and_that_to_its_limit() {
+fn permits_are_from_one_to_the_capacity_and_the_capacity_is_limited() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         for capacity in [0, MAX_CAPACITY + 1, u32::MAX] {
@@ -117,12 +117,12 @@ fn names_and_claims_are_listed_as_the_store_has_them() {
 }
 
 #[test]
-fn claims_of_two_managers_and_of_one_are_told_apart() {
+fn every_claim_has_its_own_id_and_every_manager_its_own_part_of_it() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let mut ids = HashSet::new();
         for _ in 0..100 {
-            let owner = owner_over(fixture.memory.clone(), options());
+            let owner = owner_with_backend(fixture.memory.clone(), options());
             for _ in 0..2 {
                 let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
                 assert!(ids.insert(fixture.claims().await[0].id.unwrap()));
@@ -135,7 +135,7 @@ fn claims_of_two_managers_and_of_one_are_told_apart() {
 }
 
 #[test]
-fn a_set_of_guards_holds_while_all_do() {
+fn a_set_of_guards_holds_while_all_guards_hold() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guards = fixture.owner.lock_all(["b", "a", "b"]).await.unwrap();
@@ -143,12 +143,12 @@ fn a_set_of_guards_holds_while_all_do() {
         assert!(guards.is_held());
         assert_eq!(guards.release().await.unwrap(), Release::Released);
         assert!(fixture.claims().await.is_empty());
-        assert_eq!(fixture.store.asked(Verb::Release).len(), 2);
+        assert_eq!(fixture.store.requests(Verb::Release).len(), 2);
     });
 }
 
 #[test]
-fn debug_texts_name_what_they_are_of() {
+fn debug_texts_name_their_subjects() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();

@@ -1,4 +1,4 @@
-//! Several locks within one waiting limit.
+//! Several locks that are acquired within one wait limit.
 
 use super::{Fault, Fixture, SECOND, Verb, about, in_virtual_time, options, since, sleep};
 use crate::error::Error;
@@ -6,16 +6,16 @@ use crate::options::Options;
 use crate::sync::now;
 
 #[test]
-fn several_locks_are_waited_for_no_longer_than_one() {
+fn the_wait_limit_is_for_all_locks_together() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options { wait: Some(SECOND * 10), ..options() });
+        let fixture = Fixture::with_options(Options { wait: Some(SECOND * 10), ..options() });
         let other = fixture.other();
-        // Each becomes free just before the whole limit would be over, counted from when it is asked for.
+        // Each lock becomes free within the limit, if that were counted from each lock's own request.
         let mut held = Vec::new();
         for name in ["a", "b", "c"] {
             held.push(other.mutex(name).unwrap().acquire().await.unwrap());
         }
-        let frees = tokio::spawn(async move {
+        let releases = tokio::spawn(async move {
             for guard in held {
                 sleep(SECOND * 6).await;
                 guard.release().await.unwrap();
@@ -25,17 +25,17 @@ fn several_locks_are_waited_for_no_longer_than_one() {
         let ended = fixture.owner.lock_all(["c", "a", "b"]).await;
         assert!(matches!(ended, Err(Error::TimedOut { .. })), "{ended:?}");
         assert!(about(since(begin), SECOND * 10), "{:?}", since(begin));
-        assert!(fixture.claims().await.is_empty(), "what was taken is given back");
-        frees.await.unwrap();
+        assert!(fixture.claims().await.is_empty(), "the acquired locks are released");
+        releases.await.unwrap();
     });
 }
 
 #[test]
-fn several_locks_are_had_within_the_limit() {
+fn several_locks_are_acquired_within_the_limit_in_the_order_of_their_names() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options { wait: Some(SECOND * 10), ..options() });
+        let fixture = Fixture::with_options(Options { wait: Some(SECOND * 10), ..options() });
         let held = fixture.other().mutex("b").unwrap().acquire().await.unwrap();
-        let frees = tokio::spawn(async move {
+        let releases = tokio::spawn(async move {
             sleep(SECOND * 6).await;
             held.release().await.unwrap();
         });
@@ -44,12 +44,12 @@ fn several_locks_are_had_within_the_limit() {
         let names: Vec<&str> = guards.guards().iter().map(|guard| guard.name().as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
         assert!(guards.is_held());
-        frees.await.unwrap();
+        releases.await.unwrap();
     });
 }
 
 #[test]
-fn an_error_of_one_gives_the_others_back() {
+fn an_error_of_one_lock_releases_the_others() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.next(Verb::Enqueue, [Fault::None, Fault::Deny]);
@@ -62,11 +62,11 @@ fn an_error_of_one_gives_the_others_back() {
 }
 
 #[test]
-fn the_loss_of_one_names_it() {
+fn the_loss_of_one_lock_names_it() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guards = fixture.owner.lock_all(["a", "b"]).await.unwrap();
-        fixture.store.next(Verb::Renew, [Fault::Say(crate::backend::ClaimStatus::Gone)]);
+        fixture.store.next(Verb::Renew, [Fault::Answer(crate::backend::ClaimStatus::Gone)]);
         let (guard, loss) = guards.lost().await;
         assert_eq!((guard.name().as_str(), loss), ("a", crate::loss::Loss::Revoked));
         assert!(!guards.is_held());
@@ -75,7 +75,7 @@ fn the_loss_of_one_names_it() {
 }
 
 #[test]
-fn no_locks_are_never_lost() {
+fn an_empty_set_of_locks_is_never_lost() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guards = fixture.owner.lock_all::<_, &str>([]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Departures: nothing stays behind, though no lease would free it for a minute.
+//! Releases: no claim is left in the store, where it would block others until its lease expires.
 
 use super::{
     Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, pauses, since, sleep,
@@ -9,7 +9,7 @@ use crate::options::Options;
 use crate::sync::now;
 
 #[test]
-fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
+fn whatever_error_ends_an_acquire_its_claim_is_released_at_once() {
     in_virtual_time(async {
         let endings: [(Fault, Options); 4] = [
             (Fault::Deny, options()),
@@ -18,26 +18,26 @@ fn whatever_error_ends_an_acquire_its_claim_is_taken_out_at_once() {
             (Fault::Silence, Options { wait: Some(SECOND * 21), ..options() }),
         ];
         for (fault, options) in endings {
-            let fixture = Fixture::with(options);
-            let (held, waits) = fixture.waiting(fixture.mutex()).await;
-            // The next renewal has it ask again.
+            let fixture = Fixture::with_options(options);
+            let (held, waiter) = fixture.waiting(fixture.mutex()).await;
+            // The next renewal fails, so that the waiter asks the store again.
             fixture.store.always(Verb::Enqueue, fault);
             fixture.store.next(Verb::Renew, [Fault::Refuse]);
             let begin = now();
-            waits.await.unwrap().unwrap_err();
+            waiter.await.unwrap().unwrap_err();
             sleep(MILLISECOND).await;
             assert!(since(begin) < LEASE / 2);
             assert_eq!(fixture.claims().await.len(), 1, "{fault:?}");
             assert!(held.is_held());
-            assert_eq!(fixture.store.asked(Verb::Release).len(), 1);
+            assert_eq!(fixture.store.requests(Verb::Release).len(), 1);
         }
     });
 }
 
 #[test]
-fn an_acquire_whose_answer_was_lost_leaves_nothing_when_it_fails_or_is_dropped() {
+fn an_acquire_whose_answer_was_lost_leaves_no_claim_when_it_fails_or_is_dropped() {
     in_virtual_time(async {
-        let fixture = Fixture::with(Options { store_timeout: Some(SECOND), ..options() });
+        let fixture = Fixture::with_options(Options { store_timeout: Some(SECOND), ..options() });
         fixture.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
         assert!(fixture.mutex().acquire().await.unwrap_err().is_unavailable());
         sleep(MILLISECOND).await;
@@ -53,7 +53,7 @@ fn an_acquire_whose_answer_was_lost_leaves_nothing_when_it_fails_or_is_dropped()
 }
 
 #[test]
-fn a_departure_that_fails_is_repeated_at_a_bounded_rate_until_the_lease_is_over() {
+fn a_release_that_fails_is_retried_at_a_bounded_rate_until_the_lease_expires() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
@@ -62,7 +62,7 @@ fn a_departure_that_fails_is_repeated_at_a_bounded_rate_until_the_lease_is_over(
         drop(guard);
         fixture.owner.close().await;
         assert!(since(begin) <= LEASE && since(begin) >= LEASE - SECOND * 2, "{:?}", since(begin));
-        let pauses = pauses(&fixture.store.asked(Verb::Release));
+        let pauses = pauses(&fixture.store.requests(Verb::Release));
         assert!(about(pauses[0], MILLISECOND * 50), "{pauses:?}");
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + MILLISECOND * 2), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= SECOND + MILLISECOND * 2), "{pauses:?}");
@@ -71,7 +71,7 @@ fn a_departure_that_fails_is_repeated_at_a_bounded_rate_until_the_lease_is_over(
 }
 
 #[test]
-fn a_departure_reaches_the_store_once_that_answers_again() {
+fn a_failed_release_is_repeated_when_the_store_answers_again() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
@@ -85,40 +85,40 @@ fn a_departure_reaches_the_store_once_that_answers_again() {
 }
 
 #[test]
-fn a_release_asks_once_and_says_what_the_store_said() {
+fn a_release_is_one_request_and_returns_the_stores_answer() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.release().await.unwrap(), Release::Released);
         let guard = fixture.mutex().acquire().await.unwrap();
-        fixture.store.next(Verb::Release, [Fault::Say(ClaimStatus::Gone)]);
+        fixture.store.next(Verb::Release, [Fault::Answer(ClaimStatus::Gone)]);
         assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
         sleep(SECOND).await;
-        assert_eq!(fixture.store.asked(Verb::Release).len(), 2);
+        assert_eq!(fixture.store.requests(Verb::Release).len(), 2);
     });
 }
 
 #[test]
-fn a_guard_that_is_dropped_leaves_once() {
+fn a_dropped_guard_is_released_once() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         drop(fixture.mutex().acquire().await.unwrap());
         sleep(MILLISECOND).await;
         assert!(fixture.claims().await.is_empty());
         sleep(LEASE * 2).await;
-        assert_eq!(fixture.store.asked(Verb::Release).len(), 1);
+        assert_eq!(fixture.store.requests(Verb::Release).len(), 1);
     });
 }
 
 #[test]
-fn a_loss_that_the_owner_notices_first_is_given_up_in_the_store() {
+fn a_loss_that_the_owner_notices_first_is_released_in_the_store() {
     in_virtual_time(async {
         for released in [false, true] {
             let fixture = Fixture::new();
             fixture.store.always(Verb::Renew, Fault::Silence);
             let guard = fixture.mutex().acquire().await.unwrap();
             let remaining = guard.remaining().unwrap();
-            // No task has run since the deadline but this one.
+            // No other task has run since the deadline.
             tokio::time::advance(remaining).await;
             if released {
                 assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
@@ -126,20 +126,20 @@ fn a_loss_that_the_owner_notices_first_is_given_up_in_the_store() {
                 drop(guard);
             }
             sleep(MILLISECOND).await;
-            assert_eq!(fixture.store.asked(Verb::Release).len(), 1, "{released}");
+            assert_eq!(fixture.store.requests(Verb::Release).len(), 1, "{released}");
         }
     });
 }
 
 #[test]
-fn closing_refuses_ends_waits_and_leaves_what_is_held() {
+fn closing_refuses_new_claims_ends_waits_and_keeps_held_locks() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let kept = fixture.owner.mutex("kept").unwrap().acquire().await.unwrap();
-        let (held, waits) = fixture.waiting(fixture.mutex()).await;
+        let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         fixture.owner.close().await;
         assert_eq!(fixture.claims().await.len(), 1, "the waiter is out when the call returns");
-        let ended = waits.await.unwrap();
+        let ended = waiter.await.unwrap();
         assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
         assert!(matches!(fixture.mutex().try_acquire().await, Err(Error::Closed)));
         sleep(LEASE * 2).await;
@@ -149,17 +149,17 @@ fn closing_refuses_ends_waits_and_leaves_what_is_held() {
 }
 
 #[test]
-fn closing_ends_who_asks_a_store_that_fails() {
+fn closing_ends_an_acquire_on_a_store_that_fails() {
     in_virtual_time(async {
-        for fault in [Fault::Refuse, Fault::Say(ClaimStatus::Gone)] {
+        for fault in [Fault::Refuse, Fault::Answer(ClaimStatus::Gone)] {
             let fixture = Fixture::new();
             fixture.store.always(Verb::Enqueue, fault);
             let lock = fixture.mutex();
-            let asks = tokio::spawn(async move { lock.acquire().await });
+            let acquire = tokio::spawn(async move { lock.acquire().await });
             sleep(SECOND).await;
             let begin = now();
             fixture.owner.close().await;
-            let ended = asks.await.unwrap();
+            let ended = acquire.await.unwrap();
             assert!(matches!(ended, Err(Error::Closed)), "{ended:?}");
             assert!(since(begin) <= SECOND, "{:?}", since(begin));
         }
@@ -167,7 +167,7 @@ fn closing_ends_who_asks_a_store_that_fails() {
 }
 
 #[test]
-fn closing_waits_for_departures_in_the_background_however_many() {
+fn closing_waits_for_all_releases_in_the_background() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guards = [fixture.mutex(), fixture.owner.mutex("b").unwrap()];
@@ -180,7 +180,7 @@ fn closing_waits_for_departures_in_the_background_however_many() {
         drop(held);
         fixture.owner.close().await;
         assert!(about(since(begin), SECOND * 5), "{:?}", since(begin));
-        // And for nothing where there are none.
+        // A second close has no releases to wait for.
         fixture.owner.close().await;
         assert!(about(since(begin), SECOND * 5), "{:?}", since(begin));
     });

@@ -1,0 +1,339 @@
+//! The short critical section in which all decisions about one lock are made.
+
+use std::collections::{HashSet, VecDeque};
+use std::io::Read;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock, openat, renameat, unlinkat};
+use rustix::io::{Errno, write};
+
+use super::claim_file::ClaimFile;
+use super::directory::{Directory, OPEN, is_at, try_lock};
+use super::open_files::OpenFiles;
+use crate::backend::{Claim, ClaimId, WaitMode};
+use crate::error::Result;
+use crate::name::Name;
+use crate::queue::{admit, blockers};
+
+/// How many bytes of a claim's file are read: an owner, a newline and a name are never longer.
+const MAX_TEXT: u64 = 4096;
+
+/// How many dead claims are removed in one critical section, because others want to enter too.
+const MAX_DEAD: usize = 4000;
+
+/// The queue of one lock, while nobody else can change it because this locks the lock's directory.
+///
+/// A claim is alive as long as its owner keeps the claim's own file locked.
+pub(super) struct CriticalSection<'a> {
+    directory: &'a Directory,
+    path: PathBuf,
+    opened: OwnedFd,
+    /// In the order of joining. If the queue was not read, only the claims that were appended here.
+    pub(super) queue: VecDeque<ClaimFile>,
+    /// The claims whose files this store keeps open.
+    ours: &'a OpenFiles,
+    now: u64,
+}
+
+/// How a critical section is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Enter {
+    /// To read the queue.
+    Read,
+    /// To read it; creates the lock's directory if there is none.
+    Make,
+    /// Without reading the queue: reading costs more the longer the queue is.
+    Unread,
+}
+
+/// What the attempt to enter a critical section found.
+pub(super) enum Entered<'a> {
+    Inside(CriticalSection<'a>),
+    /// The lock has no directory, and so no claims.
+    Absent,
+    /// Another is inside, or is just creating the lock's directory.
+    Busy,
+}
+
+impl<'a> CriticalSection<'a> {
+    /// Enters the critical section of a lock. Unless `enter` is [`Enter::Unread`], it reads the queue,
+    /// removes dead claims at its front, and grants the claims that fit.
+    pub(super) fn enter(
+        directory: &'a Directory,
+        path: &Path,
+        enter: Enter,
+        ours: &'a OpenFiles,
+    ) -> Result<Entered<'a>> {
+        let mut entered = Self::lock(directory, path, enter == Enter::Make, ours)?;
+        if let Entered::Inside(section) = &mut entered
+            && enter != Enter::Unread
+        {
+            section.queue = list(directory, &section.opened)?;
+            section.settle()?;
+        }
+        Ok(entered)
+    }
+
+    fn lock(directory: &'a Directory, path: &Path, make: bool, ours: &'a OpenFiles) -> Result<Entered<'a>> {
+        loop {
+            let Some(opened) = directory.open_lock(path, make)? else {
+                return Ok(if make { Entered::Busy } else { Entered::Absent });
+            };
+            if !try_lock(&opened).map_err(|error| directory.failure("cannot be locked", error))? {
+                return Ok(Entered::Busy);
+            }
+            // Another may have removed the directory after it was opened and before it was locked.
+            if !is_at(&opened, path) {
+                continue;
+            }
+            let (path, queue) = (path.to_owned(), VecDeque::new());
+            return Ok(Entered::Inside(CriticalSection { directory, path, opened, queue, ours, now: now() }));
+        }
+    }
+
+    /// Removes dead claims from the front of the queue, and grants the claims that fit.
+    ///
+    /// It stops at the first live claim that does not fit: the claims behind it cannot hold, so whether they
+    /// are alive does not matter.
+    fn settle(&mut self) -> Result<()> {
+        while !self.try_settle()? {}
+        Ok(())
+    }
+
+    /// The same. False if a claim's file had been deleted when it was to be granted: others may fit then.
+    fn try_settle(&mut self) -> Result<bool> {
+        let mut checked = 0;
+        let holding = loop {
+            let holding = admit(self.queue.iter().map(ClaimFile::permits));
+            let decisive = (holding + 1).min(self.queue.len());
+            let Some(dead) = (checked..decisive).find(|&position| !self.is_alive(&self.queue[position]))
+            else {
+                break holding;
+            };
+            checked = dead;
+            if let Some(file) = self.queue.remove(dead) {
+                self.unlink(&file)?;
+            }
+        };
+        for position in 0..holding {
+            let file = self.queue[position];
+            if file.granted.is_none() {
+                let granted = file.granted_at(self.now);
+                match renameat(&self.opened, file.file_name(), &self.opened, granted.file_name()) {
+                    Ok(()) => self.queue[position] = granted,
+                    Err(Errno::NOENT) => {
+                        self.queue.remove(position);
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(self.directory.failure_within("cannot be written to", error)),
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn is_alive(&self, file: &ClaimFile) -> bool {
+        if file.hold_ends().is_some_and(|end| end <= self.now) {
+            return false;
+        }
+        if self.ours.contains(file.id) {
+            return true;
+        }
+        match self.open(file) {
+            Ok(opened) => flock(&opened, FlockOperation::NonBlockingLockShared).is_err(),
+            // A file that cannot be opened may be locked by its owner, so it counts as alive unless it is
+            // gone.
+            Err(error) => error != Errno::NOENT,
+        }
+    }
+
+    /// Opens a claim's file to check it. Users who share the directory may have put a link or a pipe in its
+    /// place: the flags keep a link from being followed and a pipe from blocking.
+    fn open(&self, file: &ClaimFile) -> Result<OwnedFd, Errno> {
+        openat(&self.opened, file.file_name(), OPEN | OFlags::NONBLOCK, Mode::empty())
+    }
+
+    fn unlink(&self, file: &ClaimFile) -> Result<bool> {
+        match unlinkat(&self.opened, file.file_name(), AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(self.directory.failure_within("cannot be written to", error)),
+        }
+    }
+
+    pub(super) fn find(&self, id: ClaimId) -> Option<ClaimFile> {
+        self.queue.iter().find(|file| file.id == id).copied()
+    }
+
+    /// Puts the claim at the end of the queue.
+    ///
+    /// | result | meaning |
+    /// |---|---|
+    /// | `None` | the counter of fencing tokens is in use: try again |
+    /// | `Some(None)` | the claim does not fit and may not wait |
+    /// | `Some(Some(_))` | it is in the queue |
+    pub(super) fn enqueue(
+        &mut self,
+        claim: &Claim,
+        owner: &str,
+    ) -> Result<Option<Option<(ClaimFile, OwnedFd)>>> {
+        let permits = self.queue.iter().map(ClaimFile::permits).chain([claim.permits]);
+        let holds = admit(permits) > self.queue.len();
+        if !holds && claim.wait_mode == WaitMode::Try {
+            return Ok(Some(None));
+        }
+        Ok(self.append(claim, owner, holds)?.map(Some))
+    }
+
+    /// Puts the claim behind all others; `None` if the counter of fencing tokens is in use.
+    pub(super) fn append(
+        &mut self,
+        claim: &Claim,
+        owner: &str,
+        holds: bool,
+    ) -> Result<Option<(ClaimFile, OwnedFd)>> {
+        let last_of_ours = self.ours.last(&self.path).map(|place| place.created.number);
+        let last = self.queue.back().map(|file| file.number).max(last_of_ours);
+        let Some(number) = self.directory.next_number(last)? else {
+            return Ok(None);
+        };
+        let file = ClaimFile::new(claim, number, holds.then_some(self.now));
+        let opened = self.directory.create(&self.opened, &file.file_name())?;
+        let locked = flock(&opened, FlockOperation::NonBlockingLockExclusive)
+            .and_then(|()| write(&opened, owner.as_bytes()));
+        if let Err(error) = locked {
+            self.unlink(&file)?;
+            return Err(self.directory.failure_within("cannot be written to", error));
+        }
+        self.queue.push_back(file);
+        Ok(Some((file, opened)))
+    }
+
+    /// Removes a claim from the queue and grants the claims that fit then; false if it was not there.
+    pub(super) fn release(&mut self, id: ClaimId) -> Result<bool> {
+        let Some(position) = self.queue.iter().position(|file| file.id == id) else {
+            return Ok(false);
+        };
+        if let Some(file) = self.queue.remove(position) {
+            self.unlink(&file)?;
+        }
+        self.settle()?;
+        Ok(true)
+    }
+
+    /// Removes a waiting claim without the queue; false if its file is gone or was renamed by a grant.
+    ///
+    /// A claim that fits only then watches the file, so that it wakes up and reads the queue itself.
+    pub(super) fn release_waiting(&self, file: &ClaimFile) -> Result<bool> {
+        self.unlink(file)
+    }
+
+    /// Lets others enter; the queue that was read can still be used, but may be outdated.
+    pub(super) fn unlock(&self) {
+        // If this fails, the drop unlocks it.
+        let _ = flock(&self.opened, FlockOperation::Unlock);
+    }
+
+    /// The claims that keep a claim waiting.
+    pub(super) fn blockers(&self, file: &ClaimFile) -> Vec<ClaimFile> {
+        let ahead: Vec<ClaimFile> =
+            self.queue.iter().copied().take_while(|other| other.id != file.id).collect();
+        let permits: Vec<_> = ahead.iter().map(ClaimFile::permits).collect();
+        blockers(&permits, file.permits()).into_iter().map(|position| ahead[position]).collect()
+    }
+
+    /// Whether all `blockers` of `mine` are alive. If not, it removes the dead ones, and also the dead claims
+    /// directly in front of `mine`. Those may be many, if many owners died together. A new read of the queue
+    /// for each of them would cost quadratic time.
+    pub(super) fn confirm_alive(&mut self, blockers: &[ClaimFile], mine: &ClaimFile) -> Result<bool> {
+        let mut dead: Vec<ClaimFile> = blockers.iter().filter(|file| !self.is_alive(file)).copied().collect();
+        if dead.is_empty() {
+            return Ok(true);
+        }
+        let position = self.queue.partition_point(|file| file < mine);
+        let ahead = self.queue.range(..position).rev().take(MAX_DEAD);
+        dead.extend(ahead.take_while(|file| !self.is_alive(file)));
+        for file in &dead {
+            self.unlink(file)?;
+        }
+        let dead: HashSet<u64> = dead.into_iter().map(|file| file.number).collect();
+        self.queue.retain(|file| !dead.contains(&file.number));
+        self.settle()?;
+        Ok(false)
+    }
+
+    pub(super) fn path_of(&self, file: &ClaimFile) -> PathBuf {
+        self.path.join(file.file_name())
+    }
+
+    /// What the owner of a claim wrote into its file.
+    pub(super) fn text(&self, file: &ClaimFile) -> (String, Option<std::time::SystemTime>) {
+        let Ok(opened) = self.open(file) else {
+            return (String::new(), None);
+        };
+        let opened = std::fs::File::from(opened);
+        let found = opened.metadata().ok().filter(std::fs::Metadata::is_file);
+        let mut text = Vec::new();
+        if found.is_some() {
+            // A text that cannot be read is not shown. The limit is for a file that another user made huge.
+            let _ = opened.take(MAX_TEXT).read_to_end(&mut text);
+        }
+        (String::from_utf8_lossy(&text).into_owned(), found.and_then(|found| found.modified().ok()))
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.now
+    }
+}
+
+/// Removes the lock's directory after its last claim.
+impl Drop for CriticalSection<'_> {
+    fn drop(&mut self) {
+        if self.queue.is_empty() {
+            // Fails if the queue was not read and has claims, or if the directory has other files: those are
+            // not ours to remove.
+            let _ = unlinkat(CWD, &self.path, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// The text in a claim's file: the owner on the first line, the lock's name in the rest.
+pub(super) fn text_of(claim: &Claim) -> String {
+    format!("{}\n{}", claim.owner, claim.name.as_str())
+}
+
+/// Splits a text of [`text_of`].
+pub(super) fn owner_and_name(text: &str) -> (&str, Option<Name>) {
+    let (owner, name) = text.split_once('\n').unwrap_or((text, ""));
+    (owner, Name::new(name).ok())
+}
+
+fn list(directory: &Directory, opened: &OwnedFd) -> Result<VecDeque<ClaimFile>> {
+    let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
+    let mut entries = RawDir::new(opened, &mut buffer);
+    let mut queue = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = match entry {
+            // The directory was deleted meanwhile: it has no claims.
+            Err(Errno::NOENT) => break,
+            entry => entry.map_err(|error| directory.failure("cannot be read", error))?,
+        };
+        queue.extend(entry.file_name().to_str().ok().and_then(ClaimFile::parse));
+    }
+    queue.sort_unstable();
+    Ok(queue.into())
+}
+
+/// The milliseconds of the monotonic clock, which all processes of the host share and [`std::time::Instant`]
+/// reads.
+pub(super) fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let (seconds, nanoseconds) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
+    // Never 0, which means "not granted" in a file's name.
+    (seconds * 1000 + nanoseconds / 1_000_000).max(1)
+}
+
+#[cfg(test)]
+mod tests;

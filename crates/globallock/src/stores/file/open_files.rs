@@ -1,0 +1,254 @@
+//! The claims of this store: each lives as long as its file is open here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use rustix::fs::fstat;
+use tokio::sync::Notify;
+
+use super::claim_file::ClaimFile;
+use crate::backend::ClaimId;
+
+/// A claim's file, locked as long as it is open.
+pub(super) struct OpenFile {
+    pub(super) opened: OwnedFd,
+    /// The directory of the claim's lock.
+    pub(super) directory: PathBuf,
+    /// The name of the file when it was created.
+    pub(super) created: ClaimFile,
+    /// The name of the file since the claim's grant; nothing renames it after that.
+    pub(super) granted: OnceLock<ClaimFile>,
+    /// Notified when the claim is removed from [`OpenFiles`].
+    pub(super) removed: Arc<Notify>,
+}
+
+impl OpenFile {
+    pub(super) fn new(opened: OwnedFd, directory: PathBuf, created: ClaimFile) -> Self {
+        OpenFile { opened, directory, created, granted: OnceLock::new(), removed: Arc::default() }
+    }
+
+    /// Whether its file is still in a directory, so that nobody has deleted it.
+    pub(super) fn is_linked(&self) -> bool {
+        fstat(&self.opened).is_ok_and(|found| found.st_nlink > 0)
+    }
+}
+
+/// The claims of one store that are in a queue.
+#[derive(Default)]
+pub(super) struct OpenFiles {
+    claims: Mutex<Claims>,
+}
+
+#[derive(Default)]
+struct Claims {
+    by_id: HashMap<ClaimId, Arc<OpenFile>>,
+    /// The claims of each lock's directory, by their numbers.
+    by_lock: HashMap<PathBuf, BTreeMap<u64, ClaimId>>,
+}
+
+impl Claims {
+    fn open_file(&self, (_, id): (&u64, &ClaimId)) -> Option<(ClaimId, Arc<OpenFile>)> {
+        Some((*id, Arc::clone(self.by_id.get(id)?)))
+    }
+}
+
+impl OpenFiles {
+    fn claims(&self) -> MutexGuard<'_, Claims> {
+        // No code panics while it holds the lock, so a poisoned map is still whole.
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn contains(&self, id: ClaimId) -> bool {
+        self.claims().by_id.contains_key(&id)
+    }
+
+    pub(super) fn get(&self, id: ClaimId) -> Option<Arc<OpenFile>> {
+        self.claims().by_id.get(&id).cloned()
+    }
+
+    pub(super) fn insert(&self, id: ClaimId, file: OpenFile) {
+        let mut claims = self.claims();
+        claims.by_lock.entry(file.directory.clone()).or_default().insert(file.created.number, id);
+        claims.by_id.insert(id, Arc::new(file));
+    }
+
+    /// Removes a claim. Its file closes when the last reference to the result is dropped.
+    pub(super) fn remove(&self, id: ClaimId) -> Option<Arc<OpenFile>> {
+        let mut claims = self.claims();
+        let file = claims.by_id.remove(&id)?;
+        if let Some(queue) = claims.by_lock.get_mut(&file.directory) {
+            queue.remove(&file.created.number);
+            if queue.is_empty() {
+                claims.by_lock.remove(&file.directory);
+            }
+        }
+        drop(claims);
+        file.removed.notify_waiters();
+        Some(file)
+    }
+
+    /// The claim of this store that joined a lock's queue last.
+    pub(super) fn last(&self, directory: &Path) -> Option<Arc<OpenFile>> {
+        let claims = self.claims();
+        Some(claims.open_file(claims.by_lock.get(directory)?.last_key_value()?)?.1)
+    }
+
+    /// The nearest claim of this store in front of a claim, if at least `many` more are in front of that one.
+    pub(super) fn next_ahead(&self, file: &OpenFile, many: usize) -> Option<(ClaimId, Arc<OpenFile>)> {
+        let claims = self.claims();
+        let mut ahead = claims.by_lock.get(&file.directory)?.range(..file.created.number).rev();
+        let next = ahead.next()?;
+        ahead.nth(many.checked_sub(1)?)?;
+        claims.open_file(next)
+    }
+
+    /// Whether no other waiter of this store is in front of a claim, as far as this process knows of grants.
+    pub(super) fn is_first_waiter(&self, file: &OpenFile) -> bool {
+        let claims = self.claims();
+        let queue = claims.by_lock.get(&file.directory).into_iter().flatten();
+        let is_waiter = |id: &ClaimId| claims.by_id.get(id).is_some_and(|file| file.granted.get().is_none());
+        let first = queue.into_iter().find(|(_, id)| is_waiter(id));
+        first.is_none_or(|(number, _)| *number >= file.created.number)
+    }
+
+    pub(super) fn all(&self) -> Vec<(ClaimId, Arc<OpenFile>)> {
+        self.claims().by_id.iter().map(|(id, file)| (*id, Arc::clone(file))).collect()
+    }
+}
+
+impl fmt::Debug for OpenFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenFiles").field("claims", &self.claims().by_id.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use futures_util::FutureExt;
+    use tempfile::{NamedTempFile, tempfile};
+
+    use super::*;
+
+    const HERE: &str = "/locks/a";
+
+    fn id(number: u64) -> ClaimId {
+        ClaimId::new(7, number)
+    }
+
+    fn claim_file(number: u64) -> ClaimFile {
+        ClaimFile::parse(&format!("{number:020}.{}.1.1.0.0", id(number))).unwrap()
+    }
+
+    fn open_file(directory: &str, number: u64) -> OpenFile {
+        OpenFile::new(tempfile().unwrap().into(), directory.into(), claim_file(number))
+    }
+
+    /// Claims of one lock, and two of another lock, with a lower and a higher number.
+    fn open_files(numbers: &[u64]) -> OpenFiles {
+        let open_files = OpenFiles::default();
+        for number in [1, 99] {
+            open_files.insert(id(number), open_file("/locks/b", number));
+        }
+        for &number in numbers {
+            open_files.insert(id(number), open_file(HERE, number));
+        }
+        open_files
+    }
+
+    fn number(file: Option<Arc<OpenFile>>) -> Option<u64> {
+        file.map(|file| file.created.number)
+    }
+
+    #[test]
+    fn a_claim_is_known_until_it_is_removed() {
+        let open_files = open_files(&[10]);
+        assert!(open_files.contains(id(10)) && !open_files.contains(id(11)));
+        assert_eq!(number(open_files.get(id(10))), Some(10));
+        assert_eq!(number(open_files.get(id(11))), None);
+        let mut all: Vec<ClaimId> = open_files.all().into_iter().map(|(id, _)| id).collect();
+        all.sort_unstable();
+        assert_eq!(all, [id(1), id(10), id(99)]);
+        assert_eq!(format!("{open_files:?}"), "OpenFiles { claims: 3 }");
+        assert_eq!(number(open_files.remove(id(10))), Some(10));
+        assert!(
+            !open_files.contains(id(10))
+                && open_files.get(id(10)).is_none()
+                && open_files.remove(id(10)).is_none()
+        );
+        assert_eq!(open_files.all().len(), 2);
+    }
+
+    #[test]
+    fn the_file_of_a_removed_claim_closes_and_its_waiters_are_notified() {
+        let open_files = open_files(&[10]);
+        let removed = Arc::clone(&open_files.get(id(10)).unwrap().removed);
+        let mut notified = Box::pin(removed.notified());
+        assert!(notified.as_mut().now_or_never().is_none());
+        let file = open_files.remove(id(10)).unwrap();
+        assert_eq!(Arc::strong_count(&file), 1, "nothing else keeps the file open");
+        assert!(notified.now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_claims_file_is_linked_until_it_is_deleted() {
+        let temporary = NamedTempFile::new().unwrap();
+        let other_name = temporary.path().with_extension("renamed");
+        let file =
+            OpenFile::new(fs::File::open(temporary.path()).unwrap().into(), HERE.into(), claim_file(1));
+        assert!(file.is_linked());
+        fs::rename(temporary.path(), &other_name).unwrap();
+        assert!(file.is_linked(), "it was granted");
+        fs::remove_file(&other_name).unwrap();
+        assert!(!file.is_linked());
+    }
+
+    #[test]
+    fn the_last_claim_is_the_one_that_joined_last() {
+        let last = |open_files: &OpenFiles| number(open_files.last(Path::new(HERE)));
+        let open_files = open_files(&[20, 10]);
+        assert_eq!(last(&open_files), Some(20));
+        open_files.remove(id(20));
+        assert_eq!(last(&open_files), Some(10));
+        open_files.remove(id(10));
+        assert_eq!(last(&open_files), None);
+        assert_eq!(number(open_files.last(Path::new("/locks/b"))), Some(99));
+    }
+
+    #[test]
+    fn the_next_claim_ahead_is_found_if_enough_others_are_in_front_of_it() {
+        let open_files = open_files(&[10, 20, 30]);
+        for (mine, many, expected) in [
+            (30, 1, Some(20)),
+            (30, 2, None),
+            (20, 1, None),
+            (40, 1, Some(30)),
+            (40, 2, Some(30)),
+            (40, 3, None),
+            (10, 1, None),
+            (5, 1, None),
+        ] {
+            let found = open_files.next_ahead(&open_file(HERE, mine), many);
+            assert_eq!(found.as_ref().map(|(id, _)| *id), expected.map(id), "{mine} behind {many}");
+            assert_eq!(number(found.map(|(_, file)| file)), expected);
+        }
+        assert!(open_files.next_ahead(&open_file("/locks/c", 40), 1).is_none());
+    }
+
+    #[test]
+    fn the_first_waiter_has_no_waiter_in_front_of_it() {
+        let open_files = open_files(&[10, 20, 30]);
+        let is_first = |number| open_files.is_first_waiter(&open_file(HERE, number));
+        assert_eq!([5, 10, 20, 30].map(is_first), [true, true, false, false]);
+        // The claim in front is granted, so that the next one is the first waiter.
+        assert!(open_files.get(id(10)).unwrap().granted.set(claim_file(10).granted_at(1)).is_ok());
+        assert_eq!([20, 30].map(is_first), [true, false]);
+        open_files.remove(id(20));
+        assert!(is_first(30));
+        assert!(open_files.is_first_waiter(&open_file("/locks/c", 1)), "the lock has no claims");
+    }
+}

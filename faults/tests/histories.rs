@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use globallock_faults::check::{History, Report, Rule, check};
 use globallock_faults::history::{
-    ClaimNumber, Failure, FaultEvent, Kind, Mode, ObserverEvent, OwnerEvent, Reason, RegisterEvent, Seen,
-    Terms, Time, Written,
+    ClaimNumber, Failure, FaultEvent, Kind, Mode, ObservedClaim, ObserverEvent, OwnerEvent, Reason,
+    RegisterAnswer, RegisterEvent, Terms, Time,
 };
 use globallock_faults::log::Log;
 use tempfile::TempDir;
@@ -103,8 +103,8 @@ impl Story {
             accepted,
             stale,
         });
-        let guarded = if accepted { Written::Accepted } else { Written::Refused };
-        let (at, answered, control) = (at * 1_000, at * 1_000 + 100, Written::Accepted);
+        let guarded = if accepted { RegisterAnswer::Accepted } else { RegisterAnswer::Refused };
+        let (at, answered, control) = (at * 1_000, at * 1_000 + 100, RegisterAnswer::Accepted);
         let (held_before, held_after) = (true, believed);
         self.event(
             owner,
@@ -113,7 +113,7 @@ impl Story {
     }
 
     fn seen(mut self, at: Time, queue: &[(u32, bool, u64)]) -> Self {
-        let seen = |&(owner, held, fencing_token): &(u32, bool, u64)| Seen {
+        let seen = |&(owner, held, fencing_token): &(u32, bool, u64)| ObservedClaim {
             id: Some(format!("{owner}-{fencing_token}")),
             label: Some(format!("owner-{owner}")),
             held,
@@ -129,7 +129,7 @@ impl Story {
         if kind == "owner_kill" {
             self.killed.extend(owner);
         }
-        self.faults.push(FaultEvent::Fault { at, mended, kind, owner, proof, bit: true, forgets });
+        self.faults.push(FaultEvent::Fault { at, mended, kind, owner, proof, took_effect: true, forgets });
         self
     }
 
@@ -391,7 +391,15 @@ fn a_fault_that_had_to_bite_and_did_not_is_seen() {
         for bit in times.iter().copied() {
             let (kind, proof, at, mended) = ("cut".to_owned(), String::new(), 1_000, 2_000);
             let forgets = false;
-            story.faults.push(FaultEvent::Fault { at, mended, kind, owner: None, proof, bit, forgets });
+            story.faults.push(FaultEvent::Fault {
+                at,
+                mended,
+                kind,
+                owner: None,
+                proof,
+                took_effect,
+                forgets,
+            });
         }
         story
     };
@@ -495,8 +503,9 @@ fn only_a_killed_owners_last_line_may_be_cut() {
     assert!(History::read(directory.path()).is_ok());
     Log::open(&directory.path().join("faults.jsonl")).unwrap().write(&FaultEvent::End { at: 4 });
     assert!(History::read(directory.path()).unwrap_err().to_string().contains("cut"));
-    let (kind, owner, proof, bit, forgets) = ("owner_kill".to_owned(), Some(1), String::new(), true, false);
+    let (kind, owner, proof, took_effect, forgets) =
+        ("owner_kill".to_owned(), Some(1), String::new(), true, false);
     let faults = Log::open(&directory.path().join("faults.jsonl")).unwrap();
-    faults.write(&FaultEvent::Fault { at: 2, mended: 3, kind, owner, proof, bit, forgets });
+    faults.write(&FaultEvent::Fault { at: 2, mended: 3, kind, owner, proof, took_effect, forgets });
     History::read(directory.path()).unwrap();
 }

@@ -11,7 +11,7 @@ use globallock_conformance::faulty::{Fault, Faulty, Verb};
 use globallock_faults::check::{History, Report, Rule, check};
 use globallock_faults::history::{FaultEvent, Terms, now};
 use globallock_faults::log::Log;
-use globallock_faults::mutants::{Broken, Bug};
+use globallock_faults::mutants::{Bug, Mutant};
 use globallock_faults::owner::{Plan, run_over};
 use globallock_faults::{registers, run};
 use tempfile::TempDir;
@@ -57,7 +57,7 @@ fn is_shown_with_losses(report: &Report) -> bool {
 
 /// Has five owners use a store, and leaves their logs.
 async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: Duration) {
-    let store = Broken::new(bug);
+    let store = Mutant::new(bug);
     let lease = u64::try_from(span.as_micros()).unwrap();
     let faults = Log::create(&directory.join("faults.jsonl")).unwrap();
     let terms = Terms { slack: 800_000, ..Terms::default() };
@@ -106,8 +106,16 @@ async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: D
     observer.abort();
     if way == Way::CutOff {
         let (kind, proof) = ("renewals_refused".to_owned(), String::new());
-        let (owner, bit, forgets) = (Some(0), true, false);
-        faults.write(&FaultEvent::Fault { at: began, mended: now(), kind, owner, proof, bit, forgets });
+        let (owner, took_effect, forgets) = (Some(0), true, false);
+        faults.write(&FaultEvent::Fault {
+            at: began,
+            mended: now(),
+            kind,
+            owner,
+            proof,
+            took_effect,
+            forgets,
+        });
     }
     tokio::time::sleep(span * 2).await;
     let left = manager(store, 98).names("").map(|name| name.unwrap().to_string()).collect().await;
@@ -190,12 +198,12 @@ caught! {
     a_store_whose_claims_share_a_token_is_caught: SharesTokens by Tokens;
     a_store_that_promises_too_long_is_caught: PromisesTooLong by Exclusion;
     a_store_that_forgets_renewals_is_caught: ForgetsRenewals by Exclusion;
-    a_store_that_lets_in_the_impatient_is_caught: LetsInTheImpatient by Exclusion;
-    a_store_that_grants_to_the_newest_is_caught: NewestFirst by Queue;
+    a_store_that_lets_in_the_impatient_is_caught: TriesPassTheQueue by Exclusion;
+    a_store_that_grants_to_the_newest_is_caught: GrantsNewestFirst by Queue;
     a_store_that_loses_wake_ups_is_caught: LosesWakeUps by Progress;
     a_store_that_drops_waiters_is_caught: DropsWaiters by Queue;
-    a_store_that_takes_writers_for_readers_is_caught: WritersRead by Exclusion;
-    a_store_that_counts_claims_for_permits_is_caught: CountsClaims by Exclusion;
-    a_store_whose_departures_take_others_out_is_caught: LeavesForOthers by Exclusion;
+    a_store_that_takes_writers_for_readers_is_caught: CountsWritersAsReaders by Exclusion;
+    a_store_that_counts_claims_for_permits_is_caught: CountsClaimsAsPermits by Exclusion;
+    a_store_whose_departures_take_others_out_is_caught: ReleasesOthers by Exclusion;
     a_store_that_revokes_without_reason_is_caught: RevokesAtWill by Unprovoked;
 }

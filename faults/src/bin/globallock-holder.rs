@@ -1,4 +1,5 @@
-//! An owner of one lock, for the stories to kill: a test is given only the programs of its own package.
+//! An owner of one lock, for the scenarios to kill. It is here because a test can only run programs of its
+//! own package.
 
 #[tokio::main]
 async fn main() {

@@ -1,6 +1,6 @@
 """What an owner decides at each step: the same draws in the same order as `src/owner/choices.rs`.
 
-As a program it prints decisions. Its arguments are a plan as JSON, the position of a lock in the plan, and the
+As a program it prints decisions. Its arguments are a plan as JSON, the position of a lock in it, and the
 number of steps.
 """
 

@@ -60,7 +60,7 @@ class Owner:
         self.manager = GlobalLockManager(plan["url"], lock_ttl=self.lease, label=f"owner-{plan['owner']}")
 
     def log(self, event, **fields):
-        # One system call writes the line, so lines of several threads do not mix, and no line waits in a buffer.
+        # One system call writes the line, so lines of several threads do not mix, and none is buffered.
         os.write(self.file, json.dumps({"event": event, **fields}).encode() + b"\n")
 
     def run(self):

@@ -5,6 +5,6 @@
 async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     globallock_conformance::child::run(&arguments).await;
-    // A thread that reads the standard input would keep the process.
+    // Without this, a thread that reads the standard input would keep the process alive.
     std::process::exit(0);
 }

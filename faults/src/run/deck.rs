@@ -74,8 +74,9 @@ pub fn all(store: &str, has_links: bool) -> Vec<String> {
     kinds(possible(store, has_links)).into_iter().map(FaultKind::name).collect()
 }
 
-/// What each store of a pass owes, by name: all that can be done to it, or in a short pass a share of all
-/// that can be done to stores of its sort, such that each is owed by one of them.
+/// The kinds that each store of a pass owes, by name. In a long pass these are all that are possible with the
+/// store. In a short pass each kind that is possible in a family of stores is owed by one store of the
+/// family.
 #[must_use]
 pub fn owed_in_pass(seed: u64, each: Duration, has_links: bool) -> Vec<(&'static str, Vec<String>)> {
     if each >= WHOLE {

@@ -1,6 +1,7 @@
-"""What an owner decides, step by step: the same draws in the same order as `src/owner/choices.rs`.
+"""What an owner decides at each step: the same draws in the same order as `src/owner/choices.rs`.
 
-Run with a plan as JSON, the position of a lock in it and a number of steps, it prints the decisions.
+As a program it prints decisions. Its arguments are a plan as JSON, the position of a lock in it, and the
+number of steps.
 """
 
 import json
@@ -10,7 +11,7 @@ MASK = 2**64 - 1
 
 
 class Draw:
-    """Draws numbers: splitmix64."""
+    """A generator of random numbers: splitmix64."""
 
     def __init__(self, seed, owner, position, step):
         self.state = seed
@@ -29,12 +30,12 @@ class Draw:
 
 
 class Choice:
-    """What is decided about one claim before it is asked for; times are microseconds."""
+    """What is decided about one claim before it is requested; times are microseconds."""
 
-    def __init__(self, plan, which, position, step):
+    def __init__(self, plan, spec, position, step):
         draw = Draw(plan["seed"], plan["owner"], position, step)
         self.writes = draw.below(3) == 0
-        self.permits = 1 + draw.below(min(max(which["capacity"], 1), 2))
+        self.permits = 1 + draw.below(min(max(spec["capacity"], 1), 2))
         number, cancel = draw.below(10), draw.below(30_000)
         self.mode = "try" if number == 0 else {"cancel": cancel} if number == 1 else {"wait": plan["limit"]}
         long, slow = draw.below(1_000) < plan["long"], draw.below(100) < 3
@@ -48,12 +49,15 @@ class Choice:
         self.rest = draw.below(3_000)
 
     def __str__(self):
-        mode = self.mode if self.mode == "try" else ":".join(str(part) for item in self.mode.items() for part in item)
+        mode = self.mode
+        if mode != "try":
+            [(verb, limit)] = mode.items()
+            mode = f"{verb}:{limit}"
         return f"{self.writes:d} {self.permits} {mode} {self.rounds} {self.pause} {self.drops:d} {self.rest}"
 
 
 if __name__ == "__main__":
-    told = json.loads(sys.argv[1])
-    place, count = int(sys.argv[2]), int(sys.argv[3])
-    for number in range(count):
-        print(Choice(told, told["locks"][place], place, number))
+    plan = json.loads(sys.argv[1])
+    position, steps = int(sys.argv[2]), int(sys.argv[3])
+    for step in range(steps):
+        print(Choice(plan, plan["locks"][position], position, step))

@@ -1,6 +1,8 @@
-"""An owner process in Python: what `src/owner/` is in Rust, through the package. A plan as JSON is its only argument.
+"""An owner process that uses the Python package, as `src/owner/` uses the library.
 
-Every other lock is taken by a thread, the others by tasks of asyncio.
+Its only argument is a plan as JSON.
+
+Threads take every other lock, and tasks of asyncio take the rest.
 """
 
 import asyncio
@@ -16,16 +18,23 @@ from globallock import GlobalLockManager
 from globallock.aio import AsyncLock
 from globallock.exceptions import StoreUnavailable
 
-#: What a read-write lock is a semaphore of.
+#: The capacity of a read-write lock, which is a semaphore underneath.
 MAX_CAPACITY = 2**29 - 1
-CLOCK_LOOK = 0.05
-#: How long an owner leaves a store alone that did not answer.
+CLOCK_POLL = 0.05
+#: How long an owner waits after an error of the store.
 PAUSE = 0.02
 REGISTER_LIMIT = 5.0
-#: How often it looks whether it runs, and the shortest pause that it tells of, in microseconds.
-PULSE, SHORTEST = 0.01, 5_000
-#: What the core tells of a loss, and what the checker reads.
-REASONS = {"lease ran out": "expired", "longest hold": "max_hold", "store does not hold": "revoked"}
+#: How often it checks that it runs, in seconds.
+PULSE = 0.01
+#: The shortest pause that is logged, in microseconds.
+MIN_PAUSE = 5_000
+#: Words of the core's texts for a loss, and the reasons that the checker knows.
+REASONS = {
+    "lease ran out": "expired",
+    "longest hold": "max_hold",
+    "max hold": "max_hold",
+    "store does not hold": "revoked",
+}
 
 
 def now():
@@ -33,14 +42,15 @@ def now():
 
 
 def reason_of(text):
-    [reason] = [reason for words, reason in REASONS.items() if words in text]
+    [reason] = {reason for words, reason in REASONS.items() if words in text}
     return reason
 
 
 class Owner:
     def __init__(self, plan):
         self.plan = plan
-        self.file = os.open(plan["log"], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self.file = os.open(plan["log"], flags, 0o644)
         self.stop = threading.Event()
         self.over = threading.Event()
         self.claims = 0
@@ -50,22 +60,23 @@ class Owner:
         self.manager = GlobalLockManager(plan["url"], lock_ttl=self.lease, label=f"owner-{plan['owner']}")
 
     def log(self, event, **fields):
-        # One call writes the line: the lines of several threads do not mix, and none waits in a buffer.
+        # One system call writes the line, so lines of several threads do not mix, and none is buffered.
         os.write(self.file, json.dumps({"event": event, **fields}).encode() + b"\n")
 
     def run(self):
         plan = self.plan
-        self.log("start", at=now(), pid=os.getpid(), owner=plan["owner"], language="python", lease=plan["lease"])
+        fields = {"owner": plan["owner"], "language": "python", "lease": plan["lease"]}
+        self.log("start", at=now(), pid=os.getpid(), **fields)
         threading.Thread(target=self.watch_clock, daemon=True).start()
         pulse = threading.Thread(target=self.watch_pauses)
         pulse.start()
         threading.Thread(target=self.watch_input, daemon=True).start()
-        sides = [Turns(self, which, position) for position, which in enumerate(plan["locks"])]
-        ours = [side for side in sides if (side.position + plan["owner"]) % 2]
-        threads = [threading.Thread(target=side.take_turns) for side in ours]
+        turns = [Turns(self, spec, position) for position, spec in enumerate(plan["locks"])]
+        by_threads = [each for each in turns if (each.position + plan["owner"]) % 2]
+        threads = [threading.Thread(target=each.take_turns) for each in by_threads]
         for thread in threads:
             thread.start()
-        asyncio.run(self.take_turns([side for side in sides if side not in ours]))
+        asyncio.run(self.take_turns([each for each in turns if each not in by_threads]))
         for thread in threads:
             thread.join()
         self.manager.close()
@@ -73,8 +84,8 @@ class Owner:
         pulse.join()
         self.log("end", at=now())
 
-    async def take_turns(self, sides):
-        await asyncio.gather(*(side.take_turns_async() for side in sides))
+    async def take_turns(self, turns):
+        await asyncio.gather(*(each.take_turns_async() for each in turns))
 
     def watch_input(self):
         sys.stdin.read()
@@ -84,7 +95,7 @@ class Owner:
         due = now() + int(PULSE * 1e6)
         while not self.over.wait(PULSE):
             at = now()
-            if at - due > SHORTEST:
+            if at - due > MIN_PAUSE:
                 self.log("pause", at=at, length=at - due)
             due = now() + int(PULSE * 1e6)
 
@@ -94,7 +105,7 @@ class Owner:
 
         before = ahead()
         while True:
-            time.sleep(CLOCK_LOOK)
+            time.sleep(CLOCK_POLL)
             after = ahead()
             step = int((after - before) / 1e6)
             if step:
@@ -110,37 +121,36 @@ class Owner:
 class Turns:
     """One lock that is taken again and again."""
 
-    def __init__(self, owner, which, position):
-        self.owner, self.which, self.position = owner, which, position
+    def __init__(self, owner, spec, position):
+        self.owner, self.spec, self.position = owner, spec, position
         self.step = 0
         self.choice = None
         self.register = None
         host, _, port = owner.plan["registers"].rpartition(":")
         self.registers = (host, int(port))
 
-    # What both ways have in common.
+    # Common to threads and tasks.
 
     def choose(self, can_cancel):
-        """Chooses how to take the lock, and logs that it is asked for."""
-        owner, which = self.owner, self.which
-        self.choice = Choice(owner.plan, which, self.position, self.step)
+        """Chooses how to take the lock, and logs the request."""
+        owner, spec = self.owner, self.spec
+        self.choice = Choice(owner.plan, spec, self.position, self.step)
         self.step += 1
-        name, kind, permits, capacity = which["name"], which["kind"], 1, 1
+        name, kind, permits, capacity = spec["name"], spec["kind"], 1, 1
         options = {}
         if kind in ("read", "write"):
             kind = "write" if self.choice.writes else "read"
             capacity = MAX_CAPACITY
             permits = MAX_CAPACITY if kind == "write" else 1
         elif kind == "permits":
-            capacity = which["capacity"]
+            capacity = spec["capacity"]
             permits = self.choice.permits
             options = {"permits": permits, "capacity": capacity}
         mode = self.choice.mode
         if "cancel" in mode and not can_cancel:
             mode = {"wait": owner.plan["limit"]}
-        lock = owner.manager.lock(
-            name, kind=kind, blocking=mode != "try", blocking_timeout=owner.limit, lock_ttl=owner.lease, **options
-        )
+        options.update(blocking=mode != "try", blocking_timeout=owner.limit, lock_ttl=owner.lease)
+        lock = owner.manager.lock(name, kind=kind, **options)
         claim = owner.next_claim()
         fields = {"name": name, "kind": kind, "weight": permits, "capacity": capacity, "mode": mode}
         owner.log("invoke", at=now(), claim=claim, **fields)
@@ -157,12 +167,13 @@ class Turns:
         at, left = now(), lock.remaining
         return at, None if left is None else at + int(left * 1e6)
 
-    def line(self, lock, claim, is_alone):
-        verb = "write" if is_alone else "look"
-        return f"{self.which['name']} {self.owner.plan['owner']} {claim} {lock.fencing_token} {verb}\n".encode()
+    def line(self, lock, claim, is_exclusive):
+        verb = "write" if is_exclusive else "look"
+        name, owner = self.spec["name"], self.owner.plan["owner"]
+        return f"{name} {owner} {claim} {lock.fencing_token} {verb}\n".encode()
 
-    def look(self, lock, claim):
-        """Whether it still holds, which is logged."""
+    def check_held(self, lock, claim):
+        """Returns and logs whether the lock is still held."""
         at, until = self.until(lock)
         if not lock.is_locked or self.owner.stop.is_set():
             return False
@@ -180,11 +191,11 @@ class Turns:
 
     def take_turns(self):
         while not self.owner.stop.is_set():
-            lock, claim, mode, is_alone = self.choose(can_cancel=False)
+            lock, claim, mode, is_exclusive = self.choose(can_cancel=False)
             try:
                 if lock.acquire():
                     self.granted(lock, claim)
-                    self.hold(lock, claim, is_alone)
+                    self.hold(lock, claim, is_exclusive)
                 else:
                     self.failed(claim, "refused" if mode == "try" else "timed_out")
             except StoreUnavailable as error:
@@ -192,11 +203,11 @@ class Turns:
                 time.sleep(PAUSE)
             time.sleep(self.choice.rest / 1e6)
 
-    def hold(self, lock, claim, is_alone):
-        line = self.line(lock, claim, is_alone)
+    def hold(self, lock, claim, is_exclusive):
+        line = self.line(lock, claim, is_exclusive)
         lock.on_lost(lambda reason: self.owner.log("lost", at=now(), claim=claim, reason=reason_of(reason)))
         for _ in range(self.choice.rounds):
-            if not self.look(lock, claim):
+            if not self.check_held(lock, claim):
                 break
             time.sleep(self.choice.pause / 1e6)
             at = now()
@@ -204,7 +215,7 @@ class Turns:
         if lock.is_locked:
             self.owner.log("release", at=now(), claim=claim)
             lock.release()
-            # Whether the store has answered is told by a warning alone.
+            # `release` returns nothing: an unanswered release is only a warning in the log of the package.
             self.owner.log("released", at=now(), claim=claim, departure="unknown")
         else:
             lock.wait_lost()
@@ -231,7 +242,7 @@ class Turns:
 
     async def take_turns_async(self):
         while not self.owner.stop.is_set():
-            lock, claim, mode, is_alone = self.choose(can_cancel=True)
+            lock, claim, mode, is_exclusive = self.choose(can_cancel=True)
             same = AsyncLock(lock)
             try:
                 acquired = same.acquire()
@@ -239,7 +250,7 @@ class Turns:
                     acquired = asyncio.wait_for(acquired, mode["cancel"] / 1e6)
                 if await acquired:
                     self.granted(lock, claim)
-                    await self.hold_async(lock, same, claim, is_alone)
+                    await self.hold_async(lock, same, claim, is_exclusive)
                 else:
                     self.failed(claim, "refused" if mode == "try" else "timed_out")
             except asyncio.TimeoutError:
@@ -249,12 +260,12 @@ class Turns:
                 await asyncio.sleep(PAUSE)
             await asyncio.sleep(self.choice.rest / 1e6)
 
-    async def hold_async(self, lock, same, claim, is_alone):
-        line = self.line(lock, claim, is_alone)
-        told = asyncio.create_task(self.tell(same, claim))
+    async def hold_async(self, lock, same, claim, is_exclusive):
+        line = self.line(lock, claim, is_exclusive)
+        loss_logged = asyncio.create_task(self.log_loss(same, claim))
         await asyncio.sleep(0)
         for _ in range(self.choice.rounds):
-            if not self.look(lock, claim):
+            if not self.check_held(lock, claim):
                 break
             await asyncio.sleep(self.choice.pause / 1e6)
             at = now()
@@ -263,12 +274,12 @@ class Turns:
             self.owner.log("release", at=now(), claim=claim)
             await same.release()
             self.owner.log("released", at=now(), claim=claim, departure="unknown")
-            await told
+            await loss_logged
         else:
-            await told
+            await loss_logged
             await same.release()
 
-    async def tell(self, same, claim):
+    async def log_loss(self, same, claim):
         reason = await same.lost()
         if reason is not None:
             self.owner.log("lost", at=now(), claim=claim, reason=reason_of(reason))

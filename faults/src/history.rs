@@ -1,20 +1,26 @@
-//! What a run leaves behind: one JSON line an event, one file a process, in one directory.
+//! What a run leaves behind: a directory with one file per process, and in it one JSON line per event.
 //!
-//! `owner-<number>.jsonl` is an owner process, `register.jsonl` the registers, `observer.jsonl` the onlooker, and
-//! `faults.jsonl` whoever breaks things. All times are microseconds of `CLOCK_MONOTONIC`, which all processes of one
-//! host share.
+//! | file | written by |
+//! |---|---|
+//! | `owner-<number>.jsonl` | one owner process |
+//! | `register.jsonl` | the registers |
+//! | `observer.jsonl` | the observer of the queues |
+//! | `faults.jsonl` | the run itself, which makes the faults |
+//!
+//! All times are microseconds of `CLOCK_MONOTONIC`, because all processes of one host share that clock. The
+//! JSON names must stay: logs that were kept are judged again by later versions.
 
 use serde::{Deserialize, Serialize};
 
 /// Microseconds of `CLOCK_MONOTONIC`.
 pub type Time = u64;
 
-/// What a busy machine is given on top of what is promised, in microseconds.
+/// How much later than promised things may happen, because the machine is busy; in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
-    /// From a deadline until a process has run and said so.
+    /// From a deadline until a process has run and logged it.
     pub slack: Time,
-    /// From the end of a dead owner's lease until the next has been granted.
+    /// From the end of a dead owner's lease until the next waiter has been granted the lock.
     pub recovery: Time,
 }
 
@@ -31,16 +37,16 @@ pub fn now() -> Time {
     time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1_000
 }
 
-/// A claim, by the owner process and the number that it gave it; numbers are never used twice by one process.
+/// The identity of a claim: its owner process, and a number which that process never uses twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClaimNumber {
-    /// The owner process, as its log is named.
+    /// The number of the owner process, as in the name of its log.
     pub owner: u32,
-    /// Which of its claims.
+    /// The number of the claim.
     pub claim: u64,
 }
 
-/// What sort of lock a claim is for.
+/// The kind of lock that a claim is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -54,57 +60,57 @@ pub enum Kind {
     Permits,
 }
 
-/// How a claim asks.
+/// How an owner asks for a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Once, without waiting.
     Try,
-    /// It waits, at most so many microseconds.
+    /// It waits for so many microseconds at most.
     Wait(Time),
-    /// It waits, and is dropped on the way after so many microseconds unless it has been granted.
+    /// It waits; after so many microseconds the call is dropped unless it has been granted.
     Cancel(Time),
 }
 
-/// How an acquisition ended that was not granted.
+/// Why an acquisition was not granted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// A try that found the lock taken.
+    /// It was a try, and the lock was taken.
     Refused,
-    /// A wait whose time was over.
+    /// The limit of the wait was reached.
     TimedOut,
-    /// A wait that was dropped.
+    /// The call was dropped while it waited.
     Cancelled,
-    /// An error, as it was told.
+    /// The call returned this error.
     Error(String),
 }
 
-/// What a register answered to a write.
+/// What a register answered to a write or read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Written {
-    /// It was taken.
+pub enum RegisterAnswer {
+    /// It was accepted.
     Accepted,
-    /// A newer token had been seen.
+    /// It was refused, because the register had seen a newer token.
     Refused,
     /// The register did not answer.
     Unknown,
 }
 
-/// Why an owner was told that it holds no more.
+/// Why an owner lost a lock, as it was notified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// No renewal was confirmed in time.
     Expired,
-    /// The longest hold has ended, as planned.
+    /// The max hold time has ended, as planned.
     MaxHold,
-    /// The store does not know the claim any more.
+    /// The store no longer has the claim.
     Revoked,
 }
 
-/// What an owner process logs. Each line is written with one call, before or right after what it tells.
+/// What an owner process logs. Each line is written with one call, right before or right after the event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum OwnerEvent {
@@ -114,26 +120,27 @@ pub enum OwnerEvent {
         at: Time,
         /// The process.
         pid: u32,
-        /// What the log's file is named by; the claims' label in the store is `owner-<number>`.
+        /// The number in the log's file name; the claims' label in the store is `owner-<number>`.
         owner: u32,
         /// `rust` or `python`.
         language: String,
         /// The lease of all its claims, in microseconds.
         lease: Time,
     },
-    /// Right before it asks.
+    /// Logged right before it asks.
     Invoke {
         /// When.
         at: Time,
         /// Which claim.
         claim: u64,
-        /// The lock.
+        /// The lock's name.
         name: String,
-        /// Its sort.
+        /// The lock's kind.
         kind: Kind,
-        /// How much of the lock it takes.
-        weight: u32,
-        /// How much of the lock there is.
+        /// How many permits it takes.
+        #[serde(rename = "weight")]
+        count: u32,
+        /// How many permits there are.
         capacity: u32,
         /// How it asks.
         mode: Mode,
@@ -146,10 +153,11 @@ pub enum OwnerEvent {
         claim: u64,
         /// The fencing token.
         fencing_token: u64,
-        /// Until when it is surely held without a renewal; `None` where only the process's end ends it.
+        /// Until when it is held for sure without a renewal; `None` where only the end of the process ends
+        /// it.
         until: Option<Time>,
     },
-    /// It was not granted, and the claim is nobody's any more or soon will be.
+    /// It was not granted; the claim is out of the queue, or soon will be.
     Failed {
         /// When.
         at: Time,
@@ -158,42 +166,42 @@ pub enum OwnerEvent {
         /// Why.
         failure: Failure,
     },
-    /// It looked whether it holds, and it does: logged now and then while it holds, and around every write.
+    /// It checked that it still holds: logged before each pause and write while it holds.
     Held {
-        /// When it looked.
+        /// When it checked.
         at: Time,
         /// Which claim.
         claim: u64,
-        /// Until when, as far as is known now; `None` where only the process's end ends it.
+        /// Until when, as far as it knows now; `None` where only the end of the process ends it.
         until: Option<Time>,
     },
-    /// It wrote to both registers: with the token and, if alone, an exclusive write; if not, a shared look.
+    /// It used both registers with its token: an exclusive claim writes, a shared claim reads.
     Wrote {
         /// Right before it was sent.
         at: Time,
-        /// When the answer was there.
+        /// When the answer arrived.
         answered: Time,
         /// Which claim.
         claim: u64,
-        /// Whether it held, as it looked before and after; both means that it believed to hold all the while.
+        /// Whether it held when it checked before. With `held_after`: it believed to hold throughout.
         held_before: bool,
-        /// See there.
+        /// Whether it held when it checked after the answer.
         held_after: bool,
         /// What the fenced register answered.
-        guarded: Written,
-        /// What the control answered, which takes everything.
-        control: Written,
+        guarded: RegisterAnswer,
+        /// What the control answered, which accepts everything.
+        control: RegisterAnswer,
     },
-    /// The loss of a lock that it held was told.
+    /// It was notified that it lost a lock which it had held.
     Lost {
-        /// When it was told.
+        /// When it was notified.
         at: Time,
         /// Which claim.
         claim: u64,
         /// Why.
         reason: Reason,
     },
-    /// Right before it gives a lock back.
+    /// Logged right before it releases a lock.
     Release {
         /// When.
         at: Time,
@@ -206,77 +214,80 @@ pub enum OwnerEvent {
         at: Time,
         /// Which claim.
         claim: u64,
-        /// `left`, `gone`, or the error.
-        departure: String,
+        /// `left` (released), `gone` (was not held any more), `dropped` or `unknown` (nobody waited for the
+        /// answer), or the error.
+        #[serde(rename = "departure")]
+        outcome: String,
     },
-    /// It did not run, though it had something to do.
+    /// The process did not run for a while, although it had something to do.
     Pause {
         /// When it ran again.
         at: Time,
-        /// For how long it had not.
+        /// For how long it had not run.
         length: Time,
     },
-    /// Its host's wall clock was set.
+    /// The wall clock of its host was set.
     Clock {
-        /// When it was seen.
+        /// When the process noticed.
         at: Time,
         /// By how many seconds.
         step: i64,
     },
-    /// The last line of a process that ended in order.
+    /// The last line of a process that ended as it should.
     End {
         /// When.
         at: Time,
     },
 }
 
-/// What the registers log: one line a write or look, in the order in which they served them.
+/// What the registers log: one line per write or read, in the order in which they were served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegisterEvent {
     /// When it was served.
     pub at: Time,
     /// The lock's name.
     pub name: String,
-    /// Whose claim.
+    /// The claim.
     #[serde(flatten)]
     pub by: ClaimNumber,
-    /// Its token.
+    /// Its fencing token.
     pub fencing_token: u64,
-    /// Whether it wrote, rather than looked.
+    /// Whether it was a write; a read otherwise.
     pub exclusive: bool,
-    /// Whether the fenced register took it.
+    /// Whether the fenced register accepted it.
     pub accepted: bool,
-    /// Whether the control, which took it in any case, had seen a newer token: what fencing is for.
+    /// Whether the control, which accepted it in any case, had seen a newer token: the damage that fencing
+    /// prevents.
     pub stale: bool,
 }
 
-/// What the onlooker logs: the queue of one name, as `inspect` told it.
+/// What the observer logs: the queue of one name, as `inspect` returned it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObserverEvent {
     /// Right before it asked.
     pub at: Time,
-    /// When the answer was there.
+    /// When the answer arrived.
     pub answered: Time,
     /// The lock's name.
     pub name: String,
     /// The claims, oldest first.
-    pub queue: Vec<Seen>,
+    pub queue: Vec<ObservedClaim>,
 }
 
-/// A claim as the onlooker sees it.
+/// A claim as the observer sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seen {
-    /// The claim's id in the store, where it is ours.
+pub struct ObservedClaim {
+    /// The claim's id in the store; `None` for a foreign holder.
     pub id: Option<String>,
     /// The owner's label.
     pub label: Option<String>,
     /// Whether it holds.
     pub held: bool,
-    /// Its place in the order of the store.
+    /// Its fencing token, or for a waiter its position in the order of the store.
     pub fencing_token: u64,
 }
 
-/// What whoever breaks things logs.
+/// What the run logs about itself and its faults.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum FaultEvent {
@@ -286,45 +297,46 @@ pub enum FaultEvent {
         at: Time,
         /// `redis`, `redis-replica`, `etcd-1`, `etcd-3`, `zookeeper-1`, `zookeeper-3`, `file`.
         store: String,
-        /// What the schedule was made from.
+        /// What the schedule of faults was made from.
         seed: u64,
-        /// The lease of all claims, in microseconds; that of the crowd is shorter.
+        /// The lease of all claims, in microseconds; the claims of the crowd have a shorter one.
         lease: Time,
         /// What the run is judged by.
         terms: Terms,
-        /// The kinds of faults that must bite in this run.
+        /// The kinds of faults that must take effect in this run.
         owed: Vec<String>,
     },
-    /// Right before something is broken, in case the run does not see its end.
+    /// Logged right before a fault, in case the run does not live until the fault's end.
     Begin {
         /// When.
         at: Time,
-        /// What is going to be done.
+        /// The kind of the fault.
         kind: String,
     },
-    /// One fault, from when it began to when it was mended.
+    /// One fault, after it was mended.
     Fault {
         /// When it began.
         at: Time,
         /// When it was mended.
         mended: Time,
-        /// What was done, for example `owner_kill`, `owner_stop_long`, `leader_kill`, `answers_swallowed`.
+        /// Its kind, for example `owner_kill`, `owner_stop_long`, `leader_kill`, `swallow_answers`.
         kind: String,
-        /// The owner process that it hit, if it hit one alone.
+        /// The owner process that it hit, if it hit only one.
         owner: Option<u32>,
-        /// What shows that it bit, as counted or seen.
+        /// What was counted or seen of its effect.
         proof: String,
-        /// Whether it did bite.
-        bit: bool,
-        /// Whether the store may forget what it has promised, or take back a grant, by what was done: exclusion is then
-        /// a matter of the tokens until the leases from before have ended.
+        /// Whether it took effect.
+        #[serde(rename = "bit")]
+        took_effect: bool,
+        /// Whether the fault may make the store forget what it promised, or take back a grant. Then only the
+        /// tokens exclude, until the leases from before have expired.
         forgets: bool,
     },
-    /// The names that still had claims when all owners had ended and all leases were over.
+    /// The names that still had claims after all owners had ended and all leases had expired.
     Left {
-        /// When it looked.
+        /// When it was checked.
         at: Time,
-        /// What was there: names, or keys by the store's own tool.
+        /// What was there: names, or keys as the store's own tool lists them.
         left: Vec<String>,
     },
     /// The run was ended before its time, or failed.
@@ -334,9 +346,41 @@ pub enum FaultEvent {
         /// Why.
         why: String,
     },
-    /// The run is over, and the store was in order.
+    /// The run ended as it should.
     End {
         /// When.
         at: Time,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_in_logs_stay_as_they_were() {
+        let (at, claim, mended, owner) = (1, 2, 3, Some(4));
+        let (name, kind, mode) = ("a".to_owned(), Kind::Permits, Mode::Wait(5));
+        let invoke = OwnerEvent::Invoke { at, claim, name, kind, count: 6, capacity: 7, mode };
+        let released = OwnerEvent::Released { at, claim, outcome: "left".to_owned() };
+        let (kind, proof) = ("cut".to_owned(), "8".to_owned());
+        let fault = FaultEvent::Fault { at, mended, kind, owner, proof, took_effect: true, forgets: false };
+        let json = [
+            serde_json::to_string(&invoke).unwrap(),
+            serde_json::to_string(&released).unwrap(),
+            serde_json::to_string(&fault).unwrap(),
+        ];
+        let kept = [
+            concat!(
+                r#"{"event":"invoke","at":1,"claim":2,"name":"a","kind":"permits","#,
+                r#""weight":6,"capacity":7,"mode":{"wait":5}}"#
+            ),
+            r#"{"event":"released","at":1,"claim":2,"departure":"left"}"#,
+            concat!(
+                r#"{"event":"fault","at":1,"mended":3,"kind":"cut","owner":4,"#,
+                r#""proof":"8","bit":true,"forgets":false}"#
+            ),
+        ];
+        assert_eq!(json, kept);
+    }
 }

@@ -1,8 +1,8 @@
 #![forbid(unsafe_code)]
-//! Real owner processes over real stores under real failures, and a checker that proves or refutes the promises from
-//! what they logged.
+//! Real owner processes over real stores under real failures, and a checker that judges the promises by their
+//! logs.
 //!
-//! `README.md` beside this crate says who writes what, and how a run is repeated.
+//! `README.md` beside this crate says who writes which log, and how a run is repeated.
 
 pub mod check;
 pub mod history;

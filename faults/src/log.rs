@@ -1,4 +1,4 @@
-//! A log that survives its writer: each line is written by one call, and needs nobody to be flushed.
+//! A log that survives its writer: one system call writes each line, and nothing is buffered.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Result, Write};
@@ -13,18 +13,18 @@ pub struct Log {
 }
 
 impl Log {
-    /// Begins a log.
+    /// Creates a log.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// When the file exists or cannot be made.
     pub fn create(path: &Path) -> Result<Self> {
         Ok(Log { file: OpenOptions::new().create_new(true).append(true).open(path)? })
     }
 
-    /// Goes on with a log.
+    /// Opens a log to append to it.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When it does not exist.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Log { file: OpenOptions::new().append(true).open(path)? })
     }
@@ -32,11 +32,11 @@ impl Log {
     /// Appends one event.
     ///
     /// # Panics
-    /// When it cannot be written: what follows would prove nothing.
+    /// When it cannot be written, because a history with gaps proves nothing.
     pub fn write(&self, event: &impl Serialize) {
         let mut line = serde_json::to_vec(event).expect("events can be written as JSON");
         line.push(b'\n');
-        // With O_APPEND the lines of several threads do not mix.
+        // The file is open with O_APPEND, so the lines of several threads do not mix.
         (&self.file).write_all(&line).expect("the log can be written");
     }
 }

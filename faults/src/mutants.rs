@@ -1,4 +1,4 @@
-//! Stores with one bug each, for the checker to find.
+//! Mutants of the store in memory: stores with one bug each, for the checker to find.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,40 +12,40 @@ use globallock::backend::{
 };
 use globallock::{Error, Memory, Name, Result};
 
-/// What is wrong with a store.
+/// The bug of a mutant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// Nothing.
+    /// No bug.
     None,
-    /// Everybody holds who asks.
+    /// Every claim is granted at once.
     GrantsToAll,
-    /// All grants have one number.
+    /// All grants have the same token.
     RepeatsTokens,
     /// Tokens count down.
     TokensFall,
-    /// Tokens begin anew after a while, as a counter does that is lost.
+    /// Tokens start again from a low number after a while, as if the counter had been lost.
     TokensRestart,
-    /// Whoever shares gets the number of the one that holds already.
+    /// A shared claim gets the token of a claim that already holds.
     SharesTokens,
-    /// The lease is said to be longer than it is.
+    /// Grants promise a longer lease than the store keeps.
     PromisesTooLong,
-    /// Renewals are confirmed, and come to nothing.
+    /// Renewals are confirmed but do not extend the lease.
     ForgetsRenewals,
-    /// Whoever does not wait is let in past the queue.
-    LetsInTheImpatient,
-    /// Whoever comes last is granted first.
-    NewestFirst,
-    /// Waiters are not told of changes.
+    /// Claims that only try are granted past the queue.
+    TriesPassTheQueue,
+    /// The newest waiter is granted first.
+    GrantsNewestFirst,
+    /// Waiters are not notified of changes.
     LosesWakeUps,
     /// Waiters vanish from the queue.
     DropsWaiters,
-    /// A writer is taken for a reader.
-    WritersRead,
-    /// All claims of a semaphore count as one permit.
-    CountsClaims,
-    /// Whoever leaves takes the next out as well.
-    LeavesForOthers,
-    /// A renewal is told now and then that the claim is gone, which it is not.
+    /// A writer counts as a reader.
+    CountsWritersAsReaders,
+    /// Each claim of a semaphore counts as one permit.
+    CountsClaimsAsPermits,
+    /// A release also takes the next claim out of the queue.
+    ReleasesOthers,
+    /// Now and then a renewal is answered "gone" although the claim is held.
     RevokesAtWill,
     /// Renewals fail.
     RefusesRenewals,
@@ -53,41 +53,43 @@ pub enum Bug {
 
 /// A store in memory with a bug.
 #[derive(Debug)]
-pub struct Broken {
+pub struct Mutant {
     inner: Arc<Memory>,
     bug: Bug,
-    count: AtomicU64,
-    /// Claims that are not told of anything any more.
-    deaf: Mutex<HashSet<ClaimId>>,
+    calls: AtomicU64,
+    /// Claims that are no longer notified of anything.
+    unnotified: Mutex<HashSet<ClaimId>>,
 }
 
-impl Broken {
-    /// A store of its own.
+impl Mutant {
+    /// Makes an empty store of its own.
     #[must_use]
     pub fn new(bug: Bug) -> Arc<Self> {
-        Arc::new(Broken { inner: Memory::new(), bug, count: AtomicU64::new(1), deaf: Mutex::default() })
+        let (calls, unnotified) = (AtomicU64::new(1), Mutex::default());
+        Arc::new(Mutant { inner: Memory::new(), bug, calls, unnotified })
     }
 
-    fn deaf(&self) -> MutexGuard<'_, HashSet<ClaimId>> {
-        self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unnotified(&self) -> MutexGuard<'_, HashSet<ClaimId>> {
+        self.unnotified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn counted(&self) -> u64 {
-        self.count.fetch_add(1, Ordering::SeqCst)
+    fn count_call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::SeqCst)
     }
 
-    /// The claim as the store takes it.
-    fn taken(&self, claim: &Claim) -> Claim {
+    /// The claim as the store enqueues it.
+    fn alter_claim(&self, claim: &Claim) -> Claim {
         let mut claim = claim.clone();
         match self.bug {
-            Bug::WritersRead if claim.permits.capacity > 3 => claim.permits.count = 1,
-            Bug::CountsClaims => claim.permits.count = claim.permits.count.min(1),
+            Bug::CountsWritersAsReaders if claim.permits.capacity > 3 => claim.permits.count = 1,
+            Bug::CountsClaimsAsPermits => claim.permits.count = claim.permits.count.min(1),
             _ => {}
         }
         claim
     }
 
-    fn told(&self, claim: &Claim, status: ClaimStatus) -> ClaimStatus {
+    /// The status as the store answers it.
+    fn alter_status(&self, claim: &Claim, status: ClaimStatus) -> ClaimStatus {
         let ClaimStatus::Held(grant) = status else { return status };
         let fencing_token = match self.bug {
             Bug::RepeatsTokens => 7,
@@ -105,7 +107,7 @@ impl Broken {
     }
 
     fn grant(&self, claim: &Claim) -> ClaimStatus {
-        let fencing_token = u64::MAX / 4 + self.counted();
+        let fencing_token = u64::MAX / 4 + self.count_call();
         ClaimStatus::Held(Grant {
             fencing_token,
             expires: Some(Instant::now() + claim.lease),
@@ -115,21 +117,21 @@ impl Broken {
 }
 
 #[async_trait]
-impl Backend for Broken {
+impl Backend for Mutant {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         if self.bug == Bug::GrantsToAll
-            || self.bug == Bug::LetsInTheImpatient && claim.wait_mode == WaitMode::Try
+            || self.bug == Bug::TriesPassTheQueue && claim.wait_mode == WaitMode::Try
         {
             return Ok(self.grant(claim));
         }
-        let claim = self.taken(claim);
+        let claim = self.alter_claim(claim);
         let others = self.inner.inspect(&claim.name).await?;
         let status = self.inner.enqueue(&claim).await?;
-        if status == ClaimStatus::Waiting && self.bug == Bug::NewestFirst {
+        if status == ClaimStatus::Waiting && self.bug == Bug::GrantsNewestFirst {
             for other in others.into_iter().filter(|other| !other.held && other.id != Some(claim.id)) {
                 let (Some(id), permits) = (other.id, other.permits) else { continue };
                 let other = Claim { id, permits, ..claim.clone() };
@@ -139,28 +141,28 @@ impl Backend for Broken {
         }
         if status == ClaimStatus::Waiting
             && self.bug == Bug::DropsWaiters
-            && self.counted().is_multiple_of(50)
+            && self.count_call().is_multiple_of(50)
         {
-            self.deaf().insert(claim.id);
+            self.unnotified().insert(claim.id);
             self.inner.release(&claim).await?;
         }
-        Ok(self.told(&claim, status))
+        Ok(self.alter_status(&claim, status))
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         match self.bug {
-            Bug::LosesWakeUps if self.counted().is_multiple_of(50) => {
-                self.deaf().insert(claim.id);
+            Bug::LosesWakeUps if self.count_call().is_multiple_of(50) => {
+                self.unnotified().insert(claim.id);
                 std::future::pending().await
             }
-            Bug::DropsWaiters if self.deaf().contains(&claim.id) => std::future::pending().await,
-            _ => Ok(self.inner.wait_for_change(claim).await?.map(|status| self.told(claim, status))),
+            Bug::DropsWaiters if self.unnotified().contains(&claim.id) => std::future::pending().await,
+            _ => Ok(self.inner.wait_for_change(claim).await?.map(|status| self.alter_status(claim, status))),
         }
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         match self.bug {
-            Bug::GrantsToAll | Bug::LetsInTheImpatient => {
+            Bug::GrantsToAll | Bug::TriesPassTheQueue => {
                 claims.iter().map(|claim| Ok(self.grant(claim))).collect()
             }
             Bug::ForgetsRenewals => {
@@ -170,34 +172,35 @@ impl Backend for Broken {
                     let mine = entries.into_iter().find(|entry| entry.id == Some(claim.id));
                     let fencing_token = mine.map_or(1, |entry| entry.fencing_token);
                     let held = ClaimStatus::Held(Grant { fencing_token, expires: None, hold_ends: None });
-                    answers.push(Ok(self.told(claim, held)));
+                    answers.push(Ok(self.alter_status(claim, held)));
                 }
                 answers
             }
             Bug::LosesWakeUps | Bug::DropsWaiters => {
-                // Nor does a renewal tell.
-                let told = claims.iter().zip(self.inner.renew(claims).await);
-                let deaf = |claim: &Claim| self.deaf().contains(&claim.id);
-                told.map(|(claim, answer)| if deaf(claim) { Ok(ClaimStatus::Waiting) } else { answer })
+                // A renewal must not reveal the change either.
+                let answers = claims.iter().zip(self.inner.renew(claims).await);
+                let hides = |claim: &Claim| self.unnotified().contains(&claim.id);
+                answers
+                    .map(|(claim, answer)| if hides(claim) { Ok(ClaimStatus::Waiting) } else { answer })
                     .collect()
             }
             Bug::RefusesRenewals => claims
                 .iter()
-                .map(|_| Err(Error::unavailable("a broken store", "it renews nothing")))
+                .map(|_| Err(Error::unavailable("a mutant store", "it renews nothing")))
                 .collect(),
             Bug::RevokesAtWill => {
-                let told = claims.iter().zip(self.inner.renew(claims).await);
-                let revoked = |answer: &Result<ClaimStatus>| {
-                    matches!(answer, Ok(ClaimStatus::Held(_))) && self.counted().is_multiple_of(2)
+                let answers = self.inner.renew(claims).await.into_iter();
+                let is_revoked = |answer: &Result<ClaimStatus>| {
+                    matches!(answer, Ok(ClaimStatus::Held(_))) && self.count_call().is_multiple_of(2)
                 };
-                told.map(|(_, answer)| if revoked(&answer) { Ok(ClaimStatus::Gone) } else { answer })
+                answers
+                    .map(|answer| if is_revoked(&answer) { Ok(ClaimStatus::Gone) } else { answer })
                     .collect()
             }
             _ => {
-                let taken: Vec<_> = claims.iter().map(|claim| Arc::new(self.taken(claim))).collect();
-                let answers = self.inner.renew(&taken).await;
-                let told = claims.iter().zip(answers);
-                told.map(|(claim, answer)| Ok(self.told(claim, answer?))).collect()
+                let altered: Vec<_> = claims.iter().map(|claim| Arc::new(self.alter_claim(claim))).collect();
+                let answers = claims.iter().zip(self.inner.renew(&altered).await);
+                answers.map(|(claim, answer)| Ok(self.alter_status(claim, answer?))).collect()
             }
         }
     }
@@ -207,16 +210,16 @@ impl Backend for Broken {
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
-        let left = self.inner.release(&self.taken(claim)).await?;
-        if self.bug == Bug::LeavesForOthers
+        let released = self.inner.release(&self.alter_claim(claim)).await?;
+        if self.bug == Bug::ReleasesOthers
             && let Some(next) = self.inner.inspect(&claim.name).await?.into_iter().next()
             && let Some(id) = next.id
         {
             self.inner.release(&Claim { id, permits: next.permits, ..claim.clone() }).await?;
         }
         match self.bug {
-            Bug::GrantsToAll | Bug::LetsInTheImpatient => Ok(Release::Released),
-            _ => Ok(left),
+            Bug::GrantsToAll | Bug::TriesPassTheQueue => Ok(Release::Released),
+            _ => Ok(released),
         }
     }
 

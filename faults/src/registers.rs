@@ -1,7 +1,8 @@
-//! What the locks guard, in small: a register that refuses old tokens, and beside it one that takes everything.
+//! The resource that the locks guard: a register that refuses old tokens, and a control that accepts
+//! everything.
 //!
-//! The check is that of Martin Kleppmann, "How to do distributed locking" (2016), made fit for locks that are shared: who
-//! shares one does not write but look, which nobody may have written past.
+//! The check is the one of Martin Kleppmann, "How to do distributed locking" (2016), extended to shared
+//! locks: a shared holder reads instead of writing, and its read is refused after a write with a newer token.
 
 use std::collections::HashMap;
 use std::io::Result;
@@ -18,32 +19,33 @@ use crate::log::Log;
 /// The registers of all names.
 #[derive(Debug, Default)]
 pub struct Registers {
-    names: HashMap<String, Seen>,
+    names: HashMap<String, Newest>,
 }
 
+/// The newest tokens that one register has accepted.
 #[derive(Debug, Default)]
-struct Seen {
-    written: u64,
-    /// Written or looked at.
-    seen: u64,
+struct Newest {
+    write: u64,
+    write_or_read: u64,
 }
 
 impl Registers {
-    /// Serves a write or a look, and says whether the token is as new as has to be.
+    /// Serves a write or a read, and says whether its token is new enough.
     pub fn serve(&mut self, name: &str, fencing_token: u64, exclusive: bool) -> bool {
-        let register = self.names.entry(name.to_owned()).or_default();
-        let accepted = fencing_token >= if exclusive { register.seen } else { register.written };
+        let newest = self.names.entry(name.to_owned()).or_default();
+        let accepted = fencing_token >= if exclusive { newest.write_or_read } else { newest.write };
         if accepted {
-            register.seen = register.seen.max(fencing_token);
+            newest.write_or_read = newest.write_or_read.max(fencing_token);
             if exclusive {
-                register.written = fencing_token;
+                newest.write = fencing_token;
             }
         }
         accepted
     }
 }
 
-/// Serves owners at an address of this host until this process's standard input ends; prints where.
+/// Serves owners at an address of this host until this process's standard input ends; prints the bound
+/// address.
 ///
 /// # Errors
 /// When no port is free, or the log cannot be made.
@@ -56,7 +58,7 @@ pub async fn run(log: &Path, address: IpAddr) -> Result<()> {
     Ok(())
 }
 
-/// Serves owners in the background, and says where.
+/// Serves owners in the background, and returns the bound address.
 ///
 /// # Errors
 /// When no port is free, or the log cannot be made.
@@ -110,12 +112,12 @@ mod tests {
     use super::Registers;
 
     #[test]
-    fn a_write_is_refused_after_a_newer_write_or_look_and_a_look_after_a_newer_write() {
+    fn a_write_is_refused_after_a_newer_write_or_read_and_a_read_after_a_newer_write() {
         let mut registers = Registers::default();
         assert!(registers.serve("a", 3, true) && registers.serve("a", 3, true));
         assert!(!registers.serve("a", 2, true) && !registers.serve("a", 2, false));
         assert!(registers.serve("a", 5, false) && registers.serve("a", 4, false));
         assert!(!registers.serve("a", 4, true) && registers.serve("a", 5, true));
-        assert!(registers.serve("b", 1, true), "names are apart");
+        assert!(registers.serve("b", 1, true), "each name has a register of its own");
     }
 }

@@ -1,4 +1,4 @@
-//! What owners decide comes from the run's seed and their number, and from nothing that happens.
+//! The decisions of an owner depend only on the run's seed and the owner's number, not on what happens.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn plan(directory: &Path, seed: u64, owner: u32) -> Plan {
     }
 }
 
-/// What owners decided in a run, as their logs tell: for each owner and lock one list.
+/// The decisions of the owners of a run, from their logs: one list for each owner and lock.
 async fn decided(seed: u64) -> Vec<Vec<(Kind, u32, Mode)>> {
     let directory = TempDir::new().unwrap();
     let log = directory.path().join("register.jsonl");
@@ -41,7 +41,7 @@ async fn decided(seed: u64) -> Vec<Vec<(Kind, u32, Mode)>> {
         owners.push(tokio::spawn(run_over(manager, plan, stop.clone())));
     }
     let mut lists = Vec::new();
-    // However slow the machine is: until each has decided often enough to be compared.
+    // However slow the machine is, this waits until each list is long enough to be compared.
     while lists.iter().map(Vec::len).min().is_none_or(|least| least < 30) {
         tokio::time::sleep(Duration::from_millis(50)).await;
         lists = (0..2)
@@ -60,16 +60,16 @@ fn invoked(log: &Path) -> Vec<Vec<(Kind, u32, Mode)>> {
     let events = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let mut lists = vec![Vec::new(); run::locks().len()];
     for event in events {
-        if let OwnerEvent::Invoke { name, kind, weight, mode, .. } = serde_json::from_str(event).unwrap() {
-            let position = run::locks().iter().position(|which| which.name == name).unwrap();
-            lists[position].push((kind, weight, mode));
+        if let OwnerEvent::Invoke { name, kind, count, mode, .. } = serde_json::from_str(event).unwrap() {
+            let position = run::locks().iter().position(|spec| spec.name == name).unwrap();
+            lists[position].push((kind, count, mode));
         }
     }
     lists
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_runs_with_one_seed_decide_the_same() {
+async fn owners_of_two_runs_with_one_seed_decide_the_same() {
     let (first, second, other) = (decided(7).await, decided(7).await, decided(8).await);
     let same =
         |one: &[(Kind, u32, Mode)], two: &[(Kind, u32, Mode)]| one.iter().zip(two).all(|(a, b)| a == b);
@@ -79,18 +79,18 @@ async fn two_runs_with_one_seed_decide_the_same() {
 }
 
 #[test]
-fn owners_in_python_decide_as_those_in_rust() {
+fn owners_in_python_decide_as_owners_in_rust() {
     for (seed, owner) in [(0, 0), (7, 3), (u64::MAX, 41)] {
         let plan = plan(Path::new(""), seed, owner);
-        for (position, which) in plan.locks.iter().enumerate() {
-            let drawn = (0..200).map(|step| format!("{}\n", Choice::draw(&plan, which, position, step)));
+        for (position, spec) in plan.locks.iter().enumerate() {
+            let drawn = (0..200).map(|step| format!("{}\n", Choice::draw(&plan, spec, position, step)));
             let program = concat!(env!("CARGO_MANIFEST_DIR"), "/choices.py");
             let text = serde_json::to_string(&plan).unwrap();
-            let told = Command::new("python3")
+            let output = Command::new("python3")
                 .args([program, &text, &position.to_string(), "200"])
                 .output()
                 .unwrap();
-            assert_eq!(String::from_utf8(told.stdout).unwrap(), drawn.collect::<String>());
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), drawn.collect::<String>());
         }
     }
 }

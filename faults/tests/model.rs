@@ -1,11 +1,11 @@
-//! The protocol, searched in every order of events; and that the search finds what is wrong where something is.
+//! The protocol keeps its promises in every order of events, and the search finds each flaw that it is given.
 
 use globallock_faults::model::{Flaw, Protocol, Shape, sound};
 
-const EXCLUSION: &str = "never more believe to hold than fit";
-const FENCED: &str = "what is guarded never takes an older token after a newer one";
-const OVERTAKEN: &str = "a grant overtakes an answer that the claim waits";
-const UNPROVOKED: &str = "nobody is told lost what the store keeps and whose time has not ended";
+const EXCLUSION: &str = "believed holders never exceed the capacity";
+const FENCED: &str = "the guarded resource never accepts an older token after a newer one";
+const OVERTAKEN: &str = "a grant overtakes an answer of waiting";
+const UNPROVOKED: &str = "no claim is reported lost that the store keeps and whose lease has not expired";
 
 #[test]
 fn the_protocol_keeps_its_promises_in_every_order_of_events() {
@@ -15,8 +15,8 @@ fn the_protocol_keeps_its_promises_in_every_order_of_events() {
         let found = Protocol { end, ..protocol }.search();
         println!("{found}");
         assert!(found.is_sound(), "{found}");
-        // A claim that is asked for once has one answer.
-        assert_eq!(found.violated.contains(&OVERTAKEN), found.protocol.asks > 1, "{found}");
+        // A claim that is requested only once has only one answer, which no grant can overtake.
+        assert_eq!(found.violated.contains(&OVERTAKEN), found.protocol.requests > 1, "{found}");
         assert_eq!(
             found.violated.contains(&"two share the lock"),
             !found.protocol.name.contains("mutex"),
@@ -25,7 +25,7 @@ fn the_protocol_keeps_its_promises_in_every_order_of_events() {
     }
 }
 
-/// Searches a protocol of two owners with a flaw, and expects a story of how it breaks that promise.
+/// Searches the protocol of two owners with a flaw, and expects a counterexample to that promise.
 fn breaks(flaw: Flaw, shapes: &[Shape], promise: &'static str) {
     breaks_for("mutex of two", flaw, shapes, promise);
 }
@@ -41,30 +41,30 @@ fn breaks_for(name: &str, flaw: Flaw, shapes: &[Shape], promise: &'static str) {
     }
 }
 
-const BOTH: [Shape; 2] = [Shape::LeaseOfClaim, Shape::LeaseOfOwner];
+const BOTH: [Shape; 2] = [Shape::LeasePerClaim, Shape::LeasePerOwner];
 
 #[test]
-fn an_owner_that_believes_for_ever_is_found() {
+fn an_owner_without_a_deadline_is_found() {
     breaks(Flaw::NoDeadline, &BOTH, EXCLUSION);
 }
 
 #[test]
-fn an_owner_that_counts_from_the_answer_is_found() {
+fn an_owner_that_counts_its_lease_from_the_answer_is_found() {
     breaks(Flaw::CountsFromAnswer, &BOTH, EXCLUSION);
 }
 
 #[test]
-fn an_owner_that_trusts_its_clock_is_found() {
+fn an_owner_without_a_margin_for_clocks_is_found() {
     breaks(Flaw::NoMargin, &BOTH, EXCLUSION);
 }
 
 #[test]
-fn a_resource_that_takes_every_token_is_found() {
+fn a_resource_that_accepts_every_token_is_found() {
     breaks(Flaw::NoFencing, &BOTH, FENCED);
 }
 
 #[test]
-fn tokens_that_begin_anew_are_found() {
+fn tokens_that_start_again_are_found() {
     breaks(Flaw::TokensRestart, &BOTH, "tokens rise");
 }
 
@@ -74,35 +74,35 @@ fn a_store_that_grants_to_all_is_found() {
 }
 
 #[test]
-fn a_store_that_keeps_the_dead_is_found() {
+fn a_store_that_keeps_expired_claims_is_found() {
     breaks(
-        Flaw::KeepsTheDead,
+        Flaw::KeepsExpiredClaims,
         &BOTH,
-        "whoever waits is granted when the others have been silent for a lease",
+        "a waiter is granted once the others have been silent for a lease",
     );
 }
 
 #[test]
-fn a_store_that_lets_in_who_has_left_is_found() {
-    let promise = "who has left leaves nothing that another claim keeps alive";
-    breaks(Flaw::NoBar, &[Shape::LeaseOfOwner], promise);
+fn a_store_that_enqueues_a_released_claim_is_found() {
+    let promise = "a released claim leaves nothing that another claim keeps alive";
+    breaks(Flaw::NoTombstone, &[Shape::LeasePerOwner], promise);
 }
 
 #[test]
-fn a_claim_that_trusts_the_end_of_the_next_is_found() {
+fn a_waiter_that_takes_any_end_for_its_grant_is_found() {
     for name in ["mutex of three", "permits"] {
-        breaks_for(name, Flaw::TrustsTheNext, &[Shape::LeaseOfOwner], EXCLUSION);
+        breaks_for(name, Flaw::TakesGoneForGrant, &[Shape::LeasePerOwner], EXCLUSION);
     }
 }
 
 #[test]
-fn an_owner_that_takes_a_newer_lease_for_the_older_is_found() {
-    breaks_for("two mutexes of two", Flaw::OneLeaseForEver, &[Shape::LeaseOfOwner], EXCLUSION);
+fn an_owner_that_confuses_its_leases_is_found() {
+    breaks_for("two mutexes of two", Flaw::ConfusesLeases, &[Shape::LeasePerOwner], EXCLUSION);
 }
 
 #[test]
-fn an_owner_that_asks_while_it_leaves_is_found() {
-    breaks(Flaw::AsksWhileLeaving, &BOTH, EXCLUSION);
+fn an_owner_that_requests_a_claim_while_it_releases_it_is_found() {
+    breaks(Flaw::AsksWhileReleasing, &BOTH, EXCLUSION);
 }
 
 #[test]
@@ -112,33 +112,33 @@ fn an_owner_that_believes_an_answer_from_before_its_grant_is_found() {
 
 #[test]
 fn an_owner_that_takes_the_token_of_an_old_answer_is_found() {
-    breaks(Flaw::TakesAnyToken, &BOTH, "whoever believes knows its token");
+    breaks(Flaw::TakesAnyToken, &BOTH, "a believed holder knows its token");
 }
 
-/// Searches a protocol of two owners that may ask so often: a claim can expire while it waits, and join once more.
-fn joins_twice(flaw: Flaw, shape: Shape, asks: u8, promise: &'static str) {
+/// Searches the protocol of two owners with so many requests that a waiter can expire and be enqueued again.
+fn breaks_after_a_second_enqueue(flaw: Flaw, shape: Shape, requests: u8, promise: &'static str) {
     let of_two = |protocol: &Protocol| protocol.name == "mutex of two" && protocol.shape == shape;
     for protocol in sound(2, 2).into_iter().filter(of_two) {
-        let without = Protocol { asks, writes: false, ..protocol.clone() }.search();
+        let without = Protocol { requests, writes: false, ..protocol.clone() }.search();
         println!("{without}");
         assert!(without.is_sound(), "{without}");
-        let found = Protocol { flaw, asks, writes: false, ..protocol }.search_for(promise);
+        let found = Protocol { flaw, requests, writes: false, ..protocol }.search_for(promise);
         println!("{found}");
         assert!(found.violated.contains(&promise), "{found}");
     }
 }
 
 #[test]
-fn an_owner_that_forgets_a_place_for_what_is_said_of_an_earlier_one_is_found() {
-    joins_twice(Flaw::ForgetsNewerPlace, Shape::LeaseOfOwner, 4, UNPROVOKED);
+fn an_owner_that_forgets_an_entry_because_an_earlier_one_is_gone_is_found() {
+    breaks_after_a_second_enqueue(Flaw::ForgetsNewerEntry, Shape::LeasePerOwner, 4, UNPROVOKED);
 }
 
 #[test]
-fn an_owner_that_takes_a_push_to_an_earlier_place_is_found() {
-    joins_twice(
+fn an_owner_that_takes_a_push_to_an_earlier_entry_is_found() {
+    breaks_after_a_second_enqueue(
         Flaw::TakesOldPushes,
-        Shape::LeaseOfClaim,
+        Shape::LeasePerClaim,
         3,
-        "whoever believes has a claim in the store that holds",
+        "a believed holder is a holder in the store",
     );
 }

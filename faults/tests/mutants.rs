@@ -1,4 +1,5 @@
-//! The checker itself: stores with a bug are caught by the rule of the promise that they break, and a sound one is not.
+//! The checker itself: each mutant of a store is caught by the rule of the promise that it breaks, and a
+//! sound store is not blamed.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,7 @@ use globallock_conformance::faulty::{Fault, Faulty, Verb};
 use globallock_faults::check::{History, Report, Rule, check};
 use globallock_faults::history::{FaultEvent, Terms, now};
 use globallock_faults::log::Log;
-use globallock_faults::mutants::{Broken, Bug};
+use globallock_faults::mutants::{Bug, Mutant};
 use globallock_faults::owner::{Plan, run_over};
 use globallock_faults::{registers, run};
 use tempfile::TempDir;
@@ -19,53 +20,52 @@ use tokio::sync::watch;
 
 const LEASE: Duration = Duration::from_millis(400);
 
-/// What is between owners and a store.
+/// The connections between owners and the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Connections {
     Open,
-    /// The renewals of one owner do not arrive.
+    /// The renewals of one owner fail.
     CutOff,
-    /// The answers to renewals come late.
+    /// Renewals are slow, so that their answers may come after a grant.
     Slow,
 }
 
-/// Has five owners use a store until `shown` says that what they logged tells enough, and judges that.
-///
-/// On a busy machine less happens in the same time, which is why it may take longer.
-async fn judged(bug: Bug, way: Way, shown: impl Fn(&Report) -> bool) -> Report {
+/// Lets five owners use a store, and judges their logs. If these are not `enough`, it tries again for a
+/// longer time, because on a busy machine less happens in the same time.
+async fn judged(bug: Bug, connections: Connections, enough: impl Fn(&Report) -> bool) -> Report {
     let mut report = None;
     for seconds in [5, 10, 20] {
         let directory = TempDir::new().unwrap();
-        happens(directory.path(), bug, way, Duration::from_secs(seconds), LEASE).await;
+        use_store(directory.path(), bug, connections, Duration::from_secs(seconds), LEASE).await;
         let judged = report.insert(check(&History::read(directory.path()).unwrap()));
-        if shown(judged) {
+        if enough(judged) {
             break;
         }
     }
     report.unwrap()
 }
 
-/// Whether a store was blamed, or so much went well that it should not have been.
-fn is_shown(report: &Report) -> bool {
+/// Whether the store was blamed, or was used so much that a bug would have shown.
+fn is_enough(report: &Report) -> bool {
     report.calm_grants > 500 || !report.violations.is_empty()
 }
 
-/// The same, where an owner is cut off and has to lose something.
-fn is_shown_with_losses(report: &Report) -> bool {
+/// The same where an owner is cut off, and must lose something.
+fn is_enough_with_losses(report: &Report) -> bool {
     report.all_grants() > 500 && report.all_losses() > 0 || !report.violations.is_empty()
 }
 
-/// Has five owners use a store, and leaves their logs.
-async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: Duration) {
-    let store = Broken::new(bug);
-    let lease = u64::try_from(span.as_micros()).unwrap();
+/// Lets five owners use a store for a while, and leaves their logs.
+async fn use_store(directory: &Path, bug: Bug, connections: Connections, length: Duration, lease: Duration) {
+    let store = Mutant::new(bug);
+    let microseconds = u64::try_from(lease.as_micros()).unwrap();
     let faults = Log::create(&directory.join("faults.jsonl")).unwrap();
     let terms = Terms { slack: 800_000, ..Terms::default() };
     let (name, owed) = ("memory".to_owned(), Vec::new());
-    faults.write(&FaultEvent::Start { at: now(), store: name, seed: 0, lease, terms, owed });
+    faults.write(&FaultEvent::Start { at: now(), store: name, seed: 0, lease: microseconds, terms, owed });
     let registers = registers::start(&directory.join("register.jsonl"), [127, 0, 0, 1].into()).await.unwrap();
     let manager = |backend: Arc<dyn Backend>, owner: u32| {
-        let locks = Options { lease: span, ..Options::default() };
+        let locks = Options { lease: lease, ..Options::default() };
         LockManager::with_backend(backend, ManagerOptions { locks, label: Some(format!("owner-{owner}")) })
             .unwrap()
     };
@@ -75,10 +75,10 @@ async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: D
     let mut owners = Vec::new();
     for owner in 0..5 {
         let behind = Faulty::new(store.clone());
-        match way {
-            Way::CutOff if owner == 0 => behind.always(Verb::Renew, Fault::Refuse),
-            Way::Slow => behind.always(Verb::Renew, Fault::Delay(span / 16)),
-            Way::Open | Way::CutOff => {}
+        match connections {
+            Connections::CutOff if owner == 0 => behind.always(Verb::Renew, Fault::Refuse),
+            Connections::Slow => behind.always(Verb::Renew, Fault::Delay(lease / 16)),
+            Connections::Open | Connections::CutOff => {}
         }
         let plan = Plan {
             url: String::new(),
@@ -86,9 +86,10 @@ async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: D
             log: directory.join(format!("owner-{owner}.jsonl")),
             owner,
             seed: 0,
-            lease,
+            lease: microseconds,
             limit: 3_000_000,
-            // Where renewals fail, one who holds for long is enough, and the others show that the store answers.
+            // If renewals fail, it is enough that one owner holds for long: the releases of the others show
+            // that the store answers.
             long: match bug {
                 Bug::RefusesRenewals if owner == 0 => 5,
                 Bug::RefusesRenewals => 0,
@@ -104,12 +105,20 @@ async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: D
         owner.await.unwrap().unwrap();
     }
     observer.abort();
-    if way == Way::CutOff {
+    if connections == Connections::CutOff {
         let (kind, proof) = ("renewals_refused".to_owned(), String::new());
-        let (owner, bit, forgets) = (Some(0), true, false);
-        faults.write(&FaultEvent::Fault { at: began, mended: now(), kind, owner, proof, bit, forgets });
+        let (owner, took_effect, forgets) = (Some(0), true, false);
+        faults.write(&FaultEvent::Fault {
+            at: began,
+            mended: now(),
+            kind,
+            owner,
+            proof,
+            took_effect,
+            forgets,
+        });
     }
-    tokio::time::sleep(span * 2).await;
+    tokio::time::sleep(lease * 2).await;
     let left = manager(store, 98).names("").map(|name| name.unwrap().to_string()).collect().await;
     faults.write(&FaultEvent::Left { at: now(), left });
     faults.write(&FaultEvent::End { at: now() });
@@ -117,7 +126,7 @@ async fn happens(directory: &Path, bug: Bug, way: Way, length: Duration, span: D
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sound_store_is_not_blamed() {
-    let report = judged(Bug::None, Way::Open, is_shown).await;
+    let report = judged(Bug::None, Connections::Open, is_enough).await;
     assert!(report.violations.is_empty(), "{report}");
     assert!(
         report.all_grants() > 500
@@ -130,28 +139,29 @@ async fn a_sound_store_is_not_blamed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sound_store_is_not_blamed_for_an_owner_that_is_cut_off() {
-    let report = judged(Bug::None, Way::CutOff, is_shown_with_losses).await;
+    let report = judged(Bug::None, Connections::CutOff, is_enough_with_losses).await;
     assert!(report.violations.is_empty(), "{report}");
     assert!(report.all_grants() > 500 && report.all_losses() > 0, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sound_store_is_not_blamed_for_answers_that_come_after_a_grant() {
-    let report = judged(Bug::None, Way::Slow, is_shown).await;
+async fn a_sound_store_is_not_blamed_for_slow_renewals() {
+    let report = judged(Bug::None, Connections::Slow, is_enough).await;
     assert!(report.violations.is_empty(), "{report}");
     assert!(report.calm_grants > 500, "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_renews_nothing_is_caught_or_its_losses_counted_where_the_machine_had_no_time() {
+async fn a_store_that_renews_nothing_is_caught_or_its_losses_are_counted() {
     for _ in 0..3 {
         let (directory, lease) = (TempDir::new().unwrap(), Duration::from_secs(4));
-        happens(directory.path(), Bug::RefusesRenewals, Way::Open, lease * 3, lease).await;
+        use_store(directory.path(), Bug::RefusesRenewals, Connections::Open, lease * 3, lease).await;
         let report = check(&History::read(directory.path()).unwrap());
         if report.violates(Rule::Unprovoked) {
             return;
         }
-        // An expired lease proves nothing while the machine makes others wait as well; but none is passed over.
+        // While the machine makes others wait too, an expired lease proves nothing; but each of them is
+        // counted.
         let expired = report.losses.get("expired").copied().unwrap_or(0);
         assert!(expired > 0 && report.paused == expired, "{report}");
     }
@@ -160,7 +170,7 @@ async fn a_store_that_renews_nothing_is_caught_or_its_losses_counted_where_the_m
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logs_that_were_kept_are_judged_again_as_they_were() {
     let directory = TempDir::new().unwrap();
-    happens(directory.path(), Bug::GrantsToAll, Way::Open, Duration::from_secs(1), LEASE).await;
+    use_store(directory.path(), Bug::GrantsToAll, Connections::Open, Duration::from_secs(1), LEASE).await;
     let report = check(&History::read(directory.path()).unwrap());
     assert!(report.violates(Rule::Exclusion), "{report}");
     let program = env!("CARGO_BIN_EXE_globallock-faults");
@@ -169,13 +179,14 @@ async fn logs_that_were_kept_are_judged_again_as_they_were() {
     assert_eq!(String::from_utf8(again.stdout).unwrap(), report.to_string());
 }
 
-/// One test for each bug: it is caught by the rule of the promise that it breaks.
+/// One test for each mutant: it is caught by the rule of the promise that it breaks.
 macro_rules! caught {
     ($($name:ident: $bug:ident by $rule:ident;)*) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
-            let way = if Bug::$bug == Bug::PromisesTooLong { Way::CutOff } else { Way::Open };
-            let report = judged(Bug::$bug, way, |report| report.violates(Rule::$rule)).await;
+            let is_cut_off = Bug::$bug == Bug::PromisesTooLong;
+            let connections = if is_cut_off { Connections::CutOff } else { Connections::Open };
+            let report = judged(Bug::$bug, connections, |report| report.violates(Rule::$rule)).await;
             assert!(report.violates(Rule::$rule), "{report}");
         })*
     };
@@ -186,16 +197,16 @@ caught! {
     a_store_that_repeats_tokens_is_caught: RepeatsTokens by Tokens;
     a_store_whose_tokens_fall_is_caught: TokensFall by Tokens;
     a_store_whose_tokens_fall_is_caught_at_the_register: TokensFall by BelievedWrites;
-    a_store_whose_tokens_begin_anew_is_caught: TokensRestart by Tokens;
+    a_store_whose_tokens_start_again_is_caught: TokensRestart by Tokens;
     a_store_whose_claims_share_a_token_is_caught: SharesTokens by Tokens;
     a_store_that_promises_too_long_is_caught: PromisesTooLong by Exclusion;
     a_store_that_forgets_renewals_is_caught: ForgetsRenewals by Exclusion;
-    a_store_that_lets_in_the_impatient_is_caught: LetsInTheImpatient by Exclusion;
-    a_store_that_grants_to_the_newest_is_caught: NewestFirst by Queue;
+    a_store_whose_tries_pass_the_queue_is_caught: TriesPassTheQueue by Exclusion;
+    a_store_that_grants_the_newest_first_is_caught: GrantsNewestFirst by Queue;
     a_store_that_loses_wake_ups_is_caught: LosesWakeUps by Progress;
     a_store_that_drops_waiters_is_caught: DropsWaiters by Queue;
-    a_store_that_takes_writers_for_readers_is_caught: WritersRead by Exclusion;
-    a_store_that_counts_claims_for_permits_is_caught: CountsClaims by Exclusion;
-    a_store_whose_departures_take_others_out_is_caught: LeavesForOthers by Exclusion;
+    a_store_that_counts_writers_as_readers_is_caught: CountsWritersAsReaders by Exclusion;
+    a_store_that_counts_claims_as_permits_is_caught: CountsClaimsAsPermits by Exclusion;
+    a_store_whose_releases_release_others_is_caught: ReleasesOthers by Exclusion;
     a_store_that_revokes_without_reason_is_caught: RevokesAtWill by Unprovoked;
 }

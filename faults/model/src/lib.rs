@@ -1,12 +1,14 @@
 #![forbid(unsafe_code)]
 //! The protocol between owners and a store, small enough to be searched in every order of events.
 //!
-//! Owners ask, repeat themselves, renew, write to what is guarded, and give back; requests, answers and pushes overtake
-//! each other, and arrive late or never; time passes whenever it likes, and one owner's clock is slow. Nobody has to
-//! do anything: an owner that is dead or stopped is one that does not, and a message that is lost is one that does
-//! not arrive. What is decided is decided by the functions that the product itself uses:
-//! [`admit`](globallock::queue::admit) and [`blockers`](globallock::queue::blockers) over the queue, and
-//! [`deadline`](globallock::internals::deadline) for what an owner believes.
+//! Owners enqueue claims, repeat requests, renew, write to the guarded resource, and release. Requests,
+//! answers and pushes overtake each other, and arrive late or never. Time may pass between any two events,
+//! and one owner's clock is slow. No event has to happen: a dead or stopped owner is one that does nothing
+//! more, and a lost message is one that never arrives.
+//!
+//! The decisions are made by the functions of the product: [`admit`](globallock::queue::admit) and
+//! [`blockers`](globallock::queue::blockers) decide over the queue, and
+//! [`deadline`](globallock::internals::deadline) decides until when an owner believes that it holds.
 
 mod owner;
 mod promises;
@@ -24,76 +26,77 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 pub use state::State;
 use state::{Message, Phase};
 
-/// A lease is so many ticks.
+/// The length of a lease in ticks.
 const LEASE: u8 = 2;
-/// How long a tick is: the margin for clocks is a small part of it, as it is of a lease.
+/// The length of a tick. So long that the margin for clocks is a small part of it, as it is of a real lease.
 const TICK: Duration = Duration::from_secs(100);
 
 /// When the model's time begins.
 static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// How a store keeps the dead from holding for ever, and whom it tells of a grant.
+/// How a store ends the claims of dead owners, and how it notifies waiters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shape {
-    /// Each claim has a lease of its own, and the store tells it of its grant, as Redis does.
-    LeaseOfClaim,
-    /// All claims of an owner hang on one lease, so that what renews one renews all, and a claim that waits is told
-    /// that one in front of it is gone, as in etcd and ZooKeeper.
-    LeaseOfOwner,
+    /// As in Redis: each claim has a lease of its own, and the store notifies a waiter of its grant.
+    LeasePerClaim,
+    /// As in etcd and ZooKeeper: all claims of an owner are attached to one lease, so one renewal renews all
+    /// of them; and the store notifies a waiter when a claim in front of it is gone.
+    LeasePerOwner,
 }
 
-/// What is wrong with the protocol, for the search to find.
+/// A flaw of the protocol, for the search to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flaw {
-    /// Nothing.
+    /// No flaw.
     None,
-    /// Owners believe until they are told otherwise.
+    /// Owners believe that they hold until the store says otherwise.
     NoDeadline,
-    /// Owners count their leases from the answer.
+    /// Owners count their leases from the answer, not from the request.
     CountsFromAnswer,
-    /// Owners take nothing off for the rates of clocks.
+    /// Owners keep no margin for clocks that run at different rates.
     NoMargin,
-    /// What is guarded takes every token.
+    /// The guarded resource accepts every token.
     NoFencing,
-    /// Tokens begin anew when the queue is empty.
+    /// Tokens start again from 1 when the queue is empty.
     TokensRestart,
-    /// Who waits is told that it holds.
+    /// A waiter is answered that it holds.
     GrantsToAll,
-    /// Claims whose lease is over stay in the queue.
-    KeepsTheDead,
-    /// A request to join that arrives after the departure joins.
-    NoBar,
-    /// Who waits takes the end of the claim in front for its own grant.
-    TrustsTheNext,
-    /// What confirms an owner's newer lease confirms its claims under the older one.
-    OneLeaseForEver,
-    /// Owners that have given up, and were not answered, ask again and take the answer.
-    AsksWhileLeaving,
-    /// Owners take "waiting" and "nowhere" for a loss though they had asked before they were granted.
+    /// Expired claims stay in the queue.
+    KeepsExpiredClaims,
+    /// A request to enqueue that arrives after the claim's release enqueues it.
+    NoTombstone,
+    /// A waiter takes the end of any claim in front of it for its own grant.
+    TakesGoneForGrant,
+    /// The confirmation of an owner's newer lease also confirms its claims that were attached to the older
+    /// one.
+    ConfusesLeases,
+    /// Owners whose release is not answered yet request the claim again, and believe the answer.
+    AsksWhileReleasing,
+    /// Owners take the answers "waiting" and "not found" for a loss, even to a request from before the grant.
     BelievesOldAnswers,
-    /// Owners that look for an earlier place of a claim, and do not find it, forget the place that it has now.
-    ForgetsNewerPlace,
-    /// Owners take the token of whatever answer comes last.
+    /// Owners that are answered "not found" about an earlier entry of a claim forget its present entry.
+    ForgetsNewerEntry,
+    /// Owners take the token of the latest answer, whatever it is.
     TakesAnyToken,
-    /// Owners take a push to an earlier place of a claim for one to the place that it has now.
+    /// Owners take a push to an earlier entry of a claim for a push to its present entry.
     TakesOldPushes,
 }
 
-/// A claim that somebody wants.
+/// A claim that an owner wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Whose claim it is.
+    /// The owner.
     pub owner: u8,
-    /// Of which lock.
+    /// The name of the lock.
     pub name: u8,
-    /// How much of it.
+    /// How much of the lock.
     pub permits: Permits,
 }
 
 /// What is searched.
 #[derive(Clone, Debug)]
 pub struct Protocol {
-    /// For people.
+    /// What people call it.
     pub name: &'static str,
     /// How the store keeps leases.
     pub shape: Shape,
@@ -101,11 +104,11 @@ pub struct Protocol {
     pub claims: Vec<Wanted>,
     /// When time ends, in ticks.
     pub end: u8,
-    /// How many messages are on their way at most before owners send more.
+    /// The number of messages under way from which on owners send no more.
     pub most: usize,
-    /// How often each claim is asked for or renewed at most.
-    pub asks: u8,
-    /// Whether owners write to what is guarded.
+    /// How often each claim is requested or renewed at most.
+    pub requests: u8,
+    /// Whether owners write to the guarded resource.
     pub writes: bool,
     /// What is wrong.
     pub flaw: Flaw,
@@ -114,15 +117,15 @@ pub struct Protocol {
 /// What can happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A tick goes by.
+    /// A tick passes.
     Tick,
-    /// An owner asks for a claim, or repeats a request, or renews.
-    Ask(u8),
+    /// An owner requests a claim, repeats a request, or renews.
+    Request(u8),
     /// An owner that holds writes.
     Write(u8),
-    /// An owner gives back, or gives up.
-    Leave(u8),
-    /// The store tells a claim that waits of a change, unasked: the first of what there is to tell, or a later one.
+    /// An owner releases a held claim, or stops waiting.
+    Release(u8),
+    /// The store notifies a waiter of a change: the number says which of the changes there are.
     Push(u8, usize),
     /// A message arrives.
     Arrive(usize),
@@ -137,28 +140,30 @@ impl Protocol {
         self.wanted(claim).permits
     }
 
-    fn shares(&self, claims: &[u8]) -> Vec<Permits> {
+    fn permits_of(&self, claims: &[u8]) -> Vec<Permits> {
         claims.iter().map(|claim| self.permits(*claim)).collect()
     }
 
     fn arrive(&self, state: &mut State, message: Message) {
         self.expire(state);
         match message {
-            Message::Join(claim, asked) => self.join(state, claim, asked),
-            Message::Leave(claim) => {
+            Message::Enqueue(claim, request) => self.enqueue(state, claim, request),
+            Message::Release(claim) => {
                 state.queue.retain(|entry| entry.claim != claim);
-                state.barred.push(claim);
-                state.network.push(Message::Departed(claim));
+                state.tombstones.push(claim);
+                state.network.push(Message::Released(claim));
             }
-            Message::Held(claim, held) => self.told_held(state, claim, held),
-            Message::Waits(claim, waits, ahead, held) => self.told_waits(state, claim, waits, ahead, held),
-            Message::Nowhere(claim, asked) => self.told_nowhere(state, claim, asked),
-            Message::Granted(claim, fencing_token) => self.told_granted(state, claim, fencing_token),
-            Message::Gone(claim, fencing_token, gone) => self.told_gone(state, claim, fencing_token, gone),
-            Message::Departed(claim) => {
+            Message::Held(claim, held) => self.on_held(state, claim, held),
+            Message::Waiting(claim, waiting, ahead, held) => {
+                self.on_waiting(state, claim, waiting, ahead, held);
+            }
+            Message::NotFound(claim, request) => self.on_not_found(state, claim, request),
+            Message::Granted(claim, fencing_token) => self.on_granted(state, claim, fencing_token),
+            Message::Gone(claim, fencing_token, gone) => self.on_gone(state, claim, fencing_token, gone),
+            Message::Released(claim) => {
                 let phase = &mut state.phases[usize::from(claim)];
-                if *phase == Phase::Leaving {
-                    *phase = Phase::Left;
+                if *phase == Phase::Releasing {
+                    *phase = Phase::Released;
                 }
             }
             Message::Write(claim, fencing_token) => {
@@ -178,7 +183,7 @@ impl Protocol {
         self.search_until(HasDiscoveries::All)
     }
 
-    /// Searches until a story is found of how this promise is broken.
+    /// Searches until a counterexample to this promise is found.
     #[must_use]
     pub fn search_for(&self, promise: &'static str) -> Found {
         self.search_until(HasDiscoveries::AnyOf(BTreeSet::from([promise])))
@@ -221,22 +226,22 @@ impl Model for Protocol {
                 continue;
             }
             match phase {
-                Phase::Idle => actions.push(Event::Ask(claim)),
+                Phase::Idle => actions.push(Event::Request(claim)),
                 Phase::Asking | Phase::Waiting(..) | Phase::Held(_) => {
-                    if state.asked[usize::from(claim)] < self.asks {
-                        actions.push(Event::Ask(claim));
+                    if state.requests[usize::from(claim)] < self.requests {
+                        actions.push(Event::Request(claim));
                     }
-                    actions.push(Event::Leave(claim));
+                    actions.push(Event::Release(claim));
                     if self.writes && self.believes(state, claim) {
                         actions.push(Event::Write(claim));
                     }
                 }
-                Phase::Leaving if self.flaw == Flaw::AsksWhileLeaving => {
-                    if state.asked[usize::from(claim)] < self.asks {
-                        actions.push(Event::Ask(claim));
+                Phase::Releasing if self.flaw == Flaw::AsksWhileReleasing => {
+                    if state.requests[usize::from(claim)] < self.requests {
+                        actions.push(Event::Request(claim));
                     }
                 }
-                Phase::Leaving | Phase::Left => {}
+                Phase::Releasing | Phase::Released => {}
             }
         }
         actions.extend((0..state.network.len()).map(Event::Arrive));
@@ -246,11 +251,11 @@ impl Model for Protocol {
         let mut state = before.clone();
         match event {
             Event::Tick => state.now += 1,
-            Event::Ask(claim) => {
+            Event::Request(claim) => {
                 let position = usize::from(claim);
-                let asked = self.asks(&state, claim);
-                state.asked[position] += 1;
-                state.network.push(Message::Join(claim, asked));
+                let request = self.next_request(&state, claim);
+                state.requests[position] += 1;
+                state.network.push(Message::Enqueue(claim, request));
                 if state.phases[position] == Phase::Idle {
                     state.phases[position] = Phase::Asking;
                 }
@@ -259,9 +264,9 @@ impl Model for Protocol {
                 let Phase::Held(held) = state.phases[usize::from(claim)] else { return None };
                 state.network.push(Message::Write(claim, held.fencing_token));
             }
-            Event::Leave(claim) => {
-                state.phases[usize::from(claim)] = Phase::Leaving;
-                state.network.push(Message::Leave(claim));
+            Event::Release(claim) => {
+                state.phases[usize::from(claim)] = Phase::Releasing;
+                state.network.push(Message::Release(claim));
             }
             Event::Push(claim, push) => {
                 self.expire(&mut state);
@@ -287,20 +292,20 @@ impl Model for Protocol {
 pub struct Found {
     /// What was searched.
     pub protocol: Protocol,
-    /// How many states were made.
+    /// The number of states that were reached, with repetitions.
     pub states: usize,
-    /// How many of them are different.
+    /// The number of different states.
     pub different: usize,
-    /// The longest way to one.
+    /// The number of events on the longest path.
     pub depth: usize,
-    /// How long it took.
+    /// How long the search took.
     pub took: Duration,
-    /// The properties of which a story was found: a counterexample, or for "sometimes" an example.
+    /// The properties for which a path was found: a counterexample, or for "sometimes" an example.
     pub violated: Vec<&'static str>,
 }
 
 impl Found {
-    /// Whether no promise was broken: what was found are examples of what may happen.
+    /// Whether no promise was broken: only examples of what may happen were found.
     #[must_use]
     pub fn is_sound(&self) -> bool {
         let may = |name: &&str| {
@@ -317,16 +322,14 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Protocol { name, shape, flaw, end, .. } = &self.protocol;
         let (states, different, depth) = (self.states, self.different, self.depth);
-        write!(
-            f,
-            "{name}, {shape:?}, {end} ticks, flaw {flaw:?}: {states} states, {different} different, depth {depth}, "
-        )?;
+        write!(f, "{name}, {shape:?}, {end} ticks, flaw {flaw:?}: ")?;
+        write!(f, "{states} states, {different} different, depth {depth}, ")?;
         write!(f, "{:.1?}; found: {}", self.took, self.violated.join("; "))
     }
 }
 
-/// What is searched, with nothing wrong: every sort of lock over both sorts of store, for so many ticks, and with so
-/// many messages on their way at most.
+/// The protocols without a flaw: every kind of lock over both shapes of store, until tick `end`. Owners send
+/// no more while `most` messages are under way.
 #[must_use]
 pub fn sound(end: u8, most: usize) -> Vec<Protocol> {
     let of = |owner, name, count, capacity| Wanted { owner, name, permits: Permits { count, capacity } };
@@ -337,14 +340,23 @@ pub fn sound(end: u8, most: usize) -> Vec<Protocol> {
         ("two readers and a writer", 2, vec![of(0, 0, 1, all), of(1, 0, 1, all), of(2, 0, all, all)]),
         ("permits", 2, vec![of(0, 0, 1, 2), of(1, 0, 1, 2), of(2, 0, 2, 2)]),
         ("two mutexes of two", 2, vec![of(0, 0, 1, 1), of(0, 1, 1, 1), of(1, 1, 1, 1)]),
-        // The first owner takes both.
+        // The first owner takes both mutexes.
         ("two mutexes of three", 1, vec![of(0, 0, 1, 1), of(0, 1, 1, 1), of(1, 0, 1, 1), of(2, 1, 1, 1)]),
     ];
     let mut protocols = Vec::new();
-    for (name, asks, claims) in kinds {
-        for shape in [Shape::LeaseOfClaim, Shape::LeaseOfOwner] {
+    for (name, requests, claims) in kinds {
+        for shape in [Shape::LeasePerClaim, Shape::LeasePerOwner] {
             let claims = claims.clone();
-            protocols.push(Protocol { name, shape, claims, end, most, asks, writes: true, flaw: Flaw::None });
+            protocols.push(Protocol {
+                name,
+                shape,
+                claims,
+                end,
+                most,
+                requests,
+                writes: true,
+                flaw: Flaw::None,
+            });
         }
     }
     protocols

@@ -1,15 +1,15 @@
-//! What an owner believes, and what it makes of what it is told.
+//! What an owner believes, and how it reacts to answers and pushes.
 
 use std::time::{Duration, Instant};
 
 use globallock::internals::{deadline, margin};
 use globallock::queue::admit;
 
-use super::state::{Ahead, Asked, FORGOTTEN, Held, Message, NOWHERE, Phase, State};
+use super::state::{Ahead, FORGOTTEN, Held, Message, NO_ENTRY, Phase, Request, State};
 use super::{BEGIN, Flaw, LEASE, Protocol, Shape, TICK};
 
 impl Protocol {
-    /// Until when an owner believes by a request of that tick, on the store's clock.
+    /// Until when an owner believes that it holds, by a request sent in that tick; in the store's time.
     fn believes_until(&self, claim: u8, sent: u8) -> Option<Instant> {
         let end = *BEGIN + TICK * u32::from(sent + LEASE);
         let lease = TICK * u32::from(LEASE);
@@ -18,7 +18,7 @@ impl Protocol {
             Flaw::NoMargin => end,
             _ => deadline(end, lease).unwrap_or(end),
         };
-        // The first owner's clock is slow, by all that the margin is for.
+        // The first owner's clock is as slow as the margin allows for.
         let is_slow = self.wanted(claim).owner == 0;
         Some(if is_slow { end + margin(lease) - Duration::from_millis(1) } else { end })
     }
@@ -30,55 +30,56 @@ impl Protocol {
         self.believes_until(claim, held.sent).is_none_or(|until| now < until)
     }
 
-    /// What an owner asks now for a claim: to join, or that its place be renewed.
-    pub(super) fn asks(&self, state: &State, claim: u8) -> Asked {
-        let (place, held) = match state.phases[usize::from(claim)] {
+    /// What an owner requests now for a claim: that it is enqueued, or that its entry is renewed.
+    pub(super) fn next_request(&self, state: &State, claim: u8) -> Request {
+        let (entry, held) = match state.phases[usize::from(claim)] {
             Phase::Waiting(known, _) => (known.fencing_token, false),
             Phase::Held(_) if state.forgotten.contains(&claim) => (FORGOTTEN, true),
             Phase::Held(known) => (known.fencing_token, true),
-            _ => (NOWHERE, false),
+            _ => (NO_ENTRY, false),
         };
-        Asked { sent: state.now, place, held }
+        Request { sent: state.now, entry, held }
     }
 
-    /// An owner learns that a claim is held, by what was confirmed then.
+    /// An owner learns that a claim is held, by a request that was sent at `held.sent`.
     fn hold(&self, state: &mut State, claim: u8, held: Held) {
         state.phases[usize::from(claim)] = Phase::Held(held);
-        // What took so long that it has expired is no grant: the claim joins again.
+        // An answer that comes after its own deadline is no grant: the owner requests the claim again.
         if !self.believes(state, claim) {
             state.phases[usize::from(claim)] = Phase::Asking;
         }
     }
 
-    /// What confirms one claim of an owner confirms those that are attached to the same lease.
+    /// The confirmation of one claim also confirms the owner's other claims that are attached to the same
+    /// lease.
     fn confirm(&self, state: &mut State, claim: u8, confirmed: Held) {
         let owner = self.wanted(claim).owner;
         for (other, phase) in (0..).zip(&mut state.phases) {
-            let shared = self.shape == Shape::LeaseOfOwner && self.wanted(other).owner == owner;
+            let shared = self.shape == Shape::LeasePerOwner && self.wanted(other).owner == owner;
             let (Phase::Held(held) | Phase::Waiting(held, _)) = phase else { continue };
             if other == claim
-                || shared && (held.lease == confirmed.lease || self.flaw == Flaw::OneLeaseForEver)
+                || shared && (held.lease == confirmed.lease || self.flaw == Flaw::ConfusesLeases)
             {
-                // A late answer takes nothing back.
+                // A late answer shortens nothing.
                 held.sent = held.sent.max(confirmed.sent);
             }
         }
     }
 
-    /// An owner is told that it holds no more, and takes out what may be left of the claim.
+    /// An owner reports a claim lost, and releases whatever the store may still have of it.
     fn lose(&self, state: &mut State, claim: u8, known: Held) {
         state.unprovoked |= self.believes(state, claim) && self.keeps(state, claim, known.fencing_token);
-        state.phases[usize::from(claim)] = Phase::Leaving;
-        state.network.push(Message::Leave(claim));
+        state.phases[usize::from(claim)] = Phase::Releasing;
+        state.network.push(Message::Release(claim));
     }
 
     /// An answer says that the claim holds.
-    pub(super) fn told_held(&self, state: &mut State, claim: u8, held: Held) {
+    pub(super) fn on_held(&self, state: &mut State, claim: u8, held: Held) {
         let since = if self.flaw == Flaw::CountsFromAnswer { state.now } else { held.sent };
         let held = Held { sent: since, ..held };
         match state.phases[usize::from(claim)] {
             Phase::Asking | Phase::Waiting(..) => self.hold(state, claim, held),
-            Phase::Leaving if self.flaw == Flaw::AsksWhileLeaving => self.hold(state, claim, held),
+            Phase::Releasing if self.flaw == Flaw::AsksWhileReleasing => self.hold(state, claim, held),
             Phase::Held(known) if known.fencing_token == held.fencing_token => {
                 self.confirm(state, claim, held)
             }
@@ -86,52 +87,53 @@ impl Protocol {
                 let sent = known.sent.max(held.sent);
                 state.phases[usize::from(claim)] = Phase::Held(Held { sent, ..held });
             }
-            // Tokens rise: the store has had to queue the claim once more.
+            // A higher token: the old entry is gone, and the store has enqueued the claim a second time.
             Phase::Held(known) if known.fencing_token < held.fencing_token => self.lose(state, claim, known),
             _ => {}
         }
     }
 
-    /// An answer says that the claim waits; `held` is whether its owner had been told of a grant when it asked.
-    pub(super) fn told_waits(&self, state: &mut State, claim: u8, waits: Held, ahead: Ahead, held: bool) {
+    /// An answer says that the claim waits; `held` is whether its owner knew of a grant when it sent the
+    /// request.
+    pub(super) fn on_waiting(&self, state: &mut State, claim: u8, waiting: Held, ahead: Ahead, held: bool) {
         match state.phases[usize::from(claim)] {
-            Phase::Asking => state.phases[usize::from(claim)] = Phase::Waiting(waits, ahead),
-            Phase::Waiting(known, _) if known.fencing_token == waits.fencing_token => {
-                self.confirm(state, claim, waits)
+            Phase::Asking => state.phases[usize::from(claim)] = Phase::Waiting(waiting, ahead),
+            Phase::Waiting(known, _) if known.fencing_token == waiting.fencing_token => {
+                self.confirm(state, claim, waiting)
             }
-            Phase::Waiting(known, _) if known.fencing_token < waits.fencing_token => {
-                state.phases[usize::from(claim)] = Phase::Waiting(waits, ahead);
+            Phase::Waiting(known, _) if known.fencing_token < waiting.fencing_token => {
+                state.phases[usize::from(claim)] = Phase::Waiting(waiting, ahead);
             }
             Phase::Held(known) if held || self.flaw == Flaw::BelievesOldAnswers => {
                 self.lose(state, claim, known);
             }
-            // From before the grant: it says nothing of it.
+            // The request is from before the grant, so its answer says nothing about the grant.
             _ => {}
         }
     }
 
-    /// An answer says that the claim is not where the request looked for it.
-    pub(super) fn told_nowhere(&self, state: &mut State, claim: u8, asked: Asked) {
+    /// An answer says that the entry of the request does not exist.
+    pub(super) fn on_not_found(&self, state: &mut State, claim: u8, request: Request) {
         match state.phases[usize::from(claim)] {
-            Phase::Waiting(known, _) if asked.place == known.fencing_token => {
+            Phase::Waiting(known, _) if request.entry == known.fencing_token => {
                 state.phases[usize::from(claim)] = Phase::Asking;
             }
-            Phase::Held(known) if asked.held || self.flaw == Flaw::BelievesOldAnswers => {
+            Phase::Held(known) if request.held || self.flaw == Flaw::BelievesOldAnswers => {
                 self.lose(state, claim, known);
             }
             Phase::Held(known)
-                if self.flaw == Flaw::ForgetsNewerPlace
-                    && ![NOWHERE, known.fencing_token].contains(&asked.place) =>
+                if self.flaw == Flaw::ForgetsNewerEntry
+                    && ![NO_ENTRY, known.fencing_token].contains(&request.entry) =>
             {
                 state.forgotten = vec![claim];
             }
-            // It looked for an earlier place.
+            // The request was about an earlier entry.
             _ => {}
         }
     }
 
     /// A push says that the entry with this token holds.
-    pub(super) fn told_granted(&self, state: &mut State, claim: u8, fencing_token: u8) {
+    pub(super) fn on_granted(&self, state: &mut State, claim: u8, fencing_token: u8) {
         if let Phase::Waiting(known, _) = state.phases[usize::from(claim)]
             && (known.fencing_token == fencing_token || self.flaw == Flaw::TakesOldPushes)
         {
@@ -139,8 +141,9 @@ impl Protocol {
         }
     }
 
-    /// A push says that another claim is gone which the entry with this token watched; it holds if that was all.
-    pub(super) fn told_gone(&self, state: &mut State, claim: u8, fencing_token: u8, gone: u8) {
+    /// A push says that a claim is gone which the entry with this token watched. The waiter holds if the
+    /// claims that are left in front of it leave enough permits.
+    pub(super) fn on_gone(&self, state: &mut State, claim: u8, fencing_token: u8, gone: u8) {
         let Phase::Waiting(known, ahead) = state.phases[usize::from(claim)] else { return };
         if known.fencing_token != fencing_token && self.flaw != Flaw::TakesOldPushes {
             return;
@@ -148,8 +151,8 @@ impl Protocol {
         let ahead = ahead.without(gone);
         state.phases[usize::from(claim)] = Phase::Waiting(known, ahead);
         let rest = ahead.list();
-        let fits = admit(self.shares(&rest).into_iter().chain([self.permits(claim)])) > rest.len();
-        if fits || self.flaw == Flaw::TrustsTheNext {
+        let fits = admit(self.permits_of(&rest).into_iter().chain([self.permits(claim)])) > rest.len();
+        if fits || self.flaw == Flaw::TakesGoneForGrant {
             self.hold(state, claim, known);
         }
     }

@@ -1,76 +1,73 @@
-//! What must hold in every state, and what must be seen in some.
+//! The properties: what must be true in every state, and what must be seen in some state.
 
 use globallock::queue::{admit, blockers};
 use stateright::Property;
 
-use super::state::{Asked, Message, NOWHERE, Phase, State};
+use super::state::{Message, NO_ENTRY, Phase, Request, State};
 use super::{LEASE, Protocol, Shape};
 
-/// All of them.
+/// All properties.
 pub(super) fn all() -> Vec<Property<Protocol>> {
     vec![
-        Property::always("never more believe to hold than fit", |model: &Protocol, state: &State| {
+        Property::always("believed holders never exceed the capacity", |model: &Protocol, state: &State| {
             names(state).all(|name| {
-                let shares = model.shares(&believers(model, state, name));
-                admit(shares.iter().copied()) == shares.len()
+                let permits = model.permits_of(&believers(model, state, name));
+                admit(permits.iter().copied()) == permits.len()
             })
         }),
         Property::always(
-            "what is guarded never takes an older token after a newer one",
+            "the guarded resource never accepts an older token after a newer one",
             |_: &Protocol, state: &State| !state.went_back,
         ),
         Property::always("tokens rise", |_: &Protocol, state: &State| !state.fell),
+        Property::always("a believed holder is a holder in the store", |model: &Protocol, state: &State| {
+            let mut store = state.clone();
+            model.expire(&mut store);
+            names(state).all(|name| {
+                let holding = model.holding(&store, name);
+                believers(model, state, name).iter().all(|claim| holding.contains(claim))
+            })
+        }),
         Property::always(
-            "whoever believes has a claim in the store that holds",
-            |model: &Protocol, state: &State| {
-                let mut store = state.clone();
-                model.expire(&mut store);
-                names(state).all(|name| {
-                    let holding = model.holding(&store, name);
-                    believers(model, state, name).iter().all(|claim| holding.contains(claim))
-                })
-            },
-        ),
-        Property::always(
-            "whoever has to wait has somebody to wait for",
+            "a claim has blockers exactly while it is a waiter",
             |model: &Protocol, state: &State| {
                 names(state).all(|name| {
                     let queue = model.queue(state, name);
                     let holding = model.holding(state, name).len();
                     (0..queue.len()).all(|position| {
-                        let ahead = model.shares(&queue[..position]);
+                        let ahead = model.permits_of(&queue[..position]);
                         blockers(&ahead, model.permits(queue[position])).is_empty() == (position < holding)
                     })
                 })
             },
         ),
         Property::always(
-            "whoever waits is granted when the others have been silent for a lease",
+            "a waiter is granted once the others have been silent for a lease",
             |model: &Protocol, state: &State| {
-                let looks = |claim: u8| {
+                let is_granted = |claim: u8| {
                     let now = state.now + LEASE;
                     let mut later = State { now, network: Vec::new(), ..state.clone() };
-                    let asked = Asked { sent: now, place: NOWHERE, held: false };
-                    model.arrive(&mut later, Message::Join(claim, asked));
+                    let request = Request { sent: now, entry: NO_ENTRY, held: false };
+                    model.arrive(&mut later, Message::Enqueue(claim, request));
                     matches!(later.network[..], [Message::Held(..)])
                 };
                 let waiting =
                     (0..).zip(&state.phases).filter(|(_, phase)| matches!(phase, Phase::Waiting(..)));
-                waiting.into_iter().all(|(claim, _)| looks(claim))
+                waiting.into_iter().all(|(claim, _)| is_granted(claim))
             },
         ),
         Property::always(
-            "who has left leaves nothing that another claim keeps alive",
+            "a released claim leaves nothing that another claim keeps alive",
             |model: &Protocol, state: &State| {
-                model.shape == Shape::LeaseOfClaim
-                    || !state.queue.iter().any(|entry| state.barred.contains(&entry.claim))
+                model.shape == Shape::LeasePerClaim
+                    || !state.queue.iter().any(|entry| state.tombstones.contains(&entry.claim))
             },
         ),
         Property::always(
-            "nobody is told lost what the store keeps and whose time has not ended",
+            "no claim is reported lost that the store keeps and whose lease has not expired",
             |_: &Protocol, state: &State| !state.unprovoked,
         ),
-        Property::always("whoever believes knows its token", |model: &Protocol, state: &State| {
+        Property::always("a believed holder knows its token", |model: &Protocol, state: &State| {
             let known = |claim: u8| match state.phases[usize::from(claim)] {
                 Phase::Held(held) => Some(held.fencing_token),
                 _ => None,
@@ -94,17 +91,14 @@ pub(super) fn all() -> Vec<Property<Protocol>> {
                 _ => false,
             })
         }),
-        Property::sometimes(
-            "a grant overtakes an answer that the claim waits",
-            |_: &Protocol, state: &State| {
-                state.network.iter().any(|message| match *message {
-                    Message::Waits(claim, _, _, held) => {
-                        !held && matches!(state.phases[usize::from(claim)], Phase::Held(_))
-                    }
-                    _ => false,
-                })
-            },
-        ),
+        Property::sometimes("a grant overtakes an answer of waiting", |_: &Protocol, state: &State| {
+            state.network.iter().any(|message| match *message {
+                Message::Waiting(claim, _, _, held) => {
+                    !held && matches!(state.phases[usize::from(claim)], Phase::Held(_))
+                }
+                _ => false,
+            })
+        }),
     ]
 }
 

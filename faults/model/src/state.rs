@@ -1,18 +1,18 @@
-//! A state of everything: the store, the owners, and what is on its way between them.
+//! A state of everything: the store, the owners, and the messages under way between them.
 
-/// No place: a claim that has not joined, or whose place its owner does not know.
-pub(super) const NOWHERE: u8 = 0;
-/// The place of a renewal whose owner has forgotten it.
+/// Instead of an entry's token: the claim has not been enqueued, or its owner does not know its entry.
+pub(super) const NO_ENTRY: u8 = 0;
+/// Instead of an entry's token in a renewal: its owner has forgotten the entry.
 pub(super) const FORGOTTEN: u8 = u8::MAX;
 
 /// A claim in the store's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Entry {
     pub(super) claim: u8,
-    /// Its token, which is its place too: no two entries have the same.
+    /// Its token, which also identifies the entry: no two entries have the same.
     pub(super) fencing_token: u8,
     pub(super) deadline: u8,
-    /// Which of its owner's leases it is attached to, where they are shared.
+    /// The lease that it is attached to, where claims share their owner's leases.
     pub(super) lease: u8,
 }
 
@@ -20,19 +20,19 @@ pub(super) struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Held {
     pub(super) fencing_token: u8,
-    /// The tick in which the request was sent that confirmed it last.
+    /// The tick in which the request was sent that was confirmed last.
     pub(super) sent: u8,
     pub(super) lease: u8,
 }
 
-/// What an owner knew when it sent a request.
+/// A request, with what its owner knew when it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Asked {
-    /// The tick.
+pub(super) struct Request {
+    /// The tick in which it was sent.
     pub(super) sent: u8,
-    /// The place that it renews, or [`NOWHERE`] to join.
-    pub(super) place: u8,
-    /// Whether it had been told of its grant.
+    /// The token of the entry that it renews, or [`NO_ENTRY`] to enqueue the claim.
+    pub(super) entry: u8,
+    /// Whether the owner knew of a grant.
     pub(super) held: bool,
 }
 
@@ -67,28 +67,31 @@ pub(super) enum Phase {
     Asking,
     Waiting(Held, Ahead),
     Held(Held),
-    Leaving,
-    Left,
+    Releasing,
+    Released,
 }
 
-/// A message on its way. Any other may overtake it.
+/// A message under way. Any other message may overtake it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Message {
-    /// Joins, or renews.
-    Join(u8, Asked),
-    Leave(u8),
-    /// An answer: the claim holds.
+    /// A request to enqueue or renew the claim.
+    Enqueue(u8, Request),
+    /// A request to release the claim.
+    Release(u8),
+    /// An answer: the claim is held.
     Held(u8, Held),
-    /// An answer: the claim waits behind these; and whether its owner had been told of a grant when it asked.
-    Waits(u8, Held, Ahead, bool),
-    /// An answer: the claim is not where the request looked for it.
-    Nowhere(u8, Asked),
-    Departed(u8),
+    /// An answer: the claim waits behind these; and whether its owner knew of a grant when it sent the
+    /// request.
+    Waiting(u8, Held, Ahead, bool),
+    /// An answer: the entry of the request does not exist.
+    NotFound(u8, Request),
+    /// An answer: the claim is released.
+    Released(u8),
     /// A push: the entry with this token holds.
     Granted(u8, u8),
-    /// A push to the entry with this token: another claim in front of it is gone.
+    /// A push to the entry with this token: another claim, which was in front of it, is gone.
     Gone(u8, u8, u8),
-    /// A write to what is guarded, by an owner that held when it was sent.
+    /// A write with this token to the guarded resource, by an owner that believed to hold when it was sent.
     Write(u8, u8),
 }
 
@@ -96,27 +99,28 @@ pub(super) enum Message {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub(super) now: u8,
-    /// The store's, of all names, oldest first.
+    /// The store's entries, of all names, oldest first.
     pub(super) queue: Vec<Entry>,
     /// The newest token of each name.
-    pub(super) fences: Vec<u8>,
+    pub(super) newest_tokens: Vec<u8>,
     /// How many leases each owner has had.
     pub(super) leases: Vec<u8>,
-    /// Claims that have left.
-    pub(super) barred: Vec<u8>,
+    /// Claims that were released.
+    pub(super) tombstones: Vec<u8>,
     pub(super) phases: Vec<Phase>,
-    /// Claims whose owners hold them, and have forgotten their places.
+    /// Claims that are held, and whose owners have forgotten their entries.
     pub(super) forgotten: Vec<u8>,
-    /// How often each claim was asked for.
-    pub(super) asked: Vec<u8>,
+    /// How often each claim was requested.
+    pub(super) requests: Vec<u8>,
+    /// The messages under way.
     pub(super) network: Vec<Message>,
-    /// For each name the newest token that has written.
+    /// For each name the newest token that was written with.
     pub(super) written: Vec<u8>,
-    /// Whether an older one was taken after it.
+    /// Whether the resource accepted an older token after that.
     pub(super) went_back: bool,
-    /// Whether a token was given that is not above all before.
+    /// Whether a token was given that is not above all earlier ones.
     pub(super) fell: bool,
-    /// Whether an owner was told that it has lost what the store kept for it, before its deadline.
+    /// Whether a claim was reported lost that the store kept, before its deadline.
     pub(super) unprovoked: bool,
 }
 
@@ -125,12 +129,12 @@ impl State {
         State {
             now: 0,
             queue: Vec::new(),
-            fences: vec![0; names],
+            newest_tokens: vec![0; names],
             leases: vec![0; owners],
-            barred: Vec::new(),
+            tombstones: Vec::new(),
             phases: vec![Phase::Idle; claims],
             forgotten: Vec::new(),
-            asked: vec![0; claims],
+            requests: vec![0; claims],
             network: Vec::new(),
             written: vec![0; names],
             went_back: false,
@@ -139,12 +143,12 @@ impl State {
         }
     }
 
-    /// Makes states that are the same look the same: the network has no order, and a repeated message is one that may
-    /// arrive again.
+    /// Gives equal states one representation, because the search compares them: the order of the messages
+    /// does not matter, and of two equal messages one is enough.
     pub(super) fn tidy(&mut self) {
         self.network.sort_unstable();
         self.network.dedup();
-        self.barred.sort_unstable();
-        self.barred.dedup();
+        self.tombstones.sort_unstable();
+        self.tombstones.dedup();
     }
 }

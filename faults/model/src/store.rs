@@ -1,49 +1,50 @@
-//! What the store does with a request, and whom it tells of a change.
+//! How the store serves requests, and which waiters it notifies.
 
 use globallock::queue::{admit, blockers};
 
-use super::state::{AHEAD, Asked, Entry, Held, Message, NOWHERE, Phase, State};
+use super::state::{AHEAD, Entry, Held, Message, NO_ENTRY, Phase, Request, State};
 use super::{Flaw, LEASE, Protocol, Shape};
 
 impl Protocol {
-    /// Whether a departure is remembered: where the claim's own lease does not see to its end.
-    fn bars(&self) -> bool {
-        self.shape == Shape::LeaseOfOwner && self.flaw != Flaw::NoBar
+    /// Whether the store remembers released claims. It must where a claim that is enqueued after its release
+    /// would live on, because its owner's other claims keep their common lease alive.
+    fn has_tombstones(&self) -> bool {
+        self.shape == Shape::LeasePerOwner && self.flaw != Flaw::NoTombstone
     }
 
-    /// The claims in the queue of a name, in their order.
+    /// The claims in the queue of a name, oldest first.
     pub(super) fn queue(&self, state: &State, name: u8) -> Vec<u8> {
         let of_name = state.queue.iter().filter(|entry| self.wanted(entry.claim).name == name);
         of_name.map(|entry| entry.claim).collect()
     }
 
-    /// The claims in the store that hold a name.
+    /// The holders of a name, by the store's queue.
     pub(super) fn holding(&self, state: &State, name: u8) -> Vec<u8> {
         let mut queue = self.queue(state, name);
-        queue.truncate(admit(self.shares(&queue)));
+        queue.truncate(admit(self.permits_of(&queue)));
         queue
     }
 
-    /// Whether the store keeps what the owner of this claim was granted.
+    /// Whether the store still has the grant of this claim with this token.
     pub(super) fn keeps(&self, state: &State, claim: u8, fencing_token: u8) -> bool {
         self.holding(state, self.wanted(claim).name).contains(&claim)
             && state.queue.iter().any(|entry| entry.claim == claim && entry.fencing_token == fencing_token)
     }
 
-    /// The store forgets the claims whose leases have expired.
+    /// Takes the claims out of the queue whose leases have expired.
     pub(super) fn expire(&self, state: &mut State) {
-        if self.flaw != Flaw::KeepsTheDead {
+        if self.flaw != Flaw::KeepsExpiredClaims {
             let now = state.now;
             state.queue.retain(|entry| entry.deadline > now);
         }
     }
 
-    /// The lease that a claim is attached to: its own, or one that all of its owner are, which is another once it has
-    /// expired.
+    /// Renews the lease of a claim, and returns its number. Where claims share their owner's lease, an
+    /// expired lease is replaced by a new one.
     fn renew(&self, state: &mut State, claim: u8) -> u8 {
         let owner = self.wanted(claim).owner;
         let shared = |entry: &Entry| self.wanted(entry.claim).owner == owner;
-        let (now, is_shared) = (state.now, self.shape == Shape::LeaseOfOwner);
+        let (now, is_shared) = (state.now, self.shape == Shape::LeasePerOwner);
         let current = state.queue.iter().find(|entry| is_shared && shared(entry)).map(|entry| entry.lease);
         for entry in &mut state.queue {
             if entry.claim == claim || is_shared && shared(entry) {
@@ -55,54 +56,60 @@ impl Protocol {
         current.unwrap_or(*leases)
     }
 
-    /// Joins a claim, or finds it; a renewal only finds it.
-    pub(super) fn join(&self, state: &mut State, claim: u8, asked: Asked) {
-        let joins = asked.place == NOWHERE;
-        // Where places are remembered, a renewal looks at that place alone.
-        let is_there = state.queue.iter().any(|entry| {
-            entry.claim == claim && (self.shape == Shape::LeaseOfClaim || entry.fencing_token == asked.place)
+    /// Serves a request: enqueues the claim unless it is in the queue already, or only renews it.
+    pub(super) fn enqueue(&self, state: &mut State, claim: u8, request: Request) {
+        let enqueues = request.entry == NO_ENTRY;
+        // Where owners share one lease among their claims, a renewal names the entry, and another entry of
+        // the same claim does not count.
+        let has_entry = state.queue.iter().any(|entry| {
+            entry.claim == claim
+                && (self.shape == Shape::LeasePerClaim || entry.fencing_token == request.entry)
         });
-        let dead_lease = joins && self.shape == Shape::LeaseOfOwner && asked.sent + LEASE <= state.now;
-        if state.barred.contains(&claim) && self.bars() || dead_lease || !joins && !is_there {
-            state.network.push(Message::Nowhere(claim, asked));
+        // The owner's lease may have expired since the request was sent, so the claim would be attached to
+        // nothing.
+        let dead_lease = enqueues && self.shape == Shape::LeasePerOwner && request.sent + LEASE <= state.now;
+        if state.tombstones.contains(&claim) && self.has_tombstones() || dead_lease || !enqueues && !has_entry
+        {
+            state.network.push(Message::NotFound(claim, request));
             return;
         }
         let name = self.wanted(claim).name;
         let lease = self.renew(state, claim);
         if !state.queue.iter().any(|entry| entry.claim == claim) {
-            let newest = state.fences[usize::from(name)];
+            let newest = state.newest_tokens[usize::from(name)];
             let restarts = self.flaw == Flaw::TokensRestart && self.queue(state, name).is_empty();
             let fencing_token = if restarts { 1 } else { newest + 1 };
             state.fell |= fencing_token <= newest;
-            state.fences[usize::from(name)] = newest.max(fencing_token);
+            state.newest_tokens[usize::from(name)] = newest.max(fencing_token);
             state.queue.push(Entry { claim, fencing_token, deadline: state.now + LEASE, lease });
         }
         let queue = self.queue(state, name);
         let position = queue.iter().position(|other| *other == claim).unwrap_or(0);
         let fencing_token =
             state.queue.iter().find(|entry| entry.claim == claim).map_or(0, |entry| entry.fencing_token);
-        let held = Held { fencing_token, sent: asked.sent, lease };
+        let held = Held { fencing_token, sent: request.sent, lease };
         let holds = self.holding(state, name).contains(&claim) || self.flaw == Flaw::GrantsToAll;
         state.network.push(if holds {
             Message::Held(claim, held)
         } else {
-            let ahead = if self.shape == Shape::LeaseOfOwner { &queue[..position] } else { &[] };
-            Message::Waits(claim, held, AHEAD.with(ahead), asked.held)
+            let ahead = if self.shape == Shape::LeasePerOwner { &queue[..position] } else { &[] };
+            Message::Waiting(claim, held, AHEAD.with(ahead), request.held)
         });
     }
 
-    /// What the store may tell a claim that waits, unasked.
+    /// The notifications that the store may send to a waiter.
     pub(super) fn pushes(&self, state: &State, claim: u8) -> Vec<Message> {
         let Phase::Waiting(known, ahead) = state.phases[usize::from(claim)] else { return Vec::new() };
         let mut pushes = Vec::new();
-        if self.shape == Shape::LeaseOfClaim {
+        if self.shape == Shape::LeasePerClaim {
             let entry = state.queue.iter().find(|entry| entry.claim == claim);
             let holds = self.holding(state, self.wanted(claim).name).contains(&claim);
             pushes.extend(entry.filter(|_| holds).map(|entry| Message::Granted(claim, entry.fencing_token)));
         } else {
-            // Of the claims that it watches, as it last saw the queue, those that are gone.
+            // The waiter watches its blockers, by the queue as it last saw it: one push for each that is
+            // gone.
             let ahead = ahead.list();
-            let watched = blockers(&self.shares(&ahead), self.permits(claim)).into_iter();
+            let watched = blockers(&self.permits_of(&ahead), self.permits(claim)).into_iter();
             let gone = watched
                 .map(|position| ahead[position])
                 .filter(|other| !state.queue.iter().any(|entry| entry.claim == *other));

@@ -1,4 +1,4 @@
-//! Breaks real stores under real owners, and judges what these saw.
+//! Breaks real stores under real owners, and judges what the owners logged.
 
 use std::any::Any;
 use std::io::{Error, ErrorKind, Result};
@@ -13,20 +13,21 @@ use futures_util::FutureExt;
 use globallock::internals::duration;
 use globallock_faults::check::{History, Pass, Report, check};
 use globallock_faults::model::{Protocol, sound};
-use globallock_faults::run::{Orders, STORES, all, enter, has_links, interrupted, run, shares};
+use globallock_faults::run::{RunOptions, STORES, all, enter, has_links, interrupted, owed_in_pass, run};
 
-/// How much longer than twice its length a run may take: servers start, faults that are owed follow.
+/// How much longer than twice its length a run may take, for the start of servers and for faults that are
+/// still owed.
 const OWED: Duration = Duration::from_secs(600);
 
-/// Breaks real stores under real owners, and judges what these saw.
+/// Breaks real stores under real owners, and judges what the owners logged.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
-    /// What the schedule of faults is made from; the clock by default.
+    /// The seed that the schedule of faults is made from; the time by default.
     #[arg(long, global = true)]
     seed: Option<u64>,
-    /// How many owner processes there are at a time.
+    /// How many owner processes run at the same time.
     #[arg(long, global = true, default_value_t = 6)]
     owners: u32,
     /// The lease of all claims.
@@ -35,13 +36,13 @@ struct Arguments {
     /// A Python interpreter that has the package, for every third owner.
     #[arg(long, global = true)]
     python: Option<PathBuf>,
-    /// Where the logs go; they are deleted after a run without violations unless it is given.
+    /// The directory for the logs. Without it, logs of a run without violations are deleted.
     #[arg(long, global = true)]
     directory: Option<PathBuf>,
-    /// Goes on where the links of owners cannot be taken down, for want of network namespaces.
+    /// Goes on without the faults of network links where there can be no network namespaces.
     #[arg(long, global = true)]
     links_optional: bool,
-    /// How long things are broken, in all.
+    /// How long there are faults, in all.
     #[arg(long = "for", global = true, default_value = "1m", value_parser = span)]
     length: Duration,
 }
@@ -50,27 +51,28 @@ struct Arguments {
 enum Verb {
     /// Breaks one store.
     Run {
-        /// Which.
+        /// The store.
         #[arg(value_parser = STORES)]
         store: String,
     },
     /// Breaks each store in turn.
     Pass,
-    /// Searches the protocol, in every order of events, for a broken promise, and says how many states there are.
+    /// Searches the protocol, in every order of events, for a broken promise, and prints how many states it
+    /// has.
     Model {
-        /// When time ends; a lease is two ticks.
+        /// The number of ticks until time ends; a lease is two ticks.
         #[arg(long, default_value_t = 3)]
         ticks: u8,
-        /// How many messages are on their way at most before owners send more.
+        /// The number of messages under way from which on owners send no more.
         #[arg(long, default_value_t = 2)]
         messages: usize,
-        /// How often each claim is asked for or renewed at most; the usual number for each sort of lock by default.
+        /// How often each claim is requested or renewed at most; by default each protocol's own number.
         #[arg(long)]
         asks: Option<u8>,
     },
     /// Judges the logs of a run again.
     Check {
-        /// Where they are.
+        /// The directory with the logs.
         logs: PathBuf,
     },
 }
@@ -82,11 +84,10 @@ fn main() -> Result<ExitCode> {
         verb => matches!(verb, Verb::Pass),
     };
     if has_links_to_break && let Err(why) = enter() {
-        eprintln!("no link is taken down: {why}");
+        eprintln!("network links cannot be taken down: {why}");
         if !arguments.links_optional {
-            eprintln!(
-                "to go on without link_down and network_down: --links-optional (make faults LINKS=--links-optional)"
-            );
+            eprintln!("to go on without the faults link_down and network_down:");
+            eprintln!("  --links-optional (make faults LINKS=--links-optional)");
             return Ok(ExitCode::from(2));
         }
     }
@@ -109,11 +110,11 @@ impl Arguments {
         Ok(u8::from(fails).into())
     }
 
-    /// Breaks each store in turn, and says what bit where.
+    /// Breaks each store in turn, and prints which faults took effect on which store.
     async fn pass(&self) -> Result<Vec<Report>> {
         let (seed, each) = (self.seed()?, self.length / STORES.len() as u32);
         let mut reports = Vec::new();
-        for (store, owed) in shares(seed, each, has_links()) {
+        for (store, owed) in owed_in_pass(seed, each, has_links()) {
             reports.push(self.run(store, each, seed, owed).await?);
         }
         print!("{}", Pass { reports: &reports, has_links: has_links() });
@@ -130,38 +131,40 @@ impl Arguments {
         let directory = fresh(&parent, &format!("faults-{store}-{seed}"))?;
         println!("{store}, seed {seed}, {length:.0?}: logs in {}", directory.display());
         let (owners, lease, python) = (self.owners, self.lease, self.python.clone());
-        let orders = Orders { store: store.to_owned(), length, seed, owners, lease, directory, python, owed };
-        // Faults that are owed may take as long again, each with calm around it.
+        let options =
+            RunOptions { store: store.to_owned(), length, seed, owners, lease, directory, python, owed };
+        // Faults that are still owed may take as long again, each with calm around it.
         let limit = length * 2 + OWED;
-        // What a server's harness panics at is told like any other failure, beside what the owners saw until then.
-        let watched = orders.directory.clone();
+        let watched = options.directory.clone();
         let watchdog = watchdog(limit, move || {
-            let why = format!("it had not ended after {limit:.0?}");
+            let why = format!("the run had not ended after {limit:.0?}");
             eprintln!("{why}: globallock-faults check {}", watched.display());
             let _ = interrupted(&watched, &why);
             std::process::exit(1);
         });
-        let failed = match AssertUnwindSafe(run(&orders)).catch_unwind().await {
+        // A panic in the harness of a server is reported like any other failure, and the owners' logs are
+        // judged too.
+        let failed = match AssertUnwindSafe(run(&options)).catch_unwind().await {
             Ok(ran) => ran.err().map(|error| error.to_string()),
             Err(panic) => Some(panicked(&*panic)),
         };
         drop(watchdog);
         if let Some(why) = failed {
             eprintln!("{store}: {why}");
-            interrupted(&orders.directory, &why)?;
+            interrupted(&options.directory, &why)?;
         }
-        let report = judge(&orders.directory)?;
+        let report = judge(&options.directory)?;
         if !report.violations.is_empty() {
-            println!("  judged again by: globallock-faults check {}", orders.directory.display());
+            println!("  judged again by: globallock-faults check {}", options.directory.display());
         } else if self.directory.is_none() {
-            std::fs::remove_dir_all(&orders.directory)?;
+            std::fs::remove_dir_all(&options.directory)?;
         }
         Ok(report)
     }
 }
 
-/// Calls `bark` from a thread of its own after so long, unless what this returns has been dropped: a harness that blocks
-/// is noticed as well.
+/// Calls `bark` after the limit, unless the returned sender is dropped before. It waits in a thread of its
+/// own, so that a harness which blocks the runtime is noticed too.
 fn watchdog(limit: Duration, bark: impl FnOnce() + Send + 'static) -> mpsc::Sender<()> {
     let (keep, kept) = mpsc::channel();
     std::thread::spawn(move || {
@@ -176,14 +179,15 @@ fn watchdog(limit: Duration, bark: impl FnOnce() + Send + 'static) -> mpsc::Send
 fn model(ticks: u8, messages: usize, asks: Option<u8>) -> ExitCode {
     let mut is_sound = true;
     for protocol in sound(ticks, messages) {
-        let found = Protocol { asks: asks.unwrap_or(protocol.asks), ..protocol }.search();
+        let found = Protocol { requests: asks.unwrap_or(protocol.requests), ..protocol }.search();
         println!("{found}");
         is_sound &= found.is_sound();
     }
     u8::from(!is_sound).into()
 }
 
-/// Makes a directory that was not there: what was kept of an earlier run with the same seed stays as it is.
+/// Makes a new directory. Logs of an earlier run with the same seed stay as they are, so a number is appended
+/// then.
 fn fresh(parent: &Path, name: &str) -> Result<PathBuf> {
     std::fs::create_dir_all(parent)?;
     let mut directory = parent.join(name);
@@ -201,7 +205,7 @@ fn fresh(parent: &Path, name: &str) -> Result<PathBuf> {
 fn panicked(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("a panic: {}", text.unwrap_or("without a word"))
+    format!("a panic: {}", text.unwrap_or("without a message"))
 }
 
 fn span(text: &str) -> std::result::Result<Duration, String> {
@@ -227,7 +231,7 @@ mod tests {
             if ends {
                 drop(kept);
             }
-            // Without having barked it drops its end of the channel.
+            // If it does not bark, the thread drops its end of the channel.
             assert_eq!(barked.recv().is_ok(), !ends);
         }
     }

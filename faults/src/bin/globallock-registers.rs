@@ -1,4 +1,5 @@
-//! The registers; its arguments are where to log and the address to listen on. Lives until its standard input ends.
+//! The registers. The arguments are the path of the log and the address to listen on. The process ends when
+//! its standard input does.
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {

@@ -1,4 +1,4 @@
-//! Who held together, and what the registers saw of it.
+//! Which claims held at the same time, and what the registers saw of that.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use crate::history::{ClaimNumber, Time};
 use crate::registers::Registers;
 
 impl Case<'_> {
-    /// Never more surely hold a name than fit the smallest capacity among them.
+    /// The permits of the claims that surely hold a name never exceed the smallest capacity among them.
     ///
-    /// Sound: a claim counts only from when its owner had been told of the grant until the first sign that it might be
-    /// over, so whoever counts was entitled to be alone.
+    /// Sound, because a claim counts only from the moment when its owner knew of the grant until the first
+    /// sign that the hold may have ended. Meanwhile the lock was its owner's.
     pub(super) fn exclusion(&self, report: &mut Report) {
         for (name, claims) in &self.names {
             let mut events: Vec<(Time, bool, usize)> = Vec::new();
             for (position, claim) in claims.iter().enumerate() {
-                if let Some((from, to)) = claim.surely() {
+                if let Some((from, to)) = claim.surely_held() {
                     events.push((from, true, position));
                     events.push((to, false, position));
                 }
             }
-            // Who ends at a time is gone for who begins at it.
+            // At the same time, ends (`false`) sort before beginnings: such claims do not overlap.
             events.sort_unstable();
             let mut holding: Vec<&Claim> = Vec::new();
             for (at, begins, position) in events {
@@ -31,24 +31,24 @@ impl Case<'_> {
                     continue;
                 }
                 holding.push(claim);
-                let weight: u64 = holding.iter().map(|claim| u64::from(claim.weight)).sum();
-                let capacity = holding.iter().map(|claim| claim.capacity).min().unwrap_or(0);
-                if weight <= u64::from(capacity) {
+                let count: u64 = holding.iter().map(|claim| u64::from(claim.permits.count)).sum();
+                let capacity = holding.iter().map(|claim| claim.permits.capacity).min().unwrap_or(0);
+                if count <= u64::from(capacity) {
                     continue;
                 }
                 if self.is_excused(at) {
                     report.excused += 1;
                 } else {
-                    let who: Vec<String> = holding.iter().map(|claim| told(claim)).collect();
-                    report.violated(Rule::Exclusion, format!("{name:?} at {at}: {}", who.join(" and ")));
+                    let holders: Vec<String> = holding.iter().map(|claim| describe(claim)).collect();
+                    report.violated(Rule::Exclusion, format!("{name:?} at {at}: {}", holders.join(" and ")));
                 }
             }
         }
     }
 
-    /// The registers refused what was too old and nothing else, and no token was two claims'.
+    /// The register refused exactly the tokens that were too old, and no two claims used the same token.
     ///
-    /// Sound: the register's log is in the order in which it served.
+    /// Sound, because the register's log is in the order in which it served.
     pub(super) fn registers(&self, report: &mut Report) {
         let mut registers = Registers::default();
         let mut owners: HashMap<(&str, u64), ClaimNumber> = HashMap::new();
@@ -70,29 +70,30 @@ impl Case<'_> {
         }
     }
 
-    /// No write was refused of an owner that held all the while.
+    /// No write was refused of an owner that held throughout.
     ///
-    /// Sound: what is lost is never held again, so who held before and after the write held meanwhile.
+    /// Sound, because a lost claim is never held again: an owner that held before and after the write also
+    /// held in between.
     pub(super) fn believed_writes(&self, report: &mut Report) {
         for claim in &self.history.claims {
             for &at in &claim.refused {
                 if self.is_excused(at) {
                     report.excused += 1;
                 } else {
-                    report.violated(Rule::BelievedWrites, format!("refused at {at}: {}", told(claim)));
+                    report.violated(Rule::BelievedWrites, format!("refused at {at}: {}", describe(claim)));
                 }
             }
         }
     }
 }
 
-/// A claim, for people.
-pub(super) fn told(claim: &Claim) -> String {
+/// Describes a claim to people.
+pub(super) fn describe(claim: &Claim) -> String {
     let ClaimNumber { owner, claim: number } = claim.number;
-    let (from, to) = claim.surely().unwrap_or((0, 0));
+    let (from, to) = claim.surely_held().unwrap_or((0, 0));
     let grant = claim.granted.map_or(String::new(), |grant| format!(" with token {}", grant.fencing_token));
     format!(
         "owner {owner}'s claim {number} ({}/{} of {:?}, asked at {}, held {from} to {to}{grant})",
-        claim.weight, claim.capacity, claim.name, claim.invoked
+        claim.permits.count, claim.permits.capacity, claim.name, claim.invoked
     )
 }

@@ -1,15 +1,23 @@
-//! Losses that nothing provoked.
+//! Losses without a fault.
 
-use super::exclusion::told;
+use super::exclusion::describe;
 use super::{Case, Claim, Report, Rule};
 use crate::history::{Reason, Time};
 
 impl Case<'_> {
-    /// In calm, nobody is told that it has lost a lock, but for the end of its longest hold.
+    /// In calm, no lock is lost, unless its max hold time has ended.
     ///
-    /// Sound: until the time that an owner was told of, the store keeps the claim whatever the machine's pauses are.
-    /// After it an expired lease is blamed only if the owner ran all the while and the store answered others all the
-    /// while.
+    /// A loss in calm is judged by its reason and by when it comes:
+    ///
+    /// | reason | before the latest `until` | after it |
+    /// |---|---|---|
+    /// | max hold time | planned | planned |
+    /// | expired | violation | violation if owner and store ran all the time, else counted |
+    /// | revoked | violation | counted |
+    ///
+    /// Sound, because the store keeps the claim until that `until`, however long the machine pauses. After
+    /// it, an expired lease is a violation only if the owner ran, and the store answered others, during the
+    /// whole lease.
     pub(super) fn unprovoked(&self, report: &mut Report) {
         for claim in &self.history.claims {
             let Some(grant) = claim.granted else { continue };
@@ -25,7 +33,7 @@ impl Case<'_> {
             let served = || claim.invoked <= from && self.was_served(claim, from, lost);
             if is_early || reason == Reason::Expired && served() {
                 let what =
-                    format!("nothing was broken, and yet lost at {lost} ({reason:?}): {}", told(claim));
+                    format!("there was no fault, but lost at {lost} ({reason:?}): {}", describe(claim));
                 report.violated(Rule::Unprovoked, what);
             } else {
                 report.paused += 1;
@@ -33,19 +41,20 @@ impl Case<'_> {
         }
     }
 
-    /// Whether an owner ran, and the store answered, from one time to another: a renewal then had all the time that it
-    /// needs.
+    /// Whether the owner ran, and the store answered, from one time to another. A renewal then had all the
+    /// time that it needs.
     ///
-    /// A renewal that is due after a third of the lease passes five processes at most on its way and back, and each
-    /// is late by less than a sixteenth of the lease. In each quarter of a lease somebody has to have been answered.
+    /// A renewal is due after a third of the lease. There and back it passes five processes at most, and each
+    /// of them delays it by less than a sixteenth of the lease. In each quarter of the lease the store must
+    /// have answered some release.
     pub(super) fn was_served(&self, claim: &Claim, from: Time, to: Time) -> bool {
         if self.was_late(claim, from, to, claim.lease / 16) {
             return false;
         }
         let quarter = (claim.lease / 4).max(1);
         let mut answered = vec![false; usize::try_from((to - from) / quarter).unwrap_or(usize::MAX).max(1)];
-        for (sent, told) in self.departures(from, to) {
-            if let (Some(since), true) = (sent.checked_sub(from), told <= to)
+        for (sent, at) in self.releases(from, to) {
+            if let (Some(since), true) = (sent.checked_sub(from), at <= to)
                 && let Some(quarter) =
                     answered.get_mut(usize::try_from(since / quarter).unwrap_or(usize::MAX))
             {
@@ -55,19 +64,20 @@ impl Case<'_> {
         answered.iter().all(|answered| *answered)
     }
 
-    /// Whether an owner was seen not to run, or the store not to answer, for longer than `late`. Five such delays may
-    /// add up on the way of one renewal.
+    /// Whether the logs show that the owner did not run, or the store did not answer, for longer than `late`.
+    /// Up to five such delays may add up on the way of one renewal.
     pub(super) fn was_late(&self, claim: &Claim, from: Time, to: Time, late: Time) -> bool {
         let pauses = self.history.pauses.get(&claim.number.owner).into_iter().flatten();
         let mut pauses = pauses.filter(|(at, length)| from <= *at && at - length <= to);
         pauses.any(|(_, length)| *length > late)
-            || self.departures(from, to).any(|(sent, told)| told - sent > late)
+            || self.releases(from, to).any(|(sent, answered)| answered - sent > late)
     }
 
-    /// When releases were asked for and answered, which are written by the store, and pass the same way as renewals.
-    fn departures(&self, from: Time, to: Time) -> impl Iterator<Item = (Time, Time)> {
-        let departures =
-            self.history.claims.iter().filter_map(|claim| Some((claim.released?, claim.departed?)));
-        departures.filter(move |(sent, told)| *sent <= to && from <= *told)
+    /// When releases were requested and answered. They measure the store, because they are writes like
+    /// renewals and pass the same processes.
+    fn releases(&self, from: Time, to: Time) -> impl Iterator<Item = (Time, Time)> {
+        let releases =
+            self.history.claims.iter().filter_map(|claim| Some((claim.released?, claim.release_answered?)));
+        releases.filter(move |(sent, answered)| *sent <= to && from <= *answered)
     }
 }

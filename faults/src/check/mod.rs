@@ -1,7 +1,8 @@
-//! The checker: reads what a run left behind, and says which promises it refutes.
+//! The checker: reads the logs of a run, and reports which promises they refute.
 //!
-//! Each rule is sound: what it flags cannot be in the log of a lock that keeps its promises, whatever the machine's
-//! pauses were. What cannot be judged for what was broken at the time is counted, not passed over in silence.
+//! Each rule is sound: a lock that keeps its promises can never produce what the rule flags, however long the
+//! machine pauses. What cannot be judged because of a fault at that time is counted, so that the report shows
+//! it.
 
 mod exclusion;
 mod loss;
@@ -21,14 +22,14 @@ pub use crate::history::Terms;
 use self::read::{Claim, Fault};
 use crate::history::{Failure, Time};
 
-/// What the rules look at.
+/// What the rules judge.
 struct Case<'a> {
     history: &'a History,
     terms: Terms,
     names: BTreeMap<&'a str, Vec<&'a Claim>>,
 }
 
-/// Judges a run by the terms that its logs tell.
+/// Judges a run by the terms in its logs.
 #[must_use]
 pub fn check(history: &History) -> Report {
     let terms = history.terms;
@@ -56,14 +57,14 @@ pub fn check(history: &History) -> Report {
 }
 
 impl Case<'_> {
-    /// Whether the store may have forgotten, at this time, what it had granted.
+    /// Whether the store may have forgotten at this time what it had granted.
     fn is_excused(&self, at: Time) -> bool {
         self.history.faults.iter().any(|fault| {
             fault.forgets && fault.at <= at && at <= fault.mended + self.history.lease + self.terms.slack
         })
     }
 
-    /// How long an owner was stopped, between two times.
+    /// How long an owner was stopped between two times.
     fn stopped(&self, owner: u32, from: Time, to: Time) -> Time {
         let stops = self
             .history
@@ -73,15 +74,15 @@ impl Case<'_> {
         stops.map(|stop| stop.mended.min(to).saturating_sub(stop.at.max(from))).sum()
     }
 
-    /// Whether an owner was stopped at any time between two.
+    /// Whether an owner was stopped at some time between the two.
     fn was_stopped(&self, owner: u32, from: Time, to: Time) -> bool {
-        // It takes a moment until a process that goes on does.
+        // After SIGCONT it takes a moment until the process runs.
         let near = |fault: &Fault| fault.at <= to && from <= fault.mended + 100_000;
         let stop = |fault: &Fault| fault.owner == Some(owner) && fault.kind.starts_with("owner_stop");
         self.history.faults.iter().any(|fault| stop(fault) && near(fault))
     }
 
-    /// Whether anything was broken between two times, or had been within a lease before.
+    /// Whether there was no fault between two times, nor within two leases and the slack before.
     fn is_calm(&self, from: Time, to: Time) -> bool {
         let after = 2 * self.history.lease + self.terms.slack;
         !self.history.faults.iter().any(|fault| fault.at <= to && from <= fault.mended + after)
@@ -108,26 +109,26 @@ impl Case<'_> {
             }
         }
         for fault in &self.history.faults {
-            let (bit, not) = report.faults.entry(fault.kind.clone()).or_default();
-            *(if fault.bit { bit } else { not }) += 1;
+            let (effective, ineffective) = report.faults.entry(fault.kind.clone()).or_default();
+            *(if fault.took_effect { effective } else { ineffective }) += 1;
         }
     }
 
-    /// The run came to its end, and left nothing.
+    /// The run ended as it should, and left nothing in the store.
     fn end(&self, report: &mut Report) {
         match &self.history.left {
             Some(left) if left.is_empty() => {}
             Some(left) => report.violated(Rule::Left, format!("still in the store: {}", left.join(", "))),
-            None => report.violated(Rule::Left, "nobody looked what was left in the store".to_owned()),
+            None => report.violated(Rule::Left, "the store was not checked for what is left".to_owned()),
         }
         if !self.history.is_complete {
-            let why = self.history.interrupted.as_deref().unwrap_or("nobody says why");
+            let why = self.history.interrupted.as_deref().unwrap_or("for an unknown reason");
             report.violated(Rule::Left, format!("the run did not come to its end: {why}"));
         }
-        // A run that was cut short owes nothing more than that.
+        // A run that was cut short already has its violation: what it owes beside that is not judged.
         for kind in self.history.owed.iter().filter(|_| self.history.is_complete) {
-            if report.faults.get(kind).is_none_or(|(bit, _)| *bit == 0) {
-                let what = format!("{kind} was to be done to {}, and never bit", report.store);
+            if report.faults.get(kind).is_none_or(|(effective, _)| *effective == 0) {
+                let what = format!("{kind} never took effect on {}", report.store);
                 report.violated(Rule::Faults, what);
             }
         }

@@ -1,11 +1,11 @@
-//! What the runs of one pass found together.
+//! The results of all runs of one pass.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use super::Report;
 
-/// The reports of all stores, for people: totals, and which faults bit where.
+/// The reports of all stores, for people: totals, and which faults took effect on which store.
 #[derive(Clone, Copy, Debug)]
 pub struct Pass<'a> {
     /// One for each store.
@@ -22,7 +22,8 @@ impl fmt::Display for Pass<'_> {
             "store", "grants", "in calm", "faults", "losses", "violations"
         )?;
         for report in self.reports {
-            let (grants, calm, faults) = (report.all_grants(), report.calm_grants, report.bites());
+            let (grants, calm, faults) =
+                (report.all_grants(), report.calm_grants, report.faults_with_effect());
             let (losses, violations) = (report.all_losses(), report.violations.len());
             writeln!(
                 f,
@@ -32,18 +33,18 @@ impl fmt::Display for Pass<'_> {
         }
         let sum = |count: fn(&Report) -> u64| self.reports.iter().map(count).sum::<u64>();
         let (grants, calm, faults) =
-            (sum(Report::all_grants), sum(|report| report.calm_grants), sum(Report::bites));
+            (sum(Report::all_grants), sum(|report| report.calm_grants), sum(Report::faults_with_effect));
         writeln!(f, "{:<16} {grants:>10} {calm:>8} {faults:>8}", "all")?;
         self.faults(f)
     }
 }
 
 impl Pass<'_> {
-    /// How often each kind of fault bit on each store; a star where it had to.
+    /// How often each kind of fault took effect on each store; a star where it had to.
     fn faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds: BTreeSet<&String> =
             self.reports.iter().flat_map(|report| report.faults.keys().chain(&report.owed)).collect();
-        write!(f, "{:<18}", "times that it bit")?;
+        write!(f, "{:<18}", "times with effect")?;
         for report in self.reports {
             write!(f, " {:>13}", report.store)?;
         }
@@ -53,8 +54,11 @@ impl Pass<'_> {
             for report in self.reports {
                 let star = if report.owed.contains(kind) { "*" } else { "" };
                 match report.faults.get(kind) {
-                    Some((bit, 0)) => write!(f, " {:>13}", format!("{bit}{star}"))?,
-                    Some((bit, not)) => write!(f, " {:>13}", format!("{bit} of {}{star}", bit + not))?,
+                    Some((effective, 0)) => write!(f, " {:>13}", format!("{effective}{star}"))?,
+                    Some((effective, ineffective)) => {
+                        let all = effective + ineffective;
+                        write!(f, " {:>13}", format!("{effective} of {all}{star}"))?;
+                    }
                     None if star.is_empty() => write!(f, " {:>13}", "-")?,
                     None => write!(f, " {:>13}", "never*")?,
                 }
@@ -63,7 +67,7 @@ impl Pass<'_> {
         }
         writeln!(
             f,
-            "* had to bite here; a pass of less than a minute a store shares them out among stores of a sort"
+            "* had to take effect here; a pass of less than a minute per store divides them by families"
         )?;
         if !self.has_links {
             writeln!(f, "not possible here: link_down, network_down (no network namespaces)")?;

@@ -1,39 +1,40 @@
-//! From the lines of a run to claims, faults and sightings.
+//! Reads the logs of a run into claims, faults and observations.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Error, Result};
 use std::path::{Path, PathBuf};
 
+use globallock::queue::Permits;
 use serde::de::DeserializeOwned;
 
 use crate::history::{
-    ClaimNumber, Failure, FaultEvent, Mode, ObserverEvent, OwnerEvent, Reason, RegisterEvent, Terms, Time,
-    Written,
+    ClaimNumber, Failure, FaultEvent, Mode, ObserverEvent, OwnerEvent, Reason, RegisterAnswer, RegisterEvent,
+    Terms, Time,
 };
 
-/// All that a run left behind.
+/// The history of a run, read from its logs.
 #[derive(Debug, Default)]
 pub struct History {
     pub(super) store: String,
     pub(super) lease: Time,
     pub(super) terms: Terms,
-    /// The kinds of faults that must bite.
+    /// The kinds of faults that must take effect.
     pub(super) owed: Vec<String>,
     pub(super) claims: Vec<Claim>,
     pub(super) faults: Vec<Fault>,
     pub(super) registered: Vec<RegisterEvent>,
     pub(super) observed: Vec<ObserverEvent>,
-    /// What was left in the store, if somebody looked.
+    /// What was left in the store, if that was checked.
     pub(super) left: Option<Vec<String>>,
     pub(super) is_complete: bool,
-    /// Why it did not come to its end, if that is known.
+    /// Why the run was cut short, if that is known.
     pub(super) interrupted: Option<String>,
-    /// For each owner, when it ran again after it had not, and for how long that was.
+    /// For each owner, when a pause of the process ended, and how long the pause was.
     pub(super) pauses: HashMap<u32, Vec<(Time, Time)>>,
 }
 
-/// One claim, as its owner tells of it.
+/// One claim, as its owner logged it.
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) number: ClaimNumber,
@@ -41,8 +42,7 @@ pub(super) struct Claim {
     pub(super) lease: Time,
     pub(super) name: String,
     pub(super) kind: crate::history::Kind,
-    pub(super) weight: u32,
-    pub(super) capacity: u32,
+    pub(super) permits: Permits,
     pub(super) mode: Mode,
     pub(super) invoked: Time,
     pub(super) granted: Option<Grant>,
@@ -50,10 +50,10 @@ pub(super) struct Claim {
     pub(super) lost: Option<(Time, Reason)>,
     pub(super) released: Option<Time>,
     /// When its release was answered.
-    pub(super) departed: Option<Time>,
-    /// Writes that the register refused though the owner believed to hold all the while: when the answers came.
+    pub(super) release_answered: Option<Time>,
+    /// When writes were refused by the register although the owner believed to hold throughout.
     pub(super) refused: Vec<Time>,
-    /// The last line of the owner's log, and whether that is an end in order.
+    /// The time of the last line in the owner's log, and whether the process ended as it should.
     pub(super) owner_ended: (Time, bool),
 }
 
@@ -61,9 +61,9 @@ pub(super) struct Claim {
 pub(super) struct Grant {
     pub(super) at: Time,
     pub(super) fencing_token: u64,
-    /// What was left of it at first.
+    /// Until when it was held for sure, as known at the grant.
     pub(super) until: Option<Time>,
-    /// The latest that the log tells; `None` where only the process's end ends it.
+    /// The latest `until` in the log; `None` where only the end of the process ends the hold.
     pub(super) last_until: Option<Time>,
 }
 
@@ -74,13 +74,13 @@ pub(super) struct Fault {
     pub(super) mended: Time,
     pub(super) kind: String,
     pub(super) owner: Option<u32>,
-    pub(super) bit: bool,
+    pub(super) took_effect: bool,
     pub(super) forgets: bool,
 }
 
 impl Claim {
     /// From when to when it surely held.
-    pub(super) fn surely(&self) -> Option<(Time, Time)> {
+    pub(super) fn surely_held(&self) -> Option<(Time, Time)> {
         let grant = self.granted?;
         let (last_line, in_order) = self.owner_ended;
         let ends =
@@ -89,18 +89,19 @@ impl Claim {
         (grant.at < end).then_some((grant.at, end))
     }
 
-    /// When the call was answered, if it was.
+    /// When the owner's call returned, if it did.
     pub(super) fn answered(&self) -> Option<Time> {
         self.granted.map(|grant| grant.at).or(self.failed.as_ref().map(|(at, _)| *at))
     }
 
     pub(super) fn is_exclusive(&self) -> bool {
-        self.weight == self.capacity
+        self.permits.count == self.permits.capacity
     }
 
-    /// Whether both can hold at a time.
-    pub(super) fn goes_with(&self, other: &Claim) -> bool {
-        u64::from(self.weight) + u64::from(other.weight) <= u64::from(self.capacity.min(other.capacity))
+    /// Whether both can hold at the same time.
+    pub(super) fn is_compatible_with(&self, other: &Claim) -> bool {
+        let capacity = self.permits.capacity.min(other.permits.capacity);
+        u64::from(self.permits.count) + u64::from(other.permits.count) <= u64::from(capacity)
     }
 }
 
@@ -108,7 +109,7 @@ impl History {
     /// Reads the logs in `directory`.
     ///
     /// # Errors
-    /// When one is missing or makes no sense; the last line of a process that was killed may be cut short.
+    /// When a log is missing or unreadable. Only the last line of a process that was killed may be cut short.
     pub fn read(directory: &Path) -> Result<Self> {
         let mut history = History {
             registered: lines(&directory.join("register.jsonl"))?.0,
@@ -125,9 +126,10 @@ impl History {
             history.take_fault(event);
         }
         if let Some((at, kind)) = begun {
-            // Nobody knows what it did.
+            // The run was cut short during this fault, so its effect is unknown: assume the worst, without an
+            // end.
             let (mended, owner) = (Time::MAX / 2, None);
-            history.faults.push(Fault { at, mended, kind, owner, bit: false, forgets: true });
+            history.faults.push(Fault { at, mended, kind, owner, took_effect: false, forgets: true });
         }
         let mut logs: Vec<PathBuf> = std::fs::read_dir(directory)?
             .map(|entry| Ok(entry?.path()))
@@ -152,7 +154,7 @@ impl History {
                     .iter()
                     .any(|fault| fault.kind == "owner_kill" && fault.owner == Some(claim.number.owner))
             };
-            // All are killed with a run that does not come to its end.
+            // If the run was killed, all its owners were killed with it.
             if is_cut && history.is_complete && !claims.iter().all(killed) {
                 return Err(Error::other(format!("{}: its last line is cut", log.display())));
             }
@@ -173,8 +175,8 @@ impl History {
             }
             FaultEvent::Begin { .. } => {}
             FaultEvent::Interrupted { why, .. } => self.interrupted = Some(why),
-            FaultEvent::Fault { at, mended, kind, owner, bit, forgets, .. } => {
-                self.faults.push(Fault { at, mended, kind, owner, bit, forgets });
+            FaultEvent::Fault { at, mended, kind, owner, took_effect, forgets, .. } => {
+                self.faults.push(Fault { at, mended, kind, owner, took_effect, forgets });
             }
             FaultEvent::Left { left, .. } => self.left = Some(left),
             FaultEvent::End { .. } => self.is_complete = true,
@@ -201,38 +203,37 @@ fn lines<T: DeserializeOwned>(path: &Path) -> Result<(Vec<T>, bool)> {
 /// Puts together the claims of one owner.
 pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, String> {
     let Some(OwnerEvent::Start { owner, language, lease, .. }) = events.first() else {
-        // Killed before it could begin.
+        // An empty log is of a process that was killed before it could write.
         return if events.is_empty() {
             Ok(Vec::new())
         } else {
-            Err("it does not begin with a start".to_owned())
+            Err("its first line is no start event".to_owned())
         };
     };
     let last = events.iter().map(time).max().unwrap_or(0);
     let owner_ended = (last, matches!(events.last(), Some(OwnerEvent::End { .. })));
     let mut claims: Vec<Claim> = Vec::new();
     for event in events {
-        if let OwnerEvent::Invoke { at, claim, name, kind, weight, capacity, mode } = event {
+        if let OwnerEvent::Invoke { at, claim, name, kind, count, capacity, mode } = event {
             claims.push(Claim {
                 number: ClaimNumber { owner: *owner, claim: *claim },
                 is_pythons: language == "python",
                 lease: *lease,
                 name: name.clone(),
                 kind: *kind,
-                weight: *weight,
-                capacity: *capacity,
+                permits: Permits { count: *count, capacity: *capacity },
                 mode: *mode,
                 invoked: *at,
                 granted: None,
                 failed: None,
                 lost: None,
                 released: None,
-                departed: None,
+                release_answered: None,
                 refused: Vec::new(),
                 owner_ended,
             });
         } else if let Some(number) = claim_of(event) {
-            // What is under way was asked for lately.
+            // Events are about recent claims, so the search from the end is short.
             let found = claims.iter_mut().rev().find(|claim| claim.number.claim == number);
             take(found.ok_or_else(|| format!("claim {number} was never asked for"))?, event);
         }
@@ -256,16 +257,17 @@ fn take(claim: &mut Claim, event: &OwnerEvent) {
             answered,
             held_before: true,
             held_after: true,
-            guarded: Written::Refused,
+            guarded: RegisterAnswer::Refused,
             ..
         } => {
             claim.refused.push(*answered);
         }
         OwnerEvent::Lost { at, reason, .. } => claim.lost = Some((*at, *reason)),
         OwnerEvent::Release { at, .. } => claim.released = Some(*at),
-        // What was dropped, or not answered, leaves in the background: at the latest its lease does.
-        OwnerEvent::Released { at, departure, .. } if departure == "left" || departure == "gone" => {
-            claim.departed = Some(*at);
+        // Only these two are answers of the store. A dropped or unanswered release goes on in the background;
+        // at the latest the lease ends the claim.
+        OwnerEvent::Released { at, outcome, .. } if outcome == "left" || outcome == "gone" => {
+            claim.release_answered = Some(*at);
         }
         _ => {}
     }

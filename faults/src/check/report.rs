@@ -1,4 +1,4 @@
-//! What the checker found.
+//! The checker's report.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,42 +7,42 @@ use serde::Serialize;
 
 use crate::history::Time;
 
-/// What can be violated.
+/// A promise that can be violated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// Never more hold than fit.
+    /// The holders never exceed the capacity.
     Exclusion,
-    /// The registers did as they should; one token is one claim's.
+    /// The registers refuse exactly the old tokens; no two claims use one token.
     Registers,
     /// No write of an owner that held is refused.
     BelievedWrites,
     /// Tokens rise.
     Tokens,
-    /// Who came first is granted first.
+    /// First come, first served.
     Queue,
-    /// A loss is told in time, and a grant has something left.
+    /// An owner is notified of a loss in time, and a grant has some time left.
     Losses,
     /// In calm, nothing is lost.
     Unprovoked,
-    /// Whoever asks is answered within the limit.
+    /// Each call returns within its limit.
     Limits,
-    /// Nobody waits for a lock that nobody has.
+    /// No waiter waits for a free lock.
     Progress,
-    /// A dead owner's lock goes on to the next.
+    /// A dead owner's lock is granted to the next waiter in time.
     Recovery,
-    /// Nothing is left at the end.
+    /// Nothing is left in the store at the end.
     Left,
-    /// What was to be broken was broken.
+    /// Every kind of fault that the run owed took effect.
     Faults,
 }
 
 /// One violation.
 #[derive(Clone, Debug, Serialize)]
 pub struct Violation {
-    /// Of what.
+    /// The promise.
     pub rule: Rule,
-    /// Who, when and how.
+    /// Which claims, when and how.
     pub what: String,
 }
 
@@ -51,33 +51,33 @@ pub struct Violation {
 pub struct Report {
     /// The store.
     pub store: String,
-    /// Grants by sort.
+    /// Grants by kind of lock.
     pub grants: BTreeMap<String, u64>,
-    /// How many of the grants were to owners in Python.
+    /// The grants to owners in Python.
     pub to_python: u64,
     /// Acquisitions that were not granted, by reason.
     pub failures: BTreeMap<String, u64>,
-    /// Losses that were told, by reason.
+    /// Losses, by reason.
     pub losses: BTreeMap<String, u64>,
-    /// Of these, the expired leases in calm that pauses of the machine may explain.
+    /// The losses in calm that pauses of the machine may explain.
     pub paused: u64,
     /// Grants in calm, where no loss is excused.
     pub calm_grants: u64,
-    /// The faults that had to bite.
+    /// The kinds of faults that had to take effect.
     pub owed: Vec<String>,
-    /// Faults by sort: how many bit, and how many did not.
+    /// Faults by kind: how many took effect, and how many did not.
     pub faults: BTreeMap<String, (u64, u64)>,
-    /// Writes and looks that the registers served.
+    /// Writes and reads that the registers served.
     pub writes: u64,
-    /// How often the register that takes everything took a write that was too old: what fencing is for.
+    /// How often the control accepted a token that was too old: the damage that fencing prevents.
     pub stale: u64,
     /// Pairs of claims whose order was judged.
     pub pairs: u64,
-    /// What looked like a violation while the store may have forgotten what it had granted.
+    /// What would be a violation, but happened while the store may have forgotten what it had granted.
     pub excused: u64,
-    /// From the kill of a holder to the next grant, in microseconds, ascending.
+    /// The times from the kill of a holder to the next grant, in microseconds, ascending.
     pub recoveries: Vec<Time>,
-    /// What was violated.
+    /// The violations.
     pub violations: Vec<Violation>,
 }
 
@@ -106,38 +106,39 @@ impl Report {
         self.violations.push(Violation { rule, what });
     }
 
-    /// How many grants there were.
+    /// The number of grants.
     #[must_use]
     pub fn all_grants(&self) -> u64 {
         self.grants.values().sum()
     }
 
-    /// How many losses were told.
+    /// The number of losses.
     #[must_use]
     pub fn all_losses(&self) -> u64 {
         self.losses.values().sum()
     }
 
-    /// How many faults bit.
+    /// The number of faults that took effect.
     #[must_use]
-    pub fn bites(&self) -> u64 {
-        self.faults.values().map(|(bit, _)| bit).sum()
+    pub fn faults_with_effect(&self) -> u64 {
+        self.faults.values().map(|(effective, _)| effective).sum()
     }
 
-    /// Whether a rule is among the violated.
+    /// Whether this rule was violated.
     #[must_use]
     pub fn violates(&self, rule: Rule) -> bool {
         self.violations.iter().any(|violation| violation.rule == rule)
     }
 
-    /// Why the run proves little though nothing was violated; empty if it proves something.
+    /// Why the run proves little although nothing was violated; empty if it proves something.
     #[must_use]
     pub fn doubts(&self) -> Vec<&'static str> {
         let mut doubts = Vec::new();
-        // Where the kernel ends a dead owner's locks, a stopped one keeps them.
+        // In files there need not be a late write: the kernel ends only a dead owner's locks, so a stopped
+        // owner keeps its own.
         if self.stale == 0
             && self.store != "file"
-            && self.faults.get("owner_stop_long").is_some_and(|bits| bits.0 > 2)
+            && self.faults.get("owner_stop_long").is_some_and(|(effective, _)| *effective > 2)
         {
             doubts.push("no write came too late: the faults were too weak");
         }
@@ -148,10 +149,10 @@ impl Report {
             doubts.push("nothing was granted in calm");
         }
         if self.pairs == 0 {
-            doubts.push("no pair of claims was seen in its order");
+            doubts.push("no pair of claims was judged by its order");
         }
-        if self.bites() == 0 {
-            doubts.push("no fault bit");
+        if self.faults_with_effect() == 0 {
+            doubts.push("no fault took effect");
         }
         doubts
     }
@@ -164,7 +165,7 @@ impl fmt::Display for Report {
             "{}: {} grants, {} faults, {} violations",
             self.store,
             self.all_grants(),
-            self.bites(),
+            self.faults_with_effect(),
             self.violations.len()
         )?;
         let list = |counts: &BTreeMap<String, u64>| {
@@ -183,18 +184,18 @@ impl fmt::Display for Report {
         let faults: Vec<String> = self
             .faults
             .iter()
-            .map(|(what, (bit, not))| match not {
-                0 => format!("{what} {bit}"),
-                not => format!("{what} {bit} (and {not} without effect)"),
+            .map(|(kind, (effective, ineffective))| match ineffective {
+                0 => format!("{kind} {effective}"),
+                ineffective => format!("{kind} {effective} (and {ineffective} without effect)"),
             })
             .collect();
         writeln!(f, "  faults: {}", faults.join(", "))?;
         if !self.owed.is_empty() {
-            writeln!(f, "  had to bite: {}", self.owed.join(", "))?;
+            writeln!(f, "  had to take effect: {}", self.owed.join(", "))?;
         }
         writeln!(
             f,
-            "  writes: {}, too late for the control: {}; pairs in order: {}; excused while the store forgot: {}",
+            "  writes: {}, late in the control: {}; pairs in order: {}; excused while the store forgot: {}",
             self.writes, self.stale, self.pairs, self.excused
         )?;
         if let (Some(median), Some(worst)) =

@@ -1,16 +1,25 @@
-//! What was told too late, or never.
+//! What came too late, or never.
 
 use std::collections::HashMap;
 
-use super::exclusion::told;
+use super::exclusion::describe;
 use super::{Case, Report, Rule};
 use crate::history::{Failure, Mode, Time};
 
 impl Case<'_> {
-    /// Whoever was granted had something left of it, and was told when it was over, if it did not give it back.
+    /// A grant has some time left, and an owner that does not release is notified of the loss in time.
     ///
-    /// That the loss was told before the store granted anew is the rule of exclusion's affair: until it is told, and the
-    /// deadline has come, the claim counts as held.
+    /// What must be in the log of a granted claim:
+    ///
+    /// | the log has | judged |
+    /// |---|---|
+    /// | a loss | it came by the deadline, at most a lease later than the last one known |
+    /// | a release and no loss | nothing |
+    /// | neither, and the owner ended as it should | violation |
+    /// | neither, and the owner was killed | its last line came by the deadline, in the same way |
+    ///
+    /// That the notification comes before the store grants the lock again is judged by the rule of exclusion,
+    /// because a claim counts as held until its loss or its deadline.
     pub(super) fn losses(&self, report: &mut Report) {
         for claim in &self.history.claims {
             let Some(grant) = claim.granted else { continue };
@@ -21,26 +30,33 @@ impl Case<'_> {
                 && claim.lost.is_none_or(|(lost, _)| lost >= grant.at + self.terms.slack)
                 && !excused(claim.invoked, grant.at)
             {
-                report.violated(Rule::Losses, format!("granted with nothing left: {}", told(claim)));
+                report.violated(Rule::Losses, format!("granted with no time left: {}", describe(claim)));
             }
             match (claim.lost, claim.released) {
                 (Some((lost, _)), _) => {
                     let deadline = grant.last_until.unwrap_or(Time::MAX).saturating_add(self.terms.slack);
-                    // Renewals after the last look of the log put it off by a lease at most.
+                    // Renewals after the last `until` in the log extend it by a lease at most.
                     if lost > deadline.saturating_add(self.history.lease) && !excused(grant.at, lost) {
-                        report.violated(Rule::Losses, format!("told at {lost}: {}", told(claim)));
+                        report.violated(
+                            Rule::Losses,
+                            format!("notified too late, at {lost}: {}", describe(claim)),
+                        );
                     }
                 }
                 (None, None) if in_order => {
-                    report
-                        .violated(Rule::Losses, format!("neither given back nor told lost: {}", told(claim)));
+                    report.violated(
+                        Rule::Losses,
+                        format!("neither released nor reported lost: {}", describe(claim)),
+                    );
                 }
                 (None, None) => {
                     let deadline = grant.last_until.unwrap_or(Time::MAX);
                     let late = deadline.saturating_add(self.history.lease + self.terms.slack);
                     if late < last_line && !excused(grant.at, last_line) {
-                        report
-                            .violated(Rule::Losses, format!("never told until {last_line}: {}", told(claim)));
+                        report.violated(
+                            Rule::Losses,
+                            format!("not notified until {last_line}: {}", describe(claim)),
+                        );
                     }
                 }
                 (None, Some(_)) => {}
@@ -48,7 +64,7 @@ impl Case<'_> {
         }
     }
 
-    /// Whoever asked was answered within the time that it gave, and the patience with a silent store.
+    /// Each call returns within its own limit plus the store timeout.
     pub(super) fn limits(&self, report: &mut Report) {
         for claim in &self.history.claims {
             let limit = match claim.mode {
@@ -59,7 +75,7 @@ impl Case<'_> {
             let end = match claim.answered() {
                 Some(answered) => answered,
                 None if in_order => {
-                    report.violated(Rule::Limits, format!("never answered: {}", told(claim)));
+                    report.violated(Rule::Limits, format!("never answered: {}", describe(claim)));
                     continue;
                 }
                 None => last_line,
@@ -69,18 +85,21 @@ impl Case<'_> {
                 + self.terms.slack
                 + self.stopped(claim.number.owner, claim.invoked, end);
             if end - claim.invoked > allowed {
-                report.violated(Rule::Limits, format!("answered at {end}: {}", told(claim)));
+                report.violated(Rule::Limits, format!("answered at {end}: {}", describe(claim)));
             }
             if matches!((&claim.mode, &claim.failed), (Mode::Cancel(_), Some((_, Failure::TimedOut)))) {
-                report.violated(Rule::Limits, format!("out of time before its time: {}", told(claim)));
+                report.violated(Rule::Limits, format!("timed out before its limit: {}", describe(claim)));
             }
         }
     }
 
-    /// In calm, nobody waits for longer than a lease while nobody has anything of the lock.
+    /// In calm, no claim waits for longer than a lease while the lock is free.
     ///
-    /// Sound as far as the slack is enough to tell an owner of its grant: a claim is taken to have the lock from so long
-    /// before it was told, until its departure was answered or its lease must be over; whoever only waited has nothing.
+    /// A claim that was granted counts as using the lock from one slack before its owner knew of the grant,
+    /// until its release was answered or its lease must have expired. A claim that was never granted uses
+    /// nothing.
+    ///
+    /// Sound if the slack is long enough for an owner to hear of its grant.
     pub(super) fn progress(&self, report: &mut Report) {
         let allowed = self.history.lease + self.terms.slack;
         for claims in self.names.values() {
@@ -88,15 +107,14 @@ impl Case<'_> {
                 .iter()
                 .filter_map(|claim| Some((claim, claim.granted?)))
                 .map(|(claim, grant)| {
-                    let over =
-                        claim.released.or(claim.lost.map(|(at, _)| at)).map(|over| over + self.history.lease);
-                    let known = claim.departed.or(over);
+                    let ended = claim.released.or(claim.lost.map(|(at, _)| at));
+                    let expired = ended.unwrap_or(claim.owner_ended.0) + self.history.lease;
                     let from = claim.invoked.max(grant.at.saturating_sub(self.terms.slack));
-                    (from, known.unwrap_or(claim.owner_ended.0 + self.history.lease))
+                    (from, claim.release_answered.unwrap_or(expired))
                 })
                 .collect();
             busy.sort_unstable();
-            // From when to when nobody had it.
+            // The times in which the lock was free.
             let (mut free, mut until) = (Vec::new(), 0);
             for (from, to) in busy {
                 if from > until + allowed {
@@ -110,43 +128,43 @@ impl Case<'_> {
                 let waits = |(from, to): &&(Time, Time)| {
                     end.min(*to).saturating_sub(claim.invoked.max(*from)) > allowed
                 };
-                // Its own grant ends what it is judged by.
+                // The end of its own wait ends the time for which it is judged.
                 if let Some((from, to)) = free.iter().find(waits).filter(|_| self.is_calm(claim.invoked, end))
                 {
-                    let what = format!("nobody had it from {from} to {to}, and yet waited {}", told(claim));
+                    let what = format!("free from {from} to {to}, but not granted to {}", describe(claim));
                     report.violated(Rule::Progress, what);
                 }
             }
         }
     }
 
-    /// Nobody is told nothing but errors for longer than any fault and what follows it last.
+    /// No owner gets only errors for longer than any fault with its consequences lasts.
     ///
-    /// Sound: between two faults there is a moment in which the store answers.
+    /// Sound, because between two faults there is a time in which the store answers.
     pub(super) fn errors(&self, report: &mut Report) {
         let allowed = 6 * self.history.lease + 2 * self.terms.slack;
         let mut since: HashMap<(u32, &str), &super::Claim> = HashMap::new();
         for claim in &self.history.claims {
-            let (Some(end), place) = (claim.answered(), (claim.number.owner, claim.name.as_str())) else {
+            let (Some(end), key) = (claim.answered(), (claim.number.owner, claim.name.as_str())) else {
                 continue;
             };
             if !matches!(claim.failed, Some((_, Failure::Error(_)))) {
-                since.remove(&place);
+                since.remove(&key);
                 continue;
             }
-            let first = *since.entry(place).or_insert(claim);
+            let first = *since.entry(key).or_insert(claim);
             let stopped = self.stopped(claim.number.owner, first.invoked, end);
             if end - first.invoked > allowed + stopped {
-                let what = format!("nothing but errors since {}: {}", first.invoked, told(claim));
+                let what = format!("only errors since {}: {}", first.invoked, describe(claim));
                 report.violated(Rule::Progress, what);
-                since.remove(&place);
+                since.remove(&key);
             }
         }
     }
 
-    /// Once a holder is killed, one who waited is granted within the lease and a little.
+    /// When a holder is killed, a waiter is granted within a lease and the recovery time.
     ///
-    /// Judged where nothing else was broken meanwhile, since that may cost its own time.
+    /// Judged only where there was no other fault meanwhile, because another fault may delay the grant too.
     pub(super) fn recovery(&self, report: &mut Report) {
         let allowed = self.history.lease + self.terms.recovery;
         for (number, kill) in
@@ -171,7 +189,7 @@ impl Case<'_> {
                     claim.number.owner != held.number.owner
                         && claim.invoked < kill.at
                         && claim.answered().is_none_or(|answered| answered > kill.at)
-                        && !claim.goes_with(held)
+                        && !claim.is_compatible_with(held)
                 };
                 let Some(next) = claims
                     .iter()
@@ -188,7 +206,7 @@ impl Case<'_> {
                     if after > allowed {
                         report.violated(
                             Rule::Recovery,
-                            format!("the next was granted after {after}: {}", told(held)),
+                            format!("the next was granted after {after}: {}", describe(held)),
                         );
                     }
                 }

@@ -1,20 +1,21 @@
-//! What an owner decides, step by step: `choices.py` beside this crate draws the same.
+//! What an owner decides at each step. `choices.py` beside this crate draws the same numbers.
 //!
-//! Each step has a generator of its own, so that no decision depends on what the store answered before. The order of
-//! the draws is part of the contract with `choices.py`.
+//! Each step has a generator of its own, so that no decision depends on earlier answers of the store. The
+//! order of the draws is part of the contract with `choices.py`.
 
 use std::fmt;
 
-use super::{Plan, Which};
+use super::{LockSpec, Plan};
 use crate::history::{Mode, Time};
 
-/// Draws numbers: splitmix64 by Steele, Lea and Flood (2014), which is a line in every language.
+/// A generator of random numbers: splitmix64 by Steele, Lea and Flood (2014), because it is a few lines in
+/// any language.
 struct Draw(u64);
 
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Draw {
-    /// A generator for one step.
+    /// Makes the generator of one step.
     fn new(seed: u64, owner: u32, position: usize, step: u64) -> Self {
         let mixed = [u64::from(owner), position as u64, step];
         Draw(mixed.into_iter().fold(seed, |state, part| Draw(state).next().wrapping_add(part)))
@@ -33,40 +34,40 @@ impl Draw {
     }
 }
 
-/// What is decided about one claim before it is asked for.
+/// What is decided about one claim before it is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// Whether it is the exclusive side, of a read-write lock.
+    /// Whether it takes the exclusive side of a read-write lock.
     pub writes: bool,
-    /// How many permits, of a semaphore.
+    /// How many permits it takes of a semaphore.
     pub permits: u32,
     /// How it asks.
     pub mode: Mode,
-    /// How often it looks and writes while it holds.
+    /// How often it checks that it holds, and writes, while it holds.
     pub rounds: u32,
-    /// The time between a look and a write, in microseconds.
+    /// The time between a check and a write, in microseconds.
     pub pause: Time,
-    /// Whether the guard is dropped, not released.
+    /// Whether the guard is dropped instead of released.
     pub drops: bool,
-    /// The pause after it, in microseconds.
+    /// The pause before the next step, in microseconds.
     pub rest: Time,
 }
 
 impl Choice {
-    /// Decides on one step of one owner at one of its locks.
+    /// Decides one step of one owner at one of its locks.
     #[must_use]
-    pub fn draw(plan: &Plan, which: &Which, position: usize, step: u64) -> Self {
+    pub fn draw(plan: &Plan, spec: &LockSpec, position: usize, step: u64) -> Self {
         let mut draw = Draw::new(plan.seed, plan.owner, position, step);
         let writes = draw.below(3) == 0;
-        let permits = 1 + draw.below(u64::from(which.capacity.clamp(1, 2)));
+        let permits = 1 + draw.below(u64::from(spec.capacity.clamp(1, 2)));
         let (mode, cancel) = (draw.below(10), draw.below(30_000));
         let (long, slow) = (draw.below(1_000) < u64::from(plan.long), draw.below(100) < 3);
         let (long_rounds, slow_pause) = (8 + draw.below(8), 2_000 + draw.below(18_000));
         let (rounds, pause) = (1 + draw.below(2), draw.below(800));
         let (rounds, pause) = match (long, slow) {
-            // For longer than a lease.
+            // It holds for longer than a lease.
             (true, _) => (long_rounds, plan.lease / 8),
-            // One look, some work, and a write without another look: what most programs do.
+            // One check, some work, and a write without another check: what most programs do.
             (false, true) => (1, slow_pause),
             (false, false) => (rounds, pause),
         };

@@ -1,4 +1,4 @@
-//! What an owner does while it holds.
+//! What an owner does while it holds a lock.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::{Choice, Owner};
-use crate::history::{OwnerEvent, Reason, Time, Written, now};
+use crate::history::{OwnerEvent, Reason, RegisterAnswer, Time, now};
 
-/// Now, and until when a lock is surely held: never later than its owner believes.
+/// Returns the time now, and until when the lock is surely held. The clock is read first, so the result is
+/// never later than what the owner believes.
 pub(super) fn until(guard: &Guard) -> (Time, Option<Time>) {
     let at = now();
     let left = guard.remaining();
@@ -26,16 +27,16 @@ impl Owner {
         guard: Guard,
         lock: &Lock,
         choice: Choice,
-        registers: &mut Link,
+        registers: &mut RegisterConnection,
     ) {
         let (log, loss) = (Arc::clone(&self.log), guard.ended());
-        let told = tokio::spawn(async move {
+        let loss_logged = tokio::spawn(async move {
             if let Some(loss) = loss.await {
                 let reason = match loss {
                     Loss::Expired => Reason::Expired,
                     Loss::MaxHold => Reason::MaxHold,
                     Loss::Revoked => Reason::Revoked,
-                    other => panic!("the checker knows nothing of {other:?}"),
+                    other => panic!("the checker does not know the reason {other:?}"),
                 };
                 log.write(&OwnerEvent::Lost { at: now(), claim, reason });
             }
@@ -55,13 +56,17 @@ impl Owner {
             let at = now();
             let guarded = registers.ask(&line).await;
             let (answered, held_after) = (now(), guard.is_held());
-            let control = if guarded == Written::Unknown { Written::Unknown } else { Written::Accepted };
+            let control = if guarded == RegisterAnswer::Unknown {
+                RegisterAnswer::Unknown
+            } else {
+                RegisterAnswer::Accepted
+            };
             let wrote = OwnerEvent::Wrote { at, answered, claim, held_before, held_after, guarded, control };
             self.log.write(&wrote);
         }
         if guard.is_held() {
             self.log.write(&OwnerEvent::Release { at: now(), claim });
-            let departure = if choice.drops {
+            let outcome = if choice.drops {
                 drop(guard);
                 "dropped".to_owned()
             } else {
@@ -71,38 +76,38 @@ impl Owner {
                     Err(error) => error.to_string(),
                 }
             };
-            self.log.write(&OwnerEvent::Released { at: now(), claim, departure });
+            self.log.write(&OwnerEvent::Released { at: now(), claim, outcome });
         } else {
             drop(guard);
         }
-        told.await.expect("the loss is logged");
+        loss_logged.await.expect("the loss is logged");
     }
 }
 
 /// A connection to the registers.
-pub(super) struct Link {
+pub(super) struct RegisterConnection {
     registers: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
 }
 
-impl Link {
+impl RegisterConnection {
     pub(super) fn new(registers: SocketAddr) -> Self {
-        Link { registers, stream: None }
+        RegisterConnection { registers, stream: None }
     }
 
-    async fn ask(&mut self, line: &str) -> Written {
+    async fn ask(&mut self, line: &str) -> RegisterAnswer {
         let answer = timeout(Duration::from_secs(5), self.try_ask(line)).await;
         match answer {
             Ok(Ok(accepted)) => {
                 if accepted {
-                    Written::Accepted
+                    RegisterAnswer::Accepted
                 } else {
-                    Written::Refused
+                    RegisterAnswer::Refused
                 }
             }
             _ => {
                 self.stream = None;
-                Written::Unknown
+                RegisterAnswer::Unknown
             }
         }
     }

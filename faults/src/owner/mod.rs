@@ -1,4 +1,4 @@
-//! An owner process: it takes a few locks again and again, in every way that there is, and logs what it sees.
+//! An owner process: it takes a few locks again and again, in every possible way, and logs what happens.
 
 mod choices;
 mod hold;
@@ -20,15 +20,15 @@ use crate::log::Log;
 
 pub use self::choices::Choice;
 
-/// How often an owner looks at its wall clock.
-const CLOCK_LOOK: Duration = Duration::from_millis(50);
+/// How often an owner compares its wall clock with the monotonic one.
+const CLOCK_POLL: Duration = Duration::from_millis(50);
 
-/// How often an owner looks whether it runs.
+/// How often an owner checks that it runs.
 const PULSE: Duration = Duration::from_millis(10);
-/// The shortest pause that it tells of.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The shortest pause that is logged.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
 
-/// What an owner process is told: one JSON text, its only argument.
+/// The orders of an owner process: one JSON text, its only argument.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// The store's address.
@@ -37,28 +37,28 @@ pub struct Plan {
     pub registers: SocketAddr,
     /// Where it logs.
     pub log: PathBuf,
-    /// Its number: one that is started in place of another has the next.
+    /// Its number. An owner that replaces a killed one has the next free number.
     pub owner: u32,
-    /// The run's seed, from which and the number all that it decides is drawn.
+    /// The run's seed. All its decisions are drawn from the seed and its number.
     pub seed: u64,
     /// The lease of its claims, in microseconds.
     pub lease: Time,
-    /// The longest that a waiter waits, in microseconds.
+    /// The longest that it waits to be granted, in microseconds.
     pub limit: Time,
-    /// How many of a thousand times it holds for longer than a lease.
+    /// How many times in a thousand it holds for longer than a lease.
     pub long: u16,
     /// The locks that it takes.
-    pub locks: Vec<Which>,
+    pub locks: Vec<LockSpec>,
 }
 
 /// One lock.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Which {
+pub struct LockSpec {
     /// Its name, without spaces.
     pub name: String,
-    /// Its sort; `read` stands for both sides of a read-write lock.
+    /// Its kind; `read` means both sides of a read-write lock.
     pub kind: Kind,
-    /// How many permits there are, of a semaphore.
+    /// How many permits a semaphore has.
     pub capacity: u32,
 }
 
@@ -90,7 +90,7 @@ pub async fn run(plan: Plan) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Takes locks of a manager until it is told to stop.
+/// Takes locks of a manager until `stop` becomes true.
 ///
 /// # Errors
 /// When the log cannot be made.
@@ -113,8 +113,8 @@ impl Owner {
     async fn work(self: Arc<Self>, manager: Option<LockManager>) {
         let pulse = tokio::spawn(Arc::clone(&self).watch_pauses());
         if let Some(manager) = manager {
-            let each = |(position, which): (usize, &Which)| {
-                tokio::spawn(Arc::clone(&self).take_turns(manager.clone(), which.clone(), position))
+            let each = |(position, spec): (usize, &LockSpec)| {
+                tokio::spawn(Arc::clone(&self).take_turns(manager.clone(), spec.clone(), position))
             };
             let tasks: Vec<_> = self.plan.locks.iter().enumerate().map(each).collect();
             for task in tasks {
@@ -127,14 +127,14 @@ impl Owner {
         self.log.write(&OwnerEvent::End { at: now() });
     }
 
-    /// Logs for how long it did not run, whenever that was.
+    /// Logs each time that the process did not run for a while.
     async fn watch_pauses(self: Arc<Self>) {
         loop {
             let due = now() + PULSE.as_micros() as Time;
             sleep(PULSE).await;
             let at = now();
             let length = at.saturating_sub(due);
-            if length > PAUSE.as_micros() as Time {
+            if length > MIN_PAUSE.as_micros() as Time {
                 self.log.write(&OwnerEvent::Pause { at, length });
             }
         }
@@ -146,7 +146,7 @@ impl Owner {
         let ahead = || i128::try_from(wall()).unwrap_or(0) - i128::from(now());
         let mut before = ahead();
         loop {
-            sleep(CLOCK_LOOK).await;
+            sleep(CLOCK_POLL).await;
             let ahead = ahead();
             let step = (ahead - before) / 1_000_000;
             if step != 0 {
@@ -161,7 +161,7 @@ impl Owner {
         *self.stop.borrow()
     }
 
-    /// Connects, however long the store does not answer; `None` if it is to stop before.
+    /// Connects, however long the store does not answer; `None` if the owner is stopped before.
     async fn connect(&self) -> Option<LockManager> {
         let locks = Options { lease: Duration::from_micros(self.plan.lease), ..Options::default() };
         let options = ManagerOptions { locks, label: Some(format!("owner-{}", self.plan.owner)) };
@@ -175,15 +175,15 @@ impl Owner {
         None
     }
 
-    async fn take_turns(self: Arc<Self>, manager: LockManager, which: Which, position: usize) {
-        let mut registers = hold::Link::new(self.plan.registers);
+    async fn take_turns(self: Arc<Self>, manager: LockManager, spec: LockSpec, position: usize) {
+        let mut registers = hold::RegisterConnection::new(self.plan.registers);
         for step in 0.. {
             if self.is_stopping() {
                 return;
             }
-            let choice = Choice::draw(&self.plan, &which, position, step);
-            let (lock, kind) = lock(&manager, &which, choice);
-            if let Some((claim, guard)) = self.acquire(lock.clone(), kind, &which.name, choice.mode).await {
+            let choice = Choice::draw(&self.plan, &spec, position, step);
+            let (lock, kind) = lock(&manager, &spec, choice);
+            if let Some((claim, guard)) = self.acquire(lock.clone(), kind, &spec.name, choice.mode).await {
                 self.hold(claim, guard, &lock, choice, &mut registers).await;
             }
             sleep(Duration::from_micros(choice.rest)).await;
@@ -193,13 +193,13 @@ impl Owner {
     async fn acquire(&self, lock: Lock, kind: Kind, name: &str, mode: Mode) -> Option<(u64, Guard)> {
         let claim = self.claims.fetch_add(1, Ordering::Relaxed);
         let (permits, name) = (lock.permits(), name.to_owned());
-        let (weight, capacity) = (permits.count, permits.capacity);
-        self.log.write(&OwnerEvent::Invoke { at: now(), claim, name, kind, weight, capacity, mode });
+        let (count, capacity) = (permits.count, permits.capacity);
+        self.log.write(&OwnerEvent::Invoke { at: now(), claim, name, kind, count, capacity, mode });
         let options =
             Options { wait: Some(Duration::from_micros(self.plan.limit)), ..lock.options().clone() };
         let lock = lock.with_options(options).expect("good options");
         let mut stop = self.stop.clone();
-        let asked = async {
+        let acquired = async {
             match mode {
                 Mode::Try => lock.try_acquire().await.map_err(failure)?.ok_or(Failure::Refused),
                 Mode::Wait(_) => tokio::select! {
@@ -212,7 +212,7 @@ impl Owner {
                 }
             }
         };
-        match asked.await {
+        match acquired.await {
             Ok(guard) => {
                 let (at, until) = hold::until(&guard);
                 self.log.write(&OwnerEvent::Granted {
@@ -224,9 +224,9 @@ impl Owner {
                 Some((claim, guard))
             }
             Err(failure) => {
-                let silent = matches!(failure, Failure::Error(_));
+                let is_error = matches!(failure, Failure::Error(_));
                 self.log.write(&OwnerEvent::Failed { at: now(), claim, failure });
-                if silent {
+                if is_error {
                     sleep(Duration::from_millis(20)).await;
                 }
                 None
@@ -242,15 +242,15 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// The lock that was chosen.
-fn lock(manager: &LockManager, which: &Which, choice: Choice) -> (Lock, Kind) {
-    let chosen = match which.kind {
-        Kind::Mutex => manager.mutex(&which.name).map(|lock| (lock, Kind::Mutex)),
+/// The chosen side or permits of a lock.
+fn lock(manager: &LockManager, spec: &LockSpec, choice: Choice) -> (Lock, Kind) {
+    let chosen = match spec.kind {
+        Kind::Mutex => manager.mutex(&spec.name).map(|lock| (lock, Kind::Mutex)),
         Kind::Read | Kind::Write => manager
-            .rwlock(&which.name)
+            .rwlock(&spec.name)
             .map(|lock| if choice.writes { (lock.write(), Kind::Write) } else { (lock.read(), Kind::Read) }),
         Kind::Permits => {
-            let semaphore = manager.semaphore(&which.name, which.capacity);
+            let semaphore = manager.semaphore(&spec.name, spec.capacity);
             semaphore
                 .and_then(|semaphore| semaphore.permits(choice.permits))
                 .map(|lock| (lock, Kind::Permits))

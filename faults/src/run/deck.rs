@@ -1,137 +1,159 @@
-//! Which faults a run owes, and in which order they are dealt.
+//! Which faults a run owes, and in which order they happen.
+//!
+//! The deck is shuffled by the run's seed, and faults are dealt from it like cards.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::STORES;
-use super::fault::What;
+use super::fault::FaultKind;
 
-/// From this length on, each store of a pass owes all that can be done to it.
+/// The shortest run per store for which a pass owes every possible kind of fault on every store.
 const WHOLE: Duration = Duration::from_secs(60);
-/// How often a fault is dealt at most until it bites.
+/// How often a kind of fault that takes no effect is dealt at most.
 const TRIES: u8 = 4;
 
-/// What can go wrong with a store, the more often named the more often; and with its links if there are any.
-pub(super) fn possible(store: &str, has_links: bool) -> Vec<What> {
-    let mut faults = vec![What::OwnerKill, What::OwnerStopShort, What::OwnerStopLong, What::OwnerClockStep];
+/// The faults that are possible with a store. Those of the network need links. A kind that is listed more
+/// than once is dealt more often.
+pub(super) fn possible(store: &str, has_links: bool) -> Vec<FaultKind> {
+    let mut faults = vec![
+        FaultKind::OwnerKill,
+        FaultKind::OwnerStopShort,
+        FaultKind::OwnerStopLong,
+        FaultKind::OwnerClockStep,
+    ];
     if store != "file" {
-        faults.extend([What::Cut, What::HoldAnswers, What::HoldRequests, What::HoldBoth]);
-        faults.extend([What::Delay, What::SwallowAnswers, What::ServerStop]);
+        faults.extend([FaultKind::Cut, FaultKind::HoldAnswers, FaultKind::HoldRequests, FaultKind::HoldBoth]);
+        faults.extend([FaultKind::Delay, FaultKind::SwallowAnswers, FaultKind::ServerStop]);
         if has_links {
-            faults.extend([What::LinkDown, What::LinkDown, What::NetworkDown]);
+            faults.extend([FaultKind::LinkDown, FaultKind::LinkDown, FaultKind::NetworkDown]);
         }
     }
     match store {
-        "file" => faults.push(What::FilesGone),
+        "file" => faults.push(FaultKind::FilesGone),
         "redis" => faults.extend([
-            What::ServerKill,
-            What::FlushAll,
-            What::ScriptFlush,
-            What::KillPush,
-            What::ClockStep,
+            FaultKind::ServerKill,
+            FaultKind::FlushAll,
+            FaultKind::ScriptFlush,
+            FaultKind::KillPush,
+            FaultKind::ClockStep,
         ]),
-        "redis-replica" => faults.extend([What::Promotion; 4]),
+        "redis-replica" => faults.extend([FaultKind::Promotion; 4]),
         "etcd-1" => {
-            faults.extend([What::ServerKill, What::RevokeLease, What::Compact, What::TokensEnd]);
+            faults.extend([
+                FaultKind::ServerKill,
+                FaultKind::RevokeLease,
+                FaultKind::Compact,
+                FaultKind::TokensEnd,
+            ]);
         }
         "etcd-3" => {
-            faults.extend([What::ServerKill, What::LeaderKill, What::RevokeLease, What::Compact]);
+            faults.extend([
+                FaultKind::ServerKill,
+                FaultKind::LeaderKill,
+                FaultKind::RevokeLease,
+                FaultKind::Compact,
+            ]);
         }
-        "zookeeper-1" => faults.extend([What::ServerKill, What::SessionEnd]),
-        _ => faults.extend([What::ServerKill, What::LeaderKill, What::SessionEnd]),
+        "zookeeper-1" => faults.extend([FaultKind::ServerKill, FaultKind::SessionEnd]),
+        _ => faults.extend([FaultKind::ServerKill, FaultKind::LeaderKill, FaultKind::SessionEnd]),
     }
     faults
 }
 
-/// The kinds among them, each once.
-fn kinds(mut faults: Vec<What>) -> Vec<What> {
+/// The same kinds, each of them once.
+fn kinds(mut faults: Vec<FaultKind>) -> Vec<FaultKind> {
     faults.sort_unstable();
     faults.dedup();
     faults
 }
 
-/// The names of all that can be done to a store.
+/// The names of all kinds of faults that are possible with a store.
 #[must_use]
 pub fn all(store: &str, has_links: bool) -> Vec<String> {
-    kinds(possible(store, has_links)).into_iter().map(What::name).collect()
+    kinds(possible(store, has_links)).into_iter().map(FaultKind::name).collect()
 }
 
-/// What each store of a pass owes, by name: all that can be done to it, or in a short pass a share of all that can be
-/// done to stores of its sort, such that each is owed by one of them.
+/// The kinds that each store of a pass owes, by name. In a long pass these are all that are possible with the
+/// store. In a short pass each kind that is possible in a family of stores is owed by one store of the
+/// family.
 #[must_use]
-pub fn shares(seed: u64, each: Duration, has_links: bool) -> Vec<(&'static str, Vec<String>)> {
+pub fn owed_in_pass(seed: u64, each: Duration, has_links: bool) -> Vec<(&'static str, Vec<String>)> {
     if each >= WHOLE {
         return STORES.into_iter().map(|store| (store, all(store, has_links))).collect();
     }
-    let mut owed: BTreeMap<&str, Vec<What>> = STORES.into_iter().map(|store| (store, Vec::new())).collect();
+    let mut owed: BTreeMap<&str, Vec<FaultKind>> =
+        STORES.into_iter().map(|store| (store, Vec::new())).collect();
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut wanted: Vec<(&str, What)> = Vec::new();
+    let mut wanted: Vec<(&str, FaultKind)> = Vec::new();
     for store in STORES {
-        wanted.extend(possible(store, has_links).into_iter().map(|what| (sort(store), what)));
+        wanted.extend(possible(store, has_links).into_iter().map(|kind| (family(store), kind)));
     }
     wanted.sort_unstable();
     wanted.dedup();
     random.shuffle(&mut wanted);
-    let stores = |(which, what): (&str, What)| -> Vec<&str> {
-        let can = |store: &&str| sort(store) == which && possible(store, has_links).contains(&what);
+    let stores = |(wanted, kind): (&str, FaultKind)| -> Vec<&str> {
+        let can = |store: &&str| family(store) == wanted && possible(store, has_links).contains(&kind);
         STORES.into_iter().filter(can).collect()
     };
-    // What only one can do comes first, and then what takes long, each to who has the least to do.
+    // Each kind goes to the store that has the least to do. Kinds that only one store can have come first,
+    // because they leave no choice; then the longest ones, because short ones even out the load.
     wanted.sort_by_key(|one| (stores(*one).len(), std::cmp::Reverse(one.1.takes())));
     for one in wanted {
-        let load = |store: &&str| owed[store].iter().map(|what| what.takes()).sum::<u32>();
+        let load = |store: &&str| owed[store].iter().map(|kind| kind.takes()).sum::<u32>();
         if let Some(store) = stores(one).into_iter().min_by_key(load) {
             owed.entry(store).or_default().push(one.1);
         }
     }
-    let named = |store| (store, owed[store].iter().copied().map(What::name).collect());
+    let named = |store| (store, owed[store].iter().copied().map(FaultKind::name).collect());
     STORES.into_iter().map(named).collect()
 }
 
-/// What a store has in common with others: it is the first word of their names.
-fn sort(store: &str) -> &str {
+/// The family of a store, in which all stores can have about the same faults: the first word of its name.
+fn family(store: &str) -> &str {
     store.split('-').next().unwrap_or(store)
 }
 
 /// The faults of one run, in their order.
 #[derive(Debug)]
 pub(super) struct Deck {
-    /// What is owed yet, the next one last, and how often it was dealt.
-    owed: Vec<(What, u8)>,
-    possible: Vec<What>,
+    /// The kinds that are still owed, with how often each was dealt. The last one is next.
+    owed: Vec<(FaultKind, u8)>,
+    possible: Vec<FaultKind>,
 }
 
 impl Deck {
-    /// Shuffles what is owed. The death of an owner comes first: how soon its locks go on is judged in calm alone.
-    pub(super) fn new(owed: &[String], possible: Vec<What>, random: &mut fastrand::Rng) -> Self {
-        let mut owed: Vec<(What, u8)> = kinds(possible.clone())
+    /// Shuffles the owed kinds. The kill of an owner comes first: recovery from it is judged only in calm,
+    /// and before the first fault there is calm.
+    pub(super) fn new(owed: &[String], possible: Vec<FaultKind>, random: &mut fastrand::Rng) -> Self {
+        let mut owed: Vec<(FaultKind, u8)> = kinds(possible.clone())
             .into_iter()
-            .filter(|what| owed.contains(&what.name()))
-            .map(|what| (what, 0))
+            .filter(|kind| owed.contains(&kind.name()))
+            .map(|kind| (kind, 0))
             .collect();
         random.shuffle(&mut owed);
-        owed.sort_by_key(|(what, _)| *what == What::OwnerKill);
+        owed.sort_by_key(|(kind, _)| *kind == FaultKind::OwnerKill);
         Deck { owed, possible }
     }
 
-    /// Whether something is owed yet.
+    /// Whether some kind is still owed.
     pub(super) fn owes(&self) -> bool {
         !self.owed.is_empty()
     }
 
-    /// The next one: of what is owed, or any.
-    pub(super) fn next(&self, random: &mut fastrand::Rng) -> What {
+    /// The next fault: one that is owed, or else any possible one.
+    pub(super) fn next(&self, random: &mut fastrand::Rng) -> FaultKind {
         let any = self.possible[random.usize(0..self.possible.len())];
-        self.owed.last().map_or(any, |(what, _)| *what)
+        self.owed.last().map_or(any, |(kind, _)| *kind)
     }
 
-    /// Takes note whether the next one bit: what did not is owed again, a few times.
-    pub(super) fn note(&mut self, bit: bool) {
-        if let Some((what, tries)) = self.owed.pop()
-            && !bit
+    /// Records whether the dealt fault took effect. If it did not, it is owed again, up to [`TRIES`] times.
+    pub(super) fn record(&mut self, took_effect: bool) {
+        if let Some((kind, tries)) = self.owed.pop()
+            && !took_effect
             && tries + 1 < TRIES
         {
-            self.owed.insert(0, (what, tries + 1));
+            self.owed.insert(0, (kind, tries + 1));
         }
     }
 }
@@ -142,17 +164,17 @@ mod tests {
 
     #[test]
     fn a_long_pass_owes_everything_on_every_store() {
-        for (store, owed) in shares(1, WHOLE, true) {
+        for (store, owed) in owed_in_pass(1, WHOLE, true) {
             assert_eq!(owed, all(store, true));
         }
     }
 
     #[test]
-    fn a_short_pass_owes_everything_on_one_store_of_each_sort() {
+    fn a_short_pass_owes_everything_on_one_store_of_each_family() {
         for seed in 0..50 {
             for has_links in [false, true] {
-                let shares = shares(seed, Duration::from_secs(20), has_links);
-                for (store, owed) in &shares {
+                let pass = owed_in_pass(seed, Duration::from_secs(20), has_links);
+                for (store, owed) in &pass {
                     assert!(
                         owed.iter().all(|kind| all(store, has_links).contains(kind)),
                         "{store}: {owed:?}"
@@ -160,8 +182,8 @@ mod tests {
                 }
                 for store in STORES {
                     for kind in all(store, has_links) {
-                        let of_sort = shares.iter().filter(|(other, _)| sort(other) == sort(store));
-                        let owing = of_sort.filter(|(_, owed)| owed.contains(&kind)).count();
+                        let of_family = pass.iter().filter(|(other, _)| family(other) == family(store));
+                        let owing = of_family.filter(|(_, owed)| owed.contains(&kind)).count();
                         assert_eq!(owing, 1, "{kind} of {store}, seed {seed}");
                     }
                 }
@@ -170,17 +192,17 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_bite_is_dealt_again_but_not_for_ever() {
+    fn a_fault_without_effect_is_dealt_again_but_not_for_ever() {
         let mut random = fastrand::Rng::with_seed(1);
         let mut deck = Deck::new(&all("file", false), possible("file", false), &mut random);
-        assert_eq!(deck.next(&mut random), What::OwnerKill);
+        assert_eq!(deck.next(&mut random), FaultKind::OwnerKill);
         let mut dealt = Vec::new();
         while deck.owes() {
-            let what = deck.next(&mut random);
-            dealt.push(what);
-            deck.note(what != What::FilesGone);
+            let kind = deck.next(&mut random);
+            dealt.push(kind);
+            deck.record(kind != FaultKind::FilesGone);
         }
-        let count = |what| dealt.iter().filter(|other| **other == what).count();
-        assert_eq!((count(What::FilesGone), dealt.len()), (usize::from(TRIES), 4 + usize::from(TRIES)));
+        let count = |kind| dealt.iter().filter(|other| **other == kind).count();
+        assert_eq!((count(FaultKind::FilesGone), dealt.len()), (usize::from(TRIES), 4 + usize::from(TRIES)));
     }
 }

@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::network::Network;
 use super::{CROWD_LEASE, WAITERS};
 use crate::history::{Kind, OwnerEvent};
-use crate::owner::{Plan, Which};
+use crate::owner::{LockSpec, Plan};
 
-/// How long an owner may take to end in order: it waits for answers that may not come, as long as a lease.
+/// How long an owner may take to end as it should. It waits up to a lease for answers that may never come.
 const END: Duration = Duration::from_secs(30);
 
 /// The owner in Python.
@@ -35,7 +35,7 @@ pub(super) struct Fleet {
     directory: PathBuf,
     members: Vec<Member>,
     next: u32,
-    /// With the pipe that keeps them, until the end.
+    /// The registers, and the pipe to them: they live until it is closed.
     registers: (Child, Option<ChildStdin>),
 }
 
@@ -43,12 +43,12 @@ struct Member {
     number: u32,
     child: Child,
     clock: Clock,
-    /// Open as long as it shall go on.
+    /// The owner ends when this is closed.
     _pipe: ChildStdin,
 }
 
 impl Fleet {
-    /// Starts the registers; `plan` is what all owners have in common.
+    /// Starts the registers; `plan` is the part of the plan that all owners have in common.
     pub(super) async fn start(
         plan: Plan,
         directory: &Path,
@@ -62,9 +62,9 @@ impl Fleet {
         command.arg(directory.join("register.jsonl")).arg(address.to_string());
         let mut child = start(&mut command, &directory.join("register.err"))?;
         let pipe = child.stdin.take().ok_or_else(|| Error::other("it has a standard input"))?;
-        let told = child.stdout.take().ok_or_else(|| Error::other("it has a standard output"))?;
+        let output = child.stdout.take().ok_or_else(|| Error::other("it has a standard output"))?;
         let mut line = String::new();
-        BufReader::new(told).read_line(&mut line).await?;
+        BufReader::new(output).read_line(&mut line).await?;
         let registers = line.trim().parse().map_err(Error::other)?;
         Ok(Fleet {
             program: beside("globallock-owner")?,
@@ -86,10 +86,10 @@ impl Fleet {
         Ok(())
     }
 
-    /// Has many wait for one lock on a short lease for a while, and sees them end.
+    /// Lets many claims with a short lease wait for one lock for a while, and then ends them.
     pub(super) async fn crowd(&mut self, length: Duration) -> Result<()> {
-        let which = Which { name: "crowd".to_owned(), kind: Kind::Mutex, capacity: 1 };
-        let plan = Plan { lease: CROWD_LEASE, long: 0, locks: vec![which; WAITERS], ..self.plan.clone() };
+        let spec = LockSpec { name: "crowd".to_owned(), kind: Kind::Mutex, capacity: 1 };
+        let plan = Plan { lease: CROWD_LEASE, long: 0, locks: vec![spec; WAITERS], ..self.plan.clone() };
         let member = self.launch(plan, None).await?;
         self.members.push(member);
         sleep(length).await;
@@ -124,7 +124,7 @@ impl Fleet {
         Ok(Member { number, child, clock, _pipe: pipe })
     }
 
-    /// Sets an owner's wall clock, and says how the owner tells of it.
+    /// Sets an owner's wall clock, and returns what the owner logged about it.
     pub(super) async fn set_clock(&self, member: usize, seconds: i64) -> Result<String> {
         let member = &self.members[member];
         member.clock.set(seconds)?;
@@ -148,17 +148,17 @@ impl Fleet {
         }
     }
 
-    /// Has an owner's wall clock go right again.
+    /// Sets an owner's wall clock right again.
     pub(super) fn mend_clock(&self, member: usize) -> Result<()> {
         self.members[member].clock.set(0)
     }
 
-    /// The links of the owners, if they can be taken down.
+    /// The network links of the owners, if they can be taken down.
     pub(super) fn network(&self) -> Option<&Network> {
         self.network.as_ref()
     }
 
-    /// One of those who live, by a number of any size.
+    /// Chooses a living owner by a number of any size.
     pub(super) fn choose(&self, number: u64) -> usize {
         usize::try_from(number).unwrap_or(0) % self.members.len()
     }
@@ -167,14 +167,14 @@ impl Fleet {
         self.members[member].number
     }
 
-    /// Kills an owner, and says how that was seen.
+    /// Kills an owner, and returns its exit status.
     pub(super) async fn kill(&mut self, member: usize) -> Result<String> {
         let mut member = self.members.swap_remove(member);
         member.child.start_kill()?;
         Ok(member.child.wait().await?.to_string())
     }
 
-    /// Stops an owner, and says what state it is in then.
+    /// Stops an owner, and returns the state of its process then.
     pub(super) async fn stop(&self, member: usize) -> Result<String> {
         self.signal(member, Signal::STOP)?;
         let pid = self.pid(member)?.as_raw_nonzero();
@@ -204,11 +204,11 @@ impl Fleet {
 
     fn ended(&self, member: usize) -> Error {
         let number = self.members[member].number;
-        let told = std::fs::read_to_string(self.directory.join(format!("owner-{number}.err")));
-        Error::other(format!("owner {number} ended by itself: {}", told.unwrap_or_default()))
+        let errors = std::fs::read_to_string(self.directory.join(format!("owner-{number}.err")));
+        Error::other(format!("owner {number} ended by itself: {}", errors.unwrap_or_default()))
     }
 
-    /// Checks that all who were not killed go on.
+    /// Checks that all owners that were not killed still run.
     pub(super) fn check(&mut self) -> Result<()> {
         for member in 0..self.members.len() {
             if self.members[member].child.try_wait()?.is_some() {
@@ -218,7 +218,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Has all owners end in order, and then the registers.
+    /// Ends all owners as they should, and then the registers.
     pub(super) async fn finish(mut self) -> Result<()> {
         let directory = &self.directory;
         let numbers: Vec<u32> = self.members.iter().map(|member| member.number).collect();
@@ -238,7 +238,8 @@ impl Fleet {
 }
 
 impl Drop for Fleet {
-    /// Whoever reads the logs of a run that was cut short finds them as they stay.
+    /// Kills all processes and waits for their end, so that the logs of a run that was cut short do not
+    /// change while they are read.
     fn drop(&mut self) {
         for child in self.members.iter_mut().map(|member| &mut member.child).chain([&mut self.registers.0]) {
             let _ = child.start_kill();
@@ -249,7 +250,7 @@ impl Drop for Fleet {
     }
 }
 
-/// Checks how an owner ended that was to end in order.
+/// Checks that an owner ended as it should.
 fn ended_well(
     directory: &Path,
     number: u32,
@@ -259,11 +260,11 @@ fn ended_well(
     if status.success() {
         return Ok(());
     }
-    let told = std::fs::read_to_string(directory.join(format!("owner-{number}.err")))?;
-    Err(Error::other(format!("owner {number}: {status}: {told}")))
+    let errors = std::fs::read_to_string(directory.join(format!("owner-{number}.err")))?;
+    Err(Error::other(format!("owner {number}: {status}: {errors}")))
 }
 
-/// Starts a program that ends with this one, its errors in a file.
+/// Starts a program that ends with this one, and writes its errors to a file.
 fn start(command: &mut Command, errors: &Path) -> Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(std::fs::File::create(errors)?);
     command.kill_on_drop(true).spawn()

@@ -1,4 +1,4 @@
-//! One run: a store, owners of it, and a schedule of faults that is made from a seed.
+//! One run: a store, its owners, and a schedule of faults that is made from a seed.
 
 mod deck;
 mod fault;
@@ -20,36 +20,36 @@ use self::fault::{Fault, Pace};
 use self::fleet::Fleet;
 use self::network::Network;
 use self::store::Store;
-use crate::history::{FaultEvent, Kind, ObserverEvent, Seen, Terms, Time, now};
+use crate::history::{FaultEvent, Kind, ObservedClaim, ObserverEvent, Terms, Time, now};
 use crate::log::Log;
-use crate::owner::{Plan, Which};
+use crate::owner::{LockSpec, Plan};
 
-pub use self::deck::{all, shares};
+pub use self::deck::{all, owed_in_pass};
 pub use self::network::{enter, has_links};
 pub use self::store::STORES;
 
-/// How often the onlooker looks at each name.
-const LOOK: Duration = Duration::from_millis(20);
-/// How long the crowd is there, before anything is broken.
+/// How often the observer inspects each name.
+const POLL: Duration = Duration::from_millis(20);
+/// The shortest and the longest time of the crowd, which comes before the first fault.
 const CROWD: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(20));
-/// The lease of its claims, in microseconds: renewals of waiters and grants then meet all the time.
+/// The lease of the crowd's claims, in microseconds. So short that grants often meet renewals of waiters.
 const CROWD_LEASE: Time = 120_000;
-/// How many wait in it.
+/// The number of claims in the crowd.
 const WAITERS: usize = 32;
 
-/// How long one fault may take, with the servers that start again after it.
-const MOST: Duration = Duration::from_secs(300);
+/// How long one fault may take, together with the restart of servers after it.
+const FAULT_LIMIT: Duration = Duration::from_secs(300);
 
-/// What a run is to be.
+/// The options of a run.
 #[derive(Clone, Debug)]
-pub struct Orders {
+pub struct RunOptions {
     /// One of [`STORES`].
     pub store: String,
-    /// How long things are broken.
+    /// How long there are faults.
     pub length: Duration,
-    /// What the schedule is made from.
+    /// What the schedule of faults is made from.
     pub seed: u64,
-    /// How many owner processes there are at a time.
+    /// How many owner processes run at the same time.
     pub owners: u32,
     /// The lease of all claims.
     pub lease: Duration,
@@ -57,91 +57,93 @@ pub struct Orders {
     pub directory: PathBuf,
     /// An interpreter with the Python package, for every third owner.
     pub python: Option<PathBuf>,
-    /// The kinds of faults that have to bite; it goes on beyond its length until they have, or do not after some tries.
+    /// The kinds of faults that must take effect. The run goes on beyond its length until they have, or have
+    /// been tried often enough.
     pub owed: Vec<String>,
 }
 
-/// Runs that are shorter spare calm between faults.
+/// Shorter runs have less calm between faults while they still owe some.
 const QUICK: Duration = Duration::from_secs(60);
 
-/// The locks that all owners want.
+/// The locks that all owners take.
 #[must_use]
-pub fn locks() -> Vec<Which> {
-    let which = |name: &str, kind, capacity| Which { name: name.to_owned(), kind, capacity };
+pub fn locks() -> Vec<LockSpec> {
+    let spec = |name: &str, kind, capacity| LockSpec { name: name.to_owned(), kind, capacity };
     vec![
-        which("a", Kind::Mutex, 1),
-        which("ab", Kind::Mutex, 1),
-        which("shared", Kind::Read, 0),
-        which("permits", Kind::Permits, 3),
+        spec("a", Kind::Mutex, 1),
+        spec("ab", Kind::Mutex, 1),
+        spec("shared", Kind::Read, 0),
+        spec("permits", Kind::Permits, 3),
     ]
 }
 
-/// Breaks things for a while, and leaves the logs of it.
+/// Runs owners of a store under faults for a while, and leaves the logs.
 ///
 /// # Errors
-/// When a server does not come up, or an owner ends by itself or not at all.
+/// When a server does not start, or an owner ends by itself or does not end.
 ///
 /// # Cancel safety
 /// A dropped call ends all processes.
-pub async fn run(orders: &Orders) -> Result<()> {
-    let directory = &orders.directory;
+pub async fn run(options: &RunOptions) -> Result<()> {
+    let directory = &options.directory;
     std::fs::create_dir_all(directory)?;
     let log = Log::create(&directory.join("faults.jsonl"))?;
     let mut network = None;
-    if orders.store != "file" {
+    if options.store != "file" {
         network = Network::begin()?;
     }
-    let mut store = Store::start(&orders.store, network.is_some()).await?;
-    let lease = u64::try_from(orders.lease.as_micros()).map_err(Error::other)?;
+    let mut store = Store::start(&options.store, network.is_some()).await?;
+    let lease = u64::try_from(options.lease.as_micros()).map_err(Error::other)?;
     let kind = store.kind.clone();
-    let (seed, terms, owed) = (orders.seed, Terms::default(), orders.owed.clone());
+    let (seed, terms, owed) = (options.seed, Terms::default(), options.owed.clone());
     log.write(&FaultEvent::Start { at: now(), store: kind, seed, lease, terms, owed });
     let plan = Plan {
         url: store.url(),
         registers: ([127, 0, 0, 1], 0).into(),
         log: PathBuf::new(),
         owner: 0,
-        seed: orders.seed,
+        seed: options.seed,
         lease,
         limit: 20_000_000,
         long: 1,
         locks: locks(),
     };
-    let possible = deck::possible(&orders.store, network.is_some());
-    let mut fleet = Fleet::start(plan, directory, orders.python.clone(), network).await?;
-    for _ in 0..orders.owners {
+    let possible = deck::possible(&options.store, network.is_some());
+    let mut fleet = Fleet::start(plan, directory, options.python.clone(), network).await?;
+    for _ in 0..options.owners {
         fleet.add().await?;
     }
-    let onlooker = LockManager::connect(&store.for_observer()).await.map_err(Error::other)?;
-    let observer = observe(onlooker, directory)?;
+    let manager = LockManager::connect(&store.for_observer()).await.map_err(Error::other)?;
+    let observer = observe(manager, directory)?;
     let begin = Instant::now();
-    fleet.crowd((orders.length / 10).clamp(CROWD.0, CROWD.1)).await?;
-    let mut random = fastrand::Rng::with_seed(orders.seed);
-    let mut deck = Deck::new(&orders.owed, possible, &mut random);
-    while deck.owes() || begin.elapsed() < orders.length {
-        let pace = if deck.owes() && orders.length < QUICK { Pace::Quick } else { Pace::Easy };
-        let what = deck.next(&mut random);
-        let fault = Fault::draw(&mut random, what, orders.lease, pace);
+    fleet.crowd((options.length / 10).clamp(CROWD.0, CROWD.1)).await?;
+    let mut random = fastrand::Rng::with_seed(options.seed);
+    let mut deck = Deck::new(&options.owed, possible, &mut random);
+    while deck.owes() || begin.elapsed() < options.length {
+        let pace = if deck.owes() && options.length < QUICK { Pace::Quick } else { Pace::Easy };
+        let kind = deck.next(&mut random);
+        let fault = Fault::draw(&mut random, kind, options.lease, pace);
         sleep(fault.calm).await;
         fleet.check()?;
-        log.write(&FaultEvent::Begin { at: now(), kind: fault.what.name() });
-        let happens = tokio::time::timeout(MOST, fault.happen(&mut store, &mut fleet)).await;
-        let too_long = |_| Error::other(format!("{} had not ended after {MOST:.0?}", fault.what.name()));
+        log.write(&FaultEvent::Begin { at: now(), kind: fault.kind.name() });
+        let happens = tokio::time::timeout(FAULT_LIMIT, fault.happen(&mut store, &mut fleet)).await;
+        let too_long =
+            |_| Error::other(format!("{} had not ended after {FAULT_LIMIT:.0?}", fault.kind.name()));
         let event = happens.map_err(too_long)??;
-        deck.note(matches!(event, FaultEvent::Fault { bit: true, .. }));
+        deck.record(matches!(event, FaultEvent::Fault { took_effect: true, .. }));
         log.write(&event);
         sleep(fault.calm_after).await;
     }
-    sleep(orders.lease).await;
+    sleep(options.lease).await;
     fleet.check()?;
     fleet.finish().await?;
     observer.abort();
-    log.write(&FaultEvent::Left { at: now(), left: left(&store, orders.lease).await? });
+    log.write(&FaultEvent::Left { at: now(), left: left(&store, options.lease).await? });
     log.write(&FaultEvent::End { at: now() });
     Ok(())
 }
 
-/// Has the logs of a run say that it failed, and why.
+/// Writes to the logs of a run that it failed, and why.
 ///
 /// # Errors
 /// When they cannot be written.
@@ -151,11 +153,12 @@ pub fn interrupted(directory: &Path, why: &str) -> Result<()> {
     Ok(())
 }
 
-/// What is in the store when all leases are over.
+/// What is in the store when all leases have expired.
 async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
-    let names: Vec<String> = locks().into_iter().map(|which| which.name).collect();
+    let names: Vec<String> = locks().into_iter().map(|spec| spec.name).collect();
     let manager = LockManager::connect(&store.direct()).await.map_err(Error::other)?;
-    // Those who were killed are freed at the end of their leases; the servers may have begun these anew.
+    // The claims of killed owners end with their leases. A server that started again may have restarted a
+    // lease, so that takes up to two leases.
     let until = Instant::now() + lease * 2 + Duration::from_secs(3);
     loop {
         let mut left = block_in_place(|| store.left(&names));
@@ -171,7 +174,7 @@ async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
     }
 }
 
-/// Looks at the queues, again and again, until the task is aborted.
+/// Inspects the queues again and again, and logs them, until the task is aborted.
 ///
 /// # Errors
 /// When the log cannot be made.
@@ -179,20 +182,20 @@ pub fn observe(manager: LockManager, directory: &Path) -> Result<JoinHandle<()>>
     let log = Log::create(&directory.join("observer.jsonl"))?;
     Ok(tokio::spawn(async move {
         loop {
-            for which in locks() {
+            for spec in locks() {
                 let at = now();
-                if let Ok(entries) = manager.inspect(&which.name).await {
-                    let seen = |entry: globallock::Entry| Seen {
+                if let Ok(entries) = manager.inspect(&spec.name).await {
+                    let seen = |entry: globallock::Entry| ObservedClaim {
                         id: entry.id.map(|id| id.to_string()),
                         label: entry.owner.label,
                         held: entry.held,
                         fencing_token: entry.fencing_token,
                     };
                     let queue = entries.into_iter().map(seen).collect();
-                    log.write(&ObserverEvent { at, answered: now(), name: which.name, queue });
+                    log.write(&ObserverEvent { at, answered: now(), name: spec.name, queue });
                 }
             }
-            sleep(LOOK).await;
+            sleep(POLL).await;
         }
     }))
 }

@@ -1,7 +1,9 @@
-//! Hosts in small: each owner in a network namespace of its own, with a link to the store that can be taken down.
+//! Network namespaces as hosts: each owner is in one of its own, with a link to the store that can be taken
+//! down.
 //!
-//! The whole run is in a namespace too, so that nothing of it is seen outside, or stays when it is killed. A link that is down
-//! is what a proxy cannot be: packets vanish without an answer, in the middle of a connection and at its beginning.
+//! The whole run is in a namespace too, so that nothing of it is visible outside, and nothing stays if it is
+//! killed. A link that is down does what a proxy cannot do: packets vanish without an answer, in the middle
+//! of a connection and at its beginning.
 
 use std::fs::read_link;
 use std::io::{Error, Result, Write};
@@ -12,21 +14,21 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-/// Says to a run that it has a namespace of its own.
+/// Set in the environment of a run that is in a namespace of its own.
 const INSIDE: &str = "GLOBALLOCK_FAULTS_NETWORK";
-/// A new namespace's loopback is down.
+/// Needed in a new namespace, because its loopback is down.
 const LOOPBACK: &str = "ip link set lo up";
-/// The bridges, by the name that their link has in each owner's namespace too.
+/// The bridges. Each owner's namespace has a link to each of them, by the same name.
 const BRIDGES: [(&str, u8); 2] = [(STORE, 213), (REGISTERS, 214)];
 const STORE: &str = "store";
 const REGISTERS: &str = "registers";
-/// How long a process may take until it is in its namespace.
+/// How long a process may take to enter its namespace.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Starts this program again in a network namespace, unless that was done before.
+/// Restarts this program in a network namespace, unless it is in one already.
 ///
 /// # Errors
-/// Why this user can have none.
+/// When this user cannot have one.
 pub fn enter() -> Result<()> {
     if has_links() {
         return Ok(());
@@ -43,11 +45,11 @@ pub fn enter() -> Result<()> {
         }
     }
     Err(Error::other(
-        "this user may not make network namespaces, which root may, and others where the system lets them",
+        "this user may not make network namespaces: root may, and others where the system permits it",
     ))
 }
 
-/// Whether owners have links that can be taken down.
+/// Whether owners have network links that can be taken down.
 #[must_use]
 pub fn has_links() -> bool {
     std::env::var_os(INSIDE).is_some()
@@ -57,40 +59,39 @@ fn quiet(command: &mut Command) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null()).status().as_ref().is_ok_and(ExitStatus::success)
 }
 
-/// The links of a run.
+/// The network links of a run.
 #[derive(Debug, Default)]
 pub(super) struct Network {
-    /// How many owners have had links.
+    /// How many owners have had links so far.
     owners: u32,
 }
 
 impl Network {
-    /// Makes the bridges; `None` where this run has no namespace of its own.
+    /// Makes the bridges; `None` if this run has no namespace of its own.
     pub(super) fn begin() -> Result<Option<Self>> {
         if !has_links() {
             return Ok(None);
         }
         let mut lines = String::new();
         for (bridge, net) in BRIDGES {
-            lines += &format!(
-                "link add {bridge} type bridge\nlink set {bridge} up\naddress add 10.{net}.0.1/16 dev {bridge}\n"
-            );
+            lines += &format!("link add {bridge} type bridge\nlink set {bridge} up\n");
+            lines += &format!("address add 10.{net}.0.1/16 dev {bridge}\n");
         }
         batch(&mut Command::new("ip"), &lines)?;
         Ok(Some(Network::default()))
     }
 
-    /// Where the store's proxies listen.
+    /// The address on which the store's proxies listen.
     pub(super) fn store() -> IpAddr {
         Ipv4Addr::new(10, BRIDGES[0].1, 0, 1).into()
     }
 
-    /// Where the registers listen: their links stay up.
+    /// The address on which the registers listen. Links to them stay up.
     pub(super) fn registers() -> IpAddr {
         Ipv4Addr::new(10, BRIDGES[1].1, 0, 1).into()
     }
 
-    /// Links an owner, once it is in its namespace.
+    /// Links an owner to the bridges, once it is in its namespace.
     pub(super) async fn link(&mut self, owner: u32, process: u32) -> Result<()> {
         let namespace = |process: &str| read_link(format!("/proc/{process}/ns/net"));
         let (ours, until) = (namespace("self")?, Instant::now() + LIMIT);
@@ -104,9 +105,8 @@ impl Network {
         let (mut outside, mut inside) = (String::new(), "link set lo up\n".to_owned());
         for (bridge, net) in BRIDGES {
             let end = end(bridge, owner);
-            outside += &format!(
-                "link add {end} type veth peer name {bridge} netns {process}\nlink set {end} master {bridge} up\n"
-            );
+            outside += &format!("link add {end} type veth peer name {bridge} netns {process}\n");
+            outside += &format!("link set {end} master {bridge} up\n");
             let address = format!("10.{net}.{}.{}/16", owner / 250 + 1, owner % 250 + 1);
             inside += &format!("address add {address} dev {bridge}\nlink set {bridge} up\n");
         }
@@ -114,7 +114,7 @@ impl Network {
         batch(Command::new("nsenter").args(["--net", "--target", &process.to_string(), "ip"]), &inside)
     }
 
-    /// Takes an owner's link to the store down, or all, and says what shows it.
+    /// Takes down one owner's link to the store, or the store's bridge, and returns the state of the device.
     pub(super) fn down(&self, owner: Option<u32>) -> Result<String> {
         let device = owner.map_or(STORE.to_owned(), |owner| end(STORE, owner));
         batch(&mut Command::new("ip"), &format!("link set {device} down\n"))?;
@@ -123,7 +123,7 @@ impl Network {
         Ok(seen.split("state ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("").to_owned())
     }
 
-    /// Has it up again.
+    /// Brings it up again.
     pub(super) fn up(&self, owner: Option<u32>) -> Result<()> {
         let device = owner.map_or(STORE.to_owned(), |owner| end(STORE, owner));
         batch(&mut Command::new("ip"), &format!("link set {device} up\n"))
@@ -132,13 +132,13 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // The kernel takes its time with the links of those who ended, and the next run uses the same names.
+        // The kernel deletes the links of ended owners late, and the next run uses the same names.
         let mut lines = String::new();
         for (bridge, _) in BRIDGES {
             let ends = (0..self.owners).map(|owner| end(bridge, owner));
             lines.extend(ends.chain([bridge.to_owned()]).map(|device| format!("link delete {device}\n")));
         }
-        // Most are gone; if one stays, the next run says so.
+        // An error is expected, because most links are gone. If one stays, the next run fails with that.
         let _ = batch(Command::new("ip").arg("-force"), &lines);
     }
 }
@@ -148,7 +148,7 @@ fn end(bridge: &str, owner: u32) -> String {
     format!("{}{owner}", &bridge[..1])
 }
 
-/// Has `ip` carry out a line after the other.
+/// Lets `ip` carry out these lines, one after the other.
 fn batch(ip: &mut Command, lines: &str) -> Result<()> {
     let mut child = ip
         .args(["-batch", "-"])

@@ -1,4 +1,5 @@
-//! The store of a run: its servers, the proxies before them, and what can be done to it.
+//! The store of a run: its servers, the proxies in front of them, and the faults that only this store can
+//! have.
 
 use std::io::{Error, Result};
 use std::net::Ipv4Addr;
@@ -17,28 +18,28 @@ use super::network::Network;
 pub const STORES: [&str; 7] =
     ["file", "redis", "redis-replica", "etcd-1", "etcd-3", "zookeeper-1", "zookeeper-3"];
 
-/// Who etcd's owners are, where it asks.
+/// User and password of the owners at an etcd with users.
 const USER: &str = "owner:ownerpw";
 
 /// A store that runs.
 pub(super) struct Store {
     pub(super) kind: String,
     server: Server,
-    /// One before each server.
+    /// One in front of each server.
     pub(super) proxies: Vec<Proxy>,
 }
 
 enum Server {
     File(TempDir),
     Redis(Redis),
-    /// A primary with an empty directory for all, and its replica.
+    /// A primary and its replica.
     Pair(Redis, Redis),
     Etcd(Etcd),
     ZooKeeper(ZooKeeper),
 }
 
 impl Store {
-    /// Starts it; with a network, its proxies listen there.
+    /// Starts it. If the run has a network, the proxies listen there.
     pub(super) async fn start(kind: &str, has_network: bool) -> Result<Self> {
         let server = match kind {
             "file" => Server::File(TempDir::new()?),
@@ -77,7 +78,7 @@ impl Store {
         }
     }
 
-    /// The address behind the proxies.
+    /// The address of the store through the proxies.
     pub(super) fn url(&self) -> String {
         let hosts: Vec<String> = self.proxies.iter().map(|proxy| proxy.address().to_string()).collect();
         let hosts = hosts.join(",");
@@ -89,7 +90,7 @@ impl Store {
         }
     }
 
-    /// The address that no fault of the network stands before.
+    /// The address of the servers themselves, which network faults do not affect.
     pub(super) fn direct(&self) -> String {
         match &self.server {
             Server::File(_) => self.url(),
@@ -100,7 +101,7 @@ impl Store {
         }
     }
 
-    /// What stands before the hosts in its address.
+    /// The part of the address before the hosts.
     fn user(&self) -> String {
         if self.has_auth() { format!("{USER}@") } else { String::new() }
     }
@@ -109,12 +110,12 @@ impl Store {
         self.kind == "etcd-1"
     }
 
-    /// The onlooker's address: where the primary moves, it looks through the proxy too.
+    /// The observer's address. With a replica it goes through the proxy too, because the primary moves.
     pub(super) fn for_observer(&self) -> String {
         if matches!(self.server, Server::Pair(..)) { self.url() } else { self.direct() }
     }
 
-    /// Whether what it was told is gone when a server's process is.
+    /// Whether the store loses its data when the process of a server is killed.
     pub(super) fn forgets_when_killed(&self) -> bool {
         matches!(self.server, Server::Redis(_))
     }
@@ -143,7 +144,7 @@ impl Store {
         }
     }
 
-    /// How many tokens etcd has given out to users.
+    /// How many authentication tokens etcd has given out to users.
     pub(super) fn tokens(&self) -> Result<u64> {
         match &self.server {
             Server::Etcd(cluster) => cluster.tokens(0),
@@ -151,7 +152,7 @@ impl Store {
         }
     }
 
-    /// Ends the tokens of etcd's users.
+    /// Invalidates the authentication tokens of etcd's users.
     pub(super) fn invalidate_tokens(&self) -> Result<()> {
         match &self.server {
             Server::Etcd(cluster) => cluster.invalidate_tokens(),
@@ -159,7 +160,8 @@ impl Store {
         }
     }
 
-    /// Ends one of the sessions that have claims, by its place among so many, and says which.
+    /// Closes one of ZooKeeper's sessions that have claims, and says which; `None` if there is none. `choose`
+    /// returns an index below the number of sessions.
     pub(super) fn end_session(&mut self, choose: impl Fn(usize) -> usize) -> Result<Option<String>> {
         let Some(cluster) = self.cluster() else { return Ok(None) };
         let port = cluster.ports()[cluster.leader().unwrap_or(0)];
@@ -176,15 +178,16 @@ impl Store {
         Ok(None)
     }
 
-    /// Deletes the files of a lock, and says how many there were.
+    /// Deletes the files of a lock, and returns how many there were.
     pub(super) fn remove_files(&self, name: &str) -> usize {
         let Server::File(directory) = &self.server else { unreachable!("only files are given this fault") };
-        // The directory is made and removed all the time, and so are the files in it.
+        // Owners create and delete the directory and the files in it meanwhile, so errors are expected.
         let files = std::fs::read_dir(directory.path().join(name)).into_iter().flatten().flatten();
         files.filter(|file| std::fs::remove_file(file.path()).is_ok()).count()
     }
 
-    /// Kills the primary after its replica has missed the last writes, and makes the replica the primary.
+    /// Cuts the replica off, kills the primary, and makes the replica the primary. The replica has missed the
+    /// last writes by then.
     pub(super) async fn promote(&mut self) -> Result<String> {
         let Server::Pair(primary, replica) = &mut self.server else {
             unreachable!("only a pair is given this fault")
@@ -192,8 +195,8 @@ impl Store {
         replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
         tokio::time::sleep(Duration::from_millis(100)).await;
         let offset = |server: &Redis| -> u64 {
-            let told = server.cli(&["INFO", "replication"]);
-            let field = told.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+            let info = server.cli(&["INFO", "replication"]);
+            let field = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
             field.and_then(|field| field.trim().parse().ok()).unwrap_or(0)
         };
         let missed = offset(primary).saturating_sub(offset(replica));
@@ -207,7 +210,7 @@ impl Store {
         Ok(format!("{missed} bytes had not been replicated"))
     }
 
-    /// What the store itself still lists of claims, by its own tools.
+    /// What is left of claims in the store, as its own tool lists it.
     pub(super) fn left(&self, names: &[String]) -> Vec<String> {
         match &self.server {
             Server::File(directory) => {
@@ -220,7 +223,7 @@ impl Store {
                     .collect()
             }
             Server::Redis(server) | Server::Pair(server, _) => {
-                // The counters of fencing tokens stay for a while, and have an end.
+                // The counters of fencing tokens may outlive their locks, but only if they expire.
                 let keys = server.cli(&["--scan"]);
                 keys.lines()
                     .filter(|key| !key.ends_with(":fence") || server.cli(&["TTL", key]) == "-1")

@@ -1,4 +1,4 @@
-//! What somebody else has put where the data of locks belongs, and the use of locks among it.
+//! Garbage in the place of locks' data, and the use of locks beside it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,17 +8,17 @@ use fastrand::Rng;
 use futures_util::StreamExt;
 use globallock::{Error, Lock, LockManager, ManagerOptions, Options};
 
-/// How long one call may take, on a busy machine: all locks here wait for a silent store for a second.
+/// How long one call may take on a busy machine. The store timeout of all locks here is a second.
 const LIMIT: Duration = Duration::from_secs(60);
-/// The longest text that is shown of an owner: what a store bears, and what escapes make of it.
-const LONGEST_SHOWN: usize = 16 * 1024;
+/// The longest text that is shown of an owner: what a store accepts, with all of it escaped.
+const MAX_SHOWN: usize = 16 * 1024;
 
-/// Text that drives terminals, or looks like what it is not.
+/// Text that controls terminals, or is shown as something else than it is.
 const ESCAPES: &str = "\u{1b}]52;c;aGk=\u{7}\u{1b}[2J\u{1b}[31m\r\n\u{202e}\u{2066}\u{9b}1mroot\u{200b}";
 
-/// The two who use every lock.
+/// Two managers, which both use every lock.
 pub(crate) async fn pair(url: &str) -> [LockManager; 2] {
-    // The lease is so long that no pause of a busy machine ends it while somebody believes that it has a lock.
+    // So long a lease that it does not expire in a pause of a busy machine while an owner believes to hold.
     let (wait, store_timeout) = (Some(Duration::from_millis(400)), Some(Duration::from_secs(1)));
     let locks = Options { lease: LIMIT / 2, wait, store_timeout, ..Options::default() };
     let options = ManagerOptions { locks, ..ManagerOptions::default() };
@@ -27,7 +27,7 @@ pub(crate) async fn pair(url: &str) -> [LockManager; 2] {
     [connect().await, connect().await]
 }
 
-/// Checks that what is shown to people cannot do anything to their terminal.
+/// Whether text that is shown to people cannot control their terminal.
 pub(crate) fn is_plain(text: &str) -> bool {
     !text.chars().any(|c| {
         c.is_control()
@@ -35,7 +35,7 @@ pub(crate) fn is_plain(text: &str) -> bool {
     })
 }
 
-fn judge(label: &str, error: &Error) {
+fn check_error(label: &str, error: &Error) {
     assert!(is_plain(&error.to_string()), "{label}: {error:?}");
     let known = matches!(
         error,
@@ -47,47 +47,48 @@ fn judge(label: &str, error: &Error) {
     assert!(known, "{label}: {error:?}");
 }
 
-/// Takes a lock, with a mark that says whether somebody else has it.
+/// Takes a lock. `taken` is true while one of the owners holds it.
 async fn take(label: &str, lock: &Lock, waits: bool, taken: &AtomicBool) -> bool {
     let acquired = if waits { lock.acquire().await.map(Some) } else { lock.try_acquire().await };
     let guard = match acquired {
         Ok(Some(guard)) => guard,
         Ok(None) => return false,
         Err(error) => {
-            judge(label, &error);
+            check_error(label, &error);
             return false;
         }
     };
-    // A guard that is lost at once says so, and holds nothing.
+    // A guard that is lost already holds nothing.
     if guard.is_held() {
         assert!(!taken.swap(true, Ordering::SeqCst), "{label}: two hold it");
         if let Err(error) = guard.renew().await {
-            judge(label, &error);
+            check_error(label, &error);
         }
         tokio::task::yield_now().await;
         assert!(taken.swap(false, Ordering::SeqCst), "{label}: two held it");
     }
     if let Err(error) = guard.release().await {
-        judge(label, &error);
+        check_error(label, &error);
     }
     true
 }
 
-/// Uses a name as two parties would who know nothing of what stands there. Says whether anybody had it.
+/// Lets two owners use a name that know nothing of the garbage there. Returns whether any of them held a
+/// lock.
 pub(crate) async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -> bool {
     let since = Instant::now();
     let all = async {
-        let mut had = false;
+        let mut was_held = false;
         for manager in managers {
             match manager.inspect(name).await {
                 Ok(queue) => {
                     for entry in queue {
                         let shown = entry.owner.to_string();
                         assert!(is_plain(&shown), "{label}: {shown:?}");
-                        assert!(shown.len() <= LONGEST_SHOWN, "{label}: {} bytes of an owner", shown.len());
+                        assert!(shown.len() <= MAX_SHOWN, "{label}: {} bytes of an owner", shown.len());
                     }
                 }
-                Err(error) => judge(label, &error),
+                Err(error) => check_error(label, &error),
             }
         }
         let taken = AtomicBool::new(false);
@@ -101,18 +102,18 @@ pub(crate) async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -
             for (one, other) in kinds[0].iter().zip(&kinds[1]) {
                 let (one, other) =
                     tokio::join!(take(label, one, waits, &taken), take(label, other, waits, &taken));
-                had |= one | other;
+                was_held |= one | other;
             }
         }
         let reader = managers[0].rwlock(name).unwrap().read();
-        had | take(label, &reader, true, &AtomicBool::new(false)).await
+        was_held | take(label, &reader, true, &AtomicBool::new(false)).await
     };
-    let had = tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{label}: it hangs"));
-    println!("{label}: {} after {:.1?}", if had { "had" } else { "not had" }, since.elapsed());
-    had
+    let was_held = tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{label}: it hangs"));
+    println!("{label}: {} after {:.1?}", if was_held { "held" } else { "not held" }, since.elapsed());
+    was_held
 }
 
-/// Lists the names that the store has: what is none hides no other.
+/// Lists the names in the store. Garbage that is no name must not hide the others.
 pub(crate) async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
     let all = async { manager.names("").collect::<Vec<_>>().await };
     let all = tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{label}: names() hangs"));
@@ -122,24 +123,24 @@ pub(crate) async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
     names.iter().map(|name| name.as_str().to_owned()).collect()
 }
 
-/// Takes a lock whose place has been cleaned: nobody was left behind.
+/// Takes a lock whose garbage has been deleted: no claim of ours may be left in the queue.
 pub(crate) async fn is_free(label: &str, name: &str, manager: &LockManager) {
     let (wait, store_timeout) = (Some(LIMIT / 2), Some(LIMIT / 2));
     let options = Options { lease: Duration::from_secs(1), wait, store_timeout, ..Options::default() };
     let lock = manager.mutex(name).unwrap().with_options(options).unwrap();
     let guard =
-        lock.acquire().await.unwrap_or_else(|error| panic!("{label}: somebody is left behind: {error}"));
+        lock.acquire().await.unwrap_or_else(|error| panic!("{label}: a claim is left behind: {error}"));
     guard.release().await.unwrap();
 }
 
-/// Ends the connections; what was given up has been answered by then, or its lease is over.
+/// Closes the managers. By then each release has been answered, or its lease has expired.
 pub(crate) async fn close(managers: [LockManager; 2]) {
     for manager in managers {
-        tokio::time::timeout(LIMIT, manager.close()).await.expect("the end comes");
+        tokio::time::timeout(LIMIT, manager.close()).await.expect("closing ends");
     }
 }
 
-/// Makes bytes that are not what they should be.
+/// Makes garbage: bytes that are not what they should be.
 pub(crate) struct Garbage {
     pub(crate) random: Rng,
 }
@@ -153,7 +154,7 @@ impl Garbage {
         texts[self.random.usize(..texts.len())]
     }
 
-    /// A number, or what stands in the place of one.
+    /// A number, or garbage in place of one.
     pub(crate) fn number(&mut self) -> String {
         let microseconds =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
@@ -189,7 +190,7 @@ impl Garbage {
         }
     }
 
-    /// As many hexadecimal digits, mostly.
+    /// So many hexadecimal digits, as a rule.
     pub(crate) fn digits(&mut self, count: usize) -> String {
         match self.random.u32(..10) {
             0 => "f".repeat(count),
@@ -199,7 +200,7 @@ impl Garbage {
         }
     }
 
-    /// Who made a claim, in text of any kind, up to half a megabyte.
+    /// The owner of a claim, as any kind of bytes up to half a megabyte.
     pub(crate) fn owner(&mut self) -> Vec<u8> {
         match self.random.u32(..7) {
             0 => Vec::new(),
@@ -217,7 +218,7 @@ impl Garbage {
     }
 }
 
-/// Runs a fixture for many seeds at once and waits for all of them.
+/// Runs a fixture for many seeds at the same time, and waits for all of them.
 pub(crate) async fn for_seeds<F: Future<Output = ()> + Send + 'static>(
     seeds: std::ops::Range<u64>,
     fixture: impl Fn(u64) -> F,
@@ -229,5 +230,5 @@ pub(crate) async fn for_seeds<F: Future<Output = ()> + Send + 'static>(
     all.join_all().await;
 }
 
-/// The managers of many scenes.
+/// Two managers that many fixtures share.
 pub(crate) type Pair = Arc<[LockManager; 2]>;

@@ -1,4 +1,4 @@
-//! Keys of other makers where locks in etcd are kept.
+//! Foreign keys in the place of locks in etcd.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// Asks the gateway that every etcd has for those who speak HTTP: keys and values can be any bytes.
+/// Asks the HTTP gateway that every etcd has, because through it keys and values can be any bytes.
 fn post(port: u16, path: &str, body: &str) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let length = body.len();
@@ -44,27 +44,27 @@ fn put(port: u16, key: &[u8], value: &[u8]) {
     post(port, "put", &format!(r#"{{"key": "{}", "value": "{}"}}"#, base64(key), base64(value)));
 }
 
-/// Deletes these keys, and none of ours.
+/// Deletes these keys, and none of our own.
 fn delete(port: u16, keys: &[Vec<u8>]) {
     for key in keys {
         post(port, "deleterange", &format!(r#"{{"key": "{}"}}"#, base64(key)));
     }
 }
 
-/// The last part of a claim's key, more or less.
-fn own(garbage: &mut Garbage) -> Vec<u8> {
+/// The last part of a claim's key, or garbage in place of it.
+fn claim_part(garbage: &mut Garbage) -> Vec<u8> {
     let digits = garbage.digits(20);
     match garbage.random.u32(..9) {
         0 => Vec::new(),
         1 => b"\x1b[2J\r\n".to_vec(),
         2 => vec![0xff, 0, 0xfe],
         3 => vec![b'/'; 9],
-        // So long that a few of them are more than one answer may be.
+        // So long that a few of them exceed the limit of one answer.
         4 => vec![b'x'; 1_400_000],
         5 => garbage.digits(16).into_bytes(),
         _ => {
-            let (number, weight, capacity) = (garbage.number(), garbage.number(), garbage.number());
-            format!("{digits}.{number}.{weight}.{capacity}").into_bytes()
+            let (number, count, capacity) = (garbage.number(), garbage.number(), garbage.number());
+            format!("{digits}.{number}.{count}.{capacity}").into_bytes()
         }
     }
 }
@@ -72,21 +72,21 @@ fn own(garbage: &mut Garbage) -> Vec<u8> {
 async fn fixture(seed: u64, name: String, port: u16, managers: Pair) {
     let label = format!("etcd, {name}");
     let mut garbage = Garbage::new(seed);
-    let single = format!("/locks/_glocks/{name}");
+    let name_key = format!("/locks/_glocks/{name}");
     let mut keys = Vec::new();
     for _ in 0..garbage.random.u32(1..6) {
-        let is_single = garbage.random.u32(..12) == 0;
-        let key = if is_single {
-            single.clone().into_bytes()
+        let is_python_etcd3 = garbage.random.u32(..12) == 0;
+        let key = if is_python_etcd3 {
+            name_key.clone().into_bytes()
         } else {
-            [single.as_bytes(), b"/", &own(&mut garbage)].concat()
+            [name_key.as_bytes(), b"/", &claim_part(&mut garbage)].concat()
         };
         let value = match garbage.random.u32(..3) {
             0 => [format!("{} {} ", garbage.number(), garbage.digits(32)).into_bytes(), garbage.owner()]
                 .concat(),
             _ => garbage.owner(),
         };
-        // A key and its value are one request, which etcd bounds.
+        // Key and value are sent in one request, whose size etcd limits.
         put(port, &key, &value[..value.len().min(100_000)]);
         keys.push(key);
     }
@@ -96,12 +96,12 @@ async fn fixture(seed: u64, name: String, port: u16, managers: Pair) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_stands_in_etcd_does_no_harm() {
+async fn foreign_keys_in_etcd_do_no_harm() {
     let panics = panics();
     let cluster = Etcd::start(1).unwrap();
     let port = cluster.ports()[0];
     let plain = Arc::new(pair(&cluster.url()).await);
-    let strangers = [
+    let foreign_keys = [
         b"/locks/_glocks/".as_slice(),
         b"/locks/_glocks/%1B%5B2J",
         b"/locks/_glocks//x/",
@@ -109,25 +109,25 @@ async fn what_stands_in_etcd_does_no_harm() {
         b"/locks/_glocks/\x1b[2J/x",
         b"/locks/_glocks/\xff\xfe/x",
     ];
-    for key in strangers {
+    for key in foreign_keys {
         put(port, key, b"x");
     }
     let mut names = listed("etcd", &plain[0]).await;
     names.sort();
     assert_eq!(names, ["\u{1b}[2J", "a/b%"]);
-    // Where python-etcd3's key is taken too, most of these keys are nobody's.
-    let single = Arc::new(pair(&format!("{}?interop=python-etcd3", cluster.url())).await);
-    for (kind, managers) in [("plain", &plain), ("single", &single)] {
+    // With interop the python-etcd3 key is part of each claim, so most of these keys are no claims.
+    let interop = Arc::new(pair(&format!("{}?interop=python-etcd3", cluster.url())).await);
+    for (kind, managers) in [("plain", &plain), ("interop", &interop)] {
         for_seeds(0..40, |seed| fixture(seed, format!("{kind}-{seed}"), port, Arc::clone(managers))).await;
     }
     assert_eq!(panics.load(Ordering::SeqCst), 0, "nothing panicked, in no task");
-    for managers in [plain, single] {
-        close(Arc::into_inner(managers).expect("all scenes are over")).await;
+    for managers in [plain, interop] {
+        close(Arc::into_inner(managers).expect("all fixtures have ended")).await;
     }
 }
 
 #[tokio::test]
-async fn more_than_one_answer_holds_is_told_and_leaves_no_claim() {
+async fn a_queue_too_long_for_one_answer_is_an_error_and_leaves_no_claim() {
     let cluster = Etcd::start(1).unwrap();
     let port = cluster.ports()[0];
     let managers = pair(&cluster.url()).await;

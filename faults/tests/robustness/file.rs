@@ -1,4 +1,4 @@
-//! Files, links, pipes and directories where the claims of locks in a directory are kept.
+//! Foreign files, links, pipes and directories in the place of claim files.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::contents::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
 use crate::panics;
 
-/// The name of a claim's file, more or less.
+/// The name of a claim file, or garbage in place of it.
 fn claim(garbage: &mut Garbage) -> String {
     let number = match garbage.random.u32(..4) {
         0 => "18446744073709551615".to_owned(),
@@ -37,7 +37,7 @@ fn claim(garbage: &mut Garbage) -> String {
     }
 }
 
-/// Puts something at `path`; what has to stay open for it is returned.
+/// Puts garbage at `path`. Returns the file if it must stay open.
 fn put(garbage: &mut Garbage, path: &Path) -> Option<File> {
     if fs::symlink_metadata(path).is_ok() {
         return None;
@@ -56,10 +56,10 @@ fn put(garbage: &mut Garbage, path: &Path) -> Option<File> {
             fs::write(path, garbage.owner()).unwrap();
             let file = File::options().write(true).open(path).unwrap();
             if kind > 6 {
-                // So long that nobody could keep it.
+                // So long that no program could read it into memory.
                 file.set_len(1 << 38).unwrap();
             }
-            // As the file of an owner who lives.
+            // Locked like the claim file of a living owner.
             flock(&file, FlockOperation::LockExclusive).unwrap();
             return Some(file);
         }
@@ -86,7 +86,7 @@ async fn fixture(seed: u64, locks: Arc<TempDir>, managers: Pair) {
         }
     }
     used(&label, &name, &managers).await;
-    // Kept open until now.
+    // The locks on the claim files last until here.
     drop(kept);
     match fs::symlink_metadata(&directory) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(&directory).unwrap(),
@@ -97,17 +97,17 @@ async fn fixture(seed: u64, locks: Arc<TempDir>, managers: Pair) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_stands_in_a_directory_does_no_harm() {
+async fn foreign_files_do_no_harm() {
     let panics = panics();
     let locks = Arc::new(TempDir::new().unwrap());
     let managers = Arc::new(pair(&format!("file://{}", locks.path().display())).await);
     for_seeds(0..60, |seed| fixture(seed, Arc::clone(&locks), Arc::clone(&managers))).await;
     assert_eq!(panics.load(Ordering::SeqCst), 0, "nothing panicked, in no task");
-    close(Arc::into_inner(managers).expect("all scenes are over")).await;
+    close(Arc::into_inner(managers).expect("all fixtures have ended")).await;
 }
 
 #[tokio::test]
-async fn strangers_in_the_directory_are_not_listed_and_hide_nothing() {
+async fn foreign_files_are_not_listed_and_hide_nothing() {
     let locks = TempDir::new().unwrap();
     let managers = pair(&format!("file://{}", locks.path().display())).await;
     fs::write(locks.path().join("README"), "text").unwrap();
@@ -122,7 +122,7 @@ async fn strangers_in_the_directory_are_not_listed_and_hide_nothing() {
 }
 
 #[tokio::test]
-async fn a_counter_at_its_end_is_told() {
+async fn an_exhausted_token_counter_is_an_error() {
     let locks = TempDir::new().unwrap();
     let managers = pair(&format!("file://{}", locks.path().display())).await;
     let counter = locks.path().join(".fence");
@@ -135,15 +135,15 @@ async fn a_counter_at_its_end_is_told() {
         managers[1].mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
     }
     fs::remove_file(&counter).unwrap();
-    for stranger in ["link", "pipe", "directory"] {
-        match stranger {
+    for foreign in ["link", "pipe", "directory"] {
+        match foreign {
             "link" => symlink("/dev/zero", &counter).unwrap(),
             "pipe" => mknodat(CWD, &counter, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap(),
             _ => fs::create_dir(&counter).unwrap(),
         }
         let refused = managers[0].mutex("a").unwrap().acquire().await.unwrap_err();
-        assert!(!refused.is_retryable(), "{stranger}: {refused:?}");
-        if stranger == "directory" { fs::remove_dir(&counter) } else { fs::remove_file(&counter) }.unwrap();
+        assert!(!refused.is_retryable(), "{foreign}: {refused:?}");
+        if foreign == "directory" { fs::remove_dir(&counter) } else { fs::remove_file(&counter) }.unwrap();
     }
     is_free("file", "a", &managers[1]).await;
     close(managers).await;

@@ -1,5 +1,5 @@
-//! What must do no harm, wherever it comes from: every call ends soon, with an error or without, nothing panics, and no two
-//! hold what one can hold.
+//! Robustness against hostile servers and foreign data: every call ends soon, with an error or without,
+//! nothing panics, and a mutex never has two holders.
 
 mod contents;
 mod etcd;

@@ -1,4 +1,4 @@
-//! Keys of other types, and of other makers, where locks in Redis are kept.
+//! Keys of wrong types, and foreign keys, in the place of locks in Redis.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use globallock_conformance::server::redis::Redis;
 use crate::contents::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
 use crate::panics;
 
-/// A connection that sends any bytes.
+/// A connection that can send any bytes.
 struct Client(TcpStream);
 
 impl Client {
@@ -18,7 +18,7 @@ impl Client {
         Client(TcpStream::connect(("127.0.0.1", port)).unwrap())
     }
 
-    /// Sends a command, and reads the line that answers it.
+    /// Sends a command, and reads the first line of the answer.
     fn send(&mut self, words: &[&[u8]]) -> String {
         let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
@@ -46,11 +46,11 @@ fn joined(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
 
-/// What stands at a lock's key.
+/// The value of a lock's key, or garbage in place of it.
 fn holder(garbage: &mut Garbage) -> Vec<u8> {
     let [fencing_token, granted, ends] = [(); 3].map(|()| garbage.number());
-    let (weight, capacity, owner) = (garbage.number(), garbage.number(), garbage.owner());
-    let front = format!("{}:{fencing_token}:{granted}:{ends}:{weight}/{capacity}:", garbage.digits(32));
+    let (count, capacity, owner) = (garbage.number(), garbage.number(), garbage.owner());
+    let front = format!("{}:{fencing_token}:{granted}:{ends}:{count}/{capacity}:", garbage.digits(32));
     match garbage.random.u32(..6) {
         0 => owner,
         1 => b"glk1:".to_vec(),
@@ -59,23 +59,23 @@ fn holder(garbage: &mut Garbage) -> Vec<u8> {
     }
 }
 
-/// One who seems to wait.
-fn member(garbage: &mut Garbage) -> Vec<u8> {
+/// A waiter entry, or garbage in place of it.
+fn waiter_entry(garbage: &mut Garbage) -> Vec<u8> {
     let (lease, max_hold) = (garbage.number(), garbage.number());
-    let (weight, capacity, owner) = (garbage.number(), garbage.number(), garbage.owner());
+    let (count, capacity, owner) = (garbage.number(), garbage.number(), garbage.owner());
     let node = garbage.one_of(&["globallock:wake:x", "x", "__keyspace@0__:x", "\u{1b}[2J"]);
-    let front = format!("{} {node} {lease} {max_hold} {weight}/{capacity}:", garbage.digits(32));
+    let front = format!("{} {node} {lease} {max_hold} {count}/{capacity}:", garbage.digits(32));
     if garbage.random.u32(..6) == 0 { owner } else { joined(&[front.as_bytes(), &owner]) }
 }
 
-/// One who seems to share.
-fn record(garbage: &mut Garbage) -> Vec<u8> {
+/// The entry of a shared holder.
+fn shared_entry(garbage: &mut Garbage) -> Vec<u8> {
     let numbers: Vec<String> = (0..6).map(|_| garbage.number()).collect();
     let front = format!("{} x {}/{}:", numbers.join(" "), garbage.number(), garbage.number());
     joined(&[front.as_bytes(), &garbage.owner()])
 }
 
-/// Puts something at a key: of the type that belongs there, mostly.
+/// Puts garbage at a key, as a rule of the type that belongs there.
 fn put(client: &mut Client, garbage: &mut Garbage, position: usize, key: &str, lock: &[u8]) {
     let key = key.as_bytes();
     let type_at = if garbage.random.u32(..4) == 0 { garbage.random.usize(..7) } else { position };
@@ -88,16 +88,16 @@ fn put(client: &mut Client, garbage: &mut Garbage, position: usize, key: &str, l
                 client.send(&[b"SET", key, text.as_bytes()])
             }
             2 | 4 => {
-                let text = if type_at == 2 { member(garbage) } else { garbage.digits(32).into_bytes() };
-                // What is no number is refused, and something else tried.
+                let text = if type_at == 2 { waiter_entry(garbage) } else { garbage.digits(32).into_bytes() };
+                // Redis refuses a score that is no number, and the next round tries another.
                 client.send(&[b"ZADD", key, garbage.number().as_bytes(), &text])
             }
             3 => match garbage.random.u32(..3) {
-                0 => client.send(&[b"HSET", key, garbage.digits(32).as_bytes(), &record(garbage)]),
+                0 => client.send(&[b"HSET", key, garbage.digits(32).as_bytes(), &shared_entry(garbage)]),
                 1 => client.send(&[b"HSET", key, garbage.digits(32).as_bytes(), garbage.number().as_bytes()]),
                 _ => {
-                    let (weight, capacity) = (garbage.number(), garbage.number());
-                    let group = [b"HSET", key, b"#value", lock, b"#weight", weight.as_bytes()];
+                    let (count, capacity) = (garbage.number(), garbage.number());
+                    let group = [b"HSET", key, b"#value", lock, b"#weight", count.as_bytes()];
                     client.send(&group);
                     client.send(&[b"HSET", key, b"#capacity", capacity.as_bytes(), b"#mixed", b"1"])
                 }
@@ -134,7 +134,7 @@ async fn fixture(seed: u64, port: u16, managers: Pair) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_stands_in_redis_does_no_harm() {
+async fn foreign_keys_in_redis_do_no_harm() {
     let panics = panics();
     let server = Redis::start().unwrap();
     let port = server.port();
@@ -145,14 +145,14 @@ async fn what_stands_in_redis_does_no_harm() {
     assert_eq!(listed("redis", &managers[0]).await, ["\u{1b}[2J\r\n"]);
     for_seeds(0..150, |seed| fixture(seed, port, Arc::clone(&managers))).await;
     assert_eq!(panics.load(Ordering::SeqCst), 0, "nothing panicked, in no task");
-    close(Arc::into_inner(managers).expect("all scenes are over")).await;
+    close(Arc::into_inner(managers).expect("all fixtures have ended")).await;
 }
 
 #[tokio::test]
-async fn a_group_that_cannot_be_added_up_lets_in_nobody_too_many() {
+async fn unreadable_sums_of_shared_holders_never_let_in_too_many() {
     let server = Redis::start().unwrap();
     let managers = pair(&server.url()).await;
-    for (weight, capacity) in
+    for (count, capacity) in
         [("-7", "9"), ("nan", "9"), ("x", "9"), ("0", "x"), ("0", "nan"), ("-1e300", "inf")]
     {
         let mut client = Client::new(server.port());
@@ -163,7 +163,7 @@ async fn a_group_that_cannot_be_added_up_lets_in_nobody_too_many() {
             b"#value",
             b"group",
             b"#weight",
-            weight.as_bytes(),
+            count.as_bytes(),
             b"#capacity",
             capacity.as_bytes(),
         ];
@@ -179,18 +179,18 @@ async fn a_group_that_cannot_be_added_up_lets_in_nobody_too_many() {
                 guards.push(guard);
             }
         }
-        assert!(holders <= 2, "{weight}/{capacity}: {holders} of 2 permits");
+        assert!(holders <= 2, "{count}/{capacity}: {holders} of 2 permits");
         for guard in guards {
             guard.release().await.unwrap();
         }
         client.send(&[b"DEL", lock.as_bytes(), claims.as_bytes(), shared.as_bytes()]);
-        is_free(weight, "a", &managers[0]).await;
+        is_free(count, "a", &managers[0]).await;
     }
     close(managers).await;
 }
 
 #[tokio::test]
-async fn tokens_rise_over_a_counter_that_nobody_could_have_written() {
+async fn tokens_rise_over_a_garbled_counter() {
     let server = Redis::start().unwrap();
     let managers = pair(&server.url()).await;
     for text in ["9007199254740993", "99999999999999999999999999w", "1e300", "-7w", "nan", "w", ""] {

@@ -1,5 +1,5 @@
-//! Servers that answer nonsense, too much, or never: each call ends with an error that names the store, soon, without a
-//! panic and without a heap of memory.
+//! Servers that answer garbage, too much, or never: each call ends soon with an error that names the store,
+//! without a panic and without using much memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,42 +15,42 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::panics;
 
-/// What a hostile server does with a connection.
+/// The behaviour of a hostile server.
 #[derive(Clone)]
-enum Manner {
-    /// Closes it.
+enum Behaviour {
+    /// Closes each connection.
     Closes,
-    /// Reads, and says nothing.
+    /// Reads, and answers nothing.
     Silent,
-    /// Answers whatever arrives by the next of these, and by the last again and again.
+    /// Answers whatever arrives with the next of these, and then always with the last.
     Answers(Vec<Vec<u8>>),
     /// Answers a byte at a time, slowly.
     Dribbles(Vec<u8>),
-    /// Lets ZooKeeper's handshake succeed, and puts these bytes behind the header of the answer to each request.
+    /// Lets ZooKeeper's handshake succeed, and then answers each request with a good header and these bytes.
     Greets(Vec<u8>),
 }
 
-async fn serve(mut stream: TcpStream, manner: Manner) -> Option<()> {
+async fn serve(mut stream: TcpStream, behaviour: Behaviour) -> Option<()> {
     let mut buffer = vec![0; 64 * 1024];
     let mut number = 0;
     loop {
-        if matches!(manner, Manner::Closes) {
+        if matches!(behaviour, Behaviour::Closes) {
             return None;
         }
         let count = stream.read(&mut buffer).await.ok().filter(|count| *count > 0)?;
-        match &manner {
-            Manner::Closes | Manner::Silent => {}
-            Manner::Answers(answers) => {
+        match &behaviour {
+            Behaviour::Closes | Behaviour::Silent => {}
+            Behaviour::Answers(answers) => {
                 stream.write_all(&answers[number.min(answers.len() - 1)]).await.ok()?;
                 number += 1;
             }
-            Manner::Dribbles(answer) => {
+            Behaviour::Dribbles(answer) => {
                 for byte in answer {
                     stream.write_all(&[*byte]).await.ok()?;
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
-            Manner::Greets(body) => {
+            Behaviour::Greets(body) => {
                 number += 1;
                 let answer = if number == 1 { greeting(2_000) } else { reply(&buffer[..count], body) };
                 stream.write_all(&framed(&answer)).await.ok()?;
@@ -59,7 +59,7 @@ async fn serve(mut stream: TcpStream, manner: Manner) -> Option<()> {
     }
 }
 
-/// What a ZooKeeper server says first: protocol, timeout, session, password.
+/// The first answer of a ZooKeeper server: protocol, timeout, session, password.
 fn greeting(timeout: i32) -> Vec<u8> {
     let mut answer = 0_i32.to_be_bytes().to_vec();
     answer.extend(timeout.to_be_bytes());
@@ -85,13 +85,13 @@ fn framed(bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Uses a store that is such a server, and checks how each call ends.
-async fn hurts(scheme: &str, label: &str, manner: Manner) {
+/// Uses a hostile server as a store, and checks how each call ends.
+async fn is_survived(scheme: &str, label: &str, behaviour: Behaviour) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let server = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, manner.clone()));
+            tokio::spawn(serve(stream, behaviour.clone()));
         }
     });
     let url = format!("{scheme}://somebody:s3cret@127.0.0.1:{port}?timeout=500ms");
@@ -102,13 +102,13 @@ async fn hurts(scheme: &str, label: &str, manner: Manner) {
     let used = async {
         let options = ManagerOptions { locks, ..ManagerOptions::default() };
         let manager = LockManager::connect_with(&url, options).await?;
-        let looked = manager.inspect("a").await.map(drop);
+        let inspected = manager.inspect("a").await.map(drop);
         let acquired = match manager.mutex("a")?.acquire().await {
             Ok(guard) => guard.release().await.map(drop),
             Err(error) => Err(error),
         };
         manager.close().await;
-        looked.and(acquired)
+        inspected.and(acquired)
     };
     let ended = tokio::time::timeout(Duration::from_secs(30), used).await;
     let ended = ended.unwrap_or_else(|_| panic!("{scheme}, {label}: it hangs"));
@@ -123,28 +123,28 @@ async fn hurts(scheme: &str, label: &str, manner: Manner) {
     server.abort();
 }
 
-/// Answers that hurt whoever reads any protocol.
-fn any_protocol() -> Vec<(&'static str, Manner)> {
-    let answers = |bytes: &[u8]| Manner::Answers(vec![bytes.to_vec()]);
+/// Behaviours that are hostile in every protocol.
+fn any_protocol() -> Vec<(&'static str, Behaviour)> {
+    let answers = |bytes: &[u8]| Behaviour::Answers(vec![bytes.to_vec()]);
     vec![
-        ("closes", Manner::Closes),
-        ("silent", Manner::Silent),
+        ("closes", Behaviour::Closes),
+        ("silent", Behaviour::Silent),
         ("HTTP", answers(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno\n")),
         ("TLS alert", answers(&[21, 3, 3, 0, 2, 2, 40])),
         ("zeros", answers(&[0; 4096])),
         ("ones", answers(&[255; 4096])),
         ("not text", answers(b"\xc3\x28\xf0\x28\x8c\x28\r\n")),
-        ("a byte at a time", Manner::Dribbles(b"+O\0\0\0\x10K\r\n".to_vec())),
+        ("a byte at a time", Behaviour::Dribbles(b"+O\0\0\0\x10K\r\n".to_vec())),
     ]
 }
 
-fn redis() -> Vec<(&'static str, Manner)> {
-    let answers = |bytes: &[u8]| Manner::Answers(vec![bytes.to_vec()]);
+fn redis() -> Vec<(&'static str, Behaviour)> {
+    let answers = |bytes: &[u8]| Behaviour::Answers(vec![bytes.to_vec()]);
     vec![
         ("always OK", answers(b"+OK\r\n")),
         ("a string without end", answers(b"$999999999999\r\nabc")),
         ("an array without end", answers(b"*2147483647\r\n")),
-        ("arrays in arrays", Manner::Answers(vec![b"*1\r\n".repeat(100_000)])),
+        ("arrays in arrays", Behaviour::Answers(vec![b"*1\r\n".repeat(100_000)])),
         ("a negative length", answers(b"$-5\r\n")),
         ("no number", answers(b":seven\r\n")),
         ("null", answers(b"_\r\n")),
@@ -159,39 +159,39 @@ fn redis() -> Vec<(&'static str, Manner)> {
     ]
 }
 
-fn zookeeper() -> Vec<(&'static str, Manner)> {
-    let answers = |bytes: &[u8]| Manner::Answers(vec![bytes.to_vec()]);
+fn zookeeper() -> Vec<(&'static str, Behaviour)> {
+    let answers = |bytes: &[u8]| Behaviour::Answers(vec![bytes.to_vec()]);
     let many = i32::MAX.to_be_bytes().to_vec();
     vec![
         ("a frame without end", answers(&i32::MAX.to_be_bytes())),
         ("a frame of less than nothing", answers(&(-5_i32).to_be_bytes())),
         ("an empty frame", answers(&0_i32.to_be_bytes())),
-        ("a session of no time", Manner::Answers(vec![framed(&greeting(0))])),
-        ("a session of less than no time", Manner::Answers(vec![framed(&greeting(-1))])),
-        ("a greeting again and again", Manner::Answers(vec![framed(&greeting(2_000))])),
-        ("a greeting cut short", Manner::Answers(vec![framed(&greeting(2_000)[..20])])),
-        ("answers without a body", Manner::Greets(Vec::new())),
-        ("a list without end", Manner::Greets(many.clone())),
-        ("a list of less than nothing", Manner::Greets((-7_i32).to_be_bytes().to_vec())),
-        ("a text without end", Manner::Greets([1_i32.to_be_bytes().to_vec(), many].concat())),
-        ("no text", Manner::Greets([2_i32.to_be_bytes().to_vec(), vec![0xc3, 0x28]].concat())),
-        ("much", Manner::Greets(vec![0x20; 4 * 1024 * 1024])),
+        ("a session of no time", Behaviour::Answers(vec![framed(&greeting(0))])),
+        ("a session of less than no time", Behaviour::Answers(vec![framed(&greeting(-1))])),
+        ("a greeting again and again", Behaviour::Answers(vec![framed(&greeting(2_000))])),
+        ("a greeting cut short", Behaviour::Answers(vec![framed(&greeting(2_000)[..20])])),
+        ("answers without a body", Behaviour::Greets(Vec::new())),
+        ("a list without end", Behaviour::Greets(many.clone())),
+        ("a list of less than nothing", Behaviour::Greets((-7_i32).to_be_bytes().to_vec())),
+        ("a text without end", Behaviour::Greets([1_i32.to_be_bytes().to_vec(), many].concat())),
+        ("no text", Behaviour::Greets([2_i32.to_be_bytes().to_vec(), vec![0xc3, 0x28]].concat())),
+        ("much", Behaviour::Greets(vec![0x20; 4 * 1024 * 1024])),
     ]
 }
 
-fn etcd() -> Vec<(&'static str, Manner)> {
+fn etcd() -> Vec<(&'static str, Behaviour)> {
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     let frame = |kind: u8, flags: u8, stream: u8, length: [u8; 3], body: &[u8]| {
         let mut bytes = settings.to_vec();
         bytes.extend(length);
         bytes.extend([kind, flags, 0, 0, 0, stream]);
         bytes.extend(body);
-        Manner::Answers(vec![bytes])
+        Behaviour::Answers(vec![bytes])
     };
     // A header list of one field: `:status: 200`, as HPACK has it in its table.
     let ok = 0x88;
     vec![
-        ("settings alone", Manner::Answers(vec![settings.to_vec()])),
+        ("settings alone", Behaviour::Answers(vec![settings.to_vec()])),
         ("a frame without end", frame(0, 0, 1, [255, 255, 255], b"x")),
         ("go away", frame(7, 0, 0, [0, 0, 8], &[0, 0, 0, 0, 0, 0, 0, 2])),
         ("headers that are none", frame(1, 4, 1, [0, 0, 3], &[255, 255, 255])),
@@ -200,7 +200,7 @@ fn etcd() -> Vec<(&'static str, Manner)> {
     ]
 }
 
-/// The most memory that this process has had, in MiB.
+/// The peak memory of this process, in MiB.
 fn peak() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -208,12 +208,12 @@ fn peak() -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hostile_servers_are_told_and_do_no_harm() {
+async fn hostile_servers_cause_errors_and_no_harm() {
     let panics = panics();
     let mut all = tokio::task::JoinSet::new();
     for (scheme, own) in [("redis", redis()), ("zookeeper", zookeeper()), ("etcd", etcd())] {
-        for (label, manner) in any_protocol().into_iter().chain(own) {
-            all.spawn(async move { hurts(scheme, label, manner).await });
+        for (label, behaviour) in any_protocol().into_iter().chain(own) {
+            all.spawn(async move { is_survived(scheme, label, behaviour).await });
         }
     }
     let count = all.len();
@@ -223,7 +223,7 @@ async fn hostile_servers_are_told_and_do_no_harm() {
     assert!(peak() < 400, "{} MiB", peak());
 }
 
-/// Stands before a real server, and changes a byte of one answer in `rare`.
+/// A proxy in front of a real server that changes a byte of one answer in `rare`.
 async fn garbling(server: u16, rare: u32, changed: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -241,7 +241,8 @@ async fn garbling(server: u16, rare: u32, changed: Arc<AtomicUsize>) -> u16 {
                 while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
                     if random.u32(0..rare) == 0 {
                         let position = random.usize(0..count);
-                        // Digits stay digits as a rule: numbers that are read, and are wrong.
+                        // Half of the digits are replaced by digits, so that wrong numbers are read without
+                        // an error.
                         let digit = buffer[position].is_ascii_digit() && random.bool();
                         buffer[position] = if digit { random.u8(b'0'..=b'9') } else { random.u8(..) };
                         changed.fetch_add(1, Ordering::SeqCst);
@@ -256,7 +257,7 @@ async fn garbling(server: u16, rare: u32, changed: Arc<AtomicUsize>) -> u16 {
     port
 }
 
-/// Uses a real server whose answers arrive changed, and then in the clear.
+/// Uses a real server whose answers arrive changed, and afterwards the same server without changes.
 async fn garbled(scheme: &str, server: u16, rounds: usize) {
     let changed = Arc::new(AtomicUsize::new(0));
     let port = garbling(server, 8, Arc::clone(&changed)).await;
@@ -288,7 +289,7 @@ async fn garbled(scheme: &str, server: u16, rounds: usize) {
     let options = Options { lease: second, wait: Some(second * 20), ..Options::default() };
     let manager = LockManager::connect(&format!("{scheme}://127.0.0.1:{server}")).await.unwrap();
     let lock = manager.mutex("a").unwrap().with_options(options).unwrap();
-    lock.acquire().await.expect("nobody is left behind").release().await.unwrap();
+    lock.acquire().await.expect("no claim is left behind").release().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! Nodes of other makers where locks in ZooKeeper are kept.
+//! Foreign nodes in the place of locks in ZooKeeper.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::contents::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
 use crate::panics;
 
-/// Makes or deletes the nodes that stand on the standard input, with all above them.
+/// Makes or deletes the nodes that are listed on the standard input, with their parents.
 const PROGRAM: &str = "
 import json, sys
 from kazoo.client import KazooClient
@@ -45,7 +45,7 @@ fn node(path: &str, data: &[u8]) -> Value {
     json!([path, data])
 }
 
-/// The name of a claim's node, more or less.
+/// The name of a claim's node, or garbage in place of it.
 fn claim(garbage: &mut Garbage) -> String {
     let permits = match garbage.random.u32(..3) {
         0 => String::new(),
@@ -89,35 +89,35 @@ async fn fixture(seed: u64, managers: Pair) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_stands_in_zookeeper_does_no_harm() {
+async fn foreign_nodes_do_no_harm() {
     const SEEDS: std::ops::Range<u64> = 0..60;
     let panics = panics();
     let ensemble = ZooKeeper::start(1).unwrap();
     let hosts = ensemble.hosts();
     let managers = Arc::new(pair(&ensemble.url()).await);
-    let strangers = [
+    let foreign_nodes = [
         "/_glocks",
         "/_glocks/%1B%5B2J/a__lock__0000000000",
         "/_glocks/%FF/a__lock__0000000000",
         "/_glocks/a__lock__0000000000/b",
     ];
-    change(&hosts, &strangers.map(|path| node(path, b"\x1b[2J")));
+    change(&hosts, &foreign_nodes.map(|path| node(path, b"\x1b[2J")));
     assert_eq!(listed("zookeeper", &managers[0]).await, ["\u{1b}[2J"]);
     let all: Vec<Value> = SEEDS.flat_map(contents).collect();
     change(&hosts, &all);
     for_seeds(SEEDS, |seed| fixture(seed, Arc::clone(&managers))).await;
-    // The nodes above stay, with whatever of ours is below them.
+    // The parents stay, with our own claims below them.
     let gone: Vec<Value> = all.iter().map(|node| json!([node[0], null])).collect();
     change(&hosts, &gone);
     for seed in SEEDS {
         is_free(&format!("zookeeper, seed {seed}"), &format!("lock-{seed}"), &managers[1]).await;
     }
     assert_eq!(panics.load(Ordering::SeqCst), 0, "nothing panicked, in no task");
-    close(Arc::into_inner(managers).expect("all scenes are over")).await;
+    close(Arc::into_inner(managers).expect("all fixtures have ended")).await;
 }
 
 #[tokio::test]
-async fn numbers_from_nowhere_put_nobody_in_front_of_a_holder() {
+async fn forged_sequence_numbers_put_nobody_in_front_of_a_holder() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let url = ensemble.url();
     let [one, other] = [(); 2].map(|()| connect_for(&url, std::time::Duration::from_secs(10)));
@@ -128,10 +128,10 @@ async fn numbers_from_nowhere_put_nobody_in_front_of_a_holder() {
         let name = format!("lock{sequence}");
         let guard = one.mutex(&name).unwrap().acquire().await.unwrap();
         // So many that one of them is listed first.
-        let strangers: Vec<Value> = (0..20)
-            .map(|number| node(&format!("/_glocks/{name}/stranger-{number}__lock__{sequence}"), b""))
+        let foreign_nodes: Vec<Value> = (0..20)
+            .map(|number| node(&format!("/_glocks/{name}/foreign-{number}__lock__{sequence}"), b""))
             .collect();
-        change(&ensemble.hosts(), &strangers);
+        change(&ensemble.hosts(), &foreign_nodes);
         let second = other.mutex(&name).unwrap().try_acquire().await.unwrap();
         assert!(second.is_none() || !guard.is_held(), "{sequence}: two hold it");
         guard.release().await.unwrap();

@@ -1,4 +1,5 @@
-//! A caller that gives up is gone: wherever its future is dropped, nothing stays in the queue, is held, or is renewed.
+//! A cancelled acquire leaves nothing: wherever its future is dropped, no claim stays in the queue, and
+//! nothing is held or renewed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,95 +12,105 @@ use tempfile::TempDir;
 
 use crate::store::{KINDS, Store};
 
-/// More suspension points than any way through an acquire has.
-const MANY: usize = 300;
+/// More suspension points than any acquire has.
+const TOO_MANY: usize = 300;
 
-/// A way to ask for a lock.
+/// A call for a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asks {
-    /// Once, for a lock that is free.
-    Tries,
-    /// Once, for a lock that is taken.
-    TriesInVain,
-    /// With patience, for a lock that is free.
-    Acquires,
-    /// With patience, for a lock that is taken, and given up as soon as somebody waits.
-    Waits,
+enum Call {
+    /// `try_acquire` of a free lock.
+    TryFree,
+    /// `try_acquire` of a lock that is held.
+    TryHeld,
+    /// `acquire` of a free lock.
+    AcquireFree,
+    /// `acquire` of a lock that is held, and released as soon as the call waits.
+    AcquireHeld,
 }
 
-/// Asks, and gives up at this suspension point; says whether it came to its end before.
-async fn gives_up_at(
+/// Makes a call, and drops it at this suspension point. Returns whether the call ended before.
+async fn cancel_at(
     point: usize,
     context: &Context,
-    impatient: &LockManager,
+    owner: &LockManager,
     other: &LockManager,
-    asks: Asks,
+    call: Call,
 ) -> bool {
     let (kind, against) = KINDS.into_iter().find(|(kind, _)| *kind == context.kind()).unwrap();
-    let lock = lock_of(impatient, context.name(), kind).unwrap();
+    let lock = lock_of(owner, context.name(), kind).unwrap();
     let against = lock_of(other, context.name(), against).unwrap();
-    let is_taken = matches!(asks, Asks::TriesInVain | Asks::Waits);
+    let is_taken = matches!(call, Call::TryHeld | Call::AcquireHeld);
     let holder = if is_taken { Some(against.acquire().await.unwrap()) } else { None };
-    // What was granted is dropped here as well: a caller may give up right then.
-    let ended = match asks {
-        Asks::Tries | Asks::TriesInVain => {
+    // A guard is dropped here as well, because a caller may be cancelled right after the grant.
+    let ended = match call {
+        Call::TryFree | Call::TryHeld => {
             let ended = dropped_at(point, lock.try_acquire()).await;
-            ended.map(|tried| assert_eq!(tried.unwrap().is_some(), asks == Asks::Tries))
+            ended.map(|tried| assert_eq!(tried.unwrap().is_some(), call == Call::TryFree))
         }
-        Asks::Acquires => dropped_at(point, lock.acquire()).await.map(|acquired| drop(acquired.unwrap())),
-        Asks::Waits => {
-            let leaves = async {
+        Call::AcquireFree => dropped_at(point, lock.acquire()).await.map(|acquired| drop(acquired.unwrap())),
+        Call::AcquireHeld => {
+            let release = async {
                 context.until(other, 1, 1).await;
                 holder.unwrap().release().await.unwrap();
                 std::future::pending::<()>().await;
             };
             tokio::select! {
                 ended = dropped_at(point, lock.acquire()) => ended.map(|acquired| drop(acquired.unwrap())),
-                () = leaves => unreachable!("it never ends"),
+                () = release => unreachable!("it never ends"),
             }
         }
     };
-    // The holder has gone, or was dropped with `leaves`.
+    // By now the holder has released the lock, or was dropped with `release`.
     let fresh = tokio::time::timeout(context.lease() + context.lease() / 3, async {
-        if asks != Asks::TriesInVain { Some(against.acquire().await.unwrap()) } else { None }
+        if call != Call::TryHeld { Some(against.acquire().await.unwrap()) } else { None }
     });
-    drop(fresh.await.unwrap_or_else(|_| panic!("{asks:?} given up at {point}: nobody gets the lock")));
+    drop(
+        fresh.await.unwrap_or_else(|_| {
+            panic!("{call:?} cancelled at {point}: the next owner is not granted the lock")
+        }),
+    );
     ended.is_some()
 }
 
-async fn leaves_nothing(subject: StoreUnderTest) {
+async fn a_cancelled_acquire_leaves_nothing(subject: StoreUnderTest) {
     for (kind, _) in KINDS {
-        for asks in [Asks::Tries, Asks::TriesInVain, Asks::Acquires, Asks::Waits] {
+        for call in [Call::TryFree, Call::TryHeld, Call::AcquireFree, Call::AcquireHeld] {
             let context = Context::new(&subject, "cancelled", kind);
-            let (store, impatient) = context.faulty().await;
+            let (store, owner) = context.faulty().await;
             let other = context.manager().await;
-            // Slow on both ways, so that each request has a suspension before and after the store has served it.
+            // A delay before and after the store serves a request, so that each request has suspension points
+            // at both.
             for verb in [Verb::Enqueue, Verb::WaitForChange, Verb::Release] {
                 store.always(verb, Fault::Delay(Duration::from_millis(2)));
             }
             let mut point = 0;
-            while !gives_up_at(point, &context, &impatient, &other, asks).await {
+            while !cancel_at(point, &context, &owner, &other, call).await {
                 context.until_empty(&other).await;
                 point += 1;
-                assert!(point < MANY, "{kind}, {asks:?}: it never comes to its end");
+                assert!(point < TOO_MANY, "{kind}, {call:?}: it never ends");
             }
             context.until_empty(&other).await;
-            println!("{}, {kind}, {asks:?}: {point} points", subject.kind);
+            println!("{}, {kind}, {call:?}: {point} points", subject.kind);
             nothing_is_renewed(&store, &context, &other).await;
         }
     }
 }
 
-/// Checks that nothing comes back, nor is asked for, while its owner lives on for more than a lease.
+/// Checks that for more than a lease, while the manager lives on, no claim comes back and nothing is
+/// requested.
 async fn nothing_is_renewed(store: &Arc<Faulty>, context: &Context, other: &LockManager) {
-    let (joined, renewed) = (store.asked(Verb::Enqueue), store.asked(Verb::Renew));
+    let (enqueued, renewed) = (store.asked(Verb::Enqueue), store.asked(Verb::Renew));
     let since = Instant::now();
     eventually("more than a lease goes by", async || {
         assert!(context.queue(other).await.is_empty(), "a claim comes back");
         since.elapsed() > context.lease() * 3 / 2
     })
     .await;
-    assert_eq!((store.asked(Verb::Enqueue), store.asked(Verb::Renew)), (joined, renewed), "it is asked for");
+    assert_eq!(
+        (store.asked(Verb::Enqueue), store.asked(Verb::Renew)),
+        (enqueued, renewed),
+        "something is requested"
+    );
 }
 
 fn on(store: &Store) -> StoreUnderTest {
@@ -107,9 +118,9 @@ fn on(store: &Store) -> StoreUnderTest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_gives_up_leaves_nothing_in_memory() {
+async fn a_cancelled_acquire_leaves_nothing_in_memory() {
     let store = Memory::new();
-    leaves_nothing(StoreUnderTest::new("memory", move || {
+    a_cancelled_acquire_leaves_nothing(StoreUnderTest::new("memory", move || {
         let store = Arc::clone(&store) as Arc<dyn globallock::Backend>;
         async move { Ok(store) }
     }))
@@ -117,23 +128,27 @@ async fn a_caller_that_gives_up_leaves_nothing_in_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_gives_up_leaves_nothing_in_files() {
+async fn a_cancelled_acquire_leaves_nothing_in_files() {
     let directory = TempDir::new().unwrap();
-    leaves_nothing(StoreUnderTest::at("file", &format!("file://{}/locks", directory.path().display()), None))
-        .await;
+    a_cancelled_acquire_leaves_nothing(StoreUnderTest::at(
+        "file",
+        &format!("file://{}/locks", directory.path().display()),
+        None,
+    ))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_gives_up_leaves_nothing_on_redis() {
-    leaves_nothing(on(&Store::redis())).await;
+async fn a_cancelled_acquire_leaves_nothing_on_redis() {
+    a_cancelled_acquire_leaves_nothing(on(&Store::redis())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_gives_up_leaves_nothing_on_etcd() {
-    leaves_nothing(on(&Store::etcd())).await;
+async fn a_cancelled_acquire_leaves_nothing_on_etcd() {
+    a_cancelled_acquire_leaves_nothing(on(&Store::etcd())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_gives_up_leaves_nothing_on_zookeeper() {
-    leaves_nothing(on(&Store::zookeeper())).await;
+async fn a_cancelled_acquire_leaves_nothing_on_zookeeper() {
+    a_cancelled_acquire_leaves_nothing(on(&Store::zookeeper())).await;
 }

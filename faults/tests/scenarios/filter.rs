@@ -1,4 +1,5 @@
-//! A proxy that reads what a server says, and can drop its notifications alone: whatever was asked for is answered.
+//! A proxy that understands what a server sends, and can drop only its notifications: all requests are
+//! answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Where the first message ends, and whether it is a notification; `None` while it is not whole.
+/// Returns where the first message ends, and whether it is a notification; `None` while it is incomplete.
 type Reads = fn(&[u8]) -> Option<(usize, bool)>;
 
 /// A proxy in front of one server.
@@ -17,7 +18,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Starts one before a server of this kind.
+    /// Starts one in front of a server of this kind.
     pub(crate) async fn start(kind: &str, server: u16) -> Self {
         let reads: Reads = match kind {
             "redis" => redis,
@@ -58,19 +59,19 @@ impl Filter {
         self.drops.store(drops, Ordering::SeqCst);
     }
 
-    /// How many have been dropped.
+    /// The number of dropped notifications.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::SeqCst)
     }
 }
 
-/// Redis: a value of RESP3, which is a notification if it is a push of a message.
+/// Redis: a RESP3 value. It is a notification if it is a push of a message.
 fn redis(bytes: &[u8]) -> Option<(usize, bool)> {
     let end = value(bytes)?;
     Some((end, bytes.starts_with(b">") && bytes[..end].windows(9).any(|part| part == b"message\r\n")))
 }
 
-/// Where a value of RESP3 ends.
+/// Returns where a RESP3 value ends.
 fn value(bytes: &[u8]) -> Option<usize> {
     let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
     let count = || std::str::from_utf8(&bytes[1..line - 2]).ok()?.parse::<i64>().ok();
@@ -86,24 +87,24 @@ fn value(bytes: &[u8]) -> Option<usize> {
     (0..parts).try_fold(line, |end, _| Some(end + value(&bytes[end..])?))
 }
 
-/// ZooKeeper: a frame, which is a notification if it answers the request -1.
+/// ZooKeeper: a frame. It is a notification if its xid is -1.
 fn zookeeper(bytes: &[u8]) -> Option<(usize, bool)> {
     let length = usize::try_from(i32::from_be_bytes(bytes.first_chunk().copied()?)).ok()?;
     let frame = bytes.get(4..4 + length)?;
     Some((4 + length, frame.starts_with(&(-1_i32).to_be_bytes())))
 }
 
-/// etcd: a frame of HTTP/2, which is a notification if it is data with a message that has the field `events`.
+/// etcd: an HTTP/2 frame. It is a notification if it is data with a message that has the field `events`.
 fn etcd(bytes: &[u8]) -> Option<(usize, bool)> {
     const DATA: u8 = 0;
     let header = bytes.first_chunk::<9>()?;
     let length = usize::try_from(u32::from_be_bytes([0, header[0], header[1], header[2]])).ok()?;
     let body = bytes.get(9..9 + length)?;
-    // Before the message come a flag and its length.
+    // In front of the message are a flag and its length.
     Some((9 + length, header[3] == DATA && has_events(body.get(5..).unwrap_or_default()).unwrap_or(false)))
 }
 
-/// Whether a message has field 11, which among etcd's answers only those of a watch have.
+/// Whether a message has field 11: among etcd's answers, only a watch's have it.
 fn has_events(mut message: &[u8]) -> Option<bool> {
     while !message.is_empty() {
         let tag = number(&mut message)?;
@@ -120,7 +121,7 @@ fn has_events(mut message: &[u8]) -> Option<bool> {
     Some(false)
 }
 
-/// Takes a number of seven bits a byte.
+/// Takes a varint: a number with seven bits per byte.
 fn number(message: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {

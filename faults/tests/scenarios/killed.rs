@@ -1,4 +1,5 @@
-//! Owner processes are killed, and whoever is next goes on within a lease and a tick: how soon is printed.
+//! Owner processes are killed, and the next owner is granted the lock within a lease and a tick. The times
+//! are printed.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,10 +17,10 @@ use crate::store::{BUSY, Store};
 
 const LEASE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_secs(1);
-/// How often each is killed.
+/// How often each victim is killed.
 const ROUNDS: usize = 4;
 
-/// Who is killed.
+/// The owner that is killed.
 #[derive(Clone, Copy, Debug)]
 enum Victim {
     Holder,
@@ -28,8 +29,8 @@ enum Victim {
     OwnerOfPermits,
 }
 
-/// Starts a task that waits for a lock, and tells when it was granted.
-async fn next(
+/// Starts a task that waits for a lock, and returns when it was granted.
+async fn start_waiter(
     context: &Context,
     manager: &LockManager,
     kind: &str,
@@ -37,20 +38,20 @@ async fn next(
     waiting: usize,
 ) -> JoinHandle<Result<Instant>> {
     let lock = lock_of(manager, context.name(), kind).unwrap();
-    let waits = tokio::spawn(async move {
+    let waiter = tokio::spawn(async move {
         let guard = lock.acquire().await?;
         let granted = Instant::now();
         assert!(guard.is_held());
         guard.release().await?;
         Ok(granted)
     });
-    let looks = context.manager().await;
-    context.until(&looks, held, waiting).await;
-    waits
+    let observer = context.manager().await;
+    context.until(&observer, held, waiting).await;
+    waiter
 }
 
-/// Kills somebody, and says how long it took until the lock went on.
-async fn recovers(subject: &StoreUnderTest, victim: Victim) -> Duration {
+/// Kills the victim, and returns how long it took until the next owner was granted the lock.
+async fn recovery(subject: &StoreUnderTest, victim: Victim) -> Duration {
     let context = Context::new(subject, "killed", "mutex");
     let manager = context.manager().await;
     let (kind, next_kind) = match victim {
@@ -67,10 +68,10 @@ async fn recovers(subject: &StoreUnderTest, victim: Victim) -> Duration {
     let waiter = if held.is_some() {
         assert_eq!(owner.next_report().await, Report::Asking);
         context.until(&manager, 1, 1).await;
-        next(&context, &manager, next_kind, 1, 2).await
+        start_waiter(&context, &manager, next_kind, 1, 2).await
     } else {
         owner.granted().await;
-        next(&context, &manager, next_kind, 1, 1).await
+        start_waiter(&context, &manager, next_kind, 1, 1).await
     };
     let since = Instant::now();
     owner.kill().await;
@@ -82,25 +83,25 @@ async fn recovers(subject: &StoreUnderTest, victim: Victim) -> Duration {
     granted.saturating_duration_since(since)
 }
 
-/// Prints how many took how long.
+/// Prints a histogram of the times.
 fn print_histogram(store: &str, victim: Victim, times: &[Duration]) {
     let mut buckets = vec![0; 12];
     for time in times {
         let bucket = usize::try_from(time.as_millis() / 500).unwrap_or(usize::MAX);
         buckets[bucket.min(11)] += 1;
     }
-    println!("{store}, {victim:?}: of {} within", times.len());
+    println!("{store}, {victim:?}: {} recoveries within", times.len());
     for (number, count) in (1..).zip(&buckets).filter(|(_, count)| **count > 0) {
         println!("  {:>5.1} s {}", f64::from(number) / 2.0, "#".repeat(*count));
     }
 }
 
-async fn the_killed_are_passed_over(subject: StoreUnderTest) {
+async fn a_killed_owner_is_passed_over(subject: StoreUnderTest) {
     let kind = subject.kind.clone();
     let subject = StoreUnderTest { lease: LEASE, ..subject };
     for victim in [Victim::Holder, Victim::HeadWaiter, Victim::Reader, Victim::OwnerOfPermits] {
         let pauses = Pauses::watch();
-        let times = join_all((0..ROUNDS).map(|_| recovers(&subject, victim))).await;
+        let times = join_all((0..ROUNDS).map(|_| recovery(&subject, victim))).await;
         print_histogram(&kind, victim, &times);
         let limit = LEASE + TICK + BUSY + pauses.spent();
         assert!(times.iter().all(|time| *time < limit), "{kind}, {victim:?}: {times:?}");
@@ -116,23 +117,23 @@ fn on(store: &Store) -> StoreUnderTest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_killed_are_passed_over_in_files() {
+async fn a_killed_owner_is_passed_over_in_files() {
     let directory = TempDir::new().unwrap();
     let url = format!("file://{}/locks", directory.path().display());
-    the_killed_are_passed_over(StoreUnderTest::at("file", &url, program())).await;
+    a_killed_owner_is_passed_over(StoreUnderTest::at("file", &url, program())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_killed_are_passed_over_on_redis() {
-    the_killed_are_passed_over(on(&Store::redis())).await;
+async fn a_killed_owner_is_passed_over_on_redis() {
+    a_killed_owner_is_passed_over(on(&Store::redis())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_killed_are_passed_over_on_etcd() {
-    the_killed_are_passed_over(on(&Store::etcd())).await;
+async fn a_killed_owner_is_passed_over_on_etcd() {
+    a_killed_owner_is_passed_over(on(&Store::etcd())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_killed_are_passed_over_on_zookeeper() {
-    the_killed_are_passed_over(on(&Store::zookeeper())).await;
+async fn a_killed_owner_is_passed_over_on_zookeeper() {
+    a_killed_owner_is_passed_over(on(&Store::zookeeper())).await;
 }

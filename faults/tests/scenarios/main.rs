@@ -1,12 +1,12 @@
-//! Failures that locks of this sort have had elsewhere, one story each, against real servers.
+//! Scenarios: failures that other distributed locks have had, one scenario each, against real servers.
 
 mod cancelled;
 mod filter;
 mod killed;
-mod leaving;
 mod names;
 mod notifications;
 mod promoted;
+mod releasing;
 mod renewals;
 mod silence;
 mod store;

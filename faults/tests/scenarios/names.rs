@@ -1,4 +1,4 @@
-//! Names that are parts of each other are locks of their own: what is done to one leaves the others as they are.
+//! Names that are parts of each other are independent locks: what is done to one does not affect the others.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
-/// Holds one with somebody waiting for it, while the others come and go.
+/// Holds one lock, with a waiter behind, while the others are acquired and released.
 async fn one_is_held(one: &LockManager, other: &LockManager, name: &str, kind: &str) {
     let guard = lock_of(one, name, kind).unwrap().acquire().await.unwrap();
     let waiter = waits(other, name);
@@ -46,7 +46,7 @@ async fn one_is_held(one: &LockManager, other: &LockManager, name: &str, kind: &
     assert_eq!(listed(one, "").await, set([]));
 }
 
-/// Holds all, and releases one after the other.
+/// Holds all locks, and releases them one after the other.
 async fn all_are_held(one: &LockManager, other: &LockManager, order: [usize; 3], kind: &str) {
     let mut guards = Vec::new();
     for name in NAMES {

@@ -1,4 +1,5 @@
-//! Notifications alone get lost, and nobody sees it: those who wait are granted all the same, when they look by themselves.
+//! Only notifications get lost, which no side can notice. The waiters are granted all the same, at their next
+//! renewal.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use globallock_conformance::pauses::Pauses;
 use crate::filter::Filter;
 use crate::store::{BUSY, KINDS, Store, connect};
 
-/// How often those who wait look at least.
+/// A waiter that misses a notification finds out at its next renewal, so within a lease.
 const LEASE: Duration = Duration::from_secs(3);
 
 async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) {
@@ -27,7 +28,8 @@ async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) {
             }));
             queue_is(&direct, kind, 1, 1).await;
         }
-        // What they are told of is known to the server once a look has been answered.
+        // An answer on the same connection proves that the server knows what the waiters subscribed to or
+        // watch.
         behind.inspect("mutex").await.unwrap();
         filter.drops(lost);
         let (since, pauses) = (Instant::now(), Pauses::watch());

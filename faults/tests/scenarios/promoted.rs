@@ -1,4 +1,5 @@
-//! A replica that has missed a grant takes over: Redis grants anew, and the tokens and a told loss keep what is guarded whole.
+//! A replica that has missed a grant takes over. Redis grants the lock a second time, but the tokens and a
+//! reported loss protect the guarded resource.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +16,10 @@ use crate::store::{BUSY, KINDS, connect};
 
 const LEASE: Duration = Duration::from_secs(3);
 
-/// What a server says of its part in the replication.
+/// A field of what a server says about its replication.
 fn field(server: &Redis, name: &str) -> String {
-    let told = server.cli(&["INFO", "replication"]);
-    let value = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let info = server.cli(&["INFO", "replication"]);
+    let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     value.unwrap_or("").trim().to_owned()
 }
 
@@ -31,7 +32,7 @@ async fn a_replica_that_missed_a_grant_takes_over_on_redis() {
     let url = format!("redis://127.0.0.1:{}?timeout=300ms", proxy.port());
     let [before, after] = [connect(&url, LEASE).await.unwrap(), connect(&url, LEASE).await.unwrap()];
 
-    // A token that the replica has heard of, and then grants that it has not.
+    // First a token that reaches the replica, and then grants that do not.
     let mut known = Vec::new();
     for (kind, _) in KINDS {
         let guard = lock_of(&before, kind, kind).unwrap().acquire().await.unwrap();
@@ -61,9 +62,9 @@ async fn a_replica_that_missed_a_grant_takes_over_on_redis() {
         async move { lock.acquire().await.unwrap() }
     }));
     let (losses, grants) = tokio::join!(losses, grants);
-    println!("told and granted after {:.1?}", promoted.elapsed());
+    println!("lost and granted after {:.1?}", promoted.elapsed());
     let took = promoted.elapsed();
-    assert!(took < LEASE + BUSY + pauses.spent(), "told and granted after {took:?}");
+    assert!(took < LEASE + BUSY + pauses.spent(), "lost and granted after {took:?}");
     assert!(losses.iter().all(|loss| matches!(loss, Loss::Revoked | Loss::Expired)), "{losses:?}");
     for ((old, new), known) in held.iter().zip(&grants).zip(known) {
         assert!(!old.is_held() && new.is_held());
@@ -72,7 +73,7 @@ async fn a_replica_that_missed_a_grant_takes_over_on_redis() {
         assert!(register.write(new.fencing_token(), "after"));
         assert!(
             !register.write(old.fencing_token(), "before"),
-            "a write of the one from before comes too late"
+            "the write of the earlier holder comes too late"
         );
         assert_eq!(register.read(), "after");
     }

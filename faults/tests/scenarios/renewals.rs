@@ -1,4 +1,4 @@
-//! Renewals fail, one or many, and the lock is held and renewed afterwards as before.
+//! Renewals fail, once or many times, and afterwards the lock is still held and renewed.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,14 @@ use crate::store::{KINDS, Store, connect, options};
 /// Long enough for many renewals to fail in one lease.
 const LEASE: Duration = Duration::from_secs(5);
 
-/// How long all of them stay held at least.
+/// The shortest time that one of the guards remains held.
 fn remaining(guards: &[Guard]) -> Duration {
     let all = guards.iter().map(|guard| guard.remaining().expect("this lease ends"));
     all.min().expect("there are some")
 }
 
-/// Cuts the network for so large a share of what remains of the lease: a third passes before a renewal is due.
+/// Cuts the network for this share of what remains of the lease. The share must be above a third, because
+/// renewals are due after a third of the lease.
 async fn fail(proxy: &Proxy, guards: &[Guard], share: f64) {
     let held = proxy.held();
     proxy.requests(Flow::Hold);
@@ -26,7 +27,7 @@ async fn fail(proxy: &Proxy, guards: &[Guard], share: f64) {
     let whole = remaining(guards);
     eventually("renewals fail", async || remaining(guards) < whole.mul_f64(1.0 - share)).await;
     assert!(proxy.held() > held, "nothing passed");
-    assert!(remaining(guards) > Duration::ZERO, "the lease is not over");
+    assert!(remaining(guards) > Duration::ZERO, "the lease has not expired");
     proxy.cut();
     proxy.requests(Flow::Pass);
     eventually("they are renewed", async || remaining(guards) > whole.mul_f64(0.9)).await;
@@ -34,28 +35,28 @@ async fn fail(proxy: &Proxy, guards: &[Guard], share: f64) {
 
 async fn failed_renewals_do_not_end_renewal(store: Store) {
     let proxy = Proxy::start(store.port()).await.unwrap();
-    // Who waits has more patience than any outage takes.
+    // The store timeout is longer than any outage, so that waiting goes on.
     let locks = Options { store_timeout: Some(LEASE * 4), ..options(LEASE) };
-    let patient = ManagerOptions { locks, ..ManagerOptions::default() };
-    let owner = LockManager::connect_with(&store.behind(proxy.port()), patient).await.unwrap();
-    let looks = connect(&store.url(), LEASE).await.unwrap();
+    let options = ManagerOptions { locks, ..ManagerOptions::default() };
+    let owner = LockManager::connect_with(&store.behind(proxy.port()), options).await.unwrap();
+    let observer = connect(&store.url(), LEASE).await.unwrap();
     let (mut guards, mut others) = (Vec::new(), Vec::new());
     for (kind, against) in KINDS {
         guards.push(lock_of(&owner, kind, kind).unwrap().acquire().await.unwrap());
-        let next = lock_of(&looks, kind, against).unwrap();
+        let next = lock_of(&observer, kind, against).unwrap();
         others.push(tokio::spawn(async move { next.acquire().await.unwrap().release().await }));
-        queue_is(&looks, kind, 1, 1).await;
+        queue_is(&observer, kind, 1, 1).await;
     }
-    // A claim that waits is renewed as well.
-    let taken = looks.mutex("taken").unwrap().acquire().await.unwrap();
+    // A waiter is renewed as well.
+    let taken = observer.mutex("taken").unwrap().acquire().await.unwrap();
     let waiter = waits(&owner, "taken");
-    queue_is(&looks, "taken", 1, 1).await;
+    queue_is(&observer, "taken", 1, 1).await;
     eventually("they are renewed", async || {
         guards.iter().all(|guard| guard.remaining().is_some_and(|left| left > LEASE * 7 / 10))
     })
     .await;
 
-    // Each outage longer than the last: about one failed renewal, some, and many.
+    // Each outage is longer than the last: about one failed renewal, then some, then many.
     for share in [0.4, 0.5, 0.6] {
         fail(&proxy, &guards, share).await;
     }
@@ -73,7 +74,7 @@ async fn failed_renewals_do_not_end_renewal(store: Store) {
     .await;
     println!("{}: {renewals} renewals in three leases", store.kind);
     assert!(renewals >= 6, "{renewals} renewals");
-    queue_is(&looks, "taken", 1, 1).await;
+    queue_is(&observer, "taken", 1, 1).await;
     taken.release().await.unwrap();
     waiter.await.unwrap().unwrap().release().await.unwrap();
     for (guard, other) in guards.into_iter().zip(others) {

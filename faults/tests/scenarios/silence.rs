@@ -1,4 +1,5 @@
-//! The network swallows everything and says nothing: a lock is told lost by its deadline, before anybody else has it.
+//! The network swallows everything silently: a lock is reported lost by its deadline, before another owner
+//! holds it.
 
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,10 @@ use globallock_conformance::proxy::{Flow, Proxy};
 use crate::store::{BUSY, KINDS, Store, connect};
 
 const LEASE: Duration = Duration::from_secs(3);
-/// How late a task may hear of its deadline.
+/// How late a task may notice its deadline.
 const LATE: Duration = Duration::from_millis(500);
 
-/// Which way nothing passes.
+/// The direction in which nothing passes.
 #[derive(Clone, Copy, Debug)]
 enum Hole {
     Requests,
@@ -34,7 +35,7 @@ impl Hole {
     }
 }
 
-async fn falls_in(store: &Store, hole: Hole, kind: &str, against: &str) {
+async fn is_lost_in(store: &Store, hole: Hole, kind: &str, against: &str) {
     let pauses = Pauses::watch();
     let proxy = Proxy::start(store.port()).await.unwrap();
     let owner = connect(&store.behind(proxy.port()), LEASE).await.unwrap();
@@ -49,24 +50,25 @@ async fn falls_in(store: &Store, hole: Hole, kind: &str, against: &str) {
     queue_is(&next, &name, 1, 1).await;
     hole.open(&proxy);
     let (since, before) = (Instant::now(), pauses.spent());
-    // Then nothing can confirm the lease any more.
-    eventually("something is gone", async || proxy.held() + proxy.swallowed() > 0).await;
+    // From then on nothing can confirm the lease.
+    eventually("something is swallowed", async || proxy.held() + proxy.swallowed() > 0).await;
     let deadline = Instant::now() + guard.remaining().expect("this lease ends");
     assert!(deadline <= since + LEASE + LATE + (pauses.spent() - before));
     assert_eq!(guard.lost().await, Loss::Expired);
-    let told = Instant::now();
+    let lost = Instant::now();
     assert!(!guard.is_held());
     let busy = pauses.spent() - before;
-    assert!(told < deadline + LATE + busy, "told {:?} late", told - deadline);
+    assert!(lost < deadline + LATE + busy, "reported {:?} late", lost - deadline);
     let granted = tokio::time::timeout(LEASE * 10, waiter).await;
-    let (next, granted) = granted.expect("somebody else is granted it").unwrap();
+    let (next, granted) = granted.expect("the next owner is granted it").unwrap();
     assert!(granted >= deadline, "granted {:?} before the deadline", deadline - granted);
-    // What still arrives at the server before the deadline is a sign of life.
+    // A request that reaches the server before the deadline still counts as a sign of life, and extends the
+    // lease there.
     let busy = BUSY + (pauses.spent() - before);
     assert!(granted < deadline + LEASE + LEASE / 3 + busy, "granted {:?} late", granted - deadline);
-    let late = told.saturating_duration_since(deadline);
+    let late = lost.saturating_duration_since(deadline);
     println!(
-        "{}, {name}: told {late:.0?} and granted {:.1?} after the deadline",
+        "{}, {name}: lost {late:.0?} and granted {:.1?} after the deadline",
         store.kind,
         granted - deadline
     );
@@ -79,23 +81,23 @@ async fn falls_in(store: &Store, hole: Hole, kind: &str, against: &str) {
     eventually("the owner goes on", async || again.acquire().await.is_ok()).await;
 }
 
-async fn silence_is_told_by_the_deadline(store: Store) {
+async fn a_lock_of_a_silent_store_is_lost_by_its_deadline(store: Store) {
     let holes = [Hole::Requests, Hole::Answers, Hole::Both];
-    let falls = holes.into_iter().flat_map(|hole| KINDS.map(|kinds| (hole, kinds)));
-    join_all(falls.map(|(hole, (kind, against))| falls_in(&store, hole, kind, against))).await;
+    let losses = holes.into_iter().flat_map(|hole| KINDS.map(|kinds| (hole, kinds)));
+    join_all(losses.map(|(hole, (kind, against))| is_lost_in(&store, hole, kind, against))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_is_told_by_the_deadline_on_redis() {
-    silence_is_told_by_the_deadline(Store::redis()).await;
+async fn a_lock_of_a_silent_store_is_lost_by_its_deadline_on_redis() {
+    a_lock_of_a_silent_store_is_lost_by_its_deadline(Store::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_is_told_by_the_deadline_on_etcd() {
-    silence_is_told_by_the_deadline(Store::etcd()).await;
+async fn a_lock_of_a_silent_store_is_lost_by_its_deadline_on_etcd() {
+    a_lock_of_a_silent_store_is_lost_by_its_deadline(Store::etcd()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_is_told_by_the_deadline_on_zookeeper() {
-    silence_is_told_by_the_deadline(Store::zookeeper()).await;
+async fn a_lock_of_a_silent_store_is_lost_by_its_deadline_on_zookeeper() {
+    a_lock_of_a_silent_store_is_lost_by_its_deadline(Store::zookeeper()).await;
 }

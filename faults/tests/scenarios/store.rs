@@ -1,4 +1,4 @@
-//! The stores that the stories are about, each with a server of its own.
+//! The stores of the scenarios, each with a server of its own.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use globallock_conformance::server::etcd::{self, Etcd};
 use globallock_conformance::server::redis::{self, Redis};
 use globallock_conformance::server::zookeeper::{self, ZooKeeper};
 
-/// How much later than promised something may come, on a machine with much else to do.
+/// How much later than promised something may happen, because the machine is busy.
 pub(crate) const BUSY: Duration = Duration::from_secs(3);
 
-/// A kind of lock, and the kind that nobody can have beside it.
+/// A kind of lock, and a kind that excludes it.
 pub(crate) const KINDS: [(&str, &str); 3] = [("mutex", "mutex"), ("read", "write"), ("1/2", "2/2")];
 
 /// A store with one server.
@@ -41,19 +41,19 @@ impl Store {
         self.cluster.url()
     }
 
-    /// The address of whatever stands before the server at `port`. Requests have little time, so that several fail within
-    /// one lease.
+    /// The address of a proxy in front of the server, at `port`. The timeout of requests is short, so that
+    /// several requests fail within one lease.
     pub(crate) fn behind(&self, port: u16) -> String {
         format!("{}://127.0.0.1:{port}?timeout=300ms", self.kind)
     }
 
-    /// What the server has of all locks, but for what is there to stay a while.
+    /// What the server still has of all locks, except what is meant to stay for a while.
     pub(crate) fn leftovers(&self, names: &[String]) -> Vec<String> {
         match self.kind {
             "redis" => {
                 let keys = redis::cli(self.port(), &["--scan"]);
                 let expires = |key: &str| redis::cli(self.port(), &["PTTL", key]) != "-1";
-                // The counter of fencing tokens outlives the lock by some days, and not for ever.
+                // The counter of fencing tokens outlives the lock by some days, but must expire.
                 keys.lines()
                     .filter(|key| !key.ends_with(":fence") || !expires(key))
                     .map(str::to_owned)
@@ -61,8 +61,8 @@ impl Store {
             }
             "etcd" => {
                 let mut get = etcd::ctl(&format!("http://127.0.0.1:{}", self.port()));
-                let told = get.args(["get", "--prefix", "--keys-only", "/"]).output().unwrap();
-                let text = String::from_utf8_lossy(&told.stdout).into_owned();
+                let output = get.args(["get", "--prefix", "--keys-only", "/"]).output().unwrap();
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
             }
             _ => {
@@ -74,12 +74,12 @@ impl Store {
     }
 }
 
-/// The options of a lock that gives up on a silent store after a second.
+/// Options with a store timeout of one second.
 pub(crate) fn options(lease: Duration) -> Options {
     Options { lease, store_timeout: Some(Duration::from_secs(1)), ..Options::default() }
 }
 
-/// Connects with such options.
+/// Connects with these options.
 pub(crate) async fn connect(url: &str, lease: Duration) -> globallock::Result<LockManager> {
     let options = ManagerOptions { locks: options(lease), ..ManagerOptions::default() };
     LockManager::connect_with(url, options).await

@@ -1,5 +1,5 @@
-//! The answer to one request never arrives, for every request of a lock's life in turn: the owner is told, or goes on, and
-//! nobody is kept out for longer than a lease.
+//! The answer to one request never arrives, for each request of a lock's life in turn. The owner gets an
+//! error or goes on, and the next owner waits for a lease at most.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,51 +16,51 @@ use crate::store::{BUSY, KINDS, Store, connect};
 /// The time between two signs of life.
 const TICK: Duration = Duration::from_millis(667);
 /// More requests than any life has.
-const MANY: u64 = 300;
-/// How often one is lived at most, where the machine is too busy for an answer in time.
-const LIVES: u32 = 5;
-/// How long the tests do not run meanwhile in that case, at least.
+const TOO_MANY: u64 = 300;
+/// How often one life is tried at most, if the machine is too busy for the store to answer in time.
+const TRIES: u32 = 5;
+/// The machine counts as too busy if the tests did not run for so long.
 const PAUSED: Duration = Duration::from_millis(100);
 
-/// How the connection ends on which an answer did not come.
+/// How the connection ends on which an answer was swallowed.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
-    /// It is cut as soon as the answer is gone.
+    /// It is cut as soon as the answer is swallowed.
     Soon,
-    /// It stays open and deaf until the owner is done.
+    /// It stays open, and swallows all further answers, until the owner is done.
     Late,
 }
 
-/// A way through a lock's life: connect, acquire, renew, release.
+/// One life of a lock: connect, acquire, renew, release.
 struct Life<'a> {
     store: &'a Store,
-    looks: &'a LockManager,
+    observer: &'a LockManager,
     name: String,
     kind: &'static str,
-    /// What nobody can have beside it.
+    /// A kind that excludes it.
     against: &'static str,
-    /// Whether somebody else has the lock at first.
+    /// Whether another owner holds the lock at first.
     waits: bool,
     ending: Ending,
 }
 
-/// Waits for the end of a call, which must come in time.
+/// Awaits a call, which must end in time.
 async fn in_time<T>(what: &str, limit: Duration, call: impl Future<Output = T>) -> T {
     let ended = Pauses::watch().within(limit + BUSY, call).await;
     ended.unwrap_or_else(|| panic!("{what} does not end within {limit:?} and {BUSY:?}"))
 }
 
 impl Life<'_> {
-    /// Checks that whoever is granted the lock beside the guard is granted it after that was lost.
+    /// Checks that no other owner can hold the lock unless the guard is lost.
     async fn is_alone(&self, guard: &Guard) {
-        let other = lock_of(self.looks, &self.name, self.against).unwrap().try_acquire().await.unwrap();
+        let other = lock_of(self.observer, &self.name, self.against).unwrap().try_acquire().await.unwrap();
         if let Some(other) = other {
             assert!(!guard.is_held(), "{}: two hold {}", self.label(), self.name);
             other.release().await.unwrap();
         }
     }
 
-    /// Lives it; `has_asked` tells that the lock was granted or not.
+    /// Lives one life. `has_asked` becomes true when the call to acquire has ended.
     async fn live(&self, manager: &LockManager, has_asked: &AtomicBool) -> Result<()> {
         let store_timeout = Duration::from_secs(1);
         let wait = if self.waits { LEASE + TICK } else { Duration::ZERO };
@@ -75,15 +75,16 @@ impl Life<'_> {
         renewed.and(released.map(drop))
     }
 
-    /// Lives it with the answer to one request swallowed: how long the next owner had to wait, or `None` if there was no
-    /// such request. Where the machine had no time for the store to answer, it is lived once more.
+    /// Lives one life in which the answer to this request is swallowed. Returns how long the next owner had
+    /// to wait, or `None` if there was no such request. If the machine was too busy for the store to answer,
+    /// it is tried again.
     async fn without_answer(&self, request: u64) -> Option<Duration> {
         for tries in 1.. {
             let pauses = Pauses::watch();
             match self.once_without_answer(request).await {
                 Ok(took) => return took,
                 Err(error) => assert!(
-                    tries < LIVES && pauses.spent() > PAUSED,
+                    tries < TRIES && pauses.spent() > PAUSED,
                     "{}, request {request}: {error:?}",
                     self.label()
                 ),
@@ -92,11 +93,11 @@ impl Life<'_> {
         unreachable!("the last try ends it")
     }
 
-    /// The same; an error that nothing was swallowed for is returned.
+    /// One try of that. Returns an error if a call failed although nothing was swallowed.
     async fn once_without_answer(&self, request: u64) -> Result<Option<Duration>> {
         let proxy = Proxy::start(self.store.port()).await.unwrap();
         proxy.swallow_answer(request);
-        let next = lock_of(self.looks, &self.name, self.against).unwrap();
+        let next = lock_of(self.observer, &self.name, self.against).unwrap();
         let holder = if self.waits { Some(next.acquire().await.unwrap()) } else { None };
         let has_asked = AtomicBool::new(false);
         let owner = async {
@@ -109,17 +110,17 @@ impl Life<'_> {
                 Err(error) => (None, Err(error)),
             }
         };
-        let leaves = async {
+        let release = async {
             if let Some(guard) = holder {
-                eventually("somebody waits", async || {
+                eventually("the owner waits", async || {
                     has_asked.load(Ordering::SeqCst)
-                        || self.looks.inspect(&self.name).await.unwrap().len() > 1
+                        || self.observer.inspect(&self.name).await.unwrap().len() > 1
                 })
                 .await;
                 guard.release().await.unwrap();
             }
         };
-        let cuts = async {
+        let cut = async {
             if matches!(self.ending, Ending::Soon) {
                 eventually("an answer is swallowed", async || {
                     proxy.swallowed() > 0 || has_asked.load(Ordering::SeqCst) && proxy.deaf() == 0
@@ -131,14 +132,14 @@ impl Life<'_> {
             }
         };
         let others = async {
-            tokio::join!(leaves, cuts);
+            tokio::join!(release, cut);
             std::future::pending::<()>().await;
         };
         let (manager, lived) = tokio::select! {
             ended = owner => ended,
             () = others => unreachable!("it never ends"),
         };
-        let bitten = proxy.deaf() > 0;
+        let was_swallowed = proxy.deaf() > 0;
         proxy.cut();
         if let Err(error) = &lived {
             assert!(error.is_unavailable(), "{}, request {request}: {error:?}", self.label());
@@ -148,10 +149,11 @@ impl Life<'_> {
         let fresh = in_time("the next owner's acquire", LEASE + TICK, next.acquire()).await;
         let took = since.elapsed();
         fresh.unwrap().release().await.unwrap();
-        queue_is(self.looks, &self.name, 0, 0).await;
-        // Only now: an owner that lives on would have kept whatever it forgot.
+        queue_is(self.observer, &self.name, 0, 0).await;
+        // Dropped only now, because a manager that lives on would renew a claim that it has forgotten to
+        // release.
         drop(manager);
-        if bitten { Ok(Some(took)) } else { lived.map(|()| None) }
+        if was_swallowed { Ok(Some(took)) } else { lived.map(|()| None) }
     }
 
     fn label(&self) -> String {
@@ -160,10 +162,10 @@ impl Life<'_> {
     }
 }
 
-/// Lives it again and again, each time without the answer to the request after the last, until there is no such request.
+/// Lives one life for each request, without the answer to that request, until there is no such request.
 async fn without_each_answer(life: Life<'_>) {
     let mut longest = Duration::ZERO;
-    for request in 1..MANY {
+    for request in 1..TOO_MANY {
         let Some(took) = life.without_answer(request).await else {
             let requests = request - 1;
             println!("{}: {requests} requests, {longest:.1?} at most", life.label());
@@ -172,39 +174,39 @@ async fn without_each_answer(life: Life<'_>) {
         };
         longest = longest.max(took);
     }
-    panic!("{}: a life of more than {MANY} requests", life.label());
+    panic!("{}: a life of more than {TOO_MANY} requests", life.label());
 }
 
-async fn every_answer_is_swallowed_once(store: Store) {
-    // Whoever looks on is served late where the machine is busy, and loses nothing by it.
-    let looks = connect_calmly(&store.url()).await.unwrap();
+async fn a_swallowed_answer_delays_by_a_lease_at_most(store: Store) {
+    // The observer has a long timeout, because on a busy machine it may be served late.
+    let observer = connect_calmly(&store.url()).await.unwrap();
     let (mut lives, mut names) = (Vec::new(), Vec::new());
     for (kind, against) in KINDS {
         for waits in [false, true] {
             for ending in [Ending::Soon, Ending::Late] {
                 let name = format!("swallowed-{}", names.len());
                 names.push(name.clone());
-                let life = Life { store: &store, looks: &looks, name, kind, against, waits, ending };
+                let life = Life { store: &store, observer: &observer, name, kind, against, waits, ending };
                 lives.push(without_each_answer(life));
             }
         }
     }
     join_all(lives).await;
-    drop(looks);
+    drop(observer);
     eventually("nothing is left in the store", async || store.leftovers(&names).is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_answer_is_swallowed_once_on_redis() {
-    every_answer_is_swallowed_once(Store::redis()).await;
+async fn a_swallowed_answer_delays_by_a_lease_at_most_on_redis() {
+    a_swallowed_answer_delays_by_a_lease_at_most(Store::redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_answer_is_swallowed_once_on_etcd() {
-    every_answer_is_swallowed_once(Store::etcd()).await;
+async fn a_swallowed_answer_delays_by_a_lease_at_most_on_etcd() {
+    a_swallowed_answer_delays_by_a_lease_at_most(Store::etcd()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_answer_is_swallowed_once_on_zookeeper() {
-    every_answer_is_swallowed_once(Store::zookeeper()).await;
+async fn a_swallowed_answer_delays_by_a_lease_at_most_on_zookeeper() {
+    a_swallowed_answer_delays_by_a_lease_at_most(Store::zookeeper()).await;
 }

@@ -1,4 +1,4 @@
-//! What is done between owners and servers.
+//! Faults of connections and network links between owners and servers.
 
 use std::io::{Error, Result};
 use std::time::Duration;
@@ -6,21 +6,23 @@ use std::time::Duration;
 use globallock_conformance::proxy::{Flow, Proxy};
 use tokio::time::sleep;
 
-use super::{Fault, Fleet, Outcome, Store, What};
+use super::{Fault, FaultKind, Fleet, Outcome, Store};
 
 impl Fault {
-    /// What proxies do to connections.
-    pub(super) async fn hurt_connections(self, store: &Store) -> Outcome {
+    /// Breaks connections by means of the proxies.
+    pub(super) async fn break_connections(self, store: &Store) -> Outcome {
         let (any, hold) = (self.any(), Some(Flow::Hold));
-        match self.what {
-            What::HoldAnswers => proxies(store, any, None, hold, false).await,
-            What::HoldRequests => proxies(store, any, hold, None, false).await,
-            What::HoldBoth => proxies(store, self.long(), hold, hold, false).await,
-            What::Delay => {
+        match self.kind {
+            FaultKind::HoldAnswers => proxies(store, any, None, hold, false).await,
+            FaultKind::HoldRequests => proxies(store, any, hold, None, false).await,
+            FaultKind::HoldBoth => proxies(store, self.long(), hold, hold, false).await,
+            FaultKind::Delay => {
                 let delay = Some(Flow::Delay(self.lease.mul_f64(0.02 + 0.1 * self.length)));
                 proxies(store, any, delay, delay, false).await
             }
-            What::SwallowAnswers => proxies(store, self.short() / 4, None, Some(Flow::Swallow), true).await,
+            FaultKind::SwallowAnswers => {
+                proxies(store, self.short() / 4, None, Some(Flow::Swallow), true).await
+            }
             _ => {
                 let cuts = || store.proxies.iter().map(Proxy::cuts).sum::<u64>();
                 let before = cuts();
@@ -32,11 +34,11 @@ impl Fault {
         }
     }
 
-    /// Takes the link of one owner down, or that of all.
+    /// Takes down the network link of one owner, or the links of all.
     pub(super) async fn take_down(self, fleet: &Fleet) -> Result<Outcome> {
         let network = fleet.network().ok_or_else(|| Error::other("there are no links"))?;
         let member = fleet.choose(self.target);
-        let owner = (self.what == What::LinkDown).then(|| fleet.number(member));
+        let owner = (self.kind == FaultKind::LinkDown).then(|| fleet.number(member));
         let seen = network.down(owner)?;
         sleep(self.any()).await;
         network.up(owner)?;
@@ -44,7 +46,7 @@ impl Fault {
     }
 }
 
-/// Lets the proxies before all servers be bad for a while.
+/// Lets the proxies in front of all servers treat requests and answers in these ways for a while.
 async fn proxies(
     store: &Store,
     length: Duration,
@@ -66,6 +68,6 @@ async fn proxies(
         proxy.requests(Flow::Pass);
         proxy.answers(Flow::Pass);
     }
-    let bitten = count() - before;
-    Outcome::of(bitten > 0, format!("{bitten} times or bytes kept back within {length:?}"))
+    let affected = count() - before;
+    Outcome::of(affected > 0, format!("{affected} times or bytes kept back within {length:?}"))
 }

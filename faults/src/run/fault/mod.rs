@@ -1,4 +1,4 @@
-//! What is done to a run, how it is undone, and what shows that it was done.
+//! The faults: how each is done and undone, and the proof that it took effect.
 
 mod links;
 mod owners;
@@ -12,9 +12,9 @@ use super::fleet::Fleet;
 use super::store::Store;
 use crate::history::{FaultEvent, Terms, now};
 
-/// A sort of fault.
+/// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::run) enum What {
+pub(in crate::run) enum FaultKind {
     OwnerKill,
     OwnerStopShort,
     OwnerStopLong,
@@ -42,8 +42,8 @@ pub(in crate::run) enum What {
     FilesGone,
 }
 
-impl What {
-    /// As logs name it.
+impl FaultKind {
+    /// The name in the logs.
     pub(in crate::run) fn name(self) -> String {
         snake(&format!("{self:?}"))
     }
@@ -51,13 +51,15 @@ impl What {
     /// About how long it takes, in tenths of a lease.
     pub(in crate::run) fn takes(self) -> u32 {
         match self {
-            What::ClockStep => 35,
-            What::OwnerKill => 20,
-            What::OwnerStopLong | What::HoldBoth => 18,
-            What::ServerStop | What::LinkDown | What::NetworkDown | What::HoldAnswers => 10,
-            What::HoldRequests | What::Delay => 11,
-            What::ServerKill | What::LeaderKill => 12,
-            What::TokensEnd => 6,
+            FaultKind::ClockStep => 35,
+            FaultKind::OwnerKill => 20,
+            FaultKind::OwnerStopLong | FaultKind::HoldBoth => 18,
+            FaultKind::ServerStop | FaultKind::LinkDown | FaultKind::NetworkDown | FaultKind::HoldAnswers => {
+                10
+            }
+            FaultKind::HoldRequests | FaultKind::Delay => 11,
+            FaultKind::ServerKill | FaultKind::LeaderKill => 12,
+            FaultKind::TokensEnd => 6,
             _ => 3,
         }
     }
@@ -66,70 +68,72 @@ impl What {
 /// How much calm there is between two faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::run) enum Pace {
-    /// As much as can be judged in.
+    /// Enough to judge what happens in it.
     Easy,
-    /// As little as a short run can afford.
+    /// Only a little, because the run is short.
     Quick,
 }
 
-/// One fault of a schedule: nothing in it depends on what happens.
+/// One fault of a schedule. It is drawn from the seed alone, so it does not depend on what happened before.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fault {
-    pub(super) what: What,
+    pub(super) kind: FaultKind,
     /// The calm before it.
     pub(super) calm: Duration,
-    /// The calm after it, besides that before the next.
+    /// The calm after it, in addition to the calm before the next fault.
     pub(super) calm_after: Duration,
-    /// A share of a lease, between 0 and 1.
+    /// The part of a lease that it lasts, between 0 and 1.
     length: f64,
-    /// Whom it hits.
+    /// The target, by a number of any size.
     target: u64,
     lease: Duration,
 }
 
-/// What became of a fault.
+/// The outcome of a fault.
 #[derive(Debug, Default)]
 struct Outcome {
-    bit: bool,
+    took_effect: bool,
     proof: String,
-    /// The owner that it hit, if it hit one alone.
+    /// The owner that it hit, if it hit only one.
     owner: Option<u32>,
     /// Whether the store may have forgotten what it promised.
     forgets: bool,
 }
 
 impl Outcome {
-    fn of(bit: bool, proof: String) -> Self {
-        Outcome { bit, proof, ..Outcome::default() }
+    fn of(took_effect: bool, proof: String) -> Self {
+        Outcome { took_effect, proof, ..Outcome::default() }
     }
 
-    /// One that frees what somebody believes to hold.
-    fn that_forgets(bit: bool, proof: String) -> Self {
-        Outcome { bit, proof, forgets: true, ..Outcome::default() }
+    /// The outcome of a fault that may free a lock whose owner still believes to hold it.
+    fn that_forgets(took_effect: bool, proof: String) -> Self {
+        Outcome { took_effect, proof, forgets: true, ..Outcome::default() }
     }
 }
 
 impl Fault {
-    /// Decides on how a fault happens.
-    pub(super) fn draw(random: &mut fastrand::Rng, what: What, lease: Duration, pace: Pace) -> Self {
+    /// Draws the details of a fault.
+    pub(super) fn draw(random: &mut fastrand::Rng, kind: FaultKind, lease: Duration, pace: Pace) -> Self {
         let easy = Duration::from_millis(random.u64(300..1_500));
         let quick = Duration::from_millis(random.u64(100..400));
-        // How soon a dead owner's lock goes on can only be judged while nothing else is wrong.
-        let alone = what == What::OwnerKill && (random.bool() || pace == Pace::Quick);
-        // The order of those who wait, only long after anything was.
+        // Recovery after the kill of an owner is judged only while there is no other fault.
+        let alone = kind == FaultKind::OwnerKill && (random.bool() || pace == Pace::Quick);
+        // The order of waiters is judged only long after the last fault.
         let rest = if random.u8(0..16) == 0 { lease * 5 } else { Duration::ZERO };
         let before = match pace {
             Pace::Easy => easy + if alone { lease * 5 / 2 } else { rest },
             Pace::Quick => quick,
         };
-        let after = match what {
-            What::OwnerKill if alone => lease + Duration::from_micros(Terms::default().recovery),
-            // Tokens are the clock's where the last one is lost: not before it is as late again as it has been.
-            What::ClockStep => lease * 3,
+        let after = match kind {
+            FaultKind::OwnerKill if alone => lease + Duration::from_micros(Terms::default().recovery),
+            // If the store loses its token counter, the next token comes from the clock. So a fault that
+            // loses the counter must wait until the clock shows the latest time again that it had shown
+            // before it was mended: otherwise tokens would fall.
+            FaultKind::ClockStep => lease * 3,
             _ => Duration::ZERO,
         };
         Fault {
-            what,
+            kind,
             calm: before,
             calm_after: after,
             length: random.f64(),
@@ -138,26 +142,29 @@ impl Fault {
         }
     }
 
-    /// Does it, and undoes it.
+    /// Does the fault, and undoes it.
     pub(super) async fn happen(self, store: &mut Store, fleet: &mut Fleet) -> Result<FaultEvent> {
         let at = now();
-        let outcome = match self.what {
-            What::OwnerKill | What::OwnerStopShort | What::OwnerStopLong | What::OwnerClockStep => {
-                self.hurt_owner(fleet).await?
+        let outcome = match self.kind {
+            FaultKind::OwnerKill
+            | FaultKind::OwnerStopShort
+            | FaultKind::OwnerStopLong
+            | FaultKind::OwnerClockStep => self.break_owner(fleet).await?,
+            FaultKind::ServerKill | FaultKind::LeaderKill | FaultKind::ServerStop => {
+                self.break_server(store).await?
             }
-            What::ServerKill | What::LeaderKill | What::ServerStop => self.hurt_server(store).await?,
-            What::LinkDown | What::NetworkDown => self.take_down(fleet).await?,
-            What::Cut
-            | What::HoldAnswers
-            | What::HoldRequests
-            | What::HoldBoth
-            | What::Delay
-            | What::SwallowAnswers => self.hurt_connections(store).await,
-            _ => self.hurt_store(store).await?,
+            FaultKind::LinkDown | FaultKind::NetworkDown => self.take_down(fleet).await?,
+            FaultKind::Cut
+            | FaultKind::HoldAnswers
+            | FaultKind::HoldRequests
+            | FaultKind::HoldBoth
+            | FaultKind::Delay
+            | FaultKind::SwallowAnswers => self.break_connections(store).await,
+            _ => self.break_store(store).await?,
         };
-        let Outcome { bit, proof, owner, forgets } = outcome;
-        let kind = self.what.name();
-        Ok(FaultEvent::Fault { at, mended: now(), kind, owner, proof, bit, forgets })
+        let Outcome { took_effect, proof, owner, forgets } = outcome;
+        let kind = self.kind.name();
+        Ok(FaultEvent::Fault { at, mended: now(), kind, owner, proof, took_effect, forgets })
     }
 
     /// Less than half a lease.
@@ -174,7 +181,7 @@ impl Fault {
         self.lease.mul_f64(0.1 + 1.4 * self.length)
     }
 
-    /// A number below another.
+    /// An index below `count`, by the target.
     fn choose(&self, count: usize) -> usize {
         usize::try_from(self.target).unwrap_or(0) % count.max(1)
     }

@@ -1,23 +1,23 @@
-//! What is done to owner processes.
+//! Faults of owner processes.
 
 use std::io::Result;
 
 use tokio::time::sleep;
 
-use super::{Fault, Fleet, Outcome, What};
+use super::{Fault, FaultKind, Fleet, Outcome};
 
 impl Fault {
-    pub(super) async fn hurt_owner(self, fleet: &mut Fleet) -> Result<Outcome> {
+    pub(super) async fn break_owner(self, fleet: &mut Fleet) -> Result<Outcome> {
         let member = fleet.choose(self.target);
         let owner = Some(fleet.number(member));
-        let (bit, proof) = match self.what {
-            What::OwnerKill => {
+        let (took_effect, proof) = match self.kind {
+            FaultKind::OwnerKill => {
                 let seen = fleet.kill(member).await?;
                 fleet.add().await?;
                 (seen.contains("signal: 9"), seen)
             }
-            What::OwnerClockStep => {
-                // Up to an hour, both ways.
+            FaultKind::OwnerClockStep => {
+                // Up to an hour, forward or back.
                 let ahead = (3_600.0 * (self.length - 0.5) * 2.0) as i64;
                 let step = if ahead < 0 { ahead - 2 } else { ahead + 2 };
                 let seen = fleet.set_clock(member, step).await?;
@@ -27,11 +27,11 @@ impl Fault {
             }
             _ => {
                 let seen = fleet.stop(member).await?;
-                sleep(if self.what == What::OwnerStopLong { self.long() } else { self.short() }).await;
+                sleep(if self.kind == FaultKind::OwnerStopLong { self.long() } else { self.short() }).await;
                 fleet.go_on(member)?;
                 (seen == "state T", seen)
             }
         };
-        Ok(Outcome { owner, ..Outcome::of(bit, proof) })
+        Ok(Outcome { owner, ..Outcome::of(took_effect, proof) })
     }
 }

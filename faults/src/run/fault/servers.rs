@@ -1,4 +1,4 @@
-//! What is done to the processes of servers.
+//! Faults of server processes.
 
 use std::io::Result;
 
@@ -6,14 +6,14 @@ use rustix::process::Signal;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use super::{Fault, Outcome, Store, What};
+use super::{Fault, FaultKind, Outcome, Store};
 
 impl Fault {
-    pub(super) async fn hurt_server(self, store: &mut Store) -> Result<Outcome> {
+    pub(super) async fn break_server(self, store: &mut Store) -> Result<Outcome> {
         let forgets_when_killed = store.forgets_when_killed();
         let Some(cluster) = store.cluster() else { unreachable!("only servers are given this fault") };
         let node = self.choose(cluster.ports().len());
-        if self.what == What::ServerStop {
+        if self.kind == FaultKind::ServerStop {
             let length = self.any();
             cluster.signal(node, Signal::STOP);
             sleep(length).await;
@@ -21,7 +21,7 @@ impl Fault {
             return Ok(Outcome::of(true, format!("server {node} was stopped for {length:?}")));
         }
         let leader = block_in_place(|| cluster.leader());
-        let node = if self.what == What::LeaderKill { leader.unwrap_or(node) } else { node };
+        let node = if self.kind == FaultKind::LeaderKill { leader.unwrap_or(node) } else { node };
         cluster.kill(node);
         sleep(self.short()).await;
         let port = cluster.ports()[node];

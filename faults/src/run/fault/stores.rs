@@ -1,4 +1,4 @@
-//! What is done to one sort of store alone.
+//! Faults that only one kind of store can have.
 
 use std::io::Result;
 use std::time::Duration;
@@ -6,45 +6,45 @@ use std::time::Duration;
 use tokio::task::block_in_place;
 use tokio::time::{Instant, sleep};
 
-use super::{Fault, Outcome, Store, What};
+use super::{Fault, FaultKind, Outcome, Store};
 use crate::run::locks;
 
 impl Fault {
-    pub(super) async fn hurt_store(self, store: &mut Store) -> Result<Outcome> {
-        Ok(match self.what {
-            What::FlushAll => {
+    pub(super) async fn break_store(self, store: &mut Store) -> Result<Outcome> {
+        Ok(match self.kind {
+            FaultKind::FlushAll => {
                 let before = store.redis(&["DBSIZE"]);
                 let done = store.redis(&["FLUSHALL"]);
                 Outcome::that_forgets(done == "OK" && before != "0", format!("{before} keys before"))
             }
-            What::ScriptFlush => {
+            FaultKind::ScriptFlush => {
                 let done = store.redis(&["SCRIPT", "FLUSH"]);
                 Outcome::of(done == "OK", done)
             }
-            What::KillPush => {
+            FaultKind::KillPush => {
                 let killed = store.redis(&["CLIENT", "KILL", "TYPE", "pubsub"]);
                 Outcome::of(killed != "0", format!("{killed} connections killed"))
             }
-            What::Promotion => {
+            FaultKind::Promotion => {
                 let seen = store.promote().await?;
                 Outcome::that_forgets(!seen.starts_with("0 "), seen)
             }
-            What::ClockStep => self.step_clock(store).await?,
-            What::RevokeLease => {
+            FaultKind::ClockStep => self.step_clock(store).await?,
+            FaultKind::RevokeLease => {
                 let leases = store.etcd(&["lease", "list"]);
                 let leases: Vec<&str> = leases.lines().skip(1).collect();
                 let chosen = leases.get(self.choose(leases.len()));
                 let seen = chosen.map_or(String::new(), |lease| store.etcd(&["lease", "revoke", lease]));
                 Outcome::that_forgets(seen.contains("revoked"), seen)
             }
-            What::Compact => {
+            FaultKind::Compact => {
                 let status = store.etcd(&["get", "--write-out=json", "/locks/_glocks/nothing"]);
-                let told: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
-                let revision = told["header"]["revision"].to_string();
+                let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+                let revision = status["header"]["revision"].to_string();
                 let seen = store.etcd(&["compact", &revision]);
                 Outcome::of(seen.contains("compacted"), seen)
             }
-            What::TokensEnd => {
+            FaultKind::TokensEnd => {
                 let before = store.tokens()?;
                 block_in_place(|| store.invalidate_tokens())?;
                 let until = Instant::now() + self.lease;
@@ -52,22 +52,22 @@ impl Fault {
                     sleep(Duration::from_millis(10)).await;
                 }
                 let given = store.tokens()? - before;
-                Outcome::of(given > 0, format!("{given} tokens were asked for anew"))
+                Outcome::of(given > 0, format!("{given} new tokens were requested"))
             }
-            What::SessionEnd => {
+            FaultKind::SessionEnd => {
                 let seen = block_in_place(|| store.end_session(|count| self.choose(count)))?;
                 Outcome::that_forgets(seen.is_some(), seen.unwrap_or_default())
             }
-            What::FilesGone => {
+            FaultKind::FilesGone => {
                 let names = locks();
                 let gone = store.remove_files(&names[self.choose(names.len())].name);
                 Outcome::that_forgets(gone > 0, format!("{gone} files deleted"))
             }
-            other => unreachable!("{other:?} is not a store's own"),
+            other => unreachable!("{other:?} is no fault of a store"),
         })
     }
 
-    /// Sets the server's wall clock by up to three leases, both ways, for a while.
+    /// Sets the server's wall clock forward or back for a while, by up to three leases.
     async fn step_clock(self, store: &Store) -> Result<Outcome> {
         let seconds = (self.lease.as_secs_f64() * 3.0 * self.length).ceil() as i64;
         let step = if self.target.is_multiple_of(2) { seconds } else { -seconds };

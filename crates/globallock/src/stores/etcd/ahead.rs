@@ -4,7 +4,7 @@
 //! Who was in front of a claim only ever leaves. So claims that keep it waiting as long as all of them stay are all that
 //! it has to watch; and where it knows the whole of a short queue, it also knows by itself when it holds.
 
-use super::keys::Listed;
+use super::keys::QueueEntry;
 use crate::queue::{Permits, admit, blockers};
 
 /// Queues up to this length are remembered whole.
@@ -16,61 +16,61 @@ const SHORT: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ahead {
     /// In the order of joining.
-    listed: Vec<Listed>,
+    entries: Vec<QueueEntry>,
     /// Whether these are all, rather than some that keep it waiting as long as all of them stay.
     is_whole: bool,
 }
 
 impl Ahead {
     /// Reads it off the whole queue in front of a claim, in the order of joining.
-    pub(super) fn of_queue(queue: &[Listed], mine: Permits) -> Self {
+    pub(super) fn of_queue(queue: &[QueueEntry], mine: Permits) -> Self {
         if queue.len() <= SHORT {
-            return Ahead { listed: queue.to_vec(), is_whole: true };
+            return Ahead { entries: queue.to_vec(), is_whole: true };
         }
-        let shares: Vec<Permits> = queue.iter().map(|listed| listed.permits).collect();
-        let blocking = blockers(&shares, mine);
-        let listed: Vec<Listed> = blocking.into_iter().map(|position| queue[position].clone()).collect();
+        let permits: Vec<Permits> = queue.iter().map(|entry| entry.permits).collect();
+        let blockers = blockers(&permits, mine);
+        let entries: Vec<QueueEntry> = blockers.into_iter().map(|index| queue[index].clone()).collect();
         // Where nobody keeps it waiting it holds, and there is nothing to remember.
-        Ahead { is_whole: listed.is_empty(), listed }
+        Ahead { is_whole: entries.is_empty(), entries }
     }
 
     /// Reads it off some of the claims in front, where one of them alone keeps the claim waiting; `None` where none does.
-    pub(super) fn of_some(some: &[Listed], mine: Permits) -> Option<Self> {
-        let blocking = some.iter().filter(|listed| blocks_alone(listed.permits, mine));
-        let last = blocking.max_by_key(|listed| listed.revision)?;
-        Some(Ahead { listed: vec![last.clone()], is_whole: false })
+    pub(super) fn of_some(some: &[QueueEntry], mine: Permits) -> Option<Self> {
+        let blockers = some.iter().filter(|entry| blocks_alone(entry.permits, mine));
+        let last = blockers.max_by_key(|entry| entry.revision)?;
+        Some(Ahead { entries: vec![last.clone()], is_whole: false })
     }
 
     /// What keeps a claim waiting that joins behind `last`, which waits or holds; `None` where that does not tell.
     ///
     /// Claims are granted in their order: what keeps a claim waiting keeps those behind it waiting too.
-    pub(super) fn behind(last: &Listed, its: Option<&Ahead>, mine: Permits) -> Option<Self> {
+    pub(super) fn behind(last: &QueueEntry, its: Option<&Ahead>, mine: Permits) -> Option<Self> {
         if blocks_alone(last.permits, mine) {
-            return Some(Ahead { listed: vec![last.clone()], is_whole: false });
+            return Some(Ahead { entries: vec![last.clone()], is_whole: false });
         }
-        let its = its.filter(|ahead| !ahead.lets_in(last.permits))?;
-        let listed = its.blockers(last.permits).into_iter().cloned().collect();
-        Some(Ahead { listed, is_whole: false })
+        let its = its.filter(|ahead| !ahead.surely_holds(last.permits))?;
+        let entries = its.blockers(last.permits).into_iter().cloned().collect();
+        Some(Ahead { entries, is_whole: false })
     }
 
     /// Whether the claim surely holds.
-    pub(super) fn lets_in(&self, mine: Permits) -> bool {
-        let shares = self.listed.iter().map(|listed| listed.permits).chain([mine]);
-        self.is_whole && admit(shares) > self.listed.len()
+    pub(super) fn surely_holds(&self, mine: Permits) -> bool {
+        let permits = self.entries.iter().map(|entry| entry.permits).chain([mine]);
+        self.is_whole && admit(permits) > self.entries.len()
     }
 
     /// The claims whose departure concerns a claim that waits.
-    pub(super) fn blockers(&self, mine: Permits) -> Vec<&Listed> {
+    pub(super) fn blockers(&self, mine: Permits) -> Vec<&QueueEntry> {
         if !self.is_whole {
-            return self.listed.iter().collect();
+            return self.entries.iter().collect();
         }
-        let shares: Vec<Permits> = self.listed.iter().map(|listed| listed.permits).collect();
-        blockers(&shares, mine).into_iter().map(|position| &self.listed[position]).collect()
+        let permits: Vec<Permits> = self.entries.iter().map(|entry| entry.permits).collect();
+        blockers(&permits, mine).into_iter().map(|index| &self.entries[index]).collect()
     }
 
     /// Whether it tells what to watch, or that the claim holds.
-    pub(super) fn tells(&self) -> bool {
-        self.is_whole || !self.listed.is_empty()
+    pub(super) fn is_known(&self) -> bool {
+        self.is_whole || !self.entries.is_empty()
     }
 
     /// Whether it tells of every claim in front.
@@ -79,16 +79,16 @@ impl Ahead {
     }
 
     /// Whether it is this claim that keeps the one behind it waiting.
-    pub(super) fn is_only(&self, other: &Listed) -> bool {
-        !self.is_whole && self.listed.len() == 1 && self.listed[0].key == other.key
+    pub(super) fn is_blocked_only_by(&self, other: &QueueEntry) -> bool {
+        !self.is_whole && self.entries.len() == 1 && self.entries[0].key == other.key
     }
 
     /// Takes note of departures. Where not the whole queue is known, what is left of it tells nothing.
     pub(super) fn remove(&mut self, deleted: &[Vec<u8>]) {
-        let before = self.listed.len();
-        self.listed.retain(|listed| !deleted.contains(&listed.key));
-        if !self.is_whole && self.listed.len() < before {
-            self.listed.clear();
+        let before = self.entries.len();
+        self.entries.retain(|entry| !deleted.contains(&entry.key));
+        if !self.is_whole && self.entries.len() < before {
+            self.entries.clear();
         }
     }
 }
@@ -103,7 +103,7 @@ mod tests {
     use crate::queue::MAX_CAPACITY;
     use proptest::prelude::*;
 
-    fn shares() -> impl Strategy<Value = Permits> {
+    fn any_permits() -> impl Strategy<Value = Permits> {
         prop_oneof![
             Just(Permits { count: 1, capacity: 1 }),
             Just(Permits { count: 1, capacity: MAX_CAPACITY }),
@@ -113,24 +113,24 @@ mod tests {
         ]
     }
 
-    fn queue(shares: &[Permits]) -> Vec<Listed> {
-        let listed = |(revision, permits): (i64, &Permits)| Listed {
+    fn queue(permits: &[Permits]) -> Vec<QueueEntry> {
+        let entry = |(revision, permits): (i64, &Permits)| QueueEntry {
             key: revision.to_string().into_bytes(),
             ours: true,
             permits: *permits,
             revision,
             lease: 1,
         };
-        (1..).zip(shares).map(listed).collect()
+        (1..).zip(permits).map(entry).collect()
     }
 
-    fn holds(queue: &[Listed], mine: Permits) -> bool {
-        admit(queue.iter().map(|listed| listed.permits).chain([mine])) > queue.len()
+    fn holds(queue: &[QueueEntry], mine: Permits) -> bool {
+        admit(queue.iter().map(|entry| entry.permits).chain([mine])) > queue.len()
     }
 
     /// Whether the claim waits as long as none of these leaves, whoever else does.
-    fn keeps_waiting(watched: &[&Listed], mine: Permits) -> bool {
-        admit(watched.iter().map(|listed| listed.permits).chain([mine])) <= watched.len()
+    fn keeps_waiting(watched: &[&QueueEntry], mine: Permits) -> bool {
+        admit(watched.iter().map(|entry| entry.permits).chain([mine])) <= watched.len()
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
         for leaving in ahead.blockers(permit) {
             let mut left = ahead.clone();
             left.remove(std::slice::from_ref(&leaving.key));
-            assert!(!left.tells(), "{leaving:?}");
+            assert!(!left.is_known(), "{leaving:?}");
         }
     }
 
@@ -152,12 +152,12 @@ mod tests {
         let permit = Permits { count: 1, capacity: 2 };
         let [first, second] = &queue(&[mutex; 2])[..] else { unreachable!() };
         let one = Ahead::behind(first, None, mutex).unwrap();
-        assert!(one.is_only(first) && !one.is_only(second));
+        assert!(one.is_blocked_only_by(first) && !one.is_blocked_only_by(second));
         // Those that share may wait for two, and who has read a queue need not wait for whoever was in front.
         let two = Ahead::of_queue(&queue(&[permit; SHORT + 1]), permit);
-        assert!(two.blockers(permit).iter().all(|listed| !two.is_only(listed)));
+        assert!(two.blockers(permit).iter().all(|entry| !two.is_blocked_only_by(entry)));
         let whole = Ahead::of_queue(std::slice::from_ref(first), permit);
-        assert!(!whole.is_only(first) && !Ahead::default().is_only(first));
+        assert!(!whole.is_blocked_only_by(first) && !Ahead::default().is_blocked_only_by(first));
     }
 
     #[test]
@@ -166,25 +166,25 @@ mod tests {
         for (length, is_whole) in [(0, true), (1, true), (SHORT, true), (SHORT + 1, false)] {
             let ahead = Ahead::of_queue(&queue(&vec![mutex; length]), mutex);
             assert_eq!(ahead.is_whole(), is_whole, "{length}");
-            assert_eq!(ahead.listed.len(), if is_whole { length } else { 1 }, "{length}");
+            assert_eq!(ahead.entries.len(), if is_whole { length } else { 1 }, "{length}");
         }
     }
 
     proptest! {
         #[test]
         fn it_holds_iff_the_queue_lets_it_in_and_is_kept_waiting_by_what_it_watches(
-            queued in prop::collection::vec(shares(), 0..40), mine in shares(),
+            queued in prop::collection::vec(any_permits(), 0..40), mine in any_permits(),
         ) {
             let queue = queue(&queued);
             let ahead = Ahead::of_queue(&queue, mine);
-            prop_assert_eq!(ahead.lets_in(mine), holds(&queue, mine));
-            prop_assert!(ahead.lets_in(mine) || keeps_waiting(&ahead.blockers(mine), mine));
-            prop_assert!(queue.len() <= SHORT || ahead.listed.len() <= 4, "{:?}", ahead);
+            prop_assert_eq!(ahead.surely_holds(mine), holds(&queue, mine));
+            prop_assert!(ahead.surely_holds(mine) || keeps_waiting(&ahead.blockers(mine), mine));
+            prop_assert!(queue.len() <= SHORT || ahead.entries.len() <= 4, "{:?}", ahead);
         }
 
         #[test]
         fn departures_let_in_whom_they_should_where_the_whole_queue_is_known(
-            queued in prop::collection::vec(shares(), 0..=SHORT), mine in shares(),
+            queued in prop::collection::vec(any_permits(), 0..=SHORT), mine in any_permits(),
             leaving in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
             let mut left = queue(&queued);
@@ -195,21 +195,21 @@ mod tests {
                 }
                 let gone = left.remove(index.index(left.len())).key;
                 ahead.remove(&[gone]);
-                prop_assert!(ahead.tells());
-                prop_assert_eq!(ahead.lets_in(mine), holds(&left, mine));
-                prop_assert!(ahead.lets_in(mine) || keeps_waiting(&ahead.blockers(mine), mine));
+                prop_assert!(ahead.is_known());
+                prop_assert_eq!(ahead.surely_holds(mine), holds(&left, mine));
+                prop_assert!(ahead.surely_holds(mine) || keeps_waiting(&ahead.blockers(mine), mine));
             }
         }
 
         #[test]
         fn some_of_the_queue_tell_whom_to_watch_or_nothing(
-            queued in prop::collection::vec(shares(), 0..40), mine in shares(),
+            queued in prop::collection::vec(any_permits(), 0..40), mine in any_permits(),
         ) {
             match Ahead::of_some(&queue(&queued), mine) {
                 Some(ahead) => {
-                    prop_assert!(!ahead.lets_in(mine));
+                    prop_assert!(!ahead.surely_holds(mine));
                     prop_assert!(keeps_waiting(&ahead.blockers(mine), mine));
-                    prop_assert_eq!(ahead.listed.len(), 1);
+                    prop_assert_eq!(ahead.entries.len(), 1);
                 }
                 None => prop_assert!(queued.iter().all(|other| admit([*other, mine]) == 2)),
             }
@@ -217,33 +217,33 @@ mod tests {
 
         #[test]
         fn who_joins_behind_another_is_kept_waiting_by_it_or_by_what_keeps_it_waiting(
-            queued in prop::collection::vec(shares(), 1..40), mine in shares(),
+            queued in prop::collection::vec(any_permits(), 1..40), mine in any_permits(),
         ) {
             let mut front = queue(&queued);
             let last = front.pop().unwrap();
             let its = Ahead::of_queue(&front, last.permits);
             match Ahead::behind(&last, Some(&its), mine) {
                 Some(ahead) => {
-                    prop_assert!(!ahead.lets_in(mine));
+                    prop_assert!(!ahead.surely_holds(mine));
                     // Either kind of claim in front lets nobody by.
                     let watched = ahead.blockers(mine);
                     prop_assert!(keeps_waiting(&watched, mine) || keeps_waiting(&watched, last.permits));
                 }
-                None => prop_assert!(its.lets_in(last.permits) && admit([last.permits, mine]) == 2),
+                None => prop_assert!(its.surely_holds(last.permits) && admit([last.permits, mine]) == 2),
             }
         }
 
         #[test]
         fn what_is_not_whole_lets_nobody_in_and_is_read_again_once_one_has_left(
-            queued in prop::collection::vec(shares(), 17..40), mine in shares(),
+            queued in prop::collection::vec(any_permits(), 17..40), mine in any_permits(),
         ) {
             let mut ahead = Ahead::of_queue(&queue(&queued), mine);
             prop_assume!(!ahead.is_whole);
             ahead.remove(&[b"nobody".to_vec()]);
-            prop_assert!(ahead.tells() && !ahead.lets_in(mine));
-            let gone = ahead.listed[0].key.clone();
+            prop_assert!(ahead.is_known() && !ahead.surely_holds(mine));
+            let gone = ahead.entries[0].key.clone();
             ahead.remove(&[gone]);
-            prop_assert!(!ahead.tells() && !ahead.lets_in(mine));
+            prop_assert!(!ahead.is_known() && !ahead.surely_holds(mine));
         }
     }
 }

@@ -5,36 +5,36 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::reading::Seen;
+use super::reading::KeyState;
 use crate::error::{Error, Result};
 
 /// The looks that have been asked for and are not under way yet.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct KeyReads {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    asked: Vec<Asked>,
+    asked: Vec<Pending>,
     /// Whether a task carries them out.
     is_busy: bool,
 }
 
 #[derive(Debug)]
-struct Asked {
+struct Pending {
     keys: Vec<Vec<u8>>,
-    answer: oneshot::Sender<Result<Vec<Seen>>>,
+    answer: oneshot::Sender<Result<Vec<KeyState>>>,
 }
 
-impl Looks {
+impl KeyReads {
     fn state(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock, so a poisoned state is still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes all that have been asked for; where there are none, the task is at its end.
-    fn take(&self) -> Option<Vec<Asked>> {
+    fn take(&self) -> Option<Vec<Pending>> {
         let mut state = self.state();
         state.is_busy = !state.asked.is_empty();
         state.is_busy.then(|| std::mem::take(&mut state.asked))
@@ -46,17 +46,17 @@ impl Shared {
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(super) async fn look_together(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Result<Vec<Seen>> {
+    pub(super) async fn read_keys_batched(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Result<Vec<KeyState>> {
         let (answer, answered) = oneshot::channel();
         let starts = {
-            let mut state = self.looks.state();
-            state.asked.push(Asked { keys, answer });
+            let mut state = self.key_reads.state();
+            state.asked.push(Pending { keys, answer });
             !std::mem::replace(&mut state.is_busy, true)
         };
         if starts {
             let shared = Arc::clone(self);
             tokio::spawn(async move {
-                while let Some(asked) = shared.looks.take() {
+                while let Some(asked) = shared.key_reads.take() {
                     shared.answer(asked).await;
                 }
             });
@@ -64,14 +64,14 @@ impl Shared {
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    async fn answer(&self, asked: Vec<Asked>) {
+    async fn answer(&self, asked: Vec<Pending>) {
         let keys: Vec<Vec<u8>> = asked.iter().flat_map(|asked| &asked.keys).cloned().collect();
-        let seen = self.look(&keys).await;
+        let seen = self.read_keys(&keys).await;
         let mut seen = seen.map(Vec::into_iter);
-        for Asked { keys, answer } in asked {
+        for Pending { keys, answer } in asked {
             let each = match &mut seen {
                 Ok(seen) => Ok(seen.take(keys.len()).collect()),
-                Err(error) => Err(Error::unavailable(&self.link.config().shown, error.to_string())),
+                Err(error) => Err(Error::unavailable(&self.connection.config().shown, error.to_string())),
             };
             // Who does not wait for it any more needs no answer.
             let _ = answer.send(each);
@@ -82,7 +82,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use crate::stores::etcd::messages::{RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse};
-    use crate::stores::etcd::places::tests::found;
+    use crate::stores::etcd::positions::tests::found;
     use crate::stores::etcd::reading::key_request;
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
 
@@ -113,7 +113,7 @@ mod tests {
         let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         for _ in 0..2 {
             let look = async |wanted| {
-                let seen = shared.look_together(wanted).await.unwrap();
+                let seen = shared.read_keys_batched(wanted).await.unwrap();
                 seen.iter().map(|seen| seen.created).collect::<Vec<_>>()
             };
             let first = async { look(keys(["a"])).await };
@@ -140,8 +140,9 @@ mod tests {
             let call = looks(&mut cluster, &keys(["a", "b"])).await;
             call.fail(tonic::Status::permission_denied("not for you"));
         };
-        let looks =
-            async { tokio::join!(shared.look_together(keys(["a"])), shared.look_together(keys(["b"]))) };
+        let looks = async {
+            tokio::join!(shared.read_keys_batched(keys(["a"])), shared.read_keys_batched(keys(["b"])))
+        };
         let ((one, other), ()) = soon(async { tokio::join!(looks, fails) }).await;
         for failed in [one, other] {
             assert!(failed.unwrap_err().to_string().contains("not for you"));

@@ -22,7 +22,7 @@ pub(super) struct Config {
     pub(super) shown: String,
     pub(super) channels: Vec<Channel>,
     /// Whether a mutex takes the one key of python-etcd3's lock too.
-    pub(super) single_key: bool,
+    pub(super) python_etcd3: bool,
     /// User and password.
     pub(super) login: Option<(String, String)>,
 }
@@ -37,7 +37,7 @@ impl Config {
         if timeout.is_zero() {
             return Err(address.wrong("the option timeout must not be zero"));
         }
-        let single_key = match address.take("interop").as_deref() {
+        let python_etcd3 = match address.take("interop").as_deref() {
             None => false,
             Some("python-etcd3") => true,
             Some(other) => {
@@ -74,7 +74,7 @@ impl Config {
             Ok(endpoint.connect_lazy())
         });
         let channels = channels.collect::<Result<Vec<_>>>()?;
-        Ok(Config { prefix, timeout, shown: address.to_string(), channels, single_key, login })
+        Ok(Config { prefix, timeout, shown: address.to_string(), channels, python_etcd3, login })
     }
 }
 

@@ -23,12 +23,12 @@ pub(super) fn claim(prefix: &str, claim: &Claim, number: u32) -> Vec<u8> {
 }
 
 /// The key that bars a claim from being put under this lease any more: below no name, as that of no lock is empty.
-pub(super) fn bar(prefix: &str, id: ClaimId, lease: i64) -> Vec<u8> {
+pub(super) fn tombstone(prefix: &str, id: ClaimId, lease: i64) -> Vec<u8> {
     format!("{prefix}/{id}.{lease:x}").into_bytes()
 }
 
 /// The key that lives as long as a lease does.
-pub(super) fn marker(prefix: &str, lease: i64) -> Vec<u8> {
+pub(super) fn sentinel(prefix: &str, lease: i64) -> Vec<u8> {
     format!("{prefix}/{lease:x}").into_bytes()
 }
 
@@ -50,7 +50,7 @@ pub(super) fn name(prefix: &str, key: &[u8]) -> Option<Name> {
 
 /// A claim as its key tells it; one of another program's takes all there is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct QueueEntry {
     pub(super) key: Vec<u8>,
     /// Whether globallock made it.
     pub(super) ours: bool,
@@ -59,10 +59,10 @@ pub(super) struct Listed {
     pub(super) lease: i64,
 }
 
-impl Listed {
+impl QueueEntry {
     pub(super) fn new(found: &KeyValue) -> Self {
         let permits = permits(&found.key);
-        Listed {
+        QueueEntry {
             key: found.key.clone(),
             ours: permits.is_some(),
             permits: permits.unwrap_or(ALL),
@@ -126,7 +126,7 @@ mod tests {
             name in "[ab%/F25.]{1,6}", number in 0_u64..3, lease in 1_i64..=i64::MAX, other in 1_i64..40,
         ) {
             let id = ClaimId::new(1, number);
-            let keys = [bar("/locks/", id, lease), marker("/locks/", lease)];
+            let keys = [tombstone("/locks/", id, lease), sentinel("/locks/", lease)];
             prop_assert!(keys[0] != keys[1]);
             let start = queue("/locks/", &Name::new(name).unwrap());
             for key in &keys {
@@ -134,10 +134,10 @@ mod tests {
                 prop_assert!(key < &start.clone().into_bytes() || key >= &end(&start));
                 prop_assert_eq!(super::name("/locks/", key), None);
             }
-            let others = [bar("/locks/", id, other), marker("/locks/", other)];
+            let others = [tombstone("/locks/", id, other), sentinel("/locks/", other)];
             prop_assert_eq!(keys == others, lease == other);
             prop_assert!(lease == other || (keys[0] != others[0] && keys[1] != others[1]));
-            prop_assert_ne!(&keys[0], &bar("/locks/", ClaimId::new(1, number + 1), lease));
+            prop_assert_ne!(&keys[0], &tombstone("/locks/", ClaimId::new(1, number + 1), lease));
         }
     }
 
@@ -159,8 +159,8 @@ mod tests {
             (format!("{}.7.2.5", manager.to_uppercase()), None),
         ] {
             let found = KeyValue { key: format!("/locks/a/{own}").into(), ..KeyValue::default() };
-            let listed = Listed::new(&found);
-            assert_eq!((listed.ours, listed.permits), (permits.is_some(), permits.unwrap_or(ALL)), "{own}");
+            let entry = QueueEntry::new(&found);
+            assert_eq!((entry.ours, entry.permits), (permits.is_some(), permits.unwrap_or(ALL)), "{own}");
         }
     }
 
@@ -184,8 +184,8 @@ mod tests {
     fn keys_of_other_programs_take_all_there_is() {
         for key in ["/locks/a/694d80", "/locks/a/", "/locks/a/x.1.1", "/locks/a/\u{7f}"] {
             let found = KeyValue { key: key.into(), create_revision: 7, ..KeyValue::default() };
-            let listed = Listed::new(&found);
-            assert_eq!((listed.ours, listed.permits), (false, ALL), "{key}");
+            let entry = QueueEntry::new(&found);
+            assert_eq!((entry.ours, entry.permits), (false, ALL), "{key}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream;
 
-use super::link::Link;
+use super::connection::Connection;
 use super::messages::{LeaseGrantRequest, LeaseGrantResponse, LeaseRequest, LeaseResponse};
 use crate::error::Result;
 use crate::sync::now;
@@ -17,7 +17,7 @@ pub(super) struct Lease {
     /// What was asked for, in seconds.
     length: i64,
     /// Whether new claims shall hang on another.
-    retired: bool,
+    draining: bool,
     ttl: Duration,
     /// When the request was sent whose answer confirmed it last.
     confirmed: Instant,
@@ -59,9 +59,9 @@ impl Leases {
     }
 
     /// The lease for claims of this length, fresh enough to begin with, and whether it is a new one.
-    pub(super) async fn get(&self, link: &Arc<Link>, length: Duration) -> Result<(Lease, bool)> {
+    pub(super) async fn get(&self, connection: &Arc<Connection>, length: Duration) -> Result<(Lease, bool)> {
         let length = seconds(length);
-        let usable = |lease: &&Lease| lease.length == length && !lease.retired && lease.is_alive();
+        let usable = |lease: &&Lease| lease.length == length && !lease.draining && lease.is_alive();
         let current = || self.known().iter().find(usable).copied();
         if let Some(lease) = current().filter(|lease| !lease.is_stale()) {
             return Ok((lease, false));
@@ -70,7 +70,7 @@ impl Leases {
         match current() {
             Some(lease) if !lease.is_stale() => return Ok((lease, false)),
             Some(lease) => {
-                if let Some(lease) = self.keep_alive(link, lease.id).await? {
+                if let Some(lease) = self.keep_alive(connection, lease.id).await? {
                     return Ok((lease, false));
                 }
             }
@@ -78,9 +78,9 @@ impl Leases {
         }
         let sent = now();
         let request = LeaseGrantRequest { ttl: length };
-        let granted: LeaseGrantResponse = link.unary("/etcdserverpb.Lease/LeaseGrant", request).await?;
+        let granted: LeaseGrantResponse = connection.unary("/etcdserverpb.Lease/LeaseGrant", request).await?;
         let ttl = Duration::from_secs(granted.ttl.unsigned_abs());
-        let lease = Lease { id: granted.id, length, retired: false, ttl, confirmed: sent };
+        let lease = Lease { id: granted.id, length, draining: false, ttl, confirmed: sent };
         self.add(lease);
         Ok((lease, true))
     }
@@ -95,12 +95,12 @@ impl Leases {
     #[cfg(test)]
     pub(super) fn pretend(&self, id: i64) {
         let ttl = Duration::from_secs(60);
-        self.add(Lease { id, length: 60, retired: false, ttl, confirmed: now() });
+        self.add(Lease { id, length: 60, draining: false, ttl, confirmed: now() });
     }
 
     /// Has it last no longer, as far as is known.
     #[cfg(test)]
-    pub(super) fn pretend_over(&self, id: i64) {
+    pub(super) fn pretend_expired(&self, id: i64) {
         self.known().iter_mut().filter(|lease| lease.id == id).for_each(|lease| lease.ttl = Duration::ZERO);
     }
 
@@ -110,9 +110,9 @@ impl Leases {
     }
 
     /// Has new claims hang on another lease, so that this one ends with the claims that hang on it now.
-    pub(super) fn retire(&self, id: i64) {
+    pub(super) fn drain(&self, id: i64) {
         if let Some(lease) = self.known().iter_mut().find(|lease| lease.id == id) {
-            lease.retired = true;
+            lease.draining = true;
         }
     }
 
@@ -122,33 +122,33 @@ impl Leases {
     }
 
     /// Whether an answer may yet confirm this lease, though it may be over by now.
-    pub(super) fn may_live_on(&self, id: i64) -> bool {
+    pub(super) fn may_be_alive(&self, id: i64) -> bool {
         self.known().iter().any(|lease| lease.id == id)
     }
 
     /// Gives the lease its whole length from now; `None` if it is gone.
-    pub(super) async fn keep_alive(&self, link: &Arc<Link>, id: i64) -> Result<Option<Lease>> {
+    pub(super) async fn keep_alive(&self, connection: &Arc<Connection>, id: i64) -> Result<Option<Lease>> {
         let ask = async || {
             let sent = now();
             let request = stream::once(std::future::ready(LeaseRequest { id }));
-            let mut answers = link.stream("/etcdserverpb.Lease/LeaseKeepAlive", request).await?;
+            let mut answers = connection.stream("/etcdserverpb.Lease/LeaseKeepAlive", request).await?;
             let answer: Option<LeaseResponse> = answers.message().await?;
             let ended = || tonic::Status::unavailable("it ended the keep-alive without an answer");
             Ok::<_, tonic::Status>((sent, answer.ok_or_else(ended)?))
         };
         let asked = async {
-            let token = link.token();
+            let token = connection.token();
             match ask().await {
-                Err(status) if link.has_new_token(&status, token).await? => ask().await,
+                Err(status) if connection.refresh_token(&status, token).await? => ask().await,
                 answer => answer,
             }
         };
-        let answer = tokio::time::timeout(link.config().timeout, asked).await;
+        let answer = tokio::time::timeout(connection.config().timeout, asked).await;
         let (sent, answer) = answer
             .unwrap_or_else(|_| {
                 Err(tonic::Status::deadline_exceeded("it did not answer a keep-alive in time"))
             })
-            .map_err(|status| link.error(status))?;
+            .map_err(|status| connection.error(status))?;
         let mut known = self.known();
         if answer.ttl <= 0 {
             drop(known);
@@ -208,18 +208,24 @@ mod tests {
     }
 
     /// Has a new lease for claims of this length.
-    async fn granted(cluster: &mut Cluster, leases: &Leases, link: &Arc<Link>, id: i64, ttl: i64) -> Lease {
+    async fn granted(
+        cluster: &mut Cluster,
+        leases: &Leases,
+        connection: &Arc<Connection>,
+        id: i64,
+        ttl: i64,
+    ) -> Lease {
         let length = Duration::from_secs(ttl.unsigned_abs());
         let (got, ()) =
-            soon(async { tokio::join!(leases.get(link, length), grants(cluster, id, ttl)) }).await;
+            soon(async { tokio::join!(leases.get(connection, length), grants(cluster, id, ttl)) }).await;
         let (lease, is_new) = got.unwrap();
         assert_eq!((lease.id, is_new), (id, true));
         lease
     }
 
     /// The lease that claims of this length get without asking the cluster.
-    fn at_hand(leases: &Leases, link: &Arc<Link>, length: Duration) -> Option<i64> {
-        let (lease, is_new) = leases.get(link, length).now_or_never()?.unwrap();
+    fn at_hand(leases: &Leases, connection: &Arc<Connection>, length: Duration) -> Option<i64> {
+        let (lease, is_new) = leases.get(connection, length).now_or_never()?.unwrap();
         assert!(!is_new);
         Some(lease.id)
     }
@@ -227,21 +233,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn claims_of_one_length_share_a_lease_and_those_of_another_have_theirs() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
-        granted(&mut cluster, leases, link, 2, 60).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
+        granted(&mut cluster, leases, connection, 2, 60).await;
         for (length, id) in
             [(secs(30), 1), (secs(60), 2), (secs(29) + Duration::from_nanos(1), 1), (secs(59) + secs(1), 2)]
         {
-            assert_eq!(at_hand(leases, link, length), Some(id), "{length:?}");
+            assert_eq!(at_hand(leases, connection, length), Some(id), "{length:?}");
         }
-        assert_eq!(at_hand(leases, link, secs(29)), None);
+        assert_eq!(at_hand(leases, connection, secs(29)), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn many_claims_that_come_at_once_ask_for_one_lease_and_renew_it_once() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let get = || shared.leases.get(&shared.link, secs(30));
+        let get = || shared.leases.get(&shared.connection, secs(30));
         let ((one, other), ()) =
             soon(async { tokio::join!(async { tokio::join!(get(), get()) }, grants(&mut cluster, 1, 30)) })
                 .await;
@@ -260,72 +266,72 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_new_claim_does_not_begin_with_a_lease_of_which_more_than_a_third_has_gone_by() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         advance(secs(10)).await;
-        assert_eq!(at_hand(leases, link, secs(30)), Some(1));
+        assert_eq!(at_hand(leases, connection, secs(30)), Some(1));
         advance(Duration::from_millis(1)).await;
         let (got, ()) =
-            soon(async { tokio::join!(leases.get(link, secs(30)), keeps(&mut cluster, 1, 30)) }).await;
+            soon(async { tokio::join!(leases.get(connection, secs(30)), keeps(&mut cluster, 1, 30)) }).await;
         let (lease, is_new) = got.unwrap();
         assert_eq!((lease.id, is_new, lease.expires() - now()), (1, false, secs(30)));
-        assert_eq!(at_hand(leases, link, secs(30)), Some(1));
+        assert_eq!(at_hand(leases, connection, secs(30)), Some(1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn claims_get_another_lease_once_the_cluster_has_ended_theirs() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         advance(secs(20)).await;
         let answers = async {
             keeps(&mut cluster, 1, 0).await;
             grants(&mut cluster, 2, 30).await;
         };
-        let (got, ()) = soon(async { tokio::join!(leases.get(link, secs(30)), answers) }).await;
+        let (got, ()) = soon(async { tokio::join!(leases.get(connection, secs(30)), answers) }).await;
         assert_eq!(got.unwrap().0.id, 2);
-        assert!(!leases.may_live_on(1) && leases.may_live_on(2));
+        assert!(!leases.may_be_alive(1) && leases.may_be_alive(2));
         assert_eq!((leases.find(1), leases.find(2).map(|lease| lease.id)), (None, Some(2)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_is_over_its_length_after_the_request_whose_answer_confirmed_it_was_sent() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
+        let (leases, connection) = (&shared.leases, &shared.connection);
         let sent = now();
         let late = async {
             let (_, call) = cluster.asked::<LeaseGrantRequest>(GRANT).await;
             advance(secs(1)).await;
             call.answer(&LeaseGrantResponse { id: 1, ttl: 30 });
         };
-        let (got, ()) = tokio::join!(leases.get(link, secs(30)), late);
+        let (got, ()) = tokio::join!(leases.get(connection, secs(30)), late);
         let (lease, _) = got.unwrap();
         assert_eq!((lease.expires() - sent, lease.length()), (secs(30), secs(30)));
         advance(secs(29) - Duration::from_millis(1)).await;
         assert!(leases.find(1).is_some());
         advance(Duration::from_millis(1)).await;
         assert_eq!(leases.find(1), None);
-        assert!(leases.may_live_on(1), "an answer may be on its way");
-        assert_eq!(at_hand(leases, link, secs(30)), None);
+        assert!(leases.may_be_alive(1), "an answer may be on its way");
+        assert_eq!(at_hand(leases, connection, secs(30)), None);
         // A new one is not confused with it, which nothing can confirm any more by then.
-        granted(&mut cluster, leases, link, 2, 30).await;
-        assert!(!leases.may_live_on(1));
+        granted(&mut cluster, leases, connection, 2, 30).await;
+        assert!(!leases.may_be_alive(1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_retired_lease_lives_as_long_as_it_is_renewed_but_takes_no_new_claims() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
-        granted(&mut cluster, leases, link, 2, 60).await;
-        leases.retire(2);
-        assert_eq!(at_hand(leases, link, secs(60)), None);
-        assert_eq!(at_hand(leases, link, secs(30)), Some(1), "it is not retired");
-        granted(&mut cluster, leases, link, 3, 60).await;
-        assert_eq!(at_hand(leases, link, secs(60)), Some(3));
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
+        granted(&mut cluster, leases, connection, 2, 60).await;
+        leases.drain(2);
+        assert_eq!(at_hand(leases, connection, secs(60)), None);
+        assert_eq!(at_hand(leases, connection, secs(30)), Some(1), "it is not draining");
+        granted(&mut cluster, leases, connection, 3, 60).await;
+        assert_eq!(at_hand(leases, connection, secs(60)), Some(3));
         advance(secs(1)).await;
         let (kept, ()) =
-            soon(async { tokio::join!(leases.keep_alive(link, 2), keeps(&mut cluster, 2, 60)) }).await;
+            soon(async { tokio::join!(leases.keep_alive(connection, 2), keeps(&mut cluster, 2, 60)) }).await;
         assert_eq!(kept.unwrap().map(|lease| (lease.id, lease.expires() - now())), Some((2, secs(60))));
         leases.forget(3);
         assert_eq!([1, 2, 3].map(|id| leases.find(id).is_some()), [true, true, false]);
@@ -338,10 +344,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_has_the_length_that_the_cluster_says_last() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         let (kept, ()) =
-            soon(async { tokio::join!(leases.keep_alive(link, 1), keeps(&mut cluster, 1, 90)) }).await;
+            soon(async { tokio::join!(leases.keep_alive(connection, 1), keeps(&mut cluster, 1, 90)) }).await;
         let lease = kept.unwrap().unwrap();
         assert_eq!((lease.length(), lease.expires() - now()), (secs(90), secs(90)));
         assert_eq!(leases.find(1), Some(lease));
@@ -350,15 +356,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_comes_late_takes_back_nothing_that_a_later_request_confirmed() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
-        granted(&mut cluster, leases, link, 2, 60).await;
-        let mut first = Box::pin(leases.keep_alive(link, 1));
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
+        granted(&mut cluster, leases, connection, 2, 60).await;
+        let mut first = Box::pin(leases.keep_alive(connection, 1));
         assert!((&mut first).now_or_never().is_none());
         let (_, late): (_, Call) = soon(cluster.asked::<LeaseRequest>(KEEP)).await;
         advance(secs(1)).await;
         let (kept, ()) =
-            soon(async { tokio::join!(leases.keep_alive(link, 1), keeps(&mut cluster, 1, 30)) }).await;
+            soon(async { tokio::join!(leases.keep_alive(connection, 1), keeps(&mut cluster, 1, 30)) }).await;
         let confirmed = kept.unwrap().unwrap();
         assert_eq!(confirmed.expires() - now(), secs(30));
         late.answer(&LeaseResponse { ttl: 30 });
@@ -369,22 +375,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_was_given_up_meanwhile_is_not_renewed_by_an_answer() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         let answers = async {
             let (_, call) = cluster.asked::<LeaseRequest>(KEEP).await;
             assert_eq!(leases.take_all(), [1]);
             call.answer(&LeaseResponse { ttl: 30 });
         };
-        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(link, 1), answers) }).await;
+        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(connection, 1), answers) }).await;
         assert_eq!(kept.unwrap(), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_renewal_whose_token_is_over_is_repeated_with_another_and_no_other_is_repeated() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         let answers = async {
             let (_, call) = cluster.asked::<LeaseRequest>(KEEP).await;
             call.fail(tonic::Status::unauthenticated("invalid auth token"));
@@ -395,13 +401,13 @@ mod tests {
             assert_eq!(call.token.as_deref(), Some(&b"new"[..]));
             call.answer(&LeaseResponse { ttl: 30 });
         };
-        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(link, 1), answers) }).await;
+        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(connection, 1), answers) }).await;
         assert_eq!(kept.unwrap().map(|lease| lease.id), Some(1));
         let fails = async {
             let (_, call) = cluster.asked::<LeaseRequest>(KEEP).await;
             call.fail(tonic::Status::unavailable("no leader"));
         };
-        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(link, 1), fails) }).await;
+        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(connection, 1), fails) }).await;
         assert!(kept.unwrap_err().to_string().contains("no leader"));
         assert!(cluster.is_idle().await);
     }
@@ -409,14 +415,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_cluster_neither_renews_nor_ends_a_lease() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        let lease = granted(&mut cluster, leases, link, 1, 30).await;
-        let (kept, call) = tokio::join!(leases.keep_alive(link, 1), cluster.asked::<LeaseRequest>(KEEP));
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        let lease = granted(&mut cluster, leases, connection, 1, 30).await;
+        let (kept, call) =
+            tokio::join!(leases.keep_alive(connection, 1), cluster.asked::<LeaseRequest>(KEEP));
         assert!(kept.unwrap_err().to_string().contains("did not answer"));
         drop(call);
         // Nor does one that ends the request without a word.
         let ends = async { drop(cluster.asked::<LeaseRequest>(KEEP).await) };
-        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(link, 1), ends) }).await;
+        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(connection, 1), ends) }).await;
         assert!(kept.unwrap_err().to_string().contains("without an answer"));
         assert_eq!(leases.find(1), Some(lease));
     }

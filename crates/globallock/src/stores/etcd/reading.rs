@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::keys::{self, Listed};
+use super::keys::{self, QueueEntry};
 use super::messages::{
     KeyValue, RangeRequest, RangeResponse, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget,
     TxnRequest, TxnResponse,
@@ -15,56 +15,61 @@ use crate::name::Name;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 /// How many keys one transaction asks for: etcd allows 128 operations unless it is told otherwise.
-const TOGETHER: usize = 100;
+const KEYS_PER_TRANSACTION: usize = 100;
 /// How many keys one answer has at most: with their values, they are far from the size that clients refuse.
-const PAGE: i64 = 1000;
+const PAGE_SIZE: i64 = 1000;
 /// How many claims are read of a queue where not all of it is.
 pub(super) const FEW: i64 = 16;
 
 /// A key as it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct KeyState {
     /// The revision at which it was created; 0 where it is not there.
     pub(super) created: i64,
     /// The revision as of which that is so.
     pub(super) read_at: i64,
 }
 
-impl Seen {
+impl KeyState {
     /// Whether the key that was created at `revision` has gone; not where that was after the look.
-    pub(super) fn misses(self, revision: i64) -> bool {
+    pub(super) fn proves_gone(self, revision: i64) -> bool {
         self.created != revision && revision <= self.read_at
     }
 }
 
 /// What a claim has read of its queue.
 #[derive(Debug)]
-pub(super) struct Sight {
+pub(super) struct QueueView {
     /// The claim's own key.
-    pub(super) mine: Option<Listed>,
+    pub(super) mine: Option<QueueEntry>,
     /// The queue, or a part of it, in the order of joining.
-    queue: Arc<Vec<Listed>>,
+    queue: Arc<Vec<QueueEntry>>,
     /// How many of those are in front of the claim.
-    position: usize,
+    index: usize,
     /// Whether they are all that are in front of it.
     pub(super) is_whole: bool,
     /// The revision as of which that is so.
     pub(super) read_at: i64,
 }
 
-impl Sight {
+impl QueueView {
     /// Sorts out what was found in a queue, which is all that is in front of a claim or only a part.
-    pub(super) fn new(mine: Option<Listed>, mut found: Vec<Listed>, is_whole: bool, read_at: i64) -> Self {
-        found.sort_by_key(|listed| listed.revision);
-        found.dedup_by_key(|listed| listed.revision);
+    pub(super) fn new(
+        mine: Option<QueueEntry>,
+        mut found: Vec<QueueEntry>,
+        is_whole: bool,
+        read_at: i64,
+    ) -> Self {
+        found.sort_by_key(|entry| entry.revision);
+        found.dedup_by_key(|entry| entry.revision);
         let revision = mine.as_ref().map_or(0, |mine| mine.revision);
-        let position = found.partition_point(|listed| listed.revision < revision);
-        Sight { mine, queue: Arc::new(found), position, is_whole, read_at }
+        let index = found.partition_point(|entry| entry.revision < revision);
+        QueueView { mine, queue: Arc::new(found), index, is_whole, read_at }
     }
 
     /// Those in front of the claim, in the order of joining.
-    pub(super) fn ahead(&self) -> &[Listed] {
-        &self.queue[..self.position]
+    pub(super) fn ahead(&self) -> &[QueueEntry] {
+        &self.queue[..self.index]
     }
 }
 
@@ -72,16 +77,16 @@ impl Sight {
 #[derive(Debug)]
 pub(super) struct Snapshot {
     /// In the order of joining.
-    queue: Arc<Vec<Listed>>,
+    queue: Arc<Vec<QueueEntry>>,
     read_at: i64,
 }
 
 impl Snapshot {
     /// What it shows to the claim whose key was created at `revision`.
-    fn sight(&self, key: &[u8], revision: i64) -> Sight {
-        let position = self.queue.partition_point(|listed| listed.revision < revision);
-        let mine = self.queue.get(position).filter(|listed| listed.key == key).cloned();
-        Sight { mine, queue: Arc::clone(&self.queue), position, is_whole: true, read_at: self.read_at }
+    fn read_view(&self, key: &[u8], revision: i64) -> QueueView {
+        let index = self.queue.partition_point(|entry| entry.revision < revision);
+        let mine = self.queue.get(index).filter(|entry| entry.key == key).cloned();
+        QueueView { mine, queue: Arc::clone(&self.queue), index, is_whole: true, read_at: self.read_at }
     }
 }
 
@@ -119,15 +124,15 @@ pub(super) fn queue_request(start: &str, limit: i64) -> RangeRequest {
 
 /// The request for one key, without its value.
 pub(super) fn key_request(key: &[u8]) -> RequestOp {
-    operation(Request::Range(of_key(key)))
+    operation(Request::Range(key_range(key)))
 }
 
 /// The same, as of what the member knows that is asked.
-pub(super) fn known_key_request(key: &[u8]) -> RequestOp {
-    operation(Request::Range(RangeRequest { serializable: true, ..of_key(key) }))
+pub(super) fn serializable_key_request(key: &[u8]) -> RequestOp {
+    operation(Request::Range(RangeRequest { serializable: true, ..key_range(key) }))
 }
 
-fn of_key(key: &[u8]) -> RangeRequest {
+fn key_range(key: &[u8]) -> RangeRequest {
     RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() }
 }
 
@@ -148,74 +153,78 @@ pub(super) fn ranges(responses: Vec<ResponseOp>) -> Vec<RangeResponse> {
 
 impl Shared {
     /// Those of these keys that are claims.
-    pub(super) fn claims<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Vec<Listed> {
-        found.into_iter().map(Listed::new).filter(|listed| self.is_claim(listed)).collect()
+    pub(super) fn claims<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Vec<QueueEntry> {
+        found.into_iter().map(QueueEntry::new).filter(|entry| self.is_claim(entry)).collect()
     }
 
     /// Reads what a claim in a queue must know of that, as of revision `since` or later.
     ///
     /// The front of the queue tells it to those who are there. The others read all of it; where several need to read one
     /// queue at the same time, one of them reads it for all.
-    pub(super) async fn sight(&self, claim: &Claim, mine: &Listed, since: i64) -> Result<Sight> {
+    pub(super) async fn read_view(&self, claim: &Claim, mine: &QueueEntry, since: i64) -> Result<QueueView> {
         let reading = self.snapshots().of(&claim.name);
         let mut last = reading.lock().await;
         let known = last.as_ref().filter(|snapshot| snapshot.read_at >= since);
         if let Some(snapshot) = known {
-            return Ok(snapshot.sight(&mine.key, mine.revision));
+            return Ok(snapshot.read_view(&mine.key, mine.revision));
         }
         // Each other claim that is waiting for this reading has a share in it as well.
         let is_alone = Arc::strong_count(&reading) == 1;
-        if is_alone && let Some(sight) = self.front(claim, mine).await? {
-            return Ok(sight);
+        if is_alone && let Some(view) = self.read_front(claim, mine).await? {
+            return Ok(view);
         }
-        let snapshot = self.snapshot(&claim.name).await?;
-        let sight = snapshot.sight(&mine.key, mine.revision);
+        let snapshot = self.read_snapshot(&claim.name).await?;
+        let view = snapshot.read_view(&mine.key, mine.revision);
         *last = Some(snapshot);
-        Ok(sight)
+        Ok(view)
     }
 
     /// Reads the front of a queue; `None` where the claim is further behind.
-    async fn front(&self, claim: &Claim, mine: &Listed) -> Result<Option<Sight>> {
+    async fn read_front(&self, claim: &Claim, mine: &QueueEntry) -> Result<Option<QueueView>> {
         let front = RangeRequest {
             sort_order: SortOrder::Ascend.into(),
             sort_target: SortTarget::Create.into(),
             ..queue_request(&keys::queue(self.prefix(), &claim.name), FEW)
         };
-        let answer: RangeResponse = self.link.unary(RANGE, front).await?;
+        let answer: RangeResponse = self.connection.unary(RANGE, front).await?;
         let read_at = answer.header.map_or(0, |header| header.revision);
         let found = self.claims(&answer.kvs);
-        let mine = found.iter().find(|listed| listed.key == mine.key).cloned();
+        let mine = found.iter().find(|entry| entry.key == mine.key).cloned();
         let tells = mine.is_some() || !answer.more;
-        Ok(tells.then(|| Sight::new(mine, found, true, read_at)))
+        Ok(tells.then(|| QueueView::new(mine, found, true, read_at)))
     }
 
     /// Reads the whole queue of a name.
-    async fn snapshot(&self, name: &Name) -> Result<Arc<Snapshot>> {
+    async fn read_snapshot(&self, name: &Name) -> Result<Arc<Snapshot>> {
         let request = queue_request(&keys::queue(self.prefix(), name), 0);
-        let answer: RangeResponse = self.link.unary(RANGE, request).await?;
+        let answer: RangeResponse = self.connection.unary(RANGE, request).await?;
         let read_at = answer.header.map_or(0, |header| header.revision);
         let mut queue = self.claims(&answer.kvs);
-        queue.sort_by_key(|listed| listed.revision);
+        queue.sort_by_key(|entry| entry.revision);
         Ok(Arc::new(Snapshot { queue: Arc::new(queue), read_at }))
     }
 
     /// Says of each key when it was created.
-    pub(super) async fn look(&self, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
-        self.look_by(key_request, keys).await
+    pub(super) async fn read_keys(&self, keys: &[Vec<u8>]) -> Result<Vec<KeyState>> {
+        self.read_keys_with(key_request, keys).await
     }
 
     /// The same, as of what the member knows that is asked: what others have asked the cluster for does not hold it up.
-    pub(super) async fn look_at_member(&self, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
-        self.look_by(known_key_request, keys).await
+    pub(super) async fn read_keys_serializable(&self, keys: &[Vec<u8>]) -> Result<Vec<KeyState>> {
+        self.read_keys_with(serializable_key_request, keys).await
     }
 
-    async fn look_by(&self, request: fn(&[u8]) -> RequestOp, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
+    async fn read_keys_with(
+        &self,
+        request: fn(&[u8]) -> RequestOp,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<KeyState>> {
         let mut seen = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(TOGETHER) {
+        for keys in keys.chunks(KEYS_PER_TRANSACTION) {
             let success = keys.iter().map(|key| request(key)).collect();
             let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
             let read_at = answer.header.map_or(0, |header| header.revision);
-            seen.extend(ranges(answer.responses).into_iter().map(|range| Seen {
+            seen.extend(ranges(answer.responses).into_iter().map(|range| KeyState {
                 created: range.kvs.first().map_or(0, |kv| kv.create_revision),
                 read_at,
             }));
@@ -225,10 +234,10 @@ impl Shared {
 
     /// Reads the keys below `start` as of one revision, page by page.
     pub(super) async fn all_below(&self, start: &str, keys_only: bool) -> Result<Vec<KeyValue>> {
-        let mut request = RangeRequest { keys_only, ..queue_request(start, PAGE) };
+        let mut request = RangeRequest { keys_only, ..queue_request(start, PAGE_SIZE) };
         let mut found = Vec::new();
         loop {
-            let answer: RangeResponse = self.link.unary(RANGE, request.clone()).await?;
+            let answer: RangeResponse = self.connection.unary(RANGE, request.clone()).await?;
             request.revision = request.revision.max(answer.header.map_or(0, |header| header.revision));
             match answer.kvs.last().filter(|_| answer.more) {
                 // The very next key there can be.
@@ -247,7 +256,7 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::stores::etcd::messages::Header;
-    use crate::stores::etcd::places::tests::{MUTEX, claim, found};
+    use crate::stores::etcd::positions::tests::{MUTEX, claim, found};
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
 
     const ADDRESS: &str = "etcd://127.0.0.1:1";
@@ -260,15 +269,15 @@ mod tests {
     }
 
     fn mine(shared: &Shared, revision: i64) -> KeyValue {
-        found(&shared.slots.take(shared.prefix(), &claim(1, MUTEX)), revision, 1)
+        found(&shared.key_numbers.take(shared.prefix(), &claim(1, MUTEX)), revision, 1)
     }
 
     fn range(read_at: i64, kvs: &[KeyValue], more: bool) -> RangeResponse {
         RangeResponse { header: as_of(read_at), kvs: kvs.to_vec(), more }
     }
 
-    fn revisions(listed: &[Listed]) -> Vec<i64> {
-        listed.iter().map(|listed| listed.revision).collect()
+    fn revisions(entry: &[QueueEntry]) -> Vec<i64> {
+        entry.iter().map(|entry| entry.revision).collect()
     }
 
     /// Who asks for the front of the queue, and gets this answer.
@@ -301,27 +310,27 @@ mod tests {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
         let answer = range(9, &[other(3), own.clone(), other(7)], true);
-        let listed = Listed::new(&own);
+        let entry = QueueEntry::new(&own);
         let claim = claim(1, MUTEX);
-        let (sight, ()) =
-            soon(async { tokio::join!(shared.sight(&claim, &listed, 5), front(&mut cluster, &answer)) })
+        let (view, ()) =
+            soon(async { tokio::join!(shared.read_view(&claim, &entry, 5), front(&mut cluster, &answer)) })
                 .await;
-        let sight = sight.unwrap();
-        assert_eq!((sight.mine.as_ref(), sight.is_whole, sight.read_at), (Some(&listed), true, 9));
-        assert_eq!(revisions(sight.ahead()), [3]);
+        let view = view.unwrap();
+        assert_eq!((view.mine.as_ref(), view.is_whole, view.read_at), (Some(&entry), true, 9));
+        assert_eq!(revisions(view.ahead()), [3]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_that_the_whole_of_a_short_queue_does_not_show_is_not_there() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let listed = Listed::new(&mine(&shared, 5));
+        let entry = QueueEntry::new(&mine(&shared, 5));
         let claim = claim(1, MUTEX);
         let answer = range(9, &[other(3)], false);
-        let (sight, ()) =
-            soon(async { tokio::join!(shared.sight(&claim, &listed, 5), front(&mut cluster, &answer)) })
+        let (view, ()) =
+            soon(async { tokio::join!(shared.read_view(&claim, &entry, 5), front(&mut cluster, &answer)) })
                 .await;
-        let sight = sight.unwrap();
-        assert_eq!((sight.mine, sight.read_at), (None, 9));
+        let view = view.unwrap();
+        assert_eq!((view.mine, view.read_at), (None, 9));
         assert!(cluster.is_idle().await);
     }
 
@@ -329,26 +338,26 @@ mod tests {
     async fn a_claim_behind_the_front_of_its_queue_reads_all_of_it() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
-        let listed = Listed::new(&own);
+        let entry = QueueEntry::new(&own);
         let claim = claim(1, MUTEX);
         let answers = async {
             front(&mut cluster, &range(9, &[other(3)], true)).await;
             // In the order of their keys.
             whole(&mut cluster).await.answer(&range(10, &[own, other(8), other(4), other(3)], false));
         };
-        let (sight, ()) = soon(async { tokio::join!(shared.sight(&claim, &listed, 5), answers) }).await;
-        let sight = sight.unwrap();
-        assert_eq!((sight.mine.as_ref(), sight.is_whole, sight.read_at), (Some(&listed), true, 10));
-        assert_eq!(revisions(sight.ahead()), [3, 4]);
+        let (view, ()) = soon(async { tokio::join!(shared.read_view(&claim, &entry, 5), answers) }).await;
+        let view = view.unwrap();
+        assert_eq!((view.mine.as_ref(), view.is_whole, view.read_at), (Some(&entry), true, 10));
+        assert_eq!(revisions(view.ahead()), [3, 4]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn claims_that_read_one_queue_at_a_time_share_what_is_recent_enough_for_them() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
-        let (claim, listed) = (claim(1, MUTEX), Listed::new(&own));
-        let sight = async |since| shared.sight(&claim, &listed, since).await.unwrap().read_at;
-        let asked = async { tokio::join!(sight(5), sight(5), sight(9), sight(10), sight(9)) };
+        let (claim, entry) = (claim(1, MUTEX), QueueEntry::new(&own));
+        let view = async |since| shared.read_view(&claim, &entry, since).await.unwrap().read_at;
+        let asked = async { tokio::join!(view(5), view(5), view(9), view(10), view(9)) };
         let answers = async {
             // Who comes first does not know of the others yet.
             front(&mut cluster, &range(8, std::slice::from_ref(&own), true)).await;
@@ -363,15 +372,15 @@ mod tests {
 
     #[test]
     fn a_snapshot_shows_each_claim_its_own_place_and_no_other() {
-        let queue: Vec<Listed> = [3, 5, 8].map(|revision| Listed::new(&other(revision))).to_vec();
+        let queue: Vec<QueueEntry> = [3, 5, 8].map(|revision| QueueEntry::new(&other(revision))).to_vec();
         let snapshot = Snapshot { queue: Arc::new(queue.clone()), read_at: 9 };
-        for (position, listed) in queue.iter().enumerate() {
-            let sight = snapshot.sight(&listed.key, listed.revision);
-            assert_eq!((sight.mine.as_ref(), sight.read_at, sight.is_whole), (Some(listed), 9, true));
-            assert_eq!(sight.ahead(), &queue[..position]);
+        for (index, entry) in queue.iter().enumerate() {
+            let view = snapshot.read_view(&entry.key, entry.revision);
+            assert_eq!((view.mine.as_ref(), view.read_at, view.is_whole), (Some(entry), 9, true));
+            assert_eq!(view.ahead(), &queue[..index]);
         }
         for (key, revision) in [(&queue[1].key, 6), (&queue[1].key, 9), (&queue[0].key, 5)] {
-            assert_eq!(snapshot.sight(key, revision).mine, None, "{revision}");
+            assert_eq!(snapshot.read_view(key, revision).mine, None, "{revision}");
         }
     }
 
@@ -434,8 +443,8 @@ mod tests {
                 call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
             }
         };
-        let (seen, ()) = soon(async { tokio::join!(shared.look(&keys), answers) }).await;
-        let there = |number| Seen {
+        let (seen, ()) = soon(async { tokio::join!(shared.read_keys(&keys), answers) }).await;
+        let there = |number| KeyState {
             created: if number % 2 == 0 { 5 } else { 0 },
             read_at: if number < 100 { 7 } else { 8 },
         };
@@ -447,7 +456,7 @@ mod tests {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         for keys_only in [true, false] {
             let answers = async {
-                let first = RangeRequest { keys_only, ..queue_request(QUEUE, PAGE) };
+                let first = RangeRequest { keys_only, ..queue_request(QUEUE, PAGE_SIZE) };
                 let (asked, call) = cluster.asked::<RangeRequest>(KEYS).await;
                 assert_eq!(asked, first);
                 call.answer(&range(7, &[other(2), other(3)], true));
@@ -466,7 +475,7 @@ mod tests {
         let [plain, nested] = ["", "?interop=python-etcd3"].map(|option| format!("{ADDRESS}{option}"));
         for (address, claims) in [(plain, [2, 3, 4].to_vec()), (nested, [2, 4].to_vec())] {
             let (_cluster, shared) = Cluster::with_store(&address);
-            let own = found(&shared.slots.take(shared.prefix(), &claim(1, MUTEX)), 4, 1);
+            let own = found(&shared.key_numbers.take(shared.prefix(), &claim(1, MUTEX)), 4, 1);
             let name = found(format!("{QUEUE}name").as_bytes(), 3, 1);
             let found = [found(format!("{QUEUE}694d80123").as_bytes(), 2, 1), name, own];
             assert_eq!(revisions(&shared.claims(&found)), claims);

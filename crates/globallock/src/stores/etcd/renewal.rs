@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Shared;
-use super::places::Place;
-use super::reading::Seen;
+use super::positions::Position;
+use super::reading::KeyState;
 use crate::backend::{Claim, ClaimStatus};
 use crate::error::Result;
 
@@ -15,26 +15,26 @@ impl Shared {
     /// The look asks one member for what it knows, because one that the whole cluster answers waits for all writes in
     /// front of it: thousands of joins would hold it up. Where that member lags, a later renewal finds what is gone.
     pub(super) async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<ClaimStatus>> {
-        let asked: Vec<Option<Place>> =
-            { claims.iter().map(|claim| self.places().get(claim.id).cloned()).collect() };
-        let leases: BTreeSet<i64> = asked.iter().flatten().map(|place| place.mine.lease).collect();
+        let asked: Vec<Option<Position>> =
+            { claims.iter().map(|claim| self.positions().get(claim.id).cloned()).collect() };
+        let leases: BTreeSet<i64> = asked.iter().flatten().map(|position| position.mine.lease).collect();
         for lease in leases {
-            self.leases.keep_alive(&self.link, lease).await?;
+            self.leases.keep_alive(&self.connection, lease).await?;
         }
         // What had no key when it was asked for says nothing of the claim: any key will do for it.
-        let key = |place: &Option<Place>| {
-            place.as_ref().map_or_else(|| self.prefix().into(), |place| place.mine.key.clone())
+        let key = |position: &Option<Position>| {
+            position.as_ref().map_or_else(|| self.prefix().into(), |position| position.mine.key.clone())
         };
         let keys: Vec<Vec<u8>> = asked.iter().map(key).collect();
-        let seen = self.look_at_member(&keys).await?;
-        let status = |((claim, asked), seen): ((&Arc<Claim>, Option<Place>), Seen)| {
-            let mut places = self.places();
+        let seen = self.read_keys_serializable(&keys).await?;
+        let status = |((claim, asked), seen): ((&Arc<Claim>, Option<Position>), KeyState)| {
+            let mut positions = self.positions();
             if let Some(asked) = asked
-                && seen.misses(asked.mine.revision)
+                && seen.proves_gone(asked.mine.revision)
             {
-                places.miss(claim.id, asked.mine.revision);
+                positions.remove_if_gone(claim.id, asked.mine.revision);
             }
-            places.get(claim.id).map_or(ClaimStatus::Gone, |place| self.status(claim, place))
+            positions.get(claim.id).map_or(ClaimStatus::Gone, |position| self.status(claim, position))
         };
         Ok(claims.iter().zip(asked).zip(seen).map(status).collect())
     }
@@ -48,7 +48,7 @@ mod tests {
     use crate::stores::etcd::messages::{
         LeaseRequest, LeaseResponse, RangeResponse, Request, Response, ResponseOp, TxnRequest, TxnResponse,
     };
-    use crate::stores::etcd::places::tests::{fencing_token, found, held};
+    use crate::stores::etcd::positions::tests::{fencing_token, found, held};
     use crate::stores::etcd::scripted::{as_of, soon};
 
     const KEEP: &str = "Lease/LeaseKeepAlive";

@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::config::Config;
-use super::link::Link;
+use super::connection::Connection;
 use super::messages::{Header, WatchAction, WatchCreate, WatchRequest};
 use crate::stores::address::Address;
 
@@ -139,10 +139,10 @@ pub(super) struct Cluster {
 impl Cluster {
     /// A store whose members are this cluster.
     pub(super) fn with_store(address: &str) -> (Self, Arc<Shared>) {
-        let mut link = Link::new(Config::new(Address::parse(address).unwrap()).unwrap());
+        let mut connection = Connection::new(Config::new(Address::parse(address).unwrap()).unwrap());
         let (sender, calls) = mpsc::unbounded_channel();
-        link.script(Member::Scripted(sender));
-        (Cluster { calls, passed: VecDeque::new() }, Arc::new(Shared::new(link)))
+        connection.script(Member::Scripted(sender));
+        (Cluster { calls, passed: VecDeque::new() }, Arc::new(Shared::new(connection)))
     }
 
     /// The next request to this method, such as `KV/Range`.
@@ -154,8 +154,8 @@ impl Cluster {
     async fn call(&mut self, method: &str) -> Call {
         let is_it = |call: &Call| call.method.strip_prefix("/etcdserverpb.") == Some(method);
         self.passed.retain(Call::is_awaited);
-        if let Some(position) = self.passed.iter().position(is_it) {
-            return self.passed.remove(position).unwrap();
+        if let Some(index) = self.passed.iter().position(is_it) {
+            return self.passed.remove(index).unwrap();
         }
         loop {
             let call = self.calls.recv().await.expect("the store to live");

@@ -5,52 +5,52 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Shared;
-use super::keys::Listed;
-use super::places::Place;
+use super::keys::QueueEntry;
+use super::positions::Position;
 use crate::backend::{Claim, ClaimStatus};
 use crate::error::Result;
 use crate::sync::now;
 
 /// What a claim has learned of those that it watches.
-struct Gone {
+struct Deletions {
     /// The keys that are gone.
     keys: Vec<Vec<u8>>,
     /// The revision as of which that is so.
     as_of: i64,
     /// Whether all changes until then have been told, in their order.
-    is_sure: bool,
+    none_missed: bool,
 }
 
 impl Shared {
     /// Waits until a claim that waits stands otherwise.
     pub(super) async fn wait_for_change(self: &Arc<Self>, claim: &Claim) -> Result<Option<ClaimStatus>> {
         loop {
-            let Some(place) = self.places().get(claim.id).cloned() else {
+            let Some(position) = self.positions().get(claim.id).cloned() else {
                 return Ok(Some(ClaimStatus::Gone));
             };
-            if place.granted.is_some() {
-                return Ok(Some(self.status(claim, &place)));
+            if position.granted.is_some() {
+                return Ok(Some(self.status(claim, &position)));
             }
-            if place.ahead.lets_in(claim.permits) {
-                match self.take_single(claim, &place).await? {
+            if position.ahead.surely_holds(claim.permits) {
+                match self.take_python_etcd3_key(claim, &position).await? {
                     Some(status) => return Ok(Some(status)),
                     None => continue,
                 }
             }
-            let since = if place.ahead.tells() {
-                let Some(gone) = self.gone(claim, &place).await? else { continue };
-                if gone.is_sure
-                    && !gone.keys.contains(&place.mine.key)
+            let since = if position.ahead.is_known() {
+                let Some(gone) = self.wait_for_deletion(claim, &position).await? else { continue };
+                if gone.none_missed
+                    && !gone.keys.contains(&position.mine.key)
                     && let Some(status) = self.advance(claim, &gone.keys)
                 {
                     return Ok(Some(status));
                 }
                 gone.as_of
             } else {
-                place.read_at
+                position.read_at
             };
             // What was read before tells nothing more.
-            let since = since.max(place.read_at + 1);
+            let since = since.max(position.read_at + 1);
             match self.read_again(claim, since).await? {
                 ClaimStatus::Waiting => {}
                 status => return Ok(Some(status)),
@@ -59,34 +59,42 @@ impl Shared {
     }
 
     /// Waits until one of those who keep a claim waiting is gone, or the claim itself; `None` if they must be watched again.
-    async fn gone(self: &Arc<Self>, claim: &Claim, place: &Place) -> Result<Option<Gone>> {
-        let blockers = place.ahead.blockers(claim.permits).into_iter();
+    async fn wait_for_deletion(
+        self: &Arc<Self>,
+        claim: &Claim,
+        position: &Position,
+    ) -> Result<Option<Deletions>> {
+        let blockers = position.ahead.blockers(claim.permits).into_iter();
         // The claim's own key too, and first: changes are told in their order, so that a claim which was taken out first
         // is not granted by what leaves next, and whether its own is watched late is known before another's end is told.
-        let watched: Vec<&Listed> = [&place.mine].into_iter().chain(blockers).collect();
-        let keys = watched.iter().map(|listed| (listed.key.clone(), Some(listed.revision)));
-        let subscription = self.watches.subscribe(&self.link, keys, place.read_at);
+        let watched: Vec<&QueueEntry> = [&position.mine].into_iter().chain(blockers).collect();
+        let keys = watched.iter().map(|entry| (entry.key.clone(), Some(entry.revision)));
+        let subscription = self.watches.subscribe(&self.connection, keys, position.read_at);
         let mut is_late = false;
         loop {
             let changes = subscription.changes().await;
             is_late |= changes.read_again;
             if !changes.deleted.is_empty() {
-                return Ok(Some(Gone { keys: changes.deleted, as_of: changes.as_of, is_sure: !is_late }));
+                return Ok(Some(Deletions {
+                    keys: changes.deleted,
+                    as_of: changes.as_of,
+                    none_missed: !is_late,
+                }));
             }
             // Inbox late, or not any more: a short queue is read at once, as that may tell of a grant.
-            if place.ahead.is_whole() {
-                return Ok(Some(Gone { keys: Vec::new(), as_of: changes.as_of, is_sure: false }));
+            if position.ahead.is_whole() {
+                return Ok(Some(Deletions { keys: Vec::new(), as_of: changes.as_of, none_missed: false }));
             }
-            let keys = watched.iter().map(|listed| listed.key.clone()).collect();
-            let seen = self.look_together(keys).await?;
+            let keys = watched.iter().map(|entry| entry.key.clone()).collect();
+            let seen = self.read_keys_batched(keys).await?;
             let as_of = seen.iter().map(|seen| seen.read_at).min().unwrap_or(0);
-            let missing = watched.iter().zip(seen).filter(|(listed, seen)| seen.misses(listed.revision));
-            let keys: Vec<Vec<u8>> = missing.map(|(listed, _)| listed.key.clone()).collect();
+            let missing = watched.iter().zip(seen).filter(|(entry, seen)| seen.proves_gone(entry.revision));
+            let keys: Vec<Vec<u8>> = missing.map(|(entry, _)| entry.key.clone()).collect();
             if !keys.is_empty() {
-                return Ok(Some(Gone { keys, as_of, is_sure: false }));
+                return Ok(Some(Deletions { keys, as_of, none_missed: false }));
             }
-            if let Some(place) = self.places().get_mut(claim.id) {
-                place.read_at = place.read_at.max(as_of);
+            if let Some(position) = self.positions().get_mut(claim.id) {
+                position.read_at = position.read_at.max(as_of);
             }
             if subscription.has_ended() {
                 return Ok(None);
@@ -96,24 +104,24 @@ impl Shared {
 
     /// Reads the queue of a claim that waits.
     async fn read_again(&self, claim: &Claim, since: i64) -> Result<ClaimStatus> {
-        let Some(mine) = self.places().get(claim.id).map(|place| place.mine.clone()) else {
+        let Some(mine) = self.positions().get(claim.id).map(|position| position.mine.clone()) else {
             return Ok(ClaimStatus::Gone);
         };
         let sent = now();
-        let sight = self.sight(claim, &mine, since).await?;
-        Ok(self.note(claim, &sight, self.single_key(claim).is_none(), sent))
+        let view = self.read_view(claim, &mine, since).await?;
+        Ok(self.note_view(claim, &view, self.python_etcd3_key(claim).is_none(), sent))
     }
 
     /// Looks once a lease whether all keys that are watched are there: what tells of their ends may get lost.
     ///
     /// One look for all who wait, in the background, whatever their number.
-    pub(super) fn look_unasked(self: &Arc<Self>, lease: Duration) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.is_some_and(|looked| now() - looked < lease) {
+    pub(super) fn poll_watched_keys(self: &Arc<Self>, lease: Duration) {
+        let mut last_poll = self.last_poll.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_poll.is_some_and(|last_poll| now() - last_poll < lease) {
             return;
         }
-        *looked = Some(now());
-        drop(looked);
+        *last_poll = Some(now());
+        drop(last_poll);
         let watched = self.watches.watched();
         if watched.is_empty() {
             return;
@@ -123,13 +131,13 @@ impl Shared {
             let Some(shared) = shared.upgrade() else { return };
             let keys: Vec<Vec<u8>> = watched.iter().map(|(key, _)| key.clone()).collect();
             // What is not answered is asked again with the next renewal.
-            let Ok(seen) = shared.look(&keys).await else { return };
+            let Ok(seen) = shared.read_keys(&keys).await else { return };
             let as_of = seen.iter().map(|seen| seen.read_at).min().unwrap_or(0);
             let missing =
-                watched.into_iter().zip(seen).filter(|((_, revision), seen)| seen.misses(*revision));
+                watched.into_iter().zip(seen).filter(|((_, revision), seen)| seen.proves_gone(*revision));
             let gone: HashSet<(Vec<u8>, i64)> = missing.map(|(watched, _)| watched).collect();
             if !gone.is_empty() {
-                shared.watches.tell_gone(&gone, as_of);
+                shared.watches.notify_deleted(&gone, as_of);
             }
         });
     }
@@ -145,7 +153,7 @@ mod tests {
         Event, KeyValue, RangeRequest, RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse,
         WatchRequest, WatchResponse,
     };
-    use crate::stores::etcd::places::tests::{MUTEX, claim, fencing_token, found, read};
+    use crate::stores::etcd::positions::tests::{MUTEX, claim, fencing_token, found, read};
     use crate::stores::etcd::reading::key_request;
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, creates, soon};
 
@@ -161,7 +169,7 @@ mod tests {
         let mut queue: Vec<KeyValue> = (1..=others)
             .map(|revision| found(format!("{QUEUE}{revision:08x}").as_bytes(), revision, 9))
             .collect();
-        queue.push(found(&shared.slots.take(shared.prefix(), &claim), 40, 1));
+        queue.push(found(&shared.key_numbers.take(shared.prefix(), &claim), 40, 1));
         assert_eq!(read(&shared, &claim, &queue, 50), ClaimStatus::Waiting);
         (cluster, shared, claim, queue)
     }
@@ -263,7 +271,7 @@ mod tests {
         assert!(cluster.is_idle().await);
         // Whoever asks again learns the same.
         assert_eq!(soon(shared.wait_for_change(&claim)).await.unwrap().and_then(fencing_token), Some(40));
-        shared.places().remove(claim.id);
+        shared.positions().remove(claim.id);
         assert_eq!(soon(shared.wait_for_change(&claim)).await.unwrap(), Some(ClaimStatus::Gone));
     }
 
@@ -343,9 +351,9 @@ mod tests {
     async fn what_others_read_before_a_claim_tells_it_nothing_more() {
         let (mut cluster, shared, claim, queue) = waits(1);
         // It knows of nobody whom to watch.
-        shared.places().get_mut(claim.id).unwrap().ahead = Default::default();
-        let (other, unknown) = (claim.clone(), Listed::new(&found(b"/locks/_glocks/a/0", 7, 9)));
-        let mut others = Box::pin(shared.sight(&other, &unknown, 0));
+        shared.positions().get_mut(claim.id).unwrap().ahead = Default::default();
+        let (other, unknown) = (claim.clone(), QueueEntry::new(&found(b"/locks/_glocks/a/0", 7, 9)));
+        let mut others = Box::pin(shared.read_view(&other, &unknown, 0));
         assert!((&mut others).now_or_never().is_none());
         let reads = async {
             let (_, call) = cluster.asked::<RangeRequest>(RANGE).await;
@@ -353,9 +361,9 @@ mod tests {
             reads(&mut cluster, &queue, 50).await;
             reads(&mut cluster, &queue[1..], 51).await;
         };
-        let (status, sight, ()) =
+        let (status, view, ()) =
             soon(async { tokio::join!(shared.wait_for_change(&claim), others, reads) }).await;
-        assert_eq!(sight.unwrap().read_at, 50);
+        assert_eq!(view.unwrap().read_at, 50);
         assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
     }
 
@@ -363,17 +371,17 @@ mod tests {
     async fn what_is_watched_is_looked_at_once_a_lease_and_told_where_it_is_gone() {
         let (mut cluster, shared, claim, queue) = waits(1);
         let lease = Duration::from_secs(30);
-        shared.look_unasked(Duration::ZERO);
+        shared.poll_watched_keys(Duration::ZERO);
         assert!(cluster.is_idle().await, "nothing is watched");
         let mut changed = Box::pin(shared.wait_for_change(&claim));
         assert!((&mut changed).now_or_never().is_none());
         let watched = soon(Watched::begin(&mut cluster, &queue, 51)).await;
         watched.begins(50);
         advance(lease - Duration::from_millis(1)).await;
-        shared.look_unasked(lease);
+        shared.poll_watched_keys(lease);
         assert!(cluster.is_idle().await, "less than a lease has gone by");
         advance(Duration::from_millis(1)).await;
-        shared.look_unasked(lease);
+        shared.poll_watched_keys(lease);
         let (asked, call) = soon(cluster.asked::<TxnRequest>("KV/Txn")).await;
         // In any order.
         let is_mine = asked.success[0] == key_request(&queue[1].key);
@@ -381,7 +389,7 @@ mod tests {
         let responses =
             kvs.map(|kvs| ResponseOp { response: Some(Response::Range(range(&kvs, 60))) }).to_vec();
         assert_eq!(asked.success.len(), 2);
-        shared.look_unasked(lease);
+        shared.poll_watched_keys(lease);
         call.answer(&TxnResponse { header: as_of(60), succeeded: true, responses });
         assert_eq!(soon(changed).await.unwrap().and_then(fencing_token), Some(40));
         assert!(cluster.is_idle().await);

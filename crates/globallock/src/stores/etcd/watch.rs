@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::stream;
 use tokio::sync::mpsc;
 
-use super::link::Link;
+use super::connection::Connection;
 use super::messages::{WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
 use crate::stores::watched::inbox::{Changes, Inbox};
 
@@ -25,12 +25,12 @@ struct State {
     /// There while a stream is open or being opened.
     requests: Option<mpsc::UnboundedSender<WatchRequest>>,
     last_id: i64,
-    waiters: HashMap<i64, Waiter>,
+    watches: HashMap<i64, Watch>,
     /// How long to wait before the next stream is opened.
     pause: Duration,
 }
 
-struct Waiter {
+struct Watch {
     key: Vec<u8>,
     /// The revision at which the key was created; `None` where its owner looks by itself.
     revision: Option<i64>,
@@ -63,7 +63,7 @@ impl Subscription {
     /// Whether a key is not watched any more.
     pub(super) fn has_ended(&self) -> bool {
         let state = self.watches.state();
-        !self.ids.iter().all(|id| state.waiters.contains_key(id))
+        !self.ids.iter().all(|id| state.watches.contains_key(id))
     }
 }
 
@@ -76,7 +76,7 @@ impl Watches {
     /// Tells of the deletion of any of `keys`, each with the revision at which it was created, after revision `read_at`.
     pub(super) fn subscribe(
         self: &Arc<Self>,
-        link: &Arc<Link>,
+        connection: &Arc<Connection>,
         keys: impl IntoIterator<Item = (Vec<u8>, Option<i64>)>,
         read_at: i64,
     ) -> Subscription {
@@ -85,7 +85,7 @@ impl Watches {
         if state.requests.is_none() {
             let (sender, receiver) = mpsc::unbounded_channel();
             state.requests = Some(sender);
-            tokio::spawn(run(Arc::downgrade(self), Arc::downgrade(link), receiver, state.pause));
+            tokio::spawn(run(Arc::downgrade(self), Arc::downgrade(connection), receiver, state.pause));
         }
         let mut ids = Vec::new();
         for (key, revision) in keys {
@@ -93,8 +93,8 @@ impl Watches {
             let id = state.last_id;
             ids.push(id);
             state
-                .waiters
-                .insert(id, Waiter { key: key.clone(), revision, read_at, inbox: Arc::clone(&inbox) });
+                .watches
+                .insert(id, Watch { key: key.clone(), revision, read_at, inbox: Arc::clone(&inbox) });
             // From the revision after the one that was read: etcd serves older ones only every 100 ms.
             let create = WatchCreate { key, start_revision: read_at + 1, filters: vec![0], watch_id: id };
             state.send(WatchAction::Create(create));
@@ -106,17 +106,16 @@ impl Watches {
     /// The keys that are watched, each once, with the revisions at which they were created.
     pub(super) fn watched(&self) -> Vec<(Vec<u8>, i64)> {
         let state = self.state();
-        let watched =
-            state.waiters.values().filter_map(|waiter| Some((waiter.key.clone(), waiter.revision?)));
+        let watched = state.watches.values().filter_map(|watch| Some((watch.key.clone(), watch.revision?)));
         watched.collect::<HashSet<_>>().into_iter().collect()
     }
 
     /// Tells those who watch keys that these, with the revisions at which they were created, were found gone as of `as_of`.
-    pub(super) fn tell_gone(&self, gone: &HashSet<(Vec<u8>, i64)>, as_of: i64) {
+    pub(super) fn notify_deleted(&self, gone: &HashSet<(Vec<u8>, i64)>, as_of: i64) {
         let state = self.state();
-        for waiter in state.waiters.values() {
-            if waiter.revision.is_some_and(|revision| gone.contains(&(waiter.key.clone(), revision))) {
-                waiter.inbox.notify(|changes| changes.add(&waiter.key, as_of));
+        for watch in state.watches.values() {
+            if watch.revision.is_some_and(|revision| gone.contains(&(watch.key.clone(), revision))) {
+                watch.inbox.notify(|changes| changes.add(&watch.key, as_of));
             }
         }
     }
@@ -126,21 +125,21 @@ impl Watches {
         if answer.created && !answer.canceled {
             state.pause = Duration::ZERO;
         }
-        let Some(waiter) = state.waiters.get(&answer.watch_id) else { return };
+        let Some(watch) = state.watches.get(&answer.watch_id) else { return };
         let revision = answer.header.as_ref().map_or(0, |header| header.revision);
         // Somebody wrote between the reading and the watch, so the watch is served late: what it watches is looked at.
-        let late = answer.created && revision > waiter.read_at;
+        let late = answer.created && revision > watch.read_at;
         if answer.canceled || late {
-            waiter.inbox.notify(|changes| {
+            watch.inbox.notify(|changes| {
                 changes.read_again = true;
                 changes.as_of = changes.as_of.max(revision);
             });
         }
         if !answer.events.is_empty() {
-            waiter.inbox.notify(|changes| changes.add(&waiter.key, revision));
+            watch.inbox.notify(|changes| changes.add(&watch.key, revision));
         }
         if answer.canceled {
-            state.waiters.remove(&answer.watch_id);
+            state.watches.remove(&answer.watch_id);
         }
     }
 
@@ -149,8 +148,8 @@ impl Watches {
         let mut state = self.state();
         state.requests = None;
         state.pause = (state.pause * 2).clamp(PAUSE.0, PAUSE.1);
-        for (_, waiter) in state.waiters.drain() {
-            waiter.inbox.notify(|changes| changes.read_again = true);
+        for (_, watch) in state.watches.drain() {
+            watch.inbox.notify(|changes| changes.read_again = true);
         }
     }
 }
@@ -168,7 +167,7 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.watches.state();
         for id in &self.ids {
-            if state.waiters.remove(id).is_some() {
+            if state.watches.remove(id).is_some() {
                 state.send(WatchAction::Cancel(WatchCancel { watch_id: *id }));
             }
         }
@@ -178,7 +177,7 @@ impl Drop for Subscription {
 /// Serves the watches as long as the store lives and the stream does.
 async fn run(
     watches: Weak<Watches>,
-    link: Weak<Link>,
+    connection: Weak<Connection>,
     requests: mpsc::UnboundedReceiver<WatchRequest>,
     pause: Duration,
 ) {
@@ -187,8 +186,10 @@ async fn run(
         let request = requests.recv().await?;
         Some((request, requests))
     });
-    let opened = match link.upgrade() {
-        Some(link) => link.stream::<_, WatchResponse>("/etcdserverpb.Watch/Watch", Box::pin(requests)).await,
+    let opened = match connection.upgrade() {
+        Some(connection) => {
+            connection.stream::<_, WatchResponse>("/etcdserverpb.Watch/Watch", Box::pin(requests)).await
+        }
         None => return,
     };
     if let Ok(mut answers) = opened {
@@ -216,8 +217,8 @@ mod tests {
 
     fn watches() -> (Arc<Watches>, Arc<Inbox>) {
         let (watches, inbox) = (Arc::<Watches>::default(), Arc::<Inbox>::default());
-        let waiter = Waiter { key: b"a".to_vec(), revision: Some(3), read_at: 7, inbox: Arc::clone(&inbox) };
-        watches.state().waiters.insert(1, waiter);
+        let watch = Watch { key: b"a".to_vec(), revision: Some(3), read_at: 7, inbox: Arc::clone(&inbox) };
+        watches.state().watches.insert(1, watch);
         (watches, inbox)
     }
 
@@ -263,13 +264,13 @@ mod tests {
         let heard = changes(&inbox).unwrap();
         assert!(!heard.read_again && heard.deleted == [b"a"] && heard.as_of == 9);
         for (revision, is_told) in [(2, false), (3, true)] {
-            watches.tell_gone(&HashSet::from([(b"a".to_vec(), revision)]), 11);
+            watches.notify_deleted(&HashSet::from([(b"a".to_vec(), revision)]), 11);
             let heard = changes(&inbox).filter(|changes| changes.deleted == [b"a"] && changes.as_of == 11);
             assert_eq!(heard.is_some(), is_told);
         }
     }
 
-    fn link_to() -> (Cluster, Arc<Shared>) {
+    fn cluster_and_store() -> (Cluster, Arc<Shared>) {
         Cluster::with_store("etcd://127.0.0.1:1")
     }
 
@@ -279,9 +280,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_stream_serves_all_who_watch_each_from_what_it_has_read() {
-        let (mut cluster, shared) = link_to();
-        let one = shared.watches.subscribe(&shared.link, keys(["a", "b"]), 7);
-        let other = shared.watches.subscribe(&shared.link, keys(["a"]), 9);
+        let (mut cluster, shared) = cluster_and_store();
+        let one = shared.watches.subscribe(&shared.connection, keys(["a", "b"]), 7);
+        let other = shared.watches.subscribe(&shared.connection, keys(["a"]), 9);
         let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
         let mut created = vec![creates(first)];
         for _ in 0..2 {
@@ -333,9 +334,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_watches_by_a_stream_that_ends_or_is_refused_looks_and_watches_by_another() {
         for refuses in [false, true] {
-            let (mut cluster, shared) = link_to();
+            let (mut cluster, shared) = cluster_and_store();
             for _ in 0..2 {
-                let subscription = shared.watches.subscribe(&shared.link, keys(["a"]), 7);
+                let subscription = shared.watches.subscribe(&shared.connection, keys(["a"]), 7);
                 let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
                 let watch_id = creates(first).watch_id;
                 if refuses {

@@ -25,13 +25,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 const TOKENS: u32 = 3;
 
 /// The members of one cluster.
-pub(super) struct Link {
+pub(super) struct Connection {
     config: Config,
     /// The member that answered last.
     member: AtomicUsize,
     token: Mutex<Option<Token>>,
     /// One asks for a token, the others wait for it.
-    asking: tokio::sync::Mutex<()>,
+    authenticating: tokio::sync::Mutex<()>,
     /// Asked in the place of all members.
     #[cfg(test)]
     scripted: Option<Member>,
@@ -40,15 +40,15 @@ pub(super) struct Link {
 /// What the cluster knows a user by, for a while.
 pub(super) type Token = MetadataValue<Ascii>;
 
-impl Link {
+impl Connection {
     /// A link that has not asked for anything yet.
     pub(super) fn new(config: Config) -> Self {
         let (member, token) = (AtomicUsize::new(0), Mutex::new(None));
-        Link {
+        Connection {
             config,
             member,
             token,
-            asking: tokio::sync::Mutex::new(()),
+            authenticating: tokio::sync::Mutex::new(()),
             #[cfg(test)]
             scripted: None,
         }
@@ -61,22 +61,22 @@ impl Link {
 
     /// Checks that the cluster answers, knows the user, and is new enough.
     pub(super) async fn connect(config: Config) -> Result<Self> {
-        let link = Link::new(config);
-        if link.config.login.is_some() {
-            link.authenticate().await.map_err(|status| link.error(status))?;
+        let connection = Connection::new(config);
+        if connection.config.login.is_some() {
+            connection.authenticate().await.map_err(|status| connection.error(status))?;
         }
-        let status: StatusResponse = link.unary("/etcdserverpb.Maintenance/Status", Empty {}).await?;
+        let status: StatusResponse = connection.unary("/etcdserverpb.Maintenance/Status", Empty {}).await?;
         let mut parts = status.version.split('.').map_while(|part| part.parse::<u32>().ok());
         if let (Some(major), Some(minor)) = (parts.next(), parts.next())
             && (major, minor) < (3, 4)
         {
             let version = status.version;
             return Err(Error::failed_precondition(
-                &link.config.shown,
+                &connection.config.shown,
                 format!("it is etcd {version}: globallock needs 3.4 or newer"),
             ));
         }
-        Ok(link)
+        Ok(connection)
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -113,9 +113,9 @@ impl Link {
         loop {
             let member = self.member.load(Ordering::Relaxed);
             // A member that is silent must leave time for the others.
-            let permits =
+            let per_member =
                 if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout };
-            let limit = give_up.min(Instant::now() + permits);
+            let limit = give_up.min(Instant::now() + per_member);
             let token = self.token();
             let answer = timeout_at(limit, self.once(member, path, request.clone(), token.clone())).await;
             let mut status = match answer {
@@ -124,7 +124,7 @@ impl Link {
                 Err(_) => Status::deadline_exceeded("it did not answer in time"),
             };
             if tokens < TOKENS {
-                match self.has_new_token(&status, token).await {
+                match self.refresh_token(&status, token).await {
                     Ok(true) => {
                         tokens += 1;
                         continue;
@@ -141,7 +141,7 @@ impl Link {
                 return Err(self.error(status));
             }
             *unanswered = true;
-            self.leave_member(member);
+            self.next_member(member);
             if tried % self.config.channels.len() == 0 {
                 if Instant::now() + PAUSE >= give_up {
                     return Err(self.error(status));
@@ -184,7 +184,7 @@ impl Link {
         let path = PathAndQuery::from_static(path);
         let opened = client.streaming(request, path, ProstCodec::default()).await;
         if opened.is_err() {
-            self.leave_member(member);
+            self.next_member(member);
         }
         Ok(opened?.into_inner())
     }
@@ -199,18 +199,18 @@ impl Link {
     }
 
     /// Goes on to the next member, unless somebody has done so.
-    fn leave_member(&self, member: usize) {
+    fn next_member(&self, member: usize) {
         let _ = self.member.compare_exchange(member, member + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Asks for a token if a request failed for want of a good one, and says whether it is worth repeating.
     ///
     /// The old token stays until there is another: whoever uses it meanwhile comes here too.
-    pub(super) async fn has_new_token(&self, failed: &Status, used: Option<Token>) -> Result<bool, Status> {
-        if self.config.login.is_none() || !wants_token(failed) {
+    pub(super) async fn refresh_token(&self, failed: &Status, used: Option<Token>) -> Result<bool, Status> {
+        if self.config.login.is_none() || !is_token_error(failed) {
             return Ok(false);
         }
-        let _one = self.asking.lock().await;
+        let _one = self.authenticating.lock().await;
         if self.token() == used {
             self.authenticate().await?;
         }
@@ -244,7 +244,7 @@ impl Link {
             if last.code() != Code::Unavailable && last.code() != Code::DeadlineExceeded {
                 break;
             }
-            self.leave_member(member);
+            self.next_member(member);
         }
         Err(last)
     }
@@ -309,7 +309,7 @@ fn signed<T>(mut request: Request<T>, token: Option<Token>) -> Request<T> {
 }
 
 /// Whether the token was over, older than the users are, or missing since nobody was asked for one.
-fn wants_token(status: &Status) -> bool {
+fn is_token_error(status: &Status) -> bool {
     status.code() == Code::Unauthenticated
         || status.code() == Code::InvalidArgument
             && ["user name is empty", "revision of auth store is old"]
@@ -318,7 +318,7 @@ fn wants_token(status: &Status) -> bool {
 }
 
 /// Whether a request failed because the lease that it named is over.
-pub(super) fn is_lease_over(error: &Error) -> bool {
+pub(super) fn is_lease_expired(error: &Error) -> bool {
     let status = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Status>());
     status.is_some_and(|status| status.code() == Code::NotFound)
 }

@@ -11,19 +11,19 @@ impl Shared {
     /// Watches over a lease in the background; whoever hangs on it is told when it ends.
     ///
     /// A lease that ends unseen is noticed at the next renewal all the same.
-    pub(super) fn watch_over(self: &Arc<Self>, lease: Lease) {
+    pub(super) fn watch_lease(self: &Arc<Self>, lease: Lease) {
         let shared = Arc::downgrade(self);
-        let key = keys::marker(self.prefix(), lease.id);
+        let key = keys::sentinel(self.prefix(), lease.id);
         tokio::spawn(async move {
             let put = PutRequest { key: key.clone(), value: Vec::new(), lease: lease.id };
-            let Some(mut read_at) = async { shared.upgrade()?.put_marker(put).await.ok() }.await else {
+            let Some(mut read_at) = async { shared.upgrade()?.put_sentinel(put).await.ok() }.await else {
                 return;
             };
             loop {
-                let Some(subscription) = shared
-                    .upgrade()
-                    .filter(|shared| shared.leases.find(lease.id).is_some())
-                    .map(|shared| shared.watches.subscribe(&shared.link, [(key.clone(), None)], read_at))
+                let Some(subscription) =
+                    shared.upgrade().filter(|shared| shared.leases.find(lease.id).is_some()).map(|shared| {
+                        shared.watches.subscribe(&shared.connection, [(key.clone(), None)], read_at)
+                    })
                 else {
                     return;
                 };
@@ -31,35 +31,35 @@ impl Shared {
                 drop(subscription);
                 let Some(shared) = shared.upgrade() else { return };
                 let is_gone = changes.is_some_and(|changes| !changes.deleted.is_empty());
-                let there = if is_gone { Ok((false, 0)) } else { shared.marker(&key).await };
+                let there = if is_gone { Ok((false, 0)) } else { shared.read_sentinel(&key).await };
                 match there {
                     Ok((true, revision)) => read_at = revision,
                     Ok((false, _)) => {
-                        shared.lease_is_over(lease.id);
+                        shared.lease_expired(lease.id);
                         return;
                     }
                     // The cluster does not answer: the claims' renewals see to it.
-                    Err(_) => tokio::time::sleep(shared.link.config().timeout).await,
+                    Err(_) => tokio::time::sleep(shared.connection.config().timeout).await,
                 }
             }
         });
     }
 
     /// Takes note that the cluster has ended a lease, and tells whoever hangs on it.
-    pub(super) fn lease_is_over(&self, lease: i64) {
+    pub(super) fn lease_expired(&self, lease: i64) {
         self.leases.forget(lease);
-        self.disturbed.notify_one();
+        self.session_lost.notify_one();
     }
 
-    async fn put_marker(&self, put: PutRequest) -> Result<i64> {
-        let answer: PutResponse = self.link.unary("/etcdserverpb.KV/Put", put).await?;
+    async fn put_sentinel(&self, put: PutRequest) -> Result<i64> {
+        let answer: PutResponse = self.connection.unary("/etcdserverpb.KV/Put", put).await?;
         Ok(answer.header.map_or(0, |header| header.revision))
     }
 
     /// Whether a marker is there, and as of which revision that is so.
-    async fn marker(&self, key: &[u8]) -> Result<(bool, i64)> {
+    async fn read_sentinel(&self, key: &[u8]) -> Result<(bool, i64)> {
         let request = RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() };
-        let answer: RangeResponse = self.link.unary("/etcdserverpb.KV/Range", request).await?;
+        let answer: RangeResponse = self.connection.unary("/etcdserverpb.KV/Range", request).await?;
         Ok((!answer.kvs.is_empty(), answer.header.map_or(0, |header| header.revision)))
     }
 }
@@ -73,16 +73,16 @@ mod tests {
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, creates, soon};
 
     const LEASE: i64 = 0x1f;
-    const MARKER: &[u8] = b"/locks/_glocks//1f";
+    const SENTINEL: &[u8] = b"/locks/_glocks//1f";
 
     /// A store with a lease, the marker of which is put as of revision 7.
-    async fn watched_over() -> (Cluster, Arc<Shared>, Lease) {
+    async fn watched_lease() -> (Cluster, Arc<Shared>, Lease) {
         let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         shared.leases.pretend(LEASE);
         let lease = shared.leases.find(LEASE).unwrap();
-        shared.watch_over(lease);
+        shared.watch_lease(lease);
         let (asked, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
-        assert_eq!(asked, PutRequest { key: MARKER.to_vec(), value: Vec::new(), lease: LEASE });
+        assert_eq!(asked, PutRequest { key: SENTINEL.to_vec(), value: Vec::new(), lease: LEASE });
         call.answer(&PutResponse { header: as_of(7) });
         (cluster, shared, lease)
     }
@@ -90,20 +90,23 @@ mod tests {
     /// The marker is watched from this revision on.
     fn is_watched(request: WatchRequest, from: i64) -> i64 {
         let create = creates(request);
-        assert_eq!((&create.key[..], create.start_revision), (MARKER, from));
+        assert_eq!((&create.key[..], create.start_revision), (SENTINEL, from));
         create.watch_id
     }
 
     /// Somebody looks whether the marker is there.
     async fn looks(cluster: &mut Cluster) -> Call {
         let (asked, call) = cluster.asked::<RangeRequest>("KV/Range").await;
-        assert_eq!(asked, RangeRequest { key: MARKER.to_vec(), keys_only: true, ..RangeRequest::default() });
+        assert_eq!(
+            asked,
+            RangeRequest { key: SENTINEL.to_vec(), keys_only: true, ..RangeRequest::default() }
+        );
         call
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_lease_is_told_at_once_by_that_of_its_marker() {
-        let (mut cluster, shared, _) = watched_over().await;
+        let (mut cluster, shared, _) = watched_lease().await;
         let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
         let watch_id = is_watched(first, 8);
         stream.say(&WatchResponse { header: as_of(7), watch_id, created: true, ..Default::default() });
@@ -111,14 +114,14 @@ mod tests {
         assert!(shared.leases.find(LEASE).is_some());
         let events = vec![Event::default()];
         stream.say(&WatchResponse { header: as_of(9), watch_id, events, ..Default::default() });
-        soon(shared.disturbed.notified()).await;
+        soon(shared.session_lost.notified()).await;
         assert_eq!(shared.leases.find(LEASE), None);
         assert!(cluster.is_idle().await, "it is told, and need not be asked");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_marker_is_looked_at_once_a_lease_where_its_watch_is_silent() {
-        let (mut cluster, shared, lease) = watched_over().await;
+        let (mut cluster, shared, lease) = watched_lease().await;
         let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
         is_watched(first, 8);
         // Renewed by its claims meanwhile.
@@ -127,7 +130,7 @@ mod tests {
         shared.leases.pretend(LEASE);
         assert!(cluster.is_idle().await);
         tokio::time::advance(Duration::from_millis(1)).await;
-        let kvs = vec![KeyValue { key: MARKER.to_vec(), ..KeyValue::default() }];
+        let kvs = vec![KeyValue { key: SENTINEL.to_vec(), ..KeyValue::default() }];
         soon(looks(&mut cluster)).await.answer(&RangeResponse { header: as_of(20), kvs, more: false });
         let again = async {
             // It has not heard that the first one is not wanted any more.
@@ -141,13 +144,13 @@ mod tests {
         shared.leases.pretend(LEASE);
         tokio::time::advance(Duration::from_millis(1)).await;
         soon(looks(&mut cluster)).await.answer(&RangeResponse { header: as_of(30), ..Default::default() });
-        soon(shared.disturbed.notified()).await;
+        soon(shared.session_lost.notified()).await;
         assert_eq!(shared.leases.find(LEASE), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_cluster_that_does_not_answer_ends_no_lease_and_is_asked_again() {
-        let (mut cluster, shared, _) = watched_over().await;
+        let (mut cluster, shared, _) = watched_lease().await;
         let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
         let watch_id = is_watched(first, 8);
         // Somebody wrote between: the marker may have ended unseen.
@@ -156,7 +159,7 @@ mod tests {
         soon(looks(&mut cluster)).await.fail(refusal);
         assert!(cluster.is_idle().await);
         assert!(shared.leases.find(LEASE).is_some());
-        tokio::time::advance(shared.link.config().timeout).await;
+        tokio::time::advance(shared.connection.config().timeout).await;
         let mut stream = stream;
         soon(stream.request::<WatchRequest>()).await;
         is_watched(soon(stream.request()).await, 8);
@@ -164,11 +167,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_watches_over_a_lease_that_is_over_or_whose_marker_was_refused() {
-        let (mut cluster, shared, _) = watched_over().await;
+        let (mut cluster, shared, _) = watched_lease().await;
         shared.leases.forget(LEASE);
         assert!(cluster.is_idle().await);
         shared.leases.pretend(LEASE);
-        shared.watch_over(shared.leases.find(LEASE).unwrap());
+        shared.watch_lease(shared.leases.find(LEASE).unwrap());
         let (_, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
         call.fail(tonic::Status::permission_denied("it may not be put"));
         assert!(cluster.is_idle().await);

@@ -14,18 +14,18 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// Which claim has which key.
 #[derive(Default)]
-pub(super) struct Slots {
+pub(super) struct KeyNumbers {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    by_claim: HashMap<ClaimId, Slot>,
+    by_claim: HashMap<ClaimId, KeyNumber>,
     by_key: HashMap<Vec<u8>, ClaimId>,
     numbers: HashMap<(Name, Permits), Numbers>,
 }
 
-struct Slot {
+struct KeyNumber {
     kind: (Name, Permits),
     number: u32,
     key: Vec<u8>,
@@ -38,7 +38,7 @@ struct Numbers {
     next: u32,
 }
 
-impl Slots {
+impl KeyNumbers {
     fn state(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock, so a poisoned state is still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -47,8 +47,8 @@ impl Slots {
     /// The key of a claim, which it keeps until that is given back.
     pub(super) fn take(&self, prefix: &str, claim: &Claim) -> Vec<u8> {
         let mut state = self.state();
-        if let Some(slot) = state.by_claim.get(&claim.id) {
-            return slot.key.clone();
+        if let Some(key_number) = state.by_claim.get(&claim.id) {
+            return key_number.key.clone();
         }
         let kind = (claim.name.clone(), claim.permits);
         let numbers = state.numbers.entry(kind.clone()).or_default();
@@ -59,12 +59,12 @@ impl Slots {
         });
         let key = keys::claim(prefix, claim, number);
         state.by_key.insert(key.clone(), claim.id);
-        state.by_claim.insert(claim.id, Slot { kind, number, key: key.clone() });
+        state.by_claim.insert(claim.id, KeyNumber { kind, number, key: key.clone() });
         key
     }
 
     pub(super) fn key(&self, id: ClaimId) -> Option<Vec<u8>> {
-        self.state().by_claim.get(&id).map(|slot| slot.key.clone())
+        self.state().by_claim.get(&id).map(|key_number| key_number.key.clone())
     }
 
     /// The claim of this store that has a key.
@@ -75,12 +75,12 @@ impl Slots {
     /// Lets the next claim have the key of one that is surely not in the queue any more.
     pub(super) fn give_back(&self, id: ClaimId) {
         let mut state = self.state();
-        let Some(slot) = state.by_claim.remove(&id) else { return };
-        state.by_key.remove(&slot.key);
-        if let Some(numbers) = state.numbers.get_mut(&slot.kind) {
-            numbers.given_back.insert(slot.number);
+        let Some(key_number) = state.by_claim.remove(&id) else { return };
+        state.by_key.remove(&key_number.key);
+        if let Some(numbers) = state.numbers.get_mut(&key_number.kind) {
+            numbers.given_back.insert(key_number.number);
             if numbers.given_back.len() == numbers.next as usize {
-                state.numbers.remove(&slot.kind);
+                state.numbers.remove(&key_number.kind);
             }
         }
     }
@@ -106,48 +106,48 @@ mod tests {
 
     #[test]
     fn a_claim_keeps_its_key_and_another_gets_the_same_once_it_is_given_back() {
-        let slots = Slots::default();
+        let key_numbers = KeyNumbers::default();
         let [first, second, third] = [1, 2, 3].map(|number| claim(number, "a"));
-        let key = slots.take("/", &first);
-        assert_eq!(slots.take("/", &first), key);
-        let others = slots.take("/", &second);
+        let key = key_numbers.take("/", &first);
+        assert_eq!(key_numbers.take("/", &first), key);
+        let others = key_numbers.take("/", &second);
         assert_ne!(others, key);
-        slots.give_back(first.id);
-        assert_eq!((slots.key(first.id), slots.owner(&key)), (None, None));
-        assert_eq!(slots.take("/", &third), key);
-        assert_eq!((slots.owner(&key), slots.owner(&others)), (Some(third.id), Some(second.id)));
+        key_numbers.give_back(first.id);
+        assert_eq!((key_numbers.key(first.id), key_numbers.owner(&key)), (None, None));
+        assert_eq!(key_numbers.take("/", &third), key);
+        assert_eq!((key_numbers.owner(&key), key_numbers.owner(&others)), (Some(third.id), Some(second.id)));
     }
 
     #[test]
     fn of_names_that_are_not_used_any_more_nothing_is_kept() {
-        let slots = Slots::default();
+        let key_numbers = KeyNumbers::default();
         for number in 0..3 {
-            slots.take("/", &claim(number, "a"));
+            key_numbers.take("/", &claim(number, "a"));
         }
         for number in 0..3 {
-            assert_eq!(slots.state().numbers.len(), 1);
-            slots.give_back(ClaimId::new(1, number));
+            assert_eq!(key_numbers.state().numbers.len(), 1);
+            key_numbers.give_back(ClaimId::new(1, number));
         }
-        let state = slots.state();
+        let state = key_numbers.state();
         assert_eq!((state.numbers.len(), state.by_key.len(), state.by_claim.len()), (0, 0, 0));
     }
 
     proptest! {
         #[test]
         fn no_two_claims_have_one_key_and_keys_are_used_again(steps in prop::collection::vec((0_u64..12, any::<bool>()), 0..80)) {
-            let slots = Slots::default();
+            let key_numbers = KeyNumbers::default();
             let mut most = 0;
             for (number, takes) in steps {
                 let claim = claim(number, if number % 2 == 0 { "a" } else { "b" });
                 if takes {
-                    let key = slots.take("/", &claim);
-                    prop_assert_eq!(slots.key(claim.id), Some(key.clone()));
-                    prop_assert_eq!(slots.owner(&key), Some(claim.id));
+                    let key = key_numbers.take("/", &claim);
+                    prop_assert_eq!(key_numbers.key(claim.id), Some(key.clone()));
+                    prop_assert_eq!(key_numbers.owner(&key), Some(claim.id));
                 } else {
-                    slots.give_back(claim.id);
-                    prop_assert_eq!(slots.key(claim.id), None);
+                    key_numbers.give_back(claim.id);
+                    prop_assert_eq!(key_numbers.key(claim.id), None);
                 }
-                let state = slots.state();
+                let state = key_numbers.state();
                 prop_assert_eq!(state.by_claim.len(), state.by_key.len());
                 most = most.max(state.by_claim.len());
                 prop_assert!(state.numbers.values().all(|numbers| numbers.next as usize <= most));

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OwnedMutexGuard;
 
 use super::ahead::Ahead;
-use super::keys::{self, Listed};
-use super::link::is_lease_over;
+use super::connection::is_lease_expired;
+use super::keys::{self, QueueEntry};
 use super::messages::{Compare, KeyValue, PutRequest, Request, TxnRequest, TxnResponse};
-use super::places::Behind;
-use super::reading::{FEW, Sight, key_request, queue_request, ranges};
+use super::positions::Behind;
+use super::reading::{FEW, QueueView, key_request, queue_request, ranges};
 use super::{Shared, TRANSACTION, operation, value};
 use crate::backend::{Claim, ClaimId, ClaimStatus, WaitMode};
 use crate::error::Result;
@@ -20,7 +20,7 @@ use crate::sync::now;
 ///
 /// A member that has not caught up with what the cluster agreed on for a second refuses to keep leases alive: thousands
 /// of requests at once would cost others the locks that they hold.
-pub(super) const AT_A_TIME: usize = 32;
+pub(super) const MAX_CONCURRENT: usize = 32;
 
 /// Whose turn it is for each claim that is being joined or left.
 pub(super) type Turns = Mutex<HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>>;
@@ -59,8 +59,8 @@ impl Shared {
     }
 
     /// Joins a claim; takes out again what has to wait and does not want to.
-    pub(super) async fn join_or_leave(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
-        if self.is_leaving(claim.id) {
+    pub(super) async fn enqueue_or_release(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
+        if self.is_being_released(claim.id) {
             // A try that had to leave again, and was not answered: a request that takes it out is on its way, so that
             // what holds by now would not hold for long.
             self.release(claim).await?;
@@ -75,16 +75,16 @@ impl Shared {
     }
 
     async fn enqueue(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
-        let key = self.slots.take(self.prefix(), claim);
+        let key = self.key_numbers.take(self.prefix(), claim);
         loop {
-            let (lease, is_new) = self.leases.get(&self.link, claim.lease).await?;
+            let (lease, is_new) = self.leases.get(&self.connection, claim.lease).await?;
             if is_new {
-                self.watch_over(lease);
+                self.watch_lease(lease);
             }
-            match self.join_under(claim, &key, lease.id).await {
+            match self.enqueue_under(claim, &key, lease.id).await {
                 // It ended, and nobody has been told yet.
-                Err(error) if is_lease_over(&error) => {
-                    self.lease_is_over(lease.id);
+                Err(error) if is_lease_expired(&error) => {
+                    self.lease_expired(lease.id);
                     if is_new {
                         return Err(error);
                     }
@@ -94,13 +94,13 @@ impl Shared {
         }
     }
 
-    async fn join_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<ClaimStatus> {
+    async fn enqueue_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<ClaimStatus> {
         let behind = self.behind(claim);
         let sent = now();
         let request = self.put_or_find(claim, key, lease, behind.as_ref());
-        let (answer, unanswered) = self.link.ask::<_, TxnResponse>(TRANSACTION, request).await;
+        let (answer, unanswered) = self.connection.ask::<_, TxnResponse>(TRANSACTION, request).await;
         if unanswered {
-            self.leases.retire(lease);
+            self.leases.drain(lease);
             self.unanswered().entry(claim.id).or_default().insert(lease);
         }
         let answer = answer?;
@@ -108,33 +108,33 @@ impl Shared {
         let mut ranges = ranges(answer.responses).into_iter();
         let own = ranges.next().and_then(|own| own.kvs.into_iter().next());
         let found = ranges.next();
-        let single: Vec<KeyValue> = ranges.flat_map(|range| range.kvs).collect();
-        let is_complete = self.is_complete(claim, &single);
-        let status = match (own.as_ref().map(Listed::new), found, behind) {
-            (None, ..) => self.is_missing(claim, read_at),
+        let python_etcd3_keys: Vec<KeyValue> = ranges.flat_map(|range| range.kvs).collect();
+        let is_complete = self.is_complete(claim, &python_etcd3_keys);
+        let status = match (own.as_ref().map(QueueEntry::new), found, behind) {
+            (None, ..) => self.note_gone(claim, read_at),
             // Behind the claim that was known to be in front, the queue was not read.
             (Some(mine), None, behind) => {
                 let (ahead, as_of) = behind.map_or((Ahead::default(), None), |b| (b.ahead, b.read_at));
-                self.stands(claim, &mine, ahead, as_of.unwrap_or(read_at), is_complete, sent)
+                self.note_position(claim, &mine, ahead, as_of.unwrap_or(read_at), is_complete, sent)
             }
             (Some(mine), Some(found), _) => {
                 let queue = self.claims(&found.kvs);
-                let sight = Sight::new(Some(mine.clone()), queue, !found.more, read_at);
-                let tells = sight.is_whole || Ahead::of_some(sight.ahead(), claim.permits).is_some();
-                let sight = if tells { sight } else { self.sight(claim, &mine, read_at).await? };
-                self.note(claim, &sight, is_complete, sent)
+                let view = QueueView::new(Some(mine.clone()), queue, !found.more, read_at);
+                let tells = view.is_whole || Ahead::of_some(view.ahead(), claim.permits).is_some();
+                let view = if tells { view } else { self.read_view(claim, &mine, read_at).await? };
+                self.note_view(claim, &view, is_complete, sent)
             }
         };
         if status == ClaimStatus::Gone {
             let was_there = self.delete(key.to_vec()).await?;
-            self.places().remove(claim.id);
+            self.positions().remove(claim.id);
             if was_there {
                 // It was attached to an earlier lease, which has ended: it begins again, at the end.
-                return Err(self.link.error(tonic::Status::unavailable("the claim's lease had ended")));
+                return Err(self.connection.error(tonic::Status::unavailable("the claim's lease had ended")));
             }
         }
-        if status == ClaimStatus::Waiting && self.single_key(claim).is_some() {
-            return self.take_single_now(claim, &single).await;
+        if status == ClaimStatus::Waiting && self.python_etcd3_key(claim).is_some() {
+            return self.take_python_etcd3_key_now(claim, &python_etcd3_keys).await;
         }
         Ok(status)
     }
@@ -157,11 +157,11 @@ impl Shared {
         };
         let absent = |key: Vec<u8>| Compare::created(key, 0);
         let mut request = TxnRequest {
-            compare: vec![absent(key.to_vec()), absent(keys::bar(self.prefix(), claim.id, lease))],
+            compare: vec![absent(key.to_vec()), absent(keys::tombstone(self.prefix(), claim.id, lease))],
             success: vec![put, key_request(key), unless_behind],
             failure: vec![key_request(key), few],
         };
-        self.also_take_single(claim, lease, &mut request);
+        self.also_take_python_etcd3_key(claim, lease, &mut request);
         request
     }
 }
@@ -181,7 +181,7 @@ mod tests {
         DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, RangeRequest,
         RangeResponse, Response, ResponseOp,
     };
-    use crate::stores::etcd::places::tests::{MUTEX, OTHER, READ, claim, fencing_token, found};
+    use crate::stores::etcd::positions::tests::{MUTEX, OTHER, READ, claim, fencing_token, found};
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
 
     /// A store with lease 1, and a claim that is not there yet.
@@ -190,16 +190,16 @@ mod tests {
         shared.leases.pretend(1);
         let mut claim = claim(1, permits);
         claim.lease = shared.leases.find(1).unwrap().length();
-        let key = shared.slots.take(shared.prefix(), &claim);
+        let key = shared.key_numbers.take(shared.prefix(), &claim);
         (cluster, shared, claim, key)
     }
 
     /// Somebody puts the claim under this lease, unless it is there or barred, and reads it and some of its queue.
     async fn puts(cluster: &mut Cluster, shared: &Shared, claim: &Claim, lease: i64) -> Call {
         let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
-        let key = shared.slots.key(claim.id).unwrap();
-        let bar = keys::bar(shared.prefix(), claim.id, lease);
-        assert_eq!(asked.compare, [Compare::created(key.clone(), 0), Compare::created(bar, 0)]);
+        let key = shared.key_numbers.key(claim.id).unwrap();
+        let tombstone = keys::tombstone(shared.prefix(), claim.id, lease);
+        assert_eq!(asked.compare, [Compare::created(key.clone(), 0), Compare::created(tombstone, 0)]);
         let Some(Request::Put(put)) = &asked.success[0].request else { panic!("{asked:?}") };
         assert_eq!((&put.key, put.lease), (&key, lease));
         let reads = [
@@ -244,14 +244,15 @@ mod tests {
                         deletes(&mut cluster, &key, 1).await;
                     }
                 };
-                let (status, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+                let (status, ()) =
+                    soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
                 match (others, wait_mode) {
                     (0, _) => assert_eq!(fencing_token(status.unwrap()), Some(40)),
                     (_, WaitMode::Wait) => assert_eq!(status.unwrap(), ClaimStatus::Waiting),
                     (_, WaitMode::Try) => assert_eq!(status.unwrap(), ClaimStatus::Gone),
                 }
                 assert!(cluster.is_idle().await);
-                assert_eq!(shared.slots.key(claim.id).is_none(), leaves);
+                assert_eq!(shared.key_numbers.key(claim.id).is_none(), leaves);
             }
         }
     }
@@ -272,7 +273,7 @@ mod tests {
                     call.answer(&RangeResponse { header: as_of(51), kvs, more: false });
                 }
             };
-            let (status, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+            let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
             assert_eq!(fencing_token(status.unwrap()), reads.then_some(40));
             assert!(cluster.is_idle().await);
         }
@@ -289,10 +290,10 @@ mod tests {
             let own = [found(&key, 40, 2)];
             puts(&mut cluster, &shared, &claim, 2).await.answer(&answer(&own, &own, false));
         };
-        let (status, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
         assert_eq!(fencing_token(status.unwrap()), Some(40));
         assert_eq!((shared.leases.find(1), shared.leases.find(2).is_some()), (None, true));
-        soon(shared.disturbed.notified()).await;
+        soon(shared.session_lost.notified()).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -301,7 +302,7 @@ mod tests {
         let refuses = async {
             puts(&mut cluster, &shared, &claim, 1).await.fail(Status::permission_denied("not for you"));
         };
-        let (status, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), refuses) }).await;
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), refuses) }).await;
         assert!(status.unwrap_err().to_string().contains("not for you"));
         assert!(cluster.is_idle().await && shared.leases.find(1).is_some());
     }
@@ -315,9 +316,9 @@ mod tests {
                 puts(&mut cluster, &shared, &claim, 1).await.answer(&answer(&own, &own, false));
                 deletes(&mut cluster, &key, deleted).await;
             };
-            let (status, ()) = soon(async { tokio::join!(shared.join_or_leave(&claim), answers) }).await;
+            let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
             assert_eq!(status.ok(), (deleted == 0).then_some(ClaimStatus::Gone));
-            assert!(cluster.is_idle().await && shared.places().get(claim.id).is_none());
+            assert!(cluster.is_idle().await && shared.positions().get(claim.id).is_none());
         }
     }
 
@@ -325,11 +326,11 @@ mod tests {
     async fn a_claim_that_a_request_without_an_answer_may_yet_put_is_remembered_with_its_lease() {
         let (mut cluster, shared, claim, _) = absent(MUTEX);
         let (status, _call) =
-            tokio::join!(shared.join_or_leave(&claim), puts(&mut cluster, &shared, &claim, 1));
+            tokio::join!(shared.enqueue_or_release(&claim), puts(&mut cluster, &shared, &claim, 1));
         assert!(status.unwrap_err().to_string().contains("did not answer"));
         assert_eq!(shared.unanswered().get(&claim.id), Some(&BTreeSet::from([1])));
         // It ends with the claims that it has.
-        let other = shared.leases.get(&shared.link, claim.lease).now_or_never();
+        let other = shared.leases.get(&shared.connection, claim.lease).now_or_never();
         assert!(other.is_none() && shared.leases.find(1).is_some());
     }
 
@@ -341,13 +342,13 @@ mod tests {
             let (etcd, claim) = (Arc::clone(&etcd), Claim { id: ClaimId::new(1, number), ..first.clone() });
             tokio::spawn(async move { etcd.enqueue(&claim).await })
         };
-        let crowd: Vec<_> = (1..=AT_A_TIME as u64 + 3).map(joins).collect();
+        let crowd: Vec<_> = (1..=MAX_CONCURRENT as u64 + 3).map(joins).collect();
         let mut calls = Vec::new();
-        for _ in 0..AT_A_TIME {
+        for _ in 0..MAX_CONCURRENT {
             calls.push(cluster.asked::<TxnRequest>("KV/Txn").await.1);
         }
         assert!(cluster.is_idle().await);
-        let [given_up, next, last] = [0, 1, 2].map(|number| &crowd[AT_A_TIME + number]);
+        let [given_up, next, last] = [0, 1, 2].map(|number| &crowd[MAX_CONCURRENT + number]);
         given_up.abort();
         let failed = || Status::permission_denied("not for you");
         calls.pop().unwrap().fail(failed());

@@ -1,28 +1,35 @@
-//! What a waiting claim remembers of those in front of it: enough to know whose departure concerns it, and no more,
-//! however long the queue is.
+//! What a waiter remembers of the claims in front of it: enough to know which deletions concern it, however long
+//! the queue is.
 //!
-//! Who was in front of a claim only ever leaves. So claims that keep it waiting as long as all of them stay are all that
-//! it has to watch; and where it knows the whole of a short queue, it also knows by itself when it holds.
+//! Nobody joins in front of a claim; the claims in front can only leave. Two things follow:
+//!
+//! - The waiter watches only its *blockers*: claims that block it as long as all of them stay. No other deletion
+//!   can grant it.
+//! - A waiter that remembers the whole of a short queue sees by itself, without another read, that it holds.
 
 use super::keys::QueueEntry;
 use crate::queue::{Permits, admit, blockers};
 
-/// Queues up to this length are remembered whole.
+/// The longest queue that is remembered whole.
 const SHORT: usize = 16;
 
-/// Claims in front of a waiting one.
+/// The claims in front of a waiter, as far as they are known.
 ///
-/// By default it tells nothing: the queue must be read.
+/// | `is_whole` | `entries` | what is known |
+/// |---|---|---|
+/// | true | all claims in front | whether the claim holds, and whom it waits for |
+/// | false | some blockers | whom it waits for; when one is deleted, the queue must be read |
+/// | false | empty (the default) | nothing: the queue must be read |
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ahead {
-    /// In the order of joining.
+    /// Sorted by creation revision, which is the order of the queue.
     entries: Vec<QueueEntry>,
-    /// Whether these are all, rather than some that keep it waiting as long as all of them stay.
+    /// Whether these are all claims in front, rather than some blockers.
     is_whole: bool,
 }
 
 impl Ahead {
-    /// Reads it off the whole queue in front of a claim, in the order of joining.
+    /// Takes what must be remembered from the whole queue in front of a claim, sorted by creation revision.
     pub(super) fn of_queue(queue: &[QueueEntry], mine: Permits) -> Self {
         if queue.len() <= SHORT {
             return Ahead { entries: queue.to_vec(), is_whole: true };
@@ -30,20 +37,29 @@ impl Ahead {
         let permits: Vec<Permits> = queue.iter().map(|entry| entry.permits).collect();
         let blockers = blockers(&permits, mine);
         let entries: Vec<QueueEntry> = blockers.into_iter().map(|index| queue[index].clone()).collect();
-        // Where nobody keeps it waiting it holds, and there is nothing to remember.
+        // Without blockers the claim holds, and it needs to remember nothing.
         Ahead { is_whole: entries.is_empty(), entries }
     }
 
-    /// Reads it off some of the claims in front, where one of them alone keeps the claim waiting; `None` where none does.
+    /// Takes what must be remembered from a part of the queue in front of a claim.
+    ///
+    /// `None` unless one claim of that part blocks it alone: then more of the queue must be read.
     pub(super) fn of_some(some: &[QueueEntry], mine: Permits) -> Option<Self> {
         let blockers = some.iter().filter(|entry| blocks_alone(entry.permits, mine));
         let last = blockers.max_by_key(|entry| entry.revision)?;
         Some(Ahead { entries: vec![last.clone()], is_whole: false })
     }
 
-    /// What keeps a claim waiting that joins behind `last`, which waits or holds; `None` where that does not tell.
+    /// Finds the blockers of a claim that joins behind `last`, without a read.
     ///
-    /// Claims are granted in their order: what keeps a claim waiting keeps those behind it waiting too.
+    /// `its` is what `last` remembers, if it waits. Claims are granted in the order of the queue, so the blockers of
+    /// `last` block every claim behind it too.
+    ///
+    /// | `last` blocks the new claim alone | `last` waits, with known blockers | blockers of the new claim |
+    /// |---|---|---|
+    /// | yes | either | `last` |
+    /// | no | yes | the blockers of `last` |
+    /// | no | no | `None`: unknown |
     pub(super) fn behind(last: &QueueEntry, its: Option<&Ahead>, mine: Permits) -> Option<Self> {
         if blocks_alone(last.permits, mine) {
             return Some(Ahead { entries: vec![last.clone()], is_whole: false });
@@ -53,13 +69,13 @@ impl Ahead {
         Some(Ahead { entries, is_whole: false })
     }
 
-    /// Whether the claim surely holds.
+    /// Whether the claim holds for certain: the whole queue in front of it is known and admits it.
     pub(super) fn surely_holds(&self, mine: Permits) -> bool {
         let permits = self.entries.iter().map(|entry| entry.permits).chain([mine]);
         self.is_whole && admit(permits) > self.entries.len()
     }
 
-    /// The claims whose departure concerns a claim that waits.
+    /// The claims that a waiter must watch: as long as all of them stay, it waits.
     pub(super) fn blockers(&self, mine: Permits) -> Vec<&QueueEntry> {
         if !self.is_whole {
             return self.entries.iter().collect();
@@ -68,22 +84,25 @@ impl Ahead {
         blockers(&permits, mine).into_iter().map(|index| &self.entries[index]).collect()
     }
 
-    /// Whether it tells what to watch, or that the claim holds.
+    /// Whether anything is known: whom to watch, or that the claim holds.
     pub(super) fn is_known(&self) -> bool {
         self.is_whole || !self.entries.is_empty()
     }
 
-    /// Whether it tells of every claim in front.
+    /// Whether every claim in front is known.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole
     }
 
-    /// Whether it is this claim that keeps the one behind it waiting.
+    /// Whether this one claim is the only known blocker.
     pub(super) fn is_blocked_only_by(&self, other: &QueueEntry) -> bool {
         !self.is_whole && self.entries.len() == 1 && self.entries[0].key == other.key
     }
 
-    /// Takes note of departures. Where not the whole queue is known, what is left of it tells nothing.
+    /// Removes claims whose keys were deleted.
+    ///
+    /// If the whole queue is known, it stays known. Otherwise the remaining blockers prove nothing, because claims
+    /// that are not remembered may block too: everything is forgotten, so that the queue is read.
     pub(super) fn remove(&mut self, deleted: &[Vec<u8>]) {
         let before = self.entries.len();
         self.entries.retain(|entry| !deleted.contains(&entry.key));
@@ -128,13 +147,13 @@ mod tests {
         admit(queue.iter().map(|entry| entry.permits).chain([mine])) > queue.len()
     }
 
-    /// Whether the claim waits as long as none of these leaves, whoever else does.
+    /// Whether the claim waits as long as none of these leaves, even if all others leave.
     fn keeps_waiting(watched: &[&QueueEntry], mine: Permits) -> bool {
         admit(watched.iter().map(|entry| entry.permits).chain([mine])) <= watched.len()
     }
 
     #[test]
-    fn of_a_long_queue_the_departure_of_any_that_it_watches_has_it_read_again() {
+    fn after_the_deletion_of_any_blocker_a_long_queue_is_read_again() {
         let permit = Permits { count: 1, capacity: 3 };
         let queue = queue(&[permit; SHORT + 1]);
         let ahead = Ahead::of_queue(&queue, permit);
@@ -147,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_keeps_a_claim_waiting_all_alone_is_what_it_waits_for() {
+    fn a_claim_is_the_only_blocker_where_it_blocks_alone_and_the_queue_was_not_read() {
         let mutex = Permits { count: 1, capacity: 1 };
         let permit = Permits { count: 1, capacity: 2 };
         let [first, second] = &queue(&[mutex; 2])[..] else { unreachable!() };
         let one = Ahead::behind(first, None, mutex).unwrap();
         assert!(one.is_blocked_only_by(first) && !one.is_blocked_only_by(second));
-        // Those that share may wait for two, and who has read a queue need not wait for whoever was in front.
+        // A shared claim can have two blockers. A waiter that read the whole queue may know more than one claim.
         let two = Ahead::of_queue(&queue(&[permit; SHORT + 1]), permit);
         assert!(two.blockers(permit).iter().all(|entry| !two.is_blocked_only_by(entry)));
         let whole = Ahead::of_queue(std::slice::from_ref(first), permit);
@@ -161,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn short_queues_are_known_whole_and_of_long_ones_no_more_than_one_has_to_watch() {
+    fn a_short_queue_is_remembered_whole_and_of_a_long_one_the_blockers() {
         let mutex = Permits { count: 1, capacity: 1 };
         for (length, is_whole) in [(0, true), (1, true), (SHORT, true), (SHORT + 1, false)] {
             let ahead = Ahead::of_queue(&queue(&vec![mutex; length]), mutex);
@@ -172,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_holds_iff_the_queue_lets_it_in_and_is_kept_waiting_by_what_it_watches(
+        fn a_claim_holds_iff_the_queue_admits_it_and_its_blockers_alone_block_it(
             queued in prop::collection::vec(any_permits(), 0..40), mine in any_permits(),
         ) {
             let queue = queue(&queued);
@@ -183,7 +202,7 @@ mod tests {
         }
 
         #[test]
-        fn departures_let_in_whom_they_should_where_the_whole_queue_is_known(
+        fn where_the_whole_queue_is_known_deletions_grant_as_admission_says(
             queued in prop::collection::vec(any_permits(), 0..=SHORT), mine in any_permits(),
             leaving in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
@@ -202,7 +221,7 @@ mod tests {
         }
 
         #[test]
-        fn some_of_the_queue_tell_whom_to_watch_or_nothing(
+        fn a_part_of_the_queue_gives_one_blocker_or_nothing(
             queued in prop::collection::vec(any_permits(), 0..40), mine in any_permits(),
         ) {
             match Ahead::of_some(&queue(&queued), mine) {
@@ -216,7 +235,7 @@ mod tests {
         }
 
         #[test]
-        fn who_joins_behind_another_is_kept_waiting_by_it_or_by_what_keeps_it_waiting(
+        fn a_claim_behind_another_is_blocked_by_that_or_by_its_blockers(
             queued in prop::collection::vec(any_permits(), 1..40), mine in any_permits(),
         ) {
             let mut front = queue(&queued);
@@ -225,7 +244,7 @@ mod tests {
             match Ahead::behind(&last, Some(&its), mine) {
                 Some(ahead) => {
                     prop_assert!(!ahead.surely_holds(mine));
-                    // Either kind of claim in front lets nobody by.
+                    // A blocker of the last claim blocks everybody behind that too.
                     let watched = ahead.blockers(mine);
                     prop_assert!(keeps_waiting(&watched, mine) || keeps_waiting(&watched, last.permits));
                 }
@@ -234,7 +253,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_not_whole_lets_nobody_in_and_is_read_again_once_one_has_left(
+        fn a_queue_that_is_not_known_whole_grants_nothing_and_is_read_again_after_a_deletion(
             queued in prop::collection::vec(any_permits(), 17..40), mine in any_permits(),
         ) {
             let mut ahead = Ahead::of_queue(&queue(&queued), mine);

@@ -1,7 +1,7 @@
-//! The keys of this store's claims, used again once their claims have left.
+//! The numbers in the keys of this store's claims. A number is used again after its claim has left the queue.
 //!
-//! etcd keeps a deleted key in its index until its history is compacted, and reads past it each time that the keys
-//! around it are listed: a new key for every claim would make a lock slower with every grant.
+//! The reason: etcd keeps a deleted key in its index until its history is compacted, and steps over it whenever the
+//! keys around it are listed. A new key for every claim would make a lock slower with every grant.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::PoisonError;
@@ -12,7 +12,7 @@ use crate::name::Name;
 use crate::queue::Permits;
 use crate::sync::{Mutex, MutexGuard};
 
-/// Which claim has which key.
+/// Which claim has which key number.
 #[derive(Default)]
 pub(super) struct KeyNumbers {
     state: Mutex<State>,
@@ -25,16 +25,18 @@ struct State {
     numbers: HashMap<(Name, Permits), Numbers>,
 }
 
+/// The number of one claim, and the key that contains it.
 struct KeyNumber {
     kind: (Name, Permits),
     number: u32,
     key: Vec<u8>,
 }
 
-/// The numbers of the claims of one name and share.
+/// The numbers for claims of one name and permits.
 #[derive(Default)]
 struct Numbers {
     given_back: BTreeSet<u32>,
+    /// The least number that was never taken.
     next: u32,
 }
 
@@ -44,7 +46,7 @@ impl KeyNumbers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key of a claim, which it keeps until that is given back.
+    /// Returns the key of a claim. The claim keeps it until `give_back`.
     pub(super) fn take(&self, prefix: &str, claim: &Claim) -> Vec<u8> {
         let mut state = self.state();
         if let Some(key_number) = state.by_claim.get(&claim.id) {
@@ -67,12 +69,14 @@ impl KeyNumbers {
         self.state().by_claim.get(&id).map(|key_number| key_number.key.clone())
     }
 
-    /// The claim of this store that has a key.
+    /// The claim of this store that has this key.
     pub(super) fn owner(&self, key: &[u8]) -> Option<ClaimId> {
         self.state().by_key.get(key).copied()
     }
 
-    /// Lets the next claim have the key of one that is surely not in the queue any more.
+    /// Frees the key of a claim for another claim.
+    ///
+    /// The key must certainly be gone from the queue: otherwise the next claim would take the old key for its own.
     pub(super) fn give_back(&self, id: ClaimId) {
         let mut state = self.state();
         let Some(key_number) = state.by_claim.remove(&id) else { return };
@@ -105,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_keeps_its_key_and_another_gets_the_same_once_it_is_given_back() {
+    fn a_claim_keeps_its_key_and_another_gets_it_after_it_is_given_back() {
         let key_numbers = KeyNumbers::default();
         let [first, second, third] = [1, 2, 3].map(|number| claim(number, "a"));
         let key = key_numbers.take("/", &first);
@@ -119,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn of_names_that_are_not_used_any_more_nothing_is_kept() {
+    fn nothing_is_kept_for_names_that_are_no_longer_used() {
         let key_numbers = KeyNumbers::default();
         for number in 0..3 {
             key_numbers.take("/", &claim(number, "a"));
@@ -134,7 +138,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_two_claims_have_one_key_and_keys_are_used_again(steps in prop::collection::vec((0_u64..12, any::<bool>()), 0..80)) {
+        fn no_two_claims_have_one_key_and_keys_are_used_again(
+            steps in prop::collection::vec((0_u64..12, any::<bool>()), 0..80),
+        ) {
             let key_numbers = KeyNumbers::default();
             let mut most = 0;
             for (number, takes) in steps {

@@ -1,4 +1,6 @@
-//! Where the claims of a store stand in their queues, as it has read and been told.
+//! The position of each of this store's claims in its queue, from what was read and what the watches notified.
+//!
+//! A claim's status is decided here, out of three facts: its key, the claims in front of it, and its lease.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -11,28 +13,29 @@ use crate::backend::{Claim, ClaimId, ClaimStatus, Grant};
 use crate::name::Name;
 use crate::sync::now;
 
-/// A claim of this store in its queue, as last read.
+/// The position of one claim of this store in its queue.
 #[derive(Clone, Debug)]
 pub(super) struct Position {
-    /// Its key.
+    /// The claim's own key.
     pub(super) mine: QueueEntry,
-    /// No later than the grant; `None` while the claim waits.
+    /// From when the max hold time is counted: when the request was sent whose answer showed the grant, or when the
+    /// watch notified it. `None` while the claim waits.
     pub(super) granted: Option<Instant>,
-    /// Those in front of it.
+    /// The claims in front of it.
     pub(super) ahead: Ahead,
-    /// The revision at which that was so.
+    /// The revision as of which `ahead` was read.
     pub(super) read_at: i64,
-    /// Whether its owner is taking it out.
+    /// Whether its owner has begun to release it.
     pub(super) releasing: bool,
-    /// Whether it has all that it needs besides its place in the queue.
+    /// Whether it has everything else that a grant needs: the python-etcd3 key, where one is wanted.
     pub(super) is_complete: bool,
 }
 
-/// The places of one store's claims.
+/// The positions of all claims of one store.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
     by_id: HashMap<ClaimId, (Name, Position)>,
-    /// The claims of each name, in the order of joining.
+    /// The claims of each name, by creation revision: in the order of the queue.
     by_name: BTreeMap<(Name, i64), ClaimId>,
 }
 
@@ -57,14 +60,16 @@ impl Positions {
         }
     }
 
-    /// Forgets a claim whose key was not there when it was looked for as of revision `read_at`, unless its key is newer.
+    /// Removes a claim whose key did not exist as of revision `read_at`.
+    ///
+    /// A key that is newer than that revision stays, because the read cannot have seen it.
     pub(super) fn remove_if_gone(&mut self, id: ClaimId, read_at: i64) {
         if self.get(id).is_some_and(|position| position.mine.revision <= read_at) {
             self.remove(id);
         }
     }
 
-    /// The last claim of this store in the queue of `name`.
+    /// The last of this store's claims in the queue of `name`.
     fn last(&self, name: &Name) -> Option<(ClaimId, &Position)> {
         let of_name = (name.clone(), i64::MIN)..=(name.clone(), i64::MAX);
         let (_, id) = self.by_name.range(of_name).next_back()?;
@@ -72,17 +77,24 @@ impl Positions {
     }
 }
 
-/// A claim of this store that one which joins now stands behind, and what keeps that one waiting then.
+/// What this store knows about the queue in front of a claim that is about to join: its own last claim there.
 #[derive(Debug)]
 pub(super) struct Behind {
+    /// The last claim of this store in the queue.
     pub(super) last: QueueEntry,
+    /// The blockers of the new claim if `last` is still there.
     pub(super) ahead: Ahead,
-    /// The revision as of which those in front are there; `None`: as of when the last one is seen to be there.
+    /// The revision as of which the blockers exist.
+    ///
+    /// `None` if `last` is the only blocker: the transaction that joins checks `last` itself, so its own revision counts.
     pub(super) read_at: Option<i64>,
 }
 
 impl Shared {
-    /// What a claim that joins stands behind, as far as this store knows by itself.
+    /// Finds what this store knows of the queue in front of a new claim, without a request.
+    ///
+    /// Nothing if its last claim there is being released or its lease may have expired: such a key may be gone soon,
+    /// and the queue would have to be read again.
     pub(super) fn behind(&self, claim: &Claim) -> Option<Behind> {
         if self.connection.config().python_etcd3 {
             return None;
@@ -98,7 +110,7 @@ impl Shared {
         Some(Behind { last: position.mine.clone(), ahead, read_at })
     }
 
-    /// Takes note of what a claim has read of its queue, and says where it stands.
+    /// Records what a claim has read of its queue, and returns the claim's status.
     pub(super) fn note_view(
         &self,
         claim: &Claim,
@@ -111,7 +123,7 @@ impl Shared {
                 let ahead = if view.is_whole {
                     Ahead::of_queue(view.ahead(), claim.permits)
                 } else {
-                    // What takes all there is waits behind anybody.
+                    // An exclusive claim is blocked by any claim in front, so a part of the queue is enough for it.
                     Ahead::of_some(view.ahead(), claim.permits).unwrap_or_default()
                 };
                 self.note_position(claim, mine, ahead, view.read_at, is_complete, sent)
@@ -120,14 +132,14 @@ impl Shared {
         }
     }
 
-    /// Takes note that a claim was not in its queue as of revision `read_at`, and says where it stands.
+    /// Records that a claim's key did not exist as of revision `read_at`, and returns the claim's status.
     pub(super) fn note_gone(&self, claim: &Claim, read_at: i64) -> ClaimStatus {
         let mut positions = self.positions();
         positions.remove_if_gone(claim.id, read_at);
         positions.get(claim.id).map_or(ClaimStatus::Gone, |position| self.status(claim, position))
     }
 
-    /// Takes note of where a claim stands as of revision `read_at`.
+    /// Records a claim's position as of revision `read_at`, and returns the claim's status.
     pub(super) fn note_position(
         &self,
         claim: &Claim,
@@ -138,12 +150,13 @@ impl Shared {
         sent: Instant,
     ) -> ClaimStatus {
         let mut positions = self.positions();
-        // What was known of an earlier key of the claim, whose lease has ended, says nothing of this one.
+        // A position with another revision is that of an earlier key, whose lease has expired. It says nothing about
+        // the new key.
         let before = positions.get(claim.id).filter(|position| position.mine.revision == mine.revision);
         let is_complete = is_complete || before.is_some_and(|position| position.is_complete);
         let holds = ahead.surely_holds(claim.permits) && is_complete;
         let granted = before.and_then(|position| position.granted).or(holds.then_some(sent));
-        // An answer that a later one has overtaken takes back nothing of what that has told.
+        // A late answer must not overwrite what a later read has shown.
         let (ahead, read_at) = match before.filter(|position| position.read_at > read_at) {
             Some(later) => (later.ahead.clone(), later.read_at),
             None => (ahead, read_at),
@@ -151,12 +164,15 @@ impl Shared {
         let position =
             Position { mine: mine.clone(), granted, ahead, read_at, releasing: false, is_complete };
         let status = self.status(claim, &position);
-        // Kept even if its lease is over by now: that is what its departure has to know.
+        // Recorded even if the lease has expired by now, because the release must know which lease the key had.
         positions.insert(claim, position);
         status
     }
 
-    /// Where a claim stands: nowhere once its lease may be over, whatever the cluster still has.
+    /// The status of a claim.
+    ///
+    /// `Gone` as soon as its lease may have expired, even if the cluster still has its key: the cluster may delete the
+    /// key at any moment.
     pub(super) fn status(&self, claim: &Claim, position: &Position) -> ClaimStatus {
         let Some(lease) = self.leases.find(position.mine.lease) else {
             return ClaimStatus::Gone;
@@ -171,17 +187,18 @@ impl Shared {
         }
     }
 
-    /// Takes note that keys in front of a waiting claim are gone, and says whether it surely holds by that.
+    /// Removes deleted keys from the claims in front of a waiter; returns its status if that grants it for certain.
     ///
-    /// The end of another claim of this store that nobody took out may be the end of the lease of both: that has to be
-    /// asked.
+    /// `None`: the queue must be read. That is also the answer if one of the keys belonged to another claim of this
+    /// store that was not being released. The lease that both claims share may have expired: then the waiter's own
+    /// key is gone too, and the deletion grants nothing.
     pub(super) fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<ClaimStatus> {
         let mut positions = self.positions();
-        let taken_out = |id: ClaimId| positions.get(id).is_none_or(|position| position.releasing);
-        let is_told = deleted.iter().filter_map(|key| self.key_numbers.owner(key)).all(taken_out);
+        let was_released = |id: ClaimId| positions.get(id).is_none_or(|position| position.releasing);
+        let all_released = deleted.iter().filter_map(|key| self.key_numbers.owner(key)).all(was_released);
         let position = positions.get_mut(claim.id)?;
         position.ahead.remove(deleted);
-        if !is_told || !position.is_complete || !position.ahead.surely_holds(claim.permits) {
+        if !all_released || !position.is_complete || !position.ahead.surely_holds(claim.permits) {
             return None;
         }
         position.granted.get_or_insert_with(now);
@@ -222,7 +239,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A store that has asked for nothing, and a claim of its own with its key.
+    /// A store that has sent no request, a claim and the key that the claim will have.
     pub(in crate::stores::etcd) fn store() -> (Shared, Claim, Vec<u8>) {
         let address = Address::parse("etcd://127.0.0.1:1").unwrap();
         let shared = Shared::new(Connection::new(Config::new(address).unwrap()));
@@ -235,7 +252,7 @@ pub(super) mod tests {
         KeyValue { key: key.to_vec(), create_revision, lease, ..KeyValue::default() }
     }
 
-    /// Has the claim read this whole queue, as of a revision.
+    /// Lets the claim read this whole queue as of a revision.
     pub(in crate::stores::etcd) fn read(
         shared: &Shared,
         claim: &Claim,
@@ -248,7 +265,7 @@ pub(super) mod tests {
         shared.note_view(claim, &QueueView::new(mine, queue, true, read_at), true, now())
     }
 
-    /// A claim that holds, under lease 1 and as of revision 4, in a store with a cluster.
+    /// A holder with lease 1 and revision 4, and its store with a scripted cluster.
     pub(in crate::stores::etcd) fn held() -> (Cluster, Arc<Shared>, Claim, Vec<u8>) {
         let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         shared.leases.pretend(1);
@@ -267,7 +284,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_grant_that_is_heard_of_after_its_lease_is_not_that_of_the_next_key() {
+    async fn a_grant_that_is_notified_after_its_lease_expired_does_not_grant_the_claims_next_key() {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let queue = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)];
@@ -282,12 +299,12 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_look_from_before_a_claim_joined_again_does_not_make_it_forgotten() {
+    async fn a_late_answer_does_not_remove_a_claim_that_has_joined_again_since() {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let held = read(&shared, &claim, &[found(&key, 6, 1)], 6);
         assert_eq!(fencing_token(held), Some(6));
-        // Its earlier key was gone when this was asked, and the answer took its time.
+        // These requests were sent when the earlier key was gone; their answers came late.
         assert_eq!(fencing_token(shared.note_gone(&claim, 5)), Some(6));
         assert_eq!(fencing_token(read(&shared, &claim, &[], 5)), Some(6));
         assert_eq!(read(&shared, &claim, &[], 6), ClaimStatus::Gone);
@@ -327,7 +344,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_claim_holds_with_all_that_it_needs_and_what_it_once_had_it_keeps() {
+    async fn a_claim_holds_once_it_is_first_and_complete_and_stays_complete() {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let reads = |queue: &[KeyValue], read_at, is_complete| {
@@ -336,11 +353,11 @@ pub(super) mod tests {
             shared.note_view(&claim, &QueueView::new(mine, queue, true, read_at), is_complete, now())
         };
         let [other, mine, again] = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1), found(&key, 9, 1)];
-        // It lacks the key that it needs besides, then its turn, then nothing.
+        // It lacks the other key that it needs; then another claim is in front; then it lacks nothing.
         assert_eq!(reads(std::slice::from_ref(&mine), 5, false), ClaimStatus::Waiting);
         assert_eq!(reads(&[other.clone(), mine.clone()], 6, true), ClaimStatus::Waiting);
         assert_eq!(fencing_token(reads(&[mine], 7, false)), Some(4));
-        // A key that was written again has no grant yet.
+        // The claim's next key has no grant yet.
         assert_eq!(reads(std::slice::from_ref(&again), 9, false), ClaimStatus::Waiting);
         assert_eq!(reads(&[other, again], 10, false), ClaimStatus::Waiting);
         assert_eq!(shared.advance(&claim, &[OTHER.into()]), None);
@@ -348,7 +365,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_longest_hold_is_counted_from_the_request_by_whose_answer_the_claim_held() {
+    async fn the_max_hold_time_is_counted_from_the_request_whose_answer_showed_the_grant() {
         let (shared, mut claim, key) = store();
         shared.leases.pretend(1);
         claim.max_hold = Some(Duration::from_secs(30));
@@ -366,7 +383,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_key_is_missed_where_it_was_there_before_the_look_and_is_not_found_or_is_another() {
+    fn a_read_proves_a_key_gone_if_it_finds_none_or_another_and_is_not_older_than_the_key() {
         for (created, read_at, proves_gone) in
             [(7, 9, false), (0, 9, true), (8, 9, true), (0, 6, false), (0, 7, true)]
         {
@@ -379,7 +396,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_claim_joins_behind_the_last_of_its_store_that_is_there_and_stays() {
+    async fn a_claim_joins_behind_the_last_claim_of_its_store_unless_that_is_leaving() {
         let (shared, first, key) = store();
         let second = claim(2, MUTEX);
         assert!(shared.behind(&second).is_none());
@@ -388,13 +405,13 @@ pub(super) mod tests {
         let behind = shared.behind(&second).unwrap();
         assert_eq!((behind.last.revision, behind.read_at), (4, None));
         assert!(behind.ahead.is_blocked_only_by(&behind.last));
-        // One that shares waits for what keeps the last one waiting, as of when that was seen.
+        // A shared claim has the blockers of the last claim, as of when those were read.
         let shared_key = shared.key_numbers.take(shared.prefix(), &claim(3, READ));
         read(&shared, &claim(3, READ), &[found(&key, 4, 1), found(&shared_key, 5, 1)], 6);
         let behind = shared.behind(&claim(4, READ)).unwrap();
         assert_eq!((behind.last.revision, behind.read_at), (5, Some(6)));
         assert_eq!(behind.ahead.blockers(READ)[0].revision, 4);
-        // Not itself, not what leaves, not what is attached to a lease that may have ended.
+        // Not behind itself, nor a claim that is being released, nor one whose lease may have expired.
         assert!(shared.behind(&claim(3, READ)).is_none());
         shared.positions().get_mut(ClaimId::new(1, 3)).unwrap().releasing = true;
         assert!(shared.behind(&second).is_none());
@@ -405,7 +422,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_another_claim_of_the_store_is_a_grant_only_where_it_was_taken_out() {
+    async fn the_deletion_of_another_claim_of_the_store_grants_only_if_that_was_being_released() {
         let (shared, first, key) = store();
         let second = claim(2, MUTEX);
         let second_key = shared.key_numbers.take(shared.prefix(), &second);
@@ -414,7 +431,7 @@ pub(super) mod tests {
         read(&shared, &first, &queue, 5);
         assert_eq!(read(&shared, &second, &queue, 5), ClaimStatus::Waiting);
         let deleted = std::slice::from_ref(&key);
-        assert_eq!(shared.advance(&second, deleted), None, "their lease may have ended");
+        assert_eq!(shared.advance(&second, deleted), None, "their lease may have expired");
         read(&shared, &second, &queue, 6);
         shared.positions().get_mut(first.id).unwrap().releasing = true;
         assert_eq!(shared.advance(&second, deleted).and_then(fencing_token), Some(5));

@@ -1,4 +1,7 @@
-//! A key for each lease whose end tells at once that the lease is over, however many claims hang on it.
+//! A sentinel key for each lease: a key that is attached to the lease and is watched.
+//!
+//! When the cluster deletes it, the lease has expired or was revoked. So one watch per lease is enough to learn this at
+//! once, however many claims are attached to the lease.
 
 use std::sync::Arc;
 
@@ -8,9 +11,9 @@ use super::{Shared, keys};
 use crate::error::Result;
 
 impl Shared {
-    /// Watches over a lease in the background; whoever hangs on it is told when it ends.
+    /// Watches a lease in the background, and signals `session_lost` when the lease ends.
     ///
-    /// A lease that ends unseen is noticed at the next renewal all the same.
+    /// The watch is for speed only: the next renewal would find an expired lease too.
     pub(super) fn watch_lease(self: &Arc<Self>, lease: Lease) {
         let shared = Arc::downgrade(self);
         let key = keys::sentinel(self.prefix(), lease.id);
@@ -30,22 +33,22 @@ impl Shared {
                 let changes = subscription.changes_within(lease.length()).await;
                 drop(subscription);
                 let Some(shared) = shared.upgrade() else { return };
-                let is_gone = changes.is_some_and(|changes| !changes.deleted.is_empty());
-                let there = if is_gone { Ok((false, 0)) } else { shared.read_sentinel(&key).await };
-                match there {
+                let was_deleted = changes.is_some_and(|changes| !changes.deleted.is_empty());
+                let exists = if was_deleted { Ok((false, 0)) } else { shared.read_sentinel(&key).await };
+                match exists {
                     Ok((true, revision)) => read_at = revision,
                     Ok((false, _)) => {
                         shared.lease_expired(lease.id);
                         return;
                     }
-                    // The cluster does not answer: the claims' renewals see to it.
+                    // No answer proves nothing. The renewals of the claims decide whether the lease has expired.
                     Err(_) => tokio::time::sleep(shared.connection.config().timeout).await,
                 }
             }
         });
     }
 
-    /// Takes note that the cluster has ended a lease, and tells whoever hangs on it.
+    /// Records that the cluster has ended a lease, and signals `session_lost`, so that its claims are checked.
     pub(super) fn lease_expired(&self, lease: i64) {
         self.leases.forget(lease);
         self.session_lost.notify_one();
@@ -56,7 +59,7 @@ impl Shared {
         Ok(answer.header.map_or(0, |header| header.revision))
     }
 
-    /// Whether a marker is there, and as of which revision that is so.
+    /// Whether a sentinel key exists, and the revision as of which that is so.
     async fn read_sentinel(&self, key: &[u8]) -> Result<(bool, i64)> {
         let request = RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() };
         let answer: RangeResponse = self.connection.unary("/etcdserverpb.KV/Range", request).await?;
@@ -75,7 +78,7 @@ mod tests {
     const LEASE: i64 = 0x1f;
     const SENTINEL: &[u8] = b"/locks/_glocks//1f";
 
-    /// A store with a lease, the marker of which is put as of revision 7.
+    /// A store with a lease whose sentinel key was put at revision 7.
     async fn watched_lease() -> (Cluster, Arc<Shared>, Lease) {
         let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         shared.leases.pretend(LEASE);
@@ -87,15 +90,15 @@ mod tests {
         (cluster, shared, lease)
     }
 
-    /// The marker is watched from this revision on.
+    /// Checks that a request watches the sentinel key from this revision on; returns the id of the watch.
     fn is_watched(request: WatchRequest, from: i64) -> i64 {
         let create = creates(request);
         assert_eq!((&create.key[..], create.start_revision), (SENTINEL, from));
         create.watch_id
     }
 
-    /// Somebody looks whether the marker is there.
-    async fn looks(cluster: &mut Cluster) -> Call {
+    /// Expects a read of the sentinel key.
+    async fn expect_read(cluster: &mut Cluster) -> Call {
         let (asked, call) = cluster.asked::<RangeRequest>("KV/Range").await;
         assert_eq!(
             asked,
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_lease_is_told_at_once_by_that_of_its_marker() {
+    async fn the_deletion_of_the_sentinel_key_ends_its_lease_at_once() {
         let (mut cluster, shared, _) = watched_lease().await;
         let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
         let watch_id = is_watched(first, 8);
@@ -116,24 +119,24 @@ mod tests {
         stream.say(&WatchResponse { header: as_of(9), watch_id, events, ..Default::default() });
         soon(shared.session_lost.notified()).await;
         assert_eq!(shared.leases.find(LEASE), None);
-        assert!(cluster.is_idle().await, "it is told, and need not be asked");
+        assert!(cluster.is_idle().await, "the deletion is proof: no read is needed");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_marker_is_looked_at_once_a_lease_where_its_watch_is_silent() {
+    async fn a_sentinel_key_is_read_once_per_lease_if_its_watch_is_silent() {
         let (mut cluster, shared, lease) = watched_lease().await;
         let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
         is_watched(first, 8);
-        // Renewed by its claims meanwhile.
+        // Its claims renew it meanwhile.
         tokio::time::advance(lease.length() - Duration::from_millis(1)).await;
         shared.leases.forget(LEASE);
         shared.leases.pretend(LEASE);
         assert!(cluster.is_idle().await);
         tokio::time::advance(Duration::from_millis(1)).await;
         let kvs = vec![KeyValue { key: SENTINEL.to_vec(), ..KeyValue::default() }];
-        soon(looks(&mut cluster)).await.answer(&RangeResponse { header: as_of(20), kvs, more: false });
+        soon(expect_read(&mut cluster)).await.answer(&RangeResponse { header: as_of(20), kvs, more: false });
         let again = async {
-            // It has not heard that the first one is not wanted any more.
+            // The cancellation of the first watch comes first.
             stream.request::<WatchRequest>().await;
             is_watched(stream.request().await, 21)
         };
@@ -143,20 +146,22 @@ mod tests {
         shared.leases.forget(LEASE);
         shared.leases.pretend(LEASE);
         tokio::time::advance(Duration::from_millis(1)).await;
-        soon(looks(&mut cluster)).await.answer(&RangeResponse { header: as_of(30), ..Default::default() });
+        soon(expect_read(&mut cluster))
+            .await
+            .answer(&RangeResponse { header: as_of(30), ..Default::default() });
         soon(shared.session_lost.notified()).await;
         assert_eq!(shared.leases.find(LEASE), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_that_does_not_answer_ends_no_lease_and_is_asked_again() {
+    async fn an_error_of_the_cluster_ends_no_lease_and_the_sentinel_key_is_watched_again() {
         let (mut cluster, shared, _) = watched_lease().await;
         let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
         let watch_id = is_watched(first, 8);
-        // Somebody wrote between: the marker may have ended unseen.
+        // Somebody wrote after the put and before the watch, so the deletion may have been missed.
         stream.say(&WatchResponse { header: as_of(8), watch_id, created: true, ..Default::default() });
         let refusal = tonic::Status::invalid_argument("it is confused");
-        soon(looks(&mut cluster)).await.fail(refusal);
+        soon(expect_read(&mut cluster)).await.fail(refusal);
         assert!(cluster.is_idle().await);
         assert!(shared.leases.find(LEASE).is_some());
         tokio::time::advance(shared.connection.config().timeout).await;
@@ -166,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_watches_over_a_lease_that_is_over_or_whose_marker_was_refused() {
+    async fn a_lease_that_has_expired_or_has_no_sentinel_key_is_not_watched() {
         let (mut cluster, shared, _) = watched_lease().await;
         shared.leases.forget(LEASE);
         assert!(cluster.is_idle().await);

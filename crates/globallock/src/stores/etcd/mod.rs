@@ -1,6 +1,9 @@
-//! The store in etcd: the queue of etcd's own mutex, by the order in which its keys were created.
+//! The store in etcd: the queue of etcd's own mutex.
 //!
-//! `docs/etcd.md` says what it promises, what it costs and how it fails.
+//! A claim is a key below its lock's prefix, attached to a lease. The queue is sorted by the revisions at which its keys
+//! were created. A waiter watches the keys that block it. When a lease expires, etcd deletes the keys attached to it.
+//!
+//! `docs/etcd.md` says what the store promises, what it costs and how it fails.
 
 mod ahead;
 mod batch;
@@ -58,29 +61,29 @@ pub(crate) struct Etcd {
     shared: Arc<Shared>,
 }
 
-/// What requests that outlive their callers need.
+/// The state of the store; tasks that outlive a call share it.
 struct Shared {
     connection: Arc<Connection>,
     leases: Leases,
     watches: Arc<Watches>,
     key_reads: KeyReads,
-    /// When the watched keys were last looked at unasked.
+    /// When all watched keys were last read, in case a notification was lost.
     last_poll: Mutex<Option<Instant>>,
     key_numbers: KeyNumbers,
     positions: Mutex<Positions>,
-    /// Queues that are being read.
+    /// Whole queues as they were read, shared by the claims that need them at the same time.
     snapshots: Mutex<Snapshots>,
-    /// The claims that are being joined or left.
+    /// Serializes the requests of each claim that change its queue.
     turns: Turns,
-    /// How many more may be joined at the same time.
+    /// How many more claims may be enqueued at the same time.
     enqueue_limit: Arc<Semaphore>,
-    /// How many more that wait may be taken out at the same time.
+    /// How many more waiting claims may be released at the same time.
     release_limit: Semaphore,
-    /// The claims that a request without an answer may yet put, and under which leases.
+    /// Claims that a request without an answer may still put into the queue, and under which leases.
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
-    /// The claims that a task of their own takes out.
+    /// The claims that a background task releases, because a release was not answered.
     background_releases: Mutex<HashSet<ClaimId>>,
-    /// Inbox when a lease has ended unasked.
+    /// Notified when a lease was found to have ended, not at a renewal's request.
     session_lost: Notify,
 }
 
@@ -158,16 +161,17 @@ impl Backend for Etcd {
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
-        // On a task of its own: a request that was given up could arrive after the departure that follows it.
+        // On its own task, because the caller may give up: a request that nobody waits for could still arrive after the
+        // release that follows, and leave a claim behind.
         let (shared, claim) = (Arc::clone(&self.shared), claim.clone());
         let turn = Turn::take(&shared, claim.id).await;
-        // In front of the task: who gives up until then has asked for nothing.
+        // Before the task starts, so that a caller that gives up while it waits here has sent nothing.
         let one_of_few = Arc::clone(&shared.enqueue_limit).acquire_owned().await;
-        let joined = tokio::spawn(async move {
-            let _until_joined = (turn, one_of_few);
+        let enqueued = tokio::spawn(async move {
+            let _until_enqueued = (turn, one_of_few);
             shared.enqueue_or_release(&claim).await
         });
-        joined.await.unwrap_or_else(|_| Err(Error::Closed))
+        enqueued.await.unwrap_or_else(|_| Err(Error::Closed))
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
@@ -218,7 +222,7 @@ impl fmt::Debug for Etcd {
     }
 }
 
-/// Gives back the leases, with whatever hangs on them.
+/// Revokes the leases, and with them deletes all keys that are attached to them.
 impl Drop for Etcd {
     fn drop(&mut self) {
         let leases = self.shared.leases.take_all();
@@ -226,7 +230,7 @@ impl Drop for Etcd {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 for id in leases {
-                    // Otherwise it ends by itself.
+                    // A lease that is not revoked expires by itself.
                     let _: Result<Empty> =
                         connection.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseRequest { id }).await;
                 }

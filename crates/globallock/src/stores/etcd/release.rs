@@ -1,4 +1,9 @@
-//! How claims leave, those too whose joining or leaving got no answer.
+//! Releases claims, also those whose enqueue or release was not answered.
+//!
+//! Two things can go wrong, and each has its remedy:
+//!
+//! - A request that enqueues arrives after the release. A tombstone stops it.
+//! - The release itself gets no answer. A background task repeats it until one comes or the lease has expired.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -9,71 +14,72 @@ use super::{Shared, keys, operation};
 use crate::backend::{Claim, ClaimId, Release};
 use crate::error::Result;
 
-/// The pause between two tries of a departure that was not answered.
+/// The pause between two tries of a release that was not answered.
 const PAUSE: Duration = Duration::from_millis(500);
 
 impl Shared {
-    /// Takes a claim out of its queue, or at the latest its lease does.
+    /// Releases a claim. If that fails, a background task goes on, and at the latest the lease's expiry releases it.
     pub(super) async fn release(self: &Arc<Self>, claim: &Claim) -> Result<Release> {
-        let left = self.try_release(claim).await;
-        if left.is_err() {
+        let released = self.try_release(claim).await;
+        if released.is_err() {
             self.release_in_background(claim);
         }
-        left
+        released
     }
 
     async fn try_release(&self, claim: &Claim) -> Result<Release> {
         let Some(key) = self.key_numbers.key(claim.id) else {
             return Ok(Release::NotHeld);
         };
-        let left = self.delete_claim(claim, key).await;
-        if left.is_ok() || !self.key_may_exist(claim.id) {
+        let released = self.delete_claim(claim, key).await;
+        if released.is_ok() || !self.key_may_exist(claim.id) {
             self.unanswered().remove(&claim.id);
             self.positions().remove(claim.id);
             self.key_numbers.give_back(claim.id);
         }
-        left
+        released
     }
 
     async fn delete_claim(&self, claim: &Claim, key: Vec<u8>) -> Result<Release> {
         let id = claim.id;
-        // A crowd that leaves must not hold up the holder, whom all the others wait for.
+        // Only waiters are limited: a crowd that leaves must not delay the holder's release, which all others wait for.
         let holds = self.positions().get(id).is_some_and(|position| position.granted.is_some());
         let _one_of_few = if holds { None } else { self.release_limit.acquire().await.ok() };
         let leases = self.unanswered().get(&id).cloned();
         for lease in leases.iter().flatten() {
-            self.tombstone(id, *lease).await?;
+            self.put_tombstone(id, *lease).await?;
         }
         if let Some(position) = self.positions().get_mut(id) {
             position.releasing = true;
         }
-        let left = match self.python_etcd3_key(claim) {
+        let released = match self.python_etcd3_key(claim) {
             None => self.delete(key).await?,
             Some(python_etcd3_key) => {
                 self.delete_with_python_etcd3_key(claim.id, key, python_etcd3_key).await?
             }
         };
-        Ok(if left { Release::Released } else { Release::NotHeld })
+        Ok(if released { Release::Released } else { Release::NotHeld })
     }
 
-    /// Goes on taking a claim out until that is answered, or its lease is over.
+    /// Repeats a release in the background until it is answered, or the claim's lease has expired.
     ///
-    /// The core gives up when the claim's lease would be over; but other claims keep the lease alive.
+    /// The core does not repeat it for longer than the claim's lease. That is not enough here, because other claims that
+    /// are attached to the same lease keep it alive, and the key with it.
     fn release_in_background(self: &Arc<Self>, claim: &Claim) {
         let id = claim.id;
-        let leaving = move |shared: &Self| shared.key_numbers.key(id).is_some();
-        let mut later = self.background_releases.lock().unwrap_or_else(PoisonError::into_inner);
-        if !leaving(self) || !later.insert(id) {
+        let is_pending = move |shared: &Self| shared.key_numbers.key(id).is_some();
+        let mut running = self.background_releases.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_pending(self) || !running.insert(id) {
             return;
         }
-        drop(later);
+        drop(running);
         let (shared, claim) = (Arc::downgrade(self), claim.clone());
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(PAUSE).await;
                 let Some(shared) = shared.upgrade() else { return };
-                // The core's own tries may have been answered meanwhile.
-                if !leaving(&shared) || shared.try_release(&claim).await.is_ok() {
+                // A try of the core may have been answered meanwhile.
+                if !is_pending(&shared) || shared.try_release(&claim).await.is_ok() {
                     shared.background_releases.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                     return;
                 }
@@ -81,28 +87,30 @@ impl Shared {
         });
     }
 
-    /// Whether a departure of the claim has not been answered yet.
+    /// Whether a release of the claim has not been answered yet.
     pub(super) fn is_being_released(&self, id: ClaimId) -> bool {
         self.background_releases.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
-    /// Whether a lease lives that the claim may hang on, or may be found to live on by an answer that comes late: the next
-    /// claim with its key would take the old one for its own. What is left of a lease that cannot is found by the next
-    /// claim with its key, and taken out.
+    /// Whether the claim's key may still exist under a lease that is alive, or that a late answer may prove alive.
+    ///
+    /// As long as it may, the key must not be used again: the next claim would take the old key for its own. A key of a
+    /// lease that has ended is no danger: the next claim sees that it has another lease, and deletes it.
     fn key_may_exist(&self, id: ClaimId) -> bool {
         let unanswered = self.unanswered().get(&id).cloned().unwrap_or_default();
         let known = self.positions().get(id).map(|position| position.mine.lease);
         unanswered.into_iter().chain(known).any(|lease| self.leases.may_be_alive(lease))
     }
 
-    /// Sees to it that a request which is still on its way cannot put a claim that has left.
+    /// Puts the claim's tombstone, so that a request which arrives late cannot enqueue the released claim.
     ///
-    /// The bar ends with the lease, without which the request can do nothing either.
-    async fn tombstone(&self, id: ClaimId, lease: i64) -> Result<()> {
+    /// The tombstone is attached to the lease that the late request names. When the lease ends, the tombstone is deleted,
+    /// and the request fails for want of the lease.
+    async fn put_tombstone(&self, id: ClaimId, lease: i64) -> Result<()> {
         let key = keys::tombstone(self.prefix(), id, lease);
         let put = operation(Request::Put(PutRequest { key, value: Vec::new(), lease }));
         match self.transaction(TxnRequest { success: vec![put], ..TxnRequest::default() }).await {
-            // The lease is over already.
+            // The lease has ended already, so that the late request fails anyway.
             Err(error) if is_lease_expired(&error) => Ok(()),
             answer => answer.map(drop),
         }
@@ -124,25 +132,26 @@ mod tests {
     use crate::stores::etcd::scripted::{Call, Cluster, soon};
 
     #[tokio::test(start_paused = true)]
-    async fn of_a_crowd_so_many_leave_at_a_time_and_a_holder_at_once() {
+    async fn a_limited_number_of_waiters_are_released_at_the_same_time_and_a_holder_at_once() {
         let (mut cluster, shared, holder, held_key) = held();
         for number in 2..=MAX_CONCURRENT as u64 + 2 {
-            let waits = claim(number, MUTEX);
-            let key = shared.key_numbers.take(shared.prefix(), &waits);
+            let waiter = claim(number, MUTEX);
+            let key = shared.key_numbers.take(shared.prefix(), &waiter);
             let queue = [found(&held_key, 4, 1), found(&key, 5, 1)];
-            assert_eq!(read(&shared, &waits, &queue, 5), ClaimStatus::Waiting);
+            assert_eq!(read(&shared, &waiter, &queue, 5), ClaimStatus::Waiting);
             let shared = Arc::clone(&shared);
-            tokio::spawn(async move { shared.release(&waits).await });
+            tokio::spawn(async move { shared.release(&waiter).await });
         }
         let mut calls = Vec::new();
         for _ in 0..MAX_CONCURRENT {
             calls.push(cluster.asked::<DeleteRangeRequest>("KV/DeleteRange").await.1);
         }
         assert!(cluster.is_idle().await);
-        let answers =
-            async { deletes(&mut cluster, &held_key).await.answer(&DeleteRangeResponse { deleted: 1 }) };
-        let (left, ()) = soon(async { tokio::join!(shared.release(&holder), answers) }).await;
-        assert_eq!(left.unwrap(), Release::Released);
+        let answers = async {
+            expect_delete(&mut cluster, &held_key).await.answer(&DeleteRangeResponse { deleted: 1 })
+        };
+        let (released, ()) = soon(async { tokio::join!(shared.release(&holder), answers) }).await;
+        assert_eq!(released.unwrap(), Release::Released);
         calls.pop().unwrap().answer(&DeleteRangeResponse { deleted: 1 });
         cluster
             .asked::<DeleteRangeRequest>("KV/DeleteRange")
@@ -151,27 +160,27 @@ mod tests {
             .answer(&DeleteRangeResponse { deleted: 1 });
     }
 
-    async fn deletes(cluster: &mut Cluster, key: &[u8]) -> Call {
+    async fn expect_delete(cluster: &mut Cluster, key: &[u8]) -> Call {
         let (asked, call) = cluster.asked::<DeleteRangeRequest>("KV/DeleteRange").await;
         assert_eq!(asked, DeleteRangeRequest { key: key.to_vec() });
         call
     }
 
-    /// Has a departure refused.
-    async fn is_refused(cluster: &mut Cluster, shared: &Arc<Shared>, claim: &Claim, key: &[u8]) {
-        let refuses = async { deletes(cluster, key).await.fail(Status::permission_denied("not now")) };
-        let (left, ()) = soon(async { tokio::join!(shared.release(claim), refuses) }).await;
-        left.unwrap_err();
+    /// Lets a release be refused.
+    async fn refuse_release(cluster: &mut Cluster, shared: &Arc<Shared>, claim: &Claim, key: &[u8]) {
+        let refuses = async { expect_delete(cluster, key).await.fail(Status::permission_denied("not now")) };
+        let (released, ()) = soon(async { tokio::join!(shared.release(claim), refuses) }).await;
+        released.unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_has_left_is_known_no_more_and_its_key_is_free() {
-        for (deleted, departure) in [(1, Release::Released), (0, Release::NotHeld)] {
+    async fn a_released_claim_is_forgotten_and_its_key_is_free() {
+        for (deleted, expected) in [(1, Release::Released), (0, Release::NotHeld)] {
             let (mut cluster, shared, claim, key) = held();
             let answers =
-                async { deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted }) };
-            let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
-            assert_eq!(left.unwrap(), departure);
+                async { expect_delete(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted }) };
+            let (released, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+            assert_eq!(released.unwrap(), expected);
             assert!(shared.key_numbers.key(claim.id).is_none() && shared.positions().get(claim.id).is_none());
             assert_eq!(soon(shared.release(&claim)).await.unwrap(), Release::NotHeld);
             assert!(cluster.is_idle().await && !shared.is_being_released(claim.id));
@@ -179,55 +188,56 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_departure_that_fails_is_tried_again_by_one_task_until_it_is_answered() {
+    async fn a_release_that_fails_is_repeated_by_one_task_until_it_is_answered() {
         let (mut cluster, shared, claim, key) = held();
         for _ in 0..2 {
-            is_refused(&mut cluster, &shared, &claim, &key).await;
+            refuse_release(&mut cluster, &shared, &claim, &key).await;
             assert!(shared.is_being_released(claim.id));
-            assert_eq!(shared.key_numbers.key(claim.id).as_ref(), Some(&key), "it may be there");
+            assert_eq!(shared.key_numbers.key(claim.id).as_ref(), Some(&key), "the key may exist");
         }
         assert!(cluster.is_idle().await);
         for _ in 0..2 {
             advance(PAUSE).await;
-            soon(deletes(&mut cluster, &key)).await.fail(Status::permission_denied("not now"));
+            soon(expect_delete(&mut cluster, &key)).await.fail(Status::permission_denied("not now"));
             assert!(cluster.is_idle().await, "there is only one such task");
             assert!(shared.is_being_released(claim.id));
         }
         advance(PAUSE).await;
-        soon(deletes(&mut cluster, &key)).await.answer(&DeleteRangeResponse { deleted: 1 });
+        soon(expect_delete(&mut cluster, &key)).await.answer(&DeleteRangeResponse { deleted: 1 });
         assert!(cluster.is_idle().await && !shared.is_being_released(claim.id));
         assert_eq!(shared.key_numbers.key(claim.id), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_departure_that_was_answered_after_all_is_tried_no_more() {
+    async fn a_release_that_was_answered_meanwhile_is_not_repeated() {
         let (mut cluster, shared, claim, key) = held();
-        is_refused(&mut cluster, &shared, &claim, &key).await;
-        let answers = async { deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 }) };
-        let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
-        assert_eq!(left.unwrap(), Release::Released);
+        refuse_release(&mut cluster, &shared, &claim, &key).await;
+        let answers =
+            async { expect_delete(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 }) };
+        let (released, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+        assert_eq!(released.unwrap(), Release::Released);
         advance(PAUSE).await;
         assert!(cluster.is_idle().await && !shared.is_being_released(claim.id));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_whose_lease_is_over_needs_no_further_departure() {
+    async fn a_claim_whose_lease_has_ended_is_not_released_again() {
         let (mut cluster, shared, claim, key) = held();
         shared.leases.forget(1);
-        is_refused(&mut cluster, &shared, &claim, &key).await;
+        refuse_release(&mut cluster, &shared, &claim, &key).await;
         assert!(shared.key_numbers.key(claim.id).is_none() && !shared.is_being_released(claim.id));
         advance(PAUSE).await;
         assert!(cluster.is_idle().await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_request_without_an_answer_may_yet_put_is_barred_before_the_claim_is_taken_out() {
-        // The tombstone is written, or its lease has expired, or nobody knows.
+    async fn a_tombstone_is_put_before_the_release_of_a_claim_whose_enqueue_had_no_answer() {
+        // The tombstone is put; its lease has ended; neither is known.
         for refusal in [None, Some(Status::not_found("no lease")), Some(Status::permission_denied("not now"))]
         {
             let (mut cluster, shared, claim, key) = held();
             shared.unanswered().insert(claim.id, BTreeSet::from([1]));
-            let goes_on = refusal.as_ref().is_none_or(|refusal| refusal.code() == tonic::Code::NotFound);
+            let continues = refusal.as_ref().is_none_or(|refusal| refusal.code() == tonic::Code::NotFound);
             let answers = async {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
                 let tombstone = PutRequest {
@@ -241,20 +251,20 @@ mod tests {
                     None => call.answer(&TxnResponse { succeeded: true, ..TxnResponse::default() }),
                     Some(refusal) => call.fail(refusal),
                 }
-                if goes_on {
-                    deletes(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 });
+                if continues {
+                    expect_delete(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 });
                 }
             };
-            let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
-            assert_eq!(left.ok(), goes_on.then_some(Release::Released));
-            assert_eq!(shared.unanswered().contains_key(&claim.id), !goes_on);
+            let (released, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+            assert_eq!(released.ok(), continues.then_some(Release::Released));
+            assert_eq!(shared.unanswered().contains_key(&claim.id), !continues);
             assert!(cluster.is_idle().await);
         }
     }
 
     #[tokio::test]
-    async fn a_key_is_nobody_elses_while_its_lease_may_be_confirmed_after_all() {
-        // Nobody answers there.
+    async fn a_key_is_not_used_again_while_a_late_answer_may_confirm_its_lease() {
+        // This store's cluster does not answer.
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let status = read(&shared, &claim, &[found(&key, 4, 1)], 4);
@@ -262,7 +272,11 @@ mod tests {
         shared.leases.pretend_expired(1);
         for _ in 0..2 {
             assert!(shared.try_release(&claim).await.is_err());
-            assert_eq!(shared.key_numbers.key(claim.id).as_ref(), Some(&key), "an answer may be on its way");
+            assert_eq!(
+                shared.key_numbers.key(claim.id).as_ref(),
+                Some(&key),
+                "a late answer may confirm the lease"
+            );
             assert_eq!(read(&shared, &claim, &[found(&key, 4, 1)], 5), ClaimStatus::Gone);
         }
         shared.leases.forget(1);

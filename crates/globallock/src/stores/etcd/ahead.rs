@@ -1,10 +1,10 @@
-//! What a waiter remembers of the claims in front of it: enough to know which deletions concern it, however long
-//! the queue is.
+//! What a waiter remembers of the claims in front of it: enough to know which deletions concern it, however
+//! long the queue is.
 //!
 //! Nobody joins in front of a claim; the claims in front can only leave. Two things follow:
 //!
-//! - The waiter watches only its *blockers*: claims that block it as long as all of them stay. No other deletion
-//!   can grant it.
+//! - The waiter watches only its *blockers*: claims that block it as long as all of them stay. No other
+//!   deletion can grant it.
 //! - A waiter that remembers the whole of a short queue sees by itself, without another read, that it holds.
 
 use super::keys::QueueEntry;
@@ -52,8 +52,8 @@ impl Ahead {
 
     /// Finds the blockers of a claim that joins behind `last`, without a read.
     ///
-    /// `its` is what `last` remembers, if it waits. Claims are granted in the order of the queue, so the blockers of
-    /// `last` block every claim behind it too.
+    /// `its` is what `last` remembers, if it waits. Claims are granted in the order of the queue, so the
+    /// blockers of `last` block every claim behind it too.
     ///
     /// | `last` blocks the new claim alone | `last` waits, with known blockers | blockers of the new claim |
     /// |---|---|---|
@@ -101,8 +101,8 @@ impl Ahead {
 
     /// Removes claims whose keys were deleted.
     ///
-    /// If the whole queue is known, it stays known. Otherwise the remaining blockers prove nothing, because claims
-    /// that are not remembered may block too: everything is forgotten, so that the queue is read.
+    /// If the whole queue is known, it stays known. Otherwise the remaining blockers prove nothing, because
+    /// claims that are not remembered may block too: everything is forgotten, so that the queue is read.
     pub(super) fn remove(&mut self, deleted: &[Vec<u8>]) {
         let before = self.entries.len();
         self.entries.retain(|entry| !deleted.contains(&entry.key));
@@ -172,7 +172,8 @@ mod tests {
         let [first, second] = &queue(&[mutex; 2])[..] else { unreachable!() };
         let one = Ahead::behind(first, None, mutex).unwrap();
         assert!(one.is_blocked_only_by(first) && !one.is_blocked_only_by(second));
-        // A shared claim can have two blockers. A waiter that read the whole queue may know more than one claim.
+        // A shared claim can have two blockers. A waiter that read the whole queue may know more than one
+        // claim.
         let two = Ahead::of_queue(&queue(&[permit; SHORT + 1]), permit);
         assert!(two.blockers(permit).iter().all(|entry| !two.is_blocked_only_by(entry)));
         let whole = Ahead::of_queue(std::slice::from_ref(first), permit);

@@ -1,6 +1,7 @@
 //! Reads single keys for many waiters together, in few transactions.
 //!
-//! While one transaction is in flight, further requests for keys are collected; the next transaction reads them all.
+//! While one transaction is in flight, further requests for keys are collected; the next transaction reads
+//! them all.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,7 +36,8 @@ impl KeyReads {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes all pending reads. `None` if there are none: then the task must end, and the next read starts another.
+    /// Takes all pending reads. `None` if there are none: then the task must end, and the next read starts
+    /// another.
     fn take(&self) -> Option<Vec<Pending>> {
         let mut state = self.state();
         state.is_busy = !state.pending.is_empty();

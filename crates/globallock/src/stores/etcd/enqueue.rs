@@ -20,8 +20,8 @@ use crate::sync::now;
 
 /// How many claims of one store are enqueued at the same time, and how many waiting claims are released.
 ///
-/// A leader that is more than a second behind in applying what the cluster agreed on refuses to renew leases. Thousands
-/// of requests at once could cause that, and holders would lose their locks.
+/// A leader that is more than a second behind in applying what the cluster agreed on refuses to renew leases.
+/// Thousands of requests at once could cause that, and holders would lose their locks.
 pub(super) const MAX_CONCURRENT: usize = 32;
 
 /// One mutex for each claim that is being enqueued or released.
@@ -65,8 +65,8 @@ impl Shared {
     /// Enqueues a claim, and releases it again if it would have to wait and is only a try.
     pub(super) async fn enqueue_or_release(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
         if self.is_being_released(claim.id) {
-            // An earlier try had to wait and its release was not answered. That release may still arrive and delete the
-            // key, so the claim must not be reported as held, even if it holds by now.
+            // An earlier try had to wait and its release was not answered. That release may still arrive and
+            // delete the key, so the claim must not be reported as held, even if it holds by now.
             self.release(claim).await?;
             return Ok(ClaimStatus::Gone);
         }
@@ -116,7 +116,8 @@ impl Shared {
         let is_complete = self.is_complete(claim, &python_etcd3_keys);
         let status = match (own.as_ref().map(QueueEntry::new), found, behind) {
             (None, ..) => self.note_gone(claim, read_at),
-            // The last claim of this store was still in front, so the queue was not read: its blockers are known.
+            // The last claim of this store was still in front, so the queue was not read: its blockers are
+            // known.
             (Some(mine), None, behind) => {
                 let (ahead, as_of) = behind.map_or((Ahead::default(), None), |b| (b.ahead, b.read_at));
                 self.note_position(claim, &mine, ahead, as_of.unwrap_or(read_at), is_complete, sent)
@@ -133,8 +134,8 @@ impl Shared {
             let was_there = self.delete(key.to_vec()).await?;
             self.positions().remove(claim.id);
             if was_there {
-                // The key that was found is attached to an earlier lease, which has expired. It is deleted now, so the
-                // next try joins at the end of the queue.
+                // The key that was found is attached to an earlier lease, which has expired. It is deleted
+                // now, so the next try joins at the end of the queue.
                 return Err(self
                     .connection
                     .error(tonic::Status::unavailable("the claim's lease had expired")));
@@ -152,10 +153,11 @@ impl Shared {
     /// |---|---|---|
     /// | absent | absent | the key is put, and read together with the queue |
     /// | exists | either | the key and the queue are read: an earlier request has put it |
-    /// | absent | exists | nothing is found: the claim was released, and this request is late |
+    /// | absent | exists | the key is not found: the claim was released, and this request is late |
     ///
-    /// Of the queue, the first few keys are read. If `behind` names a claim of this store in front, the queue is read only
-    /// if that claim is gone. So each claim of a crowd costs the same, however many are in front of it.
+    /// Of the queue, the first few keys are read. If `behind` names a claim of this store in front, the queue
+    /// is read only if that claim is gone. So each claim of a crowd costs the same, however many are in front
+    /// of it.
     fn put_or_find(&self, claim: &Claim, key: &[u8], lease: i64, behind: Option<&Behind>) -> TxnRequest {
         let put =
             operation(Request::Put(PutRequest { key: key.to_vec(), value: value::write(claim), lease }));

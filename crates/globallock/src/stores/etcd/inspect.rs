@@ -1,4 +1,4 @@
-//! What an onlooker sees: who holds and waits, and which names have claims.
+//! Inspection: the holders and waiters of one name, and the names that have claims.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::admit;
 
-/// How many leases are asked about at a time.
+/// How many leases are asked about at the same time.
 const MAX_CONCURRENT: usize = 32;
 
 impl Shared {
@@ -45,7 +45,7 @@ impl Shared {
         Ok(entries)
     }
 
-    /// How long a lease lives without a sign of life.
+    /// How long a lease lives if it is not renewed.
     async fn remaining(&self, lease: i64) -> Option<Duration> {
         let request = LeaseRequest { id: lease };
         let answer: LeaseResponse =

@@ -1,7 +1,8 @@
 //! The numbers in the keys of this store's claims. A number is used again after its claim has left the queue.
 //!
-//! The reason: etcd keeps a deleted key in its index until its history is compacted, and steps over it whenever the
-//! keys around it are listed. A new key for every claim would make a lock slower with every grant.
+//! The reason: etcd keeps a deleted key in its index until its history is compacted, and steps over it
+//! whenever the keys around it are listed. A new key for every claim would make a lock slower with every
+//! grant.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::PoisonError;
@@ -76,7 +77,8 @@ impl KeyNumbers {
 
     /// Frees the key of a claim for another claim.
     ///
-    /// The key must certainly be gone from the queue: otherwise the next claim would take the old key for its own.
+    /// The key must certainly be gone from the queue: otherwise the next claim would take the old key for its
+    /// own.
     pub(super) fn give_back(&self, id: ClaimId) {
         let mut state = self.state();
         let Some(key_number) = state.by_claim.remove(&id) else { return };

@@ -79,7 +79,8 @@ impl QueueEntry {
     }
 }
 
-/// Whether the last part of a key is a lease in hexadecimal digits, which is how etcd's own mutex names its keys.
+/// Whether the last part of a key is a lease in hexadecimal digits, which is how etcd's own mutex names its
+/// keys.
 pub(super) fn is_lease(key: &[u8]) -> bool {
     let own = key.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     (8..=16).contains(&own.len()) && own.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))

@@ -41,7 +41,8 @@ impl Lease {
         now() < self.expires()
     }
 
-    /// Whether more than a third has gone by, so that it must be renewed before a new claim is attached to it.
+    /// Whether more than a third has gone by, so that it must be renewed before a new claim is attached to
+    /// it.
     fn is_stale(&self) -> bool {
         (now() - self.confirmed) * 3 > self.ttl
     }

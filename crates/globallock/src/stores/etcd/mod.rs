@@ -1,7 +1,8 @@
 //! The store in etcd: the queue of etcd's own mutex.
 //!
-//! A claim is a key below its lock's prefix, attached to a lease. The queue is sorted by the revisions at which its keys
-//! were created. A waiter watches the keys that block it. When a lease expires, etcd deletes the keys attached to it.
+//! A claim is a key below its lock's prefix, attached to a lease. The queue is sorted by the revisions at
+//! which its keys were created. A waiter watches the keys that block it. When a lease expires, etcd deletes
+//! the keys attached to it.
 //!
 //! `docs/etcd.md` says what the store promises, what it costs and how it fails.
 
@@ -83,7 +84,7 @@ struct Shared {
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
     /// The claims that a background task releases, because a release was not answered.
     background_releases: Mutex<HashSet<ClaimId>>,
-    /// Notified when a lease was found to have ended, not at a renewal's request.
+    /// Notified when a lease is found to have ended before a renewal says so.
     session_lost: Notify,
 }
 
@@ -161,8 +162,8 @@ impl Backend for Etcd {
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
-        // On its own task, because the caller may give up: a request that nobody waits for could still arrive after the
-        // release that follows, and leave a claim behind.
+        // On its own task, because the caller may give up: a request that nobody waits for could still arrive
+        // after the release that follows, and leave a claim behind.
         let (shared, claim) = (Arc::clone(&self.shared), claim.clone());
         let turn = Turn::take(&shared, claim.id).await;
         // Before the task starts, so that a caller that gives up while it waits here has sent nothing.

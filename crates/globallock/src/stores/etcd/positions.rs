@@ -1,4 +1,5 @@
-//! The position of each of this store's claims in its queue, from what was read and what the watches notified.
+//! The position of each of this store's claims in its queue, from what was read and what the watches
+//! notified.
 //!
 //! A claim's status is decided here, out of three facts: its key, the claims in front of it, and its lease.
 
@@ -18,8 +19,8 @@ use crate::sync::now;
 pub(super) struct Position {
     /// The claim's own key.
     pub(super) mine: QueueEntry,
-    /// From when the max hold time is counted: when the request was sent whose answer showed the grant, or when the
-    /// watch notified it. `None` while the claim waits.
+    /// From when the max hold time is counted: when the request was sent whose answer showed the grant, or
+    /// when the watch notified it. `None` while the claim waits.
     pub(super) granted: Option<Instant>,
     /// The claims in front of it.
     pub(super) ahead: Ahead,
@@ -86,15 +87,16 @@ pub(super) struct Behind {
     pub(super) ahead: Ahead,
     /// The revision as of which the blockers exist.
     ///
-    /// `None` if `last` is the only blocker: the transaction that joins checks `last` itself, so its own revision counts.
+    /// `None` if `last` is the only blocker: the transaction that joins checks `last` itself, so its own
+    /// revision counts.
     pub(super) read_at: Option<i64>,
 }
 
 impl Shared {
     /// Finds what this store knows of the queue in front of a new claim, without a request.
     ///
-    /// Nothing if its last claim there is being released or its lease may have expired: such a key may be gone soon,
-    /// and the queue would have to be read again.
+    /// Nothing if its last claim there is being released or its lease may have expired: such a key may be
+    /// gone soon, and the queue would have to be read again.
     pub(super) fn behind(&self, claim: &Claim) -> Option<Behind> {
         if self.connection.config().python_etcd3 {
             return None;
@@ -123,7 +125,8 @@ impl Shared {
                 let ahead = if view.is_whole {
                     Ahead::of_queue(view.ahead(), claim.permits)
                 } else {
-                    // An exclusive claim is blocked by any claim in front, so a part of the queue is enough for it.
+                    // An exclusive claim is blocked by any claim in front, so a part of the queue is enough
+                    // for it.
                     Ahead::of_some(view.ahead(), claim.permits).unwrap_or_default()
                 };
                 self.note_position(claim, mine, ahead, view.read_at, is_complete, sent)
@@ -150,8 +153,8 @@ impl Shared {
         sent: Instant,
     ) -> ClaimStatus {
         let mut positions = self.positions();
-        // A position with another revision is that of an earlier key, whose lease has expired. It says nothing about
-        // the new key.
+        // A position with another revision is that of an earlier key, whose lease has expired. It says
+        // nothing about the new key.
         let before = positions.get(claim.id).filter(|position| position.mine.revision == mine.revision);
         let is_complete = is_complete || before.is_some_and(|position| position.is_complete);
         let holds = ahead.surely_holds(claim.permits) && is_complete;
@@ -164,15 +167,16 @@ impl Shared {
         let position =
             Position { mine: mine.clone(), granted, ahead, read_at, releasing: false, is_complete };
         let status = self.status(claim, &position);
-        // Recorded even if the lease has expired by now, because the release must know which lease the key had.
+        // Recorded even if the lease has expired by now, because the release must know which lease the key
+        // had.
         positions.insert(claim, position);
         status
     }
 
     /// The status of a claim.
     ///
-    /// `Gone` as soon as its lease may have expired, even if the cluster still has its key: the cluster may delete the
-    /// key at any moment.
+    /// `Gone` as soon as its lease may have expired, even if the cluster still has its key: the cluster may
+    /// delete the key at any moment.
     pub(super) fn status(&self, claim: &Claim, position: &Position) -> ClaimStatus {
         let Some(lease) = self.leases.find(position.mine.lease) else {
             return ClaimStatus::Gone;
@@ -187,11 +191,12 @@ impl Shared {
         }
     }
 
-    /// Removes deleted keys from the claims in front of a waiter; returns its status if that grants it for certain.
+    /// Removes deleted keys from the claims in front of a waiter; returns its status if that grants it for
+    /// certain.
     ///
-    /// `None`: the queue must be read. That is also the answer if one of the keys belonged to another claim of this
-    /// store that was not being released. The lease that both claims share may have expired: then the waiter's own
-    /// key is gone too, and the deletion grants nothing.
+    /// `None`: the queue must be read. That is also the answer if one of the keys belonged to another claim
+    /// of this store that was not being released. The lease that both claims share may have expired: then the
+    /// waiter's own key is gone too, and the deletion grants nothing.
     pub(super) fn advance(&self, claim: &Claim, deleted: &[Vec<u8>]) -> Option<ClaimStatus> {
         let mut positions = self.positions();
         let was_released = |id: ClaimId| positions.get(id).is_none_or(|position| position.releasing);

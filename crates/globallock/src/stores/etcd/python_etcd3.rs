@@ -1,8 +1,9 @@
-//! The one key of python-etcd3's lock, which a mutex takes beside its place in the queue where `interop=python-etcd3` is
-//! wished: so that each excludes the other.
+//! The python-etcd3 key: with `interop=python-etcd3`, a mutex also takes the one key of python-etcd3's lock,
+//! so that each excludes the other.
 //!
-//! The key is `<prefix><name>`. Whoever made it holds that lock; it is given back by comparing its value. Only the head
-//! of our queue asks for it, in the transaction that joins where nobody is before it.
+//! The key is `<prefix><name>`. The client that created it holds python-etcd3's lock, and deletes it only if
+//! it still has that client's value. On our side only the head of the queue asks for the key. A claim that
+//! joins an empty queue takes it in the same transaction.
 
 use super::connection::is_lease_expired;
 use super::keys::{self, QueueEntry};
@@ -16,7 +17,7 @@ use crate::backend::{Claim, ClaimId, ClaimStatus};
 use crate::error::Result;
 use crate::sync::now;
 
-/// What the key holds while it is ours: 16 bytes, as theirs.
+/// The value of the key while it is ours: 16 bytes, as python-etcd3's values are.
 fn value(id: ClaimId) -> Vec<u8> {
     let text = id.to_string();
     text.as_bytes()
@@ -29,44 +30,50 @@ fn read(key: Vec<u8>) -> Request {
     Request::Range(RangeRequest { key, ..RangeRequest::default() })
 }
 
-/// What the cluster said to a claim that asked for the key.
+/// The outcome of a try to take the key.
 enum Attempt {
+    /// The claim's status is known: it has the key, or its own key is gone.
     Answered(ClaimStatus),
-    /// Somebody else has it, as of a revision; what to watch, the claim's own key being the second.
+    /// Another client has the key, as of this revision. Both keys must be watched: that one and the claim's
+    /// own.
     Taken([Vec<u8>; 2], i64),
-    /// It is free by now.
+    /// The key is free by now: try again.
     Free,
 }
 
 impl Shared {
-    /// The key that a claim needs besides; those who share a lock do not, since theirs are never shared.
+    /// The python-etcd3 key of a claim's lock; `None` if the claim needs none.
+    ///
+    /// Shared claims need none, because python-etcd3's lock cannot be shared.
     pub(super) fn python_etcd3_key(&self, claim: &Claim) -> Option<Vec<u8>> {
-        let alone = claim.permits.count == claim.permits.capacity;
-        let wanted = self.connection.config().python_etcd3 && alone;
-        wanted.then(|| format!("{}{}", self.prefix(), claim.name.as_str()).into_bytes())
+        let is_exclusive = claim.permits.count == claim.permits.capacity;
+        let is_needed = self.connection.config().python_etcd3 && is_exclusive;
+        is_needed.then(|| format!("{}{}", self.prefix(), claim.name.as_str()).into_bytes())
     }
 
-    /// Whether a key is a claim: where such keys are used, those of names that nest are below each other's queues.
+    /// Whether a key in a queue is a claim.
+    ///
+    /// With python-etcd3 keys not every one is: the python-etcd3 key of `a/b` lies in the queue of `a`.
     pub(super) fn is_claim(&self, entry: &QueueEntry) -> bool {
         !self.connection.config().python_etcd3 || entry.ours || keys::is_lease(&entry.key)
     }
 
-    /// Whether nothing else is needed, as far as the key that was read says.
-    pub(super) fn is_complete(&self, claim: &Claim, python_etcd3_key: &[KeyValue]) -> bool {
-        self.python_etcd3_key(claim).is_none()
-            || python_etcd3_key.iter().any(|kv| kv.value == value(claim.id))
+    /// Whether a claim needs no python-etcd3 key, or has it according to what was read.
+    pub(super) fn is_complete(&self, claim: &Claim, found: &[KeyValue]) -> bool {
+        self.python_etcd3_key(claim).is_none() || found.iter().any(|kv| kv.value == value(claim.id))
     }
 
-    /// Has the transaction that joins take the key as well, if nobody is in the queue and nobody has it.
+    /// Extends the transaction that enqueues a claim: it also takes the key, if the queue is empty and the
+    /// key is free.
     pub(super) fn also_take_python_etcd3_key(&self, claim: &Claim, lease: i64, request: &mut TxnRequest) {
         let Some(key) = self.python_etcd3_key(claim) else { return };
         let start = keys::queue(self.prefix(), &claim.name);
         let range_end = keys::end(&start);
-        // Compared before anything is put.
-        let nobody = Compare { range_end, ..Compare::created(start.into_bytes(), 0) };
+        // etcd evaluates nested comparisons before any put, so the claim's own key does not count.
+        let is_empty = Compare { range_end, ..Compare::created(start.into_bytes(), 0) };
         let put = PutRequest { key: key.clone(), value: value(claim.id), lease };
         let take = TxnRequest {
-            compare: vec![nobody, Compare::created(key.clone(), 0)],
+            compare: vec![is_empty, Compare::created(key.clone(), 0)],
             success: vec![operation(Request::Put(put))],
             failure: Vec::new(),
         };
@@ -76,7 +83,9 @@ impl Shared {
         }
     }
 
-    /// Takes the key for the claim at the head of the queue, or waits until it may be free: then `None`.
+    /// Takes the key for the claim at the head of the queue.
+    ///
+    /// If another client has it, waits until it may be free, and returns `None`: then try again.
     pub(super) async fn take_python_etcd3_key(
         &self,
         claim: &Claim,
@@ -93,8 +102,10 @@ impl Shared {
         }
     }
 
-    /// Takes the key for a claim that has just joined at the head of the queue, where the transaction did not: keys of
-    /// names that nest look like claims to what it compares.
+    /// Takes the key for a claim that has just joined at the head of the queue, if the transaction did not.
+    ///
+    /// This is needed for nested names. To join `a`, the transaction compares that no key exists below `a/`.
+    /// The python-etcd3 key of `a/b` is such a key, though it is no claim of `a`.
     pub(super) async fn take_python_etcd3_key_now(
         &self,
         claim: &Claim,
@@ -111,6 +122,14 @@ impl Shared {
         }
     }
 
+    /// Tries once to take the key for a claim, in one transaction.
+    ///
+    /// | the python-etcd3 key | the claim's own key | outcome |
+    /// |---|---|---|
+    /// | absent | exists | it is put, and the claim holds |
+    /// | has this claim's value | either | an earlier try has put it, and the claim holds |
+    /// | absent, or another client's | absent or newer | the claim is gone |
+    /// | another client's | exists | `Taken` |
     async fn try_python_etcd3_key(&self, claim: &Claim, position: &Position) -> Result<Attempt> {
         let (Some(python_etcd3_key), Some(mine)) =
             (self.python_etcd3_key(claim), self.key_numbers.key(claim.id))
@@ -158,7 +177,8 @@ impl Shared {
         Ok(if is_taken { Attempt::Taken([python_etcd3_key, mine], read_at) } else { Attempt::Free })
     }
 
-    /// Takes out a claim and, if it has it, the key; says whether the claim was there.
+    /// Deletes a claim's key, and the python-etcd3 key if that is the claim's; returns whether the claim's
+    /// key existed.
     pub(super) async fn delete_with_python_etcd3_key(
         &self,
         id: ClaimId,
@@ -201,8 +221,9 @@ mod tests {
     const PYTHON_ETCD3_KEY: &[u8] = b"/locks/_glocks/a";
     const QUEUE: &str = "/locks/_glocks/a/";
 
-    /// A store with lease 1, and a claim with its key as of revision 40.
-    fn wanting() -> (Cluster, Arc<Shared>, Claim, KeyValue) {
+    /// A store with lease 1, and a claim that is not in the queue yet, with the key that it will have at
+    /// revision 40.
+    fn absent() -> (Cluster, Arc<Shared>, Claim, KeyValue) {
         let (cluster, shared) = Cluster::with_store(ADDRESS);
         shared.leases.pretend(1);
         let mut claim = claim(1, MUTEX);
@@ -211,16 +232,16 @@ mod tests {
         (cluster, shared, claim, found(&key, 40, 1))
     }
 
-    /// A claim that is the first in its queue, and has not got the key yet.
+    /// A claim that is first in its queue and does not have the python-etcd3 key yet.
     fn first() -> (Cluster, Arc<Shared>, Claim, KeyValue) {
-        let (cluster, shared, claim, own) = wanting();
+        let (cluster, shared, claim, own) = absent();
         let queue = shared.claims([&own]);
         let view = QueueView::new(Some(queue[0].clone()), queue, true, 40);
         assert_eq!(shared.note_view(&claim, &view, false, now()), ClaimStatus::Waiting);
         (cluster, shared, claim, own)
     }
 
-    /// The key, as this claim or somebody else has it.
+    /// The python-etcd3 key with this value.
     fn python_etcd3_key(value: &[u8]) -> KeyValue {
         KeyValue { value: value.to_vec(), ..found(PYTHON_ETCD3_KEY, 30, 1) }
     }
@@ -246,8 +267,8 @@ mod tests {
         operation(Request::Range(RangeRequest { key: key.to_vec(), ..RangeRequest::default() }))
     }
 
-    /// The claim joins, and takes the key as well if nobody is there.
-    async fn joins(cluster: &mut Cluster, claim: &Claim) -> Call {
+    /// Expects the transaction that enqueues the claim, and takes the key if the queue is empty.
+    async fn expect_enqueue(cluster: &mut Cluster, claim: &Claim) -> Call {
         let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
         let nobody = Compare { range_end: keys::end(QUEUE), ..Compare::created(QUEUE.into(), 0) };
         let take = TxnRequest {
@@ -261,8 +282,8 @@ mod tests {
         call
     }
 
-    /// The claim asks for the key alone.
-    async fn asks(cluster: &mut Cluster, claim: &Claim, own: &KeyValue) -> Call {
+    /// Expects the transaction that takes the key alone.
+    async fn expect_take(cluster: &mut Cluster, claim: &Claim, own: &KeyValue) -> Call {
         let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
         let compare =
             vec![Compare::created(PYTHON_ETCD3_KEY.to_vec(), 0), Compare::created(own.key.clone(), 40)];
@@ -272,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_wanted_by_those_who_do_not_share_where_it_is_wished() {
+    fn with_interop_exclusive_claims_need_the_key_and_shared_claims_do_not() {
         let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
         let permit = Permits { count: 1, capacity: 2 };
         for (address, alone) in [(ADDRESS, Some(PYTHON_ETCD3_KEY.to_vec())), ("etcd://127.0.0.1:1", None)] {
@@ -287,30 +308,30 @@ mod tests {
     }
 
     #[test]
-    fn the_key_holds_sixteen_bytes_of_which_no_two_claims_have_the_same() {
+    fn the_value_of_the_key_is_the_claims_id_in_sixteen_bytes() {
         let id = ClaimId::new(0x0123_4567_89ab_cdef_0123, 0x4567_89ab_cdef);
         assert_eq!(value(id), 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_that_joins_holds_with_the_key_waits_without_and_asks_for_it_where_its_turn_has_come() {
+    async fn a_claim_that_joins_holds_with_the_key_and_asks_for_it_if_it_is_first() {
         let (ours, theirs) = (value(ClaimId::new(1, 1)), b"0123456789abcdef".to_vec());
-        // Whose the key is, whether somebody is in front, and what becomes of the claim.
+        // Who has the key, whether a claim is in front, and the fencing token if the claim holds.
         for (has_it, is_behind, expected) in [
             (Some(&ours), false, Some(40)),
             (Some(&theirs), false, None),
             (None, true, None),
             (None, false, Some(40)),
         ] {
-            let (mut cluster, shared, claim, own) = wanting();
+            let (mut cluster, shared, claim, own) = absent();
             let queue = [found(b"/locks/_glocks/a/694d80a1b2c3d4e5", 3, 9), own.clone()];
             let kvs: Vec<KeyValue> = has_it.iter().map(|value| python_etcd3_key(value)).collect();
             let answers = async {
                 let queue = &queue[usize::from(!is_behind)..];
                 let responses = vec![range(std::slice::from_ref(&own)), range(queue), range(&kvs)];
-                joins(&mut cluster, &claim).await.answer(&answer(true, responses));
+                expect_enqueue(&mut cluster, &claim).await.answer(&answer(true, responses));
                 if has_it.is_none() && !is_behind {
-                    asks(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
+                    expect_take(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
                 }
             };
             let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
@@ -320,11 +341,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_in_the_queue_waits_until_the_key_is_given_back_and_takes_it_then() {
+    async fn the_first_in_the_queue_waits_until_the_key_is_deleted_and_takes_it_then() {
         let (mut cluster, shared, claim, own) = first();
         let answers = async {
             let kvs = [range(&[python_etcd3_key(b"theirs")]), range(std::slice::from_ref(&own))].to_vec();
-            asks(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
+            expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
             let (created, mut stream) = cluster.asked::<WatchRequest>("Watch/Watch").await;
             let created = [creates(created), creates(stream.request().await)];
             let watched = created.each_ref().map(|create| (&create.key[..], create.start_revision));
@@ -332,24 +353,25 @@ mod tests {
             assert!(cluster.is_idle().await);
             let (watch_id, events) = (created[0].watch_id, vec![Event::default()]);
             stream.say(&WatchResponse { header: as_of(51), watch_id, events, ..Default::default() });
-            // Somebody else was quicker, and has given it back since.
+            // Another client was quicker, and has deleted it since.
             let kvs = [range(&[]), range(std::slice::from_ref(&own))].to_vec();
-            asks(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
-            asks(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
+            expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
+            expect_take(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
         };
         let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
         assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_answer_says_of_both_keys_tells_where_the_claim_stands() {
+    async fn a_try_to_take_the_key_also_finds_that_the_claim_is_gone() {
         let ours = python_etcd3_key(&value(ClaimId::new(1, 1)));
         let (_, _, _, own) = first();
         let (again, other) = (found(&own.key, 41, 1), found(b"/locks/_glocks/b", 40, 1));
         for (keys, expected) in [
             (vec![ours.clone(), own.clone()], Some(40)),
-            // It has left, or its lease has ended, whatever has become of the key.
             (vec![ours.clone()], Some(40)),
+            // The python-etcd3 key is not the claim's, and its own key is absent or another: the claim is
+            // gone.
             (vec![python_etcd3_key(b"theirs")], None),
             (vec![python_etcd3_key(b"theirs"), again], None),
             (vec![other], None),
@@ -358,7 +380,7 @@ mod tests {
             let (mut cluster, shared, claim, own) = first();
             let answers = async {
                 let responses = keys.iter().map(|kv| range(std::slice::from_ref(kv))).collect();
-                asks(&mut cluster, &claim, &own).await.answer(&answer(false, responses));
+                expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, responses));
             };
             let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
             let status = status.unwrap().unwrap();
@@ -369,22 +391,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_whose_lease_is_over_by_then_is_gone_and_one_that_is_refused_is_not() {
-        for (refusal, is_over) in
+    async fn a_claim_whose_lease_has_expired_is_gone_and_one_that_is_refused_is_not() {
+        for (refusal, has_expired) in
             [(Status::not_found("no lease"), true), (Status::permission_denied("not for you"), false)]
         {
             let (mut cluster, shared, claim, own) = first();
-            let refuses = async { asks(&mut cluster, &claim, &own).await.fail(refusal) };
+            let refuses = async { expect_take(&mut cluster, &claim, &own).await.fail(refusal) };
             let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), refuses) }).await;
-            assert_eq!(status.ok(), is_over.then_some(Some(ClaimStatus::Gone)));
-            assert_eq!(shared.leases.find(1).is_none(), is_over);
-            assert_eq!(shared.positions().get(claim.id).is_none(), is_over);
+            assert_eq!(status.ok(), has_expired.then_some(Some(ClaimStatus::Gone)));
+            assert_eq!(shared.leases.find(1).is_none(), has_expired);
+            assert_eq!(shared.positions().get(claim.id).is_none(), has_expired);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_gives_the_key_back_if_it_is_theirs_and_has_left_if_its_own_was_there() {
-        for (there, departure) in [(1, Release::Released), (0, Release::NotHeld)] {
+    async fn a_release_deletes_the_key_if_it_is_the_claims_and_reports_whether_the_claim_existed() {
+        for (existed, expected) in [(1, Release::Released), (0, Release::NotHeld)] {
             let (mut cluster, shared, claim, own) = first();
             let answers = async {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
@@ -399,12 +421,12 @@ mod tests {
                 assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
                 let deleted = |deleted| Some(Response::Delete(DeleteRangeResponse { deleted }));
                 let given_back = answer(true, vec![ResponseOp { response: deleted(1) }]);
-                let responses = [deleted(there), Some(Response::Transaction(given_back))];
+                let responses = [deleted(existed), Some(Response::Transaction(given_back))];
                 let responses = responses.map(|response| ResponseOp { response }).to_vec();
                 call.answer(&answer(true, responses));
             };
             let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
-            assert_eq!(left.unwrap(), departure);
+            assert_eq!(left.unwrap(), expected);
         }
     }
 }

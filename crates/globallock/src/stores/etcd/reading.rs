@@ -1,4 +1,4 @@
-//! What is read of the cluster: a queue, single keys, all keys below one, page by page.
+//! Reads from the cluster: a queue, single keys, or all keys below a prefix, page by page.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -14,46 +14,49 @@ use crate::error::Result;
 use crate::name::Name;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
-/// How many keys one transaction asks for: etcd allows 128 operations unless it is told otherwise.
+/// How many keys one transaction reads. etcd allows 128 operations by default.
 const KEYS_PER_TRANSACTION: usize = 100;
-/// How many keys one answer has at most: with their values, they are far from the size that clients refuse.
+/// How many keys one answer has at most. Even with their values it stays far below the size that clients
+/// refuse.
 const PAGE_SIZE: i64 = 1000;
-/// How many claims are read of a queue where not all of it is.
+/// How many claims are read when only a part of a queue is.
 pub(super) const FEW: i64 = 16;
 
-/// A key as it was found.
+/// What a read found of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyState {
-    /// The revision at which it was created; 0 where it is not there.
+    /// The revision at which the key was created; 0 if it does not exist.
     pub(super) created: i64,
     /// The revision as of which that is so.
     pub(super) read_at: i64,
 }
 
 impl KeyState {
-    /// Whether the key that was created at `revision` has gone; not where that was after the look.
+    /// Whether this proves that the key which was created at `revision` is gone.
+    ///
+    /// A read that is older than the key proves nothing.
     pub(super) fn proves_gone(self, revision: i64) -> bool {
         self.created != revision && revision <= self.read_at
     }
 }
 
-/// What a claim has read of its queue.
+/// What a claim has read of its queue, all of it or a part.
 #[derive(Debug)]
 pub(super) struct QueueView {
-    /// The claim's own key.
+    /// The claim's own key, if it was found.
     pub(super) mine: Option<QueueEntry>,
-    /// The queue, or a part of it, in the order of joining.
+    /// What was read of the queue, sorted by creation revision.
     queue: Arc<Vec<QueueEntry>>,
     /// How many of those are in front of the claim.
     index: usize,
-    /// Whether they are all that are in front of it.
+    /// Whether all claims in front of it were read.
     pub(super) is_whole: bool,
-    /// The revision as of which that is so.
+    /// The revision as of which the queue was read.
     pub(super) read_at: i64,
 }
 
 impl QueueView {
-    /// Sorts out what was found in a queue, which is all that is in front of a claim or only a part.
+    /// Sorts what was found. `is_whole` says whether it contains all claims in front.
     pub(super) fn new(
         mine: Option<QueueEntry>,
         mut found: Vec<QueueEntry>,
@@ -67,22 +70,22 @@ impl QueueView {
         QueueView { mine, queue: Arc::new(found), index, is_whole, read_at }
     }
 
-    /// Those in front of the claim, in the order of joining.
+    /// The claims in front, sorted by creation revision.
     pub(super) fn ahead(&self) -> &[QueueEntry] {
         &self.queue[..self.index]
     }
 }
 
-/// The whole queue of a name, for all who need to read it at the same time.
+/// The whole queue of a name, for all claims that need it at the same time.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    /// In the order of joining.
+    /// Sorted by creation revision.
     queue: Arc<Vec<QueueEntry>>,
     read_at: i64,
 }
 
 impl Snapshot {
-    /// What it shows to the claim whose key was created at `revision`.
+    /// The view of the claim whose key was created at `revision`.
     fn read_view(&self, key: &[u8], revision: i64) -> QueueView {
         let index = self.queue.partition_point(|entry| entry.revision < revision);
         let mine = self.queue.get(index).filter(|entry| entry.key == key).cloned();
@@ -90,15 +93,16 @@ impl Snapshot {
     }
 }
 
-/// The snapshots that somebody uses.
+/// The snapshots that are in use.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     by_name: HashMap<Name, Weak<Reading>>,
-    /// How many names there may be before those that nobody uses are dropped.
+    /// At how many names the unused ones are dropped.
     most: usize,
 }
 
-/// One reads, the others wait for what it reads.
+/// The snapshot of one name. The claim that holds the mutex reads the queue; the others wait for its
+/// snapshot.
 type Reading = tokio::sync::Mutex<Option<Arc<Snapshot>>>;
 
 impl Snapshots {
@@ -116,7 +120,7 @@ impl Snapshots {
     }
 }
 
-/// The request for the claims of a lock, no more than `limit` of them (0: all).
+/// The request for the claims of a lock, at most `limit` of them (0: all).
 pub(super) fn queue_request(start: &str, limit: i64) -> RangeRequest {
     let range_end = keys::end(start);
     RangeRequest { key: start.into(), range_end, keys_only: true, limit, ..RangeRequest::default() }
@@ -127,7 +131,7 @@ pub(super) fn key_request(key: &[u8]) -> RequestOp {
     operation(Request::Range(key_range(key)))
 }
 
-/// The same, as of what the member knows that is asked.
+/// The same as a serializable read: the member answers from what it has, without asking the others.
 pub(super) fn serializable_key_request(key: &[u8]) -> RequestOp {
     operation(Request::Range(RangeRequest { serializable: true, ..key_range(key) }))
 }
@@ -136,7 +140,7 @@ fn key_range(key: &[u8]) -> RangeRequest {
     RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() }
 }
 
-/// Each answered range, those of transactions within the transaction in their places.
+/// All ranges of an answer in their order, including those of nested transactions.
 pub(super) fn ranges(responses: Vec<ResponseOp>) -> Vec<RangeResponse> {
     let mut ranges = Vec::new();
     for response in responses {
@@ -152,15 +156,17 @@ pub(super) fn ranges(responses: Vec<ResponseOp>) -> Vec<RangeResponse> {
 }
 
 impl Shared {
-    /// Those of these keys that are claims.
+    /// Keeps those keys that are claims.
     pub(super) fn claims<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Vec<QueueEntry> {
         found.into_iter().map(QueueEntry::new).filter(|entry| self.is_claim(entry)).collect()
     }
 
-    /// Reads what a claim in a queue must know of that, as of revision `since` or later.
+    /// Reads what a claim must know of its queue, as of revision `since` or later.
     ///
-    /// The front of the queue tells it to those who are there. The others read all of it; where several need to read one
-    /// queue at the same time, one of them reads it for all.
+    /// | the claim | what is read |
+    /// |---|---|
+    /// | is alone in reading this queue | the front of the queue, which is enough if the claim is in it |
+    /// | is further behind, or others want the queue too | the whole queue, once for all of them |
     pub(super) async fn read_view(&self, claim: &Claim, mine: &QueueEntry, since: i64) -> Result<QueueView> {
         let reading = self.snapshots().of(&claim.name);
         let mut last = reading.lock().await;
@@ -168,7 +174,7 @@ impl Shared {
         if let Some(snapshot) = known {
             return Ok(snapshot.read_view(&mine.key, mine.revision));
         }
-        // Each other claim that is waiting for this reading has a share in it as well.
+        // Each other claim that wants this queue now has a reference to it too.
         let is_alone = Arc::strong_count(&reading) == 1;
         if is_alone && let Some(view) = self.read_front(claim, mine).await? {
             return Ok(view);
@@ -179,7 +185,7 @@ impl Shared {
         Ok(view)
     }
 
-    /// Reads the front of a queue; `None` where the claim is further behind.
+    /// Reads the front of a queue; `None` if the claim is further behind.
     async fn read_front(&self, claim: &Claim, mine: &QueueEntry) -> Result<Option<QueueView>> {
         let front = RangeRequest {
             sort_order: SortOrder::Ascend.into(),
@@ -190,8 +196,8 @@ impl Shared {
         let read_at = answer.header.map_or(0, |header| header.revision);
         let found = self.claims(&answer.kvs);
         let mine = found.iter().find(|entry| entry.key == mine.key).cloned();
-        let tells = mine.is_some() || !answer.more;
-        Ok(tells.then(|| QueueView::new(mine, found, true, read_at)))
+        let is_enough = mine.is_some() || !answer.more;
+        Ok(is_enough.then(|| QueueView::new(mine, found, true, read_at)))
     }
 
     /// Reads the whole queue of a name.
@@ -204,12 +210,13 @@ impl Shared {
         Ok(Arc::new(Snapshot { queue: Arc::new(queue), read_at }))
     }
 
-    /// Says of each key when it was created.
+    /// Reads when each key was created.
     pub(super) async fn read_keys(&self, keys: &[Vec<u8>]) -> Result<Vec<KeyState>> {
         self.read_keys_with(key_request, keys).await
     }
 
-    /// The same, as of what the member knows that is asked: what others have asked the cluster for does not hold it up.
+    /// The same by serializable reads. These are not delayed by requests that the cluster still has to agree
+    /// on.
     pub(super) async fn read_keys_serializable(&self, keys: &[Vec<u8>]) -> Result<Vec<KeyState>> {
         self.read_keys_with(serializable_key_request, keys).await
     }
@@ -219,20 +226,20 @@ impl Shared {
         request: fn(&[u8]) -> RequestOp,
         keys: &[Vec<u8>],
     ) -> Result<Vec<KeyState>> {
-        let mut seen = Vec::with_capacity(keys.len());
+        let mut states = Vec::with_capacity(keys.len());
         for keys in keys.chunks(KEYS_PER_TRANSACTION) {
             let success = keys.iter().map(|key| request(key)).collect();
             let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
             let read_at = answer.header.map_or(0, |header| header.revision);
-            seen.extend(ranges(answer.responses).into_iter().map(|range| KeyState {
+            states.extend(ranges(answer.responses).into_iter().map(|range| KeyState {
                 created: range.kvs.first().map_or(0, |kv| kv.create_revision),
                 read_at,
             }));
         }
-        Ok(seen)
+        Ok(states)
     }
 
-    /// Reads the keys below `start` as of one revision, page by page.
+    /// Reads all keys below `start` page by page, all as of the first page's revision.
     pub(super) async fn all_below(&self, start: &str, keys_only: bool) -> Result<Vec<KeyValue>> {
         let mut request = RangeRequest { keys_only, ..queue_request(start, PAGE_SIZE) };
         let mut found = Vec::new();
@@ -240,7 +247,7 @@ impl Shared {
             let answer: RangeResponse = self.connection.unary(RANGE, request.clone()).await?;
             request.revision = request.revision.max(answer.header.map_or(0, |header| header.revision));
             match answer.kvs.last().filter(|_| answer.more) {
-                // The very next key there can be.
+                // The next page begins at the smallest key after the last one.
                 Some(last) => request.key = [&last.key[..], &[0]].concat(),
                 None => request.key.clear(),
             }
@@ -263,7 +270,7 @@ mod tests {
     const QUEUE: &str = "/locks/_glocks/a/";
     const KEYS: &str = "KV/Range";
 
-    /// The key of another program, created at this revision.
+    /// A key of another program, created at this revision.
     fn other(revision: i64) -> KeyValue {
         found(format!("{QUEUE}{revision:08x}").as_bytes(), revision, 9)
     }
@@ -280,8 +287,8 @@ mod tests {
         entry.iter().map(|entry| entry.revision).collect()
     }
 
-    /// Who asks for the front of the queue, and gets this answer.
-    async fn front(cluster: &mut Cluster, answer: &RangeResponse) {
+    /// Expects a read of the front of the queue, and answers it.
+    async fn answer_front(cluster: &mut Cluster, answer: &RangeResponse) {
         let (asked, call) = cluster.asked::<RangeRequest>(KEYS).await;
         assert_eq!(
             (asked.limit, asked.sort_order(), asked.sort_target()),
@@ -292,8 +299,8 @@ mod tests {
         call.answer(answer);
     }
 
-    /// Who asks for the whole queue.
-    async fn whole(cluster: &mut Cluster) -> Call {
+    /// Expects a read of the whole queue.
+    async fn expect_whole_queue(cluster: &mut Cluster) -> Call {
         let (asked, call) = cluster.asked::<RangeRequest>(KEYS).await;
         let all = RangeRequest {
             key: QUEUE.into(),
@@ -306,29 +313,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_front_of_a_queue_tells_where_a_claim_stands_that_is_there() {
+    async fn a_claim_in_the_front_of_its_queue_reads_only_that() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
         let answer = range(9, &[other(3), own.clone(), other(7)], true);
         let entry = QueueEntry::new(&own);
         let claim = claim(1, MUTEX);
-        let (view, ()) =
-            soon(async { tokio::join!(shared.read_view(&claim, &entry, 5), front(&mut cluster, &answer)) })
-                .await;
+        let (view, ()) = soon(async {
+            tokio::join!(shared.read_view(&claim, &entry, 5), answer_front(&mut cluster, &answer))
+        })
+        .await;
         let view = view.unwrap();
         assert_eq!((view.mine.as_ref(), view.is_whole, view.read_at), (Some(&entry), true, 9));
         assert_eq!(revisions(view.ahead()), [3]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_that_the_whole_of_a_short_queue_does_not_show_is_not_there() {
+    async fn a_claim_that_is_not_in_the_whole_of_a_short_queue_is_gone() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let entry = QueueEntry::new(&mine(&shared, 5));
         let claim = claim(1, MUTEX);
         let answer = range(9, &[other(3)], false);
-        let (view, ()) =
-            soon(async { tokio::join!(shared.read_view(&claim, &entry, 5), front(&mut cluster, &answer)) })
-                .await;
+        let (view, ()) = soon(async {
+            tokio::join!(shared.read_view(&claim, &entry, 5), answer_front(&mut cluster, &answer))
+        })
+        .await;
         let view = view.unwrap();
         assert_eq!((view.mine, view.read_at), (None, 9));
         assert!(cluster.is_idle().await);
@@ -341,9 +350,13 @@ mod tests {
         let entry = QueueEntry::new(&own);
         let claim = claim(1, MUTEX);
         let answers = async {
-            front(&mut cluster, &range(9, &[other(3)], true)).await;
-            // In the order of their keys.
-            whole(&mut cluster).await.answer(&range(10, &[own, other(8), other(4), other(3)], false));
+            answer_front(&mut cluster, &range(9, &[other(3)], true)).await;
+            // Sorted by key, not by revision.
+            expect_whole_queue(&mut cluster).await.answer(&range(
+                10,
+                &[own, other(8), other(4), other(3)],
+                false,
+            ));
         };
         let (view, ()) = soon(async { tokio::join!(shared.read_view(&claim, &entry, 5), answers) }).await;
         let view = view.unwrap();
@@ -352,26 +365,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn claims_that_read_one_queue_at_a_time_share_what_is_recent_enough_for_them() {
+    async fn claims_that_read_one_queue_at_the_same_time_share_a_snapshot_that_is_recent_enough() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
         let (claim, entry) = (claim(1, MUTEX), QueueEntry::new(&own));
         let view = async |since| shared.read_view(&claim, &entry, since).await.unwrap().read_at;
         let asked = async { tokio::join!(view(5), view(5), view(9), view(10), view(9)) };
         let answers = async {
-            // Who comes first does not know of the others yet.
-            front(&mut cluster, &range(8, std::slice::from_ref(&own), true)).await;
+            // The first one does not know of the others yet.
+            answer_front(&mut cluster, &range(8, std::slice::from_ref(&own), true)).await;
             for read_at in [9, 10] {
-                whole(&mut cluster).await.answer(&range(read_at, std::slice::from_ref(&own), false));
+                expect_whole_queue(&mut cluster).await.answer(&range(
+                    read_at,
+                    std::slice::from_ref(&own),
+                    false,
+                ));
             }
         };
-        let (seen, ()) = soon(async { tokio::join!(asked, answers) }).await;
-        assert_eq!(seen, (8, 9, 9, 10, 10));
+        let (states, ()) = soon(async { tokio::join!(asked, answers) }).await;
+        assert_eq!(states, (8, 9, 9, 10, 10));
         assert!(cluster.is_idle().await);
     }
 
     #[test]
-    fn a_snapshot_shows_each_claim_its_own_place_and_no_other() {
+    fn a_snapshot_shows_each_claim_its_own_position_and_no_other() {
         let queue: Vec<QueueEntry> = [3, 5, 8].map(|revision| QueueEntry::new(&other(revision))).to_vec();
         let snapshot = Snapshot { queue: Arc::new(queue.clone()), read_at: 9 };
         for (index, entry) in queue.iter().enumerate() {
@@ -385,11 +402,11 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_is_shared_as_long_as_somebody_uses_it_and_forgotten_after_that() {
+    fn a_snapshot_is_shared_while_it_is_used_and_dropped_after_that() {
         let name = |number: usize| Name::new(number.to_string()).unwrap();
         let mut snapshots = Snapshots::default();
         let used: Vec<Arc<Reading>> = (0..100).map(|number| snapshots.of(&name(number))).collect();
-        // So that a search for what nobody uses pays, however many are used.
+        // The limit grows with what is used, so that unused names are searched for seldom.
         assert!(snapshots.most >= 2 * 64, "{}", snapshots.most);
         for number in 1000..3000 {
             snapshots.of(&name(number));
@@ -401,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_and_a_key_are_asked_for_without_values() {
+    fn a_queue_and_a_key_are_read_without_values() {
         let few = RangeRequest {
             key: b"/a/".to_vec(),
             range_end: b"/a0".to_vec(),
@@ -415,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn answered_ranges_are_found_in_their_order_within_transactions_too() {
+    fn ranges_of_nested_transactions_are_found_in_their_order() {
         let range = |read_at| ResponseOp { response: Some(Response::Range(range(read_at, &[], false))) };
         let within = TxnResponse { responses: vec![range(2), range(3)], ..TxnResponse::default() };
         let transaction = ResponseOp { response: Some(Response::Transaction(within)) };
@@ -426,7 +443,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn keys_are_looked_at_in_as_few_transactions_as_the_cluster_allows() {
+    async fn keys_are_read_in_as_few_transactions_as_the_cluster_allows() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let keys: Vec<Vec<u8>> = (0..150).map(|number| number.to_string().into_bytes()).collect();
         let answers = async {
@@ -434,21 +451,21 @@ mod tests {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
                 let success = keys.iter().map(|key| key_request(key)).collect();
                 assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
-                // Every second key is there.
-                let there = |(number, key): (usize, &Vec<u8>)| {
+                // Every second key exists.
+                let exists = |(number, key): (usize, &Vec<u8>)| {
                     let kvs = if number % 2 == 0 { vec![found(key, 5, 1)] } else { Vec::new() };
                     ResponseOp { response: Some(Response::Range(range(read_at, &kvs, false))) }
                 };
-                let responses = keys.iter().enumerate().map(there).collect();
+                let responses = keys.iter().enumerate().map(exists).collect();
                 call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
             }
         };
-        let (seen, ()) = soon(async { tokio::join!(shared.read_keys(&keys), answers) }).await;
-        let there = |number| KeyState {
+        let (states, ()) = soon(async { tokio::join!(shared.read_keys(&keys), answers) }).await;
+        let exists = |number| KeyState {
             created: if number % 2 == 0 { 5 } else { 0 },
             read_at: if number < 100 { 7 } else { 8 },
         };
-        assert_eq!(seen.unwrap(), (0..150).map(there).collect::<Vec<_>>());
+        assert_eq!(states.unwrap(), (0..150).map(exists).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
@@ -471,7 +488,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_a_claim_unless_it_is_one_of_a_longer_name_where_such_are_used() {
+    async fn with_interop_the_key_of_a_nested_name_is_no_claim() {
         let [plain, nested] = ["", "?interop=python-etcd3"].map(|option| format!("{ADDRESS}{option}"));
         for (address, claims) in [(plain, [2, 3, 4].to_vec()), (nested, [2, 4].to_vec())] {
             let (_cluster, shared) = Cluster::with_store(&address);

@@ -3,7 +3,8 @@
 //! Two things can go wrong, and each has its remedy:
 //!
 //! - A request that enqueues arrives after the release. A tombstone stops it.
-//! - The release itself gets no answer. A background task repeats it until one comes or the lease has expired.
+//! - The release itself gets no answer. A background task repeats it until one comes or the lease has
+//!   expired.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::error::Result;
 const PAUSE: Duration = Duration::from_millis(500);
 
 impl Shared {
-    /// Releases a claim. If that fails, a background task goes on, and at the latest the lease's expiry releases it.
+    /// Releases a claim. If that fails, a background task goes on, and at the latest the lease's expiry
+    /// releases it.
     pub(super) async fn release(self: &Arc<Self>, claim: &Claim) -> Result<Release> {
         let released = self.try_release(claim).await;
         if released.is_err() {
@@ -42,7 +44,8 @@ impl Shared {
 
     async fn delete_claim(&self, claim: &Claim, key: Vec<u8>) -> Result<Release> {
         let id = claim.id;
-        // Only waiters are limited: a crowd that leaves must not delay the holder's release, which all others wait for.
+        // Only waiters are limited: a crowd that leaves must not delay the holder's release, which all others
+        // wait for.
         let holds = self.positions().get(id).is_some_and(|position| position.granted.is_some());
         let _one_of_few = if holds { None } else { self.release_limit.acquire().await.ok() };
         let leases = self.unanswered().get(&id).cloned();
@@ -63,8 +66,8 @@ impl Shared {
 
     /// Repeats a release in the background until it is answered, or the claim's lease has expired.
     ///
-    /// The core does not repeat it for longer than the claim's lease. That is not enough here, because other claims that
-    /// are attached to the same lease keep it alive, and the key with it.
+    /// The core does not repeat it for longer than the claim's lease. That is not enough here, because other
+    /// claims that are attached to the same lease keep it alive, and the key with it.
     fn release_in_background(self: &Arc<Self>, claim: &Claim) {
         let id = claim.id;
         let is_pending = move |shared: &Self| shared.key_numbers.key(id).is_some();
@@ -92,10 +95,12 @@ impl Shared {
         self.background_releases.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
-    /// Whether the claim's key may still exist under a lease that is alive, or that a late answer may prove alive.
+    /// Whether the claim's key may still exist under a lease that is alive, or that a late answer may prove
+    /// alive.
     ///
-    /// As long as it may, the key must not be used again: the next claim would take the old key for its own. A key of a
-    /// lease that has ended is no danger: the next claim sees that it has another lease, and deletes it.
+    /// As long as it may, the key must not be used again: the next claim would take the old key for its own.
+    /// A key of a lease that has ended is no danger: the next claim sees that it has another lease, and
+    /// deletes it.
     fn key_may_exist(&self, id: ClaimId) -> bool {
         let unanswered = self.unanswered().get(&id).cloned().unwrap_or_default();
         let known = self.positions().get(id).map(|position| position.mine.lease);
@@ -104,8 +109,8 @@ impl Shared {
 
     /// Puts the claim's tombstone, so that a request which arrives late cannot enqueue the released claim.
     ///
-    /// The tombstone is attached to the lease that the late request names. When the lease ends, the tombstone is deleted,
-    /// and the request fails for want of the lease.
+    /// The tombstone is attached to the lease that the late request names. When the lease ends, the tombstone
+    /// is deleted, and the request fails for want of the lease.
     async fn put_tombstone(&self, id: ClaimId, lease: i64) -> Result<()> {
         let key = keys::tombstone(self.prefix(), id, lease);
         let put = operation(Request::Put(PutRequest { key, value: Vec::new(), lease }));

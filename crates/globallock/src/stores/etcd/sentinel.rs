@@ -1,7 +1,7 @@
 //! A sentinel key for each lease: a key that is attached to the lease and is watched.
 //!
-//! When the cluster deletes it, the lease has expired or was revoked. So one watch per lease is enough to learn this at
-//! once, however many claims are attached to the lease.
+//! When the cluster deletes it, the lease has expired or was revoked. So one watch per lease is enough to
+//! learn this at once, however many claims are attached to the lease.
 
 use std::sync::Arc;
 
@@ -41,14 +41,16 @@ impl Shared {
                         shared.lease_expired(lease.id);
                         return;
                     }
-                    // No answer proves nothing. The renewals of the claims decide whether the lease has expired.
+                    // No answer proves nothing. The renewals of the claims decide whether the lease has
+                    // expired.
                     Err(_) => tokio::time::sleep(shared.connection.config().timeout).await,
                 }
             }
         });
     }
 
-    /// Records that the cluster has ended a lease, and signals `session_lost`, so that its claims are checked.
+    /// Records that the cluster has ended a lease, and signals `session_lost`, so that its claims are
+    /// checked.
     pub(super) fn lease_expired(&self, lease: i64) {
         self.leases.forget(lease);
         self.session_lost.notify_one();

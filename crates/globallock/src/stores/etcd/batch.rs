@@ -24,6 +24,7 @@ struct State {
     is_busy: bool,
 }
 
+/// The keys that one caller wants to read, and where the answer goes.
 #[derive(Debug)]
 struct Pending {
     keys: Vec<Vec<u8>>,

@@ -281,7 +281,8 @@ impl Connection {
             Code::Unauthenticated | Code::PermissionDenied => Error::permission_denied(
                 store,
                 format!(
-                    "{message}: check user and password, and grant the user's role read and write on the prefix"
+                    "{message}: check user and password, and grant the user's role read and write on \
+                     the prefix"
                 ),
             ),
             Code::InvalidArgument if message.contains("user name") || message.contains("auth") => {

@@ -115,19 +115,19 @@ impl Shared {
         let python_etcd3_keys: Vec<KeyValue> = ranges.flat_map(|range| range.kvs).collect();
         let is_complete = self.is_complete(claim, &python_etcd3_keys);
         let status = match (own.as_ref().map(QueueEntry::new), found, behind) {
-            (None, ..) => self.note_gone(claim, read_at),
+            (None, ..) => self.record_gone(claim, read_at),
             // The last claim of this store was still in front, so the queue was not read: its blockers are
             // known.
             (Some(mine), None, behind) => {
                 let (ahead, as_of) = behind.map_or((Ahead::default(), None), |b| (b.ahead, b.read_at));
-                self.note_position(claim, &mine, ahead, as_of.unwrap_or(read_at), is_complete, sent)
+                self.record_position(claim, &mine, ahead, as_of.unwrap_or(read_at), is_complete, sent)
             }
             (Some(mine), Some(found), _) => {
                 let queue = self.claims(&found.kvs);
                 let view = QueueView::new(Some(mine.clone()), queue, !found.more, read_at);
                 let is_enough = view.is_whole || Ahead::of_some(view.ahead(), claim.permits).is_some();
                 let view = if is_enough { view } else { self.read_view(claim, &mine, read_at).await? };
-                self.note_view(claim, &view, is_complete, sent)
+                self.record_view(claim, &view, is_complete, sent)
             }
         };
         if status == ClaimStatus::Gone {
@@ -204,7 +204,7 @@ mod tests {
         let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         shared.leases.pretend(1);
         let mut claim = claim(1, permits);
-        claim.lease = shared.leases.find(1).unwrap().length();
+        claim.lease = shared.leases.find(1).unwrap().ttl();
         let key = shared.key_numbers.take(shared.prefix(), &claim);
         (cluster, shared, claim, key)
     }

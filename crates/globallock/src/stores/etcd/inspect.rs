@@ -14,7 +14,7 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::admit;
 
-/// How many leases are asked about at the same time.
+/// For how many leases the time that remains is read at the same time.
 const MAX_CONCURRENT: usize = 32;
 
 impl Shared {

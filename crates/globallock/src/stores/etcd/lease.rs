@@ -33,7 +33,7 @@ impl Lease {
     }
 
     /// How long it lives after its last renewal.
-    pub(super) fn length(&self) -> Duration {
+    pub(super) fn ttl(&self) -> Duration {
         self.ttl
     }
 
@@ -41,7 +41,7 @@ impl Lease {
         now() < self.expires()
     }
 
-    /// Whether more than a third has gone by, so that it must be renewed before a new claim is attached to
+    /// Whether more than a third has passed, so that it must be renewed before a new claim is attached to
     /// it.
     fn is_stale(&self) -> bool {
         (now() - self.confirmed) * 3 > self.ttl
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_claim_renews_a_lease_of_which_more_than_a_third_has_gone_by() {
+    async fn a_new_claim_renews_a_lease_of_which_more_than_a_third_has_passed() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let (leases, connection) = (&shared.leases, &shared.connection);
         granted(&mut cluster, leases, connection, 1, 30).await;
@@ -317,7 +317,7 @@ mod tests {
         };
         let (got, ()) = tokio::join!(leases.get(connection, secs(30)), late);
         let (lease, _) = got.unwrap();
-        assert_eq!((lease.expires() - sent, lease.length()), (secs(30), secs(30)));
+        assert_eq!((lease.expires() - sent, lease.ttl()), (secs(30), secs(30)));
         advance(secs(29) - Duration::from_millis(1)).await;
         assert!(leases.find(1).is_some());
         advance(Duration::from_millis(1)).await;
@@ -364,7 +364,7 @@ mod tests {
         })
         .await;
         let lease = kept.unwrap().unwrap();
-        assert_eq!((lease.length(), lease.expires() - now()), (secs(90), secs(90)));
+        assert_eq!((lease.ttl(), lease.expires() - now()), (secs(90), secs(90)));
         assert_eq!(leases.find(1), Some(lease));
     }
 

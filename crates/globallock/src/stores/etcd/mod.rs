@@ -76,9 +76,9 @@ struct Shared {
     snapshots: Mutex<Snapshots>,
     /// Serializes the requests of each claim that change its queue.
     turns: Turns,
-    /// How many more claims may be enqueued at the same time.
+    /// Limits how many claims are enqueued at the same time.
     enqueue_limit: Arc<Semaphore>,
-    /// How many more waiting claims may be released at the same time.
+    /// Limits how many waiting claims are released at the same time.
     release_limit: Semaphore,
     /// Claims that a request without an answer may still put into the queue, and under which leases.
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,

@@ -19,8 +19,9 @@ use crate::sync::now;
 pub(super) struct Position {
     /// The claim's own key.
     pub(super) mine: QueueEntry,
-    /// From when the max hold time is counted: when the request was sent whose answer showed the grant, or
-    /// when the watch notified it. `None` while the claim waits.
+    /// The start of the max hold time; `None` while the claim waits.
+    ///
+    /// It is when the request was sent whose answer showed the grant, or when the watch notified the grant.
     pub(super) granted: Option<Instant>,
     /// The claims in front of it.
     pub(super) ahead: Ahead,
@@ -95,8 +96,8 @@ pub(super) struct Behind {
 impl Shared {
     /// Finds what this store knows of the queue in front of a new claim, without a request.
     ///
-    /// Nothing if its last claim there is being released or its lease may have expired: such a key may be
-    /// gone soon, and the queue would have to be read again.
+    /// `None` if nothing reliable is known. That includes a last claim that is being released or whose lease
+    /// may have expired: its key may be gone soon, and then the queue would have to be read anyway.
     pub(super) fn behind(&self, claim: &Claim) -> Option<Behind> {
         if self.connection.config().python_etcd3 {
             return None;
@@ -113,7 +114,7 @@ impl Shared {
     }
 
     /// Records what a claim has read of its queue, and returns the claim's status.
-    pub(super) fn note_view(
+    pub(super) fn record_view(
         &self,
         claim: &Claim,
         view: &QueueView,
@@ -129,21 +130,21 @@ impl Shared {
                     // for it.
                     Ahead::of_some(view.ahead(), claim.permits).unwrap_or_default()
                 };
-                self.note_position(claim, mine, ahead, view.read_at, is_complete, sent)
+                self.record_position(claim, mine, ahead, view.read_at, is_complete, sent)
             }
-            None => self.note_gone(claim, view.read_at),
+            None => self.record_gone(claim, view.read_at),
         }
     }
 
     /// Records that a claim's key did not exist as of revision `read_at`, and returns the claim's status.
-    pub(super) fn note_gone(&self, claim: &Claim, read_at: i64) -> ClaimStatus {
+    pub(super) fn record_gone(&self, claim: &Claim, read_at: i64) -> ClaimStatus {
         let mut positions = self.positions();
         positions.remove_if_gone(claim.id, read_at);
         positions.get(claim.id).map_or(ClaimStatus::Gone, |position| self.status(claim, position))
     }
 
     /// Records a claim's position as of revision `read_at`, and returns the claim's status.
-    pub(super) fn note_position(
+    pub(super) fn record_position(
         &self,
         claim: &Claim,
         mine: &QueueEntry,
@@ -267,7 +268,7 @@ pub(super) mod tests {
         let queue = shared.claims(queue);
         let key = shared.key_numbers.key(claim.id).unwrap();
         let mine = queue.iter().find(|entry| entry.key == key).cloned();
-        shared.note_view(claim, &QueueView::new(mine, queue, true, read_at), true, now())
+        shared.record_view(claim, &QueueView::new(mine, queue, true, read_at), true, now())
     }
 
     /// A holder with lease 1 and revision 4, and its store with a scripted cluster.
@@ -296,7 +297,7 @@ pub(super) mod tests {
         assert_eq!(read(&shared, &claim, &queue, 4), ClaimStatus::Waiting);
         shared.leases.forget(1);
         assert_eq!(shared.advance(&claim, &[OTHER.into()]), Some(ClaimStatus::Gone));
-        // It joins again, behind somebody.
+        // It joins again, behind another claim.
         shared.leases.pretend(2);
         let queue = [found(OTHER.as_bytes(), 5, 9), found(&key, 6, 2)];
         assert_eq!(read(&shared, &claim, &queue, 6), ClaimStatus::Waiting);
@@ -310,14 +311,14 @@ pub(super) mod tests {
         let held = read(&shared, &claim, &[found(&key, 6, 1)], 6);
         assert_eq!(fencing_token(held), Some(6));
         // These requests were sent when the earlier key was gone; their answers came late.
-        assert_eq!(fencing_token(shared.note_gone(&claim, 5)), Some(6));
+        assert_eq!(fencing_token(shared.record_gone(&claim, 5)), Some(6));
         assert_eq!(fencing_token(read(&shared, &claim, &[], 5)), Some(6));
         assert_eq!(read(&shared, &claim, &[], 6), ClaimStatus::Gone);
         assert!(shared.positions().get(claim.id).is_none());
     }
 
     #[tokio::test]
-    async fn a_reading_that_a_later_one_has_overtaken_takes_nothing_back() {
+    async fn a_late_answer_does_not_overwrite_what_a_later_read_has_shown() {
         let (shared, claim, key) = store();
         shared.leases.pretend(1);
         let queue = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)];
@@ -329,19 +330,19 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn of_two_readings_as_of_one_revision_the_last_one_counts() {
+    async fn of_two_reads_as_of_one_revision_the_last_one_counts() {
         let (shared, ..) = store();
         shared.leases.pretend(1);
         let reader = claim(2, READ);
         let key = shared.key_numbers.take(shared.prefix(), &reader);
         let queue = shared.claims(&[found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1)]);
         let mine = || Some(queue[1].clone());
-        // Some of those in front do not keep it waiting, which tells nothing of the others.
+        // No claim in this part of the queue blocks it, which proves nothing: the rest is unknown.
         let some = QueueView::new(mine(), queue[1..].to_vec(), false, 6);
-        assert_eq!(shared.note_view(&reader, &some, true, now()), ClaimStatus::Waiting);
+        assert_eq!(shared.record_view(&reader, &some, true, now()), ClaimStatus::Waiting);
         assert!(!shared.positions().get(reader.id).unwrap().ahead.is_known());
         let whole = QueueView::new(mine(), queue.clone(), true, 6);
-        assert_eq!(shared.note_view(&reader, &whole, true, now()), ClaimStatus::Waiting);
+        assert_eq!(shared.record_view(&reader, &whole, true, now()), ClaimStatus::Waiting);
         let blockers = |position: &Position| {
             position.ahead.blockers(READ).iter().map(|b| b.revision).collect::<Vec<_>>()
         };
@@ -355,7 +356,7 @@ pub(super) mod tests {
         let reads = |queue: &[KeyValue], read_at, is_complete| {
             let queue = shared.claims(queue);
             let mine = queue.iter().find(|entry| entry.key == key).cloned();
-            shared.note_view(&claim, &QueueView::new(mine, queue, true, read_at), is_complete, now())
+            shared.record_view(&claim, &QueueView::new(mine, queue, true, read_at), is_complete, now())
         };
         let [other, mine, again] = [found(OTHER.as_bytes(), 3, 9), found(&key, 4, 1), found(&key, 9, 1)];
         // It lacks the other key that it needs; then another claim is in front; then it lacks nothing.
@@ -378,7 +379,7 @@ pub(super) mod tests {
         for (read_at, passed) in [(4, 0), (14, 10)] {
             tokio::time::advance(Duration::from_secs(passed)).await;
             let ClaimStatus::Held(grant) = read(&shared, &claim, &[found(&key, 4, 1)], read_at) else {
-                unreachable!("nobody is in front")
+                unreachable!("no claim is in front")
             };
             assert_eq!(grant.hold_ends.map(|ends| ends - sent), claim.max_hold);
         }

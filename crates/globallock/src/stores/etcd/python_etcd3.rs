@@ -215,7 +215,7 @@ mod tests {
     };
     use crate::stores::etcd::positions::tests::{MUTEX, READ, claim, fencing_token, found};
     use crate::stores::etcd::reading::QueueView;
-    use crate::stores::etcd::scripted::{Call, Cluster, as_of, creates, soon};
+    use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
 
     const ADDRESS: &str = "etcd://127.0.0.1:1?interop=python-etcd3";
     const PYTHON_ETCD3_KEY: &[u8] = b"/locks/_glocks/a";
@@ -227,7 +227,7 @@ mod tests {
         let (cluster, shared) = Cluster::with_store(ADDRESS);
         shared.leases.pretend(1);
         let mut claim = claim(1, MUTEX);
-        claim.lease = shared.leases.find(1).unwrap().length();
+        claim.lease = shared.leases.find(1).unwrap().ttl();
         let key = shared.key_numbers.take(shared.prefix(), &claim);
         (cluster, shared, claim, found(&key, 40, 1))
     }
@@ -237,7 +237,7 @@ mod tests {
         let (cluster, shared, claim, own) = absent();
         let queue = shared.claims([&own]);
         let view = QueueView::new(Some(queue[0].clone()), queue, true, 40);
-        assert_eq!(shared.note_view(&claim, &view, false, now()), ClaimStatus::Waiting);
+        assert_eq!(shared.record_view(&claim, &view, false, now()), ClaimStatus::Waiting);
         (cluster, shared, claim, own)
     }
 
@@ -263,7 +263,7 @@ mod tests {
         }))
     }
 
-    fn reads(key: &[u8]) -> RequestOp {
+    fn read_operation(key: &[u8]) -> RequestOp {
         operation(Request::Range(RangeRequest { key: key.to_vec(), ..RangeRequest::default() }))
     }
 
@@ -276,7 +276,7 @@ mod tests {
             success: vec![put(claim)],
             failure: Vec::new(),
         };
-        let read = reads(PYTHON_ETCD3_KEY);
+        let read = read_operation(PYTHON_ETCD3_KEY);
         assert_eq!(asked.success[3..], [operation(Request::Transaction(take)), read.clone()]);
         assert_eq!(asked.failure[2..], [read]);
         call
@@ -287,7 +287,7 @@ mod tests {
         let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
         let compare =
             vec![Compare::created(PYTHON_ETCD3_KEY.to_vec(), 0), Compare::created(own.key.clone(), 40)];
-        let failure = vec![reads(PYTHON_ETCD3_KEY), reads(&own.key)];
+        let failure = vec![read_operation(PYTHON_ETCD3_KEY), read_operation(&own.key)];
         assert_eq!(asked, TxnRequest { compare, success: vec![put(claim)], failure });
         call
     }
@@ -347,7 +347,7 @@ mod tests {
             let kvs = [range(&[python_etcd3_key(b"theirs")]), range(std::slice::from_ref(&own))].to_vec();
             expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
             let (created, mut stream) = cluster.asked::<WatchRequest>("Watch/Watch").await;
-            let created = [creates(created), creates(stream.request().await)];
+            let created = [created_watch(created), created_watch(stream.request().await)];
             let watched = created.each_ref().map(|create| (&create.key[..], create.start_revision));
             assert_eq!(watched, [(PYTHON_ETCD3_KEY, 51), (&own.key[..], 51)]);
             assert!(cluster.is_idle().await);

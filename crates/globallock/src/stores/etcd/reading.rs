@@ -27,7 +27,7 @@ pub(super) const FEW: i64 = 16;
 pub(super) struct KeyState {
     /// The revision at which the key was created; 0 if it does not exist.
     pub(super) created: i64,
-    /// The revision as of which that is so.
+    /// The revision as of which it was read.
     pub(super) read_at: i64,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// The view of the claim whose key was created at `revision`.
-    fn read_view(&self, key: &[u8], revision: i64) -> QueueView {
+    fn view(&self, key: &[u8], revision: i64) -> QueueView {
         let index = self.queue.partition_point(|entry| entry.revision < revision);
         let mine = self.queue.get(index).filter(|entry| entry.key == key).cloned();
         QueueView { mine, queue: Arc::clone(&self.queue), index, is_whole: true, read_at: self.read_at }
@@ -172,7 +172,7 @@ impl Shared {
         let mut last = reading.lock().await;
         let known = last.as_ref().filter(|snapshot| snapshot.read_at >= since);
         if let Some(snapshot) = known {
-            return Ok(snapshot.read_view(&mine.key, mine.revision));
+            return Ok(snapshot.view(&mine.key, mine.revision));
         }
         // Each other claim that wants this queue now has a reference to it too.
         let is_alone = Arc::strong_count(&reading) == 1;
@@ -180,7 +180,7 @@ impl Shared {
             return Ok(view);
         }
         let snapshot = self.read_snapshot(&claim.name).await?;
-        let view = snapshot.read_view(&mine.key, mine.revision);
+        let view = snapshot.view(&mine.key, mine.revision);
         *last = Some(snapshot);
         Ok(view)
     }
@@ -392,12 +392,12 @@ mod tests {
         let queue: Vec<QueueEntry> = [3, 5, 8].map(|revision| QueueEntry::new(&other(revision))).to_vec();
         let snapshot = Snapshot { queue: Arc::new(queue.clone()), read_at: 9 };
         for (index, entry) in queue.iter().enumerate() {
-            let view = snapshot.read_view(&entry.key, entry.revision);
+            let view = snapshot.view(&entry.key, entry.revision);
             assert_eq!((view.mine.as_ref(), view.read_at, view.is_whole), (Some(entry), 9, true));
             assert_eq!(view.ahead(), &queue[..index]);
         }
         for (key, revision) in [(&queue[1].key, 6), (&queue[1].key, 9), (&queue[0].key, 5)] {
-            assert_eq!(snapshot.read_view(key, revision).mine, None, "{revision}");
+            assert_eq!(snapshot.view(key, revision).mine, None, "{revision}");
         }
     }
 

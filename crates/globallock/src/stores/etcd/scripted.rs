@@ -189,7 +189,7 @@ pub(super) fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T
 }
 
 /// The watch that a request creates.
-pub(super) fn creates(request: WatchRequest) -> WatchCreate {
+pub(super) fn created_watch(request: WatchRequest) -> WatchCreate {
     match request.action {
         Some(WatchAction::Create(create)) => create,
         other => panic!("{other:?} creates no watch"),

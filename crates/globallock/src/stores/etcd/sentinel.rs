@@ -30,7 +30,7 @@ impl Shared {
                 else {
                     return;
                 };
-                let changes = subscription.changes_within(lease.length()).await;
+                let changes = subscription.changes_within(lease.ttl()).await;
                 drop(subscription);
                 let Some(shared) = shared.upgrade() else { return };
                 let was_deleted = changes.is_some_and(|changes| !changes.deleted.is_empty());
@@ -75,7 +75,7 @@ mod tests {
 
     use super::*;
     use crate::stores::etcd::messages::{Event, KeyValue, WatchRequest, WatchResponse};
-    use crate::stores::etcd::scripted::{Call, Cluster, as_of, creates, soon};
+    use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
 
     const LEASE: i64 = 0x1f;
     const SENTINEL: &[u8] = b"/locks/_glocks//1f";
@@ -93,8 +93,8 @@ mod tests {
     }
 
     /// Checks that a request watches the sentinel key from this revision on; returns the id of the watch.
-    fn is_watched(request: WatchRequest, from: i64) -> i64 {
-        let create = creates(request);
+    fn check_watch(request: WatchRequest, from: i64) -> i64 {
+        let create = created_watch(request);
         assert_eq!((&create.key[..], create.start_revision), (SENTINEL, from));
         create.watch_id
     }
@@ -113,7 +113,7 @@ mod tests {
     async fn the_deletion_of_the_sentinel_key_ends_its_lease_at_once() {
         let (mut cluster, shared, _) = watched_lease().await;
         let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
-        let watch_id = is_watched(first, 8);
+        let watch_id = check_watch(first, 8);
         stream.say(&WatchResponse { header: as_of(7), watch_id, created: true, ..Default::default() });
         assert!(cluster.is_idle().await);
         assert!(shared.leases.find(LEASE).is_some());
@@ -128,9 +128,9 @@ mod tests {
     async fn a_sentinel_key_is_read_once_per_lease_if_its_watch_is_silent() {
         let (mut cluster, shared, lease) = watched_lease().await;
         let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
-        is_watched(first, 8);
+        check_watch(first, 8);
         // Its claims renew it meanwhile.
-        tokio::time::advance(lease.length() - Duration::from_millis(1)).await;
+        tokio::time::advance(lease.ttl() - Duration::from_millis(1)).await;
         shared.leases.forget(LEASE);
         shared.leases.pretend(LEASE);
         assert!(cluster.is_idle().await);
@@ -140,11 +140,11 @@ mod tests {
         let again = async {
             // The cancellation of the first watch comes first.
             stream.request::<WatchRequest>().await;
-            is_watched(stream.request().await, 21)
+            check_watch(stream.request().await, 21)
         };
         soon(again).await;
         assert!(shared.leases.find(LEASE).is_some());
-        tokio::time::advance(lease.length() - Duration::from_millis(1)).await;
+        tokio::time::advance(lease.ttl() - Duration::from_millis(1)).await;
         shared.leases.forget(LEASE);
         shared.leases.pretend(LEASE);
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -159,7 +159,7 @@ mod tests {
     async fn an_error_of_the_cluster_ends_no_lease_and_the_sentinel_key_is_watched_again() {
         let (mut cluster, shared, _) = watched_lease().await;
         let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
-        let watch_id = is_watched(first, 8);
+        let watch_id = check_watch(first, 8);
         // Somebody wrote after the put and before the watch, so the deletion may have been missed.
         stream.say(&WatchResponse { header: as_of(8), watch_id, created: true, ..Default::default() });
         let refusal = tonic::Status::invalid_argument("it is confused");
@@ -169,7 +169,7 @@ mod tests {
         tokio::time::advance(shared.connection.config().timeout).await;
         let mut stream = stream;
         soon(stream.request::<WatchRequest>()).await;
-        is_watched(soon(stream.request()).await, 8);
+        check_watch(soon(stream.request()).await, 8);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,7 +18,7 @@ use crate::sync::now;
 struct Deletions {
     /// The deleted keys.
     keys: Vec<Vec<u8>>,
-    /// The revision as of which that is so.
+    /// The revision as of which they are known.
     as_of: i64,
     /// Whether every deletion until then was notified, in the order in which they happened.
     none_missed: bool,
@@ -119,7 +119,7 @@ impl Shared {
         };
         let sent = now();
         let view = self.read_view(claim, &mine, since).await?;
-        Ok(self.note_view(claim, &view, self.python_etcd3_key(claim).is_none(), sent))
+        Ok(self.record_view(claim, &view, self.python_etcd3_key(claim).is_none(), sent))
     }
 
     /// Reads all watched keys once per lease, in the background, because a notification may get lost.
@@ -165,14 +165,14 @@ mod tests {
     };
     use crate::stores::etcd::positions::tests::{MUTEX, claim, fencing_token, found, read};
     use crate::stores::etcd::reading::key_request;
-    use crate::stores::etcd::scripted::{Call, Cluster, as_of, creates, soon};
+    use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
 
     const QUEUE: &str = "/locks/_glocks/a/";
     const RANGE: &str = "KV/Range";
     const WATCH: &str = "Watch/Watch";
 
     /// A waiter with revision 40 behind this many claims of other programs, as of revision 50.
-    fn waits(others: i64) -> (Cluster, Arc<Shared>, Claim, Vec<KeyValue>) {
+    fn waiter_behind(others: i64) -> (Cluster, Arc<Shared>, Claim, Vec<KeyValue>) {
         let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         shared.leases.pretend(1);
         let claim = claim(1, MUTEX);
@@ -193,11 +193,11 @@ mod tests {
     impl Watched {
         async fn begin(cluster: &mut Cluster, queue: &[KeyValue], from: i64) -> Self {
             let (first, stream) = cluster.asked::<WatchRequest>(WATCH).await;
-            Watched::go_on(first, stream, queue, from).await
+            Watched::begin_with(first, stream, queue, from).await
         }
 
-        async fn go_on(first: WatchRequest, mut stream: Call, queue: &[KeyValue], from: i64) -> Self {
-            let created = [creates(first), creates(stream.request().await)];
+        async fn begin_with(first: WatchRequest, mut stream: Call, queue: &[KeyValue], from: i64) -> Self {
+            let created = [created_watch(first), created_watch(stream.request().await)];
             let [other, mine] = &queue[queue.len() - 2..] else { unreachable!() };
             assert_eq!([&created[0].key, &created[1].key], [&mine.key, &other.key]);
             assert_eq!(created.each_ref().map(|create| create.start_revision), [from; 2]);
@@ -277,7 +277,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_holds_when_its_blockers_deletion_is_notified_and_sends_no_request() {
-        let (mut cluster, shared, claim, queue) = waits(1);
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
         let status = status_after((&mut cluster, &shared, &claim, &queue), async |_, watched| {
             watched.begins(50);
             watched.deleted(1, 52);
@@ -293,7 +293,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_whose_key_was_deleted_before_its_turn_is_gone() {
-        let (mut cluster, shared, claim, queue) = waits(1);
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
         let status = status_after((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(50);
             watched.deleted(0, 52);
@@ -307,7 +307,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_claim_whose_watch_began_late_reads_before_it_holds() {
         // The deletion of its own key may have been missed, before that of the blocker was notified.
-        let (mut cluster, shared, claim, queue) = waits(1);
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
         let status = status_after((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(52);
             watched.deleted(1, 53);
@@ -319,7 +319,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_short_queue_is_read_at_once_if_a_deletion_may_have_been_missed() {
-        let (mut cluster, shared, claim, queue) = waits(1);
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
         let status = status_after((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(52);
             expect_queue_read(cluster, &queue[1..], 52).await;
@@ -330,7 +330,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn behind_a_long_queue_two_keys_are_read_if_a_deletion_may_have_been_missed() {
-        let (mut cluster, shared, claim, queue) = waits(30);
+        let (mut cluster, shared, claim, queue) = waiter_behind(30);
         let both = [&queue[30], &queue[29]];
         let changed = shared.wait_for_change(&claim);
         let mut changed = Box::pin(changed);
@@ -365,7 +365,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_does_not_use_a_snapshot_that_is_older_than_what_it_has_read() {
-        let (mut cluster, shared, claim, queue) = waits(1);
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
         // It knows no blocker that it could watch.
         shared.positions().get_mut(claim.id).unwrap().ahead = Default::default();
         let (other, unknown) = (claim.clone(), QueueEntry::new(&found(b"/locks/_glocks/a/0", 7, 9)));
@@ -385,7 +385,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn watched_keys_are_read_once_per_lease_and_their_deletion_is_notified() {
-        let (mut cluster, shared, claim, queue) = waits(1);
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
         let lease = Duration::from_secs(30);
         shared.poll_watched_keys(Duration::ZERO);
         assert!(cluster.is_idle().await, "nothing is watched");
@@ -395,11 +395,11 @@ mod tests {
         watched.begins(50);
         advance(lease - Duration::from_millis(1)).await;
         shared.poll_watched_keys(lease);
-        assert!(cluster.is_idle().await, "less than a lease has gone by");
+        assert!(cluster.is_idle().await, "less than a lease has passed");
         advance(Duration::from_millis(1)).await;
         shared.poll_watched_keys(lease);
         let (asked, call) = soon(cluster.asked::<TxnRequest>("KV/Txn")).await;
-        // In any order.
+        // The two keys may come in any order.
         let is_mine = asked.success[0] == key_request(&queue[1].key);
         let kvs = if is_mine { [queue[1..].to_vec(), Vec::new()] } else { [Vec::new(), queue[1..].to_vec()] };
         let responses =

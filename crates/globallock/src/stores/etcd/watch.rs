@@ -220,7 +220,7 @@ mod tests {
     use super::*;
     use crate::stores::etcd::Shared;
     use crate::stores::etcd::messages::Header;
-    use crate::stores::etcd::scripted::{Cluster, creates, soon};
+    use crate::stores::etcd::scripted::{Cluster, created_watch, soon};
     use futures_util::FutureExt;
 
     fn watches() -> (Arc<Watches>, Arc<Inbox>) {
@@ -293,9 +293,9 @@ mod tests {
         let one = shared.watches.subscribe(&shared.connection, keys(["a", "b"]), 7);
         let other = shared.watches.subscribe(&shared.connection, keys(["a"]), 9);
         let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
-        let mut created = vec![creates(first)];
+        let mut created = vec![created_watch(first)];
         for _ in 0..2 {
-            created.push(creates(soon(stream.request()).await));
+            created.push(created_watch(soon(stream.request()).await));
         }
         let asked: Vec<_> = created.iter().map(|create| (&create.key[..], create.start_revision)).collect();
         assert_eq!(asked, [(&b"a"[..], 8), (b"b", 8), (b"a", 10)]);
@@ -347,7 +347,7 @@ mod tests {
             for _ in 0..2 {
                 let subscription = shared.watches.subscribe(&shared.connection, keys(["a"]), 7);
                 let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
-                let watch_id = creates(first).watch_id;
+                let watch_id = created_watch(first).watch_id;
                 if refuses {
                     // The cluster refuses the watch, and leaves the stream open.
                     let refused = WatchResponse { watch_id, created: true, canceled: true, ..answer(7) };

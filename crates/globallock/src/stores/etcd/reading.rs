@@ -16,8 +16,7 @@ use crate::name::Name;
 const RANGE: &str = "/etcdserverpb.KV/Range";
 /// How many keys one transaction reads. etcd allows 128 operations by default.
 const KEYS_PER_TRANSACTION: usize = 100;
-/// How many keys one answer has at most. Even with their values it stays far below the size that clients
-/// refuse.
+/// How many keys one answer has at most: even with values, far below the size that clients refuse.
 const PAGE_SIZE: i64 = 1000;
 /// How many claims are read when only a part of a queue is.
 pub(super) const FEW: i64 = 16;

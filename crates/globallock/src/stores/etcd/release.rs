@@ -153,7 +153,7 @@ mod tests {
         }
         assert!(cluster.is_idle().await);
         let answers = async {
-            expect_delete(&mut cluster, &held_key).await.answer(&DeleteRangeResponse { deleted: 1 })
+            expect_delete(&mut cluster, &held_key).await.answer(&DeleteRangeResponse { deleted: 1 });
         };
         let (released, ()) = soon(async { tokio::join!(shared.release(&holder), answers) }).await;
         assert_eq!(released.unwrap(), Release::Released);

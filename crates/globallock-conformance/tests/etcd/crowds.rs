@@ -1,4 +1,4 @@
-//! What a claim costs in a crowd.
+//! The cost of a claim in a long queue.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -38,7 +38,7 @@ fn claim(manager: u128, number: u64, permits: Permits) -> Claim {
     }
 }
 
-/// Has these claims join, and says how many bytes each was answered.
+/// Enqueues these claims, and returns how many bytes the answers had for each.
 async fn join(cluster: &Etcd, store: &Arc<dyn Backend>, claims: impl Iterator<Item = Claim>) -> u64 {
     let before = sent(cluster);
     let mut count = 0;
@@ -49,7 +49,7 @@ async fn join(cluster: &Etcd, store: &Arc<dyn Backend>, claims: impl Iterator<It
     (sent(cluster) - before) / count
 }
 
-/// Joins behind 20 claims and behind 2,000, and compares what one join was answered.
+/// Joins behind 20 claims and behind 2,000, and compares the bytes of the answers for each join.
 async fn costs_the_same(permits: Permits) {
     let cluster = Etcd::start(1).unwrap();
     let store = || async { globallock::connect_backend(&cluster.url()).await.unwrap() };
@@ -71,11 +71,11 @@ async fn costs_the_same(permits: Permits) {
 }
 
 #[tokio::test]
-async fn a_join_costs_the_same_behind_few_and_behind_many() {
+async fn a_mutex_joins_behind_many_at_the_same_cost_as_behind_few() {
     costs_the_same(MUTEX).await;
 }
 
 #[tokio::test]
-async fn a_reader_joins_a_crowd_behind_a_holder_at_the_same_cost() {
+async fn a_reader_joins_behind_many_readers_at_the_same_cost_as_behind_few() {
     costs_the_same(READ).await;
 }

@@ -1,4 +1,4 @@
-//! Answers that take their time, streams that end, and servers that serve nobody.
+//! Answers that come late, streams that end, and servers that accept no connection.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 
-/// So long that nothing ends by it while a test runs.
+/// A lease that does not expire while a test runs.
 const LONG: Duration = Duration::from_secs(60);
 
 /// A proxy in front of the only member, and the address that leads through it.
@@ -20,7 +20,7 @@ async fn behind_a_proxy(cluster: &Etcd, options: &str) -> (Proxy, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_counts_from_the_request_and_not_from_its_answer() {
+async fn a_lease_is_counted_from_the_request_and_not_from_its_answer() {
     let cluster = Etcd::start(1).unwrap();
     let (proxy, url) = behind_a_proxy(&cluster, "?timeout=10s").await;
     let lease = Duration::from_secs(6);
@@ -37,13 +37,13 @@ async fn a_deadline_counts_from_the_request_and_not_from_its_answer() {
 
     let delay = Duration::from_millis(200);
     let (mut before, mut renewals) = (guard.remaining().unwrap(), 0);
-    // From the second on, the answers have surely taken their time.
+    // From the second renewal on, the answers were certainly delayed.
     proxy.answers(Flow::Delay(delay));
     while renewals < 3 {
         let left = guard.remaining().unwrap();
         assert!(guard.is_held());
         renewals += u32::from(left > before);
-        // The lease is kept alive, and then the key is looked for.
+        // A renewal is two requests: one keeps the lease alive, one reads the key.
         assert!(
             renewals < 2 || left <= lease - delay * 2,
             "{left:?} after two answers that took {delay:?} each"
@@ -54,7 +54,7 @@ async fn a_deadline_counts_from_the_request_and_not_from_its_answer() {
 }
 
 #[tokio::test]
-async fn a_departure_while_the_connection_is_away_is_told_long_before_the_lease_ends() {
+async fn a_release_during_a_broken_connection_grants_long_before_the_lease_ends() {
     let cluster = Etcd::start(1).unwrap();
     let (proxy, url) = behind_a_proxy(&cluster, "?timeout=500ms").await;
     let holder = connect_for(&cluster.url(), LONG).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_departure_while_the_connection_is_away_is_told_long_before_the_lease_
     let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
-    // Long enough in the queue for its watch to stand.
+    // After another request has been answered, the waiter's watch has certainly begun.
     let asked = proxy.asked();
     other.inspect("a").await.unwrap();
     assert!(proxy.asked() > asked);
@@ -78,7 +78,7 @@ async fn a_departure_while_the_connection_is_away_is_told_long_before_the_lease_
 }
 
 #[tokio::test]
-async fn a_cluster_that_serves_nobody_is_not_asked_without_a_pause() {
+async fn a_cluster_that_accepts_no_connection_is_tried_again_with_pauses() {
     let cluster = Etcd::start(1).unwrap();
     let (proxy, url) = behind_a_proxy(&cluster, "?timeout=2s").await;
     let holder = manager(&cluster.url()).await;
@@ -86,7 +86,7 @@ async fn a_cluster_that_serves_nobody_is_not_asked_without_a_pause() {
     let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
     let waiters: Vec<_> = (0..8).map(|_| waits(&other, "a")).collect();
     queue_is(&holder, "a", 1, 8).await;
-    // Nobody listens there: each connection ends as soon as it is made.
+    // Nothing listens on that port: each connection ends as soon as it is made.
     proxy.redirect_to(1);
     proxy.cut();
     eventually("the connection is cut", async || proxy.cuts() > 0).await;

@@ -1,4 +1,5 @@
-//! What is etcd's own: its own mutex in the same queue, users, TLS, and members that fail.
+//! What only etcd has: the queue shared with its own mutex, leases and keys that are deleted by hand, users,
+//! TLS, and members that fail.
 
 mod crowds;
 mod late;
@@ -21,21 +22,21 @@ use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::etcd::{self, Etcd};
 use tempfile::TempDir;
 
-/// Starts `etcdctl lock`, which holds until it is killed.
+/// Starts `etcdctl lock`, which holds the lock until it is stopped.
 fn etcdctl_lock(cluster: &Etcd, name: &str) -> Child {
     let mut command = etcd::ctl(&cluster.endpoints());
     command.args(["lock", "--ttl", "2", &format!("/locks/_glocks/{name}")]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// Ends it as Ctrl-C does, whereupon it gives the lock back.
+/// Stops it as Ctrl-C does, so that it releases the lock.
 fn end(mut etcdctl: Child) {
     Command::new("kill").args(["-INT", &etcdctl.id().to_string()]).status().unwrap();
     etcdctl.wait().unwrap();
 }
 
 #[tokio::test]
-async fn etcdctl_and_ours_queue_with_each_other() {
+async fn etcdctl_and_globallock_wait_in_one_queue() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&cluster.url()).await;
     let lock = manager.mutex("a").unwrap();
@@ -65,12 +66,12 @@ async fn etcdctl_and_ours_queue_with_each_other() {
 }
 
 #[tokio::test]
-async fn an_etcdctl_process_runs_its_command_only_when_ours_has_left() {
+async fn an_etcdctl_process_runs_its_command_only_after_our_release() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&cluster.url()).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
-    let place = TempDir::new().unwrap();
-    let mark = place.path().join("ran");
+    let directory = TempDir::new().unwrap();
+    let mark = directory.path().join("ran");
     let mut theirs = etcd::ctl(&cluster.endpoints());
     theirs.args(["lock", "/locks/_glocks/a", "touch"]).arg(&mark);
     let mut theirs = theirs.stdout(Stdio::null()).spawn().unwrap();
@@ -82,7 +83,7 @@ async fn an_etcdctl_process_runs_its_command_only_when_ours_has_left() {
 }
 
 #[tokio::test]
-async fn a_revoked_lease_is_told_and_grants_nothing() {
+async fn a_revoked_lease_is_reported_and_grants_nothing() {
     let cluster = Etcd::start(1).unwrap();
     let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
     let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
@@ -91,7 +92,7 @@ async fn a_revoked_lease_is_told_and_grants_nothing() {
     for lease in cluster.ctl(&["lease", "list"]).lines().skip(1) {
         assert!(cluster.ctl(&["lease", "revoke", lease]).contains("revoked"));
     }
-    // The holder is told, and the waiter, whose place is gone too, joins anew on a lease that lives.
+    // The holder learns of its loss. The waiter's key is deleted too, so it joins again with another lease.
     assert_eq!(guard.lost().await, Loss::Revoked);
     let next = waiter.await.unwrap().unwrap();
     assert!(next.is_held() && next.fencing_token() > guard.fencing_token());
@@ -101,37 +102,37 @@ async fn a_revoked_lease_is_told_and_grants_nothing() {
 async fn a_lease_that_ends_while_claims_join_fails_none_of_them() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&cluster.url()).await;
-    let is_over = Arc::new(AtomicBool::new(false));
-    let joining = (0..8).map(|number| {
-        let (manager, is_over) = (manager.clone(), Arc::clone(&is_over));
+    let is_done = Arc::new(AtomicBool::new(false));
+    let tasks = (0..8).map(|number| {
+        let (manager, is_done) = (manager.clone(), Arc::clone(&is_done));
         tokio::spawn(async move {
             let mutex = manager.mutex(number.to_string()).unwrap();
-            while !is_over.load(Ordering::Relaxed) {
+            while !is_done.load(Ordering::Relaxed) {
                 // Lost or not: what counts is that it was granted.
                 let _ = mutex.acquire().await.unwrap().release().await;
             }
         })
     });
-    let joining: Vec<_> = joining.collect();
+    let tasks: Vec<_> = tasks.collect();
     for _ in 0..10 {
         eventually("a lease", async || cluster.ctl(&["lease", "list"]).lines().count() > 1).await;
         for lease in cluster.ctl(&["lease", "list"]).lines().skip(1) {
             cluster.ctl(&["lease", "revoke", lease]);
         }
     }
-    is_over.store(true, Ordering::Relaxed);
-    for task in joining {
+    is_done.store(true, Ordering::Relaxed);
+    for task in tasks {
         task.await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_lease_that_ends_is_told_long_before_its_renewal_is_due() {
+async fn a_lease_that_ends_is_reported_long_before_its_renewal_is_due() {
     let cluster = Etcd::start(1).unwrap();
     let manager = connect_for(&cluster.url(), Duration::from_secs(60)).await.unwrap();
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
     let leases = || cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks//"]);
-    eventually("the lease is watched over", async || !leases().is_empty()).await;
+    eventually("the lease has its sentinel key", async || !leases().is_empty()).await;
     let lease = leases().rsplit('/').next().unwrap().to_owned();
     let since = Instant::now();
     assert!(cluster.ctl(&["lease", "revoke", &lease]).contains("revoked"));
@@ -140,7 +141,7 @@ async fn a_lease_that_ends_is_told_long_before_its_renewal_is_due() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
+async fn a_waiter_whose_key_was_deleted_is_not_granted_by_the_next_release() {
     let cluster = Etcd::start(1).unwrap();
     let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
     for _ in 0..10 {
@@ -163,11 +164,11 @@ async fn a_waiter_that_was_taken_out_is_not_granted_by_what_leaves_next() {
 }
 
 #[tokio::test]
-async fn a_claim_on_a_dead_lease_is_not_granted() {
+async fn a_claim_whose_lease_has_ended_is_not_granted() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&cluster.url()).await;
     for _ in 0..10 {
-        // Holder and waiter hang on one lease, and end in one transaction.
+        // Holder and waiter are attached to one lease, so their keys are deleted in one transaction.
         let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
         let waiter = waits(&manager, "a");
         queue_is(&manager, "a", 1, 1).await;
@@ -187,11 +188,11 @@ async fn a_claim_on_a_dead_lease_is_not_granted() {
 }
 
 #[tokio::test]
-async fn a_mutex_also_takes_the_one_key_of_python_etcd3_where_that_is_wished() {
+async fn with_interop_a_mutex_also_takes_the_python_etcd3_key() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&format!("{}?interop=python-etcd3", cluster.url())).await;
     let key = "/locks/_glocks/a/b";
-    // Theirs holds: ours waits, though it is the first in its queue.
+    // python-etcd3 holds, so ours waits, though it is first in its queue.
     cluster.ctl(&["put", key, "somebody's 16 byte"]);
     assert!(manager.mutex("a/b").unwrap().try_acquire().await.unwrap().is_none());
     let waiting = async |count| {
@@ -205,7 +206,8 @@ async fn a_mutex_also_takes_the_one_key_of_python_etcd3_where_that_is_wished() {
     assert_eq!(cluster.ctl(&["del", key]), "1");
     let guard = first.await.unwrap().unwrap();
     assert!(guard.is_held() && cluster.ctl(&["get", "--keys-only", key]).contains(key));
-    // It goes from one of ours to the next, and is gone with the last. Readers leave it alone.
+    // The key passes from one of our claims to the next, and is deleted with the last. Readers do not take
+    // it.
     guard.release().await.unwrap();
     let guard = second.await.unwrap().unwrap();
     assert!(cluster.ctl(&["get", "--keys-only", key]).contains(key));
@@ -218,7 +220,7 @@ async fn a_mutex_also_takes_the_one_key_of_python_etcd3_where_that_is_wished() {
 }
 
 #[tokio::test]
-async fn a_compacted_history_is_read_anew() {
+async fn waiters_survive_the_compaction_of_history() {
     let cluster = Etcd::start(1).unwrap();
     let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
     let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
@@ -236,7 +238,7 @@ async fn a_compacted_history_is_read_anew() {
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_made_again_and_its_waiters_look() {
+async fn after_a_broken_connection_waiters_read_again() {
     let cluster = Etcd::start(1).unwrap();
     let holder = manager(&cluster.url()).await;
     let port: u16 = cluster.url().rsplit(':').next().unwrap().parse().unwrap();
@@ -257,15 +259,17 @@ async fn a_broken_connection_is_made_again_and_its_waiters_look() {
 }
 
 #[tokio::test]
-async fn a_request_that_arrives_late_puts_no_claim_that_has_left() {
+async fn a_request_that_arrives_late_does_not_enqueue_a_released_claim() {
     let cluster = Etcd::start(1).unwrap();
     let port: u16 = cluster.url().rsplit(':').next().unwrap().parse().unwrap();
     let proxy = Proxy::start(port).await.unwrap();
     let url = format!("etcd://127.0.0.1:{},127.0.0.1:{port}?timeout=1s", proxy.port());
     let manager = connect_for(&url, Duration::from_secs(60)).await.unwrap();
-    // The lease is there, so that the request that is held up is the one that puts the claim.
+    // The lease exists already, so the first request that is delayed is the one that enqueues the claim.
     manager.mutex("b").unwrap().acquire().await.unwrap().release().await.unwrap();
-    // What gives the request up comes later by as much again.
+    // The delay is four times the timeout, so the request is given up, repeated with the other member, and
+    // the claim is released before it arrives. Its cancellation is delayed too, so that it cannot overtake
+    // the request.
     proxy.requests(Flow::Delay(Duration::from_secs(4)));
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
     guard.release().await.unwrap();
@@ -273,7 +277,7 @@ async fn a_request_that_arrives_late_puts_no_claim_that_has_left() {
     let proposals = || cluster.proposals(0).unwrap();
     let before = proposals();
     let carried_out = eventually("the request is carried out", async || proposals() > before);
-    // The end of a lease counts too, and none is as near.
+    // An expiry would count as a proposal too, but no lease expires within this time.
     tokio::time::timeout(Duration::from_secs(30), carried_out).await.expect("it arrives");
     assert_eq!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks/a/"]), "");
     assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
@@ -304,7 +308,7 @@ async fn tls_with_a_client_certificate() {
     let refused = loop {
         let url = format!("{url}?ca={other}&cert={cert}&key={key}&timeout={}ms", timeout.as_millis());
         let refused = connect(&url).await.unwrap_err();
-        // A busy machine may not have shown its certificate yet.
+        // On a busy machine, the server may not have sent its certificate in time.
         if timeout > LIMIT || !refused.to_string().contains("in time") {
             break refused;
         }
@@ -318,17 +322,17 @@ async fn tls_with_a_client_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_release_that_nobody_answers_is_made_good() {
+async fn a_release_without_an_answer_is_repeated_until_it_has_one() {
     release_without_majority(&mut Etcd::start(3).unwrap()).await;
 }
 
 #[tokio::test]
-async fn a_cluster_of_which_members_are_away() {
+async fn a_cluster_grants_with_a_majority_and_refuses_without() {
     let mut cluster = Etcd::start(3).unwrap();
     cluster.kill(0);
     let manager = calm_manager(&cluster.url()).await;
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
-    // Without a majority nothing can be promised, and nothing is.
+    // Without a majority nothing can be promised, so nothing is granted.
     cluster.kill(1);
     let short = Options { wait: Some(Duration::from_secs(1)), ..Options::default() };
     let refused = manager.mutex("b").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();
@@ -336,7 +340,7 @@ async fn a_cluster_of_which_members_are_away() {
 }
 
 #[tokio::test]
-async fn bad_addresses_and_unreachable_clusters_are_told() {
+async fn bad_addresses_and_unreachable_clusters_are_errors() {
     for (url, text) in [
         ("etcd://", "needs hosts"),
         ("etcd://h/path", "no path"),
@@ -356,7 +360,7 @@ async fn bad_addresses_and_unreachable_clusters_are_told() {
 }
 
 #[tokio::test]
-async fn a_dropped_manager_gives_its_lease_back() {
+async fn a_dropped_manager_revokes_its_lease() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&cluster.url()).await;
     let guard = manager.mutex("a").unwrap().acquire().await.unwrap();

@@ -1,4 +1,4 @@
-//! Clusters that ask who one is: rights, and tokens that end.
+//! Clusters that ask for a login: rights, and tokens that expire.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use globallock_conformance::server::etcd::Etcd;
 use tokio::time::timeout;
 
 #[tokio::test]
-async fn a_user_with_the_least_rights() {
+async fn a_user_needs_no_more_than_rights_on_the_prefix() {
     let mut cluster = Etcd::start(1).unwrap();
     cluster.enable_auth("app:s3cretCANARY").unwrap();
     let host = cluster.url().replace("etcd://", "");
@@ -22,7 +22,7 @@ async fn a_user_with_the_least_rights() {
     guard.release().await.unwrap();
     assert!(waiter.await.unwrap().unwrap().is_held());
     assert!(!format!("{manager:?}").contains("CANARY"));
-    // A server that starts anew knows none of the tokens that it gave out.
+    // A restarted server knows none of its earlier tokens.
     cluster.kill(0);
     cluster.resume_after_kill(0).unwrap();
     assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
@@ -41,11 +41,11 @@ async fn a_user_with_the_least_rights() {
 }
 
 #[tokio::test]
-async fn tokens_that_end_are_asked_for_anew() {
+async fn an_expired_token_is_replaced() {
     let mut cluster = Etcd::start(1).unwrap();
     cluster.enable_auth("app:pw").unwrap();
     let url = cluster.url().replace("etcd://", "etcd://app:pw@");
-    // Waiters ask by themselves a third of this apart: who is granted sooner was told by the watch.
+    // A waiter renews every third of this lease. One that is granted sooner was notified by the watch.
     let lease = Duration::from_secs(60);
     let [holder, other] = [connect_for(&url, lease).await.unwrap(), connect_for(&url, lease).await.unwrap()];
     for round in 0..3 {
@@ -53,16 +53,16 @@ async fn tokens_that_end_are_asked_for_anew() {
         let waiter = waits(&other, "a");
         queue_is(&holder, "a", 1, 1).await;
         guard.release().await.unwrap();
-        let told = timeout(Duration::from_secs(15), waiter).await;
-        let told = told.unwrap_or_else(|_| panic!("nobody told the waiter in round {round}"));
-        assert!(told.unwrap().unwrap().is_held());
+        let granted = timeout(Duration::from_secs(15), waiter).await;
+        let granted = granted.unwrap_or_else(|_| panic!("the waiter was not notified in round {round}"));
+        assert!(granted.unwrap().unwrap().is_held());
         let given = cluster.tokens(0).unwrap();
-        // From now on the stream of watches, which is still open, has a token that is over.
+        // From now on the token of the watch stream, which is still open, has expired.
         cluster.invalidate_tokens().unwrap();
         other.inspect("a").await.unwrap();
-        assert!(cluster.tokens(0).unwrap() > given, "its token was over");
+        assert!(cluster.tokens(0).unwrap() > given, "its token had expired");
     }
-    // Ten at once, each with the old token.
+    // Ten requests at once, each with the expired token.
     cluster.invalidate_tokens().unwrap();
     let at_once = (0..10).map(|number| waits(&other, &format!("b{number}")));
     for acquired in futures_util::future::join_all(at_once.collect::<Vec<_>>()).await {
@@ -74,7 +74,7 @@ async fn tokens_that_end_are_asked_for_anew() {
 async fn users_may_be_switched_on_and_off() {
     let mut cluster = Etcd::start(1).unwrap();
     let url = cluster.url().replace("etcd://", "etcd://app:pw@");
-    // It has no users yet.
+    // The cluster has no users yet.
     let early = manager(&url).await;
     let held = early.mutex("held").unwrap().acquire().await.unwrap();
     cluster.enable_auth("app:pw").unwrap();
@@ -88,14 +88,14 @@ async fn users_may_be_switched_on_and_off() {
 }
 
 #[tokio::test]
-async fn a_login_that_is_not_answered_is_tried_again() {
+async fn a_login_without_an_answer_is_tried_again() {
     let mut cluster = Etcd::start(1).unwrap();
     cluster.enable_auth("app:pw").unwrap();
     let proxy = Proxy::start(cluster.ports()[0]).await.unwrap();
     let url = format!("etcd://app:pw@127.0.0.1:{}?timeout=500ms", proxy.port());
     let manager = manager(&url).await;
     cluster.invalidate_tokens().unwrap();
-    // The answer that the token is over arrives, and that with a new one does not.
+    // The answer that the token has expired arrives; the answer with a new token does not.
     proxy.answers(Flow::Delay(Duration::from_millis(200)));
     let lock = manager.mutex("a").unwrap();
     let asked = tokio::spawn(async move { lock.try_acquire().await });

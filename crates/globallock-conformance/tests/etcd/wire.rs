@@ -1,4 +1,4 @@
-//! Every key and value in the cluster, as it always was.
+//! The golden test of every key and value in the cluster.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 
-/// All keys with what they hold, and whether they are attached to a lease.
+/// All keys with their values, and whether they are attached to a lease.
 fn dump(cluster: &Etcd) -> String {
-    let told = cluster.ctl(&["get", "--prefix", "", "-w", "fields"]);
+    let fields = cluster.ctl(&["get", "--prefix", "", "-w", "fields"]);
     let mut written = String::new();
-    for line in told.lines() {
+    for line in fields.lines() {
         let Some((field, value)) = line.split_once(" : ") else { continue };
         match field {
             "\"Key\"" => writeln!(written, "{value}").unwrap(),

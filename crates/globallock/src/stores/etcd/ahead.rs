@@ -1,94 +1,113 @@
-//! What a waiting claim remembers of those in front of it: enough to know whose departure concerns it, and no more,
-//! however long the queue is.
+//! What a waiter remembers of the claims in front of it: enough to know which deletions concern it, however
+//! long the queue is.
 //!
-//! Who was in front of a claim only ever leaves. So claims that keep it waiting as long as all of them stay are all that
-//! it has to watch; and where it knows the whole of a short queue, it also knows by itself when it holds.
+//! Nobody joins in front of a claim; the claims in front can only leave. Two things follow:
+//!
+//! - The waiter watches only its *blockers*: claims that block it as long as all of them stay. No other
+//!   deletion can grant it.
+//! - A waiter that remembers the whole of a short queue sees by itself, without another read, that it holds.
 
-use super::keys::Listed;
+use super::keys::QueueEntry;
 use crate::queue::{Permits, admit, blockers};
 
-/// Queues up to this length are remembered whole.
+/// The longest queue that is remembered whole.
 const SHORT: usize = 16;
 
-/// Claims in front of a waiting one.
+/// The claims in front of a waiter, as far as they are known.
 ///
-/// By default it tells nothing: the queue must be read.
+/// | `is_whole` | `entries` | what is known |
+/// |---|---|---|
+/// | true | all claims in front | whether the claim holds, and whom it waits for |
+/// | false | some blockers | whom it waits for; when one is deleted, the queue must be read |
+/// | false | empty (the default) | nothing: the queue must be read |
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ahead {
-    /// In the order of joining.
-    listed: Vec<Listed>,
-    /// Whether these are all, rather than some that keep it waiting as long as all of them stay.
+    /// Sorted by creation revision, which is the order of the queue.
+    entries: Vec<QueueEntry>,
+    /// Whether these are all claims in front, rather than some blockers.
     is_whole: bool,
 }
 
 impl Ahead {
-    /// Reads it off the whole queue in front of a claim, in the order of joining.
-    pub(super) fn of_queue(queue: &[Listed], mine: Permits) -> Self {
+    /// Takes what must be remembered from the whole queue in front of a claim, sorted by creation revision.
+    pub(super) fn of_queue(queue: &[QueueEntry], mine: Permits) -> Self {
         if queue.len() <= SHORT {
-            return Ahead { listed: queue.to_vec(), is_whole: true };
+            return Ahead { entries: queue.to_vec(), is_whole: true };
         }
-        let shares: Vec<Permits> = queue.iter().map(|listed| listed.permits).collect();
-        let blocking = blockers(&shares, mine);
-        let listed: Vec<Listed> = blocking.into_iter().map(|position| queue[position].clone()).collect();
-        // Where nobody keeps it waiting it holds, and there is nothing to remember.
-        Ahead { is_whole: listed.is_empty(), listed }
+        let permits: Vec<Permits> = queue.iter().map(|entry| entry.permits).collect();
+        let blockers = blockers(&permits, mine);
+        let entries: Vec<QueueEntry> = blockers.into_iter().map(|index| queue[index].clone()).collect();
+        // Without blockers the claim holds, and it needs to remember nothing.
+        Ahead { is_whole: entries.is_empty(), entries }
     }
 
-    /// Reads it off some of the claims in front, where one of them alone keeps the claim waiting; `None` where none does.
-    pub(super) fn of_some(some: &[Listed], mine: Permits) -> Option<Self> {
-        let blocking = some.iter().filter(|listed| blocks_alone(listed.permits, mine));
-        let last = blocking.max_by_key(|listed| listed.revision)?;
-        Some(Ahead { listed: vec![last.clone()], is_whole: false })
-    }
-
-    /// What keeps a claim waiting that joins behind `last`, which waits or holds; `None` where that does not tell.
+    /// Takes what must be remembered from a part of the queue in front of a claim.
     ///
-    /// Claims are granted in their order: what keeps a claim waiting keeps those behind it waiting too.
-    pub(super) fn behind(last: &Listed, its: Option<&Ahead>, mine: Permits) -> Option<Self> {
+    /// `None` unless one claim of that part blocks it alone: then more of the queue must be read.
+    pub(super) fn of_some(some: &[QueueEntry], mine: Permits) -> Option<Self> {
+        let blockers = some.iter().filter(|entry| blocks_alone(entry.permits, mine));
+        let last = blockers.max_by_key(|entry| entry.revision)?;
+        Some(Ahead { entries: vec![last.clone()], is_whole: false })
+    }
+
+    /// Finds the blockers of a claim that joins behind `last`, without a read.
+    ///
+    /// `its` is what `last` remembers, if it waits. Claims are granted in the order of the queue, so the
+    /// blockers of `last` block every claim behind it too.
+    ///
+    /// | `last` blocks the new claim alone | `last` waits, with known blockers | blockers of the new claim |
+    /// |---|---|---|
+    /// | yes | either | `last` |
+    /// | no | yes | the blockers of `last` |
+    /// | no | no | `None`: unknown |
+    pub(super) fn behind(last: &QueueEntry, its: Option<&Ahead>, mine: Permits) -> Option<Self> {
         if blocks_alone(last.permits, mine) {
-            return Some(Ahead { listed: vec![last.clone()], is_whole: false });
+            return Some(Ahead { entries: vec![last.clone()], is_whole: false });
         }
-        let its = its.filter(|ahead| !ahead.lets_in(last.permits))?;
-        let listed = its.blockers(last.permits).into_iter().cloned().collect();
-        Some(Ahead { listed, is_whole: false })
+        let its = its.filter(|ahead| !ahead.surely_holds(last.permits))?;
+        let entries = its.blockers(last.permits).into_iter().cloned().collect();
+        Some(Ahead { entries, is_whole: false })
     }
 
-    /// Whether the claim surely holds.
-    pub(super) fn lets_in(&self, mine: Permits) -> bool {
-        let shares = self.listed.iter().map(|listed| listed.permits).chain([mine]);
-        self.is_whole && admit(shares) > self.listed.len()
+    /// Whether the claim holds for certain: the whole queue in front of it is known and admits it.
+    pub(super) fn surely_holds(&self, mine: Permits) -> bool {
+        let permits = self.entries.iter().map(|entry| entry.permits).chain([mine]);
+        self.is_whole && admit(permits) > self.entries.len()
     }
 
-    /// The claims whose departure concerns a claim that waits.
-    pub(super) fn blockers(&self, mine: Permits) -> Vec<&Listed> {
+    /// The claims that a waiter must watch: as long as all of them stay, it waits.
+    pub(super) fn blockers(&self, mine: Permits) -> Vec<&QueueEntry> {
         if !self.is_whole {
-            return self.listed.iter().collect();
+            return self.entries.iter().collect();
         }
-        let shares: Vec<Permits> = self.listed.iter().map(|listed| listed.permits).collect();
-        blockers(&shares, mine).into_iter().map(|position| &self.listed[position]).collect()
+        let permits: Vec<Permits> = self.entries.iter().map(|entry| entry.permits).collect();
+        blockers(&permits, mine).into_iter().map(|index| &self.entries[index]).collect()
     }
 
-    /// Whether it tells what to watch, or that the claim holds.
-    pub(super) fn tells(&self) -> bool {
-        self.is_whole || !self.listed.is_empty()
+    /// Whether anything is known: whom to watch, or that the claim holds.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_whole || !self.entries.is_empty()
     }
 
-    /// Whether it tells of every claim in front.
+    /// Whether every claim in front is known.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole
     }
 
-    /// Whether it is this claim that keeps the one behind it waiting.
-    pub(super) fn is_only(&self, other: &Listed) -> bool {
-        !self.is_whole && self.listed.len() == 1 && self.listed[0].key == other.key
+    /// Whether this one claim is the only known blocker.
+    pub(super) fn is_blocked_only_by(&self, other: &QueueEntry) -> bool {
+        !self.is_whole && self.entries.len() == 1 && self.entries[0].key == other.key
     }
 
-    /// Takes note of departures. Where not the whole queue is known, what is left of it tells nothing.
+    /// Removes claims whose keys were deleted.
+    ///
+    /// If the whole queue is known, it stays known. Otherwise the remaining blockers prove nothing, because
+    /// claims that are not remembered may block too: everything is forgotten, so that the queue is read.
     pub(super) fn remove(&mut self, deleted: &[Vec<u8>]) {
-        let before = self.listed.len();
-        self.listed.retain(|listed| !deleted.contains(&listed.key));
-        if !self.is_whole && self.listed.len() < before {
-            self.listed.clear();
+        let before = self.entries.len();
+        self.entries.retain(|entry| !deleted.contains(&entry.key));
+        if !self.is_whole && self.entries.len() < before {
+            self.entries.clear();
         }
     }
 }
@@ -103,7 +122,7 @@ mod tests {
     use crate::queue::MAX_CAPACITY;
     use proptest::prelude::*;
 
-    fn shares() -> impl Strategy<Value = Permits> {
+    fn any_permits() -> impl Strategy<Value = Permits> {
         prop_oneof![
             Just(Permits { count: 1, capacity: 1 }),
             Just(Permits { count: 1, capacity: MAX_CAPACITY }),
@@ -113,28 +132,28 @@ mod tests {
         ]
     }
 
-    fn queue(shares: &[Permits]) -> Vec<Listed> {
-        let listed = |(revision, permits): (i64, &Permits)| Listed {
+    fn queue(permits: &[Permits]) -> Vec<QueueEntry> {
+        let entry = |(revision, permits): (i64, &Permits)| QueueEntry {
             key: revision.to_string().into_bytes(),
             ours: true,
             permits: *permits,
             revision,
             lease: 1,
         };
-        (1..).zip(shares).map(listed).collect()
+        (1..).zip(permits).map(entry).collect()
     }
 
-    fn holds(queue: &[Listed], mine: Permits) -> bool {
-        admit(queue.iter().map(|listed| listed.permits).chain([mine])) > queue.len()
+    fn holds(queue: &[QueueEntry], mine: Permits) -> bool {
+        admit(queue.iter().map(|entry| entry.permits).chain([mine])) > queue.len()
     }
 
-    /// Whether the claim waits as long as none of these leaves, whoever else does.
-    fn keeps_waiting(watched: &[&Listed], mine: Permits) -> bool {
-        admit(watched.iter().map(|listed| listed.permits).chain([mine])) <= watched.len()
+    /// Whether the claim waits as long as none of these leaves, even if all others leave.
+    fn keeps_waiting(watched: &[&QueueEntry], mine: Permits) -> bool {
+        admit(watched.iter().map(|entry| entry.permits).chain([mine])) <= watched.len()
     }
 
     #[test]
-    fn of_a_long_queue_the_departure_of_any_that_it_watches_has_it_read_again() {
+    fn after_the_deletion_of_any_blocker_a_long_queue_is_read_again() {
         let permit = Permits { count: 1, capacity: 3 };
         let queue = queue(&[permit; SHORT + 1]);
         let ahead = Ahead::of_queue(&queue, permit);
@@ -142,49 +161,50 @@ mod tests {
         for leaving in ahead.blockers(permit) {
             let mut left = ahead.clone();
             left.remove(std::slice::from_ref(&leaving.key));
-            assert!(!left.tells(), "{leaving:?}");
+            assert!(!left.is_known(), "{leaving:?}");
         }
     }
 
     #[test]
-    fn only_what_keeps_a_claim_waiting_all_alone_is_what_it_waits_for() {
+    fn a_claim_is_the_only_blocker_where_it_blocks_alone_and_the_queue_was_not_read() {
         let mutex = Permits { count: 1, capacity: 1 };
         let permit = Permits { count: 1, capacity: 2 };
         let [first, second] = &queue(&[mutex; 2])[..] else { unreachable!() };
         let one = Ahead::behind(first, None, mutex).unwrap();
-        assert!(one.is_only(first) && !one.is_only(second));
-        // Those that share may wait for two, and who has read a queue need not wait for whoever was in front.
+        assert!(one.is_blocked_only_by(first) && !one.is_blocked_only_by(second));
+        // A shared claim can have two blockers. A waiter that read the whole queue may know more than one
+        // claim.
         let two = Ahead::of_queue(&queue(&[permit; SHORT + 1]), permit);
-        assert!(two.blockers(permit).iter().all(|listed| !two.is_only(listed)));
+        assert!(two.blockers(permit).iter().all(|entry| !two.is_blocked_only_by(entry)));
         let whole = Ahead::of_queue(std::slice::from_ref(first), permit);
-        assert!(!whole.is_only(first) && !Ahead::default().is_only(first));
+        assert!(!whole.is_blocked_only_by(first) && !Ahead::default().is_blocked_only_by(first));
     }
 
     #[test]
-    fn short_queues_are_known_whole_and_of_long_ones_no_more_than_one_has_to_watch() {
+    fn a_short_queue_is_remembered_whole_and_of_a_long_one_the_blockers() {
         let mutex = Permits { count: 1, capacity: 1 };
         for (length, is_whole) in [(0, true), (1, true), (SHORT, true), (SHORT + 1, false)] {
             let ahead = Ahead::of_queue(&queue(&vec![mutex; length]), mutex);
             assert_eq!(ahead.is_whole(), is_whole, "{length}");
-            assert_eq!(ahead.listed.len(), if is_whole { length } else { 1 }, "{length}");
+            assert_eq!(ahead.entries.len(), if is_whole { length } else { 1 }, "{length}");
         }
     }
 
     proptest! {
         #[test]
-        fn it_holds_iff_the_queue_lets_it_in_and_is_kept_waiting_by_what_it_watches(
-            queued in prop::collection::vec(shares(), 0..40), mine in shares(),
+        fn a_claim_holds_iff_the_queue_admits_it_and_its_blockers_alone_block_it(
+            queued in prop::collection::vec(any_permits(), 0..40), mine in any_permits(),
         ) {
             let queue = queue(&queued);
             let ahead = Ahead::of_queue(&queue, mine);
-            prop_assert_eq!(ahead.lets_in(mine), holds(&queue, mine));
-            prop_assert!(ahead.lets_in(mine) || keeps_waiting(&ahead.blockers(mine), mine));
-            prop_assert!(queue.len() <= SHORT || ahead.listed.len() <= 4, "{:?}", ahead);
+            prop_assert_eq!(ahead.surely_holds(mine), holds(&queue, mine));
+            prop_assert!(ahead.surely_holds(mine) || keeps_waiting(&ahead.blockers(mine), mine));
+            prop_assert!(queue.len() <= SHORT || ahead.entries.len() <= 4, "{:?}", ahead);
         }
 
         #[test]
-        fn departures_let_in_whom_they_should_where_the_whole_queue_is_known(
-            queued in prop::collection::vec(shares(), 0..=SHORT), mine in shares(),
+        fn where_the_whole_queue_is_known_deletions_grant_as_admission_says(
+            queued in prop::collection::vec(any_permits(), 0..=SHORT), mine in any_permits(),
             leaving in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
             let mut left = queue(&queued);
@@ -195,55 +215,55 @@ mod tests {
                 }
                 let gone = left.remove(index.index(left.len())).key;
                 ahead.remove(&[gone]);
-                prop_assert!(ahead.tells());
-                prop_assert_eq!(ahead.lets_in(mine), holds(&left, mine));
-                prop_assert!(ahead.lets_in(mine) || keeps_waiting(&ahead.blockers(mine), mine));
+                prop_assert!(ahead.is_known());
+                prop_assert_eq!(ahead.surely_holds(mine), holds(&left, mine));
+                prop_assert!(ahead.surely_holds(mine) || keeps_waiting(&ahead.blockers(mine), mine));
             }
         }
 
         #[test]
-        fn some_of_the_queue_tell_whom_to_watch_or_nothing(
-            queued in prop::collection::vec(shares(), 0..40), mine in shares(),
+        fn a_part_of_the_queue_gives_one_blocker_or_nothing(
+            queued in prop::collection::vec(any_permits(), 0..40), mine in any_permits(),
         ) {
             match Ahead::of_some(&queue(&queued), mine) {
                 Some(ahead) => {
-                    prop_assert!(!ahead.lets_in(mine));
+                    prop_assert!(!ahead.surely_holds(mine));
                     prop_assert!(keeps_waiting(&ahead.blockers(mine), mine));
-                    prop_assert_eq!(ahead.listed.len(), 1);
+                    prop_assert_eq!(ahead.entries.len(), 1);
                 }
                 None => prop_assert!(queued.iter().all(|other| admit([*other, mine]) == 2)),
             }
         }
 
         #[test]
-        fn who_joins_behind_another_is_kept_waiting_by_it_or_by_what_keeps_it_waiting(
-            queued in prop::collection::vec(shares(), 1..40), mine in shares(),
+        fn a_claim_behind_another_is_blocked_by_that_or_by_its_blockers(
+            queued in prop::collection::vec(any_permits(), 1..40), mine in any_permits(),
         ) {
             let mut front = queue(&queued);
             let last = front.pop().unwrap();
             let its = Ahead::of_queue(&front, last.permits);
             match Ahead::behind(&last, Some(&its), mine) {
                 Some(ahead) => {
-                    prop_assert!(!ahead.lets_in(mine));
-                    // Either kind of claim in front lets nobody by.
+                    prop_assert!(!ahead.surely_holds(mine));
+                    // A blocker of the last claim blocks everybody behind that too.
                     let watched = ahead.blockers(mine);
                     prop_assert!(keeps_waiting(&watched, mine) || keeps_waiting(&watched, last.permits));
                 }
-                None => prop_assert!(its.lets_in(last.permits) && admit([last.permits, mine]) == 2),
+                None => prop_assert!(its.surely_holds(last.permits) && admit([last.permits, mine]) == 2),
             }
         }
 
         #[test]
-        fn what_is_not_whole_lets_nobody_in_and_is_read_again_once_one_has_left(
-            queued in prop::collection::vec(shares(), 17..40), mine in shares(),
+        fn a_queue_that_is_not_known_whole_grants_nothing_and_is_read_again_after_a_deletion(
+            queued in prop::collection::vec(any_permits(), 17..40), mine in any_permits(),
         ) {
             let mut ahead = Ahead::of_queue(&queue(&queued), mine);
             prop_assume!(!ahead.is_whole);
             ahead.remove(&[b"nobody".to_vec()]);
-            prop_assert!(ahead.tells() && !ahead.lets_in(mine));
-            let gone = ahead.listed[0].key.clone();
+            prop_assert!(ahead.is_known() && !ahead.surely_holds(mine));
+            let gone = ahead.entries[0].key.clone();
             ahead.remove(&[gone]);
-            prop_assert!(!ahead.tells() && !ahead.lets_in(mine));
+            prop_assert!(!ahead.is_known() && !ahead.surely_holds(mine));
         }
     }
 }

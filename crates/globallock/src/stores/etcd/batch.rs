@@ -1,79 +1,84 @@
-//! Looks at single keys for many waiters at a time, in few transactions.
+//! Reads single keys for many waiters together, in few transactions.
+//!
+//! While one transaction is in flight, further requests for keys are collected; the next transaction reads
+//! them all.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::reading::Seen;
+use super::reading::KeyState;
 use crate::error::{Error, Result};
 
-/// The looks that have been asked for and are not under way yet.
+/// The reads of keys that are wanted and not yet sent.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct KeyReads {
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    asked: Vec<Asked>,
-    /// Whether a task carries them out.
+    pending: Vec<Pending>,
+    /// Whether a task sends them.
     is_busy: bool,
 }
 
+/// The keys that one caller wants to read, and where the answer goes.
 #[derive(Debug)]
-struct Asked {
+struct Pending {
     keys: Vec<Vec<u8>>,
-    answer: oneshot::Sender<Result<Vec<Seen>>>,
+    answer: oneshot::Sender<Result<Vec<KeyState>>>,
 }
 
-impl Looks {
+impl KeyReads {
     fn state(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock, so a poisoned state is still whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes all that have been asked for; where there are none, the task is at its end.
-    fn take(&self) -> Option<Vec<Asked>> {
+    /// Takes all pending reads. `None` if there are none: then the task must end, and the next read starts
+    /// another.
+    fn take(&self) -> Option<Vec<Pending>> {
         let mut state = self.state();
-        state.is_busy = !state.asked.is_empty();
-        state.is_busy.then(|| std::mem::take(&mut state.asked))
+        state.is_busy = !state.pending.is_empty();
+        state.is_busy.then(|| std::mem::take(&mut state.pending))
     }
 }
 
 impl Shared {
-    /// As `look`, together with all others who look meanwhile.
+    /// Reads keys as `read_keys` does, in one transaction with all other reads that are wanted meanwhile.
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(super) async fn look_together(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Result<Vec<Seen>> {
+    pub(super) async fn read_keys_batched(self: &Arc<Self>, keys: Vec<Vec<u8>>) -> Result<Vec<KeyState>> {
         let (answer, answered) = oneshot::channel();
         let starts = {
-            let mut state = self.looks.state();
-            state.asked.push(Asked { keys, answer });
+            let mut state = self.key_reads.state();
+            state.pending.push(Pending { keys, answer });
             !std::mem::replace(&mut state.is_busy, true)
         };
         if starts {
             let shared = Arc::clone(self);
             tokio::spawn(async move {
-                while let Some(asked) = shared.looks.take() {
-                    shared.answer(asked).await;
+                while let Some(pending) = shared.key_reads.take() {
+                    shared.answer(pending).await;
                 }
             });
         }
         answered.await.unwrap_or(Err(Error::Closed))
     }
 
-    async fn answer(&self, asked: Vec<Asked>) {
-        let keys: Vec<Vec<u8>> = asked.iter().flat_map(|asked| &asked.keys).cloned().collect();
-        let seen = self.look(&keys).await;
+    async fn answer(&self, pending: Vec<Pending>) {
+        let keys: Vec<Vec<u8>> = pending.iter().flat_map(|pending| &pending.keys).cloned().collect();
+        let seen = self.read_keys(&keys).await;
         let mut seen = seen.map(Vec::into_iter);
-        for Asked { keys, answer } in asked {
+        for Pending { keys, answer } in pending {
             let each = match &mut seen {
                 Ok(seen) => Ok(seen.take(keys.len()).collect()),
-                Err(error) => Err(Error::unavailable(&self.link.config().shown, error.to_string())),
+                Err(error) => Err(Error::unavailable(&self.connection.config().shown, error.to_string())),
             };
-            // Who does not wait for it any more needs no answer.
+            // A caller that has given up needs no answer.
             let _ = answer.send(each);
         }
     }
@@ -82,7 +87,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use crate::stores::etcd::messages::{RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse};
-    use crate::stores::etcd::places::tests::found;
+    use crate::stores::etcd::positions::tests::found;
     use crate::stores::etcd::reading::key_request;
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
 
@@ -90,15 +95,15 @@ mod tests {
         keys.map(Into::into).to_vec()
     }
 
-    /// Somebody looks at these keys.
-    async fn looks(cluster: &mut Cluster, keys: &[Vec<u8>]) -> Call {
+    /// Expects a read of these keys.
+    async fn expect_key_read(cluster: &mut Cluster, keys: &[Vec<u8>]) -> Call {
         let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
         let success = keys.iter().map(|key| key_request(key)).collect();
         assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
         call
     }
 
-    /// They were created as of these revisions.
+    /// Answers that the keys were created at these revisions.
     fn answer(created: &[i64]) -> TxnResponse {
         let each = |created: &i64| {
             let kvs = vec![found(b"", *created, 1)];
@@ -109,22 +114,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_looks_while_others_do_is_served_together_with_those_who_come_meanwhile() {
+    async fn reads_that_are_wanted_during_another_read_share_the_next_transaction() {
         let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         for _ in 0..2 {
-            let look = async |wanted| {
-                let seen = shared.look_together(wanted).await.unwrap();
+            let read = async |wanted| {
+                let seen = shared.read_keys_batched(wanted).await.unwrap();
                 seen.iter().map(|seen| seen.created).collect::<Vec<_>>()
             };
-            let first = async { look(keys(["a"])).await };
+            let first = async { read(keys(["a"])).await };
             let others = async {
-                let call = looks(&mut cluster, &keys(["a"])).await;
+                let call = expect_key_read(&mut cluster, &keys(["a"])).await;
                 let answers = async {
                     call.answer(&answer(&[1]));
-                    looks(&mut cluster, &keys(["b", "c", "d"])).await.answer(&answer(&[2, 3, 4]));
+                    expect_key_read(&mut cluster, &keys(["b", "c", "d"])).await.answer(&answer(&[2, 3, 4]));
                 };
                 let ((one, other), ()) =
-                    tokio::join!(async { tokio::join!(look(keys(["b", "c"])), look(keys(["d"]))) }, answers);
+                    tokio::join!(async { tokio::join!(read(keys(["b", "c"])), read(keys(["d"]))) }, answers);
                 (one, other)
             };
             let (first, (one, other)) = soon(async { tokio::join!(first, others) }).await;
@@ -134,15 +139,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everybody_is_told_that_a_look_failed() {
+    async fn every_caller_of_a_failed_read_gets_the_error() {
         let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         let fails = async {
-            let call = looks(&mut cluster, &keys(["a", "b"])).await;
+            let call = expect_key_read(&mut cluster, &keys(["a", "b"])).await;
             call.fail(tonic::Status::permission_denied("not for you"));
         };
-        let looks =
-            async { tokio::join!(shared.look_together(keys(["a"])), shared.look_together(keys(["b"]))) };
-        let ((one, other), ()) = soon(async { tokio::join!(looks, fails) }).await;
+        let reads = async {
+            tokio::join!(shared.read_keys_batched(keys(["a"])), shared.read_keys_batched(keys(["b"])))
+        };
+        let ((one, other), ()) = soon(async { tokio::join!(reads, fails) }).await;
         for failed in [one, other] {
             assert!(failed.unwrap_err().to_string().contains("not for you"));
         }

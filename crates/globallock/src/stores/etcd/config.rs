@@ -1,4 +1,4 @@
-//! What an address says of an etcd cluster.
+//! The settings of a store, from its address.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use crate::stores::address::Address;
 
 const OPTIONS: &[&str] = &["prefix", "timeout", "interop", "ca", "cert", "key"];
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// How often an idle connection is tried, and how long its answer may take: a silent network is told from an idle one.
+/// How often an idle connection is probed, and how long the answer may take: so a silent network is noticed.
 const ALIVE: Duration = Duration::from_secs(2);
 
 /// A store's settings.
 pub(super) struct Config {
-    /// What stands before a name in its keys, with the slash behind it.
+    /// The prefix of all keys; it ends in a slash.
     pub(super) prefix: String,
     /// How long one request may take.
     pub(super) timeout: Duration,
     /// The address as it may be shown.
     pub(super) shown: String,
     pub(super) channels: Vec<Channel>,
-    /// Whether a mutex takes the one key of python-etcd3's lock too.
-    pub(super) single_key: bool,
+    /// Whether an exclusive claim also takes the python-etcd3 key.
+    pub(super) python_etcd3: bool,
     /// User and password.
     pub(super) login: Option<(String, String)>,
 }
@@ -37,7 +37,7 @@ impl Config {
         if timeout.is_zero() {
             return Err(address.wrong("the option timeout must not be zero"));
         }
-        let single_key = match address.take("interop").as_deref() {
+        let python_etcd3 = match address.take("interop").as_deref() {
             None => false,
             Some("python-etcd3") => true,
             Some(other) => {
@@ -74,7 +74,7 @@ impl Config {
             Ok(endpoint.connect_lazy())
         });
         let channels = channels.collect::<Result<Vec<_>>>()?;
-        Ok(Config { prefix, timeout, shown: address.to_string(), channels, single_key, login })
+        Ok(Config { prefix, timeout, shown: address.to_string(), channels, python_etcd3, login })
     }
 }
 
@@ -105,7 +105,7 @@ mod tests {
         "etcds://user:QQQQQQQQ@host?ca=/nowhere.pem",
     ];
 
-    /// What is said of an address with these options, each with a file that has this in it.
+    /// The result of an address with these options, each of which names a file with this content.
     fn tls_of(options: &[(&str, &str)]) -> Result<()> {
         let directory = tempfile::tempdir().unwrap();
         let mut query = Vec::new();
@@ -141,7 +141,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_typo_in_an_address_shows_its_password(text in with_typo(GOOD)) {
-            // Connections are made in a runtime, though none is opened here.
+            // Channels can be made in a runtime only, though none connects here.
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let _entered = runtime.enter();
             let made = Address::parse(&text).and_then(Config::new);

@@ -1,4 +1,6 @@
-//! The keys of one lock: those of etcd's own mutex, so that its users and ours queue with each other.
+//! The keys of one lock.
+//!
+//! They have the form of the keys of etcd's own mutex, so that its users and ours wait in one queue.
 
 use crate::backend::{Claim, ClaimId};
 use crate::name::Name;
@@ -6,33 +8,37 @@ use crate::queue::Permits;
 
 use super::messages::KeyValue;
 
-/// What a key that is not ours takes: all there is, as etcd's own mutex does.
+/// The permits of a key that is not ours: all of them, because etcd's own mutex is exclusive.
 const ALL: Permits = Permits { count: 1, capacity: 1 };
 
-/// What all keys of a lock begin with. A name's slash would make its keys look like those of a shorter name.
+/// The prefix of all keys of a lock.
+///
+/// A slash in the name is escaped, because otherwise the keys of `a/b` would be in the queue of `a`.
 pub(super) fn queue(prefix: &str, name: &Name) -> String {
     let escaped = name.as_str().replace('%', "%25").replace('/', "%2F");
     format!("{prefix}{escaped}/")
 }
 
-/// The key of a claim: `<manager>.<number>.<weight>.<capacity>` below its lock.
+/// The key of a claim: `<manager>.<number>.<count>.<capacity>` below its lock.
 pub(super) fn claim(prefix: &str, claim: &Claim, number: u32) -> Vec<u8> {
     let Permits { count, capacity } = claim.permits;
     let manager = claim.id.manager();
     format!("{}{manager}.{number}.{count}.{capacity}", queue(prefix, &claim.name)).into_bytes()
 }
 
-/// The key that bars a claim from being put under this lease any more: below no name, as that of no lock is empty.
-pub(super) fn bar(prefix: &str, id: ClaimId, lease: i64) -> Vec<u8> {
+/// The tombstone of a claim: while this key exists, a late request cannot put the claim under this lease.
+///
+/// It is in no queue, because it is below an empty name, which no lock has.
+pub(super) fn tombstone(prefix: &str, id: ClaimId, lease: i64) -> Vec<u8> {
     format!("{prefix}/{id}.{lease:x}").into_bytes()
 }
 
-/// The key that lives as long as a lease does.
-pub(super) fn marker(prefix: &str, lease: i64) -> Vec<u8> {
+/// The sentinel key of a lease: it exists as long as the lease does. It is in no queue either.
+pub(super) fn sentinel(prefix: &str, lease: i64) -> Vec<u8> {
     format!("{prefix}/{lease:x}").into_bytes()
 }
 
-/// The end of the range of keys that begin with `start`, which ends in a slash.
+/// The end of the range of keys that begin with `start`, which must end in a slash.
 pub(super) fn end(start: &str) -> Vec<u8> {
     let mut end = start.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {
@@ -48,21 +54,22 @@ pub(super) fn name(prefix: &str, key: &[u8]) -> Option<Name> {
     Name::new(escaped.replace("%2F", "/").replace("%25", "%")).ok()
 }
 
-/// A claim as its key tells it; one of another program's takes all there is.
+/// A claim as its key shows it. A key of another program is an exclusive claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Listed {
+pub(super) struct QueueEntry {
     pub(super) key: Vec<u8>,
-    /// Whether globallock made it.
+    /// Whether globallock created the key.
     pub(super) ours: bool,
     pub(super) permits: Permits,
+    /// The revision at which the key was created: the claim's position in the queue, and its fencing token.
     pub(super) revision: i64,
     pub(super) lease: i64,
 }
 
-impl Listed {
+impl QueueEntry {
     pub(super) fn new(found: &KeyValue) -> Self {
         let permits = permits(&found.key);
-        Listed {
+        QueueEntry {
             key: found.key.clone(),
             ours: permits.is_some(),
             permits: permits.unwrap_or(ALL),
@@ -72,13 +79,14 @@ impl Listed {
     }
 }
 
-/// Whether a key that is not ours is called as etcd's own mutex calls its keys: by a lease in hexadecimal digits.
+/// Whether the last part of a key is a lease in hexadecimal digits, which is how etcd's own mutex names its
+/// keys.
 pub(super) fn is_lease(key: &[u8]) -> bool {
     let own = key.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     (8..=16).contains(&own.len()) && own.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Reads the share of a claim from its key, if globallock made it.
+/// Reads a claim's permits from its key; `None` for a key that globallock did not create.
 fn permits(key: &[u8]) -> Option<Permits> {
     let (_, own) = std::str::from_utf8(key).ok()?.rsplit_once('/')?;
     let [manager, number, count, capacity] = own.split('.').collect::<Vec<_>>()[..] else { return None };
@@ -110,7 +118,7 @@ mod tests {
         }
 
         #[test]
-        fn a_key_is_in_the_range_of_the_lock_below_which_it_is_and_of_no_other(
+        fn a_key_is_in_the_range_of_its_own_lock_and_of_no_other(
             one in "[ab%/F25.]{1,6}", other in "[ab%/F25.]{1,6}", own in "[^\0]{0,10}",
         ) {
             let [one_start, other_start] =
@@ -122,11 +130,11 @@ mod tests {
         }
 
         #[test]
-        fn bars_and_markers_are_in_no_queue_and_each_is_of_one_lease(
+        fn tombstones_and_sentinels_are_in_no_queue_and_belong_to_one_lease(
             name in "[ab%/F25.]{1,6}", number in 0_u64..3, lease in 1_i64..=i64::MAX, other in 1_i64..40,
         ) {
             let id = ClaimId::new(1, number);
-            let keys = [bar("/locks/", id, lease), marker("/locks/", lease)];
+            let keys = [tombstone("/locks/", id, lease), sentinel("/locks/", lease)];
             prop_assert!(keys[0] != keys[1]);
             let start = queue("/locks/", &Name::new(name).unwrap());
             for key in &keys {
@@ -134,15 +142,15 @@ mod tests {
                 prop_assert!(key < &start.clone().into_bytes() || key >= &end(&start));
                 prop_assert_eq!(super::name("/locks/", key), None);
             }
-            let others = [bar("/locks/", id, other), marker("/locks/", other)];
+            let others = [tombstone("/locks/", id, other), sentinel("/locks/", other)];
             prop_assert_eq!(keys == others, lease == other);
             prop_assert!(lease == other || (keys[0] != others[0] && keys[1] != others[1]));
-            prop_assert_ne!(&keys[0], &bar("/locks/", ClaimId::new(1, number + 1), lease));
+            prop_assert_ne!(&keys[0], &tombstone("/locks/", ClaimId::new(1, number + 1), lease));
         }
     }
 
     #[test]
-    fn a_key_of_ours_tells_its_share_and_none_that_only_looks_like_one() {
+    fn only_a_well_formed_key_of_ours_has_permits() {
         let manager = "0123456789abcdef0123";
         let permit = Permits { count: 2, capacity: 5 };
         for (own, permits) in [
@@ -159,13 +167,13 @@ mod tests {
             (format!("{}.7.2.5", manager.to_uppercase()), None),
         ] {
             let found = KeyValue { key: format!("/locks/a/{own}").into(), ..KeyValue::default() };
-            let listed = Listed::new(&found);
-            assert_eq!((listed.ours, listed.permits), (permits.is_some(), permits.unwrap_or(ALL)), "{own}");
+            let entry = QueueEntry::new(&found);
+            assert_eq!((entry.ours, entry.permits), (permits.is_some(), permits.unwrap_or(ALL)), "{own}");
         }
     }
 
     #[test]
-    fn etcds_own_mutex_calls_its_keys_by_leases() {
+    fn etcds_own_mutex_names_its_keys_by_leases() {
         for (own, is_one) in [
             ("694d80a1b2c3d4e5", true),
             ("0123abcd", true),
@@ -181,11 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_other_programs_take_all_there_is() {
+    fn keys_of_other_programs_are_exclusive_claims() {
         for key in ["/locks/a/694d80", "/locks/a/", "/locks/a/x.1.1", "/locks/a/\u{7f}"] {
             let found = KeyValue { key: key.into(), create_revision: 7, ..KeyValue::default() };
-            let listed = Listed::new(&found);
-            assert_eq!((listed.ours, listed.permits), (false, ALL), "{key}");
+            let entry = QueueEntry::new(&found);
+            assert_eq!((entry.ours, entry.permits), (false, ALL), "{key}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! The leases of one store: one for each length that its claims ask for, which is one as a rule.
+//! The leases of one store: one for each lease length that its claims ask for. Usually there is only one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::stream;
 
-use super::link::Link;
+use super::connection::Connection;
 use super::messages::{LeaseGrantRequest, LeaseGrantResponse, LeaseRequest, LeaseResponse};
 use crate::error::Result;
 use crate::sync::now;
@@ -14,23 +14,26 @@ use crate::sync::now;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
     pub(super) id: i64,
-    /// What was asked for, in seconds.
+    /// The length that was asked for, in seconds.
     length: i64,
-    /// Whether new claims shall hang on another.
-    retired: bool,
+    /// Whether new claims must be attached to another lease, so that this one ends with its present claims.
+    draining: bool,
+    /// The length that the cluster granted.
     ttl: Duration,
-    /// When the request was sent whose answer confirmed it last.
+    /// When the request was sent whose answer confirmed the lease last.
     confirmed: Instant,
 }
 
 impl Lease {
-    /// Until when the cluster surely keeps it.
+    /// Until when the cluster certainly keeps it.
+    ///
+    /// Counted from before the request, because the cluster may have handled it at any time since.
     pub(super) fn expires(&self) -> Instant {
         self.confirmed + self.ttl
     }
 
-    /// How long it lives without a sign of life.
-    pub(super) fn length(&self) -> Duration {
+    /// How long it lives after its last renewal.
+    pub(super) fn ttl(&self) -> Duration {
         self.ttl
     }
 
@@ -38,17 +41,18 @@ impl Lease {
         now() < self.expires()
     }
 
-    /// Whether so much of it has gone by that a new claim must not rely on it.
+    /// Whether more than a third has passed, so that it must be renewed before a new claim is attached to
+    /// it.
     fn is_stale(&self) -> bool {
         (now() - self.confirmed) * 3 > self.ttl
     }
 }
 
-/// The leases that are known to live, and those that have died since somebody last looked.
+/// The leases that are alive, and those that expired by our clock since the last lease was added.
 #[derive(Default)]
 pub(super) struct Leases {
     known: Mutex<Vec<Lease>>,
-    /// One asks for a lease, the others wait for it.
+    /// Held by the caller that asks the cluster; the others wait and use its lease.
     granting: tokio::sync::Mutex<()>,
 }
 
@@ -58,10 +62,10 @@ impl Leases {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lease for claims of this length, fresh enough to begin with, and whether it is a new one.
-    pub(super) async fn get(&self, link: &Arc<Link>, length: Duration) -> Result<(Lease, bool)> {
+    /// Returns a lease of this length that is fresh enough for a new claim, and whether it is new.
+    pub(super) async fn get(&self, connection: &Arc<Connection>, length: Duration) -> Result<(Lease, bool)> {
         let length = seconds(length);
-        let usable = |lease: &&Lease| lease.length == length && !lease.retired && lease.is_alive();
+        let usable = |lease: &&Lease| lease.length == length && !lease.draining && lease.is_alive();
         let current = || self.known().iter().find(usable).copied();
         if let Some(lease) = current().filter(|lease| !lease.is_stale()) {
             return Ok((lease, false));
@@ -70,7 +74,7 @@ impl Leases {
         match current() {
             Some(lease) if !lease.is_stale() => return Ok((lease, false)),
             Some(lease) => {
-                if let Some(lease) = self.keep_alive(link, lease.id).await? {
+                if let Some(lease) = self.keep_alive(connection, lease.id).await? {
                     return Ok((lease, false));
                 }
             }
@@ -78,9 +82,9 @@ impl Leases {
         }
         let sent = now();
         let request = LeaseGrantRequest { ttl: length };
-        let granted: LeaseGrantResponse = link.unary("/etcdserverpb.Lease/LeaseGrant", request).await?;
+        let granted: LeaseGrantResponse = connection.unary("/etcdserverpb.Lease/LeaseGrant", request).await?;
         let ttl = Duration::from_secs(granted.ttl.unsigned_abs());
-        let lease = Lease { id: granted.id, length, retired: false, ttl, confirmed: sent };
+        let lease = Lease { id: granted.id, length, draining: false, ttl, confirmed: sent };
         self.add(lease);
         Ok((lease, true))
     }
@@ -91,64 +95,66 @@ impl Leases {
         known.push(lease);
     }
 
-    /// Has a lease that nobody asked for.
+    /// Adds a lease without a request.
     #[cfg(test)]
     pub(super) fn pretend(&self, id: i64) {
         let ttl = Duration::from_secs(60);
-        self.add(Lease { id, length: 60, retired: false, ttl, confirmed: now() });
+        self.add(Lease { id, length: 60, draining: false, ttl, confirmed: now() });
     }
 
-    /// Has it last no longer, as far as is known.
+    /// Lets a lease expire by our clock.
     #[cfg(test)]
-    pub(super) fn pretend_over(&self, id: i64) {
+    pub(super) fn pretend_expired(&self, id: i64) {
         self.known().iter_mut().filter(|lease| lease.id == id).for_each(|lease| lease.ttl = Duration::ZERO);
     }
 
-    /// Forgets a lease that the cluster has ended.
+    /// Removes a lease that the cluster has ended.
     pub(super) fn forget(&self, id: i64) {
         self.known().retain(|lease| lease.id != id);
     }
 
-    /// Has new claims hang on another lease, so that this one ends with the claims that hang on it now.
-    pub(super) fn retire(&self, id: i64) {
+    /// Keeps new claims from this lease, so that it ends with the claims that are attached to it now.
+    pub(super) fn drain(&self, id: i64) {
         if let Some(lease) = self.known().iter_mut().find(|lease| lease.id == id) {
-            lease.retired = true;
+            lease.draining = true;
         }
     }
 
-    /// The lease with this id, as far as it is known to live.
+    /// The lease with this id, if it is certainly alive.
     pub(super) fn find(&self, id: i64) -> Option<Lease> {
         self.known().iter().find(|lease| lease.id == id).copied().filter(Lease::is_alive)
     }
 
-    /// Whether an answer may yet confirm this lease, though it may be over by now.
-    pub(super) fn may_live_on(&self, id: i64) -> bool {
+    /// Whether this lease may be alive.
+    ///
+    /// A lease that has expired by our clock counts too: an answer that comes late may still confirm it.
+    pub(super) fn may_be_alive(&self, id: i64) -> bool {
         self.known().iter().any(|lease| lease.id == id)
     }
 
-    /// Gives the lease its whole length from now; `None` if it is gone.
-    pub(super) async fn keep_alive(&self, link: &Arc<Link>, id: i64) -> Result<Option<Lease>> {
+    /// Renews a lease for its whole length. `None` if the cluster has ended it.
+    pub(super) async fn keep_alive(&self, connection: &Arc<Connection>, id: i64) -> Result<Option<Lease>> {
         let ask = async || {
             let sent = now();
             let request = stream::once(std::future::ready(LeaseRequest { id }));
-            let mut answers = link.stream("/etcdserverpb.Lease/LeaseKeepAlive", request).await?;
+            let mut answers = connection.stream("/etcdserverpb.Lease/LeaseKeepAlive", request).await?;
             let answer: Option<LeaseResponse> = answers.message().await?;
             let ended = || tonic::Status::unavailable("it ended the keep-alive without an answer");
             Ok::<_, tonic::Status>((sent, answer.ok_or_else(ended)?))
         };
         let asked = async {
-            let token = link.token();
+            let token = connection.token();
             match ask().await {
-                Err(status) if link.has_new_token(&status, token).await? => ask().await,
+                Err(status) if connection.refresh_token(&status, token).await? => ask().await,
                 answer => answer,
             }
         };
-        let answer = tokio::time::timeout(link.config().timeout, asked).await;
+        let answer = tokio::time::timeout(connection.config().timeout, asked).await;
         let (sent, answer) = answer
             .unwrap_or_else(|_| {
                 Err(tonic::Status::deadline_exceeded("it did not answer a keep-alive in time"))
             })
-            .map_err(|status| link.error(status))?;
+            .map_err(|status| connection.error(status))?;
         let mut known = self.known();
         if answer.ttl <= 0 {
             drop(known);
@@ -158,7 +164,7 @@ impl Leases {
         let ttl = Duration::from_secs(answer.ttl.unsigned_abs());
         let lease = known.iter_mut().find(|lease| lease.id == id);
         Ok(lease.map(|lease| {
-            // An answer that comes late must not take back what a later request has confirmed.
+            // A late answer must not shorten what a later request has confirmed.
             if sent + ttl > lease.expires() {
                 *lease = Lease { ttl, confirmed: sent, ..*lease };
             }
@@ -166,13 +172,13 @@ impl Leases {
         }))
     }
 
-    /// Gives up all leases, and with them all claims.
+    /// Removes and returns all leases, to be revoked.
     pub(super) fn take_all(&self) -> Vec<i64> {
         self.known().drain(..).map(|lease| lease.id).collect()
     }
 }
 
-/// Whole seconds, which is how the cluster counts.
+/// Rounds up to whole seconds, because the cluster counts in those.
 fn seconds(length: Duration) -> i64 {
     let whole = length.as_secs() + u64::from(length.subsec_nanos() > 0);
     i64::try_from(whole).unwrap_or(i64::MAX).max(1)
@@ -195,61 +201,70 @@ mod tests {
         Duration::from_secs(secs)
     }
 
-    async fn grants(cluster: &mut Cluster, id: i64, ttl: i64) {
+    async fn expect_grant(cluster: &mut Cluster, id: i64, ttl: i64) {
         let (asked, call) = cluster.asked::<LeaseGrantRequest>(GRANT).await;
         assert_eq!(asked.ttl, ttl);
         call.answer(&LeaseGrantResponse { id, ttl });
     }
 
-    async fn keeps(cluster: &mut Cluster, id: i64, ttl: i64) {
+    async fn expect_keep_alive(cluster: &mut Cluster, id: i64, ttl: i64) {
         let (asked, call) = cluster.asked::<LeaseRequest>(KEEP).await;
         assert_eq!(asked.id, id);
         call.answer(&LeaseResponse { ttl });
     }
 
-    /// Has a new lease for claims of this length.
-    async fn granted(cluster: &mut Cluster, leases: &Leases, link: &Arc<Link>, id: i64, ttl: i64) -> Lease {
+    /// Gets a new lease of this length.
+    async fn granted(
+        cluster: &mut Cluster,
+        leases: &Leases,
+        connection: &Arc<Connection>,
+        id: i64,
+        ttl: i64,
+    ) -> Lease {
         let length = Duration::from_secs(ttl.unsigned_abs());
         let (got, ()) =
-            soon(async { tokio::join!(leases.get(link, length), grants(cluster, id, ttl)) }).await;
+            soon(async { tokio::join!(leases.get(connection, length), expect_grant(cluster, id, ttl)) })
+                .await;
         let (lease, is_new) = got.unwrap();
         assert_eq!((lease.id, is_new), (id, true));
         lease
     }
 
-    /// The lease that claims of this length get without asking the cluster.
-    fn at_hand(leases: &Leases, link: &Arc<Link>, length: Duration) -> Option<i64> {
-        let (lease, is_new) = leases.get(link, length).now_or_never()?.unwrap();
+    /// The lease that claims of this length get without a request.
+    fn at_hand(leases: &Leases, connection: &Arc<Connection>, length: Duration) -> Option<i64> {
+        let (lease, is_new) = leases.get(connection, length).now_or_never()?.unwrap();
         assert!(!is_new);
         Some(lease.id)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn claims_of_one_length_share_a_lease_and_those_of_another_have_theirs() {
+    async fn claims_share_a_lease_with_those_of_the_same_length_only() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
-        granted(&mut cluster, leases, link, 2, 60).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
+        granted(&mut cluster, leases, connection, 2, 60).await;
         for (length, id) in
             [(secs(30), 1), (secs(60), 2), (secs(29) + Duration::from_nanos(1), 1), (secs(59) + secs(1), 2)]
         {
-            assert_eq!(at_hand(leases, link, length), Some(id), "{length:?}");
+            assert_eq!(at_hand(leases, connection, length), Some(id), "{length:?}");
         }
-        assert_eq!(at_hand(leases, link, secs(29)), None);
+        assert_eq!(at_hand(leases, connection, secs(29)), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn many_claims_that_come_at_once_ask_for_one_lease_and_renew_it_once() {
+    async fn concurrent_claims_ask_for_one_lease_and_renew_it_once() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let get = || shared.leases.get(&shared.link, secs(30));
-        let ((one, other), ()) =
-            soon(async { tokio::join!(async { tokio::join!(get(), get()) }, grants(&mut cluster, 1, 30)) })
-                .await;
+        let get = || shared.leases.get(&shared.connection, secs(30));
+        let ((one, other), ()) = soon(async {
+            tokio::join!(async { tokio::join!(get(), get()) }, expect_grant(&mut cluster, 1, 30))
+        })
+        .await;
         assert_eq!((one.unwrap().1, other.unwrap().1), (true, false));
         advance(secs(20)).await;
-        let ((one, other), ()) =
-            soon(async { tokio::join!(async { tokio::join!(get(), get()) }, keeps(&mut cluster, 1, 30)) })
-                .await;
+        let ((one, other), ()) = soon(async {
+            tokio::join!(async { tokio::join!(get(), get()) }, expect_keep_alive(&mut cluster, 1, 30))
+        })
+        .await;
         for got in [one, other] {
             let (lease, is_new) = got.unwrap();
             assert_eq!((lease.id, is_new, lease.expires() - now()), (1, false, secs(30)));
@@ -258,74 +273,78 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_claim_does_not_begin_with_a_lease_of_which_more_than_a_third_has_gone_by() {
+    async fn a_new_claim_renews_a_lease_of_which_more_than_a_third_has_passed() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         advance(secs(10)).await;
-        assert_eq!(at_hand(leases, link, secs(30)), Some(1));
+        assert_eq!(at_hand(leases, connection, secs(30)), Some(1));
         advance(Duration::from_millis(1)).await;
-        let (got, ()) =
-            soon(async { tokio::join!(leases.get(link, secs(30)), keeps(&mut cluster, 1, 30)) }).await;
+        let (got, ()) = soon(async {
+            tokio::join!(leases.get(connection, secs(30)), expect_keep_alive(&mut cluster, 1, 30))
+        })
+        .await;
         let (lease, is_new) = got.unwrap();
         assert_eq!((lease.id, is_new, lease.expires() - now()), (1, false, secs(30)));
-        assert_eq!(at_hand(leases, link, secs(30)), Some(1));
+        assert_eq!(at_hand(leases, connection, secs(30)), Some(1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn claims_get_another_lease_once_the_cluster_has_ended_theirs() {
+    async fn claims_get_another_lease_after_the_cluster_has_ended_theirs() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         advance(secs(20)).await;
         let answers = async {
-            keeps(&mut cluster, 1, 0).await;
-            grants(&mut cluster, 2, 30).await;
+            expect_keep_alive(&mut cluster, 1, 0).await;
+            expect_grant(&mut cluster, 2, 30).await;
         };
-        let (got, ()) = soon(async { tokio::join!(leases.get(link, secs(30)), answers) }).await;
+        let (got, ()) = soon(async { tokio::join!(leases.get(connection, secs(30)), answers) }).await;
         assert_eq!(got.unwrap().0.id, 2);
-        assert!(!leases.may_live_on(1) && leases.may_live_on(2));
+        assert!(!leases.may_be_alive(1) && leases.may_be_alive(2));
         assert_eq!((leases.find(1), leases.find(2).map(|lease| lease.id)), (None, Some(2)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_over_its_length_after_the_request_whose_answer_confirmed_it_was_sent() {
+    async fn a_lease_expires_its_length_after_the_request_that_confirmed_it_was_sent() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
+        let (leases, connection) = (&shared.leases, &shared.connection);
         let sent = now();
         let late = async {
             let (_, call) = cluster.asked::<LeaseGrantRequest>(GRANT).await;
             advance(secs(1)).await;
             call.answer(&LeaseGrantResponse { id: 1, ttl: 30 });
         };
-        let (got, ()) = tokio::join!(leases.get(link, secs(30)), late);
+        let (got, ()) = tokio::join!(leases.get(connection, secs(30)), late);
         let (lease, _) = got.unwrap();
-        assert_eq!((lease.expires() - sent, lease.length()), (secs(30), secs(30)));
+        assert_eq!((lease.expires() - sent, lease.ttl()), (secs(30), secs(30)));
         advance(secs(29) - Duration::from_millis(1)).await;
         assert!(leases.find(1).is_some());
         advance(Duration::from_millis(1)).await;
         assert_eq!(leases.find(1), None);
-        assert!(leases.may_live_on(1), "an answer may be on its way");
-        assert_eq!(at_hand(leases, link, secs(30)), None);
-        // A new one is not confused with it, which nothing can confirm any more by then.
-        granted(&mut cluster, leases, link, 2, 30).await;
-        assert!(!leases.may_live_on(1));
+        assert!(leases.may_be_alive(1), "a late answer may confirm it");
+        assert_eq!(at_hand(leases, connection, secs(30)), None);
+        // When another lease is granted, nothing can confirm the first one any more, and it is removed.
+        granted(&mut cluster, leases, connection, 2, 30).await;
+        assert!(!leases.may_be_alive(1));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_retired_lease_lives_as_long_as_it_is_renewed_but_takes_no_new_claims() {
+    async fn a_draining_lease_is_renewed_but_takes_no_new_claims() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
-        granted(&mut cluster, leases, link, 2, 60).await;
-        leases.retire(2);
-        assert_eq!(at_hand(leases, link, secs(60)), None);
-        assert_eq!(at_hand(leases, link, secs(30)), Some(1), "it is not retired");
-        granted(&mut cluster, leases, link, 3, 60).await;
-        assert_eq!(at_hand(leases, link, secs(60)), Some(3));
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
+        granted(&mut cluster, leases, connection, 2, 60).await;
+        leases.drain(2);
+        assert_eq!(at_hand(leases, connection, secs(60)), None);
+        assert_eq!(at_hand(leases, connection, secs(30)), Some(1), "it is not draining");
+        granted(&mut cluster, leases, connection, 3, 60).await;
+        assert_eq!(at_hand(leases, connection, secs(60)), Some(3));
         advance(secs(1)).await;
-        let (kept, ()) =
-            soon(async { tokio::join!(leases.keep_alive(link, 2), keeps(&mut cluster, 2, 60)) }).await;
+        let (kept, ()) = soon(async {
+            tokio::join!(leases.keep_alive(connection, 2), expect_keep_alive(&mut cluster, 2, 60))
+        })
+        .await;
         assert_eq!(kept.unwrap().map(|lease| (lease.id, lease.expires() - now())), Some((2, secs(60))));
         leases.forget(3);
         assert_eq!([1, 2, 3].map(|id| leases.find(id).is_some()), [true, true, false]);
@@ -336,29 +355,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_has_the_length_that_the_cluster_says_last() {
+    async fn a_lease_has_the_length_of_the_clusters_last_answer() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
-        let (kept, ()) =
-            soon(async { tokio::join!(leases.keep_alive(link, 1), keeps(&mut cluster, 1, 90)) }).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
+        let (kept, ()) = soon(async {
+            tokio::join!(leases.keep_alive(connection, 1), expect_keep_alive(&mut cluster, 1, 90))
+        })
+        .await;
         let lease = kept.unwrap().unwrap();
-        assert_eq!((lease.length(), lease.expires() - now()), (secs(90), secs(90)));
+        assert_eq!((lease.ttl(), lease.expires() - now()), (secs(90), secs(90)));
         assert_eq!(leases.find(1), Some(lease));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_comes_late_takes_back_nothing_that_a_later_request_confirmed() {
+    async fn a_late_answer_does_not_shorten_what_a_later_request_confirmed() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
-        granted(&mut cluster, leases, link, 2, 60).await;
-        let mut first = Box::pin(leases.keep_alive(link, 1));
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
+        granted(&mut cluster, leases, connection, 2, 60).await;
+        let mut first = Box::pin(leases.keep_alive(connection, 1));
         assert!((&mut first).now_or_never().is_none());
         let (_, late): (_, Call) = soon(cluster.asked::<LeaseRequest>(KEEP)).await;
         advance(secs(1)).await;
-        let (kept, ()) =
-            soon(async { tokio::join!(leases.keep_alive(link, 1), keeps(&mut cluster, 1, 30)) }).await;
+        let (kept, ()) = soon(async {
+            tokio::join!(leases.keep_alive(connection, 1), expect_keep_alive(&mut cluster, 1, 30))
+        })
+        .await;
         let confirmed = kept.unwrap().unwrap();
         assert_eq!(confirmed.expires() - now(), secs(30));
         late.answer(&LeaseResponse { ttl: 30 });
@@ -367,24 +390,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_was_given_up_meanwhile_is_not_renewed_by_an_answer() {
+    async fn an_answer_does_not_bring_back_a_lease_that_was_given_up_meanwhile() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         let answers = async {
             let (_, call) = cluster.asked::<LeaseRequest>(KEEP).await;
             assert_eq!(leases.take_all(), [1]);
             call.answer(&LeaseResponse { ttl: 30 });
         };
-        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(link, 1), answers) }).await;
+        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(connection, 1), answers) }).await;
         assert_eq!(kept.unwrap(), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_renewal_whose_token_is_over_is_repeated_with_another_and_no_other_is_repeated() {
+    async fn a_renewal_is_repeated_only_if_its_token_has_expired() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        granted(&mut cluster, leases, link, 1, 30).await;
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        granted(&mut cluster, leases, connection, 1, 30).await;
         let answers = async {
             let (_, call) = cluster.asked::<LeaseRequest>(KEEP).await;
             call.fail(tonic::Status::unauthenticated("invalid auth token"));
@@ -395,13 +418,13 @@ mod tests {
             assert_eq!(call.token.as_deref(), Some(&b"new"[..]));
             call.answer(&LeaseResponse { ttl: 30 });
         };
-        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(link, 1), answers) }).await;
+        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(connection, 1), answers) }).await;
         assert_eq!(kept.unwrap().map(|lease| lease.id), Some(1));
         let fails = async {
             let (_, call) = cluster.asked::<LeaseRequest>(KEEP).await;
             call.fail(tonic::Status::unavailable("no leader"));
         };
-        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(link, 1), fails) }).await;
+        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(connection, 1), fails) }).await;
         assert!(kept.unwrap_err().to_string().contains("no leader"));
         assert!(cluster.is_idle().await);
     }
@@ -409,20 +432,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_silent_cluster_neither_renews_nor_ends_a_lease() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let (leases, link) = (&shared.leases, &shared.link);
-        let lease = granted(&mut cluster, leases, link, 1, 30).await;
-        let (kept, call) = tokio::join!(leases.keep_alive(link, 1), cluster.asked::<LeaseRequest>(KEEP));
+        let (leases, connection) = (&shared.leases, &shared.connection);
+        let lease = granted(&mut cluster, leases, connection, 1, 30).await;
+        let (kept, call) =
+            tokio::join!(leases.keep_alive(connection, 1), cluster.asked::<LeaseRequest>(KEEP));
         assert!(kept.unwrap_err().to_string().contains("did not answer"));
         drop(call);
-        // Nor does one that ends the request without a word.
+        // Nor does a cluster that ends the request without an answer.
         let ends = async { drop(cluster.asked::<LeaseRequest>(KEEP).await) };
-        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(link, 1), ends) }).await;
+        let (kept, ()) = soon(async { tokio::join!(leases.keep_alive(connection, 1), ends) }).await;
         assert!(kept.unwrap_err().to_string().contains("without an answer"));
         assert_eq!(leases.find(1), Some(lease));
     }
 
     #[test]
-    fn the_cluster_counts_whole_seconds_of_which_a_lease_has_as_many_as_cover_it() {
+    fn the_length_of_a_lease_is_rounded_up_to_whole_seconds() {
         let millis = Duration::from_millis;
         for (length, whole) in [
             (Duration::ZERO, 1),

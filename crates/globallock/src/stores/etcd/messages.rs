@@ -1,7 +1,7 @@
 //! The messages of etcd's API that are used here, by their field numbers in its `rpc.proto` and `kv.proto`.
 //!
-//! Written down rather than generated, so that the build needs no protocol compiler; fields that are not used are left
-//! out, which the encoding allows.
+//! They are written by hand rather than generated, so that the build needs no protocol compiler. Unused
+//! fields are left out, which the encoding allows.
 
 use prost::{Enumeration, Message, Oneof};
 
@@ -29,23 +29,23 @@ pub(super) struct RangeRequest {
     pub(super) key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub(super) range_end: Vec<u8>,
-    /// How many keys are answered at most; 0 for all.
+    /// How many keys the answer has at most; 0: all.
     #[prost(int64, tag = "3")]
     pub(super) limit: i64,
-    /// As of which revision; 0 for the newest.
+    /// The revision as of which the keys are read; 0: the newest.
     #[prost(int64, tag = "4")]
     pub(super) revision: i64,
     #[prost(enumeration = "SortOrder", tag = "5")]
     pub(super) sort_order: i32,
     #[prost(enumeration = "SortTarget", tag = "6")]
     pub(super) sort_target: i32,
-    /// Answered by the member that is asked, as of what has reached that one: it asks nobody, and waits for nothing
-    /// that others have asked for.
+    /// Whether the member answers from what it has, without asking the others. Such a read may be stale, but
+    /// does not wait for writes that the cluster still has to agree on.
     #[prost(bool, tag = "7")]
     pub(super) serializable: bool,
     #[prost(bool, tag = "8")]
     pub(super) keys_only: bool,
-    /// Only keys that were created until this revision; 0 for all.
+    /// Only keys that were created at this revision or before; 0: all.
     #[prost(int64, tag = "13")]
     pub(super) max_create_revision: i64,
 }
@@ -71,7 +71,7 @@ pub(super) struct RangeResponse {
     pub(super) header: Option<Header>,
     #[prost(message, repeated, tag = "2")]
     pub(super) kvs: Vec<KeyValue>,
-    /// Whether the limit has left some out.
+    /// Whether the limit has left keys out.
     #[prost(bool, tag = "3")]
     pub(super) more: bool,
 }
@@ -140,7 +140,7 @@ pub(super) enum Response {
     Transaction(TxnResponse),
 }
 
-/// One of a key's sides is compared for equality, which is the default of what is left out.
+/// A comparison for equality of one property of a key. Equality is the default of the field that is left out.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Compare {
     #[prost(enumeration = "Target", tag = "2")]
@@ -151,13 +151,15 @@ pub(super) struct Compare {
     pub(super) create_revision: Option<i64>,
     #[prost(bytes = "vec", optional, tag = "7")]
     pub(super) value: Option<Vec<u8>>,
-    /// Of all keys up to this, if it is not empty: none of them is there where each was created at 0.
+    /// Compares all keys of the range that ends here, unless it is empty.
+    ///
+    /// With a creation revision of 0, this holds if the range has no keys.
     #[prost(bytes = "vec", tag = "64")]
     pub(super) range_end: Vec<u8>,
 }
 
 impl Compare {
-    /// Holds if the key was created at this revision; at 0 it is not there.
+    /// Holds if the key was created at this revision; 0: if it does not exist.
     pub(super) fn created(key: Vec<u8>, revision: i64) -> Self {
         Compare { target: Target::Create.into(), key, create_revision: Some(revision), ..Compare::default() }
     }
@@ -216,7 +218,7 @@ pub(super) struct WatchCreate {
     pub(super) key: Vec<u8>,
     #[prost(int64, tag = "3")]
     pub(super) start_revision: i64,
-    /// 0 leaves out the puts.
+    /// 0 filters out puts.
     #[prost(int32, repeated, tag = "5")]
     pub(super) filters: Vec<i32>,
     #[prost(int64, tag = "7")]
@@ -270,10 +272,10 @@ pub(super) struct LeaseRequest {
     pub(super) id: i64,
 }
 
-/// The answer to a keep-alive and to the question how long a lease lives.
+/// The answer to `LeaseKeepAlive` and to `LeaseTimeToLive`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeaseResponse {
-    /// In seconds; 0 or less for a lease that is gone.
+    /// In seconds; 0 or less if the lease has ended.
     #[prost(int64, tag = "3")]
     pub(super) ttl: i64,
 }

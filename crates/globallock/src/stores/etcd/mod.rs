@@ -1,25 +1,29 @@
-//! The store in etcd: the queue of etcd's own mutex, by the order in which its keys were created.
+//! The store in etcd: the queue of etcd's own mutex.
 //!
-//! `docs/etcd.md` says what it promises, what it costs and how it fails.
+//! A claim is a key below its lock's prefix, attached to a lease. The queue is sorted by the revisions at
+//! which its keys were created. A waiter watches the keys that block it. When a lease expires, etcd deletes
+//! the keys attached to it.
+//!
+//! `docs/etcd.md` says what the store promises, what it costs and how it fails.
 
 mod ahead;
 mod batch;
 mod config;
-mod departure;
-mod joining;
+mod connection;
+mod enqueue;
+mod inspect;
+mod key_numbers;
 mod keys;
 mod lease;
-mod link;
-mod looking;
-mod marker;
 mod messages;
-mod places;
+mod positions;
+mod python_etcd3;
 mod reading;
+mod release;
 mod renewal;
 #[cfg(test)]
 mod scripted;
-mod single;
-mod slots;
+mod sentinel;
 mod value;
 mod waiting;
 mod watch;
@@ -32,17 +36,17 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
-use self::batch::Looks;
+use self::batch::KeyReads;
 use self::config::Config;
-use self::joining::{Turn, Turns};
+use self::connection::Connection;
+use self::enqueue::{Turn, Turns};
+use self::key_numbers::KeyNumbers;
 use self::lease::Leases;
-use self::link::Link;
 use self::messages::{
     DeleteRangeRequest, DeleteRangeResponse, Empty, LeaseRequest, Request, RequestOp, TxnRequest, TxnResponse,
 };
-use self::places::Places;
+use self::positions::Positions;
 use self::reading::Snapshots;
-use self::slots::Slots;
 use self::watch::Watches;
 use tokio::sync::{Notify, Semaphore};
 
@@ -58,30 +62,30 @@ pub(crate) struct Etcd {
     shared: Arc<Shared>,
 }
 
-/// What requests that outlive their callers need.
+/// The state of the store; tasks that outlive a call share it.
 struct Shared {
-    link: Arc<Link>,
+    connection: Arc<Connection>,
     leases: Leases,
     watches: Arc<Watches>,
-    looks: Looks,
-    /// When the watched keys were last looked at unasked.
-    looked: Mutex<Option<Instant>>,
-    slots: Slots,
-    places: Mutex<Places>,
-    /// Queues that are being read.
+    key_reads: KeyReads,
+    /// When all watched keys were last read, in case a notification was lost.
+    last_poll: Mutex<Option<Instant>>,
+    key_numbers: KeyNumbers,
+    positions: Mutex<Positions>,
+    /// Whole queues as they were read, shared by the claims that need them at the same time.
     snapshots: Mutex<Snapshots>,
-    /// The claims that are being joined or left.
+    /// Serializes the requests of each claim that change its queue.
     turns: Turns,
-    /// How many more may be joined at the same time.
-    joins: Arc<Semaphore>,
-    /// How many more that wait may be taken out at the same time.
-    departures: Semaphore,
-    /// The claims that a request without an answer may yet put, and under which leases.
+    /// Limits how many claims are enqueued at the same time.
+    enqueue_limit: Arc<Semaphore>,
+    /// Limits how many waiting claims are released at the same time.
+    release_limit: Semaphore,
+    /// Claims that a request without an answer may still put into the queue, and under which leases.
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
-    /// The claims that a task of their own takes out.
-    leaving_later: Mutex<HashSet<ClaimId>>,
-    /// Inbox when a lease has ended unasked.
-    disturbed: Notify,
+    /// The claims that a background task releases, because a release was not answered.
+    background_releases: Mutex<HashSet<ClaimId>>,
+    /// Notified when a lease is found to have ended before a renewal says so.
+    session_lost: Notify,
 }
 
 impl Etcd {
@@ -93,34 +97,34 @@ impl Etcd {
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
     pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
-        let link = Link::connect(Config::new(address)?).await?;
-        Ok(Arc::new(Etcd { shared: Arc::new(Shared::new(link)) }))
+        let connection = Connection::connect(Config::new(address)?).await?;
+        Ok(Arc::new(Etcd { shared: Arc::new(Shared::new(connection)) }))
     }
 }
 
 impl Shared {
-    fn new(link: Link) -> Self {
+    fn new(connection: Connection) -> Self {
         Shared {
-            link: Arc::new(link),
+            connection: Arc::new(connection),
             leases: Leases::default(),
             watches: Arc::default(),
-            looks: Looks::default(),
-            looked: Mutex::default(),
-            slots: Slots::default(),
-            places: Mutex::default(),
+            key_reads: KeyReads::default(),
+            last_poll: Mutex::default(),
+            key_numbers: KeyNumbers::default(),
+            positions: Mutex::default(),
             snapshots: Mutex::default(),
             turns: Turns::default(),
-            joins: Arc::new(Semaphore::new(joining::AT_A_TIME)),
-            departures: Semaphore::new(joining::AT_A_TIME),
+            enqueue_limit: Arc::new(Semaphore::new(enqueue::MAX_CONCURRENT)),
+            release_limit: Semaphore::new(enqueue::MAX_CONCURRENT),
             unanswered: Mutex::default(),
-            leaving_later: Mutex::default(),
-            disturbed: Notify::new(),
+            background_releases: Mutex::default(),
+            session_lost: Notify::new(),
         }
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
+    fn positions(&self) -> MutexGuard<'_, Positions> {
         // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn snapshots(&self) -> MutexGuard<'_, Snapshots> {
@@ -132,16 +136,17 @@ impl Shared {
     }
 
     fn prefix(&self) -> &str {
-        &self.link.config().prefix
+        &self.connection.config().prefix
     }
 
     async fn transaction(&self, request: TxnRequest) -> Result<TxnResponse> {
-        self.link.unary(TRANSACTION, request).await
+        self.connection.unary(TRANSACTION, request).await
     }
 
     async fn delete(&self, key: Vec<u8>) -> Result<bool> {
         let request = DeleteRangeRequest { key };
-        let answer: DeleteRangeResponse = self.link.unary("/etcdserverpb.KV/DeleteRange", request).await?;
+        let answer: DeleteRangeResponse =
+            self.connection.unary("/etcdserverpb.KV/DeleteRange", request).await?;
         Ok(answer.deleted > 0)
     }
 }
@@ -157,16 +162,17 @@ impl Backend for Etcd {
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
-        // On a task of its own: a request that was given up could arrive after the departure that follows it.
+        // On its own task, because the caller may give up: a request that nobody waits for could still arrive
+        // after the release that follows, and leave a claim behind.
         let (shared, claim) = (Arc::clone(&self.shared), claim.clone());
         let turn = Turn::take(&shared, claim.id).await;
-        // In front of the task: who gives up until then has asked for nothing.
-        let one_of_few = Arc::clone(&shared.joins).acquire_owned().await;
-        let joined = tokio::spawn(async move {
-            let _until_joined = (turn, one_of_few);
-            shared.join_or_leave(&claim).await
+        // Before the task starts, so that a caller that gives up while it waits here has sent nothing.
+        let one_of_few = Arc::clone(&shared.enqueue_limit).acquire_owned().await;
+        let enqueued = tokio::spawn(async move {
+            let _until_enqueued = (turn, one_of_few);
+            shared.enqueue_or_release(&claim).await
         });
-        joined.await.unwrap_or_else(|_| Err(Error::Closed))
+        enqueued.await.unwrap_or_else(|_| Err(Error::Closed))
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
@@ -175,12 +181,12 @@ impl Backend for Etcd {
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         if let Some(lease) = claims.iter().map(|claim| claim.lease).min() {
-            self.shared.look_unasked(lease);
+            self.shared.poll_watched_keys(lease);
         }
         match self.shared.renew(claims).await {
             Ok(statuses) => statuses.into_iter().map(Ok).collect(),
             Err(error) => {
-                let shown = &self.shared.link.config().shown;
+                let shown = &self.shared.connection.config().shown;
                 let again = |_: &Arc<Claim>| Err(Error::unavailable(shown, error.to_string()));
                 claims.iter().map(again).collect()
             }
@@ -188,7 +194,7 @@ impl Backend for Etcd {
     }
 
     async fn session_lost_hint(&self) {
-        self.shared.disturbed.notified().await;
+        self.shared.session_lost.notified().await;
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
@@ -201,31 +207,33 @@ impl Backend for Etcd {
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        let each = |listed: Result<BTreeSet<Name>>| match listed {
+        let each = |entry: Result<BTreeSet<Name>>| match entry {
             Ok(names) => names.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         };
-        stream::once(self.shared.names(prefix)).flat_map(move |listed| stream::iter(each(listed))).boxed()
+        stream::once(self.shared.names(prefix)).flat_map(move |entry| stream::iter(each(entry))).boxed()
     }
 }
 
 impl fmt::Debug for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Etcd").field("address", &self.shared.link.config().shown).finish_non_exhaustive()
+        f.debug_struct("Etcd")
+            .field("address", &self.shared.connection.config().shown)
+            .finish_non_exhaustive()
     }
 }
 
-/// Gives back the leases, with whatever hangs on them.
+/// Revokes the leases, and with them deletes all keys that are attached to them.
 impl Drop for Etcd {
     fn drop(&mut self) {
         let leases = self.shared.leases.take_all();
-        let link = Arc::clone(&self.shared.link);
+        let connection = Arc::clone(&self.shared.connection);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 for id in leases {
-                    // Otherwise it ends by itself.
+                    // A lease that is not revoked expires by itself.
                     let _: Result<Empty> =
-                        link.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseRequest { id }).await;
+                        connection.unary("/etcdserverpb.Lease/LeaseRevoke", LeaseRequest { id }).await;
                 }
             });
         }

@@ -1,9 +1,9 @@
-//! What is read of the cluster: a queue, single keys, all keys below one, page by page.
+//! Reads from the cluster: a queue, single keys, or all keys below a prefix, page by page.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use super::keys::{self, Listed};
+use super::keys::{self, QueueEntry};
 use super::messages::{
     KeyValue, RangeRequest, RangeResponse, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget,
     TxnRequest, TxnResponse,
@@ -14,86 +14,94 @@ use crate::error::Result;
 use crate::name::Name;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
-/// How many keys one transaction asks for: etcd allows 128 operations unless it is told otherwise.
-const TOGETHER: usize = 100;
-/// How many keys one answer has at most: with their values, they are far from the size that clients refuse.
-const PAGE: i64 = 1000;
-/// How many claims are read of a queue where not all of it is.
+/// How many keys one transaction reads. etcd allows 128 operations by default.
+const KEYS_PER_TRANSACTION: usize = 100;
+/// How many keys one answer has at most: even with values, far below the size that clients refuse.
+const PAGE_SIZE: i64 = 1000;
+/// How many claims are read when only a part of a queue is.
 pub(super) const FEW: i64 = 16;
 
-/// A key as it was found.
+/// What a read found of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    /// The revision at which it was created; 0 where it is not there.
+pub(super) struct KeyState {
+    /// The revision at which the key was created; 0 if it does not exist.
     pub(super) created: i64,
-    /// The revision as of which that is so.
+    /// The revision as of which it was read.
     pub(super) read_at: i64,
 }
 
-impl Seen {
-    /// Whether the key that was created at `revision` has gone; not where that was after the look.
-    pub(super) fn misses(self, revision: i64) -> bool {
+impl KeyState {
+    /// Whether this proves that the key which was created at `revision` is gone.
+    ///
+    /// A read that is older than the key proves nothing.
+    pub(super) fn proves_gone(self, revision: i64) -> bool {
         self.created != revision && revision <= self.read_at
     }
 }
 
-/// What a claim has read of its queue.
+/// What a claim has read of its queue, all of it or a part.
 #[derive(Debug)]
-pub(super) struct Sight {
-    /// The claim's own key.
-    pub(super) mine: Option<Listed>,
-    /// The queue, or a part of it, in the order of joining.
-    queue: Arc<Vec<Listed>>,
+pub(super) struct QueueView {
+    /// The claim's own key, if it was found.
+    pub(super) mine: Option<QueueEntry>,
+    /// What was read of the queue, sorted by creation revision.
+    queue: Arc<Vec<QueueEntry>>,
     /// How many of those are in front of the claim.
-    position: usize,
-    /// Whether they are all that are in front of it.
+    index: usize,
+    /// Whether all claims in front of it were read.
     pub(super) is_whole: bool,
-    /// The revision as of which that is so.
+    /// The revision as of which the queue was read.
     pub(super) read_at: i64,
 }
 
-impl Sight {
-    /// Sorts out what was found in a queue, which is all that is in front of a claim or only a part.
-    pub(super) fn new(mine: Option<Listed>, mut found: Vec<Listed>, is_whole: bool, read_at: i64) -> Self {
-        found.sort_by_key(|listed| listed.revision);
-        found.dedup_by_key(|listed| listed.revision);
+impl QueueView {
+    /// Sorts what was found. `is_whole` says whether it contains all claims in front.
+    pub(super) fn new(
+        mine: Option<QueueEntry>,
+        mut found: Vec<QueueEntry>,
+        is_whole: bool,
+        read_at: i64,
+    ) -> Self {
+        found.sort_by_key(|entry| entry.revision);
+        found.dedup_by_key(|entry| entry.revision);
         let revision = mine.as_ref().map_or(0, |mine| mine.revision);
-        let position = found.partition_point(|listed| listed.revision < revision);
-        Sight { mine, queue: Arc::new(found), position, is_whole, read_at }
+        let index = found.partition_point(|entry| entry.revision < revision);
+        QueueView { mine, queue: Arc::new(found), index, is_whole, read_at }
     }
 
-    /// Those in front of the claim, in the order of joining.
-    pub(super) fn ahead(&self) -> &[Listed] {
-        &self.queue[..self.position]
+    /// The claims in front, sorted by creation revision.
+    pub(super) fn ahead(&self) -> &[QueueEntry] {
+        &self.queue[..self.index]
     }
 }
 
-/// The whole queue of a name, for all who need to read it at the same time.
+/// The whole queue of a name, for all claims that need it at the same time.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    /// In the order of joining.
-    queue: Arc<Vec<Listed>>,
+    /// Sorted by creation revision.
+    queue: Arc<Vec<QueueEntry>>,
     read_at: i64,
 }
 
 impl Snapshot {
-    /// What it shows to the claim whose key was created at `revision`.
-    fn sight(&self, key: &[u8], revision: i64) -> Sight {
-        let position = self.queue.partition_point(|listed| listed.revision < revision);
-        let mine = self.queue.get(position).filter(|listed| listed.key == key).cloned();
-        Sight { mine, queue: Arc::clone(&self.queue), position, is_whole: true, read_at: self.read_at }
+    /// The view of the claim whose key was created at `revision`.
+    fn view(&self, key: &[u8], revision: i64) -> QueueView {
+        let index = self.queue.partition_point(|entry| entry.revision < revision);
+        let mine = self.queue.get(index).filter(|entry| entry.key == key).cloned();
+        QueueView { mine, queue: Arc::clone(&self.queue), index, is_whole: true, read_at: self.read_at }
     }
 }
 
-/// The snapshots that somebody uses.
+/// The snapshots that are in use.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     by_name: HashMap<Name, Weak<Reading>>,
-    /// How many names there may be before those that nobody uses are dropped.
+    /// At how many names the unused ones are dropped.
     most: usize,
 }
 
-/// One reads, the others wait for what it reads.
+/// The snapshot of one name. The claim that holds the mutex reads the queue; the others wait for its
+/// snapshot.
 type Reading = tokio::sync::Mutex<Option<Arc<Snapshot>>>;
 
 impl Snapshots {
@@ -111,7 +119,7 @@ impl Snapshots {
     }
 }
 
-/// The request for the claims of a lock, no more than `limit` of them (0: all).
+/// The request for the claims of a lock, at most `limit` of them (0: all).
 pub(super) fn queue_request(start: &str, limit: i64) -> RangeRequest {
     let range_end = keys::end(start);
     RangeRequest { key: start.into(), range_end, keys_only: true, limit, ..RangeRequest::default() }
@@ -119,19 +127,19 @@ pub(super) fn queue_request(start: &str, limit: i64) -> RangeRequest {
 
 /// The request for one key, without its value.
 pub(super) fn key_request(key: &[u8]) -> RequestOp {
-    operation(Request::Range(of_key(key)))
+    operation(Request::Range(key_range(key)))
 }
 
-/// The same, as of what the member knows that is asked.
-pub(super) fn known_key_request(key: &[u8]) -> RequestOp {
-    operation(Request::Range(RangeRequest { serializable: true, ..of_key(key) }))
+/// The same as a serializable read: the member answers from what it has, without asking the others.
+pub(super) fn serializable_key_request(key: &[u8]) -> RequestOp {
+    operation(Request::Range(RangeRequest { serializable: true, ..key_range(key) }))
 }
 
-fn of_key(key: &[u8]) -> RangeRequest {
+fn key_range(key: &[u8]) -> RangeRequest {
     RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() }
 }
 
-/// Each answered range, those of transactions within the transaction in their places.
+/// All ranges of an answer in their order, including those of nested transactions.
 pub(super) fn ranges(responses: Vec<ResponseOp>) -> Vec<RangeResponse> {
     let mut ranges = Vec::new();
     for response in responses {
@@ -147,91 +155,98 @@ pub(super) fn ranges(responses: Vec<ResponseOp>) -> Vec<RangeResponse> {
 }
 
 impl Shared {
-    /// Those of these keys that are claims.
-    pub(super) fn claims<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Vec<Listed> {
-        found.into_iter().map(Listed::new).filter(|listed| self.is_claim(listed)).collect()
+    /// Keeps those keys that are claims.
+    pub(super) fn claims<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Vec<QueueEntry> {
+        found.into_iter().map(QueueEntry::new).filter(|entry| self.is_claim(entry)).collect()
     }
 
-    /// Reads what a claim in a queue must know of that, as of revision `since` or later.
+    /// Reads what a claim must know of its queue, as of revision `since` or later.
     ///
-    /// The front of the queue tells it to those who are there. The others read all of it; where several need to read one
-    /// queue at the same time, one of them reads it for all.
-    pub(super) async fn sight(&self, claim: &Claim, mine: &Listed, since: i64) -> Result<Sight> {
+    /// | the claim | what is read |
+    /// |---|---|
+    /// | is alone in reading this queue | the front of the queue, which is enough if the claim is in it |
+    /// | is further behind, or others want the queue too | the whole queue, once for all of them |
+    pub(super) async fn read_view(&self, claim: &Claim, mine: &QueueEntry, since: i64) -> Result<QueueView> {
         let reading = self.snapshots().of(&claim.name);
         let mut last = reading.lock().await;
         let known = last.as_ref().filter(|snapshot| snapshot.read_at >= since);
         if let Some(snapshot) = known {
-            return Ok(snapshot.sight(&mine.key, mine.revision));
+            return Ok(snapshot.view(&mine.key, mine.revision));
         }
-        // Each other claim that is waiting for this reading has a share in it as well.
+        // Each other claim that wants this queue now has a reference to it too.
         let is_alone = Arc::strong_count(&reading) == 1;
-        if is_alone && let Some(sight) = self.front(claim, mine).await? {
-            return Ok(sight);
+        if is_alone && let Some(view) = self.read_front(claim, mine).await? {
+            return Ok(view);
         }
-        let snapshot = self.snapshot(&claim.name).await?;
-        let sight = snapshot.sight(&mine.key, mine.revision);
+        let snapshot = self.read_snapshot(&claim.name).await?;
+        let view = snapshot.view(&mine.key, mine.revision);
         *last = Some(snapshot);
-        Ok(sight)
+        Ok(view)
     }
 
-    /// Reads the front of a queue; `None` where the claim is further behind.
-    async fn front(&self, claim: &Claim, mine: &Listed) -> Result<Option<Sight>> {
+    /// Reads the front of a queue; `None` if the claim is further behind.
+    async fn read_front(&self, claim: &Claim, mine: &QueueEntry) -> Result<Option<QueueView>> {
         let front = RangeRequest {
             sort_order: SortOrder::Ascend.into(),
             sort_target: SortTarget::Create.into(),
             ..queue_request(&keys::queue(self.prefix(), &claim.name), FEW)
         };
-        let answer: RangeResponse = self.link.unary(RANGE, front).await?;
+        let answer: RangeResponse = self.connection.unary(RANGE, front).await?;
         let read_at = answer.header.map_or(0, |header| header.revision);
         let found = self.claims(&answer.kvs);
-        let mine = found.iter().find(|listed| listed.key == mine.key).cloned();
-        let tells = mine.is_some() || !answer.more;
-        Ok(tells.then(|| Sight::new(mine, found, true, read_at)))
+        let mine = found.iter().find(|entry| entry.key == mine.key).cloned();
+        let is_enough = mine.is_some() || !answer.more;
+        Ok(is_enough.then(|| QueueView::new(mine, found, true, read_at)))
     }
 
     /// Reads the whole queue of a name.
-    async fn snapshot(&self, name: &Name) -> Result<Arc<Snapshot>> {
+    async fn read_snapshot(&self, name: &Name) -> Result<Arc<Snapshot>> {
         let request = queue_request(&keys::queue(self.prefix(), name), 0);
-        let answer: RangeResponse = self.link.unary(RANGE, request).await?;
+        let answer: RangeResponse = self.connection.unary(RANGE, request).await?;
         let read_at = answer.header.map_or(0, |header| header.revision);
         let mut queue = self.claims(&answer.kvs);
-        queue.sort_by_key(|listed| listed.revision);
+        queue.sort_by_key(|entry| entry.revision);
         Ok(Arc::new(Snapshot { queue: Arc::new(queue), read_at }))
     }
 
-    /// Says of each key when it was created.
-    pub(super) async fn look(&self, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
-        self.look_by(key_request, keys).await
+    /// Reads when each key was created.
+    pub(super) async fn read_keys(&self, keys: &[Vec<u8>]) -> Result<Vec<KeyState>> {
+        self.read_keys_with(key_request, keys).await
     }
 
-    /// The same, as of what the member knows that is asked: what others have asked the cluster for does not hold it up.
-    pub(super) async fn look_at_member(&self, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
-        self.look_by(known_key_request, keys).await
+    /// The same by serializable reads. These are not delayed by requests that the cluster still has to agree
+    /// on.
+    pub(super) async fn read_keys_serializable(&self, keys: &[Vec<u8>]) -> Result<Vec<KeyState>> {
+        self.read_keys_with(serializable_key_request, keys).await
     }
 
-    async fn look_by(&self, request: fn(&[u8]) -> RequestOp, keys: &[Vec<u8>]) -> Result<Vec<Seen>> {
-        let mut seen = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(TOGETHER) {
+    async fn read_keys_with(
+        &self,
+        request: fn(&[u8]) -> RequestOp,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<KeyState>> {
+        let mut states = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(KEYS_PER_TRANSACTION) {
             let success = keys.iter().map(|key| request(key)).collect();
             let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
             let read_at = answer.header.map_or(0, |header| header.revision);
-            seen.extend(ranges(answer.responses).into_iter().map(|range| Seen {
+            states.extend(ranges(answer.responses).into_iter().map(|range| KeyState {
                 created: range.kvs.first().map_or(0, |kv| kv.create_revision),
                 read_at,
             }));
         }
-        Ok(seen)
+        Ok(states)
     }
 
-    /// Reads the keys below `start` as of one revision, page by page.
+    /// Reads all keys below `start` page by page, all as of the first page's revision.
     pub(super) async fn all_below(&self, start: &str, keys_only: bool) -> Result<Vec<KeyValue>> {
-        let mut request = RangeRequest { keys_only, ..queue_request(start, PAGE) };
+        let mut request = RangeRequest { keys_only, ..queue_request(start, PAGE_SIZE) };
         let mut found = Vec::new();
         loop {
-            let answer: RangeResponse = self.link.unary(RANGE, request.clone()).await?;
+            let answer: RangeResponse = self.connection.unary(RANGE, request.clone()).await?;
             request.revision = request.revision.max(answer.header.map_or(0, |header| header.revision));
             match answer.kvs.last().filter(|_| answer.more) {
-                // The very next key there can be.
+                // The next page begins at the smallest key after the last one.
                 Some(last) => request.key = [&last.key[..], &[0]].concat(),
                 None => request.key.clear(),
             }
@@ -247,32 +262,32 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::stores::etcd::messages::Header;
-    use crate::stores::etcd::places::tests::{MUTEX, claim, found};
+    use crate::stores::etcd::positions::tests::{MUTEX, claim, found};
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
 
     const ADDRESS: &str = "etcd://127.0.0.1:1";
     const QUEUE: &str = "/locks/_glocks/a/";
     const KEYS: &str = "KV/Range";
 
-    /// The key of another program, created at this revision.
+    /// A key of another program, created at this revision.
     fn other(revision: i64) -> KeyValue {
         found(format!("{QUEUE}{revision:08x}").as_bytes(), revision, 9)
     }
 
     fn mine(shared: &Shared, revision: i64) -> KeyValue {
-        found(&shared.slots.take(shared.prefix(), &claim(1, MUTEX)), revision, 1)
+        found(&shared.key_numbers.take(shared.prefix(), &claim(1, MUTEX)), revision, 1)
     }
 
     fn range(read_at: i64, kvs: &[KeyValue], more: bool) -> RangeResponse {
         RangeResponse { header: as_of(read_at), kvs: kvs.to_vec(), more }
     }
 
-    fn revisions(listed: &[Listed]) -> Vec<i64> {
-        listed.iter().map(|listed| listed.revision).collect()
+    fn revisions(entry: &[QueueEntry]) -> Vec<i64> {
+        entry.iter().map(|entry| entry.revision).collect()
     }
 
-    /// Who asks for the front of the queue, and gets this answer.
-    async fn front(cluster: &mut Cluster, answer: &RangeResponse) {
+    /// Expects a read of the front of the queue, and answers it.
+    async fn answer_front(cluster: &mut Cluster, answer: &RangeResponse) {
         let (asked, call) = cluster.asked::<RangeRequest>(KEYS).await;
         assert_eq!(
             (asked.limit, asked.sort_order(), asked.sort_target()),
@@ -283,8 +298,8 @@ mod tests {
         call.answer(answer);
     }
 
-    /// Who asks for the whole queue.
-    async fn whole(cluster: &mut Cluster) -> Call {
+    /// Expects a read of the whole queue.
+    async fn expect_whole_queue(cluster: &mut Cluster) -> Call {
         let (asked, call) = cluster.asked::<RangeRequest>(KEYS).await;
         let all = RangeRequest {
             key: QUEUE.into(),
@@ -297,31 +312,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_front_of_a_queue_tells_where_a_claim_stands_that_is_there() {
+    async fn a_claim_in_the_front_of_its_queue_reads_only_that() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
         let answer = range(9, &[other(3), own.clone(), other(7)], true);
-        let listed = Listed::new(&own);
+        let entry = QueueEntry::new(&own);
         let claim = claim(1, MUTEX);
-        let (sight, ()) =
-            soon(async { tokio::join!(shared.sight(&claim, &listed, 5), front(&mut cluster, &answer)) })
-                .await;
-        let sight = sight.unwrap();
-        assert_eq!((sight.mine.as_ref(), sight.is_whole, sight.read_at), (Some(&listed), true, 9));
-        assert_eq!(revisions(sight.ahead()), [3]);
+        let (view, ()) = soon(async {
+            tokio::join!(shared.read_view(&claim, &entry, 5), answer_front(&mut cluster, &answer))
+        })
+        .await;
+        let view = view.unwrap();
+        assert_eq!((view.mine.as_ref(), view.is_whole, view.read_at), (Some(&entry), true, 9));
+        assert_eq!(revisions(view.ahead()), [3]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_that_the_whole_of_a_short_queue_does_not_show_is_not_there() {
+    async fn a_claim_that_is_not_in_the_whole_of_a_short_queue_is_gone() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let listed = Listed::new(&mine(&shared, 5));
+        let entry = QueueEntry::new(&mine(&shared, 5));
         let claim = claim(1, MUTEX);
         let answer = range(9, &[other(3)], false);
-        let (sight, ()) =
-            soon(async { tokio::join!(shared.sight(&claim, &listed, 5), front(&mut cluster, &answer)) })
-                .await;
-        let sight = sight.unwrap();
-        assert_eq!((sight.mine, sight.read_at), (None, 9));
+        let (view, ()) = soon(async {
+            tokio::join!(shared.read_view(&claim, &entry, 5), answer_front(&mut cluster, &answer))
+        })
+        .await;
+        let view = view.unwrap();
+        assert_eq!((view.mine, view.read_at), (None, 9));
         assert!(cluster.is_idle().await);
     }
 
@@ -329,58 +346,66 @@ mod tests {
     async fn a_claim_behind_the_front_of_its_queue_reads_all_of_it() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
-        let listed = Listed::new(&own);
+        let entry = QueueEntry::new(&own);
         let claim = claim(1, MUTEX);
         let answers = async {
-            front(&mut cluster, &range(9, &[other(3)], true)).await;
-            // In the order of their keys.
-            whole(&mut cluster).await.answer(&range(10, &[own, other(8), other(4), other(3)], false));
+            answer_front(&mut cluster, &range(9, &[other(3)], true)).await;
+            // Sorted by key, not by revision.
+            expect_whole_queue(&mut cluster).await.answer(&range(
+                10,
+                &[own, other(8), other(4), other(3)],
+                false,
+            ));
         };
-        let (sight, ()) = soon(async { tokio::join!(shared.sight(&claim, &listed, 5), answers) }).await;
-        let sight = sight.unwrap();
-        assert_eq!((sight.mine.as_ref(), sight.is_whole, sight.read_at), (Some(&listed), true, 10));
-        assert_eq!(revisions(sight.ahead()), [3, 4]);
+        let (view, ()) = soon(async { tokio::join!(shared.read_view(&claim, &entry, 5), answers) }).await;
+        let view = view.unwrap();
+        assert_eq!((view.mine.as_ref(), view.is_whole, view.read_at), (Some(&entry), true, 10));
+        assert_eq!(revisions(view.ahead()), [3, 4]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn claims_that_read_one_queue_at_a_time_share_what_is_recent_enough_for_them() {
+    async fn claims_that_read_one_queue_at_the_same_time_share_a_snapshot_that_is_recent_enough() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
-        let (claim, listed) = (claim(1, MUTEX), Listed::new(&own));
-        let sight = async |since| shared.sight(&claim, &listed, since).await.unwrap().read_at;
-        let asked = async { tokio::join!(sight(5), sight(5), sight(9), sight(10), sight(9)) };
+        let (claim, entry) = (claim(1, MUTEX), QueueEntry::new(&own));
+        let view = async |since| shared.read_view(&claim, &entry, since).await.unwrap().read_at;
+        let asked = async { tokio::join!(view(5), view(5), view(9), view(10), view(9)) };
         let answers = async {
-            // Who comes first does not know of the others yet.
-            front(&mut cluster, &range(8, std::slice::from_ref(&own), true)).await;
+            // The first one does not know of the others yet.
+            answer_front(&mut cluster, &range(8, std::slice::from_ref(&own), true)).await;
             for read_at in [9, 10] {
-                whole(&mut cluster).await.answer(&range(read_at, std::slice::from_ref(&own), false));
+                expect_whole_queue(&mut cluster).await.answer(&range(
+                    read_at,
+                    std::slice::from_ref(&own),
+                    false,
+                ));
             }
         };
-        let (seen, ()) = soon(async { tokio::join!(asked, answers) }).await;
-        assert_eq!(seen, (8, 9, 9, 10, 10));
+        let (states, ()) = soon(async { tokio::join!(asked, answers) }).await;
+        assert_eq!(states, (8, 9, 9, 10, 10));
         assert!(cluster.is_idle().await);
     }
 
     #[test]
-    fn a_snapshot_shows_each_claim_its_own_place_and_no_other() {
-        let queue: Vec<Listed> = [3, 5, 8].map(|revision| Listed::new(&other(revision))).to_vec();
+    fn a_snapshot_shows_each_claim_its_own_position_and_no_other() {
+        let queue: Vec<QueueEntry> = [3, 5, 8].map(|revision| QueueEntry::new(&other(revision))).to_vec();
         let snapshot = Snapshot { queue: Arc::new(queue.clone()), read_at: 9 };
-        for (position, listed) in queue.iter().enumerate() {
-            let sight = snapshot.sight(&listed.key, listed.revision);
-            assert_eq!((sight.mine.as_ref(), sight.read_at, sight.is_whole), (Some(listed), 9, true));
-            assert_eq!(sight.ahead(), &queue[..position]);
+        for (index, entry) in queue.iter().enumerate() {
+            let view = snapshot.view(&entry.key, entry.revision);
+            assert_eq!((view.mine.as_ref(), view.read_at, view.is_whole), (Some(entry), 9, true));
+            assert_eq!(view.ahead(), &queue[..index]);
         }
         for (key, revision) in [(&queue[1].key, 6), (&queue[1].key, 9), (&queue[0].key, 5)] {
-            assert_eq!(snapshot.sight(key, revision).mine, None, "{revision}");
+            assert_eq!(snapshot.view(key, revision).mine, None, "{revision}");
         }
     }
 
     #[test]
-    fn a_reading_is_shared_as_long_as_somebody_uses_it_and_forgotten_after_that() {
+    fn a_snapshot_is_shared_while_it_is_used_and_dropped_after_that() {
         let name = |number: usize| Name::new(number.to_string()).unwrap();
         let mut snapshots = Snapshots::default();
         let used: Vec<Arc<Reading>> = (0..100).map(|number| snapshots.of(&name(number))).collect();
-        // So that a search for what nobody uses pays, however many are used.
+        // The limit grows with what is used, so that unused names are searched for seldom.
         assert!(snapshots.most >= 2 * 64, "{}", snapshots.most);
         for number in 1000..3000 {
             snapshots.of(&name(number));
@@ -392,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_and_a_key_are_asked_for_without_values() {
+    fn a_queue_and_a_key_are_read_without_values() {
         let few = RangeRequest {
             key: b"/a/".to_vec(),
             range_end: b"/a0".to_vec(),
@@ -406,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn answered_ranges_are_found_in_their_order_within_transactions_too() {
+    fn ranges_of_nested_transactions_are_found_in_their_order() {
         let range = |read_at| ResponseOp { response: Some(Response::Range(range(read_at, &[], false))) };
         let within = TxnResponse { responses: vec![range(2), range(3)], ..TxnResponse::default() };
         let transaction = ResponseOp { response: Some(Response::Transaction(within)) };
@@ -417,7 +442,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn keys_are_looked_at_in_as_few_transactions_as_the_cluster_allows() {
+    async fn keys_are_read_in_as_few_transactions_as_the_cluster_allows() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let keys: Vec<Vec<u8>> = (0..150).map(|number| number.to_string().into_bytes()).collect();
         let answers = async {
@@ -425,21 +450,21 @@ mod tests {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
                 let success = keys.iter().map(|key| key_request(key)).collect();
                 assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
-                // Every second key is there.
-                let there = |(number, key): (usize, &Vec<u8>)| {
+                // Every second key exists.
+                let exists = |(number, key): (usize, &Vec<u8>)| {
                     let kvs = if number % 2 == 0 { vec![found(key, 5, 1)] } else { Vec::new() };
                     ResponseOp { response: Some(Response::Range(range(read_at, &kvs, false))) }
                 };
-                let responses = keys.iter().enumerate().map(there).collect();
+                let responses = keys.iter().enumerate().map(exists).collect();
                 call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
             }
         };
-        let (seen, ()) = soon(async { tokio::join!(shared.look(&keys), answers) }).await;
-        let there = |number| Seen {
+        let (states, ()) = soon(async { tokio::join!(shared.read_keys(&keys), answers) }).await;
+        let exists = |number| KeyState {
             created: if number % 2 == 0 { 5 } else { 0 },
             read_at: if number < 100 { 7 } else { 8 },
         };
-        assert_eq!(seen.unwrap(), (0..150).map(there).collect::<Vec<_>>());
+        assert_eq!(states.unwrap(), (0..150).map(exists).collect::<Vec<_>>());
     }
 
     #[tokio::test(start_paused = true)]
@@ -447,7 +472,7 @@ mod tests {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         for keys_only in [true, false] {
             let answers = async {
-                let first = RangeRequest { keys_only, ..queue_request(QUEUE, PAGE) };
+                let first = RangeRequest { keys_only, ..queue_request(QUEUE, PAGE_SIZE) };
                 let (asked, call) = cluster.asked::<RangeRequest>(KEYS).await;
                 assert_eq!(asked, first);
                 call.answer(&range(7, &[other(2), other(3)], true));
@@ -462,11 +487,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_a_claim_unless_it_is_one_of_a_longer_name_where_such_are_used() {
+    async fn with_interop_the_key_of_a_nested_name_is_no_claim() {
         let [plain, nested] = ["", "?interop=python-etcd3"].map(|option| format!("{ADDRESS}{option}"));
         for (address, claims) in [(plain, [2, 3, 4].to_vec()), (nested, [2, 4].to_vec())] {
             let (_cluster, shared) = Cluster::with_store(&address);
-            let own = found(&shared.slots.take(shared.prefix(), &claim(1, MUTEX)), 4, 1);
+            let own = found(&shared.key_numbers.take(shared.prefix(), &claim(1, MUTEX)), 4, 1);
             let name = found(format!("{QUEUE}name").as_bytes(), 3, 1);
             let found = [found(format!("{QUEUE}694d80123").as_bytes(), 2, 1), name, own];
             assert_eq!(revisions(&shared.claims(&found)), claims);

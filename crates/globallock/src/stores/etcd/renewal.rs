@@ -1,42 +1,44 @@
-//! How claims are renewed: their leases, of which there are few, and a look whether the claims are there.
+//! Renewal: keeps the few leases alive, and reads whether the claims' keys still exist.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Shared;
-use super::places::Place;
-use super::reading::Seen;
+use super::positions::Position;
+use super::reading::KeyState;
 use crate::backend::{Claim, ClaimStatus};
 use crate::error::Result;
 
 impl Shared {
-    /// Keeps the leases of these claims alive, and looks whether the claims are there.
+    /// Keeps the leases of these claims alive, and reads whether the claims' keys still exist.
     ///
-    /// The look asks one member for what it knows, because one that the whole cluster answers waits for all writes in
-    /// front of it: thousands of joins would hold it up. Where that member lags, a later renewal finds what is gone.
+    /// The read is serializable: one member answers from what it has. A linearizable read would wait for all
+    /// writes in front of it, and thousands of joins would delay the renewals of holders. The price: if that
+    /// member lags behind, a deleted key is found by a later renewal.
     pub(super) async fn renew(&self, claims: &[Arc<Claim>]) -> Result<Vec<ClaimStatus>> {
-        let asked: Vec<Option<Place>> =
-            { claims.iter().map(|claim| self.places().get(claim.id).cloned()).collect() };
-        let leases: BTreeSet<i64> = asked.iter().flatten().map(|place| place.mine.lease).collect();
+        let known: Vec<Option<Position>> =
+            { claims.iter().map(|claim| self.positions().get(claim.id).cloned()).collect() };
+        let leases: BTreeSet<i64> = known.iter().flatten().map(|position| position.mine.lease).collect();
         for lease in leases {
-            self.leases.keep_alive(&self.link, lease).await?;
+            self.leases.keep_alive(&self.connection, lease).await?;
         }
-        // What had no key when it was asked for says nothing of the claim: any key will do for it.
-        let key = |place: &Option<Place>| {
-            place.as_ref().map_or_else(|| self.prefix().into(), |place| place.mine.key.clone())
+        // A claim without a position has no key to read. The prefix stands for it, so that answers stay in
+        // step with claims; its answer is not used.
+        let key = |position: &Option<Position>| {
+            position.as_ref().map_or_else(|| self.prefix().into(), |position| position.mine.key.clone())
         };
-        let keys: Vec<Vec<u8>> = asked.iter().map(key).collect();
-        let seen = self.look_at_member(&keys).await?;
-        let status = |((claim, asked), seen): ((&Arc<Claim>, Option<Place>), Seen)| {
-            let mut places = self.places();
-            if let Some(asked) = asked
-                && seen.misses(asked.mine.revision)
+        let keys: Vec<Vec<u8>> = known.iter().map(key).collect();
+        let states = self.read_keys_serializable(&keys).await?;
+        let status = |((claim, known), states): ((&Arc<Claim>, Option<Position>), KeyState)| {
+            let mut positions = self.positions();
+            if let Some(known) = known
+                && states.proves_gone(known.mine.revision)
             {
-                places.miss(claim.id, asked.mine.revision);
+                positions.remove_if_gone(claim.id, known.mine.revision);
             }
-            places.get(claim.id).map_or(ClaimStatus::Gone, |place| self.status(claim, place))
+            positions.get(claim.id).map_or(ClaimStatus::Gone, |position| self.status(claim, position))
         };
-        Ok(claims.iter().zip(asked).zip(seen).map(status).collect())
+        Ok(claims.iter().zip(known).zip(states).map(status).collect())
     }
 }
 
@@ -48,14 +50,14 @@ mod tests {
     use crate::stores::etcd::messages::{
         LeaseRequest, LeaseResponse, RangeResponse, Request, Response, ResponseOp, TxnRequest, TxnResponse,
     };
-    use crate::stores::etcd::places::tests::{fencing_token, found, held};
+    use crate::stores::etcd::positions::tests::{fencing_token, found, held};
     use crate::stores::etcd::scripted::{as_of, soon};
 
     const KEEP: &str = "Lease/LeaseKeepAlive";
 
     #[tokio::test(start_paused = true)]
-    async fn a_renewal_asks_for_nothing_that_other_requests_hold_up_and_finds_what_is_gone() {
-        // The key as of a revision: there, gone, and not there yet on a member that lags.
+    async fn a_renewal_reads_from_one_member_and_finds_a_deleted_key() {
+        // The key exists; it is gone; the member lags behind and does not have it yet.
         for (created, read_at, holds) in [(4, 9, true), (0, 9, false), (0, 3, true)] {
             let (mut cluster, shared, claim, key) = held();
             let claims = [Arc::new(claim)];
@@ -80,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_renewal_that_cannot_keep_the_lease_says_so_and_looks_at_nothing() {
+    async fn a_renewal_that_cannot_keep_the_lease_alive_fails_and_reads_nothing() {
         let (mut cluster, shared, claim, _) = held();
         let claims = [Arc::new(claim)];
         let fails = async {

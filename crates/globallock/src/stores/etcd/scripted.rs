@@ -1,4 +1,4 @@
-//! A cluster for tests, which answers each request when and as the test says, without a network.
+//! A scripted cluster for tests: without a network, it answers each request when and as the test says.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,11 +20,11 @@ use tonic::{Status, Streaming};
 
 use super::Shared;
 use super::config::Config;
-use super::link::Link;
+use super::connection::Connection;
 use super::messages::{Header, WatchAction, WatchCreate, WatchRequest};
 use crate::stores::address::Address;
 
-/// A member of a cluster: a real one, or what stands for all members of a scripted one.
+/// A member of a real cluster, or the one that stands for all members of a scripted cluster.
 #[derive(Clone)]
 pub(super) enum Member {
     Real(Channel),
@@ -51,7 +51,7 @@ impl tonic::codegen::Service<Request<Body>> for Member {
                 let method = request.uri().path().to_owned();
                 let token = request.headers().get("authorization").map(|token| token.as_bytes().to_vec());
                 let requests = Streaming::new_request(Plain, request.into_body(), None, None);
-                // After the end of its test there is nobody to answer.
+                // A failure means that the test has ended, so nobody waits for an answer.
                 let _ = calls.send(Call { method, token, requests, answers });
                 let given = stream::unfold(given, async |mut given| Some((given.recv().await?, given)));
                 let compressed = SingleMessageCompressionOverride::default();
@@ -62,7 +62,7 @@ impl tonic::codegen::Service<Request<Body>> for Member {
     }
 }
 
-/// Messages as they are encoded.
+/// The codec of messages that are encoded already.
 struct Plain;
 
 impl Encoder for Plain {
@@ -86,17 +86,17 @@ impl Decoder for Plain {
     }
 }
 
-/// A request, or a stream of them, that waits for its answers; it ends well once it is dropped.
+/// A request, or a stream of requests, that waits for its answers. Dropping it ends it without an error.
 pub(super) struct Call {
     method: String,
-    /// What the user is known by.
+    /// The token that came with the request.
     pub(super) token: Option<Vec<u8>>,
     requests: Streaming<Vec<u8>>,
     answers: mpsc::UnboundedSender<Result<Vec<u8>, Status>>,
 }
 
 impl Call {
-    /// Whether who asked has not given up.
+    /// Whether the caller still waits for an answer.
     fn is_awaited(&self) -> bool {
         !self.answers.is_closed()
     }
@@ -107,14 +107,14 @@ impl Call {
         Q::decode(&request[..]).unwrap()
     }
 
-    /// The one answer to a request.
+    /// Sends the only answer to a request.
     pub(super) fn answer(self, answer: &impl Message) {
         self.say(answer);
     }
 
-    /// One of many answers.
+    /// Sends one of many answers.
     pub(super) fn say(&self, answer: &impl Message) {
-        // Who asked may have given up.
+        // The caller may have given up.
         let _ = self.answers.send(Ok(answer.encode_to_vec()));
     }
 
@@ -129,20 +129,20 @@ impl fmt::Debug for Call {
     }
 }
 
-/// The side of the cluster.
+/// The cluster's side of a test.
 pub(super) struct Cluster {
     calls: mpsc::UnboundedReceiver<Call>,
-    /// What came before that which the test waited for.
-    passed: VecDeque<Call>,
+    /// Calls of other methods that came before the one that the test waited for.
+    skipped: VecDeque<Call>,
 }
 
 impl Cluster {
-    /// A store whose members are this cluster.
+    /// A scripted cluster, and a store that uses it.
     pub(super) fn with_store(address: &str) -> (Self, Arc<Shared>) {
-        let mut link = Link::new(Config::new(Address::parse(address).unwrap()).unwrap());
+        let mut connection = Connection::new(Config::new(Address::parse(address).unwrap()).unwrap());
         let (sender, calls) = mpsc::unbounded_channel();
-        link.script(Member::Scripted(sender));
-        (Cluster { calls, passed: VecDeque::new() }, Arc::new(Shared::new(link)))
+        connection.script(Member::Scripted(sender));
+        (Cluster { calls, skipped: VecDeque::new() }, Arc::new(Shared::new(connection)))
     }
 
     /// The next request to this method, such as `KV/Range`.
@@ -153,43 +153,43 @@ impl Cluster {
 
     async fn call(&mut self, method: &str) -> Call {
         let is_it = |call: &Call| call.method.strip_prefix("/etcdserverpb.") == Some(method);
-        self.passed.retain(Call::is_awaited);
-        if let Some(position) = self.passed.iter().position(is_it) {
-            return self.passed.remove(position).unwrap();
+        self.skipped.retain(Call::is_awaited);
+        if let Some(index) = self.skipped.iter().position(is_it) {
+            return self.skipped.remove(index).unwrap();
         }
         loop {
             let call = self.calls.recv().await.expect("the store to live");
             if is_it(&call) && call.is_awaited() {
                 return call;
             }
-            self.passed.push_back(call);
+            self.skipped.push_back(call);
         }
     }
 
-    /// Whether nobody has asked for anything that was not looked at, after all that could be done at once has been.
+    /// Whether no unanswered call is left, after every task has run as far as it can.
     pub(super) async fn is_idle(&mut self) -> bool {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        self.passed.extend(std::iter::from_fn(|| self.calls.try_recv().ok()));
-        self.passed.retain(Call::is_awaited);
-        self.passed.is_empty()
+        self.skipped.extend(std::iter::from_fn(|| self.calls.try_recv().ok()));
+        self.skipped.retain(Call::is_awaited);
+        self.skipped.is_empty()
     }
 }
 
-/// As of a revision.
+/// The header of an answer as of this revision.
 pub(super) fn as_of(revision: i64) -> Option<Header> {
     Some(Header { revision })
 }
 
-/// Waits for what must not take long: by the clock of the test, which stands still while anything can be done.
+/// Waits for a future that must take no time by the test's clock, which stands still while any task can run.
 pub(super) fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
     let future = Box::pin(future);
     async { tokio::time::timeout(Duration::from_secs(1), future).await.expect("it takes no time") }
 }
 
-/// The watch that a request asks for.
-pub(super) fn creates(request: WatchRequest) -> WatchCreate {
+/// The watch that a request creates.
+pub(super) fn created_watch(request: WatchRequest) -> WatchCreate {
     match request.action {
         Some(WatchAction::Create(create)) => create,
         other => panic!("{other:?} creates no watch"),

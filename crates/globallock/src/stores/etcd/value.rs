@@ -1,13 +1,13 @@
-//! What a claim's key holds: when it joined, who it is, and who made it.
+//! The value of a claim's key: when the claim joined, its id, and its owner.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::backend::{Claim, ClaimId};
 
-/// What is read back; nothing is decided on it.
+/// The value as it is read back, for people only: no decision depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Value<'a> {
-    /// Since 1970, by the owner's clock.
+    /// The time since 1970, by the owner's clock.
     pub(super) joined: Duration,
     pub(super) id: ClaimId,
     pub(super) owner: &'a str,
@@ -27,12 +27,12 @@ pub(super) fn parse(text: &str) -> Option<Value<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::etcd::places::tests::{MUTEX, claim};
+    use crate::stores::etcd::positions::tests::{MUTEX, claim};
     use proptest::prelude::*;
 
     proptest! {
         #[test]
-        fn what_is_written_of_a_claim_is_read_back(number in any::<u64>(), owner in "[^\0\n]{0,20}") {
+        fn the_written_value_of_a_claim_is_read_back(number in any::<u64>(), owner in "[^\0\n]{0,20}") {
             let mut claim = claim(number, MUTEX);
             claim.owner = owner.into();
             let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_program_wrote_is_no_value_of_ours() {
+    fn a_value_of_another_program_is_not_parsed() {
         for text in ["", "host:123", "12 ", "12 34 me", "x 00000000000000000000000000000001 me"] {
             assert_eq!(parse(text), None, "{text:?}");
         }

@@ -1,56 +1,59 @@
-//! How claims wait: watching those in front of them that matter, and looking where one is not sure to be told.
+//! Waiting: a claim watches the keys of its blockers, and its own.
+//!
+//! A deletion that the watch notified can grant the claim without another request. Where a notification may
+//! have been missed, the keys or the queue are read.
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::Shared;
-use super::keys::Listed;
-use super::places::Place;
+use super::keys::QueueEntry;
+use super::positions::Position;
 use crate::backend::{Claim, ClaimStatus};
 use crate::error::Result;
 use crate::sync::now;
 
-/// What a claim has learned of those that it watches.
-struct Gone {
-    /// The keys that are gone.
+/// The deletions of watched keys that a claim has learned of.
+struct Deletions {
+    /// The deleted keys.
     keys: Vec<Vec<u8>>,
-    /// The revision as of which that is so.
+    /// The revision as of which they are known.
     as_of: i64,
-    /// Whether all changes until then have been told, in their order.
-    is_sure: bool,
+    /// Whether every deletion until then was notified, in the order in which they happened.
+    none_missed: bool,
 }
 
 impl Shared {
-    /// Waits until a claim that waits stands otherwise.
+    /// Waits until a waiter's status has changed.
     pub(super) async fn wait_for_change(self: &Arc<Self>, claim: &Claim) -> Result<Option<ClaimStatus>> {
         loop {
-            let Some(place) = self.places().get(claim.id).cloned() else {
+            let Some(position) = self.positions().get(claim.id).cloned() else {
                 return Ok(Some(ClaimStatus::Gone));
             };
-            if place.granted.is_some() {
-                return Ok(Some(self.status(claim, &place)));
+            if position.granted.is_some() {
+                return Ok(Some(self.status(claim, &position)));
             }
-            if place.ahead.lets_in(claim.permits) {
-                match self.take_single(claim, &place).await? {
+            if position.ahead.surely_holds(claim.permits) {
+                match self.take_python_etcd3_key(claim, &position).await? {
                     Some(status) => return Ok(Some(status)),
                     None => continue,
                 }
             }
-            let since = if place.ahead.tells() {
-                let Some(gone) = self.gone(claim, &place).await? else { continue };
-                if gone.is_sure
-                    && !gone.keys.contains(&place.mine.key)
-                    && let Some(status) = self.advance(claim, &gone.keys)
+            let since = if position.ahead.is_known() {
+                let Some(deletions) = self.wait_for_deletion(claim, &position).await? else { continue };
+                if deletions.none_missed
+                    && !deletions.keys.contains(&position.mine.key)
+                    && let Some(status) = self.advance(claim, &deletions.keys)
                 {
                     return Ok(Some(status));
                 }
-                gone.as_of
+                deletions.as_of
             } else {
-                place.read_at
+                position.read_at
             };
-            // What was read before tells nothing more.
-            let since = since.max(place.read_at + 1);
+            // A snapshot that is not newer than what the claim has read would tell it nothing new.
+            let since = since.max(position.read_at + 1);
             match self.read_again(claim, since).await? {
                 ClaimStatus::Waiting => {}
                 status => return Ok(Some(status)),
@@ -58,35 +61,50 @@ impl Shared {
         }
     }
 
-    /// Waits until one of those who keep a claim waiting is gone, or the claim itself; `None` if they must be watched again.
-    async fn gone(self: &Arc<Self>, claim: &Claim, place: &Place) -> Result<Option<Gone>> {
-        let blockers = place.ahead.blockers(claim.permits).into_iter();
-        // The claim's own key too, and first: changes are told in their order, so that a claim which was taken out first
-        // is not granted by what leaves next, and whether its own is watched late is known before another's end is told.
-        let watched: Vec<&Listed> = [&place.mine].into_iter().chain(blockers).collect();
-        let keys = watched.iter().map(|listed| (listed.key.clone(), Some(listed.revision)));
-        let subscription = self.watches.subscribe(&self.link, keys, place.read_at);
+    /// Waits until one of a claim's blockers, or the claim's own key, is deleted.
+    ///
+    /// `None` if all still exist but the watches have ended: they must be watched again.
+    async fn wait_for_deletion(
+        self: &Arc<Self>,
+        claim: &Claim,
+        position: &Position,
+    ) -> Result<Option<Deletions>> {
+        let blockers = position.ahead.blockers(claim.permits).into_iter();
+        // The claim's own key is watched too, because a claim whose key was deleted must not be granted by
+        // the next deletion in front of it. And it is watched first, because events arrive in order: its
+        // deletion, or the notice that its watch began too late to see one, arrives before any later deletion
+        // of a blocker.
+        let watched: Vec<&QueueEntry> = [&position.mine].into_iter().chain(blockers).collect();
+        let keys = watched.iter().map(|entry| (entry.key.clone(), Some(entry.revision)));
+        let subscription = self.watches.subscribe(&self.connection, keys, position.read_at);
         let mut is_late = false;
         loop {
             let changes = subscription.changes().await;
             is_late |= changes.read_again;
             if !changes.deleted.is_empty() {
-                return Ok(Some(Gone { keys: changes.deleted, as_of: changes.as_of, is_sure: !is_late }));
+                return Ok(Some(Deletions {
+                    keys: changes.deleted,
+                    as_of: changes.as_of,
+                    none_missed: !is_late,
+                }));
             }
-            // Inbox late, or not any more: a short queue is read at once, as that may tell of a grant.
-            if place.ahead.is_whole() {
-                return Ok(Some(Gone { keys: Vec::new(), as_of: changes.as_of, is_sure: false }));
+            // The watch began late or has ended, so a deletion may have been missed. A short queue is read at
+            // once, because that may show a grant. For a long one it is cheaper to read the watched keys
+            // first.
+            if position.ahead.is_whole() {
+                return Ok(Some(Deletions { keys: Vec::new(), as_of: changes.as_of, none_missed: false }));
             }
-            let keys = watched.iter().map(|listed| listed.key.clone()).collect();
-            let seen = self.look_together(keys).await?;
-            let as_of = seen.iter().map(|seen| seen.read_at).min().unwrap_or(0);
-            let missing = watched.iter().zip(seen).filter(|(listed, seen)| seen.misses(listed.revision));
-            let keys: Vec<Vec<u8>> = missing.map(|(listed, _)| listed.key.clone()).collect();
+            let keys = watched.iter().map(|entry| entry.key.clone()).collect();
+            let states = self.read_keys_batched(keys).await?;
+            let as_of = states.iter().map(|states| states.read_at).min().unwrap_or(0);
+            let missing =
+                watched.iter().zip(states).filter(|(entry, state)| state.proves_gone(entry.revision));
+            let keys: Vec<Vec<u8>> = missing.map(|(entry, _)| entry.key.clone()).collect();
             if !keys.is_empty() {
-                return Ok(Some(Gone { keys, as_of, is_sure: false }));
+                return Ok(Some(Deletions { keys, as_of, none_missed: false }));
             }
-            if let Some(place) = self.places().get_mut(claim.id) {
-                place.read_at = place.read_at.max(as_of);
+            if let Some(position) = self.positions().get_mut(claim.id) {
+                position.read_at = position.read_at.max(as_of);
             }
             if subscription.has_ended() {
                 return Ok(None);
@@ -94,26 +112,26 @@ impl Shared {
         }
     }
 
-    /// Reads the queue of a claim that waits.
+    /// Reads the queue of a waiter and returns its status.
     async fn read_again(&self, claim: &Claim, since: i64) -> Result<ClaimStatus> {
-        let Some(mine) = self.places().get(claim.id).map(|place| place.mine.clone()) else {
+        let Some(mine) = self.positions().get(claim.id).map(|position| position.mine.clone()) else {
             return Ok(ClaimStatus::Gone);
         };
         let sent = now();
-        let sight = self.sight(claim, &mine, since).await?;
-        Ok(self.note(claim, &sight, self.single_key(claim).is_none(), sent))
+        let view = self.read_view(claim, &mine, since).await?;
+        Ok(self.record_view(claim, &view, self.python_etcd3_key(claim).is_none(), sent))
     }
 
-    /// Looks once a lease whether all keys that are watched are there: what tells of their ends may get lost.
+    /// Reads all watched keys once per lease, in the background, because a notification may get lost.
     ///
-    /// One look for all who wait, in the background, whatever their number.
-    pub(super) fn look_unasked(self: &Arc<Self>, lease: Duration) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.is_some_and(|looked| now() - looked < lease) {
+    /// One read serves all waiters, however many there are.
+    pub(super) fn poll_watched_keys(self: &Arc<Self>, lease: Duration) {
+        let mut last_poll = self.last_poll.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_poll.is_some_and(|last_poll| now() - last_poll < lease) {
             return;
         }
-        *looked = Some(now());
-        drop(looked);
+        *last_poll = Some(now());
+        drop(last_poll);
         let watched = self.watches.watched();
         if watched.is_empty() {
             return;
@@ -122,14 +140,14 @@ impl Shared {
         tokio::spawn(async move {
             let Some(shared) = shared.upgrade() else { return };
             let keys: Vec<Vec<u8>> = watched.iter().map(|(key, _)| key.clone()).collect();
-            // What is not answered is asked again with the next renewal.
-            let Ok(seen) = shared.look(&keys).await else { return };
-            let as_of = seen.iter().map(|seen| seen.read_at).min().unwrap_or(0);
+            // After an error, a later renewal reads them again.
+            let Ok(states) = shared.read_keys(&keys).await else { return };
+            let as_of = states.iter().map(|states| states.read_at).min().unwrap_or(0);
             let missing =
-                watched.into_iter().zip(seen).filter(|((_, revision), seen)| seen.misses(*revision));
+                watched.into_iter().zip(states).filter(|((_, revision), state)| state.proves_gone(*revision));
             let gone: HashSet<(Vec<u8>, i64)> = missing.map(|(watched, _)| watched).collect();
             if !gone.is_empty() {
-                shared.watches.tell_gone(&gone, as_of);
+                shared.watches.notify_deleted(&gone, as_of);
             }
         });
     }
@@ -145,28 +163,28 @@ mod tests {
         Event, KeyValue, RangeRequest, RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse,
         WatchRequest, WatchResponse,
     };
-    use crate::stores::etcd::places::tests::{MUTEX, claim, fencing_token, found, read};
+    use crate::stores::etcd::positions::tests::{MUTEX, claim, fencing_token, found, read};
     use crate::stores::etcd::reading::key_request;
-    use crate::stores::etcd::scripted::{Call, Cluster, as_of, creates, soon};
+    use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
 
     const QUEUE: &str = "/locks/_glocks/a/";
     const RANGE: &str = "KV/Range";
     const WATCH: &str = "Watch/Watch";
 
-    /// A claim that waits behind others of other programs, as of revision 50; its key was created as of 40.
-    fn waits(others: i64) -> (Cluster, Arc<Shared>, Claim, Vec<KeyValue>) {
+    /// A waiter with revision 40 behind this many claims of other programs, as of revision 50.
+    fn waiter_behind(others: i64) -> (Cluster, Arc<Shared>, Claim, Vec<KeyValue>) {
         let (cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         shared.leases.pretend(1);
         let claim = claim(1, MUTEX);
         let mut queue: Vec<KeyValue> = (1..=others)
             .map(|revision| found(format!("{QUEUE}{revision:08x}").as_bytes(), revision, 9))
             .collect();
-        queue.push(found(&shared.slots.take(shared.prefix(), &claim), 40, 1));
+        queue.push(found(&shared.key_numbers.take(shared.prefix(), &claim), 40, 1));
         assert_eq!(read(&shared, &claim, &queue, 50), ClaimStatus::Waiting);
         (cluster, shared, claim, queue)
     }
 
-    /// Two watches: of the claim itself, and of the one that keeps it waiting.
+    /// The watches of the claim's own key and of its blocker.
     struct Watched {
         stream: Call,
         ids: [i64; 2],
@@ -175,11 +193,11 @@ mod tests {
     impl Watched {
         async fn begin(cluster: &mut Cluster, queue: &[KeyValue], from: i64) -> Self {
             let (first, stream) = cluster.asked::<WatchRequest>(WATCH).await;
-            Watched::go_on(first, stream, queue, from).await
+            Watched::begin_with(first, stream, queue, from).await
         }
 
-        async fn go_on(first: WatchRequest, mut stream: Call, queue: &[KeyValue], from: i64) -> Self {
-            let created = [creates(first), creates(stream.request().await)];
+        async fn begin_with(first: WatchRequest, mut stream: Call, queue: &[KeyValue], from: i64) -> Self {
+            let created = [created_watch(first), created_watch(stream.request().await)];
             let [other, mine] = &queue[queue.len() - 2..] else { unreachable!() };
             assert_eq!([&created[0].key, &created[1].key], [&mine.key, &other.key]);
             assert_eq!(created.each_ref().map(|create| create.start_revision), [from; 2]);
@@ -197,7 +215,7 @@ mod tests {
             }
         }
 
-        /// The key of the one that is so many ahead of the claim was deleted.
+        /// Notifies the deletion of the claim's own key (0) or of its blocker (1).
         fn deleted(&self, ahead: usize, revision: i64) {
             let events = vec![Event::default()];
             self.say(&WatchResponse {
@@ -217,171 +235,177 @@ mod tests {
         RangeResponse { header: as_of(read_at), kvs: kvs.to_vec(), more: false }
     }
 
-    /// Somebody reads the queue.
-    async fn reads(cluster: &mut Cluster, answer: &[KeyValue], read_at: i64) {
+    /// Expects a read of the queue, and answers it.
+    async fn expect_queue_read(cluster: &mut Cluster, answer: &[KeyValue], read_at: i64) {
         let (asked, call) = cluster.asked::<RangeRequest>(RANGE).await;
         assert_eq!(&asked.key[..], QUEUE.as_bytes());
         call.answer(&range(answer, read_at));
     }
 
-    /// Somebody looks whether these keys are there, and those of `there` are.
-    async fn looks(cluster: &mut Cluster, keys: &[&KeyValue], there: &[&KeyValue], read_at: i64) {
+    /// Expects a read of these keys, and answers that those of `existing` exist.
+    async fn expect_key_read(
+        cluster: &mut Cluster,
+        keys: &[&KeyValue],
+        existing: &[&KeyValue],
+        read_at: i64,
+    ) {
         let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
         let success = keys.iter().map(|kv| key_request(&kv.key)).collect();
         assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
         let answer = |kv: &&KeyValue| {
-            let kvs = if there.contains(kv) { vec![KeyValue::clone(kv)] } else { Vec::new() };
+            let kvs = if existing.contains(kv) { vec![KeyValue::clone(kv)] } else { Vec::new() };
             ResponseOp { response: Some(Response::Range(range(&kvs, read_at))) }
         };
         let responses = keys.iter().map(answer).collect();
         call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
     }
 
-    /// What becomes of a claim by what `tells` has the cluster say once it is watched. The watches outlive it.
-    async fn becomes(
+    /// The status of a claim after `notifies` has made the cluster send something. The watches stay open
+    /// meanwhile.
+    async fn status_after(
         (cluster, shared, claim, queue): (&mut Cluster, &Arc<Shared>, &Claim, &[KeyValue]),
-        tells: impl AsyncFnOnce(&mut Cluster, &Watched),
+        notifies: impl AsyncFnOnce(&mut Cluster, &Watched),
     ) -> Result<Option<ClaimStatus>> {
-        let told = async {
+        let notified = async {
             let watched = Watched::begin(cluster, queue, 51).await;
-            tells(cluster, &watched).await;
+            notifies(cluster, &watched).await;
             watched
         };
-        let (status, _watched) = soon(async { tokio::join!(shared.wait_for_change(claim), told) }).await;
+        let (status, _watched) = soon(async { tokio::join!(shared.wait_for_change(claim), notified) }).await;
         status
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_holds_once_it_is_told_that_who_was_in_front_has_gone_and_asks_for_nothing() {
-        let (mut cluster, shared, claim, queue) = waits(1);
-        let status = becomes((&mut cluster, &shared, &claim, &queue), async |_, watched| {
+    async fn a_claim_holds_when_its_blockers_deletion_is_notified_and_sends_no_request() {
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
+        let status = status_after((&mut cluster, &shared, &claim, &queue), async |_, watched| {
             watched.begins(50);
             watched.deleted(1, 52);
         })
         .await;
         assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
         assert!(cluster.is_idle().await);
-        // Whoever asks again learns the same.
+        // Another call returns the same.
         assert_eq!(soon(shared.wait_for_change(&claim)).await.unwrap().and_then(fencing_token), Some(40));
-        shared.places().remove(claim.id);
+        shared.positions().remove(claim.id);
         assert_eq!(soon(shared.wait_for_change(&claim)).await.unwrap(), Some(ClaimStatus::Gone));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_that_was_taken_out_before_its_turn_came_is_gone() {
-        let (mut cluster, shared, claim, queue) = waits(1);
-        let status = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
+    async fn a_claim_whose_key_was_deleted_before_its_turn_is_gone() {
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
+        let status = status_after((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(50);
             watched.deleted(0, 52);
             watched.deleted(1, 53);
-            reads(cluster, &[], 53).await;
+            expect_queue_read(cluster, &[], 53).await;
         })
         .await;
         assert_eq!(status.unwrap(), Some(ClaimStatus::Gone));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_claim_that_is_told_late_reads_before_it_holds() {
-        // Its own end may have gone by unseen, before that of the other was told.
-        let (mut cluster, shared, claim, queue) = waits(1);
-        let status = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
+    async fn a_claim_whose_watch_began_late_reads_before_it_holds() {
+        // The deletion of its own key may have been missed, before that of the blocker was notified.
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
+        let status = status_after((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(52);
             watched.deleted(1, 53);
-            reads(cluster, &[], 53).await;
+            expect_queue_read(cluster, &[], 53).await;
         })
         .await;
         assert_eq!(status.unwrap(), Some(ClaimStatus::Gone));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_short_queue_is_read_at_once_where_something_may_have_been_missed() {
-        let (mut cluster, shared, claim, queue) = waits(1);
-        let status = becomes((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
+    async fn a_short_queue_is_read_at_once_if_a_deletion_may_have_been_missed() {
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
+        let status = status_after((&mut cluster, &shared, &claim, &queue), async |cluster, watched| {
             watched.begins(52);
-            reads(cluster, &queue[1..], 52).await;
+            expect_queue_read(cluster, &queue[1..], 52).await;
         })
         .await;
         assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn behind_a_long_queue_two_keys_are_looked_at_where_something_may_have_been_missed() {
-        let (mut cluster, shared, claim, queue) = waits(30);
+    async fn behind_a_long_queue_two_keys_are_read_if_a_deletion_may_have_been_missed() {
+        let (mut cluster, shared, claim, queue) = waiter_behind(30);
         let both = [&queue[30], &queue[29]];
         let changed = shared.wait_for_change(&claim);
         let mut changed = Box::pin(changed);
-        let tells = async {
+        let answers = async {
             let watched = Watched::begin(&mut cluster, &queue, 51).await;
             watched.begins(60);
-            looks(&mut cluster, &both, &both, 61).await;
+            expect_key_read(&mut cluster, &both, &both, 61).await;
             watched
         };
         let watched = soon(async {
             tokio::select! {
                 status = &mut changed => panic!("{status:?}"),
-                watched = tells => watched,
+                watched = answers => watched,
             }
         })
         .await;
         assert!((&mut changed).now_or_never().is_none());
-        assert!(cluster.is_idle().await, "both are there, and their watches go on");
-        // The stream ends: all is watched again, from what was seen last.
-        let tells = async {
+        assert!(cluster.is_idle().await, "both exist, and their watches go on");
+        // The stream ends: both keys are watched again, from the last read on.
+        let answers = async {
             drop(watched);
-            looks(&mut cluster, &both, &both, 70).await;
+            expect_key_read(&mut cluster, &both, &both, 70).await;
             let watched = Watched::begin(&mut cluster, &queue, 71).await;
             watched.begins(80);
-            looks(&mut cluster, &both, &both[..1], 81).await;
-            reads(&mut cluster, &queue[30..], 82).await;
+            expect_key_read(&mut cluster, &both, &both[..1], 81).await;
+            expect_queue_read(&mut cluster, &queue[30..], 82).await;
             watched
         };
-        let (status, _watched) = soon(async { tokio::join!(changed, tells) }).await;
+        let (status, _watched) = soon(async { tokio::join!(changed, answers) }).await;
         assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_others_read_before_a_claim_tells_it_nothing_more() {
-        let (mut cluster, shared, claim, queue) = waits(1);
-        // It knows of nobody whom to watch.
-        shared.places().get_mut(claim.id).unwrap().ahead = Default::default();
-        let (other, unknown) = (claim.clone(), Listed::new(&found(b"/locks/_glocks/a/0", 7, 9)));
-        let mut others = Box::pin(shared.sight(&other, &unknown, 0));
+    async fn a_claim_does_not_use_a_snapshot_that_is_older_than_what_it_has_read() {
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
+        // It knows no blocker that it could watch.
+        shared.positions().get_mut(claim.id).unwrap().ahead = Default::default();
+        let (other, unknown) = (claim.clone(), QueueEntry::new(&found(b"/locks/_glocks/a/0", 7, 9)));
+        let mut others = Box::pin(shared.read_view(&other, &unknown, 0));
         assert!((&mut others).now_or_never().is_none());
         let reads = async {
             let (_, call) = cluster.asked::<RangeRequest>(RANGE).await;
             call.answer(&RangeResponse { more: true, ..range(&[], 50) });
-            reads(&mut cluster, &queue, 50).await;
-            reads(&mut cluster, &queue[1..], 51).await;
+            expect_queue_read(&mut cluster, &queue, 50).await;
+            expect_queue_read(&mut cluster, &queue[1..], 51).await;
         };
-        let (status, sight, ()) =
+        let (status, view, ()) =
             soon(async { tokio::join!(shared.wait_for_change(&claim), others, reads) }).await;
-        assert_eq!(sight.unwrap().read_at, 50);
+        assert_eq!(view.unwrap().read_at, 50);
         assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_watched_is_looked_at_once_a_lease_and_told_where_it_is_gone() {
-        let (mut cluster, shared, claim, queue) = waits(1);
+    async fn watched_keys_are_read_once_per_lease_and_their_deletion_is_notified() {
+        let (mut cluster, shared, claim, queue) = waiter_behind(1);
         let lease = Duration::from_secs(30);
-        shared.look_unasked(Duration::ZERO);
+        shared.poll_watched_keys(Duration::ZERO);
         assert!(cluster.is_idle().await, "nothing is watched");
         let mut changed = Box::pin(shared.wait_for_change(&claim));
         assert!((&mut changed).now_or_never().is_none());
         let watched = soon(Watched::begin(&mut cluster, &queue, 51)).await;
         watched.begins(50);
         advance(lease - Duration::from_millis(1)).await;
-        shared.look_unasked(lease);
-        assert!(cluster.is_idle().await, "less than a lease has gone by");
+        shared.poll_watched_keys(lease);
+        assert!(cluster.is_idle().await, "less than a lease has passed");
         advance(Duration::from_millis(1)).await;
-        shared.look_unasked(lease);
+        shared.poll_watched_keys(lease);
         let (asked, call) = soon(cluster.asked::<TxnRequest>("KV/Txn")).await;
-        // In any order.
+        // The two keys may come in any order.
         let is_mine = asked.success[0] == key_request(&queue[1].key);
         let kvs = if is_mine { [queue[1..].to_vec(), Vec::new()] } else { [Vec::new(), queue[1..].to_vec()] };
         let responses =
             kvs.map(|kvs| ResponseOp { response: Some(Response::Range(range(&kvs, 60))) }).to_vec();
         assert_eq!(asked.success.len(), 2);
-        shared.look_unasked(lease);
+        shared.poll_watched_keys(lease);
         call.answer(&TxnResponse { header: as_of(60), succeeded: true, responses });
         assert_eq!(soon(changed).await.unwrap().and_then(fencing_token), Some(40));
         assert!(cluster.is_idle().await);

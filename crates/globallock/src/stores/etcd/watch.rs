@@ -1,4 +1,4 @@
-//! One stream of watches for all who wait at one store.
+//! One stream of watches for all waiters of one store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures_util::stream;
 use tokio::sync::mpsc;
 
-use super::link::Link;
+use super::connection::Connection;
 use super::messages::{WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
 use crate::stores::watched::inbox::{Changes, Inbox};
 
-/// The bounds of the pause before a stream is opened again that has ended without having served anybody.
+/// The bounds of the pause before another stream is opened, if no watch began on the last one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// The watches of one store.
@@ -22,24 +22,25 @@ pub(super) struct Watches {
 
 #[derive(Default)]
 struct State {
-    /// There while a stream is open or being opened.
+    /// `Some` while a stream is open or being opened.
     requests: Option<mpsc::UnboundedSender<WatchRequest>>,
     last_id: i64,
-    waiters: HashMap<i64, Waiter>,
-    /// How long to wait before the next stream is opened.
+    watches: HashMap<i64, Watch>,
+    /// The pause before the next stream is opened.
     pause: Duration,
 }
 
-struct Waiter {
+/// The watch of one key.
+struct Watch {
     key: Vec<u8>,
-    /// The revision at which the key was created; `None` where its owner looks by itself.
+    /// The revision at which the key was created; `None` if its subscriber reads the key by itself.
     revision: Option<i64>,
-    /// The revision that the waiter had read before it asked.
+    /// The revision as of which the subscriber had read before.
     read_at: i64,
     inbox: Arc<Inbox>,
 }
 
-/// A wish to be told of deletions, until it is dropped.
+/// A subscription to the deletions of some keys. Dropping it cancels the watches.
 pub(super) struct Subscription {
     watches: Arc<Watches>,
     ids: Vec<i64>,
@@ -47,7 +48,7 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Waits for news.
+    /// Waits for changes.
     ///
     /// # Cancel safety
     /// Nothing is lost.
@@ -55,15 +56,15 @@ impl Subscription {
         self.inbox.wait().await
     }
 
-    /// Waits for news; `None` when there have been none for so long.
+    /// Waits for changes; `None` if there are none within `limit`.
     pub(super) async fn changes_within(&self, limit: Duration) -> Option<Changes> {
         tokio::time::timeout(limit, self.changes()).await.ok()
     }
 
-    /// Whether a key is not watched any more.
+    /// Whether any of the keys is no longer watched.
     pub(super) fn has_ended(&self) -> bool {
         let state = self.watches.state();
-        !self.ids.iter().all(|id| state.waiters.contains_key(id))
+        !self.ids.iter().all(|id| state.watches.contains_key(id))
     }
 }
 
@@ -73,10 +74,12 @@ impl Watches {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of the deletion of any of `keys`, each with the revision at which it was created, after revision `read_at`.
+    /// Subscribes to the deletions after revision `read_at` of any of `keys`.
+    ///
+    /// Each key comes with the revision at which it was created.
     pub(super) fn subscribe(
         self: &Arc<Self>,
-        link: &Arc<Link>,
+        connection: &Arc<Connection>,
         keys: impl IntoIterator<Item = (Vec<u8>, Option<i64>)>,
         read_at: i64,
     ) -> Subscription {
@@ -85,7 +88,7 @@ impl Watches {
         if state.requests.is_none() {
             let (sender, receiver) = mpsc::unbounded_channel();
             state.requests = Some(sender);
-            tokio::spawn(run(Arc::downgrade(self), Arc::downgrade(link), receiver, state.pause));
+            tokio::spawn(run(Arc::downgrade(self), Arc::downgrade(connection), receiver, state.pause));
         }
         let mut ids = Vec::new();
         for (key, revision) in keys {
@@ -93,9 +96,10 @@ impl Watches {
             let id = state.last_id;
             ids.push(id);
             state
-                .waiters
-                .insert(id, Waiter { key: key.clone(), revision, read_at, inbox: Arc::clone(&inbox) });
-            // From the revision after the one that was read: etcd serves older ones only every 100 ms.
+                .watches
+                .insert(id, Watch { key: key.clone(), revision, read_at, inbox: Arc::clone(&inbox) });
+            // From the revision after the one that was read. A watch that starts at a revision which exists
+            // already is served only every 100 ms, until it has caught up.
             let create = WatchCreate { key, start_revision: read_at + 1, filters: vec![0], watch_id: id };
             state.send(WatchAction::Create(create));
         }
@@ -103,20 +107,21 @@ impl Watches {
         Subscription { watches: Arc::clone(self), ids, inbox }
     }
 
-    /// The keys that are watched, each once, with the revisions at which they were created.
+    /// The watched keys, each once, with the revisions at which they were created.
     pub(super) fn watched(&self) -> Vec<(Vec<u8>, i64)> {
         let state = self.state();
-        let watched =
-            state.waiters.values().filter_map(|waiter| Some((waiter.key.clone(), waiter.revision?)));
+        let watched = state.watches.values().filter_map(|watch| Some((watch.key.clone(), watch.revision?)));
         watched.collect::<HashSet<_>>().into_iter().collect()
     }
 
-    /// Tells those who watch keys that these, with the revisions at which they were created, were found gone as of `as_of`.
-    pub(super) fn tell_gone(&self, gone: &HashSet<(Vec<u8>, i64)>, as_of: i64) {
+    /// Notifies the subscribers of keys that a read as of `as_of` found deleted.
+    ///
+    /// Each key comes with the revision at which it was created.
+    pub(super) fn notify_deleted(&self, gone: &HashSet<(Vec<u8>, i64)>, as_of: i64) {
         let state = self.state();
-        for waiter in state.waiters.values() {
-            if waiter.revision.is_some_and(|revision| gone.contains(&(waiter.key.clone(), revision))) {
-                waiter.inbox.notify(|changes| changes.add(&waiter.key, as_of));
+        for watch in state.watches.values() {
+            if watch.revision.is_some_and(|revision| gone.contains(&(watch.key.clone(), revision))) {
+                watch.inbox.notify(|changes| changes.add(&watch.key, as_of));
             }
         }
     }
@@ -126,31 +131,32 @@ impl Watches {
         if answer.created && !answer.canceled {
             state.pause = Duration::ZERO;
         }
-        let Some(waiter) = state.waiters.get(&answer.watch_id) else { return };
+        let Some(watch) = state.watches.get(&answer.watch_id) else { return };
         let revision = answer.header.as_ref().map_or(0, |header| header.revision);
-        // Somebody wrote between the reading and the watch, so the watch is served late: what it watches is looked at.
-        let late = answer.created && revision > waiter.read_at;
+        // Somebody wrote after the subscriber's read and before the watch began. A deletion may be among it,
+        // and the watch would notify it late. So the subscriber reads again.
+        let late = answer.created && revision > watch.read_at;
         if answer.canceled || late {
-            waiter.inbox.notify(|changes| {
+            watch.inbox.notify(|changes| {
                 changes.read_again = true;
                 changes.as_of = changes.as_of.max(revision);
             });
         }
         if !answer.events.is_empty() {
-            waiter.inbox.notify(|changes| changes.add(&waiter.key, revision));
+            watch.inbox.notify(|changes| changes.add(&watch.key, revision));
         }
         if answer.canceled {
-            state.waiters.remove(&answer.watch_id);
+            state.watches.remove(&answer.watch_id);
         }
     }
 
-    /// Ends the stream, and has everybody look.
+    /// Records the end of the stream, and makes all subscribers read again.
     fn end(&self) {
         let mut state = self.state();
         state.requests = None;
         state.pause = (state.pause * 2).clamp(PAUSE.0, PAUSE.1);
-        for (_, waiter) in state.waiters.drain() {
-            waiter.inbox.notify(|changes| changes.read_again = true);
+        for (_, watch) in state.watches.drain() {
+            watch.inbox.notify(|changes| changes.read_again = true);
         }
     }
 }
@@ -158,7 +164,7 @@ impl Watches {
 impl State {
     fn send(&self, action: WatchAction) {
         if let Some(requests) = &self.requests {
-            // A stream that has just ended has everybody read again.
+            // A failure means that the stream has just ended, and then all subscribers read again.
             let _ = requests.send(WatchRequest { action: Some(action) });
         }
     }
@@ -168,17 +174,17 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         let mut state = self.watches.state();
         for id in &self.ids {
-            if state.waiters.remove(id).is_some() {
+            if state.watches.remove(id).is_some() {
                 state.send(WatchAction::Cancel(WatchCancel { watch_id: *id }));
             }
         }
     }
 }
 
-/// Serves the watches as long as the store lives and the stream does.
+/// Serves the watches as long as the store exists and the stream is open.
 async fn run(
     watches: Weak<Watches>,
-    link: Weak<Link>,
+    connection: Weak<Connection>,
     requests: mpsc::UnboundedReceiver<WatchRequest>,
     pause: Duration,
 ) {
@@ -187,15 +193,18 @@ async fn run(
         let request = requests.recv().await?;
         Some((request, requests))
     });
-    let opened = match link.upgrade() {
-        Some(link) => link.stream::<_, WatchResponse>("/etcdserverpb.Watch/Watch", Box::pin(requests)).await,
+    let opened = match connection.upgrade() {
+        Some(connection) => {
+            connection.stream::<_, WatchResponse>("/etcdserverpb.Watch/Watch", Box::pin(requests)).await
+        }
         None => return,
     };
     if let Ok(mut answers) = opened {
         while let Ok(Some(answer)) = answers.message().await {
             let Some(watches) = watches.upgrade() else { return };
             watches.dispatch(&answer);
-            // It refuses the token that the stream was opened with: whoever reads again gets another.
+            // A watch that is refused at once: the token that the stream was opened with has expired. The
+            // subscribers' next read gets another token, and the next stream uses that.
             if answer.created && answer.canceled {
                 break;
             }
@@ -211,13 +220,13 @@ mod tests {
     use super::*;
     use crate::stores::etcd::Shared;
     use crate::stores::etcd::messages::Header;
-    use crate::stores::etcd::scripted::{Cluster, creates, soon};
+    use crate::stores::etcd::scripted::{Cluster, created_watch, soon};
     use futures_util::FutureExt;
 
     fn watches() -> (Arc<Watches>, Arc<Inbox>) {
         let (watches, inbox) = (Arc::<Watches>::default(), Arc::<Inbox>::default());
-        let waiter = Waiter { key: b"a".to_vec(), revision: Some(3), read_at: 7, inbox: Arc::clone(&inbox) };
-        watches.state().waiters.insert(1, waiter);
+        let watch = Watch { key: b"a".to_vec(), revision: Some(3), read_at: 7, inbox: Arc::clone(&inbox) };
+        watches.state().watches.insert(1, watch);
         (watches, inbox)
     }
 
@@ -225,13 +234,13 @@ mod tests {
         WatchResponse { header: Some(Header { revision }), watch_id: 1, ..WatchResponse::default() }
     }
 
-    fn changes(inbox: &Inbox) -> Option<Changes> {
+    fn take_changes(inbox: &Inbox) -> Option<Changes> {
         inbox.wait().now_or_never()
     }
 
     #[test]
-    fn a_stream_that_serves_nobody_is_opened_again_more_and_more_slowly() {
-        let (watches, _told) = watches();
+    fn the_pause_before_another_stream_doubles_until_a_watch_begins() {
+        let (watches, _inbox) = watches();
         let mut pauses = Vec::new();
         for _ in 0..9 {
             watches.end();
@@ -246,30 +255,31 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_late_where_somebody_wrote_since_what_it_watches_was_read() {
+    fn a_watch_is_late_if_somebody_wrote_since_its_subscribers_read() {
         let (watches, inbox) = watches();
         watches.dispatch(&WatchResponse { created: true, ..answer(7) });
-        assert!(changes(&inbox).is_none());
+        assert!(take_changes(&inbox).is_none());
         watches.dispatch(&WatchResponse { created: true, ..answer(8) });
-        let changes = changes(&inbox).unwrap();
+        let changes = take_changes(&inbox).unwrap();
         assert!(changes.read_again && changes.deleted.is_empty() && changes.as_of == 8);
     }
 
     #[test]
-    fn the_end_of_a_key_is_told_with_its_revision_and_by_whom_ever_finds_it() {
+    fn a_deletion_is_notified_by_the_stream_and_by_a_read_that_finds_it() {
         let (watches, inbox) = watches();
         assert_eq!(watches.watched(), [(b"a".to_vec(), 3)]);
         watches.dispatch(&WatchResponse { events: vec![Default::default()], ..answer(9) });
-        let heard = changes(&inbox).unwrap();
-        assert!(!heard.read_again && heard.deleted == [b"a"] && heard.as_of == 9);
-        for (revision, is_told) in [(2, false), (3, true)] {
-            watches.tell_gone(&HashSet::from([(b"a".to_vec(), revision)]), 11);
-            let heard = changes(&inbox).filter(|changes| changes.deleted == [b"a"] && changes.as_of == 11);
-            assert_eq!(heard.is_some(), is_told);
+        let changes = take_changes(&inbox).unwrap();
+        assert!(!changes.read_again && changes.deleted == [b"a"] && changes.as_of == 9);
+        for (revision, is_notified) in [(2, false), (3, true)] {
+            watches.notify_deleted(&HashSet::from([(b"a".to_vec(), revision)]), 11);
+            let changes =
+                take_changes(&inbox).filter(|changes| changes.deleted == [b"a"] && changes.as_of == 11);
+            assert_eq!(changes.is_some(), is_notified);
         }
     }
 
-    fn link_to() -> (Cluster, Arc<Shared>) {
+    fn cluster_and_store() -> (Cluster, Arc<Shared>) {
         Cluster::with_store("etcd://127.0.0.1:1")
     }
 
@@ -278,32 +288,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_stream_serves_all_who_watch_each_from_what_it_has_read() {
-        let (mut cluster, shared) = link_to();
-        let one = shared.watches.subscribe(&shared.link, keys(["a", "b"]), 7);
-        let other = shared.watches.subscribe(&shared.link, keys(["a"]), 9);
+    async fn one_stream_serves_all_subscribers_each_from_its_own_read_on() {
+        let (mut cluster, shared) = cluster_and_store();
+        let one = shared.watches.subscribe(&shared.connection, keys(["a", "b"]), 7);
+        let other = shared.watches.subscribe(&shared.connection, keys(["a"]), 9);
         let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
-        let mut created = vec![creates(first)];
+        let mut created = vec![created_watch(first)];
         for _ in 0..2 {
-            created.push(creates(soon(stream.request()).await));
+            created.push(created_watch(soon(stream.request()).await));
         }
         let asked: Vec<_> = created.iter().map(|create| (&create.key[..], create.start_revision)).collect();
         assert_eq!(asked, [(&b"a"[..], 8), (b"b", 8), (b"a", 10)]);
-        assert!(created.iter().all(|create| create.filters == [0]), "puts are not told");
+        assert!(created.iter().all(|create| create.filters == [0]), "puts are not notified");
         let ids: Vec<i64> = created.iter().map(|create| create.watch_id).collect();
-        assert!(ids.iter().all(|id| *id > 0), "the others have a meaning of their own: {ids:?}");
-        let told = |watch_id| WatchResponse { watch_id, events: vec![Default::default()], ..answer(12) };
+        assert!(ids.iter().all(|id| *id > 0), "0 and less mean something else: {ids:?}");
+        let deletion = |watch_id| WatchResponse { watch_id, events: vec![Default::default()], ..answer(12) };
         for id in &ids {
             stream.say(&WatchResponse { watch_id: *id, created: true, ..answer(7) });
         }
-        stream.say(&told(ids[1]));
+        stream.say(&deletion(ids[1]));
         let changes = soon(one.changes()).await;
         assert_eq!((changes.deleted, changes.as_of, changes.read_again), (vec![b"b".to_vec()], 12, false));
         assert!(other.changes().now_or_never().is_none());
-        stream.say(&told(ids[2]));
+        stream.say(&deletion(ids[2]));
         assert_eq!(soon(other.changes()).await.deleted, [b"a"]);
         assert!(cluster.is_idle().await);
-        // What nobody wants any more is not watched, so that the cluster has no more to do than it must.
+        // A dropped subscription cancels its watches, so that the cluster has no needless work.
         assert_eq!(shared.watches.watched().len(), 2);
         drop(one);
         for id in &ids[..2] {
@@ -315,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_news_only_so_long_gets_those_that_come_until_then() {
+    async fn a_wait_with_a_limit_gets_the_changes_until_then() {
         let (watches, inbox) = watches();
         let subscription = Subscription { watches, ids: vec![1], inbox: Arc::clone(&inbox) };
         let limit = Duration::from_secs(3);
@@ -331,15 +341,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_watches_by_a_stream_that_ends_or_is_refused_looks_and_watches_by_another() {
+    async fn the_subscribers_of_a_stream_that_ends_or_is_refused_read_again_and_use_another() {
         for refuses in [false, true] {
-            let (mut cluster, shared) = link_to();
+            let (mut cluster, shared) = cluster_and_store();
             for _ in 0..2 {
-                let subscription = shared.watches.subscribe(&shared.link, keys(["a"]), 7);
+                let subscription = shared.watches.subscribe(&shared.connection, keys(["a"]), 7);
                 let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
-                let watch_id = creates(first).watch_id;
+                let watch_id = created_watch(first).watch_id;
                 if refuses {
-                    // It says so, and leaves the stream open.
+                    // The cluster refuses the watch, and leaves the stream open.
                     let refused = WatchResponse { watch_id, created: true, canceled: true, ..answer(7) };
                     stream.say(&refused);
                     assert!(soon(subscription.changes()).await.read_again);
@@ -356,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_that_is_refused_has_ended_and_those_of_an_ended_stream_have() {
+    fn a_watch_has_ended_if_it_was_refused_or_its_stream_has_ended() {
         for refuses in [true, false] {
             let (watches, inbox) = watches();
             let subscription = Subscription { watches: Arc::clone(&watches), ids: vec![1], inbox };
@@ -367,7 +377,7 @@ mod tests {
                 watches.end();
             }
             assert!(subscription.has_ended());
-            assert!(changes(&subscription.inbox).unwrap().read_again);
+            assert!(take_changes(&subscription.inbox).unwrap().read_again);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! What an onlooker sees: who holds and waits, and which names have claims.
+//! Inspection: the holders and waiters of one name, and the names that have claims.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{self, StreamExt};
 
-use super::keys::{self, Listed};
+use super::keys::{self, QueueEntry};
 use super::messages::{LeaseRequest, LeaseResponse};
 use super::{Shared, value};
 use crate::backend::Entry;
@@ -14,48 +14,49 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::admit;
 
-/// How many leases are asked about at a time.
-const TOGETHER: usize = 32;
+/// For how many leases the time that remains is read at the same time.
+const MAX_CONCURRENT: usize = 32;
 
 impl Shared {
     pub(super) async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
         let start = keys::queue(self.prefix(), name);
         let mut found = self.all_below(&start, false).await?;
-        found.retain(|kv| self.is_claim(&Listed::new(kv)));
+        found.retain(|kv| self.is_claim(&QueueEntry::new(kv)));
         found.sort_by_key(|kv| kv.create_revision);
-        let queue: Vec<Listed> = found.iter().map(Listed::new).collect();
-        let holding = admit(queue.iter().map(|listed| listed.permits));
-        let leases: BTreeSet<i64> = queue.iter().map(|listed| listed.lease).collect();
-        let left = stream::iter(leases).map(async |lease| (lease, self.left(lease).await));
-        let left: HashMap<i64, Option<Duration>> = left.buffer_unordered(TOGETHER).collect().await;
+        let queue: Vec<QueueEntry> = found.iter().map(QueueEntry::new).collect();
+        let holders = admit(queue.iter().map(|entry| entry.permits));
+        let leases: BTreeSet<i64> = queue.iter().map(|entry| entry.lease).collect();
+        let remaining = stream::iter(leases).map(async |lease| (lease, self.remaining(lease).await));
+        let remaining: HashMap<i64, Option<Duration>> =
+            remaining.buffer_unordered(MAX_CONCURRENT).collect().await;
         let mut entries = Vec::with_capacity(queue.len());
-        for (position, (listed, kv)) in queue.iter().zip(&found).enumerate() {
+        for (index, (entry, kv)) in queue.iter().zip(&found).enumerate() {
             let text = String::from_utf8_lossy(&kv.value);
-            let ours = value::parse(&text).filter(|_| listed.ours);
+            let ours = value::parse(&text).filter(|_| entry.ours);
             let since = ours.and_then(|ours| UNIX_EPOCH.checked_add(ours.joined));
             let owner = Owner::from_text(ours.map_or(&text, |ours| ours.owner));
             entries.push(Entry {
-                fencing_token: listed.revision.unsigned_abs(),
+                fencing_token: entry.revision.unsigned_abs(),
                 age: since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
-                expires_in: left.get(&listed.lease).copied().flatten(),
-                ..Entry::new(ours.map(|ours| ours.id), position < holding, listed.permits, owner)
+                expires_in: remaining.get(&entry.lease).copied().flatten(),
+                ..Entry::new(ours.map(|ours| ours.id), index < holders, entry.permits, owner)
             });
         }
         Ok(entries)
     }
 
-    /// How long a lease lives without a sign of life.
-    async fn left(&self, lease: i64) -> Option<Duration> {
+    /// How long a lease lives if it is not renewed.
+    async fn remaining(&self, lease: i64) -> Option<Duration> {
         let request = LeaseRequest { id: lease };
         let answer: LeaseResponse =
-            self.link.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await.ok()?;
+            self.connection.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await.ok()?;
         u64::try_from(answer.ttl).ok().map(Duration::from_secs)
     }
 
     pub(super) async fn names(&self, prefix: &str) -> Result<BTreeSet<Name>> {
         let start = self.prefix();
         let found = self.all_below(start, true).await?;
-        let claims = found.iter().filter(|kv| self.is_claim(&Listed::new(kv)));
+        let claims = found.iter().filter(|kv| self.is_claim(&QueueEntry::new(kv)));
         let names = claims.filter_map(|kv| keys::name(start, &kv.key));
         Ok(names.filter(|name| name.as_str().starts_with(prefix)).collect())
     }

@@ -1,4 +1,7 @@
-//! Requests to a cluster: to one member after the other until one answers, with a fresh token where one is wanted.
+//! Requests to a cluster.
+//!
+//! A request goes to the member that answered last, and on to the next ones until one answers. If the cluster
+//! asks for a login, requests carry a token, which is fetched again when it has expired.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -19,36 +22,37 @@ use super::messages::{AuthenticateRequest, AuthenticateResponse, Empty, StatusRe
 use super::scripted::Member;
 use crate::error::{Error, Result};
 
-/// How long to wait before the same members are asked again, in an election for example.
+/// The pause before all members are tried again: during an election, for example, none of them answers.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How many tokens are asked for on behalf of one request: the users may change while it is on its way.
+/// How many tokens one request may fetch: a fresh one expires at once if somebody changes the users
+/// meanwhile.
 const TOKENS: u32 = 3;
 
-/// The members of one cluster.
-pub(super) struct Link {
+/// The connection to the members of one cluster.
+pub(super) struct Connection {
     config: Config,
     /// The member that answered last.
     member: AtomicUsize,
     token: Mutex<Option<Token>>,
-    /// One asks for a token, the others wait for it.
-    asking: tokio::sync::Mutex<()>,
-    /// Asked in the place of all members.
+    /// Held by the request that fetches a token; the others wait and use the same one.
+    authenticating: tokio::sync::Mutex<()>,
+    /// Takes the place of all members in tests.
     #[cfg(test)]
     scripted: Option<Member>,
 }
 
-/// What the cluster knows a user by, for a while.
+/// The token by which the cluster knows a user, for a while.
 pub(super) type Token = MetadataValue<Ascii>;
 
-impl Link {
-    /// A link that has not asked for anything yet.
+impl Connection {
+    /// A connection that has sent no request yet.
     pub(super) fn new(config: Config) -> Self {
         let (member, token) = (AtomicUsize::new(0), Mutex::new(None));
-        Link {
+        Connection {
             config,
             member,
             token,
-            asking: tokio::sync::Mutex::new(()),
+            authenticating: tokio::sync::Mutex::new(()),
             #[cfg(test)]
             scripted: None,
         }
@@ -59,31 +63,33 @@ impl Link {
         self.scripted = Some(member);
     }
 
-    /// Checks that the cluster answers, knows the user, and is new enough.
+    /// Connects, and checks that the cluster answers, accepts the login and is new enough.
     pub(super) async fn connect(config: Config) -> Result<Self> {
-        let link = Link::new(config);
-        if link.config.login.is_some() {
-            link.authenticate().await.map_err(|status| link.error(status))?;
+        let connection = Connection::new(config);
+        if connection.config.login.is_some() {
+            connection.authenticate().await.map_err(|status| connection.error(status))?;
         }
-        let status: StatusResponse = link.unary("/etcdserverpb.Maintenance/Status", Empty {}).await?;
+        let status: StatusResponse = connection.unary("/etcdserverpb.Maintenance/Status", Empty {}).await?;
         let mut parts = status.version.split('.').map_while(|part| part.parse::<u32>().ok());
         if let (Some(major), Some(minor)) = (parts.next(), parts.next())
             && (major, minor) < (3, 4)
         {
             let version = status.version;
             return Err(Error::failed_precondition(
-                &link.config.shown,
+                &connection.config.shown,
                 format!("it is etcd {version}: globallock needs 3.4 or newer"),
             ));
         }
-        Ok(link)
+        Ok(connection)
     }
 
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Sends one request, which must bear repetition, until a member answers it or the time for it is over.
+    /// Sends one request to member after member until one answers it, or the timeout passes.
+    ///
+    /// The request must be one that may be repeated safely.
     pub(super) async fn unary<Q, A>(&self, path: &'static str, request: Q) -> Result<A>
     where
         Q: Message + Clone + Send + Sync + 'static,
@@ -92,7 +98,7 @@ impl Link {
         self.ask(path, request).await.0
     }
 
-    /// As `unary`, and says whether the request was sent without being answered, so that it may yet arrive.
+    /// As `unary`. Also returns whether any try had no answer: that one may still arrive at the cluster.
     pub(super) async fn ask<Q, A>(&self, path: &'static str, request: Q) -> (Result<A>, bool)
     where
         Q: Message + Clone + Send + Sync + 'static,
@@ -112,10 +118,10 @@ impl Link {
         let (mut tried, mut tokens) = (0, 0);
         loop {
             let member = self.member.load(Ordering::Relaxed);
-            // A member that is silent must leave time for the others.
-            let permits =
+            // A silent member must leave time for the others.
+            let per_member =
                 if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout };
-            let limit = give_up.min(Instant::now() + permits);
+            let limit = give_up.min(Instant::now() + per_member);
             let token = self.token();
             let answer = timeout_at(limit, self.once(member, path, request.clone(), token.clone())).await;
             let mut status = match answer {
@@ -124,7 +130,7 @@ impl Link {
                 Err(_) => Status::deadline_exceeded("it did not answer in time"),
             };
             if tokens < TOKENS {
-                match self.has_new_token(&status, token).await {
+                match self.refresh_token(&status, token).await {
                     Ok(true) => {
                         tokens += 1;
                         continue;
@@ -141,7 +147,7 @@ impl Link {
                 return Err(self.error(status));
             }
             *unanswered = true;
-            self.leave_member(member);
+            self.next_member(member);
             if tried % self.config.channels.len() == 0 {
                 if Instant::now() + PAUSE >= give_up {
                     return Err(self.error(status));
@@ -163,12 +169,12 @@ impl Link {
         A: Message + Default + Send + Sync + 'static,
     {
         let mut client = self.client(member).await?;
-        let request = signed(Request::new(request), token);
+        let request = with_metadata(Request::new(request), token);
         let path = PathAndQuery::from_static(path);
         Ok(client.unary(request, path, ProstCodec::default()).await?.into_inner())
     }
 
-    /// Opens a stream in both directions with the member that answered last.
+    /// Opens a bidirectional stream with the member that answered last.
     pub(super) async fn stream<Q, A>(
         &self,
         path: &'static str,
@@ -180,11 +186,11 @@ impl Link {
     {
         let member = self.member.load(Ordering::Relaxed);
         let mut client = self.client(member).await?;
-        let request = signed(Request::new(requests), self.token());
+        let request = with_metadata(Request::new(requests), self.token());
         let path = PathAndQuery::from_static(path);
         let opened = client.streaming(request, path, ProstCodec::default()).await;
         if opened.is_err() {
-            self.leave_member(member);
+            self.next_member(member);
         }
         Ok(opened?.into_inner())
     }
@@ -198,19 +204,21 @@ impl Link {
         Ok(client)
     }
 
-    /// Goes on to the next member, unless somebody has done so.
-    fn leave_member(&self, member: usize) {
+    /// Moves on to the next member, unless another request has done so already.
+    fn next_member(&self, member: usize) {
         let _ = self.member.compare_exchange(member, member + 1, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Asks for a token if a request failed for want of a good one, and says whether it is worth repeating.
+    /// Fetches another token if a request failed for lack of a valid one; returns whether the request must be
+    /// repeated.
     ///
-    /// The old token stays until there is another: whoever uses it meanwhile comes here too.
-    pub(super) async fn has_new_token(&self, failed: &Status, used: Option<Token>) -> Result<bool, Status> {
-        if self.config.login.is_none() || !wants_token(failed) {
+    /// The old token stays until another has arrived. Requests that use it meanwhile fail too, and wait here
+    /// for that.
+    pub(super) async fn refresh_token(&self, failed: &Status, used: Option<Token>) -> Result<bool, Status> {
+        if self.config.login.is_none() || !is_token_error(failed) {
             return Ok(false);
         }
-        let _one = self.asking.lock().await;
+        let _one = self.authenticating.lock().await;
         if self.token() == used {
             self.authenticate().await?;
         }
@@ -234,7 +242,7 @@ impl Link {
                     self.set_token(Some(token));
                     return Ok(());
                 }
-                // It asks nobody who they are, until that is switched on again.
+                // Authentication is switched off, so requests need no token, until it is switched on again.
                 Err(status) if status.message().contains("authentication is not enabled") => {
                     self.set_token(None);
                     return Ok(());
@@ -244,7 +252,7 @@ impl Link {
             if last.code() != Code::Unavailable && last.code() != Code::DeadlineExceeded {
                 break;
             }
-            self.leave_member(member);
+            self.next_member(member);
         }
         Err(last)
     }
@@ -257,7 +265,7 @@ impl Link {
         *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
-    /// What a failed request means to the user.
+    /// Turns a failed request into the error that the user sees.
     pub(super) fn error(&self, status: Status) -> Error {
         let store = &self.config.shown;
         let message = match std::error::Error::source(&status).map(cause) {
@@ -268,12 +276,13 @@ impl Link {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
                 Error::unavailable(store, message)
             }
-            // A lease that ended: another try asks for another.
+            // The lease has ended. A repeated request gets another lease.
             Code::NotFound => Error::unavailable(store, message),
             Code::Unauthenticated | Code::PermissionDenied => Error::permission_denied(
                 store,
                 format!(
-                    "{message}: check user and password, and grant the user's role read and write on the prefix"
+                    "{message}: check user and password, and grant the user's role read and write on \
+                     the prefix"
                 ),
             ),
             Code::InvalidArgument if message.contains("user name") || message.contains("auth") => {
@@ -284,7 +293,7 @@ impl Link {
                     ),
                 )
             }
-            // Its members have not caught up with what they agreed on.
+            // The leader is behind in applying what the cluster agreed on. That passes.
             Code::ResourceExhausted if message.contains("too many requests") => {
                 Error::unavailable(store, message)
             }
@@ -298,8 +307,8 @@ impl Link {
     }
 }
 
-/// Puts the token to a request, and the wish that a member without a leader refuses it.
-fn signed<T>(mut request: Request<T>, token: Option<Token>) -> Request<T> {
+/// Adds the token to a request, and etcd's `hasleader`, so that a member without a leader refuses it at once.
+fn with_metadata<T>(mut request: Request<T>, token: Option<Token>) -> Request<T> {
     let metadata = request.metadata_mut();
     metadata.insert("hasleader", MetadataValue::from_static("true"));
     if let Some(token) = token {
@@ -308,8 +317,11 @@ fn signed<T>(mut request: Request<T>, token: Option<Token>) -> Request<T> {
     request
 }
 
-/// Whether the token was over, older than the users are, or missing since nobody was asked for one.
-fn wants_token(status: &Status) -> bool {
+/// Whether a request failed for lack of a valid token.
+///
+/// The token has expired, or is older than the last change of users, or is missing because authentication was
+/// off.
+fn is_token_error(status: &Status) -> bool {
     status.code() == Code::Unauthenticated
         || status.code() == Code::InvalidArgument
             && ["user name is empty", "revision of auth store is old"]
@@ -317,13 +329,13 @@ fn wants_token(status: &Status) -> bool {
                 .any(|reason| status.message().contains(reason))
 }
 
-/// Whether a request failed because the lease that it named is over.
-pub(super) fn is_lease_over(error: &Error) -> bool {
+/// Whether a request failed because the lease that it named has expired or was revoked.
+pub(super) fn is_lease_expired(error: &Error) -> bool {
     let status = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Status>());
     status.is_some_and(|status| status.code() == Code::NotFound)
 }
 
-/// The innermost of an error's causes: what the operating system or TLS said.
+/// The innermost cause of an error: what the operating system or TLS reported.
 fn cause(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

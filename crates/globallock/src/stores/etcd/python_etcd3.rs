@@ -1,0 +1,432 @@
+//! The python-etcd3 key: with `interop=python-etcd3`, a mutex also takes the one key of python-etcd3's lock,
+//! so that each excludes the other.
+//!
+//! The key is `<prefix><name>`. The client that created it holds python-etcd3's lock, and deletes it only if
+//! it still has that client's value. On our side only the head of the queue asks for the key. A claim that
+//! joins an empty queue takes it in the same transaction.
+
+use super::connection::is_lease_expired;
+use super::keys::{self, QueueEntry};
+use super::messages::{
+    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, Response, TxnRequest,
+};
+use super::positions::Position;
+use super::reading::ranges;
+use super::{Shared, operation};
+use crate::backend::{Claim, ClaimId, ClaimStatus};
+use crate::error::Result;
+use crate::sync::now;
+
+/// The value of the key while it is ours: 16 bytes, as python-etcd3's values are.
+fn value(id: ClaimId) -> Vec<u8> {
+    let text = id.to_string();
+    text.as_bytes()
+        .chunks(2)
+        .filter_map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+fn read(key: Vec<u8>) -> Request {
+    Request::Range(RangeRequest { key, ..RangeRequest::default() })
+}
+
+/// The outcome of a try to take the key.
+enum Attempt {
+    /// The claim's status is known: it has the key, or its own key is gone.
+    Answered(ClaimStatus),
+    /// Another client has the key, as of this revision. Both keys must be watched: that one and the claim's
+    /// own.
+    Taken([Vec<u8>; 2], i64),
+    /// The key is free by now: try again.
+    Free,
+}
+
+impl Shared {
+    /// The python-etcd3 key of a claim's lock; `None` if the claim needs none.
+    ///
+    /// Shared claims need none, because python-etcd3's lock cannot be shared.
+    pub(super) fn python_etcd3_key(&self, claim: &Claim) -> Option<Vec<u8>> {
+        let is_exclusive = claim.permits.count == claim.permits.capacity;
+        let is_needed = self.connection.config().python_etcd3 && is_exclusive;
+        is_needed.then(|| format!("{}{}", self.prefix(), claim.name.as_str()).into_bytes())
+    }
+
+    /// Whether a key in a queue is a claim.
+    ///
+    /// With python-etcd3 keys not every one is: the python-etcd3 key of `a/b` lies in the queue of `a`.
+    pub(super) fn is_claim(&self, entry: &QueueEntry) -> bool {
+        !self.connection.config().python_etcd3 || entry.ours || keys::is_lease(&entry.key)
+    }
+
+    /// Whether a claim needs no python-etcd3 key, or has it according to what was read.
+    pub(super) fn is_complete(&self, claim: &Claim, found: &[KeyValue]) -> bool {
+        self.python_etcd3_key(claim).is_none() || found.iter().any(|kv| kv.value == value(claim.id))
+    }
+
+    /// Extends the transaction that enqueues a claim: it also takes the key, if the queue is empty and the
+    /// key is free.
+    pub(super) fn also_take_python_etcd3_key(&self, claim: &Claim, lease: i64, request: &mut TxnRequest) {
+        let Some(key) = self.python_etcd3_key(claim) else { return };
+        let start = keys::queue(self.prefix(), &claim.name);
+        let range_end = keys::end(&start);
+        // etcd evaluates nested comparisons before any put, so the claim's own key does not count.
+        let is_empty = Compare { range_end, ..Compare::created(start.into_bytes(), 0) };
+        let put = PutRequest { key: key.clone(), value: value(claim.id), lease };
+        let take = TxnRequest {
+            compare: vec![is_empty, Compare::created(key.clone(), 0)],
+            success: vec![operation(Request::Put(put))],
+            failure: Vec::new(),
+        };
+        request.success.push(operation(Request::Transaction(take)));
+        for branch in [&mut request.success, &mut request.failure] {
+            branch.push(operation(read(key.clone())));
+        }
+    }
+
+    /// Takes the key for the claim at the head of the queue.
+    ///
+    /// If another client has it, waits until it may be free, and returns `None`: then try again.
+    pub(super) async fn take_python_etcd3_key(
+        &self,
+        claim: &Claim,
+        position: &Position,
+    ) -> Result<Option<ClaimStatus>> {
+        match self.try_python_etcd3_key(claim, position).await? {
+            Attempt::Answered(status) => Ok(Some(status)),
+            Attempt::Taken(watched, read_at) => {
+                let watched = watched.into_iter().map(|key| (key, None));
+                self.watches.subscribe(&self.connection, watched, read_at).changes_within(claim.lease).await;
+                Ok(None)
+            }
+            Attempt::Free => Ok(None),
+        }
+    }
+
+    /// Takes the key for a claim that has just joined at the head of the queue, if the transaction did not.
+    ///
+    /// This is needed for nested names. To join `a`, the transaction compares that no key exists below `a/`.
+    /// The python-etcd3 key of `a/b` is such a key, though it is no claim of `a`.
+    pub(super) async fn take_python_etcd3_key_now(
+        &self,
+        claim: &Claim,
+        found: &[KeyValue],
+    ) -> Result<ClaimStatus> {
+        let Some(position) = self.positions().get(claim.id).cloned() else { return Ok(ClaimStatus::Gone) };
+        let is_taken = found.iter().any(|kv| Some(&kv.key) == self.python_etcd3_key(claim).as_ref());
+        if is_taken || !position.ahead.surely_holds(claim.permits) {
+            return Ok(ClaimStatus::Waiting);
+        }
+        match self.try_python_etcd3_key(claim, &position).await? {
+            Attempt::Answered(status) => Ok(status),
+            Attempt::Taken(..) | Attempt::Free => Ok(ClaimStatus::Waiting),
+        }
+    }
+
+    /// Tries once to take the key for a claim, in one transaction.
+    ///
+    /// | the python-etcd3 key | the claim's own key | outcome |
+    /// |---|---|---|
+    /// | absent | exists | it is put, and the claim holds |
+    /// | has this claim's value | either | an earlier try has put it, and the claim holds |
+    /// | absent, or another client's | absent or newer | the claim is gone |
+    /// | another client's | exists | `Taken` |
+    async fn try_python_etcd3_key(&self, claim: &Claim, position: &Position) -> Result<Attempt> {
+        let (Some(python_etcd3_key), Some(mine)) =
+            (self.python_etcd3_key(claim), self.key_numbers.key(claim.id))
+        else {
+            return Ok(Attempt::Answered(ClaimStatus::Gone));
+        };
+        let put =
+            PutRequest { key: python_etcd3_key.clone(), value: value(claim.id), lease: position.mine.lease };
+        let request = TxnRequest {
+            compare: vec![
+                Compare::created(python_etcd3_key.clone(), 0),
+                Compare::created(mine.clone(), position.mine.revision),
+            ],
+            success: vec![operation(Request::Put(put))],
+            failure: vec![operation(read(python_etcd3_key.clone())), operation(read(mine.clone()))],
+        };
+        let sent = now();
+        let answer = match self.transaction(request).await {
+            Err(error) if is_lease_expired(&error) => {
+                self.lease_expired(position.mine.lease);
+                self.positions().remove(claim.id);
+                return Ok(Attempt::Answered(ClaimStatus::Gone));
+            }
+            answer => answer?,
+        };
+        let read_at = answer.header.map_or(0, |header| header.revision);
+        let found: Vec<KeyValue> = ranges(answer.responses).into_iter().flat_map(|range| range.kvs).collect();
+        let ours = found.iter().any(|kv| kv.key == python_etcd3_key && kv.value == value(claim.id));
+        if answer.succeeded || ours {
+            let mut positions = self.positions();
+            let Some(position) = positions.get_mut(claim.id) else {
+                return Ok(Attempt::Answered(ClaimStatus::Gone));
+            };
+            position.is_complete = true;
+            position.granted.get_or_insert(sent);
+            let position = position.clone();
+            drop(positions);
+            return Ok(Attempt::Answered(self.status(claim, &position)));
+        }
+        if !found.iter().any(|kv| kv.key == mine && kv.create_revision == position.mine.revision) {
+            self.positions().remove(claim.id);
+            return Ok(Attempt::Answered(ClaimStatus::Gone));
+        }
+        let is_taken = found.iter().any(|kv| kv.key == python_etcd3_key);
+        Ok(if is_taken { Attempt::Taken([python_etcd3_key, mine], read_at) } else { Attempt::Free })
+    }
+
+    /// Deletes a claim's key, and the python-etcd3 key if that is the claim's; returns whether the claim's
+    /// key existed.
+    pub(super) async fn delete_with_python_etcd3_key(
+        &self,
+        id: ClaimId,
+        key: Vec<u8>,
+        python_etcd3_key: Vec<u8>,
+    ) -> Result<bool> {
+        let delete = |key| operation(Request::Delete(DeleteRangeRequest { key }));
+        let give_back = TxnRequest {
+            compare: vec![Compare::has_value(python_etcd3_key.clone(), value(id))],
+            success: vec![delete(python_etcd3_key)],
+            failure: Vec::new(),
+        };
+        let success = vec![delete(key), operation(Request::Transaction(give_back))];
+        let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
+        Ok(answer.responses.into_iter().any(|response| match response.response {
+            Some(Response::Delete(deleted)) => deleted.deleted > 0,
+            _ => false,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tonic::Status;
+
+    use super::*;
+    use crate::backend::Release;
+    use crate::queue::{MAX_CAPACITY, Permits};
+    use crate::stores::etcd::messages::{
+        DeleteRangeResponse, Event, RangeResponse, RequestOp, ResponseOp, TxnResponse, WatchRequest,
+        WatchResponse,
+    };
+    use crate::stores::etcd::positions::tests::{MUTEX, READ, claim, fencing_token, found};
+    use crate::stores::etcd::reading::QueueView;
+    use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
+
+    const ADDRESS: &str = "etcd://127.0.0.1:1?interop=python-etcd3";
+    const PYTHON_ETCD3_KEY: &[u8] = b"/locks/_glocks/a";
+    const QUEUE: &str = "/locks/_glocks/a/";
+
+    /// A store with lease 1, and a claim that is not in the queue yet, with the key that it will have at
+    /// revision 40.
+    fn absent() -> (Cluster, Arc<Shared>, Claim, KeyValue) {
+        let (cluster, shared) = Cluster::with_store(ADDRESS);
+        shared.leases.pretend(1);
+        let mut claim = claim(1, MUTEX);
+        claim.lease = shared.leases.find(1).unwrap().ttl();
+        let key = shared.key_numbers.take(shared.prefix(), &claim);
+        (cluster, shared, claim, found(&key, 40, 1))
+    }
+
+    /// A claim that is first in its queue and does not have the python-etcd3 key yet.
+    fn first() -> (Cluster, Arc<Shared>, Claim, KeyValue) {
+        let (cluster, shared, claim, own) = absent();
+        let queue = shared.claims([&own]);
+        let view = QueueView::new(Some(queue[0].clone()), queue, true, 40);
+        assert_eq!(shared.record_view(&claim, &view, false, now()), ClaimStatus::Waiting);
+        (cluster, shared, claim, own)
+    }
+
+    /// The python-etcd3 key with this value.
+    fn python_etcd3_key(value: &[u8]) -> KeyValue {
+        KeyValue { value: value.to_vec(), ..found(PYTHON_ETCD3_KEY, 30, 1) }
+    }
+
+    fn range(kvs: &[KeyValue]) -> ResponseOp {
+        let range = RangeResponse { header: None, kvs: kvs.to_vec(), more: false };
+        ResponseOp { response: Some(Response::Range(range)) }
+    }
+
+    fn answer(succeeded: bool, responses: Vec<ResponseOp>) -> TxnResponse {
+        TxnResponse { header: as_of(50), succeeded, responses }
+    }
+
+    fn put(claim: &Claim) -> RequestOp {
+        operation(Request::Put(PutRequest {
+            key: PYTHON_ETCD3_KEY.to_vec(),
+            value: value(claim.id),
+            lease: 1,
+        }))
+    }
+
+    fn read_operation(key: &[u8]) -> RequestOp {
+        operation(Request::Range(RangeRequest { key: key.to_vec(), ..RangeRequest::default() }))
+    }
+
+    /// Expects the transaction that enqueues the claim, and takes the key if the queue is empty.
+    async fn expect_enqueue(cluster: &mut Cluster, claim: &Claim) -> Call {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let nobody = Compare { range_end: keys::end(QUEUE), ..Compare::created(QUEUE.into(), 0) };
+        let take = TxnRequest {
+            compare: vec![nobody, Compare::created(PYTHON_ETCD3_KEY.to_vec(), 0)],
+            success: vec![put(claim)],
+            failure: Vec::new(),
+        };
+        let read = read_operation(PYTHON_ETCD3_KEY);
+        assert_eq!(asked.success[3..], [operation(Request::Transaction(take)), read.clone()]);
+        assert_eq!(asked.failure[2..], [read]);
+        call
+    }
+
+    /// Expects the transaction that takes the key alone.
+    async fn expect_take(cluster: &mut Cluster, claim: &Claim, own: &KeyValue) -> Call {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let compare =
+            vec![Compare::created(PYTHON_ETCD3_KEY.to_vec(), 0), Compare::created(own.key.clone(), 40)];
+        let failure = vec![read_operation(PYTHON_ETCD3_KEY), read_operation(&own.key)];
+        assert_eq!(asked, TxnRequest { compare, success: vec![put(claim)], failure });
+        call
+    }
+
+    #[test]
+    fn with_interop_exclusive_claims_need_the_key_and_shared_claims_do_not() {
+        let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+        let permit = Permits { count: 1, capacity: 2 };
+        for (address, alone) in [(ADDRESS, Some(PYTHON_ETCD3_KEY.to_vec())), ("etcd://127.0.0.1:1", None)] {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _entered = runtime.enter();
+            let (_cluster, shared) = Cluster::with_store(address);
+            for (permits, key) in [(MUTEX, alone.clone()), (write, alone), (READ, None), (permit, None)] {
+                assert_eq!(shared.python_etcd3_key(&claim(1, permits)), key, "{permits:?}");
+                assert_eq!(shared.is_complete(&claim(1, permits), &[]), key.is_none(), "{permits:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_value_of_the_key_is_the_claims_id_in_sixteen_bytes() {
+        let id = ClaimId::new(0x0123_4567_89ab_cdef_0123, 0x4567_89ab_cdef);
+        assert_eq!(value(id), 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_joins_holds_with_the_key_and_asks_for_it_if_it_is_first() {
+        let (ours, theirs) = (value(ClaimId::new(1, 1)), b"0123456789abcdef".to_vec());
+        // Who has the key, whether a claim is in front, and the fencing token if the claim holds.
+        for (has_it, is_behind, expected) in [
+            (Some(&ours), false, Some(40)),
+            (Some(&theirs), false, None),
+            (None, true, None),
+            (None, false, Some(40)),
+        ] {
+            let (mut cluster, shared, claim, own) = absent();
+            let queue = [found(b"/locks/_glocks/a/694d80a1b2c3d4e5", 3, 9), own.clone()];
+            let kvs: Vec<KeyValue> = has_it.iter().map(|value| python_etcd3_key(value)).collect();
+            let answers = async {
+                let queue = &queue[usize::from(!is_behind)..];
+                let responses = vec![range(std::slice::from_ref(&own)), range(queue), range(&kvs)];
+                expect_enqueue(&mut cluster, &claim).await.answer(&answer(true, responses));
+                if has_it.is_none() && !is_behind {
+                    expect_take(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
+                }
+            };
+            let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+            assert_eq!(fencing_token(status.unwrap()), expected, "{has_it:?}, {is_behind}");
+            assert!(cluster.is_idle().await);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_in_the_queue_waits_until_the_key_is_deleted_and_takes_it_then() {
+        let (mut cluster, shared, claim, own) = first();
+        let answers = async {
+            let kvs = [range(&[python_etcd3_key(b"theirs")]), range(std::slice::from_ref(&own))].to_vec();
+            expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
+            let (created, mut stream) = cluster.asked::<WatchRequest>("Watch/Watch").await;
+            let created = [created_watch(created), created_watch(stream.request().await)];
+            let watched = created.each_ref().map(|create| (&create.key[..], create.start_revision));
+            assert_eq!(watched, [(PYTHON_ETCD3_KEY, 51), (&own.key[..], 51)]);
+            assert!(cluster.is_idle().await);
+            let (watch_id, events) = (created[0].watch_id, vec![Event::default()]);
+            stream.say(&WatchResponse { header: as_of(51), watch_id, events, ..Default::default() });
+            // Another client was quicker, and has deleted it since.
+            let kvs = [range(&[]), range(std::slice::from_ref(&own))].to_vec();
+            expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
+            expect_take(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
+        };
+        let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
+        assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_try_to_take_the_key_also_finds_that_the_claim_is_gone() {
+        let ours = python_etcd3_key(&value(ClaimId::new(1, 1)));
+        let (_, _, _, own) = first();
+        let (again, other) = (found(&own.key, 41, 1), found(b"/locks/_glocks/b", 40, 1));
+        for (keys, expected) in [
+            (vec![ours.clone(), own.clone()], Some(40)),
+            (vec![ours.clone()], Some(40)),
+            // The python-etcd3 key is not the claim's, and its own key is absent or another: the claim is
+            // gone.
+            (vec![python_etcd3_key(b"theirs")], None),
+            (vec![python_etcd3_key(b"theirs"), again], None),
+            (vec![other], None),
+            (Vec::new(), None),
+        ] {
+            let (mut cluster, shared, claim, own) = first();
+            let answers = async {
+                let responses = keys.iter().map(|kv| range(std::slice::from_ref(kv))).collect();
+                expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, responses));
+            };
+            let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
+            let status = status.unwrap().unwrap();
+            assert_eq!(status == ClaimStatus::Gone, expected.is_none(), "{keys:?}");
+            assert_eq!(fencing_token(status), expected, "{keys:?}");
+            assert_eq!(shared.positions().get(claim.id).is_none(), expected.is_none());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_whose_lease_has_expired_is_gone_and_one_that_is_refused_is_not() {
+        for (refusal, has_expired) in
+            [(Status::not_found("no lease"), true), (Status::permission_denied("not for you"), false)]
+        {
+            let (mut cluster, shared, claim, own) = first();
+            let refuses = async { expect_take(&mut cluster, &claim, &own).await.fail(refusal) };
+            let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), refuses) }).await;
+            assert_eq!(status.ok(), has_expired.then_some(Some(ClaimStatus::Gone)));
+            assert_eq!(shared.leases.find(1).is_none(), has_expired);
+            assert_eq!(shared.positions().get(claim.id).is_none(), has_expired);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_deletes_the_key_if_it_is_the_claims_and_reports_whether_the_claim_existed() {
+        for (existed, expected) in [(1, Release::Released), (0, Release::NotHeld)] {
+            let (mut cluster, shared, claim, own) = first();
+            let answers = async {
+                let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+                let delete =
+                    |key: &[u8]| operation(Request::Delete(DeleteRangeRequest { key: key.to_vec() }));
+                let give_back = TxnRequest {
+                    compare: vec![Compare::has_value(PYTHON_ETCD3_KEY.to_vec(), value(claim.id))],
+                    success: vec![delete(PYTHON_ETCD3_KEY)],
+                    failure: Vec::new(),
+                };
+                let success = vec![delete(&own.key), operation(Request::Transaction(give_back))];
+                assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
+                let deleted = |deleted| Some(Response::Delete(DeleteRangeResponse { deleted }));
+                let given_back = answer(true, vec![ResponseOp { response: deleted(1) }]);
+                let responses = [deleted(existed), Some(Response::Transaction(given_back))];
+                let responses = responses.map(|response| ResponseOp { response }).to_vec();
+                call.answer(&answer(true, responses));
+            };
+            let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+            assert_eq!(left.unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A sentinel key for each lease: a key that is attached to the lease and is watched.
+//!
+//! When the cluster deletes it, the lease has expired or was revoked. So one watch per lease is enough to
+//! learn this at once, however many claims are attached to the lease.
+
+use std::sync::Arc;
+
+use super::lease::Lease;
+use super::messages::{PutRequest, PutResponse, RangeRequest, RangeResponse};
+use super::{Shared, keys};
+use crate::error::Result;
+
+impl Shared {
+    /// Watches a lease in the background, and signals `session_lost` when the lease ends.
+    ///
+    /// The watch is for speed only: the next renewal would find an expired lease too.
+    pub(super) fn watch_lease(self: &Arc<Self>, lease: Lease) {
+        let shared = Arc::downgrade(self);
+        let key = keys::sentinel(self.prefix(), lease.id);
+        tokio::spawn(async move {
+            let put = PutRequest { key: key.clone(), value: Vec::new(), lease: lease.id };
+            let Some(mut read_at) = async { shared.upgrade()?.put_sentinel(put).await.ok() }.await else {
+                return;
+            };
+            loop {
+                let Some(subscription) =
+                    shared.upgrade().filter(|shared| shared.leases.find(lease.id).is_some()).map(|shared| {
+                        shared.watches.subscribe(&shared.connection, [(key.clone(), None)], read_at)
+                    })
+                else {
+                    return;
+                };
+                let changes = subscription.changes_within(lease.ttl()).await;
+                drop(subscription);
+                let Some(shared) = shared.upgrade() else { return };
+                let was_deleted = changes.is_some_and(|changes| !changes.deleted.is_empty());
+                let exists = if was_deleted { Ok((false, 0)) } else { shared.read_sentinel(&key).await };
+                match exists {
+                    Ok((true, revision)) => read_at = revision,
+                    Ok((false, _)) => {
+                        shared.lease_expired(lease.id);
+                        return;
+                    }
+                    // No answer proves nothing. The renewals of the claims decide whether the lease has
+                    // expired.
+                    Err(_) => tokio::time::sleep(shared.connection.config().timeout).await,
+                }
+            }
+        });
+    }
+
+    /// Records that the cluster has ended a lease, and signals `session_lost`, so that its claims are
+    /// checked.
+    pub(super) fn lease_expired(&self, lease: i64) {
+        self.leases.forget(lease);
+        self.session_lost.notify_one();
+    }
+
+    async fn put_sentinel(&self, put: PutRequest) -> Result<i64> {
+        let answer: PutResponse = self.connection.unary("/etcdserverpb.KV/Put", put).await?;
+        Ok(answer.header.map_or(0, |header| header.revision))
+    }
+
+    /// Whether a sentinel key exists, and the revision as of which that is so.
+    async fn read_sentinel(&self, key: &[u8]) -> Result<(bool, i64)> {
+        let request = RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() };
+        let answer: RangeResponse = self.connection.unary("/etcdserverpb.KV/Range", request).await?;
+        Ok((!answer.kvs.is_empty(), answer.header.map_or(0, |header| header.revision)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::stores::etcd::messages::{Event, KeyValue, WatchRequest, WatchResponse};
+    use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
+
+    const LEASE: i64 = 0x1f;
+    const SENTINEL: &[u8] = b"/locks/_glocks//1f";
+
+    /// A store with a lease whose sentinel key was put at revision 7.
+    async fn watched_lease() -> (Cluster, Arc<Shared>, Lease) {
+        let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        shared.leases.pretend(LEASE);
+        let lease = shared.leases.find(LEASE).unwrap();
+        shared.watch_lease(lease);
+        let (asked, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
+        assert_eq!(asked, PutRequest { key: SENTINEL.to_vec(), value: Vec::new(), lease: LEASE });
+        call.answer(&PutResponse { header: as_of(7) });
+        (cluster, shared, lease)
+    }
+
+    /// Checks that a request watches the sentinel key from this revision on; returns the id of the watch.
+    fn check_watch(request: WatchRequest, from: i64) -> i64 {
+        let create = created_watch(request);
+        assert_eq!((&create.key[..], create.start_revision), (SENTINEL, from));
+        create.watch_id
+    }
+
+    /// Expects a read of the sentinel key.
+    async fn expect_read(cluster: &mut Cluster) -> Call {
+        let (asked, call) = cluster.asked::<RangeRequest>("KV/Range").await;
+        assert_eq!(
+            asked,
+            RangeRequest { key: SENTINEL.to_vec(), keys_only: true, ..RangeRequest::default() }
+        );
+        call
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deletion_of_the_sentinel_key_ends_its_lease_at_once() {
+        let (mut cluster, shared, _) = watched_lease().await;
+        let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
+        let watch_id = check_watch(first, 8);
+        stream.say(&WatchResponse { header: as_of(7), watch_id, created: true, ..Default::default() });
+        assert!(cluster.is_idle().await);
+        assert!(shared.leases.find(LEASE).is_some());
+        let events = vec![Event::default()];
+        stream.say(&WatchResponse { header: as_of(9), watch_id, events, ..Default::default() });
+        soon(shared.session_lost.notified()).await;
+        assert_eq!(shared.leases.find(LEASE), None);
+        assert!(cluster.is_idle().await, "the deletion is proof: no read is needed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sentinel_key_is_read_once_per_lease_if_its_watch_is_silent() {
+        let (mut cluster, shared, lease) = watched_lease().await;
+        let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
+        check_watch(first, 8);
+        // Its claims renew it meanwhile.
+        tokio::time::advance(lease.ttl() - Duration::from_millis(1)).await;
+        shared.leases.forget(LEASE);
+        shared.leases.pretend(LEASE);
+        assert!(cluster.is_idle().await);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let kvs = vec![KeyValue { key: SENTINEL.to_vec(), ..KeyValue::default() }];
+        soon(expect_read(&mut cluster)).await.answer(&RangeResponse { header: as_of(20), kvs, more: false });
+        let again = async {
+            // The cancellation of the first watch comes first.
+            stream.request::<WatchRequest>().await;
+            check_watch(stream.request().await, 21)
+        };
+        soon(again).await;
+        assert!(shared.leases.find(LEASE).is_some());
+        tokio::time::advance(lease.ttl() - Duration::from_millis(1)).await;
+        shared.leases.forget(LEASE);
+        shared.leases.pretend(LEASE);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        soon(expect_read(&mut cluster))
+            .await
+            .answer(&RangeResponse { header: as_of(30), ..Default::default() });
+        soon(shared.session_lost.notified()).await;
+        assert_eq!(shared.leases.find(LEASE), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_the_cluster_ends_no_lease_and_the_sentinel_key_is_watched_again() {
+        let (mut cluster, shared, _) = watched_lease().await;
+        let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
+        let watch_id = check_watch(first, 8);
+        // Somebody wrote after the put and before the watch, so the deletion may have been missed.
+        stream.say(&WatchResponse { header: as_of(8), watch_id, created: true, ..Default::default() });
+        let refusal = tonic::Status::invalid_argument("it is confused");
+        soon(expect_read(&mut cluster)).await.fail(refusal);
+        assert!(cluster.is_idle().await);
+        assert!(shared.leases.find(LEASE).is_some());
+        tokio::time::advance(shared.connection.config().timeout).await;
+        let mut stream = stream;
+        soon(stream.request::<WatchRequest>()).await;
+        check_watch(soon(stream.request()).await, 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_has_expired_or_has_no_sentinel_key_is_not_watched() {
+        let (mut cluster, shared, _) = watched_lease().await;
+        shared.leases.forget(LEASE);
+        assert!(cluster.is_idle().await);
+        shared.leases.pretend(LEASE);
+        shared.watch_lease(shared.leases.find(LEASE).unwrap());
+        let (_, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
+        call.fail(tonic::Status::permission_denied("it may not be put"));
+        assert!(cluster.is_idle().await);
+        assert!(shared.leases.find(LEASE).is_some());
+    }
+}

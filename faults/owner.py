@@ -30,10 +30,9 @@ PULSE = 0.01
 MIN_PAUSE = 5_000
 #: Words of the core's texts for a loss, and the reasons that the checker knows.
 REASONS = {
-    "lease ran out": "expired",
-    "longest hold": "max_hold",
-    "max hold": "max_hold",
-    "store does not hold": "revoked",
+    "lease expired": "expired",
+    "max hold time": "max_hold",
+    "store has no such claim": "revoked",
 }
 
 

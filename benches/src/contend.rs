@@ -84,8 +84,8 @@ pub(crate) async fn ours(url: &str, name: &str, owners: usize, connections: usiz
     }
     (0..owners)
         .map(|owner| {
-            let lock = managers[owner % connections].mutex(name).expect("the name is valid");
-            Ours(lock.with_options(Options::default()).expect("the options are valid"))
+            let lock = managers[owner % connections].mutex(name);
+            Ours(lock.with_options(Options::default()))
         })
         .collect()
 }

@@ -51,7 +51,7 @@ pub(crate) async fn interleaved(port: u16, count: usize) -> Interleaved {
     let delete: String = load.expect("the server loads scripts");
     let manager =
         LockManager::connect(&format!("redis://127.0.0.1:{port}")).await.expect("the server is there");
-    let lock = manager.mutex("bench-pairs").expect("the name is valid");
+    let lock = manager.mutex("bench-pairs");
     let mut timed = Interleaved::default();
     // The first rows warm up.
     for row in 0..count / ROW + 20 {
@@ -116,7 +116,7 @@ pub(crate) async fn per_second(url: &str, tasks: usize, run: Duration) -> f64 {
     let began = Instant::now();
     let running: Vec<_> = (0..tasks)
         .map(|task| {
-            let lock = manager.mutex(format!("bench-task-{task}")).expect("the name is valid");
+            let lock = manager.mutex(format!("bench-task-{task}"));
             tokio::spawn(async move {
                 let mut done = 0_usize;
                 while began.elapsed() < run {

@@ -162,13 +162,12 @@ async fn record(port: u16, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let manager = LockManager::connect(&url).await.expect("the server is there");
     // The first pairs load the scripts. They are not among the requests that are sent again.
     for name in ["bench-warm-up"; 2] {
-        let guard =
-            manager.mutex(name).expect("the name is valid").acquire().await.expect("the lock is free");
+        let guard = manager.mutex(name).acquire().await.expect("the lock is free");
         guard.release().await.expect("the lock is held");
     }
     recorder.take();
     for pair in 0..count {
-        let lock = manager.mutex(format!("bench-raw-{pair}")).expect("the name is valid");
+        let lock = manager.mutex(format!("bench-raw-{pair}"));
         lock.acquire().await.expect("the lock is free").release().await.expect("the lock is held");
     }
     let requests = recorder.take();
@@ -185,7 +184,7 @@ pub(crate) async fn file() {
     let directory = std::path::Path::new("/tmp").join(format!("globallock-bench-{}", std::process::id()));
     let url = format!("file://{}", directory.display());
     let manager = LockManager::connect(&url).await.expect("the directory can be made");
-    let lock = manager.mutex("bench").expect("the name is valid");
+    let lock = manager.mutex("bench");
     let (mut plain, mut ours, mut ratios) = (Times::default(), Times::default(), Vec::new());
     for _ in 0..5 {
         let (mut plain_round, mut our_round) = (Times::default(), Times::default());

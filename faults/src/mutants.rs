@@ -103,21 +103,21 @@ impl Mutant {
             Bug::ForgetsRenewals => Some(Instant::now() + claim.lease),
             _ => grant.expires,
         };
-        ClaimStatus::Held(Grant { fencing_token, expires, ..grant })
+        ClaimStatus::Held(grant.with_fencing_token(fencing_token).with_expires(expires))
     }
 
     fn grant(&self, claim: &Claim) -> ClaimStatus {
         let fencing_token = u64::MAX / 4 + self.count_call();
-        ClaimStatus::Held(Grant {
-            fencing_token,
-            expires: Some(Instant::now() + claim.lease),
-            hold_ends: None,
-        })
+        ClaimStatus::Held(Grant::new(fencing_token).with_expires(Instant::now() + claim.lease))
     }
 }
 
 #[async_trait]
 impl Backend for Mutant {
+    fn address(&self) -> &str {
+        self.inner.address()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
@@ -134,7 +134,7 @@ impl Backend for Mutant {
         if status == ClaimStatus::Waiting && self.bug == Bug::GrantsNewestFirst {
             for other in others.into_iter().filter(|other| !other.held && other.id != Some(claim.id)) {
                 let (Some(id), permits) = (other.id, other.permits) else { continue };
-                let other = Claim { id, permits, ..claim.clone() };
+                let other = claim.clone().with_id(id).with_permits(permits);
                 self.inner.release(&other).await?;
                 self.inner.enqueue(&other).await?;
             }
@@ -171,7 +171,7 @@ impl Backend for Mutant {
                     let entries = self.inner.inspect(&claim.name).await.unwrap_or_default();
                     let mine = entries.into_iter().find(|entry| entry.id == Some(claim.id));
                     let fencing_token = mine.map_or(1, |entry| entry.fencing_token);
-                    let held = ClaimStatus::Held(Grant { fencing_token, expires: None, hold_ends: None });
+                    let held = ClaimStatus::Held(Grant::new(fencing_token));
                     answers.push(Ok(self.alter_status(claim, held)));
                 }
                 answers
@@ -215,7 +215,7 @@ impl Backend for Mutant {
             && let Some(next) = self.inner.inspect(&claim.name).await?.into_iter().next()
             && let Some(id) = next.id
         {
-            self.inner.release(&Claim { id, permits: next.permits, ..claim.clone() }).await?;
+            self.inner.release(&claim.clone().with_id(id).with_permits(next.permits)).await?;
         }
         match self.bug {
             Bug::GrantsToAll | Bug::TriesPassTheQueue => Ok(Release::Released),

@@ -34,8 +34,8 @@ async fn decided(seed: u64) -> Vec<Vec<(Kind, u32, Mode)>> {
     let memory = Memory::new();
     let mut owners = Vec::new();
     for owner in 0..2 {
-        let locks = Options { lease: Duration::from_millis(400), ..Options::default() };
-        let options = ManagerOptions { locks, ..ManagerOptions::default() };
+        let locks = Options::new().lease(Duration::from_millis(400));
+        let options = ManagerOptions::new().locks(locks);
         let manager = LockManager::with_backend(memory.clone(), options).unwrap();
         let plan = Plan { registers, ..plan(directory.path(), seed, owner) };
         owners.push(tokio::spawn(run_over(manager, plan, stop.clone())));

@@ -65,8 +65,8 @@ async fn use_store(directory: &Path, bug: Bug, connections: Connections, length:
     faults.write(&FaultEvent::Start { at: now(), store: name, seed: 0, lease: microseconds, terms, owed });
     let registers = registers::start(&directory.join("register.jsonl"), [127, 0, 0, 1].into()).await.unwrap();
     let manager = |backend: Arc<dyn Backend>, owner: u32| {
-        let locks = Options { lease: lease, ..Options::default() };
-        LockManager::with_backend(backend, ManagerOptions { locks, label: Some(format!("owner-{owner}")) })
+        let locks = Options::new().lease(lease);
+        LockManager::with_backend(backend, ManagerOptions::new().locks(locks).label(format!("owner-{owner}")))
             .unwrap()
     };
     let observer = run::observe(manager(store.clone(), 99), directory).unwrap();

@@ -124,7 +124,7 @@ def test_limits_losses_and_errors(redis_server, name):
         assert await lock.acquire()
         assert not await lockman.aio.lock(name, blocking=False).acquire()
         assert not await lockman.aio.lock(name, blocking_timeout=0.05).acquire()
-        assert "longest hold" in await lock.lost()
+        assert "max hold time" in await lock.lost()
         assert not lock.is_locked
         await lock.release()
         assert await lock.lost() is None

@@ -81,7 +81,7 @@ PROGRAMS = {
         event = lock.lost_event()
         lock.on_lost(reasons.append)
         assert lock.wait_lost(0.01) is None
-        assert "longest hold" in lock.wait_lost() and event.wait(5)
+        assert "max hold time" in lock.wait_lost() and event.wait(5)
         while not reasons:
             gevent.sleep(0.001)
         lock.release()

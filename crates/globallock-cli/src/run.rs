@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use globallock::internals::Address;
-use globallock::{Entry, Guard, Lock, LockManager, Loss, ManagerOptions, Options, Release};
+use globallock::{
+    Address, Entry, Guard, Lock, LockKind, LockManager, Loss, ManagerOptions, Name, Options, Release,
+};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
@@ -58,6 +59,7 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
     if url_is_argument && arguments.store.url_file.is_some() {
         return Err(Failure::Usage("give one of --url and --url-file".to_owned()));
     }
+    let name = Name::new(&arguments.name)?;
     let url = url(&arguments.store)?;
     let has_password = Address::parse(&url).is_ok_and(|address| address.password.is_some());
     if url_is_argument && has_password && !arguments.verbosity.quiet {
@@ -66,22 +68,14 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
              GLOBALLOCK_URL or a file for --url-file"
         );
     }
-    let locks = Options {
-        lease: arguments.lease,
-        max_hold: arguments.max_hold,
-        wait: arguments.wait,
-        ..Options::default()
-    };
-    let options = ManagerOptions { locks, label: Some(label(arguments)) };
+    let locks = Options::new().lease(arguments.lease).max_hold(arguments.max_hold).wait(arguments.wait);
+    let options = ManagerOptions::new().locks(locks).label(label(arguments));
     let manager = tokio::select! {
         manager = LockManager::connect_with(&url, options) => manager?,
         signal = signals.end() => return Err(Failure::Signal(signal as i32)),
     };
-    let acquired = match lock(&manager, arguments) {
-        Ok(lock) => acquire(&manager, &lock, arguments, &mut signals).await,
-        Err(failure) => Err(failure),
-    };
-    let status = match acquired {
+    let lock = manager.lock(&name, kind(arguments));
+    let status = match acquire(&manager, &lock, &name, arguments, &mut signals).await {
         Ok(guard) => hold(guard, arguments, &mut signals).await,
         Err(failure) => Err(failure),
     };
@@ -107,17 +101,18 @@ fn label(arguments: &Run) -> String {
     arguments.label.clone().unwrap_or_else(|| command().into_owned())
 }
 
-fn lock(manager: &LockManager, arguments: &Run) -> Result<Lock, Failure> {
-    Ok(match arguments.permits {
-        Some((count, capacity)) => manager.semaphore(&arguments.name, capacity)?.permits(count)?,
-        None if arguments.shared => manager.rwlock(&arguments.name)?.read(),
-        None => manager.mutex(&arguments.name)?,
-    })
+fn kind(arguments: &Run) -> LockKind {
+    match arguments.permits {
+        Some((count, capacity)) => LockKind::Permits { count, capacity },
+        None if arguments.shared => LockKind::Read,
+        None => LockKind::Mutex,
+    }
 }
 
 async fn acquire(
     manager: &LockManager,
     lock: &Lock,
+    name: &Name,
     arguments: &Run,
     signals: &mut Signals,
 ) -> Result<Guard, Failure> {
@@ -135,7 +130,7 @@ async fn acquire(
                 announced = true;
                 // The holder is shown as a convenience. An error of `inspect` must not end the wait.
                 let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-                say!("globallock: waiting for {}{}", lock.name(), described(&queue));
+                say!("globallock: waiting for {name}{}", described(&queue));
             }
         }
     };
@@ -143,9 +138,12 @@ async fn acquire(
         Ok(Some(guard)) => Ok(guard),
         Ok(None) => {
             let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-            Err(Failure::Taken(format!("{} is taken{}", lock.name(), described(&queue))))
+            Err(Failure::Taken(format!("{name} is taken{}", described(&queue))))
         }
-        Err(error @ globallock::Error::TimedOut { .. }) => Err(Failure::Taken(error.to_string())),
+        Err(error @ globallock::Error::TimedOut { .. }) => {
+            let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
+            Err(Failure::Taken(format!("{error}{}", described(&queue))))
+        }
         Err(error) => Err(error.into()),
     }
 }

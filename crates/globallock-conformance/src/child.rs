@@ -144,12 +144,9 @@ pub async fn run(arguments: &[String]) {
     let report = |report: &Report| println!("{}", serde_json::to_string(report).expect("it can be written"));
     let failed = |error: globallock::Error| report(&Report::Failed(error.to_string()));
     let span = |text: &String| duration::parse(text).expect("a span of time");
-    let options = globallock::Options {
-        lease: span(&arguments[3]),
-        max_hold: arguments.get(4).map(span),
-        ..globallock::Options::default()
-    };
-    let options = globallock::ManagerOptions { locks: options, label: Some("child".to_owned()) };
+    let options =
+        globallock::Options::default().lease(span(&arguments[3])).max_hold(arguments.get(4).map(span));
+    let options = globallock::ManagerOptions::new().locks(options).label("child");
     let acquired = async {
         let manager = globallock::LockManager::connect_with(&arguments[0], options).await?;
         let lock = crate::context::lock_of(&manager, &arguments[1], &arguments[2])?;

@@ -63,7 +63,7 @@ impl Context {
     /// Options with the case's lease.
     #[must_use]
     pub fn options(&self) -> Options {
-        Options { lease: self.lease(), ..Options::default() }
+        Options::new().lease(self.lease())
     }
 
     /// Opens a new connection to the store.
@@ -105,7 +105,7 @@ impl Context {
     }
 
     fn manager_with(&self, backend: Arc<dyn Backend>) -> LockManager {
-        let options = ManagerOptions { locks: self.options(), label: Some("case".to_owned()) };
+        let options = ManagerOptions::new().locks(self.options()).label("case");
         LockManager::with_backend(backend, options).expect("the options are good")
     }
 
@@ -119,25 +119,15 @@ impl Context {
     }
 
     /// The lock with this wait.
-    ///
-    /// # Panics
-    /// Never: the wait is valid.
     #[must_use]
     pub fn lock_with_wait(&self, manager: &LockManager, wait: Duration) -> Lock {
-        self.lock(manager)
-            .with_options(Options { wait: Some(wait), ..self.options() })
-            .expect("the options are good")
+        self.lock(manager).with_options(self.options().wait(Some(wait)))
     }
 
     /// The lock with this max hold time.
-    ///
-    /// # Panics
-    /// Never: the max hold time is valid.
     #[must_use]
     pub fn lock_with_max_hold(&self, manager: &LockManager, max_hold: Duration) -> Lock {
-        self.lock(manager)
-            .with_options(Options { max_hold: Some(max_hold), ..self.options() })
-            .expect("the options are good")
+        self.lock(manager).with_options(self.options().max_hold(Some(max_hold)))
     }
 
     /// Takes the lock with a short max hold time. The time is doubled until the machine is fast enough to
@@ -165,15 +155,14 @@ impl Context {
     /// Never: the name is good.
     #[must_use]
     pub fn claim(&self, number: u64, permits: Permits, wait_mode: WaitMode) -> Claim {
-        Claim {
-            id: ClaimId::new(u128::from(std::process::id()) << 40 | u128::from(number), number),
-            name: Name::new(&self.name).expect("the name is good"),
+        Claim::new(
+            ClaimId::new(u128::from(std::process::id()) << 40 | u128::from(number), number),
+            Name::new(&self.name).expect("the name is good"),
             permits,
-            wait_mode,
-            lease: self.lease(),
-            max_hold: None,
-            owner: "{\"label\":\"claim\"}".into(),
-        }
+        )
+        .with_wait_mode(wait_mode)
+        .with_lease(self.lease())
+        .with_owner("{\"label\":\"claim\"}")
     }
 
     /// The queue of this case's name.
@@ -221,21 +210,9 @@ impl Context {
 /// Makes a lock of a kind: `mutex`, `read`, `write`, or `K/N` for K of N permits of a semaphore.
 ///
 /// # Errors
-/// When the manager refuses the name or the numbers.
-///
-/// # Panics
 /// When the kind is not one of these.
 pub fn lock_of(manager: &LockManager, name: &str, kind: &str) -> Result<Lock> {
-    match kind {
-        "mutex" => manager.mutex(name),
-        "read" => Ok(manager.rwlock(name)?.read()),
-        "write" => Ok(manager.rwlock(name)?.write()),
-        permits => {
-            let (count, capacity) = permits.split_once('/').expect("permits are K/N");
-            let number = |text: &str| text.parse().expect("permits are numbers");
-            manager.semaphore(name, number(capacity))?.permits(number(count))
-        }
-    }
+    Ok(manager.lock(name, kind.parse()?))
 }
 
 /// Waits until `condition` is true, by polling it: for changes that no notification reports.

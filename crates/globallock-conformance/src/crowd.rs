@@ -180,7 +180,7 @@ impl Crowd {
         }
         let (killed, stalled) = (Instant::now(), self.stalls.total());
         step("all killed");
-        let lock = self.manager.mutex(&self.name).expect("a good name");
+        let lock = self.manager.mutex(&self.name);
         let newcomer = tokio::spawn(async move { lock.acquire().await });
         tokio::time::sleep_until((killed + self.lease / 2).into()).await;
         self.holders[1].release().await;
@@ -249,8 +249,8 @@ impl Crowd {
 }
 
 async fn manager(url: &str, lease: Duration) -> LockManager {
-    let locks = Options { lease, ..Options::default() };
-    let options = ManagerOptions { locks, ..ManagerOptions::default() };
+    let locks = Options::new().lease(lease);
+    let options = ManagerOptions::new().locks(locks);
     LockManager::connect_with(url, options).await.expect("the store answers")
 }
 
@@ -275,7 +275,7 @@ async fn use_unrelated(
     let running = Arc::new(AtomicBool::new(true));
     let goes_on = Arc::clone(&running);
     let manager = manager(&url, lease).await;
-    let lock = manager.mutex(format!("unrelated-{}", std::process::id())).expect("a good name");
+    let lock = manager.mutex(format!("unrelated-{}", std::process::id()));
     let task = tokio::spawn(async move {
         let mut rounds = 0;
         while goes_on.load(Ordering::SeqCst) {

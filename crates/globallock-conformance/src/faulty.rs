@@ -187,6 +187,10 @@ fn failure() -> Error {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl Backend for Faulty {
+    fn address(&self) -> &str {
+        self.inner.address()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }

@@ -37,8 +37,8 @@ pub async fn connect(url: &str) -> Result<LockManager> {
 /// # Cancel safety
 /// A dropped call leaves nothing behind.
 pub async fn connect_for(url: &str, lease: Duration) -> Result<LockManager> {
-    let locks = Options { lease, ..Options::default() };
-    LockManager::connect_with(url, ManagerOptions { locks, ..ManagerOptions::default() }).await
+    let locks = Options::new().lease(lease);
+    LockManager::connect_with(url, ManagerOptions::new().locks(locks)).await
 }
 
 /// A lease that does not expire in a test, however busy the machine is.
@@ -108,7 +108,7 @@ pub async fn queue_is(manager: &LockManager, name: &str, held: usize, waiting: u
 /// When the name is bad.
 #[must_use]
 pub fn waits(manager: &LockManager, name: &str) -> JoinHandle<Result<Guard>> {
-    let lock = manager.mutex(name).expect("a good name");
+    let lock = manager.mutex(name);
     tokio::spawn(async move { lock.acquire().await })
 }
 
@@ -208,7 +208,7 @@ impl Turns {
         let mut turns = Turns { owners: JoinSet::new(), stop: Arc::default(), count: Arc::default() };
         for number in 0..owners {
             let manager = manager(url).await;
-            let lock = manager.mutex(name).expect("a good name");
+            let lock = manager.mutex(name);
             let (stop, count) = (Arc::clone(&turns.stop), Arc::clone(&turns.count));
             turns.owners.spawn(async move {
                 let mut times = Vec::new();

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus, WaitMode};
+use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus};
 use globallock::queue::{MAX_CAPACITY, Permits};
 use globallock::{Name, Owner};
 
@@ -34,14 +34,15 @@ pub fn claims() -> Vec<Claim> {
     let owner = Owner { host: "db1".to_owned(), pid: Some(12), label: Some("report \"é\"".to_owned()) };
     (1..)
         .zip(wanted)
-        .map(|(number, (name, (count, capacity), max_hold))| Claim {
-            id: ClaimId::new(MANAGER, number),
-            name: Name::new(name).expect("a good name"),
-            permits: Permits { count, capacity },
-            wait_mode: WaitMode::Wait,
-            lease: LEASE,
-            max_hold: max_hold.map(Duration::from_secs),
-            owner: if number % 2 == 1 { owner.to_text().into() } else { "".into() },
+        .map(|(number, (name, (count, capacity), max_hold))| {
+            Claim::new(
+                ClaimId::new(MANAGER, number),
+                Name::new(name).expect("a good name"),
+                Permits::new(count, capacity),
+            )
+            .with_lease(LEASE)
+            .with_max_hold(max_hold.map(Duration::from_secs))
+            .with_owner(if number % 2 == 1 { owner.to_text() } else { String::new() })
         })
         .collect()
 }

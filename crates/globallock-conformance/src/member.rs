@@ -169,13 +169,13 @@ pub async fn run(arguments: &[String]) {
 async fn serve(config: &MemberConfig, mut orders: BoxStream<'_, Order>, report: impl Fn(Report)) {
     // The waiters all ask at once, so a request may have to wait long for its turn. Speed is not tested here.
     let store_timeout = Some(Duration::from_secs(60));
-    let locks = Options { lease: config.lease, store_timeout, ..Options::default() };
-    let options = ManagerOptions { locks, label: Some(config.label.clone()) };
+    let locks = Options::new().lease(config.lease).store_timeout(store_timeout);
+    let options = ManagerOptions::new().locks(locks).label(config.label.clone());
     let manager = match LockManager::connect_with(&config.url, options).await {
         Ok(manager) => manager,
         Err(error) => return report(Report::Failed(error.to_string())),
     };
-    let lock = manager.mutex(&config.name).expect("a good name");
+    let lock = manager.mutex(&config.name);
     report(Report::Asking);
     let mut waiting: JoinSet<globallock::Result<Guard>> = JoinSet::new();
     let mut held: Option<Guard> = None;

@@ -227,15 +227,13 @@ fn take_all_out(store: Arc<Memory>) -> impl Fn(Name) -> futures_util::future::Bo
         let store = Arc::clone(&store);
         Box::pin(async move {
             for entry in store.inspect(&name).await.expect("memory answers").into_iter().rev() {
-                let claim = globallock::backend::Claim {
-                    id: entry.id.expect("the claim is ours"),
-                    name: name.clone(),
-                    permits: entry.permits,
-                    wait_mode: globallock::backend::WaitMode::Try,
-                    lease: std::time::Duration::from_secs(1),
-                    max_hold: None,
-                    owner: "".into(),
-                };
+                let claim = globallock::backend::Claim::new(
+                    entry.id.expect("the claim is ours"),
+                    name.clone(),
+                    entry.permits,
+                )
+                .with_wait_mode(globallock::backend::WaitMode::Try)
+                .with_lease(std::time::Duration::from_secs(1));
                 store.release(&claim).await.expect("memory answers");
             }
         })

@@ -1,4 +1,4 @@
-//! What is the file store's own: its directory, its limits, and the processes of one host.
+//! What only the file store has: its directory, its limits, and the processes of one host.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -21,13 +21,13 @@ fn url(directory: &Path) -> String {
 }
 
 async fn manager(directory: &Path) -> LockManager {
-    let locks = Options { lease: std::time::Duration::from_secs(1), ..Options::default() };
-    let options = ManagerOptions { locks, ..ManagerOptions::default() };
+    let locks = Options::new().lease(std::time::Duration::from_secs(1));
+    let options = ManagerOptions::new().locks(locks);
     LockManager::connect_with(&url(directory), options).await.expect("the directory is fit")
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_serve_is_refused_with_the_remedy() {
+async fn a_directory_that_cannot_be_used_is_refused_with_the_remedy() {
     let place = TempDir::new().unwrap();
     let plain = place.path().join("plain");
     fs::write(&plain, "text").unwrap();
@@ -50,10 +50,10 @@ async fn a_directory_that_cannot_serve_is_refused_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn the_directory_is_private_unless_it_was_shared() {
+async fn the_directory_is_private_unless_it_is_shared() {
     let place = TempDir::new().unwrap();
     let private = place.path().join("private");
-    let guard = manager(&private).await.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager(&private).await.mutex("a").acquire().await.unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let claim = |directory: &Path| fs::read_dir(directory.join("a")).unwrap().next().unwrap().unwrap().path();
     assert_eq!([mode(&private), mode(&private.join("a")), mode(&claim(&private))], [0o700, 0o700, 0o600]);
@@ -61,16 +61,16 @@ async fn the_directory_is_private_unless_it_was_shared() {
     let shared = place.path().join("shared");
     fs::create_dir(&shared).unwrap();
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
-    let _guard = manager(&shared).await.mutex("a").unwrap().acquire().await.unwrap();
+    let _guard = manager(&shared).await.mutex("a").acquire().await.unwrap();
     assert_eq!([mode(&shared.join("a")), mode(&claim(&shared))], [0o777, 0o666]);
     assert_eq!(mode(&shared.join(".fence")), 0o666);
 }
 
 #[tokio::test]
-async fn tokens_rise_over_a_lost_or_damaged_counter() {
+async fn fencing_tokens_rise_after_the_counter_is_lost_or_damaged() {
     let place = TempDir::new().unwrap();
     let manager = manager(place.path()).await;
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     let mut last = 0;
     let counter = place.path().join(".fence");
     for damage in [None, Some(""), Some("garbage"), Some("00000000000000000007"), None] {
@@ -89,54 +89,54 @@ async fn tokens_rise_over_a_lost_or_damaged_counter() {
 }
 
 #[tokio::test]
-async fn files_that_are_no_claims_are_left_alone() {
+async fn files_that_are_no_claims_are_kept() {
     let place = TempDir::new().unwrap();
     let manager = manager(place.path()).await;
     fs::create_dir(place.path().join("a")).unwrap();
     let stray = place.path().join("a/README");
     fs::write(&stray, "mine").unwrap();
-    manager.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    manager.mutex("a").acquire().await.unwrap().release().await.unwrap();
     assert_eq!(fs::read_to_string(stray).unwrap(), "mine");
 }
 
-/// An operator, or a cleaner of temporary files, deletes what is there, again and again.
+/// An operator or a cleaner of temporary files deletes the lock's directory again and again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_that_are_deleted_meanwhile_are_made_again() {
+async fn files_that_are_deleted_meanwhile_are_created_again() {
     let place = TempDir::new().unwrap();
     let directory = place.path().join("locks");
     let manager = manager(&directory).await;
-    let (goes_on, path) = (Arc::new(AtomicBool::new(true)), directory.join("a"));
-    let go_on = Arc::clone(&goes_on);
+    let (running, path) = (Arc::new(AtomicBool::new(true)), directory.join("a"));
+    let run = Arc::clone(&running);
     let deletes = std::thread::spawn(move || {
         let mut deleted = 0;
-        while go_on.load(Ordering::SeqCst) {
+        while run.load(Ordering::SeqCst) {
             deleted += u32::from(fs::remove_dir_all(&path).is_ok());
-            // Now and then, at any moment of those that use it.
+            // At a random moment of the acquires and releases below.
             std::thread::sleep(std::time::Duration::from_micros(500));
         }
         deleted
     });
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     let acquired = async {
         for _ in 0..3000 {
-            // What is deleted while it is held is lost, and its release finds nothing.
+            // A claim whose file is deleted while it is held is lost, and its release finds nothing.
             let guard = lock.acquire().await.expect("it is granted");
             guard.release().await.expect("it is released");
         }
     };
     let ended = tokio::time::timeout(LIMIT, AssertUnwindSafe(acquired).catch_unwind()).await;
-    goes_on.store(false, Ordering::SeqCst);
-    assert!(deletes.join().unwrap() > 100, "it is deleted meanwhile");
-    assert!(ended.expect("it is granted in the end").is_ok(), "no files to be found is no refusal");
+    running.store(false, Ordering::SeqCst);
+    assert!(deletes.join().unwrap() > 100, "the directory is deleted meanwhile");
+    assert!(ended.expect("it is granted in the end").is_ok(), "a missing file is not refused");
 }
 
 #[tokio::test]
-async fn claims_of_the_dead_are_swept_away() {
+async fn claims_of_dead_owners_are_removed() {
     let place = TempDir::new().unwrap();
     let manager = manager(place.path()).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     let claim = fs::read_dir(place.path().join("a")).unwrap().next().unwrap().unwrap().path();
-    // What a killed owner leaves: its file, in front of all others, which nobody has open.
+    // What a killed owner leaves: its file, which nobody has open. It is in front of all others.
     let file = claim.file_name().unwrap().to_str().unwrap();
     let (_, permits) = file.split_at(20 + 1 + 32);
     let dead = claim.with_file_name(format!("{:020}.{}{permits}", guard.fencing_token() - 1, "0".repeat(32)));
@@ -145,32 +145,32 @@ async fn claims_of_the_dead_are_swept_away() {
 }
 
 #[tokio::test]
-async fn a_section_that_somebody_never_leaves_is_told() {
+async fn a_critical_section_that_stays_busy_is_reported() {
     let place = TempDir::new().unwrap();
     let manager = manager(place.path()).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     let directory = fs::File::open(place.path().join("a")).unwrap();
     flock(&directory, FlockOperation::LockExclusive).unwrap();
-    let short = Options { wait: Some(std::time::Duration::from_secs(6)), ..manager_options() };
-    let refused = manager.mutex("a").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();
+    let short = manager_options().wait(Some(std::time::Duration::from_secs(6)));
+    let refused = manager.mutex("a").with_options(short).acquire().await.unwrap_err();
     assert!(refused.is_unavailable(), "{refused:?}");
     assert!(refused.to_string().contains("fuser -v"), "{refused}");
-    assert!(guard.is_held(), "what is held is renewed without the section");
+    assert!(guard.is_held(), "a held lock is renewed without the critical section");
     drop(directory);
     guard.release().await.unwrap();
-    assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
+    assert!(manager.mutex("a").try_acquire().await.unwrap().is_some());
 }
 
 fn manager_options() -> Options {
-    Options { store_timeout: Some(std::time::Duration::from_secs(3)), ..Options::default() }
+    Options::new().store_timeout(Some(std::time::Duration::from_secs(3)))
 }
 
 #[tokio::test]
-async fn a_directory_that_was_deleted_is_told_and_made_again() {
+async fn a_deleted_directory_is_a_loss_and_is_created_again() {
     let place = TempDir::new().unwrap();
     let directory = place.path().join("locks");
     let manager = manager(&directory).await;
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     let guard = lock.acquire().await.unwrap();
     fs::remove_dir_all(&directory).unwrap();
     assert_eq!(guard.lost().await, Loss::Revoked);
@@ -179,7 +179,7 @@ async fn a_directory_that_was_deleted_is_told_and_made_again() {
 }
 
 #[tokio::test]
-async fn a_process_without_free_files_is_told() {
+async fn a_process_at_its_limit_of_open_files_gets_an_error_that_says_so() {
     let place = TempDir::new().unwrap();
     let program = env!("CARGO_BIN_EXE_globallock-child");
     let script = format!("ulimit -n 9; exec {program} {} a mutex 1s", url(place.path()));
@@ -187,11 +187,11 @@ async fn a_process_without_free_files_is_told() {
     let told =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(told.contains("limit of open files") || told.contains("Too many open files"), "{told}");
-    assert!(manager(place.path()).await.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
+    assert!(manager(place.path()).await.mutex("a").try_acquire().await.unwrap().is_some());
 }
 
 #[tokio::test]
-async fn eight_processes_take_turns_without_an_overlap() {
+async fn eight_processes_take_turns_and_never_overlap() {
     let place = TempDir::new().unwrap();
     let directory = place.path().join("locks");
     let mut fleet = Fleet::new();
@@ -200,11 +200,11 @@ async fn eight_processes_take_turns_without_an_overlap() {
     }
     let all = fleet.finish();
     let (fewest, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
-    assert!(*fewest > 0 && most <= &(fewest * 2), "those who wait in order have as many turns: {all:?}");
-    eventually("nothing stays", async || !directory.join("a").exists()).await;
+    assert!(*fewest > 0 && most <= &(fewest * 2), "waiters in order have as many turns: {all:?}");
+    eventually("no file is left", async || !directory.join("a").exists()).await;
 }
 
-/// All files below the directory, in order, with what they hold; the moments in their names are masked.
+/// All files below the directory, sorted, with their contents. The moments in their names are masked.
 fn dump(directory: &Path, below: &str) -> String {
     let mut written = String::new();
     let mut entries: Vec<_> =
@@ -227,7 +227,7 @@ fn dump(directory: &Path, below: &str) -> String {
 }
 
 #[tokio::test]
-async fn files_and_what_they_hold_are_as_they_always_were() {
+async fn the_names_and_contents_of_files_are_unchanged() {
     let place = TempDir::new().unwrap();
     let directory = place.path().join("locks");
     let backend = globallock::connect_backend(&url(&directory)).await.unwrap();

@@ -77,15 +77,15 @@ impl Mutant {
     fn altered_status(&self, claim: &Claim, status: ClaimStatus) -> ClaimStatus {
         match (self.fault, status) {
             (Fault::RepeatsTokens, ClaimStatus::Held(grant)) => {
-                ClaimStatus::Held(Grant { fencing_token: 7, ..grant })
+                ClaimStatus::Held(grant.with_fencing_token(7))
             }
             (Fault::PromisesTooLong, ClaimStatus::Held(grant)) => {
                 let expires = grant.expires.map(|expires| expires + claim.lease);
-                ClaimStatus::Held(Grant { expires, ..grant })
+                ClaimStatus::Held(grant.with_expires(expires))
             }
             (Fault::ShortensMaxHold, ClaimStatus::Held(grant)) => {
                 let cut = claim.max_hold.unwrap_or_default() / 4;
-                ClaimStatus::Held(Grant { hold_ends: grant.hold_ends.map(|end| end - cut), ..grant })
+                ClaimStatus::Held(grant.with_hold_ends(grant.hold_ends.map(|end| end - cut)))
             }
             (Fault::KeepsRefusedTries, ClaimStatus::Waiting) if claim.wait_mode == WaitMode::Try => {
                 ClaimStatus::Gone
@@ -97,6 +97,10 @@ impl Mutant {
 
 #[async_trait]
 impl Backend for Mutant {
+    fn address(&self) -> &str {
+        self.inner.address()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
@@ -105,7 +109,7 @@ impl Backend for Mutant {
         let status = self.inner.enqueue(&self.altered_claim(claim)).await?;
         if self.fault == Fault::GrantsToAll {
             let fencing_token = self.enqueued.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
-            return Ok(ClaimStatus::Held(Grant { fencing_token, expires: None, hold_ends: None }));
+            return Ok(ClaimStatus::Held(Grant::new(fencing_token)));
         }
         Ok(self.altered_status(claim, status))
     }
@@ -122,12 +126,10 @@ impl Backend for Mutant {
         let seen: Vec<_> = claims.iter().map(|claim| Arc::new(self.altered_claim(claim))).collect();
         let answers = self.inner.renew(&seen).await;
         let altered = claims.iter().zip(answers).map(|(claim, answer)| match (self.fault, answer?) {
-            (Fault::Revives, ClaimStatus::Gone) => {
-                Ok(ClaimStatus::Held(Grant { fencing_token: 1, expires: None, hold_ends: None }))
-            }
+            (Fault::Revives, ClaimStatus::Gone) => Ok(ClaimStatus::Held(Grant::new(1))),
             (Fault::RestartsMaxHold, ClaimStatus::Held(grant)) => {
                 let hold_ends = claim.max_hold.map(|hold| Instant::now() + hold);
-                Ok(ClaimStatus::Held(Grant { hold_ends, ..grant }))
+                Ok(ClaimStatus::Held(grant.with_hold_ends(hold_ends)))
             }
             (_, status) => Ok(self.altered_status(claim, status)),
         });
@@ -141,7 +143,7 @@ impl Backend for Mutant {
         let release = self.inner.release(&self.altered_claim(claim)).await?;
         if self.fault == Fault::ReleasesOthers && release == Release::NotHeld {
             for entry in self.inner.inspect(&claim.name).await? {
-                self.inner.release(&Claim { id: entry.id.unwrap(), ..claim.clone() }).await?;
+                self.inner.release(&claim.clone().with_id(entry.id.unwrap())).await?;
             }
         }
         Ok(release)

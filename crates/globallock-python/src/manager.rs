@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt;
-use globallock::{Error, Lock, LockManager, ManagerOptions, Options, Result};
+use globallock::{Error, Lock, LockKind, LockManager, ManagerOptions, Options, Result};
 use pyo3::prelude::*;
 use tokio::sync::OnceCell;
 
@@ -54,22 +54,19 @@ fn seconds(option: &str, value: f64) -> PyResult<Duration> {
 impl LockRequest {
     fn options(&self, defaults: &Options) -> PyResult<Options> {
         let optional = |option, value: Option<f64>| value.map(|value| seconds(option, value)).transpose();
-        Ok(Options {
-            lease: optional("the lease", self.lease)?.unwrap_or(defaults.lease),
-            max_hold: optional("the max hold time", self.max_hold)?,
-            wait: optional("the wait", self.wait)?,
-            ..defaults.clone()
-        })
+        Ok(defaults
+            .clone()
+            .lease(optional("the lease", self.lease)?.unwrap_or(defaults.lease))
+            .max_hold(optional("the max hold time", self.max_hold)?)
+            .wait(optional("the wait", self.wait)?))
     }
 
     fn lock(&self, manager: &LockManager, options: Options) -> Result<Lock> {
-        let lock = match self.kind.as_str() {
-            "read" => manager.rwlock(&self.name)?.read(),
-            "write" => manager.rwlock(&self.name)?.write(),
-            "permits" => manager.semaphore(&self.name, self.capacity)?.permits(self.permits)?,
-            _ => manager.mutex(&self.name)?,
+        let kind = match self.kind.as_str() {
+            "permits" => LockKind::Permits { count: self.permits, capacity: self.capacity },
+            kind => kind.parse()?,
         };
-        lock.with_options(options)
+        Ok(manager.lock(&self.name, kind).with_options(options))
     }
 }
 
@@ -85,11 +82,8 @@ async fn acquire(
         let manager = connected.manager(&url, defaults).await?;
         let lock = request.lock(manager, options)?;
         match lock.options().wait {
-            Some(Duration::ZERO) => lock.try_acquire().await,
-            _ => match lock.acquire().await {
-                Err(Error::TimedOut { .. }) => Ok(None),
-                acquired => acquired.map(Some),
-            },
+            Some(wait) => lock.try_acquire_for(wait).await,
+            None => lock.acquire().await.map(Some),
         }
     };
     match acquired.await {
@@ -177,8 +171,9 @@ impl Manager {
     /// Keeps the address of a store; the first request connects.
     #[new]
     fn new(url: String, lease: f64, label: Option<String>) -> PyResult<Self> {
-        let locks = Options { lease: seconds("the lease", lease)?, ..Options::default() };
-        let options = ManagerOptions { locks, label };
+        let locks = Options::new().lease(seconds("the lease", lease)?);
+        let options = ManagerOptions::new().locks(locks);
+        let options = label.into_iter().fold(options, ManagerOptions::label);
         Ok(Manager { url, options, connected: ArcSwapOption::empty() })
     }
 

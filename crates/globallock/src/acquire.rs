@@ -1,4 +1,4 @@
-//! Getting a lock: asking, waiting, giving up, and never leaving a claim behind.
+//! Acquiring a lock: asking the store, waiting, giving up, and never leaving a claim behind.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::context::{Context, Request};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::hold::{Hold, Phase};
-use crate::sync::{now, sleep_until, timeout_at};
+use crate::sync::{Backoff, now, sleep_until, sleep_until_some, timeout_at};
 use crate::turns::Turn;
 
 /// The bounds of the pause between two tries of a store that failed to answer.
@@ -35,16 +35,17 @@ impl Acquired {
 /// Asks for a lock, and waits for it if the request says so.
 pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Result<Acquired> {
     let started = now();
-    let waits = request.wait_mode == WaitMode::Wait;
+    let wait = request.options.wait.filter(|_| request.wait_mode == WaitMode::Wait);
+    let store_timeout = request.options.silence_limit();
     let mut asking = Asking {
         context,
-        hold: Hold::new(context.claim(&request)?),
+        hold: Hold::new(context.claim(request)?, context.observers.clone(), started),
         started,
-        limit: request.options.wait.filter(|_| waits).map(|wait| started + wait),
-        store_timeout: request.options.store_timeout(),
+        limit: wait.map(|wait| started + wait),
+        store_timeout,
         silent_since: None,
         failure: None,
-        pause: RETRY.0,
+        backoff: Backoff::new(RETRY),
         tracked: false,
         armed: true,
     };
@@ -59,7 +60,7 @@ pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Res
     }
 }
 
-/// What came of asking the store and of the wait that followed.
+/// What came of asking the store, and of the wait that followed.
 enum Asked {
     Granted,
     Refused,
@@ -67,21 +68,21 @@ enum Asked {
     Again,
 }
 
-/// A claim on its way to be granted. Dropped on the way, it takes the claim out of the queue in the background: armed
-/// before the first request is sent, since from then on the store may have the claim.
+/// A claim that is being acquired. If it is dropped before the grant, it takes the claim out of the queue in
+/// the background. It is armed before the first request, because from then on the store may have the claim.
 struct Asking<'a> {
     context: &'a Arc<Context>,
     hold: Arc<Hold>,
     started: Instant,
-    /// When the wait is over.
+    /// When the wait ends.
     limit: Option<Instant>,
     /// How long the store may be silent.
     store_timeout: Duration,
     /// Since when the store has failed to answer.
     silent_since: Option<Instant>,
-    /// How it failed to: what the user is told if it stays silent.
+    /// The error of the last try: what the user is told if the store stays silent.
     failure: Option<Error>,
-    pause: Duration,
+    backoff: Backoff,
     tracked: bool,
     armed: bool,
 }
@@ -89,8 +90,9 @@ struct Asking<'a> {
 impl<'a> Asking<'a> {
     /// Asks the store where the claim stands, and if it waits, waits until that may have changed.
     async fn ask(&mut self) -> Result<Asked> {
-        // Granted by a renewal and lost again before this task ran: joining anew would hold it for nobody. What an earlier
-        // request may have done since is undone.
+        // A renewal granted this claim, and it was lost before this task ran. The lost guard is returned
+        // rather than the claim enqueued again, because nobody would own what it then holds. The release also
+        // undoes a request that is still on its way.
         if let Phase::Lost(_) = self.hold.phase() {
             self.context.release_in_background(&self.hold);
             return Ok(Asked::Granted);
@@ -105,6 +107,7 @@ impl<'a> Asking<'a> {
             }
             Err(_) => Err(self.failure.take().unwrap_or_else(|| self.silence(asked_at))),
         };
+        self.context.health.note(&answer);
         if answer.is_ok() {
             turn.answered();
         }
@@ -116,24 +119,26 @@ impl<'a> Asking<'a> {
             }
             Ok(ClaimStatus::Gone) if self.hold.claim.wait_mode == WaitMode::Try => {
                 self.armed = false;
+                self.hold.give_up(now());
                 Ok(Asked::Refused)
             }
             Ok(ClaimStatus::Waiting) => {
                 self.silent_since = None;
-                self.pause = RETRY.0;
+                self.backoff.reset();
                 if !self.tracked {
+                    self.hold.tell_waiting();
                     self.track();
                 }
                 self.wait().await
             }
-            // Granted so long ago that it is over again, or dropped while it was on its way.
+            // The grant had expired when its answer arrived, or the store dropped the claim meanwhile.
             Ok(ClaimStatus::Held(_) | ClaimStatus::Gone) => self.retry(asked_at, None).await,
             Err(error) if error.is_retryable() => self.retry(asked_at, Some(error)).await,
             Err(error) => Err(error),
         }
     }
 
-    /// Waits for its turn to ask; `None` when the time to wait has ended.
+    /// Waits for its turn to ask the store; `None` when the wait has ended.
     async fn turn(&mut self) -> Result<Option<Turn<'a>>> {
         if let Some(turn) = self.context.turns.try_take() {
             return Ok(Some(turn));
@@ -157,12 +162,13 @@ impl<'a> Asking<'a> {
         if self.limit.is_some_and(|limit| limit <= now()) && self.is_answered() {
             return Ok(None);
         }
-        // Whoever had the turn before may have given up on a silent store.
+        // Turns also become free when other claims give up on a silent store.
         if self.turn_ends(since) <= now() {
             return Err(self.silence(since));
         }
         self.silent_since = if self.context.turns.heard() > since {
-            // It answered others, and was not asked for this claim meanwhile.
+            // The store answered other claims, and was not asked for this one meanwhile: that time was no
+            // silence.
             let waited = now().duration_since(since);
             self.silent_since.map(|silent| silent + waited)
         } else {
@@ -171,13 +177,13 @@ impl<'a> Asking<'a> {
         Ok(turn)
     }
 
-    /// Whether the store has answered since the claim was asked for, it or another.
+    /// Whether the store has answered anything since the lock was asked for, about this claim or another.
     fn is_answered(&self) -> bool {
         self.tracked || self.context.turns.heard() > self.started
     }
 
-    /// Until when a claim that has waited for its turn since then goes on waiting: a store that answers others is not
-    /// silent, however many of them there are.
+    /// When a claim that has waited for its turn since `since` gives up: a store that answers other claims is
+    /// not silent, however many of them there are.
     fn turn_ends(&self, since: Instant) -> Instant {
         let given_up = self.context.turns.heard().max(since) + self.store_timeout;
         self.limit.map_or(given_up, |limit| limit.min(given_up))
@@ -186,10 +192,6 @@ impl<'a> Asking<'a> {
     /// Waits in the queue.
     async fn wait(&mut self) -> Result<Asked> {
         let mut closed = self.context.subscribe_closed();
-        let limit = async |limit: Option<Instant>| match limit {
-            Some(limit) => sleep_until(limit.into()).await,
-            None => std::future::pending().await,
-        };
         loop {
             let changed = tokio::select! {
                 biased;
@@ -197,7 +199,7 @@ impl<'a> Asking<'a> {
                     return Ok(if granted { Asked::Granted } else { Asked::Again });
                 }
                 changed = self.context.backend.wait_for_change(&self.hold.claim) => changed,
-                () = limit(self.limit) => return Ok(Asked::TimedOut),
+                () = sleep_until_some(self.limit) => return Ok(Asked::TimedOut),
                 _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             };
             match changed {
@@ -213,8 +215,8 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Pauses before the next try, unless the time for tries is over: after an `error` with the patience, and after an
-    /// answer with the waiting limit alone, since a store that answers is not silent.
+    /// Pauses before the next try, unless the time for tries has ended: that is the store timeout after an
+    /// `error`, and the wait alone after an answer, because a store that answers is not silent.
     async fn retry(&mut self, asked_at: Instant, error: Option<Error>) -> Result<Asked> {
         let give_up = if error.is_some() {
             self.silent_since.get_or_insert(asked_at);
@@ -223,17 +225,16 @@ impl<'a> Asking<'a> {
             self.silent_since = None;
             self.limit
         };
-        let next = now() + self.pause;
+        let next = now() + self.backoff.pause();
         if give_up.is_some_and(|give_up| next >= give_up) {
             return error.map_or(Ok(Asked::TimedOut), Err);
         }
         self.failure = error;
-        self.pause = (self.pause * 2).min(RETRY.1);
         sleep_until(next.into()).await;
         Ok(Asked::Again)
     }
 
-    /// When a store that stays silent from `now` on has used up all patience.
+    /// When a store that stays silent from `now` on has been silent for the store timeout.
     fn give_up(&self, now: Instant) -> Instant {
         let given_up = self.silent_since.unwrap_or(now) + self.store_timeout;
         self.limit.map_or(given_up, |limit| limit.min(given_up))
@@ -241,7 +242,7 @@ impl<'a> Asking<'a> {
 
     fn silence(&self, asked_at: Instant) -> Error {
         let waited = now().duration_since(asked_at);
-        Error::unavailable(self.context.backend.capabilities().kind, format!("no answer within {waited:.1?}"))
+        Error::unavailable(self.context.backend.address(), format!("no answer within {waited:.1?}"))
     }
 
     fn track(&mut self) {
@@ -258,7 +259,8 @@ impl<'a> Asking<'a> {
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
         if self.armed {
-            // The departure first: whoever closes the manager finds the claim waiting or leaving.
+            // The release is started first, so that a manager that is being closed finds the claim either
+            // waiting or under release.
             self.context.release_in_background(&self.hold);
             self.hold.finish(now());
             if self.tracked {

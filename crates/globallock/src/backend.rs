@@ -12,6 +12,9 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::Permits;
 
+/// The lease of claims whose owner asks for no other.
+pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
+
 /// Who a claim is, in every store: 128 bits, of which the first 80 are the manager's and random.
 ///
 /// Chosen before the first request, which is what lets every request be repeated with the effect of once.
@@ -55,7 +58,9 @@ impl Debug for ClaimId {
     }
 }
 
-/// What a claim does when there is no room for it.
+/// What a claim does when it does not fit.
+///
+/// Exhaustive on purpose: a store must decide about each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WaitMode {
     /// It waits in the queue.
@@ -66,6 +71,7 @@ pub enum WaitMode {
 
 /// One party's place in the queue of one name. Everything that a store is told of it.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Claim {
     /// Who the claim is.
     pub id: ClaimId,
@@ -83,35 +89,119 @@ pub struct Claim {
     pub owner: Arc<str>,
 }
 
+impl Claim {
+    /// A claim that waits, with a lease of 10 s, no max hold time and no owner: the methods below set these.
+    #[must_use]
+    pub fn new(id: ClaimId, name: Name, permits: Permits) -> Self {
+        Claim {
+            id,
+            name,
+            permits,
+            wait_mode: WaitMode::Wait,
+            lease: DEFAULT_LEASE,
+            max_hold: None,
+            owner: Arc::from(""),
+        }
+    }
+
+    /// Sets [`Claim::id`].
+    #[must_use]
+    pub fn with_id(self, id: ClaimId) -> Self {
+        Claim { id, ..self }
+    }
+
+    /// Sets [`Claim::permits`].
+    #[must_use]
+    pub fn with_permits(self, permits: Permits) -> Self {
+        Claim { permits, ..self }
+    }
+
+    /// Sets [`Claim::wait_mode`].
+    #[must_use]
+    pub fn with_wait_mode(self, wait_mode: WaitMode) -> Self {
+        Claim { wait_mode, ..self }
+    }
+
+    /// Sets [`Claim::lease`].
+    #[must_use]
+    pub fn with_lease(self, lease: Duration) -> Self {
+        Claim { lease, ..self }
+    }
+
+    /// Sets [`Claim::max_hold`].
+    #[must_use]
+    pub fn with_max_hold(self, max_hold: impl Into<Option<Duration>>) -> Self {
+        Claim { max_hold: max_hold.into(), ..self }
+    }
+
+    /// Sets [`Claim::owner`].
+    #[must_use]
+    pub fn with_owner(self, owner: impl Into<Arc<str>>) -> Self {
+        Claim { owner: owner.into(), ..self }
+    }
+}
+
 /// Where a claim stands in its queue.
+///
+/// Exhaustive on purpose: the core must decide about each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimStatus {
     /// It holds the lock.
     Held(Grant),
     /// It waits behind others.
     Waiting,
-    /// It is not in the queue: never was, left, or was dropped by the store.
+    /// It is not in the queue: it never was, it was released, or the store dropped it.
     Gone,
 }
 
 /// What a store says of a claim that holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Grant {
     /// The fencing token: strictly above that of every earlier grant of the same name.
     pub fencing_token: u64,
-    /// Until when the store surely keeps the claim without another sign of life, counted from *before* the request
-    /// whose answer confirmed it. `None` where the store frees it only when the owner's process ends.
+    /// Until when the store surely keeps the claim without another sign of life, counted from *before* the
+    /// request whose answer confirmed it. `None` where the store frees it only when the owner's process ends.
     pub expires: Option<Instant>,
-    /// When the longest hold is over, counted from no later than the grant; `None` without a limit.
+    /// When the max hold time has passed, counted from no later than the grant; `None` without a limit.
     pub hold_ends: Option<Instant>,
 }
 
+impl Grant {
+    /// A grant with this token that does not expire and has no max hold time: the methods below set
+    /// these.
+    #[must_use]
+    pub fn new(fencing_token: u64) -> Self {
+        Grant { fencing_token, expires: None, hold_ends: None }
+    }
+
+    /// Sets [`Grant::fencing_token`].
+    #[must_use]
+    pub fn with_fencing_token(self, fencing_token: u64) -> Self {
+        Grant { fencing_token, ..self }
+    }
+
+    /// Sets [`Grant::expires`].
+    #[must_use]
+    pub fn with_expires(self, expires: impl Into<Option<Instant>>) -> Self {
+        Grant { expires: expires.into(), ..self }
+    }
+
+    /// Sets [`Grant::hold_ends`].
+    #[must_use]
+    pub fn with_hold_ends(self, hold_ends: impl Into<Option<Instant>>) -> Self {
+        Grant { hold_ends: hold_ends.into(), ..self }
+    }
+}
+
 /// What a release found.
+///
+/// Exhaustive on purpose: a claim was in its queue or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
     /// The claim was in the queue, held or waiting, and has been taken out.
     Released,
-    /// The claim was not there any more: it had left before, or the store had dropped it.
+    /// The claim was not in the queue: it had been released before, or the store had dropped it.
     NotHeld,
 }
 
@@ -123,9 +213,10 @@ pub struct Entry {
     pub id: Option<ClaimId>,
     /// Whether it holds, rather than waits.
     pub held: bool,
-    /// Its share of the lock.
+    /// How much of the lock it takes, and of how much.
     pub permits: Permits,
-    /// Its fencing token, where the store knows it before the grant or the claim holds; 0 for a foreign holder.
+    /// Its fencing token, where the store knows it before the grant or the claim holds; 0 for a foreign
+    /// holder.
     pub fencing_token: u64,
     /// Who made it. What another program wrote is untrusted text.
     pub owner: Owner,
@@ -145,6 +236,7 @@ impl Entry {
 
 /// When a store frees the claims of an owner that died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CrashRelease {
     /// Within one lease of its last sign of life: a stopped process counts as dead.
     Lease,
@@ -162,8 +254,8 @@ pub struct Capabilities {
     pub kind: &'static str,
     /// When the claims of a dead owner are freed.
     pub crash_release: CrashRelease,
-    /// How long the slowest of waiters may sleep between two looks at the store when a message is lost, as a divisor
-    /// of the lease: renewals of waiting claims are those looks.
+    /// How many times per lease the core renews a claim, held or waiting. A waiter that missed its wake-up
+    /// finds out at its next renewal.
     pub renewals_per_lease: u32,
 }
 
@@ -178,45 +270,52 @@ impl Capabilities {
 /// A store that keeps fair queues of claims.
 ///
 /// # Contract
-/// - Every method may be repeated with the effect of once, because the caller chooses the claim's id before the first
-///   request. A method that fails with [`Error::Unavailable`](crate::Error::Unavailable) may have taken effect.
-/// - Every method may be dropped at any await. The claim may then be in the queue or not; `leave` takes it out.
-/// - Which claims hold is decided by [`admit`](crate::queue::admit) over the queue in the order of joining; claims
-///   that are dead (lease over, longest hold over) count as departed from that moment.
-/// - The fencing token of a grant is strictly above that of every earlier grant of the name, across restarts of the
-///   owner and, as far as the store is durable, of the store.
-/// - A lease counts from the owner's last `join` or `renew`. A grant alone does not lengthen it, since it is no sign
-///   of the owner's life. The longest hold counts from the grant.
-/// - The core calls `leave` once more than it needs rather than once less: after any `join` that did not end in
-///   `Gone`, also when the caller's future was dropped.
-/// - Methods bound their own time: none but `changed` outlasts a few seconds of a silent store.
+/// - Every method may be repeated with the effect of once, because the caller chooses the claim's id before
+///   the first request. A method that fails with [`Error::Unavailable`](crate::Error::Unavailable) may have
+///   taken effect.
+/// - Every method may be dropped at any await. The claim may then be in the queue or not; `release` takes it
+///   out.
+/// - Which claims hold is decided by [`admit`](crate::queue::admit) over the queue in the order of joining;
+///   claims that are dead (lease expired, max hold time passed) count as released from that moment.
+/// - The fencing token of a grant is strictly above that of every earlier grant of the name, across restarts
+///   of the owner and, as far as the store is durable, of the store.
+/// - A lease counts from the owner's last `enqueue` or `renew`. A grant alone does not lengthen it, because
+///   it is no sign of the owner's life. The max hold time counts from the grant.
+/// - The core calls `release` once too often rather than once too few: after any `enqueue` that did not end
+///   in `Gone`, also when the caller's future was dropped.
+/// - Methods bound their own time: none but `wait_for_change` outlasts a few seconds of a silent store.
 /// - Backends import neither the core nor each other.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync + 'static {
+    /// The store's address as people may see it: without a password, and in every error.
+    fn address(&self) -> &str;
+
     /// Says what the store promises beyond the contract.
     fn capabilities(&self) -> Capabilities;
 
-    /// Puts the claim at the end of its queue, or finds it where it is, and says where it stands; a claim of
-    /// [`WaitMode::Try`] that does not hold at once is `Gone`, and not in the queue. A sign of life.
+    /// Puts the claim at the end of its queue, or finds it where it is, and says whether it is held; a claim
+    /// of [`WaitMode::Try`] that does not hold at once is `Gone`, and not in the queue. A sign of life.
     ///
     /// One round trip where nobody else has the lock.
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus>;
 
-    /// Waits until the standing of a claim that was last answered `Waiting` may have changed: `Some` where the store
-    /// has told the new standing, `None` where `join` must be called again to learn it.
+    /// Waits until the status of a claim that was last answered `Waiting` may have changed: `Some` where the
+    /// store has told the new status, `None` where `enqueue` must be called again to learn it.
     ///
-    /// Costs the store nothing while nothing changes, and wakes only those whom a departure concerns. A change
-    /// between `join` and this call is not missed.
+    /// Costs the store nothing while nothing changes, and wakes only the waiters that a release concerns. A
+    /// change between `enqueue` and this call is not missed.
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>>;
 
-    /// Gives each of the claims, held or waiting, one more lease from now, and says where each stands, in their order.
-    /// Never revives a claim that is gone, never lengthens the longest hold.
+    /// Gives each of the claims, held or waiting, one more lease from now, and answers the status of each, in
+    /// their order: exactly one answer a claim, which the core checks. Never revives a claim that is gone,
+    /// never lengthens the max hold time.
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>>;
 
-    /// Waits until the store has reason to believe that claims were lost at one stroke, as by the end of a session: the
-    /// core then renews all claims at once, to learn it, rather than when they are due.
+    /// Waits until the store has reason to believe that many claims were lost together, as by the end of a
+    /// session. The core then renews all claims at once, because it would learn of the losses later if it
+    /// renewed each when it is due.
     ///
-    /// A store that cannot know leaves this as it is, and its losses are told at the next renewal.
+    /// A store that cannot know keeps this default, and its losses are found at the next renewal.
     ///
     /// # Cancel safety
     /// Nothing is lost.
@@ -224,16 +323,16 @@ pub trait Backend: Debug + Send + Sync + 'static {
         std::future::pending::<()>().await;
     }
 
-    /// Takes the claim out of its queue, held or not; leaving twice is leaving once.
+    /// Takes the claim out of its queue, held or not; releasing twice is releasing once.
     ///
-    /// One round trip. Whoever can hold after it is told by the store, at no cost to the one who leaves.
+    /// One round trip. The store tells the claims that hold after it, at no cost to the one that is released.
     async fn release(&self, claim: &Claim) -> Result<Release>;
 
-    /// Lists the queue of a name, oldest first: those who hold, then those who wait. Foreign holders too.
+    /// Lists the queue of a name, oldest first: the holders, then the waiters. Foreign holders too.
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>>;
 
-    /// Lists the names that begin with `prefix` and have a claim, in no order; a name may come twice, and one that
-    /// comes or goes meanwhile may be missed.
+    /// Lists the names that begin with `prefix` and have a claim, in no order; a name may come twice, and one
+    /// that comes or goes meanwhile may be missed.
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>>;
 }
 
@@ -245,7 +344,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_id_is_read_back_and_begins_with_its_manager(manager in 0_u128..1 << 80, number in any::<u64>()) {
+        fn an_id_is_read_back_and_begins_with_its_manager(
+            manager in 0_u128..1 << 80, number in any::<u64>(),
+        ) {
             let id = ClaimId::new(manager, number);
             let text = id.to_string();
             prop_assert_eq!(text.len(), 32);
@@ -257,7 +358,9 @@ mod tests {
         }
 
         #[test]
-        fn a_number_too_long_for_an_id_changes_no_manager(manager in 0_u128..1 << 80, number in any::<u64>()) {
+        fn a_number_too_long_for_an_id_changes_no_manager(
+            manager in 0_u128..1 << 80, number in any::<u64>(),
+        ) {
             prop_assert_eq!(ClaimId::new(manager, number).manager(), ClaimId::new(manager, 0).manager());
         }
     }

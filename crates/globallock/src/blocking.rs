@@ -1,8 +1,18 @@
-//! The same locks for threads: every call blocks the thread that makes it.
+//! The same locks for threads, under the same names: every call blocks the thread that makes it.
 //!
-//! The work goes on in one small runtime that all managers of the process share, so renewals and releases need no
-//! thread of yours. Calls panic inside of asynchronous code, which they would block: use the types of the crate's
-//! root there.
+//! The work goes on in one small runtime that all managers of the process share, so renewals and releases
+//! need no thread of yours. Calls panic inside of asynchronous code, which they would block: use the types of
+//! the crate's root there.
+//!
+//! ```
+//! use globallock::blocking::LockManager;
+//!
+//! let manager = LockManager::connect("memory:example")?;
+//! let guard = manager.mutex("nightly-report").acquire()?;
+//! println!("writing with fencing token {}", guard.fencing_token());
+//! guard.release()?;
+//! # Ok::<(), globallock::Error>(())
+//! ```
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -12,9 +22,11 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::backend::{Backend, Entry, Release};
 use crate::error::Result;
+use crate::kind::LockKind;
 use crate::loss::Loss;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
+use crate::stores::Schemes;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread()
@@ -25,13 +37,37 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .expect("the operating system lets the process start two threads")
 });
 
-/// Makes locks in one store; see [`crate::LockManager`].
+/// Makes locks in one store; see [`crate::LockManager`] and the example of [this module](self).
 #[derive(Clone, Debug)]
 pub struct LockManager(crate::LockManager);
 
-/// What can be acquired; see [`crate::Lock`].
+/// What can be acquired; see [`crate::Lock`] and the example of [this module](self).
 #[derive(Clone, Debug)]
 pub struct Lock(crate::Lock);
+
+/// Both sides of a read-write lock; see [`crate::RwLock`].
+///
+/// ```
+/// let manager = globallock::blocking::LockManager::connect("memory:example")?;
+/// let catalogue = manager.rwlock("catalogue");
+/// let reads = catalogue.read().acquire()?;
+/// assert!(catalogue.write().try_acquire()?.is_none());
+/// # Ok::<(), globallock::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct RwLock(crate::RwLock);
+
+/// A number of permits under one name; see [`crate::Semaphore`].
+///
+/// ```
+/// let manager = globallock::blocking::LockManager::connect("memory:example")?;
+/// let licences = manager.semaphore("licences", 3);
+/// let two = licences.acquire_many(2)?;
+/// assert!(licences.permits(2).try_acquire()?.is_none());
+/// # Ok::<(), globallock::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Semaphore(crate::Semaphore);
 
 /// A lock that is held; see [`crate::Guard`]. Dropping it releases the lock in the background.
 #[derive(Debug)]
@@ -39,9 +75,19 @@ pub struct Lock(crate::Lock);
 pub struct Guard(crate::Guard);
 
 /// Several locks that are held together; see [`crate::GuardSet`].
+///
+/// ```
+/// let manager = globallock::blocking::LockManager::connect("memory:example")?;
+/// let accounts = manager.lock_all(["account-7", "account-3"])?;
+/// assert_eq!(accounts.guards().len(), 2);
+/// accounts.release()?;
+/// # Ok::<(), globallock::Error>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "guards that are dropped at once release their locks at once"]
-pub struct GuardSet(crate::GuardSet);
+pub struct GuardSet {
+    guards: Vec<Guard>,
+}
 
 impl LockManager {
     /// Connects to the store at `url`; see [`crate::LockManager::connect`].
@@ -56,51 +102,52 @@ impl LockManager {
     ///
     /// # Errors
     /// As [`crate::LockManager::connect_with`].
-    pub fn connect_with(url: &str, options: ManagerOptions) -> Result<Self> {
+    pub fn connect_with(url: &str, options: impl Into<ManagerOptions>) -> Result<Self> {
         RUNTIME.block_on(crate::LockManager::connect_with(url, options)).map(LockManager)
     }
 
-    /// Makes locks over a store of a third party's, which `open` connects to in the runtime that serves it then.
+    /// Connects to the store at `url` by a table of schemes; see [`crate::LockManager::connect_by`].
+    ///
+    /// # Errors
+    /// As [`crate::LockManager::connect_by`].
+    pub fn connect_by(schemes: &Schemes, url: &str, options: impl Into<ManagerOptions>) -> Result<Self> {
+        RUNTIME.block_on(crate::LockManager::connect_by(schemes, url, options)).map(LockManager)
+    }
+
+    /// Makes locks over a store of a third party's, which `open` connects to in the runtime that serves it
+    /// then.
     ///
     /// # Errors
     /// As `open`, and as [`crate::LockManager::with_backend`].
     pub fn with_backend(
         open: impl AsyncFnOnce() -> Result<Arc<dyn Backend>>,
-        options: ManagerOptions,
+        options: impl Into<ManagerOptions>,
     ) -> Result<Self> {
         RUNTIME.block_on(async { crate::LockManager::with_backend(open().await?, options) }).map(LockManager)
     }
 
+    /// Makes a lock of any kind; see [`crate::LockManager::lock`].
+    #[must_use]
+    pub fn lock(&self, name: impl AsRef<str>, kind: LockKind) -> Lock {
+        Lock(self.0.lock(name, kind))
+    }
+
     /// Makes a mutex; see [`crate::LockManager::mutex`].
-    ///
-    /// # Errors
-    /// As [`crate::LockManager::mutex`].
-    pub fn mutex(&self, name: impl AsRef<str>) -> Result<Lock> {
-        self.0.mutex(name).map(Lock)
+    #[must_use]
+    pub fn mutex(&self, name: impl AsRef<str>) -> Lock {
+        Lock(self.0.mutex(name))
     }
 
-    /// Makes the side of a read-write lock that many may hold at a time.
-    ///
-    /// # Errors
-    /// As [`crate::LockManager::rwlock`].
-    pub fn read_lock(&self, name: impl AsRef<str>) -> Result<Lock> {
-        Ok(Lock(self.0.rwlock(name)?.read()))
+    /// Makes a read-write lock; see [`crate::LockManager::rwlock`].
+    #[must_use]
+    pub fn rwlock(&self, name: impl AsRef<str>) -> RwLock {
+        RwLock(self.0.rwlock(name))
     }
 
-    /// Makes the side of a read-write lock that one alone may hold.
-    ///
-    /// # Errors
-    /// As [`crate::LockManager::rwlock`].
-    pub fn write_lock(&self, name: impl AsRef<str>) -> Result<Lock> {
-        Ok(Lock(self.0.rwlock(name)?.write()))
-    }
-
-    /// Makes `count` permits of a semaphore of `capacity`; see [`crate::LockManager::semaphore`].
-    ///
-    /// # Errors
-    /// As [`crate::LockManager::semaphore`] and [`crate::Semaphore::permits`].
-    pub fn permits(&self, name: impl AsRef<str>, count: u32, capacity: u32) -> Result<Lock> {
-        Ok(Lock(self.0.semaphore(name, capacity)?.permits(count)?))
+    /// Makes a semaphore of `capacity` permits; see [`crate::LockManager::semaphore`].
+    #[must_use]
+    pub fn semaphore(&self, name: impl AsRef<str>, capacity: u32) -> Semaphore {
+        Semaphore(self.0.semaphore(name, capacity))
     }
 
     /// Acquires the mutexes of all `names`, or none; see [`crate::LockManager::lock_all`].
@@ -112,7 +159,7 @@ impl LockManager {
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
     {
-        RUNTIME.block_on(self.0.lock_all(names)).map(GuardSet)
+        RUNTIME.block_on(self.0.lock_all(names)).map(GuardSet::new)
     }
 
     /// Acquires the mutexes of all `names` if all are free; see [`crate::LockManager::try_lock_all`].
@@ -124,7 +171,7 @@ impl LockManager {
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
     {
-        Ok(RUNTIME.block_on(self.0.try_lock_all(names))?.map(GuardSet))
+        Ok(RUNTIME.block_on(self.0.try_lock_all(names))?.map(GuardSet::new))
     }
 
     /// Lists the claims of a name; see [`crate::LockManager::inspect`].
@@ -150,18 +197,52 @@ impl LockManager {
 }
 
 impl Lock {
-    /// The same lock with other options; see [`crate::Lock::with`].
-    ///
-    /// # Errors
-    /// As [`crate::Lock::with`].
-    pub fn with_options(self, options: Options) -> Result<Self> {
-        self.0.with_options(options).map(Lock)
+    /// The lock's name, as it was given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.name()
     }
 
-    /// How the lock is taken and kept.
+    /// Which kind of lock it is.
+    #[must_use]
+    pub fn kind(&self) -> LockKind {
+        self.0.kind()
+    }
+
+    /// How the lock is acquired and kept.
     #[must_use]
     pub fn options(&self) -> &Options {
         self.0.options()
+    }
+
+    /// The same lock with other options.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Lock(self.0.with_options(options))
+    }
+
+    /// The same lock with another lease; see [`crate::Lock::lease`].
+    #[must_use]
+    pub fn lease(self, lease: Duration) -> Self {
+        Lock(self.0.lease(lease))
+    }
+
+    /// The same lock with another max hold time; see [`crate::Lock::max_hold`].
+    #[must_use]
+    pub fn max_hold(self, max_hold: impl Into<Option<Duration>>) -> Self {
+        Lock(self.0.max_hold(max_hold))
+    }
+
+    /// The same lock with another wait; see [`crate::Lock::wait`].
+    #[must_use]
+    pub fn wait(self, wait: impl Into<Option<Duration>>) -> Self {
+        Lock(self.0.wait(wait))
+    }
+
+    /// The same lock with another store timeout; see [`crate::Lock::store_timeout`].
+    #[must_use]
+    pub fn store_timeout(self, store_timeout: impl Into<Option<Duration>>) -> Self {
+        Lock(self.0.store_timeout(store_timeout))
     }
 
     /// Acquires the lock; see [`crate::Lock::acquire`].
@@ -176,6 +257,78 @@ impl Lock {
     ///
     /// # Errors
     /// As [`crate::Lock::try_acquire`].
+    pub fn try_acquire(&self) -> Result<Option<Guard>> {
+        Ok(RUNTIME.block_on(self.0.try_acquire())?.map(Guard))
+    }
+
+    /// Acquires the lock, waiting for at most `wait`; see [`crate::Lock::try_acquire_for`].
+    ///
+    /// # Errors
+    /// As [`crate::Lock::try_acquire_for`].
+    pub fn try_acquire_for(&self, wait: Duration) -> Result<Option<Guard>> {
+        Ok(RUNTIME.block_on(self.0.try_acquire_for(wait))?.map(Guard))
+    }
+}
+
+impl RwLock {
+    /// The same read-write lock with other options for both sides.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        RwLock(self.0.with_options(options))
+    }
+
+    /// The side that many may hold at a time.
+    #[must_use]
+    pub fn read(&self) -> Lock {
+        Lock(self.0.read())
+    }
+
+    /// The side that one alone may hold.
+    #[must_use]
+    pub fn write(&self) -> Lock {
+        Lock(self.0.write())
+    }
+}
+
+impl Semaphore {
+    /// The same semaphore with other options.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Semaphore(self.0.with_options(options))
+    }
+
+    /// How many permits there are.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.0.capacity()
+    }
+
+    /// `count` permits, acquired together.
+    #[must_use]
+    pub fn permits(&self, count: u32) -> Lock {
+        Lock(self.0.permits(count))
+    }
+
+    /// Acquires one permit; see [`crate::Semaphore::acquire`].
+    ///
+    /// # Errors
+    /// As [`crate::Semaphore::acquire`].
+    pub fn acquire(&self) -> Result<Guard> {
+        RUNTIME.block_on(self.0.acquire()).map(Guard)
+    }
+
+    /// Acquires `count` permits together; see [`crate::Semaphore::acquire_many`].
+    ///
+    /// # Errors
+    /// As [`crate::Semaphore::acquire_many`].
+    pub fn acquire_many(&self, count: u32) -> Result<Guard> {
+        RUNTIME.block_on(self.0.acquire_many(count)).map(Guard)
+    }
+
+    /// Acquires one permit if one is free; see [`crate::Semaphore::try_acquire`].
+    ///
+    /// # Errors
+    /// As [`crate::Semaphore::try_acquire`].
     pub fn try_acquire(&self) -> Result<Option<Guard>> {
         Ok(RUNTIME.block_on(self.0.try_acquire())?.map(Guard))
     }
@@ -206,13 +359,22 @@ impl Guard {
         self.0.remaining()
     }
 
+    /// Asks the store now whether the lock is still held; see [`crate::Guard::renew`].
+    ///
+    /// # Errors
+    /// As [`crate::Guard::renew`].
+    pub fn renew(&self) -> Result<bool> {
+        RUNTIME.block_on(self.0.renew())
+    }
+
     /// Waits up to `limit` for the lock to be lost and says why; `None` if it is still held then.
     #[must_use]
     pub fn lost_within(&self, limit: Duration) -> Option<Loss> {
         RUNTIME.block_on(async { tokio::time::timeout(limit, self.0.lost()).await.ok() })
     }
 
-    /// Calls `tell` from a thread of this crate as soon as the lock is lost, and never if it is released before.
+    /// Calls `tell` from a thread of this crate as soon as the lock is lost, and never if it is released
+    /// before.
     pub fn on_lost(&self, tell: impl FnOnce(Loss) + Send + 'static) {
         let lost = self.0.ended();
         RUNTIME.spawn(async move {
@@ -232,22 +394,32 @@ impl Guard {
 }
 
 impl GuardSet {
-    /// The names of the locks with their fencing tokens, in canonical order.
-    pub fn fencing_tokens(&self) -> impl Iterator<Item = (&Name, u64)> {
-        self.0.guards().iter().map(|guard| (guard.name(), guard.fencing_token()))
+    fn new(guards: crate::GuardSet) -> Self {
+        GuardSet { guards: guards.into_guards().into_iter().map(Guard).collect() }
+    }
+
+    fn into_inner(self) -> crate::GuardSet {
+        crate::GuardSet::new(self.guards.into_iter().map(|guard| guard.0).collect())
+    }
+
+    /// The guards, in the canonical order of their names.
+    pub fn guards(&self) -> &[Guard] {
+        &self.guards
     }
 
     /// Whether all of the locks are held at this moment.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.0.is_held()
+        self.guards.iter().all(Guard::is_held)
     }
 
-    /// Waits up to `limit` for one of the locks to be lost and says why; `None` if all are still held then.
+    /// Waits up to `limit` for one of the locks to be lost, and names it and the reason; `None` if all are
+    /// still held then.
     #[must_use]
-    pub fn lost_within(&self, limit: Duration) -> Option<Loss> {
-        RUNTIME
-            .block_on(async { tokio::time::timeout(limit, self.0.lost()).await.ok().map(|(_, loss)| loss) })
+    pub fn lost_within(&self, limit: Duration) -> Option<(&Guard, Loss)> {
+        let losses = crate::guard_set::first_lost(self.guards.iter().map(|guard| &guard.0));
+        let (at, loss) = RUNTIME.block_on(async { tokio::time::timeout(limit, losses).await.ok() })?;
+        Some((&self.guards[at], loss))
     }
 
     /// Releases all of the locks, and says whether all were still held; see [`crate::GuardSet::release`].
@@ -255,6 +427,6 @@ impl GuardSet {
     /// # Errors
     /// As [`crate::GuardSet::release`].
     pub fn release(self) -> Result<Release> {
-        RUNTIME.block_on(self.0.release())
+        RUNTIME.block_on(self.into_inner().release())
     }
 }

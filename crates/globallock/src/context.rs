@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backend::{Backend, Claim, ClaimId, WaitMode};
 use crate::error::{Error, Result};
+use crate::health::Health;
 use crate::hold::Hold;
 use crate::name::Name;
+use crate::observe::Observers;
 use crate::options::{ManagerOptions, Options};
 use crate::owner::Owner;
 use crate::queue::Permits;
@@ -17,7 +19,7 @@ use crate::turns::Turns;
 
 /// What is asked for.
 pub(crate) struct Request<'a> {
-    pub(crate) name: &'a Name,
+    pub(crate) name: Name,
     pub(crate) permits: Permits,
     pub(crate) wait_mode: WaitMode,
     pub(crate) options: &'a Options,
@@ -29,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) renewer: Renewer,
     pub(crate) turns: Turns,
     pub(crate) options: Options,
+    pub(crate) observers: Observers,
+    pub(crate) health: Arc<Health>,
     releases: Releases,
     manager: u128,
     claims: AtomicU64,
@@ -40,14 +44,21 @@ pub(crate) struct Context {
 impl Context {
     /// Starts the background work on the current runtime.
     pub(crate) fn start(backend: Arc<dyn Backend>, options: ManagerOptions) -> Self {
-        let releases = Releases::new(Arc::clone(&backend), Handle::current());
+        let observers = Observers::new(options.observers);
+        let health = Arc::new(Health::new(observers.clone()));
+        let releases = Releases::new(Arc::clone(&backend), Handle::current(), observers.clone());
         let abandoned = releases.clone();
-        let renewer = Renewer::start(Arc::clone(&backend), move |hold| abandoned.start(&hold));
+        let renewer =
+            Renewer::start(Arc::clone(&backend), Arc::clone(&health), observers.clone(), move |hold| {
+                abandoned.start(&hold);
+            });
         Context {
             backend,
             renewer,
             turns: Turns::new(),
             options: options.locks,
+            observers,
+            health,
             releases,
             manager: random_80_bits(),
             claims: AtomicU64::new(0),
@@ -57,8 +68,9 @@ impl Context {
         }
     }
 
-    /// Makes the claim of a request, unless the manager is closed or belongs to the process that forked this one.
-    pub(crate) fn claim(&self, request: &Request<'_>) -> Result<Claim> {
+    /// Makes the claim of a request, unless the manager is closed or belongs to the process that forked this
+    /// one.
+    pub(crate) fn claim(&self, request: Request<'_>) -> Result<Claim> {
         if !self.is_own_process() {
             return Err(Error::Forked { pid: self.process });
         }
@@ -67,7 +79,7 @@ impl Context {
         }
         Ok(Claim {
             id: ClaimId::new(self.manager, self.claims.fetch_add(1, Ordering::Relaxed)),
-            name: request.name.clone(),
+            name: request.name,
             permits: request.permits,
             wait_mode: request.wait_mode,
             lease: request.options.lease,
@@ -92,9 +104,10 @@ impl Context {
     /// Refuses new claims, takes the waiting ones out of their queues, and waits for all releases under way.
     pub(crate) async fn close(&self) {
         self.closed.send_replace(true);
-        // The task that waits for a claim would take it out too, but it may run only after this returns, or never.
+        // The task that waits for a claim would take it out too, but it may run only after this returns, or
+        // never.
         for hold in self.renewer.waiting() {
-            if hold.give_up() {
+            if hold.give_up(now()) {
                 self.release_in_background(&hold);
             }
         }
@@ -107,7 +120,9 @@ impl Context {
             return Ok(false);
         }
         for answer in renew_each(self.backend.as_ref(), &[Arc::clone(&hold.claim)]).await {
-            // A loss that is found here is released in the store by the renewer, when the claim is next due there.
+            self.health.note(&answer);
+            // A loss that is found here is released in the store by the renewer, when the claim is next due
+            // there.
             hold.hear(answer?, true, now());
         }
         Ok(hold.is_held())

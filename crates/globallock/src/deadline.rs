@@ -1,22 +1,26 @@
-//! The rule by which an owner knows on its own that its lock may be over.
+//! The rule by which an owner knows by itself that its lease may have expired.
 //!
-//! The store counts a lease from when a request arrives, the owner from when it was sent, on clocks that run at rates of their
-//! own. So the owner's count begins earlier, and ends earlier by a margin for the rates.
+//! The store counts a lease from the arrival of a request, and the owner from the sending of it, on clocks
+//! that may run at slightly different rates. So the owner's count begins earlier, and it ends earlier by a
+//! margin for the difference.
 
 use std::time::{Duration, Instant};
 
-/// How much earlier than the store we let a span of its clock end, so that clocks which run at slightly different
-/// rates cannot make us believe longer than the store does.
+/// How much earlier than the store an owner lets a span end, so that clocks which run at different rates
+/// cannot make it believe longer than the store does.
 ///
-/// One part in 256 is about four times what NTP may slew the clocks of both sides by together; the two milliseconds cover
-/// stores that count whole ones.
+/// Margins add up: where a store promises less than the whole lease (ZooKeeper's sessions), this comes off
+/// that.
+///
+/// One part in 256 is about four times what NTP may slew the clocks of both sides by together; the two
+/// milliseconds cover stores that count whole ones.
 #[must_use]
 pub fn margin(span: Duration) -> Duration {
     span / 256 + Duration::from_millis(2)
 }
 
-/// When a span counts as over for an owner that counted it from the sending of its request, and so until `end`;
-/// `None` if that is before all time.
+/// When a span ends for its owner, who has counted it from the sending of a request and so until `end`;
+/// `None` if that is before the beginning of the clock.
 #[must_use]
 pub fn deadline(end: Instant, span: Duration) -> Option<Instant> {
     end.checked_sub(margin(span))
@@ -41,7 +45,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_owner_gives_up_before_the_store_though_its_clock_is_slow_and_the_stores_is_fast(span in spans()) {
+        fn an_owner_gives_up_before_the_store_though_its_clock_is_slow_and_the_stores_is_fast(
+            span in spans(),
+        ) {
             // By as much as NTP may slew each of them, in opposite directions.
             let slew = Duration::from_micros(500).as_secs_f64();
             let owner_ends = (span - margin(span)).as_secs_f64() / (1.0 - slew);

@@ -3,6 +3,8 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
+use crate::loss::Loss;
+
 /// The result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -19,6 +21,7 @@ pub type Source = Box<dyn StdError + Send + Sync + 'static>;
 pub enum Error {
     /// The name cannot name a lock: choose another.
     #[error("invalid lock name {name}: {reason}")]
+    #[non_exhaustive]
     InvalidName {
         /// The name, escaped and cut for display.
         name: String,
@@ -28,6 +31,7 @@ pub enum Error {
 
     /// An option is outside its range, or asks for what this store cannot do: change the option.
     #[error("invalid {option}: {reason}")]
+    #[non_exhaustive]
     InvalidOption {
         /// The option's name.
         option: String,
@@ -37,6 +41,7 @@ pub enum Error {
 
     /// The address of the store cannot be understood: change the address.
     #[error("invalid address {address}: {reason}")]
+    #[non_exhaustive]
     InvalidAddress {
         /// The address, without its password.
         address: String,
@@ -46,6 +51,7 @@ pub enum Error {
 
     /// The lock was not granted within the waiting limit: wait longer, or do without.
     #[error("{name} was not granted within {waited:?}: it is still taken")]
+    #[non_exhaustive]
     TimedOut {
         /// The lock's name.
         name: String,
@@ -53,8 +59,20 @@ pub enum Error {
         waited: Duration,
     },
 
+    /// The lock was lost while the work went on, which was stopped: do it again, with care for what it has
+    /// done already.
+    #[error("{name} was lost: {loss}")]
+    #[non_exhaustive]
+    Lost {
+        /// The lock's name.
+        name: String,
+        /// Why it was lost.
+        loss: Loss,
+    },
+
     /// The store did not answer, or not in time: try again later.
     #[error("{store} is unavailable: {reason}")]
+    #[non_exhaustive]
     Unavailable {
         /// The store's address, without its password.
         store: String,
@@ -67,6 +85,7 @@ pub enum Error {
 
     /// The store refused the user's credentials or rights: an operator must change one or the other.
     #[error("{store} denied access: {reason}")]
+    #[non_exhaustive]
     PermissionDenied {
         /// The store's address, without its password.
         store: String,
@@ -77,9 +96,10 @@ pub enum Error {
         source: Option<Source>,
     },
 
-    /// The store answered, but cannot serve locks as it is (its version, its memory, its disk, what stands at the
-    /// key): an operator must change the store.
+    /// The store answered, but cannot serve locks as it is (its version, its memory, its disk, what stands at
+    /// the key): an operator must change the store.
     #[error("{store} cannot do this: {reason}")]
+    #[non_exhaustive]
     FailedPrecondition {
         /// The store's address, without its password.
         store: String,
@@ -92,6 +112,7 @@ pub enum Error {
 
     /// This process was forked from the one that made the manager: make a new manager in the child.
     #[error("this lock manager belongs to process {pid}, from which this one was forked: connect again here")]
+    #[non_exhaustive]
     Forked {
         /// The process that made the manager.
         pid: u32,
@@ -128,6 +149,21 @@ impl Error {
     /// Says that `store` refused the user, for `reason`.
     pub fn permission_denied(store: impl Into<String>, reason: impl Into<String>) -> Self {
         Error::PermissionDenied { store: store.into(), reason: reason.into(), source: None }
+    }
+
+    /// Says that a lock was not granted within the time that it was waited for.
+    pub fn timed_out(name: impl Into<String>, waited: Duration) -> Self {
+        Error::TimedOut { name: name.into(), waited }
+    }
+
+    /// Says that the name, as it is shown, breaks a rule.
+    pub fn invalid_name(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::InvalidName { name: name.into(), reason: reason.into() }
+    }
+
+    /// Says that the address, without its password, cannot be understood.
+    pub fn invalid_address(address: impl Into<String>, reason: impl Into<String>) -> Self {
+        Error::InvalidAddress { address: address.into(), reason: reason.into() }
     }
 
     /// Says that `option` is out of its range, for `reason`.

@@ -14,12 +14,25 @@ use crate::sync::now;
 
 /// A lock that is held, until it is released, dropped, or lost.
 ///
-/// One type for all three kinds of lock. It can be shared between tasks by reference or in an `Arc`. Dropping it
+/// One type for all kinds of lock. It can be shared between tasks by reference or in an `Arc`. Dropping it
 /// releases the lock in the background; [`Guard::release`] also tells what became of it.
 ///
-/// A distributed lock can be lost while it is held: when the store is out of reach for longer than the lease, when
-/// the longest hold is over, or when somebody breaks it. Watch [`Guard::lost`] beside the work, and hand
-/// [`Guard::fencing_token`] to whatever the lock guards, so that it can refuse a writer that is late.
+/// A distributed lock can be lost while it is held: when the store is out of reach for longer than the lease,
+/// when the max hold time has passed, or when somebody breaks it. Watch [`Guard::lost`] beside the work, and
+/// hand [`Guard::fencing_token`] to whatever the lock guards, so that it can refuse a writer that is late.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let manager = globallock::LockManager::connect("memory:example").await?;
+/// # async fn write_the_report(_fencing_token: u64) {}
+/// let guard = manager.mutex("nightly-report").acquire().await?;
+/// tokio::select! {
+///     () = write_the_report(guard.fencing_token()) => {}
+///     loss = guard.lost() => eprintln!("stopped, because {loss}"),
+/// }
+/// guard.release().await?;
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[must_use = "a guard that is dropped at once releases the lock at once"]
 pub struct Guard {
     context: Arc<Context>,
@@ -40,15 +53,15 @@ impl Guard {
 
     /// The number of this grant: above that of every earlier grant of the same name.
     ///
-    /// Give it to the guarded resource with every write, and let that refuse numbers below the highest it has seen:
-    /// only this makes a write safe that was under way when the lock was lost.
+    /// Give it to the guarded resource with every write, and let that refuse numbers below the highest it has
+    /// seen: only this makes a write safe that was under way when the lock was lost.
     #[must_use]
     pub fn fencing_token(&self) -> u64 {
         self.hold.fencing_token()
     }
 
-    /// Whether the lock is held at this moment, as far as can be known here: false as soon as it is lost, and from
-    /// its deadline on even if nothing else has run since.
+    /// Whether the lock is held at this moment, as far as can be known here: false as soon as it is lost, and
+    /// from its deadline on even if nothing else has run since.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.context.is_own_process() && self.hold.is_held()
@@ -73,10 +86,11 @@ impl Guard {
         async move { hold.ended().await }
     }
 
-    /// Asks the store now whether the lock is still held, and gives it a whole lease from now if so; its longest hold
-    /// stays as it is.
+    /// Asks the store now whether the lock is still held, and gives it a whole lease from now if so; its max
+    /// hold time stays as it is.
     ///
-    /// A lock is renewed by itself. This is for those who want to be sure before a step that cannot be undone.
+    /// A lock is renewed by itself. This is for those who want to be sure before a step that cannot be
+    /// undone.
     ///
     /// # Errors
     /// As the store answers; what is held stays held then until its deadline.
@@ -88,8 +102,8 @@ impl Guard {
         async move { context.renew_now(&hold).await }
     }
 
-    /// How long the lock stays held even if no renewal succeeds any more; zero once it is lost, `None` where only the
-    /// end of this process ends it.
+    /// How long the lock stays held even if no renewal succeeds any more; zero once it is lost, `None` where
+    /// only the end of this process ends it.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         if !self.is_held() {
@@ -98,11 +112,12 @@ impl Guard {
         self.hold.ends().map(|end| end.saturating_duration_since(now()))
     }
 
-    /// Releases the lock and says whether it was still held: [`Release::NotHeld`] means that it had been lost before.
+    /// Releases the lock and says whether it was still held: [`Release::NotHeld`] means that it had been lost
+    /// before.
     ///
     /// # Errors
-    /// As the store answers. The outcome is then unknown; the release is repeated in the background until the store
-    /// answers or the lease is over.
+    /// As the store answers. The outcome is then unknown; the release is repeated in the background until the
+    /// store answers or the lease is over.
     ///
     /// # Cancel safety
     /// A dropped call goes on in the background.
@@ -114,13 +129,16 @@ impl Guard {
         let was_tracked = self.context.renewer.untrack(self.hold.claim.id);
         if let Phase::Lost(_) = self.hold.finish(now()) {
             self.armed = false;
-            // The renewer gives up in the store what it has seen lost; a loss noticed here first is ours to give up.
+            // The renewer gives up in the store what it has seen lost; a loss noticed here first is ours to
+            // give up.
             if was_tracked {
                 self.context.release_in_background(&self.hold);
             }
             return Ok(Release::NotHeld);
         }
-        let release = self.context.backend.release(&self.hold.claim).await?;
+        let release = self.context.backend.release(&self.hold.claim).await;
+        self.context.health.note(&release);
+        let release = release?;
         self.armed = false;
         Ok(release)
     }

@@ -8,6 +8,16 @@ use crate::guard::Guard;
 use crate::loss::Loss;
 
 /// Several locks that are held together.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let manager = globallock::LockManager::connect("memory:example").await?;
+/// let accounts = manager.lock_all(["account-7", "account-3"]).await?;
+/// let names: Vec<_> = accounts.guards().iter().map(|guard| guard.name().as_str()).collect();
+/// assert_eq!(names, ["account-3", "account-7"]);
+/// accounts.release().await?;
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[derive(Debug)]
 #[must_use = "guards that are dropped at once release their locks at once"]
 pub struct GuardSet {
@@ -30,16 +40,18 @@ impl GuardSet {
         self.guards.iter().all(Guard::is_held)
     }
 
-    /// Waits until the first of the locks is lost, and names it and the reason; never returns for an empty set.
+    /// Waits until the first of the locks is lost, and names it and the reason; never returns for an empty
+    /// set.
     ///
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn lost(&self) -> (&Guard, Loss) {
-        if self.guards.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        let losses = self.guards.iter().map(|guard| Box::pin(async move { (guard, guard.lost().await) }));
-        select_all(losses).await.0
+        let (at, loss) = first_lost(&self.guards).await;
+        (&self.guards[at], loss)
+    }
+
+    pub(crate) fn into_guards(self) -> Vec<Guard> {
+        self.guards
     }
 
     /// Releases all of the locks at once, and says whether all were still held.
@@ -62,4 +74,14 @@ impl GuardSet {
             tracing::warn!(%error, "a release goes on in the background");
         }
     }
+}
+
+/// Waits until the first of the locks is lost, and says which it is and why; never returns for no lock.
+pub(crate) async fn first_lost<'a>(guards: impl IntoIterator<Item = &'a Guard>) -> (usize, Loss) {
+    let losses: Vec<_> = guards.into_iter().map(|guard| Box::pin(guard.lost())).collect();
+    if losses.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    let (loss, at, _) = select_all(losses).await;
+    (at, loss)
 }

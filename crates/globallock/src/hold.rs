@@ -1,79 +1,113 @@
-//! One claim of ours from the asking to the end: what its owner may believe about it at each moment.
+//! What the owner of a claim may believe about it, from the first request to the end.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Claim, ClaimStatus, Grant};
 use crate::deadline::deadline;
 use crate::loss::Loss;
+use crate::observe::{Event, Observers};
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
-/// Where a claim of ours is in its life.
+/// Where a claim is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Asked for, not granted.
+    /// Asked for, and not granted yet.
     Waiting,
     /// Granted.
     Held,
-    /// Granted once, and taken from us.
+    /// Granted, and no longer held against its owner's will.
     Lost(Loss),
     /// Given up or released by its owner.
-    Left,
+    Released,
 }
 
 /// What the answer to a renewal says of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
-    /// What there was to note has been noted.
+    /// The answer has been taken into account.
     Noted,
-    /// Nothing, because the claim was granted after the question: the store must be asked again.
+    /// Nothing, because the claim was granted after the request was sent: the store must be asked again.
     Old,
-    /// The claim was held, and the store does not hold it for us any more.
+    /// The claim was held, and the store has it no longer.
     Lost,
 }
 
-/// A claim of ours and what is known of it.
+/// A claim of this manager, and what is known of it.
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) claim: Arc<Claim>,
+    observers: Observers,
+    /// When the lock was asked for.
+    asked: Instant,
     state: Mutex<State>,
-    told: Notify,
+    changed: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     phase: Phase,
     fencing_token: u64,
-    /// When the lease counts as over, the margin taken off.
+    /// When the grant was taken into account.
+    granted: Option<Instant>,
+    /// When the lease counts as expired, with the margin taken off.
     lease_ends: Option<Instant>,
-    /// When the longest hold counts as over, the margin taken off.
+    /// When the max hold time has passed, with the margin taken off.
     hold_ends: Option<Instant>,
-    /// Set when a waiting claim should ask the store where it stands.
+    /// Set when a waiting claim should ask the store for its status.
     ask_again: bool,
 }
 
+impl State {
+    fn ends(&self) -> Option<Instant> {
+        match (self.lease_ends, self.hold_ends) {
+            (Some(lease), Some(hold)) => Some(lease.min(hold)),
+            (lease, hold) => lease.or(hold),
+        }
+    }
+
+    fn held_for(&self, now: Instant) -> Duration {
+        self.granted.map_or(Duration::ZERO, |granted| now.saturating_duration_since(granted))
+    }
+}
+
 impl Hold {
-    pub(crate) fn new(claim: Claim) -> Arc<Self> {
+    pub(crate) fn new(claim: Claim, observers: Observers, asked: Instant) -> Arc<Self> {
         let state = State {
             phase: Phase::Waiting,
             fencing_token: 0,
+            granted: None,
             lease_ends: None,
             hold_ends: None,
             ask_again: false,
         };
-        Arc::new(Hold { claim: Arc::new(claim), state: Mutex::new(state), told: Notify::new() })
+        Arc::new(Hold {
+            claim: Arc::new(claim),
+            observers,
+            asked,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, so a poisoned state is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
-    /// Takes note of a grant or of its renewal, and says whether the claim holds by it now.
+    /// Takes a grant, or its renewal, into account, and says whether the claim is held by it now.
     ///
-    /// A late answer never shortens what a later request has confirmed, and never revives a claim that ended: not one
-    /// whose deadline has passed before anybody took note of it, either. Of a claim that is held, only an answer about this
-    /// very grant is taken.
+    /// A late answer never shortens what a later request has confirmed. It never revives a claim that ended,
+    /// not even one whose deadline has passed without anybody noticing yet. For a held claim, only answers
+    /// about the same grant count.
+    ///
+    /// | claim | answer | then |
+    /// |---|---|---|
+    /// | waiting | a grant that has not expired | held; its deadlines are those of the grant |
+    /// | waiting | a grant that expired on its way | still waiting: the owner must ask again |
+    /// | held | the same grant, before the deadline | held; the lease never ends earlier than before |
+    /// | held | the same grant, after the deadline | not held: the loss is about to be noticed |
+    /// | held | another grant | not taken |
+    /// | lost, released | any | not taken |
     pub(crate) fn confirm(&self, grant: Grant, now: Instant) -> bool {
         let mut state = self.state();
         let first = match state.phase {
@@ -86,35 +120,44 @@ impl Hold {
             _ => grant.hold_ends.and_then(|end| deadline(end, self.claim.max_hold?)),
         };
         let lease_ends = match grant.expires {
-            // A lease that a store cuts to the longest hold ends with that, and for that reason.
+            // A store may cut the lease to the max hold time. The claim then ends because of its max hold.
             Some(expires) if grant.hold_ends.is_some_and(|hold| hold <= expires) => hold_ends,
             expires => expires.and_then(|end| deadline(end, self.claim.lease)),
         };
-        // A first grant that took so long to arrive that it is over is no grant: the asker must ask again.
+        // A first grant that expired on its way is none: its owner must ask again.
         let ends = if first { [lease_ends, hold_ends] } else { [state.lease_ends, state.hold_ends] };
         if ends.into_iter().flatten().any(|end| end <= now) {
             return false;
         }
+        let ended = state.ends();
         state.phase = Phase::Held;
         state.fencing_token = grant.fencing_token;
         state.lease_ends = if first { lease_ends } else { state.lease_ends.max(lease_ends) };
         state.hold_ends = hold_ends;
+        state.granted.get_or_insert(now);
         drop(state);
+        let claim = &*self.claim;
         if first {
-            self.told.notify_one();
+            self.changed.notify_one();
+            let waited = now.saturating_duration_since(self.asked);
+            self.observers.tell(&Event::Granted { claim, fencing_token: grant.fencing_token, waited });
+        } else {
+            let margin = ended.map(|end| end.saturating_duration_since(now));
+            self.observers.tell(&Event::Renewed { claim, margin });
         }
         true
     }
 
-    /// Takes note of the answer to a renewal that was sent while the claim was held (`was_held`) or waited.
+    /// Takes the answer to a renewal into account that was sent while the claim was held (`was_held`) or
+    /// waiting.
     ///
-    /// | answer | held when asked | held now | it says |
+    /// | answer | held when sent | held now | it means |
     /// |---|---|---|---|
     /// | held, same token | – | yes | confirmed |
     /// | held, lower token | – | yes | nothing: it is about an earlier grant |
-    /// | held, higher token | – | yes | lost, and granted again since |
-    /// | held | – | no | granted; too late to be one: the owner asks again |
-    /// | waiting, gone | no | yes | nothing: the grant came after it |
+    /// | held, higher token | – | yes | lost, and granted again later |
+    /// | held | – | no | granted; if that has expired, the owner asks again |
+    /// | waiting, gone | no | yes | nothing: the grant came later |
     /// | waiting, gone | yes | yes | lost |
     /// | gone | – | no | dropped: the owner asks again |
     /// | waiting | – | no | as known |
@@ -128,14 +171,15 @@ impl Hold {
             ClaimStatus::Held(grant) if is_held && grant.fencing_token > fencing_token => self.is_lost(now),
             ClaimStatus::Held(grant) if is_held && grant.fencing_token < fencing_token => Heard::Old,
             ClaimStatus::Held(grant) => {
-                // An answer that took longer than the lease confirms nothing; the next one will.
+                // An answer that took longer than the lease confirms nothing. The next one will.
                 if !self.confirm(grant, now) {
                     self.recheck();
                 }
                 Heard::Noted
             }
             ClaimStatus::Waiting | ClaimStatus::Gone if is_held && !was_held => Heard::Old,
-            // The store has given the claim away, or (a store that lost its data) queued it again: not ours.
+            // The store has dropped the claim, or has lost its data and queued the claim again. Either way it
+            // is lost.
             ClaimStatus::Waiting | ClaimStatus::Gone if is_held => self.is_lost(now),
             ClaimStatus::Gone => {
                 self.recheck();
@@ -145,58 +189,78 @@ impl Hold {
         }
     }
 
-    /// Ends a held claim that the store does not hold any more: at the end of its time for that reason.
+    /// Ends a held claim that the store has no longer. If its time has passed too, then that is the reason.
     fn is_lost(&self, now: Instant) -> Heard {
-        let is_lost = self.overdue(now).is_some() || self.lose(Loss::Revoked);
+        let is_lost = self.overdue(now).is_some() || self.lose(Loss::Revoked, now);
         if is_lost { Heard::Lost } else { Heard::Noted }
     }
 
-    /// Tells the waiting owner to ask the store where it stands.
+    /// Tells the waiting owner to ask the store for the claim's status.
     pub(crate) fn recheck(&self) {
         let mut state = self.state();
         if state.phase == Phase::Waiting {
             state.ask_again = true;
             drop(state);
-            self.told.notify_one();
+            self.changed.notify_one();
         }
     }
 
-    /// Ends a held claim for `loss`; false if it was not held.
-    pub(crate) fn lose(&self, loss: Loss) -> bool {
+    /// Ends a held claim because of `loss`; false if it was not held.
+    pub(crate) fn lose(&self, loss: Loss, now: Instant) -> bool {
         let mut state = self.state();
-        let held = state.phase == Phase::Held;
-        if held {
+        let was_held = state.phase == Phase::Held;
+        if was_held {
             state.phase = Phase::Lost(loss);
+            let (fencing_token, held) = (state.fencing_token, state.held_for(now));
             drop(state);
-            self.told.notify_waiters();
+            self.changed.notify_waiters();
+            self.observers.tell(&Event::Lost { claim: &self.claim, fencing_token, loss, held });
         }
-        held
+        was_held
     }
 
-    /// Ends a claim that still waits; false if it does not.
-    pub(crate) fn give_up(&self) -> bool {
+    /// Ends a waiting claim; false if it does not wait any more.
+    pub(crate) fn give_up(&self, now: Instant) -> bool {
         let mut state = self.state();
         let waits = state.phase == Phase::Waiting;
         if waits {
-            state.phase = Phase::Left;
+            state.phase = Phase::Released;
+            drop(state);
+            self.tell_given_up(now);
         }
         waits
     }
 
-    /// Ends the claim by its owner's wish and says in which phase that was.
+    fn tell_given_up(&self, now: Instant) {
+        let waited = now.saturating_duration_since(self.asked);
+        self.observers.tell(&Event::GivenUp { claim: &self.claim, waited });
+    }
+
+    /// Tells that the claim waits in its queue.
+    pub(crate) fn tell_waiting(&self) {
+        self.observers.tell(&Event::Waiting { claim: &self.claim });
+    }
+
+    /// Ends the claim because its owner wants so, and returns the phase that it was in.
     pub(crate) fn finish(&self, now: Instant) -> Phase {
         self.overdue(now);
         let mut state = self.state();
         let phase = state.phase;
         if matches!(phase, Phase::Waiting | Phase::Held) {
-            state.phase = Phase::Left;
+            state.phase = Phase::Released;
+            let (fencing_token, held) = (state.fencing_token, state.held_for(now));
             drop(state);
-            self.told.notify_waiters();
+            self.changed.notify_waiters();
+            if phase == Phase::Held {
+                self.observers.tell(&Event::Released { claim: &self.claim, fencing_token, held });
+            } else {
+                self.tell_given_up(now);
+            }
         }
         phase
     }
 
-    /// Ends a held claim whose time is over and says why.
+    /// Ends a held claim whose lease has expired or whose max hold time has passed, and says which.
     pub(crate) fn overdue(&self, now: Instant) -> Option<Loss> {
         let (lease_ends, hold_ends) = {
             let state = self.state();
@@ -209,7 +273,7 @@ impl Hold {
         } else {
             return None;
         };
-        self.lose(loss).then_some(loss)
+        self.lose(loss, now).then_some(loss)
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -222,18 +286,14 @@ impl Hold {
 
     /// When a held claim counts as lost unless it is renewed, if ever.
     pub(crate) fn ends(&self) -> Option<Instant> {
-        let state = self.state();
-        match (state.lease_ends, state.hold_ends) {
-            (Some(lease), Some(hold)) => Some(lease.min(hold)),
-            (lease, hold) => lease.or(hold),
-        }
+        self.state().ends()
     }
 
     /// How long from `now` the next renewal may wait, with `times` renewals in what is left of the lease.
     pub(crate) fn renewal_pause(&self, now: Instant, times: u32) -> Duration {
         let state = self.state();
         let left = match (state.lease_ends, state.hold_ends) {
-            // The store already keeps the claim to the end of its longest hold: only a loss is left to be noticed.
+            // The store keeps the claim to the end of its max hold already: a renewal can only notice a loss.
             (Some(lease), Some(hold)) if hold <= lease => self.claim.lease,
             (Some(lease), _) => lease.saturating_duration_since(now),
             (None, _) => self.claim.lease,
@@ -247,8 +307,8 @@ impl Hold {
             && [state.lease_ends, state.hold_ends].into_iter().flatten().all(|end| now() < end)
     }
 
-    /// Waits until a waiting claim is granted (true) or should ask again (false). Granted is also what has been lost again
-    /// before its owner looked.
+    /// Waits until a waiting claim is granted (true) or should ask again (false). A claim that was granted
+    /// and lost before this call counts as granted.
     ///
     /// # Cancel safety
     /// Nothing is lost: both stay set until they are seen.
@@ -263,7 +323,7 @@ impl Hold {
                     return false;
                 }
             }
-            self.told.notified().await;
+            self.changed.notified().await;
         }
     }
 
@@ -287,18 +347,26 @@ impl Hold {
     pub(crate) async fn ended(&self) -> Option<Loss> {
         loop {
             // The future must exist before the phase is read, or a change in between would be missed.
-            let told = self.told.notified();
+            let changed = self.changed.notified();
             self.overdue(now());
             match (self.phase(), self.ends()) {
                 (Phase::Lost(loss), _) => return Some(loss),
-                (Phase::Left, _) => return None,
+                (Phase::Released, _) => return None,
                 (Phase::Held, Some(end)) => tokio::select! {
-                    () = told => {}
+                    () = changed => {}
                     () = sleep_until(end.into()) => {}
                 },
-                (Phase::Held | Phase::Waiting, _) => told.await,
+                (Phase::Held | Phase::Waiting, _) => changed.await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Hold {
+    /// A claim that nobody observes.
+    pub(crate) fn unobserved(claim: Claim) -> Arc<Self> {
+        Hold::new(claim, Observers::default(), now())
     }
 }
 
@@ -316,10 +384,10 @@ mod tests {
     }
 
     fn waiting_for(max_hold: Option<Duration>) -> Arc<Hold> {
-        Hold::new(Claim {
+        Hold::unobserved(Claim {
             id: ClaimId::new(1, 1),
             name: Name::new("a").unwrap(),
-            permits: Permits { count: 1, capacity: 1 },
+            permits: Permits::MUTEX,
             wait_mode: WaitMode::Wait,
             lease: LEASE,
             max_hold,

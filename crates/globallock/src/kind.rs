@@ -8,8 +8,8 @@ use crate::queue::{MAX_CAPACITY, Permits};
 
 /// Which lock is meant by a name.
 ///
-/// All that use one name should mean the same kind. Different kinds under one name are safe, because the smallest capacity
-/// counts: a mutex excludes readers too.
+/// All that use one name should mean the same kind. Different kinds under one name are safe, because the
+/// smallest capacity counts: a mutex excludes readers too.
 ///
 /// ```
 /// use globallock::LockKind;
@@ -40,12 +40,13 @@ impl LockKind {
     /// How much of the lock an acquisition takes, and of how much.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] when the capacity is 0 or above [`MAX_CAPACITY`], or the count is 0 or above the capacity.
+    /// [`Error::InvalidOption`] when the capacity is 0 or above [`MAX_CAPACITY`], or the count is 0 or above
+    /// the capacity.
     pub fn permits(self) -> Result<Permits> {
         let (count, capacity) = match self {
-            LockKind::Mutex => (1, 1),
-            LockKind::Read => (1, MAX_CAPACITY),
-            LockKind::Write => (MAX_CAPACITY, MAX_CAPACITY),
+            LockKind::Mutex => return Ok(Permits::MUTEX),
+            LockKind::Read => return Ok(Permits::READ),
+            LockKind::Write => return Ok(Permits::WRITE),
             LockKind::Permits { count, capacity } => (count, capacity),
         };
         let checked = |option, value, most| match value {
@@ -54,7 +55,7 @@ impl LockKind {
         };
         checked("capacity", capacity, MAX_CAPACITY)?;
         checked("permits", count, capacity)?;
-        Ok(Permits { count, capacity })
+        Ok(Permits::new(count, capacity))
     }
 }
 

@@ -6,7 +6,7 @@
 //! use globallock::LockManager;
 //!
 //! let manager = LockManager::connect("memory:example").await?;
-//! let guard = manager.mutex("nightly-report")?.acquire().await?;
+//! let guard = manager.mutex("nightly-report").acquire().await?;
 //! tokio::select! {
 //!     () = write_the_report(guard.fencing_token()) => {}
 //!     loss = guard.lost() => eprintln!("stop: {loss}"),
@@ -16,13 +16,24 @@
 //! # async fn write_the_report(_fencing_token: u64) {}
 //! ```
 //!
-//! A [`LockManager`] connects to one store, by its address: `redis://`, `etcd://`, `zookeeper://`, `file:` and kin. It makes mutexes,
-//! read-write locks and semaphores, which are one fair queue of weighted claims in the store, and each acquired lock
-//! is one [`Guard`]. Waiters are granted in the order in which they asked, by the store's own push: nobody polls.
-//! [`blocking`] has the same for threads.
+//! A [`LockManager`] connects to one store, by its address: `redis://`, `etcd://`, `zookeeper://`, `file:`
+//! and kin. It makes mutexes, read-write locks and semaphores, which are one fair queue of weighted claims in
+//! the store, and each acquired lock is one [`Guard`]. Waiters are granted in the order in which they asked,
+//! by the store's own push: nobody polls. [`blocking`] has the same for threads.
 //!
-//! Every grant has a [fencing token](Guard::fencing_token), and every [loss](Guard::lost) is told before the store
-//! can grant the lock anew. What each store promises, costs, and how it fails is in the project's `docs/`.
+//! Every grant has a [fencing token](Guard::fencing_token), and every [loss](Guard::lost) is told before the
+//! store can grant the lock again. What each store promises, costs, and how it fails is in the project's
+//! `docs/`.
+//!
+//! # Features
+//! Each store is a feature, and all are on by default: `redis`, `etcd`, `zookeeper`, and `file` (Linux).
+//! Memory is always there. With `default-features = false` and one feature, the dependencies of that store
+//! alone are built. TLS is rustls. The library needs Rust 1.91 and a tokio runtime with its timers enabled;
+//! [`blocking`] has a runtime of its own.
+//!
+//! # Stores of your own
+//! A store is a [`Backend`]; [`Schemes`] gives it a scheme, so that it is reached by its
+//! address. The crate `globallock-conformance` has the contract as named cases for its tests.
 
 mod acquire;
 pub mod backend;
@@ -32,12 +43,14 @@ mod deadline;
 mod error;
 mod guard;
 mod guard_set;
+mod health;
 mod hold;
 mod kind;
 mod locks;
 mod loss;
 mod manager;
 mod name;
+mod observe;
 mod options;
 mod owner;
 pub mod queue;
@@ -60,16 +73,17 @@ pub use locks::{Lock, RwLock, Semaphore};
 pub use loss::Loss;
 pub use manager::LockManager;
 pub use name::{MAX_NAME_BYTES, Name};
+pub use observe::{Event, Observer};
 pub use options::{MAX_DURATION, MIN_LEASE, ManagerOptions, Options};
 pub use owner::Owner;
-pub use stores::connect_backend;
+pub use stores::address::Address;
 pub use stores::memory::Memory;
+pub use stores::{Schemes, connect_backend};
 
 /// What this project's other crates share with the library, and nobody else should depend on.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::deadline::{deadline, margin};
-    pub use crate::stores::address::Address;
     pub use crate::stores::duration;
 }
 

@@ -5,64 +5,103 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::acquire::{Acquired, acquire};
-use crate::backend::WaitMode;
+use crate::backend::{Release, WaitMode};
 use crate::context::{Context, Request};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::kind::LockKind;
-use crate::name::Name;
+use crate::name::{Name, shown};
 use crate::options::Options;
-use crate::queue::Permits;
 
 /// A mutex, one side of a read-write lock, or a number of a semaphore's permits: what can be acquired.
 ///
+/// It starts from the options of its manager; the methods with their names change them for this lock alone.
+/// What is wrong with its name, kind or options is told by the call that acquires it.
+///
 /// Not reentrant: a task that acquires the lock again while it holds it waits for itself. Cheap to clone.
+///
+/// ```
+/// use std::time::Duration;
+/// use globallock::LockManager;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let manager = LockManager::connect("memory:example").await?;
+/// let lock = manager.mutex("nightly-report").wait(Duration::from_secs(5)).max_hold(Duration::from_secs(60));
+/// let guard = lock.acquire().await?;
+/// assert!(lock.try_acquire().await?.is_none(), "it is taken");
+/// guard.release().await?;
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Lock {
     context: Arc<Context>,
-    name: Name,
-    permits: Permits,
+    name: Arc<str>,
+    kind: LockKind,
     options: Options,
 }
 
 impl Lock {
-    pub(crate) fn new(context: Arc<Context>, name: Name, permits: Permits, options: Options) -> Self {
-        Lock { context, name, permits, options }
+    pub(crate) fn new(context: &Arc<Context>, name: impl AsRef<str>, kind: LockKind) -> Self {
+        let (name, options) = (Arc::from(name.as_ref()), context.options.clone());
+        Lock { context: Arc::clone(context), name, kind, options }
     }
 
-    /// The lock's name.
+    /// The lock's name, as it was given.
     #[must_use]
-    pub fn name(&self) -> &Name {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How much of the lock an acquisition takes, and of how much.
+    /// Which kind of lock it is.
     #[must_use]
-    pub fn permits(&self) -> Permits {
-        self.permits
+    pub fn kind(&self) -> LockKind {
+        self.kind
     }
 
-    /// How the lock is taken and kept.
+    /// How the lock is acquired and kept.
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.options
     }
 
     /// The same lock with other options.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] when one is out of its range.
-    pub fn with_options(self, options: Options) -> Result<Self> {
-        options.check()?;
-        Ok(Lock { options, ..self })
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Lock { options, ..self }
+    }
+
+    /// The same lock with another [lease](Options::lease).
+    #[must_use]
+    pub fn lease(self, lease: Duration) -> Self {
+        Lock { options: self.options.lease(lease), ..self }
+    }
+
+    /// The same lock with another [max hold time](Options::max_hold); `None` is no limit.
+    #[must_use]
+    pub fn max_hold(self, max_hold: impl Into<Option<Duration>>) -> Self {
+        Lock { options: self.options.max_hold(max_hold), ..self }
+    }
+
+    /// The same lock with another [wait](Options::wait); `None` is no limit.
+    #[must_use]
+    pub fn wait(self, wait: impl Into<Option<Duration>>) -> Self {
+        Lock { options: self.options.wait(wait), ..self }
+    }
+
+    /// The same lock with another [store timeout](Options::store_timeout); `None` is the lease.
+    #[must_use]
+    pub fn store_timeout(self, store_timeout: impl Into<Option<Duration>>) -> Self {
+        Lock { options: self.options.store_timeout(store_timeout), ..self }
     }
 
     /// Acquires the lock after everybody who asked for it before, and waits as long as the options say.
     ///
     /// # Errors
-    /// [`Error::TimedOut`] when the wait has ended; [`Error::Unavailable`] when the store has been silent for longer than
-    /// the store timeout; [`Error::PermissionDenied`], [`Error::FailedPrecondition`], [`Error::Closed`],
-    /// [`Error::Forked`]. In every case nothing is left in the store, or what is left is being taken out in the background.
+    /// [`Error::TimedOut`] when the wait has ended; [`Error::Unavailable`] when the store has been silent for
+    /// longer than the store timeout; [`Error::InvalidName`] and [`Error::InvalidOption`] for what the lock
+    /// was made with; [`Error::PermissionDenied`], [`Error::FailedPrecondition`], [`Error::Closed`],
+    /// [`Error::Forked`]. In every case nothing is left in the store, or what is left is being taken out in
+    /// the background.
     ///
     /// # Cancel safety
     /// A dropped call gives up its place in the queue, in the background; a later call starts at the end.
@@ -72,7 +111,7 @@ impl Lock {
             if self.options.wait == Some(Duration::ZERO) { WaitMode::Try } else { WaitMode::Wait };
         match self.ask(wait_mode, &self.options).await? {
             Acquired::Granted(guard) => Ok(guard),
-            Acquired::NotGranted { waited } => Err(Error::TimedOut { name: self.name.to_string(), waited }),
+            Acquired::NotGranted { waited } => Err(Error::timed_out(shown(&self.name), waited)),
         }
     }
 
@@ -91,20 +130,58 @@ impl Lock {
     /// [`Lock::try_acquire`].
     ///
     /// # Errors
-    /// As [`Lock::acquire`], but never [`Error::TimedOut`]; [`Error::InvalidOption`] when the wait is longer than
-    /// [`MAX_DURATION`](crate::MAX_DURATION).
+    /// As [`Lock::acquire`], but never [`Error::TimedOut`].
     ///
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn try_acquire_for(&self, wait: Duration) -> Result<Option<Guard>> {
         let wait_mode = if wait.is_zero() { WaitMode::Try } else { WaitMode::Wait };
-        let options = Options { wait: Some(wait), ..self.options.clone() };
-        options.check()?;
-        Ok(self.ask(wait_mode, &options).await?.guard())
+        Ok(self.ask(wait_mode, &self.options.clone().wait(wait)).await?.guard())
+    }
+
+    /// Acquires the lock, does `work` while it is held, and releases it. The work is dropped, wherever it is,
+    /// as soon as the lock is lost.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`]; [`Error::Lost`] when the lock was lost before the work had ended. A release that
+    /// the store does not answer goes on in the background, and is no error, because the work was done while
+    /// the lock was held.
+    ///
+    /// # Cancel safety
+    /// A dropped call drops the work, and releases the lock in the background.
+    ///
+    /// ```
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// # let manager = globallock::LockManager::connect("memory:example").await?;
+    /// let written = manager.mutex("nightly-report").run(async |guard| guard.fencing_token()).await?;
+    /// assert!(written > 0);
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    pub async fn run<T>(&self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
+        let guard = self.acquire().await?;
+        let lost = |loss| Err(Error::Lost { name: guard.name().to_string(), loss });
+        let done = tokio::select! {
+            biased;
+            loss = guard.lost() => return lost(loss),
+            done = work(&guard) => done,
+        };
+        // The work may have ended without a pause in which the loss could have stopped it.
+        if !guard.is_held() {
+            return lost(guard.lost().await);
+        }
+        let name = guard.name().clone();
+        match guard.release().await {
+            Ok(Release::Released) => {}
+            Ok(Release::NotHeld) => tracing::warn!(%name, "the lock was lost just before its release"),
+            Err(error) => tracing::warn!(%name, %error, "a release goes on in the background"),
+        }
+        Ok(done)
     }
 
     async fn ask(&self, wait_mode: WaitMode, options: &Options) -> Result<Acquired> {
-        acquire(&self.context, Request { name: &self.name, permits: self.permits, wait_mode, options }).await
+        options.check()?;
+        let (name, permits) = (Name::from_shared(Arc::clone(&self.name))?, self.kind.permits()?);
+        acquire(&self.context, Request { name, permits, wait_mode, options }).await
     }
 }
 
@@ -112,7 +189,7 @@ impl fmt::Debug for Lock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lock")
             .field("name", &self.name)
-            .field("permits", &self.permits)
+            .field("kind", &self.kind)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
@@ -121,6 +198,16 @@ impl fmt::Debug for Lock {
 /// Both sides of a read-write lock.
 ///
 /// Fair to both: a reader that comes after a waiting writer waits behind it.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let manager = globallock::LockManager::connect("memory:example").await?;
+/// let catalogue = manager.rwlock("catalogue");
+/// let (one, other) = (catalogue.read().acquire().await?, catalogue.read().acquire().await?);
+/// assert!(catalogue.write().try_acquire().await?.is_none(), "two read");
+/// # drop((one, other));
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct RwLock {
     read: Lock,
@@ -128,8 +215,18 @@ pub struct RwLock {
 }
 
 impl RwLock {
-    pub(crate) fn new(read: Lock, write: Lock) -> Self {
-        RwLock { read, write }
+    pub(crate) fn new(context: &Arc<Context>, name: impl AsRef<str>) -> Self {
+        RwLock {
+            read: Lock::new(context, &name, LockKind::Read),
+            write: Lock::new(context, &name, LockKind::Write),
+        }
+    }
+
+    /// The same read-write lock with other options for both sides.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        let read = self.read.with_options(options.clone());
+        RwLock { read, write: self.write.with_options(options) }
     }
 
     /// The side that many may hold at a time.
@@ -146,29 +243,44 @@ impl RwLock {
 }
 
 /// A number of permits under one name.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let manager = globallock::LockManager::connect("memory:example").await?;
+/// let licences = manager.semaphore("licences", 3);
+/// let two = licences.acquire_many(2).await?;
+/// assert!(licences.permits(2).try_acquire().await?.is_none(), "one is left");
+/// let one = licences.acquire().await?;
+/// # drop((one, two));
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct Semaphore {
     one: Lock,
+    capacity: u32,
 }
 
 impl Semaphore {
-    pub(crate) fn new(one: Lock) -> Self {
-        Semaphore { one }
+    pub(crate) fn new(context: &Arc<Context>, name: impl AsRef<str>, capacity: u32) -> Self {
+        Semaphore { one: Lock::new(context, name, LockKind::Permits { count: 1, capacity }), capacity }
+    }
+
+    /// The same semaphore with other options.
+    #[must_use]
+    pub fn with_options(self, options: Options) -> Self {
+        Semaphore { one: self.one.with_options(options), ..self }
     }
 
     /// How many permits there are.
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        self.one.permits.capacity
+        self.capacity
     }
 
     /// `count` permits, acquired together.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] when the count is 0 or above the capacity.
-    pub fn permits(&self, count: u32) -> Result<Lock> {
-        let permits = LockKind::Permits { count, capacity: self.capacity() }.permits()?;
-        Ok(Lock { permits, ..self.one.clone() })
+    #[must_use]
+    pub fn permits(&self, count: u32) -> Lock {
+        Lock { kind: LockKind::Permits { count, capacity: self.capacity }, ..self.one.clone() }
     }
 
     /// Acquires one permit, as [`Lock::acquire`].
@@ -180,6 +292,17 @@ impl Semaphore {
     /// As [`Lock::acquire`].
     pub async fn acquire(&self) -> Result<Guard> {
         self.one.acquire().await
+    }
+
+    /// Acquires `count` permits together, as [`Lock::acquire`].
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Lock::acquire`].
+    pub async fn acquire_many(&self, count: u32) -> Result<Guard> {
+        self.permits(count).acquire().await
     }
 
     /// Acquires one permit if one is free and nobody waits, as [`Lock::try_acquire`].

@@ -6,7 +6,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Loss {
-    /// No renewal was confirmed before the lease expired: the store may be out of reach, or this process was stopped.
+    /// No renewal was confirmed before the lease expired: the store may be out of reach, or this process was
+    /// stopped.
     Expired,
     /// The lock was held for its max hold time.
     MaxHold,

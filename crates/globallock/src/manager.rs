@@ -7,19 +7,31 @@ use futures_util::stream::BoxStream;
 
 use crate::backend::{Backend, Entry};
 use crate::context::Context;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::guard_set::GuardSet;
 use crate::kind::LockKind;
 use crate::locks::{Lock, RwLock, Semaphore};
 use crate::name::Name;
-use crate::options::{ManagerOptions, Options};
-use crate::stores::connect_backend;
+use crate::options::ManagerOptions;
+use crate::stores::Schemes;
 use crate::sync::now;
 
 /// Makes locks in one store.
 ///
-/// Cheap to clone; all clones share one connection and one renewal task. It belongs to the tokio runtime in which it
-/// was made and to the process that made it.
+/// Cheap to clone; all clones share one connection and one renewal task. It belongs to the tokio runtime in
+/// which it was made and to the process that made it.
+///
+/// ```
+/// use globallock::LockManager;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let manager = LockManager::connect("memory:example").await?;
+/// let guard = manager.mutex("nightly-report").acquire().await?;
+/// assert!(guard.is_held());
+/// guard.release().await?;
+/// manager.close().await;
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct LockManager {
     context: Arc<Context>,
@@ -30,12 +42,15 @@ impl LockManager {
     ///
     /// Addresses: `redis://[user:password@]host[:port][/db]`, `rediss://`, `redis+unix:///socket`,
     /// `redis+sentinel://host,host,host/service`, `etcd://[user:password@]host,host,host`, `etcds://`,
-    /// `zookeeper://[user:password@]host,host,host[/chroot]`, `zookeepers://`, `file:///directory`, `file:` (a directory
-    /// of this user's own) and `memory:name`. The project's `docs/` has a page for each store, with its options.
+    /// `zookeeper://[user:password@]host,host,host[/chroot]`, `zookeepers://`, `file:///directory`, `file:`
+    /// (a directory of this user's own) and `memory:name`. The project's `docs/` has a page for each store,
+    /// with its options.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`], or [`Error::Unavailable`], [`Error::PermissionDenied`] and [`Error::FailedPrecondition`] as the store
-    /// answers.
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress), or
+    /// [`Error::Unavailable`](crate::Error::Unavailable),
+    /// [`Error::PermissionDenied`](crate::Error::PermissionDenied) and
+    /// [`Error::FailedPrecondition`](crate::Error::FailedPrecondition) as the store answers.
     ///
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
@@ -49,68 +64,82 @@ impl LockManager {
     /// Connects to the store at `url`.
     ///
     /// # Errors
-    /// As [`LockManager::connect`], and [`Error::InvalidOption`].
+    /// As [`LockManager::connect`], and [`Error::InvalidOption`](crate::Error::InvalidOption).
     ///
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub async fn connect_with(url: &str, options: ManagerOptions) -> Result<Self> {
+    pub async fn connect_with(url: &str, options: impl Into<ManagerOptions>) -> Result<Self> {
+        Self::connect_by(&Schemes::default(), url, options).await
+    }
+
+    /// Connects to the store at `url` by a table of schemes that may have more than this build's stores.
+    ///
+    /// # Errors
+    /// As [`LockManager::connect_with`].
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub async fn connect_by(
+        schemes: &Schemes,
+        url: &str,
+        options: impl Into<ManagerOptions>,
+    ) -> Result<Self> {
+        let options = options.into();
         options.locks.check()?;
-        Self::with_backend(connect_backend(url).await?, options)
+        Self::with_backend(schemes.connect(url).await?, options)
     }
 
     /// Makes locks over a store that is connected already, such as a third party's.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`].
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption).
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn with_backend(backend: Arc<dyn Backend>, options: ManagerOptions) -> Result<Self> {
+    pub fn with_backend(backend: Arc<dyn Backend>, options: impl Into<ManagerOptions>) -> Result<Self> {
+        let options = options.into();
         options.locks.check()?;
         Ok(LockManager { context: Arc::new(Context::start(backend, options)) })
     }
 
     /// Makes a lock of any kind.
     ///
-    /// # Errors
-    /// [`Error::InvalidName`]; [`Error::InvalidOption`] as [`LockKind::permits`].
-    pub fn lock(&self, name: impl AsRef<str>, kind: LockKind) -> Result<Lock> {
-        let (name, permits) = (Name::new(name)?, kind.permits()?);
-        Ok(Lock::new(Arc::clone(&self.context), name, permits, self.context.options.clone()))
+    /// Nothing is asked of the store yet: a wrong name or kind is told by the call that acquires the lock.
+    #[must_use]
+    pub fn lock(&self, name: impl AsRef<str>, kind: LockKind) -> Lock {
+        Lock::new(&self.context, name, kind)
     }
 
     /// Makes a mutex: one holder at a time.
-    ///
-    /// # Errors
-    /// [`Error::InvalidName`].
-    pub fn mutex(&self, name: impl AsRef<str>) -> Result<Lock> {
+    #[must_use]
+    pub fn mutex(&self, name: impl AsRef<str>) -> Lock {
         self.lock(name, LockKind::Mutex)
     }
 
     /// Makes a read-write lock: many readers, or one writer. Neither side can starve the other.
-    ///
-    /// # Errors
-    /// [`Error::InvalidName`].
-    pub fn rwlock(&self, name: impl AsRef<str>) -> Result<RwLock> {
-        Ok(RwLock::new(self.lock(&name, LockKind::Read)?, self.lock(&name, LockKind::Write)?))
+    #[must_use]
+    pub fn rwlock(&self, name: impl AsRef<str>) -> RwLock {
+        RwLock::new(&self.context, name)
     }
 
-    /// Makes a semaphore of `capacity` permits. All that use the name should give the same capacity: while claims of
-    /// different capacities hold, the smallest counts.
+    /// Makes a semaphore of `capacity` permits, from 1 to [`MAX_CAPACITY`](crate::queue::MAX_CAPACITY).
     ///
-    /// # Errors
-    /// [`Error::InvalidName`]; [`Error::InvalidOption`] when the capacity is 0 or above
-    /// [`MAX_CAPACITY`](crate::queue::MAX_CAPACITY).
-    pub fn semaphore(&self, name: impl AsRef<str>, capacity: u32) -> Result<Semaphore> {
-        Ok(Semaphore::new(self.lock(name, LockKind::Permits { count: 1, capacity })?))
+    /// All that use the name should give the same capacity: while claims of different capacities hold, the
+    /// smallest counts.
+    #[must_use]
+    pub fn semaphore(&self, name: impl AsRef<str>, capacity: u32) -> Semaphore {
+        Semaphore::new(&self.context, name, capacity)
     }
 
-    /// Acquires the mutexes of all `names`, or none: taken one after the other in one canonical order, so that two
-    /// such calls cannot wait for each other. A name that is given twice is taken once. The waiting limit of the
-    /// manager's options bounds the whole call.
+    /// Acquires the mutexes of all `names`, or none: taken one after the other in one canonical order, so
+    /// that two such calls cannot wait for each other. A name that is given twice is taken once. The waiting
+    /// limit of the manager's options bounds the whole call.
     ///
     /// # Errors
     /// As [`Lock::acquire`]; what was taken until then is released.
@@ -126,8 +155,7 @@ impl LockManager {
         let mut guards = Vec::new();
         for lock in self.in_canonical_order(names)? {
             let wait = lock.options().wait.map(|wait| wait.saturating_sub(now().duration_since(started)));
-            let options = Options { wait, ..lock.options().clone() };
-            match lock.with_options(options)?.acquire().await {
+            match lock.wait(wait).acquire().await {
                 Ok(guard) => guards.push(guard),
                 Err(error) => {
                     GuardSet::new(guards).release_quietly().await;
@@ -167,13 +195,13 @@ impl LockManager {
         let mut names = names.into_iter().map(Name::new).collect::<Result<Vec<_>>>()?;
         names.sort_unstable();
         names.dedup();
-        names.into_iter().map(|name| self.mutex(name)).collect()
+        Ok(names.into_iter().map(|name| self.mutex(name)).collect())
     }
 
-    /// Lists the claims of a name, oldest first: those who hold, then those who wait.
+    /// Lists the claims of a name, oldest first: the holders, then the waiters.
     ///
     /// # Errors
-    /// [`Error::InvalidName`], and as the store answers.
+    /// [`Error::InvalidName`](crate::Error::InvalidName), and as the store answers.
     ///
     /// # Cancel safety
     /// Nothing is lost.
@@ -193,9 +221,9 @@ impl LockManager {
         &self.context.backend
     }
 
-    /// Refuses new claims from now on, ends those that wait with [`Error::Closed`], and returns once the store has
-    /// answered their departures and every release that goes on in the background, at the latest when their leases are
-    /// over. What is held stays held until its guard is released or dropped.
+    /// Refuses new claims from now on, ends the waiting ones with [`Error::Closed`](crate::Error::Closed),
+    /// and returns once the store has answered their releases and every other release under way, at the
+    /// latest when their leases have expired. What is held stays held until its guard is released or dropped.
     ///
     /// # Cancel safety
     /// The manager is closed; the releases go on in the background.

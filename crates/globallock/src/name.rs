@@ -20,7 +20,11 @@ impl Name {
     /// # Errors
     /// [`Error::InvalidName`] when it is empty, longer than [`MAX_NAME_BYTES`], or has a NUL in it.
     pub fn new(name: impl AsRef<str>) -> Result<Self> {
-        let name = name.as_ref();
+        Self::from_shared(Arc::from(name.as_ref()))
+    }
+
+    /// As [`Name::new`], without a copy of the text.
+    pub(crate) fn from_shared(name: Arc<str>) -> Result<Self> {
         let reason = if name.is_empty() {
             "it is empty".to_owned()
         } else if name.len() > MAX_NAME_BYTES {
@@ -28,9 +32,9 @@ impl Name {
         } else if name.contains('\0') {
             "it contains a NUL character".to_owned()
         } else {
-            return Ok(Name(name.into()));
+            return Ok(Name(name));
         };
-        Err(Error::InvalidName { name: shown(name), reason })
+        Err(Error::InvalidName { name: shown(&name), reason })
     }
 
     /// The name as given.
@@ -41,7 +45,7 @@ impl Name {
 }
 
 /// The name in quotes, with control characters escaped, cut after 64 characters.
-fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     let mut quoted: String = name.chars().take(64).flat_map(char::escape_debug).collect();
     if name.chars().nth(64).is_some() {
         quoted.push('…');

@@ -1,38 +1,85 @@
 //! What can be set for a lock and for a manager.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::DEFAULT_LEASE;
 use crate::error::{Error, Result};
+use crate::observe::Observer;
 
-/// The shortest lease and longest hold that are accepted: below it, ordinary delays would lose locks.
+/// The shortest lease and max hold time that are accepted: below it, ordinary delays would lose locks.
 pub const MIN_LEASE: Duration = Duration::from_millis(100);
 /// The longest lease, hold and wait that are accepted.
 pub const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How a lock is taken and kept.
+/// How a lock is acquired and kept.
+///
+/// ```
+/// use std::time::Duration;
+/// use globallock::{LockManager, Options};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let options = Options::new().lease(Duration::from_secs(30)).wait(Duration::from_secs(5));
+/// let manager = LockManager::connect_with("memory:example", options).await?;
+/// // Each lock starts from its manager's options.
+/// let lock = manager.mutex("nightly-report").max_hold(Duration::from_secs(3600));
+/// assert_eq!(lock.options().lease, Duration::from_secs(30));
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
-    /// How long a claim outlives its owner's last sign of life. It is renewed at a third of it. A shorter lease frees
-    /// the lock of a dead owner sooner; a longer one rides out longer outages of the store. 100 ms to a year.
-    /// Default: 10 s.
+    /// How long a claim outlives its owner's last sign of life. It is renewed at a third of that. A shorter
+    /// lease frees the lock of a dead owner sooner; a longer one survives longer outages of the store. From
+    /// 100 ms to a year. Default: 10 s.
     pub lease: Duration,
-    /// The longest that the lock is held, owner alive or not: it is lost at this time. 100 ms to a year.
+    /// The longest that the lock is held, owner alive or not: it is lost at this time. From 100 ms to a year.
     /// Default: no limit.
     pub max_hold: Option<Duration>,
     /// The longest that `acquire` waits to be granted. Zero asks once. Default: no limit.
     pub wait: Option<Duration>,
-    /// How long the store may be silent before a call gives up on it, though its waiting limit is not over.
-    /// 100 ms to a year. Default: the lease.
+    /// How long the store may be silent before a call gives up on it, though its wait has not ended.
+    /// From 100 ms to a year. Default: the lease.
     pub store_timeout: Option<Duration>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { lease: Duration::from_secs(10), max_hold: None, wait: None, store_timeout: None }
+        Options { lease: DEFAULT_LEASE, max_hold: None, wait: None, store_timeout: None }
     }
 }
 
 impl Options {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Options::default()
+    }
+
+    /// Sets [`Options::lease`].
+    #[must_use]
+    pub fn lease(self, lease: Duration) -> Self {
+        Options { lease, ..self }
+    }
+
+    /// Sets [`Options::max_hold`]; `None` is no limit.
+    #[must_use]
+    pub fn max_hold(self, max_hold: impl Into<Option<Duration>>) -> Self {
+        Options { max_hold: max_hold.into(), ..self }
+    }
+
+    /// Sets [`Options::wait`]; `None` is no limit.
+    #[must_use]
+    pub fn wait(self, wait: impl Into<Option<Duration>>) -> Self {
+        Options { wait: wait.into(), ..self }
+    }
+
+    /// Sets [`Options::store_timeout`]; `None` is the lease.
+    #[must_use]
+    pub fn store_timeout(self, store_timeout: impl Into<Option<Duration>>) -> Self {
+        Options { store_timeout: store_timeout.into(), ..self }
+    }
+
     /// Checks that every duration is in its range.
     pub(crate) fn check(&self) -> Result<()> {
         let in_range = |option: &str, value: Option<Duration>, shortest: Duration| match value {
@@ -49,18 +96,68 @@ impl Options {
     }
 
     /// How long the store may be silent.
-    pub(crate) fn store_timeout(&self) -> Duration {
+    pub(crate) fn silence_limit(&self) -> Duration {
         self.store_timeout.unwrap_or(self.lease)
     }
 }
 
 /// What one manager's locks have in common.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// ```
+/// use globallock::{LockManager, ManagerOptions, Options};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let locks = Options::new().lease(std::time::Duration::from_secs(30));
+/// let options = ManagerOptions::new().label("billing").locks(locks);
+/// let manager = LockManager::connect_with("memory:example", options).await?;
+/// let guard = manager.mutex("invoices").acquire().await?;
+/// assert_eq!(manager.inspect("invoices").await?[0].owner.label.as_deref(), Some("billing"));
+/// # guard.release().await?;
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct ManagerOptions {
     /// What its locks start from. Default: [`Options::default`].
     pub locks: Options,
     /// What `inspect` shows of this owner besides host and process, such as the job's name. Default: nothing.
     pub label: Option<String>,
+    /// Who hears what happens to its claims. Default: nobody but [`tracing`].
+    pub observers: Vec<Arc<dyn Observer>>,
+}
+
+impl ManagerOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        ManagerOptions::default()
+    }
+
+    /// Sets [`ManagerOptions::locks`].
+    #[must_use]
+    pub fn locks(self, locks: Options) -> Self {
+        ManagerOptions { locks, ..self }
+    }
+
+    /// Sets [`ManagerOptions::label`].
+    #[must_use]
+    pub fn label(self, label: impl Into<String>) -> Self {
+        ManagerOptions { label: Some(label.into()), ..self }
+    }
+
+    /// Adds one of [`ManagerOptions::observers`].
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observers.push(observer);
+        self
+    }
+}
+
+/// A manager with these options for its locks, and no label.
+impl From<Options> for ManagerOptions {
+    fn from(locks: Options) -> Self {
+        ManagerOptions { locks, ..ManagerOptions::default() }
+    }
 }
 
 #[cfg(test)]
@@ -97,10 +194,10 @@ mod tests {
     #[test]
     fn the_store_may_be_silent_for_a_lease_unless_told_otherwise() {
         let lease = Duration::from_secs(3);
-        assert_eq!(Options { lease, ..Options::default() }.store_timeout(), lease);
+        assert_eq!(Options { lease, ..Options::default() }.silence_limit(), lease);
         let store_timeout = Some(Duration::from_secs(1));
         assert_eq!(
-            Options { lease, store_timeout, ..Options::default() }.store_timeout(),
+            Options { lease, store_timeout, ..Options::default() }.silence_limit(),
             Duration::from_secs(1)
         );
     }

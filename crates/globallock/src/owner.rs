@@ -32,7 +32,7 @@ impl Owner {
         Owner { host: host.trim().to_owned(), pid: Some(std::process::id()), label: None }
     }
 
-    /// The text that stores keep: JSON on one line, cut to what a store bears.
+    /// The text that stores keep: JSON on one line, cut to the length that every store accepts.
     #[must_use]
     pub fn to_text(&self) -> String {
         let cut = |text: &str, bytes: usize| text[..text.floor_char_boundary(bytes)].to_owned();
@@ -50,8 +50,8 @@ impl Owner {
         }
     }
 
-    /// Reads what a store kept, as much of it as [`Owner::to_text`] may have written; text of another program becomes
-    /// the label.
+    /// Reads what a store kept, as much of it as [`Owner::to_text`] may have written; text of another program
+    /// becomes the label.
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         let mut owner = serde_json::from_str(text).unwrap_or_else(|_| Owner {
@@ -138,7 +138,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_text_of_an_owner_is_bounded_and_read_back(host in ".*", pid in any::<Option<u32>>(), label in any::<Option<String>>()) {
+        fn the_text_of_an_owner_is_bounded_and_read_back(
+            host in ".*",
+            pid in any::<Option<u32>>(),
+            label in any::<Option<String>>(),
+        ) {
             let text = Owner { host, pid, label }.to_text();
             prop_assert!(text.len() <= MAX_TEXT_BYTES);
             prop_assert!(!text.contains('\n'));

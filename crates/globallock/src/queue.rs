@@ -1,26 +1,48 @@
 //! The two pure decisions over a queue of claims that make all three locks, without any I/O.
 //!
-//! A claim has a weight and a capacity. It *holds* iff the running weight of the queue, from its front up to and
-//! including it, fits the smallest capacity on that stretch. A mutex is (1 of 1), a semaphore claim (k of n), a
-//! reader (1 of [`MAX_CAPACITY`]) and a writer (all of it): the construction of `tokio::sync`'s `batch_semaphore`.
-//! Taking the smallest capacity, rather than the claim's own, keeps exclusion whole where one name is used as two
-//! kinds of lock at once: a mutex excludes readers too.
+//! A claim takes a count of permits, out of a capacity. It *holds* iff the running count of the queue, from
+//! its front up to and including it, fits the smallest capacity on that stretch. A mutex is (1 of 1), a
+//! semaphore claim (k of n), a reader (1 of [`MAX_CAPACITY`]) and a writer (all of it): the construction of
+//! `tokio::sync`'s `batch_semaphore`. Taking the smallest capacity, rather than the claim's own, keeps
+//! exclusion whole where one name is used as two kinds of lock at once: a mutex excludes readers too.
 //!
-//! Both rules look only at the claims in front, so an arrival never takes back a grant, and a departure only ever
-//! lets more in.
+//! Both rules look only at the claims in front. So an arrival never takes back a grant, and a release only
+//! ever lets more in.
 
 use std::cmp::Reverse;
 
-/// The capacity of a read-write lock, and the largest of a semaphore.
+/// The capacity of a read-write lock, and the largest capacity of a semaphore.
 pub const MAX_CAPACITY: u32 = u32::MAX >> 3;
 
-/// What the decisions need to know of one claim in a queue.
+/// How much of a lock a claim takes, and of how much: all that the decisions need to know of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct Permits {
     /// How much of the capacity the claim takes.
     pub count: u32,
     /// How much the lock has to give, as this claim sees it.
     pub capacity: u32,
+}
+
+impl Permits {
+    /// All of a mutex.
+    pub const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+    /// A reader's part of a read-write lock.
+    pub const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
+    /// A writer's part of a read-write lock, which is all of it.
+    pub const WRITE: Permits = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+
+    /// `count` of `capacity` permits.
+    #[must_use]
+    pub const fn new(count: u32, capacity: u32) -> Self {
+        Permits { count, capacity }
+    }
+
+    /// Whether the claim takes all there is, so that it excludes everybody.
+    #[must_use]
+    pub const fn is_exclusive(self) -> bool {
+        self.count >= self.capacity
+    }
 }
 
 /// Says how many claims at the front of `queue` hold.
@@ -37,11 +59,11 @@ pub fn admit(queue: impl IntoIterator<Item = Permits>) -> usize {
         .count()
 }
 
-/// Names the fewest claims ahead of `mine` that keep it waiting as long as all of them stay, as positions in `ahead`,
-/// the queue in front of it from oldest to newest. Empty iff `mine` holds.
+/// Names the fewest claims ahead of `mine` that keep it waiting as long as all of them stay, as positions in
+/// `ahead`, the queue in front of it from oldest to newest. Empty iff `mine` holds.
 ///
-/// Whoever watches just these is woken by few departures and misses none: for a mutex or a writer it is the claim
-/// next in front, for a reader the last writer, for a semaphore as many of the heaviest as fill it.
+/// A waiter that watches just these is woken by few releases and misses none. For a mutex or a writer it is
+/// the claim next in front, for a reader the last writer, for a semaphore as many of the largest as fill it.
 #[must_use]
 pub fn blockers(ahead: &[Permits], mine: Permits) -> Vec<usize> {
     if admit(ahead.iter().copied().chain([mine])) > ahead.len() {
@@ -50,7 +72,8 @@ pub fn blockers(ahead: &[Permits], mine: Permits) -> Vec<usize> {
     if let Some(alone) = ahead.iter().rposition(|&other| admit([other, mine]) < 2) {
         return vec![alone];
     }
-    // No claim fills the lock alone: the heaviest together do, under each capacity that somebody ahead could set.
+    // No claim fills the lock alone. The largest together do, under each capacity that a claim ahead could
+    // set.
     let mut heaviest: Vec<usize> = (0..ahead.len()).rev().collect();
     heaviest.sort_by_key(|&position| Reverse(ahead[position].count));
     let mut fewest: Option<Vec<usize>> = None;
@@ -71,8 +94,8 @@ pub fn blockers(ahead: &[Permits], mine: Permits) -> Vec<usize> {
     fewest
 }
 
-/// Says how many of the claims next in front of `mine`, given from there to the front, already keep it waiting; `None`
-/// if all of them together do not.
+/// Says how many of the claims next in front of `mine`, given from there to the front, already keep it
+/// waiting; `None` if all of them together do not.
 ///
 /// The [`blockers`] among these are enough to watch, however long the queue is: for a mutex it is one.
 pub fn nearest(ahead: impl IntoIterator<Item = Permits>, mine: Permits) -> Option<usize> {
@@ -86,7 +109,7 @@ pub fn nearest(ahead: impl IntoIterator<Item = Permits>, mine: Permits) -> Optio
     full.map(|last| last + 1)
 }
 
-/// Takes `first`, then the heaviest others, until they leave no room for `mine`.
+/// Takes `first`, then the largest others, until they leave no room for `mine`.
 fn fill(ahead: &[Permits], mine: Permits, heaviest: &[usize], first: usize) -> Option<Vec<usize>> {
     let mut taken = vec![first];
     let mut count = u64::from(mine.count) + u64::from(ahead[first].count);
@@ -196,7 +219,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn admit_agrees_with_the_textbook_queue(steps in prop::collection::vec((shares(), any::<prop::sample::Index>(), any::<bool>()), 1..60)) {
+        fn admit_agrees_with_the_textbook_queue(
+            steps in prop::collection::vec((shares(), any::<prop::sample::Index>(), any::<bool>()), 1..60),
+        ) {
             let mut textbook = Textbook::default();
             let mut queue: Vec<(u32, Permits)> = Vec::new();
             for (number, (permits, index, leave)) in (0..).zip(steps) {
@@ -219,15 +244,22 @@ mod tests {
         }
 
         #[test]
-        fn a_departure_never_takes_back_a_grant(queue in prop::collection::vec(shares(), 1..12), index in any::<prop::sample::Index>()) {
+        fn a_departure_never_takes_back_a_grant(
+            queue in prop::collection::vec(shares(), 1..12),
+            index in any::<prop::sample::Index>(),
+        ) {
             let gone = index.index(queue.len());
             let before = admit(queue.iter().copied());
-            let after = admit(queue.iter().enumerate().filter(|(i, _)| *i != gone).map(|(_, permits)| *permits));
+            let others = queue.iter().enumerate().filter(|(i, _)| *i != gone);
+            let after = admit(others.map(|(_, permits)| *permits));
             prop_assert!(after + usize::from(gone < before) >= before);
         }
 
         #[test]
-        fn the_nearest_keep_a_claim_out_and_no_fewer_of_them_do(ahead in prop::collection::vec(shares(), 0..9), mine in shares()) {
+        fn the_nearest_keep_a_claim_out_and_no_fewer_of_them_do(
+            ahead in prop::collection::vec(shares(), 0..9),
+            mine in shares(),
+        ) {
             let holds = |of: &[Permits]| admit(of.iter().copied().chain([mine])) > of.len();
             let fits = mine.count <= mine.capacity;
             match nearest(ahead.iter().rev().copied(), mine) {
@@ -242,7 +274,10 @@ mod tests {
         }
 
         #[test]
-        fn blockers_are_the_fewest_that_keep_a_claim_out(ahead in prop::collection::vec(shares(), 0..9), mine in shares()) {
+        fn blockers_are_the_fewest_that_keep_a_claim_out(
+            ahead in prop::collection::vec(shares(), 0..9),
+            mine in shares(),
+        ) {
             let keeps_out = |set: &[usize]| {
                 let kept: Vec<Permits> = set.iter().map(|&i| ahead[i]).collect();
                 admit(kept.iter().copied().chain([mine])) <= kept.len()

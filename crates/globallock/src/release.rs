@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::hold::Hold;
-use crate::sync::{Handle, now, sleep_until, watch};
+use crate::observe::{Event, Observers};
+use crate::sync::{Backoff, Handle, now, sleep_until, watch};
 
 /// The bounds of the pause between two tries of a release that the store did not answer.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -15,30 +16,31 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 pub(crate) struct Releases {
     backend: Arc<dyn Backend>,
     runtime: Handle,
+    observers: Observers,
     under_way: watch::Sender<usize>,
 }
 
 impl Releases {
-    pub(crate) fn new(backend: Arc<dyn Backend>, runtime: Handle) -> Self {
-        Releases { backend, runtime, under_way: watch::Sender::new(0) }
+    pub(crate) fn new(backend: Arc<dyn Backend>, runtime: Handle, observers: Observers) -> Self {
+        Releases { backend, runtime, observers, under_way: watch::Sender::new(0) }
     }
 
     /// Repeats the release of a claim until the store answers it or the claim's lease has expired.
     pub(crate) fn start(&self, hold: &Arc<Hold>) {
         let counted = Counted::new(self.under_way.clone());
         let backend = Arc::clone(&self.backend);
-        let claim = Arc::clone(&hold.claim);
+        let (claim, observers) = (Arc::clone(&hold.claim), self.observers.clone());
         self.runtime.spawn(async move {
             let _counted = counted;
             let expires = now() + claim.lease;
-            let mut pause = PAUSE.0;
+            let mut backoff = Backoff::new(PAUSE);
             while let Err(error) = backend.release(&claim).await {
-                if now() + pause >= expires {
-                    tracing::warn!(name = %claim.name, %error, "a release was never answered; the lease frees it");
+                let next = now() + backoff.pause();
+                if next >= expires {
+                    observers.tell(&Event::ReleaseUnanswered { claim: &claim, error: &error });
                     return;
                 }
-                sleep_until((now() + pause).into()).await;
-                pause = (pause * 2).min(PAUSE.1);
+                sleep_until(next.into()).await;
             }
         });
     }

@@ -1,10 +1,11 @@
-//! The one task of a manager that renews its claims, tells the owners of lost ones, and ends overlong holds.
+//! The one task of a manager that renews its claims, tells the owners of lost ones, and ends those at their
+//! max hold.
 //!
-//! However many claims there are, they cost no task, timer or connection each: an ordered set says which comes next,
-//! and what comes due together is renewed in one batch.
+//! A claim costs no task, timer or connection of its own, however many there are. An ordered set says which
+//! is due next, and claims that are due together are renewed in one batch.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -13,20 +14,22 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::backend::{Backend, Claim, ClaimId, ClaimStatus};
 use crate::error::{Error, Result};
+use crate::health::Health;
 use crate::hold::{Heard, Hold, Phase};
-use crate::sync::{Handle, Mutex, MutexGuard, Notify, now, sleep_until};
+use crate::observe::{Event, Observers};
+use crate::sync::{Handle, Mutex, MutexGuard, Notify, now, sleep_until_some};
 
 /// How many claims one renewal request carries at most.
 const BATCH: usize = 256;
-/// How many renewal requests are under way at most, of claims that are held and of claims that wait each: enough to keep a
-/// connection busy.
+/// How many renewal requests are under way at most, counted for held and for waiting claims each: enough to
+/// keep a connection busy.
 const BATCHES_UNDER_WAY: usize = 8;
-/// How much earlier than due a claim is renewed along with others.
+/// How much earlier than due a claim may be renewed together with others.
 const TOGETHER: Duration = Duration::from_millis(10);
 /// The bounds of the pause after a renewal that failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// What happens to a claim that the renewer has lost: the store is told to drop it, in case it still has it.
+/// What is done with a lost claim: the store is asked to drop it, in case that it still has it.
 pub(crate) type Abandon = Arc<dyn Fn(Arc<Hold>) + Send + Sync>;
 
 /// Keeps the claims of one manager alive.
@@ -42,13 +45,14 @@ struct Shared {
 #[derive(Default)]
 struct State {
     tracked: HashMap<ClaimId, Tracked>,
-    /// The claims by the moment at which something is to be done for them.
+    /// The claims by the moment at which they are due: for a renewal, or to be noticed as lost.
     due: BTreeSet<(Instant, ClaimId)>,
-    /// Held claims whose renewal is due and not yet under way.
+    /// Held claims whose renewal is due and not under way yet.
     ready_held: VecDeque<ClaimId>,
-    /// Waiting claims whose renewal is due and not yet under way: however many, they do not keep the held ones back.
+    /// Waiting claims whose renewal is due and not under way yet. They are apart, so that a crowd of them
+    /// does not delay the held ones.
     ready_waiting: VecDeque<ClaimId>,
-    /// Until when the task sleeps; an earlier due moment must wake it.
+    /// Until when the task sleeps. A claim that is due earlier must wake it.
     sleeps_until: Option<Instant>,
     closed: bool,
 }
@@ -68,7 +72,8 @@ struct Batch {
     /// Whether it is a batch of held claims.
     is_held: bool,
     claims: Vec<Arc<Claim>>,
-    /// Which of them were held when it was made up: what the store says of the others may be from before their grant.
+    /// Which of them were held when the request was made. What the store says of the others may be from
+    /// before their grant.
     held: Vec<bool>,
 }
 
@@ -76,15 +81,18 @@ impl Renewer {
     /// Starts the task on the current runtime.
     pub(crate) fn start(
         backend: Arc<dyn Backend>,
+        health: Arc<Health>,
+        observers: Observers,
         abandon: impl Fn(Arc<Hold>) + Send + Sync + 'static,
     ) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), wake: Notify::new() });
-        let task = Task { shared: Arc::clone(&shared), backend, abandon: Arc::new(abandon) };
+        let task =
+            Task { shared: Arc::clone(&shared), backend, abandon: Arc::new(abandon), health, observers };
         Handle::current().spawn(task.run());
         Renewer { shared }
     }
 
-    /// Keeps a claim from now on.
+    /// Renews a claim from now on.
     pub(crate) fn track(&self, hold: &Arc<Hold>, times: u32) {
         let now = now();
         let mut state = self.shared.state();
@@ -102,14 +110,15 @@ impl Renewer {
         }
     }
 
-    /// The claims that wait to be granted.
+    /// The waiting claims.
     pub(crate) fn waiting(&self) -> Vec<Arc<Hold>> {
         let state = self.shared.state();
         let waiting = state.tracked.values().filter(|tracked| tracked.hold.phase() == Phase::Waiting);
         waiting.map(|tracked| Arc::clone(&tracked.hold)).collect()
     }
 
-    /// Forgets a claim that its owner gives up; false if it was not tracked, or already given up as lost.
+    /// Stops renewing a claim that its owner gives up; false if it was not tracked, or has been found lost
+    /// already.
     pub(crate) fn untrack(&self, id: ClaimId) -> bool {
         self.shared.state().untrack(id).is_some()
     }
@@ -124,8 +133,7 @@ impl Drop for Renewer {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, so a poisoned state is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -144,16 +152,17 @@ impl State {
         self.due.remove(&(tracked.due, id));
         tracked.renew_at = renew_at;
         let ends = tracked.hold.ends().filter(|_| tracked.hold.phase() == Phase::Held);
-        // A waiting claim whose renewal is under way comes due with the answer.
+        // While its renewal is under way a waiting claim has no timer: the answer schedules the next renewal.
         if let Some(due) = [renew_at, ends].into_iter().flatten().min() {
             tracked.due = due;
             self.due.insert((due, id));
         }
     }
 
-    /// Handles what is due at `now`: tells what is over, makes ready what is to be renewed.
+    /// Handles what is due at `now`: returns the claims that are lost, and makes ready those that are to be
+    /// renewed.
     fn collect(&mut self, now: Instant) -> Vec<Arc<Hold>> {
-        let mut over = Vec::new();
+        let mut lost = Vec::new();
         while let Some(&(due, id)) = self.due.first() {
             let Some(tracked) = self.tracked.get(&id) else {
                 self.due.pop_first();
@@ -162,8 +171,8 @@ impl State {
             tracked.hold.overdue(now);
             let renew_at = tracked.renew_at;
             match tracked.hold.phase() {
-                Phase::Lost(_) => over.extend(self.untrack(id).map(|tracked| tracked.hold)),
-                Phase::Left => drop(self.untrack(id)),
+                Phase::Lost(_) => lost.extend(self.untrack(id).map(|tracked| tracked.hold)),
+                Phase::Released => drop(self.untrack(id)),
                 Phase::Waiting | Phase::Held if renew_at.is_some_and(|at| at <= now + TOGETHER) => {
                     if tracked.hold.phase() == Phase::Held {
                         self.ready_held.push_back(id);
@@ -172,15 +181,15 @@ impl State {
                     }
                     self.schedule(id, None);
                 }
-                // Confirmed by another way since: its end has moved.
+                // It was confirmed in another way meanwhile, so its deadline has moved.
                 Phase::Waiting | Phase::Held if due <= now => self.schedule(id, renew_at),
                 Phase::Waiting | Phase::Held => break,
             }
         }
-        over
+        lost
     }
 
-    /// Makes every renewal due that is not under way.
+    /// Makes every renewal due now that is not under way.
     fn all_due(&mut self, now: Instant) {
         let waiting = self.tracked.iter().filter(|(_, tracked)| tracked.renew_at.is_some());
         for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -188,7 +197,7 @@ impl State {
         }
     }
 
-    /// Takes the claims of the next renewal request of those that are held, or of those that wait.
+    /// Takes the claims of the next renewal request, for held or for waiting claims.
     fn batch(&mut self, is_held: bool) -> Option<Batch> {
         let ready = if is_held { &mut self.ready_held } else { &mut self.ready_waiting };
         let mut batch = Batch { is_held, ..Batch::default() };
@@ -203,16 +212,19 @@ impl State {
     }
 }
 
-/// Renews claims, and has exactly one answer for each: were a store to answer fewer, the others would not be renewed any more,
-/// and nobody would know.
+/// Renews claims, and has exactly one answer for each: were a store to answer fewer, the others would not be
+/// renewed any more, and nobody would know.
 pub(crate) async fn renew_each(backend: &dyn Backend, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
     let answers = backend.renew(claims).await;
     if answers.len() == claims.len() {
         return answers;
     }
-    let kind = backend.capabilities().kind;
-    let broken =
-        || Error::unavailable(kind, format!("it answered {} of {} renewals", answers.len(), claims.len()));
+    let broken = || {
+        Error::unavailable(
+            backend.address(),
+            format!("it answered {} of {} renewals", answers.len(), claims.len()),
+        )
+    };
     claims.iter().map(|_| Err(broken())).collect()
 }
 
@@ -220,19 +232,21 @@ struct Task {
     shared: Arc<Shared>,
     backend: Arc<dyn Backend>,
     abandon: Abandon,
+    health: Arc<Health>,
+    observers: Observers,
 }
 
 impl Task {
-    /// Runs until the manager is gone and nothing is left to keep.
+    /// Runs until the manager is dropped and no claim is left.
     async fn run(self) {
         let mut under_way: FuturesUnordered<Renewal> = FuturesUnordered::new();
-        // Of claims that wait, and of claims that are held.
+        // For waiting claims, and for held ones.
         let mut counts = [0; 2];
         let mut session_lost = self.backend.session_lost_hint();
         loop {
-            let (over, next, finished) = {
+            let (lost, next, finished) = {
                 let mut state = self.shared.state();
-                let over = state.collect(now());
+                let lost = state.collect(now());
                 for is_held in [true, false] {
                     while counts[usize::from(is_held)] < BATCHES_UNDER_WAY
                         && let Some(batch) = state.batch(is_held)
@@ -242,23 +256,17 @@ impl Task {
                     }
                 }
                 state.sleeps_until = state.due.first().map(|(due, _)| *due);
-                (over, state.sleeps_until, state.closed && state.tracked.is_empty())
+                (lost, state.sleeps_until, state.closed && state.tracked.is_empty())
             };
-            for hold in over {
+            for hold in lost {
                 self.abandon_lost(hold);
             }
             if finished {
                 return;
             }
-            let due = async {
-                match next {
-                    Some(instant) => sleep_until(instant.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = self.shared.wake.notified() => {}
-                () = due => {}
+                () = sleep_until_some(next) => {}
                 () = &mut session_lost => {
                     session_lost = self.backend.session_lost_hint();
                     self.shared.state().all_due(now());
@@ -272,15 +280,16 @@ impl Task {
     }
 
     fn renewal(&self, batch: Batch) -> Renewal {
-        let backend = Arc::clone(&self.backend);
+        let (backend, health) = (Arc::clone(&self.backend), Arc::clone(&self.health));
         async move {
             let answers = renew_each(backend.as_ref(), &batch.claims).await;
+            answers.iter().for_each(|answer| health.note(answer));
             (batch, answers)
         }
         .boxed()
     }
 
-    /// Takes note of what the store answered to a renewal.
+    /// Takes the answers to a renewal into account.
     fn note(&self, batch: &Batch, answers: Vec<Result<ClaimStatus>>) {
         let now = now();
         let times = self.backend.capabilities().renewals_per_lease;
@@ -309,7 +318,7 @@ impl Task {
         }
         drop(state);
         if let Some(error) = failure {
-            tracing::warn!(%error, claims = batch.claims.len(), "a renewal failed and is tried again");
+            self.observers.tell(&Event::RenewalFailed { claims: &batch.claims, error: &error });
         }
         for hold in revoked {
             self.abandon_lost(hold);
@@ -317,9 +326,6 @@ impl Task {
     }
 
     fn abandon_lost(&self, hold: Arc<Hold>) {
-        if let Phase::Lost(loss) = hold.phase() {
-            tracing::warn!(name = %hold.claim.name, fencing_token = hold.fencing_token(), %loss, "a lock is lost");
-        }
         (self.abandon)(hold);
     }
 }

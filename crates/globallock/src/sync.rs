@@ -1,7 +1,7 @@
 //! What the core takes from the standard library and tokio to share state between threads and to wait.
 //!
-//! Where schedules are searched (`make schedules`), these are counterparts whose every switch between threads, and whose
-//! time, the search decides.
+//! Where schedules are searched (`make schedules`), these are counterparts whose every switch between
+//! threads, and whose time, the search decides.
 
 #[cfg(not(all(test, globallock_schedules)))]
 mod outside {
@@ -12,14 +12,7 @@ mod outside {
     pub(crate) use tokio::sync::{Notify, watch};
     pub(crate) use tokio::time::{sleep_until, timeout_at};
 
-    #[cfg(not(test))]
-    #[inline]
-    pub(crate) fn now() -> Instant {
-        Instant::now()
-    }
-
-    // What is virtual time to the timers must be so to who looks at the clock.
-    #[cfg(test)]
+    /// The clock of tokio's timers: where tests pause that, locks and leases pause with it.
     #[inline]
     pub(crate) fn now() -> Instant {
         tokio::time::Instant::now().into_std()
@@ -32,4 +25,97 @@ mod outside;
 
 #[cfg(all(test, globallock_schedules))]
 pub(crate) use outside::pass;
-pub(crate) use outside::{Handle, Mutex, MutexGuard, Notify, now, sleep_until, timeout_at, watch};
+pub(crate) use outside::{Handle, MutexGuard, Notify, now, sleep_until, timeout_at, watch};
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+/// A mutex that a panic does not poison. No code of this crate panics while it holds one, so what it guards
+/// is whole.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(outside::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Mutex(outside::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sleeps until `end`; for ever without one.
+///
+/// # Cancel safety
+/// Nothing is lost.
+pub(crate) async fn sleep_until_some(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The pauses between tries of what has failed. Each is twice as long as the one before, up to a bound, and
+/// shorter by a random part, so that a fleet that has lost its store does not come back in step.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    first: Duration,
+    next: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    /// Pauses from `first` to `max`.
+    pub(crate) const fn new((first, max): (Duration, Duration)) -> Self {
+        Backoff { first, next: first, max }
+    }
+
+    /// The next pause: from three quarters of it to all of it, by chance.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(self.max);
+        jittered(whole)
+    }
+
+    /// Begins with the first pause again.
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+/// A pause that is shorter than `whole` by up to a quarter, at random.
+pub(crate) fn jittered(whole: Duration) -> Duration {
+    whole - whole.mul_f64(random_fraction() / 4.0)
+}
+
+/// From 0 to 1. Always 0 where schedules are searched, so that what fails there fails again.
+fn random_fraction() -> f64 {
+    if cfg!(all(test, globallock_schedules)) {
+        return 0.0;
+    }
+    getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(all(test, not(globallock_schedules)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_no_two_clients_pause_alike() {
+        let bounds = (Duration::from_millis(20), Duration::from_millis(500));
+        let mut clients: Vec<Backoff> = (0..20).map(|_| Backoff::new(bounds)).collect();
+        for whole in [20, 40, 80, 160, 320, 500, 500].map(Duration::from_millis) {
+            let mut pauses: Vec<Duration> = clients.iter_mut().map(Backoff::pause).collect();
+            assert!(
+                pauses.iter().all(|pause| whole * 3 / 4 <= *pause && *pause <= whole),
+                "{whole:?}: {pauses:?}"
+            );
+            pauses.sort_unstable();
+            pauses.dedup();
+            assert!(pauses.len() > 15, "{pauses:?}");
+        }
+        clients[0].reset();
+        assert!(clients[0].pause() <= bounds.0);
+    }
+}

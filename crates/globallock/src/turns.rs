@@ -1,4 +1,5 @@
-//! Who may ask the store: so many at a time that each is answered in time, however many want to.
+//! A limit on the claims that ask the store at the same time, so that each is answered in time however many
+//! there are.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,14 +8,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::sync::now;
 
-/// How many claims of one manager ask at a time: enough to keep a connection busy, few enough for a busy server.
+/// How many claims of one manager ask at a time: enough to keep a connection busy, few enough for a busy
+/// server.
 const AT_A_TIME: usize = 128;
 
-/// The turns of one manager's claims, in the order in which they want to ask.
+/// The turns of one manager's claims, first come, first served.
 pub(crate) struct Turns {
     permits: Semaphore,
     begin: Instant,
-    /// When the store answered last, in microseconds since the beginning.
+    /// When the store answered last, in microseconds since `begin`.
     heard: AtomicU64,
 }
 
@@ -41,7 +43,7 @@ impl Turns {
         }
     }
 
-    /// When the store answered last; at the latest now.
+    /// When the store answered last; if it never did, when this began.
     pub(crate) fn heard(&self) -> Instant {
         self.begin + Duration::from_micros(self.heard.load(Ordering::Relaxed))
     }

@@ -1,4 +1,4 @@
-//! What is refused before any store is asked. What holds for every store is in the conformance suite.
+//! Errors that are found before a request is sent. The conformance suite tests what holds for every store.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use globallock::{Error, LockManager, MAX_DURATION, ManagerOptions, Memory, Optio
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 #[tokio::test]
-async fn options_out_of_their_range_are_refused_by_name() {
+async fn options_out_of_range_are_refused_by_name() {
     let manager = LockManager::with_backend(Memory::new(), ManagerOptions::default()).unwrap();
     let too_long = MAX_DURATION + MILLISECOND;
     for (options, name) in [
-        (Options { lease: MILLISECOND, ..Options::default() }, "lease"),
-        (Options { lease: too_long, ..Options::default() }, "lease"),
-        (Options { max_hold: Some(MILLISECOND), ..Options::default() }, "max_hold"),
-        (Options { wait: Some(too_long), ..Options::default() }, "wait"),
-        (Options { store_timeout: Some(Duration::ZERO), ..Options::default() }, "store_timeout"),
+        (Options::new().lease(MILLISECOND), "lease"),
+        (Options::new().lease(too_long), "lease"),
+        (Options::new().max_hold(Some(MILLISECOND)), "max_hold"),
+        (Options::new().wait(Some(too_long)), "wait"),
+        (Options::new().store_timeout(Some(Duration::ZERO)), "store_timeout"),
     ] {
-        let for_manager = ManagerOptions { locks: options.clone(), ..ManagerOptions::default() };
+        let for_manager = ManagerOptions::new().locks(options.clone());
         let refused = [
-            manager.mutex("a").unwrap().with_options(options).err(),
+            manager.mutex("a").with_options(options).acquire().await.err(),
             LockManager::with_backend(Memory::new(), for_manager.clone()).err(),
             LockManager::connect_with("memory:options", for_manager).await.err(),
         ];
@@ -32,16 +32,16 @@ async fn options_out_of_their_range_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn permits_out_of_their_range_are_refused() {
+async fn permits_out_of_range_are_refused() {
     let manager = LockManager::with_backend(Memory::new(), ManagerOptions::default()).unwrap();
     for capacity in [0, u32::MAX] {
-        assert!(matches!(manager.semaphore("a", capacity), Err(Error::InvalidOption { .. })));
+        assert!(matches!(manager.semaphore("a", capacity).acquire().await, Err(Error::InvalidOption { .. })));
     }
-    let semaphore = manager.semaphore("a", 3).unwrap();
+    let semaphore = manager.semaphore("a", 3);
     for count in [0, 4] {
-        assert!(matches!(semaphore.permits(count), Err(Error::InvalidOption { .. })));
+        assert!(matches!(semaphore.permits(count).acquire().await, Err(Error::InvalidOption { .. })));
     }
-    assert_eq!(semaphore.permits(3).unwrap().permits().count, 3);
+    assert_eq!(semaphore.acquire_many(3).await.unwrap().fencing_token(), 1);
 }
 
 #[tokio::test]
@@ -55,11 +55,11 @@ async fn unknown_schemes_are_refused_with_the_known_ones() {
 }
 
 #[tokio::test]
-async fn one_name_in_memory_is_one_store_and_two_are_two() {
+async fn each_memory_address_is_one_store() {
     let connect = async |url: &str| LockManager::connect(url).await.unwrap();
     let (one, same) = (connect("memory:one").await, connect("memory:one").await);
     let other = connect("memory:two").await;
-    let _guard = one.mutex("a").unwrap().acquire().await.unwrap();
-    assert!(same.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
-    assert!(other.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
+    let _guard = one.mutex("a").acquire().await.unwrap();
+    assert!(same.mutex("a").try_acquire().await.unwrap().is_none());
+    assert!(other.mutex("a").try_acquire().await.unwrap().is_some());
 }

@@ -332,7 +332,7 @@ impl fmt::Display for Found {
 /// no more while `most` messages are under way.
 #[must_use]
 pub fn sound(end: u8, most: usize) -> Vec<Protocol> {
-    let of = |owner, name, count, capacity| Wanted { owner, name, permits: Permits { count, capacity } };
+    let of = |owner, name, count, capacity| Wanted { owner, name, permits: Permits::new(count, capacity) };
     let all = MAX_CAPACITY;
     let kinds = [
         ("mutex of two", 2, vec![of(0, 0, 1, 1), of(1, 0, 1, 1)]),

@@ -81,7 +81,7 @@ impl Protocol {
             Phase::Asking | Phase::Waiting(..) => self.hold(state, claim, held),
             Phase::Releasing if self.flaw == Flaw::AsksWhileReleasing => self.hold(state, claim, held),
             Phase::Held(known) if known.fencing_token == held.fencing_token => {
-                self.confirm(state, claim, held)
+                self.confirm(state, claim, held);
             }
             Phase::Held(known) if self.flaw == Flaw::TakesAnyToken => {
                 let sent = known.sent.max(held.sent);
@@ -99,7 +99,7 @@ impl Protocol {
         match state.phases[usize::from(claim)] {
             Phase::Asking => state.phases[usize::from(claim)] = Phase::Waiting(waiting, ahead),
             Phase::Waiting(known, _) if known.fencing_token == waiting.fencing_token => {
-                self.confirm(state, claim, waiting)
+                self.confirm(state, claim, waiting);
             }
             Phase::Waiting(known, _) if known.fencing_token < waiting.fencing_token => {
                 state.phases[usize::from(claim)] = Phase::Waiting(waiting, ahead);

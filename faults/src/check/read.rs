@@ -221,7 +221,7 @@ pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, St
                 lease: *lease,
                 name: name.clone(),
                 kind: *kind,
-                permits: Permits { count: *count, capacity: *capacity },
+                permits: Permits::new(*count, *capacity),
                 mode: *mode,
                 invoked: *at,
                 granted: None,

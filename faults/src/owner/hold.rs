@@ -41,8 +41,8 @@ impl Owner {
                 log.write(&OwnerEvent::Lost { at: now(), claim, reason });
             }
         });
-        let exclusive = lock.permits().count == lock.permits().capacity;
-        let verb = if exclusive { "write" } else { "look" };
+        let permits = lock.kind().permits().expect("good numbers");
+        let verb = if permits.is_exclusive() { "write" } else { "look" };
         let name = guard.name().as_str();
         let line = format!("{name} {} {claim} {} {verb}\n", self.plan.owner, guard.fencing_token());
         for _ in 0..choice.rounds {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use globallock::{Error, Guard, Lock, LockManager, ManagerOptions, Options};
+use globallock::{Error, Guard, Lock, LockKind, LockManager, ManagerOptions, Options};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
@@ -163,8 +163,8 @@ impl Owner {
 
     /// Connects, however long the store does not answer; `None` if the owner is stopped before.
     async fn connect(&self) -> Option<LockManager> {
-        let locks = Options { lease: Duration::from_micros(self.plan.lease), ..Options::default() };
-        let options = ManagerOptions { locks, label: Some(format!("owner-{}", self.plan.owner)) };
+        let locks = Options::new().lease(Duration::from_micros(self.plan.lease));
+        let options = ManagerOptions::new().locks(locks).label(format!("owner-{}", self.plan.owner));
         while !self.is_stopping() {
             match LockManager::connect_with(&self.plan.url, options.clone()).await {
                 Ok(manager) => return Some(manager),
@@ -192,12 +192,10 @@ impl Owner {
 
     async fn acquire(&self, lock: Lock, kind: Kind, name: &str, mode: Mode) -> Option<(u64, Guard)> {
         let claim = self.claims.fetch_add(1, Ordering::Relaxed);
-        let (permits, name) = (lock.permits(), name.to_owned());
+        let (permits, name) = (lock.kind().permits().expect("good numbers"), name.to_owned());
         let (count, capacity) = (permits.count, permits.capacity);
         self.log.write(&OwnerEvent::Invoke { at: now(), claim, name, kind, count, capacity, mode });
-        let options =
-            Options { wait: Some(Duration::from_micros(self.plan.limit)), ..lock.options().clone() };
-        let lock = lock.with_options(options).expect("good options");
+        let lock = lock.wait(Duration::from_micros(self.plan.limit));
         let mut stop = self.stop.clone();
         let acquired = async {
             match mode {
@@ -244,17 +242,13 @@ fn failure(error: Error) -> Failure {
 
 /// The chosen side or permits of a lock.
 fn lock(manager: &LockManager, spec: &LockSpec, choice: Choice) -> (Lock, Kind) {
-    let chosen = match spec.kind {
-        Kind::Mutex => manager.mutex(&spec.name).map(|lock| (lock, Kind::Mutex)),
-        Kind::Read | Kind::Write => manager
-            .rwlock(&spec.name)
-            .map(|lock| if choice.writes { (lock.write(), Kind::Write) } else { (lock.read(), Kind::Read) }),
+    let (lock_kind, kind) = match spec.kind {
+        Kind::Mutex => (LockKind::Mutex, Kind::Mutex),
+        Kind::Read | Kind::Write if choice.writes => (LockKind::Write, Kind::Write),
+        Kind::Read | Kind::Write => (LockKind::Read, Kind::Read),
         Kind::Permits => {
-            let semaphore = manager.semaphore(&spec.name, spec.capacity);
-            semaphore
-                .and_then(|semaphore| semaphore.permits(choice.permits))
-                .map(|lock| (lock, Kind::Permits))
+            (LockKind::Permits { count: choice.permits, capacity: spec.capacity }, Kind::Permits)
         }
     };
-    chosen.expect("good names and numbers")
+    (manager.lock(&spec.name, lock_kind), kind)
 }

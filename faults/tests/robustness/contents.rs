@@ -20,8 +20,8 @@ const ESCAPES: &str = "\u{1b}]52;c;aGk=\u{7}\u{1b}[2J\u{1b}[31m\r\n\u{202e}\u{20
 pub(crate) async fn pair(url: &str) -> [LockManager; 2] {
     // So long a lease that it does not expire in a pause of a busy machine while an owner believes to hold.
     let (wait, store_timeout) = (Some(Duration::from_millis(400)), Some(Duration::from_secs(1)));
-    let locks = Options { lease: LIMIT / 2, wait, store_timeout, ..Options::default() };
-    let options = ManagerOptions { locks, ..ManagerOptions::default() };
+    let locks = Options::new().lease(LIMIT / 2).wait(wait).store_timeout(store_timeout);
+    let options = ManagerOptions::new().locks(locks);
     let connect =
         || async { LockManager::connect_with(url, options.clone()).await.expect("the store answers") };
     [connect().await, connect().await]
@@ -94,9 +94,9 @@ pub(crate) async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -
         let taken = AtomicBool::new(false);
         for waits in [false, true] {
             let kinds = managers.iter().map(|manager| {
-                let write = manager.rwlock(name).unwrap().write();
-                let permits = manager.semaphore(name, 1).unwrap().permits(1).unwrap();
-                [manager.mutex(name).unwrap(), write, permits]
+                let write = manager.rwlock(name).write();
+                let permits = manager.semaphore(name, 1).permits(1);
+                [manager.mutex(name), write, permits]
             });
             let kinds: Vec<[Lock; 3]> = kinds.collect();
             for (one, other) in kinds[0].iter().zip(&kinds[1]) {
@@ -105,7 +105,7 @@ pub(crate) async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -
                 was_held |= one | other;
             }
         }
-        let reader = managers[0].rwlock(name).unwrap().read();
+        let reader = managers[0].rwlock(name).read();
         was_held | take(label, &reader, true, &AtomicBool::new(false)).await
     };
     let was_held = tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{label}: it hangs"));
@@ -126,8 +126,8 @@ pub(crate) async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
 /// Takes a lock whose garbage has been deleted: no claim of ours may be left in the queue.
 pub(crate) async fn is_free(label: &str, name: &str, manager: &LockManager) {
     let (wait, store_timeout) = (Some(LIMIT / 2), Some(LIMIT / 2));
-    let options = Options { lease: Duration::from_secs(1), wait, store_timeout, ..Options::default() };
-    let lock = manager.mutex(name).unwrap().with_options(options).unwrap();
+    let options = Options::new().lease(Duration::from_secs(1)).wait(wait).store_timeout(store_timeout);
+    let lock = manager.mutex(name).with_options(options);
     let guard =
         lock.acquire().await.unwrap_or_else(|error| panic!("{label}: a claim is left behind: {error}"));
     guard.release().await.unwrap();

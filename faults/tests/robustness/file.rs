@@ -115,7 +115,7 @@ async fn foreign_files_are_not_listed_and_hide_nothing() {
     mknodat(CWD, locks.path().join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
     fs::create_dir(locks.path().join("%1B%5B2J")).unwrap();
     fs::write(locks.path().join("%1B%5B2J/x"), "text").unwrap();
-    let guard = managers[0].mutex("\u{1b}[2J\u{202e}").unwrap().acquire().await.unwrap();
+    let guard = managers[0].mutex("\u{1b}[2J\u{202e}").acquire().await.unwrap();
     assert_eq!(listed("file", &managers[1]).await, ["\u{1b}[2J\u{202e}"]);
     guard.release().await.unwrap();
     close(managers).await;
@@ -127,12 +127,12 @@ async fn an_exhausted_token_counter_is_an_error() {
     let managers = pair(&format!("file://{}", locks.path().display())).await;
     let counter = locks.path().join(".fence");
     fs::write(&counter, u64::MAX.to_string()).unwrap();
-    let refused = managers[0].mutex("a").unwrap().acquire().await.unwrap_err();
+    let refused = managers[0].mutex("a").acquire().await.unwrap_err();
     assert!(matches!(refused, globallock::Error::FailedPrecondition { .. }), "{refused:?}");
     assert!(refused.to_string().contains(".fence"), "{refused}");
     for damage in ["\u{1b}[2J", "99999999999999999999", "-1", ""] {
         fs::write(&counter, damage).unwrap();
-        managers[1].mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+        managers[1].mutex("a").acquire().await.unwrap().release().await.unwrap();
     }
     fs::remove_file(&counter).unwrap();
     for foreign in ["link", "pipe", "directory"] {
@@ -141,7 +141,7 @@ async fn an_exhausted_token_counter_is_an_error() {
             "pipe" => mknodat(CWD, &counter, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap(),
             _ => fs::create_dir(&counter).unwrap(),
         }
-        let refused = managers[0].mutex("a").unwrap().acquire().await.unwrap_err();
+        let refused = managers[0].mutex("a").acquire().await.unwrap_err();
         assert!(!refused.is_retryable(), "{foreign}: {refused:?}");
         if foreign == "directory" { fs::remove_dir(&counter) } else { fs::remove_file(&counter) }.unwrap();
     }

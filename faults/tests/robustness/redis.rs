@@ -172,9 +172,7 @@ async fn unreadable_sums_of_shared_holders_never_let_in_too_many() {
         let mut holders = 0;
         let mut guards = Vec::new();
         for manager in managers.iter().chain(&managers) {
-            if let Ok(Some(guard)) =
-                manager.semaphore("a", 2).unwrap().permits(1).unwrap().try_acquire().await
-            {
+            if let Ok(Some(guard)) = manager.semaphore("a", 2).permits(1).try_acquire().await {
                 holders += usize::from(guard.is_held());
                 guards.push(guard);
             }
@@ -197,7 +195,7 @@ async fn tokens_rise_over_a_garbled_counter() {
         Client::new(server.port()).send(&[b"SET", b"{_glocks:a}:fence", text.as_bytes()]);
         let mut last = 0;
         for manager in [&managers[0], &managers[1], &managers[0]] {
-            let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+            let guard = manager.mutex("a").acquire().await.unwrap();
             assert!(guard.fencing_token() > last, "{text:?}: {} after {last}", guard.fencing_token());
             last = guard.fencing_token();
             guard.release().await.unwrap();

@@ -96,14 +96,13 @@ async fn is_survived(scheme: &str, label: &str, behaviour: Behaviour) {
     });
     let url = format!("{scheme}://somebody:s3cret@127.0.0.1:{port}?timeout=500ms");
     let second = Duration::from_secs(1);
-    let locks =
-        Options { lease: second, wait: Some(second), store_timeout: Some(second), ..Options::default() };
+    let locks = Options::new().lease(second).wait(Some(second)).store_timeout(Some(second));
     let since = Instant::now();
     let used = async {
-        let options = ManagerOptions { locks, ..ManagerOptions::default() };
+        let options = ManagerOptions::new().locks(locks);
         let manager = LockManager::connect_with(&url, options).await?;
         let inspected = manager.inspect("a").await.map(drop);
-        let acquired = match manager.mutex("a")?.acquire().await {
+        let acquired = match manager.mutex("a").acquire().await {
             Ok(guard) => guard.release().await.map(drop),
             Err(error) => Err(error),
         };
@@ -263,8 +262,8 @@ async fn garbled(scheme: &str, server: u16, rounds: usize) {
     let port = garbling(server, 8, Arc::clone(&changed)).await;
     let second = Duration::from_secs(1);
     let limit = Some(Duration::from_millis(300));
-    let locks = Options { lease: second, wait: limit, store_timeout: limit, ..Options::default() };
-    let options = ManagerOptions { locks, ..ManagerOptions::default() };
+    let locks = Options::new().lease(second).wait(limit).store_timeout(limit);
+    let options = ManagerOptions::new().locks(locks);
     let (mut grants, mut errors) = (0, 0);
     for _ in 0..rounds {
         let used = async {
@@ -272,7 +271,7 @@ async fn garbled(scheme: &str, server: u16, rounds: usize) {
             let manager = LockManager::connect_with(&url, options.clone()).await?;
             manager.inspect("a").await?;
             for _ in 0..5 {
-                let guard = manager.mutex("a")?.acquire().await?;
+                let guard = manager.mutex("a").acquire().await?;
                 guard.renew().await?;
                 guard.release().await?;
             }
@@ -286,9 +285,9 @@ async fn garbled(scheme: &str, server: u16, rounds: usize) {
     let changed = changed.load(Ordering::SeqCst);
     println!("{scheme}: {changed} answers changed, {grants} grants or more, {errors} errors");
     assert!(changed > rounds / 4 && errors > 0, "the changes were seen");
-    let options = Options { lease: second, wait: Some(second * 20), ..Options::default() };
+    let options = Options::new().lease(second).wait(Some(second * 20));
     let manager = LockManager::connect(&format!("{scheme}://127.0.0.1:{server}")).await.unwrap();
-    let lock = manager.mutex("a").unwrap().with_options(options).unwrap();
+    let lock = manager.mutex("a").with_options(options);
     lock.acquire().await.expect("no claim is left behind").release().await.unwrap();
 }
 

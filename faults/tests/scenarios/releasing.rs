@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use globallock::backend::{Claim, ClaimId, ClaimStatus, WaitMode};
+use globallock::backend::{Claim, ClaimId, ClaimStatus};
 use globallock::queue::Permits;
 use globallock::{Name, connect_backend};
 use globallock_conformance::fixtures::LEASE;
@@ -22,16 +22,10 @@ async fn a_claim_under_release_is_never_held(store: Store) {
     let backend = connect_backend(&store.behind(proxy.port())).await.unwrap();
     for number in 0..5 {
         let name = format!("releasing-{number}");
-        let held = observer.mutex(&name).unwrap().acquire().await.unwrap();
-        let claim = Claim {
-            id: ClaimId::new(7, number),
-            name: Name::new(&*name).unwrap(),
-            permits: Permits { count: 1, capacity: 1 },
-            wait_mode: WaitMode::Wait,
-            lease: LEASE,
-            max_hold: None,
-            owner: Arc::from("{}"),
-        };
+        let held = observer.mutex(&name).acquire().await.unwrap();
+        let claim = Claim::new(ClaimId::new(7, number), Name::new(&*name).unwrap(), Permits::MUTEX)
+            .with_lease(LEASE)
+            .with_owner(Arc::from("{}"));
         assert_eq!(backend.enqueue(&claim).await.unwrap(), ClaimStatus::Waiting);
         proxy.requests(Flow::Hold);
         backend.release(&claim).await.unwrap_err();

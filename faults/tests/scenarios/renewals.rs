@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use globallock::{Guard, LockManager, ManagerOptions, Options};
+use globallock::{Guard, LockManager, ManagerOptions};
 use globallock_conformance::context::{eventually, lock_of};
 use globallock_conformance::fixtures::{queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
@@ -36,8 +36,8 @@ async fn fail(proxy: &Proxy, guards: &[Guard], share: f64) {
 async fn failed_renewals_do_not_end_renewal(store: Store) {
     let proxy = Proxy::start(store.port()).await.unwrap();
     // The store timeout is longer than any outage, so that waiting goes on.
-    let locks = Options { store_timeout: Some(LEASE * 4), ..options(LEASE) };
-    let options = ManagerOptions { locks, ..ManagerOptions::default() };
+    let locks = options(LEASE).store_timeout(Some(LEASE * 4));
+    let options = ManagerOptions::new().locks(locks);
     let owner = LockManager::connect_with(&store.behind(proxy.port()), options).await.unwrap();
     let observer = connect(&store.url(), LEASE).await.unwrap();
     let (mut guards, mut others) = (Vec::new(), Vec::new());
@@ -48,7 +48,7 @@ async fn failed_renewals_do_not_end_renewal(store: Store) {
         queue_is(&observer, kind, 1, 1).await;
     }
     // A waiter is renewed as well.
-    let taken = observer.mutex("taken").unwrap().acquire().await.unwrap();
+    let taken = observer.mutex("taken").acquire().await.unwrap();
     let waiter = waits(&owner, "taken");
     queue_is(&observer, "taken", 1, 1).await;
     eventually("they are renewed", async || {

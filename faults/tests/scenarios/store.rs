@@ -76,11 +76,11 @@ impl Store {
 
 /// Options with a store timeout of one second.
 pub(crate) fn options(lease: Duration) -> Options {
-    Options { lease, store_timeout: Some(Duration::from_secs(1)), ..Options::default() }
+    Options::new().lease(lease).store_timeout(Some(Duration::from_secs(1)))
 }
 
 /// Connects with these options.
 pub(crate) async fn connect(url: &str, lease: Duration) -> globallock::Result<LockManager> {
-    let options = ManagerOptions { locks: options(lease), ..ManagerOptions::default() };
+    let options = ManagerOptions::new().locks(options(lease));
     LockManager::connect_with(url, options).await
 }

@@ -12,7 +12,7 @@ fn a_lost_lock_ends_the_command() {
     for claim in store.claims("a") {
         std::fs::remove_file(claim).unwrap();
     }
-    run.warns("\"a\" is lost: the store does not hold it for us any more");
+    run.warns("\"a\" is lost: the store has no such claim any more");
     run.says("told");
     assert_eq!(run.end(), Some(76));
 }
@@ -23,7 +23,7 @@ fn a_command_that_does_not_end_is_killed() {
     let script = "trap '' TERM; echo ready; while read _; do :; done";
     let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
     run.says("ready");
-    run.warns("its longest hold is over");
+    run.warns("it was held for its max hold time");
     run.warns("has not ended within 100ms and is killed");
     assert_eq!(run.end(), Some(76));
 }
@@ -34,7 +34,7 @@ fn processes_that_the_command_has_started_end_too() {
     let script = "(trap '' TERM; exec sleep 1000) & echo $!; wait";
     let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
     let below = run.says("");
-    run.warns("its longest hold is over");
+    run.warns("it was held for its max hold time");
     assert_eq!(run.end(), Some(76));
     wait_gone(&below);
 }
@@ -56,7 +56,7 @@ fn a_store_that_is_gone_ends_the_command_within_the_lease() {
     let run = Running::start(command.args(["bash", "-c", "echo ready; while read _; do :; done"]));
     run.says("ready");
     server.kill();
-    run.warns("its lease ran out: no renewal was confirmed in time");
+    run.warns("its lease expired: no renewal was confirmed in time");
     assert_eq!(run.end(), Some(76));
 }
 

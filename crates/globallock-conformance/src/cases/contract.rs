@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use globallock::Error;
 use globallock::backend::{Backend, Claim, ClaimStatus, Grant, Release, WaitMode};
-use globallock::queue::{MAX_CAPACITY, Permits};
+use globallock::queue::Permits;
 
 use super::{Case, Need, case};
 use crate::context::Context;
 
-const MUTEX: Permits = Permits { count: 1, capacity: 1 };
-const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
+const MUTEX: Permits = Permits::MUTEX;
+const READ: Permits = Permits::READ;
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -30,6 +30,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!("contract", a_batch_of_renewals_is_answered_in_order),
         case!("contract", a_change_between_enqueueing_and_watching_is_not_missed),
         case!("contract", the_release_of_the_last_reader_notifies_the_waiting_writer),
+        case!("contract", the_address_of_a_store_names_its_kind_and_no_password),
         case!("contract", a_hundred_claims_of_one_store_are_kept_apart),
     ]
 }
@@ -130,7 +131,7 @@ const ROUNDING: Duration = Duration::from_millis(3);
 async fn a_grant_says_when_its_max_hold_ends(context: Context) {
     let backend = context.backend().await;
     let hold = Duration::from_secs(60);
-    let claim = Claim { max_hold: Some(hold), ..context.claim(1, MUTEX, WaitMode::Wait) };
+    let claim = context.claim(1, MUTEX, WaitMode::Wait).with_max_hold(Some(hold));
     let asked = Instant::now();
     let ends =
         granted(backend.enqueue(&claim).await.unwrap()).hold_ends.expect("the max hold time has an end");
@@ -141,7 +142,7 @@ async fn a_grant_says_when_its_max_hold_ends(context: Context) {
 async fn a_renewal_does_not_change_the_max_hold(context: Context) {
     let backend = context.backend().await;
     let hold = Duration::from_secs(60);
-    let claim = Claim { max_hold: Some(hold), ..context.claim(1, MUTEX, WaitMode::Wait) };
+    let claim = context.claim(1, MUTEX, WaitMode::Wait).with_max_hold(Some(hold));
     let asked = Instant::now();
     granted(backend.enqueue(&claim).await.unwrap());
     let answered = Instant::now();
@@ -200,7 +201,7 @@ async fn a_holder_without_renewals_expires_with_its_lease(context: Context) {
 
 async fn a_waiter_without_renewals_expires_with_its_lease(context: Context) {
     let backend = context.backend().await;
-    let holder = Arc::new(Claim { lease: context.lease() * 20, ..context.claim(1, MUTEX, WaitMode::Wait) });
+    let holder = Arc::new(context.claim(1, MUTEX, WaitMode::Wait).with_lease(context.lease() * 20));
     let waiter = Arc::new(context.claim(2, MUTEX, WaitMode::Wait));
     assert!(held(backend.enqueue(&holder).await.unwrap()));
     assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
@@ -217,10 +218,9 @@ async fn a_waiter_without_renewals_expires_with_its_lease(context: Context) {
 
 async fn late_requests_of_an_expired_claim_let_nobody_in(context: Context) {
     let [late, others] = [context.backend().await, context.backend().await];
-    let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
-    let long = |number, permits, wait_mode| Claim {
-        lease: context.lease() * 20,
-        ..context.claim(number, permits, wait_mode)
+    let write = Permits::WRITE;
+    let long = |number, permits, wait_mode| {
+        context.claim(number, permits, wait_mode).with_lease(context.lease() * 20)
     };
     let expired = context.claim(1, READ, WaitMode::Wait);
     let [writer, reader] =
@@ -247,7 +247,7 @@ async fn late_requests_of_an_expired_claim_let_nobody_in(context: Context) {
 /// This many claims on a mutex, with leases that do not expire before a case has ended.
 fn many(context: &Context, count: u64) -> impl Iterator<Item = Claim> {
     let lease = context.lease() * 60;
-    (0..count).map(move |number| Claim { lease, ..context.claim(number, MUTEX, WaitMode::Wait) })
+    (0..count).map(move |number| context.claim(number, MUTEX, WaitMode::Wait).with_lease(lease))
 }
 
 async fn a_batch_of_renewals_is_answered_in_order(context: Context) {
@@ -287,7 +287,7 @@ async fn a_change_between_enqueueing_and_watching_is_not_missed(context: Context
 async fn the_release_of_the_last_reader_notifies_the_waiting_writer(context: Context) {
     let [one, other] = [context.backend().await, context.backend().await];
     let readers = [1, 2].map(|number| context.claim(number, READ, WaitMode::Wait));
-    let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+    let write = Permits::WRITE;
     let writer = context.claim(3, write, WaitMode::Wait);
     for reader in &readers {
         assert!(held(one.enqueue(reader).await.unwrap()));
@@ -317,4 +317,16 @@ async fn a_hundred_claims_of_one_store_are_kept_apart(context: Context) {
         });
     }
     assert!(waits.join_all().await.into_iter().all(|release| release == Release::Released));
+}
+
+async fn the_address_of_a_store_names_its_kind_and_no_password(context: Context) {
+    let (one, other) = (context.backend().await, context.backend().await);
+    let (shown, kind) = (one.address(), one.capabilities().kind);
+    assert!(shown.starts_with(kind) && shown.contains(':'), "{shown:?} is of kind {kind}");
+    assert_eq!(shown, other.address());
+    let given = context.store().url.clone().unwrap_or_default();
+    let login = given.split_once("://").and_then(|(_, rest)| rest.split_once('@')).map(|(login, _)| login);
+    if let Some((_, password)) = login.and_then(|login| login.split_once(':')) {
+        assert!(!shown.contains(password), "the password is shown");
+    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use globallock::{Error, Options, Release};
+use globallock::{Error, Release};
 use std::time::Duration;
 
 use super::{Case, case};
@@ -113,8 +113,8 @@ async fn a_release_says_that_the_lock_was_held(context: Context) {
 async fn a_held_lock_is_renewed_beyond_its_lease(context: Context) {
     let [first, second] = context.managers().await;
     let guard = context.lock(&first).acquire().await.unwrap();
-    let options = Options { wait: Some(context.lease() * 3), ..context.options() };
-    let refused = context.lock(&second).with_options(options).unwrap().acquire().await;
+    let options = context.options().wait(Some(context.lease() * 3));
+    let refused = context.lock(&second).with_options(options).acquire().await;
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     assert!(guard.is_held());
     assert_eq!(guard.release().await.unwrap(), Release::Released);

@@ -21,7 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+const MUTEX: Permits = Permits::MUTEX;
 
 async fn tokens_rise_with_every_grant(context: Context) {
     let manager = context.manager().await;

@@ -76,8 +76,8 @@ async fn a_dropped_waiter_lets_the_next_in(context: Context) {
 async fn a_release_wakes_only_the_next(context: Context) {
     let holder = context.manager().await;
     // A long lease, because waiters may ask by themselves when the holder's lease could have expired.
-    let long = Options { lease: context.lease() * 60, ..Options::default() };
-    let guard = context.lock(&holder).with_options(long).unwrap().acquire().await.unwrap();
+    let long = Options::new().lease(context.lease() * 60);
+    let guard = context.lock(&holder).with_options(long).acquire().await.unwrap();
     let mut waiters = Vec::new();
     for before in 0..6 {
         let (store, manager) = context.faulty().await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use globallock::{Loss, Options, Release};
+use globallock::{Loss, Release};
 
 use super::{Case, case};
 use crate::context::{Context, lock_of};
@@ -65,8 +65,8 @@ async fn the_max_hold_counts_from_the_grant(context: Context) {
     let waiter = context.queued(context.lock_with_max_hold(&second, HOLD), 1, 1).await;
     // The wait is longer than the max hold time.
     let other = lock_of(&first, &format!("{}-timer", context.name()), "mutex").unwrap();
-    let options = Options { max_hold: Some(HOLD + HOLD / 2), ..context.options() };
-    let timer = other.with_options(options).unwrap().acquire().await.unwrap();
+    let options = context.options().max_hold(Some(HOLD + HOLD / 2));
+    let timer = other.with_options(options).acquire().await.unwrap();
     timer.lost().await;
     assert!(guard.is_held());
     let released = Instant::now();
@@ -80,8 +80,8 @@ async fn the_max_hold_counts_from_the_grant(context: Context) {
 
 async fn the_max_hold_of_a_reader_lets_a_writer_in(context: Context) {
     let [a, b] = context.managers().await;
-    let options = Options { max_hold: Some(HOLD), ..context.options() };
-    let lock = lock_of(&a, context.name(), "read").unwrap().with_options(options).unwrap();
+    let options = context.options().max_hold(Some(HOLD));
+    let lock = lock_of(&a, context.name(), "read").unwrap().with_options(options);
     let reader = lock.acquire().await.unwrap();
     let writer = lock_of(&b, context.name(), "write").unwrap().acquire().await.unwrap();
     assert_eq!(reader.lost().await, Loss::MaxHold);
@@ -90,9 +90,9 @@ async fn the_max_hold_of_a_reader_lets_a_writer_in(context: Context) {
 
 async fn the_max_hold_of_one_reader_does_not_affect_the_others(context: Context) {
     let [a, b] = context.managers().await;
-    let options = Options { max_hold: Some(HOLD), ..context.options() };
+    let options = context.options().max_hold(Some(HOLD));
     let lock = lock_of(&a, context.name(), "read").unwrap();
-    let short = lock.clone().with_options(options).unwrap().acquire().await.unwrap();
+    let short = lock.clone().with_options(options).acquire().await.unwrap();
     let long = lock_of(&b, context.name(), "read").unwrap().acquire().await.unwrap();
     short.lost().await;
     context.until(&b, 1, 0).await;

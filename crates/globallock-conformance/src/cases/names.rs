@@ -88,7 +88,7 @@ fn hostile(prefix: &str) -> Vec<String> {
 async fn all(context: &Context, manager: &globallock::LockManager, names: &[String]) -> Vec<Guard> {
     let mut guards = Vec::new();
     for name in names {
-        let lock = manager.mutex(name).unwrap();
+        let lock = manager.mutex(name);
         let guard = lock.try_acquire().await.unwrap_or_else(|error| panic!("{name:?}: {error}"));
         guards.push(
             guard.unwrap_or_else(|| panic!("{name:?} shares a lock with another name of {}", context.name())),
@@ -102,7 +102,7 @@ async fn hostile_names_are_locks_of_their_own(context: Context) {
     let names = hostile(context.name());
     let guards = all(&context, &manager, &names).await;
     for name in &names {
-        assert!(other.mutex(name).unwrap().try_acquire().await.unwrap().is_none(), "{name:?} is taken");
+        assert!(other.mutex(name).try_acquire().await.unwrap().is_none(), "{name:?} is taken");
         let queue = other.inspect(name).await.unwrap();
         assert_eq!(queue.len(), 1, "{name:?}");
     }
@@ -130,9 +130,10 @@ async fn invalid_names_are_refused_with_the_rule(context: Context) {
     let too_long = "x".repeat(MAX_NAME_BYTES + 1);
     for (name, rule) in [("", "empty"), ("a\0b", "NUL"), (too_long.as_str(), "512")] {
         let refused = [
-            manager.mutex(name).err(),
-            manager.rwlock(name).err(),
-            manager.semaphore(name, 2).err(),
+            manager.mutex(name).acquire().await.err(),
+            manager.mutex(name).try_acquire().await.err(),
+            manager.rwlock(name).read().acquire().await.err(),
+            manager.semaphore(name, 2).acquire().await.err(),
             manager.inspect(name).await.err(),
             manager.lock_all([context.name(), name]).await.err(),
         ];
@@ -173,14 +174,13 @@ async fn five_hundred_names_are_held_at_once(context: Context) {
     let lease = context.lease() * 2;
     let names: Vec<String> = (0..500).map(|number| format!("{}-{number}", context.name())).collect();
     // How long a busy store takes for all of them is not tested here.
-    let options =
-        globallock::Options { lease, store_timeout: Some(crate::context::LIMIT), ..context.options() };
-    let locks = names.iter().map(|name| manager.mutex(name).unwrap().with_options(options.clone()).unwrap());
+    let options = context.options().lease(lease).store_timeout(Some(crate::context::LIMIT));
+    let locks = names.iter().map(|name| manager.mutex(name).with_options(options.clone()));
     let asked = locks.map(|lock| async move { lock.acquire().await.unwrap() });
     let guards = futures_util::future::join_all(asked).await;
     // Wait for more than a lease.
-    let timer = globallock::Options { max_hold: Some(lease * 2), ..context.options() };
-    context.lock(&manager).with_options(timer).unwrap().acquire().await.unwrap().lost().await;
+    let timer = context.options().max_hold(Some(lease * 2));
+    context.lock(&manager).with_options(timer).acquire().await.unwrap().lost().await;
     assert!(guards.iter().all(Guard::is_held));
     let releases = futures_util::future::join_all(guards.into_iter().map(Guard::release)).await;
     assert!(releases.into_iter().all(|release| release.unwrap() == globallock::Release::Released));

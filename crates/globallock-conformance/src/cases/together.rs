@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Backend, LockManager, ManagerOptions, Options, Release};
+use globallock::{Backend, LockManager, ManagerOptions, Release};
 
 use super::{Case, case};
 use crate::context::{Context, run_out};
@@ -30,7 +30,7 @@ async fn all_locks_are_held_together(context: Context) {
     let guards = one.lock_all(&names).await.unwrap();
     assert!(guards.is_held());
     for name in &names {
-        assert!(other.mutex(name).unwrap().try_acquire().await.unwrap().is_none());
+        assert!(other.mutex(name).try_acquire().await.unwrap().is_none());
     }
     assert_eq!(guards.release().await.unwrap(), Release::Released);
     for name in &names {
@@ -41,7 +41,7 @@ async fn all_locks_are_held_together(context: Context) {
 async fn none_is_taken_when_one_is_not_available(context: Context) {
     let [one, other] = context.managers().await;
     let names = names(&context);
-    let taken = other.mutex(&names[2]).unwrap().acquire().await.unwrap();
+    let taken = other.mutex(&names[2]).acquire().await.unwrap();
     assert!(one.try_lock_all(&names).await.unwrap().is_none());
     for name in &names[..2] {
         assert!(other.inspect(name).await.unwrap().is_empty());
@@ -54,10 +54,10 @@ async fn a_wait_that_runs_out_releases_all(context: Context) {
     let other = context.manager().await;
     let store = Faulty::new(context.backend().await);
     let names = names(&context);
-    let taken = other.mutex(&names[1]).unwrap().acquire().await.unwrap();
+    let taken = other.mutex(&names[1]).acquire().await.unwrap();
     run_out(&store, Duration::from_millis(150), 2, async |wait| {
-        let options = Options { wait: Some(wait), ..context.options() };
-        let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
+        let options = context.options().wait(Some(wait));
+        let options = ManagerOptions::new().locks(options);
         let one = LockManager::with_backend(Arc::clone(&store) as Arc<dyn Backend>, options).unwrap();
         let refused = one.lock_all(&names).await;
         one.close().await;
@@ -100,8 +100,8 @@ async fn a_name_given_twice_is_taken_once(context: Context) {
 }
 
 async fn the_loss_of_one_is_reported(context: Context) {
-    let options = Options { max_hold: Some(Duration::from_millis(300)), ..context.options() };
-    let options = ManagerOptions { locks: options, ..ManagerOptions::default() };
+    let options = context.options().max_hold(Some(Duration::from_millis(300)));
+    let options = ManagerOptions::new().locks(options);
     let manager = LockManager::with_backend(context.backend().await, options).unwrap();
     let guards = manager.lock_all(names(&context)).await.unwrap();
     let (guard, loss) = guards.lost().await;

@@ -5,14 +5,14 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::backend::{Claim, ClaimId, ClaimStatus, WaitMode};
-use globallock::queue::{MAX_CAPACITY, Permits};
+use globallock::backend::{Claim, ClaimId, ClaimStatus};
+use globallock::queue::Permits;
 use globallock::{Backend, Name};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 
-const MUTEX: Permits = Permits { count: 1, capacity: 1 };
-const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
+const MUTEX: Permits = Permits::MUTEX;
+const READ: Permits = Permits::READ;
 
 /// How many bytes the member has sent to its clients.
 fn sent(cluster: &Etcd) -> u64 {
@@ -27,15 +27,8 @@ fn sent(cluster: &Etcd) -> u64 {
 }
 
 fn claim(manager: u128, number: u64, permits: Permits) -> Claim {
-    Claim {
-        id: ClaimId::new(manager, number),
-        name: Name::new("a").unwrap(),
-        permits,
-        wait_mode: WaitMode::Wait,
-        lease: Duration::from_secs(120),
-        max_hold: None,
-        owner: "".into(),
-    }
+    Claim::new(ClaimId::new(manager, number), Name::new("a").unwrap(), permits)
+        .with_lease(Duration::from_secs(120))
 }
 
 /// Enqueues these claims, and returns how many bytes the answers had for each.

@@ -59,7 +59,7 @@ async fn a_release_during_a_broken_connection_grants_long_before_the_lease_ends(
     let (proxy, url) = behind_a_proxy(&cluster, "?timeout=500ms").await;
     let holder = connect_for(&cluster.url(), LONG).await.unwrap();
     let other = connect_for(&url, LONG).await.unwrap();
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
     // After another request has been answered, the waiter's watch has certainly begun.
@@ -83,7 +83,7 @@ async fn a_cluster_that_accepts_no_connection_is_tried_again_with_pauses() {
     let (proxy, url) = behind_a_proxy(&cluster, "?timeout=2s").await;
     let holder = manager(&cluster.url()).await;
     let other = connect_for(&url, LONG).await.unwrap();
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiters: Vec<_> = (0..8).map(|_| waits(&other, "a")).collect();
     queue_is(&holder, "a", 1, 8).await;
     // Nothing listens on that port: each connection ends as soon as it is made.

@@ -16,7 +16,7 @@ async fn a_user_needs_no_more_than_rights_on_the_prefix() {
     cluster.enable_auth("app:s3cretCANARY").unwrap();
     let host = cluster.url().replace("etcd://", "");
     let manager = manager(&format!("etcd://app:s3cretCANARY@{host}")).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     let waiter = waits(&manager, "a");
     queue_is(&manager, "a", 1, 1).await;
     guard.release().await.unwrap();
@@ -25,18 +25,18 @@ async fn a_user_needs_no_more_than_rights_on_the_prefix() {
     // A restarted server knows none of its earlier tokens.
     cluster.kill(0);
     cluster.resume_after_kill(0).unwrap();
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
 
     let wrong = connect(&format!("etcd://app:wrongCANARY@{host}")).await.unwrap_err();
     assert!(matches!(wrong, Error::PermissionDenied { .. }), "{wrong:?}");
     assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
     let nobody = match connect(&format!("etcd://{host}")).await {
-        Ok(manager) => manager.mutex("a").unwrap().acquire().await.unwrap_err(),
+        Ok(manager) => manager.mutex("a").acquire().await.unwrap_err(),
         Err(error) => error,
     };
     assert!(matches!(nobody, Error::PermissionDenied { .. }), "{nobody:?}");
     let elsewhere = connect(&format!("etcd://app:s3cretCANARY@{host}?prefix=/other/")).await.unwrap();
-    let refused = elsewhere.mutex("a").unwrap().acquire().await.unwrap_err();
+    let refused = elsewhere.mutex("a").acquire().await.unwrap_err();
     assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
 }
 
@@ -49,7 +49,7 @@ async fn an_expired_token_is_replaced() {
     let lease = Duration::from_secs(60);
     let [holder, other] = [connect_for(&url, lease).await.unwrap(), connect_for(&url, lease).await.unwrap()];
     for round in 0..3 {
-        let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+        let guard = holder.mutex("a").acquire().await.unwrap();
         let waiter = waits(&other, "a");
         queue_is(&holder, "a", 1, 1).await;
         guard.release().await.unwrap();
@@ -76,14 +76,14 @@ async fn users_may_be_switched_on_and_off() {
     let url = cluster.url().replace("etcd://", "etcd://app:pw@");
     // The cluster has no users yet.
     let early = manager(&url).await;
-    let held = early.mutex("held").unwrap().acquire().await.unwrap();
+    let held = early.mutex("held").acquire().await.unwrap();
     cluster.enable_auth("app:pw").unwrap();
-    assert!(early.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(early.mutex("a").acquire().await.unwrap().is_held());
     cluster.ctl(&["auth", "disable"]);
-    assert!(early.mutex("a").unwrap().acquire().await.unwrap().is_held());
-    assert!(manager(&url).await.mutex("b").unwrap().acquire().await.unwrap().is_held());
+    assert!(early.mutex("a").acquire().await.unwrap().is_held());
+    assert!(manager(&url).await.mutex("b").acquire().await.unwrap().is_held());
     cluster.ctl(&["auth", "enable"]);
-    assert!(early.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(early.mutex("a").acquire().await.unwrap().is_held());
     assert!(held.is_held());
 }
 
@@ -97,7 +97,7 @@ async fn a_login_without_an_answer_is_tried_again() {
     cluster.invalidate_tokens().unwrap();
     // The answer that the token has expired arrives; the answer with a new token does not.
     proxy.answers(Flow::Delay(Duration::from_millis(200)));
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     let asked = tokio::spawn(async move { lock.try_acquire().await });
     eventually("an answer is on its way", async || proxy.held() > 0).await;
     proxy.answers(Flow::Hold);
@@ -106,5 +106,5 @@ async fn a_login_without_an_answer_is_tried_again() {
     assert!(proxy.held() > 1);
     proxy.cut();
     proxy.answers(Flow::Pass);
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
 }

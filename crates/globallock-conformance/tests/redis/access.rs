@@ -10,7 +10,7 @@ use crate::connect;
 
 /// Acquires and releases a lock, waits for one, and lists it.
 async fn works(manager: &LockManager) {
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     let guard = lock.acquire().await.unwrap();
     let waiter = tokio::spawn({
         let lock = lock.clone();
@@ -19,7 +19,7 @@ async fn works(manager: &LockManager) {
     crate::queue_is(manager, "a", 1, 1).await;
     guard.release().await.unwrap();
     waiter.await.unwrap().unwrap().release().await.unwrap();
-    let shared = manager.rwlock("b").unwrap().read().acquire().await.unwrap();
+    let shared = manager.rwlock("b").read().acquire().await.unwrap();
     let names: Vec<_> = futures_util::StreamExt::collect(manager.names("")).await;
     assert_eq!(names.len(), 1);
     shared.release().await.unwrap();
@@ -63,7 +63,7 @@ async fn a_unix_socket_works() {
     let server = Redis::start_with(&["--unixsocket", socket.to_str().unwrap()]).unwrap();
     let manager = manager(&format!("redis+unix://{}?db=2", socket.display())).await;
     works(&manager).await;
-    let _guard = manager.mutex("c").unwrap().acquire().await.unwrap();
+    let _guard = manager.mutex("c").acquire().await.unwrap();
     assert_eq!(server.cli(&["-n", "2", "EXISTS", "_glocks:c"]), "1");
     let refused = message(connect("redis+unix:///does/not/exist.sock").await);
     assert!(refused.contains("No such file"), "{refused}");
@@ -91,7 +91,7 @@ async fn a_password_and_a_user_with_the_least_rights_work() {
     works(&manager(&format!("redis://locks:pw@127.0.0.1:{port}")).await).await;
 
     let refused = connect(&format!("redis://locks:pw@127.0.0.1:{port}?prefix=other%3A")).await;
-    let refused = refused.unwrap().mutex("a").unwrap().acquire().await.unwrap_err();
+    let refused = refused.unwrap().mutex("a").acquire().await.unwrap_err();
     assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
     assert!(refused.to_string().contains("+@sortedset"), "{refused}");
 }

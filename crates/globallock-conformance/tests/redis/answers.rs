@@ -114,9 +114,9 @@ async fn very_many_expired_shared_holders_are_dropped_by_several_calls() {
     assert_eq!((reply[0], &reply[2..]), (0, &[1, 0][..]), "it polls at once");
     let reply = scripts.untimed_answers(dead(501), &[&once, &scripts.enqueue()]);
     assert_eq!(reply[..2], [3, 1], "a claim that does not wait asks again at once");
-    let leave = scripts.release(ID, "");
-    assert_eq!(scripts.untimed_answers(dead(501), &[&leave, &leave]), [2, 0], "so does a release");
-    assert_eq!(scripts.untimed_answers(dead(500), &[&leave]), [0], "nobody is left");
+    let release = scripts.release(ID, "");
+    assert_eq!(scripts.untimed_answers(dead(501), &[&release, &release]), [2, 0], "so does a release");
+    assert_eq!(scripts.untimed_answers(dead(500), &[&release]), [0], "nobody is left");
 }
 
 #[tokio::test]
@@ -137,14 +137,14 @@ async fn a_foreign_member_at_the_front_of_the_queue_is_removed_with_the_next_gra
 #[tokio::test]
 async fn a_release_grants_nothing_to_an_unreachable_waiter() {
     let scripts = Scripts::new().await;
-    let leave = scripts.release(OTHER, "");
+    let release = scripts.release(OTHER, "");
     let (lock, queue) = (format!("EXISTS {LOCK}"), format!("EXISTS {QUEUE}"));
     let before = |now: i64| {
         let number = now * 1000;
         let waits = format!("ZADD {QUEUE} {number} \"{ID} {REST}\"");
         vec![held_until(now + LEFT), format!("SET {COUNTER} {number}w"), waits]
     };
-    assert_eq!(scripts.answers(before, &[&leave, &lock, &queue]).answer, [1, 0, 0]);
+    assert_eq!(scripts.answers(before, &[&release, &lock, &queue]).answer, [1, 0, 0]);
 }
 
 #[tokio::test]
@@ -266,7 +266,11 @@ async fn a_claim_is_gone_in_the_millisecond_in_which_its_lease_ends() {
     let waits_until = |ends| [already_waiting(), vec![format!("HSET {CLAIMS} {ID} {ends}")]].concat();
     let waits = |now| [vec![held_until(now + LEFT)], waits_until(now)].concat();
     assert_eq!(scripts.answers_at(waits, &[&scripts.renew()]).answer, [2], "a renewal of a waiter");
-    assert_eq!(scripts.answers_at(waits, &[&scripts.release(ID, &member)]).answer, [0], "a waiter leaves");
+    assert_eq!(
+        scripts.answers_at(waits, &[&scripts.release(ID, &member)]).answer,
+        [0],
+        "a release of a waiter"
+    );
     let shares = |now| shares_until(now, now + LEFT);
     assert_eq!(scripts.answers_at(shares, &[&scripts.renew_shared()]).answer, [2], "a renewal");
     assert_eq!(scripts.answers_at(shares, &[&scripts.release(ID, "")]).answer, [0], "a release");

@@ -17,8 +17,8 @@ pub(crate) const COUNTER: &str = "{_glocks:a}:fence";
 pub(crate) const QUEUE: &str = "{_glocks:a}:queue";
 pub(crate) const CLAIMS: &str = "{_glocks:a}:claims";
 pub(crate) const SHARED: &str = "{_glocks:a}:shared";
-pub(crate) const MUTEX: Permits = Permits { count: 1, capacity: 1 };
-pub(crate) const ONE_OF_TWO: Permits = Permits { count: 1, capacity: 2 };
+pub(crate) const MUTEX: Permits = Permits::MUTEX;
+pub(crate) const ONE_OF_TWO: Permits = Permits::new(1, 2);
 
 /// The id of the claim that makes the calls.
 pub(crate) const ID: &str = "000000000000000000000000000000aa";

@@ -22,7 +22,7 @@ use crate::times::claim;
 const LEASE: Duration = Duration::from_secs(60);
 /// Waiters renew after 20 s.
 const SOON: Duration = Duration::from_secs(15);
-const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+const MUTEX: Permits = Permits::MUTEX;
 const CROWD: u64 = 10_000;
 
 /// Puts copies of the last waiter of the lock `a` behind it until there are ARGV[1] waiters. With 'Apart' as
@@ -168,7 +168,7 @@ async fn one_call_drops_a_limited_number_of_dead_waiters() {
 #[tokio::test]
 async fn one_call_grants_to_a_limited_number_of_waiters() {
     const READERS: u64 = 3000;
-    const READ: Permits = Permits { count: 1, capacity: u32::MAX >> 3 };
+    const READ: Permits = Permits::new(1, u32::MAX >> 3);
     let server = Redis::start().unwrap();
     let [backend, readers] = [
         globallock::connect_backend(&server.url()).await.unwrap(),
@@ -179,7 +179,7 @@ async fn one_call_grants_to_a_limited_number_of_waiters() {
     let readers = &readers;
     let joins = (1..=READERS).map(|number| async move {
         let reader = of_the_crowd(claim("a", number, READ, WaitMode::Wait).id);
-        readers.enqueue(&Claim { permits: READ, ..reader }).await.unwrap()
+        readers.enqueue(&reader.with_permits(READ)).await.unwrap()
     });
     let statuses: Vec<ClaimStatus> = futures_util::stream::iter(joins).buffered(200).collect().await;
     assert!(statuses.iter().all(|status| *status == ClaimStatus::Waiting));
@@ -249,7 +249,7 @@ async fn a_try_finds_a_lock_free_that_only_dead_waiters_want() {
         let fixture = Fixture::new(dead).await;
         fixture.holder_is_gone();
         let living = fixture.living().await;
-        let lock = living.mutex("a").unwrap();
+        let lock = living.mutex("a");
         let since = Instant::now();
         let tries =
             tokio::spawn(async move { lock.try_acquire().await.map(|tried| tried.expect("it is free")) });
@@ -279,7 +279,7 @@ async fn none_of_ten_thousand_living_waiters_is_passed_over() {
 
 /// A waiter that nobody renews: its lease outlasts the test on any machine.
 fn of_the_crowd(id: ClaimId) -> Claim {
-    Claim { id, lease: LEASE * 20, ..claim("a", 0, MUTEX, WaitMode::Wait) }
+    claim("a", 0, MUTEX, WaitMode::Wait).with_id(id).with_lease(LEASE * 20)
 }
 
 #[tokio::test]
@@ -288,7 +288,7 @@ async fn a_lock_that_thousands_of_dead_owners_share_is_free_at_once() {
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
     // The capacities differ, so that the shared holders are recounted when some are dropped.
     let joins = (0..CROWD / 2).map(|number| {
-        let permits = Permits { count: 1, capacity: u32::MAX - u32::try_from(number % 2).unwrap() };
+        let permits = Permits::new(1, u32::MAX - u32::try_from(number % 2).unwrap());
         let reader = claim("a", number, permits, WaitMode::Wait);
         let backend = &backend;
         async move { backend.enqueue(&reader).await.unwrap() }

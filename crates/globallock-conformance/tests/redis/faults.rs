@@ -20,7 +20,7 @@ async fn behind_proxy(server: &Redis) -> (Proxy, LockManager) {
 }
 
 fn waits(manager: &LockManager, name: &str) -> JoinHandle<globallock::Result<Guard>> {
-    let lock = manager.mutex(name).unwrap();
+    let lock = manager.mutex(name);
     tokio::spawn(async move { lock.acquire().await })
 }
 
@@ -29,7 +29,7 @@ async fn a_lost_message_is_noticed_by_the_next_renewal() {
     let server = Redis::start().unwrap();
     let holder = manager(&server.url()).await;
     let (proxy, other) = behind_proxy(&server).await;
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
     proxy.answers(Flow::Swallow);
@@ -44,7 +44,7 @@ async fn a_waiter_that_cannot_be_reached_is_passed_over() {
     let server = Redis::start().unwrap();
     let [holder, next] = [manager(&server.url()).await, manager(&server.url()).await];
     let (proxy, cut_off) = behind_proxy(&server).await;
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let unreachable = waits(&cut_off, "a");
     queue_is(&holder, "a", 1, 1).await;
     let waiter = waits(&next, "a");
@@ -65,12 +65,11 @@ async fn a_waiter_that_cannot_be_reached_is_passed_over() {
 async fn a_silent_network_is_reported_within_the_store_timeout_and_loses_the_lock() {
     let server = Redis::start().unwrap();
     let (proxy, manager) = behind_proxy(&server).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     proxy.answers(Flow::Swallow);
     let asked = std::time::Instant::now();
-    let options =
-        Options { store_timeout: Some(Duration::from_millis(700)), lease: LEASE, ..Options::default() };
-    let refused = manager.mutex("b").unwrap().with_options(options).unwrap().acquire().await;
+    let options = Options::new().store_timeout(Some(Duration::from_millis(700))).lease(LEASE);
+    let refused = manager.mutex("b").with_options(options).acquire().await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
     assert!(asked.elapsed() < Duration::from_secs(10));
     assert_eq!(guard.lost().await, Loss::Expired);
@@ -91,7 +90,7 @@ async fn connections_that_break_all_the_time_break_no_lock() {
         owners.spawn(async move {
             for _ in 0..20 {
                 // A connection that breaks twice in one request is an error, and nothing is left behind.
-                let Ok(guard) = manager.mutex("a").unwrap().acquire().await else { continue };
+                let Ok(guard) = manager.mutex("a").acquire().await else { continue };
                 assert!(!inside.swap(true, Ordering::SeqCst));
                 tokio::task::yield_now().await;
                 assert!(inside.swap(false, Ordering::SeqCst));
@@ -119,7 +118,7 @@ async fn connections_that_break_all_the_time_break_no_lock() {
 async fn forgotten_scripts_are_loaded_again() {
     let server = Redis::start().unwrap();
     let manager = connect_for(&server.url(), Duration::from_secs(6)).await.unwrap();
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     for _ in 0..2 {
         server.cli(&["SCRIPT", "FLUSH"]);
         let guard = lock.acquire().await.unwrap();
@@ -136,7 +135,7 @@ async fn forgotten_scripts_are_loaded_again() {
 async fn flushed_data_is_reported_as_a_loss_and_tokens_go_on_rising() {
     let server = Redis::start().unwrap();
     let [holder, other] = [manager(&server.url()).await, manager(&server.url()).await];
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
     server.cli(&["FLUSHALL"]);
@@ -149,11 +148,10 @@ async fn flushed_data_is_reported_as_a_loss_and_tokens_go_on_rising() {
 #[tokio::test]
 async fn a_server_that_restarts_within_the_lease_keeps_its_waiters() {
     let mut server = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).unwrap();
-    let options = Options { lease: Duration::from_secs(20), ..Options::default() };
-    let options = globallock::ManagerOptions { locks: options, ..globallock::ManagerOptions::default() };
+    let options = Options::new().lease(Duration::from_secs(20));
     let holder = LockManager::connect_with(&server.url(), options.clone()).await.unwrap();
     let other = LockManager::connect_with(&server.url(), options).await.unwrap();
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
     server.kill();
@@ -165,17 +163,16 @@ async fn a_server_that_restarts_within_the_lease_keeps_its_waiters() {
 #[tokio::test]
 async fn a_stopped_server_that_goes_on_in_time_loses_nothing() {
     let server = Redis::start().unwrap();
-    let locks = Options { lease: Duration::from_secs(20), ..Options::default() };
-    let options = globallock::ManagerOptions { locks, ..globallock::ManagerOptions::default() };
+    let options = Options::new().lease(Duration::from_secs(20));
     let url = format!("{}?timeout=200ms", server.url());
     let manager = LockManager::connect_with(&url, options).await.unwrap();
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     server.stop();
-    let short = Options { store_timeout: Some(Duration::from_millis(300)), ..Options::default() };
-    let refused = manager.mutex("b").unwrap().with_options(short).unwrap().acquire().await;
+    let short = Options::new().store_timeout(Some(Duration::from_millis(300)));
+    let refused = manager.mutex("b").with_options(short).acquire().await;
     assert!(refused.unwrap_err().is_unavailable());
     server.go_on();
-    assert!(manager.mutex("b").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("b").acquire().await.unwrap().is_held());
     assert!(guard.is_held());
     assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
@@ -183,10 +180,9 @@ async fn a_stopped_server_that_goes_on_in_time_loses_nothing() {
 #[tokio::test]
 async fn a_failover_by_sentinels_is_followed() {
     let mut set = Sentinels::start().unwrap();
-    let locks = Options { lease: Duration::from_secs(30), ..Options::default() };
-    let options = globallock::ManagerOptions { locks, ..globallock::ManagerOptions::default() };
+    let options = Options::new().lease(Duration::from_secs(30));
     let manager = LockManager::connect_with(&set.url(), options).await.unwrap();
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     let guard = lock.acquire().await.unwrap();
     let before = guard.fencing_token();
     guard.release().await.unwrap();
@@ -206,7 +202,7 @@ async fn messages_of_a_connection_that_was_given_up_are_ignored() {
     let url = format!("redis://127.0.0.1:{}?timeout=2s", proxy.port());
     let owner = connect_for(&url, Duration::from_secs(30)).await.unwrap();
     let other = connect_for(&server.url(), Duration::from_secs(30)).await.unwrap();
-    let first = other.mutex("a").unwrap().acquire().await.unwrap();
+    let first = other.mutex("a").acquire().await.unwrap();
     let waiter = waits(&owner, "a");
     queue_is(&other, "a", 1, 1).await;
     // When a request is not answered in time, the owner connects again. Later requests still wait for answers

@@ -49,7 +49,7 @@ async fn a_dead_waiter_is_not_granted_the_lock() {
     let (holder, next) = (manager(&server).await, manager(&server).await);
     for permits in [2, 1] {
         // With one permit of two, the lock is shared, and its release has no fast path.
-        let lock = holder.semaphore("a", 2).unwrap().permits(permits).unwrap();
+        let lock = holder.semaphore("a", 2).permits(permits);
         let guard = lock.acquire().await.unwrap();
         dead_waiter(&server, &holder, 1).await;
         let waiter = waits(&next, "a");
@@ -64,7 +64,7 @@ async fn a_grant_that_was_lost_with_the_connection_is_found_over_the_next_one() 
     let server = Redis::start().unwrap();
     let holder = manager(&server).await;
     let (proxy, other) = behind_proxy(&server).await;
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
     proxy.answers(Flow::Swallow);
@@ -111,7 +111,7 @@ async fn the_permits_of_a_dead_owner_are_freed_beside_a_living_one() {
     let lives = connect_for(&server.url(), lease).await.unwrap();
     // It does not renew before the limit, so that its first poll must get the grant.
     let waits = manager(&server).await;
-    let permit = |manager: &LockManager| manager.semaphore("a", 2).unwrap().permits(1).unwrap();
+    let permit = |manager: &LockManager| manager.semaphore("a", 2).permits(1);
     let live = permit(&lives).acquire().await.unwrap();
     let dead = permit(&dies).acquire().await.unwrap();
     proxy.requests(Flow::Hold);
@@ -127,9 +127,9 @@ async fn an_acquire_that_is_dropped_before_its_answer_leaves_nothing() {
     let sees = manager(&server).await;
     let (proxy, asks) = behind_proxy(&server).await;
     // Loads the scripts.
-    asks.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    asks.mutex("a").acquire().await.unwrap().release().await.unwrap();
     for taken in [false, true] {
-        let holds = if taken { Some(sees.mutex("a").unwrap().acquire().await.unwrap()) } else { None };
+        let holds = if taken { Some(sees.mutex("a").acquire().await.unwrap()) } else { None };
         proxy.answers(Flow::Hold);
         let waiter = waits(&asks, "a");
         queue_is(&sees, "a", 1, usize::from(taken)).await;

@@ -26,7 +26,7 @@ async fn a_server_that_is_down_is_not_flooded_with_connections() {
     let proxy = Proxy::start(server.port()).await.unwrap();
     let url = format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port());
     let manager = connect_for(&url, LEASE).await.unwrap();
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     let waiters: Vec<_> = (0..8).map(|_| waits(&manager, "a")).collect();
     queue_is(&manager, "a", 1, 8).await;
     server.kill();

@@ -20,7 +20,7 @@ async fn manager(url: &str) -> LockManager {
 }
 
 async fn refusal(manager: &LockManager) -> Error {
-    manager.mutex("a").unwrap().acquire().await.expect_err("it is refused")
+    manager.mutex("a").acquire().await.expect_err("it is refused")
 }
 
 #[tokio::test]
@@ -33,14 +33,14 @@ async fn a_server_without_memory_is_a_failed_precondition() {
     assert!(error.to_string().contains("raise maxmemory"), "{error}");
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(server.cli(&["KEYS", "*"]), "");
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
 }
 
 #[tokio::test]
 async fn a_held_lock_can_be_released_without_memory() {
     let server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let released = guard.release().await;
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -73,7 +73,7 @@ async fn a_replica_is_reported_as_such() {
     assert!(error.is_unavailable(), "{error:?}");
     assert!(error.to_string().contains("read-only replica"), "{error}");
     replica.cli(&["REPLICAOF", "NO", "ONE"]);
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_server_busy_with_a_script_is_waited_for() {
     assert!(error.to_string().contains("SCRIPT KILL"), "{error}");
     server.cli(&["SCRIPT", "KILL"]);
     busy.wait().unwrap();
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
 }
 
 #[tokio::test]
@@ -110,15 +110,11 @@ async fn a_server_that_is_still_loading_is_waited_for() {
     assert_eq!(server.cli(&["SAVE"]), "OK");
     server.kill();
     server.resume_after_kill().unwrap();
-    let locks = globallock::Options {
-        store_timeout: Some(Duration::from_secs(30)),
-        ..globallock::Options::default()
-    };
-    let options = globallock::ManagerOptions { locks, ..globallock::ManagerOptions::default() };
+    let options = globallock::Options::default().store_timeout(Some(Duration::from_secs(30)));
     let loading = server.cli(&["PING"]);
     assert!(loading.contains("LOADING"), "the server is still loading: {loading}");
     let manager = LockManager::connect_with(&server.url(), options).await.unwrap();
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
 }
 
 /// Starts a server that answers each command with what `answer` makes of its first word. Where that is empty,
@@ -237,10 +233,9 @@ async fn a_server_that_has_gone_is_reported_within_the_wait() {
     let mut server = Redis::start().unwrap();
     let manager = manager(&server.url()).await;
     server.kill();
-    let short =
-        globallock::Options { wait: Some(Duration::from_millis(400)), ..globallock::Options::default() };
+    let short = globallock::Options::default().wait(Some(Duration::from_millis(400)));
     let asked = std::time::Instant::now();
-    let error = manager.mutex("a").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();
+    let error = manager.mutex("a").with_options(short).acquire().await.unwrap_err();
     assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
     assert!(
         error.to_string().contains("Connection refused") || error.to_string().contains("closed"),

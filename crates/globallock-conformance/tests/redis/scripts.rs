@@ -12,7 +12,7 @@ use globallock_conformance::server::redis::Redis;
 use crate::calls::{CLAIMS, COUNTER, LOCK, MUTEX, ONE_OF_TWO, QUEUE, SHARED};
 use crate::times::claim;
 
-const TWO_OF_TWO: Permits = Permits { count: 2, capacity: 2 };
+const TWO_OF_TWO: Permits = Permits::new(2, 2);
 
 pub(crate) struct Store {
     pub(crate) server: Redis,
@@ -78,7 +78,7 @@ pub(crate) fn queued(number: u64, permits: Permits) -> Claim {
 }
 
 fn with_lease(seconds: u64, claim: Claim) -> Claim {
-    Claim { lease: Duration::from_secs(seconds), ..claim }
+    claim.with_lease(Duration::from_secs(seconds))
 }
 
 async fn past(end: Instant) {
@@ -130,7 +130,7 @@ async fn keys_of_shared_holders_live_as_long_as_the_longest_lease_in_them() {
     let store = Store::new().await;
     let long = Duration::from_secs(500);
     let keys = [LOCK, CLAIMS, SHARED];
-    let permits = Permits { count: 1, capacity: 3 };
+    let permits = Permits::new(1, 3);
     store.holds(&queued(1, permits)).await;
     assert!(keys.iter().all(|key| (1..500).contains(&store.left(key).as_secs())));
     let late = with_lease(600, queued(2, permits));
@@ -276,7 +276,7 @@ async fn shared_holders_whose_count_cannot_be_read_let_nobody_in() {
                 continue;
             }
             let store = Store::new().await;
-            let permits = Permits { count: 1, capacity: 3 };
+            let permits = Permits::new(1, 3);
             store.holds(&queued(1, permits)).await;
             store.holds(&queued(2, permits)).await;
             store.server.cli(&["HSET", CLAIMS, field, value]);
@@ -294,11 +294,11 @@ async fn shared_holders_whose_count_cannot_be_read_let_nobody_in() {
 #[tokio::test]
 async fn the_smallest_capacity_counts_until_its_holder_releases() {
     let store = Store::new().await;
-    let of = |number, capacity| queued(number, Permits { count: 1, capacity });
+    let of = |number, capacity| queued(number, Permits::new(1, capacity));
     store.holds(&of(1, 2)).await;
     store.holds(&of(2, 5)).await;
     assert_eq!(store.release(&of(1, 2)).await, Release::Released);
-    let five_of_nine = queued(11, Permits { count: 5, capacity: 9 });
+    let five_of_nine = queued(11, Permits::new(5, 9));
     store.waits(&five_of_nine).await;
     assert_eq!(store.release(&five_of_nine).await, Release::Released);
     store.holds(&of(1, 2)).await;
@@ -328,7 +328,7 @@ async fn an_expired_waiter_is_gone_and_joins_again_at_the_end() {
     let store = Store::new().await;
     let holder = queued(0, MUTEX);
     store.holds(&holder).await;
-    let brief = |number| Claim { lease: Duration::from_millis(200), ..queued(number, MUTEX) };
+    let brief = |number| queued(number, MUTEX).with_lease(Duration::from_millis(200));
     let ends = Instant::now() + Duration::from_millis(200);
     for number in 1..=3 {
         store.waits(&brief(number)).await;
@@ -349,7 +349,7 @@ async fn an_expired_waiter_is_passed_over_though_it_could_be_notified() {
         let store = Store::new().await;
         let holder = queued(0, permits);
         store.holds(&holder).await;
-        let dead = Claim { lease: Duration::from_millis(100), ..queued(1, TWO_OF_TWO) };
+        let dead = queued(1, TWO_OF_TWO).with_lease(Duration::from_millis(100));
         let next = queued(2, TWO_OF_TWO);
         store.waits(&dead).await;
         let ends = Instant::now() + dead.lease;
@@ -395,7 +395,7 @@ async fn a_waiter_is_notified_when_its_max_hold_time_ends_and_the_store_keeps_to
     for (number, permits) in (1..).zip([MUTEX, ONE_OF_TWO]) {
         for (lease, hold) in [(600, 300), (300, 600)] {
             store.holds(&holder).await;
-            let waiter = Claim { max_hold: Some(span(hold)), ..with_lease(lease, queued(number, permits)) };
+            let waiter = with_lease(lease, queued(number, permits)).with_max_hold(Some(span(hold)));
             let joins = Instant::now();
             store.waits(&waiter).await;
             let joined = Instant::now();
@@ -437,7 +437,7 @@ async fn a_waiter_is_notified_when_its_max_hold_time_ends_and_the_store_keeps_to
 #[tokio::test]
 async fn a_shared_holder_that_expired_joins_again() {
     let store = Store::new().await;
-    let brief = Claim { lease: Duration::from_millis(100), ..queued(1, ONE_OF_TWO) };
+    let brief = queued(1, ONE_OF_TWO).with_lease(Duration::from_millis(100));
     store.holds(&queued(2, ONE_OF_TWO)).await;
     let first = store.holds(&brief).await;
     past(Instant::now() + brief.lease).await;
@@ -447,7 +447,7 @@ async fn a_shared_holder_that_expired_joins_again() {
 #[tokio::test]
 async fn released_permits_are_free_for_the_next_claim() {
     let store = Store::new().await;
-    let of_three = |number, count| queued(number, Permits { count, capacity: 3 });
+    let of_three = |number, count| queued(number, Permits::new(count, 3));
     store.holds(&of_three(1, 2)).await;
     store.holds(&of_three(2, 1)).await;
     assert_eq!(store.release(&of_three(1, 2)).await, Release::Released);

@@ -19,15 +19,9 @@ const LONG: Duration = Duration::from_secs(60);
 const HOLDS: (u64, u64) = (4, 50);
 
 pub(crate) fn claim(name: &str, number: u64, permits: Permits, wait_mode: WaitMode) -> Claim {
-    Claim {
-        id: ClaimId::new(7, number),
-        name: Name::new(name).unwrap(),
-        permits,
-        wait_mode,
-        lease: LONG,
-        max_hold: None,
-        owner: "".into(),
-    }
+    Claim::new(ClaimId::new(7, number), Name::new(name).unwrap(), permits)
+        .with_wait_mode(wait_mode)
+        .with_lease(LONG)
 }
 
 /// Holds locks repeatedly with a max hold time of 20 ms, calls `ask` for each until that has ended, and
@@ -45,7 +39,7 @@ where
             for hold in 0..HOLDS.1 {
                 let wait_mode = if hold % 2 == 0 { WaitMode::Wait } else { WaitMode::Try };
                 let claim = claim(&format!("a{lock}"), lock * 1000 + hold, permits, wait_mode);
-                let claim = Arc::new(Claim { max_hold: Some(Duration::from_millis(20)), ..claim });
+                let claim = Arc::new(claim.with_max_hold(Some(Duration::from_millis(20))));
                 let ClaimStatus::Held(first) = backend.enqueue(&claim).await.unwrap() else {
                     panic!("it is free")
                 };
@@ -74,7 +68,7 @@ async fn joined(backend: &dyn Backend, claim: &Arc<Claim>) -> Result<ClaimStatus
 
 #[tokio::test]
 async fn a_renewal_at_the_very_end_of_a_max_hold_time_is_answered() {
-    for permits in [Permits { count: 1, capacity: 1 }, Permits { count: 1, capacity: 2 }] {
+    for permits in [Permits::MUTEX, Permits::new(1, 2)] {
         let errors = hold_to_the_end(permits, renewed).await;
         assert!(errors.is_empty(), "{} errors with {permits:?}, such as {}", errors.len(), errors[0]);
     }
@@ -82,7 +76,7 @@ async fn a_renewal_at_the_very_end_of_a_max_hold_time_is_answered() {
 
 #[tokio::test]
 async fn an_enqueue_at_the_very_end_of_a_max_hold_time_is_answered() {
-    for permits in [Permits { count: 1, capacity: 1 }, Permits { count: 1, capacity: 2 }] {
+    for permits in [Permits::MUTEX, Permits::new(1, 2)] {
         let errors = hold_to_the_end(permits, joined).await;
         assert!(errors.is_empty(), "{} errors with {permits:?}, such as {}", errors.len(), errors[0]);
     }
@@ -92,7 +86,7 @@ async fn an_enqueue_at_the_very_end_of_a_max_hold_time_is_answered() {
 async fn waiters_do_not_poll_a_lock_that_an_operator_has_made_persistent() {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
-    let mutex = Permits { count: 1, capacity: 1 };
+    let mutex = Permits::MUTEX;
     let holder = claim("a", 0, mutex, WaitMode::Wait);
     assert!(matches!(backend.enqueue(&holder).await, Ok(ClaimStatus::Held(_))));
     assert_eq!(server.cli(&["PERSIST", "_glocks:a"]), "1");
@@ -114,13 +108,13 @@ async fn answered_late(server: &Redis, lease: Duration) -> (Proxy, LockManager) 
     let url = format!("redis://127.0.0.1:{}?timeout=10s", proxy.port());
     let manager = connect_for(&url, lease).await.unwrap();
     // Loads the scripts.
-    manager.mutex("b").unwrap().acquire().await.unwrap().release().await.unwrap();
+    manager.mutex("b").acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Delay(LATE));
     (proxy, manager)
 }
 
 fn held_at_most(hold: Duration) -> Options {
-    Options { lease: SHORT, max_hold: Some(hold), ..Options::default() }
+    Options::new().lease(SHORT).max_hold(Some(hold))
 }
 
 /// Checks that the guard of the lock `a` does not count on the lock for longer than the server keeps it. A
@@ -137,9 +131,9 @@ fn does_not_outlast_the_key(guard: &Guard, server: &Redis) {
 async fn a_lease_counts_from_the_request_when_the_answer_to_an_enqueue_is_late() {
     let server = Redis::start().unwrap();
     let (proxy, manager) = answered_late(&server, SHORT).await;
-    let limited = manager.mutex("a").unwrap().with_options(held_at_most(SHORT - LATE / 2)).unwrap();
-    let shared = manager.semaphore("a", 2).unwrap().permits(1).unwrap();
-    for lock in [manager.mutex("a").unwrap(), limited, shared] {
+    let limited = manager.mutex("a").with_options(held_at_most(SHORT - LATE / 2));
+    let shared = manager.semaphore("a", 2).permits(1);
+    for lock in [manager.mutex("a"), limited, shared] {
         let held = proxy.held();
         let guard = lock.acquire().await.unwrap();
         assert!(proxy.held() > held, "the answer was late");
@@ -152,9 +146,9 @@ async fn a_lease_counts_from_the_request_when_the_answer_to_an_enqueue_is_late()
 async fn a_lease_counts_from_the_request_when_the_answer_to_a_renewal_is_late() {
     let server = Redis::start().unwrap();
     let (proxy, manager) = answered_late(&server, SHORT).await;
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     // A max hold time rules out the fast path of renewals.
-    for lock in [lock.clone().with_options(held_at_most(LONG)).unwrap(), lock] {
+    for lock in [lock.clone().with_options(held_at_most(LONG)), lock] {
         let guard = lock.acquire().await.unwrap();
         let held = proxy.held();
         eventually("a renewal is answered, and followed by another one", async || {
@@ -172,7 +166,7 @@ async fn a_lease_counts_from_the_request_when_the_answer_to_a_renewal_is_late() 
 async fn a_lease_counts_from_the_last_request_when_the_grant_comes_late() {
     let server = Redis::start().unwrap();
     let holder = connect_for(&server.url(), LONG).await.unwrap();
-    let holds = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let holds = holder.mutex("a").acquire().await.unwrap();
     // The lease is long, so that no renewal extends it before the check.
     let (proxy, manager) = answered_late(&server, LONG / 2).await;
     let waiter = waits(&manager, "a");
@@ -187,11 +181,11 @@ async fn a_lease_counts_from_the_last_request_when_the_grant_comes_late() {
 async fn tokens_rise_and_the_order_stays_when_the_clock_of_the_server_is_set_back() {
     let server = Redis::start_with_clock().unwrap();
     let manager = connect_for(&server.url(), LONG).await.unwrap();
-    let shared = || manager.semaphore("a", 2).unwrap().permits(1).unwrap();
+    let shared = || manager.semaphore("a", 2).permits(1);
     let mut last = 0;
     for hours in 0..4 {
         server.clock().unwrap().set(-3600 * hours).unwrap();
-        let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+        let guard = manager.mutex("a").acquire().await.unwrap();
         let waiters = [waits(&manager, "a"), {
             queue_is(&manager, "a", 1, 1).await;
             waits(&manager, "a")
@@ -204,8 +198,7 @@ async fn tokens_rise_and_the_order_stays_when_the_clock_of_the_server_is_set_bac
         queue_is(&manager, "a", 1, 3).await;
         // The clock is set back while they wait, too.
         server.clock().unwrap().set(-3600 * hours - 600).unwrap();
-        let tried =
-            [shared().try_acquire().await.unwrap(), manager.mutex("a").unwrap().try_acquire().await.unwrap()];
+        let tried = [shared().try_acquire().await.unwrap(), manager.mutex("a").try_acquire().await.unwrap()];
         assert!(tried.iter().all(Option::is_none));
         let mut guards = vec![guard];
         for waiter in waiters.into_iter().chain([third]) {

@@ -20,7 +20,7 @@ async fn tls_with_a_client_certificate() {
     let (ca, cert, key) = (files.ca.display(), files.client.display(), files.client_key.display());
     let url = ensemble.url();
     let manager = calm_manager(&format!("{url}?ca={ca}&cert={cert}&key={key}")).await;
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
     let foreign_ca = files.other_ca.display();
     let refused = connect_calmly(&format!("{url}?ca={foreign_ca}&cert={cert}&key={key}")).await.unwrap_err();
     assert!(refused.to_string().contains("certificate"), "{refused}");
@@ -38,13 +38,13 @@ async fn a_user_logs_in_by_sasl() {
     let ensemble = ZooKeeper::start_with(1, Setup { user, ..Setup::default() }).unwrap();
     let host = ensemble.hosts();
     let owner = calm_manager(&format!("zookeeper://app:s3cretCANARY@{host}?auth=sasl&acl=sasl:app")).await;
-    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = owner.mutex("a").acquire().await.unwrap();
     assert!(!format!("{owner:?}").contains("CANARY"));
     let wrong = connect_calmly(&format!("zookeeper://app:wrongCANARY@{host}?auth=sasl")).await.unwrap_err();
     assert!(matches!(wrong, Error::PermissionDenied { .. }), "{wrong:?}");
     assert!(!format!("{wrong} {wrong:?}").contains("CANARY"), "{wrong:?}");
     let anonymous = calm_manager(&ensemble.url()).await;
-    let refused = anonymous.mutex("a").unwrap().try_acquire().await.unwrap_err();
+    let refused = anonymous.mutex("a").try_acquire().await.unwrap_err();
     assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
     guard.release().await.unwrap();
 }
@@ -56,23 +56,23 @@ async fn only_their_creator_may_touch_the_nodes() {
     let [one, two] =
         [(); 2].map(|()| format!("zookeeper://app:s3cretCANARY@{host}?acl=creator&prefix=/private"));
     let (one, two) = (calm_manager(&one).await, calm_manager(&two).await);
-    let guard = one.mutex("a").unwrap().acquire().await.unwrap();
-    assert!(two.mutex("a").unwrap().try_acquire().await.unwrap().is_none());
+    let guard = one.mutex("a").acquire().await.unwrap();
+    assert!(two.mutex("a").try_acquire().await.unwrap().is_none());
     let foreign = calm_manager(&format!("zookeeper://other:password@{host}?prefix=/private")).await;
-    let refused = foreign.mutex("a").unwrap().acquire().await.unwrap_err();
+    let refused = foreign.mutex("a").acquire().await.unwrap_err();
     assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
     assert!(refused.to_string().contains("ACL"), "{refused}");
     guard.release().await.unwrap();
     // The user, and the SHA-1 hash of user and password in base64.
     let hash = "digest:app:SjH0PFwYtOQiPQU8RliB/dRIYNU=";
     let refused = calm_manager(&format!("zookeeper://{host}?acl={hash}&prefix=/other")).await;
-    let refused = refused.mutex("a").unwrap().acquire().await.unwrap_err();
+    let refused = refused.mutex("a").acquire().await.unwrap_err();
     assert!(
         matches!(refused, Error::PermissionDenied { .. }),
         "an anonymous user that gives all rights to another has none: {refused:?}"
     );
     let owner = calm_manager(&format!("zookeeper://app:s3cretCANARY@{host}?acl={hash}&prefix=/third")).await;
-    assert!(owner.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(owner.mutex("a").acquire().await.unwrap().is_held());
 }
 
 #[tokio::test]
@@ -80,14 +80,11 @@ async fn locks_are_below_the_root_that_the_address_names() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let url = ensemble.url();
     let owner = calm_manager(&format!("{url}/apps/one?prefix=locks")).await;
-    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = owner.mutex("a").acquire().await.unwrap();
     assert_eq!(children(&ensemble.hosts(), "/apps/one/locks"), ["a"]);
-    assert!(
-        calm_manager(&url).await.mutex("a").unwrap().try_acquire().await.unwrap().is_some(),
-        "another root"
-    );
+    assert!(calm_manager(&url).await.mutex("a").try_acquire().await.unwrap().is_some(), "another root");
     let same = calm_manager(&format!("{url}/apps?prefix=one/locks/")).await;
-    assert!(same.mutex("a").unwrap().try_acquire().await.unwrap().is_none(), "the same root");
+    assert!(same.mutex("a").try_acquire().await.unwrap().is_none(), "the same root");
     drop(guard);
 }
 
@@ -146,7 +143,7 @@ async fn a_server_that_is_too_old_is_reported() {
     let manager = manager(&format!("zookeeper://127.0.0.1:{port}?timeout=1s")).await;
     // The lease of the first session, because the server answers for that session only.
     let options = globallock::Options::default();
-    let refused = manager.mutex("a").unwrap().with_options(options).unwrap().acquire().await.unwrap_err();
+    let refused = manager.mutex("a").with_options(options).acquire().await.unwrap_err();
     assert!(matches!(refused, Error::FailedPrecondition { .. }), "{refused:?}");
     assert!(refused.to_string().contains("3.5 or newer"), "{refused}");
 }

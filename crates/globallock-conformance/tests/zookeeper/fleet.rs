@@ -134,7 +134,7 @@ async fn kazoo_and_ours_queue_with_each_other() {
     queue_is(&manager, "a/b", 1, 1).await;
     guard.release().await.unwrap();
     behind.wait_granted();
-    assert!(manager.mutex("a/b").unwrap().try_acquire().await.unwrap().is_none());
+    assert!(manager.mutex("a/b").try_acquire().await.unwrap().is_none());
     behind.release();
     queue_is(&manager, "a/b", 0, 0).await;
 }
@@ -143,7 +143,7 @@ async fn kazoo_and_ours_queue_with_each_other() {
 async fn readers_and_writers_of_kazoo_queue_with_ours() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let manager = calm_manager(&ensemble.url()).await;
-    let lock = manager.rwlock("a").unwrap();
+    let lock = manager.rwlock("a");
     let mut reader = Kazoo::acquire(&ensemble, "/_glocks/a", "read", &[]);
     reader.wait_granted();
     let ours = lock.read().acquire().await.unwrap();
@@ -165,13 +165,13 @@ async fn readers_and_writers_of_kazoo_queue_with_ours() {
 async fn a_semaphore_keeps_kazoo_out() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let manager = calm_manager(&ensemble.url()).await;
-    let semaphore = manager.semaphore("a", 3).unwrap();
-    let permit = semaphore.permits(1).unwrap().acquire().await.unwrap();
+    let semaphore = manager.semaphore("a", 3);
+    let permit = semaphore.permits(1).acquire().await.unwrap();
     let mut theirs = Kazoo::acquire(&ensemble, "/_glocks/a", "mutex", &[]);
     queue_is(&manager, "a", 1, 1).await;
     permit.release().await.unwrap();
     theirs.wait_granted();
-    assert!(semaphore.permits(1).unwrap().try_acquire().await.unwrap().is_none());
+    assert!(semaphore.permits(1).try_acquire().await.unwrap().is_none());
     theirs.release();
 }
 
@@ -179,7 +179,7 @@ async fn a_semaphore_keeps_kazoo_out() {
 async fn claims_are_named_as_curator_names_them_on_request() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let manager = calm_manager(&format!("{}?naming=curator&prefix=/mutexes", ensemble.url())).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     let nodes = children(&ensemble.hosts(), "/mutexes/a");
     let parts: Vec<&str> = nodes[0].split('-').collect();
     let [first, _, _, _, _, kind, sequence] = parts[..] else { panic!("{nodes:?}") };

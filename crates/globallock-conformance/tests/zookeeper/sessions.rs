@@ -22,7 +22,7 @@ async fn a_loss_is_reported_before_the_servers_end_the_session() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
     let [owner, next] = [manager(&url).await, calm_manager(&ensemble.url()).await];
-    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = owner.mutex("a").acquire().await.unwrap();
     let waiter = waits(&next, "a");
     queue_is(&next, "a", 1, 1).await;
     proxy.requests(Flow::Hold);
@@ -34,7 +34,7 @@ async fn a_loss_is_reported_before_the_servers_end_the_session() {
     // The network is back, and a new session is created.
     proxy.requests(Flow::Pass);
     next.release().await.unwrap();
-    assert!(owner.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(owner.mutex("a").acquire().await.unwrap().is_held());
 }
 
 #[tokio::test]
@@ -43,8 +43,8 @@ async fn a_broken_connection_loses_nothing() {
     let (proxy, url) = behind_proxy(&ensemble).await;
     let owner = connect_for(&url, Duration::from_secs(60)).await.unwrap();
     let holder = calm_manager(&ensemble.url()).await;
-    let held = owner.mutex("a").unwrap().acquire().await.unwrap();
-    let other = holder.mutex("b").unwrap().acquire().await.unwrap();
+    let held = owner.mutex("a").acquire().await.unwrap();
+    let other = holder.mutex("b").acquire().await.unwrap();
     let waiter = waits(&owner, "b");
     queue_is(&holder, "b", 1, 1).await;
     for cut in 1..=10 {
@@ -65,7 +65,7 @@ async fn an_answer_that_is_lost_makes_no_second_claim() {
     let owner = connect_for(&url, Duration::from_secs(60)).await.unwrap();
     let observer = calm_manager(&ensemble.url()).await;
     // This creates the lock's node, so that the lost answer is the one to the claim's creation.
-    owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    owner.mutex("a").acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Swallow);
     let asked = waits(&owner, "a");
     eventually("the claim is created", async || !children(&ensemble.hosts(), "/_glocks/a").is_empty()).await;
@@ -87,10 +87,10 @@ async fn a_request_that_arrives_late_leaves_no_claim() {
     // another one after a pause.
     let busy = loop {
         let owner = connect_for(&url, Duration::from_secs(60)).await.unwrap();
-        let busy = owner.mutex("b").unwrap().acquire().await.unwrap();
-        owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+        let busy = owner.mutex("b").acquire().await.unwrap();
+        owner.mutex("a").acquire().await.unwrap().release().await.unwrap();
         proxy.requests(Flow::Hold);
-        let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+        let guard = owner.mutex("a").acquire().await.unwrap();
         guard.release().await.unwrap();
         if proxy.held() > 0 {
             break busy;
@@ -115,7 +115,7 @@ async fn a_waiter_whose_node_was_deleted_is_not_granted_by_the_next_deletion() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let [holder, other] = [calm_manager(&ensemble.url()).await, calm_manager(&ensemble.url()).await];
     for _ in 0..3 {
-        let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+        let guard = holder.mutex("a").acquire().await.unwrap();
         let waiter = waits(&other, "a");
         queue_is(&holder, "a", 1, 1).await;
         // The waiter first, then the holder.
@@ -137,10 +137,10 @@ async fn a_claim_on_a_dead_session_is_not_granted() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, url) = behind_proxy(&ensemble).await;
     // A store timeout that is longer than the session's.
-    let locks = Options { lease: LEASE, store_timeout: Some(Duration::from_secs(60)), ..Options::default() };
-    let both = LockManager::connect_with(&url, ManagerOptions { locks, ..ManagerOptions::default() });
+    let locks = Options::new().lease(LEASE).store_timeout(Some(Duration::from_secs(60)));
+    let both = LockManager::connect_with(&url, ManagerOptions::new().locks(locks));
     let [both, observer] = [both.await.unwrap(), calm_manager(&ensemble.url()).await];
-    let guard = both.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = both.mutex("a").acquire().await.unwrap();
     let waiter = waits(&both, "a");
     queue_is(&observer, "a", 1, 1).await;
     // The session of both claims expires, and their owner learns of that afterwards.
@@ -163,14 +163,14 @@ async fn a_session_without_claims_stays_open_and_is_closed_with_its_manager() {
         connections.lines().filter(|line| line.contains("sid=0x")).count()
     };
     let owner = connect_for(&ensemble.url(), Duration::from_secs(1)).await.unwrap();
-    owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
-    let token = owner.mutex("a").unwrap().acquire().await.unwrap().fencing_token();
+    owner.mutex("a").acquire().await.unwrap().release().await.unwrap();
+    let token = owner.mutex("a").acquire().await.unwrap().fencing_token();
     let since = Instant::now();
     eventually("three leases go by", async || since.elapsed() > Duration::from_secs(3)).await;
     let requests = || ask(ensemble.port(0), "srvr").unwrap();
     assert!(requests().contains("Mode"), "it serves");
     let before = sessions();
-    assert!(owner.mutex("a").unwrap().acquire().await.unwrap().fencing_token() > token);
+    assert!(owner.mutex("a").acquire().await.unwrap().fencing_token() > token);
     assert_eq!(sessions(), before, "no session had to be created");
     drop(owner);
     eventually("its sessions are closed", async || sessions() == 0).await;
@@ -180,9 +180,9 @@ async fn a_session_without_claims_stays_open_and_is_closed_with_its_manager() {
 async fn a_session_that_somebody_else_closes_is_reported() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let [owner, other] = [calm_manager(&ensemble.url()).await, calm_manager(&ensemble.url()).await];
-    let held = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let held = owner.mutex("a").acquire().await.unwrap();
     let [session] = sessions(ensemble.port(0)).unwrap().try_into().unwrap();
-    let busy = other.mutex("b").unwrap().acquire().await.unwrap();
+    let busy = other.mutex("b").acquire().await.unwrap();
     let waiter = waits(&owner, "b");
     let next = waits(&other, "a");
     queue_is(&other, "a", 1, 1).await;
@@ -202,19 +202,19 @@ async fn a_session_that_somebody_else_closes_is_reported() {
 async fn used_up_sequence_numbers_restart() {
     let mut ensemble = ZooKeeper::start(1).unwrap();
     let early = calm_manager(&ensemble.url()).await;
-    let before = early.mutex("a").unwrap().acquire().await.unwrap();
+    let before = early.mutex("a").acquire().await.unwrap();
     let last = before.fencing_token();
     before.release().await.unwrap();
     early.close().await;
     ensemble.set_sequence("/_glocks/a", i32::MAX - 2).unwrap();
     // A waiter that is refused a number is enqueued again at its renewals.
     let owner = connect_for(&patient(&ensemble.url()), Duration::from_secs(12)).await.unwrap();
-    let first = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let first = owner.mutex("a").acquire().await.unwrap();
     let second = waits(&owner, "a");
     queue_is(&owner, "a", 1, 1).await;
     // The server has one number left, and would give it to every further claim.
     for _ in 0..3 {
-        let refused = owner.mutex("a").unwrap().try_acquire().await.unwrap_err();
+        let refused = owner.mutex("a").try_acquire().await.unwrap_err();
         assert!(refused.to_string().contains("used up"), "{refused}");
     }
     let third = waits(&owner, "a");

@@ -21,10 +21,10 @@ async fn a_lease_counts_from_before_the_request_that_confirmed_it() {
     let url = format!("zookeeper://127.0.0.1:{}?timeout=5s", proxy.port());
     let owner = connect_for(&url, lease).await.unwrap();
     // This creates the session and the lock's node.
-    owner.mutex("a").unwrap().acquire().await.unwrap().release().await.unwrap();
+    owner.mutex("a").acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Delay(delay));
     let asked = Instant::now();
-    let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = owner.mutex("a").acquire().await.unwrap();
     // The answer took this long. An owner relies on three quarters of the session's timeout.
     let relied_on = |answered: Instant| answered - delay + lease * 3 / 4;
     let end = Instant::now() + guard.remaining().unwrap();
@@ -42,7 +42,7 @@ async fn claims_are_handed_over_and_given_up_long_before_a_lease_expires() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let url = ensemble.url();
     let [one, other] = [connect_for(&url, LONG).await.unwrap(), connect_for(&url, LONG).await.unwrap()];
-    let held = one.mutex("a").unwrap().acquire().await.unwrap();
+    let held = one.mutex("a").acquire().await.unwrap();
     // Behind a claim of another session, and behind one of its own.
     let mut waiters = Vec::new();
     for (number, manager) in [&other, &one, &one, &other, &other].into_iter().enumerate() {

@@ -17,10 +17,10 @@ use crate::sync::{now, pass};
 const LEASE: Duration = Duration::from_secs(10);
 
 fn hold() -> Arc<Hold> {
-    Hold::new(Claim {
+    Hold::unobserved(Claim {
         id: ClaimId::new(1, 1),
         name: Name::new("name").unwrap(),
-        permits: Permits { count: 1, capacity: 1 },
+        permits: Permits::MUTEX,
         wait_mode: WaitMode::Wait,
         lease: LEASE,
         max_hold: None,
@@ -43,11 +43,11 @@ fn a_claim_ends_once() {
     let schedules = search_all(|| {
         let hold = held();
         let revoked = Arc::clone(&hold);
-        let revoked = spawn(move || revoked.lose(Loss::Revoked));
+        let revoked = spawn(move || revoked.lose(Loss::Revoked, now()));
         let released = hold.finish(now());
         let revoked = revoked.join().unwrap();
         assert_eq!(released == Phase::Held, !revoked, "{released:?}");
-        assert_eq!(hold.phase(), if revoked { Phase::Lost(Loss::Revoked) } else { Phase::Left });
+        assert_eq!(hold.phase(), if revoked { Phase::Lost(Loss::Revoked) } else { Phase::Released });
     });
     assert!(schedules > 10, "{schedules}");
 }
@@ -58,7 +58,7 @@ fn the_end_of_a_claim_wakes_its_watcher() {
         let hold = held();
         let watched = Arc::clone(&hold);
         let watched = spawn(move || block_on(watched.ended()));
-        assert!(hold.lose(Loss::Revoked));
+        assert!(hold.lose(Loss::Revoked, now()));
         assert_eq!(watched.join().unwrap(), Some(Loss::Revoked));
     });
     assert!(schedules > 10, "{schedules}");
@@ -87,7 +87,7 @@ fn every_kind_of_end_wakes_its_watcher_at_once() {
         let hold = held();
         let [released, revoked, watched] = [(); 3].map(|()| Arc::clone(&hold));
         let released = spawn(move || released.finish(now()));
-        let revoked = spawn(move || revoked.lose(Loss::Revoked));
+        let revoked = spawn(move || revoked.lose(Loss::Revoked, now()));
         let watched = spawn(move || block_on(watched.ended()));
         let released = released.join().unwrap();
         let expected = if released == Phase::Held { None } else { Some(Loss::Revoked) };

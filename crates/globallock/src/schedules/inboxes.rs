@@ -17,11 +17,11 @@ fn an_inbox_that_misses_a_wake_up_is_found() {
         let inbox = Arc::new((Mutex::new(false), Notify::new()));
         let notifier = Arc::clone(&inbox);
         let thread = shuttle::thread::spawn(move || {
-            *notifier.0.lock().unwrap() = true;
+            *notifier.0.lock() = true;
             notifier.1.notify_waiters();
         });
         block_on(async {
-            while !*inbox.0.lock().unwrap() {
+            while !*inbox.0.lock() {
                 inbox.1.notified().await;
             }
         });

@@ -68,7 +68,7 @@ fn owner(store: &Arc<Store>, options: Options) -> LockManager {
 }
 
 fn mutex(owner: &LockManager) -> Lock {
-    owner.mutex("name").unwrap()
+    owner.mutex("name")
 }
 
 /// Lets time pass while a test runs, in random steps: some are small, some are longer than a lease.

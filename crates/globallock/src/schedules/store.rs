@@ -54,12 +54,7 @@ impl Store {
 
     /// The number of claims that were enqueued and never released.
     pub(super) fn unreleased(&self) -> usize {
-        self.counts
-            .lock()
-            .unwrap()
-            .values()
-            .filter(|(enqueued, released)| *enqueued > 0 && *released == 0)
-            .count()
+        self.counts.lock().values().filter(|(enqueued, released)| *enqueued > 0 && *released == 0).count()
     }
 
     /// Resolves when this is dropped.
@@ -79,12 +74,16 @@ impl Drop for Store {
 
 #[async_trait]
 impl Backend for Store {
+    fn address(&self) -> &str {
+        self.memory.address()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.memory.capabilities()
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
-        self.counts.lock().unwrap().entry(claim.id).or_default().0 += 1;
+        self.counts.lock().entry(claim.id).or_default().0 += 1;
         yield_now().await;
         let status = self.memory.enqueue(claim).await;
         yield_now().await;
@@ -112,7 +111,7 @@ impl Backend for Store {
     async fn release(&self, claim: &Claim) -> Result<Release> {
         yield_now().await;
         let release = self.memory.release(claim).await;
-        self.counts.lock().unwrap().entry(claim.id).or_default().1 += 1;
+        self.counts.lock().entry(claim.id).or_default().1 += 1;
         release
     }
 

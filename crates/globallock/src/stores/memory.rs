@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, LazyLock, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -17,7 +17,7 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::{admit, blockers, nearest};
 use crate::stores::address::Address;
-use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
+use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until_some};
 
 /// The stores that `memory:NAME` addresses share within the process.
 static SHARED: LazyLock<Mutex<HashMap<String, Weak<Memory>>>> = LazyLock::new(Mutex::default);
@@ -25,7 +25,10 @@ static SHARED: LazyLock<Mutex<HashMap<String, Weak<Memory>>>> = LazyLock::new(Mu
 /// A store in this process's memory. It forgets everything, fencing tokens too, when the process ends.
 #[derive(Default)]
 pub struct Memory {
+    address: String,
     state: Mutex<State>,
+    /// Tells all managers when claims were taken away.
+    revoked: Notify,
 }
 
 #[derive(Default)]
@@ -61,7 +64,11 @@ impl Memory {
     /// Makes an empty store.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Self::at("memory:".to_owned())
+    }
+
+    fn at(address: String) -> Arc<Self> {
+        Arc::new(Memory { address, ..Memory::default() })
     }
 
     /// Opens the store that an address names, or creates it. All managers of this process with the same
@@ -74,19 +81,45 @@ impl Memory {
         if !address.hosts.is_empty() {
             return Err(address.wrong("a memory: address has no host; write memory:NAME"));
         }
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = SHARED.lock();
         shared.retain(|_, store| store.strong_count() > 0);
         if let Some(store) = shared.get(&address.path).and_then(Weak::upgrade) {
             return Ok(store);
         }
-        let store = Memory::new();
+        let store = Memory::at(address.to_string());
         shared.insert(address.path.clone(), Arc::downgrade(&store));
         Ok(store)
     }
 
+    /// Takes all claims of a name away from their owners, held or waiting, as an operator or a store that
+    /// loses its data would: the owners are told of it as of any loss
+    /// ([`Loss::Revoked`](crate::Loss::Revoked)).
+    ///
+    /// ```
+    /// use globallock::{LockManager, Loss, Memory, Options};
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let store = Memory::new();
+    /// let manager = LockManager::with_backend(store.clone(), Options::new())?;
+    /// let guard = manager.mutex("a").acquire().await?;
+    /// store.revoke("a");
+    /// assert_eq!(guard.lost().await, Loss::Revoked);
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    pub fn revoke(&self, name: &str) {
+        let taken = {
+            let mut state = self.state();
+            let Ok(name) = Name::new(name) else { return };
+            state.queues.remove(&name)
+        };
+        for claim in taken.into_iter().flat_map(|queue| queue.claims.into_values()) {
+            claim.notify.notify_one();
+        }
+        self.revoked.notify_waiters();
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, so a poisoned state is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
@@ -260,6 +293,10 @@ impl QueuedClaim {
 
 #[async_trait]
 impl Backend for Memory {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("memory", CrashRelease::Never)
     }
@@ -302,15 +339,9 @@ impl Backend for Memory {
                     None => return Ok(Some(ClaimStatus::Gone)),
                 }
             };
-            let blocker_ends = async {
-                match recheck_at {
-                    Some(instant) => sleep_until(instant.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = notify.notified() => {}
-                () = blocker_ends => {}
+                () = sleep_until_some(recheck_at) => {}
             }
         }
     }
@@ -324,6 +355,10 @@ impl Backend for Memory {
             Ok(state.status(claim))
         };
         claims.iter().map(renew).collect()
+    }
+
+    async fn session_lost_hint(&self) {
+        self.revoked.notified().await;
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
@@ -368,7 +403,7 @@ mod tests {
     fn a_store_without_users_is_forgotten() {
         let connect =
             |name: &str| Memory::connect(&Address::parse(&format!("memory:{name}")).unwrap()).unwrap();
-        let is_known = |name: &str| SHARED.lock().unwrap().contains_key(name);
+        let is_known = |name: &str| SHARED.lock().contains_key(name);
         let store = connect("forgotten");
         assert!(Arc::ptr_eq(&store, &connect("forgotten")), "one name, one store");
         drop(store);

@@ -1,7 +1,8 @@
 //! Acquiring a lock: when the store is asked, how often, and when the attempt ends.
 
 use super::{
-    Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, pauses, since, sleep,
+    Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, double, in_virtual_time, options, pauses, since,
+    sleep,
 };
 use crate::backend::{ClaimStatus, Grant};
 use crate::error::Error;
@@ -19,10 +20,7 @@ fn a_store_that_fails_is_asked_again_at_a_bounded_rate_until_the_store_timeout()
         assert!(error.is_unavailable() && error.to_string().contains("scripted fault"), "{error}");
         assert!(since(begin) <= timeout && since(begin) >= timeout - SECOND / 2, "{:?}", since(begin));
         let pauses = pauses(&fixture.store.requests(Verb::Enqueue));
-        assert!(about(pauses[0], MILLISECOND * 20), "{pauses:?}");
-        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1]), "{pauses:?}");
-        assert!(pauses.iter().all(|pause| *pause <= MILLISECOND * 502), "{pauses:?}");
-        assert!(pauses.len() < 30, "{pauses:?}");
+        assert!(double(&pauses, MILLISECOND * 20, MILLISECOND * 500), "{pauses:?}");
     });
 }
 
@@ -75,7 +73,7 @@ fn an_answer_resets_the_store_timeout() {
 fn an_answer_resets_the_pause_between_requests() {
     in_virtual_time(async {
         let fixture = Fixture::with_options(Options { store_timeout: Some(SECOND * 30), ..options() });
-        let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
+        let _held = fixture.other().mutex("a").acquire().await.unwrap();
         fixture.store.next(Verb::Enqueue, [Fault::Refuse; 8]);
         let lock = fixture.mutex();
         let _waits = tokio::spawn(async move { lock.acquire().await });
@@ -87,11 +85,8 @@ fn an_answer_resets_the_pause_between_requests() {
         fixture.store.always(Verb::Renew, Fault::Answer(ClaimStatus::Gone));
         sleep(LEASE / 2).await;
         let requests = fixture.store.requests(Verb::Enqueue);
-        assert!(
-            about(requests[before + 1].duration_since(requests[before]), MILLISECOND * 20),
-            "{:?}",
-            pauses(&requests)
-        );
+        let pause = requests[before + 1].duration_since(requests[before]);
+        assert!(double(&[pause], MILLISECOND * 20, MILLISECOND * 500), "{:?}", pauses(&requests));
     });
 }
 
@@ -99,7 +94,7 @@ fn an_answer_resets_the_pause_between_requests() {
 fn a_wait_ends_at_its_limit() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
+        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() });
         let begin = now();
         let (_held, waiter) = fixture.waiting(lock).await;
         let Err(Error::TimedOut { waited, .. }) = waiter.await.unwrap() else { panic!("the lock is taken") };
@@ -112,8 +107,7 @@ fn a_wait_of_zero_sends_one_request_however_slow_the_answer() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
-        let lock =
-            fixture.mutex().with_options(Options { wait: Some(Default::default()), ..options() }).unwrap();
+        let lock = fixture.mutex().with_options(Options { wait: Some(Default::default()), ..options() });
         let guard = lock.acquire().await.unwrap();
         assert!(guard.is_held());
         let begin = now();
@@ -128,7 +122,7 @@ fn the_wait_limit_does_not_bound_a_claim_that_does_not_wait() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         fixture.store.always(Verb::Enqueue, Fault::Late(SECOND * 5));
-        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND), ..options() }).unwrap();
+        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND), ..options() });
         assert!(lock.try_acquire().await.unwrap().is_some());
     });
 }
@@ -137,7 +131,7 @@ fn the_wait_limit_does_not_bound_a_claim_that_does_not_wait() {
 fn a_wait_limit_that_ends_in_silence_is_a_timeout_if_the_claim_was_seen_waiting() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 30), ..options() }).unwrap();
+        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 30), ..options() });
         let begin = now();
         let (_held, waiter) = fixture.waiting(lock).await;
         fixture.store.always(Verb::Enqueue, Fault::Silence);
@@ -156,7 +150,7 @@ fn a_wait_limit_that_ends_in_silence_is_unavailability_if_there_was_no_answer() 
         assert!(fixture.mutex().try_acquire().await.unwrap().is_some());
         sleep(SECOND).await;
         fixture.store.always(Verb::Enqueue, Fault::Silence);
-        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() }).unwrap();
+        let lock = fixture.mutex().with_options(Options { wait: Some(SECOND * 3), ..options() });
         let begin = now();
         let ended = lock.acquire().await;
         assert!(ended.is_err_and(|error| error.is_unavailable()));
@@ -172,7 +166,7 @@ fn a_store_timeout_before_the_wait_limit_is_unavailability_even_for_a_waiter() {
         let lock = fixture
             .mutex()
             .with_options(Options { wait: Some(SECOND * 300), ..fixture.mutex().options().clone() });
-        let (_held, waiter) = fixture.waiting(lock.unwrap()).await;
+        let (_held, waiter) = fixture.waiting(lock).await;
         fixture.store.always(Verb::Enqueue, Fault::Silence);
         fixture.store.always(Verb::Renew, Fault::Refuse);
         let ended = waiter.await.unwrap();
@@ -196,7 +190,7 @@ fn a_grant_that_took_longer_than_its_lease_is_requested_again() {
         assert!(guard.is_held());
         let requests = fixture.store.requests(Verb::Enqueue);
         assert!(
-            requests.len() == 3 && pauses(&requests).iter().all(|pause| *pause >= MILLISECOND * 20),
+            requests.len() == 3 && pauses(&requests).iter().all(|pause| *pause >= MILLISECOND * 15),
             "{requests:?}"
         );
     });
@@ -210,7 +204,7 @@ fn a_store_whose_answers_are_useless_is_asked_until_the_wait_limit_and_never_wit
                 let fixture = Fixture::new();
                 fixture.store.always(Verb::Enqueue, Fault::Answer(ClaimStatus::Gone));
                 let options = Options { wait, store_timeout: Some(timeout), ..options() };
-                let lock = fixture.mutex().with_options(options).unwrap();
+                let lock = fixture.mutex().with_options(options);
                 let begin = now();
                 let ended = tokio::time::timeout(SECOND * 30, lock.acquire()).await;
                 if let Some(wait) = wait {
@@ -250,7 +244,7 @@ fn an_error_that_no_retry_can_fix_is_returned_at_once() {
         fixture.store.next(Verb::Enqueue, [Fault::Deny]);
         let begin = now();
         assert!(matches!(fixture.mutex().acquire().await, Err(Error::PermissionDenied { .. })));
-        let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
+        let _held = fixture.other().mutex("a").acquire().await.unwrap();
         fixture.store.next(Verb::WaitForChange, [Fault::Deny]);
         assert!(matches!(fixture.mutex().acquire().await, Err(Error::PermissionDenied { .. })));
         assert!(since(begin) <= MILLISECOND * 2, "{:?}", since(begin));

@@ -40,7 +40,7 @@ fn a_manager_in_a_fork_refuses_and_names_its_process() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let owner = fixture.owner.in_fork();
-        let lock = owner.mutex("a").unwrap();
+        let lock = owner.mutex("a");
         for refused in [lock.acquire().await.err(), lock.try_acquire().await.err()] {
             let Some(Error::Forked { pid }) = refused else { panic!("{refused:?}") };
             assert_ne!(pid, std::process::id());

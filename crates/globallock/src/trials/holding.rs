@@ -10,7 +10,9 @@ use crate::context::Request;
 use crate::deadline::margin;
 use crate::hold::{Hold, Phase};
 use crate::loss::Loss;
+use crate::name::Name;
 use crate::options::Options;
+use crate::queue::Permits;
 use crate::sync::now;
 
 /// The store may free the lock one lease after the request arrived. The owner counts from the moment before
@@ -228,20 +230,19 @@ fn a_lock_whose_renewal_is_never_answered_is_released_in_the_store_at_its_deadli
 fn a_claim_that_was_given_up_is_never_granted() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let lock = fixture.mutex();
-        let claim = fixture.owner.context().claim(&Request {
-            name: lock.name(),
-            permits: lock.permits(),
+        let claim = fixture.owner.context().claim(Request {
+            name: Name::new("a").unwrap(),
+            permits: Permits::MUTEX,
             wait_mode: crate::backend::WaitMode::Wait,
             options: &options(),
         });
-        let hold = Hold::new(claim.unwrap());
-        assert!(hold.give_up() && !hold.give_up());
-        assert_eq!(hold.phase(), Phase::Left);
+        let hold = Hold::unobserved(claim.unwrap());
+        assert!(hold.give_up(now()) && !hold.give_up(now()));
+        assert_eq!(hold.phase(), Phase::Released);
         let grant = Grant { fencing_token: 7, expires: Some(now() + LEASE), hold_ends: None };
         assert!(!hold.confirm(grant, now()) && !hold.is_held());
-        let held = Hold::new(Claim::clone(&hold.claim));
-        assert!(held.confirm(grant, now()) && !held.give_up() && held.is_held());
+        let held = Hold::unobserved(Claim::clone(&hold.claim));
+        assert!(held.confirm(grant, now()) && !held.give_up(now()) && held.is_held());
     });
 }
 

@@ -8,9 +8,11 @@ mod acquiring;
 mod blocking;
 mod forking;
 mod holding;
+mod observing;
 mod properties;
 mod releasing;
 mod renewing;
+mod running;
 mod several;
 mod store;
 mod throttling;
@@ -64,7 +66,7 @@ impl Fixture {
 
     /// The mutex of the owner whose connection has the faults.
     fn mutex(&self) -> Lock {
-        self.owner.mutex("a").unwrap()
+        self.owner.mutex("a")
     }
 
     /// Another owner, whose connection has no faults.
@@ -79,7 +81,7 @@ impl Fixture {
 
     /// Another owner holds the mutex, and `lock` waits for it.
     async fn waiting(&self, lock: Lock) -> (Guard, JoinHandle<Result<Guard>>) {
-        let held = self.other().mutex("a").unwrap().acquire().await.unwrap();
+        let held = self.other().mutex("a").acquire().await.unwrap();
         let waiter = tokio::spawn(async move { lock.acquire().await });
         sleep(MILLISECOND).await;
         assert_eq!(self.claims().await.len(), 2);
@@ -114,4 +116,14 @@ fn about(one: Duration, other: Duration) -> bool {
 /// The times between successive moments.
 fn pauses(moments: &[Instant]) -> Vec<Duration> {
     moments.windows(2).map(|pair| pair[1].duration_since(pair[0])).collect()
+}
+
+/// Whether pauses begin with `first` and double up to `most`, each shorter by up to a quarter at random.
+fn double(pauses: &[Duration], first: Duration, most: Duration) -> bool {
+    let mut whole = first;
+    pauses.iter().all(|pause| {
+        let fits = *pause + MILLISECOND >= whole.mul_f64(0.75) && *pause <= whole + MILLISECOND * 2;
+        whole = (whole * 2).min(most);
+        fits
+    })
 }

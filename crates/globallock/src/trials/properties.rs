@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use super::{Fixture, LEASE, SECOND, Verb, in_virtual_time, options, owner_with_backend};
 use crate::backend::Release;
 use crate::error::Error;
+use crate::kind::LockKind;
 use crate::manager::LockManager;
 use crate::options::{ManagerOptions, Options};
 use crate::queue::{MAX_CAPACITY, Permits};
@@ -18,26 +19,22 @@ fn each_kind_of_lock_takes_its_permits() {
         let fixture = Fixture::new();
         let owner = &fixture.owner;
         let kinds = [
-            (owner.mutex("a").unwrap(), 1, 1),
-            (owner.rwlock("a").unwrap().read(), 1, MAX_CAPACITY),
-            (owner.rwlock("a").unwrap().write(), MAX_CAPACITY, MAX_CAPACITY),
-            (owner.semaphore("a", 5).unwrap().permits(3).unwrap(), 3, 5),
-            (
-                owner.semaphore("a", MAX_CAPACITY).unwrap().permits(MAX_CAPACITY).unwrap(),
-                MAX_CAPACITY,
-                MAX_CAPACITY,
-            ),
-            (owner.semaphore("a", 1).unwrap().permits(1).unwrap(), 1, 1),
+            (owner.mutex("a"), 1, 1),
+            (owner.rwlock("a").read(), 1, MAX_CAPACITY),
+            (owner.rwlock("a").write(), MAX_CAPACITY, MAX_CAPACITY),
+            (owner.semaphore("a", 5).permits(3), 3, 5),
+            (owner.semaphore("a", MAX_CAPACITY).permits(MAX_CAPACITY), MAX_CAPACITY, MAX_CAPACITY),
+            (owner.semaphore("a", 1).permits(1), 1, 1),
         ];
         for (lock, count, capacity) in kinds {
-            assert_eq!(lock.permits(), Permits { count, capacity });
-            assert_eq!(lock.name().as_str(), "a");
+            assert_eq!(lock.kind().permits().unwrap(), Permits::new(count, capacity));
+            assert_eq!(lock.name(), "a");
             let guard = lock.acquire().await.unwrap();
             assert_eq!(guard.name().as_str(), "a");
-            assert_eq!(fixture.claims().await[0].permits, Permits { count, capacity });
+            assert_eq!(fixture.claims().await[0].permits, Permits::new(count, capacity));
             guard.release().await.unwrap();
         }
-        assert_eq!(owner.semaphore("a", 5).unwrap().capacity(), 5);
+        assert_eq!(owner.semaphore("a", 5).capacity(), 5);
     });
 }
 
@@ -46,15 +43,16 @@ fn permits_are_from_one_to_the_capacity_and_the_capacity_is_limited() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         for capacity in [0, MAX_CAPACITY + 1, u32::MAX] {
-            let refused = fixture.owner.semaphore("a", capacity);
+            let refused = fixture.owner.semaphore("a", capacity).acquire().await;
             assert!(matches!(refused, Err(Error::InvalidOption { .. })), "{capacity}");
         }
-        let semaphore = fixture.owner.semaphore("a", 4).unwrap();
+        let semaphore = fixture.owner.semaphore("a", 4);
         for count in [0, 5, u32::MAX] {
-            assert!(matches!(semaphore.permits(count), Err(Error::InvalidOption { .. })), "{count}");
+            let refused = semaphore.acquire_many(count).await;
+            assert!(matches!(refused, Err(Error::InvalidOption { .. })), "{count}");
         }
         for count in 1..=4 {
-            assert_eq!(semaphore.permits(count).unwrap().permits().count, count);
+            assert_eq!(semaphore.permits(count).kind(), LockKind::Permits { count, capacity: 4 });
         }
     });
 }
@@ -63,7 +61,7 @@ fn permits_are_from_one_to_the_capacity_and_the_capacity_is_limited() {
 fn a_semaphore_gives_one_permit_at_a_time() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let semaphore = fixture.owner.semaphore("a", 2).unwrap();
+        let semaphore = fixture.owner.semaphore("a", 2);
         let one = semaphore.acquire().await.unwrap();
         let other = semaphore.try_acquire().await.unwrap().unwrap();
         assert!(semaphore.try_acquire().await.unwrap().is_none());
@@ -80,12 +78,12 @@ fn a_lock_has_the_options_that_it_was_given() {
         let lock = fixture.mutex();
         assert_eq!(*lock.options(), options());
         let other = Options { lease: SECOND, wait: Some(SECOND * 2), ..options() };
-        let lock = lock.with_options(other.clone()).unwrap();
+        let lock = lock.with_options(other.clone());
         assert_eq!(*lock.options(), other);
-        assert!(matches!(
-            lock.with_options(Options { lease: LEASE * 9_999_999, ..other }),
-            Err(Error::InvalidOption { .. })
-        ));
+        let refused = lock.with_options(other.lease(LEASE * 9_999_999));
+        assert!(matches!(refused.acquire().await, Err(Error::InvalidOption { .. })));
+        assert!(matches!(refused.try_acquire().await, Err(Error::InvalidOption { .. })));
+        assert!(fixture.store.requests(Verb::Enqueue).is_empty(), "nothing is asked for with a wrong option");
     });
 }
 
@@ -95,7 +93,7 @@ fn a_claim_shows_the_label_of_its_manager() {
         let memory = Memory::new();
         let labelled = ManagerOptions { label: Some("nightly".to_owned()), ..ManagerOptions::default() };
         let owner = LockManager::with_backend(memory.clone(), labelled).unwrap();
-        let _guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+        let _guard = owner.mutex("a").acquire().await.unwrap();
         let entries = owner.inspect("a").await.unwrap();
         assert_eq!(entries[0].owner.label.as_deref(), Some("nightly"));
         assert_eq!(entries[0].owner.pid, Some(std::process::id()));
@@ -124,7 +122,7 @@ fn every_claim_has_its_own_id_and_every_manager_its_own_part_of_it() {
         for _ in 0..100 {
             let owner = owner_with_backend(fixture.memory.clone(), options());
             for _ in 0..2 {
-                let guard = owner.mutex("a").unwrap().acquire().await.unwrap();
+                let guard = owner.mutex("a").acquire().await.unwrap();
                 assert!(ids.insert(fixture.claims().await[0].id.unwrap()));
                 guard.release().await.unwrap();
             }

@@ -1,7 +1,8 @@
 //! Releases: no claim is left in the store, where it would block others until its lease expires.
 
 use super::{
-    Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, in_virtual_time, options, pauses, since, sleep,
+    Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, double, in_virtual_time, options, pauses, since,
+    sleep,
 };
 use crate::backend::{ClaimStatus, Release};
 use crate::error::Error;
@@ -63,10 +64,7 @@ fn a_release_that_fails_is_retried_at_a_bounded_rate_until_the_lease_expires() {
         fixture.owner.close().await;
         assert!(since(begin) <= LEASE && since(begin) >= LEASE - SECOND * 2, "{:?}", since(begin));
         let pauses = pauses(&fixture.store.requests(Verb::Release));
-        assert!(about(pauses[0], MILLISECOND * 50), "{pauses:?}");
-        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + MILLISECOND * 2), "{pauses:?}");
-        assert!(pauses.iter().all(|pause| *pause <= SECOND + MILLISECOND * 2), "{pauses:?}");
-        assert!(about(*pauses.last().unwrap(), SECOND) && pauses.len() < 70, "{pauses:?}");
+        assert!(double(&pauses, MILLISECOND * 50, SECOND) && pauses.len() > 50, "{pauses:?}");
     });
 }
 
@@ -135,7 +133,7 @@ fn a_loss_that_the_owner_notices_first_is_released_in_the_store() {
 fn closing_refuses_new_claims_ends_waits_and_keeps_held_locks() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let kept = fixture.owner.mutex("kept").unwrap().acquire().await.unwrap();
+        let kept = fixture.owner.mutex("kept").acquire().await.unwrap();
         let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         fixture.owner.close().await;
         assert_eq!(fixture.claims().await.len(), 1, "the waiter is out when the call returns");
@@ -170,7 +168,7 @@ fn closing_ends_an_acquire_on_a_store_that_fails() {
 fn closing_waits_for_all_releases_in_the_background() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let guards = [fixture.mutex(), fixture.owner.mutex("b").unwrap()];
+        let guards = [fixture.mutex(), fixture.owner.mutex("b")];
         let mut held = Vec::new();
         for lock in guards {
             held.push(lock.acquire().await.unwrap());

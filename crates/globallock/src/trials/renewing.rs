@@ -85,11 +85,11 @@ fn claims_due_within_ten_milliseconds_are_renewed_in_one_request() {
         let fixture = Fixture::new();
         let mut guards = Vec::new();
         for number in 0..5 {
-            guards.push(fixture.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
+            guards.push(fixture.owner.mutex(format!("a{number}")).acquire().await.unwrap());
             sleep(MILLISECOND * 2).await;
         }
         sleep(SECOND).await;
-        guards.push(fixture.owner.mutex("late").unwrap().acquire().await.unwrap());
+        guards.push(fixture.owner.mutex("late").acquire().await.unwrap());
         sleep(LEASE / 2).await;
         assert_eq!(fixture.store.batches(), [5, 1]);
         assert!(guards.iter().all(Guard::is_held));
@@ -102,7 +102,7 @@ fn many_claims_are_renewed_in_full_requests_of_which_few_are_in_flight() {
         let fixture = Fixture::new();
         let mut guards = Vec::new();
         for number in 0..256 * 10 + 1 {
-            guards.push(fixture.owner.mutex(format!("a{number}")).unwrap().acquire().await.unwrap());
+            guards.push(fixture.owner.mutex(format!("a{number}")).acquire().await.unwrap());
         }
         fixture.store.always(Verb::Renew, Fault::Late(SECOND));
         sleep(LEASE / 2).await;
@@ -120,9 +120,9 @@ fn many_claims_are_renewed_in_full_requests_of_which_few_are_in_flight() {
 fn a_shorter_lease_is_renewed_at_its_own_rate() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let _long = fixture.owner.mutex("long").unwrap().acquire().await.unwrap();
+        let _long = fixture.owner.mutex("long").acquire().await.unwrap();
         sleep(MILLISECOND).await;
-        let short = fixture.mutex().with_options(Options { lease: SECOND * 3, ..options() }).unwrap();
+        let short = fixture.mutex().with_options(Options { lease: SECOND * 3, ..options() });
         let short = short.acquire().await.unwrap();
         sleep(SECOND * 10).await;
         assert!(short.is_held());
@@ -135,7 +135,7 @@ fn a_hint_of_a_lost_session_renews_all_claims_at_once() {
     in_virtual_time(async {
         let fixture = Fixture::new();
         let guard = fixture.mutex().acquire().await.unwrap();
-        let other = fixture.owner.mutex("b").unwrap().acquire().await.unwrap();
+        let other = fixture.owner.mutex("b").acquire().await.unwrap();
         sleep(SECOND).await;
         fixture.store.next(Verb::Renew, [Fault::Answer(ClaimStatus::Gone)]);
         let begin = now();
@@ -302,7 +302,7 @@ fn after_a_late_grant_the_first_renewal_comes_within_the_rest_of_the_lease() {
 fn waiters_do_not_keep_holders_from_being_renewed() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
+        let _held = fixture.other().mutex("a").acquire().await.unwrap();
         let waiters: Vec<_> = (0..256 * 9)
             .map(|_| {
                 let lock = fixture.mutex();
@@ -310,7 +310,7 @@ fn waiters_do_not_keep_holders_from_being_renewed() {
             })
             .collect();
         sleep(SECOND).await;
-        let guard = fixture.owner.mutex("b").unwrap().acquire().await.unwrap();
+        let guard = fixture.owner.mutex("b").acquire().await.unwrap();
         // As many requests as may be in flight are never answered, all of them for waiters.
         fixture.store.next(Verb::Renew, [Fault::Silence; 8]);
         sleep(LEASE * 2).await;

@@ -13,7 +13,7 @@ fn the_wait_limit_is_for_all_locks_together() {
         // Each lock becomes free within the limit, if that were counted from each lock's own request.
         let mut held = Vec::new();
         for name in ["a", "b", "c"] {
-            held.push(other.mutex(name).unwrap().acquire().await.unwrap());
+            held.push(other.mutex(name).acquire().await.unwrap());
         }
         let releases = tokio::spawn(async move {
             for guard in held {
@@ -34,7 +34,7 @@ fn the_wait_limit_is_for_all_locks_together() {
 fn several_locks_are_acquired_within_the_limit_in_the_order_of_their_names() {
     in_virtual_time(async {
         let fixture = Fixture::with_options(Options { wait: Some(SECOND * 10), ..options() });
-        let held = fixture.other().mutex("b").unwrap().acquire().await.unwrap();
+        let held = fixture.other().mutex("b").acquire().await.unwrap();
         let releases = tokio::spawn(async move {
             sleep(SECOND * 6).await;
             held.release().await.unwrap();

@@ -1,7 +1,7 @@
 //! The store in memory, behind a connection with scripted faults that records its requests.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,7 +12,7 @@ use crate::backend::{Backend, Capabilities, Claim, ClaimStatus, Entry, Release};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::memory::Memory;
-use crate::sync::now;
+use crate::sync::{Mutex, MutexGuard, now};
 
 /// More requests of a kind than any test here needs.
 const MANY: usize = 20_000;
@@ -68,7 +68,7 @@ impl Store {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     pub(super) fn next(&self, verb: Verb, faults: impl IntoIterator<Item = Fault>) {
@@ -131,6 +131,10 @@ fn each(claims: &[Arc<Claim>], error: &Error) -> Vec<Result<ClaimStatus>> {
 
 #[async_trait]
 impl Backend for Store {
+    fn address(&self) -> &str {
+        self.memory.address()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.memory.capabilities()
     }

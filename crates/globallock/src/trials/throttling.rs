@@ -24,8 +24,7 @@ fn acquire_each(
     let begin = now();
     (0..many)
         .map(|number| {
-            let lock =
-                fixture.owner.mutex(format!("c{number}")).unwrap().with_options(options.clone()).unwrap();
+            let lock = fixture.owner.mutex(format!("c{number}")).with_options(options.clone());
             tokio::spawn(async move { (lock.acquire().await, since(begin)) })
         })
         .collect()
@@ -189,7 +188,7 @@ fn the_wait_for_a_turn_does_not_count_towards_the_store_timeout() {
 fn a_turn_ends_with_its_answer_even_if_the_claim_then_waits() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let _held = fixture.other().mutex("a").unwrap().acquire().await.unwrap();
+        let _held = fixture.other().mutex("a").acquire().await.unwrap();
         let waiters: Vec<_> = (0..AT_A_TIME * 2)
             .map(|_| {
                 let lock = fixture.mutex();
@@ -198,7 +197,7 @@ fn a_turn_ends_with_its_answer_even_if_the_claim_then_waits() {
             .collect();
         sleep(SECOND).await;
         assert_eq!(fixture.claims().await.len(), AT_A_TIME * 2 + 1);
-        assert!(fixture.owner.mutex("b").unwrap().acquire().await.unwrap().is_held());
+        assert!(fixture.owner.mutex("b").acquire().await.unwrap().is_held());
         drop(waiters);
     });
 }

@@ -119,16 +119,16 @@ fn blocks_alone(other: Permits, mine: Permits) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue::MAX_CAPACITY;
     use proptest::prelude::*;
 
     fn any_permits() -> impl Strategy<Value = Permits> {
         prop_oneof![
-            Just(Permits { count: 1, capacity: 1 }),
-            Just(Permits { count: 1, capacity: MAX_CAPACITY }),
-            Just(Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY }),
-            (1_u32..=4)
-                .prop_flat_map(|capacity| (1..=capacity).prop_map(move |count| Permits { count, capacity })),
+            Just(Permits::MUTEX),
+            Just(Permits::READ),
+            Just(Permits::WRITE),
+            (1_u32..=4).prop_flat_map(|capacity| {
+                (1..=capacity).prop_map(move |count| Permits::new(count, capacity))
+            }),
         ]
     }
 
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn after_the_deletion_of_any_blocker_a_long_queue_is_read_again() {
-        let permit = Permits { count: 1, capacity: 3 };
+        let permit = Permits::new(1, 3);
         let queue = queue(&[permit; SHORT + 1]);
         let ahead = Ahead::of_queue(&queue, permit);
         assert_eq!(ahead.blockers(permit).len(), 3);
@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn a_claim_is_the_only_blocker_where_it_blocks_alone_and_the_queue_was_not_read() {
-        let mutex = Permits { count: 1, capacity: 1 };
-        let permit = Permits { count: 1, capacity: 2 };
+        let mutex = Permits::MUTEX;
+        let permit = Permits::new(1, 2);
         let [first, second] = &queue(&[mutex; 2])[..] else { unreachable!() };
         let one = Ahead::behind(first, None, mutex).unwrap();
         assert!(one.is_blocked_only_by(first) && !one.is_blocked_only_by(second));
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_short_queue_is_remembered_whole_and_of_a_long_one_the_blockers() {
-        let mutex = Permits { count: 1, capacity: 1 };
+        let mutex = Permits::MUTEX;
         for (length, is_whole) in [(0, true), (1, true), (SHORT, true), (SHORT + 1, false)] {
             let ahead = Ahead::of_queue(&queue(&vec![mutex; length]), mutex);
             assert_eq!(ahead.is_whole(), is_whole, "{length}");

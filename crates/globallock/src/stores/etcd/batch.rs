@@ -3,13 +3,14 @@
 //! While one transaction is in flight, further requests for keys are collected; the next transaction reads
 //! them all.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::Shared;
 use super::reading::KeyState;
 use crate::error::{Error, Result};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The reads of keys that are wanted and not yet sent.
 #[derive(Debug, Default)]
@@ -33,8 +34,7 @@ struct Pending {
 
 impl KeyReads {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, so a poisoned state is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Takes all pending reads. `None` if there are none: then the task must end, and the next read starts
@@ -71,11 +71,11 @@ impl Shared {
 
     async fn answer(&self, pending: Vec<Pending>) {
         let keys: Vec<Vec<u8>> = pending.iter().flat_map(|pending| &pending.keys).cloned().collect();
-        let seen = self.read_keys(&keys).await;
-        let mut seen = seen.map(Vec::into_iter);
+        let states = self.read_keys(&keys).await;
+        let mut states = states.map(Vec::into_iter);
         for Pending { keys, answer } in pending {
-            let each = match &mut seen {
-                Ok(seen) => Ok(seen.take(keys.len()).collect()),
+            let each = match &mut states {
+                Ok(states) => Ok(states.take(keys.len()).collect()),
                 Err(error) => Err(Error::unavailable(&self.connection.config().shown, error.to_string())),
             };
             // A caller that has given up needs no answer.

@@ -4,7 +4,6 @@
 //! asks for a login, requests carry a token, which is fetched again when it has expired.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
@@ -21,6 +20,7 @@ use super::messages::{AuthenticateRequest, AuthenticateResponse, Empty, StatusRe
 #[cfg(test)]
 use super::scripted::Member;
 use crate::error::{Error, Result};
+use crate::sync::Mutex;
 
 /// The pause before all members are tried again: during an election, for example, none of them answers.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -258,11 +258,11 @@ impl Connection {
     }
 
     pub(super) fn token(&self) -> Option<Token> {
-        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.token.lock().clone()
     }
 
     fn set_token(&self, token: Option<Token>) {
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        *self.token.lock() = token;
     }
 
     /// Turns a failed request into the error that the user sees.

@@ -3,7 +3,7 @@
 //! One transaction puts the claim's key unless it exists, and reads what the claim must know of its queue.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -16,7 +16,7 @@ use super::reading::{FEW, QueueView, key_request, queue_request, ranges};
 use super::{Shared, TRANSACTION, operation, value};
 use crate::backend::{Claim, ClaimId, ClaimStatus, WaitMode};
 use crate::error::Result;
-use crate::sync::now;
+use crate::sync::{Mutex, MutexGuard, now};
 
 /// How many claims of one store are enqueued at the same time, and how many waiting claims are released.
 ///
@@ -58,8 +58,7 @@ impl Drop for Turn {
 
 impl Shared {
     fn turns(&self) -> MutexGuard<'_, HashMap<ClaimId, Arc<tokio::sync::Mutex<()>>>> {
-        // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+        self.turns.lock()
     }
 
     /// Enqueues a claim, and releases it again if it would have to wait and is only a try.

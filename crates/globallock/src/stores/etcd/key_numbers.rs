@@ -5,7 +5,6 @@
 //! grant.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::PoisonError;
 
 use super::keys;
 use crate::backend::{Claim, ClaimId};
@@ -43,8 +42,7 @@ struct Numbers {
 
 impl KeyNumbers {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, so a poisoned state is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Returns the key of a claim. The claim keeps it until `give_back`.
@@ -102,7 +100,7 @@ mod tests {
         Claim {
             id: ClaimId::new(1, number),
             name: Name::new(name).unwrap(),
-            permits: Permits { count: 1, capacity: 1 },
+            permits: Permits::MUTEX,
             wait_mode: WaitMode::Wait,
             lease: std::time::Duration::from_secs(1),
             max_hold: None,

@@ -9,7 +9,7 @@ use crate::queue::Permits;
 use super::messages::KeyValue;
 
 /// The permits of a key that is not ours: all of them, because etcd's own mutex is exclusive.
-const ALL: Permits = Permits { count: 1, capacity: 1 };
+const ALL: Permits = Permits::MUTEX;
 
 /// The prefix of all keys of a lock.
 ///
@@ -93,7 +93,7 @@ fn permits(key: &[u8]) -> Option<Permits> {
     let hexadecimal = |digit: u8| matches!(digit, b'0'..=b'9' | b'a'..=b'f');
     let ours = manager.len() == ClaimId::MANAGER_DIGITS && manager.bytes().all(hexadecimal);
     number.parse::<u32>().ok().filter(|_| ours)?;
-    let permits = Permits { count: count.parse().ok()?, capacity: capacity.parse().ok()? };
+    let permits = Permits::new(count.parse().ok()?, capacity.parse().ok()?);
     (permits.count > 0).then_some(permits)
 }
 
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn only_a_well_formed_key_of_ours_has_permits() {
         let manager = "0123456789abcdef0123";
-        let permit = Permits { count: 2, capacity: 5 };
+        let permit = Permits::new(2, 5);
         for (own, permits) in [
             (format!("{manager}.7.2.5"), Some(permit)),
             (format!("{manager}.7.0.5"), None),

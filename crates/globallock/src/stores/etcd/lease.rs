@@ -1,6 +1,6 @@
 //! The leases of one store: one for each lease length that its claims ask for. Usually there is only one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::stream;
@@ -8,7 +8,7 @@ use futures_util::stream;
 use super::connection::Connection;
 use super::messages::{LeaseGrantRequest, LeaseGrantResponse, LeaseRequest, LeaseResponse};
 use crate::error::Result;
-use crate::sync::now;
+use crate::sync::{Mutex, MutexGuard, now};
 
 /// A lease that the cluster granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,7 @@ pub(super) struct Leases {
 
 impl Leases {
     fn known(&self) -> MutexGuard<'_, Vec<Lease>> {
-        // No code panics while it holds the lock, so a poisoned list is still whole.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// Returns a lease of this length that is fresh enough for a new claim, and whether it is new.

@@ -30,7 +30,7 @@ mod watch;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -54,6 +54,7 @@ use crate::backend::{Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRe
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::address::Address;
+use crate::sync::{Mutex, MutexGuard};
 
 const TRANSACTION: &str = "/etcdserverpb.KV/Txn";
 
@@ -123,16 +124,15 @@ impl Shared {
     }
 
     fn positions(&self) -> MutexGuard<'_, Positions> {
-        // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.positions.lock()
     }
 
     fn snapshots(&self) -> MutexGuard<'_, Snapshots> {
-        self.snapshots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.snapshots.lock()
     }
 
     fn unanswered(&self) -> MutexGuard<'_, HashMap<ClaimId, BTreeSet<i64>>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.unanswered.lock()
     }
 
     fn prefix(&self) -> &str {
@@ -157,6 +157,10 @@ fn operation(request: Request) -> RequestOp {
 
 #[async_trait]
 impl Backend for Etcd {
+    fn address(&self) -> &str {
+        &self.shared.connection.config().shown
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("etcd", CrashRelease::Lease)
     }
@@ -207,11 +211,11 @@ impl Backend for Etcd {
     }
 
     fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        let each = |entry: Result<BTreeSet<Name>>| match entry {
+        let each = |listed: Result<BTreeSet<Name>>| match listed {
             Ok(names) => names.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         };
-        stream::once(self.shared.names(prefix)).flat_map(move |entry| stream::iter(each(entry))).boxed()
+        stream::once(self.shared.names(prefix)).flat_map(move |listed| stream::iter(each(listed))).boxed()
     }
 }
 

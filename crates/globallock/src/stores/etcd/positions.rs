@@ -221,7 +221,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::backend::WaitMode;
-    use crate::queue::{MAX_CAPACITY, Permits};
+    use crate::queue::Permits;
     use crate::stores::address::Address;
     use crate::stores::etcd::config::Config;
     use crate::stores::etcd::connection::Connection;
@@ -230,8 +230,8 @@ pub(super) mod tests {
     use crate::stores::etcd::scripted::Cluster;
 
     pub(in crate::stores::etcd) const OTHER: &str = "/locks/_glocks/a/0123456789abcdef.0.1.1";
-    pub(in crate::stores::etcd) const MUTEX: Permits = Permits { count: 1, capacity: 1 };
-    pub(in crate::stores::etcd) const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
+    pub(in crate::stores::etcd) const MUTEX: Permits = Permits::MUTEX;
+    pub(in crate::stores::etcd) const READ: Permits = Permits::READ;
 
     pub(in crate::stores::etcd) fn claim(number: u64, permits: Permits) -> Claim {
         Claim {

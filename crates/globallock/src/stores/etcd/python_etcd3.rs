@@ -208,7 +208,7 @@ mod tests {
 
     use super::*;
     use crate::backend::Release;
-    use crate::queue::{MAX_CAPACITY, Permits};
+    use crate::queue::Permits;
     use crate::stores::etcd::messages::{
         DeleteRangeResponse, Event, RangeResponse, RequestOp, ResponseOp, TxnResponse, WatchRequest,
         WatchResponse,
@@ -294,8 +294,8 @@ mod tests {
 
     #[test]
     fn with_interop_exclusive_claims_need_the_key_and_shared_claims_do_not() {
-        let write = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
-        let permit = Permits { count: 1, capacity: 2 };
+        let write = Permits::WRITE;
+        let permit = Permits::new(1, 2);
         for (address, alone) in [(ADDRESS, Some(PYTHON_ETCD3_KEY.to_vec())), ("etcd://127.0.0.1:1", None)] {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let _entered = runtime.enter();

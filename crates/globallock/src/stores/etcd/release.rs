@@ -6,7 +6,7 @@
 //! - The release itself gets no answer. A background task repeats it until one comes or the lease has
 //!   expired.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::connection::is_lease_expired;
@@ -71,7 +71,7 @@ impl Shared {
     fn release_in_background(self: &Arc<Self>, claim: &Claim) {
         let id = claim.id;
         let is_pending = move |shared: &Self| shared.key_numbers.key(id).is_some();
-        let mut running = self.background_releases.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.background_releases.lock();
         if !is_pending(self) || !running.insert(id) {
             return;
         }
@@ -83,7 +83,7 @@ impl Shared {
                 let Some(shared) = shared.upgrade() else { return };
                 // A try of the core may have been answered meanwhile.
                 if !is_pending(&shared) || shared.try_release(&claim).await.is_ok() {
-                    shared.background_releases.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    shared.background_releases.lock().remove(&id);
                     return;
                 }
             }
@@ -92,7 +92,7 @@ impl Shared {
 
     /// Whether a release of the claim has not been answered yet.
     pub(super) fn is_being_released(&self, id: ClaimId) -> bool {
-        self.background_releases.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
+        self.background_releases.lock().contains(&id)
     }
 
     /// Whether the claim's key may still exist under a lease that is alive, or that a late answer may prove

@@ -29,10 +29,10 @@ impl Shared {
         };
         let keys: Vec<Vec<u8>> = known.iter().map(key).collect();
         let states = self.read_keys_serializable(&keys).await?;
-        let status = |((claim, known), states): ((&Arc<Claim>, Option<Position>), KeyState)| {
+        let status = |((claim, known), state): ((&Arc<Claim>, Option<Position>), KeyState)| {
             let mut positions = self.positions();
             if let Some(known) = known
-                && states.proves_gone(known.mine.revision)
+                && state.proves_gone(known.mine.revision)
             {
                 positions.remove_if_gone(claim.id, known.mine.revision);
             }

@@ -4,7 +4,7 @@
 //! have been missed, the keys or the queue are read.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
@@ -96,7 +96,7 @@ impl Shared {
             }
             let keys = watched.iter().map(|entry| entry.key.clone()).collect();
             let states = self.read_keys_batched(keys).await?;
-            let as_of = states.iter().map(|states| states.read_at).min().unwrap_or(0);
+            let as_of = states.iter().map(|state| state.read_at).min().unwrap_or(0);
             let missing =
                 watched.iter().zip(states).filter(|(entry, state)| state.proves_gone(entry.revision));
             let keys: Vec<Vec<u8>> = missing.map(|(entry, _)| entry.key.clone()).collect();
@@ -126,7 +126,7 @@ impl Shared {
     ///
     /// One read serves all waiters, however many there are.
     pub(super) fn poll_watched_keys(self: &Arc<Self>, lease: Duration) {
-        let mut last_poll = self.last_poll.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_poll = self.last_poll.lock();
         if last_poll.is_some_and(|last_poll| now() - last_poll < lease) {
             return;
         }
@@ -142,7 +142,7 @@ impl Shared {
             let keys: Vec<Vec<u8>> = watched.iter().map(|(key, _)| key.clone()).collect();
             // After an error, a later renewal reads them again.
             let Ok(states) = shared.read_keys(&keys).await else { return };
-            let as_of = states.iter().map(|states| states.read_at).min().unwrap_or(0);
+            let as_of = states.iter().map(|state| state.read_at).min().unwrap_or(0);
             let missing =
                 watched.into_iter().zip(states).filter(|((_, revision), state)| state.proves_gone(*revision));
             let gone: HashSet<(Vec<u8>, i64)> = missing.map(|(watched, _)| watched).collect();

@@ -1,7 +1,7 @@
 //! One stream of watches for all waiters of one store.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::stream;
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::connection::Connection;
 use super::messages::{WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
 use crate::stores::watched::inbox::{Changes, Inbox};
+use crate::sync::{Mutex, MutexGuard, jittered};
 
 /// The bounds of the pause before another stream is opened, if no watch began on the last one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -70,8 +71,7 @@ impl Subscription {
 
 impl Watches {
     fn state(&self) -> MutexGuard<'_, State> {
-        // No code panics while it holds the lock, so a poisoned state is still whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Subscribes to the deletions after revision `read_at` of any of `keys`.
@@ -188,7 +188,7 @@ async fn run(
     requests: mpsc::UnboundedReceiver<WatchRequest>,
     pause: Duration,
 ) {
-    tokio::time::sleep(pause).await;
+    tokio::time::sleep(jittered(pause)).await;
     let requests = stream::unfold(requests, async |mut requests| {
         let request = requests.recv().await?;
         Some((request, requests))

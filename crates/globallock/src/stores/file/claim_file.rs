@@ -39,7 +39,7 @@ impl ClaimFile {
     }
 
     pub(super) fn permits(&self) -> Permits {
-        Permits { count: self.count, capacity: self.capacity }
+        Permits::new(self.count, self.capacity)
     }
 
     /// When the max hold time ends, once the claim is granted.
@@ -147,7 +147,7 @@ mod tests {
         let claim = |max_hold| Claim {
             id: ClaimId::new(7, 7),
             name: Name::new("a").unwrap(),
-            permits: Permits { count: 2, capacity: 3 },
+            permits: Permits::new(2, 3),
             wait_mode: WaitMode::Wait,
             lease: Duration::from_secs(10),
             max_hold,
@@ -167,7 +167,7 @@ mod tests {
             let granted = waiting.granted_at(1000);
             assert_eq!((granted.has_max_hold(), granted.hold_ends()), (has_max_hold, hold_ends));
             assert_eq!(granted, ClaimFile::new(&claim(max_hold), 5, Some(1000)), "nothing else changes");
-            assert_eq!(granted.permits(), Permits { count: 2, capacity: 3 });
+            assert_eq!(granted.permits(), Permits::new(2, 3));
         }
     }
 

@@ -35,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::stores::address::Address;
+use crate::sync::sleep_until_some;
 
 use claim_file::ClaimFile;
 use critical_section::{CriticalSection, Enter, Entered};
@@ -63,6 +64,7 @@ const LISTED_INSIDE: usize = 16;
 /// A store in a directory of this host.
 #[derive(Debug)]
 pub(crate) struct File {
+    address: String,
     directory: Directory,
     open_files: OpenFiles,
     turns: Turns,
@@ -92,6 +94,7 @@ impl File {
     pub(crate) fn connect(address: Address) -> Result<Arc<Self>> {
         let directory = Directory::open(address)?;
         Ok(Arc::new(File {
+            address: directory.shown(),
             directory,
             open_files: OpenFiles::default(),
             turns: Turns::default(),
@@ -223,6 +226,10 @@ fn grant(file: &ClaimFile) -> Grant {
 
 #[async_trait]
 impl Backend for File {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("file", CrashRelease::ProcessEnd)
     }
@@ -270,16 +277,10 @@ impl Backend for File {
                 Watch::Blocked { subscription, recheck_at } => (subscription, recheck_at),
             };
             let timer = [recheck_at, recheck.map(|pause| Instant::now() + pause)].into_iter().flatten().min();
-            let timer = async {
-                match timer {
-                    Some(instant) => tokio::time::sleep_until(instant.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 // The kernel may not have dropped the lock of the closed file yet.
                 () = subscription.notified() => recheck = Some(BUSY_PAUSE.0),
-                () = timer => {
+                () = sleep_until_some(timer) => {
                     recheck = recheck.map(|pause| pause * 2).filter(|pause| *pause <= RECHECK);
                 }
             }

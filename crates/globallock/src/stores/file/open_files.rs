@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::fstat;
 use tokio::sync::Notify;
 
 use super::claim_file::ClaimFile;
 use crate::backend::ClaimId;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A claim's file, locked as long as it is open.
 pub(super) struct OpenFile {
@@ -57,8 +58,7 @@ impl Claims {
 
 impl OpenFiles {
     fn claims(&self) -> MutexGuard<'_, Claims> {
-        // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+        self.claims.lock()
     }
 
     pub(super) fn contains(&self, id: ClaimId) -> bool {

@@ -4,9 +4,10 @@
 //! keep each other, and other processes, out of the critical section. So one task tries at a time, first
 //! come, first served.
 
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
@@ -29,8 +30,7 @@ pub(super) struct Turn<'a> {
 
 impl Turns {
     fn by_lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Queue<Busy>>>> {
-        // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.by_lock.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_lock.lock()
     }
 
     /// Waits for the caller's turn.

@@ -1,11 +1,12 @@
 //! The kernel wakes a waiter when a claim's file changes, so that nobody polls.
 
+use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
@@ -128,8 +129,7 @@ impl Drop for Instance {
 }
 
 fn locked(files: &Mutex<Files>) -> MutexGuard<'_, Files> {
-    // No code panics while it holds the lock, so a poisoned map is still whole.
-    files.lock().unwrap_or_else(PoisonError::into_inner)
+    files.lock()
 }
 
 /// Wakes the waiters of each event's watch, until the watch `end` is removed.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::config::Config;
 use super::failure::{Failure, Kind};
 use super::scripts::Scripts;
+use crate::sync::Backoff;
 
 /// The shortest and the longest pause between two tries to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -285,9 +286,10 @@ fn timed_out() -> Failure {
 }
 
 /// Tries to connect until it succeeds or the store is dropped.
-async fn reconnect(connection: Weak<Connection>, number: u64, mut pause: Duration) {
+async fn reconnect(connection: Weak<Connection>, number: u64, first: Duration) {
+    tokio::time::sleep(first).await;
+    let mut backoff = Backoff::new((PAUSE.0.max(first * 2), PAUSE.1));
     loop {
-        tokio::time::sleep(pause).await;
         let Some(connection) = connection.upgrade() else { return };
         match connection.open(number).await {
             Ok(()) => return connection.listener.resubscribed(),
@@ -298,6 +300,7 @@ async fn reconnect(connection: Weak<Connection>, number: u64, mut pause: Duratio
                 });
             }
         }
-        pause = (pause * 2).clamp(PAUSE.0, PAUSE.1);
+        drop(connection);
+        tokio::time::sleep(backoff.pause()).await;
     }
 }

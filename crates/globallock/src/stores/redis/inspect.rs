@@ -10,7 +10,7 @@ use crate::owner::Owner;
 use crate::queue::Permits;
 
 /// What a foreign holder takes, or one that cannot be read: all permits.
-const ALL: Permits = Permits { count: 1, capacity: 1 };
+const ALL: Permits = Permits::MUTEX;
 
 /// Reads the queue; `None` if the answer does not have the shape that the script gives it.
 pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
@@ -103,7 +103,7 @@ fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
 /// Reads `count/capacity`.
 fn read_permits(text: &str) -> Option<Permits> {
     let (count, capacity) = text.split_once('/')?;
-    Some(Permits { count: count.parse().ok()?, capacity: capacity.parse().ok()? })
+    Some(Permits::new(count.parse().ok()?, capacity.parse().ok()?))
 }
 
 /// Reads text that other programs may have written: what is not UTF-8 is replaced.
@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn entry(id: &str, held: bool, permits: (u32, u32), owner: &str) -> Entry {
-        let permits = Permits { count: permits.0, capacity: permits.1 };
+        let permits = Permits::new(permits.0, permits.1);
         Entry::new(ClaimId::parse(id), held, permits, Owner::from_text(owner))
     }
 

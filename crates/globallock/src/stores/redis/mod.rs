@@ -139,6 +139,10 @@ fn integers(answer: &Value) -> Vec<u64> {
 
 #[async_trait]
 impl Backend for Redis {
+    fn address(&self) -> &str {
+        &self.connection.config().shown
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("redis", CrashRelease::Lease)
     }

@@ -1,7 +1,7 @@
 //! The waiters of this process, so that a pushed grant finds its owner.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::{ClaimId, ClaimStatus, Grant};
@@ -77,8 +77,7 @@ struct WaiterEntry {
 
 impl Waiters {
     fn entries(&self) -> MutexGuard<'_, HashMap<ClaimId, WaiterEntry>> {
-        // No code panics while it holds the mutex, so that a poisoned map is still whole.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 
     /// Makes an entry for `id`. Called before the request is sent, because a pushed grant may come before the

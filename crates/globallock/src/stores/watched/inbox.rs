@@ -1,7 +1,5 @@
 //! The inbox of a waiter: the changes that a watch reports to it.
 
-use std::sync::PoisonError;
-
 use crate::sync::{Mutex, MutexGuard, Notify};
 
 /// A waiter's inbox.
@@ -39,8 +37,7 @@ impl Changes {
 
 impl Inbox {
     fn changes(&self) -> MutexGuard<'_, Changes> {
-        // No code panics while it holds the lock, so poisoned changes are still whole.
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.changes.lock()
     }
 
     /// Adds changes and wakes the waiter.

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::connection::{Answer, Connection, Failure, SessionCredentials};
 use super::session::{QueuedRequest, State, connect_any, is_confirmed_by};
 use super::wire::{AUTH_XID, NOTIFICATION_XID, PING_XID, Reader, Request, Writer};
+use crate::sync::Backoff;
 
 /// The shortest and the longest pause before all servers are tried again.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -84,7 +85,7 @@ impl Driver {
 
     /// Runs the session until its last user has dropped it or it has expired.
     pub(super) async fn run(mut self, mut connection: Connection) {
-        let mut pause = RETRY_PAUSE.0;
+        let mut backoff = Backoff::new(RETRY_PAUSE);
         loop {
             let connected = self.last_received;
             let reason = match self.serve(&mut connection).await {
@@ -97,10 +98,9 @@ impl Driver {
             // A server may accept the session and then close the connection without an answer. Without a
             // pause, it would be tried again and again.
             if self.last_received > connected {
-                pause = RETRY_PAUSE.0;
+                backoff.reset();
             } else {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY_PAUSE.1);
+                tokio::time::sleep(backoff.pause()).await;
             }
             match self.reconnect().await {
                 Some(Ok(next)) => connection = next,
@@ -299,7 +299,7 @@ impl Driver {
     /// arrives is a sign of life, even if its answer never comes back. So further attempts would keep those
     /// claims in the queue.
     async fn reconnect(&mut self) -> Option<Result<Connection, ()>> {
-        let mut pause = RETRY_PAUSE.0;
+        let mut backoff = Backoff::new(RETRY_PAUSE);
         loop {
             if self.last_received.elapsed() >= self.credentials.timeout {
                 return Some(Err(()));
@@ -320,8 +320,7 @@ impl Driver {
             if self.requests.is_closed() {
                 return None;
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE.1);
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 

@@ -26,7 +26,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -45,6 +45,7 @@ use crate::backend::{
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::address::Address;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A store in one ZooKeeper ensemble.
 pub(crate) struct ZooKeeper {
@@ -77,8 +78,7 @@ impl ZooKeeper {
 
 impl Shared {
     fn positions(&self) -> MutexGuard<'_, Positions> {
-        // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.positions.lock()
     }
 
     fn position(&self, id: ClaimId) -> Option<Position> {
@@ -177,6 +177,10 @@ type Group<'a> = (Arc<Session>, Vec<usize>, Vec<(&'a Claim, Option<Node>)>);
 
 #[async_trait]
 impl Backend for ZooKeeper {
+    fn address(&self) -> &str {
+        &self.shared.config.shown
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("zookeeper", CrashRelease::Lease)
     }

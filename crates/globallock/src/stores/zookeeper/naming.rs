@@ -11,11 +11,11 @@ use percent_encoding::percent_decode_str;
 
 use crate::backend::{Claim, ClaimId};
 use crate::name::Name;
-use crate::queue::{MAX_CAPACITY, Permits};
+use crate::queue::Permits;
 
-const MUTEX: Permits = Permits { count: 1, capacity: 1 };
-const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
-const WRITE: Permits = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+const MUTEX: Permits = Permits::MUTEX;
+const READ: Permits = Permits::READ;
+const WRITE: Permits = Permits::WRITE;
 
 /// The program whose names the claims' nodes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,7 @@ impl Layout {
             Some((id, permits)) => {
                 let (count, capacity) = permits.split_once('.')?;
                 let (count, capacity) = (count.parse().ok()?, capacity.parse().ok()?);
-                (id, (0 < count && count <= capacity).then_some(Permits { count, capacity }))
+                (id, (0 < count && count <= capacity).then_some(Permits::new(count, capacity)))
             }
         };
         match self.naming {
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(curator.claim(&claim(MUTEX)), "_c_00000000-0000-0000-feed-000000000007-lock-");
         assert_eq!(curator.claim(&claim(WRITE)), "_c_00000000-0000-0000-feed-000000000007-__WRIT__");
         assert_eq!(curator.claim(&claim(READ)), "_c_00000000-0000-0000-feed-000000000007-__READ__");
-        let permits = Permits { count: 2, capacity: 5 };
+        let permits = Permits::new(2, 5);
         assert_eq!(kazoo.claim(&claim(permits)), format!("{id}.2.5__lock__"));
         assert_eq!(curator.claim(&claim(permits)), "_c_00000000-0000-0000-feed-000000000007.2.5-lock-");
     }
@@ -233,8 +233,8 @@ mod tests {
         let id = claim(MUTEX).id;
         for (text, permits) in [
             ("1.1", MUTEX),
-            ("2.5", Permits { count: 2, capacity: 5 }),
-            ("5.5", Permits { count: 5, capacity: 5 }),
+            ("2.5", Permits::new(2, 5)),
+            ("5.5", Permits::new(5, 5)),
             ("0.5", MUTEX),
             ("6.5", MUTEX),
             ("0.0", MUTEX),
@@ -300,7 +300,7 @@ mod tests {
             more in 0_u32..=4,
             sequence in any::<i32>(),
         ) {
-            for permits in [MUTEX, READ, WRITE, Permits { count, capacity: count + more }] {
+            for permits in [MUTEX, READ, WRITE, Permits::new(count, count + more)] {
                 for naming in [Naming::Kazoo, Naming::Curator] {
                     let layout = layout(naming);
                     let node = format!("{}{sequence:010}", layout.claim(&claim(permits)));

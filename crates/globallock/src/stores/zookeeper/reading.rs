@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -14,6 +14,7 @@ use super::positions::Node;
 use super::session::Session;
 use super::wire::{ErrorCode, Reader, Request};
 use crate::backend::ClaimId;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The claims of a lock, as they were read.
 #[derive(Debug)]
@@ -69,8 +70,7 @@ pub(super) struct SharedReads {
 
 impl SharedReads {
     fn by_lock(&self) -> MutexGuard<'_, Waiting> {
-        // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.by_lock.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_lock.lock()
     }
 
     /// Takes the senders that wait for the next read. Without any, removes the entry: no read follows.

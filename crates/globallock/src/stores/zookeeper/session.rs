@@ -1,7 +1,7 @@
 //! A session as the tasks see it that send requests over it. Its connections may come and go.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -12,6 +12,7 @@ use super::connection::{Connection, Failure, SessionCredentials};
 use super::driver::Driver;
 use super::wire::{OpCode, Request};
 use crate::stores::watched::inbox::Inbox;
+use crate::sync::{Mutex, MutexGuard};
 
 /// A session with the servers. Dropping it closes it, and the servers delete its nodes at once.
 #[derive(Debug)]
@@ -64,8 +65,7 @@ pub(super) struct Facts {
 
 impl State {
     pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
-        // No code panics while it holds the lock, so poisoned facts are still whole.
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.facts.lock()
     }
 
     /// Changes the facts, and makes all waiters read again.

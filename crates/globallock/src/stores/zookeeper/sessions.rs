@@ -1,15 +1,16 @@
 //! The sessions of one store: one for each lease that its claims ask for. As a rule that is one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::config::Config;
 use super::session::Session;
+use crate::backend::DEFAULT_LEASE;
 use crate::error::Result;
-use crate::options::Options;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The sessions, by the requested lease.
 pub(super) struct Sessions {
@@ -30,13 +31,12 @@ impl Sessions {
             expired: Arc::default(),
             opening: tokio::sync::Mutex::default(),
         };
-        sessions.get(Options::default().lease).await?;
+        sessions.get(DEFAULT_LEASE).await?;
         Ok(sessions)
     }
 
     fn by_lease(&self) -> MutexGuard<'_, HashMap<Duration, Arc<Session>>> {
-        // No code panics while it holds the lock, so a poisoned map is still whole.
-        self.by_lease.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_lease.lock()
     }
 
     /// The session for claims of this lease.
@@ -71,7 +71,7 @@ impl Sessions {
             self.by_lease().values().filter(living).max_by_key(|session| session.confirmed_at()).cloned();
         match newest {
             Some(session) => Ok(session),
-            None => self.get(Options::default().lease).await,
+            None => self.get(DEFAULT_LEASE).await,
         }
     }
 }

@@ -11,15 +11,15 @@ use tempfile::TempDir;
 use super::super::open_files::OpenFile;
 use super::*;
 use crate::backend::WaitMode;
-use crate::queue::{MAX_CAPACITY, Permits};
+use crate::queue::Permits;
 use crate::stores::address::Address;
 
-const MUTEX: Permits = Permits { count: 1, capacity: 1 };
-const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
-const WRITE: Permits = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+const MUTEX: Permits = Permits::MUTEX;
+const READ: Permits = Permits::READ;
+const WRITE: Permits = Permits::WRITE;
 
 fn permits(count: u32) -> Permits {
-    Permits { count, capacity: 3 }
+    Permits::new(count, 3)
 }
 
 /// A directory with the lock "a". Each [`OpenFiles`] stands for a process.

@@ -4,7 +4,7 @@ use crate::stores::zookeeper::scripted::claim;
 use proptest::prelude::*;
 use std::time::Duration;
 
-const MUTEX: Permits = Permits { count: 1, capacity: 1 };
+const MUTEX: Permits = Permits::MUTEX;
 
 fn layout() -> Layout {
     Layout { root: String::new(), naming: Naming::Kazoo }
@@ -272,7 +272,7 @@ enum Step {
 fn permits() -> impl Strategy<Value = Permits> {
     prop_oneof![
         3 => Just(MUTEX),
-        1 => (1_u32..4, 0_u32..3).prop_map(|(count, more)| Permits { count, capacity: count + more }),
+        1 => (1_u32..4, 0_u32..3).prop_map(|(count, more)| Permits::new(count, count + more)),
     ]
 }
 

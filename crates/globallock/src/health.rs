@@ -1,0 +1,49 @@
+//! Whether the store answers.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::error::Result;
+use crate::observe::{Event, Observers};
+use crate::sync::{Mutex, now};
+
+/// Tells observers when the store stops answering this manager, and when it answers again.
+#[derive(Debug)]
+pub(crate) struct Health {
+    observers: Observers,
+    /// Read at each answer, so that the mutex is not taken while all is well.
+    is_away: AtomicBool,
+    away_since: Mutex<Option<Instant>>,
+}
+
+impl Health {
+    pub(crate) fn new(observers: Observers) -> Self {
+        Health { observers, is_away: AtomicBool::new(false), away_since: Mutex::new(None) }
+    }
+
+    /// Takes an answer of the store, or the lack of one, into account.
+    pub(crate) fn note<T>(&self, answer: &Result<T>) {
+        let failure = answer.as_ref().err().filter(|error| error.is_unavailable());
+        match (failure, self.is_away.load(Ordering::Relaxed)) {
+            (Some(error), false) => {
+                let mut since = self.away_since.lock();
+                let is_first = since.replace(now()).is_none();
+                self.is_away.store(true, Ordering::Relaxed);
+                drop(since);
+                if is_first {
+                    self.observers.tell(&Event::StoreLost { error });
+                }
+            }
+            (None, true) => {
+                let mut since = self.away_since.lock();
+                let back = since.take();
+                self.is_away.store(false, Ordering::Relaxed);
+                drop(since);
+                if let Some(since) = back {
+                    self.observers.tell(&Event::StoreBack { away: now().saturating_duration_since(since) });
+                }
+            }
+            _ => {}
+        }
+    }
+}

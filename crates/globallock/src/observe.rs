@@ -1,0 +1,213 @@
+//! What happens to claims and to their store, told once each to whoever observes a manager.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Span;
+
+use crate::backend::{Claim, ClaimId};
+use crate::error::Error;
+use crate::loss::Loss;
+use crate::sync::Mutex;
+
+/// One thing that happened. Each transition of a claim is told once, by the manager that made the claim.
+///
+/// A claim is granted at once, or waits and is then granted or given up. A granted claim is renewed any
+/// number of times, and then released or lost.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The claim waits in its queue.
+    #[non_exhaustive]
+    Waiting {
+        /// The claim.
+        claim: &'a Claim,
+    },
+    /// The claim is held from now on.
+    #[non_exhaustive]
+    Granted {
+        /// The claim.
+        claim: &'a Claim,
+        /// The fencing token of the grant.
+        fencing_token: u64,
+        /// How long it is since the lock was asked for.
+        waited: Duration,
+    },
+    /// The claim was not granted, and is wanted no longer: it was a try, its wait ended, or its caller gave
+    /// it up.
+    #[non_exhaustive]
+    GivenUp {
+        /// The claim.
+        claim: &'a Claim,
+        /// How long it is since the lock was asked for.
+        waited: Duration,
+    },
+    /// The store has confirmed a held claim once more.
+    #[non_exhaustive]
+    Renewed {
+        /// The claim.
+        claim: &'a Claim,
+        /// How much later the claim would have been lost without this; `None` where no lease ends it.
+        margin: Option<Duration>,
+    },
+    /// A renewal of claims that are due has failed, and is tried again.
+    #[non_exhaustive]
+    RenewalFailed {
+        /// The claims of the request.
+        claims: &'a [Arc<Claim>],
+        /// What the store answered.
+        error: &'a Error,
+    },
+    /// A held claim is not held any more, though its owner has not released it.
+    #[non_exhaustive]
+    Lost {
+        /// The claim.
+        claim: &'a Claim,
+        /// The fencing token of the grant.
+        fencing_token: u64,
+        /// Why.
+        loss: Loss,
+        /// How long it was held.
+        held: Duration,
+    },
+    /// The owner has released a held claim; the store is being told.
+    #[non_exhaustive]
+    Released {
+        /// The claim.
+        claim: &'a Claim,
+        /// The fencing token of the grant.
+        fencing_token: u64,
+        /// How long it was held.
+        held: Duration,
+    },
+    /// The store did not answer the release of a claim until its lease expired, which frees the lock as well.
+    #[non_exhaustive]
+    ReleaseUnanswered {
+        /// The claim.
+        claim: &'a Claim,
+        /// The failure of the last try.
+        error: &'a Error,
+    },
+    /// The store does not answer any more.
+    #[non_exhaustive]
+    StoreLost {
+        /// The failure of the first request.
+        error: &'a Error,
+    },
+    /// The store answers again.
+    #[non_exhaustive]
+    StoreBack {
+        /// How long it did not.
+        away: Duration,
+    },
+}
+
+/// Hears what happens to the claims of a manager: for metrics, logs of one's own, or tests.
+///
+/// It is called in the task that finds out, and must not block.
+/// [`ManagerOptions::observer`](crate::ManagerOptions::observer) takes it; what is sent to [`tracing`] needs
+/// no observer.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use globallock::{Event, LockManager, ManagerOptions, Observer};
+///
+/// #[derive(Debug, Default)]
+/// struct Grants(AtomicU64);
+///
+/// impl Observer for Grants {
+///     fn event(&self, event: &Event<'_>) {
+///         if let Event::Granted { .. } = event {
+///             self.0.fetch_add(1, Ordering::Relaxed);
+///         }
+///     }
+/// }
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let grants = Arc::new(Grants::default());
+/// let options = ManagerOptions::new().observer(grants.clone());
+/// let manager = LockManager::connect_with("memory:example", options).await?;
+/// manager.mutex("a").acquire().await?.release().await?;
+/// assert_eq!(grants.0.load(Ordering::Relaxed), 1);
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
+pub trait Observer: Debug + Send + Sync + 'static {
+    /// Hears of one event.
+    fn event(&self, event: &Event<'_>);
+}
+
+/// All that observe one manager: what is sent to `tracing`, and then the user's.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Observers {
+    tracing: Arc<Tracing>,
+    others: Arc<[Arc<dyn Observer>]>,
+}
+
+impl Observers {
+    pub(crate) fn new(others: Vec<Arc<dyn Observer>>) -> Self {
+        Observers { tracing: Arc::default(), others: others.into() }
+    }
+
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        self.tracing.event(event);
+        for observer in self.others.iter() {
+            observer.event(event);
+        }
+    }
+}
+
+/// Sends events to `tracing`, and keeps a span open while a claim is held.
+#[derive(Debug, Default)]
+struct Tracing {
+    held: Mutex<HashMap<ClaimId, Span>>,
+}
+
+impl Tracing {
+    fn open(&self, claim: &Claim, fencing_token: u64) {
+        let span = tracing::debug_span!("lock", name = %claim.name, fencing_token);
+        if !span.is_disabled() {
+            self.held.lock().insert(claim.id, span);
+        }
+    }
+
+    fn close(&self, claim: &Claim) {
+        // Where nobody subscribes to spans there are none, and nothing is locked for them.
+        if tracing::level_filters::LevelFilter::current() >= tracing::level_filters::LevelFilter::DEBUG {
+            self.held.lock().remove(&claim.id);
+        }
+    }
+}
+
+impl Observer for Tracing {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Waiting { claim } => tracing::debug!(name = %claim.name, "waiting"),
+            Event::Granted { claim, fencing_token, waited } => {
+                self.open(claim, *fencing_token);
+                tracing::debug!(name = %claim.name, fencing_token, ?waited, "granted");
+            }
+            Event::GivenUp { claim, waited } => tracing::debug!(name = %claim.name, ?waited, "not granted"),
+            Event::Renewed { claim, margin } => tracing::trace!(name = %claim.name, ?margin, "renewed"),
+            Event::RenewalFailed { claims, error } => {
+                tracing::warn!(%error, claims = claims.len(), "a renewal failed and is tried again");
+            }
+            Event::Lost { claim, fencing_token, loss, held } => {
+                tracing::warn!(name = %claim.name, fencing_token, %loss, ?held, "a lock is lost");
+                self.close(claim);
+            }
+            Event::Released { claim, fencing_token, held } => {
+                tracing::debug!(name = %claim.name, fencing_token, ?held, "released");
+                self.close(claim);
+            }
+            Event::ReleaseUnanswered { claim, error } => {
+                let name = &claim.name;
+                tracing::warn!(%name, %error, "a release was not answered; the lease frees the lock");
+            }
+            Event::StoreLost { error } => tracing::warn!(%error, "the store does not answer"),
+            Event::StoreBack { away } => tracing::info!(?away, "the store answers again"),
+        }
+    }
+}

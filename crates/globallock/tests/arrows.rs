@@ -1,0 +1,147 @@
+//! Dependencies between the library's modules point one way: stores know the contract alone, and the core is
+//! one ladder.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules of the library, each above those that it may use.
+///
+/// First what everything stands on, then the contract, then the core, then what users see.
+const LADDER: &[&str] = &[
+    "sync",
+    "loss",
+    "error",
+    "name",
+    "queue",
+    "owner",
+    "deadline", // what everything stands on
+    "backend",  // the contract
+    "observe",
+    "health",
+    "hold",
+    "renewer",
+    "turns",
+    "release",
+    "options",
+    "context", // the core
+    "guard",
+    "guard_set",
+    "acquire",
+    "kind",
+    "locks",
+    "stores",
+    "manager",
+    "blocking", // what users see
+];
+
+/// What stores may use of the modules above, besides their own wing.
+const CONTRACT: &[&str] = &["sync", "error", "name", "queue", "owner", "deadline", "backend"];
+
+/// What stores share with each other.
+const SHARED: &[&str] = &["address", "duration", "watched"];
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let (directories, mut files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    files.extend(directories.iter().flat_map(|directory| sources(directory)));
+    files
+}
+
+/// The product's code of a file: without its comments, and without its tests, which stand at its end.
+fn code(text: &str) -> String {
+    let product = text.split("\n#[cfg(test)]").next().unwrap();
+    product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// The paths that a text names below `crate::`, two segments of each, groups in braces taken apart.
+fn imports(code: &str) -> Vec<(String, Option<String>)> {
+    let mut found = Vec::new();
+    for part in code.split("crate::").skip(1) {
+        let word =
+            |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+        let first = word(part);
+        let rest = part[first.len()..].strip_prefix("::").unwrap_or("");
+        let seconds = match rest.strip_prefix('{') {
+            Some(group) => {
+                group.split('}').next().unwrap().split(',').map(|item| word(item.trim())).collect()
+            }
+            None => vec![word(rest)],
+        };
+        found.extend(
+            seconds.into_iter().map(|second| (first.clone(), Some(second).filter(|text| !text.is_empty()))),
+        );
+    }
+    found
+}
+
+/// What is imported against the arrows, as `file: module`.
+fn against_the_arrows(files: &BTreeMap<String, String>) -> Vec<String> {
+    let rank = |module: &str| LADDER.iter().position(|other| *other == module);
+    let mut wrong = Vec::new();
+    for (file, text) in files {
+        let path: Vec<&str> = file.trim_end_matches(".rs").split('/').collect();
+        for (module, second) in imports(&code(text)) {
+            // The names in the root of the library are those that users see.
+            let module = if module.starts_with(char::is_uppercase) { "manager".to_owned() } else { module };
+            let second = second.as_deref().unwrap_or_default();
+            let is_right = match path[..] {
+                // The root re-exports all; tests of the core and schedules may look everywhere.
+                ["lib" | "trials" | "schedules", ..] | [.., "typos" | "scripted" | "driven" | "tests"] => {
+                    true
+                }
+                ["stores", "mod"] => module == "stores" || CONTRACT.contains(&module.as_str()),
+                ["stores", own, ..] if module == "stores" => own == second || SHARED.contains(&second),
+                ["stores", ..] => CONTRACT.contains(&module.as_str()),
+                [own, ..] if own == module => true,
+                [own, ..] => rank(own) > rank(&module) && rank(&module).is_some(),
+                [] => false,
+            };
+            if !is_right {
+                wrong.push(format!("{file}: crate::{module}::{second}"));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let named = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), text)
+    };
+    let files: BTreeMap<String, String> = sources(&root).into_iter().map(named).collect();
+    assert!(files.len() > 60, "{} files are read", files.len());
+    for file in files.keys().filter(|file| !file.contains('/') && *file != "lib.rs") {
+        assert!(LADDER.contains(&file.trim_end_matches(".rs")), "{file} has no place on the ladder");
+    }
+    assert_eq!(against_the_arrows(&files), Vec::<String>::new());
+}
+
+#[test]
+fn an_import_against_the_arrows_is_found() {
+    let wrong =
+        |file: &str, text: &str| against_the_arrows(&BTreeMap::from([(file.to_owned(), text.to_owned())]));
+    assert_eq!(
+        wrong("guard.rs", "use crate::manager::LockManager;"),
+        ["guard.rs: crate::manager::LockManager"]
+    );
+    assert_eq!(wrong("manager.rs", "use crate::guard::Guard;"), [""; 0]);
+    assert_eq!(wrong("stores/etcd/lease.rs", "use crate::options::Options;").len(), 1);
+    assert_eq!(wrong("stores/etcd/lease.rs", "use crate::stores::redis::Redis;").len(), 1);
+    assert_eq!(
+        wrong("stores/etcd/lease.rs", "use crate::stores::{address::Address, zookeeper::X};").len(),
+        1
+    );
+    assert_eq!(
+        wrong("stores/etcd/lease.rs", "use crate::stores::etcd::keys::Key;\nuse crate::backend::Claim;"),
+        [""; 0]
+    );
+    assert_eq!(
+        wrong("hold.rs", "// crate::manager::LockManager\n#[cfg(test)]\nmod tests {\ncrate::manager::X"),
+        [""; 0]
+    );
+}

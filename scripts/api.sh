@@ -1,0 +1,17 @@
+#!/bin/sh
+# Compares the library's public API with scripts/api/globallock.txt; `sh scripts/api.sh update` writes that.
+# rustdoc's JSON has no stable form yet, hence RUSTC_BOOTSTRAP, and a target directory of its own.
+set -eu
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}/api
+RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$target cargo rustdoc --locked --quiet --lib -p globallock -- \
+    -Zunstable-options --output-format json
+api=scripts/api/globallock.txt
+now=$target/globallock.txt
+cargo run --locked --quiet -p globallock-api -- "$target/doc/globallock.json" >"$now"
+if [ "${1:-}" = update ]; then
+    cp "$now" "$api"
+elif ! diff -u "$api" "$now"; then
+    echo "the public API has changed: if that is meant, run sh scripts/api.sh update" >&2
+    exit 1
+fi

@@ -46,7 +46,7 @@ struct SessionQueue {
 #[derive(Clone, Debug)]
 pub(super) struct Position {
     pub(super) session: Arc<Session>,
-    /// The session's count of reconnects when the claim was requested.
+    /// The session's count of reconnects when the claim was requested first.
     pub(super) reconnects: u64,
     /// Its node; `None` until an answer names it.
     pub(super) node: Option<Node>,
@@ -109,6 +109,9 @@ impl Positions {
 
     /// Records that a claim is about to be requested, and returns its predecessor.
     pub(super) fn begin(&mut self, claim: &Claim, session: &Arc<Session>) -> Predecessor {
+        // An earlier creation that got no answer may still be carried out: it counts from before that one.
+        let before = self.by_id.get(&claim.id).filter(|before| before.session.id() == session.id());
+        let reconnects = before.map_or_else(|| session.reconnects(), |before| before.reconnects);
         self.remove(claim.id);
         let queue = self.queues.entry((session.id(), claim.name.clone())).or_default();
         // A claim that is being released is no predecessor, because nobody has to wait for it.
@@ -124,7 +127,7 @@ impl Positions {
         session.add_claim();
         let position = Position {
             session: Arc::clone(session),
-            reconnects: session.reconnects(),
+            reconnects,
             node: None,
             granted: None,
             ahead: Ahead::default(),

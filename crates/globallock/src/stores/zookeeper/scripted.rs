@@ -229,8 +229,8 @@ pub(super) fn claim(number: u64, permits: Permits) -> Claim {
     }
 }
 
-const MUTEX: Permits = Permits { count: 1, capacity: 1 };
-const READ: Permits = Permits { count: 1, capacity: 100_000 };
+const MUTEX: Permits = Permits::MUTEX;
+const READ: Permits = Permits::new(1, 100_000);
 
 #[tokio::test]
 async fn a_claim_whose_creation_is_in_flight_is_waiting_and_not_forgotten() {
@@ -261,6 +261,40 @@ async fn a_claim_whose_creation_is_in_flight_is_waiting_and_not_forgotten() {
     assert_eq!((server.requests(CREATE), server.state().nodes.len()), (2, 1), "no second node was created");
     assert_eq!(store.release(&claim).await.unwrap(), Release::Released);
     assert_eq!(server.state().nodes.len(), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_a_lost_creation_makes_late_is_deleted_though_the_creation_was_repeated() {
+    let server = Server::start().await;
+    let store = server.store().await;
+    let claim = Claim { lease: Duration::from_secs(6), ..claim(1, MUTEX) };
+    store.enqueue(&claim).await.unwrap();
+    store.release(&claim).await.unwrap();
+    server.answers.send_replace(false);
+    let enqueuing = tokio::spawn({
+        let (store, claim) = (Arc::clone(&store), claim.clone());
+        async move { store.enqueue(&claim).await }
+    });
+    // The creation is on its way somewhere, and its connection is lost. Another connection creates a node.
+    server.wait_for_requests(CREATE, 2).await;
+    let late = std::mem::take(&mut server.state().nodes);
+    assert_eq!(late.len(), 1);
+    let listed = server.requests(CHILDREN);
+    server.cut.send_replace(());
+    server.wait_for_requests(CHILDREN, listed + 1).await;
+    server.answers.send_replace(true);
+    let status = enqueuing.await.unwrap();
+    assert!(matches!(status, Ok(ClaimStatus::Held(_))), "{status:?}");
+    assert_eq!(server.requests(CREATE), 3);
+    assert_eq!(store.release(&claim).await.unwrap(), Release::Released);
+    // Now the first creation is carried out.
+    server.state().nodes.extend(late);
+    let deleted = async {
+        while !server.state().nodes.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), deleted).await.expect("the late node is deleted");
 }
 
 /// The answer to a renewal arrives late: `between` ends the claim and it is enqueued again before the store

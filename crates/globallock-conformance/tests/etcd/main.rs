@@ -39,7 +39,7 @@ fn end(mut etcdctl: Child) {
 async fn etcdctl_and_globallock_wait_in_one_queue() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&cluster.url()).await;
-    let lock = manager.mutex("a").unwrap();
+    let lock = manager.mutex("a");
     // Theirs holds, and ours waits.
     let theirs = etcdctl_lock(&cluster, "a");
     queue_is(&manager, "a", 1, 0).await;
@@ -69,7 +69,7 @@ async fn etcdctl_and_globallock_wait_in_one_queue() {
 async fn an_etcdctl_process_runs_its_command_only_after_our_release() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&cluster.url()).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     let directory = TempDir::new().unwrap();
     let mark = directory.path().join("ran");
     let mut theirs = etcd::ctl(&cluster.endpoints());
@@ -86,7 +86,7 @@ async fn an_etcdctl_process_runs_its_command_only_after_our_release() {
 async fn a_revoked_lease_is_reported_and_grants_nothing() {
     let cluster = Etcd::start(1).unwrap();
     let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
     for lease in cluster.ctl(&["lease", "list"]).lines().skip(1) {
@@ -106,7 +106,7 @@ async fn a_lease_that_ends_while_claims_join_fails_none_of_them() {
     let tasks = (0..8).map(|number| {
         let (manager, is_done) = (manager.clone(), Arc::clone(&is_done));
         tokio::spawn(async move {
-            let mutex = manager.mutex(number.to_string()).unwrap();
+            let mutex = manager.mutex(number.to_string());
             while !is_done.load(Ordering::Relaxed) {
                 // Lost or not: what counts is that it was granted.
                 let _ = mutex.acquire().await.unwrap().release().await;
@@ -130,7 +130,7 @@ async fn a_lease_that_ends_while_claims_join_fails_none_of_them() {
 async fn a_lease_that_ends_is_reported_long_before_its_renewal_is_due() {
     let cluster = Etcd::start(1).unwrap();
     let manager = connect_for(&cluster.url(), Duration::from_secs(60)).await.unwrap();
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     let leases = || cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks//"]);
     eventually("the lease has its sentinel key", async || !leases().is_empty()).await;
     let lease = leases().rsplit('/').next().unwrap().to_owned();
@@ -145,7 +145,7 @@ async fn a_waiter_whose_key_was_deleted_is_not_granted_by_the_next_release() {
     let cluster = Etcd::start(1).unwrap();
     let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
     for _ in 0..10 {
-        let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+        let guard = holder.mutex("a").acquire().await.unwrap();
         let waiter = waits(&other, "a");
         queue_is(&holder, "a", 1, 1).await;
         let keys = ["get", "--prefix", "--keys-only", "--sort-by=CREATE", "/locks/_glocks/a/"];
@@ -169,7 +169,7 @@ async fn a_claim_whose_lease_has_ended_is_not_granted() {
     let manager = manager(&cluster.url()).await;
     for _ in 0..10 {
         // Holder and waiter are attached to one lease, so their keys are deleted in one transaction.
-        let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+        let guard = manager.mutex("a").acquire().await.unwrap();
         let waiter = waits(&manager, "a");
         queue_is(&manager, "a", 1, 1).await;
         for lease in cluster.ctl(&["lease", "list"]).lines().skip(1) {
@@ -194,7 +194,7 @@ async fn with_interop_a_mutex_also_takes_the_python_etcd3_key() {
     let key = "/locks/_glocks/a/b";
     // python-etcd3 holds, so ours waits, though it is first in its queue.
     cluster.ctl(&["put", key, "somebody's 16 byte"]);
-    assert!(manager.mutex("a/b").unwrap().try_acquire().await.unwrap().is_none());
+    assert!(manager.mutex("a/b").try_acquire().await.unwrap().is_none());
     let waiting = async |count| {
         eventually("so many wait", async || manager.inspect("a/b").await.unwrap().len() == count).await;
     };
@@ -212,7 +212,7 @@ async fn with_interop_a_mutex_also_takes_the_python_etcd3_key() {
     let guard = second.await.unwrap().unwrap();
     assert!(cluster.ctl(&["get", "--keys-only", key]).contains(key));
     guard.release().await.unwrap();
-    let reader = manager.rwlock("a/b").unwrap().read().acquire().await.unwrap();
+    let reader = manager.rwlock("a/b").read().acquire().await.unwrap();
     assert_eq!(cluster.ctl(&["get", "--keys-only", key]), "");
     reader.release().await.unwrap();
     let refused = connect(&format!("{}?interop=something", cluster.url())).await.unwrap_err();
@@ -223,7 +223,7 @@ async fn with_interop_a_mutex_also_takes_the_python_etcd3_key() {
 async fn waiters_survive_the_compaction_of_history() {
     let cluster = Etcd::start(1).unwrap();
     let [holder, other] = [manager(&cluster.url()).await, manager(&cluster.url()).await];
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
     for _ in 0..5 {
@@ -244,7 +244,7 @@ async fn after_a_broken_connection_waiters_read_again() {
     let port: u16 = cluster.url().rsplit(':').next().unwrap().parse().unwrap();
     let proxy = Proxy::start(port).await.unwrap();
     let other = manager(&format!("etcd://127.0.0.1:{}?timeout=500ms", proxy.port())).await;
-    let guard = holder.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = holder.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&holder, "a", 1, 1).await;
     proxy.cut();
@@ -254,7 +254,7 @@ async fn after_a_broken_connection_waiters_read_again() {
     // Then the network falls silent for longer than the lease.
     proxy.answers(Flow::Swallow);
     assert_eq!(guard.lost().await, Loss::Expired);
-    assert!(holder.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(holder.mutex("a").acquire().await.unwrap().is_held());
     assert!(proxy.swallowed() > 0);
 }
 
@@ -266,21 +266,34 @@ async fn a_request_that_arrives_late_does_not_enqueue_a_released_claim() {
     let url = format!("etcd://127.0.0.1:{},127.0.0.1:{port}?timeout=1s", proxy.port());
     let manager = connect_for(&url, Duration::from_secs(60)).await.unwrap();
     // The lease exists already, so the first request that is delayed is the one that enqueues the claim.
-    manager.mutex("b").unwrap().acquire().await.unwrap().release().await.unwrap();
-    // The delay is four times the timeout, so the request is given up, repeated with the other member, and
-    // the claim is released before it arrives. Its cancellation is delayed too, so that it cannot overtake
-    // the request.
-    proxy.requests(Flow::Delay(Duration::from_secs(4)));
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
-    guard.release().await.unwrap();
-    assert!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks//"]).contains("glocks//"));
+    manager.mutex("b").acquire().await.unwrap().release().await.unwrap();
+    // The delay is four times the timeout or more, so the request is given up, repeated with the other
+    // member, and the claim is released before it arrives. Its cancellation is delayed too, so that it cannot
+    // overtake the request.
     let proposals = || cluster.proposals(0).unwrap();
-    let before = proposals();
+    let mut delay = Duration::from_secs(4);
+    let before = loop {
+        proxy.requests(Flow::Delay(delay));
+        let begin = Instant::now();
+        let guard = manager.mutex("a").acquire().await.unwrap();
+        guard.release().await.unwrap();
+        let tombstone = cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks//"]);
+        assert!(tombstone.contains("glocks//"));
+        let before = proposals();
+        // On a busy machine the request may have arrived before its claim was released.
+        if begin.elapsed() < delay {
+            break before;
+        }
+        delay *= 2;
+        assert!(delay < Duration::from_secs(60), "the machine is too busy");
+        proxy.requests(Flow::Pass);
+        tokio::time::sleep(delay).await;
+    };
     let carried_out = eventually("the request is carried out", async || proposals() > before);
     // An expiry would count as a proposal too, but no lease expires within this time.
-    tokio::time::timeout(Duration::from_secs(30), carried_out).await.expect("it arrives");
+    tokio::time::timeout(delay + Duration::from_secs(30), carried_out).await.expect("it arrives");
     assert_eq!(cluster.ctl(&["get", "--prefix", "--keys-only", "/locks/_glocks/a/"]), "");
-    assert!(manager.mutex("a").unwrap().try_acquire().await.unwrap().is_some());
+    assert!(manager.mutex("a").try_acquire().await.unwrap().is_some());
     drop(manager);
     eventually("nothing is left", async || cluster.ctl(&["get", "--prefix", "--keys-only", "/"]).is_empty())
         .await;
@@ -302,7 +315,7 @@ async fn tls_with_a_client_certificate() {
     let (ca, cert, key) = (files.ca.display(), files.client.display(), files.client_key.display());
     let url = cluster.url();
     let manager = manager(&format!("{url}?ca={ca}&cert={cert}&key={key}")).await;
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
     let other = files.other_ca.display();
     let mut timeout = Duration::from_millis(500);
     let refused = loop {
@@ -331,11 +344,11 @@ async fn a_cluster_grants_with_a_majority_and_refuses_without() {
     let mut cluster = Etcd::start(3).unwrap();
     cluster.kill(0);
     let manager = calm_manager(&cluster.url()).await;
-    assert!(manager.mutex("a").unwrap().acquire().await.unwrap().is_held());
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
     // Without a majority nothing can be promised, so nothing is granted.
     cluster.kill(1);
-    let short = Options { wait: Some(Duration::from_secs(1)), ..Options::default() };
-    let refused = manager.mutex("b").unwrap().with_options(short).unwrap().acquire().await.unwrap_err();
+    let short = Options::new().wait(Some(Duration::from_secs(1)));
+    let refused = manager.mutex("b").with_options(short).acquire().await.unwrap_err();
     assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
 }
 
@@ -363,7 +376,7 @@ async fn bad_addresses_and_unreachable_clusters_are_errors() {
 async fn a_dropped_manager_revokes_its_lease() {
     let cluster = Etcd::start(1).unwrap();
     let manager = manager(&cluster.url()).await;
-    let guard = manager.mutex("a").unwrap().acquire().await.unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
     assert!(cluster.ctl(&["lease", "list"]).starts_with("found 1"));
     guard.release().await.unwrap();
     drop(manager);

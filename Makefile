@@ -1,5 +1,8 @@
 # The developer's commands. `make help` lists them.
 
+# Without a target: what is quick.
+.DEFAULT_GOAL := quick
+
 .PHONY: help test alone quick tools lint python schedules mutants faults format bench clean
 
 # How long `make faults` runs.
@@ -79,6 +82,8 @@ tools: ## Install the servers and peers that the tests start (apt, pip, cargo; o
 
 lint: ## Check format, lints, documentation, licences and sources.
 	cargo fmt --all --check
+	sh scripts/lines.sh
+	sh scripts/api.sh
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	sh scripts/deny.sh

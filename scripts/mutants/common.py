@@ -34,16 +34,18 @@ def mutants_of(group, only=None):
         what = re.sub(r"^\S+?:\d+:\d+: ", "", mutant["name"])
         number = seen[file, what, line]
         seen[file, what, line] += 1
-        found.append({
-            "key": "|".join([file, what, line, str(number)]),
-            "name": mutant["name"],
-            "path": mutant["file"],
-            "diff": mutant["diff"],
-            "entry": mutant,
-            "file": file,
-            "what": what,
-            "line": line,
-        })
+        found.append(
+            {
+                "key": "|".join([file, what, line, str(number)]),
+                "name": mutant["name"],
+                "path": mutant["file"],
+                "diff": mutant["diff"],
+                "entry": mutant,
+                "file": file,
+                "what": what,
+                "line": line,
+            }
+        )
     missing = set(files) - {mutant["file"] for mutant in found}
     for file in sorted(missing):
         if not (ROOT / SOURCES / f"{file}.rs").exists():

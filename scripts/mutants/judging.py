@@ -41,14 +41,18 @@ def judge(chosen, part):
                     if why:
                         counts["explained"] += 1
                     else:
-                        wrong.append(f"survived, and is not explained: {mutant['name']}\n    {mutant['line']}")
+                        wrong.append(
+                            f"survived, and is not explained: {mutant['name']}\n    {mutant['line']}"
+                        )
                 elif outcome is None and not part:
                     wrong.append(f"not tried: {mutant['name']}")
             total.update(counts)
             print_row(file, counts, seconds)
         percent = print_row(f"= {group['name']}", total, 0)
         if percent < group["goal"]:
-            wrong.append(f"{group['name']}: {percent:.1f} % of the viable are killed, {group['goal']} % should be")
+            wrong.append(
+                f"{group['name']}: {percent:.1f} % of the viable are killed, {group['goal']} % should be"
+            )
     for explanation, is_used in zip(explanations, used):
         if not is_used:
             wrong.append(f"explained, but none survives: {explanation['file']}: {explanation['mutant']}")
@@ -71,14 +75,16 @@ def explains(explanation, mutant):
 def print_row(name, counts, seconds):
     killed = counts["killed"] + counts["timeout"]
     viable = killed + counts["survived"]
-    # What cannot be told from the original is no mutant that could be killed, but counts as one here all the same.
+    # What cannot be told from the original is no mutant that could be killed, but counts as one here all the
+    # same.
     percent = 100 * killed / viable if viable else 100.0
     tried = viable + counts["unviable"]
     each = f"{seconds / tried:.1f}" if tried and seconds else ""
     late = f"  ({counts['timeout']} by the time limit)" if counts["timeout"] else ""
     left = f"  ({counts[None]} not tried)" if counts[None] else ""
     print(
-        f"{name:24} {viable:6} {killed:6} {counts['survived']:8} {counts['explained']:9} {percent:5.1f} {each:>13}"
+        f"{name:24} {viable:6} {killed:6} {counts['survived']:8} {counts['explained']:9} {percent:5.1f}"
+        f" {each:>13}"
         f"{late}{left}"
     )
     return percent

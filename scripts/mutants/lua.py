@@ -4,13 +4,13 @@
     python3 scripts/mutants/lua.py run [--shard K/N] [--only FILE] [--again] [--hasty]
     python3 scripts/mutants/lua.py list [--only FILE]
 
-A change that no test notices has survived: `run` ends with status 1 if one has that `lua_explained.txt` does not
-explain. What has been run is kept in the target directory, and not run again until the code of that script changes;
-`--again` runs survivors again.
+A change that no test notices has survived: `run` ends with status 1 if one has that `lua_explained.txt` does
+not explain. What has been run is kept in the target directory, and not run again until the code of that
+script changes; `--again` runs survivors again.
 
-The scripts are text inside the programs of the tests (`include_str!`). They are changed there, in a copy of each
-program, with the same number of bytes: what is longer takes its room from a comment. So nothing has to be compiled, the
-product knows nothing of it, and each change is run by the real client on the real server.
+The scripts are text inside the programs of the tests (`include_str!`). They are changed there, in a copy of
+each program, with the same number of bytes: what is longer takes its room from a comment. So nothing has to
+be compiled, the product knows nothing of it, and each change is run by the real client on the real server.
 """
 
 import argparse
@@ -31,14 +31,22 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "crates/globallock/src/stores/redis"
 EXPLAINED = Path(__file__).with_name("lua_explained.txt")
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-# What kills most comes first. They wait more than they work, so that more of them run than there are cores. Tests of
-# addresses, rights, refusals and connections learn nothing of the scripts.
+# What kills most comes first. They wait more than they work, so that more of them run than there are cores.
+# Tests of addresses, rights, refusals and connections learn nothing of the scripts.
 TESTS = [
     ("redis", ["scripts::", "wire::", "answers::", "costs::", "crowds::one_call", "--test-threads=8"]),
     ("conformance", ["redis::", "--test-threads=8"]),
     (
         "redis",
-        ["times::", "promptness::", "crowds::", "keys::", "faults::flushed", "faults::a_waiter", "--test-threads=8"],
+        [
+            "times::",
+            "promptness::",
+            "crowds::",
+            "keys::",
+            "faults::flushed",
+            "faults::a_waiter",
+            "--test-threads=8",
+        ],
     ),
 ]
 
@@ -50,14 +58,38 @@ TOKEN = re.compile(
     r"|(?P<operator>==|~=|<=|>=|\.\.\.|\.\.|[-+*/^#<>=(){}\[\],;:.%])|(?P<space>\s+)"
 )
 OPERATORS = {
-    "==": ["~="], "~=": ["=="], "<": ["<=", ">="], "<=": ["<", ">"], ">": [">=", "<="], ">=": [">", "<"],
-    "+": ["-"], "-": ["+"], "*": ["/"], "/": ["*"],
+    "==": ["~="],
+    "~=": ["=="],
+    "<": ["<=", ">="],
+    "<=": ["<", ">"],
+    ">": [">=", "<="],
+    ">=": [">", "<"],
+    "+": ["-"],
+    "-": ["+"],
+    "*": ["/"],
+    "/": ["*"],
 }
 WORDS = {
-    "and": ["or"], "or": ["and"], "not": [""], "true": ["false"], "false": ["true"], "math.min": ["math.max"],
-    "math.max": ["math.min"], "HELD": ["WAITING"], "WAITING": ["HELD"], "GONE": ["WAITING"], "ASK_AGAIN": ["GONE"],
+    "and": ["or"],
+    "or": ["and"],
+    "not": [""],
+    "true": ["false"],
+    "false": ["true"],
+    "math.min": ["math.max"],
+    "math.max": ["math.min"],
+    "HELD": ["WAITING"],
+    "WAITING": ["HELD"],
+    "GONE": ["WAITING"],
+    "ASK_AGAIN": ["GONE"],
 }
-STRINGS = {"'0'": ["'1'"], "'1'": ["'0'"], "'w'": ["''"], "'XX'": ["'NX'"], "'-inf'": ["'+inf'"], "'+inf'": ["'-inf'"]}
+STRINGS = {
+    "'0'": ["'1'"],
+    "'1'": ["'0'"],
+    "'w'": ["''"],
+    "'XX'": ["'NX'"],
+    "'-inf'": ["'+inf'"],
+    "'+inf'": ["'-inf'"],
+}
 STATEMENT = re.compile(r"(?:redis\.call|[a-z_]+)\(|[a-z_][\w.]*(?:, [a-z_][\w.]*)* = |return$")
 
 
@@ -66,14 +98,16 @@ def tokens(text):
     while at < len(text):
         match = TOKEN.match(text, at)
         if not match:
-            raise SystemExit(f"no Lua at: {text[at:at + 40]!r}")
+            raise SystemExit(f"no Lua at: {text[at : at + 40]!r}")
         yield match.lastgroup, match.group(), at
         at = match.end()
 
 
 def statements(text):
     """The spans of statements that can be left out: calls, and assignments to what exists."""
-    plain = "".join(re.sub(r"[^\n]", " ", part) if kind == "comment" else part for kind, part, _ in tokens(text))
+    plain = "".join(
+        re.sub(r"[^\n]", " ", part) if kind == "comment" else part for kind, part, _ in tokens(text)
+    )
     for line in re.finditer(r"^[ ]*(?=\S)", plain, re.MULTILINE):
         start = line.end()
         if not STATEMENT.match(plain, start):
@@ -104,7 +138,7 @@ def mutants(name):
         line = " ".join(text[first:last].split())
         changed = text[:start] + replacement + text[end:]
         if what is None:
-            what = " ".join(changed[first: changed.find("\n", start)].split())
+            what = " ".join(changed[first : changed.find("\n", start)].split())
         number = text.count("\n", 0, start) + 1
         base = f"{name}: {line} -> {what}"
         seen[base] = seen.get(base, 0) + 1
@@ -116,18 +150,25 @@ def mutants(name):
         before = all_tokens[at - 1] if at else ("", "", 0)
         others = []
         if kind == "operator":
-            begins = before[1] in ("return", "and", "or") or before[0] == "operator" and before[1] not in ")]}"
+            begins = (
+                before[1] in ("return", "and", "or") or before[0] == "operator" and before[1] not in ")]}"
+            )
             unary = part == "-" and begins
             others = [] if unary else OPERATORS.get(part, [])
         elif kind == "word":
             others = WORDS.get(part, [])
             # `local HELD, WAITING = ...` names them.
-            if part.isupper() and re.match(r"local [A-Z]", text[text.rfind("\n", 0, start) + 1:]):
+            if part.isupper() and re.match(r"local [A-Z]", text[text.rfind("\n", 0, start) + 1 :]):
                 others = []
         elif kind == "string":
             others = STRINGS.get(part, [])
-        elif kind == "number" and not before[1].startswith("KEYS") and text[start - 5:start] not in ("KEYS[", "ARGV["):
-            # One more is nothing to what only measures; and the first character of a text is Lua's 0th as well.
+        elif (
+            kind == "number"
+            and not before[1].startswith("KEYS")
+            and text[start - 5 : start] not in ("KEYS[", "ARGV[")
+        ):
+            # One more is nothing to what only measures; and the first character of a text is Lua's 0th as
+            # well.
             other = int(part) + 1 if int(part) < 100 else int(part) * 2
             first = re.search(r"string\.sub\([^,()]+, $", text[:start])
             others = [str(other)] + (["0"] if part == "1" and not first else [])
@@ -158,7 +199,15 @@ def version(text):
 
 
 def programs():
-    command = ["cargo", "test", "--locked", "-p", "globallock-conformance", "--no-run", "--message-format=json"]
+    command = [
+        "cargo",
+        "test",
+        "--locked",
+        "-p",
+        "globallock-conformance",
+        "--no-run",
+        "--message-format=json",
+    ]
     for test in sorted({test for test, _ in TESTS}):
         command += ["--test", test]
     built = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True).stdout
@@ -174,8 +223,14 @@ def run_tests(program, arguments, until):
     """True when all pass, the first that fails, or None when the time is up."""
     environment = {**os.environ, "RUST_BACKTRACE": "0", "TMPDIR": str(program.parent)}
     process = subprocess.Popen(
-        [program, *arguments], cwd=ROOT / "crates/globallock-conformance", stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace", env=environment,
+        [program, *arguments],
+        cwd=ROOT / "crates/globallock-conformance",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        env=environment,
         start_new_session=True,
     )
 
@@ -238,7 +293,9 @@ def explained(all_mutants):
             if not key or not reason.strip():
                 raise SystemExit(f"{EXPLAINED.name}: no reason: {line}")
             named = re.fullmatch(r"(.*) #(\d+)", key.strip())
-            key, which = (named[1], {int(named[2])}) if named else (key.strip(), turns.get(key.strip(), set()))
+            key, which = (
+                (named[1], {int(named[2])}) if named else (key.strip(), turns.get(key.strip(), set()))
+            )
             if len(which) > 1:
                 raise SystemExit(f"{EXPLAINED.name}: which of {len(which)}? {key}")
             if not which or not which <= turns.get(key, set()):
@@ -248,13 +305,19 @@ def explained(all_mutants):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("verb", choices=["run", "list"])
     parser.add_argument("--shard", default="0/1", help="the k-th of n parts")
     parser.add_argument("--only", help="one script")
     parser.add_argument("--again", action="store_true", help="run those again that have survived before")
-    parser.add_argument("--hasty", action="store_true", help="do not run what is explained and was not run yet")
-    parser.add_argument("--groups", type=int, default=len(TESTS), help="only so many groups of tests: no survivors")
+    parser.add_argument(
+        "--hasty", action="store_true", help="do not run what is explained and was not run yet"
+    )
+    parser.add_argument(
+        "--groups", type=int, default=len(TESTS), help="only so many groups of tests: no survivors"
+    )
     parser.add_argument("--limit", type=float, default=180, help="seconds for the tests of one change")
     options = parser.parse_args()
     # So that the program that runs is ended too.
@@ -300,7 +363,14 @@ def main():
             original = originals[mutant["file"]]
             result, by = judge(built, mutant["file"], original, changed, options.limit, options.groups)
             seconds = round(time.monotonic() - since, 1)
-            entry = {**mutant, "version": place[0], "result": result, "by": by, "seconds": seconds, "tests": tests}
+            entry = {
+                **mutant,
+                "version": place[0],
+                "result": result,
+                "by": by,
+                "seconds": seconds,
+                "tests": tests,
+            }
             if result != "unjudged":
                 with store.open("a") as file:
                     file.write(json.dumps(entry) + "\n")
@@ -318,7 +388,10 @@ def main():
     print(f"\n{'':20}" + "".join(f"{column:>11}" for column in columns))
     for name, row in table.items():
         print(f"{name:20}" + "".join(f"{row.get(column, 0):>11}" for column in columns))
-    print(f"{'all':20}" + "".join(f"{sum(row.get(column, 0) for row in table.values()):>11}" for column in columns))
+    print(
+        f"{'all':20}"
+        + "".join(f"{sum(row.get(column, 0) for row in table.values()):>11}" for column in columns)
+    )
     for line in left:
         print(f"survived: {line}")
     for key in noticed_all_the_same:
@@ -326,7 +399,11 @@ def main():
     noticed = sum(row.get("killed", 0) + row.get("timed out", 0) for row in table.values())
     judged = noticed + sum(row.get("explained", 0) + row.get("survived", 0) for row in table.values())
     print(f"{100 * noticed / max(judged, 1):.1f} % of {judged} are noticed; {GOAL} % should be")
-    return 1 if left or noticed_all_the_same or parts == 1 and not options.only and 100 * noticed < GOAL * judged else 0
+    return (
+        1
+        if left or noticed_all_the_same or parts == 1 and not options.only and 100 * noticed < GOAL * judged
+        else 0
+    )
 
 
 def programs_name(built):
@@ -346,7 +423,10 @@ def passes_unchanged(built, limit, groups):
             program.chmod(0o755)
             since = time.monotonic()
             passed = verdict(program, arguments, since + limit)
-            print(f"{test}: {'passes' if passed is True else passed} ({time.monotonic() - since:.1f} s)", flush=True)
+            print(
+                f"{test}: {'passes' if passed is True else passed} ({time.monotonic() - since:.1f} s)",
+                flush=True,
+            )
             if passed is not True:
                 return False
     store.write_text(name)

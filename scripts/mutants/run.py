@@ -4,14 +4,16 @@
     run.py run [--group G]... [--file F]... [--shard K/N] [--jobs J] [--again] [--first] [--skip REGEX]
     run.py report
 
-`groups.toml` says which code is changed and which tests have to notice; `explained.toml` says why some changes are
-none that a test could or should notice. `run` tries the mutants of its shard and remembers what became of each in
-`target/mutants/results.json`; `--again` tries only those that survived. `report` prints the table by file, and fails if a
-mutant was not tried, a survivor has no explanation, an explanation has no mutant, or a group misses its goal.
+`groups.toml` says which code is changed and which tests have to notice; `explained.toml` says why some
+changes are none that a test could or should notice. `run` tries the mutants of its shard and remembers what
+became of each in `target/mutants/results.json`; `--again` tries only those that survived. `report` prints the
+table by file, and fails if a mutant was not tried, a survivor has no explanation, an explanation has no
+mutant, or a group misses its goal.
 
-cargo-mutants (27.1 or newer) says what the mutants are. They are tried here, in a copy of the sources so that work on
-them may go on meanwhile: the quickest tests first, those that need more only for what these do not notice. Most are built
-into one program, which is told the one to be (`together.py`); the others are built one by one.
+cargo-mutants (27.1 or newer) says what the mutants are. They are tried here, in a copy of the sources so that
+work on them may go on meanwhile: the quickest tests first, those that need more only for what these do not
+notice. Most are built into one program, which is told the one to be (`together.py`); the others are built one
+by one.
 """
 
 import argparse
@@ -36,8 +38,8 @@ import judging
 import together
 from common import HERE, ROOT, SOURCES, WORK, Results, mutants_of
 
-# How many seconds a mutant may take to build, and its tests at least, however quick they usually are: what takes longer
-# waits for what never comes.
+# How many seconds a mutant may take to build, and its tests at least, however quick they usually are: what
+# takes longer waits for what never comes.
 BUILD_LIMIT = 900
 LEAST_LIMIT = 20
 # How many bytes of addresses its tests may use.
@@ -49,7 +51,9 @@ FAILED = re.compile(rb"^test \S.* \.\.\. FAILED", re.MULTILINE)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="try mutants")
     run.add_argument("--group", action="append", help="only this group of groups.toml")
@@ -69,7 +73,8 @@ def main():
     sys.exit(judging.judge(chosen, arguments.part))
 
 
-# --- Trying them ------------------------------------------------------------------------------------------------------
+# --- Trying them
+# ------------------------------------------------------------------------------------------------------
 
 
 def run_all(groups, arguments):
@@ -109,7 +114,8 @@ def run_all(groups, arguments):
 
 
 def try_all(tasks, results, test, count):
-    # In the order of the list, so that a file's mutants, which build quickly one after the other, stay together.
+    # In the order of the list, so that a file's mutants, which build quickly one after the other, stay
+    # together.
     tasks = collections.deque(tasks)
     jobs = [Job(tasks, results, test) for _ in range(count)]
     for job in jobs:
@@ -139,7 +145,7 @@ def environment(build):
 
 
 def build(stage, tree, values):
-    """The programs of a stage's tests, each with its directory; and what the compiler said, where it failed."""
+    """The programs of a stage's tests, each with its directory; and what the compiler said if it failed."""
     split = stage.index("--") if "--" in stage else len(stage)
     command = ["cargo", "test", "--locked", "--no-run", "--message-format=json", *stage[:split]]
     built = subprocess.run(command, cwd=tree, env=values, capture_output=True, text=True, timeout=BUILD_LIMIT)
@@ -157,8 +163,14 @@ def run_tests(programs, values, limit):
     """What the first failure, or the time, makes of a mutant."""
     for command, directory in programs:
         tests = subprocess.Popen(
-            command, cwd=directory, env=values, start_new_session=True, preexec_fn=bounded,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            command,
+            cwd=directory,
+            env=values,
+            start_new_session=True,
+            preexec_fn=bounded,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         try:
             said, ends = b"", time.monotonic() + limit
@@ -187,7 +199,8 @@ def run_tests(programs, values, limit):
 
 
 def twice(programs, values, limit, stage):
-    """As `run_tests`, but what a busy machine may have done, beside servers or with the time, must happen twice."""
+    """As `run_tests`, but what a busy machine may have done, beside servers or with the time, must happen
+    twice."""
     outcome = run_tests(programs, values, limit)
     if outcome == "timeout" or outcome == "killed" and stage > 0:
         outcome = run_tests(programs, values, 2 * limit)
@@ -252,7 +265,9 @@ class Together:
                     if span["file_name"] in self.sources:
                         blamed.update(self.sources[span["file_name"]].blamed(span["byte_start"]))
             if not blamed - self.left:
-                told = "\n".join(message["rendered"] or "" for message in messages if message["level"] == "error")
+                told = "\n".join(
+                    message["rendered"] or "" for message in messages if message["level"] == "error"
+                )
                 raise SystemExit(f"this does not build, and no mutant is to blame: {' '.join(stage)}\n{told}")
             self.left |= blamed
             for path, entries in by_path.items():
@@ -346,10 +361,14 @@ def changed(text, diff):
 
 
 def copy_sources(tree):
-    """Brings a copy of the sources up to date; what did not change keeps its time, so that cargo builds nothing twice."""
+    """Brings a copy of the sources up to date; what did not change keeps its time, so that cargo builds
+    nothing twice."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     wanted = {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
     for name in wanted:

@@ -1,8 +1,9 @@
-"""One source that holds many mutants, of which a variable of the environment chooses one: built once, tried one by one.
+"""One source that holds many mutants, of which a variable of the environment chooses one: built once, tried
+one by one.
 
-Where cargo-mutants would write one change, `gather` writes both and asks `crate::mutant::on(N)`. Its spans say where; the
-grammar of tree-sitter says how far an expression, an arm or a guard goes. What cannot be asked at run time (a field of a
-struct, whatever does not build) is left to be tried alone.
+Where cargo-mutants would write one change, `gather` writes both and asks `crate::mutant::on(N)`. Its spans
+say where; the grammar of tree-sitter says how far an expression, an arm or a guard goes. What cannot be asked
+at run time (a field of a struct, whatever does not build) is left to be tried alone.
 """
 
 from dataclasses import dataclass, field
@@ -14,15 +15,20 @@ PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_rust.language()))
 
 VARIABLE = "GLOBALLOCK_MUTANT"
 # What `gather`'s sources ask. Nothing is chosen where the variable is not set.
-ASKED = """
+ASKED = (
+    """
 #[allow(missing_docs)]
 pub mod mutant {
     pub fn on(number: u32) -> bool {
         static CHOSEN: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
-        *CHOSEN.get_or_init(|| std::env::var("%s").ok().and_then(|chosen| chosen.parse().ok()).unwrap_or(0)) == number
+        *CHOSEN.get_or_init(|| {
+            std::env::var("%s").ok().and_then(|chosen| chosen.parse().ok()).unwrap_or(0)
+        }) == number
     }
 }
-""" % VARIABLE
+"""
+    % VARIABLE
+)
 
 
 @dataclass
@@ -53,7 +59,8 @@ class Gathered:
 
 
 def gather(source, mutants):
-    """`source` (bytes) with `mutants`, pairs of number and cargo-mutants' entry; and the numbers that are left out."""
+    """`source` (bytes) with `mutants`, pairs of number and cargo-mutants' entry; and the numbers that are
+    left out."""
     tree = PARSER.parse(source)
     places = Places(source)
     sites, alone = {}, []
@@ -184,7 +191,9 @@ class Writer:
         before, after = site.operator
         left, right = self.source[site.start : before], self.source[after : site.end]
         for number, _, new in site.mutants:
-            self.alone(number, f"if crate::mutant::on({number}) {{{opened}", left, new, right, f"{closed}}} else ")
+            self.alone(
+                number, f"if crate::mutant::on({number}) {{{opened}", left, new, right, f"{closed}}} else "
+            )
         self.put(f"{{{opened}")
         self.within(site, site.start, site.end)
         self.put(f"{closed}}}")
@@ -203,7 +212,9 @@ class Writer:
 
     def guard(self, site):
         def asked(*wanted):
-            return [f"crate::mutant::on({number})" for number, *change in site.mutants if tuple(change) in wanted]
+            return [
+                f"crate::mutant::on({number})" for number, *change in site.mutants if tuple(change) in wanted
+            ]
 
         self.put("(" + "".join(f"{on} || " for on in asked(("MatchArmGuard", "true"))) + "(")
         self.within(site, site.start, site.end)

@@ -33,7 +33,7 @@ pub mod mutant {
 
 @dataclass
 class Site:
-    """A range of the source that is written anew, with what its mutants put there."""
+    """A range of the source that is written again, with what its mutants put there."""
 
     start: int
     end: int
@@ -160,7 +160,7 @@ class Writer:
         self.length += len(part)
 
     def within(self, site, start, end):
-        """The source between two places, with what is inside the site written anew."""
+        """The source between two places, with what is inside the site written again."""
         for inner in site.inner:
             if inner.start < start or inner.end > end:
                 continue

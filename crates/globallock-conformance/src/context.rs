@@ -234,7 +234,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 /// the store has answered `enqueues` requests within one call.
 ///
 /// # Panics
-/// When `acquire` ends in any other way, or before its wait is over.
+/// When `acquire` ends in any other way, or before its wait has ended.
 ///
 /// # Cancel safety
 /// That of `acquire`.

@@ -117,7 +117,7 @@ impl Guard {
     ///
     /// # Errors
     /// As the store answers. The outcome is then unknown; the release is repeated in the background until the
-    /// store answers or the lease is over.
+    /// store answers or the lease has expired.
     ///
     /// # Cancel safety
     /// A dropped call goes on in the background.

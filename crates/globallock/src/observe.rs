@@ -1,4 +1,4 @@
-//! What happens to claims and to their store, told once each to whoever observes a manager.
+//! What happens to claims and to their store, told once each to the observers of a manager.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -139,21 +139,25 @@ pub trait Observer: Debug + Send + Sync + 'static {
     fn event(&self, event: &Event<'_>);
 }
 
-/// All that observe one manager: what is sent to `tracing`, and then the user's.
+/// All that observe one manager: what is sent to `tracing`, and then the user's. Cheap to clone, because each
+/// claim has one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Observers {
-    tracing: Arc<Tracing>,
-    others: Arc<[Arc<dyn Observer>]>,
+pub(crate) struct Observers(Arc<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    tracing: Tracing,
+    others: Vec<Arc<dyn Observer>>,
 }
 
 impl Observers {
     pub(crate) fn new(others: Vec<Arc<dyn Observer>>) -> Self {
-        Observers { tracing: Arc::default(), others: others.into() }
+        Observers(Arc::new(All { tracing: Tracing::default(), others }))
     }
 
     pub(crate) fn tell(&self, event: &Event<'_>) {
-        self.tracing.event(event);
-        for observer in self.others.iter() {
+        self.0.tracing.event(event);
+        for observer in &self.0.others {
             observer.event(event);
         }
     }

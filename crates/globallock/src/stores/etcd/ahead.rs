@@ -17,8 +17,8 @@ const SHORT: usize = 16;
 ///
 /// | `is_whole` | `entries` | what is known |
 /// |---|---|---|
-/// | true | all claims in front | whether the claim holds, and whom it waits for |
-/// | false | some blockers | whom it waits for; when one is deleted, the queue must be read |
+/// | true | all claims in front | whether the claim holds, and which claims it waits for |
+/// | false | some blockers | which claims it waits for; when one is deleted, the queue must be read |
 /// | false | empty (the default) | nothing: the queue must be read |
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ahead {
@@ -84,7 +84,7 @@ impl Ahead {
         blockers(&permits, mine).into_iter().map(|index| &self.entries[index]).collect()
     }
 
-    /// Whether anything is known: whom to watch, or that the claim holds.
+    /// Whether anything is known: which claims to watch, or that the claim holds.
     pub(super) fn is_known(&self) -> bool {
         self.is_whole || !self.entries.is_empty()
     }

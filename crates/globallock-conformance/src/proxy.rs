@@ -1,10 +1,11 @@
 //! A TCP proxy that fails on purpose. It counts what it did, so that a test can prove that a fault took
 //! effect.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -231,15 +232,41 @@ async fn pump(
     counts: &Counts,
 ) {
     let mut buffer = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+    // What is delayed, with the moment at which each is passed on: the order stays as it is.
+    let mut delayed: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+    let mut ended = false;
+    while !ended || !delayed.is_empty() {
+        let next = delayed.front().map(|(due, _)| *due);
+        let due = async {
+            match next {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let count = tokio::select! {
+            read = from.read(&mut buffer), if !ended => match read {
+                Ok(count @ 1..) => count,
+                // What is delayed still arrives.
+                _ => {
+                    ended = true;
+                    continue;
+                }
+            },
+            () = due => {
+                let (_, bytes) = delayed.pop_front().expect("it is due");
+                if direction(&mode.borrow()) != Flow::Swallow && to.write_all(&bytes).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
         arrived();
         loop {
             let flow = direction(&mode.borrow_and_update());
             match flow {
                 Flow::Pass => break,
-                Flow::Delay(delay) => {
+                Flow::Delay(_) => {
                     counts.held.fetch_add(1, Ordering::SeqCst);
-                    tokio::time::sleep(delay).await;
                     break;
                 }
                 Flow::Swallow => {
@@ -254,8 +281,19 @@ async fn pump(
                 }
             }
         }
-        if direction(&mode.borrow()) != Flow::Swallow && to.write_all(&buffer[..count]).await.is_err() {
-            return;
+        let delay = match direction(&mode.borrow()) {
+            Flow::Delay(delay) => delay,
+            Flow::Swallow => continue,
+            Flow::Pass | Flow::Hold => Duration::ZERO,
+        };
+        if delay.is_zero() && delayed.is_empty() {
+            if to.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        } else {
+            let last = delayed.back().map(|(due, _)| *due);
+            let due = (Instant::now() + delay).max(last.unwrap_or_else(Instant::now));
+            delayed.push_back((due, buffer[..count].to_vec()));
         }
     }
 }

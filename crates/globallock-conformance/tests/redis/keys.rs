@@ -10,7 +10,7 @@ use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::{calm_manager as manager, connect_for};
 use globallock_conformance::server::redis::Redis;
 
-use crate::calls::{COUNTER, ID, LOCK, MUTEX, OTHER, QUEUE, REST, Scripts, piped};
+use crate::calls::{COUNTER, ID, LOCK, MUTEX, OTHER, QUEUE, REST, Scripts, already_waiting, piped};
 use crate::costs::count;
 use crate::queue_is;
 use crate::scripts::{Store, queued};
@@ -231,14 +231,26 @@ async fn the_counter_is_kept_for_seven_days_whatever_sets_it() {
     const DAYS: i64 = 7 * 24 * 3600 * 1000;
     let scripts = Scripts::new().await;
     let waiter = format!("ZADD {QUEUE} 5000 \"{OTHER} {REST}\"");
+    let behind = format!("ZADD {QUEUE} 9000000000000 \"{OTHER} {REST}\"");
     let contended = format!("SET {COUNTER} 5000w");
     let ahead = format!("SET {COUNTER} 9000000000000000w");
     let held_by = |id: &str| format!("SET {LOCK} \"glk1:{id}:1000::0:1/1:x\" PX 600000");
     for (case, before, request) in [
         ("nobody has the lock", vec![], scripts.enqueue_for(0, 0)),
         ("the lock is free, but contended", vec![waiter, contended.clone()], scripts.enqueue_for(0, 0)),
-        ("the counter is ahead of the clock", vec![held_by(OTHER), ahead], scripts.enqueue()),
+        ("the counter is ahead of the clock", vec![held_by(OTHER), ahead.clone()], scripts.enqueue()),
         ("the lock is contended no longer", vec![held_by(ID), contended], scripts.release(ID, "")),
+        // A waiter that asks again gets no new number, which would set the counter once more.
+        (
+            "a waiter asks again, and the lock is free",
+            [already_waiting(), vec![behind]].concat(),
+            scripts.enqueue(),
+        ),
+        (
+            "a waiter asks again, and the counter is ahead of the clock",
+            [already_waiting(), vec![held_by(OTHER), ahead]].concat(),
+            scripts.enqueue(),
+        ),
         ("the first shared holder", vec![], scripts.enqueue_shared()),
     ] {
         let commands =

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
+use globallock::internals::sleep_until_some;
 use globallock::{
     Address, Entry, Guard, Lock, LockKind, LockManager, Loss, ManagerOptions, Name, Options, Release,
 };
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::arguments::{Run, Store};
@@ -134,18 +135,14 @@ async fn acquire(
             }
         }
     };
-    match answer {
-        Ok(Some(guard)) => Ok(guard),
-        Ok(None) => {
-            let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-            Err(Failure::Taken(format!("{name} is taken{}", described(&queue))))
-        }
-        Err(error @ globallock::Error::TimedOut { .. }) => {
-            let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-            Err(Failure::Taken(format!("{error}{}", described(&queue))))
-        }
-        Err(error) => Err(error.into()),
-    }
+    let refused = match answer {
+        Ok(Some(guard)) => return Ok(guard),
+        Ok(None) => format!("{name} is taken"),
+        Err(error @ globallock::Error::TimedOut { .. }) => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
+    Err(Failure::Taken(format!("{refused}{}", described(&queue))))
 }
 
 /// The holders, and how many waiters there are.
@@ -206,12 +203,6 @@ async fn watch(
     let mut lost = None;
     let mut kill_at: Option<Instant> = None;
     loop {
-        let killing = async {
-            match kill_at {
-                Some(instant) => sleep_until(instant).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             loss = guard.lost(), if lost.is_none() => {
                 lost = Some(loss);
@@ -221,7 +212,7 @@ async fn watch(
                 child.send(Signal::SIGCONT);
                 kill_at = Some(Instant::now() + arguments.grace);
             }
-            () = killing => {
+            () = sleep_until_some(kill_at.map(Instant::into_std)) => {
                 kill_at = None;
                 say!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
                 child.send(Signal::SIGKILL);

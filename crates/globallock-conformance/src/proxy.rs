@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use globallock::internals::sleep_until_some;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -237,12 +238,6 @@ async fn pump(
     let mut ended = false;
     while !ended || !delayed.is_empty() {
         let next = delayed.front().map(|(due, _)| *due);
-        let due = async {
-            match next {
-                Some(due) => tokio::time::sleep_until(due.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         let count = tokio::select! {
             read = from.read(&mut buffer), if !ended => match read {
                 Ok(count @ 1..) => count,
@@ -252,7 +247,7 @@ async fn pump(
                     continue;
                 }
             },
-            () = due => {
+            () = sleep_until_some(next) => {
                 let (_, bytes) = delayed.pop_front().expect("it is due");
                 if direction(&mode.borrow()) != Flow::Swallow && to.write_all(&bytes).await.is_err() {
                     return;
@@ -261,31 +256,24 @@ async fn pump(
             }
         };
         arrived();
-        loop {
-            let flow = direction(&mode.borrow_and_update());
-            match flow {
-                Flow::Pass => break,
-                Flow::Delay(_) => {
+        let delay = loop {
+            match direction(&mode.borrow_and_update()) {
+                Flow::Pass => break Some(Duration::ZERO),
+                Flow::Delay(delay) => {
                     counts.held.fetch_add(1, Ordering::SeqCst);
-                    break;
+                    break Some(delay);
                 }
                 Flow::Swallow => {
                     counts.swallowed.fetch_add(count as u64, Ordering::SeqCst);
-                    break;
+                    break None;
                 }
-                Flow::Hold => {
-                    counts.held.fetch_add(1, Ordering::SeqCst);
-                    if mode.changed().await.is_err() {
-                        return;
-                    }
-                }
+                Flow::Hold => counts.held.fetch_add(1, Ordering::SeqCst),
+            };
+            if mode.changed().await.is_err() {
+                return;
             }
-        }
-        let delay = match direction(&mode.borrow()) {
-            Flow::Delay(delay) => delay,
-            Flow::Swallow => continue,
-            Flow::Pass | Flow::Hold => Duration::ZERO,
         };
+        let Some(delay) = delay else { continue };
         if delay.is_zero() && delayed.is_empty() {
             if to.write_all(&buffer[..count]).await.is_err() {
                 return;

@@ -85,6 +85,7 @@ pub use stores::{Schemes, connect_backend};
 pub mod internals {
     pub use crate::deadline::{deadline, margin};
     pub use crate::stores::duration;
+    pub use crate::sync::sleep_until_some;
 }
 
 /// The examples of the README are run as tests.

@@ -106,10 +106,7 @@ impl Lock {
     /// # Cancel safety
     /// A dropped call gives up its place in the queue, in the background; a later call starts at the end.
     pub async fn acquire(&self) -> Result<Guard> {
-        // A wait of zero is a try: the store gets the time to answer.
-        let wait_mode =
-            if self.options.wait == Some(Duration::ZERO) { WaitMode::Try } else { WaitMode::Wait };
-        match self.ask(wait_mode, &self.options).await? {
+        match self.ask(wait_mode(self.options.wait), &self.options).await? {
             Acquired::Granted(guard) => Ok(guard),
             Acquired::NotGranted { waited } => Err(Error::timed_out(shown(&self.name), waited)),
         }
@@ -135,8 +132,8 @@ impl Lock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn try_acquire_for(&self, wait: Duration) -> Result<Option<Guard>> {
-        let wait_mode = if wait.is_zero() { WaitMode::Try } else { WaitMode::Wait };
-        Ok(self.ask(wait_mode, &self.options.clone().wait(wait)).await?.guard())
+        let options = self.options.clone().wait(wait);
+        Ok(self.ask(wait_mode(options.wait), &options).await?.guard())
     }
 
     /// Acquires the lock, does `work` while it is held, and releases it. The work is dropped, wherever it is,
@@ -183,6 +180,11 @@ impl Lock {
         let (name, permits) = (Name::from_shared(Arc::clone(&self.name))?, self.kind.permits()?);
         acquire(&self.context, Request { name, permits, wait_mode, options }).await
     }
+}
+
+/// A wait of zero is a try: the store gets the time to answer.
+fn wait_mode(wait: Option<Duration>) -> WaitMode {
+    if wait == Some(Duration::ZERO) { WaitMode::Try } else { WaitMode::Wait }
 }
 
 impl fmt::Debug for Lock {

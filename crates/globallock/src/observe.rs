@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Span;
+use tracing::level_filters::LevelFilter;
 
 use crate::backend::{Claim, ClaimId};
 use crate::error::Error;
@@ -179,7 +180,7 @@ impl Tracing {
 
     fn close(&self, claim: &Claim) {
         // Where nobody subscribes to spans there are none, and nothing is locked for them.
-        if tracing::level_filters::LevelFilter::current() >= tracing::level_filters::LevelFilter::DEBUG {
+        if LevelFilter::current() >= LevelFilter::DEBUG {
             self.held.lock().remove(&claim.id);
         }
     }

@@ -41,7 +41,7 @@ impl Permits {
     /// Whether the claim takes all there is, so that it excludes everybody.
     #[must_use]
     pub const fn is_exclusive(self) -> bool {
-        self.count >= self.capacity
+        self.count == self.capacity
     }
 }
 
@@ -129,9 +129,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MUTEX: Permits = Permits { count: 1, capacity: 1 };
-    const READ: Permits = Permits { count: 1, capacity: MAX_CAPACITY };
-    const WRITE: Permits = Permits { count: MAX_CAPACITY, capacity: MAX_CAPACITY };
+    const MUTEX: Permits = Permits::MUTEX;
+    const READ: Permits = Permits::READ;
+    const WRITE: Permits = Permits::WRITE;
 
     fn permits(count: u32, capacity: u32) -> Permits {
         Permits { count, capacity }

@@ -49,7 +49,7 @@ impl<T> Mutex<T> {
 ///
 /// # Cancel safety
 /// Nothing is lost.
-pub(crate) async fn sleep_until_some(end: Option<Instant>) {
+pub async fn sleep_until_some(end: Option<Instant>) {
     match end {
         Some(end) => sleep_until(end.into()).await,
         None => std::future::pending().await,

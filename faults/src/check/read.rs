@@ -95,7 +95,7 @@ impl Claim {
     }
 
     pub(super) fn is_exclusive(&self) -> bool {
-        self.permits.count == self.permits.capacity
+        self.permits.is_exclusive()
     }
 
     /// Whether both can hold at the same time.

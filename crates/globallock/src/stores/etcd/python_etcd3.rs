@@ -46,8 +46,7 @@ impl Shared {
     ///
     /// Shared claims need none, because python-etcd3's lock cannot be shared.
     pub(super) fn python_etcd3_key(&self, claim: &Claim) -> Option<Vec<u8>> {
-        let is_exclusive = claim.permits.count == claim.permits.capacity;
-        let is_needed = self.connection.config().python_etcd3 && is_exclusive;
+        let is_needed = self.connection.config().python_etcd3 && claim.permits.is_exclusive();
         is_needed.then(|| format!("{}{}", self.prefix(), claim.name.as_str()).into_bytes())
     }
 

@@ -386,7 +386,7 @@ impl File {
         path: &Path,
         text: &str,
     ) -> Result<Option<ClaimStatus>> {
-        let exclusive = claim.permits.count == claim.permits.capacity;
+        let exclusive = claim.permits.is_exclusive();
         // A claim with a max hold time may have expired already.
         let ours =
             || self.open_files.last(path).filter(|ours| !ours.created.has_max_hold() && ours.is_linked());
@@ -409,7 +409,7 @@ impl File {
     /// If an exclusive claim has many claims of this process in front of it, waits until the nearest of them
     /// has been released: until then it cannot be granted. False if it does not.
     async fn wait_behind_ours(&self, claim: &Claim) -> bool {
-        let exclusive = claim.permits.count == claim.permits.capacity;
+        let exclusive = claim.permits.is_exclusive();
         let Some(mine) = self.open_files.get(claim.id).filter(|_| exclusive) else { return false };
         let Some((id, ahead)) = self.open_files.next_ahead(&mine, MANY_AHEAD) else { return false };
         if mine.granted.get().is_some() || ahead.created.has_max_hold() || !ahead.is_linked() {

@@ -155,8 +155,7 @@ impl Backend for Redis {
         }
         let scripts = self.connection.scripts();
         let permits = claim.permits;
-        let script =
-            if permits.count == permits.capacity { &scripts.enqueue } else { &scripts.enqueue_shared };
+        let script = if permits.is_exclusive() { &scripts.enqueue } else { &scripts.enqueue_shared };
         let mut command = call(script, self.prefix(), &claim.name);
         command
             .arg(claim.id.to_string())

@@ -79,7 +79,7 @@ impl Shared {
         session.keep_alive_for(claim.lease);
         let data = format!("{} {}", session.timeout().as_millis(), claim.owner);
         let created = session.send(Request::create_claim(&path, data.as_bytes(), &self.config.acl));
-        let excludes = claim.permits.count == claim.permits.capacity;
+        let excludes = claim.permits.is_exclusive();
         let (listed, exists) = match predecessor {
             Predecessor::Pending | Predecessor::Known(_) if claim.wait_mode == WaitMode::Wait => (None, None),
             // What is remembered may be outdated. A claim that does not wait may only give up if somebody is

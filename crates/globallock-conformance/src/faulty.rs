@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::stream::{BoxStream, StreamExt};
-use globallock::backend::{Backend, Capabilities, Claim, ClaimStatus, Entry, Release};
+use futures_util::stream::BoxStream;
+use globallock::backend::{
+    Backend, Capabilities, Change, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, Summary,
+};
 use globallock::{Error, Name, Result};
 use tokio::sync::watch;
 
@@ -21,6 +23,8 @@ pub enum Verb {
     Renew,
     /// [`Backend::release`].
     Release,
+    /// [`Backend::evict`].
+    Evict,
 }
 
 /// What happens to a request.
@@ -203,6 +207,10 @@ impl Backend for Faulty {
         self.pass(Verb::WaitForChange, self.inner.wait_for_change(claim), || Err(failure())).await
     }
 
+    fn place(&self, claim: &Claim) -> Option<usize> {
+        self.inner.place(claim)
+    }
+
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let lost = || claims.iter().map(|_| Err(failure())).collect();
         self.pass(Verb::Renew, self.inner.renew(claims), lost).await
@@ -220,7 +228,15 @@ impl Backend for Faulty {
         self.inner.inspect(name).await
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        self.inner.names(prefix).boxed()
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.inner.list(prefix)
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.pass(Verb::Evict, self.inner.evict(name, entry, eviction), || Err(failure())).await
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str, every: Duration) -> BoxStream<'a, Result<Change>> {
+        self.inner.watch(prefix, every)
     }
 }

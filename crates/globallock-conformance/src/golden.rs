@@ -61,7 +61,7 @@ pub async fn fill(backend: &dyn Backend) {
         match backend.enqueue(&claim).await.expect("the store answers") {
             ClaimStatus::Held(_) => holds.push(true),
             ClaimStatus::Waiting => holds.push(false),
-            ClaimStatus::Gone => panic!("{} is gone", claim.id),
+            ClaimStatus::Gone | ClaimStatus::Evicted(_) => panic!("{} is gone", claim.id),
         }
     }
     assert_eq!(holds, [true, false, false, true, true, false, true, true, false]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{ClaimStatus, WaitMode};
+use crate::backend::{ClaimStatus, Eviction, WaitMode};
 use crate::context::{Context, Request};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
@@ -126,11 +126,13 @@ impl<'a> Asking<'a> {
                 self.silent_since = None;
                 self.backoff.reset();
                 if !self.tracked {
-                    self.hold.tell_waiting();
+                    let place = || self.context.backend.place(&self.hold.claim);
+                    self.hold.tell_waiting(self.context.observers.are_curious().then(place).flatten());
                     self.track();
                 }
                 self.wait().await
             }
+            Ok(ClaimStatus::Evicted(eviction)) => Err(self.evicted(eviction)),
             // The grant had expired when its answer arrived, or the store dropped the claim meanwhile.
             Ok(ClaimStatus::Held(_) | ClaimStatus::Gone) => self.retry(asked_at, None).await,
             Err(error) if error.is_retryable() => self.retry(asked_at, Some(error)).await,
@@ -208,6 +210,7 @@ impl<'a> Asking<'a> {
                     return Ok(Asked::Granted);
                 }
                 Ok(Some(ClaimStatus::Waiting)) => {}
+                Ok(Some(ClaimStatus::Evicted(eviction))) => return Err(self.evicted(eviction)),
                 Ok(_) => return Ok(Asked::Again),
                 Err(error) if error.is_retryable() => return self.retry(now(), Some(error)).await,
                 Err(error) => return Err(error),
@@ -245,9 +248,13 @@ impl<'a> Asking<'a> {
         Error::unavailable(self.context.backend.address(), format!("no answer within {waited:.1?}"))
     }
 
+    fn evicted(&self, eviction: Arc<Eviction>) -> Error {
+        Error::Evicted { name: self.hold.claim.name.to_string(), eviction }
+    }
+
     fn track(&mut self) {
         self.tracked = true;
-        self.context.renewer.track(&self.hold, self.context.backend.capabilities().renewals_per_lease);
+        self.context.renewer.track(&self.hold);
     }
 
     fn into_guard(mut self) -> Guard {

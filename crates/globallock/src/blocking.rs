@@ -17,10 +17,10 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::backend::{Backend, Entry, Release};
+use crate::backend::{Backend, Change, Entry, EntryKey, Release, Summary};
 use crate::error::Result;
 use crate::kind::LockKind;
 use crate::loss::Loss;
@@ -182,12 +182,31 @@ impl LockManager {
         RUNTIME.block_on(self.0.inspect(name))
     }
 
-    /// Lists the names that begin with `prefix` and have a claim; see [`crate::LockManager::names`].
+    /// Sums up the names that begin with `prefix` and have a claim; see [`crate::LockManager::list`].
     ///
     /// # Errors
     /// As the store answers.
-    pub fn names(&self, prefix: &str) -> Result<Vec<Name>> {
-        RUNTIME.block_on(self.0.names(prefix).collect::<Vec<_>>()).into_iter().collect()
+    pub fn list(&self, prefix: &str) -> Result<Vec<Summary>> {
+        RUNTIME.block_on(self.0.list(prefix).try_collect())
+    }
+
+    /// Tells how the names that begin with `prefix` change, as an iterator whose `next` waits for the next
+    /// change; see [`crate::LockManager::watch`].
+    pub fn watch<'a>(
+        &'a self,
+        prefix: &'a str,
+        every: Duration,
+    ) -> impl Iterator<Item = Result<Change>> + use<'a> {
+        let mut changes = self.0.watch(prefix, every);
+        std::iter::from_fn(move || RUNTIME.block_on(changes.next()))
+    }
+
+    /// Takes the very claim that an [`Entry`] shows out of its queue; see [`crate::LockManager::evict`].
+    ///
+    /// # Errors
+    /// As [`crate::LockManager::evict`].
+    pub fn evict(&self, name: impl AsRef<str>, entry: &EntryKey, reason: &str) -> Result<Release> {
+        RUNTIME.block_on(self.0.evict(name, entry, reason))
     }
 
     /// Refuses new claims and waits for the releases under way; see [`crate::LockManager::close`].

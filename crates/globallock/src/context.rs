@@ -88,6 +88,11 @@ impl Context {
         })
     }
 
+    /// Who the claims of this manager say that they are.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::from_text(&self.owner)
+    }
+
     /// Whether this is the process that made the manager: a fork of it must not touch the manager's claims.
     pub(crate) fn is_own_process(&self) -> bool {
         self.process == std::process::id()

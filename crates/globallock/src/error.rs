@@ -1,8 +1,10 @@
 //! What can go wrong, named by what the caller should do about it.
 
 use std::error::Error as StdError;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::eviction::Eviction;
 use crate::loss::Loss;
 
 /// The result of this crate's operations.
@@ -16,6 +18,23 @@ pub type Source = Box<dyn StdError + Send + Sync + 'static>;
 /// The variants are named by what the caller should do; the store's own error is the `source`.
 /// "Somebody else has the lock" is not among them: [`Lock::try_acquire`](crate::Lock::try_acquire) answers
 /// `Ok(None)`. No variant ever carries a password.
+///
+/// ```
+/// use std::time::Duration;
+/// use globallock::{Error, LockManager};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let manager = LockManager::connect("memory:errors").await?;
+/// let taken = manager.mutex("a").acquire().await?;
+/// match manager.mutex("a").wait(Duration::from_millis(10)).acquire().await {
+///     Ok(guard) => drop(guard),
+///     Err(Error::TimedOut { waited, .. }) => println!("somebody else had it for {waited:?}"),
+///     Err(error) if error.is_unavailable() => println!("try again later: {error}"),
+///     Err(error) => return Err(error),
+/// }
+/// # drop(taken);
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -68,6 +87,16 @@ pub enum Error {
         name: String,
         /// Why it was lost.
         loss: Loss,
+    },
+
+    /// The claim was taken out of the queue while it waited: ask whoever did it before you wait again.
+    #[error("{name} is not waited for any more: the claim was evicted by {eviction}")]
+    #[non_exhaustive]
+    Evicted {
+        /// The lock's name.
+        name: String,
+        /// Who did it, and why.
+        eviction: Arc<Eviction>,
     },
 
     /// The store did not answer, or not in time: try again later.

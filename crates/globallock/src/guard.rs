@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::hold::{Hold, Phase};
 use crate::loss::Loss;
 use crate::name::Name;
+use crate::observe::Event;
 use crate::sync::now;
 
 /// A lock that is held, until it is released, dropped, or lost.
@@ -138,6 +139,15 @@ impl Guard {
         }
         let release = self.context.backend.release(&self.hold.claim).await;
         self.context.health.note(&release);
+        let claim = &*self.hold.claim;
+        match &release {
+            Ok(Release::Released) => {}
+            Ok(Release::NotHeld) => {
+                let fencing_token = self.hold.fencing_token();
+                self.context.observers.tell(&Event::LostBeforeRelease { claim, fencing_token });
+            }
+            Err(error) => self.context.observers.tell(&Event::ReleaseFailed { claim, error }),
+        }
         let release = release?;
         self.armed = false;
         Ok(release)

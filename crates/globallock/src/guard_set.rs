@@ -68,11 +68,10 @@ impl GuardSet {
         Ok(if all_held { Release::Released } else { Release::NotHeld })
     }
 
-    /// Releases what was taken before another error, which matters more than one of these.
+    /// Releases what was taken before another error, which matters more than one of these: the observers hear
+    /// of it.
     pub(crate) async fn release_quietly(self) {
-        if let Err(error) = self.release().await {
-            tracing::warn!(%error, "a release goes on in the background");
-        }
+        let _ = self.release().await;
     }
 }
 

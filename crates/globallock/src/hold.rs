@@ -10,7 +10,7 @@ use crate::observe::{Event, Observers};
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// Where a claim is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Asked for, and not granted yet.
     Waiting,
@@ -159,16 +159,19 @@ impl Hold {
     /// | held | – | no | granted; if that has expired, the owner asks again |
     /// | waiting, gone | no | yes | nothing: the grant came later |
     /// | waiting, gone | yes | yes | lost |
-    /// | gone | – | no | dropped: the owner asks again |
+    /// | evicted | – | yes | lost |
+    /// | gone, evicted | – | no | dropped: the owner asks again |
     /// | waiting | – | no | as known |
     pub(crate) fn hear(&self, answer: ClaimStatus, was_held: bool, now: Instant) -> Heard {
         let (phase, fencing_token) = {
             let state = self.state();
-            (state.phase, state.fencing_token)
+            (state.phase.clone(), state.fencing_token)
         };
         let is_held = phase == Phase::Held;
         match answer {
-            ClaimStatus::Held(grant) if is_held && grant.fencing_token > fencing_token => self.is_lost(now),
+            ClaimStatus::Held(grant) if is_held && grant.fencing_token > fencing_token => {
+                self.is_lost(Loss::Revoked, now)
+            }
             ClaimStatus::Held(grant) if is_held && grant.fencing_token < fencing_token => Heard::Old,
             ClaimStatus::Held(grant) => {
                 // An answer that took longer than the lease confirms nothing. The next one will.
@@ -180,8 +183,10 @@ impl Hold {
             ClaimStatus::Waiting | ClaimStatus::Gone if is_held && !was_held => Heard::Old,
             // The store has dropped the claim, or has lost its data and queued the claim again. Either way it
             // is lost.
-            ClaimStatus::Waiting | ClaimStatus::Gone if is_held => self.is_lost(now),
-            ClaimStatus::Gone => {
+            ClaimStatus::Waiting | ClaimStatus::Gone if is_held => self.is_lost(Loss::Revoked, now),
+            // No grant can follow an eviction, so this answer is never about the time before the grant.
+            ClaimStatus::Evicted(eviction) if is_held => self.is_lost(Loss::Evicted(eviction), now),
+            ClaimStatus::Gone | ClaimStatus::Evicted(_) => {
                 self.recheck();
                 Heard::Noted
             }
@@ -190,8 +195,8 @@ impl Hold {
     }
 
     /// Ends a held claim that the store has no longer. If its time has passed too, then that is the reason.
-    fn is_lost(&self, now: Instant) -> Heard {
-        let is_lost = self.overdue(now).is_some() || self.lose(Loss::Revoked, now);
+    fn is_lost(&self, loss: Loss, now: Instant) -> Heard {
+        let is_lost = self.overdue(now).is_some() || self.lose(loss, now);
         if is_lost { Heard::Lost } else { Heard::Noted }
     }
 
@@ -210,7 +215,7 @@ impl Hold {
         let mut state = self.state();
         let was_held = state.phase == Phase::Held;
         if was_held {
-            state.phase = Phase::Lost(loss);
+            state.phase = Phase::Lost(loss.clone());
             let (fencing_token, held) = (state.fencing_token, state.held_for(now));
             drop(state);
             self.changed.notify_waiters();
@@ -236,16 +241,16 @@ impl Hold {
         self.observers.tell(&Event::GivenUp { claim: &self.claim, waited });
     }
 
-    /// Tells that the claim waits in its queue.
-    pub(crate) fn tell_waiting(&self) {
-        self.observers.tell(&Event::Waiting { claim: &self.claim });
+    /// Tells that the claim waits in its queue, behind so many.
+    pub(crate) fn tell_waiting(&self, place: Option<usize>) {
+        self.observers.tell(&Event::Waiting { claim: &self.claim, place });
     }
 
     /// Ends the claim because its owner wants so, and returns the phase that it was in.
     pub(crate) fn finish(&self, now: Instant) -> Phase {
         self.overdue(now);
         let mut state = self.state();
-        let phase = state.phase;
+        let phase = state.phase.clone();
         if matches!(phase, Phase::Waiting | Phase::Held) {
             state.phase = Phase::Released;
             let (fencing_token, held) = (state.fencing_token, state.held_for(now));
@@ -273,11 +278,11 @@ impl Hold {
         } else {
             return None;
         };
-        self.lose(loss, now).then_some(loss)
+        self.lose(loss.clone(), now).then_some(loss)
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.state().phase
+        self.state().phase.clone()
     }
 
     pub(crate) fn fencing_token(&self) -> u64 {
@@ -410,9 +415,9 @@ mod tests {
     fn an_answer_to_a_question_from_before_the_grant_says_nothing_of_it() {
         for answer in [ClaimStatus::Waiting, ClaimStatus::Gone] {
             let hold = holding(7);
-            assert_eq!(hold.hear(answer, false, now()), Heard::Old);
+            assert_eq!(hold.hear(answer.clone(), false, now()), Heard::Old);
             assert!(hold.is_held());
-            assert_eq!(hold.hear(answer, true, now()), Heard::Lost);
+            assert_eq!(hold.hear(answer.clone(), true, now()), Heard::Lost);
             assert_eq!(hold.phase(), Phase::Lost(Loss::Revoked));
             assert_eq!(hold.hear(answer, true, now()), Heard::Noted, "a loss is told once");
         }

@@ -37,6 +37,17 @@ pub enum LockKind {
 }
 
 impl LockKind {
+    /// The kind of lock that a claim of these permits makes.
+    #[must_use]
+    pub fn of(permits: Permits) -> Self {
+        match permits {
+            Permits::MUTEX => LockKind::Mutex,
+            Permits::READ => LockKind::Read,
+            Permits::WRITE => LockKind::Write,
+            Permits { count, capacity } => LockKind::Permits { count, capacity },
+        }
+    }
+
     /// How much of the lock an acquisition takes, and of how much.
     ///
     /// # Errors
@@ -113,6 +124,13 @@ mod tests {
         #[test]
         fn a_kind_is_read_back_from_its_text(kind in kinds()) {
             prop_assert_eq!(kind.to_string().parse::<LockKind>().unwrap(), kind);
+        }
+
+        #[test]
+        fn a_kind_is_told_by_its_permits(kind in kinds()) {
+            if let Ok(permits) = kind.permits() {
+                prop_assert_eq!(LockKind::of(permits).permits().unwrap(), permits);
+            }
         }
 
         #[test]

@@ -41,6 +41,7 @@ pub mod blocking;
 mod context;
 mod deadline;
 mod error;
+mod eviction;
 mod guard;
 mod guard_set;
 mod health;
@@ -64,7 +65,7 @@ mod sync;
 mod trials;
 mod turns;
 
-pub use backend::{Backend, Entry, Release};
+pub use backend::{Backend, Change, Entry, EntryKey, Eviction, Release, Summary};
 pub use error::{Error, Result, Source};
 pub use guard::Guard;
 pub use guard_set::GuardSet;

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 
-use crate::backend::{Backend, Entry};
+use crate::backend::{Backend, Change, Entry, EntryKey, Eviction, Release, Summary};
 use crate::context::Context;
 use crate::error::Result;
 use crate::guard_set::GuardSet;
@@ -209,10 +210,63 @@ impl LockManager {
         self.context.backend.inspect(&Name::new(name)?).await
     }
 
-    /// Lists the names that begin with `prefix` and have a claim, in no order, as
-    /// [`Backend::names`] promises.
-    pub fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        self.context.backend.names(prefix)
+    /// Sums up the names that begin with `prefix` and have a claim, in no order, as [`Backend::list`]
+    /// promises.
+    ///
+    /// ```
+    /// use futures_util::TryStreamExt;
+    /// use globallock::LockManager;
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let manager = LockManager::connect("memory:list").await?;
+    /// let guard = manager.mutex("reports/nightly").acquire().await?;
+    /// let reports: Vec<_> = manager.list("reports/").try_collect().await?;
+    /// assert_eq!((reports[0].name.as_str(), reports[0].holders), ("reports/nightly", 1));
+    /// # guard.release().await?;
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.context.backend.list(prefix)
+    }
+
+    /// Tells how the names that begin with `prefix` change, first all that there are; a store that cannot
+    /// tell by itself is looked at `every` so often.
+    ///
+    /// Errors that may heal do not end the stream.
+    pub fn watch<'a>(&'a self, prefix: &'a str, every: Duration) -> BoxStream<'a, Result<Change>> {
+        self.context.backend.watch(prefix, every)
+    }
+
+    /// Takes the very claim that an [`Entry`] shows out of its queue, held or waiting, ours or foreign. The
+    /// claim's owner is told who did it (this manager's owner and label) and why: a holder by
+    /// [`Loss::Evicted`](crate::Loss::Evicted), a waiter by [`Error::Evicted`](crate::Error::Evicted).
+    ///
+    /// [`Release::NotHeld`] means that the claim is not there any more. Whoever holds next is never hit.
+    /// The owner may go on with its work until it has heard of the loss: on Redis, etcd, ZooKeeper and in
+    /// memory at once if it can be reached, and at its next renewal at the latest. Only fencing tokens guard
+    /// against that.
+    ///
+    /// ```
+    /// use globallock::{LockManager, Loss};
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let manager = LockManager::connect("memory:evictions").await?;
+    /// let guard = manager.mutex("nightly-report").acquire().await?;
+    /// let seen = &manager.inspect("nightly-report").await?[0];
+    /// manager.evict("nightly-report", &seen.key, "it hangs").await?;
+    /// assert!(matches!(guard.lost().await, Loss::Evicted(eviction) if eviction.reason == "it hangs"));
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`](crate::Error::InvalidName), and as the store answers: after
+    /// [`Error::Unavailable`](crate::Error::Unavailable) the claim may be gone or not.
+    ///
+    /// # Cancel safety
+    /// The claim is taken out or not.
+    pub async fn evict(&self, name: impl AsRef<str>, entry: &EntryKey, reason: &str) -> Result<Release> {
+        let eviction = Eviction::new(self.context.owner(), reason);
+        self.context.backend.evict(&Name::new(name)?, entry, &eviction).await
     }
 
     /// The store that this manager uses.

@@ -11,6 +11,15 @@ pub const MAX_NAME_BYTES: usize = 512;
 /// What the user calls a lock: 1 to 512 bytes of UTF-8 without a NUL.
 ///
 /// Cheap to clone. Each backend maps it to a key of its store, one to one.
+///
+/// ```
+/// use globallock::Name;
+///
+/// let name = Name::new("reports/nightly")?;
+/// assert_eq!((name.as_str(), name.to_string()), ("reports/nightly", "\"reports/nightly\"".to_owned()));
+/// assert!(Name::new("").unwrap_err().to_string().contains("empty"));
+/// # Ok::<(), globallock::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 

@@ -16,7 +16,7 @@ use crate::sync::Mutex;
 /// One thing that happened. Each transition of a claim is told once, by the manager that made the claim.
 ///
 /// A claim is granted at once, or waits and is then granted or given up. A granted claim is renewed any
-/// number of times, and then released or lost.
+/// number of times, and then released or lost. After a release may come what the store says of it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
@@ -25,6 +25,8 @@ pub enum Event<'a> {
     Waiting {
         /// The claim.
         claim: &'a Claim,
+        /// How many claims were in front of it when it joined, where the store has told.
+        place: Option<usize>,
     },
     /// The claim is held from now on.
     #[non_exhaustive]
@@ -82,6 +84,22 @@ pub enum Event<'a> {
         fencing_token: u64,
         /// How long it was held.
         held: Duration,
+    },
+    /// The store did not have a claim any more whose owner released it: it was lost just before.
+    #[non_exhaustive]
+    LostBeforeRelease {
+        /// The claim.
+        claim: &'a Claim,
+        /// The fencing token of the grant.
+        fencing_token: u64,
+    },
+    /// The release of a held claim has failed, and goes on in the background.
+    #[non_exhaustive]
+    ReleaseFailed {
+        /// The claim.
+        claim: &'a Claim,
+        /// What the store answered.
+        error: &'a Error,
     },
     /// The store did not answer the release of a claim until its lease expired, which frees the lock as well.
     #[non_exhaustive]
@@ -156,6 +174,11 @@ impl Observers {
         Observers(Arc::new(All { tracing: Tracing::default(), others }))
     }
 
+    /// Whether anybody hears of what is only for the curious, so that it is worth finding out.
+    pub(crate) fn are_curious(&self) -> bool {
+        !self.0.others.is_empty() || LevelFilter::current() >= LevelFilter::DEBUG
+    }
+
     pub(crate) fn tell(&self, event: &Event<'_>) {
         self.0.tracing.event(event);
         for observer in &self.0.others {
@@ -189,7 +212,7 @@ impl Tracing {
 impl Observer for Tracing {
     fn event(&self, event: &Event<'_>) {
         match event {
-            Event::Waiting { claim } => tracing::debug!(name = %claim.name, "waiting"),
+            Event::Waiting { claim, place } => tracing::debug!(name = %claim.name, place, "waiting"),
             Event::Granted { claim, fencing_token, waited } => {
                 self.open(claim, *fencing_token);
                 tracing::debug!(name = %claim.name, fencing_token, ?waited, "granted");
@@ -206,6 +229,12 @@ impl Observer for Tracing {
             Event::Released { claim, fencing_token, held } => {
                 tracing::debug!(name = %claim.name, fencing_token, ?held, "released");
                 self.close(claim);
+            }
+            Event::LostBeforeRelease { claim, fencing_token } => {
+                tracing::warn!(name = %claim.name, fencing_token, "a lock was lost just before its release");
+            }
+            Event::ReleaseFailed { claim, error } => {
+                tracing::warn!(name = %claim.name, %error, "a release failed and goes on in the background");
             }
             Event::ReleaseUnanswered { claim, error } => {
                 let name = &claim.name;

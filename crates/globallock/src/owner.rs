@@ -8,7 +8,15 @@ use serde::{Deserialize, Serialize};
 const MAX_TEXT_BYTES: usize = 512;
 
 /// Who made a claim: shown by `inspect`, never decided on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// ```
+/// use globallock::Owner;
+///
+/// let owner = Owner { host: "db1".into(), pid: Some(12), ..Owner::default() }.with_label("nightly");
+/// assert_eq!(owner.to_string(), "nightly (pid 12 on db1)");
+/// assert_eq!(Owner::from_text(&owner.to_text()), owner);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// The name of the host. Default: the host's own.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -30,6 +38,12 @@ impl Owner {
             .or_else(|| std::env::var("HOSTNAME").ok())
             .unwrap_or_default();
         Owner { host: host.trim().to_owned(), pid: Some(std::process::id()), label: None }
+    }
+
+    /// Sets [`Owner::label`].
+    #[must_use]
+    pub fn with_label(self, label: impl Into<String>) -> Self {
+        Owner { label: Some(label.into()), ..self }
     }
 
     /// The text that stores keep: JSON on one line, cut to the length that every store accepts.

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use crate::backend::{Backend, Claim, ClaimId, ClaimStatus};
+use crate::backend::{Backend, Claim, ClaimId, ClaimStatus, RENEWALS_PER_LEASE};
 use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::hold::{Heard, Hold, Phase};
@@ -86,17 +86,18 @@ impl Renewer {
         abandon: impl Fn(Arc<Hold>) + Send + Sync + 'static,
     ) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), wake: Notify::new() });
+        let session_lost = session_lost_hint(&backend);
         let task =
             Task { shared: Arc::clone(&shared), backend, abandon: Arc::new(abandon), health, observers };
-        Handle::current().spawn(task.run());
+        Handle::current().spawn(task.run(session_lost));
         Renewer { shared }
     }
 
     /// Renews a claim from now on.
-    pub(crate) fn track(&self, hold: &Arc<Hold>, times: u32) {
+    pub(crate) fn track(&self, hold: &Arc<Hold>) {
         let now = now();
         let mut state = self.shared.state();
-        let renew_at = now + hold.renewal_pause(now, times);
+        let renew_at = now + hold.renewal_pause(now, RENEWALS_PER_LEASE);
         let due = hold.ends().map_or(renew_at, |ends| ends.min(renew_at));
         let tracked = Tracked { hold: Arc::clone(hold), renew_at: Some(renew_at), due };
         if let Some(before) = state.tracked.insert(hold.claim.id, tracked) {
@@ -228,6 +229,17 @@ pub(crate) async fn renew_each(backend: &dyn Backend, claims: &[Arc<Claim>]) -> 
     claims.iter().map(|_| Err(broken())).collect()
 }
 
+/// Waits for the store's next hint that claims were lost. The store has it from this call on, and not only
+/// from the first poll on: a hint in between would be missed.
+fn session_lost_hint(backend: &Arc<dyn Backend>) -> BoxFuture<'static, ()> {
+    let backend = Arc::clone(backend);
+    let mut hint = async move { backend.session_lost_hint().await }.boxed();
+    match (&mut hint).now_or_never() {
+        Some(()) => std::future::ready(()).boxed(),
+        None => hint,
+    }
+}
+
 struct Task {
     shared: Arc<Shared>,
     backend: Arc<dyn Backend>,
@@ -238,11 +250,10 @@ struct Task {
 
 impl Task {
     /// Runs until the manager is dropped and no claim is left.
-    async fn run(self) {
+    async fn run(self, mut session_lost: BoxFuture<'static, ()>) {
         let mut under_way: FuturesUnordered<Renewal> = FuturesUnordered::new();
         // For waiting claims, and for held ones.
         let mut counts = [0; 2];
-        let mut session_lost = self.backend.session_lost_hint();
         loop {
             let (lost, next, finished) = {
                 let mut state = self.shared.state();
@@ -268,7 +279,7 @@ impl Task {
                 () = self.shared.wake.notified() => {}
                 () = sleep_until_some(next) => {}
                 () = &mut session_lost => {
-                    session_lost = self.backend.session_lost_hint();
+                    session_lost = session_lost_hint(&self.backend);
                     self.shared.state().all_due(now());
                 }
                 Some((batch, answers)) = under_way.next() => {
@@ -292,7 +303,6 @@ impl Task {
     /// Takes the answers to a renewal into account.
     fn note(&self, batch: &Batch, answers: Vec<Result<ClaimStatus>>) {
         let now = now();
-        let times = self.backend.capabilities().renewals_per_lease;
         let mut revoked = Vec::new();
         let mut failure = None;
         let mut state = self.shared.state();
@@ -301,7 +311,7 @@ impl Task {
                 continue;
             };
             let pause = match answer.map(|answer| hold.hear(answer, *was_held, now)) {
-                Ok(Heard::Noted) => hold.renewal_pause(now, times),
+                Ok(Heard::Noted) => hold.renewal_pause(now, RENEWALS_PER_LEASE),
                 Ok(Heard::Old) => Duration::ZERO,
                 Ok(Heard::Lost) => {
                     state.untrack(claim.id);

@@ -48,7 +48,11 @@ fn texts() -> impl Strategy<Value = String> {
 }
 
 async fn names(manager: &LockManager, prefix: &str) -> Vec<String> {
-    manager.names(prefix).map(|name| name.expect("the store answers").as_str().to_owned()).collect().await
+    manager
+        .list(prefix)
+        .map(|listed| listed.expect("the store answers").name.as_str().to_owned())
+        .collect()
+        .await
 }
 
 async fn is_listed_unchanged(manager: &LockManager, text: &str) {

@@ -32,10 +32,11 @@ pub(super) fn cases() -> Vec<Case> {
         case!("contract", the_release_of_the_last_reader_notifies_the_waiting_writer),
         case!("contract", the_address_of_a_store_names_its_kind_and_no_password),
         case!("contract", a_hundred_claims_of_one_store_are_kept_apart),
+        case!("contract", a_store_that_tells_a_waiter_its_place_tells_the_right_one),
     ]
 }
 
-fn held(status: ClaimStatus) -> bool {
+fn held(status: &ClaimStatus) -> bool {
     matches!(status, ClaimStatus::Held(_))
 }
 
@@ -62,8 +63,8 @@ async fn settled(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
 async fn enqueueing_twice_has_the_effect_of_once(context: Context) {
     let backend = context.backend().await;
     let claim = context.claim(1, MUTEX, WaitMode::Wait);
-    assert!(held(backend.enqueue(&claim).await.unwrap()));
-    assert!(held(backend.enqueue(&claim).await.unwrap()));
+    assert!(held(&backend.enqueue(&claim).await.unwrap()));
+    assert!(held(&backend.enqueue(&claim).await.unwrap()));
     assert_eq!(backend.inspect(&claim.name).await.unwrap().len(), 1);
     assert_eq!(backend.release(&claim).await.unwrap(), Release::Released);
     assert!(backend.inspect(&claim.name).await.unwrap().is_empty());
@@ -72,7 +73,7 @@ async fn enqueueing_twice_has_the_effect_of_once(context: Context) {
 async fn enqueueing_a_waiter_again_keeps_its_position(context: Context) {
     let backend = context.backend().await;
     let [holder, first, second] = [1, 2, 3].map(|number| context.claim(number, MUTEX, WaitMode::Wait));
-    assert!(held(backend.enqueue(&holder).await.unwrap()));
+    assert!(held(&backend.enqueue(&holder).await.unwrap()));
     for claim in [&first, &second, &first] {
         assert_eq!(backend.enqueue(claim).await.unwrap(), ClaimStatus::Waiting);
     }
@@ -102,11 +103,31 @@ async fn releasing_a_claim_that_never_joined_is_no_error(context: Context) {
     assert_eq!(backend.release(&claim).await.unwrap(), Release::NotHeld);
 }
 
+async fn a_store_that_tells_a_waiter_its_place_tells_the_right_one(context: Context) {
+    let [one, other] = [context.backend().await, context.backend().await];
+    let lease = Duration::from_secs(60);
+    let claims: Vec<Claim> =
+        (0..5).map(|number| context.claim(number, MUTEX, WaitMode::Wait).with_lease(lease)).collect();
+    for (front, claim) in claims.iter().enumerate() {
+        let backend = if front % 2 == 0 { &one } else { &other };
+        let status = backend.enqueue(claim).await.unwrap();
+        assert_eq!(status == ClaimStatus::Waiting, front > 0, "{status:?}");
+        if front > 0 {
+            let place = backend.place(claim);
+            assert!(place.is_none_or(|place| place == front), "{place:?} behind {front}");
+        }
+    }
+    for (front, claim) in claims.iter().enumerate() {
+        let backend = if front % 2 == 0 { &one } else { &other };
+        backend.release(claim).await.unwrap();
+    }
+}
+
 async fn a_refused_try_is_not_in_the_queue(context: Context) {
     let backend = context.backend().await;
     let holder = context.claim(1, MUTEX, WaitMode::Try);
     let refused = context.claim(2, MUTEX, WaitMode::Try);
-    assert!(held(backend.enqueue(&holder).await.unwrap()));
+    assert!(held(&backend.enqueue(&holder).await.unwrap()));
     assert_eq!(backend.enqueue(&refused).await.unwrap(), ClaimStatus::Gone);
     assert_eq!(backend.release(&refused).await.unwrap(), Release::NotHeld);
     assert_eq!(backend.inspect(&holder.name).await.unwrap().len(), 1);
@@ -179,7 +200,7 @@ async fn a_holder_without_renewals_expires_with_its_lease(context: Context) {
     let claim = Arc::new(context.claim(1, MUTEX, WaitMode::Wait));
     let next = context.claim(2, READ, WaitMode::Wait);
     let before = Instant::now();
-    assert!(held(owner.enqueue(&claim).await.unwrap()));
+    assert!(held(&owner.enqueue(&claim).await.unwrap()));
     assert_eq!(other.enqueue(&next).await.unwrap(), ClaimStatus::Waiting);
     // The waiter has a lease of the same length and can expire as well, even before the store has noticed the
     // first expiry. Then it joins the queue again.
@@ -203,7 +224,7 @@ async fn a_waiter_without_renewals_expires_with_its_lease(context: Context) {
     let backend = context.backend().await;
     let holder = Arc::new(context.claim(1, MUTEX, WaitMode::Wait).with_lease(context.lease() * 20));
     let waiter = Arc::new(context.claim(2, MUTEX, WaitMode::Wait));
-    assert!(held(backend.enqueue(&holder).await.unwrap()));
+    assert!(held(&backend.enqueue(&holder).await.unwrap()));
     assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
     crate::context::eventually("the waiter has expired", async || {
         backend.renew(&[Arc::clone(&holder)]).await.remove(0).unwrap();
@@ -225,16 +246,16 @@ async fn late_requests_of_an_expired_claim_let_nobody_in(context: Context) {
     let expired = context.claim(1, READ, WaitMode::Wait);
     let [writer, reader] =
         [(2, write), (3, READ)].map(|(number, permits)| long(number, permits, WaitMode::Wait));
-    assert!(held(late.enqueue(&expired).await.unwrap()));
+    assert!(held(&late.enqueue(&expired).await.unwrap()));
     for claim in [&writer, &reader] {
         assert_eq!(others.enqueue(claim).await.unwrap(), ClaimStatus::Waiting);
         assert_eq!(others.renew(&[Arc::new(claim.clone())]).await.remove(0).unwrap(), ClaimStatus::Waiting);
     }
     // The first claim is not renewed and expires. Then the writer holds the lock, and after it the second
     // reader.
-    assert!(held(settled(&*others, &writer).await));
+    assert!(held(&settled(&*others, &writer).await));
     others.release(&writer).await.unwrap();
-    assert!(held(settled(&*others, &reader).await));
+    assert!(held(&settled(&*others, &reader).await));
     assert_eq!(late.renew(&[Arc::new(expired.clone())]).await.remove(0).unwrap(), ClaimStatus::Gone);
     let next = long(4, write, WaitMode::Try);
     assert_eq!(others.enqueue(&next).await.unwrap(), ClaimStatus::Gone, "after a late renewal");
@@ -261,7 +282,7 @@ async fn a_batch_of_renewals_is_answered_in_order(context: Context) {
     assert_eq!(answers.len(), claims.len());
     for (number, answer) in answers.into_iter().enumerate() {
         match number {
-            0 => assert!(held(answer)),
+            0 => assert!(held(&answer)),
             20 => assert_eq!(answer, ClaimStatus::Gone),
             _ => assert_eq!(answer, ClaimStatus::Waiting, "{number}"),
         }
@@ -276,10 +297,10 @@ async fn a_change_between_enqueueing_and_watching_is_not_missed(context: Context
     for number in 0..20 {
         let holder = context.claim(2 * number, MUTEX, WaitMode::Wait);
         let waiter = context.claim(2 * number + 1, MUTEX, WaitMode::Wait);
-        assert!(held(one.enqueue(&holder).await.unwrap()));
+        assert!(held(&one.enqueue(&holder).await.unwrap()));
         assert_eq!(other.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
         one.release(&holder).await.unwrap();
-        assert!(held(settled(&*other, &waiter).await));
+        assert!(held(&settled(&*other, &waiter).await));
         other.release(&waiter).await.unwrap();
     }
 }
@@ -290,7 +311,7 @@ async fn the_release_of_the_last_reader_notifies_the_waiting_writer(context: Con
     let write = Permits::WRITE;
     let writer = context.claim(3, write, WaitMode::Wait);
     for reader in &readers {
-        assert!(held(one.enqueue(reader).await.unwrap()));
+        assert!(held(&one.enqueue(reader).await.unwrap()));
     }
     assert_eq!(other.enqueue(&writer).await.unwrap(), ClaimStatus::Waiting);
     let (status, ()) = tokio::join!(settled(&*other, &writer), async {
@@ -298,7 +319,7 @@ async fn the_release_of_the_last_reader_notifies_the_waiting_writer(context: Con
             one.release(reader).await.unwrap();
         }
     });
-    assert!(held(status));
+    assert!(held(&status));
     other.release(&writer).await.unwrap();
 }
 
@@ -311,7 +332,7 @@ async fn a_hundred_claims_of_one_store_are_kept_apart(context: Context) {
         let backend = Arc::clone(&backend);
         waits.spawn(async move {
             if backend.enqueue(&claim).await.unwrap() == ClaimStatus::Waiting {
-                assert!(held(settled(&*backend, &claim).await));
+                assert!(held(&settled(&*backend, &claim).await));
             }
             backend.release(&claim).await.unwrap()
         });

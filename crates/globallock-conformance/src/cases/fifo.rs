@@ -111,7 +111,7 @@ async fn a_waiter_asks_the_store_about_as_often_as_it_renews(context: Context) {
     assert!(matches!(refused, Err(Error::TimedOut { .. })), "{refused:?}");
     let asked: u64 =
         [Verb::Enqueue, Verb::WaitForChange, Verb::Renew].map(|verb| store.asked(verb)).iter().sum();
-    let pace = u64::from(leases * waits.backend().capabilities().renewals_per_lease);
+    let pace = u64::from(leases * globallock::backend::RENEWALS_PER_LEASE);
     assert!(asked <= 2 * pace + 4, "{asked} requests in {leases} leases");
     guard.release().await.unwrap();
 }

@@ -3,6 +3,7 @@
 mod blocking;
 mod contract;
 mod crash;
+mod evicting;
 mod exclusion;
 mod fencing;
 mod fifo;
@@ -141,6 +142,7 @@ pub fn cases() -> Vec<Case> {
     [
         contract::cases(),
         crash::cases(),
+        evicting::cases(),
         exclusion::cases(),
         blocking::cases(),
         fencing::cases(),

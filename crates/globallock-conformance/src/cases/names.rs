@@ -119,7 +119,7 @@ async fn hostile_names_are_listed_unchanged(context: Context) {
     let names = hostile(context.name());
     let guards = all(&context, &manager, &names).await;
     let listed: BTreeSet<String> =
-        manager.names(context.name()).map(|name| name.unwrap().as_str().to_owned()).collect().await;
+        manager.list(context.name()).map(|listed| listed.unwrap().name.as_str().to_owned()).collect().await;
     assert_eq!(listed, names.into_iter().collect());
     drop(guards);
     manager.close().await;
@@ -152,7 +152,7 @@ async fn names_are_listed_by_prefix(context: Context) {
     let guards = all(&context, &manager, &names).await;
     let prefix = format!("{}-a", context.name());
     let listed: BTreeSet<String> =
-        manager.names(&prefix).map(|name| name.unwrap().as_str().to_owned()).collect().await;
+        manager.list(&prefix).map(|listed| listed.unwrap().name.as_str().to_owned()).collect().await;
     assert_eq!(listed, names[..2].iter().cloned().collect());
     drop(guards);
     manager.close().await;
@@ -160,7 +160,7 @@ async fn names_are_listed_by_prefix(context: Context) {
 
 async fn names_are_listed_while_they_have_claims(context: Context) {
     let [manager, other] = context.managers().await;
-    let listed = async || other.names(context.name()).count().await;
+    let listed = async || other.list(context.name()).count().await;
     assert_eq!(listed().await, 0);
     let guard = context.lock(&manager).acquire().await.unwrap();
     assert_eq!(listed().await, 1);

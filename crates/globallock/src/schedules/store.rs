@@ -9,7 +9,9 @@ use futures_util::stream::BoxStream;
 use shuttle::future::yield_now;
 use tokio::sync::watch;
 
-use crate::backend::{Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, Release};
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Release, Summary,
+};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::memory::Memory;
@@ -119,7 +121,11 @@ impl Backend for Store {
         self.memory.inspect(name).await
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        self.memory.names(prefix)
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.memory.list(prefix)
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.memory.evict(name, entry, eviction).await
     }
 }

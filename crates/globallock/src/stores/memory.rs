@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Grant, Release, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant,
+    Release, Summary, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -18,6 +19,9 @@ use crate::owner::Owner;
 use crate::queue::{admit, blockers, nearest};
 use crate::stores::address::Address;
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until_some};
+
+/// How much longer than its lease a claim that was taken out is remembered.
+const EVICTION_KEPT: Duration = Duration::from_secs(60);
 
 /// The stores that `memory:NAME` addresses share within the process.
 static SHARED: LazyLock<Mutex<HashMap<String, Weak<Memory>>>> = LazyLock::new(Mutex::default);
@@ -35,6 +39,14 @@ pub struct Memory {
 struct State {
     queues: HashMap<Name, Queue>,
     last_number: u64,
+    /// The claims of each name that were taken out.
+    evicted: HashMap<Name, HashMap<ClaimId, Evicted>>,
+}
+
+/// A claim that was taken out, so that its owner is told.
+struct Evicted {
+    eviction: Arc<Eviction>,
+    until: Instant,
 }
 
 /// The claims of one name, with the indexes that keep each step cheap for any number of waiters.
@@ -140,7 +152,15 @@ impl State {
     }
 
     fn status(&self, claim: &Claim) -> ClaimStatus {
-        self.find(claim).map_or(ClaimStatus::Gone, QueuedClaim::status)
+        match (self.find(claim), self.evicted(claim)) {
+            (Some(queued), _) => queued.status(),
+            (None, Some(evicted)) => ClaimStatus::Evicted(Arc::clone(&evicted.eviction)),
+            (None, None) => ClaimStatus::Gone,
+        }
+    }
+
+    fn evicted(&self, claim: &Claim) -> Option<&Evicted> {
+        self.evicted.get(&claim.name)?.get(&claim.id)
     }
 
     /// Gives a claim a whole lease from now, if it is in the queue.
@@ -150,16 +170,28 @@ impl State {
         }
     }
 
-    fn remove(&mut self, name: &Name, id: ClaimId, now: Instant) -> Release {
-        let Some(queue) = self.queues.get_mut(name) else {
-            return Release::NotHeld;
-        };
-        let Some(queued) = queue.numbers.get(&id).copied().and_then(|number| queue.remove(number)) else {
-            return Release::NotHeld;
-        };
-        queue.admit_after(&[queued], now);
+    /// Takes a claim out of its queue and returns it, if it is there.
+    fn remove(&mut self, name: &Name, id: ClaimId, now: Instant) -> Option<QueuedClaim> {
         self.settle(name, now);
-        Release::Released
+        let queue = self.queues.get_mut(name)?;
+        let queued = queue.numbers.get(&id).copied().and_then(|number| queue.remove(number))?;
+        queue.admit_after(std::slice::from_ref(&queued), now);
+        self.settle(name, now);
+        Some(queued)
+    }
+
+    /// Forgets the evictions that no owner can be told of any more.
+    fn forget_evicted(&mut self, now: Instant) {
+        self.evicted.retain(|_, claims| {
+            claims.retain(|_, evicted| evicted.until > now);
+            !claims.is_empty()
+        });
+    }
+
+    fn inspect(&mut self, name: &Name, now: Instant) -> Vec<Entry> {
+        self.settle(name, now);
+        let claims = self.queues.get(name).into_iter().flat_map(|queue| queue.claims.values());
+        claims.map(|queued| queued.entry(now)).collect()
     }
 
     /// When the first blocker of `claim` expires, unless it is renewed.
@@ -282,7 +314,7 @@ impl QueuedClaim {
             age: Some(now.saturating_duration_since(self.granted.unwrap_or(self.joined))),
             expires_in: Some(self.ends().saturating_duration_since(now)),
             ..Entry::new(
-                Some(self.claim.id),
+                self.claim.id.into(),
                 self.granted.is_some(),
                 self.claim.permits,
                 Owner::from_text(&self.claim.owner),
@@ -305,7 +337,7 @@ impl Backend for Memory {
         let now = now();
         let mut state = self.state();
         state.settle(&claim.name, now);
-        if state.find(claim).is_some() {
+        if state.find(claim).is_some() || state.evicted(claim).is_some() {
             state.renew(claim, now);
             return Ok(state.status(claim));
         }
@@ -336,7 +368,7 @@ impl Backend for Memory {
                 match state.find(claim) {
                     Some(queued) if queued.granted.is_none() => (Arc::clone(&queued.notify), recheck_at),
                     Some(queued) => return Ok(Some(queued.status())),
-                    None => return Ok(Some(ClaimStatus::Gone)),
+                    None => return Ok(Some(state.status(claim))),
                 }
             };
             tokio::select! {
@@ -344,6 +376,12 @@ impl Backend for Memory {
                 () = sleep_until_some(recheck_at) => {}
             }
         }
+    }
+
+    fn place(&self, claim: &Claim) -> Option<usize> {
+        let state = self.state();
+        let queue = state.queues.get(&claim.name)?;
+        Some(queue.ahead_of(*queue.numbers.get(&claim.id)?).count())
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
@@ -362,30 +400,38 @@ impl Backend for Memory {
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
-        let now = now();
-        let mut state = self.state();
-        state.settle(&claim.name, now);
-        Ok(state.remove(&claim.name, claim.id, now))
+        let removed = self.state().remove(&claim.name, claim.id, now());
+        Ok(if removed.is_some() { Release::Released } else { Release::NotHeld })
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        let now = now();
-        let mut state = self.state();
-        state.settle(name, now);
-        let claims = state.queues.get(name).into_iter().flat_map(|queue| queue.claims.values());
-        Ok(claims.map(|queued| queued.entry(now)).collect())
+        Ok(self.state().inspect(name, now()))
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
         let now = now();
         let mut state = self.state();
-        let all: Vec<Name> = state.queues.keys().cloned().collect();
-        for name in &all {
-            state.settle(name, now);
-        }
-        let mut names = all;
-        names.retain(|name| name.as_str().starts_with(prefix) && state.queues.contains_key(name));
-        stream::iter(names.into_iter().map(Ok)).boxed()
+        let mut names: Vec<Name> = state.queues.keys().cloned().collect();
+        names.retain(|name| name.as_str().starts_with(prefix));
+        let summaries = names.iter().filter_map(|name| Summary::of(name, &state.inspect(name, now)));
+        stream::iter(summaries.map(Ok).collect::<Vec<_>>()).boxed()
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        let Some(id) = entry.claim_id() else { return Ok(Release::NotHeld) };
+        let now = now();
+        let queued = {
+            let mut state = self.state();
+            state.forget_evicted(now);
+            let Some(queued) = state.remove(name, id, now) else { return Ok(Release::NotHeld) };
+            let until = now + queued.claim.lease + EVICTION_KEPT;
+            let evicted = Evicted { eviction: Arc::new(eviction.clone()), until };
+            state.evicted.entry(name.clone()).or_default().insert(id, evicted);
+            queued
+        };
+        queued.notify.notify_one();
+        self.revoked.notify_waiters();
+        Ok(Release::Released)
     }
 }
 

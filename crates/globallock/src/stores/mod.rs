@@ -32,45 +32,46 @@ type Connect = Arc<dyn Fn(Address) -> Connecting + Send + Sync>;
 
 /// One kind of store: a row of the table.
 struct Store {
-    /// The schemes of its addresses.
-    schemes: &'static [&'static str],
-    /// What its addresses look like, for people to read.
-    forms: &'static str,
+    /// The schemes of its addresses, each with what such an address looks like, for people to read.
+    schemes: &'static [(&'static str, &'static str)],
     connect: fn(Address) -> Connecting,
 }
 
 /// The stores that this build knows.
 const STORES: &[Store] = &[
     Store {
-        schemes: &["memory"],
-        forms: "memory:name",
+        schemes: &[("memory", "memory:name (within one process)")],
         connect: |address| async move { Ok(memory::Memory::connect(&address)? as Arc<dyn Backend>) }.boxed(),
     },
     #[cfg(all(feature = "file", target_os = "linux"))]
     Store {
-        schemes: &["file"],
-        forms: "file:///directory, file: (a directory of this user's own)",
+        schemes: &[("file", "file:///directory, file: (the processes of one host)")],
         connect: |address| async move { Ok(file::File::connect(address)? as Arc<dyn Backend>) }.boxed(),
     },
     #[cfg(feature = "redis")]
     Store {
-        schemes: &["redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel"],
-        forms: "redis://[user:password@]host[:port][/db], rediss:// (TLS), redis+unix:///socket, \
-                redis+sentinel://host,host,host/service",
+        schemes: &[
+            ("redis", "redis://[user:password@]host[:port][/db]"),
+            ("rediss", "rediss:// (TLS)"),
+            ("redis+unix", "redis+unix:///socket"),
+            ("redis+sentinel", "redis+sentinel://host,host,host/service"),
+            ("rediss+sentinel", "rediss+sentinel:// (TLS)"),
+        ],
         connect: |address| {
             async move { Ok(redis::Redis::connect(address).await? as Arc<dyn Backend>) }.boxed()
         },
     },
     #[cfg(feature = "etcd")]
     Store {
-        schemes: &["etcd", "etcds"],
-        forms: "etcd://[user:password@]host,host,host, etcds:// (TLS)",
+        schemes: &[("etcd", "etcd://[user:password@]host,host,host"), ("etcds", "etcds:// (TLS)")],
         connect: |address| async move { Ok(etcd::Etcd::connect(address).await? as Arc<dyn Backend>) }.boxed(),
     },
     #[cfg(feature = "zookeeper")]
     Store {
-        schemes: &["zookeeper", "zookeepers"],
-        forms: "zookeeper://[user:password@]host,host,host[/chroot], zookeepers:// (TLS)",
+        schemes: &[
+            ("zookeeper", "zookeeper://[user:password@]host,host,host[/chroot]"),
+            ("zookeepers", "zookeepers:// (TLS)"),
+        ],
         connect: |address| {
             async move { Ok(zookeeper::ZooKeeper::connect(address).await? as Arc<dyn Backend>) }.boxed()
         },
@@ -93,49 +94,81 @@ const STORES: &[Store] = &[
 /// let schemes = Schemes::default().with("mine", |_address| {
 ///     async { Ok(Memory::new() as Arc<dyn Backend>) }.boxed()
 /// });
+/// assert!(schemes.forms().contains(&"mine://…".to_owned()));
 /// let manager = LockManager::connect_by(&schemes, "mine://anywhere", ManagerOptions::new()).await?;
 /// manager.mutex("a").acquire().await?.release().await?;
 /// # Ok::<(), globallock::Error>(()) }).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct Schemes {
-    rows: Vec<(String, Connect)>,
+    rows: Vec<Row>,
+}
+
+/// One scheme.
+#[derive(Clone)]
+struct Row {
+    scheme: String,
+    form: String,
+    /// Rows of one store have the same number.
+    store: usize,
+    connect: Connect,
 }
 
 /// The stores of this build.
 impl Default for Schemes {
     fn default() -> Self {
-        let rows = STORES.iter().flat_map(|store| {
+        let rows = STORES.iter().enumerate().flat_map(|(number, store)| {
             let connect: Connect = Arc::new(store.connect);
-            store.schemes.iter().map(move |scheme| ((*scheme).to_owned(), Arc::clone(&connect)))
+            store.schemes.iter().map(move |(scheme, form)| Row {
+                scheme: (*scheme).to_owned(),
+                form: (*form).to_owned(),
+                store: number,
+                connect: Arc::clone(&connect),
+            })
         });
         Schemes { rows: rows.collect() }
     }
 }
 
 impl Schemes {
-    /// The same table with one more scheme, or with another store for a scheme that it had.
+    /// The same table with one more scheme, or with another store for a scheme that it had. Help texts show
+    /// its addresses as `scheme://…`; [`Schemes::with_form`] says more.
     #[must_use]
     pub fn with(
-        mut self,
+        self,
         scheme: impl Into<String>,
         connect: impl Fn(Address) -> BoxFuture<'static, Result<Arc<dyn Backend>>> + Send + Sync + 'static,
     ) -> Self {
         let scheme = scheme.into().to_ascii_lowercase();
-        self.rows.retain(|(other, _)| *other != scheme);
-        self.rows.push((scheme, Arc::new(connect)));
+        let form = format!("{scheme}://…");
+        self.with_form(scheme, form, connect)
+    }
+
+    /// Does the same, and says what such an address looks like, for help texts: `mine://host[/path]`.
+    #[must_use]
+    pub fn with_form(
+        mut self,
+        scheme: impl Into<String>,
+        form: impl Into<String>,
+        connect: impl Fn(Address) -> BoxFuture<'static, Result<Arc<dyn Backend>>> + Send + Sync + 'static,
+    ) -> Self {
+        let scheme = scheme.into().to_ascii_lowercase();
+        self.rows.retain(|row| row.scheme != scheme);
+        let store = self.rows.iter().map(|row| row.store + 1).max().unwrap_or_default();
+        self.rows.push(Row { scheme, form: form.into(), store, connect: Arc::new(connect) });
         self
     }
 
     /// The schemes that the table knows.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.rows.iter().map(|(scheme, _)| scheme.as_str())
+        self.rows.iter().map(|row| row.scheme.as_str())
     }
 
-    /// What the addresses of this build's stores look like, a store a line, for help texts.
+    /// What the addresses look like that the table knows, a store a line, for help texts.
     #[must_use]
-    pub fn forms() -> Vec<&'static str> {
-        STORES.iter().map(|store| store.forms).collect()
+    pub fn forms(&self) -> Vec<String> {
+        let stores = self.rows.chunk_by(|one, next| one.store == next.store);
+        stores.map(|rows| rows.iter().map(|row| row.form.as_str()).collect::<Vec<_>>().join(", ")).collect()
     }
 
     /// Connects to the store at `url`.
@@ -148,8 +181,8 @@ impl Schemes {
     /// A dropped call leaves no connection behind.
     pub async fn connect(&self, url: &str) -> Result<Arc<dyn Backend>> {
         let address = Address::parse(url)?;
-        match self.rows.iter().find(|(scheme, _)| *scheme == address.scheme) {
-            Some((_, connect)) => connect(address).await,
+        match self.rows.iter().find(|row| row.scheme == address.scheme) {
+            Some(row) => (row.connect)(address).await,
             None => {
                 let known: Vec<&str> = self.names().collect();
                 let scheme = &address.scheme;
@@ -178,4 +211,43 @@ impl fmt::Debug for Schemes {
 /// A dropped call leaves no connection behind.
 pub async fn connect_backend(url: &str) -> Result<Arc<dyn Backend>> {
     Schemes::default().connect(url).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use memory::Memory;
+
+    fn with_mine(schemes: Schemes) -> Schemes {
+        schemes.with_form("Mine", "mine://host", |_| async { Ok(Memory::new() as Arc<dyn Backend>) }.boxed())
+    }
+
+    #[test]
+    fn the_forms_are_those_of_the_stores_and_of_what_was_added() {
+        let built_in = Schemes::default().forms();
+        assert_eq!(built_in.len(), STORES.len());
+        for (form, store) in built_in.iter().zip(STORES) {
+            for (scheme, _) in store.schemes {
+                assert!(form.contains(&format!("{scheme}:")), "{scheme}: {form}");
+            }
+        }
+        let schemes = with_mine(Schemes::default());
+        let memory = || async { Ok(Memory::new() as Arc<dyn Backend>) }.boxed();
+        let schemes = schemes.with("other", move |_| memory());
+        assert_eq!(schemes.forms()[..built_in.len()], built_in);
+        assert_eq!(schemes.forms()[built_in.len()..], ["mine://host", "other://…"]);
+    }
+
+    #[test]
+    fn a_scheme_that_the_table_had_gets_another_store_and_another_form() {
+        let schemes = Schemes::default()
+            .with("MEMORY", |address| async move { Err(address.wrong("it is refused here")) }.boxed());
+        let refused = schemes.connect("memory:a").now_or_never().unwrap().unwrap_err();
+        assert!(refused.to_string().contains("it is refused here"), "{refused}");
+        assert_eq!(schemes.names().filter(|name| *name == "memory").count(), 1);
+        let forms = schemes.forms();
+        assert_eq!(forms.len(), STORES.len());
+        assert_eq!(forms.iter().filter(|form| form.contains("memory:")).collect::<Vec<_>>(), ["memory://…"]);
+        assert_eq!(with_mine(schemes).forms().last().unwrap(), "mine://host");
+    }
 }

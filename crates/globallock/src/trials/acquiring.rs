@@ -74,7 +74,7 @@ fn an_answer_resets_the_pause_between_requests() {
     in_virtual_time(async {
         let fixture = Fixture::with_options(Options { store_timeout: Some(SECOND * 30), ..options() });
         let _held = fixture.other().mutex("a").acquire().await.unwrap();
-        fixture.store.next(Verb::Enqueue, [Fault::Refuse; 8]);
+        fixture.store.next(Verb::Enqueue, vec![Fault::Refuse; 8]);
         let lock = fixture.mutex();
         let _waits = tokio::spawn(async move { lock.acquire().await });
         sleep(SECOND * 10).await;
@@ -222,7 +222,7 @@ fn a_store_whose_answers_are_useless_is_asked_until_the_wait_limit_and_never_wit
 fn a_watch_that_fails_is_restarted_at_a_bounded_rate_and_misses_no_grant() {
     in_virtual_time(async {
         let fixture = Fixture::with_options(Options { store_timeout: Some(SECOND * 100), ..options() });
-        fixture.store.next(Verb::WaitForChange, [Fault::Refuse; 5]);
+        fixture.store.next(Verb::WaitForChange, vec![Fault::Refuse; 5]);
         let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         sleep(SECOND * 5).await;
         assert!(

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::blocking::{Guard, Lock, LockManager};
 use crate::error::Error;
-use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::queue::MAX_CAPACITY;
 use crate::stores::memory::Memory;
@@ -39,8 +38,9 @@ fn a_taken_lock_can_be_waited_for_and_is_listed() {
     let guard = lock.try_acquire().unwrap().expect("it is free");
     assert!(lock.try_acquire().unwrap().is_none());
     assert_eq!(manager.inspect("a").unwrap()[0].owner.label.as_deref(), Some("thread"));
-    assert_eq!(manager.names("").unwrap(), [Name::new("a").unwrap()]);
-    assert!(manager.names("b").unwrap().is_empty());
+    let listed = manager.list("").unwrap();
+    assert_eq!(listed.iter().map(|summary| summary.name.as_str()).collect::<Vec<_>>(), ["a"]);
+    assert!(manager.list("b").unwrap().is_empty());
     let waiter = std::thread::spawn({
         let lock = lock.clone();
         move || lock.acquire().unwrap().fencing_token()

@@ -6,6 +6,7 @@
 
 mod acquiring;
 mod blocking;
+mod evicting;
 mod forking;
 mod holding;
 mod observing;

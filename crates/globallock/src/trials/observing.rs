@@ -7,7 +7,9 @@ use futures_util::stream::BoxStream;
 
 use super::store::{Fault, Verb};
 use super::{Fixture, LEASE, SECOND, in_virtual_time, options, sleep};
-use crate::backend::{Backend, Capabilities, Claim, ClaimStatus, Entry, Release};
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, Summary,
+};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::manager::LockManager;
@@ -30,7 +32,7 @@ impl Heard {
 impl Observer for Heard {
     fn event(&self, event: &Event<'_>) {
         let heard = match event {
-            Event::Waiting { .. } => "waiting".to_owned(),
+            Event::Waiting { place, .. } => format!("waiting behind {}", place.unwrap()),
             Event::Granted { waited, fencing_token, .. } => {
                 format!("granted {fencing_token} after {}", waited.as_secs())
             }
@@ -39,6 +41,8 @@ impl Observer for Heard {
             Event::RenewalFailed { claims, .. } => format!("renewal of {} failed", claims.len()),
             Event::Lost { loss, held, .. } => format!("lost after {}: {loss:?}", held.as_secs()),
             Event::Released { held, .. } => format!("released after {}", held.as_secs()),
+            Event::LostBeforeRelease { fencing_token, .. } => format!("{fencing_token} was lost before"),
+            Event::ReleaseFailed { .. } => "release failed".to_owned(),
             Event::ReleaseUnanswered { .. } => "release unanswered".to_owned(),
             Event::StoreLost { .. } => "store lost".to_owned(),
             Event::StoreBack { away } => format!("store back after {}", away.as_secs()),
@@ -82,7 +86,7 @@ fn a_claim_that_waits_is_told_so_once() {
         let held = fixture.other().mutex("a").acquire().await.unwrap();
         let waits = tokio::spawn(async move { owner.mutex("a").acquire().await.unwrap() });
         sleep(LEASE * 2).await;
-        assert_eq!(heard.take(), ["waiting"]);
+        assert_eq!(heard.take(), ["waiting behind 1"]);
         held.release().await.unwrap();
         drop(waits.await.unwrap());
         assert_eq!(heard.take(), ["granted 2 after 120", "released after 0"]);
@@ -98,13 +102,13 @@ fn what_is_not_granted_is_given_up_once() {
         assert!(owner.mutex("a").try_acquire().await.unwrap().is_none());
         assert_eq!(heard.take(), ["given up after 0"]);
         assert!(owner.mutex("a").try_acquire_for(SECOND * 7).await.unwrap().is_none());
-        assert_eq!(heard.take(), ["waiting", "given up after 7"]);
+        assert_eq!(heard.take(), ["waiting behind 1", "given up after 7"]);
         let waits = owner.clone();
         let waits = tokio::spawn(async move { waits.mutex("a").acquire().await.map(drop) });
         sleep(SECOND * 3).await;
         owner.close().await;
         waits.await.unwrap().unwrap_err();
-        assert_eq!(heard.take(), ["waiting", "given up after 3"]);
+        assert_eq!(heard.take(), ["waiting behind 1", "given up after 3"]);
     });
 }
 
@@ -144,6 +148,24 @@ fn a_store_that_does_not_answer_is_told_once_and_so_is_its_return() {
         let told = heard.take();
         assert!(told.contains(&"store back after 1".to_owned()), "{told:?}");
         assert!(guard.is_held());
+    });
+}
+
+#[test]
+fn what_the_store_says_of_a_release_is_told() {
+    in_virtual_time(async {
+        let fixture = Fixture::new();
+        let (owner, heard) = observed(&fixture);
+        let guard = owner.mutex("a").acquire().await.unwrap();
+        fixture.memory.revoke("a");
+        assert_eq!(guard.release().await.unwrap(), Release::NotHeld);
+        assert_eq!(heard.take(), ["granted 1 after 0", "released after 0", "1 was lost before"]);
+
+        let work = owner.mutex("a");
+        fixture.store.next(Verb::Release, [Fault::Refuse]);
+        work.run(async |_| ()).await.unwrap();
+        let told = ["granted 2 after 0", "released after 0", "store lost", "release failed"];
+        assert_eq!(heard.take(), told);
     });
 }
 
@@ -198,8 +220,12 @@ impl Backend for Forgetful {
         self.0.inspect(name).await
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        self.0.names(prefix)
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.0.list(prefix)
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.0.evict(name, entry, eviction).await
     }
 }
 

@@ -107,7 +107,7 @@ fn names_and_claims_are_listed_as_the_store_has_them() {
         let fixture = Fixture::new();
         let _guards = fixture.owner.lock_all(["a/x", "a/y", "b"]).await.unwrap();
         let names: HashSet<String> =
-            fixture.owner.names("a/").map(|name| name.unwrap().as_str().to_owned()).collect().await;
+            fixture.owner.list("a/").map(|listed| listed.unwrap().name.as_str().to_owned()).collect().await;
         assert_eq!(names, HashSet::from(["a/x".to_owned(), "a/y".to_owned()]));
         assert_eq!(fixture.owner.inspect("b").await.unwrap().len(), 1);
         assert!(fixture.owner.inspect("c").await.unwrap().is_empty());

@@ -22,7 +22,7 @@ fn whatever_error_ends_an_acquire_its_claim_is_released_at_once() {
             let fixture = Fixture::with_options(options);
             let (held, waiter) = fixture.waiting(fixture.mutex()).await;
             // The next renewal fails, so that the waiter asks the store again.
-            fixture.store.always(Verb::Enqueue, fault);
+            fixture.store.always(Verb::Enqueue, fault.clone());
             fixture.store.next(Verb::Renew, [Fault::Refuse]);
             let begin = now();
             waiter.await.unwrap().unwrap_err();
@@ -151,7 +151,7 @@ fn closing_ends_an_acquire_on_a_store_that_fails() {
     in_virtual_time(async {
         for fault in [Fault::Refuse, Fault::Answer(ClaimStatus::Gone)] {
             let fixture = Fixture::new();
-            fixture.store.always(Verb::Enqueue, fault);
+            fixture.store.always(Verb::Enqueue, fault.clone());
             let lock = fixture.mutex();
             let acquire = tokio::spawn(async move { lock.acquire().await });
             sleep(SECOND).await;

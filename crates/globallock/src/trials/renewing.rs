@@ -209,7 +209,7 @@ fn a_waiter_whose_renewal_fails_or_finds_it_gone_enqueues_again() {
         for fault in [Fault::Refuse, Fault::Answer(ClaimStatus::Gone)] {
             let fixture = Fixture::new();
             let (_held, _waits) = fixture.waiting(fixture.mutex()).await;
-            fixture.store.next(Verb::Renew, [fault]);
+            fixture.store.next(Verb::Renew, [fault.clone()]);
             sleep(LEASE / 3 + MILLISECOND).await;
             assert_eq!(fixture.store.requests(Verb::Enqueue).len(), 2, "{fault:?}");
         }
@@ -312,7 +312,7 @@ fn waiters_do_not_keep_holders_from_being_renewed() {
         sleep(SECOND).await;
         let guard = fixture.owner.mutex("b").acquire().await.unwrap();
         // As many requests as may be in flight are never answered, all of them for waiters.
-        fixture.store.next(Verb::Renew, [Fault::Silence; 8]);
+        fixture.store.next(Verb::Renew, vec![Fault::Silence; 8]);
         sleep(LEASE * 2).await;
         assert_eq!(fixture.store.batches()[..8], [256; 8]);
         assert!(guard.is_held());

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Notify;
 
-use crate::backend::{Backend, Capabilities, Claim, ClaimStatus, Entry, Release};
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, Summary,
+};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::memory::Memory;
@@ -23,10 +25,11 @@ pub(super) enum Verb {
     WaitForChange,
     Renew,
     Release,
+    List,
 }
 
 /// What happens to a request.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) enum Fault {
     #[default]
     None,
@@ -99,7 +102,7 @@ impl Store {
         // A loop of requests without a pause would never let the virtual time advance.
         assert!(requests.len() < MANY, "requests without a pause: {verb:?}");
         let next = state.next.get_mut(&verb).and_then(VecDeque::pop_front);
-        next.or_else(|| state.always.get(&verb).copied()).unwrap_or_default()
+        next.or_else(|| state.always.get(&verb).cloned()).unwrap_or_default()
     }
 
     async fn pass<T>(
@@ -111,8 +114,8 @@ impl Store {
     ) -> T {
         match self.fault(verb) {
             Fault::None => request.await,
-            Fault::Refuse => failed(Error::unavailable("the store", "scripted fault")),
-            Fault::Deny => failed(Error::permission_denied("the store", "scripted fault")),
+            Fault::Refuse => failed(refused()),
+            Fault::Deny => failed(denied()),
             Fault::Silence => std::future::pending().await,
             Fault::Late(delay) => {
                 let answer = request.await;
@@ -122,6 +125,14 @@ impl Store {
             Fault::Answer(status) => answered(status),
         }
     }
+}
+
+fn refused() -> Error {
+    Error::unavailable("the store", "scripted fault")
+}
+
+fn denied() -> Error {
+    Error::permission_denied("the store", "scripted fault")
 }
 
 /// The same error for each claim.
@@ -148,6 +159,10 @@ impl Backend for Store {
             .await
     }
 
+    fn place(&self, claim: &Claim) -> Option<usize> {
+        self.memory.place(claim)
+    }
+
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         {
             let mut state = self.state();
@@ -160,7 +175,7 @@ impl Backend for Store {
                 Verb::Renew,
                 self.memory.renew(claims),
                 |error| each(claims, &error),
-                |status| claims.iter().map(|_| Ok(status)).collect(),
+                |status| claims.iter().map(|_| Ok(status.clone())).collect(),
             )
             .await;
         self.state().renewing -= 1;
@@ -179,7 +194,18 @@ impl Backend for Store {
         self.memory.inspect(name).await
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        self.memory.names(prefix)
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        let listed = self.memory.list(prefix);
+        let failed = |error| stream::once(async { Err(error) }).boxed();
+        match self.fault(Verb::List) {
+            // As of a name that cannot be read, before all others.
+            Fault::Refuse => failed(refused()).chain(listed).boxed(),
+            Fault::Deny => failed(denied()),
+            _ => listed,
+        }
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.memory.evict(name, entry, eviction).await
     }
 }

@@ -115,7 +115,7 @@ fn a_claim_that_is_dropped_before_its_turn_uses_no_turn() {
 fn the_store_timeout_of_claims_that_wait_for_their_turn_counts_from_the_last_answer() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        fixture.store.next(Verb::Enqueue, [Fault::Late(SECOND * 6); AT_A_TIME]);
+        fixture.store.next(Verb::Enqueue, vec![Fault::Late(SECOND * 6); AT_A_TIME]);
         fixture.store.always(Verb::Enqueue, Fault::Silence);
         let mut tasks = acquire_each(&fixture, AT_A_TIME * 2 + 1, &with_store_timeout(SECOND * 10));
         let (refused, after) = tasks.pop().unwrap().await.unwrap();

@@ -99,16 +99,30 @@ impl Shared {
 
     async fn enqueue_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<ClaimStatus> {
         let behind = self.behind(claim);
+        let again = self.key_numbers.may_have_joined(claim.id);
         let sent = now();
-        let request = self.put_or_find(claim, key, lease, behind.as_ref());
+        let mut request = self.put_or_find(claim, key, lease, behind.as_ref());
+        if again {
+            self.unless_evicted(claim, &mut request);
+        }
         let (answer, unanswered) = self.connection.ask::<_, TxnResponse>(TRANSACTION, request).await;
         if unanswered {
             self.leases.drain(lease);
             self.unanswered().entry(claim.id).or_default().insert(lease);
         }
+        if unanswered || answer.is_ok() {
+            self.key_numbers.joined(claim.id);
+        }
         let answer = answer?;
         let read_at = answer.header.map_or(0, |header| header.revision);
-        let mut ranges = ranges(answer.responses).into_iter();
+        let mut ranges = ranges(answer.responses);
+        let notice = ranges.pop_if(|_| again && !answer.succeeded).map_or(Vec::new(), |range| range.kvs);
+        if !notice.is_empty() {
+            // If a request that came late has put the key again, the release that follows deletes it.
+            self.note_evictions(&notice);
+            return Ok(self.record_gone(claim, read_at));
+        }
+        let mut ranges = ranges.into_iter();
         let own = ranges.next().and_then(|own| own.kvs.into_iter().next());
         let found = ranges.next();
         let python_etcd3_keys: Vec<KeyValue> = ranges.flat_map(|range| range.kvs).collect();

@@ -1,12 +1,13 @@
-//! Inspection: the holders and waiters of one name, and the names that have claims.
+//! Inspection: the holders and waiters of one name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::stream::{self, StreamExt};
 
+use super::evict::entry_key;
 use super::keys::{self, QueueEntry};
-use super::messages::{LeaseRequest, LeaseResponse};
+use super::messages::{KeyValue, LeaseRequest, LeaseTimeToLiveResponse};
 use super::{Shared, value};
 use crate::backend::Entry;
 use crate::error::Result;
@@ -17,47 +18,44 @@ use crate::queue::admit;
 /// For how many leases the time that remains is read at the same time.
 const MAX_CONCURRENT: usize = 32;
 
+/// How long each lease lives if it is not renewed, where that is known.
+pub(super) type Remaining = HashMap<i64, Duration>;
+
 impl Shared {
     pub(super) async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        let start = keys::queue(self.prefix(), name);
-        let mut found = self.all_below(&start, false).await?;
-        found.retain(|kv| self.is_claim(&QueueEntry::new(kv)));
-        found.sort_by_key(|kv| kv.create_revision);
-        let queue: Vec<QueueEntry> = found.iter().map(QueueEntry::new).collect();
-        let holders = admit(queue.iter().map(|entry| entry.permits));
-        let leases: BTreeSet<i64> = queue.iter().map(|entry| entry.lease).collect();
-        let remaining = stream::iter(leases).map(async |lease| (lease, self.remaining(lease).await));
-        let remaining: HashMap<i64, Option<Duration>> =
-            remaining.buffer_unordered(MAX_CONCURRENT).collect().await;
-        let mut entries = Vec::with_capacity(queue.len());
-        for (index, (entry, kv)) in queue.iter().zip(&found).enumerate() {
+        let found = self.all_below(&keys::queue(self.prefix(), name), false).await?;
+        let leases: BTreeSet<i64> = found.iter().map(|kv| kv.lease).collect();
+        let remaining = stream::iter(leases).map(async |lease| Some((lease, self.remaining(lease).await?)));
+        let remaining: Vec<_> = remaining.buffer_unordered(MAX_CONCURRENT).collect().await;
+        Ok(self.entries(&found, &remaining.into_iter().flatten().collect()))
+    }
+
+    /// The claims among the keys of one name, in the order of the queue.
+    pub(super) fn entries(&self, found: &[KeyValue], remaining: &Remaining) -> Vec<Entry> {
+        let claims = found.iter().map(|kv| (QueueEntry::new(kv), kv));
+        let mut queue: Vec<_> = claims.filter(|(entry, _)| self.is_claim(entry)).collect();
+        queue.sort_by_key(|(entry, _)| entry.revision);
+        let holders = admit(queue.iter().map(|(entry, _)| entry.permits));
+        let entries = queue.iter().enumerate().map(|(index, (entry, kv))| {
             let text = String::from_utf8_lossy(&kv.value);
             let ours = value::parse(&text).filter(|_| entry.ours);
             let since = ours.and_then(|ours| UNIX_EPOCH.checked_add(ours.joined));
             let owner = Owner::from_text(ours.map_or(&text, |ours| ours.owner));
-            entries.push(Entry {
+            Entry {
                 fencing_token: entry.revision.unsigned_abs(),
                 age: since.map(|since| SystemTime::now().duration_since(since).unwrap_or_default()),
-                expires_in: remaining.get(&entry.lease).copied().flatten(),
-                ..Entry::new(ours.map(|ours| ours.id), index < holders, entry.permits, owner)
-            });
-        }
-        Ok(entries)
+                expires_in: remaining.get(&entry.lease).copied(),
+                ..Entry::new(entry_key(kv), index < holders, entry.permits, owner)
+            }
+        });
+        entries.collect()
     }
 
     /// How long a lease lives if it is not renewed.
     async fn remaining(&self, lease: i64) -> Option<Duration> {
         let request = LeaseRequest { id: lease };
-        let answer: LeaseResponse =
+        let answer: LeaseTimeToLiveResponse =
             self.connection.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await.ok()?;
         u64::try_from(answer.ttl).ok().map(Duration::from_secs)
-    }
-
-    pub(super) async fn names(&self, prefix: &str) -> Result<BTreeSet<Name>> {
-        let start = self.prefix();
-        let found = self.all_below(start, true).await?;
-        let claims = found.iter().filter(|kv| self.is_claim(&QueueEntry::new(kv)));
-        let names = claims.filter_map(|kv| keys::name(start, &kv.key));
-        Ok(names.filter(|name| name.as_str().starts_with(prefix)).collect())
     }
 }

@@ -30,6 +30,8 @@ struct KeyNumber {
     kind: (Name, Permits),
     number: u32,
     key: Vec<u8>,
+    /// Whether a request may have put the claim into its queue.
+    may_have_joined: bool,
 }
 
 /// The numbers for claims of one name and permits.
@@ -60,12 +62,24 @@ impl KeyNumbers {
         });
         let key = keys::claim(prefix, claim, number);
         state.by_key.insert(key.clone(), claim.id);
-        state.by_claim.insert(claim.id, KeyNumber { kind, number, key: key.clone() });
+        state.by_claim.insert(claim.id, KeyNumber { kind, number, key: key.clone(), may_have_joined: false });
         key
     }
 
     pub(super) fn key(&self, id: ClaimId) -> Option<Vec<u8>> {
         self.state().by_claim.get(&id).map(|key_number| key_number.key.clone())
+    }
+
+    /// Records that a request may have put a claim into its queue.
+    pub(super) fn joined(&self, id: ClaimId) {
+        if let Some(key_number) = self.state().by_claim.get_mut(&id) {
+            key_number.may_have_joined = true;
+        }
+    }
+
+    /// Whether an earlier request may have put a claim into its queue.
+    pub(super) fn may_have_joined(&self, id: ClaimId) -> bool {
+        self.state().by_claim.get(&id).is_some_and(|key_number| key_number.may_have_joined)
     }
 
     /// The claim of this store that has this key.

@@ -15,8 +15,11 @@ const ALL: Permits = Permits::MUTEX;
 ///
 /// A slash in the name is escaped, because otherwise the keys of `a/b` would be in the queue of `a`.
 pub(super) fn queue(prefix: &str, name: &Name) -> String {
-    let escaped = name.as_str().replace('%', "%25").replace('/', "%2F");
-    format!("{prefix}{escaped}/")
+    format!("{prefix}{}/", escaped(name))
+}
+
+fn escaped(name: &Name) -> String {
+    name.as_str().replace('%', "%25").replace('/', "%2F")
 }
 
 /// The key of a claim: `<manager>.<number>.<count>.<capacity>` below its lock.
@@ -38,7 +41,37 @@ pub(super) fn sentinel(prefix: &str, lease: i64) -> Vec<u8> {
     format!("{prefix}/{lease:x}").into_bytes()
 }
 
-/// The end of the range of keys that begin with `start`, which must end in a slash.
+/// The range of the notices of evictions. They are in no queue either.
+pub(super) fn notices(prefix: &str) -> String {
+    format!("{prefix}/evicted/")
+}
+
+/// The notice that a claim was evicted: its id, and its lock for people to read.
+pub(super) fn notice(prefix: &str, name: &Name, id: ClaimId) -> Vec<u8> {
+    format!("{}{id}/{}", notices(prefix), escaped(name)).into_bytes()
+}
+
+/// Reads the claim back from its notice, and the prefix of the keys of its queue.
+pub(super) fn noticed(prefix: &str, key: &[u8]) -> Option<(ClaimId, String)> {
+    let (id, escaped) = str::from_utf8(key).ok()?.strip_prefix(&notices(prefix))?.split_once('/')?;
+    Some((ClaimId::parse(id)?, format!("{prefix}{escaped}/")))
+}
+
+/// The start of the keys of one manager's claims in the queue of a lock.
+pub(super) fn of_manager(prefix: &str, name: &Name, id: ClaimId) -> String {
+    format!("{}{}.", queue(prefix, name), id.manager())
+}
+
+/// The start of the keys of all names that begin with `names`.
+///
+/// A percent sign ends it, because another program may have written that as it is. So the range may have
+/// other names too.
+pub(super) fn of_names(prefix: &str, names: &str) -> String {
+    let plain = names.split('%').next().unwrap_or_default();
+    format!("{prefix}{}", plain.replace('/', "%2F"))
+}
+
+/// The end of the range of keys that begin with `start`, which must not be empty.
 pub(super) fn end(start: &str) -> Vec<u8> {
     let mut end = start.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {
@@ -47,10 +80,16 @@ pub(super) fn end(start: &str) -> Vec<u8> {
     end
 }
 
+/// The prefix of the keys of the queue that a key is in; `None` for a key that is in none.
+pub(super) fn queue_of<'a>(prefix: &str, key: &'a [u8]) -> Option<&'a str> {
+    let below = key.strip_prefix(prefix.as_bytes())?;
+    let slash = below.iter().position(|byte| *byte == b'/')?;
+    str::from_utf8(&key[..=prefix.len() + slash]).ok()
+}
+
 /// Reads the name of a lock back from one of its keys.
 pub(super) fn name(prefix: &str, key: &[u8]) -> Option<Name> {
-    let key = std::str::from_utf8(key).ok()?.strip_prefix(prefix)?;
-    let (escaped, _) = key.split_once('/')?;
+    let escaped = queue_of(prefix, key)?.strip_prefix(prefix)?.strip_suffix('/')?;
     Name::new(escaped.replace("%2F", "/").replace("%25", "%")).ok()
 }
 
@@ -136,17 +175,52 @@ mod tests {
             let id = ClaimId::new(1, number);
             let keys = [tombstone("/locks/", id, lease), sentinel("/locks/", lease)];
             prop_assert!(keys[0] != keys[1]);
-            let start = queue("/locks/", &Name::new(name).unwrap());
+            let name = Name::new(name).unwrap();
+            let start = queue("/locks/", &name);
             for key in &keys {
                 prop_assert!(key.starts_with(b"/locks/"), "its users need no rights but those on the prefix");
                 prop_assert!(key < &start.clone().into_bytes() || key >= &end(&start));
                 prop_assert_eq!(super::name("/locks/", key), None);
             }
+            let notice = notice("/locks/", &name, id);
+            prop_assert!(!keys.contains(&notice) && notice.starts_with(b"/locks/"));
+            prop_assert!(notice < start.clone().into_bytes() || notice >= end(&start));
+            prop_assert_eq!(super::name("/locks/", &notice), None);
+            prop_assert_eq!(noticed("/locks/", &notice), Some((id, start)));
+            prop_assert!(keys.iter().all(|key| noticed("/locks/", key).is_none()));
             let others = [tombstone("/locks/", id, other), sentinel("/locks/", other)];
             prop_assert_eq!(keys == others, lease == other);
             prop_assert!(lease == other || (keys[0] != others[0] && keys[1] != others[1]));
             prop_assert_ne!(&keys[0], &tombstone("/locks/", ClaimId::new(1, number + 1), lease));
         }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_in_the_range_of_what_it_begins_with(name in "[ab%/F25.é]{1,8}", length in 0_usize..9) {
+            let begins: String = name.chars().take(length).collect();
+            let start = of_names("/locks/", &begins);
+            let name = Name::new(name).unwrap();
+            // As we write it, and as another program may.
+            let raw = name.as_str().replace('/', "%2F");
+            for queue in [queue("/locks/", &name), format!("/locks/{raw}/")] {
+                let key = format!("{queue}x/y").into_bytes();
+                prop_assert!(start.as_bytes() <= &key[..] && key < end(&start), "{start} {queue}");
+                prop_assert_eq!(queue_of("/locks/", &key), Some(&queue[..]));
+            }
+            for key in [raw.clone(), format!("/locks/{raw}")] {
+                prop_assert_eq!(queue_of("/locks/", key.as_bytes()), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_is_in_the_range_of_its_manager() {
+        let claim = Claim::new(ClaimId::new(7, 3), Name::new("a").unwrap(), ALL);
+        let start = of_manager("/locks/", &claim.name, claim.id);
+        assert!(super::claim("/locks/", &claim, 12).starts_with(start.as_bytes()));
+        let other = Claim::new(ClaimId::new(8, 3), Name::new("a").unwrap(), ALL);
+        assert!(!super::claim("/locks/", &other, 12).starts_with(start.as_bytes()));
     }
 
     #[test]

@@ -124,6 +124,11 @@ impl Leases {
         self.known().iter().find(|lease| lease.id == id).copied().filter(Lease::is_alive)
     }
 
+    /// Whether any lease is certainly alive.
+    pub(super) fn any_is_alive(&self) -> bool {
+        self.known().iter().any(Lease::is_alive)
+    }
+
     /// Whether this lease may be alive.
     ///
     /// A lease that has expired by our clock counts too: an answer that comes late may still confirm it.

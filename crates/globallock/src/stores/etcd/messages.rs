@@ -45,6 +45,9 @@ pub(super) struct RangeRequest {
     pub(super) serializable: bool,
     #[prost(bool, tag = "8")]
     pub(super) keys_only: bool,
+    /// Only keys that were created at this revision or later; 0: all.
+    #[prost(int64, tag = "12")]
+    pub(super) min_create_revision: i64,
     /// Only keys that were created at this revision or before; 0: all.
     #[prost(int64, tag = "13")]
     pub(super) max_create_revision: i64,
@@ -216,9 +219,12 @@ pub(super) enum WatchAction {
 pub(super) struct WatchCreate {
     #[prost(bytes = "vec", tag = "1")]
     pub(super) key: Vec<u8>,
+    /// Watches all keys of the range that ends here, unless it is empty.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) range_end: Vec<u8>,
     #[prost(int64, tag = "3")]
     pub(super) start_revision: i64,
-    /// 0 filters out puts.
+    /// 0 filters out puts, 1 deletions.
     #[prost(int32, repeated, tag = "5")]
     pub(super) filters: Vec<i32>,
     #[prost(int64, tag = "7")]
@@ -272,12 +278,22 @@ pub(super) struct LeaseRequest {
     pub(super) id: i64,
 }
 
-/// The answer to `LeaseKeepAlive` and to `LeaseTimeToLive`.
+/// The answer to `LeaseKeepAlive`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LeaseResponse {
     /// In seconds; 0 or less if the lease has ended.
     #[prost(int64, tag = "3")]
     pub(super) ttl: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LeaseTimeToLiveResponse {
+    /// In seconds; below 0 if there is no such lease.
+    #[prost(int64, tag = "3")]
+    pub(super) ttl: i64,
+    /// How long it lives after a renewal, in seconds.
+    #[prost(int64, tag = "4")]
+    pub(super) granted_ttl: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -11,11 +11,14 @@ mod batch;
 mod config;
 mod connection;
 mod enqueue;
+mod evict;
 mod inspect;
 mod key_numbers;
 mod keys;
 mod lease;
+mod list;
 mod messages;
+mod notices;
 mod positions;
 mod python_etcd3;
 mod reading;
@@ -34,7 +37,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{BoxStream, StreamExt};
 
 use self::batch::KeyReads;
 use self::config::Config;
@@ -45,12 +48,16 @@ use self::lease::Leases;
 use self::messages::{
     DeleteRangeRequest, DeleteRangeResponse, Empty, LeaseRequest, Request, RequestOp, TxnRequest, TxnResponse,
 };
+use self::notices::Notices;
 use self::positions::Positions;
 use self::reading::Snapshots;
 use self::watch::Watches;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::backend::{Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Release};
+use crate::backend::{
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release,
+    Summary,
+};
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::address::Address;
@@ -85,7 +92,9 @@ struct Shared {
     unanswered: Mutex<HashMap<ClaimId, BTreeSet<i64>>>,
     /// The claims that a background task releases, because a release was not answered.
     background_releases: Mutex<HashSet<ClaimId>>,
-    /// Notified when a lease is found to have ended before a renewal says so.
+    /// The evictions of this store's claims.
+    notices: Notices,
+    /// Notified when a lease is found to have ended, or a claim to be evicted, before a renewal says so.
     session_lost: Notify,
 }
 
@@ -119,6 +128,7 @@ impl Shared {
             release_limit: Semaphore::new(enqueue::MAX_CONCURRENT),
             unanswered: Mutex::default(),
             background_releases: Mutex::default(),
+            notices: Notices::default(),
             session_lost: Notify::new(),
         }
     }
@@ -174,27 +184,20 @@ impl Backend for Etcd {
         let one_of_few = Arc::clone(&shared.enqueue_limit).acquire_owned().await;
         let enqueued = tokio::spawn(async move {
             let _until_enqueued = (turn, one_of_few);
-            shared.enqueue_or_release(&claim).await
+            shared.enqueue_unless_evicted(&claim).await
         });
         enqueued.await.unwrap_or_else(|_| Err(Error::Closed))
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
-        self.shared.wait_for_change(claim).await
+        self.shared.wait_for_change_or_eviction(claim).await
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         if let Some(lease) = claims.iter().map(|claim| claim.lease).min() {
             self.shared.poll_watched_keys(lease);
         }
-        match self.shared.renew(claims).await {
-            Ok(statuses) => statuses.into_iter().map(Ok).collect(),
-            Err(error) => {
-                let shown = &self.shared.connection.config().shown;
-                let again = |_: &Arc<Claim>| Err(Error::unavailable(shown, error.to_string()));
-                claims.iter().map(again).collect()
-            }
-        }
+        self.shared.renew_or_find_evicted(claims).await
     }
 
     async fn session_lost_hint(&self) {
@@ -210,12 +213,12 @@ impl Backend for Etcd {
         self.shared.inspect(name).await
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        let each = |listed: Result<BTreeSet<Name>>| match listed {
-            Ok(names) => names.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        stream::once(self.shared.names(prefix)).flat_map(move |listed| stream::iter(each(listed))).boxed()
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.shared.evict(name, entry, eviction).await
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.shared.list(prefix).boxed()
     }
 }
 

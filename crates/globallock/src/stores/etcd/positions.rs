@@ -216,6 +216,7 @@ impl Shared {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::borrow::Borrow;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -282,8 +283,8 @@ pub(super) mod tests {
         (cluster, shared, claim, key)
     }
 
-    pub(in crate::stores::etcd) fn fencing_token(status: ClaimStatus) -> Option<u64> {
-        match status {
+    pub(in crate::stores::etcd) fn fencing_token(status: impl Borrow<ClaimStatus>) -> Option<u64> {
+        match status.borrow() {
             ClaimStatus::Held(grant) => Some(grant.fencing_token),
             _ => None,
         }

@@ -8,13 +8,14 @@
 use super::connection::is_lease_expired;
 use super::keys::{self, QueueEntry};
 use super::messages::{
-    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, Response, TxnRequest,
+    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, RequestOp, Response, TxnRequest,
 };
 use super::positions::Position;
 use super::reading::ranges;
 use super::{Shared, operation};
 use crate::backend::{Claim, ClaimId, ClaimStatus};
 use crate::error::Result;
+use crate::name::Name;
 use crate::sync::now;
 
 /// The value of the key while it is ours: 16 bytes, as python-etcd3's values are.
@@ -28,6 +29,16 @@ fn value(id: ClaimId) -> Vec<u8> {
 
 fn read(key: Vec<u8>) -> Request {
     Request::Range(RangeRequest { key, ..RangeRequest::default() })
+}
+
+/// Deletes the key if it is this claim's.
+pub(super) fn give_back(id: ClaimId, key: Vec<u8>) -> RequestOp {
+    let delete = Request::Delete(DeleteRangeRequest { key: key.clone() });
+    operation(Request::Transaction(TxnRequest {
+        compare: vec![Compare::has_value(key, value(id))],
+        success: vec![operation(delete)],
+        failure: Vec::new(),
+    }))
 }
 
 /// The outcome of a try to take the key.
@@ -47,7 +58,12 @@ impl Shared {
     /// Shared claims need none, because python-etcd3's lock cannot be shared.
     pub(super) fn python_etcd3_key(&self, claim: &Claim) -> Option<Vec<u8>> {
         let is_needed = self.connection.config().python_etcd3 && claim.permits.is_exclusive();
-        is_needed.then(|| format!("{}{}", self.prefix(), claim.name.as_str()).into_bytes())
+        is_needed.then(|| self.python_etcd3_key_of(&claim.name))
+    }
+
+    /// The python-etcd3 key of a lock.
+    pub(super) fn python_etcd3_key_of(&self, name: &Name) -> Vec<u8> {
+        format!("{}{}", self.prefix(), name.as_str()).into_bytes()
     }
 
     /// Whether a key in a queue is a claim.
@@ -184,13 +200,8 @@ impl Shared {
         key: Vec<u8>,
         python_etcd3_key: Vec<u8>,
     ) -> Result<bool> {
-        let delete = |key| operation(Request::Delete(DeleteRangeRequest { key }));
-        let give_back = TxnRequest {
-            compare: vec![Compare::has_value(python_etcd3_key.clone(), value(id))],
-            success: vec![delete(python_etcd3_key)],
-            failure: Vec::new(),
-        };
-        let success = vec![delete(key), operation(Request::Transaction(give_back))];
+        let delete = operation(Request::Delete(DeleteRangeRequest { key }));
+        let success = vec![delete, give_back(id, python_etcd3_key)];
         let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
         Ok(answer.responses.into_iter().any(|response| match response.response {
             Some(Response::Delete(deleted)) => deleted.deleted > 0,

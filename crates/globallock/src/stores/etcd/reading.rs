@@ -13,11 +13,11 @@ use crate::backend::Claim;
 use crate::error::Result;
 use crate::name::Name;
 
-const RANGE: &str = "/etcdserverpb.KV/Range";
+pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
 /// How many keys one transaction reads. etcd allows 128 operations by default.
-const KEYS_PER_TRANSACTION: usize = 100;
+pub(super) const KEYS_PER_TRANSACTION: usize = 100;
 /// How many keys one answer has at most: even with values, far below the size that clients refuse.
-const PAGE_SIZE: i64 = 1000;
+pub(super) const PAGE_SIZE: i64 = 1000;
 /// How many claims are read when only a part of a queue is.
 pub(super) const FEW: i64 = 16;
 

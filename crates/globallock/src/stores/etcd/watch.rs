@@ -8,7 +8,8 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
-use super::messages::{WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
+use super::keys;
+use super::messages::{KeyValue, WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
 use crate::stores::watched::inbox::{Changes, Inbox};
 use crate::sync::{Mutex, MutexGuard, jittered};
 
@@ -27,6 +28,8 @@ struct State {
     requests: Option<mpsc::UnboundedSender<WatchRequest>>,
     last_id: i64,
     watches: HashMap<i64, Watch>,
+    /// Where the keys go that are put into the watched ranges.
+    ranges: HashMap<i64, mpsc::UnboundedSender<Vec<KeyValue>>>,
     /// The pause before the next stream is opened.
     pause: Duration,
 }
@@ -69,6 +72,25 @@ impl Subscription {
     }
 }
 
+/// A subscription to the puts into a range of keys. Dropping it cancels the watch.
+///
+/// It does not keep the watches open when the store is gone.
+pub(super) struct Puts {
+    watches: Weak<Watches>,
+    id: i64,
+    found: mpsc::UnboundedReceiver<Vec<KeyValue>>,
+}
+
+impl Puts {
+    /// Waits for keys that are put; `None` when the watch has ended, so that some may have been missed.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn next(&mut self) -> Option<Vec<KeyValue>> {
+        self.found.recv().await
+    }
+}
+
 impl Watches {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
@@ -84,27 +106,61 @@ impl Watches {
         read_at: i64,
     ) -> Subscription {
         let inbox = Arc::new(Inbox::default());
-        let mut state = self.state();
-        if state.requests.is_none() {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            state.requests = Some(sender);
-            tokio::spawn(run(Arc::downgrade(self), Arc::downgrade(connection), receiver, state.pause));
-        }
+        let mut state = self.opened(connection);
         let mut ids = Vec::new();
         for (key, revision) in keys {
-            state.last_id += 1;
-            let id = state.last_id;
+            let id = state.next_id();
             ids.push(id);
             state
                 .watches
                 .insert(id, Watch { key: key.clone(), revision, read_at, inbox: Arc::clone(&inbox) });
             // From the revision after the one that was read. A watch that starts at a revision which exists
             // already is served only every 100 ms, until it has caught up.
-            let create = WatchCreate { key, start_revision: read_at + 1, filters: vec![0], watch_id: id };
+            let create = WatchCreate {
+                key,
+                start_revision: read_at + 1,
+                filters: vec![0],
+                watch_id: id,
+                ..WatchCreate::default()
+            };
             state.send(WatchAction::Create(create));
         }
         drop(state);
         Subscription { watches: Arc::clone(self), ids, inbox }
+    }
+
+    /// Subscribes to the puts into the range from `start` on that follow revision `read_at`.
+    ///
+    /// A watch that begins late is served late, but misses nothing.
+    pub(super) fn subscribe_to_puts(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        start: &str,
+        read_at: i64,
+    ) -> Puts {
+        let (sender, found) = mpsc::unbounded_channel();
+        let mut state = self.opened(connection);
+        let id = state.next_id();
+        state.ranges.insert(id, sender);
+        state.send(WatchAction::Create(WatchCreate {
+            key: start.into(),
+            range_end: keys::end(start),
+            start_revision: read_at + 1,
+            filters: vec![1],
+            watch_id: id,
+        }));
+        Puts { watches: Arc::downgrade(self), id, found }
+    }
+
+    /// The state, with a stream that is open or being opened.
+    fn opened(self: &Arc<Self>, connection: &Arc<Connection>) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        if state.requests.is_none() {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            state.requests = Some(sender);
+            tokio::spawn(run(Arc::downgrade(self), Arc::downgrade(connection), receiver, state.pause));
+        }
+        state
     }
 
     /// The watched keys, each once, with the revisions at which they were created.
@@ -131,6 +187,17 @@ impl Watches {
         if answer.created && !answer.canceled {
             state.pause = Duration::ZERO;
         }
+        if let Some(range) = state.ranges.get(&answer.watch_id) {
+            let found: Vec<KeyValue> = answer.events.iter().filter_map(|event| event.kv.clone()).collect();
+            // A subscriber that has gone needs none.
+            if !found.is_empty() {
+                let _ = range.send(found);
+            }
+            if answer.canceled {
+                state.ranges.remove(&answer.watch_id);
+            }
+            return;
+        }
         let Some(watch) = state.watches.get(&answer.watch_id) else { return };
         let revision = answer.header.as_ref().map_or(0, |header| header.revision);
         // Somebody wrote after the subscriber's read and before the watch began. A deletion may be among it,
@@ -155,6 +222,7 @@ impl Watches {
         let mut state = self.state();
         state.requests = None;
         state.pause = (state.pause * 2).clamp(PAUSE.0, PAUSE.1);
+        state.ranges.clear();
         for (_, watch) in state.watches.drain() {
             watch.inbox.notify(|changes| changes.read_again = true);
         }
@@ -162,6 +230,11 @@ impl Watches {
 }
 
 impl State {
+    fn next_id(&mut self) -> i64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
     fn send(&self, action: WatchAction) {
         if let Some(requests) = &self.requests {
             // A failure means that the stream has just ended, and then all subscribers read again.
@@ -177,6 +250,16 @@ impl Drop for Subscription {
             if state.watches.remove(id).is_some() {
                 state.send(WatchAction::Cancel(WatchCancel { watch_id: *id }));
             }
+        }
+    }
+}
+
+impl Drop for Puts {
+    fn drop(&mut self) {
+        let Some(watches) = self.watches.upgrade() else { return };
+        let mut state = watches.state();
+        if state.ranges.remove(&self.id).is_some() {
+            state.send(WatchAction::Cancel(WatchCancel { watch_id: self.id }));
         }
     }
 }
@@ -216,168 +299,4 @@ async fn run(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stores::etcd::Shared;
-    use crate::stores::etcd::messages::Header;
-    use crate::stores::etcd::scripted::{Cluster, created_watch, soon};
-    use futures_util::FutureExt;
-
-    fn watches() -> (Arc<Watches>, Arc<Inbox>) {
-        let (watches, inbox) = (Arc::<Watches>::default(), Arc::<Inbox>::default());
-        let watch = Watch { key: b"a".to_vec(), revision: Some(3), read_at: 7, inbox: Arc::clone(&inbox) };
-        watches.state().watches.insert(1, watch);
-        (watches, inbox)
-    }
-
-    fn answer(revision: i64) -> WatchResponse {
-        WatchResponse { header: Some(Header { revision }), watch_id: 1, ..WatchResponse::default() }
-    }
-
-    fn take_changes(inbox: &Inbox) -> Option<Changes> {
-        inbox.wait().now_or_never()
-    }
-
-    #[test]
-    fn the_pause_before_another_stream_doubles_until_a_watch_begins() {
-        let (watches, _inbox) = watches();
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            watches.end();
-            pauses.push(watches.state().pause);
-        }
-        assert_eq!(pauses[..3], [20, 40, 80].map(Duration::from_millis));
-        assert_eq!(pauses[8], Duration::from_secs(1));
-        watches.dispatch(&WatchResponse { created: true, canceled: true, ..answer(7) });
-        assert_eq!(watches.state().pause, Duration::from_secs(1));
-        watches.dispatch(&WatchResponse { created: true, ..answer(7) });
-        assert_eq!(watches.state().pause, Duration::ZERO);
-    }
-
-    #[test]
-    fn a_watch_is_late_if_somebody_wrote_since_its_subscribers_read() {
-        let (watches, inbox) = watches();
-        watches.dispatch(&WatchResponse { created: true, ..answer(7) });
-        assert!(take_changes(&inbox).is_none());
-        watches.dispatch(&WatchResponse { created: true, ..answer(8) });
-        let changes = take_changes(&inbox).unwrap();
-        assert!(changes.read_again && changes.deleted.is_empty() && changes.as_of == 8);
-    }
-
-    #[test]
-    fn a_deletion_is_notified_by_the_stream_and_by_a_read_that_finds_it() {
-        let (watches, inbox) = watches();
-        assert_eq!(watches.watched(), [(b"a".to_vec(), 3)]);
-        watches.dispatch(&WatchResponse { events: vec![Default::default()], ..answer(9) });
-        let changes = take_changes(&inbox).unwrap();
-        assert!(!changes.read_again && changes.deleted == [b"a"] && changes.as_of == 9);
-        for (revision, is_notified) in [(2, false), (3, true)] {
-            watches.notify_deleted(&HashSet::from([(b"a".to_vec(), revision)]), 11);
-            let changes =
-                take_changes(&inbox).filter(|changes| changes.deleted == [b"a"] && changes.as_of == 11);
-            assert_eq!(changes.is_some(), is_notified);
-        }
-    }
-
-    fn cluster_and_store() -> (Cluster, Arc<Shared>) {
-        Cluster::with_store("etcd://127.0.0.1:1")
-    }
-
-    fn keys<const N: usize>(keys: [&str; N]) -> [(Vec<u8>, Option<i64>); N] {
-        keys.map(|key| (key.into(), Some(3)))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_stream_serves_all_subscribers_each_from_its_own_read_on() {
-        let (mut cluster, shared) = cluster_and_store();
-        let one = shared.watches.subscribe(&shared.connection, keys(["a", "b"]), 7);
-        let other = shared.watches.subscribe(&shared.connection, keys(["a"]), 9);
-        let (first, mut stream) = soon(cluster.asked("Watch/Watch")).await;
-        let mut created = vec![created_watch(first)];
-        for _ in 0..2 {
-            created.push(created_watch(soon(stream.request()).await));
-        }
-        let asked: Vec<_> = created.iter().map(|create| (&create.key[..], create.start_revision)).collect();
-        assert_eq!(asked, [(&b"a"[..], 8), (b"b", 8), (b"a", 10)]);
-        assert!(created.iter().all(|create| create.filters == [0]), "puts are not notified");
-        let ids: Vec<i64> = created.iter().map(|create| create.watch_id).collect();
-        assert!(ids.iter().all(|id| *id > 0), "0 and less mean something else: {ids:?}");
-        let deletion = |watch_id| WatchResponse { watch_id, events: vec![Default::default()], ..answer(12) };
-        for id in &ids {
-            stream.say(&WatchResponse { watch_id: *id, created: true, ..answer(7) });
-        }
-        stream.say(&deletion(ids[1]));
-        let changes = soon(one.changes()).await;
-        assert_eq!((changes.deleted, changes.as_of, changes.read_again), (vec![b"b".to_vec()], 12, false));
-        assert!(other.changes().now_or_never().is_none());
-        stream.say(&deletion(ids[2]));
-        assert_eq!(soon(other.changes()).await.deleted, [b"a"]);
-        assert!(cluster.is_idle().await);
-        // A dropped subscription cancels its watches, so that the cluster has no needless work.
-        assert_eq!(shared.watches.watched().len(), 2);
-        drop(one);
-        for id in &ids[..2] {
-            let cancel = Some(WatchAction::Cancel(WatchCancel { watch_id: *id }));
-            assert_eq!(soon(stream.request::<WatchRequest>()).await.action, cancel);
-        }
-        assert_eq!(shared.watches.watched(), [(b"a".to_vec(), 3)]);
-        assert!(!other.has_ended());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_with_a_limit_gets_the_changes_until_then() {
-        let (watches, inbox) = watches();
-        let subscription = Subscription { watches, ids: vec![1], inbox: Arc::clone(&inbox) };
-        let limit = Duration::from_secs(3);
-        let began = tokio::time::Instant::now();
-        assert!(subscription.changes_within(limit).await.is_none());
-        assert_eq!(began.elapsed(), limit);
-        inbox.notify(|changes| changes.add(b"a", 9));
-        assert_eq!(
-            subscription.changes_within(limit).await.map(|changes| changes.deleted),
-            Some(vec![b"a".to_vec()])
-        );
-        assert_eq!(began.elapsed(), limit);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_subscribers_of_a_stream_that_ends_or_is_refused_read_again_and_use_another() {
-        for refuses in [false, true] {
-            let (mut cluster, shared) = cluster_and_store();
-            for _ in 0..2 {
-                let subscription = shared.watches.subscribe(&shared.connection, keys(["a"]), 7);
-                let (first, stream) = soon(cluster.asked("Watch/Watch")).await;
-                let watch_id = created_watch(first).watch_id;
-                if refuses {
-                    // The cluster refuses the watch, and leaves the stream open.
-                    let refused = WatchResponse { watch_id, created: true, canceled: true, ..answer(7) };
-                    stream.say(&refused);
-                    assert!(soon(subscription.changes()).await.read_again);
-                    assert!(cluster.is_idle().await);
-                } else {
-                    stream.say(&WatchResponse { watch_id, created: true, ..answer(7) });
-                    assert!(subscription.changes().now_or_never().is_none());
-                    drop(stream);
-                    assert!(soon(subscription.changes()).await.read_again);
-                }
-                assert!(subscription.has_ended());
-            }
-        }
-    }
-
-    #[test]
-    fn a_watch_has_ended_if_it_was_refused_or_its_stream_has_ended() {
-        for refuses in [true, false] {
-            let (watches, inbox) = watches();
-            let subscription = Subscription { watches: Arc::clone(&watches), ids: vec![1], inbox };
-            assert!(!subscription.has_ended());
-            if refuses {
-                watches.dispatch(&WatchResponse { canceled: true, ..answer(7) });
-            } else {
-                watches.end();
-            }
-            assert!(subscription.has_ended());
-            assert!(take_changes(&subscription.inbox).unwrap().read_again);
-        }
-    }
-}
+mod tests;

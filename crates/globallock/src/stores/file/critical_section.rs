@@ -5,9 +5,13 @@ use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock, openat, renameat, unlinkat};
-use rustix::io::{Errno, write};
+use rustix::fs::{
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, Stat, flock, fstat, ftruncate, openat,
+    renameat, statat, unlinkat,
+};
+use rustix::io::{Errno, retry_on_intr, write};
 
 use super::claim_file::ClaimFile;
 use super::directory::{Directory, OPEN, is_at, try_lock};
@@ -18,7 +22,7 @@ use crate::name::Name;
 use crate::queue::{admit, blockers};
 
 /// How many bytes of a claim's file are read: an owner, a newline and a name are never longer.
-const MAX_TEXT: u64 = 4096;
+pub(super) const MAX_TEXT: usize = 4096;
 
 /// How many dead claims are removed in one critical section, because others want to enter too.
 const MAX_DEAD: usize = 4000;
@@ -202,7 +206,7 @@ impl<'a> CriticalSection<'a> {
         let file = ClaimFile::new(claim, number, holds.then_some(self.now));
         let opened = self.directory.create(&self.opened, &file.file_name())?;
         let locked = flock(&opened, FlockOperation::NonBlockingLockExclusive)
-            .and_then(|()| write(&opened, owner.as_bytes()));
+            .and_then(|()| write_all(&opened, owner.as_bytes()));
         if let Err(error) = locked {
             self.unlink(&file)?;
             return Err(self.directory.failure_within("cannot be written to", error));
@@ -221,6 +225,37 @@ impl<'a> CriticalSection<'a> {
         }
         self.settle()?;
         Ok(true)
+    }
+
+    /// Removes a live claim from the queue, whoever its owner is, and grants the claims that fit then; false
+    /// if it was not there. The owner is told by the notice, which is written into the claim's file.
+    ///
+    /// The file is deleted first: its owner still has it open, and reads what is written into it later. So no
+    /// owner is told of an eviction that did not happen, whenever this process dies.
+    ///
+    /// The file is opened before that, because without the right to write nothing may change. Its closing is
+    /// the event that wakes the waiters that watch the file: its owner, which may be stopped, keeps it open.
+    pub(super) fn evict(&mut self, id: ClaimId, notice: &str) -> Result<bool> {
+        let Some(position) = self.queue.iter().position(|file| file.id == id) else {
+            return Ok(false);
+        };
+        let file = self.queue[position];
+        let is_alive = self.is_alive(&file);
+        let flags = OPEN | OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK;
+        let opened = match openat(&self.opened, file.file_name(), flags, Mode::empty()) {
+            Ok(opened) => Some(opened),
+            // What another user has put in the file's place has no owner to be told: a link, a pipe, or
+            // nothing at all.
+            Err(Errno::LOOP | Errno::NXIO | Errno::NOENT) => None,
+            Err(error) => return Err(self.directory.failure_within("cannot be written to", error)),
+        };
+        let was_there = self.unlink(&file)?;
+        self.queue.remove(position);
+        if let Some(opened) = opened.filter(|_| was_there && is_alive) {
+            give_notice(&opened, notice);
+        }
+        self.settle()?;
+        Ok(was_there && is_alive)
     }
 
     /// Removes a waiting claim without the queue; false if its file is gone or was renamed by a grant.
@@ -269,7 +304,7 @@ impl<'a> CriticalSection<'a> {
     }
 
     /// What the owner of a claim wrote into its file.
-    pub(super) fn text(&self, file: &ClaimFile) -> (String, Option<std::time::SystemTime>) {
+    pub(super) fn text(&self, file: &ClaimFile) -> (String, Option<SystemTime>) {
         let Ok(opened) = self.open(file) else {
             return (String::new(), None);
         };
@@ -278,9 +313,17 @@ impl<'a> CriticalSection<'a> {
         let mut text = Vec::new();
         if found.is_some() {
             // A text that cannot be read is not shown. The limit is for a file that another user made huge.
-            let _ = opened.take(MAX_TEXT).read_to_end(&mut text);
+            let _ = opened.take(MAX_TEXT as u64).read_to_end(&mut text);
         }
         (String::from_utf8_lossy(&text).into_owned(), found.and_then(|found| found.modified().ok()))
+    }
+
+    /// When the owner of a claim wrote its file, without reading it.
+    pub(super) fn written(&self, file: &ClaimFile) -> Option<SystemTime> {
+        let found = statat(&self.opened, file.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let seconds = u64::try_from(found.st_mtime).ok().filter(|_| is_file(&found))?;
+        let nanoseconds = u32::try_from(found.st_mtime_nsec).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -296,6 +339,30 @@ impl Drop for CriticalSection<'_> {
             // not ours to remove.
             let _ = unlinkat(CWD, &self.path, AtFlags::REMOVEDIR);
         }
+    }
+}
+
+fn is_file(found: &Stat) -> bool {
+    FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+}
+
+fn write_all(file: &OwnedFd, text: &[u8]) -> Result<(), Errno> {
+    match retry_on_intr(|| write(file, text))? {
+        written if written < text.len() => Err(Errno::NOSPC),
+        _ => Ok(()),
+    }
+}
+
+/// Tells the owner of a claim, who has the deleted file open, of its eviction.
+fn give_notice(opened: &OwnedFd, notice: &str) {
+    let told = match fstat(opened) {
+        Ok(found) if !is_file(&found) => return,
+        Ok(_) => write_all(opened, format!("\0{notice}").as_bytes()),
+        Err(error) => Err(error),
+    };
+    // If there is no room to say who and why, an empty file says that the claim was evicted.
+    if let Err(error) = told.or_else(|_| ftruncate(opened, 0)) {
+        tracing::warn!(%error, "the owner of an evicted claim is told only that the claim is gone");
     }
 }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, fchmod, flock, fstat, fstatfs, mkdirat, openat, statat,
+    AtFlags, CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, fchmod, flock, fstat,
+    fstatfs, mkdirat, openat, statat, utimensat,
 };
 use rustix::io::{Errno, pread, pwrite};
 
@@ -242,10 +243,22 @@ impl Directory {
         Ok(Some(number))
     }
 
+    /// Where the counter is.
+    pub(super) fn counter(&self) -> PathBuf {
+        self.path.join(COUNTER)
+    }
+
+    /// Changes the times of the counter's file and nothing else, which wakes those who watch it for that.
+    pub(super) fn touch_counter(&self) -> Result<(), Errno> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        utimensat(CWD, self.counter(), &times, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
     /// Opens the counter, or creates it; `None` if another is just creating it.
     fn open_counter(&self) -> Result<Option<OwnedFd>> {
         let fails = |error| self.failure_within("cannot count fencing tokens", error);
-        let path = self.path.join(COUNTER);
+        let path = self.counter();
         match self.open_shared(&path, OFlags::RDWR, FILE) {
             Err(Errno::NOENT) => {}
             opened => return opened.map_err(fails),

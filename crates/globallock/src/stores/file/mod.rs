@@ -8,6 +8,11 @@
 //! closed, or that its own file was renamed, which marks a grant. The recipe is that of `ZooKeeper`'s locks,
 //! with open files instead of sessions.
 //!
+//! Whoever evicts a claim deletes its file and then writes a notice into it. The owner still has the file
+//! open, and finds the notice there once it sees that its claim is not in the queue any more. To make it
+//! look, the evictor touches a file that all stores of the directory watch. Nothing of it is left, because
+//! the kernel frees the deleted file when the owner closes it.
+//!
 //! File system calls are made in the async task, not on a blocking thread, for two reasons: the directory is
 //! local, so that each call takes microseconds; and a call on another thread could outlast its dropped future
 //! and leave a claim behind.
@@ -15,31 +20,33 @@
 mod claim_file;
 mod critical_section;
 mod directory;
+mod onlooker;
 mod open_files;
 mod turns;
 mod watch;
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::BoxStream;
 use tokio::time::sleep;
 
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Grant, Release, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant,
+    Release, Summary, WaitMode,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
-use crate::owner::Owner;
 use crate::stores::address::Address;
 use crate::sync::sleep_until_some;
 
 use claim_file::ClaimFile;
 use critical_section::{CriticalSection, Enter, Entered};
 use directory::Directory;
+use onlooker::Owners;
 use open_files::{OpenFile, OpenFiles};
 use turns::Turns;
 use watch::{Subscription, WakeOn, Watches};
@@ -57,10 +64,6 @@ const RECHECK: Duration = Duration::from_millis(20);
 /// A waiter with more than this many claims of its process in front of it stays out of the critical section:
 /// it waits until the nearest of those claims is released.
 const MANY_AHEAD: usize = 16;
-/// The longest queue that is inspected inside the critical section. A longer one is inspected after others
-/// may enter again.
-const LISTED_INSIDE: usize = 16;
-
 /// A store in a directory of this host.
 #[derive(Debug)]
 pub(crate) struct File {
@@ -143,30 +146,32 @@ impl File {
     }
 
     /// The status of a claim of this store, from its file in the queue, if there is one.
-    fn status(&self, id: ClaimId, found: Option<ClaimFile>) -> ClaimStatus {
+    fn status(&self, claim: &Claim, found: Option<ClaimFile>) -> ClaimStatus {
         match found {
             Some(file) if file.granted.is_some() => {
-                if let Some(open_file) = self.open_files.get(id) {
+                if let Some(open_file) = self.open_files.get(claim.id) {
                     open_file.granted.get_or_init(|| file);
                 }
                 ClaimStatus::Held(grant(&file))
             }
             Some(_) => ClaimStatus::Waiting,
-            None => {
-                self.open_files.remove(id);
-                ClaimStatus::Gone
-            }
+            None => self.open_files.leave(claim).map_or(ClaimStatus::Gone, ClaimStatus::Evicted),
         }
+    }
+
+    /// Begins to watch the file that evictors touch, if that is possible, and says whether it is watched.
+    fn watch_evictions(&self) -> bool {
+        self.watches.watch_evictions(&self.directory.counter())
     }
 
     /// Begins to watch the blockers of a claim, if it waits.
     fn watch_blockers(&self, claim: &Claim, section: Option<&mut CriticalSection<'_>>) -> Result<Watch> {
         let Some(section) = section else {
-            return Ok(Watch::Decided(self.status(claim.id, None)));
+            return Ok(Watch::Decided(self.status(claim, None)));
         };
         let found = section.find(claim.id);
         let Some(mine) = found.filter(|file| file.granted.is_none()) else {
-            return Ok(Watch::Decided(self.status(claim.id, found)));
+            return Ok(Watch::Decided(self.status(claim, found)));
         };
         let blockers = section.blockers(&mine);
         let paths: Vec<_> = blockers.iter().map(|file| (section.path_of(file), wake_on(file))).collect();
@@ -174,7 +179,7 @@ impl File {
         let files = paths.iter().map(|(path, wake_on)| (path.as_path(), *wake_on));
         let subscribed = self
             .watches
-            .subscribe(files.chain([(own.as_path(), WakeOn::Renamed)]))
+            .subscribe(files.chain([(own.as_path(), WakeOn::Decided)]))
             .map_err(|error| self.directory.failure_within("cannot be watched", error))?;
         let Some(subscription) = subscribed else {
             return Ok(Watch::Changed);
@@ -235,6 +240,9 @@ impl Backend for File {
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        if let Some(eviction) = self.open_files.eviction(claim.id) {
+            return Ok(ClaimStatus::Evicted(eviction));
+        }
         let path = self.path(&claim.name);
         let text = critical_section::text_of(claim);
         if let Some(status) = self.enqueue_behind_ours(claim, &path, &text).await? {
@@ -245,17 +253,20 @@ impl Backend for File {
                 return Ok(None);
             };
             if let Some(found) = section.find(claim.id) {
-                return Ok(Some(self.status(claim.id, Some(found))));
+                return Ok(Some(self.status(claim, Some(found))));
+            }
+            if let evicted @ ClaimStatus::Evicted(_) = self.status(claim, None) {
+                return Ok(Some(evicted));
             }
             let Some(joined) = section.enqueue(claim, &text)? else {
                 return Ok(None);
             };
             Ok(Some(match joined {
                 Some((file, opened)) => {
-                    self.open_files.insert(claim.id, OpenFile::new(opened, path.clone(), file));
-                    self.status(claim.id, Some(file))
+                    self.open_files.insert(claim.id, OpenFile::new(opened, path.clone(), file, text.len()));
+                    self.status(claim, Some(file))
                 }
-                None => self.status(claim.id, None),
+                None => self.status(claim, None),
             }))
         })
         .await
@@ -291,11 +302,20 @@ impl Backend for File {
         let mut answers = Vec::with_capacity(claims.len());
         for claim in claims {
             answers.push(match self.open_files.get(claim.id) {
-                None => Ok(ClaimStatus::Gone),
+                None => Ok(self.status(claim, None)),
                 Some(open_file) => self.renew_one(claim, &open_file).await,
             });
         }
         answers
+    }
+
+    // Not an `async fn`, because it tells of the evictions since the call, and not since its first poll.
+    fn session_lost_hint<'a, 'b>(&'a self) -> Pin<Box<dyn Future<Output = ()> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(self.until_evicted(self.watches.evicted()))
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
@@ -307,8 +327,12 @@ impl Backend for File {
             return Ok(released);
         }
         let released = self.inside(&open_file.directory, Enter::Read, |section| {
-            let found = section.map_or(Ok(false), |section| section.release(claim.id))?;
-            Ok(Some(if found { Release::Released } else { Release::NotHeld }))
+            if section.map_or(Ok(false), |section| section.release(claim.id))? {
+                return Ok(Some(Release::Released));
+            }
+            // Remembers whether it was evicted.
+            self.status(claim, None);
+            Ok(Some(Release::NotHeld))
         });
         let released = released.await;
         // If the directory could not be changed, closing the file is enough: it wakes the waiters that watch
@@ -321,59 +345,15 @@ impl Backend for File {
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        let path = self.path(name);
-        let listed = self.inside(&path, Enter::Read, |section| {
-            let Some(section) = section else {
-                return Ok(Some((Vec::new(), HashSet::new())));
-            };
-            if section.queue.len() > LISTED_INSIDE {
-                section.unlock();
-            }
-            let alive = |file: &&ClaimFile| section.is_alive(file);
-            let (alive, missing): (Vec<&ClaimFile>, Vec<&ClaimFile>) = section.queue.iter().partition(alive);
-            let entries: Vec<Entry> = alive.into_iter().map(|file| entry(section, file)).collect();
-            Ok(Some((entries, missing.into_iter().map(|file| file.id).collect::<HashSet<ClaimId>>())))
-        });
-        let (mut entries, missing) = listed.await?;
-        if !missing.is_empty() {
-            // A claim that was granted while others could enter has got another file name.
-            let renamed = self.inside(&path, Enter::Read, |section| {
-                let Some(section) = section else { return Ok(Some(Vec::new())) };
-                let renamed = section.queue.iter().filter(|file| missing.contains(&file.id));
-                let alive = renamed.filter(|file| section.is_alive(file));
-                Ok(Some(alive.map(|file| entry(section, file)).collect()))
-            });
-            entries.extend(renamed.await?);
-            entries.sort_by_key(|entry| entry.fencing_token);
-        }
-        Ok(entries)
+        self.entries(&self.path(name), Owners::Shown).await
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        let listed = std::fs::read_dir(self.directory.path());
-        let is_lock = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let all: Vec<_> =
-            listed.into_iter().flatten().flatten().filter(is_lock).map(|entry| entry.path()).collect();
-        stream::iter(all)
-            .filter_map(move |path| async move {
-                let directory = path.file_name()?.to_str()?.to_owned();
-                if directory.starts_with('.') {
-                    return None;
-                }
-                let found = self.inside(&path, Enter::Read, |section| {
-                    let first =
-                        section.as_ref().and_then(|section| Some(section.text(section.queue.front()?).0));
-                    Ok(Some(first))
-                });
-                let named = |text: String| {
-                    claim_file::name_of(&directory).or_else(|| critical_section::owner_and_name(&text).1)
-                };
-                match found.await {
-                    Ok(text) => text.and_then(named).filter(|name| name.as_str().starts_with(prefix)).map(Ok),
-                    Err(error) => Some(Err(error)),
-                }
-            })
-            .boxed()
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.take_out(name, entry, eviction).await
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.summaries(prefix)
     }
 }
 
@@ -389,8 +369,8 @@ impl File {
         let exclusive = claim.permits.is_exclusive();
         // A claim with a max hold time may have expired already.
         let ours =
-            || self.open_files.last(path).filter(|ours| !ours.created.has_max_hold() && ours.is_linked());
-        if !exclusive || self.open_files.contains(claim.id) || ours().is_none() {
+            || self.open_files.last(path).filter(|ours| !ours.created.has_max_hold() && ours.is_untouched());
+        if !exclusive || self.open_files.knows(claim.id) || ours().is_none() {
             return Ok(None);
         }
         if claim.wait_mode == WaitMode::Try {
@@ -399,7 +379,8 @@ impl File {
         self.inside(path, Enter::Unread, |section| {
             let Some(section) = section.filter(|_| ours().is_some()) else { return Ok(Some(None)) };
             Ok(section.append(claim, text, false)?.map(|(file, opened)| {
-                self.open_files.insert(claim.id, OpenFile::new(opened, path.to_owned(), file));
+                let open_file = OpenFile::new(opened, path.to_owned(), file, text.len());
+                self.open_files.insert(claim.id, open_file);
                 Some(ClaimStatus::Waiting)
             }))
         })
@@ -412,7 +393,13 @@ impl File {
         let exclusive = claim.permits.is_exclusive();
         let Some(mine) = self.open_files.get(claim.id).filter(|_| exclusive) else { return false };
         let Some((id, ahead)) = self.open_files.next_ahead(&mine, MANY_AHEAD) else { return false };
-        if mine.granted.get().is_some() || ahead.created.has_max_hold() || !ahead.is_linked() {
+        if mine.granted.get().is_some() || ahead.created.has_max_hold() {
+            return false;
+        }
+        self.watch_evictions();
+        let evicted = self.watches.evicted();
+        // Checked after the watch began: an eviction before the watch is seen here, a later one by the watch.
+        if !mine.is_untouched() || !ahead.is_untouched() {
             return false;
         }
         // Drop these before the wait: a claim lives as long as its file is open.
@@ -422,7 +409,10 @@ impl File {
         tokio::pin!(removed);
         removed.as_mut().enable();
         if self.open_files.contains(id) {
-            removed.await;
+            tokio::select! {
+                () = removed => {}
+                () = evicted => {}
+            }
         }
         true
     }
@@ -443,41 +433,28 @@ impl File {
     ///
     /// | its file | the status |
     /// |---|---|
-    /// | deleted | gone |
+    /// | deleted, or written into by another | read from the queue |
     /// | renamed by its grant | held |
     /// | behind another waiter of this process | waiting |
     /// | the first waiter of this process | read from the queue |
     ///
     /// The read also removes a blocker whose max hold time has passed, whose owner may have been stopped.
     async fn renew_one(&self, claim: &Claim, open_file: &OpenFile) -> Result<ClaimStatus> {
-        if !open_file.is_linked() {
-            return Ok(self.status(claim.id, None));
+        if open_file.is_untouched() {
+            if let Some(file) = open_file.granted.get() {
+                return Ok(ClaimStatus::Held(grant(file)));
+            }
+            // No claim is granted behind a waiter.
+            if !self.open_files.is_first_waiter(open_file) {
+                return Ok(ClaimStatus::Waiting);
+            }
         }
-        if let Some(file) = open_file.granted.get() {
-            return Ok(ClaimStatus::Held(grant(file)));
-        }
-        // No claim is granted behind a waiter.
-        if !self.open_files.is_first_waiter(open_file) {
-            return Ok(ClaimStatus::Waiting);
-        }
+        // An evictor may still be in the critical section. So the notice is looked for in there.
         self.inside(&open_file.directory, Enter::Read, |section| {
             let found = section.and_then(|section| section.find(claim.id));
-            Ok(Some(self.status(claim.id, found)))
+            Ok(Some(self.status(claim, found)))
         })
         .await
-    }
-}
-
-fn entry(section: &CriticalSection<'_>, file: &ClaimFile) -> Entry {
-    let (text, written) = section.text(file);
-    let (owner, _) = critical_section::owner_and_name(&text);
-    let since = |milliseconds: u64| Duration::from_millis(section.now().saturating_sub(milliseconds));
-    let waiting = written.and_then(|written| SystemTime::now().duration_since(written).ok());
-    Entry {
-        fencing_token: file.number,
-        age: file.granted.map(since).or(waiting),
-        expires_in: file.hold_ends().map(|end| Duration::from_millis(end.saturating_sub(section.now()))),
-        ..Entry::new(Some(file.id), file.granted.is_some(), file.permits(), Owner::from_text(owner))
     }
 }
 

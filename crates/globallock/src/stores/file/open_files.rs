@@ -5,13 +5,19 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rustix::fs::fstat;
+use rustix::io::pread;
 use tokio::sync::Notify;
 
 use super::claim_file::ClaimFile;
-use crate::backend::ClaimId;
+use super::critical_section::MAX_TEXT;
+use crate::backend::{Claim, ClaimId, Eviction};
 use crate::sync::{Mutex, MutexGuard};
+
+/// How much longer than its lease an evicted claim is remembered.
+const EVICTION_KEPT: Duration = Duration::from_secs(60);
 
 /// A claim's file, locked as long as it is open.
 pub(super) struct OpenFile {
@@ -24,23 +30,52 @@ pub(super) struct OpenFile {
     pub(super) granted: OnceLock<ClaimFile>,
     /// Notified when the claim is removed from [`OpenFiles`].
     pub(super) removed: Arc<Notify>,
+    /// How many bytes its owner wrote into the file.
+    length: usize,
 }
 
 impl OpenFile {
-    pub(super) fn new(opened: OwnedFd, directory: PathBuf, created: ClaimFile) -> Self {
-        OpenFile { opened, directory, created, granted: OnceLock::new(), removed: Arc::default() }
+    pub(super) fn new(opened: OwnedFd, directory: PathBuf, created: ClaimFile, length: usize) -> Self {
+        OpenFile { opened, directory, created, granted: OnceLock::new(), removed: Arc::default(), length }
     }
 
-    /// Whether its file is still in a directory, so that nobody has deleted it.
-    pub(super) fn is_linked(&self) -> bool {
-        fstat(&self.opened).is_ok_and(|found| found.st_nlink > 0)
+    /// Whether its file surely is in the queue: it is still in a directory, and nobody has written into it.
+    ///
+    /// A network file system may say that a deleted file is still in a directory, as long as the file is
+    /// open. So a notice of an eviction is noticed by the file's length too.
+    pub(super) fn is_untouched(&self) -> bool {
+        let written = |found: &rustix::fs::Stat| usize::try_from(found.st_size) == Ok(self.length);
+        fstat(&self.opened).is_ok_and(|found| found.st_nlink > 0 && written(&found))
     }
+
+    /// What the evictor of the claim wrote into its file. Counts only if the file is not in the queue, and is
+    /// complete only once the evictor has left the critical section.
+    fn notice(&self) -> Option<Eviction> {
+        let mut text = vec![0; 2 * MAX_TEXT];
+        let read = pread(&self.opened, &mut text, 0).ok()?;
+        let text = &text[..read];
+        match text.iter().rposition(|byte| *byte == 0) {
+            Some(end) => Some(Eviction::from_text(&String::from_utf8_lossy(&text[end + 1..]))),
+            // The evictor had no room for a notice.
+            None if text.is_empty() && self.length > 0 => Some(Eviction::from_text("")),
+            None => None,
+        }
+    }
+}
+
+/// A claim that was evicted, so that its owner is told.
+struct Evicted {
+    eviction: Arc<Eviction>,
+    /// `None`: for ever.
+    until: Option<Instant>,
 }
 
 /// The claims of one store that are in a queue.
 #[derive(Default)]
 pub(super) struct OpenFiles {
     claims: Mutex<Claims>,
+    /// Notified when the first claim joins.
+    first: Notify,
 }
 
 #[derive(Default)]
@@ -48,9 +83,22 @@ struct Claims {
     by_id: HashMap<ClaimId, Arc<OpenFile>>,
     /// The claims of each lock's directory, by their numbers.
     by_lock: HashMap<PathBuf, BTreeMap<u64, ClaimId>>,
+    evicted: HashMap<ClaimId, Evicted>,
 }
 
 impl Claims {
+    fn remove(&mut self, id: ClaimId) -> Option<Arc<OpenFile>> {
+        let file = self.by_id.remove(&id)?;
+        if let Some(queue) = self.by_lock.get_mut(&file.directory) {
+            queue.remove(&file.created.number);
+            if queue.is_empty() {
+                self.by_lock.remove(&file.directory);
+            }
+        }
+        file.removed.notify_waiters();
+        Some(file)
+    }
+
     fn open_file(&self, (_, id): (&u64, &ClaimId)) -> Option<(ClaimId, Arc<OpenFile>)> {
         Some((*id, Arc::clone(self.by_id.get(id)?)))
     }
@@ -65,29 +113,71 @@ impl OpenFiles {
         self.claims().by_id.contains_key(&id)
     }
 
+    /// Whether the claim is in a queue, or was evicted.
+    pub(super) fn knows(&self, id: ClaimId) -> bool {
+        let claims = self.claims();
+        claims.by_id.contains_key(&id) || claims.evicted.contains_key(&id)
+    }
+
     pub(super) fn get(&self, id: ClaimId) -> Option<Arc<OpenFile>> {
         self.claims().by_id.get(&id).cloned()
     }
 
     pub(super) fn insert(&self, id: ClaimId, file: OpenFile) {
         let mut claims = self.claims();
+        let is_first = claims.by_id.is_empty();
+        let before = claims.remove(id);
         claims.by_lock.entry(file.directory.clone()).or_default().insert(file.created.number, id);
         claims.by_id.insert(id, Arc::new(file));
+        drop(claims);
+        drop(before);
+        if is_first {
+            self.first.notify_one();
+        }
     }
 
     /// Removes a claim. Its file closes when the last reference to the result is dropped.
     pub(super) fn remove(&self, id: ClaimId) -> Option<Arc<OpenFile>> {
+        self.claims().remove(id)
+    }
+
+    /// Removes a claim that is not in the queue, and says whether it was evicted. If it was, that is
+    /// remembered for as long as its owner may ask.
+    ///
+    /// Called where no evictor of the claim can be in the critical section, so that the notice is complete.
+    pub(super) fn leave(&self, claim: &Claim) -> Option<Arc<Eviction>> {
+        let notice = self.get(claim.id).and_then(|file| file.notice());
+        let now = Instant::now();
         let mut claims = self.claims();
-        let file = claims.by_id.remove(&id)?;
-        if let Some(queue) = claims.by_lock.get_mut(&file.directory) {
-            queue.remove(&file.created.number);
-            if queue.is_empty() {
-                claims.by_lock.remove(&file.directory);
-            }
+        let left = claims.remove(claim.id);
+        if let Some(eviction) = notice {
+            claims.evicted.retain(|_, evicted| evicted.until.is_none_or(|until| until > now));
+            let until = now.checked_add(claim.lease.saturating_add(EVICTION_KEPT));
+            claims.evicted.entry(claim.id).or_insert(Evicted { eviction: Arc::new(eviction), until });
         }
+        let eviction = claims.evicted.get(&claim.id).map(|evicted| Arc::clone(&evicted.eviction));
         drop(claims);
-        file.removed.notify_waiters();
-        Some(file)
+        drop(left);
+        eviction
+    }
+
+    /// The eviction of a claim that [`OpenFiles::leave`] remembers.
+    pub(super) fn eviction(&self, id: ClaimId) -> Option<Arc<Eviction>> {
+        self.claims().evicted.get(&id).map(|evicted| Arc::clone(&evicted.eviction))
+    }
+
+    /// Waits until there is a claim.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn any(&self) {
+        while self.is_empty() {
+            self.first.notified().await;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.claims().by_id.is_empty()
     }
 
     /// The claim of this store that joined a lock's queue last.
@@ -145,7 +235,7 @@ mod tests {
     }
 
     fn open_file(directory: &str, number: u64) -> OpenFile {
-        OpenFile::new(tempfile().unwrap().into(), directory.into(), claim_file(number))
+        OpenFile::new(tempfile().unwrap().into(), directory.into(), claim_file(number), 0)
     }
 
     /// Claims of one lock, and two of another lock, with a lower and a higher number.
@@ -199,12 +289,12 @@ mod tests {
         let temporary = NamedTempFile::new().unwrap();
         let other_name = temporary.path().with_extension("renamed");
         let file =
-            OpenFile::new(fs::File::open(temporary.path()).unwrap().into(), HERE.into(), claim_file(1));
-        assert!(file.is_linked());
+            OpenFile::new(fs::File::open(temporary.path()).unwrap().into(), HERE.into(), claim_file(1), 0);
+        assert!(file.is_untouched());
         fs::rename(temporary.path(), &other_name).unwrap();
-        assert!(file.is_linked(), "it was granted");
+        assert!(file.is_untouched(), "it was granted");
         fs::remove_file(&other_name).unwrap();
-        assert!(!file.is_linked());
+        assert!(!file.is_untouched());
     }
 
     #[test]

@@ -12,15 +12,17 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 /// Which event of a file wakes the waiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WakeOn {
-    /// The file gets another name: its claim is granted.
-    Renamed,
+    /// The file of the waiter's own claim gets another name, because the claim is granted, or none, because
+    /// it is evicted.
+    Decided,
     /// The owner closes the file: it released the claim, or it died.
     Closed,
-    /// Either.
+    /// The same, or the file gets another name.
     RenamedOrClosed,
 }
 
@@ -28,7 +30,8 @@ impl WakeOn {
     fn flags(self) -> WatchFlags {
         let closed = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE_SELF;
         match self {
-            WakeOn::Renamed => WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF,
+            // A deletion of a file that its owner has open is reported as a change of its attributes.
+            WakeOn::Decided => WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF | WatchFlags::ATTRIB,
             WakeOn::Closed => closed,
             WakeOn::RenamedOrClosed => closed | WatchFlags::MOVE_SELF,
         }
@@ -40,6 +43,10 @@ impl WakeOn {
 pub(super) struct Watches {
     /// The inner `None`: the kernel's limit of instances for this user is reached.
     instance: OnceLock<Option<Arc<Instance>>>,
+    /// The watch of the file that evictors touch, once there was one.
+    touched: Mutex<Option<i32>>,
+    /// Notified when that file is touched.
+    evictions: Arc<Notify>,
 }
 
 struct Instance {
@@ -55,6 +62,18 @@ type Files = HashMap<i32, Vec<Waiter>>;
 struct Waiter {
     flags: WatchFlags,
     notify: Arc<Notify>,
+    /// Whether any number of tasks wait, and not one.
+    many: bool,
+}
+
+impl Waiter {
+    fn wake(&self) {
+        if self.many {
+            self.notify.notify_waiters();
+        } else {
+            self.notify.notify_one();
+        }
+    }
 }
 
 /// Wakes its waiter when a watched file changes, until it is dropped.
@@ -83,11 +102,43 @@ impl Watches {
             match (watched, instance) {
                 (Ok(watch), Some(instance)) => subscription.watched.push((Arc::clone(instance), watch)),
                 (Err(Errno::NOENT), _) => return Ok(None),
-                _ if wake_on == WakeOn::Renamed => {}
+                _ if wake_on == WakeOn::Decided => {}
                 _ => wait_on_thread(path, &subscription.notify)?,
             }
         }
         Ok(Some(subscription))
+    }
+
+    /// Watches the file that evictors touch, unless it is watched already. Says whether it is watched: it is
+    /// not if it does not exist, or if the kernel's limit of inotify instances or watches is reached.
+    pub(super) fn watch_evictions(&self, path: &Path) -> bool {
+        let Some(instance) = self.instance.get_or_init(|| Instance::start().ok()) else { return false };
+        let mut touched = self.touched.lock();
+        if !touched.is_some_and(|watch| instance.files().contains_key(&watch)) {
+            let (flags, many) = (WatchFlags::ATTRIB, true);
+            let waiter = Waiter { flags, notify: Arc::clone(&self.evictions), many };
+            *touched = instance.add(path, waiter).ok();
+        }
+        touched.is_some()
+    }
+
+    /// Whether [`Watches::watch_evictions`] may change something.
+    pub(super) fn should_watch_evictions(&self) -> bool {
+        match self.instance.get() {
+            None => true,
+            Some(None) => false,
+            Some(Some(instance)) => {
+                !self.touched.lock().is_some_and(|watch| instance.files().contains_key(&watch))
+            }
+        }
+    }
+
+    /// Waits until claims may have been evicted since this call, if evictions are watched.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) fn evicted(&self) -> Notified<'_> {
+        self.evictions.notified()
     }
 }
 
@@ -111,12 +162,15 @@ impl Instance {
     }
 
     fn watch(&self, path: &Path, wake_on: WakeOn, notify: &Arc<Notify>) -> Result<i32, Errno> {
-        let flags = wake_on.flags();
+        self.add(path, Waiter { flags: wake_on.flags(), notify: Arc::clone(notify), many: false })
+    }
+
+    fn add(&self, path: &Path, waiter: Waiter) -> Result<i32, Errno> {
         // Added while the map is locked, so that the first event already finds the waiter.
         let mut files = self.files();
-        let added = flags | WatchFlags::MASK_ADD | WatchFlags::DONT_FOLLOW;
+        let added = waiter.flags | WatchFlags::MASK_ADD | WatchFlags::DONT_FOLLOW;
         let watch = inotify::add_watch(&self.inotify, path, added)?;
-        files.entry(watch).or_default().push(Waiter { flags, notify: Arc::clone(notify) });
+        files.entry(watch).or_default().push(waiter);
         Ok(watch)
     }
 }
@@ -147,8 +201,10 @@ fn dispatch(inotify: &OwnedFd, files: &Mutex<Files>, end: i32) -> Result<(), Err
         let overflow = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
         let removed = event.events().contains(ReadFlags::IGNORED);
         let wake = |waiter: &Waiter| {
-            if overflow || waiter.flags.bits() & event.events().bits() != 0 {
-                waiter.notify.notify_one();
+            // Who waits for evictions must also know of the watch's end, to begin another.
+            let ended = removed && waiter.many;
+            if overflow || ended || waiter.flags.bits() & event.events().bits() != 0 {
+                waiter.wake();
             }
         };
         if overflow || (removed && event.wd() == end) {
@@ -227,8 +283,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("globallock-watch-{}", std::process::id()));
         let owner = std::fs::File::create(&path).unwrap();
         flock(&owner, FlockOperation::LockExclusive).unwrap();
-        let watches = Watches { instance: OnceLock::from(None) };
-        let files = [(path.as_path(), WakeOn::Renamed), (path.as_path(), WakeOn::Closed)];
+        let watches = Watches { instance: OnceLock::from(None), ..Watches::default() };
+        let files = [(path.as_path(), WakeOn::Decided), (path.as_path(), WakeOn::Closed)];
         let subscription = watches.subscribe(files).unwrap().unwrap();
         assert!(futures_util::FutureExt::now_or_never(subscription.notified()).is_none());
         drop(owner);

@@ -21,12 +21,15 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// A connection that breaks within this time is not replaced at once, because the next one may break as soon.
 /// The second value is the longest pause before it is replaced.
 const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
+/// The channel on which all connections are told of evicted claims, where the store does not know the owner's
+/// own channel (EVERYBODY in `evict.lua`).
+const EVICTIONS: &str = "globallock:evict";
 /// How many requests may be queued for the socket.
 const QUEUED_REQUESTS: usize = 4096;
 
 /// What a connection reports to its store.
 pub(super) trait Listener: Send + Sync + 'static {
-    /// A message has arrived on the store's channel.
+    /// A message has arrived on the store's channel, or on that of all stores.
     fn message(&self, text: &str);
     /// The subscription was interrupted: messages may have been lost.
     fn resubscribed(&self);
@@ -90,16 +93,27 @@ impl Connection {
     /// Sends one request. Repeats it once on a new connection, and once after loading the scripts again.
     /// Every request may be repeated safely.
     pub(super) async fn request(self: &Arc<Self>, command: &Cmd) -> Result<Value, Failure> {
-        let (mut reconnected, mut loaded) = (false, false);
+        self.request_or(command, || command.clone()).await
+    }
+
+    /// The same; but what is repeated on a new connection, because it may have been carried out though its
+    /// answer was lost, is what `again` makes.
+    pub(super) async fn request_or(
+        self: &Arc<Self>,
+        command: &Cmd,
+        again: impl FnOnce() -> Cmd + Send,
+    ) -> Result<Value, Failure> {
+        let (mut again, mut repeated, mut loaded) = (Some(again), None, false);
         loop {
             let live = self.live().await?;
-            match self.send(&live, command).await {
+            match self.send(&live, repeated.as_ref().unwrap_or(command)).await {
                 Err(failure) if failure.kind == Kind::NoScript && !loaded => {
                     loaded = true;
                     self.load_scripts(&live).await?;
                 }
-                Err(failure) if failure.kind == Kind::Disconnected && !reconnected => {
-                    reconnected = true;
+                Err(failure) if failure.kind == Kind::Disconnected => {
+                    let Some(again) = again.take() else { return Err(failure) };
+                    repeated = Some(again());
                 }
                 other => return other,
             }
@@ -211,6 +225,11 @@ impl Connection {
         let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         self.check(&mut connection).await?;
         connection.subscribe(&self.channel).await?;
+        match connection.subscribe(EVICTIONS).await.map_err(Failure::from) {
+            // Evicted owners learn of it at their next renewal.
+            Err(failure) if failure.kind == Kind::PermissionDenied => {}
+            subscribed => subscribed?,
+        }
         self.state.send_modify(|state| {
             let live = Some(Live { number, since: Instant::now(), connection });
             *state = State { live, failed: 0, failure: None, pause: state.pause };

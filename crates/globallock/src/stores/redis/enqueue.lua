@@ -1,15 +1,22 @@
 -- Puts a claim at the end of the queue, or finds it where it is and renews it. Answers its status.
 --
+-- KEYS[6]  string, the notice of an eviction (see evict.lua): given where the claim was asked for before,
+--          because only such a claim can have been evicted.
+--
 -- ARGV: id, lease in ms, max hold time in ms (0: none), count/capacity:owner, and '1' (wait) or '0' (hold now
 --       or not at all) followed by the channel of the owner's connection
 -- Result: see `held` and `waiting`.
 --         { 2 }: gone, since the claim does not wait and cannot hold now.
 --         { 3 }: the claim does not wait, and must ask again at once, because more dead claims are in the way
 --         than this call may drop.
+--         { 4, notice }: gone for good, since somebody evicted it.
 --         The join number alone (fast path): held, with the whole lease left and no max hold time.
 local id, lease, max_hold = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local waits, node = string.match(ARGV[5], '^(%d) (.*)$')
 local member = table.concat({ id, node, ARGV[2], ARGV[3], ARGV[4] }, ' ')
+local EVICTED = 4
+local notice = KEYS[6] and call('GET', KEYS[6])
+if notice then return { EVICTED, notice } end
 local microseconds = clock()
 local now = math.floor(microseconds / 1000)
 

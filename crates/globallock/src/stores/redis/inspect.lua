@@ -7,6 +7,7 @@
 -- - the shared holders' ids, each followed by the ms at which the store frees it
 -- - the waiters' members in the order of the queue, each followed by its join number
 -- - the hash, each field followed by its value
+-- - the holder's key if it is foreign (see `foreign_key`; 'foreign:?': the lock's key holds no string)
 local value = lock_value()
 return {
   math.floor(clock() / 1000),
@@ -15,4 +16,5 @@ return {
   call('ZRANGE', KEYS[5], 0, -1, 'WITHSCORES'),
   call('ZRANGE', KEYS[3], 0, -1, 'WITHSCORES'),
   call('HGETALL', KEYS[4]),
+  type(value) == 'string' and foreign_key(value) or 'foreign:?',
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use crate::backend::{ClaimId, Entry};
+use crate::backend::{ClaimId, Entry, EntryKey};
 use crate::owner::Owner;
 use crate::queue::Permits;
 
@@ -15,14 +15,14 @@ const ALL: Permits = Permits::MUTEX;
 /// Reads the queue; `None` if the answer does not have the shape that the script gives it.
 pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
     let Value::Array(parts) = answer else { return None };
-    let [now, value, left, shared, waiting, records] = &parts[..] else {
+    let [now, value, left, shared, waiting, records, foreign] = &parts[..] else {
         return None;
     };
     let (Value::Int(now), Value::Int(left)) = (now, left) else {
         return None;
     };
     let (now, left) = (u64::try_from(*now).ok()?, u64::try_from(*left).ok());
-    let (value, records) = (text(value)?, texts(records)?);
+    let (value, records, foreign) = (text(value)?, texts(records)?, text(foreign)?);
     let records: HashMap<&str, &str> =
         records.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
 
@@ -36,7 +36,7 @@ pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
         members.sort_by_key(|entry| entry.fencing_token);
         entries.extend(members);
     } else if !value.is_empty() {
-        let mut foreign = Entry::new(None, true, ALL, Owner::from_text(&value));
+        let mut foreign = Entry::new(EntryKey::new(foreign), true, ALL, Owner::from_text(&value));
         foreign.expires_in = left.map(Duration::from_millis);
         entries.push(foreign);
     }
@@ -59,7 +59,7 @@ fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
         fencing_token,
         age: Some(Duration::from_millis(now.saturating_sub(granted))),
         expires_in: left.map(Duration::from_millis),
-        ..Entry::new(ClaimId::parse(id), true, permits, Owner::from_text(owner))
+        ..Entry::new(ClaimId::parse(id)?.into(), true, permits, Owner::from_text(owner))
     })
 }
 
@@ -77,7 +77,7 @@ fn waiter(member: &str, number: &str, records: &HashMap<&str, &str>, now: u64) -
         fencing_token: number,
         age: Some(Duration::from_millis(now.saturating_sub(joined))),
         expires_in: Some(Duration::from_millis(left)),
-        ..Entry::new(ClaimId::parse(id), false, read_permits(permits)?, Owner::from_text(owner))
+        ..Entry::new(ClaimId::parse(id)?.into(), false, read_permits(permits)?, Owner::from_text(owner))
     })
 }
 
@@ -96,7 +96,7 @@ fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
         fencing_token: number(fencing_token)?,
         age: Some(Duration::from_millis(now.saturating_sub(granted))),
         expires_in: Some(Duration::from_millis(left)),
-        ..Entry::new(ClaimId::parse(id), true, permits, Owner::from_text(owner))
+        ..Entry::new(ClaimId::parse(id)?.into(), true, permits, Owner::from_text(owner))
     })
 }
 
@@ -107,7 +107,7 @@ fn read_permits(text: &str) -> Option<Permits> {
 }
 
 /// Reads text that other programs may have written: what is not UTF-8 is replaced.
-fn text(value: &Value) -> Option<String> {
+pub(super) fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
         Value::SimpleString(text) => Some(text.clone()),
@@ -131,6 +131,7 @@ mod tests {
     const ID: &str = "00000000000000000005000000000006";
     const OTHER: &str = "00000000000000000005000000000007";
     const NOW: i64 = 1_000_000;
+    const FOREIGN: &str = "foreign:356a192b7913b04c54574d18c28d46e6395428ab:1000700";
 
     /// What the script answers, as the client reads it.
     #[derive(Default)]
@@ -180,6 +181,7 @@ mod tests {
                 scored(&self.shared),
                 scored(&self.waiting),
                 Value::Map(self.records.iter().map(|(field, record)| (bulk(field), bulk(record))).collect()),
+                bulk(FOREIGN),
             ])
         }
 
@@ -198,7 +200,7 @@ mod tests {
 
     fn entry(id: &str, held: bool, permits: (u32, u32), owner: &str) -> Entry {
         let permits = Permits::new(permits.0, permits.1);
-        Entry::new(ClaimId::parse(id), held, permits, Owner::from_text(owner))
+        Entry::new(EntryKey::new(id), held, permits, Owner::from_text(owner))
     }
 
     #[test]
@@ -231,9 +233,10 @@ mod tests {
     #[test]
     fn a_foreign_holder_takes_all_permits_and_has_no_token() {
         let broken = format!("glk1:{ID}:990000123:999000:0:1:a");
-        for text in ["somebody else", "glk1:", "glk1:a", "glk1+:nobody:5", &broken] {
+        let nobody = "glk1:nobody:990000123:999000:0:1/1:a";
+        for text in ["somebody else", "glk1:", "glk1:a", "glk1+:nobody:5", &broken, nobody] {
             let listed = Answer::held_by(text, 700).entries();
-            let expected = Entry { expires_in: milliseconds(700), ..entry("", true, (1, 1), text) };
+            let expected = Entry { expires_in: milliseconds(700), ..entry(FOREIGN, true, (1, 1), text) };
             assert_eq!(listed, [expected], "{text}");
             assert_eq!(Answer::held_by(text, -1).entries()[0].expires_in, None, "{text}");
         }
@@ -371,6 +374,7 @@ mod tests {
             Value::Array(Vec::new()),
             list(&[&member, "999500000"]),
             list(&[ID, "1000900"]),
+            simple(FOREIGN),
         ]);
         let listed = entries(&answer).unwrap();
         let seen: Vec<_> = listed.iter().map(|entry| (entry.fencing_token, entry.expires_in)).collect();

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::backend::ClaimId;
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -11,6 +12,9 @@ const HASH_SLOTS: u16 = 16384;
 /// The suffixes of the side keys, which are the keys beside the lock's own, in the order that the scripts
 /// expect.
 const SIDES: [&str; 4] = ["fence", "queue", "claims", "shared"];
+
+/// The suffix of the notices for evicted claims, which are side keys too.
+const NOTICE: &str = "evicted";
 
 /// Refuses a name whose own key may be a side key of another lock. Only a prefix keeps the two apart.
 pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
@@ -29,10 +33,19 @@ pub(super) fn keys(prefix: &str, name: &Name) -> [String; 5] {
     [lock, counter, queue, claims, shared]
 }
 
+/// The key of the notice that a claim has been evicted. It has the claim's id, so that each notice expires by
+/// itself.
+pub(super) fn notice(prefix: &str, name: &Name, id: ClaimId) -> String {
+    side_key(&format!("{prefix}{}", name.as_str()), &format!("{id}:{NOTICE}"))
+}
+
 /// Whether `key` is a side key of some lock.
 pub(super) fn is_side_key(key: &str) -> bool {
     key.starts_with('{')
-        && SIDES.iter().any(|side| key.strip_suffix(side).is_some_and(|rest| rest.ends_with(':')))
+        && SIDES
+            .iter()
+            .chain([&NOTICE])
+            .any(|side| key.strip_suffix(side).is_some_and(|rest| rest.ends_with(':')))
 }
 
 fn side_key(lock: &str, side: &str) -> String {
@@ -117,6 +130,11 @@ mod tests {
     fn keys_come_in_the_order_that_the_scripts_expect() {
         let plain = keys("p:", &Name::new("a").unwrap());
         assert_eq!(plain, ["p:a", "{p:a}:fence", "{p:a}:queue", "{p:a}:claims", "{p:a}:shared"]);
+        let id = ClaimId::new(5, 6);
+        assert_eq!(
+            notice("p:", &Name::new("a").unwrap(), id),
+            "{p:a}:00000000000000000005000000000006:evicted"
+        );
         let braces = keys("p:", &Name::new("{a}").unwrap());
         let tag = braces[1].split_once('}').unwrap().0;
         assert_eq!(braces[0], "p:{a}");
@@ -131,6 +149,7 @@ mod tests {
             ("{_glocks:a}:fence", true),
             ("{_glocks:a}:shared", true),
             ("{17}:_glocks:{a}:claims", true),
+            ("{_glocks:a}:00000000000000000005000000000006:evicted", true),
             ("_glocks:a:queue", false),
             ("_glocks:{a}:queue", false),
             ("{_glocks:a}:other", false),
@@ -177,7 +196,8 @@ mod tests {
                 if check(prefix, &lock).is_err() {
                     continue;
                 }
-                for key in keys(prefix, &lock) {
+                let notice = notice(prefix, &lock, ClaimId::new(5, 6));
+                for key in keys(prefix, &lock).into_iter().chain([notice]) {
                     if let Some(other) = seen.insert(key.clone(), name) {
                         panic!("{key:?} belongs to {name:?} and to {other:?}");
                     }
@@ -202,15 +222,18 @@ mod tests {
     proptest! {
         #[test]
         fn all_keys_of_a_name_share_its_hash_slot(name in "[a-z{}:]{1,12}") {
-            let keys = keys("_glocks:", &Name::new(name).unwrap());
-            for key in &keys {
+            let name = Name::new(name).unwrap();
+            let keys = keys("_glocks:", &name);
+            for key in keys.iter().chain([&notice("_glocks:", &name, ClaimId::new(5, 6))]) {
                 prop_assert_eq!(hash_slot(key), hash_slot(&keys[0]), "{}", key);
             }
         }
 
         #[test]
         fn only_side_keys_look_like_side_keys(name in "[a-z{}:]{1,12}") {
-            let keys = keys("_glocks:", &Name::new(name).unwrap());
+            let name = Name::new(name).unwrap();
+            let keys = keys("_glocks:", &name);
+            prop_assert!(is_side_key(&notice("_glocks:", &name, ClaimId::new(5, 6))));
             prop_assert!(!is_side_key(&keys[0]));
             prop_assert!(keys[1..].iter().all(|key| is_side_key(key)));
         }

@@ -5,9 +5,13 @@
 
 mod config;
 mod connection;
+mod evict;
 mod failure;
+mod hints;
 mod inspect;
 mod keys;
+mod list;
+mod pushed;
 mod scripts;
 mod waiters;
 
@@ -16,16 +20,19 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use futures_util::stream::BoxStream;
 use redis::{Cmd, Pipeline, Value};
 
 use self::config::Config;
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
-use self::scripts::call;
-use self::waiters::{Clock, Pushed, Waiters};
+use self::hints::Hints;
+use self::pushed::{Clock, Evicted, Pushed};
+use self::scripts::{call, call_with_notice};
+use self::waiters::{Known, Waiters, Whose};
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, Grant, Release, WaitMode,
+    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant, Release,
+    Summary, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -46,6 +53,7 @@ pub(crate) struct Redis {
 #[derive(Default)]
 struct Inbox {
     waiters: Waiters,
+    hints: Hints,
     /// Needed to release a grant that nobody here waits for. Unset until the first connection is made.
     connection: OnceLock<Weak<Connection>>,
 }
@@ -72,8 +80,7 @@ impl Redis {
     }
 
     async fn request(&self, command: &Cmd) -> Result<Value> {
-        let answer = self.connection.request(command).await;
-        answer.map_err(|failure| failure.into_error(&self.connection.config().shown))
+        self.connection.request(command).await.map_err(|failure| self.error(failure))
     }
 
     fn prefix(&self) -> &str {
@@ -90,25 +97,44 @@ impl Redis {
         format!("{} {} {lease} {max_hold} {count}/{capacity}:{}", claim.id, self.channel, claim.owner)
     }
 
+    /// The request that puts a claim into its queue. One that asks `again` may have been evicted, so that the
+    /// server looks for the notice.
+    fn join(&self, claim: &Claim, again: bool) -> Cmd {
+        let (scripts, permits) = (self.connection.scripts(), claim.permits);
+        let mut command = if again {
+            call_with_notice(&scripts.enqueue_shared, self.prefix(), &claim.name, claim.id)
+        } else {
+            let script = if permits.is_exclusive() { &scripts.enqueue } else { &scripts.enqueue_shared };
+            call(script, self.prefix(), &claim.name)
+        };
+        command
+            .arg(claim.id.to_string())
+            .arg(milliseconds(claim.lease))
+            .arg(claim.max_hold.map_or(0, milliseconds))
+            .arg(format!("{}/{}:{}", permits.count, permits.capacity, claim.owner))
+            .arg(format!("{} {}", u8::from(claim.wait_mode == WaitMode::Wait), self.channel));
+        command
+    }
+
     /// Reads the answer to an enqueue or a renewal that was sent at `sent`, and records what it tells a
     /// waiter.
     fn status(&self, claim: &Claim, sent: Instant, answer: &Value) -> Result<ClaimStatus> {
         let waiters = &self.inbox.waiters;
+        // The eviction may have been pushed before the answer, but cannot have come before the grant.
+        let held =
+            |grant| Ok(waiters.untrack(claim.id).map_or(ClaimStatus::Held(grant), ClaimStatus::Evicted));
         if let Value::Int(fencing_token) = answer {
-            waiters.untrack(claim.id);
             let fencing_token = u64::try_from(*fencing_token).unwrap_or_default();
-            return Ok(ClaimStatus::Held(Grant {
-                fencing_token,
-                expires: Some(sent + claim.lease),
-                hold_ends: None,
-            }));
+            return held(Grant { fencing_token, expires: Some(sent + claim.lease), hold_ends: None });
+        }
+        if let Some(eviction) = evict::notice(answer) {
+            return Ok(self.evicted(claim, eviction));
         }
         match *integers(answer).as_slice() {
             [1, fencing_token, left, hold_left] => {
-                waiters.untrack(claim.id);
                 let after = |milliseconds| sent + Duration::from_millis(milliseconds);
                 let hold_ends = claim.max_hold.map(|_| after(hold_left));
-                Ok(ClaimStatus::Held(Grant { fencing_token, expires: Some(after(left)), hold_ends }))
+                held(Grant { fencing_token, expires: Some(after(left)), hold_ends })
             }
             [0, server_ms, poll_in, foreign] => {
                 let poll_in = (poll_in > 0).then(|| Duration::from_millis(poll_in));
@@ -150,24 +176,22 @@ impl Backend for Redis {
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
         keys::check(self.prefix(), &claim.name)?;
         let waits = claim.wait_mode == WaitMode::Wait;
-        if waits {
-            self.inbox.waiters.track(claim.id);
-        }
-        let scripts = self.connection.scripts();
-        let permits = claim.permits;
-        let script = if permits.is_exclusive() { &scripts.enqueue } else { &scripts.enqueue_shared };
-        let mut command = call(script, self.prefix(), &claim.name);
-        command
-            .arg(claim.id.to_string())
-            .arg(milliseconds(claim.lease))
-            .arg(claim.max_hold.map_or(0, milliseconds))
-            .arg(format!("{}/{}:{}", permits.count, permits.capacity, claim.owner))
-            .arg(format!("{} {}", u8::from(waits), self.channel));
+        let asked = match self.inbox.waiters.ask(claim.id, waits) {
+            Known::New => false,
+            Known::Asked => true,
+            Known::Evicted(eviction) => return Ok(ClaimStatus::Evicted(eviction)),
+        };
+        let command = self.join(claim, asked);
         loop {
             let sent = Instant::now();
-            let answer = self.request(&command).await?;
+            let answer = self.connection.request_or(&command, || self.join(claim, true)).await;
+            let answer = answer.map_err(|failure| self.error(failure))?;
             if *integers(&answer) != [ASK_AGAIN] {
-                return self.status(claim, sent, &answer);
+                let status = self.status(claim, sent, &answer);
+                if !waits && matches!(status, Ok(ClaimStatus::Gone)) {
+                    self.inbox.waiters.forget(claim.id);
+                }
+                return status;
             }
         }
     }
@@ -185,74 +209,72 @@ impl Backend for Redis {
         }
         let sent = Instant::now();
         let answers = self.connection.requests(&commands, claims.len()).await;
-        let shown = &self.connection.config().shown;
         let status = |(claim, answer): (&Arc<Claim>, Result<Value, Failure>)| match answer {
             Ok(answer) => self.status(claim, sent, &answer),
-            Err(failure) => Err(failure.into_error(shown)),
+            Err(failure) => Err(self.error(failure)),
         };
-        claims.iter().zip(answers).map(status).collect()
+        let mut statuses: Vec<_> = claims.iter().zip(answers).map(status).collect();
+        self.tell_evicted(claims, &mut statuses).await;
+        statuses
+    }
+
+    async fn session_lost_hint(&self) {
+        self.inbox.hints.given().await;
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
-        if claim.wait_mode == WaitMode::Wait {
-            self.inbox.waiters.untrack(claim.id);
-        }
+        let evicted = self.inbox.waiters.give_up(claim.id);
         let mut command = call(&self.connection.scripts().release, self.prefix(), &claim.name);
         command.arg(claim.id.to_string()).arg(self.member(claim));
-        let answer = released(&self.request(&command).await?);
+        let answer = if evicted {
+            let shortened = self.shortened_notice(claim);
+            let (answer, _) = tokio::join!(self.request(&command), self.request(&shortened));
+            // Whatever the answer: a release that is repeated needs no notice any more.
+            self.inbox.waiters.forget(claim.id);
+            answer?
+        } else {
+            self.request(&command).await?
+        };
+        Ok(self.finished(command, &answer).await)
+    }
+
+    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
+        keys::check(self.prefix(), name)?;
+        let answer = self.request(&call(&self.connection.scripts().inspect, self.prefix(), name)).await?;
+        inspect::entries(&answer).ok_or_else(|| self.not_a_lock())
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.take_out(name, entry, eviction).await
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.summaries(prefix)
+    }
+}
+
+impl Redis {
+    /// Goes on with a release or an eviction until the lock has been granted to the next waiter.
+    async fn finished(&self, command: Cmd, answer: &Value) -> Release {
+        let answer = released(answer);
         if answer.unfinished {
             // In a task of its own, because the caller may drop this future. Waited for, because the process
             // may end afterwards.
             let handover = tokio::spawn(hand_over(Arc::clone(&self.connection), command));
             drop(tokio::time::timeout(self.connection.config().timeout, handover).await);
         }
-        Ok(answer.release)
-    }
-
-    async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        keys::check(self.prefix(), name)?;
-        let answer = self.request(&call(&self.connection.scripts().inspect, self.prefix(), name)).await?;
-        inspect::entries(&answer).ok_or_else(|| {
-            Failure::new(
-                Kind::FailedPrecondition,
-                "the keys of this lock hold something that is not a lock: choose another prefix",
-            )
-            .into_error(&self.connection.config().shown)
-        })
-    }
-
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        let pattern = keys::pattern(&format!("{}{prefix}", self.prefix()));
-        let pages = stream::try_unfold(Some("0".to_owned()), move |cursor| {
-            let pattern = pattern.clone();
-            async move {
-                let Some(cursor) = cursor else { return Ok(None) };
-                let mut command = redis::cmd("SCAN");
-                command
-                    .arg(&cursor)
-                    .arg("MATCH")
-                    .arg(pattern)
-                    .arg("COUNT")
-                    .arg(1000)
-                    .arg("TYPE")
-                    .arg("string");
-                let answer = self.request(&command).await?;
-                let (next, keys): (String, Vec<Vec<u8>>) = redis::from_redis_value(answer)
-                    .map_err(|error| Failure::from(redis::RedisError::from(error)))
-                    .map_err(|failure| failure.into_error(&self.connection.config().shown))?;
-                Ok(Some((stream::iter(keys).map(Ok), (next != "0").then_some(next))))
-            }
-        });
-        let name = |key: Vec<u8>| {
-            let key = String::from_utf8(key).ok().filter(|key| !keys::is_side_key(key))?;
-            Name::new(key.strip_prefix(self.prefix())?).ok()
-        };
-        pages.try_flatten().try_filter_map(move |key| async move { Ok(name(key)) }).boxed()
+        answer.release
     }
 }
 
 impl Listener for Inbox {
     fn message(&self, text: &str) {
+        if let Some(Evicted { id, eviction }) = Evicted::parse(text) {
+            if self.waiters.evict(id, Arc::new(eviction)) == Whose::Other {
+                self.hints.give();
+            }
+            return;
+        }
         let Some(unwanted) = Pushed::parse(text).and_then(|pushed| self.waiters.deliver(pushed)) else {
             return;
         };
@@ -273,6 +295,7 @@ impl Listener for Inbox {
 
     fn resubscribed(&self) {
         self.waiters.poll_all();
+        self.hints.give();
     }
 }
 

@@ -3,17 +3,19 @@
 
 use redis::{Cmd, Script};
 
-use super::keys::keys;
+use super::keys::{keys, notice};
+use crate::backend::ClaimId;
 use crate::name::Name;
 
 /// All scripts that the server is asked to run.
 pub(super) struct Scripts {
     pub(super) enqueue: Script,
-    /// The same for claims that may share, which have no fast path.
+    /// The same without the fast path: for claims that may share, and for those that ask again.
     pub(super) enqueue_shared: Script,
     pub(super) renew: Script,
     pub(super) release: Script,
     pub(super) inspect: Script,
+    pub(super) evict: Script,
 }
 
 impl Scripts {
@@ -35,13 +37,22 @@ impl Scripts {
                 include_str!("queue.lua"),
                 include_str!("release.lua")
             )),
-            inspect: Script::new(concat!(include_str!("queue.lua"), include_str!("inspect.lua"))),
+            inspect: Script::new(concat!(
+                include_str!("queue.lua"),
+                include_str!("foreign.lua"),
+                include_str!("inspect.lua")
+            )),
+            evict: Script::new(concat!(
+                include_str!("queue.lua"),
+                include_str!("foreign.lua"),
+                include_str!("evict.lua")
+            )),
         }
     }
 
     /// All of them, for loading.
-    pub(super) fn all(&self) -> [&Script; 5] {
-        [&self.enqueue, &self.enqueue_shared, &self.renew, &self.release, &self.inspect]
+    pub(super) fn all(&self) -> [&Script; 6] {
+        [&self.enqueue, &self.enqueue_shared, &self.renew, &self.release, &self.inspect, &self.evict]
     }
 }
 
@@ -49,5 +60,12 @@ impl Scripts {
 pub(super) fn call(script: &Script, prefix: &str, name: &Name) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.get_hash()).arg(5).arg(&keys(prefix, name));
+    command
+}
+
+/// The same where the script looks at the notice for a claim as well, or leaves one.
+pub(super) fn call_with_notice(script: &Script, prefix: &str, name: &Name, id: ClaimId) -> Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(script.get_hash()).arg(6).arg(&keys(prefix, name)).arg(notice(prefix, name, id));
     command
 }

@@ -1,67 +1,29 @@
-//! The waiters of this process, so that a pushed grant finds its owner.
+//! The claims of this process, so that a pushed grant or eviction finds its owner.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{ClaimId, ClaimStatus, Grant};
+use super::pushed::{Clock, Pushed};
+use crate::backend::{ClaimId, ClaimStatus, Eviction};
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// The shortest and the longest pause between two polls for a foreign holder by the first waiter.
 const FOREIGN_POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
-/// A moment on both clocks: the request was sent at `sent`, which is no later than `server_ms` on the
-/// server's clock.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    pub(super) sent: Instant,
-    pub(super) server_ms: u64,
-}
-
-impl Clock {
-    /// Converts a time of the server to a moment here that is no later.
-    fn here(self, server_ms: u64) -> Instant {
-        self.sent + Duration::from_millis(server_ms.saturating_sub(self.server_ms))
-    }
-
-    /// Makes the grant that a push describes.
-    fn grant(self, pushed: &Pushed) -> Grant {
-        Grant {
-            fencing_token: pushed.fencing_token,
-            expires: Some(self.here(pushed.expires)),
-            hold_ends: (pushed.hold_until > 0).then(|| self.here(pushed.hold_until)),
-        }
-    }
-}
-
-/// A grant as the server pushes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pushed {
-    pub(super) id: ClaimId,
-    pub(super) fencing_token: u64,
-    pub(super) expires: u64,
-    pub(super) hold_until: u64,
-    /// The lock's key, needed to release a grant that nobody here waits for.
-    pub(super) key: String,
-}
-
-impl Pushed {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.splitn(5, ' ');
-        Some(Pushed {
-            id: ClaimId::parse(fields.next()?)?,
-            fencing_token: fields.next()?.parse().ok()?,
-            expires: fields.next()?.parse().ok()?,
-            hold_until: fields.next()?.parse().ok()?,
-            key: fields.next()?.to_owned(),
-        })
-    }
-}
-
-/// The waiting claims of one connection.
+/// The claims that were asked for over one connection and not given up since.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    entries: Mutex<HashMap<ClaimId, WaiterEntry>>,
+    claims: Mutex<HashMap<ClaimId, Asked>>,
+}
+
+/// A claim that was asked for: it may be in the store, whether it was answered or not.
+#[derive(Debug, Default)]
+struct Asked {
+    /// There while it waits, or may wait.
+    waiter: Option<Box<WaiterEntry>>,
+    /// Set when its owner is told that it has been evicted.
+    evicted: Option<Arc<Eviction>>,
 }
 
 #[derive(Debug, Default)]
@@ -75,27 +37,96 @@ struct WaiterEntry {
     pace: Option<Duration>,
 }
 
+/// What is known of a claim that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It was not asked for yet.
+    New,
+    /// It was, and may be in the store, or have been evicted.
+    Asked,
+    /// It has been evicted.
+    Evicted(Arc<Eviction>),
+}
+
+/// Whose claim was evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// That of a waiter here, which is told.
+    Waiter,
+    /// That of another owner here.
+    Other,
+    /// None of here.
+    Nobody,
+}
+
 impl Waiters {
-    fn entries(&self) -> MutexGuard<'_, HashMap<ClaimId, WaiterEntry>> {
-        self.entries.lock()
+    fn claims(&self) -> MutexGuard<'_, HashMap<ClaimId, Asked>> {
+        self.claims.lock()
     }
 
-    /// Makes an entry for `id`. Called before the request is sent, because a pushed grant may come before the
-    /// answer.
-    pub(super) fn track(&self, id: ClaimId) {
-        self.entries().entry(id).or_default();
+    /// Notes that `id` is asked for; it may wait if it `waits`. Called before the request is sent, because a
+    /// push may come before the answer.
+    pub(super) fn ask(&self, id: ClaimId, waits: bool) -> Known {
+        let mut claims = self.claims();
+        let known = match claims.get(&id) {
+            None => Known::New,
+            Some(Asked { evicted: Some(eviction), .. }) => return Known::Evicted(Arc::clone(eviction)),
+            Some(_) => Known::Asked,
+        };
+        let asked = claims.entry(id).or_default();
+        if waits {
+            asked.waiter.get_or_insert_default();
+        }
+        known
     }
 
-    /// Removes the entry of a claim that does not wait any more.
-    pub(super) fn untrack(&self, id: ClaimId) {
-        self.entries().remove(&id);
+    /// Notes that a claim does not wait any more, because it holds; unless it has been evicted since, which
+    /// is returned.
+    pub(super) fn untrack(&self, id: ClaimId) -> Option<Arc<Eviction>> {
+        let mut claims = self.claims();
+        let asked = claims.get_mut(&id)?;
+        asked.waiter = None;
+        asked.evicted.clone()
+    }
+
+    /// Notes that the owner gives up a claim. Returns whether it knows that the claim has been evicted: then
+    /// it remains to [`Self::forget`] it.
+    pub(super) fn give_up(&self, id: ClaimId) -> bool {
+        let mut claims = self.claims();
+        let evicted = claims.get_mut(&id).is_some_and(|asked| {
+            asked.waiter = None;
+            asked.evicted.is_some()
+        });
+        if !evicted {
+            claims.remove(&id);
+        }
+        evicted
+    }
+
+    /// Forgets a claim that will not be asked for again.
+    pub(super) fn forget(&self, id: ClaimId) {
+        self.claims().remove(&id);
+    }
+
+    /// Notes that a claim has been evicted, and tells its waiter.
+    pub(super) fn evict(&self, id: ClaimId, eviction: Arc<Eviction>) -> Whose {
+        let mut claims = self.claims();
+        let Some(asked) = claims.get_mut(&id) else { return Whose::Nobody };
+        asked.evicted = Some(eviction);
+        match &asked.waiter {
+            Some(waiter) => {
+                waiter.notify.notify_one();
+                Whose::Waiter
+            }
+            None => Whose::Other,
+        }
     }
 
     /// Records that the server has answered "waiting", and that it should be polled in `poll_in`. `foreign`
     /// says that the claim is the first waiter and the holder is foreign.
     pub(super) fn set_waiting(&self, id: ClaimId, clock: Clock, poll_in: Option<Duration>, foreign: bool) {
-        let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(&id) else { return };
+        let mut claims = self.claims();
+        let Some(entry) = claims.get_mut(&id).and_then(|asked| asked.waiter.as_mut()) else { return };
         entry.clock = Some(clock);
         entry.pace =
             foreign.then(|| entry.pace.map_or(FOREIGN_POLL.0, |pace| (pace * 2).min(FOREIGN_POLL.1)));
@@ -106,8 +137,8 @@ impl Waiters {
 
     /// Delivers a pushed grant to its waiter. Returns it if nobody here waits for it.
     pub(super) fn deliver(&self, pushed: Pushed) -> Option<Pushed> {
-        let mut entries = self.entries();
-        let Some(entry) = entries.get_mut(&pushed.id) else {
+        let mut claims = self.claims();
+        let Some(entry) = claims.get_mut(&pushed.id).and_then(|asked| asked.waiter.as_mut()) else {
             return Some(pushed);
         };
         entry.pushed = Some(pushed);
@@ -118,24 +149,28 @@ impl Waiters {
     /// Makes every waiter poll the server now, because a push may have been lost.
     pub(super) fn poll_all(&self) {
         let now = now();
-        for entry in self.entries().values_mut() {
+        for entry in self.claims().values_mut().filter_map(|asked| asked.waiter.as_mut()) {
             entry.poll_at = Some(now);
             entry.notify.notify_one();
         }
     }
 
-    /// Waits until the server has granted `id` (its new status), or must be polled (`None`).
+    /// Waits until the server has granted or evicted `id` (its new status), or must be polled (`None`).
     ///
     /// # Cancel safety
     /// Nothing is lost: a grant stays in its entry until it is taken.
     pub(super) async fn wait_for_change(&self, id: ClaimId) -> Option<ClaimStatus> {
         loop {
             let (notify, poll_at) = {
-                let mut entries = self.entries();
-                let entry = entries.get_mut(&id)?;
+                let mut claims = self.claims();
+                let asked = claims.get_mut(&id)?;
+                if let Some(eviction) = &asked.evicted {
+                    return Some(ClaimStatus::Evicted(Arc::clone(eviction)));
+                }
+                let entry = asked.waiter.as_mut()?;
                 if let (Some(pushed), Some(clock)) = (&entry.pushed, entry.clock) {
                     let grant = clock.grant(pushed);
-                    entries.remove(&id);
+                    asked.waiter = None;
                     return Some(ClaimStatus::Held(grant));
                 }
                 if entry.poll_at.is_some_and(|at| at <= now()) {
@@ -159,8 +194,19 @@ impl Waiters {
 mod tests {
     use super::*;
 
+    impl Waiters {
+        /// Asks for a claim that waits.
+        fn track(&self, id: ClaimId) {
+            assert_ne!(self.ask(id, true), Known::Asked);
+        }
+    }
+
     fn id() -> ClaimId {
         ClaimId::new(5, 6)
+    }
+
+    fn eviction() -> Arc<Eviction> {
+        Arc::new(Eviction::new(crate::owner::Owner::default().with_label("a b"), "no evicted c"))
     }
 
     fn pushed(id: ClaimId) -> Pushed {
@@ -187,21 +233,6 @@ mod tests {
         now() - since
     }
 
-    #[test]
-    fn a_push_is_read_with_the_whole_key() {
-        let expected = Pushed {
-            id: id(),
-            fencing_token: 7,
-            expires: 1500,
-            hold_until: 0,
-            key: "_glocks:a b".to_owned(),
-        };
-        assert_eq!(pushed(id()), expected);
-        for text in ["", "x", "00000000000000000000000000000000 1 2", "zz 1 2 3 key"] {
-            assert_eq!(Pushed::parse(text), None, "{text}");
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_late_push_counts_from_the_request_and_not_from_its_arrival() {
         let waiters = Waiters::default();
@@ -213,25 +244,6 @@ mod tests {
             panic!("not granted")
         };
         assert_eq!(grant.expires, Some(sent + milliseconds(500)));
-    }
-
-    #[test]
-    fn a_grant_ends_as_long_after_the_request_as_the_server_says_and_never_before_it() {
-        let clock = clock();
-        let after = |number| Some(clock.sent + milliseconds(number));
-        for (expires, hold_until, left, hold_left) in [
-            (1500, 0, after(500), None),
-            (1500, 1200, after(500), after(200)),
-            // The server's clock has been set back since.
-            (900, 1, after(0), after(0)),
-        ] {
-            let grant = clock.grant(&Pushed { expires, hold_until, ..pushed(id()) });
-            assert_eq!(
-                (grant.fencing_token, grant.expires, grant.hold_ends),
-                (7, left, hold_left),
-                "{expires} {hold_until}"
-            );
-        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -361,5 +373,68 @@ mod tests {
         let waiters = Waiters::default();
         waiters.set_waiting(id(), clock(), Some(milliseconds(1)), false);
         assert_eq!(waiters.deliver(pushed(id())), Some(pushed(id())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_evicted_waiter_is_told_at_once_and_whenever_it_asks() {
+        let waiters = Waiters::default();
+        waiters.track(id());
+        waiters.set_waiting(id(), clock(), Some(Duration::from_secs(60)), false);
+        let changed = waiters.wait_for_change(id());
+        tokio::pin!(changed);
+        assert!(futures_util::poll!(&mut changed).is_pending());
+        let since = now();
+        assert_eq!(waiters.evict(id(), eviction()), Whose::Waiter);
+        assert_eq!(ends(changed).await, Some(ClaimStatus::Evicted(eviction())));
+        assert_eq!(ends(waiters.wait_for_change(id())).await, Some(ClaimStatus::Evicted(eviction())));
+        assert_eq!(waiters.ask(id(), true), Known::Evicted(eviction()));
+        assert_eq!(now(), since);
+        // Its grant came first, but was not taken yet.
+        let waiters = Waiters::default();
+        waiters.track(id());
+        waiters.set_waiting(id(), clock(), None, false);
+        assert_eq!(waiters.deliver(pushed(id())), None);
+        assert_eq!(waiters.evict(id(), eviction()), Whose::Waiter);
+        assert_eq!(ends(waiters.wait_for_change(id())).await, Some(ClaimStatus::Evicted(eviction())));
+    }
+
+    #[test]
+    fn an_answer_from_before_an_eviction_grants_nothing() {
+        let waiters = Waiters::default();
+        waiters.track(id());
+        assert_eq!(waiters.untrack(id()), None);
+        assert_eq!(waiters.evict(id(), eviction()), Whose::Other);
+        assert_eq!(waiters.untrack(id()), Some(eviction()));
+        assert_eq!(waiters.ask(id(), false), Known::Evicted(eviction()));
+    }
+
+    #[test]
+    fn a_claim_is_known_from_its_first_request_until_it_is_given_up() {
+        for waits in [true, false] {
+            let waiters = Waiters::default();
+            assert_eq!(waiters.ask(id(), waits), Known::New);
+            assert_eq!(waiters.ask(id(), waits), Known::Asked);
+            assert_eq!(waiters.untrack(id()), None);
+            assert_eq!(waiters.ask(id(), waits), Known::Asked, "it holds");
+            assert!(!waiters.give_up(id()));
+            assert_eq!(waiters.evict(id(), eviction()), Whose::Nobody);
+            assert_eq!(waiters.ask(id(), waits), Known::New);
+            waiters.forget(id());
+            assert_eq!(waiters.ask(id(), waits), Known::New);
+        }
+    }
+
+    #[test]
+    fn an_evicted_claim_is_known_until_its_release_is_answered() {
+        let waiters = Waiters::default();
+        waiters.track(id());
+        waiters.evict(id(), eviction());
+        for _ in 0..2 {
+            assert!(waiters.give_up(id()), "a release may be repeated");
+        }
+        assert_eq!(waiters.ask(id(), true), Known::Evicted(eviction()));
+        waiters.forget(id());
+        assert!(!waiters.give_up(id()));
+        assert_eq!(waiters.ask(id(), true), Known::New);
     }
 }

@@ -45,7 +45,7 @@ struct InFlight {
 
 /// Why a connection is no longer used.
 enum End {
-    /// The session is closed, because its last user has dropped it.
+    /// The session is closed or left to expire, because its last user has dropped it.
     Closed,
     Broken(String),
     Expired,
@@ -129,6 +129,9 @@ impl Driver {
                 }
                 queued = self.requests.recv() => {
                     let Some(queued) = queued else {
+                        if self.state.is_left_to_expire {
+                            return End::Closed;
+                        }
                         return self.close(connection).await;
                     };
                     if let Err(failure) = self.write(connection, queued).await {

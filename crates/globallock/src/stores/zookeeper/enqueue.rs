@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::connection::Failure;
 use super::naming::ListedClaim;
+use super::notice::read_notice;
 use super::positions::{Node, Position, Predecessor};
 use super::reading::Snapshot;
 use super::session::Session;
@@ -19,29 +20,19 @@ impl Shared {
     pub(super) async fn enqueue(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
         let mut lost_once = false;
         for _ in 0..ATTEMPTS {
-            let position = self.position(claim.id);
-            if let Some(Position { session, node, .. }) =
-                position.as_ref().filter(|position| position.session.is_expired())
-            {
-                self.positions().found_gone(claim.id, session, node.as_ref());
-            }
-            let enqueued = match position.filter(|position| !position.session.is_expired()) {
+            let enqueued = match self.position(claim.id) {
+                Some(position) if position.session.is_expired() => {
+                    let session = self.sessions.get(claim.lease).await?;
+                    self.enqueue_after_expiry(claim, &position, &session).await
+                }
                 Some(Position { session, node: Some(node), .. }) => {
                     session.keep_alive_for(claim.lease);
                     self.read_again(claim, &node, &session).await.map(Some)
                 }
-                Some(Position { session, node: None, .. }) => match self.find_own_node(claim, &session).await
-                {
-                    Ok(Some(node)) => {
-                        self.positions().created(claim.id, &session, node.clone());
-                        self.read_again(claim, &node, &session).await.map(Some)
-                    }
-                    Ok(None) => self.create(claim, &session).await,
-                    Err(failure) => Err(failure),
-                },
+                Some(Position { session, node: None, .. }) => self.enqueue_again(claim, &session).await,
                 None => {
                     let session = self.sessions.get(claim.lease).await?;
-                    self.create(claim, &session).await
+                    self.create(claim, &session, false).await
                 }
             };
             match enqueued {
@@ -56,6 +47,40 @@ impl Shared {
         Err(self.error(Failure::Lost("the session or the lock's node was lost in every attempt".to_owned())))
     }
 
+    /// Enqueues a claim in another session than its expired one, unless it was evicted before that expired.
+    async fn enqueue_after_expiry(
+        self: &Arc<Self>,
+        claim: &Claim,
+        Position { session: expired, node, .. }: &Position,
+        session: &Arc<Session>,
+    ) -> Result<Option<ClaimStatus>, Failure> {
+        let eviction = self.notice(session, claim.id).await?;
+        match self.forget(claim, expired, node.as_ref(), eviction) {
+            ClaimStatus::Gone => self.create(claim, session, true).await,
+            status => Ok(Some(status)),
+        }
+    }
+
+    /// Enqueues a claim whose creation got no answer: finds the node, or creates it again. The claim may also
+    /// have been evicted in the meantime.
+    async fn enqueue_again(
+        self: &Arc<Self>,
+        claim: &Claim,
+        session: &Arc<Session>,
+    ) -> Result<Option<ClaimStatus>, Failure> {
+        let found = self.find_own_node(claim, session).await?;
+        if let Some(eviction) = self.notice(session, claim.id).await? {
+            return Ok(Some(self.withdraw(claim, eviction).await));
+        }
+        match found {
+            Some(node) => {
+                self.positions().created(claim.id, session, node.clone());
+                self.read_again(claim, &node, session).await.map(Some)
+            }
+            None => self.create(claim, session, true).await,
+        }
+    }
+
     /// Creates the claim's node at the end of the queue, and returns the claim's status; `None` if the lock's
     /// node had to be created first, or the sequence had to be restarted.
     ///
@@ -68,15 +93,20 @@ impl Shared {
     /// | known or pending | `Wait` | nothing | an exclusive claim can wait for it; others share a read |
     /// | known | `Try`, exclusive claim | exists | the claim cannot hold if its predecessor is there |
     /// | known or pending | `Try`, otherwise | children | as for an absent predecessor |
+    ///
+    /// If the claim has been requested before, the notice of its eviction is read after the creation too:
+    /// an onlooker that looked at the queue before the creation may have evicted what it saw.
     async fn create(
         self: &Arc<Self>,
         claim: &Claim,
         session: &Arc<Session>,
+        is_repeated: bool,
     ) -> Result<Option<ClaimStatus>, Failure> {
         let lock = self.config.layout.lock(&claim.name);
         let path = format!("{lock}/{}", self.config.layout.claim(claim));
         let predecessor = self.positions().begin(claim, session);
         session.keep_alive_for(claim.lease);
+        self.notices.watch(session, claim.id);
         let data = format!("{} {}", session.timeout().as_millis(), claim.owner);
         let created = session.send(Request::create_claim(&path, data.as_bytes(), &self.config.acl));
         let excludes = claim.permits.is_exclusive();
@@ -87,6 +117,7 @@ impl Shared {
             Predecessor::Known(last) if excludes => (None, Some(session.send(Request::exists(&last)))),
             _ => (Some(session.send(Request::children(&lock))), None),
         };
+        let notice = is_repeated.then(|| self.ask_for_notice(session, claim.id));
         let requested_at = created.requested_at;
         let node = match session.answer(created).await {
             Ok(answer) => {
@@ -102,11 +133,17 @@ impl Shared {
             }
             Err(failure) => return Err(failure),
         };
+        // Until this is answered the node is not recorded, so that a repetition asks again.
+        if let Some(notice) = notice
+            && let Some(eviction) = read_notice(session.answer(notice).await)?
+        {
+            return Ok(Some(self.withdraw(claim, eviction).await));
+        }
         self.positions().created(claim.id, session, node.clone());
         if let Some(listed) = listed {
             let children = session.answer(listed).await?;
             let snapshot = Snapshot::new(&self.config.layout, &Reader(&children).children()?, requested_at);
-            return Ok(Some(self.positions().apply(claim, &node, &snapshot)));
+            return self.apply(claim, &node, session, &snapshot).await.map(Some);
         }
         let predecessor_exists = match exists {
             None => true,
@@ -210,6 +247,23 @@ impl Shared {
         session: &Arc<Session>,
     ) -> Result<ClaimStatus, Failure> {
         let snapshot = self.read(session, &self.config.layout.lock(&claim.name)).await?;
-        Ok(self.positions().apply(claim, node, &snapshot))
+        self.apply(claim, node, session, &snapshot).await
+    }
+
+    /// Records the queue as it was read, and returns the claim's status in it. If the claim is gone, looks
+    /// whether it was evicted.
+    async fn apply(
+        self: &Arc<Self>,
+        claim: &Claim,
+        node: &Node,
+        session: &Arc<Session>,
+        snapshot: &Snapshot,
+    ) -> Result<ClaimStatus, Failure> {
+        let status = self.positions().apply(claim, node, snapshot);
+        if status != ClaimStatus::Gone {
+            return Ok(status);
+        }
+        let eviction = self.notice(session, claim.id).await?;
+        Ok(self.forget(claim, session, Some(node), eviction))
     }
 }

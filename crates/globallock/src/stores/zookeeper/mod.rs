@@ -9,10 +9,13 @@ mod connection;
 mod driven;
 mod driver;
 mod enqueue;
+mod evict;
 mod failure;
 mod inspect;
+mod list;
 mod login;
 mod naming;
+mod notice;
 mod positions;
 mod reading;
 mod release;
@@ -29,10 +32,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use self::config::Config;
 use self::connection::Failure;
+use self::notice::{NoticeWatches, read_notice};
 use self::positions::{Node, Position, Positions};
 use self::reading::SharedReads;
 use self::session::Session;
@@ -40,7 +44,8 @@ use self::sessions::Sessions;
 use self::watch::Watched;
 use self::wire::{ErrorCode, Request};
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, Release, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release,
+    Summary, WaitMode,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -58,6 +63,7 @@ struct Shared {
     sessions: Sessions,
     positions: Mutex<Positions>,
     reads: SharedReads,
+    notices: NoticeWatches,
 }
 
 impl ZooKeeper {
@@ -71,8 +77,8 @@ impl ZooKeeper {
     pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
         let config = Arc::new(Config::new(address)?);
         let sessions = Sessions::open(Arc::clone(&config)).await?;
-        let (positions, reads) = (Mutex::default(), SharedReads::default());
-        Ok(Arc::new(ZooKeeper { shared: Arc::new(Shared { config, sessions, positions, reads }) }))
+        let (positions, reads, notices) = Default::default();
+        Ok(Arc::new(ZooKeeper { shared: Arc::new(Shared { config, sessions, positions, reads, notices }) }))
     }
 }
 
@@ -93,7 +99,8 @@ impl Shared {
         loop {
             let Some(position) = self.position(claim.id).filter(|position| !position.session.is_expired())
             else {
-                return Ok(Some(ClaimStatus::Gone));
+                // Whether a claim of an expired session was evicted, `enqueue` finds out.
+                return Ok(Some(self.positions().absent(claim.id)));
             };
             if position.granted.is_some() {
                 return Ok(Some(position.status(claim)));
@@ -124,8 +131,8 @@ impl Shared {
     /// Each claim comes with the node that is asked for. If the claim is requested again in the meantime, it
     /// has another node, and the answer says nothing about that one.
     async fn renew(
-        &self,
-        session: &Session,
+        self: &Arc<Self>,
+        session: &Arc<Session>,
         claims: &[(&Claim, Option<Node>)],
     ) -> Result<Vec<ClaimStatus>, Failure> {
         for (claim, _) in claims {
@@ -137,7 +144,7 @@ impl Shared {
             pending.push(node.as_ref().map(|node| session.send(Request::exists(&node.path))));
         }
         session.answer(synced).await?;
-        let mut statuses = Vec::with_capacity(claims.len());
+        let mut gone = Vec::new();
         for ((claim, node), pending) in claims.iter().zip(pending) {
             let found = match pending {
                 // Its creation is in flight, and the answer to that will say it.
@@ -149,17 +156,15 @@ impl Shared {
                 },
             };
             if !found {
-                self.positions().found_gone(claim.id, session, node.as_ref());
+                gone.push((claim, node, self.ask_for_notice(session, claim.id)));
             }
-            // Read after the answer, because the claim may have been granted since the request.
-            statuses.push(self.status(claim));
         }
-        Ok(statuses)
-    }
-
-    /// The status of a claim as far as it is known.
-    fn status(&self, claim: &Claim) -> ClaimStatus {
-        self.positions().get(claim.id).map_or(ClaimStatus::Gone, |position| position.status(claim))
+        for (claim, node, notice) in gone {
+            let eviction = read_notice(session.answer(notice).await)?;
+            self.forget(claim, session, node.as_ref(), eviction);
+        }
+        // Read after the answers, because claims may have been granted since the request.
+        Ok(claims.iter().map(|(claim, _)| self.positions().status(claim)).collect())
     }
 }
 
@@ -186,6 +191,10 @@ impl Backend for ZooKeeper {
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        let absent = self.shared.positions().absent(claim.id);
+        if absent != ClaimStatus::Gone {
+            return Ok(absent);
+        }
         if self.shared.position(claim.id).is_some_and(|position| position.releasing) {
             // An earlier try had to release the claim, and that got no answer. The request to delete the node
             // may still be on its way, so even if the claim held now, it would not hold for long.
@@ -215,15 +224,18 @@ impl Backend for ZooKeeper {
                 group.push((&**claim, position.node));
             }
         }
-        let mut answers: Vec<Result<ClaimStatus>> = claims.iter().map(|_| Ok(ClaimStatus::Gone)).collect();
+        let absent = |claim: &Arc<Claim>| Ok(self.shared.positions().absent(claim.id));
+        let mut answers: Vec<Result<ClaimStatus>> = claims.iter().map(absent).collect();
         for (session, indices, group) in by_session.into_values() {
             let renewed = self.shared.renew(&session, &group).await;
             for (nth, (index, (claim, node))) in indices.into_iter().zip(group).enumerate() {
                 answers[index] = match &renewed {
-                    Ok(statuses) => Ok(statuses[nth]),
+                    Ok(statuses) => Ok(statuses[nth].clone()),
                     Err(Failure::Expired) => {
-                        self.shared.positions().found_gone(claim.id, &session, node.as_ref());
-                        Ok(self.shared.status(claim))
+                        let positions = self.shared.positions();
+                        // It stays recorded, so that `enqueue` finds out whether it was evicted.
+                        let is_current = positions.is_current(claim.id, &session, node.as_ref());
+                        Ok(if is_current { positions.absent(claim.id) } else { positions.status(claim) })
                     }
                     Err(failure) => Err(self.shared.error(failure.clone())),
                 };
@@ -233,7 +245,10 @@ impl Backend for ZooKeeper {
     }
 
     async fn session_lost_hint(&self) {
-        self.shared.sessions.expired().await;
+        tokio::select! {
+            () = self.shared.sessions.expired() => {}
+            () = self.shared.claims_are_evicted() => {}
+        }
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
@@ -245,16 +260,12 @@ impl Backend for ZooKeeper {
         self.shared.inspect(&session, name).await.map_err(|failure| self.shared.error(failure))
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        let listed = async move {
-            let session = self.shared.sessions.any().await?;
-            self.shared.names(&session, prefix).await.map_err(|failure| self.shared.error(failure))
-        };
-        let each = |listed: Result<Vec<Name>>| match listed {
-            Ok(names) => names.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        stream::once(listed).flat_map(move |listed| stream::iter(each(listed))).boxed()
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.shared.evict(name, entry, eviction).await
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.shared.pages(prefix).map_ok(stream::iter).try_flatten().boxed()
     }
 }
 

@@ -17,6 +17,10 @@ const MUTEX: Permits = Permits::MUTEX;
 const READ: Permits = Permits::READ;
 const WRITE: Permits = Permits::WRITE;
 
+/// The node below the root that notices to evicted owners are below. No lock has this path, because a percent
+/// sign in a path is followed by two digits.
+const NOTICES: &str = "%evicted";
+
 /// The program whose names the claims' nodes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Naming {
@@ -86,6 +90,24 @@ impl Layout {
     pub(super) fn name(&self, lock: &str) -> Option<Name> {
         let escaped = lock.strip_prefix(&self.root)?.strip_prefix('/')?;
         Name::new(percent_decode_str(escaped).decode_utf8().ok()?).ok()
+    }
+
+    /// The path of the notice that a claim was evicted, and those of the two nodes above it.
+    ///
+    /// The notices to one manager are below one node, so that a manager can watch for its own alone.
+    pub(super) fn notice(&self, id: ClaimId) -> (String, [String; 2]) {
+        let above = [format!("{}/{NOTICES}", self.root), self.notices_to(&id.manager())];
+        (format!("{}/{id}", above[1]), above)
+    }
+
+    /// The path of the node that the notices to a manager are below.
+    pub(super) fn notices_to(&self, manager: &str) -> String {
+        format!("{}/{NOTICES}/{manager}", self.root)
+    }
+
+    /// Whether this is the path of the node that all notices are below.
+    pub(super) fn is_notices(&self, path: &str) -> bool {
+        path.strip_prefix(&self.root).and_then(|path| path.strip_prefix('/')) == Some(NOTICES)
     }
 
     /// The name of a claim's node, without the sequence number that the server appends.
@@ -280,6 +302,18 @@ mod tests {
         assert_eq!(layout(Naming::Curator).lock(&Name::new("a/b").unwrap()), "/_glocks/a%2Fb");
     }
 
+    #[test]
+    fn notices_are_below_a_node_of_their_manager() {
+        let id = ClaimId::new(0xfeed, 7);
+        let (path, above) = layout(Naming::Kazoo).notice(id);
+        let manager = "/_glocks/%evicted/0000000000000000feed";
+        assert_eq!(above, ["/_glocks/%evicted", manager]);
+        assert_eq!(path, format!("{manager}/0000000000000000feed000000000007"));
+        let at_the_top = Layout { root: String::new(), naming: Naming::Curator };
+        assert_eq!(at_the_top.notice(id).1[0], "/%evicted");
+        assert!(at_the_top.is_notices("/%evicted") && !at_the_top.is_notices("/%evicted/a"));
+    }
+
     proptest! {
         #[test]
         fn a_name_is_parsed_back_from_its_path(name in "[^\0]{1,40}") {
@@ -291,6 +325,7 @@ mod tests {
                 let parts: Vec<&str> = path.split('/').skip(1).collect();
                 prop_assert!(parts.iter().all(|part| !matches!(*part, "" | "." | "..")), "{}", path);
                 prop_assert!(path.chars().all(is_allowed), "{}", path);
+                prop_assert!(!parts.contains(&NOTICES), "{}", path);
             }
         }
 

@@ -9,18 +9,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::naming::ListedClaim;
 use super::reading::Snapshot;
 use super::session::Session;
-use crate::backend::{Claim, ClaimId, ClaimStatus, Grant};
+use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction, Grant};
 use crate::name::Name;
 use crate::queue::{Permits, blockers, nearest};
 
 /// Up to how many claims ahead are all remembered. A claim that knows all claims ahead is granted as they
 /// leave, without a read of the queue.
 const MAX_REMEMBERED: usize = 16;
+
+/// How much longer than its lease the owner of an evicted claim is told.
+pub(super) const NOTICE_KEPT: Duration = Duration::from_secs(60);
 
 /// All claims of one store.
 #[derive(Debug, Default)]
@@ -31,6 +34,15 @@ pub(super) struct Positions {
     /// How many claims were found gone that this store had not released. Their session may have expired, and
     /// then the nodes of other claims have gone with it.
     unexplained: u64,
+    /// The claims whose notices of their eviction were found.
+    evicted: HashMap<ClaimId, Evicted>,
+}
+
+/// How a claim was evicted, and until when that is remembered.
+#[derive(Debug)]
+struct Evicted {
+    eviction: Arc<Eviction>,
+    until: Instant,
 }
 
 /// The claims of one session in one queue.
@@ -178,7 +190,8 @@ impl Positions {
         Some(position.status(claim))
     }
 
-    /// Records the queue as it was read, and returns the claim's status in it.
+    /// Records the queue as it was read, and returns the claim's status in it. A claim that is not in it is
+    /// `Gone`, and stays recorded until it is known whether it was evicted.
     ///
     /// `node` is the node that the claim had when the read began. If it has another one by now, the read is
     /// too old to say anything about it.
@@ -190,11 +203,7 @@ impl Positions {
         if position.node.as_ref() != Some(node) {
             return position.status(claim);
         }
-        let Some(ahead) = snapshot.ahead(node) else {
-            let session = Arc::clone(&position.session);
-            self.found_gone(claim.id, &session, Some(node));
-            return ClaimStatus::Gone;
-        };
+        let Some(ahead) = snapshot.ahead(node) else { return ClaimStatus::Gone };
         if position.granted.is_none() {
             let near = nearest(ahead.clone().rev().map(|listed| listed.permits), claim.permits);
             if near.is_none() {
@@ -266,13 +275,39 @@ impl Positions {
         Some((next, ahead))
     }
 
-    /// Forgets a claim whose node was found gone, unless the claim has been requested again since: then it
-    /// has another session or another node.
-    pub(super) fn found_gone(&mut self, id: ClaimId, session: &Session, node: Option<&Node>) {
-        if self.is_current(id, session, node) {
-            self.unexplained += 1;
-            self.remove(id);
+    /// Forgets a claim whose node was found gone, and returns what was known of it, unless the claim has been
+    /// requested again since: then it has another session or another node.
+    pub(super) fn found_gone(
+        &mut self,
+        id: ClaimId,
+        session: &Session,
+        node: Option<&Node>,
+    ) -> Option<Position> {
+        let position = self.get(id).filter(|_| self.is_current(id, session, node)).cloned()?;
+        self.unexplained += 1;
+        self.remove(id);
+        Some(position)
+    }
+
+    /// Records that the notice of a claim's eviction was found.
+    pub(super) fn found_evicted(&mut self, claim: &Claim, eviction: Arc<Eviction>) {
+        let now = Instant::now();
+        self.evicted.retain(|_, evicted| evicted.until > now);
+        self.evicted.insert(claim.id, Evicted { eviction, until: now + claim.lease + NOTICE_KEPT });
+    }
+
+    /// The status of a claim as far as it is known.
+    pub(super) fn status(&self, claim: &Claim) -> ClaimStatus {
+        match (self.absent(claim.id), self.get(claim.id)) {
+            (ClaimStatus::Gone, Some(position)) => position.status(claim),
+            (absent, _) => absent,
         }
+    }
+
+    /// The status of a claim that has no node: evicted, if that is known, or gone.
+    pub(super) fn absent(&self, id: ClaimId) -> ClaimStatus {
+        let evicted = self.evicted.get(&id);
+        evicted.map_or(ClaimStatus::Gone, |evicted| ClaimStatus::Evicted(Arc::clone(&evicted.eviction)))
     }
 
     /// Forgets a claim whose node the server has refused to create.
@@ -282,7 +317,7 @@ impl Positions {
         }
     }
 
-    fn is_current(&self, id: ClaimId, session: &Session, node: Option<&Node>) -> bool {
+    pub(super) fn is_current(&self, id: ClaimId, session: &Session, node: Option<&Node>) -> bool {
         let position = self.by_id.get(&id);
         position
             .is_some_and(|position| position.session.id() == session.id() && position.node.as_ref() == node)

@@ -81,7 +81,7 @@ impl Shared {
     ///
     /// A server may carry out late what it has received. It does so for a limited time, because it gives up a
     /// connection that has been silent for the session's timeout. This looks for twice as long.
-    fn delete_late_nodes(self: &Arc<Self>, claim: &Claim, session: &Arc<Session>) {
+    pub(super) fn delete_late_nodes(self: &Arc<Self>, claim: &Claim, session: &Arc<Session>) {
         let (shared, claim, session) = (Arc::downgrade(self), claim.clone(), Arc::downgrade(session));
         tokio::spawn(async move {
             let Some(pause) = session.upgrade().map(|session| session.timeout() / 3) else { return };

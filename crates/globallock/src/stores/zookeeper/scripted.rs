@@ -1,5 +1,7 @@
 //! A server for tests that can hold back each answer, and tests of answers that overtake each other.
 
+mod evicting;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ const DELETE: i32 = 2;
 const EXISTS: i32 = 3;
 const DATA: i32 = 4;
 const CHILDREN: i32 = 8;
+const MULTI: i32 = 14;
 const CREATE_CONTAINER: i32 = 19;
 const EXPIRED: i32 = -112;
 
@@ -35,6 +38,9 @@ struct Server {
 struct State {
     /// The session of each claim's node, by the node's path.
     nodes: BTreeMap<String, i64>,
+    data: HashMap<String, Vec<u8>>,
+    /// Nodes that appear with the next request of a type, right after it was carried out.
+    appear_after: HashMap<i32, Vec<(String, i64)>>,
     sessions: Vec<i64>,
     /// Counts requests as if each were a transaction.
     zxid: i64,
@@ -42,6 +48,8 @@ struct State {
     /// How many requests of each type have arrived.
     requests: HashMap<i32, usize>,
     connections: usize,
+    /// How many of them have ended.
+    ended: usize,
     /// Whether connections are closed right after the handshake.
     hangs_up: bool,
 }
@@ -61,7 +69,7 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let served = serve(stream, Arc::clone(&state), answers.clone());
-                let mut cut = cut.clone();
+                let (mut cut, state) = (cut.clone(), Arc::clone(&state));
                 // Only connections that are open at the time are closed.
                 cut.mark_unchanged();
                 tokio::spawn(async move {
@@ -69,6 +77,7 @@ impl Server {
                         () = served => {}
                         _ = cut.changed() => {}
                     }
+                    state.lock().unwrap().ended += 1;
                 });
             }
         });
@@ -168,6 +177,7 @@ impl State {
         *self.requests.entry(code).or_default() += 1;
         self.zxid += 1;
         let zxid = self.zxid;
+        let arrived = request;
         let mut body = Writer::default();
         let stat = |body: &mut Writer, session: i64| {
             body.long(zxid).long(zxid).long(0).long(0).int(0).int(0).int(0).long(session);
@@ -179,6 +189,7 @@ impl State {
             CREATE => {
                 let path = format!("{path}{:010}", self.sequence);
                 self.sequence += 1;
+                self.data.insert(path.clone(), request.buffer().unwrap().to_vec());
                 body.text(&path);
                 stat(&mut body, session);
                 self.nodes.insert(path, session);
@@ -186,7 +197,7 @@ impl State {
             }
             EXISTS | DATA if found.is_none() => ErrorCode::NO_NODE.0,
             DATA => {
-                body.buffer(b"");
+                body.buffer(self.data.get(&path).map_or(b"", Vec::as_slice));
                 stat(&mut body, found.unwrap_or(0));
                 0
             }
@@ -196,11 +207,16 @@ impl State {
             }
             DELETE if self.nodes.remove(&path).is_none() => ErrorCode::NO_NODE.0,
             CREATE_CONTAINER => ErrorCode::NODE_EXISTS.0,
+            MULTI => {
+                self.multi(session, arrived, &mut body);
+                0
+            }
             CHILDREN => {
                 let below: Vec<&str> = self
                     .nodes
                     .keys()
                     .filter_map(|node| node.strip_prefix(&path)?.strip_prefix('/'))
+                    .filter(|node| !node.contains('/'))
                     .collect();
                 body.int(i32::try_from(below.len()).unwrap());
                 for node in below {
@@ -210,6 +226,7 @@ impl State {
             }
             _ => 0,
         };
+        self.nodes.extend(self.appear_after.remove(&code).unwrap_or_default());
         let mut answer = Writer::default();
         answer.int(xid).long(zxid).int(error).0.extend(&body.0);
         answer.0

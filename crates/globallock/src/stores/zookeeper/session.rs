@@ -14,7 +14,8 @@ use super::wire::{OpCode, Request};
 use crate::stores::watched::inbox::Inbox;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A session with the servers. Dropping it closes it, and the servers delete its nodes at once.
+/// A session with the servers. Dropping it closes it, and the servers delete its nodes at once. One that is
+/// left to expire is not closed: its nodes stay until its timeout has passed.
 #[derive(Debug)]
 pub(super) struct Session {
     state: Arc<State>,
@@ -43,6 +44,8 @@ pub(super) struct Pending {
 pub(super) struct State {
     pub(super) id: i64,
     pub(super) expired: Arc<Notify>,
+    /// Whether the session outlives its last user, until it expires.
+    pub(super) is_left_to_expire: bool,
     facts: Mutex<Facts>,
 }
 
@@ -87,6 +90,20 @@ impl Session {
         lease: Duration,
         expired: &Arc<Notify>,
     ) -> Result<Arc<Self>, Failure> {
+        Self::open_with(config, lease, expired, false).await
+    }
+
+    /// Creates a session that outlives its last user, also the process, by `lasts`, if the servers allow it.
+    pub(super) async fn open_to_expire(config: &Arc<Config>, lasts: Duration) -> Result<Arc<Self>, Failure> {
+        Self::open_with(config, lasts, &Arc::default(), true).await
+    }
+
+    async fn open_with(
+        config: &Arc<Config>,
+        lease: Duration,
+        expired: &Arc<Notify>,
+        is_left_to_expire: bool,
+    ) -> Result<Arc<Self>, Failure> {
         let mut credentials =
             SessionCredentials { id: 0, password: vec![0; 16], timeout: lease, last_zxid: 0 };
         let requested_at = Instant::now();
@@ -100,8 +117,12 @@ impl Session {
             is_expired: false,
             watches: HashMap::new(),
         };
-        let state =
-            Arc::new(State { id: credentials.id, expired: Arc::clone(expired), facts: Mutex::new(facts) });
+        let state = Arc::new(State {
+            id: credentials.id,
+            expired: Arc::clone(expired),
+            is_left_to_expire,
+            facts: Mutex::new(facts),
+        });
         let (requests, receiver) = mpsc::unbounded_channel();
         let driver = Driver::new(Arc::clone(config), Arc::clone(&state), credentials, host, receiver);
         tokio::spawn(driver.run(connection));
@@ -122,7 +143,12 @@ impl Session {
             is_expired: false,
             watches,
         };
-        let state = Arc::new(State { id, expired: Arc::default(), facts: Mutex::new(facts) });
+        let state = Arc::new(State {
+            id,
+            expired: Arc::default(),
+            is_left_to_expire: false,
+            facts: Mutex::new(facts),
+        });
         Arc::new(Session { state, requests: mpsc::unbounded_channel().0, limit: Duration::ZERO })
     }
 
@@ -209,6 +235,11 @@ impl Session {
 
     /// Reads a node, and has its deletion notified to an inbox.
     pub(super) fn watch(&self, path: &str, inbox: &Arc<Inbox>) -> Pending {
+        self.watch_by(Request::data(path, true), path, inbox)
+    }
+
+    /// Sends a request that sets a watch on a node, and has what it notifies put into an inbox.
+    pub(super) fn watch_by(&self, request: Request, path: &str, inbox: &Arc<Inbox>) -> Pending {
         {
             let mut facts = self.state.facts();
             if !facts.is_expired {
@@ -218,7 +249,7 @@ impl Session {
                 watching.push(inbox);
             }
         }
-        self.send(Request::data(path, true))
+        self.send(request)
     }
 
     /// Forgets the inboxes of a node that have been dropped.
@@ -273,7 +304,7 @@ mod tests {
     #[test]
     fn only_an_answer_of_the_leader_confirms_the_session() {
         let good = || Ok(Vec::new());
-        for code in [OpCode::Create2, OpCode::Delete, OpCode::Sync] {
+        for code in [OpCode::Create2, OpCode::Delete, OpCode::Multi, OpCode::Sync] {
             assert!(is_confirmed_by(code, &good()), "{code:?}");
             assert!(is_confirmed_by(code, &Err(Failure::Refused(ErrorCode::NO_NODE))), "{code:?}");
             // The member may refuse without the leader.

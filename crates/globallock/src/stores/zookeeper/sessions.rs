@@ -1,7 +1,7 @@
 //! The sessions of one store: one for each lease that its claims ask for. As a rule that is one.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -20,6 +20,9 @@ pub(super) struct Sessions {
     expired: Arc<Notify>,
     /// Held by the task that opens a session, while others wait for it.
     opening: tokio::sync::Mutex<()>,
+    /// The sessions of notices to evicted owners, by the requested timeout. Each lives while one of its
+    /// notices is kept.
+    for_notices: tokio::sync::Mutex<HashMap<Duration, Weak<Session>>>,
 }
 
 impl Sessions {
@@ -30,6 +33,7 @@ impl Sessions {
             by_lease: Mutex::default(),
             expired: Arc::default(),
             opening: tokio::sync::Mutex::default(),
+            for_notices: tokio::sync::Mutex::default(),
         };
         sessions.get(DEFAULT_LEASE).await?;
         Ok(sessions)
@@ -56,9 +60,30 @@ impl Sessions {
         Ok(session)
     }
 
+    /// The session for notices that are kept for this long. It is apart from those of claims, because it is
+    /// never closed: a notice outlives the process that has written it.
+    pub(super) async fn for_notices(&self, kept: Duration) -> Result<Arc<Session>> {
+        let mut sessions = self.for_notices.lock().await;
+        let known = sessions.get(&kept).and_then(Weak::upgrade);
+        if let Some(session) = known.filter(|session| !session.is_expired()) {
+            return Ok(session);
+        }
+        let session = Session::open_to_expire(&self.config, kept)
+            .await
+            .map_err(|failure| self.config.error(failure))?;
+        sessions.retain(|_, session| session.strong_count() > 0);
+        sessions.insert(kept, Arc::downgrade(&session));
+        Ok(session)
+    }
+
     /// Waits until a session has expired.
     pub(super) async fn expired(&self) {
         self.expired.notified().await;
+    }
+
+    /// Has all who wait for the end of a session look at their claims, because some are lost.
+    pub(super) fn claims_are_lost(&self) {
+        self.expired.notify_waiters();
     }
 
     /// A session for observers.
@@ -91,6 +116,7 @@ mod tests {
             by_lease: Mutex::default(),
             expired: Arc::default(),
             opening: tokio::sync::Mutex::default(),
+            for_notices: tokio::sync::Mutex::default(),
         };
         let lease = Duration::from_secs;
         let now = Instant::now();

@@ -25,6 +25,7 @@ pub(super) enum OpCode {
     GetChildren = 8,
     Sync = 9,
     Ping = 11,
+    Multi = 14,
     Create2 = 15,
     CreateContainer = 19,
     Auth = 100,
@@ -35,7 +36,7 @@ pub(super) enum OpCode {
 impl OpCode {
     /// Whether an answer proves that the leader knows the session. Members answer other requests alone.
     pub(super) fn goes_through_leader(self) -> bool {
-        matches!(self, OpCode::Create2 | OpCode::Delete | OpCode::Sync)
+        matches!(self, OpCode::Create2 | OpCode::Delete | OpCode::Multi | OpCode::Sync)
     }
 
     /// Whether a request without an answer may be repeated safely, because it changes nothing.
@@ -187,6 +188,11 @@ impl Request {
         Self::create(OpCode::Create2, path, data, acl, 3)
     }
 
+    /// Creates a node of this very path that is deleted with its session.
+    pub(super) fn create_ephemeral(path: &str, data: &[u8], acl: &[Acl]) -> Self {
+        Self::create(OpCode::Create2, path, data, acl, 1)
+    }
+
     /// Creates a node that the servers delete some time after its last child.
     pub(super) fn create_container(path: &str, acl: &[Acl]) -> Self {
         Self::create(OpCode::CreateContainer, path, &[], acl, 4)
@@ -214,6 +220,11 @@ impl Request {
         Self::new(OpCode::Exists, |writer| writer.text(path).bool(false))
     }
 
+    /// Asks whether a node is there. The server notifies once when it is created, changed or deleted.
+    pub(super) fn watch_existence(path: &str) -> Self {
+        Self::new(OpCode::Exists, |writer| writer.text(path).bool(true))
+    }
+
     /// Reads a node. With `watch`, the server notifies once when the node changes or is deleted.
     pub(super) fn data(path: &str, watch: bool) -> Self {
         Self::new(OpCode::GetData, |writer| writer.text(path).bool(watch))
@@ -221,6 +232,21 @@ impl Request {
 
     pub(super) fn children(path: &str) -> Self {
         Self::new(OpCode::GetChildren, |writer| writer.text(path).bool(false))
+    }
+
+    /// Lists the children of a node. The server notifies once when there are others, or the node is deleted.
+    pub(super) fn watch_children(path: &str) -> Self {
+        Self::new(OpCode::GetChildren, |writer| writer.text(path).bool(true))
+    }
+
+    /// Carries out all of these changes, in their order, or none.
+    pub(super) fn multi(changes: &[Request]) -> Self {
+        Self::new(OpCode::Multi, |writer| {
+            for change in changes {
+                writer.int(change.code as i32).bool(false).int(-1).0.extend(&change.body);
+            }
+            writer.int(-1).bool(true).int(-1)
+        })
     }
 
     /// Makes the member that answers catch up with the leader.
@@ -283,6 +309,24 @@ impl Reader<'_> {
         Ok((data, self.stat()?))
     }
 
+    /// The answer to several changes at once: which one was refused, and why; `None` if all were carried out.
+    pub(super) fn refused(&mut self) -> Result<Option<(usize, ErrorCode)>, Malformed> {
+        /// The type of a result that is an error.
+        const ERROR: i32 = -1;
+        for nth in 0.. {
+            let (kind, done, _) = (self.int()?, self.array::<1>()? != [0], self.int()?);
+            // If one change is refused, there is an error for each, and 0 for those before it.
+            if done || kind != ERROR {
+                return Ok(None);
+            }
+            match self.int()? {
+                0 => {}
+                code => return Ok(Some((nth, ErrorCode(code)))),
+            }
+        }
+        Err(Malformed)
+    }
+
     pub(super) fn children(&mut self) -> Result<Vec<String>, Malformed> {
         let count = self.int()?;
         (0..count).map(|_| self.text()).collect()
@@ -328,6 +372,7 @@ mod tests {
         let codes =
             [OpCode::Create2, OpCode::CreateContainer, OpCode::Auth, OpCode::Sasl, OpCode::CloseSession];
         assert_eq!(codes.map(|code| code as i32), [15, 19, 100, 102, -11]);
+        assert_eq!(OpCode::Multi as i32, 14);
         assert_eq!([NOTIFICATION_XID, PING_XID, AUTH_XID], [-1, -2, -4]);
         for (error, number) in [
             (ErrorCode::UNIMPLEMENTED, -6),
@@ -350,6 +395,7 @@ mod tests {
     fn only_requests_that_change_nothing_may_be_repeated() {
         let repeatable = [OpCode::Exists, OpCode::GetData, OpCode::GetChildren, OpCode::Sync];
         assert!(repeatable.into_iter().all(OpCode::may_be_repeated));
+        assert!(!OpCode::Multi.may_be_repeated());
         for code in
             [OpCode::Delete, OpCode::Create2, OpCode::CreateContainer, OpCode::Auth, OpCode::CloseSession]
         {
@@ -365,10 +411,38 @@ mod tests {
         assert_eq!(Request::children("/a").body, [&path[..], &[0]].concat());
         assert_eq!(Request::delete("/a").body, [&path[..], &[0xff; 4]].concat(), "whichever version it has");
         assert_eq!(Request::sync("/a").body, path);
+        assert_eq!(Request::watch_existence("/a").body, [&path[..], &[1]].concat());
+        assert_eq!(Request::watch_children("/a").body, [&path[..], &[1]].concat());
         let mut frames = Writer::default();
         Request::sync("/a").write(7, &mut frames);
         let expected = [&[0, 0, 0, 14, 0, 0, 0, 7, 0, 0, 0, 9][..], &path[..]].concat();
         assert_eq!(frames.0, expected, "length, xid, operation");
+    }
+
+    #[test]
+    fn several_changes_are_one_request_and_the_one_that_is_refused_is_found() {
+        let made = Request::create_ephemeral("/b", b"x", &[]);
+        assert_eq!(made.body, *b"\0\0\0\x02/b\0\0\0\x01x\0\0\0\0\0\0\0\x01", "no rule, and ephemeral");
+        let request = Request::multi(&[made, Request::delete("/a")]);
+        let mut expected = Writer::default();
+        expected.int(15).bool(false).int(-1).text("/b").buffer(b"x").int(0).int(1);
+        expected.int(2).bool(false).int(-1).text("/a").int(-1).int(-1).bool(true).int(-1);
+        assert_eq!((request.code, request.body), (OpCode::Multi, expected.0));
+        let refused = |codes: &[i32]| {
+            let mut answer = Writer::default();
+            for code in codes {
+                answer.int(-1).bool(false).int(*code).int(*code);
+            }
+            answer.int(-1).bool(true).int(-1);
+            Reader(&answer.0).refused()
+        };
+        assert_eq!(refused(&[-101, -2]), Ok(Some((0, ErrorCode::NO_NODE))));
+        assert_eq!(refused(&[0, 0, -110, -2]), Ok(Some((2, ErrorCode::NODE_EXISTS))));
+        assert_eq!(refused(&[]), Ok(None));
+        let mut answer = Writer::default();
+        answer.int(1).bool(false).int(0).text("/b").int(2).bool(false).int(0).int(-1).bool(true).int(-1);
+        assert_eq!(Reader(&answer.0).refused(), Ok(None), "all were carried out");
+        assert_eq!(Reader(&[0, 0]).refused(), Err(Malformed));
     }
 
     #[test]
@@ -401,6 +475,7 @@ mod tests {
             let _ = Reader(&bytes).created();
             let _ = Reader(&bytes).data();
             let _ = Reader(&bytes).children();
+            let _ = Reader(&bytes).refused();
             let _ = take_frame(&mut bytes.clone());
         }
     }

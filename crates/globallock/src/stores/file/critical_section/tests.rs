@@ -3,7 +3,7 @@ use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
-use rustix::fs::{FileType, mknodat};
+use rustix::fs::{FileType, MemfdFlags, SealFlags, fcntl_add_seals, memfd_create, mknodat};
 use rustix::io::{FdFlags, fcntl_getfd};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
@@ -55,7 +55,7 @@ impl Fixture {
         let mut section = self.enter(ours, Enter::Make);
         let (file, opened) =
             section.enqueue(claim, "me").unwrap().expect("no other task counts").expect("it may wait");
-        ours.insert(claim.id, OpenFile::new(opened, self.lock.clone(), file));
+        ours.insert(claim.id, OpenFile::new(opened, self.lock.clone(), file, "me".len()));
         file
     }
 
@@ -162,6 +162,15 @@ fn a_waiter_is_released_without_reading_the_queue_unless_it_was_granted() {
     fixture.enter(&ours, Enter::Read).release(id(1)).unwrap();
     assert!(!fixture.enter(&ours, Enter::Unread).release_waiting(&second).unwrap(), "it was granted");
     assert_eq!(fixture.statuses(), (ids(&[2]), ids(&[])));
+}
+
+#[test]
+fn a_file_that_has_no_room_for_a_notice_is_emptied() {
+    let file = memfd_create("claim", MemfdFlags::ALLOW_SEALING).unwrap();
+    write_all(&file, b"me\na").unwrap();
+    fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+    give_notice(&file, "notice");
+    assert_eq!(fstat(&file).unwrap().st_size, 0);
 }
 
 #[test]

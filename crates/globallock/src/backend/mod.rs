@@ -1,5 +1,7 @@
 //! The contract between the core and the stores.
 
+mod onlooker;
+
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,15 +11,29 @@ use futures_util::stream::BoxStream;
 
 use crate::error::Result;
 use crate::name::Name;
-use crate::owner::Owner;
 use crate::queue::Permits;
+
+pub use crate::eviction::Eviction;
+pub use onlooker::{Change, Entry, EntryKey, Summary};
 
 /// The lease of claims whose owner asks for no other.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(10);
 
+/// How many times per lease the core renews a claim, held or waiting. A waiter that missed its wake-up finds
+/// out at its next renewal.
+pub const RENEWALS_PER_LEASE: u32 = 3;
+
 /// Who a claim is, in every store: 128 bits, of which the first 80 are the manager's and random.
 ///
 /// Chosen before the first request, which is what lets every request be repeated with the effect of once.
+///
+/// ```
+/// use globallock::backend::ClaimId;
+///
+/// let id = ClaimId::new(0xabc, 7);
+/// assert_eq!(id.to_string(), "00000000000000000abc000000000007");
+/// assert_eq!(ClaimId::parse(&id.to_string()), Some(id));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClaimId(u128);
 
@@ -70,6 +86,23 @@ pub enum WaitMode {
 }
 
 /// One party's place in the queue of one name. Everything that a store is told of it.
+///
+/// The core makes the claims of locks. Who tests a store of their own makes them like this:
+///
+/// ```
+/// use std::time::Duration;
+/// use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus};
+/// use globallock::queue::Permits;
+/// use globallock::{Memory, Name, Release};
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// let store = Memory::new();
+/// let claim = Claim::new(ClaimId::new(1, 1), Name::new("a")?, Permits::MUTEX)
+///     .with_lease(Duration::from_secs(5));
+/// assert!(matches!(store.enqueue(&claim).await?, ClaimStatus::Held(grant) if grant.fencing_token == 1));
+/// assert_eq!(store.release(&claim).await?, Release::Released);
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Claim {
@@ -85,7 +118,8 @@ pub struct Claim {
     pub lease: Duration,
     /// The longest that it is held, owner alive or not.
     pub max_hold: Option<Duration>,
-    /// Who made it, for people to read: what [`Owner::to_text`] gives, at most 512 bytes on one line.
+    /// Who made it, for people to read: what [`Owner::to_text`](crate::Owner::to_text) gives, at most 512
+    /// bytes on one line.
     pub owner: Arc<str>,
 }
 
@@ -144,7 +178,7 @@ impl Claim {
 /// Where a claim stands in its queue.
 ///
 /// Exhaustive on purpose: the core must decide about each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimStatus {
     /// It holds the lock.
     Held(Grant),
@@ -152,9 +186,20 @@ pub enum ClaimStatus {
     Waiting,
     /// It is not in the queue: it never was, it was released, or the store dropped it.
     Gone,
+    /// It is not in the queue, because an onlooker took it out.
+    Evicted(Arc<Eviction>),
 }
 
 /// What a store says of a claim that holds.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use globallock::backend::Grant;
+///
+/// let sent = Instant::now();
+/// let grant = Grant::new(7).with_expires(sent + Duration::from_secs(10));
+/// assert_eq!((grant.fencing_token, grant.hold_ends), (7, None));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Grant {
@@ -205,35 +250,6 @@ pub enum Release {
     NotHeld,
 }
 
-/// One claim as an onlooker sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Entry {
-    /// The claim's id; `None` for a holder that is not ours.
-    pub id: Option<ClaimId>,
-    /// Whether it holds, rather than waits.
-    pub held: bool,
-    /// How much of the lock it takes, and of how much.
-    pub permits: Permits,
-    /// Its fencing token, where the store knows it before the grant or the claim holds; 0 for a foreign
-    /// holder.
-    pub fencing_token: u64,
-    /// Who made it. What another program wrote is untrusted text.
-    pub owner: Owner,
-    /// How long ago it was granted, or joined if it waits, where the store knows.
-    pub age: Option<Duration>,
-    /// How long the store keeps it without another sign of life.
-    pub expires_in: Option<Duration>,
-}
-
-impl Entry {
-    /// Makes an entry with nothing known but who and what; the public fields take the rest.
-    #[must_use]
-    pub fn new(id: Option<ClaimId>, held: bool, permits: Permits, owner: Owner) -> Self {
-        Entry { id, held, permits, fencing_token: 0, owner, age: None, expires_in: None }
-    }
-}
-
 /// When a store frees the claims of an owner that died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -254,16 +270,13 @@ pub struct Capabilities {
     pub kind: &'static str,
     /// When the claims of a dead owner are freed.
     pub crash_release: CrashRelease,
-    /// How many times per lease the core renews a claim, held or waiting. A waiter that missed its wake-up
-    /// finds out at its next renewal.
-    pub renewals_per_lease: u32,
 }
 
 impl Capabilities {
-    /// The profile of a store of this kind, with the usual three renewals a lease.
+    /// The profile of a store of this kind.
     #[must_use]
     pub const fn new(kind: &'static str, crash_release: CrashRelease) -> Self {
-        Capabilities { kind, crash_release, renewals_per_lease: 3 }
+        Capabilities { kind, crash_release }
     }
 }
 
@@ -281,6 +294,8 @@ impl Capabilities {
 ///   of the owner and, as far as the store is durable, of the store.
 /// - A lease counts from the owner's last `enqueue` or `renew`. A grant alone does not lengthen it, because
 ///   it is no sign of the owner's life. The max hold time counts from the grant.
+/// - A claim that `evict` took out is told so: for at least its lease and a minute from then, `enqueue`,
+///   `wait_for_change` and `renew` answer `Evicted` for it, and it never joins again.
 /// - The core calls `release` once too often rather than once too few: after any `enqueue` that did not end
 ///   in `Gone`, also when the caller's future was dropped.
 /// - Methods bound their own time: none but `wait_for_change` outlasts a few seconds of a silent store.
@@ -305,6 +320,12 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Costs the store nothing while nothing changes, and wakes only the waiters that a release concerns. A
     /// change between `enqueue` and this call is not missed.
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>>;
+
+    /// How many claims were in front of a claim that was last answered `Waiting`, where the store knows it
+    /// without asking.
+    fn place(&self, _claim: &Claim) -> Option<usize> {
+        None
+    }
 
     /// Gives each of the claims, held or waiting, one more lease from now, and answers the status of each, in
     /// their order: exactly one answer a claim, which the core checks. Never revives a claim that is gone,
@@ -331,9 +352,28 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Lists the queue of a name, oldest first: the holders, then the waiters. Foreign holders too.
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>>;
 
-    /// Lists the names that begin with `prefix` and have a claim, in no order; a name may come twice, and one
-    /// that comes or goes meanwhile may be missed.
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>>;
+    /// Sums up the names that begin with `prefix` and have a claim, in no order; a name may come twice, and
+    /// one that comes or goes meanwhile may be missed.
+    ///
+    /// Read in pages as the stream is polled: the round trips grow with the pages and not with the names.
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>>;
+
+    /// Takes out of the queue the very claim that an onlooker saw, ours or foreign, and no other: what has
+    /// taken its place since, even of the same owner, stays. The next claims are granted as by a release. The
+    /// claim's owner, if it is ours, is told, as soon as the store can reach it and at its next renewal at
+    /// the latest.
+    ///
+    /// Done by anybody, for a claim that is not the caller's. A claim that is not there any more, and a key
+    /// that never was one, are `NotHeld`.
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release>;
+
+    /// Tells how the names that begin with `prefix` change, first all that there are; looks again `every` so
+    /// often where the store cannot tell by itself.
+    ///
+    /// Errors that may heal do not end the stream.
+    fn watch<'a>(&'a self, prefix: &'a str, every: Duration) -> BoxStream<'a, Result<Change>> {
+        onlooker::poll(self, prefix, every)
+    }
 }
 
 #[cfg(test)]

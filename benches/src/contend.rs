@@ -18,6 +18,13 @@ pub(crate) struct Workload {
     pub(crate) run: Duration,
 }
 
+/// 8 owners that ask again at once.
+pub(crate) const EAGER: Workload = Workload {
+    owners: 8,
+    hold: Duration::from_millis(1),
+    think: Duration::ZERO,
+    run: Duration::from_secs(4),
+};
 /// The result of a workload.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {

@@ -8,17 +8,16 @@
 //! the speed of a machine drifts.
 
 mod contend;
-mod coordinators;
-mod etcd_raw;
-mod held;
+mod etcd;
+mod file;
 mod pairs;
-mod peers;
-mod raw;
-mod sections;
+mod programs;
+mod redis;
+mod report;
 mod statistics;
-mod zookeeper_raw;
+mod zookeeper;
 
-use globallock_conformance::server::redis::Redis;
+use globallock_conformance::stores::{Role, TestStore, kinds_with};
 
 fn main() {
     let sections: Vec<String> = std::env::args().skip(1).collect();
@@ -29,40 +28,21 @@ fn main() {
         let directory = std::env::temp_dir();
         println!("Servers on loopback, their files in {}, {cores} cores, release build", directory.display());
         if ["pairs", "handoff", "waiters", "tasks", "peers", "held"].into_iter().any(wanted) {
-            redis(wanted).await;
+            redis::run(&wanted).await;
         }
         if wanted("file") {
-            sections::file().await;
+            file::run().await;
         }
         if wanted("etcd") {
-            coordinators::etcd().await;
+            etcd::run().await;
         }
         if wanted("zookeeper") {
-            coordinators::zookeeper().await;
+            zookeeper::run().await;
         }
     });
 }
 
-async fn redis(wanted: impl Fn(&str) -> bool) {
-    let server = Redis::start().expect("redis-server starts");
-    let port = server.port();
-    println!("\nRedis {}", sections::version(port).await);
-    if wanted("pairs") {
-        sections::pairs(port).await;
-    }
-    if wanted("handoff") {
-        sections::hand_off(port).await;
-    }
-    if wanted("waiters") {
-        sections::waiters(port).await;
-    }
-    if wanted("tasks") {
-        sections::tasks(port).await;
-    }
-    if wanted("peers") {
-        peers::compare(port).await;
-    }
-    if wanted("held") {
-        held::measure(port).await;
-    }
+/// Starts a store that scenarios run on.
+fn started(name: &str) -> Box<dyn TestStore> {
+    kinds_with(Role::Scenarios).find(|kind| kind.name == name).expect("it is known").started()
 }

@@ -8,7 +8,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, Grant, Release, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Release, Summary,
+    WaitMode,
 };
 use globallock::{Error, Memory, Name, Result};
 
@@ -227,7 +228,11 @@ impl Backend for Mutant {
         self.inner.inspect(name).await
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        self.inner.names(prefix)
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.inner.list(prefix)
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.inner.evict(name, entry, eviction).await
     }
 }

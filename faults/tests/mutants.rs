@@ -119,7 +119,7 @@ async fn use_store(directory: &Path, bug: Bug, connections: Connections, length:
         });
     }
     tokio::time::sleep(lease * 2).await;
-    let left = manager(store, 98).names("").map(|name| name.unwrap().to_string()).collect().await;
+    let left = manager(store, 98).list("").map(|listed| listed.unwrap().name.to_string()).collect().await;
     faults.write(&FaultEvent::Left { at: now(), left });
     faults.write(&FaultEvent::End { at: now() });
 }

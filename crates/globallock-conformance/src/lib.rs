@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! What every globallock store must do, as named cases, together with real servers and faults to run them
-//! against.
+//! What every globallock store must do, as named cases; with the feature `servers` also the real servers, and
+//! the faults, that this project's own stores are tested on.
 //!
 //! The author of a [`Backend`](globallock::Backend) describes it by a
 //! [`StoreUnderTest`](store_under_test::StoreUnderTest) and runs the cases on it. Each case is a sentence
@@ -28,14 +28,23 @@
 pub mod cases;
 pub mod child;
 pub mod context;
+#[cfg(feature = "servers")]
 pub mod crowd;
 pub mod faulty;
+#[cfg(feature = "servers")]
 pub mod fixtures;
+#[cfg(feature = "servers")]
 pub mod fleet;
+#[cfg(feature = "servers")]
+pub mod garbage;
 pub mod golden;
+pub mod hostile;
 pub mod member;
 pub mod pauses;
 pub mod proxy;
 pub mod register;
+#[cfg(feature = "servers")]
 pub mod server;
 pub mod store_under_test;
+#[cfg(feature = "servers")]
+pub mod stores;

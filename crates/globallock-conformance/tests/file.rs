@@ -1,18 +1,21 @@
 //! What only the file store has: its directory, its limits, and the processes of one host.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
-use globallock::{LockManager, Loss, ManagerOptions, Options};
-use globallock_conformance::context::{LIMIT, eventually};
+use globallock::{Eviction, LockManager, Loss, ManagerOptions, Options, Owner, Release};
+use globallock_conformance::child::{Owner as Child, Report};
+use globallock_conformance::context::{Context, LIMIT, eventually};
 use globallock_conformance::fleet::Fleet;
 use globallock_conformance::golden::{claims, compare, fill, masked};
+use globallock_conformance::store_under_test::StoreUnderTest;
 use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
@@ -190,6 +193,36 @@ async fn a_process_at_its_limit_of_open_files_gets_an_error_that_says_so() {
     assert!(manager(place.path()).await.mutex("a").try_acquire().await.unwrap().is_some());
 }
 
+/// Only eviction ends the claim of a stopped process without a max hold time. Its file stays open and locked.
+#[tokio::test]
+async fn a_stopped_owner_is_evicted_and_told_when_it_goes_on() {
+    let place = TempDir::new().unwrap();
+    let child = PathBuf::from(env!("CARGO_BIN_EXE_globallock-child"));
+    let store = StoreUnderTest::at("file", &url(&place.path().join("locks")), Some(child));
+    let context = Context::new(&store, "a_stopped_owner", "mutex");
+    let [operator, waits] = context.managers().await;
+    let mut holder = Child::start(&context, "mutex", None);
+    let token = holder.granted().await;
+    let next = context.queued(context.lock(&waits), 1, 1).await;
+    holder.stop().await;
+    let key = context.queue(&operator).await.swap_remove(0).key;
+    let evicted = operator.evict(context.name(), &key, "it is stopped").await.unwrap();
+    assert_eq!(evicted, Release::Released);
+    let next = next.await.unwrap().expect("it is granted while the other is stopped");
+    assert!(next.fencing_token() > token);
+    // Whoever comes now waits for the new holder, and not for the file that the stopped one keeps locked.
+    let last = context.queued(context.lock(&operator), 1, 1).await;
+    next.release().await.unwrap();
+    last.await.unwrap().unwrap().release().await.unwrap();
+    holder.go_on();
+    match holder.next_report().await {
+        Report::Lost(why) => assert!(why.contains("it is stopped"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(holder.next_report().await, Report::Released(false));
+    assert!(!place.path().join("locks").join(context.name()).exists(), "nothing is left of it");
+}
+
 #[tokio::test]
 async fn eight_processes_take_turns_and_never_overlap() {
     let place = TempDir::new().unwrap();
@@ -233,9 +266,20 @@ async fn the_names_and_contents_of_files_are_unchanged() {
     let backend = globallock::connect_backend(&url(&directory)).await.unwrap();
     fill(&*backend).await;
     let joined = dump(&directory, "");
+    // Its owner has the file of an evicted claim open, as this test has.
+    let first = &claims()[0];
+    let is_first = |path: &PathBuf| path.to_str().unwrap().contains(&first.id.to_string());
+    let mut files = fs::read_dir(directory.join("nightly")).unwrap().map(|entry| entry.unwrap().path());
+    let mut open = fs::File::open(files.find(is_first).unwrap()).unwrap();
+    let operator = Owner { host: "db2".to_owned(), pid: Some(34), label: Some("☃".to_owned()) };
+    let eviction = Eviction::new(operator, "it \"hangs\"\nsince noon");
+    assert_eq!(backend.evict(&first.name, &first.id.into(), &eviction).await.unwrap(), Release::Released);
+    let mut evicted = String::new();
+    open.read_to_string(&mut evicted).unwrap();
     for claim in claims() {
         backend.release(&claim).await.unwrap();
     }
-    let written = format!("Joined:\n{joined}\nLeft:\n{}", dump(&directory, ""));
+    let evicted = evicted.replace('\0', "<NUL>");
+    let written = format!("Joined:\n{joined}\nEvicted:\n{evicted}\n\nLeft:\n{}", dump(&directory, ""));
     compare(&masked(&written), include_str!("file.txt"));
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, Grant, Release, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Release, Summary,
+    WaitMode,
 };
 use globallock::{Memory, Name, Result};
 use globallock_conformance::cases::trials;
@@ -157,8 +158,12 @@ impl Backend for Mutant {
         Ok(queue)
     }
 
-    fn names<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Name>> {
-        self.inner.names(prefix)
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+        self.inner.list(prefix)
+    }
+
+    async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
+        self.inner.evict(name, entry, eviction).await
     }
 }
 

@@ -8,12 +8,15 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use futures_util::FutureExt;
 use globallock::internals::duration;
 use globallock_faults::check::{History, Pass, Report, check};
 use globallock_faults::model::{Protocol, sound};
-use globallock_faults::run::{RunOptions, STORES, all, enter, has_links, interrupted, owed_in_pass, run};
+use globallock_faults::run::{
+    RunOptions, all, enter, has_links, has_servers, interrupted, owed_in_pass, run, stores,
+};
 
 /// How much longer than twice its length a run may take, for the start of servers and for faults that are
 /// still owed.
@@ -52,7 +55,7 @@ enum Verb {
     /// Breaks one store.
     Run {
         /// The store.
-        #[arg(value_parser = STORES)]
+        #[arg(value_parser = PossibleValuesParser::new(stores()))]
         store: String,
     },
     /// Breaks each store in turn.
@@ -80,7 +83,7 @@ enum Verb {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let has_links_to_break = match &arguments.verb {
-        Verb::Run { store } => store != "file",
+        Verb::Run { store } => has_servers(store),
         verb => matches!(verb, Verb::Pass),
     };
     if has_links_to_break && let Err(why) = enter() {
@@ -112,7 +115,7 @@ impl Arguments {
 
     /// Breaks each store in turn, and prints which faults took effect on which store.
     async fn pass(&self) -> Result<Vec<Report>> {
-        let (seed, each) = (self.seed()?, self.length / STORES.len() as u32);
+        let (seed, each) = (self.seed()?, self.length / stores().len() as u32);
         let mut reports = Vec::new();
         for (store, owed) in owed_in_pass(seed, each, has_links()) {
             reports.push(self.run(store, each, seed, owed).await?);

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::STORES;
 use super::fault::FaultKind;
+use super::store::{kind, stores};
 
 /// The shortest run per store for which a pass owes every possible kind of fault on every store.
 const WHOLE: Duration = Duration::from_secs(60);
@@ -22,42 +22,22 @@ pub(super) fn possible(store: &str, has_links: bool) -> Vec<FaultKind> {
         FaultKind::OwnerStopLong,
         FaultKind::OwnerClockStep,
     ];
-    if store != "file" {
+    let Ok(kind) = kind(store) else { return faults };
+    if kind.servers > 0 {
         faults.extend([FaultKind::Cut, FaultKind::HoldAnswers, FaultKind::HoldRequests, FaultKind::HoldBoth]);
         faults.extend([FaultKind::Delay, FaultKind::SwallowAnswers, FaultKind::ServerStop]);
         if has_links {
             faults.extend([FaultKind::LinkDown, FaultKind::LinkDown, FaultKind::NetworkDown]);
         }
-    }
-    match store {
-        "file" => faults.push(FaultKind::FilesGone),
-        "redis" => faults.extend([
-            FaultKind::ServerKill,
-            FaultKind::FlushAll,
-            FaultKind::ScriptFlush,
-            FaultKind::KillPush,
-            FaultKind::ClockStep,
-        ]),
-        "redis-replica" => faults.extend([FaultKind::Promotion; 4]),
-        "etcd-1" => {
-            faults.extend([
-                FaultKind::ServerKill,
-                FaultKind::RevokeLease,
-                FaultKind::Compact,
-                FaultKind::TokensEnd,
-            ]);
+        // Where another server takes over, that is the fault.
+        if !kind.moves {
+            faults.push(FaultKind::ServerKill);
         }
-        "etcd-3" => {
-            faults.extend([
-                FaultKind::ServerKill,
-                FaultKind::LeaderKill,
-                FaultKind::RevokeLease,
-                FaultKind::Compact,
-            ]);
-        }
-        "zookeeper-1" => faults.extend([FaultKind::ServerKill, FaultKind::SessionEnd]),
-        _ => faults.extend([FaultKind::ServerKill, FaultKind::LeaderKill, FaultKind::SessionEnd]),
     }
+    if kind.servers > 1 {
+        faults.push(FaultKind::LeaderKill);
+    }
+    faults.extend(kind.own_faults.iter().map(FaultKind::Own));
     faults
 }
 
@@ -80,33 +60,33 @@ pub fn all(store: &str, has_links: bool) -> Vec<String> {
 #[must_use]
 pub fn owed_in_pass(seed: u64, each: Duration, has_links: bool) -> Vec<(&'static str, Vec<String>)> {
     if each >= WHOLE {
-        return STORES.into_iter().map(|store| (store, all(store, has_links))).collect();
+        return stores().into_iter().map(|store| (store, all(store, has_links))).collect();
     }
     let mut owed: BTreeMap<&str, Vec<FaultKind>> =
-        STORES.into_iter().map(|store| (store, Vec::new())).collect();
+        stores().into_iter().map(|store| (store, Vec::new())).collect();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut wanted: Vec<(&str, FaultKind)> = Vec::new();
-    for store in STORES {
+    for store in stores() {
         wanted.extend(possible(store, has_links).into_iter().map(|kind| (family(store), kind)));
     }
     wanted.sort_unstable();
     wanted.dedup();
     random.shuffle(&mut wanted);
-    let stores = |(wanted, kind): (&str, FaultKind)| -> Vec<&str> {
+    let that_can = |(wanted, kind): (&str, FaultKind)| -> Vec<&str> {
         let can = |store: &&str| family(store) == wanted && possible(store, has_links).contains(&kind);
-        STORES.into_iter().filter(can).collect()
+        stores().into_iter().filter(can).collect()
     };
     // Each kind goes to the store that has the least to do. Kinds that only one store can have come first,
     // because they leave no choice; then the longest ones, because short ones even out the load.
-    wanted.sort_by_key(|one| (stores(*one).len(), std::cmp::Reverse(one.1.takes())));
+    wanted.sort_by_key(|one| (that_can(*one).len(), std::cmp::Reverse(one.1.takes())));
     for one in wanted {
         let load = |store: &&str| owed[store].iter().map(|kind| kind.takes()).sum::<u32>();
-        if let Some(store) = stores(one).into_iter().min_by_key(load) {
+        if let Some(store) = that_can(one).into_iter().min_by_key(load) {
             owed.entry(store).or_default().push(one.1);
         }
     }
     let named = |store| (store, owed[store].iter().copied().map(FaultKind::name).collect());
-    STORES.into_iter().map(named).collect()
+    stores().into_iter().map(named).collect()
 }
 
 /// The family of a store, in which all stores can have about the same faults: the first word of its name.
@@ -180,7 +160,7 @@ mod tests {
                         "{store}: {owed:?}"
                     );
                 }
-                for store in STORES {
+                for store in stores() {
                     for kind in all(store, has_links) {
                         let of_family = pass.iter().filter(|(other, _)| family(other) == family(store));
                         let owing = of_family.filter(|(_, owed)| owed.contains(&kind)).count();
@@ -200,9 +180,9 @@ mod tests {
         while deck.owes() {
             let kind = deck.next(&mut random);
             dealt.push(kind);
-            deck.record(kind != FaultKind::FilesGone);
+            deck.record(!matches!(kind, FaultKind::Own(_)));
         }
-        let count = |kind| dealt.iter().filter(|other| **other == kind).count();
-        assert_eq!((count(FaultKind::FilesGone), dealt.len()), (usize::from(TRIES), 4 + usize::from(TRIES)));
+        let own = dealt.iter().filter(|kind| matches!(kind, FaultKind::Own(_))).count();
+        assert_eq!((own, dealt.len()), (usize::from(TRIES), 4 + usize::from(TRIES)));
     }
 }

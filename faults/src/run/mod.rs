@@ -26,7 +26,7 @@ use crate::owner::{LockSpec, Plan};
 
 pub use self::deck::{all, owed_in_pass};
 pub use self::network::{enter, has_links};
-pub use self::store::STORES;
+pub use self::store::{has_servers, stores};
 
 /// How often the observer inspects each name.
 const POLL: Duration = Duration::from_millis(20);
@@ -43,7 +43,7 @@ const FAULT_LIMIT: Duration = Duration::from_secs(300);
 /// The options of a run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// One of [`STORES`].
+    /// One of [`stores`].
     pub store: String,
     /// How long there are faults.
     pub length: Duration,
@@ -89,12 +89,13 @@ pub async fn run(options: &RunOptions) -> Result<()> {
     std::fs::create_dir_all(directory)?;
     let log = Log::create(&directory.join("faults.jsonl"))?;
     let mut network = None;
-    if options.store != "file" {
+    let kind = store::kind(&options.store)?;
+    if kind.servers > 0 {
         network = Network::begin()?;
     }
-    let mut store = Store::start(&options.store, network.is_some()).await?;
+    let mut store = Store::start(kind, network.is_some()).await?;
     let lease = u64::try_from(options.lease.as_micros()).map_err(Error::other)?;
-    let kind = store.kind.clone();
+    let kind = kind.name.to_owned();
     let (seed, terms, owed) = (options.seed, Terms::default(), options.owed.clone());
     log.write(&FaultEvent::Start { at: now(), store: kind, seed, lease, terms, owed });
     let plan = Plan {
@@ -162,9 +163,9 @@ async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
     let until = Instant::now() + lease * 2 + Duration::from_secs(3);
     loop {
         let mut left = block_in_place(|| store.left(&names));
-        let listed: Vec<_> = manager.names("").collect().await;
-        left.extend(listed.into_iter().map(|name| match name {
-            Ok(name) => name.to_string(),
+        let listed: Vec<_> = manager.list("").collect().await;
+        left.extend(listed.into_iter().map(|listed| match listed {
+            Ok(listed) => listed.name.to_string(),
             Err(error) => error.to_string(),
         }));
         if left.is_empty() || Instant::now() > until {

@@ -4,11 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use globallock::{LockManager, Memory};
+use globallock::LockManager;
 use globallock_conformance::context::{Context, dropped_at, eventually, lock_of};
 use globallock_conformance::faulty::{Fault, Faulty, Verb};
-use globallock_conformance::store_under_test::StoreUnderTest;
-use tempfile::TempDir;
 
 use crate::store::{KINDS, Store};
 
@@ -72,7 +70,8 @@ async fn cancel_at(
     ended.is_some()
 }
 
-async fn a_cancelled_acquire_leaves_nothing(subject: StoreUnderTest) {
+pub(crate) async fn a_cancelled_acquire_leaves_nothing(store: Store) {
+    let subject = store.under_test(None);
     for (kind, _) in KINDS {
         for call in [Call::TryFree, Call::TryHeld, Call::AcquireFree, Call::AcquireHeld] {
             let context = Context::new(&subject, "cancelled", kind);
@@ -111,44 +110,4 @@ async fn nothing_is_renewed(store: &Arc<Faulty>, context: &Context, other: &Lock
         (enqueued, renewed),
         "something is requested"
     );
-}
-
-fn on(store: &Store) -> StoreUnderTest {
-    StoreUnderTest { lease: Duration::from_secs(2), ..StoreUnderTest::at(store.kind, &store.url(), None) }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_acquire_leaves_nothing_in_memory() {
-    let store = Memory::new();
-    a_cancelled_acquire_leaves_nothing(StoreUnderTest::new("memory", move || {
-        let store = Arc::clone(&store) as Arc<dyn globallock::Backend>;
-        async move { Ok(store) }
-    }))
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_acquire_leaves_nothing_in_files() {
-    let directory = TempDir::new().unwrap();
-    a_cancelled_acquire_leaves_nothing(StoreUnderTest::at(
-        "file",
-        &format!("file://{}/locks", directory.path().display()),
-        None,
-    ))
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_acquire_leaves_nothing_on_redis() {
-    a_cancelled_acquire_leaves_nothing(on(&Store::redis())).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_acquire_leaves_nothing_on_etcd() {
-    a_cancelled_acquire_leaves_nothing(on(&Store::etcd())).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_acquire_leaves_nothing_on_zookeeper() {
-    a_cancelled_acquire_leaves_nothing(on(&Store::zookeeper())).await;
 }

@@ -10,7 +10,6 @@ use globallock_conformance::child::{Owner, Report};
 use globallock_conformance::context::{Context, lock_of};
 use globallock_conformance::pauses::Pauses;
 use globallock_conformance::store_under_test::StoreUnderTest;
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::store::{BUSY, Store};
@@ -96,13 +95,13 @@ fn print_histogram(store: &str, victim: Victim, times: &[Duration]) {
     }
 }
 
-async fn a_killed_owner_is_passed_over(subject: StoreUnderTest) {
-    let kind = subject.kind.clone();
-    let subject = StoreUnderTest { lease: LEASE, ..subject };
+pub(crate) async fn a_killed_owner_is_passed_over(store: Store) {
+    let kind = store.kind;
+    let subject = StoreUnderTest { lease: LEASE, ..store.under_test(program()) };
     for victim in [Victim::Holder, Victim::HeadWaiter, Victim::Reader, Victim::OwnerOfPermits] {
         let pauses = Pauses::watch();
         let times = join_all((0..ROUNDS).map(|_| recovery(&subject, victim))).await;
-        print_histogram(&kind, victim, &times);
+        print_histogram(kind, victim, &times);
         let limit = LEASE + TICK + BUSY + pauses.spent();
         assert!(times.iter().all(|time| *time < limit), "{kind}, {victim:?}: {times:?}");
     }
@@ -110,30 +109,4 @@ async fn a_killed_owner_is_passed_over(subject: StoreUnderTest) {
 
 fn program() -> Option<PathBuf> {
     Some(PathBuf::from(env!("CARGO_BIN_EXE_globallock-holder")))
-}
-
-fn on(store: &Store) -> StoreUnderTest {
-    StoreUnderTest::at(store.kind, &store.url(), program())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_owner_is_passed_over_in_files() {
-    let directory = TempDir::new().unwrap();
-    let url = format!("file://{}/locks", directory.path().display());
-    a_killed_owner_is_passed_over(StoreUnderTest::at("file", &url, program())).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_owner_is_passed_over_on_redis() {
-    a_killed_owner_is_passed_over(on(&Store::redis())).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_owner_is_passed_over_on_etcd() {
-    a_killed_owner_is_passed_over(on(&Store::etcd())).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_owner_is_passed_over_on_zookeeper() {
-    a_killed_owner_is_passed_over(on(&Store::zookeeper())).await;
 }

@@ -6,7 +6,6 @@ use futures_util::StreamExt;
 use globallock::{LockManager, Release};
 use globallock_conformance::context::lock_of;
 use globallock_conformance::fixtures::{manager, queue_is, waits};
-use tempfile::TempDir;
 
 use crate::store::Store;
 
@@ -15,7 +14,11 @@ const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2,
 const KINDS: [&str; 3] = ["mutex", "write", "2/2"];
 
 async fn listed(manager: &LockManager, prefix: &str) -> BTreeSet<String> {
-    manager.names(prefix).map(|name| name.expect("the store answers").as_str().to_owned()).collect().await
+    manager
+        .list(prefix)
+        .map(|listed| listed.expect("the store answers").name.as_str().to_owned())
+        .collect()
+        .await
 }
 
 fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
@@ -68,6 +71,13 @@ async fn all_are_held(one: &LockManager, other: &LockManager, order: [usize; 3],
     }
 }
 
+/// By each address of the store whose claims look different.
+pub(crate) async fn names_that_are_parts_of_each_other_are_independent(store: Store) {
+    for subject in store.addresses() {
+        are_independent(&subject).await;
+    }
+}
+
 async fn are_independent(url: &str) {
     let [one, other] = [manager(url).await, manager(url).await];
     for kind in KINDS {
@@ -78,34 +88,4 @@ async fn are_independent(url: &str) {
             all_are_held(&one, &other, order, kind).await;
         }
     }
-}
-
-#[tokio::test]
-async fn names_are_independent_in_memory() {
-    are_independent("memory:names-that-are-parts-of-each-other").await;
-}
-
-#[tokio::test]
-async fn names_are_independent_in_files() {
-    let directory = TempDir::new().unwrap();
-    are_independent(&format!("file://{}/locks", directory.path().display())).await;
-}
-
-#[tokio::test]
-async fn names_are_independent_on_redis() {
-    are_independent(&Store::redis().url()).await;
-}
-
-#[tokio::test]
-async fn names_are_independent_on_etcd() {
-    let store = Store::etcd();
-    are_independent(&store.url()).await;
-    are_independent(&format!("{}?interop=python-etcd3&prefix=/locks/interop/", store.url())).await;
-}
-
-#[tokio::test]
-async fn names_are_independent_on_zookeeper() {
-    let store = Store::zookeeper();
-    are_independent(&store.url()).await;
-    are_independent(&format!("{}?naming=curator&prefix=/curator", store.url())).await;
 }

@@ -13,8 +13,8 @@ use crate::store::{BUSY, KINDS, Store, connect};
 /// A waiter that misses a notification finds out at its next renewal, so within a lease.
 const LEASE: Duration = Duration::from_secs(3);
 
-async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) {
-    let filter = Filter::start(store.kind, store.port()).await;
+pub(crate) async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) {
+    let filter = Filter::start(store.read_message(), store.port()).await;
     let behind = connect(&store.behind(filter.port), LEASE).await.unwrap();
     let direct = connect(&store.url(), LEASE).await.unwrap();
     for lost in [false, true] {
@@ -50,19 +50,4 @@ async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) {
             assert!(filter.dropped() >= 3, "{} were lost", filter.dropped());
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_notification_delays_by_a_lease_at_most_on_redis() {
-    a_lost_notification_delays_by_a_lease_at_most(Store::redis()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_notification_delays_by_a_lease_at_most_on_etcd() {
-    a_lost_notification_delays_by_a_lease_at_most(Store::etcd()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_notification_delays_by_a_lease_at_most_on_zookeeper() {
-    a_lost_notification_delays_by_a_lease_at_most(Store::zookeeper()).await;
 }

@@ -16,7 +16,7 @@ use crate::store::{Store, connect};
 /// For how long a release is repeated at most, once the store answers again.
 const REPEATS: Duration = Duration::from_secs(2);
 
-async fn a_claim_under_release_is_never_held(store: Store) {
+pub(crate) async fn a_claim_under_release_is_never_held(store: Store) {
     let observer = connect(&store.url(), LEASE).await.unwrap();
     let proxy = Proxy::start(store.port()).await.unwrap();
     let backend = connect_backend(&store.behind(proxy.port())).await.unwrap();
@@ -44,14 +44,4 @@ async fn a_claim_under_release_is_never_held(store: Store) {
         }
         backend.release(&claim).await.unwrap();
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_under_release_is_never_held_on_etcd() {
-    a_claim_under_release_is_never_held(Store::etcd()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_claim_under_release_is_never_held_on_zookeeper() {
-    a_claim_under_release_is_never_held(Store::zookeeper()).await;
 }

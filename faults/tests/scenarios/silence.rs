@@ -81,23 +81,8 @@ async fn is_lost_in(store: &Store, hole: Hole, kind: &str, against: &str) {
     eventually("the owner goes on", async || again.acquire().await.is_ok()).await;
 }
 
-async fn a_lock_of_a_silent_store_is_lost_by_its_deadline(store: Store) {
+pub(crate) async fn a_lock_of_a_silent_store_is_lost_by_its_deadline(store: Store) {
     let holes = [Hole::Requests, Hole::Answers, Hole::Both];
     let losses = holes.into_iter().flat_map(|hole| KINDS.map(|kinds| (hole, kinds)));
     join_all(losses.map(|(hole, (kind, against))| is_lost_in(&store, hole, kind, against))).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_of_a_silent_store_is_lost_by_its_deadline_on_redis() {
-    a_lock_of_a_silent_store_is_lost_by_its_deadline(Store::redis()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_of_a_silent_store_is_lost_by_its_deadline_on_etcd() {
-    a_lock_of_a_silent_store_is_lost_by_its_deadline(Store::etcd()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_of_a_silent_store_is_lost_by_its_deadline_on_zookeeper() {
-    a_lock_of_a_silent_store_is_lost_by_its_deadline(Store::zookeeper()).await;
 }

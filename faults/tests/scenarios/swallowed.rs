@@ -177,7 +177,7 @@ async fn without_each_answer(life: Life<'_>) {
     panic!("{}: a life of more than {TOO_MANY} requests", life.label());
 }
 
-async fn a_swallowed_answer_delays_by_a_lease_at_most(store: Store) {
+pub(crate) async fn a_swallowed_answer_delays_by_a_lease_at_most(store: Store) {
     // The observer has a long timeout, because on a busy machine it may be served late.
     let observer = connect_calmly(&store.url()).await.unwrap();
     let (mut lives, mut names) = (Vec::new(), Vec::new());
@@ -194,19 +194,4 @@ async fn a_swallowed_answer_delays_by_a_lease_at_most(store: Store) {
     join_all(lives).await;
     drop(observer);
     eventually("nothing is left in the store", async || store.leftovers(&names).is_empty()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_swallowed_answer_delays_by_a_lease_at_most_on_redis() {
-    a_swallowed_answer_delays_by_a_lease_at_most(Store::redis()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_swallowed_answer_delays_by_a_lease_at_most_on_etcd() {
-    a_swallowed_answer_delays_by_a_lease_at_most(Store::etcd()).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_swallowed_answer_delays_by_a_lease_at_most_on_zookeeper() {
-    a_swallowed_answer_delays_by_a_lease_at_most(Store::zookeeper()).await;
 }

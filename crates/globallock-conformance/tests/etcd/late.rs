@@ -9,10 +9,10 @@ use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 
 /// A lease that does not expire while a test runs.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 /// A proxy in front of the only member, and the address that leads through it.
-async fn behind_a_proxy(cluster: &Etcd, options: &str) -> (Proxy, String) {
+pub(super) async fn behind_a_proxy(cluster: &Etcd, options: &str) -> (Proxy, String) {
     let port: u16 = cluster.url().rsplit(':').next().unwrap().parse().unwrap();
     let proxy = Proxy::start(port).await.unwrap();
     let url = format!("etcd://127.0.0.1:{}{options}", proxy.port());

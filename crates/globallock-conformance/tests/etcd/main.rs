@@ -1,8 +1,11 @@
 //! What only etcd has: the queue shared with its own mutex, leases and keys that are deleted by hand, users,
 //! TLS, and members that fail.
 
+mod contents;
 mod crowds;
+mod evicting;
 mod late;
+mod listing;
 mod users;
 mod wire;
 

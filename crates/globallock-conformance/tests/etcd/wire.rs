@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use globallock::backend::ClaimStatus;
+use globallock::{Eviction, Owner, Release};
 use globallock_conformance::context::eventually;
 use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::Cluster;
@@ -24,6 +26,23 @@ fn dump(cluster: &Etcd) -> String {
     written
 }
 
+/// What is left of a claim that was evicted, once its owner has gone.
+async fn evicted(cluster: &Etcd) -> String {
+    let url = cluster.url();
+    let [owner, other] = [globallock::connect_backend(&url).await, globallock::connect_backend(&url).await];
+    let [owner, other] = [owner.unwrap(), other.unwrap()];
+    let claim = &claims()[0];
+    assert!(matches!(owner.enqueue(claim).await.unwrap(), ClaimStatus::Held(_)));
+    let keys = || dump(cluster).lines().filter(|line| line.starts_with('"')).count();
+    eventually("the lease has its sentinel key", async || keys() == 2).await;
+    let eviction = Eviction::new(Owner::default().with_label("alice"), "since \"noon\" ☃");
+    assert_eq!(other.evict(&claim.name, &claim.id.into(), &eviction).await.unwrap(), Release::Released);
+    assert_eq!(keys(), 3);
+    drop(owner);
+    eventually("the sentinel key is gone", async || keys() == 2).await;
+    dump(cluster)
+}
+
 #[tokio::test]
 async fn keys_and_values_are_as_they_always_were() {
     let cluster = Etcd::start(1).unwrap();
@@ -40,5 +59,7 @@ async fn keys_and_values_are_as_they_always_were() {
     let left = dump(&cluster);
     drop(backend);
     eventually("everything ends with its lease", async || dump(&cluster).is_empty()).await;
-    compare(&masked(&format!("Joined:\n{joined}\nLeft:\n{left}")), include_str!("wire.txt"));
+    let evicted = evicted(&cluster).await;
+    let written = format!("Joined:\n{joined}\nLeft:\n{left}\nEvicted:\n{evicted}");
+    compare(&masked(&written), include_str!("wire.txt"));
 }

@@ -20,7 +20,7 @@ async fn works(manager: &LockManager) {
     guard.release().await.unwrap();
     waiter.await.unwrap().unwrap().release().await.unwrap();
     let shared = manager.rwlock("b").read().acquire().await.unwrap();
-    let names: Vec<_> = futures_util::StreamExt::collect(manager.names("")).await;
+    let names: Vec<_> = futures_util::StreamExt::collect(manager.list("")).await;
     assert_eq!(names.len(), 1);
     shared.release().await.unwrap();
 }

@@ -216,7 +216,7 @@ async fn a_waiter_that_polls_a_free_lock_holds_it_at_once() {
 }
 
 /// The claim that makes the calls has shared the lock with another one, until these milliseconds.
-fn shares_until(ends: i64, other: i64) -> Vec<String> {
+pub(crate) fn shares_until(ends: i64, other: i64) -> Vec<String> {
     let first = format!("{:032x}", 0xcc00);
     shared_by(&[(ends, 2), (other, 2)], 0).iter().map(|command| command.replace(&first, ID)).collect()
 }

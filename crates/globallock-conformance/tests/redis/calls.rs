@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use globallock::backend::{Backend, Claim, ClaimStatus, WaitMode};
 use globallock::queue::Permits;
+use globallock::{Eviction, Owner, Release};
 use globallock_conformance::server::redis::Redis;
 
 use crate::times::claim;
@@ -17,6 +18,8 @@ pub(crate) const COUNTER: &str = "{_glocks:a}:fence";
 pub(crate) const QUEUE: &str = "{_glocks:a}:queue";
 pub(crate) const CLAIMS: &str = "{_glocks:a}:claims";
 pub(crate) const SHARED: &str = "{_glocks:a}:shared";
+/// The notice that the claim that makes the calls has been evicted.
+pub(crate) const NOTICE: &str = "{_glocks:a}:000000000000000000000000000000aa:evicted";
 pub(crate) const MUTEX: Permits = Permits::MUTEX;
 pub(crate) const ONE_OF_TWO: Permits = Permits::new(1, 2);
 
@@ -35,6 +38,7 @@ pub(crate) struct Scripts {
     enqueue_shared: String,
     renew: String,
     release: String,
+    evict: String,
 }
 
 impl Scripts {
@@ -52,9 +56,12 @@ impl Scripts {
         enqueue(&backend, &shares).await;
         let enqueue_shared = last_script(&server);
         assert!(enqueue_script != renew && renew != enqueue_shared && enqueue_shared != enqueue_script);
-        backend.release(&shares).await.unwrap();
+        let eviction = Eviction::new(Owner::default(), "");
+        let evicted = backend.evict(&shares.name, &shares.id.into(), &eviction).await.unwrap();
+        assert_eq!(evicted, Release::Released);
+        let evict = last_script(&server);
         server.cli(&["FLUSHALL"]);
-        Scripts { server, enqueue: enqueue_script, enqueue_shared, renew, release }
+        Scripts { server, enqueue: enqueue_script, enqueue_shared, renew, release, evict }
     }
 
     /// A call of a script on the lock `a`.
@@ -87,6 +94,27 @@ impl Scripts {
     /// A renewal of a claim that waits or takes all permits.
     pub(crate) fn renew(&self) -> String {
         Self::call(&self.renew, &format!("{ID} 600000 \"{ID} {REST}\""))
+    }
+
+    /// An enqueue of a claim that was asked for before and takes one permit of two.
+    pub(crate) fn enqueue_again(&self) -> String {
+        let arguments = format!("{ID} 600000 0 \"1/2:x\" \"1 globallock:wake:nobody\"");
+        Self::call_with_notice(&self.enqueue_shared, &arguments)
+    }
+
+    /// An eviction of the claim that makes the calls, with its member of the queue, or with an empty one.
+    pub(crate) fn evict(&self, member: &str) -> String {
+        Self::call_with_notice(&self.evict, &format!("{ID} \"{member}\" gone"))
+    }
+
+    /// An eviction of the foreign holder with this key.
+    pub(crate) fn evict_foreign(&self, key: &str) -> String {
+        Self::call(&self.evict, &format!("{key} \"\" gone"))
+    }
+
+    fn call_with_notice(script: &str, arguments: &str) -> String {
+        let keys = [LOCK, COUNTER, QUEUE, CLAIMS, SHARED, NOTICE].join(" ");
+        format!("EVALSHA {script} 6 {keys} {arguments}")
     }
 
     /// Runs the commands that `before` makes from the server's millisecond, and then `request`, in one

@@ -147,7 +147,7 @@ async fn only_locks_are_listed() {
     server.cli(&["SET", "_glocks:foreign", "x"]);
     let _guard = manager.rwlock("a").read().acquire().await.unwrap();
     let mut names: Vec<String> =
-        manager.names("").map(|name| name.unwrap().as_str().to_owned()).collect().await;
+        manager.list("").map(|listed| listed.unwrap().name.as_str().to_owned()).collect().await;
     names.sort();
     assert_eq!(names, ["a", "foreign"]);
 }

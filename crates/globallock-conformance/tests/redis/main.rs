@@ -3,11 +3,16 @@
 mod access;
 mod answers;
 mod calls;
+mod contents;
 mod costs;
 mod crowds;
+mod evict_scripts;
+mod evicting;
 mod faults;
 mod fleet;
 mod keys;
+mod listing;
+mod promoted;
 mod promptness;
 mod reconnecting;
 mod refusals;

@@ -3,16 +3,18 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use globallock::backend::ClaimStatus;
+use globallock::{Eviction, Name, Owner, Release};
 use globallock_conformance::context::eventually;
 use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::redis::Redis;
 
 use crate::calls::Monitor;
 
-/// All keys with what they hold, and how long they live in whole minutes.
-fn dump(server: &Redis) -> String {
+/// The keys that match, with what they hold, and how long they live in whole minutes.
+fn dump(server: &Redis, pattern: &str) -> String {
     let mut written = String::new();
-    let keys = server.cli(&["KEYS", "*"]);
+    let keys = server.cli(&["KEYS", pattern]);
     let mut keys: Vec<&str> = keys.lines().collect();
     keys.sort_unstable();
     for key in keys {
@@ -36,33 +38,79 @@ fn dump(server: &Redis) -> String {
     written
 }
 
+/// What the library sends, and what the scripts publish.
+fn sent(monitor: Monitor, server: &Redis) -> String {
+    let mut sent = String::new();
+    for line in monitor.end(server) {
+        let (whose, command) = line.split_once("] ").unwrap();
+        let asks = ["EVALSHA", "ZSCAN", "GET", "PEXPIRE", "SUBSCRIBE"];
+        // The test reads keys as well, but no notice while it records.
+        let is_request = asks.iter().any(|asks| command.starts_with(&format!("\"{asks}\"")))
+            && (!command.starts_with("\"GET\"") || command.ends_with(":evicted\""));
+        let is_message = command.starts_with("\"PUBLISH");
+        if is_request && !whose.ends_with("lua") || is_message {
+            writeln!(sent, "{command}").unwrap();
+        }
+    }
+    sent
+}
+
 #[tokio::test]
 async fn keys_values_requests_and_messages_have_not_changed() {
     let server = Redis::start().unwrap();
     let backend = globallock::connect_backend(&server.url()).await.unwrap();
     let monitor = Monitor::start(&server);
     fill(&*backend).await;
-    let filled = dump(&server);
+    let filled = dump(&server, "*");
     let claims = claims();
     let all: Vec<_> = claims.iter().cloned().map(Arc::new).collect();
     assert!(backend.renew(&all).await.iter().all(Result::is_ok));
-    let renewed = dump(&server);
+    let renewed = dump(&server, "*");
     for claim in &claims {
         backend.release(claim).await.unwrap();
     }
     eventually("everything is released", async || server.cli(&["KEYS", "*"]).lines().count() == 3).await;
-    let left = dump(&server);
+    let left = dump(&server, "*");
 
-    // What the library sends, and what the scripts publish.
-    let mut sent = String::new();
-    for line in monitor.end(&server) {
-        let (whose, command) = line.split_once("] ").unwrap();
-        let (is_script, is_message) = (command.starts_with("\"EVALSHA"), command.starts_with("\"PUBLISH"));
-        if is_script && !whose.ends_with("lua") || is_message {
-            writeln!(sent, "{command}").unwrap();
-        }
-    }
+    let sent = sent(monitor, &server);
     let written =
         format!("Joined:\n{filled}\nRenewed:\n{renewed}\nLeft:\n{left}\nRequests and messages:\n{sent}");
     compare(&masked(&written), include_str!("wire.txt"));
+}
+
+#[tokio::test]
+async fn notices_requests_and_messages_of_evictions_have_not_changed() {
+    let server = Redis::start().unwrap();
+    let backend = globallock::connect_backend(&server.url()).await.unwrap();
+    fill(&*backend).await;
+    server.cli(&["SET", "_glocks:foreign", "1", "PXAT", "99999999999999"]);
+    let foreign = Name::new("foreign").unwrap();
+    let foreign_key = backend.inspect(&foreign).await.unwrap()[0].key.clone();
+    // A holder, a waiter, and a shared holder.
+    let claims = claims();
+    let evicted = [&claims[0], &claims[2], &claims[4]];
+    let eviction = Eviction::new(Owner::default().with_label("admin \"é\""), "it hangs");
+    // Loads the script.
+    backend.evict(&foreign, &claims[0].id.into(), &eviction).await.unwrap();
+    let monitor = Monitor::start(&server);
+    let other = globallock::connect_backend(&server.url()).await.unwrap();
+    for claim in evicted {
+        let found = other.evict(&claim.name, &claim.id.into(), &eviction).await.unwrap();
+        assert_eq!(found, Release::Released);
+    }
+    assert_eq!(other.evict(&foreign, &foreign_key, &eviction).await.unwrap(), Release::Released);
+    let evicts = sent(monitor, &server);
+    let left = dump(&server, "*:evicted");
+    // A waiter asks again; the owners of the evicted claims learn of it, and give them up.
+    let monitor = Monitor::start(&server);
+    backend.enqueue(&claims[5]).await.unwrap();
+    for claim in evicted {
+        let told = backend.renew(&[Arc::new(claim.clone())]).await.remove(0).unwrap();
+        assert!(matches!(told, ClaimStatus::Evicted(_)), "{told:?}");
+        assert_eq!(backend.release(claim).await.unwrap(), Release::NotHeld);
+    }
+    let asks = sent(monitor, &server);
+    let written =
+        format!("Foreign holder:\n{foreign_key}\n\nLeft:\n{left}\nEvictions:\n{evicts}\nTold:\n{asks}");
+    compare(&masked(&written), include_str!("evictions.txt"));
 }

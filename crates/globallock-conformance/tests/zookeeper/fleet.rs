@@ -58,13 +58,13 @@ client.stop()
 "#;
 
 /// A process that takes one of kazoo's locks.
-struct Kazoo {
+pub(crate) struct Kazoo {
     process: Child,
     output: BufReader<ChildStdout>,
 }
 
 impl Kazoo {
-    fn acquire(ensemble: &ZooKeeper, path: &str, kind: &str, patterns: &[&str]) -> Self {
+    pub(crate) fn acquire(ensemble: &ZooKeeper, path: &str, kind: &str, patterns: &[&str]) -> Self {
         let mut command = Command::new(peers::python().unwrap());
         command.args(["-c", KAZOO_HOLDS, &ensemble.hosts(), path, kind]).args(patterns);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -80,11 +80,11 @@ impl Kazoo {
         assert_eq!(line.trim(), wanted);
     }
 
-    fn wait_granted(&mut self) {
+    pub(crate) fn wait_granted(&mut self) {
         self.expect("granted");
     }
 
-    fn release(mut self) {
+    pub(crate) fn release(mut self) {
         self.process.stdin.take().unwrap().write_all(b"\n").unwrap();
         assert!(self.process.wait().unwrap().success());
     }

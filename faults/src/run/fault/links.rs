@@ -17,11 +17,11 @@ impl Fault {
             FaultKind::HoldRequests => proxies(store, any, hold, None, false).await,
             FaultKind::HoldBoth => proxies(store, self.long(), hold, hold, false).await,
             FaultKind::Delay => {
-                let delay = Some(Flow::Delay(self.lease.mul_f64(0.02 + 0.1 * self.length)));
+                let delay = Some(Flow::Delay(self.draw.lease.mul_f64(0.02 + 0.1 * self.draw.length)));
                 proxies(store, any, delay, delay, false).await
             }
             FaultKind::SwallowAnswers => {
-                proxies(store, self.short() / 4, None, Some(Flow::Swallow), true).await
+                proxies(store, self.draw.short() / 4, None, Some(Flow::Swallow), true).await
             }
             _ => {
                 let cuts = || store.proxies.iter().map(Proxy::cuts).sum::<u64>();
@@ -34,15 +34,16 @@ impl Fault {
         }
     }
 
-    /// Takes down the network link of one owner, or the links of all.
-    pub(super) async fn take_down(self, fleet: &Fleet) -> Result<Outcome> {
+    /// Takes down the network link of one owner (`hit`), or the links of all.
+    pub(super) async fn take_down(self, fleet: &Fleet, hit: &mut Option<u32>) -> Result<Outcome> {
         let network = fleet.network().ok_or_else(|| Error::other("there are no links"))?;
-        let member = fleet.choose(self.target);
+        let member = fleet.choose(self.draw.target);
         let owner = (self.kind == FaultKind::LinkDown).then(|| fleet.number(member));
         let seen = network.down(owner)?;
         sleep(self.any()).await;
         network.up(owner)?;
-        Ok(Outcome { owner, ..Outcome::of(seen == "DOWN", format!("state {seen}")) })
+        *hit = owner;
+        Ok(Outcome::of(seen == "DOWN", format!("state {seen}")))
     }
 }
 

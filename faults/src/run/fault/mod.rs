@@ -3,10 +3,11 @@
 mod links;
 mod owners;
 mod servers;
-mod stores;
 
 use std::io::Result;
 use std::time::Duration;
+
+use globallock_conformance::stores::{Draw, Outcome, OwnFault};
 
 use super::fleet::Fleet;
 use super::store::Store;
@@ -30,28 +31,23 @@ pub(in crate::run) enum FaultKind {
     SwallowAnswers,
     LinkDown,
     NetworkDown,
-    FlushAll,
-    ScriptFlush,
-    KillPush,
-    Promotion,
-    ClockStep,
-    RevokeLease,
-    Compact,
-    TokensEnd,
-    SessionEnd,
-    FilesGone,
+    /// One that only this kind of store can have.
+    Own(&'static OwnFault),
 }
 
 impl FaultKind {
     /// The name in the logs.
     pub(in crate::run) fn name(self) -> String {
-        snake(&format!("{self:?}"))
+        match self {
+            FaultKind::Own(fault) => fault.name.to_owned(),
+            kind => snake(&format!("{kind:?}")),
+        }
     }
 
     /// About how long it takes, in tenths of a lease.
     pub(in crate::run) fn takes(self) -> u32 {
         match self {
-            FaultKind::ClockStep => 35,
+            FaultKind::Own(fault) => fault.takes,
             FaultKind::OwnerKill => 20,
             FaultKind::OwnerStopLong | FaultKind::HoldBoth => 18,
             FaultKind::ServerStop | FaultKind::LinkDown | FaultKind::NetworkDown | FaultKind::HoldAnswers => {
@@ -59,7 +55,6 @@ impl FaultKind {
             }
             FaultKind::HoldRequests | FaultKind::Delay => 11,
             FaultKind::ServerKill | FaultKind::LeaderKill => 12,
-            FaultKind::TokensEnd => 6,
             _ => 3,
         }
     }
@@ -82,33 +77,7 @@ pub(super) struct Fault {
     pub(super) calm: Duration,
     /// The calm after it, in addition to the calm before the next fault.
     pub(super) calm_after: Duration,
-    /// The part of a lease that it lasts, between 0 and 1.
-    length: f64,
-    /// The target, by a number of any size.
-    target: u64,
-    lease: Duration,
-}
-
-/// The outcome of a fault.
-#[derive(Debug, Default)]
-struct Outcome {
-    took_effect: bool,
-    proof: String,
-    /// The owner that it hit, if it hit only one.
-    owner: Option<u32>,
-    /// Whether the store may have forgotten what it promised.
-    forgets: bool,
-}
-
-impl Outcome {
-    fn of(took_effect: bool, proof: String) -> Self {
-        Outcome { took_effect, proof, ..Outcome::default() }
-    }
-
-    /// The outcome of a fault that may free a lock whose owner still believes to hold it.
-    fn that_forgets(took_effect: bool, proof: String) -> Self {
-        Outcome { took_effect, proof, forgets: true, ..Outcome::default() }
-    }
+    draw: Draw,
 }
 
 impl Fault {
@@ -126,64 +95,50 @@ impl Fault {
         };
         let after = match kind {
             FaultKind::OwnerKill if alone => lease + Duration::from_micros(Terms::default().recovery),
-            // If the store loses its token counter, the next token comes from the clock. So a fault that
-            // loses the counter must wait until the clock shows the latest time again that it had shown
-            // before it was mended: otherwise tokens would fall.
-            FaultKind::ClockStep => lease * 3,
+            FaultKind::Own(fault) => lease * fault.calm_after,
             _ => Duration::ZERO,
         };
         Fault {
             kind,
             calm: before,
             calm_after: after,
-            length: random.f64(),
-            target: random.u64(0..1 << 32),
-            lease,
+            draw: Draw { length: random.f64(), target: random.u64(0..1 << 32), lease },
         }
     }
 
     /// Does the fault, and undoes it.
     pub(super) async fn happen(self, store: &mut Store, fleet: &mut Fleet) -> Result<FaultEvent> {
         let at = now();
+        let mut owner = None;
         let outcome = match self.kind {
             FaultKind::OwnerKill
             | FaultKind::OwnerStopShort
             | FaultKind::OwnerStopLong
-            | FaultKind::OwnerClockStep => self.break_owner(fleet).await?,
+            | FaultKind::OwnerClockStep => self.break_owner(fleet, &mut owner).await?,
             FaultKind::ServerKill | FaultKind::LeaderKill | FaultKind::ServerStop => {
                 self.break_server(store).await?
             }
-            FaultKind::LinkDown | FaultKind::NetworkDown => self.take_down(fleet).await?,
+            FaultKind::LinkDown | FaultKind::NetworkDown => self.take_down(fleet, &mut owner).await?,
             FaultKind::Cut
             | FaultKind::HoldAnswers
             | FaultKind::HoldRequests
             | FaultKind::HoldBoth
             | FaultKind::Delay
             | FaultKind::SwallowAnswers => self.break_connections(store).await,
-            _ => self.break_store(store).await?,
+            FaultKind::Own(fault) => store.break_by(fault, self.draw).await?,
         };
-        let Outcome { took_effect, proof, owner, forgets } = outcome;
+        let Outcome { took_effect, proof, forgets } = outcome;
         let kind = self.kind.name();
         Ok(FaultEvent::Fault { at, mended: now(), kind, owner, proof, took_effect, forgets })
     }
 
-    /// Less than half a lease.
-    fn short(&self) -> Duration {
-        self.lease.mul_f64(0.1 + 0.4 * self.length)
-    }
-
     /// More than a lease.
     fn long(&self) -> Duration {
-        self.lease.mul_f64(1.2 + 0.8 * self.length)
+        self.draw.lease.mul_f64(1.2 + 0.8 * self.draw.length)
     }
 
     fn any(&self) -> Duration {
-        self.lease.mul_f64(0.1 + 1.4 * self.length)
-    }
-
-    /// An index below `count`, by the target.
-    fn choose(&self, count: usize) -> usize {
-        usize::try_from(self.target).unwrap_or(0) % count.max(1)
+        self.draw.lease.mul_f64(0.1 + 1.4 * self.draw.length)
     }
 }
 

@@ -7,9 +7,10 @@ use tokio::time::sleep;
 use super::{Fault, FaultKind, Fleet, Outcome};
 
 impl Fault {
-    pub(super) async fn break_owner(self, fleet: &mut Fleet) -> Result<Outcome> {
-        let member = fleet.choose(self.target);
-        let owner = Some(fleet.number(member));
+    /// Breaks one owner (`hit`).
+    pub(super) async fn break_owner(self, fleet: &mut Fleet, hit: &mut Option<u32>) -> Result<Outcome> {
+        let member = fleet.choose(self.draw.target);
+        *hit = Some(fleet.number(member));
         let (took_effect, proof) = match self.kind {
             FaultKind::OwnerKill => {
                 let seen = fleet.kill(member).await?;
@@ -18,20 +19,21 @@ impl Fault {
             }
             FaultKind::OwnerClockStep => {
                 // Up to an hour, forward or back.
-                let ahead = (3_600.0 * (self.length - 0.5) * 2.0) as i64;
+                let ahead = (3_600.0 * (self.draw.length - 0.5) * 2.0) as i64;
                 let step = if ahead < 0 { ahead - 2 } else { ahead + 2 };
                 let seen = fleet.set_clock(member, step).await?;
-                sleep(self.short()).await;
+                sleep(self.draw.short()).await;
                 fleet.mend_clock(member)?;
                 (!seen.is_empty(), seen)
             }
             _ => {
                 let seen = fleet.stop(member).await?;
-                sleep(if self.kind == FaultKind::OwnerStopLong { self.long() } else { self.short() }).await;
+                sleep(if self.kind == FaultKind::OwnerStopLong { self.long() } else { self.draw.short() })
+                    .await;
                 fleet.go_on(member)?;
                 (seen == "state T", seen)
             }
         };
-        Ok(Outcome { owner, ..Outcome::of(took_effect, proof) })
+        Ok(Outcome::of(took_effect, proof))
     }
 }

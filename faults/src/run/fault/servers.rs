@@ -12,7 +12,7 @@ impl Fault {
     pub(super) async fn break_server(self, store: &mut Store) -> Result<Outcome> {
         let forgets_when_killed = store.forgets_when_killed();
         let Some(cluster) = store.cluster() else { unreachable!("only servers are given this fault") };
-        let node = self.choose(cluster.ports().len());
+        let node = self.draw.choose(cluster.ports().len());
         if self.kind == FaultKind::ServerStop {
             let length = self.any();
             cluster.signal(node, Signal::STOP);
@@ -23,7 +23,7 @@ impl Fault {
         let leader = block_in_place(|| cluster.leader());
         let node = if self.kind == FaultKind::LeaderKill { leader.unwrap_or(node) } else { node };
         cluster.kill(node);
-        sleep(self.short()).await;
+        sleep(self.draw.short()).await;
         let port = cluster.ports()[node];
         let gone = std::net::TcpStream::connect(("127.0.0.1", port)).is_err();
         block_in_place(|| cluster.resume_after_kill(node))?;

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 use tempfile::TempDir;
 
-use crate::contents::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
-use crate::panics;
+use globallock_conformance::garbage::panics;
+use globallock_conformance::garbage::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
 
 /// The name of a claim file, or garbage in place of it.
 fn claim(garbage: &mut Garbage) -> String {

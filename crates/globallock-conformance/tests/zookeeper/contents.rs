@@ -11,8 +11,8 @@ use globallock_conformance::server::peers;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 use serde_json::{Value, json};
 
-use crate::contents::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
-use crate::panics;
+use globallock_conformance::garbage::panics;
+use globallock_conformance::garbage::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
 
 /// Makes or deletes the nodes that are listed on the standard input, with their parents.
 const PROGRAM: &str = "

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 
-use crate::contents::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
-use crate::panics;
+use globallock_conformance::garbage::panics;
+use globallock_conformance::garbage::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
 
 const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 

@@ -1,15 +1,14 @@
 //! The peers on the same workload: 1 ms held, 3 ms thinking. The pause is long enough that no owner can take
 //! the lock again before the others, which would inflate the figures.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use globallock_conformance::server::peers::{node_modules, python};
-use serde::Deserialize;
 use tokio::process::Command;
 
 use crate::contend::{self, Contender, Outcome, Workload};
-use crate::pairs;
+use crate::programs::{arguments, outcome, peer};
 use crate::statistics::Times;
 
 const WORKLOAD: Workload = Workload {
@@ -19,18 +18,8 @@ const WORKLOAD: Workload = Workload {
     run: Duration::from_secs(4),
 };
 
-/// The output of a peer's program; times in seconds.
-#[derive(Deserialize)]
-struct Printed {
-    ping: f64,
-    hand_offs: Vec<f64>,
-    grants: Vec<usize>,
-    utilisation: f64,
-    grants_per_second: f64,
-}
-
 /// Runs globallock and every peer.
-pub(crate) async fn compare(port: u16) {
+pub(super) async fn compare(port: u16) {
     println!(
         "\n8 owners on 8 connections, 1 ms held, 3 ms thinking, 4 s each (hand-offs between different owners)"
     );
@@ -39,10 +28,10 @@ pub(crate) async fn compare(port: u16) {
         "", "grants/s", "utilisation", "p50 us", "p99 us", "p50/PING", "least/most"
     );
     let url = format!("redis://127.0.0.1:{port}");
-    let mut connection = pairs::connect(port).await;
+    let mut connection = super::round_trips::connect(port).await;
     let mut pings = Times::default();
     for _ in 0..2000 {
-        pings.push(pairs::ping(&mut connection).await);
+        pings.push(super::round_trips::ping(&mut connection).await);
     }
     let ours = contend::run(contend::ours(&url, "bench-peers", 8, 8).await, WORKLOAD).await;
     show("globallock", pings.median(), &ours);
@@ -79,55 +68,6 @@ async fn program(label: &str, command: &mut Command, port: u16, pace: &str, envi
     command.arg(port.to_string()).args(arguments(WORKLOAD)).arg(pace).envs(environment.iter().copied());
     let (ping, outcome) = outcome(command).await;
     show(label, ping, &outcome);
-}
-
-/// The workload as arguments of a peer's program: owners, hold, think and run.
-fn arguments(workload: Workload) -> [String; 4] {
-    let seconds = |time: Duration| time.as_secs_f64().to_string();
-    let Workload { owners, hold, think, run } = workload;
-    [owners.to_string(), seconds(hold), seconds(think), seconds(run)]
-}
-
-/// Runs a peer's contended workload.
-pub(crate) async fn contends(python: &Path, file: &str, hosts: &str, workload: Workload) -> Outcome {
-    let mut command = Command::new(python);
-    outcome(command.arg(peer(file)).args([hosts, "contend"]).args(arguments(workload))).await.1
-}
-
-/// The uncontended pairs per second of a peer.
-pub(crate) async fn pairs_per_second(python: &Path, file: &str, hosts: &str) -> f64 {
-    #[derive(Deserialize)]
-    struct Pairs {
-        pairs_per_second: f64,
-    }
-    let mut command = Command::new(python);
-    let printed: Pairs = printed(command.arg(peer(file)).args([hosts, "pairs", "2"])).await;
-    printed.pairs_per_second
-}
-
-async fn outcome(command: &mut Command) -> (f64, Outcome) {
-    let printed: Printed = printed(command).await;
-    let mut hand_offs = Times::default();
-    for seconds in printed.hand_offs {
-        hand_offs.push(Duration::from_secs_f64(seconds.max(0.0)));
-    }
-    let outcome = Outcome {
-        hand_offs,
-        grants: printed.grants,
-        utilisation: printed.utilisation,
-        grants_per_second: printed.grants_per_second,
-    };
-    (printed.ping * 1e6, outcome)
-}
-
-async fn printed<T: for<'a> Deserialize<'a>>(command: &mut Command) -> T {
-    let output = command.output().await.expect("the peer's interpreter is installed");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("the peer prints its outcome")
-}
-
-fn peer(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(file)
 }
 
 /// An owner that uses rslock.

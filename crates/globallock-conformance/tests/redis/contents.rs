@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use globallock_conformance::server::redis::Redis;
 
-use crate::contents::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
-use crate::panics;
+use globallock_conformance::garbage::panics;
+use globallock_conformance::garbage::{Garbage, Pair, close, for_seeds, is_free, listed, pair, used};
 
 /// A connection that can send any bytes.
 struct Client(TcpStream);

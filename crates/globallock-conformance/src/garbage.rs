@@ -1,7 +1,7 @@
 //! Garbage in the place of locks' data, and the use of locks beside it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -17,7 +17,7 @@ const MAX_SHOWN: usize = 16 * 1024;
 const ESCAPES: &str = "\u{1b}]52;c;aGk=\u{7}\u{1b}[2J\u{1b}[31m\r\n\u{202e}\u{2066}\u{9b}1mroot\u{200b}";
 
 /// Two managers, which both use every lock.
-pub(crate) async fn pair(url: &str) -> [LockManager; 2] {
+pub async fn pair(url: &str) -> [LockManager; 2] {
     // So long a lease that it does not expire in a pause of a busy machine while an owner believes to hold.
     let (wait, store_timeout) = (Some(Duration::from_millis(400)), Some(Duration::from_secs(1)));
     let locks = Options::new().lease(LIMIT / 2).wait(wait).store_timeout(store_timeout);
@@ -28,7 +28,7 @@ pub(crate) async fn pair(url: &str) -> [LockManager; 2] {
 }
 
 /// Whether text that is shown to people cannot control their terminal.
-pub(crate) fn is_plain(text: &str) -> bool {
+pub fn is_plain(text: &str) -> bool {
     !text.chars().any(|c| {
         c.is_control()
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -75,7 +75,7 @@ async fn take(label: &str, lock: &Lock, waits: bool, taken: &AtomicBool) -> bool
 
 /// Lets two owners use a name that know nothing of the garbage there. Returns whether any of them held a
 /// lock.
-pub(crate) async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -> bool {
+pub async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -> bool {
     let since = Instant::now();
     let all = async {
         let mut was_held = false;
@@ -114,17 +114,20 @@ pub(crate) async fn used(label: &str, name: &str, managers: &[LockManager; 2]) -
 }
 
 /// Lists the names in the store. Garbage that is no name must not hide the others.
-pub(crate) async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
-    let all = async { manager.names("").collect::<Vec<_>>().await };
-    let all = tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{label}: names() hangs"));
-    let names: Vec<globallock::Name> =
-        all.into_iter().collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{label}: {error}"));
+pub async fn listed(label: &str, manager: &LockManager) -> Vec<String> {
+    let all = async { manager.list("").collect::<Vec<_>>().await };
+    let all = tokio::time::timeout(LIMIT, all).await.unwrap_or_else(|_| panic!("{label}: list() hangs"));
+    let names: Vec<globallock::Name> = all
+        .into_iter()
+        .map(|listed| listed.map(|summary| summary.name))
+        .collect::<Result<_, _>>()
+        .unwrap_or_else(|error| panic!("{label}: {error}"));
     assert!(names.iter().all(|name| is_plain(&format!("{name}"))), "{label}: {names:?}");
     names.iter().map(|name| name.as_str().to_owned()).collect()
 }
 
 /// Takes a lock whose garbage has been deleted: no claim of ours may be left in the queue.
-pub(crate) async fn is_free(label: &str, name: &str, manager: &LockManager) {
+pub async fn is_free(label: &str, name: &str, manager: &LockManager) {
     let (wait, store_timeout) = (Some(LIMIT / 2), Some(LIMIT / 2));
     let options = Options::new().lease(Duration::from_secs(1)).wait(wait).store_timeout(store_timeout);
     let lock = manager.mutex(name).with_options(options);
@@ -134,28 +137,33 @@ pub(crate) async fn is_free(label: &str, name: &str, manager: &LockManager) {
 }
 
 /// Closes the managers. By then each release has been answered, or its lease has expired.
-pub(crate) async fn close(managers: [LockManager; 2]) {
+pub async fn close(managers: [LockManager; 2]) {
     for manager in managers {
         tokio::time::timeout(LIMIT, manager.close()).await.expect("closing ends");
     }
 }
 
 /// Makes garbage: bytes that are not what they should be.
-pub(crate) struct Garbage {
-    pub(crate) random: Rng,
+#[derive(Debug)]
+pub struct Garbage {
+    /// Where it comes from.
+    pub random: Rng,
 }
 
 impl Garbage {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// The garbage of a seed, always the same.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Garbage { random: Rng::with_seed(seed) }
     }
 
-    pub(crate) fn one_of<'a>(&mut self, texts: &[&'a str]) -> &'a str {
+    /// One of these texts.
+    pub fn one_of<'a>(&mut self, texts: &[&'a str]) -> &'a str {
         texts[self.random.usize(..texts.len())]
     }
 
     /// A number, or garbage in place of one.
-    pub(crate) fn number(&mut self) -> String {
+    pub fn number(&mut self) -> String {
         let microseconds =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
         let known = [
@@ -191,7 +199,7 @@ impl Garbage {
     }
 
     /// So many hexadecimal digits, as a rule.
-    pub(crate) fn digits(&mut self, count: usize) -> String {
+    pub fn digits(&mut self, count: usize) -> String {
         match self.random.u32(..10) {
             0 => "f".repeat(count),
             1 => "0".repeat(count),
@@ -201,7 +209,7 @@ impl Garbage {
     }
 
     /// The owner of a claim, as any kind of bytes up to half a megabyte.
-    pub(crate) fn owner(&mut self) -> Vec<u8> {
+    pub fn owner(&mut self) -> Vec<u8> {
         match self.random.u32(..7) {
             0 => Vec::new(),
             1 => ESCAPES.as_bytes().to_vec(),
@@ -219,7 +227,7 @@ impl Garbage {
 }
 
 /// Runs a fixture for many seeds at the same time, and waits for all of them.
-pub(crate) async fn for_seeds<F: Future<Output = ()> + Send + 'static>(
+pub async fn for_seeds<F: Future<Output = ()> + Send + 'static>(
     seeds: std::ops::Range<u64>,
     fixture: impl Fn(u64) -> F,
 ) {
@@ -230,5 +238,16 @@ pub(crate) async fn for_seeds<F: Future<Output = ()> + Send + 'static>(
     all.join_all().await;
 }
 
+/// Counts the panics of all threads from now on.
+pub fn panics() -> Arc<AtomicUsize> {
+    let panics = Arc::new(AtomicUsize::new(0));
+    let (count, before) = (Arc::clone(&panics), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        count.fetch_add(1, Ordering::SeqCst);
+        before(info);
+    }));
+    panics
+}
+
 /// Two managers that many fixtures share.
-pub(crate) type Pair = Arc<[LockManager; 2]>;
+pub type Pair = Arc<[LockManager; 2]>;

@@ -1,25 +1,57 @@
-//! The figures that compare globallock with raw round trips.
+//! The figures of Redis.
 
-use std::time::{Duration, Instant};
+mod held;
+mod peers;
+mod raw;
+mod round_trips;
 
+use std::time::Duration;
+
+use ::redis::InfoDict;
 use globallock::LockManager;
-use redis::InfoDict;
 
 use crate::contend::{self, Outcome, Workload};
 use crate::pairs;
-use crate::raw::{self, Recorder};
+use crate::report::{row, title};
+use crate::started;
 use crate::statistics::{Times, median};
+use raw::Recorder;
+
+/// The sections, all on one server.
+pub(crate) async fn run(wanted: &dyn Fn(&str) -> bool) {
+    let server = started("redis");
+    let port = server.ports()[0];
+    println!("\nRedis {}", version(port).await);
+    if wanted("pairs") {
+        pairs_one_by_one(port).await;
+    }
+    if wanted("handoff") {
+        hand_off(port).await;
+    }
+    if wanted("waiters") {
+        waiters(port).await;
+    }
+    if wanted("tasks") {
+        tasks(port).await;
+    }
+    if wanted("peers") {
+        peers::compare(port).await;
+    }
+    if wanted("held") {
+        held::measure(port).await;
+    }
+}
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// The server's version.
-pub(crate) async fn version(port: u16) -> String {
+async fn version(port: u16) -> String {
     info(port, "server").await.get("redis_version").unwrap_or_default()
 }
 
 async fn info(port: u16, section: &str) -> InfoDict {
-    let mut connection = pairs::connect(port).await;
-    redis::cmd("INFO").arg(section).query_async(&mut connection).await.expect("the server answers")
+    let mut connection = round_trips::connect(port).await;
+    ::redis::cmd("INFO").arg(section).query_async(&mut connection).await.expect("the server answers")
 }
 
 /// How many scripts clients have called. The server counts the commands inside of scripts under other names.
@@ -32,20 +64,12 @@ async fn script_calls(port: u16) -> f64 {
         .sum()
 }
 
-pub(crate) fn title(text: &str) {
-    println!("\n{text}");
-}
-
-pub(crate) fn row(label: &str, value: f64, unit: &str, goal: &str) {
-    println!("  {label:<58} {value:>9.2} {unit:<12} {goal}");
-}
-
 /// Uncontended acquire and release, compared with PING.
-pub(crate) async fn pairs(port: u16) {
+async fn pairs_one_by_one(port: u16) {
     title("Uncontended acquire + release of a mutex, queue and fencing token included (5 rounds of 4000)");
-    let (mut ratios, mut plain, mut all) = (Vec::new(), Vec::new(), pairs::Interleaved::default());
+    let (mut ratios, mut plain, mut all) = (Vec::new(), Vec::new(), round_trips::Interleaved::default());
     for _ in 0..5 {
-        let round = pairs::interleaved(port, 4000).await;
+        let round = round_trips::interleaved(port, 4000).await;
         ratios.push(round.ours.median() / round.pings.median());
         plain.push(round.plain.median() / round.pings.median());
         all.extend(round);
@@ -63,23 +87,23 @@ pub(crate) async fn pairs(port: u16) {
 async fn with_pings(port: u16, name: &str, connections: usize, workload: Workload) -> (f64, Outcome, f64) {
     let url = format!("redis://127.0.0.1:{port}");
     let mut pings = Times::default();
-    let mut connection = pairs::connect(port).await;
+    let mut connection = round_trips::connect(port).await;
     for _ in 0..2000 {
-        pings.push(pairs::ping(&mut connection).await);
+        pings.push(round_trips::ping(&mut connection).await);
     }
     let owners = contend::ours(&url, name, workload.owners, connections).await;
     let calls = script_calls(port).await;
     let outcome = contend::run(owners, workload).await;
     let calls = script_calls(port).await - calls;
     for _ in 0..2000 {
-        pings.push(pairs::ping(&mut connection).await);
+        pings.push(round_trips::ping(&mut connection).await);
     }
     let commands = calls / outcome.total() as f64;
     (pings.median(), outcome, commands)
 }
 
 /// Hand-offs between 8 connections.
-pub(crate) async fn hand_off(port: u16) {
+async fn hand_off(port: u16) {
     for (hold, think, goal) in
         [(Duration::ZERO, Duration::ZERO, "goal <= 1.30"), (MILLISECOND, 3 * MILLISECOND, "goal <= 1.70")]
     {
@@ -104,7 +128,7 @@ pub(crate) async fn hand_off(port: u16) {
         row("hand-off p99", hand_offs.percentile(99.0), "us", "");
         row("hand-off p50 / PING p50, median of rounds", median(ratios), "x", goal);
         if !hold.is_zero() {
-            let pings = pairs::pings_after(port, hold, 2000).await;
+            let pings = round_trips::pings_after(port, hold, 2000).await;
             row(
                 "hand-off p50 / p50 of a PING after as long a pause",
                 hand_offs.median() / pings.median(),
@@ -120,7 +144,7 @@ pub(crate) async fn hand_off(port: u16) {
 }
 
 /// Hand-offs with many waiters, compared with few.
-pub(crate) async fn waiters(port: u16) {
+async fn waiters(port: u16) {
     title("Hand-off with 1000 waiters against 8 (5 rounds of 2 s, 1 ms held, on 8 connections each)");
     let workload =
         |owners| Workload { owners, hold: MILLISECOND, think: Duration::ZERO, run: Duration::from_secs(2) };
@@ -138,7 +162,7 @@ pub(crate) async fn waiters(port: u16) {
 }
 
 /// Many tasks on one connection, compared with the raw limit.
-pub(crate) async fn tasks(port: u16) {
+async fn tasks(port: u16) {
     title("Pairs of 256 tasks on one connection against the raw limit (5 rounds of 2 s)");
     let recorded = record(port, 256).await;
     let (url, run) = (format!("redis://127.0.0.1:{port}"), Duration::from_secs(2));
@@ -173,44 +197,4 @@ async fn record(port: u16, count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let requests = recorder.take();
     assert_eq!(requests.len(), 2 * count, "a pair is two requests");
     requests.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
-}
-
-/// Uncontended pairs in a directory, compared with locking and unlocking one file.
-pub(crate) async fn file() {
-    title(
-        "Uncontended acquire + release in a directory (5 rounds of 4000, interleaved), and hand-offs there",
-    );
-    // On the file system of the default directory.
-    let directory = std::path::Path::new("/tmp").join(format!("globallock-bench-{}", std::process::id()));
-    let url = format!("file://{}", directory.display());
-    let manager = LockManager::connect(&url).await.expect("the directory can be made");
-    let lock = manager.mutex("bench");
-    let (mut plain, mut ours, mut ratios) = (Times::default(), Times::default(), Vec::new());
-    for _ in 0..5 {
-        let (mut plain_round, mut our_round) = (Times::default(), Times::default());
-        for _ in 0..4000 {
-            let began = Instant::now();
-            let file = std::fs::File::create(directory.join(".plain")).expect("the file can be made");
-            file.lock().expect("the file can be locked");
-            drop(file);
-            plain_round.push(began.elapsed());
-            let began = Instant::now();
-            let guard = lock.acquire().await.expect("the lock is free");
-            guard.release().await.expect("the lock is held");
-            our_round.push(began.elapsed());
-        }
-        ratios.push(our_round.median() / plain_round.median());
-        plain.extend(plain_round);
-        ours.extend(our_round);
-    }
-    row("open, flock, close p50", plain.median(), "us", "");
-    row("pair p50", ours.median(), "us", "");
-    row("pair p50 / open, flock, close, median of rounds", median(ratios), "x", "");
-    let workload =
-        Workload { owners: 8, hold: MILLISECOND, think: 3 * MILLISECOND, run: Duration::from_secs(4) };
-    let outcome = contend::run(contend::ours(&url, "contended", 8, 8).await, workload).await;
-    row("hand-off p50 between 8 stores, 1 ms held, 3 ms thinking", outcome.hand_offs.median(), "us", "");
-    row("lock utilisation", outcome.utilisation, "", "");
-    row("slowest owner / fastest owner", outcome.fairness(), "", "");
-    std::fs::remove_dir_all(&directory).expect("the directory can be removed");
 }

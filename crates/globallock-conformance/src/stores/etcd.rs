@@ -1,0 +1,235 @@
+//! The store in etcd.
+
+use std::io::Result;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::task::block_in_place;
+use tokio::time::sleep;
+
+use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore};
+use crate::fixtures::patient;
+use crate::hostile::Hostile;
+use crate::proxy::Proxy;
+use crate::server::Cluster;
+use crate::server::etcd::{Etcd, ctl};
+use crate::store_under_test::StoreUnderTest;
+
+/// User and password of the owners at a cluster with users.
+const USER: &str = "owner:ownerpw";
+
+/// Where the claims are, by the plain address and by that of python-etcd3's layout.
+const PREFIXES: [(&str, &str); 2] = [("", "/locks/_glocks/"), ("interop", "/locks/interop/")];
+
+const REVOKE_LEASE: OwnFault = OwnFault::new("revoke_lease");
+const COMPACT: OwnFault = OwnFault::new("compact");
+
+pub(super) const KINDS: &[StoreKind] = &[
+    StoreKind {
+        name: "etcd",
+        roles: &[Role::Suite, Role::Scenarios],
+        between_processes: true,
+        servers: 1,
+        repeats_releases: true,
+        moves: false,
+        start: || Ok(Box::new(Servers { cluster: Etcd::start(1)?, user: "" })),
+        own_faults: &[],
+        hostile,
+    },
+    StoreKind {
+        name: "etcd-1",
+        roles: &[Role::Faults],
+        between_processes: true,
+        servers: 1,
+        repeats_releases: true,
+        moves: false,
+        start: || {
+            let mut cluster = Etcd::start(1)?;
+            cluster.enable_auth(USER)?;
+            Ok(Box::new(Servers { cluster, user: USER }))
+        },
+        own_faults: &[REVOKE_LEASE, COMPACT, OwnFault { takes: 6, ..OwnFault::new("tokens_end") }],
+        hostile,
+    },
+    StoreKind {
+        name: "etcd-3",
+        roles: &[Role::Suite, Role::Faults],
+        between_processes: true,
+        servers: 3,
+        repeats_releases: true,
+        moves: false,
+        start: || Ok(Box::new(Servers { cluster: Etcd::start(3)?, user: "" })),
+        own_faults: &[REVOKE_LEASE, COMPACT],
+        hostile,
+    },
+];
+
+#[derive(Debug)]
+struct Servers {
+    cluster: Etcd,
+    /// `user:password`, where the cluster has users.
+    user: &'static str,
+}
+
+#[async_trait]
+impl TestStore for Servers {
+    fn url(&self) -> String {
+        self.cluster.url().replace("etcd://", &format!("etcd://{}", self.user()))
+    }
+
+    fn url_by(&self, hosts: &[String]) -> String {
+        format!("etcd://{}{}", self.user(), hosts.join(","))
+    }
+
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(&mut self.cluster)
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.cluster.ports()
+    }
+
+    fn under_test(&self, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
+        let plain = self.on(kind, "", PREFIXES[0].1, child.clone());
+        if self.cluster.ports().len() > 1 {
+            return vec![plain];
+        }
+        let interop = format!("?interop=python-etcd3&prefix={}", PREFIXES[1].1);
+        let interop = self.on(&format!("{kind}-{}", PREFIXES[1].0), &interop, PREFIXES[1].1, child);
+        vec![plain, interop]
+    }
+
+    fn left(&self, name: &str) -> Vec<String> {
+        PREFIXES.iter().flat_map(|(_, prefix)| left(&self.cluster.endpoints(), prefix, name)).collect()
+    }
+
+    async fn break_by(&mut self, fault: &OwnFault, draw: Draw, _proxies: &[Proxy]) -> Result<Outcome> {
+        Ok(match fault.name {
+            "revoke_lease" => {
+                let leases = self.cluster.ctl(&["lease", "list"]);
+                let leases: Vec<&str> = leases.lines().skip(1).collect();
+                let chosen = leases.get(draw.choose(leases.len()));
+                let seen =
+                    chosen.map_or(String::new(), |lease| self.cluster.ctl(&["lease", "revoke", lease]));
+                Outcome::that_forgets(seen.contains("revoked"), seen)
+            }
+            "compact" => {
+                let status = self.cluster.ctl(&["get", "--write-out=json", "/locks/_glocks/nothing"]);
+                let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+                let revision = status["header"]["revision"].to_string();
+                let seen = self.cluster.ctl(&["compact", &revision]);
+                Outcome::of(seen.contains("compacted"), seen)
+            }
+            _ => {
+                let before = self.cluster.tokens(0)?;
+                block_in_place(|| self.cluster.invalidate_tokens())?;
+                let until = Instant::now() + draw.lease;
+                while self.cluster.tokens(0)? == before && Instant::now() < until {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                let given = self.cluster.tokens(0)? - before;
+                Outcome::of(given > 0, format!("{given} new tokens were requested"))
+            }
+        })
+    }
+
+    fn read_message(&self) -> Option<ReadMessage> {
+        Some(read_message)
+    }
+}
+
+impl Servers {
+    /// The part of the address before the hosts.
+    fn user(&self) -> String {
+        if self.user.is_empty() { String::new() } else { format!("{}@", self.user) }
+    }
+
+    fn on(&self, kind: &str, options: &str, prefix: &'static str, child: Option<PathBuf>) -> StoreUnderTest {
+        let (for_sabotage, for_residue) = (self.cluster.endpoints(), self.cluster.endpoints());
+        let store = StoreUnderTest::at(kind, &patient(&format!("{}{options}", self.url())), child)
+            .with_sabotage(move |name| {
+                let mut delete = ctl(&for_sabotage);
+                delete.args(["del", "--prefix", &format!("{prefix}{}", name.as_str())]);
+                async move { drop(delete.output().expect("etcdctl is installed")) }
+            })
+            .with_residue(move |name| {
+                let left = left(&for_residue, prefix, name.as_str());
+                async move { left }
+            });
+        // Longer, because etcd counts leases in whole seconds and an election takes time.
+        StoreUnderTest { lease: Duration::from_secs(2), ..store }
+    }
+}
+
+/// The keys of a name: the claims' keys, which are below it, and the python-etcd3 key, which is the name
+/// itself.
+fn left(endpoints: &str, prefix: &str, name: &str) -> Vec<String> {
+    let mut get = ctl(endpoints);
+    get.args(["get", "--prefix", "--keys-only", &format!("{prefix}{name}")]);
+    let output = get.output().expect("etcdctl is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+/// An HTTP/2 frame. It is a notification if it is data with a message that has the field `events`.
+fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
+    const DATA: u8 = 0;
+    let header = bytes.first_chunk::<9>()?;
+    let length = usize::try_from(u32::from_be_bytes([0, header[0], header[1], header[2]])).ok()?;
+    let body = bytes.get(9..9 + length)?;
+    // In front of the message are a flag and its length.
+    Some((9 + length, header[3] == DATA && has_events(body.get(5..).unwrap_or_default()).unwrap_or(false)))
+}
+
+/// Whether a message has field 11: among etcd's answers, only a watch's have it.
+fn has_events(mut message: &[u8]) -> Option<bool> {
+    while !message.is_empty() {
+        let tag = number(&mut message)?;
+        match tag & 7 {
+            0 => drop(number(&mut message)?),
+            2 if tag >> 3 == 11 => return Some(true),
+            2 => {
+                let length = usize::try_from(number(&mut message)?).ok()?;
+                message = message.get(length..)?;
+            }
+            _ => return None,
+        }
+    }
+    Some(false)
+}
+
+/// Takes a varint: a number with seven bits per byte.
+fn number(message: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (first, rest) = message.split_first()?;
+        *message = rest;
+        number |= u64::from(first & 0x7f) << shift;
+        if first & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn hostile() -> Vec<(&'static str, Hostile)> {
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let frame = |kind: u8, flags: u8, stream: u8, length: [u8; 3], body: &[u8]| {
+        let mut bytes = settings.to_vec();
+        bytes.extend(length);
+        bytes.extend([kind, flags, 0, 0, 0, stream]);
+        bytes.extend(body);
+        Hostile::Answers(vec![bytes])
+    };
+    // A header list of one field: `:status: 200`, as HPACK has it in its table.
+    let ok = 0x88;
+    vec![
+        ("settings alone", Hostile::Answers(vec![settings.to_vec()])),
+        ("a frame without end", frame(0, 0, 1, [255, 255, 255], b"x")),
+        ("go away", frame(7, 0, 0, [0, 0, 8], &[0, 0, 0, 0, 0, 0, 0, 2])),
+        ("headers that are none", frame(1, 4, 1, [0, 0, 3], &[255, 255, 255])),
+        ("an answer without a body", frame(1, 5, 1, [0, 0, 1], &[ok])),
+        ("a stream that nobody opened", frame(1, 4, 99, [0, 0, 1], &[ok])),
+    ]
+}

@@ -1,0 +1,289 @@
+//! The store in Redis.
+
+use std::io::Result;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::sleep;
+
+use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore};
+use crate::fixtures::patient;
+use crate::hostile::Hostile;
+use crate::proxy::Proxy;
+use crate::server::redis::{Redis, cli};
+use crate::server::{Cluster, wait_ready};
+use crate::store_under_test::StoreUnderTest;
+
+const PROMOTION: OwnFault = OwnFault::new("promotion");
+
+pub(super) const KINDS: &[StoreKind] = &[
+    StoreKind {
+        name: "redis",
+        roles: &[Role::Suite, Role::Scenarios],
+        between_processes: true,
+        servers: 1,
+        repeats_releases: false,
+        moves: false,
+        start: || Ok(Box::new(Alone(Redis::start()?))),
+        own_faults: &[],
+        hostile,
+    },
+    StoreKind {
+        name: "redis",
+        roles: &[Role::Faults],
+        between_processes: true,
+        servers: 1,
+        repeats_releases: false,
+        moves: false,
+        start: || Ok(Box::new(Alone(Redis::start_with_clock()?))),
+        own_faults: &[
+            OwnFault::new("flush_all"),
+            OwnFault::new("script_flush"),
+            OwnFault::new("kill_push"),
+            // If the store loses its token counter, the next token comes from the clock. So a fault that
+            // loses the counter must wait until the clock shows the latest time again that it had shown
+            // before it was mended: otherwise tokens would fall.
+            OwnFault { name: "clock_step", takes: 35, calm_after: 3 },
+        ],
+        hostile,
+    },
+    StoreKind {
+        name: "redis-replica",
+        roles: &[Role::Faults],
+        between_processes: true,
+        servers: 1,
+        repeats_releases: false,
+        moves: true,
+        start: || Ok(Box::new(Pair::start()?)),
+        own_faults: &[PROMOTION, PROMOTION, PROMOTION, PROMOTION],
+        hostile,
+    },
+];
+
+/// One server. In fault runs its clock can be set.
+#[derive(Debug)]
+struct Alone(Redis);
+
+/// A primary and its replica.
+#[derive(Debug)]
+struct Pair {
+    primary: Redis,
+    replica: Redis,
+}
+
+#[async_trait]
+impl TestStore for Alone {
+    fn url(&self) -> String {
+        self.0.url()
+    }
+
+    fn url_by(&self, hosts: &[String]) -> String {
+        url_by(hosts)
+    }
+
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(&mut self.0)
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.0.ports()
+    }
+
+    fn under_test(&self, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
+        under_test(&self.0, kind, child)
+    }
+
+    fn left(&self, name: &str) -> Vec<String> {
+        left(self.0.port(), name)
+    }
+
+    fn forgets_when_killed(&self) -> bool {
+        true
+    }
+
+    async fn break_by(&mut self, fault: &OwnFault, draw: Draw, _proxies: &[Proxy]) -> Result<Outcome> {
+        Ok(match fault.name {
+            "flush_all" => {
+                let before = self.0.cli(&["DBSIZE"]);
+                let done = self.0.cli(&["FLUSHALL"]);
+                Outcome::that_forgets(done == "OK" && before != "0", format!("{before} keys before"))
+            }
+            "script_flush" => {
+                let done = self.0.cli(&["SCRIPT", "FLUSH"]);
+                Outcome::of(done == "OK", done)
+            }
+            "kill_push" => {
+                let killed = self.0.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+                Outcome::of(killed != "0", format!("{killed} connections killed"))
+            }
+            _ => self.step_clock(draw).await?,
+        })
+    }
+
+    fn read_message(&self) -> Option<ReadMessage> {
+        Some(read_message)
+    }
+}
+
+impl Alone {
+    /// Sets the server's wall clock forward or back for a while, by up to three leases.
+    async fn step_clock(&self, draw: Draw) -> Result<Outcome> {
+        let seconds = (draw.lease.as_secs_f64() * 3.0 * draw.length).ceil() as i64;
+        let step = if draw.target.is_multiple_of(2) { seconds } else { -seconds };
+        let time = || -> i64 {
+            self.0.cli(&["TIME"]).lines().next().and_then(|time| time.parse().ok()).unwrap_or(0)
+        };
+        let set = |seconds| self.0.clock().map_or(Ok(()), |clock| clock.set(seconds));
+        let before = time();
+        set(step)?;
+        let after = time();
+        sleep(draw.short()).await;
+        set(0)?;
+        let seen = after - before;
+        Ok(Outcome::that_forgets((seen - step).abs() <= 1, format!("TIME went on by {seen} s")))
+    }
+}
+
+#[async_trait]
+impl TestStore for Pair {
+    fn url(&self) -> String {
+        self.primary.url()
+    }
+
+    fn url_by(&self, hosts: &[String]) -> String {
+        url_by(hosts)
+    }
+
+    fn cluster(&mut self) -> Option<&mut dyn Cluster> {
+        Some(&mut self.primary)
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.primary.ports()
+    }
+
+    fn under_test(&self, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
+        under_test(&self.primary, kind, child)
+    }
+
+    fn left(&self, name: &str) -> Vec<String> {
+        left(self.primary.port(), name)
+    }
+
+    /// Cuts the replica off, kills the primary, and makes the replica the primary. The replica has missed the
+    /// last writes by then.
+    async fn break_by(&mut self, _fault: &OwnFault, _draw: Draw, proxies: &[Proxy]) -> Result<Outcome> {
+        let Pair { primary, replica } = self;
+        replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+        sleep(Duration::from_millis(100)).await;
+        let offset = |server: &Redis| -> u64 {
+            let info = server.cli(&["INFO", "replication"]);
+            let field = info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"));
+            field.and_then(|field| field.trim().parse().ok()).unwrap_or(0)
+        };
+        let missed = offset(primary).saturating_sub(offset(replica));
+        primary.kill();
+        replica.cli(&["REPLICAOF", "NO", "ONE"]);
+        for proxy in proxies {
+            proxy.redirect_to(replica.port());
+            proxy.cut();
+        }
+        primary.resume_after_kill()?;
+        follow(primary, replica.port())?;
+        std::mem::swap(primary, replica);
+        Ok(Outcome::that_forgets(missed > 0, format!("{missed} bytes had not been replicated")))
+    }
+
+    fn read_message(&self) -> Option<ReadMessage> {
+        Some(read_message)
+    }
+}
+
+impl Pair {
+    fn start() -> Result<Self> {
+        let pair = Pair { primary: Redis::start()?, replica: Redis::start()? };
+        follow(&pair.replica, pair.primary.port())?;
+        Ok(pair)
+    }
+}
+
+fn follow(replica: &Redis, primary: u16) -> Result<()> {
+    replica.cli(&["REPLICAOF", "127.0.0.1", &primary.to_string()]);
+    let synced = || replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
+    wait_ready("the replica", &replica.directory().join("log"), synced)
+}
+
+fn url_by(hosts: &[String]) -> String {
+    format!("redis://{}", hosts.join(","))
+}
+
+fn under_test(server: &Redis, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
+    let port = server.port();
+    vec![
+        StoreUnderTest::at(kind, &patient(&server.url()), child)
+            .with_sabotage(move |name| async move {
+                let keys = keys(port, name.as_str());
+                let mut delete = vec!["DEL"];
+                delete.extend(keys.iter().map(String::as_str));
+                cli(port, &delete);
+            })
+            .with_residue(move |name| async move { left(port, name.as_str()) }),
+    ]
+}
+
+fn keys(port: u16, name: &str) -> Vec<String> {
+    let keys = cli(port, &["--scan", "--pattern", &format!("*{name}*")]);
+    keys.lines().map(str::to_owned).collect()
+}
+
+/// The counter of fencing tokens may stay for some days, and the notices of evictions for an hour, but only
+/// with an expiry.
+fn left(port: u16, name: &str) -> Vec<String> {
+    let may_stay = |key: &String| key.ends_with(":fence") || key.ends_with(":evicted");
+    let expires = |key: &String| cli(port, &["TTL", key]) != "-1";
+    keys(port, name).into_iter().filter(|key| !may_stay(key) || !expires(key)).collect()
+}
+
+/// A RESP3 value. It is a notification if it is a push of a message.
+fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
+    let end = value(bytes)?;
+    Some((end, bytes.starts_with(b">") && bytes[..end].windows(9).any(|part| part == b"message\r\n")))
+}
+
+/// Returns where a RESP3 value ends.
+fn value(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let count = || std::str::from_utf8(&bytes[1..line - 2]).ok()?.parse::<i64>().ok();
+    let parts = match bytes[0] {
+        b'$' | b'=' | b'!' => {
+            let end = usize::try_from(count()?).map_or(line, |length| line + length + 2);
+            return (bytes.len() >= end).then_some(end);
+        }
+        b'*' | b'~' | b'>' => count()?,
+        b'%' => count()? * 2,
+        _ => 0,
+    };
+    (0..parts).try_fold(line, |end, _| Some(end + value(&bytes[end..])?))
+}
+
+fn hostile() -> Vec<(&'static str, Hostile)> {
+    let answers = |bytes: &[u8]| Hostile::Answers(vec![bytes.to_vec()]);
+    vec![
+        ("always OK", answers(b"+OK\r\n")),
+        ("a string without end", answers(b"$999999999999\r\nabc")),
+        ("an array without end", answers(b"*2147483647\r\n")),
+        ("arrays in arrays", Hostile::Answers(vec![b"*1\r\n".repeat(100_000)])),
+        ("a negative length", answers(b"$-5\r\n")),
+        ("no number", answers(b":seven\r\n")),
+        ("null", answers(b"_\r\n")),
+        ("a map", answers(b"%1\r\n+a\r\n+b\r\n")),
+        ("a push", answers(b">3\r\n+message\r\n+a\r\n+b\r\n")),
+        ("escapes in an error", answers(b"-ERR \x1b]52;c;aGk=\x07\x1b[31m\xe2\x80\xae\r\n")),
+        ("numbers", answers(b":18446744073709551615\r\n")),
+        ("two at once", answers(b"+OK\r\n+OK\r\n+OK\r\n+OK\r\n")),
+        ("cut short", answers(b"*3\r\n:1\r\n")),
+        ("moved", answers(b"-MOVED 1 127.0.0.1:1\r\n")),
+        ("loading", answers(b"-LOADING Redis is loading the dataset in memory\r\n")),
+    ]
+}

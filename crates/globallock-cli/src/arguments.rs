@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use globallock::Schemes;
 
 use crate::exit;
 
@@ -17,13 +18,28 @@ Waits for the lock, first come, first served, runs the command, and releases the
 ended. Standard input, output and error, signals and the exit status pass through. The command finds the \
 lock's name in GLOBALLOCK_NAME, and in GLOBALLOCK_FENCING_TOKEN a number that rises with every grant.";
 
-const URL: &str = "\
-The store that the lock lives in: redis://host, rediss://host (TLS), redis+unix:///socket, \
-redis+sentinel://host,host,host/service, etcd://host,host,host or etcds:// (TLS), \
-zookeeper://host,host,host or zookeepers:// (TLS), or file:///directory for the processes of one host.
+/// The help of `--url` before and after the forms of addresses, which the table of schemes knows.
+const URL: [&str; 2] = [
+    "The store that the lock lives in, by its address:",
+    "The default, file:, is a private directory of this user under /tmp. Other users can read the arguments \
+     of a process: put an address with a password into the variable, or into a file for --url-file.",
+];
 
-The default, file:, is a private directory of this user under /tmp. Other users can read the arguments of a \
-process: put an address with a password into the variable, or into a file for --url-file.";
+/// The definitions of the arguments, for a program that knows the stores of this table.
+pub(crate) fn command(schemes: &Schemes) -> Command {
+    // What lives in the memory of one process is shared with nobody, so it is no store for a command.
+    let forms = schemes.forms().into_iter().filter(|form| !form.starts_with("memory:"));
+    let forms: Vec<String> = forms.map(|form| format!("  {form}")).collect();
+    let [before, after] = URL;
+    let help = format!("{before}\n{}\n\n{after}", forms.join("\n"));
+    Arguments::command().mut_subcommands(|verb| {
+        if verb.get_arguments().any(|argument| argument.get_id() == "url") {
+            verb.mut_arg("url", |url| url.long_help(help.clone()))
+        } else {
+            verb
+        }
+    })
+}
 
 /// Runs a command while it holds a lock that is shared between processes or hosts.
 #[derive(Debug, Parser)]
@@ -54,7 +70,7 @@ pub(crate) enum Verb {
 #[derive(Args, Debug)]
 pub(crate) struct Store {
     /// The store that the lock lives in.
-    #[arg(long, long_help = URL, value_name = "URL", default_value = "file:")]
+    #[arg(long, value_name = "URL", default_value = "file:")]
     #[arg(env = "GLOBALLOCK_URL", hide_env_values = true)]
     pub(crate) url: String,
 
@@ -144,7 +160,9 @@ fn permits(text: &str) -> Result<(u32, u32), String> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::ffi::OsStringExt;
+    use std::sync::Arc;
 
+    use globallock::{Backend, Memory};
     use proptest::prelude::*;
 
     use super::*;
@@ -215,6 +233,28 @@ mod tests {
                 OsString::from_vec([dashes.into_bytes(), bytes].concat())
             }),
         ]
+    }
+
+    #[test]
+    fn the_help_of_the_address_has_the_forms_of_the_table() {
+        let schemes = Schemes::default()
+            .with_form("mine", "mine://host", |_| Box::pin(async { Ok(Memory::new() as Arc<dyn Backend>) }));
+        let mut command = command(&schemes);
+        let verbs = |command: &Command| -> Vec<String> {
+            command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
+        };
+        assert_eq!(verbs(&command), verbs(&Arguments::command()));
+        let help = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (memory, others): (Vec<_>, Vec<_>) =
+            schemes.forms().into_iter().partition(|form| form.starts_with("memory:"));
+        assert!(others.len() >= 2 && others.last().unwrap() == "mine://host");
+        assert!(others.iter().all(|form| help.contains(form.as_str())), "{others:?}: {help}");
+        assert!(memory.len() == 1 && !help.contains("memory:"), "{help}");
+        assert!(
+            help.contains("or into a file for --url-file. [env: GLOBALLOCK_URL] [default: file:]"),
+            "{help}"
+        );
     }
 
     proptest! {

@@ -12,7 +12,7 @@ const UNAVAILABLE: u8 = 69;
 const INTERNAL: u8 = 70;
 /// The lock is taken, or was not granted in time.
 pub(crate) const TAKEN: u8 = 75;
-/// The lock was lost while the command ran.
+/// The lock was lost while the command ran, or an operator took this waiter out of the queue.
 pub(crate) const LOST: u8 = 76;
 /// The store refused the user.
 const DENIED: u8 = 77;
@@ -35,7 +35,7 @@ Exit status:
    69  the store cannot be reached, or cannot serve
    70  something went wrong inside
    75  the lock was not to be had: taken (--no-wait) or not granted in time (--wait); see --conflict-exit-code
-   76  the lock was lost while the command ran; the command was told to end
+   76  the lock was lost while the command ran, which was told to end; or this waiter was evicted
    77  the store refused the user
   126  the command cannot be run
   127  the command was not found";
@@ -93,6 +93,7 @@ impl Failure {
                 Error::TimedOut { .. } => taken,
                 Error::Unavailable { .. } | Error::FailedPrecondition { .. } => UNAVAILABLE,
                 Error::PermissionDenied { .. } => DENIED,
+                Error::Lost { .. } | Error::Evicted { .. } => LOST,
                 _ => INTERNAL,
             },
             Failure::Command(_, error) if error.kind() == std::io::ErrorKind::NotFound => 127,

@@ -3,28 +3,26 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
-use crate::arguments::Arguments;
 use crate::exit::{self, Failure};
 
-pub(crate) fn completions(shell: Shell) -> ExitCode {
+pub(crate) fn completions(mut command: Command, shell: Shell) -> ExitCode {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "globallock", &mut text);
+    clap_complete::generate(shell, &mut command, "globallock", &mut text);
     finish(std::io::stdout().write_all(&text))
 }
 
 /// Prints one page with all verbs, because readers expect a single page.
-pub(crate) fn manual() -> ExitCode {
+pub(crate) fn manual(command: Command) -> ExitCode {
     let mut text = Vec::new();
-    finish(render(&mut text).and_then(|()| std::io::stdout().write_all(&text)))
+    finish(render(command, &mut text).and_then(|()| std::io::stdout().write_all(&text)))
 }
 
-fn render(text: &mut Vec<u8>) -> std::io::Result<()> {
-    let mut command = Arguments::command();
+fn render(mut command: Command, text: &mut Vec<u8>) -> std::io::Result<()> {
     command.build();
     let page = Man::new(command.clone());
     page.render_title(text)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use globallock::internals::sleep_until_some;
 use globallock::{
-    Address, Entry, Guard, Lock, LockKind, LockManager, Loss, ManagerOptions, Name, Options, Release,
+    Address, Entry, Guard, Lock, LockKind, LockManager, Loss, ManagerOptions, Name, Options, Release, Schemes,
 };
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, timeout};
@@ -26,7 +26,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Runs the command while it holds the lock. `url_is_argument`: the address is in the list of processes,
 /// which all users can read.
-pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
+pub(crate) fn main(schemes: &Schemes, arguments: &Run, url_is_argument: bool) -> ExitCode {
     let level = match (arguments.verbosity.quiet, arguments.verbosity.verbose) {
         (true, _) => LevelFilter::ERROR,
         (_, true) => LevelFilter::DEBUG,
@@ -34,12 +34,14 @@ pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
     // Errors of the log itself are not printed: where standard error is closed, printing them would panic.
-    log.without_time().with_target(false).with_ansi(false).log_internal_errors(false).init();
+    let log = log.without_time().with_target(false).with_ansi(false).log_internal_errors(false);
+    // It fails where the program that this is part of has a log of its own, which is used then.
+    let _ = log.try_init();
     // `block_on` runs on the main thread, which starts the command: the kernel kills the command when that
     // thread ends. Renewals run on the worker thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let ended = runtime.map_err(Failure::from).and_then(|runtime| {
-        let ended = runtime.block_on(run(arguments, url_is_argument));
+        let ended = runtime.block_on(run(schemes, arguments, url_is_argument));
         runtime.shutdown_background();
         ended
     });
@@ -55,7 +57,7 @@ pub(crate) fn main(arguments: &Run, url_is_argument: bool) -> ExitCode {
     }
 }
 
-async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
+async fn run(schemes: &Schemes, arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
     let mut signals = Signals::listen()?;
     if url_is_argument && arguments.store.url_file.is_some() {
         return Err(Failure::Usage("give one of --url and --url-file".to_owned()));
@@ -72,7 +74,7 @@ async fn run(arguments: &Run, url_is_argument: bool) -> Result<u8, Failure> {
     let locks = Options::new().lease(arguments.lease).max_hold(arguments.max_hold).wait(arguments.wait);
     let options = ManagerOptions::new().locks(locks).label(label(arguments));
     let manager = tokio::select! {
-        manager = LockManager::connect_with(&url, options) => manager?,
+        manager = LockManager::connect_by(schemes, &url, options) => manager?,
         signal = signals.end() => return Err(Failure::Signal(signal as i32)),
     };
     let lock = manager.lock(&name, kind(arguments));
@@ -205,8 +207,8 @@ async fn watch(
     loop {
         tokio::select! {
             loss = guard.lost(), if lost.is_none() => {
-                lost = Some(loss);
                 say!("globallock: {} is lost: {loss}; the command is told to end", guard.name());
+                lost = Some(loss);
                 child.send(Signal::SIGTERM);
                 // A stopped command receives TERM only when it is continued.
                 child.send(Signal::SIGCONT);

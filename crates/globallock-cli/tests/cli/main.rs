@@ -1,5 +1,6 @@
 //! Tests of the command line from the outside: real processes, real stores.
 
+mod evicting;
 mod loss;
 mod pages;
 mod robustness;

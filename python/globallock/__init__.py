@@ -10,6 +10,7 @@ from .constants import (
     ZOOKEEPER_GLOBAL_LOCK_CLASS,
 )
 from .exceptions import (
+    Evicted,
     GlobalLockClassNotFoundException,
     GlobalLockError,
     InvalidAddress,
@@ -21,6 +22,7 @@ from .exceptions import (
     StoreUnfit,
 )
 from .native import Claim
+from .onlooker import Summary
 
 __all__ = [
     "DJANGO_REDIS_GLOBAL_LOCK_CLASS",
@@ -29,6 +31,7 @@ __all__ = [
     "ZOOKEEPER_GLOBAL_LOCK_CLASS",
     "Claim",
     "Config",
+    "Evicted",
     "GlobalLockClassNotFoundException",
     "GlobalLockError",
     "GlobalLockImplementationBase",
@@ -40,5 +43,6 @@ __all__ = [
     "StoreDenied",
     "StoreUnavailable",
     "StoreUnfit",
+    "Summary",
     "__version__",
 ]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Union
 
 from . import _rust
 from .native import Claim, claims
+from .onlooker import AsyncWatch, Summary, summaries
 
 if TYPE_CHECKING:
     from .base import GlobalLockManager
     from .kinds import AllLocks
     from .native import NativeGlobalLock
 
-__all__ = ["AsyncAllLocks", "AsyncLock", "AsyncLocks", "acquire", "release"]
+__all__ = ["AsyncAllLocks", "AsyncLock", "AsyncLocks", "acquire", "outcome", "release"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -68,7 +69,8 @@ class _Loop:
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
 
-async def _outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
+async def outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
+    """Starts a request of the running loop and waits for its outcome."""
     loop = asyncio.get_running_loop()
     known = _loops.get(loop)
     if known is None or not known.is_here():
@@ -80,7 +82,7 @@ async def acquire(lock: NativeGlobalLock) -> bool:
     """Acquires a lock, as its ``acquire()`` does."""
     request = lock.lock_request()
     native = lock.engine.native
-    guard: Optional[_rust.Guard] = await _outcome(lambda bridge: native.acquire_on(bridge, request))
+    guard: Optional[_rust.Guard] = await outcome(lambda bridge: native.acquire_on(bridge, request))
     if guard is None:
         return False
     lock._take_guard(guard)
@@ -93,7 +95,7 @@ async def release(lock: NativeGlobalLock) -> None:
     if guard is None:
         return
     try:
-        lock._warn(await _outcome(guard.release_on))
+        lock._warn(await outcome(guard.release_on))
     except Exception as error:  # noqa: BLE001 - a release never raises
         _logger.warning("release of lock %r failed, and goes on in the background: %s", lock.name, error)
 
@@ -135,7 +137,7 @@ class AsyncLock:
         guard = self.sync._guard
         if guard is None:
             return None
-        reason: Optional[str] = await _outcome(guard.lost_on)
+        reason: Optional[str] = await outcome(guard.lost_on)
         return reason
 
     async def extend(self) -> bool:
@@ -144,7 +146,7 @@ class AsyncLock:
         If cancelled, nothing is lost. Raises the same errors as the ``extend()`` for threads.
         """
         guard = self.sync._guard
-        return guard is not None and bool(await _outcome(guard.renew_on))
+        return guard is not None and bool(await outcome(guard.renew_on))
 
     async def __aenter__(self) -> "AsyncLock":
         await self.acquire()
@@ -217,14 +219,41 @@ class AsyncLocks:
         """Makes a lock of all ``names``, acquired all or none. Takes the options of ``lock()``."""
         return AsyncAllLocks(self._manager.lock_all(names, blocking_timeout, **options))
 
-    async def inspect(self, name: str) -> "list[Claim]":
+    # `List`, because `list` is a method of this class.
+    async def inspect(self, name: str) -> "List[Claim]":
         """Lists the holders and the waiters of a lock, oldest first."""
         lock = self._manager.lock(name)
         native, prefixed = lock.engine.native, lock.prefixed_name
-        return claims(await _outcome(lambda bridge: native.inspect_on(bridge, prefixed)))
+        return claims(await outcome(lambda bridge: native.inspect_on(bridge, prefixed)))
 
-    async def names(self, prefix: str = "") -> "list[str]":
+    async def evict(self, name: str, claim: "Union[Claim, str]", reason: str = "") -> bool:
+        """Takes a claim out of the queue of a lock, as the manager's ``evict()``.
+
+        If cancelled, it may be done or not.
+        """
+        lock = self._manager.lock(name)
+        native, eviction = lock.engine.native, lock.eviction(claim, reason)
+        return bool(await outcome(lambda bridge: native.evict_on(bridge, *eviction)))
+
+    async def list(self, prefix: str = "") -> "List[Summary]":
+        """Sums up the names that have a holder or a waiter, sorted by name."""
+        engine = self._manager.lock("any").engine
+        native, prefix = engine.native, engine.add_prefix(prefix)
+        return summaries(await outcome(lambda bridge: native.list_on(bridge, prefix)), engine)
+
+    def watch(self, prefix: str = "", every: float = 1.0) -> AsyncWatch:
+        """Tells how the names that begin with ``prefix`` change, as the manager's ``watch()``.
+
+        ::
+
+            async with lockman.aio.watch("reports/") as changes:
+                async for summary in changes:
+                    print(summary.name, summary.holders)
+        """
+        return self._manager.lock("any").watch_async(prefix, every)
+
+    async def names(self, prefix: str = "") -> "List[str]":
         """Lists the names that have a holder or a waiter."""
         engine = self._manager.lock("any").engine
         native, prefix = engine.native, engine.add_prefix(prefix)
-        return engine.strip_prefix(await _outcome(lambda bridge: native.names_on(bridge, prefix)))
+        return engine.strip_prefix(await outcome(lambda bridge: native.names_on(bridge, prefix)))

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Mapping, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Mapping, Optional, TypeVar, Union
 
 from .addresses import lock_name
 from .config import Config
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .aio import AsyncLocks
     from .native import Claim, NativeGlobalLock
+    from .onlooker import Summary, Watch
 
     P = ParamSpec("P")
 
@@ -231,13 +232,48 @@ class GlobalLockManager:
 
         return decorate
 
-    def inspect(self, name: str) -> "list[Claim]":
+    # `List`, because `list` is a method of this class.
+    def inspect(self, name: str) -> "List[Claim]":
         """Lists the holders and the waiters of a lock, oldest first."""
         return self.lock(name).claims()
 
-    def names(self, prefix: str = "") -> "list[str]":
+    def evict(self, name: str, claim: "Union[Claim, str]", reason: str = "") -> bool:
+        """Takes a claim that ``inspect()`` showed out of the queue of a lock, whoever made it.
+
+        ``claim`` is the claim, or its ``key``. False if that very claim is not there any more: whoever has
+        come after it is never hit. Its owner is told who did it (this manager's host, process and label) and
+        why: a holder loses the lock, and a waiter's ``acquire()`` raises :class:`Evicted`. The owner may go
+        on with its work until it has heard of it.
+
+        After :class:`StoreUnavailable` the claim may be gone or not: the same call may be made again.
+        """
+        return self.lock(name).evict(claim, reason)
+
+    def names(self, prefix: str = "") -> "List[str]":
         """Lists the names that have a holder or a waiter."""
         return self.lock("any").names(prefix)
+
+    def list(self, prefix: str = "") -> "List[Summary]":
+        """Sums up the names that have a holder or a waiter, sorted by name."""
+        return self.lock("any").summaries(prefix)
+
+    def watch(self, prefix: str = "", every: float = 1.0) -> "Watch":
+        """Tells how the names that begin with ``prefix`` change.
+
+        First come all names that have a holder or a waiter, then each that is not as it was, and each that is
+        free now (``summary.is_free``).
+
+        ::
+
+            with lockman.watch("reports/") as changes:
+                for summary in changes:
+                    print(summary.name, "is free" if summary.is_free else summary.holders)
+
+        A store that cannot tell by itself is looked at ``every`` so many seconds. It is asked only while
+        somebody waits for the next change. A :class:`StoreUnavailable` that is raised meanwhile does not end
+        it: iterate on, and it tells what has changed since.
+        """
+        return self.lock("any").watch(prefix, every)
 
     @property
     def aio(self) -> "AsyncLocks":
@@ -251,7 +287,7 @@ class GlobalLockManager:
         # Engine classes that were written for the first releases do not know this option.
         return {} if lock_ttl is None else {"lock_ttl": lock_ttl}
 
-    def registered_locks(self) -> "list[GlobalLockImplementationBase]":
+    def registered_locks(self) -> "List[GlobalLockImplementationBase]":
         """The locks of this manager that are held."""
         with self._mutex:
             return list(self._held)

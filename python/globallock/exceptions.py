@@ -1,6 +1,7 @@
 """The errors. That another owner holds a lock is not one of them."""
 
 __all__ = [
+    "Evicted",
     "GlobalLockClassNotFoundException",
     "GlobalLockError",
     "InvalidAddress",
@@ -28,6 +29,10 @@ class GlobalLockClassNotFoundException(Exception):
 
 class GlobalLockError(Exception):
     """A lock operation failed."""
+
+
+class Evicted(GlobalLockError):
+    """Somebody took this waiter out of the queue. The text says who, and why: ask before you try again."""
 
 
 class InvalidAddress(GlobalLockError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
-from typing import Any, Callable, NamedTuple, Optional, TypeVar
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from . import _rust
 from .addresses import is_text, lock_name, seconds
@@ -13,10 +13,9 @@ from .base import GlobalLockImplementationBase
 from .constants import DEFAULT_LEASE
 from .exceptions import InvalidAddress, InvalidOption
 from .greenlets import hub
+from .onlooker import AsyncWatch, Summary, Watch, ask, summaries
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest"]
-
-T = TypeVar("T")
 
 _logger = logging.getLogger("globallock.base")
 
@@ -59,6 +58,8 @@ class Claim:
     age: Optional[float]
     #: How long the store keeps it without another sign of life of its owner.
     expires_in: Optional[float]
+    #: Which claim this is, of all that there are and will be: for the manager's ``evict()``.
+    key: str
 
 
 class Engine:
@@ -79,9 +80,13 @@ class Engine:
         """Turns the user's name of a lock into the core's."""
         return self.prefix + lock_name(name)
 
+    def strip_prefix_of(self, name: str) -> str:
+        """Turns the core's name of a lock into the user's."""
+        return name[len(self.prefix) :]
+
     def strip_prefix(self, names: "list[str]") -> "list[str]":
         """Turns the core's names of locks into the user's, sorted."""
-        return sorted(name[len(self.prefix) :] for name in names)
+        return sorted(self.strip_prefix_of(name) for name in names)
 
     def close(self, limit: float) -> None:
         """Closes the connection once the store has answered all releases, or after ``limit`` seconds."""
@@ -178,12 +183,13 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def acquire(self) -> bool:
         """Acquires the lock and says whether it was granted; never raises because another owner has it.
 
+        :raises Evicted: somebody took it out of the queue while it waited.
         :raises StoreUnavailable: the store does not answer.
         :raises StoreDenied: it refuses the user.
         :raises StoreUnfit: it cannot serve locks as it is.
         """
         native, request = self.engine.native, self.lock_request()
-        guard = _ask(lambda: native.acquire(request), lambda bridge: native.acquire_on(bridge, request))
+        guard = ask(lambda: native.acquire(request), lambda bridge: native.acquire_on(bridge, request))
         if guard is None:
             return False
         self._take_guard(guard)
@@ -208,7 +214,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         if guard is None:
             return
         try:
-            self._warn(_ask(guard.release, guard.release_on))
+            self._warn(ask(guard.release, guard.release_on))
         except Exception as error:  # noqa: BLE001 - a release never raises
             _logger.warning("release of lock %r failed, and goes on in the background: %s", self.name, error)
 
@@ -225,7 +231,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         undone.
         """
         guard = self._guard
-        return guard is not None and _ask(guard.renew, guard.renew_on)
+        return guard is not None and ask(guard.renew, guard.renew_on)
 
     def renew(self) -> bool:
         """Does the same as ``extend()``; release 0.2.0 has this name."""
@@ -257,14 +263,45 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def claims(self) -> "list[Claim]":
         """Lists the holders and the waiters of the lock, oldest first."""
         native, name = self.engine.native, self.prefixed_name
-        return claims(_ask(lambda: native.inspect(name), lambda bridge: native.inspect_on(bridge, name)))
+        return claims(ask(lambda: native.inspect(name), lambda bridge: native.inspect_on(bridge, name)))
 
     def names(self, prefix: str) -> "list[str]":
         """Lists the names below this manager's prefix that have a holder or a waiter."""
         engine = self.engine
         native, prefix = engine.native, engine.add_prefix(prefix)
-        names = _ask(lambda: native.names(prefix), lambda bridge: native.names_on(bridge, prefix))
+        names = ask(lambda: native.names(prefix), lambda bridge: native.names_on(bridge, prefix))
         return engine.strip_prefix(names)
+
+    def evict(self, claim: "Union[Claim, str]", reason: str) -> bool:
+        """Takes a claim out of the queue of the lock, and says whether it was there."""
+        native, eviction = self.engine.native, self.eviction(claim, reason)
+        return ask(lambda: native.evict(*eviction), lambda bridge: native.evict_on(bridge, *eviction))
+
+    def eviction(self, claim: "Union[Claim, str]", reason: str) -> "tuple[str, str, str]":
+        """What the core must evict, and why."""
+        key = claim.key if isinstance(claim, Claim) else claim
+        for what, value in (("key of a claim", key), ("reason", reason)):
+            if not is_text(value):
+                raise InvalidOption(f"the {what} is not a text that can be sent")
+        return self.prefixed_name, key, reason
+
+    def summaries(self, prefix: str) -> "list[Summary]":
+        """Sums up the names below this manager's prefix that have a holder or a waiter."""
+        engine = self.engine
+        native, prefix = engine.native, engine.add_prefix(prefix)
+        listed = ask(lambda: native.list(prefix), lambda bridge: native.list_on(bridge, prefix))
+        return summaries(listed, engine)
+
+    def watch(self, prefix: str, every: float) -> Watch:
+        """Tells how the names below this manager's prefix change."""
+        return Watch(self._native_watch(prefix, every), self.engine)
+
+    def watch_async(self, prefix: str, every: float) -> AsyncWatch:
+        """Does the same for asyncio."""
+        return AsyncWatch(self._native_watch(prefix, every), self.engine)
+
+    def _native_watch(self, prefix: str, every: float) -> _rust.Watch:
+        return self.engine.native.watch(self.engine.add_prefix(prefix), seconds("every", every))
 
     async def __aenter__(self) -> "NativeGlobalLock":
         from .aio import acquire
@@ -278,15 +315,6 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         await release(self)
 
 
-def _ask(block: "Callable[[], T]", start: "Callable[[_rust.Bridge], int]") -> T:
-    """Asks the core. Under gevent, the other greenlets of this thread run meanwhile."""
-    greenlets = hub()
-    if greenlets is None:
-        return block()
-    answer: T = greenlets.outcome(start)
-    return answer
-
-
 def _wait_lost(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
     greenlets = hub()
     if greenlets is None:
@@ -298,8 +326,8 @@ def _wait_lost(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
 def claims(entries: "list[_rust.EntryFields]") -> "list[Claim]":
     """Makes claims of the entries of a queue that the core has listed."""
     return [
-        Claim(id, held, permits, capacity, fencing_token, *owner, age, expires_in)
-        for id, held, permits, capacity, fencing_token, owner, age, expires_in in entries
+        Claim(id, held, permits, capacity, fencing_token, *owner, age, expires_in, key)
+        for key, id, held, permits, capacity, fencing_token, owner, age, expires_in in entries
     ]
 
 

@@ -20,6 +20,7 @@ use crate::failure::raise;
 use crate::guard::Guard;
 use crate::manager::EntryFields;
 use crate::process::{ForkGuarded, Process};
+use crate::watch::SummaryFields;
 
 /// The outcome of a request.
 pub(crate) enum Outcome {
@@ -28,6 +29,7 @@ pub(crate) enum Outcome {
     Text(Option<String>),
     Entries(Vec<EntryFields>),
     Names(Vec<String>),
+    Summaries(Vec<SummaryFields>),
     Failed(globallock::Error),
 }
 
@@ -39,6 +41,7 @@ impl Outcome {
             Outcome::Text(text) => text.into_py_any(python),
             Outcome::Entries(entries) => entries.into_py_any(python),
             Outcome::Names(names) => names.into_py_any(python),
+            Outcome::Summaries(summaries) => summaries.into_py_any(python),
             Outcome::Failed(error) => Err(raise(&error)),
         }
     }

@@ -3,6 +3,7 @@
 use globallock::Error;
 use pyo3::PyErr;
 
+pyo3::import_exception!(globallock.exceptions, Evicted);
 pyo3::import_exception!(globallock.exceptions, GlobalLockError);
 pyo3::import_exception!(globallock.exceptions, InvalidAddress);
 pyo3::import_exception!(globallock.exceptions, InvalidName);
@@ -19,6 +20,7 @@ pub(crate) fn raise(error: &Error) -> PyErr {
         Error::InvalidOption { .. } => InvalidOption::new_err(text),
         Error::PermissionDenied { .. } => StoreDenied::new_err(text),
         Error::Unavailable { .. } => StoreUnavailable::new_err(text),
+        Error::Evicted { .. } => Evicted::new_err(text),
         Error::FailedPrecondition { .. } => StoreUnfit::new_err(text),
         _ => GlobalLockError::new_err(text),
     }

@@ -1,4 +1,4 @@
-//! The Rust half of the Python package: one manager, one guard, and the bridge to event loops.
+//! The Rust half of the Python package: one manager, one guard, one watch, and the bridge to event loops.
 //!
 //! Everything that users see is in Python. This half has only what needs the store or the runtime.
 
@@ -8,6 +8,7 @@ mod failure;
 mod guard;
 mod manager;
 mod process;
+mod watch;
 
 use pyo3::prelude::*;
 
@@ -17,5 +18,6 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<guard::Guard>()?;
     module.add_class::<manager::Manager>()?;
+    module.add_class::<watch::Watch>()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -4,20 +4,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use futures_util::StreamExt;
-use globallock::{Error, Lock, LockKind, LockManager, ManagerOptions, Options, Result};
+use futures_util::{StreamExt, TryStreamExt};
+use globallock::{
+    EntryKey, Error, Lock, LockKind, LockManager, ManagerOptions, Options, Release, Result, Summary,
+};
 use pyo3::prelude::*;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 use crate::bridge::{Bridge, Outcome};
 use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise};
 use crate::process::{ForkGuarded, Process};
+use crate::watch::{Watch, fields};
 
 /// The fields of an entry of `inspect`, in the order of [`globallock::Entry`]'s; Python makes a `Claim` of
 /// them.
-pub(crate) type EntryFields =
-    (Option<String>, bool, u32, u32, u64, (String, Option<u32>, Option<String>), Option<f64>, Option<f64>);
+pub(crate) type EntryFields = (
+    String,
+    Option<String>,
+    bool,
+    u32,
+    u32,
+    u64,
+    (String, Option<u32>, Option<String>),
+    Option<f64>,
+    Option<f64>,
+);
 
 /// The locks of one store.
 #[pyclass(frozen, module = "globallock._rust")]
@@ -28,9 +40,11 @@ pub(crate) struct Manager {
 }
 
 /// A process's connection.
-struct Connected {
+pub(crate) struct Connected {
     process: u32,
     store: ForkGuarded<OnceCell<LockManager>>,
+    /// Tells those who watch when it is closed.
+    pub(crate) closed: watch::Sender<bool>,
 }
 
 /// Which lock to acquire, and how. The kind is `mutex`, `read`, `write`, or `permits` of a semaphore.
@@ -101,6 +115,7 @@ async fn inspect(connected: Arc<Connected>, url: String, defaults: ManagerOption
             let span = |span: Option<Duration>| span.map(|span| span.as_secs_f64());
             let (count, capacity) = (entry.permits.count, entry.permits.capacity);
             (
+                entry.key.as_str().to_owned(),
                 id,
                 entry.held,
                 count,
@@ -120,9 +135,8 @@ async fn inspect(connected: Arc<Connected>, url: String, defaults: ManagerOption
 
 async fn names(connected: Arc<Connected>, url: String, defaults: ManagerOptions, prefix: String) -> Outcome {
     let found = async {
-        let names = connected.manager(&url, defaults).await?.names(&prefix);
-        let names: Vec<Result<globallock::Name>> = names.collect().await;
-        names.into_iter().map(|name| Ok(name?.as_str().to_owned())).collect::<Result<Vec<String>>>()
+        let listed = connected.manager(&url, defaults).await?.list(&prefix);
+        listed.map(|listed| Ok(listed?.name.as_str().to_owned())).try_collect::<Vec<String>>().await
     };
     match found.await {
         Ok(names) => Outcome::Names(names),
@@ -130,8 +144,34 @@ async fn names(connected: Arc<Connected>, url: String, defaults: ManagerOptions,
     }
 }
 
+async fn list(connected: Arc<Connected>, url: String, defaults: ManagerOptions, prefix: String) -> Outcome {
+    let found =
+        async { connected.manager(&url, defaults).await?.list(&prefix).try_collect::<Vec<Summary>>().await };
+    match found.await {
+        Ok(summaries) => Outcome::Summaries(summaries.iter().map(fields).collect()),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+/// Which claim to evict, and why: the name, the key, and the reason.
+type Eviction = (String, String, String);
+
+async fn evict(
+    connected: Arc<Connected>,
+    url: String,
+    defaults: ManagerOptions,
+    (name, key, reason): Eviction,
+) -> Outcome {
+    let evicted =
+        async { connected.manager(&url, defaults).await?.evict(&name, &EntryKey::new(key), &reason).await };
+    match evicted.await {
+        Ok(release) => Outcome::Flag(release == Release::Released),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
 impl Connected {
-    async fn manager(&self, url: &str, options: ManagerOptions) -> Result<&LockManager> {
+    pub(crate) async fn manager(&self, url: &str, options: ManagerOptions) -> Result<&LockManager> {
         // `None` in a forked child: the parent's connection is not used there.
         let store = self.store.get().ok_or(Error::Closed)?;
         store.get_or_try_init(|| LockManager::connect_with(url, options)).await
@@ -147,7 +187,8 @@ impl Manager {
             if let Some(connected) = known.as_ref().filter(|connected| connected.process == process) {
                 return Arc::clone(connected);
             }
-            let fresh = Arc::new(Connected { process, store: ForkGuarded::new(OnceCell::new()) });
+            let store = ForkGuarded::new(OnceCell::new());
+            let fresh = Arc::new(Connected { process, store, closed: watch::Sender::new(false) });
             self.connected.compare_and_swap(&known, Some(fresh));
         }
     }
@@ -215,6 +256,42 @@ impl Manager {
         bridge.start(WaitKind::Answer, names(connected, url, defaults, prefix))
     }
 
+    /// Sums up the names that begin with `prefix` and have a claim.
+    fn list(&self, python: Python<'_>, prefix: String) -> PyResult<Py<PyAny>> {
+        let (connected, url, defaults) = self.parts();
+        self.run(python, WaitKind::Answer, list(connected, url, defaults, prefix))
+    }
+
+    /// Does the same for an event loop.
+    fn list_on(&self, bridge: &Bridge, prefix: String) -> PyResult<u64> {
+        let (connected, url, defaults) = self.parts();
+        bridge.start(WaitKind::Answer, list(connected, url, defaults, prefix))
+    }
+
+    /// Takes a claim out of the queue of a name, and says whether it was there.
+    fn evict(&self, python: Python<'_>, name: String, key: String, reason: String) -> PyResult<Py<PyAny>> {
+        let (connected, url, defaults) = self.parts();
+        self.run(python, WaitKind::Answer, evict(connected, url, defaults, (name, key, reason)))
+    }
+
+    /// Does the same for an event loop.
+    fn evict_on(&self, bridge: &Bridge, name: String, key: String, reason: String) -> PyResult<u64> {
+        let (connected, url, defaults) = self.parts();
+        bridge.start(WaitKind::Answer, evict(connected, url, defaults, (name, key, reason)))
+    }
+
+    /// Tells how the names that begin with `prefix` change, looking `every` so many seconds.
+    fn watch(&self, prefix: String, every: f64) -> PyResult<Watch> {
+        let (connected, url, defaults) = self.parts();
+        let pause = seconds("the interval", every)?;
+        if pause.is_zero() {
+            return Err(InvalidOption::new_err(
+                "the interval is 0, which would ask the store without a pause",
+            ));
+        }
+        Ok(Watch::new(connected, url, defaults, prefix, pause))
+    }
+
     /// Connects, unless this process is connected already: so it shows that the store can be reached.
     fn connect(&self, python: Python<'_>) -> PyResult<()> {
         let (connected, url, defaults) = self.parts();
@@ -229,6 +306,7 @@ impl Manager {
         let known = self.connected.load_full().filter(|connected| connected.process == process);
         let Some(connected) = known else { return Ok(()) };
         self.connected.store(None);
+        connected.closed.send_replace(true);
         let limit = seconds("the limit", limit)?;
         Process::current()?.block_on(python, WaitKind::Answer, async {
             if let Some(manager) = connected.store.get().and_then(OnceCell::get) {

@@ -30,6 +30,7 @@ test: ## Install what the tests need, then run every check and every test (what 
 	@mkdir -p $(TARGET) && : >$(PARTS)
 	$(PART) "tools" $(MAKE) tools
 	$(PART) "format, lints, documentation" $(MAKE) lint
+	$(PART) "the oldest Rust" sh scripts/msrv.sh
 	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
 	# More threads than processors: the tests wait far more than they compute.
 	RUST_TEST_THREADS=4 $(PART) "tests" cargo test --locked --workspace --all-targets --no-fail-fast

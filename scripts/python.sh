@@ -68,7 +68,7 @@ test_all() {
     build
     # `built`: cargo test has built the harness's programs already. To build them alone, cargo would choose
     # other features, and so compile the dependencies again.
-    [ "${1:-}" = built ] || cargo build --quiet --locked -p globallock-conformance --bins
+    [ "${1:-}" = built ] || cargo build --quiet --locked -p globallock-conformance --features servers --bins
     interpreters | xargs -P "$AT_A_TIME" -I {} sh -c '
         log=$(mktemp)
         sh scripts/python.sh one "$1" >"$log" 2>&1

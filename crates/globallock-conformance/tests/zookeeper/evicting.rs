@@ -1,4 +1,6 @@
 //! Evictions of claims of other programs, of owners that cannot be reached, and by onlookers that end.
+//!
+//! The tests wait for other programs in between. Other threads keep the managers' sessions alive meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +33,7 @@ fn cut_off(proxy: &Proxy, flow: Flow) {
     proxy.answers(flow);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_holder_of_kazoo_is_evicted_and_its_successor_is_not() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let manager = calm_manager(&ensemble.url()).await;
@@ -59,7 +61,7 @@ async fn a_holder_of_kazoo_is_evicted_and_its_successor_is_not() {
     assert_eq!(children(&ensemble.hosts(), "/_glocks/%evicted"), [""; 0], "nobody of ours is to be told");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_waiter_of_kazoo_is_evicted_and_the_one_behind_it_is_not() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let [holder, behind] = [calm_manager(&ensemble.url()).await, calm_manager(&ensemble.url()).await];
@@ -81,7 +83,7 @@ async fn a_waiter_of_kazoo_is_evicted_and_the_one_behind_it_is_not() {
     theirs.release();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_ours_has_no_key_of_a_foreign_claim() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let manager = calm_manager(&ensemble.url()).await;
@@ -92,7 +94,7 @@ async fn a_node_of_ours_has_no_key_of_a_foreign_claim() {
     assert!(guard.renew().await.unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn owners_that_were_cut_off_are_told_when_they_are_back() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, owner) = behind_proxy(&ensemble, Duration::from_secs(60)).await;
@@ -117,7 +119,7 @@ async fn owners_that_were_cut_off_are_told_when_they_are_back() {
     assert!(next.renew().await.unwrap() && busy.renew().await.unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_holder_is_told_at_once_also_after_an_outage_that_outlasted_a_request() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let other = calm_manager(&ensemble.url()).await;
@@ -136,7 +138,7 @@ async fn a_holder_is_told_at_once_also_after_an_outage_that_outlasted_a_request(
     assert!(matches!(&loss, Loss::Evicted(eviction) if eviction.reason == "now"), "{loss:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn owners_whose_sessions_expire_before_they_are_told_do_not_join_again() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, owner) = behind_proxy(&ensemble, LEASE).await;
@@ -157,7 +159,7 @@ async fn owners_whose_sessions_expire_before_they_are_told_do_not_join_again() {
     queue_is(&other, "b", 0, 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_notice_outlives_the_process_that_has_written_it() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let (proxy, owner) = behind_proxy(&ensemble, Duration::from_secs(60)).await;
@@ -175,7 +177,7 @@ async fn a_notice_outlives_the_process_that_has_written_it() {
     assert_eq!(eviction.reason, "bye");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn claims_of_many_managers_are_evicted_one_after_the_other() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let other = calm_manager(&ensemble.url()).await;
@@ -193,7 +195,7 @@ async fn claims_of_many_managers_are_evicted_one_after_the_other() {
     assert_eq!(notices.len(), 2, "one node for each manager: {notices:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn only_users_with_rights_evict() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let host = ensemble.hosts();
@@ -210,7 +212,7 @@ async fn only_users_with_rights_evict() {
     assert!(matches!(guard.lost().await, Loss::Evicted(eviction) if eviction.reason == "mine"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_may_not_read_the_notice_is_told_that_there_is_one() {
     let ensemble = ZooKeeper::start(1).unwrap();
     let host = ensemble.hosts();

@@ -90,6 +90,13 @@ impl Kazoo {
     }
 }
 
+impl Drop for Kazoo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
 fn kazoo_turns(ensemble: &ZooKeeper, name: &str, kind: &str) -> Command {
     let mut command = Command::new(peers::python().unwrap());
     command.args(["-c", KAZOO_TURNS, &ensemble.hosts(), &format!("/_glocks/{name}"), kind, TIME]);

@@ -157,8 +157,10 @@ async fn a_claim_that_was_evicted_before_its_session_expired_does_not_join_anoth
             let status = store.renew(&[Arc::new(claim.clone())]).await.remove(0);
             assert!(matches!(status, Ok(ClaimStatus::Gone)), "{status:?}");
         }
+        let created = server.requests(CREATE);
         let status = store.enqueue(&claim).await;
         assert!(is_evicted(&status), "{status:?}");
+        assert_eq!(server.requests(CREATE), created, "the notice is looked for first");
         stays_evicted(&server, &store, &claim).await;
     }
 }

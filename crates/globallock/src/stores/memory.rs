@@ -176,7 +176,9 @@ impl State {
         let queue = self.queues.get_mut(name)?;
         let queued = queue.numbers.get(&id).copied().and_then(|number| queue.remove(number))?;
         queue.admit_after(std::slice::from_ref(&queued), now);
-        self.settle(name, now);
+        if queue.claims.is_empty() {
+            self.queues.remove(name);
+        }
         Some(queued)
     }
 
@@ -350,8 +352,9 @@ impl Backend for Memory {
             granted: None,
             notify: Arc::default(),
         };
-        state.queues.entry(claim.name.clone()).or_default().insert(queued, now);
-        let status = state.status(claim);
+        let queue = state.queues.entry(claim.name.clone()).or_default();
+        queue.insert(queued, now);
+        let status = queue.find(claim.id).map_or(ClaimStatus::Gone, QueuedClaim::status);
         if status == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
             state.remove(&claim.name, claim.id, now);
             return Ok(ClaimStatus::Gone);

@@ -47,8 +47,8 @@ fn granted(status: ClaimStatus) -> Grant {
     }
 }
 
-/// Waits until the claim is granted or gone, and returns its status.
-async fn settled(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
+/// Waits until the claim waits no more, as its core would learn it, and returns its status.
+pub(super) async fn settled(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
     loop {
         let status = match backend.wait_for_change(claim).await.unwrap() {
             Some(status) => status,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use globallock::backend::{Backend, Claim, ClaimId, ClaimStatus, WaitMode};
+use globallock::backend::{ClaimId, ClaimStatus, WaitMode};
 use globallock::queue::Permits;
 use globallock::{Entry, EntryKey, Error, Eviction, Guard, Loss, Name, Owner, Release};
 
+use super::contract::settled;
 use super::{Case, Need, case};
 use crate::context::{Context, eventually, lock_of};
 use crate::faulty::{Fault, Verb};
@@ -169,7 +170,7 @@ async fn the_owner_of_an_evicted_claim_is_told_by_every_answer(context: Context)
         let entry = other.inspect(&name).await.unwrap().swap_remove(nth);
         assert_eq!(other.evict(&name, &entry.key, &eviction).await.unwrap(), Release::Released);
     }
-    assert!(is_told(&changed(owner.as_ref(), &waiter).await));
+    assert!(is_told(&settled(owner.as_ref(), &waiter).await));
     for claim in [&holder, &waiter] {
         let renewed = owner.renew(&[claim.clone().into()]).await.remove(0).unwrap();
         assert!(is_told(&renewed), "{renewed:?}");
@@ -178,19 +179,6 @@ async fn the_owner_of_an_evicted_claim_is_told_by_every_answer(context: Context)
         assert_eq!(owner.release(claim).await.unwrap(), Release::NotHeld);
     }
     assert!(other.inspect(&name).await.unwrap().is_empty());
-}
-
-/// The status of a waiter after its next change, as its core would learn it.
-async fn changed(backend: &dyn Backend, claim: &Claim) -> ClaimStatus {
-    loop {
-        let status = match backend.wait_for_change(claim).await.unwrap() {
-            Some(status) => status,
-            None => backend.enqueue(claim).await.unwrap(),
-        };
-        if status != ClaimStatus::Waiting {
-            return status;
-        }
-    }
 }
 
 async fn an_eviction_whose_answer_is_lost_may_be_repeated(context: Context) {

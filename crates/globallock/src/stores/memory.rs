@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -18,10 +18,8 @@ use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::{admit, blockers, nearest};
 use crate::stores::address::Address;
+use crate::stores::evictions::{Evictions, KEPT};
 use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until_some};
-
-/// How much longer than its lease a claim that was taken out is remembered.
-const EVICTION_KEPT: Duration = Duration::from_secs(60);
 
 /// The stores that `memory:NAME` addresses share within the process.
 static SHARED: LazyLock<Mutex<HashMap<String, Weak<Memory>>>> = LazyLock::new(Mutex::default);
@@ -39,14 +37,7 @@ pub struct Memory {
 struct State {
     queues: HashMap<Name, Queue>,
     last_number: u64,
-    /// The claims of each name that were taken out.
-    evicted: HashMap<Name, HashMap<ClaimId, Evicted>>,
-}
-
-/// A claim that was taken out, so that its owner is told.
-struct Evicted {
-    eviction: Arc<Eviction>,
-    until: Instant,
+    evicted: Evictions<(Name, ClaimId)>,
 }
 
 /// The claims of one name, with the indexes that keep each step cheap for any number of waiters.
@@ -154,13 +145,14 @@ impl State {
     fn status(&self, claim: &Claim) -> ClaimStatus {
         match (self.find(claim), self.evicted(claim)) {
             (Some(queued), _) => queued.status(),
-            (None, Some(evicted)) => ClaimStatus::Evicted(Arc::clone(&evicted.eviction)),
+            (None, Some(eviction)) => ClaimStatus::Evicted(eviction),
             (None, None) => ClaimStatus::Gone,
         }
     }
 
-    fn evicted(&self, claim: &Claim) -> Option<&Evicted> {
-        self.evicted.get(&claim.name)?.get(&claim.id)
+    fn evicted(&self, claim: &Claim) -> Option<Arc<Eviction>> {
+        let any = !self.evicted.is_empty();
+        any.then(|| self.evicted.get(&(claim.name.clone(), claim.id))).flatten()
     }
 
     /// Gives a claim a whole lease from now, if it is in the queue.
@@ -180,14 +172,6 @@ impl State {
             self.queues.remove(name);
         }
         Some(queued)
-    }
-
-    /// Forgets the evictions that no owner can be told of any more.
-    fn forget_evicted(&mut self, now: Instant) {
-        self.evicted.retain(|_, claims| {
-            claims.retain(|_, evicted| evicted.until > now);
-            !claims.is_empty()
-        });
     }
 
     fn inspect(&mut self, name: &Name, now: Instant) -> Vec<Entry> {
@@ -425,11 +409,9 @@ impl Backend for Memory {
         let now = now();
         let queued = {
             let mut state = self.state();
-            state.forget_evicted(now);
             let Some(queued) = state.remove(name, id, now) else { return Ok(Release::NotHeld) };
-            let until = now + queued.claim.lease + EVICTION_KEPT;
-            let evicted = Evicted { eviction: Arc::new(eviction.clone()), until };
-            state.evicted.entry(name.clone()).or_default().insert(id, evicted);
+            let kept = queued.claim.lease.saturating_add(KEPT);
+            state.evicted.note((name.clone(), id), Arc::new(eviction.clone()), kept);
             queued
         };
         queued.notify.notify_one();

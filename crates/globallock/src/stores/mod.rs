@@ -4,6 +4,7 @@ pub(crate) mod address;
 pub mod duration;
 #[cfg(feature = "etcd")]
 mod etcd;
+pub(crate) mod evictions;
 #[cfg(all(feature = "file", target_os = "linux"))]
 mod file;
 pub(crate) mod memory;

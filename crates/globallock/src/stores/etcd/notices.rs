@@ -10,20 +10,19 @@
 //!
 //! A notice is attached to a lease that nobody renews, so that it expires by itself.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::messages::{Compare, KeyValue, RangeRequest, RangeResponse, Request, RequestOp, TxnRequest};
 use super::reading::{KEYS_PER_TRANSACTION, RANGE, ranges};
 use super::{Shared, keys, operation};
 use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction};
 use crate::error::{Error, Result};
-use crate::sync::{Mutex, now};
+use crate::stores::evictions::{Evictions, KEPT};
+use crate::sync::Mutex;
 
-/// How long an eviction is remembered after it was learned of, and longer than its lease after it was asked
-/// for.
-const KEPT: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
+/// How long an eviction is remembered whose claim has not been asked for yet, so that its lease is not known.
+const UNASKED: Duration = Duration::from_secs(3600);
 
 /// What one store knows of the evictions of its claims.
 #[derive(Default)]
@@ -33,32 +32,24 @@ pub(super) struct Notices {
 
 #[derive(Default)]
 struct State {
-    evicted: HashMap<ClaimId, Evicted>,
+    evicted: Evictions,
     /// Whether a task watches the notices.
     is_watched: bool,
-}
-
-struct Evicted {
-    eviction: Arc<Eviction>,
-    until: Instant,
 }
 
 impl Notices {
     /// The status of a claim that is known to be evicted.
     fn status(&self, claim: &Claim) -> Option<ClaimStatus> {
         let mut state = self.state.lock();
-        let evicted = state.evicted.get_mut(&claim.id)?;
-        evicted.until = evicted.until.max(now() + claim.lease + KEPT.1);
-        Some(ClaimStatus::Evicted(Arc::clone(&evicted.eviction)))
+        let eviction = state.evicted.get(&claim.id)?;
+        state.evicted.prolong(&claim.id, claim.lease.saturating_add(KEPT));
+        Some(ClaimStatus::Evicted(eviction))
     }
 
     /// Remembers the eviction of a claim; returns whether it is new.
     fn add(&self, id: ClaimId, text: &[u8]) -> bool {
-        let now = now();
-        let mut state = self.state.lock();
-        state.evicted.retain(|_, evicted| evicted.until > now);
         let eviction = Arc::new(Eviction::from_text(&String::from_utf8_lossy(text)));
-        state.evicted.insert(id, Evicted { eviction, until: now + KEPT.0 }).is_none()
+        self.state.lock().evicted.note(id, eviction, UNASKED)
     }
 
     /// Takes the right to watch the notices; false if somebody has it.

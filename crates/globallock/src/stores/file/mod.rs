@@ -64,6 +64,7 @@ const RECHECK: Duration = Duration::from_millis(20);
 /// A waiter with more than this many claims of its process in front of it stays out of the critical section:
 /// it waits until the nearest of those claims is released.
 const MANY_AHEAD: usize = 16;
+
 /// A store in a directory of this host.
 #[derive(Debug)]
 pub(crate) struct File {

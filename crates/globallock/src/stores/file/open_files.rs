@@ -5,7 +5,6 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use rustix::fs::fstat;
 use rustix::io::pread;
@@ -14,10 +13,8 @@ use tokio::sync::Notify;
 use super::claim_file::ClaimFile;
 use super::critical_section::MAX_TEXT;
 use crate::backend::{Claim, ClaimId, Eviction};
+use crate::stores::evictions::{Evictions, KEPT};
 use crate::sync::{Mutex, MutexGuard};
-
-/// How much longer than its lease an evicted claim is remembered.
-const EVICTION_KEPT: Duration = Duration::from_secs(60);
 
 /// A claim's file, locked as long as it is open.
 pub(super) struct OpenFile {
@@ -63,13 +60,6 @@ impl OpenFile {
     }
 }
 
-/// A claim that was evicted, so that its owner is told.
-struct Evicted {
-    eviction: Arc<Eviction>,
-    /// `None`: for ever.
-    until: Option<Instant>,
-}
-
 /// The claims of one store that are in a queue.
 #[derive(Default)]
 pub(super) struct OpenFiles {
@@ -83,7 +73,7 @@ struct Claims {
     by_id: HashMap<ClaimId, Arc<OpenFile>>,
     /// The claims of each lock's directory, by their numbers.
     by_lock: HashMap<PathBuf, BTreeMap<u64, ClaimId>>,
-    evicted: HashMap<ClaimId, Evicted>,
+    evicted: Evictions,
 }
 
 impl Claims {
@@ -116,7 +106,7 @@ impl OpenFiles {
     /// Whether the claim is in a queue, or was evicted.
     pub(super) fn knows(&self, id: ClaimId) -> bool {
         let claims = self.claims();
-        claims.by_id.contains_key(&id) || claims.evicted.contains_key(&id)
+        claims.by_id.contains_key(&id) || claims.evicted.get(&id).is_some()
     }
 
     pub(super) fn get(&self, id: ClaimId) -> Option<Arc<OpenFile>> {
@@ -147,15 +137,12 @@ impl OpenFiles {
     /// Called where no evictor of the claim can be in the critical section, so that the notice is complete.
     pub(super) fn leave(&self, claim: &Claim) -> Option<Arc<Eviction>> {
         let notice = self.get(claim.id).and_then(|file| file.notice());
-        let now = Instant::now();
         let mut claims = self.claims();
         let left = claims.remove(claim.id);
         if let Some(eviction) = notice {
-            claims.evicted.retain(|_, evicted| evicted.until.is_none_or(|until| until > now));
-            let until = now.checked_add(claim.lease.saturating_add(EVICTION_KEPT));
-            claims.evicted.entry(claim.id).or_insert(Evicted { eviction: Arc::new(eviction), until });
+            claims.evicted.note(claim.id, Arc::new(eviction), claim.lease.saturating_add(KEPT));
         }
-        let eviction = claims.evicted.get(&claim.id).map(|evicted| Arc::clone(&evicted.eviction));
+        let eviction = claims.evicted.get(&claim.id);
         drop(claims);
         drop(left);
         eviction
@@ -163,7 +150,7 @@ impl OpenFiles {
 
     /// The eviction of a claim that [`OpenFiles::leave`] remembers.
     pub(super) fn eviction(&self, id: ClaimId) -> Option<Arc<Eviction>> {
-        self.claims().evicted.get(&id).map(|evicted| Arc::clone(&evicted.eviction))
+        self.claims().evicted.get(&id)
     }
 
     /// Waits until there is a claim.

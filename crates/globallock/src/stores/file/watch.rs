@@ -201,7 +201,7 @@ fn dispatch(inotify: &OwnedFd, files: &Mutex<Files>, end: i32) -> Result<(), Err
         let overflow = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
         let removed = event.events().contains(ReadFlags::IGNORED);
         let wake = |waiter: &Waiter| {
-            // Who waits for evictions must also know of the watch's end, to begin another.
+            // A wait for evictions must also end with the watch, so that a new watch begins.
             let ended = removed && waiter.many;
             if overflow || ended || waiter.flags.bits() & event.events().bits() != 0 {
                 waiter.wake();

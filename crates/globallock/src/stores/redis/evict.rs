@@ -48,9 +48,7 @@ impl Redis {
         if entry.as_str() == UNKNOWN {
             let reason = "this holder cannot be told from the next one, because its value is short and its \
                           key does not expire, or the key holds no string: delete the key by hand";
-            return Err(
-                Failure::new(Kind::FailedPrecondition, reason).into_error(&self.connection.config().shown)
-            );
+            return Err(self.error(Failure::new(Kind::FailedPrecondition, reason)));
         }
         let text = eviction.to_text();
         let script = &self.connection.scripts().evict;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::sync::{Mutex, now, sleep_until_some, watch};
+use crate::sync::{Mutex, now, sleep_until, watch};
 
 /// The shortest time between two hints: many evictions in a row must not make an owner of many claims renew
 /// all of them for each.
@@ -41,7 +41,7 @@ impl Hints {
         let _ = self.reasons.subscribe().wait_for(|reasons| *reasons > told).await;
         let next = *self.next.lock();
         if let Some(next) = next {
-            sleep_until_some(Some(next)).await;
+            sleep_until(next.into()).await;
         }
         *self.next.lock() = Some(now() + PACE);
         self.told.store(*self.reasons.borrow(), Ordering::SeqCst);

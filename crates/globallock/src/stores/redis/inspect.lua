@@ -7,7 +7,7 @@
 -- - the shared holders' ids, each followed by the ms at which the store frees it
 -- - the waiters' members in the order of the queue, each followed by its join number
 -- - the hash, each field followed by its value
--- - the holder's key if it is foreign (see `foreign_key`; 'foreign:?': the lock's key holds no string)
+-- - the holder's key if it is foreign (see `foreign_key`, which is asked about strings only)
 local value = lock_value()
 return {
   math.floor(clock() / 1000),

@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 use super::connection::Failure;
 use super::inspect::own_claim;
 use super::naming::is_allowed;
-use super::positions::NOTICE_KEPT;
 use super::session::Session;
 use super::wire::{ErrorCode, Reader, Request};
 use super::{Shared, delete};
 use crate::backend::{ClaimId, EntryKey, Eviction, Release};
 use crate::error::Result as Answer;
 use crate::name::Name;
+use crate::stores::evictions::KEPT;
 
 /// How many times a claim is looked for, and its nodes taken out.
 const ATTEMPTS: usize = 5;
@@ -69,9 +69,9 @@ impl Shared {
             let session = self.sessions.any().await?;
             let found = self.find(&session, lock, id).await.map_err(|failure| self.error(failure))?;
             let Some(found) = found else { return Ok(release) };
-            let notices = self.sessions.for_notices(found.lease.saturating_add(NOTICE_KEPT)).await?;
+            let notices = self.sessions.for_notices(found.lease.saturating_add(KEPT)).await?;
             // No lease outlasts the session that it is kept by, and the data of a claim may be forged.
-            let kept = found.lease.min(notices.timeout()) + NOTICE_KEPT;
+            let kept = found.lease.min(notices.timeout()) + KEPT;
             // Kept from before the request, because that may be carried out without an answer.
             let keeping = keep(Arc::clone(&notices), self.config.layout.notice(id).0, kept);
             let taken_out = self.take_out(&notices, id, &found, eviction).await;

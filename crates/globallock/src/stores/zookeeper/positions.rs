@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::naming::ListedClaim;
 use super::reading::Snapshot;
@@ -17,13 +17,11 @@ use super::session::Session;
 use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction, Grant};
 use crate::name::Name;
 use crate::queue::{Permits, blockers, nearest};
+use crate::stores::evictions::{Evictions, KEPT};
 
 /// Up to how many claims ahead are all remembered. A claim that knows all claims ahead is granted as they
 /// leave, without a read of the queue.
 const MAX_REMEMBERED: usize = 16;
-
-/// How much longer than its lease the owner of an evicted claim is told.
-pub(super) const NOTICE_KEPT: Duration = Duration::from_secs(60);
 
 /// All claims of one store.
 #[derive(Debug, Default)]
@@ -35,14 +33,7 @@ pub(super) struct Positions {
     /// then the nodes of other claims have gone with it.
     unexplained: u64,
     /// The claims whose notices of their eviction were found.
-    evicted: HashMap<ClaimId, Evicted>,
-}
-
-/// How a claim was evicted, and until when that is remembered.
-#[derive(Debug)]
-struct Evicted {
-    eviction: Arc<Eviction>,
-    until: Instant,
+    evicted: Evictions,
 }
 
 /// The claims of one session in one queue.
@@ -291,9 +282,7 @@ impl Positions {
 
     /// Records that the notice of a claim's eviction was found.
     pub(super) fn found_evicted(&mut self, claim: &Claim, eviction: Arc<Eviction>) {
-        let now = Instant::now();
-        self.evicted.retain(|_, evicted| evicted.until > now);
-        self.evicted.insert(claim.id, Evicted { eviction, until: now + claim.lease + NOTICE_KEPT });
+        self.evicted.note(claim.id, eviction, claim.lease.saturating_add(KEPT));
     }
 
     /// The status of a claim as far as it is known.
@@ -306,8 +295,7 @@ impl Positions {
 
     /// The status of a claim that has no node: evicted, if that is known, or gone.
     pub(super) fn absent(&self, id: ClaimId) -> ClaimStatus {
-        let evicted = self.evicted.get(&id);
-        evicted.map_or(ClaimStatus::Gone, |evicted| ClaimStatus::Evicted(Arc::clone(&evicted.eviction)))
+        self.evicted.get(&id).map_or(ClaimStatus::Gone, ClaimStatus::Evicted)
     }
 
     /// Forgets a claim whose node the server has refused to create.

@@ -36,6 +36,16 @@ def test_gunicorn_with_a_manager_made_before_the_fork(redis_server, tmp_path, na
             return [json.dumps(fields).encode()]
         """)
     )
+    # gunicorn passes a signal to workers that do not listen for signals yet, and then waits for them in vain.
+    ready = tmp_path / "ready"
+    ready.touch()
+    (tmp_path / "gunicorn.conf.py").write_text(
+        textwrap.dedent(f"""
+            def post_worker_init(worker):
+                with open({str(ready)!r}, "a") as file:
+                    file.write("one more\\n")
+            """)
+    )
     port = free_port()
     arguments = ["--preload", "--workers", "4", "--bind", f"127.0.0.1:{port}", "application:application"]
     command = [sys.executable, "-m", "gunicorn", *arguments]
@@ -49,7 +59,7 @@ def test_gunicorn_with_a_manager_made_before_the_fork(redis_server, tmp_path, na
             return None
 
     try:
-        eventually("it serves", ask)
+        eventually("all workers are ready", lambda: ready.read_text().count("\n") == 4)
         workers = set()
 
         def all_have_served():

@@ -22,8 +22,8 @@
 //! by the store's own push: nobody polls. [`blocking`] has the same for threads.
 //!
 //! Every grant has a [fencing token](Guard::fencing_token), and every [loss](Guard::lost) is told before the
-//! store can grant the lock again. What each store promises, costs, and how it fails is in the project's
-//! `docs/`.
+//! store can grant the lock again. What each store promises and costs, and how it fails, is on its page in
+//! [`docs`]; [`docs::trust`] says under which faults the locks were tested.
 //!
 //! # Features
 //! Each store is a feature, and all are on by default: `redis`, `etcd`, `zookeeper`, and `file` (Linux).
@@ -40,6 +40,9 @@ pub mod backend;
 pub mod blocking;
 mod context;
 mod deadline;
+// The pages hold no Rust to be run as tests.
+#[cfg(all(doc, not(doctest)))]
+pub mod docs;
 mod error;
 mod eviction;
 mod guard;

@@ -41,11 +41,7 @@ pub struct LockManager {
 impl LockManager {
     /// Connects to the store at `url` with the default options.
     ///
-    /// Addresses: `redis://[user:password@]host[:port][/db]`, `rediss://`, `redis+unix:///socket`,
-    /// `redis+sentinel://host,host,host/service`, `etcd://[user:password@]host,host,host`, `etcds://`,
-    /// `zookeeper://[user:password@]host,host,host[/chroot]`, `zookeepers://`, `file:///directory`, `file:`
-    /// (a directory of this user's own) and `memory:name`. The project's `docs/` has a page for each store,
-    /// with its options.
+    /// The store's page in [`docs`](crate::docs) has the forms of its addresses, and their options.
     ///
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress), or

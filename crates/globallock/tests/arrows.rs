@@ -33,7 +33,8 @@ const LADDER: &[&str] = &[
     "locks",
     "stores",
     "manager",
-    "blocking", // what users see
+    "blocking",
+    "docs", // what users see
 ];
 
 /// What stores may use of the modules above, besides their own wing.
@@ -145,4 +146,17 @@ fn an_import_against_the_arrows_is_found() {
         wrong("hold.rs", "// crate::manager::LockManager\n#[cfg(test)]\nmod tests {\ncrate::manager::X"),
         [""; 0]
     );
+}
+
+#[test]
+fn the_pages_of_the_documentation_are_in_the_librarys_own() {
+    let library = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let included = fs::read_to_string(library.join("src/docs.rs")).unwrap();
+    let pages = fs::read_dir(library.join("../../docs")).unwrap();
+    let pages: Vec<String> = pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(pages.len() >= 7, "{pages:?}");
+    // The command line is another crate.
+    for page in pages.iter().filter(|page| page.ends_with(".md") && *page != "run.md") {
+        assert!(included.contains(&format!("../docs/{page}")), "src/docs.rs lacks {page}");
+    }
 }

@@ -22,11 +22,21 @@ pub struct Terms {
     pub slack: Time,
     /// From the end of a dead owner's lease until the next waiter has been granted the lock.
     pub recovery: Time,
+    /// Whether an onlooker may be shown what was true before something that others have seen already.
+    #[serde(default = "Terms::unknown")]
+    pub reads_lag: bool,
+}
+
+impl Terms {
+    /// What is assumed of a log that does not say so: nothing is judged that may be right.
+    fn unknown() -> bool {
+        true
+    }
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Terms { slack: 3_000_000, recovery: 2_000_000 }
+        Terms { slack: 3_000_000, recovery: 2_000_000, reads_lag: false }
     }
 }
 
@@ -295,7 +305,7 @@ pub enum FaultEvent {
     Start {
         /// When.
         at: Time,
-        /// `redis`, `redis-replica`, `etcd-1`, `etcd-3`, `zookeeper-1`, `zookeeper-3`, `file`.
+        /// The name of the kind of store.
         store: String,
         /// What the schedule of faults was made from.
         seed: u64,

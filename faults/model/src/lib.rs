@@ -37,10 +37,10 @@ static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// How a store ends the claims of dead owners, and how it notifies waiters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shape {
-    /// As in Redis: each claim has a lease of its own, and the store notifies a waiter of its grant.
+    /// Each claim has a lease of its own, and the store notifies a waiter of its grant.
     LeasePerClaim,
-    /// As in etcd and ZooKeeper: all claims of an owner are attached to one lease, so one renewal renews all
-    /// of them; and the store notifies a waiter when a claim in front of it is gone.
+    /// All claims of an owner are attached to one lease, so one renewal renews all of them;
+    /// and the store notifies a waiter when a claim in front of it is gone.
     LeasePerOwner,
 }
 

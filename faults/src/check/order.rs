@@ -97,7 +97,7 @@ impl Case<'_> {
                     if other.number == wait.claim.number || wait.claim.is_compatible_with(other) {
                         continue;
                     }
-                    let seen_after = grant.at <= wait.last.min(end) && self.history.store != "zookeeper-3";
+                    let seen_after = grant.at <= wait.last.min(end) && !self.terms.reads_lag;
                     let calm = self.is_calm(wait.first, end.max(grant.at));
                     // Granted after the other one, by the store's own order.
                     let behind =

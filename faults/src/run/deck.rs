@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use globallock_conformance::stores::Trait;
+
 use super::fault::FaultKind;
 use super::store::{kind, stores};
 
@@ -30,7 +32,7 @@ pub(super) fn possible(store: &str, has_links: bool) -> Vec<FaultKind> {
             faults.extend([FaultKind::LinkDown, FaultKind::LinkDown, FaultKind::NetworkDown]);
         }
         // Where another server takes over, that is the fault.
-        if !kind.moves {
+        if !kind.is(Trait::Moves) {
             faults.push(FaultKind::ServerKill);
         }
     }

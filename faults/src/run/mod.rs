@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use globallock::LockManager;
+use globallock_conformance::stores::Trait;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::sleep;
 
@@ -95,9 +96,9 @@ pub async fn run(options: &RunOptions) -> Result<()> {
     }
     let mut store = Store::start(kind, network.is_some()).await?;
     let lease = u64::try_from(options.lease.as_micros()).map_err(Error::other)?;
-    let kind = kind.name.to_owned();
-    let (seed, terms, owed) = (options.seed, Terms::default(), options.owed.clone());
-    log.write(&FaultEvent::Start { at: now(), store: kind, seed, lease, terms, owed });
+    let terms = Terms { reads_lag: kind.is(Trait::ReadsLag), ..Terms::default() };
+    let (name, seed, owed) = (kind.name.to_owned(), options.seed, options.owed.clone());
+    log.write(&FaultEvent::Start { at: now(), store: name, seed, lease, terms, owed });
     let plan = Plan {
         url: store.url(),
         registers: ([127, 0, 0, 1], 0).into(),

@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use globallock_conformance::proxy::Proxy;
 use globallock_conformance::server::Cluster;
-use globallock_conformance::stores::{Draw, Outcome, OwnFault, Role, StoreKind, TestStore, kinds_with};
+use globallock_conformance::stores::{
+    Draw, Outcome, OwnFault, Role, StoreKind, TestStore, Trait, kinds_with,
+};
 
 use super::network::Network;
 
@@ -65,7 +67,7 @@ impl Store {
 
     /// The observer's address: through the proxies as well where the server that answers moves.
     pub(super) fn for_observer(&self) -> String {
-        if self.kind.moves { self.url() } else { self.direct() }
+        if self.kind.is(Trait::Moves) { self.url() } else { self.direct() }
     }
 
     /// Whether the store loses its data when the process of a server is killed.

@@ -14,7 +14,7 @@ mod swallowed;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use globallock_conformance::stores::{Role, StoreKind, kinds_with};
+use globallock_conformance::stores::{Role, StoreKind, Trait, kinds_with};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use store::Store;
@@ -59,9 +59,9 @@ fn main() {
     let on_each = |scenario: &'static Scenario| {
         let can = move |kind: &&'static StoreKind| match scenario.1 {
             Need::Nothing => true,
-            Need::Processes => kind.between_processes,
+            Need::Processes => kind.is(Trait::BetweenProcesses),
             Need::Server => kind.servers > 0,
-            Need::RepeatedReleases => kind.servers > 0 && kind.repeats_releases,
+            Need::RepeatedReleases => kind.servers > 0 && kind.is(Trait::RepeatsReleases),
         };
         kinds_with(Role::Scenarios).filter(can).map(move |kind| trial(scenario, kind))
     };

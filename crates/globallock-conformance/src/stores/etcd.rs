@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
-use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore};
+use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore, Trait};
 use crate::fixtures::patient;
 use crate::hostile::Hostile;
 use crate::proxy::Proxy;
@@ -29,10 +29,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "etcd",
         roles: &[Role::Suite, Role::Scenarios],
-        between_processes: true,
         servers: 1,
-        repeats_releases: true,
-        moves: false,
+        traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || Ok(Box::new(Servers { cluster: Etcd::start(1)?, user: "" })),
         own_faults: &[],
         hostile,
@@ -40,10 +38,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "etcd-1",
         roles: &[Role::Faults],
-        between_processes: true,
         servers: 1,
-        repeats_releases: true,
-        moves: false,
+        traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || {
             let mut cluster = Etcd::start(1)?;
             cluster.enable_auth(USER)?;
@@ -55,10 +51,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "etcd-3",
         roles: &[Role::Suite, Role::Faults],
-        between_processes: true,
         servers: 3,
-        repeats_releases: true,
-        moves: false,
+        traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || Ok(Box::new(Servers { cluster: Etcd::start(3)?, user: "" })),
         own_faults: &[REVOKE_LEASE, COMPACT],
         hostile,

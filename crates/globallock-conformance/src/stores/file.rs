@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use tempfile::TempDir;
 
-use super::{Draw, Outcome, OwnFault, Role, StoreKind, TestStore, none};
+use super::{Draw, Outcome, OwnFault, Role, StoreKind, TestStore, Trait, none};
 use crate::proxy::Proxy;
 use crate::store_under_test::StoreUnderTest;
 
@@ -15,10 +15,8 @@ const FILES_GONE: &str = "files_gone";
 pub(super) const KINDS: &[StoreKind] = &[StoreKind {
     name: "file",
     roles: &[Role::Suite, Role::Scenarios, Role::Faults],
-    between_processes: true,
     servers: 0,
-    repeats_releases: false,
-    moves: false,
+    traits: &[Trait::BetweenProcesses],
     start: || Ok(Box::new(Directory(TempDir::new()?))),
     own_faults: &[OwnFault::new(FILES_GONE)],
     hostile: none,

@@ -16,10 +16,8 @@ use crate::store_under_test::StoreUnderTest;
 pub(super) const KINDS: &[StoreKind] = &[StoreKind {
     name: "memory",
     roles: &[Role::Suite, Role::Scenarios],
-    between_processes: false,
     servers: 0,
-    repeats_releases: false,
-    moves: false,
+    traits: &[],
     start: || Ok(Box::new(InMemory::start()?)),
     own_faults: &[],
     hostile: none,

@@ -28,14 +28,10 @@ pub struct StoreKind {
     pub name: &'static str,
     /// The tests that it takes part in.
     pub roles: &'static [Role],
-    /// Whether owners in several processes can use it.
-    pub between_processes: bool,
+    /// What is special about it.
+    pub traits: &'static [Trait],
     /// How many servers it has.
     pub servers: usize,
-    /// Whether the store itself repeats a release that got no answer.
-    pub repeats_releases: bool,
-    /// Whether a fault can make another server the one that answers, so that the address moves.
-    pub moves: bool,
     /// Starts it, empty.
     pub start: fn() -> Result<Box<dyn TestStore>>,
     /// The faults that only this kind of store can have. One that is listed more often happens more often.
@@ -57,6 +53,12 @@ impl StoreKind {
         self.roles.contains(&role)
     }
 
+    /// Whether this is true of it.
+    #[must_use]
+    pub fn is(&self, special: Trait) -> bool {
+        self.traits.contains(&special)
+    }
+
     /// Starts it.
     ///
     /// # Panics
@@ -76,6 +78,19 @@ pub enum Role {
     Scenarios,
     /// The fault runs.
     Faults,
+}
+
+/// What is special about a kind of store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trait {
+    /// Owners in several processes can use it.
+    BetweenProcesses,
+    /// The store itself repeats a release that got no answer.
+    RepeatsReleases,
+    /// A fault can make another server the one that answers, so that the address moves.
+    Moves,
+    /// A look at the queue may show what was true before an earlier look, because another server answers it.
+    ReadsLag,
 }
 
 /// A fault that only one kind of store can have.

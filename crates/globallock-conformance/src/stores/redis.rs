@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::sleep;
 
-use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore};
+use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore, Trait};
 use crate::fixtures::patient;
 use crate::hostile::Hostile;
 use crate::proxy::Proxy;
@@ -21,10 +21,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "redis",
         roles: &[Role::Suite, Role::Scenarios],
-        between_processes: true,
         servers: 1,
-        repeats_releases: false,
-        moves: false,
+        traits: &[Trait::BetweenProcesses],
         start: || Ok(Box::new(Alone(Redis::start()?))),
         own_faults: &[],
         hostile,
@@ -32,10 +30,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "redis",
         roles: &[Role::Faults],
-        between_processes: true,
         servers: 1,
-        repeats_releases: false,
-        moves: false,
+        traits: &[Trait::BetweenProcesses],
         start: || Ok(Box::new(Alone(Redis::start_with_clock()?))),
         own_faults: &[
             OwnFault::new("flush_all"),
@@ -51,10 +47,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "redis-replica",
         roles: &[Role::Faults],
-        between_processes: true,
         servers: 1,
-        repeats_releases: false,
-        moves: true,
+        traits: &[Trait::BetweenProcesses, Trait::Moves],
         start: || Ok(Box::new(Pair::start()?)),
         own_faults: &[PROMOTION, PROMOTION, PROMOTION, PROMOTION],
         hostile,

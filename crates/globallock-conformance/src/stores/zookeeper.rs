@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::task::block_in_place;
 
-use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore};
+use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore, Trait};
 use crate::fixtures::patient;
 use crate::hostile::Hostile;
 use crate::proxy::Proxy;
@@ -24,10 +24,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "zookeeper",
         roles: &[Role::Suite, Role::Scenarios],
-        between_processes: true,
         servers: 1,
-        repeats_releases: true,
-        moves: false,
+        traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || Ok(Box::new(Servers(ZooKeeper::start(1)?))),
         own_faults: &[],
         hostile,
@@ -35,10 +33,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "zookeeper-1",
         roles: &[Role::Faults],
-        between_processes: true,
         servers: 1,
-        repeats_releases: true,
-        moves: false,
+        traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || Ok(Box::new(Servers(ZooKeeper::start(1)?))),
         own_faults: &[SESSION_END],
         hostile,
@@ -46,10 +42,8 @@ pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "zookeeper-3",
         roles: &[Role::Suite, Role::Faults],
-        between_processes: true,
         servers: 3,
-        repeats_releases: true,
-        moves: false,
+        traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases, Trait::ReadsLag],
         start: || Ok(Box::new(Servers(ZooKeeper::start(3)?))),
         own_faults: &[SESSION_END],
         hostile,

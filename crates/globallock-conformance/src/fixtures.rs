@@ -14,8 +14,7 @@ use crate::server::Cluster;
 /// The lease of all locks here: long enough for a busy machine, short enough to wait for.
 pub const LEASE: Duration = Duration::from_secs(2);
 
-/// How long servers may take to elect a leader. ZooKeeper's servers can wait a minute before they repeat
-/// their votes.
+/// How long servers may take to elect a leader. Some wait up to a minute before they repeat their votes.
 const ELECTION: Duration = Duration::from_secs(120);
 
 /// Connects with [`LEASE`].

@@ -1,15 +1,13 @@
-//! Starts a real server for tests in other languages: `globallock-server redis`, for example.
+//! Starts a real store for tests in other languages: `globallock-server redis`, for example.
 //!
 //! Prints one line of JSON with its address, its port, and what else its clients need. Runs until its
 //! standard input is closed.
 
 use std::io::{Error, Read, Result};
 
-use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
-use globallock_conformance::server::etcd::Etcd;
 use globallock_conformance::server::redis::{Redis, Sentinels};
-use globallock_conformance::server::zookeeper::ZooKeeper;
+use globallock_conformance::stores::kinds;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -20,10 +18,6 @@ fn main() -> Result<()> {
     let kind = std::env::args().nth(1).unwrap_or_default();
     let directory = TempDir::new()?;
     match kind.as_str() {
-        "redis" => {
-            let server = Redis::start()?;
-            serve(&server.url(), json!({}));
-        }
         "redis-tls" => {
             let files = Certificates::write(directory.path())?;
             let server = Redis::start_with_tls(&files, &with_user(&[]))?;
@@ -40,18 +34,11 @@ fn main() -> Result<()> {
             let primary = set.primary.port();
             serve(&set.url().replace("/main", ""), json!({ "primary": primary }));
         }
-        "etcd" => {
-            let cluster = Etcd::start(1)?;
-            serve(&cluster.url(), json!({}));
-        }
-        "zookeeper" => {
-            let ensemble = ZooKeeper::start(1)?;
-            serve(&ensemble.url(), json!({}));
-        }
-        _ => {
-            return Err(Error::other(
-                "say which: redis, redis-tls, redis-socket, redis-sentinel, etcd or zookeeper",
-            ));
+        name => {
+            let kind = kinds().find(|kind| kind.name == name && kind.servers > 0);
+            let store =
+                kind.ok_or_else(|| Error::other(format!("no kind of store is called {name:?}")))?.started();
+            serve(&store.url(), json!({}));
         }
     }
     Ok(())

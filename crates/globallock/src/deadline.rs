@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How much earlier than the store an owner lets a span end, so that clocks which run at different rates
 /// cannot make it believe longer than the store does.
 ///
-/// Margins add up: where a store promises less than the whole lease (ZooKeeper's sessions), this comes off
+/// Margins add up: where a store promises less than the whole lease, as with sessions, this comes off
 /// that.
 ///
 /// One part in 256 is about four times what NTP may slew the clocks of both sides by together; the two

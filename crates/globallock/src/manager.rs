@@ -238,9 +238,8 @@ impl LockManager {
     /// [`Loss::Evicted`](crate::Loss::Evicted), a waiter by [`Error::Evicted`](crate::Error::Evicted).
     ///
     /// [`Release::NotHeld`] means that the claim is not there any more. Whoever holds next is never hit.
-    /// The owner may go on with its work until it has heard of the loss: on Redis, etcd, ZooKeeper and in
-    /// memory at once if it can be reached, and at its next renewal at the latest. Only fencing tokens guard
-    /// against that.
+    /// The owner may go on with its work until it has heard of the loss: at once if the store can reach it,
+    /// and at its next renewal at the latest. Only fencing tokens guard against that.
     ///
     /// ```
     /// use globallock::{LockManager, Loss};

@@ -3,7 +3,7 @@
 # Without a target: what is quick.
 .DEFAULT_GOAL := quick
 
-.PHONY: help test alone quick tools lint python schedules mutants faults format bench clean
+.PHONY: help test alone quick tools lint python schedules mutants loaded faults format bench clean
 
 # How long `make faults` runs.
 FOR ?= 30m
@@ -21,6 +21,9 @@ PART = PARTS=$(PARTS) sh scripts/part.sh
 # Which part of `make mutants` to run, and how many mutants at a time.
 SHARD ?= 0/1
 JOBS ?= 1
+# How often `make loaded` runs every test program, and how many at a time.
+ROUNDS ?= 50
+LANES ?= 3
 MUTANTS := $(TARGET)/mutants/venv
 
 help: ## List the targets.
@@ -65,6 +68,9 @@ mutants: tools ## Search for changes of the code that no test notices, for hours
 	$(MUTANTS)/bin/python scripts/mutants/run.py run --shard $(SHARD) --jobs $(JOBS)
 	$(MUTANTS)/bin/python scripts/mutants/lua.py run --shard $(SHARD)
 	$(MUTANTS)/bin/python scripts/mutants/run.py report $(if $(filter-out 0/1,$(SHARD)),--part)
+
+loaded: ## Run every test program ROUNDS times beside a full load, for hours (ROUNDS=50, LANES=3).
+	python3 scripts/loaded.py --rounds $(ROUNDS) --lanes $(LANES)
 
 faults: ## Break every store under real owners for 30 minutes (FOR=10m, SEED="--seed 7"); judge their logs.
 	$(if $(BUILT),,cargo build --locked $(PROFILE) -p globallock-faults --bins)

@@ -142,7 +142,7 @@ impl Context {
 
     #[cfg(all(test, not(globallock_schedules)))]
     pub(crate) fn in_fork(self) -> Self {
-        Context { process: self.process + 1, ..self }
+        Context { process: self.process.wrapping_add(1), ..self }
     }
 }
 

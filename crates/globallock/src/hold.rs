@@ -378,8 +378,9 @@ impl Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{ClaimId, WaitMode};
+    use crate::backend::{ClaimId, Eviction, WaitMode};
     use crate::name::Name;
+    use crate::owner::Owner;
     use crate::queue::Permits;
 
     const LEASE: Duration = Duration::from_secs(10);
@@ -483,7 +484,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_claim_that_is_gone_has_its_owner_ask_again() {
-        for answer in [ClaimStatus::Gone, held(7)] {
+        let evicted = ClaimStatus::Evicted(Arc::new(Eviction::new(Owner::default(), "")));
+        for answer in [ClaimStatus::Gone, held(7), evicted] {
             let hold = waiting();
             // The grant is so old that nothing is left of it.
             assert_eq!(hold.hear(answer, false, now() + LEASE), Heard::Noted);

@@ -50,8 +50,35 @@ fn a_taken_lock_can_be_waited_for_and_is_listed() {
     assert!(waiter.join().unwrap() > token);
     let limited = lock.clone().with_options(Options { wait: Some(SHORT), ..lock.options().clone() });
     assert_eq!(limited.options().wait, Some(SHORT));
-    let _held = lock.acquire().unwrap();
+    assert_eq!(lock.name(), "a");
+    let held = lock.acquire().unwrap();
     assert!(matches!(limited.acquire(), Err(Error::TimedOut { .. })));
+    assert!(lock.try_acquire_for(SHORT).unwrap().is_none());
+    held.release().unwrap();
+    assert!(lock.try_acquire_for(LIMIT).unwrap().is_some());
+}
+
+#[test]
+fn a_semaphore_has_so_many_permits() {
+    let manager = LockManager::connect("memory:blocking-permits").unwrap();
+    let semaphore = manager.semaphore("a", 3);
+    assert_eq!(semaphore.capacity(), 3);
+    let two = semaphore.acquire_many(2).unwrap();
+    let one = semaphore.try_acquire().unwrap().expect("one is free");
+    assert!(semaphore.try_acquire().unwrap().is_none());
+    one.release().unwrap();
+    two.release().unwrap();
+}
+
+#[test]
+fn a_renewal_asks_the_store() {
+    let store = Memory::new();
+    let given = store.clone();
+    let manager = LockManager::with_backend(async move || Ok(given as _), ManagerOptions::new()).unwrap();
+    let guard = manager.mutex("a").acquire().unwrap();
+    assert!(guard.renew().unwrap());
+    store.revoke("a");
+    assert!(!guard.renew().unwrap());
 }
 
 #[test]

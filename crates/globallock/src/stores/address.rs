@@ -1,6 +1,9 @@
 //! The addresses of stores: URLs whose scheme selects the backend. They may have several hosts, and never
 //! show a password.
 
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+mod server;
+
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
@@ -124,26 +127,6 @@ impl Address {
         crate::stores::duration::parse(&value).map(Some).ok_or_else(|| {
             self.wrong(format!("the option {key} is {value:?}, not a time such as 250ms, 2s or 1m"))
         })
-    }
-
-    /// Takes an option that names a PEM file, and reads the file. The file must contain `content`, such as
-    /// `BEGIN CERTIFICATE`.
-    ///
-    /// # Errors
-    /// [`Error::InvalidAddress`] if the file cannot be read or does not contain it.
-    #[allow(dead_code, reason = "not every store has TLS")]
-    pub(crate) fn take_pem(&mut self, option: &str, content: &str) -> Result<Option<Vec<u8>>> {
-        let Some(path) = self.take(option) else {
-            return Ok(None);
-        };
-        let unreadable = |error| self.wrong(format!("the option {option}: cannot read {path:?}: {error}"));
-        let text = std::fs::read(&path).map_err(unreadable)?;
-        if !text.windows(content.len()).any(|part| part == content.as_bytes()) {
-            let reason =
-                format!("the option {option}: there is no {content:?} in {path:?}: name a PEM file with one");
-            return Err(self.wrong(reason));
-        }
-        Ok(Some(text))
     }
 
     /// Refuses the options that were not taken.
@@ -399,21 +382,6 @@ mod tests {
         ] {
             assert_eq!(without_secret(text), shown);
         }
-    }
-
-    #[test]
-    fn a_pem_file_is_read_or_refused_with_the_reason() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ca.pem");
-        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\n").unwrap();
-        let url = format!("redis://h?ca={}", path.display());
-        let take = |url: &str, content: &str| Address::parse(url).unwrap().take_pem("ca", content);
-        assert_eq!(take(&url, "BEGIN CERTIFICATE").unwrap().unwrap(), std::fs::read(&path).unwrap());
-        assert_eq!(take("redis://h", "BEGIN CERTIFICATE").unwrap(), None);
-        let error = take(&url, "PRIVATE KEY").unwrap_err().to_string();
-        assert!(error.contains("there is no \"PRIVATE KEY\" in") && error.contains("ca.pem"), "{error}");
-        let error = take(&format!("{url}x"), "BEGIN CERTIFICATE").unwrap_err().to_string();
-        assert!(error.contains("cannot read") && error.contains("ca.pemx"), "{error}");
     }
 
     proptest! {

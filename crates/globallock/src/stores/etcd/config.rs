@@ -8,7 +8,6 @@ use crate::error::Result;
 use crate::stores::address::Address;
 
 const OPTIONS: &[&str] = &["prefix", "timeout", "interop", "ca", "cert", "key"];
-const TIMEOUT: Duration = Duration::from_secs(2);
 /// How often an idle connection is probed, and how long the answer may take: so a silent network is noticed.
 const ALIVE: Duration = Duration::from_secs(2);
 
@@ -33,10 +32,7 @@ impl Config {
         if !prefix.ends_with('/') {
             prefix.push('/');
         }
-        let timeout = address.take_duration("timeout")?.unwrap_or(TIMEOUT);
-        if timeout.is_zero() {
-            return Err(address.wrong("the option timeout must not be zero"));
-        }
+        let timeout = address.take_timeout()?;
         let python_etcd3 = match address.take("interop").as_deref() {
             None => false,
             Some("python-etcd3") => true,
@@ -44,11 +40,7 @@ impl Config {
                 return Err(address.wrong(format!("the option interop is {other:?}, not python-etcd3")));
             }
         };
-        let login = match (&address.user, &address.password) {
-            (Some(user), Some(password)) => Some((user.clone(), password.clone())),
-            (None, None) => None,
-            _ => return Err(address.wrong("user and password go together: etcd://user:password@host")),
-        };
+        let login = address.login()?;
         let tls = if address.scheme == "etcds" { Some(tls(&mut address)?) } else { None };
         address.finish(OPTIONS)?;
         if address.hosts.is_empty() || !address.path.trim_start_matches('/').is_empty() {
@@ -79,18 +71,15 @@ impl Config {
 }
 
 fn tls(address: &mut Address) -> Result<ClientTlsConfig> {
-    let ca = address.take_pem("ca", "BEGIN CERTIFICATE")?;
-    let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
-    let key = address.take_pem("key", "PRIVATE KEY")?;
-    let tls = match ca {
+    let files = address.take_tls()?;
+    let tls = match files.ca {
         Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
         None => ClientTlsConfig::new().with_native_roots(),
     };
-    match (cert, key) {
-        (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(cert, key))),
-        (None, None) => Ok(tls),
-        _ => Err(address.wrong("the options cert and key go together")),
-    }
+    Ok(match files.client {
+        Some((cert, key)) => tls.identity(Identity::from_pem(cert, key)),
+        None => tls,
+    })
 }
 
 #[cfg(test)]
@@ -104,39 +93,6 @@ mod tests {
         "etcd://user:1QQQQQQQQ@[::1]:1?interop=python-etcd3",
         "etcds://user:QQQQQQQQ@host?ca=/nowhere.pem",
     ];
-
-    /// The result of an address with these options, each of which names a file with this content.
-    fn tls_of(options: &[(&str, &str)]) -> Result<()> {
-        let directory = tempfile::tempdir().unwrap();
-        let mut query = Vec::new();
-        for (option, content) in options {
-            let path = directory.path().join(option);
-            std::fs::write(&path, content).unwrap();
-            query.push(format!("{option}={}", path.display()));
-        }
-        let mut address = Address::parse(&format!("etcds://host?{}", query.join("&"))).unwrap();
-        tls(&mut address)?;
-        address.finish(&[])
-    }
-
-    #[test]
-    fn a_certificate_and_its_key_go_together() {
-        let (ca, cert) = (("ca", "-----BEGIN CERTIFICATE-----"), ("cert", "-----BEGIN CERTIFICATE-----"));
-        let key = ("key", "PRIVATE KEY");
-        for options in [&[][..], &[ca], &[cert, key], &[ca, cert, key]] {
-            tls_of(options).unwrap();
-        }
-        for options in [&[cert][..], &[key], &[ca, cert], &[ca, key]] {
-            let refused = tls_of(options).unwrap_err().to_string();
-            assert!(refused.contains("cert and key go together"), "{refused}");
-        }
-        for (option, other) in
-            [("ca", "BEGIN CERTIFICATE"), ("cert", "BEGIN CERTIFICATE"), ("key", "PRIVATE KEY")]
-        {
-            let refused = tls_of(&[(option, "nothing of the kind")]).unwrap_err().to_string();
-            assert!(refused.contains(option) && refused.contains(other), "{refused}");
-        }
-    }
 
     proptest! {
         #[test]

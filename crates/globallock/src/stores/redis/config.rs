@@ -17,7 +17,6 @@ use crate::stores::address::{Address, without_secret};
 /// The options that an address may have.
 const OPTIONS: &[&str] =
     &["prefix", "timeout", "db", "ca", "cert", "key", "sentinel_user", "sentinel_password"];
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A store's settings.
 pub(super) struct Config {
@@ -49,10 +48,7 @@ impl Config {
         if prefix.contains(['{', '}']) {
             return Err(address.wrong("the option prefix must not contain braces, which choose a hash slot"));
         }
-        let timeout = address.take_duration("timeout")?.unwrap_or(TIMEOUT);
-        if timeout.is_zero() {
-            return Err(address.wrong("the option timeout must not be zero"));
-        }
+        let timeout = address.take_timeout()?;
         let (scheme, shown) = (address.scheme.clone(), address.to_string());
         let target = match scheme.as_str() {
             "redis+unix" => Target::Server(unix(&mut address)?),
@@ -201,14 +197,10 @@ fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
     // rustls panics if several providers are compiled in and none is the default of the process. A default
     // that was set before stays.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let root_cert = address.take_pem("ca", "BEGIN CERTIFICATE")?;
-    let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
-    let key = address.take_pem("key", "PRIVATE KEY")?;
-    let client_tls = match (cert, key) {
-        (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
-        (None, None) => None,
-        _ => return Err(address.wrong("the options cert and key go together")),
-    };
+    let files = address.take_tls()?;
+    let root_cert = files.ca;
+    let client_tls =
+        files.client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
     Ok((root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates { client_tls, root_cert }))
 }
 

@@ -12,7 +12,6 @@ use crate::error::Result;
 use crate::stores::address::Address;
 
 const OPTIONS: &[&str] = &["prefix", "naming", "auth", "acl", "timeout", "ca", "cert", "key"];
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How the user authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +51,7 @@ impl Config {
                 return Err(address.wrong(format!("the option naming is {other:?}, not kazoo or curator")));
             }
         };
-        let timeout = address.take_duration("timeout")?.unwrap_or(TIMEOUT);
-        if timeout.is_zero() {
-            return Err(address.wrong("the option timeout must not be zero"));
-        }
+        let timeout = address.take_timeout()?;
         let login = login(&mut address)?;
         let acl = acl(&mut address, login.is_some())?;
         let tls = if secure { Some(tls::config(&mut address)?) } else { None };
@@ -84,13 +80,7 @@ fn login(address: &mut Address) -> Result<Option<Login>> {
         Some("sasl") => Scheme::Sasl,
         Some(other) => return Err(address.wrong(format!("the option auth is {other:?}, not digest or sasl"))),
     };
-    match (&address.user, &address.password) {
-        (Some(user), Some(password)) => {
-            Ok(Some(Login { scheme, user: user.clone(), password: password.clone() }))
-        }
-        (None, None) => Ok(None),
-        _ => Err(address.wrong("user and password go together: zookeeper://user:password@host")),
-    }
+    Ok(address.login()?.map(|(user, password)| Login { scheme, user, password }))
 }
 
 fn acl(address: &mut Address, known_user: bool) -> Result<Vec<Acl>> {
@@ -149,21 +139,11 @@ mod tests {
     }
 
     #[test]
-    fn user_and_password_go_together() {
-        let login =
-            |text: &str| config(text).map(|config| config.login.map(|login| (login.user, login.password)));
-        assert_eq!(login("zookeeper://u:p@h").unwrap(), Some(("u".to_owned(), "p".to_owned())));
-        assert_eq!(login("zookeeper://h").unwrap(), None);
-        assert!(login("zookeeper://u@h").is_err());
-        assert!(login("zookeeper://:p@h").is_err());
-    }
-
-    #[test]
     fn options_default_to_those_of_the_recipes() {
         let config = config("zookeeper://h1,h2:9/root").unwrap();
         assert_eq!(config.layout.root, "/root/_glocks");
         assert_eq!(config.hosts, [("h1".to_owned(), 2181), ("h2".to_owned(), 9)]);
-        assert_eq!(config.timeout, TIMEOUT);
+        assert_eq!(config.timeout, Duration::from_secs(2));
         assert!(config.tls.is_none());
     }
 

@@ -12,11 +12,9 @@ use crate::stores::address::Address;
 
 /// Reads the files that the address names.
 pub(super) fn config(address: &mut Address) -> Result<Arc<ClientConfig>> {
-    let ca = address.take_pem("ca", "BEGIN CERTIFICATE")?;
-    let cert = address.take_pem("cert", "BEGIN CERTIFICATE")?;
-    let key = address.take_pem("key", "PRIVATE KEY")?;
+    let files = address.take_tls()?;
     let mut roots = RootCertStore::empty();
-    match &ca {
+    match &files.ca {
         Some(pem) => {
             for found in certificates(address, "ca", pem)? {
                 roots.add(found).map_err(|error| address.wrong(format!("the option ca: {error}")))?;
@@ -35,16 +33,15 @@ pub(super) fn config(address: &mut Address) -> Result<Arc<ClientConfig>> {
         .with_safe_default_protocol_versions()
         .map_err(|error| address.wrong(error.to_string()))?
         .with_root_certificates(roots);
-    let config = match (cert, key) {
-        (Some(cert), Some(key)) => {
+    let config = match files.client {
+        Some((cert, key)) => {
             let key = PrivateKeyDer::from_pem_slice(&key)
                 .map_err(|error| address.wrong(format!("the option key: {error}")))?;
             builder
                 .with_client_auth_cert(certificates(address, "cert", &cert)?, key)
                 .map_err(|error| address.wrong(format!("the options cert and key: {error}")))?
         }
-        (None, None) => builder.with_no_client_auth(),
-        _ => return Err(address.wrong("the options cert and key go together")),
+        None => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
 }

@@ -138,7 +138,7 @@ async fn with_a_lost_connection_reads_are_repeated_and_changes_fail() {
     let (session, mut connection) = server.open(LEASE).await;
     assert_eq!(connection.session_id, 0);
     for round in 1..=3 {
-        let read = session.send(Request::exists("/a"));
+        let read = session.send(Request::read(OpCode::Exists, "/a", false));
         assert_eq!(connection.receive().await.code, OpCode::Exists as i32);
         let change = session.send(Request::delete("/a"));
         assert_eq!(connection.receive().await.code, OpCode::Delete as i32);
@@ -173,7 +173,7 @@ async fn messages_that_answer_no_request_keep_the_connection() {
     connection.reply(PING_XID, 0, &[]).await;
     connection.reply(AUTH_XID, 0, &[]).await;
     connection.send_event(3, "/b").await;
-    let pending = session.send(Request::exists("/a"));
+    let pending = session.send(Request::read(OpCode::Exists, "/a", false));
     let received = connection.receive().await;
     connection.reply(received.xid, ErrorCode::NO_NODE.0, &[]).await;
     assert_eq!(session.answer(pending).await, Err(Failure::Refused(ErrorCode::NO_NODE)));
@@ -193,7 +193,7 @@ async fn a_watch_notifies_once_of_a_deletion_or_that_the_node_must_be_read_again
         let received = connection.receive().await;
         assert_eq!((received.code, received.path.as_str()), (OpCode::GetData as i32, "/a"));
         connection.reply(received.xid, 0, &[]).await;
-        session.answer(pending).await.unwrap();
+        assert!(pending.answer().await.unwrap());
         connection.send_event(kind, "/a").await;
         let changes = within(inbox.wait()).await;
         assert_eq!((changes.read_again, &changes.deleted), (deleted.is_empty(), &deleted));
@@ -219,8 +219,8 @@ async fn an_expired_session_fails_its_requests_and_wakes_its_waiters() {
     assert_eq!(connection.session_id, 7, "{RESUMED}");
     within(expired).await;
     assert!(session.is_expired());
-    assert_eq!(session.answer(watch).await, Err(Failure::Expired));
-    assert_eq!(session.ask(Request::exists("/a")).await, Err(Failure::Expired));
+    assert_eq!(watch.answer().await, Err(Failure::Expired));
+    assert_eq!(session.ask(Request::read(OpCode::Exists, "/a", false)).await, Err(Failure::Expired));
     assert!(within(inbox.wait()).await.read_again);
 }
 
@@ -241,7 +241,7 @@ async fn a_session_has_the_timeout_that_its_latest_server_grants() {
     let mut answer = Writer::default();
     answer.int(0).int(20_000).long(7).buffer(b"password").bool(false);
     connection.send(&answer.0).await;
-    let pending = session.send(Request::exists("/a"));
+    let pending = session.send(Request::read(OpCode::Exists, "/a", false));
     let received = connection.receive().await;
     connection.reply(received.xid, 0, &[]).await;
     session.answer(pending).await.unwrap();

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::config::Config;
 use super::connection::{Answer, Connection, Failure, SessionCredentials};
 use super::session::{QueuedRequest, State, connect_any, is_confirmed_by};
-use super::wire::{AUTH_XID, NOTIFICATION_XID, PING_XID, Reader, Request, Writer};
+use super::wire::{AUTH_XID, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::sync::Backoff;
 
 /// The shortest and the longest pause before all servers are tried again.
@@ -145,7 +145,7 @@ impl Driver {
                     }
                     if self.needs_ping(now) && self.ping_sent.is_none() {
                         let mut frames = Writer::default();
-                        Request::ping().write(PING_XID, &mut frames);
+                        Request::bare(OpCode::Ping).write(PING_XID, &mut frames);
                         self.ping_sent = Some(now);
                         self.last_written = now;
                         if let Err(failure) = connection.write(&frames.0).await {
@@ -267,7 +267,7 @@ impl Driver {
     /// Closes the session, and the servers delete its nodes at once.
     async fn close(&mut self, connection: &mut Connection) -> End {
         let mut frames = Writer::default();
-        Request::close().write(self.next_xid(), &mut frames);
+        Request::bare(OpCode::CloseSession).write(self.next_xid(), &mut frames);
         if connection.write(&frames.0).await.is_ok() {
             // Read until the server closes the connection. If it were dropped with unread bytes, TCP would
             // reset it, and the request could be lost.
@@ -401,7 +401,8 @@ mod tests {
         driver.ping_sent = Some(driver.last_written + seconds(1));
         assert_eq!(driver.answer_due(), Some(driver.last_written + seconds(3)));
         let (answer, _) = tokio::sync::oneshot::channel();
-        let queued = QueuedRequest { request: Request::ping(), requested_at: driver.last_written, answer };
+        let queued =
+            QueuedRequest { request: Request::bare(OpCode::Ping), requested_at: driver.last_written, answer };
         driver.in_flight.push_back(InFlight { xid: 1, queued, written_at: driver.last_written });
         assert_eq!(driver.answer_due(), Some(driver.last_written + seconds(2)), "the older of the two");
     }

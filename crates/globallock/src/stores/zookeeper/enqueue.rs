@@ -1,15 +1,14 @@
 //! How claims are enqueued, also claims whose creation got no answer.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::Shared;
 use super::connection::Failure;
-use super::naming::ListedClaim;
-use super::notice::read_notice;
+use super::notice::eviction;
 use super::positions::{Node, Position, Predecessor};
 use super::reading::Snapshot;
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request, Stat};
-use super::{Shared, delete};
 use crate::backend::{Claim, ClaimStatus, WaitMode};
 use crate::error::Result;
 
@@ -108,50 +107,39 @@ impl Shared {
         session.keep_alive_for(claim.lease);
         self.notices.watch(session, claim.id);
         let data = format!("{} {}", session.timeout().as_millis(), claim.owner);
-        let created = session.send(Request::create_claim(&path, data.as_bytes(), &self.config.acl));
+        let requested_at = Instant::now();
+        let created = session.create_claim(&path, &data, &self.config.acl);
         let excludes = claim.permits.is_exclusive();
         let (listed, exists) = match predecessor {
             Predecessor::Pending | Predecessor::Known(_) if claim.wait_mode == WaitMode::Wait => (None, None),
             // What is remembered may be outdated. A claim that does not wait may only give up if somebody is
             // ahead of it now.
-            Predecessor::Known(last) if excludes => (None, Some(session.send(Request::exists(&last)))),
-            _ => (Some(session.send(Request::children(&lock))), None),
+            Predecessor::Known(last) if excludes => (None, Some(session.exists(&last))),
+            _ => (Some(session.children(&lock)), None),
         };
         let notice = is_repeated.then(|| self.ask_for_notice(session, claim.id));
-        let requested_at = created.requested_at;
-        let node = match session.answer(created).await {
-            Ok(answer) => {
-                let (path, stat) = Reader(&answer).created()?;
-                if self.config.layout.has_last_sequence(&path) {
-                    return self.restart_sequence(session, &lock, &path).await.map(|()| None);
-                }
-                self.node(path, stat)?
-            }
-            Err(Failure::Refused(ErrorCode::NO_NODE)) => {
-                self.positions().not_created(claim.id, session);
-                return self.create_parents(session, &lock).await.map(|()| None);
-            }
-            Err(failure) => return Err(failure),
+        let Some((path, stat)) = created.answer().await? else {
+            self.positions().not_created(claim.id, session);
+            return self.create_parents(session, &lock).await.map(|()| None);
         };
+        if self.config.layout.has_last_sequence(&path) {
+            return self.restart_sequence(session, &lock, &path).await.map(|()| None);
+        }
+        let node = self.node(path, stat.czxid)?;
         // Until this is answered the node is not recorded, so that a repetition asks again.
         if let Some(notice) = notice
-            && let Some(eviction) = read_notice(session.answer(notice).await)?
+            && let Some(eviction) = eviction(notice.answer().await?)
         {
             return Ok(Some(self.withdraw(claim, eviction).await));
         }
         self.positions().created(claim.id, session, node.clone());
         if let Some(listed) = listed {
-            let children = session.answer(listed).await?;
-            let snapshot = Snapshot::new(&self.config.layout, &Reader(&children).children()?, requested_at);
+            let snapshot = Snapshot::new(&self.config.layout, &listed.answer().await?, requested_at);
             return self.apply(claim, &node, session, &snapshot).await.map(Some);
         }
         let predecessor_exists = match exists {
             None => true,
-            Some(exists) => match session.answer(exists).await {
-                Ok(_) => true,
-                Err(Failure::Refused(ErrorCode::NO_NODE)) => false,
-                Err(failure) => return Err(failure),
-            },
+            Some(exists) => exists.answer().await?,
         };
         let known = if predecessor_exists { self.positions().decide(claim, requested_at) } else { None };
         match known {
@@ -161,11 +149,11 @@ impl Shared {
     }
 
     /// The node at a path that this store has asked the server to create.
-    fn node(&self, path: String, stat: Stat) -> Result<Node, Failure> {
+    fn node(&self, path: String, czxid: i64) -> Result<Node, Failure> {
         let listed = path.rsplit('/').next().and_then(|name| self.config.layout.parse(name));
         let listed =
             listed.ok_or_else(|| Failure::Lost(format!("it created {path}, which was not requested")))?;
-        Ok(Node { path, czxid: stat.czxid, listed })
+        Ok(Node { path, czxid, listed })
     }
 
     /// Deletes a claim that got the last sequence number, and the lock's node, so that numbers restart at 0.
@@ -173,29 +161,28 @@ impl Shared {
     /// A claim must not keep the last number, because servers stay at it (seen with 3.8): a second claim
     /// would get the same number, and neither would be ahead of the other.
     async fn restart_sequence(&self, session: &Session, lock: &str, claim: &str) -> Result<(), Failure> {
-        delete(session, claim).await?;
-        match delete(session, lock).await {
-            Err(Failure::Refused(ErrorCode::NOT_EMPTY)) => Err(Failure::Lost(format!(
-                "the sequence numbers below {lock} are used up: they restart once nothing is below it"
-            ))),
-            other => other.map(drop),
+        session.delete(claim).await?;
+        if session.delete_if_empty(lock).await? {
+            return Ok(());
         }
+        Err(Failure::Lost(format!(
+            "the sequence numbers below {lock} are used up: they restart once nothing is below it"
+        )))
     }
 
     /// Creates the lock's node and those above it, as containers: the servers delete them once empty.
     async fn create_parents(&self, session: &Session, lock: &str) -> Result<(), Failure> {
         let ends = lock.match_indices('/').map(|(at, _)| at).skip(1).chain([lock.len()]);
         let pending: Vec<_> =
-            ends.map(|end| session.send(Request::create_container(&lock[..end], &self.config.acl))).collect();
+            ends.map(|end| session.create_container(&lock[..end], &self.config.acl)).collect();
         let mut created = Ok(());
         for pending in pending {
-            created = match session.answer(pending).await {
-                Ok(_) | Err(Failure::Refused(ErrorCode::NODE_EXISTS)) => Ok(()),
-                // A parent that this user may neither see nor create may exist all the same. So only the
-                // answer for the lock's own node counts, which is the last.
-                Err(failure @ Failure::Refused(_)) => Err(failure),
-                Err(failure) => return Err(failure),
-            };
+            created = pending.answer().await;
+            // A parent that this user may neither see nor create may exist all the same. So only the server's
+            // answer for the lock's own node counts, which is the last.
+            if !matches!(created, Ok(()) | Err(Failure::Refused(_))) {
+                break;
+            }
         }
         created
     }
@@ -208,20 +195,18 @@ impl Shared {
         claim: &Claim,
         session: &Arc<Session>,
     ) -> Result<Option<Node>, Failure> {
+        let paths = self.nodes_of(claim, session).await?;
+        let found = session.each(&paths, Session::data).await?;
         let mut own = None;
-        for path in self.nodes_of(claim, session).await? {
-            let stat = match session.ask(Request::data(&path, false)).await {
-                Ok(answer) => Reader(&answer).data()?.1,
-                Err(Failure::Refused(ErrorCode::NO_NODE)) => continue,
-                Err(failure) => return Err(failure),
-            };
+        for (path, found) in paths.into_iter().zip(found) {
+            let Some(stat) = found.map(|found| found.stat) else { continue };
             if stat.ephemeral_owner == session.id()
                 && own.is_none()
                 && !self.config.layout.has_last_sequence(&path)
             {
-                own = Some(self.node(path, stat)?);
+                own = Some(self.node(path, stat.czxid)?);
             } else {
-                delete(session, &path).await?;
+                session.delete(&path).await?;
             }
         }
         Ok(own)
@@ -235,8 +220,7 @@ impl Shared {
     ) -> Result<Vec<String>, Failure> {
         let lock = self.config.layout.lock(&claim.name);
         let snapshot = self.read(session, &lock).await?;
-        let path = |listed: &ListedClaim| format!("{lock}/{}", listed.node);
-        Ok(snapshot.of(claim.id).map(path).collect())
+        Ok(snapshot.of(claim.id).map(|listed| listed.path(&lock)).collect())
     }
 
     /// Reads the queue of a claim whose node is known, and returns the claim's status in it.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio::task::JoinHandle;
 
+use super::Shared;
+use super::client::{Found, Replaced};
 use super::connection::Failure;
 use super::inspect::own_claim;
 use super::naming::is_allowed;
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request};
-use super::{Shared, delete};
 use crate::backend::{ClaimId, EntryKey, Eviction, Release};
 use crate::error::Result as Answer;
 use crate::name::Name;
@@ -37,8 +37,7 @@ fn parse_foreign_key(key: &EntryKey) -> Option<(i64, String)> {
 }
 
 /// The nodes of one of our claims.
-#[derive(Debug, PartialEq, Eq)]
-struct Found {
+struct OwnNodes {
     paths: Vec<String>,
     lease: Duration,
 }
@@ -98,25 +97,19 @@ impl Shared {
         session: &Arc<Session>,
         lock: &str,
         id: ClaimId,
-    ) -> Result<Option<Found>, Failure> {
+    ) -> Result<Option<OwnNodes>, Failure> {
         let snapshot = self.read(session, lock).await?;
-        let ask = |path: String| (session.send(Request::data(&path, false)), path);
-        let pending: Vec<_> =
-            snapshot.of(id).map(|listed| (listed, ask(format!("{lock}/{}", listed.node)))).collect();
-        let mut found: Option<Found> = None;
-        for (listed, (pending, path)) in pending {
-            let data = match session.answer(pending).await {
-                Ok(answer) => Reader(&answer).data()?.0,
-                Err(Failure::Refused(ErrorCode::NO_NODE)) => continue,
-                Err(failure) => return Err(failure),
-            };
-            if let Some((_, lease, _)) = own_claim(listed, &String::from_utf8_lossy(&data)) {
-                let found = found.get_or_insert_with(|| Found { paths: Vec::new(), lease });
-                found.paths.push(path);
-                found.lease = found.lease.max(lease);
+        let paths: Vec<_> = snapshot.of(id).map(|listed| listed.path(lock)).collect();
+        let found = session.each(&paths, Session::data).await?;
+        let mut own: Option<OwnNodes> = None;
+        for ((listed, path), found) in snapshot.of(id).zip(paths).zip(found) {
+            if let Some((_, lease, _)) = found.as_ref().and_then(|found| own_claim(listed, &found.text)) {
+                let own = own.get_or_insert_with(|| OwnNodes { paths: Vec::new(), lease });
+                own.paths.push(path);
+                own.lease = own.lease.max(lease);
             }
         }
-        Ok(found)
+        Ok(own)
     }
 
     /// Deletes the nodes of a claim and creates the notice in one transaction, together with the nodes above
@@ -129,28 +122,21 @@ impl Shared {
         &self,
         notices: &Session,
         id: ClaimId,
-        found: &Found,
+        found: &OwnNodes,
         eviction: &Eviction,
     ) -> Result<bool, Failure> {
-        let acl = &self.config.acl;
         let (notice, above) = self.config.layout.notice(id);
+        let text = eviction.to_text();
         let (mut present, mut is_new) = (0, true);
         loop {
             let missing = if is_new { &above[present..] } else { &[] };
-            let mut changes: Vec<_> =
-                missing.iter().map(|path| Request::create_container(path, acl)).collect();
-            if is_new {
-                changes.push(Request::create_ephemeral(&notice, eviction.to_text().as_bytes(), acl));
-            }
-            changes.extend(found.paths.iter().map(|path| Request::delete(path)));
-            let answer = notices.ask(Request::multi(&changes)).await?;
-            match Reader(&answer).refused()? {
-                None => return Ok(true),
-                Some((nth, ErrorCode::NODE_EXISTS)) if nth < missing.len() => present += nth + 1,
+            let created = is_new.then_some((&*notice, &*text));
+            match notices.replace(&found.paths, created, missing, &self.config.acl).await? {
+                Replaced::All => return Ok(true),
+                Replaced::Exists(nth) if nth < missing.len() => present += nth + 1,
                 // It was evicted before, and a late creation has put it into the queue again.
-                Some((_, ErrorCode::NODE_EXISTS)) if is_new => is_new = false,
-                Some((_, ErrorCode::NO_NODE)) => return Ok(false),
-                Some((_, code)) => return Err(Failure::Refused(code)),
+                Replaced::Exists(_) if is_new => is_new = false,
+                Replaced::Exists(_) | Replaced::Missing => return Ok(false),
             }
         }
     }
@@ -165,18 +151,10 @@ impl Shared {
     ) -> Result<Release, Failure> {
         let Some(listed) = self.config.layout.parse(node) else { return Ok(Release::NotHeld) };
         let path = format!("{lock}/{node}");
-        let synced = session.send(Request::sync(lock));
-        let read = session.send(Request::data(&path, false));
-        session.answer(synced).await?;
-        let (data, stat) = match session.answer(read).await {
-            Ok(answer) => Reader(&answer).data()?,
-            Err(Failure::Refused(ErrorCode::NO_NODE)) => return Ok(Release::NotHeld),
-            Err(failure) => return Err(failure),
-        };
-        if stat.czxid != czxid || own_claim(&listed, &String::from_utf8_lossy(&data)).is_some() {
-            return Ok(Release::NotHeld);
-        }
-        Ok(if delete(session, &path).await? { Release::Released } else { Release::NotHeld })
+        let is_it = |found: &Found| found.stat.czxid == czxid && own_claim(&listed, &found.text).is_none();
+        let found = session.sync(lock).then(session.data(&path)).await?;
+        let released = found.as_ref().is_some_and(is_it) && session.delete(&path).await?;
+        Ok(if released { Release::Released } else { Release::NotHeld })
     }
 }
 
@@ -188,7 +166,7 @@ impl Shared {
 pub(super) fn keep(notices: Arc<Session>, path: String, kept: Duration) -> JoinHandle<()> {
     tokio::spawn(async move {
         tokio::time::sleep(kept).await;
-        let _ = delete(&notices, &path).await;
+        let _ = notices.delete(&path).await;
     })
 }
 

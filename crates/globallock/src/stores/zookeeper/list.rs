@@ -5,10 +5,9 @@ use std::sync::Arc;
 use futures_util::stream::{self, Stream};
 
 use super::Shared;
+use super::client::WINDOW;
 use super::connection::Failure;
-use super::inspect::WINDOW;
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request};
 use crate::backend::Summary;
 use crate::error::Result as Answer;
 
@@ -47,7 +46,7 @@ impl Shared {
 
     async fn walk(&self) -> Answer<Walk> {
         let session = self.sessions.any().await?;
-        session.ask(Request::sync(self.root())).await.map_err(|failure| self.error(failure))?;
+        session.sync(self.root()).answer().await.map_err(|failure| self.error(failure))?;
         Ok(Walk { session, paths: vec![self.root().to_owned()] })
     }
 
@@ -55,14 +54,9 @@ impl Shared {
         let Walk { session, paths } = walk;
         let layout = &self.config.layout;
         let visited = paths.split_off(paths.len().saturating_sub(WINDOW));
-        let pending: Vec<_> = visited.iter().map(|path| session.send(Request::children(path))).collect();
+        let children = session.each(&visited, Session::children).await?;
         let mut locks = Vec::new();
-        for (path, pending) in visited.into_iter().zip(pending) {
-            let children = match session.answer(pending).await {
-                Ok(children) => Reader(&children).children()?,
-                Err(Failure::Refused(ErrorCode::NO_NODE)) => continue,
-                Err(failure) => return Err(failure),
-            };
+        for (path, children) in visited.into_iter().zip(children) {
             let is_root = path == self.root();
             let (claims, inner): (Vec<String>, Vec<String>) =
                 children.into_iter().partition(|child| !is_root && layout.parse(child).is_some());

@@ -3,6 +3,7 @@
 //!
 //! `docs/zookeeper.md` says what it promises, what it costs and how it fails.
 
+mod client;
 mod config;
 mod connection;
 #[cfg(test)]
@@ -36,13 +37,12 @@ use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use self::config::Config;
 use self::connection::Failure;
-use self::notice::{NoticeWatches, read_notice};
+use self::notice::{NoticeWatches, eviction};
 use self::positions::{Node, Position, Positions};
 use self::reading::SharedReads;
 use self::session::Session;
 use self::sessions::Sessions;
 use self::watch::Watched;
-use self::wire::{ErrorCode, Request};
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release,
     Summary, WaitMode,
@@ -138,42 +138,29 @@ impl Shared {
         for (claim, _) in claims {
             session.keep_alive_for(claim.lease);
         }
-        let synced = session.send(Request::sync("/"));
+        let synced = session.sync("/");
         let mut pending = Vec::with_capacity(claims.len());
         for (_, node) in claims {
-            pending.push(node.as_ref().map(|node| session.send(Request::exists(&node.path))));
+            pending.push(node.as_ref().map(|node| session.exists(&node.path)));
         }
-        session.answer(synced).await?;
+        synced.answer().await?;
         let mut gone = Vec::new();
         for ((claim, node), pending) in claims.iter().zip(pending) {
             let found = match pending {
                 // Its creation is in flight, and the answer to that will say it.
                 None => true,
-                Some(pending) => match session.answer(pending).await {
-                    Ok(_) => true,
-                    Err(Failure::Refused(ErrorCode::NO_NODE)) => false,
-                    Err(failure) => return Err(failure),
-                },
+                Some(pending) => pending.answer().await?,
             };
             if !found {
                 gone.push((claim, node, self.ask_for_notice(session, claim.id)));
             }
         }
         for (claim, node, notice) in gone {
-            let eviction = read_notice(session.answer(notice).await)?;
+            let eviction = eviction(notice.answer().await?);
             self.forget(claim, session, node.as_ref(), eviction);
         }
         // Read after the answers, because claims may have been granted since the request.
         Ok(claims.iter().map(|(claim, _)| self.positions().status(claim)).collect())
-    }
-}
-
-/// Deletes a node, and returns whether it was there.
-async fn delete(session: &Session, path: &str) -> Result<bool, Failure> {
-    match session.ask(Request::delete(path)).await {
-        Ok(_) => Ok(true),
-        Err(Failure::Refused(ErrorCode::NO_NODE)) => Ok(false),
-        Err(failure) => Err(failure),
     }
 }
 

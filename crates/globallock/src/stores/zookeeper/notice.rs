@@ -9,10 +9,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Shared;
+use super::client::{Pending, Readable};
 use super::connection::Failure;
 use super::positions::Node;
-use super::session::{Pending, Session};
-use super::wire::{ErrorCode, Reader, Request};
+use super::session::Session;
 use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction};
 use crate::owner::Owner;
 use crate::stores::watched::inbox::Inbox;
@@ -128,17 +128,11 @@ impl Shared {
     async fn set_watch(&self, session: &Session, key: &(i64, String)) -> Result<bool, Failure> {
         let path = self.config.layout.notices_to(&key.1);
         let inbox = &self.notices.inbox;
-        let there = session.answer(session.watch_by(Request::watch_existence(&path), &path, inbox)).await;
-        // Without a first notice there is no such node, and its children cannot be watched.
-        let listed = match there {
-            Ok(_) => session.answer(session.watch_by(Request::watch_children(&path), &path, inbox)).await,
-            answer => answer,
-        };
-        let notices = match listed {
-            Ok(children) => Reader(&children).children()?,
-            // If it is created after this, that is notified.
-            Err(Failure::Refused(ErrorCode::NO_NODE)) => Vec::new(),
-            Err(failure) => return Err(failure),
+        // Without a first notice there is no such node, and its children cannot be watched. If it is created
+        // after this, that is notified.
+        let notices = match session.watch_existence(&path, inbox).answer().await? {
+            true => session.watch_children(&path, inbox).answer().await?,
+            false => Vec::new(),
         };
         self.notices.is_set(key);
         let positions = self.positions();
@@ -152,15 +146,12 @@ impl Shared {
         session: &Session,
         id: ClaimId,
     ) -> Result<Option<Arc<Eviction>>, Failure> {
-        let synced = session.send(Request::sync("/"));
-        let notice = self.ask_for_notice(session, id);
-        session.answer(synced).await?;
-        read_notice(session.answer(notice).await)
+        Ok(eviction(session.sync("/").then(self.ask_for_notice(session, id)).await?))
     }
 
     /// Sends the request for the notice of a claim's eviction.
-    pub(super) fn ask_for_notice(&self, session: &Session, id: ClaimId) -> Pending {
-        session.send(Request::data(&self.config.layout.notice(id).0, false))
+    pub(super) fn ask_for_notice<'a>(&self, session: &'a Session, id: ClaimId) -> Pending<'a, Readable> {
+        session.data_if_allowed(&self.config.layout.notice(id).0)
     }
 
     /// Forgets a claim whose node was found gone, unless it was requested again since, and returns its
@@ -200,16 +191,11 @@ impl Shared {
     }
 }
 
-/// The notice of a claim's eviction, from the answer to the request for it.
-pub(super) fn read_notice(answer: Result<Vec<u8>, Failure>) -> Result<Option<Arc<Eviction>>, Failure> {
-    let text = match answer {
-        Ok(answer) => Reader(&answer).data()?.0,
-        Err(Failure::Refused(ErrorCode::NO_NODE)) => return Ok(None),
-        // It is there, but was written by a user who did not let this one read it.
-        Err(Failure::Refused(ErrorCode::NO_AUTH)) => {
-            return Ok(Some(Arc::new(Eviction::new(Owner::default(), "the ACL hides who did it, and why"))));
-        }
-        Err(failure) => return Err(failure),
-    };
-    Ok(Some(Arc::new(Eviction::from_text(&String::from_utf8_lossy(&text)))))
+/// The eviction that a notice tells of.
+pub(super) fn eviction(notice: Readable) -> Option<Arc<Eviction>> {
+    Some(Arc::new(match notice {
+        Readable::Missing => return None,
+        Readable::Hidden => Eviction::new(Owner::default(), "the ACL hides who did it, and why"),
+        Readable::Text(text) => Eviction::from_text(&text),
+    }))
 }

@@ -12,7 +12,6 @@ use super::connection::Failure;
 use super::naming::{Layout, ListedClaim};
 use super::positions::Node;
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request};
 use crate::backend::ClaimId;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -125,15 +124,8 @@ impl Shared {
     }
 
     async fn read_now(&self, session: &Session, lock: &str) -> ReadResult {
-        let synced = session.send(Request::sync(lock));
-        let listed = session.send(Request::children(lock));
-        let requested_at = synced.requested_at;
-        session.answer(synced).await?;
-        let children = match session.answer(listed).await {
-            Ok(children) => Reader(&children).children()?,
-            Err(Failure::Refused(ErrorCode::NO_NODE)) => Vec::new(),
-            Err(failure) => return Err(failure),
-        };
+        let requested_at = Instant::now();
+        let children = session.children_synced(lock).await?;
         Ok(Arc::new(Snapshot::new(&self.config.layout, &children, requested_at)))
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Shared;
 use super::connection::Failure;
 use super::session::Session;
-use super::{Shared, delete};
 use crate::backend::{Claim, Release};
 use crate::error::Result as Answer;
 
@@ -30,7 +30,7 @@ impl Shared {
             return Ok(Release::NotHeld);
         };
         let deleted = match &position.node {
-            Some(node) => delete(&position.session, &node.path).await,
+            Some(node) => position.session.delete(&node.path).await,
             None => self.delete_nodes(claim, &position.session).await,
         };
         let deleted = match deleted {
@@ -72,7 +72,7 @@ impl Shared {
     async fn delete_nodes(self: &Arc<Self>, claim: &Claim, session: &Arc<Session>) -> Result<bool, Failure> {
         let mut deleted = false;
         for path in self.nodes_of(claim, session).await? {
-            deleted |= delete(session, &path).await?;
+            deleted |= session.delete(&path).await?;
         }
         Ok(deleted)
     }

@@ -24,20 +24,20 @@ pub(super) struct Session {
     limit: Duration,
 }
 
+/// The body of an answer, or why there is none.
+pub(super) type Outcome = Result<Vec<u8>, Failure>;
+
 /// A request on its way to the driver.
 #[derive(Debug)]
 pub(super) struct QueuedRequest {
     pub(super) request: Request,
     pub(super) requested_at: Instant,
-    pub(super) answer: oneshot::Sender<Result<Vec<u8>, Failure>>,
+    pub(super) answer: oneshot::Sender<Outcome>,
 }
 
 /// A request that has been sent. What is sent after it is written after it.
 #[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) requested_at: Instant,
-    answer: oneshot::Receiver<Result<Vec<u8>, Failure>>,
-}
+pub(super) struct Sent(oneshot::Receiver<Outcome>);
 
 /// What the driver of a session and its users share.
 #[derive(Debug)]
@@ -210,17 +210,17 @@ impl Session {
     }
 
     /// Sends a request.
-    pub(super) fn send(&self, request: Request) -> Pending {
+    pub(super) fn send(&self, request: Request) -> Sent {
         let (answer, receiver) = oneshot::channel();
         let requested_at = Instant::now();
         // A driver that has ended drops the request, and the receiver fails.
         let _ = self.requests.send(QueuedRequest { request, requested_at, answer });
-        Pending { requested_at, answer: receiver }
+        Sent(receiver)
     }
 
     /// Waits for the answer to a request.
-    pub(super) async fn answer(&self, pending: Pending) -> Result<Vec<u8>, Failure> {
-        match timeout(self.limit, pending.answer).await {
+    pub(super) async fn answer(&self, sent: Sent) -> Outcome {
+        match timeout(self.limit, sent.0).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) if self.is_expired() => Err(Failure::Expired),
             Ok(Err(_)) => Err(Failure::Lost("the request was dropped".to_owned())),
@@ -229,27 +229,19 @@ impl Session {
     }
 
     /// Sends a request and waits for its answer.
-    pub(super) async fn ask(&self, request: Request) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn ask(&self, request: Request) -> Outcome {
         self.answer(self.send(request)).await
     }
 
-    /// Reads a node, and has its deletion notified to an inbox.
-    pub(super) fn watch(&self, path: &str, inbox: &Arc<Inbox>) -> Pending {
-        self.watch_by(Request::data(path, true), path, inbox)
-    }
-
-    /// Sends a request that sets a watch on a node, and has what it notifies put into an inbox.
-    pub(super) fn watch_by(&self, request: Request, path: &str, inbox: &Arc<Inbox>) -> Pending {
-        {
-            let mut facts = self.state.facts();
-            if !facts.is_expired {
-                let watching = facts.watches.entry(path.to_owned()).or_default();
-                let inbox = Arc::downgrade(inbox);
-                watching.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&inbox));
-                watching.push(inbox);
-            }
+    /// Has what the server notifies of a node put into an inbox. The watch itself is requested after this.
+    pub(super) fn put_into(&self, inbox: &Arc<Inbox>, path: &str) {
+        let mut facts = self.state.facts();
+        if !facts.is_expired {
+            let watching = facts.watches.entry(path.to_owned()).or_default();
+            let inbox = Arc::downgrade(inbox);
+            watching.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&inbox));
+            watching.push(inbox);
         }
-        self.send(request)
     }
 
     /// Forgets the inboxes of a node that have been dropped.
@@ -289,7 +281,7 @@ fn turns(first: usize, count: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Whether this answer to a request of this kind proves that the leader knows the session.
-pub(super) fn is_confirmed_by(code: OpCode, answer: &Result<Vec<u8>, Failure>) -> bool {
+pub(super) fn is_confirmed_by(code: OpCode, answer: &Outcome) -> bool {
     use super::wire::ErrorCode;
     let answered = matches!(answer, Ok(_) | Err(Failure::Refused(ErrorCode::NO_NODE)));
     code.goes_through_leader() && answered
@@ -368,9 +360,9 @@ mod tests {
     #[tokio::test]
     async fn a_request_in_an_expired_session_fails_as_expired() {
         let session = Session { limit: Duration::from_secs(30), ..detached() };
-        assert!(matches!(session.ask(Request::ping()).await, Err(Failure::Lost(_))));
+        assert!(matches!(session.ask(Request::bare(OpCode::Ping)).await, Err(Failure::Lost(_))));
         session.state.facts().is_expired = true;
-        assert!(matches!(session.ask(Request::ping()).await, Err(Failure::Expired)));
+        assert!(matches!(session.ask(Request::bare(OpCode::Ping)).await, Err(Failure::Expired)));
     }
 
     fn detached() -> Session {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::connection::Failure;
-use super::session::{Outcome, Sent, Session};
+use super::failure::{Failure, Outcome};
+use super::session::{Sent, Session};
 use super::wire::{Acl, ErrorCode, Malformed, Mode, OpCode, Reader, Request, Stat};
 use crate::stores::watched::inbox::Inbox;
 

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::config::Config;
-use super::connection::Failure;
+use super::failure::Failure;
 use super::session::Session;
 use super::wire::{AUTH_XID, ErrorCode, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::stores::address::Address;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Shared;
-use super::connection::Failure;
+use super::failure::Failure;
 use super::notice::eviction;
 use super::positions::{Node, Position, Predecessor};
 use super::reading::Snapshot;

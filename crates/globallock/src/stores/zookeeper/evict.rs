@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::client::{Found, Replaced};
-use super::connection::Failure;
+use super::failure::Failure;
 use super::inspect::own_claim;
 use super::naming::is_allowed;
 use super::session::Session;

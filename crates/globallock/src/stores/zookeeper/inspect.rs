@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Shared;
 use super::client::Found;
-use super::connection::Failure;
 use super::evict::foreign_key;
+use super::failure::Failure;
 use super::naming::ListedClaim;
 use super::session::Session;
 use crate::backend::{ClaimId, Entry, EntryKey};

@@ -6,7 +6,7 @@ use futures_util::stream::{self, Stream};
 
 use super::Shared;
 use super::client::WINDOW;
-use super::connection::Failure;
+use super::failure::Failure;
 use super::session::Session;
 use crate::backend::Summary;
 use crate::error::Result as Answer;

@@ -24,6 +24,7 @@ mod release;
 mod scripted;
 mod session;
 mod sessions;
+mod state;
 mod tls;
 mod watch;
 mod wire;
@@ -36,7 +37,7 @@ use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use self::config::Config;
-use self::connection::Failure;
+use self::failure::Failure;
 use self::notice::{NoticeWatches, eviction};
 use self::positions::{Node, Position, Positions};
 use self::reading::SharedReads;

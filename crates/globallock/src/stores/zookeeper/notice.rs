@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::client::{Pending, Readable};
-use super::connection::Failure;
+use super::failure::Failure;
 use super::positions::Node;
 use super::session::Session;
 use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction};

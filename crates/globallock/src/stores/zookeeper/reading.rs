@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::connection::Failure;
+use super::failure::Failure;
 use super::naming::{Layout, ListedClaim};
 use super::positions::Node;
 use super::session::Session;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::connection::Failure;
+use super::failure::Failure;
 use super::session::Session;
 use crate::backend::{Claim, Release};
 use crate::error::Result as Answer;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::connection::Failure;
+use super::failure::Failure;
 use super::positions::Position;
 use super::session::Session;
 use crate::backend::Claim;

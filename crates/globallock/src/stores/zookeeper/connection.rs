@@ -1,6 +1,5 @@
 //! One connection to one server, from the handshake on.
 
-use std::fmt;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -151,12 +150,6 @@ impl Connection {
     }
 }
 
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").finish_non_exhaustive()
-    }
-}
-
 /// A frame that a server sent.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -165,27 +158,21 @@ pub(super) struct Answer {
     /// The newest transaction that the server had applied.
     pub(super) zxid: i64,
     error: i32,
-    frame: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Answer {
-    /// The length of the header, which the body follows.
-    const HEADER: usize = 16;
-
-    pub(super) fn read(frame: Vec<u8>) -> Result<Self, Malformed> {
+    pub(super) fn read(mut frame: Vec<u8>) -> Result<Self, Malformed> {
         let mut reader = Reader(&frame);
         let (xid, zxid, error) = (reader.int()?, reader.long()?, reader.int()?);
-        Ok(Answer { xid, zxid, error, frame })
-    }
-
-    pub(super) fn body(&self) -> &[u8] {
-        &self.frame[Self::HEADER..]
+        let header = frame.len() - reader.0.len();
+        Ok(Answer { xid, zxid, error, body: frame.split_off(header) })
     }
 
     /// The body, or why the request was refused.
-    pub(super) fn result(mut self) -> Outcome {
+    pub(super) fn result(self) -> Outcome {
         match ErrorCode(self.error) {
-            ErrorCode(0) => Ok(self.frame.split_off(Self::HEADER)),
+            ErrorCode(0) => Ok(self.body),
             ErrorCode::SESSION_EXPIRED => Err(Failure::Expired),
             ErrorCode::SESSION_MOVED => {
                 Err(Failure::Lost("the session has moved to another server".to_owned()))

@@ -192,7 +192,7 @@ impl Driver {
         self.last_received = Instant::now();
         match answer.xid {
             NOTIFICATION_XID => {
-                let mut event = Reader(answer.body());
+                let mut event = Reader(&answer.body);
                 let (kind, _state, path) = (event.int()?, event.int()?, event.text()?);
                 self.notify(kind, &path);
                 return Ok(());
@@ -214,10 +214,8 @@ impl Driver {
             let mut facts = self.state.facts();
             facts.confirmed_at = facts.confirmed_at.max(requested_at);
         }
-        let failure = match &result {
-            Err(failure @ (Failure::Expired | Failure::Lost(_))) => Some(failure.clone()),
-            _ => None,
-        };
+        let failure =
+            result.as_ref().err().filter(|failure| !matches!(failure, Failure::Refused(_))).cloned();
         // An error means that the caller is gone, and needs no answer.
         let _ = answer.send(result);
         failure.map_or(Ok(()), Err)

@@ -8,13 +8,13 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::client::{Found, Replaced};
+use super::config::Config;
 use super::failure::Failure;
 use super::inspect::own_claim;
-use super::naming::is_allowed;
+use super::naming::{ListedClaim, is_allowed};
 use super::session::Session;
 use crate::backend::{ClaimId, EntryKey, Eviction, Release};
 use crate::error::Result as Answer;
-use crate::name::Name;
 use crate::stores::evictions::KEPT;
 
 /// How many times a claim is looked for, and its nodes taken out.
@@ -36,80 +36,71 @@ fn parse_foreign_key(key: &EntryKey) -> Option<(i64, String)> {
     is_node.then_some((czxid.parse().ok()?, node))
 }
 
-/// The nodes of one of our claims.
-struct OwnNodes {
-    paths: Vec<String>,
-    lease: Duration,
+/// Takes claims out of the queue of one lock.
+pub(super) struct Evictor<'a> {
+    pub(super) store: &'a Shared,
+    /// The path of the lock's node.
+    pub(super) lock: String,
 }
 
-impl Shared {
-    pub(super) async fn evict(
-        self: &Arc<Self>,
-        name: &Name,
-        key: &EntryKey,
-        eviction: &Eviction,
-    ) -> Answer<Release> {
-        let lock = self.config.layout.lock(name);
+impl Evictor<'_> {
+    pub(super) async fn evict(&self, key: &EntryKey, eviction: &Eviction) -> Answer<Release> {
         if let Some(id) = key.claim_id() {
-            return self.evict_own(&lock, id, eviction).await;
+            return self.evict_own(id, eviction).await;
         }
         let Some((czxid, node)) = parse_foreign_key(key) else { return Ok(Release::NotHeld) };
-        let session = self.sessions.any().await?;
-        self.evict_foreign(&session, &lock, czxid, &node).await.map_err(|failure| self.error(failure))
+        let session = self.store.sessions.any().await?;
+        self.evict_foreign(&session, czxid, &node).await.map_err(|failure| self.store.config.error(failure))
     }
 
     /// Evicts one of our claims.
     ///
     /// It is looked for again after it was taken out, because its owner may have enqueued it in another
     /// session in between. From the notice on the owner does not do that.
-    async fn evict_own(self: &Arc<Self>, lock: &str, id: ClaimId, eviction: &Eviction) -> Answer<Release> {
+    async fn evict_own(&self, id: ClaimId, eviction: &Eviction) -> Answer<Release> {
+        let error = |failure| self.store.config.error(failure);
         let mut release = Release::NotHeld;
         for _ in 0..ATTEMPTS {
-            let session = self.sessions.any().await?;
-            let found = self.find(&session, lock, id).await.map_err(|failure| self.error(failure))?;
-            let Some(found) = found else { return Ok(release) };
-            let notices = self.sessions.for_notices(found.lease.saturating_add(KEPT)).await?;
+            let session = self.store.sessions.any().await?;
+            let found = self.find(&session, id).await.map_err(error)?;
+            let Some((nodes, lease)) = found else { return Ok(release) };
+            let notices = self.store.sessions.for_notices(lease.saturating_add(KEPT)).await?;
             // No lease outlasts the session that it is kept by, and the data of a claim may be forged.
-            let kept = found.lease.min(notices.timeout()) + KEPT;
+            let kept = lease.min(notices.timeout()) + KEPT;
             // Kept from before the request, because that may be carried out without an answer.
-            let keeping = keep(Arc::clone(&notices), self.config.layout.notice(id).0, kept);
-            let taken_out = self.take_out(&notices, id, &found, eviction).await;
+            let keeping = keep(Arc::clone(&notices), self.store.config.layout.notice(id).0, kept);
+            let taken_out = self.take_out(&notices, id, &nodes, eviction).await;
             if matches!(taken_out, Ok(false) | Err(Failure::Refused(_))) {
                 keeping.abort();
             }
             match taken_out {
                 Ok(true) => release = Release::Released,
                 Ok(false) | Err(Failure::Expired) => {}
-                Err(failure) => return Err(self.error(failure)),
+                Err(failure) => return Err(error(failure)),
             }
         }
         match release {
             Release::Released => Ok(release),
-            Release::NotHeld => {
-                Err(self.error(Failure::Lost("the claim changed in every attempt".to_owned())))
-            }
+            Release::NotHeld => Err(error(Failure::Lost("the claim changed in every attempt".to_owned()))),
         }
     }
 
-    /// Finds the nodes of one of our claims: one, unless a repeated creation has made several.
+    /// Finds the nodes of one of our claims, and its lease: one node, unless a repeated creation has made
+    /// several.
     async fn find(
-        self: &Arc<Self>,
+        &self,
         session: &Arc<Session>,
-        lock: &str,
         id: ClaimId,
-    ) -> Result<Option<OwnNodes>, Failure> {
-        let snapshot = self.read(session, lock).await?;
-        let paths: Vec<_> = snapshot.of(id).map(|listed| listed.path(lock)).collect();
+    ) -> Result<Option<(Vec<String>, Duration)>, Failure> {
+        let snapshot = self.store.reads.read(session, &self.lock).await?;
+        let paths: Vec<_> = snapshot.of(id).map(|listed| listed.path(&self.lock)).collect();
         let found = session.each(&paths, Session::data).await?;
-        let mut own: Option<OwnNodes> = None;
-        for ((listed, path), found) in snapshot.of(id).zip(paths).zip(found) {
-            if let Some((_, lease, _)) = found.as_ref().and_then(|found| own_claim(listed, &found.text)) {
-                let own = own.get_or_insert_with(|| OwnNodes { paths: Vec::new(), lease });
-                own.paths.push(path);
-                own.lease = own.lease.max(lease);
-            }
-        }
-        Ok(own)
+        let own = |((path, listed), found): ((String, &ListedClaim), Option<Found>)| {
+            Some((path, own_claim(listed, &found?.text)?.1))
+        };
+        let own = paths.into_iter().zip(snapshot.of(id)).zip(found).filter_map(own);
+        let (paths, leases): (Vec<_>, Vec<_>) = own.unzip();
+        Ok(leases.into_iter().max().map(|lease| (paths, lease)))
     }
 
     /// Deletes the nodes of a claim and creates the notice in one transaction, together with the nodes above
@@ -122,16 +113,16 @@ impl Shared {
         &self,
         notices: &Session,
         id: ClaimId,
-        found: &OwnNodes,
+        nodes: &[String],
         eviction: &Eviction,
     ) -> Result<bool, Failure> {
-        let (notice, above) = self.config.layout.notice(id);
-        let text = eviction.to_text();
+        let Config { layout, acl, .. } = &*self.store.config;
+        let ((notice, above), text) = (layout.notice(id), eviction.to_text());
         let (mut present, mut is_new) = (0, true);
         loop {
             let missing = if is_new { &above[present..] } else { &[] };
             let created = is_new.then_some((&*notice, &*text));
-            match notices.replace(&found.paths, created, missing, &self.config.acl).await? {
+            match notices.replace(nodes, created, missing, acl).await? {
                 Replaced::All => return Ok(true),
                 Replaced::Exists(nth) if nth < missing.len() => present += nth + 1,
                 // It was evicted before, and a late creation has put it into the queue again.
@@ -142,17 +133,11 @@ impl Shared {
     }
 
     /// Evicts a claim of another program.
-    async fn evict_foreign(
-        &self,
-        session: &Session,
-        lock: &str,
-        czxid: i64,
-        node: &str,
-    ) -> Result<Release, Failure> {
-        let Some(listed) = self.config.layout.parse(node) else { return Ok(Release::NotHeld) };
-        let path = format!("{lock}/{node}");
+    async fn evict_foreign(&self, session: &Session, czxid: i64, node: &str) -> Result<Release, Failure> {
+        let Some(listed) = self.store.config.layout.parse(node) else { return Ok(Release::NotHeld) };
+        let path = listed.path(&self.lock);
         let is_it = |found: &Found| found.stat.czxid == czxid && own_claim(&listed, &found.text).is_none();
-        let found = session.sync(lock).then(session.data(&path)).await?;
+        let found = session.sync(&self.lock).then(session.data(&path)).await?;
         let released = found.as_ref().is_some_and(is_it) && session.delete(&path).await?;
         Ok(if released { Release::Released } else { Release::NotHeld })
     }

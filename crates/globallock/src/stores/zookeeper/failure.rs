@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::config::Config;
-use super::wire::{ErrorCode, Malformed};
+use super::wire::ErrorCode;
 use crate::error::Error;
 
 /// Why a request failed.
@@ -27,14 +27,8 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<Malformed> for Failure {
-    fn from(malformed: Malformed) -> Self {
-        Failure::Lost(malformed.to_string())
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
         Failure::Lost(error.to_string())
     }
 }

@@ -1,12 +1,12 @@
 //! What onlookers see of the claims of a lock.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Shared;
 use super::client::Found;
 use super::evict::foreign_key;
 use super::failure::Failure;
-use super::naming::ListedClaim;
+use super::naming::{Layout, ListedClaim};
 use super::session::Session;
 use crate::backend::{ClaimId, Entry, EntryKey};
 use crate::name::Name;
@@ -20,22 +20,27 @@ pub(super) fn own_claim<'a>(listed: &ListedClaim, data: &'a str) -> Option<(Clai
     Some((listed.id?, Duration::from_millis(timeout.parse().ok()?), owner))
 }
 
-impl Shared {
-    pub(super) async fn inspect(&self, session: &Session, name: &Name) -> Result<Vec<Entry>, Failure> {
-        let lock = self.config.layout.lock(name);
-        let queue = self.config.layout.queue(&session.children_synced(&lock).await?);
-        Ok(self.entries(session, &[(lock, queue)]).await?.pop().unwrap_or_default())
+/// Reads what onlookers see, over one session.
+pub(super) struct Onlooker<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) session: Arc<Session>,
+}
+
+impl Onlooker<'_> {
+    pub(super) async fn inspect(&self, name: &Name) -> Result<Vec<Entry>, Failure> {
+        let lock = self.layout.lock(name);
+        let queue = self.layout.queue(&self.session.children_synced(&lock).await?);
+        Ok(self.entries(&[(lock, queue)]).await?.pop().unwrap_or_default())
     }
 
     /// Reads the claims of locks, which are given with their paths, and returns the entries of each lock.
     pub(super) async fn entries(
         &self,
-        session: &Session,
         locks: &[(String, Vec<ListedClaim>)],
     ) -> Result<Vec<Vec<Entry>>, Failure> {
         let paths = locks.iter().flat_map(|(lock, queue)| queue.iter().map(move |claim| claim.path(lock)));
         let paths: Vec<_> = paths.collect();
-        let mut found = session.each(&paths, Session::data).await?.into_iter();
+        let mut found = self.session.each(&paths, Session::data).await?.into_iter();
         let mut entries_of = |queue: &[ListedClaim]| {
             let there = queue.iter().zip(&mut found).filter_map(|(claim, found)| Some((claim, found?)));
             entries(&there.collect::<Vec<_>>())

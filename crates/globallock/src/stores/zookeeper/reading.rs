@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::Shared;
+use super::config::Config;
 use super::failure::Failure;
 use super::naming::{Layout, ListedClaim};
 use super::positions::Node;
 use super::session::Session;
-use crate::backend::ClaimId;
-use crate::sync::{Mutex, MutexGuard};
+use crate::backend::{Claim, ClaimId};
+use crate::sync::Mutex;
 
 /// The claims of a lock, as they were read.
 #[derive(Debug)]
@@ -62,28 +62,26 @@ type Waiting = HashMap<(i64, String), Vec<oneshot::Sender<ReadResult>>>;
 
 /// The reads in flight. A lock has an entry while one is in flight; tasks that are too late for it share the
 /// next one.
-#[derive(Default)]
 pub(super) struct SharedReads {
+    config: Arc<Config>,
     by_lock: Mutex<Waiting>,
 }
 
 impl SharedReads {
-    fn by_lock(&self) -> MutexGuard<'_, Waiting> {
-        self.by_lock.lock()
+    pub(super) fn new(config: Arc<Config>) -> Arc<Self> {
+        Arc::new(SharedReads { config, by_lock: Mutex::default() })
     }
 
     /// Takes the senders that wait for the next read. Without any, removes the entry: no read follows.
     fn next(&self, of: &(i64, String)) -> Vec<oneshot::Sender<ReadResult>> {
-        let mut by_lock = self.by_lock();
+        let mut by_lock = self.by_lock.lock();
         let next = by_lock.get_mut(of).map(std::mem::take).unwrap_or_default();
         if next.is_empty() {
             by_lock.remove(of);
         }
         next
     }
-}
 
-impl Shared {
     /// Reads the queue of a lock as it is after this call, and has the leader confirm that the session lives.
     ///
     /// A call that comes while a read is in flight shares the next read, because the one in flight may show
@@ -94,7 +92,7 @@ impl Shared {
     pub(super) async fn read(self: &Arc<Self>, session: &Arc<Session>, lock: &str) -> ReadResult {
         let (sender, answer) = oneshot::channel();
         let of = (session.id(), lock.to_owned());
-        let starts = match self.reads.by_lock().entry(of.clone()) {
+        let starts = match self.by_lock.lock().entry(of.clone()) {
             Entry::Occupied(mut in_flight) => {
                 in_flight.get_mut().push(sender);
                 false
@@ -105,14 +103,14 @@ impl Shared {
             }
         };
         if starts {
-            let (shared, session) = (Arc::clone(self), Arc::clone(session));
+            let (reads, session) = (Arc::clone(self), Arc::clone(session));
             tokio::spawn(async move {
                 loop {
-                    let next = shared.reads.next(&of);
+                    let next = reads.next(&of);
                     if next.is_empty() {
                         return;
                     }
-                    let read = shared.read_now(&session, &of.1).await;
+                    let read = reads.read_now(&session, &of.1).await;
                     for sender in next {
                         // An error means that the caller is gone, and needs no answer.
                         let _ = sender.send(read.clone());
@@ -127,6 +125,17 @@ impl Shared {
         let requested_at = Instant::now();
         let children = session.children_synced(lock).await?;
         Ok(Arc::new(Snapshot::new(&self.config.layout, &children, requested_at)))
+    }
+
+    /// The paths of the nodes with the claim's id, as the leader knows them.
+    pub(super) async fn nodes_of(
+        self: &Arc<Self>,
+        claim: &Claim,
+        session: &Arc<Session>,
+    ) -> Result<Vec<String>, Failure> {
+        let lock = self.config.layout.lock(&claim.name);
+        let snapshot = self.read(session, &lock).await?;
+        Ok(snapshot.of(claim.id).map(|listed| listed.path(&lock)).collect())
     }
 }
 

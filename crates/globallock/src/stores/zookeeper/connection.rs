@@ -165,8 +165,8 @@ impl Answer {
     pub(super) fn read(mut frame: Vec<u8>) -> Result<Self, Malformed> {
         let mut reader = Reader(&frame);
         let (xid, zxid, error) = (reader.int()?, reader.long()?, reader.int()?);
-        let header = frame.len() - reader.0.len();
-        Ok(Answer { xid, zxid, error, body: frame.split_off(header) })
+        frame.drain(..frame.len() - reader.0.len());
+        Ok(Answer { xid, zxid, error, body: frame })
     }
 
     /// The body, or why the request was refused.

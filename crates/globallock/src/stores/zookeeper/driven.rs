@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::client::{Readable, WINDOW};
 use super::config::Config;
 use super::failure::Failure;
 use super::session::Session;
@@ -181,6 +182,59 @@ async fn messages_that_answer_no_request_keep_the_connection() {
     // A refused login ends it.
     connection.reply(AUTH_XID, ErrorCode::AUTH_FAILED.0, &[]).await;
     assert_eq!(server.accept(7, LEASE).await.session_id, 7, "{RESUMED}");
+}
+
+#[tokio::test]
+async fn an_answer_that_there_is_no_such_node_is_a_value_and_no_failure() {
+    let server = Server::start().await;
+    let (session, mut connection) = server.open(LEASE).await;
+    let mut refuse = async |error: ErrorCode| {
+        let received = connection.receive().await;
+        connection.reply(received.xid, error.0, &[]).await;
+    };
+    let (answer, ()) = tokio::join!(session.exists("/a").answer(), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(false));
+    let (answer, ()) = tokio::join!(session.children("/a").answer(), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(Vec::new()));
+    let (answer, ()) =
+        tokio::join!(session.create_claim("/a/b", "", &[]).answer(), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(None));
+    let (answer, ()) = tokio::join!(session.data("/a").answer(), refuse(ErrorCode::NO_NODE));
+    assert!(matches!(answer, Ok(None)));
+    let (answer, ()) = tokio::join!(session.data_if_allowed("/a").answer(), refuse(ErrorCode::NO_NODE));
+    assert!(matches!(answer, Ok(Readable::Missing)));
+    // What only the request for a node of somebody else expects.
+    let (answer, ()) = tokio::join!(session.data_if_allowed("/a").answer(), refuse(ErrorCode::NO_AUTH));
+    assert!(matches!(answer, Ok(Readable::Hidden)));
+    let (answer, ()) = tokio::join!(session.data("/a").answer(), refuse(ErrorCode::NO_AUTH));
+    assert!(matches!(answer, Err(Failure::Refused(ErrorCode::NO_AUTH))));
+    let (answer, ()) = tokio::join!(session.delete("/a"), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(false));
+    let (answer, ()) = tokio::join!(session.delete_if_empty("/a"), refuse(ErrorCode::NOT_EMPTY));
+    assert_eq!(answer, Ok(false));
+    let (answer, ()) = tokio::join!(session.delete_if_empty("/a"), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(true), "it is gone");
+    let created = session.create_container("/a", &[]).answer();
+    let (answer, ()) = tokio::join!(created, refuse(ErrorCode::NODE_EXISTS));
+    assert_eq!(answer, Ok(()));
+}
+
+#[tokio::test]
+async fn many_requests_are_answered_in_their_order() {
+    let server = Server::start().await;
+    let (session, mut connection) = server.open(LEASE).await;
+    let paths: Vec<String> = (0..=WINDOW).map(|number| format!("/{number}")).collect();
+    let serves = async {
+        for (number, path) in paths.iter().enumerate() {
+            let received = connection.receive().await;
+            assert_eq!(&received.path, path);
+            let error = if number % 3 == 0 { ErrorCode::NO_NODE.0 } else { 0 };
+            connection.reply(received.xid, error, &[]).await;
+        }
+    };
+    let (answers, ()) = tokio::join!(session.each(&paths, Session::exists), serves);
+    let expected: Vec<bool> = (0..=WINDOW).map(|number| number % 3 != 0).collect();
+    assert_eq!(answers, Ok(expected));
 }
 
 #[tokio::test]

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::client::{Found, Replaced};
 use super::config::Config;
 use super::failure::Failure;
-use super::inspect::own_claim;
-use super::naming::{ListedClaim, is_allowed};
+use super::inspect::{own_claim, parse_foreign_key};
+use super::naming::ListedClaim;
 use super::session::Session;
 use crate::backend::{ClaimId, EntryKey, Eviction, Release};
 use crate::error::Result as Answer;
@@ -19,22 +18,6 @@ use crate::stores::evictions::KEPT;
 
 /// How many times a claim is looked for, and its nodes taken out.
 const ATTEMPTS: usize = 5;
-/// What is escaped in the key of a foreign claim.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
-
-/// The key of a claim that is not ours: the transaction that created its node, and the node's name. One
-/// transaction may create several nodes.
-pub(super) fn foreign_key(czxid: i64, node: &str) -> EntryKey {
-    EntryKey::new(format!("zk:{czxid}:{}", utf8_percent_encode(node, ESCAPED)))
-}
-
-/// Parses what [`foreign_key`] has written.
-fn parse_foreign_key(key: &EntryKey) -> Option<(i64, String)> {
-    let (czxid, node) = key.as_str().strip_prefix("zk:")?.split_once(':')?;
-    let node = percent_decode_str(node).decode_utf8().ok()?.into_owned();
-    let is_node = !node.contains('/') && node.chars().all(is_allowed);
-    is_node.then_some((czxid.parse().ok()?, node))
-}
 
 /// Takes claims out of the queue of one lock.
 pub(super) struct Evictor<'a> {
@@ -153,28 +136,4 @@ pub(super) fn keep(notices: Arc<Session>, path: String, kept: Duration) -> JoinH
         tokio::time::sleep(kept).await;
         let _ = notices.delete(&path).await;
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_key_of_a_foreign_claim_is_its_transaction_and_its_node() {
-        let key = foreign_key(4_294_967_301, "a b%é__lock__0000000012");
-        assert_eq!(key.as_str(), "zk:4294967301:a%20b%25%C3%A9__lock__0000000012");
-        for text in ["", "zk:", "zk:7", "zk:x:a", "zk:7:a/b", "zk:7:a%2Fb", "zk:7:%00", "zk:7:%FF", "7:a"] {
-            assert_eq!(parse_foreign_key(&EntryKey::new(text)), None, "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_key_of_a_foreign_claim_is_parsed_back(czxid in any::<i64>(), node in "[ -.0-~é-☃]{1,40}") {
-            let key = foreign_key(czxid, &node);
-            prop_assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()), "{}", key);
-            prop_assert_eq!(parse_foreign_key(&key), Some((czxid, node)));
-        }
-    }
 }

@@ -92,15 +92,12 @@ impl SharedReads {
     pub(super) async fn read(self: &Arc<Self>, session: &Arc<Session>, lock: &str) -> ReadResult {
         let (sender, answer) = oneshot::channel();
         let of = (session.id(), lock.to_owned());
-        let starts = match self.by_lock.lock().entry(of.clone()) {
-            Entry::Occupied(mut in_flight) => {
-                in_flight.get_mut().push(sender);
-                false
-            }
-            Entry::Vacant(none) => {
-                none.insert(vec![sender]);
-                true
-            }
+        let starts = {
+            let mut by_lock = self.by_lock.lock();
+            let in_flight = by_lock.entry(of.clone());
+            let starts = matches!(in_flight, Entry::Vacant(_));
+            in_flight.or_default().push(sender);
+            starts
         };
         if starts {
             let (reads, session) = (Arc::clone(self), Arc::clone(session));

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::Failure;
+use super::Shared;
+use super::failure::Failure;
 use super::session::Session;
-use super::{Shared, delete};
 use crate::backend::{Claim, Release};
 use crate::error::Result as Answer;
 
@@ -22,7 +22,7 @@ impl Shared {
     }
 
     async fn try_release(self: &Arc<Self>, claim: &Claim) -> Answer<Release> {
-        let position = self.positions().get_mut(claim.id).map(|position| {
+        let position = self.positions.lock().get_mut(claim.id).map(|position| {
             position.releasing = true;
             position.clone()
         });
@@ -30,16 +30,16 @@ impl Shared {
             return Ok(Release::NotHeld);
         };
         let deleted = match &position.node {
-            Some(node) => delete(&position.session, &node.path).await,
+            Some(node) => position.session.delete(&node.path).await,
             None => self.delete_nodes(claim, &position.session).await,
         };
         let deleted = match deleted {
             Ok(deleted) => deleted,
             // The servers have deleted its nodes with the session.
             Err(Failure::Expired) => false,
-            Err(failure) => return Err(self.error(failure)),
+            Err(failure) => return Err(self.config.error(failure)),
         };
-        self.positions().released(claim.id, &position.session, position.node.as_ref());
+        self.positions.lock().released(claim.id, &position.session, position.node.as_ref());
         if position.reconnects != position.session.reconnects() && !position.session.is_expired() {
             self.delete_late_nodes(claim, &position.session);
         }
@@ -51,7 +51,7 @@ impl Shared {
     /// The core stops trying when the claim's lease must have expired. But this store's other claims keep the
     /// session alive, and with it the node.
     fn release_in_background(self: &Arc<Self>, claim: &Claim) {
-        match self.positions().get_mut(claim.id) {
+        match self.positions.lock().get_mut(claim.id) {
             Some(position) if !position.releasing_in_background => position.releasing_in_background = true,
             _ => return,
         }
@@ -61,7 +61,8 @@ impl Shared {
                 tokio::time::sleep(RETRY_PAUSE).await;
                 let Some(shared) = shared.upgrade() else { return };
                 // An attempt of the core may have been answered in the meantime.
-                if shared.position(claim.id).is_none() || shared.try_release(&claim).await.is_ok() {
+                let is_released = shared.positions.lock().get(claim.id).is_none();
+                if is_released || shared.try_release(&claim).await.is_ok() {
                     return;
                 }
             }
@@ -71,8 +72,8 @@ impl Shared {
     /// Deletes all nodes with the claim's id.
     async fn delete_nodes(self: &Arc<Self>, claim: &Claim, session: &Arc<Session>) -> Result<bool, Failure> {
         let mut deleted = false;
-        for path in self.nodes_of(claim, session).await? {
-            deleted |= delete(session, &path).await?;
+        for path in self.reads.nodes_of(claim, session).await? {
+            deleted |= session.delete(&path).await?;
         }
         Ok(deleted)
     }

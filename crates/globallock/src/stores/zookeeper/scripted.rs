@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::wire::{ErrorCode, Reader, Writer};
-use super::{Address, Backend, Claim, ClaimId, ClaimStatus, Name, Release, WaitMode, ZooKeeper};
+use super::{Address, Backend, Claim, ClaimStatus, Name, Release, WaitMode, ZooKeeper};
+use crate::backend::ClaimId;
 use crate::queue::Permits;
 
 const CREATE: i32 = 15;

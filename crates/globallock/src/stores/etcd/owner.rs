@@ -1,11 +1,10 @@
 //! What the owners of claims do: a claim's life, from its first request until it is released.
 //!
-//! | step | requests |
-//! |---|---|
-//! | enqueue | one transaction puts the key, and reads what the claim must know of its queue |
-//! | wait | the claim watches the keys of its blockers, and its own; a deletion that the watch notified can grant it without another request |
-//! | renew | the few leases are kept alive, and the keys are read |
-//! | release | the key is deleted: see `release.rs` |
+//! - To enqueue takes one transaction, which puts the key and reads what the claim must know of its queue.
+//! - A waiter watches the keys of its blockers, and its own. A deletion that the watch notified can grant it
+//!   without another request. Where a notification may have been missed, the keys or the queue are read.
+//! - A renewal keeps the few leases alive, and reads whether the keys still exist.
+//! - A release deletes the key: see `release.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -132,6 +132,12 @@ impl<E: Entry> Ahead<E> {
         self.entries.iter().filter(move |entry| is_deleted(entry))
     }
 
+    /// How many claims are remembered.
+    #[cfg(all(test, feature = "zookeeper"))]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Removes claims that were deleted.
     ///
     /// If the remaining ones do not block the claim and others may be ahead, nothing is known any more.

@@ -112,6 +112,11 @@ impl<R: Record> Records<R> {
         true
     }
 
+    #[cfg(all(test, feature = "zookeeper"))]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &R> {
+        self.by_id.values()
+    }
+
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.by_id.is_empty() && self.in_order.is_empty()

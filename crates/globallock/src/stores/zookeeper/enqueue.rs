@@ -13,6 +13,7 @@ use super::session::Session;
 use super::watch::Watched;
 use crate::backend::{Claim, ClaimStatus, Eviction, WaitMode};
 use crate::error::Result as Answer;
+use crate::stores::watched::releases::release;
 use crate::sync::MutexGuard;
 
 /// How many times a claim is requested again because the lock's node or the session is gone.
@@ -304,7 +305,7 @@ impl Queued<'_> {
     async fn withdraw(&self, eviction: Arc<Eviction>) -> ClaimStatus {
         self.positions().found_evicted(self.claim, eviction);
         // If it fails, it is repeated in the background.
-        let _ = self.store.release(self.claim).await;
+        let _ = release(self.store, self.claim).await;
         self.positions().absent(self.claim.id)
     }
 }

@@ -53,6 +53,7 @@ use crate::backend::{
 use crate::error::Result;
 use crate::name::Name;
 use crate::stores::address::Address;
+use crate::stores::watched::releases::release;
 use crate::sync::Mutex;
 
 /// A store in one ZooKeeper ensemble.
@@ -112,12 +113,12 @@ impl Backend for ZooKeeper {
         if releasing {
             // An earlier try had to release the claim, and that got no answer. The request to delete the node
             // may still be on its way, so even if the claim held now, it would not hold for long.
-            self.shared.release(claim).await?;
+            release(&self.shared, claim).await?;
             return Ok(ClaimStatus::Gone);
         }
         let status = self.queued(claim).enqueue().await?;
         if status == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
-            self.shared.release(claim).await?;
+            release(&self.shared, claim).await?;
             return Ok(ClaimStatus::Gone);
         }
         Ok(status)
@@ -141,7 +142,7 @@ impl Backend for ZooKeeper {
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
-        self.shared.release(claim).await
+        release(&self.shared, claim).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -74,7 +74,7 @@ impl ZooKeeper {
     /// Connects to the ensemble that `address` names.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`], or as the ensemble answers.
+    /// [`InvalidAddress`](crate::Error::InvalidAddress), or as the ensemble answers.
     ///
     /// # Cancel safety
     /// A dropped call leaves no session behind.

@@ -21,7 +21,7 @@ pub(super) const PAGE_SIZE: i64 = 1000;
 pub(super) const FEW: i64 = 16;
 
 /// What a claim has read of its queue, all of it or a part.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct QueueView {
     /// The claim's own key, if it was found.
     pub(super) mine: Option<QueueEntry>,
@@ -44,10 +44,16 @@ impl QueueView {
         read_at: i64,
     ) -> Self {
         found.sort_by_key(|entry| entry.revision);
-        found.dedup_by_key(|entry| entry.revision);
         let revision = mine.as_ref().map_or(0, |mine| mine.revision);
         let index = found.partition_point(|entry| entry.revision < revision);
         QueueView { mine, queue: Arc::new(found), index, is_whole, read_at }
+    }
+
+    /// What the claim whose key was created at `revision` sees of the same queue.
+    fn of(&self, key: &[u8], revision: i64) -> Self {
+        let index = self.queue.partition_point(|entry| entry.revision < revision);
+        let mine = self.queue.get(index).filter(|entry| entry.key == key).cloned();
+        QueueView { mine, index, ..self.clone() }
     }
 
     /// The claims ahead, sorted by creation revision.
@@ -61,24 +67,7 @@ impl QueueView {
     }
 }
 
-/// The whole queue of a name, for all claims that need it at the same time.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    /// Sorted by creation revision.
-    queue: Arc<Vec<QueueEntry>>,
-    read_at: i64,
-}
-
-impl Snapshot {
-    /// The view of the claim whose key was created at `revision`.
-    fn view(&self, key: &[u8], revision: i64) -> QueueView {
-        let index = self.queue.partition_point(|entry| entry.revision < revision);
-        let mine = self.queue.get(index).filter(|entry| entry.key == key).cloned();
-        QueueView { mine, queue: Arc::clone(&self.queue), index, is_whole: true, read_at: self.read_at }
-    }
-}
-
-/// The snapshots that are in use.
+/// The snapshots that are in use: whole queues, each for all claims that need it at the same time.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     by_name: HashMap<Name, Weak<Reading>>,
@@ -88,7 +77,7 @@ pub(super) struct Snapshots {
 
 /// The snapshot of one name. The claim that holds the mutex reads the queue; the others wait for its
 /// snapshot.
-type Reading = tokio::sync::Mutex<Option<Arc<Snapshot>>>;
+type Reading = tokio::sync::Mutex<Option<QueueView>>;
 
 impl Snapshots {
     fn of(&mut self, name: &Name) -> Arc<Reading> {
@@ -148,7 +137,7 @@ impl Queues {
         let mut last = reading.lock().await;
         let known = last.as_ref().filter(|snapshot| snapshot.read_at >= since);
         if let Some(snapshot) = known {
-            return Ok(snapshot.view(&mine.key, mine.revision));
+            return Ok(snapshot.of(&mine.key, mine.revision));
         }
         // Each other claim that wants this queue now has a reference to it too.
         let is_alone = Arc::strong_count(&reading) == 1;
@@ -156,7 +145,7 @@ impl Queues {
             return Ok(view);
         }
         let snapshot = self.read_snapshot(&claim.name).await?;
-        let view = snapshot.view(&mine.key, mine.revision);
+        let view = snapshot.of(&mine.key, mine.revision);
         *last = Some(snapshot);
         Ok(view)
     }
@@ -177,12 +166,10 @@ impl Queues {
     }
 
     /// Reads the whole queue of a name.
-    async fn read_snapshot(&self, name: &Name) -> Result<Arc<Snapshot>> {
+    async fn read_snapshot(&self, name: &Name) -> Result<QueueView> {
         let answer = self.connection.unary(self.request(name, 0)).await?;
-        let read_at = revision(answer.header.as_ref());
-        let mut queue = self.connection.config().claims(&answer.kvs);
-        queue.sort_by_key(|entry| entry.revision);
-        Ok(Arc::new(Snapshot { queue: Arc::new(queue), read_at }))
+        let found = self.connection.config().claims(&answer.kvs);
+        Ok(QueueView::new(None, found, true, revision(answer.header.as_ref())))
     }
 
     fn request(&self, name: &Name, limit: i64) -> RangeRequest {
@@ -346,14 +333,14 @@ mod tests {
     #[test]
     fn a_snapshot_shows_each_claim_its_own_position_and_no_other() {
         let queue: Vec<QueueEntry> = [3, 5, 8].map(|revision| QueueEntry::new(&other(revision))).to_vec();
-        let snapshot = Snapshot { queue: Arc::new(queue.clone()), read_at: 9 };
+        let snapshot = QueueView::new(None, queue.clone(), true, 9);
         for (index, entry) in queue.iter().enumerate() {
-            let view = snapshot.view(&entry.key, entry.revision);
+            let view = snapshot.of(&entry.key, entry.revision);
             assert_eq!((view.mine.as_ref(), view.read_at, view.is_whole), (Some(entry), 9, true));
             assert_eq!(view.ahead(), &queue[..index]);
         }
         for (key, revision) in [(&queue[1].key, 6), (&queue[1].key, 9), (&queue[0].key, 5)] {
-            assert_eq!(snapshot.view(key, revision).mine, None, "{revision}");
+            assert_eq!(snapshot.of(key, revision).mine, None, "{revision}");
         }
     }
 

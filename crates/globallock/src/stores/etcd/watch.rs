@@ -195,10 +195,12 @@ impl Watches {
         }
         state.last_poll = Some(now());
         drop(state);
-        let (watches, connection) = (Arc::downgrade(self), Arc::clone(connection));
+        let watched = self.watched();
+        if watched.is_empty() {
+            return;
+        }
+        let (watches, connection) = (Arc::clone(self), Arc::clone(connection));
         tokio::spawn(async move {
-            let Some(watches) = watches.upgrade() else { return };
-            let watched = watches.watched();
             let keys: Vec<Vec<u8>> = watched.iter().map(|(key, _)| key.clone()).collect();
             // After an error, a later renewal reads them again.
             let Ok(states) = read_keys(&connection, key_request, &keys).await else { return };

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
+use super::keys::{self, QueueEntry};
+use super::messages::KeyValue;
 use crate::error::Result;
 use crate::stores::address::Address;
 
@@ -67,6 +69,18 @@ impl Config {
         });
         let channels = channels.collect::<Result<Vec<_>>>()?;
         Ok(Config { prefix, timeout, shown: address.to_string(), channels, python_etcd3, login })
+    }
+
+    /// Whether a key in a queue is a claim.
+    ///
+    /// With python-etcd3 keys not every one is: the python-etcd3 key of `a/b` lies in the queue of `a`.
+    pub(super) fn is_claim(&self, entry: &QueueEntry) -> bool {
+        !self.python_etcd3 || entry.ours || keys::is_lease(&entry.key)
+    }
+
+    /// Keeps those keys that are claims.
+    pub(super) fn claims<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Vec<QueueEntry> {
+        found.into_iter().map(QueueEntry::new).filter(|entry| self.is_claim(entry)).collect()
     }
 }
 

@@ -6,7 +6,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -16,7 +15,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::config::Config;
-use super::messages::{AuthenticateRequest, AuthenticateResponse, Empty, StatusResponse};
+use super::messages::{AuthenticateRequest, AuthenticateResponse, Method, StatusRequest};
 #[cfg(test)]
 use super::scripted::Member;
 use crate::error::{Error, Result};
@@ -69,7 +68,7 @@ impl Connection {
         if connection.config.login.is_some() {
             connection.authenticate().await.map_err(|status| connection.error(status))?;
         }
-        let status: StatusResponse = connection.unary("/etcdserverpb.Maintenance/Status", Empty {}).await?;
+        let status = connection.unary(StatusRequest {}).await?;
         let mut parts = status.version.split('.').map_while(|part| part.parse::<u32>().ok());
         if let (Some(major), Some(minor)) = (parts.next(), parts.next())
             && (major, minor) < (3, 4)
@@ -90,30 +89,18 @@ impl Connection {
     /// Sends one request to member after member until one answers it, or the timeout passes.
     ///
     /// The request must be one that may be repeated safely.
-    pub(super) async fn unary<Q, A>(&self, path: &'static str, request: Q) -> Result<A>
-    where
-        Q: Message + Clone + Send + Sync + 'static,
-        A: Message + Default + Send + Sync + 'static,
-    {
-        self.ask(path, request).await.0
+    pub(super) async fn unary<Q: Method>(&self, request: Q) -> Result<Q::Answer> {
+        self.ask(request).await.0
     }
 
     /// As `unary`. Also returns whether any try had no answer: that one may still arrive at the cluster.
-    pub(super) async fn ask<Q, A>(&self, path: &'static str, request: Q) -> (Result<A>, bool)
-    where
-        Q: Message + Clone + Send + Sync + 'static,
-        A: Message + Default + Send + Sync + 'static,
-    {
+    pub(super) async fn ask<Q: Method>(&self, request: Q) -> (Result<Q::Answer>, bool) {
         let mut unanswered = false;
-        let answer = self.try_members(path, request, &mut unanswered).await;
+        let answer = self.try_members(request, &mut unanswered).await;
         (answer, unanswered)
     }
 
-    async fn try_members<Q, A>(&self, path: &'static str, request: Q, unanswered: &mut bool) -> Result<A>
-    where
-        Q: Message + Clone + Send + Sync + 'static,
-        A: Message + Default + Send + Sync + 'static,
-    {
+    async fn try_members<Q: Method>(&self, request: Q, unanswered: &mut bool) -> Result<Q::Answer> {
         let give_up = Instant::now() + self.config.timeout;
         let (mut tried, mut tokens) = (0, 0);
         loop {
@@ -123,7 +110,7 @@ impl Connection {
                 if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout };
             let limit = give_up.min(Instant::now() + per_member);
             let token = self.token();
-            let answer = timeout_at(limit, self.once(member, path, request.clone(), token.clone())).await;
+            let answer = timeout_at(limit, self.once(member, request.clone(), token.clone())).await;
             let mut status = match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => status,
@@ -157,37 +144,27 @@ impl Connection {
         }
     }
 
-    async fn once<Q, A>(
+    async fn once<Q: Method>(
         &self,
         member: usize,
-        path: &'static str,
         request: Q,
         token: Option<Token>,
-    ) -> Result<A, Status>
-    where
-        Q: Message + Send + Sync + 'static,
-        A: Message + Default + Send + Sync + 'static,
-    {
+    ) -> Result<Q::Answer, Status> {
         let mut client = self.client(member).await?;
         let request = with_metadata(Request::new(request), token);
-        let path = PathAndQuery::from_static(path);
+        let path = PathAndQuery::from_static(Q::PATH);
         Ok(client.unary(request, path, ProstCodec::default()).await?.into_inner())
     }
 
     /// Opens a bidirectional stream with the member that answered last.
-    pub(super) async fn stream<Q, A>(
+    pub(super) async fn stream<Q: Method>(
         &self,
-        path: &'static str,
         requests: impl futures_util::Stream<Item = Q> + Send + 'static,
-    ) -> Result<Streaming<A>, Status>
-    where
-        Q: Message + Send + Sync + 'static,
-        A: Message + Default + Send + Sync + 'static,
-    {
+    ) -> Result<Streaming<Q::Answer>, Status> {
         let member = self.member.load(Ordering::Relaxed);
         let mut client = self.client(member).await?;
         let request = with_metadata(Request::new(requests), self.token());
-        let path = PathAndQuery::from_static(path);
+        let path = PathAndQuery::from_static(Q::PATH);
         let opened = client.streaming(request, path, ProstCodec::default()).await;
         if opened.is_err() {
             self.next_member(member);
@@ -234,8 +211,7 @@ impl Connection {
             let member = self.member.load(Ordering::Relaxed);
             let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
             let limit = Instant::now() + self.config.timeout;
-            let answer =
-                timeout_at(limit, self.once(member, "/etcdserverpb.Auth/Authenticate", request, None)).await;
+            let answer = timeout_at(limit, self.once(member, request, None)).await;
             match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time"))) {
                 Ok(AuthenticateResponse { token }) => {
                     let token = token.parse().map_err(|_| Status::internal("its token is not text"))?;

@@ -1,13 +1,15 @@
 //! Takes out a claim that an onlooker saw, and leaves a notice for its owner.
 
+use super::connection::Connection;
+use super::key_reads::key_request;
 use super::keys::{self, QueueEntry};
 use super::messages::{
-    Compare, DeleteRangeRequest, Empty, KeyValue, LeaseGrantRequest, LeaseGrantResponse, LeaseRequest,
-    LeaseTimeToLiveResponse, PutRequest, RangeRequest, RangeResponse, Request, TxnRequest,
+    Compare, DeleteRangeRequest, KeyValue, LeaseGrantRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
+    PutRequest, RangeRequest, Request, TxnRequest, operation,
 };
 use super::python_etcd3::give_back;
-use super::reading::{RANGE, key_request, queue_request, ranges};
-use super::{Shared, operation, value};
+use super::reading::{all_below, queue_request, ranges};
+use super::value;
 use crate::backend::{ClaimId, EntryKey, Eviction, Release};
 use crate::error::Result;
 use crate::name::Name;
@@ -37,94 +39,99 @@ fn created(entry: &EntryKey) -> Option<i64> {
     (revision > 0).then_some(revision)
 }
 
-impl Shared {
-    /// Takes out the claim that was seen, if it is still there.
-    ///
-    /// Its key is deleted only if it was created at the same revision. So a request that is repeated, or
-    /// carried out late, hits no other claim.
-    pub(super) async fn evict(&self, name: &Name, entry: &EntryKey, by: &Eviction) -> Result<Release> {
-        // More than once only if the claim's lease has expired meanwhile, and its owner has enqueued it
-        // again.
-        while let Some(found) = self.find(name, entry).await? {
-            let evicted = match id(&found) {
-                Some(id) => self.evict_ours(name, &found, id, by).await?,
-                None => self.transaction(delete_if_same(&found)).await?.succeeded,
+/// Takes out the claim that was seen, if it is still there.
+///
+/// Its key is deleted only if it was created at the same revision. So a request that is repeated, or
+/// carried out late, hits no other claim.
+pub(super) async fn evict(
+    connection: &Connection,
+    name: &Name,
+    entry: &EntryKey,
+    by: &Eviction,
+) -> Result<Release> {
+    // More than once only if the claim's lease has expired meanwhile, and its owner has enqueued it
+    // again.
+    while let Some(found) = find(connection, name, entry).await? {
+        let evicted = match id(&found) {
+            Some(id) => evict_ours(connection, name, &found, id, by).await?,
+            None => connection.unary(delete_if_same(&found)).await?.succeeded,
+        };
+        if evicted {
+            return Ok(Release::Released);
+        }
+    }
+    Ok(Release::NotHeld)
+}
+
+/// Finds the key of a claim, with its value.
+async fn find(connection: &Connection, name: &Name, entry: &EntryKey) -> Result<Option<KeyValue>> {
+    let config = connection.config();
+    let found = match (entry.claim_id(), created(entry)) {
+        (Some(id), _) => all_below(connection, &keys::of_manager(&config.prefix, name, id), false).await?,
+        (None, Some(revision)) => {
+            let request = RangeRequest {
+                keys_only: false,
+                min_create_revision: revision,
+                max_create_revision: revision,
+                ..queue_request(&keys::queue(&config.prefix, name), 0)
             };
-            if evicted {
-                return Ok(Release::Released);
-            }
+            connection.unary(request).await?.kvs
         }
-        Ok(Release::NotHeld)
-    }
+        (None, None) => return Ok(None),
+    };
+    let mut claims = found.into_iter().filter(|kv| config.is_claim(&QueueEntry::new(kv)));
+    Ok(claims.find(|kv| entry_key(kv) == *entry))
+}
 
-    /// Finds the key of a claim, with its value.
-    async fn find(&self, name: &Name, entry: &EntryKey) -> Result<Option<KeyValue>> {
-        let found = match (entry.claim_id(), created(entry)) {
-            (Some(id), _) => self.all_below(&keys::of_manager(self.prefix(), name, id), false).await?,
-            (None, Some(revision)) => {
-                let request = RangeRequest {
-                    keys_only: false,
-                    min_create_revision: revision,
-                    max_create_revision: revision,
-                    ..queue_request(&keys::queue(self.prefix(), name), 0)
-                };
-                self.connection.unary::<_, RangeResponse>(RANGE, request).await?.kvs
-            }
-            (None, None) => return Ok(None),
-        };
-        let mut claims = found.into_iter().filter(|kv| self.is_claim(&QueueEntry::new(kv)));
-        Ok(claims.find(|kv| entry_key(kv) == *entry))
+/// Takes out a claim of ours, and returns whether it was there.
+///
+/// | in one transaction, if the key is the one that was found | why |
+/// |---|---|
+/// | its deletion | as by a release |
+/// | that of the python-etcd3 key, if it is the claim's | as by a release |
+/// | the notice | so that the owner is told |
+/// | the claim's tombstone | the request that enqueued it may be carried out twice, or once more late |
+///
+/// If the request fails, it may have been carried out nevertheless, or may be later. So the lease of
+/// the notice is left to expire then.
+async fn evict_ours(
+    connection: &Connection,
+    name: &Name,
+    found: &KeyValue,
+    id: ClaimId,
+    by: &Eviction,
+) -> Result<bool> {
+    let prefix = &connection.config().prefix;
+    let lease = lease_of_notice(connection, found.lease).await?;
+    let notice = keys::notice(prefix, name, id);
+    let tombstone = keys::tombstone(prefix, id, found.lease);
+    let put = |key, value| operation(Request::Put(PutRequest { key, value, lease }));
+    let mut request = delete_if_same(found);
+    request.success.extend([
+        put(notice.clone(), by.to_text().into_bytes()),
+        put(tombstone, Vec::new()),
+        give_back(id, keys::python_etcd3(prefix, name)),
+    ]);
+    request.failure.push(key_request(&notice));
+    let answer = connection.unary(request).await?;
+    // An earlier try may have been carried out though it was not answered: then the notice is ours.
+    let is_done = answer.succeeded || {
+        let notices = ranges(answer.responses).into_iter().flat_map(|range| range.kvs);
+        notices.into_iter().any(|notice| notice.lease == lease)
+    };
+    if is_done {
+        return Ok(true);
     }
+    // Nothing can be attached to the lease any more. If the revocation fails, it expires.
+    let _ = connection.unary(LeaseRevokeRequest { id: lease }).await;
+    Ok(false)
+}
 
-    /// Takes out a claim of ours, and returns whether it was there.
-    ///
-    /// | in one transaction, if the key is the one that was found | why |
-    /// |---|---|
-    /// | its deletion | as by a release |
-    /// | that of the python-etcd3 key, if it is the claim's | as by a release |
-    /// | the notice | so that the owner is told |
-    /// | the claim's tombstone | the request that enqueued it may be carried out twice, or once more late |
-    ///
-    /// If the request fails, it may have been carried out nevertheless, or may be later. So the lease of
-    /// the notice is left to expire then.
-    async fn evict_ours(&self, name: &Name, found: &KeyValue, id: ClaimId, by: &Eviction) -> Result<bool> {
-        let lease = self.lease_of_notice(found.lease).await?;
-        let notice = keys::notice(self.prefix(), name, id);
-        let tombstone = keys::tombstone(self.prefix(), id, found.lease);
-        let put = |key, value| operation(Request::Put(PutRequest { key, value, lease }));
-        let mut request = delete_if_same(found);
-        request.success.extend([
-            put(notice.clone(), by.to_text().into_bytes()),
-            put(tombstone, Vec::new()),
-            give_back(id, self.python_etcd3_key_of(name)),
-        ]);
-        request.failure.push(key_request(&notice));
-        let answer = self.transaction(request).await?;
-        // An earlier try may have been carried out though it was not answered: then the notice is ours.
-        let is_done = answer.succeeded || {
-            let notices = ranges(answer.responses).into_iter().flat_map(|range| range.kvs);
-            notices.into_iter().any(|notice| notice.lease == lease)
-        };
-        if is_done {
-            return Ok(true);
-        }
-        // Nothing can be attached to the lease any more. If the revocation fails, it expires.
-        let revoke = LeaseRequest { id: lease };
-        let _: Result<Empty> = self.connection.unary("/etcdserverpb.Lease/LeaseRevoke", revoke).await;
-        Ok(false)
-    }
-
-    /// A new lease that outlives the last sign of life of a claim's owner, and is not renewed.
-    async fn lease_of_notice(&self, claims: i64) -> Result<i64> {
-        let request = LeaseRequest { id: claims };
-        let of_claim: LeaseTimeToLiveResponse =
-            self.connection.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await?;
-        let ttl = of_claim.granted_ttl.max(0).saturating_add(KEPT);
-        let request = LeaseGrantRequest { ttl };
-        let granted: LeaseGrantResponse =
-            self.connection.unary("/etcdserverpb.Lease/LeaseGrant", request).await?;
-        Ok(granted.id)
-    }
+/// A new lease that outlives the last sign of life of a claim's owner, and is not renewed.
+async fn lease_of_notice(connection: &Connection, claims: i64) -> Result<i64> {
+    let of_claim = connection.unary(LeaseTimeToLiveRequest { id: claims }).await?;
+    let ttl = of_claim.granted_ttl.max(0).saturating_add(KEPT);
+    Ok(connection.unary(LeaseGrantRequest { ttl }).await?.id)
 }
 
 /// Deletes a key, if it is the one that was found.
@@ -146,8 +153,12 @@ mod tests {
     use crate::backend::Claim;
     use crate::owner::Owner;
     use crate::queue::Permits;
-    use crate::stores::etcd::messages::{RangeResponse, Response, ResponseOp, TxnResponse};
-    use crate::stores::etcd::positions::tests::found;
+    use crate::stores::etcd::Shared;
+    use crate::stores::etcd::claims::tests::found;
+    use crate::stores::etcd::messages::{
+        Empty, LeaseGrantResponse, LeaseRequest, LeaseTimeToLiveResponse, RangeResponse, Response,
+        ResponseOp, TxnResponse,
+    };
     use crate::stores::etcd::scripted::{Cluster, as_of, soon};
 
     const ADDRESS: &str = "etcd://127.0.0.1:1";
@@ -237,7 +248,7 @@ mod tests {
         answers: impl Future<Output = ()>,
     ) -> Result<Release> {
         let (name, by) = (name(), by());
-        soon(async { tokio::join!(shared.evict(&name, key, &by), answers) }).await.0
+        soon(async { tokio::join!(evict(&shared.connection, &name, key, &by), answers) }).await.0
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use crate::name::Name;
 use crate::queue::Permits;
 
 use super::messages::KeyValue;
+use crate::stores::watched::ahead::Entry;
 
 /// The permits of a key that is not ours: all of them, because etcd's own mutex is exclusive.
 const ALL: Permits = Permits::MUTEX;
@@ -27,6 +28,11 @@ pub(super) fn claim(prefix: &str, claim: &Claim, number: u32) -> Vec<u8> {
     let Permits { count, capacity } = claim.permits;
     let manager = claim.id.manager();
     format!("{}{manager}.{number}.{count}.{capacity}", queue(prefix, &claim.name)).into_bytes()
+}
+
+/// The key of python-etcd3's lock of this name.
+pub(super) fn python_etcd3(prefix: &str, name: &Name) -> Vec<u8> {
+    format!("{prefix}{}", name.as_str()).into_bytes()
 }
 
 /// The tombstone of a claim: while this key exists, a late request cannot put the claim under this lease.
@@ -115,6 +121,12 @@ impl QueueEntry {
             revision: found.create_revision,
             lease: found.lease,
         }
+    }
+}
+
+impl Entry for QueueEntry {
+    fn permits(&self) -> Permits {
+        self.permits
     }
 }
 

@@ -2,11 +2,11 @@
 
 use futures_util::stream::{self, Stream, TryStreamExt};
 
-use super::Shared;
-use super::inspect::Remaining;
+use super::connection::Connection;
+use super::inspect::{Remaining, entries};
 use super::keys;
-use super::messages::{KeyValue, RangeRequest, RangeResponse};
-use super::reading::{PAGE_SIZE, RANGE};
+use super::messages::{KeyValue, RangeRequest};
+use super::reading::{PAGE_SIZE, all_below};
 use crate::backend::Summary;
 use crate::error::Result;
 
@@ -17,61 +17,63 @@ struct Page {
     next: Option<Vec<u8>>,
 }
 
-impl Shared {
-    /// Sums up the names that begin with `names`. A page is read when the stream is polled for it.
-    pub(super) fn list<'a>(&'a self, names: &'a str) -> impl Stream<Item = Result<Summary>> + Send + 'a {
-        let start = keys::of_names(self.prefix(), names);
-        let end = keys::end(&start);
-        let pages = stream::try_unfold(Some(start.into_bytes()), move |start| {
-            let end = end.clone();
-            async move {
-                let Some(start) = start else { return Ok(None) };
-                let page = self.page(start, end).await?;
-                let summaries = self.sum_up(&page.found, names).into_iter().map(Ok);
-                Ok(Some((stream::iter(summaries), page.next)))
-            }
-        });
-        pages.try_flatten()
-    }
-
-    /// Reads the queues that follow each other from `start` on.
-    ///
-    /// A queue that the limit has cut is read again with the next page, so that every queue is summed up as
-    /// of one revision. One that alone is longer than a page is read by itself.
-    async fn page(&self, start: Vec<u8>, range_end: Vec<u8>) -> Result<Page> {
-        let request = RangeRequest { key: start, range_end, limit: PAGE_SIZE, ..RangeRequest::default() };
-        let answer: RangeResponse = self.connection.unary(RANGE, request).await?;
-        let mut found = answer.kvs;
-        let Some(last) = found.last().filter(|_| answer.more).map(|last| last.key.clone()) else {
-            return Ok(Page { found, next: None });
-        };
-        let Some(queue) = keys::queue_of(self.prefix(), &last) else {
-            // The next page begins at the smallest key after this one, which is in no queue.
-            return Ok(Page { found, next: Some([&last[..], &[0]].concat()) });
-        };
-        // Whatever is in front of that queue is whole.
-        found.truncate(found.partition_point(|kv| &kv.key[..] < queue.as_bytes()));
-        if keys::name(self.prefix(), &last).is_none() {
-            // Sentinel keys and their like, of which there may be many.
-            return Ok(Page { found, next: Some(keys::end(queue)) });
+/// Sums up the names that begin with `names`. A page is read when the stream is polled for it.
+pub(super) fn list<'a>(
+    connection: &'a Connection,
+    names: &'a str,
+) -> impl Stream<Item = Result<Summary>> + Send + 'a {
+    let start = keys::of_names(&connection.config().prefix, names);
+    let end = keys::end(&start);
+    let pages = stream::try_unfold(Some(start.into_bytes()), move |start| {
+        let end = end.clone();
+        async move {
+            let Some(start) = start else { return Ok(None) };
+            let page = page(connection, start, end).await?;
+            let summaries = sum_up(connection, &page.found, names).into_iter().map(Ok);
+            Ok(Some((stream::iter(summaries), page.next)))
         }
-        if !found.is_empty() {
-            return Ok(Page { found, next: Some(queue.into()) });
-        }
-        Ok(Page { found: self.all_below(queue, false).await?, next: Some(keys::end(queue)) })
-    }
+    });
+    pages.try_flatten()
+}
 
-    fn sum_up(&self, found: &[KeyValue], names: &str) -> Vec<Summary> {
-        let queues = found.chunk_by(|one, other| {
-            keys::queue_of(self.prefix(), &one.key) == keys::queue_of(self.prefix(), &other.key)
-        });
-        let summary = |queue: &[KeyValue]| {
-            let name = keys::name(self.prefix(), &queue.first()?.key)?;
-            let entries = self.entries(queue, &Remaining::new());
-            Summary::of(&name, &entries).filter(|_| name.as_str().starts_with(names))
-        };
-        queues.filter_map(summary).collect()
+/// Reads the queues that follow each other from `start` on.
+///
+/// A queue that the limit has cut is read again with the next page, so that every queue is summed up as
+/// of one revision. One that alone is longer than a page is read by itself.
+async fn page(connection: &Connection, start: Vec<u8>, range_end: Vec<u8>) -> Result<Page> {
+    let prefix = &connection.config().prefix;
+    let request = RangeRequest { key: start, range_end, limit: PAGE_SIZE, ..RangeRequest::default() };
+    let answer = connection.unary(request).await?;
+    let mut found = answer.kvs;
+    let Some(last) = found.last().filter(|_| answer.more).map(|last| last.key.clone()) else {
+        return Ok(Page { found, next: None });
+    };
+    let Some(queue) = keys::queue_of(prefix, &last) else {
+        // The next page begins at the smallest key after this one, which is in no queue.
+        return Ok(Page { found, next: Some([&last[..], &[0]].concat()) });
+    };
+    // Whatever is in front of that queue is whole.
+    found.truncate(found.partition_point(|kv| &kv.key[..] < queue.as_bytes()));
+    if keys::name(prefix, &last).is_none() {
+        // Sentinel keys and their like, of which there may be many.
+        return Ok(Page { found, next: Some(keys::end(queue)) });
     }
+    if !found.is_empty() {
+        return Ok(Page { found, next: Some(queue.into()) });
+    }
+    Ok(Page { found: all_below(connection, queue, false).await?, next: Some(keys::end(queue)) })
+}
+
+fn sum_up(connection: &Connection, found: &[KeyValue], names: &str) -> Vec<Summary> {
+    let prefix = &connection.config().prefix;
+    let queues =
+        found.chunk_by(|one, other| keys::queue_of(prefix, &one.key) == keys::queue_of(prefix, &other.key));
+    let summary = |queue: &[KeyValue]| {
+        let name = keys::name(prefix, &queue.first()?.key)?;
+        let entries = entries(connection, queue, &Remaining::new());
+        Summary::of(&name, &entries).filter(|_| name.as_str().starts_with(names))
+    };
+    queues.filter_map(summary).collect()
 }
 
 #[cfg(test)]
@@ -80,7 +82,9 @@ mod tests {
 
     use super::*;
     use crate::kind::LockKind;
-    use crate::stores::etcd::positions::tests::found;
+    use crate::stores::etcd::Shared;
+    use crate::stores::etcd::claims::tests::found;
+    use crate::stores::etcd::messages::RangeResponse;
     use crate::stores::etcd::reading::queue_request;
     use crate::stores::etcd::scripted::{Cluster, as_of, soon};
 
@@ -108,7 +112,9 @@ mod tests {
         answers: impl Future<Output = ()>,
     ) -> Vec<(String, usize, usize)> {
         let listed =
-            soon(async { tokio::join!(shared.list(names).try_collect::<Vec<_>>(), answers) }).await.0;
+            soon(async { tokio::join!(list(&shared.connection, names).try_collect::<Vec<_>>(), answers) })
+                .await
+                .0;
         let each = |summary: Summary| (summary.name.as_str().to_owned(), summary.holders, summary.waiters);
         listed.unwrap().into_iter().map(each).collect()
     }
@@ -161,7 +167,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_page_is_read_when_it_is_wanted() {
         let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
-        let mut listed = Box::pin(shared.list(""));
+        let mut listed = Box::pin(list(&shared.connection, ""));
         assert!(cluster.is_idle().await);
         let found = [key("a/1", 1), key("b/1", 2), key("c/1", 3)];
         let answers = async { answer(&mut cluster, ["", "/locks/_glocks0"], &found, true).await };

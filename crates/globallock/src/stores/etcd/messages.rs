@@ -5,52 +5,224 @@
 
 use prost::{Enumeration, Message, Oneof};
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Header {
-    #[prost(int64, tag = "3")]
-    pub(super) revision: i64,
+/// A request, to the method of the cluster that it is for.
+pub(super) trait Method: Message + Clone + 'static {
+    type Answer: Message + Default + 'static;
+    const PATH: &'static str;
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct KeyValue {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
-    #[prost(int64, tag = "2")]
-    pub(super) create_revision: i64,
-    #[prost(bytes = "vec", tag = "5")]
-    pub(super) value: Vec<u8>,
-    #[prost(int64, tag = "6")]
-    pub(super) lease: i64,
+macro_rules! methods {
+    ($($request:ident => $answer:ident by $path:literal;)*) => {$(
+        impl Method for $request {
+            type Answer = $answer;
+            const PATH: &'static str = concat!("/etcdserverpb.", $path);
+        }
+    )*};
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct RangeRequest {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) range_end: Vec<u8>,
-    /// How many keys the answer has at most; 0: all.
-    #[prost(int64, tag = "3")]
-    pub(super) limit: i64,
-    /// The revision as of which the keys are read; 0: the newest.
-    #[prost(int64, tag = "4")]
-    pub(super) revision: i64,
-    #[prost(enumeration = "SortOrder", tag = "5")]
-    pub(super) sort_order: i32,
-    #[prost(enumeration = "SortTarget", tag = "6")]
-    pub(super) sort_target: i32,
-    /// Whether the member answers from what it has, without asking the others. Such a read may be stale, but
-    /// does not wait for writes that the cluster still has to agree on.
-    #[prost(bool, tag = "7")]
-    pub(super) serializable: bool,
-    #[prost(bool, tag = "8")]
-    pub(super) keys_only: bool,
-    /// Only keys that were created at this revision or later; 0: all.
-    #[prost(int64, tag = "12")]
-    pub(super) min_create_revision: i64,
-    /// Only keys that were created at this revision or before; 0: all.
-    #[prost(int64, tag = "13")]
-    pub(super) max_create_revision: i64,
+methods! {
+    RangeRequest => RangeResponse by "KV/Range";
+    PutRequest => PutResponse by "KV/Put";
+    DeleteRangeRequest => DeleteRangeResponse by "KV/DeleteRange";
+    TxnRequest => TxnResponse by "KV/Txn";
+    WatchRequest => WatchResponse by "Watch/Watch";
+    LeaseGrantRequest => LeaseGrantResponse by "Lease/LeaseGrant";
+    LeaseRequest => LeaseResponse by "Lease/LeaseKeepAlive";
+    LeaseTimeToLiveRequest => LeaseTimeToLiveResponse by "Lease/LeaseTimeToLive";
+    LeaseRevokeRequest => Empty by "Lease/LeaseRevoke";
+    AuthenticateRequest => AuthenticateResponse by "Auth/Authenticate";
+    StatusRequest => StatusResponse by "Maintenance/Status";
+}
+
+/// Each field with its type, and how it is encoded.
+macro_rules! messages {
+    ($($(#[$doc:meta])* $name:ident {
+        $($(#[$note:meta])* $field:ident: $type:ty = [$($encoding:tt)*];)*
+    })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Message)]
+        pub(super) struct $name {
+            $($(#[$note])* #[prost($($encoding)*)] pub(super) $field: $type,)*
+        }
+    )*};
+}
+
+messages! {
+    Header {
+        revision: i64 = [int64, tag = "3"];
+    }
+
+    KeyValue {
+        key: Vec<u8> = [bytes = "vec", tag = "1"];
+        create_revision: i64 = [int64, tag = "2"];
+        value: Vec<u8> = [bytes = "vec", tag = "5"];
+        lease: i64 = [int64, tag = "6"];
+    }
+
+    RangeRequest {
+        key: Vec<u8> = [bytes = "vec", tag = "1"];
+        range_end: Vec<u8> = [bytes = "vec", tag = "2"];
+        /// How many keys the answer has at most; 0: all.
+        limit: i64 = [int64, tag = "3"];
+        /// The revision as of which the keys are read; 0: the newest.
+        revision: i64 = [int64, tag = "4"];
+        sort_order: i32 = [enumeration = "SortOrder", tag = "5"];
+        sort_target: i32 = [enumeration = "SortTarget", tag = "6"];
+        /// Whether the member answers from what it has, without asking the others. Such a read may be stale,
+        /// but does not wait for writes that the cluster still has to agree on.
+        serializable: bool = [bool, tag = "7"];
+        keys_only: bool = [bool, tag = "8"];
+        /// Only keys that were created at this revision or later; 0: all.
+        min_create_revision: i64 = [int64, tag = "12"];
+        /// Only keys that were created at this revision or before; 0: all.
+        max_create_revision: i64 = [int64, tag = "13"];
+    }
+
+    RangeResponse {
+        header: Option<Header> = [message, optional, tag = "1"];
+        kvs: Vec<KeyValue> = [message, repeated, tag = "2"];
+        /// Whether the limit has left keys out.
+        more: bool = [bool, tag = "3"];
+    }
+
+    PutRequest {
+        key: Vec<u8> = [bytes = "vec", tag = "1"];
+        value: Vec<u8> = [bytes = "vec", tag = "2"];
+        lease: i64 = [int64, tag = "3"];
+    }
+
+    PutResponse {
+        header: Option<Header> = [message, optional, tag = "1"];
+    }
+
+    DeleteRangeRequest {
+        key: Vec<u8> = [bytes = "vec", tag = "1"];
+    }
+
+    DeleteRangeResponse {
+        deleted: i64 = [int64, tag = "2"];
+    }
+
+    RequestOp {
+        request: Option<Request> = [oneof = "Request", tags = "1, 2, 3, 4"];
+    }
+
+    ResponseOp {
+        response: Option<Response> = [oneof = "Response", tags = "1, 2, 3, 4"];
+    }
+
+    /// A comparison for equality of one property of a key. Equality is the default of the field that is left
+    /// out.
+    Compare {
+        target: i32 = [enumeration = "Target", tag = "2"];
+        key: Vec<u8> = [bytes = "vec", tag = "3"];
+        create_revision: Option<i64> = [int64, optional, tag = "5"];
+        value: Option<Vec<u8>> = [bytes = "vec", optional, tag = "7"];
+        /// Compares all keys of the range that ends here, unless it is empty.
+        ///
+        /// With a creation revision of 0, this holds if the range has no keys.
+        range_end: Vec<u8> = [bytes = "vec", tag = "64"];
+    }
+
+    TxnRequest {
+        compare: Vec<Compare> = [message, repeated, tag = "1"];
+        success: Vec<RequestOp> = [message, repeated, tag = "2"];
+        failure: Vec<RequestOp> = [message, repeated, tag = "3"];
+    }
+
+    TxnResponse {
+        header: Option<Header> = [message, optional, tag = "1"];
+        succeeded: bool = [bool, tag = "2"];
+        responses: Vec<ResponseOp> = [message, repeated, tag = "3"];
+    }
+
+    WatchRequest {
+        action: Option<WatchAction> = [oneof = "WatchAction", tags = "1, 2"];
+    }
+
+    WatchCreate {
+        key: Vec<u8> = [bytes = "vec", tag = "1"];
+        /// Watches all keys of the range that ends here, unless it is empty.
+        range_end: Vec<u8> = [bytes = "vec", tag = "2"];
+        start_revision: i64 = [int64, tag = "3"];
+        /// 0 filters out puts, 1 deletions.
+        filters: Vec<i32> = [int32, repeated, tag = "5"];
+        watch_id: i64 = [int64, tag = "7"];
+    }
+
+    WatchCancel {
+        watch_id: i64 = [int64, tag = "1"];
+    }
+
+    WatchResponse {
+        header: Option<Header> = [message, optional, tag = "1"];
+        watch_id: i64 = [int64, tag = "2"];
+        created: bool = [bool, tag = "3"];
+        canceled: bool = [bool, tag = "4"];
+        events: Vec<Event> = [message, repeated, tag = "11"];
+    }
+
+    Event {
+        kv: Option<KeyValue> = [message, optional, tag = "2"];
+    }
+
+    LeaseGrantRequest {
+        /// In seconds.
+        ttl: i64 = [int64, tag = "1"];
+    }
+
+    LeaseGrantResponse {
+        id: i64 = [int64, tag = "2"];
+        ttl: i64 = [int64, tag = "3"];
+    }
+
+    /// Keeps a lease alive.
+    LeaseRequest {
+        id: i64 = [int64, tag = "1"];
+    }
+
+    LeaseTimeToLiveRequest {
+        id: i64 = [int64, tag = "1"];
+    }
+
+    LeaseRevokeRequest {
+        id: i64 = [int64, tag = "1"];
+    }
+
+    /// The answer to `LeaseKeepAlive`.
+    LeaseResponse {
+        /// In seconds; 0 or less if the lease has ended.
+        ttl: i64 = [int64, tag = "3"];
+    }
+
+    LeaseTimeToLiveResponse {
+        /// In seconds; below 0 if there is no such lease.
+        ttl: i64 = [int64, tag = "3"];
+        /// How long it lives after a renewal, in seconds.
+        granted_ttl: i64 = [int64, tag = "4"];
+    }
+
+    Empty {}
+
+    StatusRequest {}
+
+    StatusResponse {
+        version: String = [string, tag = "2"];
+    }
+
+    AuthenticateRequest {
+        name: String = [string, tag = "1"];
+        password: String = [string, tag = "2"];
+    }
+
+    AuthenticateResponse {
+        token: String = [string, tag = "2"];
+    }
+}
+
+/// The revision as of which an answer is.
+pub(super) fn revision(header: Option<&Header>) -> i64 {
+    header.map_or(0, |header| header.revision)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
@@ -68,51 +240,6 @@ pub(super) enum SortTarget {
     Create = 2,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct RangeResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<Header>,
-    #[prost(message, repeated, tag = "2")]
-    pub(super) kvs: Vec<KeyValue>,
-    /// Whether the limit has left keys out.
-    #[prost(bool, tag = "3")]
-    pub(super) more: bool,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct PutRequest {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) value: Vec<u8>,
-    #[prost(int64, tag = "3")]
-    pub(super) lease: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct PutResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<Header>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct DeleteRangeRequest {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct DeleteRangeResponse {
-    #[prost(int64, tag = "2")]
-    pub(super) deleted: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct RequestOp {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4")]
-    pub(super) request: Option<Request>,
-}
-
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Request {
     #[prost(message, tag = "1")]
@@ -125,10 +252,8 @@ pub(super) enum Request {
     Transaction(TxnRequest),
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct ResponseOp {
-    #[prost(oneof = "Response", tags = "1, 2, 3, 4")]
-    pub(super) response: Option<Response>,
+pub(super) fn operation(request: Request) -> RequestOp {
+    RequestOp { request: Some(request) }
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -141,24 +266,6 @@ pub(super) enum Response {
     Delete(DeleteRangeResponse),
     #[prost(message, tag = "4")]
     Transaction(TxnResponse),
-}
-
-/// A comparison for equality of one property of a key. Equality is the default of the field that is left out.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Compare {
-    #[prost(enumeration = "Target", tag = "2")]
-    pub(super) target: i32,
-    #[prost(bytes = "vec", tag = "3")]
-    pub(super) key: Vec<u8>,
-    #[prost(int64, optional, tag = "5")]
-    pub(super) create_revision: Option<i64>,
-    #[prost(bytes = "vec", optional, tag = "7")]
-    pub(super) value: Option<Vec<u8>>,
-    /// Compares all keys of the range that ends here, unless it is empty.
-    ///
-    /// With a creation revision of 0, this holds if the range has no keys.
-    #[prost(bytes = "vec", tag = "64")]
-    pub(super) range_end: Vec<u8>,
 }
 
 impl Compare {
@@ -181,30 +288,11 @@ pub(super) enum Target {
     Value = 3,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct TxnRequest {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) compare: Vec<Compare>,
-    #[prost(message, repeated, tag = "2")]
-    pub(super) success: Vec<RequestOp>,
-    #[prost(message, repeated, tag = "3")]
-    pub(super) failure: Vec<RequestOp>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct TxnResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<Header>,
-    #[prost(bool, tag = "2")]
-    pub(super) succeeded: bool,
-    #[prost(message, repeated, tag = "3")]
-    pub(super) responses: Vec<ResponseOp>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchRequest {
-    #[prost(oneof = "WatchAction", tags = "1, 2")]
-    pub(super) action: Option<WatchAction>,
+impl TxnRequest {
+    /// Does all of this, whatever there is.
+    pub(super) fn of(operations: Vec<RequestOp>) -> Self {
+        TxnRequest { success: operations, ..TxnRequest::default() }
+    }
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -213,108 +301,4 @@ pub(super) enum WatchAction {
     Create(WatchCreate),
     #[prost(message, tag = "2")]
     Cancel(WatchCancel),
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchCreate {
-    #[prost(bytes = "vec", tag = "1")]
-    pub(super) key: Vec<u8>,
-    /// Watches all keys of the range that ends here, unless it is empty.
-    #[prost(bytes = "vec", tag = "2")]
-    pub(super) range_end: Vec<u8>,
-    #[prost(int64, tag = "3")]
-    pub(super) start_revision: i64,
-    /// 0 filters out puts, 1 deletions.
-    #[prost(int32, repeated, tag = "5")]
-    pub(super) filters: Vec<i32>,
-    #[prost(int64, tag = "7")]
-    pub(super) watch_id: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchCancel {
-    #[prost(int64, tag = "1")]
-    pub(super) watch_id: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<Header>,
-    #[prost(int64, tag = "2")]
-    pub(super) watch_id: i64,
-    #[prost(bool, tag = "3")]
-    pub(super) created: bool,
-    #[prost(bool, tag = "4")]
-    pub(super) canceled: bool,
-    #[prost(message, repeated, tag = "11")]
-    pub(super) events: Vec<Event>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Event {
-    #[prost(message, optional, tag = "2")]
-    pub(super) kv: Option<KeyValue>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseGrantRequest {
-    /// In seconds.
-    #[prost(int64, tag = "1")]
-    pub(super) ttl: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseGrantResponse {
-    #[prost(int64, tag = "2")]
-    pub(super) id: i64,
-    #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseRequest {
-    #[prost(int64, tag = "1")]
-    pub(super) id: i64,
-}
-
-/// The answer to `LeaseKeepAlive`.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseResponse {
-    /// In seconds; 0 or less if the lease has ended.
-    #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseTimeToLiveResponse {
-    /// In seconds; below 0 if there is no such lease.
-    #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
-    /// How long it lives after a renewal, in seconds.
-    #[prost(int64, tag = "4")]
-    pub(super) granted_ttl: i64,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Empty {}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct StatusResponse {
-    #[prost(string, tag = "2")]
-    pub(super) version: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct AuthenticateRequest {
-    #[prost(string, tag = "1")]
-    pub(super) name: String,
-    #[prost(string, tag = "2")]
-    pub(super) password: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct AuthenticateResponse {
-    #[prost(string, tag = "2")]
-    pub(super) token: String,
 }

@@ -13,70 +13,51 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::messages::{Compare, KeyValue, RangeRequest, RangeResponse, Request, RequestOp, TxnRequest};
-use super::reading::{KEYS_PER_TRANSACTION, RANGE, ranges};
-use super::{Shared, keys, operation};
+use super::claims::Claims;
+use super::connection::Connection;
+use super::key_reads::KEYS_PER_TRANSACTION;
+use super::keys;
+use super::lease::Leases;
+use super::messages::{Compare, KeyValue, RangeRequest, Request, RequestOp, TxnRequest, operation};
+use super::reading::ranges;
+use super::watch::Watches;
 use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction};
 use crate::error::{Error, Result};
 use crate::stores::evictions::{Evictions, KEPT};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Notify};
 
 /// How long an eviction is remembered whose claim has not been asked for yet, so that its lease is not known.
 const UNASKED: Duration = Duration::from_secs(3600);
 
 /// What one store knows of the evictions of its claims.
-#[derive(Default)]
 pub(super) struct Notices {
-    state: Mutex<State>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) watches: Arc<Watches>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) claims: Arc<Claims>,
+    /// Notified when a claim that holds is found to be evicted.
+    pub(super) lost: Arc<Notify>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     evicted: Evictions,
     /// Whether a task watches the notices.
     is_watched: bool,
 }
 
 impl Notices {
+    fn prefix(&self) -> &str {
+        &self.connection.config().prefix
+    }
+
     /// The status of a claim that is known to be evicted.
-    fn status(&self, claim: &Claim) -> Option<ClaimStatus> {
+    pub(super) fn status(&self, claim: &Claim) -> Option<ClaimStatus> {
         let mut state = self.state.lock();
         let eviction = state.evicted.get(&claim.id)?;
         state.evicted.prolong(&claim.id, claim.lease.saturating_add(KEPT));
         Some(ClaimStatus::Evicted(eviction))
-    }
-
-    /// Remembers the eviction of a claim; returns whether it is new.
-    fn add(&self, id: ClaimId, text: &[u8]) -> bool {
-        let eviction = Arc::new(Eviction::from_text(&String::from_utf8_lossy(text)));
-        self.state.lock().evicted.note(id, eviction, UNASKED)
-    }
-
-    /// Takes the right to watch the notices; false if somebody has it.
-    fn begin(&self) -> bool {
-        !std::mem::replace(&mut self.state.lock().is_watched, true)
-    }
-}
-
-impl Shared {
-    /// Enqueues a claim, unless it was evicted.
-    pub(super) async fn enqueue_unless_evicted(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
-        if let Some(evicted) = self.notices.status(claim) {
-            return Ok(evicted);
-        }
-        let status = self.enqueue_or_release(claim).await?;
-        match &status {
-            ClaimStatus::Held(_) | ClaimStatus::Waiting => self.watch_notices(claim),
-            // A try that was released has no key any more. What else is gone was not found in the queue,
-            // though it was not released.
-            ClaimStatus::Gone if self.key_numbers.key(claim.id).is_some() => {
-                if self.notices.status(claim).is_none() {
-                    self.read_notices(&[claim]).await?;
-                }
-            }
-            ClaimStatus::Gone | ClaimStatus::Evicted(_) => {}
-        }
-        Ok(self.notices.status(claim).unwrap_or(status))
     }
 
     /// Lets the transaction that enqueues a claim once more find the claim's notice instead.
@@ -89,48 +70,11 @@ impl Shared {
         request.failure.push(read(notice));
     }
 
-    /// As `wait_for_change`, for claims that may be evicted.
-    pub(super) async fn wait_for_change_or_eviction(
-        self: &Arc<Self>,
-        claim: &Claim,
-    ) -> Result<Option<ClaimStatus>> {
-        if let Some(evicted) = self.notices.status(claim) {
-            return Ok(Some(evicted));
-        }
-        let was_known = self.positions().get(claim.id).is_some();
-        let status = self.wait_for_change(claim).await?;
-        if was_known && status == Some(ClaimStatus::Gone) && self.notices.status(claim).is_none() {
-            // Without an answer the claim is gone: the core enqueues it again, which looks for the notice
-            // too.
-            let _ = self.read_notices(&[claim]).await;
-        }
-        Ok(self.notices.status(claim).or(status))
-    }
-
-    /// As `renew`, for claims that may be evicted.
-    pub(super) async fn renew_or_find_evicted(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
-        let again = |error: &Error| Error::unavailable(&self.connection.config().shown, error.to_string());
-        let mut statuses: Vec<Result<ClaimStatus>> = match self.renew(claims).await {
-            Ok(statuses) => statuses.into_iter().map(Ok).collect(),
-            Err(error) => claims.iter().map(|_| Err(again(&error))).collect(),
-        };
-        let is_gone = |status: &Result<ClaimStatus>| matches!(status, Ok(ClaimStatus::Gone));
-        let gone = claims.iter().zip(&statuses).filter(|(_, status)| is_gone(status));
-        let gone = gone.filter(|(claim, _)| self.notices.status(claim).is_none());
-        let gone: Vec<&Claim> = gone.map(|(claim, _)| claim.as_ref()).collect();
-        // A holder that is gone asks no more. So it is told only when it is known why.
-        if let Err(error) = self.read_notices(&gone).await {
-            statuses.iter_mut().filter(|status| is_gone(status)).for_each(|gone| *gone = Err(again(&error)));
-        }
-        let told = |(claim, status): (&Arc<Claim>, _)| self.notices.status(claim).map_or(status, Ok);
-        claims.iter().zip(statuses).map(told).collect()
-    }
-
     /// Looks for the notices of these claims of this store, and remembers them.
-    async fn read_notices(&self, claims: &[&Claim]) -> Result<()> {
+    pub(super) async fn look_for(&self, claims: &[&Claim]) -> Result<()> {
         let key = |claim: &&Claim| keys::notice(self.prefix(), &claim.name, claim.id);
-        match self.find_notices(claims.iter().map(key).collect()).await {
-            Ok(found) => drop(self.note_evictions(&found)),
+        match self.find(claims.iter().map(key).collect()).await {
+            Ok(found) => drop(self.note(&found)),
             // Without the right to read them, it stays unknown why a claim is gone.
             Err(Error::PermissionDenied { .. }) => {}
             Err(error) => return Err(error),
@@ -138,37 +82,36 @@ impl Shared {
         Ok(())
     }
 
-    async fn find_notices(&self, keys: Vec<Vec<u8>>) -> Result<Vec<KeyValue>> {
+    async fn find(&self, keys: Vec<Vec<u8>>) -> Result<Vec<KeyValue>> {
         let mut found = Vec::new();
         for keys in keys.chunks(KEYS_PER_TRANSACTION) {
-            let success = keys.iter().cloned().map(read).collect();
-            let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
+            let reads = keys.iter().cloned().map(read).collect();
+            let answer = self.connection.unary(TxnRequest::of(reads)).await?;
             found.extend(ranges(answer.responses).into_iter().flat_map(|range| range.kvs));
         }
         Ok(found)
     }
 
     /// Remembers the evictions of claims of this store; returns whether any is new.
-    pub(super) fn note_evictions(&self, found: &[KeyValue]) -> bool {
+    pub(super) fn note(&self, found: &[KeyValue]) -> bool {
         let mut any = false;
         for notice in found {
             if let Some((id, _)) = keys::noticed(self.prefix(), &notice.key) {
-                any |= self.notices.add(id, &notice.value);
+                let eviction = Arc::new(Eviction::from_text(&String::from_utf8_lossy(&notice.value)));
+                any |= self.state.lock().evicted.note(id, eviction, UNASKED);
             }
         }
         any
     }
 
     /// Watches the notices in the background, from the revision on at which this claim joined, unless they
-    /// are watched already. Signals `session_lost` for those of this store's holders.
+    /// are watched already. Signals `lost` for those of this store's holders.
     ///
     /// The watch is for speed only: the next renewal would find the notice too.
-    fn watch_notices(self: &Arc<Self>, claim: &Claim) {
-        let Some(joined) = self.positions().get(claim.id).map(|position| position.mine.revision) else {
-            return;
-        };
-        if self.notices.begin() {
-            tokio::spawn(follow_notices(Arc::downgrade(self), joined));
+    pub(super) fn watch(self: &Arc<Self>, claim: &Claim) {
+        let Some(joined) = self.claims.with(claim.id, |position| position.mine.revision) else { return };
+        if !std::mem::replace(&mut self.state.lock().is_watched, true) {
+            tokio::spawn(follow(Arc::downgrade(self), joined));
         }
     }
 
@@ -176,24 +119,24 @@ impl Shared {
     ///
     /// A waiter needs no more than its own watch, and the core would renew all claims.
     fn tell(&self, mut found: Vec<KeyValue>) {
-        found.retain(|notice| self.noticed_of_ours(&notice.key).is_some());
-        let waits = |id| self.positions().get(id).is_some_and(|position| position.granted.is_none());
-        let any_held = found.iter().filter_map(|kv| self.noticed_of_ours(&kv.key)).any(|id| !waits(id));
-        if self.note_evictions(&found) && any_held {
+        found.retain(|notice| self.of_ours(&notice.key).is_some());
+        let holds = |id| self.claims.with(id, |position| position.granted.is_some()).unwrap_or(true);
+        let any_held = found.iter().filter_map(|kv| self.of_ours(&kv.key)).any(holds);
+        if self.note(&found) && any_held {
             // All managers of this store: those that wait for it now, and one that will.
-            self.session_lost.notify_one();
-            self.session_lost.notify_waiters();
+            self.lost.notify_one();
+            self.lost.notify_waiters();
         }
     }
 
     /// The claim of a notice, if it is this store's.
-    fn noticed_of_ours(&self, notice: &[u8]) -> Option<ClaimId> {
+    fn of_ours(&self, notice: &[u8]) -> Option<ClaimId> {
         let (id, queue) = keys::noticed(self.prefix(), notice)?;
-        self.key_numbers.key(id)?.starts_with(queue.as_bytes()).then_some(id)
+        self.claims.key(id)?.starts_with(queue.as_bytes()).then_some(id)
     }
 
     /// Looks for notices that were put after a revision, and returns the revision as of which it looked.
-    async fn look_for_notices(&self, after: i64) -> Result<i64> {
+    async fn look_for_missed(&self, after: i64) -> Result<i64> {
         let start = keys::notices(self.prefix());
         let request = RangeRequest {
             range_end: keys::end(&start),
@@ -202,11 +145,11 @@ impl Shared {
             min_create_revision: after + 1,
             ..RangeRequest::default()
         };
-        let answer: RangeResponse = self.connection.unary(RANGE, request).await?;
+        let answer = self.connection.unary(request).await?;
         let found = answer.kvs.into_iter().map(|kv| kv.key);
-        let ours = found.filter(|key| self.noticed_of_ours(key).is_some()).collect();
-        self.tell(self.find_notices(ours).await?);
-        Ok(answer.header.map_or(after, |header| header.revision))
+        let ours = found.filter(|key| self.of_ours(key).is_some()).collect();
+        self.tell(self.find(ours).await?);
+        Ok(answer.header.as_ref().map_or(after, |header| header.revision))
     }
 }
 
@@ -215,38 +158,38 @@ fn read(key: Vec<u8>) -> RequestOp {
 }
 
 /// Watches the notices as long as the store exists and any of its leases lives.
-async fn follow_notices(shared: Weak<Shared>, mut read_at: i64) {
+async fn follow(notices: Weak<Notices>, mut read_at: i64) {
     loop {
-        let subscribe = |shared: Arc<Shared>| {
-            let range = keys::notices(shared.prefix());
-            shared.watches.subscribe_to_puts(&shared.connection, &range, read_at)
+        let subscribe = |notices: Arc<Notices>| {
+            let range = keys::notices(notices.prefix());
+            notices.watches.subscribe_to_puts(&notices.connection, &range, read_at)
         };
-        let Some(mut puts) = shared.upgrade().map(subscribe) else { return };
+        let Some(mut puts) = notices.upgrade().map(subscribe) else { return };
         while let Some(found) = puts.next().await {
-            let Some(shared) = shared.upgrade() else { return };
+            let Some(notices) = notices.upgrade() else { return };
             read_at = found.iter().map(|notice| notice.create_revision).fold(read_at, i64::max);
-            shared.tell(found);
+            notices.tell(found);
         }
         // The stream has ended, or the watch was refused: a notice may have been missed.
         drop(puts);
-        let Some(shared) = shared.upgrade() else { return };
+        let Some(notices) = notices.upgrade() else { return };
         {
             // Under this lock, so that a claim which joins meanwhile either is seen here, or finds that
             // nobody watches.
-            let mut state = shared.notices.state.lock();
-            if !shared.leases.any_is_alive() {
+            let mut state = notices.state.lock();
+            if !notices.leases.any_is_alive() {
                 state.is_watched = false;
                 return;
             }
         }
-        match shared.look_for_notices(read_at).await {
+        match notices.look_for_missed(read_at).await {
             Ok(as_of) => read_at = as_of,
             // It will not be allowed the next time either, and each watch that is refused ends the stream of
             // all.
             Err(Error::PermissionDenied { .. }) => return,
             Err(_) => {
-                let pause = shared.connection.config().timeout;
-                drop(shared);
+                let pause = notices.connection.config().timeout;
+                drop(notices);
                 tokio::time::sleep(pause).await;
             }
         }

@@ -5,17 +5,19 @@
 //! it still has that client's value. On our side only the head of the queue asks for the key. A claim that
 //! joins an empty queue takes it in the same transaction.
 
-use super::connection::is_lease_expired;
-use super::keys::{self, QueueEntry};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::claims::Position;
+use super::connection::{Connection, is_lease_expired};
+use super::keys;
 use super::messages::{
-    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, RequestOp, Response, TxnRequest,
+    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, RequestOp, TxnRequest,
+    operation, revision,
 };
-use super::positions::Position;
 use super::reading::ranges;
-use super::{Shared, operation};
-use crate::backend::{Claim, ClaimId, ClaimStatus};
+use crate::backend::{Claim, ClaimId};
 use crate::error::Result;
-use crate::name::Name;
 use crate::sync::now;
 
 /// The value of the key while it is ours: 16 bytes, as python-etcd3's values are.
@@ -42,47 +44,48 @@ pub(super) fn give_back(id: ClaimId, key: Vec<u8>) -> RequestOp {
 }
 
 /// The outcome of a try to take the key.
-enum Attempt {
-    /// The claim's status is known: it has the key, or its own key is gone.
-    Answered(ClaimStatus),
-    /// Another client has the key, as of this revision. Both keys must be watched: that one and the claim's
-    /// own.
-    Taken([Vec<u8>; 2], i64),
+pub(super) enum Attempt {
+    /// The claim has the key, by a request that was sent then.
+    Ours(Instant),
+    /// The claim's own key is gone.
+    Gone,
+    /// The claim's lease has expired.
+    LeaseExpired,
+    /// Another client has the key, as of this revision.
+    Taken(Vec<u8>, i64),
     /// The key is free by now: try again.
     Free,
 }
 
-impl Shared {
+/// The python-etcd3 keys of one cluster.
+pub(super) struct PythonEtcd3 {
+    connection: Arc<Connection>,
+}
+
+impl PythonEtcd3 {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        PythonEtcd3 { connection }
+    }
+
     /// The python-etcd3 key of a claim's lock; `None` if the claim needs none.
     ///
     /// Shared claims need none, because python-etcd3's lock cannot be shared.
-    pub(super) fn python_etcd3_key(&self, claim: &Claim) -> Option<Vec<u8>> {
-        let is_needed = self.connection.config().python_etcd3 && claim.permits.is_exclusive();
-        is_needed.then(|| self.python_etcd3_key_of(&claim.name))
-    }
-
-    /// The python-etcd3 key of a lock.
-    pub(super) fn python_etcd3_key_of(&self, name: &Name) -> Vec<u8> {
-        format!("{}{}", self.prefix(), name.as_str()).into_bytes()
-    }
-
-    /// Whether a key in a queue is a claim.
-    ///
-    /// With python-etcd3 keys not every one is: the python-etcd3 key of `a/b` lies in the queue of `a`.
-    pub(super) fn is_claim(&self, entry: &QueueEntry) -> bool {
-        !self.connection.config().python_etcd3 || entry.ours || keys::is_lease(&entry.key)
+    pub(super) fn key(&self, claim: &Claim) -> Option<Vec<u8>> {
+        let config = self.connection.config();
+        let is_needed = config.python_etcd3 && claim.permits.is_exclusive();
+        is_needed.then(|| keys::python_etcd3(&config.prefix, &claim.name))
     }
 
     /// Whether a claim needs no python-etcd3 key, or has it according to what was read.
     pub(super) fn is_complete(&self, claim: &Claim, found: &[KeyValue]) -> bool {
-        self.python_etcd3_key(claim).is_none() || found.iter().any(|kv| kv.value == value(claim.id))
+        self.key(claim).is_none() || found.iter().any(|kv| kv.value == value(claim.id))
     }
 
     /// Extends the transaction that enqueues a claim: it also takes the key, if the queue is empty and the
     /// key is free.
-    pub(super) fn also_take_python_etcd3_key(&self, claim: &Claim, lease: i64, request: &mut TxnRequest) {
-        let Some(key) = self.python_etcd3_key(claim) else { return };
-        let start = keys::queue(self.prefix(), &claim.name);
+    pub(super) fn also_take(&self, claim: &Claim, lease: i64, request: &mut TxnRequest) {
+        let Some(key) = self.key(claim) else { return };
+        let start = keys::queue(&self.connection.config().prefix, &claim.name);
         let range_end = keys::end(&start);
         // etcd evaluates nested comparisons before any put, so the claim's own key does not count.
         let is_empty = Compare { range_end, ..Compare::created(start.into_bytes(), 0) };
@@ -98,46 +101,7 @@ impl Shared {
         }
     }
 
-    /// Takes the key for the claim at the head of the queue.
-    ///
-    /// If another client has it, waits until it may be free, and returns `None`: then try again.
-    pub(super) async fn take_python_etcd3_key(
-        &self,
-        claim: &Claim,
-        position: &Position,
-    ) -> Result<Option<ClaimStatus>> {
-        match self.try_python_etcd3_key(claim, position).await? {
-            Attempt::Answered(status) => Ok(Some(status)),
-            Attempt::Taken(watched, read_at) => {
-                let watched = watched.into_iter().map(|key| (key, None));
-                self.watches.subscribe(&self.connection, watched, read_at).changes_within(claim.lease).await;
-                Ok(None)
-            }
-            Attempt::Free => Ok(None),
-        }
-    }
-
-    /// Takes the key for a claim that has just joined at the head of the queue, if the transaction did not.
-    ///
-    /// This is needed for nested names. To join `a`, the transaction compares that no key exists below `a/`.
-    /// The python-etcd3 key of `a/b` is such a key, though it is no claim of `a`.
-    pub(super) async fn take_python_etcd3_key_now(
-        &self,
-        claim: &Claim,
-        found: &[KeyValue],
-    ) -> Result<ClaimStatus> {
-        let Some(position) = self.positions().get(claim.id).cloned() else { return Ok(ClaimStatus::Gone) };
-        let is_taken = found.iter().any(|kv| Some(&kv.key) == self.python_etcd3_key(claim).as_ref());
-        if is_taken || !position.ahead.surely_holds(claim.permits) {
-            return Ok(ClaimStatus::Waiting);
-        }
-        match self.try_python_etcd3_key(claim, &position).await? {
-            Attempt::Answered(status) => Ok(status),
-            Attempt::Taken(..) | Attempt::Free => Ok(ClaimStatus::Waiting),
-        }
-    }
-
-    /// Tries once to take the key for a claim, in one transaction.
+    /// Tries once to take the key for a claim at the head of the queue, in one transaction.
     ///
     /// | the python-etcd3 key | the claim's own key | outcome |
     /// |---|---|---|
@@ -145,68 +109,30 @@ impl Shared {
     /// | has this claim's value | either | an earlier try has put it, and the claim holds |
     /// | absent, or another client's | absent or newer | the claim is gone |
     /// | another client's | exists | `Taken` |
-    async fn try_python_etcd3_key(&self, claim: &Claim, position: &Position) -> Result<Attempt> {
-        let (Some(python_etcd3_key), Some(mine)) =
-            (self.python_etcd3_key(claim), self.key_numbers.key(claim.id))
-        else {
-            return Ok(Attempt::Answered(ClaimStatus::Gone));
-        };
-        let put =
-            PutRequest { key: python_etcd3_key.clone(), value: value(claim.id), lease: position.mine.lease };
-        let request = TxnRequest {
-            compare: vec![
-                Compare::created(python_etcd3_key.clone(), 0),
-                Compare::created(mine.clone(), position.mine.revision),
-            ],
-            success: vec![operation(Request::Put(put))],
-            failure: vec![operation(read(python_etcd3_key.clone())), operation(read(mine.clone()))],
-        };
+    pub(super) async fn try_take(&self, claim: &Claim, position: &Position) -> Result<Attempt> {
+        let (Some(key), mine) = (self.key(claim), &position.mine) else { return Ok(Attempt::Gone) };
+        let put = PutRequest { key: key.clone(), value: value(claim.id), lease: mine.lease };
+        let compare =
+            vec![Compare::created(key.clone(), 0), Compare::created(mine.key.clone(), mine.revision)];
+        let failure = vec![operation(read(key.clone())), operation(read(mine.key.clone()))];
+        let request = TxnRequest { compare, success: vec![operation(Request::Put(put))], failure };
         let sent = now();
-        let answer = match self.transaction(request).await {
-            Err(error) if is_lease_expired(&error) => {
-                self.lease_expired(position.mine.lease);
-                self.positions().remove(claim.id);
-                return Ok(Attempt::Answered(ClaimStatus::Gone));
-            }
+        let answer = match self.connection.unary(request).await {
+            Err(error) if is_lease_expired(&error) => return Ok(Attempt::LeaseExpired),
             answer => answer?,
         };
-        let read_at = answer.header.map_or(0, |header| header.revision);
+        let read_at = revision(answer.header.as_ref());
         let found: Vec<KeyValue> = ranges(answer.responses).into_iter().flat_map(|range| range.kvs).collect();
-        let ours = found.iter().any(|kv| kv.key == python_etcd3_key && kv.value == value(claim.id));
-        if answer.succeeded || ours {
-            let mut positions = self.positions();
-            let Some(position) = positions.get_mut(claim.id) else {
-                return Ok(Attempt::Answered(ClaimStatus::Gone));
-            };
-            position.is_complete = true;
-            position.granted.get_or_insert(sent);
-            let position = position.clone();
-            drop(positions);
-            return Ok(Attempt::Answered(self.status(claim, &position)));
-        }
-        if !found.iter().any(|kv| kv.key == mine && kv.create_revision == position.mine.revision) {
-            self.positions().remove(claim.id);
-            return Ok(Attempt::Answered(ClaimStatus::Gone));
-        }
-        let is_taken = found.iter().any(|kv| kv.key == python_etcd3_key);
-        Ok(if is_taken { Attempt::Taken([python_etcd3_key, mine], read_at) } else { Attempt::Free })
-    }
-
-    /// Deletes a claim's key, and the python-etcd3 key if that is the claim's; returns whether the claim's
-    /// key existed.
-    pub(super) async fn delete_with_python_etcd3_key(
-        &self,
-        id: ClaimId,
-        key: Vec<u8>,
-        python_etcd3_key: Vec<u8>,
-    ) -> Result<bool> {
-        let delete = operation(Request::Delete(DeleteRangeRequest { key }));
-        let success = vec![delete, give_back(id, python_etcd3_key)];
-        let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
-        Ok(answer.responses.into_iter().any(|response| match response.response {
-            Some(Response::Delete(deleted)) => deleted.deleted > 0,
-            _ => false,
-        }))
+        let any = |is: &dyn Fn(&KeyValue) -> bool| found.iter().any(is);
+        Ok(if answer.succeeded || any(&|kv| kv.key == key && kv.value == value(claim.id)) {
+            Attempt::Ours(sent)
+        } else if !any(&|kv| kv.key == mine.key && kv.create_revision == mine.revision) {
+            Attempt::Gone
+        } else if any(&|kv| kv.key == key) {
+            Attempt::Taken(key, read_at)
+        } else {
+            Attempt::Free
+        })
     }
 }
 
@@ -217,13 +143,14 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::backend::Release;
+    use crate::backend::{ClaimStatus, Release};
     use crate::queue::Permits;
+    use crate::stores::etcd::claims::tests::{MUTEX, PREFIX, READ, claim, fencing_token, found, wait};
     use crate::stores::etcd::messages::{
-        DeleteRangeResponse, Event, RangeResponse, RequestOp, ResponseOp, TxnResponse, WatchRequest,
-        WatchResponse,
+        DeleteRangeResponse, Event, RangeResponse, RequestOp, Response, ResponseOp, TxnResponse,
+        WatchRequest, WatchResponse,
     };
-    use crate::stores::etcd::positions::tests::{MUTEX, READ, claim, fencing_token, found};
+    use crate::stores::etcd::owner::Shared;
     use crate::stores::etcd::reading::QueueView;
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
 
@@ -238,16 +165,16 @@ mod tests {
         shared.leases.pretend(1);
         let mut claim = claim(1, MUTEX);
         claim.lease = shared.leases.find(1).unwrap().ttl();
-        let key = shared.key_numbers.take(shared.prefix(), &claim);
+        let key = shared.claims.take_key(PREFIX, &claim);
         (cluster, shared, claim, found(&key, 40, 1))
     }
 
     /// A claim that is first in its queue and does not have the python-etcd3 key yet.
     fn first() -> (Cluster, Arc<Shared>, Claim, KeyValue) {
         let (cluster, shared, claim, own) = absent();
-        let queue = shared.claims([&own]);
+        let queue = shared.connection.config().claims([&own]);
         let view = QueueView::new(Some(queue[0].clone()), queue, true, 40);
-        assert_eq!(shared.record_view(&claim, &view, false, now()), ClaimStatus::Waiting);
+        assert_eq!(shared.claims.record_view(&claim, &view, false, now()), ClaimStatus::Waiting);
         (cluster, shared, claim, own)
     }
 
@@ -311,8 +238,12 @@ mod tests {
             let _entered = runtime.enter();
             let (_cluster, shared) = Cluster::with_store(address);
             for (permits, key) in [(MUTEX, alone.clone()), (write, alone), (READ, None), (permit, None)] {
-                assert_eq!(shared.python_etcd3_key(&claim(1, permits)), key, "{permits:?}");
-                assert_eq!(shared.is_complete(&claim(1, permits), &[]), key.is_none(), "{permits:?}");
+                assert_eq!(shared.python_etcd3.key(&claim(1, permits)), key, "{permits:?}");
+                assert_eq!(
+                    shared.python_etcd3.is_complete(&claim(1, permits), &[]),
+                    key.is_none(),
+                    "{permits:?}"
+                );
             }
         }
     }
@@ -368,7 +299,7 @@ mod tests {
             expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, kvs));
             expect_take(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
         };
-        let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
+        let (status, ()) = soon(async { tokio::join!(wait(&shared, &claim), answers) }).await;
         assert_eq!(status.unwrap().and_then(fencing_token), Some(40));
     }
 
@@ -392,11 +323,11 @@ mod tests {
                 let responses = keys.iter().map(|kv| range(std::slice::from_ref(kv))).collect();
                 expect_take(&mut cluster, &claim, &own).await.answer(&answer(false, responses));
             };
-            let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
+            let (status, ()) = soon(async { tokio::join!(wait(&shared, &claim), answers) }).await;
             let status = status.unwrap().unwrap();
             assert_eq!(status == ClaimStatus::Gone, expected.is_none(), "{keys:?}");
             assert_eq!(fencing_token(status), expected, "{keys:?}");
-            assert_eq!(shared.positions().get(claim.id).is_none(), expected.is_none());
+            assert_eq!(shared.claims.position(claim.id).is_none(), expected.is_none());
         }
     }
 
@@ -407,10 +338,10 @@ mod tests {
         {
             let (mut cluster, shared, claim, own) = first();
             let refuses = async { expect_take(&mut cluster, &claim, &own).await.fail(refusal) };
-            let (status, ()) = soon(async { tokio::join!(shared.wait_for_change(&claim), refuses) }).await;
+            let (status, ()) = soon(async { tokio::join!(wait(&shared, &claim), refuses) }).await;
             assert_eq!(status.ok(), has_expired.then_some(Some(ClaimStatus::Gone)));
             assert_eq!(shared.leases.find(1).is_none(), has_expired);
-            assert_eq!(shared.positions().get(claim.id).is_none(), has_expired);
+            assert_eq!(shared.claims.position(claim.id).is_none(), has_expired);
         }
     }
 

@@ -3,44 +3,25 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use super::connection::Connection;
 use super::keys::{self, QueueEntry};
 use super::messages::{
-    KeyValue, RangeRequest, RangeResponse, Request, RequestOp, Response, ResponseOp, SortOrder, SortTarget,
-    TxnRequest, TxnResponse,
+    KeyValue, RangeRequest, RangeResponse, Response, ResponseOp, SortOrder, SortTarget, TxnResponse, revision,
 };
-use super::{Shared, operation};
 use crate::backend::Claim;
 use crate::error::Result;
 use crate::name::Name;
+use crate::queue::Permits;
+use crate::stores::watched::ahead::Ahead;
+use crate::sync::Mutex;
 
-pub(super) const RANGE: &str = "/etcdserverpb.KV/Range";
-/// How many keys one transaction reads. etcd allows 128 operations by default.
-pub(super) const KEYS_PER_TRANSACTION: usize = 100;
 /// How many keys one answer has at most: even with values, far below the size that clients refuse.
 pub(super) const PAGE_SIZE: i64 = 1000;
 /// How many claims are read when only a part of a queue is.
 pub(super) const FEW: i64 = 16;
 
-/// What a read found of one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KeyState {
-    /// The revision at which the key was created; 0 if it does not exist.
-    pub(super) created: i64,
-    /// The revision as of which it was read.
-    pub(super) read_at: i64,
-}
-
-impl KeyState {
-    /// Whether this proves that the key which was created at `revision` is gone.
-    ///
-    /// A read that is older than the key proves nothing.
-    pub(super) fn proves_gone(self, revision: i64) -> bool {
-        self.created != revision && revision <= self.read_at
-    }
-}
-
 /// What a claim has read of its queue, all of it or a part.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct QueueView {
     /// The claim's own key, if it was found.
     pub(super) mine: Option<QueueEntry>,
@@ -63,36 +44,30 @@ impl QueueView {
         read_at: i64,
     ) -> Self {
         found.sort_by_key(|entry| entry.revision);
-        found.dedup_by_key(|entry| entry.revision);
         let revision = mine.as_ref().map_or(0, |mine| mine.revision);
         let index = found.partition_point(|entry| entry.revision < revision);
         QueueView { mine, queue: Arc::new(found), index, is_whole, read_at }
     }
 
-    /// The claims in front, sorted by creation revision.
+    /// What the claim whose key was created at `revision` sees of the same queue.
+    fn of(&self, key: &[u8], revision: i64) -> Self {
+        let index = self.queue.partition_point(|entry| entry.revision < revision);
+        let mine = self.queue.get(index).filter(|entry| entry.key == key).cloned();
+        QueueView { mine, index, ..self.clone() }
+    }
+
+    /// The claims ahead, sorted by creation revision.
     pub(super) fn ahead(&self) -> &[QueueEntry] {
         &self.queue[..self.index]
     }
-}
 
-/// The whole queue of a name, for all claims that need it at the same time.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    /// Sorted by creation revision.
-    queue: Arc<Vec<QueueEntry>>,
-    read_at: i64,
-}
-
-impl Snapshot {
-    /// The view of the claim whose key was created at `revision`.
-    fn view(&self, key: &[u8], revision: i64) -> QueueView {
-        let index = self.queue.partition_point(|entry| entry.revision < revision);
-        let mine = self.queue.get(index).filter(|entry| entry.key == key).cloned();
-        QueueView { mine, queue: Arc::clone(&self.queue), index, is_whole: true, read_at: self.read_at }
+    /// What a claim with these permits must remember of it.
+    pub(super) fn known(&self, mine: Permits) -> Ahead<QueueEntry> {
+        Ahead::of(self.ahead().iter(), self.is_whole, mine)
     }
 }
 
-/// The snapshots that are in use.
+/// The snapshots that are in use: whole queues, each for all claims that need it at the same time.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
     by_name: HashMap<Name, Weak<Reading>>,
@@ -102,7 +77,7 @@ pub(super) struct Snapshots {
 
 /// The snapshot of one name. The claim that holds the mutex reads the queue; the others wait for its
 /// snapshot.
-type Reading = tokio::sync::Mutex<Option<Arc<Snapshot>>>;
+type Reading = tokio::sync::Mutex<Option<QueueView>>;
 
 impl Snapshots {
     fn of(&mut self, name: &Name) -> Arc<Reading> {
@@ -125,20 +100,6 @@ pub(super) fn queue_request(start: &str, limit: i64) -> RangeRequest {
     RangeRequest { key: start.into(), range_end, keys_only: true, limit, ..RangeRequest::default() }
 }
 
-/// The request for one key, without its value.
-pub(super) fn key_request(key: &[u8]) -> RequestOp {
-    operation(Request::Range(key_range(key)))
-}
-
-/// The same as a serializable read: the member answers from what it has, without asking the others.
-pub(super) fn serializable_key_request(key: &[u8]) -> RequestOp {
-    operation(Request::Range(RangeRequest { serializable: true, ..key_range(key) }))
-}
-
-fn key_range(key: &[u8]) -> RangeRequest {
-    RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() }
-}
-
 /// All ranges of an answer in their order, including those of nested transactions.
 pub(super) fn ranges(responses: Vec<ResponseOp>) -> Vec<RangeResponse> {
     let mut ranges = Vec::new();
@@ -154,10 +115,15 @@ pub(super) fn ranges(responses: Vec<ResponseOp>) -> Vec<RangeResponse> {
     ranges
 }
 
-impl Shared {
-    /// Keeps those keys that are claims.
-    pub(super) fn claims<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Vec<QueueEntry> {
-        found.into_iter().map(QueueEntry::new).filter(|entry| self.is_claim(entry)).collect()
+/// The reader of queues.
+pub(super) struct Queues {
+    connection: Arc<Connection>,
+    snapshots: Mutex<Snapshots>,
+}
+
+impl Queues {
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        Queues { connection, snapshots: Mutex::default() }
     }
 
     /// Reads what a claim must know of its queue, as of revision `since` or later.
@@ -166,12 +132,12 @@ impl Shared {
     /// |---|---|
     /// | is alone in reading this queue | the front of the queue, which is enough if the claim is in it |
     /// | is further behind, or others want the queue too | the whole queue, once for all of them |
-    pub(super) async fn read_view(&self, claim: &Claim, mine: &QueueEntry, since: i64) -> Result<QueueView> {
-        let reading = self.snapshots().of(&claim.name);
+    pub(super) async fn view(&self, claim: &Claim, mine: &QueueEntry, since: i64) -> Result<QueueView> {
+        let reading = self.snapshots.lock().of(&claim.name);
         let mut last = reading.lock().await;
         let known = last.as_ref().filter(|snapshot| snapshot.read_at >= since);
         if let Some(snapshot) = known {
-            return Ok(snapshot.view(&mine.key, mine.revision));
+            return Ok(snapshot.of(&mine.key, mine.revision));
         }
         // Each other claim that wants this queue now has a reference to it too.
         let is_alone = Arc::strong_count(&reading) == 1;
@@ -179,7 +145,7 @@ impl Shared {
             return Ok(view);
         }
         let snapshot = self.read_snapshot(&claim.name).await?;
-        let view = snapshot.view(&mine.key, mine.revision);
+        let view = snapshot.of(&mine.key, mine.revision);
         *last = Some(snapshot);
         Ok(view)
     }
@@ -189,71 +155,47 @@ impl Shared {
         let front = RangeRequest {
             sort_order: SortOrder::Ascend.into(),
             sort_target: SortTarget::Create.into(),
-            ..queue_request(&keys::queue(self.prefix(), &claim.name), FEW)
+            ..self.request(&claim.name, FEW)
         };
-        let answer: RangeResponse = self.connection.unary(RANGE, front).await?;
-        let read_at = answer.header.map_or(0, |header| header.revision);
-        let found = self.claims(&answer.kvs);
+        let answer = self.connection.unary(front).await?;
+        let read_at = revision(answer.header.as_ref());
+        let found = self.connection.config().claims(&answer.kvs);
         let mine = found.iter().find(|entry| entry.key == mine.key).cloned();
         let is_enough = mine.is_some() || !answer.more;
         Ok(is_enough.then(|| QueueView::new(mine, found, true, read_at)))
     }
 
     /// Reads the whole queue of a name.
-    async fn read_snapshot(&self, name: &Name) -> Result<Arc<Snapshot>> {
-        let request = queue_request(&keys::queue(self.prefix(), name), 0);
-        let answer: RangeResponse = self.connection.unary(RANGE, request).await?;
-        let read_at = answer.header.map_or(0, |header| header.revision);
-        let mut queue = self.claims(&answer.kvs);
-        queue.sort_by_key(|entry| entry.revision);
-        Ok(Arc::new(Snapshot { queue: Arc::new(queue), read_at }))
+    async fn read_snapshot(&self, name: &Name) -> Result<QueueView> {
+        let answer = self.connection.unary(self.request(name, 0)).await?;
+        let found = self.connection.config().claims(&answer.kvs);
+        Ok(QueueView::new(None, found, true, revision(answer.header.as_ref())))
     }
 
-    /// Reads when each key was created.
-    pub(super) async fn read_keys(&self, keys: &[Vec<u8>]) -> Result<Vec<KeyState>> {
-        self.read_keys_with(key_request, keys).await
+    fn request(&self, name: &Name, limit: i64) -> RangeRequest {
+        queue_request(&keys::queue(&self.connection.config().prefix, name), limit)
     }
+}
 
-    /// The same by serializable reads. These are not delayed by requests that the cluster still has to agree
-    /// on.
-    pub(super) async fn read_keys_serializable(&self, keys: &[Vec<u8>]) -> Result<Vec<KeyState>> {
-        self.read_keys_with(serializable_key_request, keys).await
-    }
-
-    async fn read_keys_with(
-        &self,
-        request: fn(&[u8]) -> RequestOp,
-        keys: &[Vec<u8>],
-    ) -> Result<Vec<KeyState>> {
-        let mut states = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(KEYS_PER_TRANSACTION) {
-            let success = keys.iter().map(|key| request(key)).collect();
-            let answer = self.transaction(TxnRequest { success, ..TxnRequest::default() }).await?;
-            let read_at = answer.header.map_or(0, |header| header.revision);
-            states.extend(ranges(answer.responses).into_iter().map(|range| KeyState {
-                created: range.kvs.first().map_or(0, |kv| kv.create_revision),
-                read_at,
-            }));
+/// Reads all keys below `start` page by page, all as of the first page's revision.
+pub(super) async fn all_below(
+    connection: &Connection,
+    start: &str,
+    keys_only: bool,
+) -> Result<Vec<KeyValue>> {
+    let mut request = RangeRequest { keys_only, ..queue_request(start, PAGE_SIZE) };
+    let mut found = Vec::new();
+    loop {
+        let answer = connection.unary(request.clone()).await?;
+        request.revision = request.revision.max(revision(answer.header.as_ref()));
+        match answer.kvs.last().filter(|_| answer.more) {
+            // The next page begins at the smallest key after the last one.
+            Some(last) => request.key = [&last.key[..], &[0]].concat(),
+            None => request.key.clear(),
         }
-        Ok(states)
-    }
-
-    /// Reads all keys below `start` page by page, all as of the first page's revision.
-    pub(super) async fn all_below(&self, start: &str, keys_only: bool) -> Result<Vec<KeyValue>> {
-        let mut request = RangeRequest { keys_only, ..queue_request(start, PAGE_SIZE) };
-        let mut found = Vec::new();
-        loop {
-            let answer: RangeResponse = self.connection.unary(RANGE, request.clone()).await?;
-            request.revision = request.revision.max(answer.header.map_or(0, |header| header.revision));
-            match answer.kvs.last().filter(|_| answer.more) {
-                // The next page begins at the smallest key after the last one.
-                Some(last) => request.key = [&last.key[..], &[0]].concat(),
-                None => request.key.clear(),
-            }
-            found.extend(answer.kvs);
-            if request.key.is_empty() {
-                return Ok(found);
-            }
+        found.extend(answer.kvs);
+        if request.key.is_empty() {
+            return Ok(found);
         }
     }
 }
@@ -261,8 +203,10 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::etcd::messages::Header;
-    use crate::stores::etcd::positions::tests::{MUTEX, claim, found};
+    use crate::stores::etcd::claims::tests::{MUTEX, PREFIX, claim, found};
+    use crate::stores::etcd::key_reads::key_request;
+    use crate::stores::etcd::messages::{Header, Request};
+    use crate::stores::etcd::owner::Shared;
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
 
     const ADDRESS: &str = "etcd://127.0.0.1:1";
@@ -275,7 +219,7 @@ mod tests {
     }
 
     fn mine(shared: &Shared, revision: i64) -> KeyValue {
-        found(&shared.key_numbers.take(shared.prefix(), &claim(1, MUTEX)), revision, 1)
+        found(&shared.claims.take_key(PREFIX, &claim(1, MUTEX)), revision, 1)
     }
 
     fn range(read_at: i64, kvs: &[KeyValue], more: bool) -> RangeResponse {
@@ -319,7 +263,7 @@ mod tests {
         let entry = QueueEntry::new(&own);
         let claim = claim(1, MUTEX);
         let (view, ()) = soon(async {
-            tokio::join!(shared.read_view(&claim, &entry, 5), answer_front(&mut cluster, &answer))
+            tokio::join!(shared.queues.view(&claim, &entry, 5), answer_front(&mut cluster, &answer))
         })
         .await;
         let view = view.unwrap();
@@ -334,7 +278,7 @@ mod tests {
         let claim = claim(1, MUTEX);
         let answer = range(9, &[other(3)], false);
         let (view, ()) = soon(async {
-            tokio::join!(shared.read_view(&claim, &entry, 5), answer_front(&mut cluster, &answer))
+            tokio::join!(shared.queues.view(&claim, &entry, 5), answer_front(&mut cluster, &answer))
         })
         .await;
         let view = view.unwrap();
@@ -357,7 +301,7 @@ mod tests {
                 false,
             ));
         };
-        let (view, ()) = soon(async { tokio::join!(shared.read_view(&claim, &entry, 5), answers) }).await;
+        let (view, ()) = soon(async { tokio::join!(shared.queues.view(&claim, &entry, 5), answers) }).await;
         let view = view.unwrap();
         assert_eq!((view.mine.as_ref(), view.is_whole, view.read_at), (Some(&entry), true, 10));
         assert_eq!(revisions(view.ahead()), [3, 4]);
@@ -368,7 +312,7 @@ mod tests {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         let own = mine(&shared, 5);
         let (claim, entry) = (claim(1, MUTEX), QueueEntry::new(&own));
-        let view = async |since| shared.read_view(&claim, &entry, since).await.unwrap().read_at;
+        let view = async |since| shared.queues.view(&claim, &entry, since).await.unwrap().read_at;
         let asked = async { tokio::join!(view(5), view(5), view(9), view(10), view(9)) };
         let answers = async {
             // The first one does not know of the others yet.
@@ -389,14 +333,14 @@ mod tests {
     #[test]
     fn a_snapshot_shows_each_claim_its_own_position_and_no_other() {
         let queue: Vec<QueueEntry> = [3, 5, 8].map(|revision| QueueEntry::new(&other(revision))).to_vec();
-        let snapshot = Snapshot { queue: Arc::new(queue.clone()), read_at: 9 };
+        let snapshot = QueueView::new(None, queue.clone(), true, 9);
         for (index, entry) in queue.iter().enumerate() {
-            let view = snapshot.view(&entry.key, entry.revision);
+            let view = snapshot.of(&entry.key, entry.revision);
             assert_eq!((view.mine.as_ref(), view.read_at, view.is_whole), (Some(entry), 9, true));
             assert_eq!(view.ahead(), &queue[..index]);
         }
         for (key, revision) in [(&queue[1].key, 6), (&queue[1].key, 9), (&queue[0].key, 5)] {
-            assert_eq!(snapshot.view(key, revision).mine, None, "{revision}");
+            assert_eq!(snapshot.of(key, revision).mine, None, "{revision}");
         }
     }
 
@@ -442,32 +386,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn keys_are_read_in_as_few_transactions_as_the_cluster_allows() {
-        let (mut cluster, shared) = Cluster::with_store(ADDRESS);
-        let keys: Vec<Vec<u8>> = (0..150).map(|number| number.to_string().into_bytes()).collect();
-        let answers = async {
-            for (keys, read_at) in [(&keys[..100], 7), (&keys[100..], 8)] {
-                let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
-                let success = keys.iter().map(|key| key_request(key)).collect();
-                assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
-                // Every second key exists.
-                let exists = |(number, key): (usize, &Vec<u8>)| {
-                    let kvs = if number % 2 == 0 { vec![found(key, 5, 1)] } else { Vec::new() };
-                    ResponseOp { response: Some(Response::Range(range(read_at, &kvs, false))) }
-                };
-                let responses = keys.iter().enumerate().map(exists).collect();
-                call.answer(&TxnResponse { header: as_of(read_at), succeeded: true, responses });
-            }
-        };
-        let (states, ()) = soon(async { tokio::join!(shared.read_keys(&keys), answers) }).await;
-        let exists = |number| KeyState {
-            created: if number % 2 == 0 { 5 } else { 0 },
-            read_at: if number < 100 { 7 } else { 8 },
-        };
-        assert_eq!(states.unwrap(), (0..150).map(exists).collect::<Vec<_>>());
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn many_keys_are_read_page_by_page_as_of_one_revision() {
         let (mut cluster, shared) = Cluster::with_store(ADDRESS);
         for keys_only in [true, false] {
@@ -481,7 +399,8 @@ mod tests {
                 assert_eq!(asked, next);
                 call.answer(&range(9, &[other(4)], false));
             };
-            let (all, ()) = soon(async { tokio::join!(shared.all_below(QUEUE, keys_only), answers) }).await;
+            let (all, ()) =
+                soon(async { tokio::join!(all_below(&shared.connection, QUEUE, keys_only), answers) }).await;
             assert_eq!(all.unwrap(), [other(2), other(3), other(4)]);
         }
     }
@@ -491,10 +410,10 @@ mod tests {
         let [plain, nested] = ["", "?interop=python-etcd3"].map(|option| format!("{ADDRESS}{option}"));
         for (address, claims) in [(plain, [2, 3, 4].to_vec()), (nested, [2, 4].to_vec())] {
             let (_cluster, shared) = Cluster::with_store(&address);
-            let own = found(&shared.key_numbers.take(shared.prefix(), &claim(1, MUTEX)), 4, 1);
+            let own = found(&shared.claims.take_key(PREFIX, &claim(1, MUTEX)), 4, 1);
             let name = found(format!("{QUEUE}name").as_bytes(), 3, 1);
             let found = [found(format!("{QUEUE}694d80123").as_bytes(), 2, 1), name, own];
-            assert_eq!(revisions(&shared.claims(&found)), claims);
+            assert_eq!(revisions(&shared.connection.config().claims(&found)), claims);
         }
     }
 }

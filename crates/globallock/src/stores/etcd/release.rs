@@ -7,104 +7,68 @@
 //!   expired.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::connection::is_lease_expired;
-use super::messages::{PutRequest, Request, TxnRequest};
-use super::{Shared, keys, operation};
+use tokio::sync::Semaphore;
+
+use super::claims::Claims;
+use super::connection::{Connection, is_lease_expired};
+use super::keys;
+use super::messages::{DeleteRangeRequest, PutRequest, Request, Response, TxnRequest, operation};
+use super::python_etcd3::{PythonEtcd3, give_back};
 use crate::backend::{Claim, ClaimId, Release};
 use crate::error::Result;
+use crate::stores::watched::releases::{Releases, Task};
 
-/// The pause between two tries of a release that was not answered.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Releases the claims of one store.
+pub(super) struct Releaser {
+    pub(super) connection: Arc<Connection>,
+    pub(super) claims: Arc<Claims>,
+    pub(super) python_etcd3: Arc<PythonEtcd3>,
+    /// Limits how many waiting claims are released at the same time.
+    pub(super) limit: Semaphore,
+}
 
-impl Shared {
-    /// Releases a claim. If that fails, a background task goes on, and at the latest the lease's expiry
-    /// releases it.
-    pub(super) async fn release(self: &Arc<Self>, claim: &Claim) -> Result<Release> {
-        let released = self.try_release(claim).await;
-        if released.is_err() {
-            self.release_in_background(claim);
+impl Releases for Releaser {
+    async fn try_release(self: &Arc<Self>, claim: &Claim) -> Result<Release> {
+        let released = self.delete_claim(claim).await;
+        if released.is_ok() || !self.claims.key_may_exist(claim.id) {
+            self.claims.forget(claim.id);
         }
         released
     }
 
-    async fn try_release(&self, claim: &Claim) -> Result<Release> {
-        let Some(key) = self.key_numbers.key(claim.id) else {
-            return Ok(Release::NotHeld);
-        };
-        let released = self.delete_claim(claim, key).await;
-        if released.is_ok() || !self.key_may_exist(claim.id) {
-            self.unanswered().remove(&claim.id);
-            self.positions().remove(claim.id);
-            self.key_numbers.give_back(claim.id);
-        }
-        released
+    fn with_task<T>(&self, id: ClaimId, change: impl FnOnce(&mut Option<Task>) -> T) -> Option<T> {
+        self.claims.with_background_release(id, change)
     }
+}
 
-    async fn delete_claim(&self, claim: &Claim, key: Vec<u8>) -> Result<Release> {
-        let id = claim.id;
+impl Releaser {
+    async fn delete_claim(&self, claim: &Claim) -> Result<Release> {
+        let Some(found) = self.claims.to_release(claim.id) else { return Ok(Release::NotHeld) };
         // Only waiters are limited: a crowd that leaves must not delay the holder's release, which all others
         // wait for.
-        let holds = self.positions().get(id).is_some_and(|position| position.granted.is_some());
-        let _one_of_few = if holds { None } else { self.release_limit.acquire().await.ok() };
-        let leases = self.unanswered().get(&id).cloned();
-        for lease in leases.iter().flatten() {
-            self.put_tombstone(id, *lease).await?;
+        let _one_of_few = if found.holds { None } else { self.limit.acquire().await.ok() };
+        for lease in found.unanswered {
+            self.put_tombstone(claim.id, lease).await?;
         }
-        if let Some(position) = self.positions().get_mut(id) {
-            position.releasing = true;
-        }
-        let released = match self.python_etcd3_key(claim) {
-            None => self.delete(key).await?,
-            Some(python_etcd3_key) => {
-                self.delete_with_python_etcd3_key(claim.id, key, python_etcd3_key).await?
-            }
+        self.claims.with(claim.id, |position| position.releasing = true);
+        let was_there = self.delete(found.key, claim).await?;
+        Ok(if was_there { Release::Released } else { Release::NotHeld })
+    }
+
+    /// Deletes a claim's key, and the python-etcd3 key if that is the claim's; returns whether the claim's
+    /// key existed.
+    async fn delete(&self, key: Vec<u8>, claim: &Claim) -> Result<bool> {
+        let delete = DeleteRangeRequest { key };
+        let Some(python_etcd3_key) = self.python_etcd3.key(claim) else {
+            return Ok(self.connection.unary(delete).await?.deleted > 0);
         };
-        Ok(if released { Release::Released } else { Release::NotHeld })
-    }
-
-    /// Repeats a release in the background until it is answered, or the claim's lease has expired.
-    ///
-    /// The core does not repeat it for longer than the claim's lease. That is not enough here, because other
-    /// claims that are attached to the same lease keep it alive, and the key with it.
-    fn release_in_background(self: &Arc<Self>, claim: &Claim) {
-        let id = claim.id;
-        let is_pending = move |shared: &Self| shared.key_numbers.key(id).is_some();
-        let mut running = self.background_releases.lock();
-        if !is_pending(self) || !running.insert(id) {
-            return;
-        }
-        drop(running);
-        let (shared, claim) = (Arc::downgrade(self), claim.clone());
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(PAUSE).await;
-                let Some(shared) = shared.upgrade() else { return };
-                // A try of the core may have been answered meanwhile.
-                if !is_pending(&shared) || shared.try_release(&claim).await.is_ok() {
-                    shared.background_releases.lock().remove(&id);
-                    return;
-                }
-            }
-        });
-    }
-
-    /// Whether a release of the claim has not been answered yet.
-    pub(super) fn is_being_released(&self, id: ClaimId) -> bool {
-        self.background_releases.lock().contains(&id)
-    }
-
-    /// Whether the claim's key may still exist under a lease that is alive, or that a late answer may prove
-    /// alive.
-    ///
-    /// As long as it may, the key must not be used again: the next claim would take the old key for its own.
-    /// A key of a lease that has ended is no danger: the next claim sees that it has another lease, and
-    /// deletes it.
-    fn key_may_exist(&self, id: ClaimId) -> bool {
-        let unanswered = self.unanswered().get(&id).cloned().unwrap_or_default();
-        let known = self.positions().get(id).map(|position| position.mine.lease);
-        unanswered.into_iter().chain(known).any(|lease| self.leases.may_be_alive(lease))
+        let both = vec![operation(Request::Delete(delete)), give_back(claim.id, python_etcd3_key)];
+        let answer = self.connection.unary(TxnRequest::of(both)).await?;
+        Ok(answer.responses.into_iter().any(|response| match response.response {
+            Some(Response::Delete(deleted)) => deleted.deleted > 0,
+            _ => false,
+        }))
     }
 
     /// Puts the claim's tombstone, so that a request which arrives late cannot enqueue the released claim.
@@ -112,9 +76,9 @@ impl Shared {
     /// The tombstone is attached to the lease that the late request names. When the lease ends, the tombstone
     /// is deleted, and the request fails for want of the lease.
     async fn put_tombstone(&self, id: ClaimId, lease: i64) -> Result<()> {
-        let key = keys::tombstone(self.prefix(), id, lease);
+        let key = keys::tombstone(&self.connection.config().prefix, id, lease);
         let put = operation(Request::Put(PutRequest { key, value: Vec::new(), lease }));
-        match self.transaction(TxnRequest { success: vec![put], ..TxnRequest::default() }).await {
+        match self.connection.unary(TxnRequest::of(vec![put])).await {
             // The lease has ended already, so that the late request fails anyway.
             Err(error) if is_lease_expired(&error) => Ok(()),
             answer => answer.map(drop),
@@ -124,24 +88,26 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use tokio::time::advance;
     use tonic::Status;
 
     use super::*;
     use crate::backend::ClaimStatus;
-    use crate::stores::etcd::enqueue::MAX_CONCURRENT;
+    use crate::stores::etcd::claims::tests::{
+        MUTEX, PREFIX, claim, found, held, is_being_released, read, store,
+    };
     use crate::stores::etcd::messages::{DeleteRangeRequest, DeleteRangeResponse, TxnResponse};
-    use crate::stores::etcd::positions::tests::{MUTEX, claim, found, held, read, store};
+    use crate::stores::etcd::owner::{MAX_CONCURRENT, Shared};
     use crate::stores::etcd::scripted::{Call, Cluster, soon};
+    use crate::stores::watched::releases::PAUSE;
 
     #[tokio::test(start_paused = true)]
     async fn a_limited_number_of_waiters_are_released_at_the_same_time_and_a_holder_at_once() {
         let (mut cluster, shared, holder, held_key) = held();
         for number in 2..=MAX_CONCURRENT as u64 + 2 {
             let waiter = claim(number, MUTEX);
-            let key = shared.key_numbers.take(shared.prefix(), &waiter);
+            let key = shared.claims.take_key(PREFIX, &waiter);
             let queue = [found(&held_key, 4, 1), found(&key, 5, 1)];
             assert_eq!(read(&shared, &waiter, &queue, 5), ClaimStatus::Waiting);
             let shared = Arc::clone(&shared);
@@ -186,9 +152,9 @@ mod tests {
                 async { expect_delete(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted }) };
             let (released, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
             assert_eq!(released.unwrap(), expected);
-            assert!(shared.key_numbers.key(claim.id).is_none() && shared.positions().get(claim.id).is_none());
+            assert!(shared.claims.key(claim.id).is_none() && shared.claims.position(claim.id).is_none());
             assert_eq!(soon(shared.release(&claim)).await.unwrap(), Release::NotHeld);
-            assert!(cluster.is_idle().await && !shared.is_being_released(claim.id));
+            assert!(cluster.is_idle().await && !is_being_released(&shared, claim.id));
         }
     }
 
@@ -197,20 +163,20 @@ mod tests {
         let (mut cluster, shared, claim, key) = held();
         for _ in 0..2 {
             refuse_release(&mut cluster, &shared, &claim, &key).await;
-            assert!(shared.is_being_released(claim.id));
-            assert_eq!(shared.key_numbers.key(claim.id).as_ref(), Some(&key), "the key may exist");
+            assert!(is_being_released(&shared, claim.id));
+            assert_eq!(shared.claims.key(claim.id).as_ref(), Some(&key), "the key may exist");
         }
         assert!(cluster.is_idle().await);
         for _ in 0..2 {
             advance(PAUSE).await;
             soon(expect_delete(&mut cluster, &key)).await.fail(Status::permission_denied("not now"));
             assert!(cluster.is_idle().await, "there is only one such task");
-            assert!(shared.is_being_released(claim.id));
+            assert!(is_being_released(&shared, claim.id));
         }
         advance(PAUSE).await;
         soon(expect_delete(&mut cluster, &key)).await.answer(&DeleteRangeResponse { deleted: 1 });
-        assert!(cluster.is_idle().await && !shared.is_being_released(claim.id));
-        assert_eq!(shared.key_numbers.key(claim.id), None);
+        assert!(cluster.is_idle().await && !is_being_released(&shared, claim.id));
+        assert_eq!(shared.claims.key(claim.id), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -222,7 +188,7 @@ mod tests {
         let (released, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
         assert_eq!(released.unwrap(), Release::Released);
         advance(PAUSE).await;
-        assert!(cluster.is_idle().await && !shared.is_being_released(claim.id));
+        assert!(cluster.is_idle().await && !is_being_released(&shared, claim.id));
     }
 
     #[tokio::test(start_paused = true)]
@@ -230,7 +196,7 @@ mod tests {
         let (mut cluster, shared, claim, key) = held();
         shared.leases.forget(1);
         refuse_release(&mut cluster, &shared, &claim, &key).await;
-        assert!(shared.key_numbers.key(claim.id).is_none() && !shared.is_being_released(claim.id));
+        assert!(shared.claims.key(claim.id).is_none() && !is_being_released(&shared, claim.id));
         advance(PAUSE).await;
         assert!(cluster.is_idle().await);
     }
@@ -241,15 +207,12 @@ mod tests {
         for refusal in [None, Some(Status::not_found("no lease")), Some(Status::permission_denied("not now"))]
         {
             let (mut cluster, shared, claim, key) = held();
-            shared.unanswered().insert(claim.id, BTreeSet::from([1]));
+            shared.claims.requested(claim.id, 1, false);
             let continues = refusal.as_ref().is_none_or(|refusal| refusal.code() == tonic::Code::NotFound);
             let answers = async {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
-                let tombstone = PutRequest {
-                    key: keys::tombstone(shared.prefix(), claim.id, 1),
-                    value: Vec::new(),
-                    lease: 1,
-                };
+                let tombstone =
+                    PutRequest { key: keys::tombstone(PREFIX, claim.id, 1), value: Vec::new(), lease: 1 };
                 let success = vec![operation(Request::Put(tombstone))];
                 assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
                 match refusal {
@@ -262,7 +225,8 @@ mod tests {
             };
             let (released, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
             assert_eq!(released.ok(), continues.then_some(Release::Released));
-            assert_eq!(shared.unanswered().contains_key(&claim.id), !continues);
+            let left = shared.claims.to_release(claim.id);
+            assert_eq!(left.is_some_and(|left| left.unanswered.contains(&1)), !continues);
             assert!(cluster.is_idle().await);
         }
     }
@@ -276,16 +240,16 @@ mod tests {
         assert!(matches!(status, ClaimStatus::Held(_)), "{status:?}");
         shared.leases.pretend_expired(1);
         for _ in 0..2 {
-            assert!(shared.try_release(&claim).await.is_err());
+            assert!(shared.releaser.try_release(&claim).await.is_err());
             assert_eq!(
-                shared.key_numbers.key(claim.id).as_ref(),
+                shared.claims.key(claim.id).as_ref(),
                 Some(&key),
                 "a late answer may confirm the lease"
             );
             assert_eq!(read(&shared, &claim, &[found(&key, 4, 1)], 5), ClaimStatus::Gone);
         }
         shared.leases.forget(1);
-        assert!(shared.try_release(&claim).await.is_err());
-        assert_eq!(shared.key_numbers.key(claim.id), None);
+        assert!(shared.releaser.try_release(&claim).await.is_err());
+        assert_eq!(shared.claims.key(claim.id), None);
     }
 }

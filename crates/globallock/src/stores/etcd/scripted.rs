@@ -18,10 +18,10 @@ use tonic::codegen::http::{Request, Response};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::Shared;
 use super::config::Config;
 use super::connection::Connection;
 use super::messages::{Header, WatchAction, WatchCreate, WatchRequest};
+use super::owner::Shared;
 use crate::stores::address::Address;
 
 /// A member of a real cluster, or the one that stands for all members of a scripted cluster.

@@ -3,70 +3,49 @@
 //! When the cluster deletes it, the lease has expired or was revoked. So one watch per lease is enough to
 //! learn this at once, however many claims are attached to the lease.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use super::lease::Lease;
-use super::messages::{PutRequest, PutResponse, RangeRequest, RangeResponse};
-use super::{Shared, keys};
+use super::connection::Connection;
+use super::keys;
+use super::lease::{Lease, Leases};
+use super::messages::{PutRequest, RangeRequest, revision};
+use super::watch::Watches;
 use crate::error::Result;
 
-impl Shared {
-    /// Watches a lease in the background, and signals `session_lost` when the lease ends.
-    ///
-    /// The watch is for speed only: the next renewal would find an expired lease too.
-    pub(super) fn watch_lease(self: &Arc<Self>, lease: Lease) {
-        let shared = Arc::downgrade(self);
-        let key = keys::sentinel(self.prefix(), lease.id);
-        tokio::spawn(async move {
-            let put = PutRequest { key: key.clone(), value: Vec::new(), lease: lease.id };
-            let Some(mut read_at) = async { shared.upgrade()?.put_sentinel(put).await.ok() }.await else {
-                return;
-            };
-            loop {
-                let Some(subscription) =
-                    shared.upgrade().filter(|shared| shared.leases.find(lease.id).is_some()).map(|shared| {
-                        shared.watches.subscribe(&shared.connection, [(key.clone(), None)], read_at)
-                    })
-                else {
-                    return;
-                };
-                let changes = subscription.changes_within(lease.ttl()).await;
-                drop(subscription);
-                let Some(shared) = shared.upgrade() else { return };
-                let was_deleted = changes.is_some_and(|changes| !changes.deleted.is_empty());
-                let exists = if was_deleted { Ok((false, 0)) } else { shared.read_sentinel(&key).await };
-                match exists {
-                    Ok((true, revision)) => read_at = revision,
-                    Ok((false, _)) => {
-                        shared.lease_expired(lease.id);
-                        return;
-                    }
-                    // No answer proves nothing. The renewals of the claims decide whether the lease has
-                    // expired.
-                    Err(_) => tokio::time::sleep(shared.connection.config().timeout).await,
-                }
-            }
-        });
-    }
+/// Watches a lease in the background, and records it when the lease ends.
+///
+/// The watch is for speed only: the next renewal would find an expired lease too.
+pub(super) fn watch_lease(leases: &Arc<Leases>, watches: &Arc<Watches>, lease: Lease) {
+    tokio::spawn(follow(Arc::downgrade(leases), Arc::downgrade(watches), lease));
+}
 
-    /// Records that the cluster has ended a lease, and signals `session_lost`, so that its claims are
-    /// checked.
-    pub(super) fn lease_expired(&self, lease: i64) {
-        self.leases.forget(lease);
-        self.session_lost.notify_one();
+/// Goes on until the lease ends, or the store is gone.
+async fn follow(leases: Weak<Leases>, watches: Weak<Watches>, lease: Lease) -> Option<()> {
+    let connection = || Some(Arc::clone(&leases.upgrade()?.connection));
+    let key = keys::sentinel(&connection()?.config().prefix, lease.id);
+    let put = PutRequest { key: key.clone(), value: Vec::new(), lease: lease.id };
+    let mut read_at = revision(connection()?.unary(put).await.ok()?.header.as_ref());
+    loop {
+        leases.upgrade()?.find(lease.id)?;
+        let subscription = watches.upgrade()?.subscribe(&connection()?, [(key.clone(), None)], read_at);
+        let changes = subscription.changes_within(lease.ttl()).await;
+        drop(subscription);
+        let connection = connection()?;
+        let was_deleted = changes.is_some_and(|changes| !changes.deleted.is_empty());
+        match if was_deleted { Ok(None) } else { read(&connection, &key).await } {
+            Ok(Some(as_of)) => read_at = as_of,
+            Ok(None) => return leases.upgrade().map(|leases| leases.ended(lease.id)),
+            // No answer proves nothing. The renewals of the claims decide whether the lease has expired.
+            Err(_) => tokio::time::sleep(connection.config().timeout).await,
+        }
     }
+}
 
-    async fn put_sentinel(&self, put: PutRequest) -> Result<i64> {
-        let answer: PutResponse = self.connection.unary("/etcdserverpb.KV/Put", put).await?;
-        Ok(answer.header.map_or(0, |header| header.revision))
-    }
-
-    /// Whether a sentinel key exists, and the revision as of which that is so.
-    async fn read_sentinel(&self, key: &[u8]) -> Result<(bool, i64)> {
-        let request = RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() };
-        let answer: RangeResponse = self.connection.unary("/etcdserverpb.KV/Range", request).await?;
-        Ok((!answer.kvs.is_empty(), answer.header.map_or(0, |header| header.revision)))
-    }
+/// The revision as of which a sentinel key exists; `None` if it does not.
+async fn read(connection: &Connection, key: &[u8]) -> Result<Option<i64>> {
+    let request = RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() };
+    let answer = connection.unary(request).await?;
+    Ok((!answer.kvs.is_empty()).then(|| revision(answer.header.as_ref())))
 }
 
 #[cfg(test)]
@@ -74,7 +53,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::stores::etcd::messages::{Event, KeyValue, WatchRequest, WatchResponse};
+    use crate::stores::etcd::messages::{
+        Event, KeyValue, PutResponse, RangeResponse, WatchRequest, WatchResponse,
+    };
+    use crate::stores::etcd::owner::Shared;
     use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
 
     const LEASE: i64 = 0x1f;
@@ -85,7 +67,7 @@ mod tests {
         let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
         shared.leases.pretend(LEASE);
         let lease = shared.leases.find(LEASE).unwrap();
-        shared.watch_lease(lease);
+        watch_lease(&shared.leases, &shared.watches, lease);
         let (asked, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
         assert_eq!(asked, PutRequest { key: SENTINEL.to_vec(), value: Vec::new(), lease: LEASE });
         call.answer(&PutResponse { header: as_of(7) });
@@ -178,7 +160,7 @@ mod tests {
         shared.leases.forget(LEASE);
         assert!(cluster.is_idle().await);
         shared.leases.pretend(LEASE);
-        shared.watch_lease(shared.leases.find(LEASE).unwrap());
+        watch_lease(&shared.leases, &shared.watches, shared.leases.find(LEASE).unwrap());
         let (_, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
         call.fail(tonic::Status::permission_denied("it may not be put"));
         assert!(cluster.is_idle().await);

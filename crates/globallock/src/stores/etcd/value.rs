@@ -27,7 +27,7 @@ pub(super) fn parse(text: &str) -> Option<Value<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::etcd::positions::tests::{MUTEX, claim};
+    use crate::stores::etcd::claims::tests::{MUTEX, claim};
     use proptest::prelude::*;
 
     proptest! {

@@ -2,16 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream;
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
+use super::key_reads::{key_request, read_keys};
 use super::keys;
 use super::messages::{KeyValue, WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
 use crate::stores::watched::inbox::{Changes, Inbox};
-use crate::sync::{Mutex, MutexGuard, jittered};
+use crate::sync::{Mutex, MutexGuard, jittered, now};
 
 /// The bounds of the pause before another stream is opened, if no watch began on the last one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -32,6 +33,8 @@ struct State {
     ranges: HashMap<i64, mpsc::UnboundedSender<Vec<KeyValue>>>,
     /// The pause before the next stream is opened.
     pause: Duration,
+    /// When all watched keys were last read.
+    last_poll: Option<Instant>,
 }
 
 /// The watch of one key.
@@ -182,6 +185,35 @@ impl Watches {
         }
     }
 
+    /// Reads all watched keys once per lease, in the background, because a notification may get lost.
+    ///
+    /// One read serves all waiters, however many there are.
+    pub(super) fn poll(self: &Arc<Self>, connection: &Arc<Connection>, lease: Duration) {
+        let mut state = self.state();
+        if state.last_poll.is_some_and(|last_poll| now() - last_poll < lease) {
+            return;
+        }
+        state.last_poll = Some(now());
+        drop(state);
+        let watched = self.watched();
+        if watched.is_empty() {
+            return;
+        }
+        let (watches, connection) = (Arc::clone(self), Arc::clone(connection));
+        tokio::spawn(async move {
+            let keys: Vec<Vec<u8>> = watched.iter().map(|(key, _)| key.clone()).collect();
+            // After an error, a later renewal reads them again.
+            let Ok(states) = read_keys(&connection, key_request, &keys).await else { return };
+            let as_of = states.iter().map(|state| state.read_at).min().unwrap_or(0);
+            let missing =
+                watched.into_iter().zip(states).filter(|((_, revision), state)| state.proves_gone(*revision));
+            let gone: HashSet<(Vec<u8>, i64)> = missing.map(|(watched, _)| watched).collect();
+            if !gone.is_empty() {
+                watches.notify_deleted(&gone, as_of);
+            }
+        });
+    }
+
     fn dispatch(&self, answer: &WatchResponse) {
         let mut state = self.state();
         if answer.created && !answer.canceled {
@@ -277,9 +309,7 @@ async fn run(
         Some((request, requests))
     });
     let opened = match connection.upgrade() {
-        Some(connection) => {
-            connection.stream::<_, WatchResponse>("/etcdserverpb.Watch/Watch", Box::pin(requests)).await
-        }
+        Some(connection) => connection.stream(Box::pin(requests)).await,
         None => return,
     };
     if let Ok(mut answers) = opened {

@@ -1,6 +1,5 @@
 //! One connection to one server, from the handshake on.
 
-use std::fmt;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -9,42 +8,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::config::Config;
-use super::login::log_in;
-use super::wire::{ErrorCode, Malformed, Reader, Request, Writer, take_frame};
-
-/// Why a request failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// The connection was lost or could not be made: the request may have been carried out.
-    Lost(String),
-    /// The server refused it.
-    Refused(ErrorCode),
-    /// The session has expired, and its nodes with it.
-    Expired,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Lost(reason) => f.write_str(reason),
-            Failure::Refused(ErrorCode(code)) => write!(f, "the server refused it with error {code}"),
-            Failure::Expired => f.write_str("the session has expired"),
-        }
-    }
-}
-
-impl From<Malformed> for Failure {
-    fn from(malformed: Malformed) -> Self {
-        Failure::Lost(malformed.to_string())
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Failure::Lost(error.to_string())
-    }
-}
+use super::config::{Config, Login, Scheme};
+use super::failure::{Failure, Outcome};
+use super::login::respond_to;
+use super::wire::{AUTH_XID, ErrorCode, Malformed, Reader, Request, Writer, take_frame};
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -79,7 +46,7 @@ impl Connection {
             let mut connection = Self::connect(config, host).await?;
             connection.handshake(session).await?;
             if let Some(login) = &config.login {
-                log_in(&mut connection, login).await?;
+                connection.log_in(login).await?;
             }
             Ok(connection)
         });
@@ -121,17 +88,38 @@ impl Connection {
         Ok(())
     }
 
+    /// Authenticates the user.
+    async fn log_in(&mut self, login: &Login) -> Result<(), Failure> {
+        match login.scheme {
+            Scheme::Digest => {
+                let credentials = format!("{}:{}", login.user, login.password);
+                self.call(AUTH_XID, &Request::auth("digest", credentials.as_bytes())).await?;
+            }
+            Scheme::Sasl => {
+                let challenge = self.call(1, &Request::sasl(&[])).await?;
+                let response = respond_to(&Reader(&challenge).text()?, login)?;
+                self.call(2, &Request::sasl(response.as_bytes())).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sends a request and waits for its answer. Only for the start, while no other request is in flight.
-    pub(super) async fn call(&mut self, xid: i32, request: &Request) -> Result<Vec<u8>, Failure> {
-        let mut frames = Writer::default();
-        request.write(xid, &mut frames);
-        self.write(&frames.0).await?;
+    async fn call(&mut self, xid: i32, request: &Request) -> Outcome {
+        self.send(xid, request).await?;
         loop {
             let answer = Answer::read(self.frame().await?)?;
             if answer.xid == xid {
                 return answer.result();
             }
         }
+    }
+
+    /// Writes one request.
+    pub(super) async fn send(&mut self, xid: i32, request: &Request) -> Result<(), Failure> {
+        let mut frames = Writer::default();
+        request.write(xid, &mut frames);
+        self.write(&frames.0).await
     }
 
     /// Writes all bytes, or fails when that takes longer than a request may take.
@@ -162,12 +150,6 @@ impl Connection {
     }
 }
 
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").finish_non_exhaustive()
-    }
-}
-
 /// A frame that a server sent.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -176,27 +158,21 @@ pub(super) struct Answer {
     /// The newest transaction that the server had applied.
     pub(super) zxid: i64,
     error: i32,
-    frame: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 impl Answer {
-    /// The length of the header, which the body follows.
-    const HEADER: usize = 16;
-
-    pub(super) fn read(frame: Vec<u8>) -> Result<Self, Malformed> {
+    pub(super) fn read(mut frame: Vec<u8>) -> Result<Self, Malformed> {
         let mut reader = Reader(&frame);
         let (xid, zxid, error) = (reader.int()?, reader.long()?, reader.int()?);
-        Ok(Answer { xid, zxid, error, frame })
-    }
-
-    pub(super) fn body(&self) -> &[u8] {
-        &self.frame[Self::HEADER..]
+        frame.drain(..frame.len() - reader.0.len());
+        Ok(Answer { xid, zxid, error, body: frame })
     }
 
     /// The body, or why the request was refused.
-    pub(super) fn result(mut self) -> Result<Vec<u8>, Failure> {
+    pub(super) fn result(self) -> Outcome {
         match ErrorCode(self.error) {
-            ErrorCode(0) => Ok(self.frame.split_off(Self::HEADER)),
+            ErrorCode(0) => Ok(self.body),
             ErrorCode::SESSION_EXPIRED => Err(Failure::Expired),
             ErrorCode::SESSION_MOVED => {
                 Err(Failure::Lost("the session has moved to another server".to_owned()))

@@ -8,8 +8,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::client::{Readable, WINDOW};
 use super::config::Config;
-use super::connection::Failure;
+use super::failure::Failure;
 use super::session::Session;
 use super::wire::{AUTH_XID, ErrorCode, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::stores::address::Address;
@@ -138,7 +139,7 @@ async fn with_a_lost_connection_reads_are_repeated_and_changes_fail() {
     let (session, mut connection) = server.open(LEASE).await;
     assert_eq!(connection.session_id, 0);
     for round in 1..=3 {
-        let read = session.send(Request::exists("/a"));
+        let read = session.send(Request::read(OpCode::Exists, "/a", false));
         assert_eq!(connection.receive().await.code, OpCode::Exists as i32);
         let change = session.send(Request::delete("/a"));
         assert_eq!(connection.receive().await.code, OpCode::Delete as i32);
@@ -173,7 +174,7 @@ async fn messages_that_answer_no_request_keep_the_connection() {
     connection.reply(PING_XID, 0, &[]).await;
     connection.reply(AUTH_XID, 0, &[]).await;
     connection.send_event(3, "/b").await;
-    let pending = session.send(Request::exists("/a"));
+    let pending = session.send(Request::read(OpCode::Exists, "/a", false));
     let received = connection.receive().await;
     connection.reply(received.xid, ErrorCode::NO_NODE.0, &[]).await;
     assert_eq!(session.answer(pending).await, Err(Failure::Refused(ErrorCode::NO_NODE)));
@@ -181,6 +182,59 @@ async fn messages_that_answer_no_request_keep_the_connection() {
     // A refused login ends it.
     connection.reply(AUTH_XID, ErrorCode::AUTH_FAILED.0, &[]).await;
     assert_eq!(server.accept(7, LEASE).await.session_id, 7, "{RESUMED}");
+}
+
+#[tokio::test]
+async fn an_answer_that_there_is_no_such_node_is_a_value_and_no_failure() {
+    let server = Server::start().await;
+    let (session, mut connection) = server.open(LEASE).await;
+    let mut refuse = async |error: ErrorCode| {
+        let received = connection.receive().await;
+        connection.reply(received.xid, error.0, &[]).await;
+    };
+    let (answer, ()) = tokio::join!(session.exists("/a").answer(), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(false));
+    let (answer, ()) = tokio::join!(session.children("/a").answer(), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(Vec::new()));
+    let (answer, ()) =
+        tokio::join!(session.create_claim("/a/b", "", &[]).answer(), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(None));
+    let (answer, ()) = tokio::join!(session.data("/a").answer(), refuse(ErrorCode::NO_NODE));
+    assert!(matches!(answer, Ok(None)));
+    let (answer, ()) = tokio::join!(session.data_if_allowed("/a").answer(), refuse(ErrorCode::NO_NODE));
+    assert!(matches!(answer, Ok(Readable::Missing)));
+    // What only the request for a node of somebody else expects.
+    let (answer, ()) = tokio::join!(session.data_if_allowed("/a").answer(), refuse(ErrorCode::NO_AUTH));
+    assert!(matches!(answer, Ok(Readable::Hidden)));
+    let (answer, ()) = tokio::join!(session.data("/a").answer(), refuse(ErrorCode::NO_AUTH));
+    assert!(matches!(answer, Err(Failure::Refused(ErrorCode::NO_AUTH))));
+    let (answer, ()) = tokio::join!(session.delete("/a"), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(false));
+    let (answer, ()) = tokio::join!(session.delete_if_empty("/a"), refuse(ErrorCode::NOT_EMPTY));
+    assert_eq!(answer, Ok(false));
+    let (answer, ()) = tokio::join!(session.delete_if_empty("/a"), refuse(ErrorCode::NO_NODE));
+    assert_eq!(answer, Ok(true), "it is gone");
+    let created = session.create_container("/a", &[]).answer();
+    let (answer, ()) = tokio::join!(created, refuse(ErrorCode::NODE_EXISTS));
+    assert_eq!(answer, Ok(()));
+}
+
+#[tokio::test]
+async fn many_requests_are_answered_in_their_order() {
+    let server = Server::start().await;
+    let (session, mut connection) = server.open(LEASE).await;
+    let paths: Vec<String> = (0..=WINDOW).map(|number| format!("/{number}")).collect();
+    let serves = async {
+        for (number, path) in paths.iter().enumerate() {
+            let received = connection.receive().await;
+            assert_eq!(&received.path, path);
+            let error = if number % 3 == 0 { ErrorCode::NO_NODE.0 } else { 0 };
+            connection.reply(received.xid, error, &[]).await;
+        }
+    };
+    let (answers, ()) = tokio::join!(session.each(&paths, Session::exists), serves);
+    let expected: Vec<bool> = (0..=WINDOW).map(|number| number % 3 != 0).collect();
+    assert_eq!(answers, Ok(expected));
 }
 
 #[tokio::test]
@@ -193,7 +247,7 @@ async fn a_watch_notifies_once_of_a_deletion_or_that_the_node_must_be_read_again
         let received = connection.receive().await;
         assert_eq!((received.code, received.path.as_str()), (OpCode::GetData as i32, "/a"));
         connection.reply(received.xid, 0, &[]).await;
-        session.answer(pending).await.unwrap();
+        assert!(pending.answer().await.unwrap());
         connection.send_event(kind, "/a").await;
         let changes = within(inbox.wait()).await;
         assert_eq!((changes.read_again, &changes.deleted), (deleted.is_empty(), &deleted));
@@ -219,8 +273,8 @@ async fn an_expired_session_fails_its_requests_and_wakes_its_waiters() {
     assert_eq!(connection.session_id, 7, "{RESUMED}");
     within(expired).await;
     assert!(session.is_expired());
-    assert_eq!(session.answer(watch).await, Err(Failure::Expired));
-    assert_eq!(session.ask(Request::exists("/a")).await, Err(Failure::Expired));
+    assert_eq!(watch.answer().await, Err(Failure::Expired));
+    assert_eq!(session.ask(Request::read(OpCode::Exists, "/a", false)).await, Err(Failure::Expired));
     assert!(within(inbox.wait()).await.read_again);
 }
 
@@ -241,7 +295,7 @@ async fn a_session_has_the_timeout_that_its_latest_server_grants() {
     let mut answer = Writer::default();
     answer.int(0).int(20_000).long(7).buffer(b"password").bool(false);
     connection.send(&answer.0).await;
-    let pending = session.send(Request::exists("/a"));
+    let pending = session.send(Request::read(OpCode::Exists, "/a", false));
     let received = connection.receive().await;
     connection.reply(received.xid, 0, &[]).await;
     session.answer(pending).await.unwrap();

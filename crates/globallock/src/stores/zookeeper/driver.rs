@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::config::Config;
-use super::connection::{Answer, Connection, Failure, SessionCredentials};
-use super::session::{QueuedRequest, State, connect_any, is_confirmed_by};
-use super::wire::{AUTH_XID, NOTIFICATION_XID, PING_XID, Reader, Request, Writer};
+use super::connection::{Answer, Connection, SessionCredentials};
+use super::failure::Failure;
+use super::state::{QueuedRequest, State, is_confirmed_by};
+use super::wire::{AUTH_XID, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::sync::Backoff;
 
 /// The shortest and the longest pause before all servers are tried again.
@@ -43,23 +44,6 @@ struct InFlight {
     written_at: Instant,
 }
 
-/// Why a connection is no longer used.
-enum End {
-    /// The session is closed or left to expire, because its last user has dropped it.
-    Closed,
-    Broken(String),
-    Expired,
-}
-
-impl From<Failure> for End {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Expired => End::Expired,
-            other => End::Broken(other.to_string()),
-        }
-    }
-}
-
 impl Driver {
     pub(super) fn new(
         config: Arc<Config>,
@@ -89,9 +73,9 @@ impl Driver {
         loop {
             let connected = self.last_received;
             let reason = match self.serve(&mut connection).await {
-                End::Closed => return,
-                End::Expired => return self.expire(),
-                End::Broken(reason) => reason,
+                Ok(()) => return,
+                Err(Failure::Expired) => return self.expire(),
+                Err(failure) => failure.to_string(),
             };
             tracing::debug!(store = %self.config.shown, host = self.host, reason, "the connection is lost");
             self.connection_lost(&reason);
@@ -103,54 +87,40 @@ impl Driver {
                 tokio::time::sleep(backoff.pause()).await;
             }
             match self.reconnect().await {
-                Some(Ok(next)) => connection = next,
-                Some(Err(())) => return self.expire(),
-                None => return,
+                Ok(next) => connection = next,
+                Err(Failure::Expired) => return self.expire(),
+                Err(_) => return,
             }
         }
     }
 
-    /// Sends requests and receives answers until the connection ends.
-    async fn serve(&mut self, connection: &mut Connection) -> End {
+    /// Sends requests and receives answers until the connection fails, or the session is closed or left to
+    /// expire, because its last user has dropped it.
+    async fn serve(&mut self, connection: &mut Connection) -> Result<(), Failure> {
         while let Some(queued) = self.resend.pop_front() {
-            if let Err(failure) = self.write(connection, queued).await {
-                return failure.into();
-            }
+            self.write(connection, queued).await?;
         }
         loop {
             let next = self.next_check();
             tokio::select! {
                 biased;
-                frame = connection.frame() => {
-                    let handled = frame.and_then(|frame| self.handle(frame));
-                    if let Err(failure) = handled {
-                        return failure.into();
+                frame = connection.frame() => self.handle(frame?)?,
+                queued = self.requests.recv() => match queued {
+                    Some(queued) => self.write(connection, queued).await?,
+                    None if self.state.is_left_to_expire => return Ok(()),
+                    None => {
+                        self.close(connection).await;
+                        return Ok(());
                     }
-                }
-                queued = self.requests.recv() => {
-                    let Some(queued) = queued else {
-                        if self.state.is_left_to_expire {
-                            return End::Closed;
-                        }
-                        return self.close(connection).await;
-                    };
-                    if let Err(failure) = self.write(connection, queued).await {
-                        return failure.into();
-                    }
-                }
+                },
                 () = tokio::time::sleep_until(next.into()) => {
                     let now = Instant::now();
                     if self.answer_due().is_some_and(|due| due <= now) {
-                        return End::Broken("it did not answer in time".to_owned());
+                        return Err(Failure::Lost("it did not answer in time".to_owned()));
                     }
                     if self.needs_ping(now) && self.ping_sent.is_none() {
-                        let mut frames = Writer::default();
-                        Request::ping().write(PING_XID, &mut frames);
-                        self.ping_sent = Some(now);
-                        self.last_written = now;
-                        if let Err(failure) = connection.write(&frames.0).await {
-                            return failure.into();
-                        }
+                        (self.ping_sent, self.last_written) = (Some(now), now);
+                        connection.send(PING_XID, &Request::bare(OpCode::Ping)).await?;
                     }
                 }
             }
@@ -222,7 +192,7 @@ impl Driver {
         self.last_received = Instant::now();
         match answer.xid {
             NOTIFICATION_XID => {
-                let mut event = Reader(answer.body());
+                let mut event = Reader(&answer.body);
                 let (kind, _state, path) = (event.int()?, event.int()?, event.text()?);
                 self.notify(kind, &path);
                 return Ok(());
@@ -244,10 +214,8 @@ impl Driver {
             let mut facts = self.state.facts();
             facts.confirmed_at = facts.confirmed_at.max(requested_at);
         }
-        let failure = match &result {
-            Err(failure @ (Failure::Expired | Failure::Lost(_))) => Some(failure.clone()),
-            _ => None,
-        };
+        let failure =
+            result.as_ref().err().filter(|failure| !matches!(failure, Failure::Refused(_))).cloned();
         // An error means that the caller is gone, and needs no answer.
         let _ = answer.send(result);
         failure.map_or(Ok(()), Err)
@@ -265,10 +233,8 @@ impl Driver {
     }
 
     /// Closes the session, and the servers delete its nodes at once.
-    async fn close(&mut self, connection: &mut Connection) -> End {
-        let mut frames = Writer::default();
-        Request::close().write(self.next_xid(), &mut frames);
-        if connection.write(&frames.0).await.is_ok() {
+    async fn close(&mut self, connection: &mut Connection) {
+        if connection.send(self.next_xid(), &Request::bare(OpCode::CloseSession)).await.is_ok() {
             // Read until the server closes the connection. If it were dropped with unread bytes, TCP would
             // reset it, and the request could be lost.
             let _ = tokio::time::timeout(self.config.timeout, async {
@@ -276,7 +242,6 @@ impl Driver {
             })
             .await;
         }
-        End::Closed
     }
 
     /// Handles the requests without an answer, which may or may not have been carried out.
@@ -294,18 +259,18 @@ impl Driver {
         }
     }
 
-    /// Connects to a server that accepts the session; `None` if nobody uses the session any more, an error if
-    /// it has expired.
+    /// Connects to a server that accepts the session. It fails if the session has expired, or if nobody uses
+    /// it any more.
     ///
     /// It also counts as expired when no server has answered for the session's whole timeout. By then the
     /// owners of its claims have been told that the claims are lost. To the servers, each attempt that
     /// arrives is a sign of life, even if its answer never comes back. So further attempts would keep those
     /// claims in the queue.
-    async fn reconnect(&mut self) -> Option<Result<Connection, ()>> {
+    async fn reconnect(&mut self) -> Result<Connection, Failure> {
         let mut backoff = Backoff::new(RETRY_PAUSE);
         loop {
             if self.last_received.elapsed() >= self.credentials.timeout {
-                return Some(Err(()));
+                return Err(Failure::Expired);
             }
             match connect_any(&self.config, &mut self.credentials).await {
                 Ok((connection, host)) => {
@@ -313,15 +278,15 @@ impl Driver {
                     self.last_written = Instant::now();
                     self.last_received = self.last_written;
                     self.state.facts().timeout = self.credentials.timeout;
-                    return Some(Ok(connection));
+                    return Ok(connection);
                 }
-                Err(Failure::Expired) => return Some(Err(())),
+                Err(Failure::Expired) => return Err(Failure::Expired),
                 Err(failure) => {
                     tracing::debug!(store = %self.config.shown, %failure, "no server accepts the session");
                 }
             }
             if self.requests.is_closed() {
-                return None;
+                return Err(Failure::Lost("nobody uses the session any more".to_owned()));
             }
             tokio::time::sleep(backoff.pause()).await;
         }
@@ -332,33 +297,59 @@ impl Driver {
         self.state.wake_all_waiters(|facts| facts.is_expired = true);
         self.state.expired.notify_one();
         self.requests.close();
-        while let Ok(queued) = self.requests.try_recv() {
-            let _ = queued.answer.send(Err(Failure::Expired));
-        }
-        for queued in self.resend.drain(..) {
-            let _ = queued.answer.send(Err(Failure::Expired));
-        }
-        for InFlight { queued, .. } in self.in_flight.drain(..) {
+        let queued = std::iter::from_fn(|| self.requests.try_recv().ok());
+        let in_flight = self.in_flight.into_iter().map(|in_flight| in_flight.queued);
+        for queued in queued.chain(self.resend).chain(in_flight) {
             let _ = queued.answer.send(Err(Failure::Expired));
         }
     }
+}
+
+/// Tries the servers one after the other, and returns the first connection and the index of its server.
+pub(super) async fn connect_any(
+    config: &Config,
+    credentials: &mut SessionCredentials,
+) -> Result<(Connection, usize), Failure> {
+    let mut random = [0; 1];
+    // A random start spreads clients over the servers. Without randomness, all start with the first.
+    let _ = getrandom::fill(&mut random);
+    let mut failure = Failure::Lost("no server".to_owned());
+    for host in turns(random[0].into(), config.hosts.len()) {
+        match Connection::open(config, &config.hosts[host], credentials).await {
+            Ok(connection) => return Ok((connection, host)),
+            Err(Failure::Lost(reason)) => failure = Failure::Lost(reason),
+            Err(other) => return Err(other),
+        }
+    }
+    Err(failure)
+}
+
+/// The indices of all hosts in turn, starting from any number.
+fn turns(first: usize, count: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |turn| (first + turn) % count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stores::address::Address;
-    use crate::stores::zookeeper::session::Session;
 
     const TIMEOUT: Duration = Duration::from_secs(9);
 
     /// A driver without a connection, which has written and received something at the same moment.
     fn driver() -> Driver {
         let config = Address::parse("zookeeper://h?timeout=2s").and_then(Config::new).unwrap();
-        let session = Session::detached(1, TIMEOUT);
+        let state = State::new(1, TIMEOUT, Instant::now());
         let credentials = SessionCredentials { id: 1, password: Vec::new(), timeout: TIMEOUT, last_zxid: 0 };
         let (_, requests) = mpsc::unbounded_channel();
-        Driver::new(Arc::new(config), Arc::clone(session.state()), credentials, 0, requests)
+        Driver::new(Arc::new(config), Arc::new(state), credentials, 0, requests)
+    }
+
+    #[test]
+    fn every_host_is_tried_once() {
+        assert_eq!(turns(0, 3).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(turns(200, 3).collect::<Vec<_>>(), [2, 0, 1]);
+        assert_eq!(turns(255, 1).collect::<Vec<_>>(), [0]);
     }
 
     fn seconds(count: u64) -> Duration {
@@ -401,7 +392,8 @@ mod tests {
         driver.ping_sent = Some(driver.last_written + seconds(1));
         assert_eq!(driver.answer_due(), Some(driver.last_written + seconds(3)));
         let (answer, _) = tokio::sync::oneshot::channel();
-        let queued = QueuedRequest { request: Request::ping(), requested_at: driver.last_written, answer };
+        let queued =
+            QueuedRequest { request: Request::bare(OpCode::Ping), requested_at: driver.last_written, answer };
         driver.in_flight.push_back(InFlight { xid: 1, queued, written_at: driver.last_written });
         assert_eq!(driver.answer_due(), Some(driver.last_written + seconds(2)), "the older of the two");
     }

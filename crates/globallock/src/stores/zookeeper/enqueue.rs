@@ -1,39 +1,64 @@
-//! How claims are enqueued, also claims whose creation got no answer.
+//! How claims come into their queues and wait there, also claims whose creation got no answer.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::connection::Failure;
-use super::naming::ListedClaim;
-use super::notice::read_notice;
-use super::positions::{Node, Position, Predecessor};
+use super::Shared;
+use super::config::Config;
+use super::failure::Failure;
+use super::notice::eviction;
+use super::positions::{Node, Position, Positions, Predecessor};
 use super::reading::Snapshot;
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request, Stat};
-use super::{Shared, delete};
-use crate::backend::{Claim, ClaimStatus, WaitMode};
-use crate::error::Result;
+use super::watch::Watched;
+use crate::backend::{Claim, ClaimStatus, Eviction, WaitMode};
+use crate::error::Result as Answer;
+use crate::stores::watched::releases::release;
+use crate::sync::MutexGuard;
 
 /// How many times a claim is requested again because the lock's node or the session is gone.
 const ATTEMPTS: usize = 5;
 
-impl Shared {
-    pub(super) async fn enqueue(self: &Arc<Self>, claim: &Claim) -> Result<ClaimStatus> {
+/// The claim's status; `None` if it has to be requested again.
+type Enqueued = Result<Option<ClaimStatus>, Failure>;
+
+/// A claim of this store, on its way through its queue.
+#[derive(Clone, Copy)]
+pub(super) struct Queued<'a> {
+    pub(super) store: &'a Arc<Shared>,
+    pub(super) claim: &'a Claim,
+}
+
+impl Queued<'_> {
+    fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.store.positions.lock()
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.positions().get(self.claim.id).cloned()
+    }
+
+    /// The path of the lock's node.
+    fn lock(&self) -> String {
+        self.store.config.layout.lock(&self.claim.name)
+    }
+
+    /// Puts the claim into its queue, unless it is there.
+    pub(super) async fn enqueue(&self) -> Answer<ClaimStatus> {
+        let Queued { store, claim } = self;
         let mut lost_once = false;
         for _ in 0..ATTEMPTS {
-            let enqueued = match self.position(claim.id) {
+            let enqueued = match self.position() {
                 Some(position) if position.session.is_expired() => {
-                    let session = self.sessions.get(claim.lease).await?;
-                    self.enqueue_after_expiry(claim, &position, &session).await
+                    let session = store.sessions.get(claim.lease).await?;
+                    self.enqueue_after_expiry(&position, &session).await
                 }
                 Some(Position { session, node: Some(node), .. }) => {
                     session.keep_alive_for(claim.lease);
-                    self.read_again(claim, &node, &session).await.map(Some)
+                    self.read_again(&node, &session).await.map(Some)
                 }
-                Some(Position { session, node: None, .. }) => self.enqueue_again(claim, &session).await,
-                None => {
-                    let session = self.sessions.get(claim.lease).await?;
-                    self.create(claim, &session, false).await
-                }
+                Some(Position { session, node: None, .. }) => self.enqueue_again(&session).await,
+                None => self.create(&store.sessions.get(claim.lease).await?, false).await,
             };
             match enqueued {
                 Ok(Some(status)) => return Ok(status),
@@ -41,44 +66,67 @@ impl Shared {
                 Ok(None) | Err(Failure::Expired) => {}
                 // Often a lost connection is the first sign of an expired session.
                 Err(Failure::Lost(_)) if !lost_once => lost_once = true,
-                Err(failure) => return Err(self.error(failure)),
+                Err(failure) => return Err(store.config.error(failure)),
             }
         }
-        Err(self.error(Failure::Lost("the session or the lock's node was lost in every attempt".to_owned())))
+        let reason = "the session or the lock's node was lost in every attempt";
+        Err(store.config.error(Failure::Lost(reason.to_owned())))
+    }
+
+    /// Waits until the claim holds or is gone; `None` if it has to be enqueued first.
+    pub(super) async fn wait_for_change(&self) -> Answer<Option<ClaimStatus>> {
+        loop {
+            let Some(position) = self.position().filter(|position| !position.session.is_expired()) else {
+                // Whether a claim of an expired session was evicted, `enqueue` finds out.
+                return Ok(Some(self.positions().absent(self.claim.id)));
+            };
+            if position.granted.is_some() {
+                return Ok(Some(position.status(self.claim)));
+            }
+            let watched = Watched::new(&self.lock(), &position, self.claim);
+            let gone = watched.gone().await.map_err(|failure| self.store.config.error(failure))?;
+            if let Some(gone) = gone
+                && !watched.own_is_among(&gone)
+                && let Some(status) = self.positions().advance(self.claim, &gone)
+            {
+                if status == ClaimStatus::Waiting {
+                    continue;
+                }
+                return Ok(Some(status));
+            }
+            let Some(node) = &position.node else { return Ok(None) };
+            match self.read_again(node, &position.session).await {
+                Ok(ClaimStatus::Waiting) => {}
+                Ok(status) => return Ok(Some(status)),
+                Err(Failure::Expired) => return Ok(Some(ClaimStatus::Gone)),
+                Err(failure) => return Err(self.store.config.error(failure)),
+            }
+        }
     }
 
     /// Enqueues a claim in another session than its expired one, unless it was evicted before that expired.
     async fn enqueue_after_expiry(
-        self: &Arc<Self>,
-        claim: &Claim,
+        &self,
         Position { session: expired, node, .. }: &Position,
         session: &Arc<Session>,
-    ) -> Result<Option<ClaimStatus>, Failure> {
-        let eviction = self.notice(session, claim.id).await?;
-        match self.forget(claim, expired, node.as_ref(), eviction) {
-            ClaimStatus::Gone => self.create(claim, session, true).await,
+    ) -> Enqueued {
+        let eviction = self.store.notices.of(session, self.claim.id).await?;
+        match self.forget(expired, node.as_ref(), eviction) {
+            ClaimStatus::Gone => self.create(session, true).await,
             status => Ok(Some(status)),
         }
     }
 
     /// Enqueues a claim whose creation got no answer: finds the node, or creates it again. The claim may also
     /// have been evicted in the meantime.
-    async fn enqueue_again(
-        self: &Arc<Self>,
-        claim: &Claim,
-        session: &Arc<Session>,
-    ) -> Result<Option<ClaimStatus>, Failure> {
-        let found = self.find_own_node(claim, session).await?;
-        if let Some(eviction) = self.notice(session, claim.id).await? {
-            return Ok(Some(self.withdraw(claim, eviction).await));
+    async fn enqueue_again(&self, session: &Arc<Session>) -> Enqueued {
+        let found = self.find_own_node(session).await?;
+        if let Some(eviction) = self.store.notices.of(session, self.claim.id).await? {
+            return Ok(Some(self.withdraw(eviction).await));
         }
-        match found {
-            Some(node) => {
-                self.positions().created(claim.id, session, node.clone());
-                self.read_again(claim, &node, session).await.map(Some)
-            }
-            None => self.create(claim, session, true).await,
-        }
+        let Some(node) = found else { return self.create(session, true).await };
+        self.positions().created(self.claim.id, session, node.clone());
+        self.read_again(&node, session).await.map(Some)
     }
 
     /// Creates the claim's node at the end of the queue, and returns the claim's status; `None` if the lock's
@@ -96,76 +144,61 @@ impl Shared {
     ///
     /// If the claim has been requested before, the notice of its eviction is read after the creation too:
     /// an onlooker that looked at the queue before the creation may have evicted what it saw.
-    async fn create(
-        self: &Arc<Self>,
-        claim: &Claim,
-        session: &Arc<Session>,
-        is_repeated: bool,
-    ) -> Result<Option<ClaimStatus>, Failure> {
-        let lock = self.config.layout.lock(&claim.name);
-        let path = format!("{lock}/{}", self.config.layout.claim(claim));
+    async fn create(&self, session: &Arc<Session>, is_repeated: bool) -> Enqueued {
+        let Queued { store, claim } = self;
+        let Config { layout, acl, .. } = &*store.config;
+        let lock = self.lock();
+        let path = format!("{lock}/{}", layout.claim(claim));
         let predecessor = self.positions().begin(claim, session);
         session.keep_alive_for(claim.lease);
-        self.notices.watch(session, claim.id);
+        store.notices.watch(session, claim.id);
         let data = format!("{} {}", session.timeout().as_millis(), claim.owner);
-        let created = session.send(Request::create_claim(&path, data.as_bytes(), &self.config.acl));
+        let requested_at = Instant::now();
+        let created = session.create_claim(&path, &data, acl);
         let excludes = claim.permits.is_exclusive();
         let (listed, exists) = match predecessor {
             Predecessor::Pending | Predecessor::Known(_) if claim.wait_mode == WaitMode::Wait => (None, None),
             // What is remembered may be outdated. A claim that does not wait may only give up if somebody is
             // ahead of it now.
-            Predecessor::Known(last) if excludes => (None, Some(session.send(Request::exists(&last)))),
-            _ => (Some(session.send(Request::children(&lock))), None),
+            Predecessor::Known(last) if excludes => (None, Some(session.exists(&last))),
+            _ => (Some(session.children(&lock)), None),
         };
-        let notice = is_repeated.then(|| self.ask_for_notice(session, claim.id));
-        let requested_at = created.requested_at;
-        let node = match session.answer(created).await {
-            Ok(answer) => {
-                let (path, stat) = Reader(&answer).created()?;
-                if self.config.layout.has_last_sequence(&path) {
-                    return self.restart_sequence(session, &lock, &path).await.map(|()| None);
-                }
-                self.node(path, stat)?
-            }
-            Err(Failure::Refused(ErrorCode::NO_NODE)) => {
-                self.positions().not_created(claim.id, session);
-                return self.create_parents(session, &lock).await.map(|()| None);
-            }
-            Err(failure) => return Err(failure),
+        let notice = is_repeated.then(|| store.notices.ask(session, claim.id));
+        let Some((path, stat)) = created.answer().await? else {
+            self.positions().not_created(claim.id, session);
+            return self.create_parents(session, &lock).await.map(|()| None);
         };
+        if layout.has_last_sequence(&path) {
+            return self.restart_sequence(session, &lock, &path).await.map(|()| None);
+        }
+        let node = self.node(path, stat.czxid)?;
         // Until this is answered the node is not recorded, so that a repetition asks again.
         if let Some(notice) = notice
-            && let Some(eviction) = read_notice(session.answer(notice).await)?
+            && let Some(eviction) = eviction(notice.answer().await?)
         {
-            return Ok(Some(self.withdraw(claim, eviction).await));
+            return Ok(Some(self.withdraw(eviction).await));
         }
         self.positions().created(claim.id, session, node.clone());
         if let Some(listed) = listed {
-            let children = session.answer(listed).await?;
-            let snapshot = Snapshot::new(&self.config.layout, &Reader(&children).children()?, requested_at);
-            return self.apply(claim, &node, session, &snapshot).await.map(Some);
+            let snapshot = Snapshot::new(layout, &listed.answer().await?, requested_at);
+            return self.apply(&node, session, &snapshot).await.map(Some);
         }
         let predecessor_exists = match exists {
             None => true,
-            Some(exists) => match session.answer(exists).await {
-                Ok(_) => true,
-                Err(Failure::Refused(ErrorCode::NO_NODE)) => false,
-                Err(failure) => return Err(failure),
-            },
+            Some(exists) => exists.answer().await?,
         };
-        let known = if predecessor_exists { self.positions().decide(claim, requested_at) } else { None };
-        match known {
-            Some(status) => Ok(Some(status)),
-            None => self.read_again(claim, &node, session).await.map(Some),
+        if predecessor_exists && let Some(status) = self.positions().decide(claim, requested_at) {
+            return Ok(Some(status));
         }
+        self.read_again(&node, session).await.map(Some)
     }
 
     /// The node at a path that this store has asked the server to create.
-    fn node(&self, path: String, stat: Stat) -> Result<Node, Failure> {
-        let listed = path.rsplit('/').next().and_then(|name| self.config.layout.parse(name));
+    fn node(&self, path: String, czxid: i64) -> Result<Node, Failure> {
+        let listed = path.rsplit('/').next().and_then(|name| self.store.config.layout.parse(name));
         let listed =
             listed.ok_or_else(|| Failure::Lost(format!("it created {path}, which was not requested")))?;
-        Ok(Node { path, czxid: stat.czxid, listed })
+        Ok(Node { path, czxid, listed })
     }
 
     /// Deletes a claim that got the last sequence number, and the lock's node, so that numbers restart at 0.
@@ -173,29 +206,28 @@ impl Shared {
     /// A claim must not keep the last number, because servers stay at it (seen with 3.8): a second claim
     /// would get the same number, and neither would be ahead of the other.
     async fn restart_sequence(&self, session: &Session, lock: &str, claim: &str) -> Result<(), Failure> {
-        delete(session, claim).await?;
-        match delete(session, lock).await {
-            Err(Failure::Refused(ErrorCode::NOT_EMPTY)) => Err(Failure::Lost(format!(
-                "the sequence numbers below {lock} are used up: they restart once nothing is below it"
-            ))),
-            other => other.map(drop),
+        session.delete(claim).await?;
+        if session.delete_if_empty(lock).await? {
+            return Ok(());
         }
+        Err(Failure::Lost(format!(
+            "the sequence numbers below {lock} are used up: they restart once nothing is below it"
+        )))
     }
 
     /// Creates the lock's node and those above it, as containers: the servers delete them once empty.
     async fn create_parents(&self, session: &Session, lock: &str) -> Result<(), Failure> {
         let ends = lock.match_indices('/').map(|(at, _)| at).skip(1).chain([lock.len()]);
         let pending: Vec<_> =
-            ends.map(|end| session.send(Request::create_container(&lock[..end], &self.config.acl))).collect();
+            ends.map(|end| session.create_container(&lock[..end], &self.store.config.acl)).collect();
         let mut created = Ok(());
         for pending in pending {
-            created = match session.answer(pending).await {
-                Ok(_) | Err(Failure::Refused(ErrorCode::NODE_EXISTS)) => Ok(()),
-                // A parent that this user may neither see nor create may exist all the same. So only the
-                // answer for the lock's own node counts, which is the last.
-                Err(failure @ Failure::Refused(_)) => Err(failure),
-                Err(failure) => return Err(failure),
-            };
+            created = pending.answer().await;
+            // A parent that this user may neither see nor create may exist all the same. So only the server's
+            // answer for the lock's own node counts, which is the last.
+            if !matches!(created, Ok(()) | Err(Failure::Refused(_))) {
+                break;
+            }
         }
         created
     }
@@ -203,67 +235,77 @@ impl Shared {
     /// Finds the node of a claim whose creation got no answer.
     ///
     /// A node of an earlier session is deleted instead, because it would end with that session.
-    async fn find_own_node(
-        self: &Arc<Self>,
-        claim: &Claim,
-        session: &Arc<Session>,
-    ) -> Result<Option<Node>, Failure> {
+    async fn find_own_node(&self, session: &Arc<Session>) -> Result<Option<Node>, Failure> {
+        let Shared { config, reads, .. } = &**self.store;
+        let paths = reads.nodes_of(self.claim, session).await?;
+        let found = session.each(&paths, Session::data).await?;
         let mut own = None;
-        for path in self.nodes_of(claim, session).await? {
-            let stat = match session.ask(Request::data(&path, false)).await {
-                Ok(answer) => Reader(&answer).data()?.1,
-                Err(Failure::Refused(ErrorCode::NO_NODE)) => continue,
-                Err(failure) => return Err(failure),
-            };
-            if stat.ephemeral_owner == session.id()
-                && own.is_none()
-                && !self.config.layout.has_last_sequence(&path)
-            {
-                own = Some(self.node(path, stat)?);
+        for (path, found) in paths.into_iter().zip(found) {
+            let Some(stat) = found.map(|found| found.stat) else { continue };
+            let is_own = stat.ephemeral_owner == session.id();
+            if is_own && own.is_none() && !config.layout.has_last_sequence(&path) {
+                own = Some(self.node(path, stat.czxid)?);
             } else {
-                delete(session, &path).await?;
+                session.delete(&path).await?;
             }
         }
         Ok(own)
     }
 
-    /// The paths of the nodes with the claim's id, as the leader knows them.
-    pub(super) async fn nodes_of(
-        self: &Arc<Self>,
-        claim: &Claim,
-        session: &Arc<Session>,
-    ) -> Result<Vec<String>, Failure> {
-        let lock = self.config.layout.lock(&claim.name);
-        let snapshot = self.read(session, &lock).await?;
-        let path = |listed: &ListedClaim| format!("{lock}/{}", listed.node);
-        Ok(snapshot.of(claim.id).map(path).collect())
-    }
-
     /// Reads the queue of a claim whose node is known, and returns the claim's status in it.
-    pub(super) async fn read_again(
-        self: &Arc<Self>,
-        claim: &Claim,
-        node: &Node,
-        session: &Arc<Session>,
-    ) -> Result<ClaimStatus, Failure> {
-        let snapshot = self.read(session, &self.config.layout.lock(&claim.name)).await?;
-        self.apply(claim, node, session, &snapshot).await
+    async fn read_again(&self, node: &Node, session: &Arc<Session>) -> Result<ClaimStatus, Failure> {
+        let snapshot = self.store.reads.read(session, &self.lock()).await?;
+        self.apply(node, session, &snapshot).await
     }
 
     /// Records the queue as it was read, and returns the claim's status in it. If the claim is gone, looks
     /// whether it was evicted.
     async fn apply(
-        self: &Arc<Self>,
-        claim: &Claim,
+        &self,
         node: &Node,
         session: &Arc<Session>,
         snapshot: &Snapshot,
     ) -> Result<ClaimStatus, Failure> {
-        let status = self.positions().apply(claim, node, snapshot);
+        let status = self.positions().apply(self.claim, node, snapshot);
         if status != ClaimStatus::Gone {
             return Ok(status);
         }
-        let eviction = self.notice(session, claim.id).await?;
-        Ok(self.forget(claim, session, Some(node), eviction))
+        let eviction = self.store.notices.of(session, self.claim.id).await?;
+        Ok(self.forget(session, Some(node), eviction))
+    }
+
+    /// Forgets a claim whose node was found gone, unless it was requested again since, and returns its
+    /// status.
+    ///
+    /// A claim with a notice is remembered as evicted. A node that a creation without an answer may still
+    /// make is deleted, because the claim never joins again.
+    pub(super) fn forget(
+        &self,
+        session: &Arc<Session>,
+        node: Option<&Node>,
+        eviction: Option<Arc<Eviction>>,
+    ) -> ClaimStatus {
+        let is_evicted = eviction.is_some();
+        let (forgotten, status) = {
+            let mut positions = self.positions();
+            if let Some(eviction) = eviction {
+                positions.found_evicted(self.claim, eviction);
+            }
+            (positions.found_gone(self.claim.id, session, node), positions.status(self.claim))
+        };
+        let reconnected = |reconnects| reconnects != session.reconnects() && !session.is_expired();
+        if is_evicted && forgotten.is_some_and(|position| reconnected(position.reconnects)) {
+            self.store.delete_late_nodes(self.claim, session);
+        }
+        status
+    }
+
+    /// Takes an evicted claim out of the queue again that a creation has put there since, and returns its
+    /// status.
+    async fn withdraw(&self, eviction: Arc<Eviction>) -> ClaimStatus {
+        self.positions().found_evicted(self.claim, eviction);
+        // If it fails, it is repeated in the background.
+        let _ = release(self.store, self.claim).await;
+        self.positions().absent(self.claim.id)
     }
 }

@@ -3,120 +3,87 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio::task::JoinHandle;
 
-use super::connection::Failure;
-use super::inspect::own_claim;
-use super::naming::is_allowed;
+use super::Shared;
+use super::client::{Found, Replaced};
+use super::config::Config;
+use super::failure::Failure;
+use super::inspect::{own_claim, parse_foreign_key};
+use super::naming::ListedClaim;
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request};
-use super::{Shared, delete};
 use crate::backend::{ClaimId, EntryKey, Eviction, Release};
 use crate::error::Result as Answer;
-use crate::name::Name;
 use crate::stores::evictions::KEPT;
 
 /// How many times a claim is looked for, and its nodes taken out.
 const ATTEMPTS: usize = 5;
-/// What is escaped in the key of a foreign claim.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-/// The key of a claim that is not ours: the transaction that created its node, and the node's name. One
-/// transaction may create several nodes.
-pub(super) fn foreign_key(czxid: i64, node: &str) -> EntryKey {
-    EntryKey::new(format!("zk:{czxid}:{}", utf8_percent_encode(node, ESCAPED)))
+/// Takes claims out of the queue of one lock.
+pub(super) struct Evictor<'a> {
+    pub(super) store: &'a Shared,
+    /// The path of the lock's node.
+    pub(super) lock: String,
 }
 
-/// Parses what [`foreign_key`] has written.
-fn parse_foreign_key(key: &EntryKey) -> Option<(i64, String)> {
-    let (czxid, node) = key.as_str().strip_prefix("zk:")?.split_once(':')?;
-    let node = percent_decode_str(node).decode_utf8().ok()?.into_owned();
-    let is_node = !node.contains('/') && node.chars().all(is_allowed);
-    is_node.then_some((czxid.parse().ok()?, node))
-}
-
-/// The nodes of one of our claims.
-#[derive(Debug, PartialEq, Eq)]
-struct Found {
-    paths: Vec<String>,
-    lease: Duration,
-}
-
-impl Shared {
-    pub(super) async fn evict(
-        self: &Arc<Self>,
-        name: &Name,
-        key: &EntryKey,
-        eviction: &Eviction,
-    ) -> Answer<Release> {
-        let lock = self.config.layout.lock(name);
+impl Evictor<'_> {
+    pub(super) async fn evict(&self, key: &EntryKey, eviction: &Eviction) -> Answer<Release> {
         if let Some(id) = key.claim_id() {
-            return self.evict_own(&lock, id, eviction).await;
+            return self.evict_own(id, eviction).await;
         }
         let Some((czxid, node)) = parse_foreign_key(key) else { return Ok(Release::NotHeld) };
-        let session = self.sessions.any().await?;
-        self.evict_foreign(&session, &lock, czxid, &node).await.map_err(|failure| self.error(failure))
+        let session = self.store.sessions.any().await?;
+        self.evict_foreign(&session, czxid, &node).await.map_err(|failure| self.store.config.error(failure))
     }
 
     /// Evicts one of our claims.
     ///
     /// It is looked for again after it was taken out, because its owner may have enqueued it in another
     /// session in between. From the notice on the owner does not do that.
-    async fn evict_own(self: &Arc<Self>, lock: &str, id: ClaimId, eviction: &Eviction) -> Answer<Release> {
+    async fn evict_own(&self, id: ClaimId, eviction: &Eviction) -> Answer<Release> {
+        let error = |failure| self.store.config.error(failure);
         let mut release = Release::NotHeld;
         for _ in 0..ATTEMPTS {
-            let session = self.sessions.any().await?;
-            let found = self.find(&session, lock, id).await.map_err(|failure| self.error(failure))?;
-            let Some(found) = found else { return Ok(release) };
-            let notices = self.sessions.for_notices(found.lease.saturating_add(KEPT)).await?;
+            let session = self.store.sessions.any().await?;
+            let found = self.find(&session, id).await.map_err(error)?;
+            let Some((nodes, lease)) = found else { return Ok(release) };
+            let notices = self.store.sessions.for_notices(lease.saturating_add(KEPT)).await?;
             // No lease outlasts the session that it is kept by, and the data of a claim may be forged.
-            let kept = found.lease.min(notices.timeout()) + KEPT;
+            let kept = lease.min(notices.timeout()) + KEPT;
             // Kept from before the request, because that may be carried out without an answer.
-            let keeping = keep(Arc::clone(&notices), self.config.layout.notice(id).0, kept);
-            let taken_out = self.take_out(&notices, id, &found, eviction).await;
+            let keeping = keep(Arc::clone(&notices), self.store.config.layout.notice(id).0, kept);
+            let taken_out = self.take_out(&notices, id, &nodes, eviction).await;
             if matches!(taken_out, Ok(false) | Err(Failure::Refused(_))) {
                 keeping.abort();
             }
             match taken_out {
                 Ok(true) => release = Release::Released,
                 Ok(false) | Err(Failure::Expired) => {}
-                Err(failure) => return Err(self.error(failure)),
+                Err(failure) => return Err(error(failure)),
             }
         }
         match release {
             Release::Released => Ok(release),
-            Release::NotHeld => {
-                Err(self.error(Failure::Lost("the claim changed in every attempt".to_owned())))
-            }
+            Release::NotHeld => Err(error(Failure::Lost("the claim changed in every attempt".to_owned()))),
         }
     }
 
-    /// Finds the nodes of one of our claims: one, unless a repeated creation has made several.
+    /// Finds the nodes of one of our claims, and its lease: one node, unless a repeated creation has made
+    /// several.
     async fn find(
-        self: &Arc<Self>,
+        &self,
         session: &Arc<Session>,
-        lock: &str,
         id: ClaimId,
-    ) -> Result<Option<Found>, Failure> {
-        let snapshot = self.read(session, lock).await?;
-        let ask = |path: String| (session.send(Request::data(&path, false)), path);
-        let pending: Vec<_> =
-            snapshot.of(id).map(|listed| (listed, ask(format!("{lock}/{}", listed.node)))).collect();
-        let mut found: Option<Found> = None;
-        for (listed, (pending, path)) in pending {
-            let data = match session.answer(pending).await {
-                Ok(answer) => Reader(&answer).data()?.0,
-                Err(Failure::Refused(ErrorCode::NO_NODE)) => continue,
-                Err(failure) => return Err(failure),
-            };
-            if let Some((_, lease, _)) = own_claim(listed, &String::from_utf8_lossy(&data)) {
-                let found = found.get_or_insert_with(|| Found { paths: Vec::new(), lease });
-                found.paths.push(path);
-                found.lease = found.lease.max(lease);
-            }
-        }
-        Ok(found)
+    ) -> Result<Option<(Vec<String>, Duration)>, Failure> {
+        let snapshot = self.store.reads.read(session, &self.lock).await?;
+        let paths: Vec<_> = snapshot.of(id).map(|listed| listed.path(&self.lock)).collect();
+        let found = session.each(&paths, Session::data).await?;
+        let own = |((path, listed), found): ((String, &ListedClaim), Option<Found>)| {
+            Some((path, own_claim(listed, &found?.text)?.1))
+        };
+        let own = paths.into_iter().zip(snapshot.of(id)).zip(found).filter_map(own);
+        let (paths, leases): (Vec<_>, Vec<_>) = own.unzip();
+        Ok(leases.into_iter().max().map(|lease| (paths, lease)))
     }
 
     /// Deletes the nodes of a claim and creates the notice in one transaction, together with the nodes above
@@ -129,54 +96,33 @@ impl Shared {
         &self,
         notices: &Session,
         id: ClaimId,
-        found: &Found,
+        nodes: &[String],
         eviction: &Eviction,
     ) -> Result<bool, Failure> {
-        let acl = &self.config.acl;
-        let (notice, above) = self.config.layout.notice(id);
+        let Config { layout, acl, .. } = &*self.store.config;
+        let ((notice, above), text) = (layout.notice(id), eviction.to_text());
         let (mut present, mut is_new) = (0, true);
         loop {
             let missing = if is_new { &above[present..] } else { &[] };
-            let mut changes: Vec<_> =
-                missing.iter().map(|path| Request::create_container(path, acl)).collect();
-            if is_new {
-                changes.push(Request::create_ephemeral(&notice, eviction.to_text().as_bytes(), acl));
-            }
-            changes.extend(found.paths.iter().map(|path| Request::delete(path)));
-            let answer = notices.ask(Request::multi(&changes)).await?;
-            match Reader(&answer).refused()? {
-                None => return Ok(true),
-                Some((nth, ErrorCode::NODE_EXISTS)) if nth < missing.len() => present += nth + 1,
+            let created = is_new.then_some((&*notice, &*text));
+            match notices.replace(nodes, created, missing, acl).await? {
+                Replaced::All => return Ok(true),
+                Replaced::Exists(nth) if nth < missing.len() => present += nth + 1,
                 // It was evicted before, and a late creation has put it into the queue again.
-                Some((_, ErrorCode::NODE_EXISTS)) if is_new => is_new = false,
-                Some((_, ErrorCode::NO_NODE)) => return Ok(false),
-                Some((_, code)) => return Err(Failure::Refused(code)),
+                Replaced::Exists(_) if is_new => is_new = false,
+                Replaced::Exists(_) | Replaced::Missing => return Ok(false),
             }
         }
     }
 
     /// Evicts a claim of another program.
-    async fn evict_foreign(
-        &self,
-        session: &Session,
-        lock: &str,
-        czxid: i64,
-        node: &str,
-    ) -> Result<Release, Failure> {
-        let Some(listed) = self.config.layout.parse(node) else { return Ok(Release::NotHeld) };
-        let path = format!("{lock}/{node}");
-        let synced = session.send(Request::sync(lock));
-        let read = session.send(Request::data(&path, false));
-        session.answer(synced).await?;
-        let (data, stat) = match session.answer(read).await {
-            Ok(answer) => Reader(&answer).data()?,
-            Err(Failure::Refused(ErrorCode::NO_NODE)) => return Ok(Release::NotHeld),
-            Err(failure) => return Err(failure),
-        };
-        if stat.czxid != czxid || own_claim(&listed, &String::from_utf8_lossy(&data)).is_some() {
-            return Ok(Release::NotHeld);
-        }
-        Ok(if delete(session, &path).await? { Release::Released } else { Release::NotHeld })
+    async fn evict_foreign(&self, session: &Session, czxid: i64, node: &str) -> Result<Release, Failure> {
+        let Some(listed) = self.store.config.layout.parse(node) else { return Ok(Release::NotHeld) };
+        let path = listed.path(&self.lock);
+        let is_it = |found: &Found| found.stat.czxid == czxid && own_claim(&listed, &found.text).is_none();
+        let found = session.sync(&self.lock).then(session.data(&path)).await?;
+        let released = found.as_ref().is_some_and(is_it) && session.delete(&path).await?;
+        Ok(if released { Release::Released } else { Release::NotHeld })
     }
 }
 
@@ -188,30 +134,6 @@ impl Shared {
 pub(super) fn keep(notices: Arc<Session>, path: String, kept: Duration) -> JoinHandle<()> {
     tokio::spawn(async move {
         tokio::time::sleep(kept).await;
-        let _ = delete(&notices, &path).await;
+        let _ = notices.delete(&path).await;
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_key_of_a_foreign_claim_is_its_transaction_and_its_node() {
-        let key = foreign_key(4_294_967_301, "a b%é__lock__0000000012");
-        assert_eq!(key.as_str(), "zk:4294967301:a%20b%25%C3%A9__lock__0000000012");
-        for text in ["", "zk:", "zk:7", "zk:x:a", "zk:7:a/b", "zk:7:a%2Fb", "zk:7:%00", "zk:7:%FF", "7:a"] {
-            assert_eq!(parse_foreign_key(&EntryKey::new(text)), None, "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_key_of_a_foreign_claim_is_parsed_back(czxid in any::<i64>(), node in "[ -.0-~é-☃]{1,40}") {
-            let key = foreign_key(czxid, &node);
-            prop_assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()), "{}", key);
-            prop_assert_eq!(parse_foreign_key(&key), Some((czxid, node)));
-        }
-    }
 }

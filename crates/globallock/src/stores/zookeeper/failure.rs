@@ -1,9 +1,40 @@
-//! What a failure means to the user.
+//! Why requests fail, and what that means to the user.
+
+use std::fmt;
 
 use super::config::Config;
-use super::connection::Failure;
 use super::wire::ErrorCode;
 use crate::error::Error;
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The connection was lost or could not be made: the request may have been carried out.
+    Lost(String),
+    /// The server refused it.
+    Refused(ErrorCode),
+    /// The session has expired, and its nodes with it.
+    Expired,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Lost(reason) => f.write_str(reason),
+            Failure::Refused(ErrorCode(code)) => write!(f, "the server refused it with error {code}"),
+            Failure::Expired => f.write_str("the session has expired"),
+        }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::Lost(error.to_string())
+    }
+}
+
+/// The body of an answer, or why there is none.
+pub(super) type Outcome = Result<Vec<u8>, Failure>;
 
 impl Config {
     pub(super) fn error(&self, failure: Failure) -> Error {

@@ -1,20 +1,35 @@
 //! What onlookers see of the claims of a lock.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Shared;
-use super::connection::Failure;
-use super::evict::foreign_key;
-use super::naming::ListedClaim;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use super::client::Found;
+use super::failure::Failure;
+use super::naming::{Layout, ListedClaim, is_allowed};
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request, Stat};
 use crate::backend::{ClaimId, Entry, EntryKey};
 use crate::name::Name;
 use crate::owner::Owner;
 use crate::queue::admit;
 
-/// How many requests are sent before their answers are waited for.
-pub(super) const WINDOW: usize = 500;
+/// What is escaped in the key of a foreign claim.
+const ESCAPED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
+/// The key of a claim that is not ours: the transaction that created its node, and the node's name. One
+/// transaction may create several nodes.
+fn foreign_key(czxid: i64, node: &str) -> EntryKey {
+    EntryKey::new(format!("zk:{czxid}:{}", utf8_percent_encode(node, ESCAPED)))
+}
+
+/// Parses what [`foreign_key`] has written.
+pub(super) fn parse_foreign_key(key: &EntryKey) -> Option<(i64, String)> {
+    let (czxid, node) = key.as_str().strip_prefix("zk:")?.split_once(':')?;
+    let node = percent_decode_str(node).decode_utf8().ok()?.into_owned();
+    let is_node = !node.contains('/') && node.chars().all(is_allowed);
+    is_node.then_some((czxid.parse().ok()?, node))
+}
 
 /// The id, the session's timeout and the owner of one of our claims, by its node; `None` for a claim of
 /// another program. That may have an id of the same form, but no timeout in front of the owner.
@@ -23,55 +38,40 @@ pub(super) fn own_claim<'a>(listed: &ListedClaim, data: &'a str) -> Option<(Clai
     Some((listed.id?, Duration::from_millis(timeout.parse().ok()?), owner))
 }
 
-impl Shared {
-    pub(super) async fn inspect(&self, session: &Session, name: &Name) -> Result<Vec<Entry>, Failure> {
-        let lock = self.config.layout.lock(name);
-        let synced = session.send(Request::sync(&lock));
-        let listed = session.send(Request::children(&lock));
-        session.answer(synced).await?;
-        let children = match session.answer(listed).await {
-            Ok(children) => Reader(&children).children()?,
-            Err(Failure::Refused(ErrorCode::NO_NODE)) => return Ok(Vec::new()),
-            Err(failure) => return Err(failure),
-        };
-        let queue = self.config.layout.queue(&children);
-        Ok(self.entries(session, &[(lock, queue)]).await?.pop().unwrap_or_default())
+/// Reads what onlookers see, over one session.
+pub(super) struct Onlooker<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) session: Arc<Session>,
+}
+
+impl Onlooker<'_> {
+    pub(super) async fn inspect(&self, name: &Name) -> Result<Vec<Entry>, Failure> {
+        let lock = self.layout.lock(name);
+        let queue = self.layout.queue(&self.session.children_synced(&lock).await?);
+        Ok(self.entries(&[(lock, queue)]).await?.pop().unwrap_or_default())
     }
 
     /// Reads the claims of locks, which are given with their paths, and returns the entries of each lock.
     pub(super) async fn entries(
         &self,
-        session: &Session,
         locks: &[(String, Vec<ListedClaim>)],
     ) -> Result<Vec<Vec<Entry>>, Failure> {
-        let each = locks.iter().enumerate();
-        let claims: Vec<_> = each
-            .flat_map(|(nth, (lock, queue))| queue.iter().map(move |listed| (nth, lock, listed)))
-            .collect();
-        let mut found: Vec<Vec<_>> = locks.iter().map(|_| Vec::new()).collect();
-        for window in claims.chunks(WINDOW) {
-            let ask = |(_, lock, listed): &(usize, &String, &ListedClaim)| {
-                session.send(Request::data(&format!("{lock}/{}", listed.node), false))
-            };
-            let pending: Vec<_> = window.iter().map(ask).collect();
-            for ((nth, _, listed), pending) in window.iter().zip(pending) {
-                match session.answer(pending).await {
-                    Ok(answer) => found[*nth].push((*listed, Reader(&answer).data()?)),
-                    Err(Failure::Refused(ErrorCode::NO_NODE)) => {}
-                    Err(failure) => return Err(failure),
-                }
-            }
-        }
-        Ok(found.into_iter().map(|queue| entries(&queue)).collect())
+        let paths = locks.iter().flat_map(|(lock, queue)| queue.iter().map(move |claim| claim.path(lock)));
+        let paths: Vec<_> = paths.collect();
+        let mut found = self.session.each(&paths, Session::data).await?.into_iter();
+        let mut entries_of = |queue: &[ListedClaim]| {
+            let there = queue.iter().zip(&mut found).filter_map(|(claim, found)| Some((claim, found?)));
+            entries(&there.collect::<Vec<_>>())
+        };
+        Ok(locks.iter().map(|(_, queue)| entries_of(queue)).collect())
     }
 }
 
-/// The entries of a queue, whose claims are in their order, with the data and the metadata of their nodes.
-fn entries(queue: &[(&ListedClaim, (Vec<u8>, Stat))]) -> Vec<Entry> {
+/// The entries of a queue, whose claims are in their order, with their nodes.
+fn entries(queue: &[(&ListedClaim, Found)]) -> Vec<Entry> {
     let holding = admit(queue.iter().map(|(listed, _)| listed.permits));
-    let entry = |(index, (listed, (data, stat))): (usize, &(&ListedClaim, (Vec<u8>, Stat)))| {
-        let text = String::from_utf8_lossy(data);
-        let ours = own_claim(listed, &text);
+    let entry = |(index, (listed, Found { text, stat })): (usize, &(&ListedClaim, Found))| {
+        let ours = own_claim(listed, text);
         let since = u64::try_from(stat.ctime).ok().map(Duration::from_millis);
         let since = since.and_then(|since| UNIX_EPOCH.checked_add(since));
         Entry {
@@ -83,9 +83,33 @@ fn entries(queue: &[(&ListedClaim, (Vec<u8>, Stat))]) -> Vec<Entry> {
                 ours.map_or_else(|| foreign_key(stat.czxid, &listed.node), |(id, ..)| EntryKey::from(id)),
                 index < holding,
                 listed.permits,
-                Owner::from_text(ours.map_or(&text, |(_, _, owner)| owner)),
+                Owner::from_text(ours.map_or(text, |(_, _, owner)| owner)),
             )
         }
     };
     queue.iter().enumerate().map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_key_of_a_foreign_claim_is_its_transaction_and_its_node() {
+        let key = foreign_key(4_294_967_301, "a b%é__lock__0000000012");
+        assert_eq!(key.as_str(), "zk:4294967301:a%20b%25%C3%A9__lock__0000000012");
+        for text in ["", "zk:", "zk:7", "zk:x:a", "zk:7:a/b", "zk:7:a%2Fb", "zk:7:%00", "zk:7:%FF", "7:a"] {
+            assert_eq!(parse_foreign_key(&EntryKey::new(text)), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_key_of_a_foreign_claim_is_parsed_back(czxid in any::<i64>(), node in "[ -.0-~é-☃]{1,40}") {
+            let key = foreign_key(czxid, &node);
+            prop_assert!(key.as_str().bytes().all(|byte| byte.is_ascii_graphic()), "{}", key);
+            prop_assert_eq!(parse_foreign_key(&key), Some((czxid, node)));
+        }
+    }
 }

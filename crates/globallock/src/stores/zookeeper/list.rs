@@ -2,87 +2,68 @@
 
 use std::sync::Arc;
 
-use futures_util::stream::{self, Stream};
-
-use super::Shared;
-use super::connection::Failure;
-use super::inspect::WINDOW;
+use super::client::WINDOW;
+use super::failure::Failure;
+use super::inspect::Onlooker;
+use super::naming::Layout;
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request};
 use crate::backend::Summary;
-use crate::error::Result as Answer;
 
-/// A walk over the tree.
-struct Walk {
-    session: Arc<Session>,
+/// A walk over the tree, for the locks whose names begin with `prefix`.
+pub(super) struct Walk<'a> {
+    onlooker: Onlooker<'a>,
+    prefix: &'a str,
+    root: &'a str,
     /// The paths of the nodes that have not been visited, the next of them last.
     paths: Vec<String>,
 }
 
-impl Shared {
-    /// Sums up the locks whose names begin with `prefix`, page by page.
-    ///
-    /// A page takes two round trips: one for the children of its nodes, and one for their claims.
-    pub(super) fn pages<'a>(
-        &'a self,
+impl<'a> Walk<'a> {
+    pub(super) async fn start(
+        layout: &'a Layout,
+        session: Arc<Session>,
         prefix: &'a str,
-    ) -> impl Stream<Item = Answer<Vec<Answer<Summary>>>> + Send + 'a {
-        stream::try_unfold(None, move |walk| async move {
-            let mut walk = match walk {
-                Some(walk) => walk,
-                None => self.walk().await?,
-            };
-            if walk.paths.is_empty() {
-                return Ok(None);
-            }
-            let page = self.page(&mut walk, prefix).await.map_err(|failure| self.error(failure))?;
-            Ok(Some((page.into_iter().map(Ok).collect(), Some(walk))))
-        })
+    ) -> Result<Self, Failure> {
+        let root = if layout.root.is_empty() { "/" } else { &layout.root };
+        session.sync(root).answer().await?;
+        Ok(Walk { onlooker: Onlooker { layout, session }, prefix, root, paths: vec![root.to_owned()] })
     }
 
-    fn root(&self) -> &str {
-        let root = self.config.layout.root.as_str();
-        if root.is_empty() { "/" } else { root }
-    }
-
-    async fn walk(&self) -> Answer<Walk> {
-        let session = self.sessions.any().await?;
-        session.ask(Request::sync(self.root())).await.map_err(|failure| self.error(failure))?;
-        Ok(Walk { session, paths: vec![self.root().to_owned()] })
-    }
-
-    async fn page(&self, walk: &mut Walk, prefix: &str) -> Result<Vec<Summary>, Failure> {
-        let Walk { session, paths } = walk;
-        let layout = &self.config.layout;
-        let visited = paths.split_off(paths.len().saturating_sub(WINDOW));
-        let pending: Vec<_> = visited.iter().map(|path| session.send(Request::children(path))).collect();
-        let mut locks = Vec::new();
-        for (path, pending) in visited.into_iter().zip(pending) {
-            let children = match session.answer(pending).await {
-                Ok(children) => Reader(&children).children()?,
-                Err(Failure::Refused(ErrorCode::NO_NODE)) => continue,
-                Err(failure) => return Err(failure),
-            };
-            let is_root = path == self.root();
+    /// Sums up the locks of the next page; `None` if there is none.
+    ///
+    /// It takes two round trips: one for the children of its nodes, and one for their claims.
+    pub(super) async fn page(&mut self) -> Result<Option<Vec<Summary>>, Failure> {
+        if self.paths.is_empty() {
+            return Ok(None);
+        }
+        let Onlooker { layout, session } = &self.onlooker;
+        let visited = self.paths.split_off(self.paths.len().saturating_sub(WINDOW));
+        let children = session.each(&visited, Session::children).await?;
+        let (mut names, mut queues) = (Vec::new(), Vec::new());
+        for (path, children) in visited.into_iter().zip(children) {
+            let is_root = path == self.root;
             let (claims, inner): (Vec<String>, Vec<String>) =
                 children.into_iter().partition(|child| !is_root && layout.parse(child).is_some());
             let above = path.trim_end_matches('/');
             let inner = inner.into_iter().map(|child| format!("{above}/{child}"));
-            paths.extend(inner.filter(|path| !layout.is_notices(path) && self.may_lead_to(path, prefix)));
-            let name =
-                layout.name(&path).filter(|name| !claims.is_empty() && name.as_str().starts_with(prefix));
-            locks.extend(name.map(|name| (name, (path, layout.queue(&claims)))));
+            let leads = |path: &String| !layout.is_notices(path) && may_lead_to(layout, path, self.prefix);
+            self.paths.extend(inner.filter(leads));
+            let name = layout.name(&path).filter(|name| name.as_str().starts_with(self.prefix));
+            if let Some(name) = name.filter(|_| !claims.is_empty()) {
+                names.push(name);
+                queues.push((path, layout.queue(&claims)));
+            }
         }
-        let (names, queues): (Vec<_>, Vec<_>) = locks.into_iter().unzip();
-        let entries = self.entries(session, &queues).await?;
-        Ok(names.iter().zip(entries).filter_map(|(name, entries)| Summary::of(name, &entries)).collect())
+        let entries = self.onlooker.entries(&queues).await?;
+        let summaries = names.iter().zip(entries).filter_map(|(name, entries)| Summary::of(name, &entries));
+        Ok(Some(summaries.collect()))
     }
+}
 
-    /// Whether names that begin with `prefix` may be at this path or below it.
-    fn may_lead_to(&self, path: &str, prefix: &str) -> bool {
-        self.config.layout.name(path).is_none_or(|name| {
-            let rest = prefix.strip_prefix(name.as_str());
-            name.as_str().starts_with(prefix) || rest.is_some_and(|rest| rest.starts_with('/'))
-        })
-    }
+/// Whether names that begin with `prefix` may be at this path or below it.
+fn may_lead_to(layout: &Layout, path: &str, prefix: &str) -> bool {
+    layout.name(path).is_none_or(|name| {
+        let rest = prefix.strip_prefix(name.as_str());
+        name.as_str().starts_with(prefix) || rest.is_some_and(|rest| rest.starts_with('/'))
+    })
 }

@@ -1,40 +1,22 @@
-//! How a user authenticates to a server at the start of each connection.
-//!
-//! SASL's DIGEST-MD5 is RFC 2831 with the names that ZooKeeper's servers expect.
+//! How a user answers the challenge of a server: SASL's DIGEST-MD5, which is RFC 2831 with the names that
+//! ZooKeeper's servers expect.
 
 use std::fmt::Write;
 
 use md5::{Digest, Md5};
 
-use super::config::{Login, Scheme};
-use super::connection::{Connection, Failure};
-use super::wire::{AUTH_XID, ErrorCode, Reader, Request};
+use super::config::Login;
+use super::failure::Failure;
+use super::wire::ErrorCode;
 
 /// The service and host name that all servers expect, whatever the name of their host is.
 const URI: &str = "zookeeper/zk-sasl-md5";
 
-/// Authenticates the user.
-pub(super) async fn log_in(connection: &mut Connection, login: &Login) -> Result<(), Failure> {
-    let Login { scheme, user, password } = login;
-    match scheme {
-        Scheme::Digest => {
-            let credentials = format!("{user}:{password}");
-            connection.call(AUTH_XID, &Request::auth("digest", credentials.as_bytes())).await?;
-        }
-        Scheme::Sasl => {
-            let challenge = token(&connection.call(1, &Request::sasl(&[])).await?)?;
-            let mut random = [0; 16];
-            getrandom::fill(&mut random).map_err(|error| Failure::Lost(error.to_string()))?;
-            let response = respond(&challenge, login, URI, &hex(&random))
-                .ok_or(Failure::Refused(ErrorCode::AUTH_FAILED))?;
-            connection.call(2, &Request::sasl(response.as_bytes())).await?;
-        }
-    }
-    Ok(())
-}
-
-fn token(answer: &[u8]) -> Result<String, Failure> {
-    Ok(Reader(answer).text()?)
+/// Answers a challenge of a server.
+pub(super) fn respond_to(challenge: &str, login: &Login) -> Result<String, Failure> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|error| Failure::Lost(error.to_string()))?;
+    respond(challenge, login, URI, &hex(&random)).ok_or(Failure::Refused(ErrorCode::AUTH_FAILED))
 }
 
 /// Answers a challenge; `None` if it is not one of DIGEST-MD5.
@@ -82,6 +64,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stores::zookeeper::config::Scheme;
 
     #[test]
     fn a_challenge_is_parsed() {

@@ -53,6 +53,11 @@ impl ListedClaim {
     pub(super) fn order(&self) -> (i32, &str) {
         (self.sequence, &self.node)
     }
+
+    /// The path of its node, by that of the lock's.
+    pub(super) fn path(&self, lock: &str) -> String {
+        format!("{lock}/{}", self.node)
+    }
 }
 
 /// Whether the server allows this character in a path.

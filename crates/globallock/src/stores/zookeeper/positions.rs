@@ -1,48 +1,31 @@
 //! The positions of this store's claims in their queues: what is known of the claims ahead of each.
-//!
-//! Sequence numbers only rise, so nothing joins ahead of a claim once its node exists: the claims ahead only
-//! leave. What is remembered of them can therefore be wrong in one way alone: it may name claims that have
-//! left already.
-//!
-//! Memory stays small however long the queue is. All claims ahead are remembered if they are few, otherwise
-//! only those that keep the claim waiting.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::naming::ListedClaim;
 use super::reading::Snapshot;
 use super::session::Session;
-use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction, Grant};
+use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction};
 use crate::name::Name;
-use crate::queue::{Permits, blockers, nearest};
+use crate::queue::Permits;
 use crate::stores::evictions::{Evictions, KEPT};
+use crate::stores::watched::ahead::{Ahead, Entry, SHORT};
+use crate::stores::watched::records::{Record, Records, held};
+use crate::stores::watched::releases::Task;
 
-/// Up to how many claims ahead are all remembered. A claim that knows all claims ahead is granted as they
-/// leave, without a read of the queue.
-const MAX_REMEMBERED: usize = 16;
+/// The number of claims in the order of their queue whose nodes are not known yet.
+const PENDING: i64 = i64::MAX;
 
 /// All claims of one store.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
-    by_id: HashMap<ClaimId, Position>,
-    /// By the session's id and the lock's name.
-    queues: HashMap<(i64, Name), SessionQueue>,
+    records: Records<Position>,
     /// How many claims were found gone that this store had not released. Their session may have expired, and
     /// then the nodes of other claims have gone with it.
     unexplained: u64,
     /// The claims whose notices of their eviction were found.
     evicted: Evictions,
-}
-
-/// The claims of one session in one queue.
-#[derive(Debug, Default)]
-struct SessionQueue {
-    /// The claims whose nodes are known, by the czxid of the node, which is the order of the queue.
-    nodes: BTreeMap<i64, ClaimId>,
-    /// The number of all claims, with those whose nodes are not known yet.
-    claims: usize,
 }
 
 /// A claim of this store that has been requested, and its position in the queue as far as it is known.
@@ -55,13 +38,14 @@ pub(super) struct Position {
     pub(super) node: Option<Node>,
     /// A moment no later than the grant; `None` while the claim waits.
     pub(super) granted: Option<Instant>,
-    ahead: Ahead,
+    ahead: Ahead<ListedClaim>,
+    /// The store's count of unexplained ends when `ahead` was learned.
+    unexplained: u64,
     /// Whether its owner has begun to release it.
     pub(super) releasing: bool,
-    /// Whether a background task repeats the release until it is answered.
-    pub(super) releasing_in_background: bool,
+    /// The task that repeats the release until it is answered.
+    pub(super) background_release: Option<Task>,
     name: Name,
-    permits: Permits,
 }
 
 /// The node of a claim.
@@ -74,17 +58,6 @@ pub(super) struct Node {
     pub(super) listed: ListedClaim,
 }
 
-/// What is known of the claims ahead of a claim.
-#[derive(Clone, Debug, Default)]
-struct Ahead {
-    /// In the order of the queue. Some of them may have left.
-    claims: Arc<Vec<ListedClaim>>,
-    /// Whether no other claim can be ahead.
-    complete: bool,
-    /// The store's count of unexplained ends when this was learned.
-    unexplained: u64,
-}
-
 /// The last claim of the same session in the queue that a new claim joins.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Predecessor {
@@ -95,51 +68,75 @@ pub(super) enum Predecessor {
     Known(String),
 }
 
-impl Ahead {
-    fn blocks(&self, permits: Permits) -> bool {
-        nearest(self.claims.iter().rev().map(|listed| listed.permits), permits).is_some()
+impl Entry for ListedClaim {
+    fn permits(&self) -> Permits {
+        self.permits
+    }
+}
+
+impl Record for Position {
+    /// The session's id and the lock's name.
+    type Queue = (i64, Name);
+    type Entry = ListedClaim;
+
+    fn place(&self) -> Option<((i64, Name), i64)> {
+        let number = self.node.as_ref().map_or(PENDING, |node| node.czxid);
+        Some(((self.session.id(), self.name.clone()), number))
+    }
+
+    fn is_being_released(&self) -> bool {
+        self.releasing
+    }
+
+    fn ahead(&mut self) -> Option<&mut Ahead<ListedClaim>> {
+        Some(&mut self.ahead)
+    }
+}
+
+impl Node {
+    /// Whether no claim can be between the two: no sequence number lies between theirs.
+    fn is_next_to(&self, behind: &Node) -> bool {
+        self.listed.sequence.wrapping_add(1) == behind.listed.sequence
     }
 }
 
 impl Positions {
     pub(super) fn get(&self, id: ClaimId) -> Option<&Position> {
-        self.by_id.get(&id)
+        self.records.get(id)
     }
 
     pub(super) fn get_mut(&mut self, id: ClaimId) -> Option<&mut Position> {
-        self.by_id.get_mut(&id)
+        self.records.get_mut(id)
     }
 
     /// Records that a claim is about to be requested, and returns its predecessor.
     pub(super) fn begin(&mut self, claim: &Claim, session: &Arc<Session>) -> Predecessor {
         // An earlier creation that got no answer may still be carried out: it counts from before that one.
-        let before = self.by_id.get(&claim.id).filter(|before| before.session.id() == session.id());
+        let before = self.get(claim.id).filter(|before| before.session.id() == session.id());
         let reconnects = before.map_or_else(|| session.reconnects(), |before| before.reconnects);
         self.remove(claim.id);
-        let queue = self.queues.entry((session.id(), claim.name.clone())).or_default();
+        let queue = (session.id(), claim.name.clone());
+        let created = self.records.in_order(&queue, i64::MIN..=PENDING - 1).rev().take(SHORT);
         // A claim that is being released is no predecessor, because nobody has to wait for it.
-        let stays = |id: &&ClaimId| self.by_id.get(id).is_some_and(|position| !position.releasing);
-        let last = queue.nodes.values().rev().take(MAX_REMEMBERED).find(stays);
-        let last = last.and_then(|id| self.by_id.get(id)?.node.as_ref());
-        let predecessor = match last {
-            Some(node) => Predecessor::Known(node.path.clone()),
-            None if queue.claims > queue.nodes.len() => Predecessor::Pending,
+        let last = { created }.find(|(_, position)| !position.releasing);
+        let predecessor = match last.and_then(|(_, position)| Some(position.node.as_ref()?.path.clone())) {
+            Some(path) => Predecessor::Known(path),
+            None if self.records.in_order(&queue, PENDING..=PENDING).next().is_some() => Predecessor::Pending,
             None => Predecessor::Absent,
         };
-        queue.claims += 1;
         session.add_claim();
         let position = Position {
             session: Arc::clone(session),
             reconnects,
             node: None,
             granted: None,
-            ahead: Ahead::default(),
+            ahead: Ahead::unknown(claim.permits),
+            unexplained: 0,
             releasing: false,
-            releasing_in_background: false,
+            background_release: None,
             name: claim.name.clone(),
-            permits: claim.permits,
         };
-        self.by_id.insert(claim.id, position);
+        self.records.insert(claim.id, position);
         predecessor
     }
 
@@ -148,18 +145,21 @@ impl Positions {
     /// The claim starts with what the claim before it in the same session knows of the queue, so that it may
     /// not have to read the queue.
     pub(super) fn created(&mut self, id: ClaimId, session: &Session, node: Node) {
-        let Some(position) = self.by_id.get(&id) else { return };
+        let Some(position) = self.get(id) else { return };
         if position.session.id() != session.id() || position.node.is_some() {
             return;
         }
-        let queue = self.queues.entry((session.id(), position.name.clone())).or_default();
-        let before = queue.nodes.range(..node.czxid).next_back().and_then(|(_, id)| self.by_id.get(id));
-        let ahead = before.map(|before| before.ahead_of_next(&node, self.unexplained)).unwrap_or_default();
-        queue.nodes.insert(node.czxid, id);
-        if let Some(position) = self.by_id.get_mut(&id) {
-            position.node = Some(node);
-            position.ahead = ahead;
-        }
+        let queue = (session.id(), position.name.clone());
+        let before = self.records.in_order(&queue, i64::MIN..=node.czxid - 1).next_back();
+        let ahead = before.and_then(|(_, before)| {
+            let its = before.node.as_ref()?;
+            Some(Ahead::behind(&its.listed, &before.ahead, its.is_next_to(&node), node.listed.permits))
+        });
+        let unexplained = self.unexplained;
+        self.records.change(id, |position| {
+            position.ahead = ahead.unwrap_or_else(|| Ahead::unknown(node.listed.permits));
+            (position.node, position.unexplained) = (Some(node), unexplained);
+        });
     }
 
     /// Decides a claim's status from what is known of the claims ahead; `None` if the queue has to be read.
@@ -167,16 +167,13 @@ impl Positions {
     /// A claim that is found to hold is granted as of `at`.
     pub(super) fn decide(&mut self, claim: &Claim, at: Instant) -> Option<ClaimStatus> {
         let unexplained = self.unexplained;
-        let position = self.by_id.get_mut(&claim.id)?;
+        let position = self.get_mut(claim.id)?;
         position.node.as_ref()?;
         if position.granted.is_none() {
-            let blocked = position.ahead.blocks(position.permits);
-            if position.ahead.unexplained != unexplained || !(blocked || position.ahead.complete) {
+            if position.unexplained != unexplained || !position.ahead.is_known() {
                 return None;
             }
-            if !blocked {
-                position.granted = Some(at);
-            }
+            position.granted = position.ahead.surely_holds().then_some(at);
         }
         Some(position.status(claim))
     }
@@ -188,7 +185,7 @@ impl Positions {
     /// too old to say anything about it.
     pub(super) fn apply(&mut self, claim: &Claim, node: &Node, snapshot: &Snapshot) -> ClaimStatus {
         let unexplained = self.unexplained;
-        let Some(position) = self.by_id.get_mut(&claim.id) else {
+        let Some(position) = self.get_mut(claim.id) else {
             return ClaimStatus::Gone;
         };
         if position.node.as_ref() != Some(node) {
@@ -196,74 +193,38 @@ impl Positions {
         }
         let Some(ahead) = snapshot.ahead(node) else { return ClaimStatus::Gone };
         if position.granted.is_none() {
-            let near = nearest(ahead.clone().rev().map(|listed| listed.permits), claim.permits);
-            if near.is_none() {
-                position.granted = Some(snapshot.requested_at);
-            }
-            let first: Vec<ListedClaim> = ahead.clone().take(MAX_REMEMBERED + 1).cloned().collect();
-            let (claims, complete) = if first.len() <= MAX_REMEMBERED {
-                (first, true)
-            } else {
-                let mut near: Vec<&ListedClaim> = ahead.rev().take(near.unwrap_or(0)).collect();
-                near.reverse();
-                let permits: Vec<Permits> = near.iter().map(|listed| listed.permits).collect();
-                let blockers = blockers(&permits, claim.permits).into_iter();
-                (blockers.map(|blocker| near[blocker].clone()).collect(), false)
-            };
-            position.ahead = Ahead { claims: Arc::new(claims), complete, unexplained };
+            position.ahead = Ahead::of(ahead, true, claim.permits);
+            position.unexplained = unexplained;
+            position.granted = position.ahead.surely_holds().then_some(snapshot.requested_at);
         }
         position.status(claim)
     }
 
     /// Records that nodes ahead of a waiting claim were deleted, and returns the claim's status by that;
     /// `None` if the queue has to be read.
-    ///
-    /// The queue has to be read if a deleted node belonged to a claim of this store that was not released
-    /// here. The session that the two claims share may have expired. Then this claim's node is gone too, so
-    /// the deletion must not grant it.
     pub(super) fn advance(&mut self, claim: &Claim, gone: &[Vec<u8>]) -> Option<ClaimStatus> {
-        let position = self.by_id.get(&claim.id)?;
         let is_gone = |listed: &ListedClaim| {
             let names =
                 |path: &Vec<u8>| path.rsplit(|byte| *byte == b'/').next() == Some(listed.node.as_bytes());
             gone.iter().any(names)
         };
-        let (deleted, remaining): (Vec<_>, Vec<_>) = position.ahead.claims.iter().cloned().partition(is_gone);
-        let released = |id| self.by_id.get(&id).is_none_or(|position| position.releasing);
-        if !deleted.iter().filter_map(|listed| listed.id).all(released) {
-            return None;
-        }
-        let position = self.by_id.get_mut(&claim.id)?;
-        position.ahead.claims = Arc::new(remaining);
-        self.decide(claim, Instant::now())
+        let is_explained = self.records.advance(claim.id, |listed| listed.id, is_gone);
+        if is_explained { self.decide(claim, Instant::now()) } else { None }
     }
 
     /// Forgets a claim that its owner has released, and hands what it knew to the next claim of its session.
     pub(super) fn released(&mut self, id: ClaimId, session: &Session, node: Option<&Node>) {
-        if self.by_id.get(&id).is_none_or(|position| position.session.id() != session.id()) {
+        let Some(position) = self.get(id).filter(|position| position.session.id() == session.id()) else {
             return;
-        }
-        if let Some((next, ahead)) = node.and_then(|node| self.handover(id, node))
-            && let Some(next) = self.by_id.get_mut(&next)
-        {
-            next.ahead = Ahead { unexplained: next.ahead.unexplained, ..ahead };
-        }
+        };
+        let (queue, its) = ((session.id(), position.name.clone()), position.ahead.clone());
         self.remove(id);
-    }
-
-    /// What a released claim hands to the next claim of its session, if that knows no other claim ahead.
-    fn handover(&self, id: ClaimId, node: &Node) -> Option<(ClaimId, Ahead)> {
-        let position = self.by_id.get(&id)?;
-        let queue = self.queues.get(&(position.session.id(), position.name.clone()))?;
-        let next = *queue.nodes.range(node.czxid + 1..).next()?.1;
-        let behind = self.by_id.get(&next).filter(|behind| behind.waits_only_for(node))?;
-        let mut ahead = position.ahead_of_next(behind.node.as_ref()?, self.unexplained);
-        if !ahead.complete {
-            // What kept the released claim waiting keeps the next one waiting too. To watch one is enough.
-            let claims = position.ahead.claims.iter().take(1).chain([&node.listed]).cloned().collect();
-            ahead.claims = Arc::new(claims);
+        let Some(node) = node else { return };
+        let next = self.records.in_order(&queue, node.czxid + 1..=PENDING - 1).next().map(|(next, _)| next);
+        if let Some(behind) = next.and_then(|next| self.get_mut(next)) {
+            let is_next = behind.node.as_ref().is_some_and(|behind| node.is_next_to(behind));
+            behind.ahead.take_over(&node.listed, &its, is_next);
         }
-        Some((next, ahead))
     }
 
     /// Forgets a claim whose node was found gone, and returns what was known of it, unless the claim has been
@@ -306,61 +267,27 @@ impl Positions {
     }
 
     pub(super) fn is_current(&self, id: ClaimId, session: &Session, node: Option<&Node>) -> bool {
-        let position = self.by_id.get(&id);
+        let position = self.get(id);
         position
             .is_some_and(|position| position.session.id() == session.id() && position.node.as_ref() == node)
     }
 
     fn remove(&mut self, id: ClaimId) {
-        let Some(position) = self.by_id.remove(&id) else { return };
-        position.session.remove_claim();
-        let of = (position.session.id(), position.name);
-        if let Some(queue) = self.queues.get_mut(&of) {
-            if let Some(node) = &position.node {
-                queue.nodes.remove(&node.czxid);
-            }
-            queue.claims -= 1;
-            if queue.claims == 0 {
-                self.queues.remove(&of);
-            }
+        if let Some(position) = self.records.remove(id) {
+            position.session.remove_claim();
         }
     }
 }
 
 impl Position {
-    /// Whether this claim waits, and knows of this node ahead and of no other.
-    fn waits_only_for(&self, node: &Node) -> bool {
-        let ahead = &self.ahead;
-        self.granted.is_none() && !ahead.complete && ahead.claims.len() == 1 && ahead.claims[0] == node.listed
-    }
-
-    /// What the next claim of the same session knows of the claims ahead of it, by what this claim knows.
-    ///
-    /// It always knows this claim. It knows all claims ahead if this claim does and if no sequence number
-    /// lies between their nodes.
-    fn ahead_of_next(&self, next: &Node, unexplained: u64) -> Ahead {
-        let Some(node) = &self.node else { return Ahead::default() };
-        let adjacent = node.listed.sequence.wrapping_add(1) == next.listed.sequence;
-        let complete = adjacent && self.ahead.complete && self.ahead.claims.len() < MAX_REMEMBERED;
-        let known = self.ahead.claims.iter().filter(|_| complete);
-        let claims = known.chain([&node.listed]).cloned().collect();
-        Ahead { claims: Arc::new(claims), complete, unexplained }
-    }
-
     /// The names of the nodes that keep this claim waiting, as far as they are known.
     pub(super) fn blockers(&self) -> Vec<&str> {
-        let permits: Vec<Permits> = self.ahead.claims.iter().map(|listed| listed.permits).collect();
-        let blockers = blockers(&permits, self.permits).into_iter();
-        blockers.map(|blocker| self.ahead.claims[blocker].node.as_str()).collect()
+        self.ahead.blockers().into_iter().map(|listed| listed.node.as_str()).collect()
     }
 
     pub(super) fn status(&self, claim: &Claim) -> ClaimStatus {
         match (self.granted, &self.node) {
-            (Some(granted), Some(node)) => ClaimStatus::Held(Grant {
-                fencing_token: node.czxid.unsigned_abs(),
-                expires: Some(self.session.expires()),
-                hold_ends: claim.max_hold.map(|hold| granted + hold),
-            }),
+            (Some(granted), Some(node)) => held(claim, node.czxid, self.session.expires(), granted),
             _ => ClaimStatus::Waiting,
         }
     }

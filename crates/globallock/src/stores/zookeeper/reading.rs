@@ -7,14 +7,13 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::Shared;
-use super::connection::Failure;
+use super::config::Config;
+use super::failure::Failure;
 use super::naming::{Layout, ListedClaim};
 use super::positions::Node;
 use super::session::Session;
-use super::wire::{ErrorCode, Reader, Request};
-use crate::backend::ClaimId;
-use crate::sync::{Mutex, MutexGuard};
+use crate::backend::{Claim, ClaimId};
+use crate::sync::Mutex;
 
 /// The claims of a lock, as they were read.
 #[derive(Debug)]
@@ -63,28 +62,26 @@ type Waiting = HashMap<(i64, String), Vec<oneshot::Sender<ReadResult>>>;
 
 /// The reads in flight. A lock has an entry while one is in flight; tasks that are too late for it share the
 /// next one.
-#[derive(Default)]
 pub(super) struct SharedReads {
+    config: Arc<Config>,
     by_lock: Mutex<Waiting>,
 }
 
 impl SharedReads {
-    fn by_lock(&self) -> MutexGuard<'_, Waiting> {
-        self.by_lock.lock()
+    pub(super) fn new(config: Arc<Config>) -> Arc<Self> {
+        Arc::new(SharedReads { config, by_lock: Mutex::default() })
     }
 
     /// Takes the senders that wait for the next read. Without any, removes the entry: no read follows.
     fn next(&self, of: &(i64, String)) -> Vec<oneshot::Sender<ReadResult>> {
-        let mut by_lock = self.by_lock();
+        let mut by_lock = self.by_lock.lock();
         let next = by_lock.get_mut(of).map(std::mem::take).unwrap_or_default();
         if next.is_empty() {
             by_lock.remove(of);
         }
         next
     }
-}
 
-impl Shared {
     /// Reads the queue of a lock as it is after this call, and has the leader confirm that the session lives.
     ///
     /// A call that comes while a read is in flight shares the next read, because the one in flight may show
@@ -95,25 +92,22 @@ impl Shared {
     pub(super) async fn read(self: &Arc<Self>, session: &Arc<Session>, lock: &str) -> ReadResult {
         let (sender, answer) = oneshot::channel();
         let of = (session.id(), lock.to_owned());
-        let starts = match self.reads.by_lock().entry(of.clone()) {
-            Entry::Occupied(mut in_flight) => {
-                in_flight.get_mut().push(sender);
-                false
-            }
-            Entry::Vacant(none) => {
-                none.insert(vec![sender]);
-                true
-            }
+        let starts = {
+            let mut by_lock = self.by_lock.lock();
+            let in_flight = by_lock.entry(of.clone());
+            let starts = matches!(in_flight, Entry::Vacant(_));
+            in_flight.or_default().push(sender);
+            starts
         };
         if starts {
-            let (shared, session) = (Arc::clone(self), Arc::clone(session));
+            let (reads, session) = (Arc::clone(self), Arc::clone(session));
             tokio::spawn(async move {
                 loop {
-                    let next = shared.reads.next(&of);
+                    let next = reads.next(&of);
                     if next.is_empty() {
                         return;
                     }
-                    let read = shared.read_now(&session, &of.1).await;
+                    let read = reads.read_now(&session, &of.1).await;
                     for sender in next {
                         // An error means that the caller is gone, and needs no answer.
                         let _ = sender.send(read.clone());
@@ -125,16 +119,20 @@ impl Shared {
     }
 
     async fn read_now(&self, session: &Session, lock: &str) -> ReadResult {
-        let synced = session.send(Request::sync(lock));
-        let listed = session.send(Request::children(lock));
-        let requested_at = synced.requested_at;
-        session.answer(synced).await?;
-        let children = match session.answer(listed).await {
-            Ok(children) => Reader(&children).children()?,
-            Err(Failure::Refused(ErrorCode::NO_NODE)) => Vec::new(),
-            Err(failure) => return Err(failure),
-        };
+        let requested_at = Instant::now();
+        let children = session.children_synced(lock).await?;
         Ok(Arc::new(Snapshot::new(&self.config.layout, &children, requested_at)))
+    }
+
+    /// The paths of the nodes with the claim's id, as the leader knows them.
+    pub(super) async fn nodes_of(
+        self: &Arc<Self>,
+        claim: &Claim,
+        session: &Arc<Session>,
+    ) -> Result<Vec<String>, Failure> {
+        let lock = self.config.layout.lock(&claim.name);
+        let snapshot = self.read(session, &lock).await?;
+        Ok(snapshot.of(claim.id).map(|listed| listed.path(&lock)).collect())
     }
 }
 

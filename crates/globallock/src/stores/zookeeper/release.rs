@@ -1,28 +1,17 @@
 //! How claims are released, also claims whose creation or release got no answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::connection::Failure;
+use super::Shared;
+use super::failure::Failure;
 use super::session::Session;
-use super::{Shared, delete};
-use crate::backend::{Claim, Release};
+use crate::backend::{Claim, ClaimId, Release};
 use crate::error::Result as Answer;
+use crate::stores::watched::releases::{Releases, Task};
 
-/// The pause before a release that got no answer is repeated.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-impl Shared {
-    pub(super) async fn release(self: &Arc<Self>, claim: &Claim) -> Answer<Release> {
-        let released = self.try_release(claim).await;
-        if released.is_err() {
-            self.release_in_background(claim);
-        }
-        released
-    }
-
+impl Releases for Shared {
     async fn try_release(self: &Arc<Self>, claim: &Claim) -> Answer<Release> {
-        let position = self.positions().get_mut(claim.id).map(|position| {
+        let position = self.positions.lock().get_mut(claim.id).map(|position| {
             position.releasing = true;
             position.clone()
         });
@@ -30,49 +19,33 @@ impl Shared {
             return Ok(Release::NotHeld);
         };
         let deleted = match &position.node {
-            Some(node) => delete(&position.session, &node.path).await,
+            Some(node) => position.session.delete(&node.path).await,
             None => self.delete_nodes(claim, &position.session).await,
         };
         let deleted = match deleted {
             Ok(deleted) => deleted,
             // The servers have deleted its nodes with the session.
             Err(Failure::Expired) => false,
-            Err(failure) => return Err(self.error(failure)),
+            Err(failure) => return Err(self.config.error(failure)),
         };
-        self.positions().released(claim.id, &position.session, position.node.as_ref());
+        self.positions.lock().released(claim.id, &position.session, position.node.as_ref());
         if position.reconnects != position.session.reconnects() && !position.session.is_expired() {
             self.delete_late_nodes(claim, &position.session);
         }
         Ok(if deleted { Release::Released } else { Release::NotHeld })
     }
 
-    /// Repeats a release until it is answered or the session has expired.
-    ///
-    /// The core stops trying when the claim's lease must have expired. But this store's other claims keep the
-    /// session alive, and with it the node.
-    fn release_in_background(self: &Arc<Self>, claim: &Claim) {
-        match self.positions().get_mut(claim.id) {
-            Some(position) if !position.releasing_in_background => position.releasing_in_background = true,
-            _ => return,
-        }
-        let (shared, claim) = (Arc::downgrade(self), claim.clone());
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(RETRY_PAUSE).await;
-                let Some(shared) = shared.upgrade() else { return };
-                // An attempt of the core may have been answered in the meantime.
-                if shared.position(claim.id).is_none() || shared.try_release(&claim).await.is_ok() {
-                    return;
-                }
-            }
-        });
+    fn with_task<T>(&self, id: ClaimId, change: impl FnOnce(&mut Option<Task>) -> T) -> Option<T> {
+        Some(change(&mut self.positions.lock().get_mut(id)?.background_release))
     }
+}
 
+impl Shared {
     /// Deletes all nodes with the claim's id.
     async fn delete_nodes(self: &Arc<Self>, claim: &Claim, session: &Arc<Session>) -> Result<bool, Failure> {
         let mut deleted = false;
-        for path in self.nodes_of(claim, session).await? {
-            deleted |= delete(session, &path).await?;
+        for path in self.reads.nodes_of(claim, session).await? {
+            deleted |= session.delete(&path).await?;
         }
         Ok(deleted)
     }

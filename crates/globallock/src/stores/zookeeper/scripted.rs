@@ -12,7 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::wire::{ErrorCode, Reader, Writer};
-use super::{Address, Backend, Claim, ClaimId, ClaimStatus, Name, Release, WaitMode, ZooKeeper};
+use super::{Address, Backend, Claim, ClaimStatus, Name, Release, WaitMode, ZooKeeper};
+use crate::backend::ClaimId;
 use crate::queue::Permits;
 
 const CREATE: i32 = 15;
@@ -358,7 +359,7 @@ async fn an_expired_older_session_does_not_forget_a_claim_of_the_newer_session()
 async fn claims_that_are_enqueued_at_once_share_reads_of_the_queue() {
     let server = Server::start().await;
     let store = server.store().await;
-    let holder = claim(0, MUTEX);
+    let holder = claim(0, READ);
     store.enqueue(&holder).await.unwrap();
     let before = server.requests(CHILDREN);
     let enqueue_all = async |permits, from: u64| {
@@ -366,19 +367,21 @@ async fn claims_that_are_enqueued_at_once_share_reads_of_the_queue() {
             let (store, claim) = (Arc::clone(&store), claim(number, permits));
             tokio::spawn(async move { store.enqueue(&claim).await.unwrap() })
         });
+        let mut waiting = 0;
         for enqueue in enqueues.collect::<Vec<_>>() {
-            assert_eq!(enqueue.await.unwrap(), ClaimStatus::Waiting);
+            waiting += usize::from(enqueue.await.unwrap() == ClaimStatus::Waiting);
         }
-        server.requests(CHILDREN) - before
+        (waiting, server.requests(CHILDREN) - before)
     };
-    assert_eq!(enqueue_all(MUTEX, 1).await, 0, "the holder is known, so no read is needed");
-    let read = enqueue_all(READ, 1000).await;
-    assert!((1..100).contains(&read), "200 readers read the queue {read} times");
+    let (waiting, read) = enqueue_all(READ, 1).await;
+    assert!(waiting == 0 && (1..100).contains(&read), "200 readers read the queue {read} times");
+    assert_eq!(enqueue_all(MUTEX, 1000).await, (200, read), "the last reader is known, so no read is needed");
+    assert_eq!(enqueue_all(READ, 2000).await, (200, read), "what keeps the last claim waiting is known");
     // A claim that does not wait only asks whether its predecessor is there.
     let once = Claim { wait_mode: WaitMode::Try, ..claim(5000, MUTEX) };
     assert_eq!(store.enqueue(&once).await.unwrap(), ClaimStatus::Gone);
     assert_eq!(server.requests(CHILDREN) - before, read);
-    assert_eq!(server.state().nodes.len(), 401);
+    assert_eq!(server.state().nodes.len(), 601);
 }
 
 #[tokio::test]

@@ -1,18 +1,18 @@
 //! A session as the tasks see it that send requests over it. Its connections may come and go.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::config::Config;
-use super::connection::{Connection, Failure, SessionCredentials};
-use super::driver::Driver;
-use super::wire::{OpCode, Request};
+use super::connection::SessionCredentials;
+use super::driver::{Driver, connect_any};
+use super::failure::{Failure, Outcome};
+use super::state::{QueuedRequest, State};
+use super::wire::Request;
 use crate::stores::watched::inbox::Inbox;
-use crate::sync::{Mutex, MutexGuard};
 
 /// A session with the servers. Dropping it closes it, and the servers delete its nodes at once. One that is
 /// left to expire is not closed: its nodes stay until its timeout has passed.
@@ -24,62 +24,9 @@ pub(super) struct Session {
     limit: Duration,
 }
 
-/// A request on its way to the driver.
-#[derive(Debug)]
-pub(super) struct QueuedRequest {
-    pub(super) request: Request,
-    pub(super) requested_at: Instant,
-    pub(super) answer: oneshot::Sender<Result<Vec<u8>, Failure>>,
-}
-
 /// A request that has been sent. What is sent after it is written after it.
 #[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) requested_at: Instant,
-    answer: oneshot::Receiver<Result<Vec<u8>, Failure>>,
-}
-
-/// What the driver of a session and its users share.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) id: i64,
-    pub(super) expired: Arc<Notify>,
-    /// Whether the session outlives its last user, until it expires.
-    pub(super) is_left_to_expire: bool,
-    facts: Mutex<Facts>,
-}
-
-#[derive(Debug)]
-pub(super) struct Facts {
-    /// How long the servers keep the session without a sign of life.
-    pub(super) timeout: Duration,
-    /// When the request was sent whose answer was the last to prove that the leader knows the session.
-    pub(super) confirmed_at: Instant,
-    /// How many claims have their nodes in the session, or are requested there.
-    pub(super) claims: usize,
-    /// Until when the owners of the claims have asked for the session to be kept alive.
-    pub(super) keep_alive_until: Instant,
-    /// How many connections have been lost.
-    pub(super) reconnects: u64,
-    /// Whether the servers have ended the session.
-    pub(super) is_expired: bool,
-    pub(super) watches: HashMap<String, Vec<Weak<Inbox>>>,
-}
-
-impl State {
-    pub(super) fn facts(&self) -> MutexGuard<'_, Facts> {
-        self.facts.lock()
-    }
-
-    /// Changes the facts, and makes all waiters read again.
-    pub(super) fn wake_all_waiters(&self, change: impl FnOnce(&mut Facts)) {
-        let mut facts = self.facts();
-        change(&mut facts);
-        for inbox in facts.watches.drain().flat_map(|(_, inbox)| inbox).filter_map(|inbox| inbox.upgrade()) {
-            inbox.notify(|changes| changes.read_again = true);
-        }
-    }
-}
+pub(super) struct Sent(oneshot::Receiver<Outcome>);
 
 impl Session {
     /// Creates a session that outlives its owner's last sign of life by `lease`, if the servers allow it.
@@ -108,21 +55,9 @@ impl Session {
             SessionCredentials { id: 0, password: vec![0; 16], timeout: lease, last_zxid: 0 };
         let requested_at = Instant::now();
         let (connection, host) = connect_any(config, &mut credentials).await?;
-        let facts = Facts {
-            timeout: credentials.timeout,
-            confirmed_at: requested_at,
-            claims: 0,
-            keep_alive_until: requested_at,
-            reconnects: 0,
-            is_expired: false,
-            watches: HashMap::new(),
-        };
-        let state = Arc::new(State {
-            id: credentials.id,
-            expired: Arc::clone(expired),
-            is_left_to_expire,
-            facts: Mutex::new(facts),
-        });
+        let mut state = State::new(credentials.id, credentials.timeout, requested_at);
+        (state.expired, state.is_left_to_expire) = (Arc::clone(expired), is_left_to_expire);
+        let state = Arc::new(state);
         let (requests, receiver) = mpsc::unbounded_channel();
         let driver = Driver::new(Arc::clone(config), Arc::clone(&state), credentials, host, receiver);
         tokio::spawn(driver.run(connection));
@@ -132,23 +67,7 @@ impl Session {
     /// A session that no server knows.
     #[cfg(test)]
     pub(super) fn detached(id: i64, timeout: Duration) -> Arc<Self> {
-        let confirmed_at = Instant::now();
-        let watches = HashMap::new();
-        let facts = Facts {
-            timeout,
-            confirmed_at,
-            claims: 0,
-            keep_alive_until: confirmed_at,
-            reconnects: 0,
-            is_expired: false,
-            watches,
-        };
-        let state = Arc::new(State {
-            id,
-            expired: Arc::default(),
-            is_left_to_expire: false,
-            facts: Mutex::new(facts),
-        });
+        let state = Arc::new(State::new(id, timeout, Instant::now()));
         Arc::new(Session { state, requests: mpsc::unbounded_channel().0, limit: Duration::ZERO })
     }
 
@@ -210,17 +129,17 @@ impl Session {
     }
 
     /// Sends a request.
-    pub(super) fn send(&self, request: Request) -> Pending {
+    pub(super) fn send(&self, request: Request) -> Sent {
         let (answer, receiver) = oneshot::channel();
         let requested_at = Instant::now();
         // A driver that has ended drops the request, and the receiver fails.
         let _ = self.requests.send(QueuedRequest { request, requested_at, answer });
-        Pending { requested_at, answer: receiver }
+        Sent(receiver)
     }
 
     /// Waits for the answer to a request.
-    pub(super) async fn answer(&self, pending: Pending) -> Result<Vec<u8>, Failure> {
-        match timeout(self.limit, pending.answer).await {
+    pub(super) async fn answer(&self, sent: Sent) -> Outcome {
+        match timeout(self.limit, sent.0).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) if self.is_expired() => Err(Failure::Expired),
             Ok(Err(_)) => Err(Failure::Lost("the request was dropped".to_owned())),
@@ -229,27 +148,19 @@ impl Session {
     }
 
     /// Sends a request and waits for its answer.
-    pub(super) async fn ask(&self, request: Request) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn ask(&self, request: Request) -> Outcome {
         self.answer(self.send(request)).await
     }
 
-    /// Reads a node, and has its deletion notified to an inbox.
-    pub(super) fn watch(&self, path: &str, inbox: &Arc<Inbox>) -> Pending {
-        self.watch_by(Request::data(path, true), path, inbox)
-    }
-
-    /// Sends a request that sets a watch on a node, and has what it notifies put into an inbox.
-    pub(super) fn watch_by(&self, request: Request, path: &str, inbox: &Arc<Inbox>) -> Pending {
-        {
-            let mut facts = self.state.facts();
-            if !facts.is_expired {
-                let watching = facts.watches.entry(path.to_owned()).or_default();
-                let inbox = Arc::downgrade(inbox);
-                watching.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&inbox));
-                watching.push(inbox);
-            }
+    /// Has what the server notifies of a node put into an inbox. The watch itself is requested after this.
+    pub(super) fn put_into(&self, inbox: &Arc<Inbox>, path: &str) {
+        let mut facts = self.state.facts();
+        if !facts.is_expired {
+            let watching = facts.watches.entry(path.to_owned()).or_default();
+            let inbox = Arc::downgrade(inbox);
+            watching.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&inbox));
+            watching.push(inbox);
         }
-        self.send(request)
     }
 
     /// Forgets the inboxes of a node that have been dropped.
@@ -264,81 +175,15 @@ impl Session {
     }
 }
 
-/// Tries the servers one after the other, and returns the first connection and the index of its server.
-pub(super) async fn connect_any(
-    config: &Config,
-    credentials: &mut SessionCredentials,
-) -> Result<(Connection, usize), Failure> {
-    let mut random = [0; 1];
-    // A random start spreads clients over the servers. Without randomness, all start with the first.
-    let _ = getrandom::fill(&mut random);
-    let mut failure = Failure::Lost("no server".to_owned());
-    for host in turns(random[0].into(), config.hosts.len()) {
-        match Connection::open(config, &config.hosts[host], credentials).await {
-            Ok(connection) => return Ok((connection, host)),
-            Err(Failure::Lost(reason)) => failure = Failure::Lost(reason),
-            Err(other) => return Err(other),
-        }
-    }
-    Err(failure)
-}
-
-/// The indices of all hosts in turn, starting from any number.
-fn turns(first: usize, count: usize) -> impl Iterator<Item = usize> {
-    (0..count).map(move |turn| (first + turn) % count)
-}
-
-/// Whether this answer to a request of this kind proves that the leader knows the session.
-pub(super) fn is_confirmed_by(code: OpCode, answer: &Result<Vec<u8>, Failure>) -> bool {
-    use super::wire::ErrorCode;
-    let answered = matches!(answer, Ok(_) | Err(Failure::Refused(ErrorCode::NO_NODE)));
-    code.goes_through_leader() && answered
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::zookeeper::wire::ErrorCode;
-
-    /// Members answer reads and pings by themselves, even after they have lost their leader.
-    #[test]
-    fn only_an_answer_of_the_leader_confirms_the_session() {
-        let good = || Ok(Vec::new());
-        for code in [OpCode::Create2, OpCode::Delete, OpCode::Multi, OpCode::Sync] {
-            assert!(is_confirmed_by(code, &good()), "{code:?}");
-            assert!(is_confirmed_by(code, &Err(Failure::Refused(ErrorCode::NO_NODE))), "{code:?}");
-            // The member may refuse without the leader.
-            for error in [ErrorCode::THROTTLED, ErrorCode::SESSION_MOVED, ErrorCode::NO_AUTH] {
-                assert!(!is_confirmed_by(code, &Err(Failure::Refused(error))), "{code:?} {error:?}");
-            }
-            assert!(!is_confirmed_by(code, &Err(Failure::Lost(String::new()))));
-            assert!(!is_confirmed_by(code, &Err(Failure::Expired)));
-        }
-        for code in [
-            OpCode::Exists,
-            OpCode::GetData,
-            OpCode::GetChildren,
-            OpCode::Ping,
-            OpCode::Auth,
-            OpCode::Sasl,
-            OpCode::CreateContainer,
-            OpCode::CloseSession,
-        ] {
-            assert!(!is_confirmed_by(code, &good()), "{code:?}");
-        }
-    }
+    use crate::stores::zookeeper::wire::OpCode;
 
     #[test]
     fn a_quarter_of_the_timeout_is_not_relied_on() {
         let session = Session::detached(1, Duration::from_secs(8));
         assert_eq!(session.expires(), session.confirmed_at() + Duration::from_secs(6));
-    }
-
-    #[test]
-    fn every_host_is_tried_once() {
-        assert_eq!(turns(0, 3).collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(turns(200, 3).collect::<Vec<_>>(), [2, 0, 1]);
-        assert_eq!(turns(255, 1).collect::<Vec<_>>(), [0]);
     }
 
     #[test]
@@ -368,9 +213,9 @@ mod tests {
     #[tokio::test]
     async fn a_request_in_an_expired_session_fails_as_expired() {
         let session = Session { limit: Duration::from_secs(30), ..detached() };
-        assert!(matches!(session.ask(Request::ping()).await, Err(Failure::Lost(_))));
+        assert!(matches!(session.ask(Request::bare(OpCode::Ping)).await, Err(Failure::Lost(_))));
         session.state.facts().is_expired = true;
-        assert!(matches!(session.ask(Request::ping()).await, Err(Failure::Expired)));
+        assert!(matches!(session.ask(Request::bare(OpCode::Ping)).await, Err(Failure::Expired)));
     }
 
     fn detached() -> Session {

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::session::Session;
 use crate::backend::DEFAULT_LEASE;
 use crate::error::Result;
+use crate::stores::watched::by_length::at_hand_or_made;
 use crate::sync::{Mutex, MutexGuard};
 
 /// The sessions, by the requested lease.
@@ -46,18 +47,13 @@ impl Sessions {
     /// The session for claims of this lease.
     pub(super) async fn get(&self, lease: Duration) -> Result<Arc<Session>> {
         let known = || self.by_lease().get(&lease).filter(|session| !session.is_expired()).cloned();
-        if let Some(session) = known() {
-            return Ok(session);
-        }
-        let _opening = self.opening.lock().await;
-        if let Some(session) = known() {
-            return Ok(session);
-        }
-        let session = Session::open(&self.config, lease, &self.expired)
-            .await
-            .map_err(|failure| self.config.error(failure))?;
-        self.by_lease().insert(lease, Arc::clone(&session));
-        Ok(session)
+        let open = async {
+            let opened = Session::open(&self.config, lease, &self.expired).await;
+            let session = opened.map_err(|failure| self.config.error(failure))?;
+            self.by_lease().insert(lease, Arc::clone(&session));
+            Ok(session)
+        };
+        at_hand_or_made(&self.opening, known, open).await
     }
 
     /// The session for notices that are kept for this long. It is apart from those of claims, because it is

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::connection::Failure;
+use super::failure::Failure;
 use super::positions::Position;
 use super::session::Session;
-use super::wire::ErrorCode;
 use crate::backend::Claim;
 use crate::stores::watched::inbox::Inbox;
 
@@ -50,10 +49,8 @@ impl Watched {
             let pending: Vec<_> = self.paths.iter().map(|path| self.session.watch(path, inbox)).collect();
             let mut gone = Vec::new();
             for (path, pending) in self.paths.iter().zip(pending) {
-                match self.session.answer(pending).await {
-                    Ok(_) => {}
-                    Err(Failure::Refused(ErrorCode::NO_NODE)) => gone.push(path.clone().into_bytes()),
-                    Err(failure) => return Err(failure),
+                if !pending.answer().await? {
+                    gone.push(path.clone().into_bytes());
                 }
             }
             if !gone.is_empty() {

@@ -67,6 +67,8 @@ impl ErrorCode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
+impl std::error::Error for Malformed {}
+
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("it sent something that is not an answer of a ZooKeeper server")
@@ -169,6 +171,18 @@ pub(super) struct Acl {
     pub(super) id: String,
 }
 
+/// What kind of node is created: `CreateMode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(super) enum Mode {
+    /// It is deleted with its session.
+    Ephemeral = 1,
+    /// It is deleted with its session, and the server appends a sequence number to its path.
+    EphemeralSequential = 3,
+    /// The servers delete it some time after its last child.
+    Container = 4,
+}
+
 /// One request, without the xid that the connection gives it.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -183,30 +197,27 @@ impl Request {
         Request { code, body: writer.0 }
     }
 
-    /// Creates a node that is deleted with its session. The server appends a sequence number to `path`.
-    pub(super) fn create_claim(path: &str, data: &[u8], acl: &[Acl]) -> Self {
-        Self::create(OpCode::Create2, path, data, acl, 3)
+    /// A request of this kind that has no fields.
+    pub(super) fn bare(code: OpCode) -> Self {
+        Self::new(code, |writer| writer)
     }
 
-    /// Creates a node of this very path that is deleted with its session.
-    pub(super) fn create_ephemeral(path: &str, data: &[u8], acl: &[Acl]) -> Self {
-        Self::create(OpCode::Create2, path, data, acl, 1)
+    /// Reads whether a node exists, its data or its children. With `watch`, the server notifies once of the
+    /// next change: of a node that is missing when it is created, if that is asked for its existence.
+    pub(super) fn read(code: OpCode, path: &str, watch: bool) -> Self {
+        Self::new(code, |writer| writer.text(path).bool(watch))
     }
 
-    /// Creates a node that the servers delete some time after its last child.
-    pub(super) fn create_container(path: &str, acl: &[Acl]) -> Self {
-        Self::create(OpCode::CreateContainer, path, &[], acl, 4)
-    }
-
-    fn create(code: OpCode, path: &str, data: &[u8], acl: &[Acl], mode: i32) -> Self {
+    pub(super) fn create(mode: Mode, path: &str, data: &[u8], acl: &[Acl]) -> Self {
         /// Read, write, create, delete and administer.
         const ALL: i32 = 31;
+        let code = if mode == Mode::Container { OpCode::CreateContainer } else { OpCode::Create2 };
         Self::new(code, |writer| {
             writer.text(path).buffer(data).int(i32::try_from(acl.len()).expect("few rules"));
             for Acl { scheme, id } in acl {
                 writer.int(ALL).text(scheme).text(id);
             }
-            writer.int(mode)
+            writer.int(mode as i32)
         })
     }
 
@@ -214,29 +225,6 @@ impl Request {
         /// Whichever version the node has.
         const ANY: i32 = -1;
         Self::new(OpCode::Delete, |writer| writer.text(path).int(ANY))
-    }
-
-    pub(super) fn exists(path: &str) -> Self {
-        Self::new(OpCode::Exists, |writer| writer.text(path).bool(false))
-    }
-
-    /// Asks whether a node is there. The server notifies once when it is created, changed or deleted.
-    pub(super) fn watch_existence(path: &str) -> Self {
-        Self::new(OpCode::Exists, |writer| writer.text(path).bool(true))
-    }
-
-    /// Reads a node. With `watch`, the server notifies once when the node changes or is deleted.
-    pub(super) fn data(path: &str, watch: bool) -> Self {
-        Self::new(OpCode::GetData, |writer| writer.text(path).bool(watch))
-    }
-
-    pub(super) fn children(path: &str) -> Self {
-        Self::new(OpCode::GetChildren, |writer| writer.text(path).bool(false))
-    }
-
-    /// Lists the children of a node. The server notifies once when there are others, or the node is deleted.
-    pub(super) fn watch_children(path: &str) -> Self {
-        Self::new(OpCode::GetChildren, |writer| writer.text(path).bool(true))
     }
 
     /// Carries out all of these changes, in their order, or none.
@@ -254,20 +242,12 @@ impl Request {
         Self::new(OpCode::Sync, |writer| writer.text(path))
     }
 
-    pub(super) fn close() -> Self {
-        Self::new(OpCode::CloseSession, |writer| writer)
-    }
-
     pub(super) fn sasl(token: &[u8]) -> Self {
         Self::new(OpCode::Sasl, |writer| writer.buffer(token))
     }
 
     pub(super) fn auth(scheme: &str, credentials: &[u8]) -> Self {
         Self::new(OpCode::Auth, |writer| writer.int(0).text(scheme).buffer(credentials))
-    }
-
-    pub(super) fn ping() -> Self {
-        Self::new(OpCode::Ping, |writer| writer)
     }
 
     /// Writes the request as a frame with this xid.
@@ -303,10 +283,10 @@ impl Reader<'_> {
         Ok((self.text()?, self.stat()?))
     }
 
-    /// The answer to a read of a node: its data and metadata.
-    pub(super) fn data(&mut self) -> Result<(Vec<u8>, Stat), Malformed> {
-        let data = self.buffer()?.to_vec();
-        Ok((data, self.stat()?))
+    /// The answer to a read of a node: its data, as text, and metadata.
+    pub(super) fn data(&mut self) -> Result<(String, Stat), Malformed> {
+        let text = String::from_utf8_lossy(self.buffer()?).into_owned();
+        Ok((text, self.stat()?))
     }
 
     /// The answer to several changes at once: which one was refused, and why; `None` if all were carried out.
@@ -406,13 +386,20 @@ mod tests {
     #[test]
     fn requests_have_the_fields_of_the_protocol_in_their_order() {
         let path = *b"\0\0\0\x02/a";
-        assert_eq!(Request::data("/a", true).body, [&path[..], &[1]].concat());
-        assert_eq!(Request::data("/a", false).body, [&path[..], &[0]].concat());
-        assert_eq!(Request::children("/a").body, [&path[..], &[0]].concat());
+        assert_eq!(Request::read(OpCode::GetData, "/a", true).body, [&path[..], &[1]].concat());
+        assert_eq!(Request::read(OpCode::GetData, "/a", false).body, [&path[..], &[0]].concat());
+        assert_eq!(Request::read(OpCode::GetChildren, "/a", false).body, [&path[..], &[0]].concat());
         assert_eq!(Request::delete("/a").body, [&path[..], &[0xff; 4]].concat(), "whichever version it has");
         assert_eq!(Request::sync("/a").body, path);
-        assert_eq!(Request::watch_existence("/a").body, [&path[..], &[1]].concat());
-        assert_eq!(Request::watch_children("/a").body, [&path[..], &[1]].concat());
+        assert_eq!(Request::read(OpCode::Exists, "/a", true).body, [&path[..], &[1]].concat());
+        let exists = Request::read(OpCode::Exists, "/a", false);
+        assert_eq!((exists.code, exists.body), (OpCode::Exists, [&path[..], &[0]].concat()));
+        let container = Request::create(Mode::Container, "/a", b"", &[]);
+        assert_eq!(container.code, OpCode::CreateContainer);
+        assert_eq!(container.body, [&path[..], &[0; 8], &[0, 0, 0, 4]].concat(), "no data and no rule");
+        let sequential = Request::create(Mode::EphemeralSequential, "/a", b"", &[]);
+        assert_eq!(sequential.code, OpCode::Create2);
+        assert_eq!(sequential.body, [&path[..], &[0; 8], &[0, 0, 0, 3]].concat());
         let mut frames = Writer::default();
         Request::sync("/a").write(7, &mut frames);
         let expected = [&[0, 0, 0, 14, 0, 0, 0, 7, 0, 0, 0, 9][..], &path[..]].concat();
@@ -421,7 +408,7 @@ mod tests {
 
     #[test]
     fn several_changes_are_one_request_and_the_one_that_is_refused_is_found() {
-        let made = Request::create_ephemeral("/b", b"x", &[]);
+        let made = Request::create(Mode::Ephemeral, "/b", b"x", &[]);
         assert_eq!(made.body, *b"\0\0\0\x02/b\0\0\0\x01x\0\0\0\0\0\0\0\x01", "no rule, and ephemeral");
         let request = Request::multi(&[made, Request::delete("/a")]);
         let mut expected = Writer::default();
@@ -462,7 +449,7 @@ mod tests {
         let mut writer = Writer::default();
         writer.int(-1).long(1).long(2).long(3).long(4).int(5).int(6).int(7).long(8);
         let stat = Stat { czxid: 1, ctime: 3, ephemeral_owner: 8 };
-        assert_eq!(Reader(&writer.0).data(), Ok((Vec::new(), stat)));
+        assert_eq!(Reader(&writer.0).data(), Ok((String::new(), stat)));
         let mut writer = Writer::default();
         writer.int(2).text("a").text("b");
         assert_eq!(Reader(&writer.0).children(), Ok(vec!["a".to_owned(), "b".to_owned()]));

@@ -7,11 +7,12 @@ use super::*;
 use crate::backend::WaitMode;
 use crate::name::Name;
 use crate::owner::Owner;
+use crate::stores::etcd::claims::tests::{PREFIX, found, held, read as read_queue};
 use crate::stores::etcd::messages::{
     DeleteRangeRequest, DeleteRangeResponse, Event, LeaseGrantRequest, LeaseGrantResponse, LeaseRequest,
-    LeaseResponse, Response, ResponseOp, TxnResponse, WatchRequest, WatchResponse,
+    LeaseResponse, RangeResponse, Response, ResponseOp, TxnResponse, WatchRequest, WatchResponse,
 };
-use crate::stores::etcd::positions::tests::{found, held, read as read_queue};
+use crate::stores::etcd::owner::Shared;
 use crate::stores::etcd::scripted::{Call, Cluster, as_of, created_watch, soon};
 
 const OTHER: &str = "/locks/_glocks/a/0123456789abcdef";
@@ -81,8 +82,8 @@ async fn is_hinted(shared: &Shared) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_holder_is_told_by_the_watch_of_the_notices_without_a_request() {
     let (mut cluster, shared, claim, _) = held();
-    shared.watch_notices(&claim);
-    shared.watch_notices(&claim);
+    shared.notices.watch(&claim);
+    shared.notices.watch(&claim);
     let (stream, watch_id) = watched(&mut cluster, 5).await;
     stream.say(&put(watch_id, &[notice(ClaimId::new(7, 7), 8)]));
     let elsewhere = keys::notice("/locks/_glocks/", &Name::new("b").unwrap(), claim.id);
@@ -92,15 +93,15 @@ async fn a_holder_is_told_by_the_watch_of_the_notices_without_a_request() {
     soon(shared.session_lost.notified()).await;
     assert!(cluster.is_idle().await);
     // By every answer, whatever a member that lags behind says.
-    assert!(is_evicted(&soon(shared.enqueue_unless_evicted(&claim)).await.unwrap()));
-    let changed = soon(shared.wait_for_change_or_eviction(&claim)).await.unwrap().unwrap();
+    assert!(is_evicted(&soon(shared.enqueue(&claim)).await.unwrap()));
+    let changed = soon(shared.wait_for_change(&claim)).await.unwrap().unwrap();
     assert!(is_evicted(&changed));
     let claims = [Arc::new(claim)];
     let fails = async {
         let (_, call) = cluster.asked::<LeaseRequest>("Lease/LeaseKeepAlive").await;
         call.fail(Status::permission_denied("not for you"));
     };
-    let (statuses, ()) = soon(async { tokio::join!(shared.renew_or_find_evicted(&claims), fails) }).await;
+    let (statuses, ()) = soon(async { tokio::join!(shared.renew(&claims), fails) }).await;
     assert!(is_evicted(statuses[0].as_ref().unwrap()));
     assert!(cluster.is_idle().await);
 }
@@ -109,9 +110,9 @@ async fn a_holder_is_told_by_the_watch_of_the_notices_without_a_request() {
 async fn the_notice_of_a_waiter_makes_the_core_renew_nothing() {
     let (mut cluster, shared, holder, key) = held();
     let waiter = Claim { id: ClaimId::new(1, 2), ..holder.clone() };
-    let own = shared.key_numbers.take(shared.prefix(), &waiter);
+    let own = shared.claims.take_key(PREFIX, &waiter);
     read_queue(&shared, &waiter, &[found(&key, 4, 1), found(&own, 6, 1)], 6);
-    shared.watch_notices(&holder);
+    shared.notices.watch(&holder);
     let (stream, watch_id) = watched(&mut cluster, 5).await;
     stream.say(&put(watch_id, &[notice(waiter.id, 8)]));
     assert!(!is_hinted(&shared).await);
@@ -121,7 +122,7 @@ async fn the_notice_of_a_waiter_makes_the_core_renew_nothing() {
 #[tokio::test(start_paused = true)]
 async fn after_the_end_of_the_stream_a_missed_notice_is_looked_for() {
     let (mut cluster, shared, claim, _) = held();
-    shared.watch_notices(&claim);
+    shared.notices.watch(&claim);
     let (stream, watch_id) = watched(&mut cluster, 5).await;
     stream.say(&put(watch_id, &[notice(ClaimId::new(7, 7), 8)]));
     assert!(cluster.is_idle().await);
@@ -157,7 +158,7 @@ async fn after_the_end_of_the_stream_a_missed_notice_is_looked_for() {
 async fn notices_are_watched_no_more_without_the_right_or_a_lease_that_lives() {
     for has_lease in [true, false] {
         let (mut cluster, shared, claim, _) = held();
-        shared.watch_notices(&claim);
+        shared.notices.watch(&claim);
         let (stream, _) = watched(&mut cluster, 5).await;
         if !has_lease {
             shared.leases.pretend_expired(1);
@@ -169,7 +170,7 @@ async fn notices_are_watched_no_more_without_the_right_or_a_lease_that_lives() {
         }
         assert!(cluster.is_idle().await);
         advance(Duration::from_secs(60)).await;
-        shared.watch_notices(&claim);
+        shared.notices.watch(&claim);
         // With another lease, they are watched again.
         if !has_lease {
             let (_stream, _) = watched(&mut cluster, 5).await;
@@ -187,7 +188,7 @@ async fn a_renewal_that_finds_a_key_gone_looks_for_the_notice() {
         renewed_in_vain(&mut cluster, 2).await;
         expect_look(&mut cluster, &ids).await.fail(Status::resource_exhausted("too many requests"));
     };
-    let (statuses, ()) = soon(async { tokio::join!(shared.renew_or_find_evicted(&claims), fails) }).await;
+    let (statuses, ()) = soon(async { tokio::join!(shared.renew(&claims), fails) }).await;
     assert!(statuses.iter().all(Result::is_err), "a holder that is gone would not ask again");
     let answers = async {
         // Nothing is left to be renewed.
@@ -196,7 +197,7 @@ async fn a_renewal_that_finds_a_key_gone_looks_for_the_notice() {
         let notices = vec![range(vec![notice(ids[0], 40)]), range(Vec::new())];
         expect_look(&mut cluster, &ids).await.answer(&transaction(true, notices));
     };
-    let (statuses, ()) = soon(async { tokio::join!(shared.renew_or_find_evicted(&claims), answers) }).await;
+    let (statuses, ()) = soon(async { tokio::join!(shared.renew(&claims), answers) }).await;
     assert!(is_evicted(statuses[0].as_ref().unwrap()));
     assert_eq!(statuses[1].as_ref().unwrap(), &ClaimStatus::Gone);
     // Whose rights end at a name, whose claim is gone.
@@ -205,8 +206,7 @@ async fn a_renewal_that_finds_a_key_gone_looks_for_the_notice() {
         call.answer(&transaction(true, vec![range(Vec::new())]));
         expect_look(&mut cluster, &ids[1..]).await.fail(Status::permission_denied("not for you"));
     };
-    let (statuses, ()) =
-        soon(async { tokio::join!(shared.renew_or_find_evicted(&claims[1..]), refused) }).await;
+    let (statuses, ()) = soon(async { tokio::join!(shared.renew(&claims[1..]), refused) }).await;
     assert_eq!(statuses[0].as_ref().unwrap(), &ClaimStatus::Gone);
 }
 
@@ -215,7 +215,7 @@ async fn a_waiter_whose_key_was_deleted_looks_for_the_notice() {
     for evicted in [true, false] {
         let (mut cluster, shared, holder, _) = held();
         let claim = Claim { id: ClaimId::new(1, 2), ..holder };
-        let own = shared.key_numbers.take(shared.prefix(), &claim);
+        let own = shared.claims.take_key(PREFIX, &claim);
         let queue = [found(OTHER.as_bytes(), 4, 9), found(&own, 6, 1)];
         assert_eq!(read_queue(&shared, &claim, &queue, 6), ClaimStatus::Waiting);
         let answers = async {
@@ -237,8 +237,7 @@ async fn a_waiter_whose_key_was_deleted_looks_for_the_notice() {
             call.answer(&transaction(true, vec![range(notices)]));
             stream
         };
-        let (changed, _stream) =
-            soon(async { tokio::join!(shared.wait_for_change_or_eviction(&claim), answers) }).await;
+        let (changed, _stream) = soon(async { tokio::join!(shared.wait_for_change(&claim), answers) }).await;
         let status = changed.unwrap().unwrap();
         assert!(if evicted { is_evicted(&status) } else { status == ClaimStatus::Gone });
     }
@@ -259,7 +258,7 @@ async fn a_claim_that_may_have_joined_before_joins_again_only_if_it_was_not_evic
     for before in ["answered", "unanswered", "refused"] {
         let (mut cluster, shared, holder, _) = held();
         let claim = Claim { id: ClaimId::new(1, 2), lease: Duration::from_secs(60), ..holder };
-        let key = shared.key_numbers.take(shared.prefix(), &claim);
+        let key = shared.claims.take_key(PREFIX, &claim);
         let own = found(&key, 40, 1);
         let first = async {
             let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
@@ -287,10 +286,10 @@ async fn a_claim_that_may_have_joined_before_joins_again_only_if_it_was_not_evic
             let responses = vec![range(Vec::new()), range(Vec::new()), range(vec![notice(claim.id, 45)])];
             expect_enqueue_again(&mut cluster, claim.id).await.answer(&transaction(false, responses));
         };
-        let (status, ()) = soon(async { tokio::join!(shared.enqueue_unless_evicted(&claim), again) }).await;
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue(&claim), again) }).await;
         let status = status.unwrap();
         assert_eq!(is_evicted(&status), before != "refused", "{before}: {status:?}");
-        assert_eq!(shared.key_numbers.key(claim.id), Some(key), "a release deletes what may come late");
+        assert_eq!(shared.claims.key(claim.id), Some(key), "a release deletes what may come late");
     }
 }
 
@@ -303,8 +302,8 @@ async fn soon_or_late<T>(future: impl Future<Output = T>) -> T {
 async fn a_claim_that_was_not_evicted_joins_again() {
     let (mut cluster, shared, holder, _) = held();
     let claim = Claim { id: ClaimId::new(1, 2), lease: Duration::from_secs(60), ..holder };
-    let key = shared.key_numbers.take(shared.prefix(), &claim);
-    shared.key_numbers.joined(claim.id);
+    let key = shared.claims.take_key(PREFIX, &claim);
+    shared.claims.requested(claim.id, 1, true);
     for (succeeded, revision) in [(true, 40), (false, 40)] {
         let own = range(vec![found(&key, revision, 1)]);
         let mut responses = vec![own.clone(), own];
@@ -312,7 +311,7 @@ async fn a_claim_that_was_not_evicted_joins_again() {
         let answers = async {
             expect_enqueue_again(&mut cluster, claim.id).await.answer(&transaction(succeeded, responses));
         };
-        let (status, ()) = soon(async { tokio::join!(shared.enqueue_unless_evicted(&claim), answers) }).await;
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue(&claim), answers) }).await;
         assert!(matches!(status.unwrap(), ClaimStatus::Held(_)));
     }
 }
@@ -332,7 +331,7 @@ async fn a_first_request_that_finds_the_tombstone_of_the_eviction_looks_for_the_
             let call = expect_look(&mut cluster, &[claim.id]).await;
             call.answer(&transaction(true, vec![range(notices)]));
         };
-        let (status, ()) = soon(async { tokio::join!(shared.enqueue_unless_evicted(&claim), answers) }).await;
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue(&claim), answers) }).await;
         let status = status.unwrap();
         assert!(if evicted { is_evicted(&status) } else { status == ClaimStatus::Gone });
     }
@@ -344,14 +343,14 @@ async fn an_eviction_is_remembered_while_its_owner_may_ask() {
     let claim = Claim { lease: Duration::from_secs(7200), ..claim };
     let is_known = |claim: &Claim| shared.notices.status(claim).is_some();
     let other = Claim { id: ClaimId::new(1, 9), ..claim.clone() };
-    assert!(shared.note_evictions(&[notice(claim.id, 5), notice(other.id, 6)]));
-    assert!(!shared.note_evictions(&[notice(claim.id, 5)]), "it is known already");
+    assert!(shared.notices.note(&[notice(claim.id, 5), notice(other.id, 6)]));
+    assert!(!shared.notices.note(&[notice(claim.id, 5)]), "it is known already");
     assert!(is_known(&claim));
     advance(claim.lease + Duration::from_secs(59)).await;
-    shared.note_evictions(&[notice(ClaimId::new(1, 10), 7)]);
+    shared.notices.note(&[notice(ClaimId::new(1, 10), 7)]);
     assert!(is_known(&claim) && !is_known(&other), "nobody has asked for the other");
     advance(claim.lease + Duration::from_secs(60)).await;
-    shared.note_evictions(&[notice(ClaimId::new(1, 11), 8)]);
+    shared.notices.note(&[notice(ClaimId::new(1, 11), 8)]);
     assert!(!is_known(&claim));
     assert_eq!(shared.notices.state.lock().evicted.len(), 1);
 }

@@ -116,7 +116,7 @@ fn a_claim_that_was_requested_again_is_not_forgotten_with_its_older_node() {
     assert_eq!(positions.get(claim.id).unwrap().node.as_ref(), Some(&new), "a late answer changes nothing");
     positions.found_gone(claim.id, &newer, Some(&new));
     assert!(positions.get(claim.id).is_none());
-    assert!(positions.queues.is_empty(), "{:?}", positions.queues);
+    assert!(positions.records.is_empty(), "{:?}", positions.records);
 }
 
 #[test]
@@ -167,14 +167,14 @@ fn a_claim_whose_creation_is_refused_is_forgotten_unless_it_has_a_node() {
     assert!(positions.get(claim.id).is_some(), "there is a node");
     positions.begin(&claim, &session);
     positions.not_created(claim.id, &session);
-    assert!(positions.get(claim.id).is_none() && positions.queues.is_empty());
+    assert!(positions.get(claim.id).is_none() && positions.records.is_empty());
     assert_eq!(positions.unexplained, 0, "nothing has ended");
 }
 
 /// However many claims are ahead, those that are not remembered still keep the claim waiting.
 #[test]
 fn the_release_of_all_claims_ahead_but_the_last_grants_nothing() {
-    for count in 1..=MAX_REMEMBERED as i32 + 4 {
+    for count in 1..=SHORT as i32 + 4 {
         let (mut positions, session) = (Positions::default(), session());
         let ahead: Vec<Node> =
             (1..=count).map(|number| node(&claim(number.unsigned_abs().into(), MUTEX), number)).collect();
@@ -188,7 +188,7 @@ fn the_release_of_all_claims_ahead_but_the_last_grants_nothing() {
         let then = positions.advance(&waiter, &gone(last));
         assert_eq!(
             then.is_some_and(|status| status != ClaimStatus::Waiting),
-            count <= MAX_REMEMBERED as i32,
+            count <= SHORT as i32,
             "{count}"
         );
     }
@@ -255,8 +255,8 @@ fn ten_thousand_claims_remember_few_claims_ahead_each() {
     for number in 1..10_000 {
         assert!(read(&mut positions, number).is_none(), "the {number}th needs no read");
     }
-    let remembered: usize = positions.by_id.values().map(|position| position.ahead.claims.len()).sum();
-    assert!(remembered < 10_000 + MAX_REMEMBERED * MAX_REMEMBERED, "{remembered}");
+    let remembered: usize = positions.records.iter().map(|position| position.ahead.len()).sum();
+    assert!(remembered < 10_000 + SHORT * SHORT, "{remembered}");
 }
 
 #[derive(Clone, Debug)]
@@ -346,8 +346,8 @@ proptest! {
                     let gone: Vec<Vec<u8>> = gone.collect();
                     if gone.is_empty() {
                         prop_assert!(!watched.is_empty(), "a waiter watches somebody");
-                        let remembered = positions.get(claim.id).unwrap().ahead.claims.len();
-                        prop_assert!(remembered <= MAX_REMEMBERED + 1);
+                        let remembered = positions.get(claim.id).unwrap().ahead.len();
+                        prop_assert!(remembered <= SHORT + 1);
                         break;
                     }
                     prop_assert!(removed.is_some());

@@ -1,0 +1,414 @@
+//! What the owners of claims do: a claim's life, from its first request until it is released.
+//!
+//! - To enqueue takes one transaction, which puts the key and reads what the claim must know of its queue.
+//! - A waiter watches the keys of its blockers, and its own. A deletion that the watch notified can grant it
+//!   without another request. Where a notification may have been missed, the keys or the queue are read.
+//! - A renewal keeps the few leases alive, and reads whether the keys still exist.
+//! - A release deletes the key: see `release.rs`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::claims::{Claims, Position};
+use super::connection::{Connection, is_lease_expired};
+use super::enqueue::{Found, put_or_find};
+use super::key_reads::{KeyReads, read_keys, serializable_key_request};
+use super::keys::QueueEntry;
+use super::lease::Leases;
+use super::messages::{DeleteRangeRequest, KeyValue};
+use super::notices::Notices;
+use super::python_etcd3::{Attempt, PythonEtcd3};
+use super::reading::{QueueView, Queues};
+use super::release::Releaser;
+use super::sentinel::watch_lease;
+use super::watch::Watches;
+use crate::backend::{Claim, ClaimStatus, Release, WaitMode};
+use crate::error::{Error, Result};
+use crate::stores::watched::ahead::Ahead;
+use crate::stores::watched::releases;
+use crate::sync::{Mutex, now};
+
+/// How many claims of one store are enqueued at the same time, and how many waiting claims are released.
+///
+/// A leader that is more than a second behind in applying what the cluster agreed on refuses to renew leases.
+/// Thousands of requests at once could cause that, and holders would lose their locks.
+pub(super) const MAX_CONCURRENT: usize = 32;
+
+/// The parts of the store; tasks that outlive a call share them.
+pub(super) struct Shared {
+    pub(super) connection: Arc<Connection>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) watches: Arc<Watches>,
+    pub(super) key_reads: Arc<KeyReads>,
+    pub(super) queues: Queues,
+    pub(super) claims: Arc<Claims>,
+    pub(super) python_etcd3: Arc<PythonEtcd3>,
+    pub(super) notices: Arc<Notices>,
+    pub(super) releaser: Arc<Releaser>,
+    /// Limits how many claims are enqueued at the same time.
+    pub(super) enqueue_limit: Arc<Semaphore>,
+    /// Notified when a lease is found to have ended, or a claim to be evicted, before a renewal says so.
+    pub(super) session_lost: Arc<Notify>,
+}
+
+/// The deletions of watched keys that a claim has learned of.
+struct Deletions {
+    /// The deleted keys.
+    keys: Vec<Vec<u8>>,
+    /// The revision as of which they are known.
+    as_of: i64,
+    /// Whether every deletion until then was notified, in the order in which they happened.
+    none_missed: bool,
+}
+
+impl Shared {
+    pub(super) fn new(connection: Connection) -> Self {
+        let connection = Arc::new(connection);
+        let session_lost = Arc::new(Notify::new());
+        let watches = Arc::<Watches>::default();
+        let leases = Arc::new(Leases::new(Arc::clone(&connection), Arc::clone(&session_lost)));
+        let claims = Arc::new(Claims::new(Arc::clone(&leases)));
+        let python_etcd3 = Arc::new(PythonEtcd3::new(Arc::clone(&connection)));
+        Shared {
+            notices: Arc::new(Notices {
+                connection: Arc::clone(&connection),
+                watches: Arc::clone(&watches),
+                leases: Arc::clone(&leases),
+                claims: Arc::clone(&claims),
+                lost: Arc::clone(&session_lost),
+                state: Mutex::default(),
+            }),
+            releaser: Arc::new(Releaser {
+                connection: Arc::clone(&connection),
+                claims: Arc::clone(&claims),
+                python_etcd3: Arc::clone(&python_etcd3),
+                limit: Semaphore::new(MAX_CONCURRENT),
+            }),
+            key_reads: Arc::new(KeyReads::new(Arc::clone(&connection))),
+            queues: Queues::new(Arc::clone(&connection)),
+            enqueue_limit: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+            connection,
+            leases,
+            watches,
+            claims,
+            python_etcd3,
+            session_lost,
+        }
+    }
+
+    fn prefix(&self) -> &str {
+        &self.connection.config().prefix
+    }
+
+    /// Enqueues a claim, unless it was evicted.
+    pub(super) async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
+        if let Some(evicted) = self.notices.status(claim) {
+            return Ok(evicted);
+        }
+        let status = self.enqueue_or_release(claim).await?;
+        match &status {
+            ClaimStatus::Held(_) | ClaimStatus::Waiting => self.notices.watch(claim),
+            // A try that was released has no key any more. What else is gone was not found in the queue,
+            // though it was not released.
+            ClaimStatus::Gone if self.claims.key(claim.id).is_some() => {
+                if self.notices.status(claim).is_none() {
+                    self.notices.look_for(&[claim]).await?;
+                }
+            }
+            ClaimStatus::Gone | ClaimStatus::Evicted(_) => {}
+        }
+        Ok(self.notices.status(claim).unwrap_or(status))
+    }
+
+    /// Enqueues a claim, and releases it again if it would have to wait and is only a try.
+    pub(super) async fn enqueue_or_release(&self, claim: &Claim) -> Result<ClaimStatus> {
+        // An earlier try had to wait and its release was not answered. That release may still arrive and
+        // delete the key, so the claim must not be reported as held, even if it holds by now.
+        let is_being_released = self.claims.with_background_release(claim.id, |task| task.is_some());
+        if is_being_released != Some(true) {
+            let status = self.join(claim).await?;
+            if status != ClaimStatus::Waiting || claim.wait_mode != WaitMode::Try {
+                return Ok(status);
+            }
+        }
+        self.release(claim).await?;
+        Ok(ClaimStatus::Gone)
+    }
+
+    async fn join(&self, claim: &Claim) -> Result<ClaimStatus> {
+        let key = self.claims.take_key(self.prefix(), claim);
+        loop {
+            let (lease, is_new) = self.leases.get(claim.lease).await?;
+            if is_new {
+                watch_lease(&self.leases, &self.watches, lease);
+            }
+            match self.join_under(claim, &key, lease.id).await {
+                // The lease has expired, and nothing has notified us of it yet.
+                Err(error) if is_lease_expired(&error) => {
+                    self.leases.ended(lease.id);
+                    if is_new {
+                        return Err(error);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn join_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<ClaimStatus> {
+        let with_interop = self.connection.config().python_etcd3;
+        let behind = if with_interop { None } else { self.claims.behind(claim) };
+        let again = self.claims.may_have_joined(claim.id);
+        let sent = now();
+        let mut request = put_or_find(self.prefix(), claim, key, lease, behind.as_ref());
+        self.python_etcd3.also_take(claim, lease, &mut request);
+        if again {
+            self.notices.unless_evicted(claim, &mut request);
+        }
+        let (answer, unanswered) = self.connection.ask(request).await;
+        if unanswered {
+            self.leases.drain(lease);
+        }
+        if unanswered || answer.is_ok() {
+            self.claims.requested(claim.id, lease, !unanswered);
+        }
+        let found = Found::new(answer?, again);
+        if !found.notice.is_empty() {
+            // If a request that came late has put the key again, the release that follows deletes it.
+            self.notices.note(&found.notice);
+            return Ok(self.claims.record_gone(claim, found.read_at));
+        }
+        let is_complete = self.python_etcd3.is_complete(claim, &found.python_etcd3);
+        let status = match (found.mine, found.queue) {
+            (None, _) => self.claims.record_gone(claim, found.read_at),
+            // The last claim of this store was still in front, so the queue was not read: its blockers are
+            // known.
+            (Some(mine), None) => {
+                let unknown = || (Ahead::unknown(claim.permits), None);
+                let (ahead, as_of) = behind.map_or_else(unknown, |behind| (behind.ahead, behind.read_at));
+                let as_of = as_of.unwrap_or(found.read_at);
+                self.claims.record_position(claim, &mine, ahead, as_of, is_complete, sent)
+            }
+            (Some(mine), Some(queue)) => {
+                let claims = self.connection.config().claims(&queue.kvs);
+                let view = QueueView::new(Some(mine.clone()), claims, !queue.more, found.read_at);
+                let is_enough = view.known(claim.permits).is_known();
+                let view =
+                    if is_enough { view } else { self.queues.view(claim, &mine, found.read_at).await? };
+                self.claims.record_view(claim, &view, is_complete, sent)
+            }
+        };
+        if status == ClaimStatus::Gone {
+            let deleted = self.connection.unary(DeleteRangeRequest { key: key.to_vec() }).await?.deleted;
+            self.claims.record_deleted(claim.id);
+            if deleted > 0 {
+                // The key that was found is attached to an earlier lease, which has expired. It is deleted
+                // now, so the next try joins at the end of the queue.
+                return Err(self
+                    .connection
+                    .error(tonic::Status::unavailable("the claim's lease had expired")));
+            }
+        }
+        if status == ClaimStatus::Waiting && self.python_etcd3.key(claim).is_some() {
+            return self.take_python_etcd3_key_now(claim, &found.python_etcd3).await;
+        }
+        Ok(status)
+    }
+
+    /// Takes the python-etcd3 key for a claim that has just joined at the head of the queue, if the
+    /// transaction did not.
+    ///
+    /// This is needed for nested names. To join `a`, the transaction compares that no key exists below `a/`.
+    /// The python-etcd3 key of `a/b` is such a key, though it is no claim of `a`.
+    async fn take_python_etcd3_key_now(&self, claim: &Claim, found: &[KeyValue]) -> Result<ClaimStatus> {
+        let Some(position) = self.claims.position(claim.id) else { return Ok(ClaimStatus::Gone) };
+        let is_taken = found.iter().any(|kv| Some(&kv.key) == self.python_etcd3.key(claim).as_ref());
+        if !is_taken && position.ahead.surely_holds() {
+            self.try_python_etcd3_key(claim, &position).await?;
+        }
+        Ok(self.claims.status(claim))
+    }
+
+    /// Tries once to take the python-etcd3 key for a claim, and records the outcome.
+    async fn try_python_etcd3_key(&self, claim: &Claim, position: &Position) -> Result<Attempt> {
+        let attempt = self.python_etcd3.try_take(claim, position).await?;
+        match &attempt {
+            Attempt::Ours(sent) => {
+                self.claims.with(claim.id, |position| {
+                    position.is_complete = true;
+                    position.granted.get_or_insert(*sent);
+                });
+            }
+            Attempt::LeaseExpired => {
+                self.leases.ended(position.mine.lease);
+                self.claims.record_deleted(claim.id);
+            }
+            Attempt::Gone => self.claims.record_deleted(claim.id),
+            Attempt::Taken(..) | Attempt::Free => {}
+        }
+        Ok(attempt)
+    }
+
+    /// Waits until the status of a waiter has changed, or it is found to be evicted.
+    pub(super) async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
+        if let Some(evicted) = self.notices.status(claim) {
+            return Ok(Some(evicted));
+        }
+        let was_known = self.claims.position(claim.id).is_some();
+        let status = self.wait(claim).await?;
+        if was_known && status == ClaimStatus::Gone && self.notices.status(claim).is_none() {
+            // Without an answer the claim is gone: the core enqueues it again, which looks for the notice
+            // too.
+            let _ = self.notices.look_for(&[claim]).await;
+        }
+        Ok(Some(self.notices.status(claim).unwrap_or(status)))
+    }
+
+    pub(super) async fn wait(&self, claim: &Claim) -> Result<ClaimStatus> {
+        loop {
+            let Some(position) = self.claims.position(claim.id) else { return Ok(ClaimStatus::Gone) };
+            if position.granted.is_some() {
+                return Ok(self.claims.status(claim));
+            }
+            if position.ahead.surely_holds() {
+                match self.try_python_etcd3_key(claim, &position).await? {
+                    // Until the key may be free, or the claim's own is gone.
+                    Attempt::Taken(key, read_at) => {
+                        let watched = [key, position.mine.key].map(|key| (key, None));
+                        let watched = self.watches.subscribe(&self.connection, watched, read_at);
+                        watched.changes_within(claim.lease).await;
+                    }
+                    Attempt::Free => {}
+                    Attempt::Ours(_) | Attempt::Gone | Attempt::LeaseExpired => {
+                        return Ok(self.claims.status(claim));
+                    }
+                }
+                continue;
+            }
+            let since = if position.ahead.is_known() {
+                let Some(deletions) = self.wait_for_deletion(claim, &position).await? else { continue };
+                if deletions.none_missed
+                    && !deletions.keys.contains(&position.mine.key)
+                    && let Some(status) = self.claims.advance(claim, &deletions.keys)
+                {
+                    return Ok(status);
+                }
+                deletions.as_of
+            } else {
+                position.read_at
+            };
+            // A snapshot that is not newer than what the claim has read would tell it nothing new.
+            let since = since.max(position.read_at + 1);
+            match self.read_again(claim, since).await? {
+                ClaimStatus::Waiting => {}
+                status => return Ok(status),
+            }
+        }
+    }
+
+    /// Waits until one of a claim's blockers, or the claim's own key, is deleted.
+    ///
+    /// `None` if all still exist but the watches have ended: they must be watched again.
+    async fn wait_for_deletion(&self, claim: &Claim, position: &Position) -> Result<Option<Deletions>> {
+        // The claim's own key is watched too, because a claim whose key was deleted must not be granted by
+        // the next deletion in front of it. And it is watched first, because events arrive in order: its
+        // deletion, or the notice that its watch began too late to see one, arrives before any later deletion
+        // of a blocker.
+        let watched: Vec<&QueueEntry> =
+            [&position.mine].into_iter().chain(position.ahead.blockers()).collect();
+        let keys = watched.iter().map(|entry| (entry.key.clone(), Some(entry.revision)));
+        let subscription = self.watches.subscribe(&self.connection, keys, position.read_at);
+        let mut is_late = false;
+        loop {
+            let changes = subscription.changes().await;
+            is_late |= changes.read_again;
+            // The watch began late or has ended, so a deletion may have been missed. A short queue is read at
+            // once, because that may show a grant. For a long one it is cheaper to read the watched keys
+            // first.
+            if !changes.deleted.is_empty() || position.ahead.is_whole() {
+                let (keys, as_of) = (changes.deleted, changes.as_of);
+                return Ok(Some(Deletions { keys, as_of, none_missed: !is_late }));
+            }
+            let keys = watched.iter().map(|entry| entry.key.clone()).collect();
+            let states = self.key_reads.read(keys).await?;
+            let as_of = states.iter().map(|state| state.read_at).min().unwrap_or(0);
+            let missing =
+                watched.iter().zip(states).filter(|(entry, state)| state.proves_gone(entry.revision));
+            let keys: Vec<Vec<u8>> = missing.map(|(entry, _)| entry.key.clone()).collect();
+            if !keys.is_empty() {
+                return Ok(Some(Deletions { keys, as_of, none_missed: false }));
+            }
+            self.claims.with(claim.id, |position| position.read_at = position.read_at.max(as_of));
+            if subscription.has_ended() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Reads the queue of a waiter and returns its status.
+    async fn read_again(&self, claim: &Claim, since: i64) -> Result<ClaimStatus> {
+        let Some(position) = self.claims.position(claim.id) else { return Ok(ClaimStatus::Gone) };
+        let sent = now();
+        let view = self.queues.view(claim, &position.mine, since).await?;
+        Ok(self.claims.record_view(claim, &view, self.python_etcd3.key(claim).is_none(), sent))
+    }
+
+    /// Renews claims, and looks for the notices of those that are gone.
+    pub(super) async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
+        if let Some(lease) = claims.iter().map(|claim| claim.lease).min() {
+            self.watches.poll(&self.connection, lease);
+        }
+        let again = |error: &Error| Error::unavailable(&self.connection.config().shown, error.to_string());
+        let mut statuses: Vec<Result<ClaimStatus>> = match self.keep_alive(claims).await {
+            Ok(statuses) => statuses.into_iter().map(Ok).collect(),
+            Err(error) => claims.iter().map(|_| Err(again(&error))).collect(),
+        };
+        let is_gone = |status: &Result<ClaimStatus>| matches!(status, Ok(ClaimStatus::Gone));
+        let gone = claims.iter().zip(&statuses).filter(|(_, status)| is_gone(status));
+        let gone = gone.filter(|(claim, _)| self.notices.status(claim).is_none());
+        let gone: Vec<&Claim> = gone.map(|(claim, _)| claim.as_ref()).collect();
+        // A holder that is gone asks no more. So it is told only when it is known why.
+        if let Err(error) = self.notices.look_for(&gone).await {
+            statuses.iter_mut().filter(|status| is_gone(status)).for_each(|gone| *gone = Err(again(&error)));
+        }
+        let told = |(claim, status): (&Arc<Claim>, _)| self.notices.status(claim).map_or(status, Ok);
+        claims.iter().zip(statuses).map(told).collect()
+    }
+
+    /// Keeps the leases of these claims alive, and reads whether the claims' keys still exist.
+    ///
+    /// The read is serializable: one member answers from what it has. A linearizable read would wait for all
+    /// writes in front of it, and thousands of joins would delay the renewals of holders. The price: if that
+    /// member lags behind, a deleted key is found by a later renewal.
+    pub(super) async fn keep_alive(&self, claims: &[Arc<Claim>]) -> Result<Vec<ClaimStatus>> {
+        let known: Vec<Option<QueueEntry>> = {
+            let own = |claim: &Arc<Claim>| self.claims.with(claim.id, |position| position.mine.clone());
+            claims.iter().map(own).collect()
+        };
+        let leases: BTreeSet<i64> = known.iter().flatten().map(|mine| mine.lease).collect();
+        for lease in leases {
+            self.leases.keep_alive(lease).await?;
+        }
+        // A claim without a position has no key to read. The prefix stands for it, so that answers stay in
+        // step with claims; its answer is not used.
+        let key = |mine: &Option<QueueEntry>| {
+            mine.as_ref().map_or_else(|| self.prefix().into(), |mine| mine.key.clone())
+        };
+        let keys: Vec<Vec<u8>> = known.iter().map(key).collect();
+        let states = read_keys(&self.connection, serializable_key_request, &keys).await?;
+        let statuses = claims.iter().zip(known).zip(states).map(|((claim, mine), state)| match mine {
+            Some(mine) if state.proves_gone(mine.revision) => self.claims.record_gone(claim, mine.revision),
+            _ => self.claims.status(claim),
+        });
+        Ok(statuses.collect())
+    }
+
+    pub(super) async fn release(&self, claim: &Claim) -> Result<Release> {
+        releases::release(&self.releaser, claim).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -46,8 +46,8 @@ impl Address {
     /// Takes the options `ca`, `cert` and `key`, and reads the files that they name.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if a file cannot be read or is none of the kind,
-    /// and if only one of `cert` and `key` is there.
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if a file cannot be read or is none of the
+    /// kind, and if only one of `cert` and `key` is there.
     pub(crate) fn take_tls(&mut self) -> Result<TlsFiles> {
         let ca = self.take_pem("ca", "BEGIN CERTIFICATE")?;
         let cert = self.take_pem("cert", "BEGIN CERTIFICATE")?;

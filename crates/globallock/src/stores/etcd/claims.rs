@@ -43,6 +43,10 @@ struct ClaimState {
     may_have_joined: bool,
     /// The leases under which a request without an answer may still put it into its queue.
     unanswered: BTreeSet<i64>,
+    /// How many requests that delete its key have had no answer. Each of them may still arrive.
+    late_deletes: u32,
+    /// Whether it must not join again with the key that it has.
+    needs_another_key: bool,
     position: Option<Position>,
     /// The task that releases it, because a release was not answered.
     background_release: Option<Task>,
@@ -156,8 +160,14 @@ impl Claims {
     pub(super) fn take_key(&self, prefix: &str, claim: &Claim) -> Vec<u8> {
         let mut state = self.state.lock();
         let State { records, key_numbers } = &mut *state;
-        let own = &mut records.get_or_default(claim.id).own;
-        own.get_or_insert_with(|| key_numbers.take(prefix, claim)).key.clone()
+        let record = records.get_or_default(claim.id);
+        if record.needs_another_key
+            && let Some(own) = record.own.take()
+        {
+            key_numbers.retire(&own);
+            (record.late_deletes, record.needs_another_key) = (0, false);
+        }
+        record.own.get_or_insert_with(|| key_numbers.take(prefix, claim)).key.clone()
     }
 
     /// The key of a claim, if it has been requested and not been released since.
@@ -287,8 +297,23 @@ impl Claims {
     }
 
     /// Records that a claim's key does not exist any more.
+    ///
+    /// If a late request may still delete the key, the claim gets another one when it joins again.
     pub(super) fn record_deleted(&self, id: ClaimId) {
-        self.state.lock().records.change(id, |record| record.position = None);
+        self.state.lock().records.change(id, |record| {
+            record.position = None;
+            record.needs_another_key = record.late_deletes > 0;
+        });
+    }
+
+    /// Records that a request which deletes a claim's key is about to be sent, or that it was answered.
+    ///
+    /// It counts from before it is sent, because a future that is dropped hears of no answer.
+    pub(super) fn deleting(&self, id: ClaimId, is_answered: bool) {
+        if let Some(record) = self.state.lock().records.get_mut(id) {
+            record.late_deletes =
+                if is_answered { record.late_deletes.saturating_sub(1) } else { record.late_deletes + 1 };
+        }
     }
 
     /// Removes deleted keys from the claims ahead of a waiter; returns its status if that grants it for
@@ -333,12 +358,14 @@ impl Claims {
         record.unanswered.iter().chain(known).any(|lease| self.leases.may_be_alive(*lease))
     }
 
-    /// Forgets a claim that has been released, and frees its key.
+    /// Forgets a claim that has been released, and frees its key unless a late request may still delete it.
     pub(super) fn forget(&self, id: ClaimId) {
         let mut state = self.state.lock();
         let Some(record) = state.records.remove(id) else { return };
-        if let Some(own) = record.own {
-            state.key_numbers.give_back(own);
+        match record.own {
+            Some(own) if record.late_deletes > 0 => state.key_numbers.retire(&own),
+            Some(own) => state.key_numbers.give_back(own),
+            None => {}
         }
         if Arc::strong_count(&record.turn) > 1 {
             state.records.insert(id, ClaimState { turn: record.turn, ..ClaimState::default() });

@@ -54,6 +54,11 @@ impl KeyNumbers {
         self.by_key.get(key).copied()
     }
 
+    /// Gives up a key for good: a request that may still arrive could delete it under another claim.
+    pub(super) fn retire(&mut self, own: &OwnKey) {
+        self.by_key.remove(&own.key);
+    }
+
     /// Frees a key for another claim.
     ///
     /// The key must certainly be gone from the queue: otherwise the next claim would take the old key for its

@@ -201,7 +201,8 @@ impl Shared {
             }
         };
         if status == ClaimStatus::Gone {
-            let deleted = self.connection.unary(DeleteRangeRequest { key: key.to_vec() }).await?.deleted;
+            let delete = DeleteRangeRequest { key: key.to_vec() };
+            let deleted = self.releaser.ask_to_delete(claim.id, delete).await?.deleted;
             self.claims.record_deleted(claim.id);
             if deleted > 0 {
                 // The key that was found is attached to an earlier lease, which has expired. It is deleted

@@ -1,10 +1,11 @@
 //! Releases claims, also those whose enqueue or release was not answered.
 //!
-//! Two things can go wrong, and each has its remedy:
+//! Three things can go wrong, and each has its remedy:
 //!
 //! - A request that enqueues arrives after the release. A tombstone stops it.
 //! - The release itself gets no answer. A background task repeats it until one comes or the lease has
 //!   expired.
+//! - A release that got no answer arrives after another one has freed the key. No claim gets that key again.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::sync::Semaphore;
 use super::claims::Claims;
 use super::connection::{Connection, is_lease_expired};
 use super::keys;
-use super::messages::{DeleteRangeRequest, PutRequest, Request, Response, TxnRequest, operation};
+use super::messages::{DeleteRangeRequest, Method, PutRequest, Request, Response, TxnRequest, operation};
 use super::python_etcd3::{PythonEtcd3, give_back};
 use crate::backend::{Claim, ClaimId, Release};
 use crate::error::Result;
@@ -61,14 +62,24 @@ impl Releaser {
     async fn delete(&self, key: Vec<u8>, claim: &Claim) -> Result<bool> {
         let delete = DeleteRangeRequest { key };
         let Some(python_etcd3_key) = self.python_etcd3.key(claim) else {
-            return Ok(self.connection.unary(delete).await?.deleted > 0);
+            return Ok(self.ask_to_delete(claim.id, delete).await?.deleted > 0);
         };
         let both = vec![operation(Request::Delete(delete)), give_back(claim.id, python_etcd3_key)];
-        let answer = self.connection.unary(TxnRequest::of(both)).await?;
+        let answer = self.ask_to_delete(claim.id, TxnRequest::of(both)).await?;
         Ok(answer.responses.into_iter().any(|response| match response.response {
             Some(Response::Delete(deleted)) => deleted.deleted > 0,
             _ => false,
         }))
+    }
+
+    /// Sends a request that deletes a claim's key.
+    pub(super) async fn ask_to_delete<Q: Method>(&self, id: ClaimId, request: Q) -> Result<Q::Answer> {
+        self.claims.deleting(id, false);
+        let (answer, unanswered) = self.connection.ask(request).await;
+        if !unanswered {
+            self.claims.deleting(id, true);
+        }
+        answer
     }
 
     /// Puts the claim's tombstone, so that a request which arrives late cannot enqueue the released claim.
@@ -88,7 +99,6 @@ impl Releaser {
 
 #[cfg(test)]
 mod tests {
-
     use tokio::time::advance;
     use tonic::Status;
 
@@ -155,6 +165,30 @@ mod tests {
             assert!(shared.claims.key(claim.id).is_none() && shared.claims.position(claim.id).is_none());
             assert_eq!(soon(shared.release(&claim)).await.unwrap(), Release::NotHeld);
             assert!(cluster.is_idle().await && !is_being_released(&shared, claim.id));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_that_a_late_request_may_still_delete_is_not_used_again() {
+        // The first try gets no answer; or the caller gives up before it is answered.
+        for gives_up in [false, true] {
+            let (mut cluster, shared, claim, key) = held();
+            if gives_up {
+                let mut released = Box::pin(shared.release(&claim));
+                assert!(futures_util::poll!(&mut released).is_pending());
+                let call = soon(expect_delete(&mut cluster, &key)).await;
+                drop((released, call));
+            }
+            let answers = async {
+                if !gives_up {
+                    expect_delete(&mut cluster, &key).await.fail(Status::unavailable("no answer"));
+                }
+                expect_delete(&mut cluster, &key).await.answer(&DeleteRangeResponse { deleted: 1 });
+            };
+            let (released, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+            assert_eq!(released.unwrap(), Release::Released);
+            let next = self::claim(2, MUTEX);
+            assert_ne!(shared.claims.take_key(PREFIX, &next), key, "gives up: {gives_up}");
         }
     }
 

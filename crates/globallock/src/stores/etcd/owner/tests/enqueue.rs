@@ -151,6 +151,31 @@ async fn a_key_of_an_earlier_lease_is_deleted_and_its_claim_must_join_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_joins_again_with_another_key_if_a_late_request_may_still_delete_the_one_that_it_had() {
+    for is_answered in [true, false] {
+        let (mut cluster, shared, claim, key) = absent(MUTEX);
+        let own = [found(&key, 40, 7)];
+        let answers = async {
+            expect_enqueue(&mut cluster, &shared, &claim, 1).await.answer(&answer(&own, &own, false));
+            if !is_answered {
+                cluster
+                    .asked::<DeleteRangeRequest>("KV/DeleteRange")
+                    .await
+                    .1
+                    .fail(Status::unavailable("no answer"));
+            }
+            expect_delete(&mut cluster, &key, 1).await;
+        };
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+        status.unwrap_err();
+        assert_eq!(shared.claims.key(claim.id).as_ref(), Some(&key), "what came late is released by it");
+        let next = shared.claims.take_key(PREFIX, &claim);
+        assert_eq!(next == key, is_answered);
+        assert_eq!(shared.claims.take_key(PREFIX, &claim), next);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claim_whose_request_had_no_answer_is_remembered_with_its_lease() {
     let (mut cluster, shared, claim, _) = absent(MUTEX);
     let (status, _call) =

@@ -93,6 +93,10 @@ impl Backend for Etcd {
         self.shared.wait_for_change(claim).await
     }
 
+    fn place(&self, claim: &Claim) -> Option<usize> {
+        self.shared.claims.with(claim.id, |position| position.ahead.count()).flatten()
+    }
+
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         self.shared.renew(claims).await
     }

@@ -111,6 +111,11 @@ impl<E: Entry> Ahead<E> {
         nearest(self.entries.iter().rev().map(E::permits), self.mine).is_some()
     }
 
+    /// How many claims are ahead, where all of them are known.
+    pub(crate) fn count(&self) -> Option<usize> {
+        self.is_whole.then_some(self.entries.len())
+    }
+
     /// Whether every claim ahead is known.
     #[cfg(feature = "etcd")]
     pub(crate) fn is_whole(&self) -> bool {

@@ -128,6 +128,10 @@ impl Backend for ZooKeeper {
         self.queued(claim).wait_for_change().await
     }
 
+    fn place(&self, claim: &Claim) -> Option<usize> {
+        self.shared.positions.lock().get(claim.id)?.ahead.count()
+    }
+
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         renew(&self.shared, claims).await
     }

@@ -38,7 +38,7 @@ pub(super) struct Position {
     pub(super) node: Option<Node>,
     /// A moment no later than the grant; `None` while the claim waits.
     pub(super) granted: Option<Instant>,
-    ahead: Ahead<ListedClaim>,
+    pub(super) ahead: Ahead<ListedClaim>,
     /// The store's count of unexplained ends when `ahead` was learned.
     unexplained: u64,
     /// Whether its owner has begun to release it.

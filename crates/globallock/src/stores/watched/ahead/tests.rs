@@ -77,6 +77,7 @@ fn a_short_queue_is_remembered_whole_and_of_a_long_one_the_blockers() {
         let ahead = whole(&queue(&vec![mutex; length]), mutex);
         assert_eq!(ahead.is_whole, is_whole, "{length}");
         assert_eq!(ahead.entries.len(), if is_whole { length } else { 1 }, "{length}");
+        assert_eq!(ahead.count(), is_whole.then_some(length));
     }
 }
 

@@ -12,6 +12,7 @@ mod faults;
 mod fleet;
 mod keys;
 mod listing;
+mod notices;
 mod promoted;
 mod promptness;
 mod reconnecting;

@@ -14,6 +14,8 @@ use tokio::sync::watch;
 use super::config::Config;
 use super::failure::{Failure, Kind};
 use super::scripts::Scripts;
+use crate::backend::StoreNoticeKind;
+use crate::stores::notices::Notices;
 use crate::sync::Backoff;
 
 /// The shortest and the longest pause between two tries to connect.
@@ -42,6 +44,7 @@ pub(super) struct Connection {
     scripts: Scripts,
     state: watch::Sender<State>,
     listener: Arc<dyn Listener>,
+    pub(super) notices: Notices,
 }
 
 /// Whether the connection is usable now, and what was tried since it broke.
@@ -77,6 +80,7 @@ impl Connection {
             scripts: Scripts::new(),
             state: watch::Sender::new(state),
             listener,
+            notices: Notices::default(),
         });
         this.open(1).await?;
         Ok(this)
@@ -200,6 +204,7 @@ impl Connection {
             if live.since.elapsed() < STEADY.0 {
                 first = (state.pause * 2).clamp(PAUSE.0, STEADY.1);
             }
+            self.notices.say(StoreNoticeKind::ConnectionLost, failure.reason());
             *state = State { live: None, failed: 0, failure: Some(failure), pause: first };
             true
         });
@@ -262,11 +267,11 @@ impl Connection {
         let policy: String = info.get("maxmemory_policy").unwrap_or_default();
         let limit: u64 = info.get("maxmemory").unwrap_or_default();
         if limit > 0 && policy != "noeviction" {
-            tracing::warn!(
-                store = self.config.shown,
-                policy,
-                "the server may evict locks when its memory is full: set maxmemory-policy to noeviction"
+            let policy = policy.escape_debug();
+            let reason = format!(
+                "it may evict locks when its memory is full: set maxmemory-policy to noeviction, not {policy}"
             );
+            self.notices.say(StoreNoticeKind::MayLoseClaims, &reason);
         }
         Ok(())
     }
@@ -313,6 +318,7 @@ async fn reconnect(connection: Weak<Connection>, number: u64, first: Duration) {
         match connection.open(number).await {
             Ok(()) => return connection.listener.resubscribed(),
             Err(failure) => {
+                connection.notices.say(StoreNoticeKind::NotConnected, failure.reason());
                 connection.state.send_modify(|state| {
                     state.failed += 1;
                     state.failure = Some(failure);

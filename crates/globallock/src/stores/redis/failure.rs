@@ -36,6 +36,10 @@ impl Failure {
         Failure { kind, reason: reason.into(), source: None }
     }
 
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
+    }
+
     pub(super) fn into_error(self, store: &str) -> Error {
         let error = match self.kind {
             Kind::Disconnected | Kind::NotNow | Kind::NoScript => Error::unavailable(store, self.reason),

@@ -32,7 +32,7 @@ use self::scripts::{call, call_with_notice};
 use self::waiters::{Known, Waiters, Whose};
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant, Release,
-    Summary, WaitMode,
+    StoreNotice, StoreNoticeKind, Summary, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -222,6 +222,10 @@ impl Backend for Redis {
         self.inbox.hints.given().await;
     }
 
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.connection.notices.stream()
+    }
+
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let evicted = self.inbox.waiters.give_up(claim.id);
         let mut command = call(&self.connection.scripts().release, self.prefix(), &claim.name);
@@ -319,8 +323,7 @@ async fn hand_over(connection: Arc<Connection>, release: Cmd) {
             Ok(answer) if released(&answer).unfinished => {}
             Ok(_) => return,
             Err(failure) => {
-                let error = failure.into_error(&connection.config().shown);
-                tracing::debug!(%error, "a lock was not handed over; the next renewal of a waiter does it");
+                connection.notices.say(StoreNoticeKind::NotHandedOver, failure.reason());
                 return;
             }
         }

@@ -10,6 +10,7 @@ use super::config::Config;
 use super::connection::{Answer, Connection, Failure, SessionCredentials};
 use super::session::{QueuedRequest, State, connect_any, is_confirmed_by};
 use super::wire::{AUTH_XID, NOTIFICATION_XID, PING_XID, Reader, Request, Writer};
+use crate::backend::{StoreNotice, StoreNoticeKind};
 use crate::sync::Backoff;
 
 /// The shortest and the longest pause before all servers are tried again.
@@ -93,7 +94,9 @@ impl Driver {
                 End::Expired => return self.expire(),
                 End::Broken(reason) => reason,
             };
-            tracing::debug!(store = %self.config.shown, host = self.host, reason, "the connection is lost");
+            let notice = StoreNotice::new(StoreNoticeKind::ConnectionLost, &reason);
+            let (host, port) = &self.config.hosts[self.host];
+            self.config.notices.give(notice.with_host(format!("{host}:{port}")));
             self.connection_lost(&reason);
             // A server may accept the session and then close the connection without an answer. Without a
             // pause, it would be tried again and again.
@@ -317,7 +320,7 @@ impl Driver {
                 }
                 Err(Failure::Expired) => return Some(Err(())),
                 Err(failure) => {
-                    tracing::debug!(store = %self.config.shown, %failure, "no server accepts the session");
+                    self.config.notices.say(StoreNoticeKind::NotConnected, &failure);
                 }
             }
             if self.requests.is_closed() {

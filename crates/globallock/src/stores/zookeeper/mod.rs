@@ -45,7 +45,7 @@ use self::watch::Watched;
 use self::wire::{ErrorCode, Request};
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release,
-    Summary, WaitMode,
+    StoreNotice, Summary, WaitMode,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -249,6 +249,10 @@ impl Backend for ZooKeeper {
             () = self.shared.sessions.expired() => {}
             () = self.shared.claims_are_evicted() => {}
         }
+    }
+
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.shared.config.notices.stream()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

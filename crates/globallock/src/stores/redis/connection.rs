@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::config::Config;
 use super::failure::{Failure, Kind};
 use super::scripts::Scripts;
+use super::texts::EVERYBODY;
 use crate::backend::StoreNoticeKind;
 use crate::stores::notices::Notices;
 use crate::sync::Backoff;
@@ -23,9 +24,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// A connection that breaks within this time is not replaced at once, because the next one may break as soon.
 /// The second value is the longest pause before it is replaced.
 const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
-/// The channel on which all connections are told of evicted claims, where the store does not know the owner's
-/// own channel (EVERYBODY in `evict.lua`).
-const EVICTIONS: &str = "globallock:evict";
 /// How many requests may be queued for the socket.
 const QUEUED_REQUESTS: usize = 4096;
 
@@ -230,7 +228,7 @@ impl Connection {
         let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         self.check(&mut connection).await?;
         connection.subscribe(&self.channel).await?;
-        match connection.subscribe(EVICTIONS).await.map_err(Failure::from) {
+        match connection.subscribe(EVERYBODY).await.map_err(Failure::from) {
             // Evicted owners learn of it at their next renewal.
             Err(failure) if failure.kind == Kind::PermissionDenied => {}
             subscribed => subscribed?,

@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 
 use globallock::Name;
 use globallock_conformance::cases::trials;
+use globallock_conformance::child;
 use globallock_conformance::pauses::busy;
 use globallock_conformance::store_under_test::StoreUnderTest;
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 
 fn main() {
+    let owner: Vec<String> = std::env::args().skip(1).collect();
+    if owner.first().is_some_and(|url| url.starts_with("ledger:")) {
+        return own(&owner);
+    }
     let mut arguments = Arguments::from_args();
     // The cases mostly wait.
     arguments.test_threads.get_or_insert(8);
@@ -36,23 +41,29 @@ fn main() {
     conclusion.exit();
 }
 
+/// Is a process that owns one lock, for cases to kill and stop.
+#[tokio::main]
+async fn own(arguments: &[String]) {
+    child::run_by(&ledger::schemes(), arguments).await;
+    // The thread that reads standard input would keep the process alive.
+    std::process::exit(0);
+}
+
 fn store(directory: PathBuf) -> StoreUnderTest {
     let url = format!("ledger://{}", directory.display());
     let other = directory.clone();
-    StoreUnderTest::new("ledger", move || {
-        let url = url.clone();
-        async move { ledger::schemes().connect(&url).await }
-    })
-    .with_sabotage(move |name| {
-        let directory = directory.clone();
-        async move { take_all_out(&directory, &name) }
-    })
-    .with_residue(move |name| {
-        let left =
-            ledgers(&other).into_iter().filter(|(_, ledger)| !ledger["queues"][name.as_str()].is_null());
-        let left = left.map(|(file, _)| file.display().to_string()).collect();
-        async move { left }
-    })
+    // This program is the owners' as well.
+    StoreUnderTest::at_by(&ledger::schemes(), "ledger", &url, std::env::current_exe().ok())
+        .with_sabotage(move |name| {
+            let directory = directory.clone();
+            async move { take_all_out(&directory, &name) }
+        })
+        .with_residue(move |name| {
+            let left =
+                ledgers(&other).into_iter().filter(|(_, ledger)| !ledger["queues"][name.as_str()].is_null());
+            let left = left.map(|(file, _)| file.display().to_string()).collect();
+            async move { left }
+        })
 }
 
 /// The ledgers of a directory.

@@ -8,8 +8,8 @@ use std::time::Instant;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Release, Summary,
-    WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Release,
+    StoreNotice, Summary, WaitMode,
 };
 use globallock::{Error, Memory, Name, Result};
 
@@ -208,6 +208,10 @@ impl Backend for Mutant {
 
     async fn session_lost_hint(&self) {
         self.inner.session_lost_hint().await;
+    }
+
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.inner.notices()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

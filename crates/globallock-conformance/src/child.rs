@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use globallock::Schemes;
 use globallock::internals::duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
@@ -141,6 +142,17 @@ impl Owner {
 /// # Cancel safety
 /// Not meant to be dropped.
 pub async fn run(arguments: &[String]) {
+    run_by(&Schemes::default(), arguments).await;
+}
+
+/// Runs an owner process as [`run`] does, of a store of one's own.
+///
+/// # Panics
+/// When the arguments are wrong.
+///
+/// # Cancel safety
+/// Not meant to be dropped.
+pub async fn run_by(schemes: &Schemes, arguments: &[String]) {
     let report = |report: &Report| println!("{}", serde_json::to_string(report).expect("it can be written"));
     let failed = |error: globallock::Error| report(&Report::Failed(error.to_string()));
     let span = |text: &String| duration::parse(text).expect("a span of time");
@@ -148,7 +160,7 @@ pub async fn run(arguments: &[String]) {
         globallock::Options::default().lease(span(&arguments[3])).max_hold(arguments.get(4).map(span));
     let options = globallock::ManagerOptions::new().locks(options).label("child");
     let acquired = async {
-        let manager = globallock::LockManager::connect_with(&arguments[0], options).await?;
+        let manager = globallock::LockManager::connect_by(schemes, &arguments[0], options).await?;
         let lock = crate::context::lock_of(&manager, &arguments[1], &arguments[2])?;
         report(&Report::Asking);
         lock.acquire().await

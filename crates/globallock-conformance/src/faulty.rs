@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
-    Backend, Capabilities, Change, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, Summary,
+    Backend, Capabilities, Change, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNotice,
+    Summary,
 };
 use globallock::{Error, Name, Result};
 use tokio::sync::watch;
@@ -218,6 +219,10 @@ impl Backend for Faulty {
 
     async fn session_lost_hint(&self) {
         self.inner.session_lost_hint().await;
+    }
+
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.inner.notices()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

@@ -1,11 +1,13 @@
 //! Fixtures for the tests of a single store: managers, queues, waiters, and many owners that live through
 //! faults.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use globallock::{Guard, LockManager, ManagerOptions, Options, Result};
+use globallock::{
+    Event, Guard, LockManager, ManagerOptions, Observer, Options, Result, StoreNotice, StoreNoticeKind,
+};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::context::eventually;
@@ -38,6 +40,52 @@ pub async fn connect(url: &str) -> Result<LockManager> {
 pub async fn connect_for(url: &str, lease: Duration) -> Result<LockManager> {
     let locks = Options::new().lease(lease);
     LockManager::connect_with(url, ManagerOptions::new().locks(locks)).await
+}
+
+/// What stores have noticed.
+#[derive(Debug, Default)]
+pub struct Notices(Mutex<Vec<StoreNotice>>);
+
+impl Observer for Notices {
+    fn event(&self, event: &Event<'_>) {
+        if let Event::StoreNotice { notice, .. } = event {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push((*notice).clone());
+        }
+    }
+}
+
+impl Notices {
+    /// The notices of a kind, without waiting.
+    #[must_use]
+    pub fn of(&self, kind: StoreNoticeKind) -> Vec<StoreNotice> {
+        let notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.iter().filter(|notice| notice.kind == kind).cloned().collect()
+    }
+
+    /// Waits for the first notice of a kind.
+    ///
+    /// # Panics
+    /// When there is none within the limit.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn first(&self, kind: StoreNoticeKind) -> StoreNotice {
+        eventually(&format!("{kind:?} is told"), async || !self.of(kind).is_empty()).await;
+        self.of(kind).swap_remove(0)
+    }
+}
+
+/// Connects as [`connect_for`] does, to a store that answers. Also returns what its store notices.
+///
+/// # Panics
+/// When it does not answer.
+///
+/// # Cancel safety
+/// A dropped call leaves nothing behind.
+pub async fn observed(url: &str, lease: Duration) -> (LockManager, Arc<Notices>) {
+    let notices = Arc::new(Notices::default());
+    let options = ManagerOptions::new().locks(Options::new().lease(lease)).observer(notices.clone());
+    (LockManager::connect_with(url, options).await.expect("the store answers"), notices)
 }
 
 /// A lease that does not expire in a test, however busy the machine is.

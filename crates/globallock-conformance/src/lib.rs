@@ -23,7 +23,8 @@
 //! ```
 //!
 //! With [`StoreUnderTest::at`](store_under_test::StoreUnderTest::at) the cases about killed and stopped owner
-//! processes run too. They need a program that calls [`child::run`] and can connect to the store.
+//! processes run too. They need a program that calls [`child::run`] and can connect to the store; a store of
+//! one's own has [`at_by`](store_under_test::StoreUnderTest::at_by) and [`child::run_by`].
 
 pub mod cases;
 pub mod child;

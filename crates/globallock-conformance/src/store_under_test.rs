@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use globallock::backend::Backend;
-use globallock::{Name, Result};
+use globallock::{Name, Result, Schemes};
 
 /// Opens a new connection to the store, as another process would.
 pub type Open = Arc<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Backend>>> + Send + Sync>;
@@ -58,10 +58,17 @@ impl StoreUnderTest {
     /// Describes a store by its address, which owner processes can connect to.
     #[must_use]
     pub fn at(kind: impl Into<String>, url: &str, child: Option<PathBuf>) -> Self {
-        let address = url.to_owned();
+        Self::at_by(&Schemes::default(), kind, url, child)
+    }
+
+    /// Describes a store of one's own by its address. Owner processes connect to it if they call
+    /// [`run_by`](crate::child::run_by).
+    #[must_use]
+    pub fn at_by(schemes: &Schemes, kind: impl Into<String>, url: &str, child: Option<PathBuf>) -> Self {
+        let (schemes, address) = (schemes.clone(), url.to_owned());
         let open = move || {
-            let url = address.clone();
-            async move { globallock::connect_backend(&url).await }
+            let (schemes, url) = (schemes.clone(), address.clone());
+            async move { schemes.connect(&url).await }
         };
         StoreUnderTest { url: Some(url.to_owned()), child, ..StoreUnderTest::new(kind, open) }
     }

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
-use globallock::{Eviction, LockManager, Loss, ManagerOptions, Options, Owner, Release};
+use globallock::{
+    Eviction, LockManager, Loss, ManagerOptions, Name, Options, Owner, Release, StoreNoticeKind,
+};
 use globallock_conformance::child::{Owner as Child, Report};
 use globallock_conformance::context::{Context, LIMIT, eventually};
+use globallock_conformance::fixtures::{LEASE, observed};
 use globallock_conformance::fleet::Fleet;
 use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::store_under_test::StoreUnderTest;
@@ -131,6 +134,39 @@ async fn files_that_are_deleted_meanwhile_are_created_again() {
     running.store(false, Ordering::SeqCst);
     assert!(deletes.join().unwrap() > 100, "the directory is deleted meanwhile");
     assert!(ended.expect("it is granted in the end").is_ok(), "a missing file is not refused");
+}
+
+/// A directory has taken the place of a claim's file, so that this cannot be deleted.
+#[tokio::test]
+async fn a_claim_that_cannot_be_deleted_is_released_and_that_is_told() {
+    let place = TempDir::new().unwrap();
+    let (manager, notices) = observed(&url(place.path()), LEASE).await;
+    let guard = manager.mutex("a").acquire().await.unwrap();
+    let claim = fs::read_dir(place.path().join("a")).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&claim).unwrap();
+    fs::create_dir(&claim).unwrap();
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    let told = notices.first(StoreNoticeKind::NotDeleted).await;
+    assert_eq!(told.name.as_ref().map(Name::as_str), Some("a"));
+    assert!(told.reason.contains("cannot be written to"), "{told:?}");
+    fs::remove_dir(&claim).unwrap();
+    assert!(manager.mutex("a").try_acquire().await.unwrap().is_some());
+    assert_eq!(notices.of(StoreNoticeKind::NotDeleted).len(), 1);
+}
+
+/// The file that evictors touch is gone.
+#[tokio::test]
+async fn an_evicted_owner_that_cannot_be_woken_is_told_late_and_that_is_told() {
+    let place = TempDir::new().unwrap();
+    let owner = manager(place.path()).await;
+    let (operator, notices) = observed(&url(place.path()), LEASE).await;
+    let guard = owner.mutex("a").acquire().await.unwrap();
+    fs::remove_file(place.path().join(".fence")).unwrap();
+    let key = operator.inspect("a").await.unwrap().swap_remove(0).key;
+    assert_eq!(operator.evict("a", &key, "it hangs").await.unwrap(), Release::Released);
+    let told = notices.first(StoreNoticeKind::EvictionToldLate).await;
+    assert!(told.reason.contains("No such file"), "{told:?}");
+    assert!(matches!(guard.lost().await, Loss::Evicted(eviction) if eviction.reason == "it hangs"));
 }
 
 #[tokio::test]

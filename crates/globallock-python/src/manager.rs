@@ -15,7 +15,7 @@ use crate::bridge::{Bridge, Outcome};
 use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise};
 use crate::process::{ForkGuarded, Process};
-use crate::watch::{Watch, fields};
+use crate::watch::{Changes, Watch, fields};
 
 /// The fields of an entry of `inspect`, in the order of [`globallock::Entry`]'s; Python makes a `Claim` of
 /// them.
@@ -289,7 +289,8 @@ impl Manager {
                 "the interval is 0, which would ask the store without a pause",
             ));
         }
-        Ok(Watch::new(connected, url, defaults, prefix, pause))
+        let disconnected = connected.closed.subscribe();
+        Ok(Watch::new(Changes::new(connected, url, defaults, prefix, pause), disconnected))
     }
 
     /// Connects, unless this process is connected already: so it shows that the store can be reached.

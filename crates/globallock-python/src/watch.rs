@@ -48,14 +48,14 @@ struct Watched {
 }
 
 /// The stream of a manager, together with the manager that it borrows from.
-struct Changes {
+pub(crate) struct Changes {
     received: mpsc::Receiver<Result<Change>>,
     /// Sends the changes. It runs only while the next change is waited for.
     sending: Fuse<BoxFuture<'static, ()>>,
 }
 
 impl Changes {
-    fn new(
+    pub(crate) fn new(
         connected: Arc<Connected>,
         url: String,
         options: ManagerOptions,
@@ -131,15 +131,8 @@ impl Watched {
 }
 
 impl Watch {
-    pub(crate) fn new(
-        connected: Arc<Connected>,
-        url: String,
-        options: ManagerOptions,
-        prefix: String,
-        every: Duration,
-    ) -> Self {
-        let disconnected = connected.closed.subscribe();
-        let changes = Changes::new(connected, url, options, prefix, every);
+    /// Takes changes until `disconnected` says that the connection is closed.
+    pub(crate) fn new(changes: Changes, disconnected: watch::Receiver<bool>) -> Self {
         Watch(Arc::new(ForkGuarded::new(Watched {
             changes: tokio::sync::Mutex::new(Some(changes)),
             ready: Mutex::default(),

@@ -117,6 +117,8 @@ impl Context {
             }
         }
         self.releases.all_answered().await;
+        // The process may end before the renewer's task runs again.
+        self.renewer.tell_noticed();
     }
 
     /// Renews one held claim, and says whether it is held.

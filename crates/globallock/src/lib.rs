@@ -54,6 +54,7 @@ mod locks;
 mod loss;
 mod manager;
 mod name;
+mod noticed;
 mod observe;
 mod options;
 mod owner;
@@ -68,7 +69,9 @@ mod sync;
 mod trials;
 mod turns;
 
-pub use backend::{Backend, Change, Entry, EntryKey, Eviction, Release, Summary};
+pub use backend::{
+    Backend, Change, Entry, EntryKey, Eviction, Release, StoreNotice, StoreNoticeKind, Summary,
+};
 pub use error::{Error, Result, Source};
 pub use guard::Guard;
 pub use guard_set::GuardSet;

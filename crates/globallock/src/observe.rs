@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
-use crate::backend::{Claim, ClaimId};
+use crate::backend::{Claim, ClaimId, StoreNotice, StoreNoticeKind};
 use crate::error::Error;
 use crate::loss::Loss;
 use crate::sync::Mutex;
@@ -120,6 +120,14 @@ pub enum Event<'a> {
     StoreBack {
         /// How long it did not.
         away: Duration,
+    },
+    /// The store has noticed what was no answer to a request.
+    #[non_exhaustive]
+    StoreNotice {
+        /// The store's address, as people may see it.
+        store: &'a str,
+        /// What it is.
+        notice: &'a StoreNotice,
     },
 }
 
@@ -242,6 +250,105 @@ impl Observer for Tracing {
             }
             Event::StoreLost { error } => tracing::warn!(%error, "the store does not answer"),
             Event::StoreBack { away } => tracing::info!(?away, "the store answers again"),
+            Event::StoreNotice { store, notice } => log_notice(store, notice),
+        }
+    }
+}
+
+fn log_notice(store: &str, notice: &StoreNotice) {
+    let StoreNotice { kind, reason, name, host } = notice;
+    let (name, host) = (name.as_ref().map(tracing::field::display), host.as_deref());
+    match kind {
+        StoreNoticeKind::ConnectionLost => tracing::debug!(store, host, reason, "the connection is lost"),
+        StoreNoticeKind::NotConnected => {
+            tracing::debug!(store, host, failure = reason, "no server accepts the connection");
+        }
+        StoreNoticeKind::MayLoseClaims => tracing::warn!(store, reason, "the server may lose locks"),
+        StoreNoticeKind::NotDeleted => {
+            tracing::warn!(store, name, error = reason, "a claim is released but not deleted");
+        }
+        StoreNoticeKind::NotHandedOver => {
+            let text = "a lock was not handed over; the next renewal of a waiter does it";
+            tracing::debug!(store, name, error = reason, "{text}");
+        }
+        StoreNoticeKind::EvictionToldLate => {
+            let text = "the owner of an evicted claim is told only at its next renewal";
+            tracing::debug!(store, name, error = reason, "{text}");
+        }
+        StoreNoticeKind::EvictionNotTold => {
+            let text = "the owner of an evicted claim is told only that the claim is gone";
+            tracing::warn!(store, name, error = reason, "{text}");
+        }
+        StoreNoticeKind::NotWatched => {
+            tracing::warn!(store, error = reason, "the store cannot be watched for changes");
+        }
+        StoreNoticeKind::Other => {
+            tracing::warn!(store, host, name, reason, "the store has noticed something");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Level, Metadata, Subscriber};
+
+    /// What is logged: a line of level and fields for each event.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<String>>>);
+
+    impl Visit for Log {
+        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+            if let Some(line) = self.0.lock().last_mut().filter(|_| field.name() != "message") {
+                *line += &format!(" {}={value:?}", field.name());
+            }
+        }
+    }
+
+    impl Subscriber for Log {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= Level::DEBUG
+        }
+
+        fn event(&self, event: &tracing::Event<'_>) {
+            self.0.lock().push(event.metadata().level().to_string());
+            event.record(&mut self.clone());
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn each_notice_is_logged_at_its_level_with_what_it_says() {
+        let log = Log::default();
+        let heard = |kind| {
+            let notice = StoreNotice::new(kind, "r").with_host("h:1").with_name(Name::new("a").unwrap());
+            let event = Event::StoreNotice { store: "s", notice: &notice };
+            tracing::subscriber::with_default(log.clone(), || Observers::default().tell(&event));
+            log.0.lock().pop().unwrap()
+        };
+        for (kind, expected) in [
+            (StoreNoticeKind::ConnectionLost, "DEBUG store=\"s\" host=\"h:1\" reason=\"r\""),
+            (StoreNoticeKind::NotConnected, "DEBUG store=\"s\" host=\"h:1\" failure=\"r\""),
+            (StoreNoticeKind::MayLoseClaims, "WARN store=\"s\" reason=\"r\""),
+            (StoreNoticeKind::NotDeleted, "WARN store=\"s\" name=\"a\" error=\"r\""),
+            (StoreNoticeKind::NotHandedOver, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
+            (StoreNoticeKind::EvictionToldLate, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
+            (StoreNoticeKind::EvictionNotTold, "WARN store=\"s\" name=\"a\" error=\"r\""),
+            (StoreNoticeKind::NotWatched, "WARN store=\"s\" error=\"r\""),
+            (StoreNoticeKind::Other, "WARN store=\"s\" host=\"h:1\" name=\"a\" reason=\"r\""),
+        ] {
+            assert_eq!(heard(kind), expected, "{kind:?}");
         }
     }
 }

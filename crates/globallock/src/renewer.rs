@@ -16,6 +16,7 @@ use crate::backend::{Backend, Claim, ClaimId, ClaimStatus, RENEWALS_PER_LEASE};
 use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::hold::{Heard, Hold, Phase};
+use crate::noticed::Noticed;
 use crate::observe::{Event, Observers};
 use crate::sync::{Handle, Mutex, MutexGuard, Notify, now, sleep_until_some};
 
@@ -40,6 +41,7 @@ pub(crate) struct Renewer {
 struct Shared {
     state: Mutex<State>,
     wake: Notify,
+    noticed: Noticed,
 }
 
 #[derive(Default)]
@@ -85,7 +87,8 @@ impl Renewer {
         observers: Observers,
         abandon: impl Fn(Arc<Hold>) + Send + Sync + 'static,
     ) -> Self {
-        let shared = Arc::new(Shared { state: Mutex::default(), wake: Notify::new() });
+        let noticed = Noticed::new(backend.as_ref(), observers.clone());
+        let shared = Arc::new(Shared { state: Mutex::default(), wake: Notify::new(), noticed });
         let session_lost = session_lost_hint(&backend);
         let task =
             Task { shared: Arc::clone(&shared), backend, abandon: Arc::new(abandon), health, observers };
@@ -109,6 +112,12 @@ impl Renewer {
         if wake {
             self.shared.wake.notify_one();
         }
+    }
+
+    /// Tells what the store has noticed until now.
+    pub(crate) fn tell_noticed(&self) {
+        self.shared.noticed.tell();
+        self.shared.wake.notify_one();
     }
 
     /// The waiting claims.
@@ -278,6 +287,7 @@ impl Task {
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 () = sleep_until_some(next) => {}
+                () = self.shared.noticed.told() => {}
                 () = &mut session_lost => {
                     session_lost = session_lost_hint(&self.backend);
                     self.shared.state().all_due(now());

@@ -21,6 +21,7 @@ const LADDER: &[&str] = &[
     "backend",  // the contract
     "observe",
     "health",
+    "noticed",
     "hold",
     "renewer",
     "turns",
@@ -41,7 +42,7 @@ const LADDER: &[&str] = &[
 const CONTRACT: &[&str] = &["sync", "error", "name", "queue", "owner", "deadline", "backend"];
 
 /// What stores share with each other.
-const SHARED: &[&str] = &["address", "duration", "evictions", "watched"];
+const SHARED: &[&str] = &["address", "duration", "evictions", "notices", "watched"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -108,19 +109,39 @@ fn against_the_arrows(files: &BTreeMap<String, String>) -> Vec<String> {
     wrong
 }
 
-#[test]
-fn dependencies_point_one_way() {
+/// The library's files, by their paths.
+fn library() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let named = |path: PathBuf| {
         let text = fs::read_to_string(&path).unwrap();
         (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), text)
     };
-    let files: BTreeMap<String, String> = sources(&root).into_iter().map(named).collect();
+    sources(&root).into_iter().map(named).collect()
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    let files = library();
     assert!(files.len() > 60, "{} files are read", files.len());
     for file in files.keys().filter(|file| !file.contains('/') && *file != "lib.rs") {
         assert!(LADDER.contains(&file.trim_end_matches(".rs")), "{file} has no place on the ladder");
     }
     assert_eq!(against_the_arrows(&files), Vec::<String>::new());
+}
+
+/// The core tells observers, of which `tracing` is one; stores tell the core.
+#[test]
+fn only_the_first_observer_logs() {
+    let logs = |text: &str| {
+        let code = code(text);
+        ["tracing::", "println!", "print!", "dbg!"].iter().any(|call| code.contains(call))
+    };
+    assert!(logs("fn a() {\n    tracing::warn!(1);\n}") && logs("use tracing::warn;"));
+    assert!(!logs("/// [`tracing::warn`]\nfn a() {}\n#[cfg(test)]\nmod tests {\n    println!();"));
+    let files = library();
+    let product = files.iter().filter(|(file, _)| !file.starts_with("schedules/"));
+    let logging: Vec<&str> = product.filter(|(_, text)| logs(text)).map(|(file, _)| &**file).collect();
+    assert_eq!(logging, ["observe.rs"]);
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What locks cost the server, counted in the commands inside the scripts.
 
+use globallock::Name;
 use globallock::backend::{ClaimStatus, WaitMode};
 use globallock_conformance::server::redis::Redis;
 
-use crate::calls::{COUNTER, ID, MUTEX, REST, Scripts, already_waiting, in_front, shared_by};
+use crate::calls::{
+    COUNTER, ID, MUTEX, Monitor, ONE_OF_TWO, REST, Scripts, already_waiting, enqueue, in_front, shared_by,
+};
 use crate::scripts::{Store, queued};
 use crate::times::claim;
 
@@ -139,4 +142,24 @@ async fn a_call_reads_little_more_than_the_dead_waiters_that_it_drops() {
     assert_eq!(passed[..passed.len() - 1], read[..read.len() - 1]);
     // One unit for each, and three for the message that proves the connection of all of them unreachable.
     assert_eq!(passed.iter().sum::<u64>(), 2000 - 3);
+}
+
+/// No key is made for a holder of ours, because that is evicted by its id.
+#[tokio::test]
+async fn a_look_costs_the_server_what_the_page_says() {
+    let server = Redis::start().unwrap();
+    let backend = globallock::connect_backend(&server.url()).await.unwrap();
+    enqueue(&backend, &claim("alone", 1, MUTEX, WaitMode::Wait)).await;
+    enqueue(&backend, &claim("shared", 2, ONE_OF_TWO, WaitMode::Wait)).await;
+    server.cli(&["SET", "_glocks:foreign", "1"]);
+    server.cli(&["SET", "_glocks:lost", "glk1+:0:1"]);
+    for (name, commands) in [("alone", 6), ("shared", 7), ("foreign", 7), ("lost", 8)] {
+        let name = Name::new(name).unwrap();
+        // Loads the script.
+        assert_eq!(backend.inspect(&name).await.unwrap().len(), 1);
+        let monitor = Monitor::start(&server);
+        backend.inspect(&name).await.unwrap();
+        let seen = monitor.end(&server);
+        assert_eq!(seen.iter().filter(|line| line.contains(" lua] ")).count(), commands, "{name}: {seen:?}");
+    }
 }

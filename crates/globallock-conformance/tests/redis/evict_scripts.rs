@@ -186,8 +186,8 @@ async fn evictions_cost_the_server_what_the_page_says() {
     let cost = |before: &dyn Fn(i64) -> Vec<String>, request: &str| scripts.commands(before, request).len();
     assert_eq!(cost(&|now| held_alone(now + LEFT), &scripts.evict("")), 12);
     let waits = |now| [vec![held_until(now + LEFT)], already_waiting()].concat();
-    assert_eq!(cost(&waits, &scripts.evict("")), 7);
-    assert_eq!(cost(&waits, &scripts.evict(&format!("{ID} {REST}"))), 14);
+    assert_eq!(cost(&waits, &scripts.evict("")), 6);
+    assert_eq!(cost(&waits, &scripts.evict(&format!("{ID} {REST}"))), 13);
 }
 
 #[tokio::test]

@@ -38,8 +38,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 async fn behind_proxy(server: &Redis, timeout: &str) -> (Proxy, LockManager) {
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout={timeout}", proxy.port());
+    let (proxy, url) = crate::behind_proxy(server, &format!("?timeout={timeout}")).await;
     (proxy, connect_for(&url, LEASE).await.unwrap())
 }
 
@@ -153,8 +152,7 @@ async fn an_owner_that_was_cut_off_is_told_as_soon_as_it_is_back() {
 async fn an_owner_that_stays_cut_off_has_lost_the_lock_at_its_own_deadline() {
     let server = Redis::start().unwrap();
     let other = calm_manager(&server.url()).await;
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port());
+    let (proxy, url) = crate::behind_proxy(&server, "?timeout=500ms").await;
     let owner = connect_for(&url, Duration::from_secs(1)).await.unwrap();
     let guard = owner.mutex("a").acquire().await.unwrap();
     let seen = key(&other, 0).await;
@@ -167,8 +165,7 @@ async fn an_owner_that_stays_cut_off_has_lost_the_lock_at_its_own_deadline() {
 async fn a_message_that_is_lost_is_made_up_for_by_the_next_renewal() {
     let server = Redis::start().unwrap();
     let other = calm_manager(&server.url()).await;
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port());
+    let (proxy, url) = crate::behind_proxy(&server, "?timeout=500ms").await;
     let owner = connect_for(&url, Duration::from_secs(6)).await.unwrap();
     let guard = owner.mutex("a").acquire().await.unwrap();
     let seen = key(&other, 0).await;
@@ -204,8 +201,7 @@ async fn a_waiter_that_was_cut_off_is_told_when_it_is_back_and_joins_no_more() {
 async fn is_told_by_the_repeated_request(claim: &Claim) {
     let server = Redis::start().unwrap();
     let other = calm_manager(&server.url()).await;
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=3s", proxy.port());
+    let (proxy, url) = crate::behind_proxy(&server, "?timeout=3s").await;
     let owner = globallock::connect_backend(&url).await.unwrap();
     // Loads the scripts.
     for permits in [MUTEX, ONE_OF_TWO] {

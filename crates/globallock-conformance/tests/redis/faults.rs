@@ -14,9 +14,8 @@ use tokio::task::JoinHandle;
 use crate::{LEASE, manager, queue_is};
 
 async fn behind_proxy(server: &Redis) -> (Proxy, LockManager) {
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let manager = manager(&format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port())).await;
-    (proxy, manager)
+    let (proxy, url) = crate::behind_proxy(server, "?timeout=500ms").await;
+    (proxy, manager(&url).await)
 }
 
 fn waits(manager: &LockManager, name: &str) -> JoinHandle<globallock::Result<Guard>> {
@@ -200,8 +199,7 @@ async fn a_failover_by_sentinels_is_followed() {
 #[tokio::test]
 async fn messages_of_a_connection_that_was_given_up_are_ignored() {
     let server = Redis::start().unwrap();
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=2s", proxy.port());
+    let (proxy, url) = crate::behind_proxy(&server, "?timeout=2s").await;
     let owner = connect_for(&url, Duration::from_secs(30)).await.unwrap();
     let other = connect_for(&server.url(), Duration::from_secs(30)).await.unwrap();
     let first = other.mutex("a").acquire().await.unwrap();

@@ -7,7 +7,7 @@ use globallock::backend::WaitMode;
 use globallock::queue::Permits;
 use globallock::{Error, LockKind, Name, Summary};
 use globallock_conformance::fixtures::calm_manager;
-use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::proxy::Flow;
 use globallock_conformance::server::redis::Redis;
 
 use crate::calls::{MUTEX, ONE_OF_TWO};
@@ -32,8 +32,8 @@ async fn thousands_of_names_are_listed_in_seconds_over_a_slow_network() {
     const NAMES: u32 = 5000;
     let server = Redis::start().unwrap();
     fill(&server, NAMES);
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let manager = calm_manager(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    let (proxy, url) = crate::behind_proxy(&server, "").await;
+    let manager = calm_manager(&url).await;
     for flow in [Flow::Delay(Duration::from_millis(20)), Flow::Pass] {
         proxy.answers(flow);
         let since = Instant::now();
@@ -54,8 +54,8 @@ async fn thousands_of_names_are_listed_in_seconds_over_a_slow_network() {
 async fn a_list_costs_a_scan_and_a_window_of_requests_a_page_and_nothing_before_it_is_read() {
     let server = Redis::start().unwrap();
     fill(&server, 3000);
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let manager = calm_manager(&format!("redis://127.0.0.1:{}", proxy.port())).await;
+    let (_proxy, url) = crate::behind_proxy(&server, "").await;
+    let manager = calm_manager(&url).await;
     let before = server.cli(&["INFO", "commandstats"]);
     let mut listed = manager.list("many-");
     assert_eq!(
@@ -122,8 +122,7 @@ async fn a_name_that_cannot_be_read_hides_none_of_the_others() {
 async fn a_list_goes_on_over_a_connection_that_breaks_and_a_server_that_forgets_its_scripts() {
     let server = Redis::start().unwrap();
     fill(&server, 3000);
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=10s", proxy.port());
+    let (proxy, url) = crate::behind_proxy(&server, "?timeout=10s").await;
     let backend = globallock::connect_backend(&url).await.unwrap();
     let mut listed = backend.list("many-");
     let mut names = std::collections::BTreeSet::new();

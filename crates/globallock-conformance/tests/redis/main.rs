@@ -12,6 +12,7 @@ mod faults;
 mod fleet;
 mod keys;
 mod listing;
+mod notices;
 mod promoted;
 mod promptness;
 mod reconnecting;
@@ -24,9 +25,18 @@ use std::time::Duration;
 
 use globallock::LockManager;
 use globallock_conformance::fixtures::{connect_for, queue_is};
+use globallock_conformance::proxy::Proxy;
+use globallock_conformance::server::redis::Redis;
 
 /// Long enough for a busy machine, short enough to wait for.
 const LEASE: Duration = Duration::from_secs(1);
+
+/// A proxy in front of a server, and its address, with these options.
+async fn behind_proxy(server: &Redis, options: &str) -> (Proxy, String) {
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}{options}", proxy.port());
+    (proxy, url)
+}
 
 async fn manager(url: &str) -> LockManager {
     connect(url).await.expect("the server answers")

@@ -8,7 +8,6 @@ use globallock::{Guard, LockManager, Loss, Options, Release};
 use globallock_conformance::context::{eventually, lock_of};
 use globallock_conformance::fixtures::queue_is;
 use globallock_conformance::pauses::Pauses;
-use globallock_conformance::proxy::Proxy;
 use globallock_conformance::register::Register;
 use globallock_conformance::server::redis::Redis;
 
@@ -36,8 +35,7 @@ async fn a_replica_that_missed_a_grant_takes_over() {
     let mut primary = Redis::start().unwrap();
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()]).unwrap();
     eventually("the replica follows", async || field(&replica, "master_link_status") == "up").await;
-    let proxy = Proxy::start(primary.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=300ms", proxy.port());
+    let (proxy, url) = crate::behind_proxy(&primary, "?timeout=300ms").await;
     let [before, after] = [connect(&url).await, connect(&url).await];
 
     // First a token that reaches the replica, and then grants that do not.

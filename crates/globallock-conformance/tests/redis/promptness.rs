@@ -20,8 +20,7 @@ async fn manager(server: &Redis) -> LockManager {
 }
 
 async fn behind_proxy(server: &Redis) -> (Proxy, LockManager) {
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=10s", proxy.port());
+    let (proxy, url) = crate::behind_proxy(server, "?timeout=10s").await;
     (proxy, connect_for(&url, LEASE).await.unwrap())
 }
 
@@ -105,9 +104,8 @@ async fn a_lock_that_a_foreign_holder_releases_is_granted_behind_a_dead_waiter()
 async fn the_permits_of_a_dead_owner_are_freed_beside_a_living_one() {
     let lease = Duration::from_secs(1);
     let server = Redis::start().unwrap();
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let dies =
-        connect_for(&format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port()), lease).await.unwrap();
+    let (proxy, url) = crate::behind_proxy(&server, "?timeout=500ms").await;
+    let dies = connect_for(&url, lease).await.unwrap();
     let lives = connect_for(&server.url(), lease).await.unwrap();
     // It does not renew before the limit, so that its first poll must get the grant.
     let waits = manager(&server).await;

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::{connect_for, queue_is, waits};
-use globallock_conformance::proxy::Proxy;
 use globallock_conformance::server::redis::Redis;
 
 use crate::refusals::{HELLO, fake_server, version};
@@ -23,8 +22,7 @@ async fn paced(connections: impl Fn() -> u64, more: u64, pauses: Duration) {
 #[tokio::test]
 async fn a_server_that_is_down_is_not_flooded_with_connections() {
     let mut server = Redis::start().unwrap();
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port());
+    let (proxy, url) = crate::behind_proxy(&server, "?timeout=500ms").await;
     let manager = connect_for(&url, LEASE).await.unwrap();
     let guard = manager.mutex("a").acquire().await.unwrap();
     let waiters: Vec<_> = (0..8).map(|_| waits(&manager, "a")).collect();

@@ -104,8 +104,7 @@ const LATE: Duration = Duration::from_secs(1);
 const SHORT: Duration = Duration::from_secs(6);
 
 async fn answered_late(server: &Redis, lease: Duration) -> (Proxy, LockManager) {
-    let proxy = Proxy::start(server.port()).await.unwrap();
-    let url = format!("redis://127.0.0.1:{}?timeout=10s", proxy.port());
+    let (proxy, url) = crate::behind_proxy(server, "?timeout=10s").await;
     let manager = connect_for(&url, lease).await.unwrap();
     // Loads the scripts.
     manager.mutex("b").acquire().await.unwrap().release().await.unwrap();

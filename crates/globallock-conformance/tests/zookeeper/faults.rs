@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use globallock::{Error, Options};
-use globallock_conformance::fixtures::{deaths_of_leaders, manager, release_without_majority};
+use globallock::{Error, Options, StoreNoticeKind};
+use globallock_conformance::fixtures::{
+    LEASE, deaths_of_leaders, manager, observed, release_without_majority,
+};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::ZooKeeper;
 
@@ -18,6 +20,17 @@ async fn the_deaths_of_leaders_break_no_lock() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_without_an_answer_is_repeated() {
     release_without_majority(&mut ZooKeeper::start(3).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_told_and_so_is_each_failure_to_connect_again() {
+    let mut ensemble = ZooKeeper::start(1).unwrap();
+    let (_manager, notices) = observed(&ensemble.url(), LEASE).await;
+    ensemble.kill(0);
+    let lost = notices.first(StoreNoticeKind::ConnectionLost).await;
+    assert_eq!(lost.host.as_deref(), Some(&*ensemble.hosts()), "{lost:?}");
+    let refused = notices.first(StoreNoticeKind::NotConnected).await;
+    assert!(refused.reason.contains("refused"), "{refused:?}");
 }
 
 #[tokio::test]

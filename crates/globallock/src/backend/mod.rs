@@ -1,5 +1,6 @@
 //! The contract between the core and the stores.
 
+mod notice;
 mod onlooker;
 
 use std::fmt::{self, Debug};
@@ -7,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::error::Result;
 use crate::name::Name;
 use crate::queue::Permits;
 
 pub use crate::eviction::Eviction;
+pub use notice::{StoreNotice, StoreNoticeKind};
 pub use onlooker::{Change, Entry, EntryKey, Summary};
 
 /// The lease of claims whose owner asks for no other.
@@ -342,6 +344,16 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Nothing is lost.
     async fn session_lost_hint(&self) {
         std::future::pending::<()>().await;
+    }
+
+    /// What the store notices from now on and nobody has asked for, such as a lost connection: never what a
+    /// request answers. A store that has noticed something before anybody read, as while it was connected to,
+    /// begins with that. It may drop notices that are not read in time, and must not wait for the reader.
+    ///
+    /// Each manager reads it once, and tells its observers of each notice in order: at once, whether it has
+    /// claims or not, by the task that renews them; the last ones when it is closed or dropped.
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        stream::empty().boxed()
     }
 
     /// Takes the claim out of its queue, held or not; releasing twice is releasing once.

@@ -8,6 +8,8 @@ pub(crate) mod evictions;
 #[cfg(all(feature = "file", target_os = "linux"))]
 mod file;
 pub(crate) mod memory;
+#[cfg(any(test, feature = "redis", feature = "zookeeper", all(feature = "file", target_os = "linux")))]
+pub(crate) mod notices;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use futures_util::stream::BoxStream;
 
 use super::store::{Fault, Verb};
 use super::{Fixture, LEASE, SECOND, in_virtual_time, options, sleep};
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, Summary,
+    Backend, Capabilities, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNoticeKind, Summary,
 };
 use crate::error::Result;
 use crate::loss::Loss;
@@ -46,6 +47,7 @@ impl Observer for Heard {
             Event::ReleaseUnanswered { .. } => "release unanswered".to_owned(),
             Event::StoreLost { .. } => "store lost".to_owned(),
             Event::StoreBack { away } => format!("store back after {}", away.as_secs()),
+            Event::StoreNotice { store, notice } => format!("{store} says {:?}", notice.reason),
         };
         self.0.lock().unwrap().push(heard);
     }
@@ -182,6 +184,70 @@ fn a_release_that_is_never_answered_is_told() {
         assert_eq!(told[..2], ["granted 1 after 0", "released after 0"]);
         assert_eq!(told.last().unwrap(), "release unanswered");
     });
+}
+
+#[test]
+fn what_a_store_notices_is_told_once_to_each_of_its_managers_and_in_order() {
+    in_virtual_time(async {
+        let fixture = Fixture::new();
+        let notice = |reason: &str| fixture.store.notices.say(StoreNoticeKind::Other, reason);
+        let [(_first, heard_first), (second, heard_second)] = [observed(&fixture), observed(&fixture)];
+        notice("a");
+        notice("b");
+        sleep(SECOND).await;
+        let told = ["memory: says \"a\"", "memory: says \"b\""];
+        assert_eq!([heard_first.take(), heard_second.take()], [told, told]);
+        // It is told among what happens to claims, and when the manager has none any more.
+        let guard = second.mutex("a").acquire().await.unwrap();
+        notice("c");
+        sleep(SECOND).await;
+        guard.release().await.unwrap();
+        notice("d");
+        sleep(SECOND).await;
+        let told = ["granted 1 after 0", "memory: says \"c\"", "released after 1", "memory: says \"d\""];
+        assert_eq!(heard_second.take(), told);
+    });
+}
+
+#[test]
+fn what_a_store_notices_before_its_first_manager_is_told_as_well() {
+    in_virtual_time(async {
+        let fixture = Fixture::new();
+        let store = super::store::Store::with_memory(&fixture.memory);
+        store.notices.say(StoreNoticeKind::MayLoseClaims, "it is set up so");
+        let heard = Arc::new(Heard::default());
+        let options = ManagerOptions::new().locks(options()).observer(heard.clone());
+        let _owner = LockManager::with_backend(store, options).unwrap();
+        sleep(SECOND).await;
+        assert_eq!(heard.take(), ["memory: says \"it is set up so\""]);
+    });
+}
+
+#[test]
+fn the_last_notices_are_told_at_the_close_and_at_the_end_of_a_manager() {
+    let mut outlives = None;
+    in_virtual_time(async {
+        let fixture = Fixture::new();
+        let notice = |reason: &str| fixture.store.notices.say(StoreNoticeKind::NotDeleted, reason);
+        let (owner, heard) = observed(&fixture);
+        sleep(SECOND).await;
+        notice("a");
+        owner.close().now_or_never().expect("it waits for nothing");
+        assert_eq!(heard.take(), ["memory: says \"a\""]);
+        notice("b");
+        sleep(SECOND).await;
+        assert_eq!(heard.take(), ["memory: says \"b\""], "the renewer still waits for notices");
+        notice("c");
+        drop(owner);
+        sleep(SECOND).await;
+        assert_eq!(heard.take(), ["memory: says \"c\""]);
+        outlives = Some(observed(&fixture));
+        notice("d");
+    });
+    let (owner, heard) = outlives.unwrap();
+    assert_eq!(heard.take(), [""; 0], "the runtime has ended before its task has run");
+    drop(owner);
+    assert_eq!(heard.take(), ["memory: says \"d\""]);
 }
 
 /// A store that forgets to answer the last claim of each renewal.

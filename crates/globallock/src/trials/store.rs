@@ -9,11 +9,12 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::Notify;
 
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, Summary,
+    Backend, Capabilities, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNotice, Summary,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::memory::Memory;
+use crate::stores::notices::Notices;
 use crate::sync::{Mutex, MutexGuard, now};
 
 /// More requests of a kind than any test here needs.
@@ -51,6 +52,7 @@ pub(super) struct Store {
     state: Mutex<State>,
     /// Hints to the core that a session with all its claims may have been lost.
     pub(super) session_lost: Notify,
+    pub(super) notices: Notices,
 }
 
 #[derive(Debug, Default)]
@@ -67,7 +69,8 @@ struct State {
 
 impl Store {
     pub(super) fn with_memory(memory: &Arc<Memory>) -> Arc<Self> {
-        Arc::new(Store { memory: Arc::clone(memory), state: Mutex::default(), session_lost: Notify::new() })
+        let (memory, session_lost) = (Arc::clone(memory), Notify::new());
+        Arc::new(Store { memory, state: Mutex::default(), session_lost, notices: Notices::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -184,6 +187,10 @@ impl Backend for Store {
 
     async fn session_lost_hint(&self) {
         self.session_lost.notified().await;
+    }
+
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.notices.stream()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

@@ -16,7 +16,7 @@ use rustix::io::{Errno, retry_on_intr, write};
 use super::claim_file::ClaimFile;
 use super::directory::{Directory, OPEN, is_at, try_lock};
 use super::open_files::OpenFiles;
-use crate::backend::{Claim, ClaimId, WaitMode};
+use crate::backend::{Claim, ClaimId, StoreNoticeKind, WaitMode};
 use crate::error::Result;
 use crate::name::Name;
 use crate::queue::{admit, blockers};
@@ -251,8 +251,10 @@ impl<'a> CriticalSection<'a> {
         };
         let was_there = self.unlink(&file)?;
         self.queue.remove(position);
-        if let Some(opened) = opened.filter(|_| was_there && is_alive) {
-            give_notice(&opened, notice);
+        if let Some(opened) = opened.filter(|_| was_there && is_alive)
+            && let Err(error) = write_notice(&opened, notice)
+        {
+            self.directory.notices.say(StoreNoticeKind::EvictionNotTold, &error);
         }
         self.settle()?;
         Ok(was_there && is_alive)
@@ -354,16 +356,14 @@ fn write_all(file: &OwnedFd, text: &[u8]) -> Result<(), Errno> {
 }
 
 /// Tells the owner of a claim, who has the deleted file open, of its eviction.
-fn give_notice(opened: &OwnedFd, notice: &str) {
+fn write_notice(opened: &OwnedFd, notice: &str) -> Result<(), Errno> {
     let told = match fstat(opened) {
-        Ok(found) if !is_file(&found) => return,
+        Ok(found) if !is_file(&found) => return Ok(()),
         Ok(_) => write_all(opened, format!("\0{notice}").as_bytes()),
         Err(error) => Err(error),
     };
     // If there is no room to say who and why, an empty file says that the claim was evicted.
-    if let Err(error) = told.or_else(|_| ftruncate(opened, 0)) {
-        tracing::warn!(%error, "the owner of an evicted claim is told only that the claim is gone");
-    }
+    told.or_else(|_| ftruncate(opened, 0))
 }
 
 /// The text in a claim's file: the owner on the first line, the lock's name in the rest.

@@ -13,6 +13,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::error::{Error, Result};
 use crate::stores::address::Address;
+use crate::stores::notices::Notices;
 
 /// The file with the last fencing token that was given out.
 const COUNTER: &str = ".fence";
@@ -37,6 +38,8 @@ pub(super) struct Directory {
     /// The mode of a lock's directory. It is the mode of this directory, so that the users who share this
     /// directory share its locks.
     mode: Mode,
+    /// What is noticed in it.
+    pub(super) notices: Notices,
 }
 
 impl Directory {
@@ -81,7 +84,7 @@ impl Directory {
     }
 
     fn prepare(path: PathBuf, given: bool) -> Result<Self> {
-        let mut directory = Directory { path, mode: Mode::RWXU };
+        let mut directory = Directory { path, mode: Mode::RWXU, notices: Notices::default() };
         match mkdirat(CWD, &directory.path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => {

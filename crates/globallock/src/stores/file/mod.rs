@@ -36,7 +36,7 @@ use tokio::time::sleep;
 
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant,
-    Release, Summary, WaitMode,
+    Release, StoreNotice, StoreNoticeKind, Summary, WaitMode,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -97,13 +97,9 @@ impl File {
     /// directory cannot be used.
     pub(crate) fn connect(address: Address) -> Result<Arc<Self>> {
         let directory = Directory::open(address)?;
-        Ok(Arc::new(File {
-            address: directory.shown(),
-            directory,
-            open_files: OpenFiles::default(),
-            turns: Turns::default(),
-            watches: Watches::default(),
-        }))
+        let watches = Watches::new(directory.notices.clone());
+        let (address, open_files, turns) = (directory.shown(), OpenFiles::default(), Turns::default());
+        Ok(Arc::new(File { address, directory, open_files, turns, watches }))
     }
 
     fn path(&self, name: &Name) -> PathBuf {
@@ -319,6 +315,10 @@ impl Backend for File {
         Box::pin(self.until_evicted(self.watches.evicted()))
     }
 
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.directory.notices.stream()
+    }
+
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let Some(open_file) = self.open_files.get(claim.id) else {
             return Ok(Release::NotHeld);
@@ -340,7 +340,8 @@ impl Backend for File {
         // the file, and the next process that reads the queue finds the claim dead and removes it.
         self.open_files.remove(claim.id);
         released.or_else(|error| {
-            tracing::warn!(name = %claim.name, %error, "a claim's file was closed but not deleted");
+            let notice = StoreNotice::new(StoreNoticeKind::NotDeleted, error.to_string());
+            self.directory.notices.give(notice.with_name(claim.name.clone()));
             Ok(Release::Released)
         })
     }
@@ -463,9 +464,8 @@ impl File {
 impl Drop for File {
     fn drop(&mut self) {
         for (id, open_file) in self.open_files.all() {
-            if let Err(error) = self.try_release(id, &open_file) {
-                tracing::debug!(%error, "a claim's file was closed but not deleted");
-            }
+            // Without the last manager nobody is left to be told that a file was closed but not deleted.
+            let _ = self.try_release(id, &open_file);
         }
     }
 }

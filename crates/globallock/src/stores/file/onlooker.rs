@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use super::File;
 use super::claim_file::{ClaimFile, directory_of, name_of};
 use super::critical_section::{CriticalSection, Enter, owner_and_name};
-use crate::backend::{ClaimId, Entry, EntryKey, Eviction, Release, Summary};
+use crate::backend::{ClaimId, Entry, EntryKey, Eviction, Release, StoreNoticeKind, Summary};
 use crate::error::Result;
 use crate::name::Name;
 use crate::owner::Owner;
@@ -124,7 +124,7 @@ impl File {
         }
         // Its owner need not watch its own file for that, which every acquire would pay for.
         if let Err(error) = self.directory.touch_counter() {
-            tracing::debug!(%error, "the owner of an evicted claim is told only at its next renewal");
+            self.directory.notices.say(StoreNoticeKind::EvictionToldLate, &error);
         }
         Ok(Release::Released)
     }

@@ -1,5 +1,7 @@
 //! The kernel wakes a waiter when a claim's file changes, so that nobody polls.
 
+use crate::backend::StoreNoticeKind;
+use crate::stores::notices::Notices;
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fmt;
@@ -47,6 +49,8 @@ pub(super) struct Watches {
     touched: Mutex<Option<i32>>,
     /// Notified when that file is touched.
     evictions: Arc<Notify>,
+    /// Where it is said that events cannot be read.
+    notices: Notices,
 }
 
 struct Instance {
@@ -83,6 +87,14 @@ pub(super) struct Subscription {
 }
 
 impl Watches {
+    pub(super) fn new(notices: Notices) -> Self {
+        Watches { notices, ..Watches::default() }
+    }
+
+    fn instance(&self) -> Option<&Arc<Instance>> {
+        self.instance.get_or_init(|| Instance::start(self.notices.clone()).ok()).as_ref()
+    }
+
     /// Notifies the subscription when one of the files changes; `None` if one of them does not exist.
     ///
     /// If the kernel's limit of inotify instances or watches is reached, one thread for each file waits for
@@ -93,7 +105,7 @@ impl Watches {
         files: impl IntoIterator<Item = (&'a Path, WakeOn)>,
     ) -> Result<Option<Subscription>, Errno> {
         let mut subscription = Subscription { notify: Arc::default(), watched: Vec::new() };
-        let instance = self.instance.get_or_init(|| Instance::start().ok());
+        let instance = self.instance();
         for (path, wake_on) in files {
             let watched = match instance {
                 Some(instance) => instance.watch(path, wake_on, &subscription.notify),
@@ -112,7 +124,7 @@ impl Watches {
     /// Watches the file that evictors touch, unless it is watched already. Says whether it is watched: it is
     /// not if it does not exist, or if the kernel's limit of inotify instances or watches is reached.
     pub(super) fn watch_evictions(&self, path: &Path) -> bool {
-        let Some(instance) = self.instance.get_or_init(|| Instance::start().ok()) else { return false };
+        let Some(instance) = self.instance() else { return false };
         let mut touched = self.touched.lock();
         if !touched.is_some_and(|watch| instance.files().contains_key(&watch)) {
             let (flags, many) = (WatchFlags::ATTRIB, true);
@@ -143,14 +155,14 @@ impl Watches {
 }
 
 impl Instance {
-    fn start() -> std::io::Result<Arc<Self>> {
+    fn start(notices: Notices) -> std::io::Result<Arc<Self>> {
         let inotify = Arc::new(inotify::init(CreateFlags::CLOEXEC)?);
         let end = inotify::add_watch(&inotify, "/", WatchFlags::DELETE_SELF)?;
         let files = Arc::default();
         let (read, shared) = (Arc::clone(&inotify), Arc::clone(&files));
         let run = move || {
             if let Err(error) = dispatch(&read, &shared, end) {
-                tracing::warn!(%error, "the events of the lock directory's files cannot be read");
+                notices.say(StoreNoticeKind::NotWatched, &error);
             }
         };
         std::thread::Builder::new().name("globallock-watch".to_owned()).spawn(run)?;

@@ -14,6 +14,9 @@ use tokio::sync::watch;
 use super::config::Config;
 use super::failure::{Failure, Kind};
 use super::scripts::Scripts;
+use super::texts::EVERYBODY;
+use crate::backend::StoreNoticeKind;
+use crate::stores::notices::Notices;
 use crate::sync::Backoff;
 
 /// The shortest and the longest pause between two tries to connect.
@@ -21,9 +24,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// A connection that breaks within this time is not replaced at once, because the next one may break as soon.
 /// The second value is the longest pause before it is replaced.
 const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
-/// The channel on which all connections are told of evicted claims, where the store does not know the owner's
-/// own channel (EVERYBODY in `evict.lua`).
-const EVICTIONS: &str = "globallock:evict";
 /// How many requests may be queued for the socket.
 const QUEUED_REQUESTS: usize = 4096;
 
@@ -42,6 +42,7 @@ pub(super) struct Connection {
     scripts: Scripts,
     state: watch::Sender<State>,
     listener: Arc<dyn Listener>,
+    pub(super) notices: Notices,
 }
 
 /// Whether the connection is usable now, and what was tried since it broke.
@@ -77,6 +78,7 @@ impl Connection {
             scripts: Scripts::new(),
             state: watch::Sender::new(state),
             listener,
+            notices: Notices::default(),
         });
         this.open(1).await?;
         Ok(this)
@@ -200,6 +202,7 @@ impl Connection {
             if live.since.elapsed() < STEADY.0 {
                 first = (state.pause * 2).clamp(PAUSE.0, STEADY.1);
             }
+            self.notices.say(StoreNoticeKind::ConnectionLost, failure.reason());
             *state = State { live: None, failed: 0, failure: Some(failure), pause: first };
             true
         });
@@ -225,7 +228,7 @@ impl Connection {
         let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
         self.check(&mut connection).await?;
         connection.subscribe(&self.channel).await?;
-        match connection.subscribe(EVICTIONS).await.map_err(Failure::from) {
+        match connection.subscribe(EVERYBODY).await.map_err(Failure::from) {
             // Evicted owners learn of it at their next renewal.
             Err(failure) if failure.kind == Kind::PermissionDenied => {}
             subscribed => subscribed?,
@@ -262,11 +265,11 @@ impl Connection {
         let policy: String = info.get("maxmemory_policy").unwrap_or_default();
         let limit: u64 = info.get("maxmemory").unwrap_or_default();
         if limit > 0 && policy != "noeviction" {
-            tracing::warn!(
-                store = self.config.shown,
-                policy,
-                "the server may evict locks when its memory is full: set maxmemory-policy to noeviction"
+            let policy = policy.escape_debug();
+            let reason = format!(
+                "it may evict locks when its memory is full: set maxmemory-policy to noeviction, not {policy}"
             );
+            self.notices.say(StoreNoticeKind::MayLoseClaims, &reason);
         }
         Ok(())
     }
@@ -313,6 +316,7 @@ async fn reconnect(connection: Weak<Connection>, number: u64, first: Duration) {
         match connection.open(number).await {
             Ok(()) => return connection.listener.resubscribed(),
             Err(failure) => {
+                connection.notices.say(StoreNoticeKind::NotConnected, failure.reason());
                 connection.state.send_modify(|state| {
                     state.failed += 1;
                     state.failure = Some(failure);

@@ -13,8 +13,7 @@
 --         The join number alone (fast path): held, with the whole lease left and no max hold time.
 local id, lease, max_hold = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local waits, node = string.match(ARGV[5], '^(%d) (.*)$')
-local member = table.concat({ id, node, ARGV[2], ARGV[3], ARGV[4] }, ' ')
-local EVICTED = 4
+local member = string.format(MEMBER, id, node, ARGV[2], ARGV[3]) .. ARGV[4]
 local notice = KEYS[6] and call('GET', KEYS[6])
 if notice then return { EVICTED, notice } end
 local microseconds = clock()
@@ -34,10 +33,10 @@ end
 if shared and renew_shared(id, shared, lease, now) then return answer(id, member, now, 0) end
 
 local group = grant_waiters(now, nil, lock_value())
-local count, capacity, owner = string.match(ARGV[4], '^(%d+)/(%d+):(.*)$')
+local count, capacity = string.match(ARGV[4], '^(%d+)/(%d+):')
 local claim = {
   count = tonumber(count), capacity = tonumber(capacity), max_hold = max_hold, deadline = now + lease,
-  joined = now, granted = 0, hold_until = 0, node = node, owner = owner,
+  joined = now, granted = 0, hold_until = 0, node = node, asked = ARGV[4],
 }
 if group and call('EXISTS', KEYS[3]) == 0 and fits(group, claim) then
   claim.number = next_number(microseconds)

@@ -6,31 +6,22 @@ use redis::{Cmd, Pipeline, Value};
 
 use super::failure::{Failure, Kind};
 use super::scripts::{call, call_with_notice};
-use super::{Redis, inspect, keys, milliseconds};
+use super::texts::{EVICTED, FOREIGN, MAY_WAIT, milliseconds};
+use super::{Redis, inspect, keys};
 use crate::backend::{Claim, ClaimId, ClaimStatus, EntryKey, Eviction, Release};
 use crate::error::Result;
 use crate::name::Name;
 
 /// The key of a foreign holder that nothing tells from the next one.
 const UNKNOWN: &str = "foreign:?";
-/// What the key of a foreign holder begins with (`foreign_key` in `foreign.lua`).
-const FOREIGN: &str = "foreign:";
-/// The first part of the answer that a claim has been evicted; the notice follows.
-const EVICTED: i64 = 4;
-/// The part of `evict.lua`'s answer that says that the claim may wait, but its member of the queue is needed.
-const MAY_WAIT: i64 = 4;
 /// How many members of a queue one request looks through: less than a millisecond's work.
 const LOOKED_THROUGH: usize = 2000;
 
 /// Reads the notice out of an answer that a claim has been evicted.
 pub(super) fn notice(answer: &Value) -> Option<Eviction> {
-    match answer {
-        Value::Array(parts) => match &parts[..] {
-            [Value::Int(EVICTED), notice] => inspect::text(notice).map(|text| Eviction::from_text(&text)),
-            _ => None,
-        },
-        _ => None,
-    }
+    let Value::Array(parts) = answer else { return None };
+    let [Value::Int(EVICTED), notice] = &parts[..] else { return None };
+    inspect::text(notice).map(|text| Eviction::from_text(&text))
 }
 
 impl Redis {

@@ -36,6 +36,10 @@ impl Failure {
         Failure { kind, reason: reason.into(), source: None }
     }
 
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
+    }
+
     pub(super) fn into_error(self, store: &str) -> Error {
         let error = match self.kind {
             Kind::Disconnected | Kind::NotNow | Kind::NoScript => Error::unavailable(store, self.reason),
@@ -61,45 +65,42 @@ fn judge(error: &RedisError) -> (Kind, String) {
     let with = |text: &str| {
         if detail.is_empty() { text.to_owned() } else { format!("{text} ({detail})") }
     };
-    match error.code().unwrap_or_default() {
-        "NOSCRIPT" => (Kind::NoScript, "it has forgotten a script".to_owned()),
+    let (kind, reason) = match error.code().unwrap_or_default() {
+        "NOSCRIPT" => (Kind::NoScript, "it has forgotten a script"),
         "READONLY" => (
             Kind::Disconnected,
-            "it is a read-only replica: give the primary's address, or redis+sentinel://".to_owned(),
+            "it is a read-only replica: give the primary's address, or redis+sentinel://",
         ),
-        "LOADING" => (Kind::NotNow, "it is still loading its data".to_owned()),
-        "BUSY" => {
-            (Kind::NotNow, "it is busy with a script that runs too long; SCRIPT KILL may end it".to_owned())
+        "LOADING" => (Kind::NotNow, "it is still loading its data"),
+        "BUSY" => (Kind::NotNow, "it is busy with a script that runs too long; SCRIPT KILL may end it"),
+        "MASTERDOWN" => (Kind::Disconnected, "it is a replica that has lost its primary"),
+        code @ ("CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS") => return (Kind::NotNow, with(code)),
+        "NOAUTH" => (Kind::PermissionDenied, "it wants a password: put user and password into the address"),
+        "WRONGPASS" => (Kind::PermissionDenied, "the user name or the password in the address is wrong"),
+        "NOPERM" => {
+            let text = format!("the user lacks a right; locks need: {RIGHTS}");
+            return (Kind::PermissionDenied, with(&text));
         }
-        "MASTERDOWN" => (Kind::Disconnected, "it is a replica that has lost its primary".to_owned()),
-        code @ ("CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS") => (Kind::NotNow, with(code)),
-        "NOAUTH" => {
-            (Kind::PermissionDenied, "it wants a password: put user and password into the address".to_owned())
-        }
-        "WRONGPASS" => {
-            (Kind::PermissionDenied, "the user name or the password in the address is wrong".to_owned())
-        }
-        "NOPERM" => (Kind::PermissionDenied, with(&format!("the user lacks a right; locks need: {RIGHTS}"))),
         "OOM" => (
             Kind::FailedPrecondition,
-            "it is out of memory: raise maxmemory, or give locks a server of their own".to_owned(),
+            "it is out of memory: raise maxmemory, or give locks a server of their own",
         ),
         "MISCONF" => (
             Kind::FailedPrecondition,
             "it refuses writes because it cannot save to its disk: free the disk, or set \
-             stop-writes-on-bgsave-error to no"
-                .to_owned(),
+             stop-writes-on-bgsave-error to no",
         ),
         "MOVED" | "ASK" | "CROSSSLOT" => (
             Kind::FailedPrecondition,
-            "it is a node of a Redis Cluster, which is not supported: use a single server".to_owned(),
+            "it is a node of a Redis Cluster, which is not supported: use a single server",
         ),
-        "WRONGTYPE" => (
-            Kind::FailedPrecondition,
-            with("another program has put something else at a key of this lock: choose another prefix"),
-        ),
-        _ => judge_kind(error, &detail),
-    }
+        "WRONGTYPE" => {
+            let text = "another program has put something else at a key of this lock: choose another prefix";
+            return (Kind::FailedPrecondition, with(text));
+        }
+        _ => return judge_kind(error, &detail),
+    };
+    (kind, reason.to_owned())
 }
 
 fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {

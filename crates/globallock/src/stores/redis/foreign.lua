@@ -8,7 +8,7 @@
 -- Where the key never expires, a short value may be the next holder's too: no key means this holder alone.
 local function foreign_key(value)
   local expires = math.max(call('PEXPIRETIME', KEYS[1]), 0)
-  if expires == 0 and #value < 16 then return 'foreign:?' end
-  return 'foreign:' .. redis.sha1hex(value) .. ':' .. text(expires)
+  if expires == 0 and #value < 16 then return FOREIGN .. '?' end
+  return FOREIGN .. redis.sha1hex(value) .. ':' .. text(expires)
 end
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use redis::Value;
 
-use crate::backend::{ClaimId, Entry, EntryKey};
+use super::texts::{self, Stored};
+use crate::backend::{Entry, EntryKey};
 use crate::owner::Owner;
 use crate::queue::Permits;
 
@@ -15,95 +16,54 @@ const ALL: Permits = Permits::MUTEX;
 /// Reads the queue; `None` if the answer does not have the shape that the script gives it.
 pub(super) fn entries(answer: &Value) -> Option<Vec<Entry>> {
     let Value::Array(parts) = answer else { return None };
-    let [now, value, left, shared, waiting, records, foreign] = &parts[..] else {
-        return None;
-    };
-    let (Value::Int(now), Value::Int(left)) = (now, left) else {
-        return None;
-    };
+    let [now, value, left, shared, waiting, records, foreign] = &parts[..] else { return None };
+    let (Value::Int(now), Value::Int(left)) = (now, left) else { return None };
     let (now, left) = (u64::try_from(*now).ok()?, u64::try_from(*left).ok());
-    let (value, records, foreign) = (text(value)?, texts(records)?, text(foreign)?);
+    let (value, records, foreign) = (text(value)?, list(records)?, text(foreign)?);
     let records: HashMap<&str, &str> =
         records.chunks_exact(2).map(|pair| (pair[0].as_str(), pair[1].as_str())).collect();
 
     let mut entries = Vec::new();
     let group = records.get("#value").copied();
-    if let Some(entry) = value.strip_prefix("glk1:").and_then(|holder| exclusive(holder, now, left)) {
-        entries.push(entry);
+    if let Some(holder) = texts::exclusive(&value) {
+        entries.push(entry(&holder, true, now, left));
     } else if group == Some(&value) {
-        let mut members: Vec<Entry> =
-            texts(shared)?.chunks_exact(2).filter_map(|pair| record(&pair[0], &records, now)).collect();
-        members.sort_by_key(|entry| entry.fencing_token);
-        entries.extend(members);
+        let shared = list(shared)?;
+        let holders = shared.chunks_exact(2).filter_map(|pair| {
+            let (holder, ends) = texts::shared(&pair[0], records.get(pair[0].as_str())?)?;
+            living(&holder, true, now, ends)
+        });
+        entries.extend(holders);
+        entries.sort_by_key(|entry| entry.fencing_token);
     } else if !value.is_empty() {
         let mut foreign = Entry::new(EntryKey::new(foreign), true, ALL, Owner::from_text(&value));
         foreign.expires_in = left.map(Duration::from_millis);
         entries.push(foreign);
     }
-    let waiting = texts(waiting)?;
-    entries.extend(waiting.chunks_exact(2).filter_map(|pair| waiter(&pair[0], &pair[1], &records, now)));
+    let waiting = list(waiting)?;
+    entries.extend(waiting.chunks_exact(2).filter_map(|pair| {
+        let (waiter, ends) = texts::waiter(&pair[0], &pair[1])?;
+        let renewed = records.get(waiter.id.to_string().as_str());
+        living(&waiter, false, now, renewed.map_or(ends, |renewed| renewed.parse().ok())?)
+    }));
     Some(entries)
 }
 
-/// The exclusive holder, by the value of the lock's own key behind `glk1:`.
-fn exclusive(value: &str, now: u64, left: Option<u64>) -> Option<Entry> {
-    let fields: Vec<&str> = value.splitn(6, ':').collect();
-    let [id, fencing_token, granted, _, permits, owner] = fields[..] else {
-        return None;
-    };
-    let permits = read_permits(permits)?;
-    let fencing_token: u64 = fencing_token.parse().ok()?;
-    // Empty: the lock was granted at the join, whose microsecond is the token.
-    let granted = if granted.is_empty() { fencing_token / 1000 } else { granted.parse().ok()? };
-    Some(Entry {
-        fencing_token,
-        age: Some(Duration::from_millis(now.saturating_sub(granted))),
+/// A claim that is seen at `now`, until which the store keeps it for `left`.
+fn entry(stored: &Stored<'_>, held: bool, now: u64, left: Option<u64>) -> Entry {
+    Entry {
+        fencing_token: stored.number,
+        age: Some(Duration::from_millis(now.saturating_sub(stored.since))),
         expires_in: left.map(Duration::from_millis),
-        ..Entry::new(ClaimId::parse(id)?.into(), true, permits, Owner::from_text(owner))
-    })
+        ..Entry::new(stored.id.into(), held, stored.permits, Owner::from_text(stored.owner))
+    }
 }
 
-/// A waiter, by its member and its join number.
-fn waiter(member: &str, number: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
-    let fields: Vec<&str> = member.splitn(5, ' ').collect();
-    let [id, _, lease, _, tail] = fields[..] else { return None };
-    let (permits, owner) = tail.split_once(':')?;
-    let (number, lease) = (number.parse::<u64>().ok()?, lease.parse::<u64>().ok()?);
-    // In milliseconds, whereas a join number counts microseconds.
-    let joined = number / 1000;
-    let deadline = records.get(id).map_or(joined.checked_add(lease), |renewed| renewed.parse().ok())?;
-    let left = deadline.checked_sub(now).filter(|left| *left > 0)?;
-    Some(Entry {
-        fencing_token: number,
-        age: Some(Duration::from_millis(now.saturating_sub(joined))),
-        expires_in: Some(Duration::from_millis(left)),
-        ..Entry::new(ClaimId::parse(id)?.into(), false, read_permits(permits)?, Owner::from_text(owner))
-    })
-}
-
-/// A shared holder, by its record.
-fn record(id: &str, records: &HashMap<&str, &str>, now: u64) -> Option<Entry> {
-    let fields: Vec<&str> = records.get(id)?.splitn(8, ' ').collect();
-    let [fencing_token, deadline, _, granted, hold_until, _, _, tail] = fields[..] else { return None };
-    let (permits, owner) = tail.split_once(':')?;
-    let number = |field: &str| field.parse::<u64>().ok();
-    let (deadline, granted, hold_until) = (number(deadline)?, number(granted)?, number(hold_until)?);
-    let ends = if hold_until > 0 { hold_until.min(deadline) } else { deadline };
-    // An expired holder stays stored until the next script drops it. It does not count until then either.
+/// The same, unless it has ended. Such a claim stays stored until the next script drops it. It does not count
+/// until then either.
+fn living(stored: &Stored<'_>, held: bool, now: u64, ends: u64) -> Option<Entry> {
     let left = ends.checked_sub(now).filter(|left| *left > 0)?;
-    let permits = read_permits(permits)?;
-    Some(Entry {
-        fencing_token: number(fencing_token)?,
-        age: Some(Duration::from_millis(now.saturating_sub(granted))),
-        expires_in: Some(Duration::from_millis(left)),
-        ..Entry::new(ClaimId::parse(id)?.into(), true, permits, Owner::from_text(owner))
-    })
-}
-
-/// Reads `count/capacity`.
-fn read_permits(text: &str) -> Option<Permits> {
-    let (count, capacity) = text.split_once('/')?;
-    Some(Permits::new(count.parse().ok()?, capacity.parse().ok()?))
+    Some(entry(stored, held, now, Some(left)))
 }
 
 /// Reads text that other programs may have written: what is not UTF-8 is replaced.
@@ -116,7 +76,7 @@ pub(super) fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn texts(value: &Value) -> Option<Vec<String>> {
+fn list(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::Array(values) => values.iter().map(text).collect(),
         Value::Map(pairs) => pairs.iter().flat_map(|(key, value)| [text(key), text(value)]).collect(),

@@ -41,11 +41,8 @@ pub(super) fn notice(prefix: &str, name: &Name, id: ClaimId) -> String {
 
 /// Whether `key` is a side key of some lock.
 pub(super) fn is_side_key(key: &str) -> bool {
-    key.starts_with('{')
-        && SIDES
-            .iter()
-            .chain([&NOTICE])
-            .any(|side| key.strip_suffix(side).is_some_and(|rest| rest.ends_with(':')))
+    let ends_in = |side: &&str| key.strip_suffix(*side).is_some_and(|rest| rest.ends_with(':'));
+    key.starts_with('{') && SIDES.iter().chain([&NOTICE]).any(ends_in)
 }
 
 fn side_key(lock: &str, side: &str) -> String {

@@ -13,6 +13,7 @@ mod keys;
 mod list;
 mod pushed;
 mod scripts;
+mod texts;
 mod waiters;
 
 use std::fmt;
@@ -29,18 +30,15 @@ use self::failure::{Failure, Kind};
 use self::hints::Hints;
 use self::pushed::{Clock, Evicted, Pushed};
 use self::scripts::{call, call_with_notice};
+use self::texts::{TAKEN_OUT, UNFINISHED, milliseconds};
 use self::waiters::{Known, Waiters, Whose};
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant, Release,
-    Summary, WaitMode,
+    StoreNotice, StoreNoticeKind, Summary, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
-use crate::queue::Permits;
 use crate::stores::address::Address;
-
-/// The answer to a claim that does not wait while more dead claims are in its way than one call may drop.
-const ASK_AGAIN: u64 = 3;
 
 /// A store in one Redis server, or in the primary that sentinels name.
 pub(crate) struct Redis {
@@ -69,7 +67,7 @@ impl Redis {
     pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
         let config = Config::new(address)?;
         let shown = config.shown.clone();
-        let channel = format!("globallock:wake:{}", random_node());
+        let channel = format!("{}{}", texts::WAKE, random_node());
         let inbox = Arc::new(Inbox::default());
         let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
         let connection = Connection::connect(config, channel.clone(), listener)
@@ -87,31 +85,22 @@ impl Redis {
         &self.connection.config().prefix
     }
 
-    /// The claim's member of the queue (MEMBER in `queue.lua`); empty if it never waits.
-    fn member(&self, claim: &Claim) -> String {
-        if claim.wait_mode == WaitMode::Try {
-            return String::new();
-        }
-        let Permits { count, capacity } = claim.permits;
-        let (lease, max_hold) = (milliseconds(claim.lease), claim.max_hold.map_or(0, milliseconds));
-        format!("{} {} {lease} {max_hold} {count}/{capacity}:{}", claim.id, self.channel, claim.owner)
-    }
-
     /// The request that puts a claim into its queue. One that asks `again` may have been evicted, so that the
     /// server looks for the notice.
     fn join(&self, claim: &Claim, again: bool) -> Cmd {
-        let (scripts, permits) = (self.connection.scripts(), claim.permits);
+        let scripts = self.connection.scripts();
         let mut command = if again {
             call_with_notice(&scripts.enqueue_shared, self.prefix(), &claim.name, claim.id)
         } else {
-            let script = if permits.is_exclusive() { &scripts.enqueue } else { &scripts.enqueue_shared };
+            let script =
+                if claim.permits.is_exclusive() { &scripts.enqueue } else { &scripts.enqueue_shared };
             call(script, self.prefix(), &claim.name)
         };
         command
             .arg(claim.id.to_string())
             .arg(milliseconds(claim.lease))
-            .arg(claim.max_hold.map_or(0, milliseconds))
-            .arg(format!("{}/{}:{}", permits.count, permits.capacity, claim.owner))
+            .arg(texts::max_hold(claim))
+            .arg(texts::asked(claim))
             .arg(format!("{} {}", u8::from(claim.wait_mode == WaitMode::Wait), self.channel));
         command
     }
@@ -131,17 +120,17 @@ impl Redis {
             return Ok(self.evicted(claim, eviction));
         }
         match *integers(answer).as_slice() {
-            [1, fencing_token, left, hold_left] => {
+            [texts::HELD, fencing_token, left, hold_left] => {
                 let after = |milliseconds| sent + Duration::from_millis(milliseconds);
                 let hold_ends = claim.max_hold.map(|_| after(hold_left));
                 held(Grant { fencing_token, expires: Some(after(left)), hold_ends })
             }
-            [0, server_ms, poll_in, foreign] => {
+            [texts::WAITING, server_ms, poll_in, foreign] => {
                 let poll_in = (poll_in > 0).then(|| Duration::from_millis(poll_in));
                 waiters.set_waiting(claim.id, Clock { sent, server_ms }, poll_in, foreign > 0);
                 Ok(ClaimStatus::Waiting)
             }
-            [2] => Ok(ClaimStatus::Gone),
+            [texts::GONE] => Ok(ClaimStatus::Gone),
             _ => {
                 let reason = "it does not answer as the lock's scripts do: check the address";
                 Err(Failure::new(Kind::FailedPrecondition, reason)
@@ -153,9 +142,7 @@ impl Redis {
 
 /// Reads an array of integers that are not negative; anything else gives an empty one.
 fn integers(answer: &Value) -> Vec<u64> {
-    let Value::Array(values) = answer else {
-        return Vec::new();
-    };
+    let Value::Array(values) = answer else { return Vec::new() };
     let integer = |value: &Value| match value {
         Value::Int(number) => u64::try_from(*number).ok(),
         _ => None,
@@ -186,7 +173,7 @@ impl Backend for Redis {
             let sent = Instant::now();
             let answer = self.connection.request_or(&command, || self.join(claim, true)).await;
             let answer = answer.map_err(|failure| self.error(failure))?;
-            if *integers(&answer) != [ASK_AGAIN] {
+            if *integers(&answer) != [texts::ASK_AGAIN] {
                 let status = self.status(claim, sent, &answer);
                 if !waits && matches!(status, Ok(ClaimStatus::Gone)) {
                     self.inbox.waiters.forget(claim.id);
@@ -204,7 +191,10 @@ impl Backend for Redis {
         let mut commands = Pipeline::with_capacity(claims.len());
         for claim in claims {
             let mut command = call(&self.connection.scripts().renew, self.prefix(), &claim.name);
-            command.arg(claim.id.to_string()).arg(milliseconds(claim.lease)).arg(self.member(claim));
+            command
+                .arg(claim.id.to_string())
+                .arg(milliseconds(claim.lease))
+                .arg(texts::member(claim, &self.channel));
             commands.add_command(command);
         }
         let sent = Instant::now();
@@ -222,10 +212,14 @@ impl Backend for Redis {
         self.inbox.hints.given().await;
     }
 
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.connection.notices.stream()
+    }
+
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let evicted = self.inbox.waiters.give_up(claim.id);
         let mut command = call(&self.connection.scripts().release, self.prefix(), &claim.name);
-        command.arg(claim.id.to_string()).arg(self.member(claim));
+        command.arg(claim.id.to_string()).arg(texts::member(claim, &self.channel));
         let answer = if evicted {
             let shortened = self.shortened_notice(claim);
             let (answer, _) = tokio::join!(self.request(&command), self.request(&shortened));
@@ -256,14 +250,14 @@ impl Backend for Redis {
 impl Redis {
     /// Goes on with a release or an eviction until the lock has been granted to the next waiter.
     async fn finished(&self, command: Cmd, answer: &Value) -> Release {
-        let answer = released(answer);
-        if answer.unfinished {
+        let parts = parts(answer);
+        if parts & UNFINISHED != 0 {
             // In a task of its own, because the caller may drop this future. Waited for, because the process
             // may end afterwards.
             let handover = tokio::spawn(hand_over(Arc::clone(&self.connection), command));
             drop(tokio::time::timeout(self.connection.config().timeout, handover).await);
         }
-        answer.release
+        if parts & TAKEN_OUT == 0 { Release::NotHeld } else { Release::Released }
     }
 }
 
@@ -278,9 +272,7 @@ impl Listener for Inbox {
         let Some(unwanted) = Pushed::parse(text).and_then(|pushed| self.waiters.deliver(pushed)) else {
             return;
         };
-        let Some(connection) = self.connection.get().and_then(Weak::upgrade) else {
-            return;
-        };
+        let Some(connection) = self.connection.get().and_then(Weak::upgrade) else { return };
         tokio::spawn(async move {
             let config = connection.config();
             let Some(name) = unwanted.key.strip_prefix(&config.prefix).and_then(|name| Name::new(name).ok())
@@ -299,28 +291,19 @@ impl Listener for Inbox {
     }
 }
 
-/// The answer to a release.
-struct Released {
-    release: Release,
-    /// More dead claims are in the way than one call may drop, so that the lock is not granted yet.
-    unfinished: bool,
-}
-
-fn released(answer: &Value) -> Released {
-    let answer = if let Value::Int(number) = answer { *number } else { 1 };
-    let release = if answer & 1 == 0 { Release::NotHeld } else { Release::Released };
-    Released { release, unfinished: answer & 2 != 0 }
+/// The parts of the answer to a release or an eviction.
+fn parts(answer: &Value) -> i64 {
+    if let Value::Int(parts) = answer { *parts } else { TAKEN_OUT }
 }
 
 /// Repeats a release until the lock has been granted to the next waiter, or nobody waits.
 async fn hand_over(connection: Arc<Connection>, release: Cmd) {
     loop {
         match connection.request(&release).await {
-            Ok(answer) if released(&answer).unfinished => {}
+            Ok(answer) if parts(&answer) & UNFINISHED != 0 => {}
             Ok(_) => return,
             Err(failure) => {
-                let error = failure.into_error(&connection.config().shown);
-                tracing::debug!(%error, "a lock was not handed over; the next renewal of a waiter does it");
+                connection.notices.say(StoreNoticeKind::NotHandedOver, failure.reason());
                 return;
             }
         }
@@ -331,10 +314,6 @@ impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis").field("address", &self.connection.config().shown).finish_non_exhaustive()
     }
-}
-
-fn milliseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Makes a random name. It is read from the operating system each time, so that no fork of this process gets

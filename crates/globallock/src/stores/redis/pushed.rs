@@ -39,31 +39,11 @@ pub(super) struct Pushed {
     pub(super) key: String,
 }
 
-impl Pushed {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.splitn(5, ' ');
-        Some(Pushed {
-            id: ClaimId::parse(fields.next()?)?,
-            fencing_token: fields.next()?.parse().ok()?,
-            expires: fields.next()?.parse().ok()?,
-            hold_until: fields.next()?.parse().ok()?,
-            key: fields.next()?.to_owned(),
-        })
-    }
-}
-
 /// An eviction as the server pushes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Evicted {
     pub(super) id: ClaimId,
     pub(super) eviction: Eviction,
-}
-
-impl Evicted {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (id, eviction) = text.split_once(" evicted ")?;
-        Some(Evicted { id: ClaimId::parse(id)?, eviction: Eviction::from_text(eviction) })
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 -- KEYS[1]  <lock>  string, there while anybody holds: the holder's value, in the form of other Redis locks
 -- KEYS[2]  fence   string, the token counter: the last join number. A 'w' behind it is the contended flag:
 --                  somebody waits or shares. Where it is missing, a script need not look at the keys below.
--- KEYS[3]  queue   sorted set of the waiters, by join number; MEMBER describes its members
+-- KEYS[3]  queue   sorted set of the waiters, by join number; MEMBER in texts.lua describes its members
 -- KEYS[4]  claims  hash. By claim id: of a waiter that has renewed, when its lease ends (ms); of a shared
 --                  holder, its record (see RECORD). In the fields with '#': the group of the shared holders
 --                  (see `read_group`).
@@ -17,8 +17,6 @@
 -- orders the queue, and it is the claim's fencing token. Such numbers have more than 14 digits, and Lua's own
 -- conversion to text keeps only 14: always convert them with `text`.
 local call = redis.call
-local HELD, WAITING, GONE, ASK_AGAIN = 1, 0, 2, 3
-local COUNTER_TTL = 604800000
 -- Lua counts exactly below this limit only. A counter that is not below it was written by another program.
 local NUMBER_LIMIT = 2 ^ 53
 -- One call spends at most BUDGET on the queue and leaves the rest to the next call, so that other clients
@@ -46,11 +44,11 @@ end
 -- Takes the next join number and sets the contended flag. The number rises with every call. It follows the
 -- server's clock as well, so that it goes on rising after the counter was lost.
 local function next_number(microseconds)
-  local last = call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', COUNTER_TTL, 'GET')
+  local last = call('SET', KEYS[2], text(microseconds) .. FLAG, 'PX', COUNTER_TTL, 'GET')
   last = last and tonumber(string.match(last, '^%d+') or '')
   if last and last >= microseconds and last < NUMBER_LIMIT then
     microseconds = last + 1
-    call('SET', KEYS[2], text(microseconds) .. 'w', 'PX', COUNTER_TTL)
+    call('SET', KEYS[2], text(microseconds) .. FLAG, 'PX', COUNTER_TTL)
   end
   return microseconds
 end
@@ -60,7 +58,7 @@ local function clear_contended()
   if call('EXISTS', KEYS[3], KEYS[5]) > 0 then return end
   call('DEL', KEYS[4])
   local last = call('GET', KEYS[2])
-  if last and string.sub(last, -1) == 'w' then
+  if last and string.sub(last, -1) == FLAG then
     call('SET', KEYS[2], string.sub(last, 1, -2), 'PX', COUNTER_TTL)
   end
 end
@@ -72,35 +70,23 @@ end
 
 -- Whether the value of the lock's key says that claim `id` is the exclusive holder.
 local function holds_all(value, id)
-  return type(value) == 'string' and string.sub(value, 1, 37) == 'glk1:' .. id
-end
-
--- The value of an exclusive holder: id, join number, ms of the grant (empty: that of the join number), ms at
--- which the max hold time ends (0: none), count/capacity, owner.
-local function exclusive_value(id, claim)
-  return string.format('glk1:%s:%.0f:%.0f:%.0f:%d/%d:', id, claim.number, claim.granted, claim.hold_until,
-    claim.count, claim.capacity) .. claim.owner
+  return type(value) == 'string' and string.sub(value, 1, HEAD) == OURS .. id
 end
 
 local function parse_exclusive(value)
-  local number, hold_until = string.match(value, '^glk1:%x+:(%d+):%d*:(%d+):')
+  local number, hold_until = string.match(value, READ_EXCLUSIVE)
   return { number = tonumber(number), hold_until = tonumber(hold_until) }
 end
 
--- A waiter's member of the queue: claim id, channel of the owner's connection, lease in ms, max hold time in
--- ms (0: none), count/capacity:owner. The owner knows all of this and sends it, so that its waiter is found
--- without an index beside the queue. The join number says when the waiter joined.
-local MEMBER = '^(%x+) (%S+) (%d+) (%d+) (%d+)/(%d+):(.*)$'
-
 local function parse_waiter(member, score)
-  local id, node, lease, max_hold, count, capacity, owner = string.match(member, MEMBER)
+  local id, node, lease, max_hold, asked, count, capacity = string.match(member, READ_MEMBER)
   if not id then return nil end
   local number = tonumber(score)
   local joined = math.floor(number / 1000)
   return {
     id = id, number = number, joined = joined, granted = 0, hold_until = 0, max_hold = tonumber(max_hold),
     node = node, deadline = tonumber(call('HGET', KEYS[4], id) or joined + tonumber(lease)),
-    count = tonumber(count), capacity = tonumber(capacity), owner = owner,
+    count = tonumber(count), capacity = tonumber(capacity), asked = asked,
   }
 end
 
@@ -116,21 +102,16 @@ local function dequeue_front(ids)
   call('HDEL', KEYS[4], unpack(ids))
 end
 
--- A shared holder's record: join number, ms at which the lease ends, ms of the join, ms of the grant, ms at
--- which the max hold time ends (0: none), max hold time in ms (0: none), channel of the owner's connection,
--- count/capacity:owner.
-local RECORD = '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%d+)/(%d+):(.*)$'
-
 local function read_record(id)
   local record = call('HGET', KEYS[4], id)
   if not record then return nil end
-  local number, deadline, joined, granted, hold_until, max_hold, node, count, capacity, owner =
-    string.match(record, RECORD)
+  local number, deadline, joined, granted, hold_until, max_hold, node, asked, count, capacity =
+    string.match(record, READ_RECORD)
   if not number then return nil end
   return {
     number = tonumber(number), deadline = tonumber(deadline), joined = tonumber(joined),
     granted = tonumber(granted), hold_until = tonumber(hold_until), max_hold = tonumber(max_hold),
-    node = node, count = tonumber(count), capacity = tonumber(capacity), owner = owner,
+    node = node, count = tonumber(count), capacity = tonumber(capacity), asked = asked,
   }
 end
 
@@ -147,9 +128,8 @@ local function write_deadline(id, deadline, now)
 end
 
 local function write_record(id, claim, now)
-  call('HSET', KEYS[4], id, string.format('%.0f %.0f %.0f %.0f %.0f %.0f %s %d/%d:', claim.number,
-    claim.deadline, claim.joined, claim.granted, claim.hold_until, claim.max_hold, claim.node, claim.count,
-    claim.capacity) .. claim.owner)
+  call('HSET', KEYS[4], id, string.format(RECORD, claim.number, claim.deadline, claim.joined, claim.granted,
+    claim.hold_until, claim.max_hold, claim.node) .. claim.asked)
   extend(KEYS[4], claim.deadline, now)
 end
 
@@ -230,14 +210,15 @@ local function grant(group, id, claim, now)
   claim.hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
   local expires = expiry(claim)
   if claim.count >= claim.capacity then
-    call('SET', KEYS[1], exclusive_value(id, claim), 'PXAT', text(expires))
+    local value = string.format(EXCLUSIVE, id, text(claim.number), text(now), text(claim.hold_until))
+    call('SET', KEYS[1], value .. claim.asked, 'PXAT', text(expires))
     return
   end
   if group.value then
     extend(KEYS[1], expires, now)
     group.mixed = group.mixed or group.capacity ~= claim.capacity
   else
-    group.value = 'glk1+:' .. id .. ':' .. text(claim.number)
+    group.value = string.format(GROUP, id, text(claim.number))
     call('SET', KEYS[1], group.value, 'PXAT', text(expires))
   end
   group.count = group.count + claim.count
@@ -266,8 +247,8 @@ local function notify(claim, now)
   local hold_until = claim.max_hold > 0 and now + claim.max_hold or 0
   local expires = claim.deadline
   if hold_until > 0 and hold_until < expires then expires = hold_until end
-  local message = { claim.id, text(claim.number), text(expires), text(hold_until), KEYS[1] }
-  return call('PUBLISH', claim.node, table.concat(message, ' ')) > 0
+  local grant = string.format(GRANTED, claim.id, text(claim.number), text(expires), text(hold_until))
+  return call('PUBLISH', claim.node, grant .. KEYS[1]) > 0
 end
 
 -- Drops expired claims, then grants the lock to the waiters at the front that fit, and notifies them.
@@ -280,7 +261,7 @@ end
 -- and will enqueue again. It is dropped, because at the front of the queue it would block the others. All
 -- waiters of the same connection are dropped like it, without another message.
 local function grant_waiters(now, me, value)
-  if type(value) == 'string' and string.sub(value, 1, 5) == 'glk1:' then return nil end
+  if type(value) == 'string' and string.sub(value, 1, #OURS) == OURS then return nil end
   local group = read_group()
   if group.value and expire_group(group, value, now) then value = lock_value() end
   -- A foreign holder has the lock, or the group has lost it and has too many members to drop in one call.
@@ -325,11 +306,32 @@ local function grant_waiters(now, me, value)
   return group
 end
 
+-- Takes a claim out of the queue, held or waiting; `member` is its member of the queue (empty: not known, or
+-- it never waits). Returns whether it was there and had not expired, and the claim unless it held all.
+local function take_out(id, member, now, value)
+  if holds_all(value, id) then
+    call('DEL', KEYS[1])
+    return true, nil
+  end
+  local score = member ~= '' and call('ZSCORE', KEYS[3], member)
+  local claim = score and parse_waiter(member, score) or not score and read_record(id)
+  local found = claim and expiry(claim) > now and (score or read_group().value == value)
+  if score then dequeue(member) elseif claim then remove_shared(id, claim) end
+  return found, claim
+end
+
+-- Grants the lock to the waiters that fit after a claim has been taken out, if it was `found`, and answers.
+local function hand_over(found, now)
+  grant_waiters(now, nil, lock_value())
+  clear_contended()
+  return (found and TAKEN_OUT or 0) + (unfinished and UNFINISHED or 0)
+end
+
 -- How many ms after the holder's expiry the waiter of this rank polls: one after the other, so that 10,000
 -- waiters poll within little more than a second. While the holder lives, none of them does: the holder's
 -- renewals put off the expiry, and each renewal of a waiter brings it a new time to poll.
 local function poll_delay(rank)
-  return 1 + math.min(5 * rank, 40 + math.floor(rank / 8))
+  return 1 + math.min(POLL_STEP * rank, POLL_BASE + math.floor(rank / POLLERS_A_MS))
 end
 
 -- Says in how many ms a waiter's owner should poll, which is to call enqueue again (0: never). The second
@@ -343,7 +345,7 @@ local function next_poll(member, now, value, min_delay)
   if unfinished or not value then return 1, 0 end
   if rank < EARLY_POLLERS then min_delay = 0 end
   local ttl = call('PTTL', KEYS[1])
-  if type(value) ~= 'string' or not string.find(value, '^glk1%+?:') then
+  if type(value) ~= 'string' or not string.find(value, ANY_OF_OURS) then
     if rank == 0 then return ttl >= 0 and ttl + 1 or 0, 1 end
     -- The others poll too, since those in front may be dead; the further back, the more seldom. However many
     -- they are, together they poll some hundred times a second.

@@ -10,36 +10,35 @@
 --
 -- Waiters renew first after a third of their lease. So the lease of a waiter in its first quarter ends one
 -- lease after its join, and the hash need not be read.
-local found = redis.call('MGET', KEYS[1], KEYS[2])
+local call = redis.call
+local found = call('MGET', KEYS[1], KEYS[2])
 local value, counter = found[1], found[2]
-if value and counter and string.sub(value, 1, 37) == 'glk1:' .. ARGV[1] then
-  if string.byte(counter, -1) ~= 119 then
-    redis.call('DEL', KEYS[1])
-    return 1
+if value and counter and string.sub(value, 1, HEAD) == OURS .. ARGV[1] then
+  if string.byte(counter, -1) ~= FLAG_BYTE then
+    call('DEL', KEYS[1])
+    return TAKEN_OUT
   end
-  local head = redis.call('ZPOPMIN', KEYS[3])
+  local head = call('ZPOPMIN', KEYS[3])
   local member, digits = head[1], head[2]
   if not member then
-    redis.call('DEL', KEYS[1], KEYS[4])
-    redis.call('SET', KEYS[2], string.sub(counter, 1, -2), 'PX', 604800000)
-    return 1
+    call('DEL', KEYS[1], KEYS[4])
+    call('SET', KEYS[2], string.sub(counter, 1, -2), 'PX', COUNTER_TTL)
+    return TAKEN_OUT
   end
-  local id, node, lease, count, capacity, owner =
-    string.match(member, '^(%x+) (%S+) (%d+) 0 (%d+)/(%d+):(.*)$')
-  local time = redis.call('TIME')
+  local id, node, lease, max_hold, asked, count, capacity = string.match(member, READ_MEMBER)
+  local time = call('TIME')
   local now, joined = time[1] * 1000 + math.floor(time[2] / 1000), math.floor(digits / 1000)
   local waited = now - joined
-  if id and count == capacity and waited >= 0 and waited * 4 < tonumber(lease) then
+  if max_hold == '0' and count == capacity and waited >= 0 and waited * 4 < tonumber(lease) then
     local deadline = string.format('%.0f', joined + lease)
-    if redis.call('PUBLISH', node, id .. ' ' .. digits .. ' ' .. deadline .. ' 0 ' .. KEYS[1]) > 0 then
-      redis.call('SET', KEYS[1],
-        string.format('glk1:%s:%s:%.0f:0:%s/%s:', id, digits, now, count, capacity) .. owner,
-        'PXAT', deadline)
-      return 1
+    if call('PUBLISH', node, string.format(GRANTED, id, digits, deadline, '0') .. KEYS[1]) > 0 then
+      local granted = string.format('%.0f', now)
+      call('SET', KEYS[1], string.format(EXCLUSIVE, id, digits, granted, '0') .. asked, 'PXAT', deadline)
+      return TAKEN_OUT
     end
     -- Unreachable: it stays out of the queue, see `grant_waiters`.
   else
-    redis.call('ZADD', KEYS[3], digits, member)
+    call('ZADD', KEYS[3], digits, member)
   end
 end
 

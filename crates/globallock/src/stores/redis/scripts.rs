@@ -18,35 +18,31 @@ pub(super) struct Scripts {
     pub(super) evict: Script,
 }
 
+/// The values that `texts.lua` names, the longest names first, since shorter ones are parts of some.
+pub(super) fn named() -> Vec<(&'static str, &'static str)> {
+    let lines = include_str!("texts.lua").lines().filter_map(|line| line.strip_prefix("local "));
+    let pairs = lines.filter_map(|line| line.split_once(" = "));
+    let mut named: Vec<_> =
+        pairs.flat_map(|(names, values)| names.split(", ").zip(values.split(", "))).collect();
+    named.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+    named
+}
+
+/// A script of a fast path, if there is one, and a verb.
+fn script(fast: &str, verb: &str) -> Script {
+    let code = [fast, include_str!("queue.lua"), verb].concat();
+    Script::new(&named().iter().fold(code, |code, (name, value)| code.replace(name, value)))
+}
+
 impl Scripts {
     pub(super) fn new() -> Self {
         Scripts {
-            enqueue: Script::new(concat!(
-                include_str!("enqueue_fast.lua"),
-                include_str!("queue.lua"),
-                include_str!("enqueue.lua")
-            )),
-            enqueue_shared: Script::new(concat!(include_str!("queue.lua"), include_str!("enqueue.lua"))),
-            renew: Script::new(concat!(
-                include_str!("renew_fast.lua"),
-                include_str!("queue.lua"),
-                include_str!("renew.lua")
-            )),
-            release: Script::new(concat!(
-                include_str!("release_fast.lua"),
-                include_str!("queue.lua"),
-                include_str!("release.lua")
-            )),
-            inspect: Script::new(concat!(
-                include_str!("queue.lua"),
-                include_str!("foreign.lua"),
-                include_str!("inspect.lua")
-            )),
-            evict: Script::new(concat!(
-                include_str!("queue.lua"),
-                include_str!("foreign.lua"),
-                include_str!("evict.lua")
-            )),
+            enqueue: script(include_str!("enqueue_fast.lua"), include_str!("enqueue.lua")),
+            enqueue_shared: script("", include_str!("enqueue.lua")),
+            renew: script(include_str!("renew_fast.lua"), include_str!("renew.lua")),
+            release: script(include_str!("release_fast.lua"), include_str!("release.lua")),
+            inspect: script("", concat!(include_str!("foreign.lua"), include_str!("inspect.lua"))),
+            evict: script("", concat!(include_str!("foreign.lua"), include_str!("evict.lua"))),
         }
     }
 

@@ -10,6 +10,7 @@ use super::tls;
 use super::wire::Acl;
 use crate::error::Result;
 use crate::stores::address::Address;
+use crate::stores::notices::Notices;
 
 const OPTIONS: &[&str] = &["prefix", "naming", "auth", "acl", "timeout", "ca", "cert", "key"];
 
@@ -38,6 +39,8 @@ pub(super) struct Config {
     pub(super) login: Option<Login>,
     pub(super) acl: Vec<Acl>,
     pub(super) tls: Option<Arc<ClientConfig>>,
+    /// What its connections notice.
+    pub(super) notices: Notices,
 }
 
 impl Config {
@@ -70,7 +73,8 @@ impl Config {
         // ZooKeeper has no default port for TLS, so 2181 is the default with TLS too.
         let hosts = address.hosts.iter().map(|(host, port)| (host.clone(), port.unwrap_or(2181))).collect();
         let layout = Layout { root, naming };
-        Ok(Config { layout, timeout, shown: address.to_string(), hosts, login, acl, tls })
+        let (shown, notices) = (address.to_string(), Notices::default());
+        Ok(Config { layout, timeout, shown, hosts, login, acl, tls, notices })
     }
 }
 

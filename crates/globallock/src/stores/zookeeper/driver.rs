@@ -11,6 +11,7 @@ use super::connection::{Answer, Connection, SessionCredentials};
 use super::failure::Failure;
 use super::state::{QueuedRequest, State, is_confirmed_by};
 use super::wire::{AUTH_XID, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
+use crate::backend::{StoreNotice, StoreNoticeKind};
 use crate::sync::Backoff;
 
 /// The shortest and the longest pause before all servers are tried again.
@@ -77,7 +78,9 @@ impl Driver {
                 Err(Failure::Expired) => return self.expire(),
                 Err(failure) => failure.to_string(),
             };
-            tracing::debug!(store = %self.config.shown, host = self.host, reason, "the connection is lost");
+            let notice = StoreNotice::new(StoreNoticeKind::ConnectionLost, &reason);
+            let (host, port) = &self.config.hosts[self.host];
+            self.config.notices.give(notice.with_host(format!("{host}:{port}")));
             self.connection_lost(&reason);
             // A server may accept the session and then close the connection without an answer. Without a
             // pause, it would be tried again and again.
@@ -282,7 +285,7 @@ impl Driver {
                 }
                 Err(Failure::Expired) => return Err(Failure::Expired),
                 Err(failure) => {
-                    tracing::debug!(store = %self.config.shown, %failure, "no server accepts the session");
+                    self.config.notices.say(StoreNoticeKind::NotConnected, &failure);
                 }
             }
             if self.requests.is_closed() {

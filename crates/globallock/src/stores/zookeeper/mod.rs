@@ -47,8 +47,8 @@ use self::reading::SharedReads;
 use self::renewal::renew;
 use self::sessions::Sessions;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release, Summary,
-    WaitMode,
+    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release, StoreNotice,
+    Summary, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -143,6 +143,10 @@ impl Backend for ZooKeeper {
             () = sessions.expired() => {}
             () = notices.to_any(is_queued) => sessions.claims_are_lost(),
         }
+    }
+
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.shared.config.notices.stream()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

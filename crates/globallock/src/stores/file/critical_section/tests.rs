@@ -166,11 +166,12 @@ fn a_waiter_is_released_without_reading_the_queue_unless_it_was_granted() {
 
 #[test]
 fn a_file_that_has_no_room_for_a_notice_is_emptied() {
-    let file = memfd_create("claim", MemfdFlags::ALLOW_SEALING).unwrap();
-    write_all(&file, b"me\na").unwrap();
-    fcntl_add_seals(&file, SealFlags::GROW).unwrap();
-    give_notice(&file, "notice");
-    assert_eq!(fstat(&file).unwrap().st_size, 0);
+    for (seals, told, size) in [(SealFlags::empty(), Ok(()), 0), (SealFlags::SHRINK, Err(Errno::PERM), 4)] {
+        let file = memfd_create("claim", MemfdFlags::ALLOW_SEALING).unwrap();
+        write_all(&file, b"me\na").unwrap();
+        fcntl_add_seals(&file, SealFlags::GROW | seals).unwrap();
+        assert_eq!((write_notice(&file, "notice"), fstat(&file).unwrap().st_size), (told, size));
+    }
 }
 
 #[test]

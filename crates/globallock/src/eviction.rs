@@ -73,10 +73,13 @@ mod tests {
             host in ".*", label in any::<Option<String>>(), reason in ".*",
         ) {
             let by = Owner { host, pid: Some(7), label };
+            let kept = Owner::from_text(&by.to_text());
             let text = Eviction::new(by, reason.repeat(3)).to_text();
             prop_assert!(!text.contains('\n') && text.len() < 3000, "{} bytes", text.len());
             let read = Eviction::from_text(&text);
             prop_assert_eq!(read.to_text(), text);
+            prop_assert_eq!(&read.by, &kept);
+            prop_assert_eq!(read.reason.is_empty(), reason.is_empty());
             prop_assert!(reason.repeat(3).starts_with(&read.reason));
         }
 

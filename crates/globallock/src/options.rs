@@ -203,6 +203,12 @@ mod tests {
     }
 
     #[test]
+    fn the_options_of_locks_are_those_of_a_manager() {
+        let locks = Options::new().lease(Duration::from_secs(3));
+        assert_eq!(ManagerOptions::from(locks.clone()).locks, locks);
+    }
+
+    #[test]
     fn the_documented_defaults_hold() {
         let options = Options::default();
         assert_eq!(options.lease, Duration::from_secs(10));

@@ -1,5 +1,7 @@
 //! Names of any kind: each is refused with the rule that it breaks, or names a lock that is listed unchanged.
 
+#![cfg(all(feature = "file", target_os = "linux"))]
+
 use futures_util::StreamExt;
 use globallock::{Error, LockManager, Options};
 use proptest::prelude::*;

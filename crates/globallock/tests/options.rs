@@ -63,3 +63,23 @@ async fn each_memory_address_is_one_store() {
     assert!(same.mutex("a").try_acquire().await.unwrap().is_none());
     assert!(other.mutex("a").try_acquire().await.unwrap().is_some());
 }
+
+#[tokio::test]
+async fn a_lock_has_the_options_of_its_manager_but_for_those_that_it_sets() {
+    let second = Duration::from_secs(1);
+    let of_manager = Options::new().lease(7 * second).wait(second);
+    let manager = LockManager::with_backend(Memory::new(), of_manager.clone()).unwrap();
+    let lock = || manager.mutex("a");
+    assert_eq!(lock().options(), &of_manager);
+    for (lock, expected) in [
+        (lock().lease(9 * second), of_manager.clone().lease(9 * second)),
+        (lock().wait(3 * second), of_manager.clone().wait(3 * second)),
+        (lock().max_hold(4 * second), of_manager.clone().max_hold(4 * second)),
+        (lock().store_timeout(5 * second), of_manager.clone().store_timeout(5 * second)),
+        (lock().with_options(Options::new()), Options::new()),
+        (manager.semaphore("a", 3).with_options(Options::new()).permits(2), Options::new()),
+        (manager.rwlock("a").with_options(Options::new()).read(), Options::new()),
+    ] {
+        assert_eq!(lock.options(), &expected);
+    }
+}

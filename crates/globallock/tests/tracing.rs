@@ -154,6 +154,11 @@ async fn each_level_is_told_what_it_wants() {
     a_story(None).await;
     assert_eq!(told.take(), STORY);
     assert_eq!(told.open_spans(), 0, "a span ends with the hold");
+    let manager = LockManager::with_backend(Memory::new(), ManagerOptions::new()).unwrap();
+    let guard = manager.mutex("a").acquire().await.unwrap();
+    assert_eq!(told.open_spans(), 1);
+    guard.release().await.unwrap();
+    assert_eq!(told.open_spans(), 0);
     drop(subscribed);
 
     let told = Told::up_to(Level::WARN);

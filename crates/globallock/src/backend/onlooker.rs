@@ -241,6 +241,7 @@ pub(super) fn poll<'a, B: Backend + ?Sized>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Claim;
 
     fn entry(number: u64, held: bool, permits: Permits, age: Option<u64>) -> Entry {
         let mut entry = Entry::new(ClaimId::new(1, number).into(), held, permits, Owner::default());
@@ -292,6 +293,28 @@ mod tests {
         assert_eq!(EntryKey::from(id).claim_id(), Some(id));
         assert_eq!(Entry::new(EntryKey::from(id), true, Permits::MUTEX, Owner::default()).id, Some(id));
         assert_eq!(Entry::new(EntryKey::new("x"), true, Permits::MUTEX, Owner::default()).id, None);
-        assert_eq!(EntryKey::new("a\nb").to_string(), "a\\nb");
+        assert_eq!((EntryKey::new("a\nb").as_str(), &*EntryKey::new("a\nb").to_string()), ("a\nb", "a\\nb"));
+    }
+
+    #[test]
+    fn summaries_are_alike_whatever_time_has_passed() {
+        let name = Name::new("a").unwrap();
+        let of = |entries: &[Entry]| Summary::of(&name, entries).unwrap();
+        let held = |age| entry(5, true, Permits::MUTEX, Some(age));
+        assert!(of(&[held(1)]).is_like(&of(&[held(2)])));
+        assert!(!of(&[held(1)]).is_like(&of(&[held(1), entry(6, false, Permits::MUTEX, None)])));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_without_names_is_watched_until_it_has_some() {
+        let store = crate::stores::memory::Memory::new();
+        let mut changes = poll(&*store, "", Duration::from_secs(1));
+        let claim = Claim::new(ClaimId::new(1, 1), Name::new("a").unwrap(), Permits::MUTEX);
+        let joins = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            store.enqueue(&claim).await.unwrap();
+        };
+        let (change, ()) = tokio::join!(changes.next(), joins);
+        assert!(matches!(change, Some(Ok(Change::Changed(_)))), "{change:?}");
     }
 }

@@ -238,6 +238,7 @@ mod tests {
         let memory = || async { Ok(Memory::new() as Arc<dyn Backend>) }.boxed();
         let schemes = schemes.with("other", move |_| memory());
         assert_eq!(schemes.forms()[..built_in.len()], built_in);
+        assert!(format!("{schemes:?}").ends_with("\"mine\", \"other\"]"), "{schemes:?}");
         assert_eq!(schemes.forms()[built_in.len()..], ["mine://host", "other://…"]);
     }
 

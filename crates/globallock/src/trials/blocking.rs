@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use crate::blocking::{Guard, Lock, LockManager};
 use crate::error::Error;
+use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::queue::MAX_CAPACITY;
 use crate::stores::memory::Memory;
-use crate::{Loss, Release};
+use crate::{Change, Loss, Release};
 
 /// How long a test waits for an event that must come.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -79,6 +80,17 @@ fn a_renewal_asks_the_store() {
     assert!(guard.renew().unwrap());
     store.revoke("a");
     assert!(!guard.renew().unwrap());
+}
+
+#[test]
+fn names_are_watched() {
+    let manager = LockManager::connect("memory:blocking-watched").unwrap();
+    let mut changes = manager.watch("", Duration::from_millis(1));
+    let guard = manager.mutex("a").acquire().unwrap();
+    let change = changes.next().unwrap().unwrap();
+    assert!(matches!(&change, Change::Changed(summary) if summary.name.as_str() == "a"), "{change:?}");
+    guard.release().unwrap();
+    assert_eq!(changes.next().unwrap().unwrap(), Change::Removed(Name::new("a").unwrap()));
 }
 
 #[test]

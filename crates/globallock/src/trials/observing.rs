@@ -9,7 +9,8 @@ use futures_util::stream::BoxStream;
 use super::store::{Fault, Verb};
 use super::{Fixture, LEASE, SECOND, in_virtual_time, options, sleep};
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNoticeKind, Summary,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNoticeKind,
+    Summary,
 };
 use crate::error::Result;
 use crate::loss::Loss;
@@ -17,6 +18,7 @@ use crate::manager::LockManager;
 use crate::name::Name;
 use crate::observe::{Event, Observer};
 use crate::options::ManagerOptions;
+use crate::queue::Permits;
 use crate::stores::memory::Memory;
 
 /// What was heard, a word each with the seconds or the reason that belong to it.
@@ -293,6 +295,12 @@ impl Backend for Forgetful {
     async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {
         self.0.evict(name, entry, eviction).await
     }
+}
+
+#[test]
+fn a_store_that_does_not_say_so_knows_no_places() {
+    let claim = Claim::new(ClaimId::new(1, 1), Name::new("a").unwrap(), Permits::MUTEX);
+    assert_eq!(Forgetful(Memory::new()).place(&claim), None);
 }
 
 #[test]

@@ -45,8 +45,6 @@ struct ClaimState {
     unanswered: BTreeSet<i64>,
     /// How many requests that delete its key have had no answer. Each of them may still arrive.
     late_deletes: u32,
-    /// Whether it must not join again with the key that it has.
-    needs_another_key: bool,
     position: Option<Position>,
     /// The task that releases it, because a release was not answered.
     background_release: Option<Task>,
@@ -88,6 +86,12 @@ impl Record for ClaimState {
     }
 }
 
+impl ClaimState {
+    fn has_key(&self, key: &[u8]) -> bool {
+        self.own.as_ref().is_some_and(|own| own.key == key)
+    }
+}
+
 /// The exclusive right to enqueue or release a claim, until it is dropped.
 pub(super) struct Turn {
     claims: Arc<Claims>,
@@ -121,6 +125,8 @@ pub(super) struct Behind {
 pub(super) struct ToRelease {
     pub(super) key: Vec<u8>,
     pub(super) holds: bool,
+    /// The revision that created the key, if it is certain.
+    pub(super) revision: Option<i64>,
     /// The leases under which it may still be put into its queue.
     pub(super) unanswered: BTreeSet<i64>,
 }
@@ -160,14 +166,8 @@ impl Claims {
     pub(super) fn take_key(&self, prefix: &str, claim: &Claim) -> Vec<u8> {
         let mut state = self.state.lock();
         let State { records, key_numbers } = &mut *state;
-        let record = records.get_or_default(claim.id);
-        if record.needs_another_key
-            && let Some(own) = record.own.take()
-        {
-            key_numbers.retire(&own);
-            (record.late_deletes, record.needs_another_key) = (0, false);
-        }
-        record.own.get_or_insert_with(|| key_numbers.take(prefix, claim)).key.clone()
+        let own = &mut records.get_or_default(claim.id).own;
+        own.get_or_insert_with(|| key_numbers.take(prefix, claim)).key.clone()
     }
 
     /// The key of a claim, if it has been requested and not been released since.
@@ -297,20 +297,16 @@ impl Claims {
     }
 
     /// Records that a claim's key does not exist any more.
-    ///
-    /// If a late request may still delete the key, the claim gets another one when it joins again.
     pub(super) fn record_deleted(&self, id: ClaimId) {
-        self.state.lock().records.change(id, |record| {
-            record.position = None;
-            record.needs_another_key = record.late_deletes > 0;
-        });
+        self.state.lock().records.change(id, |record| record.position = None);
     }
 
     /// Records that a request which deletes a claim's key is about to be sent, or that it was answered.
     ///
     /// It counts from before it is sent, because a future that is dropped hears of no answer.
-    pub(super) fn deleting(&self, id: ClaimId, is_answered: bool) {
-        if let Some(record) = self.state.lock().records.get_mut(id) {
+    pub(super) fn deleting(&self, id: ClaimId, key: &[u8], is_answered: bool) {
+        let mut state = self.state.lock();
+        if let Some(record) = state.records.get_mut(id).filter(|record| record.has_key(key)) {
             record.late_deletes =
                 if is_answered { record.late_deletes.saturating_sub(1) } else { record.late_deletes + 1 };
         }
@@ -341,8 +337,10 @@ impl Claims {
         let state = self.state.lock();
         let record = state.records.get(id)?;
         let key = record.own.as_ref()?.key.clone();
-        let holds = record.position.as_ref().is_some_and(|position| position.granted.is_some());
-        Some(ToRelease { key, holds, unanswered: record.unanswered.clone() })
+        let (position, unanswered) = (record.position.as_ref(), record.unanswered.clone());
+        let holds = position.is_some_and(|position| position.granted.is_some());
+        let revision = position.filter(|_| unanswered.is_empty()).map(|position| position.mine.revision);
+        Some(ToRelease { key, holds, revision, unanswered })
     }
 
     /// Whether a claim's key may still exist under a lease that is alive, or that a late answer may prove
@@ -358,13 +356,19 @@ impl Claims {
         record.unanswered.iter().chain(known).any(|lease| self.leases.may_be_alive(*lease))
     }
 
-    /// Forgets a claim that has been released, and frees its key unless a late request may still delete it.
-    pub(super) fn forget(&self, id: ClaimId) {
+    /// Forgets a claim whose key has been released, and frees the key unless a late request may still delete
+    /// it.
+    ///
+    /// Nothing is done if the claim has joined again meanwhile, with another key.
+    pub(super) fn forget(&self, id: ClaimId, key: &[u8]) {
         let mut state = self.state.lock();
+        if !state.records.get(id).is_some_and(|record| record.has_key(key)) {
+            return;
+        }
         let Some(record) = state.records.remove(id) else { return };
         match record.own {
             Some(own) if record.late_deletes > 0 => state.key_numbers.retire(&own),
-            Some(own) => state.key_numbers.give_back(own),
+            Some(own) => state.key_numbers.give_back(&own),
             None => {}
         }
         if Arc::strong_count(&record.turn) > 1 {

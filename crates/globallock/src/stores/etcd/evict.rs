@@ -4,11 +4,12 @@ use super::connection::Connection;
 use super::key_reads::key_request;
 use super::keys::{self, QueueEntry};
 use super::messages::{
-    Compare, DeleteRangeRequest, KeyValue, LeaseGrantRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest,
-    PutRequest, RangeRequest, Request, TxnRequest, operation,
+    KeyValue, LeaseGrantRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest,
+    Request, operation,
 };
 use super::python_etcd3::give_back;
 use super::reading::{all_below, queue_request, ranges};
+use super::release::delete_if_same;
 use super::value;
 use crate::backend::{ClaimId, EntryKey, Eviction, Release};
 use crate::error::Result;
@@ -54,7 +55,7 @@ pub(super) async fn evict(
     while let Some(found) = find(connection, name, entry).await? {
         let evicted = match id(&found) {
             Some(id) => evict_ours(connection, name, &found, id, by).await?,
-            None => connection.unary(delete_if_same(&found)).await?.succeeded,
+            None => connection.unary(delete_if_same(&found.key, found.create_revision)).await?.succeeded,
         };
         if evicted {
             return Ok(Release::Released);
@@ -106,7 +107,7 @@ async fn evict_ours(
     let notice = keys::notice(prefix, name, id);
     let tombstone = keys::tombstone(prefix, id, found.lease);
     let put = |key, value| operation(Request::Put(PutRequest { key, value, lease }));
-    let mut request = delete_if_same(found);
+    let mut request = delete_if_same(&found.key, found.create_revision);
     request.success.extend([
         put(notice.clone(), by.to_text().into_bytes()),
         put(tombstone, Vec::new()),
@@ -134,15 +135,6 @@ async fn lease_of_notice(connection: &Connection, claims: i64) -> Result<i64> {
     Ok(connection.unary(LeaseGrantRequest { ttl }).await?.id)
 }
 
-/// Deletes a key, if it is the one that was found.
-fn delete_if_same(found: &KeyValue) -> TxnRequest {
-    TxnRequest {
-        compare: vec![Compare::created(found.key.clone(), found.create_revision)],
-        success: vec![operation(Request::Delete(DeleteRangeRequest { key: found.key.clone() }))],
-        failure: Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -156,8 +148,8 @@ mod tests {
     use crate::stores::etcd::Shared;
     use crate::stores::etcd::claims::tests::found;
     use crate::stores::etcd::messages::{
-        Empty, LeaseGrantResponse, LeaseRequest, LeaseTimeToLiveResponse, RangeResponse, Response,
-        ResponseOp, TxnResponse,
+        Compare, DeleteRangeRequest, Empty, LeaseGrantResponse, LeaseRequest, LeaseTimeToLiveResponse,
+        RangeResponse, Response, ResponseOp, TxnRequest, TxnResponse,
     };
     use crate::stores::etcd::scripted::{Cluster, as_of, soon};
 

@@ -4,6 +4,7 @@
 //! whenever the keys around it are listed. A new key for every claim would make a lock slower with every
 //! grant.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
 use super::keys;
@@ -16,6 +17,8 @@ use crate::queue::Permits;
 pub(super) struct KeyNumbers {
     by_key: HashMap<Vec<u8>, ClaimId>,
     numbers: HashMap<(Name, Permits), Numbers>,
+    /// The least number above all that were retired, of any name: so nothing is kept for the names of those.
+    unretired: u32,
 }
 
 /// The key of a claim, which nobody else gets until it is given back.
@@ -32,13 +35,17 @@ struct Numbers {
     given_back: BTreeSet<u32>,
     /// The least number that was never taken.
     next: u32,
+    /// How many are taken.
+    taken: usize,
 }
 
 impl KeyNumbers {
     /// Takes a key for a claim.
     pub(super) fn take(&mut self, prefix: &str, claim: &Claim) -> OwnKey {
         let (name, permits) = (claim.name.clone(), claim.permits);
-        let numbers = self.numbers.entry((name.clone(), permits)).or_default();
+        let unused = || Numbers { next: self.unretired, ..Numbers::default() };
+        let numbers = self.numbers.entry((name.clone(), permits)).or_insert_with(unused);
+        numbers.taken += 1;
         let number = numbers.given_back.pop_first().unwrap_or_else(|| {
             let number = numbers.next;
             numbers.next += 1;
@@ -56,22 +63,32 @@ impl KeyNumbers {
 
     /// Gives up a key for good: a request that may still arrive could delete it under another claim.
     pub(super) fn retire(&mut self, own: &OwnKey) {
-        self.by_key.remove(&own.key);
+        self.unretired = self.unretired.max(own.number + 1);
+        self.leave(own);
     }
 
     /// Frees a key for another claim.
     ///
     /// The key must certainly be gone from the queue: otherwise the next claim would take the old key for its
     /// own.
-    pub(super) fn give_back(&mut self, own: OwnKey) {
-        self.by_key.remove(&own.key);
-        let kind = (own.name, own.permits);
-        if let Some(numbers) = self.numbers.get_mut(&kind) {
+    pub(super) fn give_back(&mut self, own: &OwnKey) {
+        if let Some(numbers) = self.leave(own) {
             numbers.given_back.insert(own.number);
-            if numbers.given_back.len() == numbers.next as usize {
-                self.numbers.remove(&kind);
-            }
         }
+    }
+
+    /// Takes a key from its claim. Returns the numbers of its kind, if others of these are taken.
+    fn leave(&mut self, own: &OwnKey) -> Option<&mut Numbers> {
+        self.by_key.remove(&own.key);
+        let Entry::Occupied(mut numbers) = self.numbers.entry((own.name.clone(), own.permits)) else {
+            return None;
+        };
+        numbers.get_mut().taken -= 1;
+        if numbers.get().taken == 0 {
+            numbers.remove();
+            return None;
+        }
+        Some(numbers.into_mut())
     }
 }
 
@@ -101,7 +118,7 @@ mod tests {
         let (key, others) = (own.key.clone(), key_numbers.take("/", &second).key);
         assert_ne!(others, key);
         assert_eq!(key_numbers.owner(&key), Some(first.id));
-        key_numbers.give_back(own);
+        key_numbers.give_back(&own);
         assert_eq!(key_numbers.owner(&key), None);
         assert_eq!(key_numbers.take("/", &third).key, key);
         assert_eq!((key_numbers.owner(&key), key_numbers.owner(&others)), (Some(third.id), Some(second.id)));
@@ -112,34 +129,46 @@ mod tests {
         let mut key_numbers = KeyNumbers::default();
         for own in [0, 1, 2].map(|number| key_numbers.take("/", &claim(number, "a"))) {
             assert_eq!(key_numbers.numbers.len(), 1);
-            key_numbers.give_back(own);
+            key_numbers.give_back(&own);
         }
         assert_eq!((key_numbers.numbers.len(), key_numbers.by_key.len()), (0, 0));
     }
 
     proptest! {
         #[test]
-        fn no_two_claims_have_one_key_and_keys_are_used_again(
-            steps in prop::collection::vec((0_u64..12, any::<bool>()), 0..80),
+        fn no_two_claims_have_one_key_and_keys_are_used_again_unless_they_were_retired(
+            steps in prop::collection::vec((0_u64..12, 0..5_u8), 0..80),
         ) {
             let mut key_numbers = KeyNumbers::default();
-            let mut taken = HashMap::new();
+            let (mut taken, mut retired) = (HashMap::new(), BTreeSet::new());
             let mut most = 0;
-            for (number, takes) in steps {
+            for (number, step) in steps {
                 let claim = claim(number, if number % 2 == 0 { "a" } else { "b" });
-                if takes && !taken.contains_key(&number) {
+                if step < 3 && !taken.contains_key(&number) {
                     let own = key_numbers.take("/", &claim);
                     prop_assert_eq!(key_numbers.owner(&own.key), Some(claim.id));
+                    prop_assert!(!retired.contains(&own.key));
                     taken.insert(number, own);
-                } else if let Some(own) = if takes { None } else { taken.remove(&number) } {
+                } else if let Some(own) = if step < 3 { None } else { taken.remove(&number) } {
                     let key = own.key.clone();
-                    key_numbers.give_back(own);
+                    if step == 3 {
+                        key_numbers.give_back(&own);
+                    } else {
+                        key_numbers.retire(&own);
+                        retired.insert(key.clone());
+                    }
                     prop_assert_eq!(key_numbers.owner(&key), None);
                 }
                 prop_assert_eq!(taken.len(), key_numbers.by_key.len());
                 most = most.max(taken.len());
-                prop_assert!(key_numbers.numbers.values().all(|numbers| numbers.next as usize <= most));
+                // Each retired key may shift the keys of other names by as many as are taken at once.
+                let bound = most * (retired.len() + 1);
+                prop_assert!(key_numbers.numbers.values().all(|numbers| numbers.next as usize <= bound));
             }
+            for own in taken.into_values() {
+                key_numbers.give_back(&own);
+            }
+            prop_assert_eq!((key_numbers.numbers.len(), key_numbers.by_key.len()), (0, 0));
         }
     }
 }

@@ -17,11 +17,11 @@ use super::enqueue::{Found, put_or_find};
 use super::key_reads::{KeyReads, read_keys, serializable_key_request};
 use super::keys::QueueEntry;
 use super::lease::Leases;
-use super::messages::{DeleteRangeRequest, KeyValue};
+use super::messages::KeyValue;
 use super::notices::Notices;
 use super::python_etcd3::{Attempt, PythonEtcd3};
 use super::reading::{QueueView, Queues};
-use super::release::Releaser;
+use super::release::{Releaser, delete_if_same};
 use super::sentinel::watch_lease;
 use super::watch::Watches;
 use crate::backend::{Claim, ClaimStatus, Release, WaitMode};
@@ -116,6 +116,10 @@ impl Shared {
                 if self.notices.status(claim).is_none() {
                     self.notices.look_for(&[claim]).await?;
                 }
+                if self.notices.status(claim).is_none() && claim.wait_mode == WaitMode::Try {
+                    // Nobody else releases a try that is gone.
+                    self.release(claim).await?;
+                }
             }
             ClaimStatus::Gone | ClaimStatus::Evicted(_) => {}
         }
@@ -181,6 +185,7 @@ impl Shared {
             return Ok(self.claims.record_gone(claim, found.read_at));
         }
         let is_complete = self.python_etcd3.is_complete(claim, &found.python_etcd3);
+        let created = found.mine.as_ref().map(|mine| mine.revision);
         let status = match (found.mine, found.queue) {
             (None, _) => self.claims.record_gone(claim, found.read_at),
             // The last claim of this store was still in front, so the queue was not read: its blockers are
@@ -194,19 +199,20 @@ impl Shared {
             (Some(mine), Some(queue)) => {
                 let claims = self.connection.config().claims(&queue.kvs);
                 let view = QueueView::new(Some(mine.clone()), claims, !queue.more, found.read_at);
-                let is_enough = view.known(claim.permits).is_known();
+                let is_enough = view.is_whole || view.known(claim.permits).is_known();
                 let view =
                     if is_enough { view } else { self.queues.view(claim, &mine, found.read_at).await? };
                 self.claims.record_view(claim, &view, is_complete, sent)
             }
         };
-        if status == ClaimStatus::Gone {
-            let delete = DeleteRangeRequest { key: key.to_vec() };
-            let deleted = self.releaser.ask_to_delete(claim.id, delete).await?.deleted;
+        if status == ClaimStatus::Gone
+            && let Some(revision) = created
+        {
+            // The key that was found is attached to an earlier lease, which has expired. It is deleted now,
+            // so the next try joins at the end of the queue.
+            let deletion = self.connection.unary(delete_if_same(key, revision)).await?;
             self.claims.record_deleted(claim.id);
-            if deleted > 0 {
-                // The key that was found is attached to an earlier lease, which has expired. It is deleted
-                // now, so the next try joins at the end of the queue.
+            if deletion.succeeded {
                 return Err(self
                     .connection
                     .error(tonic::Status::unavailable("the claim's lease had expired")));

@@ -359,7 +359,9 @@ mod tests {
                     failure: Vec::new(),
                 };
                 let success = vec![delete(&own.key), operation(Request::Transaction(give_back))];
-                assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
+                // A late copy must not delete what the claim has if it joins again.
+                let compare = vec![Compare::created(own.key.clone(), own.create_revision)];
+                assert_eq!(asked, TxnRequest { compare, success, failure: Vec::new() });
                 let deleted = |deleted| Some(Response::Delete(DeleteRangeResponse { deleted }));
                 let given_back = answer(true, vec![ResponseOp { response: deleted(1) }]);
                 let responses = [deleted(existed), Some(Response::Transaction(given_back))];
@@ -369,5 +371,22 @@ mod tests {
             let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
             assert_eq!(left.unwrap(), expected);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_release_deletes_whatever_a_request_without_an_answer_may_have_put() {
+        let (mut cluster, shared, claim, own) = first();
+        shared.claims.requested(claim.id, 1, false);
+        let answers = async {
+            let (tombstone, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+            assert!(matches!(tombstone.success[0].request, Some(Request::Put(_))), "{tombstone:?}");
+            call.answer(&answer(true, Vec::new()));
+            let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+            let delete = operation(Request::Delete(DeleteRangeRequest { key: own.key.clone() }));
+            assert_eq!((asked.compare.len(), &asked.success[0]), (0, &delete));
+            call.answer(&answer(true, Vec::new()));
+        };
+        let (left, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+        assert_eq!(left.unwrap(), Release::NotHeld);
     }
 }

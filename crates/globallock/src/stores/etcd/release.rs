@@ -5,16 +5,18 @@
 //! - A request that enqueues arrives after the release. A tombstone stops it.
 //! - The release itself gets no answer. A background task repeats it until one comes or the lease has
 //!   expired.
-//! - A release that got no answer arrives after another one has freed the key. No claim gets that key again.
+//! - A release that got no answer arrives after another one has freed the key. No other claim gets that key.
 
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::claims::Claims;
+use super::claims::{Claims, ToRelease};
 use super::connection::{Connection, is_lease_expired};
 use super::keys;
-use super::messages::{DeleteRangeRequest, Method, PutRequest, Request, Response, TxnRequest, operation};
+use super::messages::{
+    Compare, DeleteRangeRequest, PutRequest, Request, Response, ResponseOp, TxnRequest, operation,
+};
 use super::python_etcd3::{PythonEtcd3, give_back};
 use crate::backend::{Claim, ClaimId, Release};
 use crate::error::Result;
@@ -31,9 +33,11 @@ pub(super) struct Releaser {
 
 impl Releases for Releaser {
     async fn try_release(self: &Arc<Self>, claim: &Claim) -> Result<Release> {
-        let released = self.delete_claim(claim).await;
+        let Some(found) = self.claims.to_release(claim.id) else { return Ok(Release::NotHeld) };
+        let key = found.key.clone();
+        let released = self.delete_claim(claim, found).await;
         if released.is_ok() || !self.claims.key_may_exist(claim.id) {
-            self.claims.forget(claim.id);
+            self.claims.forget(claim.id, &key);
         }
         released
     }
@@ -44,42 +48,43 @@ impl Releases for Releaser {
 }
 
 impl Releaser {
-    async fn delete_claim(&self, claim: &Claim) -> Result<Release> {
-        let Some(found) = self.claims.to_release(claim.id) else { return Ok(Release::NotHeld) };
+    async fn delete_claim(&self, claim: &Claim, found: ToRelease) -> Result<Release> {
         // Only waiters are limited: a crowd that leaves must not delay the holder's release, which all others
         // wait for.
         let _one_of_few = if found.holds { None } else { self.limit.acquire().await.ok() };
-        for lease in found.unanswered {
-            self.put_tombstone(claim.id, lease).await?;
+        for lease in &found.unanswered {
+            self.put_tombstone(claim.id, *lease).await?;
         }
         self.claims.with(claim.id, |position| position.releasing = true);
-        let was_there = self.delete(found.key, claim).await?;
+        let was_there = self.delete(found, claim).await?;
         Ok(if was_there { Release::Released } else { Release::NotHeld })
     }
 
     /// Deletes a claim's key, and the python-etcd3 key if that is the claim's; returns whether the claim's
     /// key existed.
-    async fn delete(&self, key: Vec<u8>, claim: &Claim) -> Result<bool> {
-        let delete = DeleteRangeRequest { key };
-        let Some(python_etcd3_key) = self.python_etcd3.key(claim) else {
-            return Ok(self.ask_to_delete(claim.id, delete).await?.deleted > 0);
+    async fn delete(&self, found: ToRelease, claim: &Claim) -> Result<bool> {
+        let ToRelease { key, revision, .. } = found;
+        self.claims.deleting(claim.id, &key, false);
+        let delete = DeleteRangeRequest { key: key.clone() };
+        let (was_there, unanswered) = match self.python_etcd3.key(claim) {
+            None => {
+                let (answer, unanswered) = self.connection.ask(delete).await;
+                (answer.map(|answer| answer.deleted > 0), unanswered)
+            }
+            Some(python_etcd3_key) => {
+                // The claim may join again, and then has the python-etcd3 key with the same value. A late
+                // copy of this request must not delete it.
+                let compare = revision.map(|revision| Compare::created(key.clone(), revision));
+                let both = vec![operation(Request::Delete(delete)), give_back(claim.id, python_etcd3_key)];
+                let request = TxnRequest { compare: compare.into_iter().collect(), ..TxnRequest::of(both) };
+                let (answer, unanswered) = self.connection.ask(request).await;
+                (answer.map(|answer| deleted(answer.responses)), unanswered)
+            }
         };
-        let both = vec![operation(Request::Delete(delete)), give_back(claim.id, python_etcd3_key)];
-        let answer = self.ask_to_delete(claim.id, TxnRequest::of(both)).await?;
-        Ok(answer.responses.into_iter().any(|response| match response.response {
-            Some(Response::Delete(deleted)) => deleted.deleted > 0,
-            _ => false,
-        }))
-    }
-
-    /// Sends a request that deletes a claim's key.
-    pub(super) async fn ask_to_delete<Q: Method>(&self, id: ClaimId, request: Q) -> Result<Q::Answer> {
-        self.claims.deleting(id, false);
-        let (answer, unanswered) = self.connection.ask(request).await;
         if !unanswered {
-            self.claims.deleting(id, true);
+            self.claims.deleting(claim.id, &key, true);
         }
-        answer
+        was_there
     }
 
     /// Puts the claim's tombstone, so that a request which arrives late cannot enqueue the released claim.
@@ -95,6 +100,21 @@ impl Releaser {
             answer => answer.map(drop),
         }
     }
+}
+
+/// Whether a transaction has deleted something.
+fn deleted(responses: Vec<ResponseOp>) -> bool {
+    responses.into_iter().any(|response| match response.response {
+        Some(Response::Delete(deleted)) => deleted.deleted > 0,
+        _ => false,
+    })
+}
+
+/// Deletes a key, if it is the one that this revision has created. So a late copy of the request hits no key
+/// that was created since.
+pub(super) fn delete_if_same(key: &[u8], revision: i64) -> TxnRequest {
+    let delete = operation(Request::Delete(DeleteRangeRequest { key: key.to_vec() }));
+    TxnRequest { compare: vec![Compare::created(key.to_vec(), revision)], ..TxnRequest::of(vec![delete]) }
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ impl Queued<'_> {
     /// | predecessor | wait mode | sent along | because |
     /// |---|---|---|---|
     /// | absent | any | children | the queue says at once whether the claim holds |
-    /// | known or pending | `Wait` | nothing | an exclusive claim can wait for it; others share a read |
+    /// | known or pending | `Wait` | nothing | it can wait for it, or with it; others share a read |
     /// | known | `Try`, exclusive claim | exists | the claim cannot hold if its predecessor is there |
     /// | known or pending | `Try`, otherwise | children | as for an absent predecessor |
     ///

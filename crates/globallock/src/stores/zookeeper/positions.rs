@@ -150,7 +150,7 @@ impl Positions {
             return;
         }
         let queue = (session.id(), position.name.clone());
-        let before = self.records.in_order(&queue, i64::MIN..=node.czxid - 1).next_back();
+        let before = self.records.in_order(&queue, i64::MIN..=node.czxid.saturating_sub(1)).next_back();
         let ahead = before.and_then(|(_, before)| {
             let its = before.node.as_ref()?;
             Some(Ahead::behind(&its.listed, &before.ahead, its.is_next_to(&node), node.listed.permits))
@@ -212,14 +212,18 @@ impl Positions {
         if is_explained { self.decide(claim, Instant::now()) } else { None }
     }
 
-    /// Forgets a claim that its owner has released, and hands what it knew to the next claim of its session.
+    /// Forgets a claim that its owner has released, and hands what it knew to the next claim of its session;
+    /// unless the claim has been requested again since.
+    ///
+    /// Without a node, the release has deleted all nodes that the claim had.
     pub(super) fn released(&mut self, id: ClaimId, session: &Session, node: Option<&Node>) {
-        let Some(position) = self.get(id).filter(|position| position.session.id() == session.id()) else {
-            return;
+        let is_released = |position: &&Position| {
+            position.session.id() == session.id() && (node.is_none() || position.node.as_ref() == node)
         };
+        let Some(position) = self.get(id).filter(is_released) else { return };
         let (queue, its) = ((session.id(), position.name.clone()), position.ahead.clone());
         self.remove(id);
-        let Some(node) = node else { return };
+        let Some(node) = node.filter(|node| node.czxid < PENDING - 1) else { return };
         let next = self.records.in_order(&queue, node.czxid + 1..=PENDING - 1).next().map(|(next, _)| next);
         if let Some(behind) = next.and_then(|next| self.get_mut(next)) {
             let is_next = behind.node.as_ref().is_some_and(|behind| node.is_next_to(behind));

@@ -112,7 +112,7 @@ async fn the_requests_of_one_claim_take_turns_and_leave_no_record() {
 async fn the_record_of_a_released_claim_stays_while_a_request_has_its_turn() {
     let (_cluster, shared, claim, key) = held();
     let turn = shared.claims.turn(claim.id).await;
-    shared.claims.forget(claim.id);
+    shared.claims.forget(claim.id, &key);
     assert!(shared.claims.key(claim.id).is_none() && shared.claims.position(claim.id).is_none());
     assert!(!shared.claims.may_have_joined(claim.id));
     assert!(shared.claims.turn(claim.id).now_or_never().is_none());
@@ -120,7 +120,7 @@ async fn the_record_of_a_released_claim_stays_while_a_request_has_its_turn() {
     let other = Claim { id: ClaimId::new(1, 2), ..claim };
     assert_eq!(shared.claims.take_key(PREFIX, &other), key);
     drop(turn);
-    shared.claims.forget(other.id);
+    shared.claims.forget(other.id, &key);
     assert!(shared.claims.state.lock().records.is_empty());
 }
 

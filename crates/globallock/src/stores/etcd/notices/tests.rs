@@ -318,21 +318,26 @@ async fn a_claim_that_was_not_evicted_joins_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_first_request_that_finds_the_tombstone_of_the_eviction_looks_for_the_notice() {
-    for (evicted, wait_mode) in [(true, WaitMode::Wait), (false, WaitMode::Wait), (true, WaitMode::Try)] {
+    let [wait, only_try] = [WaitMode::Wait, WaitMode::Try];
+    for (evicted, wait_mode) in [(true, wait), (false, wait), (true, only_try), (false, only_try)] {
         let (mut cluster, shared, holder, _) = held();
         let lease = Duration::from_secs(60);
         let claim = Claim { id: ClaimId::new(1, 2), lease, wait_mode, ..holder };
         let answers = async {
             let (_, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
             call.answer(&transaction(false, vec![range(Vec::new()); 2]));
-            let (_, call) = cluster.asked::<DeleteRangeRequest>("KV/DeleteRange").await;
-            call.answer(&DeleteRangeResponse { deleted: 0 });
             let notices = if evicted { vec![notice(claim.id, 45)] } else { Vec::new() };
             let call = expect_look(&mut cluster, &[claim.id]).await;
             call.answer(&transaction(true, vec![range(notices)]));
+            if !evicted && wait_mode == only_try {
+                let (_, call) = cluster.asked::<DeleteRangeRequest>("KV/DeleteRange").await;
+                call.answer(&DeleteRangeResponse { deleted: 0 });
+            }
         };
         let (status, ()) = soon(async { tokio::join!(shared.enqueue(&claim), answers) }).await;
         let status = status.unwrap();
+        let is_left = shared.claims.key(claim.id).is_some();
+        assert_eq!(is_left, evicted || wait_mode == wait, "nobody else releases a try that is gone");
         assert!(if evicted { is_evicted(&status) } else { status == ClaimStatus::Gone });
     }
 }

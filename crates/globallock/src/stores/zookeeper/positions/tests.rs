@@ -360,3 +360,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_late_answer_to_a_release_does_not_forget_a_claim_that_was_requested_again() {
+    let (mut positions, session) = (Positions::default(), session());
+    let (claim, first) = created(&mut positions, &session, 1);
+    release(&mut positions, &session, &claim, &first);
+    positions.begin(&claim, &session);
+    positions.released(claim.id, &session, Some(&first));
+    assert!(positions.get(claim.id).is_some());
+    let second = node(&claim, 2);
+    positions.created(claim.id, &session, second.clone());
+    positions.released(claim.id, &session, Some(&first));
+    assert!(positions.get(claim.id).is_some());
+    positions.released(claim.id, &session, Some(&second));
+    assert!(positions.get(claim.id).is_none());
+}

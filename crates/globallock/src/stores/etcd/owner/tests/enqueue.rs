@@ -9,15 +9,16 @@ use super::super::*;
 use crate::backend::Backend;
 use crate::backend::ClaimId;
 use crate::queue::Permits;
-use crate::stores::etcd::claims::tests::{MUTEX, OTHER, PREFIX, READ, claim, fencing_token, found};
+use crate::stores::etcd::claims::tests::{MUTEX, OTHER, PREFIX, READ, claim, fencing_token, found, held};
 use crate::stores::etcd::key_reads::key_request;
 use crate::stores::etcd::messages::{
-    Compare, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeResponse,
-    Request, Response, ResponseOp, TxnRequest, TxnResponse, operation,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, RangeRequest,
+    RangeResponse, Request, Response, ResponseOp, TxnRequest, TxnResponse, operation,
 };
 use crate::stores::etcd::reading::{FEW, queue_request};
 use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
 use crate::stores::etcd::{Etcd, keys};
+use crate::stores::watched::releases::Releases;
 
 /// A store with lease 1, and a claim that is not in the queue yet.
 fn absent(permits: Permits) -> (Cluster, Arc<Shared>, Claim, Vec<u8>) {
@@ -137,41 +138,20 @@ async fn an_error_that_does_not_concern_the_lease_is_returned() {
 
 #[tokio::test(start_paused = true)]
 async fn a_key_of_an_earlier_lease_is_deleted_and_its_claim_must_join_again() {
-    for (own, deleted) in [(true, 1), (false, 0)] {
+    for (own, deleted) in [(true, true), (true, false), (false, false)] {
         let (mut cluster, shared, claim, key) = absent(MUTEX);
-        let own = if own { vec![found(&key, 40, 7)] } else { Vec::new() };
+        let kvs = if own { vec![found(&key, 40, 7)] } else { Vec::new() };
         let answers = async {
-            expect_enqueue(&mut cluster, &shared, &claim, 1).await.answer(&answer(&own, &own, false));
-            expect_delete(&mut cluster, &key, deleted).await;
-        };
-        let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
-        assert_eq!(status.ok(), (deleted == 0).then_some(ClaimStatus::Gone));
-        assert!(cluster.is_idle().await && shared.claims.position(claim.id).is_none());
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_claim_joins_again_with_another_key_if_a_late_request_may_still_delete_the_one_that_it_had() {
-    for is_answered in [true, false] {
-        let (mut cluster, shared, claim, key) = absent(MUTEX);
-        let own = [found(&key, 40, 7)];
-        let answers = async {
-            expect_enqueue(&mut cluster, &shared, &claim, 1).await.answer(&answer(&own, &own, false));
-            if !is_answered {
-                cluster
-                    .asked::<DeleteRangeRequest>("KV/DeleteRange")
-                    .await
-                    .1
-                    .fail(Status::unavailable("no answer"));
+            expect_enqueue(&mut cluster, &shared, &claim, 1).await.answer(&answer(&kvs, &kvs, false));
+            if own {
+                let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+                assert_eq!(asked, delete_if_same(&key, 40), "a late copy hits no later key");
+                call.answer(&TxnResponse { succeeded: deleted, ..TxnResponse::default() });
             }
-            expect_delete(&mut cluster, &key, 1).await;
         };
         let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
-        status.unwrap_err();
-        assert_eq!(shared.claims.key(claim.id).as_ref(), Some(&key), "what came late is released by it");
-        let next = shared.claims.take_key(PREFIX, &claim);
-        assert_eq!(next == key, is_answered);
-        assert_eq!(shared.claims.take_key(PREFIX, &claim), next);
+        assert_eq!(status.ok(), (!deleted).then_some(ClaimStatus::Gone));
+        assert!(cluster.is_idle().await && shared.claims.position(claim.id).is_none());
     }
 }
 
@@ -210,4 +190,30 @@ async fn a_limited_number_of_claims_join_at_the_same_time_and_one_that_gives_up_
     calls.into_iter().for_each(|call| call.fail(failed()));
     cluster.asked::<TxnRequest>("KV/Txn").await.1.fail(failed());
     assert!(cluster.is_idle().await && next.is_finished() && last.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_to_a_release_does_not_forget_a_claim_that_has_joined_again() {
+    let (mut cluster, shared, mut claim, key) = held();
+    let slow = tokio::spawn({
+        let (releaser, claim) = (Arc::clone(&shared.releaser), claim.clone());
+        async move { releaser.try_release(&claim).await }
+    });
+    let (_, late) = cluster.asked::<DeleteRangeRequest>("KV/DeleteRange").await;
+    let answers = expect_delete(&mut cluster, &key, 1);
+    let (released, ()) = soon(async { tokio::join!(shared.release(&claim), answers) }).await;
+    assert_eq!(released.unwrap(), Release::Released);
+    claim.lease = shared.leases.find(1).unwrap().ttl();
+    let answers = async {
+        let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+        let Some(Request::Put(put)) = &asked.success[0].request else { panic!("{asked:?}") };
+        assert_ne!(put.key, key, "the slow release may still delete it");
+        let own = [found(&put.key, 60, 1)];
+        call.answer(&answer(&own, &own, false));
+    };
+    let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+    assert_eq!(fencing_token(status.unwrap()), Some(60));
+    late.answer(&DeleteRangeResponse { deleted: 0 });
+    slow.await.unwrap().unwrap();
+    assert!(shared.claims.key(claim.id).is_some() && shared.claims.position(claim.id).is_some());
 }

@@ -18,6 +18,8 @@ BUILT ?=
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PARTS := $(TARGET)/parts
 PART = PARTS=$(PARTS) sh scripts/part.sh
+# Where servers of tests keep their files.
+test bench loaded python faults: export TMPDIR := $(shell sh scripts/tmpdir.sh)
 # Which part of `make mutants` to run, and how many mutants at a time.
 SHARD ?= 0/1
 JOBS ?= 1
@@ -97,9 +99,8 @@ lint: ## Check format, lints, documentation, licences and sources.
 format: ## Format the code.
 	cargo fmt --all
 
-# The servers' files are in memory if possible: otherwise the disk's latency would hide all differences.
 bench: tools ## Measure against raw round trips and the peers, in one run.
-	TMPDIR=$$(test -w /dev/shm && echo /dev/shm || echo /tmp) cargo run --locked --release -p globallock-bench
+	cargo run --locked --release -p globallock-bench
 
 clean: ## Remove what was built.
 	cargo clean

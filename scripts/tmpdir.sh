@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints the directory for the files of test servers: in memory, if there is enough of it. On a disk that still
-# writes what was just built, a server may wait seconds for an fsync, longer than the leases of the tests.
+# Prints the directory for the files of test servers: in memory, if there is enough of it. On a disk that
+# still writes what was just built, a server may wait seconds for an fsync, longer than the leases of tests.
 least=4000000
 free=$(df -P /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
 if [ "${free:-0}" -ge "$least" ]; then

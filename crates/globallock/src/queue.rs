@@ -138,6 +138,16 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_for_all_permits_is_exclusive() {
+        for exclusive in [MUTEX, WRITE, permits(3, 3)] {
+            assert!(exclusive.is_exclusive(), "{exclusive:?}");
+        }
+        for shared in [READ, permits(2, 3)] {
+            assert!(!shared.is_exclusive(), "{shared:?}");
+        }
+    }
+
+    #[test]
     fn one_mutex_holds_and_the_next_watches_the_one_in_front() {
         assert_eq!(admit([MUTEX; 3]), 1);
         assert_eq!(blockers(&[MUTEX; 3], MUTEX), [2]);

@@ -418,6 +418,28 @@ mod tests {
     }
 
     #[test]
+    fn each_method_of_a_claim_or_a_grant_sets_its_field_alone() {
+        let name = Name::new("a").unwrap();
+        let claim = || Claim::new(ClaimId::new(1, 1), name.clone(), Permits::MUTEX);
+        let (id, lease) = (ClaimId::new(1, 2), Duration::from_secs(3));
+        for (set, expected) in [
+            (claim().with_id(id), Claim { id, ..claim() }),
+            (claim().with_permits(Permits::READ), Claim { permits: Permits::READ, ..claim() }),
+            (claim().with_wait_mode(WaitMode::Try), Claim { wait_mode: WaitMode::Try, ..claim() }),
+            (claim().with_lease(lease), Claim { lease, ..claim() }),
+            (claim().with_max_hold(lease), Claim { max_hold: Some(lease), ..claim() }),
+            (claim().with_owner("somebody"), Claim { owner: "somebody".into(), ..claim() }),
+        ] {
+            assert_ne!(format!("{set:?}"), format!("{:?}", claim()));
+            assert_eq!(format!("{set:?}"), format!("{expected:?}"));
+        }
+        let (grant, now) = (Grant::new(1), Instant::now());
+        assert_eq!(grant.with_fencing_token(2), Grant { fencing_token: 2, ..grant });
+        assert_eq!(grant.with_expires(now), Grant { expires: Some(now), ..grant });
+        assert_eq!(grant.with_hold_ends(now), Grant { hold_ends: Some(now), ..grant });
+    }
+
+    #[test]
     fn an_id_is_written_as_stores_have_it() {
         assert_eq!(ClaimId::new(0xabc, 0x12).to_string(), "00000000000000000abc000000000012");
     }

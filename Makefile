@@ -19,7 +19,9 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PARTS := $(TARGET)/parts
 PART = PARTS=$(PARTS) sh scripts/part.sh
 # Where servers of tests keep their files.
-test bench loaded python faults: export TMPDIR := $(shell sh scripts/tmpdir.sh)
+ifneq ($(filter test bench loaded python faults,$(MAKECMDGOALS)),)
+export TMPDIR := $(shell sh scripts/tmpdir.sh)
+endif
 # Which part of `make mutants` to run, and how many mutants at a time.
 SHARD ?= 0/1
 JOBS ?= 1

@@ -14,7 +14,6 @@ import json
 import os
 import random
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -92,7 +91,6 @@ def lane(runs, commit):
                 stdout=written,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=heed_signals,
             ).returncode
         failed = FAILED.findall(output.read_text(errors="replace"))
         result = {
@@ -111,12 +109,6 @@ def lane(runs, commit):
             output.unlink()
         else:
             print(f"{name}: {' '.join(failed) or f'status {status}'}: see {output}", flush=True)
-
-
-def heed_signals():
-    # nohup and `&` leave these ignored, and the tests of signals would inherit that.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def summary(commit):

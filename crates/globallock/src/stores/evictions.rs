@@ -31,7 +31,7 @@ impl<K> Default for Evictions<K> {
 }
 
 impl<K: Eq + Hash> Evictions<K> {
-    /// Remembers the eviction of a claim for this long from now on, and forgets those whose time is over.
+    /// Remembers the eviction of a claim for this long from now on, and drops those that have expired.
     /// Returns whether it is new.
     pub(crate) fn note(&mut self, claim: K, eviction: Arc<Eviction>, kept: Duration) -> bool {
         let now = now();
@@ -57,7 +57,7 @@ impl<K: Eq + Hash> Evictions<K> {
         self.by_claim.is_empty()
     }
 
-    /// How many are remembered, also those whose time is over.
+    /// How many are remembered, also those that have expired.
     #[cfg(all(test, feature = "etcd"))]
     pub(crate) fn len(&self) -> usize {
         self.by_claim.len()

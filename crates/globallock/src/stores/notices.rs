@@ -15,7 +15,7 @@ const KEPT: usize = 32;
 
 /// The notices of one store. All clones are the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Notices(Arc<Shared>);
+pub(crate) struct StoreNotices(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -24,14 +24,14 @@ struct Shared {
     first: Mutex<Option<Receiver<StoreNotice>>>,
 }
 
-impl Default for Notices {
+impl Default for StoreNotices {
     fn default() -> Self {
         let (sender, first) = broadcast::channel(KEPT);
-        Notices(Arc::new(Shared { sender, first: Mutex::new(Some(first)) }))
+        StoreNotices(Arc::new(Shared { sender, first: Mutex::new(Some(first)) }))
     }
 }
 
-impl Notices {
+impl StoreNotices {
     pub(crate) fn give(&self, notice: StoreNotice) {
         // An error means that the readers have gone.
         let _ = self.0.sender.send(notice);
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn the_first_reader_has_all_notices_and_the_next_one_those_since() {
-        let notices = Notices::default();
+        let notices = StoreNotices::default();
         notices.say(StoreNoticeKind::Other, "a");
         let mut first = notices.stream();
         let mut second = notices.stream();
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_is_slow_misses_the_oldest_notices() {
-        let notices = Notices::default();
+        let notices = StoreNotices::default();
         let numbers = |numbers: std::ops::Range<usize>| numbers.map(|number| number.to_string());
         for number in numbers(0..KEPT + 3) {
             notices.say(StoreNoticeKind::Other, &number);

@@ -14,7 +14,7 @@ use crate::backend::{
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::memory::Memory;
-use crate::stores::notices::Notices;
+use crate::stores::notices::StoreNotices;
 use crate::sync::{Mutex, MutexGuard, now};
 
 /// More requests of a kind than any test here needs.
@@ -52,7 +52,7 @@ pub(super) struct Store {
     state: Mutex<State>,
     /// Hints to the core that a session with all its claims may have been lost.
     pub(super) session_lost: Notify,
-    pub(super) notices: Notices,
+    pub(super) notices: StoreNotices,
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +70,7 @@ struct State {
 impl Store {
     pub(super) fn with_memory(memory: &Arc<Memory>) -> Arc<Self> {
         let (memory, session_lost) = (Arc::clone(memory), Notify::new());
-        Arc::new(Store { memory, state: Mutex::default(), session_lost, notices: Notices::default() })
+        Arc::new(Store { memory, state: Mutex::default(), session_lost, notices: StoreNotices::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

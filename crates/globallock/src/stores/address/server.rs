@@ -31,7 +31,7 @@ impl Address {
     ///
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if only one of them is there.
-    #[allow(dead_code, reason = "not every store needs both")]
+    #[cfg(any(feature = "etcd", feature = "zookeeper"))]
     pub(crate) fn login(&self) -> Result<Option<(String, String)>> {
         match (&self.user, &self.password) {
             (Some(user), Some(password)) => Ok(Some((user.clone(), password.clone()))),
@@ -136,6 +136,7 @@ mod tests {
         }
     }
 
+    #[cfg(any(feature = "etcd", feature = "zookeeper"))]
     #[test]
     fn user_and_password_go_together() {
         let login = |text: &str| address(text).login();

@@ -301,14 +301,26 @@ impl Claims {
         self.state.lock().records.change(id, |record| record.position = None);
     }
 
-    /// Records that a request which deletes a claim's key is about to be sent, or that it was answered.
+    /// Records that a request which releases a claim, by deleting this key, is about to be sent.
     ///
-    /// It counts from before it is sent, because a future that is dropped hears of no answer.
-    pub(super) fn deleting(&self, id: ClaimId, key: &[u8], is_answered: bool) {
-        let mut state = self.state.lock();
-        if let Some(record) = state.records.get_mut(id).filter(|record| record.has_key(key)) {
-            record.late_deletes =
-                if is_answered { record.late_deletes.saturating_sub(1) } else { record.late_deletes + 1 };
+    /// Until it is answered it counts as late, because a future that is dropped hears of no answer.
+    pub(super) fn deleting(&self, id: ClaimId, key: &[u8]) {
+        self.with_key(id, key, |record| {
+            record.late_deletes += 1;
+            record.position.iter_mut().for_each(|position| position.releasing = true);
+        });
+    }
+
+    /// Records that such a request was answered.
+    pub(super) fn delete_answered(&self, id: ClaimId, key: &[u8]) {
+        self.with_key(id, key, |record| record.late_deletes -= 1);
+    }
+
+    /// Changes anything but the place in a claim's record, unless the claim has joined again with another
+    /// key.
+    fn with_key(&self, id: ClaimId, key: &[u8], change: impl FnOnce(&mut ClaimState)) {
+        if let Some(record) = self.state.lock().records.get_mut(id).filter(|record| record.has_key(key)) {
+            change(record);
         }
     }
 
@@ -365,14 +377,16 @@ impl Claims {
         if !state.records.get(id).is_some_and(|record| record.has_key(key)) {
             return;
         }
-        let Some(record) = state.records.remove(id) else { return };
-        match record.own {
-            Some(own) if record.late_deletes > 0 => state.key_numbers.retire(&own),
-            Some(own) => state.key_numbers.give_back(&own),
-            None => {}
+        let Some(ClaimState { own: Some(own), late_deletes, turn, .. }) = state.records.remove(id) else {
+            return;
+        };
+        if late_deletes > 0 {
+            state.key_numbers.retire(&own);
+        } else {
+            state.key_numbers.give_back(&own);
         }
-        if Arc::strong_count(&record.turn) > 1 {
-            state.records.insert(id, ClaimState { turn: record.turn, ..ClaimState::default() });
+        if Arc::strong_count(&turn) > 1 {
+            state.records.insert(id, ClaimState { turn, ..ClaimState::default() });
         }
     }
 

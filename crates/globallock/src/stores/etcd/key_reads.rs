@@ -39,8 +39,13 @@ pub(super) fn key_request(key: &[u8]) -> RequestOp {
     operation(Request::Range(key_range(key)))
 }
 
-/// The same as a serializable read: the member answers from what it has, without asking the others. It is not
-/// delayed by requests that the cluster still has to agree on.
+/// The request for one key with its value.
+pub(super) fn value_request(key: Vec<u8>) -> RequestOp {
+    operation(Request::Range(RangeRequest { key, ..RangeRequest::default() }))
+}
+
+/// As `key_request`, as a serializable read: the member answers from what it has, without asking the others.
+/// It is not delayed by requests that the cluster still has to agree on.
 pub(super) fn serializable_key_request(key: &[u8]) -> RequestOp {
     operation(Request::Range(RangeRequest { serializable: true, ..key_range(key) }))
 }

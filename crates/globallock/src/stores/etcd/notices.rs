@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use super::claims::Claims;
 use super::connection::Connection;
-use super::key_reads::KEYS_PER_TRANSACTION;
+use super::key_reads::{KEYS_PER_TRANSACTION, value_request};
 use super::keys;
 use super::lease::Leases;
-use super::messages::{Compare, KeyValue, RangeRequest, Request, RequestOp, TxnRequest, operation};
+use super::messages::{Compare, KeyValue, RangeRequest, TxnRequest};
 use super::reading::ranges;
 use super::watch::Watches;
 use crate::backend::{Claim, ClaimId, ClaimStatus, Eviction};
@@ -67,7 +67,7 @@ impl Notices {
     pub(super) fn unless_evicted(&self, claim: &Claim, request: &mut TxnRequest) {
         let notice = keys::notice(self.prefix(), &claim.name, claim.id);
         request.compare.push(Compare::created(notice.clone(), 0));
-        request.failure.push(read(notice));
+        request.failure.push(value_request(notice));
     }
 
     /// Looks for the notices of these claims of this store, and remembers them.
@@ -85,7 +85,7 @@ impl Notices {
     async fn find(&self, keys: Vec<Vec<u8>>) -> Result<Vec<KeyValue>> {
         let mut found = Vec::new();
         for keys in keys.chunks(KEYS_PER_TRANSACTION) {
-            let reads = keys.iter().cloned().map(read).collect();
+            let reads = keys.iter().cloned().map(value_request).collect();
             let answer = self.connection.unary(TxnRequest::of(reads)).await?;
             found.extend(ranges(answer.responses).into_iter().flat_map(|range| range.kvs));
         }
@@ -151,10 +151,6 @@ impl Notices {
         self.tell(self.find(ours).await?);
         Ok(answer.header.as_ref().map_or(after, |header| header.revision))
     }
-}
-
-fn read(key: Vec<u8>) -> RequestOp {
-    operation(Request::Range(RangeRequest { key, ..RangeRequest::default() }))
 }
 
 /// Watches the notices as long as the store exists and any of its leases lives.

@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use super::claims::Position;
 use super::connection::{Connection, is_lease_expired};
+use super::key_reads::value_request;
 use super::keys;
 use super::messages::{
-    Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request, RequestOp, TxnRequest,
-    operation, revision,
+    Compare, DeleteRangeRequest, KeyValue, PutRequest, Request, RequestOp, TxnRequest, operation, revision,
 };
 use super::reading::ranges;
 use crate::backend::{Claim, ClaimId};
@@ -27,10 +27,6 @@ fn value(id: ClaimId) -> Vec<u8> {
         .chunks(2)
         .filter_map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok())
         .collect()
-}
-
-fn read(key: Vec<u8>) -> Request {
-    Request::Range(RangeRequest { key, ..RangeRequest::default() })
 }
 
 /// Deletes the key if it is this claim's.
@@ -97,7 +93,7 @@ impl PythonEtcd3 {
         };
         request.success.push(operation(Request::Transaction(take)));
         for branch in [&mut request.success, &mut request.failure] {
-            branch.push(operation(read(key.clone())));
+            branch.push(value_request(key.clone()));
         }
     }
 
@@ -114,7 +110,7 @@ impl PythonEtcd3 {
         let put = PutRequest { key: key.clone(), value: value(claim.id), lease: mine.lease };
         let compare =
             vec![Compare::created(key.clone(), 0), Compare::created(mine.key.clone(), mine.revision)];
-        let failure = vec![operation(read(key.clone())), operation(read(mine.key.clone()))];
+        let failure = vec![value_request(key.clone()), value_request(mine.key.clone())];
         let request = TxnRequest { compare, success: vec![operation(Request::Put(put))], failure };
         let sent = now();
         let answer = match self.connection.unary(request).await {
@@ -147,8 +143,8 @@ mod tests {
     use crate::queue::Permits;
     use crate::stores::etcd::claims::tests::{MUTEX, PREFIX, READ, claim, fencing_token, found, wait};
     use crate::stores::etcd::messages::{
-        DeleteRangeResponse, Event, RangeResponse, RequestOp, Response, ResponseOp, TxnResponse,
-        WatchRequest, WatchResponse,
+        DeleteRangeResponse, Event, RangeRequest, RangeResponse, RequestOp, Response, ResponseOp,
+        TxnResponse, WatchRequest, WatchResponse,
     };
     use crate::stores::etcd::owner::Shared;
     use crate::stores::etcd::reading::QueueView;

@@ -34,10 +34,9 @@ pub(super) struct Releaser {
 impl Releases for Releaser {
     async fn try_release(self: &Arc<Self>, claim: &Claim) -> Result<Release> {
         let Some(found) = self.claims.to_release(claim.id) else { return Ok(Release::NotHeld) };
-        let key = found.key.clone();
-        let released = self.delete_claim(claim, found).await;
+        let released = self.delete_claim(claim, &found).await;
         if released.is_ok() || !self.claims.key_may_exist(claim.id) {
-            self.claims.forget(claim.id, &key);
+            self.claims.forget(claim.id, &found.key);
         }
         released
     }
@@ -48,23 +47,22 @@ impl Releases for Releaser {
 }
 
 impl Releaser {
-    async fn delete_claim(&self, claim: &Claim, found: ToRelease) -> Result<Release> {
+    async fn delete_claim(&self, claim: &Claim, found: &ToRelease) -> Result<Release> {
         // Only waiters are limited: a crowd that leaves must not delay the holder's release, which all others
         // wait for.
         let _one_of_few = if found.holds { None } else { self.limit.acquire().await.ok() };
         for lease in &found.unanswered {
             self.put_tombstone(claim.id, *lease).await?;
         }
-        self.claims.with(claim.id, |position| position.releasing = true);
         let was_there = self.delete(found, claim).await?;
         Ok(if was_there { Release::Released } else { Release::NotHeld })
     }
 
     /// Deletes a claim's key, and the python-etcd3 key if that is the claim's; returns whether the claim's
     /// key existed.
-    async fn delete(&self, found: ToRelease, claim: &Claim) -> Result<bool> {
+    async fn delete(&self, found: &ToRelease, claim: &Claim) -> Result<bool> {
         let ToRelease { key, revision, .. } = found;
-        self.claims.deleting(claim.id, &key, false);
+        self.claims.deleting(claim.id, key);
         let delete = DeleteRangeRequest { key: key.clone() };
         let (was_there, unanswered) = match self.python_etcd3.key(claim) {
             None => {
@@ -82,7 +80,7 @@ impl Releaser {
             }
         };
         if !unanswered {
-            self.claims.deleting(claim.id, &key, true);
+            self.claims.delete_answered(claim.id, key);
         }
         was_there
     }

@@ -13,7 +13,7 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::error::{Error, Result};
 use crate::stores::address::Address;
-use crate::stores::notices::Notices;
+use crate::stores::notices::StoreNotices;
 
 /// The file with the last fencing token that was given out.
 const COUNTER: &str = ".fence";
@@ -39,7 +39,7 @@ pub(super) struct Directory {
     /// directory share its locks.
     mode: Mode,
     /// What is noticed in it.
-    pub(super) notices: Notices,
+    pub(super) notices: StoreNotices,
 }
 
 impl Directory {
@@ -84,7 +84,7 @@ impl Directory {
     }
 
     fn prepare(path: PathBuf, given: bool) -> Result<Self> {
-        let mut directory = Directory { path, mode: Mode::RWXU, notices: Notices::default() };
+        let mut directory = Directory { path, mode: Mode::RWXU, notices: StoreNotices::default() };
         match mkdirat(CWD, &directory.path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => {

@@ -1,7 +1,7 @@
 //! The kernel wakes a waiter when a claim's file changes, so that nobody polls.
 
 use crate::backend::StoreNoticeKind;
-use crate::stores::notices::Notices;
+use crate::stores::notices::StoreNotices;
 use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fmt;
@@ -50,7 +50,7 @@ pub(super) struct Watches {
     /// Notified when that file is touched.
     evictions: Arc<Notify>,
     /// Where it is said that events cannot be read.
-    notices: Notices,
+    notices: StoreNotices,
 }
 
 struct Instance {
@@ -87,7 +87,7 @@ pub(super) struct Subscription {
 }
 
 impl Watches {
-    pub(super) fn new(notices: Notices) -> Self {
+    pub(super) fn new(notices: StoreNotices) -> Self {
         Watches { notices, ..Watches::default() }
     }
 
@@ -155,7 +155,7 @@ impl Watches {
 }
 
 impl Instance {
-    fn start(notices: Notices) -> std::io::Result<Arc<Self>> {
+    fn start(notices: StoreNotices) -> std::io::Result<Arc<Self>> {
         let inotify = Arc::new(inotify::init(CreateFlags::CLOEXEC)?);
         let end = inotify::add_watch(&inotify, "/", WatchFlags::DELETE_SELF)?;
         let files = Arc::default();

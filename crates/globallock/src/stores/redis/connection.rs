@@ -16,7 +16,7 @@ use super::failure::{Failure, Kind};
 use super::scripts::Scripts;
 use super::texts::EVERYBODY;
 use crate::backend::StoreNoticeKind;
-use crate::stores::notices::Notices;
+use crate::stores::notices::StoreNotices;
 use crate::sync::Backoff;
 
 /// The shortest and the longest pause between two tries to connect.
@@ -42,7 +42,7 @@ pub(super) struct Connection {
     scripts: Scripts,
     state: watch::Sender<State>,
     listener: Arc<dyn Listener>,
-    pub(super) notices: Notices,
+    pub(super) notices: StoreNotices,
 }
 
 /// Whether the connection is usable now, and what was tried since it broke.
@@ -78,7 +78,7 @@ impl Connection {
             scripts: Scripts::new(),
             state: watch::Sender::new(state),
             listener,
-            notices: Notices::default(),
+            notices: StoreNotices::default(),
         });
         this.open(1).await?;
         Ok(this)

@@ -10,7 +10,7 @@ use super::tls;
 use super::wire::Acl;
 use crate::error::Result;
 use crate::stores::address::Address;
-use crate::stores::notices::Notices;
+use crate::stores::notices::StoreNotices;
 
 const OPTIONS: &[&str] = &["prefix", "naming", "auth", "acl", "timeout", "ca", "cert", "key"];
 
@@ -40,7 +40,7 @@ pub(super) struct Config {
     pub(super) acl: Vec<Acl>,
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// What its connections notice.
-    pub(super) notices: Notices,
+    pub(super) notices: StoreNotices,
 }
 
 impl Config {
@@ -73,7 +73,7 @@ impl Config {
         // ZooKeeper has no default port for TLS, so 2181 is the default with TLS too.
         let hosts = address.hosts.iter().map(|(host, port)| (host.clone(), port.unwrap_or(2181))).collect();
         let layout = Layout { root, naming };
-        let (shown, notices) = (address.to_string(), Notices::default());
+        let (shown, notices) = (address.to_string(), StoreNotices::default());
         Ok(Config { layout, timeout, shown, hosts, login, acl, tls, notices })
     }
 }

@@ -45,7 +45,7 @@ fn transaction(succeeded: bool, responses: Vec<ResponseOp>) -> TxnResponse {
 /// Expects a read of the notices of these claims.
 async fn expect_look(cluster: &mut Cluster, ids: &[ClaimId]) -> Call {
     let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
-    let success = ids.iter().map(|id| read(notice_key(*id))).collect();
+    let success = ids.iter().map(|id| value_request(notice_key(*id))).collect();
     assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
     call
 }
@@ -248,7 +248,7 @@ async fn expect_enqueue_again(cluster: &mut Cluster, id: ClaimId) -> Call {
     let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
     let notice = notice_key(id);
     assert_eq!(asked.compare.last(), Some(&Compare::created(notice.clone(), 0)));
-    assert_eq!((asked.compare.len(), asked.failure.last()), (3, Some(&read(notice))));
+    assert_eq!((asked.compare.len(), asked.failure.last()), (3, Some(&value_request(notice))));
     call
 }
 

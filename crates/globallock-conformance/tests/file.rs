@@ -273,7 +273,7 @@ async fn eight_processes_take_turns_and_never_overlap() {
     eventually("no file is left", async || !directory.join("a").exists()).await;
 }
 
-/// All files below the directory, sorted, with their contents. The moments in their names are masked.
+/// All files below the directory, sorted, with their contents. In their names, moments and users are masked.
 fn dump(directory: &Path, below: &str) -> String {
     let mut written = String::new();
     let mut entries: Vec<_> =
@@ -282,7 +282,10 @@ fn dump(directory: &Path, below: &str) -> String {
     for entry in entries {
         let path = format!("{below}/{}", entry.file_name().to_str().unwrap());
         if entry.file_type().unwrap().is_dir() {
-            written += &format!("{path}\n{}", dump(directory, &path));
+            let of_this_user = |name: &str| name.splitn(3, '-').take(2).collect::<Vec<_>>().join("-");
+            let is_spare = path.starts_with("/.spare-");
+            let name = if is_spare { of_this_user(&path) + "-<user>-<group>" } else { path.clone() };
+            written += &format!("{name}\n{}", dump(directory, &path));
         } else {
             let held = String::from_utf8(fs::read(entry.path()).unwrap()).unwrap();
             let name: Vec<&str> = path.split('.').collect();

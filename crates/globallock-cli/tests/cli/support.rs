@@ -145,6 +145,17 @@ impl Running {
         find(&self.error, text)
     }
 
+    /// The lines of output up to this one.
+    pub(crate) fn all_until(&self, last: &str) -> Vec<String> {
+        let mut said = Vec::new();
+        while said.last().is_none_or(|line| line != last) {
+            said.push(
+                self.output.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("{error} after {said:?}")),
+            );
+        }
+        said
+    }
+
     pub(crate) fn write(&mut self, text: &str) {
         self.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }

@@ -23,7 +23,7 @@ pub(super) struct ClaimFile {
     capacity: u32,
     /// In milliseconds.
     max_hold: Option<u64>,
-    /// When it was granted, in milliseconds of the host's monotonic clock.
+    /// When it was granted, in milliseconds of the host's clock since its start.
     pub(super) granted: Option<u64>,
 }
 

@@ -1,5 +1,6 @@
 //! The short critical section in which all decisions about one lock are made.
 
+use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
 use std::io::Read;
 use std::mem::MaybeUninit;
@@ -8,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RawDir, Stat, flock, fstat, ftruncate, openat,
-    renameat, statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, RawDir, Stat, flock, fstat, ftruncate, openat, renameat,
+    statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr, write};
 
 use super::claim_file::ClaimFile;
-use super::directory::{Directory, OPEN, is_at, try_lock};
+use super::directory::{Directory, OPEN, found_at, try_lock};
 use super::open_files::OpenFiles;
 use crate::backend::{Claim, ClaimId, StoreNoticeKind, WaitMode};
 use crate::error::Result;
@@ -36,6 +37,8 @@ pub(super) struct CriticalSection<'a> {
     opened: OwnedFd,
     /// In the order of joining. If the queue was not read, only the claims that were appended here.
     pub(super) queue: VecDeque<ClaimFile>,
+    /// Whether it may have files that are not in `queue`.
+    has_others: Cell<bool>,
     /// The claims whose files this store keeps open.
     ours: &'a OpenFiles,
     now: u64,
@@ -74,7 +77,9 @@ impl<'a> CriticalSection<'a> {
         if let Entered::Inside(section) = &mut entered
             && enter != Enter::Unread
         {
-            section.queue = list(directory, &section.opened)?;
+            let has_others;
+            (section.queue, has_others) = list(directory, &section.opened)?;
+            section.has_others.set(has_others);
             section.settle()?;
         }
         Ok(entered)
@@ -89,11 +94,12 @@ impl<'a> CriticalSection<'a> {
                 return Ok(Entered::Busy);
             }
             // Another may have removed the directory after it was opened and before it was locked.
-            if !is_at(&opened, path) {
+            if found_at(&opened, path).is_none() {
                 continue;
             }
-            let (path, queue) = (path.to_owned(), VecDeque::new());
-            return Ok(Entered::Inside(CriticalSection { directory, path, opened, queue, ours, now: now() }));
+            let (path, queue, has_others) = (path.to_owned(), VecDeque::new(), Cell::new(true));
+            let section = CriticalSection { directory, path, opened, queue, has_others, ours, now: now() };
+            return Ok(Entered::Inside(section));
         }
     }
 
@@ -163,7 +169,10 @@ impl<'a> CriticalSection<'a> {
         match unlinkat(&self.opened, file.file_name(), AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(self.directory.failure_within("cannot be written to", error)),
+            Err(error) => {
+                self.has_others.set(true);
+                Err(self.directory.failure_within("cannot be written to", error))
+            }
         }
     }
 
@@ -204,7 +213,10 @@ impl<'a> CriticalSection<'a> {
             return Ok(None);
         };
         let file = ClaimFile::new(claim, number, holds.then_some(self.now));
+        // If this fails, the file may be there all the same.
+        let has_others = self.has_others.replace(true);
         let opened = self.directory.create(&self.opened, &file.file_name())?;
+        self.has_others.set(has_others);
         let locked = flock(&opened, FlockOperation::NonBlockingLockExclusive)
             .and_then(|()| write_all(&opened, owner.as_bytes()));
         if let Err(error) = locked {
@@ -269,6 +281,7 @@ impl<'a> CriticalSection<'a> {
 
     /// Lets others enter; the queue that was read can still be used, but may be outdated.
     pub(super) fn unlock(&self) {
+        self.has_others.set(true);
         // If this fails, the drop unlocks it.
         let _ = flock(&self.opened, FlockOperation::Unlock);
     }
@@ -331,16 +344,23 @@ impl<'a> CriticalSection<'a> {
     pub(super) fn now(&self) -> u64 {
         self.now
     }
+
+    /// The lock's directory once more, as a forked child has it.
+    #[cfg(test)]
+    pub(super) fn duplicate(&self) -> OwnedFd {
+        rustix::io::dup(&self.opened).unwrap()
+    }
 }
 
 /// Removes the lock's directory after its last claim.
 impl Drop for CriticalSection<'_> {
     fn drop(&mut self) {
         if self.queue.is_empty() {
-            // Fails if the queue was not read and has claims, or if the directory has other files: those are
-            // not ours to remove.
-            let _ = unlinkat(CWD, &self.path, AtFlags::REMOVEDIR);
+            self.directory.remove_lock(&self.path, &self.opened, !self.has_others.get());
         }
+        // A child that another thread has forked meanwhile has the directory open too, and would keep it
+        // locked, whatever lock it becomes the directory of.
+        let _ = flock(&self.opened, FlockOperation::Unlock);
     }
 }
 
@@ -377,26 +397,30 @@ pub(super) fn owner_and_name(text: &str) -> (&str, Option<Name>) {
     (owner, Name::new(name).ok())
 }
 
-fn list(directory: &Directory, opened: &OwnedFd) -> Result<VecDeque<ClaimFile>> {
+/// The claims in a lock's directory, and whether it has other files as well.
+fn list(directory: &Directory, opened: &OwnedFd) -> Result<(VecDeque<ClaimFile>, bool)> {
     let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
     let mut entries = RawDir::new(opened, &mut buffer);
-    let mut queue = Vec::new();
+    let (mut queue, mut has_others) = (Vec::new(), false);
     while let Some(entry) = entries.next() {
         let entry = match entry {
             // The directory was deleted meanwhile: it has no claims.
             Err(Errno::NOENT) => break,
             entry => entry.map_err(|error| directory.failure("cannot be read", error))?,
         };
-        queue.extend(entry.file_name().to_str().ok().and_then(ClaimFile::parse));
+        match entry.file_name().to_str().ok().and_then(ClaimFile::parse) {
+            Some(file) => queue.push(file),
+            None => has_others |= !matches!(entry.file_name().to_bytes(), b"." | b".."),
+        }
     }
     queue.sort_unstable();
-    Ok(queue.into())
+    Ok((queue.into(), has_others))
 }
 
-/// The milliseconds of the monotonic clock, which all processes of the host share and [`std::time::Instant`]
-/// reads.
+/// The milliseconds of the clock that all processes of the host share and that goes on while it is suspended,
+/// as [`Instant`](crate::sync::Instant)s do.
 pub(super) fn now() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let (seconds, nanoseconds) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
     // Never 0, which means "not granted" in a file's name.
     (seconds * 1000 + nanoseconds / 1_000_000).max(1)

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, fchmod, flock, fstat,
-    fstatfs, mkdirat, openat, statat, utimensat,
+    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW, Uid,
+    fchmod, fchown, flock, fstat, fstatfs, mkdirat, openat, renameat_with, statat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pread, pwrite};
 
@@ -38,6 +38,17 @@ pub(super) struct Directory {
     /// The mode of a lock's directory. It is the mode of this directory, so that the users who share this
     /// directory share its locks.
     mode: Mode,
+    /// Who shall own what root makes here, so that a service can use what root has left in the service's
+    /// directory.
+    owner: Option<(Uid, Gid)>,
+    /// Whether it belongs to this user, who is not root.
+    is_own: bool,
+    /// Who owns the directory of a lock, and with which mode, unless somebody has changed that.
+    expected: (u32, u32, Mode),
+    /// Where an empty directory is kept between two locks: to move it takes a tenth of the time that it takes
+    /// to delete one directory and to make another. It has the owner and the mode of a lock's directory,
+    /// which are parts of its name.
+    spare: PathBuf,
     /// What is noticed in it.
     pub(super) notices: StoreNotices,
 }
@@ -84,7 +95,9 @@ impl Directory {
     }
 
     fn prepare(path: PathBuf, given: bool) -> Result<Self> {
-        let mut directory = Directory { path, mode: Mode::RWXU, notices: StoreNotices::default() };
+        let (mode, notices) = (Mode::RWXU, StoreNotices::default());
+        let (spare, expected) = (PathBuf::new(), (0, 0, mode));
+        let mut directory = Directory { path, mode, owner: None, is_own: false, expected, spare, notices };
         match mkdirat(CWD, &directory.path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => {
@@ -97,9 +110,9 @@ impl Directory {
         }
         let found = fstat(directory.open_directory(&directory.path)?)
             .map_err(|error| directory.failure("cannot be read", error))?;
-        let user = rustix::process::geteuid().as_raw();
+        let user = rustix::process::geteuid();
         let rights = Mode::from_raw_mode(found.st_mode);
-        if !given && others_can_write(found.st_uid, user, rights) {
+        if !given && others_can_write(found.st_uid, user.as_raw(), rights) {
             return Err(Error::permission_denied(
                 directory.shown(),
                 "others can write to it; remove it, or name another directory: file:///directory",
@@ -108,6 +121,15 @@ impl Directory {
         // The setgid bit is passed on too: without it, new files would not belong to the directory's group,
         // and the users of that group could not take the locks.
         directory.mode = (rights & Mode::from_raw_mode(0o2777)) | Mode::RWXU;
+        let owner = (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid));
+        directory.owner = (user.is_root() && !owner.0.is_root()).then_some(owner);
+        directory.is_own = found.st_uid == user.as_raw() && !user.is_root();
+        let (mode, is_of_group) = (directory.mode, rights.contains(Mode::SGID));
+        let group = if is_of_group { owner.1 } else { rustix::process::getegid() };
+        let (user, group) = directory.owner.unwrap_or((user, group));
+        directory.expected = (user.as_raw(), group.as_raw(), mode);
+        let name = format!(".spare-{:o}-{}-{}", mode.bits(), user.as_raw(), group.as_raw());
+        directory.spare = directory.path.join(name);
         Ok(directory)
     }
 
@@ -135,14 +157,22 @@ impl Directory {
                 Err(Errno::NOENT) => {}
                 opened => return opened.map_err(|error| self.failure("cannot be opened", error)),
             }
+            if move_directory(&self.spare, path) {
+                continue;
+            }
             match mkdirat(CWD, path, Mode::RWXU) {
                 Err(Errno::EXIST) => {}
                 Err(Errno::NOENT) => drop(Self::prepare(self.path.clone(), true)?),
                 Err(error) => return Err(self.failure("cannot be written to", error)),
-                Ok(()) if self.is_shared() => {
+                Ok(()) if self.is_shared() || self.owner.is_some() => {
                     // Restores the permissions that the umask took away: without them, the other users who
                     // share the directory could not take the lock.
-                    match open_directory(path).and_then(|opened| fchmod(&opened, self.mode)) {
+                    // Nobody else can open it before it has its mode, and then it has its owner too.
+                    let shared = open_directory(path).and_then(|opened| {
+                        self.pass_on(&opened)?;
+                        fchmod(&opened, self.mode)
+                    });
+                    match shared {
                         // Another process entered it meanwhile and removed it because it was empty. Another
                         // user may then have created it again.
                         Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
@@ -151,6 +181,36 @@ impl Directory {
                 }
                 Ok(()) => {}
             }
+        }
+    }
+
+    /// Removes a lock's directory, which is `opened` and locked. `is_empty`: it is known to have no files;
+    /// otherwise it stays if it has any.
+    pub(super) fn remove_lock(&self, path: &Path, opened: &OwnedFd, is_empty: bool) {
+        if is_empty && self.is_spare(opened) && move_directory(path, &self.spare) {
+            // A cleaner of files may have deleted it meanwhile. Then another one was moved, with its claims.
+            if found_at(opened, &self.spare).is_none() {
+                move_directory(&self.spare, path);
+            }
+            return;
+        }
+        // Fails if it has files: those are not ours to remove.
+        let _ = unlinkat(CWD, path, AtFlags::REMOVEDIR);
+    }
+
+    /// Whether the directory of one lock can become that of another.
+    fn is_spare(&self, opened: &OwnedFd) -> bool {
+        let of = |found: Stat| (found.st_uid, found.st_gid, Mode::from_raw_mode(found.st_mode));
+        fstat(opened).is_ok_and(|found| of(found) == self.expected)
+    }
+
+    /// Gives what root has made to the owner of this directory.
+    fn pass_on(&self, made: &OwnedFd) -> Result<(), Errno> {
+        let Some((user, group)) = self.owner else { return Ok(()) };
+        match fchown(made, Some(user), Some(group)) {
+            // The root of a container may not give anything away: then it stays as it is.
+            Err(Errno::PERM | Errno::INVAL) => Ok(()),
+            passed_on => passed_on,
         }
     }
 
@@ -165,10 +225,14 @@ impl Directory {
         // file was created again. Either way the next attempt is likely to succeed.
         for _ in 0..TRIES {
             match openat(CWD, path, OPEN | flags, Mode::empty()) {
-                Err(Errno::ACCESS) if self.is_shared() => {}
+                Err(Errno::ACCESS) if self.is_shared() || self.is_own => {}
                 opened => return opened.map(Some),
             }
             let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?;
+            // Root makes it, and passes it on in a moment.
+            if self.is_own && found.st_uid == 0 && is_new(&found) {
+                return Ok(None);
+            }
             if !Mode::from_raw_mode(found.st_mode).contains(self.rights(widest)) {
                 return Ok(None);
             }
@@ -205,10 +269,12 @@ impl Directory {
 
     /// Gives a new file the mode of files here, whatever the umask is.
     fn share(&self, file: &OwnedFd) -> Result<()> {
-        if self.is_shared() {
-            fchmod(file, self.rights(FILE)).map_err(|error| self.failure("cannot be shared", error))?;
-        }
-        Ok(())
+        let passed_on = self.pass_on(file);
+        let shared = passed_on.and_then(|()| match self.is_shared() {
+            true => fchmod(file, self.rights(FILE)),
+            false => Ok(()),
+        });
+        shared.map_err(|error| self.failure("cannot be shared", error))
     }
 
     /// Gives out the next number; `None` if another is just counting.
@@ -284,7 +350,11 @@ impl Directory {
                 return Error::permission_denied(self.shown(), reason)
                     .with_source(std::io::Error::from(error));
             }
-            Errno::NOSPC | Errno::DQUOT => "; make room there",
+            // Room may be made at any time, so whoever waits for the lock waits for that too.
+            Errno::NOSPC | Errno::DQUOT => {
+                let reason = format!("it {what}: {error}; make room there, or free inodes");
+                return Error::unavailable(self.shown(), reason).with_source(std::io::Error::from(error));
+            }
             Errno::MFILE | Errno::NFILE => "; raise the limit of open files: every claim needs one",
             Errno::NOTDIR => "; name a directory",
             _ => "",
@@ -316,12 +386,22 @@ pub(super) fn try_lock(file: &OwnedFd) -> Result<bool, Errno> {
     Ok(false)
 }
 
-/// Whether the path still names the file that is `opened`.
-pub(super) fn is_at(opened: &OwnedFd, path: &Path) -> bool {
-    match (fstat(opened), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
-        (Ok(opened), Ok(named)) => (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino),
-        _ => false,
-    }
+/// Whether it was made or changed within the last seconds.
+fn is_new(found: &Stat) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    u64::try_from(found.st_ctime).is_ok_and(|changed| now.abs_diff(changed) <= 2)
+}
+
+/// What is `opened`, if the path still names it.
+pub(super) fn found_at(opened: &OwnedFd, path: &Path) -> Option<Stat> {
+    let (opened, named) = (fstat(opened).ok()?, statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?);
+    ((opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)).then_some(opened)
+}
+
+/// Gives a directory another name, unless something has that name. False where the file system cannot promise
+/// that, and on any other failure.
+fn move_directory(from: &Path, to: &Path) -> bool {
+    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).is_ok()
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
@@ -354,5 +434,7 @@ fn network_kind(number: impl Into<i128>) -> Option<&'static str> {
     })
 }
 
+#[cfg(test)]
+mod passing_tests;
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -41,7 +41,7 @@ use crate::backend::{
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::address::Address;
-use crate::sync::sleep_until_some;
+use crate::sync::{Instant, sleep_until_some};
 
 use claim_file::ClaimFile;
 use critical_section::{CriticalSection, Enter, Entered};
@@ -95,7 +95,7 @@ impl File {
     /// # Errors
     /// [`Error::InvalidAddress`]; [`Error::FailedPrecondition`] and [`Error::PermissionDenied`] if the
     /// directory cannot be used.
-    pub(crate) fn connect(address: Address) -> Result<Arc<Self>> {
+    pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
         let directory = Directory::open(address)?;
         let watches = Watches::new(directory.notices.clone());
         let (address, open_files, turns) = (directory.shown(), OpenFiles::default(), Turns::default());

@@ -4,13 +4,13 @@
 //! keep each other, and other processes, out of the critical section. So one task tries at a time, first
 //! come, first served.
 
-use crate::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
+
+use crate::sync::{Instant, Mutex, MutexGuard};
 
 /// Since when every attempt has found the critical section busy.
 type Busy = Option<Instant>;

@@ -34,8 +34,20 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 # What kills most comes first. They wait more than they work, so that more of them run than there are cores.
 # Tests of addresses, rights, refusals and connections learn nothing of the scripts.
 TESTS = [
-    ("redis", ["scripts::", "wire::", "answers::", "costs::", "crowds::one_call", "--test-threads=8"]),
-    ("conformance", ["redis::", "--test-threads=8"]),
+    (
+        "redis",
+        [
+            "scripts::",
+            "wire::",
+            "answers::",
+            "costs::",
+            "crowds::one_call",
+            "versions::",
+            "--test-threads=8",
+        ],
+    ),
+    ("conformance", ["redis::", "redis-6::", "--test-threads=8"]),
+    ("redis", ["full::", "--test-threads=8"]),
     (
         "redis",
         [
@@ -45,6 +57,7 @@ TESTS = [
             "keys::",
             "faults::flushed",
             "faults::a_waiter",
+            "full::",
             "--test-threads=8",
         ],
     ),

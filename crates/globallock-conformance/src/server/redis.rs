@@ -11,9 +11,16 @@ use super::certificates::Certificates;
 use super::clock::Clock;
 use super::{Cluster, Process, free_port, listens, wait_ready};
 
+/// The program of the servers: what the environment variable `GLOBALLOCK_REDIS_SERVER` says, or the one that
+/// is installed.
+fn program() -> String {
+    std::env::var("GLOBALLOCK_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 /// A redis-server.
 #[derive(Debug)]
 pub struct Redis {
+    program: String,
     process: Option<Process>,
     port: u16,
     arguments: Vec<String>,
@@ -36,10 +43,18 @@ impl Redis {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start_with(more: &[&str]) -> Result<Self> {
+        Self::start_program(&program(), more)
+    }
+
+    /// Starts this program with more arguments.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub fn start_program(program: &str, more: &[&str]) -> Result<Self> {
         let port = free_port();
         let mut arguments = vec!["--port".to_owned(), port.to_string()];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        Self::launch(port, arguments)
+        Self::launch(program.to_owned(), port, arguments)
     }
 
     /// Starts a server with more arguments that accepts TLS only and requires client certificates.
@@ -59,11 +74,12 @@ impl Redis {
             arguments.push(option.to_owned());
             arguments.push(file.display().to_string());
         }
-        Self::launch(port, arguments)
+        Self::launch(program(), port, arguments)
     }
 
-    fn launch(port: u16, arguments: Vec<String>) -> Result<Self> {
-        let mut server = Redis { process: None, port, arguments, clock: None, directory: TempDir::new()? };
+    fn launch(program: String, port: u16, arguments: Vec<String>) -> Result<Self> {
+        let directory = TempDir::new()?;
+        let mut server = Redis { program, process: None, port, arguments, clock: None, directory };
         server.resume_after_kill()?;
         Ok(server)
     }
@@ -76,7 +92,7 @@ impl Redis {
         let (port, directory) = (free_port(), TempDir::new()?);
         let clock = Some(Clock::new(directory.path(), "server")?);
         let arguments = vec!["--port".to_owned(), port.to_string()];
-        let mut server = Redis { process: None, port, arguments, clock, directory };
+        let mut server = Redis { program: program(), process: None, port, arguments, clock, directory };
         server.resume_after_kill()?;
         Ok(server)
     }
@@ -99,7 +115,7 @@ impl Redis {
         let arguments = self.arguments.iter().cloned().chain(fixed);
         let environment = self.clock.iter().flat_map(Clock::environment);
         let environment = environment.map(|(name, value)| (name, value.as_os_str()));
-        self.process = Some(Process::start_in(environment, "redis-server", "redis-server", arguments, &log)?);
+        self.process = Some(Process::start_in(environment, &self.program, "redis-server", arguments, &log)?);
         let socket = self.arguments.iter().skip_while(|argument| *argument != "--unixsocket").nth(1);
         let on_socket = || socket.is_none_or(|path| std::os::unix::net::UnixStream::connect(path).is_ok());
         wait_ready("redis-server", &log, || listens(self.port) && on_socket())
@@ -219,7 +235,7 @@ impl Sentinels {
             std::fs::write(&file, sentinel_settings(port, primary.port(), directory.path()))?;
             let log = directory.path().join(format!("sentinel-{number}.log"));
             let arguments = [file.display().to_string(), "--sentinel".to_owned()];
-            let process = Process::start("redis-server", "redis-server", arguments, &log)?;
+            let process = Process::start(&program(), "redis-server", arguments, &log)?;
             wait_ready("the sentinel", &log, || listens(port))?;
             sentinels.push((process, port));
         }

@@ -23,16 +23,25 @@ pub(super) const KINDS: &[StoreKind] = &[
         roles: &[Role::Suite, Role::Scenarios],
         servers: 1,
         traits: &[Trait::BetweenProcesses],
-        start: || Ok(Box::new(Alone(Redis::start()?))),
+        start: || Ok(Box::new(Alone::start("")?)),
         own_faults: &[],
         hostile,
+    },
+    StoreKind {
+        name: "redis-6",
+        roles: &[Role::Suite],
+        servers: 1,
+        traits: &[Trait::BetweenProcesses],
+        start: || Ok(Box::new(Alone::start("?commands=6")?)),
+        own_faults: &[],
+        hostile: super::none,
     },
     StoreKind {
         name: "redis",
         roles: &[Role::Faults],
         servers: 1,
         traits: &[Trait::BetweenProcesses],
-        start: || Ok(Box::new(Alone(Redis::start_with_clock()?))),
+        start: || Ok(Box::new(Alone { server: Redis::start_with_clock()?, options: "" })),
         own_faults: &[
             OwnFault::new("flush_all"),
             OwnFault::new("script_flush"),
@@ -57,7 +66,11 @@ pub(super) const KINDS: &[StoreKind] = &[
 
 /// One server. In fault runs its clock can be set.
 #[derive(Debug)]
-struct Alone(Redis);
+struct Alone {
+    server: Redis,
+    /// The options of its address.
+    options: &'static str,
+}
 
 /// A primary and its replica.
 #[derive(Debug)]
@@ -69,7 +82,7 @@ struct Pair {
 #[async_trait]
 impl TestStore for Alone {
     fn url(&self) -> String {
-        self.0.url()
+        format!("{}{}", self.server.url(), self.options)
     }
 
     fn url_by(&self, hosts: &[String]) -> String {
@@ -77,19 +90,19 @@ impl TestStore for Alone {
     }
 
     fn cluster(&mut self) -> Option<&mut dyn Cluster> {
-        Some(&mut self.0)
+        Some(&mut self.server)
     }
 
     fn ports(&self) -> Vec<u16> {
-        self.0.ports()
+        self.server.ports()
     }
 
     fn under_test(&self, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
-        under_test(&self.0, kind, child)
+        under_test(&self.server, self.options, kind, child)
     }
 
     fn left(&self, name: &str) -> Vec<String> {
-        left(self.0.port(), name)
+        left(self.server.port(), name)
     }
 
     fn forgets_when_killed(&self) -> bool {
@@ -99,16 +112,16 @@ impl TestStore for Alone {
     async fn break_by(&mut self, fault: &OwnFault, draw: Draw, _proxies: &[Proxy]) -> Result<Outcome> {
         Ok(match fault.name {
             "flush_all" => {
-                let before = self.0.cli(&["DBSIZE"]);
-                let done = self.0.cli(&["FLUSHALL"]);
+                let before = self.server.cli(&["DBSIZE"]);
+                let done = self.server.cli(&["FLUSHALL"]);
                 Outcome::that_forgets(done == "OK" && before != "0", format!("{before} keys before"))
             }
             "script_flush" => {
-                let done = self.0.cli(&["SCRIPT", "FLUSH"]);
+                let done = self.server.cli(&["SCRIPT", "FLUSH"]);
                 Outcome::of(done == "OK", done)
             }
             "kill_push" => {
-                let killed = self.0.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+                let killed = self.server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
                 Outcome::of(killed != "0", format!("{killed} connections killed"))
             }
             _ => self.step_clock(draw).await?,
@@ -121,14 +134,18 @@ impl TestStore for Alone {
 }
 
 impl Alone {
+    fn start(options: &'static str) -> Result<Self> {
+        Ok(Alone { server: Redis::start()?, options })
+    }
+
     /// Sets the server's wall clock forward or back for a while, by up to three leases.
     async fn step_clock(&self, draw: Draw) -> Result<Outcome> {
         let seconds = (draw.lease.as_secs_f64() * 3.0 * draw.length).ceil() as i64;
         let step = if draw.target.is_multiple_of(2) { seconds } else { -seconds };
         let time = || -> i64 {
-            self.0.cli(&["TIME"]).lines().next().and_then(|time| time.parse().ok()).unwrap_or(0)
+            self.server.cli(&["TIME"]).lines().next().and_then(|time| time.parse().ok()).unwrap_or(0)
         };
-        let set = |seconds| self.0.clock().map_or(Ok(()), |clock| clock.set(seconds));
+        let set = |seconds| self.server.clock().map_or(Ok(()), |clock| clock.set(seconds));
         let before = time();
         set(step)?;
         let after = time();
@@ -158,7 +175,7 @@ impl TestStore for Pair {
     }
 
     fn under_test(&self, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
-        under_test(&self.primary, kind, child)
+        under_test(&self.primary, "", kind, child)
     }
 
     fn left(&self, name: &str) -> Vec<String> {
@@ -212,10 +229,10 @@ fn url_by(hosts: &[String]) -> String {
     format!("redis://{}", hosts.join(","))
 }
 
-fn under_test(server: &Redis, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
+fn under_test(server: &Redis, options: &str, kind: &str, child: Option<PathBuf>) -> Vec<StoreUnderTest> {
     let port = server.port();
     vec![
-        StoreUnderTest::at(kind, &patient(&server.url()), child)
+        StoreUnderTest::at(kind, &patient(&format!("{}{options}", server.url())), child)
             .with_sabotage(move |name| async move {
                 let keys = keys(port, name.as_str());
                 let mut delete = vec!["DEL"];

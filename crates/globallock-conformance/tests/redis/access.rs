@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::connect;
 
 /// Acquires and releases a lock, waits for one, and lists it.
-async fn works(manager: &LockManager) {
+pub(crate) async fn works(manager: &LockManager) {
     let lock = manager.mutex("a");
     let guard = lock.acquire().await.unwrap();
     let waiter = tokio::spawn({
@@ -63,8 +63,13 @@ async fn a_unix_socket_works() {
     let server = Redis::start_with(&["--unixsocket", socket.to_str().unwrap()]).unwrap();
     let manager = manager(&format!("redis+unix://{}?db=2", socket.display())).await;
     works(&manager).await;
-    let _guard = manager.mutex("c").acquire().await.unwrap();
+    let guard = manager.mutex("c").acquire().await.unwrap();
     assert_eq!(server.cli(&["-n", "2", "EXISTS", "_glocks:c"]), "1");
+    // The same lock by the address of Valkey.
+    let manager = self::manager(&format!("valkey+unix://{}?db=2", socket.display())).await;
+    assert!(manager.mutex("c").try_acquire().await.unwrap().is_none());
+    guard.release().await.unwrap();
+    works(&manager).await;
     let refused = message(connect("redis+unix:///does/not/exist.sock").await);
     assert!(refused.contains("No such file"), "{refused}");
 }

@@ -18,7 +18,7 @@ pub(crate) fn count(server: &Redis, command: &str) -> u64 {
 }
 
 /// What the server has run in a call, by command.
-fn spent(store: &Store) -> String {
+pub(crate) fn spent(store: &Store) -> String {
     let stats = store.server.cli(&["INFO", "commandstats"]);
     let mut calls: Vec<&str> = stats
         .lines()

@@ -40,3 +40,19 @@ fn processes_with_redis_py_and_ours_take_turns() {
     fleet.finish();
     assert_eq!(server.cli(&["EXISTS", "_glocks:shared"]), "0");
 }
+
+/// One lock whose owners use different forms of the scripts, as while servers are replaced one by one.
+#[test]
+fn owners_that_use_the_commands_of_redis_6_and_of_redis_7_take_turns() {
+    let server = Redis::start().unwrap();
+    let older = format!("{}?commands=6", server.url());
+    let child = env!("CARGO_BIN_EXE_globallock-child").as_ref();
+    let mut fleet = Fleet::new();
+    for url in [&server.url(), &older] {
+        for kind in ["mutex", "write", "2/2"] {
+            fleet.add_ours(child, url, "shared", kind);
+        }
+    }
+    fleet.finish();
+    assert_eq!(server.cli(&["EXISTS", "_glocks:shared", "{_glocks:shared}:queue"]), "0");
+}

@@ -10,15 +10,18 @@ mod evict_scripts;
 mod evicting;
 mod faults;
 mod fleet;
+mod full;
 mod keys;
 mod listing;
 mod notices;
 mod promoted;
 mod promptness;
+mod read_only;
 mod reconnecting;
 mod refusals;
 mod scripts;
 mod times;
+mod versions;
 mod wire;
 
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use globallock::{Error, LockManager};
 use globallock_conformance::fixtures::connect_for;
-use globallock_conformance::server::redis::Redis;
+use globallock_conformance::server::redis::{Redis, Sentinels};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -21,31 +21,6 @@ async fn manager(url: &str) -> LockManager {
 
 async fn refusal(manager: &LockManager) -> Error {
     manager.mutex("a").acquire().await.expect_err("it is refused")
-}
-
-#[tokio::test]
-async fn a_server_without_memory_is_a_failed_precondition() {
-    let server = Redis::start().unwrap();
-    let manager = manager(&server.url()).await;
-    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    let error = refusal(&manager).await;
-    assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
-    assert!(error.to_string().contains("raise maxmemory"), "{error}");
-    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_eq!(server.cli(&["KEYS", "*"]), "");
-    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
-}
-
-#[tokio::test]
-async fn a_held_lock_can_be_released_without_memory() {
-    let server = Redis::start().unwrap();
-    let manager = manager(&server.url()).await;
-    let guard = manager.mutex("a").acquire().await.unwrap();
-    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    let released = guard.release().await;
-    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    manager.close().await;
-    assert_eq!(server.cli(&["EXISTS", "_glocks:a"]), "0", "{released:?}");
 }
 
 #[tokio::test]
@@ -155,13 +130,13 @@ pub(crate) fn version(number: &str) -> String {
 async fn an_old_server_is_reported_as_such() {
     let url = fake_server(|word| match word {
         "HELLO" => HELLO.to_owned(),
-        "INFO" => version("6.2.14"),
+        "INFO" => version("5.0.14"),
         _ => "+OK\r\n".to_owned(),
     })
     .await;
     let error = connect(&url).await.expect_err("it is refused");
     assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
-    assert!(error.to_string().contains("Redis 6.2.14: globallock needs 7 or newer"), "{error}");
+    assert!(error.to_string().contains("Redis 5.0.14: globallock needs 6.0 or newer"), "{error}");
     let url = fake_server(|_| "-ERR unknown command `HELLO`\r\n".to_owned()).await;
     let error = connect(&url).await.expect_err("it is refused");
     assert!(error.to_string().contains("too old"), "{error}");
@@ -179,6 +154,25 @@ async fn a_cluster_node_is_reported_as_such() {
     .await;
     let error = refusal(&manager(&url).await).await;
     assert!(error.to_string().contains("Redis Cluster, which is not supported"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cluster_node_and_a_sentinel_are_refused_at_the_connection_with_what_to_use() {
+    let node = Redis::start_with(&["--cluster-enabled", "yes"]).unwrap();
+    let sentinels = Sentinels::start().unwrap();
+    let sentinel = sentinels.url().replace("redis+sentinel://", "");
+    let sentinel = format!("redis://{}", sentinel.split([',', '/']).next().unwrap());
+    let name = if node.cli(&["INFO", "server"]).contains("valkey_version") { "Valkey" } else { "Redis" };
+    let cluster = format!(
+        "it is a node of a {name} Cluster, which is not supported: give the address of a server that runs \
+         alone (cluster-enabled no), or of sentinels"
+    );
+    let asked = "it is a sentinel: give its address as redis+sentinel://host/service";
+    for (url, reason) in [(node.url(), &*cluster), (sentinel, asked)] {
+        let error = connect(&url).await.expect_err("it is refused");
+        assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
+        assert_eq!(error.to_string(), format!("{url} cannot do this: {reason}"));
+    }
 }
 
 #[tokio::test]

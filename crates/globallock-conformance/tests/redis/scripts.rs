@@ -1,9 +1,9 @@
 //! What the scripts do in rare cases: keys expire or are changed, flags are left over, requests are repeated.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use globallock::backend::{Backend, Claim, ClaimStatus, Grant, WaitMode};
+use globallock::backend::{Backend, Claim, ClaimStatus, Grant, Instant, WaitMode};
 use globallock::queue::Permits;
 use globallock::{Release, Result};
 use globallock_conformance::context::eventually;

@@ -10,6 +10,7 @@ use globallock_conformance::golden::{claims, compare, fill, masked};
 use globallock_conformance::server::redis::Redis;
 
 use crate::calls::Monitor;
+use crate::full::FORMS;
 
 /// The keys that match, with what they hold, and how long they live in whole minutes.
 fn dump(server: &Redis, pattern: &str) -> String {
@@ -57,25 +58,27 @@ fn sent(monitor: Monitor, server: &Redis) -> String {
 
 #[tokio::test]
 async fn keys_values_requests_and_messages_have_not_changed() {
-    let server = Redis::start().unwrap();
-    let backend = globallock::connect_backend(&server.url()).await.unwrap();
-    let monitor = Monitor::start(&server);
-    fill(&*backend).await;
-    let filled = dump(&server, "*");
-    let claims = claims();
-    let all: Vec<_> = claims.iter().cloned().map(Arc::new).collect();
-    assert!(backend.renew(&all).await.iter().all(Result::is_ok));
-    let renewed = dump(&server, "*");
-    for claim in &claims {
-        backend.release(claim).await.unwrap();
-    }
-    eventually("everything is released", async || server.cli(&["KEYS", "*"]).lines().count() == 3).await;
-    let left = dump(&server, "*");
+    for options in FORMS {
+        let server = Redis::start().unwrap();
+        let backend = globallock::connect_backend(&format!("{}{options}", server.url())).await.unwrap();
+        let monitor = Monitor::start(&server);
+        fill(&*backend).await;
+        let filled = dump(&server, "*");
+        let claims = claims();
+        let all: Vec<_> = claims.iter().cloned().map(Arc::new).collect();
+        assert!(backend.renew(&all).await.iter().all(Result::is_ok));
+        let renewed = dump(&server, "*");
+        for claim in &claims {
+            backend.release(claim).await.unwrap();
+        }
+        eventually("everything is released", async || server.cli(&["KEYS", "*"]).lines().count() == 3).await;
+        let left = dump(&server, "*");
 
-    let sent = sent(monitor, &server);
-    let written =
-        format!("Joined:\n{filled}\nRenewed:\n{renewed}\nLeft:\n{left}\nRequests and messages:\n{sent}");
-    compare(&masked(&written), include_str!("wire.txt"));
+        let sent = sent(monitor, &server);
+        let written =
+            format!("Joined:\n{filled}\nRenewed:\n{renewed}\nLeft:\n{left}\nRequests and messages:\n{sent}");
+        compare(&masked(&written), include_str!("wire.txt"));
+    }
 }
 
 #[tokio::test]

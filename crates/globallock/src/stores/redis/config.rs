@@ -11,19 +11,24 @@ use redis::{
 use tokio::sync::Mutex;
 
 use super::failure::{Failure, Kind};
+use super::scripts::Commands;
 use crate::error::Result;
 use crate::stores::address::{Address, without_secret};
 
 /// The options that an address may have.
 const OPTIONS: &[&str] =
-    &["prefix", "timeout", "db", "ca", "cert", "key", "sentinel_user", "sentinel_password"];
+    &["prefix", "timeout", "db", "ca", "cert", "key", "sentinel_user", "sentinel_password", "commands"];
 
 /// A store's settings.
 pub(super) struct Config {
+    /// The kind of store, as its address names it.
+    pub(super) kind: &'static str,
     /// What comes before a name in its key.
     pub(super) prefix: String,
     /// How long one request, or one try to connect, may take.
     pub(super) timeout: Duration,
+    /// The commands to use, whatever the server says that it has.
+    pub(super) commands: Option<Commands>,
     /// The address without secrets, for messages.
     pub(super) shown: String,
     target: Target,
@@ -49,16 +54,25 @@ impl Config {
             return Err(address.wrong("the option prefix must not contain braces, which choose a hash slot"));
         }
         let timeout = address.take_timeout()?;
-        let (scheme, shown) = (address.scheme.clone(), address.to_string());
-        let target = match scheme.as_str() {
-            "redis+unix" => Target::Server(unix(&mut address)?),
-            "redis+sentinel" | "rediss+sentinel" => {
-                Target::Sentinel(Mutex::new(Box::new(sentinel(&mut address, scheme == "rediss+sentinel")?)))
+        let commands = match address.take("commands").as_deref() {
+            None => None,
+            Some("6") => Some(Commands::Redis6),
+            Some(_) => {
+                return Err(address.wrong("the option commands has one value: 6, for those of Redis 6"));
             }
-            _ => Target::Server(server(&mut address, scheme == "rediss")?),
+        };
+        let (scheme, shown) = (address.scheme.clone(), address.to_string());
+        let kind = if scheme.starts_with("valkey") { "valkey" } else { "redis" };
+        let tls = ["rediss", "rediss+sentinel", "valkeys", "valkeys+sentinel"].contains(&&*scheme);
+        let target = match scheme.as_str() {
+            "redis+unix" | "valkey+unix" => Target::Server(unix(&mut address)?),
+            "redis+sentinel" | "rediss+sentinel" | "valkey+sentinel" | "valkeys+sentinel" => {
+                Target::Sentinel(Mutex::new(Box::new(sentinel(&mut address, tls)?)))
+            }
+            _ => Target::Server(server(&mut address, tls)?),
         };
         address.finish(OPTIONS)?;
-        Ok(Config { prefix, timeout, shown, target })
+        Ok(Config { kind, prefix, timeout, commands, shown, target })
     }
 
     /// The client of the server that takes writes now.
@@ -239,6 +253,8 @@ mod tests {
             ("redis://host:7000/15", tcp("host", 7000), 15),
             ("redis+unix:///run/redis.sock", ConnectionAddr::Unix("/run/redis.sock".into()), 0),
             ("redis+unix:///run/redis.sock?db=3", ConnectionAddr::Unix("/run/redis.sock".into()), 3),
+            ("valkey://host:7000/15", tcp("host", 7000), 15),
+            ("valkey+unix:///run/valkey.sock?db=3", ConnectionAddr::Unix("/run/valkey.sock".into()), 3),
         ] {
             let info = target(text).await;
             assert_eq!((info.addr(), info.redis_settings().db()), (&to, db), "{text}");
@@ -262,13 +278,15 @@ mod tests {
 
     #[tokio::test]
     async fn tls_checks_the_server_whether_certificates_are_named_or_not() {
-        let ConnectionAddr::TcpTls { host, port, insecure, tls_params } =
-            target("rediss://host/3").await.addr().clone()
-        else {
-            panic!("no TLS");
-        };
-        assert_eq!((host.as_str(), port, insecure), ("host", 6379, false));
-        assert!(tls_params.is_none());
+        for text in ["rediss://host/3", "valkeys://host/3"] {
+            let ConnectionAddr::TcpTls { host, port, insecure, tls_params } =
+                target(text).await.addr().clone()
+            else {
+                panic!("no TLS");
+            };
+            assert_eq!((host.as_str(), port, insecure), ("host", 6379, false));
+            assert!(tls_params.is_none());
+        }
     }
 
     #[test]
@@ -284,7 +302,12 @@ mod tests {
             path.display().to_string()
         };
         let (certificate, key) = (file("cert", "BEGIN CERTIFICATE"), file("key", "BEGIN PRIVATE KEY"));
-        for scheme in ["rediss://host?", "rediss+sentinel://host/main?"] {
+        for scheme in [
+            "rediss://host?",
+            "rediss+sentinel://host/main?",
+            "valkeys://host?",
+            "valkeys+sentinel://host/main?",
+        ] {
             for (options, text) in [
                 (format!("ca={certificate}"), "root certificate"),
                 (format!("cert={certificate}&key={key}"), "client certificate"),
@@ -307,6 +330,7 @@ mod tests {
             ("redis://somebody@host", "a user but no password"),
             ("redis://host?prefix=%7B", "must not contain braces"),
             ("redis://host?prefix=%7D", "must not contain braces"),
+            ("redis://host?commands=7", "the option commands has one value: 6"),
             ("redis://host?timeout=0s", "the option timeout must not be zero"),
             ("redis://host?ca=/nowhere", "known are: prefix, timeout, db, ca"),
             ("redis+unix://host/run/redis.sock", "it needs the path of a socket"),
@@ -328,6 +352,9 @@ mod tests {
         assert_eq!((default.prefix.as_str(), default.timeout), ("_glocks:", Duration::from_secs(2)));
         let set = config("redis://host?prefix=mine%3A&timeout=250ms").unwrap();
         assert_eq!((set.prefix.as_str(), set.timeout), ("mine:", Duration::from_millis(250)));
+        assert_eq!((default.commands, default.kind), (None, "redis"));
+        assert_eq!(config("redis://host?commands=6").unwrap().commands, Some(Commands::Redis6));
+        assert_eq!(config("valkeys+sentinel://h1,h2:1/main").unwrap().kind, "valkey");
         assert!(config("redis+sentinel://h1,h2:1/main").is_ok());
         assert!(config("rediss+sentinel://h1,h2:1/main/4").is_ok());
     }
@@ -339,6 +366,7 @@ mod tests {
         "redis+unix://user:QQQQQQQQ@/run/redis.sock?db=0",
         "redis+sentinel://user:1QQQQQQQQ@h1:1,h2,h3:3/main/2?sentinel_user=a&sentinel_password=QQQQQQQQ",
         "rediss+sentinel://:QQQQQQQQ@h1/main?sentinel_password=QQQQQQQQ&timeout=2s",
+        "valkey://user:QQQQQQQQ@127.0.0.1:1/0?commands=6",
     ];
 
     proptest! {

@@ -5,25 +5,33 @@
 //! connection.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, Value};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, Value};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::config::Config;
 use super::failure::{Failure, Kind};
-use super::scripts::Scripts;
+use super::scripts::{Commands, Scripts, all_rewritten, rewritten, scripts};
+use super::server;
 use super::texts::EVERYBODY;
 use crate::backend::StoreNoticeKind;
 use crate::stores::notices::StoreNotices;
-use crate::sync::Backoff;
+use crate::sync::{Backoff, Instant};
 
 /// The shortest and the longest pause between two tries to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// A connection that breaks within this time is not replaced at once, because the next one may break as soon.
 /// The second value is the longest pause before it is replaced.
 const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
+/// How long a server that does not accept the connection is listened to, and how many bytes are read.
+const GREETING: Duration = Duration::from_millis(250);
+const LONGEST_GREETING: u64 = 4096;
+/// The number of the first connection.
+const FIRST: u64 = 1;
 /// How many requests may be queued for the socket.
 const QUEUED_REQUESTS: usize = 4096;
 
@@ -39,7 +47,6 @@ pub(super) trait Listener: Send + Sync + 'static {
 pub(super) struct Connection {
     config: Config,
     channel: String,
-    scripts: Scripts,
     state: watch::Sender<State>,
     listener: Arc<dyn Listener>,
     pub(super) notices: StoreNotices,
@@ -49,6 +56,8 @@ pub(super) struct Connection {
 #[derive(Clone)]
 struct State {
     live: Option<Live>,
+    /// Whether a task makes a connection.
+    is_connecting: bool,
     /// How many tries to connect have failed since it broke.
     failed: u64,
     /// Why the last try failed, or why the connection broke.
@@ -61,35 +70,41 @@ struct State {
 struct Live {
     number: u64,
     since: Instant,
+    commands: Commands,
     connection: MultiplexedConnection,
 }
 
 impl Connection {
-    /// Connects, subscribes to `channel`, and checks that the server can serve.
-    pub(super) async fn connect(
-        config: Config,
-        channel: String,
-        listener: Arc<dyn Listener>,
-    ) -> Result<Arc<Self>, Failure> {
-        let state = State { live: None, failed: 0, failure: None, pause: Duration::ZERO };
-        let this = Arc::new(Connection {
+    /// A connection that is made by the first request. It then subscribes to `channel`, and checks that the
+    /// server can serve.
+    pub(super) fn new(config: Config, channel: String, listener: Arc<dyn Listener>) -> Arc<Self> {
+        let state =
+            State { live: None, is_connecting: false, failed: 0, failure: None, pause: Duration::ZERO };
+        Arc::new(Connection {
             config,
             channel,
-            scripts: Scripts::new(),
             state: watch::Sender::new(state),
             listener,
             notices: StoreNotices::default(),
-        });
-        this.open(1).await?;
-        Ok(this)
+        })
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.state.borrow().live.is_some()
+    }
+
+    /// Waits for the connection, or for the next try to make it to fail.
+    pub(super) async fn ready(self: &Arc<Self>) -> Result<(), Failure> {
+        self.live().await.map(drop)
     }
 
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
-    pub(super) fn scripts(&self) -> &Scripts {
-        &self.scripts
+    /// The scripts that requests call. A connection to an older server rewrites what it sends.
+    pub(super) fn scripts(&self) -> &'static Scripts {
+        scripts(Commands::Redis7)
     }
 
     /// Sends one request. Repeats it once on a new connection, and once after loading the scripts again.
@@ -123,7 +138,11 @@ impl Connection {
     }
 
     async fn send(self: &Arc<Self>, live: &Live, command: &Cmd) -> Result<Value, Failure> {
-        let answer = live.connection.clone().send_packed_command(command).await;
+        let mut connection = live.connection.clone();
+        let answer = match live.commands {
+            Commands::Redis7 => connection.send_packed_command(command).await,
+            Commands::Redis6 => connection.send_packed_command(&rewritten(command)).await,
+        };
         self.judge(live, answer.and_then(Value::extract_error))
     }
 
@@ -135,7 +154,11 @@ impl Connection {
     ) -> Vec<Result<Value, Failure>> {
         let once = async || {
             let live = self.live().await?;
-            let answers = live.connection.clone().send_packed_commands(commands, 0, count).await;
+            let mut connection = live.connection.clone();
+            let answers = match live.commands {
+                Commands::Redis7 => connection.send_packed_commands(commands, 0, count).await,
+                Commands::Redis6 => connection.send_packed_commands(&all_rewritten(commands), 0, count).await,
+            };
             let answers = self.judge(&live, answers)?;
             let answers: Vec<_> =
                 answers.into_iter().map(|answer| self.judge(&live, answer.extract_error())).collect();
@@ -159,7 +182,7 @@ impl Connection {
     }
 
     async fn load_scripts(self: &Arc<Self>, live: &Live) -> Result<(), Failure> {
-        for script in self.scripts.all() {
+        for script in scripts(live.commands).all() {
             self.judge(live, script.load_async(&mut live.connection.clone()).await)?;
         }
         Ok(())
@@ -177,12 +200,17 @@ impl Connection {
     }
 
     /// Returns the connection. While it is broken, waits for the result of the next try to connect.
-    async fn live(&self) -> Result<Live, Failure> {
+    async fn live(self: &Arc<Self>) -> Result<Live, Failure> {
         if let Some(live) = &self.state.borrow().live {
             return Ok(live.clone());
         }
         let mut state = self.state.subscribe();
         let failed = state.borrow_and_update().failed;
+        let is_first =
+            |state: &mut State| state.live.is_none() && !std::mem::replace(&mut state.is_connecting, true);
+        if self.state.send_if_modified(is_first) {
+            tokio::spawn(reconnect(Arc::downgrade(self), FIRST, Duration::ZERO));
+        }
         let settled = state.wait_for(|state| state.live.is_some() || state.failed > failed);
         match tokio::time::timeout(self.config.timeout, settled).await {
             Ok(Ok(state)) => match (&state.live, &state.failure) {
@@ -203,7 +231,8 @@ impl Connection {
                 first = (state.pause * 2).clamp(PAUSE.0, STEADY.1);
             }
             self.notices.say(StoreNoticeKind::ConnectionLost, failure.reason());
-            *state = State { live: None, failed: 0, failure: Some(failure), pause: first };
+            *state =
+                State { live: None, is_connecting: true, failed: 0, failure: Some(failure), pause: first };
             true
         });
         if broke {
@@ -225,8 +254,19 @@ impl Connection {
                 }
                 Ok::<(), ()>(())
             });
-        let mut connection = client.get_multiplexed_async_connection_with_config(&settings).await?;
-        self.check(&mut connection).await?;
+        let connection = client.get_multiplexed_async_connection_with_config(&settings).await;
+        if let Err(error) = &connection
+            && error.kind() == ErrorKind::RESP3NotSupported
+        {
+            return Err(server::too_old(&client, error).await);
+        }
+        let mut connection = match connection.map_err(Failure::from) {
+            Err(failure) if failure.kind == Kind::Disconnected => {
+                return Err(self.what_was_said(&client, number).await.unwrap_or(failure));
+            }
+            connection => connection?,
+        };
+        let commands = self.check(&mut connection).await?;
         connection.subscribe(&self.channel).await?;
         match connection.subscribe(EVERYBODY).await.map_err(Failure::from) {
             // Evicted owners learn of it at their next renewal.
@@ -234,44 +274,35 @@ impl Connection {
             subscribed => subscribed?,
         }
         self.state.send_modify(|state| {
-            let live = Some(Live { number, since: Instant::now(), connection });
-            *state = State { live, failed: 0, failure: None, pause: state.pause };
+            let live = Some(Live { number, since: Instant::now(), commands, connection });
+            *state = State { live, is_connecting: false, failed: 0, failure: None, pause: state.pause };
         });
         Ok(())
     }
 
-    /// Refuses a server that cannot serve, and warns of one that may drop locks.
-    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
-        let info: redis::RedisResult<redis::InfoDict> = redis::cmd("INFO").query_async(connection).await;
-        let info = match info.map_err(Failure::from) {
-            Ok(info) => info,
-            // The user may lack the right to INFO: then trust that the operator has checked the server.
-            Err(failure) if failure.kind == Kind::PermissionDenied => return Ok(()),
-            Err(failure) => return Err(failure),
-        };
-        let Some(version) = info.get::<String>("redis_version") else {
-            return Err(Failure::new(
-                Kind::FailedPrecondition,
-                "it does not answer as Redis does: check the address",
-            ));
-        };
-        if version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7)
-        {
-            return Err(Failure::new(
-                Kind::FailedPrecondition,
-                format!("it is Redis {version}: globallock needs 7 or newer"),
-            ));
-        }
-        let policy: String = info.get("maxmemory_policy").unwrap_or_default();
-        let limit: u64 = info.get("maxmemory").unwrap_or_default();
-        if limit > 0 && policy != "noeviction" {
-            let policy = policy.escape_debug();
-            let reason = format!(
-                "it may evict locks when its memory is full: set maxmemory-policy to noeviction, not {policy}"
-            );
+    /// Refuses a server that cannot serve, and warns of one that may drop locks. Returns which commands it
+    /// has.
+    async fn check(&self, connection: &mut MultiplexedConnection) -> Result<Commands, Failure> {
+        let server = server::ask(connection).await?;
+        if let Some(reason) = server.may_drop_locks {
             self.notices.say(StoreNoticeKind::MayLoseClaims, &reason);
         }
-        Ok(())
+        Ok(self.config.commands.unwrap_or(server.commands))
+    }
+
+    /// What the server said before it closed the connection that could not be made.
+    ///
+    /// It takes a connection more to hear that, so only every eighth try does it, and the very first one,
+    /// whose user waits to hear it.
+    async fn what_was_said(&self, client: &redis::Client, number: u64) -> Option<Failure> {
+        let (failed, last) = {
+            let state = self.state.borrow();
+            (state.failed, state.failure.clone())
+        };
+        if failed % 8 == 7 || failed == 0 && number == FIRST {
+            return greeting(client).await;
+        }
+        last.filter(|last| last.kind != Kind::Disconnected)
     }
 
     fn is_current(&self, number: u64) -> bool {
@@ -303,24 +334,69 @@ impl Connection {
     }
 }
 
+/// What a server says to everybody who connects, before it closes the connection: that it has too many
+/// clients, or accepts none from other hosts. The client crate may miss it, because its own first request
+/// fails sooner.
+async fn greeting(client: &redis::Client) -> Option<Failure> {
+    let redis::ConnectionAddr::Tcp(host, port) = client.get_connection_info().addr() else { return None };
+    let said = async {
+        let mut stream = TcpStream::connect((host.as_str(), *port)).await.ok()?;
+        let mut line = Vec::new();
+        (&mut stream).take(LONGEST_GREETING).read_to_end(&mut line).await.ok()?;
+        redis::parse_redis_value(&line).ok()?.extract_error().err()
+    };
+    tokio::time::timeout(GREETING, said).await.ok()?.map(Failure::from)
+}
+
 fn timed_out() -> Failure {
     Failure::new(Kind::Disconnected, "no connection could be made in time")
 }
 
-/// Tries to connect until it succeeds or the store is dropped.
+/// Tries to connect until it succeeds or the store is dropped. The first connection is also given up when
+/// what refuses it does not heal: nothing is held yet, and the next request tries again.
 async fn reconnect(connection: Weak<Connection>, number: u64, first: Duration) {
+    let mut ended = Ended { connection: Weak::clone(&connection), regularly: false };
+    reconnected(connection, number, first).await;
+    ended.regularly = true;
+}
+
+/// Lets the next request connect if the task that connects is dropped, as with the runtime that it runs in.
+struct Ended {
+    connection: Weak<Connection>,
+    regularly: bool,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.upgrade().filter(|_| !self.regularly) {
+            connection.state.send_modify(|state| {
+                state.is_connecting = false;
+                state.failed += 1;
+                state.failure = Some(timed_out());
+            });
+        }
+    }
+}
+
+async fn reconnected(connection: Weak<Connection>, number: u64, first: Duration) {
     tokio::time::sleep(first).await;
     let mut backoff = Backoff::new((PAUSE.0.max(first * 2), PAUSE.1));
     loop {
         let Some(connection) = connection.upgrade() else { return };
         match connection.open(number).await {
+            Ok(()) if number == FIRST => return,
             Ok(()) => return connection.listener.resubscribed(),
             Err(failure) => {
                 connection.notices.say(StoreNoticeKind::NotConnected, failure.reason());
+                let goes_on = number != FIRST || failure.heals();
                 connection.state.send_modify(|state| {
                     state.failed += 1;
                     state.failure = Some(failure);
+                    state.is_connecting = goes_on;
                 });
+                if !goes_on {
+                    return;
+                }
             }
         }
         drop(connection);

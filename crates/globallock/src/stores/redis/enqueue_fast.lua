@@ -19,7 +19,7 @@ if waits or call('EXISTS', KEYS[1]) == 0 then
   end
   -- EXCLUSIVE, put together here because `string.format` takes longer.
   local value = OURS .. ARGV[1] .. ':' .. digits .. '::' .. hold_until .. ':' .. ARGV[4]
-  local holder = redis.pcall('SET', KEYS[1], value, 'NX', 'GET', 'PX', ttl)
+  local holder = redis.pcall('SET', KEYS[1], value, 'PX', ttl, 'NX', 'GET')
   if not holder then
     local last = call('SET', KEYS[2], digits, 'PX', COUNTER_TTL, 'GET')
     -- The counter proves that nobody waits or shares if it has no contended flag: with the flag it is no

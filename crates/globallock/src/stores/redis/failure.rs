@@ -5,8 +5,11 @@ use redis::{ErrorKind, RedisError};
 use crate::error::Error;
 
 /// The least rights that a user of the store needs, as ACL SETUSER takes them.
-const RIGHTS: &str = "~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash +@sortedset \
-                      +@keyspace +time +publish +subscribe +hello +ping";
+const RIGHTS: &str = "resetchannels ~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash \
+                      +@sortedset +@keyspace +time +publish +subscribe +hello +ping";
+
+/// Where an answer begins to repeat the request that it refuses.
+const REPEATED: &str = ", with args beginning with";
 
 /// What failed, before the store's address is added to it.
 #[derive(Clone, Debug)]
@@ -40,6 +43,16 @@ impl Failure {
         &self.reason
     }
 
+    /// Whether it may pass without anybody's doing.
+    pub(super) fn heals(&self) -> bool {
+        !matches!(self.kind, Kind::PermissionDenied | Kind::FailedPrecondition)
+    }
+
+    /// Whether the server does not know the command, as where the operator has renamed it.
+    pub(super) fn is_unknown_command(&self) -> bool {
+        self.reason.to_ascii_lowercase().contains("unknown command")
+    }
+
     pub(super) fn into_error(self, store: &str) -> Error {
         let error = match self.kind {
             Kind::Disconnected | Kind::NotNow | Kind::NoScript => Error::unavailable(store, self.reason),
@@ -56,20 +69,59 @@ impl Failure {
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         let (kind, reason) = judge(&error);
-        Failure { kind, reason, source: Some(error) }
+        // An answer that repeats the request may have the password in it.
+        let source = Some(error).filter(|error| !error.detail().is_some_and(|said| said.contains(REPEATED)));
+        Failure { kind, reason, source }
     }
 }
 
+/// The code of what the server answered, and what follows it. Redis 6 puts the answer to a command in a
+/// script behind the place in the script.
+fn answered(error: &RedisError) -> (&str, &str) {
+    let (code, detail) = (error.code().unwrap_or_default(), error.detail().unwrap_or_default());
+    let detail = detail.split(REPEATED).next().unwrap_or_default();
+    let Some((_, mut said)) =
+        detail.strip_prefix("Error running script (call to f_").and_then(|rest| rest.split_once("): "))
+    else {
+        return (code, detail);
+    };
+    while let Some((_, rest)) = said.strip_prefix("@user_script:").and_then(|rest| rest.split_once(": ")) {
+        said = rest;
+    }
+    let said = said.strip_prefix('-').unwrap_or(said);
+    match said.split_once(' ') {
+        Some((code, detail)) if code.bytes().all(|byte| byte.is_ascii_uppercase()) => (code, detail),
+        _ => (code, said),
+    }
+}
+
+/// Whether an answer without a code of its own says that the user lacks a right to what the script does: as
+/// Redis 7 says it, and as Redis 6 does.
+fn lacks_a_right(detail: &str) -> bool {
+    detail.starts_with("ACL failure in script") || detail.starts_with("The user executing the script can't ")
+}
+
 fn judge(error: &RedisError) -> (Kind, String) {
-    let detail = error.detail().unwrap_or_default().escape_debug().to_string();
+    let (code, detail) = answered(error);
+    let lacks_a_right = code == "NOPERM" || code == "ERR" && lacks_a_right(detail);
+    let detail = detail.escape_debug().to_string();
     let with = |text: &str| {
         if detail.is_empty() { text.to_owned() } else { format!("{text} ({detail})") }
     };
-    let (kind, reason) = match error.code().unwrap_or_default() {
+    let (kind, reason) = match code {
         "NOSCRIPT" => (Kind::NoScript, "it has forgotten a script"),
         "READONLY" => (
             Kind::Disconnected,
             "it is a read-only replica: give the primary's address, or redis+sentinel://",
+        ),
+        "ERR" if detail.starts_with("max number of clients") => (
+            Kind::NotNow,
+            "it has as many connections as it accepts: raise maxclients, or let fewer clients connect",
+        ),
+        "DENIED" => (
+            Kind::PermissionDenied,
+            "it runs in protected mode, and accepts no other hosts: give it a password (requirepass or \
+             users), and put that into the address",
         ),
         "LOADING" => (Kind::NotNow, "it is still loading its data"),
         "BUSY" => (Kind::NotNow, "it is busy with a script that runs too long; SCRIPT KILL may end it"),
@@ -77,14 +129,12 @@ fn judge(error: &RedisError) -> (Kind, String) {
         code @ ("CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS") => return (Kind::NotNow, with(code)),
         "NOAUTH" => (Kind::PermissionDenied, "it wants a password: put user and password into the address"),
         "WRONGPASS" => (Kind::PermissionDenied, "the user name or the password in the address is wrong"),
-        "NOPERM" => {
+        _ if lacks_a_right => {
             let text = format!("the user lacks a right; locks need: {RIGHTS}");
             return (Kind::PermissionDenied, with(&text));
         }
-        "OOM" => (
-            Kind::FailedPrecondition,
-            "it is out of memory: raise maxmemory, or give locks a server of their own",
-        ),
+        // Renewals and releases need no memory, so that room comes back.
+        "OOM" => (Kind::NotNow, "it is out of memory: raise maxmemory, or give locks a server of their own"),
         "MISCONF" => (
             Kind::FailedPrecondition,
             "it refuses writes because it cannot save to its disk: free the disk, or set \
@@ -110,7 +160,7 @@ fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
             (Kind::PermissionDenied, reason)
         }
         ErrorKind::RESP3NotSupported => {
-            let reason = "it is too old: globallock needs Redis 7 or newer, or a server that speaks RESP3";
+            let reason = "it is too old: globallock needs Redis 6.0 or newer, or a server that speaks RESP3";
             (Kind::FailedPrecondition, reason.to_owned())
         }
         ErrorKind::MasterNameNotFoundBySentinel => (
@@ -127,7 +177,11 @@ fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
         // After it the client cannot tell where the next answer on this connection begins.
         ErrorKind::Parse => (Kind::Disconnected, not_redis(error)),
         ErrorKind::UnexpectedReturnType => (Kind::FailedPrecondition, not_redis(error)),
-        _ => (Kind::FailedPrecondition, format!("it answered: {}", error.to_string().escape_debug())),
+        _ => {
+            let text = error.to_string();
+            let said = text.split(REPEATED).next().unwrap_or_default();
+            (Kind::FailedPrecondition, format!("it answered: {}", said.escape_debug()))
+        }
     }
 }
 
@@ -151,9 +205,9 @@ mod tests {
     use proptest::prelude::*;
 
     /// An error that the server answers, as the client reports it.
-    fn answered(line: &str) -> RedisError {
-        let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        answer.extract_error().unwrap_err()
+    fn answer(line: &str) -> RedisError {
+        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        value.extract_error().unwrap_err()
     }
 
     fn client(kind: ErrorKind) -> RedisError {
@@ -202,10 +256,12 @@ mod tests {
                 Kind::PermissionDenied,
                 "(this user has no permissions",
             ),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Kind::NotNow, "raise maxmemory"),
             (
-                "OOM command not allowed when used memory > 'maxmemory'.",
-                Kind::FailedPrecondition,
-                "raise maxmemory",
+                "ERR ACL failure in script: User u has no permissions to run the 'set' command script: f, on \
+                 @user_script:1.",
+                Kind::PermissionDenied,
+                "+@scripting",
             ),
             (
                 "MISCONF Redis is configured to save RDB snapshots",
@@ -228,9 +284,54 @@ mod tests {
             ("ERR unknown command 'EVALSHA'", Kind::FailedPrecondition, "unknown command"),
             ("WHATEVER is new", Kind::FailedPrecondition, "it answered: "),
         ] {
-            let (judged, text) = report(answered(line));
+            let (judged, text) = report(answer(line));
             assert_eq!(judged, kind, "{line}");
             assert!(text.contains(remedy), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_redis_6_puts_around_an_answer_to_a_script_hides_nothing() {
+        const CALL: &str = "ERR Error running script (call to f_a8e045687019c1230c01d4717e0579b12b1a1b50): ";
+        for (said, kind, remedy) in [
+            (
+                "@user_script:1: @user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.",
+                Kind::NotNow,
+                "raise maxmemory",
+            ),
+            (
+                "@user_script:1: @user_script: 1: -READONLY You can't write against a read only replica.",
+                Kind::Disconnected,
+                "the primary's address",
+            ),
+            (
+                "@user_script:163: WRONGTYPE Operation against a key holding the wrong kind of value",
+                Kind::FailedPrecondition,
+                "choose another prefix (Operation against a key",
+            ),
+            (
+                "@user_script:1: @user_script: 1: -MISCONF Redis is configured to save RDB snapshots",
+                Kind::FailedPrecondition,
+                "stop-writes-on-bgsave-error",
+            ),
+            (
+                "@user_script:1: The user executing the script can't run this command or subcommand",
+                Kind::PermissionDenied,
+                "+@scripting",
+            ),
+            (
+                "@user_script:1: The user executing the script can't access at least one of the keys",
+                Kind::PermissionDenied,
+                "~<prefix>*",
+            ),
+            ("@user_script:7: attempt to index a nil value", Kind::FailedPrecondition, "it answered: "),
+            ("ERR syntax error", Kind::FailedPrecondition, "syntax error"),
+            ("@user_script:", Kind::FailedPrecondition, "it answered: "),
+            ("", Kind::FailedPrecondition, "it answered: "),
+        ] {
+            let (judged, text) = report(answer(&format!("{CALL}{said}")));
+            assert_eq!(judged, kind, "{said}");
+            assert!(text.contains(remedy), "{said}: {text}");
         }
     }
 
@@ -245,7 +346,7 @@ mod tests {
             (
                 client(ErrorKind::RESP3NotSupported),
                 Kind::FailedPrecondition,
-                "too old: globallock needs Redis 7",
+                "too old: globallock needs Redis 6.0",
             ),
             (client(ErrorKind::MasterNameNotFoundBySentinel), Kind::Disconnected, "check the service"),
             (
@@ -313,7 +414,7 @@ mod tests {
         assert_eq!(denied.to_string(), "redis://h denied access: some reason");
         let failed = Failure::new(Kind::FailedPrecondition, "some reason").into_error("redis://h");
         assert_eq!(failed.to_string(), "redis://h cannot do this: some reason");
-        let error = Failure::from(answered("OOM it is full")).into_error("redis://h");
+        let error = Failure::from(answer("OOM it is full")).into_error("redis://h");
         assert!(error.source().is_some_and(|source| source.to_string().contains("OOM")));
     }
 
@@ -323,7 +424,7 @@ mod tests {
             code in "ERR|NOPERM|WRONGTYPE|CLUSTERDOWN|WHATEVER",
             detail in "[^\r\n]{1,20}",
         ) {
-            let (_, text) = report(answered(&format!("{code} {detail}")));
+            let (_, text) = report(answer(&format!("{code} {detail}")));
             prop_assert!(!text.contains(char::is_control), "{text:?}");
         }
     }

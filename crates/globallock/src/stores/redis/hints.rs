@@ -1,9 +1,9 @@
 //! Tells the core that claims may have been lost, so that it renews all of its claims at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::sync::{Mutex, now, sleep_until, watch};
+use crate::sync::{Instant, Mutex, now, sleep_until, watch};
 
 /// The shortest time between two hints: many evictions in a row must not make an owner of many claims renew
 /// all of them for each.
@@ -41,7 +41,7 @@ impl Hints {
         let _ = self.reasons.subscribe().wait_for(|reasons| *reasons > told).await;
         let next = *self.next.lock();
         if let Some(next) = next {
-            sleep_until(next.into()).await;
+            sleep_until(next).await;
         }
         *self.next.lock() = Some(now() + PACE);
         self.told.store(*self.reasons.borrow(), Ordering::SeqCst);

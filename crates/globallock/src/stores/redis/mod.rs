@@ -13,12 +13,13 @@ mod keys;
 mod list;
 mod pushed;
 mod scripts;
+mod server;
 mod texts;
 mod waiters;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -39,6 +40,7 @@ use crate::backend::{
 use crate::error::Result;
 use crate::name::Name;
 use crate::stores::address::Address;
+use crate::sync::Instant;
 
 /// A store in one Redis server, or in the primary that sentinels name.
 pub(crate) struct Redis {
@@ -57,22 +59,16 @@ struct Inbox {
 }
 
 impl Redis {
-    /// Connects to the server that `address` names.
+    /// A store of the server that `address` names, which connects at the first request.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress), or what the server's answer means.
-    ///
-    /// # Cancel safety
-    /// A dropped call leaves no connection behind.
-    pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress).
+    pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
         let config = Config::new(address)?;
-        let shown = config.shown.clone();
         let channel = format!("{}{}", texts::WAKE, random_node());
         let inbox = Arc::new(Inbox::default());
         let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
-        let connection = Connection::connect(config, channel.clone(), listener)
-            .await
-            .map_err(|failure| failure.into_error(&shown))?;
+        let connection = Connection::new(config, channel.clone(), listener);
         inbox.connection.get_or_init(|| Arc::downgrade(&connection));
         Ok(Arc::new(Redis { connection, inbox, channel }))
     }
@@ -157,7 +153,15 @@ impl Backend for Redis {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("redis", CrashRelease::Lease)
+        Capabilities::new(self.connection.config().kind, CrashRelease::Lease)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.connection.is_live()
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.connection.ready().await.map_err(|failure| self.error(failure))
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {

@@ -1,8 +1,9 @@
 //! What the server pushes: grants and evictions.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::{ClaimId, Eviction, Grant};
+use crate::sync::Instant;
 
 /// A moment on both clocks: the request was sent at `sent`, which is no later than `server_ms` on the
 /// server's clock.

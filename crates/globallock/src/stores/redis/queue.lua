@@ -115,6 +115,15 @@ local function read_record(id)
   }
 end
 
+-- Writes what keeps a claim that is stored already. A server without memory refuses the first write of a
+-- script if that may take memory, but none that follows a write that takes none.
+local function keep(...)
+  local done = redis.pcall(...)
+  if type(done) ~= 'table' then return end
+  call('HDEL', KEYS[4], '')
+  call(...)
+end
+
 -- Makes a key live until `at` (ms), unless it lives longer already.
 local function extend(key, at, now)
   if call('PTTL', key) < at - now then call('PEXPIREAT', key, text(at)) end
@@ -122,7 +131,7 @@ end
 
 -- Stores when a waiter's lease ends, since it is not the lease after the join any more.
 local function write_deadline(id, deadline, now)
-  call('HSET', KEYS[4], id, text(deadline))
+  keep('HSET', KEYS[4], id, text(deadline))
   extend(KEYS[4], deadline, now)
   extend(KEYS[3], deadline, now)
 end
@@ -266,7 +275,7 @@ local function grant_waiters(now, me, value)
   if group.value and expire_group(group, value, now) then value = lock_value() end
   -- A foreign holder has the lock, or the group has lost it and has too many members to drop in one call.
   if (value or group.value) and value ~= group.value then return nil end
-  local budget, size, unreachable = BUDGET, 1, {}
+  local budget, size, unreachable, has_written = BUDGET, 1, {}, false
   while budget > 0 do
     local heads = call('ZRANGE', KEYS[3], 0, size - 1, 'WITHSCORES')
     if not heads[1] then return group end
@@ -286,6 +295,12 @@ local function grant_waiters(now, me, value)
             return group
           end
           budget = budget - NOTIFY_COST
+          -- A server that refuses writes must end the call before any waiter is notified. Granted or dropped,
+          -- the waiter leaves the queue.
+          if not has_written then
+            dequeue_front(passed)
+            passed, has_written = {}, true
+          end
           if id == me or not unreachable[node] and notify(claim, now) then
             budget = budget - GRANT_COST
             dequeue_front(passed)
@@ -416,7 +431,7 @@ local function renew_shared(id, claim, lease, now)
     return false
   end
   claim.deadline = now + lease
-  call('ZADD', KEYS[5], 'XX', text(expiry(claim)), id)
+  keep('ZADD', KEYS[5], 'XX', text(expiry(claim)), id)
   extend(KEYS[5], expiry(claim), now)
   extend(KEYS[1], expiry(claim), now)
   write_record(id, claim, now)

@@ -1,11 +1,25 @@
 //! The scripts, each put together from its fast path, the text that all share, and its verb; and the requests
 //! that call them.
+//!
+//! Everything is written for Redis 7. For an older server, [`rewritten`] makes of each request the one that
+//! such a server understands.
 
-use redis::{Cmd, Script};
+use std::sync::LazyLock;
+
+use redis::{Arg, Cmd, Pipeline, Script};
 
 use super::keys::{keys, notice};
 use crate::backend::ClaimId;
 use crate::name::Name;
+
+/// Which commands a server is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Commands {
+    /// Those of Redis 7, the fewest.
+    Redis7,
+    /// Those of Redis 6.0.
+    Redis6,
+}
 
 /// All scripts that the server is asked to run.
 pub(super) struct Scripts {
@@ -18,6 +32,16 @@ pub(super) struct Scripts {
     pub(super) evict: Script,
 }
 
+/// The scripts for a server that has these commands. They are made once in each process.
+pub(super) fn scripts(commands: Commands) -> &'static Scripts {
+    static REDIS_7: LazyLock<Scripts> = LazyLock::new(|| Scripts::new(Commands::Redis7));
+    static REDIS_6: LazyLock<Scripts> = LazyLock::new(|| Scripts::new(Commands::Redis6));
+    match commands {
+        Commands::Redis7 => &REDIS_7,
+        Commands::Redis6 => &REDIS_6,
+    }
+}
+
 /// The values that `texts.lua` names, the longest names first, since shorter ones are parts of some.
 pub(super) fn named() -> Vec<(&'static str, &'static str)> {
     let lines = include_str!("texts.lua").lines().filter_map(|line| line.strip_prefix("local "));
@@ -28,14 +52,29 @@ pub(super) fn named() -> Vec<(&'static str, &'static str)> {
     named
 }
 
-/// A script of a fast path, if there is one, and a verb.
-fn script(fast: &str, verb: &str) -> Script {
-    let code = [fast, include_str!("queue.lua"), verb].concat();
-    Script::new(&named().iter().fold(code, |code, (name, value)| code.replace(name, value)))
+/// What the scripts call on an older server in the place of the commands that it lacks; `older.lua` says how.
+const OLDER: [(&str, &str); 3] = [
+    ("redis.pcall('SET', ", "set(redis.pcall, "),
+    ("call('SET', ", "set(call, "),
+    ("call('PEXPIRETIME', ", "expires_at(call, "),
+];
+
+/// The text of a script of a fast path, if there is one, and a verb.
+fn text(commands: Commands, fast: &str, verb: &str) -> String {
+    let replaced = |text: String, pairs: &[(&str, &str)]| {
+        pairs.iter().fold(text, |text, (from, to)| text.replace(from, to))
+    };
+    let text = [fast, include_str!("queue.lua"), verb].concat();
+    let text = match commands {
+        Commands::Redis7 => text,
+        Commands::Redis6 => [include_str!("older.lua"), &replaced(text, &OLDER)].concat(),
+    };
+    replaced(text, &named())
 }
 
 impl Scripts {
-    pub(super) fn new() -> Self {
+    fn new(commands: Commands) -> Self {
+        let script = |fast, verb| Script::new(&text(commands, fast, verb));
         Scripts {
             enqueue: script(include_str!("enqueue_fast.lua"), include_str!("enqueue.lua")),
             enqueue_shared: script("", include_str!("enqueue.lua")),
@@ -52,6 +91,42 @@ impl Scripts {
     }
 }
 
+/// The request for a server that only has the commands of Redis 6. It calls the script that is written for
+/// such a server. PEXPIRE is without LT, which came with Redis 7.0.
+pub(super) fn rewritten(command: &Cmd) -> Cmd {
+    let [newer, older] = [Commands::Redis7, Commands::Redis6].map(|commands| scripts(commands).all());
+    let mut parts: Vec<&[u8]> = command
+        .args_iter()
+        .map(|part| match part {
+            Arg::Simple(part) => part,
+            // No request has one: they belong to the client's own iterators.
+            _ => b"0",
+        })
+        .collect();
+    match &mut parts[..] {
+        [b"EVALSHA", hash, ..] => {
+            let place = newer.iter().position(|script| script.get_hash().as_bytes() == *hash);
+            *hash = place.map_or(hash, |place| older[place].get_hash().as_bytes());
+        }
+        [b"PEXPIRE", .., b"LT"] => drop(parts.pop()),
+        _ => {}
+    }
+    let mut rewritten = Cmd::with_capacity(parts.len(), parts.iter().map(|part| part.len()).sum());
+    for part in parts {
+        rewritten.arg(part);
+    }
+    rewritten
+}
+
+/// The same of several requests.
+pub(super) fn all_rewritten(commands: &Pipeline) -> Pipeline {
+    let mut rewritten_all = Pipeline::with_capacity(commands.len());
+    for command in commands.cmd_iter() {
+        rewritten_all.add_command(rewritten(command));
+    }
+    rewritten_all
+}
+
 /// Makes a call of `script` on the keys of `name`; the caller appends the arguments.
 pub(super) fn call(script: &Script, prefix: &str, name: &Name) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
@@ -64,4 +139,70 @@ pub(super) fn call_with_notice(script: &Script, prefix: &str, name: &Name, id: C
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.get_hash()).arg(6).arg(&keys(prefix, name)).arg(notice(prefix, name, id));
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(command: &Cmd) -> Vec<String> {
+        let text = |part: Arg<&[u8]>| match part {
+            Arg::Simple(part) => String::from_utf8_lossy(part).into_owned(),
+            other => panic!("{other:?}"),
+        };
+        command.args_iter().map(text).collect()
+    }
+
+    fn command(parts: &[&str]) -> Cmd {
+        let mut command = Cmd::new();
+        command.arg(parts);
+        command
+    }
+
+    #[test]
+    fn an_older_server_is_asked_for_no_command_that_it_lacks() {
+        let texts = |commands| {
+            [
+                text(commands, include_str!("enqueue_fast.lua"), include_str!("enqueue.lua")),
+                text(commands, include_str!("release_fast.lua"), include_str!("release.lua")),
+                text(commands, include_str!("renew_fast.lua"), include_str!("renew.lua")),
+                text(commands, include_str!("foreign.lua"), include_str!("inspect.lua")),
+                text(commands, include_str!("foreign.lua"), include_str!("evict.lua")),
+            ]
+        };
+        for (newer, older) in texts(Commands::Redis7).iter().zip(texts(Commands::Redis6)) {
+            let rest = older.strip_prefix(include_str!("older.lua")).expect("it begins with what they lack");
+            for lacks in ["call('SET'", "PEXPIRETIME", "'GT'", "'LT'"] {
+                assert!(!rest.contains(lacks), "{lacks} in {rest}");
+            }
+            let sets = |text: &str| text.matches("call('SET', ").count();
+            assert_eq!(
+                rest.matches("set(call, ").count() + rest.matches("set(redis.pcall, ").count(),
+                sets(newer)
+            );
+            assert!(sets(newer) > 0 && !newer.contains("replicate_commands"));
+        }
+    }
+
+    #[test]
+    fn each_request_is_rewritten_for_an_older_server() {
+        let [newer, older] = [Commands::Redis7, Commands::Redis6].map(|commands| scripts(commands).all());
+        let mut pipeline = Pipeline::new();
+        for (newer, older) in newer.iter().zip(older) {
+            assert_ne!(newer.get_hash(), older.get_hash());
+            let call = command(&["EVALSHA", newer.get_hash(), "1", "a key", ""]);
+            let expected = ["EVALSHA", older.get_hash(), "1", "a key", ""];
+            assert_eq!(parts(&rewritten(&call)), expected);
+            pipeline.add_command(call);
+        }
+        let hashes: Vec<_> = all_rewritten(&pipeline).cmd_iter().map(|call| parts(call)[1].clone()).collect();
+        assert_eq!(hashes, older.map(Script::get_hash));
+        let shortened = command(&["PEXPIRE", "a", "5", "LT"]);
+        assert_eq!(parts(&rewritten(&shortened)), ["PEXPIRE", "a", "5"]);
+        for same in
+            [&["EVALSHA", "of another", "0"][..], &["GET", "LT"], &["PEXPIRE", "a", "5"], &["SCAN", "0"]]
+        {
+            assert_eq!(parts(&rewritten(&command(same))), same);
+        }
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::pushed::{Clock, Pushed};
 use crate::backend::{ClaimId, ClaimStatus, Eviction};
-use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
+use crate::sync::{Instant, Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// The shortest and the longest pause between two polls for a foreign holder by the first waiter.
 const FOREIGN_POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
@@ -183,7 +183,7 @@ impl Waiters {
                 None => notify.notified().await,
                 Some(at) => tokio::select! {
                     () = notify.notified() => {}
-                    () = sleep_until(at.into()) => {}
+                    () = sleep_until(at) => {}
                 },
             }
         }

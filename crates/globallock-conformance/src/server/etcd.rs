@@ -1,8 +1,10 @@
 //! etcd servers, alone and in clusters.
 
+use std::fs::DirEntry;
 use std::io::{Error, Read, Result, Write};
 use std::net::TcpStream;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -10,6 +12,13 @@ use tempfile::TempDir;
 
 use super::certificates::Certificates;
 use super::{Cluster, Process, free_port, wait_ready};
+
+/// The path of a program: in the directory that the environment variable `GLOBALLOCK_ETCD` names, or else the
+/// one that is installed.
+fn program(name: &str) -> String {
+    std::env::var("GLOBALLOCK_ETCD")
+        .map_or_else(|_| name.to_owned(), |directory| format!("{directory}/{name}"))
+}
 
 /// A cluster of one or more members.
 #[derive(Debug)]
@@ -41,11 +50,23 @@ impl Etcd {
         Self::start_with(members, None)
     }
 
+    /// Starts a cluster whose database has room for this many bytes.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub fn start_small(members: usize, bytes: usize) -> Result<Self> {
+        Self::launch_all(members, None, &["--quota-backend-bytes", &bytes.to_string()])
+    }
+
     /// Starts a cluster. With `certificates`, it accepts TLS only and requires client certificates.
     ///
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start_with(members: usize, certificates: Option<Certificates>) -> Result<Self> {
+        Self::launch_all(members, certificates, &[])
+    }
+
+    fn launch_all(members: usize, certificates: Option<Certificates>, more: &[&str]) -> Result<Self> {
         let directory = TempDir::new()?;
         let ports: Vec<(u16, u16)> = (0..members).map(|_| (free_port(), free_port())).collect();
         let peers: Vec<String> =
@@ -53,10 +74,10 @@ impl Etcd {
         let scheme = if certificates.is_some() { "https" } else { "http" };
         let mut cluster = Etcd { members: Vec::new(), directory, certificates, has_auth: false };
         for (number, (client, peer)) in ports.into_iter().enumerate() {
-            let data = cluster.directory.path().join(format!("data-{number}")).display().to_string();
+            let data = cluster.data(number).display().to_string();
             let (client_url, peer_url) =
                 (format!("{scheme}://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-            let mut arguments: Vec<String> = Vec::new();
+            let mut arguments: Vec<String> = more.iter().map(|argument| (*argument).to_owned()).collect();
             for (option, value) in [
                 ("--name", format!("m{number}")),
                 ("--data-dir", data),
@@ -133,6 +154,50 @@ impl Etcd {
         Ok(())
     }
 
+    /// The release of the first member: `3.4.23`.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let status = self.ctl(&["endpoint", "status", "--write-out", "simple"]);
+        status.split(", ").nth(2).unwrap_or_default().to_owned()
+    }
+
+    /// Fills the database, until the cluster refuses more.
+    ///
+    /// # Errors
+    /// When it refuses for another reason.
+    pub fn fill(&self) -> Result<()> {
+        for number in 0.. {
+            let output = self.ctl(&["put", &format!("fill/{number}"), &"x".repeat(100_000)]);
+            if self.is_full() {
+                break;
+            }
+            if output != "OK" {
+                return Err(Error::other(output));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the database is full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.ctl(&["alarm", "list"]).contains("NOSPACE")
+    }
+
+    /// Makes room in a full database, as an operator does.
+    ///
+    /// # Panics
+    /// When there is no room then.
+    pub fn make_room(&self) {
+        self.ctl(&["del", "--prefix", "fill/"]);
+        let status = self.ctl(&["get", "--write-out=json", "nothing"]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+        self.ctl(&["compact", &status["header"]["revision"].to_string()]);
+        self.ctl(&["defrag"]);
+        self.ctl(&["alarm", "disarm"]);
+        assert!(!self.is_full(), "there is room");
+    }
+
     /// How many tokens a member has issued.
     ///
     /// # Errors
@@ -160,13 +225,64 @@ impl Etcd {
         number.parse::<f64>().map(|number| number as u64).map_err(Error::other)
     }
 
-    fn log(&self, member: usize) -> std::path::PathBuf {
+    /// The members that believe to lead: more than one, if a leader does not know that it was deposed.
+    #[must_use]
+    pub fn leaders(&self) -> Vec<usize> {
+        let text = self.ctl(&["endpoint", "status", "--write-out", "simple"]);
+        let leads = |member: &Member| {
+            text.lines().any(|line| {
+                line.starts_with(&self.endpoint(member)) && line.split(", ").nth(4) == Some("true")
+            })
+        };
+        (0..self.members.len()).filter(|member| leads(&self.members[*member])).collect()
+    }
+
+    /// Makes the disk hang on which a member has its log, and has the member write, so that it waits for the
+    /// disk, until the answer is dropped.
+    ///
+    /// # Errors
+    /// When strace is not installed, or may not trace.
+    pub fn hang_disk(&self, member: usize) -> Result<HungDisk> {
+        let process = self.members[member].process.as_ref();
+        let pid = process.ok_or_else(|| Error::other("the member does not run"))?.id().as_raw_nonzero();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"]);
+        // In microseconds: an hour.
+        strace.args(["-e", "inject=fsync,fdatasync:delay_enter=3600000000", "-p", &pid.to_string()]);
+        // Only the log. While the database hangs too, the member answers nothing at all.
+        for file in std::fs::read_dir(self.data(member).join("member/wal"))? {
+            strace.arg("-P").arg(file?.path());
+        }
+        let strace = strace.stdin(Stdio::null()).spawn();
+        let strace = strace.map_err(|error| Error::other(format!("strace does not run: {error}")))?;
+        let mut hung = HungDisk { children: vec![strace] };
+        let tracer = format!("TracerPid:\t{}", hung.children[0].id());
+        let is_traced = |thread: Result<DirEntry>| {
+            let status = thread.and_then(|thread| std::fs::read_to_string(thread.path().join("status")));
+            // A thread that has ended meanwhile writes nothing.
+            status.map_or(true, |status| status.lines().any(|line| line == tracer))
+        };
+        wait_ready("strace", &self.log(member), || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+            threads.is_ok_and(|mut threads| threads.all(is_traced))
+        })?;
+        let mut put = ctl(&self.endpoint(&self.members[member]));
+        put.args(["put", "hung", ""]).stdout(Stdio::null()).stderr(Stdio::null());
+        hung.children.push(put.spawn()?);
+        Ok(hung)
+    }
+
+    fn data(&self, member: usize) -> PathBuf {
+        self.directory.path().join(format!("data-{member}"))
+    }
+
+    fn log(&self, member: usize) -> PathBuf {
         self.directory.path().join(format!("log-{member}"))
     }
 
     fn launch(&mut self, member: usize) -> Result<()> {
         let log = self.log(member);
-        let started = Process::start("etcd", "etcd-server", &self.members[member].arguments, &log)?;
+        let started = Process::start(&program("etcd"), "etcd-server", &self.members[member].arguments, &log)?;
         self.members[member].process = Some(started);
         Ok(())
     }
@@ -248,13 +364,7 @@ impl Cluster for Etcd {
     }
 
     fn leader(&self) -> Option<usize> {
-        let text = self.ctl(&["endpoint", "status", "--write-out", "simple"]);
-        let leads = |member: &Member| {
-            text.lines().any(|line| {
-                line.starts_with(&self.endpoint(member)) && line.split(", ").nth(4) == Some("true")
-            })
-        };
-        self.members.iter().position(leads)
+        self.leaders().first().copied()
     }
 
     fn kill(&mut self, member: usize) {
@@ -267,10 +377,27 @@ impl Cluster for Etcd {
     }
 }
 
+/// The disk of a member that hangs. It goes on when this is dropped.
+#[derive(Debug)]
+pub struct HungDisk {
+    /// What delays the calls, and what makes the member write.
+    children: Vec<Child>,
+}
+
+impl Drop for HungDisk {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            // The kernel lets go of what a killed process traces. A child that has ended needs no kill.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// An `etcdctl` command with these endpoints.
 #[must_use]
 pub fn ctl(endpoints: &str) -> Command {
-    let mut command = Command::new("etcdctl");
+    let mut command = Command::new(program("etcdctl"));
     command.env("ETCDCTL_API", "3").args(["--endpoints", endpoints]);
     command
 }

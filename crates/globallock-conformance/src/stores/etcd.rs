@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use rustix::process::Signal;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
@@ -24,6 +25,7 @@ const PREFIXES: [(&str, &str); 2] = [("", "/locks/_glocks/"), ("interop", "/lock
 
 const REVOKE_LEASE: OwnFault = OwnFault::new("revoke_lease");
 const COMPACT: OwnFault = OwnFault::new("compact");
+const HANG_DISK: OwnFault = OwnFault { takes: 22, ..OwnFault::new("hang_disk") };
 
 pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
@@ -54,7 +56,7 @@ pub(super) const KINDS: &[StoreKind] = &[
         servers: 3,
         traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || Ok(Box::new(Servers { cluster: Etcd::start(3)?, user: "" })),
-        own_faults: &[REVOKE_LEASE, COMPACT],
+        own_faults: &[REVOKE_LEASE, COMPACT, HANG_DISK],
         hostile,
     },
 ];
@@ -115,6 +117,7 @@ impl TestStore for Servers {
                 let seen = self.cluster.ctl(&["compact", &revision]);
                 Outcome::of(seen.contains("compacted"), seen)
             }
+            "hang_disk" => self.hang_disk(draw).await?,
             _ => {
                 let before = self.cluster.tokens(0)?;
                 block_in_place(|| self.cluster.invalidate_tokens())?;
@@ -137,6 +140,31 @@ impl Servers {
     /// The part of the address before the hosts.
     fn user(&self) -> String {
         if self.user.is_empty() { String::new() } else { format!("{}@", self.user) }
+    }
+
+    /// Makes the leader's disk hang for longer than a lease, so that another leader lets leases expire.
+    ///
+    /// The old leader is killed while it hangs. Otherwise, before 3.4.31, it would then revoke leases that
+    /// the other one has renewed.
+    async fn hang_disk(&mut self, draw: Draw) -> Result<Outcome> {
+        let Some(leader) = block_in_place(|| self.cluster.leader()) else {
+            return Ok(Outcome::of(false, "there is no leader".to_owned()));
+        };
+        let hung = block_in_place(|| self.cluster.hang_disk(leader))?;
+        let until = Instant::now() + draw.lease.mul_f64(1.5 + draw.length);
+        let mut is_deposed = false;
+        while Instant::now() < until {
+            is_deposed |= block_in_place(|| self.cluster.leaders()).len() > 1;
+            sleep(Duration::from_millis(50)).await;
+        }
+        block_in_place(|| {
+            self.cluster.signal(leader, Signal::KILL);
+            // Who is traced ends only when the tracer lets go of it.
+            drop(hung);
+            self.cluster.kill(leader);
+            self.cluster.resume_after_kill(leader)
+        })?;
+        Ok(Outcome::of(is_deposed, format!("member {leader} was deposed and did not know it: {is_deposed}")))
     }
 
     fn on(&self, kind: &str, options: &str, prefix: &'static str, child: Option<PathBuf>) -> StoreUnderTest {

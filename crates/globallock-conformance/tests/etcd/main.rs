@@ -3,9 +3,12 @@
 
 mod contents;
 mod crowds;
+mod deposed;
 mod evicting;
+mod full;
 mod late;
 mod listing;
+mod notices;
 mod users;
 mod wire;
 

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::OwnedMutexGuard;
 
@@ -17,7 +16,7 @@ use crate::name::Name;
 use crate::stores::watched::ahead::Ahead;
 use crate::stores::watched::records::{self, Record, Records};
 use crate::stores::watched::releases::Task;
-use crate::sync::{Mutex, now};
+use crate::sync::{Instant, Mutex, now};
 
 /// The claims of one store.
 pub(super) struct Claims {

@@ -6,7 +6,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use futures_util::stream;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{Ascii, MetadataValue};
 #[cfg(not(test))]
@@ -18,8 +20,10 @@ use super::config::Config;
 use super::messages::{AuthenticateRequest, AuthenticateResponse, Method, StatusRequest};
 #[cfg(test)]
 use super::scripted::Member;
+use crate::backend::StoreNoticeKind;
 use crate::error::{Error, Result};
-use crate::sync::Mutex;
+use crate::stores::notices::StoreNotices;
+use crate::sync::{Instant, Mutex, timeout_at};
 
 /// The pause before all members are tried again: during an election, for example, none of them answers.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -35,9 +39,37 @@ pub(super) struct Connection {
     token: Mutex<Option<Token>>,
     /// Held by the request that fetches a token; the others wait and use the same one.
     authenticating: tokio::sync::Mutex<()>,
+    /// Set once the cluster has been found fit.
+    checked: OnceCell<()>,
+    /// What was noticed of it then.
+    pub(super) notices: StoreNotices,
     /// Takes the place of all members in tests.
     #[cfg(test)]
     scripted: Option<Member>,
+}
+
+/// A release of etcd: `3.4.23`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Release(u32, u32, u32);
+
+/// The oldest release that is supported.
+const OLDEST: Release = Release(3, 4, 0);
+/// Those in which the last known fault was mended that can break a lock: see `docs/etcd.md`.
+const MENDED: [Release; 3] = [Release(3, 4, 42), Release(3, 5, 28), Release(3, 6, 9)];
+
+impl Release {
+    fn parse(version: &str) -> Option<Self> {
+        let mut parts = version.split('.').map(|part| {
+            let digits = part.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(part.len());
+            part[..digits].parse().ok()
+        });
+        Some(Release(parts.next()??, parts.next()??, parts.next().flatten().unwrap_or(0)))
+    }
+
+    /// The release to change to, if this one has a known fault.
+    fn mended(self) -> Option<Self> {
+        MENDED.into_iter().find(|mended| (mended.0, mended.1) == (self.0, self.1) && self < *mended)
+    }
 }
 
 /// The token by which the cluster knows a user, for a while.
@@ -52,6 +84,8 @@ impl Connection {
             member,
             token,
             authenticating: tokio::sync::Mutex::new(()),
+            checked: OnceCell::new(),
+            notices: StoreNotices::default(),
             #[cfg(test)]
             scripted: None,
         }
@@ -60,26 +94,39 @@ impl Connection {
     #[cfg(test)]
     pub(super) fn script(&mut self, member: Member) {
         self.scripted = Some(member);
+        self.checked = OnceCell::new_with(Some(()));
     }
 
-    /// Connects, and checks that the cluster answers, accepts the login and is new enough.
-    pub(super) async fn connect(config: Config) -> Result<Self> {
-        let connection = Connection::new(config);
-        if connection.config.login.is_some() {
-            connection.authenticate().await.map_err(|status| connection.error(status))?;
+    pub(super) fn is_checked(&self) -> bool {
+        self.checked.initialized()
+    }
+
+    /// Connects, and checks that the cluster answers, accepts the login and is new enough; unless that has
+    /// been done.
+    pub(super) async fn ready(&self) -> Result<()> {
+        self.checked.get_or_try_init(|| self.check()).await.copied()
+    }
+
+    async fn check(&self) -> Result<()> {
+        if self.config.login.is_some() && self.token().is_none() {
+            self.authenticate().await.map_err(|status| self.error(status))?;
         }
-        let status = connection.unary(StatusRequest {}).await?;
-        let mut parts = status.version.split('.').map_while(|part| part.parse::<u32>().ok());
-        if let (Some(major), Some(minor)) = (parts.next(), parts.next())
-            && (major, minor) < (3, 4)
-        {
-            let version = status.version;
+        let status = self.try_members(StatusRequest {}, &mut false).await?;
+        let Some(release) = Release::parse(&status.version) else { return Ok(()) };
+        if release < OLDEST {
+            let version = status.version.escape_debug();
             return Err(Error::failed_precondition(
-                &connection.config.shown,
+                &self.config.shown,
                 format!("it is etcd {version}: globallock needs 3.4 or newer"),
             ));
         }
-        Ok(connection)
+        if let Some(Release(major, minor, patch)) = release.mended() {
+            let version = status.version.escape_debug();
+            let reason =
+                format!("it is etcd {version}: {major}.{minor}.{patch} mends faults that can break locks");
+            self.notices.say(StoreNoticeKind::KnownFaults, &reason);
+        }
+        Ok(())
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -95,6 +142,9 @@ impl Connection {
 
     /// As `unary`. Also returns whether any try had no answer: that one may still arrive at the cluster.
     pub(super) async fn ask<Q: Method>(&self, request: Q) -> (Result<Q::Answer>, bool) {
+        if let Err(error) = self.ready().await {
+            return (Err(error), false);
+        }
         let mut unanswered = false;
         let answer = self.try_members(request, &mut unanswered).await;
         (answer, unanswered)
@@ -105,10 +155,7 @@ impl Connection {
         let (mut tried, mut tokens) = (0, 0);
         loop {
             let member = self.member.load(Ordering::Relaxed);
-            // A silent member must leave time for the others.
-            let per_member =
-                if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout };
-            let limit = give_up.min(Instant::now() + per_member);
+            let limit = give_up.min(Instant::now() + self.per_member());
             let token = self.token();
             let answer = timeout_at(limit, self.once(member, request.clone(), token.clone())).await;
             let mut status = match answer {
@@ -127,10 +174,7 @@ impl Connection {
                 }
             }
             tried += 1;
-            if !matches!(
-                status.code(),
-                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown
-            ) {
+            if !has_no_answer(&status) {
                 return Err(self.error(status));
             }
             *unanswered = true;
@@ -170,6 +214,43 @@ impl Connection {
             self.next_member(member);
         }
         Ok(opened?.into_inner())
+    }
+
+    /// Sends one request on a stream of its own to the member that answered last, and returns the first
+    /// answer.
+    ///
+    /// If there is none, the next request goes to another member.
+    pub(super) async fn first_answer<Q: Method>(&self, request: Q) -> Result<Q::Answer> {
+        let token = self.token();
+        let answer = match self.first_answer_of(request.clone()).await {
+            Err(status) => match self.refresh_token(&status, token).await {
+                Ok(true) => self.first_answer_of(request).await,
+                Ok(false) => Err(status),
+                Err(failed) => Err(failed),
+            },
+            answer => answer,
+        };
+        answer.map_err(|status| self.error(status))
+    }
+
+    async fn first_answer_of<Q: Method>(&self, request: Q) -> Result<Q::Answer, Status> {
+        let member = self.member.load(Ordering::Relaxed);
+        let answered = async {
+            let mut answers = self.stream(stream::once(std::future::ready(request))).await?;
+            let ended = || Status::unavailable("it ended the request without an answer");
+            answers.message().await?.ok_or_else(ended)
+        };
+        let answer = timeout(self.per_member(), answered).await;
+        let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time")));
+        if answer.as_ref().is_err_and(has_no_answer) {
+            self.next_member(member);
+        }
+        answer
+    }
+
+    /// How long one member may take to answer: a silent one must leave time for the others.
+    fn per_member(&self) -> Duration {
+        if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout }
     }
 
     async fn client(&self, member: usize) -> Result<tonic::client::Grpc<Member>, Status> {
@@ -241,6 +322,23 @@ impl Connection {
         *self.token.lock() = token;
     }
 
+    /// The same error for another caller whom it concerns too: of the same kind, with the same text and
+    /// cause.
+    pub(super) fn again(&self, error: &Error) -> Error {
+        let store = &self.config.shown;
+        let again = match error {
+            Error::Unavailable { reason, .. } => Error::unavailable(store, reason),
+            Error::PermissionDenied { reason, .. } => Error::permission_denied(store, reason),
+            Error::FailedPrecondition { reason, .. } => Error::failed_precondition(store, reason),
+            Error::Closed => return Error::Closed,
+            other => return Error::unavailable(store, other.to_string()),
+        };
+        match status(error) {
+            Some(status) => again.with_source(status.clone()),
+            None => again,
+        }
+    }
+
     /// Turns a failed request into the error that the user sees.
     pub(super) fn error(&self, status: Status) -> Error {
         let store = &self.config.shown;
@@ -273,9 +371,13 @@ impl Connection {
             Code::ResourceExhausted if message.contains("too many requests") => {
                 Error::unavailable(store, message)
             }
-            Code::ResourceExhausted => Error::failed_precondition(
+            // What has expired or is released makes room again only when an operator does the rest.
+            Code::ResourceExhausted if is_out_of_space(&status) => Error::unavailable(
                 store,
-                format!("{message}: compact and defragment it, or raise its quota"),
+                format!(
+                    "its database is full ({message}): compact and defragment it, or raise \
+                     --quota-backend-bytes; then run etcdctl alarm disarm"
+                ),
             ),
             _ => Error::failed_precondition(store, message),
         };
@@ -293,6 +395,11 @@ fn with_metadata<T>(mut request: Request<T>, token: Option<Token>) -> Request<T>
     request
 }
 
+/// Whether a request failed without an answer to it. It may be repeated, and may have been carried out.
+fn has_no_answer(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
+}
+
 /// Whether a request failed for lack of a valid token.
 ///
 /// The token has expired, or is older than the last change of users, or is missing because authentication was
@@ -307,8 +414,22 @@ fn is_token_error(status: &Status) -> bool {
 
 /// Whether a request failed because the lease that it named has expired or was revoked.
 pub(super) fn is_lease_expired(error: &Error) -> bool {
-    let status = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Status>());
-    status.is_some_and(|status| status.code() == Code::NotFound)
+    status(error).is_some_and(|status| status.code() == Code::NotFound)
+}
+
+/// Whether a request failed because the cluster's database is full. Then reads, keep-alives and deletions
+/// go on.
+pub(super) fn is_full(error: &Error) -> bool {
+    status(error).is_some_and(is_out_of_space)
+}
+
+fn is_out_of_space(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && status.message().contains("space exceeded")
+}
+
+/// What the cluster answered, as the cause of an error.
+fn status(error: &Error) -> Option<&Status> {
+    std::error::Error::source(error).and_then(|source| source.downcast_ref::<Status>())
 }
 
 /// The innermost cause of an error: what the operating system or TLS reported.
@@ -318,4 +439,31 @@ fn cause(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_with_known_faults_are_told_from_those_where_they_are_mended() {
+        for (version, mended) in [
+            ("3.4.23", Some(MENDED[0])),
+            ("3.4.41", Some(MENDED[0])),
+            ("3.4.42", None),
+            ("3.5.1", Some(MENDED[1])),
+            ("3.5.28", None),
+            ("3.6.0-rc.1", Some(MENDED[2])),
+            ("3.6", Some(MENDED[2])),
+            ("3.6.10", None),
+            ("3.7.0", None),
+            ("4.5.6+git", None),
+        ] {
+            assert_eq!(Release::parse(version).unwrap().mended(), mended, "{version}");
+        }
+        for none in ["", "3", "a.b", "not decided"] {
+            assert_eq!(Release::parse(none), None, "{none}");
+        }
+        assert!(Release::parse("3.3.27").unwrap() < OLDEST && Release::parse("3.4.0").unwrap() >= OLDEST);
+    }
 }

@@ -203,7 +203,7 @@ mod tests {
         call.answer(&LeaseTimeToLiveResponse { ttl: granted_ttl / 2, granted_ttl });
         let (asked, call) = cluster.asked::<LeaseGrantRequest>("Lease/LeaseGrant").await;
         assert_eq!(asked.ttl, granted_ttl.max(0) + 300);
-        call.answer(&LeaseGrantResponse { id: LEASES[1], ttl: asked.ttl });
+        call.answer(&LeaseGrantResponse { id: LEASES[1], ttl: asked.ttl, header: None });
     }
 
     /// The whole transaction that evicts the claim.

@@ -5,16 +5,22 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::oneshot;
 
-use super::connection::Connection;
-use super::messages::{RangeRequest, Request, RequestOp, TxnRequest, operation, revision};
+use super::connection::{Connection, is_full};
+use super::messages::{
+    Header, RangeRequest, RangeResponse, Request, RequestOp, TxnRequest, operation, revision,
+};
 use super::reading::ranges;
 use crate::error::{Error, Result};
 use crate::sync::Mutex;
 
 /// How many keys one transaction reads. etcd allows 128 operations by default.
 pub(super) const KEYS_PER_TRANSACTION: usize = 100;
+
+/// How many keys are read at the same time where each needs a request of its own.
+const SINGLE_READS: usize = 32;
 
 /// What a read found of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +32,11 @@ pub(super) struct KeyState {
 }
 
 impl KeyState {
+    /// What the read of one key as of this revision has found.
+    fn new(found: &RangeResponse, read_at: i64) -> Self {
+        KeyState { created: found.kvs.first().map_or(0, |kv| kv.create_revision), read_at }
+    }
+
     /// Whether this proves that the key which was created at `revision` is gone.
     ///
     /// A read that is older than the key proves nothing.
@@ -44,31 +55,39 @@ pub(super) fn value_request(key: Vec<u8>) -> RequestOp {
     operation(Request::Range(RangeRequest { key, ..RangeRequest::default() }))
 }
 
-/// As `key_request`, as a serializable read: the member answers from what it has, without asking the others.
-/// It is not delayed by requests that the cluster still has to agree on.
-pub(super) fn serializable_key_request(key: &[u8]) -> RequestOp {
-    operation(Request::Range(RangeRequest { serializable: true, ..key_range(key) }))
-}
-
 fn key_range(key: &[u8]) -> RangeRequest {
     RangeRequest { key: key.to_vec(), keys_only: true, ..RangeRequest::default() }
 }
 
-/// Reads when each key was created, by `key_request` or `serializable_key_request`.
+/// Reads when each key was created. `answered` gets the header of each answer as it arrives: what that one
+/// confirms stays confirmed, whatever becomes of the requests for the other keys.
 pub(super) async fn read_keys(
     connection: &Connection,
-    request: fn(&[u8]) -> RequestOp,
     keys: &[Vec<u8>],
+    mut answered: impl FnMut(Option<&Header>) + Send,
 ) -> Result<Vec<KeyState>> {
     let mut states = Vec::with_capacity(keys.len());
     for keys in keys.chunks(KEYS_PER_TRANSACTION) {
-        let reads = keys.iter().map(|key| request(key)).collect();
-        let answer = connection.unary(TxnRequest::of(reads)).await?;
-        let read_at = revision(answer.header.as_ref());
-        states.extend(ranges(answer.responses).into_iter().map(|range| KeyState {
-            created: range.kvs.first().map_or(0, |kv| kv.create_revision),
-            read_at,
-        }));
+        let reads = keys.iter().map(|key| key_request(key)).collect();
+        match connection.unary(TxnRequest::of(reads)).await {
+            Ok(answer) => {
+                answered(answer.header.as_ref());
+                let read_at = revision(answer.header.as_ref());
+                states.extend(ranges(answer.responses).iter().map(|range| KeyState::new(range, read_at)));
+            }
+            // Before 3.4.20 and 3.5.7, a cluster that is full refuses even transactions that only read.
+            Err(error) if is_full(&error) => {
+                let reads: Vec<RangeRequest> = keys.iter().map(|key| key_range(key)).collect();
+                let reads = stream::iter(reads).map(|read| connection.unary(read));
+                let mut reads = reads.buffered(SINGLE_READS);
+                while let Some(range) = reads.next().await {
+                    let range = range?;
+                    answered(range.header.as_ref());
+                    states.push(KeyState::new(&range, revision(range.header.as_ref())));
+                }
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(states)
 }
@@ -129,11 +148,11 @@ impl KeyReads {
 
     async fn answer(&self, pending: Vec<Pending>) {
         let keys: Vec<Vec<u8>> = pending.iter().flat_map(|pending| &pending.keys).cloned().collect();
-        let mut states = read_keys(&self.connection, key_request, &keys).await.map(Vec::into_iter);
+        let mut states = read_keys(&self.connection, &keys, |_| {}).await.map(Vec::into_iter);
         for Pending { keys, answer } in pending {
             let each = match &mut states {
                 Ok(states) => Ok(states.take(keys.len()).collect()),
-                Err(error) => Err(Error::unavailable(&self.connection.config().shown, error.to_string())),
+                Err(error) => Err(self.connection.again(error)),
             };
             // A caller that has given up needs no answer.
             let _ = answer.send(each);
@@ -147,7 +166,7 @@ mod tests {
     use crate::stores::etcd::claims::tests::found;
     use crate::stores::etcd::messages::{RangeResponse, Response, ResponseOp, TxnResponse};
 
-    use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
+    use crate::stores::etcd::scripted::{Call, Cluster, as_of, in_term, soon};
 
     fn keys<const N: usize>(keys: [&str; N]) -> Vec<Vec<u8>> {
         keys.map(Into::into).to_vec()
@@ -217,12 +236,51 @@ mod tests {
             }
         };
         let (states, ()) =
-            soon(async { tokio::join!(read_keys(&shared.connection, key_request, &keys), answers) }).await;
+            soon(async { tokio::join!(read_keys(&shared.connection, &keys, |_| {}), answers) }).await;
         let exists = |number| KeyState {
             created: if number % 2 == 0 { 5 } else { 0 },
             read_at: if number < 100 { 7 } else { 8 },
         };
         assert_eq!(states.unwrap(), (0..150).map(exists).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_read_one_by_one_if_a_full_cluster_refuses_transactions() {
+        let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        let (keys, connection) = (keys(["a", "b"]), &shared.connection);
+        let answers = async {
+            let (_, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+            call.fail(tonic::Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
+            for (key, header, created) in [("a", in_term(1, 2), 5), ("b", in_term(1, 3), 0)] {
+                let (asked, call) = cluster.asked::<RangeRequest>("KV/Range").await;
+                assert_eq!(asked, key_range(key.as_bytes()));
+                let kvs = if created > 0 { vec![found(key.as_bytes(), created, 1)] } else { Vec::new() };
+                call.answer(&RangeResponse { header, kvs, more: false });
+            }
+        };
+        let mut headers = Vec::new();
+        let reads = read_keys(connection, &keys, |header| headers.push(header.cloned()));
+        let (read, ()) = soon(async { tokio::join!(reads, answers) }).await;
+        assert_eq!(read.unwrap(), [5, 0].map(|created| KeyState { created, read_at: 9 }));
+        assert_eq!(headers, [in_term(1, 2), in_term(1, 3)]);
+        assert!(cluster.is_idle().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_counts_although_the_read_of_other_keys_fails() {
+        let (mut cluster, shared) = Cluster::with_store("etcd://127.0.0.1:1");
+        let keys: Vec<Vec<u8>> = (0..150).map(|number| format!("{number:03}").into_bytes()).collect();
+        let mut headers = Vec::new();
+        let answers = async {
+            let (_, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+            call.answer(&TxnResponse { header: in_term(1, 2), succeeded: true, responses: Vec::new() });
+            let (_, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+            call.fail(tonic::Status::permission_denied("not any more"));
+        };
+        let reads = read_keys(&shared.connection, &keys, |header| headers.push(header.cloned()));
+        let (read, ()) = soon(async { tokio::join!(reads, answers) }).await;
+        assert!(read.is_err());
+        assert_eq!(headers, [in_term(1, 2)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,7 +49,11 @@ macro_rules! messages {
 
 messages! {
     Header {
+        /// The member that answers.
+        member: u64 = [uint64, tag = "2"];
         revision: i64 = [int64, tag = "3"];
+        /// The term of the last entry of the cluster's log that the member has applied.
+        term: u64 = [uint64, tag = "4"];
     }
 
     KeyValue {
@@ -68,9 +72,6 @@ messages! {
         revision: i64 = [int64, tag = "4"];
         sort_order: i32 = [enumeration = "SortOrder", tag = "5"];
         sort_target: i32 = [enumeration = "SortTarget", tag = "6"];
-        /// Whether the member answers from what it has, without asking the others. Such a read may be stale,
-        /// but does not wait for writes that the cluster still has to agree on.
-        serializable: bool = [bool, tag = "7"];
         keys_only: bool = [bool, tag = "8"];
         /// Only keys that were created at this revision or later; 0: all.
         min_create_revision: i64 = [int64, tag = "12"];
@@ -172,6 +173,7 @@ messages! {
     }
 
     LeaseGrantResponse {
+        header: Option<Header> = [message, optional, tag = "1"];
         id: i64 = [int64, tag = "2"];
         ttl: i64 = [int64, tag = "3"];
     }
@@ -191,6 +193,8 @@ messages! {
 
     /// The answer to `LeaseKeepAlive`.
     LeaseResponse {
+        /// As of the moment before the lease was renewed.
+        header: Option<Header> = [message, optional, tag = "1"];
         /// In seconds; 0 or less if the lease has ended.
         ttl: i64 = [int64, tag = "3"];
     }

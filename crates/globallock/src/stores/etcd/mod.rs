@@ -26,6 +26,7 @@ mod release;
 #[cfg(test)]
 mod scripted;
 mod sentinel;
+mod terms;
 mod value;
 mod watch;
 
@@ -40,7 +41,8 @@ use self::connection::Connection;
 use self::messages::LeaseRevokeRequest;
 use self::owner::Shared;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release, Summary,
+    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release, StoreNotice,
+    Summary,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -52,15 +54,15 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    /// Connects to the cluster that `address` names.
+    /// A store of the cluster that `address` names, which connects at the first request.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`]; as the cluster answers otherwise.
+    /// [`Error::InvalidAddress`].
     ///
-    /// # Cancel safety
-    /// A dropped call leaves no connection behind.
-    pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
-        let connection = Connection::connect(Config::new(address)?).await?;
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
+        let connection = Connection::new(Config::new(address)?);
         Ok(Arc::new(Etcd { shared: Arc::new(Shared::new(connection)) }))
     }
 }
@@ -73,6 +75,14 @@ impl Backend for Etcd {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("etcd", CrashRelease::Lease)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.shared.connection.is_checked()
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.shared.connection.ready().await
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
@@ -103,6 +113,10 @@ impl Backend for Etcd {
 
     async fn session_lost_hint(&self) {
         self.shared.session_lost.notified().await;
+    }
+
+    fn notices(&self) -> BoxStream<'static, StoreNotice> {
+        self.shared.connection.notices.stream()
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

@@ -14,9 +14,9 @@ use tokio::sync::{Notify, Semaphore};
 use super::claims::{Claims, Position};
 use super::connection::{Connection, is_lease_expired};
 use super::enqueue::{Found, put_or_find};
-use super::key_reads::{KeyReads, read_keys, serializable_key_request};
+use super::key_reads::{KeyReads, read_keys};
 use super::keys::QueueEntry;
-use super::lease::Leases;
+use super::lease::{Lease, Leases};
 use super::messages::KeyValue;
 use super::notices::Notices;
 use super::python_etcd3::{Attempt, PythonEtcd3};
@@ -35,6 +35,9 @@ use crate::sync::{Mutex, now};
 /// A leader that is more than a second behind in applying what the cluster agreed on refuses to renew leases.
 /// Thousands of requests at once could cause that, and holders would lose their locks.
 pub(super) const MAX_CONCURRENT: usize = 32;
+
+/// How often a renewal is tried at once. A leader that has been elected meanwhile fails one.
+const RENEWALS: usize = 3;
 
 /// The parts of the store; tasks that outlive a call share them.
 pub(super) struct Shared {
@@ -148,7 +151,7 @@ impl Shared {
             if is_new {
                 watch_lease(&self.leases, &self.watches, lease);
             }
-            match self.join_under(claim, &key, lease.id).await {
+            match self.join_under(claim, &key, &lease).await {
                 // The lease has expired, and nothing has notified us of it yet.
                 Err(error) if is_lease_expired(&error) => {
                     self.leases.ended(lease.id);
@@ -161,7 +164,8 @@ impl Shared {
         }
     }
 
-    async fn join_under(&self, claim: &Claim, key: &[u8], lease: i64) -> Result<ClaimStatus> {
+    async fn join_under(&self, claim: &Claim, key: &[u8], under: &Lease) -> Result<ClaimStatus> {
+        let lease = under.id;
         let with_interop = self.connection.config().python_etcd3;
         let behind = if with_interop { None } else { self.claims.behind(claim) };
         let again = self.claims.may_have_joined(claim.id);
@@ -178,7 +182,9 @@ impl Shared {
         if unanswered || answer.is_ok() {
             self.claims.requested(claim.id, lease, !unanswered);
         }
-        let found = Found::new(answer?, again);
+        let answer = answer?;
+        self.leases.confirm(under, answer.header.as_ref());
+        let found = Found::new(answer, again);
         if !found.notice.is_empty() {
             // If a request that came late has put the key again, the release that follows deletes it.
             self.notices.note(&found.notice);
@@ -367,7 +373,7 @@ impl Shared {
         if let Some(lease) = claims.iter().map(|claim| claim.lease).min() {
             self.watches.poll(&self.connection, lease);
         }
-        let again = |error: &Error| Error::unavailable(&self.connection.config().shown, error.to_string());
+        let again = |error: &Error| self.connection.again(error);
         let mut statuses: Vec<Result<ClaimStatus>> = match self.keep_alive(claims).await {
             Ok(statuses) => statuses.into_iter().map(Ok).collect(),
             Err(error) => claims.iter().map(|_| Err(again(&error))).collect(),
@@ -386,25 +392,44 @@ impl Shared {
 
     /// Keeps the leases of these claims alive, and reads whether the claims' keys still exist.
     ///
-    /// The read is serializable: one member answers from what it has. A linearizable read would wait for all
-    /// writes in front of it, and thousands of joins would delay the renewals of holders. The price: if that
-    /// member lags behind, a deleted key is found by a later renewal.
+    /// The read is linearizable, because it also confirms the keep-alives. It waits for the writes that the
+    /// cluster agreed on before it, of which a crowd has few under way: see [`MAX_CONCURRENT`].
     pub(super) async fn keep_alive(&self, claims: &[Arc<Claim>]) -> Result<Vec<ClaimStatus>> {
         let known: Vec<Option<QueueEntry>> = {
             let own = |claim: &Arc<Claim>| self.claims.with(claim.id, |position| position.mine.clone());
             claims.iter().map(own).collect()
         };
         let leases: BTreeSet<i64> = known.iter().flatten().map(|mine| mine.lease).collect();
-        for lease in leases {
-            self.leases.keep_alive(lease).await?;
-        }
+        let mut kept = Vec::with_capacity(leases.len());
         // A claim without a position has no key to read. The prefix stands for it, so that answers stay in
         // step with claims; its answer is not used.
         let key = |mine: &Option<QueueEntry>| {
             mine.as_ref().map_or_else(|| self.prefix().into(), |mine| mine.key.clone())
         };
         let keys: Vec<Vec<u8>> = known.iter().map(key).collect();
-        let states = read_keys(&self.connection, serializable_key_request, &keys).await?;
+        let mut tries = 0;
+        let states = loop {
+            kept.clear();
+            for lease in &leases {
+                kept.extend(self.leases.keep_alive(*lease).await?);
+            }
+            let mut confirmed = false;
+            let states = read_keys(&self.connection, &keys, |header| {
+                if !confirmed {
+                    let confirm = |lease| usize::from(self.leases.confirm(lease, header));
+                    confirmed = kept.iter().map(confirm).sum::<usize>() == kept.len();
+                }
+            });
+            let states = states.await?;
+            if confirmed || kept.is_empty() {
+                break states;
+            }
+            tries += 1;
+            if tries == RENEWALS {
+                let reason = "its leader has changed while a lease was renewed";
+                return Err(Error::unavailable(&self.connection.config().shown, reason));
+            }
+        };
         let statuses = claims.iter().zip(known).zip(states).map(|((claim, mine), state)| match mine {
             Some(mine) if state.proves_gone(mine.revision) => self.claims.record_gone(claim, mine.revision),
             _ => self.claims.status(claim),

@@ -6,7 +6,6 @@
 //! joins an empty queue takes it in the same transaction.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::claims::Position;
 use super::connection::{Connection, is_lease_expired};
@@ -18,7 +17,7 @@ use super::messages::{
 use super::reading::ranges;
 use crate::backend::{Claim, ClaimId};
 use crate::error::Result;
-use crate::sync::now;
+use crate::sync::{Instant, now};
 
 /// The value of the key while it is ours: 16 bytes, as python-etcd3's values are.
 fn value(id: ClaimId) -> Vec<u8> {

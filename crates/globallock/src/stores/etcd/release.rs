@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::claims::{Claims, ToRelease};
-use super::connection::{Connection, is_lease_expired};
+use super::connection::{Connection, is_full, is_lease_expired};
 use super::keys;
 use super::messages::{
     Compare, DeleteRangeRequest, PutRequest, Request, Response, ResponseOp, TxnRequest, operation,
@@ -51,11 +51,20 @@ impl Releaser {
         // Only waiters are limited: a crowd that leaves must not delay the holder's release, which all others
         // wait for.
         let _one_of_few = if found.holds { None } else { self.limit.acquire().await.ok() };
+        let mut refused = None;
         for lease in &found.unanswered {
-            self.put_tombstone(claim.id, *lease).await?;
+            match self.put_tombstone(claim.id, *lease).await {
+                // A cluster that is full refuses the late request too. So the claim is deleted, and the
+                // tombstone is put once there is room.
+                Err(error) if is_full(&error) => refused = Some(error),
+                answer => answer?,
+            }
         }
         let was_there = self.delete(found, claim).await?;
-        Ok(if was_there { Release::Released } else { Release::NotHeld })
+        match refused {
+            Some(error) => Err(error),
+            None => Ok(if was_there { Release::Released } else { Release::NotHeld }),
+        }
     }
 
     /// Deletes a claim's key, and the python-etcd3 key if that is the claim's; returns whether the claim's
@@ -281,6 +290,37 @@ mod tests {
             assert_eq!(left.is_some_and(|left| left.unanswered.contains(&1)), !continues);
             assert!(cluster.is_idle().await);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_cluster_that_refuses_the_tombstone_deletes_the_claim_all_the_same() {
+        let (mut cluster, shared, claim, key) = held();
+        shared.claims.requested(claim.id, 1, false);
+        let full = || Status::resource_exhausted("etcdserver: mvcc: database space exceeded");
+        let answers = async |cluster: &mut Cluster, is_full: bool, deleted| {
+            let (_, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
+            if is_full {
+                call.fail(full());
+            } else {
+                call.answer(&TxnResponse::default());
+            }
+            expect_delete(cluster, &key).await.answer(&DeleteRangeResponse { deleted });
+        };
+        let (released, ()) =
+            soon(async { tokio::join!(shared.release(&claim), answers(&mut cluster, true, 1)) }).await;
+        assert!(released.unwrap_err().to_string().contains("database is full"));
+        assert_ne!(
+            shared.claims.take_key(PREFIX, &self::claim(2, MUTEX)),
+            key,
+            "the late request may put it"
+        );
+        // Until the tombstone is there.
+        advance(PAUSE).await;
+        soon(answers(&mut cluster, true, 0)).await;
+        advance(PAUSE).await;
+        soon(answers(&mut cluster, false, 0)).await;
+        assert!(cluster.is_idle().await && !is_being_released(&shared, claim.id));
+        assert_eq!(shared.claims.key(claim.id), None);
     }
 
     #[tokio::test]

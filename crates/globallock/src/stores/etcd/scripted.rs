@@ -179,7 +179,12 @@ impl Cluster {
 
 /// The header of an answer as of this revision.
 pub(super) fn as_of(revision: i64) -> Option<Header> {
-    Some(Header { revision })
+    Some(Header { revision, ..Header::default() })
+}
+
+/// The header of a member's answer in this term.
+pub(super) fn in_term(member: u64, term: u64) -> Option<Header> {
+    Some(Header { member, term, revision: 9 })
 }
 
 /// Waits for a future that must take no time by the test's clock, which stands still while any task can run.

@@ -2,17 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream;
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
-use super::key_reads::{key_request, read_keys};
+use super::key_reads::read_keys;
 use super::keys;
 use super::messages::{KeyValue, WatchAction, WatchCancel, WatchCreate, WatchRequest, WatchResponse};
 use crate::stores::watched::inbox::{Changes, Inbox};
-use crate::sync::{Mutex, MutexGuard, jittered, now};
+use crate::sync::{Instant, Mutex, MutexGuard, jittered, now};
 
 /// The bounds of the pause before another stream is opened, if no watch began on the last one.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -203,7 +203,7 @@ impl Watches {
         tokio::spawn(async move {
             let keys: Vec<Vec<u8>> = watched.iter().map(|(key, _)| key.clone()).collect();
             // After an error, a later renewal reads them again.
-            let Ok(states) = read_keys(&connection, key_request, &keys).await else { return };
+            let Ok(states) = read_keys(&connection, &keys, |_| {}).await else { return };
             let as_of = states.iter().map(|state| state.read_at).min().unwrap_or(0);
             let missing =
                 watched.into_iter().zip(states).filter(|((_, revision), state)| state.proves_gone(*revision));

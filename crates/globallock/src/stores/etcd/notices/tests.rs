@@ -52,7 +52,11 @@ async fn expect_look(cluster: &mut Cluster, ids: &[ClaimId]) -> Call {
 
 /// Expects a renewal, and answers that the claims' keys are gone.
 async fn renewed_in_vain(cluster: &mut Cluster, keys: usize) {
-    cluster.asked::<LeaseRequest>("Lease/LeaseKeepAlive").await.1.answer(&LeaseResponse { ttl: 60 });
+    cluster
+        .asked::<LeaseRequest>("Lease/LeaseKeepAlive")
+        .await
+        .1
+        .answer(&LeaseResponse { ttl: 60, header: None });
     let (_, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
     call.answer(&transaction(true, vec![range(Vec::new()); keys]));
 }
@@ -276,7 +280,7 @@ async fn a_claim_that_may_have_joined_before_joins_again_only_if_it_was_not_evic
         let again = async {
             if before == "unanswered" {
                 let (_, call) = cluster.asked::<LeaseGrantRequest>("Lease/LeaseGrant").await;
-                call.answer(&LeaseGrantResponse { id: 2, ttl: 60 });
+                call.answer(&LeaseGrantResponse { id: 2, ttl: 60, header: None });
             }
             if before == "refused" {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;

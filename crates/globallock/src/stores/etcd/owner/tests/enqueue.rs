@@ -1,6 +1,7 @@
 //! Tests of enqueueing, over a scripted cluster.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tonic::Status;
@@ -12,11 +13,12 @@ use crate::queue::Permits;
 use crate::stores::etcd::claims::tests::{MUTEX, OTHER, PREFIX, READ, claim, fencing_token, found, held};
 use crate::stores::etcd::key_reads::key_request;
 use crate::stores::etcd::messages::{
-    Compare, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, RangeRequest,
-    RangeResponse, Request, Response, ResponseOp, TxnRequest, TxnResponse, operation,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest, LeaseGrantResponse, LeaseRequest,
+    LeaseResponse, RangeRequest, RangeResponse, Request, Response, ResponseOp, TxnRequest, TxnResponse,
+    operation,
 };
 use crate::stores::etcd::reading::{FEW, queue_request};
-use crate::stores::etcd::scripted::{Call, Cluster, as_of, soon};
+use crate::stores::etcd::scripted::{Call, Cluster, as_of, in_term, soon};
 use crate::stores::etcd::{Etcd, keys};
 use crate::stores::watched::releases::Releases;
 
@@ -115,7 +117,7 @@ async fn a_claim_whose_lease_expired_unnoticed_joins_under_another() {
         let call = expect_enqueue(&mut cluster, &shared, &claim, 1).await;
         call.fail(Status::not_found("etcdserver: requested lease not found"));
         let (_, call) = cluster.asked::<LeaseGrantRequest>("Lease/LeaseGrant").await;
-        call.answer(&LeaseGrantResponse { id: 2, ttl: 60 });
+        call.answer(&LeaseGrantResponse { id: 2, ttl: 60, header: None });
         let own = [found(&key, 40, 2)];
         expect_enqueue(&mut cluster, &shared, &claim, 2).await.answer(&answer(&own, &own, false));
     };
@@ -216,4 +218,24 @@ async fn a_late_answer_to_a_release_does_not_forget_a_claim_that_has_joined_agai
     late.answer(&DeleteRangeResponse { deleted: 0 });
     slow.await.unwrap().unwrap();
     assert!(shared.claims.key(claim.id).is_some() && shared.claims.position(claim.id).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_transaction_that_enqueues_a_claim_confirms_the_keep_alive_of_its_lease() {
+    // The leader is the same; or another one was elected.
+    for (term, left) in [(0, 60), (1, 39)] {
+        let (mut cluster, shared, claim, key) = absent(MUTEX);
+        tokio::time::advance(Duration::from_secs(21)).await;
+        let answers = async {
+            let (_, call) = cluster.asked::<LeaseRequest>("Lease/LeaseKeepAlive").await;
+            call.answer(&LeaseResponse { header: None, ttl: 60 });
+            let call = expect_enqueue(&mut cluster, &shared, &claim, 1).await;
+            let own = [found(&key, 40, 1)];
+            call.answer(&TxnResponse { header: in_term(1, term), ..answer(&own, &own, false) });
+        };
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+        let ClaimStatus::Held(grant) = status.unwrap() else { panic!("nobody is in front of it") };
+        assert_eq!(grant.expires.map(|ends| ends - now()), Some(Duration::from_secs(left)));
+        assert!(cluster.is_idle().await);
+    }
 }

@@ -10,11 +10,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use globallock::backend::{Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Grant, WaitMode};
+use globallock::backend::{
+    Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Grant, Instant, WaitMode,
+};
 use globallock::queue::{Permits, admit};
 use globallock::{
     Address, Backend, Entry, EntryKey, Error, Eviction, Name, Owner, Release, Result, Schemes, Summary,
@@ -34,7 +36,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How much longer than its lease it is remembered that a claim was evicted.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// A span of time, or a moment of the host's monotonic clock (which is that of [`Instant`]), in nanoseconds.
+/// A span of time, or a moment of the host's clock that goes on while it is suspended (as that of [`Instant`]
+/// does), in nanoseconds.
 type Nanoseconds = u64;
 
 /// A claim, as a ledger has it.
@@ -92,7 +95,7 @@ struct Door {
 /// The stores of this build, and ledgers: `ledger:///directory`.
 pub(crate) fn schemes() -> Schemes {
     Schemes::default().with_form("ledger", "ledger:///directory (the processes of one host)", |address| {
-        Box::pin(async move { Ok(Ledgers::connect(&address)? as Arc<dyn Backend>) })
+        Ok(Ledgers::open(&address)? as Arc<dyn Backend>)
     })
 }
 
@@ -200,7 +203,7 @@ impl State {
 
 impl Ledgers {
     /// Opens the ledgers of a directory, which is made if it is not there.
-    fn connect(address: &Address) -> Result<Arc<Self>> {
+    fn open(address: &Address) -> Result<Arc<Self>> {
         address.finish(&[])?;
         if !address.hosts.is_empty() || !address.path.starts_with('/') {
             return Err(address.wrong("write ledger:///directory"));
@@ -261,7 +264,7 @@ impl Ledgers {
         }
         // In this order: the moment by the first clock is never later than by the other.
         let asked = Instant::now();
-        let time = clock_gettime(ClockId::Monotonic);
+        let time = clock_gettime(ClockId::Boottime);
         let now = Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32);
         let at = Moment { asked, now: nanoseconds(now) };
         state.settle(at.now);
@@ -371,7 +374,7 @@ impl Backend for Ledgers {
             }
             match &door {
                 // Nobody tells of a claim in front that dies.
-                Some(door) => drop(tokio::time::timeout_at(wake.into(), Door::told(door)).await),
+                Some(door) => drop(tokio::time::timeout(wake - Instant::now(), Door::told(door)).await),
                 // It looks once more, because before the door is there it is told nothing.
                 None => {
                     door = Some(self.door(&format!("{}-{number}.door", Self::number_of(&claim.name)))?);

@@ -3,12 +3,11 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Release,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Instant, Release,
     StoreNotice, Summary, WaitMode,
 };
 use globallock::{Error, Memory, Name, Result};
@@ -204,6 +203,14 @@ impl Backend for Mutant {
                 answers.map(|(claim, answer)| Ok(self.alter_status(claim, answer?))).collect()
             }
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.inner.is_ready()
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.inner.ready().await
     }
 
     async fn session_lost_hint(&self) {

@@ -4,7 +4,8 @@
 //! that may run at slightly different rates. So the owner's count begins earlier, and it ends earlier by a
 //! margin for the difference.
 
-use std::time::{Duration, Instant};
+use crate::sync::Instant;
+use std::time::Duration;
 
 /// How much earlier than the store an owner lets a span end, so that clocks which run at different rates
 /// cannot make it believe longer than the store does.

@@ -1,11 +1,10 @@
 //! Whether the store answers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use crate::error::Result;
 use crate::observe::{Event, Observers};
-use crate::sync::{Mutex, now};
+use crate::sync::{Instant, Mutex, now};
 
 /// Tells observers when the store stops answering this manager, and when it answers again.
 #[derive(Debug)]

@@ -1,13 +1,13 @@
 //! What the owner of a claim may believe about it, from the first request to the end.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::{Claim, ClaimStatus, Grant};
 use crate::deadline::deadline;
 use crate::loss::Loss;
 use crate::observe::{Event, Observers};
-use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until};
+use crate::sync::{Instant, Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// Where a claim is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -359,7 +359,7 @@ impl Hold {
                 (Phase::Released, _) => return None,
                 (Phase::Held, Some(end)) => tokio::select! {
                     () = changed => {}
-                    () = sleep_until(end.into()) => {}
+                    () = sleep_until(end) => {}
                 },
                 (Phase::Held | Phase::Waiting, _) => changed.await,
             }

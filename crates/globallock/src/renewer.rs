@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -18,7 +18,7 @@ use crate::health::Health;
 use crate::hold::{Heard, Hold, Phase};
 use crate::noticed::Noticed;
 use crate::observe::{Event, Observers};
-use crate::sync::{Handle, Mutex, MutexGuard, Notify, now, sleep_until_some};
+use crate::sync::{Handle, Instant, Mutex, MutexGuard, Notify, now, sleep_until_some};
 
 /// How many claims one renewal request carries at most.
 const BATCH: usize = 256;

@@ -3,32 +3,37 @@
 //! Where schedules are searched (`make schedules`), these are counterparts whose every switch between
 //! threads, and whose time, the search decides.
 
+mod instant;
+
+#[cfg(not(all(test, globallock_schedules)))]
+mod clock;
+#[cfg(not(all(test, globallock_schedules)))]
+mod waking;
+
 #[cfg(not(all(test, globallock_schedules)))]
 mod outside {
     pub(crate) use std::sync::{Mutex, MutexGuard};
-    use std::time::Instant;
 
     pub(crate) use tokio::runtime::Handle;
     pub(crate) use tokio::sync::{Notify, watch};
-    pub(crate) use tokio::time::{sleep_until, timeout_at};
 
-    /// The clock of tokio's timers: where tests pause that, locks and leases pause with it.
-    #[inline]
-    pub(crate) fn now() -> Instant {
-        tokio::time::Instant::now().into_std()
-    }
+    pub(crate) use super::clock::{now, sleep_until, timeout_at};
+    pub(crate) use super::waking::watch_suspensions;
 }
 
 #[cfg(all(test, globallock_schedules))]
 #[path = "schedules/counterparts.rs"]
 mod outside;
 
+pub use instant::Instant;
 #[cfg(all(test, globallock_schedules))]
 pub(crate) use outside::pass;
-pub(crate) use outside::{Handle, MutexGuard, Notify, now, sleep_until, timeout_at, watch};
+pub(crate) use outside::{
+    Handle, MutexGuard, Notify, now, sleep_until, timeout_at, watch, watch_suspensions,
+};
 
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A mutex that a panic does not poison. No code of this crate panics while it holds one, so what it guards
 /// is whole.
@@ -55,7 +60,7 @@ impl<T> Mutex<T> {
 /// Nothing is lost.
 pub async fn sleep_until_some(end: Option<Instant>) {
     match end {
-        Some(end) => sleep_until(end.into()).await,
+        Some(end) => sleep_until(end).await,
         None => std::future::pending().await,
     }
 }

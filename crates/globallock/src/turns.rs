@@ -2,11 +2,11 @@
 //! there are.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::sync::now;
+use crate::sync::{Instant, now};
 
 /// How many claims of one manager ask at a time: enough to keep a connection busy, few enough for a busy
 /// server.

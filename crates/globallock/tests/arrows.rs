@@ -144,6 +144,51 @@ fn only_the_first_observer_logs() {
     assert_eq!(logging, ["observe.rs"]);
 }
 
+/// What reads a clock, or waits by one, that stands still while the host is suspended.
+fn stands_still(text: &str) -> bool {
+    let code = code(text);
+    let found = |path: &str, name: &str| {
+        let named = |part: &str| match part.strip_prefix('{') {
+            Some(group) => group.split('}').next().unwrap().split(',').any(|item| item.trim() == name),
+            None => part.strip_prefix(name).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric)),
+        };
+        code.split(path).skip(1).any(named)
+    };
+    found("time::", "Instant")
+        || ["sleep_until", "timeout_at", "interval", "interval_at"]
+            .iter()
+            .any(|name| found("tokio::time::", name))
+}
+
+#[test]
+fn deadlines_are_moments_of_the_clock_that_goes_on_while_the_host_is_suspended() {
+    for text in [
+        "use std::time::{Duration, Instant};",
+        "use std::time::Instant;",
+        "fn a() {\n    let a = std::time::Instant::now();",
+        "use std::{fmt, time::Instant};",
+        "use tokio::time::{Instant, sleep};",
+        "fn a() {\n    tokio::time::sleep_until(end.into()).await",
+        "use tokio::time::{self, timeout_at};",
+    ] {
+        assert!(stands_still(text), "{text}");
+    }
+    for text in [
+        "use std::time::Duration;\nuse crate::sync::Instant;\nlet a = Instant::now();",
+        "use tokio::time::sleep;",
+        "/// [`std::time::Instant`]",
+        "fn a() {}\n#[cfg(test)]\nmod tests {\nuse std::time::Instant;",
+    ] {
+        assert!(!stands_still(text), "{text}");
+    }
+    let files = library();
+    let sync = |file: &str| ["sync", "schedules"].contains(&file.split(['.', '/']).next().unwrap());
+    assert!(files.iter().any(|(file, text)| sync(file) && stands_still(text)), "sync.rs is read");
+    let product = files.iter().filter(|(file, _)| !sync(file));
+    let others: Vec<&str> = product.filter(|(_, text)| stands_still(text)).map(|(file, _)| &**file).collect();
+    assert_eq!(others, [""; 0], "use `crate::sync`");
+}
+
 #[test]
 fn an_import_against_the_arrows_is_found() {
     let wrong =

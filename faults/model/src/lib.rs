@@ -18,8 +18,9 @@ mod store;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use globallock::backend::Instant;
 use globallock::queue::{MAX_CAPACITY, Permits};
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 

@@ -1,7 +1,8 @@
 //! What an owner believes, and how it reacts to answers and pushes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use globallock::backend::Instant;
 use globallock::internals::{deadline, margin};
 use globallock::queue::admit;
 

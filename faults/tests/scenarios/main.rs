@@ -3,6 +3,7 @@
 
 mod cancelled;
 mod filter;
+mod first;
 mod killed;
 mod names;
 mod notifications;
@@ -10,6 +11,7 @@ mod releasing;
 mod renewals;
 mod silence;
 mod store;
+mod suspended;
 mod swallowed;
 
 use futures_util::FutureExt;
@@ -43,12 +45,14 @@ macro_rules! scenario {
 
 const SCENARIOS: &[Scenario] = &[
     scenario!(cancelled::a_cancelled_acquire_leaves_nothing, Nothing),
+    scenario!(first::the_first_request_waits_for_the_store, Server),
     scenario!(killed::a_killed_owner_is_passed_over, Processes),
     scenario!(names::names_that_are_parts_of_each_other_are_independent, Nothing),
     scenario!(notifications::a_lost_notification_delays_by_a_lease_at_most, Server),
     scenario!(releasing::a_claim_under_release_is_never_held, RepeatedReleases),
     scenario!(renewals::failed_renewals_do_not_end_renewal, Server),
     scenario!(silence::a_lock_of_a_silent_store_is_lost_by_its_deadline, Server),
+    scenario!(suspended::a_lock_is_lost_at_the_first_look_after_a_suspension, Processes),
     scenario!(swallowed::a_swallowed_answer_delays_by_a_lease_at_most, Server),
 ];
 

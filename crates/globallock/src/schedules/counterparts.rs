@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{LazyLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+
+use super::Instant;
 
 /// A point where the search may switch to another thread.
 fn switch() {
@@ -110,7 +112,8 @@ impl Handle {
 }
 
 /// When the time of every schedule begins. It is in the future, so that tests can subtract from it.
-static BEGIN: LazyLock<Instant> = LazyLock::new(|| Instant::now() + Duration::from_secs(86_400));
+static BEGIN: LazyLock<Instant> =
+    LazyLock::new(|| Instant::at(std::time::Instant::now(), Duration::from_secs(86_400)));
 
 #[derive(Default)]
 struct Clock {
@@ -177,13 +180,16 @@ impl Drop for Sleep {
     }
 }
 
-pub(crate) async fn sleep_until(until: tokio::time::Instant) {
-    Sleep::new(until.into_std()).await;
+pub(crate) async fn sleep_until(until: Instant) {
+    Sleep::new(until).await;
 }
 
-pub(crate) async fn timeout_at<F: Future>(until: tokio::time::Instant, future: F) -> Result<F::Output, ()> {
-    match select(Box::pin(future), Sleep::new(until.into_std())).await {
+pub(crate) async fn timeout_at<F: Future>(until: Instant, future: F) -> Result<F::Output, ()> {
+    match select(Box::pin(future), Sleep::new(until)).await {
         Either::Left((output, _)) => Ok(output),
         Either::Right(_) => Err(()),
     }
 }
+
+/// Nothing suspends the search.
+pub(crate) fn watch_suspensions() {}

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::{ClaimId, Eviction};
-use crate::sync::now;
+use crate::sync::{Instant, now};
 
 /// How much longer than the lease of its claim an eviction is remembered.
 pub(crate) const KEPT: Duration = Duration::from_secs(60);

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
-use std::time::Instant;
 
 use super::ahead::{Ahead, Entry};
 use crate::backend::{Claim, ClaimId, ClaimStatus, Grant};
+use crate::sync::Instant;
 
 /// What a store knows of one of its claims.
 pub(crate) trait Record {

@@ -1,7 +1,7 @@
 //! Tests of a session's driver against everything that a server may send. The test plays the server.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +15,7 @@ use super::session::Session;
 use super::wire::{AUTH_XID, ErrorCode, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::stores::address::Address;
 use crate::stores::watched::inbox::Inbox;
+use crate::sync::Instant;
 
 /// Long enough for a busy machine: everything that is waited for comes at once.
 const PROMPT: Duration = Duration::from_secs(30);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::state::{QueuedRequest, State, is_confirmed_by};
 use super::wire::{AUTH_XID, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::backend::{StoreNotice, StoreNoticeKind};
-use crate::sync::Backoff;
+use crate::sync::{Backoff, Instant, sleep_until};
 
 /// The shortest and the longest pause before all servers are tried again.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
@@ -116,7 +116,7 @@ impl Driver {
                         return Ok(());
                     }
                 },
-                () = tokio::time::sleep_until(next.into()) => {
+                () = sleep_until(next) => {
                     let now = Instant::now();
                     if self.answer_due().is_some_and(|due| due <= now) {
                         return Err(Failure::Lost("it did not answer in time".to_owned()));

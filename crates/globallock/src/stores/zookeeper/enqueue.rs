@@ -1,7 +1,6 @@
 //! How claims come into their queues and wait there, also claims whose creation got no answer.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Shared;
 use super::config::Config;
@@ -14,7 +13,7 @@ use super::watch::Watched;
 use crate::backend::{Claim, ClaimStatus, Eviction, WaitMode};
 use crate::error::Result as Answer;
 use crate::stores::watched::releases::release;
-use crate::sync::MutexGuard;
+use crate::sync::{Instant, MutexGuard};
 
 /// How many times a claim is requested again because the lock's node or the session is gone.
 const ATTEMPTS: usize = 5;

@@ -71,16 +71,13 @@ struct Shared {
 }
 
 impl ZooKeeper {
-    /// Connects to the ensemble that `address` names.
+    /// A store of the ensemble that `address` names, which connects at the first request.
     ///
     /// # Errors
-    /// [`InvalidAddress`](crate::Error::InvalidAddress), or as the ensemble answers.
-    ///
-    /// # Cancel safety
-    /// A dropped call leaves no session behind.
-    pub(crate) async fn connect(address: Address) -> Result<Arc<Self>> {
+    /// [`InvalidAddress`](crate::Error::InvalidAddress).
+    pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
         let config = Arc::new(Config::new(address)?);
-        let sessions = Sessions::open(Arc::clone(&config)).await?;
+        let sessions = Sessions::new(Arc::clone(&config));
         let (reads, notices) = (SharedReads::new(Arc::clone(&config)), Notices::new(Arc::clone(&config)));
         let shared = Shared { config, sessions, positions: Mutex::default(), reads, notices };
         Ok(Arc::new(ZooKeeper { shared: Arc::new(shared) }))
@@ -99,6 +96,14 @@ impl Backend for ZooKeeper {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities::new("zookeeper", CrashRelease::Lease)
+    }
+
+    fn is_ready(&self) -> bool {
+        self.shared.sessions.newest().is_some()
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.shared.sessions.any().await.map(drop)
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {

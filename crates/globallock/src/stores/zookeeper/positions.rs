@@ -1,7 +1,6 @@
 //! The positions of this store's claims in their queues: what is known of the claims ahead of each.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::naming::ListedClaim;
 use super::reading::Snapshot;
@@ -13,6 +12,7 @@ use crate::stores::evictions::{Evictions, KEPT};
 use crate::stores::watched::ahead::{Ahead, Entry, SHORT};
 use crate::stores::watched::records::{Record, Records, held};
 use crate::stores::watched::releases::Task;
+use crate::sync::Instant;
 
 /// The number of claims in the order of their queue whose nodes are not known yet.
 const PENDING: i64 = i64::MAX;

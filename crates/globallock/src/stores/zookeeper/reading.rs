@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -13,7 +12,7 @@ use super::naming::{Layout, ListedClaim};
 use super::positions::Node;
 use super::session::Session;
 use crate::backend::{Claim, ClaimId};
-use crate::sync::Mutex;
+use crate::sync::{Instant, Mutex};
 
 /// The claims of a lock, as they were read.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ mod evicting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +15,7 @@ use super::wire::{ErrorCode, Reader, Writer};
 use super::{Address, Backend, Claim, ClaimStatus, Name, Release, WaitMode, ZooKeeper};
 use crate::backend::ClaimId;
 use crate::queue::Permits;
+use crate::sync::Instant;
 
 const CREATE: i32 = 15;
 const DELETE: i32 = 2;
@@ -86,7 +87,9 @@ impl Server {
     }
 
     async fn store(&self) -> Arc<ZooKeeper> {
-        ZooKeeper::connect(Address::parse(&self.url).unwrap()).await.unwrap()
+        let store = ZooKeeper::open(Address::parse(&self.url).unwrap()).unwrap();
+        store.ready().await.unwrap();
+        store
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

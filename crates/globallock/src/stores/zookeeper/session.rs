@@ -1,7 +1,7 @@
 //! A session as the tasks see it that send requests over it. Its connections may come and go.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
@@ -13,6 +13,7 @@ use super::failure::{Failure, Outcome};
 use super::state::{QueuedRequest, State};
 use super::wire::Request;
 use crate::stores::watched::inbox::Inbox;
+use crate::sync::Instant;
 
 /// A session with the servers. Dropping it closes it, and the servers delete its nodes at once. One that is
 /// left to expire is not closed: its nodes stay until its timeout has passed.

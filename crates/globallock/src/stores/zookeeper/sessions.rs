@@ -27,17 +27,14 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Opens the first session, which checks that a server can be reached and accepts the user.
-    pub(super) async fn open(config: Arc<Config>) -> Result<Self> {
-        let sessions = Sessions {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Sessions {
             config,
             by_lease: Mutex::default(),
             expired: Arc::default(),
             opening: tokio::sync::Mutex::default(),
             for_notices: tokio::sync::Mutex::default(),
-        };
-        sessions.get(DEFAULT_LEASE).await?;
-        Ok(sessions)
+        }
     }
 
     fn by_lease(&self) -> MutexGuard<'_, HashMap<Duration, Arc<Session>>> {
@@ -87,13 +84,16 @@ impl Sessions {
     /// Their requests are signs of life to the servers, and must not prolong the claims of an owner that has
     /// stopped renewing. So it is the session that was confirmed last.
     pub(super) async fn any(&self) -> Result<Arc<Session>> {
-        let living = |session: &&Arc<Session>| !session.is_expired();
-        let newest =
-            self.by_lease().values().filter(living).max_by_key(|session| session.confirmed_at()).cloned();
-        match newest {
+        match self.newest() {
             Some(session) => Ok(session),
             None => self.get(DEFAULT_LEASE).await,
         }
+    }
+
+    /// The living session that was confirmed last, if there is one.
+    pub(super) fn newest(&self) -> Option<Arc<Session>> {
+        let living = |session: &&Arc<Session>| !session.is_expired();
+        self.by_lease().values().filter(living).max_by_key(|session| session.confirmed_at()).cloned()
     }
 }
 
@@ -101,8 +101,8 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::stores::address::Address;
+    use crate::sync::Instant;
     use futures_util::FutureExt;
-    use std::time::Instant;
 
     #[tokio::test]
     async fn observers_use_the_living_session_that_was_confirmed_last() {

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 
 use super::failure::{Failure, Outcome};
 use super::wire::{ErrorCode, OpCode, Request};
 use crate::stores::watched::inbox::Inbox;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Instant, Mutex, MutexGuard};
 
 /// A request on its way to the driver.
 #[derive(Debug)]

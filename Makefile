@@ -3,7 +3,7 @@
 # Without a target: what is quick.
 .DEFAULT_GOAL := quick
 
-.PHONY: help test alone quick tools lint python schedules mutants loaded faults format bench clean
+.PHONY: help test alone quick tools lint python schedules mutants loaded faults versions format bench clean
 
 # How long `make faults` runs.
 FOR ?= 30m
@@ -19,9 +19,11 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PARTS := $(TARGET)/parts
 PART = PARTS=$(PARTS) sh scripts/part.sh
 # Where servers of tests keep their files.
-ifneq ($(filter test bench loaded python faults,$(MAKECMDGOALS)),)
+ifneq ($(filter test bench loaded python faults versions,$(MAKECMDGOALS)),)
 export TMPDIR := $(shell sh scripts/tmpdir.sh)
 endif
+# Which stores `make versions` tests; none: all of them.
+STORES ?=
 # Which part of `make mutants` to run, and how many mutants at a time.
 SHARD ?= 0/1
 JOBS ?= 1
@@ -81,6 +83,9 @@ faults: ## Break every store under real owners for 30 minutes (FOR=10m, SEED="--
 	python=$$(sh scripts/python.sh interpreter) && env --default-signal=HUP,INT,QUIT,TERM \
 		$${CARGO_TARGET_DIR:-target}/$(if $(PROFILE),release,debug)/globallock-faults \
 		pass --python "$$python" --for $(FOR) $(SEED) $(LINKS)
+
+versions: tools ## Run the tests of stores on other releases of their servers (STORES="redis etcd").
+	sh scripts/versions.sh $(STORES)
 
 quick: ## Run the unit tests and the conformance suite on the stores that need no server.
 	cargo test --locked -p globallock

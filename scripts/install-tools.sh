@@ -27,6 +27,7 @@ done
 need setpriv util-linux
 need unshare util-linux
 need ip iproute2
+need strace strace
 need cc gcc
 need python3 python3
 need man man-db

@@ -1,8 +1,8 @@
 //! Compares globallock with raw round trips and with the peers, in one run.
 //!
 //! `cargo run --release -p globallock-bench [-- SECTION…]`. The sections are `pairs`, `handoff`, `waiters`,
-//! `tasks`, `peers` and `held`, all on Redis, and `file`, `etcd` and `zookeeper`. Without an argument, all
-//! sections run.
+//! `tasks`, `peers`, `held` and `storm`, all on Redis, and `file`, `etcd` and `zookeeper`. Without an
+//! argument, all sections run.
 //!
 //! The figures to judge by are ratios to something that is measured in the same run and interleaved, because
 //! the speed of a machine drifts.
@@ -24,10 +24,15 @@ fn main() {
     let wanted = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     runtime.block_on(async {
+        if let [process, url] = &sections[..]
+            && process == redis::storm::PROCESS
+        {
+            return redis::storm::process(url).await;
+        }
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let directory = std::env::temp_dir();
         println!("Servers on loopback, their files in {}, {cores} cores, release build", directory.display());
-        if ["pairs", "handoff", "waiters", "tasks", "peers", "held"].into_iter().any(wanted) {
+        if ["pairs", "handoff", "waiters", "tasks", "peers", "held", "storm"].into_iter().any(wanted) {
             redis::run(&wanted).await;
         }
         if wanted("file") {

@@ -4,6 +4,7 @@ mod held;
 mod peers;
 mod raw;
 mod round_trips;
+pub(crate) mod storm;
 
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ pub(crate) async fn run(wanted: &dyn Fn(&str) -> bool) {
     }
     if wanted("held") {
         held::measure(port).await;
+    }
+    if wanted("storm") {
+        storm::measure().await;
     }
 }
 

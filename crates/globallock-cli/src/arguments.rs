@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn the_help_of_the_address_has_the_forms_of_the_table() {
-        let schemes = Schemes::default()
-            .with_form("mine", "mine://host", |_| Box::pin(async { Ok(Memory::new() as Arc<dyn Backend>) }));
+        let schemes =
+            Schemes::default().with_form("mine", "mine://host", |_| Ok(Memory::new() as Arc<dyn Backend>));
         let mut command = command(&schemes);
         let verbs = |command: &Command| -> Vec<String> {
             command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()

@@ -8,9 +8,8 @@
 //! use globallock::{Backend, Memory, Schemes};
 //!
 //! fn main() -> ExitCode {
-//!     let schemes = Schemes::default().with_form("mine", "mine://host", |_address| {
-//!         Box::pin(async { Ok(Memory::new() as Arc<dyn Backend>) })
-//!     });
+//!     let schemes = Schemes::default()
+//!         .with_form("mine", "mine://host", |_address| Ok(Memory::new() as Arc<dyn Backend>));
 //!     globallock_cli::main(&schemes)
 //! }
 //! ```

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
+use globallock::backend::Instant;
 use globallock::internals::sleep_until_some;
 use globallock::{
     Address, Entry, Guard, Lock, LockKind, LockManager, Loss, ManagerOptions, Name, Options, Release, Schemes,
 };
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::arguments::{Run, Store};
@@ -73,10 +74,7 @@ async fn run(schemes: &Schemes, arguments: &Run, url_is_argument: bool) -> Resul
     }
     let locks = Options::new().lease(arguments.lease).max_hold(arguments.max_hold).wait(arguments.wait);
     let options = ManagerOptions::new().locks(locks).label(label(arguments));
-    let manager = tokio::select! {
-        manager = LockManager::connect_by(schemes, &url, options) => manager?,
-        signal = signals.end() => return Err(Failure::Signal(signal as i32)),
-    };
+    let manager = LockManager::connect_lazy_by(schemes, &url, options)?;
     let lock = manager.lock(&name, kind(arguments));
     let status = match acquire(&manager, &lock, &name, arguments, &mut signals).await {
         Ok(guard) => hold(guard, arguments, &mut signals).await,
@@ -214,7 +212,7 @@ async fn watch(
                 child.send(Signal::SIGCONT);
                 kill_at = Some(Instant::now() + arguments.grace);
             }
-            () = sleep_until_some(kill_at.map(Instant::into_std)) => {
+            () = sleep_until_some(kill_at) => {
                 kill_at = None;
                 say!("globallock: the command has not ended within {:?} and is killed", arguments.grace);
                 child.send(Signal::SIGKILL);

@@ -217,6 +217,14 @@ impl Backend for Faulty {
         self.pass(Verb::Renew, self.inner.renew(claims), lost).await
     }
 
+    fn is_ready(&self) -> bool {
+        self.inner.is_ready()
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.inner.ready().await
+    }
+
     async fn session_lost_hint(&self) {
         self.inner.session_lost_hint().await;
     }

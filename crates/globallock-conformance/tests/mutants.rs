@@ -2,13 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Release, Summary,
-    WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Instant, Release,
+    Summary, WaitMode,
 };
 use globallock::{Memory, Name, Result};
 use globallock_conformance::cases::trials;

@@ -174,7 +174,7 @@ impl Connected {
     pub(crate) async fn manager(&self, url: &str, options: ManagerOptions) -> Result<&LockManager> {
         // `None` in a forked child: the parent's connection is not used there.
         let store = self.store.get().ok_or(Error::Closed)?;
-        store.get_or_try_init(|| LockManager::connect_with(url, options)).await
+        store.get_or_try_init(async || LockManager::connect_lazy(url, options)).await
     }
 }
 

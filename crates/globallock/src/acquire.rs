@@ -1,14 +1,14 @@
 //! Acquiring a lock: asking the store, waiting, giving up, and never leaving a claim behind.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::backend::{ClaimStatus, Eviction, WaitMode};
 use crate::context::{Context, Request};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::hold::{Hold, Phase};
-use crate::sync::{Backoff, now, sleep_until, sleep_until_some, timeout_at};
+use crate::sync::{Backoff, Instant, now, sleep_until, sleep_until_some, timeout_at};
 use crate::turns::Turn;
 
 /// The bounds of the pause between two tries of a store that failed to answer.
@@ -36,7 +36,7 @@ impl Acquired {
 pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Result<Acquired> {
     let started = now();
     let wait = request.options.wait.filter(|_| request.wait_mode == WaitMode::Wait);
-    let store_timeout = request.options.silence_limit();
+    let store_timeout = request.options.silence_limit(request.wait_mode);
     let mut asking = Asking {
         context,
         hold: Hold::new(context.claim(request)?, context.observers.clone(), started),
@@ -48,6 +48,7 @@ pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Res
         backoff: Backoff::new(RETRY),
         tracked: false,
         armed: true,
+        traces: Traces::None,
     };
     loop {
         match asking.ask().await? {
@@ -85,6 +86,19 @@ struct Asking<'a> {
     backoff: Backoff,
     tracked: bool,
     armed: bool,
+    /// What the store may have of the claim.
+    traces: Traces,
+}
+
+/// What a store may have of a claim that is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Traces {
+    /// No request about it was sent.
+    None,
+    /// The store has refused it for good, and has nothing of it as far as the store tells the truth.
+    Refused,
+    /// A request was answered otherwise, or not at all.
+    Possible,
 }
 
 impl<'a> Asking<'a> {
@@ -100,7 +114,7 @@ impl<'a> Asking<'a> {
         let Some(turn) = self.turn().await? else { return Ok(Asked::TimedOut) };
         let asked_at = now();
         let give_up = self.give_up(asked_at);
-        let answer = match timeout_at(give_up.into(), self.context.backend.enqueue(&self.hold.claim)).await {
+        let answer = match timeout_at(give_up, self.enqueue()).await {
             Ok(answer) => answer,
             Err(_) if self.limit.is_some_and(|limit| limit <= now()) && self.is_answered() => {
                 return Ok(Asked::TimedOut);
@@ -140,6 +154,21 @@ impl<'a> Asking<'a> {
         }
     }
 
+    /// Sends the claim, once the store can be reached.
+    async fn enqueue(&mut self) -> Result<ClaimStatus> {
+        let backend = &self.context.backend;
+        if !backend.is_ready() {
+            backend.ready().await?;
+        }
+        // Set before the request, because a call that is dropped hears of no answer.
+        let traces = std::mem::replace(&mut self.traces, Traces::Possible);
+        let answer = backend.enqueue(&self.hold.claim).await;
+        if answer.as_ref().is_err_and(|error| !error.is_retryable()) && traces != Traces::Possible {
+            self.traces = Traces::Refused;
+        }
+        answer
+    }
+
     /// Waits for its turn to ask the store; `None` when the wait has ended.
     async fn turn(&mut self) -> Result<Option<Turn<'a>>> {
         if let Some(turn) = self.context.turns.try_take() {
@@ -154,7 +183,7 @@ impl<'a> Asking<'a> {
             tokio::select! {
                 biased;
                 turn = &mut taken => break Some(turn),
-                () = sleep_until(give_up.into()) => {}
+                () = sleep_until(give_up) => {}
                 _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             }
             if self.turn_ends(since) <= now() {
@@ -233,7 +262,7 @@ impl<'a> Asking<'a> {
             return error.map_or(Ok(Asked::TimedOut), Err);
         }
         self.failure = error;
-        sleep_until(next.into()).await;
+        sleep_until(next).await;
         Ok(Asked::Again)
     }
 
@@ -268,7 +297,11 @@ impl Drop for Asking<'_> {
         if self.armed {
             // The release is started first, so that a manager that is being closed finds the claim either
             // waiting or under release.
-            self.context.release_in_background(&self.hold);
+            match self.traces {
+                Traces::None => {}
+                Traces::Refused => self.context.release_refused(&self.hold),
+                Traces::Possible => self.context.release_in_background(&self.hold),
+            }
             self.hold.finish(now());
             if self.tracked {
                 self.context.renewer.untrack(self.hold.claim.id);

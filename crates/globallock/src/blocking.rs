@@ -98,6 +98,15 @@ impl LockManager {
         Self::connect_with(url, ManagerOptions::default())
     }
 
+    /// Makes a manager that connects at its first request; see [`crate::LockManager::connect_lazy`].
+    ///
+    /// # Errors
+    /// As [`crate::LockManager::connect_lazy`].
+    pub fn connect_lazy(url: &str, options: impl Into<ManagerOptions>) -> Result<Self> {
+        let _entered = RUNTIME.enter();
+        crate::LockManager::connect_lazy(url, options).map(LockManager)
+    }
+
     /// Connects to the store at `url`; see [`crate::LockManager::connect_with`].
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use crate::owner::Owner;
 use crate::queue::Permits;
 use crate::release::Releases;
 use crate::renewer::{Renewer, renew_each};
-use crate::sync::{Handle, now, watch};
+use crate::sync::{Handle, now, watch, watch_suspensions};
 use crate::turns::Turns;
 
 /// What is asked for.
@@ -44,6 +44,7 @@ pub(crate) struct Context {
 impl Context {
     /// Starts the background work on the current runtime.
     pub(crate) fn start(backend: Arc<dyn Backend>, options: ManagerOptions) -> Self {
+        watch_suspensions();
         let observers = Observers::new(options.observers);
         let health = Arc::new(Health::new(observers.clone()));
         let releases = Releases::new(Arc::clone(&backend), Handle::current(), observers.clone());
@@ -139,6 +140,13 @@ impl Context {
     pub(crate) fn release_in_background(&self, hold: &Arc<Hold>) {
         if self.is_own_process() {
             self.releases.start(hold);
+        }
+    }
+
+    /// The same for a claim that the store has refused.
+    pub(crate) fn release_refused(&self, hold: &Arc<Hold>) {
+        if self.is_own_process() {
+            self.releases.start_after_refusal(hold);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | address | store |
 //! |---|---|
-//! | `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), and sentinels | [`redis`] |
+//! | `redis://[user:password@]host[:port][/db]`, `rediss://` (TLS), `valkey://`, and sentinels | [`redis`] |
 //! | `etcd://[user:password@]host,host,host`, `etcds://` (TLS) | [`etcd`] |
 //! | `zookeeper://[user:password@]host,host,host[/chroot]`, `zookeepers://` (TLS) | [`zookeeper`] |
 //! | `file:///directory`, `file:` | [`file`](mod@file) |

@@ -88,7 +88,8 @@ impl Lock {
         Lock { options: self.options.wait(wait), ..self }
     }
 
-    /// The same lock with another [store timeout](Options::store_timeout); `None` is the lease.
+    /// The same lock with another [store timeout](Options::store_timeout); `None` is the wait, or the
+    /// lease without one.
     #[must_use]
     pub fn store_timeout(self, store_timeout: impl Into<Option<Duration>>) -> Self {
         Lock { options: self.options.store_timeout(store_timeout), ..self }

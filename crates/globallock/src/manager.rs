@@ -39,7 +39,8 @@ pub struct LockManager {
 }
 
 impl LockManager {
-    /// Connects to the store at `url` with the default options.
+    /// Connects to the store at `url` with the default options, and says at once if that fails. A program
+    /// that may start before its store uses [`LockManager::connect_lazy`].
     ///
     /// The store's page in [`docs`](crate::docs) has the forms of its addresses, and their options.
     ///
@@ -87,9 +88,45 @@ impl LockManager {
         url: &str,
         options: impl Into<ManagerOptions>,
     ) -> Result<Self> {
+        let manager = Self::connect_lazy_by(schemes, url, options)?;
+        manager.context.backend.ready().await?;
+        Ok(manager)
+    }
+
+    /// Makes a manager of the store at `url`, which connects at its first request: a server that is not
+    /// there yet is waited for as long as the lock would be, or for a lease where that has no limit. What
+    /// cannot heal, such as a wrong password, is told by the first request at once.
+    ///
+    /// ```
+    /// use globallock::{LockManager, Options};
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let manager = LockManager::connect_lazy("memory:lazy", Options::new())?;
+    /// manager.mutex("a").acquire().await?.release().await?;
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) and
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn connect_lazy(url: &str, options: impl Into<ManagerOptions>) -> Result<Self> {
+        Self::connect_lazy_by(&Schemes::default(), url, options)
+    }
+
+    /// Does the same by a table of schemes that may have more than this build's stores.
+    ///
+    /// # Errors
+    /// As [`LockManager::connect_lazy`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn connect_lazy_by(schemes: &Schemes, url: &str, options: impl Into<ManagerOptions>) -> Result<Self> {
         let options = options.into();
         options.locks.check()?;
-        Self::with_backend(schemes.connect(url).await?, options)
+        Self::with_backend(schemes.open(url)?, options)
     }
 
     /// Makes locks over a store that is connected already, such as a third party's.

@@ -264,6 +264,7 @@ fn log_notice(store: &str, notice: &StoreNotice) {
             tracing::debug!(store, host, failure = reason, "no server accepts the connection");
         }
         StoreNoticeKind::MayLoseClaims => tracing::warn!(store, reason, "the server may lose locks"),
+        StoreNoticeKind::KnownFaults => tracing::warn!(store, reason, "the server should be a newer release"),
         StoreNoticeKind::NotDeleted => {
             tracing::warn!(store, name, error = reason, "a claim is released but not deleted");
         }
@@ -341,6 +342,7 @@ mod tests {
             (StoreNoticeKind::ConnectionLost, "DEBUG store=\"s\" host=\"h:1\" reason=\"r\""),
             (StoreNoticeKind::NotConnected, "DEBUG store=\"s\" host=\"h:1\" failure=\"r\""),
             (StoreNoticeKind::MayLoseClaims, "WARN store=\"s\" reason=\"r\""),
+            (StoreNoticeKind::KnownFaults, "WARN store=\"s\" reason=\"r\""),
             (StoreNoticeKind::NotDeleted, "WARN store=\"s\" name=\"a\" error=\"r\""),
             (StoreNoticeKind::NotHandedOver, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
             (StoreNoticeKind::EvictionToldLate, "DEBUG store=\"s\" name=\"a\" error=\"r\""),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::DEFAULT_LEASE;
+use crate::backend::{DEFAULT_LEASE, WaitMode};
 use crate::error::{Error, Result};
 use crate::observe::Observer;
 
@@ -38,8 +38,9 @@ pub struct Options {
     pub max_hold: Option<Duration>,
     /// The longest that `acquire` waits to be granted. Zero asks once. Default: no limit.
     pub wait: Option<Duration>,
-    /// How long the store may be silent before a call gives up on it, though its wait has not ended.
-    /// From 100 ms to a year. Default: the lease.
+    /// How long the store may be silent, or not be there, before a call gives up on it, though its wait has
+    /// not ended. From 100 ms to a year. Default: the wait, or the lease where there is no wait or no limit
+    /// to it.
     pub store_timeout: Option<Duration>,
 }
 
@@ -74,7 +75,7 @@ impl Options {
         Options { wait: wait.into(), ..self }
     }
 
-    /// Sets [`Options::store_timeout`]; `None` is the lease.
+    /// Sets [`Options::store_timeout`]; `None` is the wait, or the lease without one.
     #[must_use]
     pub fn store_timeout(self, store_timeout: impl Into<Option<Duration>>) -> Self {
         Options { store_timeout: store_timeout.into(), ..self }
@@ -95,9 +96,10 @@ impl Options {
         in_range("store_timeout", self.store_timeout, MIN_LEASE)
     }
 
-    /// How long the store may be silent.
-    pub(crate) fn silence_limit(&self) -> Duration {
-        self.store_timeout.unwrap_or(self.lease)
+    /// How long the store may be silent while a claim of this wait mode is acquired.
+    pub(crate) fn silence_limit(&self, wait_mode: WaitMode) -> Duration {
+        let wait = self.wait.filter(|wait| wait_mode == WaitMode::Wait && !wait.is_zero());
+        self.store_timeout.or(wait).unwrap_or(self.lease)
     }
 }
 
@@ -192,14 +194,19 @@ mod tests {
     }
 
     #[test]
-    fn the_store_may_be_silent_for_a_lease_unless_told_otherwise() {
+    fn the_store_may_be_silent_for_the_wait_or_a_lease_unless_told_otherwise() {
         let lease = Duration::from_secs(3);
-        assert_eq!(Options { lease, ..Options::default() }.silence_limit(), lease);
-        let store_timeout = Some(Duration::from_secs(1));
-        assert_eq!(
-            Options { lease, store_timeout, ..Options::default() }.silence_limit(),
-            Duration::from_secs(1)
-        );
+        let (wait, store_timeout) = (Duration::from_secs(40), Duration::from_secs(1));
+        let options = Options::new().lease(lease);
+        for (options, waiting, trying) in [
+            (options.clone(), lease, lease),
+            (options.clone().wait(Duration::ZERO), lease, lease),
+            (options.clone().wait(wait), wait, lease),
+            (options.clone().wait(wait).store_timeout(store_timeout), store_timeout, store_timeout),
+        ] {
+            assert_eq!(options.silence_limit(WaitMode::Wait), waiting);
+            assert_eq!(options.silence_limit(WaitMode::Try), trying);
+        }
     }
 
     #[test]

@@ -40,8 +40,20 @@ impl Releases {
                     observers.tell(&Event::ReleaseUnanswered { claim: &claim, error: &error });
                     return;
                 }
-                sleep_until(next.into()).await;
+                sleep_until(next).await;
             }
+        });
+    }
+
+    /// Releases a claim whose enqueue the store has refused for good. So it is not in its queue, as far as
+    /// the store tells the truth, and a refusal of the release too says nothing new: it is neither repeated
+    /// nor told.
+    pub(crate) fn start_after_refusal(&self, hold: &Arc<Hold>) {
+        let counted = Counted::new(self.under_way.clone());
+        let (backend, claim) = (Arc::clone(&self.backend), Arc::clone(&hold.claim));
+        self.runtime.spawn(async move {
+            let _counted = counted;
+            let _ = backend.release(&claim).await;
         });
     }
 

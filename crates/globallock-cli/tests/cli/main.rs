@@ -1,6 +1,8 @@
 //! Tests of the command line from the outside: real processes, real stores.
 
 mod evicting;
+mod first;
+mod full;
 mod loss;
 mod pages;
 mod robustness;

@@ -1,10 +1,10 @@
 //! The contract of [`Backend`], checked on the store itself, without the core.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use globallock::Error;
-use globallock::backend::{Backend, Claim, ClaimStatus, Grant, Release, WaitMode};
+use globallock::backend::{Backend, Claim, ClaimStatus, Grant, Instant, Release, WaitMode};
 use globallock::queue::Permits;
 
 use super::{Case, Need, case};

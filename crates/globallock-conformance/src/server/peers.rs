@@ -1,4 +1,5 @@
-//! Lock clients of other projects, for tests of compatibility. They are installed where they are missing.
+//! Lock clients of other projects, and servers of other versions, for tests of compatibility. They are
+//! installed where they are missing.
 
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,20 @@ pub fn python_etcd3() -> Result<PathBuf> {
     python_with("python-etcd3", "etcd3", &["etcd3==0.12.0", "protobuf==3.20.3", "tenacity==6.3.1"])
 }
 
+/// The server of this version, one that `scripts/redis-server.sh` lists: of Redis, or of `valkey-` and a
+/// version.
+///
+/// # Errors
+/// When it cannot be installed; the error has the command that failed.
+pub fn redis(version: &str) -> Result<String> {
+    let _one = INSTALLING.lock();
+    let home = home()?;
+    let target = home.parent().expect("it is in cargo's target directory");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/redis-server.sh");
+    let printed = call(Command::new("sh").args([script, version]).env("CARGO_TARGET_DIR", target))?;
+    Ok(printed.trim_end().to_owned())
+}
+
 fn python_with(directory: &str, modules: &str, packages: &[&str]) -> Result<PathBuf> {
     let _one = INSTALLING.lock();
     let home = home()?.join(directory);
@@ -59,10 +74,11 @@ pub fn node_modules() -> Result<PathBuf> {
     Ok(modules)
 }
 
-fn call(command: &mut Command) -> Result<()> {
+/// Runs a command, and returns what it printed.
+fn call(command: &mut Command) -> Result<String> {
     let output = command.output().map_err(|error| Error::other(format!("{command:?}: {error}")))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(Error::other(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim_end())))
 }

@@ -5,7 +5,7 @@ mod onlooker;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -13,6 +13,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use crate::error::Result;
 use crate::name::Name;
 use crate::queue::Permits;
+pub use crate::sync::Instant;
 
 pub use crate::eviction::Eviction;
 pub use notice::{StoreNotice, StoreNoticeKind};
@@ -195,8 +196,8 @@ pub enum ClaimStatus {
 /// What a store says of a claim that holds.
 ///
 /// ```
-/// use std::time::{Duration, Instant};
-/// use globallock::backend::Grant;
+/// use std::time::Duration;
+/// use globallock::backend::{Grant, Instant};
 ///
 /// let sent = Instant::now();
 /// let grant = Grant::new(7).with_expires(sent + Duration::from_secs(10));
@@ -310,10 +311,29 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Says what the store promises beyond the contract.
     fn capabilities(&self) -> Capabilities;
 
+    /// Whether the store is connected, as far as it knows, so that a request can be sent at once. It is asked
+    /// before every enqueue, so it takes no time. A store that needs no connection keeps this default.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Connects, unless the store is connected, and says what it refuses: a wrong password, an old version. A
+    /// store that needs no connection keeps this default.
+    ///
+    /// Every other method connects too, so this need not be called. But a claim whose enqueue was not even
+    /// sent leaves nothing behind that would have to be released.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Puts the claim at the end of its queue, or finds it where it is, and says whether it is held; a claim
     /// of [`WaitMode::Try`] that does not hold at once is `Gone`, and not in the queue. A sign of life.
     ///
-    /// One round trip where nobody else has the lock.
+    /// One round trip where nobody else has the lock. An error that is not retryable
+    /// ([`Error::is_retryable`](crate::Error::is_retryable)) says that the claim is not in the queue.
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus>;
 
     /// Waits until the status of a claim that was last answered `Waiting` may have changed: `Some` where the

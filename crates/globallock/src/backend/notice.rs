@@ -33,6 +33,8 @@ pub enum StoreNoticeKind {
     NotConnected,
     /// The server is set up in a way that may lose claims.
     MayLoseClaims,
+    /// The server is of a release with known faults that can break locks, which a newer one has not.
+    KnownFaults,
     /// What a released claim has left in the store could not be deleted.
     NotDeleted,
     /// A released lock was not handed over to the next waiter. It will be, at the renewal of a waiter.

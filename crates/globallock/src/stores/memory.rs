@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock, Weak};
-use std::time::Instant;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -19,7 +18,7 @@ use crate::owner::Owner;
 use crate::queue::{admit, blockers, nearest};
 use crate::stores::address::Address;
 use crate::stores::evictions::{Evictions, KEPT};
-use crate::sync::{Mutex, MutexGuard, Notify, now, sleep_until_some};
+use crate::sync::{Instant, Mutex, MutexGuard, Notify, now, sleep_until_some};
 
 /// The stores that `memory:NAME` addresses share within the process.
 static SHARED: LazyLock<Mutex<HashMap<String, Weak<Memory>>>> = LazyLock::new(Mutex::default);

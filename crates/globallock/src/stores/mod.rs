@@ -8,7 +8,13 @@ pub(crate) mod evictions;
 #[cfg(all(feature = "file", target_os = "linux"))]
 mod file;
 pub(crate) mod memory;
-#[cfg(any(test, feature = "redis", feature = "zookeeper", all(feature = "file", target_os = "linux")))]
+#[cfg(any(
+    test,
+    feature = "etcd",
+    feature = "redis",
+    feature = "zookeeper",
+    all(feature = "file", target_os = "linux")
+))]
 pub(crate) mod notices;
 #[cfg(feature = "redis")]
 mod redis;
@@ -20,36 +26,30 @@ mod zookeeper;
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-
 use crate::backend::Backend;
 use crate::error::Result;
 use address::Address;
 
-/// A store that is being connected to.
-type Connecting = BoxFuture<'static, Result<Arc<dyn Backend>>>;
-
-/// Connects to the store that an address names.
-type Connect = Arc<dyn Fn(Address) -> Connecting + Send + Sync>;
+/// Makes the store that an address names. The store connects at its first request.
+type Open = Arc<dyn Fn(Address) -> Result<Arc<dyn Backend>> + Send + Sync>;
 
 /// One kind of store: a row of the table.
 struct Store {
     /// The schemes of its addresses, each with what such an address looks like, for people to read.
     schemes: &'static [(&'static str, &'static str)],
-    connect: fn(Address) -> Connecting,
+    open: fn(Address) -> Result<Arc<dyn Backend>>,
 }
 
 /// The stores that this build knows.
 const STORES: &[Store] = &[
     Store {
         schemes: &[("memory", "memory:name (within one process)")],
-        connect: |address| async move { Ok(memory::Memory::connect(&address)? as Arc<dyn Backend>) }.boxed(),
+        open: |address| Ok(memory::Memory::connect(&address)?),
     },
     #[cfg(all(feature = "file", target_os = "linux"))]
     Store {
         schemes: &[("file", "file:///directory, file: (the processes of one host)")],
-        connect: |address| async move { Ok(file::File::connect(address)? as Arc<dyn Backend>) }.boxed(),
+        open: |address| Ok(file::File::open(address)?),
     },
     #[cfg(feature = "redis")]
     Store {
@@ -59,15 +59,18 @@ const STORES: &[Store] = &[
             ("redis+unix", "redis+unix:///socket"),
             ("redis+sentinel", "redis+sentinel://host,host,host/service"),
             ("rediss+sentinel", "rediss+sentinel:// (TLS)"),
+            ("valkey", "valkey:// (the same for Valkey)"),
+            ("valkeys", "valkeys://"),
+            ("valkey+unix", "valkey+unix://"),
+            ("valkey+sentinel", "valkey+sentinel://"),
+            ("valkeys+sentinel", "valkeys+sentinel://"),
         ],
-        connect: |address| {
-            async move { Ok(redis::Redis::connect(address).await? as Arc<dyn Backend>) }.boxed()
-        },
+        open: |address| Ok(redis::Redis::open(address)?),
     },
     #[cfg(feature = "etcd")]
     Store {
         schemes: &[("etcd", "etcd://[user:password@]host,host,host"), ("etcds", "etcds:// (TLS)")],
-        connect: |address| async move { Ok(etcd::Etcd::connect(address).await? as Arc<dyn Backend>) }.boxed(),
+        open: |address| Ok(etcd::Etcd::open(address)?),
     },
     #[cfg(feature = "zookeeper")]
     Store {
@@ -75,13 +78,11 @@ const STORES: &[Store] = &[
             ("zookeeper", "zookeeper://[user:password@]host,host,host[/chroot]"),
             ("zookeepers", "zookeepers:// (TLS)"),
         ],
-        connect: |address| {
-            async move { Ok(zookeeper::ZooKeeper::connect(address).await? as Arc<dyn Backend>) }.boxed()
-        },
+        open: |address| Ok(zookeeper::ZooKeeper::open(address)?),
     },
 ];
 
-/// The schemes of addresses, and how the store of each is connected to.
+/// The schemes of addresses, and how the store of each is made.
 ///
 /// [`Schemes::default`] knows the stores of this build. A store of one's own gets a scheme by
 /// [`Schemes::with`], and is then reached by its address like every other: by
@@ -90,13 +91,10 @@ const STORES: &[Store] = &[
 ///
 /// ```
 /// use std::sync::Arc;
-/// use futures_util::FutureExt;
 /// use globallock::{Backend, LockManager, ManagerOptions, Memory, Schemes};
 ///
 /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
-/// let schemes = Schemes::default().with("mine", |_address| {
-///     async { Ok(Memory::new() as Arc<dyn Backend>) }.boxed()
-/// });
+/// let schemes = Schemes::default().with("mine", |_address| Ok(Memory::new() as Arc<dyn Backend>));
 /// assert!(schemes.forms().contains(&"mine://…".to_owned()));
 /// let manager = LockManager::connect_by(&schemes, "mine://anywhere", ManagerOptions::new()).await?;
 /// manager.mutex("a").acquire().await?.release().await?;
@@ -114,19 +112,19 @@ struct Row {
     form: String,
     /// Rows of one store have the same number.
     store: usize,
-    connect: Connect,
+    open: Open,
 }
 
 /// The stores of this build.
 impl Default for Schemes {
     fn default() -> Self {
         let rows = STORES.iter().enumerate().flat_map(|(number, store)| {
-            let connect: Connect = Arc::new(store.connect);
+            let open: Open = Arc::new(store.open);
             store.schemes.iter().map(move |(scheme, form)| Row {
                 scheme: (*scheme).to_owned(),
                 form: (*form).to_owned(),
                 store: number,
-                connect: Arc::clone(&connect),
+                open: Arc::clone(&open),
             })
         });
         Schemes { rows: rows.collect() }
@@ -136,15 +134,18 @@ impl Default for Schemes {
 impl Schemes {
     /// The same table with one more scheme, or with another store for a scheme that it had. Help texts show
     /// its addresses as `scheme://…`; [`Schemes::with_form`] says more.
+    ///
+    /// `open` makes the store and asks no server: the store connects at its first request, or in
+    /// [`Backend::ready`].
     #[must_use]
     pub fn with(
         self,
         scheme: impl Into<String>,
-        connect: impl Fn(Address) -> BoxFuture<'static, Result<Arc<dyn Backend>>> + Send + Sync + 'static,
+        open: impl Fn(Address) -> Result<Arc<dyn Backend>> + Send + Sync + 'static,
     ) -> Self {
         let scheme = scheme.into().to_ascii_lowercase();
         let form = format!("{scheme}://…");
-        self.with_form(scheme, form, connect)
+        self.with_form(scheme, form, open)
     }
 
     /// Does the same, and says what such an address looks like, for help texts: `mine://host[/path]`.
@@ -153,12 +154,12 @@ impl Schemes {
         mut self,
         scheme: impl Into<String>,
         form: impl Into<String>,
-        connect: impl Fn(Address) -> BoxFuture<'static, Result<Arc<dyn Backend>>> + Send + Sync + 'static,
+        open: impl Fn(Address) -> Result<Arc<dyn Backend>> + Send + Sync + 'static,
     ) -> Self {
         let scheme = scheme.into().to_ascii_lowercase();
         self.rows.retain(|row| row.scheme != scheme);
         let store = self.rows.iter().map(|row| row.store + 1).max().unwrap_or_default();
-        self.rows.push(Row { scheme, form: form.into(), store, connect: Arc::new(connect) });
+        self.rows.push(Row { scheme, form: form.into(), store, open: Arc::new(open) });
         self
     }
 
@@ -174,18 +175,18 @@ impl Schemes {
         stores.map(|rows| rows.iter().map(|row| row.form.as_str()).collect::<Vec<_>>().join(", ")).collect()
     }
 
-    /// Connects to the store at `url`.
+    /// Makes the store at `url`, which connects at its first request.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) when the address is wrong, otherwise as the
-    /// store answers.
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) when the address is wrong; as the operating
+    /// system answers where the store is a directory.
     ///
-    /// # Cancel safety
-    /// A dropped call leaves no connection behind.
-    pub async fn connect(&self, url: &str) -> Result<Arc<dyn Backend>> {
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn open(&self, url: &str) -> Result<Arc<dyn Backend>> {
         let address = Address::parse(url)?;
         match self.rows.iter().find(|row| row.scheme == address.scheme) {
-            Some(row) => (row.connect)(address).await,
+            Some(row) => (row.open)(address),
             None => {
                 let known: Vec<&str> = self.names().collect();
                 let scheme = &address.scheme;
@@ -195,6 +196,20 @@ impl Schemes {
                 )))
             }
         }
+    }
+
+    /// Connects to the store at `url`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) when the address is wrong, otherwise as the
+    /// store answers.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind.
+    pub async fn connect(&self, url: &str) -> Result<Arc<dyn Backend>> {
+        let backend = self.open(url)?;
+        backend.ready().await?;
+        Ok(backend)
     }
 }
 
@@ -222,7 +237,7 @@ mod tests {
     use memory::Memory;
 
     fn with_mine(schemes: Schemes) -> Schemes {
-        schemes.with_form("Mine", "mine://host", |_| async { Ok(Memory::new() as Arc<dyn Backend>) }.boxed())
+        schemes.with_form("Mine", "mine://host", |_| Ok(Memory::new() as Arc<dyn Backend>))
     }
 
     #[test]
@@ -235,8 +250,7 @@ mod tests {
             }
         }
         let schemes = with_mine(Schemes::default());
-        let memory = || async { Ok(Memory::new() as Arc<dyn Backend>) }.boxed();
-        let schemes = schemes.with("other", move |_| memory());
+        let schemes = schemes.with("other", |_| Ok(Memory::new() as Arc<dyn Backend>));
         assert_eq!(schemes.forms()[..built_in.len()], built_in);
         assert!(format!("{schemes:?}").ends_with("\"mine\", \"other\"]"), "{schemes:?}");
         assert_eq!(schemes.forms()[built_in.len()..], ["mine://host", "other://…"]);
@@ -244,9 +258,8 @@ mod tests {
 
     #[test]
     fn a_scheme_that_the_table_had_gets_another_store_and_another_form() {
-        let schemes = Schemes::default()
-            .with("MEMORY", |address| async move { Err(address.wrong("it is refused here")) }.boxed());
-        let refused = schemes.connect("memory:a").now_or_never().unwrap().unwrap_err();
+        let schemes = Schemes::default().with("MEMORY", |address| Err(address.wrong("it is refused here")));
+        let refused = schemes.open("memory:a").unwrap_err();
         assert!(refused.to_string().contains("it is refused here"), "{refused}");
         assert_eq!(schemes.names().filter(|name| *name == "memory").count(), 1);
         let forms = schemes.forms();

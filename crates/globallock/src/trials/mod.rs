@@ -19,7 +19,7 @@ mod store;
 mod throttling;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
@@ -31,7 +31,7 @@ use crate::manager::LockManager;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::stores::memory::Memory;
-use crate::sync::now;
+use crate::sync::{Instant, now};
 use store::{Fault, Store, Verb};
 
 const LEASE: Duration = Duration::from_secs(60);

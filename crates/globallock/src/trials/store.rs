@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::memory::Memory;
 use crate::stores::notices::StoreNotices;
-use crate::sync::{Mutex, MutexGuard, now};
+use crate::sync::{Instant, Mutex, MutexGuard, now};
 
 /// More requests of a kind than any test here needs.
 const MANY: usize = 20_000;

@@ -6,6 +6,7 @@
 
 mod acquiring;
 mod blocking;
+mod connecting;
 mod evicting;
 mod forking;
 mod holding;

@@ -22,6 +22,7 @@ const MANY: usize = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Verb {
+    Ready,
     Enqueue,
     WaitForChange,
     Renew,
@@ -60,6 +61,8 @@ struct State {
     next: HashMap<Verb, VecDeque<Fault>>,
     always: HashMap<Verb, Fault>,
     requests: HashMap<Verb, Vec<Instant>>,
+    /// Whether it must be connected to first.
+    is_away: bool,
     /// The number of claims in each renewal request.
     batches: Vec<usize>,
     renewing: usize,
@@ -83,6 +86,11 @@ impl Store {
 
     pub(super) fn always(&self, verb: Verb, fault: Fault) {
         self.state().always.insert(verb, fault);
+    }
+
+    /// From now on, no request is sent before a try to connect has succeeded.
+    pub(super) fn goes_away(&self) {
+        self.state().is_away = true;
     }
 
     /// When the requests of a kind were made.
@@ -151,6 +159,16 @@ impl Backend for Store {
 
     fn capabilities(&self) -> Capabilities {
         self.memory.capabilities()
+    }
+
+    fn is_ready(&self) -> bool {
+        !self.state().is_away
+    }
+
+    async fn ready(&self) -> Result<()> {
+        self.pass(Verb::Ready, async { Ok(()) }, Err, |_| Ok(())).await?;
+        self.state().is_away = false;
+        Ok(())
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {

@@ -23,7 +23,7 @@ pub(crate) async fn the_first_request_waits_for_the_store(store: Store) {
     eventually("it has tried more than once", async || proxy.connections() >= 3).await;
     assert!(!acquired.is_finished());
 
-    // Others give up when their time is over, with the reason.
+    // Others give up when their wait or their store timeout has passed, with the reason.
     let limit = Duration::from_secs(1);
     for impatient in [patient.clone().wait(limit), patient.store_timeout(limit)] {
         let began = Instant::now();

@@ -4,11 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use globallock::{LockManager, Loss};
+use globallock::{Guard, Loss, Result};
 use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::{Etcd, HungDisk};
+use tokio::task::JoinHandle;
 
 /// The owner's address, which begins with the leader, and an address without the leader.
 fn urls(cluster: &Etcd, leader: usize, timeout: Duration) -> [String; 2] {
@@ -22,10 +23,20 @@ fn urls(cluster: &Etcd, leader: usize, timeout: Duration) -> [String; 2] {
     ]
 }
 
-/// An owner that talks to the leader, and another that does not.
-async fn owners(cluster: &Etcd, leader: usize, lease: Duration, timeout: Duration) -> [LockManager; 2] {
+/// An owner that talks to the leader holds a lock, and another waits for it that does not.
+async fn contended(
+    cluster: &Etcd,
+    leader: usize,
+    lease: Duration,
+    timeout: Duration,
+) -> (Guard, JoinHandle<Result<Guard>>) {
     let [first, others] = urls(cluster, leader, timeout);
-    [connect_for(&first, lease).await.unwrap(), connect_for(&others, lease).await.unwrap()]
+    let [owner, other] =
+        [connect_for(&first, lease).await.unwrap(), connect_for(&others, lease).await.unwrap()];
+    let guard = owner.mutex("a").acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&other, "a", 1, 1).await;
+    (guard, waiter)
 }
 
 /// Makes the leader's disk hang, and waits until there are two leaders.
@@ -42,10 +53,7 @@ async fn a_lock_that_only_a_deposed_leader_renews_is_lost_before_the_next_owner_
     let leader = cluster.leader().unwrap();
     // A request waits for the deposed leader longer than the next one keeps the lease.
     let (lease, timeout) = (Duration::from_secs(3), Duration::from_secs(20));
-    let [owner, other] = owners(&cluster, leader, lease, timeout).await;
-    let guard = owner.mutex("a").acquire().await.unwrap();
-    let waiter = waits(&other, "a");
-    queue_is(&other, "a", 1, 1).await;
+    let (guard, waiter) = contended(&cluster, leader, lease, timeout).await;
     let hung = deposed(&cluster, leader).await;
     let next = tokio::spawn(async move {
         let next = waiter.await.unwrap().unwrap();
@@ -66,10 +74,7 @@ async fn a_lock_whose_leader_is_deposed_is_renewed_with_the_next_one() {
     let cluster = Etcd::start(3).unwrap();
     let leader = cluster.leader().unwrap();
     let (lease, timeout) = (Duration::from_secs(8), Duration::from_secs(2));
-    let [owner, other] = owners(&cluster, leader, lease, timeout).await;
-    let guard = owner.mutex("a").acquire().await.unwrap();
-    let waiter = waits(&other, "a");
-    queue_is(&other, "a", 1, 1).await;
+    let (guard, waiter) = contended(&cluster, leader, lease, timeout).await;
     let hung = deposed(&cluster, leader).await;
     let since = Instant::now();
     eventually("two leases have passed", async || since.elapsed() > lease * 2).await;

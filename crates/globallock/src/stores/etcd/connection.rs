@@ -113,15 +113,14 @@ impl Connection {
         }
         let status = self.try_members(StatusRequest {}, &mut false).await?;
         let Some(release) = Release::parse(&status.version) else { return Ok(()) };
+        let version = status.version.escape_debug();
         if release < OLDEST {
-            let version = status.version.escape_debug();
             return Err(Error::failed_precondition(
                 &self.config.shown,
                 format!("it is etcd {version}: globallock needs 3.4 or newer"),
             ));
         }
         if let Some(Release(major, minor, patch)) = release.mended() {
-            let version = status.version.escape_debug();
             let reason =
                 format!("it is etcd {version}: {major}.{minor}.{patch} mends faults that can break locks");
             self.notices.say(StoreNoticeKind::KnownFaults, &reason);

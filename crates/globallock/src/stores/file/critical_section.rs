@@ -15,7 +15,7 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr, write};
 
 use super::claim_file::ClaimFile;
-use super::directory::{Directory, OPEN, found_at, try_lock};
+use super::directory::{Directory, OPEN, is_at, try_lock};
 use super::open_files::OpenFiles;
 use crate::backend::{Claim, ClaimId, StoreNoticeKind, WaitMode};
 use crate::error::Result;
@@ -94,7 +94,7 @@ impl<'a> CriticalSection<'a> {
                 return Ok(Entered::Busy);
             }
             // Another may have removed the directory after it was opened and before it was locked.
-            if found_at(&opened, path).is_none() {
+            if !is_at(&opened, path) {
                 continue;
             }
             let (path, queue, has_others) = (path.to_owned(), VecDeque::new(), Cell::new(true));

@@ -167,12 +167,7 @@ impl Directory {
                 Ok(()) if self.is_shared() || self.owner.is_some() => {
                     // Restores the permissions that the umask took away: without them, the other users who
                     // share the directory could not take the lock.
-                    // Nobody else can open it before it has its mode, and then it has its owner too.
-                    let shared = open_directory(path).and_then(|opened| {
-                        self.pass_on(&opened)?;
-                        fchmod(&opened, self.mode)
-                    });
-                    match shared {
+                    match open_directory(path).and_then(|opened| self.share(&opened, self.mode)) {
                         // Another process entered it meanwhile and removed it because it was empty. Another
                         // user may then have created it again.
                         Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {}
@@ -189,7 +184,7 @@ impl Directory {
     pub(super) fn remove_lock(&self, path: &Path, opened: &OwnedFd, is_empty: bool) {
         if is_empty && self.is_spare(opened) && move_directory(path, &self.spare) {
             // A cleaner of files may have deleted it meanwhile. Then another one was moved, with its claims.
-            if found_at(opened, &self.spare).is_none() {
+            if !is_at(opened, &self.spare) {
                 move_directory(&self.spare, path);
             }
             return;
@@ -253,7 +248,7 @@ impl Directory {
     pub(super) fn create(&self, at: &OwnedFd, file: &str) -> Result<OwnedFd> {
         let made = openat(at, file, NEW, PRIVATE)
             .map_err(|error| self.failure_within("cannot be written to", error))?;
-        self.share(&made)?;
+        self.share_file(&made)?;
         Ok(made)
     }
 
@@ -267,14 +262,16 @@ impl Directory {
         }
     }
 
-    /// Gives a new file the mode of files here, whatever the umask is.
-    fn share(&self, file: &OwnedFd) -> Result<()> {
-        let passed_on = self.pass_on(file);
-        let shared = passed_on.and_then(|()| match self.is_shared() {
-            true => fchmod(file, self.rights(FILE)),
-            false => Ok(()),
-        });
-        shared.map_err(|error| self.failure("cannot be shared", error))
+    /// Gives what was made here the owner and the mode that it has here, whatever the umask is. The owner
+    /// comes first, because others can open it from then on that it has its mode.
+    fn share(&self, made: &OwnedFd, mode: Mode) -> Result<(), Errno> {
+        self.pass_on(made)?;
+        if self.is_shared() { fchmod(made, mode) } else { Ok(()) }
+    }
+
+    /// The same for a file.
+    fn share_file(&self, file: &OwnedFd) -> Result<()> {
+        self.share(file, self.rights(FILE)).map_err(|error| self.failure("cannot be shared", error))
     }
 
     /// Gives out the next number; `None` if another is just counting.
@@ -336,7 +333,7 @@ impl Directory {
             Err(Errno::EXIST) => Ok(None),
             made => {
                 let made = made.map_err(fails)?;
-                self.share(&made)?;
+                self.share_file(&made)?;
                 Ok(Some(made))
             }
         }
@@ -392,10 +389,12 @@ fn is_new(found: &Stat) -> bool {
     u64::try_from(found.st_ctime).is_ok_and(|changed| now.abs_diff(changed) <= 2)
 }
 
-/// What is `opened`, if the path still names it.
-pub(super) fn found_at(opened: &OwnedFd, path: &Path) -> Option<Stat> {
-    let (opened, named) = (fstat(opened).ok()?, statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?);
-    ((opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)).then_some(opened)
+/// Whether the path still names the file that is `opened`.
+pub(super) fn is_at(opened: &OwnedFd, path: &Path) -> bool {
+    match (fstat(opened), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
+        (Ok(opened), Ok(named)) => (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino),
+        _ => false,
+    }
 }
 
 /// Gives a directory another name, unless something has that name. False where the file system cannot promise

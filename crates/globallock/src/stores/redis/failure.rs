@@ -1,6 +1,6 @@
 //! Turns what Redis and its client report into this crate's errors.
 
-use redis::{ErrorKind, RedisError};
+use redis::{ErrorKind, RedisError, Value};
 
 use crate::error::Error;
 
@@ -50,7 +50,8 @@ impl Failure {
 
     /// Whether the server does not know the command, as where the operator has renamed it.
     pub(super) fn is_unknown_command(&self) -> bool {
-        self.reason.to_ascii_lowercase().contains("unknown command")
+        let detail = self.source.as_ref().and_then(RedisError::detail).unwrap_or_default();
+        detail.to_ascii_lowercase().starts_with("unknown command")
     }
 
     pub(super) fn into_error(self, store: &str) -> Error {
@@ -68,18 +69,24 @@ impl Failure {
 
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
+        let error = without_request(error);
         let (kind, reason) = judge(&error);
-        // An answer that repeats the request may have the password in it.
-        let source = Some(error).filter(|error| !error.detail().is_some_and(|said| said.contains(REPEATED)));
-        Failure { kind, reason, source }
+        Failure { kind, reason, source: Some(error) }
     }
+}
+
+/// The same error without the request that the server repeats in it, which may have a password in it.
+fn without_request(error: RedisError) -> RedisError {
+    let Some((said, _)) = error.detail().and_then(|detail| detail.split_once(REPEATED)) else { return error };
+    let line = format!("-{} {said}\r\n", error.code().unwrap_or("ERR"));
+    let again = redis::parse_redis_value(line.as_bytes()).and_then(Value::extract_error);
+    again.err().unwrap_or_else(|| (ErrorKind::UnexpectedReturnType, "an error").into())
 }
 
 /// The code of what the server answered, and what follows it. Redis 6 puts the answer to a command in a
 /// script behind the place in the script.
 fn answered(error: &RedisError) -> (&str, &str) {
     let (code, detail) = (error.code().unwrap_or_default(), error.detail().unwrap_or_default());
-    let detail = detail.split(REPEATED).next().unwrap_or_default();
     let Some((_, mut said)) =
         detail.strip_prefix("Error running script (call to f_").and_then(|rest| rest.split_once("): "))
     else {
@@ -177,11 +184,7 @@ fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
         // After it the client cannot tell where the next answer on this connection begins.
         ErrorKind::Parse => (Kind::Disconnected, not_redis(error)),
         ErrorKind::UnexpectedReturnType => (Kind::FailedPrecondition, not_redis(error)),
-        _ => {
-            let text = error.to_string();
-            let said = text.split(REPEATED).next().unwrap_or_default();
-            (Kind::FailedPrecondition, format!("it answered: {}", said.escape_debug()))
-        }
+        _ => (Kind::FailedPrecondition, format!("it answered: {}", error.to_string().escape_debug())),
     }
 }
 
@@ -332,6 +335,18 @@ mod tests {
             let (judged, text) = report(answer(&format!("{CALL}{said}")));
             assert_eq!(judged, kind, "{said}");
             assert!(text.contains(remedy), "{said}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_an_answer_repeats_is_not_shown() {
+        for quote in ["'", "`"] {
+            let said = format!("ERR unknown command {quote}INFO{quote}, with args beginning with: 'sEcReT'");
+            let failure = Failure::from(answer(&said));
+            assert!(failure.is_unknown_command(), "{failure:?}");
+            let error = failure.into_error("redis://h");
+            let shown = format!("{error} {error:?} {}", error.source().unwrap());
+            assert!(shown.contains("unknown command") && !shown.contains("sEcReT"), "{shown}");
         }
     }
 

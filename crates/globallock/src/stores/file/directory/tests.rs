@@ -185,15 +185,15 @@ fn a_locks_directory_is_created_only_on_demand() {
     assert!(directory.open_lock(&lock, false).unwrap().is_none());
     assert!(!lock.exists());
     let made = directory.open_lock(&lock, true).unwrap().expect("it is created");
-    assert!(found_at(&made, &lock).is_some());
+    assert!(is_at(&made, &lock));
     for make in [false, true] {
         let again = directory.open_lock(&lock, make).unwrap().expect("it is there");
-        assert!(found_at(&again, &lock).is_some());
+        assert!(is_at(&again, &lock));
     }
     // The whole directory was deleted.
     fs::remove_dir_all(&path).unwrap();
     assert!(directory.open_lock(&lock, false).unwrap().is_none());
-    assert!(found_at(&directory.open_lock(&lock, true).unwrap().unwrap(), &lock).is_some());
+    assert!(is_at(&directory.open_lock(&lock, true).unwrap().unwrap(), &lock));
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn a_directory_that_another_user_is_just_creating_is_waited_for_until_it_is_shar
             assert_eq!(directory.next_number(None).unwrap(), None);
             with_rights(&path, lock);
             with_rights(&root.path().join(COUNTER), counter);
-            assert!(found_at(&directory.open_lock(&path, true).unwrap().unwrap(), &path).is_some());
+            assert!(is_at(&directory.open_lock(&path, true).unwrap().unwrap(), &path));
             number(&directory);
         });
     }
@@ -335,17 +335,17 @@ fn a_directory_that_was_replaced_is_not_the_one_that_was_opened() {
     let path = root.path().join("a");
     fs::create_dir(&path).unwrap();
     let opened = open_directory(&path).unwrap();
-    assert!(found_at(&opened, &path).is_some());
+    assert!(is_at(&opened, &path));
     fs::rename(&path, root.path().join("b")).unwrap();
-    assert!(found_at(&opened, &path).is_none(), "nothing is there");
+    assert!(!is_at(&opened, &path), "nothing is there");
     fs::create_dir(&path).unwrap();
-    assert!(found_at(&opened, &path).is_none(), "another directory is there");
-    assert!(found_at(&opened, &root.path().join("b")).is_some());
+    assert!(!is_at(&opened, &path), "another directory is there");
+    assert!(is_at(&opened, &root.path().join("b")));
     fs::remove_dir(&path).unwrap();
     symlink(root.path().join("b"), &path).unwrap();
-    assert!(found_at(&opened, &path).is_none(), "a link to it is there");
+    assert!(!is_at(&opened, &path), "a link to it is there");
     // On another file system, whatever its inode number is.
-    assert!(found_at(&opened, Path::new("/proc")).is_none());
+    assert!(!is_at(&opened, Path::new("/proc")));
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn a_failure_says_what_to_do() {
     let shown = format!("file://{}/lo\\u{{1b}}cks", root.path().display());
     assert_eq!(directory.shown(), shown);
     let denied: fn(&Error) -> bool = |failure| matches!(failure, Error::PermissionDenied { .. });
-    let unfit: fn(&Error) -> bool = |failure| matches!(failure, Error::FailedPrecondition { .. });
+    let precondition: fn(&Error) -> bool = |failure| matches!(failure, Error::FailedPrecondition { .. });
     let full: fn(&Error) -> bool = Error::is_retryable;
     for (error, is_kind, remedy) in [
         (Errno::ACCESS, denied, "give this user the right to read and write there"),
@@ -459,10 +459,10 @@ fn a_failure_says_what_to_do() {
         (Errno::LOOP, denied, "give this user the right to read and write there"),
         (Errno::NOSPC, full, "make room there"),
         (Errno::DQUOT, full, "make room there"),
-        (Errno::MFILE, unfit, "raise the limit of open files"),
-        (Errno::NFILE, unfit, "raise the limit of open files"),
-        (Errno::NOTDIR, unfit, "name a directory"),
-        (Errno::IO, unfit, ""),
+        (Errno::MFILE, precondition, "raise the limit of open files"),
+        (Errno::NFILE, precondition, "raise the limit of open files"),
+        (Errno::NOTDIR, precondition, "name a directory"),
+        (Errno::IO, precondition, ""),
     ] {
         let failure = directory.failure("cannot be opened", error);
         assert!(is_kind(&failure), "{failure:?}");

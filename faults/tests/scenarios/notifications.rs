@@ -13,11 +13,20 @@ use crate::store::{BUSY, KINDS, Store, connect};
 /// A waiter that misses a notification finds out at its next renewal, so within a lease.
 const LEASE: Duration = Duration::from_secs(3);
 
+/// The first of them loses nothing, and the second loses the notification of each of three waiters nearly
+/// always.
+const ROUNDS: u32 = 6;
+
 pub(crate) async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) {
     let filter = Filter::start(store.read_message(), store.port()).await;
     let behind = connect(&store.behind(filter.port), LEASE).await.unwrap();
     let direct = connect(&store.url(), LEASE).await.unwrap();
-    for lost in [false, true] {
+    let mut rounds = 0;
+    while rounds == 0 || filter.dropped() < 3 {
+        // A renewal that comes in the same moment as a release ends the subscription before there is anything
+        // to lose, so there are as many rounds as it takes.
+        assert!(rounds < ROUNDS, "{} were lost in {} rounds", filter.dropped(), rounds - 1);
+        let lost = rounds > 0;
         let (mut guards, mut waiters) = (Vec::new(), Vec::new());
         for (kind, against) in KINDS {
             guards.push(lock_of(&direct, kind, against).unwrap().acquire().await.unwrap());
@@ -46,8 +55,6 @@ pub(crate) async fn a_lost_notification_delays_by_a_lease_at_most(store: Store) 
             guard.release().await.unwrap();
         }
         filter.drops(false);
-        if lost {
-            assert!(filter.dropped() >= 3, "{} were lost", filter.dropped());
-        }
+        rounds += 1;
     }
 }

@@ -74,7 +74,7 @@ impl Failure {
     pub(crate) fn message(&self) -> Option<String> {
         Some(match self {
             Failure::Taken(text) | Failure::Usage(text) => text.clone(),
-            Failure::Lock(error) => with_causes(error),
+            Failure::Lock(error) => error.to_string(),
             Failure::Command(command, error) => format!("{command}: {error}"),
             Failure::System(error) => error.to_string(),
             Failure::Signal(_) => return None,
@@ -102,20 +102,6 @@ impl Failure {
             Failure::Signal(number) => of_signal(*number),
         }
     }
-}
-
-/// The error, followed by those of its causes that its text does not mention.
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The exit status that shells use for a command that was ended by a signal.

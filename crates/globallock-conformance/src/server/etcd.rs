@@ -198,6 +198,29 @@ impl Etcd {
         assert!(!self.is_full(), "there is room");
     }
 
+    /// Gives a user another password, which invalidates all tokens. Needs authentication.
+    ///
+    /// # Errors
+    /// When the cluster refuses a command.
+    pub fn change_password(&self, user: &str, password: &str) -> Result<()> {
+        let mut command = ctl(&self.endpoints());
+        command.args(["--user", ROOT, "user", "passwd", "--interactive=false", user]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        child.stdin.take().ok_or_else(|| Error::other("it has no input"))?.write_all(password.as_bytes())?;
+        if child.wait()?.success() { Ok(()) } else { Err(Error::other("the password is not changed")) }
+    }
+
+    /// How many logins a member has refused.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn refused_logins(&self, member: usize) -> Result<u64> {
+        self.metric(
+            member,
+            "grpc_server_handled_total{grpc_code=\"InvalidArgument\",grpc_method=\"Authenticate\"",
+        )
+    }
+
     /// How many tokens a member has issued.
     ///
     /// # Errors

@@ -13,7 +13,8 @@ use super::{Cluster, Process, free_port, listens, wait_ready};
 
 /// The program of the servers: what the environment variable `GLOBALLOCK_REDIS_SERVER` says, or the one that
 /// is installed.
-fn program() -> String {
+#[must_use]
+pub fn program() -> String {
     std::env::var("GLOBALLOCK_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
@@ -44,6 +45,20 @@ impl Redis {
     /// When it is not installed or does not start.
     pub fn start_with(more: &[&str]) -> Result<Self> {
         Self::start_program(&program(), more)
+    }
+
+    /// Starts a node of a cluster.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub fn start_node() -> Result<Self> {
+        loop {
+            let node = Self::start_with(&["--cluster-enabled", "yes"])?;
+            // Its second port is 10000 above, where clients of other servers may be. Then it ends again.
+            if node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:") {
+                return Ok(node);
+            }
+        }
     }
 
     /// Starts this program with more arguments.

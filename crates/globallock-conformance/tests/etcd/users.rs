@@ -8,7 +8,22 @@ use globallock_conformance::fixtures::{connect, connect_for, manager, queue_is, 
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
+use globallock_conformance::server::redis::Redis;
 use tokio::time::timeout;
+
+#[tokio::test]
+async fn a_login_moves_on_from_members_that_have_never_answered() {
+    let mut cluster = Etcd::start(1).unwrap();
+    cluster.enable_auth("app:pw").unwrap();
+    let host = cluster.url().replace("etcd://", "");
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_port = silent.local_addr().unwrap().port();
+    let other = Redis::start().unwrap();
+    for first in [1, silent_port, other.port()] {
+        let manager = manager(&format!("etcd://app:pw@127.0.0.1:{first},{host}?timeout=4s")).await;
+        assert!(manager.mutex("a").acquire().await.unwrap().is_held(), "{first}");
+    }
+}
 
 #[tokio::test]
 async fn a_user_needs_no_more_than_rights_on_the_prefix() {
@@ -107,4 +122,30 @@ async fn a_login_without_an_answer_is_tried_again() {
     proxy.cut();
     proxy.answers(Flow::Pass);
     assert!(manager.mutex("a").acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_password_in_a_file_is_read_again_at_each_login() {
+    let mut cluster = Etcd::start(1).unwrap();
+    cluster.enable_auth("app:one").unwrap();
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "one").unwrap();
+    let url = cluster.url().replace("etcd://", "etcd://app@") + &format!("?password_file={}", file.display());
+    let (holder, other) = (manager(&url).await, manager(&url).await);
+    let guard = holder.mutex("a").acquire().await.unwrap();
+    let waiter = waits(&other, "a");
+    queue_is(&holder, "a", 1, 1).await;
+    for password in ["two", "three"] {
+        cluster.change_password("app", password).unwrap();
+        // Every token is invalid from now on, and the file has the earlier password.
+        let meanwhile = waits(&other, "b");
+        let failed = cluster.refused_logins(0).unwrap();
+        eventually("logins are refused", async || cluster.refused_logins(0).unwrap() > failed + 2).await;
+        std::fs::write(&file, password).unwrap();
+        meanwhile.await.unwrap().unwrap().release().await.unwrap();
+        assert!(guard.is_held() && !waiter.is_finished());
+    }
+    guard.release().await.unwrap();
+    assert!(waiter.await.unwrap().unwrap().is_held());
 }

@@ -19,6 +19,7 @@ mod promptness;
 mod read_only;
 mod reconnecting;
 mod refusals;
+mod rotation;
 mod scripts;
 mod times;
 mod versions;

@@ -126,6 +126,70 @@ pub(crate) fn version(number: &str) -> String {
     format!("${}\r\n{text}\r\n", text.len())
 }
 
+/// A sentinel that names the server at this port, if any.
+async fn fake_sentinel(names: Option<u16>) -> String {
+    let url = fake_server(move |word| match (word, names) {
+        ("HELLO", _) => HELLO.to_owned(),
+        ("SENTINEL", Some(port)) => format!("%2\r\n+ip\r\n+127.0.0.1\r\n+port\r\n+{port}\r\n"),
+        ("SENTINEL", None) => String::new(),
+        _ => "+OK\r\n".to_owned(),
+    })
+    .await;
+    url.replace("redis://", "").replace("?timeout=500ms", "")
+}
+
+#[tokio::test]
+async fn a_primary_that_is_dead_delays_no_sentinel_that_knows_the_new_one() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = Redis::start().unwrap();
+    let dead = fake_sentinel(Some(silent.local_addr().unwrap().port())).await;
+    let right = fake_sentinel(Some(server.port())).await;
+    let none = fake_sentinel(None).await;
+    // The right one answers only when the dead primary is being tried.
+    let late = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let late_port = late.local_addr().unwrap().port();
+    let (tried, is_tried) = tokio::sync::oneshot::channel();
+    let relay = tokio::spawn(async move {
+        let (mut client, _) = late.accept().await.unwrap();
+        is_tried.await.unwrap();
+        let mut sentinel = tokio::net::TcpStream::connect(right).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut sentinel).await;
+    });
+    let held = tokio::spawn(async move {
+        let (connection, _) = silent.accept().await.unwrap();
+        tried.send(()).unwrap();
+        std::future::pending::<()>().await;
+        drop(connection);
+    });
+    let url = format!("redis+sentinel://{dead},{none},127.0.0.1:{late_port}/main?timeout=20s");
+    let options = globallock::Options::default().store_timeout(Duration::from_secs(15));
+    let manager = LockManager::connect_with(&url, options).await.unwrap();
+    assert!(manager.mutex("a").acquire().await.unwrap().is_held());
+    held.abort();
+    relay.abort();
+}
+
+#[tokio::test]
+async fn a_primary_that_refuses_for_good_does_so_though_a_sentinel_is_dead() {
+    let web = fake_server(|_| "HTTP/1.1 400 Bad Request\r\n\r\n".to_owned()).await;
+    let port = web.replace("?timeout=500ms", "").rsplit(':').next().unwrap().parse().unwrap();
+    let sentinel = fake_sentinel(Some(port)).await;
+    let url = format!("redis+sentinel://127.0.0.1:1,{sentinel}/main");
+    let error = connect(&url).await.expect_err("it is refused");
+    assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
+    assert!(error.to_string().contains("it is an HTTP server"), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_though_its_command_is_slow() {
+    let server = Redis::start_with(&["--requirepass", "pw"]).unwrap();
+    let command = "password_command=sh%20-c%20%27sleep%20.4;echo%20bad%27";
+    let error = connect(&format!("{}?timeout=500ms&{command}", server.url())).await.unwrap_err();
+    assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+    let wrong = "the password that the option password_command writes is wrong";
+    assert!(error.to_string().contains(wrong), "{error}");
+}
+
 #[tokio::test]
 async fn an_old_server_is_reported_as_such() {
     let url = fake_server(|word| match word {
@@ -158,7 +222,7 @@ async fn a_cluster_node_is_reported_as_such() {
 
 #[tokio::test]
 async fn a_cluster_node_and_a_sentinel_are_refused_at_the_connection_with_what_to_use() {
-    let node = Redis::start_with(&["--cluster-enabled", "yes"]).unwrap();
+    let node = Redis::start_node().unwrap();
     let sentinels = Sentinels::start().unwrap();
     let sentinel = sentinels.url().replace("redis+sentinel://", "");
     let sentinel = format!("redis://{}", sentinel.split([',', '/']).next().unwrap());
@@ -167,7 +231,8 @@ async fn a_cluster_node_and_a_sentinel_are_refused_at_the_connection_with_what_t
         "it is a node of a {name} Cluster, which is not supported: give the address of a server that runs \
          alone (cluster-enabled no), or of sentinels"
     );
-    let asked = "it is a sentinel: give its address as redis+sentinel://host/service";
+    let asked = "it is a sentinel: write redis+sentinel:// and the service that it watches, such as \
+                 redis+sentinel://host:26379/main";
     for (url, reason) in [(node.url(), &*cluster), (sentinel, asked)] {
         let error = connect(&url).await.expect_err("it is refused");
         assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");

@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use globallock::Error;
-use globallock_conformance::fixtures::{calm_manager, connect, connect_calmly, manager};
+use globallock::{Error, StoreNoticeKind};
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{calm_manager, connect, connect_calmly, manager, observed, patient};
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, children};
@@ -25,7 +26,7 @@ async fn tls_with_a_client_certificate() {
     let refused = connect_calmly(&format!("{url}?ca={foreign_ca}&cert={cert}&key={key}")).await.unwrap_err();
     assert!(refused.to_string().contains("certificate"), "{refused}");
     let refused = connect_calmly(&format!("{url}?ca={ca}")).await.unwrap_err();
-    assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+    assert!(matches!(refused, Error::FailedPrecondition { .. }), "{refused:?}");
     let refused = connect_calmly(&format!("{url}?ca={ca}&cert={cert}")).await.unwrap_err();
     assert!(refused.to_string().contains("cert and key go together"), "{refused}");
     let refused = connect_calmly(&format!("{url}?ca={key}")).await.unwrap_err();
@@ -46,6 +47,34 @@ async fn a_user_logs_in_by_sasl() {
     let anonymous = calm_manager(&ensemble.url()).await;
     let refused = anonymous.mutex("a").try_acquire().await.unwrap_err();
     assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
+    guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_password_in_a_file_is_read_again_for_each_connection() {
+    let user = Some(("app".to_owned(), "right".to_owned()));
+    let mut ensemble = ZooKeeper::start_with(1, Setup { user, ..Setup::default() }).unwrap();
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "right\n").unwrap();
+    let options = format!("auth=sasl&acl=sasl:app&password_file={}", file.display());
+    let url = format!("zookeeper://app@{}?{options}", ensemble.hosts());
+    let (manager, notices) = observed(&patient(&url), Duration::from_secs(40)).await;
+    let guard = manager.mutex("a").acquire().await.unwrap();
+    // As if the password were changed in the file before it is in the server.
+    std::fs::write(&file, "later").unwrap();
+    ensemble.kill(0);
+    ensemble.resume_after_kill(0).unwrap();
+    eventually("a login is refused", async || {
+        let failures = notices.of(StoreNoticeKind::NotConnected);
+        failures
+            .iter()
+            .any(|notice| notice.reason.contains("in the file of the option password_file is wrong"))
+    })
+    .await;
+    std::fs::write(&file, "right").unwrap();
+    assert!(manager.mutex("b").acquire().await.unwrap().is_held());
+    assert!(guard.is_held());
     guard.release().await.unwrap();
 }
 
@@ -152,17 +181,20 @@ async fn a_server_that_is_too_old_is_reported() {
 async fn a_server_that_is_not_zookeeper_is_reported() {
     const TOO_LONG: &[u8] =
         &[0, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0x27, 0x10, 0, 0, 0, 0, 0, 0, 0, 7, 0x7f, 0, 0, 0];
-    const TEXTS: [&[&[u8]]; 5] = [
-        &[b"HTTP/1.1 400 Bad Request\r\n\r\n"],
-        &[&[0xff; 64]],
-        &[&[0, 0, 0, 3, 1, 2, 3]],
-        &[b""],
-        &[TOO_LONG],
+    const TEXTS: [(&[&[u8]], &str); 5] = [
+        (&[b"HTTP/1.1 400 Bad Request\r\n\r\n"], "it is an HTTP server"),
+        (&[&[0xff; 64]], "it does not answer as ZooKeeper does"),
+        (&[&[0, 0, 0, 3, 1, 2, 3]], "it does not answer as ZooKeeper does"),
+        (&[b""], "it closed the connection"),
+        (&[TOO_LONG], "it does not answer as ZooKeeper does"),
     ];
-    for answers in TEXTS {
+    for (answers, reason) in TEXTS {
         let port = answering(answers);
         let url = format!("zookeeper://127.0.0.1:{port}?timeout=500ms");
         let refused = connect(&url).await.expect_err(&url);
-        assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+        let may_heal = reason == "it closed the connection";
+        assert_eq!(matches!(refused, Error::Unavailable { .. }), may_heal, "{refused:?}");
+        assert_eq!(matches!(refused, Error::FailedPrecondition { .. }), !may_heal, "{refused:?}");
+        assert!(refused.to_string().contains(reason), "{refused}");
     }
 }

@@ -2,6 +2,9 @@
 //! show a password.
 
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+pub(crate) mod password;
+mod remedies;
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 mod server;
 
 use std::fmt;
@@ -43,6 +46,11 @@ impl Address {
         let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
         if scheme.is_empty() || !scheme.chars().all(is_scheme) {
             return Err(wrong("its scheme has characters that a scheme cannot have"));
+        }
+        if rest.split(['?', '@']).next().is_some_and(|hosts| hosts.contains("://")) {
+            return Err(wrong(
+                "write the scheme once, before the first host, and then hosts only: scheme://h1,h2",
+            ));
         }
         if text.contains(|c: char| c.is_control()) {
             return Err(wrong("it contains a control character"));
@@ -129,6 +137,12 @@ impl Address {
         })
     }
 
+    /// Whether the scheme is one with TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        let store = self.scheme.split('+').next().unwrap_or_default();
+        matches!(store, "rediss" | "valkeys" | "etcds" | "zookeepers")
+    }
+
     /// Refuses the options that were not taken.
     ///
     /// # Errors
@@ -137,9 +151,13 @@ impl Address {
         match self.options.first() {
             None => Ok(()),
             Some((key, _)) => {
-                let known = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
-                let key = without_secret(key);
-                Err(self.wrong(format!("{}: has no option {key:?}; known are: {known}", self.scheme)))
+                let tls: &[&str] = if self.has_tls() { &["ca", "cert", "key"] } else { &[] };
+                let known = [known, tls].concat().join(", ");
+                let known = if known.is_empty() { "it has none".to_owned() } else { known };
+                let remedy = remedies::of(key, &self.scheme).map(|remedy| format!(": {remedy}"));
+                let (key, remedy) = (without_secret(key), remedy.unwrap_or_default());
+                let scheme = &self.scheme;
+                Err(self.wrong(format!("{scheme}: has no option {key:?}{remedy}; known are: {known}")))
             }
         }
     }
@@ -209,6 +227,20 @@ pub(crate) fn without_secret(text: &str) -> String {
         Some(at) => format!("{}…", &text[..at + PASSWORD.len()]),
         None => text,
     }
+}
+
+/// A text of somebody else's, without the characters that control a terminal.
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+pub(crate) fn printable(text: &str) -> String {
+    let plain = |c: char| matches!(c, '\'' | '"' | '\\');
+    text.trim_end().chars().fold(String::new(), |mut shown, c| {
+        if plain(c) {
+            shown.push(c);
+        } else {
+            shown.extend(c.escape_debug());
+        }
+        shown
+    })
 }
 
 /// The part before the options, even if their question mark was forgotten.

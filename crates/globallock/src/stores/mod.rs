@@ -18,6 +18,8 @@ pub(crate) mod memory;
 pub(crate) mod notices;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
+pub(crate) mod transport;
 #[cfg(any(feature = "etcd", feature = "zookeeper"))]
 pub(crate) mod watched;
 #[cfg(feature = "zookeeper")]

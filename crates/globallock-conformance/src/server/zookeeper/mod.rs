@@ -32,6 +32,8 @@ pub struct Setup {
     pub certificates: Option<Certificates>,
     /// The name and password of a user that can log in by SASL. Default: none.
     pub user: Option<(String, String)>,
+    /// More lines of the configuration. Default: none.
+    pub more: String,
 }
 
 /// An ensemble of one or more servers with a tick of 500 ms.
@@ -116,6 +118,8 @@ impl ZooKeeper {
             let known = format!("Server {{ {module} required user_{user}=\"{password}\"; }};\n");
             std::fs::write(home.join("jaas.conf"), known)?;
         }
+        // Of a setting that is there twice, the last counts.
+        text.push_str(&self.setup.more);
         let configuration = home.join("zoo.cfg");
         std::fs::write(&configuration, text)?;
         Ok(Server { process: None, plain, secure, configuration })

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::Address;
+#[cfg(any(feature = "etcd", feature = "zookeeper"))]
+use super::password::Password;
 use crate::error::Result;
 
 /// The files of an address with TLS, in PEM.
@@ -27,20 +29,37 @@ impl Address {
         Ok(timeout)
     }
 
-    /// The user and the password, where each needs the other.
+    /// Takes user and password, where each needs the other.
     ///
     /// # Errors
-    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if only one of them is there.
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if only one of them is there, or a password
+    /// twice.
     #[cfg(any(feature = "etcd", feature = "zookeeper"))]
-    pub(crate) fn login(&self) -> Result<Option<(String, String)>> {
-        match (&self.user, &self.password) {
-            (Some(user), Some(password)) => Ok(Some((user.clone(), password.clone()))),
+    pub(crate) fn take_login(&mut self) -> Result<Option<(String, Password)>> {
+        match (self.user.clone(), self.take_password("")?) {
+            (Some(user), Some(password)) => Ok(Some((user, password))),
             (None, None) => Ok(None),
             _ => {
                 Err(self
                     .wrong(format!("user and password go together: {}://user:password@host", self.scheme)))
             }
         }
+    }
+
+    /// Refuses an address in which the path is repeated after each host, since a host after the first would
+    /// be part of the path. `form` is one that is right.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`](crate::Error::InvalidAddress).
+    #[cfg(any(feature = "redis", feature = "zookeeper"))]
+    pub(crate) fn has_its_path_once(&self, form: &str) -> Result<()> {
+        if self.path.contains(',') {
+            let reason = format!(
+                "there is a comma after its path: write the path once, after the last host, as {form}"
+            );
+            return Err(self.wrong(reason));
+        }
+        Ok(())
     }
 
     /// Takes the options `ca`, `cert` and `key`, and reads the files that they name.
@@ -137,14 +156,19 @@ mod tests {
     }
 
     #[cfg(any(feature = "etcd", feature = "zookeeper"))]
-    #[test]
-    fn user_and_password_go_together() {
-        let login = |text: &str| address(text).login();
-        assert_eq!(login("store://u:p@h").unwrap(), Some(("u".to_owned(), "p".to_owned())));
-        assert_eq!(login("store://h").unwrap(), None);
-        for text in ["store://u@h", "store://:p@h"] {
-            let refused = login(text).unwrap_err().to_string();
-            assert!(refused.contains("store://user:password@host"), "{refused}");
+    #[tokio::test]
+    async fn user_and_password_go_together() {
+        let login = |text: &str| address(text).take_login();
+        let (user, password) = login("store://u:p@h").unwrap().unwrap();
+        assert_eq!(
+            (user.as_str(), password.read(Duration::from_secs(9)).await.unwrap().as_str()),
+            ("u", "p")
+        );
+        assert!(login("store://u@h?password_file=/x").unwrap().is_some());
+        assert!(login("store://h").unwrap().is_none());
+        for text in ["store://u@h", "store://:p@h", "store://h?password_file=/x"] {
+            let Err(refused) = login(text) else { panic!("{text}") };
+            assert!(refused.to_string().contains("store://user:password@host"), "{refused}");
         }
     }
 

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Endpoint;
 
 use super::keys::{self, QueueEntry};
 use super::messages::KeyValue;
+use super::server::Server;
 use crate::error::Result;
 use crate::stores::address::Address;
+use crate::stores::address::password::Password;
+use crate::stores::transport::Transport;
 
-const OPTIONS: &[&str] = &["prefix", "timeout", "interop", "ca", "cert", "key"];
+const OPTIONS: &[&str] = &["prefix", "timeout", "interop", "password_file", "password_command"];
 /// How often an idle connection is probed, and how long the answer may take: so a silent network is noticed.
 const ALIVE: Duration = Duration::from_secs(2);
 
@@ -21,11 +24,11 @@ pub(super) struct Config {
     pub(super) timeout: Duration,
     /// The address as it may be shown.
     pub(super) shown: String,
-    pub(super) channels: Vec<Channel>,
+    pub(super) servers: Vec<Server>,
     /// Whether an exclusive claim also takes the python-etcd3 key.
     pub(super) python_etcd3: bool,
     /// User and password.
-    pub(super) login: Option<(String, String)>,
+    pub(super) login: Option<(String, Password)>,
 }
 
 impl Config {
@@ -42,33 +45,29 @@ impl Config {
                 return Err(address.wrong(format!("the option interop is {other:?}, not python-etcd3")));
             }
         };
-        let login = address.login()?;
-        let tls = if address.scheme == "etcds" { Some(tls(&mut address)?) } else { None };
+        let login = address.take_login()?;
+        let transport = Transport::new(&mut address, &[b"h2"])?;
         address.finish(OPTIONS)?;
         if address.hosts.is_empty() || !address.path.trim_start_matches('/').is_empty() {
             return Err(address.wrong("it needs hosts and no path, such as etcd://h1:2379,h2,h3"));
         }
-        let channels = address.hosts.iter().map(|(host, port)| {
-            let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-            let scheme = if tls.is_some() { "https" } else { "http" };
-            let endpoint = Endpoint::from_shared(format!("{scheme}://{host}:{}", port.unwrap_or(2379)))
-                .map_err(|error| address.wrong(error.to_string()))?;
+        let servers = address.hosts.iter().map(|(host, port)| {
+            let named = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            let port = port.unwrap_or(2379);
+            let uri = |scheme: &str| format!("{scheme}://{named}:{port}");
+            // The connection is made here, and with it TLS, so that tonic is to make none of its own.
+            let endpoint =
+                Endpoint::from_shared(uri("http")).map_err(|error| address.wrong(error.to_string()))?;
+            let origin = uri(if address.has_tls() { "https" } else { "http" });
             let endpoint = endpoint
-                .connect_timeout(timeout)
-                .tcp_nodelay(true)
+                .origin(origin.parse().map_err(|_| address.wrong(format!("{host:?} is no host")))?)
                 .http2_keep_alive_interval(ALIVE)
                 .keep_alive_timeout(ALIVE)
                 .keep_alive_while_idle(true);
-            let endpoint = match &tls {
-                Some(tls) => {
-                    endpoint.tls_config(tls.clone()).map_err(|error| address.wrong(error.to_string()))?
-                }
-                None => endpoint,
-            };
-            Ok(endpoint.connect_lazy())
+            Ok(Server::new(&endpoint, transport.clone(), (host.clone(), port), timeout))
         });
-        let channels = channels.collect::<Result<Vec<_>>>()?;
-        Ok(Config { prefix, timeout, shown: address.to_string(), channels, python_etcd3, login })
+        let servers = servers.collect::<Result<Vec<_>>>()?;
+        Ok(Config { prefix, timeout, shown: address.to_string(), servers, python_etcd3, login })
     }
 
     /// Whether a key in a queue is a claim.
@@ -82,18 +81,6 @@ impl Config {
     pub(super) fn claims<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Vec<QueueEntry> {
         found.into_iter().map(QueueEntry::new).filter(|entry| self.is_claim(entry)).collect()
     }
-}
-
-fn tls(address: &mut Address) -> Result<ClientTlsConfig> {
-    let files = address.take_tls()?;
-    let tls = match files.ca {
-        Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
-        None => ClientTlsConfig::new().with_native_roots(),
-    };
-    Ok(match files.client {
-        Some((cert, key)) => tls.identity(Identity::from_pem(cert, key)),
-        None => tls,
-    })
 }
 
 #[cfg(test)]

@@ -10,20 +10,24 @@ use futures_util::stream;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::MetadataValue;
 #[cfg(not(test))]
 use tonic::transport::Channel as Member;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::config::Config;
-use super::messages::{AuthenticateRequest, AuthenticateResponse, Method, StatusRequest};
+use super::login::{LoggedIn, Token, is_of_login};
+use super::messages::{Method, StatusRequest};
 #[cfg(test)]
 use super::scripted::Member;
+use super::server::{Failures, Server, is_refusal};
+use super::version::{OLDEST, Version};
 use crate::backend::StoreNoticeKind;
 use crate::error::{Error, Result};
+use crate::stores::address::printable;
 use crate::stores::notices::StoreNotices;
-use crate::sync::{Instant, Mutex, timeout_at};
+use crate::sync::{Instant, timeout_at};
 
 /// The pause before all members are tried again: during an election, for example, none of them answers.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -35,10 +39,8 @@ const TOKENS: u32 = 3;
 pub(super) struct Connection {
     config: Config,
     /// The member that answered last.
-    member: AtomicUsize,
-    token: Mutex<Option<Token>>,
-    /// Held by the request that fetches a token; the others wait and use the same one.
-    authenticating: tokio::sync::Mutex<()>,
+    pub(super) member: AtomicUsize,
+    pub(super) logged_in: LoggedIn,
     /// Set once the cluster has been found fit.
     checked: OnceCell<()>,
     /// What was noticed of it then.
@@ -48,42 +50,22 @@ pub(super) struct Connection {
     scripted: Option<Member>,
 }
 
-/// A release of etcd: `3.4.23`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Release(u32, u32, u32);
-
-/// The oldest release that is supported.
-const OLDEST: Release = Release(3, 4, 0);
-/// Those in which the last known fault was mended that can break a lock: see `docs/etcd.md`.
-const MENDED: [Release; 3] = [Release(3, 4, 42), Release(3, 5, 28), Release(3, 6, 9)];
-
-impl Release {
-    fn parse(version: &str) -> Option<Self> {
-        let mut parts = version.split('.').map(|part| {
-            let digits = part.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(part.len());
-            part[..digits].parse().ok()
-        });
-        Some(Release(parts.next()??, parts.next()??, parts.next().flatten().unwrap_or(0)))
-    }
-
-    /// The release to change to, if this one has a known fault.
-    fn mended(self) -> Option<Self> {
-        MENDED.into_iter().find(|mended| (mended.0, mended.1) == (self.0, self.1) && self < *mended)
-    }
+/// How long all members are tried again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rounds {
+    /// As long as one of them can be reached, within the timeout. Whoever asks for a connection asks again for
+    /// as long as it has time, and then knows why there was none.
+    WhileReached,
+    UntilTimeout,
 }
-
-/// The token by which the cluster knows a user, for a while.
-pub(super) type Token = MetadataValue<Ascii>;
 
 impl Connection {
     /// A connection that has sent no request yet.
     pub(super) fn new(config: Config) -> Self {
-        let (member, token) = (AtomicUsize::new(0), Mutex::new(None));
         Connection {
             config,
-            member,
-            token,
-            authenticating: tokio::sync::Mutex::new(()),
+            member: AtomicUsize::new(0),
+            logged_in: LoggedIn::default(),
             checked: OnceCell::new(),
             notices: StoreNotices::default(),
             #[cfg(test)]
@@ -111,16 +93,17 @@ impl Connection {
         if self.config.login.is_some() && self.token().is_none() {
             self.authenticate().await.map_err(|status| self.error(status))?;
         }
-        let status = self.try_members(StatusRequest {}, &mut false).await?;
-        let Some(release) = Release::parse(&status.version) else { return Ok(()) };
-        let version = status.version.escape_debug();
-        if release < OLDEST {
+        let status = self.try_members(StatusRequest {}, Rounds::WhileReached, &mut false).await?;
+        let Some(found) = Version::parse(&status.version) else { return Ok(()) };
+        if found < OLDEST {
+            let version = status.version.escape_debug();
             return Err(Error::failed_precondition(
                 &self.config.shown,
                 format!("it is etcd {version}: globallock needs 3.4 or newer"),
             ));
         }
-        if let Some(Release(major, minor, patch)) = release.mended() {
+        if let Some(Version(major, minor, patch)) = found.mended() {
+            let version = status.version.escape_debug();
             let reason =
                 format!("it is etcd {version}: {major}.{minor}.{patch} mends faults that can break locks");
             self.notices.say(StoreNoticeKind::KnownFaults, &reason);
@@ -145,13 +128,19 @@ impl Connection {
             return (Err(error), false);
         }
         let mut unanswered = false;
-        let answer = self.try_members(request, &mut unanswered).await;
+        let answer = self.try_members(request, Rounds::UntilTimeout, &mut unanswered).await;
         (answer, unanswered)
     }
 
-    async fn try_members<Q: Method>(&self, request: Q, unanswered: &mut bool) -> Result<Q::Answer> {
+    async fn try_members<Q: Method>(
+        &self,
+        request: Q,
+        rounds: Rounds,
+        unanswered: &mut bool,
+    ) -> Result<Q::Answer> {
         let give_up = Instant::now() + self.config.timeout;
         let (mut tried, mut tokens) = (0, 0);
+        let mut failures = Failures::of(self.config.servers.len());
         loop {
             let member = self.member.load(Ordering::Relaxed);
             let limit = give_up.min(Instant::now() + self.per_member());
@@ -163,7 +152,7 @@ impl Connection {
                 Err(_) => Status::deadline_exceeded("it did not answer in time"),
             };
             if tokens < TOKENS {
-                match self.refresh_token(&status, token).await {
+                match self.refresh_token(&status, token, give_up).await {
                     Ok(true) => {
                         tokens += 1;
                         continue;
@@ -176,27 +165,40 @@ impl Connection {
             if !has_no_answer(&status) {
                 return Err(self.error(status));
             }
-            *unanswered = true;
+            *unanswered |= !is_refusal(&status);
+            failures.add(member, status);
             self.next_member(member);
-            if tried % self.config.channels.len() == 0 {
-                if Instant::now() + PAUSE >= give_up {
-                    return Err(self.error(status));
+            if tried % self.config.servers.len() == 0 {
+                let is_last = rounds == Rounds::WhileReached && failures.none_reached()
+                    || Instant::now() + PAUSE >= give_up;
+                let failed = failures.as_one();
+                if is_last || is_refusal(&failed) {
+                    return Err(self.error(failed));
                 }
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
-    async fn once<Q: Method>(
+    pub(super) async fn once<Q: Method>(
         &self,
         member: usize,
         request: Q,
         token: Option<Token>,
     ) -> Result<Q::Answer, Status> {
+        let server = self.server(member);
         let mut client = self.client(member).await?;
         let request = with_metadata(Request::new(request), token);
         let path = PathAndQuery::from_static(Q::PATH);
-        Ok(client.unary(request, path, ProstCodec::default()).await?.into_inner())
+        match client.unary(request, path, ProstCodec::default()).await {
+            Ok(answer) => {
+                server.answered();
+                Ok(answer.into_inner())
+            }
+            // An answer needs no explanation.
+            Err(status) if !has_no_answer(&status) => Err(status),
+            Err(status) => Err(server.explained(status).await),
+        }
     }
 
     /// Opens a bidirectional stream with the member that answered last.
@@ -221,8 +223,9 @@ impl Connection {
     /// If there is none, the next request goes to another member.
     pub(super) async fn first_answer<Q: Method>(&self, request: Q) -> Result<Q::Answer> {
         let token = self.token();
+        let give_up = Instant::now() + self.config.timeout;
         let answer = match self.first_answer_of(request.clone()).await {
-            Err(status) => match self.refresh_token(&status, token).await {
+            Err(status) => match self.refresh_token(&status, token, give_up).await {
                 Ok(true) => self.first_answer_of(request).await,
                 Ok(false) => Err(status),
                 Err(failed) => Err(failed),
@@ -248,77 +251,29 @@ impl Connection {
     }
 
     /// How long one member may take to answer: a silent one must leave time for the others.
-    fn per_member(&self) -> Duration {
-        if self.config.channels.len() > 1 { self.config.timeout / 2 } else { self.config.timeout }
+    pub(super) fn per_member(&self) -> Duration {
+        if self.config.servers.len() > 1 { self.config.timeout / 2 } else { self.config.timeout }
     }
 
     async fn client(&self, member: usize) -> Result<tonic::client::Grpc<Member>, Status> {
-        let member = self.config.channels[member % self.config.channels.len()].clone();
+        let server = self.server(member);
+        let member = server.channel.clone();
         #[cfg(test)]
         let member = self.scripted.clone().unwrap_or(Member::Real(member));
         let mut client = tonic::client::Grpc::new(member);
-        client.ready().await.map_err(|error| Status::unavailable(cause(&error)))?;
-        Ok(client)
+        match client.ready().await {
+            Ok(()) => Ok(client),
+            Err(error) => Err(server.explained(Status::from_error(Box::new(error))).await),
+        }
+    }
+
+    fn server(&self, member: usize) -> &Server {
+        &self.config.servers[member % self.config.servers.len()]
     }
 
     /// Moves on to the next member, unless another request has done so already.
-    fn next_member(&self, member: usize) {
+    pub(super) fn next_member(&self, member: usize) {
         let _ = self.member.compare_exchange(member, member + 1, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// Fetches another token if a request failed for lack of a valid one; returns whether the request must be
-    /// repeated.
-    ///
-    /// The old token stays until another has arrived. Requests that use it meanwhile fail too, and wait here
-    /// for that.
-    pub(super) async fn refresh_token(&self, failed: &Status, used: Option<Token>) -> Result<bool, Status> {
-        if self.config.login.is_none() || !is_token_error(failed) {
-            return Ok(false);
-        }
-        let _one = self.authenticating.lock().await;
-        if self.token() == used {
-            self.authenticate().await?;
-        }
-        Ok(true)
-    }
-
-    async fn authenticate(&self) -> Result<(), Status> {
-        let Some((name, password)) = self.config.login.clone() else {
-            return Ok(());
-        };
-        let mut last = Status::unavailable("no member");
-        for _ in 0..self.config.channels.len() {
-            let member = self.member.load(Ordering::Relaxed);
-            let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
-            let limit = Instant::now() + self.config.timeout;
-            let answer = timeout_at(limit, self.once(member, request, None)).await;
-            match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time"))) {
-                Ok(AuthenticateResponse { token }) => {
-                    let token = token.parse().map_err(|_| Status::internal("its token is not text"))?;
-                    self.set_token(Some(token));
-                    return Ok(());
-                }
-                // Authentication is switched off, so requests need no token, until it is switched on again.
-                Err(status) if status.message().contains("authentication is not enabled") => {
-                    self.set_token(None);
-                    return Ok(());
-                }
-                Err(status) => last = status,
-            }
-            if last.code() != Code::Unavailable && last.code() != Code::DeadlineExceeded {
-                break;
-            }
-            self.next_member(member);
-        }
-        Err(last)
-    }
-
-    pub(super) fn token(&self) -> Option<Token> {
-        self.token.lock().clone()
-    }
-
-    fn set_token(&self, token: Option<Token>) {
-        *self.token.lock() = token;
     }
 
     /// The same error for another caller whom it concerns too: of the same kind, with the same text and
@@ -342,30 +297,41 @@ impl Connection {
     pub(super) fn error(&self, status: Status) -> Error {
         let store = &self.config.shown;
         let message = match std::error::Error::source(&status).map(cause) {
-            Some(cause) => format!("{}: {}", status.message().escape_debug(), cause.escape_debug()),
-            None => status.message().escape_debug().to_string(),
+            Some(cause) if !status.message().contains(&cause) => {
+                format!("{}: {}", printable(status.message()), printable(&cause))
+            }
+            _ => printable(status.message()),
         };
         let error = match status.code() {
+            _ if is_refusal(&status) => Error::failed_precondition(store, message),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
                 Error::unavailable(store, message)
             }
             // The lease has ended. A repeated request gets another lease.
             Code::NotFound => Error::unavailable(store, message),
+            Code::InvalidArgument if message.contains("user name is empty") => Error::permission_denied(
+                store,
+                format!(
+                    "it wants a login: put user and password into the address, as in {}",
+                    self.with_login()
+                ),
+            ),
+            _ if is_of_login(&status) => Error::permission_denied(store, message),
             Code::Unauthenticated | Code::PermissionDenied => Error::permission_denied(
                 store,
                 format!(
-                    "{message}: check user and password, and grant the user's role read and write on \
-                     the prefix"
+                    "the user lacks a right ({message}): grant its role read and write on the prefix, by \
+                     etcdctl role grant-permission ROLE --prefix=true readwrite {}",
+                    printable(&self.config.prefix)
                 ),
             ),
-            Code::InvalidArgument if message.contains("user name") || message.contains("auth") => {
-                Error::permission_denied(
-                    store,
-                    format!(
-                        "{message}: put user and password into the address, as the cluster asks for them"
-                    ),
-                )
+            Code::InvalidArgument if message.contains("auth") => {
+                Error::permission_denied(store, format!("{message}: check user and password in the address"))
             }
+            Code::Unimplemented => Error::failed_precondition(
+                store,
+                format!("it does not know the requests of etcd ({message}): check host and port"),
+            ),
             // The leader is behind in applying what the cluster agreed on. That passes.
             Code::ResourceExhausted if message.contains("too many requests") => {
                 Error::unavailable(store, message)
@@ -395,20 +361,8 @@ fn with_metadata<T>(mut request: Request<T>, token: Option<Token>) -> Request<T>
 }
 
 /// Whether a request failed without an answer to it. It may be repeated, and may have been carried out.
-fn has_no_answer(status: &Status) -> bool {
+pub(super) fn has_no_answer(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown)
-}
-
-/// Whether a request failed for lack of a valid token.
-///
-/// The token has expired, or is older than the last change of users, or is missing because authentication was
-/// off.
-fn is_token_error(status: &Status) -> bool {
-    status.code() == Code::Unauthenticated
-        || status.code() == Code::InvalidArgument
-            && ["user name is empty", "revision of auth store is old"]
-                .iter()
-                .any(|reason| status.message().contains(reason))
 }
 
 /// Whether a request failed because the lease that it named has expired or was revoked.
@@ -438,31 +392,4 @@ fn cause(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_with_known_faults_are_told_from_those_where_they_are_mended() {
-        for (version, mended) in [
-            ("3.4.23", Some(MENDED[0])),
-            ("3.4.41", Some(MENDED[0])),
-            ("3.4.42", None),
-            ("3.5.1", Some(MENDED[1])),
-            ("3.5.28", None),
-            ("3.6.0-rc.1", Some(MENDED[2])),
-            ("3.6", Some(MENDED[2])),
-            ("3.6.10", None),
-            ("3.7.0", None),
-            ("4.5.6+git", None),
-        ] {
-            assert_eq!(Release::parse(version).unwrap().mended(), mended, "{version}");
-        }
-        for none in ["", "3", "a.b", "not decided"] {
-            assert_eq!(Release::parse(none), None, "{none}");
-        }
-        assert!(Release::parse("3.3.27").unwrap() < OLDEST && Release::parse("3.4.0").unwrap() >= OLDEST);
-    }
 }

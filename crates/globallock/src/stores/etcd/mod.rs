@@ -17,6 +17,7 @@ mod key_reads;
 mod keys;
 mod lease;
 mod list;
+mod login;
 mod messages;
 mod notices;
 mod owner;
@@ -26,8 +27,10 @@ mod release;
 #[cfg(test)]
 mod scripted;
 mod sentinel;
+mod server;
 mod terms;
 mod value;
+mod version;
 mod watch;
 
 use std::fmt;

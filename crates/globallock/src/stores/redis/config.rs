@@ -1,23 +1,14 @@
-//! Reads the settings of a Redis store from its address, and makes the client for it.
+//! Reads the settings of a Redis store from its address.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
-use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode,
-};
-use tokio::sync::Mutex;
-
-use super::failure::{Failure, Kind};
+use super::failure::Failure;
 use super::scripts::Commands;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::stores::address::password::Password;
 use crate::stores::address::{Address, without_secret};
-
-/// The options that an address may have.
-const OPTIONS: &[&str] =
-    &["prefix", "timeout", "db", "ca", "cert", "key", "sentinel_user", "sentinel_password", "commands"];
+use crate::stores::transport::Transport;
 
 /// A store's settings.
 pub(super) struct Config {
@@ -31,20 +22,57 @@ pub(super) struct Config {
     pub(super) commands: Option<Commands>,
     /// The address without secrets, for messages.
     pub(super) shown: String,
-    target: Target,
+    pub(super) transport: Transport,
+    /// The way to sentinels. What is known of them says nothing of the primary.
+    pub(super) to_sentinels: Transport,
+    pub(super) target: Target,
+    /// Who logs in to the servers.
+    pub(super) login: Login,
+    pub(super) db: i64,
 }
 
-enum Target {
-    Server(Client),
-    Sentinel(Mutex<Box<SentinelClient>>),
+/// Where the server is that takes writes.
+pub(super) enum Target {
+    Server(Place),
+    Sentinels(Sentinels),
 }
 
-/// What a new connection sends to the server first, and its TLS.
-struct Login {
-    user: Option<String>,
-    password: Option<String>,
-    db: i64,
-    tls: Option<TlsCertificates>,
+/// Where one server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+/// Who knows where the primary is.
+pub(super) struct Sentinels {
+    pub(super) hosts: Vec<(String, u16)>,
+    pub(super) service: String,
+    /// Who logs in to the sentinels.
+    pub(super) login: Login,
+}
+
+/// User and password.
+pub(super) struct Login {
+    pub(super) user: Option<String>,
+    pub(super) password: Option<Password>,
+}
+
+impl Login {
+    /// Takes the password of the servers, or of what begins with `of`.
+    fn take(address: &mut Address, user: Option<String>, of: &str, form: &str) -> Result<Self> {
+        let password = address.take_password(of)?;
+        if user.is_some() && password.is_none() {
+            return Err(address.wrong(form));
+        }
+        Ok(Login { user, password })
+    }
+}
+
+impl Login {
+    fn takes(&self, limit: Duration) -> Duration {
+        self.password.as_ref().map_or(Duration::ZERO, |password| password.takes(limit))
+    }
 }
 
 impl Config {
@@ -61,86 +89,82 @@ impl Config {
                 return Err(address.wrong("the option commands has one value: 6, for those of Redis 6"));
             }
         };
-        let (scheme, shown) = (address.scheme.clone(), address.to_string());
-        let kind = if scheme.starts_with("valkey") { "valkey" } else { "redis" };
-        let tls = ["rediss", "rediss+sentinel", "valkeys", "valkeys+sentinel"].contains(&&*scheme);
-        let target = match scheme.as_str() {
-            "redis+unix" | "valkey+unix" => Target::Server(unix(&mut address)?),
-            "redis+sentinel" | "rediss+sentinel" | "valkey+sentinel" | "valkeys+sentinel" => {
-                Target::Sentinel(Mutex::new(Box::new(sentinel(&mut address, tls)?)))
-            }
-            _ => Target::Server(server(&mut address, tls)?),
+        let kind = if address.scheme.starts_with("valkey") { "valkey" } else { "redis" };
+        let is_of_sentinels = address.scheme.ends_with("+sentinel");
+        let (target, db, options) = match address.scheme.as_str() {
+            "redis+unix" | "valkey+unix" => unix(&mut address)?,
+            _ if is_of_sentinels => sentinels(&mut address)?,
+            _ => server(&address)?,
         };
-        address.finish(OPTIONS)?;
-        Ok(Config { kind, prefix, timeout, commands, shown, target })
-    }
-
-    /// The client of the server that takes writes now.
-    pub(super) async fn client(&self) -> Result<Client, Failure> {
-        match &self.target {
-            Target::Server(client) => Ok(client.clone()),
-            Target::Sentinel(sentinel) => {
-                let client = tokio::time::timeout(self.timeout, async {
-                    sentinel.lock().await.async_get_client().await
-                });
-                match client.await {
-                    Ok(client) => Ok(client?),
-                    Err(_) => Err(Failure::new(Kind::Disconnected, "no sentinel named the primary in time")),
-                }
-            }
-        }
+        let db = match db.as_str() {
+            "" => 0,
+            text => text.parse().ok().filter(|number| *number >= 0).ok_or_else(|| {
+                let text = without_secret(text);
+                address.wrong(format!("the database {text:?} is not a number from 0 on"))
+            })?,
+        };
+        let form = format!(
+            "it has a user but no password; write {}://:password@host for the default user",
+            address.scheme
+        );
+        let user = address.user.clone();
+        let login = Login::take(&mut address, user, "", &form)?;
+        let transport = Transport::new(&mut address, &[])?;
+        address.finish(options)?;
+        let shown = address.to_string();
+        let to_sentinels = transport.apart();
+        Ok(Config { kind, prefix, timeout, commands, shown, transport, to_sentinels, target, login, db })
     }
 }
 
-fn server(address: &mut Address, tls: bool) -> Result<Client> {
+impl Config {
+    /// How long it may take until a connection is there or a try has failed, without what is asked then. A
+    /// password that is outside of the address is read before, and again after it was refused.
+    pub(super) fn longest_try(&self) -> Duration {
+        let (limit, takes) = (self.timeout, |login: &Login| 2 * login.takes(self.timeout));
+        match &self.target {
+            Target::Server(_) => limit + takes(&self.login),
+            Target::Sentinels(sentinels) => 2 * limit + takes(&self.login) + takes(&sentinels.login),
+        }
+    }
+
+    /// The error that the user sees.
+    pub(super) fn error(&self, failure: Failure) -> Error {
+        failure.into_error_of(&self.shown, &self.prefix)
+    }
+}
+
+/// The server of an address, the text of its database, and the options that such an address may have.
+type Found = (Target, String, &'static [&'static str]);
+
+fn server(address: &Address) -> Result<Found> {
     let [(host, port)] = &address.hosts[..] else {
         return Err(address.wrong("it needs one host, such as redis://127.0.0.1:6379"));
     };
-    let (host, port) = (host.clone(), port.unwrap_or(6379));
-    let db = address.path.trim_start_matches('/').to_owned();
-    let login = login(address, &db, tls)?;
-    let to = if tls {
-        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-    } else {
-        ConnectionAddr::Tcp(host, port)
-    };
-    open(address, to, login)
+    let place = Place::Tcp(host.clone(), port.unwrap_or(6379));
+    Ok((
+        Target::Server(place),
+        address.path.trim_start_matches('/').to_owned(),
+        &["prefix", "timeout", "commands", "password_file", "password_command"],
+    ))
 }
 
-fn unix(address: &mut Address) -> Result<Client> {
+fn unix(address: &mut Address) -> Result<Found> {
     if !address.hosts.is_empty() || !address.path.starts_with('/') {
         return Err(
             address.wrong("it needs the path of a socket, such as redis+unix:///run/redis/redis.sock?db=0")
         );
     }
+    let place = Place::Unix(PathBuf::from(&address.path));
     let db = address.take("db").unwrap_or_default();
-    let login = login(address, &db, false)?;
-    open(address, ConnectionAddr::Unix(PathBuf::from(&address.path)), login)
+    Ok((
+        Target::Server(place),
+        db,
+        &["prefix", "timeout", "commands", "db", "password_file", "password_command"],
+    ))
 }
 
-fn open(address: &Address, to: ConnectionAddr, login: Login) -> Result<Client> {
-    let client = || -> RedisResult<Client> {
-        let info: ConnectionInfo = to.into_connection_info()?;
-        let mut settings = RedisConnectionInfo::default()
-            .set_db(login.db)
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_lib_name("globallock", env!("CARGO_PKG_VERSION"));
-        if let Some(user) = login.user {
-            settings = settings.set_username(user);
-        }
-        if let Some(password) = login.password {
-            settings = settings.set_password(password);
-        }
-        let info = info.set_redis_settings(settings);
-        match login.tls {
-            Some(certificates) => Client::build_with_tls(info, certificates),
-            None => Client::open(info),
-        }
-    };
-    client().map_err(|error| address.wrong(error.to_string()))
-}
-
-fn sentinel(address: &mut Address, tls: bool) -> Result<SentinelClient> {
+fn sentinels(address: &mut Address) -> Result<Found> {
     let path = address.path.trim_start_matches('/').to_owned();
     let (service, db) = path.split_once('/').unwrap_or((&path, ""));
     if service.is_empty() || address.hosts.is_empty() {
@@ -148,91 +172,37 @@ fn sentinel(address: &mut Address, tls: bool) -> Result<SentinelClient> {
             "it needs the sentinels' hosts and the service, such as redis+sentinel://h1:26379,h2,h3/main",
         ));
     }
-    let login = login(address, db, tls)?;
+    address.has_its_path_once("redis+sentinel://h1,h2,h3/main")?;
+    let hosts = address.hosts.iter().map(|(host, port)| (host.clone(), port.unwrap_or(26379))).collect();
+    let (service, db) = (service.to_owned(), db.to_owned());
     let user = address.take("sentinel_user");
-    let password = address.take("sentinel_password");
-    let hosts = address.hosts.iter().map(|(host, port)| {
-        let (host, port) = (host.clone(), port.unwrap_or(26379));
-        if tls {
-            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
-        } else {
-            ConnectionAddr::Tcp(host, port)
-        }
-    });
-    let client = || -> RedisResult<SentinelClient> {
-        let mut builder = SentinelClientBuilder::new(hosts, service, SentinelServerType::Master)?
-            .set_client_to_redis_db(login.db)
-            .set_client_to_redis_protocol(ProtocolVersion::RESP3);
-        if let Some(user) = &login.user {
-            builder = builder.set_client_to_redis_username(user);
-        }
-        if let Some(password) = &login.password {
-            builder = builder.set_client_to_redis_password(password);
-        }
-        if let Some(user) = &user {
-            builder = builder.set_client_to_sentinel_username(user);
-        }
-        if let Some(password) = &password {
-            builder = builder.set_client_to_sentinel_password(password);
-        }
-        if tls {
-            builder = builder
-                .set_client_to_redis_tls_mode(TlsMode::Secure)
-                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-        }
-        if let Some(certificates) = login.tls {
-            builder = builder
-                .set_client_to_redis_certificates(certificates.clone())
-                .set_client_to_sentinel_certificates(certificates);
-        }
-        builder.build()
-    };
-    client().map_err(|error| address.wrong(error.to_string()))
+    let form = "the option sentinel_user needs one of the options sentinel_password, \
+                sentinel_password_file and sentinel_password_command";
+    let login = Login::take(address, user, "sentinel_", form)?;
+    let target = Target::Sentinels(Sentinels { hosts, service, login });
+    Ok((target, db, SENTINEL_OPTIONS))
 }
 
-fn login(address: &mut Address, db: &str, tls: bool) -> Result<Login> {
-    let db = match db {
-        "" => 0,
-        text => text.parse().ok().filter(|number| *number >= 0).ok_or_else(|| {
-            let text = without_secret(text);
-            address.wrong(format!("the database {text:?} is not a number from 0 on"))
-        })?,
-    };
-    if address.user.is_some() && address.password.is_none() {
-        return Err(
-            address.wrong("it has a user but no password; write redis://:password@host for the default user")
-        );
-    }
-    let tls = if tls { certificates(address)? } else { None };
-    Ok(Login { user: address.user.clone(), password: address.password.clone(), db, tls })
-}
-
-fn certificates(address: &mut Address) -> Result<Option<TlsCertificates>> {
-    // rustls panics if several providers are compiled in and none is the default of the process. A default
-    // that was set before stays.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let files = address.take_tls()?;
-    let root_cert = files.ca;
-    let client_tls =
-        files.client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
-    Ok((root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates { client_tls, root_cert }))
-}
+const SENTINEL_OPTIONS: &[&str] = &[
+    "prefix",
+    "timeout",
+    "commands",
+    "password_file",
+    "password_command",
+    "sentinel_user",
+    "sentinel_password",
+    "sentinel_password_file",
+    "sentinel_password_command",
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
     use crate::stores::address::typos::{shows_no_password, with_typo};
     use proptest::prelude::*;
 
     fn config(text: &str) -> Result<Config> {
         Config::new(Address::parse(text)?)
-    }
-
-    /// How the client connects to the server of an address.
-    async fn target(text: &str) -> ConnectionInfo {
-        let client = config(text).unwrap().client().await.unwrap();
-        client.get_connection_info().clone()
     }
 
     fn refusal(text: &str) -> String {
@@ -243,23 +213,42 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn an_address_names_the_server_and_the_database() {
-        let tcp = |host: &str, port| ConnectionAddr::Tcp(host.to_owned(), port);
+    #[test]
+    fn an_address_names_the_server_and_the_database() {
+        let tcp = |host: &str, port| Place::Tcp(host.to_owned(), port);
         for (text, to, db) in [
             ("redis://host", tcp("host", 6379), 0),
             ("redis://host/", tcp("host", 6379), 0),
             ("redis://[::1]:7000/0", tcp("::1", 7000), 0),
             ("redis://host:7000/15", tcp("host", 7000), 15),
-            ("redis+unix:///run/redis.sock", ConnectionAddr::Unix("/run/redis.sock".into()), 0),
-            ("redis+unix:///run/redis.sock?db=3", ConnectionAddr::Unix("/run/redis.sock".into()), 3),
+            ("redis+unix:///run/redis.sock", Place::Unix("/run/redis.sock".into()), 0),
+            ("redis+unix:///run/redis.sock?db=3", Place::Unix("/run/redis.sock".into()), 3),
             ("valkey://host:7000/15", tcp("host", 7000), 15),
-            ("valkey+unix:///run/valkey.sock?db=3", ConnectionAddr::Unix("/run/valkey.sock".into()), 3),
+            ("valkey+unix:///run/valkey.sock?db=3", Place::Unix("/run/valkey.sock".into()), 3),
         ] {
-            let info = target(text).await;
-            assert_eq!((info.addr(), info.redis_settings().db()), (&to, db), "{text}");
-            assert_eq!(info.redis_settings().protocol(), ProtocolVersion::RESP3, "{text}");
+            let config = config(text).unwrap();
+            assert!(matches!(&config.target, Target::Server(place) if *place == to), "{text}");
+            assert_eq!(config.db, db, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn sentinels_have_a_login_of_their_own() {
+        let text = "redis+sentinel://app:pw@h1,h2:1/main/4?sentinel_user=guard&sentinel_password=other";
+        let config = config(text).unwrap();
+        let Target::Sentinels(sentinels) = &config.target else { panic!("no sentinels") };
+        assert_eq!(sentinels.hosts, [("h1".to_owned(), 26379), ("h2".to_owned(), 1)]);
+        assert_eq!((sentinels.service.as_str(), config.db), ("main", 4));
+        assert_eq!(sent(&config.login).await, (Some("app".to_owned()), Some("pw".to_owned())));
+        assert_eq!(sent(&sentinels.login).await, (Some("guard".to_owned()), Some("other".to_owned())));
+    }
+
+    async fn sent(login: &Login) -> (Option<String>, Option<String>) {
+        let password = match &login.password {
+            Some(password) => Some(password.read(Duration::from_secs(60)).await.unwrap()),
+            None => None,
+        };
+        (login.user.clone(), password)
     }
 
     #[tokio::test]
@@ -270,22 +259,8 @@ mod tests {
             ("redis://somebody:s%40cret@host", Some("somebody"), Some("s@cret")),
             ("redis+unix://somebody:secret@/run/redis.sock", Some("somebody"), Some("secret")),
         ] {
-            let info = target(text).await;
-            let settings = info.redis_settings();
-            assert_eq!((settings.username(), settings.password()), (user, password), "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn tls_checks_the_server_whether_certificates_are_named_or_not() {
-        for text in ["rediss://host/3", "valkeys://host/3"] {
-            let ConnectionAddr::TcpTls { host, port, insecure, tls_params } =
-                target(text).await.addr().clone()
-            else {
-                panic!("no TLS");
-            };
-            assert_eq!((host.as_str(), port, insecure), ("host", 6379, false));
-            assert!(tls_params.is_none());
+            let (of_user, of_password) = sent(&config(text).unwrap().login).await;
+            assert_eq!((of_user.as_deref(), of_password.as_deref()), (user, password), "{text}");
         }
     }
 
@@ -309,8 +284,8 @@ mod tests {
             "valkeys+sentinel://host/main?",
         ] {
             for (options, text) in [
-                (format!("ca={certificate}"), "root certificate"),
-                (format!("cert={certificate}&key={key}"), "client certificate"),
+                (format!("ca={certificate}"), "the option ca: "),
+                (format!("cert={certificate}&key={key}"), "the option key: "),
                 (format!("ca={certificate}&cert={certificate}"), "cert and key go together"),
                 (format!("ca={certificate}&key={key}"), "cert and key go together"),
             ] {
@@ -331,8 +306,18 @@ mod tests {
             ("redis://host?prefix=%7B", "must not contain braces"),
             ("redis://host?prefix=%7D", "must not contain braces"),
             ("redis://host?commands=7", "the option commands has one value: 6"),
+            ("valkey://host?ca=/nowhere", "write valkeys:// with it; known are: prefix"),
             ("redis://host?timeout=0s", "the option timeout must not be zero"),
-            ("redis://host?ca=/nowhere", "known are: prefix, timeout, db, ca"),
+            (
+                "redis://host?ca=/nowhere",
+                "write rediss:// with it; known are: prefix, timeout, commands, password_file",
+            ),
+            ("rediss://host?colour=red", "timeout, commands, password_file, password_command, ca, cert, key"),
+            ("redis://host?db=1", "the database is the path, as in redis://host/1"),
+            ("redis+unix:///run/redis.sock?colour=red", "known are: prefix, timeout, commands, db"),
+            ("redis+sentinel://h/main?colour=red", "password_command, sentinel_user, sentinel_password"),
+            ("redis+sentinel://h1/main,h2/main", "write the path once, after the last host"),
+            ("redis+sentinel://h1/main?sentinel_user=a", "sentinel_user needs one of the options"),
             ("redis+unix://host/run/redis.sock", "it needs the path of a socket"),
             ("redis+unix:", "it needs the path of a socket"),
             ("redis+unix:run/redis.sock", "it needs the path of a socket"),

@@ -8,18 +8,18 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, PushInfo, PushKind, Value};
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, Value};
 use tokio::sync::watch;
 
 use super::config::Config;
+use super::facts;
 use super::failure::{Failure, Kind};
 use super::scripts::{Commands, Scripts, all_rewritten, rewritten, scripts};
-use super::server;
+use super::server::Opened;
 use super::texts::EVERYBODY;
 use crate::backend::StoreNoticeKind;
 use crate::stores::notices::StoreNotices;
+use crate::stores::transport::IN_TIME;
 use crate::sync::{Backoff, Instant};
 
 /// The shortest and the longest pause between two tries to connect.
@@ -27,9 +27,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// A connection that breaks within this time is not replaced at once, because the next one may break as soon.
 /// The second value is the longest pause before it is replaced.
 const STEADY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_millis(100));
-/// How long a server that does not accept the connection is listened to, and how many bytes are read.
-const GREETING: Duration = Duration::from_millis(250);
-const LONGEST_GREETING: u64 = 4096;
+/// How much longer than a try to connect a request waits for it, so that it learns why the try has failed:
+/// longer than it takes to find out what is at a port.
+const LATER: Duration = Duration::from_millis(300);
 /// The number of the first connection.
 const FIRST: u64 = 1;
 /// How many requests may be queued for the socket.
@@ -71,7 +71,7 @@ struct Live {
     number: u64,
     since: Instant,
     commands: Commands,
-    connection: MultiplexedConnection,
+    opened: Arc<Opened>,
 }
 
 impl Connection {
@@ -138,7 +138,7 @@ impl Connection {
     }
 
     async fn send(self: &Arc<Self>, live: &Live, command: &Cmd) -> Result<Value, Failure> {
-        let mut connection = live.connection.clone();
+        let mut connection = live.opened.connection.clone();
         let answer = match live.commands {
             Commands::Redis7 => connection.send_packed_command(command).await,
             Commands::Redis6 => connection.send_packed_command(&rewritten(command)).await,
@@ -154,7 +154,7 @@ impl Connection {
     ) -> Vec<Result<Value, Failure>> {
         let once = async || {
             let live = self.live().await?;
-            let mut connection = live.connection.clone();
+            let mut connection = live.opened.connection.clone();
             let answers = match live.commands {
                 Commands::Redis7 => connection.send_packed_commands(commands, 0, count).await,
                 Commands::Redis6 => connection.send_packed_commands(&all_rewritten(commands), 0, count).await,
@@ -183,7 +183,7 @@ impl Connection {
 
     async fn load_scripts(self: &Arc<Self>, live: &Live) -> Result<(), Failure> {
         for script in scripts(live.commands).all() {
-            self.judge(live, script.load_async(&mut live.connection.clone()).await)?;
+            self.judge(live, script.load_async(&mut live.opened.connection.clone()).await)?;
         }
         Ok(())
     }
@@ -212,7 +212,7 @@ impl Connection {
             tokio::spawn(reconnect(Arc::downgrade(self), FIRST, Duration::ZERO));
         }
         let settled = state.wait_for(|state| state.live.is_some() || state.failed > failed);
-        match tokio::time::timeout(self.config.timeout, settled).await {
+        match tokio::time::timeout(self.config.longest_try() + LATER, settled).await {
             Ok(Ok(state)) => match (&state.live, &state.failure) {
                 (Some(live), _) => Ok(live.clone()),
                 (None, Some(failure)) => Err(failure.clone()),
@@ -242,30 +242,20 @@ impl Connection {
 
     /// Opens connection `number` and makes it the current one.
     async fn open(self: &Arc<Self>, number: u64) -> Result<(), Failure> {
-        let client = self.config.client().await?;
-        let this = Arc::downgrade(self);
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.config.timeout))
-            .set_response_timeout(Some(self.config.timeout))
-            .set_pipeline_buffer_size(QUEUED_REQUESTS)
-            .set_push_sender(move |push| {
-                if let Some(this) = this.upgrade() {
-                    this.pushed(number, &push);
-                }
-                Ok::<(), ()>(())
-            });
-        let connection = client.get_multiplexed_async_connection_with_config(&settings).await;
-        if let Err(error) = &connection
-            && error.kind() == ErrorKind::RESP3NotSupported
-        {
-            return Err(server::too_old(&client, error).await);
-        }
-        let mut connection = match connection.map_err(Failure::from) {
-            Err(failure) if failure.kind == Kind::Disconnected => {
-                return Err(self.what_was_said(&client, number).await.unwrap_or(failure));
-            }
-            connection => connection?,
+        let settings = || {
+            let this = Arc::downgrade(self);
+            AsyncConnectionConfig::new()
+                .set_response_timeout(Some(self.config.timeout))
+                .set_pipeline_buffer_size(QUEUED_REQUESTS)
+                .set_push_sender(move |push| {
+                    if let Some(this) = this.upgrade() {
+                        this.pushed(number, &push);
+                    }
+                    Ok::<(), ()>(())
+                })
         };
+        let opened = Arc::new(self.config.connect(settings).await?);
+        let mut connection = opened.connection.clone();
         let commands = self.check(&mut connection).await?;
         connection.subscribe(&self.channel).await?;
         match connection.subscribe(EVERYBODY).await.map_err(Failure::from) {
@@ -273,8 +263,12 @@ impl Connection {
             Err(failure) if failure.kind == Kind::PermissionDenied => {}
             subscribed => subscribed?,
         }
+        // Without the right to publish, no waiter would learn of its grant. It is better to know it now.
+        let published: redis::RedisResult<Value> =
+            redis::cmd("PUBLISH").arg(&self.channel).arg("").query_async(&mut connection).await;
+        published?;
         self.state.send_modify(|state| {
-            let live = Some(Live { number, since: Instant::now(), commands, connection });
+            let live = Some(Live { number, since: Instant::now(), commands, opened });
             *state = State { live, is_connecting: false, failed: 0, failure: None, pause: state.pause };
         });
         Ok(())
@@ -283,26 +277,11 @@ impl Connection {
     /// Refuses a server that cannot serve, and warns of one that may drop locks. Returns which commands it
     /// has.
     async fn check(&self, connection: &mut MultiplexedConnection) -> Result<Commands, Failure> {
-        let server = server::ask(connection).await?;
+        let server = facts::ask(connection).await?;
         if let Some(reason) = server.may_drop_locks {
             self.notices.say(StoreNoticeKind::MayLoseClaims, &reason);
         }
         Ok(self.config.commands.unwrap_or(server.commands))
-    }
-
-    /// What the server said before it closed the connection that could not be made.
-    ///
-    /// It takes a connection more to hear that, so only every eighth try does it, and the very first one,
-    /// whose user waits to hear it.
-    async fn what_was_said(&self, client: &redis::Client, number: u64) -> Option<Failure> {
-        let (failed, last) = {
-            let state = self.state.borrow();
-            (state.failed, state.failure.clone())
-        };
-        if failed % 8 == 7 || failed == 0 && number == FIRST {
-            return greeting(client).await;
-        }
-        last.filter(|last| last.kind != Kind::Disconnected)
     }
 
     fn is_current(&self, number: u64) -> bool {
@@ -334,22 +313,8 @@ impl Connection {
     }
 }
 
-/// What a server says to everybody who connects, before it closes the connection: that it has too many
-/// clients, or accepts none from other hosts. The client crate may miss it, because its own first request
-/// fails sooner.
-async fn greeting(client: &redis::Client) -> Option<Failure> {
-    let redis::ConnectionAddr::Tcp(host, port) = client.get_connection_info().addr() else { return None };
-    let said = async {
-        let mut stream = TcpStream::connect((host.as_str(), *port)).await.ok()?;
-        let mut line = Vec::new();
-        (&mut stream).take(LONGEST_GREETING).read_to_end(&mut line).await.ok()?;
-        redis::parse_redis_value(&line).ok()?.extract_error().err()
-    };
-    tokio::time::timeout(GREETING, said).await.ok()?.map(Failure::from)
-}
-
 fn timed_out() -> Failure {
-    Failure::new(Kind::Disconnected, "no connection could be made in time")
+    Failure::new(Kind::Disconnected, IN_TIME)
 }
 
 /// Tries to connect until it succeeds or the store is dropped. The first connection is also given up when
@@ -387,8 +352,11 @@ async fn reconnected(connection: Weak<Connection>, number: u64, first: Duration)
             Ok(()) if number == FIRST => return,
             Ok(()) => return connection.listener.resubscribed(),
             Err(failure) => {
-                connection.notices.say(StoreNoticeKind::NotConnected, failure.reason());
-                let goes_on = number != FIRST || failure.heals();
+                // What cannot heal is told to whoever asks, and nobody needs this connection to be made yet.
+                let goes_on = number != FIRST || failure.may_heal();
+                if goes_on {
+                    connection.notices.say(StoreNoticeKind::NotConnected, failure.reason());
+                }
                 connection.state.send_modify(|state| {
                     state.failed += 1;
                     state.failure = Some(failure);

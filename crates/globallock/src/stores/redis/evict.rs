@@ -136,7 +136,7 @@ impl Redis {
     }
 
     pub(super) fn error(&self, failure: Failure) -> crate::error::Error {
-        failure.into_error(&self.connection.config().shown)
+        self.connection.config().error(failure)
     }
 
     pub(super) fn not_a_lock(&self) -> crate::error::Error {

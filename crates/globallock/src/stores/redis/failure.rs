@@ -3,6 +3,7 @@
 use redis::{ErrorKind, RedisError, Value};
 
 use crate::error::Error;
+use crate::stores::address::printable;
 
 /// The least rights that a user of the store needs, as ACL SETUSER takes them.
 const RIGHTS: &str = "resetchannels ~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash \
@@ -39,19 +40,82 @@ impl Failure {
         Failure { kind, reason: reason.into(), source: None }
     }
 
+    /// Whether the server does not know a command.
+    pub(super) fn is_unknown_command(&self) -> bool {
+        let source = self.source.as_ref().filter(|source| source.code() == Some("ERR"));
+        let detail = source.and_then(RedisError::detail).unwrap_or_default();
+        detail.to_ascii_lowercase().starts_with("unknown command")
+    }
+
+    /// Whether the server refused the database that the address names.
+    pub(super) fn is_of_database(&self) -> bool {
+        let detail = self.source.as_ref().and_then(RedisError::detail).unwrap_or_default();
+        detail.to_ascii_lowercase().contains("select") || detail.contains("DB index")
+    }
+
+    /// Whether the server knows no such user, or the user has another password.
+    pub(super) fn is_wrong_login(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| {
+            source.code() == Some("WRONGPASS") || source.kind() == ErrorKind::AuthenticationFailed
+        })
+    }
+
+    /// Whether the server does not speak RESP3, or does not say so.
+    pub(super) fn lacks_resp3(&self) -> bool {
+        self.reason == unknown("HELLO")
+    }
+
+    /// The same failure of a login, told in these words, that may heal or not.
+    pub(super) fn of_login(self, reason: String, may_heal: bool) -> Self {
+        let kind = if may_heal { Kind::NotNow } else { Kind::PermissionDenied };
+        Failure { kind, reason, ..self }
+    }
+
+    /// The same failure, met at a sentinel.
+    pub(super) fn of_sentinel(self, host: &str) -> Self {
+        let code = self.source.as_ref().and_then(RedisError::code).unwrap_or_default();
+        let remedy = match (self.kind, code) {
+            (Kind::PermissionDenied, "NOAUTH") => {
+                "wants a password of its own: name it by ?sentinel_password=PASSWORD, and a user of its \
+                 own by sentinel_user"
+            }
+            (Kind::PermissionDenied, "NOPERM") => {
+                "does not let its user ask for the primary: give that user +sentinel|master +hello"
+            }
+            (Kind::FailedPrecondition, "ERR") if self.reason.contains("SENTINEL") => {
+                "is no sentinel but a server: name the sentinels, or write redis:// for that server"
+            }
+            (Kind::FailedPrecondition, "ERR") if self.reason.contains("No such master") => {
+                "knows no primary of that name: check the service in the address, as /main in \
+                 redis+sentinel://host/main"
+            }
+            _ => return Failure { reason: format!("the sentinel {host}: {}", self.reason), ..self },
+        };
+        Failure { reason: format!("the sentinel {host} {remedy}"), ..self }
+    }
+
+    /// Why none of several servers could be used. What may heal at one of them may heal; what cannot is told
+    /// first.
+    pub(super) fn of_all(failures: &[Failure]) -> Self {
+        let kind = failures.iter().find(|failure| failure.may_heal()).map(|failure| failure.kind);
+        let told = failures.iter().find(|failure| !failure.may_heal()).or(failures.first()).cloned();
+        let told = told.unwrap_or_else(|| Failure::new(Kind::Disconnected, "no server was named"));
+        Failure { kind: kind.unwrap_or(told.kind), ..told }
+    }
+
+    /// Whether a later try may succeed though nobody has changed anything.
+    pub(super) fn may_heal(&self) -> bool {
+        !matches!(self.kind, Kind::PermissionDenied | Kind::FailedPrecondition)
+    }
+
     pub(super) fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// Whether it may pass without anybody's doing.
-    pub(super) fn heals(&self) -> bool {
-        !matches!(self.kind, Kind::PermissionDenied | Kind::FailedPrecondition)
-    }
-
-    /// Whether the server does not know the command, as where the operator has renamed it.
-    pub(super) fn is_unknown_command(&self) -> bool {
-        let detail = self.source.as_ref().and_then(RedisError::detail).unwrap_or_default();
-        detail.to_ascii_lowercase().starts_with("unknown command")
+    /// The error that the user of a store with this prefix sees.
+    pub(super) fn into_error_of(self, store: &str, prefix: &str) -> Error {
+        let reason = self.reason.replace("<prefix>", &printable(prefix));
+        Failure { reason, ..self }.into_error(store)
     }
 
     pub(super) fn into_error(self, store: &str) -> Error {
@@ -75,7 +139,7 @@ impl From<RedisError> for Failure {
     }
 }
 
-/// The same error without the request that the server repeats in it, which may have a password in it.
+/// The same error without the request that the server repeats in it: that may have a password in it.
 fn without_request(error: RedisError) -> RedisError {
     let Some((said, _)) = error.detail().and_then(|detail| detail.split_once(REPEATED)) else { return error };
     let line = format!("-{} {said}\r\n", error.code().unwrap_or("ERR"));
@@ -102,16 +166,11 @@ fn answered(error: &RedisError) -> (&str, &str) {
     }
 }
 
-/// Whether an answer without a code of its own says that the user lacks a right to what the script does: as
-/// Redis 7 says it, and as Redis 6 does.
-fn lacks_a_right(detail: &str) -> bool {
-    detail.starts_with("ACL failure in script") || detail.starts_with("The user executing the script can't ")
-}
-
 fn judge(error: &RedisError) -> (Kind, String) {
     let (code, detail) = answered(error);
-    let lacks_a_right = code == "NOPERM" || code == "ERR" && lacks_a_right(detail);
-    let detail = detail.escape_debug().to_string();
+    // Scripts add their place to what a command answers.
+    let in_script = detail.rsplit_once(" script: ").filter(|(_, place)| place.contains("@user_script"));
+    let detail = printable(in_script.map_or(detail, |(said, _)| said));
     let with = |text: &str| {
         if detail.is_empty() { text.to_owned() } else { format!("{text} ({detail})") }
     };
@@ -136,10 +195,7 @@ fn judge(error: &RedisError) -> (Kind, String) {
         code @ ("CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS") => return (Kind::NotNow, with(code)),
         "NOAUTH" => (Kind::PermissionDenied, "it wants a password: put user and password into the address"),
         "WRONGPASS" => (Kind::PermissionDenied, "the user name or the password in the address is wrong"),
-        _ if lacks_a_right => {
-            let text = format!("the user lacks a right; locks need: {RIGHTS}");
-            return (Kind::PermissionDenied, with(&text));
-        }
+        "NOPERM" => return (Kind::PermissionDenied, lacks(&detail)),
         // Renewals and releases need no memory, so that room comes back.
         "OOM" => (Kind::NotNow, "it is out of memory: raise maxmemory, or give locks a server of their own"),
         "MISCONF" => (
@@ -155,9 +211,44 @@ fn judge(error: &RedisError) -> (Kind, String) {
             let text = "another program has put something else at a key of this lock: choose another prefix";
             return (Kind::FailedPrecondition, with(text));
         }
+        "ERR" if detail.to_ascii_lowercase().starts_with("unknown command") => {
+            let command = detail.split(['\'', '`']).nth(1).unwrap_or(&detail);
+            return (Kind::FailedPrecondition, unknown(command));
+        }
+        "ERR" if detail.contains("Unknown Redis command called from script") => {
+            let text = "it lacks a command that locks need: take rename-command out of its configuration";
+            return (Kind::FailedPrecondition, with(text));
+        }
+        "ERR"
+            if detail.starts_with("The user executing the script can't ")
+                || detail.contains("ACL failure in script") =>
+        {
+            return (Kind::PermissionDenied, lacks(&detail));
+        }
+        "ERR" if detail.contains("DB index is out of range") => (
+            Kind::FailedPrecondition,
+            "it has no database of that number: choose a lower one, such as 0 in redis://host/0, or raise \
+             databases in its configuration",
+        ),
         _ => return judge_kind(error, &detail),
     };
     (kind, reason.to_owned())
+}
+
+fn unknown(command: &str) -> String {
+    if command == "HELLO" {
+        let text = "it does not know HELLO: it is too old, since globallock needs Redis 6.0 or newer, or \
+                    rename-command has taken it away";
+        return text.to_owned();
+    }
+    format!(
+        "it does not know {command}, which locks need: take it out of rename-command, or name a server \
+         that has it"
+    )
+}
+
+fn lacks(detail: &str) -> String {
+    format!("the user lacks a right ({detail}): locks need {RIGHTS}")
 }
 
 fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
@@ -166,16 +257,7 @@ fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
             let reason = format!("the user name or the password in the address is wrong ({detail})");
             (Kind::PermissionDenied, reason)
         }
-        ErrorKind::RESP3NotSupported => {
-            let reason = "it is too old: globallock needs Redis 6.0 or newer, or a server that speaks RESP3";
-            (Kind::FailedPrecondition, reason.to_owned())
-        }
-        ErrorKind::MasterNameNotFoundBySentinel => (
-            Kind::Disconnected,
-            "the sentinels know no primary of that name: check the service in the address and the hosts of \
-             the sentinels"
-                .to_owned(),
-        ),
+        ErrorKind::RESP3NotSupported => (Kind::FailedPrecondition, unknown("HELLO")),
         ErrorKind::InvalidClientConfig => {
             (Kind::FailedPrecondition, format!("the client refuses the address ({error})"))
         }
@@ -184,263 +266,20 @@ fn judge_kind(error: &RedisError, detail: &str) -> (Kind, String) {
         // After it the client cannot tell where the next answer on this connection begins.
         ErrorKind::Parse => (Kind::Disconnected, not_redis(error)),
         ErrorKind::UnexpectedReturnType => (Kind::FailedPrecondition, not_redis(error)),
-        _ => (Kind::FailedPrecondition, format!("it answered: {}", error.to_string().escape_debug())),
+        _ => (Kind::FailedPrecondition, format!("it answered: {}", printable(&error.to_string()))),
     }
 }
 
 fn not_redis(error: &RedisError) -> String {
-    format!("it does not answer as Redis does ({}): check the address", error.to_string().escape_debug())
+    format!("it does not answer as Redis does ({}): check the address", printable(&error.to_string()))
 }
 
 /// What the operating system or TLS reported.
 fn cause(error: &RedisError) -> String {
     let text = error.to_string();
     let io = std::error::Error::source(error).map(ToString::to_string);
-    io.unwrap_or(text).escape_debug().to_string()
+    printable(&io.unwrap_or(text))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::error::Error as _;
-    use std::io;
-
-    use super::*;
-    use proptest::prelude::*;
-
-    /// An error that the server answers, as the client reports it.
-    fn answer(line: &str) -> RedisError {
-        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        value.extract_error().unwrap_err()
-    }
-
-    fn client(kind: ErrorKind) -> RedisError {
-        (kind, "what it met", "the details".to_owned()).into()
-    }
-
-    fn report(error: RedisError) -> (Kind, String) {
-        let failure = Failure::from(error);
-        let kind = failure.kind;
-        (kind, failure.into_error("redis://h").to_string())
-    }
-
-    #[test]
-    fn each_refusal_of_the_server_names_its_remedy() {
-        for (line, kind, remedy) in [
-            ("NOSCRIPT No matching script. Please use EVAL.", Kind::NoScript, "forgotten a script"),
-            (
-                "READONLY You can't write against a read only replica.",
-                Kind::Disconnected,
-                "the primary's address",
-            ),
-            ("LOADING Redis is loading the dataset in memory", Kind::NotNow, "still loading its data"),
-            ("BUSY Redis is busy running a script.", Kind::NotNow, "SCRIPT KILL may end it"),
-            (
-                "MASTERDOWN Link with MASTER is down",
-                Kind::Disconnected,
-                "a replica that has lost its primary",
-            ),
-            ("CLUSTERDOWN The cluster is down", Kind::NotNow, "CLUSTERDOWN (The cluster is down)"),
-            ("TRYAGAIN Multiple keys request during rehashing", Kind::NotNow, "TRYAGAIN (Multiple keys"),
-            ("NOREPLICAS Not enough good replicas to write.", Kind::NotNow, "NOREPLICAS (Not enough good"),
-            ("NOREPLICAS", Kind::NotNow, ": NOREPLICAS"),
-            (
-                "NOAUTH Authentication required.",
-                Kind::PermissionDenied,
-                "put user and password into the address",
-            ),
-            ("WRONGPASS invalid username-password pair", Kind::PermissionDenied, "in the address is wrong"),
-            (
-                "NOPERM this user has no permissions to run 'eval'",
-                Kind::PermissionDenied,
-                "&globallock:* +@scripting",
-            ),
-            (
-                "NOPERM this user has no permissions to run 'eval'",
-                Kind::PermissionDenied,
-                "(this user has no permissions",
-            ),
-            ("OOM command not allowed when used memory > 'maxmemory'.", Kind::NotNow, "raise maxmemory"),
-            (
-                "ERR ACL failure in script: User u has no permissions to run the 'set' command script: f, on \
-                 @user_script:1.",
-                Kind::PermissionDenied,
-                "+@scripting",
-            ),
-            (
-                "MISCONF Redis is configured to save RDB snapshots",
-                Kind::FailedPrecondition,
-                "stop-writes-on-bgsave-error",
-            ),
-            ("MOVED 3999 127.0.0.1:6381", Kind::FailedPrecondition, "use a single server"),
-            ("ASK 3999 127.0.0.1:6381", Kind::FailedPrecondition, "use a single server"),
-            (
-                "CROSSSLOT Keys in request don't hash to the same slot",
-                Kind::FailedPrecondition,
-                "use a single server",
-            ),
-            (
-                "WRONGTYPE Operation against a key of the wrong kind",
-                Kind::FailedPrecondition,
-                "choose another prefix",
-            ),
-            ("ERR unknown command 'EVALSHA'", Kind::FailedPrecondition, "it answered: "),
-            ("ERR unknown command 'EVALSHA'", Kind::FailedPrecondition, "unknown command"),
-            ("WHATEVER is new", Kind::FailedPrecondition, "it answered: "),
-        ] {
-            let (judged, text) = report(answer(line));
-            assert_eq!(judged, kind, "{line}");
-            assert!(text.contains(remedy), "{line}: {text}");
-        }
-    }
-
-    #[test]
-    fn what_redis_6_puts_around_an_answer_to_a_script_hides_nothing() {
-        const CALL: &str = "ERR Error running script (call to f_a8e045687019c1230c01d4717e0579b12b1a1b50): ";
-        for (said, kind, remedy) in [
-            (
-                "@user_script:1: @user_script: 1: -OOM command not allowed when used memory > 'maxmemory'.",
-                Kind::NotNow,
-                "raise maxmemory",
-            ),
-            (
-                "@user_script:1: @user_script: 1: -READONLY You can't write against a read only replica.",
-                Kind::Disconnected,
-                "the primary's address",
-            ),
-            (
-                "@user_script:163: WRONGTYPE Operation against a key holding the wrong kind of value",
-                Kind::FailedPrecondition,
-                "choose another prefix (Operation against a key",
-            ),
-            (
-                "@user_script:1: @user_script: 1: -MISCONF Redis is configured to save RDB snapshots",
-                Kind::FailedPrecondition,
-                "stop-writes-on-bgsave-error",
-            ),
-            (
-                "@user_script:1: The user executing the script can't run this command or subcommand",
-                Kind::PermissionDenied,
-                "+@scripting",
-            ),
-            (
-                "@user_script:1: The user executing the script can't access at least one of the keys",
-                Kind::PermissionDenied,
-                "~<prefix>*",
-            ),
-            ("@user_script:7: attempt to index a nil value", Kind::FailedPrecondition, "it answered: "),
-            ("ERR syntax error", Kind::FailedPrecondition, "syntax error"),
-            ("@user_script:", Kind::FailedPrecondition, "it answered: "),
-            ("", Kind::FailedPrecondition, "it answered: "),
-        ] {
-            let (judged, text) = report(answer(&format!("{CALL}{said}")));
-            assert_eq!(judged, kind, "{said}");
-            assert!(text.contains(remedy), "{said}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_request_that_an_answer_repeats_is_not_shown() {
-        for quote in ["'", "`"] {
-            let said = format!("ERR unknown command {quote}INFO{quote}, with args beginning with: 'sEcReT'");
-            let failure = Failure::from(answer(&said));
-            assert!(failure.is_unknown_command(), "{failure:?}");
-            let error = failure.into_error("redis://h");
-            let shown = format!("{error} {error:?} {}", error.source().unwrap());
-            assert!(shown.contains("unknown command") && !shown.contains("sEcReT"), "{shown}");
-        }
-    }
-
-    #[test]
-    fn each_failure_of_the_client_names_its_remedy() {
-        for (error, kind, remedy) in [
-            (
-                client(ErrorKind::AuthenticationFailed),
-                Kind::PermissionDenied,
-                "in the address is wrong (the details)",
-            ),
-            (
-                client(ErrorKind::RESP3NotSupported),
-                Kind::FailedPrecondition,
-                "too old: globallock needs Redis 6.0",
-            ),
-            (client(ErrorKind::MasterNameNotFoundBySentinel), Kind::Disconnected, "check the service"),
-            (
-                client(ErrorKind::InvalidClientConfig),
-                Kind::FailedPrecondition,
-                "the client refuses the address (what it met",
-            ),
-            (client(ErrorKind::Io), Kind::Disconnected, "no connection: what it met"),
-            (client(ErrorKind::Parse), Kind::Disconnected, "as Redis does (what it met"),
-            (client(ErrorKind::Parse), Kind::Disconnected, "check the address"),
-            (client(ErrorKind::UnexpectedReturnType), Kind::FailedPrecondition, "as Redis does (what it met"),
-            (client(ErrorKind::UnexpectedReturnType), Kind::FailedPrecondition, "check the address"),
-            (client(ErrorKind::Client), Kind::FailedPrecondition, "it answered: what it met"),
-        ] {
-            let (judged, text) = report(error.clone());
-            assert_eq!(judged, kind, "{error}");
-            assert!(text.contains(remedy), "{error}: {text}");
-        }
-    }
-
-    #[test]
-    fn every_failure_of_the_connection_asks_for_a_new_one() {
-        use io::ErrorKind::{
-            BrokenPipe, ConnectionRefused, ConnectionReset, InvalidData, NotFound, Other, PermissionDenied,
-            TimedOut, UnexpectedEof, WouldBlock,
-        };
-        for kind in [
-            BrokenPipe,
-            ConnectionRefused,
-            ConnectionReset,
-            InvalidData,
-            NotFound,
-            Other,
-            PermissionDenied,
-            UnexpectedEof,
-        ] {
-            let (judged, text) = report(io::Error::new(kind, "what the system said").into());
-            assert_eq!(judged, Kind::Disconnected, "{kind:?}");
-            assert!(text.ends_with("no connection: what the system said"), "{kind:?}: {text}");
-        }
-        for kind in [TimedOut, WouldBlock] {
-            let (judged, text) = report(io::Error::new(kind, "what the system said").into());
-            assert_eq!(judged, Kind::Disconnected, "{kind:?}");
-            assert!(text.contains("did not answer in time"), "{kind:?}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_server_that_is_no_redis_is_reported_as_such() {
-        let http = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_err();
-        let (_, text) = report(http);
-        assert!(text.contains("does not answer as Redis does"), "{text}");
-        assert!(!text.contains("no connection"), "{text}");
-    }
-
-    #[test]
-    fn an_error_says_what_its_caller_must_do_and_keeps_its_source() {
-        for kind in [Kind::Disconnected, Kind::NotNow, Kind::NoScript] {
-            let error = Failure::new(kind, "some reason").into_error("redis://h");
-            assert!(matches!(error, Error::Unavailable { .. }), "{kind:?}");
-            assert_eq!(error.to_string(), "redis://h is unavailable: some reason");
-            assert!(error.source().is_none());
-        }
-        let denied = Failure::new(Kind::PermissionDenied, "some reason").into_error("redis://h");
-        assert_eq!(denied.to_string(), "redis://h denied access: some reason");
-        let failed = Failure::new(Kind::FailedPrecondition, "some reason").into_error("redis://h");
-        assert_eq!(failed.to_string(), "redis://h cannot do this: some reason");
-        let error = Failure::from(answer("OOM it is full")).into_error("redis://h");
-        assert!(error.source().is_some_and(|source| source.to_string().contains("OOM")));
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_that_a_server_answers_can_steer_a_terminal(
-            code in "ERR|NOPERM|WRONGTYPE|CLUSTERDOWN|WHATEVER",
-            detail in "[^\r\n]{1,20}",
-        ) {
-            let (_, text) = report(answer(&format!("{code} {detail}")));
-            prop_assert!(!text.contains(char::is_control), "{text:?}");
-        }
-    }
-}
+mod tests;

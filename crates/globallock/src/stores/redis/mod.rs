@@ -6,6 +6,7 @@
 mod config;
 mod connection;
 mod evict;
+mod facts;
 mod failure;
 mod hints;
 mod inspect;

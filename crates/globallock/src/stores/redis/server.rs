@@ -1,230 +1,283 @@
-//! What a server says of itself when a connection is made: whether it can serve, and by which commands.
+//! One connection to the server that takes writes: the one that the address names, or that sentinels name.
 
+use std::time::Duration;
+
+use futures_util::future::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::MultiplexedConnection;
-use redis::{Client, InfoDict, ProtocolVersion, RedisError, RedisResult, Value};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult, Value,
+    cmd,
+};
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
+use super::config::{Config, Login, Place, Sentinels, Target};
+use super::facts;
 use super::failure::{Failure, Kind};
-use super::scripts::Commands;
+use crate::stores::transport::{Heard, IN_TIME, Transport, Unreached};
 
-/// What is known of a server. What it does not say is `None`.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Facts {
-    /// The version of Redis that it is, or is like.
-    version: Option<String>,
-    is_valkey: bool,
-    /// Whether it runs alone (`standalone`), or as a `cluster` node, or as a `sentinel`.
-    mode: Option<String>,
-    /// Which keys it evicts when its memory is full, if its memory is limited.
-    eviction_policy: Option<String>,
+/// What an answer in RESP3 begins with.
+const TYPES: &[u8] = b"+-:$*_,#!=(%~>|";
+
+/// A connection after its login. It is closed when this is dropped, also while an answer is awaited.
+pub(super) struct Opened {
+    pub(super) connection: MultiplexedConnection,
+    driver: AbortHandle,
 }
 
-/// A server that can serve.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    pub(super) commands: Commands,
-    /// Why it may drop locks, if it may.
-    pub(super) may_drop_locks: Option<String>,
+/// A step on the way to a primary: a sentinel has named one, or one was tried.
+enum Step {
+    Named(Result<Place, Failure>),
+    Tried(Result<Opened, Failure>),
 }
 
-/// Asks the server what it is.
-///
-/// # Errors
-/// When it cannot serve.
-pub(super) async fn ask(connection: &mut MultiplexedConnection) -> Result<Server, Failure> {
-    let info: RedisResult<InfoDict> = redis::cmd("INFO").query_async(connection).await;
-    match info.map_err(Failure::from) {
-        Ok(info) if info.get::<String>("redis_version").is_none() => {
-            Err(Failure::new(Kind::FailedPrecondition, "it does not answer as Redis does: check the address"))
-        }
-        Ok(info) => judge(&Facts::of_info(&info)),
-        // The user may lack the right to INFO, or the operator has renamed it. HELLO says which server it
-        // is; that it evicts no locks is then for the operator to see to.
-        Err(failure) if failure.kind == Kind::PermissionDenied || failure.is_unknown_command() => {
-            let hello: Value = redis::cmd("HELLO").arg(3).query_async(connection).await?;
-            judge(&Facts::of_hello(&hello))
-        }
-        Err(failure) => Err(failure),
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.driver.abort();
     }
 }
 
-/// What is wrong with a server that does not speak RESP3, by this error of the client's.
-pub(super) async fn too_old(client: &Client, error: &RedisError) -> Failure {
-    let info = client.get_connection_info().clone();
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-    let asked = async {
-        let mut connection =
-            Client::open(info.set_redis_settings(settings))?.get_multiplexed_async_connection().await?;
-        redis::cmd("INFO").query_async::<InfoDict>(&mut connection).await
-    };
-    let facts = asked.await.map(|info| Facts::of_info(&info));
-    match facts.map(|facts| judge(&facts)) {
-        Ok(Err(failure)) => failure,
-        _ => Failure::from(error.clone()),
-    }
-}
-
-impl Facts {
-    fn of_info(info: &InfoDict) -> Self {
-        let limit: u64 = info.get("maxmemory").unwrap_or_default();
-        let is_cluster = info.get::<String>("cluster_enabled").is_some_and(|enabled| enabled == "1");
-        Facts {
-            version: info.get("redis_version"),
-            is_valkey: info.get::<String>("valkey_version").is_some(),
-            mode: if is_cluster { Some("cluster".to_owned()) } else { info.get("redis_mode") },
-            eviction_policy: (limit > 0).then(|| info.get("maxmemory_policy")).flatten(),
+impl Config {
+    /// Connects to the server that takes writes now, and logs in.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind.
+    pub(super) async fn connect(
+        &self,
+        settings: impl Fn() -> AsyncConnectionConfig + Sync,
+    ) -> Result<Opened, Failure> {
+        match &self.target {
+            Target::Server(place) => {
+                self.open(&self.transport, place, &self.login, self.db, settings()).await
+            }
+            Target::Sentinels(sentinels) => self.connect_to_primary(sentinels, settings).await,
         }
     }
 
-    fn of_hello(hello: &Value) -> Self {
-        let Value::Map(fields) = hello else { return Facts::default() };
-        let text = |value: &Value| match value {
-            Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-            Value::SimpleString(text) => Some(text.clone()),
-            _ => None,
+    /// Asks all sentinels at once, and takes the first server that one names and that says itself that it
+    /// is the primary: a sentinel that was cut off may name an earlier one.
+    async fn connect_to_primary(
+        &self,
+        sentinels: &Sentinels,
+        settings: impl Fn() -> AsyncConnectionConfig + Sync,
+    ) -> Result<Opened, Failure> {
+        let settings = &settings;
+        let mut steps = FuturesUnordered::new();
+        for host in &sentinels.hosts {
+            steps.push(async move { Step::Named(self.ask_sentinel(host, sentinels).await) }.boxed());
+        }
+        let (mut tried, mut failures, mut of_sentinels) = (Vec::new(), Vec::new(), Vec::new());
+        // The others are heard while one primary is tried, so that a dead one costs no sentinel its say.
+        while let Some(step) = steps.next().await {
+            match step {
+                Step::Named(Ok(place)) if tried.contains(&place) => {}
+                Step::Named(Ok(place)) => {
+                    tried.push(place.clone());
+                    let opening =
+                        async move { Step::Tried(self.open_primary(&place, settings()).await) }.boxed();
+                    steps.push(opening);
+                }
+                Step::Tried(Ok(opened)) => return Ok(opened),
+                Step::Tried(Err(failure)) => failures.push(failure),
+                Step::Named(Err(failure)) => of_sentinels.push(failure),
+            }
+        }
+        // What the primaries say counts. That a sentinel is dead is no reason to try a wrong password again.
+        Err(Failure::of_all(if failures.is_empty() { &of_sentinels } else { &failures }))
+    }
+
+    async fn open_primary(&self, place: &Place, settings: AsyncConnectionConfig) -> Result<Opened, Failure> {
+        let mut opened = self.open(&self.transport, place, &self.login, self.db, settings).await?;
+        is_primary(&mut opened.connection).await?;
+        Ok(opened)
+    }
+
+    /// Asks one sentinel where the primary is.
+    async fn ask_sentinel(&self, host: &(String, u16), sentinels: &Sentinels) -> Result<Place, Failure> {
+        let (host, port) = host;
+        let named = async {
+            let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.timeout));
+            let place = Place::Tcp(host.clone(), *port);
+            let mut opened = self.open(&self.to_sentinels, &place, &sentinels.login, 0, settings).await?;
+            let asked = cmd("SENTINEL").arg("MASTER").arg(&sentinels.service).clone();
+            let known: Value = asked.query_async(&mut opened.connection).await?;
+            primary_in(known)
         };
-        let field = |name: &str| {
-            fields
-                .iter()
-                .find(|(field, _)| text(field).as_deref() == Some(name))
-                .and_then(|(_, value)| text(value))
+        named.await.map_err(|failure: Failure| failure.of_sentinel(&shown(host, *port)))
+    }
+
+    /// Connects to one server and logs in, with the password as it is now.
+    async fn open(
+        &self,
+        transport: &Transport,
+        place: &Place,
+        login: &Login,
+        db: i64,
+        settings: AsyncConnectionConfig,
+    ) -> Result<Opened, Failure> {
+        let login = login.read(self.timeout).await?;
+        let failure = match self.open_by(ProtocolVersion::RESP3, transport, place, &login, db, settings).await
+        {
+            Err(failure) if !failure.may_heal() => failure,
+            opened => return opened,
         };
-        Facts {
-            version: field("version"),
-            is_valkey: field("server").as_deref() == Some("valkey"),
-            mode: field("mode"),
-            eviction_policy: None,
+        // A server that is too old says only that it does not know HELLO; a sentinel or a node of a cluster,
+        // only that it has no databases. INFO says what they are.
+        let protocol = match (failure.lacks_resp3(), failure.is_of_database()) {
+            (true, _) => ProtocolVersion::RESP2,
+            (false, true) => ProtocolVersion::RESP3,
+            (false, false) => return Err(failure),
+        };
+        let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.timeout));
+        Err(match self.open_by(protocol, transport, place, &login, 0, settings).await {
+            Ok(mut opened) => facts::refusal(&mut opened.connection).await.unwrap_or(failure),
+            Err(_) => failure,
+        })
+    }
+
+    async fn open_by(
+        &self,
+        protocol: ProtocolVersion,
+        transport: &Transport,
+        place: &Place,
+        LoginNow { login, password }: &LoginNow<'_>,
+        db: i64,
+        settings: AsyncConnectionConfig,
+    ) -> Result<Opened, Failure> {
+        let opened = timeout(self.timeout, async {
+            let stream = match place {
+                Place::Tcp(host, port) => transport.connect(host, *port).await?,
+                Place::Unix(path) => Transport::connect_unix(path).await?,
+            };
+            let mut info = RedisConnectionInfo::default()
+                .set_db(db)
+                .set_protocol(protocol)
+                .set_lib_name("globallock", env!("CARGO_PKG_VERSION"));
+            if let Some(user) = &login.user {
+                info = info.set_username(user);
+            }
+            if let Some(password) = password {
+                info = info.set_password(password);
+            }
+            let heard = stream.heard();
+            match MultiplexedConnection::new_with_config(&info, stream, settings).await {
+                Ok((connection, driver)) => {
+                    transport.accept(&heard);
+                    login.accepted();
+                    Ok(Opened { connection, driver: tokio::spawn(driver).abort_handle() })
+                }
+                Err(error) => Err(refusal(transport, place, error, &heard).await),
+            }
+        });
+        match (opened.await, place) {
+            (Ok(Ok(opened)), _) => Ok(opened),
+            (Ok(Err(failure)), _) => Err(login.judged(failure, password.as_deref(), self.timeout).await),
+            (Err(_), Place::Tcp(host, port)) => Err(transport.silent(host, *port).await.into()),
+            (Err(_), Place::Unix(_)) => Err(Failure::new(Kind::Disconnected, IN_TIME)),
         }
     }
 }
 
-fn judge(facts: &Facts) -> Result<Server, Failure> {
-    let refused = |reason: String| Err(Failure::new(Kind::FailedPrecondition, reason));
-    let name = if facts.is_valkey { "Valkey" } else { "Redis" };
-    match facts.mode.as_deref() {
-        Some("cluster") => {
-            return refused(format!(
-                "it is a node of a {name} Cluster, which is not supported: give the address of a server \
-                 that runs alone (cluster-enabled no), or of sentinels"
-            ));
-        }
-        Some("sentinel") => {
-            return refused("it is a sentinel: give its address as redis+sentinel://host/service".to_owned());
-        }
-        _ => {}
+/// Why a server, or something that is none, did not accept the connection.
+async fn refusal(transport: &Transport, place: &Place, error: RedisError, heard: &Heard) -> Failure {
+    if let Some(unreached) = transport.explain(Some(&error), heard) {
+        return unreached.into();
     }
-    let major = |version: &String| version.split('.').next()?.parse::<u32>().ok();
-    let commands = match (&facts.version, facts.version.as_ref().and_then(major)) {
-        (Some(version), Some(..6)) => {
-            let version = version.escape_debug();
-            return refused(format!("it is {name} {version}: globallock needs 6.0 or newer"));
+    let said = heard.bytes();
+    // A greeting that begins as one of Redis was cut off with the connection.
+    if error.kind() == ErrorKind::Parse && !said.first().is_some_and(|byte| TYPES.contains(byte)) {
+        let words = heard.words();
+        let reason = format!("it does not answer as Redis does, but \"{words}\": check host and port");
+        return transport.refused(reason).into();
+    }
+    let failure = Failure::from(error);
+    if failure.kind != Kind::Disconnected {
+        return failure;
+    }
+    // What a server says to everybody who connects, before it closes the connection: that it has too many
+    // clients, or accepts none from other hosts.
+    match (redis::parse_redis_value(&said).and_then(Value::extract_error), place) {
+        (Err(error), _) if error.code().is_some() => error.into(),
+        (_, Place::Tcp(host, port)) if said.is_empty() => {
+            transport.closed_without_a_word(host, *port, "Redis").await.into()
         }
-        // A server that does not say which it is has what all have.
-        (_, Some(6) | None) => Commands::Redis6,
-        (_, Some(_)) => Commands::Redis7,
-    };
-    let policy = facts.eviction_policy.as_deref().filter(|policy| *policy != "noeviction");
-    let may_drop_locks = policy.map(|policy| {
-        let policy = policy.escape_debug();
-        format!(
-            "it may evict locks when its memory is full: set maxmemory-policy to noeviction, not {policy}"
-        )
-    });
-    Ok(Server { commands, may_drop_locks })
+        _ => failure,
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A host and a port, as in an address.
+fn shown(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
 
-    fn info(lines: &[&str]) -> Facts {
-        let text = lines.join("\r\n");
-        Facts::of_info(&InfoDict::new(&text))
-    }
+/// A login with the password as it is now, if there is one.
+struct LoginNow<'a> {
+    login: &'a Login,
+    password: Option<String>,
+}
 
-    fn judged(lines: &[&str]) -> Result<Server, String> {
-        judge(&info(lines)).map_err(|failure| failure.reason().to_owned())
-    }
-
-    fn serves(commands: Commands) -> Result<Server, String> {
-        Ok(Server { commands, may_drop_locks: None })
-    }
-
-    #[test]
-    fn the_version_decides_which_commands_are_used() {
-        for (version, commands) in [
-            ("6.0.0", Commands::Redis6),
-            ("6.2.14", Commands::Redis6),
-            ("6.3.4", Commands::Redis6),
-            ("6.9.242", Commands::Redis6),
-            ("7.0.0", Commands::Redis7),
-            ("7.2.4", Commands::Redis7),
-            ("8.2.3", Commands::Redis7),
-            ("10.0.0", Commands::Redis7),
-            ("255.255.255", Commands::Redis7),
-            ("what is no version", Commands::Redis6),
-        ] {
-            assert_eq!(judged(&[&format!("redis_version:{version}")]), serves(commands), "{version}");
-            let hello =
-                Value::Map(vec![(simple("version"), bulk(version)), (bulk("mode"), bulk("standalone"))]);
-            assert_eq!(judge(&Facts::of_hello(&hello)).ok(), serves(commands).ok(), "{version}, by HELLO");
-        }
-        assert_eq!(judge(&Facts::of_hello(&Value::Nil)).ok(), serves(Commands::Redis6).ok());
-    }
-
-    fn simple(text: &str) -> Value {
-        Value::SimpleString(text.to_owned())
-    }
-
-    fn bulk(text: &str) -> Value {
-        Value::BulkString(text.as_bytes().to_vec())
-    }
-
-    #[test]
-    fn an_old_server_is_refused_with_its_version() {
-        for version in ["5.0.6", "5.9.102", "4.0.14", "2.8.24"] {
-            let reason = format!("it is Redis {version}: globallock needs 6.0 or newer");
-            assert_eq!(judged(&[&format!("redis_version:{version}")]), Err(reason));
+impl Login {
+    /// Reads the password, if there is one. A server would not wait for that, so it comes first.
+    async fn read(&self, limit: Duration) -> Result<LoginNow<'_>, Failure> {
+        let Some(password) = &self.password else { return Ok(LoginNow { login: self, password: None }) };
+        match password.read(limit).await {
+            Ok(read) => Ok(LoginNow { login: self, password: Some(read) }),
+            Err(why) if password.may_change(None, limit).await => Err(Failure::new(Kind::NotNow, why)),
+            Err(why) => Err(Failure::new(Kind::PermissionDenied, why)),
         }
     }
 
-    #[test]
-    fn a_cluster_node_and_a_sentinel_are_refused_with_what_to_use() {
-        let cluster =
-            "which is not supported: give the address of a server that runs alone (cluster-enabled no)";
-        for lines in [
-            &["redis_version:7.0.15", "cluster_enabled:1"][..],
-            &["redis_version:7.0.15", "redis_mode:cluster"],
-            &["redis_version:6.2.5", "redis_mode:cluster", "cluster_enabled:1"],
-        ] {
-            let refused = judged(lines).unwrap_err();
-            assert!(refused.starts_with("it is a node of a Redis Cluster"), "{lines:?}: {refused}");
-            assert!(refused.contains(cluster), "{lines:?}: {refused}");
+    fn accepted(&self) {
+        if let Some(password) = &self.password {
+            password.accepted();
         }
-        let valkey =
-            judged(&["redis_version:7.2.4", "valkey_version:9.1.2", "cluster_enabled:1"]).unwrap_err();
-        assert!(valkey.starts_with("it is a node of a Valkey Cluster"), "{valkey}");
-        let hello = [("server", "valkey"), ("version", "9.1.2"), ("mode", "cluster")];
-        let hello = Value::Map(hello.iter().map(|(field, value)| (bulk(field), bulk(value))).collect());
-        assert_eq!(judge(&Facts::of_hello(&hello)).unwrap_err().reason(), valkey);
-        let sentinel = judged(&["redis_version:7.0.15", "redis_mode:sentinel"]).unwrap_err();
-        assert!(sentinel.contains("redis+sentinel://host/service"), "{sentinel}");
-        let alone = &["redis_version:7.0.15", "redis_mode:standalone", "cluster_enabled:0"];
-        assert_eq!(judged(alone), serves(Commands::Redis7));
     }
 
-    #[test]
-    fn a_server_that_may_evict_locks_is_warned_of() {
-        let policy = |limit: &str, policy: &str| {
-            let lines = [
-                "redis_version:7.0.15",
-                &format!("maxmemory:{limit}"),
-                &format!("maxmemory_policy:{policy}"),
-            ];
-            judged(&lines).unwrap().may_drop_locks
-        };
-        assert_eq!(policy("1", "noeviction"), None);
-        assert_eq!(policy("0", "allkeys-lru"), None);
-        let warning = policy("1", "allkeys-lru").unwrap();
-        assert!(warning.ends_with("set maxmemory-policy to noeviction, not allkeys-lru"), "{warning}");
+    /// What a failed login with this password means, which may be another one now.
+    async fn judged(&self, failure: Failure, used: Option<&str>, limit: Duration) -> Failure {
+        match &self.password {
+            Some(password) if failure.is_wrong_login() => {
+                let may_heal = password.may_change(used, limit).await;
+                failure.of_login(password.wrong(), may_heal)
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<Unreached> for Failure {
+    fn from(unreached: Unreached) -> Self {
+        match unreached {
+            Unreached::Refused(reason) => Failure::new(Kind::FailedPrecondition, reason),
+            other => Failure::new(Kind::Disconnected, other.reason()),
+        }
+    }
+}
+
+/// Reads what a sentinel knows of a primary, which is a map.
+fn primary_in(known: Value) -> Result<Place, Failure> {
+    let known: std::collections::HashMap<String, String> =
+        redis::from_redis_value(known).map_err(RedisError::from)?;
+    let field = |name: &str| known.get(name).map(String::as_str).unwrap_or_default();
+    let is_down = field("flags").split(',').any(|flag| matches!(flag, "s_down" | "o_down"));
+    match (field("ip"), field("port").parse()) {
+        _ if is_down => {
+            Err(Failure::new(Kind::Disconnected, "the primary is down, and no other is chosen yet"))
+        }
+        (host, Ok(port)) if !host.is_empty() => Ok(Place::Tcp(host.to_owned(), port)),
+        _ => Err(Failure::new(Kind::FailedPrecondition, "it does not answer as a sentinel does")),
+    }
+}
+
+/// Asks a server whether it is the primary. A server that does not say is found out by the
+/// first request.
+async fn is_primary(connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+    let role: RedisResult<Vec<Value>> = cmd("ROLE").query_async(connection).await;
+    match role.map_err(Failure::from) {
+        Ok(role) if role.first() == Some(&Value::BulkString(b"master".to_vec())) => Ok(()),
+        Ok(_) => Err(Failure::new(Kind::Disconnected, "the sentinels name a server that is no primary yet")),
+        Err(failure) if failure.may_heal() => Err(failure),
+        Err(_) => Ok(()),
     }
 }

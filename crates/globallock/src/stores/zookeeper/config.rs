@@ -1,18 +1,16 @@
 //! The settings of a store, from the address of a ZooKeeper ensemble.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_rustls::rustls::ClientConfig;
-
 use super::naming::{Layout, Naming};
-use super::tls;
 use super::wire::Acl;
 use crate::error::Result;
 use crate::stores::address::Address;
+use crate::stores::address::password::Password;
 use crate::stores::notices::StoreNotices;
+use crate::stores::transport::Transport;
 
-const OPTIONS: &[&str] = &["prefix", "naming", "auth", "acl", "timeout", "ca", "cert", "key"];
+const OPTIONS: &[&str] = &["prefix", "naming", "auth", "acl", "timeout", "password_file", "password_command"];
 
 /// How the user authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +23,7 @@ pub(super) enum Scheme {
 pub(super) struct Login {
     pub(super) scheme: Scheme,
     pub(super) user: String,
-    pub(super) password: String,
+    pub(super) password: Password,
 }
 
 /// A store's settings.
@@ -38,14 +36,13 @@ pub(super) struct Config {
     pub(super) hosts: Vec<(String, u16)>,
     pub(super) login: Option<Login>,
     pub(super) acl: Vec<Acl>,
-    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) transport: Transport,
     /// What its connections notice.
     pub(super) notices: StoreNotices,
 }
 
 impl Config {
     pub(super) fn new(mut address: Address) -> Result<Self> {
-        let secure = address.scheme == "zookeepers";
         let prefix = address.take("prefix").unwrap_or_else(|| "/_glocks".to_owned());
         let naming = match address.take("naming").as_deref() {
             None | Some("kazoo") => Naming::Kazoo,
@@ -57,11 +54,12 @@ impl Config {
         let timeout = address.take_timeout()?;
         let login = login(&mut address)?;
         let acl = acl(&mut address, login.is_some())?;
-        let tls = if secure { Some(tls::config(&mut address)?) } else { None };
+        let transport = Transport::new(&mut address, &[])?;
         address.finish(OPTIONS)?;
         if address.hosts.is_empty() {
             return Err(address.wrong("it needs hosts, such as zookeeper://h1:2181,h2,h3/chroot"));
         }
+        address.has_its_path_once("zookeeper://h1,h2,h3/chroot")?;
         let root = format!("/{}/{}", address.path, prefix);
         let parts: Vec<&str> = root.split('/').filter(|part| !part.is_empty()).collect();
         let bad =
@@ -74,7 +72,7 @@ impl Config {
         let hosts = address.hosts.iter().map(|(host, port)| (host.clone(), port.unwrap_or(2181))).collect();
         let layout = Layout { root, naming };
         let (shown, notices) = (address.to_string(), StoreNotices::default());
-        Ok(Config { layout, timeout, shown, hosts, login, acl, tls, notices })
+        Ok(Config { layout, timeout, shown, hosts, login, acl, transport, notices })
     }
 }
 
@@ -84,7 +82,7 @@ fn login(address: &mut Address) -> Result<Option<Login>> {
         Some("sasl") => Scheme::Sasl,
         Some(other) => return Err(address.wrong(format!("the option auth is {other:?}, not digest or sasl"))),
     };
-    Ok(address.login()?.map(|(user, password)| Login { scheme, user, password }))
+    Ok(address.take_login()?.map(|(user, password)| Login { scheme, user, password }))
 }
 
 fn acl(address: &mut Address, known_user: bool) -> Result<Vec<Acl>> {
@@ -148,7 +146,6 @@ mod tests {
         assert_eq!(config.layout.root, "/root/_glocks");
         assert_eq!(config.hosts, [("h1".to_owned(), 2181), ("h2".to_owned(), 9)]);
         assert_eq!(config.timeout, Duration::from_secs(2));
-        assert!(config.tls.is_none());
     }
 
     proptest! {

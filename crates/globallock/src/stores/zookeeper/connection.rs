@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::config::{Config, Login, Scheme};
 use super::failure::{Failure, Outcome};
 use super::login::respond_to;
 use super::wire::{AUTH_XID, ErrorCode, Malformed, Reader, Request, Writer, take_frame};
+use crate::stores::transport::{Stream, Unreached};
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+/// What is told of a server that has closed the connection.
+const CLOSED: &str = "it closed the connection";
+/// The longest answer to the command `srvr` that is read.
+const LONGEST_STATE: u64 = 4096;
 
 /// What a client presents to take up its session on another connection.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub(super) struct SessionCredentials {
 
 /// A connection that carries requests and answers.
 pub(super) struct Connection {
-    stream: Box<dyn Stream>,
+    stream: Stream,
     received: Vec<u8>,
     limit: Duration,
 }
@@ -40,30 +40,87 @@ impl Connection {
     pub(super) async fn open(
         config: &Config,
         host: &(String, u16),
+        login: Option<&LoginNow<'_>>,
         session: &mut SessionCredentials,
     ) -> Result<Self, Failure> {
-        let opened = timeout(config.timeout, async {
-            let mut connection = Self::connect(config, host).await?;
-            connection.handshake(session).await?;
-            if let Some(login) = &config.login {
-                connection.log_in(login).await?;
+        // Whoever asks for a session is told what is wrong with the servers. A session that exists connects
+        // again without asking them, because each connection costs a server that has too many of them.
+        let is_new = session.id == 0;
+        let opened = timeout(
+            config.timeout,
+            Box::pin(async {
+                let mut connection = match config.transport.connect(&host.0, host.1).await {
+                    Ok(stream) => Connection { stream, received: Vec::new(), limit: config.timeout },
+                    Err(Unreached::Closed(_)) if is_new => return Err(Self::closed(config, host).await),
+                    Err(unreached) => return Err(Failure::unreached(unreached)),
+                };
+                match connection.handshake(session).await {
+                    Ok(()) => config.transport.accept(&connection.stream.heard()),
+                    Err(Failure::Lost(reason)) if is_new => {
+                        return Err(connection.explain(config, host, reason).await);
+                    }
+                    Err(failure) => return Err(failure),
+                }
+                if let Some(login) = login {
+                    connection.log_in(login).await?;
+                }
+                Ok(connection)
+            }),
+        );
+        match (opened.await, login) {
+            (Ok(Err(Failure::Refused(ErrorCode::AUTH_FAILED))), Some(login)) => {
+                Err(login.judged(config.timeout).await)
             }
-            Ok(connection)
-        });
-        opened.await.unwrap_or_else(|_| Err(Failure::Lost("it did not answer in time".to_owned())))
+            (Ok(opened), _) => opened,
+            (Err(_), _) => Err(Failure::unreached(Box::pin(config.transport.silent(&host.0, host.1)).await)),
+        }
     }
 
-    async fn connect(config: &Config, (host, port): &(String, u16)) -> Result<Self, Failure> {
-        let tcp = TcpStream::connect((host.as_str(), *port)).await?;
-        tcp.set_nodelay(true)?;
-        let stream: Box<dyn Stream> = match &config.tls {
-            None => Box::new(tcp),
-            Some(tls) => {
-                let name = ServerName::try_from(host.clone()).map_err(std::io::Error::other)?;
-                Box::new(TlsConnector::from(tls.clone()).connect(name, tcp).await?)
+    /// Why the server, or what is there instead, ended a connection before the session was there.
+    async fn explain(self, config: &Config, host: &(String, u16), reason: String) -> Failure {
+        let heard = self.stream.heard();
+        if let Some(unreached) = config.transport.explain(None, &heard) {
+            return Failure::unreached(unreached);
+        }
+        if heard.bytes().is_empty() {
+            drop(self);
+            return Self::closed(config, host).await;
+        }
+        if reason == CLOSED || is_cut_off(&heard.bytes()) {
+            return Failure::Lost(reason);
+        }
+        let words = heard.words();
+        let reason = format!("it does not answer as ZooKeeper does, but \"{words}\": check host and port");
+        Failure::unreached(config.transport.refused(reason))
+    }
+
+    /// Why a server has closed a connection without an answer.
+    async fn closed(config: &Config, host: &(String, u16)) -> Failure {
+        let found = async {
+            let state = Self::state(config, host).await.unwrap_or_default();
+            if state.contains("not currently serving requests") {
+                let reason = "it does not serve now: it is starting, or its ensemble has no majority";
+                return Some(Unreached::Away(reason.to_owned()));
             }
+            state.contains("Mode: ").then(|| Unreached::Away(format!("{CLOSED}, though it serves")))
         };
-        Ok(Connection { stream, received: Vec::new(), limit: config.timeout })
+        match config.transport.found_by(&host.0, host.1, found).await {
+            Some(found) => Failure::unreached(found),
+            None => Failure::Lost(format!(
+                "{CLOSED} without an answer: it may have as many connections of this host as it accepts \
+                 (raise maxClientCnxns), or be no ZooKeeper"
+            )),
+        }
+    }
+
+    /// What a server answers to the command `srvr`, which every server answers unless it is told not to.
+    async fn state(config: &Config, host: &(String, u16)) -> Result<String, Failure> {
+        let stream = config.transport.connect(&host.0, host.1).await.map_err(Failure::unreached)?;
+        let mut connection = Connection { stream, received: Vec::new(), limit: config.timeout };
+        connection.write(b"srvr").await?;
+        let mut state = Vec::new();
+        connection.stream.take(LONGEST_STATE).read_to_end(&mut state).await?;
+        Ok(String::from_utf8_lossy(&state).into_owned())
     }
 
     async fn handshake(&mut self, session: &mut SessionCredentials) -> Result<(), Failure> {
@@ -89,15 +146,21 @@ impl Connection {
     }
 
     /// Authenticates the user.
-    async fn log_in(&mut self, login: &Login) -> Result<(), Failure> {
-        match login.scheme {
+    async fn log_in(&mut self, LoginNow { login, password }: &LoginNow<'_>) -> Result<(), Failure> {
+        self.present(login.scheme, &login.user, password).await?;
+        login.password.accepted();
+        Ok(())
+    }
+
+    async fn present(&mut self, scheme: Scheme, user: &str, password: &str) -> Result<(), Failure> {
+        match scheme {
             Scheme::Digest => {
-                let credentials = format!("{}:{}", login.user, login.password);
+                let credentials = format!("{user}:{password}");
                 self.call(AUTH_XID, &Request::auth("digest", credentials.as_bytes())).await?;
             }
             Scheme::Sasl => {
                 let challenge = self.call(1, &Request::sasl(&[])).await?;
-                let response = respond_to(&Reader(&challenge).text()?, login)?;
+                let response = respond_to(&Reader(&challenge).text()?, user, password)?;
                 self.call(2, &Request::sasl(response.as_bytes())).await?;
             }
         }
@@ -144,8 +207,43 @@ impl Connection {
                 return Ok(frame);
             }
             if self.stream.read_buf(&mut self.received).await? == 0 {
-                return Err(Failure::Lost("it closed the connection".to_owned()));
+                return Err(Failure::Lost(CLOSED.to_owned()));
             }
+        }
+    }
+}
+
+/// Whether these bytes are the beginning of a greeting, of which the rest was lost with the connection.
+fn is_cut_off(bytes: &[u8]) -> bool {
+    match bytes {
+        [0, 0, high, low, rest @ ..] => rest.len() < usize::from(u16::from_be_bytes([*high, *low])),
+        short => short.len() < 4 && short.iter().take(2).all(|byte| *byte == 0),
+    }
+}
+
+/// A login with the password as it is now.
+pub(super) struct LoginNow<'a> {
+    login: &'a Login,
+    password: String,
+}
+
+impl Login {
+    /// Reads the password. A server would not wait for that, so it comes first.
+    pub(super) async fn read(&self, limit: Duration) -> Result<LoginNow<'_>, Failure> {
+        match self.password.read(limit).await {
+            Ok(password) => Ok(LoginNow { login: self, password }),
+            Err(why) if self.password.may_change(None, limit).await => Err(Failure::Lost(why)),
+            Err(why) => Err(Failure::Denied(why)),
+        }
+    }
+}
+
+impl LoginNow<'_> {
+    /// What it means that the servers have refused it: there may be another password now.
+    async fn judged(&self, limit: Duration) -> Failure {
+        match self.login.password.may_change(Some(&self.password), limit).await {
+            true => Failure::Lost(self.login.password.wrong()),
+            false => Failure::Refused(ErrorCode::AUTH_FAILED),
         }
     }
 }
@@ -178,6 +276,23 @@ impl Answer {
                 Err(Failure::Lost("the session has moved to another server".to_owned()))
             }
             code => Err(Failure::Refused(code)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greeting_may_be_cut_off_anywhere() {
+        let greeting = [&[0, 0, 0, 37][..], &[7; 37]].concat();
+        for length in 1..greeting.len() {
+            assert!(is_cut_off(&greeting[..length]), "{length}");
+        }
+        assert!(!is_cut_off(&greeting));
+        for other in [&b"-"[..], b"-ERR", b"HTTP/1.1", &[0xff; 64]] {
+            assert!(!is_cut_off(other), "{other:?}");
         }
     }
 }

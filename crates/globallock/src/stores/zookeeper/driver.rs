@@ -316,15 +316,25 @@ pub(super) async fn connect_any(
     let mut random = [0; 1];
     // A random start spreads clients over the servers. Without randomness, all start with the first.
     let _ = getrandom::fill(&mut random);
-    let mut failure = Failure::Lost("no server".to_owned());
+    let login = match &config.login {
+        Some(login) => Some(login.read(config.timeout).await?),
+        None => None,
+    };
+    let (mut lost, mut unfit) = (None, None);
     for host in turns(random[0].into(), config.hosts.len()) {
-        match Connection::open(config, &config.hosts[host], credentials).await {
+        match Connection::open(config, &config.hosts[host], login.as_ref(), credentials).await {
             Ok(connection) => return Ok((connection, host)),
-            Err(Failure::Lost(reason)) => failure = Failure::Lost(reason),
+            Err(Failure::Lost(reason)) => lost = Some(reason),
+            Err(Failure::Unfit(reason)) => unfit = Some(reason),
             Err(other) => return Err(other),
         }
     }
-    Err(failure)
+    // Another server may serve later. But what somebody has to change is told first.
+    Err(match (lost, unfit) {
+        (None, Some(reason)) => Failure::Unfit(reason),
+        (Some(_), Some(reason)) | (Some(reason), None) => Failure::Lost(reason),
+        (None, None) => Failure::Lost("no server".to_owned()),
+    })
 }
 
 /// The indices of all hosts in turn, starting from any number.

@@ -10,6 +10,7 @@ use super::positions::{Node, Position, Positions, Predecessor};
 use super::reading::Snapshot;
 use super::session::Session;
 use super::watch::Watched;
+use super::wire::ErrorCode;
 use crate::backend::{Claim, ClaimStatus, Eviction, WaitMode};
 use crate::error::Result as Answer;
 use crate::stores::watched::releases::release;
@@ -219,16 +220,23 @@ impl Queued<'_> {
         let ends = lock.match_indices('/').map(|(at, _)| at).skip(1).chain([lock.len()]);
         let pending: Vec<_> =
             ends.map(|end| session.create_container(&lock[..end], &self.store.config.acl)).collect();
-        let mut created = Ok(());
+        let (mut created, mut refused) = (Ok(()), None);
         for pending in pending {
             created = pending.answer().await;
+            if let Err(failure @ Failure::Refused(_)) = &created {
+                refused.get_or_insert(failure.clone());
+            }
             // A parent that this user may neither see nor create may exist all the same. So only the server's
             // answer for the lock's own node counts, which is the last.
             if !matches!(created, Ok(()) | Err(Failure::Refused(_))) {
                 break;
             }
         }
-        created
+        match (created, refused) {
+            // One of those above does not exist, so why it was not created counts.
+            (Err(Failure::Refused(ErrorCode::NO_NODE)), Some(refused)) => Err(refused),
+            (created, _) => created,
+        }
     }
 
     /// Finds the node of a claim whose creation got no answer.

@@ -5,12 +5,17 @@ use std::fmt;
 use super::config::Config;
 use super::wire::ErrorCode;
 use crate::error::Error;
+use crate::stores::transport::Unreached;
 
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// The connection was lost or could not be made: the request may have been carried out.
     Lost(String),
+    /// No connection can be used before somebody has changed something.
+    Unfit(String),
+    /// The user cannot log in before somebody has changed something.
+    Denied(String),
     /// The server refused it.
     Refused(ErrorCode),
     /// The session has expired, and its nodes with it.
@@ -20,9 +25,18 @@ pub(super) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Lost(reason) => f.write_str(reason),
+            Failure::Lost(reason) | Failure::Unfit(reason) | Failure::Denied(reason) => f.write_str(reason),
             Failure::Refused(ErrorCode(code)) => write!(f, "the server refused it with error {code}"),
             Failure::Expired => f.write_str("the session has expired"),
+        }
+    }
+}
+
+impl Failure {
+    pub(super) fn unreached(unreached: Unreached) -> Self {
+        match unreached {
+            Unreached::Refused(reason) => Failure::Unfit(reason),
+            other => Failure::Lost(other.reason().to_owned()),
         }
     }
 }
@@ -41,6 +55,8 @@ impl Config {
         let store = &self.shown;
         let code = match failure {
             Failure::Lost(reason) => return Error::unavailable(store, reason),
+            Failure::Unfit(reason) => return Error::failed_precondition(store, reason),
+            Failure::Denied(reason) => return Error::permission_denied(store, reason),
             Failure::Expired => return Error::unavailable(store, "the session has expired"),
             Failure::Refused(code) => code,
         };

@@ -5,7 +5,6 @@ use std::fmt::Write;
 
 use md5::{Digest, Md5};
 
-use super::config::Login;
 use super::failure::Failure;
 use super::wire::ErrorCode;
 
@@ -13,15 +12,14 @@ use super::wire::ErrorCode;
 const URI: &str = "zookeeper/zk-sasl-md5";
 
 /// Answers a challenge of a server.
-pub(super) fn respond_to(challenge: &str, login: &Login) -> Result<String, Failure> {
+pub(super) fn respond_to(challenge: &str, user: &str, password: &str) -> Result<String, Failure> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|error| Failure::Lost(error.to_string()))?;
-    respond(challenge, login, URI, &hex(&random)).ok_or(Failure::Refused(ErrorCode::AUTH_FAILED))
+    respond(challenge, (user, password), URI, &hex(&random)).ok_or(Failure::Refused(ErrorCode::AUTH_FAILED))
 }
 
 /// Answers a challenge; `None` if it is not one of DIGEST-MD5.
-fn respond(challenge: &str, login: &Login, uri: &str, client_nonce: &str) -> Option<String> {
-    let Login { user, password, .. } = login;
+fn respond(challenge: &str, (user, password): (&str, &str), uri: &str, client_nonce: &str) -> Option<String> {
     let nonce = directive(challenge, "nonce")?;
     let realm = directive(challenge, "realm").unwrap_or("");
     let secret = Md5::digest(format!("{user}:{realm}:{password}"));
@@ -64,7 +62,6 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stores::zookeeper::config::Scheme;
 
     #[test]
     fn a_challenge_is_parsed() {
@@ -78,13 +75,13 @@ mod tests {
     /// The example of RFC 2831, chapter 4.
     #[test]
     fn a_challenge_is_answered() {
-        let login = Login { scheme: Scheme::Sasl, user: "chris".to_owned(), password: "secret".to_owned() };
+        let login = ("chris", "secret");
         let challenge = concat!(
             r#"realm="elwood.innosoft.com",nonce="OA6MG9tEQGm2hh",qop="auth","#,
             "algorithm=md5-sess,charset=utf-8",
         );
-        let response = respond(challenge, &login, "imap/elwood.innosoft.com", "OA6MHXh6VqTrRk").unwrap();
+        let response = respond(challenge, login, "imap/elwood.innosoft.com", "OA6MHXh6VqTrRk").unwrap();
         assert!(response.contains("response=d388dad90d4bbd760a152321f2143af7,"), "{response}");
-        assert_eq!(respond("realm=x", &login, URI, "c"), None);
+        assert_eq!(respond("realm=x", login, URI, "c"), None);
     }
 }

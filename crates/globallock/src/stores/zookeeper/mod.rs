@@ -26,7 +26,6 @@ mod scripted;
 mod session;
 mod sessions;
 mod state;
-mod tls;
 mod watch;
 mod wire;
 

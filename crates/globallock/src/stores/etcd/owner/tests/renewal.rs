@@ -148,8 +148,9 @@ async fn a_renewal_that_is_refused_tells_each_claim_the_kind_the_reason_once_and
         (
             Status::permission_denied("not for you"),
             (|error| matches!(error, Error::PermissionDenied { .. })) as fn(&Error) -> bool,
-            "etcd://127.0.0.1:1 denied access: not for you: check user and password, and grant the user's \
-             role read and write on the prefix",
+            "etcd://127.0.0.1:1 denied access: the user lacks a right (not for you): grant its role read and \
+             write on the prefix, by etcdctl role grant-permission ROLE --prefix=true readwrite \
+             /locks/_glocks/",
         ),
         (
             Status::unavailable("etcdserver: no leader"),

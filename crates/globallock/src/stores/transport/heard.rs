@@ -1,0 +1,146 @@
+//! What a server says first. If it is no server of the kind that is meant, that tells what it is.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_rustls::rustls;
+
+use super::tls;
+use crate::stores::address::printable;
+use crate::sync::Mutex;
+
+/// How many bytes are kept.
+pub(super) const LONGEST: usize = 4096;
+
+/// How many characters are shown.
+const SHOWN: usize = 40;
+
+/// What a connection has received since it was made, until nobody wants to know any more.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    listens: AtomicBool,
+    first: Mutex<First>,
+}
+
+#[derive(Debug, Default)]
+struct First {
+    bytes: Vec<u8>,
+    tls_failure: Option<rustls::Error>,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Heard { listens: AtomicBool::new(true), first: Mutex::default() }
+    }
+}
+
+/// The protocol in which a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speech {
+    Tls,
+    Http,
+    /// HTTP, from a server or a balancer that cannot serve for now.
+    HttpUnavailable,
+    Ssh,
+}
+
+impl Heard {
+    pub(super) fn listens(&self) -> bool {
+        self.listens.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hear(&self, bytes: &[u8]) {
+        let mut first = self.first.lock();
+        let room = LONGEST.saturating_sub(first.bytes.len());
+        first.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if first.bytes.len() >= LONGEST {
+            self.listens.store(false, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn fail(&self, error: &io::Error) {
+        self.listens.store(false, Ordering::Relaxed);
+        self.first.lock().tls_failure = tls::failure_in(error);
+    }
+
+    /// Forgets it, because the server is one of the right kind, and keeps no more.
+    pub(crate) fn stop(&self) {
+        self.listens.store(false, Ordering::Relaxed);
+        self.first.lock().bytes = Vec::new();
+    }
+
+    /// The bytes themselves.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.first.lock().bytes.clone()
+    }
+
+    /// The first words, as they may be shown.
+    pub(crate) fn words(&self) -> String {
+        let first = self.first.lock();
+        let words: String = String::from_utf8_lossy(&first.bytes).chars().take(SHOWN).collect();
+        printable(&words)
+    }
+
+    /// Why TLS ended the connection, if it did.
+    pub(super) fn tls_failure(&self) -> Option<rustls::Error> {
+        self.first.lock().tls_failure.clone()
+    }
+
+    /// The protocol of what was received, if it is one of those that are found at the wrong port.
+    pub(crate) fn speech(&self) -> Option<Speech> {
+        speech(&self.first.lock().bytes)
+    }
+}
+
+pub(super) fn speech(bytes: &[u8]) -> Option<Speech> {
+    match bytes {
+        // A record of TLS, alert or handshake, of any version.
+        [0x15 | 0x16, 3, ..] => Some(Speech::Tls),
+        [b'H', b'T', b'T', b'P', b'/', _, b'.', _, b' ', b'5', ..] => Some(Speech::HttpUnavailable),
+        // Some answer what is no request of theirs without a head.
+        [b'H', b'T', b'T', b'P', b'/', ..] | [b'<', b'!' | b'h' | b'H', ..] => Some(Speech::Http),
+        [b'S', b'S', b'H', b'-', ..] => Some(Speech::Ssh),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_at_the_wrong_port_is_known_by_its_first_words() {
+        for (bytes, speech) in [
+            (&b"HTTP/1.1 400 Bad Request\r\n"[..], Some(Speech::Http)),
+            (b"HTTP/1.0 503 Service Unavailable\r\n", Some(Speech::HttpUnavailable)),
+            (b"<!DOCTYPE HTML>\n<html>", Some(Speech::Http)),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", Some(Speech::Ssh)),
+            (&[0x15, 3, 3, 0, 2, 2, 70], Some(Speech::Tls)),
+            (&[0x16, 3, 1, 0, 2], Some(Speech::Tls)),
+            (&[0x15, 7], None),
+            (b"-ERR", None),
+            (b"HTTP", None),
+            (b"", None),
+        ] {
+            let heard = Heard::default();
+            for byte in bytes {
+                heard.hear(&[*byte]);
+            }
+            assert_eq!(heard.speech(), speech, "{bytes:?}");
+            assert_eq!(heard.bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn no_more_is_kept_than_tells_something() {
+        let heard = Heard::default();
+        heard.hear(&[7; LONGEST - 1]);
+        assert!(heard.listens());
+        heard.hear(&[7; 9]);
+        assert!(!heard.listens() && heard.bytes().len() == LONGEST);
+        let heard = Heard::default();
+        heard.hear(b"HTTP/");
+        heard.stop();
+        assert!(!heard.listens() && heard.bytes().is_empty() && heard.speech().is_none());
+    }
+}

@@ -5,6 +5,7 @@ mod first;
 mod full;
 mod loss;
 mod pages;
+mod refusals;
 mod robustness;
 mod run;
 mod signals;

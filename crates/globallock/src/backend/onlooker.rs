@@ -86,7 +86,8 @@ pub struct Entry {
     pub fencing_token: u64,
     /// Who made it. What another program wrote is untrusted text.
     pub owner: Owner,
-    /// How long ago it was granted, or joined if it waits, where the store knows.
+    /// How long ago it was granted, or joined if it waits, where the store knows. What is not read off the
+    /// store's own clock is off by what the clocks of the hosts differ: the docs of each store say whose.
     pub age: Option<Duration>,
     /// How long the store keeps it without another sign of life.
     pub expires_in: Option<Duration>,

@@ -53,8 +53,9 @@ pub(super) struct Connection {
 /// How long all members are tried again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rounds {
-    /// As long as one of them can be reached, within the timeout. Whoever asks for a connection asks again for
-    /// as long as it has time, and then knows why there was none.
+    /// Twice, and as long as one of them can be reached, within the timeout. Whoever asks for a connection
+    /// asks again for as long as it has time, and then knows why there was none. The second time is for a
+    /// server that closes the connection while its reason is on the way, which can get lost.
     WhileReached,
     UntilTimeout,
 }
@@ -169,7 +170,8 @@ impl Connection {
             failures.add(member, status);
             self.next_member(member);
             if tried % self.config.servers.len() == 0 {
-                let is_last = rounds == Rounds::WhileReached && failures.none_reached()
+                let is_twice = tried / self.config.servers.len() >= 2;
+                let is_last = rounds == Rounds::WhileReached && is_twice && failures.none_reached()
                     || Instant::now() + PAUSE >= give_up;
                 let failed = failures.as_one();
                 if is_last || is_refusal(&failed) {

@@ -18,7 +18,8 @@ pub(super) type Token = MetadataValue<Ascii>;
 #[derive(Default)]
 pub(super) struct LoggedIn {
     token: Mutex<Option<Token>>,
-    /// Held by the request that fetches a token; the others wait and use the same one, or have failed like it.
+    /// Held by the request that fetches a token; the others wait and use the same one, or have failed like
+    /// it.
     authenticating: tokio::sync::Mutex<Option<(Instant, Status)>>,
 }
 

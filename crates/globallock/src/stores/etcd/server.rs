@@ -31,8 +31,9 @@ struct Way {
     server: Arc<(String, u16)>,
     /// How long a try may take.
     timeout: Duration,
-    /// What the last connection has received first, until it has brought an answer.
-    heard: Arc<Mutex<Option<Arc<Heard>>>>,
+    /// What the last connection and the one before it have received first, until one has brought an answer. A
+    /// request may learn that it has failed when the next connection is being made already.
+    heard: Arc<Mutex<[Option<Arc<Heard>>; 2]>>,
 }
 
 impl Server {
@@ -49,7 +50,8 @@ impl Server {
 
     /// Notes that it has answered as etcd does.
     pub(super) fn answered(&self) {
-        if let Some(heard) = self.way.heard.lock().take() {
+        let [last, _] = std::mem::take(&mut *self.way.heard.lock());
+        if let Some(heard) = last {
             self.way.transport.accept(&heard);
         }
     }
@@ -66,14 +68,18 @@ impl Server {
         if let Some(unreached) = unreached_in(status) {
             return Some(unreached.clone());
         }
-        let heard = self.way.heard.lock().clone()?;
-        if let Some(unreached) = self.way.transport.explain(Some(status), &heard) {
-            return Some(unreached);
+        let both = self.way.heard.lock().clone();
+        let mut both = both.into_iter().flatten();
+        let explained = both.clone().find_map(|heard| self.way.transport.explain(Some(status), &heard));
+        if explained.is_some() {
+            return explained;
         }
+        let heard = both.next()?;
         let (host, port) = &*self.way.server;
         match &heard.bytes()[..] {
             [] => Some(self.way.transport.closed_without_a_word(host, *port, "etcd").await),
-            // The first frame of HTTP/2 is that of the settings. It may have been cut off with the connection.
+            // The first frame of HTTP/2 is that of the settings. It may have been cut off with the
+            // connection.
             [_, _, _, 4, ..] | [0] | [0, _] | [0, _, _] => None,
             _ => {
                 let words = heard.words();
@@ -152,14 +158,19 @@ impl Service<Uri> for Way {
         let way = self.clone();
         Box::pin(async move {
             let (host, port) = &*way.server;
-            *way.heard.lock() = None;
+            {
+                let mut heard = way.heard.lock();
+                if heard[0].is_some() {
+                    *heard = [None, heard[0].take()];
+                }
+            }
             let connected = timeout(way.timeout, way.transport.connect(host, *port)).await;
             let connected = match connected {
                 Ok(connected) => connected,
                 Err(_) => Err(way.transport.silent(host, *port).await),
             };
             let stream = connected.map_err(io::Error::other)?;
-            *way.heard.lock() = Some(stream.heard());
+            way.heard.lock()[0] = Some(stream.heard());
             Ok(TokioIo::new(stream))
         })
     }

@@ -21,7 +21,10 @@ need redis-cli redis-tools
 need etcd etcd-server
 need etcdctl etcd-client
 need java default-jre-headless
-for jar in zookeeper:libzookeeper-java slf4j-simple:libslf4j-java netty-codec:libnetty-java; do
+# Curator's locks run from their source, so that the compiler is needed.
+need javac default-jdk-headless
+for jar in zookeeper:libzookeeper-java slf4j-simple:libslf4j-java netty-codec:libnetty-java \
+    curator-recipes:libcurator-recipes-java guava:libguava-java; do
     [ -e "/usr/share/java/${jar%%:*}.jar" ] || packages="$packages ${jar##*:}"
 done
 need setpriv util-linux

@@ -2,6 +2,7 @@
 
 mod access;
 mod contents;
+mod curator;
 mod evicting;
 mod faults;
 mod fleet;

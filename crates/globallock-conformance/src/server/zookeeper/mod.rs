@@ -25,6 +25,14 @@ const CLASSES: &[&str] = &[
     "netty-transport-native-unix-common.jar",
 ];
 
+/// The class path of a program of Java that uses ZooKeeper and these jars of Debian.
+#[must_use]
+pub fn class_path(more: &[&str]) -> String {
+    let more = more.iter().map(|jar| format!("{JARS}/{jar}.jar"));
+    let classes: Vec<String> = CLASSES.iter().map(|jar| format!("{JARS}/{jar}")).chain(more).collect();
+    classes.join(":")
+}
+
 /// The optional settings of an ensemble.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
@@ -131,7 +139,6 @@ impl ZooKeeper {
 
     fn launch(&mut self, server: usize) -> Result<()> {
         let configuration = &self.servers[server].configuration;
-        let classes: Vec<String> = CLASSES.iter().map(|jar| format!("{JARS}/{jar}")).collect();
         let mut arguments: Vec<String> = [
             "-Xmx256m",
             "-XX:+UseSerialGC",
@@ -146,7 +153,7 @@ impl ZooKeeper {
             let known = configuration.with_file_name("jaas.conf");
             arguments.push(format!("-Djava.security.auth.login.config={}", known.display()));
         }
-        arguments.extend(["-cp".to_owned(), classes.join(":")]);
+        arguments.extend(["-cp".to_owned(), class_path(&[])]);
         arguments.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         arguments.push(configuration.display().to_string());
         let started = Process::start("java", "default-jre-headless", &arguments, &self.log(server))?;

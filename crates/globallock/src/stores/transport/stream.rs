@@ -17,11 +17,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Io for T {}
 pub(crate) struct Stream {
     io: Box<dyn Io>,
     heard: Arc<Heard>,
+    /// Why a write has failed, while what the server sent before is still to be read.
+    failed: Option<io::Error>,
 }
 
 impl Stream {
     pub(super) fn new(io: impl Io + 'static) -> Self {
-        Stream { io: Box::new(io), heard: Arc::default() }
+        Stream { io: Box::new(io), heard: Arc::default(), failed: None }
     }
 
     /// What is received first.
@@ -32,24 +34,48 @@ impl Stream {
     /// Reads what the server sent before it closed the connection, which may be why it did.
     ///
     /// Without this it would be lost: whoever writes learns only that the connection is broken.
-    fn read_last_words(&mut self, context: &mut Context<'_>) {
+    fn read_last_words(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; LONGEST];
         while self.heard.listens() {
             let mut buffer = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut self.io).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.heard.hear(buffer.filled()),
-                Poll::Ready(Err(error)) => return self.heard.fail(&error),
-                _ => return,
+            match ready!(Pin::new(&mut self.io).poll_read(context, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() => break,
+                Ok(()) => self.heard.hear(buffer.filled()),
+                Err(error) => self.heard.fail(&error),
             }
         }
+        Poll::Ready(())
     }
 
-    fn written<T>(&mut self, written: io::Result<T>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        if written.is_err() {
-            self.read_last_words(context);
+    /// Fails with the error of an earlier write, if there is one, once the last words are read.
+    fn fails(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.failed.is_some() {
+            ready!(self.read_last_words(context));
         }
-        Poll::Ready(written)
+        Poll::Ready(self.failed.take().map_or(Ok(()), Err))
     }
+
+    /// Passes on what came of a write. If the server has closed the connection, the last words come first, and
+    /// the runtime may not know yet that there are any.
+    fn written<T>(&mut self, written: io::Result<T>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        match written {
+            Err(error) if is_closed(&error) => {
+                self.failed = Some(error);
+                self.fails(context).map(|failed| Err(failed.err().unwrap_or_else(closed)))
+            }
+            written => Poll::Ready(written),
+        }
+    }
+}
+
+/// Whether a write failed because the other end has closed the connection. Then a read comes to an end.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
+}
+
+fn closed() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
 }
 
 impl AsyncRead for Stream {
@@ -76,17 +102,21 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.fails(context))?;
         let written = ready!(Pin::new(&mut self.io).poll_write(context, bytes));
         self.written(written, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.fails(context))?;
         let flushed = ready!(Pin::new(&mut self.io).poll_flush(context));
         self.written(flushed, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        ready!(self.fails(context))?;
+        let ended = ready!(Pin::new(&mut self.io).poll_shutdown(context));
+        self.written(ended, context)
     }
 
     fn poll_write_vectored(
@@ -94,6 +124,7 @@ impl AsyncWrite for Stream {
         context: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.fails(context))?;
         let written = ready!(Pin::new(&mut self.io).poll_write_vectored(context, buffers));
         self.written(written, context)
     }
@@ -110,14 +141,20 @@ mod tests {
     use super::*;
 
     /// A connection that was closed by the other end, after this text.
-    struct Closed(&'static [u8]);
+    ///
+    /// As with a socket, the first look finds nothing to be read: the runtime hears of it later.
+    struct Closed(&'static [u8], bool);
 
     impl AsyncRead for Closed {
         fn poll_read(
             mut self: Pin<&mut Self>,
-            _context: &mut Context<'_>,
+            context: &mut Context<'_>,
             buffer: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
+            if std::mem::take(&mut self.1) {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let length = self.0.len().min(buffer.remaining()).min(7);
             buffer.put_slice(&self.0[..length]);
             self.0 = &self.0[length..];
@@ -139,21 +176,28 @@ mod tests {
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
         }
     }
 
     #[tokio::test]
     async fn what_a_server_said_before_it_closed_the_connection_is_heard_by_whoever_writes() {
-        let mut stream = Stream::new(Closed(b"-ERR max number of clients reached\r\n"));
-        let heard = stream.heard();
-        assert_eq!(stream.write_all(b"HELLO").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-        assert_eq!(heard.bytes(), b"-ERR max number of clients reached\r\n");
+        for write in 0..3 {
+            let mut stream = Stream::new(Closed(b"-ERR max number of clients reached\r\n", true));
+            let heard = stream.heard();
+            let failed = match write {
+                0 => stream.write_all(b"HELLO").await,
+                1 => stream.write_vectored(&[io::IoSlice::new(b"HELLO")]).await.map(drop),
+                _ => stream.shutdown().await,
+            };
+            assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::BrokenPipe, "{write}");
+            assert_eq!(heard.bytes(), b"-ERR max number of clients reached\r\n", "{write}");
+        }
     }
 
     #[tokio::test]
     async fn what_is_read_is_heard_until_it_is_what_was_meant() {
-        let mut stream = Stream::new(Closed(b"+first and more"));
+        let mut stream = Stream::new(Closed(b"+first and more", false));
         let heard = stream.heard();
         let mut bytes = [0; 6];
         stream.read_exact(&mut bytes).await.unwrap();

@@ -52,13 +52,17 @@ impl Redis {
     /// # Errors
     /// When it is not installed or does not start.
     pub fn start_node() -> Result<Self> {
-        loop {
-            let node = Self::start_with(&["--cluster-enabled", "yes"])?;
-            // Its second port is 10000 above, where clients of other servers may be. Then it ends again.
-            if node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:") {
-                return Ok(node);
+        let start = || Self::start_with(&["--cluster-enabled", "yes"]);
+        let serves = |node: &Redis| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:");
+        // Its second port is 10000 above the first, where clients of other servers may be. Then it ends again.
+        let mut node = start();
+        for _ in 0..9 {
+            if node.as_ref().is_ok_and(serves) {
+                break;
             }
+            node = start();
         }
+        node
     }
 
     /// Starts this program with more arguments.

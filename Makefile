@@ -11,6 +11,9 @@ PROFILE ?= --release
 # `--links-optional`: skip the faults that need network namespaces where these cannot be made, as in many
 # containers.
 LINKS ?=
+# `--tracing-optional`: skip the fault that needs strace where the system does not permit that it attaches to
+# other processes. Without strace, or if it does not attach for another reason, the run fails in any case.
+TRACING ?=
 # Set if everything has been built: to build one package alone, cargo would choose other features and compile
 # again.
 BUILT ?=
@@ -48,7 +51,8 @@ test: ## Install what the tests need, then run every check and every test (what 
 	# The same faults in the same order every time. `make faults` without a seed finds others.
 	$(PART) "faults" $(MAKE) faults FOR=140s SEED="--seed 1" PROFILE= BUILT=yes \
 		LINKS=$$(unshare --net true 2>/dev/null || unshare --map-root-user --net true 2>/dev/null || \
-			echo --links-optional)
+			echo --links-optional) \
+		TRACING=--tracing-optional
 	$(PART) "each store alone" $(MAKE) alone
 	$(PART) "Python" sh scripts/python.sh test built
 	@cat $(PARTS)
@@ -82,7 +86,7 @@ faults: ## Break every store under real owners for 30 minutes (FOR=10m, SEED="--
 	$(if $(BUILT),,cargo build --locked $(PROFILE) -p globallock-faults --bins)
 	python=$$(sh scripts/python.sh interpreter) && env --default-signal=HUP,INT,QUIT,TERM \
 		$${CARGO_TARGET_DIR:-target}/$(if $(PROFILE),release,debug)/globallock-faults \
-		pass --python "$$python" --for $(FOR) $(SEED) $(LINKS)
+		pass --python "$$python" --for $(FOR) $(SEED) $(LINKS) $(TRACING)
 
 versions: tools ## Run the tests of stores on other releases of their servers (STORES="redis etcd").
 	sh scripts/versions.sh $(STORES)

@@ -16,7 +16,7 @@ import time
 from choices import Choice
 from globallock import GlobalLockManager
 from globallock.aio import AsyncLock
-from globallock.exceptions import StoreUnavailable
+from globallock.exceptions import StoreDenied, StoreUnavailable, StoreUnfit
 
 #: The capacity of a read-write lock, which is a semaphore underneath.
 MAX_CAPACITY = 2**29 - 1
@@ -24,6 +24,8 @@ CLOCK_POLL = 0.05
 #: How long an owner waits after an error of the store.
 PAUSE = 0.02
 REGISTER_LIMIT = 5.0
+#: What the store or the way to it may answer to a request while there is a fault.
+ERRORS = (StoreUnavailable, StoreDenied, StoreUnfit)
 #: How often it checks that it runs, in seconds.
 PULSE = 0.01
 #: The shortest pause that is logged, in microseconds.
@@ -37,7 +39,7 @@ REASONS = {
 
 
 def now():
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000
 
 
 def reason_of(text):
@@ -197,7 +199,7 @@ class Turns:
                     self.hold(lock, claim, is_exclusive)
                 else:
                     self.failed(claim, "refused" if mode == "try" else "timed_out")
-            except StoreUnavailable as error:
+            except ERRORS as error:
                 self.failed(claim, {"error": str(error)})
                 time.sleep(PAUSE)
             time.sleep(self.choice.rest / 1e6)
@@ -254,7 +256,7 @@ class Turns:
                     self.failed(claim, "refused" if mode == "try" else "timed_out")
             except asyncio.TimeoutError:
                 self.failed(claim, "cancelled")
-            except StoreUnavailable as error:
+            except ERRORS as error:
                 self.failed(claim, {"error": str(error)})
                 await asyncio.sleep(PAUSE)
             await asyncio.sleep(self.choice.rest / 1e6)

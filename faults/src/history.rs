@@ -7,12 +7,13 @@
 //! | `observer.jsonl` | the observer of the queues |
 //! | `faults.jsonl` | the run itself, which makes the faults |
 //!
-//! All times are microseconds of `CLOCK_MONOTONIC`, because all processes of one host share that clock. The
+//! All times are microseconds of `CLOCK_BOOTTIME`, because all processes of one host share that clock, and it
+//! goes on for an owner that is made to believe that its host was suspended. The
 //! JSON names must stay: logs that were kept are judged again by later versions.
 
 use serde::{Deserialize, Serialize};
 
-/// Microseconds of `CLOCK_MONOTONIC`.
+/// Microseconds of `CLOCK_BOOTTIME`.
 pub type Time = u64;
 
 /// How much later than promised things may happen, because the machine is busy; in microseconds.
@@ -43,7 +44,7 @@ impl Default for Terms {
 /// Reads the clock that all logs share.
 #[must_use]
 pub fn now() -> Time {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1_000
 }
 
@@ -242,6 +243,13 @@ pub enum OwnerEvent {
         at: Time,
         /// By how many seconds.
         step: i64,
+    },
+    /// The host seems to have been suspended: one of its clocks has not counted for a while.
+    Suspended {
+        /// When the process noticed.
+        at: Time,
+        /// For how long the clock has not counted.
+        length: Time,
     },
     /// The last line of a process that ended as it should.
     End {

@@ -55,6 +55,7 @@ async fn decided(seed: u64) -> Vec<Vec<(Kind, u32, Mode)>> {
     lists
 }
 
+/// What the owner of a plan has decided at each lock, from its log.
 fn invoked(log: &Path) -> Vec<Vec<(Kind, u32, Mode)>> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let events = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
@@ -91,6 +92,36 @@ fn owners_in_python_decide_as_owners_in_rust() {
                 .output()
                 .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), drawn.collect::<String>());
+        }
+    }
+}
+
+#[test]
+fn an_owner_that_replaces_a_killed_one_decides_by_the_seed_and_its_own_number() {
+    let parent = TempDir::new().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_globallock-faults"))
+        .args(["run", "file", "--only", "owner_kill", "--for", "1s", "--owners", "2", "--seed", "7"])
+        .arg("--directory")
+        .arg(parent.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    // The crowd has the number between the first two owners and the one that replaced one of them.
+    for owner in [0, 1, 3] {
+        let log = parent.path().join(format!("faults-file-7/owner-{owner}.jsonl"));
+        let plan = Plan { lease: 2_000_000, limit: 20_000_000, long: 1, ..plan(Path::new(""), 7, owner) };
+        let lists = invoked(&log);
+        assert!(lists.iter().all(|list| !list.is_empty()), "owner {owner} has taken all locks");
+        for ((position, spec), list) in plan.locks.iter().enumerate().zip(lists) {
+            for (step, (kind, count, mode)) in (0..).zip(list) {
+                let choice = Choice::draw(&plan, spec, position, step);
+                assert_eq!(mode, choice.mode, "owner {owner}, {}, step {step}", spec.name);
+                match spec.kind {
+                    Kind::Permits => assert_eq!(count, choice.permits),
+                    Kind::Read => assert_eq!(kind == Kind::Write, choice.writes),
+                    _ => {}
+                }
+            }
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct Counts {
     connections: AtomicU64,
+    open: AtomicU64,
+    answered: AtomicU64,
     held: AtomicU64,
     swallowed: AtomicU64,
     cut: AtomicU64,
@@ -154,6 +156,18 @@ impl Proxy {
         self.counts.connections.load(Ordering::SeqCst)
     }
 
+    /// How many connections are open now, to the server too.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.counts.open.load(Ordering::SeqCst)
+    }
+
+    /// On how many connections the server has sent something.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.counts.answered.load(Ordering::SeqCst)
+    }
+
     /// How many times bytes have been held or delayed.
     #[must_use]
     pub fn held(&self) -> u64 {
@@ -196,6 +210,7 @@ async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<
     let Ok(server) = TcpStream::connect(server).await else {
         return;
     };
+    counts.open.fetch_add(1, Ordering::SeqCst);
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
@@ -210,6 +225,12 @@ async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<
             counts.deaf.fetch_add(1, Ordering::SeqCst);
         }
     };
+    let has_answered = AtomicBool::new(false);
+    let answered = || {
+        if !has_answered.swap(true, Ordering::SeqCst) {
+            counts.answered.fetch_add(1, Ordering::SeqCst);
+        }
+    };
     let of_answers = |mode: &Mode| match mode.old_answers {
         _ if is_deaf.load(Ordering::SeqCst) => Flow::Swallow,
         (older, flow) if number < older => flow,
@@ -217,11 +238,12 @@ async fn serve(client: TcpStream, server: SocketAddr, mut mode: watch::Receiver<
     };
     tokio::select! {
         () = pump(from_client, to_server, requests, |mode| mode.requests, count, &counts) => {}
-        () = pump(from_server, to_client, answers, of_answers, || {}, &counts) => {}
+        () = pump(from_server, to_client, answers, of_answers, answered, &counts) => {}
         _ = mode.wait_for(|mode| mode.cuts > cuts) => {
             counts.cut.fetch_add(1, Ordering::SeqCst);
         }
     }
+    counts.open.fetch_sub(1, Ordering::SeqCst);
     counts.ended.fetch_add(1, Ordering::SeqCst);
 }
 

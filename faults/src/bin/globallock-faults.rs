@@ -12,10 +12,12 @@ use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use futures_util::FutureExt;
 use globallock::internals::duration;
+use globallock_conformance::server::strace::may_trace;
 use globallock_faults::check::{History, Pass, Report, check};
 use globallock_faults::model::{Protocol, sound};
 use globallock_faults::run::{
-    RunOptions, all, enter, has_links, has_servers, interrupted, owed_in_pass, run, stores,
+    Means, RunOptions, all, enter, has_servers, install, interrupted, needs_tracing, owed_in_pass, run,
+    stores,
 };
 
 /// How much longer than twice its length a run may take, for the start of servers and for faults that are
@@ -45,6 +47,13 @@ struct Arguments {
     /// Goes on without the faults of network links where there can be no network namespaces.
     #[arg(long, global = true)]
     links_optional: bool,
+    /// Goes on without the faults that are made by tracing servers where the system does not permit that
+    /// anything is traced.
+    #[arg(long, global = true)]
+    tracing_optional: bool,
+    /// Whether servers may be traced.
+    #[arg(skip)]
+    tracing: bool,
     /// How long there are faults, in all.
     #[arg(long = "for", global = true, default_value = "1m", value_parser = span)]
     length: Duration,
@@ -57,6 +66,9 @@ enum Verb {
         /// The store.
         #[arg(value_parser = PossibleValuesParser::new(stores()))]
         store: String,
+        /// Only these kinds of faults, as the table at the end of a pass names them.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
     },
     /// Breaks each store in turn.
     Pass,
@@ -81,9 +93,17 @@ enum Verb {
 }
 
 fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    let needed: Vec<&str> = match &arguments.verb {
+        Verb::Run { store, .. } => vec![store.as_str()],
+        Verb::Pass => stores(),
+        _ => Vec::new(),
+    };
+    for store in needed {
+        install(store)?;
+    }
     let has_links_to_break = match &arguments.verb {
-        Verb::Run { store } => has_servers(store),
+        Verb::Run { store, .. } => has_servers(store),
         verb => matches!(verb, Verb::Pass),
     };
     if has_links_to_break && let Err(why) = enter() {
@@ -94,6 +114,24 @@ fn main() -> Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     }
+    let traces = match &arguments.verb {
+        Verb::Run { store, .. } => needs_tracing(store),
+        verb => matches!(verb, Verb::Pass),
+    };
+    let traced = if traces { may_trace() } else { Ok(()) };
+    arguments.tracing = traced.is_ok();
+    if let Err(why) = traced {
+        eprintln!("disks cannot be made to hang: {why}");
+        let is_forbidden = why.kind() == ErrorKind::PermissionDenied;
+        if !is_forbidden {
+            return Ok(ExitCode::from(2));
+        }
+        if !arguments.tracing_optional {
+            eprintln!("to go on without the fault hang_disk:");
+            eprintln!("  --tracing-optional (make faults TRACING=--tracing-optional)");
+            return Ok(ExitCode::from(2));
+        }
+    }
     tokio::runtime::Runtime::new()?.block_on(arguments.follow())
 }
 
@@ -101,9 +139,14 @@ impl Arguments {
     async fn follow(self) -> Result<ExitCode> {
         let arguments = self;
         let reports = match &arguments.verb {
-            Verb::Run { store } => {
-                let owed = all(store, has_links());
-                vec![arguments.run(store, arguments.length, arguments.seed()?, owed).await?]
+            Verb::Run { store, only } => {
+                let mut owed = all(store, Means::here(arguments.tracing));
+                if let Some(unknown) = only.iter().find(|kind| !owed.contains(kind)) {
+                    let known = owed.join(", ");
+                    return Err(Error::other(format!("{store} has no {unknown}; its faults are {known}")));
+                }
+                owed.retain(|kind| only.is_empty() || only.contains(kind));
+                vec![arguments.run(store, arguments.length, arguments.seed()?, owed, only).await?]
             }
             Verb::Check { logs } => vec![judge(logs)?],
             Verb::Model { ticks, messages, asks } => return Ok(model(*ticks, *messages, *asks)),
@@ -117,10 +160,11 @@ impl Arguments {
     async fn pass(&self) -> Result<Vec<Report>> {
         let (seed, each) = (self.seed()?, self.length / stores().len() as u32);
         let mut reports = Vec::new();
-        for (store, owed) in owed_in_pass(seed, each, has_links()) {
-            reports.push(self.run(store, each, seed, owed).await?);
+        let means = Means::here(self.tracing);
+        for (store, owed) in owed_in_pass(seed, each, means) {
+            reports.push(self.run(store, each, seed, owed, &[]).await?);
         }
-        print!("{}", Pass { reports: &reports, has_links: has_links() });
+        print!("{}", Pass { reports: &reports, missing: &means.missing() });
         Ok(reports)
     }
 
@@ -129,13 +173,21 @@ impl Arguments {
         Ok(self.seed.unwrap_or(clock.as_secs()))
     }
 
-    async fn run(&self, store: &str, length: Duration, seed: u64, owed: Vec<String>) -> Result<Report> {
+    async fn run(
+        &self,
+        store: &str,
+        length: Duration,
+        seed: u64,
+        owed: Vec<String>,
+        only: &[String],
+    ) -> Result<Report> {
         let parent = self.directory.clone().unwrap_or_else(std::env::temp_dir);
         let directory = fresh(&parent, &format!("faults-{store}-{seed}"))?;
         println!("{store}, seed {seed}, {length:.0?}: logs in {}", directory.display());
         let (owners, lease, python) = (self.owners, self.lease, self.python.clone());
+        let (store, tracing, only) = (store.to_owned(), self.tracing, only.to_vec());
         let options =
-            RunOptions { store: store.to_owned(), length, seed, owners, lease, directory, python, owed };
+            RunOptions { store, length, seed, owners, lease, directory, python, tracing, owed, only };
         // Faults that are still owed may take as long again, each with calm around it.
         let limit = length * 2 + OWED;
         let watched = options.directory.clone();
@@ -153,7 +205,7 @@ impl Arguments {
         };
         drop(watchdog);
         if let Some(why) = failed {
-            eprintln!("{store}: {why}");
+            eprintln!("{}: {why}", options.store);
             interrupted(&options.directory, &why)?;
         }
         let report = judge(&options.directory)?;

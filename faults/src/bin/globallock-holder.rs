@@ -2,7 +2,7 @@
 //! programs of its own package.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use globallock::internals::duration;
 use globallock::{LockManager, Options};
@@ -34,7 +34,8 @@ fn going_on() -> u128 {
 }
 
 /// Acquires a mutex and reads all the time whether it is held, until it is not. Prints `granted`, and then
-/// when a reading began that still said so, when one ended that did not, and when the loss was told, and why.
+/// when a reading began that still said so, when one ended that did not, when the loss was told, how long
+/// `Instant` had not counted by then, and why it was lost.
 ///
 /// Arguments: address, name, lease, and max hold time if any.
 async fn believe(arguments: &[String]) {
@@ -43,6 +44,7 @@ async fn believe(arguments: &[String]) {
     let manager = LockManager::connect_with(&arguments[0], options).await.expect("the store answers");
     let guard = Arc::new(manager.mutex(&arguments[1]).acquire().await.expect("the store answers"));
     println!("granted");
+    let (begin, since) = (Instant::now(), going_on());
     let read = Arc::clone(&guard);
     let runtime = Handle::current();
     let reading = std::thread::spawn(move || {
@@ -60,5 +62,6 @@ async fn believe(arguments: &[String]) {
     let loss = guard.lost().await;
     let told = going_on();
     let (believed, doubted) = reading.join().expect("it does not panic");
-    println!("{believed} {doubted} {told} {loss}");
+    let slept = (going_on() - since).saturating_sub(begin.elapsed().as_nanos());
+    println!("{believed} {doubted} {told} {slept} {loss}");
 }

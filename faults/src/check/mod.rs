@@ -66,26 +66,41 @@ impl Case<'_> {
 
     /// How long an owner was stopped between two times.
     fn stopped(&self, owner: u32, from: Time, to: Time) -> Time {
-        let stops = self
-            .history
-            .faults
-            .iter()
-            .filter(|fault| fault.owner == Some(owner) && fault.kind.starts_with("owner_stop"));
+        let stops = self.history.faults.iter().filter(|fault| fault.stopped(owner));
         stops.map(|stop| stop.mended.min(to).saturating_sub(stop.at.max(from))).sum()
+    }
+
+    /// For how long between two times there was a fault that hit this owner, or all of them.
+    fn hampered(&self, owner: u32, from: Time, to: Time) -> Time {
+        let hits = self.history.faults.iter().filter(|fault| fault.owner.is_none_or(|hit| hit == owner));
+        let mut spans: Vec<_> = hits.map(|fault| (fault.at.max(from), fault.mended.min(to))).collect();
+        spans.sort_unstable();
+        let mut counted = from;
+        let mut each = |(begin, end): (Time, Time)| {
+            let more = end.saturating_sub(begin.max(counted));
+            counted = counted.max(end);
+            more
+        };
+        spans.into_iter().map(&mut each).sum()
     }
 
     /// Whether an owner was stopped at some time between the two.
     fn was_stopped(&self, owner: u32, from: Time, to: Time) -> bool {
         // After SIGCONT it takes a moment until the process runs.
         let near = |fault: &Fault| fault.at <= to && from <= fault.mended + 100_000;
-        let stop = |fault: &Fault| fault.owner == Some(owner) && fault.kind.starts_with("owner_stop");
-        self.history.faults.iter().any(|fault| stop(fault) && near(fault))
+        self.history.faults.iter().any(|fault| fault.stopped(owner) && near(fault))
     }
 
     /// Whether there was no fault between two times, nor within two leases and the slack before.
     fn is_calm(&self, from: Time, to: Time) -> bool {
+        self.is_calm_but_for(from, to, |_| false)
+    }
+
+    /// The same, but for faults that do not count.
+    fn is_calm_but_for(&self, from: Time, to: Time, harmless: impl Fn(&Fault) -> bool) -> bool {
         let after = 2 * self.history.lease + self.terms.slack;
-        !self.history.faults.iter().any(|fault| fault.at <= to && from <= fault.mended + after)
+        let near = |fault: &Fault| fault.at <= to && from <= fault.mended + after;
+        !self.history.faults.iter().any(|fault| near(fault) && !harmless(fault))
     }
 
     fn count(&self, report: &mut Report) {

@@ -10,8 +10,8 @@ use super::Report;
 pub struct Pass<'a> {
     /// One for each store.
     pub reports: &'a [Report],
-    /// Whether owners had links that could be taken down.
-    pub has_links: bool,
+    /// The kinds of faults that this machine does not permit, and why.
+    pub missing: &'a [(String, &'static str)],
 }
 
 impl fmt::Display for Pass<'_> {
@@ -44,13 +44,13 @@ impl Pass<'_> {
     fn faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds: BTreeSet<&String> =
             self.reports.iter().flat_map(|report| report.faults.keys().chain(&report.owed)).collect();
-        write!(f, "{:<18}", "times with effect")?;
+        write!(f, "{:<19}", "times with effect")?;
         for report in self.reports {
             write!(f, " {:>13}", report.store)?;
         }
         writeln!(f)?;
         for kind in kinds {
-            write!(f, "{kind:<18}")?;
+            write!(f, "{kind:<19}")?;
             for report in self.reports {
                 let star = if report.owed.contains(kind) { "*" } else { "" };
                 match report.faults.get(kind) {
@@ -69,8 +69,8 @@ impl Pass<'_> {
             f,
             "* had to take effect here; a pass of less than a minute per store divides them by families"
         )?;
-        if !self.has_links {
-            writeln!(f, "not possible here: link_down, network_down (no network namespaces)")?;
+        for (kinds, why) in self.missing {
+            writeln!(f, "not possible here: {kinds} ({why})")?;
         }
         Ok(())
     }

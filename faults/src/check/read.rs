@@ -78,6 +78,14 @@ pub(super) struct Fault {
     pub(super) forgets: bool,
 }
 
+impl Fault {
+    /// Whether it stopped this owner for a while.
+    pub(super) fn stopped(&self, owner: u32) -> bool {
+        let stops = self.kind.starts_with("owner_stop") || self.kind == "owner_suspend";
+        stops && self.owner == Some(owner)
+    }
+}
+
 impl Claim {
     /// From when to when it surely held.
     pub(super) fn surely_held(&self) -> Option<(Time, Time)> {
@@ -286,6 +294,7 @@ fn claim_of(event: &OwnerEvent) -> Option<u64> {
         | OwnerEvent::Invoke { .. }
         | OwnerEvent::Pause { .. }
         | OwnerEvent::Clock { .. }
+        | OwnerEvent::Suspended { .. }
         | OwnerEvent::End { .. } => None,
     }
 }
@@ -303,6 +312,7 @@ fn time(event: &OwnerEvent) -> Time {
         | OwnerEvent::Released { at, .. }
         | OwnerEvent::Pause { at, .. }
         | OwnerEvent::Clock { at, .. }
+        | OwnerEvent::Suspended { at, .. }
         | OwnerEvent::End { at } => *at,
     }
 }

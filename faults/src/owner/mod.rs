@@ -23,6 +23,13 @@ pub use self::choices::Choice;
 /// How often an owner compares its wall clock with the monotonic one.
 const CLOCK_POLL: Duration = Duration::from_millis(50);
 
+/// From how much on a difference between two clocks counts as a suspension, in microseconds. The process may
+/// not run for a while between reading the one and the other.
+const SUSPENSION: Time = 500_000;
+
+/// How long a new owner may be refused: longer than the store refuses owners by any fault.
+const REFUSED: Duration = Duration::from_secs(60);
+
 /// How often an owner checks that it runs.
 const PULSE: Duration = Duration::from_millis(10);
 /// The shortest pause that is logged.
@@ -85,6 +92,7 @@ pub async fn run(plan: Plan) -> std::io::Result<()> {
         stopping.send_replace(true);
     });
     tokio::spawn(Arc::clone(&owner).watch_clock());
+    tokio::spawn(Arc::clone(&owner).watch_suspensions());
     let manager = owner.connect().await;
     owner.work(manager).await;
     Ok(())
@@ -157,18 +165,42 @@ impl Owner {
         }
     }
 
+    /// Logs when one of the clocks has not counted for a while, as on a host that was suspended.
+    async fn watch_suspensions(self: Arc<Self>) {
+        let begin = std::time::Instant::now();
+        let ahead = || now().saturating_sub(Time::try_from(begin.elapsed().as_micros()).unwrap_or(0));
+        let mut before = ahead();
+        loop {
+            sleep(CLOCK_POLL).await;
+            let length = ahead().saturating_sub(before);
+            if length > SUSPENSION {
+                self.log.write(&OwnerEvent::Suspended { at: now(), length });
+                before += length;
+            }
+        }
+    }
+
     fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }
 
     /// Connects, however long the store does not answer; `None` if the owner is stopped before.
+    ///
+    /// A store may also refuse it for a while, as with an expired certificate or a password that has just
+    /// been changed.
     async fn connect(&self) -> Option<LockManager> {
         let locks = Options::new().lease(Duration::from_micros(self.plan.lease));
         let options = ManagerOptions::new().locks(locks).label(format!("owner-{}", self.plan.owner));
+        let until = std::time::Instant::now() + REFUSED;
         while !self.is_stopping() {
             match LockManager::connect_with(&self.plan.url, options.clone()).await {
                 Ok(manager) => return Some(manager),
                 Err(error) if error.is_retryable() => sleep(Duration::from_millis(50)).await,
+                Err(Error::PermissionDenied { .. } | Error::FailedPrecondition { .. })
+                    if std::time::Instant::now() < until =>
+                {
+                    sleep(Duration::from_millis(50)).await;
+                }
                 Err(error) => panic!("{error}"),
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use globallock_conformance::stores::Trait;
 
 use super::fault::FaultKind;
+use super::means::Means;
 use super::store::{kind, stores};
 
 /// The shortest run per store for which a pass owes every possible kind of fault on every store.
@@ -15,31 +16,33 @@ const WHOLE: Duration = Duration::from_secs(60);
 /// How often a kind of fault that takes no effect is dealt at most.
 const TRIES: u8 = 4;
 
-/// The faults that are possible with a store. Those of the network need links. A kind that is listed more
-/// than once is dealt more often.
-pub(super) fn possible(store: &str, has_links: bool) -> Vec<FaultKind> {
+/// The faults that are possible with a store on this machine. A kind that is listed more than once is dealt
+/// more often.
+pub(super) fn possible(store: &str, means: Means) -> Vec<FaultKind> {
     let mut faults = vec![
         FaultKind::OwnerKill,
         FaultKind::OwnerStopShort,
         FaultKind::OwnerStopLong,
         FaultKind::OwnerClockStep,
+        FaultKind::OwnerSuspend,
     ];
     let Ok(kind) = kind(store) else { return faults };
     if kind.servers > 0 {
         faults.extend([FaultKind::Cut, FaultKind::HoldAnswers, FaultKind::HoldRequests, FaultKind::HoldBoth]);
         faults.extend([FaultKind::Delay, FaultKind::SwallowAnswers, FaultKind::ServerStop]);
-        if has_links {
+        if means.links {
             faults.extend([FaultKind::LinkDown, FaultKind::LinkDown, FaultKind::NetworkDown]);
         }
         // Where another server takes over, that is the fault.
         if !kind.is(Trait::Moves) {
-            faults.push(FaultKind::ServerKill);
+            faults.extend([FaultKind::ServerKill, FaultKind::RestartStorm]);
         }
     }
     if kind.servers > 1 {
         faults.push(FaultKind::LeaderKill);
     }
-    faults.extend(kind.own_faults.iter().map(FaultKind::Own));
+    let own = kind.own_faults.iter().filter(|fault| means.tracing || !fault.needs_tracing);
+    faults.extend(own.map(FaultKind::Own));
     faults
 }
 
@@ -52,37 +55,42 @@ fn kinds(mut faults: Vec<FaultKind>) -> Vec<FaultKind> {
 
 /// The names of all kinds of faults that are possible with a store.
 #[must_use]
-pub fn all(store: &str, has_links: bool) -> Vec<String> {
-    kinds(possible(store, has_links)).into_iter().map(FaultKind::name).collect()
+pub fn all(store: &str, means: Means) -> Vec<String> {
+    kinds(possible(store, means)).into_iter().map(FaultKind::name).collect()
 }
 
 /// The kinds that each store of a pass owes, by name. In a long pass these are all that are possible with the
 /// store. In a short pass each kind that is possible in a family of stores is owed by one store of the
 /// family.
 #[must_use]
-pub fn owed_in_pass(seed: u64, each: Duration, has_links: bool) -> Vec<(&'static str, Vec<String>)> {
+pub fn owed_in_pass(seed: u64, each: Duration, means: Means) -> Vec<(&'static str, Vec<String>)> {
     if each >= WHOLE {
-        return stores().into_iter().map(|store| (store, all(store, has_links))).collect();
+        return stores().into_iter().map(|store| (store, all(store, means))).collect();
     }
     let mut owed: BTreeMap<&str, Vec<FaultKind>> =
         stores().into_iter().map(|store| (store, Vec::new())).collect();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut wanted: Vec<(&str, FaultKind)> = Vec::new();
     for store in stores() {
-        wanted.extend(possible(store, has_links).into_iter().map(|kind| (family(store), kind)));
+        wanted.extend(possible(store, means).into_iter().map(|kind| (family(store), kind)));
     }
     wanted.sort_unstable();
     wanted.dedup();
     random.shuffle(&mut wanted);
     let that_can = |(wanted, kind): (&str, FaultKind)| -> Vec<&str> {
-        let can = |store: &&str| family(store) == wanted && possible(store, has_links).contains(&kind);
+        let can = |store: &&str| family(store) == wanted && possible(store, means).contains(&kind);
         stores().into_iter().filter(can).collect()
     };
+    let takes = |store: &str, one: FaultKind| kind(store).map_or(0, |kind| one.takes(kind));
     // Each kind goes to the store that has the least to do. Kinds that only one store can have come first,
     // because they leave no choice; then the longest ones, because short ones even out the load.
-    wanted.sort_by_key(|one| (that_can(*one).len(), std::cmp::Reverse(one.1.takes())));
+    wanted.sort_by_key(|one| {
+        let stores = that_can(*one);
+        let longest = stores.iter().map(|store| takes(store, one.1)).max();
+        (stores.len(), std::cmp::Reverse(longest))
+    });
     for one in wanted {
-        let load = |store: &&str| owed[store].iter().map(|kind| kind.takes()).sum::<u32>();
+        let load = |store: &&str| owed[store].iter().map(|kind| takes(store, *kind)).sum::<u32>();
         if let Some(store) = that_can(one).into_iter().min_by_key(load) {
             owed.entry(store).or_default().push(one.1);
         }
@@ -146,24 +154,22 @@ mod tests {
 
     #[test]
     fn a_long_pass_owes_everything_on_every_store() {
-        for (store, owed) in owed_in_pass(1, WHOLE, true) {
-            assert_eq!(owed, all(store, true));
+        for (store, owed) in owed_in_pass(1, WHOLE, Means::ALL) {
+            assert_eq!(owed, all(store, Means::ALL));
         }
     }
 
     #[test]
     fn a_short_pass_owes_everything_on_one_store_of_each_family() {
         for seed in 0..50 {
-            for has_links in [false, true] {
-                let pass = owed_in_pass(seed, Duration::from_secs(20), has_links);
+            for links in [false, true] {
+                let means = Means { links, tracing: !links };
+                let pass = owed_in_pass(seed, Duration::from_secs(20), means);
                 for (store, owed) in &pass {
-                    assert!(
-                        owed.iter().all(|kind| all(store, has_links).contains(kind)),
-                        "{store}: {owed:?}"
-                    );
+                    assert!(owed.iter().all(|kind| all(store, means).contains(kind)), "{store}: {owed:?}");
                 }
                 for store in stores() {
-                    for kind in all(store, has_links) {
+                    for kind in all(store, means) {
                         let of_family = pass.iter().filter(|(other, _)| family(other) == family(store));
                         let owing = of_family.filter(|(_, owed)| owed.contains(&kind)).count();
                         assert_eq!(owing, 1, "{kind} of {store}, seed {seed}");
@@ -176,7 +182,7 @@ mod tests {
     #[test]
     fn a_fault_without_effect_is_dealt_again_but_not_for_ever() {
         let mut random = fastrand::Rng::with_seed(1);
-        let mut deck = Deck::new(&all("file", false), possible("file", false), &mut random);
+        let mut deck = Deck::new(&all("file", Means::ALL), possible("file", Means::ALL), &mut random);
         assert_eq!(deck.next(&mut random), FaultKind::OwnerKill);
         let mut dealt = Vec::new();
         while deck.owes() {
@@ -185,6 +191,6 @@ mod tests {
             deck.record(!matches!(kind, FaultKind::Own(_)));
         }
         let own = dealt.iter().filter(|kind| matches!(kind, FaultKind::Own(_))).count();
-        assert_eq!((own, dealt.len()), (usize::from(TRIES), 4 + usize::from(TRIES)));
+        assert_eq!((own, dealt.len()), (usize::from(TRIES), 5 + usize::from(TRIES)));
     }
 }

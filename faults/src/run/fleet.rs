@@ -1,7 +1,8 @@
 //! The owner processes of a run, and the registers that they write to.
 
 use std::fmt::Write;
-use std::io::{Error, Result};
+use std::fs::File;
+use std::io::{Error, Read, Result, Seek, SeekFrom};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -22,6 +23,10 @@ use crate::owner::{LockSpec, Plan};
 /// How long an owner may take to end as it should. It waits up to a lease for answers that may never come.
 const END: Duration = Duration::from_secs(30);
 
+/// How much of an owner's log is read to see what it does now, in bytes. A lock that it has held for longer
+/// than it took to write that is not seen.
+const LAST: u64 = 64 * 1024;
+
 /// The owner in Python.
 const OWNER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/owner.py");
 
@@ -41,10 +46,29 @@ pub(super) struct Fleet {
 
 struct Member {
     number: u32,
+    is_pythons: bool,
     child: Child,
     clock: Clock,
     /// The owner ends when this is closed.
     _pipe: ChildStdin,
+}
+
+/// An owner's log, which is read while the owner writes it.
+pub(super) struct OpenLog {
+    file: File,
+    /// The beginning of a line whose end has not been read yet.
+    rest: Vec<u8>,
+}
+
+impl OpenLog {
+    /// The events that have been logged since the last call.
+    pub(super) fn next_events(&mut self) -> Result<Vec<OwnerEvent>> {
+        self.file.read_to_end(&mut self.rest)?;
+        let complete = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = self.rest.drain(..complete).collect();
+        // The very first line may be cut.
+        Ok(lines.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    }
 }
 
 impl Fleet {
@@ -106,7 +130,7 @@ impl Fleet {
         let log = self.directory.join(format!("owner-{number}.jsonl"));
         let plan = Plan { log, owner: number, ..plan };
         let clock = Clock::new(&self.directory, &format!("owner-{number}"))?;
-        let mut words = Vec::new();
+        let (mut words, is_pythons) = (Vec::new(), python.is_some());
         if self.network.is_some() {
             words.extend(["unshare", "--net", "--"].map(PathBuf::from));
         }
@@ -121,21 +145,20 @@ impl Fleet {
         if let (Some(network), Some(process)) = (&mut self.network, child.id()) {
             network.link(number, process).await?;
         }
-        Ok(Member { number, child, clock, _pipe: pipe })
+        Ok(Member { number, is_pythons, child, clock, _pipe: pipe })
     }
 
     /// Sets an owner's wall clock, and returns what the owner logged about it.
     pub(super) async fn set_clock(&self, member: usize, seconds: i64) -> Result<String> {
-        let member = &self.members[member];
-        member.clock.set(seconds)?;
+        let mut log = self.log_of(member)?;
+        // It may have logged the same step before.
+        log.next_events()?;
+        self.members[member].clock.set(seconds)?;
         let until = Instant::now() + Duration::from_secs(10);
         loop {
-            let log = std::fs::read_to_string(self.directory.join(format!("owner-{}.jsonl", member.number)))?;
-            let steps = log.lines().filter(|line| line.contains("\"clock\"")).filter_map(|line| {
-                match serde_json::from_str(line) {
-                    Ok(OwnerEvent::Clock { step, .. }) => Some(step),
-                    _ => None,
-                }
+            let steps = log.next_events()?.into_iter().filter_map(|event| match event {
+                OwnerEvent::Clock { step, .. } => Some(step),
+                _ => None,
             });
             let mut seen = String::new();
             for step in steps.filter(|step| (step - seconds).abs() <= 1) {
@@ -146,6 +169,29 @@ impl Fleet {
             }
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Opens an owner's log near its end.
+    pub(super) fn log_of(&self, member: usize) -> Result<OpenLog> {
+        let number = self.members[member].number;
+        let mut file = File::open(self.directory.join(format!("owner-{number}.jsonl")))?;
+        let from = file.metadata()?.len().saturating_sub(LAST);
+        file.seek(SeekFrom::Start(from))?;
+        Ok(OpenLog { file, rest: Vec::new() })
+    }
+
+    /// Chooses a living owner in Rust by a number of any size. To those in Python a suspension cannot be
+    /// shown: they compute moments of a clock at which the kernel, which counts on, shall wake them.
+    pub(super) fn choose_in_rust(&self, number: u64) -> Option<usize> {
+        let in_rust = |member: &usize| !self.members[*member].is_pythons;
+        let members: Vec<usize> = (0..self.members.len()).filter(in_rust).collect();
+        members.get(usize::try_from(number).unwrap_or(0) % members.len().max(1)).copied()
+    }
+
+    /// Shows a stopped owner that its host was suspended for this long, and lets it go on.
+    pub(super) fn wake(&self, member: usize, suspended: Duration) -> Result<()> {
+        self.members[member].clock.suspended_for(suspended)?;
+        self.go_on(member)
     }
 
     /// Sets an owner's wall clock right again.
@@ -256,16 +302,18 @@ fn ended_well(
     number: u32,
     end: std::result::Result<Result<ExitStatus>, Elapsed>,
 ) -> Result<()> {
-    let status = end.map_err(|_| Error::other(format!("owner {number} does not end")))??;
+    let errors = || std::fs::read_to_string(directory.join(format!("owner-{number}.err")));
+    let late = |_| Error::other(format!("owner {number} does not end: {}", errors().unwrap_or_default()));
+    let status = end.map_err(late)??;
     if status.success() {
         return Ok(());
     }
-    let errors = std::fs::read_to_string(directory.join(format!("owner-{number}.err")))?;
+    let errors = errors()?;
     Err(Error::other(format!("owner {number}: {status}: {errors}")))
 }
 
 /// Starts a program that ends with this one, and writes its errors to a file.
 fn start(command: &mut Command, errors: &Path) -> Result<Child> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(std::fs::File::create(errors)?);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(errors)?);
     command.kill_on_drop(true).spawn()
 }

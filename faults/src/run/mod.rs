@@ -3,6 +3,7 @@
 mod deck;
 mod fault;
 mod fleet;
+mod means;
 mod network;
 mod store;
 
@@ -26,8 +27,9 @@ use crate::log::Log;
 use crate::owner::{LockSpec, Plan};
 
 pub use self::deck::{all, owed_in_pass};
-pub use self::network::{enter, has_links};
-pub use self::store::{has_servers, stores};
+pub use self::means::Means;
+pub use self::network::enter;
+pub use self::store::{has_servers, install, needs_tracing, stores};
 
 /// How often the observer inspects each name.
 const POLL: Duration = Duration::from_millis(20);
@@ -38,8 +40,9 @@ const CROWD_LEASE: Time = 120_000;
 /// The number of claims in the crowd.
 const WAITERS: usize = 32;
 
-/// How long one fault may take, together with the restart of servers after it.
-const FAULT_LIMIT: Duration = Duration::from_secs(300);
+/// How long one fault may take, together with the restart of servers after it. More than three starts, each
+/// with the wait for owners after it, so that a server that does not start says so itself.
+const FAULT_LIMIT: Duration = Duration::from_secs(400);
 
 /// The options of a run.
 #[derive(Clone, Debug)]
@@ -58,9 +61,13 @@ pub struct RunOptions {
     pub directory: PathBuf,
     /// An interpreter with the Python package, for every third owner.
     pub python: Option<PathBuf>,
+    /// Whether servers may be traced.
+    pub tracing: bool,
     /// The kinds of faults that must take effect. The run goes on beyond its length until they have, or have
     /// been tried often enough.
     pub owed: Vec<String>,
+    /// The only kinds of faults; none: all that are possible.
+    pub only: Vec<String>,
 }
 
 /// Shorter runs have less calm between faults while they still owe some.
@@ -110,7 +117,9 @@ pub async fn run(options: &RunOptions) -> Result<()> {
         long: 1,
         locks: locks(),
     };
-    let possible = deck::possible(&options.store, network.is_some());
+    let means = Means { links: network.is_some(), tracing: options.tracing };
+    let mut possible = deck::possible(&options.store, means);
+    possible.retain(|kind| options.only.is_empty() || options.only.contains(&kind.name()));
     let mut fleet = Fleet::start(plan, directory, options.python.clone(), network).await?;
     for _ in 0..options.owners {
         fleet.add().await?;

@@ -50,8 +50,7 @@ pub fn enter() -> Result<()> {
 }
 
 /// Whether owners have network links that can be taken down.
-#[must_use]
-pub fn has_links() -> bool {
+pub(super) fn has_links() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
@@ -74,7 +73,10 @@ impl Network {
         }
         let mut lines = String::new();
         for (bridge, net) in BRIDGES {
-            lines += &format!("link add {bridge} type bridge\nlink set {bridge} up\n");
+            // Without an address of its own, a bridge has that of one of its ports, so it may change when a
+            // link comes or goes. Owners go on sending to the old one.
+            lines += &format!("link add {bridge} address 02:00:00:00:00:{net:02x} type bridge\n");
+            lines += &format!("link set {bridge} up\n");
             lines += &format!("address add 10.{net}.0.1/16 dev {bridge}\n");
         }
         batch(&mut Command::new("ip"), &lines)?;

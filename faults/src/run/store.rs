@@ -23,6 +23,21 @@ pub fn has_servers(store: &str) -> bool {
     kind(store).is_ok_and(|kind| kind.servers > 0)
 }
 
+/// Whether some fault of a store is made by tracing its servers.
+#[must_use]
+pub fn needs_tracing(store: &str) -> bool {
+    kind(store).is_ok_and(|kind| kind.own_faults.iter().any(|fault| fault.needs_tracing))
+}
+
+/// Installs the tools that a store's runs need, where these are missing. A run in a network namespace of its
+/// own cannot.
+///
+/// # Errors
+/// When they cannot be installed.
+pub fn install(store: &str) -> Result<()> {
+    (kind(store)?.install)()
+}
+
 /// The kind of a store.
 pub(super) fn kind(store: &str) -> Result<&'static StoreKind> {
     let mut kinds = kinds_with(Role::Faults);
@@ -41,8 +56,9 @@ pub(super) struct Store {
 impl Store {
     /// Starts it. If the run has a network, the proxies listen there.
     pub(super) async fn start(kind: &'static StoreKind, has_network: bool) -> Result<Self> {
-        let store = (kind.start)()?;
+        let mut store = (kind.start)()?;
         let address = if has_network { Network::store() } else { Ipv4Addr::LOCALHOST.into() };
+        store.be_reached_at(address)?;
         let mut proxies = Vec::new();
         for port in store.ports() {
             proxies.push(Proxy::start_at(address, port).await?);

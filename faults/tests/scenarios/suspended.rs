@@ -4,10 +4,7 @@
 //! A host cannot be suspended in a test. So the owner is stopped, and a library that is loaded into it gives
 //! its clocks the difference that a suspension makes.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,6 +12,7 @@ use futures_util::future::join_all;
 use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::queue_is;
 use globallock_conformance::pauses::Pauses;
+use globallock_conformance::server::clock::Clock;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
@@ -28,6 +26,10 @@ use crate::store::{BUSY, Store, connect};
 const ENDS: Duration = Duration::from_secs(6);
 /// How late an owner may learn that it has lost the lock.
 const LATE: Duration = Duration::from_millis(500);
+
+/// By how much the time for which its clock stood still may differ from the suspension. It reads two clocks
+/// one after the other.
+const NEAR: Duration = Duration::from_secs(1);
 
 /// What ends the hold of the suspended owner.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +49,7 @@ enum Threads {
 struct Owner {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
-    /// For how long it was suspended.
-    suspended: File,
+    clock: Clock,
 }
 
 /// What the clock shows that goes on while a host is suspended.
@@ -57,29 +58,9 @@ fn going_on() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-/// Builds the library that shifts the clocks.
-fn library(directory: &Path) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/suspended.c");
-    let library = directory.join("suspended.so");
-    let mut compiler = std::process::Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(&library).arg(source);
-    let built = compiler.output().expect("cc can be run: sh scripts/install-tools.sh installs it");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    library
-}
-
 impl Owner {
-    async fn start(
-        directory: &Path,
-        library: &Path,
-        url: &str,
-        name: &str,
-        end: End,
-        threads: Threads,
-    ) -> Self {
-        let path = directory.join(name);
-        let mut suspended = File::create(&path).unwrap();
-        suspended.write_all(&0_i64.to_ne_bytes()).unwrap();
+    async fn start(directory: &Path, url: &str, name: &str, end: End, threads: Threads) -> Self {
+        let clock = Clock::new(directory, name).unwrap();
         let ends = format!("{}ms", ENDS.as_millis());
         let mut command = Command::new(env!("CARGO_BIN_EXE_globallock-holder"));
         let verb = match threads {
@@ -91,10 +72,10 @@ impl Owner {
             End::Lease => command.arg(ends),
             End::MaxHold => command.args([&format!("{}ms", 2 * ENDS.as_millis()), &ends]),
         };
-        command.env("LD_PRELOAD", library).env("SUSPENDED", path).stdout(Stdio::piped()).kill_on_drop(true);
+        command.envs(clock.environment()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut owner = Owner { child, lines, suspended };
+        let mut owner = Owner { child, lines, clock };
         assert_eq!(owner.next_line().await, "granted");
         owner
     }
@@ -109,31 +90,30 @@ impl Owner {
         id
     }
 
-    /// Suspends it until `meanwhile` is done. Returns when it goes on.
-    async fn suspend(&self, meanwhile: impl Future<Output = ()>) -> Duration {
+    /// Suspends it until `meanwhile` is done. Returns when it goes on, and for how long it was suspended.
+    async fn suspend(&self, meanwhile: impl Future<Output = ()>) -> (Duration, Duration) {
         let stat = format!("/proc/{}/stat", self.signal(Signal::STOP));
         eventually("the owner is stopped", async || std::fs::read_to_string(&stat).unwrap().contains(") T "))
             .await;
         let since = going_on();
         meanwhile.await;
         let awake = going_on();
-        let span = i64::try_from((awake - since).as_nanos()).unwrap();
-        self.suspended.write_all_at(&span.to_ne_bytes(), 0).unwrap();
+        self.clock.suspended_for(awake - since).unwrap();
         self.signal(Signal::CONT);
-        awake
+        (awake, awake - since)
     }
 }
 
-async fn is_lost_in(store: &Store, directory: &Path, library: &Path, end: End, threads: Threads) {
+async fn is_lost_in(store: &Store, directory: &Path, end: End, threads: Threads) {
     let name = format!("{end:?}-{threads:?}");
     let next = connect(&store.url(), ENDS).await.unwrap();
-    let mut owner = Owner::start(directory, library, &store.url(), &name, end, threads).await;
+    let mut owner = Owner::start(directory, &store.url(), &name, end, threads).await;
     let since = going_on();
     let lock = next.mutex(&name);
     let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
     queue_is(&next, &name, 1, 1).await;
     let pauses = Pauses::watch();
-    let awake = owner
+    let (awake, length) = owner
         .suspend(async {
             let granted =
                 Pauses::watch().within(ENDS * 2 + BUSY, waiter).await.expect("it is granted").unwrap();
@@ -149,23 +129,24 @@ async fn is_lost_in(store: &Store, directory: &Path, library: &Path, end: End, t
     let busy = pauses.spent() - before;
     let mut words = line.split(' ').map(|word| word.parse().map(Duration::from_nanos));
     let mut moment = || words.next().unwrap().unwrap();
-    let (believed, doubted, told) = (moment(), moment(), moment());
+    let (believed, doubted, told, slept) = (moment(), moment(), moment(), moment());
     println!(
         "{}, {name}: not held {:.0?} and told {:.0?} after the host woke: {line}",
         store.kind,
         doubted - awake,
         told.saturating_sub(awake)
     );
+    // Otherwise it was only stopped, and lost the lock as anybody does who does not renew it.
+    assert!(slept.abs_diff(length) < NEAR, "its clock stood still for {slept:?}, not {length:?}");
     assert!(believed < awake, "it held the lock for {:?} more: {line}", believed - awake);
     assert!(told < awake + LATE + busy, "it was told {:?} later: {line}", told - awake);
 }
 
 pub(crate) async fn a_lock_is_lost_at_the_first_look_after_a_suspension(store: Store) {
     let directory = TempDir::new().unwrap();
-    let library = library(directory.path());
     // The owner of a file has it for as long as it lives.
     let ends = if store.kind == "file" { &[End::MaxHold][..] } else { &[End::MaxHold, End::Lease] };
     let owners = ends.iter().flat_map(|end| [(*end, Threads::One), (*end, Threads::Several)]);
-    let lost = owners.map(|(end, threads)| is_lost_in(&store, directory.path(), &library, end, threads));
+    let lost = owners.map(|(end, threads)| is_lost_in(&store, directory.path(), end, threads));
     join_all(lost).await;
 }

@@ -2,6 +2,7 @@
 //! authority, and certificates of servers with something wrong.
 
 use std::io::{Error, Result};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -54,6 +55,14 @@ impl Certificates {
     /// # Errors
     /// When a file cannot be written.
     pub fn write(directory: &Path) -> Result<Self> {
+        Self::write_for(directory, &[])
+    }
+
+    /// Makes a set of which servers at these addresses can use the certificates too.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write_for(directory: &Path, more: &[IpAddr]) -> Result<Self> {
         let authority = |name: &str| -> std::result::Result<_, rcgen::Error> {
             let mut parameters = CertificateParams::new(Vec::new())?;
             parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -68,7 +77,10 @@ impl Certificates {
             std::fs::write(&path, text)?;
             Ok::<_, Error>(path)
         };
-        let here = || vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let here = || -> Vec<String> {
+            let more = more.iter().map(IpAddr::to_string);
+            ["localhost", "127.0.0.1"].map(str::to_owned).into_iter().chain(more).collect()
+        };
         let parameters = |names: Vec<String>| -> std::result::Result<_, rcgen::Error> {
             let mut parameters = CertificateParams::new(names)?;
             // Newer clients require it.

@@ -1,24 +1,28 @@
-//! A wall clock that can be set for a single program.
+//! Clocks that can be set for a single program, and that show it a suspension of the host.
 
 use std::fs::File;
 use std::io::{Error, Result};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-/// The library that replaces the clock in a program.
+/// The library that replaces the clocks in a program.
 const SOURCE: &str = include_str!("clock.c");
 
-/// The clock of one program, or of several programs that stand for one host.
+/// The clocks of one program, or of several programs that stand for one host.
 #[derive(Debug)]
 pub struct Clock {
     library: PathBuf,
     step: PathBuf,
     file: File,
+    /// For how long its host seems to have been suspended, in nanoseconds.
+    suspended: AtomicI64,
 }
 
 impl Clock {
-    /// Makes a clock that shows the right time, with its files in `directory` under `name`.
+    /// Makes clocks that show the right time, with its files in `directory` under `name`.
     ///
     /// # Errors
     /// When there is no C compiler.
@@ -28,27 +32,43 @@ impl Clock {
             let source = directory.join("clock.c");
             std::fs::write(&source, SOURCE)?;
             let mut compiler = Command::new("cc");
-            compiler.args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(&source);
-            if !compiler.status().is_ok_and(|status| status.success()) {
-                return Err(Error::other(
-                    "clocks that can be set need a C compiler: run apt-get install gcc",
-                ));
+            compiler.args(["-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o"]).arg(&library).arg(&source);
+            let built = compiler.output().map_err(|error| {
+                Error::other(format!(
+                    "clocks that can be set need a C compiler ({error}): run apt-get install gcc"
+                ))
+            })?;
+            if !built.status.success() {
+                let errors = String::from_utf8_lossy(&built.stderr).into_owned();
+                return Err(Error::other(format!("clock.c cannot be compiled: {errors}")));
             }
         }
         let step = directory.join(format!("{name}.clock"));
         let file = File::create(&step)?;
-        let clock = Clock { library, step, file };
+        let clock = Clock { library, step, file, suspended: AtomicI64::new(0) };
         clock.set(0)?;
+        clock.suspended_for(Duration::ZERO)?;
         Ok(clock)
     }
 
-    /// Sets it this many seconds ahead of the host's clock, or behind it when negative. It takes effect at
-    /// once.
+    /// Sets the wall clock this many seconds ahead of the host's clock, or behind it when negative. It takes
+    /// effect at once.
     ///
     /// # Errors
     /// When its file cannot be written.
     pub fn set(&self, seconds: i64) -> Result<()> {
         self.file.write_all_at(&seconds.to_ne_bytes(), 0)
+    }
+
+    /// Shows that the host was suspended for this long, in addition to earlier suspensions. The program is
+    /// stopped meanwhile, until after this call.
+    ///
+    /// # Errors
+    /// When its file cannot be written.
+    pub fn suspended_for(&self, length: Duration) -> Result<()> {
+        let length = i64::try_from(length.as_nanos()).map_err(Error::other)?;
+        let sum = self.suspended.fetch_add(length, Ordering::Relaxed) + length;
+        self.file.write_all_at(&sum.to_ne_bytes(), 8)
     }
 
     /// The environment variables of the programs that use this clock.

@@ -5,9 +5,9 @@ use std::io::{Error, Read, Result, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
@@ -30,6 +30,9 @@ pub struct Etcd {
     /// Whether authentication is enabled.
     has_auth: bool,
 }
+
+/// How long a cluster may take until it has room again.
+const ROOM_LIMIT: Duration = Duration::from_secs(60);
 
 /// The user that may do everything, once authentication is enabled.
 const ROOT: &str = "root:rootpw";
@@ -178,24 +181,51 @@ impl Etcd {
         Ok(())
     }
 
+    /// Raises the alarm that the cluster raises when its database has reached its quota. From then on it
+    /// refuses what takes room, however much there is. Returns the member's answer.
+    ///
+    /// # Errors
+    /// When a member does not answer, or refuses it.
+    pub fn raise_full(&self, member: usize) -> Result<String> {
+        let alarm = r#"{"action":"ACTIVATE","alarm":"NOSPACE"}"#;
+        let length = alarm.len();
+        let post = format!("POST /v3/maintenance/alarm HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{alarm}");
+        let answer = self.http(member, &post)?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.lines().next().unwrap_or_default();
+        if status.split(' ').nth(1) != Some("200") {
+            return Err(Error::other(format!("the alarm is not raised: {status}: {body}")));
+        }
+        Ok(body.trim().to_owned())
+    }
+
     /// Whether the database is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.ctl(&["alarm", "list"]).contains("NOSPACE")
     }
 
-    /// Makes room in a full database, as an operator does.
+    /// Makes room in a full database, as an operator does, and repeats it while the cluster does not answer.
     ///
     /// # Panics
-    /// When there is no room then.
+    /// When there is no room after a while.
     pub fn make_room(&self) {
-        self.ctl(&["del", "--prefix", "fill/"]);
-        let status = self.ctl(&["get", "--write-out=json", "nothing"]);
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
-        self.ctl(&["compact", &status["header"]["revision"].to_string()]);
-        self.ctl(&["defrag"]);
-        self.ctl(&["alarm", "disarm"]);
-        assert!(!self.is_full(), "there is room");
+        let until = Instant::now() + ROOM_LIMIT;
+        loop {
+            self.ctl(&["del", "--prefix", "fill/"]);
+            let status = self.ctl(&["get", "--write-out=json", "nothing"]);
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+            self.ctl(&["compact", &status["header"]["revision"].to_string()]);
+            self.ctl(&["defrag"]);
+            self.ctl(&["alarm", "disarm"]);
+            let seen = self.ctl(&["put", "fill/room", "x"]);
+            if seen == "OK" && !self.is_full() {
+                self.ctl(&["del", "fill/room"]);
+                return;
+            }
+            assert!(Instant::now() < until, "there is room: {seen}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// Gives a user another password, which invalidates all tokens. Needs authentication.
@@ -238,14 +268,20 @@ impl Etcd {
     }
 
     fn metric(&self, member: usize, name: &str) -> Result<u64> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.members[member].client))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
+        let text = self.http(member, "GET /metrics HTTP/1.0\r\n\r\n")?;
         let counted = text.lines().find(|line| line.starts_with(name));
         let number = counted.and_then(|line| line.rsplit(' ').next()).unwrap_or("0");
         number.parse::<f64>().map(|number| number as u64).map_err(Error::other)
+    }
+
+    /// Sends a request to a member, and returns its answer.
+    fn http(&self, member: usize, request: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.members[member].client))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(request.as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
     }
 
     /// The members that believe to lead: more than one, if a leader does not know that it was deposed.
@@ -378,6 +414,10 @@ impl Cluster for Etcd {
 
     fn ports(&self) -> Vec<u16> {
         self.members.iter().map(|member| member.client).collect()
+    }
+
+    fn id(&self, member: usize) -> Option<Pid> {
+        self.members[member].process.as_ref().map(Process::id)
     }
 
     fn signal(&self, member: usize, signal: Signal) {

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod etcd;
 pub mod peers;
 pub mod redis;
+pub mod strace;
 pub mod zookeeper;
 
 use std::ffi::OsStr;
@@ -27,6 +28,9 @@ pub trait Cluster {
 
     /// The number of the leader.
     fn leader(&self) -> Option<usize>;
+
+    /// The id of a server's process, if it runs.
+    fn id(&self, server: usize) -> Option<Pid>;
 
     /// Sends a signal to a server's process, if it runs.
     fn signal(&self, server: usize, signal: Signal);

@@ -4,7 +4,7 @@ use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
@@ -108,9 +108,30 @@ impl Redis {
     /// # Errors
     /// When it or a C compiler is not installed, or it does not start.
     pub fn start_with_clock() -> Result<Self> {
+        Self::start_clocked(&[])
+    }
+
+    /// Starts a server without persistence whose wall clock can be set, with these lines in the file of its
+    /// users. It reads them again when it is restarted. Needs Redis 6.2, before which `&*` is no rule.
+    ///
+    /// # Errors
+    /// When it or a C compiler is not installed, or it does not start.
+    pub fn start_with_users(users: &[&str]) -> Result<Self> {
+        Self::start_clocked(users)
+    }
+
+    /// Starts a server whose wall clock can be set. It has a file of users only if there are any.
+    fn start_clocked(users: &[&str]) -> Result<Self> {
         let (port, directory) = (free_port(), TempDir::new()?);
         let clock = Some(Clock::new(directory.path(), "server")?);
-        let arguments = vec!["--port".to_owned(), port.to_string()];
+        let mut arguments = vec!["--port".to_owned(), port.to_string()];
+        if !users.is_empty() {
+            let file = directory.path().join("users.acl");
+            let mut lines = vec!["user default on nopass ~* &* +@all"];
+            lines.extend(users);
+            std::fs::write(&file, lines.join("\n") + "\n")?;
+            arguments.extend(["--aclfile".to_owned(), file.display().to_string()]);
+        }
         let mut server = Redis { program: program(), process: None, port, arguments, clock, directory };
         server.resume_after_kill()?;
         Ok(server)
@@ -210,6 +231,10 @@ impl Cluster for Redis {
 
     fn leader(&self) -> Option<usize> {
         Some(0)
+    }
+
+    fn id(&self, _server: usize) -> Option<Pid> {
+        self.process.as_ref().map(Process::id)
     }
 
     fn signal(&self, _server: usize, signal: Signal) {

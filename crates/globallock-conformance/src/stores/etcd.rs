@@ -9,6 +9,8 @@ use rustix::process::Signal;
 use tokio::task::block_in_place;
 use tokio::time::sleep;
 
+use super::held::{Held, Parts, connect, hosts, takes_a_lock};
+use super::password::{FIRST, PasswordFile, USER};
 use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore, Trait};
 use crate::fixtures::patient;
 use crate::hostile::Hostile;
@@ -17,23 +19,27 @@ use crate::server::Cluster;
 use crate::server::etcd::{Etcd, ctl};
 use crate::store_under_test::StoreUnderTest;
 
-/// User and password of the owners at a cluster with users.
-const USER: &str = "owner:ownerpw";
-
 /// Where the claims are, by the plain address and by that of python-etcd3's layout.
 const PREFIXES: [(&str, &str); 2] = [("", "/locks/_glocks/"), ("interop", "/locks/interop/")];
 
+/// How often the password is changed in a row.
+const ROTATIONS: usize = 2;
+
 const REVOKE_LEASE: OwnFault = OwnFault::new("revoke_lease");
 const COMPACT: OwnFault = OwnFault::new("compact");
-const HANG_DISK: OwnFault = OwnFault { takes: 22, ..OwnFault::new("hang_disk") };
+const HANG_DISK: OwnFault = OwnFault { takes: 22, needs_tracing: true, ..OwnFault::new("hang_disk") };
+const ROTATE_PASSWORD: OwnFault = OwnFault { takes: 8, ..OwnFault::new("rotate_password") };
+const FULL: OwnFault = OwnFault { takes: 24, ..OwnFault::new("full") };
 
 pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "etcd",
         roles: &[Role::Suite, Role::Scenarios],
         servers: 1,
+        starts_in: 2,
+        install: super::nothing,
         traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
-        start: || Ok(Box::new(Servers { cluster: Etcd::start(1)?, user: "" })),
+        start: || Ok(Box::new(Servers { cluster: Etcd::start(1)?, login: None })),
         own_faults: &[],
         hostile,
     },
@@ -41,22 +47,32 @@ pub(super) const KINDS: &[StoreKind] = &[
         name: "etcd-1",
         roles: &[Role::Faults],
         servers: 1,
+        starts_in: 2,
+        install: super::nothing,
         traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || {
             let mut cluster = Etcd::start(1)?;
-            cluster.enable_auth(USER)?;
-            Ok(Box::new(Servers { cluster, user: USER }))
+            cluster.enable_auth(&format!("{USER}:{FIRST}"))?;
+            Ok(Box::new(Servers { cluster, login: Some(PasswordFile::new()?) }))
         },
-        own_faults: &[REVOKE_LEASE, COMPACT, OwnFault { takes: 6, ..OwnFault::new("tokens_end") }],
+        own_faults: &[
+            REVOKE_LEASE,
+            COMPACT,
+            FULL,
+            ROTATE_PASSWORD,
+            OwnFault { takes: 6, ..OwnFault::new("tokens_end") },
+        ],
         hostile,
     },
     StoreKind {
         name: "etcd-3",
         roles: &[Role::Suite, Role::Faults],
         servers: 3,
+        starts_in: 2,
+        install: super::nothing,
         traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
-        start: || Ok(Box::new(Servers { cluster: Etcd::start(3)?, user: "" })),
-        own_faults: &[REVOKE_LEASE, COMPACT, HANG_DISK],
+        start: || Ok(Box::new(Servers { cluster: Etcd::start(3)?, login: None })),
+        own_faults: &[REVOKE_LEASE, COMPACT, FULL, HANG_DISK],
         hostile,
     },
 ];
@@ -64,18 +80,18 @@ pub(super) const KINDS: &[StoreKind] = &[
 #[derive(Debug)]
 struct Servers {
     cluster: Etcd,
-    /// `user:password`, where the cluster has users.
-    user: &'static str,
+    /// Where the cluster has users.
+    login: Option<PasswordFile>,
 }
 
 #[async_trait]
 impl TestStore for Servers {
     fn url(&self) -> String {
-        self.cluster.url().replace("etcd://", &format!("etcd://{}", self.user()))
+        self.by(self.cluster.url().trim_start_matches("etcd://"))
     }
 
     fn url_by(&self, hosts: &[String]) -> String {
-        format!("etcd://{}{}", self.user(), hosts.join(","))
+        self.by(&hosts.join(","))
     }
 
     fn cluster(&mut self) -> Option<&mut dyn Cluster> {
@@ -100,7 +116,7 @@ impl TestStore for Servers {
         PREFIXES.iter().flat_map(|(_, prefix)| left(&self.cluster.endpoints(), prefix, name)).collect()
     }
 
-    async fn break_by(&mut self, fault: &OwnFault, draw: Draw, _proxies: &[Proxy]) -> Result<Outcome> {
+    async fn break_by(&mut self, fault: &OwnFault, draw: Draw, proxies: &[Proxy]) -> Result<Outcome> {
         Ok(match fault.name {
             "revoke_lease" => {
                 let leases = self.cluster.ctl(&["lease", "list"]);
@@ -118,14 +134,20 @@ impl TestStore for Servers {
                 Outcome::of(seen.contains("compacted"), seen)
             }
             "hang_disk" => self.hang_disk(draw).await?,
+            "full" => self.fill(draw, proxies).await?,
+            "rotate_password" => self.rotate_password(draw, proxies).await?,
             _ => {
                 let before = self.cluster.tokens(0)?;
                 block_in_place(|| self.cluster.invalidate_tokens())?;
                 let until = Instant::now() + draw.lease;
-                while self.cluster.tokens(0)? == before && Instant::now() < until {
-                    sleep(Duration::from_millis(10)).await;
+                // A member that does not answer has not told yet.
+                let given = || block_in_place(|| self.cluster.tokens(0)).map_or(0, |now| now - before);
+                let mut seen = given();
+                while seen == 0 && Instant::now() < until {
+                    sleep(Duration::from_millis(50)).await;
+                    seen = given();
                 }
-                let given = self.cluster.tokens(0)? - before;
+                let given = seen;
                 Outcome::of(given > 0, format!("{given} new tokens were requested"))
             }
         })
@@ -137,9 +159,68 @@ impl TestStore for Servers {
 }
 
 impl Servers {
-    /// The part of the address before the hosts.
-    fn user(&self) -> String {
-        if self.user.is_empty() { String::new() } else { format!("{}@", self.user) }
+    /// The address by these hosts.
+    fn by(&self, hosts: &str) -> String {
+        self.login.as_ref().map_or_else(|| format!("etcd://{hosts}"), |file| file.url("etcd", hosts))
+    }
+
+    /// Changes the password of the owners twice, and cuts their connections. The file has it a moment later
+    /// than the cluster.
+    async fn rotate_password(&mut self, draw: Draw, proxies: &[Proxy]) -> Result<Outcome> {
+        let url = self.url_by(&hosts(proxies));
+        let Servers { cluster, login: Some(file) } = self else { return Ok(Outcome::default()) };
+        let one = match connect(&url, draw.lease).await {
+            Ok(one) => one,
+            Err(error) => return Ok(Outcome::of(false, format!("no owner could log in before: {error}"))),
+        };
+        let (mut granted, mut refused) = (0, 0);
+        for _ in 0..ROTATIONS {
+            // From now on it has a token.
+            let mut has_token = takes_a_lock(&one).await;
+            let old = format!("{USER}:{}", file.password());
+            let new = file.choose_next();
+            block_in_place(|| cluster.change_password(USER, &new))?;
+            file.write()?;
+            proxies.iter().for_each(Proxy::cut);
+            // The change has ended all tokens, so who is granted a lock has logged in with the new password.
+            has_token &= takes_a_lock(&one).await;
+            granted += usize::from(has_token);
+            let mut get = ctl(&cluster.endpoints());
+            get.args(["--user", &old, "get", PREFIXES[0].1]);
+            let seen = block_in_place(|| get.output())?;
+            let seen = String::from_utf8_lossy(&seen.stderr).into_owned();
+            refused += usize::from(seen.contains("authentication failed"));
+            sleep(draw.short() / 2).await;
+        }
+        one.close().await;
+        let proof = format!(
+            "{refused} old passwords were refused; after {granted} changes an owner was granted a lock"
+        );
+        Ok(Outcome::of(refused == ROTATIONS && granted == ROTATIONS, proof))
+    }
+
+    /// Makes the cluster refuse what takes room for more than a lease, and then makes room as an operator
+    /// does. Meanwhile locks are held and waited for.
+    async fn fill(&self, draw: Draw, proxies: &[Proxy]) -> Result<Outcome> {
+        let mut held = match Held::take(&self.url_by(&hosts(proxies)), draw.lease).await {
+            Ok(held) => held,
+            Err(error) => return Ok(Outcome::of(false, format!("nothing was held: {error}"))),
+        };
+        let raised = block_in_place(|| self.cluster.raise_full(draw.choose(self.cluster.ports().len())))?;
+        let mut refused = Parts::of(draw.lease.mul_f64(1.2 + 0.8 * draw.length));
+        while !refused.are_over() {
+            let seen = block_in_place(|| self.cluster.ctl(&["put", "stranger", "x"]));
+            if seen.contains("database space exceeded") {
+                refused.see();
+            }
+            sleep(draw.lease / 20).await;
+        }
+        held.look();
+        block_in_place(|| self.cluster.make_room());
+        let (outlived, seen) = held.hand_over().await?;
+        let parts = refused.seen();
+        let proof = format!("alarm: {raised}; {parts:?} puts were refused in the parts of the time; {seen}");
+        Ok(Outcome::of(refused.all_seen() && outlived, proof))
     }
 
     /// Makes the leader's disk hang for longer than a lease, so that another leader lets leases expire.

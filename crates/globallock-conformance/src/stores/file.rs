@@ -16,6 +16,8 @@ pub(super) const KINDS: &[StoreKind] = &[StoreKind {
     name: "file",
     roles: &[Role::Suite, Role::Scenarios, Role::Faults],
     servers: 0,
+    starts_in: 0,
+    install: super::nothing,
     traits: &[Trait::BetweenProcesses],
     start: || Ok(Box::new(Directory(TempDir::new()?))),
     own_faults: &[OwnFault::new(FILES_GONE)],

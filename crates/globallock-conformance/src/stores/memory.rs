@@ -17,6 +17,8 @@ pub(super) const KINDS: &[StoreKind] = &[StoreKind {
     name: "memory",
     roles: &[Role::Suite, Role::Scenarios],
     servers: 0,
+    starts_in: 0,
+    install: super::nothing,
     traits: &[],
     start: || Ok(Box::new(InMemory::start()?)),
     own_faults: &[],

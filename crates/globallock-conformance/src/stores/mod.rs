@@ -5,12 +5,16 @@
 
 mod etcd;
 mod file;
+mod held;
 mod memory;
+mod password;
 mod redis;
+mod redis_tls;
 mod zookeeper;
 
 use std::fmt::Debug;
 use std::io::Result;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +36,10 @@ pub struct StoreKind {
     pub traits: &'static [Trait],
     /// How many servers it has.
     pub servers: usize,
+    /// About how long a server of it takes to start, in tenths of the lease of fault runs.
+    pub starts_in: u32,
+    /// Installs the tools of others that its tests need, where these are missing. That needs the internet.
+    pub install: fn() -> Result<()>,
     /// Starts it, empty.
     pub start: fn() -> Result<Box<dyn TestStore>>,
     /// The faults that only this kind of store can have. One that is listed more often happens more often.
@@ -102,13 +110,15 @@ pub struct OwnFault {
     pub takes: u32,
     /// The calm after it, in leases.
     pub calm_after: u32,
+    /// Whether it is made with a debugger's rights, which some machines do not give.
+    pub needs_tracing: bool,
 }
 
 impl OwnFault {
     /// A fault that is over soon.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        OwnFault { name, takes: 3, calm_after: 0 }
+        OwnFault { name, takes: 3, calm_after: 0, needs_tracing: false }
     }
 }
 
@@ -175,6 +185,14 @@ pub trait TestStore: Debug + Send + Sync {
     /// Its address by other hosts (`host:port`), one in front of each of its servers.
     fn url_by(&self, hosts: &[String]) -> String;
 
+    /// Prepares for owners that reach it by proxies at this address.
+    ///
+    /// # Errors
+    /// When the store cannot be prepared.
+    fn be_reached_at(&mut self, _address: IpAddr) -> Result<()> {
+        Ok(())
+    }
+
     /// Its servers, if it has any.
     fn cluster(&mut self) -> Option<&mut dyn Cluster> {
         None
@@ -216,12 +234,18 @@ pub trait TestStore: Debug + Send + Sync {
 
 /// All kinds of stores.
 pub fn kinds() -> impl Iterator<Item = &'static StoreKind> {
-    [memory::KINDS, file::KINDS, redis::KINDS, etcd::KINDS, zookeeper::KINDS].into_iter().flatten()
+    [memory::KINDS, file::KINDS, redis::KINDS, redis_tls::KINDS, etcd::KINDS, zookeeper::KINDS]
+        .into_iter()
+        .flatten()
 }
 
 /// The kinds that take part in these tests.
 pub fn kinds_with(role: Role) -> impl Iterator<Item = &'static StoreKind> {
     kinds().filter(move |kind| kind.has(role))
+}
+
+fn nothing() -> Result<()> {
+    Ok(())
 }
 
 fn none() -> Vec<(&'static str, Hostile)> {

@@ -2,11 +2,13 @@
 
 use std::io::Result;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tokio::time::sleep;
 
+use super::held::{Held, Parts, hosts};
+use super::password::{FIRST, PasswordFile, USER};
 use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore, Trait};
 use crate::fixtures::patient;
 use crate::hostile::Hostile;
@@ -16,12 +18,21 @@ use crate::server::{Cluster, wait_ready};
 use crate::store_under_test::StoreUnderTest;
 
 const PROMOTION: OwnFault = OwnFault::new("promotion");
+const ROTATE_PASSWORD: OwnFault = OwnFault { takes: 6, ..OwnFault::new("rotate_password") };
+const FULL: OwnFault = OwnFault { takes: 18, ..OwnFault::new("full") };
+/// How often the password is changed in a row.
+const ROTATIONS: usize = 2;
+/// By how much the limit of memory is lowered at a time until a small write is refused, in bytes, and how
+/// often at most. What a server uses changes with the buffers of its connections.
+const TIGHTER: (u64, u64) = (4096, 100);
 
 pub(super) const KINDS: &[StoreKind] = &[
     StoreKind {
         name: "redis",
         roles: &[Role::Suite, Role::Scenarios],
         servers: 1,
+        starts_in: 1,
+        install: super::nothing,
         traits: &[Trait::BetweenProcesses],
         start: || Ok(Box::new(Alone::start("")?)),
         own_faults: &[],
@@ -31,6 +42,8 @@ pub(super) const KINDS: &[StoreKind] = &[
         name: "redis-6",
         roles: &[Role::Suite],
         servers: 1,
+        starts_in: 1,
+        install: super::nothing,
         traits: &[Trait::BetweenProcesses],
         start: || Ok(Box::new(Alone::start("?commands=6")?)),
         own_faults: &[],
@@ -40,16 +53,20 @@ pub(super) const KINDS: &[StoreKind] = &[
         name: "redis",
         roles: &[Role::Faults],
         servers: 1,
+        starts_in: 1,
+        install: super::nothing,
         traits: &[Trait::BetweenProcesses],
-        start: || Ok(Box::new(Alone { server: Redis::start_with_clock()?, options: "" })),
+        start: || Ok(Box::new(Alone::start_with_login()?)),
         own_faults: &[
             OwnFault::new("flush_all"),
             OwnFault::new("script_flush"),
             OwnFault::new("kill_push"),
+            FULL,
+            ROTATE_PASSWORD,
             // If the store loses its token counter, the next token comes from the clock. So a fault that
             // loses the counter must wait until the clock shows the latest time again that it had shown
             // before it was mended: otherwise tokens would fall.
-            OwnFault { name: "clock_step", takes: 35, calm_after: 3 },
+            OwnFault { takes: 35, calm_after: 3, ..OwnFault::new("clock_step") },
         ],
         hostile,
     },
@@ -57,17 +74,20 @@ pub(super) const KINDS: &[StoreKind] = &[
         name: "redis-replica",
         roles: &[Role::Faults],
         servers: 1,
+        starts_in: 1,
+        install: super::nothing,
         traits: &[Trait::BetweenProcesses, Trait::Moves],
         start: || Ok(Box::new(Pair::start()?)),
-        own_faults: &[PROMOTION, PROMOTION, PROMOTION, PROMOTION],
+        own_faults: &[PROMOTION, PROMOTION, PROMOTION, PROMOTION, FULL],
         hostile,
     },
 ];
 
-/// One server. In fault runs its clock can be set.
+/// One server. In fault runs its clock can be set, and owners log in.
 #[derive(Debug)]
 struct Alone {
     server: Redis,
+    login: Option<PasswordFile>,
     /// The options of its address.
     options: &'static str,
 }
@@ -86,7 +106,7 @@ impl TestStore for Alone {
     }
 
     fn url_by(&self, hosts: &[String]) -> String {
-        url_by(hosts)
+        self.login.as_ref().map_or_else(|| url_by(hosts), |file| file.url("redis", &hosts.join(",")))
     }
 
     fn cluster(&mut self) -> Option<&mut dyn Cluster> {
@@ -109,7 +129,7 @@ impl TestStore for Alone {
         true
     }
 
-    async fn break_by(&mut self, fault: &OwnFault, draw: Draw, _proxies: &[Proxy]) -> Result<Outcome> {
+    async fn break_by(&mut self, fault: &OwnFault, draw: Draw, proxies: &[Proxy]) -> Result<Outcome> {
         Ok(match fault.name {
             "flush_all" => {
                 let before = self.server.cli(&["DBSIZE"]);
@@ -124,6 +144,8 @@ impl TestStore for Alone {
                 let killed = self.server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
                 Outcome::of(killed != "0", format!("{killed} connections killed"))
             }
+            "full" => full(&self.server, draw, &self.url_by(&hosts(proxies))).await?,
+            "rotate_password" => self.rotate_password(draw).await?,
             _ => self.step_clock(draw).await?,
         })
     }
@@ -135,7 +157,54 @@ impl TestStore for Alone {
 
 impl Alone {
     fn start(options: &'static str) -> Result<Self> {
-        Ok(Alone { server: Redis::start()?, options })
+        Ok(Alone { server: Redis::start()?, login: None, options })
+    }
+
+    fn start_with_login() -> Result<Self> {
+        let user = format!("user {USER} on >{FIRST} ~* &* +@all");
+        let server = Redis::start_with_users(&[&user])?;
+        Ok(Alone { server, login: Some(PasswordFile::new()?), options: "" })
+    }
+
+    /// Changes the password of the owners twice, and kills their connections, so that they log in again.
+    ///
+    /// Either both passwords are good for a moment, or the file has the new one a moment after the server.
+    async fn rotate_password(&mut self, draw: Draw) -> Result<Outcome> {
+        let Alone { server, login: Some(file), .. } = self else { return Ok(Outcome::default()) };
+        let set = |change: &str| server.cli(&["ACL", "SETUSER", USER, change]);
+        let logged_in = || {
+            let clients = server.cli(&["CLIENT", "LIST"]);
+            clients.lines().filter(|client| client.contains(&format!(" user={USER} "))).count()
+        };
+        let (mut killed, mut logins, mut refused) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..ROTATIONS {
+            let old = file.password();
+            let new = file.choose_next();
+            if draw.target.is_multiple_of(2) {
+                set(&format!(">{new}"));
+                file.write()?;
+                set(&format!("<{old}"));
+            } else {
+                server.cli(&["ACL", "SETUSER", USER, "resetpass", &format!(">{new}")]);
+                file.write()?;
+            }
+            // For when it is restarted.
+            server.cli(&["ACL", "SAVE"]);
+            killed.push(server.cli(&["CLIENT", "KILL", "USER", USER]));
+            let until = Instant::now() + draw.lease;
+            // All connections from before were killed, so who is there has logged in with the new password.
+            while logged_in() == 0 && Instant::now() < until {
+                sleep(Duration::from_millis(5)).await;
+            }
+            logins.push(logged_in());
+            let tried = server.cli(&["AUTH", USER, &old]);
+            refused += usize::from(tried.contains("WRONGPASS"));
+            sleep(draw.short() / 2).await;
+        }
+        let took_effect = refused == ROTATIONS && logins.iter().all(|logins| *logins > 0);
+        let proof =
+            format!("{refused} old passwords were refused; connections killed {killed:?}, new {logins:?}");
+        Ok(Outcome::of(took_effect, proof))
     }
 
     /// Sets the server's wall clock forward or back for a while, by up to three leases.
@@ -182,9 +251,28 @@ impl TestStore for Pair {
         left(self.primary.port(), name)
     }
 
+    async fn break_by(&mut self, fault: &OwnFault, draw: Draw, proxies: &[Proxy]) -> Result<Outcome> {
+        match fault.name {
+            "full" => full(&self.primary, draw, &self.url_by(&hosts(proxies))).await,
+            _ => self.promote(proxies).await,
+        }
+    }
+
+    fn read_message(&self) -> Option<ReadMessage> {
+        Some(read_message)
+    }
+}
+
+impl Pair {
+    fn start() -> Result<Self> {
+        let pair = Pair { primary: Redis::start()?, replica: Redis::start()? };
+        follow(&pair.replica, pair.primary.port())?;
+        Ok(pair)
+    }
+
     /// Cuts the replica off, kills the primary, and makes the replica the primary. The replica has missed the
     /// last writes by then.
-    async fn break_by(&mut self, _fault: &OwnFault, _draw: Draw, proxies: &[Proxy]) -> Result<Outcome> {
+    async fn promote(&mut self, proxies: &[Proxy]) -> Result<Outcome> {
         let Pair { primary, replica } = self;
         replica.cli(&["REPLICAOF", "127.0.0.1", "1"]);
         sleep(Duration::from_millis(100)).await;
@@ -205,18 +293,51 @@ impl TestStore for Pair {
         std::mem::swap(primary, replica);
         Ok(Outcome::that_forgets(missed > 0, format!("{missed} bytes had not been replicated")))
     }
-
-    fn read_message(&self) -> Option<ReadMessage> {
-        Some(read_message)
-    }
 }
 
-impl Pair {
-    fn start() -> Result<Self> {
-        let pair = Pair { primary: Redis::start()?, replica: Redis::start()? };
-        follow(&pair.replica, pair.primary.port())?;
-        Ok(pair)
+/// Fills a server's memory for more than a lease: to the brink, where each release makes room for a claim, or
+/// far beyond it. Meanwhile locks are held and waited for by `url`.
+async fn full(server: &Redis, draw: Draw, url: &str) -> Result<Outcome> {
+    let mut held = match Held::take(url, draw.lease).await {
+        Ok(held) => held,
+        Err(error) => return Ok(Outcome::of(false, format!("nothing was held: {error}"))),
+    };
+    let limit = |bytes: u64| server.cli(&["CONFIG", "SET", "maxmemory", &bytes.to_string()]);
+    // What a stranger writes is no longer than a claim.
+    let is_full = || server.cli(&["SET", "fill:stranger", "x"]).starts_with("OOM");
+    let is_brink = draw.target.is_multiple_of(2);
+    if !is_brink {
+        limit(1);
     }
+    let (mut asked, mut refused) = (0, Parts::of(draw.lease.mul_f64(1.2 + 0.8 * draw.length)));
+    while !refused.are_over() {
+        asked += 1;
+        let mut is_refused = is_full();
+        if is_brink && !is_refused {
+            let used = server.cli(&["INFO", "memory"]);
+            let used = used.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse().ok());
+            let used: u64 = used.unwrap_or(0);
+            is_refused = (0..TIGHTER.1).any(|step| {
+                limit(used.saturating_sub(step * TIGHTER.0).max(1));
+                is_full()
+            });
+        }
+        if is_refused {
+            refused.see();
+        }
+        sleep(draw.lease / 20).await;
+    }
+    held.look();
+    limit(0);
+    server.cli(&["DEL", "fill:stranger"]);
+    let (outlived, seen) = held.hand_over().await?;
+    let kind = if is_brink { "to the brink" } else { "far beyond it" };
+    let proof = format!(
+        "{kind}; of {asked} small writes of a stranger, {:?} were refused with OOM in the parts of the time; \
+         {seen}",
+        refused.seen()
+    );
+    Ok(Outcome::of(refused.all_seen() && outlived, proof))
 }
 
 fn follow(replica: &Redis, primary: u16) -> Result<()> {
@@ -250,14 +371,14 @@ fn keys(port: u16, name: &str) -> Vec<String> {
 
 /// The counter of fencing tokens may stay for some days, and the notices of evictions for an hour, but only
 /// with an expiry.
-fn left(port: u16, name: &str) -> Vec<String> {
+pub(super) fn left(port: u16, name: &str) -> Vec<String> {
     let may_stay = |key: &String| key.ends_with(":fence") || key.ends_with(":evicted");
     let expires = |key: &String| cli(port, &["TTL", key]) != "-1";
     keys(port, name).into_iter().filter(|key| !may_stay(key) || !expires(key)).collect()
 }
 
 /// A RESP3 value. It is a notification if it is a push of a message.
-fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
+pub(super) fn read_message(bytes: &[u8]) -> Option<(usize, bool)> {
     let end = value(bytes)?;
     Some((end, bytes.starts_with(b">") && bytes[..end].windows(9).any(|part| part == b"message\r\n")))
 }
@@ -278,7 +399,7 @@ fn value(bytes: &[u8]) -> Option<usize> {
     (0..parts).try_fold(line, |end, _| Some(end + value(&bytes[end..])?))
 }
 
-fn hostile() -> Vec<(&'static str, Hostile)> {
+pub(super) fn hostile() -> Vec<(&'static str, Hostile)> {
     let answers = |bytes: &[u8]| Hostile::Answers(vec![bytes.to_vec()]);
     vec![
         ("always OK", answers(b"+OK\r\n")),

@@ -11,8 +11,8 @@ use super::{Draw, Outcome, OwnFault, ReadMessage, Role, StoreKind, TestStore, Tr
 use crate::fixtures::patient;
 use crate::hostile::Hostile;
 use crate::proxy::Proxy;
-use crate::server::Cluster;
 use crate::server::zookeeper::{ZooKeeper, children, delete_children, end_session, sessions};
+use crate::server::{Cluster, peers};
 use crate::store_under_test::StoreUnderTest;
 
 /// The parents of the locks' nodes, by the plain address and by that of Curator's layout.
@@ -25,6 +25,8 @@ pub(super) const KINDS: &[StoreKind] = &[
         name: "zookeeper",
         roles: &[Role::Suite, Role::Scenarios],
         servers: 1,
+        starts_in: 10,
+        install: || peers::python().map(drop),
         traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || Ok(Box::new(Servers(ZooKeeper::start(1)?))),
         own_faults: &[],
@@ -34,6 +36,8 @@ pub(super) const KINDS: &[StoreKind] = &[
         name: "zookeeper-1",
         roles: &[Role::Faults],
         servers: 1,
+        starts_in: 10,
+        install: || peers::python().map(drop),
         traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases],
         start: || Ok(Box::new(Servers(ZooKeeper::start(1)?))),
         own_faults: &[SESSION_END],
@@ -43,6 +47,8 @@ pub(super) const KINDS: &[StoreKind] = &[
         name: "zookeeper-3",
         roles: &[Role::Suite, Role::Faults],
         servers: 3,
+        starts_in: 10,
+        install: || peers::python().map(drop),
         traits: &[Trait::BetweenProcesses, Trait::RepeatsReleases, Trait::ReadsLag],
         start: || Ok(Box::new(Servers(ZooKeeper::start(3)?))),
         own_faults: &[SESSION_END],

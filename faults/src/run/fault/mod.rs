@@ -7,7 +7,7 @@ mod servers;
 use std::io::Result;
 use std::time::Duration;
 
-use globallock_conformance::stores::{Draw, Outcome, OwnFault};
+use globallock_conformance::stores::{Draw, Outcome, OwnFault, StoreKind};
 
 use super::fleet::Fleet;
 use super::store::Store;
@@ -20,9 +20,11 @@ pub(in crate::run) enum FaultKind {
     OwnerStopShort,
     OwnerStopLong,
     OwnerClockStep,
+    OwnerSuspend,
     ServerKill,
     LeaderKill,
     ServerStop,
+    RestartStorm,
     Cut,
     HoldAnswers,
     HoldRequests,
@@ -44,17 +46,18 @@ impl FaultKind {
         }
     }
 
-    /// About how long it takes, in tenths of a lease.
-    pub(in crate::run) fn takes(self) -> u32 {
+    /// About how long it takes with a kind of store, in tenths of a lease.
+    pub(in crate::run) fn takes(self, store: &StoreKind) -> u32 {
         match self {
             FaultKind::Own(fault) => fault.takes,
             FaultKind::OwnerKill => 20,
-            FaultKind::OwnerStopLong | FaultKind::HoldBoth => 18,
+            FaultKind::OwnerStopLong | FaultKind::OwnerSuspend | FaultKind::HoldBoth => 18,
             FaultKind::ServerStop | FaultKind::LinkDown | FaultKind::NetworkDown | FaultKind::HoldAnswers => {
                 10
             }
             FaultKind::HoldRequests | FaultKind::Delay => 11,
-            FaultKind::ServerKill | FaultKind::LeaderKill => 12,
+            FaultKind::ServerKill | FaultKind::LeaderKill => 6 + store.starts_in,
+            FaultKind::RestartStorm => 3 * (3 + store.starts_in),
             _ => 3,
         }
     }
@@ -115,9 +118,11 @@ impl Fault {
             | FaultKind::OwnerStopShort
             | FaultKind::OwnerStopLong
             | FaultKind::OwnerClockStep => self.break_owner(fleet, &mut owner).await?,
+            FaultKind::OwnerSuspend => self.suspend_owner(fleet, &mut owner).await?,
             FaultKind::ServerKill | FaultKind::LeaderKill | FaultKind::ServerStop => {
                 self.break_server(store).await?
             }
+            FaultKind::RestartStorm => self.restart_again_and_again(store).await?,
             FaultKind::LinkDown | FaultKind::NetworkDown => self.take_down(fleet, &mut owner).await?,
             FaultKind::Cut
             | FaultKind::HoldAnswers

@@ -8,7 +8,7 @@ use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
@@ -217,6 +217,10 @@ impl Cluster for ZooKeeper {
 
     fn ports(&self) -> Vec<u16> {
         self.servers.iter().map(|server| server.plain).collect()
+    }
+
+    fn id(&self, server: usize) -> Option<Pid> {
+        self.servers[server].process.as_ref().map(Process::id)
     }
 
     fn signal(&self, server: usize, signal: Signal) {

@@ -54,7 +54,8 @@ impl Redis {
     pub fn start_node() -> Result<Self> {
         let start = || Self::start_with(&["--cluster-enabled", "yes"]);
         let serves = |node: &Redis| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:");
-        // Its second port is 10000 above the first, where clients of other servers may be. Then it ends again.
+        // Its second port is 10000 above the first, where clients of other servers may be. Then it ends
+        // again.
         let mut node = start();
         for _ in 0..9 {
             if node.as_ref().is_ok_and(serves) {

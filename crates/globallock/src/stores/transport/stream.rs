@@ -55,8 +55,8 @@ impl Stream {
         Poll::Ready(self.failed.take().map_or(Ok(()), Err))
     }
 
-    /// Passes on what came of a write. If the server has closed the connection, the last words come first, and
-    /// the runtime may not know yet that there are any.
+    /// Passes on what came of a write. If the server has closed the connection, the last words come first,
+    /// and the runtime may not know yet that there are any.
     fn written<T>(&mut self, written: io::Result<T>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         match written {
             Err(error) if is_closed(&error) => {

@@ -34,6 +34,9 @@ const NEXT: Duration = Duration::from_millis(250);
 pub(crate) struct Transport {
     tls: Option<Tls>,
     scheme: Arc<str>,
+    /// Whether the right servers speak HTTP. Then an answer in it, to what only others understand, tells
+    /// nothing: etcd answers so too.
+    is_http: bool,
     examined: Arc<Examined>,
 }
 
@@ -93,7 +96,8 @@ impl Transport {
     /// should be.
     pub(crate) fn new(address: &mut Address, protocols: &[&[u8]]) -> Result<Self> {
         let tls = address.has_tls().then(|| Tls::new(address, protocols)).transpose()?;
-        Ok(Transport { tls, scheme: address.scheme.as_str().into(), examined: Arc::default() })
+        let is_http = protocols.contains(&&b"h2"[..]);
+        Ok(Transport { tls, scheme: address.scheme.as_str().into(), is_http, examined: Arc::default() })
     }
 
     /// Connects to a server.
@@ -190,7 +194,9 @@ impl Transport {
 
     async fn other_found(&self, host: &str, port: u16) -> Option<Unreached> {
         let speech = speech_at(host, port).await?;
+        let is_in_http = matches!(speech, Some(Speech::Http | Speech::HttpUnavailable));
         match &self.tls {
+            None if self.is_http && is_in_http => None,
             None => self.told_by(speech?),
             Some(_) if speech == Some(Speech::Tls) => None,
             Some(_) => Some(self.refused(tls::wants_none(&self.scheme))),
@@ -349,6 +355,16 @@ mod tests {
             transport.closed_without_a_word("127.0.0.1", port, "Redis").await,
             Unreached::Away(_)
         ));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_http_as_it_should_is_no_other() {
+        let (port, _) = counting(b"HTTP/1.1 400 Bad Request\r\n").await;
+        let mut address = Address::parse(&format!("etcd://127.0.0.1:{port}")).unwrap();
+        let transport = Transport::new(&mut address, &[b"h2"]).unwrap();
+        let told = transport.closed_without_a_word("127.0.0.1", port, "etcd").await;
+        assert!(matches!(told, Unreached::Away(_)), "{told:?}");
+        assert_eq!(transport.silent("127.0.0.1", port).await, Unreached::Away(IN_TIME.to_owned()));
     }
 
     #[test]

@@ -11,12 +11,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Unreached;
-use super::heard::{Speech, speech};
 use crate::sync::{Instant, Mutex};
 
-/// One of these is answered by each of the servers that are used here, if it speaks without TLS. So may a web
-/// server that speaks TLS, to say that it does.
-const PLAIN: [&[u8]; 2] = [b"srvr\r\n\r\n", b"GET / HTTP/1.0\r\n\r\n"];
+/// One of these is answered by each of the servers that are used here, if it speaks without TLS.
+const PLAIN: [&[u8]; 2] = [b"GET / HTTP/1.0\r\n\r\n", b"srvr\r\n\r\n"];
 /// A record of TLS with a greeting that has no content.
 const BROKEN_OFF: &[u8] = &[0x16, 3, 1, 0, 4, 1, 0, 0, 0];
 /// How long a server may take to answer the questions about what it is, which are asked at once.
@@ -78,12 +76,17 @@ impl Examined {
     }
 }
 
-/// In which protocol the server at a port speaks, if it answers any question: TLS if it answers that. Each
-/// question has a connection of its own, because a server closes the connection after what it does not
-/// understand.
-pub(super) async fn speech_at(host: &str, port: u16) -> Option<Option<Speech>> {
+/// What the server at a port answers first, if it answers any question: the one by TLS goes before those
+/// without. Each question has a connection of its own, because a server closes the connection after what it
+/// does not understand.
+pub(super) async fn first_answer_at(host: &str, port: u16) -> Option<Vec<u8>> {
     let answers = join_all([BROKEN_OFF, PLAIN[0], PLAIN[1]].map(|question| answer_at(host, port, question)));
-    Some(speech(&answers.await.into_iter().flatten().next()?))
+    answers.await.into_iter().flatten().next()
+}
+
+/// Whether this may be how a web server with TLS answers to HTTP without it.
+pub(super) fn may_ask_for_tls(answer: &[u8]) -> bool {
+    answer.starts_with(b"HTTP/1.") && answer.get(8..12) == Some(b" 400")
 }
 
 async fn answer_at(host: &str, port: u16, question: &[u8]) -> Option<Vec<u8>> {

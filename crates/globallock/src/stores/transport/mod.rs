@@ -17,7 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::sleep;
 
-use self::examined::{Examined, speech_at};
+use self::examined::{Examined, first_answer_at, may_ask_for_tls};
 pub(crate) use self::heard::{Heard, Speech};
 pub(crate) use self::stream::Stream;
 use self::tls::Tls;
@@ -193,12 +193,13 @@ impl Transport {
     }
 
     async fn other_found(&self, host: &str, port: u16) -> Option<Unreached> {
-        let speech = speech_at(host, port).await?;
+        let answer = first_answer_at(host, port).await?;
+        let speech = heard::speech(&answer);
         let is_in_http = matches!(speech, Some(Speech::Http | Speech::HttpUnavailable));
         match &self.tls {
             None if self.is_http && is_in_http => None,
             None => self.told_by(speech?),
-            Some(_) if speech == Some(Speech::Tls) => None,
+            Some(_) if speech == Some(Speech::Tls) || may_ask_for_tls(&answer) => None,
             Some(_) => Some(self.refused(tls::wants_none(&self.scheme))),
         }
     }
@@ -365,6 +366,14 @@ mod tests {
         let told = transport.closed_without_a_word("127.0.0.1", port, "etcd").await;
         assert!(matches!(told, Unreached::Away(_)), "{told:?}");
         assert_eq!(transport.silent("127.0.0.1", port).await, Unreached::Away(IN_TIME.to_owned()));
+    }
+
+    #[test]
+    fn a_web_server_that_refuses_http_without_tls_may_speak_tls() {
+        assert!(may_ask_for_tls(b"HTTP/1.0 400 Bad"));
+        for other in [&b"HTTP/1.0 404 Not"[..], b"HTTP/1.1 200 OK\r", b"-ERR unknown com", b"HTTP/1."] {
+            assert!(!may_ask_for_tls(other), "{other:?}");
+        }
     }
 
     #[test]

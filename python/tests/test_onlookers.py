@@ -146,7 +146,7 @@ def test_a_watch_goes_on_after_a_store_that_does_not_answer():
     with pytest.raises(StoreUnavailable):
         lockman.list()
     with pytest.raises(StoreUnavailable):
-        lockman.evict("a", "b")
+        lockman.evict("a", "0" * 32)
 
     async def main():
         async with lockman.aio.watch(every=EVERY) as changes:

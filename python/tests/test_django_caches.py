@@ -7,7 +7,7 @@ from conftest import ends, run, server
 
 PASSWORD = "p@ss:/%"
 LOCKS = """
-import json, sys
+import json, sys, time
 from django.conf import settings
 settings.configure(
     CACHES={
@@ -27,6 +27,9 @@ from globallock.django import get_default_global_lock_manager
 from globallock.django_redis_global_lock import cache_pool
 import redis
 caches["other"].set("a", 1)
+until = time.monotonic() + 30
+while caches["other"].get("a") is None and time.monotonic() < until:  # a replica is read, which is behind
+    time.sleep(0.01)
 client = redis.Redis(connection_pool=cache_pool("other"))
 with get_default_global_lock_manager().lock("x", timeout=60) as lock:
     # The same server and the same database: redis-py's lock of the name is excluded there.

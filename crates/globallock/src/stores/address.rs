@@ -229,6 +229,12 @@ pub(crate) fn without_secret(text: &str) -> String {
     }
 }
 
+/// A host and a port, as in an address.
+#[cfg(any(feature = "etcd", feature = "redis"))]
+pub(crate) fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// A text of somebody else's, without the characters that control a terminal.
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]
 pub(crate) fn printable(text: &str) -> String {

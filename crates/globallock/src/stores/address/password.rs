@@ -45,6 +45,15 @@ enum Source {
     Command(Vec<String>),
 }
 
+/// Why a login is not possible now.
+#[derive(Debug)]
+pub(crate) struct NoLogin {
+    pub(crate) why: String,
+    /// Whether it may be possible later though nobody changes anything here: whoever changes passwords has
+    /// not done it everywhere yet.
+    pub(crate) may_heal: bool,
+}
+
 impl Password {
     fn new(source: Source, option: String) -> Self {
         Password { source, option, was_accepted: AtomicBool::new(false) }
@@ -87,6 +96,28 @@ impl Password {
         }
     }
 
+    /// The same, for a login.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    ///
+    /// # Cancel safety
+    /// A command that runs is killed.
+    pub(crate) async fn read_for_login(&self, limit: Duration) -> Result<String, NoLogin> {
+        match self.read(limit).await {
+            Ok(password) => Ok(password),
+            Err(why) => Err(NoLogin { why, may_heal: self.may_change(None, limit).await }),
+        }
+    }
+
+    /// What it means that the store has refused this password.
+    ///
+    /// # Cancel safety
+    /// A command that runs is killed.
+    pub(crate) async fn refused(&self, used: &str, limit: Duration) -> NoLogin {
+        NoLogin { why: self.wrong(), may_heal: self.may_change(Some(used), limit).await }
+    }
+
     /// Notes that the store has accepted it.
     pub(crate) fn accepted(&self) {
         self.was_accepted.store(true, Ordering::Relaxed);
@@ -94,7 +125,7 @@ impl Password {
 
     /// Whether a login that failed with this password, or because none could be read, may succeed later
     /// though nobody changes anything here: whoever changes passwords has not done it everywhere yet.
-    pub(crate) async fn may_change(&self, used: Option<&str>, limit: Duration) -> bool {
+    async fn may_change(&self, used: Option<&str>, limit: Duration) -> bool {
         if let Source::Given(_) = self.source {
             return false;
         }
@@ -106,7 +137,7 @@ impl Password {
     }
 
     /// What to tell of a login that the store has refused.
-    pub(crate) fn wrong(&self) -> String {
+    fn wrong(&self) -> String {
         let option = &self.option;
         let place = match self.source {
             Source::Given(_) if option.is_empty() => "in the address".to_owned(),

@@ -8,8 +8,8 @@ use super::keys::{self, QueueEntry};
 use super::messages::KeyValue;
 use super::server::Server;
 use crate::error::Result;
-use crate::stores::address::Address;
 use crate::stores::address::password::Password;
+use crate::stores::address::{Address, authority};
 use crate::stores::transport::Transport;
 
 const OPTIONS: &[&str] = &["prefix", "timeout", "interop", "password_file", "password_command"];
@@ -52,9 +52,8 @@ impl Config {
             return Err(address.wrong("it needs hosts and no path, such as etcd://h1:2379,h2,h3"));
         }
         let servers = address.hosts.iter().map(|(host, port)| {
-            let named = if host.contains(':') { format!("[{host}]") } else { host.clone() };
             let port = port.unwrap_or(2379);
-            let uri = |scheme: &str| format!("{scheme}://{named}:{port}");
+            let uri = |scheme: &str| format!("{scheme}://{}", authority(host, port));
             // The connection is made here, and with it TLS, so that tonic is to make none of its own.
             let endpoint =
                 Endpoint::from_shared(uri("http")).map_err(|error| address.wrong(error.to_string()))?;

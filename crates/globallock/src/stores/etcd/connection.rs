@@ -27,6 +27,7 @@ use crate::backend::StoreNoticeKind;
 use crate::error::{Error, Result};
 use crate::stores::address::printable;
 use crate::stores::notices::StoreNotices;
+use crate::stores::transport::causes;
 use crate::sync::{Instant, timeout_at};
 
 /// The pause before all members are tried again: during an election, for example, none of them answers.
@@ -298,7 +299,7 @@ impl Connection {
     /// Turns a failed request into the error that the user sees.
     pub(super) fn error(&self, status: Status) -> Error {
         let store = &self.config.shown;
-        let message = match std::error::Error::source(&status).map(cause) {
+        let message = match causes(&status).skip(1).last().map(ToString::to_string) {
             Some(cause) if !status.message().contains(&cause) => {
                 format!("{}: {}", printable(status.message()), printable(&cause))
             }
@@ -385,13 +386,4 @@ fn is_out_of_space(status: &Status) -> bool {
 /// What the cluster answered, as the cause of an error.
 fn status(error: &Error) -> Option<&Status> {
     std::error::Error::source(error).and_then(|source| source.downcast_ref::<Status>())
-}
-
-/// The innermost cause of an error: what the operating system or TLS reported.
-fn cause(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

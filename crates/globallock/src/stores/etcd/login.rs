@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use super::connection::{Connection, has_no_answer};
 use super::messages::{AuthenticateRequest, AuthenticateResponse};
 use super::server::Failures;
+use crate::stores::address::password::NoLogin;
 use crate::sync::{Instant, Mutex, timeout_at};
 
 /// The token of a user.
@@ -62,19 +63,14 @@ impl Connection {
         let Some((name, source)) = &self.config().login else {
             return Ok(());
         };
-        let password = match source.read(self.config().timeout).await {
-            Ok(password) => password,
-            Err(why) if source.may_change(None, self.config().timeout).await => {
-                return Err(Status::unavailable(why));
-            }
-            Err(why) => return Err(refused(why)),
-        };
+        let limit = self.config().timeout;
+        let password = source.read_for_login(limit).await.map_err(no_login)?;
         let mut failures = Failures::of(self.config().servers.len());
         for _ in 0..self.config().servers.len() {
             let member = self.member.load(Ordering::Relaxed);
             let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
-            let limit = Instant::now() + self.per_member();
-            let answer = timeout_at(limit, self.once(member, request, None)).await;
+            let give_up = Instant::now() + self.per_member();
+            let answer = timeout_at(give_up, self.once(member, request, None)).await;
             match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time"))) {
                 Ok(AuthenticateResponse { token }) => {
                     let token = token.parse().map_err(|_| Status::internal("its token is not text"))?;
@@ -88,9 +84,7 @@ impl Connection {
                     return Ok(());
                 }
                 Err(status) if status.message().contains("authentication failed") => {
-                    let may_heal = source.may_change(Some(&password), self.config().timeout).await;
-                    let why = source.wrong();
-                    return Err(if may_heal { Status::unavailable(why) } else { refused(why) });
+                    return Err(no_login(source.refused(&password, limit).await));
                 }
                 Err(status) if !has_no_answer(&status) => return Err(status),
                 Err(status) => failures.add(member, status),
@@ -123,7 +117,10 @@ impl Connection {
 #[error("{0}")]
 struct Refused(String);
 
-fn refused(why: String) -> Status {
+fn no_login(NoLogin { why, may_heal }: NoLogin) -> Status {
+    if may_heal {
+        return Status::unavailable(why);
+    }
     let mut status = Status::unauthenticated(&why);
     status.set_source(Arc::new(Refused(why)));
     status

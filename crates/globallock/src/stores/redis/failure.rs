@@ -3,6 +3,7 @@
 use redis::{ErrorKind, RedisError, Value};
 
 use crate::error::Error;
+use crate::stores::address::password::NoLogin;
 use crate::stores::address::printable;
 
 /// The least rights that a user of the store needs, as ACL SETUSER takes them.
@@ -65,10 +66,10 @@ impl Failure {
         self.reason == unknown("HELLO")
     }
 
-    /// The same failure of a login, told in these words, that may heal or not.
-    pub(super) fn of_login(self, reason: String, may_heal: bool) -> Self {
+    /// The same failure of a login, which is told so.
+    pub(super) fn of_login(self, NoLogin { why, may_heal }: NoLogin) -> Self {
         let kind = if may_heal { Kind::NotNow } else { Kind::PermissionDenied };
-        Failure { kind, reason, ..self }
+        Failure { kind, reason: why, ..self }
     }
 
     /// The same failure, met at a sentinel.

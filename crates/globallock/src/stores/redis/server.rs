@@ -15,6 +15,8 @@ use tokio::time::timeout;
 use super::config::{Config, Login, Place, Sentinels, Target};
 use super::facts;
 use super::failure::{Failure, Kind};
+use crate::stores::address::authority;
+use crate::stores::address::password::NoLogin;
 use crate::stores::transport::{Heard, IN_TIME, Transport, Unreached};
 
 /// What an answer in RESP3 begins with.
@@ -104,7 +106,7 @@ impl Config {
             let known: Value = asked.query_async(&mut opened.connection).await?;
             primary_in(known)
         };
-        named.await.map_err(|failure: Failure| failure.of_sentinel(&shown(host, *port)))
+        named.await.map_err(|failure: Failure| failure.of_sentinel(&authority(host, *port)))
     }
 
     /// Connects to one server and logs in, with the password as it is now.
@@ -206,11 +208,6 @@ async fn refusal(transport: &Transport, place: &Place, error: RedisError, heard:
     }
 }
 
-/// A host and a port, as in an address.
-fn shown(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
 /// A login with the password as it is now, if there is one.
 struct LoginNow<'a> {
     login: &'a Login,
@@ -221,10 +218,10 @@ impl Login {
     /// Reads the password, if there is one. A server would not wait for that, so it comes first.
     async fn read(&self, limit: Duration) -> Result<LoginNow<'_>, Failure> {
         let Some(password) = &self.password else { return Ok(LoginNow { login: self, password: None }) };
-        match password.read(limit).await {
+        match password.read_for_login(limit).await {
             Ok(read) => Ok(LoginNow { login: self, password: Some(read) }),
-            Err(why) if password.may_change(None, limit).await => Err(Failure::new(Kind::NotNow, why)),
-            Err(why) => Err(Failure::new(Kind::PermissionDenied, why)),
+            Err(NoLogin { why, may_heal: true }) => Err(Failure::new(Kind::NotNow, why)),
+            Err(NoLogin { why, may_heal: false }) => Err(Failure::new(Kind::PermissionDenied, why)),
         }
     }
 
@@ -236,10 +233,9 @@ impl Login {
 
     /// What a failed login with this password means, which may be another one now.
     async fn judged(&self, failure: Failure, used: Option<&str>, limit: Duration) -> Failure {
-        match &self.password {
-            Some(password) if failure.is_wrong_login() => {
-                let may_heal = password.may_change(used, limit).await;
-                failure.of_login(password.wrong(), may_heal)
+        match (&self.password, used) {
+            (Some(password), Some(used)) if failure.is_wrong_login() => {
+                failure.of_login(password.refused(used, limit).await)
             }
             _ => failure,
         }

@@ -7,7 +7,6 @@ mod stream;
 pub(crate) mod tls;
 
 use std::error::Error as StdError;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -59,10 +59,13 @@ impl Stream {
     /// and the runtime may not know yet that there are any.
     fn written<T>(&mut self, written: io::Result<T>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         match written {
-            Err(error) if is_closed(&error) => {
-                self.failed = Some(error);
-                self.fails(context).map(|failed| Err(failed.err().unwrap_or_else(closed)))
-            }
+            Err(error) if is_closed(&error) => match self.read_last_words(context) {
+                Poll::Ready(()) => Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.failed = Some(error);
+                    Poll::Pending
+                }
+            },
             written => Poll::Ready(written),
         }
     }
@@ -72,10 +75,6 @@ impl Stream {
 fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
-}
-
-fn closed() -> io::Error {
-    io::ErrorKind::BrokenPipe.into()
 }
 
 impl AsyncRead for Stream {

@@ -9,6 +9,7 @@ use super::config::{Config, Login, Scheme};
 use super::failure::{Failure, Outcome};
 use super::login::respond_to;
 use super::wire::{AUTH_XID, ErrorCode, Malformed, Reader, Request, Writer, take_frame};
+use crate::stores::address::password::NoLogin;
 use crate::stores::transport::{Stream, Unreached};
 
 /// What is told of a server that has closed the connection.
@@ -230,10 +231,10 @@ pub(super) struct LoginNow<'a> {
 impl Login {
     /// Reads the password. A server would not wait for that, so it comes first.
     pub(super) async fn read(&self, limit: Duration) -> Result<LoginNow<'_>, Failure> {
-        match self.password.read(limit).await {
+        match self.password.read_for_login(limit).await {
             Ok(password) => Ok(LoginNow { login: self, password }),
-            Err(why) if self.password.may_change(None, limit).await => Err(Failure::Lost(why)),
-            Err(why) => Err(Failure::Denied(why)),
+            Err(NoLogin { why, may_heal: true }) => Err(Failure::Lost(why)),
+            Err(NoLogin { why, may_heal: false }) => Err(Failure::Denied(why)),
         }
     }
 }
@@ -241,9 +242,9 @@ impl Login {
 impl LoginNow<'_> {
     /// What it means that the servers have refused it: there may be another password now.
     async fn judged(&self, limit: Duration) -> Failure {
-        match self.login.password.may_change(Some(&self.password), limit).await {
-            true => Failure::Lost(self.login.password.wrong()),
-            false => Failure::Refused(ErrorCode::AUTH_FAILED),
+        match self.login.password.refused(&self.password, limit).await {
+            NoLogin { why, may_heal: true } => Failure::Lost(why),
+            NoLogin { .. } => Failure::Refused(ErrorCode::AUTH_FAILED),
         }
     }
 }

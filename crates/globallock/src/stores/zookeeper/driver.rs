@@ -320,18 +320,18 @@ pub(super) async fn connect_any(
         Some(login) => Some(login.read(config.timeout).await?),
         None => None,
     };
-    let (mut lost, mut unfit) = (None, None);
+    let (mut lost, mut refused) = (None, None);
     for host in turns(random[0].into(), config.hosts.len()) {
         match Connection::open(config, &config.hosts[host], login.as_ref(), credentials).await {
             Ok(connection) => return Ok((connection, host)),
             Err(Failure::Lost(reason)) => lost = Some(reason),
-            Err(Failure::Unfit(reason)) => unfit = Some(reason),
+            Err(Failure::FailedPrecondition(reason)) => refused = Some(reason),
             Err(other) => return Err(other),
         }
     }
     // Another server may serve later. But what somebody has to change is told first.
-    Err(match (lost, unfit) {
-        (None, Some(reason)) => Failure::Unfit(reason),
+    Err(match (lost, refused) {
+        (None, Some(reason)) => Failure::FailedPrecondition(reason),
         (Some(_), Some(reason)) | (Some(reason), None) => Failure::Lost(reason),
         (None, None) => Failure::Lost("no server".to_owned()),
     })

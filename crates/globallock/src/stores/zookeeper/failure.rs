@@ -13,7 +13,7 @@ pub(super) enum Failure {
     /// The connection was lost or could not be made: the request may have been carried out.
     Lost(String),
     /// No connection can be used before somebody has changed something.
-    Unfit(String),
+    FailedPrecondition(String),
     /// The user cannot log in before somebody has changed something.
     Denied(String),
     /// The server refused it.
@@ -25,7 +25,9 @@ pub(super) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Lost(reason) | Failure::Unfit(reason) | Failure::Denied(reason) => f.write_str(reason),
+            Failure::Lost(reason) | Failure::FailedPrecondition(reason) | Failure::Denied(reason) => {
+                f.write_str(reason)
+            }
             Failure::Refused(ErrorCode(code)) => write!(f, "the server refused it with error {code}"),
             Failure::Expired => f.write_str("the session has expired"),
         }
@@ -35,7 +37,7 @@ impl fmt::Display for Failure {
 impl Failure {
     pub(super) fn unreached(unreached: Unreached) -> Self {
         match unreached {
-            Unreached::Refused(reason) => Failure::Unfit(reason),
+            Unreached::Refused(reason) => Failure::FailedPrecondition(reason),
             other => Failure::Lost(other.reason().to_owned()),
         }
     }
@@ -55,7 +57,7 @@ impl Config {
         let store = &self.shown;
         let code = match failure {
             Failure::Lost(reason) => return Error::unavailable(store, reason),
-            Failure::Unfit(reason) => return Error::failed_precondition(store, reason),
+            Failure::FailedPrecondition(reason) => return Error::failed_precondition(store, reason),
             Failure::Denied(reason) => return Error::permission_denied(store, reason),
             Failure::Expired => return Error::unavailable(store, "the session has expired"),
             Failure::Refused(code) => code,

@@ -173,6 +173,7 @@ impl Transport {
     ///
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
+    #[cfg(any(feature = "etcd", feature = "redis", test))]
     pub(crate) async fn closed_without_a_word(&self, host: &str, port: u16, kind: &str) -> Unreached {
         let other = self.other_at(host, port).await;
         other.unwrap_or_else(|| {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use globallock::{LockManager, ManagerOptions, Options};
+use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::proxy::{Flow, Proxy};
 use globallock_conformance::server::Cluster;
@@ -19,20 +21,25 @@ async fn a_lease_counts_from_before_the_request_that_confirmed_it() {
     let proxy = Proxy::start(ensemble.port(0)).await.unwrap();
     let lease = Duration::from_secs(8);
     let url = format!("zookeeper://127.0.0.1:{}?timeout=5s", proxy.port());
-    let owner = connect_for(&url, lease).await.unwrap();
-    // This creates the session and the lock's node.
-    owner.mutex("a").acquire().await.unwrap().release().await.unwrap();
     proxy.answers(Flow::Delay(delay));
+    let locks = Options::new().lease(lease);
+    let owner = LockManager::connect_lazy(&url, ManagerOptions::new().locks(locks)).unwrap();
     let asked = Instant::now();
     let guard = owner.mutex("a").acquire().await.unwrap();
-    // The answer took this long. An owner relies on three quarters of the session's timeout.
-    let relied_on = |answered: Instant| answered - delay + lease * 3 / 4;
+    // The session, the lock's node and the claim's node are created, one after the other.
+    let latest = Instant::now() - delay * 3 + lease;
     let end = Instant::now() + guard.remaining().unwrap();
-    assert!(end <= relied_on(Instant::now()), "the grant counts from its answer");
-    assert!(end + lease / 10 >= asked + lease * 3 / 4, "it counts for as long as it can");
+    assert!(end <= latest, "the session counts from its answer");
+    assert!(end + lease / 10 >= asked + lease, "it counts for as long as it can");
+    // What was requested a third of the timeout before a renewal is known to the leader by then.
+    let since = Instant::now();
+    eventually("a third goes by", async || since.elapsed() > lease / 3).await;
+    let asked = Instant::now();
     assert!(guard.renew().await.unwrap());
+    let latest = Instant::now() - delay - lease / 3 + lease;
     let renewed = Instant::now() + guard.remaining().unwrap();
-    assert!(renewed <= relied_on(Instant::now()), "the renewal counts from its answer");
+    assert!(renewed <= latest, "the renewal counts from its answer");
+    assert!(renewed + lease / 4 + lease / 10 >= asked - lease / 3 + lease, "it counts for as long as it can");
     assert!(renewed > end);
     assert!(proxy.held() > 0);
 }

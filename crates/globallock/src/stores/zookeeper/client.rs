@@ -103,6 +103,12 @@ impl Session {
         })
     }
 
+    /// A transaction that changes nothing: it is answered when a majority has written it down, and then what
+    /// is read after it is no older.
+    pub(super) fn confirm(&self) -> Pending<'_, ()> {
+        self.request(Request::multi(&[Request::check("/")]), |outcome| outcome.map(drop))
+    }
+
     /// The names of a node's children: none if there is no such node.
     pub(super) fn children(&self, path: &str) -> Pending<'_, Vec<String>> {
         self.request(Request::read(OpCode::GetChildren, path, false), children)

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::config::{Config, Login, Scheme};
 use super::failure::{Failure, Outcome};
 use super::login::respond_to;
-use super::wire::{AUTH_XID, ErrorCode, Malformed, Reader, Request, Writer, take_frame};
+use super::wire::{AUTH_XID, ErrorCode, Malformed, OpCode, Reader, Request, Writer, take_frame};
 use crate::stores::address::password::NoLogin;
 use crate::stores::transport::{Stream, Unreached};
 
@@ -195,6 +195,15 @@ impl Connection {
         match written.await {
             Ok(written) => Ok(written?),
             Err(_) => Err(Failure::Lost("it accepts no more requests".to_owned())),
+        }
+    }
+
+    /// Closes the session, and the servers delete its nodes at once.
+    pub(super) async fn close_session(&mut self, xid: i32) {
+        if self.send(xid, &Request::bare(OpCode::CloseSession)).await.is_ok() {
+            // Read until the server closes the connection. If it were dropped with unread bytes, TCP would
+            // reset it, and the request could be lost.
+            let _ = timeout(self.limit, async { while self.frame().await.is_ok() {} }).await;
         }
     }
 

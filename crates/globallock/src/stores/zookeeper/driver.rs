@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::config::Config;
 use super::connection::{Answer, Connection, SessionCredentials};
 use super::failure::Failure;
+use super::signs::Signs;
 use super::state::{QueuedRequest, State, is_confirmed_by};
 use super::wire::{AUTH_XID, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::backend::{StoreNotice, StoreNoticeKind};
@@ -32,6 +33,7 @@ pub(super) struct Driver {
     /// Requests that a lost connection left without an answer, to be written first on the next one.
     resend: VecDeque<QueuedRequest>,
     last_xid: i32,
+    signs: Signs,
     last_written: Instant,
     last_received: Instant,
     /// When the ping was sent that has no answer yet.
@@ -46,6 +48,7 @@ struct InFlight {
 }
 
 impl Driver {
+    /// The driver of a session that was created by a request of this moment.
     pub(super) fn new(
         config: Arc<Config>,
         state: Arc<State>,
@@ -53,6 +56,7 @@ impl Driver {
         host: usize,
         requests: mpsc::UnboundedReceiver<QueuedRequest>,
     ) -> Self {
+        let created = state.facts().counted_from;
         Driver {
             config,
             state,
@@ -62,6 +66,7 @@ impl Driver {
             in_flight: VecDeque::new(),
             resend: VecDeque::new(),
             last_xid: 0,
+            signs: Signs::new(created),
             last_written: Instant::now(),
             last_received: Instant::now(),
             ping_sent: None,
@@ -112,7 +117,7 @@ impl Driver {
                     Some(queued) => self.write(connection, queued).await?,
                     None if self.state.is_left_to_expire => return Ok(()),
                     None => {
-                        self.close(connection).await;
+                        connection.close_session(self.next_xid()).await;
                         return Ok(());
                     }
                 },
@@ -144,13 +149,16 @@ impl Driver {
     /// When a ping has to be sent to keep the session alive.
     ///
     /// `None`: owners have stopped renewing, so do not ping; let the session expire. Owners have stopped if
-    /// the last write already keeps the session alive for longer than any owner of a claim has asked for.
+    /// the last write already keeps the session alive for longer than any owner of a claim has asked for. A
+    /// ping may add a quarter of the timeout to that. Without it, a waiter that renews every third of its
+    /// lease would have no sign of life that is young and yet known to the leader.
     fn ping_due(&self) -> Option<Instant> {
         let facts = self.state.facts();
-        if facts.claims > 0 && facts.keep_alive_until < self.last_written + facts.timeout {
+        let pause = facts.timeout / 4;
+        if facts.claims > 0 && facts.keep_alive_until + pause < self.last_written + facts.timeout {
             return None;
         }
-        Some(self.last_written + facts.timeout / 3)
+        Some(self.last_written + pause)
     }
 
     /// When to check again what is due.
@@ -201,7 +209,9 @@ impl Driver {
                 return Ok(());
             }
             PING_XID => {
-                self.ping_sent = None;
+                if let Some(sent) = self.ping_sent.take() {
+                    self.signs.answered(sent, self.last_received, self.credentials.timeout);
+                }
                 return Ok(());
             }
             AUTH_XID => return answer.result().map(drop),
@@ -212,10 +222,13 @@ impl Driver {
             return Err(Failure::Lost("it answered a request that was not sent".to_owned()));
         };
         let result = answer.result();
-        let QueuedRequest { request, requested_at, answer } = in_flight.queued;
+        let InFlight { queued: QueuedRequest { request, answer }, written_at, .. } = in_flight;
+        let timeout = self.credentials.timeout;
         if is_confirmed_by(request.code, &result) {
-            let mut facts = self.state.facts();
-            facts.confirmed_at = facts.confirmed_at.max(requested_at);
+            self.state.facts().counted_from = self.signs.confirmed(written_at, timeout);
+        }
+        if matches!(result, Ok(_) | Err(Failure::Refused(_))) {
+            self.signs.answered(written_at, self.last_received, timeout);
         }
         let failure =
             result.as_ref().err().filter(|failure| !matches!(failure, Failure::Refused(_))).cloned();
@@ -235,18 +248,6 @@ impl Driver {
         }
     }
 
-    /// Closes the session, and the servers delete its nodes at once.
-    async fn close(&mut self, connection: &mut Connection) {
-        if connection.send(self.next_xid(), &Request::bare(OpCode::CloseSession)).await.is_ok() {
-            // Read until the server closes the connection. If it were dropped with unread bytes, TCP would
-            // reset it, and the request could be lost.
-            let _ = tokio::time::timeout(self.config.timeout, async {
-                while connection.frame().await.is_ok() {}
-            })
-            .await;
-        }
-    }
-
     /// Handles the requests without an answer, which may or may not have been carried out.
     ///
     /// Requests that may be repeated safely are kept for the next connection. The others fail.
@@ -254,7 +255,7 @@ impl Driver {
         self.ping_sent = None;
         self.state.wake_all_waiters(|facts| facts.reconnects += 1);
         for InFlight { queued, .. } in self.in_flight.drain(..) {
-            if queued.request.code.may_be_repeated() {
+            if queued.request.may_be_repeated {
                 self.resend.push_back(queued);
             } else {
                 let _ = queued.answer.send(Err(Failure::Lost(reason.to_owned())));
@@ -275,11 +276,13 @@ impl Driver {
             if self.last_received.elapsed() >= self.credentials.timeout {
                 return Err(Failure::Expired);
             }
+            let presented = Instant::now();
             match connect_any(&self.config, &mut self.credentials).await {
                 Ok((connection, host)) => {
                     self.host = host;
                     self.last_written = Instant::now();
                     self.last_received = self.last_written;
+                    self.signs.presented(presented);
                     self.state.facts().timeout = self.credentials.timeout;
                     return Ok(connection);
                 }
@@ -370,9 +373,9 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_session_is_pinged_after_a_third_of_its_timeout() {
+    fn an_idle_session_is_pinged_after_a_quarter_of_its_timeout() {
         let driver = driver();
-        let due = driver.last_written + seconds(3);
+        let due = driver.last_written + TIMEOUT / 4;
         assert_eq!(driver.ping_due(), Some(due));
         assert!(driver.needs_ping(due) && !driver.needs_ping(due - Duration::from_nanos(1)));
     }
@@ -381,21 +384,15 @@ mod tests {
     fn a_session_whose_claims_are_not_renewed_is_not_pinged() {
         let driver = driver();
         driver.state.facts().claims = 1;
-        driver.state.facts().keep_alive_until = driver.last_written + TIMEOUT - Duration::from_nanos(1);
+        let due = Some(driver.last_written + TIMEOUT / 4);
+        driver.state.facts().keep_alive_until =
+            driver.last_written + TIMEOUT * 3 / 4 - Duration::from_nanos(1);
         assert_eq!(driver.ping_due(), None);
-        driver.state.facts().keep_alive_until = driver.last_written + TIMEOUT;
-        assert_eq!(
-            driver.ping_due(),
-            Some(driver.last_written + seconds(3)),
-            "it is renewed for a whole timeout"
-        );
+        driver.state.facts().keep_alive_until = driver.last_written + TIMEOUT * 3 / 4;
+        assert_eq!(driver.ping_due(), due, "the ping adds a quarter of the timeout at most");
         driver.state.facts().keep_alive_until = driver.last_written;
         driver.state.facts().claims = 0;
-        assert_eq!(
-            driver.ping_due(),
-            Some(driver.last_written + seconds(3)),
-            "no claim outlives its lease by it"
-        );
+        assert_eq!(driver.ping_due(), due, "no claim outlives its lease by it");
     }
 
     #[test]
@@ -405,8 +402,7 @@ mod tests {
         driver.ping_sent = Some(driver.last_written + seconds(1));
         assert_eq!(driver.answer_due(), Some(driver.last_written + seconds(3)));
         let (answer, _) = tokio::sync::oneshot::channel();
-        let queued =
-            QueuedRequest { request: Request::bare(OpCode::Ping), requested_at: driver.last_written, answer };
+        let queued = QueuedRequest { request: Request::bare(OpCode::Ping), answer };
         driver.in_flight.push_back(InFlight { xid: 1, queued, written_at: driver.last_written });
         assert_eq!(driver.answer_due(), Some(driver.last_written + seconds(2)), "the older of the two");
     }
@@ -418,10 +414,11 @@ mod tests {
         let check =
             |driver: &Driver| (Instant::now() + quarter, driver.next_check(), Instant::now() + quarter);
         // The ping is due later than the regular check.
+        driver.last_written += seconds(2);
         let (from, next, to) = check(&driver);
         assert!(from <= next && next <= to);
-        driver.last_written -= seconds(2);
-        assert_eq!(driver.next_check(), driver.last_written + seconds(3));
+        driver.last_written -= seconds(4);
+        assert_eq!(driver.next_check(), driver.last_written + quarter);
         driver.ping_sent = Some(driver.last_written);
         assert_eq!(
             driver.next_check(),

@@ -53,9 +53,9 @@ impl Queued<'_> {
                     let session = store.sessions.get(claim.lease).await?;
                     self.enqueue_after_expiry(&position, &session).await
                 }
-                Some(Position { session, node: Some(node), .. }) => {
+                Some(Position { session, node: Some(node), granted, .. }) => {
                     session.keep_alive_for(claim.lease);
-                    self.read_again(&node, &session).await.map(Some)
+                    self.ask_again(&node, &session, granted.is_some()).await.map(Some)
                 }
                 Some(Position { session, node: None, .. }) => self.enqueue_again(&session).await,
                 None => self.create(&store.sessions.get(claim.lease).await?, false).await,
@@ -257,6 +257,22 @@ impl Queued<'_> {
             }
         }
         Ok(own)
+    }
+
+    /// Asks for the status of a claim whose node is known.
+    ///
+    /// If it is granted, its owner has not taken the grant, because the session was confirmed too long ago.
+    /// So it is confirmed first.
+    async fn ask_again(
+        &self,
+        node: &Node,
+        session: &Arc<Session>,
+        is_granted: bool,
+    ) -> Result<ClaimStatus, Failure> {
+        if is_granted {
+            session.confirm().answer().await?;
+        }
+        self.read_again(node, session).await
     }
 
     /// Reads the queue of a claim whose node is known, and returns the claim's status in it.

@@ -25,6 +25,7 @@ mod renewal;
 mod scripted;
 mod session;
 mod sessions;
+mod signs;
 mod state;
 mod watch;
 mod wire;

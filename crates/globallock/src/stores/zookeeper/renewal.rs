@@ -56,10 +56,10 @@ async fn renew_all_of(
     for (_, claim, _) in claims {
         session.keep_alive_for(claim.lease);
     }
-    let synced = session.sync("/");
+    let confirmed = session.confirm();
     let exist = |(_, _, node): &Renewed<'_>| node.as_ref().map(|node| session.exists(&node.path));
     let pending: Vec<_> = claims.iter().map(exist).collect();
-    synced.answer().await?;
+    confirmed.answer().await?;
     let mut gone = Vec::new();
     for ((_, claim, node), pending) in claims.iter().zip(pending) {
         // Without a node, its creation is in flight, and the answer to that will say it.

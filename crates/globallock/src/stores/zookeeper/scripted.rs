@@ -22,6 +22,7 @@ const DELETE: i32 = 2;
 const EXISTS: i32 = 3;
 const DATA: i32 = 4;
 const CHILDREN: i32 = 8;
+const CHECK: i32 = 13;
 const MULTI: i32 = 14;
 const CREATE_CONTAINER: i32 = 19;
 const EXPIRED: i32 = -112;

@@ -7,11 +7,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::config::Config;
-use super::connection::SessionCredentials;
+use super::connection::{Connection, SessionCredentials};
 use super::driver::{Driver, connect_any};
 use super::failure::{Failure, Outcome};
 use super::state::{QueuedRequest, State};
 use super::wire::Request;
+use crate::deadline::margin;
 use crate::stores::watched::inbox::Inbox;
 use crate::sync::Instant;
 
@@ -52,17 +53,39 @@ impl Session {
         expired: &Arc<Notify>,
         is_left_to_expire: bool,
     ) -> Result<Arc<Self>, Failure> {
+        let (config, expired) = (Arc::clone(config), Arc::clone(expired));
+        // A task of its own, so that it ends well if this call is dropped: a session that nobody takes is
+        // closed.
+        let made = tokio::spawn(Self::make(config, lease, expired, is_left_to_expire));
+        made.await.unwrap_or_else(|_| Err(Failure::Lost("the runtime is shutting down".to_owned())))
+    }
+
+    async fn make(
+        config: Arc<Config>,
+        lease: Duration,
+        expired: Arc<Notify>,
+        is_left_to_expire: bool,
+    ) -> Result<Arc<Self>, Failure> {
         let mut credentials =
             SessionCredentials { id: 0, password: vec![0; 16], timeout: lease, last_zxid: 0 };
-        let requested_at = Instant::now();
-        let (connection, host) = connect_any(config, &mut credentials).await?;
-        let mut state = State::new(credentials.id, credentials.timeout, requested_at);
-        (state.expired, state.is_left_to_expire) = (Arc::clone(expired), is_left_to_expire);
+        let created = Instant::now();
+        let (connection, host) = match connect_any(&config, &mut credentials).await {
+            Ok(connected) => connected,
+            Err(failure) => {
+                if credentials.id != 0 {
+                    tokio::spawn(close_half_made(config, credentials));
+                }
+                return Err(failure);
+            }
+        };
+        let mut state = State::new(credentials.id, credentials.timeout, created);
+        (state.expired, state.is_left_to_expire) = (expired, is_left_to_expire);
         let state = Arc::new(state);
         let (requests, receiver) = mpsc::unbounded_channel();
-        let driver = Driver::new(Arc::clone(config), Arc::clone(&state), credentials, host, receiver);
+        let limit = config.timeout;
+        let driver = Driver::new(config, Arc::clone(&state), credentials, host, receiver);
         tokio::spawn(driver.run(connection));
-        Ok(Arc::new(Session { state, requests, limit: config.timeout }))
+        Ok(Arc::new(Session { state, requests, limit }))
     }
 
     /// A session that no server knows.
@@ -94,30 +117,42 @@ impl Session {
         self.state.facts().timeout
     }
 
-    /// When the request was sent whose answer was the last to prove that the leader knows the session.
-    pub(super) fn confirmed_at(&self) -> Instant {
-        self.state.facts().confirmed_at
+    /// The leader counts the session's timeout from this moment, or from a later one.
+    pub(super) fn counted_from(&self) -> Instant {
+        self.state.facts().counted_from
     }
 
-    /// Until when the servers surely keep the session: three quarters of its timeout after it was confirmed.
+    /// Until when the servers surely keep the session.
     ///
-    /// The leader may count from an earlier sign of life, because a member passes them on only every half
-    /// tick. With the servers' default limits a timeout is at least two ticks, so half a tick is at most a
-    /// quarter of it.
+    /// The core takes off what clocks may differ by within a lease. The session may last longer than that.
     pub(super) fn expires(&self) -> Instant {
         let facts = self.state.facts();
-        facts.confirmed_at + facts.timeout * 3 / 4
+        facts.counted_from + facts.timeout.saturating_sub(margin(facts.timeout))
     }
 
     /// Counts a claim of the session.
     pub(super) fn add_claim(&self) {
-        self.state.facts().claims += 1;
+        let mut facts = self.state.facts();
+        facts.claims += 1;
+        facts.last_used = Instant::now();
     }
 
     /// Counts that a claim has left the session.
     pub(super) fn remove_claim(&self) {
         let mut facts = self.state.facts();
         facts.claims = facts.claims.saturating_sub(1);
+        facts.last_used = Instant::now();
+    }
+
+    /// When a claim was last requested in the session, or left it.
+    pub(super) fn last_used(&self) -> Instant {
+        self.state.facts().last_used
+    }
+
+    /// From when on the session counts as idle if no claim uses it until then; `None` while it has claims.
+    pub(super) fn idle_from(&self) -> Option<Instant> {
+        let facts = self.state.facts();
+        (facts.claims == 0).then(|| facts.last_used + facts.timeout)
     }
 
     /// Keeps the session alive for `lease` from now, because the owner of a claim has given a sign of life.
@@ -132,9 +167,8 @@ impl Session {
     /// Sends a request.
     pub(super) fn send(&self, request: Request) -> Sent {
         let (answer, receiver) = oneshot::channel();
-        let requested_at = Instant::now();
         // A driver that has ended drops the request, and the receiver fails.
-        let _ = self.requests.send(QueuedRequest { request, requested_at, answer });
+        let _ = self.requests.send(QueuedRequest { request, answer });
         Sent(receiver)
     }
 
@@ -176,15 +210,27 @@ impl Session {
     }
 }
 
+/// Closes a session that was created, and whose user could not log in. It would hold nothing, but the servers
+/// would keep it for its timeout.
+async fn close_half_made(config: Arc<Config>, mut credentials: SessionCredentials) {
+    for host in &config.hosts {
+        // A server that has refused a login reads nothing more from that connection.
+        if let Ok(mut connection) = Connection::open(&config, host, None, &mut credentials).await {
+            return connection.close_session(1).await;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stores::zookeeper::wire::OpCode;
 
     #[test]
-    fn a_quarter_of_the_timeout_is_not_relied_on() {
-        let session = Session::detached(1, Duration::from_secs(8));
-        assert_eq!(session.expires(), session.confirmed_at() + Duration::from_secs(6));
+    fn a_session_is_relied_on_for_its_timeout_less_what_clocks_may_differ_by() {
+        let timeout = Duration::from_secs(8);
+        let session = Session::detached(1, timeout);
+        assert_eq!(session.expires(), session.counted_from() + timeout - margin(timeout));
     }
 
     #[test]

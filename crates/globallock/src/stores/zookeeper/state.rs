@@ -15,7 +15,6 @@ use crate::sync::{Instant, Mutex, MutexGuard};
 #[derive(Debug)]
 pub(super) struct QueuedRequest {
     pub(super) request: Request,
-    pub(super) requested_at: Instant,
     pub(super) answer: oneshot::Sender<Outcome>,
 }
 
@@ -33,10 +32,12 @@ pub(super) struct State {
 pub(super) struct Facts {
     /// How long the servers keep the session without a sign of life.
     pub(super) timeout: Duration,
-    /// When the request was sent whose answer was the last to prove that the leader knows the session.
-    pub(super) confirmed_at: Instant,
+    /// The leader counts the timeout from this moment, or from a later one.
+    pub(super) counted_from: Instant,
     /// How many claims have their nodes in the session, or are requested there.
     pub(super) claims: usize,
+    /// When a claim was last requested in the session, or left it.
+    pub(super) last_used: Instant,
     /// Until when the owners of the claims have asked for the session to be kept alive.
     pub(super) keep_alive_until: Instant,
     /// How many connections have been lost.
@@ -47,13 +48,14 @@ pub(super) struct Facts {
 }
 
 impl State {
-    /// The state of a session that was confirmed at this moment.
-    pub(super) fn new(id: i64, timeout: Duration, confirmed_at: Instant) -> Self {
+    /// The state of a session that was created by a request of this moment.
+    pub(super) fn new(id: i64, timeout: Duration, created: Instant) -> Self {
         let facts = Facts {
             timeout,
-            confirmed_at,
+            counted_from: created,
             claims: 0,
-            keep_alive_until: confirmed_at,
+            last_used: created,
+            keep_alive_until: created,
             reconnects: 0,
             is_expired: false,
             watches: HashMap::new(),
@@ -75,21 +77,23 @@ impl State {
     }
 }
 
-/// Whether this answer to a request of this kind proves that the leader knows the session.
+/// Whether this answer to a request of this kind proves that a majority followed the leader that knows the
+/// session.
 pub(super) fn is_confirmed_by(code: OpCode, answer: &Outcome) -> bool {
     let answered = matches!(answer, Ok(_) | Err(Failure::Refused(ErrorCode::NO_NODE)));
-    code.goes_through_leader() && answered
+    code.is_transaction() && answered
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Members answer reads and pings by themselves, even after they have lost their leader.
+    /// Members answer reads and pings by themselves, even after they have lost their leader. And a leader
+    /// answers a `sync` by itself, even after it has lost its members.
     #[test]
-    fn only_an_answer_of_the_leader_confirms_the_session() {
+    fn only_an_answer_of_a_majority_confirms_the_session() {
         let good = || Ok(Vec::new());
-        for code in [OpCode::Create2, OpCode::Delete, OpCode::Multi, OpCode::Sync] {
+        for code in [OpCode::Create2, OpCode::Delete, OpCode::Multi] {
             assert!(is_confirmed_by(code, &good()), "{code:?}");
             assert!(is_confirmed_by(code, &Err(Failure::Refused(ErrorCode::NO_NODE))), "{code:?}");
             // The member may refuse without the leader.
@@ -103,6 +107,7 @@ mod tests {
             OpCode::Exists,
             OpCode::GetData,
             OpCode::GetChildren,
+            OpCode::Sync,
             OpCode::Ping,
             OpCode::Auth,
             OpCode::Sasl,

@@ -10,6 +10,9 @@ use std::fmt;
 /// be longer.
 const MAX_FRAME: usize = 64 << 20;
 
+/// Whichever version a node has.
+const ANY_VERSION: i32 = -1;
+
 /// The xids that the protocol reserves for messages that are no numbered request or answer.
 pub(super) const NOTIFICATION_XID: i32 = -1;
 pub(super) const PING_XID: i32 = -2;
@@ -25,6 +28,7 @@ pub(super) enum OpCode {
     GetChildren = 8,
     Sync = 9,
     Ping = 11,
+    Check = 13,
     Multi = 14,
     Create2 = 15,
     CreateContainer = 19,
@@ -34,14 +38,15 @@ pub(super) enum OpCode {
 }
 
 impl OpCode {
-    /// Whether an answer proves that the leader knows the session. Members answer other requests alone.
-    pub(super) fn goes_through_leader(self) -> bool {
-        matches!(self, OpCode::Create2 | OpCode::Delete | OpCode::Multi | OpCode::Sync)
+    /// Whether it is answered when a majority has written it down. Members and the leader answer other
+    /// requests alone.
+    pub(super) fn is_transaction(self) -> bool {
+        matches!(self, OpCode::Create2 | OpCode::Delete | OpCode::Multi)
     }
 
-    /// Whether a request without an answer may be repeated safely, because it changes nothing.
-    pub(super) fn may_be_repeated(self) -> bool {
-        matches!(self, OpCode::Exists | OpCode::GetData | OpCode::GetChildren | OpCode::Sync)
+    fn changes_nothing(self) -> bool {
+        use OpCode::{Check, Exists, GetChildren, GetData, Sync};
+        matches!(self, Exists | GetData | GetChildren | Sync | Check)
     }
 }
 
@@ -188,13 +193,15 @@ pub(super) enum Mode {
 pub(super) struct Request {
     pub(super) code: OpCode,
     pub(super) body: Vec<u8>,
+    /// Whether it may be repeated safely without an answer, because it changes nothing.
+    pub(super) may_be_repeated: bool,
 }
 
 impl Request {
     fn new(code: OpCode, write: impl FnOnce(&mut Writer) -> &mut Writer) -> Self {
         let mut writer = Writer::default();
         write(&mut writer);
-        Request { code, body: writer.0 }
+        Request { code, body: writer.0, may_be_repeated: code.changes_nothing() }
     }
 
     /// A request of this kind that has no fields.
@@ -222,19 +229,23 @@ impl Request {
     }
 
     pub(super) fn delete(path: &str) -> Self {
-        /// Whichever version the node has.
-        const ANY: i32 = -1;
-        Self::new(OpCode::Delete, |writer| writer.text(path).int(ANY))
+        Self::new(OpCode::Delete, |writer| writer.text(path).int(ANY_VERSION))
+    }
+
+    /// Compares nothing but that the node is there. Only as part of several changes.
+    pub(super) fn check(path: &str) -> Self {
+        Self::new(OpCode::Check, |writer| writer.text(path).int(ANY_VERSION))
     }
 
     /// Carries out all of these changes, in their order, or none.
     pub(super) fn multi(changes: &[Request]) -> Self {
-        Self::new(OpCode::Multi, |writer| {
+        let multi = Self::new(OpCode::Multi, |writer| {
             for change in changes {
                 writer.int(change.code as i32).bool(false).int(-1).0.extend(&change.body);
             }
             writer.int(-1).bool(true).int(-1)
-        })
+        });
+        Request { may_be_repeated: changes.iter().all(|change| change.may_be_repeated), ..multi }
     }
 
     /// Makes the member that answers catch up with the leader.
@@ -374,13 +385,15 @@ mod tests {
     #[test]
     fn only_requests_that_change_nothing_may_be_repeated() {
         let repeatable = [OpCode::Exists, OpCode::GetData, OpCode::GetChildren, OpCode::Sync];
-        assert!(repeatable.into_iter().all(OpCode::may_be_repeated));
-        assert!(!OpCode::Multi.may_be_repeated());
+        assert!(repeatable.into_iter().all(|code| Request::bare(code).may_be_repeated));
         for code in
             [OpCode::Delete, OpCode::Create2, OpCode::CreateContainer, OpCode::Auth, OpCode::CloseSession]
         {
-            assert!(!code.may_be_repeated(), "{code:?}");
+            assert!(!Request::bare(code).may_be_repeated, "{code:?}");
         }
+        let multi = |requests: &[Request]| Request::multi(requests).may_be_repeated;
+        assert!(multi(&[Request::check("/a"), Request::check("/b")]));
+        assert!(!multi(&[Request::check("/a"), Request::delete("/b")]));
     }
 
     #[test]

@@ -27,6 +27,11 @@ impl State {
                     request.int().unwrap();
                     if self.nodes.remove(&path).is_some() { 0 } else { ErrorCode::NO_NODE.0 }
                 }
+                CHECK => {
+                    request.int().unwrap();
+                    // The root, which is always there, is compared when a session is confirmed.
+                    if is_there || path == "/" { 0 } else { ErrorCode::NO_NODE.0 }
+                }
                 _ => {
                     self.data.insert(path.clone(), request.buffer().unwrap().to_vec());
                     for _ in 0..request.int().unwrap() {

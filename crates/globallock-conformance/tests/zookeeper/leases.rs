@@ -1,0 +1,56 @@
+//! How many sessions a manager has, whatever leases its locks ask for.
+
+use std::time::Duration;
+
+use globallock::{Guard, Options};
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{connect_for, manager};
+use globallock_conformance::server::Cluster;
+use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, ask};
+
+/// The sessions that the server has, with and without claims.
+fn sessions(ensemble: &ZooKeeper) -> usize {
+    let connections = ask(ensemble.port(0), "cons").unwrap();
+    connections.lines().filter(|line| line.contains("sid=0x")).count()
+}
+
+#[tokio::test]
+async fn any_leases_need_few_sessions_and_idle_ones_are_closed() {
+    // These servers allow two ticks to twenty: 500 ms to 5 s.
+    let more = "tickTime=250\nmaxSessionTimeout=5000\n".to_owned();
+    let ensemble = ZooKeeper::start_with(1, Setup { more, ..Setup::default() }).unwrap();
+    let owner = manager(&ensemble.url()).await;
+    let lock = |lease| owner.mutex("a").with_options(Options::new().lease(Duration::from_millis(lease)));
+    let mut held = Vec::new();
+    for lease in (100..7_000).step_by(97) {
+        let name = owner.mutex(lease.to_string());
+        let options = Options::new().lease(Duration::from_millis(lease));
+        held.push(name.with_options(options).acquire().await.unwrap());
+    }
+    assert!((2..=14).contains(&sessions(&ensemble)), "{} sessions", sessions(&ensemble));
+    assert!(held.iter().all(Guard::is_held));
+    for guard in held {
+        guard.release().await.unwrap();
+    }
+    lock(700).acquire().await.unwrap().release().await.unwrap();
+    eventually("all are closed but the one that was used last", async || sessions(&ensemble) == 1).await;
+    // A lease whose session was closed gets another.
+    assert!(lock(3_000).acquire().await.unwrap().is_held());
+}
+
+#[tokio::test]
+async fn a_session_whose_user_may_not_log_in_is_closed() {
+    let user = Some(("app".to_owned(), "right".to_owned()));
+    let ensemble = ZooKeeper::start_with(1, Setup { user, ..Setup::default() }).unwrap();
+    let alive = || {
+        // Also those that have no connection any more.
+        let dump = ask(ensemble.port(0), "dump").unwrap();
+        let without_nodes = dump.split("with Ephemerals").next().unwrap();
+        without_nodes.lines().filter(|line| line.trim_start().starts_with("0x")).count()
+    };
+    let url = format!("zookeeper://app:wrong@{}?auth=sasl", ensemble.hosts());
+    for _ in 0..3 {
+        connect_for(&url, Duration::from_secs(60)).await.unwrap_err();
+    }
+    eventually("none is left, long before it expires", async || alive() == 0).await;
+}

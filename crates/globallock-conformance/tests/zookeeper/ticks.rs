@@ -1,0 +1,76 @@
+//! Servers whose ticks and limits of session timeouts are not the usual ones.
+
+use std::time::{Duration, Instant};
+
+use globallock::Loss;
+use globallock_conformance::context::eventually;
+use globallock_conformance::fixtures::{calm_manager, connect_for, queue_is, waits};
+use globallock_conformance::proxy::{Flow, Proxy};
+use globallock_conformance::server::Cluster;
+use globallock_conformance::server::zookeeper::{Setup, ZooKeeper};
+
+/// Starts one server with these lines in its configuration.
+fn start(more: &str) -> ZooKeeper {
+    ZooKeeper::start_with(1, Setup { more: more.to_owned(), ..Setup::default() }).unwrap()
+}
+
+/// Holds a lock for as long as a session lasts, is cut off, and is told before the next is granted.
+async fn is_held_and_lost_in_time(ensemble: &ZooKeeper, lease: Duration, session: Duration) {
+    let proxy = Proxy::start(ensemble.port(0)).await.unwrap();
+    let url = format!("zookeeper://127.0.0.1:{}?timeout=1s", proxy.port());
+    let owner = connect_for(&url, lease).await.unwrap();
+    let next = calm_manager(&ensemble.url()).await;
+    let guard = owner.mutex("a").acquire().await.unwrap();
+    let since = Instant::now();
+    eventually("a session's timeout goes by", async || since.elapsed() > session).await;
+    assert!(guard.is_held(), "it is renewed");
+    let left = guard.remaining().unwrap();
+    assert!(left <= session && left > session / 4, "{left:?} are left");
+    let waiter = waits(&next, "a");
+    queue_is(&next, "a", 1, 1).await;
+    proxy.requests(Flow::Hold);
+    let granted = waiter.await.unwrap().unwrap();
+    assert!(!guard.is_held());
+    assert_eq!(guard.lost().await, Loss::Expired);
+    granted.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_tick_of_100_ms() {
+    let ensemble = start("tickTime=100\n");
+    // The shortest session that these servers allow is two ticks.
+    for (lease, session) in [(100, 200), (1_000, 1_000), (2_000, 2_000)] {
+        let [lease, session] = [lease, session].map(Duration::from_millis);
+        is_held_and_lost_in_time(&ensemble, lease, session).await;
+    }
+}
+
+#[tokio::test]
+async fn a_longest_session_that_is_shorter_than_the_lease() {
+    let ensemble = start("maxSessionTimeout=3000\n");
+    let [lease, session] = [60, 3].map(Duration::from_secs);
+    let owner = connect_for(&ensemble.url(), lease).await.unwrap();
+    let guard = owner.mutex("b").acquire().await.unwrap();
+    assert!(guard.remaining().unwrap() <= session);
+    is_held_and_lost_in_time(&ensemble, session, session).await;
+    assert!(guard.is_held(), "it is renewed often enough");
+}
+
+#[tokio::test]
+async fn a_tick_of_10_s_delays_no_grant() {
+    let ensemble = start("tickTime=10000\n");
+    let lease = Duration::from_secs(1);
+    let [one, other] = [
+        connect_for(&ensemble.url(), lease).await.unwrap(),
+        connect_for(&ensemble.url(), lease).await.unwrap(),
+    ];
+    let since = Instant::now();
+    let mut held = one.mutex("a").acquire().await.unwrap();
+    for turn in 0..20 {
+        let waiter = waits(if turn % 2 == 0 { &other } else { &one }, "a");
+        queue_is(&one, "a", 1, 1).await;
+        held.release().await.unwrap();
+        held = waiter.await.unwrap().unwrap();
+    }
+    assert!(since.elapsed() < Duration::from_secs(10), "no grant waited for a tick: {:?}", since.elapsed());
+}

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::client::{Readable, WINDOW};
 use super::config::Config;
 use super::failure::Failure;
-use super::session::Session;
+use super::session::{Sent, Session};
 use super::wire::{AUTH_XID, ErrorCode, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::stores::address::Address;
 use crate::stores::watched::inbox::Inbox;
@@ -74,10 +74,7 @@ impl Server {
         let (_, _, asked) = (greeting.int().unwrap(), greeting.long().unwrap(), greeting.int().unwrap());
         assert_eq!(asked, 60_000, "the first connection requests the lease");
         connection.session_id = greeting.long().unwrap();
-        let mut answer = Writer::default();
-        let milliseconds = i32::try_from(lasts.as_millis()).unwrap();
-        answer.int(0).int(milliseconds).long(id).buffer(b"password").bool(false);
-        connection.send(&answer.0).await;
+        connection.greet(id, lasts).await;
         connection
     }
 }
@@ -92,6 +89,14 @@ impl Connection {
         let mut frame = vec![0; length.try_into().unwrap()];
         within(self.stream.read_exact(&mut frame)).await.unwrap();
         frame
+    }
+
+    /// Answers the greeting with a session.
+    async fn greet(&mut self, id: i64, lasts: Duration) {
+        let mut answer = Writer::default();
+        let milliseconds = i32::try_from(lasts.as_millis()).unwrap();
+        answer.int(0).int(milliseconds).long(id).buffer(b"password").bool(false);
+        self.send(&answer.0).await;
     }
 
     async fn send(&mut self, message: &[u8]) {
@@ -293,9 +298,7 @@ async fn a_session_has_the_timeout_that_its_latest_server_grants() {
         40_000,
         "the timeout that was granted before"
     );
-    let mut answer = Writer::default();
-    answer.int(0).int(20_000).long(7).buffer(b"password").bool(false);
-    connection.send(&answer.0).await;
+    connection.greet(7, Duration::from_secs(20)).await;
     let pending = session.send(Request::read(OpCode::Exists, "/a", false));
     let received = connection.receive().await;
     connection.reply(received.xid, 0, &[]).await;
@@ -316,6 +319,41 @@ async fn an_idle_session_is_pinged_and_the_answers_keep_the_connection() {
     assert_eq!(session.reconnects(), 0);
     drop(session);
     assert_eq!(connection.receive().await.code, OpCode::CloseSession as i32, "its last user has dropped it");
+}
+
+#[tokio::test]
+async fn the_deadline_moves_to_an_older_sign_once_a_majority_answers_and_with_no_other_answer() {
+    let server = Server::start().await;
+    let lasts = Duration::from_millis(600);
+    let (session, mut connection) = server.open(lasts).await;
+    let created = session.counted_from();
+    let mut answered = async |pending: Sent, connection: &mut Connection| {
+        let received = connection.receive().await;
+        connection.reply(received.xid, 0, &[]).await;
+        session.answer(pending).await.unwrap();
+        received.code
+    };
+    let given = Instant::now();
+    answered(session.send(Request::read(OpCode::Exists, "/a", false)), &mut connection).await;
+    tokio::time::sleep(lasts / 3).await;
+    answered(session.send(Request::sync("/")), &mut connection).await;
+    assert_eq!(session.counted_from(), created, "a leader answers that alone");
+    let asked = Instant::now();
+    let confirms = || session.send(Request::multi(&[Request::check("/")]));
+    assert_eq!(answered(confirms(), &mut connection).await, OpCode::Multi as i32);
+    let counted = session.counted_from();
+    assert!(given <= counted && counted < asked, "from a sign that was surely reported, and no later one");
+    // What was not reported by a member that has lost the session never may be.
+    answered(session.send(Request::read(OpCode::Exists, "/a", false)), &mut connection).await;
+    let before = Instant::now();
+    drop(connection);
+    let (stream, _) = within(server.listener.accept()).await.unwrap();
+    let mut connection = Connection { stream, session_id: 0 };
+    connection.frame().await;
+    connection.greet(7, lasts).await;
+    assert_eq!(session.counted_from(), counted, "a member that is cut off with its leader greets too");
+    answered(confirms(), &mut connection).await;
+    assert!(session.counted_from() > before, "the leader was asked for the session");
 }
 
 #[tokio::test]
@@ -350,7 +388,14 @@ async fn a_user_logs_in_before_the_first_request() {
             connection
         };
         let (session, _line) = tokio::join!(Session::open(&server.config, LEASE, &server.expired), serves);
+        let is_refused = refused.is_some();
         assert_eq!(session.err(), refused.map(Failure::Refused), "{error}");
+        if is_refused {
+            // The session that was created first is closed, over a connection that is read.
+            let mut connection = server.accept(7, LEASE).await;
+            assert_eq!(connection.session_id, 7);
+            assert_eq!(connection.receive().await.code, OpCode::CloseSession as i32);
+        }
     }
 }
 

@@ -20,7 +20,8 @@ async fn an_owner_whose_member_stops_is_told_before_the_next_is_granted() {
     told_before_the_next(Duration::from_millis(100)).await;
 }
 
-/// The lease is two ticks, which is the shortest that the servers allow. Then reports are as rare as can be.
+/// The lease is two ticks, which is the shortest that the servers allow. Then reports are as rare as can be,
+/// though the leader rounds a session up by a tick at most.
 #[tokio::test]
 async fn so_is_an_owner_of_the_shortest_session() {
     told_before_the_next(LEASE / 2).await;
@@ -51,7 +52,7 @@ async fn told_before_the_next(tick: Duration) {
         }
         let since = Instant::now();
         eventually("the first leases are over", async || since.elapsed() > LEASE).await;
-        assert!(held.iter().any(|guard| guard.is_held()));
+        assert!(held.iter().filter(|guard| guard.is_held()).count() > OWNERS / 2);
         ensemble.signal(member, Signal::STOP);
         for waiter in waiters {
             let (granted, is_held, remaining) = waiter.await.unwrap();

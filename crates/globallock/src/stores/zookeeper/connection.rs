@@ -11,6 +11,7 @@ use super::login::respond_to;
 use super::wire::{AUTH_XID, ErrorCode, Malformed, OpCode, Reader, Request, Writer, take_frame};
 use crate::stores::address::password::NoLogin;
 use crate::stores::transport::{Stream, Unreached};
+use crate::sync::Instant;
 
 /// What is told of a server that has closed the connection.
 const CLOSED: &str = "it closed the connection";
@@ -23,8 +24,13 @@ pub(super) struct SessionCredentials {
     /// 0 for a session that is to be created.
     pub(super) id: i64,
     pub(super) password: Vec<u8>,
-    /// How long the session outlives the last sign of life: as requested, then as granted by the server.
+    /// How long the session outlives the last sign of life: as requested, then the shortest that was granted.
+    /// Another leader counts with the timeout at the creation, whatever a member has granted since.
     pub(super) timeout: Duration,
+    /// When the request was written that created the session.
+    pub(super) created: Instant,
+    /// When the request was written by which a member took it up last.
+    pub(super) presented: Instant,
     /// The newest transaction that this client has seen. A server that is behind it refuses the session.
     pub(super) last_zxid: i64,
 }
@@ -132,6 +138,7 @@ impl Connection {
         request.bool(false);
         let mut frame = Writer::default();
         frame.frame(&request.0);
+        let presented = Instant::now();
         self.write(&frame.0).await?;
         let answer = self.frame().await?;
         let mut answer = Reader(&answer);
@@ -140,9 +147,14 @@ impl Connection {
         else {
             return Err(Failure::Expired);
         };
+        let granted = Duration::from_millis(milliseconds);
+        if session.id == 0 {
+            (session.timeout, session.created) = (granted, presented);
+        }
         session.id = id;
         session.password = answer.buffer()?.to_vec();
-        session.timeout = Duration::from_millis(milliseconds);
+        session.timeout = session.timeout.min(granted);
+        session.presented = presented;
         Ok(())
     }
 
@@ -244,6 +256,21 @@ impl Login {
             Ok(password) => Ok(LoginNow { login: self, password }),
             Err(NoLogin { why, may_heal: true }) => Err(Failure::Lost(why)),
             Err(NoLogin { why, may_heal: false }) => Err(Failure::Denied(why)),
+        }
+    }
+}
+
+impl SessionCredentials {
+    /// Those of a session that is to be created, with this timeout if the servers allow it.
+    pub(super) fn new(timeout: Duration) -> Self {
+        let now = Instant::now();
+        SessionCredentials {
+            id: 0,
+            password: vec![0; 16],
+            timeout,
+            created: now,
+            presented: now,
+            last_zxid: 0,
         }
     }
 }

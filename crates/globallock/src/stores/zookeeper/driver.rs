@@ -48,7 +48,6 @@ struct InFlight {
 }
 
 impl Driver {
-    /// The driver of a session that was created by a request of this moment.
     pub(super) fn new(
         config: Arc<Config>,
         state: Arc<State>,
@@ -56,7 +55,8 @@ impl Driver {
         host: usize,
         requests: mpsc::UnboundedReceiver<QueuedRequest>,
     ) -> Self {
-        let created = state.facts().counted_from;
+        let mut signs = Signs::new(credentials.created);
+        signs.presented(credentials.presented);
         Driver {
             config,
             state,
@@ -66,7 +66,7 @@ impl Driver {
             in_flight: VecDeque::new(),
             resend: VecDeque::new(),
             last_xid: 0,
-            signs: Signs::new(created),
+            signs,
             last_written: Instant::now(),
             last_received: Instant::now(),
             ping_sent: None,
@@ -149,9 +149,11 @@ impl Driver {
     /// When a ping has to be sent to keep the session alive.
     ///
     /// `None`: owners have stopped renewing, so do not ping; let the session expire. Owners have stopped if
-    /// the last write already keeps the session alive for longer than any owner of a claim has asked for. A
-    /// ping may add a quarter of the timeout to that. Without it, a waiter that renews every third of its
-    /// lease would have no sign of life that is young and yet known to the leader.
+    /// the last write already keeps the session alive for longer than any owner of a claim has asked for, by
+    /// more than a quarter of its timeout. Within that one more ping is sent, so that a claim may outlive its
+    /// lease by half of the timeout. Without that ping, a waiter that renews every third of its lease would
+    /// have no sign of life that is young and yet known to the leader. No session is longer than its lease by
+    /// more than a third, unless the servers ask for that, so that every other waiter has this ping.
     fn ping_due(&self) -> Option<Instant> {
         let facts = self.state.facts();
         let pause = facts.timeout / 4;
@@ -276,14 +278,15 @@ impl Driver {
             if self.last_received.elapsed() >= self.credentials.timeout {
                 return Err(Failure::Expired);
             }
-            let presented = Instant::now();
-            match connect_any(&self.config, &mut self.credentials).await {
+            let connected = connect_any(&self.config, &mut self.credentials).await;
+            // Also if it failed: a member may have taken up the session before.
+            self.state.facts().timeout = self.credentials.timeout;
+            match connected {
                 Ok((connection, host)) => {
                     self.host = host;
                     self.last_written = Instant::now();
                     self.last_received = self.last_written;
-                    self.signs.presented(presented);
-                    self.state.facts().timeout = self.credentials.timeout;
+                    self.signs.presented(self.credentials.presented);
                     return Ok(connection);
                 }
                 Err(Failure::Expired) => return Err(Failure::Expired),
@@ -356,7 +359,7 @@ mod tests {
     fn driver() -> Driver {
         let config = Address::parse("zookeeper://h?timeout=2s").and_then(Config::new).unwrap();
         let state = State::new(1, TIMEOUT, Instant::now());
-        let credentials = SessionCredentials { id: 1, password: Vec::new(), timeout: TIMEOUT, last_zxid: 0 };
+        let credentials = SessionCredentials { id: 1, ..SessionCredentials::new(TIMEOUT) };
         let (_, requests) = mpsc::unbounded_channel();
         Driver::new(Arc::new(config), Arc::new(state), credentials, 0, requests)
     }
@@ -389,7 +392,7 @@ mod tests {
             driver.last_written + TIMEOUT * 3 / 4 - Duration::from_nanos(1);
         assert_eq!(driver.ping_due(), None);
         driver.state.facts().keep_alive_until = driver.last_written + TIMEOUT * 3 / 4;
-        assert_eq!(driver.ping_due(), due, "the ping adds a quarter of the timeout at most");
+        assert_eq!(driver.ping_due(), due, "it is kept alive for a quarter of the timeout too long");
         driver.state.facts().keep_alive_until = driver.last_written;
         driver.state.facts().claims = 0;
         assert_eq!(driver.ping_due(), due, "no claim outlives its lease by it");

@@ -81,26 +81,38 @@ impl Queued<'_> {
                 return Ok(Some(self.positions().absent(self.claim.id)));
             };
             if position.granted.is_some() {
-                return Ok(Some(position.status(self.claim)));
+                return self.with_time_left(&position.session, position.status(self.claim)).await;
             }
             let watched = Watched::new(&self.lock(), &position, self.claim);
             let gone = watched.gone().await.map_err(|failure| self.store.config.error(failure))?;
-            if let Some(gone) = gone
-                && !watched.own_is_among(&gone)
-                && let Some(status) = self.positions().advance(self.claim, &gone)
-            {
-                if status == ClaimStatus::Waiting {
-                    continue;
-                }
-                return Ok(Some(status));
+            let gone = gone.filter(|gone| !watched.own_is_among(gone));
+            match gone.and_then(|gone| self.positions().advance(self.claim, &gone)) {
+                Some(ClaimStatus::Waiting) => continue,
+                Some(status) => return self.with_time_left(&position.session, status).await,
+                None => {}
             }
             let Some(node) = &position.node else { return Ok(None) };
             match self.read_again(node, &position.session).await {
                 Ok(ClaimStatus::Waiting) => {}
-                Ok(status) => return Ok(Some(status)),
+                Ok(status) => return self.with_time_left(&position.session, status).await,
                 Err(Failure::Expired) => return Ok(Some(ClaimStatus::Gone)),
                 Err(failure) => return Err(self.store.config.error(failure)),
             }
+        }
+    }
+
+    /// The status of a claim whose wait has ended. A grant that could be relied on for a moment only, because
+    /// the session was confirmed long ago, is confirmed first.
+    async fn with_time_left(&self, session: &Session, status: ClaimStatus) -> Answer<Option<ClaimStatus>> {
+        let is_short = session.expires() < Instant::now() + session.timeout() / 8;
+        if !matches!(status, ClaimStatus::Held(_)) || !is_short {
+            return Ok(Some(status));
+        }
+        match session.confirm().answer().await {
+            Ok(()) => Ok(Some(self.positions().status(self.claim))),
+            // Whether the claim was evicted, `enqueue` finds out.
+            Err(Failure::Expired) => Ok(Some(ClaimStatus::Gone)),
+            Err(failure) => Err(self.store.config.error(failure)),
         }
     }
 

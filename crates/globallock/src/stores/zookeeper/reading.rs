@@ -81,7 +81,7 @@ impl SharedReads {
         next
     }
 
-    /// Reads the queue of a lock as it is after this call, and has the leader confirm that the session lives.
+    /// Reads the queue of a lock as it is after this call.
     ///
     /// A call that comes while a read is in flight shares the next read, because the one in flight may show
     /// the queue as it was before the call.

@@ -66,9 +66,7 @@ impl Session {
         expired: Arc<Notify>,
         is_left_to_expire: bool,
     ) -> Result<Arc<Self>, Failure> {
-        let mut credentials =
-            SessionCredentials { id: 0, password: vec![0; 16], timeout: lease, last_zxid: 0 };
-        let created = Instant::now();
+        let mut credentials = SessionCredentials::new(lease);
         let (connection, host) = match connect_any(&config, &mut credentials).await {
             Ok(connected) => connected,
             Err(failure) => {
@@ -78,7 +76,7 @@ impl Session {
                 return Err(failure);
             }
         };
-        let mut state = State::new(credentials.id, credentials.timeout, created);
+        let mut state = State::new(credentials.id, credentials.timeout, credentials.created);
         (state.expired, state.is_left_to_expire) = (expired, is_left_to_expire);
         let state = Arc::new(state);
         let (requests, receiver) = mpsc::unbounded_channel();
@@ -211,7 +209,7 @@ impl Session {
 }
 
 /// Closes a session that was created, and whose user could not log in. It would hold nothing, but the servers
-/// would keep it for its timeout.
+/// would keep it for its timeout, as they do if they take no request of a user that is not logged in.
 async fn close_half_made(config: Arc<Config>, mut credentials: SessionCredentials) {
     for host in &config.hosts {
         // A server that has refused a login reads nothing more from that connection.

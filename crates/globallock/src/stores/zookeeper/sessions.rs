@@ -14,7 +14,7 @@ use crate::stores::watched::by_length::at_hand_or_made;
 use crate::sync::{Instant, Mutex, sleep_until};
 
 /// The timeouts that sessions ask for, from one power of ten to the next. The servers' default limits are a
-/// power of ten apart, so that a store has fourteen sessions at most.
+/// power of ten apart, so that a store has fourteen sessions for claims at most.
 const STEPS: [u64; 12] = [10, 12, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90];
 
 /// The sessions of one store.
@@ -58,6 +58,9 @@ impl ForClaims {
     /// timeout that it was granted.
     fn opened(&mut self, lease: Duration, session: Arc<Session>) -> Arc<Session> {
         let (asked, granted) = (self.timeout_for(lease), session.timeout());
+        // A limit that was learned from a member with other limits, or from servers as they were, is dropped.
+        self.limits.0 = self.limits.0.filter(|shortest| *shortest <= granted);
+        self.limits.1 = self.limits.1.filter(|longest| *longest >= granted);
         if granted > asked {
             self.limits.0 = Some(granted);
         }
@@ -78,7 +81,9 @@ impl ForClaims {
         let Some((&timeout, _)) = self.by_timeout.iter().find(|(_, known)| is_it(known)) else { return true };
         let is_idle = session.idle_from().is_some_and(|from| from <= now);
         let used = session.last_used();
-        let is_last = !self.by_timeout.values().any(|other| !is_it(other) && other.last_used() > used);
+        let is_later =
+            |other: &Arc<Session>| !is_it(other) && !other.is_expired() && other.last_used() > used;
+        let is_last = !self.by_timeout.values().any(is_later);
         let closes = session.is_expired() || (is_idle && !is_last);
         if closes {
             self.by_timeout.remove(&timeout);
@@ -158,7 +163,7 @@ impl Sessions {
     /// A session for observers.
     ///
     /// Their requests are signs of life to the servers, and must not prolong the claims of an owner that has
-    /// stopped renewing. So it is the session that the leader counts from the latest moment.
+    /// stopped renewing. So it is a session without claims, or else the one that was renewed last.
     pub(super) async fn any(&self) -> Result<Arc<Session>> {
         match self.newest() {
             Some(session) => Ok(session),
@@ -166,11 +171,16 @@ impl Sessions {
         }
     }
 
-    /// The living session that the leader counts from the latest moment, if there is one.
+    /// The living session for observers, if there is one.
     pub(super) fn newest(&self) -> Option<Arc<Session>> {
         let living = |session: &&Arc<Session>| !session.is_expired();
         let sessions = self.for_claims.lock();
-        sessions.by_timeout.values().filter(living).max_by_key(|session| session.counted_from()).cloned()
+        sessions
+            .by_timeout
+            .values()
+            .filter(living)
+            .max_by_key(|session| (session.idle_from().is_some(), session.counted_from()))
+            .cloned()
     }
 }
 
@@ -212,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn observers_use_the_living_session_that_the_leader_counts_from_the_latest_moment() {
+    async fn observers_use_a_living_session_without_claims_or_else_the_one_that_was_renewed_last() {
         let sessions = sessions();
         let now = Instant::now();
         for number in 1..=3 {
@@ -221,6 +231,12 @@ mod tests {
             sessions.for_claims.lock().opened(seconds(number), session);
         }
         let last = sessions.get(seconds(3)).await.unwrap();
+        assert_eq!(sessions.any().await.unwrap().id(), 3);
+        last.add_claim();
+        assert_eq!(sessions.any().await.unwrap().id(), 2);
+        for lease in [1, 2] {
+            sessions.get(seconds(lease)).await.unwrap().add_claim();
+        }
         assert_eq!(sessions.any().await.unwrap().id(), 3);
         last.state().facts().is_expired = true;
         assert_eq!(sessions.any().await.unwrap().id(), 2);
@@ -260,6 +276,23 @@ mod tests {
     }
 
     #[test]
+    fn members_with_other_limits_do_not_cost_a_session_for_each_claim() {
+        let mut sessions = ForClaims::default();
+        // One member grants 4 s and more, the other 3 s and less.
+        for granted in [4, 3, 4, 3].map(seconds) {
+            if sessions.get(seconds(1)).is_none() {
+                sessions.opened(seconds(1), Session::detached(1, granted));
+                assert!(sessions.get(seconds(1)).is_some(), "{granted:?}: {:?}", sessions.limits);
+            }
+            if sessions.get(seconds(10)).is_none() {
+                sessions.opened(seconds(10), Session::detached(2, granted));
+                assert!(sessions.get(seconds(10)).is_some(), "{granted:?}: {:?}", sessions.limits);
+            }
+        }
+        assert!(sessions.by_timeout.len() <= 2);
+    }
+
+    #[test]
     fn a_session_that_was_granted_the_timeout_of_another_is_not_kept() {
         let mut sessions = ForClaims::default();
         let first = sessions.opened(seconds(4), Session::detached(1, seconds(4)));
@@ -287,6 +320,11 @@ mod tests {
         assert!(sessions.closes(&one, idle));
         assert!(sessions.closes(&one, idle), "it is gone already");
         assert!(!sessions.closes(&other, later), "the last one is kept");
+        let dead = sessions.opened(seconds(2), Session::detached(3, seconds(2)));
+        dead.add_claim();
+        dead.state().facts().is_expired = true;
+        assert!(!sessions.closes(&other, later), "a dead one serves nobody");
+        assert!(sessions.closes(&dead, later));
         other.state().facts().is_expired = true;
         assert!(sessions.closes(&other, later));
         assert!(sessions.by_timeout.is_empty());
@@ -300,6 +338,8 @@ mod tests {
             let longest = longest.max(Duration::from_millis(2));
             prop_assert!(lease <= step_of && step_of <= longest, "{:?}", step_of);
             prop_assert_eq!(step(step_of), step_of);
+            // Otherwise its waiters would not be pinged for: see `Driver::ping_due`.
+            prop_assert!(step_of * 3 / 4 <= lease + Duration::from_millis(1));
         }
     }
 }

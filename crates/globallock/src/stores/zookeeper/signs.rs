@@ -7,8 +7,9 @@
 //!
 //! A connection carries what a member and its leader say in their order. So a transaction that is answered
 //! proves that the leader has heard of the signs that were given half a tick before it was sent. It also
-//! proves that a majority still followed that leader. Another leader comes later, and gives every session its
-//! whole timeout again. A `sync` would not prove that, because a leader answers it alone (ZOOKEEPER-1675).
+//! proves that a majority still followed that leader. Another leader comes later, and gives every session the
+//! whole timeout again that it was created with. A `sync` would not prove that, because a leader answers it
+//! alone (ZOOKEEPER-1675).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::sync::Instant;
 /// The part of a session's timeout within which every sign surely reaches the leader: a third.
 ///
 /// The servers allow no timeout below two ticks, unless they are configured otherwise. Then half a tick is a
-/// quarter of the timeout at most, and what is left allows for members that are late.
+/// quarter of the timeout at most, and a member may be late by a twelfth.
 const REPORTED_WITHIN: u32 = 3;
 /// How close together two signs may be of which only the first is remembered, as a part of the timeout.
 const CLOSE: u32 = 64;
@@ -35,7 +36,8 @@ pub(super) struct Signs {
 }
 
 impl Signs {
-    /// Those of a session that was created by a request of this moment, which is a transaction itself.
+    /// Those of a session that was created by a request of this moment. That is a transaction itself, or
+    /// becomes one with the session's first claim.
     pub(super) fn new(created: Instant) -> Self {
         Signs { counted_from: created, presented: created, answered: VecDeque::new() }
     }

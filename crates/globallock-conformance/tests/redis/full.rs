@@ -116,6 +116,34 @@ async fn what_is_new_waits_for_room_and_says_so_in_the_end() {
     }
 }
 
+/// A disk that is full, as Redis sees it: a snapshot could not be written, so every write is refused.
+#[tokio::test]
+async fn what_is_new_waits_for_a_server_that_cannot_save_to_its_disk() {
+    for options in FORMS {
+        let server = Redis::start().unwrap();
+        let url = format!("{}{options}", server.url());
+        let (patient, impatient) = (calm_manager(&url).await, impatient(&url).await);
+        assert_eq!(server.cli(&["CONFIG", "SET", "save", "900 1"]), "OK");
+        let directory = server.cli(&["CONFIG", "GET", "dir"]).lines().last().unwrap().to_owned();
+        std::fs::remove_dir_all(&directory).unwrap();
+        eventually("the server refuses writes", async || {
+            server.cli(&["BGSAVE"]);
+            server.cli(&["SET", "a", "b"]).starts_with("MISCONF")
+        })
+        .await;
+        let refused = impatient.mutex("a").acquire().await.unwrap_err();
+        assert!(matches!(refused, Error::Unavailable { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("cannot save to its disk: free the disk"), "{refused}");
+        let waiter = waits(&patient, "a");
+        let asked = calls(&server);
+        eventually("it asks again and again", async || calls(&server) >= asked + 3).await;
+        assert!(!waiter.is_finished());
+        std::fs::create_dir_all(&directory).unwrap();
+        assert_eq!(server.cli(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "no"]), "OK");
+        assert!(waiter.await.unwrap().unwrap().is_held());
+    }
+}
+
 #[tokio::test]
 async fn a_full_server_says_that_a_lock_is_taken_and_evicts_its_holder_and_a_waiter() {
     for options in FORMS {

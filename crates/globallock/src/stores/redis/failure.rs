@@ -200,7 +200,7 @@ fn judge(error: &RedisError) -> (Kind, String) {
         // Renewals and releases need no memory, so that room comes back.
         "OOM" => (Kind::NotNow, "it is out of memory: raise maxmemory, or give locks a server of their own"),
         "MISCONF" => (
-            Kind::FailedPrecondition,
+            Kind::NotNow,
             "it refuses writes because it cannot save to its disk: free the disk, or set \
              stop-writes-on-bgsave-error to no",
         ),

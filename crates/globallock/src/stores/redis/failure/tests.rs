@@ -51,11 +51,7 @@ fn each_refusal_of_the_server_names_its_remedy() {
             "(this user has no permissions",
         ),
         ("OOM command not allowed when used memory > 'maxmemory'.", Kind::NotNow, "raise maxmemory"),
-        (
-            "MISCONF Redis is configured to save RDB snapshots",
-            Kind::FailedPrecondition,
-            "stop-writes-on-bgsave-error",
-        ),
+        ("MISCONF Redis is configured to save RDB snapshots", Kind::NotNow, "stop-writes-on-bgsave-error"),
         ("MOVED 3999 127.0.0.1:6381", Kind::FailedPrecondition, "use a single server"),
         ("ASK 3999 127.0.0.1:6381", Kind::FailedPrecondition, "use a single server"),
         (
@@ -110,7 +106,7 @@ fn what_redis_6_puts_around_an_answer_to_a_script_hides_nothing() {
         ),
         (
             "@user_script:1: @user_script: 1: -MISCONF Redis is configured to save RDB snapshots",
-            Kind::FailedPrecondition,
+            Kind::NotNow,
             "stop-writes-on-bgsave-error",
         ),
         (

@@ -11,6 +11,7 @@ mod evicting;
 mod faults;
 mod fleet;
 mod full;
+mod gaps;
 mod keys;
 mod listing;
 mod notices;

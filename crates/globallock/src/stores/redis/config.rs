@@ -18,6 +18,8 @@ pub(super) struct Config {
     pub(super) prefix: String,
     /// How long one request, or one try to connect, may take.
     pub(super) timeout: Duration,
+    /// How long the key is left free for strangers now and then, if it is.
+    pub(super) gap: Option<Duration>,
     /// The commands to use, whatever the server says that it has.
     pub(super) commands: Option<Commands>,
     /// The address without secrets, for messages.
@@ -82,6 +84,10 @@ impl Config {
             return Err(address.wrong("the option prefix must not contain braces, which choose a hash slot"));
         }
         let timeout = address.take_timeout()?;
+        let gap = address.take_duration("gap")?.filter(|gap| gap.as_millis() > 0);
+        if gap > Some(LONGEST_GAP) {
+            return Err(address.wrong("the option gap must be at most 10s"));
+        }
         let commands = match address.take("commands").as_deref() {
             None => None,
             Some("6") => Some(Commands::Redis6),
@@ -113,7 +119,7 @@ impl Config {
         address.finish(options)?;
         let shown = address.to_string();
         let to_sentinels = transport.apart();
-        Ok(Config { kind, prefix, timeout, commands, shown, transport, to_sentinels, target, login, db })
+        Ok(Config { kind, prefix, timeout, gap, commands, shown, transport, to_sentinels, target, login, db })
     }
 }
 
@@ -134,6 +140,9 @@ impl Config {
     }
 }
 
+/// The longest gap. Nobody of ours is granted the lock in it.
+const LONGEST_GAP: Duration = Duration::from_secs(10);
+
 /// The server of an address, the text of its database, and the options that such an address may have.
 type Found = (Target, String, &'static [&'static str]);
 
@@ -145,7 +154,7 @@ fn server(address: &Address) -> Result<Found> {
     Ok((
         Target::Server(place),
         address.path.trim_start_matches('/').to_owned(),
-        &["prefix", "timeout", "commands", "password_file", "password_command"],
+        &["prefix", "timeout", "gap", "commands", "password_file", "password_command"],
     ))
 }
 
@@ -160,7 +169,7 @@ fn unix(address: &mut Address) -> Result<Found> {
     Ok((
         Target::Server(place),
         db,
-        &["prefix", "timeout", "commands", "db", "password_file", "password_command"],
+        &["prefix", "timeout", "gap", "commands", "db", "password_file", "password_command"],
     ))
 }
 
@@ -186,6 +195,7 @@ fn sentinels(address: &mut Address) -> Result<Found> {
 const SENTINEL_OPTIONS: &[&str] = &[
     "prefix",
     "timeout",
+    "gap",
     "commands",
     "password_file",
     "password_command",
@@ -308,13 +318,16 @@ mod tests {
             ("redis://host?commands=7", "the option commands has one value: 6"),
             ("valkey://host?ca=/nowhere", "write valkeys:// with it; known are: prefix"),
             ("redis://host?timeout=0s", "the option timeout must not be zero"),
+            ("redis://host?gap=soon", "the option gap"),
+            ("redis://host?gap=10001ms", "the option gap must be at most 10s"),
+            ("redis://host?gaps=150ms", "known are: prefix, timeout, gap, commands"),
             (
                 "redis://host?ca=/nowhere",
-                "write rediss:// with it; known are: prefix, timeout, commands, password_file",
+                "write rediss:// with it; known are: prefix, timeout, gap, commands, password_file",
             ),
-            ("rediss://host?colour=red", "timeout, commands, password_file, password_command, ca, cert, key"),
+            ("rediss://host?colour=red", "gap, commands, password_file, password_command, ca, cert, key"),
             ("redis://host?db=1", "the database is the path, as in redis://host/1"),
-            ("redis+unix:///run/redis.sock?colour=red", "known are: prefix, timeout, commands, db"),
+            ("redis+unix:///run/redis.sock?colour=red", "known are: prefix, timeout, gap, commands, db"),
             ("redis+sentinel://h/main?colour=red", "password_command, sentinel_user, sentinel_password"),
             ("redis+sentinel://h1/main,h2/main", "write the path once, after the last host"),
             ("redis+sentinel://h1/main?sentinel_user=a", "sentinel_user needs one of the options"),
@@ -338,6 +351,11 @@ mod tests {
         let set = config("redis://host?prefix=mine%3A&timeout=250ms").unwrap();
         assert_eq!((set.prefix.as_str(), set.timeout), ("mine:", Duration::from_millis(250)));
         assert_eq!((default.commands, default.kind), (None, "redis"));
+        assert_eq!(default.gap, None);
+        for (option, gap) in [("0", 0), ("0.4ms", 0), ("150ms", 150), ("10s", 10_000)] {
+            let gap = (gap > 0).then(|| Duration::from_millis(gap));
+            assert_eq!(config(&format!("redis://host?gap={option}")).unwrap().gap, gap, "{option}");
+        }
         assert_eq!(config("redis://host?commands=6").unwrap().commands, Some(Commands::Redis6));
         assert_eq!(config("valkeys+sentinel://h1,h2:1/main").unwrap().kind, "valkey");
         assert!(config("redis+sentinel://h1,h2:1/main").is_ok());

@@ -14,7 +14,7 @@
 local id, lease, max_hold = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local waits, node = string.match(ARGV[5], '^(%d) (.*)$')
 local member = string.format(MEMBER, id, node, ARGV[2], ARGV[3]) .. ARGV[4]
-local notice = KEYS[6] and call('GET', KEYS[6])
+local notice = KEYS[6] and KEYS[6] ~= gap_key and call('GET', KEYS[6])
 if notice then return { EVICTED, notice } end
 local microseconds = clock()
 local now = math.floor(microseconds / 1000)

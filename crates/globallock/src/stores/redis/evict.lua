@@ -14,7 +14,7 @@ local NOTICE_TTL = 3600000
 local now = math.floor(clock() / 1000)
 local value = lock_value()
 local found, claim
-if KEYS[6] then
+if KEYS[6] and KEYS[6] ~= gap_key then
   local left = holds_all(value, key) and math.max(call('PTTL', KEYS[1]), 0)
   found, claim = take_out(key, member, now, value)
   if found then

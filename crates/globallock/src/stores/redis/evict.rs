@@ -5,7 +5,6 @@ use std::sync::Arc;
 use redis::{Cmd, Pipeline, Value};
 
 use super::failure::{Failure, Kind};
-use super::scripts::{call, call_with_notice};
 use super::texts::{EVICTED, FOREIGN, MAY_WAIT, milliseconds};
 use super::{Redis, inspect, keys};
 use crate::backend::{Claim, ClaimId, ClaimStatus, EntryKey, Eviction, Release};
@@ -43,16 +42,12 @@ impl Redis {
         }
         let text = eviction.to_text();
         let script = &self.connection.scripts().evict;
-        let mut command = match entry.claim_id() {
-            Some(id) => call_with_notice(script, self.prefix(), name, id),
-            None if entry.as_str().starts_with(FOREIGN) => call(script, self.prefix(), name),
-            None => return Ok(Release::NotHeld),
-        };
-        command.arg(entry.as_str());
+        if entry.claim_id().is_none() && !entry.as_str().starts_with(FOREIGN) {
+            return Ok(Release::NotHeld);
+        }
         let with_member = |member: &[u8]| {
-            let mut command = command.clone();
-            command.arg(member).arg(&text);
-            command
+            let arguments = [entry.as_str().as_bytes(), member, text.as_bytes()];
+            self.connection.config().call(script, name, entry.claim_id(), &arguments)
         };
         let once = with_member(b"");
         let answer = self.request(&once).await?;

@@ -16,6 +16,9 @@ const SIDES: [&str; 4] = ["fence", "queue", "claims", "shared"];
 /// The suffix of the notices for evicted claims, which are side keys too.
 const NOTICE: &str = "evicted";
 
+/// The suffix of the state of the gaps, which is a side key too: see `gaps.lua`.
+const GAPS: &str = "gap";
+
 /// Refuses a name whose own key may be a side key of another lock. Only a prefix keeps the two apart.
 pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
     if prefix.is_empty() && is_side_key(name.as_str()) {
@@ -39,10 +42,15 @@ pub(super) fn notice(prefix: &str, name: &Name, id: ClaimId) -> String {
     side_key(&format!("{prefix}{}", name.as_str()), &format!("{id}:{NOTICE}"))
 }
 
+/// The key of the state of the gaps.
+pub(super) fn gaps(prefix: &str, name: &Name) -> String {
+    side_key(&format!("{prefix}{}", name.as_str()), GAPS)
+}
+
 /// Whether `key` is a side key of some lock.
 pub(super) fn is_side_key(key: &str) -> bool {
     let ends_in = |side: &&str| key.strip_suffix(*side).is_some_and(|rest| rest.ends_with(':'));
-    key.starts_with('{') && SIDES.iter().chain([&NOTICE]).any(ends_in)
+    key.starts_with('{') && SIDES.iter().chain([&NOTICE, &GAPS]).any(ends_in)
 }
 
 fn side_key(lock: &str, side: &str) -> String {
@@ -132,6 +140,7 @@ mod tests {
             notice("p:", &Name::new("a").unwrap(), id),
             "{p:a}:00000000000000000005000000000006:evicted"
         );
+        assert_eq!(gaps("p:", &Name::new("a").unwrap()), "{p:a}:gap");
         let braces = keys("p:", &Name::new("{a}").unwrap());
         let tag = braces[1].split_once('}').unwrap().0;
         assert_eq!(braces[0], "p:{a}");
@@ -145,6 +154,7 @@ mod tests {
         for (key, is_side) in [
             ("{_glocks:a}:fence", true),
             ("{_glocks:a}:shared", true),
+            ("{_glocks:a}:gap", true),
             ("{17}:_glocks:{a}:claims", true),
             ("{_glocks:a}:00000000000000000005000000000006:evicted", true),
             ("_glocks:a:queue", false),
@@ -194,7 +204,7 @@ mod tests {
                     continue;
                 }
                 let notice = notice(prefix, &lock, ClaimId::new(5, 6));
-                for key in keys(prefix, &lock).into_iter().chain([notice]) {
+                for key in keys(prefix, &lock).into_iter().chain([notice, gaps(prefix, &lock)]) {
                     if let Some(other) = seen.insert(key.clone(), name) {
                         panic!("{key:?} belongs to {name:?} and to {other:?}");
                     }

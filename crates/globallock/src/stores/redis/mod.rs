@@ -24,14 +24,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline, Script, Value};
 
 use self::config::Config;
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
 use self::hints::Hints;
-use self::pushed::{Clock, Evicted, Pushed};
-use self::scripts::{call, call_with_notice};
+use self::pushed::{Clock, Evicted, Polls, Pushed};
+use self::scripts::call;
 use self::texts::{TAKEN_OUT, UNFINISHED, milliseconds};
 use self::waiters::{Known, Waiters, Whose};
 use crate::backend::{
@@ -66,7 +66,8 @@ impl Redis {
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress).
     pub(crate) fn open(address: Address) -> Result<Arc<Self>> {
         let config = Config::new(address)?;
-        let channel = format!("{}{}", texts::WAKE, random_node());
+        let wake = if config.gap.is_some() { texts::WAKE_WITH_GAPS } else { texts::WAKE };
+        let channel = format!("{wake}{}", random_node());
         let inbox = Arc::new(Inbox::default());
         let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
         let connection = Connection::new(config, channel.clone(), listener);
@@ -86,20 +87,23 @@ impl Redis {
     /// server looks for the notice.
     fn join(&self, claim: &Claim, again: bool) -> Cmd {
         let scripts = self.connection.scripts();
-        let mut command = if again {
-            call_with_notice(&scripts.enqueue_shared, self.prefix(), &claim.name, claim.id)
-        } else {
-            let script =
-                if claim.permits.is_exclusive() { &scripts.enqueue } else { &scripts.enqueue_shared };
-            call(script, self.prefix(), &claim.name)
-        };
-        command
-            .arg(claim.id.to_string())
-            .arg(milliseconds(claim.lease))
-            .arg(texts::max_hold(claim))
-            .arg(texts::asked(claim))
-            .arg(format!("{} {}", u8::from(claim.wait_mode == WaitMode::Wait), self.channel));
-        command
+        let is_fast = claim.permits.is_exclusive() && !again;
+        let script = if is_fast { &scripts.enqueue } else { &scripts.enqueue_shared };
+        let arguments = [
+            claim.id.to_string(),
+            milliseconds(claim.lease).to_string(),
+            texts::max_hold(claim).to_string(),
+            texts::asked(claim),
+            format!("{} {}", u8::from(claim.wait_mode == WaitMode::Wait), self.channel),
+        ];
+        self.call(script, claim, again, &arguments)
+    }
+
+    /// A call of a script for a claim, that looks for the notice that it has been evicted if it may have been.
+    fn call(&self, script: &Script, claim: &Claim, may_be_evicted: bool, arguments: &[String]) -> Cmd {
+        let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
+        let noticed = may_be_evicted.then_some(claim.id);
+        self.connection.config().call(script, &claim.name, noticed, &arguments)
     }
 
     /// Reads the answer to an enqueue or a renewal that was sent at `sent`, and records what it tells a
@@ -195,12 +199,12 @@ impl Backend for Redis {
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         let mut commands = Pipeline::with_capacity(claims.len());
         for claim in claims {
-            let mut command = call(&self.connection.scripts().renew, self.prefix(), &claim.name);
-            command
-                .arg(claim.id.to_string())
-                .arg(milliseconds(claim.lease))
-                .arg(texts::member(claim, &self.channel));
-            commands.add_command(command);
+            let arguments = [
+                claim.id.to_string(),
+                milliseconds(claim.lease).to_string(),
+                texts::member(claim, &self.channel),
+            ];
+            commands.add_command(self.call(&self.connection.scripts().renew, claim, false, &arguments));
         }
         let sent = Instant::now();
         let answers = self.connection.requests(&commands, claims.len()).await;
@@ -223,8 +227,8 @@ impl Backend for Redis {
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let evicted = self.inbox.waiters.give_up(claim.id);
-        let mut command = call(&self.connection.scripts().release, self.prefix(), &claim.name);
-        command.arg(claim.id.to_string()).arg(texts::member(claim, &self.channel));
+        let arguments = [claim.id.to_string(), texts::member(claim, &self.channel)];
+        let command = self.call(&self.connection.scripts().release, claim, false, &arguments);
         let answer = if evicted {
             let shortened = self.shortened_notice(claim);
             let (answer, _) = tokio::join!(self.request(&command), self.request(&shortened));
@@ -274,6 +278,9 @@ impl Listener for Inbox {
             }
             return;
         }
+        if let Some(polls) = Polls::parse(text) {
+            return self.waiters.poll(polls);
+        }
         let Some(unwanted) = Pushed::parse(text).and_then(|pushed| self.waiters.deliver(pushed)) else {
             return;
         };
@@ -284,8 +291,8 @@ impl Listener for Inbox {
             else {
                 return;
             };
-            let mut command = call(&connection.scripts().release, &config.prefix, &name);
-            command.arg(unwanted.id.to_string()).arg("");
+            let id = unwanted.id.to_string();
+            let command = config.call(&connection.scripts().release, &name, None, &[id.as_bytes(), b""]);
             hand_over(connection, command).await;
         });
     }

@@ -1,4 +1,4 @@
-//! What the server pushes: grants and evictions.
+//! What the server pushes: grants, evictions, and when to poll.
 
 use std::time::Duration;
 
@@ -38,6 +38,13 @@ pub(super) struct Pushed {
     pub(super) hold_until: u64,
     /// The lock's key, needed to release a grant that nobody here waits for.
     pub(super) key: String,
+}
+
+/// What the server pushes to a waiter that should poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Polls {
+    pub(super) id: ClaimId,
+    pub(super) poll_in: Duration,
 }
 
 /// An eviction as the server pushes it.

@@ -260,6 +260,46 @@ local function notify(claim, now)
   return call('PUBLISH', claim.node, grant .. KEYS[1]) > 0
 end
 
+-- Whether every waiter that would be granted the free lock knows gaps: of one that does not, a gap would keep
+-- the lock until its next renewal. Nobody is delayed whose owner has not asked for gaps.
+local function all_know_gaps(now)
+  local group = { count = 0, capacity = math.huge }
+  local heads = call('ZRANGE', KEYS[3], 0, MAX_BATCH - 1, 'WITHSCORES')
+  for at = 1, #heads, 2 do
+    local claim = parse_waiter(heads[at], heads[at + 1])
+    if claim and claim.deadline > now then
+      if not fits(group, claim) then return true end
+      if string.sub(claim.node, 1, #GAP_NODE) ~= GAP_NODE then return false end
+      group.count, group.capacity = group.count + claim.count, math.min(group.capacity, claim.capacity)
+    end
+  end
+  return #heads < 2 * MAX_BATCH
+end
+
+-- Tells a waiter to poll in so many ms. Returns false if nobody subscribes to its channel.
+local function make_poll(member, poll_in)
+  local id, node = string.match(member, '^(%x+) (%S+)')
+  return id and call('PUBLISH', node, id .. POLLS .. poll_in) > 0
+end
+
+-- How many ms after the holder's expiry the waiter of this rank polls: one after the other, so that 10,000
+-- waiters poll within little more than a second. While the holder lives, none of them does: the holder's
+-- renewals put off the expiry, and each renewal of a waiter brings it a new time to poll.
+local function poll_delay(rank)
+  return 1 + math.min(POLL_STEP * rank, POLL_BASE + math.floor(rank / POLLERS_A_MS))
+end
+
+-- Leaves a gap before the first waiter is granted the free lock, if it is time for one. Returns 'left' if so;
+-- the first waiter polls at once, and is told when the gap ends, and so is the second when it does, in case
+-- the first has died meanwhile. Returns 'unreachable' if the first waiter cannot be told.
+local function leave_gap(claim, member, me, now)
+  if not gap or not all_know_gaps(now) or not leaves_gap(now, claim.deadline - now) then return nil end
+  if claim.id ~= me and not make_poll(member, 1) then return 'unreachable' end
+  local second = call('ZRANGE', KEYS[3], 1, 1)[1]
+  if second then make_poll(second, gap_left + poll_delay(1)) end
+  return 'left'
+end
+
 -- Drops expired claims, then grants the lock to the waiters at the front that fit, and notifies them.
 --
 -- `me` is the claim of this call, if it may be among them: it is not notified, because it reads its grant in
@@ -274,7 +314,10 @@ local function grant_waiters(now, me, value)
   local group = read_group()
   if group.value and expire_group(group, value, now) then value = lock_value() end
   -- A foreign holder has the lock, or the group has lost it and has too many members to drop in one call.
-  if (value or group.value) and value ~= group.value then return nil end
+  if (value or group.value) and value ~= group.value then
+    if value then note_stranger(now) end
+    return nil
+  end
   local budget, size, unreachable, has_written = BUDGET, 1, {}, false
   while budget > 0 do
     local heads = call('ZRANGE', KEYS[3], 0, size - 1, 'WITHSCORES')
@@ -295,13 +338,21 @@ local function grant_waiters(now, me, value)
             return group
           end
           budget = budget - NOTIFY_COST
+          local gap_is
+          if gap and not value and group.count == 0 then
+            passed[#passed] = nil
+            dequeue_front(passed)
+            passed = { id }
+            gap_is = leave_gap(claim, heads[at], me, now)
+            if gap_is == 'left' then return nil end
+          end
           -- A server that refuses writes must end the call before any waiter is notified. Granted or dropped,
           -- the waiter leaves the queue.
           if not has_written then
             dequeue_front(passed)
             passed, has_written = {}, true
           end
-          if id == me or not unreachable[node] and notify(claim, now) then
+          if id == me or not gap_is and not unreachable[node] and notify(claim, now) then
             budget = budget - GRANT_COST
             dequeue_front(passed)
             passed = {}
@@ -342,13 +393,6 @@ local function hand_over(found, now)
   return (found and TAKEN_OUT or 0) + (unfinished and UNFINISHED or 0)
 end
 
--- How many ms after the holder's expiry the waiter of this rank polls: one after the other, so that 10,000
--- waiters poll within little more than a second. While the holder lives, none of them does: the holder's
--- renewals put off the expiry, and each renewal of a waiter brings it a new time to poll.
-local function poll_delay(rank)
-  return 1 + math.min(POLL_STEP * rank, POLL_BASE + math.floor(rank / POLLERS_A_MS))
-end
-
 -- Says in how many ms a waiter's owner should poll, which is to call enqueue again (0: never). The second
 -- result is 1 if the holder is foreign and the waiter is the first: a foreign holder notifies nobody of its
 -- release, so that the first waiter polls at a pace of its own as well. Behind the first EARLY_POLLERS nobody
@@ -356,6 +400,8 @@ end
 local function next_poll(member, now, value, min_delay)
   local rank = call('ZRANK', KEYS[3], member)
   if not rank then return 0, 0 end
+  -- In a gap, the first waiter polls as for a foreign holder, to see one that stays for a moment only.
+  if gap_left and not value then return gap_left + poll_delay(rank), rank == 0 and 1 or 0 end
   -- This call has left work to the next one, or nobody holds: poll at once, to go on with it.
   if unfinished or not value then return 1, 0 end
   if rank < EARLY_POLLERS then min_delay = 0 end
@@ -420,6 +466,7 @@ local function renew_waiter(member, claim, lease, now)
     return false
   end
   write_deadline(claim.id, now + lease, now)
+  if gap then extend(gap_key, now + lease, now) end
   return true
 end
 

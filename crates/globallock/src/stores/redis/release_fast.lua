@@ -8,11 +8,14 @@
 -- quarter of its lease ago
 -- Anything else                                 leave the keys as they were; release.lua below decides
 --
+-- If gaps are left (see gaps.lua), KEYS[6] is their state, and it must say besides that the next one is not
+-- due yet.
+--
 -- Waiters renew first after a third of their lease. So the lease of a waiter in its first quarter ends one
 -- lease after its join, and the hash need not be read.
 local call = redis.call
-local found = call('MGET', KEYS[1], KEYS[2])
-local value, counter = found[1], found[2]
+local found = KEYS[6] and call('MGET', KEYS[1], KEYS[2], KEYS[6]) or call('MGET', KEYS[1], KEYS[2])
+local value, counter, gaps = found[1], found[2], found[3]
 if value and counter and string.sub(value, 1, HEAD) == OURS .. ARGV[1] then
   if string.byte(counter, -1) ~= FLAG_BYTE then
     call('DEL', KEYS[1])
@@ -29,7 +32,12 @@ if value and counter and string.sub(value, 1, HEAD) == OURS .. ARGV[1] then
   local time = call('TIME')
   local now, joined = time[1] * 1000 + math.floor(time[2] / 1000), math.floor(digits / 1000)
   local waited = now - joined
-  if max_hold == '0' and count == capacity and waited >= 0 and waited * 4 < tonumber(lease) then
+  local calm, pause = true, 0
+  if KEYS[6] then
+    calm, pause = string.match(gaps or '', READ_CALM)
+    calm = calm and now < tonumber(calm) and tonumber(calm) <= now + pause
+  end
+  if calm and max_hold == '0' and count == capacity and waited >= 0 and waited * 4 < tonumber(lease) then
     local deadline = string.format('%.0f', joined + lease)
     if call('PUBLISH', node, string.format(GRANTED, id, digits, deadline, '0') .. KEYS[1]) > 0 then
       local granted = string.format('%.0f', now)

@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 
 use redis::{Arg, Cmd, Pipeline, Script};
 
-use super::keys::{keys, notice};
+use super::config::Config;
+use super::keys::{gaps, keys, notice};
+use super::texts::milliseconds;
 use crate::backend::ClaimId;
 use crate::name::Name;
 
@@ -64,7 +66,7 @@ fn text(commands: Commands, fast: &str, verb: &str) -> String {
     let replaced = |text: String, pairs: &[(&str, &str)]| {
         pairs.iter().fold(text, |text, (from, to)| text.replace(from, to))
     };
-    let text = [fast, include_str!("queue.lua"), verb].concat();
+    let text = [fast, include_str!("gaps.lua"), include_str!("queue.lua"), verb].concat();
     let text = match commands {
         Commands::Redis7 => text,
         Commands::Redis6 => [include_str!("older.lua"), &replaced(text, &OLDER)].concat(),
@@ -129,16 +131,35 @@ pub(super) fn all_rewritten(commands: &Pipeline) -> Pipeline {
 
 /// Makes a call of `script` on the keys of `name`; the caller appends the arguments.
 pub(super) fn call(script: &Script, prefix: &str, name: &Name) -> Cmd {
+    call_on(script, keys(prefix, name).as_slice())
+}
+
+fn call_on(script: &Script, keys: &[String]) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(5).arg(&keys(prefix, name));
+    command.arg(script.get_hash()).arg(keys.len()).arg(keys);
     command
 }
 
-/// The same where the script looks at the notice for a claim as well, or leaves one.
-pub(super) fn call_with_notice(script: &Script, prefix: &str, name: &Name, id: ClaimId) -> Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script.get_hash()).arg(6).arg(&keys(prefix, name)).arg(notice(prefix, name, id));
-    command
+impl Config {
+    /// The same of a script that may grant the lock, and so leave a gap: with these arguments, and on the
+    /// notice for the claim `noticed` as well.
+    pub(super) fn call(
+        &self,
+        script: &Script,
+        name: &Name,
+        noticed: Option<ClaimId>,
+        arguments: &[&[u8]],
+    ) -> Cmd {
+        let mut keys = Vec::from(keys(&self.prefix, name));
+        keys.extend(noticed.map(|id| notice(&self.prefix, name, id)));
+        keys.extend(self.gap.map(|_| gaps(&self.prefix, name)));
+        let mut command = call_on(script, &keys);
+        command.arg(arguments);
+        if let Some(gap) = self.gap {
+            command.arg(milliseconds(gap));
+        }
+        command
+    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,14 @@ local GRANTED = '%s %s %s %s '
 -- What the owner of an evicted claim is told: claim id, this, and the notice. Every connection listens to
 -- EVERYBODY, because nothing stored says where the owner of an exclusive holder is.
 local EVICTS, EVERYBODY = ' evicted ', 'globallock:evict'
+-- What a waiter is told that should poll: claim id, this, and in how many ms. A waiter knows this message if
+-- the channel of its owner's connection begins with GAP_NODE, so that older scripts need not know of gaps.
+local POLLS, GAP_NODE = ' polls ', 'globallock:wake:gaps:'
+-- How the key of the state of the gaps ends; its value, see `read_gaps`.
+local GAP_SUFFIX = ':gap'
+local GAP_STATE, READ_GAP_STATE = '%.0f %.0f %.0f %.0f', '^(%d+) (%d+) (%d+) (%d+)$'
+-- The same as it is while none is open and no stranger was seen.
+local READ_CALM = '^0 0 (%d+) (%d+)$'
 -- How the key begins by which an onlooker means a foreign holder.
 local FOREIGN = 'foreign:'
 -- The first number of an answer about a claim, and the parts of one about a release or an eviction.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::pushed::{Evicted, Pushed};
+use super::pushed::{Evicted, Polls, Pushed};
 use crate::backend::{Claim, ClaimId, Eviction, WaitMode};
 use crate::queue::Permits;
 
@@ -11,6 +11,10 @@ use crate::queue::Permits;
 pub(super) const OURS: &str = "glk1:";
 /// How the channel of a connection begins.
 pub(super) const WAKE: &str = "globallock:wake:";
+/// How it begins if the manager leaves gaps, and so knows what else a waiter may be told.
+pub(super) const WAKE_WITH_GAPS: &str = "globallock:wake:gaps:";
+/// What is between the id of a waiter that should poll and in how many milliseconds.
+const POLLS: &str = " polls ";
 /// The channel on which all connections are told of evicted claims.
 pub(super) const EVERYBODY: &str = "globallock:evict";
 /// What is between the id of an evicted claim and the notice.
@@ -118,6 +122,13 @@ impl Pushed {
     }
 }
 
+impl Polls {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (id, poll_in) = text.split_once(POLLS)?;
+        Some(Polls { id: ClaimId::parse(id)?, poll_in: Duration::from_millis(poll_in.parse().ok()?) })
+    }
+}
+
 impl Evicted {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (id, eviction) = text.split_once(EVICTS)?;
@@ -141,6 +152,8 @@ mod tests {
     fn the_scripts_give_the_same_values_to_the_same_names() {
         for (name, text) in
             [("OURS", OURS), ("EVERYBODY", EVERYBODY), ("EVICTS", EVICTS), ("FOREIGN", FOREIGN)]
+                .into_iter()
+                .chain([("POLLS", POLLS), ("GAP_NODE", WAKE_WITH_GAPS)])
         {
             assert_eq!(in_lua(name), format!("'{text}'"), "{name}");
         }
@@ -209,6 +222,10 @@ mod tests {
             let pushed =
                 Pushed { id, fencing_token: number, expires: lease, hold_until: max_hold, key: key.clone() };
             prop_assert_eq!(Pushed::parse(&grant), Some(pushed));
+            let polls = format!("{id}{POLLS}{lease}");
+            let poll_in = Duration::from_millis(lease);
+            prop_assert_eq!(Polls::parse(&polls), Some(Polls { id, poll_in }));
+            prop_assert_eq!((Pushed::parse(&polls), Evicted::parse(&polls)), (None, None));
             let eviction = Eviction::new(crate::owner::Owner::default(), &*key);
             let told = format!("{id}{EVICTS}{}", eviction.to_text());
             prop_assert_eq!(Evicted::parse(&told), Some(Evicted { id, eviction }));
@@ -218,7 +235,7 @@ mod tests {
         fn any_text_is_read_or_refused(text in "[0-9a-f]{0,32}[ :/0-9a-z.é+-]{0,40}", number in ".{0,3}") {
             for text in [&text, &format!("{OURS}{text}")] {
                 let _ = (exclusive(text), waiter(text, &number), shared(text, text));
-                let _ = (Pushed::parse(text), Evicted::parse(text));
+                let _ = (Pushed::parse(text), Evicted::parse(text), Polls::parse(text));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::pushed::{Clock, Pushed};
+use super::pushed::{Clock, Polls, Pushed};
 use crate::backend::{ClaimId, ClaimStatus, Eviction};
 use crate::sync::{Instant, Mutex, MutexGuard, Notify, now, sleep_until};
 
@@ -144,6 +144,15 @@ impl Waiters {
         entry.pushed = Some(pushed);
         entry.notify.notify_one();
         None
+    }
+
+    /// Makes a waiter poll the server in this time, unless it polls sooner.
+    pub(super) fn poll(&self, polls: Polls) {
+        let mut claims = self.claims();
+        let Some(entry) = claims.get_mut(&polls.id).and_then(|asked| asked.waiter.as_mut()) else { return };
+        let poll_at = now() + polls.poll_in;
+        entry.poll_at = Some(entry.poll_at.map_or(poll_at, |at| at.min(poll_at)));
+        entry.notify.notify_one();
     }
 
     /// Makes every waiter poll the server now, because a push may have been lost.
@@ -349,6 +358,21 @@ mod tests {
         assert_eq!(polls_after(&waiters).await, milliseconds(3));
         waiters.set_waiting(id(), clock(), None, true);
         assert_eq!(polls_after(&waiters).await, milliseconds(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_that_is_told_to_poll_polls_then_or_sooner() {
+        let waiters = Waiters::default();
+        let polls = |number| Polls { id: id(), poll_in: milliseconds(number) };
+        waiters.poll(polls(1));
+        waiters.track(id());
+        waiters.set_waiting(id(), clock(), None, false);
+        waiters.poll(polls(7));
+        waiters.poll(polls(9));
+        assert_eq!(polls_after(&waiters).await, milliseconds(7));
+        waiters.set_waiting(id(), clock(), Some(milliseconds(3)), false);
+        waiters.poll(polls(5));
+        assert_eq!(polls_after(&waiters).await, milliseconds(3));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ from typing import Any
 from .addresses import Options
 from .exceptions import InvalidOption
 from .native import Engine
-from .redis_global_lock import RedisGlobalLock, pool_address
+from .redis_global_lock import RedisGlobalLock, gap_of, pool_address
 
 __all__ = ["DjangoRedisGlobalLock"]
 
@@ -29,7 +29,7 @@ class DjangoRedisGlobalLock(RedisGlobalLock):
         alias = options.text("redis-cache-name") or "default"
         options.finish()
         pool, prefix = cache_pool(alias), config.global_lock_key_prefix
-        url = pool_address(f"{cls.__name__}: cache {alias!r}", pool, prefix)
+        url = pool_address(f"{cls.__name__}: cache {alias!r}", pool, prefix, gap_of(config))
         return Engine(url, config.get("lock_ttl"), config.get("label"))
 
     def _own_pool(self) -> Any:

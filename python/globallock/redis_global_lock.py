@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any, Mapping, NamedTuple, Optional
 
-from .addresses import Options, address, host_and_port, milliseconds
+from .addresses import Options, address, host_and_port, milliseconds, seconds
 from .exceptions import InvalidOption
 from .native import Engine, NativeGlobalLock
 
@@ -22,6 +22,11 @@ _TUNING = frozenset(
 )  # fmt: skip
 
 
+#: How long the key is left free now and then, in seconds, by the configuration of earlier releases: those, and
+#: redis-py, poll each 0.1 s, and would starve beside locks of this release that hand over among themselves.
+GAP = 0.15
+
+
 class RedisGlobalLock(NativeGlobalLock):
     """A lock in Redis. As in earlier releases, a subclass may override ``get_redis_connection_pool``."""
 
@@ -30,7 +35,8 @@ class RedisGlobalLock(NativeGlobalLock):
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
         """Makes the connection from ``global_lock_engine_options``: those of ``redis.ConnectionPool``."""
-        url = redis_address(cls.__name__, config.global_lock_engine_options, config.global_lock_key_prefix)
+        options, prefix = config.global_lock_engine_options, config.global_lock_key_prefix
+        url = redis_address(cls.__name__, options, prefix, gap=gap_of(config))
         return Engine(url, config.get("lock_ttl"), config.get("label"))
 
     def new_engine(self) -> Engine:
@@ -38,8 +44,9 @@ class RedisGlobalLock(NativeGlobalLock):
         pool = self._own_pool()
         if pool is None:
             return super().new_engine()
-        name, prefix = type(self).__name__, self.config.global_lock_key_prefix
-        return Engine(pool_address(name, pool, prefix), self.config.get("lock_ttl"), self.config.get("label"))
+        config, name = self.config, type(self).__name__
+        url = pool_address(name, pool, config.global_lock_key_prefix, gap_of(config))
+        return Engine(url, config.get("lock_ttl"), config.get("label"))
 
     def _own_pool(self) -> Any:
         if type(self).get_redis_connection_pool is RedisGlobalLock.get_redis_connection_pool:
@@ -55,6 +62,13 @@ class RedisGlobalLock(NativeGlobalLock):
         return redis.ConnectionPool(**self.config.global_lock_engine_options)
 
 
+def gap_of(config: Any) -> Optional[str]:
+    """Reads the item ``gap`` of a configuration, in the form that addresses take; ``None`` if it is 0."""
+    given = config.get("gap")
+    gap = GAP if given is None else seconds("gap", given)
+    return milliseconds(gap) if gap > 0 else None
+
+
 class Sentinels(NamedTuple):
     """The sentinels that know the primary of a service."""
 
@@ -65,7 +79,11 @@ class Sentinels(NamedTuple):
 
 
 def redis_address(
-    engine: str, given: Mapping[str, Any], prefix: str, sentinels: Optional[Sentinels] = None
+    engine: str,
+    given: Mapping[str, Any],
+    prefix: str,
+    sentinels: Optional[Sentinels] = None,
+    gap: Optional[str] = None,
 ) -> str:
     """Turns the options of redis-py's pool into an address, of sentinels if there are any."""
     options = Options(engine, given)
@@ -84,7 +102,7 @@ def redis_address(
     options.refuse("ssl_cert_reqs", ("required", 2), required)
     options.refuse("ssl_check_hostname", (True,), required)
     options.finish()
-    common = {"prefix": prefix, "timeout": timeout}
+    common = {"prefix": prefix, "timeout": timeout, "gap": gap}
     if path is not None:
         return address("redis+unix", "", path, user, password, db=db, **common)
     if tls:
@@ -104,17 +122,17 @@ _PICKED = frozenset(
 )  # fmt: skip
 
 
-def pool_address(engine: str, pool: Any, prefix: str) -> str:
+def pool_address(engine: str, pool: Any, prefix: str, gap: Optional[str] = None) -> str:
     """Turns a connection pool of redis-py into an address."""
     given = {key: value for key, value in pool.connection_kwargs.items() if key in _PICKED}
     kind = pool.connection_class.__name__
     if hasattr(pool, "sentinel_manager"):
         given["ssl"] = "SSL" in kind or bool(pool.connection_kwargs.get("ssl"))
-        return redis_address(engine, given, prefix, _sentinels(pool))
+        return redis_address(engine, given, prefix, _sentinels(pool), gap)
     if kind not in ("Connection", "SSLConnection", "UnixDomainSocketConnection"):
         raise InvalidOption(f"{engine}: the pool has its own kind of connection ({kind}): not offered")
     given["ssl"] = kind == "SSLConnection"
-    return redis_address(engine, given, prefix)
+    return redis_address(engine, given, prefix, gap=gap)
 
 
 def _sentinels(pool: Any) -> Sentinels:

@@ -3,10 +3,17 @@
 import globallock
 import pytest
 import redis
-from globallock import ETCD_GLOBAL_LOCK_CLASS, ZOOKEEPER_GLOBAL_LOCK_CLASS, GlobalLockManager
+from globallock import (
+    ETCD_GLOBAL_LOCK_CLASS,
+    ZOOKEEPER_GLOBAL_LOCK_CLASS,
+    GlobalLockManager,
+    InvalidAddress,
+    InvalidOption,
+)
 from globallock.addresses import address
+from globallock.config import Config
 from globallock.etcd_global_lock import EtcdGlobalLock
-from globallock.redis_global_lock import redis_address
+from globallock.redis_global_lock import gap_of, redis_address
 from globallock.zookeeper_global_lock import ZookeeperGlobalLock
 
 
@@ -103,3 +110,23 @@ def test_kazoos_users_and_acls(zookeeper_server, name):
 
 def test_an_address_escapes_what_could_be_misread():
     assert address("redis", "h:1", "/0", "a:b", "c/d@e", x="1&2") == "redis://a%3Ab:c%2Fd%40e@h:1/0?x=1%262"
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [({}, "gap=150ms"), ({"gap": 0.5}, "gap=500ms"), ({"gap": 0}, None)]
+)
+def test_managers_from_the_configuration_of_earlier_releases_leave_gaps(redis_server, name, given, written):
+    config = {"global_lock_engine_options": {"port": redis_server.port}, **given}
+    lockman, client = GlobalLockManager(config), redis.Redis(port=redis_server.port)
+    before = client.pubsub_channels("globallock:wake:*")
+    with lockman.lock(name):
+        made = set(client.pubsub_channels("globallock:wake:*")).difference(before)
+        assert [channel.startswith(b"globallock:wake:gaps:") for channel in made] == [written is not None]
+    assert gap_of(Config(config)) == (written and written.split("=")[1])
+    assert redis_address("a", {}, "p", gap="150ms").endswith("?prefix=p&gap=150ms")
+
+
+def test_a_gap_that_is_no_time_is_refused(redis_config):
+    for gap, error in (("soon", InvalidOption), (-1, InvalidOption), (11, InvalidAddress)):
+        with pytest.raises(error, match="gap"):
+            GlobalLockManager({**redis_config, "gap": gap}).lock("any").acquire()

@@ -11,32 +11,33 @@ fn an_address_that_is_not_one_of_the_store() {
             "redis://h?db=1",
             "redis://h",
             "redis: has no option \"db\": the database is the path, as in redis://host/1; known are: \
-             prefix, timeout, commands, password_file, password_command",
+             prefix, timeout, gap, commands, password_file, password_command",
         ),
         (
             "redis://h/0?ca=/x",
             "redis://h/0",
             "redis: has no option \"ca\": this is no TLS, so write rediss:// with it; known are: prefix, \
-             timeout, commands, password_file, password_command",
+             timeout, gap, commands, password_file, password_command",
         ),
         (
             "rediss://h?ssl_cert_reqs=none",
             "rediss://h",
             "rediss: has no option \"ssl_cert_reqs\": a server's certificate is always checked, so name \
-             a file of those to trust by ca=FILE; known are: prefix, timeout, commands, password_file, \
-             password_command, ca, cert, key",
+             a file of those to trust by ca=FILE; known are: prefix, timeout, gap, commands, \
+             password_file, password_command, ca, cert, key",
         ),
         (
             "rediss://h?ssl_ca_certs=/x",
             "rediss://h",
-            "rediss: has no option \"ssl_ca_certs\": write ca=FILE; known are: prefix, timeout, commands, \
+            "rediss: has no option \"ssl_ca_certs\": write ca=FILE; known are: prefix, timeout, gap, commands, \
              password_file, password_command, ca, cert, key",
         ),
         (
             "redis://h?socket_timeout=5",
             "redis://h",
             "redis: has no option \"socket_timeout\": write timeout=2s, which is for each request and \
-             for each try to connect; known are: prefix, timeout, commands, password_file, password_command",
+             for each try to connect; known are: prefix, timeout, gap, commands, password_file, \
+             password_command",
         ),
         (
             "etcd://h?cacert=/x",

@@ -50,6 +50,17 @@ pub(super) const KINDS: &[StoreKind] = &[
         hostile: super::none,
     },
     StoreKind {
+        name: "redis-gaps",
+        roles: &[Role::Suite],
+        servers: 1,
+        starts_in: 1,
+        install: super::nothing,
+        traits: &[Trait::BetweenProcesses],
+        start: || Ok(Box::new(Alone::start("?gap=2ms")?)),
+        own_faults: &[],
+        hostile: super::none,
+    },
+    StoreKind {
         name: "redis",
         roles: &[Role::Faults],
         servers: 1,
@@ -369,10 +380,10 @@ fn keys(port: u16, name: &str) -> Vec<String> {
     keys.lines().map(str::to_owned).collect()
 }
 
-/// The counter of fencing tokens may stay for some days, and the notices of evictions for an hour, but only
-/// with an expiry.
+/// The counter of fencing tokens may stay for some days, the notices of evictions for an hour, and the state of
+/// the gaps for some seconds, but only with an expiry.
 pub(super) fn left(port: u16, name: &str) -> Vec<String> {
-    let may_stay = |key: &String| key.ends_with(":fence") || key.ends_with(":evicted");
+    let may_stay = |key: &String| [":fence", ":evicted", ":gap"].iter().any(|side| key.ends_with(side));
     let expires = |key: &String| cli(port, &["TTL", key]) != "-1";
     keys(port, name).into_iter().filter(|key| !may_stay(key) || !expires(key)).collect()
 }

@@ -11,7 +11,7 @@ use globallock_conformance::server::redis::Redis;
 use redis_stranger::Stranger;
 
 use crate::calls::{COUNTER, LOCK, MUTEX, ONE_OF_TWO, QUEUE};
-use crate::costs::spent;
+use crate::costs::{count, spent};
 use crate::scripts::{Store, queued};
 use crate::times::claim;
 
@@ -151,6 +151,7 @@ async fn a_stranger_gets_the_lock_in_a_gap_and_the_first_waiter_after_it() {
         assert_eq!(store.release(&first).await, Release::Released);
         assert!(store.is_free(), "the next gap comes after one grant");
         assert!(stranger.tries());
+        assert_eq!(store.polls(&second).await, ClaimStatus::Waiting);
         stranger.releases();
         store.takes(&second).await;
         assert_eq!(store.release(&second).await, Release::Released);
@@ -164,12 +165,12 @@ fn server_ms(store: &Store) -> u64 {
 }
 
 #[tokio::test]
-async fn the_claims_have_the_lock_for_as_long_as_strangers_had_it() {
+async fn the_claims_have_the_lock_for_about_as_long_as_strangers_had_it() {
     let store = store(LONG).await;
     let [first, second] = [queued(1, MUTEX), queued(2, MUTEX)];
     store.in_gap(&[&first, &second]).await;
-    // As if it had been seen 30 s ago, and 30 minutes ago.
-    for (ago, turn) in [(30_000, 30_000..40_000), (1_800_000, 60_000..60_001)] {
+    // As if it had been seen 30 s ago, and 30 minutes ago. A turn is some shorter, because it ends with a grant.
+    for (ago, turn) in [(30_000, 22_500..30_000), (1_800_000, 60_000..60_001)] {
         let seen = server_ms(&store) - ago;
         store.set_gaps(&format!("{} {seen} 1 1", server_ms(&store) + 5000));
         let before = server_ms(&store);
@@ -323,7 +324,7 @@ async fn waiters_whose_owner_has_not_asked_for_gaps_are_granted_the_lock_at_once
     let [ours, theirs] = [queued(5, MUTEX), queued(6, MUTEX)];
     store.in_gap(&[&ours]).await;
     assert_eq!(older.enqueue(&theirs).await.unwrap(), ClaimStatus::Waiting);
-    store.granted(&ours).await;
+    store.takes(&ours).await;
 }
 
 #[tokio::test]
@@ -502,6 +503,54 @@ async fn gaps_cost_no_command_while_none_is_due() {
     store.release(&holder).await;
     store.granted(&waiter).await;
     assert_eq!(spent(&store), "mget:1 publish:1 set:1 time:1 zpopmin:1", "a release before a waiter");
+}
+
+/// How often scripts were called.
+fn calls(server: &Redis) -> u64 {
+    count(server, "evalsha")
+}
+
+#[tokio::test]
+async fn the_server_says_when_a_stranger_comes_and_goes() {
+    let store = store(LONG).await;
+    let first = queued(1, MUTEX);
+    let mut stranger = Stranger::new(store.server.port(), "stranger");
+    store.in_gap(&[&first]).await;
+    assert_eq!(store.polls(&first).await, ClaimStatus::Waiting);
+    let before = calls(&store.server);
+    for comes in [true, false] {
+        // Polls at a pace of its own would be many in this time, and two if the server says nothing.
+        let quiet = store.backend.wait_for_change(&first);
+        assert!(tokio::time::timeout(Duration::from_millis(500), quiet).await.is_err(), "it polls");
+        let asked = std::time::Instant::now();
+        if comes {
+            assert!(stranger.tries());
+            assert_eq!(store.polls(&first).await, ClaimStatus::Waiting);
+        } else {
+            stranger.releases();
+            store.takes(&first).await;
+        }
+        assert!(asked.elapsed() < Duration::from_millis(450) * globallock_conformance::pauses::busy());
+    }
+    assert_eq!(calls(&store.server), before + 2);
+}
+
+#[tokio::test]
+async fn a_server_that_may_not_be_asked_to_watch_is_polled() {
+    let store = store("").await;
+    let rights = ["reset", "on", ">pw", "~*", "&*", "+@all", "-client|tracking"];
+    assert_eq!(store.server.cli(&[&["ACL", "SETUSER", "app"], &rights[..]].concat()), "OK");
+    let url = store.server.url().replace("redis://", "redis://app:pw@");
+    let backend = globallock::connect_backend(&format!("{url}{LONG}")).await.unwrap();
+    let mut stranger = Stranger::new(store.server.port(), "stranger");
+    assert!(stranger.tries());
+    let first = queued(1, MUTEX);
+    assert_eq!(backend.enqueue(&first).await.unwrap(), ClaimStatus::Waiting);
+    for _ in 0..6 {
+        assert_eq!(polls(&backend, &first).await, ClaimStatus::Waiting);
+    }
+    stranger.releases();
+    takes(&backend, &first).await;
 }
 
 /// Three of ours that hand the lock over all the time, with 50 ms gaps, until they are dropped.

@@ -39,6 +39,8 @@ const QUEUED_REQUESTS: usize = 4096;
 pub(super) trait Listener: Send + Sync + 'static {
     /// A message has arrived on the store's channel, or on that of all stores.
     fn message(&self, text: &str);
+    /// A key that the server watches has changed; all may have changed without a key.
+    fn changed(&self, key: Option<&str>);
     /// The subscription was interrupted: messages may have been lost.
     fn resubscribed(&self);
 }
@@ -71,6 +73,8 @@ struct Live {
     number: u64,
     since: Instant,
     commands: Commands,
+    /// Whether the server watches keys.
+    watches: bool,
     opened: Arc<Opened>,
 }
 
@@ -91,6 +95,11 @@ impl Connection {
 
     pub(super) fn is_live(&self) -> bool {
         self.state.borrow().live.is_some()
+    }
+
+    /// Whether the server says when a key changes that it was asked to watch.
+    pub(super) fn watches(&self) -> bool {
+        self.state.borrow().live.as_ref().is_some_and(|live| live.watches)
     }
 
     /// Waits for the connection, or for the next try to make it to fail.
@@ -267,8 +276,9 @@ impl Connection {
         let published: redis::RedisResult<Value> =
             redis::cmd("PUBLISH").arg(&self.channel).arg("").query_async(&mut connection).await;
         published?;
+        let watches = self.config.gap.is_some() && watches_keys(&mut connection).await;
         self.state.send_modify(|state| {
-            let live = Some(Live { number, since: Instant::now(), commands, opened });
+            let live = Some(Live { number, since: Instant::now(), commands, watches, opened });
             *state = State { live, is_connecting: false, failed: 0, failure: None, pause: state.pause };
         });
         Ok(())
@@ -308,9 +318,24 @@ impl Connection {
                     self.listener.message(text);
                 }
             }
+            PushKind::Invalidate if self.is_current(number) => match push.data.first() {
+                Some(Value::Array(keys)) => keys.iter().for_each(|key| {
+                    if let Value::BulkString(key) = key {
+                        self.listener.changed(std::str::from_utf8(key).ok());
+                    }
+                }),
+                _ => self.listener.changed(None),
+            },
             _ => {}
         }
     }
+}
+
+/// Makes the server ready to watch the keys that it is asked to. A user without the right to it polls.
+async fn watches_keys(connection: &mut MultiplexedConnection) -> bool {
+    let mut command = redis::cmd("CLIENT");
+    command.arg("TRACKING").arg("ON").arg("OPTIN").arg("NOLOOP");
+    command.query_async::<Value>(connection).await.is_ok()
 }
 
 fn timed_out() -> Failure {

@@ -7,8 +7,8 @@
 --             which nobody waits, and it expires some time after the last of them.
 --
 -- Nothing shows that a stranger polls until it has got the lock. So gaps are tried:
--- - After strangers have had the lock, the claims have it for as long as the strangers had it, and for one
---   grant at least. Then comes the next gap. So both sides have half of the time.
+-- - After strangers have had the lock, the claims have it for about as long as the strangers had it, and for
+--   one grant at least. Then comes the next gap. So both sides have about half of the time.
 -- - After a gap that nobody has used, the next one comes later, twice as late each time, up to MAX_PAUSE.
 --   So gaps that nobody uses take a fiftieth of the time.
 -- - While nothing is known, the first one comes after FIRST_PAUSE: claims that meet for a moment lose nothing.
@@ -16,8 +16,9 @@ local gap_key = string.sub(KEYS[#KEYS], -#GAP_SUFFIX) == GAP_SUFFIX and KEYS[#KE
 local gap = gap_key and tonumber(ARGV[#ARGV])
 -- How many gaps long the pauses are until the first gap, after one that was not used, and at most.
 local FIRST_PAUSE, RETRY_PAUSE, MAX_PAUSE = 10, 4, 49
--- How long the claims have the lock at most after strangers had it, in ms, however long that was.
-local MAX_TURN = 60000
+-- For what part of the time that strangers had the lock the claims have it afterwards, since a turn ends only
+-- with a grant, and for how many ms at most.
+local TURN, MAX_TURN = 0.75, 60000
 -- How many ms of the gap are left, if this call has left one or has found one.
 local gap_left
 
@@ -67,7 +68,7 @@ end
 local function leaves_gap(now, lease)
   local state = read_gaps(now)
   if state.seen > 0 then
-    pause_gaps(state, now, math.max(math.min(now - state.seen, MAX_TURN), 0))
+    pause_gaps(state, now, math.max(math.floor(math.min(TURN * (now - state.seen), MAX_TURN)), 0))
   elseif state.ends > 0 then
     local left = state.ends - now
     if left > 0 and left <= gap then

@@ -17,6 +17,7 @@ mod scripts;
 mod server;
 mod texts;
 mod waiters;
+mod watches;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
@@ -34,6 +35,7 @@ use self::pushed::{Clock, Evicted, Polls, Pushed};
 use self::scripts::call;
 use self::texts::{TAKEN_OUT, UNFINISHED, milliseconds};
 use self::waiters::{Known, Waiters, Whose};
+use self::watches::Watches;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant, Release,
     StoreNotice, StoreNoticeKind, Summary, WaitMode,
@@ -54,6 +56,7 @@ pub(crate) struct Redis {
 #[derive(Default)]
 struct Inbox {
     waiters: Waiters,
+    watches: Watches,
     hints: Hints,
     /// Needed to release a grant that nobody here waits for. Unset until the first connection is made.
     connection: OnceLock<Weak<Connection>>,
@@ -184,6 +187,11 @@ impl Backend for Redis {
             let answer = answer.map_err(|failure| self.error(failure))?;
             if *integers(&answer) != [texts::ASK_AGAIN] {
                 let status = self.status(claim, sent, &answer);
+                if let [texts::WAITING, _, poll_in, foreign @ (texts::FOREIGN_HOLDER | texts::GAP)] =
+                    *integers(&answer)
+                {
+                    self.watch(claim, foreign == texts::FOREIGN_HOLDER, poll_in).await;
+                }
                 if !waits && matches!(status, Ok(ClaimStatus::Gone)) {
                     self.inbox.waiters.forget(claim.id);
                 }
@@ -297,7 +305,19 @@ impl Listener for Inbox {
         });
     }
 
+    fn changed(&self, key: Option<&str>) {
+        match key {
+            Some(key) => {
+                if let Some(id) = self.watches.changed(key) {
+                    self.waiters.poll(Polls { id, poll_in: Duration::ZERO });
+                }
+            }
+            None => self.waiters.poll_all(),
+        }
+    }
+
     fn resubscribed(&self) {
+        self.watches.forget();
         self.waiters.poll_all();
         self.hints.give();
     }

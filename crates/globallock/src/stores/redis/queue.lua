@@ -394,20 +394,20 @@ local function hand_over(found, now)
 end
 
 -- Says in how many ms a waiter's owner should poll, which is to call enqueue again (0: never). The second
--- result is 1 if the holder is foreign and the waiter is the first: a foreign holder notifies nobody of its
--- release, so that the first waiter polls at a pace of its own as well. Behind the first EARLY_POLLERS nobody
+-- result is FOREIGN_HOLDER if the holder is foreign and the waiter is the first, because a foreign holder notifies
+-- nobody of its release, and IN_GAP if there is a gap: then the first waiter polls at a pace of its own as well. Behind the first EARLY_POLLERS nobody
 -- polls sooner than in `min_delay`.
 local function next_poll(member, now, value, min_delay)
   local rank = call('ZRANK', KEYS[3], member)
   if not rank then return 0, 0 end
   -- In a gap, the first waiter polls as for a foreign holder, to see one that stays for a moment only.
-  if gap_left and not value then return gap_left + poll_delay(rank), rank == 0 and 1 or 0 end
+  if gap_left and not value then return gap_left + poll_delay(rank), rank == 0 and IN_GAP or 0 end
   -- This call has left work to the next one, or nobody holds: poll at once, to go on with it.
   if unfinished or not value then return 1, 0 end
   if rank < EARLY_POLLERS then min_delay = 0 end
   local ttl = call('PTTL', KEYS[1])
   if type(value) ~= 'string' or not string.find(value, ANY_OF_OURS) then
-    if rank == 0 then return ttl >= 0 and ttl + 1 or 0, 1 end
+    if rank == 0 then return ttl >= 0 and ttl + 1 or 0, FOREIGN_HOLDER end
     -- The others poll too, since those in front may be dead; the further back, the more seldom. However many
     -- they are, together they poll some hundred times a second.
     local poll_in = 100 * (rank + 1)
@@ -423,7 +423,7 @@ end
 -- The answers to enqueue and renew.
 --
 -- Held:     { 1, join number, ms left of the lease, ms left of the max hold time (0: none) }
--- Waiting:  { 0, server's ms, ms until the next poll (0: never), 1 if first and the holder is foreign }
+-- Waiting:  { 0, server's ms, ms until the next poll (0: never), FOREIGN_HOLDER, IN_GAP or 0 (see `next_poll`) }
 --
 -- `now` is rounded down, so that what is left would seem up to 1 ms longer than it is: 1 ms is taken off. In
 -- its last ms a claim has nothing left, and its owner does not take that for a grant.

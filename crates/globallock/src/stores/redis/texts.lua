@@ -38,6 +38,8 @@ local READ_CALM = '^0 0 (%d+) (%d+)$'
 local FOREIGN = 'foreign:'
 -- The first number of an answer about a claim, and the parts of one about a release or an eviction.
 local HELD, WAITING, GONE, ASK_AGAIN, EVICTED = 1, 0, 2, 3, 4
+-- Why the first waiter polls at a pace of its own, see `next_poll`.
+local FOREIGN_HOLDER, IN_GAP = 1, 2
 local TAKEN_OUT, UNFINISHED, MAY_WAIT = 1, 2, 4
 -- The contended flag, behind the last join number in the counter; how long the counter stays, in ms.
 local FLAG, FLAG_BYTE, COUNTER_TTL = 'w', 119, 604800000

@@ -29,6 +29,10 @@ pub(super) const GONE: u64 = 2;
 pub(super) const ASK_AGAIN: u64 = 3;
 pub(super) const EVICTED: i64 = 4;
 
+/// Why the first waiter polls at a pace of its own: a foreign holder has the lock; there is a gap.
+pub(super) const FOREIGN_HOLDER: u64 = 1;
+pub(super) const GAP: u64 = 2;
+
 /// The parts of the answer to a release or an eviction: the claim was there; more dead claims are in the way
 /// than one call may drop, so that the lock is not granted yet; the claim may wait, but its member of the
 /// queue is needed.
@@ -158,6 +162,10 @@ mod tests {
             assert_eq!(in_lua(name), format!("'{text}'"), "{name}");
         }
         let statuses = [("HELD", HELD), ("WAITING", WAITING), ("GONE", GONE), ("ASK_AGAIN", ASK_AGAIN)];
+        let paced = [("FOREIGN_HOLDER", FOREIGN_HOLDER), ("IN_GAP", GAP)];
+        for (name, number) in paced {
+            assert_eq!(in_lua(name), number.to_string(), "{name}");
+        }
         let parts = [("TAKEN_OUT", TAKEN_OUT), ("UNFINISHED", UNFINISHED), ("MAY_WAIT", MAY_WAIT)];
         for (name, number) in
             statuses.map(|(name, number)| (name, number.cast_signed())).into_iter().chain(parts)

@@ -11,6 +11,10 @@ use crate::sync::{Instant, Mutex, MutexGuard, Notify, now, sleep_until};
 /// The shortest and the longest pause between two polls for a foreign holder by the first waiter.
 const FOREIGN_POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
 
+/// The longest pause between two polls by the first waiter while the server watches the key for it: what the
+/// server says then is only a message, too.
+const WATCHED_POLL: Duration = Duration::from_secs(1);
+
 /// The claims that were asked for over one connection and not given up since.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
@@ -144,6 +148,15 @@ impl Waiters {
         entry.pushed = Some(pushed);
         entry.notify.notify_one();
         None
+    }
+
+    /// Notes that the server watches the key for the first waiter, which need not poll at its own pace.
+    pub(super) fn watch(&self, id: ClaimId, poll_in: Option<Duration>) {
+        let mut claims = self.claims();
+        let Some(entry) = claims.get_mut(&id).and_then(|asked| asked.waiter.as_mut()) else { return };
+        entry.pace = None;
+        entry.poll_at = Some(now() + poll_in.map_or(WATCHED_POLL, |poll_in| poll_in.min(WATCHED_POLL)));
+        entry.notify.notify_one();
     }
 
     /// Makes a waiter poll the server in this time, unless it polls sooner.
@@ -373,6 +386,20 @@ mod tests {
         waiters.set_waiting(id(), clock(), Some(milliseconds(3)), false);
         waiters.poll(polls(5));
         assert_eq!(polls_after(&waiters).await, milliseconds(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_whose_key_is_watched_polls_when_the_server_says_or_once_a_second() {
+        let waiters = Waiters::default();
+        waiters.track(id());
+        for (poll_in, expected) in [(None, 1000), (Some(150), 150), (Some(7000), 1000)] {
+            waiters.set_waiting(id(), clock(), poll_in.map(milliseconds), true);
+            waiters.watch(id(), poll_in.map(milliseconds));
+            assert_eq!(polls_after(&waiters).await, milliseconds(expected), "{poll_in:?}");
+        }
+        // Where it is not watched any more, it begins at the quickest pace.
+        waiters.set_waiting(id(), clock(), None, true);
+        assert_eq!(polls_after(&waiters).await, FOREIGN_POLL.0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,9 +18,9 @@ class Config(dict):  # type: ignore[type-arg]
     """A dict whose items are attributes too.
 
     Keys: ``global_lock_engine_class``, ``global_lock_engine_options``, ``global_lock_key_prefix``; and as
-    defaults of ``lock()``: ``timeout``, ``lock_ttl``, ``sleep``, ``blocking``, ``blocking_timeout``. For locks in
-    Redis by the options of redis-py or of a cache, ``gap``: how long the key is left free now and then for other
-    programs' locks that poll it, in seconds; 0.15 by default, and never with 0.
+    defaults of ``lock()``: ``timeout``, ``lock_ttl``, ``sleep``, ``blocking``, ``blocking_timeout``. For
+    locks in Redis by the options of redis-py or of a cache, ``gap``: how long the key is left free now and
+    then for other programs' locks that poll it, in seconds; 0.15 by default, and never with 0.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

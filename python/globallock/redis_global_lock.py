@@ -22,8 +22,8 @@ _TUNING = frozenset(
 )  # fmt: skip
 
 
-#: How long the key is left free now and then, in seconds, by the configuration of earlier releases: those, and
-#: redis-py, poll each 0.1 s, and would starve beside locks of this release that hand over among themselves.
+#: How long the key is left free now and then, in seconds, by the configuration of earlier releases: those,
+#: and redis-py, poll each 0.1 s, and would starve beside locks that hand over among themselves.
 GAP = 0.15
 
 

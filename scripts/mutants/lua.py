@@ -43,10 +43,12 @@ TESTS = [
             "costs::",
             "crowds::one_call",
             "versions::",
+            "gaps::",
+            "strangers::",
             "--test-threads=8",
         ],
     ),
-    ("conformance", ["redis::", "redis-6::", "--test-threads=8"]),
+    ("conformance", ["redis::", "redis-6::", "redis-gaps::", "--test-threads=8"]),
     ("redis", ["full::", "--test-threads=8"]),
     (
         "redis",

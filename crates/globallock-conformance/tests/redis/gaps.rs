@@ -1,18 +1,18 @@
-//! Gaps for strangers, which are other programs' locks that poll the same key with SET NX.
+//! Gaps for strangers: when they are left, to whom, and how they end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use globallock::Release;
 use globallock::backend::{Backend, Claim, ClaimStatus, WaitMode};
 use globallock::queue::Permits;
-use globallock::{LockManager, Options, Release};
 use globallock_conformance::context::eventually;
 use globallock_conformance::server::redis::Redis;
-use redis_stranger::Stranger;
 
 use crate::calls::{COUNTER, LOCK, MUTEX, ONE_OF_TWO, QUEUE};
-use crate::costs::{count, spent};
+use crate::costs::spent;
 use crate::scripts::{Store, queued};
+use crate::strangers::Stranger;
 use crate::times::claim;
 
 /// The state of the gaps.
@@ -20,53 +20,15 @@ const GAPS: &str = "{_glocks:a}:gap";
 /// No gap is open, no stranger was seen, and the next gap is due.
 const DUE: &str = "0 0 1 1";
 /// A gap that does not end within a test.
-const LONG: &str = "?gap=10s";
+pub(crate) const LONG: &str = "?gap=10s";
 
-/// A stranger, as the tests have it.
-mod redis_stranger {
-    use std::io::{Read, Write};
-    use std::net::TcpStream;
-
-    /// A lock of another program on the lock `a`, over a connection of its own.
-    pub(super) struct Stranger(TcpStream, &'static str);
-
-    impl Stranger {
-        pub(super) fn new(port: u16, token: &'static str) -> Self {
-            Stranger(TcpStream::connect(("127.0.0.1", port)).unwrap(), token)
-        }
-
-        fn asked(&mut self, command: &str) -> String {
-            self.0.write_all(format!("{command}\r\n").as_bytes()).unwrap();
-            let mut answer = Vec::new();
-            let mut byte = [0];
-            while !answer.ends_with(b"\r\n") {
-                self.0.read_exact(&mut byte).unwrap();
-                answer.extend(byte);
-            }
-            String::from_utf8(answer).unwrap().trim_end().to_owned()
-        }
-
-        /// One poll. Returns whether it holds the lock now.
-        pub(super) fn tries(&mut self) -> bool {
-            let command = format!("SET _glocks:a {} NX PX 60000", self.1);
-            self.asked(&command) == "+OK"
-        }
-
-        pub(super) fn releases(&mut self) {
-            let compare = "\"return redis.call('GET',KEYS[1])==ARGV[1] and redis.call('DEL',KEYS[1])\"";
-            let command = format!("EVAL {compare} 1 _glocks:a {}", self.1);
-            assert_eq!(self.asked(&command), ":1");
-        }
-    }
-}
-
-async fn store(options: &str) -> Store {
+pub(crate) async fn store(options: &str) -> Store {
     let server = Redis::start().unwrap();
     let backend = backend(&server, options).await;
     Store { server, backend }
 }
 
-async fn backend(server: &Redis, options: &str) -> Arc<dyn Backend> {
+pub(crate) async fn backend(server: &Redis, options: &str) -> Arc<dyn Backend> {
     globallock::connect_backend(&format!("{}{options}", server.url())).await.unwrap()
 }
 
@@ -87,7 +49,7 @@ impl Store {
     }
 
     /// One holder and these waiters, of which the holder is released when a gap is due.
-    async fn in_gap(&self, waiters: &[&Claim]) {
+    pub(crate) async fn in_gap(&self, waiters: &[&Claim]) {
         let holder = queued(99, MUTEX);
         self.holds(&holder).await;
         for waiter in waiters {
@@ -99,17 +61,17 @@ impl Store {
     }
 
     /// Waits until a waiter is told to poll, polls, and returns its status.
-    async fn polls(&self, waiter: &Claim) -> ClaimStatus {
+    pub(crate) async fn polls(&self, waiter: &Claim) -> ClaimStatus {
         polls(&self.backend, waiter).await
     }
 
     /// Polls until it holds the lock.
-    async fn takes(&self, waiter: &Claim) {
+    pub(crate) async fn takes(&self, waiter: &Claim) {
         takes(&self.backend, waiter).await;
     }
 }
 
-async fn polls(backend: &Arc<dyn Backend>, waiter: &Claim) -> ClaimStatus {
+pub(crate) async fn polls(backend: &Arc<dyn Backend>, waiter: &Claim) -> ClaimStatus {
     let changed = tokio::time::timeout(Duration::from_secs(15), backend.wait_for_change(waiter)).await;
     match changed.expect("it is told to poll").unwrap() {
         None => backend.enqueue(waiter).await.unwrap(),
@@ -117,7 +79,7 @@ async fn polls(backend: &Arc<dyn Backend>, waiter: &Claim) -> ClaimStatus {
     }
 }
 
-async fn takes(backend: &Arc<dyn Backend>, waiter: &Claim) {
+pub(crate) async fn takes(backend: &Arc<dyn Backend>, waiter: &Claim) {
     loop {
         match polls(backend, waiter).await {
             ClaimStatus::Waiting => {}
@@ -169,7 +131,7 @@ async fn the_claims_have_the_lock_for_about_as_long_as_strangers_had_it() {
     let store = store(LONG).await;
     let [first, second] = [queued(1, MUTEX), queued(2, MUTEX)];
     store.in_gap(&[&first, &second]).await;
-    // As if it had been seen 30 s ago, and 30 minutes ago. A turn is some shorter, because it ends with a grant.
+    // As if it had been seen 30 s ago, and 30 minutes ago. A turn is shorter, since it ends with a grant.
     for (ago, turn) in [(30_000, 22_500..30_000), (1_800_000, 60_000..60_001)] {
         let seen = server_ms(&store) - ago;
         store.set_gaps(&format!("{} {seen} 1 1", server_ms(&store) + 5000));
@@ -503,96 +465,4 @@ async fn gaps_cost_no_command_while_none_is_due() {
     store.release(&holder).await;
     store.granted(&waiter).await;
     assert_eq!(spent(&store), "mget:1 publish:1 set:1 time:1 zpopmin:1", "a release before a waiter");
-}
-
-/// How often scripts were called.
-fn calls(server: &Redis) -> u64 {
-    count(server, "evalsha")
-}
-
-#[tokio::test]
-async fn the_server_says_when_a_stranger_comes_and_goes() {
-    let store = store(LONG).await;
-    let first = queued(1, MUTEX);
-    let mut stranger = Stranger::new(store.server.port(), "stranger");
-    store.in_gap(&[&first]).await;
-    assert_eq!(store.polls(&first).await, ClaimStatus::Waiting);
-    let before = calls(&store.server);
-    for comes in [true, false] {
-        // Polls at a pace of its own would be many in this time, and two if the server says nothing.
-        let quiet = store.backend.wait_for_change(&first);
-        assert!(tokio::time::timeout(Duration::from_millis(500), quiet).await.is_err(), "it polls");
-        let asked = std::time::Instant::now();
-        if comes {
-            assert!(stranger.tries());
-            assert_eq!(store.polls(&first).await, ClaimStatus::Waiting);
-        } else {
-            stranger.releases();
-            store.takes(&first).await;
-        }
-        assert!(asked.elapsed() < Duration::from_millis(450) * globallock_conformance::pauses::busy());
-    }
-    assert_eq!(calls(&store.server), before + 2);
-}
-
-#[tokio::test]
-async fn a_server_that_may_not_be_asked_to_watch_is_polled() {
-    let store = store("").await;
-    let rights = ["reset", "on", ">pw", "~*", "&*", "+@all", "-client|tracking"];
-    assert_eq!(store.server.cli(&[&["ACL", "SETUSER", "app"], &rights[..]].concat()), "OK");
-    let url = store.server.url().replace("redis://", "redis://app:pw@");
-    let backend = globallock::connect_backend(&format!("{url}{LONG}")).await.unwrap();
-    let mut stranger = Stranger::new(store.server.port(), "stranger");
-    assert!(stranger.tries());
-    let first = queued(1, MUTEX);
-    assert_eq!(backend.enqueue(&first).await.unwrap(), ClaimStatus::Waiting);
-    for _ in 0..6 {
-        assert_eq!(polls(&backend, &first).await, ClaimStatus::Waiting);
-    }
-    stranger.releases();
-    takes(&backend, &first).await;
-}
-
-/// Three of ours that hand the lock over all the time, with 50 ms gaps, until they are dropped.
-async fn busy(server: &Redis) -> Vec<tokio::task::JoinHandle<()>> {
-    let mut loops = Vec::new();
-    for _ in 0..3 {
-        let options = Options::new().lease(Duration::from_secs(60));
-        let url = format!("{}?gap=50ms", server.url());
-        let manager = LockManager::connect_with(&url, options).await.unwrap();
-        loops.push(tokio::spawn(async move {
-            let lock = manager.mutex("a");
-            loop {
-                let guard = lock.acquire().await.unwrap();
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                guard.release().await.unwrap();
-            }
-        }));
-    }
-    loops
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn strangers_that_poll_do_not_starve_beside_claims_that_hand_the_lock_over_all_the_time() {
-    let server = Redis::start().unwrap();
-    let loops = busy(&server).await;
-    let strangers = ["one", "other"].map(|token| {
-        let mut stranger = Stranger::new(server.port(), token);
-        tokio::task::spawn_blocking(move || {
-            for _ in 0..8 {
-                while !stranger.tries() {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                std::thread::sleep(Duration::from_millis(2));
-                stranger.releases();
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        })
-    });
-    // They would never get the lock.
-    for stranger in strangers {
-        stranger.await.unwrap();
-    }
-    assert!(loops.iter().all(|one| !one.is_finished()));
-    loops.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -22,6 +22,7 @@ mod reconnecting;
 mod refusals;
 mod rotation;
 mod scripts;
+mod strangers;
 mod times;
 mod versions;
 mod wire;

@@ -29,8 +29,8 @@ fn an_address_that_is_not_one_of_the_store() {
         (
             "rediss://h?ssl_ca_certs=/x",
             "rediss://h",
-            "rediss: has no option \"ssl_ca_certs\": write ca=FILE; known are: prefix, timeout, gap, commands, \
-             password_file, password_command, ca, cert, key",
+            "rediss: has no option \"ssl_ca_certs\": write ca=FILE; known are: prefix, timeout, gap, \
+             commands, password_file, password_command, ca, cert, key",
         ),
         (
             "redis://h?socket_timeout=5",

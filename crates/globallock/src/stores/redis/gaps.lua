@@ -11,7 +11,8 @@
 --   one grant at least. Then comes the next gap. So both sides have about half of the time.
 -- - After a gap that nobody has used, the next one comes later, twice as late each time, up to MAX_PAUSE.
 --   So gaps that nobody uses take a fiftieth of the time.
--- - While nothing is known, the first one comes after FIRST_PAUSE: claims that meet for a moment lose nothing.
+-- - While nothing is known, the first one comes after FIRST_PAUSE: claims that meet for a moment lose
+--   nothing.
 local gap_key = string.sub(KEYS[#KEYS], -#GAP_SUFFIX) == GAP_SUFFIX and KEYS[#KEYS]
 local gap = gap_key and tonumber(ARGV[#ARGV])
 -- How many gaps long the pauses are until the first gap, after one that was not used, and at most.
@@ -57,8 +58,8 @@ local function note_stranger(now)
   write_gaps(state, 0)
 end
 
--- Decides whether the free lock is left to strangers, though a waiter could be granted it, whose lease ends in
--- so many ms. Sets `gap_left` if so.
+-- Decides whether the free lock is left to strangers, though a waiter could be granted it, whose lease ends
+-- in so many ms. Sets `gap_left` if so.
 --
 -- A stranger has been seen, and has gone        grant; its time is the claims' now
 -- A gap is open                                 leave it

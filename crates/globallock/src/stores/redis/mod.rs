@@ -102,7 +102,7 @@ impl Redis {
         self.call(script, claim, again, &arguments)
     }
 
-    /// A call of a script for a claim, that looks for the notice that it has been evicted if it may have been.
+    /// A call of a script for a claim. One that may have been evicted is called with the notice of that.
     fn call(&self, script: &Script, claim: &Claim, may_be_evicted: bool, arguments: &[String]) -> Cmd {
         let arguments: Vec<&[u8]> = arguments.iter().map(String::as_bytes).collect();
         let noticed = may_be_evicted.then_some(claim.id);

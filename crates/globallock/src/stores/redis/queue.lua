@@ -394,9 +394,9 @@ local function hand_over(found, now)
 end
 
 -- Says in how many ms a waiter's owner should poll, which is to call enqueue again (0: never). The second
--- result is FOREIGN_HOLDER if the holder is foreign and the waiter is the first, because a foreign holder notifies
--- nobody of its release, and IN_GAP if there is a gap: then the first waiter polls at a pace of its own as well. Behind the first EARLY_POLLERS nobody
--- polls sooner than in `min_delay`.
+-- result says that the first waiter polls at a pace of its own as well: FOREIGN_HOLDER, because a foreign
+-- holder notifies nobody of its release, or IN_GAP. Behind the first EARLY_POLLERS nobody polls sooner than
+-- in `min_delay`.
 local function next_poll(member, now, value, min_delay)
   local rank = call('ZRANK', KEYS[3], member)
   if not rank then return 0, 0 end
@@ -423,7 +423,7 @@ end
 -- The answers to enqueue and renew.
 --
 -- Held:     { 1, join number, ms left of the lease, ms left of the max hold time (0: none) }
--- Waiting:  { 0, server's ms, ms until the next poll (0: never), FOREIGN_HOLDER, IN_GAP or 0 (see `next_poll`) }
+-- Waiting:  { 0, server's ms, and the results of `next_poll` }
 --
 -- `now` is rounded down, so that what is left would seem up to 1 ms longer than it is: 1 ms is taken off. In
 -- its last ms a claim has nothing left, and its owner does not take that for a grant.

@@ -3,14 +3,14 @@
 //! This is the tracking that Redis has for caches on the side of clients. A server that refuses it is polled.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use redis::{Pipeline, Value};
 
-use super::keys;
-use super::{Redis, pushed::Polls};
+use super::pushed::Polls;
+use super::{Redis, keys};
 use crate::backend::{Claim, ClaimId};
 use crate::sync::Mutex;
-use std::time::Duration;
 
 /// Who wants to know of a change of a key: the first waiter of ours.
 #[derive(Default)]
@@ -19,8 +19,8 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    /// Notes that a claim wants to know of the next change of `key`. Called before the server is asked, because
-    /// the change may come before its answer.
+    /// Notes that a claim wants to know of the next change of `key`. Called before the server is asked,
+    /// because the change may come before its answer.
     fn begin(&self, key: &str, id: ClaimId) {
         self.watched.lock().insert(key.to_owned(), id);
     }
@@ -42,9 +42,9 @@ impl Watches {
 }
 
 impl Redis {
-    /// Makes the first waiter poll as soon as a stranger takes or frees the lock, in place of polls at a pace of
-    /// its own. `is_held` says what the server has answered to the waiter: that a stranger holds the lock, or
-    /// that there is a gap.
+    /// Makes the first waiter poll as soon as a stranger takes or frees the lock, in place of polls at a pace
+    /// of its own. `is_held` says what the server has answered to the waiter: that a stranger holds the lock,
+    /// or that there is a gap.
     ///
     /// # Cancel safety
     /// The waiter polls at its own pace.

@@ -248,3 +248,31 @@ def test_release_020_and_its_options(redis_config, name):
         assert lock.is_locked and lock.lock_ttl == 30
     with lockman.lock(name, lock_ttl=0.3, auto_renew=False) as lock:
         eventually("a lock that is not renewed ends", lambda: not lock.is_locked)
+
+
+def test_a_lock_of_redis_py_does_not_starve_beside_three_that_contend(redis_config, redis_server, name):
+    stop, grants = threading.Event(), [0, 0, 0]
+
+    def contend(number):
+        lockman = GlobalLockManager(redis_config)
+        while not stop.is_set():
+            with lockman.lock(name):
+                grants[number] += 1
+
+    threads = [threading.Thread(target=contend, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually("they contend", lambda: all(grants))
+        client = redis.Redis(port=redis_server.port)
+        for _ in range(4):
+            before = list(grants)
+            stranger = redis.lock.Lock(client, f"_glocks:{name}", timeout=60)
+            # Beside managers that leave no gaps it would wait for ever.
+            assert stranger.acquire(blocking_timeout=100)
+            stranger.release()
+            eventually("ours go on", lambda before=before: sum(grants) > sum(before))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

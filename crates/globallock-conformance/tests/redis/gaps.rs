@@ -222,6 +222,25 @@ async fn claims_that_meet_for_a_moment_leave_no_gap() {
     store.holds(&tries).await;
     store.release(&tries).await;
     assert_eq!(store.gaps(), [0, 0, next, pause]);
+    // Without a longer lease, it forgets 98 gaps after the pause.
+    store.server.cli(&["DEL", GAPS]);
+    store.holds(&first).await;
+    let brief = queued(4, MUTEX).with_lease(Duration::from_secs(10));
+    store.waits(&brief).await;
+    store.release(&first).await;
+    store.granted(&brief).await;
+    let left: i64 = store.server.cli(&["PTTL", GAPS]).parse().unwrap();
+    assert!((12_000..=21_600).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn a_stranger_that_nobody_waits_for_is_not_noted() {
+    let store = store(LONG).await;
+    let mut stranger = Stranger::new(store.server.port(), "stranger");
+    assert!(stranger.tries());
+    let tries = claim("a", 1, MUTEX, WaitMode::Try);
+    assert_eq!(store.backend.enqueue(&tries).await.unwrap(), ClaimStatus::Gone);
+    assert_eq!(store.server.cli(&["EXISTS", GAPS]), "0");
 }
 
 #[tokio::test]

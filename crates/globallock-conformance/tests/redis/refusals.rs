@@ -24,22 +24,6 @@ async fn refusal(manager: &LockManager) -> Error {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_save_is_a_failed_precondition() {
-    let server = Redis::start().unwrap();
-    let manager = manager(&server.url()).await;
-    server.cli(&["CONFIG", "SET", "save", "3600 1000000"]);
-    std::fs::remove_dir_all(server.directory()).unwrap();
-    server.cli(&["BGSAVE"]);
-    globallock_conformance::context::eventually("the saving fails", async || {
-        server.cli(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err")
-    })
-    .await;
-    let error = refusal(&manager).await;
-    assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
-    assert!(error.to_string().contains("stop-writes-on-bgsave-error"), "{error}");
-}
-
-#[tokio::test]
 async fn a_replica_is_reported_as_such() {
     let primary = Redis::start().unwrap();
     let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()]).unwrap();

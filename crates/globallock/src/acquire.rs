@@ -249,6 +249,9 @@ impl<'a> Asking<'a> {
 
     /// Pauses before the next try, unless the time for tries has ended: that is the store timeout after an
     /// `error`, and the wait alone after an answer, because a store that answers is not silent.
+    ///
+    /// A pause that would leave no time for another try is cut to half of what is left. So a store that comes
+    /// back shortly before the end is found.
     async fn retry(&mut self, asked_at: Instant, error: Option<Error>) -> Result<Asked> {
         let give_up = if error.is_some() {
             self.silent_since.get_or_insert(asked_at);
@@ -257,12 +260,14 @@ impl<'a> Asking<'a> {
             self.silent_since = None;
             self.limit
         };
-        let next = now() + self.backoff.pause();
-        if give_up.is_some_and(|give_up| next >= give_up) {
-            return error.map_or(Ok(Asked::TimedOut), Err);
-        }
+        let left = give_up.map(|give_up| give_up.saturating_duration_since(now()));
+        let pause = match (self.backoff.pause(), left) {
+            (_, Some(left)) if left <= RETRY.0 => return error.map_or(Ok(Asked::TimedOut), Err),
+            (pause, Some(left)) if pause >= left => left / 2,
+            (pause, _) => pause,
+        };
         self.failure = error;
-        sleep_until(next).await;
+        sleep_until(now() + pause).await;
         Ok(Asked::Again)
     }
 

@@ -91,6 +91,11 @@ impl Store {
         self.store.forgets_when_killed()
     }
 
+    /// Whether a leader that was deposed while it was stopped may undo what the next one has agreed to.
+    pub(super) fn forgets_when_deposed(&self) -> bool {
+        self.store.forgets_when_deposed()
+    }
+
     /// Does a fault that only this kind of store can have.
     pub(super) async fn break_by(&mut self, fault: &OwnFault, draw: Draw) -> Result<Outcome> {
         self.store.break_by(fault, draw, &self.proxies).await

@@ -215,6 +215,11 @@ pub trait TestStore: Debug + Send + Sync {
         false
     }
 
+    /// Whether a leader that was deposed while it was stopped may undo what the next one has agreed to.
+    fn forgets_when_deposed(&self) -> bool {
+        false
+    }
+
     /// Does one of the faults that only this kind of store can have, and undoes it.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Acquiring a lock: when the store is asked, how often, and when the attempt ends.
 
+use std::time::Duration;
+
 use super::{
     Fault, Fixture, LEASE, MILLISECOND, SECOND, Verb, about, double, in_virtual_time, options, pauses, since,
     sleep,
@@ -18,9 +20,15 @@ fn a_store_that_fails_is_asked_again_at_a_bounded_rate_until_the_store_timeout()
         let begin = now();
         let error = fixture.mutex().acquire().await.unwrap_err();
         assert!(error.is_unavailable() && error.to_string().contains("scripted fault"), "{error}");
-        assert!(since(begin) <= timeout && since(begin) >= timeout - SECOND / 2, "{:?}", since(begin));
+        assert!(since(begin) <= timeout && since(begin) >= timeout - MILLISECOND * 20, "{:?}", since(begin));
         let pauses = pauses(&fixture.store.requests(Verb::Enqueue));
-        assert!(double(&pauses, MILLISECOND * 20, MILLISECOND * 500), "{pauses:?}");
+        // The last ones come closer and closer to the end.
+        let left = |at: usize| timeout - pauses[..at].iter().sum::<Duration>();
+        let is_last = |at: &usize| left(*at) <= MILLISECOND * 500;
+        let (doubling, last) = pauses.split_at((0..pauses.len()).find(is_last).unwrap_or(pauses.len()));
+        assert!(double(doubling, MILLISECOND * 20, MILLISECOND * 500), "{pauses:?}");
+        assert!(last.len() <= 6, "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause >= MILLISECOND * 10), "{pauses:?}");
     });
 }
 

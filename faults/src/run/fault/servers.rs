@@ -17,17 +17,21 @@ const CONNECTS: Duration = Duration::from_secs(20);
 
 impl Fault {
     pub(super) async fn break_server(self, store: &mut Store) -> Result<Outcome> {
-        let forgets_when_killed = store.forgets_when_killed();
+        let (forgets_when_killed, forgets_when_deposed) =
+            (store.forgets_when_killed(), store.forgets_when_deposed());
         let Some(cluster) = store.cluster() else { unreachable!("only servers are given this fault") };
         let node = self.draw.choose(cluster.ports().len());
+        let leader = block_in_place(|| cluster.leader());
         if self.kind == FaultKind::ServerStop {
             let length = self.any();
             cluster.signal(node, Signal::STOP);
             sleep(length).await;
             cluster.signal(node, Signal::CONT);
-            return Ok(Outcome::of(true, format!("server {node} was stopped for {length:?}")));
+            let is_deposed = leader == Some(node) && block_in_place(|| cluster.leader()) != leader;
+            let forgets = is_deposed && forgets_when_deposed;
+            let proof = format!("server {node} was stopped for {length:?}, and deposed: {is_deposed}");
+            return Ok(Outcome { forgets, ..Outcome::of(true, proof) });
         }
-        let leader = block_in_place(|| cluster.leader());
         let node = if self.kind == FaultKind::LeaderKill { leader.unwrap_or(node) } else { node };
         cluster.kill(node);
         sleep(self.draw.short()).await;

@@ -356,7 +356,7 @@ async fn every_end_of_a_hold_leaves_a_gap() {
     store.takes(&waiter).await;
     store.release(&waiter).await;
     // The end of a lease, and of a max hold time.
-    let brief = Duration::from_millis(100);
+    let brief = Duration::from_millis(1500);
     for holder in [queued(3, MUTEX).with_lease(brief), queued(4, MUTEX).with_max_hold(Some(brief))] {
         store.holds(&holder).await;
         store.waits(&waiter).await;

@@ -332,9 +332,11 @@ impl Connection {
 }
 
 /// Makes the server ready to watch the keys that it is asked to. A user without the right to it polls.
+///
+/// The server also tells of our own writes: with NOLOOP it would not, and would watch the key no longer.
 async fn watches_keys(connection: &mut MultiplexedConnection) -> bool {
     let mut command = redis::cmd("CLIENT");
-    command.arg("TRACKING").arg("ON").arg("OPTIN").arg("NOLOOP");
+    command.arg("TRACKING").arg("ON").arg("OPTIN");
     command.query_async::<Value>(connection).await.is_ok()
 }
 

@@ -59,20 +59,20 @@ local function note_stranger(now)
 end
 
 -- Decides whether the free lock is left to strangers, though a waiter could be granted it, whose lease ends
--- in so many ms. Sets `gap_left` if so.
+-- in so many ms. Sets `gap_left` if so. `may` says whether that is possible now, and takes long to find out.
 --
 -- A stranger has been seen, and has gone        grant; its time is the claims' now
 -- A gap is open                                 leave it
 -- It has ended, and nobody has used it          grant; the next one comes later
 -- The pause is over, or the clock is set back   leave a gap
 -- Anything else                                 grant
-local function leaves_gap(now, lease)
+local function leaves_gap(now, lease, may)
   local state = read_gaps(now)
   if state.seen > 0 then
     pause_gaps(state, now, math.max(math.floor(math.min(TURN * (now - state.seen), MAX_TURN)), 0))
   elseif state.ends > 0 then
     local left = state.ends - now
-    if left > 0 and left <= gap then
+    if left > 0 and left <= gap and may(now) then
       gap_left = left
       return true
     end
@@ -80,6 +80,7 @@ local function leaves_gap(now, lease)
   elseif not state.is_new then
     local left = state.next - now
     if left > 0 and left <= state.pause then return false end
+    if not may(now) then return false end
     state.ends = now + gap
     if not write_gaps(state, lease) then return false end
     gap_left = gap

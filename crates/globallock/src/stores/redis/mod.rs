@@ -235,6 +235,7 @@ impl Backend for Redis {
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let evicted = self.inbox.waiters.give_up(claim.id);
+        self.unwatch(claim);
         let arguments = [claim.id.to_string(), texts::member(claim, &self.channel)];
         let command = self.call(&self.connection.scripts().release, claim, false, &arguments);
         let answer = if evicted {

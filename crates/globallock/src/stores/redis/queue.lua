@@ -293,7 +293,7 @@ end
 -- the first waiter polls at once, and is told when the gap ends, and so is the second when it does, in case
 -- the first has died meanwhile. Returns 'unreachable' if the first waiter cannot be told.
 local function leave_gap(claim, member, me, now)
-  if not gap or not all_know_gaps(now) or not leaves_gap(now, claim.deadline - now) then return nil end
+  if not gap or not leaves_gap(now, claim.deadline - now, all_know_gaps) then return nil end
   if claim.id ~= me and not make_poll(member, 1) then return 'unreachable' end
   local second = call('ZRANGE', KEYS[3], 1, 1)[1]
   if second then make_poll(second, gap_left + poll_delay(1)) end

@@ -35,6 +35,14 @@ impl Watches {
         self.watched.lock().remove(key)
     }
 
+    /// Notes that a claim does not wait any more.
+    pub(super) fn end(&self, key: &str, id: ClaimId) {
+        let mut watched = self.watched.lock();
+        if watched.get(key) == Some(&id) {
+            watched.remove(key);
+        }
+    }
+
     /// Forgets all, because another connection watches nothing.
     pub(super) fn forget(&self) {
         self.watched.lock().clear();
@@ -42,6 +50,14 @@ impl Watches {
 }
 
 impl Redis {
+    /// Ends the watch of a claim that is released or given up, if it has one.
+    pub(super) fn unwatch(&self, claim: &Claim) {
+        if self.connection.config().gap.is_some() {
+            let [key, ..] = keys::keys(self.prefix(), &claim.name);
+            self.inbox.watches.end(&key, claim.id);
+        }
+    }
+
     /// Makes the first waiter poll as soon as a stranger takes or frees the lock, in place of polls at a pace
     /// of its own. `is_held` says what the server has answered to the waiter: that a stranger holds the lock,
     /// or that there is a gap.
@@ -82,6 +98,12 @@ mod tests {
         assert_eq!(watches.changed("b"), None);
         assert_eq!(watches.changed("a"), Some(other));
         assert!(!watches.is_watched("a", other));
+        assert_eq!(watches.changed("a"), None);
+        watches.begin("a", one);
+        watches.end("a", other);
+        watches.end("b", one);
+        assert!(watches.is_watched("a", one));
+        watches.end("a", one);
         assert_eq!(watches.changed("a"), None);
         watches.begin("a", one);
         watches.forget();

@@ -20,22 +20,22 @@ async fn any_leases_need_few_sessions_and_idle_ones_are_closed() {
     let more = "tickTime=250\nmaxSessionTimeout=5000\n".to_owned();
     let ensemble = ZooKeeper::start_with(1, Setup { more, ..Setup::default() }).unwrap();
     let owner = manager(&ensemble.url()).await;
-    let lock = |lease| owner.mutex("a").with_options(Options::new().lease(Duration::from_millis(lease)));
+    let lock = |name: &str, lease| {
+        owner.mutex(name).with_options(Options::new().lease(Duration::from_millis(lease)))
+    };
     let mut held = Vec::new();
     for lease in (100..7_000).step_by(97) {
-        let name = owner.mutex(lease.to_string());
-        let options = Options::new().lease(Duration::from_millis(lease));
-        held.push(name.with_options(options).acquire().await.unwrap());
+        held.push(lock(&lease.to_string(), lease).acquire().await.unwrap());
     }
     assert!((2..=14).contains(&sessions(&ensemble)), "{} sessions", sessions(&ensemble));
     assert!(held.iter().filter(|guard| guard.is_held()).count() > 1, "they are not lost with each other");
     for guard in held {
         guard.release().await.unwrap();
     }
-    lock(700).acquire().await.unwrap().release().await.unwrap();
+    lock("a", 700).acquire().await.unwrap().release().await.unwrap();
     eventually("all are closed but the one that was used last", async || sessions(&ensemble) == 1).await;
     // A lease whose session was closed gets another.
-    assert!(lock(3_000).acquire().await.unwrap().is_held());
+    assert!(lock("a", 3_000).acquire().await.unwrap().is_held());
 }
 
 #[tokio::test]

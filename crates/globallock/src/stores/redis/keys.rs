@@ -29,9 +29,14 @@ pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
     Ok(())
 }
 
+/// The key of the lock itself.
+pub(super) fn lock(prefix: &str, name: &Name) -> String {
+    format!("{prefix}{}", name.as_str())
+}
+
 /// The keys of one lock, in the order that the scripts expect.
 pub(super) fn keys(prefix: &str, name: &Name) -> [String; 5] {
-    let lock = format!("{prefix}{}", name.as_str());
+    let lock = lock(prefix, name);
     let [counter, queue, claims, shared] = SIDES.map(|side| side_key(&lock, side));
     [lock, counter, queue, claims, shared]
 }
@@ -39,12 +44,12 @@ pub(super) fn keys(prefix: &str, name: &Name) -> [String; 5] {
 /// The key of the notice that a claim has been evicted. It has the claim's id, so that each notice expires by
 /// itself.
 pub(super) fn notice(prefix: &str, name: &Name, id: ClaimId) -> String {
-    side_key(&format!("{prefix}{}", name.as_str()), &format!("{id}:{NOTICE}"))
+    side_key(&lock(prefix, name), &format!("{id}:{NOTICE}"))
 }
 
 /// The key of the state of the gaps.
 pub(super) fn gaps(prefix: &str, name: &Name) -> String {
-    side_key(&format!("{prefix}{}", name.as_str()), GAPS)
+    side_key(&lock(prefix, name), GAPS)
 }
 
 /// Whether `key` is a side key of some lock.

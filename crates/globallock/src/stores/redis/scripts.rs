@@ -141,8 +141,8 @@ fn call_on(script: &Script, keys: &[String]) -> Cmd {
 }
 
 impl Config {
-    /// The same of a script that may grant the lock, and so leave a gap: with these arguments, and on the
-    /// notice for the claim `noticed` as well.
+    /// Makes a call of a script that may grant the lock, and so leave a gap, with these arguments. It is also
+    /// on the notice for the claim `noticed`, and on the state of the gaps if there are any.
     pub(super) fn call(
         &self,
         script: &Script,

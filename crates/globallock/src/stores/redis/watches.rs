@@ -53,8 +53,7 @@ impl Redis {
     /// Ends the watch of a claim that is released or given up, if it has one.
     pub(super) fn unwatch(&self, claim: &Claim) {
         if self.connection.config().gap.is_some() {
-            let [key, ..] = keys::keys(self.prefix(), &claim.name);
-            self.inbox.watches.end(&key, claim.id);
+            self.inbox.watches.end(&keys::lock(self.prefix(), &claim.name), claim.id);
         }
     }
 
@@ -68,7 +67,7 @@ impl Redis {
         if !self.connection.watches() {
             return;
         }
-        let [key, ..] = keys::keys(self.prefix(), &claim.name);
+        let key = keys::lock(self.prefix(), &claim.name);
         let (watches, waiters) = (&self.inbox.watches, &self.inbox.waiters);
         watches.begin(&key, claim.id);
         let mut commands = Pipeline::with_capacity(2);

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::client::{Readable, WINDOW};
 use super::config::Config;
 use super::failure::Failure;
-use super::session::{Sent, Session};
+use super::session::Session;
 use super::wire::{AUTH_XID, ErrorCode, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::stores::address::Address;
 use crate::stores::watched::inbox::Inbox;
@@ -64,12 +64,18 @@ impl Server {
         (session.unwrap(), connection)
     }
 
-    /// Accepts the next connection, and answers with a session of this id and timeout. A timeout of zero says
-    /// that the session has expired.
-    async fn accept(&self, id: i64, lasts: Duration) -> Connection {
+    /// Accepts the next connection, and returns it with its greeting, which is not answered yet.
+    async fn greeted(&self) -> (Connection, Vec<u8>) {
         let (stream, _) = within(self.listener.accept()).await.unwrap();
         let mut connection = Connection { stream, session_id: 0 };
         let greeting = connection.frame().await;
+        (connection, greeting)
+    }
+
+    /// Accepts the next connection, and answers with a session of this id and timeout. A timeout of zero says
+    /// that the session has expired.
+    async fn accept(&self, id: i64, lasts: Duration) -> Connection {
+        let (mut connection, greeting) = self.greeted().await;
         let mut greeting = Reader(&greeting);
         let (_, _, asked) = (greeting.int().unwrap(), greeting.long().unwrap(), greeting.int().unwrap());
         assert_eq!(asked, 60_000, "the first connection requests the lease");
@@ -135,6 +141,15 @@ impl Connection {
         event.int(kind).int(3).text(path);
         self.reply(NOTIFICATION_XID, 0, &event.0).await;
     }
+}
+
+/// Sends a request over a session, answers it without a body, and returns the type that has arrived.
+async fn answered(session: &Session, connection: &mut Connection, request: Request) -> i32 {
+    let pending = session.send(request);
+    let received = connection.receive().await;
+    connection.reply(received.xid, 0, &[]).await;
+    session.answer(pending).await.unwrap();
+    received.code
 }
 
 const RESUMED: &str = "a lost connection is replaced by one for the same session";
@@ -290,30 +305,20 @@ async fn a_session_has_the_shortest_timeout_that_its_servers_have_granted() {
     let (session, connection) = server.open(Duration::from_secs(40)).await;
     assert_eq!(session.timeout(), Duration::from_secs(40));
     drop(connection);
-    let (stream, _) = within(server.listener.accept()).await.unwrap();
-    let mut connection = Connection { stream, session_id: 0 };
-    let greeting = connection.frame().await;
+    let (mut connection, greeting) = server.greeted().await;
     assert_eq!(
         i32::from_be_bytes(greeting[12..16].try_into().unwrap()),
         40_000,
         "the timeout that was granted before"
     );
     connection.greet(7, Duration::from_secs(20)).await;
-    let pending = session.send(Request::read(OpCode::Exists, "/a", false));
-    let received = connection.receive().await;
-    connection.reply(received.xid, 0, &[]).await;
-    session.answer(pending).await.unwrap();
+    answered(&session, &mut connection, Request::read(OpCode::Exists, "/a", false)).await;
     assert_eq!(session.timeout(), Duration::from_secs(20));
     // Another leader may know of the shorter one only.
     drop(connection);
-    let (stream, _) = within(server.listener.accept()).await.unwrap();
-    let mut connection = Connection { stream, session_id: 0 };
-    connection.frame().await;
+    let (mut connection, _) = server.greeted().await;
     connection.greet(7, Duration::from_secs(40)).await;
-    let pending = session.send(Request::read(OpCode::Exists, "/a", false));
-    let received = connection.receive().await;
-    connection.reply(received.xid, 0, &[]).await;
-    session.answer(pending).await.unwrap();
+    answered(&session, &mut connection, Request::read(OpCode::Exists, "/a", false)).await;
     assert_eq!(session.timeout(), Duration::from_secs(20));
 }
 
@@ -338,32 +343,24 @@ async fn the_deadline_moves_to_an_older_sign_once_a_majority_answers_and_with_no
     let lasts = Duration::from_secs(3);
     let (session, mut connection) = server.open(lasts).await;
     let created = session.counted_from();
-    let answered = async |pending: Sent, connection: &mut Connection| {
-        let received = connection.receive().await;
-        connection.reply(received.xid, 0, &[]).await;
-        session.answer(pending).await.unwrap();
-        received.code
-    };
     let given = Instant::now();
-    answered(session.send(Request::read(OpCode::Exists, "/a", false)), &mut connection).await;
+    answered(&session, &mut connection, Request::read(OpCode::Exists, "/a", false)).await;
     tokio::time::sleep(lasts / 3).await;
-    answered(session.send(Request::sync("/")), &mut connection).await;
+    answered(&session, &mut connection, Request::sync("/")).await;
     assert_eq!(session.counted_from(), created, "a leader answers that alone");
     let asked = Instant::now();
-    let confirms = || session.send(Request::multi(&[Request::check("/")]));
-    assert_eq!(answered(confirms(), &mut connection).await, OpCode::Multi as i32);
+    let confirms = || Request::multi(&[Request::check("/")]);
+    assert_eq!(answered(&session, &mut connection, confirms()).await, OpCode::Multi as i32);
     let counted = session.counted_from();
     assert!(given <= counted && counted < asked, "from a sign that was surely reported, and no later one");
     // What was not reported by a member that has lost the session never may be.
-    answered(session.send(Request::read(OpCode::Exists, "/a", false)), &mut connection).await;
+    answered(&session, &mut connection, Request::read(OpCode::Exists, "/a", false)).await;
     let before = Instant::now();
     drop(connection);
-    let (stream, _) = within(server.listener.accept()).await.unwrap();
-    let mut connection = Connection { stream, session_id: 0 };
-    connection.frame().await;
+    let (mut connection, _) = server.greeted().await;
     connection.greet(7, lasts).await;
     assert_eq!(session.counted_from(), counted, "a member that is cut off with its leader greets too");
-    answered(confirms(), &mut connection).await;
+    answered(&session, &mut connection, confirms()).await;
     assert!(session.counted_from() > before, "the leader was asked for the session");
 }
 

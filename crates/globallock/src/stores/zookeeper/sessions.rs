@@ -44,8 +44,8 @@ impl ForClaims {
     /// The timeout of the session for claims of this lease.
     fn timeout_for(&self, lease: Duration) -> Duration {
         let (shortest, longest) = self.limits;
-        let at_least = shortest.map_or(step(lease), |shortest| step(lease).max(shortest));
-        longest.map_or(at_least, |longest| at_least.min(longest))
+        let at_least = step(lease).max(shortest.unwrap_or(Duration::ZERO));
+        at_least.min(longest.unwrap_or(Duration::MAX))
     }
 
     /// The living session for claims of this lease.

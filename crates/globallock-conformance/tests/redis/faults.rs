@@ -86,10 +86,13 @@ async fn connections_that_break_all_the_time_break_no_lock() {
     let mut owners = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let (proxy, manager) = behind_proxy(&server).await;
-        proxies.push(proxy);
+        let proxy = Arc::new(proxy);
+        proxies.push(Arc::clone(&proxy));
         let inside = Arc::clone(&inside);
         owners.spawn(async move {
-            for _ in 0..20 {
+            let mut rounds = 0;
+            while rounds < 20 || proxy.cuts() < 4 {
+                rounds += 1;
                 // A connection that breaks twice in one request is an error, and nothing is left behind.
                 let Ok(guard) = manager.mutex("a").acquire().await else { continue };
                 assert!(!inside.swap(true, Ordering::SeqCst));
@@ -104,14 +107,13 @@ async fn connections_that_break_all_the_time_break_no_lock() {
         let mut pace = tokio::time::interval(Duration::from_millis(7));
         loop {
             pace.tick().await;
-            proxies.iter().for_each(Proxy::cut);
+            proxies.iter().for_each(|proxy| proxy.cut());
         }
     };
     tokio::select! {
         _ = owners.join_all() => {}
         () = cutting => unreachable!("it never ends"),
     }
-    assert!(proxies.iter().all(|proxy| proxy.cuts() > 3), "the connections were cut");
     queue_is(&direct, "a", 0, 0).await;
 }
 

@@ -94,6 +94,12 @@ echo $$ > $HERE/new; mv $HERE/new $HERE/command
 exec sleep $MARK
 ";
 
+/// What is behind the pipe.
+const BEHIND: &str = "#!/bin/sh
+echo $$ > $HERE/behind-new; mv $HERE/behind-new $HERE/behind-id
+exec cat
+";
+
 /// In Perl, because a shell may begin to wait just after a signal has come, and handles it after the wait.
 const COUNTING: &str = "#!/usr/bin/perl
 my ($here, $mark) = @ENV{qw(HERE MARK)};
@@ -152,6 +158,7 @@ impl Running {
             }
         };
         let line = format!("{run}./probe{input}{output}");
+        script(&here.join("behind"), BEHIND);
         script(&here.join("script"), &format!("#!/bin/sh\n{line}\necho $? >$HERE/went-on\n"));
         let variables = [("HERE", here.to_str().unwrap()), ("MARK", &mark)];
         let mut shell = Shell::start(cell.shell, here, &variables);
@@ -162,9 +169,13 @@ impl Running {
             Start::Foreground | Start::Continued | Start::SentBack => shell.line(&line),
             Start::Background | Start::BroughtForward => shell.line(&format!("{line} &")),
             Start::InScript => shell.line("./script"),
-            Start::InPipeline => shell.line(&format!("{line} | cat")),
+            Start::InPipeline => shell.line(&format!("{line} | ./behind")),
         }
         let command = read_id(&here.join("command"));
+        if cell.start == Start::InPipeline {
+            // A shell that has not become another program yet takes a key differently.
+            read_id(&here.join("behind-id"));
+        }
         let front = match wrapper {
             Wrapper::Bare => command,
             Wrapper::Globallock => front_of(command),

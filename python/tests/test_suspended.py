@@ -39,8 +39,9 @@ assert lock.acquire()
 told = []
 lost = threading.Event()
 lock.on_lost(lambda reason: (told.append(now()), lost.set()))
+believed = began = now()
+assert lock.is_locked
 print("granted", flush=True)
-began = now()
 while lock.is_locked:
     believed, began = began, now()
     time.sleep(0.001)
@@ -54,8 +55,9 @@ async def main():
     assert await lock.acquire()
     lost = asyncio.ensure_future(lock.lost())
     lost.add_done_callback(lambda _: told.append(now()))
+    believed = began = now()
+    assert lock.is_locked
     print("granted", flush=True)
-    began = now()
     while lock.is_locked:
         believed, began = began, now()
         await asyncio.sleep(0.001)

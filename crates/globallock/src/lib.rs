@@ -56,6 +56,7 @@ mod manager;
 mod name;
 mod noticed;
 mod observe;
+mod onlooking;
 mod options;
 mod owner;
 pub mod queue;
@@ -92,7 +93,7 @@ pub use stores::{Schemes, connect_backend};
 pub mod internals {
     pub use crate::deadline::{deadline, margin};
     pub use crate::stores::duration;
-    pub use crate::sync::sleep_until_some;
+    pub use crate::sync::{sleep_until_some, stop_jitter};
 }
 
 /// The examples of the README are run as tests.

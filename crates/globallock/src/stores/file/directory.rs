@@ -11,6 +11,8 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 
+use super::container::is_own_of_container;
+use crate::backend::StoreNoticeKind;
 use crate::error::{Error, Result};
 use crate::stores::address::Address;
 use crate::stores::notices::StoreNotices;
@@ -73,9 +75,16 @@ impl Directory {
             return Err(address.wrong("the directory is relative; write it from the root: file:///directory"));
         }
         let directory = Self::prepare(path, given)?;
-        let found = fstatfs(directory.open_directory(&directory.path)?)
-            .map_err(|error| directory.failure("cannot be read", error))?;
-        directory.refuse_network(network_kind(found.f_type), network)?;
+        let opened = directory.open_directory(&directory.path)?;
+        let unread = |error| directory.failure("cannot be read", error);
+        let (kind, device) =
+            (fstatfs(&opened).map_err(unread)?.f_type, fstat(&opened).map_err(unread)?.st_dev);
+        directory.refuse_network(network_kind(kind), network)?;
+        if is_own_of_container(kind, device) {
+            let reason = "it is among the container's own files, which no other container sees: to share \
+                          locks, mount one directory into each";
+            directory.notices.say(StoreNoticeKind::NotShared, reason);
+        }
         Ok(directory)
     }
 

@@ -273,8 +273,13 @@ impl<'a> Asking<'a> {
     }
 
     fn silence(&self, asked_at: Instant) -> Error {
-        let waited = now().duration_since(asked_at);
-        Error::unavailable(self.context.backend.address(), format!("no answer within {waited:.1?}"))
+        let (backend, waited) = (&self.context.backend, now().duration_since(asked_at));
+        let mut reason = format!("no answer within {waited:.1?}");
+        if !backend.is_ready() {
+            // The wait was shorter than a try to connect, which would have told more.
+            reason += ", and no connection yet: check host and port, and what is between";
+        }
+        Error::unavailable(backend.address(), reason)
     }
 
     fn evicted(&self, eviction: Arc<Eviction>) -> Error {

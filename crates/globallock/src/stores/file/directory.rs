@@ -362,8 +362,16 @@ impl Directory {
                 return Error::unavailable(self.shown(), reason).with_source(std::io::Error::from(error));
             }
             Errno::MFILE | Errno::NFILE => "; raise the limit of open files: every claim needs one",
-            Errno::NOTDIR => "; name a directory",
-            _ => "",
+            Errno::NOTDIR => "; name a directory, and not a link to one",
+            Errno::ROFS => {
+                "; name a directory that can be written to, or have this file system mounted for writing"
+            }
+            Errno::NAMETOOLONG => "; name a directory with a shorter path",
+            Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP => {
+                "; name a directory on a file system that can lock files (flock)"
+            }
+            Errno::NOENT => "; make it again, or name another directory",
+            _ => "; check the disk and its file system, or name another directory",
         };
         Error::failed_precondition(self.shown(), format!("it {what}: {error}{remedy}"))
             .with_source(std::io::Error::from(error))

@@ -170,7 +170,7 @@ async fn a_server_that_is_silent_is_asked_what_it_is_while_its_greeting_is_await
 async fn a_right_server_that_is_slow_is_waited_for_and_asked_once() {
     let (port, connections) = answering(b"srvr", b"-ERR unknown command 'srvr'\r\n").await;
     let transport = transport(&format!("redis://127.0.0.1:{port}"));
-    let since = Instant::now();
+    let since = crate::sync::now();
     for _ in 0..3 {
         let waited = tokio::time::timeout(EARLY * 3, never_greeted(&transport, port)).await;
         assert!(waited.is_err(), "{waited:?}");
@@ -233,7 +233,7 @@ async fn many_that_wait_for_a_silent_server_ask_it_in_turn() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_far_may_be_silent_for_longer() {
     for (connected_in, longer) in [(0, 200), (50, 200), (51, 204), (500, 2000)] {
-        let since = tokio::time::Instant::now();
+        let since = crate::sync::now();
         long_silence(Duration::from_millis(connected_in)).await;
         assert_eq!(since.elapsed().as_millis(), longer, "{connected_in}");
     }

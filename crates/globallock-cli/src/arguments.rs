@@ -21,8 +21,9 @@ lock's name in GLOBALLOCK_NAME, and in GLOBALLOCK_FENCING_TOKEN a number that ri
 /// The help of `--url` before and after the forms of addresses, which the table of schemes knows.
 const URL: [&str; 2] = [
     "The store that the lock lives in, by its address:",
-    "The default, file:, is a private directory of this user under /tmp. Other users can read the arguments \
-     of a process: put an address with a password into the variable, or into a file for --url-file.",
+    "The default is the address in the file /etc/globallock/url, if there is one, and file: otherwise, which \
+     is a private directory of this user under /tmp. Other users can read the arguments of a process: put an \
+     address with a password into the variable, or into a file for --url-file.",
 ];
 
 /// Below it, a command is told to end before it has begun.
@@ -77,8 +78,8 @@ pub(crate) struct Store {
     #[arg(env = "GLOBALLOCK_URL", hide_env_values = true)]
     pub(crate) url: String,
 
-    /// Read the store's address from the first line of this file instead.
-    #[arg(long, value_name = "FILE")]
+    /// Read the store's address from this file instead; lines that are empty or begin with # are skipped.
+    #[arg(long, value_name = "FILE", env = "GLOBALLOCK_URL_FILE")]
     pub(crate) url_file: Option<PathBuf>,
 }
 

@@ -25,6 +25,7 @@ macro_rules! say {
     }};
 }
 
+mod address;
 mod arguments;
 mod exit;
 mod pages;
@@ -37,6 +38,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches;
 use globallock::Schemes;
 
+use address::Sources;
 use arguments::{Arguments, Verb};
 
 /// Does what the arguments of this process say, with the stores of this table, and returns the exit status.
@@ -60,8 +62,8 @@ pub fn main(schemes: &Schemes) -> ExitCode {
     };
     match arguments.verb {
         Verb::Run(run) => {
-            let given = matches.subcommand_matches("run").and_then(|matches| matches.value_source("url"));
-            run::main(schemes, &run, given == Some(clap::parser::ValueSource::CommandLine))
+            let matches = matches.subcommand_matches("run");
+            run::main(schemes, &run, matches.map(Sources::of).unwrap_or_default())
         }
         Verb::Completions { shell } => pages::completions(command, shell),
         Verb::Man => pages::manual(command),

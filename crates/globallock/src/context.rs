@@ -53,6 +53,8 @@ impl Context {
             Renewer::start(Arc::clone(&backend), Arc::clone(&health), observers.clone(), move |hold| {
                 abandoned.start(&hold);
             });
+        let current = Owner::current();
+        let owner = Owner { label: options.label, pid: options.process.or(current.pid), ..current };
         Context {
             backend,
             renewer,
@@ -63,7 +65,7 @@ impl Context {
             releases,
             manager: random_80_bits(),
             claims: AtomicU64::new(0),
-            owner: Owner { label: options.label, ..Owner::current() }.to_text().into(),
+            owner: owner.to_text().into(),
             process: std::process::id(),
             closed: watch::Sender::new(false),
         }

@@ -124,6 +124,9 @@ pub struct ManagerOptions {
     pub locks: Options,
     /// What `inspect` shows of this owner besides host and process, such as the job's name. Default: nothing.
     pub label: Option<String>,
+    /// The process that `inspect` shows of this owner, for a program whose users know another of its
+    /// processes than the one that has the locks. Default: this one.
+    pub process: Option<u32>,
     /// Who hears what happens to its claims. Default: nobody but [`tracing`].
     pub observers: Vec<Arc<dyn Observer>>,
 }
@@ -145,6 +148,12 @@ impl ManagerOptions {
     #[must_use]
     pub fn label(self, label: impl Into<String>) -> Self {
         ManagerOptions { label: Some(label.into()), ..self }
+    }
+
+    /// Sets [`ManagerOptions::process`].
+    #[must_use]
+    pub fn process(self, process: u32) -> Self {
+        ManagerOptions { process: Some(process), ..self }
     }
 
     /// Adds one of [`ManagerOptions::observers`].

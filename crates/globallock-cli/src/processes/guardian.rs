@@ -1,6 +1,7 @@
 //! What the guardian knows of the other processes, and does with them.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::Result;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -33,6 +34,7 @@ pub(crate) struct Guardian {
     front: (Pid, UnixStream),
     starter: (Pid, UnixStream),
     signals: Signals,
+    address: Option<File>,
 }
 
 /// The other processes of the run.
@@ -57,6 +59,8 @@ pub(crate) struct Processes {
     asked: VecDeque<Signal>,
     told: UnboundedReceiver<Told>,
     _handled: Vec<unix::Signal>,
+    /// The command reads it.
+    _address: Option<File>,
 }
 
 /// What has happened to the other processes.
@@ -94,8 +98,13 @@ pub(crate) enum End {
 }
 
 impl Guardian {
-    pub(super) fn new(front: (Pid, UnixStream), starter: (Pid, UnixStream), signals: Signals) -> Self {
-        Guardian { front, starter, signals }
+    pub(super) fn new(
+        front: (Pid, UnixStream),
+        starter: (Pid, UnixStream),
+        signals: Signals,
+        address: Option<File>,
+    ) -> Self {
+        Guardian { front, starter, signals, address }
     }
 
     /// Begins to listen to the other processes. To be called in the runtime.
@@ -127,6 +136,7 @@ impl Guardian {
             asked: VecDeque::new(),
             told,
             _handled: handled,
+            _address: self.address,
         })
     }
 }
@@ -265,6 +275,11 @@ impl Processes {
         if getppid() == self.front && tree::is_stopped(self.front) {
             let _ = kill(self.front, Signal::SIGCONT);
         }
+    }
+
+    /// The process that users know.
+    pub(crate) fn front_id(&self) -> u32 {
+        self.front.as_raw().cast_unsigned()
     }
 
     /// Whether the front is stopped, and with it the job that the command would be part of.

@@ -26,7 +26,9 @@ mod messages;
 mod starter;
 mod tree;
 
+use std::fs::File;
 use std::io::{Error, Result};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
@@ -48,10 +50,10 @@ pub(crate) enum Role {
 }
 
 /// Makes the guardian and the starter of this command, which starts it when it is told to. Returns in the
-/// front and in the guardian.
+/// front and in the guardian. `address`: the file that the command reads the store's address from.
 ///
 /// To be called before there are other threads.
-pub(crate) fn split(command: Command) -> Result<Role> {
+pub(crate) fn split(command: Command, address: Option<File>) -> Result<Role> {
     single_thread()?;
     let signals = signals::block()?;
     // SAFETY: the default action is no handler, so nothing can run at a wrong moment. Who ignores SIGCHLD
@@ -61,23 +63,31 @@ pub(crate) fn split(command: Command) -> Result<Role> {
     let (of_front, of_guardian) = UnixStream::pair()?;
     Ok(match branch()? {
         Some(guardian) => {
-            drop(of_guardian);
+            drop((of_guardian, address));
             Role::Front(Front::new(guardian, of_front, &signals)?)
         }
         None => {
             drop(of_front);
-            Role::Guardian(guard(of_guardian, command, signals)?)
+            Role::Guardian(guard(of_guardian, command, address, signals)?)
         }
     })
 }
 
 /// Becomes the guardian, and makes the starter.
-fn guard(front: UnixStream, command: Command, signals: Signals) -> Result<Guardian> {
+fn guard(
+    front: UnixStream,
+    mut command: Command,
+    address: Option<File>,
+    signals: Signals,
+) -> Result<Guardian> {
     let front_id = getppid();
     prctl::set_child_subreaper(true)?;
+    if let Some(address) = &address {
+        crate::address::show_to(&mut command, std::process::id(), address);
+    }
     let (of_guardian, of_starter) = UnixStream::pair()?;
     let Some(starter) = branch()? else {
-        drop((front, of_guardian));
+        drop((front, of_guardian, address));
         // Not `exit`, which would run what other processes of this program are there for.
         std::process::exit(starter::main(of_starter, command, signals).map_or(1, |()| 0));
     };
@@ -85,8 +95,10 @@ fn guard(front: UnixStream, command: Command, signals: Signals) -> Result<Guardi
     setsid()?;
     // Whoever kills all processes named globallock wants the command to end too, and somebody has to end it.
     prctl::set_name(c"lock-guardian")?;
-    descriptors::keep_only(&[&front, &of_guardian], descriptors::Standard::Error)?;
-    Ok(Guardian::new((front_id, front), (starter, of_guardian), signals))
+    let mut kept: Vec<&dyn AsRawFd> = vec![&front, &of_guardian];
+    kept.extend(address.as_ref().map(|address| address as &dyn AsRawFd));
+    descriptors::keep_only(&kept, descriptors::Standard::Error)?;
+    Ok(Guardian::new((front_id, front), (starter, of_guardian), signals, address))
 }
 
 /// Forks. Returns the child's id in the parent.

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use globallock::{Address, LockKind, LockManager, ManagerOptions, Name, Options, Schemes};
+use globallock::{LockKind, LockManager, ManagerOptions, Name, Options, Schemes};
 use tokio::time::timeout;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::arguments::{Run, Store};
+use crate::address::{self, Address, HOST_FILE, Sources};
+use crate::arguments::Run;
 use crate::exit::{self, Failure};
 use crate::processes::{self, End, Guardian, Processes, Role};
 
@@ -21,15 +22,22 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// the command has just been killed.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
 
-/// Runs the command while it holds the lock. `url_is_argument`: the address is in the list of processes,
-/// which all users can read.
-pub(crate) fn main(schemes: &Schemes, arguments: &Run, url_is_argument: bool) -> ExitCode {
+/// Runs the command while it holds the lock.
+pub(crate) fn main(schemes: &Schemes, arguments: &Run, sources: Sources) -> ExitCode {
     let [program, words @ ..] = &arguments.command[..] else { return exit::code(exit::USAGE) };
     let mut command = Command::new(program);
     command.args(words).env("GLOBALLOCK_NAME", &arguments.name);
-    match processes::split(command) {
+    // The command may run others that need the store, and its environment must have no password.
+    let address = match address::for_command(&mut command) {
+        Ok(address) => address,
+        Err(error) => {
+            say!("globallock: {error}");
+            return exit::code(exit::INTERNAL);
+        }
+    };
+    match processes::split(command, address) {
         Ok(Role::Front(front)) => front.main(),
-        Ok(Role::Guardian(guardian)) => guard(guardian, schemes, arguments, url_is_argument),
+        Ok(Role::Guardian(guardian)) => guard(guardian, schemes, arguments, sources),
         Err(error) => {
             say!("globallock: {error}");
             exit::code(exit::INTERNAL)
@@ -38,13 +46,13 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Run, url_is_argument: bool) ->
 }
 
 /// The process that has the lock. What it returns concerns nobody: the front ends as it is told.
-fn guard(guardian: Guardian, schemes: &Schemes, arguments: &Run, url_is_argument: bool) -> ExitCode {
+fn guard(guardian: Guardian, schemes: &Schemes, arguments: &Run, sources: Sources) -> ExitCode {
     log(arguments);
     // One thread is enough, and quickly made: nothing here blocks for longer than a look at the processes.
     let ended = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
         runtime.block_on(async {
             let mut processes = guardian.listen()?;
-            let run = run(schemes, arguments, url_is_argument, &mut processes).await;
+            let run = run(schemes, arguments, sources, &mut processes).await;
             if let Some(end) = end(run, arguments) {
                 processes.end_front(end, false);
             }
@@ -90,27 +98,20 @@ fn end(run: Result<Option<End>, Failure>, arguments: &Run) -> Option<End> {
 async fn run(
     schemes: &Schemes,
     arguments: &Run,
-    url_is_argument: bool,
+    sources: Sources,
     processes: &mut Processes,
 ) -> Result<Option<End>, Failure> {
-    if url_is_argument && arguments.store.url_file.is_some() {
-        return Err(Failure::Usage("give one of --url and --url-file".to_owned()));
-    }
     let name = Name::new(&arguments.name)?;
-    let url = url(&arguments.store)?;
-    let has_password = Address::parse(&url).is_ok_and(|address| address.password.is_some());
-    if url_is_argument && has_password && !arguments.verbosity.quiet {
-        say!(
-            "globallock: others can read the password in the list of processes; put the address into \
-             GLOBALLOCK_URL or a file for --url-file"
-        );
+    let address = Address::choose(&arguments.store, sources, Path::new(HOST_FILE))?;
+    if let Some(warning) = address.warning().filter(|_| !arguments.verbosity.quiet) {
+        say!("globallock: {warning}");
     }
     // The planned end is kept by this process, which lets the command end first. The store's limit is for the
     // case that this fails.
     let longest = arguments.max_hold.map(|max_hold| max_hold + arguments.grace + AFTER_GRACE);
     let locks = Options::new().lease(arguments.lease).max_hold(longest).wait(arguments.wait);
-    let options = ManagerOptions::new().locks(locks).label(label(arguments));
-    let manager = LockManager::connect_lazy_by(schemes, &url, options)?;
+    let options = ManagerOptions::new().locks(locks).label(label(arguments)).process(processes.front_id());
+    let manager = LockManager::connect_lazy_by(schemes, &address.url, options)?;
     let lock = manager.lock(&name, kind(arguments));
     let end = match acquire::acquire(&manager, &lock, &name, arguments, processes).await {
         Ok(guard) => hold::hold(guard, arguments, processes).await,
@@ -120,16 +121,6 @@ async fn run(
         say!("globallock: the store does not answer the release; the lease frees the lock");
     }
     end
-}
-
-fn url(store: &Store) -> Result<String, Failure> {
-    let Some(file) = &store.url_file else {
-        return Ok(store.url.clone());
-    };
-    let wrong = |what: String| Failure::Usage(format!("--url-file {}: {what}", file.display()));
-    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    let line = text.lines().next().map(str::trim).filter(|line| !line.is_empty());
-    line.map(str::to_owned).ok_or_else(|| wrong("its first line is empty".to_owned()))
 }
 
 /// What others are shown of this holder.

@@ -1,5 +1,6 @@
 //! Tests of the command line from the outside: real processes, real stores.
 
+mod address;
 mod evicting;
 mod first;
 mod full;

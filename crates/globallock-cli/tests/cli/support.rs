@@ -67,7 +67,11 @@ impl TestStore {
 /// The program, without the variables of this process's environment that would change what it does.
 pub(crate) fn globallock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_globallock"));
-    command.env_remove("GLOBALLOCK_URL").env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+        .env_remove("GLOBALLOCK_URL")
+        .env_remove("GLOBALLOCK_URL_FILE")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null());
     command
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use globallock::backend::Instant;
 use globallock::internals::sleep_until_some;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid, getppid};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{self, SignalKind};
@@ -302,6 +303,11 @@ impl Processes {
     pub(crate) fn left(&self) -> Vec<String> {
         let left = tree::below(self.starter, None);
         left.into_iter().filter_map(|id| Some(format!("{} {id}", tree::name(id)?))).collect()
+    }
+
+    /// Whether the starter ended by itself, which it does when nothing of the command is left.
+    pub(crate) fn starter_is_done(&self) -> bool {
+        matches!(waitpid(self.starter, None), Ok(WaitStatus::Exited(_, 0)))
     }
 
     /// Kills the command and all that it has started, and returns when nothing of it is left.

@@ -100,6 +100,9 @@ impl Watch<'_> {
                         self.ended = Some(status);
                         settled = (left > 0).then(|| Instant::now() + SETTLES);
                     }
+                    Event::StarterGone if self.ended.is_some() && self.processes.starter_is_done() => {
+                        return Ok(());
+                    }
                     Event::StarterGone => {
                         // If the starter was killed, what it had started belongs to this process now.
                         self.processes.end_all().await;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::backend::{Backend, Change, Entry, EntryKey, Release, Summary};
+use crate::backend::{Backend, Change, Entry, EntryKey, Release, Summary, Value, ValueWrite};
 use crate::error::Result;
 use crate::kind::LockKind;
 use crate::loss::Loss;
@@ -273,6 +273,12 @@ impl Lock {
         Lock(self.0.store_timeout(store_timeout))
     }
 
+    /// The same lock, whose grants come with the value of its name; see [`crate::Lock::with_value`].
+    #[must_use]
+    pub fn with_value(self) -> Self {
+        Lock(self.0.with_value())
+    }
+
     /// Acquires the lock; see [`crate::Lock::acquire`].
     ///
     /// # Errors
@@ -385,6 +391,20 @@ impl Guard {
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.0.remaining()
+    }
+
+    /// The value of the lock's name; see [`crate::Guard::value`].
+    #[must_use]
+    pub fn value(&self) -> Option<Value> {
+        self.0.value()
+    }
+
+    /// Leaves a value beside the lock; see [`crate::Guard::set_value`].
+    ///
+    /// # Errors
+    /// As [`crate::Guard::set_value`].
+    pub fn set_value(&self, bytes: impl AsRef<[u8]>, keep: Duration) -> Result<ValueWrite> {
+        RUNTIME.block_on(self.0.set_value(bytes, keep))
     }
 
     /// Asks the store now whether the lock is still held; see [`crate::Guard::renew`].

@@ -70,7 +70,8 @@ mod trials;
 mod turns;
 
 pub use backend::{
-    Backend, Change, Entry, EntryKey, Eviction, Release, StoreNotice, StoreNoticeKind, Summary,
+    Backend, Change, Entry, EntryKey, Eviction, Release, StoreNotice, StoreNoticeKind, Summary, Value,
+    ValueWrite,
 };
 pub use error::{Error, Result, Source};
 pub use guard::Guard;

@@ -16,6 +16,7 @@ mod residue;
 mod sharing;
 mod together;
 mod unknown;
+mod value;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -47,6 +48,10 @@ enum Need {
     Sabotage,
     /// A way to list what is left of a name.
     Residue,
+    /// Values beside the queues.
+    Values,
+    /// Such values, and a way to list what is left of a name.
+    ValuesAndResidue,
 }
 
 /// A sentence about every store, and the function that checks it.
@@ -156,6 +161,7 @@ pub fn cases() -> Vec<Case> {
         sharing::cases(),
         together::cases(),
         unknown::cases(),
+        value::cases(),
     ]
     .concat()
 }
@@ -178,6 +184,8 @@ pub fn trials(store: &StoreUnderTest) -> Vec<Trial> {
         }
         Need::Sabotage => store.sabotage.is_some(),
         Need::Residue => store.residue.is_some(),
+        Need::Values => capabilities.keeps_values,
+        Need::ValuesAndResidue => capabilities.keeps_values && store.residue.is_some(),
     };
     let mut trials = Vec::new();
     for case in cases() {

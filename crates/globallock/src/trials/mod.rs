@@ -18,6 +18,7 @@ mod running;
 mod several;
 mod store;
 mod throttling;
+mod valuing;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -90,6 +90,10 @@ impl File {
     /// the lock has no claims.
     async fn summary(&self, listed: &DirEntry, prefix: &str) -> Result<Option<Summary>> {
         let is_lock = listed.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_lock {
+            // What cannot be deleted is no reason to list nothing.
+            drop(self.delete_ended(&listed.path()).await);
+        }
         let file_name = listed.file_name();
         let Some(directory) = file_name.to_str().filter(|_| is_lock) else { return Ok(None) };
         let path = listed.path();

@@ -118,7 +118,12 @@ impl Redis {
             |grant| Ok(waiters.untrack(claim.id).map_or(ClaimStatus::Held(grant), ClaimStatus::Evicted));
         if let Value::Int(fencing_token) = answer {
             let fencing_token = u64::try_from(*fencing_token).unwrap_or_default();
-            return held(Grant { fencing_token, expires: Some(sent + claim.lease), hold_ends: None });
+            return held(Grant {
+                fencing_token,
+                expires: Some(sent + claim.lease),
+                hold_ends: None,
+                value: None,
+            });
         }
         if let Some(eviction) = evict::notice(answer) {
             return Ok(self.evicted(claim, eviction));
@@ -127,7 +132,7 @@ impl Redis {
             [texts::HELD, fencing_token, left, hold_left] => {
                 let after = |milliseconds| sent + Duration::from_millis(milliseconds);
                 let hold_ends = claim.max_hold.map(|_| after(hold_left));
-                held(Grant { fencing_token, expires: Some(after(left)), hold_ends })
+                held(Grant { fencing_token, expires: Some(after(left)), hold_ends, value: None })
             }
             [texts::WAITING, server_ms, poll_in, foreign] => {
                 let poll_in = (poll_in > 0).then(|| Duration::from_millis(poll_in));

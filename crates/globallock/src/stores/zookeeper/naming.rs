@@ -214,6 +214,7 @@ mod tests {
             lease: std::time::Duration::from_secs(10),
             max_hold: None,
             owner: "".into(),
+            wants_value: false,
         }
     }
 

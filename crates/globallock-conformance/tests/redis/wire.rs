@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use globallock::backend::ClaimStatus;
+use globallock::backend::{ClaimStatus, ValueWrite};
 use globallock::{Eviction, Name, Owner, Release};
 use globallock_conformance::context::eventually;
 use globallock_conformance::golden::{claims, compare, fill, masked};
@@ -116,4 +117,36 @@ async fn notices_requests_and_messages_of_evictions_have_not_changed() {
     let written =
         format!("Foreign holder:\n{foreign_key}\n\nLeft:\n{left}\nEvictions:\n{evicts}\nTold:\n{asks}");
     compare(&masked(&written), include_str!("evictions.txt"));
+}
+
+#[tokio::test]
+async fn keys_and_requests_of_values_have_not_changed() {
+    let server = Redis::start().unwrap();
+    let backend = globallock::connect_backend(&server.url()).await.unwrap();
+    // A mutex, its waiter, and a reader.
+    let claims = claims();
+    let [holder, waiter, reader] = [0, 1, 3].map(|number| claims[number].clone().with_value());
+    let value = |status: ClaimStatus| match status {
+        ClaimStatus::Held(grant) => grant.value.map(|value| value.bytes().to_owned()),
+        other => panic!("{other:?}"),
+    };
+    let monitor = Monitor::start(&server);
+    for claim in [&holder, &reader] {
+        assert_eq!(value(backend.enqueue(claim).await.unwrap()), None);
+        let bytes = format!("done by {}", claim.id);
+        let answer = backend.set_value(claim, bytes.as_bytes(), Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(answer, ValueWrite::Written);
+    }
+    let held = dump(&server, "*:value");
+    assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
+    backend.release(&holder).await.unwrap();
+    let pushed = backend.wait_for_change(&waiter).await.unwrap().unwrap();
+    assert_eq!(value(pushed), Some(format!("done by {}", holder.id).into_bytes()));
+    for claim in [&waiter, &reader] {
+        backend.release(claim).await.unwrap();
+    }
+    let left = dump(&server, "*:value");
+    assert_eq!(left, held, "it stays");
+    let written = format!("Held:\n{held}\nRequests and messages:\n{}", sent(monitor, &server));
+    compare(&masked(&written), include_str!("values.txt"));
 }

@@ -186,7 +186,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// arrives.
     ///
     /// The value outlives the claim, and ends by itself once it was not written for `keep`. It is no claim
-    /// and no name: `inspect`, `list` and `watch` do not show it. One round trip. A store that keeps no
+    /// and no name: `inspect`, `list` and `watch` do not show it. A store that keeps no
     /// values keeps this default, and says so in its [`Capabilities`].
     ///
     /// # Errors

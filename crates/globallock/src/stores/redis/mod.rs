@@ -16,6 +16,7 @@ mod pushed;
 mod scripts;
 mod server;
 mod texts;
+mod values;
 mod waiters;
 mod watches;
 
@@ -38,7 +39,7 @@ use self::waiters::{Known, Waiters, Whose};
 use self::watches::Watches;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant, Release,
-    StoreNotice, StoreNoticeKind, Summary, WaitMode,
+    StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -166,7 +167,7 @@ impl Backend for Redis {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.connection.config().kind, CrashRelease::Lease)
+        Capabilities::new(self.connection.config().kind, CrashRelease::Lease).with_values()
     }
 
     fn is_ready(&self) -> bool {
@@ -188,10 +189,18 @@ impl Backend for Redis {
         let command = self.join(claim, asked);
         loop {
             let sent = Instant::now();
-            let answer = self.connection.request_or(&command, || self.join(claim, true)).await;
-            let answer = answer.map_err(|failure| self.error(failure))?;
+            let answer = if claim.wants_value {
+                self.join_and_read(claim, &command).await
+            } else {
+                let answer = self.connection.request_or(&command, || self.join(claim, true)).await;
+                answer.map(|answer| (answer, None))
+            };
+            let (answer, value) = answer.map_err(|failure| self.error(failure))?;
             if *integers(&answer) != [texts::ASK_AGAIN] {
-                let status = self.status(claim, sent, &answer);
+                let status = self.status(claim, sent, &answer).map(|status| match status {
+                    ClaimStatus::Held(grant) => ClaimStatus::Held(grant.with_value(value)),
+                    status => status,
+                });
                 if let [texts::WAITING, _, poll_in, foreign @ (texts::FOREIGN_HOLDER | texts::GAP)] =
                     *integers(&answer)
                 {
@@ -206,7 +215,14 @@ impl Backend for Redis {
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
-        Ok(self.inbox.waiters.wait_for_change(claim.id).await)
+        match self.inbox.waiters.wait_for_change(claim.id).await {
+            // The push is sent by another owner, who may be of a version that knows no values.
+            Some(ClaimStatus::Held(grant)) if claim.wants_value => {
+                let value = self.read_value(&claim.name).await?;
+                Ok(Some(ClaimStatus::Held(grant.with_value(value))))
+            }
+            changed => Ok(changed),
+        }
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
@@ -253,6 +269,10 @@ impl Backend for Redis {
             self.request(&command).await?
         };
         Ok(self.finished(command, &answer).await)
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        self.write_value(claim, bytes, keep).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -1,0 +1,33 @@
+-- Writes the value of a name, if the claim holds, and unless a holder with a higher token has written it.
+--
+-- KEYS[6]  value  hash: the token of the last writer, for how many ms it is kept, and its bytes. It is no
+--                 string, so that no version lists it as a lock where there is no prefix. It expires by
+--                 itself.
+--
+-- ARGV: id, for how many ms it is kept, the bytes
+-- Result: 0 if the claim does not hold, 1 if the value is written, 2 if a higher token has written
+local id = ARGV[1]
+local now = math.floor(clock() / 1000)
+
+local value = lock_value()
+local claim
+if holds_all(value, id) then
+  claim = parse_exclusive(value)
+  claim.deadline = math.huge
+else
+  claim = read_record(id)
+  if claim and not (read_group().value == value and call('ZSCORE', KEYS[5], id)) then claim = nil end
+end
+-- What has expired has not been dropped yet, if nobody has called since.
+if not claim or expiry(claim) <= now then return NOT_WRITTEN end
+
+local last = redis.pcall('HGET', KEYS[6], 'token')
+if type(last) == 'table' then
+  -- Something else stands in its place.
+  call('DEL', KEYS[6])
+elseif last and tonumber(string.match(last, '^%d+$') or '0') > claim.number then
+  return OUTRANKED
+end
+call('HSET', KEYS[6], 'token', text(claim.number), 'keep', ARGV[2], 'bytes', ARGV[3])
+call('PEXPIRE', KEYS[6], ARGV[2])
+return WRITTEN

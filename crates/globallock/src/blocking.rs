@@ -14,6 +14,8 @@
 //! # Ok::<(), globallock::Error>(())
 //! ```
 
+mod once;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -27,6 +29,8 @@ use crate::loss::Loss;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::stores::Schemes;
+
+pub use once::Once;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread()
@@ -145,6 +149,12 @@ impl LockManager {
     #[must_use]
     pub fn mutex(&self, name: impl AsRef<str>) -> Lock {
         Lock(self.0.mutex(name))
+    }
+
+    /// Makes work that is done once in a while; see [`crate::LockManager::once`].
+    #[must_use]
+    pub fn once(&self, name: impl AsRef<str>) -> Once {
+        Once(self.0.once(name))
     }
 
     /// Makes a read-write lock; see [`crate::LockManager::rwlock`].

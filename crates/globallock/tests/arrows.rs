@@ -32,6 +32,7 @@ const LADDER: &[&str] = &[
     "guard_set",
     "acquire",
     "locks",
+    "once",
     "stores",
     "manager",
     "blocking",

@@ -12,6 +12,7 @@ mod listing;
 mod loss;
 mod max_hold;
 mod names;
+mod once;
 mod residue;
 mod sharing;
 mod together;
@@ -157,6 +158,7 @@ pub fn cases() -> Vec<Case> {
         loss::cases(),
         max_hold::cases(),
         names::cases(),
+        once::cases(),
         residue::cases(),
         sharing::cases(),
         together::cases(),

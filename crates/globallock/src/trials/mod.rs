@@ -11,6 +11,7 @@ mod evicting;
 mod forking;
 mod holding;
 mod observing;
+mod once;
 mod properties;
 mod releasing;
 mod renewing;

@@ -143,3 +143,6 @@ async fn given_up(connection: &Connection, lease: Option<i64>, answer: ValueWrit
     }
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! The values of the names: reading them with a grant, and writing them.
 //!
-//! A value is a persistent node below `%values`, because it must outlive its writer's session. It says for how
-//! long it is kept. The servers do not delete it then, so whoever finds it does: a claim that asks for it, and
-//! a list.
+//! A value is a persistent node below `%values`, because it must outlive its writer's session. It says for
+//! how long it is kept. The servers do not delete it then, so whoever finds it does: a claim that asks for
+//! it, and a list.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ fn unsigned(milliseconds: i64) -> u64 {
 }
 
 /// The record in a node, written when the servers say.
-fn record<'a>((content, stat): &'a (Vec<u8>, Stat)) -> Option<Record<'a>> {
+fn record((content, stat): &(Vec<u8>, Stat)) -> Option<Record<'_>> {
     Some(Record { written: unsigned(stat.mtime), ..Record::parse(content)? })
 }
 

@@ -35,6 +35,8 @@ need cc gcc
 need python3 python3
 need man man-db
 need script bsdutils
+need perl perl-base
+need zsh zsh
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || packages="$packages python3-venv"
 
 if [ -n "$packages" ]; then

@@ -24,10 +24,10 @@ fn main() {
     let wanted = |section: &str| sections.is_empty() || sections.iter().any(|wanted| wanted == section);
     let runtime = tokio::runtime::Runtime::new().expect("the runtime starts");
     runtime.block_on(async {
-        if let [process, url] = &sections[..]
+        if let [process, url, pauses] = &sections[..]
             && process == redis::storm::PROCESS
         {
-            return redis::storm::process(url).await;
+            return redis::storm::process(url, pauses).await;
         }
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let directory = std::env::temp_dir();

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any, Iterator, Optional
+
+from .clock import now
 
 if TYPE_CHECKING:
     from .base import GlobalLockManager
@@ -41,10 +42,10 @@ class AllLocks:
 
     def in_turn(self) -> "Iterator[NativeGlobalLock]":
         """The locks in order, each with what is left of the common time limit as its own."""
-        until = None if self.blocking_timeout is None else time.monotonic() + self.blocking_timeout
+        until = None if self.blocking_timeout is None else now() + self.blocking_timeout
         for lock in self.locks:
             if until is not None:
-                lock.blocking_timeout = max(0.0, until - time.monotonic())
+                lock.blocking_timeout = max(0.0, until - now())
             yield lock
 
     def acquire(self) -> bool:

@@ -209,7 +209,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         return self.acquire()
 
     def release(self) -> None:
-        """Releases the lock, if it is held. Warns in the log if it was lost before, and never raises."""
+        """Releases the lock, if it is held. The log says so if it was lost before; never raises."""
         guard = self._drop_guard()
         if guard is None:
             return
@@ -218,11 +218,10 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         except Exception as error:  # noqa: BLE001 - a release never raises
             _logger.warning("release of lock %r failed, and goes on in the background: %s", self.name, error)
 
-    def _warn(self, was_held: Optional[bool]) -> None:
-        if was_held is None:
-            _logger.warning("lock %r belongs to another process: it is not released here", self.name)
-        elif not was_held:
-            _logger.warning("lock %r had been lost before it was released", self.name)
+    def _warn(self, warning: Optional[str]) -> None:
+        # The logger `globallock` has told already of a loss that was found before.
+        if warning is not None:
+            _logger.warning("lock %r %s", self.name, warning)
 
     def extend(self) -> bool:
         """Asks the store now whether the lock is still held, and renews it for a whole lease if so.

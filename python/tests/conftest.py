@@ -1,11 +1,14 @@
 """Real servers, each started once for all tests by the project's harness; and time limits."""
 
+import contextlib
 import faulthandler
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -47,6 +50,55 @@ class Server:
         self.process.stdin.close()
         self.process.wait(timeout=60)
         self.process.stdout.close()
+
+
+class Late:
+    """A port that leads to a server, but not yet: the first connections are closed without an answer."""
+
+    def __init__(self, port, refusals):
+        self.server = ("127.0.0.1", port)
+        self.refusals = self.left = refusals
+        self.open = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            if self.left > 0:
+                self.left -= 1
+                client.close()
+                continue
+            server = socket.create_connection(self.server)
+            self.open += client, server
+            for ends in ((client, server), (server, client)):
+                threading.Thread(target=self.pass_on, args=ends, daemon=True).start()
+
+    @staticmethod
+    def pass_on(source, target):
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def refuse(self, count):
+        """Cuts all connections, and refuses so many more."""
+        self.left = count
+        for end in self.open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
 
 
 def server(kind):

@@ -2,51 +2,11 @@
 
 import asyncio
 import socket
-import threading
 import time
 
 import pytest
+from conftest import Late
 from globallock import GlobalLockManager, StoreUnavailable
-
-
-class Late:
-    """A port that leads to a server, but not yet: the first connections are closed without an answer."""
-
-    def __init__(self, port, refusals):
-        self.server = ("127.0.0.1", port)
-        self.refusals = self.left = refusals
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            if self.left > 0:
-                self.left -= 1
-                client.close()
-                continue
-            server = socket.create_connection(self.server)
-            for ends in ((client, server), (server, client)):
-                threading.Thread(target=self.pass_on, args=ends, daemon=True).start()
-
-    @staticmethod
-    def pass_on(source, target):
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.close()
 
 
 @pytest.fixture(params=["redis", "etcd", "zookeeper"])
@@ -79,6 +39,53 @@ def test_a_task_waits_for_the_store(late, name):
         lockman.close()
 
     asyncio.run(main())
+
+
+#: What onlookers ask: of a manager, and of its aio.
+LOOKS = {
+    "inspect": lambda locks, name: locks.inspect(name),
+    "list": lambda locks, name: locks.list(name),
+    "names": lambda locks, name: locks.names(name),
+    "evict": lambda locks, name: locks.evict(name, "none"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_an_onlooker_waits_for_the_store(late, name, look):
+    lockman = GlobalLockManager(late.url, lock_ttl=120)
+    assert not LOOKS[look](lockman, name)
+    assert late.left == 0
+    lockman.close()
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_task_that_looks_waits_for_the_store(late, name, look):
+    async def main():
+        lockman = GlobalLockManager(late.url, lock_ttl=120)
+        assert not await LOOKS[look](lockman.aio, name)
+        assert late.left == 0
+        lockman.close()
+
+    asyncio.run(main())
+
+
+def test_the_first_change_is_told_once_the_store_is_there(late, name):
+    with GlobalLockManager(late.url, lock_ttl=120) as lockman, lockman.watch(name) as changes:
+        lock = GlobalLockManager(late.url.replace(str(late.port), str(late.server[1]))).lock(name)
+        with lock:
+            assert next(changes).name == name and late.left == 0
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_an_onlooker_is_told_after_the_lease_that_the_store_does_not_come(name, look):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    lockman = GlobalLockManager(f"redis://127.0.0.1:{port}", lock_ttl=0.5)
+    since = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{port}.*refused"):
+        LOOKS[look](lockman, name)
+    assert 0.4 < time.monotonic() - since < 15
+    lockman.close()
 
 
 def test_a_store_that_never_comes_is_told_when_the_wait_is_over(name):

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the tests of the Redis store on other versions of Redis, on the one that is installed, and on Valkey;
-# the conformance suite on each of them also with the scripts for older servers.
+# the conformance suite on each of them also with the scripts for older servers, and with gaps for strangers.
 #
 #     sh scripts/versions/redis.sh [VERSION…]
 set -eu
@@ -27,7 +27,7 @@ for version in ${*:-$(sh scripts/redis-server.sh) installed}; do
     [ "$version" = installed ] || server=$(sh scripts/redis-server.sh "$version")
     echo "== $version: $("$server" --version)"
     export GLOBALLOCK_REDIS_SERVER="$server"
-    $test --test conformance -- redis:: redis-6::
+    $test --test conformance -- redis:: redis-6:: redis-gaps::
     set --
     for name in $skip; do set -- "$@" --skip "$name"; done
     $test --test redis -- "$@"

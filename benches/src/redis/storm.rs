@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
+use globallock::internals::stop_jitter;
 use globallock::{LockManager, Options};
 use globallock_conformance::server::redis::Redis;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -16,6 +17,10 @@ use crate::report::{row, title};
 /// The first argument of a process of the fleet.
 pub(crate) const PROCESS: &str = "storm-process";
 
+/// The pauses between tries to connect: with a random part, and as they were before they had one.
+const JITTERED: &str = "jittered";
+const WHOLE: &str = "whole";
+
 const PROCESSES: usize = 20;
 const MANAGERS: usize = 50;
 /// How long the server is away.
@@ -23,16 +28,23 @@ const AWAY: Duration = Duration::from_secs(2);
 /// The steps in which connections are counted.
 const STEP: Duration = Duration::from_millis(20);
 
-/// A server that is killed and started again under a fleet, each of whose managers then wants a lock.
+/// A server that is killed and started again under a fleet, each of whose managers then wants a lock: without
+/// the random part of the pauses between their tries, and with it.
 pub(crate) async fn measure() {
+    for pauses in [WHOLE, JITTERED] {
+        measure_with(pauses).await;
+    }
+}
+
+async fn measure_with(pauses: &str) {
     title(&format!(
-        "A server that is away for {AWAY:?} under {} managers in {PROCESSES} processes",
+        "A server that is away for {AWAY:?} under {} managers in {PROCESSES} processes, with {pauses} pauses",
         PROCESSES * MANAGERS
     ));
     let mut server = Redis::start().expect("the server starts");
     let mut fleet = Vec::new();
     for _ in 0..PROCESSES {
-        fleet.push(start(&server.url()).await);
+        fleet.push(start(&server.url(), pauses).await);
     }
     server.kill();
     for (child, _) in &mut fleet {
@@ -55,18 +67,23 @@ pub(crate) async fn measure() {
     back.sort_unstable();
     assert_eq!(back.len(), PROCESSES * MANAGERS, "a manager did not come back");
     let counted = counted.await.expect("the server answers");
-    // Windows of a tenth of a second, since one step may hold what several brought.
-    let most = counted.windows(6).map(|window| window[5] - window[0]).max().unwrap_or(0);
+    // Not of a single step, since one may hold what several brought.
+    let most = |span: Duration| {
+        let steps = usize::try_from(span.as_millis() / STEP.as_millis()).expect("it is short");
+        counted.windows(steps + 1).map(|window| window[steps] - window[0]).max().unwrap_or(0)
+    };
     row("half of them hold a lock again after", back[back.len() / 2].as_secs_f64(), "s", "");
-    row("all of them after", back[back.len() - 1].as_secs_f64(), "s", "goal <= 3");
-    row("most connections in a tenth of a second", most as f64, "", "");
+    let goal = if pauses == JITTERED { "goal <= 3" } else { "" };
+    row("all of them after", back[back.len() - 1].as_secs_f64(), "s", goal);
+    row("most connections in a tenth of a second", most(Duration::from_millis(100)) as f64, "", "");
+    row("most connections in a second", most(Duration::from_secs(1)) as f64, "", "");
 }
 
 /// Starts a process of the fleet, and waits until its managers are connected.
-async fn start(url: &str) -> (Child, BufReader<ChildStdout>) {
+async fn start(url: &str, pauses: &str) -> (Child, BufReader<ChildStdout>) {
     let program = std::env::current_exe().expect("this program has a path");
     let mut child = Command::new(program)
-        .args([PROCESS, url])
+        .args([PROCESS, url, pauses])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -90,7 +107,10 @@ async fn connections(port: u16) -> Vec<u64> {
 }
 
 /// A process of the fleet. It is told when the server has been killed.
-pub(crate) async fn process(url: &str) {
+pub(crate) async fn process(url: &str, pauses: &str) {
+    if pauses == WHOLE {
+        stop_jitter();
+    }
     let mut managers = Vec::new();
     for _ in 0..MANAGERS {
         managers.push(LockManager::connect(url).await.expect("the server is there"));

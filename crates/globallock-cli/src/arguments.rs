@@ -25,6 +25,9 @@ const URL: [&str; 2] = [
      of a process: put an address with a password into the variable, or into a file for --url-file.",
 ];
 
+/// Below it, a command is told to end before it has begun.
+const SHORTEST_HOLD: Duration = Duration::from_millis(100);
+
 /// The definitions of the arguments, for a program that knows the stores of this table.
 pub(crate) fn command(schemes: &Schemes) -> Command {
     // What lives in the memory of one process is shared with nobody, so it is no store for a command.
@@ -112,8 +115,8 @@ pub(crate) struct Run {
     #[arg(short = 'E', long, value_name = "STATUS", default_value_t = exit::TAKEN)]
     pub(crate) conflict_exit_code: u8,
 
-    /// Hold the lock for no longer than this; then the command is told to end.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// The longest that the command may run: then it is told to end, and the lock is released when it has.
+    #[arg(long, value_name = "TIME", value_parser = hold_time)]
     pub(crate) max_hold: Option<Duration>,
 
     /// If this host dies: how long the lock stays taken after the last sign of life.
@@ -128,9 +131,15 @@ pub(crate) struct Run {
     #[arg(long, value_name = "K/N", value_parser = permits, conflicts_with = "shared")]
     pub(crate) permits: Option<(u32, u32)>,
 
-    /// When the lock is lost: how long the command may take to end after TERM before it is killed.
+    /// When the lock is lost or --max-hold has passed: how long the command may take to end after TERM before
+    /// it is killed.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     pub(crate) grace: Duration,
+
+    /// When the command has ended and processes that it has started have not: keep the lock until they end,
+    /// kill them, or release the lock beside them.
+    #[arg(long, value_name = "WHAT", default_value = "wait", hide_short_help = true)]
+    pub(crate) leftovers: Leftovers,
 
     /// The label of this holder that others see, instead of the command's name.
     #[arg(long, value_name = "TEXT")]
@@ -144,9 +153,27 @@ pub(crate) struct Run {
     pub(crate) command: Vec<OsString>,
 }
 
+/// What becomes of the lock when the command has left processes behind.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// The lock is kept until they end
+    Wait,
+    /// They are killed
+    Kill,
+    /// The lock is released beside them
+    Release,
+}
+
 fn time(text: &str) -> Result<Duration, String> {
     globallock::internals::duration::parse(text)
         .ok_or_else(|| "write a time such as 250ms, 30s, 5m or 2h".to_owned())
+}
+
+fn hold_time(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        time if time < SHORTEST_HOLD => Err(format!("the shortest is {}ms", SHORTEST_HOLD.as_millis())),
+        time => Ok(time),
+    }
 }
 
 fn permits(text: &str) -> Result<(u32, u32), String> {

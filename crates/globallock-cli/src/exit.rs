@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use globallock::Error;
+use nix::sys::signal::Signal;
 
 /// The usage was wrong: an option, a name or an address.
 pub(crate) const USAGE: u8 = 64;
 /// The store cannot be reached or cannot serve.
 const UNAVAILABLE: u8 = 69;
 /// Something went wrong inside.
-const INTERNAL: u8 = 70;
+pub(crate) const INTERNAL: u8 = 70;
 /// The lock is taken, or was not granted in time.
 pub(crate) const TAKEN: u8 = 75;
 /// The lock was lost while the command ran, or an operator took this waiter out of the queue.
@@ -30,12 +31,14 @@ Examples:
     globallock run --permits 1/3 --max-hold 1h import -- ./import.sh
 
 Exit status:
-  that of the command, or 128 + N when it was ended by signal N; otherwise
+  that of the command, or 128 + N when it was ended by signal N (if globallock was sent that signal too, it
+  ends by it likewise, which shells and systemd take for an interruption); otherwise
    64  wrong usage: an option, the name, or the address
    69  the store cannot be reached, or cannot serve
    70  something went wrong inside
    75  the lock was not to be had: taken (--no-wait) or not granted in time (--wait); see --conflict-exit-code
-   76  the lock was lost while the command ran, which was told to end; or this waiter was evicted
+   76  the lock was lost, or held for its --max-hold, while the command ran, which was told to end; or this
+       waiter was evicted
    77  the store refused the user
   126  the command cannot be run
   127  the command was not found";
@@ -54,7 +57,9 @@ pub(crate) enum Failure {
     /// The system refused something that this program needs.
     System(std::io::Error),
     /// A signal ended the wait for the lock.
-    Signal(i32),
+    Signal(Signal),
+    /// Another process of the run was killed during the wait for the lock.
+    Killed,
 }
 
 impl From<Error> for Failure {
@@ -77,7 +82,7 @@ impl Failure {
             Failure::Lock(error) => error.to_string(),
             Failure::Command(command, error) => format!("{command}: {error}"),
             Failure::System(error) => error.to_string(),
-            Failure::Signal(_) => return None,
+            Failure::Signal(_) | Failure::Killed => return None,
         })
     }
 
@@ -99,7 +104,8 @@ impl Failure {
             Failure::Command(_, error) if error.kind() == std::io::ErrorKind::NotFound => 127,
             Failure::Command(..) => 126,
             Failure::System(_) => INTERNAL,
-            Failure::Signal(number) => of_signal(*number),
+            Failure::Signal(signal) => of_signal(*signal as i32),
+            Failure::Killed => of_signal(Signal::SIGKILL as i32),
         }
     }
 }

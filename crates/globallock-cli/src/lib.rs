@@ -26,12 +26,11 @@ macro_rules! say {
 }
 
 mod arguments;
-mod child;
 mod exit;
 mod pages;
+mod processes;
 mod run;
 mod signals;
-mod terminal;
 
 use std::process::ExitCode;
 
@@ -42,8 +41,8 @@ use arguments::{Arguments, Verb};
 
 /// Does what the arguments of this process say, with the stores of this table, and returns the exit status.
 ///
-/// To be called in `main`, on its thread, before the program has started others or a runtime: the kernel
-/// kills the command when that thread ends, and the signals of the process are handled here. What the locks
+/// To be called in `main`, on its thread, before the program has started others or a runtime: the processes
+/// of a run are made by forks, and the signals of the process are handled here. What the locks
 /// tell is printed on standard error, unless the program has set a subscriber of `tracing` before.
 #[must_use]
 pub fn main(schemes: &Schemes) -> ExitCode {

@@ -1,73 +1,61 @@
 //! The signals that this program handles.
 
-use std::future::poll_fn;
-use std::task::Poll;
+use std::io::Result;
 
-use nix::sys::signal::Signal;
-use tokio::signal::unix::{self, SignalKind};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-/// The signals that are passed on to the command. The first four also end the wait for the lock.
-const PASSED: [Signal; 7] = [
+/// The signals that the front hands on.
+const HANDED_ON: [Signal; 12] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGQUIT,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGALRM,
     Signal::SIGWINCH,
+    Signal::SIGCONT,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
 ];
 
-/// The handlers of the signals.
-pub(crate) struct Signals {
-    listeners: Vec<(Signal, unix::Signal)>,
-    child: unix::Signal,
+/// Whether a signal asks its receiver to end.
+pub(crate) fn asks_to_end(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT)
 }
 
-/// A signal that was received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A signal to pass on.
-    Signal(Signal),
-    /// SIGCHLD: the command has ended, or was stopped or continued.
-    Child,
+/// Whether a signal stops its receiver.
+pub(crate) fn stops(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU)
+}
+
+/// The signals of this process while it runs a command.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signals {
+    /// Those that are handed on, and SIGCHLD.
+    pub(crate) handled: SigSet,
+    /// Those that were blocked when this program was started.
+    before: SigSet,
+}
+
+/// Blocks the signals that are handed on, and SIGCHLD, so that they wait until they are read.
+///
+/// Signals that this program was started to ignore (`nohup`) are left alone, so that the command inherits
+/// that.
+pub(crate) fn block() -> Result<Signals> {
+    let ignored = ignored();
+    let mut handled: SigSet =
+        HANDED_ON.into_iter().filter(|signal| ignored >> (*signal as u32 - 1) & 1 == 0).collect();
+    handled.add(Signal::SIGCHLD);
+    let before = handled.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    Ok(Signals { handled, before })
 }
 
 impl Signals {
-    /// Installs the handlers. Signals that this program was started to ignore (`nohup`) stay ignored, so that
-    /// the command inherits that.
-    pub(crate) fn listen() -> std::io::Result<Self> {
-        let ignored = ignored();
-        let mut listeners = Vec::new();
-        for signal in PASSED.into_iter().filter(|signal| ignored >> (*signal as u32 - 1) & 1 == 0) {
-            listeners.push((signal, unix::signal(SignalKind::from_raw(signal as i32))?));
-        }
-        Ok(Signals { listeners, child: unix::signal(SignalKind::child())? })
-    }
-
-    /// Waits for the next signal.
-    pub(crate) async fn next(&mut self) -> Event {
-        poll_fn(|context| {
-            if self.child.poll_recv(context).is_ready() {
-                return Poll::Ready(Event::Child);
-            }
-            for (signal, listener) in &mut self.listeners {
-                if listener.poll_recv(context).is_ready() {
-                    return Poll::Ready(Event::Signal(*signal));
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Waits for a signal that ends the wait for the lock.
-    pub(crate) async fn end(&mut self) -> Signal {
-        loop {
-            match self.next().await {
-                Event::Signal(signal) if PASSED[..4].contains(&signal) => return signal,
-                Event::Signal(_) | Event::Child => {}
-            }
-        }
+    /// Blocks only what was blocked when this program was started. Async-signal-safe.
+    pub(crate) fn restore(&self) -> nix::Result<()> {
+        self.before.thread_set_mask()
     }
 }
 

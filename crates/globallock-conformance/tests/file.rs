@@ -322,3 +322,50 @@ async fn the_names_and_contents_of_files_are_unchanged() {
     let written = format!("Joined:\n{joined}\nEvicted:\n{evicted}\n\nLeft:\n{}", dump(&directory, ""));
     compare(&masked(&written), include_str!("file.txt"));
 }
+
+/// Prints what a store in the directory of `GLOBALLOCK_URL` notices, for the next test.
+#[tokio::test]
+#[ignore = "the next test runs it, in a root of its own"]
+async fn what_is_noticed_in_another_root() {
+    let (manager, notices) = observed(&std::env::var("GLOBALLOCK_URL").unwrap(), LEASE).await;
+    manager.close().await;
+    for notice in notices.of(StoreNoticeKind::NotShared) {
+        println!("noticed: {}", notice.reason);
+    }
+}
+
+/// Runs this program in an overlay for a root, which looks like a container's if it has the mark.
+const OVERLAY: &str = "
+    mkdir upper work root
+    mount -t overlay overlay -o lowerdir=/,upperdir=$PWD/upper,workdir=$PWD/work root || exit 77
+    mkdir root/locks root/mounted
+    mount -t tmpfs tmpfs root/mounted
+    cp $PROGRAM root/program
+    rm -f root/.dockerenv root/run/.containerenv
+    [ -z $MARK ] || touch root/$MARK
+    exec chroot root /program --exact what_is_noticed_in_another_root --ignored --nocapture";
+
+#[test]
+fn the_own_files_of_a_container_are_noticed() {
+    for (mark, directory, is_noticed) in
+        [(".dockerenv", "locks", true), (".dockerenv", "mounted", false), ("", "locks", false)]
+    {
+        let place = TempDir::new().unwrap();
+        let mut shell = Command::new("sh");
+        // Root needs no namespace of users, and others may need one.
+        let private = if rustix::process::geteuid().is_root() { "" } else { "--map-root-user" };
+        shell.args(["-c", &format!("unshare --mount {private} sh -ec '{OVERLAY}'")]);
+        shell.current_dir(place.path());
+        shell.env("PROGRAM", std::env::current_exe().unwrap()).env("MARK", mark);
+        let ran = shell.env("GLOBALLOCK_URL", format!("file:///{directory}")).output().unwrap();
+        let printed = String::from_utf8(ran.stdout).unwrap();
+        let complaints = String::from_utf8_lossy(&ran.stderr);
+        if ran.status.code() == Some(77) || complaints.contains("unshare:") {
+            return println!("skipped: no overlay can be mounted here: {complaints}");
+        }
+        assert!(ran.status.success(), "{printed}{complaints}");
+        let told = "noticed: it is among the container's own files, which no other container sees: to share \
+                    locks, mount one directory into each\n";
+        assert_eq!(printed.matches(told).count(), usize::from(is_noticed), "{mark:?} {directory}: {printed}");
+    }
+}

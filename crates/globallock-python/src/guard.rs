@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use globallock::Release;
 use pyo3::prelude::*;
 
@@ -35,6 +36,18 @@ impl Guard {
     }
 }
 
+/// What a release in a forked child warns of.
+const FOREIGN: &str = "belongs to another process: it is not released here";
+
+/// Releases a lock, and says what to warn of. A loss that the core has told already is logged already.
+async fn release(guard: globallock::Guard) -> globallock::Result<Option<&'static str>> {
+    let loss = guard.ended();
+    let release = guard.release().await?;
+    let is_told = loss.now_or_never().flatten().is_some();
+    let is_news = release == Release::NotHeld && !is_told;
+    Ok(is_news.then_some("had been lost before it was released"))
+}
+
 #[pymethods]
 impl Guard {
     /// Whether this process holds the lock at this moment, as far as it can know.
@@ -48,28 +61,28 @@ impl Guard {
         self.with(globallock::Guard::remaining).map_or(Some(0.0), |left| left.map(|left| left.as_secs_f64()))
     }
 
-    /// Releases the lock and says whether it was still held; `None` in another process than the one that
-    /// acquired it.
-    fn release(&self, python: Python<'_>) -> PyResult<Option<bool>> {
+    /// Releases the lock, and says what to warn of, if anything.
+    fn release(&self, python: Python<'_>) -> PyResult<Option<&'static str>> {
         if self.guard.get().is_none() {
-            return Ok(None);
+            return Ok(Some(FOREIGN));
         }
-        let Some(guard) = self.take() else { return Ok(Some(false)) };
-        let release = Process::current()?.block_on(python, WaitKind::Answer, guard.release())?;
-        release.map(|release| Some(release == Release::Released)).map_err(|error| raise(&error))
+        let Some(guard) = self.take() else { return Ok(None) };
+        let released = Process::current()?.block_on(python, WaitKind::Answer, release(guard))?;
+        released.map_err(|error| raise(&error))
     }
 
     /// Does the same for an event loop.
     fn release_on(&self, bridge: &Bridge) -> PyResult<u64> {
         let (is_here, guard) = (self.guard.get().is_some(), self.take());
         bridge.start(WaitKind::Answer, async move {
-            match guard {
-                None if !is_here => Outcome::Text(None),
-                None => Outcome::Flag(false),
-                Some(guard) => match guard.release().await {
-                    Ok(release) => Outcome::Flag(release == Release::Released),
-                    Err(error) => Outcome::Failed(error),
-                },
+            let warning = match guard {
+                None if !is_here => Ok(Some(FOREIGN)),
+                None => Ok(None),
+                Some(guard) => release(guard).await,
+            };
+            match warning {
+                Ok(warning) => Outcome::Text(warning.map(str::to_owned)),
+                Err(error) => Outcome::Failed(error),
             }
         })
     }

@@ -6,6 +6,7 @@ mod bridge;
 mod driver;
 mod failure;
 mod guard;
+mod log;
 mod manager;
 mod process;
 mod watch;

@@ -14,6 +14,7 @@ use tokio::sync::{OnceCell, watch};
 use crate::bridge::{Bridge, Outcome};
 use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise};
+use crate::log::{self, Logging};
 use crate::process::{ForkGuarded, Process};
 use crate::watch::{Changes, Watch, fields};
 
@@ -213,7 +214,7 @@ impl Manager {
     #[new]
     fn new(url: String, lease: f64, label: Option<String>) -> PyResult<Self> {
         let locks = Options::new().lease(seconds("the lease", lease)?);
-        let options = ManagerOptions::new().locks(locks);
+        let options = ManagerOptions::new().locks(locks).observer(Arc::new(Logging));
         let options = label.into_iter().fold(options, ManagerOptions::label);
         Ok(Manager { url, options, connected: ArcSwapOption::empty() })
     }
@@ -313,6 +314,8 @@ impl Manager {
             if let Some(manager) = connected.store.get().and_then(OnceCell::get) {
                 let _ = tokio::time::timeout(limit, manager.close()).await;
             }
-        })
+        })?;
+        log::flush(python);
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use crate::sync::{Backoff, Instant, now, sleep_until, sleep_until_some, timeout_
 use crate::turns::Turn;
 
 /// The bounds of the pause between two tries of a store that failed to answer.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// What came of a request for a lock.
 pub(crate) enum Acquired {
@@ -249,9 +249,6 @@ impl<'a> Asking<'a> {
 
     /// Pauses before the next try, unless the time for tries has ended: that is the store timeout after an
     /// `error`, and the wait alone after an answer, because a store that answers is not silent.
-    ///
-    /// A pause that would leave no time for another try is cut to half of what is left. So a store that comes
-    /// back shortly before the end is found.
     async fn retry(&mut self, asked_at: Instant, error: Option<Error>) -> Result<Asked> {
         let give_up = if error.is_some() {
             self.silent_since.get_or_insert(asked_at);
@@ -261,10 +258,8 @@ impl<'a> Asking<'a> {
             self.limit
         };
         let left = give_up.map(|give_up| give_up.saturating_duration_since(now()));
-        let pause = match (self.backoff.pause(), left) {
-            (_, Some(left)) if left <= RETRY.0 => return error.map_or(Ok(Asked::TimedOut), Err),
-            (pause, Some(left)) if pause >= left => left / 2,
-            (pause, _) => pause,
+        let Some(pause) = self.backoff.pause_within(left) else {
+            return error.map_or(Ok(Asked::TimedOut), Err);
         };
         self.failure = error;
         sleep_until(now() + pause).await;
@@ -278,8 +273,13 @@ impl<'a> Asking<'a> {
     }
 
     fn silence(&self, asked_at: Instant) -> Error {
-        let waited = now().duration_since(asked_at);
-        Error::unavailable(self.context.backend.address(), format!("no answer within {waited:.1?}"))
+        let (backend, waited) = (&self.context.backend, now().duration_since(asked_at));
+        let mut reason = format!("no answer within {waited:.1?}");
+        if !backend.is_ready() {
+            // The wait was shorter than a try to connect, which would have told more.
+            reason += ", and no connection yet: check host and port, and what is between";
+        }
+        Error::unavailable(backend.address(), reason)
     }
 
     fn evicted(&self, eviction: Arc<Eviction>) -> Error {

@@ -48,7 +48,7 @@ impl Context {
     pub(crate) fn start(backend: Arc<dyn Backend>, options: ManagerOptions) -> Self {
         watch_suspensions();
         let observers = Observers::new(options.observers);
-        let health = Arc::new(Health::new(observers.clone()));
+        let health = Arc::new(Health::new(backend.address(), observers.clone()));
         let releases = Releases::new(Arc::clone(&backend), Handle::current(), observers.clone());
         let abandoned = releases.clone();
         let renewer =

@@ -1,5 +1,6 @@
 //! Whether the store answers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Result;
@@ -9,6 +10,7 @@ use crate::sync::{Instant, Mutex, now};
 /// Tells observers when the store stops answering this manager, and when it answers again.
 #[derive(Debug)]
 pub(crate) struct Health {
+    store: Arc<str>,
     observers: Observers,
     /// Read at each answer, so that the mutex is not taken while all is well.
     is_away: AtomicBool,
@@ -16,8 +18,13 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    pub(crate) fn new(observers: Observers) -> Self {
-        Health { observers, is_away: AtomicBool::new(false), away_since: Mutex::new(None) }
+    pub(crate) fn new(store: &str, observers: Observers) -> Self {
+        Health {
+            store: store.into(),
+            observers,
+            is_away: AtomicBool::new(false),
+            away_since: Mutex::new(None),
+        }
     }
 
     /// Takes an answer of the store, or the lack of one, into account.
@@ -39,7 +46,8 @@ impl Health {
                 self.is_away.store(false, Ordering::Relaxed);
                 drop(since);
                 if let Some(since) = back {
-                    self.observers.tell(&Event::StoreBack { away: now().saturating_duration_since(since) });
+                    let away = now().saturating_duration_since(since);
+                    self.observers.tell(&Event::StoreBack { store: &self.store, away });
                 }
             }
             _ => {}

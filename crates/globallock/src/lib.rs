@@ -57,6 +57,7 @@ mod name;
 mod noticed;
 mod observe;
 mod once;
+mod onlooking;
 mod options;
 mod owner;
 pub mod queue;
@@ -95,7 +96,7 @@ pub use stores::{Schemes, connect_backend};
 pub mod internals {
     pub use crate::deadline::{deadline, margin};
     pub use crate::stores::duration;
-    pub use crate::sync::sleep_until_some;
+    pub use crate::sync::{sleep_until_some, stop_jitter};
 }
 
 /// The examples of the README are run as tests.

@@ -14,6 +14,7 @@ use crate::kind::LockKind;
 use crate::locks::{Lock, RwLock, Semaphore};
 use crate::name::Name;
 use crate::once::Once;
+use crate::onlooking::{self, answered};
 use crate::options::ManagerOptions;
 use crate::stores::Schemes;
 use crate::sync::now;
@@ -240,7 +241,8 @@ impl LockManager {
         Ok(names.into_iter().map(|name| self.mutex(name)).collect())
     }
 
-    /// Lists the claims of a name, oldest first: the holders, then the waiters.
+    /// Lists the claims of a name, oldest first: the holders, then the waiters. A store that does not answer
+    /// is asked again until the store timeout of the manager's options has passed.
     ///
     /// # Errors
     /// [`Error::InvalidName`](crate::Error::InvalidName), and as the store answers.
@@ -248,11 +250,13 @@ impl LockManager {
     /// # Cancel safety
     /// Nothing is lost.
     pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<Entry>> {
-        self.context.backend.inspect(&Name::new(name)?).await
+        let name = Name::new(name)?;
+        answered(&self.context, || self.context.backend.inspect(&name)).await
     }
 
     /// Sums up the names that begin with `prefix` and have a claim, in no order, as [`Backend::list`]
-    /// promises.
+    /// promises. While nothing has been listed, a store that does not answer is asked again, as by
+    /// [`LockManager::inspect`]; later its error ends the list.
     ///
     /// ```
     /// use futures_util::TryStreamExt;
@@ -267,15 +271,16 @@ impl LockManager {
     /// # Ok::<(), globallock::Error>(()) }).unwrap();
     /// ```
     pub fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
-        self.context.backend.list(prefix)
+        onlooking::list(&self.context, prefix)
     }
 
     /// Tells how the names that begin with `prefix` change, first all that there are; a store that cannot
     /// tell by itself is looked at `every` so often.
     ///
-    /// Errors that may heal do not end the stream.
+    /// A store that is not there yet is waited for until the store timeout has passed, and then its error is
+    /// told. Errors that may heal do not end the stream.
     pub fn watch<'a>(&'a self, prefix: &'a str, every: Duration) -> BoxStream<'a, Result<Change>> {
-        self.context.backend.watch(prefix, every)
+        onlooking::watch(&self.context, prefix, every)
     }
 
     /// Takes the very claim that an [`Entry`] shows out of its queue, held or waiting, ours or foreign. The
@@ -300,13 +305,16 @@ impl LockManager {
     ///
     /// # Errors
     /// [`Error::InvalidName`](crate::Error::InvalidName), and as the store answers: after
-    /// [`Error::Unavailable`](crate::Error::Unavailable) the claim may be gone or not.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) the claim may be gone or not. A store that does not
+    /// answer is asked again, as by [`LockManager::inspect`]. If an answer is lost on its way, the next one
+    /// is [`Release::NotHeld`], though it was this call that took the claim out.
     ///
     /// # Cancel safety
     /// The claim is taken out or not.
     pub async fn evict(&self, name: impl AsRef<str>, entry: &EntryKey, reason: &str) -> Result<Release> {
         let eviction = Eviction::new(self.context.owner(), reason);
-        self.context.backend.evict(&Name::new(name)?, entry, &eviction).await
+        let name = Name::new(name)?;
+        answered(&self.context, || self.context.backend.evict(&name, entry, &eviction)).await
     }
 
     /// The store that this manager uses.

@@ -1,7 +1,7 @@
 //! What happens to claims and to their store, told once each to the observers of a manager.
 
 use std::collections::HashMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,6 +118,8 @@ pub enum Event<'a> {
     /// The store answers again.
     #[non_exhaustive]
     StoreBack {
+        /// The store's address, as people may see it.
+        store: &'a str,
         /// How long it did not.
         away: Duration,
     },
@@ -219,72 +221,125 @@ impl Tracing {
 
 impl Observer for Tracing {
     fn event(&self, event: &Event<'_>) {
+        let text = event.text();
         match event {
-            Event::Waiting { claim, place } => tracing::debug!(name = %claim.name, place, "waiting"),
+            Event::Waiting { claim, place } => tracing::debug!(name = %claim.name, place, "{text}"),
             Event::Granted { claim, fencing_token, waited } => {
                 self.open(claim, *fencing_token);
-                tracing::debug!(name = %claim.name, fencing_token, ?waited, "granted");
+                tracing::debug!(name = %claim.name, fencing_token, ?waited, "{text}");
             }
-            Event::GivenUp { claim, waited } => tracing::debug!(name = %claim.name, ?waited, "not granted"),
-            Event::Renewed { claim, margin } => tracing::trace!(name = %claim.name, ?margin, "renewed"),
+            Event::GivenUp { claim, waited } => tracing::debug!(name = %claim.name, ?waited, "{text}"),
+            Event::Renewed { claim, margin } => tracing::trace!(name = %claim.name, ?margin, "{text}"),
             Event::RenewalFailed { claims, error } => {
-                tracing::warn!(%error, claims = claims.len(), "a renewal failed and is tried again");
+                tracing::warn!(%error, claims = claims.len(), "{text}");
             }
             Event::Lost { claim, fencing_token, loss, held } => {
-                tracing::warn!(name = %claim.name, fencing_token, %loss, ?held, "a lock is lost");
+                tracing::warn!(name = %claim.name, fencing_token, %loss, ?held, "{text}");
                 self.close(claim);
             }
             Event::Released { claim, fencing_token, held } => {
-                tracing::debug!(name = %claim.name, fencing_token, ?held, "released");
+                tracing::debug!(name = %claim.name, fencing_token, ?held, "{text}");
                 self.close(claim);
             }
             Event::LostBeforeRelease { claim, fencing_token } => {
-                tracing::warn!(name = %claim.name, fencing_token, "a lock was lost just before its release");
+                tracing::warn!(name = %claim.name, fencing_token, "{text}");
             }
-            Event::ReleaseFailed { claim, error } => {
-                tracing::warn!(name = %claim.name, %error, "a release failed and goes on in the background");
+            Event::ReleaseFailed { claim, error } | Event::ReleaseUnanswered { claim, error } => {
+                tracing::warn!(name = %claim.name, %error, "{text}");
             }
-            Event::ReleaseUnanswered { claim, error } => {
-                let name = &claim.name;
-                tracing::warn!(%name, %error, "a release was not answered; the lease frees the lock");
-            }
-            Event::StoreLost { error } => tracing::warn!(%error, "the store does not answer"),
-            Event::StoreBack { away } => tracing::info!(?away, "the store answers again"),
-            Event::StoreNotice { store, notice } => log_notice(store, notice),
+            Event::StoreLost { error } => tracing::warn!(%error, "{text}"),
+            Event::StoreBack { store, away } => tracing::info!(store, ?away, "{text}"),
+            Event::StoreNotice { store, notice } => log_notice(store, notice, text),
         }
     }
 }
 
-fn log_notice(store: &str, notice: &StoreNotice) {
+fn log_notice(store: &str, notice: &StoreNotice, text: &str) {
     let StoreNotice { kind, reason, name, host } = notice;
     let (name, host) = (name.as_ref().map(tracing::field::display), host.as_deref());
     match kind {
-        StoreNoticeKind::ConnectionLost => tracing::debug!(store, host, reason, "the connection is lost"),
-        StoreNoticeKind::NotConnected => {
-            tracing::debug!(store, host, failure = reason, "no server accepts the connection");
+        StoreNoticeKind::ConnectionLost => tracing::debug!(store, host, reason, "{text}"),
+        StoreNoticeKind::NotConnected => tracing::debug!(store, host, failure = reason, "{text}"),
+        StoreNoticeKind::MayLoseClaims | StoreNoticeKind::KnownFaults | StoreNoticeKind::NotShared => {
+            tracing::warn!(store, reason, "{text}");
         }
-        StoreNoticeKind::MayLoseClaims => tracing::warn!(store, reason, "the server may lose locks"),
-        StoreNoticeKind::KnownFaults => tracing::warn!(store, reason, "the server should be a newer release"),
-        StoreNoticeKind::NotDeleted => {
-            tracing::warn!(store, name, error = reason, "a claim is released but not deleted");
-        }
-        StoreNoticeKind::NotHandedOver => {
-            let text = "a lock was not handed over; the next renewal of a waiter does it";
-            tracing::debug!(store, name, error = reason, "{text}");
-        }
-        StoreNoticeKind::EvictionToldLate => {
-            let text = "the owner of an evicted claim is told only at its next renewal";
-            tracing::debug!(store, name, error = reason, "{text}");
-        }
-        StoreNoticeKind::EvictionNotTold => {
-            let text = "the owner of an evicted claim is told only that the claim is gone";
+        StoreNoticeKind::NotDeleted | StoreNoticeKind::EvictionNotTold => {
             tracing::warn!(store, name, error = reason, "{text}");
         }
-        StoreNoticeKind::NotWatched => {
-            tracing::warn!(store, error = reason, "the store cannot be watched for changes");
+        StoreNoticeKind::NotHandedOver | StoreNoticeKind::EvictionToldLate => {
+            tracing::debug!(store, name, error = reason, "{text}");
         }
-        StoreNoticeKind::Other => {
-            tracing::warn!(store, host, name, reason, "the store has noticed something");
+        StoreNoticeKind::NotWatched => tracing::warn!(store, error = reason, "{text}"),
+        StoreNoticeKind::Other => tracing::warn!(store, host, name, reason, "{text}"),
+    }
+}
+
+impl Event<'_> {
+    /// What has happened, apart from what it happened to and why.
+    fn text(&self) -> &'static str {
+        match self {
+            Event::Waiting { .. } => "waiting",
+            Event::Granted { .. } => "granted",
+            Event::GivenUp { .. } => "not granted",
+            Event::Renewed { .. } => "renewed",
+            Event::RenewalFailed { .. } => "a renewal failed and is tried again",
+            Event::Lost { .. } => "a lock is lost",
+            Event::Released { .. } => "released",
+            Event::LostBeforeRelease { .. } => "a lock was lost just before its release",
+            Event::ReleaseFailed { .. } => "a release failed and goes on in the background",
+            Event::ReleaseUnanswered { .. } => "a release was not answered; the lease frees the lock",
+            Event::StoreLost { .. } => "the store does not answer",
+            Event::StoreBack { .. } => "the store answers again",
+            Event::StoreNotice { notice, .. } => match notice.kind {
+                StoreNoticeKind::ConnectionLost => "the connection is lost",
+                StoreNoticeKind::NotConnected => "no server accepts the connection",
+                StoreNoticeKind::MayLoseClaims => "the server may lose locks",
+                StoreNoticeKind::KnownFaults => "the server should be a newer release",
+                StoreNoticeKind::NotShared => "others may not see these locks",
+                StoreNoticeKind::NotDeleted => "a claim is released but not deleted",
+                StoreNoticeKind::NotHandedOver => {
+                    "a lock was not handed over; the next renewal of a waiter does it"
+                }
+                StoreNoticeKind::EvictionToldLate => {
+                    "the owner of an evicted claim is told only at its next renewal"
+                }
+                StoreNoticeKind::EvictionNotTold => {
+                    "the owner of an evicted claim is told only that the claim is gone"
+                }
+                StoreNoticeKind::NotWatched => "the store cannot be watched for changes",
+                StoreNoticeKind::Other => "the store has noticed something",
+            },
+        }
+    }
+}
+
+/// One line for people: what has happened, to what, and why.
+impl fmt::Display for Event<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())?;
+        match self {
+            Event::Waiting { claim, .. }
+            | Event::Granted { claim, .. }
+            | Event::GivenUp { claim, .. }
+            | Event::Renewed { claim, .. }
+            | Event::Released { claim, .. }
+            | Event::LostBeforeRelease { claim, .. } => write!(f, ": {:?}", claim.name.as_str()),
+            Event::Lost { claim, loss, .. } => write!(f, ": {:?}: {loss}", claim.name.as_str()),
+            Event::ReleaseFailed { claim, error } | Event::ReleaseUnanswered { claim, error } => {
+                write!(f, ": {:?}: {error}", claim.name.as_str())
+            }
+            Event::RenewalFailed { error, .. } | Event::StoreLost { error } => write!(f, ": {error}"),
+            Event::StoreBack { store, away } => write!(f, ": {store}, after {away:.1?}"),
+            Event::StoreNotice { store, notice } => {
+                write!(f, ": {store}")?;
+                if let Some(host) = &notice.host {
+                    write!(f, ", {host}")?;
+                }
+                if let Some(name) = &notice.name {
+                    write!(f, ", {:?}", name.as_str())?;
+                }
+                write!(f, ": {}", notice.reason)
+            }
         }
     }
 }
@@ -343,6 +398,7 @@ mod tests {
             (StoreNoticeKind::NotConnected, "DEBUG store=\"s\" host=\"h:1\" failure=\"r\""),
             (StoreNoticeKind::MayLoseClaims, "WARN store=\"s\" reason=\"r\""),
             (StoreNoticeKind::KnownFaults, "WARN store=\"s\" reason=\"r\""),
+            (StoreNoticeKind::NotShared, "WARN store=\"s\" reason=\"r\""),
             (StoreNoticeKind::NotDeleted, "WARN store=\"s\" name=\"a\" error=\"r\""),
             (StoreNoticeKind::NotHandedOver, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
             (StoreNoticeKind::EvictionToldLate, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
@@ -351,6 +407,32 @@ mod tests {
             (StoreNoticeKind::Other, "WARN store=\"s\" host=\"h:1\" name=\"a\" reason=\"r\""),
         ] {
             assert_eq!(heard(kind), expected, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_that_says_what_happened_to_what_and_why() {
+        let claim = Claim::new(ClaimId::new(1, 1), Name::new("a\"b").unwrap(), crate::queue::Permits::MUTEX);
+        let (loss, held) = (Loss::MaxHold, Duration::ZERO);
+        let notice = StoreNotice::new(StoreNoticeKind::NotDeleted, "it is full").with_host("h:1");
+        let notice = notice.with_name(Name::new("a").unwrap());
+        let error = &Error::unavailable("redis://h", "no answer");
+        for (event, line) in [
+            (Event::StoreLost { error }, "the store does not answer: redis://h is unavailable: no answer"),
+            (
+                Event::StoreBack { store: "redis://h", away: Duration::from_millis(1234) },
+                "the store answers again: redis://h, after 1.2s",
+            ),
+            (
+                Event::Lost { claim: &claim, fencing_token: 1, loss, held },
+                r#"a lock is lost: "a\"b": it was held for its max hold time"#,
+            ),
+            (
+                Event::StoreNotice { store: "redis://h", notice: &notice },
+                r#"a claim is released but not deleted: redis://h, h:1, "a": it is full"#,
+            ),
+        ] {
+            assert_eq!(event.to_string(), line);
         }
     }
 }

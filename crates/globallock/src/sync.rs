@@ -33,6 +33,7 @@ pub(crate) use outside::{
 };
 
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A mutex that a panic does not poison. No code of this crate panics while it holds one, so what it guards
@@ -87,6 +88,18 @@ impl Backoff {
         jittered(whole)
     }
 
+    /// The next pause, where `left` is what is left for tries; `None` when that has ended.
+    ///
+    /// A pause that would leave no time for another try is cut to half of what is left. So a store that comes
+    /// back shortly before the end is found.
+    pub(crate) fn pause_within(&mut self, left: Option<Duration>) -> Option<Duration> {
+        match (self.pause(), left) {
+            (_, Some(left)) if left <= self.first => None,
+            (pause, Some(left)) if pause >= left => Some(left / 2),
+            (pause, _) => Some(pause),
+        }
+    }
+
     /// Begins with the first pause again.
     pub(crate) fn reset(&mut self) {
         self.next = self.first;
@@ -98,9 +111,18 @@ pub(crate) fn jittered(whole: Duration) -> Duration {
     whole - whole.mul_f64(random_fraction() / 4.0)
 }
 
+/// Whether pauses are shorter by a random part.
+static JITTER: AtomicBool = AtomicBool::new(true);
+
+/// Makes all pauses of this process whole from now on, so that a benchmark can show what the random part is
+/// good for.
+pub fn stop_jitter() {
+    JITTER.store(false, Ordering::Relaxed);
+}
+
 /// From 0 to 1. Always 0 where schedules are searched, so that what fails there fails again.
 fn random_fraction() -> f64 {
-    if cfg!(all(test, globallock_schedules)) {
+    if cfg!(all(test, globallock_schedules)) || !JITTER.load(Ordering::Relaxed) {
         return 0.0;
     }
     getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX))

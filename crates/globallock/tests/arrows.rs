@@ -31,6 +31,7 @@ const LADDER: &[&str] = &[
     "guard",
     "guard_set",
     "acquire",
+    "onlooking",
     "locks",
     "once",
     "stores",

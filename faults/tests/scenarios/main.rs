@@ -46,6 +46,7 @@ macro_rules! scenario {
 const SCENARIOS: &[Scenario] = &[
     scenario!(cancelled::a_cancelled_acquire_leaves_nothing, Nothing),
     scenario!(first::the_first_request_waits_for_the_store, Server),
+    scenario!(first::onlookers_wait_for_the_store_as_locks_do, Server),
     scenario!(killed::a_killed_owner_is_passed_over, Processes),
     scenario!(names::names_that_are_parts_of_each_other_are_independent, Nothing),
     scenario!(notifications::a_lost_notification_delays_by_a_lease_at_most, Server),

@@ -23,7 +23,7 @@ fn a_command_that_does_not_end_is_killed() {
     let script = "trap '' TERM; echo ready; while read _; do :; done";
     let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
     run.says("ready");
-    run.warns("it was held for its max hold time");
+    run.warns("\"a\" was held for its --max-hold of 400ms; the command is told to end");
     run.warns("has not ended within 100ms and is killed");
     assert_eq!(run.end(), Some(76));
 }
@@ -34,7 +34,7 @@ fn processes_that_the_command_has_started_end_too() {
     let script = "(trap '' TERM; exec sleep 1000) & echo $!; wait";
     let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
     let below = run.says("");
-    run.warns("it was held for its max hold time");
+    run.warns("\"a\" was held for its --max-hold of 400ms; the command is told to end");
     assert_eq!(run.end(), Some(76));
     wait_gone(&below);
 }
@@ -44,7 +44,7 @@ fn a_stopped_command_ends_when_its_lock_is_lost() {
     let store = TestStore::new();
     let run = store.start(&["--max-hold", "500ms", "a", "--", "bash", "-c", "echo ready; kill -STOP $$"]);
     run.says("ready");
-    run.warns("is lost");
+    run.warns("was held for its --max-hold");
     assert_eq!(run.end(), Some(76));
 }
 

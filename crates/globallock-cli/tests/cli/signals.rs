@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Running, TestStore, globallock, wait_gone};
+use crate::support::{Running, TestStore, globallock};
 
 #[test]
 fn signals_pass_to_the_command() {
@@ -46,19 +46,6 @@ fn a_signal_ends_the_wait_and_leaves_the_queue() {
         assert_eq!(waits.end(), Some(status));
         assert_eq!(store.claims("a").len(), 1);
     }
-}
-
-#[test]
-fn the_command_ends_with_a_killed_globallock() {
-    let store = TestStore::new();
-    let run = store.start(&["a", "--", "sh", "-c", "echo $$; exec sleep 1000"]);
-    let command = run.says("");
-    run.signal("KILL");
-    wait_gone(&command);
-    // The command is killed when one thread of globallock ends, the lock is freed when the last of them ends.
-    // So wait for the whole process.
-    assert_eq!(run.end(), None);
-    assert_eq!(store.run(&["-n", "a", "--", "true"]).status, Some(0), "the lock is free at once");
 }
 
 #[test]

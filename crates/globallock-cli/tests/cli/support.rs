@@ -1,6 +1,7 @@
 //! Runs `globallock` as a user does.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -77,7 +78,12 @@ pub(crate) fn ended(command: &mut Command) -> Ended {
     let [output, error] =
         [read_to_end(child.stdout.take().unwrap()), read_to_end(child.stderr.take().unwrap())];
     let status = end_of(&mut child);
-    Ended { status: status.code(), output: said(&output), error: said(&error) }
+    Ended { status: as_shells_have_it(status), output: said(&output), error: said(&error) }
+}
+
+/// The exit status, or 128 and the number of the signal that ended the process.
+fn as_shells_have_it(status: ExitStatus) -> Option<i32> {
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal))
 }
 
 /// Waits for the end of a process, and kills it when it does not end in time.
@@ -173,10 +179,10 @@ impl Running {
         assert!(kill(signal, &self.id().to_string()));
     }
 
-    /// Waits for its end and returns its exit status.
+    /// Waits for its end and returns its exit status, or 128 and the number of the signal that ended it.
     pub(crate) fn end(mut self) -> Option<i32> {
         self.close_input();
-        end_of(&mut self.child).code()
+        as_shells_have_it(end_of(&mut self.child))
     }
 }
 

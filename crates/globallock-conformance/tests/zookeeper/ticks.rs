@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use globallock::Loss;
 use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::{calm_manager, connect_for, queue_is, waits};
+use globallock_conformance::pauses::busy;
 use globallock_conformance::proxy::{Flow, Proxy};
-use globallock_conformance::server::Cluster;
 use globallock_conformance::server::zookeeper::{Setup, ZooKeeper};
+use globallock_conformance::server::{Cluster, free_port};
 
 /// Starts one server with these lines in its configuration.
 fn start(more: &str) -> ZooKeeper {
@@ -90,4 +92,39 @@ async fn a_tick_of_10_s_delays_no_grant() {
         held = waiter.await.unwrap().unwrap();
     }
     assert!(since.elapsed() < Duration::from_secs(10), "no grant waited for a tick: {:?}", since.elapsed());
+}
+
+/// Waits for about half a minute: two ticks are the shortest session, and the server rounds its end up to a
+/// tick.
+#[tokio::test]
+async fn with_a_tick_of_10_s_a_loss_is_told_before_the_next_grant_and_a_dead_owners_claim_ends() {
+    let ensemble = start("tickTime=10000\n");
+    let [session, tick] = [20, 10].map(Duration::from_secs);
+    let next = calm_manager(&ensemble.url()).await;
+    let proxies =
+        [Proxy::start(ensemble.port(0)).await.unwrap(), Proxy::start(ensemble.port(0)).await.unwrap()];
+    let mut guards = Vec::new();
+    for (proxy, name) in proxies.iter().zip(["silent", "dead"]) {
+        let owner = connect_for(&format!("zookeeper://127.0.0.1:{}", proxy.port()), session).await.unwrap();
+        guards.push(owner.mutex(name).acquire().await.unwrap());
+    }
+    let waiters = [waits(&next, "silent"), waits(&next, "dead")];
+    for name in ["silent", "dead"] {
+        queue_is(&next, name, 1, 1).await;
+    }
+    let since = Instant::now();
+    proxies[0].requests(Flow::Hold);
+    // The server sees as much of an owner that was killed.
+    proxies[1].redirect_to(free_port());
+    proxies[1].cut();
+    let granted = waiters.into_iter().zip(&guards).map(async |(waiter, guard)| {
+        let granted = waiter.await.unwrap().unwrap();
+        let took = since.elapsed();
+        assert!(!guard.is_held());
+        assert_eq!(guard.lost().await, Loss::Expired);
+        granted.release().await.unwrap();
+        took
+    });
+    let took = join_all(granted).await;
+    assert!(took.iter().all(|took| *took < session + tick + Duration::from_secs(5) * busy()), "{took:?}");
 }

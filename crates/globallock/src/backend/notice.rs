@@ -35,6 +35,8 @@ pub enum StoreNoticeKind {
     MayLoseClaims,
     /// The server is of a release with known faults that can break locks, which a newer one has not.
     KnownFaults,
+    /// The store is not shared with all who may be thought to use it.
+    NotShared,
     /// What a released claim has left in the store could not be deleted.
     NotDeleted,
     /// A released lock was not handed over to the next waiter. It will be, at the renewal of a waiter.

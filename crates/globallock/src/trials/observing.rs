@@ -48,7 +48,7 @@ impl Observer for Heard {
             Event::ReleaseFailed { .. } => "release failed".to_owned(),
             Event::ReleaseUnanswered { .. } => "release unanswered".to_owned(),
             Event::StoreLost { .. } => "store lost".to_owned(),
-            Event::StoreBack { away } => format!("store back after {}", away.as_secs()),
+            Event::StoreBack { away, .. } => format!("store back after {}", away.as_secs()),
             Event::StoreNotice { store, notice } => format!("{store} says {:?}", notice.reason),
         };
         self.0.lock().unwrap().push(heard);

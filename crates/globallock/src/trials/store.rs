@@ -43,6 +43,8 @@ pub(super) enum Fault {
     Deny,
     /// It is never answered and does not arrive.
     Silence,
+    /// The first part of its answer arrives, and then it fails.
+    CutShort,
     /// It arrives, and its answer is late by this much.
     Late(Duration),
     /// It does not arrive, and this is its answer.
@@ -126,7 +128,7 @@ impl Store {
         answered: impl FnOnce(ClaimStatus) -> T,
     ) -> T {
         match self.fault(verb) {
-            Fault::None => request.await,
+            Fault::None | Fault::CutShort => request.await,
             Fault::Refuse => failed(refused()),
             Fault::Deny => failed(denied()),
             Fault::Silence => std::future::pending().await,
@@ -233,6 +235,7 @@ impl Backend for Store {
             // As of a name that cannot be read, before all others.
             Fault::Refuse => failed(refused()).chain(listed).boxed(),
             Fault::Deny => failed(denied()),
+            Fault::CutShort => listed.take(1).chain(failed(refused())).boxed(),
             _ => listed,
         }
     }

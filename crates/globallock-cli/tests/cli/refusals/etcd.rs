@@ -1,12 +1,12 @@
 //! etcd.
 
-use globallock_conformance::server::Cluster;
+use globallock::LockManager;
 use globallock_conformance::server::certificates::Certificates;
 use globallock_conformance::server::etcd::Etcd;
-use globallock_conformance::server::redis::Redis;
+use globallock_conformance::server::{Cluster, wait_ready};
 use tempfile::TempDir;
 
-use super::{certificates_are_explained, http, lock_refused, refused, silent, unavailable, works};
+use super::{certificates_are_explained, http, lock_refused, refused, silence, silent, unavailable, works};
 
 #[test]
 fn a_login_or_a_right_that_is_missing() {
@@ -52,23 +52,37 @@ fn a_port_at_which_something_else_is() {
     let no_tls = "cannot do this: it speaks no TLS at this port: write etcd://, or name the port that does";
     let url = format!("etcds://127.0.0.1:{port}");
     refused(&url, &format!("{url} {no_tls}"));
-    let redis = Redis::start().unwrap();
-    let url = format!("etcd://127.0.0.1:{}", redis.port());
-    refused(
-        &url,
-        &format!(
-            "{url} cannot do this: it does not answer as etcd does, but \"-ERR unknown command 'PRI', with \
-             args be\": check host and port"
-        ),
-    );
     let (_listener, port) = silent();
     let url = format!("etcd://127.0.0.1:{port}");
-    unavailable(&format!("{url}?timeout=200ms"), &format!("{url} is unavailable: it did not answer in time"));
+    unavailable(&url, &format!("{url} is unavailable: {} check host and port", silence("etcd")));
     let cluster = Etcd::start(1).unwrap();
     let url = cluster.url().replace("etcd://", "etcds://");
     refused(&url, &format!("{url} {no_tls}"));
     let url = format!("{},127.0.0.1:1", cluster.url());
     works(&url);
+}
+
+#[test]
+fn a_member_that_answers_is_heard_rather_than_those_that_are_dead() {
+    let mut cluster = Etcd::start(3).unwrap();
+    cluster.kill(1);
+    cluster.kill(2);
+    let hosts: Vec<String> = cluster.ports().iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let alone = format!("etcd://{}", hosts[0]);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let has_no_leader = || runtime.block_on(LockManager::connect(&alone)).is_err();
+    wait_ready("the loss of the majority", log.path(), has_no_leader).unwrap();
+    for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+        let url = format!("etcd://{}", order.map(|member| hosts[member].clone()).join(","));
+        unavailable(
+            &url,
+            &format!(
+                "{url} is unavailable: etcdserver: no leader: check that a majority of its members runs, and \
+                 that they reach each other"
+            ),
+        );
+    }
 }
 
 #[test]

@@ -8,8 +8,10 @@ use globallock_conformance::server::redis::{Redis, cli, program};
 use globallock_conformance::server::{Process, free_port, wait_ready};
 use tempfile::TempDir;
 
-use super::{certificates_are_explained, http, lock_refused, refused, silent, unavailable, works};
+use super::{certificates_are_explained, http, lock_refused, refused, silence, silent, unavailable, works};
 
+/// What to check where there may be no Redis.
+const CHECK: &str = "check host and port, and that the port is not that of the cluster bus";
 /// The end of what a user without a right reads.
 const RIGHTS: &str = "locks need resetchannels ~_glocks:* ~{_glocks:* &globallock:* +@scripting +@string \
                       +@hash +@sortedset +@keyspace +time +publish +subscribe +hello +ping";
@@ -176,14 +178,14 @@ fn a_port_at_which_something_else_is() {
     let url = format!("redis://127.0.0.1:{port}");
     refused(&url, &format!("{url} cannot do this: it is an HTTP server: check host and port"));
     let url = format!("rediss://127.0.0.1:{port}");
+    refused(&url, &format!("{url} cannot do this: it is an HTTP server: check host and port"));
     let no_tls = "cannot do this: it speaks no TLS at this port: write redis://, or name the port that does";
-    refused(&url, &format!("{url} {no_tls}"));
     let server = Redis::start().unwrap();
     let url = format!("rediss://127.0.0.1:{}", server.port());
-    refused(&format!("{url}?timeout=500ms"), &format!("{url} {no_tls}"));
+    refused(&url, &format!("{url} {no_tls}"));
     let (_listener, port) = silent();
     let url = format!("redis://127.0.0.1:{port}");
-    unavailable(&format!("{url}?timeout=200ms"), &format!("{url} is unavailable: it did not answer in time"));
+    unavailable(&url, &format!("{url} is unavailable: {} {CHECK}", silence("Redis")));
     // The bus of a cluster closes the connection.
     let bus = free_port();
     let _server =
@@ -193,7 +195,7 @@ fn a_port_at_which_something_else_is() {
         &url,
         &format!(
             "{url} is unavailable: it closed the connection without an answer: it may be starting or \
-             ending, or be no Redis: check host and port"
+             ending, or be no Redis: {CHECK}"
         ),
     );
 }
@@ -233,7 +235,8 @@ fn a_sentinel_that_refuses_is_not_taken_for_the_server() {
         &url(":serverpw@", "main", ""),
         &format!(
             "{shown}/main denied access: the sentinel {host} wants a password of its own: name it by \
-             ?sentinel_password=PASSWORD, and a user of its own by sentinel_user"
+             ?sentinel_password=PASSWORD, and a user of its own by sentinel_user; if it is no sentinel but a \
+             server, write redis://"
         ),
     );
     refused(
@@ -266,16 +269,88 @@ fn a_sentinel_that_refuses_is_not_taken_for_the_server() {
              it watches, such as redis+sentinel://host:26379/main"
         ),
     );
-    let no_sentinel = Redis::start().unwrap();
-    let url = no_sentinel.url().replace("redis://", "redis+sentinel://") + "/main";
+    let port = server.port();
+    let url = format!("valkey+sentinel://127.0.0.1:{port}/main");
     refused(
         &url,
         &format!(
-            "{url} cannot do this: the sentinel 127.0.0.1:{} is no sentinel but a server: name the \
-             sentinels, or write redis:// for that server",
-            no_sentinel.port()
+            "{url} denied access: the sentinel 127.0.0.1:{port} wants a password of its own: name it by \
+             ?sentinel_password=PASSWORD, and a user of its own by sentinel_user; if it is no sentinel but a \
+             server, write valkey://"
         ),
     );
+    let no_sentinel = Redis::start().unwrap();
+    let port = no_sentinel.port();
+    for scheme in ["redis", "valkey"] {
+        let url = format!("{scheme}+sentinel://127.0.0.1:{port}/main");
+        refused(
+            &url,
+            &format!(
+                "{url} cannot do this: the sentinel 127.0.0.1:{port} is no sentinel but a server: name the \
+                 sentinels, or write {scheme}:// for that server"
+            ),
+        );
+    }
+}
+
+/// Starts a server that says this to each request that comes.
+fn saying(answer: &'static str) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let (mut stream, mut asked) = (stream, [0; 4096]);
+                while let Ok(length @ 1..) = stream.read(&mut asked) {
+                    let text = String::from_utf8_lossy(&asked[..length]);
+                    let requests = text.lines().filter(|line| line.starts_with('*')).count().max(1);
+                    if stream.write_all(answer.repeat(requests).as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[test]
+fn a_server_that_cannot_answer_yet() {
+    for (answer, reason) in [
+        (
+            "-LOADING Redis is loading the dataset in memory\r\n",
+            "it is still loading its data: try again when it has",
+        ),
+        ("-BUSY Redis is busy\r\n", "it is busy with a script that runs too long; SCRIPT KILL may end it"),
+        (
+            "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
+            "it is a replica that has lost its primary: check that the primary runs, and name that",
+        ),
+    ] {
+        let url = format!("redis://127.0.0.1:{}", saying(answer));
+        unavailable(&url, &format!("{url} is unavailable: {reason}"));
+    }
+}
+
+/// Of several sentinels, one that says something is heard rather than those that are not there.
+#[test]
+fn a_sentinel_without_a_primary_among_dead_ones() {
+    let mut server = Redis::start().unwrap();
+    let (_process, port, _directory) = sentinel(&server, "sentinel down-after-milliseconds main 100");
+    server.kill();
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let is_down = || cli(port, &["SENTINEL", "MASTER", "main"]).contains("s_down");
+    wait_ready("the end of the primary", log.path(), is_down).unwrap();
+    for hosts in [format!("127.0.0.1:1,127.0.0.1:{port}"), format!("127.0.0.1:{port},127.0.0.1:1")] {
+        let url = format!("redis+sentinel://{hosts}/main");
+        unavailable(
+            &url,
+            &format!(
+                "{url} is unavailable: the sentinel 127.0.0.1:{port}: the primary is down, and no other is \
+                 chosen yet: check that a majority of the sentinels runs, and a replica that they know"
+            ),
+        );
+    }
 }
 
 #[test]
@@ -321,7 +396,7 @@ fn certificates() {
 /// Asserts that an expired certificate is told of, with the days since then.
 fn refused_with_a_time(url: &str, address: &str) {
     let error =
-        super::asked(url, async || globallock::LockManager::connect(url).await.expect_err(url)).to_string();
+        super::asked(async || globallock::LockManager::connect(url).await.expect_err(url)).to_string();
     let begin = format!("{address} cannot do this: its certificate expired ");
     let days = error
         .strip_prefix(&begin)

@@ -5,12 +5,16 @@ use std::net::TcpStream;
 
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::certificates::Certificates;
-use globallock_conformance::server::zookeeper::{Setup, ZooKeeper};
+use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, set_quota};
 use tempfile::TempDir;
 
 use crate::support::{Running, globallock};
 
-use super::{certificates_are_explained, http, lock_refused, refused, silent, unavailable, works};
+use super::{certificates_are_explained, http, lock_refused, refused, silence, silent, unavailable, works};
+
+/// What to check where there may be no ZooKeeper.
+const CHECK: &str = "check host and port, and that the port is not one at which the servers follow or elect \
+                     a leader (2888 and 3888 by default)";
 
 #[test]
 fn a_login_or_a_right_that_is_missing() {
@@ -40,28 +44,52 @@ fn a_login_or_a_right_that_is_missing() {
 fn a_port_at_which_something_else_is() {
     let (_server, port) = http();
     let url = format!("zookeeper://127.0.0.1:{port}");
-    refused(
-        &format!("{url}?timeout=500ms"),
-        &format!("{url} cannot do this: it is an HTTP server: check host and port"),
-    );
+    refused(&url, &format!("{url} cannot do this: it is an HTTP server: check host and port"));
     let no_tls =
         "cannot do this: it speaks no TLS at this port: write zookeeper://, or name the port that does";
     let url = format!("zookeepers://127.0.0.1:{port}");
-    refused(&url, &format!("{url} {no_tls}"));
+    refused(&url, &format!("{url} cannot do this: it is an HTTP server: check host and port"));
     let (_listener, port) = silent();
     let url = format!("zookeeper://127.0.0.1:{port}");
-    unavailable(&format!("{url}?timeout=200ms"), &format!("{url} is unavailable: it did not answer in time"));
+    unavailable(&url, &format!("{url} is unavailable: {} {CHECK}", silence("ZooKeeper")));
     let ensemble = ZooKeeper::start(1).unwrap();
     let url = format!("zookeepers://{}", ensemble.hosts());
     refused(&url, &format!("{url} {no_tls}"));
 }
 
 #[test]
+fn an_acl_that_is_none_and_a_quota_that_is_used_up() {
+    let more = "enforceQuota=true".to_owned();
+    let ensemble = ZooKeeper::start_with(1, Setup { more, ..Setup::default() }).unwrap();
+    let url = ensemble.url();
+    for acl in ["digest:joe", "ip:nowhere"] {
+        lock_refused(
+            &format!("{url}?acl={acl}"),
+            &format!(
+                "{url} denied access: the servers refuse the ACL in the option acl: creator needs a user \
+                 that they know, digest:USER:HASH both, ip:ADDRESS an address, and sasl: and x509: servers \
+                 that have these users"
+            ),
+        );
+    }
+    set_quota(&ensemble.hosts(), "/_glocks", 1);
+    let reason = "the quota of the nodes above is used up: raise it, or take it away (setquota, delquota)";
+    lock_refused(&url, &format!("{url} cannot do this: {reason}"));
+}
+
+#[test]
 fn a_server_that_does_not_serve_now() {
     let mut ensemble = ZooKeeper::start(3).unwrap();
+    let election = format!("zookeeper://127.0.0.1:{}", ensemble.election_port(0).unwrap());
+    unavailable(
+        &election,
+        &format!(
+            "{election} is unavailable: it closed the connection without an answer: it may have as many \
+             connections of this host as it accepts (raise maxClientCnxns), or be no ZooKeeper: {CHECK}"
+        ),
+    );
     ensemble.kill(1);
     ensemble.kill(2);
-    let url = format!("zookeeper://127.0.0.1:{}", ensemble.port(0));
     let no_longer = || {
         let mut stream = TcpStream::connect(("127.0.0.1", ensemble.port(0))).unwrap();
         stream.write_all(b"srvr").unwrap();
@@ -71,12 +99,17 @@ fn a_server_that_does_not_serve_now() {
     };
     let log = tempfile::NamedTempFile::new().unwrap();
     globallock_conformance::server::wait_ready("the loss of the majority", log.path(), no_longer).unwrap();
-    unavailable(
-        &url,
-        &format!(
-            "{url} is unavailable: it does not serve now: it is starting, or its ensemble has no majority"
-        ),
-    );
+    let [one, other, third] = [0, 1, 2].map(|server| format!("127.0.0.1:{}", ensemble.port(server)));
+    for hosts in [one.clone(), format!("{other},{third},{one}")] {
+        let url = format!("zookeeper://{hosts}");
+        unavailable(
+            &url,
+            &format!(
+                "{url} is unavailable: it does not serve now: it is starting, or its ensemble has no \
+                 majority: check that most of the servers run, and that they reach each other"
+            ),
+        );
+    }
 }
 
 #[test]
@@ -92,7 +125,7 @@ fn a_server_with_too_many_connections() {
         &url,
         &format!(
             "{url} is unavailable: it closed the connection without an answer: it may have as many \
-             connections of this host as it accepts (raise maxClientCnxns), or be no ZooKeeper"
+             connections of this host as it accepts (raise maxClientCnxns), or be no ZooKeeper: {CHECK}"
         ),
     );
 }
@@ -110,10 +143,7 @@ fn certificates() {
     let (ensemble, port): (_, u16) = of(&files);
     certificates_are_explained("zookeepers", port, &files);
     let url = format!("zookeeper://localhost:{port}");
-    refused(
-        &format!("{url}?timeout=500ms"),
-        &format!("{url} cannot do this: it speaks TLS at this port: write zookeepers://"),
-    );
+    refused(&url, &format!("{url} cannot do this: it speaks TLS at this port: write zookeepers://"));
     drop(ensemble);
     let own = &files.self_signed;
     let (_ensemble, port) = of(&files.all_of(own));

@@ -58,6 +58,8 @@ struct Server {
     /// The client port without TLS, which the harness itself uses.
     plain: u16,
     secure: u16,
+    /// Where the other servers of an ensemble elect a leader with it.
+    election: Option<u16>,
     configuration: PathBuf,
 }
 
@@ -81,11 +83,13 @@ impl ZooKeeper {
         }
         let mut ensemble = ZooKeeper { servers: Vec::new(), setup, directory: TempDir::new()? };
         let mut members = String::new();
-        for number in (1..=servers).filter(|_| servers > 1) {
-            let _ = writeln!(members, "server.{number}=127.0.0.1:{}:{}", free_port(), free_port());
+        let elections: Vec<u16> = (1..=servers).filter(|_| servers > 1).map(|_| free_port()).collect();
+        for (number, election) in (1..).zip(&elections) {
+            let _ = writeln!(members, "server.{number}=127.0.0.1:{}:{election}", free_port());
         }
         for number in 1..=servers {
-            let server = ensemble.configure(number, &members)?;
+            let election = elections.get(number - 1).copied();
+            let server = Server { election, ..ensemble.configure(number, &members)? };
             ensemble.servers.push(server);
         }
         for server in 0..servers {
@@ -130,7 +134,7 @@ impl ZooKeeper {
         text.push_str(&self.setup.more);
         let configuration = home.join("zoo.cfg");
         std::fs::write(&configuration, text)?;
-        Ok(Server { process: None, plain, secure, configuration })
+        Ok(Server { process: None, plain, secure, election: None, configuration })
     }
 
     fn log(&self, server: usize) -> PathBuf {
@@ -203,6 +207,12 @@ impl ZooKeeper {
     #[must_use]
     pub fn port(&self, server: usize) -> u16 {
         self.servers[server].plain
+    }
+
+    /// The port at which one server elects a leader with the others, if there are others.
+    #[must_use]
+    pub fn election_port(&self, server: usize) -> Option<u16> {
+        self.servers[server].election
     }
 }
 
@@ -347,6 +357,23 @@ pub fn tree(hosts: &str, path: &str) -> String {
                 [show(path + '/' + child) for child in sorted(client.get_children(path))]\n\
                 show(path)";
     kazoo(hosts, path, line)
+}
+
+/// Allows a node and those below it this many nodes, with kazoo. The servers enforce that only with
+/// `enforceQuota=true`.
+///
+/// # Panics
+/// When kazoo fails.
+pub fn set_quota(hosts: &str, path: &str, nodes: u32) {
+    let line = format!(
+        "at = '/zookeeper/quota' + path\n\
+         client.ensure_path(path)\n\
+         client.ensure_path(at)\n\
+         limit = 'count=-1,bytes=-1=;byteHardLimit=-1;countHardLimit={nodes}'\n\
+         client.create(at + '/zookeeper_limits', limit.encode())\n\
+         client.create(at + '/zookeeper_stats', b'count=1,bytes=0')"
+    );
+    kazoo(hosts, path, &line);
 }
 
 /// Deletes the children of a node, with kazoo.

@@ -10,9 +10,17 @@ use super::server::Server;
 use crate::error::Result;
 use crate::stores::address::password::Password;
 use crate::stores::address::{Address, authority};
-use crate::stores::transport::Transport;
+use crate::stores::transport::{Expected, Speech, Transport};
 
 const OPTIONS: &[&str] = &["prefix", "timeout", "interop", "password_file", "password_command"];
+/// What is at the end of an address.
+const ETCD: Expected = Expected {
+    name: "etcd",
+    speech: Speech::Etcd,
+    shares_port: false,
+    protocols: &[b"h2"],
+    check: "check host and port",
+};
 /// How often an idle connection is probed, and how long the answer may take: so a silent network is noticed.
 const ALIVE: Duration = Duration::from_secs(2);
 
@@ -46,7 +54,7 @@ impl Config {
             }
         };
         let login = address.take_login()?;
-        let transport = Transport::new(&mut address, &[b"h2"])?;
+        let transport = Transport::new(&mut address, &ETCD)?;
         address.finish(OPTIONS)?;
         if address.hosts.is_empty() || !address.path.trim_start_matches('/').is_empty() {
             return Err(address.wrong("it needs hosts and no path, such as etcd://h1:2379,h2,h3"));

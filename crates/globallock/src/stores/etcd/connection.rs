@@ -36,6 +36,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// meanwhile.
 const TOKENS: u32 = 3;
 
+/// What members answer that have no leader, or hear nothing from the others.
+const LEADERLESS: [&str; 4] = [
+    "etcdserver: no leader",
+    "etcdserver: leader changed",
+    "etcdserver: request timed out",
+    "etcdserver: request timed out, possibly due to connection lost",
+];
+
 /// The connection to the members of one cluster.
 pub(super) struct Connection {
     config: Config,
@@ -151,7 +159,7 @@ impl Connection {
             let mut status = match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded("it did not answer in time"),
+                Err(_) => self.server(member).silent().await,
             };
             if tokens < TOKENS {
                 match self.refresh_token(&status, token, give_up).await {
@@ -184,6 +192,19 @@ impl Connection {
     }
 
     pub(super) async fn once<Q: Method>(
+        &self,
+        member: usize,
+        request: Q,
+        token: Option<Token>,
+    ) -> Result<Q::Answer, Status> {
+        let server = self.server(member);
+        if server.is_right() {
+            return self.asked(member, request, token).await;
+        }
+        Box::pin(server.unless_other(Box::pin(self.asked(member, request, token)))).await
+    }
+
+    async fn asked<Q: Method>(
         &self,
         member: usize,
         request: Q,
@@ -270,7 +291,7 @@ impl Connection {
         }
     }
 
-    fn server(&self, member: usize) -> &Server {
+    pub(super) fn server(&self, member: usize) -> &Server {
         &self.config.servers[member % self.config.servers.len()]
     }
 
@@ -307,6 +328,12 @@ impl Connection {
         };
         let error = match status.code() {
             _ if is_refusal(&status) => Error::failed_precondition(store, message),
+            Code::Unavailable if LEADERLESS.contains(&status.message()) => Error::unavailable(
+                store,
+                format!(
+                    "{message}: check that a majority of its members runs, and that they reach each other"
+                ),
+            ),
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
                 Error::unavailable(store, message)
             }

@@ -71,7 +71,11 @@ impl Connection {
             let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
             let give_up = Instant::now() + self.per_member();
             let answer = timeout_at(give_up, self.once(member, request, None)).await;
-            match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("it did not answer in time"))) {
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(_) => Err(self.server(member).silent().await),
+            };
+            match answer {
                 Ok(AuthenticateResponse { token }) => {
                     let token = token.parse().map_err(|_| Status::internal("its token is not text"))?;
                     self.set_token(Some(token));

@@ -1,5 +1,6 @@
 //! The server of one member: its channel, and why that has no connection.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -8,13 +9,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::stores::transport::{Heard, Stream, Transport, Unreached, causes};
+use crate::stores::transport::{Heard, Stream, ToldBy, Transport, Unreached, causes, long_silence};
 use crate::sync::Mutex;
 
 /// The server of one member.
@@ -34,6 +36,8 @@ struct Way {
     /// What the last connection and the one before it have received first, until one has brought an answer. A
     /// request may learn that it has failed when the next connection is being made already.
     heard: Arc<Mutex<[Option<Arc<Heard>>; 2]>>,
+    /// How long the last connection took to be made, if there has been one.
+    connected_in: Arc<watch::Sender<Option<Duration>>>,
 }
 
 impl Server {
@@ -44,7 +48,8 @@ impl Server {
         server: (String, u16),
         timeout: Duration,
     ) -> Self {
-        let way = Way { transport, server: Arc::new(server), timeout, heard: Arc::default() };
+        let (server, connected_in) = (Arc::new(server), Arc::new(watch::Sender::new(None)));
+        let way = Way { transport, server, timeout, heard: Arc::default(), connected_in };
         Server { channel: endpoint.connect_with_connector_lazy(way.clone()), way }
     }
 
@@ -54,6 +59,34 @@ impl Server {
         if let Some(heard) = last {
             self.way.transport.accept(&heard);
         }
+    }
+
+    /// Whether a member has ever answered as etcd does.
+    pub(super) fn is_right(&self) -> bool {
+        self.way.transport.is_right()
+    }
+
+    /// What comes of a request; or why there can be no answer, if the server is silent for long because it is
+    /// another one.
+    pub(super) async fn unless_other<T>(
+        &self,
+        request: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let (host, port) = &*self.way.server;
+        let silent = async {
+            let mut connected = self.way.connected_in.subscribe();
+            let connected_in = connected.wait_for(Option::is_some).await.ok().and_then(|took| *took);
+            long_silence(connected_in.unwrap_or_default()).await;
+            self.way.heard.lock()[0].as_ref().is_some_and(|heard| heard.is_silent())
+        };
+        let answered = self.way.transport.unless_other((host, *port), silent, request).await;
+        answered.unwrap_or_else(|other| Err(unanswered(other)))
+    }
+
+    /// Why it has not answered in time.
+    pub(super) async fn silent(&self) -> Status {
+        let (host, port) = &*self.way.server;
+        unanswered(self.way.transport.silent(host, *port).await)
     }
 
     /// Says why a request has failed, where that is because of the connection.
@@ -77,7 +110,7 @@ impl Server {
         let heard = both.next()?;
         let (host, port) = &*self.way.server;
         match &heard.bytes()[..] {
-            [] => Some(self.way.transport.closed_without_a_word(host, *port, "etcd").await),
+            [] => Some(self.way.transport.closed_without_a_word(host, *port).await),
             // The first frame of HTTP/2 is that of the settings. It may have been cut off with the
             // connection.
             [_, _, _, 4, ..] | [0] | [0, _] | [0, _, _] => None,
@@ -107,11 +140,13 @@ pub(super) struct Failures {
     members: usize,
     /// By member, the last at the end.
     last: Vec<(usize, Status)>,
+    /// What a member has said in an earlier round.
+    said: Option<Status>,
 }
 
 impl Failures {
     pub(super) fn of(members: usize) -> Self {
-        Failures { members, last: Vec::new() }
+        Failures { members, last: Vec::new(), said: None }
     }
 
     pub(super) fn add(&mut self, member: usize, status: Status) {
@@ -125,18 +160,35 @@ impl Failures {
         self.last.iter().all(|(_, status)| unreached_in(status).is_some())
     }
 
-    /// All as one: that of the last member. What somebody has to change at one of them is told rather, but it
-    /// is a refusal only if every member refuses, since another may answer later.
+    /// All as one: that of the last member which has said something, or else of the last. What somebody has
+    /// to change at one of them is told rather, but it is a refusal only if every member refuses, since
+    /// another may answer later. Where none says anything, because the time is over perhaps, it is what one
+    /// has said before.
     pub(super) fn as_one(&mut self) -> Status {
-        let refusal = self.last.iter().rposition(|(_, status)| is_refusal(status));
         let every = self.last.len() == self.members && self.last.iter().all(|(_, status)| is_refusal(status));
-        let told = refusal.or(self.last.len().checked_sub(1)).map(|told| self.last.swap_remove(told).1);
+        let tells = |(_, status): &(usize, Status)| (is_refusal(status), told_by(status));
+        let told = (0..self.last.len()).max_by_key(|place| tells(&self.last[*place]));
+        let told = told.map(|told| self.last.swap_remove(told).1);
         self.last.clear();
         let status = told.unwrap_or_else(|| Status::unavailable("no member"));
         match unreached_in(&status) {
             Some(Unreached::Refused(reason)) if !every => unanswered(Unreached::Away(reason.clone())),
-            _ => status,
+            _ if told_by(&status) == ToldBy::Server => {
+                self.said = Some(status.clone());
+                status
+            }
+            _ => self.said.clone().unwrap_or(status),
         }
+    }
+}
+
+/// Who tells that a request has had no answer.
+fn told_by(status: &Status) -> ToldBy {
+    match unreached_in(status) {
+        Some(unreached) => unreached.told_by(),
+        // What broke the connection is its source. What a member answers has none.
+        None if status.source().is_some() => ToldBy::Silence,
+        None => ToldBy::Server,
     }
 }
 
@@ -171,6 +223,7 @@ impl Service<Uri> for Way {
             };
             let stream = connected.map_err(io::Error::other)?;
             way.heard.lock()[0] = Some(stream.heard());
+            way.connected_in.send_replace(Some(stream.connected_in()));
             Ok(TokioIo::new(stream))
         })
     }
@@ -184,12 +237,20 @@ mod tests {
     fn several_members_refuse_only_if_each_of_them_does() {
         let refused = || unanswered(Unreached::Refused("no TLS".to_owned()));
         let away = || unanswered(Unreached::Away("gone".to_owned()));
+        let not_there = || unanswered(Unreached::NotThere("no connection".to_owned()));
+        let silent = || unanswered(Unreached::Silent("silent".to_owned()));
         let other = || Status::unavailable("last");
         for (failures, told, refuses, none_reached) in [
             (vec![(0, refused()), (1, refused())], "no TLS", true, true),
             (vec![(0, refused()), (1, away())], "no TLS", false, true),
             (vec![(0, away()), (1, refused())], "no TLS", false, true),
             (vec![(0, away()), (1, other())], "last", false, false),
+            // What a member says is told, whatever the order.
+            (vec![(0, other()), (1, away())], "gone", false, false),
+            (vec![(0, other()), (1, not_there())], "last", false, false),
+            (vec![(0, other()), (1, silent())], "last", false, false),
+            (vec![(0, silent()), (1, not_there())], "silent", false, true),
+            (vec![(0, not_there()), (1, silent())], "silent", false, true),
             // Another request has moved on from a member before this one asked it.
             (vec![(0, refused()), (2, refused())], "no TLS", false, true),
             (vec![(0, refused()), (1, refused()), (2, other())], "no TLS", false, false),
@@ -204,5 +265,18 @@ mod tests {
             assert_eq!((status.message(), is_refusal(&status)), (told, refuses));
             assert_eq!(status.code(), tonic::Code::Unavailable);
         }
+    }
+
+    #[test]
+    fn what_a_member_has_said_is_told_when_the_time_is_over() {
+        let mut all = Failures::of(2);
+        let silent = || unanswered(Unreached::Silent("silent".to_owned()));
+        for (said, told) in [(silent(), "silent"), (Status::unavailable("no leader"), "no leader")] {
+            all.add(0, said);
+            all.add(1, silent());
+            assert_eq!(all.as_one().message(), told);
+        }
+        all.add(0, silent());
+        assert_eq!(all.as_one().message(), "no leader");
     }
 }

@@ -12,6 +12,8 @@ use rustix::fs::{
 use rustix::io::{Errno, pread, pwrite};
 use rustix::path::Arg;
 
+use super::container::is_own_of_container;
+use crate::backend::StoreNoticeKind;
 use crate::error::{Error, Result};
 use crate::stores::address::Address;
 use crate::stores::notices::StoreNotices;
@@ -74,9 +76,16 @@ impl Directory {
             return Err(address.wrong("the directory is relative; write it from the root: file:///directory"));
         }
         let directory = Self::prepare(path, given)?;
-        let found = fstatfs(directory.open_directory(&directory.path)?)
-            .map_err(|error| directory.failure("cannot be read", error))?;
-        directory.refuse_network(network_kind(found.f_type), network)?;
+        let opened = directory.open_directory(&directory.path)?;
+        let unread = |error| directory.failure("cannot be read", error);
+        let (kind, device) =
+            (fstatfs(&opened).map_err(unread)?.f_type, fstat(&opened).map_err(unread)?.st_dev);
+        directory.refuse_network(network_kind(kind), network)?;
+        if is_own_of_container(kind, device) {
+            let reason = "it is among the container's own files, which no other container sees: to share \
+                          locks, mount one directory into each";
+            directory.notices.say(StoreNoticeKind::NotShared, reason);
+        }
         Ok(directory)
     }
 
@@ -354,8 +363,16 @@ impl Directory {
                 return Error::unavailable(self.shown(), reason).with_source(std::io::Error::from(error));
             }
             Errno::MFILE | Errno::NFILE => "; raise the limit of open files: every claim needs one",
-            Errno::NOTDIR => "; name a directory",
-            _ => "",
+            Errno::NOTDIR => "; name a directory, and not a link to one",
+            Errno::ROFS => {
+                "; name a directory that can be written to, or have this file system mounted for writing"
+            }
+            Errno::NAMETOOLONG => "; name a directory with a shorter path",
+            Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP => {
+                "; name a directory on a file system that can lock files (flock)"
+            }
+            Errno::NOENT => "; make it again, or name another directory",
+            _ => "; check the disk and its file system, or name another directory",
         };
         Error::failed_precondition(self.shown(), format!("it {what}: {error}{remedy}"))
             .with_source(std::io::Error::from(error))

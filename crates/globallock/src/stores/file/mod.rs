@@ -18,6 +18,7 @@
 //! and leave a claim behind.
 
 mod claim_file;
+mod container;
 mod critical_section;
 mod directory;
 mod onlooker;

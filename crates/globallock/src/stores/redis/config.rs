@@ -8,7 +8,19 @@ use super::scripts::Commands;
 use crate::error::{Error, Result};
 use crate::stores::address::password::Password;
 use crate::stores::address::{Address, without_secret};
-use crate::stores::transport::Transport;
+use crate::stores::transport::{Expected, Speech, Transport};
+
+/// What is at the end of the address of a server.
+const REDIS: Expected = Expected {
+    name: "Redis",
+    speech: Speech::Redis,
+    shares_port: false,
+    protocols: &[],
+    check: "check host and port, and that the port is not that of the cluster bus",
+};
+const VALKEY: Expected = Expected { name: "Valkey", ..REDIS };
+/// What is at the end of the address of a sentinel.
+const SENTINEL: Expected = Expected { name: "sentinel", check: "check host and port", ..REDIS };
 
 /// A store's settings.
 pub(super) struct Config {
@@ -115,10 +127,11 @@ impl Config {
         );
         let user = address.user.clone();
         let login = Login::take(&mut address, user, "", &form)?;
-        let transport = Transport::new(&mut address, &[])?;
+        let expected = if kind == "valkey" { &VALKEY } else { &REDIS };
+        let transport = Transport::new(&mut address, expected)?;
         address.finish(options)?;
         let shown = address.to_string();
-        let to_sentinels = transport.apart();
+        let to_sentinels = transport.apart(&SENTINEL);
         Ok(Config { kind, prefix, timeout, gap, commands, shown, transport, to_sentinels, target, login, db })
     }
 }
@@ -132,6 +145,11 @@ impl Config {
             Target::Server(_) => limit + takes(&self.login),
             Target::Sentinels(sentinels) => 2 * limit + takes(&self.login) + takes(&sentinels.login),
         }
+    }
+
+    /// Why something failed, in the words of this address.
+    pub(super) fn reason(&self, failure: &Failure) -> String {
+        failure.reason_of(&self.shown, &self.prefix)
     }
 
     /// The error that the user sees.
@@ -148,7 +166,8 @@ type Found = (Target, String, &'static [&'static str]);
 
 fn server(address: &Address) -> Result<Found> {
     let [(host, port)] = &address.hosts[..] else {
-        return Err(address.wrong("it needs one host, such as redis://127.0.0.1:6379"));
+        let scheme = &address.scheme;
+        return Err(address.wrong(format!("it needs one host, such as {scheme}://127.0.0.1:6379")));
     };
     let place = Place::Tcp(host.clone(), port.unwrap_or(6379));
     Ok((
@@ -160,9 +179,9 @@ fn server(address: &Address) -> Result<Found> {
 
 fn unix(address: &mut Address) -> Result<Found> {
     if !address.hosts.is_empty() || !address.path.starts_with('/') {
-        return Err(
-            address.wrong("it needs the path of a socket, such as redis+unix:///run/redis/redis.sock?db=0")
-        );
+        let scheme = &address.scheme;
+        let reason = format!("it needs the path of a socket, such as {scheme}:///run/redis/redis.sock?db=0");
+        return Err(address.wrong(reason));
     }
     let place = Place::Unix(PathBuf::from(&address.path));
     let db = address.take("db").unwrap_or_default();
@@ -177,11 +196,12 @@ fn sentinels(address: &mut Address) -> Result<Found> {
     let path = address.path.trim_start_matches('/').to_owned();
     let (service, db) = path.split_once('/').unwrap_or((&path, ""));
     if service.is_empty() || address.hosts.is_empty() {
-        return Err(address.wrong(
-            "it needs the sentinels' hosts and the service, such as redis+sentinel://h1:26379,h2,h3/main",
-        ));
+        let scheme = &address.scheme;
+        return Err(address.wrong(format!(
+            "it needs the sentinels' hosts and the service, such as {scheme}://h1:26379,h2,h3/main"
+        )));
     }
-    address.has_its_path_once("redis+sentinel://h1,h2,h3/main")?;
+    address.has_its_path_once(&format!("{}://h1,h2,h3/main", address.scheme))?;
     let hosts = address.hosts.iter().map(|(host, port)| (host.clone(), port.unwrap_or(26379))).collect();
     let (service, db) = (service.to_owned(), db.to_owned());
     let user = address.take("sentinel_user");

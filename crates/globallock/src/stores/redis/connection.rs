@@ -239,7 +239,7 @@ impl Connection {
             if live.since.elapsed() < STEADY.0 {
                 first = (state.pause * 2).clamp(PAUSE.0, STEADY.1);
             }
-            self.notices.say(StoreNoticeKind::ConnectionLost, failure.reason());
+            self.notices.say(StoreNoticeKind::ConnectionLost, &self.config.reason(&failure));
             *state =
                 State { live: None, is_connecting: true, failed: 0, failure: Some(failure), pause: first };
             true
@@ -382,7 +382,8 @@ async fn reconnected(connection: Weak<Connection>, number: u64, first: Duration)
                 // What cannot heal is told to whoever asks, and nobody needs this connection to be made yet.
                 let goes_on = number != FIRST || failure.may_heal();
                 if goes_on {
-                    connection.notices.say(StoreNoticeKind::NotConnected, failure.reason());
+                    let reason = connection.config.reason(&failure);
+                    connection.notices.say(StoreNoticeKind::NotConnected, &reason);
                 }
                 connection.state.send_modify(|state| {
                     state.failed += 1;

@@ -99,8 +99,8 @@ fn judge(facts: &Facts) -> Result<Server, Failure> {
         }
         Some("sentinel") => {
             return refused(
-                "it is a sentinel: write redis+sentinel:// and the service that it watches, such as \
-                 redis+sentinel://host:26379/main"
+                "it is a sentinel: write <scheme>+sentinel:// and the service that it watches, such as \
+                 <scheme>+sentinel://host:26379/main"
                     .to_owned(),
             );
         }
@@ -201,7 +201,7 @@ mod tests {
         let hello = Value::Map(hello.iter().map(|(field, value)| (bulk(field), bulk(value))).collect());
         assert_eq!(judge(&Facts::of_hello(&hello)).unwrap_err().reason(), valkey);
         let sentinel = judged(&["redis_version:7.0.15", "redis_mode:sentinel"]).unwrap_err();
-        assert!(sentinel.contains("redis+sentinel://host:26379/main"), "{sentinel}");
+        assert!(sentinel.contains("<scheme>+sentinel://host:26379/main"), "{sentinel}");
         let alone = &["redis_version:7.0.15", "redis_mode:standalone", "cluster_enabled:0"];
         assert_eq!(judged(alone), serves(Commands::Redis7));
     }

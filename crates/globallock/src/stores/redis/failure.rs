@@ -5,6 +5,7 @@ use redis::{ErrorKind, RedisError, Value};
 use crate::error::Error;
 use crate::stores::address::password::NoLogin;
 use crate::stores::address::printable;
+use crate::stores::transport::{ToldBy, Unreached};
 
 /// The least rights that a user of the store needs, as ACL SETUSER takes them.
 const RIGHTS: &str = "resetchannels ~<prefix>* ~{<prefix>* &globallock:* +@scripting +@string +@hash \
@@ -18,6 +19,7 @@ const REPEATED: &str = ", with args beginning with";
 pub(super) struct Failure {
     pub(super) kind: Kind,
     reason: String,
+    told_by: ToldBy,
     source: Option<RedisError>,
 }
 
@@ -38,7 +40,12 @@ pub(super) enum Kind {
 
 impl Failure {
     pub(super) fn new(kind: Kind, reason: impl Into<String>) -> Self {
-        Failure { kind, reason: reason.into(), source: None }
+        Failure { kind, reason: reason.into(), told_by: ToldBy::Server, source: None }
+    }
+
+    /// Whether the server itself has told it.
+    pub(super) fn is_of_server(&self) -> bool {
+        self.told_by == ToldBy::Server
     }
 
     /// Whether the server does not know a command.
@@ -78,17 +85,17 @@ impl Failure {
         let remedy = match (self.kind, code) {
             (Kind::PermissionDenied, "NOAUTH") => {
                 "wants a password of its own: name it by ?sentinel_password=PASSWORD, and a user of its \
-                 own by sentinel_user"
+                 own by sentinel_user; if it is no sentinel but a server, write <scheme>://"
             }
             (Kind::PermissionDenied, "NOPERM") => {
                 "does not let its user ask for the primary: give that user +sentinel|master +hello"
             }
             (Kind::FailedPrecondition, "ERR") if self.reason.contains("SENTINEL") => {
-                "is no sentinel but a server: name the sentinels, or write redis:// for that server"
+                "is no sentinel but a server: name the sentinels, or write <scheme>:// for that server"
             }
             (Kind::FailedPrecondition, "ERR") if self.reason.contains("No such master") => {
                 "knows no primary of that name: check the service in the address, as /main in \
-                 redis+sentinel://host/main"
+                 <scheme>+sentinel://host/main"
             }
             _ => return Failure { reason: format!("the sentinel {host}: {}", self.reason), ..self },
         };
@@ -96,10 +103,12 @@ impl Failure {
     }
 
     /// Why none of several servers could be used. What may heal at one of them may heal; what cannot is told
-    /// first.
+    /// first, and what a server has said before what is known of the others.
     pub(super) fn of_all(failures: &[Failure]) -> Self {
         let kind = failures.iter().find(|failure| failure.may_heal()).map(|failure| failure.kind);
-        let told = failures.iter().find(|failure| !failure.may_heal()).or(failures.first()).cloned();
+        // Of those that tell as much, the first.
+        let most = failures.iter().rev().max_by_key(|failure| failure.told_by);
+        let told = failures.iter().find(|failure| !failure.may_heal()).or(most).cloned();
         let told = told.unwrap_or_else(|| Failure::new(Kind::Disconnected, "no server was named"));
         Failure { kind: kind.unwrap_or(told.kind), ..told }
     }
@@ -109,14 +118,20 @@ impl Failure {
         !matches!(self.kind, Kind::PermissionDenied | Kind::FailedPrecondition)
     }
 
+    #[cfg(test)]
     pub(super) fn reason(&self) -> &str {
         &self.reason
     }
 
     /// The error that the user of a store with this prefix sees.
     pub(super) fn into_error_of(self, store: &str, prefix: &str) -> Error {
-        let reason = self.reason.replace("<prefix>", &printable(prefix));
-        Failure { reason, ..self }.into_error(store)
+        Failure { reason: self.reason_of(store, prefix), ..self }.into_error(store)
+    }
+
+    /// The reason in the words of this address: its prefix, and its scheme without the way to the server.
+    pub(super) fn reason_of(&self, store: &str, prefix: &str) -> String {
+        let scheme = store.split(['+', ':']).next().unwrap_or_default();
+        self.reason.replace("<prefix>", &printable(prefix)).replace("<scheme>", scheme)
     }
 
     pub(super) fn into_error(self, store: &str) -> Error {
@@ -136,7 +151,19 @@ impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         let error = without_request(error);
         let (kind, reason) = judge(&error);
-        Failure { kind, reason, source: Some(error) }
+        let told_by = if error.kind() == ErrorKind::Io { ToldBy::Silence } else { ToldBy::Server };
+        Failure { kind, reason, told_by, source: Some(error) }
+    }
+}
+
+impl From<Unreached> for Failure {
+    fn from(unreached: Unreached) -> Self {
+        let told_by = unreached.told_by();
+        let failure = match unreached {
+            Unreached::Refused(reason) => Failure::new(Kind::FailedPrecondition, reason),
+            other => Failure::new(Kind::Disconnected, other.reason()),
+        };
+        Failure { told_by, ..failure }
     }
 }
 
@@ -179,7 +206,7 @@ fn judge(error: &RedisError) -> (Kind, String) {
         "NOSCRIPT" => (Kind::NoScript, "it has forgotten a script"),
         "READONLY" => (
             Kind::Disconnected,
-            "it is a read-only replica: give the primary's address, or redis+sentinel://",
+            "it is a read-only replica: give the primary's address, or <scheme>+sentinel://",
         ),
         "ERR" if detail.starts_with("max number of clients") => (
             Kind::NotNow,
@@ -190,9 +217,12 @@ fn judge(error: &RedisError) -> (Kind, String) {
             "it runs in protected mode, and accepts no other hosts: give it a password (requirepass or \
              users), and put that into the address",
         ),
-        "LOADING" => (Kind::NotNow, "it is still loading its data"),
+        "LOADING" => (Kind::NotNow, "it is still loading its data: try again when it has"),
         "BUSY" => (Kind::NotNow, "it is busy with a script that runs too long; SCRIPT KILL may end it"),
-        "MASTERDOWN" => (Kind::Disconnected, "it is a replica that has lost its primary"),
+        "MASTERDOWN" => (
+            Kind::Disconnected,
+            "it is a replica that has lost its primary: check that the primary runs, and name that",
+        ),
         code @ ("CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS") => return (Kind::NotNow, with(code)),
         "NOAUTH" => (Kind::PermissionDenied, "it wants a password: put user and password into the address"),
         "WRONGPASS" => (Kind::PermissionDenied, "the user name or the password in the address is wrong"),
@@ -228,7 +258,7 @@ fn judge(error: &RedisError) -> (Kind, String) {
         }
         "ERR" if detail.contains("DB index is out of range") => (
             Kind::FailedPrecondition,
-            "it has no database of that number: choose a lower one, such as 0 in redis://host/0, or raise \
+            "it has no database of that number: choose a lower one, such as 0 in <scheme>://host/0, or raise \
              databases in its configuration",
         ),
         _ => return judge_kind(error, &detail),

@@ -361,7 +361,8 @@ async fn hand_over(connection: Arc<Connection>, release: Cmd) {
             Ok(answer) if parts(&answer) & UNFINISHED != 0 => {}
             Ok(_) => return,
             Err(failure) => {
-                connection.notices.say(StoreNoticeKind::NotHandedOver, failure.reason());
+                let reason = connection.config().reason(&failure);
+                connection.notices.say(StoreNoticeKind::NotHandedOver, &reason);
                 return;
             }
         }

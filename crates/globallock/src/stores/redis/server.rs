@@ -17,7 +17,7 @@ use super::facts;
 use super::failure::{Failure, Kind};
 use crate::stores::address::authority;
 use crate::stores::address::password::NoLogin;
-use crate::stores::transport::{Heard, IN_TIME, Transport, Unreached};
+use crate::stores::transport::{Heard, IN_TIME, Transport};
 
 /// What an answer in RESP3 begins with.
 const TYPES: &[u8] = b"+-:$*_,#!=(%~>|";
@@ -86,7 +86,10 @@ impl Config {
             }
         }
         // What the primaries say counts. That a sentinel is dead is no reason to try a wrong password again.
-        Err(Failure::of_all(if failures.is_empty() { &of_sentinels } else { &failures }))
+        if !failures.iter().any(Failure::is_of_server) {
+            failures.append(&mut of_sentinels);
+        }
+        Err(Failure::of_all(&failures))
     }
 
     async fn open_primary(&self, place: &Place, settings: AsyncConnectionConfig) -> Result<Opened, Failure> {
@@ -162,8 +165,15 @@ impl Config {
             if let Some(password) = password {
                 info = info.set_password(password);
             }
-            let heard = stream.heard();
-            match MultiplexedConnection::new_with_config(&info, stream, settings).await {
+            let (heard, connected_in) = (stream.heard(), stream.connected_in());
+            let greeting = Box::pin(MultiplexedConnection::new_with_config(&info, stream, settings));
+            let greeted = match place {
+                Place::Tcp(host, port) => {
+                    transport.greeted((host, *port), (&heard, connected_in), greeting).await?
+                }
+                Place::Unix(_) => greeting.await,
+            };
+            match greeted {
                 Ok((connection, driver)) => {
                     transport.accept(&heard);
                     login.accepted();
@@ -202,7 +212,7 @@ async fn refusal(transport: &Transport, place: &Place, error: RedisError, heard:
     match (redis::parse_redis_value(&said).and_then(Value::extract_error), place) {
         (Err(error), _) if error.code().is_some() => error.into(),
         (_, Place::Tcp(host, port)) if said.is_empty() => {
-            transport.closed_without_a_word(host, *port, "Redis").await.into()
+            transport.closed_without_a_word(host, *port).await.into()
         }
         _ => failure,
     }
@@ -242,15 +252,6 @@ impl Login {
     }
 }
 
-impl From<Unreached> for Failure {
-    fn from(unreached: Unreached) -> Self {
-        match unreached {
-            Unreached::Refused(reason) => Failure::new(Kind::FailedPrecondition, reason),
-            other => Failure::new(Kind::Disconnected, other.reason()),
-        }
-    }
-}
-
 /// Reads what a sentinel knows of a primary, which is a map.
 fn primary_in(known: Value) -> Result<Place, Failure> {
     let known: std::collections::HashMap<String, String> =
@@ -258,9 +259,11 @@ fn primary_in(known: Value) -> Result<Place, Failure> {
     let field = |name: &str| known.get(name).map(String::as_str).unwrap_or_default();
     let is_down = field("flags").split(',').any(|flag| matches!(flag, "s_down" | "o_down"));
     match (field("ip"), field("port").parse()) {
-        _ if is_down => {
-            Err(Failure::new(Kind::Disconnected, "the primary is down, and no other is chosen yet"))
-        }
+        _ if is_down => Err(Failure::new(
+            Kind::Disconnected,
+            "the primary is down, and no other is chosen yet: check that a majority of the sentinels \
+                 runs, and a replica that they know",
+        )),
         (host, Ok(port)) if !host.is_empty() => Ok(Place::Tcp(host.to_owned(), port)),
         _ => Err(Failure::new(Kind::FailedPrecondition, "it does not answer as a sentinel does")),
     }

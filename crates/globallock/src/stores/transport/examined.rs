@@ -5,23 +5,36 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{sleep, timeout};
 
 use super::Unreached;
+use super::heard::{Speech, speech};
 use crate::sync::{Instant, Mutex};
 
-/// One of these is answered by each of the servers that are used here, if it speaks without TLS.
-const PLAIN: [&[u8]; 2] = [b"GET / HTTP/1.0\r\n\r\n", b"srvr\r\n\r\n"];
-/// A record of TLS with a greeting that has no content.
-const BROKEN_OFF: &[u8] = &[0x16, 3, 1, 0, 4, 1, 0, 0, 0];
+/// A record of TLS with a greeting that has no content; what etcd and all servers of HTTP answer; what
+/// ZooKeeper answers. Redis answers both of the latter, since each is a line that is no command of its own.
+const QUESTIONS: [&[u8]; 3] =
+    [&[0x16, 3, 1, 0, 4, 1, 0, 0, 0], b"GET /version HTTP/1.0\r\n\r\n", b"srvr\r\n\r\n"];
 /// How long a server may take to answer the questions about what it is, which are asked at once.
 const ASKED: Duration = Duration::from_millis(250);
+/// The longest answer that is read.
+const LONGEST: u64 = 1024;
+/// How long a server may be silent after it has accepted the first connection, until it is asked what it is
+/// while its answer is awaited.
+pub(super) const EARLY: Duration = Duration::from_millis(200);
+/// How many times longer than a connection to it takes, since a server that is far has not said anything by
+/// then either.
+const TIMES: u32 = 4;
+/// How many servers this process asks at once while their answers are awaited. So a server that is slow
+/// because of many that connect to it has few more connections from that.
+static AT_ONCE: Semaphore = Semaphore::const_new(4);
 /// How long it is not asked again. Each question is a connection to a server that may have too many of them,
 /// and delays the next try.
-const KEPT: Duration = Duration::from_secs(5);
+pub(super) const KEPT: Duration = Duration::from_secs(5);
 
 /// What was found, if anything, and when.
 type Verdict = (Instant, Option<Unreached>);
@@ -76,12 +89,60 @@ impl Examined {
     }
 }
 
-/// What the server at a port answers first, if it answers any question: the one by TLS goes before those
-/// without. Each question has a connection of its own, because a server closes the connection after what it
-/// does not understand.
-pub(super) async fn first_answer_at(host: &str, port: u16) -> Option<Vec<u8>> {
-    let answers = join_all([BROKEN_OFF, PLAIN[0], PLAIN[1]].map(|question| answer_at(host, port, question)));
-    answers.await.into_iter().flatten().next()
+/// Waits until a server that took this long to accept a connection has been silent for so long that it may be
+/// none of the right kind.
+pub(crate) async fn long_silence(connected_in: Duration) {
+    sleep(EARLY.max(connected_in * TIMES)).await;
+}
+
+/// Waits for its turn to ask a server while its answer is awaited.
+pub(super) async fn turn() -> Option<SemaphorePermit<'static>> {
+    AT_ONCE.acquire().await.ok()
+}
+
+/// What a server has answered, and in which protocol, if that is known.
+pub(super) struct Answered {
+    pub(super) speech: Option<Speech>,
+    /// Whether this may be how a web server with TLS answers to HTTP without it.
+    pub(super) may_ask_for_tls: bool,
+    /// Whether it may speak both, and has neither answered the question by TLS nor closed that connection.
+    pub(super) is_slow_with_tls: bool,
+}
+
+/// What the server at a port answers, if it answers any question: what tells most.
+///
+/// Each question has a connection of its own, because a server closes the connection after what it does not
+/// understand. They end as soon as an answer leaves no doubt. That needs the answer by TLS too of a server
+/// that may speak both: it may have been slow to begin with it.
+pub(super) async fn answer_at(host: &str, port: u16, may_speak_both: bool) -> Option<Answered> {
+    let ask = |question: &'static [u8]| async move {
+        (question == QUESTIONS[0], answer_to(host, port, question).await)
+    };
+    let mut asked: FuturesUnordered<_> = QUESTIONS.into_iter().map(ask).collect();
+    let (mut most, mut is_slow_with_tls): (Option<Answered>, _) = (None, may_speak_both);
+    while let Some((is_by_tls, answer)) = asked.next().await {
+        let (answer, is_over) = answer;
+        is_slow_with_tls &= !(is_by_tls && is_over);
+        if answer.is_empty() {
+            continue;
+        }
+        let speech = speech(&answer);
+        let may_ask_for_tls = may_ask_for_tls(&answer);
+        let tells = |speech: Option<Speech>| match speech {
+            None => 0,
+            // A server of HTTP with TLS answers so too.
+            Some(Speech::Http | Speech::HttpUnavailable) => 1,
+            Some(Speech::Tls) => 3,
+            Some(_) => 2,
+        };
+        if most.as_ref().is_none_or(|most| tells(most.speech) < tells(speech)) {
+            most = Some(Answered { speech, may_ask_for_tls, is_slow_with_tls });
+        }
+        if tells(speech) > 1 && !is_slow_with_tls {
+            break;
+        }
+    }
+    most.map(|most| Answered { is_slow_with_tls, ..most })
 }
 
 /// Whether this may be how a web server with TLS answers to HTTP without it.
@@ -89,14 +150,19 @@ pub(super) fn may_ask_for_tls(answer: &[u8]) -> bool {
     answer.starts_with(b"HTTP/1.") && answer.get(8..12) == Some(b" 400")
 }
 
-async fn answer_at(host: &str, port: u16, question: &[u8]) -> Option<Vec<u8>> {
+/// What the server at a port answers to one question, until it has told what it is, has closed the
+/// connection, or has had the time for it. Also whether it ended before that time.
+async fn answer_to(host: &str, port: u16, question: &[u8]) -> (Vec<u8>, bool) {
+    let mut answer = Vec::new();
     let asked = async {
-        let mut stream = TcpStream::connect((host, port)).await.ok()?;
-        stream.write_all(question).await.ok()?;
-        let mut answer = vec![0; 16];
-        let length = stream.read(&mut answer).await.ok().filter(|length| *length > 0)?;
-        answer.truncate(length);
-        Some(answer)
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(question).await?;
+        let mut stream = stream.take(LONGEST);
+        while stream.read_buf(&mut answer).await? > 0 && matches!(speech(&answer), None | Some(Speech::Http))
+        {
+        }
+        Ok::<(), std::io::Error>(())
     };
-    timeout(ASKED, asked).await.unwrap_or_default()
+    let is_over = timeout(ASKED, asked).await.is_ok();
+    (answer, is_over)
 }

@@ -42,6 +42,12 @@ pub(crate) enum Speech {
     /// HTTP, from a server or a balancer that cannot serve for now.
     HttpUnavailable,
     Ssh,
+    /// That of Redis, in an answer to a request that is none of its own.
+    Redis,
+    /// That of ZooKeeper, in an answer to a command of four letters.
+    ZooKeeper,
+    /// HTTP, from etcd when it is asked for its version.
+    Etcd,
 }
 
 impl Heard {
@@ -61,6 +67,11 @@ impl Heard {
     pub(super) fn fail(&self, error: &io::Error) {
         self.listens.store(false, Ordering::Relaxed);
         self.first.lock().tls_failure = tls::failure_in(error);
+    }
+
+    /// Whether nothing has been received since the connection was made.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.listens() && self.first.lock().bytes.is_empty()
     }
 
     /// Forgets it, because the server is one of the right kind, and keeps no more.
@@ -92,16 +103,35 @@ impl Heard {
     }
 }
 
+/// How ZooKeeper begins to answer a command of four letters: with what it is, or with why it does not say.
+const OF_ZOOKEEPER: [&[u8]; 3] = [b"Zookeeper version", b"This ZooKeeper", b"srvr is not executed"];
+/// What etcd answers when it is asked for its version.
+const OF_ETCD: &[u8] = b"\"etcdserver\"";
+
 pub(super) fn speech(bytes: &[u8]) -> Option<Speech> {
     match bytes {
         // A record of TLS, alert or handshake, of any version.
         [0x15 | 0x16, 3, ..] => Some(Speech::Tls),
         [b'H', b'T', b'T', b'P', b'/', _, b'.', _, b' ', b'5', ..] => Some(Speech::HttpUnavailable),
+        [b'H', b'T', b'T', b'P', b'/', rest @ ..]
+            if rest.windows(OF_ETCD.len()).any(|part| part == OF_ETCD) =>
+        {
+            Some(Speech::Etcd)
+        }
         // Some answer what is no request of theirs without a head.
         [b'H', b'T', b'T', b'P', b'/', ..] | [b'<', b'!' | b'h' | b'H', ..] => Some(Speech::Http),
         [b'S', b'S', b'H', b'-', ..] => Some(Speech::Ssh),
+        // An error with its code. Servers of mail say "-ERR" too, but greet first, and with something else.
+        [b'-', rest @ ..] if ends_code(rest) => Some(Speech::Redis),
+        _ if OF_ZOOKEEPER.iter().any(|answer| bytes.starts_with(answer)) => Some(Speech::ZooKeeper),
         _ => None,
     }
+}
+
+/// Whether these bytes begin with a word in capitals, and a space behind it.
+fn ends_code(bytes: &[u8]) -> bool {
+    let length = bytes.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    length > 1 && bytes.get(length) == Some(&b' ')
 }
 
 #[cfg(test)]
@@ -118,7 +148,16 @@ mod tests {
             (&[0x15, 3, 3, 0, 2, 2, 70], Some(Speech::Tls)),
             (&[0x16, 3, 1, 0, 2], Some(Speech::Tls)),
             (&[0x15, 7], None),
+            (b"-ERR unknown command 'srvr'", Some(Speech::Redis)),
+            (b"-NOAUTH Authentication required.", Some(Speech::Redis)),
+            (b"Zookeeper version: 3.8.0", Some(Speech::ZooKeeper)),
+            (b"This ZooKeeper instance is not currently serving requests", Some(Speech::ZooKeeper)),
+            (b"srvr is not executed because it is not in the whitelist.", Some(Speech::ZooKeeper)),
+            (b"HTTP/1.0 200 OK\r\n\r\n{\"etcdserver\":\"3.4.23\"}", Some(Speech::Etcd)),
             (b"-ERR", None),
+            (b"- ERR", None),
+            (b"-E x", None),
+            (b"+OK POP3 server ready", None),
             (b"HTTP", None),
             (b"", None),
         ] {

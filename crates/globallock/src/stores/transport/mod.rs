@@ -5,23 +5,28 @@ mod examined;
 mod heard;
 mod stream;
 pub(crate) mod tls;
+mod unreached;
 
 use std::error::Error as StdError;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, io};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::sleep;
 
-use self::examined::{Examined, first_answer_at, may_ask_for_tls};
+pub(crate) use self::examined::long_silence;
+use self::examined::{Answered, Examined, answer_at, turn};
 pub(crate) use self::heard::{Heard, Speech};
 pub(crate) use self::stream::Stream;
 use self::tls::Tls;
-use super::address::{Address, printable};
+pub(crate) use self::unreached::{ToldBy, Unreached};
+use super::address::Address;
 use crate::error::Result;
+use crate::sync::Instant;
 
 /// What is told of a server that has not answered in time.
 pub(crate) const IN_TIME: &str = "it did not answer in time";
@@ -33,39 +38,23 @@ const NEXT: Duration = Duration::from_millis(250);
 pub(crate) struct Transport {
     tls: Option<Tls>,
     scheme: Arc<str>,
-    /// Whether the right servers speak HTTP. Then an answer in it, to what only others understand, tells
-    /// nothing: etcd answers so too.
-    is_http: bool,
+    expected: &'static Expected,
     examined: Arc<Examined>,
 }
 
-/// Why no connection to a server could be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unreached {
-    /// The next try may succeed.
-    Away(String),
-    /// The server closed the connection before anything was said, at this moment. The next try may succeed.
-    Closed(&'static str),
-    /// Somebody has to change something before a try can succeed.
-    Refused(String),
+/// What should be at the other end.
+pub(crate) struct Expected {
+    /// Its kind, as users call it.
+    pub(crate) name: &'static str,
+    /// What it speaks.
+    pub(crate) speech: Speech,
+    /// Whether a server may serve with TLS and without at one port.
+    pub(crate) shares_port: bool,
+    /// The protocols that TLS is to offer.
+    pub(crate) protocols: &'static [&'static [u8]],
+    /// What to check where the server says nothing, so that it may be something else.
+    pub(crate) check: &'static str,
 }
-
-impl Unreached {
-    pub(crate) fn reason(&self) -> &str {
-        match self {
-            Unreached::Away(reason) | Unreached::Refused(reason) => reason,
-            Unreached::Closed(reason) => reason,
-        }
-    }
-}
-
-impl fmt::Display for Unreached {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.reason())
-    }
-}
-
-impl StdError for Unreached {}
 
 /// An error and all its causes, also those in an `io::Error`, whose source is not the error in it but the
 /// source of that.
@@ -82,21 +71,15 @@ pub(crate) fn causes<'a>(
     std::iter::successors(Some(error), next)
 }
 
-/// No connection could be made, for a reason of the operating system's.
-fn away(error: &io::Error) -> Unreached {
-    Unreached::Away(format!("no connection: {}", printable(&error.to_string())))
-}
-
 impl Transport {
-    /// Reads the options for TLS, if the address is one with TLS, and offers these protocols to the server.
+    /// Reads the options for TLS, if the address is one with TLS.
     ///
     /// # Errors
     /// [`Error::InvalidAddress`](crate::Error::InvalidAddress) if a file that it names is not what it
     /// should be.
-    pub(crate) fn new(address: &mut Address, protocols: &[&[u8]]) -> Result<Self> {
-        let tls = address.has_tls().then(|| Tls::new(address, protocols)).transpose()?;
-        let is_http = protocols.contains(&&b"h2"[..]);
-        Ok(Transport { tls, scheme: address.scheme.as_str().into(), is_http, examined: Arc::default() })
+    pub(crate) fn new(address: &mut Address, expected: &'static Expected) -> Result<Self> {
+        let tls = address.has_tls().then(|| Tls::new(address, expected.protocols)).transpose()?;
+        Ok(Transport { tls, scheme: address.scheme.as_str().into(), expected, examined: Arc::default() })
     }
 
     /// Connects to a server.
@@ -105,31 +88,44 @@ impl Transport {
     /// A dropped call leaves no connection behind.
     pub(crate) async fn connect(&self, host: &str, port: u16) -> Result<Stream, Unreached> {
         let found = lookup_host((host, port)).await;
-        let found = found.map_err(|error| away(&io::Error::other(format!("cannot find {host:?}: {error}"))));
+        let found = found.map_err(|error| {
+            Unreached::not_there(&io::Error::other(format!("cannot find {host:?}: {error}")))
+        });
         let found: Vec<SocketAddr> = found?.collect();
         if found.is_empty() {
-            return Err(Unreached::Away(format!("no connection: {host:?} has no address")));
+            return Err(Unreached::NotThere(format!("no connection: {host:?} has no address")));
         }
+        let since = Instant::now();
         let tcp = first_connected(&found).await.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
                 Unreached::Closed("it closed the connection as soon as it was made")
             }
-            _ => away(&error),
+            _ => Unreached::not_there(&error),
         })?;
-        tcp.set_nodelay(true).map_err(|error| away(&error))?;
+        tcp.set_nodelay(true).map_err(|error| Unreached::not_there(&error))?;
         match &self.tls {
-            None => Ok(Stream::new(tcp)),
-            Some(tls) => match tls.connect(host, tcp).await {
-                Ok(stream) => Ok(Stream::new(stream)),
-                Err(error) => Err(self.tls_failed(tls, &error, host, port).await),
-            },
+            None => Ok(Stream::new(tcp, since.elapsed())),
+            Some(tls) => {
+                let connected_in = since.elapsed();
+                let silent = async {
+                    long_silence(connected_in).await;
+                    true
+                };
+                let greeting = Box::pin(tls.connect(host, tcp));
+                match self.unless_other((host, port), silent, greeting).await? {
+                    Ok(stream) => Ok(Stream::new(stream, connected_in)),
+                    Err(error) => Err(self.tls_failed(tls, &error, host, port).await),
+                }
+            }
         }
     }
 
     /// Why TLS did not begin.
     async fn tls_failed(&self, tls: &Tls, error: &io::Error, host: &str, port: u16) -> Unreached {
         if let Some(failure) = tls::failure_in(error) {
-            return self.tls_refused(tls, &failure);
+            // It may be worth more to know what it is than that it speaks no TLS.
+            let other = if tls::lacks_tls(&failure) { self.other_at(host, port).await } else { None };
+            return other.unwrap_or_else(|| self.tls_refused(tls, &failure));
         }
         match error.kind() {
             // What a server does that expects another protocol, and one that has no room for more clients.
@@ -137,7 +133,7 @@ impl Transport {
                 let other = self.other_at(host, port).await;
                 other.unwrap_or(Unreached::Closed("it closed the connection when TLS began"))
             }
-            _ => away(error),
+            _ => Unreached::not_there(error),
         }
     }
 
@@ -153,10 +149,68 @@ impl Transport {
         if self.examined.is_right() { Unreached::Away(reason) } else { Unreached::Refused(reason) }
     }
 
+    /// Whether a server has ever answered as it should.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn is_right(&self) -> bool {
+        self.examined.is_right()
+    }
+
     /// Notes that a server has answered as it should, which has been heard until now.
     pub(crate) fn accept(&self, heard: &Heard) {
         heard.stop();
         self.examined.set_right();
+    }
+
+    /// What comes of a first conversation with a server; or what is at its port instead, if it is silent for
+    /// long and that can be known. It is asked while the conversation goes on, so that a right server that is
+    /// slow loses nothing.
+    ///
+    /// `silent` ends when it has been silent for long, and says whether it still is.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves no connection behind but that of the conversation.
+    pub(crate) async fn unless_other<T>(
+        &self,
+        (host, port): (&str, u16),
+        silent: impl Future<Output = bool>,
+        conversation: impl Future<Output = T>,
+    ) -> Result<T, Unreached> {
+        if self.examined.is_right() {
+            return Ok(conversation.await);
+        }
+        let other = async {
+            if silent.await {
+                let _turn = turn().await;
+                if let Some(refused @ Unreached::Refused(_)) = self.other_at(host, port).await {
+                    return refused;
+                }
+            }
+            std::future::pending().await
+        };
+        let (conversation, other) = (pin!(conversation), pin!(other));
+        tokio::select! {
+            biased;
+            said = conversation => Ok(said),
+            refused = other => Err(refused),
+        }
+    }
+
+    /// The same, where the conversation is all that a connection has brought until now.
+    ///
+    /// # Cancel safety
+    /// As of [`Self::unless_other`].
+    #[cfg(any(feature = "redis", feature = "zookeeper"))]
+    pub(crate) async fn greeted<T>(
+        &self,
+        server: (&str, u16),
+        (heard, connected_in): (&Heard, Duration),
+        greeting: impl Future<Output = T>,
+    ) -> Result<T, Unreached> {
+        let silent = async {
+            long_silence(connected_in).await;
+            heard.is_silent()
+        };
+        self.unless_other(server, silent, greeting).await
     }
 
     /// Why a server may have said nothing in time, though it accepts connections.
@@ -164,22 +218,28 @@ impl Transport {
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
     pub(crate) async fn silent(&self, host: &str, port: u16) -> Unreached {
+        if self.examined.is_right() {
+            return Unreached::Silent(IN_TIME.to_owned());
+        }
+        let Expected { name, check, .. } = self.expected;
         let other = self.other_at(host, port).await;
-        other.unwrap_or_else(|| Unreached::Away(IN_TIME.to_owned()))
+        other.unwrap_or_else(|| {
+            Unreached::Silent(format!("{IN_TIME}: it may be overloaded or cut off, or be no {name}: {check}"))
+        })
     }
 
-    /// Why a server, which should be one of this `kind`, may have closed the connection before it said
-    /// anything.
+    /// Why a server may have closed the connection before it said anything.
     ///
     /// # Cancel safety
     /// A dropped call leaves no connection behind.
     #[cfg(any(feature = "etcd", feature = "redis", test))]
-    pub(crate) async fn closed_without_a_word(&self, host: &str, port: u16, kind: &str) -> Unreached {
+    pub(crate) async fn closed_without_a_word(&self, host: &str, port: u16) -> Unreached {
         let other = self.other_at(host, port).await;
+        let Expected { name, check, .. } = self.expected;
         other.unwrap_or_else(|| {
-            Unreached::Away(format!(
-                "it closed the connection without an answer: it may be starting or ending, or be no \
-                 {kind}: check host and port"
+            Unreached::Silent(format!(
+                "it closed the connection without an answer: it may be starting or ending, or be no {name}: \
+                 {check}"
             ))
         })
     }
@@ -189,18 +249,26 @@ impl Transport {
         if self.examined.is_right() {
             return None;
         }
-        self.examined.or_else((host, port), "speech", self.other_found(host, port)).await
+        self.examined.or_else((host, port), "speech", Box::pin(self.other_found(host, port))).await
     }
 
     async fn other_found(&self, host: &str, port: u16) -> Option<Unreached> {
-        let answer = first_answer_at(host, port).await?;
-        let speech = heard::speech(&answer);
-        let is_in_http = matches!(speech, Some(Speech::Http | Speech::HttpUnavailable));
-        match &self.tls {
-            None if self.is_http && is_in_http => None,
-            None => self.told_by(speech?),
-            Some(_) if speech == Some(Speech::Tls) || may_ask_for_tls(&answer) => None,
-            Some(_) => Some(self.refused(tls::wants_none(&self.scheme))),
+        let may_speak_both = self.tls.is_some() && self.expected.shares_port;
+        let Answered { speech, may_ask_for_tls, is_slow_with_tls } =
+            answer_at(host, port, may_speak_both).await?;
+        let is_http = |speech| matches!(speech, Speech::Http | Speech::HttpUnavailable | Speech::Etcd);
+        // A proxy in front of etcd may not pass on what its version is.
+        let is_own = |own: Speech, speech| own == speech || is_http(own) && is_http(speech);
+        match (speech, &self.tls) {
+            (Some(Speech::Tls), Some(_)) | (None, None) => None,
+            (_, Some(_)) if may_ask_for_tls => None,
+            (Some(speech), Some(_)) if is_own(self.expected.speech, speech) && is_slow_with_tls => None,
+            (Some(speech), None) if is_own(self.expected.speech, speech) => None,
+            (Some(speech), Some(_)) if is_own(self.expected.speech, speech) => {
+                Some(self.refused(tls::wants_none(&self.scheme)))
+            }
+            (Some(speech), _) => self.told_by(speech),
+            (None, Some(_)) => Some(self.refused(tls::wants_none(&self.scheme))),
         }
     }
 
@@ -218,7 +286,7 @@ impl Transport {
     ) -> Option<Unreached> {
         let found = async {
             match found.await {
-                None if !self.examined.is_right() => self.other_found(host, port).await,
+                None if !self.examined.is_right() => Box::pin(self.other_found(host, port)).await,
                 found => found,
             }
         };
@@ -227,8 +295,14 @@ impl Transport {
 
     /// The same way to other servers, of which nothing is known yet.
     #[cfg(feature = "redis")]
-    pub(crate) fn apart(&self) -> Self {
-        Transport { examined: Arc::default(), ..self.clone() }
+    pub(crate) fn apart(&self, expected: &'static Expected) -> Self {
+        Transport { examined: Arc::default(), expected, ..self.clone() }
+    }
+
+    /// What to check where the server says nothing, so that it may be something else.
+    #[cfg(feature = "zookeeper")]
+    pub(crate) fn check(&self) -> &'static str {
+        self.expected.check
     }
 
     fn wants_tls(&self) -> Unreached {
@@ -241,7 +315,10 @@ impl Transport {
     /// A dropped call leaves no connection behind.
     #[cfg(feature = "redis")]
     pub(crate) async fn connect_unix(path: &std::path::Path) -> Result<Stream, Unreached> {
-        tokio::net::UnixStream::connect(path).await.map(Stream::new).map_err(|error| away(&error))
+        let since = Instant::now();
+        let connected = tokio::net::UnixStream::connect(path).await;
+        let connected = connected.map_err(|error| Unreached::not_there(&error))?;
+        Ok(Stream::new(connected, since.elapsed()))
     }
 
     /// What it means that a connection failed with this error, after these bytes had been received: `None` if
@@ -259,7 +336,9 @@ impl Transport {
     }
 
     fn told_by(&self, speech: Speech) -> Option<Unreached> {
+        let store = |is: &str| format!("it is {is}://, or check host and port");
         let text = match speech {
+            own if own == self.expected.speech => return None,
             Speech::Tls if self.tls.is_none() => return Some(self.wants_tls()),
             Speech::Tls => return None,
             Speech::HttpUnavailable => {
@@ -267,10 +346,13 @@ impl Transport {
                               check host and port";
                 return Some(Unreached::Away(reason.to_owned()));
             }
-            Speech::Http => "it is an HTTP server: check host and port",
-            Speech::Ssh => "it is an SSH server: check host and port",
+            Speech::Http => "it is an HTTP server: check host and port".to_owned(),
+            Speech::Ssh => "it is an SSH server: check host and port".to_owned(),
+            Speech::Redis => store("a Redis or Valkey server: write redis"),
+            Speech::ZooKeeper => store("a ZooKeeper server: write zookeeper"),
+            Speech::Etcd => store("an etcd server: write etcd"),
         };
-        Some(self.refused(text.to_owned()))
+        Some(self.refused(text))
     }
 }
 
@@ -295,113 +377,4 @@ async fn first_connected(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use tokio::io::AsyncWriteExt;
-
-    use super::*;
-
-    #[test]
-    fn a_text_of_others_cannot_steer_a_terminal() {
-        assert_eq!(printable("run 'x' \"y\" \u{1b}[2J\r\n"), "run 'x' \"y\" \\u{1b}[2J");
-    }
-
-    fn transport(url: &str) -> Transport {
-        Transport::new(&mut Address::parse(url).unwrap(), &[]).unwrap()
-    }
-
-    /// A port at which each connection is counted, and answered by this or closed.
-    async fn counting(answer: &'static [u8]) -> (u16, Arc<AtomicUsize>) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, count) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
-        tokio::spawn({
-            let count = Arc::clone(&count);
-            async move {
-                while let Ok((mut stream, _)) = listener.accept().await {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    stream.write_all(answer).await.unwrap();
-                }
-            }
-        });
-        (port, count)
-    }
-
-    #[tokio::test]
-    async fn a_server_that_closes_its_connections_is_examined_once_for_many_tries() {
-        let (port, count) = counting(b"").await;
-        let transport = transport(&format!("redis://127.0.0.1:{port}"));
-        let first = transport.closed_without_a_word("127.0.0.1", port, "Redis").await;
-        let asked = count.load(Ordering::SeqCst);
-        assert_eq!(asked, 3);
-        for _ in 0..20 {
-            assert_eq!(transport.closed_without_a_word("127.0.0.1", port, "Redis").await, first);
-        }
-        assert_eq!(count.load(Ordering::SeqCst), asked);
-    }
-
-    #[tokio::test]
-    async fn what_is_at_a_port_is_a_refusal_until_the_right_server_has_answered() {
-        let (port, _) = counting(b"HTTP/1.1 400 Bad Request\r\n").await;
-        let transport = transport(&format!("redis://127.0.0.1:{port}"));
-        let refused = transport.closed_without_a_word("127.0.0.1", port, "Redis").await;
-        let reason = "it is an HTTP server: check host and port".to_owned();
-        assert_eq!(refused, Unreached::Refused(reason.clone()));
-        let heard = Heard::default();
-        heard.hear(b"HTTP/1.1 400 ");
-        assert_eq!(transport.explain(None, &heard), Some(Unreached::Refused(reason.clone())));
-        transport.accept(&Heard::default());
-        assert_eq!(transport.explain(None, &heard), Some(Unreached::Away(reason)));
-        assert!(matches!(
-            transport.closed_without_a_word("127.0.0.1", port, "Redis").await,
-            Unreached::Away(_)
-        ));
-    }
-
-    #[tokio::test]
-    async fn a_server_that_speaks_http_as_it_should_is_no_other() {
-        let (port, _) = counting(b"HTTP/1.1 400 Bad Request\r\n").await;
-        let mut address = Address::parse(&format!("etcd://127.0.0.1:{port}")).unwrap();
-        let transport = Transport::new(&mut address, &[b"h2"]).unwrap();
-        let told = transport.closed_without_a_word("127.0.0.1", port, "etcd").await;
-        assert!(matches!(told, Unreached::Away(_)), "{told:?}");
-        assert_eq!(transport.silent("127.0.0.1", port).await, Unreached::Away(IN_TIME.to_owned()));
-    }
-
-    #[test]
-    fn a_web_server_that_refuses_http_without_tls_may_speak_tls() {
-        assert!(may_ask_for_tls(b"HTTP/1.0 400 Bad"));
-        for other in [&b"HTTP/1.0 404 Not"[..], b"HTTP/1.1 200 OK\r", b"-ERR unknown com", b"HTTP/1."] {
-            assert!(!may_ask_for_tls(other), "{other:?}");
-        }
-    }
-
-    #[test]
-    fn a_balancer_without_a_server_is_no_refusal() {
-        let heard = Heard::default();
-        heard.hear(b"HTTP/1.0 503 Service Unavailable\r\n");
-        let told = transport("etcd://127.0.0.1").explain(None, &heard);
-        assert!(matches!(&told, Some(Unreached::Away(reason)) if reason.contains("no server is available")));
-    }
-
-    #[tokio::test]
-    async fn an_address_that_nothing_answers_at_delays_by_little() {
-        let (port, _) = counting(b"").await;
-        let right = SocketAddr::from(([127, 0, 0, 1], port));
-        // A queue of connections that is full leaves others without an answer.
-        let full = tokio::net::TcpSocket::new_v4().unwrap();
-        full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let dead = full.listen(1).unwrap();
-        let address = dead.local_addr().unwrap();
-        let mut queued = Vec::new();
-        while let Ok(stream) = tokio::time::timeout(NEXT, TcpStream::connect(address)).await {
-            queued.push(stream.unwrap());
-        }
-        let addresses = [address, right];
-        let connected = tokio::time::timeout(NEXT * 40, first_connected(&addresses));
-        let connected = connected.await.expect("it is tried beside the dead one").unwrap();
-        assert_eq!(connected.peer_addr().unwrap(), right);
-        let refused = first_connected(&[SocketAddr::from(([127, 0, 0, 1], 1))]).await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -17,13 +18,19 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Io for T {}
 pub(crate) struct Stream {
     io: Box<dyn Io>,
     heard: Arc<Heard>,
+    /// How long the server took to accept the connection.
+    connected_in: Duration,
     /// Why a write has failed, while what the server sent before is still to be read.
     failed: Option<io::Error>,
 }
 
 impl Stream {
-    pub(super) fn new(io: impl Io + 'static) -> Self {
-        Stream { io: Box::new(io), heard: Arc::default(), failed: None }
+    pub(super) fn new(io: impl Io + 'static, connected_in: Duration) -> Self {
+        Stream { io: Box::new(io), heard: Arc::default(), connected_in, failed: None }
+    }
+
+    pub(crate) fn connected_in(&self) -> Duration {
+        self.connected_in
     }
 
     /// What is received first.
@@ -182,7 +189,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_server_said_before_it_closed_the_connection_is_heard_by_whoever_writes() {
         for write in 0..3 {
-            let mut stream = Stream::new(Closed(b"-ERR max number of clients reached\r\n", true));
+            let mut stream =
+                Stream::new(Closed(b"-ERR max number of clients reached\r\n", true), Duration::ZERO);
             let heard = stream.heard();
             let failed = match write {
                 0 => stream.write_all(b"HELLO").await,
@@ -196,7 +204,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_read_is_heard_until_it_is_what_was_meant() {
-        let mut stream = Stream::new(Closed(b"+first and more", false));
+        let mut stream = Stream::new(Closed(b"+first and more", false), Duration::ZERO);
         let heard = stream.heard();
         let mut bytes = [0; 6];
         stream.read_exact(&mut bytes).await.unwrap();

@@ -96,9 +96,7 @@ impl Tls {
     pub(super) fn explain(&self, error: &Error, scheme: &str) -> String {
         match error {
             Error::InvalidCertificate(wrong) => self.explain_certificate(wrong),
-            Error::InvalidMessage(
-                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
-            ) => wants_none(scheme),
+            error if lacks_tls(error) => wants_none(scheme),
             Error::AlertReceived(AlertDescription::ProtocolVersion)
             | Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13) => {
                 format!("it does not speak TLS 1.2 or newer ({error})")
@@ -194,6 +192,12 @@ fn is_of_client(alert: AlertDescription) -> bool {
 pub(super) fn may_heal(failure: &Failure) -> bool {
     use AlertDescription::{CloseNotify, InternalError, UserCanceled};
     matches!(failure, Error::AlertReceived(CloseNotify | InternalError | UserCanceled))
+}
+
+/// Whether what a server has said is no TLS.
+pub(super) fn lacks_tls(failure: &Failure) -> bool {
+    use InvalidMessage::{InvalidContentType, UnknownProtocolVersion};
+    matches!(failure, Error::InvalidMessage(InvalidContentType | UnknownProtocolVersion))
 }
 
 /// A time in the unit that suits it.

@@ -8,9 +8,19 @@ use crate::error::Result;
 use crate::stores::address::Address;
 use crate::stores::address::password::Password;
 use crate::stores::notices::StoreNotices;
-use crate::stores::transport::Transport;
+use crate::stores::transport::{Expected, Speech, Transport};
 
 const OPTIONS: &[&str] = &["prefix", "naming", "auth", "acl", "timeout", "password_file", "password_command"];
+
+/// What is at the end of an address.
+const ZOOKEEPER: Expected = Expected {
+    name: "ZooKeeper",
+    speech: Speech::ZooKeeper,
+    shares_port: true,
+    protocols: &[],
+    check: "check host and port, and that the port is not one at which the servers follow or elect a leader \
+            (2888 and 3888 by default)",
+};
 
 /// How the user authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +64,7 @@ impl Config {
         let timeout = address.take_timeout()?;
         let login = login(&mut address)?;
         let acl = acl(&mut address, login.is_some())?;
-        let transport = Transport::new(&mut address, &[])?;
+        let transport = Transport::new(&mut address, &ZOOKEEPER)?;
         address.finish(OPTIONS)?;
         if address.hosts.is_empty() {
             return Err(address.wrong("it needs hosts, such as zookeeper://h1:2181,h2,h3/chroot"));

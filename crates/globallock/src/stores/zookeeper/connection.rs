@@ -10,7 +10,7 @@ use super::failure::{Failure, Outcome};
 use super::login::respond_to;
 use super::wire::{AUTH_XID, ErrorCode, Malformed, OpCode, Reader, Request, Writer, take_frame};
 use crate::stores::address::password::NoLogin;
-use crate::stores::transport::{Stream, Unreached};
+use crate::stores::transport::{IN_TIME, Stream, Unreached, long_silence};
 use crate::sync::Instant;
 
 /// What is told of a server that has closed the connection.
@@ -58,13 +58,19 @@ impl Connection {
             Box::pin(async {
                 let mut connection = match config.transport.connect(&host.0, host.1).await {
                     Ok(stream) => Connection { stream, received: Vec::new(), limit: config.timeout },
-                    Err(Unreached::Closed(_)) if is_new => return Err(Self::closed(config, host).await),
+                    Err(Unreached::Closed(_)) if is_new => {
+                        return Err(Box::pin(Self::closed(config, host)).await);
+                    }
                     Err(unreached) => return Err(Failure::unreached(unreached)),
                 };
-                match connection.handshake(session).await {
+                let (heard, connected_in) = (connection.stream.heard(), connection.stream.connected_in());
+                let greeting = Box::pin(connection.handshake(session));
+                let server = (host.0.as_str(), host.1);
+                let greeted = config.transport.greeted(server, (&heard, connected_in), greeting).await;
+                match greeted.unwrap_or_else(|other| Err(Failure::unreached(other))) {
                     Ok(()) => config.transport.accept(&connection.stream.heard()),
                     Err(Failure::Lost(reason)) if is_new => {
-                        return Err(connection.explain(config, host, reason).await);
+                        return Err(Box::pin(connection.explain(config, host, reason)).await);
                     }
                     Err(failure) => return Err(failure),
                 }
@@ -91,7 +97,7 @@ impl Connection {
         }
         if heard.bytes().is_empty() {
             drop(self);
-            return Self::closed(config, host).await;
+            return Box::pin(Self::closed(config, host)).await;
         }
         if reason == CLOSED || is_cut_off(&heard.bytes()) {
             return Failure::Lost(reason);
@@ -106,28 +112,38 @@ impl Connection {
         let found = async {
             let state = Self::state(config, host).await.unwrap_or_default();
             if state.contains("not currently serving requests") {
-                let reason = "it does not serve now: it is starting, or its ensemble has no majority";
+                let reason = "it does not serve now: it is starting, or its ensemble has no majority: check \
+                              that most of the servers run, and that they reach each other";
                 return Some(Unreached::Away(reason.to_owned()));
             }
             state.contains("Mode: ").then(|| Unreached::Away(format!("{CLOSED}, though it serves")))
         };
         match config.transport.found_by(&host.0, host.1, found).await {
             Some(found) => Failure::unreached(found),
-            None => Failure::Lost(format!(
+            None => Failure::unreached(Unreached::Silent(format!(
                 "{CLOSED} without an answer: it may have as many connections of this host as it accepts \
-                 (raise maxClientCnxns), or be no ZooKeeper"
-            )),
+                 (raise maxClientCnxns), or be no ZooKeeper: {}",
+                config.transport.check()
+            ))),
         }
     }
 
-    /// What a server answers to the command `srvr`, which every server answers unless it is told not to.
+    /// What a server answers to the command `srvr`, which every server answers unless it is told not to. The
+    /// ports for other servers accept it and wait for more.
     async fn state(config: &Config, host: &(String, u16)) -> Result<String, Failure> {
         let stream = config.transport.connect(&host.0, host.1).await.map_err(Failure::unreached)?;
+        let connected_in = stream.connected_in();
         let mut connection = Connection { stream, received: Vec::new(), limit: config.timeout };
-        connection.write(b"srvr").await?;
-        let mut state = Vec::new();
-        connection.stream.take(LONGEST_STATE).read_to_end(&mut state).await?;
-        Ok(String::from_utf8_lossy(&state).into_owned())
+        let answered = async {
+            connection.write(b"srvr").await?;
+            let mut state = Vec::new();
+            connection.stream.take(LONGEST_STATE).read_to_end(&mut state).await?;
+            Ok(String::from_utf8_lossy(&state).into_owned())
+        };
+        tokio::select! {
+            state = answered => state,
+            () = long_silence(connected_in) => Err(Failure::Lost(IN_TIME.to_owned())),
+        }
     }
 
     async fn handshake(&mut self, session: &mut SessionCredentials) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use super::signs::Signs;
 use super::state::{QueuedRequest, State, is_confirmed_by};
 use super::wire::{AUTH_XID, NOTIFICATION_XID, OpCode, PING_XID, Reader, Request, Writer};
 use crate::backend::{StoreNotice, StoreNoticeKind};
+use crate::stores::transport::ToldBy;
 use crate::sync::{Backoff, Instant, sleep_until};
 
 /// The shortest and the longest pause before all servers are tried again.
@@ -326,19 +327,30 @@ pub(super) async fn connect_any(
         Some(login) => Some(login.read(config.timeout).await?),
         None => None,
     };
-    let (mut lost, mut refused) = (None, None);
+    let (mut lost, mut refused): (Option<(ToldBy, String)>, _) = (None, None);
     for host in turns(random[0].into(), config.hosts.len()) {
-        match Connection::open(config, &config.hosts[host], login.as_ref(), credentials).await {
+        let failure = match Connection::open(config, &config.hosts[host], login.as_ref(), credentials).await {
             Ok(connection) => return Ok((connection, host)),
-            Err(Failure::Lost(reason)) => lost = Some(reason),
-            Err(Failure::FailedPrecondition(reason)) => refused = Some(reason),
-            Err(other) => return Err(other),
+            Err(failure) => failure,
+        };
+        let (told_by, reason) = match failure {
+            Failure::Lost(reason) => (ToldBy::Server, reason),
+            Failure::Unreached(unreached) => (unreached.told_by(), unreached.reason().to_owned()),
+            Failure::FailedPrecondition(reason) => {
+                refused = Some(reason);
+                continue;
+            }
+            other => return Err(other),
+        };
+        if lost.as_ref().is_none_or(|(most, _)| *most <= told_by) {
+            lost = Some((told_by, reason));
         }
     }
-    // Another server may serve later. But what somebody has to change is told first.
+    // Another server may serve later. But what somebody has to change is told first, and what a server has
+    // said before what is known of the others.
     Err(match (lost, refused) {
         (None, Some(reason)) => Failure::FailedPrecondition(reason),
-        (Some(_), Some(reason)) | (Some(reason), None) => Failure::Lost(reason),
+        (Some(_), Some(reason)) | (Some((_, reason)), None) => Failure::Lost(reason),
         (None, None) => Failure::Lost("no server".to_owned()),
     })
 }

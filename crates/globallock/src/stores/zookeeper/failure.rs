@@ -12,6 +12,8 @@ use crate::stores::transport::Unreached;
 pub(super) enum Failure {
     /// The connection was lost or could not be made: the request may have been carried out.
     Lost(String),
+    /// No connection was made for a session, and others may be tried.
+    Unreached(Unreached),
     /// No connection can be used before somebody has changed something.
     FailedPrecondition(String),
     /// The user cannot log in before somebody has changed something.
@@ -28,6 +30,7 @@ impl fmt::Display for Failure {
             Failure::Lost(reason) | Failure::FailedPrecondition(reason) | Failure::Denied(reason) => {
                 f.write_str(reason)
             }
+            Failure::Unreached(unreached) => f.write_str(unreached.reason()),
             Failure::Refused(ErrorCode(code)) => write!(f, "the server refused it with error {code}"),
             Failure::Expired => f.write_str("the session has expired"),
         }
@@ -38,7 +41,7 @@ impl Failure {
     pub(super) fn unreached(unreached: Unreached) -> Self {
         match unreached {
             Unreached::Refused(reason) => Failure::FailedPrecondition(reason),
-            other => Failure::Lost(other.reason().to_owned()),
+            other => Failure::Unreached(other),
         }
     }
 }
@@ -57,6 +60,7 @@ impl Config {
         let store = &self.shown;
         let code = match failure {
             Failure::Lost(reason) => return Error::unavailable(store, reason),
+            Failure::Unreached(unreached) => return Error::unavailable(store, unreached.reason()),
             Failure::FailedPrecondition(reason) => return Error::failed_precondition(store, reason),
             Failure::Denied(reason) => return Error::permission_denied(store, reason),
             Failure::Expired => return Error::unavailable(store, "the session has expired"),
@@ -74,16 +78,18 @@ impl Config {
             ),
             ErrorCode::INVALID_ACL => Error::permission_denied(
                 store,
-                "the servers refuse the ACL that the address asks for: acl=creator needs a user that they \
-                 know",
+                "the servers refuse the ACL in the option acl: creator needs a user that they know, \
+                 digest:USER:HASH both, ip:ADDRESS an address, and sasl: and x509: servers that have these \
+                 users",
             ),
             ErrorCode::UNIMPLEMENTED => Error::failed_precondition(
                 store,
                 "the server is too old: globallock needs ZooKeeper 3.5 or newer",
             ),
-            ErrorCode::QUOTA_EXCEEDED => {
-                Error::failed_precondition(store, "the quota of the nodes above is used up: raise it")
-            }
+            ErrorCode::QUOTA_EXCEEDED => Error::failed_precondition(
+                store,
+                "the quota of the nodes above is used up: raise it, or take it away (setquota, delquota)",
+            ),
             ErrorCode::THROTTLED => Error::unavailable(store, "the server is overloaded"),
             ErrorCode(code) => {
                 Error::failed_precondition(store, format!("the server refuses the request with error {code}"))

@@ -90,8 +90,12 @@ fn a_network_file_system_is_refused_with_its_name_and_the_way_to_allow_it() {
     directory.refuse_network(Some("NFS"), true).unwrap();
     let error = directory.refuse_network(Some("NFS"), false).unwrap_err();
     assert!(matches!(error, Error::FailedPrecondition { .. }), "{error:?}");
-    let text = error.to_string();
-    assert!(text.contains("it is on NFS") && text.contains("?network=allow"), "{text}");
+    let sentence = format!(
+        "file://{} cannot do this: it is on NFS, where the kernel may not tell other hosts who holds a lock; \
+         choose a local directory, or add ?network=allow if this host alone uses it",
+        root.path().display()
+    );
+    assert_eq!(error.to_string(), sentence);
 }
 
 #[test]
@@ -461,8 +465,14 @@ fn a_failure_says_what_to_do() {
         (Errno::DQUOT, full, "make room there"),
         (Errno::MFILE, precondition, "raise the limit of open files"),
         (Errno::NFILE, precondition, "raise the limit of open files"),
-        (Errno::NOTDIR, precondition, "name a directory"),
-        (Errno::IO, precondition, ""),
+        (Errno::NOTDIR, precondition, "name a directory, and not a link to one"),
+        (Errno::ROFS, precondition, "name a directory that can be written to"),
+        (Errno::NAMETOOLONG, precondition, "a shorter path"),
+        (Errno::NOLCK, precondition, "that can lock files (flock)"),
+        (Errno::NOSYS, precondition, "that can lock files (flock)"),
+        (Errno::OPNOTSUPP, precondition, "that can lock files (flock)"),
+        (Errno::NOENT, precondition, "make it again"),
+        (Errno::IO, precondition, "check the disk"),
     ] {
         let failure = directory.failure("cannot be opened", error);
         assert!(is_kind(&failure), "{failure:?}");

@@ -155,7 +155,13 @@ async fn a_renewal_that_is_refused_tells_each_claim_the_kind_the_reason_once_and
         (
             Status::unavailable("etcdserver: no leader"),
             Error::is_unavailable,
-            "etcd://127.0.0.1:1 is unavailable: etcdserver: no leader",
+            "etcd://127.0.0.1:1 is unavailable: etcdserver: no leader: check that a majority of its members \
+             runs, and that they reach each other",
+        ),
+        (
+            Status::unavailable("etcdserver: server stopped"),
+            Error::is_unavailable,
+            "etcd://127.0.0.1:1 is unavailable: etcdserver: server stopped",
         ),
         (
             Status::out_of_range("odd"),

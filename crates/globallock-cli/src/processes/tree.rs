@@ -1,0 +1,167 @@
+//! What a process has started, directly or not, by the kernel's list of processes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+/// How long to wait before looking again for processes that were started while the others were ended.
+pub(crate) const AGAIN: Duration = Duration::from_millis(5);
+
+/// What the kernel says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Process {
+    parent: i32,
+    session: i32,
+    ended: bool,
+    stopped: bool,
+}
+
+/// Reads a line of `/proc/<id>/stat`.
+fn parse(stat: &str) -> Option<Process> {
+    // The second field is the name in parentheses, which may itself have spaces and parentheses.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let (ended, stopped) = (matches!(state, "Z" | "X"), matches!(state, "T" | "t"));
+    Some(Process { parent, session, ended, stopped })
+}
+
+fn process(id: i32) -> Option<Process> {
+    parse(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)
+}
+
+/// Whether a process is stopped.
+pub(crate) fn is_stopped(id: Pid) -> bool {
+    process(id.as_raw()).is_some_and(|process| process.stopped)
+}
+
+fn processes() -> BTreeMap<i32, Process> {
+    let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.filter_map(|id| Some((id, process(id)?))).collect()
+}
+
+/// The processes below `root` that have not ended, without those of the session `except`.
+pub(crate) fn below(root: Pid, except: Option<Pid>) -> Vec<Pid> {
+    descendants(&processes(), root.as_raw(), except.map(Pid::as_raw)).into_iter().map(Pid::from_raw).collect()
+}
+
+fn descendants(processes: &BTreeMap<i32, Process>, root: i32, except: Option<i32>) -> Vec<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for (id, process) in processes {
+        children.entry(process.parent).or_default().push(*id);
+    }
+    let (mut found, mut seen, mut next) = (Vec::new(), BTreeSet::from([root]), vec![root]);
+    while let Some(parent) = next.pop() {
+        for child in children.get(&parent).into_iter().flatten() {
+            let process = processes[child];
+            if Some(process.session) == except || !seen.insert(*child) {
+                continue;
+            }
+            next.push(*child);
+            if !process.ended {
+                found.push(*child);
+            }
+        }
+    }
+    found
+}
+
+/// The name of a process, for people.
+pub(crate) fn name(id: Pid) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
+    Some(name.trim_end().escape_debug().to_string())
+}
+
+/// Sends a signal to each.
+pub(crate) fn signal(processes: &[Pid], signal: Signal) {
+    for process in processes {
+        // It has ended meanwhile, or is another user's: then it cannot be helped here.
+        let _ = kill(*process, signal);
+    }
+}
+
+/// Kills what is below this process, without the session `except`, until nothing is left.
+pub(crate) fn end_orphans(root: Pid, except: Option<Pid>) {
+    loop {
+        let left = below(root, except);
+        signal(&left, Signal::SIGKILL);
+        reap(root, except);
+        if left.is_empty() {
+            return;
+        }
+        sleep(AGAIN);
+    }
+}
+
+/// Takes note of the children of this process that have ended, without those of the session `except`.
+pub(crate) fn reap(root: Pid, except: Option<Pid>) {
+    for (id, process) in processes() {
+        if process.ended
+            && process.parent == root.as_raw()
+            && Some(process.session) != except.map(Pid::as_raw)
+        {
+            let _ = waitpid(Pid::from_raw(id), Some(WaitPidFlag::WNOHANG));
+        }
+    }
+}
+
+/// What `waitpid` tells of any child, if there is something to tell: `Err(ECHILD)` when there is none left.
+pub(crate) fn changed() -> Result<WaitStatus, Errno> {
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED;
+    waitpid(None::<Pid>, Some(flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_line_of_the_kernel_is_read_whatever_the_name_is() {
+        let process = Process { parent: 7, session: 5, ended: false, stopped: false };
+        assert_eq!(parse("12 (sh) S 7 12 5 0 -1 4194560 1"), Some(process));
+        assert_eq!(parse("12 (a) Z 1 2 (b) S 7 12 5 0"), Some(process));
+        assert_eq!(parse("12 (sh) Z 7 12 5 0"), Some(Process { ended: true, ..process }));
+        assert_eq!(parse("12 (sh) T 7 12 5 0"), Some(Process { stopped: true, ..process }));
+        assert_eq!(parse("12 (sh) S 7"), None);
+        assert_eq!(parse(""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn the_tree_is_what_can_be_reached_from_its_root(
+            parents in prop::collection::vec((0_i32..30, 0_i32..3, any::<bool>()), 1..30),
+        ) {
+            let processes: BTreeMap<i32, Process> = parents
+                .iter()
+                .zip(1..)
+                .map(|(&(parent, session, ended), id)| {
+                    (id, Process { parent, session, ended, stopped: false })
+                })
+                .collect();
+            let found = descendants(&processes, 1, Some(2));
+            let is_below = |id: i32| {
+                let mut at = id;
+                for _ in 0..=processes.len() {
+                    match processes.get(&at) {
+                        Some(process) if at != 1 && process.session != 2 => at = process.parent,
+                        _ => break,
+                    }
+                }
+                id != 1 && at == 1
+            };
+            for (id, process) in &processes {
+                prop_assert_eq!(found.contains(id), is_below(*id) && !process.ended, "{}", id);
+            }
+        }
+    }
+}

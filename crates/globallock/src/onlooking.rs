@@ -1,0 +1,87 @@
+//! What onlookers ask of the store: asked again while it does not answer, as a lock would be.
+
+use std::time::Duration;
+
+use futures_util::TryFutureExt;
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use crate::acquire::RETRY;
+use crate::backend::{Change, Summary, WaitMode};
+use crate::context::Context;
+use crate::error::Result;
+use crate::sync::{Backoff, now, sleep_until, timeout_at};
+
+/// Asks until the store answers, or has not answered for the store timeout of the manager's options. What it
+/// says is returned at once, and so is what cannot heal.
+///
+/// The first request is not cut at the store timeout, because each store bounds its requests, and one about
+/// very many claims takes its time. A closed manager asks once.
+///
+/// # Cancel safety
+/// As that of a request.
+pub(crate) async fn answered<T, F>(context: &Context, ask: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let limit = now() + context.options.silence_limit(WaitMode::Try);
+    let mut closed = context.subscribe_closed();
+    let mut backoff = Backoff::new(RETRY);
+    let mut failure = None;
+    loop {
+        let asked = async {
+            if !context.backend.is_ready() {
+                context.backend.ready().await?;
+            }
+            ask().await
+        };
+        let answer = match failure.take() {
+            None => asked.await,
+            Some(failure) => timeout_at(limit, asked).await.unwrap_or(Err(failure)),
+        };
+        context.health.note(&answer);
+        let error = match answer {
+            Err(error) if error.is_retryable() => error,
+            answer => return answer,
+        };
+        let left = limit.saturating_duration_since(now());
+        let Some(pause) = backoff.pause_within(Some(left)) else { return Err(error) };
+        tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => return Err(error),
+            () = sleep_until(now() + pause) => failure = Some(error),
+        }
+    }
+}
+
+/// Lists as the store does. It begins again only while nothing has been listed, because a list that was begun
+/// twice would tell of two moments as if they were one.
+pub(crate) fn list<'a>(context: &'a Context, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
+    let begun = answered(context, move || async move {
+        let mut rest = context.backend.list(prefix);
+        match rest.next().await {
+            Some(Err(error)) if error.is_retryable() => Err(error),
+            // What cannot heal may concern one name alone: the others follow.
+            first => Ok(stream::iter(first).chain(rest)),
+        }
+    });
+    begun.try_flatten_stream().boxed()
+}
+
+/// Watches as the store does, once it can be reached. If it cannot within the store timeout, that is told
+/// first.
+pub(crate) fn watch<'a>(
+    context: &'a Context,
+    prefix: &'a str,
+    every: Duration,
+) -> BoxStream<'a, Result<Change>> {
+    let reached = stream::once(answered(context, || async { Ok(()) }));
+    let changes = reached.flat_map(move |reached| {
+        let changes = || context.backend.watch(prefix, every);
+        match reached {
+            Ok(()) => changes(),
+            Err(error) if error.is_retryable() => stream::iter([Err(error)]).chain(changes()).boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
+    });
+    changes.boxed()
+}

@@ -384,7 +384,7 @@ fn keys(port: u16, name: &str) -> Vec<String> {
 /// the gaps for some seconds, and a value for as long as its writer said, but only with an expiry.
 pub(super) fn left(port: u16, name: &str) -> Vec<String> {
     let may_stay =
-        |key: &String| [":fence", ":evicted", ":gap", ":value"].iter().any(|side| key.ends_with(side));
+        |key: &String| [":fence", ":evicted", ":gap", ":glk-value"].iter().any(|side| key.ends_with(side));
     let expires = |key: &String| cli(port, &["TTL", key]) != "-1";
     keys(port, name).into_iter().filter(|key| !may_stay(key) || !expires(key)).collect()
 }

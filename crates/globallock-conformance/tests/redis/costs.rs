@@ -74,7 +74,7 @@ async fn a_value_costs_the_server_what_the_page_says() {
     store.holds(&holder).await;
     assert_eq!(spent(&store), "hmget:1 pttl:1 set:2 time:1", "an acquire with the value");
     write().await.unwrap();
-    assert_eq!(spent(&store), "get:1 hget:1 hset:1 pexpire:1 time:1", "a write");
+    assert_eq!(spent(&store), "get:1 hmget:1 hset:1 pexpire:1 time:1", "a write");
 }
 
 /// How many waiters a command reads from the front of the queue.

@@ -19,8 +19,9 @@ const NOTICE: &str = "evicted";
 /// The suffix of the state of the gaps, which is a side key too: see `gaps.lua`.
 const GAPS: &str = "gap";
 
-/// The suffix of the value, which is a side key too.
-const VALUE: &str = "value";
+/// The suffix of the value, which is a side key too. Not a word that users may end a name with: without a
+/// prefix, such names are refused.
+const VALUE: &str = "glk-value";
 
 /// Refuses a name whose own key may be a side key of another lock. Only a prefix keeps the two apart.
 pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
@@ -154,7 +155,7 @@ mod tests {
             "{p:a}:00000000000000000005000000000006:evicted"
         );
         assert_eq!(gaps("p:", &Name::new("a").unwrap()), "{p:a}:gap");
-        assert_eq!(value("p:", &Name::new("a").unwrap()), "{p:a}:value");
+        assert_eq!(value("p:", &Name::new("a").unwrap()), "{p:a}:glk-value");
         let braces = keys("p:", &Name::new("{a}").unwrap());
         let tag = braces[1].split_once('}').unwrap().0;
         assert_eq!(braces[0], "p:{a}");
@@ -169,7 +170,8 @@ mod tests {
             ("{_glocks:a}:fence", true),
             ("{_glocks:a}:shared", true),
             ("{_glocks:a}:gap", true),
-            ("{_glocks:a}:value", true),
+            ("{_glocks:a}:glk-value", true),
+            ("{_glocks:a}:value", false),
             ("{17}:_glocks:{a}:claims", true),
             ("{_glocks:a}:00000000000000000005000000000006:evicted", true),
             ("_glocks:a:queue", false),
@@ -236,7 +238,7 @@ mod tests {
             assert!(refused("", name).is_some_and(|text| text.contains("choose a prefix")), "{name}");
             assert_eq!(refused("p:", name), None, "{name}");
         }
-        for name in ["a", "{a}", "a:queue", "{a}:queues"] {
+        for name in ["a", "{a}", "a:queue", "{a}:queues", "{order:17}:value"] {
             assert_eq!(refused("", name), None, "{name}");
         }
     }

@@ -21,6 +21,7 @@ mod waiters;
 mod watches;
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(crate) struct Redis {
     connection: Arc<Connection>,
     inbox: Arc<Inbox>,
     channel: String,
+    /// The number of the next write of a value, from 1.
+    writes: AtomicU64,
 }
 
 /// Receives the pushes of a connection.
@@ -76,7 +79,7 @@ impl Redis {
         let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
         let connection = Connection::new(config, channel.clone(), listener);
         inbox.connection.get_or_init(|| Arc::downgrade(&connection));
-        Ok(Arc::new(Redis { connection, inbox, channel }))
+        Ok(Arc::new(Redis { connection, inbox, channel, writes: AtomicU64::new(1) }))
     }
 
     async fn request(&self, command: &Cmd) -> Result<Value> {

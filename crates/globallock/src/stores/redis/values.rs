@@ -1,5 +1,6 @@
 //! The values of the names: reading them with a grant, and writing them.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Cmd, Pipeline, Value as Answer};
@@ -63,7 +64,8 @@ impl Redis {
         let mut keys = Vec::from(keys::keys(self.prefix(), &claim.name));
         keys.push(keys::value(self.prefix(), &claim.name));
         let mut command = call_on(&self.connection.scripts().set_value, &keys);
-        command.arg(claim.id.to_string()).arg(milliseconds(keep)).arg(bytes);
+        let number = self.writes.fetch_add(1, Ordering::Relaxed);
+        command.arg(claim.id.to_string()).arg(milliseconds(keep)).arg(bytes).arg(number);
         match self.request(&command).await? {
             Answer::Int(NOT_WRITTEN) => Ok(ValueWrite::NotHeld),
             Answer::Int(WRITTEN) => Ok(ValueWrite::Written),

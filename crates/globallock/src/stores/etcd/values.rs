@@ -125,12 +125,13 @@ impl Shared {
             let found: Vec<Option<KeyValue>> =
                 ranges(answer.responses).into_iter().map(|range| range.kvs.into_iter().next()).collect();
             let [own, now] = <[_; 2]>::try_from(found).unwrap_or_default();
-            if own.is_none_or(|own| own.create_revision != mine.revision) {
-                return given_up(connection, lease, ValueWrite::NotHeld).await;
-            }
-            // An earlier try of the request was carried out though it was not answered.
+            // An earlier try of the request was carried out though it was not answered. The claim held then,
+            // so the value counts, also if the claim is gone by now.
             if now.is_some_and(|now| now.lease == under) {
                 return Ok(ValueWrite::Written);
+            }
+            if own.is_none_or(|own| own.create_revision != mine.revision) {
+                return given_up(connection, lease, ValueWrite::NotHeld).await;
             }
         }
     }

@@ -163,7 +163,8 @@ async fn what_stands_in_the_place_of_a_value_breaks_no_grant() {
     const LONG: Duration = Duration::from_secs(600);
     let locks = TempDir::new().unwrap();
     let managers = pair(&format!("file://{}", locks.path().display())).await;
-    let [at, new] = [".value-a", ".value-a~"].map(|file| locks.path().join(file));
+    fs::create_dir(locks.path().join(".values")).unwrap();
+    let [at, new] = [".values/a", ".values/a~"].map(|file| locks.path().join(file));
     for place in [&at, &new] {
         for foreign in ["text", "link", "pipe", "huge"] {
             match foreign {
@@ -192,13 +193,38 @@ async fn what_stands_in_the_place_of_a_value_breaks_no_grant() {
 }
 
 #[tokio::test]
+async fn the_value_of_another_user_can_be_replaced_where_only_owners_may_rename() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::process::Command;
+
+    let locks = TempDir::new().unwrap();
+    fs::set_permissions(locks.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let managers = pair(&format!("file://{}", locks.path().display())).await;
+    let guard = managers[0].mutex("a").acquire().await.unwrap();
+    guard.set_value(b"one", Duration::from_secs(600)).await.unwrap();
+    guard.release().await.unwrap();
+    let (values, at) = (locks.path().join(".values"), locks.path().join(".values/a"));
+    assert_eq!(fs::metadata(&values).unwrap().mode() & 0o7777, 0o777, "and not sticky");
+    assert_eq!(fs::metadata(&at).unwrap().mode() & 0o7777, 0o666);
+    assert_eq!(value(&managers[1]).await.as_deref(), Some(&b"one"[..]));
+    // What another user does who writes or deletes one.
+    let script = format!("touch '{0}~' && mv -f '{0}~' '{0}' && rm '{0}'", at.display());
+    let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", &script];
+    if fs::metadata(locks.path()).unwrap().uid() == 0 {
+        assert!(Command::new("setpriv").args(as_nobody).status().unwrap().success());
+        assert_eq!(value(&managers[1]).await, None);
+    }
+    close(managers).await;
+}
+
+#[tokio::test]
 async fn only_values_of_locks_are_deleted() {
     let locks = TempDir::new().unwrap();
     let managers = pair(&format!("file://{}", locks.path().display())).await;
     let ended = "glk1v:7:1:1:an old value";
-    let [of_lock, unfinished] = [".value-a%2Fb", ".value-b~"].map(|file| locks.path().join(file));
-    let others =
-        [".value-", ".value-.", ".value-..", ".value-.spare-700-0-0", ".value-a b", ".valuea", "value-a"];
+    fs::create_dir(locks.path().join(".values")).unwrap();
+    let [of_lock, unfinished] = [".values/a%2Fb", ".values/b~"].map(|file| locks.path().join(file));
+    let others = [".values/~", ".values/.spare-700-0-0", ".values/a b", ".value-a", "value-a"];
     for file in others {
         fs::write(locks.path().join(file), ended).unwrap();
     }

@@ -84,7 +84,7 @@ fn delete(lock: &Path) -> usize {
 /// The directory of a lock, and the file of its value. The names in tests have no character that the store
 /// escapes, so it has the lock's name.
 fn left(locks: &Path, name: &str) -> Vec<String> {
-    let left = [name.to_owned(), format!(".value-{name}"), format!(".value-{name}~")];
+    let left = [name.to_owned(), format!(".values/{name}"), format!(".values/{name}~")];
     let left = left.map(|left| locks.join(left)).into_iter().filter(|left| left.exists());
     left.map(|left| left.display().to_string()).collect()
 }

@@ -1,9 +1,12 @@
-//! The values of the names: a file each, beside the directories of the locks.
+//! The values of the names: a file each, in a directory beside those of the locks.
 //!
-//! They are not in those directories, because an empty one is moved to become that of another lock. Their
-//! names begin with a dot, so that no version takes them for locks. They are read and written in the critical
+//! They are not in those directories, because an empty one is moved to become that of another lock. Theirs is
+//! made like the directory of a lock. So every user who shares the locks may replace and delete them, also
+//! where only the owner of a file may in the directory above (its sticky bit is set, as in `/tmp`). Its name
+//! begins with a dot, so that no version takes it for a lock. They are read and written in the critical
 //! section of their lock. So whoever writes one still holds when it is written.
 
+use std::fs::read_dir;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,8 +22,8 @@ use crate::backend::{Claim, ClaimStatus, Value, ValueWrite};
 use crate::error::Result;
 use crate::stores::record::{MAX_RECORD, Record, wall_clock};
 
-/// How the name of a value's file begins; that of the lock's directory follows.
-const BEGIN: &str = ".value-";
+/// The directory of the values. A file in it has the name of the lock's directory.
+pub(super) const VALUES: &str = ".values";
 /// What is behind the name while the file is written. No lock's directory has such a name.
 const NEW: &str = "~";
 
@@ -58,17 +61,25 @@ impl File {
             if section.value(&at).is_some_and(|value| value.fencing_token() > mine.number) {
                 return Ok(Some(ValueWrite::Outranked));
             }
+            // If another user is just creating it, again.
+            let Some(_) = self.directory.open_lock(&self.values(), true)? else { return Ok(None) };
             self.replace(&at, &Record::now(mine.number, keep, bytes).to_bytes())?;
             Ok(Some(ValueWrite::Written))
         })
         .await
     }
 
+    /// Deletes the values that have ended. What cannot be read or deleted stays.
+    pub(super) async fn delete_ended(&self) {
+        let Ok(listed) = read_dir(self.values()) else { return };
+        for entry in listed.flatten() {
+            let _ = self.delete_if_ended(&entry.path()).await;
+        }
+    }
+
     /// Deletes the file at `listed` if it is that of a value that has ended.
-    pub(super) async fn delete_ended(&self, listed: &Path) -> Result<()> {
-        let Some(lock) = listed.file_name().and_then(|name| name.to_str()?.strip_prefix(BEGIN)) else {
-            return Ok(());
-        };
+    async fn delete_if_ended(&self, listed: &Path) -> Result<()> {
+        let Some(lock) = listed.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
         let (lock, is_new) = lock.strip_suffix(NEW).map_or((lock, false), |lock| (lock, true));
         // Others may have put files there that belong to no lock.
         let is_of_lock = lock.contains("%%") || name_of(lock).is_some_and(|name| directory_of(&name) == lock);
@@ -87,10 +98,14 @@ impl File {
         .await
     }
 
+    fn values(&self) -> PathBuf {
+        self.directory.path().join(VALUES)
+    }
+
     /// The file of the value of the lock whose directory is at `path`.
     fn value_of(&self, path: &Path) -> PathBuf {
         let lock = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        self.directory.path().join(format!("{BEGIN}{lock}"))
+        self.values().join(lock)
     }
 
     /// Gives a value's file another content, all at once: a reader or a crash never sees half of it.

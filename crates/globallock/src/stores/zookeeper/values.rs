@@ -75,9 +75,10 @@ impl Session {
 }
 
 impl Shared {
-    /// The servers' time, as far as it is known here.
-    fn now(&self) -> u64 {
-        self.clock.lock().as_ref().map_or_else(wall_clock, Clock::now)
+    /// The servers' time, and whether it is known here: otherwise it is this host's.
+    fn now(&self) -> (u64, bool) {
+        let clock = *self.clock.lock();
+        (clock.as_ref().map_or_else(wall_clock, Clock::now), clock.is_some())
     }
 
     /// The status with the value, if it is a grant of a claim that asks for it. `read` is the value where it
@@ -103,12 +104,15 @@ impl Shared {
                 read.map_err(|failure| self.config.error(failure))?
             }
         };
-        let now = self.now();
+        let (now, is_servers) = self.now();
         let value = match read.as_ref().and_then(|read| Some((record(read)?, read.1))) {
             Some((record, stat)) if record.has_ended(now) => {
-                let path = self.config.layout.value(&claim.name);
-                // Without the right to it, or an answer, it stays for the next one.
-                let _ = session.ask(delete_at(&path, stat.version)).await;
+                // By this host's clock, which may be wrong, nothing is deleted.
+                if is_servers {
+                    let path = self.config.layout.value(&claim.name);
+                    // Without the right to it, or an answer, it stays for the next one.
+                    let _ = session.ask(delete_at(&path, stat.version)).await;
+                }
                 None
             }
             found => found.map(|(record, _)| record.value(record.age(now))),
@@ -139,7 +143,8 @@ impl Shared {
     async fn try_write(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite, Failure> {
         let (layout, acl) = (&self.config.layout, &self.config.acl);
         let (path, above) = (layout.value(&claim.name), layout.values());
-        let mut is_above_there = false;
+        // The node above is there nearly always, and not every user may create it.
+        let mut lacks_above = false;
         for _ in 0..ATTEMPTS {
             let held = {
                 let positions = self.positions.lock();
@@ -162,7 +167,7 @@ impl Shared {
                     // A container is not created by itself, because servers never delete one that had no
                     // child.
                     let container = || Request::create(Mode::Container, &above, &[], acl);
-                    changes.extend((!is_above_there).then(container));
+                    changes.extend(lacks_above.then(container));
                     changes.push(Request::create(Mode::Persistent, &path, &content, acl));
                 }
             }
@@ -170,12 +175,11 @@ impl Shared {
             match Reader(&answer).refused()? {
                 None => return Ok(ValueWrite::Written),
                 Some((0, ErrorCode::NO_NODE)) => return Ok(ValueWrite::NotHeld),
-                Some((1, ErrorCode::NODE_EXISTS)) if before.is_none() && !is_above_there => {
-                    is_above_there = true;
-                }
-                // Another has written or deleted it meanwhile, or the servers have deleted the node above.
+                // Or another has deleted the value meanwhile.
+                Some((1, ErrorCode::NO_NODE)) => lacks_above = before.is_none(),
+                // Another has written or deleted it meanwhile, or created the node above.
                 Some((_, ErrorCode::BAD_VERSION | ErrorCode::NODE_EXISTS | ErrorCode::NO_NODE)) => {
-                    is_above_there = false;
+                    lacks_above = false;
                 }
                 Some((_, code)) => return Err(Failure::Refused(code)),
             }

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::backend::{Value, ValueWrite};
+use crate::backend::{Value, ValueWrite, WaitMode};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::locks::Lock;
@@ -82,6 +82,8 @@ pub(crate) struct Running {
 pub(crate) struct Began {
     at: Instant,
     every: Duration,
+    /// For how long the writing of its record is repeated.
+    patience: Duration,
 }
 
 impl Once {
@@ -116,10 +118,14 @@ impl Once {
     /// # Errors
     /// As [`Lock::acquire`]; [`Error::InvalidOption`] without [`every`](Once::every), and where the store
     /// keeps no values. [`Error::Lost`] when the lock was lost before the work had ended and was recorded: it
-    /// may then have been done, and is done again.
+    /// may then have been done, and is done again. The work has also succeeded where its record could not be
+    /// written: then the error is the store's, such as [`Error::PermissionDenied`] at once, or
+    /// [`Error::Unavailable`] after tries for the [store timeout](Options::store_timeout), for example of a
+    /// store without room. The lock is released, and the work is done again.
     ///
     /// # Cancel safety
-    /// A dropped call drops the work, records nothing, and releases the lock in the background.
+    /// A dropped call drops the work, and releases the lock in the background. It records nothing, unless the
+    /// work had succeeded already.
     pub async fn run<T, E>(&self, work: impl AsyncFnOnce(&Guard) -> Result<T, E>) -> Result<Ran<T, E>> {
         let Running { began, guard } = match self.begin().await? {
             Turn::Skip { began } => return Ok(Ran::Skipped { began }),
@@ -148,7 +154,10 @@ impl Once {
                 let _ = guard.release().await;
                 Ok(Turn::Skip { began })
             }
-            _ => Ok(Turn::Run(Running { began: Began { at: now(), every }, guard })),
+            _ => {
+                let patience = self.lock.options().silence_limit(WaitMode::Wait);
+                Ok(Turn::Run(Running { began: Began { at: now(), every, patience }, guard }))
+            }
         }
     }
 }
@@ -167,15 +176,18 @@ impl Began {
         Ok(ran)
     }
 
-    /// Writes the record, and repeats that as long as the lock is held: a success that is not recorded would
-    /// be repeated.
+    /// Writes the record, and repeats that as long as the lock is held and the store timeout lasts: a success
+    /// that is not recorded would be repeated, but a store without room may stay so.
     async fn record(self, guard: &Guard) -> Result<()> {
         let mut backoff = Backoff::new(RETRY);
+        let give_up = now() + self.patience;
         loop {
             let began = now().saturating_duration_since(self.at);
             match guard.set_value(record(began), self.every).await {
                 Ok(ValueWrite::Written) => return Ok(()),
-                Err(error) if error.is_retryable() => sleep_until(now() + backoff.pause()).await,
+                Err(error) if error.is_retryable() && now() < give_up => {
+                    sleep_until(now() + backoff.pause()).await
+                }
                 // A higher token has written: so this lock, which is exclusive, was another's since.
                 Ok(ValueWrite::NotHeld | ValueWrite::Outranked) => {
                     return Err(Error::Lost { name: guard.name().to_string(), loss: Loss::Revoked });

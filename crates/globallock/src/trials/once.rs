@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::store::{Fault, Verb};
-use super::{Fixture, LEASE, SECOND, about, in_virtual_time, sleep};
+use super::{Fixture, LEASE, SECOND, about, in_virtual_time, options, sleep};
 use crate::error::Error;
 use crate::loss::Loss;
 use crate::once::{Once, Ran};
+use crate::sync::now;
 
 const DAY: Duration = Duration::from_secs(20 * 3600);
 
@@ -73,6 +74,22 @@ fn a_success_that_cannot_be_recorded_is_an_error() {
         fixture.store.always(Verb::Renew, Fault::Refuse);
         let lost = once(&fixture).run(async |_guard| Ok::<(), ()>(())).await.unwrap_err();
         assert!(matches!(lost, Error::Lost { loss: Loss::Expired, .. }), "{lost}");
+    });
+}
+
+#[test]
+fn a_store_that_goes_on_refusing_the_record_is_asked_for_the_store_timeout_and_the_lock_is_released() {
+    in_virtual_time(async {
+        let fixture = Fixture::new();
+        fixture.store.always(Verb::SetValue, Fault::Refuse);
+        let began = now();
+        let once = once(&fixture).with_options(options().store_timeout(LEASE * 3));
+        let refused = once.run(async |_guard| Ok::<(), ()>(())).await.unwrap_err();
+        assert!(refused.is_unavailable(), "{refused}");
+        let took = now() - began;
+        assert!(took >= LEASE * 3 && took < LEASE * 4, "{took:?}");
+        sleep(SECOND).await;
+        assert!(fixture.claims().await.is_empty());
     });
 }
 

@@ -96,8 +96,9 @@ impl Lock {
         Lock { options: self.options.store_timeout(store_timeout), ..self }
     }
 
-    /// The same lock, whose grants come with the [value](Guard::value) of its name. They cost no round trip
-    /// more, and locks without this cost nothing more.
+    /// The same lock, whose grants come with the [value](Guard::value) of its name. That costs no round
+    /// trip more where the lock is free, and one more after a wait where the store is a server. Locks without
+    /// this cost nothing more.
     #[must_use]
     pub fn with_value(self) -> Self {
         Lock { wants_value: true, ..self }

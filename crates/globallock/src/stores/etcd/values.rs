@@ -15,7 +15,7 @@ use super::messages::{
 use super::owner::Shared;
 use super::reading::ranges;
 use crate::backend::{Claim, ClaimStatus, Value, ValueWrite};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::stores::record::{Record, wall_clock};
 
@@ -32,7 +32,9 @@ pub(super) fn also_read(prefix: &str, claim: &Claim, request: &mut TxnRequest) {
 /// etcd has no clock that can be asked, so the age is what the writer's clock and ours make of it.
 pub(super) fn value(found: &RangeResponse) -> Option<Value> {
     let record = Record::parse(&found.kvs.first()?.value)?;
-    Some(record.value(record.age(wall_clock())))
+    let age = record.age(wall_clock());
+    // The lease that ends it may get its whole time again from a new leader.
+    (age.as_millis() < u128::from(record.keep)).then(|| record.value(age))
 }
 
 impl Shared {
@@ -95,6 +97,13 @@ impl Shared {
             let before = connection.unary(read).await?.kvs.into_iter().next();
             let fencing_token = mine.revision.unsigned_abs();
             let record = before.as_ref().and_then(|found| Record::parse(&found.value));
+            // Where they share a prefix, it is the key of python-etcd3's lock with the name `/value/…`.
+            if connection.config().python_etcd3 && before.is_some() && record.is_none() {
+                given_up(connection, lease, ValueWrite::NotHeld).await?;
+                let reason = "another program has put something else at the key of this lock's value: choose \
+                              another prefix";
+                return Err(Error::failed_precondition(&connection.config().shown, reason));
+            }
             if record.is_some_and(|record| record.fencing_token > fencing_token) {
                 return given_up(connection, lease, ValueWrite::Outranked).await;
             }

@@ -186,7 +186,7 @@ impl Began {
             match guard.set_value(record(began), self.every).await {
                 Ok(ValueWrite::Written) => return Ok(()),
                 Err(error) if error.is_retryable() && now() < give_up => {
-                    sleep_until(now() + backoff.pause()).await
+                    sleep_until(now() + backoff.pause()).await;
                 }
                 // A higher token has written: so this lock, which is exclusive, was another's since.
                 Ok(ValueWrite::NotHeld | ValueWrite::Outranked) => {

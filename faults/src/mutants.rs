@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Instant, Release,
-    StoreNotice, Summary, WaitMode,
+    StoreNotice, Summary, ValueWrite, WaitMode,
 };
 use globallock::{Error, Memory, Name, Result};
 
@@ -233,6 +234,10 @@ impl Backend for Mutant {
             Bug::GrantsToAll | Bug::TriesPassTheQueue => Ok(Release::Released),
             _ => Ok(released),
         }
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        self.inner.set_value(&self.alter_claim(claim), bytes, keep).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

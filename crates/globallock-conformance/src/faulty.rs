@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
     Backend, Capabilities, Change, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNotice,
-    Summary,
+    Summary, ValueWrite,
 };
 use globallock::{Error, Name, Result};
 use tokio::sync::watch;
@@ -26,6 +26,8 @@ pub enum Verb {
     Release,
     /// [`Backend::evict`].
     Evict,
+    /// [`Backend::set_value`].
+    SetValue,
 }
 
 /// What happens to a request.
@@ -235,6 +237,10 @@ impl Backend for Faulty {
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
         self.pass(Verb::Release, self.inner.release(claim), || Err(failure())).await
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        self.pass(Verb::SetValue, self.inner.set_value(claim, bytes, keep), || Err(failure())).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, flock, mknodat};
 use tempfile::TempDir;
@@ -146,5 +147,93 @@ async fn an_exhausted_token_counter_is_an_error() {
         if foreign == "directory" { fs::remove_dir(&counter) } else { fs::remove_file(&counter) }.unwrap();
     }
     is_free("file", "a", &managers[1]).await;
+    close(managers).await;
+}
+
+/// The value of the lock "a", as its next holder reads it.
+async fn value(manager: &globallock::LockManager) -> Option<Vec<u8>> {
+    let guard = manager.mutex("a").with_value().acquire().await.unwrap();
+    let value = guard.value().map(|value| value.bytes().to_owned());
+    guard.release().await.unwrap();
+    value
+}
+
+#[tokio::test]
+async fn what_stands_in_the_place_of_a_value_breaks_no_grant() {
+    const LONG: Duration = Duration::from_secs(600);
+    let locks = TempDir::new().unwrap();
+    let managers = pair(&format!("file://{}", locks.path().display())).await;
+    fs::create_dir(locks.path().join(".values")).unwrap();
+    let [at, new] = [".values/a", ".values/a~"].map(|file| locks.path().join(file));
+    for place in [&at, &new] {
+        for foreign in ["text", "link", "pipe", "huge"] {
+            match foreign {
+                "text" => fs::write(place, "glk1v:7:8:x:").unwrap(),
+                "link" => symlink("/dev/zero", place).unwrap(),
+                "pipe" => mknodat(CWD, place, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap(),
+                _ => File::create(place).unwrap().set_len(1 << 38).unwrap(),
+            }
+            assert_eq!(value(&managers[1]).await, None, "{foreign}");
+            assert!(listed("file", &managers[0]).await.is_empty(), "{foreign}");
+            let guard = managers[0].mutex("a").acquire().await.unwrap();
+            guard.set_value(b"new", LONG).await.unwrap();
+            guard.release().await.unwrap();
+            assert_eq!(value(&managers[1]).await.as_deref(), Some(&b"new"[..]), "{foreign}");
+            assert!(!new.exists());
+            fs::remove_file(&at).unwrap();
+        }
+    }
+    fs::create_dir(&at).unwrap();
+    assert_eq!(value(&managers[1]).await, None);
+    let guard = managers[0].mutex("a").acquire().await.unwrap();
+    let refused = guard.set_value(b"new", LONG).await.unwrap_err();
+    assert!(!refused.is_retryable() && !new.exists(), "{refused}");
+    guard.release().await.unwrap();
+    close(managers).await;
+}
+
+#[tokio::test]
+async fn the_value_of_another_user_can_be_replaced_where_only_owners_may_rename() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::process::Command;
+
+    let locks = TempDir::new().unwrap();
+    fs::set_permissions(locks.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let managers = pair(&format!("file://{}", locks.path().display())).await;
+    let guard = managers[0].mutex("a").acquire().await.unwrap();
+    guard.set_value(b"one", Duration::from_secs(600)).await.unwrap();
+    guard.release().await.unwrap();
+    let (values, at) = (locks.path().join(".values"), locks.path().join(".values/a"));
+    assert_eq!(fs::metadata(&values).unwrap().mode() & 0o7777, 0o777, "and not sticky");
+    assert_eq!(fs::metadata(&at).unwrap().mode() & 0o7777, 0o666);
+    assert_eq!(value(&managers[1]).await.as_deref(), Some(&b"one"[..]));
+    // What another user does who writes or deletes one.
+    let script = format!("touch '{0}~' && mv -f '{0}~' '{0}' && rm '{0}'", at.display());
+    let as_nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "sh", "-c", &script];
+    if fs::metadata(locks.path()).unwrap().uid() == 0 {
+        assert!(Command::new("setpriv").args(as_nobody).status().unwrap().success());
+        assert_eq!(value(&managers[1]).await, None);
+    }
+    close(managers).await;
+}
+
+#[tokio::test]
+async fn only_values_of_locks_are_deleted() {
+    let locks = TempDir::new().unwrap();
+    let managers = pair(&format!("file://{}", locks.path().display())).await;
+    let ended = "glk1v:7:1:1:an old value";
+    fs::create_dir(locks.path().join(".values")).unwrap();
+    let [of_lock, unfinished] = [".values/a%2Fb", ".values/b~"].map(|file| locks.path().join(file));
+    let others = [".values/~", ".values/.spare-700-0-0", ".values/a b", ".value-a", "value-a"];
+    for file in others {
+        fs::write(locks.path().join(file), ended).unwrap();
+    }
+    fs::write(&of_lock, ended).unwrap();
+    fs::write(&unfinished, "").unwrap();
+    assert!(listed("file", &managers[0]).await.is_empty());
+    assert!(!of_lock.exists() && !unfinished.exists());
+    for file in others {
+        assert_eq!(fs::read(locks.path().join(file)).unwrap(), ended.as_bytes(), "{file}");
+    }
     close(managers).await;
 }

@@ -1,14 +1,15 @@
 //! Tests of the suite itself: mutants, which are stores that break one promise each, are caught by its cases.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Instant, Release,
-    Summary, WaitMode,
+    Summary, Value, ValueWrite, WaitMode,
 };
 use globallock::{Memory, Name, Result};
 use globallock_conformance::cases::trials;
@@ -45,6 +46,14 @@ enum Fault {
     NeverShares,
     /// The second release of a claim releases all others.
     ReleasesOthers,
+    /// A claim that is not held writes the value.
+    WritesWithoutHolding,
+    /// A lower token overwrites the value of a higher one.
+    WritesBehindOthers,
+    /// A value never ends.
+    KeepsValues,
+    /// Every claim gets the value.
+    TellsEverybody,
 }
 
 #[derive(Debug)]
@@ -52,7 +61,11 @@ struct Mutant {
     inner: Arc<Memory>,
     fault: Fault,
     enqueued: std::sync::atomic::AtomicU64,
+    /// What was written though it should have been refused.
+    written: Written,
 }
+
+type Written = Arc<Mutex<HashMap<Name, Value>>>;
 
 impl Mutant {
     fn altered_claim(&self, claim: &Claim) -> Claim {
@@ -65,6 +78,7 @@ impl Mutant {
                 let end = name.char_indices().last().map_or(0, |(end, _)| end.max(1));
                 claim.name = Name::new(&name[..end]).unwrap();
             }
+            Fault::TellsEverybody => claim.wants_value = true,
             Fault::NeverShares => claim.permits.count = claim.permits.capacity,
             Fault::EnqueuesTwice => {
                 let number = self.enqueued.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
@@ -86,10 +100,16 @@ impl Mutant {
             }
             (Fault::ShortensMaxHold, ClaimStatus::Held(grant)) => {
                 let cut = claim.max_hold.unwrap_or_default() / 4;
-                ClaimStatus::Held(grant.with_hold_ends(grant.hold_ends.map(|end| end - cut)))
+                let hold_ends = grant.hold_ends.map(|end| end - cut);
+                ClaimStatus::Held(grant.with_hold_ends(hold_ends))
             }
             (Fault::KeepsRefusedTries, ClaimStatus::Waiting) if claim.wait_mode == WaitMode::Try => {
                 ClaimStatus::Gone
+            }
+            (_, ClaimStatus::Held(grant)) if claim.wants_value => {
+                let written = self.written.lock().unwrap().get(&claim.name).cloned();
+                let value = written.or_else(|| grant.value.clone());
+                ClaimStatus::Held(grant.with_value(value))
             }
             (_, status) => status,
         }
@@ -150,6 +170,21 @@ impl Backend for Mutant {
         Ok(release)
     }
 
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        let keep = if self.fault == Fault::KeepsValues { keep * 1000 } else { keep };
+        let answer = self.inner.set_value(claim, bytes, keep).await?;
+        let is_written = match answer {
+            ValueWrite::NotHeld => self.fault == Fault::WritesWithoutHolding,
+            ValueWrite::Outranked => self.fault == Fault::WritesBehindOthers,
+            ValueWrite::Written => false,
+        };
+        if is_written {
+            let value = Value::new(bytes, 1, Duration::ZERO);
+            self.written.lock().unwrap().insert(claim.name.clone(), value);
+        }
+        Ok(answer)
+    }
+
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
         let mut queue = self.inner.inspect(name).await?;
         if self.fault == Fault::ListsBackwards {
@@ -170,11 +205,11 @@ impl Backend for Mutant {
 /// Checks that the named case passes on a sound store and fails on a mutant with this fault.
 fn is_caught(fault: Fault, sentence: &str) {
     let store = |mutant: bool| {
-        let inner = Memory::new();
+        let (inner, written) = (Memory::new(), Written::default());
         let store = StoreUnderTest::new("mutant", move || {
-            let inner = Arc::clone(&inner);
+            let (inner, written) = (Arc::clone(&inner), Arc::clone(&written));
             let store: Arc<dyn Backend> =
-                if mutant { Arc::new(Mutant { inner, fault, enqueued: 0.into() }) } else { inner };
+                if mutant { Arc::new(Mutant { inner, fault, enqueued: 0.into(), written }) } else { inner };
             async move { Ok(store) }
         });
         StoreUnderTest { lease: Duration::from_millis(500), ..store }
@@ -262,4 +297,32 @@ fn a_store_that_never_shares_is_caught() {
 #[test]
 fn a_store_whose_repeated_releases_release_others_is_caught() {
     is_caught(Fault::ReleasesOthers, "releasing_twice_has_the_effect_of_once");
+}
+
+#[test]
+fn a_store_in_which_anybody_writes_values_is_caught() {
+    for sentence in [
+        "a_waiter_and_a_stranger_cannot_write",
+        "a_released_holder_cannot_write",
+        "an_evicted_holder_cannot_write",
+        "a_holder_past_its_max_hold_cannot_write",
+        "a_holder_that_was_paused_cannot_write_after_the_next_grant",
+    ] {
+        is_caught(Fault::WritesWithoutHolding, sentence);
+    }
+}
+
+#[test]
+fn a_store_in_which_lower_tokens_overwrite_values_is_caught() {
+    is_caught(Fault::WritesBehindOthers, "a_lower_token_cannot_overwrite");
+}
+
+#[test]
+fn a_store_that_keeps_values_for_ever_is_caught() {
+    is_caught(Fault::KeepsValues, "a_value_ends_after_its_time_and_not_before");
+}
+
+#[test]
+fn a_store_that_tells_everybody_the_value_is_caught() {
+    is_caught(Fault::TellsEverybody, "a_claim_that_does_not_ask_gets_no_value");
 }

@@ -127,7 +127,7 @@ impl<'a> Asking<'a> {
         }
         drop(turn);
         match answer {
-            Ok(ClaimStatus::Held(grant)) if self.hold.confirm(grant, now()) => {
+            Ok(ClaimStatus::Held(grant)) if self.hold.confirm(&grant, now()) => {
                 self.track();
                 Ok(Asked::Granted)
             }
@@ -234,7 +234,7 @@ impl<'a> Asking<'a> {
                 _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             };
             match changed {
-                Ok(Some(ClaimStatus::Held(grant))) if self.hold.confirm(grant, now()) => {
+                Ok(Some(ClaimStatus::Held(grant))) if self.hold.confirm(&grant, now()) => {
                     self.track();
                     return Ok(Asked::Granted);
                 }

@@ -14,19 +14,23 @@
 //! # Ok::<(), globallock::Error>(())
 //! ```
 
+mod once;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::backend::{Backend, Change, Entry, EntryKey, Release, Summary};
+use crate::backend::{Backend, Change, Entry, EntryKey, Release, Summary, Value, ValueWrite};
 use crate::error::Result;
 use crate::kind::LockKind;
 use crate::loss::Loss;
 use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::stores::Schemes;
+
+pub use once::Once;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread()
@@ -145,6 +149,12 @@ impl LockManager {
     #[must_use]
     pub fn mutex(&self, name: impl AsRef<str>) -> Lock {
         Lock(self.0.mutex(name))
+    }
+
+    /// Makes work that is done once in a while; see [`crate::LockManager::once`].
+    #[must_use]
+    pub fn once(&self, name: impl AsRef<str>) -> Once {
+        Once(self.0.once(name))
     }
 
     /// Makes a read-write lock; see [`crate::LockManager::rwlock`].
@@ -273,6 +283,12 @@ impl Lock {
         Lock(self.0.store_timeout(store_timeout))
     }
 
+    /// The same lock, whose grants come with the value of its name; see [`crate::Lock::with_value`].
+    #[must_use]
+    pub fn with_value(self) -> Self {
+        Lock(self.0.with_value())
+    }
+
     /// Acquires the lock; see [`crate::Lock::acquire`].
     ///
     /// # Errors
@@ -385,6 +401,20 @@ impl Guard {
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.0.remaining()
+    }
+
+    /// The value of the lock's name; see [`crate::Guard::value`].
+    #[must_use]
+    pub fn value(&self) -> Option<Value> {
+        self.0.value()
+    }
+
+    /// Leaves a value beside the lock; see [`crate::Guard::set_value`].
+    ///
+    /// # Errors
+    /// As [`crate::Guard::set_value`].
+    pub fn set_value(&self, bytes: impl AsRef<[u8]>, keep: Duration) -> Result<ValueWrite> {
+        RUNTIME.block_on(self.0.set_value(bytes, keep))
     }
 
     /// Asks the store now whether the lock is still held; see [`crate::Guard::renew`].

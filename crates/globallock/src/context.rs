@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::backend::{Backend, Claim, ClaimId, WaitMode};
+use crate::backend::{Backend, Claim, ClaimId, ClaimStatus, Value, ValueWrite, WaitMode};
 use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::hold::Hold;
@@ -23,6 +24,7 @@ pub(crate) struct Request<'a> {
     pub(crate) permits: Permits,
     pub(crate) wait_mode: WaitMode,
     pub(crate) options: &'a Options,
+    pub(crate) wants_value: bool,
 }
 
 /// One manager's store, identity, and background work.
@@ -88,6 +90,7 @@ impl Context {
             lease: request.options.lease,
             max_hold: request.options.max_hold,
             owner: Arc::clone(&self.owner),
+            wants_value: request.wants_value,
         })
     }
 
@@ -136,6 +139,36 @@ impl Context {
             hold.hear(answer?, true, now());
         }
         Ok(hold.is_held())
+    }
+
+    /// Writes the value of a held claim's name.
+    pub(crate) async fn set_value(
+        &self,
+        hold: &Arc<Hold>,
+        bytes: &[u8],
+        keep: Duration,
+    ) -> Result<ValueWrite> {
+        Value::check(bytes, keep)?;
+        if !self.is_own_process() {
+            return Err(Error::Forked { pid: self.process });
+        }
+        if hold.is_held() {
+            let answer = self.backend.set_value(&hold.claim, bytes, keep).await;
+            self.health.note(&answer);
+            match answer? {
+                ValueWrite::Written => {
+                    hold.note_value(Value::new(bytes, hold.fencing_token(), Duration::ZERO));
+                    return Ok(ValueWrite::Written);
+                }
+                ValueWrite::Outranked => return Ok(ValueWrite::Outranked),
+                // A renewal knows why the store has the claim no longer. It is lost in any case.
+                ValueWrite::NotHeld => {
+                    drop(self.renew_now(hold).await);
+                    hold.hear(ClaimStatus::Gone, true, now());
+                }
+            }
+        }
+        Err(Error::Lost { name: hold.claim.name.to_string(), loss: hold.lost().await })
     }
 
     /// Takes a claim out of its queue without making anybody wait for it.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::Release;
+use crate::backend::{Release, Value, ValueWrite};
 use crate::context::Context;
 use crate::error::Result;
 use crate::hold::{Hold, Phase};
@@ -101,6 +101,49 @@ impl Guard {
     pub fn renew(&self) -> impl Future<Output = Result<bool>> + Send + use<> {
         let (context, hold) = (Arc::clone(&self.context), Arc::clone(&self.hold));
         async move { context.renew_now(&hold).await }
+    }
+
+    /// The value of the lock's name as it was at the grant, or as this guard has set it since; `None` where
+    /// there was none, or where the lock was made without [`Lock::with_value`](crate::Lock::with_value).
+    #[must_use]
+    pub fn value(&self) -> Option<Value> {
+        self.hold.value()
+    }
+
+    /// Leaves a value of at most 1 KiB beside the lock, for those that hold it later. It outlives this guard
+    /// and this process, and ends by itself once it was not set for the time `keep`.
+    ///
+    /// The store writes it only while this very grant holds, so that an owner that was paused for too long
+    /// cannot undo what its successor has written. Of several that hold together, such as readers, those with
+    /// a lower fencing token than the last writer's are [`ValueWrite::Outranked`]; this never answers
+    /// [`ValueWrite::NotHeld`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// # let manager = globallock::LockManager::connect("memory:example").await?;
+    /// let lock = manager.mutex("import").with_value();
+    /// let guard = lock.acquire().await?;
+    /// let done = guard.value().map_or(0, |value| u64::from_le_bytes(value.bytes().try_into().unwrap()));
+    /// // … imports the next row …
+    /// guard.set_value((done + 1).to_le_bytes(), Duration::from_secs(7 * 24 * 3600)).await?;
+    /// guard.release().await?;
+    /// assert_eq!(lock.acquire().await?.value().unwrap().bytes(), 1_u64.to_le_bytes());
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Lost`](crate::Error::Lost) when the lock is not held any more;
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for more than 1 KiB and for a `keep` that is not
+    /// between 1 ms and a year; else as the store answers. After
+    /// [`Error::Unavailable`](crate::Error::Unavailable) the value may have been written or not; to set it
+    /// again has the effect of once.
+    ///
+    /// # Cancel safety
+    /// After a dropped call the value may have been written or not.
+    pub async fn set_value(&self, bytes: impl AsRef<[u8]>, keep: Duration) -> Result<ValueWrite> {
+        self.context.set_value(&self.hold, bytes.as_ref(), keep).await
     }
 
     /// How long the lock stays held even if no renewal succeeds any more; zero once it is lost, `None` where

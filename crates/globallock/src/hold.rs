@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Claim, ClaimStatus, Grant};
+use crate::backend::{Claim, ClaimStatus, Grant, Value};
 use crate::deadline::deadline;
 use crate::loss::Loss;
 use crate::observe::{Event, Observers};
@@ -54,6 +54,8 @@ struct State {
     lease_ends: Option<Instant>,
     /// When the max hold time has passed, with the margin taken off.
     hold_ends: Option<Instant>,
+    /// The name's value at the grant, or what this owner has written since.
+    value: Option<Value>,
     /// Set when a waiting claim should ask the store for its status.
     ask_again: bool,
 }
@@ -79,6 +81,7 @@ impl Hold {
             granted: None,
             lease_ends: None,
             hold_ends: None,
+            value: None,
             ask_again: false,
         };
         Arc::new(Hold {
@@ -108,7 +111,7 @@ impl Hold {
     /// | held | the same grant, after the deadline | not held: the loss is about to be noticed |
     /// | held | another grant | not taken |
     /// | lost, released | any | not taken |
-    pub(crate) fn confirm(&self, grant: Grant, now: Instant) -> bool {
+    pub(crate) fn confirm(&self, grant: &Grant, now: Instant) -> bool {
         let mut state = self.state();
         let first = match state.phase {
             Phase::Waiting => true,
@@ -135,6 +138,9 @@ impl Hold {
         state.lease_ends = if first { lease_ends } else { state.lease_ends.max(lease_ends) };
         state.hold_ends = hold_ends;
         state.granted.get_or_insert(now);
+        if first {
+            state.value.clone_from(&grant.value);
+        }
         drop(state);
         let claim = &*self.claim;
         if first {
@@ -156,7 +162,7 @@ impl Hold {
     /// | held, same token | – | yes | confirmed |
     /// | held, lower token | – | yes | nothing: it is about an earlier grant |
     /// | held, higher token | – | yes | lost, and granted again later |
-    /// | held | – | no | granted; if that has expired, the owner asks again |
+    /// | held | – | no | granted; if that has expired, or comes without the value, the owner asks again |
     /// | waiting, gone | no | yes | nothing: the grant came later |
     /// | waiting, gone | yes | yes | lost |
     /// | evicted | – | yes | lost |
@@ -173,9 +179,14 @@ impl Hold {
                 self.is_lost(Loss::Revoked, now)
             }
             ClaimStatus::Held(grant) if is_held && grant.fencing_token < fencing_token => Heard::Old,
+            // A renewal does not read the value that the grant must come with.
+            ClaimStatus::Held(_) if self.claim.wants_value && phase == Phase::Waiting => {
+                self.recheck();
+                Heard::Noted
+            }
             ClaimStatus::Held(grant) => {
                 // An answer that took longer than the lease confirms nothing. The next one will.
-                if !self.confirm(grant, now) {
+                if !self.confirm(&grant, now) {
                     self.recheck();
                 }
                 Heard::Noted
@@ -289,6 +300,15 @@ impl Hold {
         self.state().fencing_token
     }
 
+    pub(crate) fn value(&self) -> Option<Value> {
+        self.state().value.clone()
+    }
+
+    /// Notes what the owner has written.
+    pub(crate) fn note_value(&self, value: Value) {
+        self.state().value = Some(value);
+    }
+
     /// When a held claim counts as lost unless it is renewed, if ever.
     pub(crate) fn ends(&self) -> Option<Instant> {
         self.state().ends()
@@ -376,124 +396,4 @@ impl Hold {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::{ClaimId, Eviction, WaitMode};
-    use crate::name::Name;
-    use crate::owner::Owner;
-    use crate::queue::Permits;
-
-    const LEASE: Duration = Duration::from_secs(10);
-
-    fn waiting() -> Arc<Hold> {
-        waiting_for(None)
-    }
-
-    fn waiting_for(max_hold: Option<Duration>) -> Arc<Hold> {
-        Hold::unobserved(Claim {
-            id: ClaimId::new(1, 1),
-            name: Name::new("a").unwrap(),
-            permits: Permits::MUTEX,
-            wait_mode: WaitMode::Wait,
-            lease: LEASE,
-            max_hold,
-            owner: "".into(),
-        })
-    }
-
-    fn held(fencing_token: u64) -> ClaimStatus {
-        ClaimStatus::Held(Grant { fencing_token, expires: Some(now() + LEASE), hold_ends: None })
-    }
-
-    fn holding(fencing_token: u64) -> Arc<Hold> {
-        let hold = waiting();
-        assert_eq!(hold.hear(held(fencing_token), false, now()), Heard::Noted);
-        assert_eq!(hold.phase(), Phase::Held);
-        hold
-    }
-
-    #[test]
-    fn an_answer_to_a_question_from_before_the_grant_says_nothing_of_it() {
-        for answer in [ClaimStatus::Waiting, ClaimStatus::Gone] {
-            let hold = holding(7);
-            assert_eq!(hold.hear(answer.clone(), false, now()), Heard::Old);
-            assert!(hold.is_held());
-            assert_eq!(hold.hear(answer.clone(), true, now()), Heard::Lost);
-            assert_eq!(hold.phase(), Phase::Lost(Loss::Revoked));
-            assert_eq!(hold.hear(answer, true, now()), Heard::Noted, "a loss is told once");
-        }
-    }
-
-    #[test]
-    fn a_claim_that_is_gone_at_the_end_of_its_time_was_lost_for_that_reason() {
-        let ends = now() + LEASE / 2;
-        for (hold_ends, loss) in [(Some(ends), Loss::MaxHold), (None, Loss::Expired)] {
-            let hold = waiting_for(hold_ends.map(|_| LEASE / 2));
-            let grant = Grant { fencing_token: 7, expires: Some(ends), hold_ends };
-            assert_eq!(hold.hear(ClaimStatus::Held(grant), false, now()), Heard::Noted);
-            assert_eq!(hold.hear(ClaimStatus::Gone, true, ends), Heard::Lost);
-            assert_eq!(hold.phase(), Phase::Lost(loss));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_claim_is_not_held_at_the_very_end_of_its_time() {
-        for (longest, ends) in [(None, LEASE), (Some(LEASE / 2), LEASE / 2)] {
-            let hold = waiting_for(longest);
-            let hold_ends = longest.map(|longest| now() + longest);
-            let grant = Grant { fencing_token: 7, expires: Some(now() + LEASE), hold_ends };
-            assert_eq!(hold.hear(ClaimStatus::Held(grant), false, now()), Heard::Noted);
-            let end = {
-                let state = hold.state();
-                state.lease_ends.into_iter().chain(state.hold_ends).min().unwrap()
-            };
-            assert!(end <= now() + ends);
-            tokio::time::advance(end - now() - Duration::from_nanos(1)).await;
-            assert!(hold.is_held());
-            tokio::time::advance(Duration::from_nanos(1)).await;
-            assert_eq!(now(), end);
-            assert!(!hold.is_held(), "somebody else may hold it from now on");
-        }
-    }
-
-    #[test]
-    fn the_answer_about_an_earlier_grant_changes_nothing() {
-        let hold = holding(7);
-        let ends = hold.ends();
-        assert_eq!(hold.hear(held(6), true, now() + Duration::from_secs(1)), Heard::Old);
-        assert_eq!((hold.fencing_token(), hold.ends()), (7, ends));
-        assert!(!hold.confirm(Grant { fencing_token: 6, expires: None, hold_ends: None }, now()));
-        assert_eq!((hold.fencing_token(), hold.ends()), (7, ends));
-    }
-
-    #[test]
-    fn a_claim_that_was_granted_again_behind_its_owners_back_was_lost_in_between() {
-        let hold = holding(7);
-        assert_eq!(hold.hear(held(8), true, now()), Heard::Lost);
-        assert_eq!((hold.fencing_token(), hold.phase()), (7, Phase::Lost(Loss::Revoked)));
-    }
-
-    #[test]
-    fn a_renewal_is_confirmed_by_an_answer_about_the_same_grant() {
-        let hold = holding(7);
-        let later = Grant { fencing_token: 7, expires: Some(now() + LEASE * 2), hold_ends: None };
-        let ends = hold.ends();
-        assert_eq!(hold.hear(ClaimStatus::Held(later), true, now()), Heard::Noted);
-        assert!(hold.ends() > ends);
-    }
-
-    #[tokio::test]
-    async fn a_waiting_claim_that_is_gone_has_its_owner_ask_again() {
-        let evicted = ClaimStatus::Evicted(Arc::new(Eviction::new(Owner::default(), "")));
-        for answer in [ClaimStatus::Gone, held(7), evicted] {
-            let hold = waiting();
-            // The grant is so old that nothing is left of it.
-            assert_eq!(hold.hear(answer, false, now() + LEASE), Heard::Noted);
-            assert_eq!(hold.phase(), Phase::Waiting);
-            assert!(!hold.granted().await);
-        }
-        let hold = waiting();
-        assert_eq!(hold.hear(ClaimStatus::Waiting, false, now()), Heard::Noted);
-        assert!(futures_util::FutureExt::now_or_never(hold.granted()).is_none());
-    }
-}
+mod tests;

@@ -56,6 +56,7 @@ mod manager;
 mod name;
 mod noticed;
 mod observe;
+mod once;
 mod onlooking;
 mod options;
 mod owner;
@@ -71,7 +72,8 @@ mod trials;
 mod turns;
 
 pub use backend::{
-    Backend, Change, Entry, EntryKey, Eviction, Release, StoreNotice, StoreNoticeKind, Summary,
+    Backend, Change, Entry, EntryKey, Eviction, Release, StoreNotice, StoreNoticeKind, Summary, Value,
+    ValueWrite,
 };
 pub use error::{Error, Result, Source};
 pub use guard::Guard;
@@ -82,6 +84,7 @@ pub use loss::Loss;
 pub use manager::LockManager;
 pub use name::{MAX_NAME_BYTES, Name};
 pub use observe::{Event, Observer};
+pub use once::{Once, Ran};
 pub use options::{MAX_DURATION, MIN_LEASE, ManagerOptions, Options};
 pub use owner::Owner;
 pub use stores::address::Address;

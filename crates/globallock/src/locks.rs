@@ -38,12 +38,13 @@ pub struct Lock {
     name: Arc<str>,
     kind: LockKind,
     options: Options,
+    wants_value: bool,
 }
 
 impl Lock {
     pub(crate) fn new(context: &Arc<Context>, name: impl AsRef<str>, kind: LockKind) -> Self {
         let (name, options) = (Arc::from(name.as_ref()), context.options.clone());
-        Lock { context: Arc::clone(context), name, kind, options }
+        Lock { context: Arc::clone(context), name, kind, options, wants_value: false }
     }
 
     /// The lock's name, as it was given.
@@ -93,6 +94,14 @@ impl Lock {
     #[must_use]
     pub fn store_timeout(self, store_timeout: impl Into<Option<Duration>>) -> Self {
         Lock { options: self.options.store_timeout(store_timeout), ..self }
+    }
+
+    /// The same lock, whose grants come with the [value](Guard::value) of its name. That costs no round
+    /// trip more where the lock is free, and one more after a wait where the store is a server. Locks without
+    /// this cost nothing more.
+    #[must_use]
+    pub fn with_value(self) -> Self {
+        Lock { wants_value: true, ..self }
     }
 
     /// Acquires the lock after everybody who asked for it before, and waits as long as the options say.
@@ -175,7 +184,13 @@ impl Lock {
     async fn ask(&self, wait_mode: WaitMode, options: &Options) -> Result<Acquired> {
         options.check()?;
         let (name, permits) = (Name::from_shared(Arc::clone(&self.name))?, self.kind.permits()?);
-        acquire(&self.context, Request { name, permits, wait_mode, options }).await
+        let capabilities = self.context.backend.capabilities();
+        if self.wants_value && !capabilities.keeps_values {
+            let reason = format!("stores of the kind {} keep no values", capabilities.kind);
+            return Err(Error::invalid_option("with_value", reason));
+        }
+        let wants_value = self.wants_value;
+        acquire(&self.context, Request { name, permits, wait_mode, options, wants_value }).await
     }
 }
 

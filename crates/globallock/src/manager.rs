@@ -13,6 +13,7 @@ use crate::guard_set::GuardSet;
 use crate::kind::LockKind;
 use crate::locks::{Lock, RwLock, Semaphore};
 use crate::name::Name;
+use crate::once::Once;
 use crate::onlooking::{self, answered};
 use crate::options::ManagerOptions;
 use crate::stores::Schemes;
@@ -155,6 +156,13 @@ impl LockManager {
     #[must_use]
     pub fn mutex(&self, name: impl AsRef<str>) -> Lock {
         self.lock(name, LockKind::Mutex)
+    }
+
+    /// Makes work that is done once in a while, however many hosts ask for it: set
+    /// [`every`](Once::every), and [`run`](Once::run) it. It uses the mutex of this name, and its value.
+    #[must_use]
+    pub fn once(&self, name: impl AsRef<str>) -> Once {
+        Once::new(self.mutex(name))
     }
 
     /// Makes a read-write lock: many readers, or one writer. Neither side can starve the other.

@@ -33,6 +33,7 @@ const LADDER: &[&str] = &[
     "acquire",
     "onlooking",
     "locks",
+    "once",
     "stores",
     "manager",
     "blocking",
@@ -43,7 +44,7 @@ const LADDER: &[&str] = &[
 const CONTRACT: &[&str] = &["sync", "error", "name", "queue", "owner", "deadline", "backend"];
 
 /// What stores share with each other.
-const SHARED: &[&str] = &["address", "duration", "evictions", "notices", "transport", "watched"];
+const SHARED: &[&str] = &["address", "duration", "evictions", "notices", "record", "transport", "watched"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());

@@ -12,10 +12,12 @@ mod listing;
 mod loss;
 mod max_hold;
 mod names;
+mod once;
 mod residue;
 mod sharing;
 mod together;
 mod unknown;
+mod value;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -47,6 +49,10 @@ enum Need {
     Sabotage,
     /// A way to list what is left of a name.
     Residue,
+    /// Values beside the queues.
+    Values,
+    /// Such values, and a way to list what is left of a name.
+    ValuesAndResidue,
 }
 
 /// A sentence about every store, and the function that checks it.
@@ -152,10 +158,12 @@ pub fn cases() -> Vec<Case> {
         loss::cases(),
         max_hold::cases(),
         names::cases(),
+        once::cases(),
         residue::cases(),
         sharing::cases(),
         together::cases(),
         unknown::cases(),
+        value::cases(),
     ]
     .concat()
 }
@@ -178,6 +186,8 @@ pub fn trials(store: &StoreUnderTest) -> Vec<Trial> {
         }
         Need::Sabotage => store.sabotage.is_some(),
         Need::Residue => store.residue.is_some(),
+        Need::Values => capabilities.keeps_values,
+        Need::ValuesAndResidue => capabilities.keeps_values && store.residue.is_some(),
     };
     let mut trials = Vec::new();
     for case in cases() {

@@ -81,9 +81,10 @@ fn delete(lock: &Path) -> usize {
     files.filter(|file| std::fs::remove_file(file.path()).is_ok()).count()
 }
 
-/// The directory of a lock. The names in tests have no character that the store escapes, so it has the lock's
-/// name.
+/// The directory of a lock, and the file of its value. The names in tests have no character that the store
+/// escapes, so it has the lock's name.
 fn left(locks: &Path, name: &str) -> Vec<String> {
-    let directory = locks.join(name);
-    directory.exists().then(|| directory.display().to_string()).into_iter().collect()
+    let left = [name.to_owned(), format!(".values/{name}"), format!(".values/{name}~")];
+    let left = left.map(|left| locks.join(left)).into_iter().filter(|left| left.exists());
+    left.map(|left| left.display().to_string()).collect()
 }

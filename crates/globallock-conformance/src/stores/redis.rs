@@ -380,10 +380,11 @@ fn keys(port: u16, name: &str) -> Vec<String> {
     keys.lines().map(str::to_owned).collect()
 }
 
-/// The counter of fencing tokens may stay for some days, the notices of evictions for an hour, and the state
-/// of the gaps for some seconds, but only with an expiry.
+/// The counter of fencing tokens may stay for some days, the notices of evictions for an hour, the state of
+/// the gaps for some seconds, and a value for as long as its writer said, but only with an expiry.
 pub(super) fn left(port: u16, name: &str) -> Vec<String> {
-    let may_stay = |key: &String| [":fence", ":evicted", ":gap"].iter().any(|side| key.ends_with(side));
+    let may_stay =
+        |key: &String| [":fence", ":evicted", ":gap", ":glk-value"].iter().any(|side| key.ends_with(side));
     let expires = |key: &String| cli(port, &["TTL", key]) != "-1";
     keys(port, name).into_iter().filter(|key| !may_stay(key) || !expires(key)).collect()
 }

@@ -128,10 +128,12 @@ impl Servers {
     }
 }
 
-/// The claims of a name. The lock's node is a container, which the servers delete once it is empty, so only
-/// its children count.
+/// The claims of a name, and its value. The lock's node is a container, which the servers delete once it is
+/// empty, so only its children count.
 fn left(hosts: &str, root: &str, name: &str) -> Vec<String> {
-    children(hosts, &format!("{root}/{name}"))
+    let values = children(hosts, &format!("{root}/%values")).into_iter();
+    let value = values.filter(|value| *value == format!("{name}%"));
+    children(hosts, &format!("{root}/{name}")).into_iter().chain(value).collect()
 }
 
 /// A frame. It is a notification if its xid is -1.

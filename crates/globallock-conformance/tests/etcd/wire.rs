@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use globallock::backend::ClaimStatus;
+use globallock::backend::{ClaimStatus, ValueWrite};
 use globallock::{Eviction, Owner, Release};
 use globallock_conformance::context::eventually;
 use globallock_conformance::golden::{claims, compare, fill, masked};
@@ -62,4 +63,28 @@ async fn keys_and_values_are_as_they_always_were() {
     let evicted = evicted(&cluster).await;
     let written = format!("Joined:\n{joined}\nLeft:\n{left}\nEvicted:\n{evicted}");
     compare(&masked(&written), include_str!("wire.txt"));
+}
+
+#[tokio::test]
+async fn values_are_as_they_always_were() {
+    let cluster = Etcd::start(1).unwrap();
+    let backend = globallock::connect_backend(&cluster.url()).await.unwrap();
+    // A mutex, and a reader.
+    for claim in [&claims()[0], &claims()[3]] {
+        assert!(matches!(backend.enqueue(claim).await.unwrap(), ClaimStatus::Held(_)));
+        for bytes in ["before", "done: \u{1}"] {
+            let written = backend.set_value(claim, bytes.as_bytes(), Duration::from_secs(3600)).await;
+            assert_eq!(written.unwrap(), ValueWrite::Written);
+        }
+        backend.release(claim).await.unwrap();
+    }
+    let keys = dump(&cluster);
+    let values: Vec<&str> = keys.lines().skip_while(|line| !line.contains("/value/")).take(4).collect();
+    let (one, other) = (values.join("\n"), cluster.ctl(&["lease", "list"]));
+    let token = one.split(':').nth(1).unwrap();
+    assert!(token.parse::<u64>().is_ok(), "{one}");
+    // Of each value only the last has a lease, and the claims have one.
+    assert_eq!(other.lines().next(), Some("found 3 leases"), "{other}");
+    assert!(one.contains("\"/locks/_glocks//value/nightly\"") && one.contains("a%2Fb {c} %25"), "{one}");
+    assert!(one.contains(":3600000:1") && one.contains("\"glk1v:"), "{one}");
 }

@@ -203,3 +203,49 @@ async fn tokens_rise_over_a_garbled_counter() {
     }
     close(managers).await;
 }
+
+#[tokio::test]
+async fn what_stands_in_the_place_of_a_value_breaks_no_grant() {
+    let server = Redis::start().unwrap();
+    let managers = pair(&server.url()).await;
+    let long = std::time::Duration::from_secs(600);
+    let mut client = Client::new(server.port());
+    let key = b"{_glocks:a}:glk-value".as_slice();
+    let garbage: [&[&[u8]]; 8] = [
+        &[b"SET", key, b"text"],
+        &[b"RPUSH", key, b"1", b"2", b"3"],
+        &[b"HSET", key, b"token", b"7"],
+        &[b"HSET", key, b"token", b"-1", b"keep", b"x", b"bytes", b"text"],
+        &[b"HSET", key, b"token", b"1e300", b"keep", b"5", b"bytes", b"text"],
+        &[b"HSET", key, b"token", b"nan", b"keep", b"5", b"bytes", b"text"],
+        &[b"HSET", key, b"token", b"7", b"keep", b"5", b"bytes", &[b'x'; 100_000]],
+        &[b"SADD", key, b"token", b"7"],
+    ];
+    for words in garbage {
+        let answer = client.send(words);
+        assert!(!answer.starts_with('-'), "{answer}");
+        let guard = managers[0].mutex("a").with_value().acquire().await.unwrap();
+        assert_eq!(guard.value(), None, "{}", String::from_utf8_lossy(&words.concat()));
+        let written = guard.set_value(b"new", long).await;
+        if words[0] == b"HSET" {
+            assert_eq!(written.unwrap(), globallock::ValueWrite::Written);
+        } else {
+            // It may be another program's lock.
+            let refused = written.unwrap_err().to_string();
+            assert!(refused.contains("choose another prefix"), "{refused}");
+            assert_eq!(client.send(&[b"EXISTS", key]), ":1");
+        }
+        guard.release().await.unwrap();
+        client.send(&[b"DEL", key]);
+    }
+    // One that an operator has made to stay is as old as it may get.
+    let guard = managers[0].mutex("a").acquire().await.unwrap();
+    guard.set_value(b"stays", long).await.unwrap();
+    guard.release().await.unwrap();
+    assert_eq!(client.send(&[b"PERSIST", key]), ":1");
+    let guard = managers[1].mutex("a").with_value().acquire().await.unwrap();
+    let value = guard.value().unwrap();
+    assert!(value.bytes() == b"stays" && value.age() >= long, "{value:?}");
+    guard.release().await.unwrap();
+    close(managers).await;
+}

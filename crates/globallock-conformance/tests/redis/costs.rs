@@ -62,6 +62,21 @@ async fn locks_cost_the_server_what_the_page_says() {
     assert_eq!(spent(&store), "exists:1 set:2 time:1", "an acquire that does not wait");
 }
 
+#[tokio::test]
+async fn a_value_costs_the_server_what_the_page_says() {
+    let store = Store::new().await;
+    let holder = queued(1, MUTEX).with_value();
+    store.holds(&holder).await;
+    let write = async || store.backend.set_value(&holder, b"a", std::time::Duration::from_secs(60)).await;
+    write().await.unwrap();
+    store.release(&holder).await;
+    spent(&store);
+    store.holds(&holder).await;
+    assert_eq!(spent(&store), "hmget:1 pttl:1 set:2 time:1", "an acquire with the value");
+    write().await.unwrap();
+    assert_eq!(spent(&store), "get:1 hmget:1 hset:1 pexpire:1 time:1", "a write");
+}
+
 /// How many waiters a command reads from the front of the queue.
 fn read_by(command: &[String]) -> Option<u64> {
     let [name, key, first, last, ..] = command else { return None };

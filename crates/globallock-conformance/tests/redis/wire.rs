@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
-use globallock::backend::ClaimStatus;
+use globallock::backend::{ClaimStatus, ValueWrite};
 use globallock::{Eviction, Name, Owner, Release};
 use globallock_conformance::context::eventually;
 use globallock_conformance::golden::{claims, compare, fill, masked};
@@ -116,4 +117,73 @@ async fn notices_requests_and_messages_of_evictions_have_not_changed() {
     let written =
         format!("Foreign holder:\n{foreign_key}\n\nLeft:\n{left}\nEvictions:\n{evicts}\nTold:\n{asks}");
     compare(&masked(&written), include_str!("evictions.txt"));
+}
+
+#[tokio::test]
+async fn keys_and_requests_of_values_have_not_changed() {
+    let server = Redis::start().unwrap();
+    let backend = globallock::connect_backend(&server.url()).await.unwrap();
+    // A mutex, its waiter, and a reader.
+    let claims = claims();
+    let [holder, waiter, reader] = [0, 1, 3].map(|number| claims[number].clone().with_value());
+    let value = |status: ClaimStatus| match status {
+        ClaimStatus::Held(grant) => grant.value.map(|value| value.bytes().to_owned()),
+        other => panic!("{other:?}"),
+    };
+    let monitor = Monitor::start(&server);
+    for claim in [&holder, &reader] {
+        assert_eq!(value(backend.enqueue(claim).await.unwrap()), None);
+        let bytes = format!("done by {}", claim.id);
+        let answer = backend.set_value(claim, bytes.as_bytes(), Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(answer, ValueWrite::Written);
+    }
+    let held = dump(&server, "*:glk-value");
+    assert_eq!(backend.enqueue(&waiter).await.unwrap(), ClaimStatus::Waiting);
+    backend.release(&holder).await.unwrap();
+    let pushed = backend.wait_for_change(&waiter).await.unwrap().unwrap();
+    assert_eq!(value(pushed), Some(format!("done by {}", holder.id).into_bytes()));
+    for claim in [&waiter, &reader] {
+        backend.release(claim).await.unwrap();
+    }
+    let left = dump(&server, "*:glk-value");
+    assert_eq!(left, held, "it stays");
+    let written = format!("Held:\n{held}\nRequests and messages:\n{}", sent(monitor, &server));
+    compare(&masked(&written), include_str!("values.txt"));
+}
+
+#[tokio::test]
+async fn a_write_that_arrives_late_once_more_does_not_overwrite_a_later_one() {
+    let server = Redis::start().unwrap();
+    let manager = globallock::LockManager::connect(&server.url()).await.unwrap();
+    let guard = manager.mutex("nightly").acquire().await.unwrap();
+    let monitor = Monitor::start(&server);
+    for bytes in [b"v1", b"v2"] {
+        assert_eq!(guard.set_value(bytes, Duration::from_secs(600)).await.unwrap(), ValueWrite::Written);
+    }
+    let recorded = monitor.end(&server);
+    let call = |bytes: &str| -> Vec<String> {
+        let line = recorded.iter().find(|line| line.contains(bytes)).unwrap();
+        let (_, command) = line.split_once("] ").unwrap();
+        command.trim().trim_matches('"').split("\" \"").map(str::to_owned).collect()
+    };
+    let key = "{_glocks:nightly}:glk-value";
+    let send = |bytes: &str| {
+        let call = call(bytes);
+        server.cli(&call.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    for late in ["v1", "v2"] {
+        assert_eq!(send(late), "1", "it was written");
+        assert_eq!(server.cli(&["HGET", key, "bytes"]), "v2");
+    }
+    // After those of another claim, the numbers begin anew.
+    guard.release().await.unwrap();
+    let other = globallock::LockManager::connect(&server.url()).await.unwrap();
+    let guard = other.mutex("nightly").acquire().await.unwrap();
+    guard.set_value(b"v3", Duration::from_secs(600)).await.unwrap();
+    assert_eq!(server.cli(&["HGET", key, "bytes"]), "v3");
+    assert_eq!(server.cli(&["HGET", key, "write"]), "1");
+    assert_eq!(send("v2"), "0", "its claim is gone");
+    guard.release().await.unwrap();
+    manager.close().await;
+    other.close().await;
 }

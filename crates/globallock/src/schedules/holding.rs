@@ -25,16 +25,17 @@ fn hold() -> Arc<Hold> {
         lease: LEASE,
         max_hold: None,
         owner: "".into(),
+        wants_value: false,
     })
 }
 
 fn grant() -> Grant {
-    Grant { fencing_token: 1, expires: Some(now() + LEASE), hold_ends: None }
+    Grant { fencing_token: 1, expires: Some(now() + LEASE), hold_ends: None, value: None }
 }
 
 fn held() -> Arc<Hold> {
     let hold = hold();
-    assert!(hold.confirm(grant(), now()));
+    assert!(hold.confirm(&grant(), now()));
     hold
 }
 
@@ -71,7 +72,7 @@ fn a_recheck_hides_no_grant() {
         let granted = Arc::clone(&hold);
         let granted = spawn(move || {
             granted.recheck();
-            assert!(granted.confirm(grant(), now()));
+            assert!(granted.confirm(&grant(), now()));
         });
         // Woken for the recheck at most once, and then for the grant.
         let rechecks = (0..).take_while(|_| !block_on(hold.granted())).count();
@@ -104,7 +105,7 @@ fn a_claim_that_was_not_held_at_its_deadline_is_never_held_again() {
         let renewed = Arc::clone(&hold);
         let renewed = spawn(move || {
             pass(LEASE);
-            renewed.confirm(Grant { expires: Some(now() + LEASE), ..late }, now())
+            renewed.confirm(&Grant { expires: Some(now() + LEASE), ..late }, now())
         });
         let seen = [hold.is_held(), hold.is_held()];
         renewed.join().unwrap();

@@ -1,16 +1,20 @@
 //! The store in this process's memory. It is for tests, for programs of one process, and the reference
 //! implementation of the contract.
 
+mod values;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
+use self::values::Values;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant,
-    Release, Summary, WaitMode,
+    Release, Summary, Value, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -36,6 +40,7 @@ pub struct Memory {
 struct State {
     queues: HashMap<Name, Queue>,
     last_number: u64,
+    values: Values,
     evicted: Evictions<(Name, ClaimId)>,
 }
 
@@ -146,6 +151,16 @@ impl State {
             (Some(queued), _) => queued.status(),
             (None, Some(eviction)) => ClaimStatus::Evicted(eviction),
             (None, None) => ClaimStatus::Gone,
+        }
+    }
+
+    /// The status of a claim as its owner waits for it: a grant comes with the value.
+    fn status_with_value(&mut self, claim: &Claim, now: Instant) -> ClaimStatus {
+        match self.status(claim) {
+            ClaimStatus::Held(grant) if claim.wants_value => {
+                ClaimStatus::Held(grant.with_value(self.values.get(&claim.name, now)))
+            }
+            status => status,
         }
     }
 
@@ -289,6 +304,7 @@ impl QueuedClaim {
                 fencing_token: self.number,
                 expires: Some(self.expires),
                 hold_ends: self.hold_ends(),
+                value: None,
             }),
         }
     }
@@ -315,7 +331,7 @@ impl Backend for Memory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("memory", CrashRelease::Never)
+        Capabilities::new("memory", CrashRelease::Never).with_values()
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
@@ -324,7 +340,7 @@ impl Backend for Memory {
         state.settle(&claim.name, now);
         if state.find(claim).is_some() || state.evicted(claim).is_some() {
             state.renew(claim, now);
-            return Ok(state.status(claim));
+            return Ok(state.status_with_value(claim, now));
         }
         state.last_number += 1;
         let queued = QueuedClaim {
@@ -337,7 +353,7 @@ impl Backend for Memory {
         };
         let queue = state.queues.entry(claim.name.clone()).or_default();
         queue.insert(queued, now);
-        let status = queue.find(claim.id).map_or(ClaimStatus::Gone, QueuedClaim::status);
+        let status = state.status_with_value(claim, now);
         if status == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
             state.remove(&claim.name, claim.id, now);
             return Ok(ClaimStatus::Gone);
@@ -348,13 +364,12 @@ impl Backend for Memory {
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
         loop {
             let (notify, recheck_at) = {
-                let mut state = self.state();
-                state.settle(&claim.name, now());
+                let (mut state, now) = (self.state(), now());
+                state.settle(&claim.name, now);
                 let recheck_at = state.recheck_at(claim);
                 match state.find(claim) {
                     Some(queued) if queued.granted.is_none() => (Arc::clone(&queued.notify), recheck_at),
-                    Some(queued) => return Ok(Some(queued.status())),
-                    None => return Ok(Some(state.status(claim))),
+                    _ => return Ok(Some(state.status_with_value(claim, now))),
                 }
             };
             tokio::select! {
@@ -388,6 +403,14 @@ impl Backend for Memory {
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let removed = self.state().remove(&claim.name, claim.id, now());
         Ok(if removed.is_some() { Release::Released } else { Release::NotHeld })
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        Value::check(bytes, keep)?;
+        let (mut state, now) = (self.state(), now());
+        state.settle(&claim.name, now);
+        let ClaimStatus::Held(grant) = state.status(claim) else { return Ok(ValueWrite::NotHeld) };
+        Ok(state.values.set(&claim.name, grant.fencing_token, bytes, keep, now))
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -16,6 +16,13 @@ pub(crate) mod memory;
     all(feature = "file", target_os = "linux")
 ))]
 pub(crate) mod notices;
+#[cfg(any(
+    feature = "etcd",
+    feature = "redis",
+    feature = "zookeeper",
+    all(feature = "file", target_os = "linux")
+))]
+pub(crate) mod record;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(any(feature = "etcd", feature = "redis", feature = "zookeeper"))]

@@ -111,7 +111,7 @@ fn a_lock_whose_lease_ends_with_its_max_hold_time_is_lost_by_the_latter() {
         let hold = SECOND * 5;
         let fixture = Fixture::with_options(Options { max_hold: Some(hold), ..options() });
         let end = now() + hold;
-        let grant = Grant { fencing_token: 7, expires: Some(end), hold_ends: Some(end) };
+        let grant = Grant { fencing_token: 7, expires: Some(end), hold_ends: Some(end), value: None };
         fixture.store.next(Verb::Enqueue, [Fault::Answer(ClaimStatus::Held(grant))]);
         let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.fencing_token(), 7);
@@ -123,8 +123,8 @@ fn a_lock_whose_lease_ends_with_its_max_hold_time_is_lost_by_the_latter() {
 fn a_lock_without_a_lease_or_max_hold_time_has_no_deadline() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let grant = Grant { fencing_token: 7, expires: None, hold_ends: None };
-        fixture.store.always(Verb::Enqueue, Fault::Answer(ClaimStatus::Held(grant)));
+        let grant = Grant { fencing_token: 7, expires: None, hold_ends: None, value: None };
+        fixture.store.always(Verb::Enqueue, Fault::Answer(ClaimStatus::Held(grant.clone())));
         fixture.store.always(Verb::Renew, Fault::Answer(ClaimStatus::Held(grant)));
         let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.remaining(), None);
@@ -204,6 +204,7 @@ fn a_later_answer_does_not_move_the_end_of_the_max_hold_time() {
             fencing_token: 7,
             expires: Some(begin + LEASE * 5),
             hold_ends: Some(hold_ends),
+            value: None,
         };
         fixture.store.next(Verb::Enqueue, [Fault::Answer(ClaimStatus::Held(grant(begin + hold)))]);
         fixture.store.always(Verb::Renew, Fault::Answer(ClaimStatus::Held(grant(begin + hold * 3))));
@@ -235,14 +236,15 @@ fn a_claim_that_was_given_up_is_never_granted() {
             permits: Permits::MUTEX,
             wait_mode: crate::backend::WaitMode::Wait,
             options: &options(),
+            wants_value: false,
         });
         let hold = Hold::unobserved(claim.unwrap());
         assert!(hold.give_up(now()) && !hold.give_up(now()));
         assert_eq!(hold.phase(), Phase::Released);
-        let grant = Grant { fencing_token: 7, expires: Some(now() + LEASE), hold_ends: None };
-        assert!(!hold.confirm(grant, now()) && !hold.is_held());
+        let grant = Grant { fencing_token: 7, expires: Some(now() + LEASE), hold_ends: None, value: None };
+        assert!(!hold.confirm(&grant, now()) && !hold.is_held());
         let held = Hold::unobserved(Claim::clone(&hold.claim));
-        assert!(held.confirm(grant, now()) && !held.give_up(now()) && held.is_held());
+        assert!(held.confirm(&grant, now()) && !held.give_up(now()) && held.is_held());
     });
 }
 

@@ -11,6 +11,7 @@ mod evicting;
 mod forking;
 mod holding;
 mod observing;
+mod once;
 mod properties;
 mod releasing;
 mod renewing;
@@ -18,6 +19,7 @@ mod running;
 mod several;
 mod store;
 mod throttling;
+mod valuing;
 
 use std::sync::Arc;
 use std::time::Duration;

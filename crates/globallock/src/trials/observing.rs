@@ -9,8 +9,8 @@ use futures_util::stream::BoxStream;
 use super::store::{Fault, Verb};
 use super::{Fixture, LEASE, SECOND, in_virtual_time, options, sleep};
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNoticeKind,
-    Summary,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release,
+    StoreNoticeKind, Summary,
 };
 use crate::error::Result;
 use crate::loss::Loss;
@@ -252,9 +252,9 @@ fn the_last_notices_are_told_at_the_close_and_at_the_end_of_a_manager() {
     assert_eq!(heard.take(), ["memory: says \"d\""]);
 }
 
-/// A store that forgets to answer the last claim of each renewal.
+/// A store that forgets to answer the last claim of each renewal, and keeps no values.
 #[derive(Debug)]
-struct Forgetful(Arc<Memory>);
+pub(super) struct Forgetful(pub(super) Arc<Memory>);
 
 #[async_trait]
 impl Backend for Forgetful {
@@ -263,7 +263,7 @@ impl Backend for Forgetful {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+        Capabilities::new("forgetful", CrashRelease::Never)
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimStatus, Entry, EntryKey, Eviction, Release, StoreNotice, Summary,
+    ValueWrite,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -27,6 +28,7 @@ pub(super) enum Verb {
     WaitForChange,
     Renew,
     Release,
+    SetValue,
     List,
 }
 
@@ -215,6 +217,11 @@ impl Backend for Store {
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
         self.pass(Verb::Release, self.memory.release(claim), Err, |_| Ok(Release::NotHeld)).await
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        self.pass(Verb::SetValue, self.memory.set_value(claim, bytes, keep), Err, |_| Ok(ValueWrite::NotHeld))
+            .await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -399,3 +399,11 @@ fn kazoo(hosts: &str, path: &str, line: &str) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
+
+/// Writes the data of a node, with kazoo.
+///
+/// # Panics
+/// When kazoo fails.
+pub fn set(hosts: &str, path: &str, data: &str) {
+    kazoo(hosts, path, &format!("client.set(path, {data:?}.encode())"));
+}

@@ -57,18 +57,23 @@ pub(super) struct Found {
     /// A part of the queue, unless the claim that was named as in front of it was still there.
     pub(super) queue: Option<RangeResponse>,
     pub(super) python_etcd3: Vec<KeyValue>,
+    /// What stands in the place of the value, if the transaction has read it.
+    pub(super) value: Option<RangeResponse>,
 }
 
 impl Found {
-    /// `asked_for_notice` says whether the transaction reads the notice where it does not put the key.
-    pub(super) fn new(answer: TxnResponse, asked_for_notice: bool) -> Self {
+    /// `asked_for_notice` says whether the transaction reads the notice where it does not put the key;
+    /// `asked_for_value`, whether it reads the value.
+    pub(super) fn new(answer: TxnResponse, asked_for_notice: bool, asked_for_value: bool) -> Self {
         let read_at = revision(answer.header.as_ref());
         let mut ranges = ranges(answer.responses);
+        let value = ranges.pop_if(|_| asked_for_value);
         let notice = ranges.pop_if(|_| asked_for_notice && !answer.succeeded);
         let mut ranges = ranges.into_iter();
         let mine = ranges.next().and_then(|own| own.kvs.first().map(QueueEntry::new));
         let queue = ranges.next();
         let python_etcd3 = ranges.flat_map(|range| range.kvs).collect();
-        Found { read_at, notice: notice.map_or_else(Vec::new, |range| range.kvs), mine, queue, python_etcd3 }
+        let notice = notice.map_or_else(Vec::new, |range| range.kvs);
+        Found { read_at, notice, mine, queue, python_etcd3, value }
     }
 }

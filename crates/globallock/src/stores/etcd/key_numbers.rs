@@ -107,6 +107,7 @@ mod tests {
             lease: std::time::Duration::from_secs(1),
             max_hold: None,
             owner: "".into(),
+            wants_value: false,
         }
     }
 

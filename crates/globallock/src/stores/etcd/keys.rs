@@ -57,6 +57,11 @@ pub(super) fn notice(prefix: &str, name: &Name, id: ClaimId) -> Vec<u8> {
     format!("{}{id}/{}", notices(prefix), escaped(name)).into_bytes()
 }
 
+/// The value of a name. It is in no queue either.
+pub(super) fn value(prefix: &str, name: &Name) -> Vec<u8> {
+    format!("{prefix}/value/{}", escaped(name)).into_bytes()
+}
+
 /// Reads the claim back from its notice, and the prefix of the keys of its queue.
 pub(super) fn noticed(prefix: &str, key: &[u8]) -> Option<(ClaimId, String)> {
     let (id, escaped) = str::from_utf8(key).ok()?.strip_prefix(&notices(prefix))?.split_once('/')?;

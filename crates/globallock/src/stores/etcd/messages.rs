@@ -59,6 +59,7 @@ messages! {
     KeyValue {
         key: Vec<u8> = [bytes = "vec", tag = "1"];
         create_revision: i64 = [int64, tag = "2"];
+        mod_revision: i64 = [int64, tag = "3"];
         value: Vec<u8> = [bytes = "vec", tag = "5"];
         lease: i64 = [int64, tag = "6"];
     }
@@ -118,6 +119,7 @@ messages! {
         target: i32 = [enumeration = "Target", tag = "2"];
         key: Vec<u8> = [bytes = "vec", tag = "3"];
         create_revision: Option<i64> = [int64, optional, tag = "5"];
+        mod_revision: Option<i64> = [int64, optional, tag = "6"];
         value: Option<Vec<u8>> = [bytes = "vec", optional, tag = "7"];
         /// Compares all keys of the range that ends here, unless it is empty.
         ///
@@ -278,6 +280,11 @@ impl Compare {
         Compare { target: Target::Create.into(), key, create_revision: Some(revision), ..Compare::default() }
     }
 
+    /// Holds if the key was last written at this revision; 0: if it does not exist.
+    pub(super) fn modified(key: Vec<u8>, revision: i64) -> Self {
+        Compare { target: Target::Mod.into(), key, mod_revision: Some(revision), ..Compare::default() }
+    }
+
     /// Holds if the key has this value.
     pub(super) fn has_value(key: Vec<u8>, value: Vec<u8>) -> Self {
         Compare { target: Target::Value.into(), key, value: Some(value), ..Compare::default() }
@@ -289,6 +296,7 @@ impl Compare {
 pub(super) enum Target {
     Version = 0,
     Create = 1,
+    Mod = 2,
     Value = 3,
 }
 

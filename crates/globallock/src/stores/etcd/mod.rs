@@ -30,11 +30,13 @@ mod sentinel;
 mod server;
 mod terms;
 mod value;
+mod values;
 mod version;
 mod watch;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{BoxStream, StreamExt};
@@ -45,7 +47,7 @@ use self::messages::LeaseRevokeRequest;
 use self::owner::Shared;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release, StoreNotice,
-    Summary,
+    Summary, ValueWrite,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -77,7 +79,7 @@ impl Backend for Etcd {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("etcd", CrashRelease::Lease)
+        Capabilities::new("etcd", CrashRelease::Lease).with_values()
     }
 
     fn is_ready(&self) -> bool {
@@ -125,6 +127,10 @@ impl Backend for Etcd {
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let _turn = self.shared.claims.turn(claim.id).await;
         self.shared.release(claim).await
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        self.shared.write_value(claim, bytes, keep).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

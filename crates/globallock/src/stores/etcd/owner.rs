@@ -23,8 +23,9 @@ use super::python_etcd3::{Attempt, PythonEtcd3};
 use super::reading::{QueueView, Queues};
 use super::release::{Releaser, delete_if_same};
 use super::sentinel::watch_lease;
+use super::values::{also_read, value};
 use super::watch::Watches;
-use crate::backend::{Claim, ClaimStatus, Release, WaitMode};
+use crate::backend::{Claim, ClaimStatus, Release, Value, WaitMode};
 use crate::error::{Error, Result};
 use crate::stores::watched::ahead::Ahead;
 use crate::stores::watched::releases;
@@ -110,7 +111,8 @@ impl Shared {
         if let Some(evicted) = self.notices.status(claim) {
             return Ok(evicted);
         }
-        let status = self.enqueue_or_release(claim).await?;
+        let mut value = None;
+        let status = self.enqueue_or_release(claim, &mut value).await?;
         match &status {
             ClaimStatus::Held(_) | ClaimStatus::Waiting => self.notices.watch(claim),
             // A try that was released has no key any more. What else is gone was not found in the queue,
@@ -126,16 +128,22 @@ impl Shared {
             }
             ClaimStatus::Gone | ClaimStatus::Evicted(_) => {}
         }
-        Ok(self.notices.status(claim).unwrap_or(status))
+        let status = self.notices.status(claim).unwrap_or(status);
+        self.with_value(claim, status, value).await
     }
 
-    /// Enqueues a claim, and releases it again if it would have to wait and is only a try.
-    pub(super) async fn enqueue_or_release(&self, claim: &Claim) -> Result<ClaimStatus> {
+    /// Enqueues a claim, and releases it again if it would have to wait and is only a try. `value` gets what
+    /// the transaction that granted it has read.
+    pub(super) async fn enqueue_or_release(
+        &self,
+        claim: &Claim,
+        value: &mut Option<Option<Value>>,
+    ) -> Result<ClaimStatus> {
         // An earlier try had to wait and its release was not answered. That release may still arrive and
         // delete the key, so the claim must not be reported as held, even if it holds by now.
         let is_being_released = self.claims.with_background_release(claim.id, |task| task.is_some());
         if is_being_released != Some(true) {
-            let status = self.join(claim).await?;
+            let status = self.join(claim, value).await?;
             if status != ClaimStatus::Waiting || claim.wait_mode != WaitMode::Try {
                 return Ok(status);
             }
@@ -144,14 +152,19 @@ impl Shared {
         Ok(ClaimStatus::Gone)
     }
 
-    async fn join(&self, claim: &Claim) -> Result<ClaimStatus> {
+    #[cfg(test)]
+    pub(super) async fn enqueue_once(&self, claim: &Claim) -> Result<ClaimStatus> {
+        self.enqueue_or_release(claim, &mut None).await
+    }
+
+    async fn join(&self, claim: &Claim, value: &mut Option<Option<Value>>) -> Result<ClaimStatus> {
         let key = self.claims.take_key(self.prefix(), claim);
         loop {
             let (lease, is_new) = self.leases.get(claim.lease).await?;
             if is_new {
                 watch_lease(&self.leases, &self.watches, lease);
             }
-            match self.join_under(claim, &key, &lease).await {
+            match self.join_under(claim, &key, &lease, value).await {
                 // The lease has expired, and nothing has notified us of it yet.
                 Err(error) if is_lease_expired(&error) => {
                     self.leases.ended(lease.id);
@@ -164,7 +177,13 @@ impl Shared {
         }
     }
 
-    async fn join_under(&self, claim: &Claim, key: &[u8], under: &Lease) -> Result<ClaimStatus> {
+    async fn join_under(
+        &self,
+        claim: &Claim,
+        key: &[u8],
+        under: &Lease,
+        granted_with: &mut Option<Option<Value>>,
+    ) -> Result<ClaimStatus> {
         let lease = under.id;
         let with_interop = self.connection.config().python_etcd3;
         let behind = if with_interop { None } else { self.claims.behind(claim) };
@@ -175,6 +194,9 @@ impl Shared {
         if again {
             self.notices.unless_evicted(claim, &mut request);
         }
+        if claim.wants_value {
+            also_read(self.prefix(), claim, &mut request);
+        }
         let (answer, unanswered) = self.connection.ask(request).await;
         if unanswered {
             self.leases.drain(lease);
@@ -184,7 +206,7 @@ impl Shared {
         }
         let answer = answer?;
         self.leases.confirm(under, answer.header.as_ref());
-        let found = Found::new(answer, again);
+        let found = Found::new(answer, again, claim.wants_value);
         if !found.notice.is_empty() {
             // If a request that came late has put the key again, the release that follows deletes it.
             self.notices.note(&found.notice);
@@ -206,6 +228,10 @@ impl Shared {
                 let claims = self.connection.config().claims(&queue.kvs);
                 let view = QueueView::new(Some(mine.clone()), claims, !queue.more, found.read_at);
                 let is_enough = view.is_whole || view.known(claim.permits).is_known();
+                // What was read later, or is decided later, may come after another writing.
+                if is_enough {
+                    *granted_with = found.value.as_ref().map(value);
+                }
                 let view =
                     if is_enough { view } else { self.queues.view(claim, &mine, found.read_at).await? };
                 self.claims.record_view(claim, &view, is_complete, sent)
@@ -225,6 +251,7 @@ impl Shared {
             }
         }
         if status == ClaimStatus::Waiting && self.python_etcd3.key(claim).is_some() {
+            *granted_with = None;
             return self.take_python_etcd3_key_now(claim, &found.python_etcd3).await;
         }
         Ok(status)
@@ -276,7 +303,8 @@ impl Shared {
             // too.
             let _ = self.notices.look_for(&[claim]).await;
         }
-        Ok(Some(self.notices.status(claim).unwrap_or(status)))
+        let status = self.notices.status(claim).unwrap_or(status);
+        Ok(Some(self.with_value(claim, status, None).await?))
     }
 
     pub(super) async fn wait(&self, claim: &Claim) -> Result<ClaimStatus> {

@@ -270,7 +270,7 @@ mod tests {
                     expect_take(&mut cluster, &claim, &own).await.answer(&answer(true, Vec::new()));
                 }
             };
-            let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+            let (status, ()) = soon(async { tokio::join!(shared.enqueue_once(&claim), answers) }).await;
             assert_eq!(fencing_token(status.unwrap()), expected, "{has_it:?}, {is_behind}");
             assert!(cluster.is_idle().await);
         }

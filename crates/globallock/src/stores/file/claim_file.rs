@@ -152,6 +152,7 @@ mod tests {
             lease: Duration::from_secs(10),
             max_hold,
             owner: "me".into(),
+            wants_value: false,
         };
         for (max_hold, has_max_hold, hold_ends) in [
             (None, false, None),

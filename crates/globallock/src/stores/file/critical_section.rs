@@ -215,7 +215,7 @@ impl<'a> CriticalSection<'a> {
         let file = ClaimFile::new(claim, number, holds.then_some(self.now));
         // If this fails, the file may be there all the same.
         let has_others = self.has_others.replace(true);
-        let opened = self.directory.create(&self.opened, &file.file_name())?;
+        let opened = self.directory.create(&self.opened, file.file_name())?;
         self.has_others.set(has_others);
         let locked = flock(&opened, FlockOperation::NonBlockingLockExclusive)
             .and_then(|()| write_all(&opened, owner.as_bytes()));
@@ -314,6 +314,11 @@ impl<'a> CriticalSection<'a> {
         Ok(false)
     }
 
+    /// The lock's directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn path_of(&self, file: &ClaimFile) -> PathBuf {
         self.path.join(file.file_name())
     }
@@ -368,7 +373,7 @@ fn is_file(found: &Stat) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
 }
 
-fn write_all(file: &OwnedFd, text: &[u8]) -> Result<(), Errno> {
+pub(super) fn write_all(file: &OwnedFd, text: &[u8]) -> Result<(), Errno> {
     match retry_on_intr(|| write(file, text))? {
         written if written < text.len() => Err(Errno::NOSPC),
         _ => Ok(()),

@@ -1,7 +1,7 @@
 //! The directory that the locks live in: where it is, whether locks can work in it, and the counter of
 //! fencing tokens.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +10,7 @@ use rustix::fs::{
     fchmod, fchown, flock, fstat, fstatfs, mkdirat, openat, renameat_with, statat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pread, pwrite};
+use rustix::path::Arg;
 
 use super::container::is_own_of_container;
 use crate::backend::StoreNoticeKind;
@@ -254,7 +255,7 @@ impl Directory {
     }
 
     /// Creates a file that must not exist yet, with the mode that the directory gives.
-    pub(super) fn create(&self, at: &OwnedFd, file: &str) -> Result<OwnedFd> {
+    pub(super) fn create(&self, at: impl AsFd, file: impl Arg) -> Result<OwnedFd> {
         let made = openat(at, file, NEW, PRIVATE)
             .map_err(|error| self.failure_within("cannot be written to", error))?;
         self.share_file(&made)?;

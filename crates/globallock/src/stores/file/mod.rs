@@ -24,6 +24,7 @@ mod directory;
 mod onlooker;
 mod open_files;
 mod turns;
+mod values;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -37,7 +38,7 @@ use tokio::time::sleep;
 
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant,
-    Release, StoreNotice, StoreNoticeKind, Summary, WaitMode,
+    Release, StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -169,7 +170,8 @@ impl File {
         };
         let found = section.find(claim.id);
         let Some(mine) = found.filter(|file| file.granted.is_none()) else {
-            return Ok(Watch::Decided(self.status(claim, found)));
+            let status = self.status(claim, found);
+            return Ok(Watch::Decided(self.with_value(claim, section, status)));
         };
         let blockers = section.blockers(&mine);
         let paths: Vec<_> = blockers.iter().map(|file| (section.path_of(file), wake_on(file))).collect();
@@ -224,7 +226,7 @@ fn instant(milliseconds: u64) -> Instant {
 }
 
 fn grant(file: &ClaimFile) -> Grant {
-    Grant { fencing_token: file.number, expires: None, hold_ends: file.hold_ends().map(instant) }
+    Grant { fencing_token: file.number, expires: None, hold_ends: file.hold_ends().map(instant), value: None }
 }
 
 #[async_trait]
@@ -234,7 +236,7 @@ impl Backend for File {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("file", CrashRelease::ProcessEnd)
+        Capabilities::new("file", CrashRelease::ProcessEnd).with_values()
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
@@ -251,7 +253,8 @@ impl Backend for File {
                 return Ok(None);
             };
             if let Some(found) = section.find(claim.id) {
-                return Ok(Some(self.status(claim, Some(found))));
+                let status = self.status(claim, Some(found));
+                return Ok(Some(self.with_value(claim, section, status)));
             }
             if let evicted @ ClaimStatus::Evicted(_) = self.status(claim, None) {
                 return Ok(Some(evicted));
@@ -262,7 +265,8 @@ impl Backend for File {
             Ok(Some(match joined {
                 Some((file, opened)) => {
                     self.open_files.insert(claim.id, OpenFile::new(opened, path.clone(), file, text.len()));
-                    self.status(claim, Some(file))
+                    let status = self.status(claim, Some(file));
+                    self.with_value(claim, section, status)
                 }
                 None => self.status(claim, None),
             }))
@@ -345,6 +349,10 @@ impl Backend for File {
             self.directory.notices.give(notice.with_name(claim.name.clone()));
             Ok(Release::Released)
         })
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        self.write_value(claim, bytes, keep).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

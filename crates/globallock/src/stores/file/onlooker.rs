@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::File;
 use super::claim_file::{ClaimFile, directory_of, name_of};
 use super::critical_section::{CriticalSection, Enter, owner_and_name};
+use super::values::VALUES;
 use crate::backend::{ClaimId, Entry, EntryKey, Eviction, Release, StoreNoticeKind, Summary};
 use crate::error::Result;
 use crate::name::Name;
@@ -91,6 +92,9 @@ impl File {
     async fn summary(&self, listed: &DirEntry, prefix: &str) -> Result<Option<Summary>> {
         let is_lock = listed.file_type().is_ok_and(|kind| kind.is_dir());
         let file_name = listed.file_name();
+        if is_lock && file_name == VALUES {
+            self.delete_ended().await;
+        }
         let Some(directory) = file_name.to_str().filter(|_| is_lock) else { return Ok(None) };
         let path = listed.path();
         let name = match name_of(directory) {

@@ -19,6 +19,10 @@ const NOTICE: &str = "evicted";
 /// The suffix of the state of the gaps, which is a side key too: see `gaps.lua`.
 const GAPS: &str = "gap";
 
+/// The suffix of the value, which is a side key too. Not a word that users may end a name with: without a
+/// prefix, such names are refused.
+const VALUE: &str = "glk-value";
+
 /// Refuses a name whose own key may be a side key of another lock. Only a prefix keeps the two apart.
 pub(super) fn check(prefix: &str, name: &Name) -> Result<()> {
     if prefix.is_empty() && is_side_key(name.as_str()) {
@@ -52,10 +56,15 @@ pub(super) fn gaps(prefix: &str, name: &Name) -> String {
     side_key(&lock(prefix, name), GAPS)
 }
 
+/// The key of the value.
+pub(super) fn value(prefix: &str, name: &Name) -> String {
+    side_key(&lock(prefix, name), VALUE)
+}
+
 /// Whether `key` is a side key of some lock.
 pub(super) fn is_side_key(key: &str) -> bool {
     let ends_in = |side: &&str| key.strip_suffix(*side).is_some_and(|rest| rest.ends_with(':'));
-    key.starts_with('{') && SIDES.iter().chain([&NOTICE, &GAPS]).any(ends_in)
+    key.starts_with('{') && SIDES.iter().chain([&NOTICE, &GAPS, &VALUE]).any(ends_in)
 }
 
 fn side_key(lock: &str, side: &str) -> String {
@@ -146,6 +155,7 @@ mod tests {
             "{p:a}:00000000000000000005000000000006:evicted"
         );
         assert_eq!(gaps("p:", &Name::new("a").unwrap()), "{p:a}:gap");
+        assert_eq!(value("p:", &Name::new("a").unwrap()), "{p:a}:glk-value");
         let braces = keys("p:", &Name::new("{a}").unwrap());
         let tag = braces[1].split_once('}').unwrap().0;
         assert_eq!(braces[0], "p:{a}");
@@ -160,6 +170,8 @@ mod tests {
             ("{_glocks:a}:fence", true),
             ("{_glocks:a}:shared", true),
             ("{_glocks:a}:gap", true),
+            ("{_glocks:a}:glk-value", true),
+            ("{_glocks:a}:value", false),
             ("{17}:_glocks:{a}:claims", true),
             ("{_glocks:a}:00000000000000000005000000000006:evicted", true),
             ("_glocks:a:queue", false),
@@ -226,7 +238,7 @@ mod tests {
             assert!(refused("", name).is_some_and(|text| text.contains("choose a prefix")), "{name}");
             assert_eq!(refused("p:", name), None, "{name}");
         }
-        for name in ["a", "{a}", "a:queue", "{a}:queues"] {
+        for name in ["a", "{a}", "a:queue", "{a}:queues", "{order:17}:value"] {
             assert_eq!(refused("", name), None, "{name}");
         }
     }
@@ -236,7 +248,8 @@ mod tests {
         fn all_keys_of_a_name_share_its_hash_slot(name in "[a-z{}:]{1,12}") {
             let name = Name::new(name).unwrap();
             let keys = keys("_glocks:", &name);
-            for key in keys.iter().chain([&notice("_glocks:", &name, ClaimId::new(5, 6))]) {
+            let others = [notice("_glocks:", &name, ClaimId::new(5, 6)), value("_glocks:", &name)];
+            for key in keys.iter().chain(&others) {
                 prop_assert_eq!(hash_slot(key), hash_slot(&keys[0]), "{}", key);
             }
         }
@@ -246,6 +259,7 @@ mod tests {
             let name = Name::new(name).unwrap();
             let keys = keys("_glocks:", &name);
             prop_assert!(is_side_key(&notice("_glocks:", &name, ClaimId::new(5, 6))));
+            prop_assert!(is_side_key(&value("_glocks:", &name)));
             prop_assert!(!is_side_key(&keys[0]));
             prop_assert!(keys[1..].iter().all(|key| is_side_key(key)));
         }

@@ -16,10 +16,12 @@ mod pushed;
 mod scripts;
 mod server;
 mod texts;
+mod values;
 mod waiters;
 mod watches;
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ use self::waiters::{Known, Waiters, Whose};
 use self::watches::Watches;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant, Release,
-    StoreNotice, StoreNoticeKind, Summary, WaitMode,
+    StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -50,6 +52,8 @@ pub(crate) struct Redis {
     connection: Arc<Connection>,
     inbox: Arc<Inbox>,
     channel: String,
+    /// The number of the next write of a value, from 1.
+    writes: AtomicU64,
 }
 
 /// Receives the pushes of a connection.
@@ -75,7 +79,7 @@ impl Redis {
         let listener: Arc<dyn Listener> = Arc::<Inbox>::clone(&inbox);
         let connection = Connection::new(config, channel.clone(), listener);
         inbox.connection.get_or_init(|| Arc::downgrade(&connection));
-        Ok(Arc::new(Redis { connection, inbox, channel }))
+        Ok(Arc::new(Redis { connection, inbox, channel, writes: AtomicU64::new(1) }))
     }
 
     async fn request(&self, command: &Cmd) -> Result<Value> {
@@ -118,7 +122,12 @@ impl Redis {
             |grant| Ok(waiters.untrack(claim.id).map_or(ClaimStatus::Held(grant), ClaimStatus::Evicted));
         if let Value::Int(fencing_token) = answer {
             let fencing_token = u64::try_from(*fencing_token).unwrap_or_default();
-            return held(Grant { fencing_token, expires: Some(sent + claim.lease), hold_ends: None });
+            return held(Grant {
+                fencing_token,
+                expires: Some(sent + claim.lease),
+                hold_ends: None,
+                value: None,
+            });
         }
         if let Some(eviction) = evict::notice(answer) {
             return Ok(self.evicted(claim, eviction));
@@ -127,7 +136,7 @@ impl Redis {
             [texts::HELD, fencing_token, left, hold_left] => {
                 let after = |milliseconds| sent + Duration::from_millis(milliseconds);
                 let hold_ends = claim.max_hold.map(|_| after(hold_left));
-                held(Grant { fencing_token, expires: Some(after(left)), hold_ends })
+                held(Grant { fencing_token, expires: Some(after(left)), hold_ends, value: None })
             }
             [texts::WAITING, server_ms, poll_in, foreign] => {
                 let poll_in = (poll_in > 0).then(|| Duration::from_millis(poll_in));
@@ -161,7 +170,7 @@ impl Backend for Redis {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.connection.config().kind, CrashRelease::Lease)
+        Capabilities::new(self.connection.config().kind, CrashRelease::Lease).with_values()
     }
 
     fn is_ready(&self) -> bool {
@@ -183,10 +192,18 @@ impl Backend for Redis {
         let command = self.join(claim, asked);
         loop {
             let sent = Instant::now();
-            let answer = self.connection.request_or(&command, || self.join(claim, true)).await;
-            let answer = answer.map_err(|failure| self.error(failure))?;
+            let answer = if claim.wants_value {
+                self.join_and_read(claim, &command).await
+            } else {
+                let answer = self.connection.request_or(&command, || self.join(claim, true)).await;
+                answer.map(|answer| (answer, None))
+            };
+            let (answer, value) = answer.map_err(|failure| self.error(failure))?;
             if *integers(&answer) != [texts::ASK_AGAIN] {
-                let status = self.status(claim, sent, &answer);
+                let status = self.status(claim, sent, &answer).map(|status| match status {
+                    ClaimStatus::Held(grant) => ClaimStatus::Held(grant.with_value(value)),
+                    status => status,
+                });
                 if let [texts::WAITING, _, poll_in, foreign @ (texts::FOREIGN_HOLDER | texts::GAP)] =
                     *integers(&answer)
                 {
@@ -201,7 +218,14 @@ impl Backend for Redis {
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
-        Ok(self.inbox.waiters.wait_for_change(claim.id).await)
+        match self.inbox.waiters.wait_for_change(claim.id).await {
+            // The push is sent by another owner, who may be of a version that knows no values.
+            Some(ClaimStatus::Held(grant)) if claim.wants_value => {
+                let value = self.read_value(&claim.name).await?;
+                Ok(Some(ClaimStatus::Held(grant.with_value(value))))
+            }
+            changed => Ok(changed),
+        }
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
@@ -248,6 +272,10 @@ impl Backend for Redis {
             self.request(&command).await?
         };
         Ok(self.finished(command, &answer).await)
+    }
+
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        self.write_value(claim, bytes, keep).await
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

@@ -25,6 +25,7 @@ impl Clock {
             fencing_token: pushed.fencing_token,
             expires: Some(self.here(pushed.expires)),
             hold_ends: (pushed.hold_until > 0).then(|| self.here(pushed.hold_until)),
+            value: None,
         }
     }
 }

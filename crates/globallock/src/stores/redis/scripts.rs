@@ -32,6 +32,8 @@ pub(super) struct Scripts {
     pub(super) release: Script,
     pub(super) inspect: Script,
     pub(super) evict: Script,
+    pub(super) value: Script,
+    pub(super) set_value: Script,
 }
 
 /// The scripts for a server that has these commands. They are made once in each process.
@@ -63,10 +65,14 @@ const OLDER: [(&str, &str); 3] = [
 
 /// The text of a script of a fast path, if there is one, and a verb.
 fn text(commands: Commands, fast: &str, verb: &str) -> String {
+    whole(commands, [fast, include_str!("gaps.lua"), include_str!("queue.lua"), verb].concat())
+}
+
+/// The text as the server gets it.
+fn whole(commands: Commands, text: String) -> String {
     let replaced = |text: String, pairs: &[(&str, &str)]| {
         pairs.iter().fold(text, |text, (from, to)| text.replace(from, to))
     };
-    let text = [fast, include_str!("gaps.lua"), include_str!("queue.lua"), verb].concat();
     let text = match commands {
         Commands::Redis7 => text,
         Commands::Redis6 => [include_str!("older.lua"), &replaced(text, &OLDER)].concat(),
@@ -84,12 +90,23 @@ impl Scripts {
             release: script(include_str!("release_fast.lua"), include_str!("release.lua")),
             inspect: script("", concat!(include_str!("foreign.lua"), include_str!("inspect.lua"))),
             evict: script("", concat!(include_str!("foreign.lua"), include_str!("evict.lua"))),
+            value: Script::new(&whole(commands, include_str!("value.lua").to_owned())),
+            set_value: script("", include_str!("set_value.lua")),
         }
     }
 
     /// All of them, for loading.
-    pub(super) fn all(&self) -> [&Script; 6] {
-        [&self.enqueue, &self.enqueue_shared, &self.renew, &self.release, &self.inspect, &self.evict]
+    pub(super) fn all(&self) -> [&Script; 8] {
+        [
+            &self.enqueue,
+            &self.enqueue_shared,
+            &self.renew,
+            &self.release,
+            &self.inspect,
+            &self.evict,
+            &self.value,
+            &self.set_value,
+        ]
     }
 }
 
@@ -134,7 +151,7 @@ pub(super) fn call(script: &Script, prefix: &str, name: &Name) -> Cmd {
     call_on(script, keys(prefix, name).as_slice())
 }
 
-fn call_on(script: &Script, keys: &[String]) -> Cmd {
+pub(super) fn call_on(script: &Script, keys: &[String]) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.get_hash()).arg(keys.len()).arg(keys);
     command
@@ -189,6 +206,7 @@ mod tests {
                 text(commands, include_str!("renew_fast.lua"), include_str!("renew.lua")),
                 text(commands, include_str!("foreign.lua"), include_str!("inspect.lua")),
                 text(commands, include_str!("foreign.lua"), include_str!("evict.lua")),
+                text(commands, "", include_str!("set_value.lua")),
             ]
         };
         for (newer, older) in texts(Commands::Redis7).iter().zip(texts(Commands::Redis6)) {

@@ -41,6 +41,8 @@ local HELD, WAITING, GONE, ASK_AGAIN, EVICTED = 1, 0, 2, 3, 4
 -- Why the first waiter polls at a pace of its own, see `next_poll`.
 local FOREIGN_HOLDER, IN_GAP = 1, 2
 local TAKEN_OUT, UNFINISHED, MAY_WAIT = 1, 2, 4
+-- The answers to the writing of a value.
+local NOT_WRITTEN, WRITTEN, OUTRANKED = 0, 1, 2
 -- The contended flag, behind the last join number in the counter; how long the counter stays, in ms.
 local FLAG, FLAG_BYTE, COUNTER_TTL = 'w', 119, 604800000
 -- The first byte of the argument of a claim that waits, '1'.

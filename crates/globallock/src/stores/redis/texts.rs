@@ -40,6 +40,11 @@ pub(super) const TAKEN_OUT: i64 = 1;
 pub(super) const UNFINISHED: i64 = 2;
 pub(super) const MAY_WAIT: i64 = 4;
 
+/// The answers to the writing of a value: the claim does not hold; it is written; a higher token has written.
+pub(super) const NOT_WRITTEN: i64 = 0;
+pub(super) const WRITTEN: i64 = 1;
+pub(super) const OUTRANKED: i64 = 2;
+
 /// A claim as a text has it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stored<'a> {
@@ -166,9 +171,10 @@ mod tests {
         for (name, number) in paced {
             assert_eq!(in_lua(name), number.to_string(), "{name}");
         }
+        let writes = [("NOT_WRITTEN", NOT_WRITTEN), ("WRITTEN", WRITTEN), ("OUTRANKED", OUTRANKED)];
         let parts = [("TAKEN_OUT", TAKEN_OUT), ("UNFINISHED", UNFINISHED), ("MAY_WAIT", MAY_WAIT)];
         for (name, number) in
-            statuses.map(|(name, number)| (name, number.cast_signed())).into_iter().chain(parts)
+            statuses.map(|(name, number)| (name, number.cast_signed())).into_iter().chain(parts).chain(writes)
         {
             assert_eq!(in_lua(name), number.to_string(), "{name}");
         }

@@ -129,6 +129,7 @@ pub(crate) fn held(claim: &Claim, token: i64, expires: Instant, granted: Instant
         fencing_token: token.unsigned_abs(),
         expires: Some(expires),
         hold_ends: claim.max_hold.map(|hold| granted + hold),
+        value: None,
     })
 }
 

@@ -95,6 +95,12 @@ impl Session {
         self.request(Request::read(OpCode::GetData, path, false), data)
     }
 
+    /// The bytes of a node and its metadata, if there is one.
+    pub(super) fn bytes(&self, path: &str) -> Pending<'_, Option<(Vec<u8>, Stat)>> {
+        let read = |outcome| found(outcome, |mut reader| Ok((reader.buffer()?.to_vec(), reader.stat()?)));
+        self.request(Request::read(OpCode::GetData, path, false), read)
+    }
+
     /// Reads a node that another user may have written.
     pub(super) fn data_if_allowed(&self, path: &str) -> Pending<'_, Readable> {
         self.request(Request::read(OpCode::GetData, path, false), |outcome| match outcome {

@@ -9,6 +9,7 @@ use super::notice::eviction;
 use super::positions::{Node, Position, Positions, Predecessor};
 use super::reading::Snapshot;
 use super::session::Session;
+use super::values::{Clock, ReadValue};
 use super::watch::Watched;
 use super::wire::ErrorCode;
 use crate::backend::{Claim, ClaimStatus, Eviction, WaitMode};
@@ -43,22 +44,24 @@ impl Queued<'_> {
         self.store.config.layout.lock(&self.claim.name)
     }
 
-    /// Puts the claim into its queue, unless it is there.
-    pub(super) async fn enqueue(&self) -> Answer<ClaimStatus> {
+    /// Puts the claim into its queue, unless it is there. `value` gets the value, if it was read after what
+    /// has decided the status.
+    pub(super) async fn enqueue(&self, value: &mut Option<ReadValue>) -> Answer<ClaimStatus> {
         let Queued { store, claim } = self;
         let mut lost_once = false;
         for _ in 0..ATTEMPTS {
+            *value = None;
             let enqueued = match self.position() {
                 Some(position) if position.session.is_expired() => {
                     let session = store.sessions.get(claim.lease).await?;
-                    self.enqueue_after_expiry(&position, &session).await
+                    self.enqueue_after_expiry(&position, &session, value).await
                 }
                 Some(Position { session, node: Some(node), granted, .. }) => {
                     session.keep_alive_for(claim.lease);
                     self.ask_again(&node, &session, granted.is_some()).await.map(Some)
                 }
-                Some(Position { session, node: None, .. }) => self.enqueue_again(&session).await,
-                None => self.create(&store.sessions.get(claim.lease).await?, false).await,
+                Some(Position { session, node: None, .. }) => self.enqueue_again(&session, value).await,
+                None => self.create(&store.sessions.get(claim.lease).await?, false, value).await,
             };
             match enqueued {
                 Ok(Some(status)) => return Ok(status),
@@ -121,22 +124,23 @@ impl Queued<'_> {
         &self,
         Position { session: expired, node, .. }: &Position,
         session: &Arc<Session>,
+        value: &mut Option<ReadValue>,
     ) -> Enqueued {
         let eviction = self.store.notices.of(session, self.claim.id).await?;
         match self.forget(expired, node.as_ref(), eviction) {
-            ClaimStatus::Gone => self.create(session, true).await,
+            ClaimStatus::Gone => self.create(session, true, value).await,
             status => Ok(Some(status)),
         }
     }
 
     /// Enqueues a claim whose creation got no answer: finds the node, or creates it again. The claim may also
     /// have been evicted in the meantime.
-    async fn enqueue_again(&self, session: &Arc<Session>) -> Enqueued {
+    async fn enqueue_again(&self, session: &Arc<Session>, value: &mut Option<ReadValue>) -> Enqueued {
         let found = self.find_own_node(session).await?;
         if let Some(eviction) = self.store.notices.of(session, self.claim.id).await? {
             return Ok(Some(self.withdraw(eviction).await));
         }
-        let Some(node) = found else { return self.create(session, true).await };
+        let Some(node) = found else { return self.create(session, true, value).await };
         self.positions().created(self.claim.id, session, node.clone());
         self.read_again(&node, session).await.map(Some)
     }
@@ -156,7 +160,14 @@ impl Queued<'_> {
     ///
     /// If the claim has been requested before, the notice of its eviction is read after the creation too:
     /// an onlooker that looked at the queue before the creation may have evicted what it saw.
-    async fn create(&self, session: &Arc<Session>, is_repeated: bool) -> Enqueued {
+    ///
+    /// A claim that asks for the value reads it after all that, in the same round trip.
+    async fn create(
+        &self,
+        session: &Arc<Session>,
+        is_repeated: bool,
+        value: &mut Option<ReadValue>,
+    ) -> Enqueued {
         let Queued { store, claim } = self;
         let Config { layout, acl, .. } = &*store.config;
         let lock = self.lock();
@@ -176,6 +187,7 @@ impl Queued<'_> {
             _ => (Some(session.children(&lock)), None),
         };
         let notice = is_repeated.then(|| store.notices.ask(session, claim.id));
+        let asked = claim.wants_value.then(|| session.value_of(layout, &claim.name));
         let Some((path, stat)) = created.answer().await? else {
             self.positions().not_created(claim.id, session);
             return self.create_parents(session, &lock).await.map(|()| None);
@@ -184,6 +196,9 @@ impl Queued<'_> {
             return self.restart_sequence(session, &lock, &path).await.map(|()| None);
         }
         let node = self.node(path, stat.czxid)?;
+        if asked.is_some() {
+            *store.clock.lock() = Some(Clock::of(&stat));
+        }
         // Until this is answered the node is not recorded, so that a repetition asks again.
         if let Some(notice) = notice
             && let Some(eviction) = eviction(notice.answer().await?)
@@ -193,6 +208,9 @@ impl Queued<'_> {
         self.positions().created(claim.id, session, node.clone());
         if let Some(listed) = listed {
             let snapshot = Snapshot::new(layout, &listed.answer().await?, requested_at);
+            if let Some(asked) = asked {
+                *value = Some(asked.answer().await?);
+            }
             return self.apply(&node, session, &snapshot).await.map(Some);
         }
         let predecessor_exists = match exists {

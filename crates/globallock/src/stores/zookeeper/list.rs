@@ -16,6 +16,8 @@ pub(super) struct Walk<'a> {
     root: &'a str,
     /// The paths of the nodes that have not been visited, the next of them last.
     paths: Vec<String>,
+    /// Whether there may be values that nobody has looked at yet.
+    has_values: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -26,7 +28,18 @@ impl<'a> Walk<'a> {
     ) -> Result<Self, Failure> {
         let root = if layout.root.is_empty() { "/" } else { &layout.root };
         session.sync(root).answer().await?;
-        Ok(Walk { onlooker: Onlooker { layout, session }, prefix, root, paths: vec![root.to_owned()] })
+        Ok(Walk {
+            onlooker: Onlooker { layout, session },
+            prefix,
+            root,
+            paths: vec![root.to_owned()],
+            has_values: false,
+        })
+    }
+
+    /// The session by which ended values are to be deleted, once.
+    pub(super) fn session_to_values(&mut self) -> Option<Arc<Session>> {
+        std::mem::take(&mut self.has_values).then(|| Arc::clone(&self.onlooker.session))
     }
 
     /// Sums up the locks of the next page; `None` if there is none.
@@ -45,7 +58,11 @@ impl<'a> Walk<'a> {
             let (claims, inner): (Vec<String>, Vec<String>) =
                 children.into_iter().partition(|child| !is_root && layout.parse(child).is_some());
             let above = path.trim_end_matches('/');
-            let inner = inner.into_iter().map(|child| format!("{above}/{child}"));
+            let mut inner: Vec<String> = inner.into_iter().map(|child| format!("{above}/{child}")).collect();
+            let before = inner.len();
+            inner.retain(|path| *path != layout.values());
+            self.has_values |= inner.len() < before;
+            let inner = inner.into_iter();
             let leads = |path: &String| !layout.is_notices(path) && may_lead_to(layout, path, self.prefix);
             self.paths.extend(inner.filter(leads));
             let name = layout.name(&path).filter(|name| name.as_str().starts_with(self.prefix));

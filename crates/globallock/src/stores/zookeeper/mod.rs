@@ -27,11 +27,13 @@ mod session;
 mod sessions;
 mod signs;
 mod state;
+mod values;
 mod watch;
 mod wire;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -46,9 +48,10 @@ use self::positions::Positions;
 use self::reading::SharedReads;
 use self::renewal::renew;
 use self::sessions::Sessions;
+use self::values::Clock;
 use crate::backend::{
     Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Release, StoreNotice,
-    Summary, WaitMode,
+    Summary, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -68,6 +71,8 @@ struct Shared {
     positions: Mutex<Positions>,
     reads: Arc<SharedReads>,
     notices: Notices,
+    /// The servers' clock, as the last creation of a claim has shown it.
+    clock: Mutex<Option<Clock>>,
 }
 
 impl ZooKeeper {
@@ -79,7 +84,8 @@ impl ZooKeeper {
         let config = Arc::new(Config::new(address)?);
         let sessions = Sessions::new(Arc::clone(&config));
         let (reads, notices) = (SharedReads::new(Arc::clone(&config)), Notices::new(Arc::clone(&config)));
-        let shared = Shared { config, sessions, positions: Mutex::default(), reads, notices };
+        let shared =
+            Shared { config, sessions, positions: Mutex::default(), reads, notices, clock: Mutex::default() };
         Ok(Arc::new(ZooKeeper { shared: Arc::new(shared) }))
     }
 
@@ -95,7 +101,7 @@ impl Backend for ZooKeeper {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("zookeeper", CrashRelease::Lease)
+        Capabilities::new("zookeeper", CrashRelease::Lease).with_values()
     }
 
     fn is_ready(&self) -> bool {
@@ -121,16 +127,20 @@ impl Backend for ZooKeeper {
             release(&self.shared, claim).await?;
             return Ok(ClaimStatus::Gone);
         }
-        let status = self.queued(claim).enqueue().await?;
+        let mut value = None;
+        let status = self.queued(claim).enqueue(&mut value).await?;
         if status == ClaimStatus::Waiting && claim.wait_mode == WaitMode::Try {
             release(&self.shared, claim).await?;
             return Ok(ClaimStatus::Gone);
         }
-        Ok(status)
+        self.shared.with_value(claim, status, value).await
     }
 
     async fn wait_for_change(&self, claim: &Claim) -> Result<Option<ClaimStatus>> {
-        self.queued(claim).wait_for_change().await
+        match self.queued(claim).wait_for_change().await? {
+            Some(status) => self.shared.with_value(claim, status, None).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     fn place(&self, claim: &Claim) -> Option<usize> {
@@ -158,6 +168,10 @@ impl Backend for ZooKeeper {
         release(&self.shared, claim).await
     }
 
+    async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
+        self.shared.write_value(claim, bytes, keep).await
+    }
+
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
         let Shared { config, sessions, .. } = &*self.shared;
         let onlooker = Onlooker { layout: &config.layout, session: sessions.any().await? };
@@ -178,6 +192,10 @@ impl Backend for ZooKeeper {
                 None => Walk::start(&config.layout, sessions.any().await?, prefix).await.map_err(error)?,
             };
             let page = walk.page().await.map_err(error)?;
+            if let Some(session) = walk.session_to_values() {
+                // What cannot be deleted is no reason to list nothing.
+                let _ = self.shared.delete_ended(&session).await;
+            }
             Ok(page.map(|page| (stream::iter(page.into_iter().map(Ok)), Some(walk))))
         });
         pages.try_flatten().boxed()

@@ -21,6 +21,9 @@ const WRITE: Permits = Permits::WRITE;
 /// sign in a path is followed by two digits.
 const NOTICES: &str = "%evicted";
 
+/// The node below the root that the values are below.
+const VALUES: &str = "%values";
+
 /// The program whose names the claims' nodes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Naming {
@@ -108,6 +111,11 @@ impl Layout {
     /// The path of the node that the notices to a manager are below.
     pub(super) fn notices_to(&self, manager: &str) -> String {
         format!("{}/{NOTICES}/{manager}", self.root)
+    }
+
+    /// The path of the node that the values are below.
+    pub(super) fn values(&self) -> String {
+        format!("{}/{VALUES}", self.root)
     }
 
     /// Whether this is the path of the node that all notices are below.
@@ -214,6 +222,7 @@ mod tests {
             lease: std::time::Duration::from_secs(10),
             max_hold: None,
             owner: "".into(),
+            wants_value: false,
         }
     }
 

@@ -248,6 +248,7 @@ pub(super) fn claim(number: u64, permits: Permits) -> Claim {
         lease: Duration::from_secs(60),
         max_hold: None,
         owner: "".into(),
+        wants_value: false,
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) enum OpCode {
     Delete = 2,
     Exists = 3,
     GetData = 4,
+    SetData = 5,
     GetChildren = 8,
     Sync = 9,
     Ping = 11,
@@ -41,7 +42,7 @@ impl OpCode {
     /// Whether it is answered when a majority has written it down. Members and the leader answer other
     /// requests alone.
     pub(super) fn is_transaction(self) -> bool {
-        matches!(self, OpCode::Create2 | OpCode::Delete | OpCode::Multi)
+        matches!(self, OpCode::Create2 | OpCode::Delete | OpCode::SetData | OpCode::Multi)
     }
 
     fn changes_nothing(self) -> bool {
@@ -58,6 +59,7 @@ impl ErrorCode {
     pub(super) const UNIMPLEMENTED: ErrorCode = ErrorCode(-6);
     pub(super) const NO_NODE: ErrorCode = ErrorCode(-101);
     pub(super) const NO_AUTH: ErrorCode = ErrorCode(-102);
+    pub(super) const BAD_VERSION: ErrorCode = ErrorCode(-103);
     pub(super) const NODE_EXISTS: ErrorCode = ErrorCode(-110);
     pub(super) const NOT_EMPTY: ErrorCode = ErrorCode(-111);
     pub(super) const SESSION_EXPIRED: ErrorCode = ErrorCode(-112);
@@ -180,6 +182,8 @@ pub(super) struct Acl {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum Mode {
+    /// It stays until it is deleted.
+    Persistent = 0,
     /// It is deleted with its session.
     Ephemeral = 1,
     /// It is deleted with its session, and the server appends a sequence number to its path.
@@ -198,7 +202,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    fn new(code: OpCode, write: impl FnOnce(&mut Writer) -> &mut Writer) -> Self {
+    pub(super) fn new(code: OpCode, write: impl FnOnce(&mut Writer) -> &mut Writer) -> Self {
         let mut writer = Writer::default();
         write(&mut writer);
         Request { code, body: writer.0, may_be_repeated: code.changes_nothing() }
@@ -276,6 +280,10 @@ pub(super) struct Stat {
     pub(super) czxid: i64,
     /// When it was created, in milliseconds since 1970 by the server's clock.
     pub(super) ctime: i64,
+    /// When its data was written, by the same clock.
+    pub(super) mtime: i64,
+    /// How many times its data was written since its creation.
+    pub(super) version: i32,
     /// The session that it is deleted with; 0 for none.
     pub(super) ephemeral_owner: i64,
 }
@@ -283,10 +291,10 @@ pub(super) struct Stat {
 impl Reader<'_> {
     pub(super) fn stat(&mut self) -> Result<Stat, Malformed> {
         let (czxid, _mzxid) = (self.long()?, self.long()?);
-        let (ctime, _mtime) = (self.long()?, self.long()?);
-        let _versions = (self.int()?, self.int()?, self.int()?);
+        let (ctime, mtime) = (self.long()?, self.long()?);
+        let (version, _others) = (self.int()?, (self.int()?, self.int()?));
         let ephemeral_owner = self.long()?;
-        Ok(Stat { czxid, ctime, ephemeral_owner })
+        Ok(Stat { czxid, ctime, mtime, version, ephemeral_owner })
     }
 
     /// The answer to a creation: the node's path and metadata.
@@ -355,11 +363,12 @@ mod tests {
             OpCode::Delete,
             OpCode::Exists,
             OpCode::GetData,
+            OpCode::SetData,
             OpCode::GetChildren,
             OpCode::Sync,
             OpCode::Ping,
         ];
-        assert_eq!(codes.map(|code| code as i32), [2, 3, 4, 8, 9, 11]);
+        assert_eq!(codes.map(|code| code as i32), [2, 3, 4, 5, 8, 9, 11]);
         let codes =
             [OpCode::Create2, OpCode::CreateContainer, OpCode::Auth, OpCode::Sasl, OpCode::CloseSession];
         assert_eq!(codes.map(|code| code as i32), [15, 19, 100, 102, -11]);
@@ -369,6 +378,7 @@ mod tests {
             (ErrorCode::UNIMPLEMENTED, -6),
             (ErrorCode::NO_NODE, -101),
             (ErrorCode::NO_AUTH, -102),
+            (ErrorCode::BAD_VERSION, -103),
             (ErrorCode::NODE_EXISTS, -110),
             (ErrorCode::NOT_EMPTY, -111),
             (ErrorCode::SESSION_EXPIRED, -112),
@@ -457,11 +467,11 @@ mod tests {
     fn a_node_is_read_from_its_fields() {
         let mut writer = Writer::default();
         writer.text("/a").long(11).long(12).long(13).long(14).int(1).int(2).int(3).long(15);
-        let stat = Stat { czxid: 11, ctime: 13, ephemeral_owner: 15 };
+        let stat = Stat { czxid: 11, ctime: 13, mtime: 14, version: 1, ephemeral_owner: 15 };
         assert_eq!(Reader(&writer.0).created(), Ok(("/a".to_owned(), stat)));
         let mut writer = Writer::default();
         writer.int(-1).long(1).long(2).long(3).long(4).int(5).int(6).int(7).long(8);
-        let stat = Stat { czxid: 1, ctime: 3, ephemeral_owner: 8 };
+        let stat = Stat { czxid: 1, ctime: 3, mtime: 4, version: 5, ephemeral_owner: 8 };
         assert_eq!(Reader(&writer.0).data(), Ok((String::new(), stat)));
         let mut writer = Writer::default();
         writer.int(2).text("a").text("b");

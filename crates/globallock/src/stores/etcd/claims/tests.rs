@@ -32,6 +32,7 @@ pub(in crate::stores::etcd) fn claim(number: u64, permits: Permits) -> Claim {
         lease: Duration::from_secs(1),
         max_hold: None,
         owner: Arc::from(""),
+        wants_value: false,
     }
 }
 

@@ -275,7 +275,7 @@ async fn a_claim_that_may_have_joined_before_joins_again_only_if_it_was_not_evic
             None
         };
         let (status, _unanswered) =
-            soon_or_late(async { tokio::join!(shared.enqueue_or_release(&claim), first) }).await;
+            soon_or_late(async { tokio::join!(shared.enqueue_once(&claim), first) }).await;
         assert_eq!(status.is_ok(), before == "answered");
         let again = async {
             if before == "unanswered" {

@@ -82,15 +82,7 @@ fn any_permits() -> impl Strategy<Value = Permits> {
 }
 
 fn claim(number: u64, permits: Permits) -> Claim {
-    Claim {
-        id: ClaimId::new(7, number),
-        name: Name::new("a").unwrap(),
-        permits,
-        wait_mode: WaitMode::Wait,
-        lease: Duration::from_secs(10),
-        max_hold: None,
-        owner: "me".into(),
-    }
+    Claim::new(id(number), Name::new("a").unwrap(), permits).with_owner("me")
 }
 
 fn id(number: u64) -> ClaimId {

@@ -76,7 +76,7 @@ async fn a_claim_behind_another_waits_and_a_try_is_released_again() {
                     expect_delete(&mut cluster, &key, 1).await;
                 }
             };
-            let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+            let (status, ()) = soon(async { tokio::join!(shared.enqueue_once(&claim), answers) }).await;
             match (others, wait_mode) {
                 (0, _) => assert_eq!(fencing_token(status.unwrap()), Some(40)),
                 (_, WaitMode::Wait) => assert_eq!(status.unwrap(), ClaimStatus::Waiting),
@@ -104,7 +104,7 @@ async fn more_of_a_long_queue_is_read_only_if_no_claim_of_its_front_blocks_alone
                 call.answer(&RangeResponse { header: as_of(51), kvs, more: false });
             }
         };
-        let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue_once(&claim), answers) }).await;
         assert_eq!(fencing_token(status.unwrap()), reads.then_some(40));
         assert!(cluster.is_idle().await);
     }
@@ -121,7 +121,7 @@ async fn a_claim_whose_lease_expired_unnoticed_joins_under_another() {
         let own = [found(&key, 40, 2)];
         expect_enqueue(&mut cluster, &shared, &claim, 2).await.answer(&answer(&own, &own, false));
     };
-    let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+    let (status, ()) = soon(async { tokio::join!(shared.enqueue_once(&claim), answers) }).await;
     assert_eq!(fencing_token(status.unwrap()), Some(40));
     assert_eq!((shared.leases.find(1), shared.leases.find(2).is_some()), (None, true));
     soon(shared.session_lost.notified()).await;
@@ -133,7 +133,7 @@ async fn an_error_that_does_not_concern_the_lease_is_returned() {
     let refuses = async {
         expect_enqueue(&mut cluster, &shared, &claim, 1).await.fail(Status::permission_denied("not for you"));
     };
-    let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), refuses) }).await;
+    let (status, ()) = soon(async { tokio::join!(shared.enqueue_once(&claim), refuses) }).await;
     assert!(status.unwrap_err().to_string().contains("not for you"));
     assert!(cluster.is_idle().await && shared.leases.find(1).is_some());
 }
@@ -151,7 +151,7 @@ async fn a_key_of_an_earlier_lease_is_deleted_and_its_claim_must_join_again() {
                 call.answer(&TxnResponse { succeeded: deleted, ..TxnResponse::default() });
             }
         };
-        let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue_once(&claim), answers) }).await;
         assert_eq!(status.ok(), (!deleted).then_some(ClaimStatus::Gone));
         assert!(cluster.is_idle().await && shared.claims.position(claim.id).is_none());
     }
@@ -161,7 +161,7 @@ async fn a_key_of_an_earlier_lease_is_deleted_and_its_claim_must_join_again() {
 async fn a_claim_whose_request_had_no_answer_is_remembered_with_its_lease() {
     let (mut cluster, shared, claim, _) = absent(MUTEX);
     let (status, _call) =
-        tokio::join!(shared.enqueue_or_release(&claim), expect_enqueue(&mut cluster, &shared, &claim, 1));
+        tokio::join!(shared.enqueue_once(&claim), expect_enqueue(&mut cluster, &shared, &claim, 1));
     assert!(status.unwrap_err().to_string().contains("did not answer"));
     assert_eq!(shared.claims.to_release(claim.id).unwrap().unanswered, BTreeSet::from([1]));
     // The lease takes no new claims, so that it ends with those that it has.
@@ -213,7 +213,7 @@ async fn a_late_answer_to_a_release_does_not_forget_a_claim_that_has_joined_agai
         let own = [found(&put.key, 60, 1)];
         call.answer(&answer(&own, &own, false));
     };
-    let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+    let (status, ()) = soon(async { tokio::join!(shared.enqueue_once(&claim), answers) }).await;
     assert_eq!(fencing_token(status.unwrap()), Some(60));
     late.answer(&DeleteRangeResponse { deleted: 0 });
     slow.await.unwrap().unwrap();
@@ -233,7 +233,7 @@ async fn the_transaction_that_enqueues_a_claim_confirms_the_keep_alive_of_its_le
             let own = [found(&key, 40, 1)];
             call.answer(&TxnResponse { header: in_term(1, term), ..answer(&own, &own, false) });
         };
-        let (status, ()) = soon(async { tokio::join!(shared.enqueue_or_release(&claim), answers) }).await;
+        let (status, ()) = soon(async { tokio::join!(shared.enqueue_once(&claim), answers) }).await;
         let ClaimStatus::Held(grant) = status.unwrap() else { panic!("nobody is in front of it") };
         assert_eq!(grant.expires.map(|ends| ends - now()), Some(Duration::from_secs(left)));
         assert!(cluster.is_idle().await);

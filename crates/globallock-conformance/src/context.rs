@@ -1,5 +1,6 @@
 //! What a case works with: new connections to the store, and a lock name that no other case uses.
 
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -155,14 +156,13 @@ impl Context {
     /// Never: the name is good.
     #[must_use]
     pub fn claim(&self, number: u64, permits: Permits, wait_mode: WaitMode) -> Claim {
-        Claim::new(
-            ClaimId::new(u128::from(std::process::id()) << 40 | u128::from(number), number),
-            Name::new(&self.name).expect("the name is good"),
-            permits,
-        )
-        .with_wait_mode(wait_mode)
-        .with_lease(self.lease())
-        .with_owner("{\"label\":\"claim\"}")
+        // Of this case alone: a store tells for a while that a claim of this id was evicted.
+        let case = BuildHasherDefault::<DefaultHasher>::default().hash_one(&self.name) >> 40;
+        let manager = u128::from(std::process::id()) << 40 | u128::from(case) << 16 | u128::from(number);
+        Claim::new(ClaimId::new(manager, number), Name::new(&self.name).expect("the name is good"), permits)
+            .with_wait_mode(wait_mode)
+            .with_lease(self.lease())
+            .with_owner("{\"label\":\"claim\"}")
     }
 
     /// The queue of this case's name.

@@ -3,6 +3,7 @@
 use std::io::Result;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that the front hands on.
 const HANDED_ON: [Signal; 12] = [
@@ -53,6 +54,11 @@ pub(crate) fn block() -> Result<Signals> {
 }
 
 impl Signals {
+    /// A descriptor that the signals are read from.
+    pub(crate) fn descriptor(&self) -> Result<SignalFd> {
+        Ok(SignalFd::with_flags(&self.handled, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
+    }
+
     /// Blocks only what was blocked when this program was started. Async-signal-safe.
     pub(crate) fn restore(&self) -> nix::Result<()> {
         self.before.thread_set_mask()

@@ -1,21 +1,19 @@
 //! The process that the user has started, and that the shell or the supervisor knows.
 
 use std::io::Result;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::thread::sleep;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, raise};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use super::descriptors::{self, Standard};
-use super::messages::{FromFront, ToFront, receive, send};
-use super::tree;
+use super::messages::{FromFront, ToFront, receive, send, to_signal};
+use super::{End, readable, tree};
 use crate::exit;
 use crate::signals::Signals;
 
@@ -31,18 +29,10 @@ pub(crate) struct Front {
     guardian_stays: bool,
 }
 
-/// How this process ends.
-#[derive(Clone, Copy)]
-enum End {
-    Exit(u8),
-    Died(Signal),
-}
-
 impl Front {
     pub(super) fn new(guardian: Pid, socket: UnixStream, signals: &Signals) -> Result<Self> {
         descriptors::keep_only(&[&socket], Standard::Error)?;
-        let signals = SignalFd::with_flags(&signals.handled, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
-        let received = SigSet::empty();
+        let (signals, received) = (signals.descriptor()?, SigSet::empty());
         Ok(Front { guardian, socket, signals, received, end: None, guardian_stays: false })
     }
 
@@ -60,15 +50,7 @@ impl Front {
 
     fn until_the_end(&mut self) -> Result<End> {
         loop {
-            let mut watched = [
-                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut watched, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let [told, signalled] = watched.map(|watched| watched.any().unwrap_or(true));
+            let [told, signalled] = readable(&self.socket, &self.signals)?;
             // Signals first: what the guardian tells may follow from one that was sent to the whole group.
             if signalled {
                 self.signals()?;
@@ -119,8 +101,7 @@ impl Front {
                 self.end = Some(End::Exit(u8::try_from(status).unwrap_or(u8::MAX)));
             }
             Some(ToFront::Died(signal)) => {
-                let signal = i32::try_from(signal).ok().and_then(|signal| Signal::try_from(signal).ok());
-                self.end = Some(signal.map_or(End::Exit(exit::INTERNAL), End::Died));
+                self.end = Some(to_signal(signal).map_or(End::Exit(exit::INTERNAL), End::Died));
             }
             None if self.end.is_some() => {
                 // So that what the command has used is counted as used by this process.
@@ -129,7 +110,9 @@ impl Front {
             }
             None => {
                 // A dead guardian renews no lock. What the command has started belongs to this process now.
-                tree::end_orphans(getpid(), None);
+                while !tree::kill_all_below(None) {
+                    sleep(tree::AGAIN);
+                }
                 say!("globallock: the process that kept the lock was killed, and so the command is too");
                 return Ok(Some(End::Exit(exit::LOST)));
             }

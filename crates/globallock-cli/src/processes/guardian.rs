@@ -18,9 +18,8 @@ use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
 
-use super::descriptors;
-use super::messages::{FromFront, FromStarter, Message, SIZE, ToFront, ToStarter, send};
-use super::tree;
+use super::messages::{FromFront, FromStarter, Message, SIZE, ToFront, ToStarter, send, to_signal};
+use super::{End, descriptors, tree};
 use crate::signals::{Signals, asks_to_end, stops};
 
 /// Who sends a signal to all processes of a session sends it to one after the other. This is how much later
@@ -51,8 +50,6 @@ pub(crate) struct Processes {
     /// When the command was stopped and continued for the last time.
     stopped: Option<Instant>,
     continued: Option<Instant>,
-    /// How many processes the command has left.
-    left: usize,
     /// The signals that the front has received, oldest first, and when to ask the starter whether the whole
     /// group has.
     to_ask: VecDeque<(Instant, Signal)>,
@@ -75,8 +72,8 @@ pub(crate) enum Event {
     FrontGone,
     /// The command could not be started, by this error of the system.
     Failed(i32),
-    /// The command has ended, and this many processes that it has started have not.
-    Ended(ExitStatus, usize),
+    /// The command has ended.
+    Ended(ExitStatus),
     /// The starter has ended: after the command and all that it has started, or it was killed.
     StarterGone,
 }
@@ -87,15 +84,6 @@ enum Told {
     FrontGone,
     Starter(FromStarter),
     StarterGone,
-}
-
-/// How the front is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// With this status.
-    Exit(u8),
-    /// By the signal that has ended the command.
-    Died(Signal),
 }
 
 impl Guardian {
@@ -132,7 +120,6 @@ impl Guardian {
             command: None,
             stopped: None,
             continued: None,
-            left: 0,
             to_ask: VecDeque::new(),
             asked: VecDeque::new(),
             told,
@@ -209,10 +196,9 @@ impl Processes {
             Told::Starter(told) => match told {
                 FromStarter::Started(id) => self.command = i32::try_from(id).ok().map(Pid::from_raw),
                 FromStarter::Failed(error) => return Some(Event::Failed(i32::try_from(error).unwrap_or(0))),
-                FromStarter::Left(left) => self.left = usize::try_from(left).unwrap_or(usize::MAX),
                 FromStarter::Ended(status) => {
                     let status = ExitStatus::from_raw(i32::try_from(status).unwrap_or(-1));
-                    return Some(Event::Ended(status, self.left));
+                    return Some(Event::Ended(status));
                 }
                 FromStarter::Stopped(_) => {
                     self.stopped = Some(Instant::now());
@@ -296,12 +282,12 @@ impl Processes {
 
     /// Sends a signal to the command and all that it has started.
     pub(crate) fn send_to_all(&self, signal: Signal) {
-        tree::signal(&tree::below(self.starter, None), signal);
+        tree::signal(&tree::below(self.starter), signal);
     }
 
     /// What the command has left, for people: the names of its processes.
     pub(crate) fn left(&self) -> Vec<String> {
-        let left = tree::below(self.starter, None);
+        let left = tree::below(self.starter);
         left.into_iter().filter_map(|id| Some(format!("{} {id}", tree::name(id)?))).collect()
     }
 
@@ -312,16 +298,9 @@ impl Processes {
 
     /// Kills the command and all that it has started, and returns when nothing of it is left.
     pub(crate) async fn end_all(&self) {
-        let guardian = getpid();
-        loop {
-            // The starter too: what it has adopted is this process's then. What is in this process's own
-            // session was started by the library, such as a password command.
-            let left = tree::below(guardian, Some(guardian));
-            tree::signal(&left, Signal::SIGKILL);
-            tree::reap(guardian, Some(guardian));
-            if left.is_empty() {
-                return;
-            }
+        // The starter too: what it has adopted is this process's then. What is in this process's own session
+        // was started by the library, such as a password command.
+        while !tree::kill_all_below(Some(getpid())) {
             sleep(tree::AGAIN).await;
         }
     }
@@ -347,8 +326,4 @@ impl Processes {
     pub(crate) fn front_is_first(&self) -> bool {
         self.front == Pid::from_raw(1)
     }
-}
-
-fn to_signal(number: i64) -> Option<Signal> {
-    i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok())
 }

@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Read, Result, Write};
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::Signal;
+
 /// How many bytes a message has.
 pub(super) const SIZE: usize = 9;
 
@@ -93,9 +95,12 @@ messages! {
         Continued = 4,
         /// Whether the signal that was asked for has reached the group.
         Heard = 5,
-        /// The command has ended, and this many processes that it has started have not.
-        Left = 6,
     }
+}
+
+/// The signal of a message.
+pub(super) fn to_signal(number: i64) -> Option<Signal> {
+    i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok())
 }
 
 /// Sends a message. A failure means that the other process has ended, which is noticed where its messages are

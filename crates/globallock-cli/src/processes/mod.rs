@@ -28,16 +28,19 @@ mod tree;
 
 use std::fs::File;
 use std::io::{Error, Result};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signalfd::SignalFd;
 use nix::unistd::{ForkResult, Pid, fork, getppid, setsid};
 
 pub(crate) use front::Front;
-pub(crate) use guardian::{End, Event, Guardian, Processes};
+pub(crate) use guardian::{Event, Guardian, Processes};
 
 use crate::signals::{self, Signals};
 
@@ -47,6 +50,15 @@ pub(crate) enum Role {
     Front(Front),
     /// The process that has the lock.
     Guardian(Guardian),
+}
+
+/// How the front is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// With this status.
+    Exit(u8),
+    /// By the signal that has ended the command.
+    Died(Signal),
 }
 
 /// Makes the guardian and the starter of this command, which starts it when it is told to. Returns in the
@@ -88,7 +100,7 @@ fn guard(
     let (of_guardian, of_starter) = UnixStream::pair()?;
     let Some(starter) = branch()? else {
         drop((front, of_guardian, address));
-        // Not `exit`, which would run what other processes of this program are there for.
+        // It must not return, because its callers go on as the guardian.
         std::process::exit(starter::main(of_starter, command, signals).map_or(1, |()| 0));
     };
     drop(of_starter);
@@ -99,6 +111,15 @@ fn guard(
     kept.extend(address.as_ref().map(|address| address as &dyn AsRawFd));
     descriptors::keep_only(&kept, descriptors::Standard::Error)?;
     Ok(Guardian::new((front_id, front), (starter, of_guardian), signals, address))
+}
+
+/// Waits until there is something to read at the socket or of the signals, and says at which.
+fn readable(socket: &UnixStream, signals: &SignalFd) -> Result<[bool; 2]> {
+    let mut watched = [socket.as_fd(), signals.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    match poll(&mut watched, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(watched.map(|watched| watched.any().unwrap_or(true))),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Forks. Returns the child's id in the parent.

@@ -1,24 +1,22 @@
 //! The process that starts the command, adopts what the command leaves, and hears what is sent to the group.
 
 use std::collections::BTreeMap;
-use std::io::{Error, Result};
-use std::os::fd::AsFd;
+use std::io::Result;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, getpid, getppid};
 
 use super::descriptors::{self, Standard};
-use super::messages::{FromStarter, ToStarter, receive, send};
-use super::tree;
+use super::messages::{FromStarter, ToStarter, receive, send, to_signal};
+use super::{readable, tree};
 use crate::signals::Signals;
 
 /// Two signals with one number, one to the front and one to this process, were sent together if no more time
@@ -65,25 +63,13 @@ impl Heard {
 /// all that it has started have ended.
 pub(super) fn main(socket: UnixStream, mut command: Command, inherited: Signals) -> Result<()> {
     let guardian = getppid();
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    // The guardian may have ended before that; then the signal never comes.
-    if getppid() != guardian {
-        return Err(Errno::ESRCH.into());
-    }
+    end_with(guardian)?;
     prctl::set_child_subreaper(true)?;
     prctl::set_name(c"lock-starter")?;
-    let signals = SignalFd::with_flags(&inherited.handled, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let signals = inherited.descriptor()?;
     let mut starter = Starter { socket, signals, heard: Heard::default(), command: None, ended: false };
     loop {
-        let mut watched = [
-            PollFd::new(starter.socket.as_fd(), PollFlags::POLLIN),
-            PollFd::new(starter.signals.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut watched, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let [told, signalled] = watched.map(|watched| watched.any().unwrap_or(true));
+        let [told, signalled] = readable(&starter.socket, &starter.signals)?;
         // Signals first: the guardian asks for those that have come.
         if signalled && starter.signals()? {
             return Ok(());
@@ -102,7 +88,10 @@ impl Starter {
     fn start(&mut self, command: &mut Command, token: i64, inherited: Signals) -> Result<()> {
         command.env("GLOBALLOCK_FENCING_TOKEN", token.cast_unsigned().to_string());
         let starter = getpid();
-        let prepare = move || prepare(starter, &inherited);
+        let prepare = move || {
+            end_with(starter)?;
+            Ok(inherited.restore()?)
+        };
         // SAFETY: between fork and exec, only async-signal-safe functions may be called. `prepare` makes
         // three system calls, allocates nothing and takes no lock. There is no safe API that makes the kernel
         // kill the command with its parent.
@@ -122,8 +111,7 @@ impl Starter {
     }
 
     fn answer(&mut self, signal: i64) {
-        let signal = i32::try_from(signal).ok().and_then(|signal| Signal::try_from(signal).ok());
-        let heard = signal.is_some_and(|signal| self.heard.answer(signal, Instant::now()));
+        let heard = to_signal(signal).is_some_and(|signal| self.heard.answer(signal, Instant::now()));
         send(&self.socket, FromStarter::Heard(i64::from(heard)));
     }
 
@@ -162,24 +150,17 @@ impl Starter {
         };
         if let Some(status) = ended {
             self.ended = true;
-            if !nothing_left {
-                let left = tree::below(getpid(), None).len();
-                send(&self.socket, FromStarter::Left(i64::try_from(left).unwrap_or(i64::MAX)));
-            }
             send(&self.socket, FromStarter::Ended(i64::from(status)));
         }
         Ok(self.ended && nothing_left)
     }
 }
 
-/// Makes this process what the command is to be: killed by the kernel when the starter ends, and with the
-/// signals that `globallock` was started with.
-fn prepare(starter: Pid, inherited: &Signals) -> Result<()> {
+/// Lets the kernel kill this process when its parent ends. Async-signal-safe.
+fn end_with(parent: Pid) -> nix::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() != starter {
-        return Err(Error::from(Errno::ESRCH));
-    }
-    inherited.restore().map_err(Error::from)
+    // The parent may have ended before that; then the signal never comes.
+    if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
 #[cfg(test)]

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
-use std::thread::sleep;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
 /// How long to wait before looking again for processes that were started while the others were ended.
 pub(crate) const AGAIN: Duration = Duration::from_millis(5);
@@ -53,11 +52,12 @@ fn processes() -> BTreeMap<i32, Process> {
     ids.filter_map(|id| Some((id, process(id)?))).collect()
 }
 
-/// The processes below `root` that have not ended, without those of the session `except`.
-pub(crate) fn below(root: Pid, except: Option<Pid>) -> Vec<Pid> {
-    descendants(&processes(), root.as_raw(), except.map(Pid::as_raw)).into_iter().map(Pid::from_raw).collect()
+/// The processes below `root` that have not ended.
+pub(crate) fn below(root: Pid) -> Vec<Pid> {
+    descendants(&processes(), root.as_raw(), None).into_iter().map(Pid::from_raw).collect()
 }
 
+/// The processes below `root` that have not ended, without those of the session `except`.
 fn descendants(processes: &BTreeMap<i32, Process>, root: i32, except: Option<i32>) -> Vec<i32> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for (id, process) in processes {
@@ -93,29 +93,19 @@ pub(crate) fn signal(processes: &[Pid], signal: Signal) {
     }
 }
 
-/// Kills what is below this process, without the session `except`, until nothing is left.
-pub(crate) fn end_orphans(root: Pid, except: Option<Pid>) {
-    loop {
-        let left = below(root, except);
-        signal(&left, Signal::SIGKILL);
-        reap(root, except);
-        if left.is_empty() {
-            return;
-        }
-        sleep(AGAIN);
-    }
-}
-
-/// Takes note of the children of this process that have ended, without those of the session `except`.
-pub(crate) fn reap(root: Pid, except: Option<Pid>) {
-    for (id, process) in processes() {
-        if process.ended
-            && process.parent == root.as_raw()
-            && Some(process.session) != except.map(Pid::as_raw)
-        {
+/// Kills what is below this process, without the session `except`, and takes note of its children that have
+/// ended. Returns true when nothing is left. Otherwise some may have started others meanwhile: to be called
+/// again after [`AGAIN`].
+pub(crate) fn kill_all_below(except: Option<Pid>) -> bool {
+    let (processes, root, except) = (processes(), getpid().as_raw(), except.map(Pid::as_raw));
+    let left: Vec<Pid> = descendants(&processes, root, except).into_iter().map(Pid::from_raw).collect();
+    signal(&left, Signal::SIGKILL);
+    for (id, process) in processes {
+        if process.ended && process.parent == root && Some(process.session) != except {
             let _ = waitpid(Pid::from_raw(id), Some(WaitPidFlag::WNOHANG));
         }
     }
+    left.is_empty()
 }
 
 /// What `waitpid` tells of any child, if there is something to tell: `Err(ECHILD)` when there is none left.

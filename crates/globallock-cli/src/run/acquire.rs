@@ -13,16 +13,18 @@ use crate::processes::{Event, Processes};
 /// How long a wait lasts before it is announced.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
 
+/// What is waited for.
+pub(super) struct Wanted<'a> {
+    pub(super) manager: &'a LockManager,
+    pub(super) lock: Lock,
+    pub(super) name: Name,
+    pub(super) arguments: &'a Run,
+}
+
 /// Acquires the lock, while the job may be stopped and continued.
-pub(super) async fn acquire(
-    manager: &LockManager,
-    lock: &Lock,
-    name: &Name,
-    arguments: &Run,
-    processes: &mut Processes,
-) -> Result<Guard, Failure> {
+pub(super) async fn acquire(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Guard, Failure> {
     loop {
-        let guard = wait(manager, lock, name, arguments, processes).await?;
+        let guard = wait(wanted, processes).await?;
         if !processes.is_stopped() {
             return Ok(guard);
         }
@@ -38,13 +40,8 @@ pub(super) async fn acquire(
     }
 }
 
-async fn wait(
-    manager: &LockManager,
-    lock: &Lock,
-    name: &Name,
-    arguments: &Run,
-    processes: &mut Processes,
-) -> Result<Guard, Failure> {
+async fn wait(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Guard, Failure> {
+    let Wanted { manager, lock, name, arguments } = wanted;
     let asked =
         async { if arguments.no_wait { lock.try_acquire().await } else { lock.acquire().await.map(Some) } };
     let mut asked = std::pin::pin!(asked);
@@ -78,7 +75,7 @@ fn interrupted(event: Event) -> Result<(), Failure> {
     match event {
         Event::Signal(signal) => Err(Failure::Signal(signal)),
         Event::FrontGone | Event::StarterGone => Err(Failure::Killed),
-        Event::Resumed | Event::Failed(_) | Event::Ended(..) => Ok(()),
+        Event::Resumed | Event::Failed(_) | Event::Ended(_) => Ok(()),
     }
 }
 

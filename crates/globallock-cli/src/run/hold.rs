@@ -16,15 +16,16 @@ use crate::processes::{End, Event, Processes};
 /// How long what the command has started may take to end after it, as by the signal that has ended both.
 const SETTLES: Duration = Duration::from_millis(100);
 
-/// What there is to say at the end of the command.
+/// A command that is watched until nothing of it is left.
 struct Watch<'a> {
     guard: &'a Guard,
     arguments: &'a Run,
     processes: &'a mut Processes,
     /// The command has ended like this.
     ended: Option<ExitStatus>,
-    /// The lock was lost, or its time is over: the command is to end, and its status counts no more.
-    over: bool,
+    /// The lock was lost, or held for its `--max-hold`: the command was told to end, and its status counts no
+    /// more.
+    told_to_end: bool,
     lost: bool,
     kill_at: Option<Instant>,
     /// The front has ended, or was told how to.
@@ -47,18 +48,18 @@ pub(super) async fn hold(
         arguments,
         processes,
         ended: None,
-        over: false,
+        told_to_end: false,
         lost: false,
         kill_at: None,
         front_ended: false,
     };
     let failed = watch.until_all_have_ended().await.err();
-    let Watch { ended, over, front_ended, .. } = watch;
+    let Watch { ended, told_to_end, front_ended, .. } = watch;
     let kept = release(guard, arguments).await;
     match failed {
         Some(failure) => Err(failure),
         None if front_ended => Ok(None),
-        None if over || !kept => Ok(Some(End::Exit(exit::LOST))),
+        None if told_to_end || !kept => Ok(Some(End::Exit(exit::LOST))),
         None => Ok(Some(end_of(ended))),
     }
 }
@@ -67,15 +68,15 @@ impl Watch<'_> {
     async fn until_all_have_ended(&mut self) -> Result<(), Failure> {
         let max_hold = self.arguments.max_hold;
         let mut settled = None;
-        let mut time_is_over = max_hold.map(|max_hold| Instant::now() + max_hold);
+        let mut max_hold_ends = max_hold.map(|max_hold| Instant::now() + max_hold);
         loop {
             tokio::select! {
                 loss = self.guard.lost(), if !self.lost => {
                     self.lost = true;
                     self.end(&format!("is lost: {loss}"));
                 }
-                () = sleep_until_some(time_is_over) => {
-                    time_is_over = None;
+                () = sleep_until_some(max_hold_ends) => {
+                    max_hold_ends = None;
                     let max_hold = max_hold.unwrap_or_default();
                     self.end(&format!("was held for its --max-hold of {max_hold:?}"));
                 }
@@ -96,9 +97,9 @@ impl Watch<'_> {
                         let command = self.arguments.command[0].display().to_string();
                         return Err(Failure::Command(command, std::io::Error::from_raw_os_error(error)));
                     }
-                    Event::Ended(status, left) => {
+                    Event::Ended(status) => {
                         self.ended = Some(status);
-                        settled = (left > 0).then(|| Instant::now() + SETTLES);
+                        settled = Some(Instant::now() + SETTLES);
                     }
                     Event::StarterGone if self.ended.is_some() && self.processes.starter_is_done() => {
                         return Ok(());
@@ -122,10 +123,10 @@ impl Watch<'_> {
 
     /// Tells the command to end, and kills it after the grace.
     fn end(&mut self, reason: &str) {
-        if self.over {
+        if self.told_to_end {
             return;
         }
-        self.over = true;
+        self.told_to_end = true;
         say!("globallock: {} {reason}; the command is told to end", self.guard.name());
         self.processes.send_to_all(Signal::SIGTERM);
         // A stopped process receives TERM only when it is continued.
@@ -133,10 +134,10 @@ impl Watch<'_> {
         self.kill_at = Some(Instant::now() + self.arguments.grace);
     }
 
-    /// The command has ended, and what it has started has not. Returns true when that is no reason to keep
-    /// the lock.
+    /// The command has ended, and what it has started perhaps not. Returns true when that is no reason to
+    /// keep the lock.
     async fn leaves_behind(&mut self) -> bool {
-        if self.over {
+        if self.told_to_end {
             // What was told to end has the rest of the grace.
             return false;
         }
@@ -147,8 +148,13 @@ impl Watch<'_> {
         if self.arguments.leftovers == Leftovers::Release {
             return true;
         }
+        let left = self.processes.left();
+        if left.is_empty() {
+            // It has just ended, and so does the starter.
+            return false;
+        }
         if !self.arguments.verbosity.quiet {
-            let (left, name) = (self.processes.left().join(", "), self.guard.name());
+            let (left, name) = (left.join(", "), self.guard.name());
             say!("globallock: the command has left processes behind ({left}): {name} is kept until they end");
         }
         self.front_ended = true;

@@ -15,6 +15,7 @@ use crate::address::{self, Address, HOST_FILE, Sources};
 use crate::arguments::Run;
 use crate::exit::{self, Failure};
 use crate::processes::{self, End, Guardian, Processes, Role};
+use acquire::{Wanted, acquire};
 
 /// How long this program waits at its end for releases that the store does not answer.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
@@ -113,7 +114,8 @@ async fn run(
     let options = ManagerOptions::new().locks(locks).label(label(arguments)).process(processes.front_id());
     let manager = LockManager::connect_lazy_by(schemes, &address.url, options)?;
     let lock = manager.lock(&name, kind(arguments));
-    let end = match acquire::acquire(&manager, &lock, &name, arguments, processes).await {
+    let wanted = Wanted { manager: &manager, lock, name, arguments };
+    let end = match acquire(&wanted, processes).await {
         Ok(guard) => hold::hold(guard, arguments, processes).await,
         Err(failure) => Err(failure),
     };

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Running, TestStore, ended, globallock, kill, wait_gone};
+use crate::support::{Running, TestStore, ended, globallock, kill, stat_fields, wait_gone};
 
 /// A command that starts a process in a session of its own, and one that ignores TERM.
 const TREE: &str = "setsid sleep 1000 >/dev/null 2>&1 & echo $!; (trap '' TERM; exec sleep 1000) & echo $!; \
@@ -10,8 +10,7 @@ const TREE: &str = "setsid sleep 1000 >/dev/null 2>&1 & echo $!; (trap '' TERM; 
 
 /// The parent of a process.
 fn parent(id: &str) -> String {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-    stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(1).unwrap().to_owned()
+    stat_fields(id).unwrap().swap_remove(1)
 }
 
 /// Starts the tree. Returns its three processes; the command is the last.

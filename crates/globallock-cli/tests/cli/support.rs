@@ -91,18 +91,11 @@ fn as_shells_have_it(status: ExitStatus) -> Option<i32> {
 }
 
 /// Waits for the end of a process, and kills it when it does not end in time.
-fn end_of(child: &mut Child) -> ExitStatus {
-    let until = Instant::now() + LIMIT;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if Instant::now() >= until {
-            child.kill().unwrap();
-            panic!("process {} has not ended within {LIMIT:?}", child.id());
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+pub(crate) fn end_of(child: &mut Child) -> ExitStatus {
+    eventually(|| child.try_wait().unwrap()).unwrap_or_else(|| {
+        child.kill().unwrap();
+        panic!("process {} has not ended within {LIMIT:?}", child.id());
+    })
 }
 
 /// Reads a stream to its end, on its own thread.
@@ -214,12 +207,29 @@ pub(crate) fn kill(signal: &str, id: &str) -> bool {
 
 /// Waits for the end of a process.
 pub(crate) fn wait_gone(id: &str) {
-    let until = Instant::now() + LIMIT;
-    let stat = format!("/proc/{}/stat", id.trim_start_matches('-'));
+    let id = id.trim_start_matches('-');
     // A zombie, whose parent has not waited for it yet, has ended too.
-    while std::fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z ")) {
-        assert!(Instant::now() < until, "process {id} goes on");
-        std::thread::yield_now();
+    let is_gone = || stat_fields(id).is_none_or(|fields| fields[0] == "Z");
+    assert!(eventually(|| is_gone().then_some(())).is_some(), "process {id} goes on");
+}
+
+/// What the kernel says of a process behind its name: its state, its parent, its group, and so on.
+pub(crate) fn stat_fields(id: &str) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(')')?;
+    Some(fields.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// Looks again and again until there is an answer. Of processes that are not this one's children, nothing
+/// tells when they change.
+pub(crate) fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let seen = look();
+        if seen.is_some() || Instant::now() >= until {
+            return seen;
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

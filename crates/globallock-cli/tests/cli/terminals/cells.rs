@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -10,7 +9,7 @@ use tempfile::TempDir;
 
 use super::events::Event;
 use super::shell::{Kind, Shell};
-use crate::support::{LIMIT, TestStore};
+use crate::support::{LIMIT, TestStore, eventually, stat_fields};
 
 /// How the command is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,13 +248,9 @@ impl Running {
     }
 
     pub(super) fn wait_until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let until = Instant::now() + LIMIT;
-        while !holds(self) {
-            if Instant::now() > until {
-                let processes = [self.front, self.command].map(|id| (id, state(id), stat(id)));
-                panic!("{what}: not within {LIMIT:?}; {processes:?}; left are {:?}", self.left());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
+        if eventually(|| holds(self).then_some(())).is_none() {
+            let processes = [self.front, self.command].map(|id| (id, state(id), stat(id)));
+            panic!("{what}: not within {LIMIT:?}; {processes:?}; left are {:?}", self.left());
         }
     }
 
@@ -264,17 +259,11 @@ impl Running {
     /// What the command has left and nobody has asked to end keeps the lock, and is killed here.
     pub(super) fn next_holder_is_alone(&self) {
         self.wait_until("the next holder is granted", |running| {
-            let holder = running.store.run(&["--no-wait", "job", "--", "pgrep", "-f", &running.mark]);
+            let sleeps = format!("sleep {}", running.mark);
+            let holder = running.store.run(&["--no-wait", "job", "--", "pgrep", "-x", "-f", &sleeps]);
             match holder.status {
-                // pgrep finds itself never, and globallock's arguments have the mark.
-                Some(0 | 1) => {
-                    let found = holder.output.lines().filter_map(|id| id.parse().ok());
-                    let found: Vec<Pid> = found.map(Pid::from_raw).collect();
-                    let beside: Vec<Pid> =
-                        running.left().into_iter().filter(|id| found.contains(id)).collect();
-                    assert!(beside.is_empty(), "{beside:?} run beside the next holder");
-                    true
-                }
+                Some(1) => true,
+                Some(0) => panic!("{} run beside the next holder", holder.output.replace('\n', " ")),
                 Some(75) => {
                     running.kill_left();
                     false
@@ -299,29 +288,17 @@ fn script(path: &Path, text: &str) {
 }
 
 fn read_id(path: &Path) -> Pid {
-    let until = Instant::now() + LIMIT;
-    loop {
-        if let Ok(text) = fs::read_to_string(path) {
-            return Pid::from_raw(text.trim().parse().unwrap());
-        }
-        assert!(Instant::now() < until, "the command does not start");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-}
-
-fn fields(id: Pid) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    let (_, fields) = text.rsplit_once(')')?;
-    Some(fields.split_ascii_whitespace().map(str::to_owned).collect())
+    let text = eventually(|| fs::read_to_string(path).ok());
+    Pid::from_raw(text.expect("the command starts").trim().parse().unwrap())
 }
 
 fn state(id: Pid) -> Option<char> {
-    fields(id)?.first()?.chars().next()
+    stat_fields(&id.to_string())?.first()?.chars().next()
 }
 
 /// The parent, the group, the session, and the group that has the terminal.
 pub(super) fn stat(id: Pid) -> Option<[Pid; 4]> {
-    let fields = fields(id)?;
+    let fields = stat_fields(&id.to_string())?;
     Some([1, 2, 3, 5].map(|at| Pid::from_raw(fields[at].parse().unwrap())))
 }
 

@@ -15,7 +15,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 
-use crate::support::LIMIT;
+use crate::support::{LIMIT, end_of};
 
 /// What the shell prints when it waits for a line.
 const PROMPT: &str = "READY> ";
@@ -157,11 +157,7 @@ impl Shell {
 
     /// Waits for the end of the shell.
     pub(crate) fn end(&mut self) {
-        let until = Instant::now() + LIMIT;
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < until, "the shell goes on");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        end_of(&mut self.child);
     }
 }
 

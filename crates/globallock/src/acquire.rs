@@ -11,7 +11,7 @@ use crate::hold::{Hold, Phase};
 use crate::sync::{Backoff, Instant, now, sleep_until, sleep_until_some, timeout_at};
 use crate::turns::Turn;
 
-/// The bounds of the pause between two tries of a store that failed to answer.
+/// The bounds of the pause between two tries of a store that failed to answer, whatever was asked.
 pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// What came of a request for a lock.

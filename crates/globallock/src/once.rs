@@ -8,6 +8,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::acquire::RETRY;
 use crate::backend::{Value, ValueWrite, WaitMode};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
@@ -20,8 +21,6 @@ use crate::sync::{Backoff, Instant, now, sleep_until};
 const BEGIN: &str = "globallock-once:";
 /// The version of the records that are written.
 const VERSION: u32 = 1;
-/// The bounds of the pause between two tries to write a record that the store did not answer.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// Work that is done once in a while, however many hosts ask for it: see [`Once::run`].
 ///

@@ -162,7 +162,7 @@ impl Failures {
 
     /// All as one: that of the last member which has said something, or else of the last. What somebody has
     /// to change at one of them is told rather, but it is a refusal only if every member refuses, since
-    /// another may answer later. Where none says anything, because the time is over perhaps, it is what one
+    /// another may answer later. Where none says anything, as when the wait has ended, it is what one
     /// has said before.
     pub(super) fn as_one(&mut self) -> Status {
         let every = self.last.len() == self.members && self.last.iter().all(|(_, status)| is_refusal(status));

@@ -64,10 +64,6 @@ impl Layout {
 }
 
 impl Session {
-    fn value(&self, path: &str) -> Pending<'_, ReadValue> {
-        self.bytes(path)
-    }
-
     /// Asks for the value of a name.
     pub(super) fn value_of(&self, layout: &Layout, name: &Name) -> Pending<'_, ReadValue> {
         self.bytes(&layout.value(name))
@@ -154,7 +150,7 @@ impl Shared {
             let Some(Position { session, node: Some(node), .. }) = held else {
                 return Ok(ValueWrite::NotHeld);
             };
-            let before = session.value(&path).answer().await?;
+            let before = session.bytes(&path).answer().await?;
             let fencing_token = node.czxid.unsigned_abs();
             if before.as_ref().and_then(record).is_some_and(|known| known.fencing_token > fencing_token) {
                 return Ok(ValueWrite::Outranked);
@@ -192,7 +188,7 @@ impl Shared {
         let above = self.config.layout.values();
         let children = session.children(&above).answer().await?;
         let paths: Vec<String> = children.into_iter().map(|child| format!("{above}/{child}")).collect();
-        let found = session.each(&paths, Session::value).await?;
+        let found = session.each(&paths, Session::bytes).await?;
         let ended = |now: u64| {
             let ended = move |found: &ReadValue| {
                 let found = found.as_ref()?;

@@ -45,7 +45,7 @@ test: ## Install what the tests need, then run every check and every test (what 
 	$(PART) "the oldest Rust" sh scripts/msrv.sh
 	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
 	# More threads than processors: the tests wait far more than they compute.
-	RUST_TEST_THREADS=4 $(PART) "tests" cargo test --locked --workspace --all-targets --no-fail-fast
+	RUST_TEST_THREADS=4 $(PART) "tests" bash scripts/tests.sh --locked --workspace --all-targets --no-fail-fast
 	$(PART) "tests of the documentation" cargo test --locked --workspace --doc
 	$(PART) "schedules" $(MAKE) schedules
 	# The same faults in the same order every time. `make faults` without a seed finds others.

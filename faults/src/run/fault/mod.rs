@@ -86,7 +86,7 @@ pub(super) struct Fault {
 impl Fault {
     /// Draws the details of a fault.
     pub(super) fn draw(random: &mut fastrand::Rng, kind: FaultKind, lease: Duration, pace: Pace) -> Self {
-        let easy = Duration::from_millis(random.u64(300..1_500));
+        let easy = Duration::from_millis(random.u64(200..1_000));
         let quick = Duration::from_millis(random.u64(100..400));
         // Recovery after the kill of an owner is judged only while there is no other fault.
         let alone = kind == FaultKind::OwnerKill && (random.bool() || pace == Pace::Quick);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::backend::{ClaimStatus, Eviction, WaitMode};
 use crate::context::{Context, Request};
+use crate::duration::Shown;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::hold::{Hold, Phase};
@@ -274,7 +275,7 @@ impl<'a> Asking<'a> {
 
     fn silence(&self, asked_at: Instant) -> Error {
         let (backend, waited) = (&self.context.backend, now().duration_since(asked_at));
-        let mut reason = format!("no answer within {waited:.1?}");
+        let mut reason = format!("no answer within {}", Shown(waited));
         if !backend.is_ready() {
             // The wait was shorter than a try to connect, which would have told more.
             reason += ", and no connection yet: check host and port, and what is between";

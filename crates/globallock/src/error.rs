@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::duration::Shown;
 use crate::eviction::Eviction;
 use crate::loss::Loss;
 
@@ -69,7 +70,7 @@ pub enum Error {
     },
 
     /// The lock was not granted within the waiting limit: wait longer, or do without.
-    #[error("{name} was not granted within {waited:?}: it is still taken")]
+    #[error("{name} was not granted within {}: it is still taken", Shown(*.waited))]
     #[non_exhaustive]
     TimedOut {
         /// The lock's name.

@@ -40,6 +40,7 @@ pub mod backend;
 pub mod blocking;
 mod context;
 mod deadline;
+mod duration;
 // The pages hold no Rust to be run as tests.
 #[cfg(all(doc, not(doctest)))]
 pub mod docs;
@@ -95,7 +96,10 @@ pub use stores::{Schemes, connect_backend};
 #[doc(hidden)]
 pub mod internals {
     pub use crate::deadline::{deadline, margin};
-    pub use crate::stores::duration;
+    /// Durations as people write and read them.
+    pub mod duration {
+        pub use crate::duration::{Shown, parse};
+    }
     pub use crate::sync::{sleep_until_some, stop_jitter};
 }
 

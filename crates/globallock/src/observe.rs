@@ -9,6 +9,7 @@ use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
 use crate::backend::{Claim, ClaimId, StoreNotice, StoreNoticeKind};
+use crate::duration::Shown;
 use crate::error::Error;
 use crate::loss::Loss;
 use crate::sync::Mutex;
@@ -329,7 +330,7 @@ impl fmt::Display for Event<'_> {
                 write!(f, ": {:?}: {error}", claim.name.as_str())
             }
             Event::RenewalFailed { error, .. } | Event::StoreLost { error } => write!(f, ": {error}"),
-            Event::StoreBack { store, away } => write!(f, ": {store}, after {away:.1?}"),
+            Event::StoreBack { store, away } => write!(f, ": {store}, after {}", Shown(*away)),
             Event::StoreNotice { store, notice } => {
                 write!(f, ": {store}")?;
                 if let Some(host) = &notice.host {
@@ -421,7 +422,7 @@ mod tests {
             (Event::StoreLost { error }, "the store does not answer: redis://h is unavailable: no answer"),
             (
                 Event::StoreBack { store: "redis://h", away: Duration::from_millis(1234) },
-                "the store answers again: redis://h, after 1.2s",
+                "the store answers again: redis://h, after 1.2 s",
             ),
             (
                 Event::Lost { claim: &claim, fencing_token: 1, loss, held },

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::acquire::RETRY;
 use crate::backend::{Value, ValueWrite, WaitMode};
+use crate::duration::Shown;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::locks::Lock;
@@ -144,7 +145,7 @@ impl Once {
             Error::invalid_option("every", "it is not set: say for how long a success counts")
         })?;
         Value::check(&[], every).map_err(|_| {
-            Error::invalid_option("every", format!("{every:?} is not between 1 ms and one year"))
+            Error::invalid_option("every", format!("{} is not between 1 ms and one year", Shown(every)))
         })?;
         let guard = self.lock.acquire().await?;
         match guard.value().as_ref().and_then(began) {

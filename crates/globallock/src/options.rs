@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{DEFAULT_LEASE, WaitMode};
+use crate::duration::Shown;
 use crate::error::{Error, Result};
 use crate::observe::Observer;
 
@@ -86,7 +87,7 @@ impl Options {
         let in_range = |option: &str, value: Option<Duration>, shortest: Duration| match value {
             Some(value) if value < shortest || value > MAX_DURATION => Err(Error::invalid_option(
                 option,
-                format!("{value:?} is not between {shortest:?} and one year"),
+                format!("{} is not between {} and one year", Shown(value), Shown(shortest)),
             )),
             _ => Ok(()),
         };

@@ -132,8 +132,8 @@ impl Address {
         let Some(value) = self.take(key) else {
             return Ok(None);
         };
-        crate::stores::duration::parse(&value).map(Some).ok_or_else(|| {
-            self.wrong(format!("the option {key} is {value:?}, not a time such as 250ms, 2s or 1m"))
+        crate::duration::parse(&value).map(Some).ok_or_else(|| {
+            self.wrong(format!("the option {key} is {value:?}, not a time such as 250ms, 2s or 1h30m"))
         })
     }
 

@@ -1,7 +1,6 @@
 //! The stores, and the table of the schemes of their addresses.
 
 pub(crate) mod address;
-pub mod duration;
 #[cfg(feature = "etcd")]
 mod etcd;
 pub(crate) mod evictions;

@@ -70,7 +70,7 @@ fn a_silent_store_also_times_out_the_claims_that_wait_for_their_turn() {
             let (refused, after) = task.await.unwrap();
             let error = refused.unwrap_err();
             assert!(
-                error.is_unavailable() && error.to_string().contains("no answer within 10.0s"),
+                error.is_unavailable() && error.to_string().contains("no answer within 10 s"),
                 "{error}"
             );
             assert!(about(after, SECOND * 10), "{after:?}");

@@ -16,6 +16,7 @@ use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 
 use super::{Address, printable};
+use crate::duration::Shown;
 use crate::error::Result;
 
 /// The longest password, and the longest complaint of a command, in bytes.
@@ -84,13 +85,13 @@ impl Password {
                 match timeout(limit, read).await {
                     Ok(Ok(Ok(bytes))) => first_line(&bytes).map_err(wrong),
                     Ok(Ok(Err(error))) => Err(wrong(error.to_string())),
-                    Ok(Err(_)) | Err(_) => Err(wrong(format!("it could not be read within {limit:?}"))),
+                    Ok(Err(_)) | Err(_) => Err(wrong(format!("it could not be read within {}", Shown(limit)))),
                 }
             }
             Source::Command(words) => {
                 let wrong = |why: String| format!("the option {}: {:?}: {why}", self.option, words[0]);
                 let output = timeout(limit, run(words)).await;
-                let output = output.unwrap_or_else(|_| Err(format!("it did not end within {limit:?}")));
+                let output = output.unwrap_or_else(|_| Err(format!("it did not end within {}", Shown(limit))));
                 output.and_then(|bytes| first_line(&bytes)).map_err(wrong)
             }
         }
@@ -404,7 +405,7 @@ mod tests {
         let hangs = command(&["sh", "-c", &text]);
         let read = tokio::spawn(async move { hangs.read(Duration::from_secs(2)).await });
         let refused = read.await.unwrap().unwrap_err();
-        assert!(refused.contains("it did not end within 2s"), "{refused}");
+        assert!(refused.contains("it did not end within 2 s"), "{refused}");
         let pids = std::fs::read_to_string(&path).unwrap();
         assert_eq!(pids.split_whitespace().count(), 2);
         for pid in pids.split_whitespace() {

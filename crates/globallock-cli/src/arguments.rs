@@ -9,7 +9,7 @@ use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use globallock::Schemes;
 
-use crate::exit;
+use crate::{exit, log};
 
 const RUN: &str = "\
 Run a command while holding a lock.
@@ -83,7 +83,7 @@ pub(crate) struct Store {
     pub(crate) url_file: Option<PathBuf>,
 }
 
-/// How much is printed on standard error.
+/// What is printed on standard error, and how.
 #[derive(Args, Debug)]
 pub(crate) struct Verbosity {
     /// Print errors only.
@@ -93,6 +93,22 @@ pub(crate) struct Verbosity {
     /// Print what happens to the lock.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+
+    /// Print lines for people, or a JSON object a line.
+    #[arg(long, value_name = "FORMAT", default_value = "text", hide_short_help = true)]
+    pub(crate) log_format: log::Format,
+}
+
+impl Verbosity {
+    /// Prints from now on what was asked for, about this lock.
+    pub(crate) fn set(&self, name: &str) {
+        let most = match (self.quiet, self.verbose) {
+            (true, _) => log::Level::Error,
+            (_, true) => log::Level::Info,
+            (false, false) => log::Level::Warning,
+        };
+        log::set(self.log_format, most, name);
+    }
 }
 
 /// The arguments of `run`.
@@ -104,7 +120,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) store: Store,
 
-    /// Give up when the lock is not granted within this time, such as 250ms, 30s, 5m or 2h.
+    /// Give up when the lock is not granted within this time, such as 250ms, 30s, 5m or 1h30m.
     #[arg(short, long, value_name = "TIME", value_parser = time)]
     pub(crate) wait: Option<Duration>,
 
@@ -146,6 +162,14 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
 
+    /// Print a warning when the lock has been held for this time, and again after twice, four times, ….
+    #[arg(long, value_name = "TIME", value_parser = hold_time, hide_short_help = true)]
+    pub(crate) warn_held_over: Option<Duration>,
+
+    /// Keep numbers about the runs in this file, for the textfile collector of Prometheus' node exporter.
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    pub(crate) metrics_file: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) verbosity: Verbosity,
 
@@ -167,7 +191,7 @@ pub(crate) enum Leftovers {
 
 fn time(text: &str) -> Result<Duration, String> {
     globallock::internals::duration::parse(text)
-        .ok_or_else(|| "write a time such as 250ms, 30s, 5m or 2h".to_owned())
+        .ok_or_else(|| "write a time such as 250ms, 30s, 5m or 1h30m".to_owned())
 }
 
 fn hold_time(text: &str) -> Result<Duration, String> {

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use globallock::Error;
 use nix::sys::signal::Signal;
 
+use crate::log::{self, Line};
+
 /// The usage was wrong: an option, a name or an address.
 pub(crate) const USAGE: u8 = 64;
 /// The store cannot be reached or cannot serve.
@@ -44,10 +46,9 @@ Exit status:
   127  the command was not found";
 
 /// Why the command has no exit status.
-#[derive(Debug)]
 pub(crate) enum Failure {
-    /// The lock is taken, or was not granted in time; the text says which.
-    Taken(String),
+    /// The lock is taken, or was not granted in time; the text says which, and the line has the queue.
+    Taken(Line, String),
     /// An error of the library.
     Lock(Error),
     /// The command could not be started.
@@ -75,21 +76,24 @@ impl From<std::io::Error> for Failure {
 }
 
 impl Failure {
-    /// The message to print, if any.
-    pub(crate) fn message(&self) -> Option<String> {
-        Some(match self {
-            Failure::Taken(text) | Failure::Usage(text) => text.clone(),
-            Failure::Lock(error) => error.to_string(),
-            Failure::Command(command, error) => format!("{command}: {error}"),
-            Failure::System(error) => error.to_string(),
-            Failure::Signal(_) | Failure::Killed => return None,
-        })
+    /// Says it.
+    pub(crate) fn say(self) {
+        match self {
+            Failure::Taken(line, text) => line.say(text),
+            Failure::Usage(text) => log::error("usage").say(text),
+            Failure::Lock(error) => log::error("failed").say(error),
+            Failure::Command(command, error) => {
+                log::error("command").say(format_args!("{command}: {error}"));
+            }
+            Failure::System(error) => log::error("system").say(error),
+            Failure::Signal(_) | Failure::Killed => {}
+        }
     }
 
     /// The exit status; `taken` is the one for a lock that is taken or was not granted in time.
     pub(crate) fn status(&self, taken: u8) -> u8 {
         match self {
-            Failure::Taken(_) => taken,
+            Failure::Taken(..) => taken,
             Failure::Usage(_) => USAGE,
             Failure::Lock(error) => match error {
                 Error::InvalidName { .. } | Error::InvalidOption { .. } | Error::InvalidAddress { .. } => {

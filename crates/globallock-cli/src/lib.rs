@@ -16,18 +16,11 @@
 //!
 //! `globallock --help` says what it does, and the project's `docs/run.md`.
 
-/// Writes a line to standard error. A failure to write is ignored, because the lock and its command matter
-/// more than a message.
-macro_rules! say {
-    ($($part:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), $($part)*);
-    }};
-}
-
 mod address;
 mod arguments;
 mod exit;
+mod log;
+mod nested;
 mod pages;
 mod processes;
 mod run;
@@ -44,8 +37,8 @@ use arguments::{Arguments, Verb};
 /// Does what the arguments of this process say, with the stores of this table, and returns the exit status.
 ///
 /// To be called in `main`, on its thread, before the program has started others or a runtime: the processes
-/// of a run are made by forks, and the signals of the process are handled here. What the locks
-/// tell is printed on standard error, unless the program has set a subscriber of `tracing` before.
+/// of a run are made by forks, and the signals of the process are handled here. What becomes of
+/// the lock is printed on standard error.
 #[must_use]
 pub fn main(schemes: &Schemes) -> ExitCode {
     let command = arguments::command(schemes);
@@ -54,10 +47,14 @@ pub fn main(schemes: &Schemes) -> ExitCode {
     let (arguments, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
+            if error.use_stderr() {
+                log::error("usage").say(usage(&error));
+                return exit::code(exit::USAGE);
+            }
             // Requested help is no error. A failure to print cannot be reported, because the output is
             // closed.
             let _ = error.print();
-            return exit::code(if error.use_stderr() { exit::USAGE } else { 0 });
+            return exit::code(0);
         }
     };
     match arguments.verb {
@@ -68,4 +65,24 @@ pub fn main(schemes: &Schemes) -> ExitCode {
         Verb::Completions { shell } => pages::completions(command, shell),
         Verb::Man => pages::manual(command),
     }
+}
+
+/// What is wrong with the arguments, on one line.
+fn usage(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    // The first paragraph says what is wrong, tips are indented below it, and the usage follows.
+    let mut wrong = String::new();
+    for line in text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")) {
+        let line = words(line.trim().trim_start_matches("error: "));
+        let glue = match (line.strip_prefix("tip: "), wrong.is_empty()) {
+            _ if line.is_empty() => continue,
+            (Some(_), _) => "; ",
+            (None, true) => "",
+            (None, false) => " ",
+        };
+        wrong += glue;
+        wrong += line.strip_prefix("tip: ").unwrap_or(&line);
+    }
+    format!("{wrong}; see globallock --help")
 }

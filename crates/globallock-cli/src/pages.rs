@@ -57,7 +57,7 @@ fn finish(written: std::io::Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            say!("globallock: {error}");
+            crate::log::error("output").say(&error);
             exit::code(Failure::System(error).status(exit::TAKEN))
         }
     }

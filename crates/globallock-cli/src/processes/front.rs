@@ -14,8 +14,8 @@ use nix::unistd::{Pid, getpid};
 use super::descriptors::{self, Standard};
 use super::messages::{FromFront, ToFront, receive, send, to_signal};
 use super::{End, readable, tree};
-use crate::exit;
 use crate::signals::Signals;
+use crate::{exit, log};
 
 /// The process that the user has started.
 pub(crate) struct Front {
@@ -42,7 +42,7 @@ impl Front {
             Ok(End::Exit(status)) => exit::code(status),
             Ok(End::Died(signal)) => self.die_of(signal),
             Err(error) => {
-                say!("globallock: {error}");
+                log::error("internal").say(error);
                 exit::code(exit::INTERNAL)
             }
         }
@@ -113,7 +113,8 @@ impl Front {
                 while !tree::kill_all_below(None) {
                     sleep(tree::AGAIN);
                 }
-                say!("globallock: the process that kept the lock was killed, and so the command is too");
+                log::error("killed")
+                    .say("the process that kept the lock was killed, and so the command is too");
                 return Ok(Some(End::Exit(exit::LOST)));
             }
         }

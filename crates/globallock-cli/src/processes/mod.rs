@@ -41,6 +41,7 @@ use nix::unistd::{ForkResult, Pid, fork, getppid, setsid};
 
 pub(crate) use front::Front;
 pub(crate) use guardian::{Event, Guardian, Processes};
+pub(crate) use tree::is_in_foreground;
 
 use crate::signals::{self, Signals};
 
@@ -101,7 +102,8 @@ fn guard(
     let Some(starter) = branch()? else {
         drop((front, of_guardian, address));
         // It must not return, because its callers go on as the guardian.
-        std::process::exit(starter::main(of_starter, command, signals).map_or(1, |()| 0));
+        let done = starter::main(of_starter, command, front_id, signals);
+        std::process::exit(done.map_or(1, |()| 0));
     };
     drop(of_starter);
     setsid()?;

@@ -17,6 +17,7 @@ use nix::unistd::{Pid, getpid, getppid};
 use super::descriptors::{self, Standard};
 use super::messages::{FromStarter, ToStarter, receive, send, to_signal};
 use super::{readable, tree};
+use crate::nested;
 use crate::signals::Signals;
 
 /// Two signals with one number, one to the front and one to this process, were sent together if no more time
@@ -61,7 +62,7 @@ impl Heard {
 
 /// Starts the command when the guardian says so, and tells what becomes of it. Returns when the command and
 /// all that it has started have ended.
-pub(super) fn main(socket: UnixStream, mut command: Command, inherited: Signals) -> Result<()> {
+pub(super) fn main(socket: UnixStream, mut command: Command, front: Pid, inherited: Signals) -> Result<()> {
     let guardian = getppid();
     end_with(guardian)?;
     prctl::set_child_subreaper(true)?;
@@ -77,7 +78,12 @@ pub(super) fn main(socket: UnixStream, mut command: Command, inherited: Signals)
         if told {
             match receive(&starter.socket)? {
                 None => return Ok(()),
-                Some(ToStarter::Start(token)) => starter.start(&mut command, token, inherited)?,
+                Some(ToStarter::Start(token)) => {
+                    let token = token.cast_unsigned();
+                    command.env("GLOBALLOCK_FENCING_TOKEN", token.to_string());
+                    nested::tell(&mut command, token, front);
+                    starter.start(&mut command, inherited)?;
+                }
                 Some(ToStarter::Heard(signal)) => starter.answer(signal),
             }
         }
@@ -85,8 +91,7 @@ pub(super) fn main(socket: UnixStream, mut command: Command, inherited: Signals)
 }
 
 impl Starter {
-    fn start(&mut self, command: &mut Command, token: i64, inherited: Signals) -> Result<()> {
-        command.env("GLOBALLOCK_FENCING_TOKEN", token.cast_unsigned().to_string());
+    fn start(&mut self, command: &mut Command, inherited: Signals) -> Result<()> {
         let starter = getpid();
         let prepare = move || {
             end_with(starter)?;

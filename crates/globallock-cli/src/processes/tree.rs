@@ -18,6 +18,7 @@ pub(crate) const AGAIN: Duration = Duration::from_millis(5);
 struct Process {
     parent: i32,
     session: i32,
+    foreground: bool,
     ended: bool,
     stopped: bool,
 }
@@ -29,9 +30,12 @@ fn parse(stat: &str) -> Option<Process> {
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
+    let group = fields.next()?;
+    let session = fields.next()?.parse().ok()?;
+    // Behind the terminal: the group in its foreground.
+    let foreground = fields.nth(1)? == group;
     let (ended, stopped) = (matches!(state, "Z" | "X"), matches!(state, "T" | "t"));
-    Some(Process { parent, session, ended, stopped })
+    Some(Process { parent, session, foreground, ended, stopped })
 }
 
 fn process(id: i32) -> Option<Process> {
@@ -44,6 +48,11 @@ fn process(id: i32) -> Option<Process> {
 /// Whether a process is stopped.
 pub(crate) fn is_stopped(id: Pid) -> bool {
     process(id.as_raw()).is_some_and(|process| process.stopped)
+}
+
+/// Whether a process is in the group that has its terminal.
+pub(crate) fn is_in_foreground(id: u32) -> bool {
+    process(id.cast_signed()).is_some_and(|process| process.foreground)
 }
 
 fn processes() -> BTreeMap<i32, Process> {
@@ -121,11 +130,13 @@ mod tests {
 
     #[test]
     fn a_line_of_the_kernel_is_read_whatever_the_name_is() {
-        let process = Process { parent: 7, session: 5, ended: false, stopped: false };
+        let process = Process { parent: 7, session: 5, foreground: false, ended: false, stopped: false };
         assert_eq!(parse("12 (sh) S 7 12 5 0 -1 4194560 1"), Some(process));
-        assert_eq!(parse("12 (a) Z 1 2 (b) S 7 12 5 0"), Some(process));
-        assert_eq!(parse("12 (sh) Z 7 12 5 0"), Some(Process { ended: true, ..process }));
-        assert_eq!(parse("12 (sh) T 7 12 5 0"), Some(Process { stopped: true, ..process }));
+        assert_eq!(parse("12 (a) Z 1 2 (b) S 7 12 5 0 -1"), Some(process));
+        assert_eq!(parse("12 (sh) Z 7 12 5 0 -1"), Some(Process { ended: true, ..process }));
+        assert_eq!(parse("12 (sh) T 7 12 5 0 -1"), Some(Process { stopped: true, ..process }));
+        let foreground = Some(Process { foreground: true, ..process });
+        assert_eq!(parse("12 (sh) S 7 12 5 34816 12 4194560"), foreground);
         assert_eq!(parse("12 (sh) S 7"), None);
         assert_eq!(parse(""), None);
     }
@@ -139,7 +150,7 @@ mod tests {
                 .iter()
                 .zip(1..)
                 .map(|(&(parent, session, ended), id)| {
-                    (id, Process { parent, session, ended, stopped: false })
+                    (id, Process { parent, session, foreground: false, ended, stopped: false })
                 })
                 .collect();
             let found = descendants(&processes, 1, Some(2));

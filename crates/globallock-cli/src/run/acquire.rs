@@ -1,23 +1,22 @@
 //! The wait for the lock.
 
-use std::io::IsTerminal;
-use std::time::Duration;
+use std::sync::Arc;
 
-use globallock::{Entry, Guard, Lock, LockManager, Name};
-use tokio::time::sleep;
+use globallock::internals::duration::Shown;
+use globallock::{Guard, Lock, LockManager, Name};
 
+use super::waiting::Waiting;
 use crate::arguments::Run;
 use crate::exit::Failure;
+use crate::log::{self, Told};
 use crate::processes::{Event, Processes};
-
-/// How long a wait lasts before it is announced.
-const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
 
 /// What is waited for.
 pub(super) struct Wanted<'a> {
     pub(super) manager: &'a LockManager,
     pub(super) lock: Lock,
     pub(super) name: Name,
+    pub(super) told: Arc<Told>,
     pub(super) arguments: &'a Run,
 }
 
@@ -41,33 +40,33 @@ pub(super) async fn acquire(wanted: &Wanted<'_>, processes: &mut Processes) -> R
 }
 
 async fn wait(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Guard, Failure> {
-    let Wanted { manager, lock, name, arguments } = wanted;
+    let Wanted { manager, lock, name, arguments, .. } = wanted;
     let asked =
         async { if arguments.no_wait { lock.try_acquire().await } else { lock.acquire().await.map(Some) } };
     let mut asked = std::pin::pin!(asked);
-    let announces =
-        arguments.verbosity.verbose || (std::io::stderr().is_terminal() && !arguments.verbosity.quiet);
-    let mut announced = !announces;
+    let mut waiting = Waiting::begin(wanted, processes.front_id());
     let answer = loop {
         tokio::select! {
+            biased;
             answer = &mut asked => break answer,
             event = processes.next() => interrupted(event)?,
-            () = sleep(ANNOUNCE_AFTER), if !announced => {
-                announced = true;
-                // The holder is shown as a convenience. An error of `inspect` must not end the wait.
-                let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-                say!("globallock: waiting for {name}{}", described(&queue));
-            }
+            shown = waiting.show() => shown?,
         }
     };
     let refused = match answer {
         Ok(Some(guard)) => return Ok(guard),
-        Ok(None) => format!("{name} is taken"),
-        Err(error @ globallock::Error::TimedOut { .. }) => error.to_string(),
+        Ok(None) => "is taken".to_owned(),
+        Err(globallock::Error::TimedOut { waited, .. }) => {
+            format!("was not granted within {}", Shown(waited))
+        }
         Err(error) => return Err(error.into()),
     };
-    let queue = manager.inspect(&arguments.name).await.unwrap_or_default();
-    Err(Failure::Taken(format!("{refused}{}", described(&queue))))
+    let queue = waiting.queue_now().await;
+    let store = manager.backend().address();
+    Err(Failure::Taken(
+        queue.in_json(log::error("taken").with("store", store)),
+        format!("{name} {refused}{}; store {store}", queue.described()),
+    ))
 }
 
 /// What an event means to the wait: nothing, or its end.
@@ -77,26 +76,4 @@ fn interrupted(event: Event) -> Result<(), Failure> {
         Event::FrontGone | Event::StarterGone => Err(Failure::Killed),
         Event::Resumed | Event::Failed(_) | Event::Ended(_) => Ok(()),
     }
-}
-
-/// The holders, and how many waiters there are.
-fn described(queue: &[Entry]) -> String {
-    let held = queue.iter().filter(|entry| entry.held);
-    let holders: Vec<String> = held
-        .clone()
-        .take(3)
-        .map(|entry| match entry.age {
-            Some(age) => format!("{} for {:.1?}", entry.owner, Duration::from_millis(age.as_millis() as u64)),
-            None => entry.owner.to_string(),
-        })
-        .collect();
-    if holders.is_empty() {
-        return String::new();
-    }
-    let more = match held.count() - holders.len() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let waiting = queue.iter().filter(|entry| !entry.held).count();
-    format!(", held by {}{more}; {waiting} in the queue", holders.join(", "))
 }

@@ -5,12 +5,14 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use globallock::backend::Instant;
+use globallock::internals::duration::Shown;
 use globallock::internals::sleep_until_some;
 use globallock::{Guard, Release};
 use nix::sys::signal::Signal;
 
 use crate::arguments::{Leftovers, Run};
 use crate::exit::{self, Failure};
+use crate::log;
 use crate::processes::{End, Event, Processes};
 
 /// How long what the command has started may take to end after it, as by the signal that has ended both.
@@ -27,21 +29,31 @@ struct Watch<'a> {
     /// more.
     told_to_end: bool,
     lost: bool,
+    granted: Instant,
     kill_at: Option<Instant>,
     /// The front has ended, or was told how to.
     front_ended: bool,
 }
 
-/// Runs the command and releases the lock when nothing of it is left. Returns how the front is to end, unless
-/// it has ended before.
-pub(super) async fn hold(
-    guard: Guard,
-    arguments: &Run,
-    processes: &mut Processes,
-) -> Result<Option<End>, Failure> {
-    if arguments.verbosity.verbose {
-        say!("globallock: {} is granted, fencing token {}", guard.name(), guard.fencing_token());
-    }
+/// What came of a command that ran under the lock.
+pub(super) struct Held {
+    /// How the front is to end, unless it has ended before.
+    pub(super) end: Option<End>,
+    /// Why there is no such end.
+    pub(super) failure: Option<Failure>,
+    /// The exit status of the run.
+    pub(super) status: u8,
+    pub(super) lost: bool,
+    pub(super) held: Duration,
+}
+
+/// Runs the command and releases the lock when nothing of it is left.
+pub(super) async fn hold(guard: Guard, arguments: &Run, processes: &mut Processes) -> Held {
+    let granted = Instant::now();
+    let token = guard.fencing_token();
+    log::info("granted")
+        .with("fencing_token", token)
+        .say(format_args!("{} is granted, fencing token {token}", guard.name()));
     processes.start(guard.fencing_token());
     let mut watch = Watch {
         guard: &guard,
@@ -50,35 +62,43 @@ pub(super) async fn hold(
         ended: None,
         told_to_end: false,
         lost: false,
+        granted,
         kill_at: None,
         front_ended: false,
     };
-    let failed = watch.until_all_have_ended().await.err();
-    let Watch { ended, told_to_end, front_ended, .. } = watch;
-    let kept = release(guard, arguments).await;
-    match failed {
-        Some(failure) => Err(failure),
-        None if front_ended => Ok(None),
-        None if told_to_end || !kept => Ok(Some(End::Exit(exit::LOST))),
-        None => Ok(Some(end_of(ended))),
-    }
+    let failure = watch.until_all_have_ended().await.err();
+    let Watch { ended, told_to_end, lost, front_ended, .. } = watch;
+    let kept = release(guard).await;
+    let end = if told_to_end || !kept { End::Exit(exit::LOST) } else { end_of(ended) };
+    let status = match (&failure, end) {
+        (Some(failure), _) => failure.status(arguments.conflict_exit_code),
+        (None, End::Exit(status)) => status,
+        (None, End::Died(signal)) => exit::of_signal(signal as i32),
+    };
+    let (end, lost) = ((failure.is_none() && !front_ended).then_some(end), lost || !kept);
+    Held { end, failure, status, lost, held: granted.elapsed() }
 }
 
 impl Watch<'_> {
     async fn until_all_have_ended(&mut self) -> Result<(), Failure> {
         let max_hold = self.arguments.max_hold;
         let mut settled = None;
-        let mut max_hold_ends = max_hold.map(|max_hold| Instant::now() + max_hold);
+        let mut max_hold_ends = max_hold.map(|max_hold| self.granted + max_hold);
+        let mut long = self.arguments.warn_held_over;
         loop {
             tokio::select! {
                 loss = self.guard.lost(), if !self.lost => {
                     self.lost = true;
-                    self.end(&format!("is lost: {loss}"));
+                    self.end("lost", &format!("is lost: {loss}"));
                 }
                 () = sleep_until_some(max_hold_ends) => {
                     max_hold_ends = None;
                     let max_hold = max_hold.unwrap_or_default();
-                    self.end(&format!("was held for its --max-hold of {max_hold:?}"));
+                    self.end("max_hold", &format!("was held for its --max-hold of {}", Shown(max_hold)));
+                }
+                () = sleep_until_some(long.map(|long| self.granted + long)) => {
+                    self.warn_of(long.unwrap_or_default());
+                    long = long.and_then(|long| long.checked_mul(2));
                 }
                 () = sleep_until_some(settled) => {
                     settled = None;
@@ -87,8 +107,9 @@ impl Watch<'_> {
                     }
                 }
                 () = sleep_until_some(self.kill_at) => {
-                    let grace = self.arguments.grace;
-                    say!("globallock: the command has not ended within {grace:?} and is killed");
+                    let grace = Shown(self.arguments.grace);
+                    log::error("killed")
+                        .say(format_args!("the command has not ended within {grace} and is killed"));
                     self.processes.end_all().await;
                     return Ok(());
                 }
@@ -122,16 +143,22 @@ impl Watch<'_> {
     }
 
     /// Tells the command to end, and kills it after the grace.
-    fn end(&mut self, reason: &str) {
+    fn end(&mut self, event: &'static str, reason: &str) {
         if self.told_to_end {
             return;
         }
         self.told_to_end = true;
-        say!("globallock: {} {reason}; the command is told to end", self.guard.name());
+        let line = log::error(event).with("fencing_token", self.guard.fencing_token());
+        line.say(format_args!("{} {reason}; the command is told to end", self.guard.name()));
         self.processes.send_to_all(Signal::SIGTERM);
         // A stopped process receives TERM only when it is continued.
         self.processes.send_to_all(Signal::SIGCONT);
         self.kill_at = Some(Instant::now() + self.arguments.grace);
+    }
+
+    fn warn_of(&self, long: Duration) {
+        let line = log::warning("held_long").with("held_seconds", long.as_secs_f64());
+        line.say(format_args!("{} has been held for {} now", self.guard.name(), Shown(long)));
     }
 
     /// The command has ended, and what it has started perhaps not. Returns true when that is no reason to
@@ -153,10 +180,10 @@ impl Watch<'_> {
             // It has just ended, and so does the starter.
             return false;
         }
-        if !self.arguments.verbosity.quiet {
-            let (left, name) = (left.join(", "), self.guard.name());
-            say!("globallock: the command has left processes behind ({left}): {name} is kept until they end");
-        }
+        let (names, name) = (left.join(", "), self.guard.name());
+        log::warning("leftovers").with("processes", left).say(format_args!(
+            "the command has left processes behind ({names}): {name} is kept until they end"
+        ));
         self.front_ended = true;
         self.processes.end_front(end_of(self.ended), true);
         false
@@ -164,21 +191,22 @@ impl Watch<'_> {
 }
 
 /// Releases the lock. Returns false if the store says that it was not held any more.
-async fn release(guard: Guard, arguments: &Run) -> bool {
+async fn release(guard: Guard) -> bool {
     let name = guard.name().clone();
     let was_held = guard.is_held();
     match guard.release().await {
-        Ok(Release::Released) if arguments.verbosity.verbose => say!("globallock: {name} is released"),
-        Ok(Release::Released) => {}
+        Ok(Release::Released) => log::info("released").say(format_args!("{name} is released")),
         Ok(Release::NotHeld) => {
             if was_held {
-                say!(
-                    "globallock: {name} was lost before the command ended: the store did not hold it any more"
-                );
+                log::error("lost").say(format_args!(
+                    "{name} was lost before the command ended: the store did not hold it any more"
+                ));
             }
             return false;
         }
-        Err(error) => say!("globallock: {name} could not be released yet: {error}"),
+        Err(error) => {
+            log::error("release").say(format_args!("{name} could not be released yet: {error}"));
+        }
     }
     true
 }

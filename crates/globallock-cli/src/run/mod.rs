@@ -2,20 +2,26 @@
 
 mod acquire;
 mod hold;
+mod metrics;
+mod waiting;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::Duration;
 
+use globallock::backend::Instant;
 use globallock::{LockKind, LockManager, ManagerOptions, Name, Options, Schemes};
 use tokio::time::timeout;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::address::{self, Address, HOST_FILE, Sources};
 use crate::arguments::Run;
 use crate::exit::{self, Failure};
+use crate::log::{self, Told};
 use crate::processes::{self, End, Guardian, Processes, Role};
 use acquire::{Wanted, acquire};
+use hold::Held;
+use metrics::{Change, Metrics};
 
 /// How long this program waits at its end for releases that the store does not answer.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
@@ -25,6 +31,7 @@ const AFTER_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the command while it holds the lock.
 pub(crate) fn main(schemes: &Schemes, arguments: &Run, sources: Sources) -> ExitCode {
+    arguments.verbosity.set(&arguments.name);
     let [program, words @ ..] = &arguments.command[..] else { return exit::code(exit::USAGE) };
     let mut command = Command::new(program);
     command.args(words).env("GLOBALLOCK_NAME", &arguments.name);
@@ -32,7 +39,7 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Run, sources: Sources) -> Exit
     let address = match address::for_command(&mut command) {
         Ok(address) => address,
         Err(error) => {
-            say!("globallock: {error}");
+            log::error("internal").say(error);
             return exit::code(exit::INTERNAL);
         }
     };
@@ -40,7 +47,7 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Run, sources: Sources) -> Exit
         Ok(Role::Front(front)) => front.main(),
         Ok(Role::Guardian(guardian)) => guard(guardian, schemes, arguments, sources),
         Err(error) => {
-            say!("globallock: {error}");
+            log::error("internal").say(error);
             exit::code(exit::INTERNAL)
         }
     }
@@ -48,7 +55,6 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Run, sources: Sources) -> Exit
 
 /// The process that has the lock. What it returns concerns nobody: the front ends as it is told.
 fn guard(guardian: Guardian, schemes: &Schemes, arguments: &Run, sources: Sources) -> ExitCode {
-    log(arguments);
     // One thread is enough, and quickly made: nothing here blocks for longer than a look at the processes.
     let ended = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
         runtime.block_on(async {
@@ -63,35 +69,22 @@ fn guard(guardian: Guardian, schemes: &Schemes, arguments: &Run, sources: Source
         Ok(())
     });
     if let Err(error) = ended {
-        say!("globallock: {error}");
+        log::error("internal").say(error);
     }
     ExitCode::SUCCESS
 }
 
-fn log(arguments: &Run) {
-    let level = match (arguments.verbosity.quiet, arguments.verbosity.verbose) {
-        (true, _) => LevelFilter::ERROR,
-        (_, true) => LevelFilter::DEBUG,
-        (false, false) => LevelFilter::WARN,
-    };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
-    // Errors of the log itself are not printed: where standard error is closed, printing them would panic.
-    let log = log.without_time().with_target(false).with_ansi(false).log_internal_errors(false);
-    // It fails where the program that this is part of has a log of its own, which is used then.
-    let _ = log.try_init();
-}
-
-/// How the front ends, unless it has ended already. A failure is printed.
+/// How the front ends, unless it has ended already. A failure is said.
 fn end(run: Result<Option<End>, Failure>, arguments: &Run) -> Option<End> {
     match run {
         Ok(end) => end,
         Err(Failure::Signal(signal)) => Some(End::Died(signal)),
         Err(failure) => {
-            let silent = arguments.verbosity.quiet && matches!(failure, Failure::Taken(_));
-            if let Some(message) = failure.message().filter(|_| !silent) {
-                say!("globallock: {message}");
+            let status = failure.status(arguments.conflict_exit_code);
+            if !(arguments.verbosity.quiet && matches!(failure, Failure::Taken(..))) {
+                failure.say();
             }
-            Some(End::Exit(failure.status(arguments.conflict_exit_code)))
+            Some(End::Exit(status))
         }
     }
 }
@@ -104,25 +97,57 @@ async fn run(
 ) -> Result<Option<End>, Failure> {
     let name = Name::new(&arguments.name)?;
     let address = Address::choose(&arguments.store, sources, Path::new(HOST_FILE))?;
-    if let Some(warning) = address.warning().filter(|_| !arguments.verbosity.quiet) {
-        say!("globallock: {warning}");
+    if let Some(warning) = address.warning() {
+        log::warning("password").say(warning);
     }
     // The planned end is kept by this process, which lets the command end first. The store's limit is for the
     // case that this fails.
     let longest = arguments.max_hold.map(|max_hold| max_hold + arguments.grace + AFTER_GRACE);
     let locks = Options::new().lease(arguments.lease).max_hold(longest).wait(arguments.wait);
+    let told = Arc::new(Told::default());
     let options = ManagerOptions::new().locks(locks).label(label(arguments)).process(processes.front_id());
-    let manager = LockManager::connect_lazy_by(schemes, &address.url, options)?;
+    let manager = LockManager::connect_lazy_by(schemes, &address.url, options.observer(told.clone()))?;
     let lock = manager.lock(&name, kind(arguments));
-    let wanted = Wanted { manager: &manager, lock, name, arguments };
-    let end = match acquire(&wanted, processes).await {
-        Ok(guard) => hold::hold(guard, arguments, processes).await,
-        Err(failure) => Err(failure),
+    let metrics = Metrics::new(arguments.metrics_file.as_deref(), &arguments.name);
+    let wanted = Wanted { manager: &manager, lock, name, told: Arc::clone(&told), arguments };
+    let asked = Instant::now();
+    let acquired = acquire(&wanted, processes).await;
+    let waited = Change::Set("last_wait_seconds", asked.elapsed().as_secs_f64());
+    let end = match acquired {
+        Ok(guard) => {
+            let began = Change::Set("last_start_timestamp_seconds", metrics::now());
+            metrics.change([began, Change::Add("starts_total", 1.0), waited]).await;
+            let held = hold::hold(guard, arguments, processes).await;
+            metrics.change(changes(&held, &told)).await;
+            if let Some(failure) = held.failure { Err(failure) } else { Ok(held.end) }
+        }
+        Err(failure) => {
+            let what = if matches!(failure, Failure::Taken(..)) { "skipped_total" } else { "errors_total" };
+            metrics.change([Change::Add(what, 1.0), waited]).await;
+            Err(failure)
+        }
     };
     if timeout(CLOSE_LIMIT, manager.close()).await.is_err() {
-        say!("globallock: the store does not answer the release; the lease frees the lock");
+        log::error("release_unanswered")
+            .say("the store does not answer the release; the lease frees the lock");
     }
     end
+}
+
+/// What has changed by a run that has held the lock.
+fn changes(held: &Held, told: &Told) -> Vec<Change> {
+    let mut changes = vec![
+        Change::Set("last_end_timestamp_seconds", metrics::now()),
+        Change::Set("last_held_seconds", held.held.as_secs_f64()),
+        Change::Set("last_exit_status", f64::from(held.status)),
+        Change::Add("lost_total", f64::from(u8::from(held.lost))),
+        Change::Add("renewals_failed_total", told.renewals_failed() as f64),
+    ];
+    if held.status == 0 {
+        changes.push(Change::Set("last_success_timestamp_seconds", metrics::now()));
+        changes.push(Change::Add("successes_total", 1.0));
+    }
+    changes
 }
 
 /// What others are shown of this holder.

@@ -23,8 +23,8 @@ fn a_command_that_does_not_end_is_killed() {
     let script = "trap '' TERM; echo ready; while read _; do :; done";
     let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
     run.says("ready");
-    run.warns("\"a\" was held for its --max-hold of 400ms; the command is told to end");
-    run.warns("has not ended within 100ms and is killed");
+    run.warns("\"a\" was held for its --max-hold of 400 ms; the command is told to end");
+    run.warns("has not ended within 100 ms and is killed");
     assert_eq!(run.end(), Some(76));
 }
 
@@ -34,7 +34,7 @@ fn processes_that_the_command_has_started_end_too() {
     let script = "(trap '' TERM; exec sleep 1000) & echo $!; wait";
     let run = store.start(&["--max-hold", "400ms", "--grace", "100ms", "a", "--", "bash", "-c", script]);
     let below = run.says("");
-    run.warns("\"a\" was held for its --max-hold of 400ms; the command is told to end");
+    run.warns("\"a\" was held for its --max-hold of 400 ms; the command is told to end");
     assert_eq!(run.end(), Some(76));
     wait_gone(&below);
 }

@@ -69,10 +69,7 @@ fn a_silent_store_also_times_out_the_claims_that_wait_for_their_turn() {
         for task in acquire_each(&fixture, AT_A_TIME * 2, &with_store_timeout(SECOND * 10)) {
             let (refused, after) = task.await.unwrap();
             let error = refused.unwrap_err();
-            assert!(
-                error.is_unavailable() && error.to_string().contains("no answer within 10 s"),
-                "{error}"
-            );
+            assert!(error.is_unavailable() && error.to_string().contains("no answer within 10 s"), "{error}");
             assert!(about(after, SECOND * 10), "{after:?}");
         }
     });

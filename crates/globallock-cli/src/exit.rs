@@ -1,8 +1,11 @@
 //! The exit status, and the errors that it stands for.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::process::ExitCode;
 
 use globallock::Error;
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::log::{self, Line};
@@ -83,7 +86,7 @@ impl Failure {
             Failure::Usage(text) => log::error("usage").say(text),
             Failure::Lock(error) => log::error("failed").say(error),
             Failure::Command(command, error) => {
-                log::error("command").say(format_args!("{command}: {error}"));
+                log::error("command").say(format_args!("{command}: {}", why_not_run(&command, &error)));
             }
             Failure::System(error) => log::error("system").say(error),
             Failure::Signal(_) | Failure::Killed => {}
@@ -105,12 +108,47 @@ impl Failure {
                 Error::Lost { .. } | Error::Evicted { .. } => LOST,
                 _ => INTERNAL,
             },
-            Failure::Command(_, error) if error.kind() == std::io::ErrorKind::NotFound => 127,
+            Failure::Command(_, error) if error.kind() == ErrorKind::NotFound => 127,
             Failure::Command(..) => 126,
             Failure::System(_) => INTERNAL,
             Failure::Signal(signal) => of_signal(*signal as i32),
             Failure::Killed => of_signal(Signal::SIGKILL as i32),
         }
+    }
+}
+
+/// Why a command could not be started.
+fn why_not_run(command: &str, error: &std::io::Error) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = if command.contains('/') { vec![] } else { std::env::split_paths(&path).collect() };
+    let found = places.iter().map(|place| place.join(command)).chain([command.into()]).find(|file| {
+        // Without a slash, it is not looked for in the working directory.
+        file.exists() && file.as_os_str().as_encoded_bytes().contains(&b'/')
+    });
+    match (error.kind(), found) {
+        (ErrorKind::NotFound, None) => "it was not found".to_owned(),
+        (ErrorKind::NotFound, Some(file)) => {
+            let interpreter = File::open(&file).and_then(|file| {
+                let mut line = Vec::new();
+                BufReader::new(file.take(256)).read_until(b'\n', &mut line)?;
+                Ok(line)
+            });
+            let interpreter = interpreter.unwrap_or_default();
+            let interpreter = String::from_utf8_lossy(&interpreter);
+            match interpreter.strip_prefix("#!") {
+                Some(line) => format!("its interpreter was not found: {:?}", line.trim()),
+                None => "its interpreter was not found".to_owned(),
+            }
+        }
+        (ErrorKind::PermissionDenied, Some(file)) if file.is_dir() => "it is a directory".to_owned(),
+        (ErrorKind::PermissionDenied, Some(_)) => "it may not be executed: see its permissions".to_owned(),
+        _ => match error.raw_os_error() {
+            Some(nix::libc::ENOEXEC) => {
+                "it is no program: a script begins with a line such as #!/bin/sh".to_owned()
+            }
+            Some(number) => Errno::from_raw(number).desc().to_owned(),
+            None => error.to_string(),
+        },
     }
 }
 

@@ -69,20 +69,55 @@ pub fn main(schemes: &Schemes) -> ExitCode {
 
 /// What is wrong with the arguments, on one line.
 fn usage(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    // The first paragraph says what is wrong, tips are indented below it, and the usage follows.
-    let mut wrong = String::new();
-    for line in text.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")) {
-        let line = words(line.trim().trim_start_matches("error: "));
-        let glue = match (line.strip_prefix("tip: "), wrong.is_empty()) {
-            _ if line.is_empty() => continue,
-            (Some(_), _) => "; ",
-            (None, true) => "",
-            (None, false) => " ",
-        };
-        wrong += glue;
-        wrong += line.strip_prefix("tip: ").unwrap_or(&line);
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into()).collect();
+    usage_of(&error.to_string(), &words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// What a description of several lines says of the arguments: its first paragraph. Tips and the usage follow.
+fn usage_of(text: &str, arguments: &[&str]) -> String {
+    let is_end = |line: &&str| line.is_empty() || line.starts_with("Usage:");
+    let paragraph = text.lines().map(str::trim).take_while(|line| !is_end(line));
+    let mut wrong = paragraph.collect::<Vec<_>>().join(" ");
+    if let Some(begin) = wrong.find("error: ") {
+        wrong.drain(..begin + "error: ".len());
     }
-    format!("{wrong}; see globallock --help")
+    if let ["run", rest @ ..] = arguments {
+        if !rest.contains(&"--") && !rest.is_empty() {
+            wrong += "; write globallock run NAME -- COMMAND";
+        }
+        wrong += "; see globallock run --help";
+    } else {
+        wrong += "; see globallock --help";
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_usage_is_told_on_one_line_with_what_to_write() {
+        let schemes = Schemes::default();
+        for (arguments, expected) in [
+            (
+                &["run", "x", "echo"][..],
+                "unexpected argument 'echo' found; write globallock run NAME -- COMMAND; see globallock run --help",
+            ),
+            (
+                &["run", "--wait", "-5s", "x", "--", "true"],
+                "unexpected argument '-5' found; see globallock run --help",
+            ),
+            (&["bogus"], "unrecognized subcommand 'bogus'; see globallock --help"),
+            (
+                &["run"],
+                "the following required arguments were not provided: <NAME> <COMMAND>...; see globallock run \
+                 --help",
+            ),
+        ] {
+            let all = [&["globallock"], arguments].concat();
+            let error = arguments::command(&schemes).try_get_matches_from(all).unwrap_err();
+            assert_eq!(usage_of(&error.to_string(), arguments), expected);
+        }
+    }
 }

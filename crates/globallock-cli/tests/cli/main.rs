@@ -10,6 +10,7 @@ mod processes;
 mod refusals;
 mod robustness;
 mod run;
+mod saying;
 mod signals;
 mod support;
 mod terminals;

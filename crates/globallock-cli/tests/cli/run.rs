@@ -64,7 +64,7 @@ fn a_second_run_waits_for_the_first_and_says_so() {
     first.says("ready");
     let second = store.start(&["-v", "a", "--", "echo", "second"]);
     let waits = second.warns("waiting for \"a\"");
-    assert!(waits.contains("held by the first (pid") && waits.contains("1 in the queue"), "{waits}");
+    assert!(waits.contains("held by the first (pid") && waits.contains("; place 1 of 1"), "{waits}");
     first.write("\n");
     assert_eq!(first.end(), Some(0));
     second.says("second");
@@ -105,7 +105,9 @@ fn a_wait_that_runs_out_is_refused() {
     first.says("ready");
     let refused = store.run(&["--wait", "120ms", "a", "--", "true"]);
     assert_eq!(refused.status, Some(75));
-    assert!(refused.error.contains("was not granted within"), "{}", refused.error);
+    let (before, after) = refused.error.split_once(", held by sh (pid ").expect(&refused.error);
+    assert!(before.starts_with("globallock: \"a\" was not granted within 12"), "{before}");
+    assert!(after.ends_with(&format!("; store {}\n", store.url())), "{after}");
     assert_eq!(store.claims("a").len(), 1, "it has left the queue");
 }
 
@@ -141,7 +143,7 @@ fn a_command_that_cannot_run_releases_the_lock() {
     let store = TestStore::new();
     let missing = store.run(&["a", "--", "/does/not/exist"]);
     assert_eq!(missing.status, Some(127));
-    assert!(missing.error.contains("/does/not/exist: No such file"), "{}", missing.error);
+    assert!(missing.error.contains("/does/not/exist: it was not found"), "{}", missing.error);
     let file = store.path("plain");
     std::fs::write(&file, "text").unwrap();
     assert_eq!(store.run(&["a", "--", file.to_str().unwrap()]).status, Some(126));
@@ -166,7 +168,7 @@ fn an_error_of_usage_says_what_to_change() {
         (&["--url", "ftp://h", "a", "--", "true"], "known are memory, file, redis"),
         (&["--url", "file:locks", "a", "--", "true"], "relative"),
         (&["--url", "redis://127.0.0.1?x=1", "a", "--", "true"], "no option \"x\""),
-        (&["--url-file", "/does/not/exist", "a", "--", "true"], "/does/not/exist: No such file"),
+        (&["--url-file", "/does/not/exist", "a", "--", "true"], "/does/not/exist: it was not found"),
         (&["--url", "file:", "--url-file", "x", "a", "--", "true"], "one of --url and --url-file"),
         (&["--conflict-exit-code", "300", "a", "--", "true"], "300"),
     ] {

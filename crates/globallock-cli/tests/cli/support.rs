@@ -148,6 +148,17 @@ impl Running {
         find(&self.error, text)
     }
 
+    /// The lines of standard error up to one that contains `text`.
+    pub(crate) fn all_warned_until(&self, text: &str) -> Vec<String> {
+        let mut said: Vec<String> = Vec::new();
+        while said.last().is_none_or(|line| !line.contains(text)) {
+            said.push(
+                self.error.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("{error} after {said:?}")),
+            );
+        }
+        said
+    }
+
     /// The lines of output up to this one.
     pub(crate) fn all_until(&self, last: &str) -> Vec<String> {
         let mut said = Vec::new();

@@ -131,7 +131,7 @@ impl<'a> Waiting<'a> {
             Some(status) if is_in_foreground(self.front) => {
                 let waited = Shown(Duration::from_secs(self.waited().as_secs().max(1)));
                 let place = queue.place().map(|place| format!(", {place}")).unwrap_or_default();
-                let held = queue.held_by().map(|held| format!(", {held}")).unwrap_or_default();
+                let held = queue.briefly().map(|held| format!(", {held}")).unwrap_or_default();
                 status.show(&format!("waiting for {}, {waited}{place}{held}", self.name));
             }
             _ => {
@@ -211,6 +211,20 @@ impl Queue {
         (!named.is_empty()).then(|| format!("held by {}{more}", named.join(", ")))
     }
 
+    /// The first holder, with what matters most in front, because the line may be cut.
+    fn briefly(&self) -> Option<String> {
+        let (Holder { owner, age }, more) = (self.holders.first()?, self.holders.len() - 1);
+        let since = self.at.map(|at| at.elapsed()).unwrap_or_default();
+        let whole = |age: Duration| Duration::from_secs((age + since).as_secs());
+        let age = age.map(|age| format!(" for {}", Shown(whole(age)))).unwrap_or_default();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let who = globallock::Owner { label: None, ..owner.clone() };
+        Some(match &owner.label {
+            Some(label) => format!("held by {}{age}{more} ({who})", label.escape_debug()),
+            None => format!("held by {who}{age}{more}"),
+        })
+    }
+
     /// The holders and the place in the queue, to be put behind what is said of the lock.
     pub(super) fn described(&self) -> String {
         let mut text = self.held_by().map(|held| format!(", {held}")).unwrap_or_default();
@@ -259,6 +273,8 @@ mod tests {
         assert_eq!(described(&queue, None), ", held by job1 (pid 12 on db1) for 4 min 12 s; 2 wait");
         assert_eq!(described(&queue[..2], own), ", held by job1 (pid 12 on db1) for 4 min 12 s; one waits");
         assert_eq!(described(&[], own), "");
+        let briefly = Queue::of(&queue, own).briefly();
+        assert_eq!(briefly.as_deref(), Some("held by job1 for 4 min 12 s (pid 12 on db1)"));
         let many: Vec<Entry> = (4..9).map(|number| entry(number, true, None)).collect();
         let named = ["job4", "job5", "job6"].map(|job| format!("{job} (pid 12 on db1)")).join(", ");
         assert_eq!(described(&many, None), format!(", held by {named} and 2 more"));

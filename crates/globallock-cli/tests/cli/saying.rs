@@ -50,7 +50,7 @@ impl Drop for Screen {
 fn an_outage_is_told_once_with_its_length_and_every_line_is_ours() {
     let mut server = Redis::start().unwrap();
     let mut command = globallock();
-    command.args(["run", "--lease", "3s", "--url", &server.url(), "a", "--"]);
+    command.args(["run", "--lease", "1500ms", "--url", &server.url(), "a", "--"]);
     let mut run = Running::start(command.args(["sh", "-c", "echo ready; read _"]));
     run.says("ready");
     server.kill();
@@ -140,7 +140,7 @@ fn a_terminal_shows_one_line_that_goes_on_and_is_erased() {
     command.env("GLOBALLOCK_URL", store.url()).env("TERM", "xterm").env("SHELL", "/bin/bash");
     let screen = Screen::start(&mut command);
     // The line is drawn again and again, so it never ends while the first holds.
-    screen.shows("waiting for \"a\", 1 s, place 1 of 1, held by first (pid ");
+    screen.shows("waiting for \"a\", 1 s, place 1 of 1, held by first for ");
     screen.shows("waiting for \"a\", 3 s");
     first.write("\n");
     let all = screen.shows("got-it\r\n");

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# tests.sh ARGUMENT...: `cargo test` with these arguments. If tests fail, it names them once more at the end, where
-# they are found even if only the last lines of the output are kept.
+# tests.sh ARGUMENT...: `cargo test` with these arguments. If tests fail, it names them once more at the end,
+# where they are found even if only the last lines of the output are kept.
 set -uo pipefail
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT

@@ -102,7 +102,8 @@ mod tests {
         for (arguments, expected) in [
             (
                 &["run", "x", "echo"][..],
-                "unexpected argument 'echo' found; write globallock run NAME -- COMMAND; see globallock run --help",
+                "unexpected argument 'echo' found; write globallock run NAME -- COMMAND; see globallock run \
+                 --help",
             ),
             (
                 &["run", "--wait", "-5s", "x", "--", "true"],

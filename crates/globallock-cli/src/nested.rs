@@ -50,8 +50,9 @@ impl Around {
         self.0.is_empty()
     }
 
-    /// The holder around this run for which its claim waits, though that holder waits for this run: because
-    /// both cannot hold together, or because somebody between them in the queue cannot hold beside the holder.
+    /// The holder around this run for which its claim waits, though that holder waits for this run.
+    ///
+    /// Either both cannot hold together, or somebody between them in the queue cannot hold beside the holder.
     pub(crate) fn blocks<'a>(&self, queue: &'a [Entry], own: ClaimId) -> Option<&'a Entry> {
         let is_around = |entry: &&Entry| {
             entry.held

@@ -115,7 +115,7 @@ fn update(file: &Path, label: &str, changes: &[Change]) -> Result<()> {
     replaced
 }
 
-/// Writes a file that was not there. Whatever stands in its place, such as a link of somebody else, is removed.
+/// Writes a file that was not there. What stands in its place, such as a link of somebody else, is removed.
 fn write(new: &Path, text: &str) -> Result<()> {
     match fs::remove_file(new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -185,7 +185,8 @@ mod tests {
         let text = fs::read_to_string(&file).unwrap();
         assert_eq!(
             text,
-            "# HELP globallock_run_last_exit_status The exit status of the last run that started the command.\n\
+            "# HELP globallock_run_last_exit_status The exit status of the last run that started the \
+             command.\n\
              # TYPE globallock_run_last_exit_status gauge\n\
              globallock_run_last_exit_status{name=\"a\"} 3\n\
              globallock_run_last_exit_status{name=\"b\\\"\"} 3\n\
@@ -199,7 +200,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(names in prop::collection::vec("[a-z\"\\\\} ]{1,9}", 1..4), value: u32) {
+        fn what_is_written_is_read_back(
+            names in prop::collection::vec("[a-z\"\\\\} ]{1,9}", 1..4),
+            value: u32,
+        ) {
             let labels = names.iter().map(|name| Metrics::new(None, name).label);
             let values: Values = labels
                 .zip(METRICS.iter().cycle())

@@ -109,8 +109,8 @@ impl<'a> Waiting<'a> {
                 {
                     let (name, owner) = (self.name, &holder.owner);
                     return Err(Failure::Usage(format!(
-                        "{name} is held by the run that this command is part of, {owner}, and would be waited \
-                         for without end: take it once, or another name here"
+                        "{name} is held by the run that this command is part of, {owner}, and would be \
+                         waited for without end: take it once, or another name here"
                     )));
                 }
                 self.seen = Some(Queue::of(&entries, self.told.claim()));

@@ -68,8 +68,8 @@ fn on_terminal(store: &TestStore, line: &str) -> Running {
     let mut command = Command::new("script");
     command.args(["-qefc", line, "/dev/null"]);
     command.env("GLOBALLOCK_URL", store.url()).env("PS1", "prompt> ").env("TERM", "dumb");
-    // Without it, `script` takes the system's `sh`. Some of these wait beside their last command, and end by the
-    // signal themselves.
+    // Without it, `script` takes the system's `sh`. Some of these wait beside their last command, and end by
+    // the signal themselves.
     command.env("SHELL", "/bin/bash");
     Running::start(&mut command)
 }

@@ -85,16 +85,13 @@ impl Password {
                 match timeout(limit, read).await {
                     Ok(Ok(Ok(bytes))) => first_line(&bytes).map_err(wrong),
                     Ok(Ok(Err(error))) => Err(wrong(error.to_string())),
-                    Ok(Err(_)) | Err(_) => {
-                        Err(wrong(format!("it could not be read within {}", Shown(limit))))
-                    }
+                    _ => Err(wrong(format!("it could not be read within {}", Shown(limit)))),
                 }
             }
             Source::Command(words) => {
                 let wrong = |why: String| format!("the option {}: {:?}: {why}", self.option, words[0]);
-                let output = timeout(limit, run(words)).await;
-                let output =
-                    output.unwrap_or_else(|_| Err(format!("it did not end within {}", Shown(limit))));
+                let late = |_| Err(format!("it did not end within {}", Shown(limit)));
+                let output = timeout(limit, run(words)).await.unwrap_or_else(late);
                 output.and_then(|bytes| first_line(&bytes)).map_err(wrong)
             }
         }

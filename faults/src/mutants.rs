@@ -222,6 +222,15 @@ impl Backend for Mutant {
         self.inner.notices()
     }
 
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        let claim = self.alter_claim(claim);
+        Ok(self.alter_status(&claim, self.inner.keep_for(&claim, rest).await?))
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        self.inner.release_after(&self.alter_claim(claim), rest).await
+    }
+
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let released = self.inner.release(&self.alter_claim(claim)).await?;
         if self.bug == Bug::ReleasesOthers

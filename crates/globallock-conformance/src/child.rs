@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use globallock::Schemes;
 use globallock::internals::duration;
+use globallock::{Options, Schemes};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -43,13 +43,23 @@ impl Owner {
     /// When it cannot be started.
     #[must_use]
     pub fn start(context: &Context, kind: &str, max_hold: Option<Duration>) -> Self {
+        Self::start_with(context, kind, &context.options().max_hold(max_hold))
+    }
+
+    /// Starts a process that asks for the lock of this context with these options: the lease, the max hold
+    /// time, and the time for which it is held at least.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_with(context: &Context, kind: &str, options: &Options) -> Self {
         let store = context.store();
         let program = store.child.as_ref().expect("the runner knows the owner's program");
         let url = store.url.as_ref().expect("the store has an address");
-        let lease = store.lease.as_millis();
         let mut command = Command::new(program);
-        command.args([url, context.name(), kind, &format!("{lease}ms")]);
-        command.args(max_hold.map(|hold| format!("{}ms", hold.as_millis())));
+        let text = |span: Option<Duration>| span.map_or("-".into(), |span| format!("{}ms", span.as_millis()));
+        command.args([url, context.name(), kind]);
+        command.args([Some(options.lease), options.max_hold, options.hold_at_least].map(text));
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -133,8 +143,8 @@ impl Owner {
 
 /// Runs an owner process: acquires a lock, and releases it when a line arrives on standard input.
 ///
-/// Arguments: address, name, kind (`mutex`, `read`, `write` or `K/N` permits), lease, and max hold time if
-/// any.
+/// Arguments: address, name, kind (`mutex`, `read`, `write` or `K/N` permits), lease, max hold time, and the
+/// time for which the lock is held at least; `-` where there is none.
 ///
 /// # Panics
 /// When the arguments are wrong.
@@ -155,9 +165,12 @@ pub async fn run(arguments: &[String]) {
 pub async fn run_by(schemes: &Schemes, arguments: &[String]) {
     let report = |report: &Report| println!("{}", serde_json::to_string(report).expect("it can be written"));
     let failed = |error: globallock::Error| report(&Report::Failed(error.to_string()));
-    let span = |text: &String| duration::parse(text).expect("a span of time");
-    let options =
-        globallock::Options::default().lease(span(&arguments[3])).max_hold(arguments.get(4).map(span));
+    let span = |at: usize| {
+        let text = arguments.get(at).filter(|text| *text != "-");
+        text.map(|text| duration::parse(text).expect("a span of time"))
+    };
+    let lease = span(3).expect("a lease");
+    let options = Options::default().lease(lease).max_hold(span(4)).hold_at_least(span(5));
     let options = globallock::ManagerOptions::new().locks(options).label("child");
     let acquired = async {
         let manager = globallock::LockManager::connect_by(schemes, &arguments[0], options).await?;

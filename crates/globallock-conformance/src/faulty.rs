@@ -22,8 +22,12 @@ pub enum Verb {
     WaitForChange,
     /// [`Backend::renew`].
     Renew,
+    /// [`Backend::keep_for`].
+    KeepFor,
     /// [`Backend::release`].
     Release,
+    /// [`Backend::release_after`].
+    ReleaseAfter,
     /// [`Backend::evict`].
     Evict,
     /// [`Backend::set_value`].
@@ -219,6 +223,10 @@ impl Backend for Faulty {
         self.pass(Verb::Renew, self.inner.renew(claims), lost).await
     }
 
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        self.pass(Verb::KeepFor, self.inner.keep_for(claim, rest), || Err(failure())).await
+    }
+
     fn is_ready(&self) -> bool {
         self.inner.is_ready()
     }
@@ -237,6 +245,10 @@ impl Backend for Faulty {
 
     async fn release(&self, claim: &Claim) -> Result<Release> {
         self.pass(Verb::Release, self.inner.release(claim), || Err(failure())).await
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        self.pass(Verb::ReleaseAfter, self.inner.release_after(claim, rest), || Err(failure())).await
     }
 
     async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {

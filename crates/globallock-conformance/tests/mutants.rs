@@ -54,6 +54,12 @@ enum Fault {
     KeepsValues,
     /// Every claim gets the value.
     TellsEverybody,
+    /// A claim that is to be kept for a time lasts no longer than its lease.
+    KeepsNothing,
+    /// A claim that its owner has left ends too early.
+    LeavesTooEarly,
+    /// A claim that its owner has left does not end.
+    LeavesTooLate,
 }
 
 #[derive(Debug)]
@@ -170,6 +176,20 @@ impl Backend for Mutant {
         Ok(release)
     }
 
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        let rest = if self.fault == Fault::KeepsNothing { Duration::ZERO } else { rest };
+        self.inner.keep_for(&self.altered_claim(claim), rest).await
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        let rest = match self.fault {
+            Fault::LeavesTooEarly => rest / 4,
+            Fault::LeavesTooLate => rest * 10_000,
+            _ => rest,
+        };
+        self.inner.release_after(&self.altered_claim(claim), rest).await
+    }
+
     async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
         let keep = if self.fault == Fault::KeepsValues { keep * 1000 } else { keep };
         let answer = self.inner.set_value(claim, bytes, keep).await?;
@@ -227,6 +247,13 @@ fn is_caught(fault: Fault, sentence: &str) {
 fn a_store_that_grants_to_all_is_caught() {
     is_caught(Fault::GrantsToAll, "one_owner_holds_at_a_time");
     is_caught(Fault::GrantsToAll, "a_writer_excludes_readers");
+}
+
+#[test]
+fn a_store_that_keeps_claims_for_the_wrong_time_is_caught() {
+    is_caught(Fault::KeepsNothing, "a_claim_is_kept_without_its_owner_and_no_renewal_shortens_that");
+    is_caught(Fault::LeavesTooEarly, "a_released_lock_keeps_others_out_for_its_time");
+    is_caught(Fault::LeavesTooLate, "a_left_claim_ends_though_its_lease_is_longer");
 }
 
 #[test]

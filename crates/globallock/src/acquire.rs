@@ -38,6 +38,7 @@ pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Res
     let started = now();
     let wait = request.options.wait.filter(|_| request.wait_mode == WaitMode::Wait);
     let store_timeout = request.options.silence_limit(request.wait_mode);
+    let hold_at_least = request.options.hold_at_least;
     let mut asking = Asking {
         context,
         hold: Hold::new(context.claim(request)?, context.observers.clone(), started),
@@ -53,7 +54,10 @@ pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Res
     };
     loop {
         match asking.ask().await? {
-            Asked::Granted => return Ok(Acquired::Granted(asking.into_guard())),
+            Asked::Granted => {
+                asking.hold_at_least(hold_at_least).await?;
+                return Ok(Acquired::Granted(asking.into_guard()));
+            }
             Asked::Refused => return Ok(Acquired::NotGranted { waited: Duration::ZERO }),
             Asked::TimedOut => return Ok(Acquired::NotGranted { waited: now().duration_since(started) }),
             Asked::Again if context.is_closed() => return Err(Error::Closed),
@@ -265,6 +269,44 @@ impl<'a> Asking<'a> {
         self.failure = error;
         sleep_until(now() + pause).await;
         Ok(Asked::Again)
+    }
+
+    /// Sees to it that others are kept out for this time from the grant, whatever becomes of the owner.
+    ///
+    /// Until then, the claim is released as one that was never granted.
+    async fn hold_at_least(&self, time: Option<Duration>) -> Result<()> {
+        let Some(until) = time.and_then(|time| Some(self.hold.granted_at()? + time)) else { return Ok(()) };
+        if self.context.backend.capabilities().keeps_after_owner {
+            self.keep_until(until).await?;
+        }
+        self.hold.keep_until(until);
+        Ok(())
+    }
+
+    /// Has the store keep the claim until then, unless it is lost meanwhile.
+    async fn keep_until(&self, until: Instant) -> Result<()> {
+        let (backend, began) = (&self.context.backend, now());
+        let mut backoff = Backoff::new(RETRY);
+        while self.hold.phase() == Phase::Held {
+            let rest = until.saturating_duration_since(now());
+            let give_up = began + self.store_timeout;
+            let answer = timeout_at(give_up, backend.keep_for(&self.hold.claim, rest)).await;
+            let answer = answer.unwrap_or_else(|_| Err(self.silence(began)));
+            self.context.health.note(&answer);
+            match answer {
+                Ok(status) => {
+                    self.hold.hear(status, true, now());
+                    return Ok(());
+                }
+                Err(error) => {
+                    let left = give_up.saturating_duration_since(now());
+                    let pause = backoff.pause_within(Some(left)).filter(|_| error.is_retryable());
+                    let Some(pause) = pause else { return Err(error) };
+                    sleep_until(now() + pause).await;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// When a store that stays silent from `now` on has been silent for the store timeout.

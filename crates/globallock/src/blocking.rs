@@ -14,6 +14,7 @@
 //! # Ok::<(), globallock::Error>(())
 //! ```
 
+mod guard_set;
 mod once;
 
 use std::sync::{Arc, LazyLock};
@@ -30,6 +31,7 @@ use crate::name::Name;
 use crate::options::{ManagerOptions, Options};
 use crate::stores::Schemes;
 
+pub use guard_set::GuardSet;
 pub use once::Once;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -77,21 +79,6 @@ pub struct Semaphore(crate::Semaphore);
 #[derive(Debug)]
 #[must_use = "a guard that is dropped at once releases the lock at once"]
 pub struct Guard(crate::Guard);
-
-/// Several locks that are held together; see [`crate::GuardSet`].
-///
-/// ```
-/// let manager = globallock::blocking::LockManager::connect("memory:example")?;
-/// let accounts = manager.lock_all(["account-7", "account-3"])?;
-/// assert_eq!(accounts.guards().len(), 2);
-/// accounts.release()?;
-/// # Ok::<(), globallock::Error>(())
-/// ```
-#[derive(Debug)]
-#[must_use = "guards that are dropped at once release their locks at once"]
-pub struct GuardSet {
-    guards: Vec<Guard>,
-}
 
 impl LockManager {
     /// Connects to the store at `url`; see [`crate::LockManager::connect`].
@@ -271,6 +258,12 @@ impl Lock {
         Lock(self.0.max_hold(max_hold))
     }
 
+    /// The same lock, which keeps others out for at least this time; see [`crate::Lock::hold_at_least`].
+    #[must_use]
+    pub fn hold_at_least(self, hold_at_least: impl Into<Option<Duration>>) -> Self {
+        Lock(self.0.hold_at_least(hold_at_least))
+    }
+
     /// The same lock with another wait; see [`crate::Lock::wait`].
     #[must_use]
     pub fn wait(self, wait: impl Into<Option<Duration>>) -> Self {
@@ -403,6 +396,12 @@ impl Guard {
         self.0.remaining()
     }
 
+    /// For how long others would be kept out if the lock were released now; see [`crate::Guard::kept_for`].
+    #[must_use]
+    pub fn kept_for(&self) -> Option<Duration> {
+        self.0.kept_for()
+    }
+
     /// The value of the lock's name; see [`crate::Guard::value`].
     #[must_use]
     pub fn value(&self) -> Option<Value> {
@@ -448,43 +447,5 @@ impl Guard {
     /// As [`crate::Guard::release`].
     pub fn release(self) -> Result<Release> {
         RUNTIME.block_on(self.0.release())
-    }
-}
-
-impl GuardSet {
-    fn new(guards: crate::GuardSet) -> Self {
-        GuardSet { guards: guards.into_guards().into_iter().map(Guard).collect() }
-    }
-
-    fn into_inner(self) -> crate::GuardSet {
-        crate::GuardSet::new(self.guards.into_iter().map(|guard| guard.0).collect())
-    }
-
-    /// The guards, in the canonical order of their names.
-    pub fn guards(&self) -> &[Guard] {
-        &self.guards
-    }
-
-    /// Whether all of the locks are held at this moment.
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.guards.iter().all(Guard::is_held)
-    }
-
-    /// Waits up to `limit` for one of the locks to be lost, and names it and the reason; `None` if all are
-    /// still held then.
-    #[must_use]
-    pub fn lost_within(&self, limit: Duration) -> Option<(&Guard, Loss)> {
-        let losses = crate::guard_set::first_lost(self.guards.iter().map(|guard| &guard.0));
-        let (at, loss) = RUNTIME.block_on(async { tokio::time::timeout(limit, losses).await.ok() })?;
-        Some((&self.guards[at], loss))
-    }
-
-    /// Releases all of the locks, and says whether all were still held; see [`crate::GuardSet::release`].
-    ///
-    /// # Errors
-    /// As [`crate::GuardSet::release`].
-    pub fn release(self) -> Result<Release> {
-        RUNTIME.block_on(self.into_inner().release())
     }
 }

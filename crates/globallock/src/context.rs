@@ -49,7 +49,9 @@ impl Context {
         watch_suspensions();
         let observers = Observers::new(options.observers);
         let health = Arc::new(Health::new(backend.address(), observers.clone()));
-        let releases = Releases::new(Arc::clone(&backend), Handle::current(), observers.clone());
+        let closed = watch::Sender::new(false);
+        let releases =
+            Releases::new(Arc::clone(&backend), Handle::current(), observers.clone(), closed.clone());
         let abandoned = releases.clone();
         let renewer =
             Renewer::start(Arc::clone(&backend), Arc::clone(&health), observers.clone(), move |hold| {
@@ -69,7 +71,7 @@ impl Context {
             claims: AtomicU64::new(0),
             owner: owner.to_text().into(),
             process: std::process::id(),
-            closed: watch::Sender::new(false),
+            closed,
         }
     }
 

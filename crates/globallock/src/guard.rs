@@ -11,7 +11,8 @@ use crate::hold::{Hold, Phase};
 use crate::loss::Loss;
 use crate::name::Name;
 use crate::observe::Event;
-use crate::sync::now;
+use crate::release::release;
+use crate::sync::{Instant, now, sleep_until_some};
 
 /// A lock that is held, until it is released, dropped, or lost.
 ///
@@ -38,12 +39,28 @@ use crate::sync::now;
 pub struct Guard {
     context: Arc<Context>,
     hold: Arc<Hold>,
+    /// When its owner is asked to end.
+    ends_at: Option<Instant>,
     armed: bool,
 }
 
 impl Guard {
     pub(crate) fn new(context: Arc<Context>, hold: Arc<Hold>) -> Self {
-        Guard { context, hold, armed: true }
+        Guard { context, hold, ends_at: None, armed: true }
+    }
+
+    /// Asks the owner to end when the lock has been held for so long.
+    pub(crate) fn end_after(&mut self, max_hold: Duration) {
+        self.ends_at = self.hold.granted_at().map(|granted| granted + max_hold);
+    }
+
+    pub(crate) fn ends_at(&self) -> Option<Instant> {
+        self.ends_at
+    }
+
+    /// Keeps nobody out any longer than the lock is held, because its user never had it.
+    pub(crate) fn keep_nobody_out(&self) {
+        self.hold.keep_until(None);
     }
 
     /// The name of the lock.
@@ -156,8 +173,27 @@ impl Guard {
         self.hold.ends().map(|end| end.saturating_duration_since(now()))
     }
 
+    /// Waits until the work under this lock is asked to end, as
+    /// [`Lock::end_after`](crate::Lock::end_after) says; never returns otherwise. The lock is held meanwhile.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: a later call returns the same.
+    pub async fn asked_to_end(&self) {
+        sleep_until_some(self.ends_at).await;
+    }
+
+    /// For how long others would be kept out if the lock were released now, because it is
+    /// [held at least](crate::Options::hold_at_least) for some time; `None` if they would be let in.
+    ///
+    /// A store that does not [keep it](crate::backend::Capabilities::keeps_after_owner) lets them in as soon
+    /// as this process ends or its manager is closed.
+    #[must_use]
+    pub fn kept_for(&self) -> Option<Duration> {
+        self.hold.kept_for(now()).filter(|_| self.context.is_own_process())
+    }
+
     /// Releases the lock and says whether it was still held: [`Release::NotHeld`] means that it had been lost
-    /// before.
+    /// before. A lock that is held at least for longer goes on to keep others out: see [`Guard::kept_for`].
     ///
     /// # Errors
     /// As the store answers. The outcome is then unknown; the release is repeated in the background until the
@@ -180,7 +216,13 @@ impl Guard {
             }
             return Ok(Release::NotHeld);
         }
-        let release = self.context.backend.release(&self.hold.claim).await;
+        let backend = self.context.backend.as_ref();
+        if self.kept_for().is_some() && !backend.capabilities().keeps_after_owner {
+            self.armed = false;
+            self.context.release_in_background(&self.hold);
+            return Ok(Release::Released);
+        }
+        let release = release(backend, &self.hold).await;
         self.context.health.note(&release);
         let claim = &*self.hold.claim;
         match &release {

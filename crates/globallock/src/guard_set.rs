@@ -67,11 +67,35 @@ impl GuardSet {
         let all_held = releases?.iter().all(|release| *release == Release::Released);
         Ok(if all_held { Release::Released } else { Release::NotHeld })
     }
+}
+
+/// What was taken of several locks while not all are: nobody else is kept out by it any longer, if it is
+/// dropped.
+#[derive(Default)]
+pub(crate) struct Taken(Vec<Guard>);
+
+impl Taken {
+    pub(crate) fn push(&mut self, guard: Guard) {
+        self.0.push(guard);
+    }
+
+    /// All are taken.
+    pub(crate) fn into_set(mut self) -> GuardSet {
+        GuardSet::new(std::mem::take(&mut self.0))
+    }
 
     /// Releases what was taken before another error, which matters more than one of these: the observers hear
     /// of it.
-    pub(crate) async fn release_quietly(self) {
-        let _ = self.release().await;
+    pub(crate) async fn release_quietly(mut self) {
+        let guards = std::mem::take(&mut self.0);
+        guards.iter().for_each(Guard::keep_nobody_out);
+        let _ = GuardSet::new(guards).release().await;
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.iter().for_each(Guard::keep_nobody_out);
     }
 }
 

@@ -54,6 +54,8 @@ struct State {
     lease_ends: Option<Instant>,
     /// When the max hold time has passed, with the margin taken off.
     hold_ends: Option<Instant>,
+    /// Until when others are kept out, whether the owner holds the claim that long or not.
+    kept_until: Option<Instant>,
     /// The name's value at the grant, or what this owner has written since.
     value: Option<Value>,
     /// Set when a waiting claim should ask the store for its status.
@@ -71,6 +73,16 @@ impl State {
     fn held_for(&self, now: Instant) -> Duration {
         self.granted.map_or(Duration::ZERO, |granted| now.saturating_duration_since(granted))
     }
+
+    /// For how long others are kept out still. A claim that the store has no longer keeps nobody out.
+    fn kept_for(&self, now: Instant) -> Option<Duration> {
+        let may_be_there = match self.phase {
+            Phase::Held | Phase::Released | Phase::Lost(Loss::Expired | Loss::MaxHold) => true,
+            Phase::Waiting | Phase::Lost(Loss::Revoked | Loss::Evicted(_)) => false,
+        };
+        let left = self.kept_until.filter(|_| may_be_there)?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
 }
 
 impl Hold {
@@ -81,6 +93,7 @@ impl Hold {
             granted: None,
             lease_ends: None,
             hold_ends: None,
+            kept_until: None,
             value: None,
             ask_again: false,
         };
@@ -125,7 +138,7 @@ impl Hold {
         let lease_ends = match grant.expires {
             // A store may cut the lease to the max hold time. The claim then ends because of its max hold.
             Some(expires) if grant.hold_ends.is_some_and(|hold| hold <= expires) => hold_ends,
-            expires => expires.and_then(|end| deadline(end, self.claim.lease)),
+            expires => expires.and_then(|end| deadline(end, grant.lease.unwrap_or(self.claim.lease))),
         };
         // A first grant that expired on its way is none: its owner must ask again.
         let ends = if first { [lease_ends, hold_ends] } else { [state.lease_ends, state.hold_ends] };
@@ -265,10 +278,15 @@ impl Hold {
         if matches!(phase, Phase::Waiting | Phase::Held) {
             state.phase = Phase::Released;
             let (fencing_token, held) = (state.fencing_token, state.held_for(now));
+            let kept = state.kept_for(now);
             drop(state);
             self.changed.notify_waiters();
+            let claim = &*self.claim;
             if phase == Phase::Held {
-                self.observers.tell(&Event::Released { claim: &self.claim, fencing_token, held });
+                self.observers.tell(&Event::Released { claim, fencing_token, held });
+                if let Some(left) = kept {
+                    self.observers.tell(&Event::Kept { claim, fencing_token, left });
+                }
             } else {
                 self.tell_given_up(now);
             }
@@ -298,6 +316,22 @@ impl Hold {
 
     pub(crate) fn fencing_token(&self) -> u64 {
         self.state().fencing_token
+    }
+
+    /// When the grant was taken into account.
+    pub(crate) fn granted_at(&self) -> Option<Instant> {
+        self.state().granted
+    }
+
+    /// Keeps others out until then, also if the claim is released earlier.
+    pub(crate) fn keep_until(&self, until: impl Into<Option<Instant>>) {
+        self.state().kept_until = until.into();
+    }
+
+    /// For how long others are to be kept out still, and would be if the claim were released now; `None` if
+    /// they need not be.
+    pub(crate) fn kept_for(&self, now: Instant) -> Option<Duration> {
+        self.state().kept_for(now)
     }
 
     pub(crate) fn value(&self) -> Option<Value> {

@@ -80,7 +80,7 @@ pub use error::{Error, Result, Source};
 pub use guard::Guard;
 pub use guard_set::GuardSet;
 pub use kind::LockKind;
-pub use locks::{Lock, RwLock, Semaphore};
+pub use locks::{Lock, PlannedEnd, RwLock, Semaphore};
 pub use loss::Loss;
 pub use manager::LockManager;
 pub use name::{MAX_NAME_BYTES, Name};

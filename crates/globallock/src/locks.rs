@@ -10,8 +10,10 @@ use crate::context::{Context, Request};
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::kind::LockKind;
+use crate::loss::Loss;
 use crate::name::{Name, shown};
-use crate::options::Options;
+use crate::options::{MAX_DURATION, Options};
+use crate::sync::sleep_until_some;
 
 /// A mutex, one side of a read-write lock, or a number of a semaphore's permits: what can be acquired.
 ///
@@ -81,6 +83,13 @@ impl Lock {
     #[must_use]
     pub fn max_hold(self, max_hold: impl Into<Option<Duration>>) -> Self {
         Lock { options: self.options.max_hold(max_hold), ..self }
+    }
+
+    /// The same lock, which keeps others out for [at least this time](Options::hold_at_least) from the grant;
+    /// `None` is no such time.
+    #[must_use]
+    pub fn hold_at_least(self, hold_at_least: impl Into<Option<Duration>>) -> Self {
+        Lock { options: self.options.hold_at_least(hold_at_least), ..self }
     }
 
     /// The same lock with another [wait](Options::wait); `None` is no limit.
@@ -181,6 +190,14 @@ impl Lock {
         Ok(done)
     }
 
+    /// The same lock for work that is asked to end after `max_hold`, and is dropped `grace` later unless it
+    /// has ended: see [`PlannedEnd::run`]. Others are let in only when it has ended, unlike at the lock's own
+    /// [max hold time](Options::max_hold), in the place of which this comes.
+    #[must_use]
+    pub fn end_after(&self, max_hold: Duration, grace: Duration) -> PlannedEnd {
+        PlannedEnd { lock: self.clone(), max_hold, grace }
+    }
+
     async fn ask(&self, wait_mode: WaitMode, options: &Options) -> Result<Acquired> {
         options.check()?;
         let (name, permits) = (Name::from_shared(Arc::clone(&self.name))?, self.kind.permits()?);
@@ -206,6 +223,83 @@ impl fmt::Debug for Lock {
             .field("kind", &self.kind)
             .field("options", &self.options)
             .finish_non_exhaustive()
+    }
+}
+
+/// How much longer than its work may take the store keeps a lock, so that it has not ended when the work has
+/// just been dropped.
+const AFTER_GRACE: Duration = Duration::from_secs(5);
+
+/// A lock whose work is told when to end, made by [`Lock::end_after`].
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// # let manager = globallock::LockManager::connect("memory:example").await?;
+/// # async fn copy_a_row() { tokio::time::sleep(Duration::from_millis(10)).await }
+/// let lock = manager.mutex("copy").end_after(Duration::from_millis(200), Duration::from_secs(10));
+/// let rows = lock.run(async |guard| {
+///     let mut rows = 0;
+///     let end = guard.asked_to_end();
+///     tokio::pin!(end);
+///     loop {
+///         tokio::select! {
+///             () = &mut end => return rows,
+///             () = copy_a_row() => rows += 1,
+///         }
+///     }
+/// });
+/// assert!(rows.await? > 0);
+/// # Ok::<(), globallock::Error>(()) }).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is acquired until it is run"]
+pub struct PlannedEnd {
+    lock: Lock,
+    max_hold: Duration,
+    grace: Duration,
+}
+
+impl PlannedEnd {
+    /// Acquires the lock, does `work` while it is held, and releases it. When it has been held for the max
+    /// hold time, [`Guard::asked_to_end`] resolves, and the lock is kept. If the work has not ended after the
+    /// grace, it is dropped, wherever it is, and the lock is released then. The work is also dropped as soon
+    /// as the lock is lost.
+    ///
+    /// Work that does not pause cannot be dropped. So the store lets others in some seconds after the grace,
+    /// though this process fails to.
+    ///
+    /// # Errors
+    /// As [`Lock::run`]; [`Error::Lost`] with [`Loss::MaxHold`] when the work was dropped after the grace.
+    ///
+    /// # Cancel safety
+    /// As [`Lock::run`].
+    pub async fn run<T>(&self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
+        let PlannedEnd { lock, max_hold, grace } = self;
+        lock.clone().max_hold(*max_hold).options.check()?;
+        if *grace > MAX_DURATION {
+            return Err(Error::invalid_option("grace", format!("{grace:?} is longer than one year")));
+        }
+        let limit = (*max_hold + *grace + AFTER_GRACE).min(MAX_DURATION);
+        let mut guard = lock.clone().max_hold(limit).acquire().await?;
+        guard.end_after(*max_hold);
+        let dropped_at = guard.ends_at().map(|ends_at| ends_at + *grace);
+        let done = tokio::select! {
+            biased;
+            loss = guard.lost() => Err(loss),
+            done = work(&guard) => Ok(done),
+            () = sleep_until_some(dropped_at) => Err(Loss::MaxHold),
+        };
+        // The work may have ended without a pause in which the loss could have stopped it.
+        let done = match done {
+            Ok(_) if !guard.is_held() => Err(guard.lost().await),
+            done => done,
+        };
+        let name = guard.name().to_string();
+        // The observers have heard of a release that failed, and it goes on in the background.
+        let _ = guard.release().await;
+        done.map_err(|loss| Error::Lost { name, loss })
     }
 }
 

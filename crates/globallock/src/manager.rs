@@ -9,7 +9,7 @@ use futures_util::stream::BoxStream;
 use crate::backend::{Backend, Change, Entry, EntryKey, Eviction, Release, Summary};
 use crate::context::Context;
 use crate::error::Result;
-use crate::guard_set::GuardSet;
+use crate::guard_set::{GuardSet, Taken};
 use crate::kind::LockKind;
 use crate::locks::{Lock, RwLock, Semaphore};
 use crate::name::Name;
@@ -195,18 +195,18 @@ impl LockManager {
         S: AsRef<str>,
     {
         let started = now();
-        let mut guards = Vec::new();
+        let mut taken = Taken::default();
         for lock in self.in_canonical_order(names)? {
             let wait = lock.options().wait.map(|wait| wait.saturating_sub(now().duration_since(started)));
             match lock.wait(wait).acquire().await {
-                Ok(guard) => guards.push(guard),
+                Ok(guard) => taken.push(guard),
                 Err(error) => {
-                    GuardSet::new(guards).release_quietly().await;
+                    taken.release_quietly().await;
                     return Err(error);
                 }
             }
         }
-        Ok(GuardSet::new(guards))
+        Ok(taken.into_set())
     }
 
     /// Acquires the mutexes of all `names` if all are free, as [`LockManager::lock_all`] without waiting.
@@ -221,17 +221,17 @@ impl LockManager {
         I: IntoIterator<Item = S>,
         S: AsRef<str>,
     {
-        let mut guards = Vec::new();
+        let mut taken = Taken::default();
         for lock in self.in_canonical_order(names)? {
             match lock.try_acquire().await {
-                Ok(Some(guard)) => guards.push(guard),
+                Ok(Some(guard)) => taken.push(guard),
                 other => {
-                    GuardSet::new(guards).release_quietly().await;
+                    taken.release_quietly().await;
                     return other.map(|_| None);
                 }
             }
         }
-        Ok(Some(GuardSet::new(guards)))
+        Ok(Some(taken.into_set()))
     }
 
     fn in_canonical_order<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<Vec<Lock>> {
@@ -326,6 +326,10 @@ impl LockManager {
     /// Refuses new claims from now on, ends the waiting ones with [`Error::Closed`](crate::Error::Closed),
     /// and returns once the store has answered their releases and every other release under way, at the
     /// latest when their leases have expired. What is held stays held until its guard is released or dropped.
+    ///
+    /// Where the store keeps no lock beyond its owner, locks that were released and are
+    /// [held at least](crate::Options::hold_at_least) for longer are released now. [`Event::CutShort`](crate::Event::CutShort) and a
+    /// warning say how much of that time was left.
     ///
     /// # Cancel safety
     /// The manager is closed; the releases go on in the background.

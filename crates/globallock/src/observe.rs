@@ -86,6 +86,27 @@ pub enum Event<'a> {
         /// How long it was held.
         held: Duration,
     },
+    /// A claim was released before the time for which it is held at least, so that others are kept out.
+    #[non_exhaustive]
+    Kept {
+        /// The claim.
+        claim: &'a Claim,
+        /// The fencing token of the grant.
+        fencing_token: u64,
+        /// For how long they are.
+        left: Duration,
+    },
+    /// Others are let in before the time for which a claim is held at least, because its manager is closed,
+    /// and the store keeps no claim beyond its owner.
+    #[non_exhaustive]
+    CutShort {
+        /// The claim.
+        claim: &'a Claim,
+        /// The fencing token of the grant.
+        fencing_token: u64,
+        /// How much of that time was left.
+        left: Duration,
+    },
     /// The store did not have a claim any more whose owner released it: it was lost just before.
     #[non_exhaustive]
     LostBeforeRelease {
@@ -242,6 +263,12 @@ impl Observer for Tracing {
                 tracing::debug!(name = %claim.name, fencing_token, ?held, "{text}");
                 self.close(claim);
             }
+            Event::Kept { claim, fencing_token, left } => {
+                tracing::debug!(name = %claim.name, fencing_token, ?left, "{text}");
+            }
+            Event::CutShort { claim, fencing_token, left } => {
+                tracing::warn!(name = %claim.name, fencing_token, ?left, "{text}");
+            }
             Event::LostBeforeRelease { claim, fencing_token } => {
                 tracing::warn!(name = %claim.name, fencing_token, "{text}");
             }
@@ -286,6 +313,8 @@ impl Event<'_> {
             Event::RenewalFailed { .. } => "a renewal failed and is tried again",
             Event::Lost { .. } => "a lock is lost",
             Event::Released { .. } => "released",
+            Event::Kept { .. } => "released, and others are kept out for longer",
+            Event::CutShort { .. } => "others are let in before the time for which a lock is held at least",
             Event::LostBeforeRelease { .. } => "a lock was lost just before its release",
             Event::ReleaseFailed { .. } => "a release failed and goes on in the background",
             Event::ReleaseUnanswered { .. } => "a release was not answered; the lease frees the lock",
@@ -325,6 +354,9 @@ impl fmt::Display for Event<'_> {
             | Event::Renewed { claim, .. }
             | Event::Released { claim, .. }
             | Event::LostBeforeRelease { claim, .. } => write!(f, ": {:?}", claim.name.as_str()),
+            Event::Kept { claim, left, .. } | Event::CutShort { claim, left, .. } => {
+                write!(f, ": {:?}: {left:?}", claim.name.as_str())
+            }
             Event::Lost { claim, loss, .. } => write!(f, ": {:?}: {loss}", claim.name.as_str()),
             Event::ReleaseFailed { claim, error } | Event::ReleaseUnanswered { claim, error } => {
                 write!(f, ": {:?}: {error}", claim.name.as_str())

@@ -150,6 +150,8 @@ impl Once {
         let guard = self.lock.acquire().await?;
         match guard.value().as_ref().and_then(began) {
             Some(began) if began < every => {
+                // The time for which the lock is held at least is meant for the work.
+                guard.keep_nobody_out();
                 // The observers have heard of a release that failed, and it goes on in the background.
                 let _ = guard.release().await;
                 Ok(Turn::Skip { began })

@@ -37,6 +37,12 @@ pub struct Options {
     /// The longest that the lock is held, owner alive or not: it is lost at this time. From 100 ms to a year.
     /// Default: no limit.
     pub max_hold: Option<Duration>,
+    /// The shortest time from the grant for which others are kept out, whether the owner holds the lock that
+    /// long or not. Where the store [can keep it](crate::backend::Capabilities::keeps_after_owner), nothing
+    /// that becomes of the owner lets others in earlier; elsewhere the manager keeps a lock that is released
+    /// earlier, while its process lives. From 1 ms to a year, and no longer than the max hold time. Default:
+    /// none.
+    pub hold_at_least: Option<Duration>,
     /// The longest that `acquire` waits to be granted. Zero asks once. Default: no limit.
     pub wait: Option<Duration>,
     /// How long the store may be silent, or not be there, before a call gives up on it, though its wait has
@@ -47,7 +53,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { lease: DEFAULT_LEASE, max_hold: None, wait: None, store_timeout: None }
+        Options { lease: DEFAULT_LEASE, max_hold: None, hold_at_least: None, wait: None, store_timeout: None }
     }
 }
 
@@ -68,6 +74,27 @@ impl Options {
     #[must_use]
     pub fn max_hold(self, max_hold: impl Into<Option<Duration>>) -> Self {
         Options { max_hold: max_hold.into(), ..self }
+    }
+
+    /// Sets [`Options::hold_at_least`]; `None` is no such time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use globallock::LockManager;
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let manager = LockManager::connect("memory:held-at-least").await?;
+    /// // The clocks of the hosts may be this far apart, and still only one of them does the work.
+    /// let lock = manager.mutex("nightly-report").hold_at_least(Duration::from_secs(60));
+    /// let guard = lock.acquire().await?;
+    /// assert!(guard.kept_for() > Some(Duration::from_secs(50)));
+    /// guard.release().await?;
+    /// assert!(lock.try_acquire().await?.is_none(), "others are kept out");
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn hold_at_least(self, hold_at_least: impl Into<Option<Duration>>) -> Self {
+        Options { hold_at_least: hold_at_least.into(), ..self }
     }
 
     /// Sets [`Options::wait`]; `None` is no limit.
@@ -93,6 +120,13 @@ impl Options {
         };
         in_range("lease", Some(self.lease), MIN_LEASE)?;
         in_range("max_hold", self.max_hold, MIN_LEASE)?;
+        in_range("hold_at_least", self.hold_at_least, Duration::from_millis(1))?;
+        if let (Some(least), Some(most)) = (self.hold_at_least, self.max_hold)
+            && least > most
+        {
+            let reason = format!("{least:?} is longer than the max hold time, which is {most:?}");
+            return Err(Error::invalid_option("hold_at_least", reason));
+        }
         in_range("wait", self.wait, Duration::ZERO)?;
         in_range("store_timeout", self.store_timeout, MIN_LEASE)
     }
@@ -182,9 +216,14 @@ mod tests {
     #[test]
     fn the_bounds_of_a_range_are_in_it_and_what_is_beyond_is_not() {
         let little = Duration::from_nanos(1);
-        let sets: [(&str, With, Duration); 4] = [
+        let sets: [(&str, With, Duration); 5] = [
             ("lease", |lease| Options { lease, ..Options::default() }, MIN_LEASE),
             ("max_hold", |hold| Options { max_hold: Some(hold), ..Options::default() }, MIN_LEASE),
+            (
+                "hold_at_least",
+                |hold| Options { hold_at_least: Some(hold), ..Options::default() },
+                Duration::from_millis(1),
+            ),
             ("wait", |wait| Options { wait: Some(wait), ..Options::default() }, Duration::ZERO),
             (
                 "store_timeout",
@@ -201,6 +240,16 @@ mod tests {
                 assert!(error.contains(option) && error.contains("one year"), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_lock_cannot_be_held_at_least_for_longer_than_its_max_hold() {
+        let (hold, little) = (Duration::from_secs(3), Duration::from_nanos(1));
+        Options::new().hold_at_least(hold).max_hold(hold).check().unwrap();
+        Options::new().hold_at_least(hold).max_hold(None).check().unwrap();
+        let error = Options::new().hold_at_least(hold + little).max_hold(hold).check().unwrap_err();
+        let shown = error.to_string();
+        assert!(shown.contains("hold_at_least") && shown.contains("max hold time"), "{shown}");
     }
 
     #[test]
@@ -230,6 +279,7 @@ mod tests {
         let options = Options::default();
         assert_eq!(options.lease, Duration::from_secs(10));
         assert_eq!((options.max_hold, options.wait, options.store_timeout), (None, None, None));
+        assert_eq!(options.hold_at_least, None);
         assert_eq!((MIN_LEASE, MAX_DURATION), (Duration::from_millis(100), Duration::from_secs(31_536_000)));
     }
 }

@@ -7,6 +7,7 @@ mod evicting;
 mod exclusion;
 mod fencing;
 mod fifo;
+mod held_at_least;
 mod leaks;
 mod listing;
 mod loss;
@@ -51,7 +52,13 @@ enum Need {
     Residue,
     /// Values beside the queues.
     Values,
-    /// Such values, and a way to list what is left of a name.
+    /// Claims that are kept beyond their owners.
+    Keeping,
+    /// Such claims, and owner processes.
+    OwnerWithKeeping,
+    /// A store that keeps no claims beyond their owners.
+    NoKeeping,
+    /// Values, and a way to list what is left of a name.
     ValuesAndResidue,
 }
 
@@ -153,6 +160,7 @@ pub fn cases() -> Vec<Case> {
         blocking::cases(),
         fencing::cases(),
         fifo::cases(),
+        held_at_least::cases(),
         leaks::cases(),
         listing::cases(),
         loss::cases(),
@@ -186,6 +194,14 @@ pub fn trials(store: &StoreUnderTest) -> Vec<Trial> {
         }
         Need::Sabotage => store.sabotage.is_some(),
         Need::Residue => store.residue.is_some(),
+        Need::Keeping => capabilities.keeps_after_owner,
+        Need::OwnerWithKeeping => {
+            capabilities.keeps_after_owner
+                && crash_release != CrashRelease::Never
+                && store.url.is_some()
+                && store.child.is_some()
+        }
+        Need::NoKeeping => !capabilities.keeps_after_owner,
         Need::Values => capabilities.keeps_values,
         Need::ValuesAndResidue => capabilities.keeps_values && store.residue.is_some(),
     };

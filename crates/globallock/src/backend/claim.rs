@@ -204,6 +204,9 @@ pub struct Grant {
     /// Until when the store surely keeps the claim without another sign of life, counted from *before* the
     /// request whose answer confirmed it. `None` where the store frees it only when the owner's process ends.
     pub expires: Option<Instant>,
+    /// The time that the store counts to `expires`, where that is more than the claim's lease: then the clocks
+    /// of both sides may drift apart for longer. `None`: the claim's lease.
+    pub lease: Option<Duration>,
     /// When the max hold time has passed, counted from no later than the grant; `None` without a limit.
     pub hold_ends: Option<Instant>,
     /// The value of the name at the grant, if the claim has asked for it and there is one. The answer to a
@@ -216,7 +219,7 @@ impl Grant {
     /// these.
     #[must_use]
     pub fn new(fencing_token: u64) -> Self {
-        Grant { fencing_token, expires: None, hold_ends: None, value: None }
+        Grant { fencing_token, expires: None, lease: None, hold_ends: None, value: None }
     }
 
     /// Sets [`Grant::fencing_token`].
@@ -229,6 +232,12 @@ impl Grant {
     #[must_use]
     pub fn with_expires(self, expires: impl Into<Option<Instant>>) -> Self {
         Grant { expires: expires.into(), ..self }
+    }
+
+    /// Sets [`Grant::lease`].
+    #[must_use]
+    pub fn with_lease(self, lease: impl Into<Option<Duration>>) -> Self {
+        Grant { lease: lease.into(), ..self }
     }
 
     /// Sets [`Grant::hold_ends`].
@@ -293,6 +302,7 @@ mod tests {
         let value = Value::new(*b"a", 1, lease);
         assert_eq!(grant().with_fencing_token(2), Grant { fencing_token: 2, ..grant() });
         assert_eq!(grant().with_expires(now), Grant { expires: Some(now), ..grant() });
+        assert_eq!(grant().with_lease(lease), Grant { lease: Some(lease), ..grant() });
         assert_eq!(grant().with_hold_ends(now), Grant { hold_ends: Some(now), ..grant() });
         assert_eq!(grant().with_value(value.clone()), Grant { value: Some(value), ..grant() });
     }

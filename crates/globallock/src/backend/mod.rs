@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::name::Name;
 pub use crate::sync::Instant;
 
@@ -62,19 +62,27 @@ pub struct Capabilities {
     pub crash_release: CrashRelease,
     /// Whether names have values here: see [`Backend::set_value`].
     pub keeps_values: bool,
+    /// Whether a claim can be kept here beyond its owner: see [`Backend::release_after`].
+    pub keeps_after_owner: bool,
 }
 
 impl Capabilities {
-    /// The profile of a store of this kind that keeps no values.
+    /// The profile of a store of this kind that keeps no values, and no claims beyond their owners.
     #[must_use]
     pub const fn new(kind: &'static str, crash_release: CrashRelease) -> Self {
-        Capabilities { kind, crash_release, keeps_values: false }
+        Capabilities { kind, crash_release, keeps_values: false, keeps_after_owner: false }
     }
 
     /// The same store, which also keeps values.
     #[must_use]
     pub const fn with_values(self) -> Self {
         Capabilities { keeps_values: true, ..self }
+    }
+
+    /// The same store, which also keeps claims beyond their owners.
+    #[must_use]
+    pub const fn with_keeping(self) -> Self {
+        Capabilities { keeps_after_owner: true, ..self }
     }
 }
 
@@ -92,6 +100,10 @@ impl Capabilities {
 ///   of the owner and, as far as the store is durable, of the store.
 /// - A lease counts from the owner's last `enqueue` or `renew`. A grant alone does not lengthen it, because
 ///   it is no sign of the owner's life. The max hold time counts from the grant.
+/// - A store that [keeps claims beyond their owners](Capabilities::keeps_after_owner) keeps a held claim for
+///   as long as `keep_for` and `release_after` say, whatever becomes of its owner. A later `renew` never makes
+///   it end earlier. The max hold time and `evict` do. Nothing else that the owner does for its other claims
+///   makes it end later.
 /// - A claim that `evict` took out is told so: for at least its lease and a minute from then, `enqueue`,
 ///   `wait_for_change` and `renew` answer `Evicted` for it, and it never joins again.
 /// - The core calls `release` once too often rather than once too few: after any `enqueue` that did not end
@@ -150,8 +162,21 @@ pub trait Backend: Debug + Send + Sync + 'static {
 
     /// Gives each of the claims, held or waiting, one more lease from now, and answers the status of each, in
     /// their order: exactly one answer a claim, which the core checks. Never revives a claim that is gone,
-    /// never lengthens the max hold time.
+    /// never lengthens the max hold time, never shortens what `keep_for` has given.
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>>;
+
+    /// Sees to it that a held claim lasts for `rest` from now at least, though its owner may give no more
+    /// signs of life. A sign of life as well. Never revives a claim that is gone, never lengthens the max
+    /// hold time.
+    ///
+    /// A store that keeps no claims beyond their owners keeps this default, and says so in its
+    /// [`Capabilities`].
+    ///
+    /// # Cancel safety
+    /// The claim lasts for as long as before, or for `rest`.
+    async fn keep_for(&self, _claim: &Claim, _rest: Duration) -> Result<ClaimStatus> {
+        Err(keeps_nothing(self.address()))
+    }
 
     /// Waits until the store has reason to believe that many claims were lost together, as by the end of a
     /// session. The core then renews all claims at once, because it would learn of the losses later if it
@@ -180,6 +205,21 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// One round trip. The store tells the claims that hold after it, at no cost to the one that is released.
     async fn release(&self, claim: &Claim) -> Result<Release>;
 
+    /// Takes leave of a held claim, which stays in its queue as held for `rest` from now and then ends by
+    /// itself, as the claim of a dead owner does: the next claims are granted as promptly. It may end later
+    /// by as much as the store's shortest lease, or as a lease of its own where a renewal is still on its way.
+    /// `NotHeld` says that it was not held any more.
+    ///
+    /// The last that its owner asks about a claim, unless there is no answer. Then it is asked again, with
+    /// what is left of the rest, and for a `release` once nothing is left. A store that keeps no claims beyond
+    /// their owners keeps this default, and says so in its [`Capabilities`].
+    ///
+    /// # Cancel safety
+    /// The claim lasts for as long as before, or for `rest`.
+    async fn release_after(&self, _claim: &Claim, _rest: Duration) -> Result<Release> {
+        Err(keeps_nothing(self.address()))
+    }
+
     /// Writes the value of the claim's name, if this very claim is held at that moment, and unless a holder
     /// with a higher fencing token has written before. The store decides both in the step that writes: a
     /// claim that waits, was released or evicted, or has expired cannot write, however late its request
@@ -196,7 +236,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// The value may have been written or not.
     async fn set_value(&self, _claim: &Claim, _bytes: &[u8], _keep: Duration) -> Result<ValueWrite> {
         let reason = "it keeps no values; use a store that does, or leave the value out";
-        Err(crate::error::Error::failed_precondition(self.address(), reason))
+        Err(Error::failed_precondition(self.address(), reason))
     }
 
     /// Lists the queue of a name, oldest first: the holders, then the waiters. Foreign holders too.
@@ -224,6 +264,12 @@ pub trait Backend: Debug + Send + Sync + 'static {
     fn watch<'a>(&'a self, prefix: &'a str, every: Duration) -> BoxStream<'a, Result<Change>> {
         onlooker::poll(self, prefix, every)
     }
+}
+
+/// The answer of a store that keeps no claims beyond their owners.
+fn keeps_nothing(address: &str) -> Error {
+    let reason = "it keeps no lock beyond its owner: the owner must stay, or use another store";
+    Error::failed_precondition(address, reason)
 }
 
 #[cfg(test)]

@@ -24,7 +24,13 @@ fn waiting_for(max_hold: Option<Duration>) -> Arc<Hold> {
 }
 
 fn held(fencing_token: u64) -> ClaimStatus {
-    ClaimStatus::Held(Grant { fencing_token, expires: Some(now() + LEASE), hold_ends: None, value: None })
+    ClaimStatus::Held(Grant {
+        fencing_token,
+        expires: Some(now() + LEASE),
+        lease: None,
+        hold_ends: None,
+        value: None,
+    })
 }
 
 fn holding(fencing_token: u64) -> Arc<Hold> {
@@ -51,7 +57,7 @@ fn a_claim_that_is_gone_at_the_end_of_its_time_was_lost_for_that_reason() {
     let ends = now() + LEASE / 2;
     for (hold_ends, loss) in [(Some(ends), Loss::MaxHold), (None, Loss::Expired)] {
         let hold = waiting_for(hold_ends.map(|_| LEASE / 2));
-        let grant = Grant { fencing_token: 7, expires: Some(ends), hold_ends, value: None };
+        let grant = Grant { fencing_token: 7, expires: Some(ends), lease: None, hold_ends, value: None };
         assert_eq!(hold.hear(ClaimStatus::Held(grant), false, now()), Heard::Noted);
         assert_eq!(hold.hear(ClaimStatus::Gone, true, ends), Heard::Lost);
         assert_eq!(hold.phase(), Phase::Lost(loss));
@@ -63,7 +69,8 @@ async fn a_claim_is_not_held_at_the_very_end_of_its_time() {
     for (longest, ends) in [(None, LEASE), (Some(LEASE / 2), LEASE / 2)] {
         let hold = waiting_for(longest);
         let hold_ends = longest.map(|longest| now() + longest);
-        let grant = Grant { fencing_token: 7, expires: Some(now() + LEASE), hold_ends, value: None };
+        let grant =
+            Grant { fencing_token: 7, expires: Some(now() + LEASE), lease: None, hold_ends, value: None };
         assert_eq!(hold.hear(ClaimStatus::Held(grant), false, now()), Heard::Noted);
         let end = {
             let state = hold.state();
@@ -84,7 +91,10 @@ fn the_answer_about_an_earlier_grant_changes_nothing() {
     let ends = hold.ends();
     assert_eq!(hold.hear(held(6), true, now() + Duration::from_secs(1)), Heard::Old);
     assert_eq!((hold.fencing_token(), hold.ends()), (7, ends));
-    assert!(!hold.confirm(&Grant { fencing_token: 6, expires: None, hold_ends: None, value: None }, now()));
+    assert!(!hold.confirm(
+        &Grant { fencing_token: 6, expires: None, lease: None, hold_ends: None, value: None },
+        now()
+    ));
     assert_eq!((hold.fencing_token(), hold.ends()), (7, ends));
 }
 
@@ -98,7 +108,13 @@ fn a_claim_that_was_granted_again_behind_its_owners_back_was_lost_in_between() {
 #[test]
 fn a_renewal_is_confirmed_by_an_answer_about_the_same_grant() {
     let hold = holding(7);
-    let later = Grant { fencing_token: 7, expires: Some(now() + LEASE * 2), hold_ends: None, value: None };
+    let later = Grant {
+        fencing_token: 7,
+        expires: Some(now() + LEASE * 2),
+        lease: None,
+        hold_ends: None,
+        value: None,
+    };
     let ends = hold.ends();
     assert_eq!(hold.hear(ClaimStatus::Held(later), true, now()), Heard::Noted);
     assert!(hold.ends() > ends);

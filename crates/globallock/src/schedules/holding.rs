@@ -30,7 +30,7 @@ fn hold() -> Arc<Hold> {
 }
 
 fn grant() -> Grant {
-    Grant { fencing_token: 1, expires: Some(now() + LEASE), hold_ends: None, value: None }
+    Grant { fencing_token: 1, expires: Some(now() + LEASE), lease: None, hold_ends: None, value: None }
 }
 
 fn held() -> Arc<Hold> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -108,6 +109,18 @@ impl Backend for Store {
         let statuses = self.memory.renew(claims).await;
         yield_now().await;
         statuses
+    }
+
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        yield_now().await;
+        let status = self.memory.keep_for(claim, rest).await;
+        yield_now().await;
+        status
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        yield_now().await;
+        self.memory.release_after(claim, rest).await
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

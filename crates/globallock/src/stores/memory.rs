@@ -61,6 +61,8 @@ struct QueuedClaim {
     claim: Claim,
     number: u64,
     joined: Instant,
+    /// Its owner's last sign of life.
+    renewed: Instant,
     expires: Instant,
     granted: Option<Instant>,
     /// Notified when the claim is granted or dropped.
@@ -169,10 +171,12 @@ impl State {
         any.then(|| self.evicted.get(&(claim.name.clone(), claim.id))).flatten()
     }
 
-    /// Gives a claim a whole lease from now, if it is in the queue.
-    fn renew(&mut self, claim: &Claim, now: Instant) {
+    /// Makes a claim last for `lease` from now, unless it lasts longer already, if it is in the queue.
+    fn renew(&mut self, claim: &Claim, lease: Duration, now: Instant) {
         if let Some(queue) = self.queues.get_mut(&claim.name) {
-            queue.change(claim.id, |queued| queued.expires = now + claim.lease);
+            queue.change(claim.id, |queued| {
+                (queued.renewed, queued.expires) = (now, queued.expires.max(now + lease));
+            });
         }
     }
 
@@ -214,6 +218,10 @@ impl Queue {
     /// The claims in front of a number, the nearest first.
     fn ahead_of(&self, number: u64) -> impl Iterator<Item = &QueuedClaim> {
         self.claims.range(..number).rev().map(|(_, queued)| queued)
+    }
+
+    fn waiters(&self) -> impl Iterator<Item = &QueuedClaim> {
+        self.claims.range(self.last_granted + 1..).map(|(_, queued)| queued)
     }
 
     fn insert(&mut self, queued: QueuedClaim, now: Instant) {
@@ -259,7 +267,7 @@ impl Queue {
     /// Grants the claims that fit after these were removed. That can only be so if one of them held the lock,
     /// or was the first waiter, which blocks all waiters behind it.
     fn admit_after(&mut self, removed: &[QueuedClaim], now: Instant) {
-        let first_waiter = self.claims.range(self.last_granted + 1..).next().map(|(number, _)| *number);
+        let first_waiter = self.waiters().next().map(|waiter| waiter.number);
         let made_room = |claim: &QueuedClaim| {
             claim.granted.is_some() || first_waiter.is_some_and(|first| claim.number < first)
         };
@@ -303,6 +311,7 @@ impl QueuedClaim {
             Some(_) => ClaimStatus::Held(Grant {
                 fencing_token: self.number,
                 expires: Some(self.expires),
+                lease: Some(self.expires.saturating_duration_since(self.renewed)),
                 hold_ends: self.hold_ends(),
                 value: None,
             }),
@@ -331,7 +340,7 @@ impl Backend for Memory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("memory", CrashRelease::Never).with_values()
+        Capabilities::new("memory", CrashRelease::Never).with_values().with_keeping()
     }
 
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus> {
@@ -339,7 +348,7 @@ impl Backend for Memory {
         let mut state = self.state();
         state.settle(&claim.name, now);
         if state.find(claim).is_some() || state.evicted(claim).is_some() {
-            state.renew(claim, now);
+            state.renew(claim, claim.lease, now);
             return Ok(state.status_with_value(claim, now));
         }
         state.last_number += 1;
@@ -347,6 +356,7 @@ impl Backend for Memory {
             claim: claim.clone(),
             number: state.last_number,
             joined: now,
+            renewed: now,
             expires: now + claim.lease,
             granted: None,
             notify: Arc::default(),
@@ -390,7 +400,7 @@ impl Backend for Memory {
         let mut state = self.state();
         let renew = |claim: &Arc<Claim>| {
             state.settle(&claim.name, now);
-            state.renew(claim, now);
+            state.renew(claim, claim.lease, now);
             Ok(state.status(claim))
         };
         claims.iter().map(renew).collect()
@@ -403,6 +413,27 @@ impl Backend for Memory {
     async fn release(&self, claim: &Claim) -> Result<Release> {
         let removed = self.state().remove(&claim.name, claim.id, now());
         Ok(if removed.is_some() { Release::Released } else { Release::NotHeld })
+    }
+
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        let (mut state, now) = (self.state(), now());
+        state.settle(&claim.name, now);
+        state.renew(claim, rest, now);
+        Ok(state.status(claim))
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        let (mut state, now) = (self.state(), now());
+        state.settle(&claim.name, now);
+        if !matches!(state.status(claim), ClaimStatus::Held(_)) {
+            return Ok(Release::NotHeld);
+        }
+        if let Some(queue) = state.queues.get_mut(&claim.name) {
+            queue.change(claim.id, |queued| queued.expires = now + rest);
+            // It may end sooner than the waiters know.
+            queue.waiters().for_each(|waiter| waiter.notify.notify_one());
+        }
+        Ok(Release::Released)
     }
 
     async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {

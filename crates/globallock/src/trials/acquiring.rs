@@ -190,7 +190,8 @@ fn a_grant_that_took_longer_than_its_lease_is_requested_again() {
             store_timeout: Some(SECOND * 60),
             ..Options::default()
         });
-        let stale = Grant { fencing_token: 1, expires: Some(now()), hold_ends: None, value: None };
+        let stale =
+            Grant { fencing_token: 1, expires: Some(now()), lease: None, hold_ends: None, value: None };
         fixture
             .store
             .next(Verb::Enqueue, [Fault::Answer(ClaimStatus::Held(stale)), Fault::Answer(ClaimStatus::Gone)]);
@@ -276,7 +277,8 @@ fn a_waiter_that_is_notified_without_a_grant_keeps_waiting() {
 fn a_push_of_an_expired_grant_is_no_grant() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let stale = Grant { fencing_token: 1, expires: Some(now()), hold_ends: None, value: None };
+        let stale =
+            Grant { fencing_token: 1, expires: Some(now()), lease: None, hold_ends: None, value: None };
         fixture.store.next(Verb::WaitForChange, [Fault::Answer(ClaimStatus::Held(stale))]);
         let (held, waiter) = fixture.waiting(fixture.mutex()).await;
         sleep(SECOND).await;

@@ -111,7 +111,8 @@ fn a_lock_whose_lease_ends_with_its_max_hold_time_is_lost_by_the_latter() {
         let hold = SECOND * 5;
         let fixture = Fixture::with_options(Options { max_hold: Some(hold), ..options() });
         let end = now() + hold;
-        let grant = Grant { fencing_token: 7, expires: Some(end), hold_ends: Some(end), value: None };
+        let grant =
+            Grant { fencing_token: 7, expires: Some(end), lease: None, hold_ends: Some(end), value: None };
         fixture.store.next(Verb::Enqueue, [Fault::Answer(ClaimStatus::Held(grant))]);
         let guard = fixture.mutex().acquire().await.unwrap();
         assert_eq!(guard.fencing_token(), 7);
@@ -123,7 +124,7 @@ fn a_lock_whose_lease_ends_with_its_max_hold_time_is_lost_by_the_latter() {
 fn a_lock_without_a_lease_or_max_hold_time_has_no_deadline() {
     in_virtual_time(async {
         let fixture = Fixture::new();
-        let grant = Grant { fencing_token: 7, expires: None, hold_ends: None, value: None };
+        let grant = Grant { fencing_token: 7, expires: None, lease: None, hold_ends: None, value: None };
         fixture.store.always(Verb::Enqueue, Fault::Answer(ClaimStatus::Held(grant.clone())));
         fixture.store.always(Verb::Renew, Fault::Answer(ClaimStatus::Held(grant)));
         let guard = fixture.mutex().acquire().await.unwrap();
@@ -203,6 +204,7 @@ fn a_later_answer_does_not_move_the_end_of_the_max_hold_time() {
         let grant = |hold_ends| Grant {
             fencing_token: 7,
             expires: Some(begin + LEASE * 5),
+            lease: None,
             hold_ends: Some(hold_ends),
             value: None,
         };
@@ -241,7 +243,13 @@ fn a_claim_that_was_given_up_is_never_granted() {
         let hold = Hold::unobserved(claim.unwrap());
         assert!(hold.give_up(now()) && !hold.give_up(now()));
         assert_eq!(hold.phase(), Phase::Released);
-        let grant = Grant { fencing_token: 7, expires: Some(now() + LEASE), hold_ends: None, value: None };
+        let grant = Grant {
+            fencing_token: 7,
+            expires: Some(now() + LEASE),
+            lease: None,
+            hold_ends: None,
+            value: None,
+        };
         assert!(!hold.confirm(&grant, now()) && !hold.is_held());
         let held = Hold::unobserved(Claim::clone(&hold.claim));
         assert!(held.confirm(&grant, now()) && !held.give_up(now()) && held.is_held());

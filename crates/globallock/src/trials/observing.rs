@@ -49,6 +49,8 @@ impl Observer for Heard {
             Event::ReleaseUnanswered { .. } => "release unanswered".to_owned(),
             Event::StoreLost { .. } => "store lost".to_owned(),
             Event::StoreBack { away, .. } => format!("store back after {}", away.as_secs()),
+            Event::Kept { left, .. } => format!("kept for {}", left.as_secs()),
+            Event::CutShort { left, .. } => format!("cut short by {}", left.as_secs()),
             Event::StoreNotice { store, notice } => format!("{store} says {:?}", notice.reason),
         };
         self.0.lock().unwrap().push(heard);

@@ -27,7 +27,9 @@ pub(super) enum Verb {
     Enqueue,
     WaitForChange,
     Renew,
+    KeepFor,
     Release,
+    ReleaseAfter,
     SetValue,
     List,
 }
@@ -67,6 +69,8 @@ struct State {
     requests: HashMap<Verb, Vec<Instant>>,
     /// Whether it must be connected to first.
     is_away: bool,
+    /// Whether it keeps no claims beyond their owners.
+    keeps_nothing: bool,
     /// The number of claims in each renewal request.
     batches: Vec<usize>,
     renewing: usize,
@@ -95,6 +99,11 @@ impl Store {
     /// From now on, no request is sent before a try to connect has succeeded.
     pub(super) fn goes_away(&self) {
         self.state().is_away = true;
+    }
+
+    /// From now on, it says that it keeps no claims beyond their owners.
+    pub(super) fn keeps_nothing(&self) {
+        self.state().keeps_nothing = true;
     }
 
     /// When the requests of a kind were made.
@@ -162,7 +171,8 @@ impl Backend for Store {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.memory.capabilities()
+        let keeps_after_owner = !self.state().keeps_nothing;
+        Capabilities { keeps_after_owner, ..self.memory.capabilities() }
     }
 
     fn is_ready(&self) -> bool {
@@ -213,6 +223,15 @@ impl Backend for Store {
 
     fn notices(&self) -> BoxStream<'static, StoreNotice> {
         self.notices.stream()
+    }
+
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        self.pass(Verb::KeepFor, self.memory.keep_for(claim, rest), Err, Ok).await
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        let released = self.memory.release_after(claim, rest);
+        self.pass(Verb::ReleaseAfter, released, Err, |_| Ok(Release::NotHeld)).await
     }
 
     async fn release(&self, claim: &Claim) -> Result<Release> {

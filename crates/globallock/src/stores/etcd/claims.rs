@@ -66,6 +66,10 @@ pub(super) struct Position {
     pub(super) releasing: bool,
     /// Whether it has everything else that a grant needs: the python-etcd3 key, where one is wanted.
     pub(super) is_complete: bool,
+    /// The revision at which its key was written last, as far as is known.
+    pub(super) written_at: i64,
+    /// The leases under which its key may be instead, because a request that puts it there had no answer.
+    pub(super) moving_to: BTreeSet<i64>,
 }
 
 impl Record for ClaimState {
@@ -82,6 +86,13 @@ impl Record for ClaimState {
 
     fn ahead(&mut self) -> Option<&mut Ahead<QueueEntry>> {
         Some(&mut self.position.as_mut()?.ahead)
+    }
+}
+
+impl Position {
+    /// The leases under which its key may be.
+    pub(super) fn leases(&self) -> impl Iterator<Item = i64> {
+        [self.mine.lease].into_iter().chain(self.moving_to.iter().copied())
     }
 }
 
@@ -161,6 +172,12 @@ impl Claims {
         taking
     }
 
+    /// Takes that right if nobody has it.
+    pub(super) fn try_turn(self: &Arc<Self>, id: ClaimId) -> Option<Turn> {
+        let turn = Arc::clone(&self.state.lock().records.get(id)?.turn);
+        Some(Turn { claims: Arc::clone(self), id, taken: Some(turn.try_lock_owned().ok()?) })
+    }
+
     /// Returns the key of a claim. The claim keeps it until it is `forgotten`.
     pub(super) fn take_key(&self, prefix: &str, claim: &Claim) -> Vec<u8> {
         let mut state = self.state.lock();
@@ -205,10 +222,11 @@ impl Claims {
     /// delete the key at any moment.
     fn status_in(&self, state: &State, claim: &Claim) -> ClaimStatus {
         let position = state.position(claim.id);
-        let lease = position.and_then(|position| self.leases.find(position.mine.lease));
+        let lease = position.and_then(|position| self.leases.first_to_end(position.leases()));
         let (Some(position), Some(lease)) = (position, lease) else { return ClaimStatus::Gone };
         position.granted.map_or(ClaimStatus::Waiting, |granted| {
-            records::held(claim, position.mine.revision, lease.expires(), granted)
+            let own_length = lease.is_own().then(|| lease.ttl());
+            records::held(claim, position.mine.revision, lease.expires(), own_length, granted)
         })
     }
 
@@ -271,6 +289,8 @@ impl Claims {
                 read_at,
                 releasing: false,
                 is_complete: false,
+                written_at: mine.revision,
+                moving_to: BTreeSet::new(),
             }));
             position.is_complete |= is_complete;
             if ahead.surely_holds() && position.is_complete {
@@ -363,8 +383,14 @@ impl Claims {
     pub(super) fn key_may_exist(&self, id: ClaimId) -> bool {
         let state = self.state.lock();
         let Some(record) = state.records.get(id) else { return false };
-        let known = record.position.iter().map(|position| &position.mine.lease);
-        record.unanswered.iter().chain(known).any(|lease| self.leases.may_be_alive(*lease))
+        let known = record.position.iter().flat_map(Position::leases);
+        record.unanswered.iter().copied().chain(known).any(|lease| self.leases.may_be_alive(lease))
+    }
+
+    /// Forgets a claim whose owner has left it, and whose key stays until its lease ends.
+    pub(super) fn leave(&self, id: ClaimId, key: &[u8]) {
+        self.with_key(id, key, |record| record.late_deletes += 1);
+        self.forget(id, key);
     }
 
     /// Forgets a claim whose key has been released, and frees the key unless a late request may still delete

@@ -29,7 +29,12 @@ pub(super) fn put_or_find(
     lease: i64,
     behind: Option<&Behind>,
 ) -> TxnRequest {
-    let put = operation(Request::Put(PutRequest { key: key.to_vec(), value: value::write(claim), lease }));
+    let put = operation(Request::Put(PutRequest {
+        key: key.to_vec(),
+        value: value::write(claim),
+        lease,
+        ignore_value: false,
+    }));
     let few = operation(Request::Range(queue_request(&keys::queue(prefix, &claim.name), FEW)));
     let unless_behind = match behind {
         None => few.clone(),

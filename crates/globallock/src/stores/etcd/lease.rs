@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::connection::Connection;
 use super::messages::{Header, LeaseGrantRequest, LeaseRequest};
 use super::terms::{Terms, term};
+use crate::deadline::margin;
 use crate::error::Result;
 use crate::stores::watched::by_length::at_hand_or_made;
 use crate::sync::{Instant, Mutex, MutexGuard, Notify, now};
@@ -18,6 +19,10 @@ pub(super) struct Lease {
     length: i64,
     /// Whether new claims must be attached to another lease, so that this one ends with its present claims.
     draining: bool,
+    /// Whether it is the lease of a single claim that is kept beyond its owner.
+    is_own: bool,
+    /// Whether the renewals of its claims keep it alive.
+    is_renewed: bool,
     /// The length that the cluster granted.
     ttl: Duration,
     /// When the request was sent that confirmed the lease last.
@@ -39,7 +44,18 @@ struct KeepAlive {
 impl Lease {
     /// A lease that the cluster granted by a request that was sent then.
     fn new(id: i64, length: i64, ttl: Duration, sent: Instant) -> Self {
-        Lease { id, length, draining: false, ttl, confirmed: sent, unconfirmed: None }
+        let (draining, is_own, is_renewed) = (false, false, true);
+        Lease { id, length, draining, is_own, is_renewed, ttl, confirmed: sent, unconfirmed: None }
+    }
+
+    /// Whether it is the lease of a single claim that is kept beyond its owner.
+    pub(super) fn is_own(&self) -> bool {
+        self.is_own
+    }
+
+    /// Until when the cluster keeps it, also if the clocks on both sides run at different rates.
+    pub(super) fn surely_lasts_until(&self) -> Instant {
+        self.expires().checked_sub(margin(self.ttl)).unwrap_or(self.confirmed)
     }
 
     /// Until when the cluster certainly keeps it.
@@ -110,6 +126,33 @@ impl Leases {
         at_hand_or_made(&self.granting, fresh, make).await
     }
 
+    /// Makes a lease that surely lasts until then, for a single claim. It is not kept alive, because each
+    /// keep-alive would give it its whole length again.
+    pub(super) async fn own(&self, until: Instant) -> Result<Lease> {
+        let sent = now();
+        let rest = until.saturating_duration_since(sent);
+        // With the margin of the whole, which `surely_lasts_until` takes off.
+        let length = seconds(rest + rest / 255 + Duration::from_millis(3));
+        let granted = self.connection.unary(LeaseGrantRequest { ttl: length }).await?;
+        let ttl = Duration::from_secs(granted.ttl.unsigned_abs());
+        self.terms.note(granted.header.as_ref(), sent);
+        let lease = Lease::new(granted.id, length, ttl, sent);
+        let lease = Lease { draining: true, is_own: true, is_renewed: false, ..lease };
+        self.add(lease);
+        Ok(lease)
+    }
+
+    /// Has a claim's own lease kept alive by the renewals of the claim, from now on.
+    pub(super) fn renew_own(&self, id: i64) {
+        self.known().iter_mut().filter(|lease| lease.id == id).for_each(|lease| lease.is_renewed = true);
+    }
+
+    /// Whether the renewals of a lease's claims keep it alive. One that is not known is asked for, which
+    /// tells whether it has ended.
+    pub(super) fn is_renewed(&self, id: i64) -> bool {
+        self.known().iter().find(|lease| lease.id == id).is_none_or(|lease| lease.is_renewed)
+    }
+
     fn add(&self, lease: Lease) {
         let mut known = self.known();
         known.retain(Lease::is_alive);
@@ -151,6 +194,11 @@ impl Leases {
     /// The lease with this id, if it is certainly alive.
     pub(super) fn find(&self, id: i64) -> Option<Lease> {
         self.known().iter().find(|lease| lease.id == id).copied().filter(Lease::is_alive)
+    }
+
+    /// Of those of these leases that are certainly alive, the first to end.
+    pub(super) fn first_to_end(&self, ids: impl Iterator<Item = i64>) -> Option<Lease> {
+        ids.filter_map(|id| self.find(id)).min_by_key(Lease::expires)
     }
 
     /// Whether any lease is certainly alive.
@@ -211,9 +259,9 @@ impl Leases {
         counts
     }
 
-    /// Removes and returns all leases, to be revoked.
+    /// Removes and returns all leases, to be revoked; not those of claims that are kept beyond their owners.
     pub(super) fn take_all(&self) -> Vec<i64> {
-        self.known().drain(..).map(|lease| lease.id).collect()
+        self.known().drain(..).filter(|lease| !lease.is_own).map(|lease| lease.id).collect()
     }
 }
 

@@ -91,6 +91,8 @@ messages! {
         key: Vec<u8> = [bytes = "vec", tag = "1"];
         value: Vec<u8> = [bytes = "vec", tag = "2"];
         lease: i64 = [int64, tag = "3"];
+        /// Leaves the value as it is: the key must exist.
+        ignore_value: bool = [bool, tag = "5"];
     }
 
     PutResponse {

@@ -12,6 +12,7 @@ mod connection;
 mod enqueue;
 mod evict;
 mod inspect;
+mod keeping;
 mod key_numbers;
 mod key_reads;
 mod keys;
@@ -79,7 +80,7 @@ impl Backend for Etcd {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("etcd", CrashRelease::Lease).with_values()
+        Capabilities::new("etcd", CrashRelease::Lease).with_values().with_keeping()
     }
 
     fn is_ready(&self) -> bool {
@@ -114,6 +115,14 @@ impl Backend for Etcd {
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {
         self.shared.renew(claims).await
+    }
+
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        self.shared.keep_for(claim, rest).await
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        self.shared.release_after(claim, rest).await
     }
 
     async fn session_lost_hint(&self) {

@@ -402,6 +402,7 @@ impl Shared {
             self.watches.poll(&self.connection, lease);
         }
         let again = |error: &Error| self.connection.again(error);
+        let settled = self.settle(claims).await;
         let mut statuses: Vec<Result<ClaimStatus>> = match self.keep_alive(claims).await {
             Ok(statuses) => statuses.into_iter().map(Ok).collect(),
             Err(error) => claims.iter().map(|_| Err(again(&error))).collect(),
@@ -415,6 +416,7 @@ impl Shared {
             statuses.iter_mut().filter(|status| is_gone(status)).for_each(|gone| *gone = Err(again(&error)));
         }
         let told = |(claim, status): (&Arc<Claim>, _)| self.notices.status(claim).map_or(status, Ok);
+        let statuses = statuses.into_iter().zip(settled).map(|(status, settled)| settled.and(status));
         claims.iter().zip(statuses).map(told).collect()
     }
 
@@ -427,7 +429,8 @@ impl Shared {
             let own = |claim: &Arc<Claim>| self.claims.with(claim.id, |position| position.mine.clone());
             claims.iter().map(own).collect()
         };
-        let leases: BTreeSet<i64> = known.iter().flatten().map(|mine| mine.lease).collect();
+        let leases = known.iter().flatten().map(|mine| mine.lease);
+        let leases: BTreeSet<i64> = leases.filter(|lease| self.leases.is_renewed(*lease)).collect();
         let mut kept = Vec::with_capacity(leases.len());
         // A claim without a position has no key to read. The prefix stands for it, so that answers stay in
         // step with claims; its answer is not used.

@@ -51,20 +51,26 @@ impl Releaser {
         // Only waiters are limited: a crowd that leaves must not delay the holder's release, which all others
         // wait for.
         let _one_of_few = if found.holds { None } else { self.limit.acquire().await.ok() };
-        let mut refused = None;
+        let stopped = match self.stop_late_requests(claim.id, found).await {
+            // A cluster that is full refuses the late request too. So the claim is deleted, and the tombstone
+            // is put once there is room.
+            Err(error) if is_full(&error) => Err(error),
+            stopped => Ok(stopped?),
+        };
+        let was_there = self.delete(found, claim).await?;
+        stopped.map(|()| if was_there { Release::Released } else { Release::NotHeld })
+    }
+
+    /// Sees to it that no late request enqueues a claim again.
+    pub(super) async fn stop_late_requests(&self, id: ClaimId, found: &ToRelease) -> Result<()> {
+        let mut refused = Ok(());
         for lease in &found.unanswered {
-            match self.put_tombstone(claim.id, *lease).await {
-                // A cluster that is full refuses the late request too. So the claim is deleted, and the
-                // tombstone is put once there is room.
-                Err(error) if is_full(&error) => refused = Some(error),
+            match self.put_tombstone(id, *lease).await {
+                Err(error) if is_full(&error) => refused = Err(error),
                 answer => answer?,
             }
         }
-        let was_there = self.delete(found, claim).await?;
-        match refused {
-            Some(error) => Err(error),
-            None => Ok(if was_there { Release::Released } else { Release::NotHeld }),
-        }
+        refused
     }
 
     /// Deletes a claim's key, and the python-etcd3 key if that is the claim's; returns whether the claim's
@@ -100,7 +106,7 @@ impl Releaser {
     /// is deleted, and the request fails for want of the lease.
     async fn put_tombstone(&self, id: ClaimId, lease: i64) -> Result<()> {
         let key = keys::tombstone(&self.connection.config().prefix, id, lease);
-        let put = operation(Request::Put(PutRequest { key, value: Vec::new(), lease }));
+        let put = operation(Request::Put(PutRequest { key, value: Vec::new(), lease, ignore_value: false }));
         match self.connection.unary(TxnRequest::of(vec![put])).await {
             // The lease has ended already, so that the late request fails anyway.
             Err(error) if is_lease_expired(&error) => Ok(()),
@@ -272,8 +278,12 @@ mod tests {
             let continues = refusal.as_ref().is_none_or(|refusal| refusal.code() == tonic::Code::NotFound);
             let answers = async {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
-                let tombstone =
-                    PutRequest { key: keys::tombstone(PREFIX, claim.id, 1), value: Vec::new(), lease: 1 };
+                let tombstone = PutRequest {
+                    key: keys::tombstone(PREFIX, claim.id, 1),
+                    value: Vec::new(),
+                    lease: 1,
+                    ignore_value: false,
+                };
                 let success = vec![operation(Request::Put(tombstone))];
                 assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
                 match refusal {

@@ -226,7 +226,7 @@ fn instant(milliseconds: u64) -> Instant {
 }
 
 fn grant(file: &ClaimFile) -> Grant {
-    Grant { fencing_token: file.number, expires: None, hold_ends: file.hold_ends().map(instant), value: None }
+    Grant::new(file.number).with_hold_ends(file.hold_ends().map(instant))
 }
 
 #[async_trait]

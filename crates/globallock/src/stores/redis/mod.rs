@@ -10,6 +10,7 @@ mod facts;
 mod failure;
 mod hints;
 mod inspect;
+mod keeping;
 mod keys;
 mod list;
 mod pushed;
@@ -33,6 +34,7 @@ use self::config::Config;
 use self::connection::{Connection, Listener};
 use self::failure::{Failure, Kind};
 use self::hints::Hints;
+use self::keeping::Leaves;
 use self::pushed::{Clock, Evicted, Polls, Pushed};
 use self::scripts::call;
 use self::texts::{TAKEN_OUT, UNFINISHED, milliseconds};
@@ -122,12 +124,7 @@ impl Redis {
             |grant| Ok(waiters.untrack(claim.id).map_or(ClaimStatus::Held(grant), ClaimStatus::Evicted));
         if let Value::Int(fencing_token) = answer {
             let fencing_token = u64::try_from(*fencing_token).unwrap_or_default();
-            return held(Grant {
-                fencing_token,
-                expires: Some(sent + claim.lease),
-                hold_ends: None,
-                value: None,
-            });
+            return held(Grant::new(fencing_token).with_expires(sent + claim.lease));
         }
         if let Some(eviction) = evict::notice(answer) {
             return Ok(self.evicted(claim, eviction));
@@ -136,7 +133,9 @@ impl Redis {
             [texts::HELD, fencing_token, left, hold_left] => {
                 let after = |milliseconds| sent + Duration::from_millis(milliseconds);
                 let hold_ends = claim.max_hold.map(|_| after(hold_left));
-                held(Grant { fencing_token, expires: Some(after(left)), hold_ends, value: None })
+                // More than a lease where the claim is kept for longer.
+                let lease = Some(Duration::from_millis(left)).filter(|left| *left > claim.lease);
+                held(Grant { fencing_token, expires: Some(after(left)), lease, hold_ends, value: None })
             }
             [texts::WAITING, server_ms, poll_in, foreign] => {
                 let poll_in = (poll_in > 0).then(|| Duration::from_millis(poll_in));
@@ -170,7 +169,7 @@ impl Backend for Redis {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(self.connection.config().kind, CrashRelease::Lease).with_values()
+        Capabilities::new(self.connection.config().kind, CrashRelease::Lease).with_values().with_keeping()
     }
 
     fn is_ready(&self) -> bool {
@@ -247,6 +246,14 @@ impl Backend for Redis {
         let mut statuses: Vec<_> = claims.iter().zip(answers).map(status).collect();
         self.tell_evicted(claims, &mut statuses).await;
         statuses
+    }
+
+    async fn keep_for(&self, claim: &Claim, rest: Duration) -> Result<ClaimStatus> {
+        self.keep(claim, rest, Leaves::No).await
+    }
+
+    async fn release_after(&self, claim: &Claim, rest: Duration) -> Result<Release> {
+        self.keep_and_leave(claim, rest).await
     }
 
     async fn session_lost_hint(&self) {

@@ -24,6 +24,7 @@ impl Clock {
         Grant {
             fencing_token: pushed.fencing_token,
             expires: Some(self.here(pushed.expires)),
+            lease: None,
             hold_ends: (pushed.hold_until > 0).then(|| self.here(pushed.hold_until)),
             value: None,
         }

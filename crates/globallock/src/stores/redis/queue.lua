@@ -451,10 +451,12 @@ local function answer(id, member, now, min_delay)
   return claim and held(claim, now) or { GONE }
 end
 
--- Renews the exclusive holder, and answers.
-local function renew_exclusive(value, lease, now)
+-- Renews the exclusive holder, and answers. What is left of a longer lease is left to it, unless this call
+-- `shortens` it.
+local function renew_exclusive(value, lease, now, shortens)
   local claim = parse_exclusive(value)
   claim.deadline = now + lease
+  if not shortens then claim.deadline = math.max(claim.deadline, now + call('PTTL', KEYS[1])) end
   call('PEXPIREAT', KEYS[1], text(expiry(claim)))
   return held(claim, now)
 end
@@ -471,13 +473,13 @@ local function renew_waiter(member, claim, lease, now)
 end
 
 -- Renews a shared holder, unless it has expired or its group has lost the lock: then drops it. Returns
--- whether it is renewed.
-local function renew_shared(id, claim, lease, now)
+-- whether it is renewed. What is left of a longer lease is left to it, unless this call `shortens` it.
+local function renew_shared(id, claim, lease, now, shortens)
   if expiry(claim) <= now or read_group().value ~= lock_value() or not call('ZSCORE', KEYS[5], id) then
     remove_shared(id, claim)
     return false
   end
-  claim.deadline = now + lease
+  claim.deadline = shortens and now + lease or math.max(claim.deadline, now + lease)
   keep('ZADD', KEYS[5], 'XX', text(expiry(claim)), id)
   extend(KEYS[5], expiry(claim), now)
   extend(KEYS[1], expiry(claim), now)

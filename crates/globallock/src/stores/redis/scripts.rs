@@ -29,6 +29,7 @@ pub(super) struct Scripts {
     /// The same without the fast path: for claims that may share, and for those that ask again.
     pub(super) enqueue_shared: Script,
     pub(super) renew: Script,
+    pub(super) keep: Script,
     pub(super) release: Script,
     pub(super) inspect: Script,
     pub(super) evict: Script,
@@ -87,6 +88,7 @@ impl Scripts {
             enqueue: script(include_str!("enqueue_fast.lua"), include_str!("enqueue.lua")),
             enqueue_shared: script("", include_str!("enqueue.lua")),
             renew: script(include_str!("renew_fast.lua"), include_str!("renew.lua")),
+            keep: script("", include_str!("keep.lua")),
             release: script(include_str!("release_fast.lua"), include_str!("release.lua")),
             inspect: script("", concat!(include_str!("foreign.lua"), include_str!("inspect.lua"))),
             evict: script("", concat!(include_str!("foreign.lua"), include_str!("evict.lua"))),
@@ -96,11 +98,12 @@ impl Scripts {
     }
 
     /// All of them, for loading.
-    pub(super) fn all(&self) -> [&Script; 8] {
+    pub(super) fn all(&self) -> [&Script; 9] {
         [
             &self.enqueue,
             &self.enqueue_shared,
             &self.renew,
+            &self.keep,
             &self.release,
             &self.inspect,
             &self.evict,
@@ -204,6 +207,7 @@ mod tests {
                 text(commands, include_str!("enqueue_fast.lua"), include_str!("enqueue.lua")),
                 text(commands, include_str!("release_fast.lua"), include_str!("release.lua")),
                 text(commands, include_str!("renew_fast.lua"), include_str!("renew.lua")),
+                text(commands, "", include_str!("keep.lua")),
                 text(commands, include_str!("foreign.lua"), include_str!("inspect.lua")),
                 text(commands, include_str!("foreign.lua"), include_str!("evict.lua")),
                 text(commands, "", include_str!("set_value.lua")),

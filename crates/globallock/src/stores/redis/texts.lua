@@ -9,6 +9,9 @@
 -- it say whose it is.
 local OURS, HEAD = 'glk1:', 37
 local EXCLUSIVE, READ_EXCLUSIVE = 'glk1:%s:%s:%s:%s:', '^glk1:%x+:(%d+):%d*:(%d+):'
+-- How such a value without a max hold time is found and marked as that of a holder that is kept for longer
+-- than its lease may be: the mark is the number 0 to every version.
+local NO_MAX_HOLD, MARKED = '^(glk1:%x+:%d+:%d*):0:', '%1:00:'
 -- What shared holders have put there: claim id and join number of the first. And what all of ours is like.
 local GROUP, ANY_OF_OURS = 'glk1+:%s:%s', '^glk1%+?:'
 -- A waiter's member of the queue: claim id, channel of the owner's connection, lease in ms, max hold time in

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::ahead::{Ahead, Entry};
 use crate::backend::{Claim, ClaimId, ClaimStatus, Grant};
@@ -123,11 +124,19 @@ impl<R: Record> Records<R> {
     }
 }
 
-/// The status of a claim that holds since `granted`.
-pub(crate) fn held(claim: &Claim, token: i64, expires: Instant, granted: Instant) -> ClaimStatus {
+/// The status of a claim that holds since `granted`. `lease` is what expires then, if that is not the claim's
+/// own lease.
+pub(crate) fn held(
+    claim: &Claim,
+    token: i64,
+    expires: Instant,
+    lease: Option<Duration>,
+    granted: Instant,
+) -> ClaimStatus {
     ClaimStatus::Held(Grant {
         fencing_token: token.unsigned_abs(),
         expires: Some(expires),
+        lease,
         hold_ends: claim.max_hold.map(|hold| granted + hold),
         value: None,
     })
@@ -136,7 +145,6 @@ pub(crate) fn held(claim: &Claim, token: i64, expires: Instant, granted: Instant
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
     use super::*;
     use crate::name::Name;
@@ -221,7 +229,9 @@ mod tests {
         let (granted, expires) = (Instant::now(), Instant::now() + Duration::from_secs(9));
         for max_hold in [None, Some(Duration::from_secs(3))] {
             claim.max_hold = max_hold;
-            let ClaimStatus::Held(grant) = held(&claim, 7, expires, granted) else { panic!("it holds") };
+            let ClaimStatus::Held(grant) = held(&claim, 7, expires, None, granted) else {
+                panic!("it holds")
+            };
             assert_eq!((grant.fencing_token, grant.expires), (7, Some(expires)));
             assert_eq!(grant.hold_ends, max_hold.map(|hold| granted + hold));
         }

@@ -291,7 +291,7 @@ impl Position {
 
     pub(super) fn status(&self, claim: &Claim) -> ClaimStatus {
         match (self.granted, &self.node) {
-            (Some(granted), Some(node)) => held(claim, node.czxid, self.session.expires(), granted),
+            (Some(granted), Some(node)) => held(claim, node.czxid, self.session.expires(), None, granted),
             _ => ClaimStatus::Waiting,
         }
     }

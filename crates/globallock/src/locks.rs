@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::acquire::{Acquired, acquire};
 use crate::backend::WaitMode;
 use crate::context::{Context, Request};
+use crate::duration::Shown;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::kind::LockKind;
@@ -279,7 +280,7 @@ impl PlannedEnd {
         let PlannedEnd { lock, max_hold, grace } = self;
         lock.clone().max_hold(*max_hold).options.check()?;
         if *grace > MAX_DURATION {
-            return Err(Error::invalid_option("grace", format!("{grace:?} is longer than one year")));
+            return Err(Error::invalid_option("grace", format!("{} is longer than one year", Shown(*grace))));
         }
         let limit = (*max_hold + *grace + AFTER_GRACE).min(MAX_DURATION);
         let mut guard = lock.clone().max_hold(limit).acquire().await?;

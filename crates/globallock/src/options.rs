@@ -124,7 +124,8 @@ impl Options {
         if let (Some(least), Some(most)) = (self.hold_at_least, self.max_hold)
             && least > most
         {
-            let reason = format!("{least:?} is longer than the max hold time, which is {most:?}");
+            let reason =
+                format!("{} is longer than the max hold time, which is {}", Shown(least), Shown(most));
             return Err(Error::invalid_option("hold_at_least", reason));
         }
         in_range("wait", self.wait, Duration::ZERO)?;

@@ -95,6 +95,7 @@ pub use stores::{Schemes, connect_backend};
 #[doc(hidden)]
 pub mod internals {
     pub use crate::deadline::{deadline, margin};
+    pub use crate::once::{Began, Running, Turn, begin_in_time};
     pub use crate::stores::duration;
     pub use crate::sync::{sleep_until_some, stop_jitter};
 }

@@ -66,8 +66,10 @@ class Body(Generic[R]):
                 waits: "set[asyncio.Future[Any]]" = {self._task}
                 if not ending.done():
                     waits.add(ending)
-                elif ending.result():
-                    self._leave()
+                # At the end of a loop all its tasks are cancelled, this one too.
+                elif not ending.cancelled() and ending.result():
+                    _logger.warning("%s, and its work goes on: it was cancelled twice", self._held)
+                    _leave(self._task)
                     raise HeldTooLong(f"{self._held}, and its work was left, because it did not end")
                 try:
                     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -77,6 +79,8 @@ class Body(Generic[R]):
                     self._task.cancel()
         finally:
             ending.cancel()
+            if self._task not in _left:
+                self._task.cancel()
         if self._task.cancelled() and is_cancelled:
             raise asyncio.CancelledError
         if not self._task.cancelled() and self._task.exception() is not None:
@@ -90,7 +94,8 @@ class Body(Generic[R]):
 
     @property
     def _held(self) -> str:
-        return f"the lock {self._lock.name!r} was held for its timeout of {self._lock.timeout} s"
+        timeout = seconds("timeout", self._lock.timeout)
+        return f"the lock {self._lock.name!r} was held for its timeout of {timeout:g} s"
 
     async def _end(self) -> bool:
         """Cancels the work when its lock ends; true if it goes on all the same, and is to be left."""
@@ -119,13 +124,13 @@ class Body(Generic[R]):
         reason: Optional[str] = None if guard.is_held() else await outcome(guard.lost_on)
         return reason
 
-    def _leave(self) -> None:
-        _logger.warning("%s, and its work goes on: it was cancelled twice", self._held)
-        _left.add(self._task)
-        self._task.add_done_callback(_has_ended)
+
+def _leave(task: "asyncio.Future[Any]") -> None:
+    _left.add(task)
+    task.add_done_callback(_has_ended)
 
 
 def _has_ended(task: "asyncio.Future[Any]") -> None:
     _left.discard(task)
     if not task.cancelled() and task.exception() is not None:
-        _logger.warning("work that was left behind has failed", exc_info=task.exception())
+        _logger.warning("work that was left has failed", exc_info=task.exception())

@@ -179,8 +179,8 @@ impl Once {
     }
 }
 
-/// Begins a run as [`Once::run`] does, for work that cannot be given to it, such as that of another language;
-/// `None` if the lock was not granted in time. Where it is to be done, [`Began::succeed`] follows its success.
+/// Begins a run as [`Once::run`] does, for work that cannot be given to it, such as that of another language:
+/// its success is told by [`Began::succeed`]. `None` if the lock was not granted in time.
 ///
 /// # Errors
 /// As [`Once::run`], but never [`Error::TimedOut`].

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import globallock
 import pytest
-from conftest import ends, eventually, in_fork, run
+from conftest import Late, ends, eventually, in_fork, run
 from globallock import GlobalLockManager, InvalidOption, LockLost, NotLocked, Ran, StoreUnavailable
 from globallock.once import Turn
 
@@ -357,6 +357,23 @@ def test_the_record_is_the_one_that_other_languages_write(url, name):
         assert lock.set_value(b"globallock-once:1:5000", keep=60)
     assert 5 <= lockman.once(name, every=HOUR).run(must_not_run).began < 60
     assert lockman.once(name, every=4).run(lambda: None)
+
+
+def test_a_success_that_cannot_be_recorded_is_told_and_the_work_is_done_again(redis_server, name):
+    with Late(redis_server.port, 0) as proxy:
+        lockman = GlobalLockManager(f"redis://127.0.0.1:{proxy.port}", lock_ttl=1)
+        # Whichever is noticed first.
+        with pytest.raises((StoreUnavailable, LockLost)):
+            lockman.once(name, every=HOUR).run(proxy.refuse, 10**6)
+        other = GlobalLockManager(redis_server.url).once(name, every=HOUR, blocking_timeout=60)
+        assert other.run(lambda: "done again").value == "done again"
+        lockman.close()
+
+
+def test_work_that_was_made_before_a_fork_is_known_after_it(url, name):
+    once = GlobalLockManager(url).once(name, every=HOUR)
+    assert once.run(lambda: None)
+    assert in_fork(lambda: once.run(must_not_run).done) == "False"
 
 
 EXITS = """

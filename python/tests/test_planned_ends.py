@@ -204,6 +204,21 @@ def test_work_that_never_ends_is_left_and_only_then_the_next_is_let_in(name, cap
     assert seen[-1] == 2 and "goes on" in caplog.text
 
 
+def test_an_event_loop_that_hangs_does_not_keep_the_lock(url, name, monkeypatch):
+    monkeypatch.setattr("globallock.bodies.STORE_LIMIT", 0.3)
+    lock = GlobalLockManager(url).aio.lock(name, timeout=SOON, grace=0.1)
+    next_one, granted = GlobalLockManager(url).lock(name, blocking_timeout=60), threading.Event()
+
+    async def work():
+        began = time.monotonic()
+        threading.Thread(target=lambda: next_one.acquire() and granted.set()).start()
+        assert granted.wait(60) and time.monotonic() - began >= SOON
+
+    with pytest.raises(LockLost, match="max hold time"):
+        asyncio.run(lock.run(work))
+    next_one.release()
+
+
 def test_a_cancelled_call_ends_its_work_under_the_lock(url, name):
     lockman, held = GlobalLockManager(url), []
     lock = lockman.aio.lock(name, timeout=60, grace=5)
@@ -225,6 +240,28 @@ def test_a_cancelled_call_ends_its_work_under_the_lock(url, name):
 
     asyncio.run(main())
     assert held == [True] and lockman.inspect(name) == []
+
+
+def test_a_call_that_is_cancelled_in_the_grace_says_so(name):
+    lock = GlobalLockManager("memory:planned-cancelled").aio.lock(name, timeout=SOON, grace=LONG)
+
+    async def work(asked):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            asked.set()
+            await asyncio.sleep(60)
+
+    async def main():
+        asked = asyncio.Event()
+        running = asyncio.ensure_future(lock.run(work, asked))
+        await asked.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not lock.is_locked
+
+    asyncio.run(main())
 
 
 def test_work_is_cancelled_when_its_lock_is_lost(url, name):

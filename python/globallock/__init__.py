@@ -13,15 +13,18 @@ from .exceptions import (
     Evicted,
     GlobalLockClassNotFoundException,
     GlobalLockError,
+    HeldTooLong,
     InvalidAddress,
     InvalidName,
     InvalidOption,
+    LockLost,
     NotLocked,
     StoreDenied,
     StoreUnavailable,
     StoreUnfit,
 )
-from .native import Claim
+from .native import Claim, Value
+from .once import Once, Ran, Turn
 from .onlooker import Summary
 
 __all__ = [
@@ -36,13 +39,19 @@ __all__ = [
     "GlobalLockError",
     "GlobalLockImplementationBase",
     "GlobalLockManager",
+    "HeldTooLong",
     "InvalidAddress",
     "InvalidName",
     "InvalidOption",
+    "LockLost",
     "NotLocked",
+    "Once",
+    "Ran",
     "StoreDenied",
     "StoreUnavailable",
     "StoreUnfit",
     "Summary",
+    "Turn",
+    "Value",
     "__version__",
 ]

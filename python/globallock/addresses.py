@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
-from typing import Any, Iterable, Mapping, Optional
+from typing import Any, Iterable, Mapping, Optional, Union
 from urllib.parse import quote
 
 from .exceptions import InvalidName, InvalidOption
 
 __all__ = [
     "Options",
+    "Seconds",
     "address",
     "host_and_port",
     "is_text",
@@ -21,6 +23,9 @@ __all__ = [
 ]
 
 _logger = logging.getLogger("globallock.base")
+
+#: A time: a number of seconds, or a ``timedelta``.
+Seconds = Union[float, datetime.timedelta]
 
 
 def is_text(value: Any) -> bool:
@@ -40,7 +45,9 @@ def lock_name(value: Any) -> str:
 
 
 def seconds(option: str, value: Any) -> float:
-    """Reads a time in seconds, from any kind of number."""
+    """Reads a time in seconds, from any kind of number or a ``timedelta``."""
+    if isinstance(value, datetime.timedelta):
+        value = value.total_seconds()
     try:
         time = float("nan") if isinstance(value, (str, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Optional, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    List,
+    Optional,
+    TypeVar,
+    Union,
+)
 
 from . import _rust
-from .native import Claim, claims
+from .addresses import Seconds
+from .bodies import Body, limited
+from .exceptions import NotLocked
+from .native import Claim, Value, claims
+from .once import Once, Ran, TurnBase
 from .onlooker import AsyncWatch, Summary, summaries
 
 if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
     from .base import GlobalLockManager
     from .kinds import AllLocks
-    from .native import NativeGlobalLock
+    from .native import LockRequest, NativeGlobalLock
 
-__all__ = ["AsyncAllLocks", "AsyncLock", "AsyncLocks", "acquire", "outcome", "release"]
+    P = ParamSpec("P")
+
+R = TypeVar("R")
+
+__all__ = [
+    "AsyncAllLocks",
+    "AsyncLock",
+    "AsyncLocks",
+    "AsyncOnce",
+    "AsyncTurn",
+    "acquire",
+    "outcome",
+    "release",
+]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -78,9 +109,9 @@ async def outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
     return await known.outcome(start)
 
 
-async def acquire(lock: NativeGlobalLock) -> bool:
+async def acquire(lock: NativeGlobalLock, request: "Optional[LockRequest]" = None) -> bool:
     """Acquires a lock, as its ``acquire()`` does."""
-    request = lock.lock_request()
+    request = request or lock.lock_request()
     native = lock.engine.native
     guard: Optional[_rust.Guard] = await outcome(lambda bridge: native.acquire_on(bridge, request))
     if guard is None:
@@ -148,6 +179,50 @@ class AsyncLock:
         guard = self.sync._guard
         return guard is not None and bool(await outcome(guard.renew_on))
 
+    @property
+    def value(self) -> Optional[Value]:
+        """The value of the name, as the ``value`` of the lock for threads."""
+        return self.sync.value
+
+    async def set_value(self, data: bytes, keep: Seconds) -> bool:
+        """Leaves a value beside the lock, as the ``set_value()`` for threads.
+
+        If cancelled, it may be written or not.
+        """
+        guard, data, time = self.sync.write_request(data, keep)
+        return bool(await outcome(lambda bridge: guard.set_value_on(bridge, data, time)))
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the owner should end its work now, as the ``asked_to_end`` of the lock for threads."""
+        return self.sync.asked_to_end
+
+    async def run(self, work: "Callable[P, Awaitable[R]]", *args: "P.args", **kwargs: "P.kwargs") -> R:
+        """Acquires the lock, awaits ``work`` in a task of its own, and releases the lock.
+
+        ::
+
+            lock = lockman.aio.lock("nightly-report", timeout=3600, grace=30)
+            await lock.run(send_the_report)
+
+        The work is cancelled when the lock is lost. With ``grace``, its end at ``timeout`` is a planned one:
+        it is cancelled, and the lock is kept while it cleans up. After the grace it is cancelled once more.
+        If it ignores that too for a second, it is left, with a warning in the log, and may go on beside the
+        next owner. Only then the lock is released, and the next owner is let in.
+
+        If cancelled, the work is cancelled, and the lock is released when it has ended.
+
+        :raises NotLocked: the lock was not granted in time.
+        :raises HeldTooLong: the work was ended, or was left, because its max hold time had passed.
+        :raises LockLost: the lock was lost before the work had ended.
+        """
+        if not await acquire(self.sync, limited(self.sync.lock_request())):
+            raise NotLocked(self.name)
+        try:
+            return await Body(self.sync, work(*args, **kwargs)).outcome()
+        finally:
+            await self.release()
+
     async def __aenter__(self) -> "AsyncLock":
         await self.acquire()
         return self
@@ -191,6 +266,82 @@ class AsyncAllLocks:
         await self.release()
 
 
+class AsyncOnce:
+    """Work that is done once in a while, however many processes and hosts start it."""
+
+    def __init__(self, once: Once) -> None:
+        self.sync = once
+
+    async def run(
+        self, work: "Callable[P, Awaitable[R]]", *args: "P.args", **kwargs: "P.kwargs"
+    ) -> "Ran[R]":
+        """Awaits ``work`` under the lock, unless the last success began less than ``every`` ago.
+
+        As the ``run()`` for threads. But the work is in a task of its own, which is cancelled when the lock
+        ends, as by the ``run()`` of a lock.
+
+        If cancelled, the work is cancelled, and nothing is recorded unless it had succeeded already.
+        """
+        async with AsyncTurn(self.sync, limited) as turn:
+            if not turn.due:
+                return Ran(False, began=turn.began)
+            value = await Body(turn.lock.sync, work(*args, **kwargs)).outcome()
+        return Ran(True, value)
+
+    def turn(self) -> "AsyncTurn":
+        """Makes the same for an ``async with`` block, which must look whether its work is due.
+
+        ::
+
+            async with lockman.aio.once("nightly-report", every=timedelta(hours=20)).turn() as turn:
+                if turn.due:
+                    await send_the_report(turn.lock.fencing_token)
+
+        A block that ends without an exception, by ``return`` or ``break`` too, is a success. Nothing cancels
+        it when the lock ends.
+        """
+        return AsyncTurn(self.sync)
+
+    def __call__(
+        self, function: "Callable[P, Awaitable[R]]"
+    ) -> "Callable[P, Coroutine[Any, Any, Ran[R]]]":
+        """Makes a coroutine function that does its work once in a while: a decorator."""
+
+        @functools.wraps(function)
+        async def run(*args: "P.args", **kwargs: "P.kwargs") -> "Ran[R]":
+            return await self.run(function, *args, **kwargs)
+
+        return run
+
+
+class AsyncTurn(TurnBase):
+    """A block of work that may be due; see :meth:`AsyncOnce.turn`."""
+
+    def __init__(
+        self, once: Once, change: "Optional[Callable[[LockRequest], LockRequest]]" = None
+    ) -> None:
+        super().__init__(once)
+        self._change = change
+
+    @property
+    def lock(self) -> AsyncLock:
+        """The lock, which is held while the work is due."""
+        return AsyncLock(self._lock)
+
+    async def __aenter__(self) -> "AsyncTurn":
+        (native, request), every = self._request(), self._every
+        asked = request if self._change is None else self._change(request)
+        self._begin(await outcome(lambda bridge: native.begin_on(bridge, asked, every)))
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        try:
+            if self.due and exception[0] is None:
+                await outcome(self._take().succeed_on)
+        finally:
+            await release(self._lock)
+
+
 class AsyncLocks:
     """A manager's locks for asyncio."""
 
@@ -214,10 +365,14 @@ class AsyncLocks:
         return self.lock(name, kind="permits", permits=permits, capacity=capacity, **options)
 
     def lock_all(
-        self, names: Iterable[str], blocking_timeout: Optional[float] = None, **options: Any
+        self, names: Iterable[str], blocking_timeout: Optional[Seconds] = None, **options: Any
     ) -> AsyncAllLocks:
         """Makes a lock of all ``names``, acquired all or none. Takes the options of ``lock()``."""
         return AsyncAllLocks(self._manager.lock_all(names, blocking_timeout, **options))
+
+    def once(self, name: str, every: Seconds, **options: Any) -> AsyncOnce:
+        """Makes work that is done once in a while. Takes the options of the manager's ``once()``."""
+        return AsyncOnce(self._manager.once(name, every, **options))
 
     # `List`, because `list` is a method of this class.
     async def inspect(self, name: str) -> "List[Claim]":
@@ -241,7 +396,7 @@ class AsyncLocks:
         native, prefix = engine.native, engine.add_prefix(prefix)
         return summaries(await outcome(lambda bridge: native.list_on(bridge, prefix)), engine)
 
-    def watch(self, prefix: str = "", every: float = 1.0) -> AsyncWatch:
+    def watch(self, prefix: str = "", every: Seconds = 1.0) -> AsyncWatch:
         """Tells how the names that begin with ``prefix`` change, as the manager's ``watch()``.
 
         ::

@@ -11,11 +11,12 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Mapping, Optional, TypeVar, Union
 
-from .addresses import lock_name
+from .addresses import Seconds, lock_name
 from .config import Config
 from .constants import URL_GLOBAL_LOCK_CLASS
 from .exceptions import GlobalLockClassNotFoundException, InvalidOption, NotLocked
 from .kinds import AllLocks, ReadWriteLock
+from .once import Once
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -44,20 +45,21 @@ def normalize_key_prefix_for_path(key: str) -> str:
 class GlobalLockImplementationBase:
     """A lock of one engine. To write an engine, derive from this class and implement ``_do_acquire``.
 
-    Times are in seconds. ``timeout`` is the max hold time: the longest that the lock is held. ``lock_ttl`` is
-    the lease: how long the lock outlives its owner's last sign of life. ``blocking_timeout`` is the longest
-    wait. ``sleep`` is accepted and has no effect, because waiters do not poll.
+    Times are in seconds, or a ``timedelta``. ``timeout`` is the max hold time: the longest that the lock is
+    held. ``lock_ttl`` is the lease: how long the lock outlives its owner's last sign of life.
+    ``blocking_timeout`` is the longest wait. ``sleep`` is accepted and has no effect, because waiters do not
+    poll.
     """
 
     def __init__(
         self,
         config: Any,
         name: str,
-        timeout: Optional[float] = None,
+        timeout: Optional[Seconds] = None,
         sleep: Optional[float] = None,
         blocking: Optional[bool] = None,
-        blocking_timeout: Optional[float] = None,
-        lock_ttl: Optional[float] = None,
+        blocking_timeout: Optional[Seconds] = None,
+        lock_ttl: Optional[Seconds] = None,
         **other_options: Any,
     ) -> None:
         self.name = name
@@ -154,11 +156,13 @@ class GlobalLockManager:
     def lock(
         self,
         name: str,
-        timeout: Optional[float] = None,
+        timeout: Optional[Seconds] = None,
         sleep: Optional[float] = None,
         blocking: Optional[bool] = None,
-        blocking_timeout: Optional[float] = None,
-        lock_ttl: Optional[float] = None,
+        blocking_timeout: Optional[Seconds] = None,
+        lock_ttl: Optional[Seconds] = None,
+        grace: Optional[Seconds] = None,
+        with_value: bool = False,
         **other_options: Any,
     ) -> NativeGlobalLock:
         """Makes a lock; sends nothing to the store yet.
@@ -169,12 +173,18 @@ class GlobalLockManager:
                 if lock.is_locked:
                     ...
 
-        :param timeout: the max hold time, in seconds: the longest that the lock is held. Default: no limit.
+        Times are in seconds, or a ``timedelta``.
+
+        :param timeout: the max hold time: the longest that the lock is held. Default: no limit.
         :param sleep: accepted for compatibility with earlier releases; waiters do not poll.
         :param blocking: whether to wait for the lock. Default: yes.
-        :param blocking_timeout: the longest wait, in seconds. Default: no limit.
-        :param lock_ttl: the lease, in seconds: how long the lock outlives its owner's last sign of life. The
-            core renews it at a third of that, without Python's help. Default: 10.
+        :param blocking_timeout: the longest wait. Default: no limit.
+        :param lock_ttl: the lease: how long the lock outlives its owner's last sign of life. The core renews
+            it at a third of that, without Python's help. Default: 10.
+        :param grace: makes the end at ``timeout`` a planned one: the owner is asked to end its work then
+            (``lock.asked_to_end``), and the lock is kept for so long after it. Default: the lock is lost at
+            ``timeout``.
+        :param with_value: whether the grant comes with the value of the name (``lock.value``). Default: no.
         """
         default = self.config.get
         lock = self.lock_class(
@@ -184,7 +194,8 @@ class GlobalLockManager:
             sleep=default("sleep", 0.1) if sleep is None else sleep,
             blocking=default("blocking", True) if blocking is None else blocking,
             blocking_timeout=default("blocking_timeout") if blocking_timeout is None else blocking_timeout,
-            **self._lease(default("lock_ttl") if lock_ttl is None else lock_ttl),
+            **_given(lock_ttl=default("lock_ttl") if lock_ttl is None else lock_ttl),
+            **_given(grace=grace, with_value=None if with_value is False else with_value),
             **other_options,
         )
         lock._manager = weakref.ref(self)
@@ -207,7 +218,7 @@ class GlobalLockManager:
         return self.lock(name, kind="permits", permits=permits, capacity=capacity, **options)
 
     def lock_all(
-        self, names: Iterable[str], blocking_timeout: Optional[float] = None, **options: Any
+        self, names: Iterable[str], blocking_timeout: Optional[Seconds] = None, **options: Any
     ) -> "AllLocks":
         """Makes a lock of all ``names``, acquired all or none.
 
@@ -231,6 +242,23 @@ class GlobalLockManager:
             return run
 
         return decorate
+
+    def once(self, name: str, every: Seconds, **options: Any) -> Once:
+        """Makes work that is done once in a while, however many processes and hosts start it.
+
+        ::
+
+            ran = lockman.once("nightly-report", every=timedelta(hours=20)).run(send_the_report)
+
+        It uses the mutex of this name, and its value.
+
+        :param every: for how long after the beginning of a success the work is not done again: from 1 ms to
+            a year. Choose it shorter than the period of the schedule, for example 20 hours for each night,
+            because runs do not begin at the same moment every time. Choose it longer than the clocks of the
+            hosts are apart and than the work takes, or the next host does the work again.
+        :param options: those of ``lock()``.
+        """
+        return Once(self, name, every, options)
 
     # `List`, because `list` is a method of this class.
     def inspect(self, name: str) -> "List[Claim]":
@@ -257,7 +285,7 @@ class GlobalLockManager:
         """Sums up the names that have a holder or a waiter, sorted by name."""
         return self.lock("any").summaries(prefix)
 
-    def watch(self, prefix: str = "", every: float = 1.0) -> "Watch":
+    def watch(self, prefix: str = "", every: Seconds = 1.0) -> "Watch":
         """Tells how the names that begin with ``prefix`` change.
 
         First come all names that have a holder or a waiter, then each that is not as it was, and each that is
@@ -281,11 +309,6 @@ class GlobalLockManager:
         from .aio import AsyncLocks
 
         return AsyncLocks(self)
-
-    @staticmethod
-    def _lease(lock_ttl: Optional[float]) -> "dict[str, float]":
-        # Engine classes that were written for the first releases do not know this option.
-        return {} if lock_ttl is None else {"lock_ttl": lock_ttl}
 
     def registered_locks(self) -> "List[GlobalLockImplementationBase]":
         """The locks of this manager that are held."""
@@ -339,6 +362,11 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _given(**options: Any) -> "dict[str, Any]":
+    """The options that are set: engine classes of the first releases do not know them."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _import(path: Any) -> Any:

@@ -4,9 +4,11 @@ __all__ = [
     "Evicted",
     "GlobalLockClassNotFoundException",
     "GlobalLockError",
+    "HeldTooLong",
     "InvalidAddress",
     "InvalidName",
     "InvalidOption",
+    "LockLost",
     "NotLocked",
     "StoreDenied",
     "StoreUnavailable",
@@ -48,10 +50,21 @@ class InvalidOption(GlobalLockError, ValueError):
 
 
 class NotLocked(GlobalLockError):
-    """A function that runs only with its lock was called, and the lock was not granted."""
+    """What needs its lock was called, and the lock was not granted, or is not held."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the lock {name!r} was not granted")
+    def __init__(self, name: str, why: str = "was not granted") -> None:
+        super().__init__(f"the lock {name!r} {why}")
+
+
+class LockLost(NotLocked):
+    """The lock was lost while its owner needed it. The text says why; another owner may hold it by now."""
+
+    def __init__(self, text: str) -> None:
+        GlobalLockError.__init__(self, text)
+
+
+class HeldTooLong(GlobalLockError, TimeoutError):
+    """Work was ended because its lock was held for the max hold time; the lock was kept until then."""
 
 
 class StoreUnavailable(GlobalLockError, ConnectionError):

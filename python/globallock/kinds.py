@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Iterator, Optional
 
+from .addresses import Seconds, seconds
 from .clock import now
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class ReadWriteLock:
 class AllLocks:
     """Several locks, acquired all or none."""
 
-    def __init__(self, locks: "list[NativeGlobalLock]", blocking_timeout: Optional[float]) -> None:
+    def __init__(self, locks: "list[NativeGlobalLock]", blocking_timeout: Optional[Seconds]) -> None:
         self.locks = locks
         self.blocking_timeout = blocking_timeout
 
@@ -42,7 +43,8 @@ class AllLocks:
 
     def in_turn(self) -> "Iterator[NativeGlobalLock]":
         """The locks in order, each with what is left of the common time limit as its own."""
-        until = None if self.blocking_timeout is None else now() + self.blocking_timeout
+        limit = self.blocking_timeout
+        until = None if limit is None else now() + seconds("blocking_timeout", limit)
         for lock in self.locks:
             if until is not None:
                 lock.blocking_timeout = max(0.0, until - now())

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 from . import _rust
-from .addresses import is_text, lock_name, seconds
+from .addresses import Seconds, is_text, lock_name, seconds
 from .base import GlobalLockImplementationBase
 from .constants import DEFAULT_LEASE
-from .exceptions import InvalidAddress, InvalidOption
+from .exceptions import InvalidAddress, InvalidOption, NotLocked
 from .greenlets import hub
 from .onlooker import AsyncWatch, Summary, Watch, ask, summaries
 
-__all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest"]
+__all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -37,6 +38,9 @@ class LockRequest(NamedTuple):
     wait: Optional[float]
     max_hold: Optional[float]
     lease: Optional[float]
+    #: After how long the owner is asked to end, if its end is planned.
+    ask_after: Optional[float] = None
+    wants_value: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,22 @@ class Claim:
     key: str
 
 
+@dataclass(frozen=True)
+class Value:
+    """The value of a lock's name, which a holder has left."""
+
+    #: What was set. Not shown, because it is nobody's business but the holders'.
+    data: bytes = field(repr=False)
+    #: The fencing token of the holder that set it.
+    fencing_token: int
+    #: How many seconds ago that was, when this was read: by the clock of the store where it has one.
+    age: float
+
+
 class Engine:
     """The connection of one manager, which each process makes for itself when it first needs it."""
 
-    def __init__(self, url: str, lease: Optional[float], label: Optional[str], prefix: str = "") -> None:
+    def __init__(self, url: str, lease: Optional[Seconds], label: Optional[str], prefix: str = "") -> None:
         if not is_text(url):
             raise InvalidAddress("the address is not a text that can be sent")
         if label is not None and not is_text(label):
@@ -119,6 +135,9 @@ class NativeGlobalLock(GlobalLockImplementationBase):
             raise InvalidOption(f"the option kind must be one of {sorted(_KINDS)}")
         self._permits = _count("permits", options.pop("permits", 1))
         self._capacity = _count("capacity", options.pop("capacity", 1))
+        self._wants_value = _flag("with_value", options.pop("with_value", False))
+        #: How long the lock is kept after its owner was asked to end, if its end is planned.
+        self.grace: Optional[Seconds] = options.pop("grace", None)
         super().__init__(config, name, **options)
         unknown = sorted(set(self.other_options) - _ACCEPTED)
         if unknown:
@@ -158,6 +177,63 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         """How many seconds it stays held without another renewal; ``None`` if until the process ends."""
         return self._guard.remaining() if self._guard is not None else 0.0
 
+    @property
+    def value(self) -> Optional[Value]:
+        """The value of the name, as it was at the grant or as this lock has set it since.
+
+        ``None`` where there is none, and while the lock is not held. For a lock that was made with
+        ``with_value=True``.
+        """
+        if not self._wants_value:
+            raise InvalidOption(f"the lock {self.name!r} reads no value: make it with with_value=True")
+        fields = self._guard.value() if self._guard is not None else None
+        return None if fields is None else Value(*fields)
+
+    def set_value(self, data: bytes, keep: Seconds) -> bool:
+        """Leaves at most 1 KiB beside the lock for those that hold it later.
+
+        It outlives this owner, and ends by itself once it was not set for the time ``keep``. The store takes
+        it only from the very grant that holds. False if, of several that hold together such as readers, one
+        with a higher fencing token has set it.
+
+        :param keep: how long it stays, in seconds or as a ``timedelta``: from 1 ms to a year.
+        :raises LockLost: the lock is not held any more, and nothing was written.
+        :raises NotLocked: it was not acquired, or is released.
+        :raises StoreUnavailable: it may be written or not; to set it again has the effect of once.
+        """
+        guard, data, time = self.write_request(data, keep)
+        return ask(
+            lambda: guard.set_value(data, time), lambda bridge: guard.set_value_on(bridge, data, time)
+        )
+
+    def write_request(self, data: bytes, keep: Seconds) -> "tuple[_rust.Guard, bytes, float]":
+        """What the core must write, and by which grant."""
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise InvalidOption(f"the value is of type {type(data).__name__}: give bytes")
+        time = seconds("keep", keep)
+        if self._guard is None:
+            raise NotLocked(self.name, "is not held, so it cannot set its value")
+        return self._guard, bytes(data), time
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the owner should end its work now.
+
+        True once the max hold time has passed of a lock with ``grace``, which is kept for that long; and once
+        the lock is lost. False after its release.
+        """
+        return self._guard is not None and self._guard.is_asked_to_end()
+
+    def on_asked_to_end(self, callback: "Callable[[str], Any]") -> None:
+        """Calls ``callback`` with the reason, in its own thread, when the owner is asked to end its work."""
+        self._watch("on_asked_to_end", _wait_asked, callback)
+
+    def asked_to_end_event(self) -> threading.Event:
+        """Makes an event that is set when the owner is asked to end its work."""
+        event = threading.Event()
+        self.on_asked_to_end(lambda _: event.set())
+        return event
+
     def lock_request(self) -> LockRequest:
         """What the core must acquire, from this lock's options."""
         wait = _time("blocking_timeout", self.blocking_timeout) if self.blocking in (None, True) else 0.0
@@ -166,7 +242,16 @@ class NativeGlobalLock(GlobalLockImplementationBase):
             # Without renewal the lease would end the hold. So it becomes the max hold time.
             hold = lease if hold is None else min(lease, hold)
             lease = None
-        return LockRequest(self.prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease)
+        ask_after, grace = None, _time("grace", self.grace)
+        if grace is not None:
+            if hold is None:
+                raise InvalidOption("the option grace needs a timeout, after which it begins")
+            # The store's limit lies behind the grace, so that nobody else is granted the lock before.
+            ask_after, hold = hold, hold + grace
+        return LockRequest(
+            self.prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease, ask_after,
+            self._wants_value,
+        )  # fmt: skip
 
     @property
     def prefixed_name(self) -> str:
@@ -236,22 +321,31 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         """Does the same as ``extend()``; release 0.2.0 has this name."""
         return self.extend()
 
-    def wait_lost(self, timeout: Optional[float] = None) -> Optional[str]:
+    def wait_lost(self, timeout: Optional[Seconds] = None) -> Optional[str]:
         """Waits until the lock is lost and says why; ``None`` if it was not lost by then, or was released."""
-        return _wait_lost(self._guard, timeout) if self._guard is not None else None
+        limit = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        return _wait_lost(self._guard, limit) if self._guard is not None else None
 
     def on_lost(self, callback: "Callable[[str], Any]") -> None:
         """Calls ``callback`` with the reason, in its own thread, if the lock is lost before its release."""
+        self._watch("on_lost", _wait_lost, callback)
+
+    def _watch(
+        self,
+        what: str,
+        wait: "Callable[[_rust.Guard, Optional[float]], Optional[str]]",
+        callback: "Callable[[str], Any]",
+    ) -> None:
         guard = self._guard
         if guard is None:
-            raise InvalidOption("on_lost() needs a lock that is held")
+            raise InvalidOption(f"{what}() needs a lock that is held")
 
         def watch() -> None:
-            loss = _wait_lost(guard, None)
-            if loss is not None:
-                callback(loss)
+            reason = wait(guard, None)
+            if reason is not None:
+                callback(reason)
 
-        threading.Thread(target=watch, name=f"globallock-lost-{self.name}", daemon=True).start()
+        threading.Thread(target=watch, name=f"globallock-{what}-{self.name}", daemon=True).start()
 
     def lost_event(self) -> threading.Event:
         """Makes an event that is set if the lock is lost before its release."""
@@ -291,15 +385,15 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         listed = ask(lambda: native.list(prefix), lambda bridge: native.list_on(bridge, prefix))
         return summaries(listed, engine)
 
-    def watch(self, prefix: str, every: float) -> Watch:
+    def watch(self, prefix: str, every: Seconds) -> Watch:
         """Tells how the names below this manager's prefix change."""
         return Watch(self._native_watch(prefix, every), self.engine)
 
-    def watch_async(self, prefix: str, every: float) -> AsyncWatch:
+    def watch_async(self, prefix: str, every: Seconds) -> AsyncWatch:
         """Does the same for asyncio."""
         return AsyncWatch(self._native_watch(prefix, every), self.engine)
 
-    def _native_watch(self, prefix: str, every: float) -> _rust.Watch:
+    def _native_watch(self, prefix: str, every: Seconds) -> _rust.Watch:
         return self.engine.native.watch(self.engine.add_prefix(prefix), seconds("every", every))
 
     async def __aenter__(self) -> "NativeGlobalLock":
@@ -322,6 +416,14 @@ def _wait_lost(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
     return loss
 
 
+def _wait_asked(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
+    greenlets = hub()
+    if greenlets is None:
+        return guard.wait_asked(limit)
+    reason: Optional[str] = greenlets.outcome(lambda bridge: guard.asked_on(bridge, 0.0), limit)
+    return reason
+
+
 def claims(entries: "list[_rust.EntryFields]") -> "list[Claim]":
     """Makes claims of the entries of a queue that the core has listed."""
     return [
@@ -338,3 +440,9 @@ def _count(option: str, value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value < 2**32:
         raise InvalidOption(f"the option {option} is not a whole number from 1 on")
     return int(value)
+
+
+def _flag(option: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidOption(f"the option {option} is neither True nor False")
+    return value

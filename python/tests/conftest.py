@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import globallock
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +136,28 @@ def url(request, tmp_path):
     return request.getfixturevalue(f"{request.param}_server").url
 
 
+ENGINES = {
+    "RedisGlobalLock": (globallock.REDIS_GLOBAL_LOCK_CLASS, "redis", "port"),
+    "EtcdGlobalLock": (globallock.ETCD_GLOBAL_LOCK_CLASS, "etcd", "port"),
+    "ZookeeperGlobalLock": (globallock.ZOOKEEPER_GLOBAL_LOCK_CLASS, "zookeeper", "hosts"),
+}
+
+
+@pytest.fixture(params=["memory", "file", "redis", "etcd", "zookeeper", *ENGINES])
+def config(request, tmp_path):
+    """The configuration of each engine of the package: its address, or as earlier releases have it."""
+    if request.param == "memory":
+        return f"memory:{tmp_path}"
+    if request.param == "file":
+        return f"file://{tmp_path}/locks"
+    if request.param not in ENGINES:
+        return request.getfixturevalue(f"{request.param}_server").url
+    engine, kind, option = ENGINES[request.param]
+    port = request.getfixturevalue(f"{kind}_server").port
+    where = f"127.0.0.1:{port}" if option == "hosts" else port
+    return {"global_lock_engine_class": engine, "global_lock_engine_options": {option: where}}
+
+
 @pytest.fixture
 def name(request):
     """A lock's name that no other test uses."""
@@ -146,6 +169,24 @@ def eventually(what, condition, limit=30):
     while not condition():
         assert time.monotonic() < until, f"not within {limit} s: {what}"
         time.sleep(0.005)
+
+
+def in_fork(function):
+    """Runs a function in a forked child, and returns the repr of its result."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.write(writing, repr(function()).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as output:
+        text = output.read()
+    assert os.waitpid(child, 0)[1] == 0, text
+    return text
 
 
 def run(program, *arguments, **options):

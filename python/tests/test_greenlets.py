@@ -86,6 +86,37 @@ PROGRAMS = {
             gevent.sleep(0.001)
         lock.release()
     """,
+    "values and runs": """
+        with lockman.lock(name, with_value=True) as lock:
+            assert lock.value is None and lock.set_value(b"green", keep=60)
+        with lockman.lock(name, with_value=True) as lock:
+            assert lock.value.data == b"green"
+        once, ran = lockman.once(name + "-once", every=60), []
+        def work():
+            gevent.sleep(0.01)
+            ran.append(1)
+        done = [gevent.spawn(once.run, work) for _ in range(6)]
+        gevent.joinall(done, raise_error=True)
+        assert ran == [1] and sum(bool(greenlet.value) for greenlet in done) == 1
+        # A greenlet that is killed in its work records nothing.
+        killed = lockman.once(name + "-killed", every=60)
+        began = gevent.event.Event()
+        runs = gevent.spawn(killed.run, lambda: began.set() or gevent.sleep(60))
+        began.wait()
+        runs.kill()
+        assert killed.run(lambda: 7).value == 7
+    """,
+    "planned ends": """
+        lock, reasons = lockman.lock(name, timeout=0.2, grace=60), []
+        assert lock.acquire() and not lock.asked_to_end
+        event = lock.asked_to_end_event()
+        lock.on_asked_to_end(reasons.append)
+        assert event.wait(30) and lock.asked_to_end and lock.is_locked
+        while not reasons:
+            gevent.sleep(0.001)
+        assert "max hold time" in reasons[0]
+        lock.release()
+    """,
     "threads of gevent's pool may acquire locks too": """
         pool = gevent.get_hub().threadpool
         def take():

@@ -2,7 +2,6 @@
 
 import ctypes
 import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import time
 
 import pytest
 import redis
-from conftest import ends, eventually, run
+from conftest import ends, eventually, in_fork, run
 from globallock import GlobalLockManager
 
 HOLDS = """
@@ -21,24 +20,6 @@ lock = GlobalLockManager(sys.argv[1]).lock(sys.argv[2])
 assert lock.acquire()
 print("held", flush=True)
 """
-
-
-def in_fork(function):
-    """Runs a function in a forked child, and returns the repr of its result."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.write(writing, repr(function()).encode())
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading) as output:
-        text = output.read()
-    assert os.waitpid(child, 0)[1] == 0, text
-    return text
 
 
 def test_the_end_of_the_interpreter_releases_held_locks(url, name):

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from globallock import GlobalLockManager
+from globallock import GlobalLockManager, HeldTooLong
 
 PAGE = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -18,7 +18,7 @@ def blocks():
 def test_the_examples_for_threads_and_asyncio_run(redis_server):
     written = []
     names = {"write_report": written.append}
-    first, kinds, _, for_asyncio, _ = blocks()
+    first, kinds, _, _, _, _, _, for_asyncio, _ = blocks()
     exec(first.replace("redis://127.0.0.1:6379", redis_server.url), names)
     assert len(written) == 1 and isinstance(written[0], int)
     exec(kinds, names)
@@ -26,6 +26,49 @@ def test_the_examples_for_threads_and_asyncio_run(redis_server):
     body = textwrap.indent(for_asyncio, "    ")
     exec(f"async def main():\n{body}", names)
     asyncio.run(names["main"]())
+
+
+def test_the_examples_of_runs_and_values_run(redis_server):
+    _, _, once, value, *_ = blocks()
+    lockman, printed, sent = GlobalLockManager(redis_server.url), [], []
+    names = {
+        "lockman": lockman,
+        "print": lambda *what: printed.append(what),
+        "send_the_mail": lambda *token: sent.append(token),
+    }
+    for _ in range(2):
+        exec(once, names)
+        names["tidy_up"]()
+        exec(value, names)
+    assert [len(token) for token in sent] == [0, 1]
+    assert printed[0] == ("sent", None) and printed[1][0].startswith("a host has begun to send it 0 s ago")
+    with lockman.lock("import", with_value=True) as lock:
+        assert lock.value.data == b"2"
+
+
+def test_the_examples_of_planned_ends_run(redis_server):
+    _, _, _, _, for_threads, for_asyncio, *_ = blocks()
+    lockman, indexed = GlobalLockManager(redis_server.url), []
+
+    async def reindex():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            indexed.append("cleaned up")
+
+    def index(document):
+        indexed.append(document)
+        assert names["lock"].asked_to_end_event().wait(30)
+
+    # The hour is shorter here.
+    names = {"lockman": lockman, "timedelta": lambda hours: 0.2, "documents": range(9), "index": index}
+    exec(for_threads, names)
+    body = textwrap.indent(for_asyncio, "    ")
+    names["reindex"] = reindex
+    exec(f"async def main():\n{body}", names)
+    with pytest.raises(HeldTooLong):
+        asyncio.run(names["main"]())
+    assert indexed == [0, "cleaned up"]
 
 
 class Ended(Exception):
@@ -44,5 +87,5 @@ def test_the_example_for_onlookers_runs(redis_server):
             raise Ended
 
     with lock, pytest.raises(Ended):
-        exec(blocks()[2], {"lockman": lockman, "print": show})
+        exec(blocks()[6], {"lockman": lockman, "print": show})
     assert shown == [("imports/7", "mutex"), ("imports/7", "is held"), ("imports/7", "is free")]

@@ -198,7 +198,7 @@ def test_values_that_are_not_a_prefix(prefix):
 
 
 DAY = datetime.timedelta(1)
-NOT_TIMES = ["x", -1, float("nan"), float("inf"), 1e300, 10**400, [], {}, object(), b"1", DAY, 1j]
+NOT_TIMES = ["x", -1, float("nan"), float("inf"), 1e300, 10**400, [], {}, object(), b"1", -DAY, 1j]
 
 
 @pytest.mark.parametrize("option", ["timeout", "blocking_timeout", "lock_ttl"])
@@ -215,6 +215,18 @@ def test_values_that_are_not_a_time(option, value):
             use()
     assert lockman.lock("a", **{option: decimal.Decimal("0.5")}, blocking=False).acquire()
     lockman.close()
+
+
+def test_times_may_be_timedeltas():
+    tenth = DAY / (24 * 3600 * 10)
+    lockman = GlobalLockManager("memory:timedelta", lock_ttl=DAY)
+    with lockman.lock("a", timeout=DAY, lock_ttl=DAY, blocking_timeout=tenth, grace=DAY) as lock:
+        assert lock.is_locked and 80000 < lock.remaining < 87000
+        assert lock.wait_lost(tenth) is None
+        assert not lockman.lock("a", blocking_timeout=tenth).acquire()
+        assert not lockman.lock_all(["a", "b"], blocking_timeout=tenth).acquire()
+        with lockman.watch(every=tenth) as changes:
+            assert next(changes).name == "a"
 
 
 @pytest.mark.parametrize("value", ["x", -1, 2**32, 10**40, None, [], float("nan"), 1.5, object()], ids=repr)

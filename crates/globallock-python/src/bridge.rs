@@ -17,14 +17,16 @@ use tokio::task::AbortHandle;
 
 use crate::driver::WaitKind;
 use crate::failure::raise;
-use crate::guard::Guard;
+use crate::guard::{Granted, Guard};
 use crate::manager::EntryFields;
 use crate::process::{ForkGuarded, Process};
 use crate::watch::SummaryFields;
 
 /// The outcome of a request.
 pub(crate) enum Outcome {
-    Granted(Option<globallock::Guard>),
+    Granted(Option<Granted>),
+    /// How many seconds ago the last success began, that still counts.
+    Skipped(f64),
     Flag(bool),
     Text(Option<String>),
     Entries(Vec<EntryFields>),
@@ -37,6 +39,7 @@ impl Outcome {
     pub(crate) fn into_python(self, python: Python<'_>) -> PyResult<Py<PyAny>> {
         match self {
             Outcome::Granted(guard) => guard.map(Guard::new).into_py_any(python),
+            Outcome::Skipped(began) => began.into_py_any(python),
             Outcome::Flag(flag) => flag.into_py_any(python),
             Outcome::Text(text) => text.into_py_any(python),
             Outcome::Entries(entries) => entries.into_py_any(python),

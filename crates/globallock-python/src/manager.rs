@@ -5,15 +5,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::{StreamExt, TryStreamExt};
+use globallock::backend::Instant;
+use globallock::internals::{Began, Running, Turn, begin_in_time};
 use globallock::{
-    EntryKey, Error, Lock, LockKind, LockManager, ManagerOptions, Options, Release, Result, Summary,
+    EntryKey, Error, Guard, Lock, LockKind, LockManager, ManagerOptions, Options, Release, Result, Summary,
 };
 use pyo3::prelude::*;
 use tokio::sync::{OnceCell, watch};
 
 use crate::bridge::{Bridge, Outcome};
 use crate::driver::WaitKind;
-use crate::failure::{InvalidOption, raise};
+use crate::failure::{InvalidOption, raise, seconds};
+use crate::guard::Granted;
 use crate::log::{self, Logging};
 use crate::process::{ForkGuarded, Process};
 use crate::watch::{Changes, Watch, fields};
@@ -59,11 +62,9 @@ struct LockRequest {
     wait: Option<f64>,
     max_hold: Option<f64>,
     lease: Option<f64>,
-}
-
-fn seconds(option: &str, value: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| InvalidOption::new_err(format!("{option} is {value}, which is not a number of seconds")))
+    /// After how many seconds the owner is asked to end, if its end is planned.
+    ask_after: Option<f64>,
+    wants_value: bool,
 }
 
 impl LockRequest {
@@ -81,7 +82,14 @@ impl LockRequest {
             "permits" => LockKind::Permits { count: self.permits, capacity: self.capacity },
             kind => kind.parse()?,
         };
-        Ok(manager.lock(&self.name, kind).with_options(options))
+        let lock = manager.lock(&self.name, kind).with_options(options);
+        Ok(if self.wants_value { lock.with_value() } else { lock })
+    }
+
+    /// What Python gets of a lock that has just been acquired.
+    fn granted(&self, guard: Guard, began: Option<Began>) -> Granted {
+        let after = self.ask_after.and_then(|after| Duration::try_from_secs_f64(after).ok());
+        Granted { guard, ask_at: after.and_then(|after| Instant::now().checked_add(after)), began }
     }
 }
 
@@ -102,7 +110,28 @@ async fn acquire(
         }
     };
     match acquired.await {
-        Ok(guard) => Outcome::Granted(guard),
+        Ok(guard) => Outcome::Granted(guard.map(|guard| request.granted(guard, None))),
+        Err(error) => Outcome::Failed(error),
+    }
+}
+
+/// Acquires a lock for work that is done once in a while, and tells whether it is to be done.
+async fn begin(
+    connected: Arc<Connected>,
+    url: String,
+    defaults: ManagerOptions,
+    (request, options, every): (LockRequest, Options, Duration),
+) -> Outcome {
+    let begun = async {
+        let manager = connected.manager(&url, defaults).await?;
+        begin_in_time(&manager.once(&request.name).every(every).with_options(options)).await
+    };
+    match begun.await {
+        Ok(None) => Outcome::Granted(None),
+        Ok(Some(Turn::Skip { began })) => Outcome::Skipped(began.as_secs_f64()),
+        Ok(Some(Turn::Run(Running { began, guard }))) => {
+            Outcome::Granted(Some(request.granted(guard, Some(began))))
+        }
         Err(error) => Outcome::Failed(error),
     }
 }
@@ -203,6 +232,11 @@ impl Manager {
         Process::current()?.block_on(python, kind, request)?.into_python(python)
     }
 
+    fn once(&self, request: LockRequest, every: f64) -> PyResult<(LockRequest, Options, Duration)> {
+        let options = request.options(&self.options.locks)?;
+        Ok((request, options, seconds("every", every)?))
+    }
+
     fn parts(&self) -> (Arc<Connected>, String, ManagerOptions) {
         (self.connected(), self.url.clone(), self.options.clone())
     }
@@ -231,6 +265,21 @@ impl Manager {
         let options = request.options(&self.options.locks)?;
         let (connected, url, defaults) = self.parts();
         bridge.start(WaitKind::Grant, acquire(connected, url, defaults, request, options))
+    }
+
+    /// Acquires a lock for work that is done once in a while: a guard if the work is to be done, how many
+    /// seconds ago the last success began if not, `None` if the lock was not granted in time.
+    fn begin(&self, python: Python<'_>, request: LockRequest, every: f64) -> PyResult<Py<PyAny>> {
+        let run = self.once(request, every)?;
+        let (connected, url, defaults) = self.parts();
+        self.run(python, WaitKind::Grant, begin(connected, url, defaults, run))
+    }
+
+    /// Does the same for an event loop.
+    fn begin_on(&self, bridge: &Bridge, request: LockRequest, every: f64) -> PyResult<u64> {
+        let run = self.once(request, every)?;
+        let (connected, url, defaults) = self.parts();
+        bridge.start(WaitKind::Grant, begin(connected, url, defaults, run))
     }
 
     /// Lists the claims of a name, oldest first.

@@ -159,8 +159,14 @@ impl Guard {
     ///
     /// # Cancel safety
     /// After a dropped call the value may have been written or not.
-    pub async fn set_value(&self, bytes: impl AsRef<[u8]>, keep: Duration) -> Result<ValueWrite> {
-        self.context.set_value(&self.hold, bytes.as_ref(), keep).await
+    pub fn set_value<B: AsRef<[u8]>>(
+        &self,
+        bytes: B,
+        keep: Duration,
+    ) -> impl Future<Output = Result<ValueWrite>> + Send + use<B> {
+        let (context, hold) = (Arc::clone(&self.context), Arc::clone(&self.hold));
+        let bytes = bytes.as_ref().to_vec();
+        async move { context.set_value(&hold, &bytes, keep).await }
     }
 
     /// How long the lock stays held even if no renewal succeeds any more; zero once it is lost, `None` where

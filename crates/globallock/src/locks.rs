@@ -156,6 +156,11 @@ impl Lock {
         Ok(self.ask(wait_mode(options.wait), &options).await?.guard())
     }
 
+    /// Acquires the lock, waiting as long as the options say; `None` if it was not granted by then.
+    pub(crate) async fn acquire_in_time(&self) -> Result<Option<Guard>> {
+        Ok(self.ask(wait_mode(self.options.wait), &self.options).await?.guard())
+    }
+
     /// Acquires the lock, does `work` while it is held, and releases it. The work is dropped, wherever it is,
     /// as soon as the lock is lost.
     ///

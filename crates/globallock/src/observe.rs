@@ -355,7 +355,7 @@ impl fmt::Display for Event<'_> {
             | Event::Released { claim, .. }
             | Event::LostBeforeRelease { claim, .. } => write!(f, ": {:?}", claim.name.as_str()),
             Event::Kept { claim, left, .. } | Event::CutShort { claim, left, .. } => {
-                write!(f, ": {:?}: {left:?}", claim.name.as_str())
+                write!(f, ": {:?}: {}", claim.name.as_str(), Shown(*left))
             }
             Event::Lost { claim, loss, .. } => write!(f, ": {:?}: {loss}", claim.name.as_str()),
             Event::ReleaseFailed { claim, error } | Event::ReleaseUnanswered { claim, error } => {

@@ -66,20 +66,29 @@ pub enum Ran<T, E> {
 }
 
 /// What is to be done under a lock that was acquired.
-pub(crate) enum Turn {
+#[derive(Debug)]
+pub enum Turn {
+    /// The work is to be done.
     Run(Running),
-    Skip { began: Duration },
+    /// The last success began so long ago, and still counts.
+    Skip {
+        /// How long ago.
+        began: Duration,
+    },
 }
 
 /// A run that has begun under a lock.
-pub(crate) struct Running {
-    pub(crate) began: Began,
-    pub(crate) guard: Guard,
+#[derive(Debug)]
+pub struct Running {
+    /// What its success is recorded with.
+    pub began: Began,
+    /// The lock.
+    pub guard: Guard,
 }
 
 /// When a run began, and for how long its success counts.
-#[derive(Clone, Copy)]
-pub(crate) struct Began {
+#[derive(Clone, Copy, Debug)]
+pub struct Began {
     at: Instant,
     every: Duration,
     /// For how long the writing of its record is repeated.
@@ -141,41 +150,80 @@ impl Once {
 
     /// Acquires the lock, and says whether the work is to be done.
     pub(crate) async fn begin(&self) -> Result<Turn> {
+        let every = self.checked_every()?;
+        Ok(self.turn(every, self.lock.acquire().await?).await)
+    }
+
+    fn checked_every(&self) -> Result<Duration> {
         let every = self.every.ok_or_else(|| {
             Error::invalid_option("every", "it is not set: say for how long a success counts")
         })?;
         Value::check(&[], every).map_err(|_| {
             Error::invalid_option("every", format!("{} is not between 1 ms and one year", Shown(every)))
         })?;
-        let guard = self.lock.acquire().await?;
+        Ok(every)
+    }
+
+    /// Says whether the work is to be done under a lock that was acquired.
+    async fn turn(&self, every: Duration, guard: Guard) -> Turn {
         match guard.value().as_ref().and_then(began) {
             Some(began) if began < every => {
                 // The time for which the lock is held at least is meant for the work.
                 guard.keep_nobody_out();
                 // The observers have heard of a release that failed, and it goes on in the background.
                 let _ = guard.release().await;
-                Ok(Turn::Skip { began })
+                Turn::Skip { began }
             }
             _ => {
                 let patience = self.lock.options().silence_limit(WaitMode::Wait);
-                Ok(Turn::Run(Running { began: Began { at: now(), every, patience }, guard }))
+                Turn::Run(Running { began: Began { at: now(), every, patience }, guard })
             }
         }
     }
 }
 
+/// Begins a run as [`Once::run`] does, for work that cannot be given to it, such as that of another language:
+/// its success is told by [`Began::succeed`]. `None` if the lock was not granted in time.
+///
+/// # Errors
+/// As [`Once::run`], but never [`Error::TimedOut`].
+///
+/// # Cancel safety
+/// A dropped call gives up the lock in the background.
+pub async fn begin_in_time(once: &Once) -> Result<Option<Turn>> {
+    let every = once.checked_every()?;
+    match once.lock.acquire_in_time().await? {
+        Some(guard) => Ok(Some(once.turn(every, guard).await)),
+        None => Ok(None),
+    }
+}
+
 impl Began {
-    /// Records a success, and releases the lock.
+    /// Ends a run: records its success, and releases the lock.
     pub(crate) async fn finish<T, E>(self, guard: Guard, done: Result<T, E>) -> Result<Ran<T, E>> {
-        let ran = match done {
+        match done {
             Ok(done) => {
-                self.record(&guard).await?;
-                Ran::Done(done)
+                self.succeed(guard).await?;
+                Ok(Ran::Done(done))
             }
-            Err(error) => Ran::Failed(error),
-        };
+            Err(error) => {
+                let _ = guard.release().await;
+                Ok(Ran::Failed(error))
+            }
+        }
+    }
+
+    /// Records a success, and releases the lock.
+    ///
+    /// # Errors
+    /// As [`Once::run`]: then the success is not recorded as far as is known, and the lock is released.
+    ///
+    /// # Cancel safety
+    /// A dropped call may have recorded the success or not, and releases the lock in the background.
+    pub async fn succeed(self, guard: Guard) -> Result<()> {
+        self.record(&guard).await?;
         let _ = guard.release().await;
-        Ok(ran)
+        Ok(())
     }
 
     /// Writes the record, and repeats that as long as the lock is held and the store timeout lasts: a success

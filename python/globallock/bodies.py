@@ -1,0 +1,136 @@
+"""Work for asyncio that runs while its lock is held, and is cancelled when that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any, Awaitable, Generic, Optional, TypeVar
+
+from .addresses import seconds
+from .exceptions import HeldTooLong, InvalidOption, LockLost
+
+if TYPE_CHECKING:
+    from .native import LockRequest, NativeGlobalLock
+
+R = TypeVar("R")
+
+__all__ = ["Body", "limited"]
+
+_logger = logging.getLogger("globallock.base")
+
+#: How many seconds a body may take to end after its second cancellation, before it is left.
+SETTLES = 1.0
+#: How many seconds after the grace the store ends the lock, for an event loop that hangs.
+STORE_LIMIT = 5.0
+
+#: The bodies that were left: a task that nobody refers to may vanish before its end.
+_left: "set[asyncio.Future[Any]]" = set()
+
+
+def limited(request: LockRequest) -> LockRequest:
+    """The request for the lock of a body, which is released when the body has ended or was left."""
+    if request.ask_after is None or request.max_hold is None:
+        return request
+    return request._replace(max_hold=request.max_hold + STORE_LIMIT)
+
+
+class Body(Generic[R]):
+    """Work in a task of its own, under a lock that is held.
+
+    | what happens | the work | then |
+    |---|---|---|
+    | it ends | – | its value or exception |
+    | the caller is cancelled | is cancelled as often as the caller | as it ends |
+    | the lock is lost | is cancelled | :class:`LockLost`, or its exception |
+    | the max hold time has passed, with a grace | is cancelled, once more after the grace | as it ends |
+    | – and that has ended it | – | :class:`HeldTooLong` |
+    | – and it goes on for `SETTLES` after that | is left | :class:`HeldTooLong` |
+    """
+
+    def __init__(self, lock: NativeGlobalLock, awaited: "Awaitable[R]") -> None:
+        guard = lock._guard
+        if guard is None or not inspect.isawaitable(awaited):
+            raise InvalidOption(f"the work of {lock.name!r} gave no awaitable: give a coroutine function")
+        self._lock, self._guard = lock, guard
+        self._task: "asyncio.Future[R]" = asyncio.ensure_future(awaited)
+        #: Whether the planned end has come.
+        self._is_asked = False
+
+    async def outcome(self) -> R:
+        """Waits for the end of the work."""
+        ending = asyncio.ensure_future(self._end())
+        is_cancelled = False
+        try:
+            while not self._task.done():
+                waits: "set[asyncio.Future[Any]]" = {self._task}
+                if not ending.done():
+                    waits.add(ending)
+                # At the end of a loop all its tasks are cancelled, this one too.
+                elif not ending.cancelled() and ending.result():
+                    _logger.warning("%s, and its work goes on: it was cancelled twice", self._held)
+                    _leave(self._task)
+                    raise HeldTooLong(f"{self._held}, and its work was left, because it did not end")
+                try:
+                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                except asyncio.CancelledError:
+                    # The work decides what becomes of that, as if it were awaited by the caller.
+                    is_cancelled = True
+                    self._task.cancel()
+        finally:
+            ending.cancel()
+            if self._task not in _left:
+                self._task.cancel()
+        if self._task.cancelled() and is_cancelled:
+            raise asyncio.CancelledError
+        if not self._task.cancelled() and self._task.exception() is not None:
+            return self._task.result()
+        loss = await self._loss()
+        if loss is not None:
+            raise LockLost(f"the lock {self._lock.name!r} was lost: {loss}")
+        if self._task.cancelled() and self._is_asked:
+            raise HeldTooLong(f"{self._held}, and its work was ended")
+        return self._task.result()
+
+    @property
+    def _held(self) -> str:
+        timeout = seconds("timeout", self._lock.timeout)
+        return f"the lock {self._lock.name!r} was held for its timeout of {timeout:g} s"
+
+    async def _end(self) -> bool:
+        """Cancels the work when its lock ends; true if it goes on all the same, and is to be left."""
+        from .aio import outcome
+
+        guard = self._guard
+        if await outcome(lambda bridge: guard.asked_on(bridge, 0.0)) is None:
+            return False
+        self._is_asked = guard.is_held()
+        self._task.cancel()
+        if not self._is_asked:
+            # No lock is kept any more, so there is no reason to leave it.
+            return False
+        grace = seconds("grace", self._lock.grace)
+        if await outcome(lambda bridge: guard.asked_on(bridge, grace)) is None:
+            return False
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=SETTLES)
+        return not self._task.done()
+
+    async def _loss(self) -> Optional[str]:
+        """Why the lock was lost; ``None`` if it is held, or was released."""
+        from .aio import outcome
+
+        guard = self._guard
+        reason: Optional[str] = None if guard.is_held() else await outcome(guard.lost_on)
+        return reason
+
+
+def _leave(task: "asyncio.Future[Any]") -> None:
+    _left.add(task)
+    task.add_done_callback(_has_ended)
+
+
+def _has_ended(task: "asyncio.Future[Any]") -> None:
+    _left.discard(task)
+    if not task.cancelled() and task.exception() is not None:
+        _logger.warning("work that was left has failed", exc_info=task.exception())

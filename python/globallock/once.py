@@ -1,0 +1,178 @@
+"""Work that many processes and hosts start and one does, once in a while."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar, Union
+
+from . import _rust
+from .addresses import Seconds, seconds
+from .exceptions import InvalidOption, NotLocked
+from .onlooker import ask
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    from .base import GlobalLockManager
+    from .native import LockRequest, NativeGlobalLock
+
+    P = ParamSpec("P")
+
+R = TypeVar("R")
+
+__all__ = ["Once", "Ran", "Turn", "TurnBase"]
+
+
+@dataclass(frozen=True)
+class Ran(Generic[R]):
+    """What came of a run: the work was done here, or was skipped. True if it was done."""
+
+    #: Whether the work was done here, and its success recorded.
+    done: bool
+    #: What the work returned.
+    value: Optional[R] = None
+    #: How many seconds ago the last success began, because of which the work was skipped.
+    began: Optional[float] = None
+
+    def __bool__(self) -> bool:
+        return self.done
+
+
+class Once:
+    """Work that is done once in a while, however many processes and hosts start it."""
+
+    def __init__(
+        self, manager: GlobalLockManager, name: str, every: Seconds, options: "dict[str, Any]"
+    ) -> None:
+        self.name, self.every = name, seconds("every", every)
+        self._manager, self._options = manager, options
+        refused = sorted({"kind", "permits", "capacity", "with_value"}.intersection(options))
+        if refused:
+            raise InvalidOption(f"once() has no option {refused[0]!r}: its lock is a mutex of its own")
+
+    def run(self, work: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Ran[R]":
+        """Calls ``work`` under the lock, unless the last success began less than ``every`` ago.
+
+        Those that start it at the same time wait for each other, as long as the options say. All but the
+        first to succeed skip the work. An exception of the work passes through, Ctrl-C and ``SystemExit``
+        too. Then nothing is recorded, so that the next one tries.
+
+        A success is recorded after the work has returned. Where that is prevented, by an exception below or
+        by the end of the process, the work is done again by the next one.
+
+        :raises NotLocked: the lock was not granted in time.
+        :raises LockLost: it was lost before the success was recorded. Nothing stops the work at a loss.
+        :raises StoreUnavailable: before the work, or when its success could not be recorded.
+        """
+        refuse_deferred(work)
+        with self.turn() as turn:
+            if not turn.due:
+                return Ran(False, began=turn.began)
+            value = work(*args, **kwargs)
+            if inspect.isawaitable(value):
+                if inspect.iscoroutine(value):
+                    value.close()
+                raise InvalidOption(f"the work of {self.name!r} is to be awaited: use lockman.aio.once()")
+        return Ran(True, value)
+
+    def turn(self) -> "Turn":
+        """Makes the same for a ``with`` block, which must look whether its work is due.
+
+        ::
+
+            with lockman.once("nightly-report", every=timedelta(hours=20)).turn() as turn:
+                if turn.due:
+                    send_the_report(turn.lock.fencing_token)
+
+        A block that ends without an exception, by ``return`` or ``break`` too, is a success.
+        """
+        return Turn(self)
+
+    def _new_lock(self) -> NativeGlobalLock:
+        """Makes the lock of one run."""
+        from .native import NativeGlobalLock
+
+        lock = self._manager.lock(self.name, **self._options)
+        if not isinstance(lock, NativeGlobalLock):
+            raise InvalidOption(f"once() needs an engine of this package, and {type(lock).__name__} is none")
+        return lock
+
+    def __call__(self, function: "Callable[P, R]") -> "Callable[P, Ran[R]]":
+        """Makes a function that does its work once in a while: a decorator."""
+        refuse_deferred(function)
+
+        @functools.wraps(function)
+        def run(*args: "P.args", **kwargs: "P.kwargs") -> "Ran[R]":
+            return self.run(function, *args, **kwargs)
+
+        return run
+
+
+class TurnBase:
+    """What is common to the turns of threads and of asyncio."""
+
+    def __init__(self, once: Once) -> None:
+        self.name = once.name
+        #: Whether the work is to be done now, under the lock.
+        self.due = False
+        #: How many seconds ago the last success began; ``None`` if the work is due.
+        self.began: Optional[float] = None
+        self._every, self._lock = once.every, once._new_lock()
+
+    def _request(self) -> "tuple[_rust.Manager, LockRequest]":
+        self.due, self.began = False, None
+        return self._lock.engine.native, self._lock.lock_request()
+
+    def _begin(self, begun: "Union[_rust.Guard, float, None]") -> None:
+        if begun is None:
+            raise NotLocked(self.name)
+        if isinstance(begun, _rust.Guard):
+            self._lock._take_guard(begun)
+            self.due = True
+        else:
+            self.began = begun
+
+    def _take(self) -> _rust.Guard:
+        guard = self._lock._drop_guard()
+        if guard is None:
+            raise NotLocked(self.name, "was released before the success of its run was recorded")
+        return guard
+
+
+class Turn(TurnBase):
+    """A block of work that may be due; see :meth:`Once.turn`."""
+
+    @property
+    def lock(self) -> NativeGlobalLock:
+        """The lock, which is held while the work is due."""
+        return self._lock
+
+    def __enter__(self) -> "Turn":
+        (native, request), every = self._request(), self._every
+        self._begin(
+            ask(
+                lambda: native.begin(request, every), lambda bridge: native.begin_on(bridge, request, every)
+            )
+        )
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            if self.due and exception[0] is None:
+                guard = self._take()
+                ask(guard.succeed, guard.succeed_on)
+        finally:
+            self._lock.release()
+
+
+def refuse_deferred(work: "Callable[..., Any]") -> None:
+    """Refuses work whose call does nothing yet, so that it would be recorded without having been done."""
+    if not callable(work):
+        raise InvalidOption(f"the work is of type {type(work).__name__}, which cannot be called")
+    for function in (work, type(work).__call__):
+        if inspect.iscoroutinefunction(function):
+            raise InvalidOption("the work is a coroutine function: use lockman.aio.once()")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InvalidOption("the work is a generator function, whose call does nothing yet")

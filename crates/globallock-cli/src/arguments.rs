@@ -136,6 +136,16 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = hold_time)]
     pub(crate) max_hold: Option<Duration>,
 
+    /// Skip the command, with status 0, if one that began less than this time ago has succeeded, on any host.
+    /// Choose it shorter than the time between two starts, such as 20h for every night.
+    #[arg(long, value_name = "TIME", value_parser = span, conflicts_with_all = ["shared", "permits"])]
+    pub(crate) every: Option<Duration>,
+
+    /// Keep others out for at least this time after the start, though the command ends earlier. Choose it
+    /// longer than the clocks of the hosts are apart.
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub(crate) hold_at_least: Option<Duration>,
+
     /// If this host dies: how long the lock stays taken after the last sign of life.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
     pub(crate) lease: Duration,
@@ -192,6 +202,14 @@ pub(crate) enum Leftovers {
 fn time(text: &str) -> Result<Duration, String> {
     globallock::internals::duration::parse(text)
         .ok_or_else(|| "write a time such as 250ms, 30s, 5m or 1h30m".to_owned())
+}
+
+/// A time that is not zero.
+fn span(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => Err("it must be more than nothing".to_owned()),
+        time => Ok(time),
+    }
 }
 
 fn hold_time(text: &str) -> Result<Duration, String> {

@@ -1,9 +1,11 @@
 //! The wait for the lock.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use globallock::internals::duration::Shown;
-use globallock::{Guard, Lock, LockManager, Name};
+use globallock::internals::{Began, Running, Turn, begin_in_time};
+use globallock::{Guard, Lock, LockManager, Name, Once};
 
 use super::waiting::Waiting;
 use crate::arguments::Run;
@@ -14,18 +16,34 @@ use crate::processes::{Event, Processes};
 /// What is waited for.
 pub(super) struct Wanted<'a> {
     pub(super) manager: &'a LockManager,
-    pub(super) lock: Lock,
+    pub(super) asked_for: Asked,
     pub(super) name: Name,
     pub(super) told: Arc<Told>,
     pub(super) arguments: &'a Run,
 }
 
+/// How the lock is asked for.
+pub(super) enum Asked {
+    Lock(Lock),
+    /// Only if the work was not done lately.
+    Once(Once),
+}
+
+/// What came of it.
+pub(super) enum Acquired {
+    /// The command is to run, and its success to be recorded, if that was asked for.
+    Run(Guard, Option<Began>),
+    /// The last success began so long ago.
+    Skip { began: Duration },
+}
+
 /// Acquires the lock, while the job may be stopped and continued.
-pub(super) async fn acquire(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Guard, Failure> {
+pub(super) async fn acquire(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Acquired, Failure> {
     loop {
-        let guard = wait(wanted, processes).await?;
+        let acquired = wait(wanted, processes).await?;
+        let Acquired::Run(guard, began) = acquired else { return Ok(acquired) };
         if !processes.is_stopped() {
-            return Ok(guard);
+            return Ok(Acquired::Run(guard, began));
         }
         // The command of a stopped job cannot start, and others must not wait for a job that nobody
         // continues.
@@ -39,11 +57,24 @@ pub(super) async fn acquire(wanted: &Wanted<'_>, processes: &mut Processes) -> R
     }
 }
 
-async fn wait(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Guard, Failure> {
-    let Wanted { manager, lock, name, arguments, .. } = wanted;
-    let asked =
-        async { if arguments.no_wait { lock.try_acquire().await } else { lock.acquire().await.map(Some) } };
-    let mut asked = std::pin::pin!(asked);
+/// Asks for the lock for as long as its options say; `None` if it was not granted by then.
+async fn ask(asked_for: &Asked) -> globallock::Result<Option<Acquired>> {
+    Ok(match asked_for {
+        Asked::Once(once) => begin_in_time(once).await?.map(|turn| match turn {
+            Turn::Run(Running { began, guard }) => Acquired::Run(guard, Some(began)),
+            Turn::Skip { began } => Acquired::Skip { began },
+        }),
+        Asked::Lock(lock) => match lock.acquire().await {
+            Ok(guard) => Some(Acquired::Run(guard, None)),
+            Err(globallock::Error::TimedOut { .. }) => None,
+            Err(error) => return Err(error),
+        },
+    })
+}
+
+async fn wait(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Acquired, Failure> {
+    let Wanted { manager, name, arguments, .. } = wanted;
+    let mut asked = std::pin::pin!(ask(&wanted.asked_for));
     let mut waiting = Waiting::begin(wanted, processes.front_id());
     let answer = loop {
         tokio::select! {
@@ -54,11 +85,9 @@ async fn wait(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Guard, F
         }
     };
     let refused = match answer {
-        Ok(Some(guard)) => return Ok(guard),
-        Ok(None) => "is taken".to_owned(),
-        Err(globallock::Error::TimedOut { waited, .. }) => {
-            format!("was not granted within {}", Shown(waited))
-        }
+        Ok(Some(acquired)) => return Ok(acquired),
+        Ok(None) if arguments.no_wait => "is taken".to_owned(),
+        Ok(None) => format!("was not granted within {}", Shown(waiting.waited())),
         Err(error) => return Err(error.into()),
     };
     let queue = waiting.queue_now().await;

@@ -5,6 +5,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use globallock::backend::Instant;
+use globallock::internals::Began;
 use globallock::internals::duration::Shown;
 use globallock::internals::sleep_until_some;
 use globallock::{Guard, Release};
@@ -45,10 +46,17 @@ pub(super) struct Held {
     pub(super) status: u8,
     pub(super) lost: bool,
     pub(super) held: Duration,
+    /// Until when others are to be kept out.
+    pub(super) kept_until: Option<Instant>,
 }
 
 /// Runs the command and releases the lock when nothing of it is left.
-pub(super) async fn hold(guard: Guard, arguments: &Run, processes: &mut Processes) -> Held {
+pub(super) async fn hold(
+    guard: Guard,
+    began: Option<Began>,
+    arguments: &Run,
+    processes: &mut Processes,
+) -> Held {
     let granted = Instant::now();
     let token = guard.fencing_token();
     log::info("granted")
@@ -68,7 +76,9 @@ pub(super) async fn hold(guard: Guard, arguments: &Run, processes: &mut Processe
     };
     let failure = watch.until_all_have_ended().await.err();
     let Watch { ended, told_to_end, lost, front_ended, .. } = watch;
-    let kept = release(guard).await;
+    let succeeded = failure.is_none() && !told_to_end && ended.is_some_and(|ended| ended.success());
+    let kept_until = guard.kept_for().map(|rest| Instant::now() + rest);
+    let kept = release(guard, began.filter(|_| succeeded)).await;
     let end = if told_to_end || !kept { End::Exit(exit::LOST) } else { end_of(ended) };
     let status = match (&failure, end) {
         (Some(failure), _) => failure.status(arguments.conflict_exit_code),
@@ -76,7 +86,7 @@ pub(super) async fn hold(guard: Guard, arguments: &Run, processes: &mut Processe
         (None, End::Died(signal)) => exit::of_signal(signal as i32),
     };
     let (end, lost) = ((failure.is_none() && !front_ended).then_some(end), lost || !kept);
-    Held { end, failure, status, lost, held: granted.elapsed() }
+    Held { end, failure, status, lost, held: granted.elapsed(), kept_until }
 }
 
 impl Watch<'_> {
@@ -190,10 +200,26 @@ impl Watch<'_> {
     }
 }
 
-/// Releases the lock. Returns false if the store says that it was not held any more.
-async fn release(guard: Guard) -> bool {
+/// Releases the lock, and records a success that began then. Returns false if the store says that it was not
+/// held any more.
+async fn release(guard: Guard, success: Option<Began>) -> bool {
     let name = guard.name().clone();
     let was_held = guard.is_held();
+    if let Some(began) = success {
+        match began.succeed(guard).await {
+            Ok(()) => log::info("released").say(format_args!("{name} is released, and the success recorded")),
+            Err(globallock::Error::Lost { .. }) => {
+                if was_held {
+                    log::error("lost").say(format_args!("{name} was lost before the success was recorded"));
+                }
+                return false;
+            }
+            Err(error) => log::error("not_recorded").say(format_args!(
+                "the success could not be recorded, so that the command will run again: {error}"
+            )),
+        }
+        return true;
+    }
     match guard.release().await {
         Ok(Release::Released) => log::info("released").say(format_args!("{name} is released")),
         Ok(Release::NotHeld) => {

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use globallock::backend::Instant;
+use globallock::internals::duration::Shown;
+use globallock::internals::sleep_until_some;
 use globallock::{LockKind, LockManager, ManagerOptions, Name, Options, Schemes};
 use tokio::time::timeout;
 
@@ -19,7 +21,7 @@ use crate::arguments::Run;
 use crate::exit::{self, Failure};
 use crate::log::{self, Told};
 use crate::processes::{self, End, Guardian, Processes, Role};
-use acquire::{Wanted, acquire};
+use acquire::{Acquired, Asked, Wanted, acquire};
 use hold::Held;
 use metrics::{Change, Metrics};
 
@@ -103,22 +105,42 @@ async fn run(
     // The planned end is kept by this process, which lets the command end first. The store's limit is for the
     // case that this fails.
     let longest = arguments.max_hold.map(|max_hold| max_hold + arguments.grace + AFTER_GRACE);
-    let locks = Options::new().lease(arguments.lease).max_hold(longest).wait(arguments.wait);
+    if arguments.max_hold.is_some_and(|most| arguments.hold_at_least.is_some_and(|least| least > most)) {
+        return Err(Failure::Usage(
+            "--hold-at-least is longer than --max-hold: change one of them".to_owned(),
+        ));
+    }
+    let wait = if arguments.no_wait { Some(Duration::ZERO) } else { arguments.wait };
+    let locks = Options::new().lease(arguments.lease).max_hold(longest).wait(wait);
+    let locks = locks.hold_at_least(arguments.hold_at_least);
     let told = Arc::new(Told::default());
     let options = ManagerOptions::new().locks(locks).label(label(arguments)).process(processes.front_id());
     let manager = LockManager::connect_lazy_by(schemes, &address.url, options.observer(told.clone()))?;
-    let lock = manager.lock(&name, kind(arguments));
+    let asked_for = match arguments.every {
+        Some(every) => Asked::Once(manager.once(&name).every(every)),
+        None => Asked::Lock(manager.lock(&name, kind(arguments))),
+    };
     let metrics = Metrics::new(arguments.metrics_file.as_deref(), &arguments.name);
-    let wanted = Wanted { manager: &manager, lock, name, told: Arc::clone(&told), arguments };
+    let wanted = Wanted { manager: &manager, asked_for, name, told: Arc::clone(&told), arguments };
     let asked = Instant::now();
     let acquired = acquire(&wanted, processes).await;
     let waited = Change::Set("last_wait_seconds", asked.elapsed().as_secs_f64());
     let end = match acquired {
-        Ok(guard) => {
-            let began = Change::Set("last_start_timestamp_seconds", metrics::now());
-            metrics.change([began, Change::Add("starts_total", 1.0), waited]).await;
-            let held = hold::hold(guard, arguments, processes).await;
+        Ok(Acquired::Skip { began }) => {
+            log::info("skipped").with("began_seconds_ago", began.as_secs_f64()).say(format_args!(
+                "{} is skipped: a run that began {} ago has succeeded",
+                wanted.name,
+                Shown(began)
+            ));
+            metrics.change([Change::Add("skipped_total", 1.0), waited]).await;
+            Ok(Some(End::Exit(0)))
+        }
+        Ok(Acquired::Run(guard, began)) => {
+            let started = Change::Set("last_start_timestamp_seconds", metrics::now());
+            metrics.change([started, Change::Add("starts_total", 1.0), waited]).await;
+            let mut held = hold::hold(guard, began, arguments, processes).await;
             metrics.change(changes(&held, &told)).await;
+            linger(&manager, &wanted.name, &mut held, processes).await;
             if let Some(failure) = held.failure { Err(failure) } else { Ok(held.end) }
         }
         Err(failure) => {
@@ -132,6 +154,28 @@ async fn run(
             .say("the store does not answer the release; the lease frees the lock");
     }
     end
+}
+
+/// Stays until the lock may be released, where the store keeps no lock for an owner that has ended.
+async fn linger(manager: &LockManager, name: &Name, held: &mut Held, processes: &mut Processes) {
+    let Some(until) = held.kept_until.filter(|_| !manager.backend().capabilities().keeps_after_owner) else {
+        return;
+    };
+    let rest = until.saturating_duration_since(Instant::now());
+    let seconds = rest.as_secs_f64();
+    log::warning("kept").with("seconds", seconds).with("pid", std::process::id()).say(format_args!(
+        "{name} is kept for another {} by process {}, because such a store keeps it for nobody who has ended",
+        Shown(rest),
+        std::process::id()
+    ));
+    // The first process of a container has to stay itself, because all others end with it.
+    if !processes.front_is_first()
+        && held.failure.is_none()
+        && let Some(end) = held.end.take()
+    {
+        processes.end_front(end, true);
+    }
+    sleep_until_some(Some(until)).await;
 }
 
 /// What has changed by a run that has held the lock.

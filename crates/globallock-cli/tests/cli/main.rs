@@ -4,6 +4,7 @@ mod address;
 mod evicting;
 mod first;
 mod full;
+mod jobs;
 mod loss;
 mod pages;
 mod processes;

@@ -148,6 +148,13 @@ impl Running {
         find(&self.error, text)
     }
 
+    /// All lines of output, up to the end.
+    pub(crate) fn all_said(mut self) -> Vec<String> {
+        self.close_input();
+        end_of(&mut self.child);
+        self.output.iter().collect()
+    }
+
     /// The lines of standard error up to one that contains `text`.
     pub(crate) fn all_warned_until(&self, text: &str) -> Vec<String> {
         let mut said: Vec<String> = Vec::new();

@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use globallock::Schemes;
 
 use crate::exit;
+use crate::hold::{self, Hold};
 
 const RUN: &str = "\
 Run a command while holding a lock.
@@ -68,6 +69,10 @@ pub(crate) enum Verb {
     },
     /// Print the manual page, for `man -l` or to be put where manual pages are.
     Man,
+    /// Hold a lock for a part of a script.
+    #[command(long_about = hold::ABOUT)]
+    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = hold::HELP)]
+    Hold(Box<Hold>),
 }
 
 /// Which store to use.
@@ -165,7 +170,7 @@ pub(crate) enum Leftovers {
     Release,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     globallock::internals::duration::parse(text)
         .ok_or_else(|| "write a time such as 250ms, 30s, 5m or 2h".to_owned())
 }
@@ -177,7 +182,7 @@ fn hold_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn permits(text: &str) -> Result<(u32, u32), String> {
+pub(crate) fn permits(text: &str) -> Result<(u32, u32), String> {
     let (count, capacity) = text.split_once('/').unwrap_or(("1", text));
     match (count.parse(), capacity.parse()) {
         (Ok(count), Ok(capacity)) if 0 < count && count <= capacity => Ok((count, capacity)),
@@ -198,6 +203,7 @@ mod tests {
     /// Words of command lines, in any order.
     const WORDS: &[&str] = &[
         "run",
+        "hold",
         "completions",
         "man",
         "help",
@@ -239,6 +245,12 @@ mod tests {
         "-q",
         "-v",
         "-qv",
+        "-b",
+        "--background",
+        "--pid",
+        "--fd=3",
+        "--loss-signal",
+        "USR1",
         "--help",
         "-h",
         "--version",

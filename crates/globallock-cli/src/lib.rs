@@ -28,6 +28,7 @@ macro_rules! say {
 mod address;
 mod arguments;
 mod exit;
+mod hold;
 mod pages;
 mod processes;
 mod run;
@@ -67,5 +68,9 @@ pub fn main(schemes: &Schemes) -> ExitCode {
         }
         Verb::Completions { shell } => pages::completions(command, shell),
         Verb::Man => pages::manual(command),
+        Verb::Hold(hold) => {
+            let matches = matches.subcommand_matches("hold");
+            hold::main(schemes, &hold, matches.map(Sources::of).unwrap_or_default())
+        }
     }
 }

@@ -80,7 +80,7 @@ fn interrupted(event: Event) -> Result<(), Failure> {
 }
 
 /// The holders, and how many waiters there are.
-fn described(queue: &[Entry]) -> String {
+pub(crate) fn described(queue: &[Entry]) -> String {
     let held = queue.iter().filter(|entry| entry.held);
     let holders: Vec<String> = held
         .clone()

@@ -12,13 +12,14 @@ use tokio::time::timeout;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::address::{self, Address, HOST_FILE, Sources};
-use crate::arguments::Run;
+use crate::arguments::{Run, Verbosity};
 use crate::exit::{self, Failure};
 use crate::processes::{self, End, Guardian, Processes, Role};
+pub(crate) use acquire::described;
 use acquire::{Wanted, acquire};
 
 /// How long this program waits at its end for releases that the store does not answer.
-const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// How much longer than the command may run the store keeps the claim, so that the claim has not ended when
 /// the command has just been killed.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
@@ -48,7 +49,7 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Run, sources: Sources) -> Exit
 
 /// The process that has the lock. What it returns concerns nobody: the front ends as it is told.
 fn guard(guardian: Guardian, schemes: &Schemes, arguments: &Run, sources: Sources) -> ExitCode {
-    log(arguments);
+    log(&arguments.verbosity);
     // One thread is enough, and quickly made: nothing here blocks for longer than a look at the processes.
     let ended = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
         runtime.block_on(async {
@@ -68,8 +69,8 @@ fn guard(guardian: Guardian, schemes: &Schemes, arguments: &Run, sources: Source
     ExitCode::SUCCESS
 }
 
-fn log(arguments: &Run) {
-    let level = match (arguments.verbosity.quiet, arguments.verbosity.verbose) {
+pub(crate) fn log(verbosity: &Verbosity) {
+    let level = match (verbosity.quiet, verbosity.verbose) {
         (true, _) => LevelFilter::ERROR,
         (_, true) => LevelFilter::DEBUG,
         (false, false) => LevelFilter::WARN,

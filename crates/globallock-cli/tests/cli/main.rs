@@ -4,6 +4,7 @@ mod address;
 mod evicting;
 mod first;
 mod full;
+mod hold;
 mod loss;
 mod pages;
 mod processes;

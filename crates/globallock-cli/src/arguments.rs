@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
-use clap_complete::Shell;
 use globallock::Schemes;
 
 use crate::exit;
 use crate::hold::{self, Hold};
+use crate::pages::{Completions, Manual};
 
 const RUN: &str = "\
 Run a command while holding a lock.
@@ -63,12 +63,9 @@ pub(crate) enum Verb {
     #[command(after_help = "Try --help for examples and the exit status.", after_long_help = exit::HELP)]
     Run(Box<Run>),
     /// Print the completions of a shell, to be put where that shell looks for them.
-    Completions {
-        /// The shell.
-        shell: Shell,
-    },
-    /// Print the manual page, for `man -l` or to be put where manual pages are.
-    Man,
+    Completions(Completions),
+    /// Print a manual page, for `man -l` or to be put where manual pages are.
+    Man(Manual),
     /// Hold a lock for a part of a script.
     #[command(long_about = hold::ABOUT)]
     #[command(after_help = "Try --help for examples and the exit status.", after_long_help = hold::HELP)]

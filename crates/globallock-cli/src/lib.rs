@@ -66,8 +66,8 @@ pub fn main(schemes: &Schemes) -> ExitCode {
             let matches = matches.subcommand_matches("run");
             run::main(schemes, &run, matches.map(Sources::of).unwrap_or_default())
         }
-        Verb::Completions { shell } => pages::completions(command, shell),
-        Verb::Man => pages::manual(command),
+        Verb::Completions(completions) => pages::completions(schemes, command, &completions),
+        Verb::Man(manual) => pages::manual(command, &manual),
         Verb::Hold(hold) => {
             let matches = matches.subcommand_matches("hold");
             hold::main(schemes, &hold, matches.map(Sources::of).unwrap_or_default())

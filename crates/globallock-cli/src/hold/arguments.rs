@@ -14,9 +14,9 @@ Hold a lock for a part of a script.
 
 Waits for the lock, first come, first served, and holds it for a process that is not its command. With \
 --background it returns once the lock is held, and the lock is released when the script, or the subshell in \
-parentheses, that has called it has ended, however that ends. Without, it writes the fencing token as a line to \
-standard output once the lock is held, and releases the lock at the end of standard input: when every process \
-that has the other end of the pipe has closed it.
+parentheses, that has called it has ended, however that ends. Without, it writes the fencing token as a line \
+to standard output once the lock is held, and releases the lock at the end of standard input: when every \
+process that has the other end of the pipe has closed it.
 
 Unlike run, it cannot end whatever the script has started beside the next holder: use run where it will do.";
 
@@ -45,7 +45,7 @@ Exit status:
    75  the lock was not to be had: taken (--no-wait) or not granted in time (--wait); see --conflict-exit-code
    76  the lock was lost while it was held; or this waiter was evicted
    77  the store refused the user
-  128 + N when signal N has ended it, after the lock was released";
+  128 + N  when signal N has ended it, after the lock was released";
 
 /// The arguments of `hold`.
 #[derive(Args, Debug)]
@@ -56,28 +56,8 @@ pub(crate) struct Hold {
     #[command(flatten)]
     pub(crate) store: Store,
 
-    /// Return when the lock is held, and keep it in the background until the caller has ended, or --pid.
-    #[arg(short, long)]
-    pub(crate) background: bool,
-
-    /// Hold the lock until this process has ended, instead of until the end of standard input. If the lock is
-    /// lost, it and all that it has started are sent --loss-signal.
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
-    pub(crate) pid: Option<i32>,
-
-    /// Hold the lock until the end of this descriptor, the number of an open pipe, instead of standard input;
-    /// with --pid or --background: until the first of the two.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
-    pub(crate) fd: Option<i32>,
-
-    /// What the process of --pid is sent when the lock is lost, such as TERM or USR1.
-    #[arg(long, value_name = "SIGNAL", value_parser = signal, default_value = "TERM")]
-    pub(crate) loss_signal: Signal,
-
-    /// With --background: print the fencing token. For $(…), which may be a process of its own: say by --pid
-    /// which one the lock is held for.
-    #[arg(long, requires_all = ["background", "pid"])]
-    pub(crate) print_token: bool,
+    #[command(flatten)]
+    pub(crate) lasts: Lasts,
 
     /// Give up when the lock is not granted within this time, such as 250ms, 30s, 5m or 2h.
     #[arg(short, long, value_name = "TIME", value_parser = time)]
@@ -109,6 +89,33 @@ pub(crate) struct Hold {
 
     #[command(flatten)]
     pub(crate) verbosity: Verbosity,
+}
+
+/// What the lock is held for.
+#[derive(Args, Debug)]
+pub(crate) struct Lasts {
+    /// Return when the lock is held, and keep it in the background until the caller has ended, or --pid.
+    #[arg(short, long)]
+    pub(crate) background: bool,
+
+    /// Hold the lock until this process has ended, instead of until the end of standard input. If the lock is
+    /// lost, it and all that it has started are sent --loss-signal.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: Option<i32>,
+
+    /// Hold the lock until the end of this descriptor, the number of an open pipe, instead of standard input;
+    /// with --pid or --background: until the first of the two.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) fd: Option<i32>,
+
+    /// What the process of --pid is sent when the lock is lost, such as TERM or USR1.
+    #[arg(long, value_name = "SIGNAL", value_parser = signal, default_value = "TERM")]
+    pub(crate) loss_signal: Signal,
+
+    /// With --background: print the fencing token. For the shell's $( ), which may be a process of its own:
+    /// say by --pid which one the lock is held for.
+    #[arg(long, requires_all = ["background", "pid"])]
+    pub(crate) print_token: bool,
 }
 
 fn signal(text: &str) -> Result<Signal, String> {

@@ -1,7 +1,8 @@
 //! The verb `hold`: a lock for a part of a script.
 //!
-//! The script is not the command of this program, so nothing here can end it for sure. What can be done is done:
-//! the lock is released when the script is gone, however it has ended, and the script is told of a loss.
+//! The script is not the command of this program, so nothing here can end it for sure. What can be done is
+//! done: the lock is released when the script is gone, however it has ended, and the script is told of a
+//! loss.
 //!
 //! The process that keeps the lock leaves the session of the script. Otherwise a Ctrl-C, which the script may
 //! handle to clean up, would release the lock before it has, and a Ctrl-Z would stop the renewal.
@@ -50,15 +51,15 @@ fn status(failure: &Failure, arguments: &Hold) -> u8 {
 
 /// Becomes the process that keeps the lock, or the one that waits for it.
 fn split(schemes: &Schemes, arguments: &Hold, sources: Sources) -> Result<u8, Failure> {
-    let until = Until::of(arguments)?;
+    let until = Until::of(&arguments.lasts)?;
     let shown = until.shown();
     let label = arguments.label.clone().or_else(|| tree::name(shown)).unwrap_or_default();
     let owner = ManagerOptions::new().label(label).process(shown.as_raw().cast_unsigned());
-    let (socket, output) = if arguments.background {
+    let (socket, output) = if arguments.lasts.background {
         let (of_front, of_keeper) = UnixStream::pair()?;
         if detach()?.is_some() {
             drop((of_keeper, until));
-            return ready::front(of_front, arguments.print_token);
+            return ready::front(of_front, arguments.lasts.print_token);
         }
         (Some(of_keeper), None)
     } else {
@@ -200,8 +201,8 @@ async fn hold(
     }
     let status = tokio::select! {
         loss = guard.lost() => {
-            until.signal(arguments.loss_signal);
-            let signal = arguments.loss_signal.as_str().trim_start_matches("SIG");
+            until.signal(arguments.lasts.loss_signal);
+            let signal = arguments.lasts.loss_signal.as_str().trim_start_matches("SIG");
             let told = until.process();
             let told = told.map(|id| format!("; process {id} and what it has started are sent {signal}"));
             say!("globallock: {name} is lost: {loss}{}", told.unwrap_or_default());

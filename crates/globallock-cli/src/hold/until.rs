@@ -13,7 +13,7 @@ use nix::unistd::{Pid, getpid, getppid};
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::Hold;
+use super::arguments::Lasts;
 use crate::exit::Failure;
 use crate::processes::tree;
 use crate::signals;
@@ -44,10 +44,10 @@ pub(super) enum Why {
 
 impl Until {
     /// What these arguments say. To be called before this process has left those that have started it.
-    pub(super) fn of(arguments: &Hold) -> std::result::Result<Self, Failure> {
-        let process = arguments.pid.map(Pid::from_raw).or_else(|| arguments.background.then(getppid));
+    pub(super) fn of(lasts: &Lasts) -> std::result::Result<Self, Failure> {
+        let process = lasts.pid.map(Pid::from_raw).or_else(|| lasts.background.then(getppid));
         let process = process.map(Process::open).transpose()?;
-        let input = match arguments.fd {
+        let input = match lasts.fd {
             Some(number) => Some(descriptor(number)?),
             None if process.is_none() => Some(standard_input()?),
             None => None,
@@ -75,8 +75,8 @@ impl Until {
     /// Sends a signal to the process and all that it has started, but not to this process.
     pub(super) fn signal(&self, signal: Signal) {
         let Some(process) = &self.process else { return };
-        // The process first: it must not take the next step because the one before was ended. While it has not
-        // ended its number is its own.
+        // The process first: it must not take the next step because the one before was ended. While it has
+        // not ended its number is its own.
         let first = (!process.has_ended()).then_some(process.id);
         let below = tree::below(process.id).into_iter().filter(|id| *id != getpid());
         let told: Vec<Pid> = first.into_iter().chain(below).collect();
@@ -163,8 +163,8 @@ fn standard_input() -> std::result::Result<File, Failure> {
         return Ok(input);
     }
     Err(Failure::Usage(
-        "standard input is at its end at once, because it is a file or /dev/null: give a pipe, --fd, --pid or \
-         --background"
+        "standard input is at its end at once, because it is a file or /dev/null: give a pipe, --fd, --pid \
+         or --background"
             .to_owned(),
     ))
 }

@@ -1,6 +1,7 @@
 //! Tests of the command line from the outside: real processes, real stores.
 
 mod address;
+mod completions;
 mod evicting;
 mod first;
 mod full;

@@ -9,6 +9,7 @@ mod hold;
 mod loss;
 mod pages;
 mod processes;
+mod recipes;
 mod refusals;
 mod robustness;
 mod run;

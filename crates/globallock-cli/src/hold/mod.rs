@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use globallock::{Guard, LockKind, LockManager, ManagerOptions, Name, Options, Release, Schemes};
-use nix::unistd::setsid;
+use nix::unistd::{getppid, setsid};
 use tokio::time::{sleep, timeout};
 
 use crate::address::{Address, HOST_FILE, Sources};
@@ -34,6 +34,8 @@ use until::{Ends, Until, Why};
 
 /// How long a wait lasts before it is announced.
 const ANNOUNCE_AFTER: Duration = Duration::from_millis(300);
+/// How often to look whether a stopped job was continued, which nothing tells.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Holds the lock for as long as the arguments say.
 pub(crate) fn main(schemes: &Schemes, arguments: &Hold, sources: Sources) -> ExitCode {
@@ -80,7 +82,7 @@ fn split(schemes: &Schemes, arguments: &Hold, sources: Sources) -> Result<u8, Fa
         let caller = match (socket, output) {
             (Some(socket), _) => {
                 socket.set_nonblocking(true)?;
-                Caller::Front(tokio::net::UnixStream::from_std(socket)?)
+                Caller::Front(tokio::net::UnixStream::from_std(socket)?, getppid())
             }
             (None, Some(output)) => Caller::Output(output),
             (None, None) => return Err(Failure::System(std::io::ErrorKind::NotFound.into())),
@@ -135,8 +137,42 @@ fn connect(
     Ok(LockManager::connect_lazy_by(schemes, &address.url, owner.locks(locks))?)
 }
 
-/// Waits for the lock, for as long as it is wanted.
+/// Acquires the lock for a caller that is not stopped.
 async fn acquire(
+    manager: &LockManager,
+    arguments: &Hold,
+    ends: &mut Ends,
+    caller: &mut Caller,
+) -> Result<Guard, Failure> {
+    loop {
+        let guard = wait(manager, arguments, ends, caller).await?;
+        if !caller.is_stopped() {
+            return Ok(guard);
+        }
+        // Others must not wait for a job that nobody continues.
+        let _ = guard.release().await;
+        while caller.is_stopped() {
+            tokio::select! {
+                why = ends.next() => return Err(unwanted(&arguments.name, why)),
+                () = caller.is_gone() => return Err(Failure::Killed),
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+}
+
+/// Why a wait has ended without the lock.
+fn unwanted(name: &str, why: Why) -> Failure {
+    match why {
+        Why::Signal(signal) => Failure::Signal(signal),
+        Why::InputEnded | Why::ProcessEnded => {
+            Failure::Taken(format!("{name:?} is not wanted any more: what it was to be held for has ended"))
+        }
+    }
+}
+
+/// Waits for the lock, for as long as it is wanted.
+async fn wait(
     manager: &LockManager,
     arguments: &Hold,
     ends: &mut Ends,
@@ -152,12 +188,7 @@ async fn acquire(
     let answer = loop {
         tokio::select! {
             answer = &mut asked => break answer,
-            why = ends.next() => return Err(match why {
-                Why::Signal(signal) => Failure::Signal(signal),
-                Why::InputEnded | Why::ProcessEnded => {
-                    Failure::Taken(format!("{name} is not wanted any more: whom it was waited for has ended"))
-                }
-            }),
+            why = ends.next() => return Err(unwanted(name.as_str(), why)),
             () = caller.is_gone() => return Err(Failure::Killed),
             () = sleep(ANNOUNCE_AFTER), if !announced => {
                 announced = true;

@@ -4,16 +4,18 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Result, Write};
 use std::os::unix::net::UnixStream;
 
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::exit::{self, Failure};
+use crate::processes::tree;
 
 /// Who waits for the lock with the process that keeps it.
 pub(super) enum Caller {
     /// A script that reads a line of standard output.
     Output(File),
     /// The process that the script has started and waits for.
-    Front(tokio::net::UnixStream),
+    Front(tokio::net::UnixStream, Pid),
 }
 
 impl Caller {
@@ -21,24 +23,29 @@ impl Caller {
     pub(super) async fn is_told(&mut self, fencing_token: u64) -> Result<bool> {
         match self {
             Caller::Output(output) => writeln!(output, "{fencing_token}").map(|()| true),
-            Caller::Front(front) => {
+            Caller::Front(front, _) => {
                 front.write_all(format!("held {fencing_token}\n").as_bytes()).await?;
                 Ok(front.read_u8().await.is_ok())
             }
         }
     }
 
+    /// Whether the job that waits is stopped.
+    pub(super) fn is_stopped(&self) -> bool {
+        matches!(self, Caller::Front(_, id) if tree::is_stopped(*id))
+    }
+
     /// Waits for the end of a front that must not end yet.
     pub(super) async fn is_gone(&mut self) {
         match self {
             Caller::Output(_) => std::future::pending().await,
-            Caller::Front(front) => drop(front.read_u8().await),
+            Caller::Front(front, _) => drop(front.read_u8().await),
         }
     }
 
     /// Tells how it has ended, where the lock was not held.
     pub(super) async fn end(self, status: u8) {
-        if let Caller::Front(mut front) = self {
+        if let Caller::Front(mut front, _) = self {
             // If it has ended, nobody is interested.
             let _ = front.write_all(format!("exit {status}\n").as_bytes()).await;
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Running, TestStore, ended, eventually, globallock, kill, wait_gone};
+use crate::support::{Running, TestStore, ended, eventually, globallock, kill, stat_fields, wait_gone};
 
 const SHELLS: [&[&str]; 4] = [&["bash"], &["dash"], &["zsh"], &["zsh", "--emulate", "sh"]];
 
@@ -167,12 +167,15 @@ fn a_script_can_handle_a_loss() {
 
 #[test]
 fn a_script_that_cleans_up_after_a_signal_to_its_group_still_has_the_lock() {
-    for words in SHELLS {
+    let trap = "trap 'globallock run -q -n a -- true; echo taken $?; exit 5' TERM";
+    let background = "globallock hold -b a || exit";
+    let coprocess = "coproc LOCK { exec globallock hold a; }; read -r token <&${LOCK[0]} || exit";
+    let holds = SHELLS.map(|words| (words, background));
+    for (words, holds) in holds.into_iter().chain([(SHELLS[0], coprocess)]) {
         let store = TestStore::new();
-        let script = "trap 'globallock run -q -n a -- true; echo taken $?; exit 5' TERM; \
-                      globallock hold -b a || exit; echo held; while :; do sleep 0.01; done";
+        let script = format!("{trap}; {holds}; echo held; while :; do sleep 0.01; done");
+        let inner = shell(&store, words, &script);
         let mut command = Command::new("setsid");
-        let inner = shell(&store, words, script);
         command.arg(inner.get_program()).args(inner.get_args());
         command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let run = Running::start(&mut command);
@@ -182,6 +185,27 @@ fn a_script_that_cleans_up_after_a_signal_to_its_group_still_has_the_lock() {
         assert_eq!(run.end(), Some(5), "{words:?}");
         becomes_free(&store);
     }
+}
+
+#[test]
+fn a_job_that_is_stopped_while_it_waits_takes_no_lock() {
+    let store = TestStore::new();
+    let script = Running::start(Command::new("sh").args(["-c", "echo ready; read _; :"]));
+    script.says("ready");
+    let first = store.start(&["a", "--", "sh", "-c", "echo ready; read _"]);
+    first.says("ready");
+    let mut command = store.command();
+    let waits = Running::start(command.args(["hold", "-b", "-v", "--pid", &script.id().to_string(), "a"]));
+    waits.warns("waiting for");
+    waits.signal("STOP");
+    assert!(eventually(|| (stat_fields(&waits.id().to_string())?[0] == "T").then_some(())).is_some());
+    assert_eq!(first.end(), Some(1));
+    becomes_free(&store);
+    waits.signal("CONT");
+    assert_eq!(waits.end(), Some(0));
+    assert!(is_taken(&store));
+    assert_eq!(script.end(), Some(0));
+    becomes_free(&store);
 }
 
 #[test]

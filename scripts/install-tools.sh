@@ -37,6 +37,13 @@ need man man-db
 need script bsdutils
 need perl perl-base
 need zsh zsh
+# Shells, their completions, and the readers of the manual pages and of the recipes.
+need fish fish
+[ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"
+need mandoc mandoc
+need systemd-analyze systemd
+need supervisord supervisor
+python3 -c 'import yaml' >/dev/null 2>&1 || packages="$packages python3-yaml"
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || packages="$packages python3-venv"
 
 if [ -n "$packages" ]; then
@@ -51,7 +58,7 @@ if [ -n "$packages" ]; then
         exit 1
     fi
     # Debian starts the packaged server; the tests start their own, on free ports.
-    for server in redis-server etcd; do
+    for server in redis-server etcd supervisor; do
         case "$packages" in *"$server"*) as_root service "$server" stop >/dev/null 2>&1 || true ;; esac
     done
 fi

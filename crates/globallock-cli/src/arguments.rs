@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
-use clap_complete::Shell;
 use globallock::Schemes;
 
+use crate::hold::{self, Hold};
+use crate::pages::{Completions, Manual};
 use crate::{exit, log};
 
 const RUN: &str = "\
@@ -62,12 +63,13 @@ pub(crate) enum Verb {
     #[command(after_help = "Try --help for examples and the exit status.", after_long_help = exit::HELP)]
     Run(Box<Run>),
     /// Print the completions of a shell, to be put where that shell looks for them.
-    Completions {
-        /// The shell.
-        shell: Shell,
-    },
-    /// Print the manual page, for `man -l` or to be put where manual pages are.
-    Man,
+    Completions(Completions),
+    /// Print a manual page, for `man -l` or to be put where manual pages are.
+    Man(Manual),
+    /// Hold a lock for a part of a script.
+    #[command(long_about = hold::ABOUT)]
+    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = hold::HELP)]
+    Hold(Box<Hold>),
 }
 
 /// Which store to use.
@@ -199,7 +201,7 @@ pub(crate) enum Leftovers {
     Release,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     globallock::internals::duration::parse(text)
         .ok_or_else(|| "write a time such as 250ms, 30s, 5m or 1h30m".to_owned())
 }
@@ -219,7 +221,7 @@ fn hold_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn permits(text: &str) -> Result<(u32, u32), String> {
+pub(crate) fn permits(text: &str) -> Result<(u32, u32), String> {
     let (count, capacity) = text.split_once('/').unwrap_or(("1", text));
     match (count.parse(), capacity.parse()) {
         (Ok(count), Ok(capacity)) if 0 < count && count <= capacity => Ok((count, capacity)),
@@ -240,6 +242,7 @@ mod tests {
     /// Words of command lines, in any order.
     const WORDS: &[&str] = &[
         "run",
+        "hold",
         "completions",
         "man",
         "help",
@@ -281,6 +284,12 @@ mod tests {
         "-q",
         "-v",
         "-qv",
+        "-b",
+        "--background",
+        "--pid",
+        "--fd=3",
+        "--loss-signal",
+        "USR1",
         "--help",
         "-h",
         "--version",

@@ -19,12 +19,14 @@
 mod address;
 mod arguments;
 mod exit;
+mod hold;
 mod log;
 mod nested;
 mod pages;
 mod processes;
 mod run;
 mod signals;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -62,8 +64,12 @@ pub fn main(schemes: &Schemes) -> ExitCode {
             let matches = matches.subcommand_matches("run");
             run::main(schemes, &run, matches.map(Sources::of).unwrap_or_default())
         }
-        Verb::Completions { shell } => pages::completions(command, shell),
-        Verb::Man => pages::manual(command),
+        Verb::Completions(completions) => pages::completions(schemes, command, &completions),
+        Verb::Man(manual) => pages::manual(command, &manual),
+        Verb::Hold(hold) => {
+            let matches = matches.subcommand_matches("hold");
+            hold::main(schemes, &hold, matches.map(Sources::of).unwrap_or_default())
+        }
     }
 }
 

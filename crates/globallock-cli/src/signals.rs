@@ -31,6 +31,14 @@ pub(crate) fn stops(signal: Signal) -> bool {
     matches!(signal, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU)
 }
 
+/// The signals that ask this process to end, without those that it was started to ignore.
+pub(crate) fn requests_to_end() -> impl Iterator<Item = Signal> {
+    let ignored = ignored();
+    HANDED_ON
+        .into_iter()
+        .filter(move |signal| asks_to_end(*signal) && ignored >> (*signal as u32 - 1) & 1 == 0)
+}
+
 /// The signals of this process while it runs a command.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Signals {

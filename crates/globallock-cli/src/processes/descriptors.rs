@@ -9,7 +9,7 @@ use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout};
 
 /// Which of the standard descriptors a process keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standard {
+pub(crate) enum Standard {
     /// Standard error, for messages.
     Error,
     /// None.
@@ -18,7 +18,7 @@ pub(super) enum Standard {
 
 /// Closes all descriptors but these. Standard input and output are `/dev/null` afterwards, because a library
 /// may use them and must not find a file of its own there.
-pub(super) fn keep_only(kept: &[&dyn AsRawFd], standard: Standard) -> Result<()> {
+pub(crate) fn keep_only(kept: &[&dyn AsRawFd], standard: Standard) -> Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;

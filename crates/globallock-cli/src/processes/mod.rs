@@ -19,12 +19,12 @@
 //! reaches it: it can still end the command when its group is killed, and it renews the lock while the job is
 //! stopped. It learns of the death of each of the others from the end of a socket.
 
-mod descriptors;
+pub(crate) mod descriptors;
 mod front;
 mod guardian;
 mod messages;
 mod starter;
-mod tree;
+pub(crate) mod tree;
 
 use std::fs::File;
 use std::io::{Error, Result};
@@ -131,6 +131,19 @@ fn branch() -> Result<Option<Pid>> {
         ForkResult::Parent { child } => Some(child),
         ForkResult::Child => None,
     })
+}
+
+/// Makes a process that goes on when this one has ended: it leaves the session, and so the keyboard and the
+/// signals to the group. Returns the child's id in the parent.
+///
+/// To be called before there are other threads.
+pub(crate) fn detach() -> Result<Option<Pid>> {
+    single_thread()?;
+    let child = branch()?;
+    if child.is_none() {
+        setsid()?;
+    }
+    Ok(child)
 }
 
 fn single_thread() -> Result<()> {

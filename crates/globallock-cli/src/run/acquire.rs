@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::internals::duration::Shown;
 use globallock::internals::{Began, Running, Turn, begin_in_time};
 use globallock::{Guard, Lock, LockManager, Name, Once};
 
-use super::waiting::Waiting;
 use crate::arguments::Run;
 use crate::exit::Failure;
-use crate::log::{self, Told};
+use crate::log::Told;
 use crate::processes::{Event, Processes};
+use crate::waiting::Waiting;
 
 /// What is waited for.
 pub(super) struct Wanted<'a> {
@@ -73,29 +72,22 @@ async fn ask(asked_for: &Asked) -> globallock::Result<Option<Acquired>> {
 }
 
 async fn wait(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Acquired, Failure> {
-    let Wanted { manager, name, arguments, .. } = wanted;
+    let Wanted { manager, name, told, arguments, .. } = wanted;
     let mut asked = std::pin::pin!(ask(&wanted.asked_for));
-    let mut waiting = Waiting::begin(wanted, processes.front_id());
-    let answer = loop {
+    let mut waiting = Waiting::begin(manager, name, told, (processes.front_id(), arguments.verbosity.quiet));
+    loop {
         tokio::select! {
             biased;
-            answer = &mut asked => break answer,
+            answer = &mut asked => {
+                return match answer? {
+                    Some(acquired) => Ok(acquired),
+                    None => Err(waiting.refused(arguments.no_wait).await),
+                };
+            }
             event = processes.next() => interrupted(event)?,
             shown = waiting.show() => shown?,
         }
-    };
-    let refused = match answer {
-        Ok(Some(acquired)) => return Ok(acquired),
-        Ok(None) if arguments.no_wait => "is taken".to_owned(),
-        Ok(None) => format!("was not granted within {}", Shown(waiting.waited())),
-        Err(error) => return Err(error.into()),
-    };
-    let queue = waiting.queue_now().await;
-    let store = manager.backend().address();
-    Err(Failure::Taken(
-        queue.in_json(log::error("taken").with("store", store)),
-        format!("{name} {refused}{}; store {store}", queue.described()),
-    ))
+    }
 }
 
 /// What an event means to the wait: nothing, or its end.

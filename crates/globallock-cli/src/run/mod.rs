@@ -3,7 +3,6 @@
 mod acquire;
 mod hold;
 mod metrics;
-mod waiting;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -26,7 +25,7 @@ use hold::Held;
 use metrics::{Change, Metrics};
 
 /// How long this program waits at its end for releases that the store does not answer.
-const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(3);
 /// How much longer than the command may run the store keeps the claim, so that the claim has not ended when
 /// the command has just been killed.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
@@ -118,7 +117,7 @@ async fn run(
     let manager = LockManager::connect_lazy_by(schemes, &address.url, options.observer(told.clone()))?;
     let asked_for = match arguments.every {
         Some(every) => Asked::Once(manager.once(&name).every(every)),
-        None => Asked::Lock(manager.lock(&name, kind(arguments))),
+        None => Asked::Lock(manager.lock(&name, kind(arguments.permits, arguments.shared))),
     };
     let metrics = Metrics::new(arguments.metrics_file.as_deref(), &arguments.name);
     let wanted = Wanted { manager: &manager, asked_for, name, told: Arc::clone(&told), arguments };
@@ -200,10 +199,11 @@ fn label(arguments: &Run) -> String {
     arguments.label.clone().unwrap_or_else(|| command().into_owned())
 }
 
-fn kind(arguments: &Run) -> LockKind {
-    match arguments.permits {
+/// The kind of lock that such options ask for.
+pub(crate) fn kind(permits: Option<(u32, u32)>, shared: bool) -> LockKind {
+    match permits {
         Some((count, capacity)) => LockKind::Permits { count, capacity },
-        None if arguments.shared => LockKind::Read,
+        None if shared => LockKind::Read,
         None => LockKind::Mutex,
     }
 }

@@ -1,13 +1,16 @@
 //! Tests of the command line from the outside: real processes, real stores.
 
 mod address;
+mod completions;
 mod evicting;
 mod first;
 mod full;
+mod hold;
 mod jobs;
 mod loss;
 mod pages;
 mod processes;
+mod recipes;
 mod refusals;
 mod robustness;
 mod run;

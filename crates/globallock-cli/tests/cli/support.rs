@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -175,6 +175,18 @@ impl Running {
             );
         }
         said
+    }
+
+    /// The lines of output that are left, up to its end.
+    pub(crate) fn rest(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        loop {
+            match self.output.recv_timeout(LIMIT) {
+                Ok(line) => said.push(line),
+                Err(RecvTimeoutError::Disconnected) => return said,
+                Err(error) => panic!("{error} after {said:?}"),
+            }
+        }
     }
 
     pub(crate) fn write(&mut self, text: &str) {

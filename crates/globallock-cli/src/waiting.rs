@@ -11,7 +11,6 @@ use globallock::internals::sleep_until_some;
 use globallock::{Entry, LockManager, Name};
 use serde_json::{Value, json};
 
-use super::acquire::Wanted;
 use crate::exit::Failure;
 use crate::log::{self, Line, Status, Told};
 use crate::nested::Around;
@@ -27,7 +26,7 @@ const REDRAW: Duration = Duration::from_secs(1);
 const NAMED: usize = 3;
 
 /// A wait for a lock, as its user sees it.
-pub(super) struct Waiting<'a> {
+pub(crate) struct Waiting<'a> {
     manager: &'a LockManager,
     name: &'a Name,
     told: &'a Arc<Told>,
@@ -47,7 +46,7 @@ pub(super) struct Waiting<'a> {
 
 /// The queue of the lock at some moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Queue {
+struct Queue {
     at: Option<Instant>,
     holders: Vec<Holder>,
     waiters: usize,
@@ -62,9 +61,13 @@ struct Holder {
 }
 
 impl<'a> Waiting<'a> {
-    pub(super) fn begin(wanted: &'a Wanted<'_>, front: u32) -> Self {
-        let Wanted { manager, name, told, arguments, .. } = wanted;
-        let quiet = arguments.verbosity.quiet;
+    /// Begins to show the wait of a process that the user has started, unless it is to be quiet.
+    pub(crate) fn begin(
+        manager: &'a LockManager,
+        name: &'a Name,
+        told: &'a Arc<Told>,
+        (front, quiet): (u32, bool),
+    ) -> Self {
         let status = Status::on_terminal().filter(|_| !quiet);
         let announces = log::says(log::Level::Info) || (log::is_terminal() && !quiet);
         let around = Around::read();
@@ -87,7 +90,7 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    pub(super) fn waited(&self) -> Duration {
+    fn waited(&self) -> Duration {
         self.begun.elapsed()
     }
 
@@ -98,7 +101,7 @@ impl<'a> Waiting<'a> {
     ///
     /// # Cancel safety
     /// Nothing is lost.
-    pub(super) async fn show(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn show(&mut self) -> Result<(), Failure> {
         sleep_until_some(self.look_at.into_iter().chain(self.redraw_at).min()).await;
         let now = Instant::now();
         if self.look_at.is_some_and(|at| at <= now) {
@@ -148,8 +151,13 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    /// The queue after a wait that was in vain.
-    pub(super) async fn queue_now(self) -> Queue {
+    /// Says why a wait was in vain: the lock is taken, or was not granted in time.
+    pub(crate) async fn refused(self, taken: bool) -> Failure {
+        let (name, store) = (self.name, self.manager.backend().address());
+        let refused = match taken {
+            true => "is taken".to_owned(),
+            false => format!("was not granted within {}", Shown(self.waited())),
+        };
         drop(self.status);
         let own = self.told.claim();
         let place = self.seen.as_ref().and_then(|seen| seen.place);
@@ -160,7 +168,8 @@ impl<'a> Waiting<'a> {
             queue.place = place;
             queue.waiters += 1;
         }
-        queue
+        let line = queue.in_json(log::error("taken").with("store", store));
+        Failure::Taken(line, format!("{name} {refused}{}; store {store}", queue.described()))
     }
 }
 
@@ -226,7 +235,7 @@ impl Queue {
     }
 
     /// The holders and the place in the queue, to be put behind what is said of the lock.
-    pub(super) fn described(&self) -> String {
+    fn described(&self) -> String {
         let mut text = self.held_by().map(|held| format!(", {held}")).unwrap_or_default();
         match (self.place(), self.waiters) {
             (Some(place), _) => text += &format!("; {place}"),
@@ -237,7 +246,7 @@ impl Queue {
         text
     }
 
-    pub(super) fn in_json(&self, line: Line) -> Line {
+    fn in_json(&self, line: Line) -> Line {
         let holders = self.holders.iter().map(|Holder { owner, age }| {
             json!({
                 "host": owner.host,

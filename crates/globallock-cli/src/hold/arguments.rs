@@ -1,0 +1,125 @@
+//! The arguments of `hold`.
+
+use std::time::Duration;
+
+use clap::Args;
+use nix::sys::signal::Signal;
+
+use crate::arguments::{Store, Verbosity, permits, time};
+use crate::exit;
+
+/// What `hold` does, for its help.
+pub(crate) const ABOUT: &str = "\
+Hold a lock for a part of a script.
+
+Waits for the lock, first come, first served, and holds it for a process that is not its command. With \
+--background it returns once the lock is held, and the lock is released when the script, or the subshell in \
+parentheses, that has called it has ended, however that ends. Without, it writes the fencing token as a line \
+to standard output once the lock is held, and releases the lock at the end of standard input: when every \
+process that has the other end of the pipe has closed it.
+
+Unlike run, it cannot end whatever the script has started beside the next holder: use run where it will do.";
+
+/// The end of `hold --help`.
+pub(crate) const HELP: &str = "\
+Examples:
+  Until the end of the script:
+    globallock hold --background deploy || exit
+  For a part of a script, in parentheses:
+    ( globallock hold --background deploy || exit; ./deploy.sh )
+  With the fencing token:
+    token=$(globallock hold --background --pid $$ --print-token deploy) || exit
+  For a part of a bash script that changes its variables, so that it cannot stand in parentheses:
+    coproc LOCK { exec globallock hold deploy; }
+    holder=$LOCK_PID
+    read -r token <&\"${LOCK[0]}\" || { wait \"$holder\"; exit; }
+    ./deploy.sh
+    exec {LOCK[1]}>&-; wait \"$holder\"
+
+Exit status:
+    0  the lock was held, and was released because what it was held for has ended; with --background: the
+       lock is held
+   64  wrong usage: an option, the name, or the address
+   69  the store cannot be reached, or cannot serve
+   70  something went wrong inside
+   75  the lock was not to be had: taken (--no-wait) or not granted in time (--wait); see --conflict-exit-code
+   76  the lock was lost while it was held; or this waiter was evicted
+   77  the store refused the user
+  128 + N  when signal N has ended it, after the lock was released";
+
+/// The arguments of `hold`.
+#[derive(Args, Debug)]
+pub(crate) struct Hold {
+    /// The name of the lock: 1 to 512 bytes of text.
+    pub(crate) name: String,
+
+    #[command(flatten)]
+    pub(crate) store: Store,
+
+    #[command(flatten)]
+    pub(crate) lasts: Lasts,
+
+    /// Give up when the lock is not granted within this time, such as 250ms, 30s, 5m or 2h.
+    #[arg(short, long, value_name = "TIME", value_parser = time)]
+    pub(crate) wait: Option<Duration>,
+
+    /// Give up at once when the lock is taken.
+    #[arg(short, long, conflicts_with = "wait")]
+    pub(crate) no_wait: bool,
+
+    /// The exit status when the lock is taken or not granted in time.
+    #[arg(short = 'E', long, value_name = "STATUS", default_value_t = exit::TAKEN)]
+    pub(crate) conflict_exit_code: u8,
+
+    /// If this host dies: how long the lock stays taken after the last sign of life.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
+    pub(crate) lease: Duration,
+
+    /// Share the lock with other readers. Without this, the lock is exclusive.
+    #[arg(short, long)]
+    pub(crate) shared: bool,
+
+    /// Take K of the N permits of a semaphore instead of a lock with one holder; N alone takes one permit.
+    #[arg(long, value_name = "K/N", value_parser = permits, conflicts_with = "shared")]
+    pub(crate) permits: Option<(u32, u32)>,
+
+    /// The label of this holder that others see, instead of the name of the process that it is held for.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
+}
+
+/// What the lock is held for.
+#[derive(Args, Debug)]
+pub(crate) struct Lasts {
+    /// Return when the lock is held, and keep it in the background until the caller has ended, or --pid.
+    #[arg(short, long)]
+    pub(crate) background: bool,
+
+    /// Hold the lock until this process has ended, instead of until the end of standard input. If the lock is
+    /// lost, it and all that it has started are sent --loss-signal.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: Option<i32>,
+
+    /// Hold the lock until the end of this descriptor, the number of an open pipe, instead of standard input;
+    /// with --pid or --background: until the first of the two.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    pub(crate) fd: Option<i32>,
+
+    /// What the process of --pid is sent when the lock is lost, such as TERM or USR1.
+    #[arg(long, value_name = "SIGNAL", value_parser = signal, default_value = "TERM")]
+    pub(crate) loss_signal: Signal,
+
+    /// With --background: print the fencing token. For the shell's $( ), which may be a process of its own:
+    /// say by --pid which one the lock is held for.
+    #[arg(long, requires_all = ["background", "pid"])]
+    pub(crate) print_token: bool,
+}
+
+fn signal(text: &str) -> Result<Signal, String> {
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    format!("SIG{name}").parse().map_err(|_| "write the name of a signal, such as TERM or USR1".to_owned())
+}

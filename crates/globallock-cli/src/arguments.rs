@@ -138,13 +138,16 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = hold_time)]
     pub(crate) max_hold: Option<Duration>,
 
-    /// Skip the command, with status 0, if one that began less than this time ago has succeeded, on any host.
-    /// Choose it shorter than the time between two starts, such as 20h for every night.
+    /// Skip the command if one that began less than this time ago has succeeded anywhere.
+    ///
+    /// The exit status is 0 then. Choose the time shorter than the time between two starts, such as 20h for every night.
     #[arg(long, value_name = "TIME", value_parser = span, conflicts_with_all = ["shared", "permits"])]
     pub(crate) every: Option<Duration>,
 
-    /// Keep others out for at least this time after the start, though the command ends earlier. Choose it
-    /// longer than the clocks of the hosts are apart.
+    /// Keep others out for at least this time.
+    ///
+    /// It counts from the grant, and goes on when the command has ended. Choose it longer than the clocks of the hosts are apart. Where the store
+    /// keeps a lock only for processes, in a directory and in ZooKeeper, a process stays behind and says so.
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub(crate) hold_at_least: Option<Duration>,
 
@@ -171,7 +174,7 @@ pub(crate) struct Run {
     pub(crate) leftovers: Leftovers,
 
     /// The label of this holder that others see, instead of the command's name.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", hide_short_help = true)]
     pub(crate) label: Option<String>,
 
     /// Print a warning when the lock has been held for this time, and again after twice, four times, ….

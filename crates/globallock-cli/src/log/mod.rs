@@ -19,7 +19,7 @@ pub(crate) use status::Status;
 /// How lines are written.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// Lines for people that begin with "globallock: "
+    /// Lines for people, with the name of this program in front
     #[default]
     Text,
     /// A JSON object a line

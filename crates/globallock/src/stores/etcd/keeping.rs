@@ -157,23 +157,28 @@ impl Shared {
         loop {
             // Before the request, because a future that is dropped hears of no answer.
             let position = self.claims.with(claim.id, |position| {
-                position.moving_to.insert(lease.id);
-                position.clone()
+                let is_new = position.moving_to.insert(lease.id);
+                (position.clone(), is_new)
             });
-            let Some(position) = position else { return Ok(()) };
+            let Some((position, is_new)) = position else { return Ok(()) };
             let mine = position.mine;
             let put =
                 PutRequest { key: mine.key.clone(), value: Vec::new(), lease: lease.id, ignore_value: true };
             let python_etcd3 = self.python_etcd3.key(claim).map(|key| move_to(claim.id, key, lease.id));
-            let answer = self.connection.unary(TxnRequest {
+            let request = TxnRequest {
                 compare: vec![
                     Compare::created(mine.key.clone(), mine.revision),
                     Compare::modified(mine.key.clone(), position.written_at),
                 ],
                 success: [operation(Request::Put(put))].into_iter().chain(python_etcd3).collect(),
                 failure: vec![key_request(&mine.key)],
-            });
-            let answer = answer.await?;
+            };
+            let (answer, unanswered) = self.connection.ask(request).await;
+            if answer.is_err() && !unanswered && is_new {
+                // It was refused, so it will not be carried out.
+                self.claims.with(claim.id, |position| position.moving_to.remove(&lease.id));
+            }
+            let answer = answer?;
             let read_at = revision(answer.header.as_ref());
             if answer.succeeded {
                 self.is_under(claim, lease.id, read_at, true);
@@ -202,3 +207,6 @@ impl Shared {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! Claims that are kept beyond their owners: each is put under a lease of its own.
 //!
-//! The claims of a store share their leases, and a keep-alive gives a lease its whole length again. So a claim
-//! that must last for a time gets a lease of that length, which is not kept alive. Shortly before its end, a
-//! claim whose owner lives on is put under the common lease again.
+//! The claims of a store share their leases, and a keep-alive gives a lease its whole length again. So a
+//! claim that must last for a time gets a lease of that length, which is not kept alive. Shortly before its
+//! end, a claim whose owner lives on is put under the common lease again.
 //!
 //! A claim's key stays in the queue where it is, because to write a key again does not change the revision at
 //! which it was created. What each write compares, besides, is the revision of the last one. So of the

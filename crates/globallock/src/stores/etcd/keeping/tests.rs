@@ -188,7 +188,7 @@ async fn a_move_without_an_answer_is_settled_before_anything_is_confirmed() {
         let (kept, ()) = soon(async { tokio::join!(shared.keep_for(&claim, REST), answers) }).await;
         kept.unwrap_err();
         // It counts as lasting no longer than the shorter of both.
-        assert_eq!(expires(Ok(shared.claims.status(&claim))), Duration::from_secs(60));
+        assert!(expires(Ok(shared.claims.status(&claim))) <= Duration::from_secs(60));
         let fails = async {
             move_without_answer(&mut cluster, &key).await;
             let (_, call) = cluster.asked::<LeaseRequest>("Lease/LeaseKeepAlive").await;
@@ -209,7 +209,8 @@ async fn a_move_without_an_answer_is_settled_before_anything_is_confirmed() {
             answer_read(&mut cluster, &key, true).await;
         };
         let status = renewed(&shared, &claim, answers).await;
-        assert_eq!(expires(status), Duration::from_secs(LENGTH.unsigned_abs()), "{lease}");
+        let left = expires(status);
+        assert!(left > REST && left <= Duration::from_secs(LENGTH.unsigned_abs()), "{lease}: {left:?}");
         let position = shared.claims.position(claim.id).unwrap();
         assert!(position.moving_to.is_empty());
         assert_eq!((position.mine.lease, position.written_at), (OWN, if lease == OWN { 20 } else { 22 }));

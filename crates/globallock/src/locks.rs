@@ -193,7 +193,6 @@ impl Lock {
     /// The same lock for work that is asked to end after `max_hold`, and is dropped `grace` later unless it
     /// has ended: see [`PlannedEnd::run`]. Others are let in only when it has ended, unlike at the lock's own
     /// [max hold time](Options::max_hold), in the place of which this comes.
-    #[must_use]
     pub fn end_after(&self, max_hold: Duration, grace: Duration) -> PlannedEnd {
         PlannedEnd { lock: self.clone(), max_hold, grace }
     }

@@ -140,14 +140,16 @@ pub(crate) struct Run {
 
     /// Skip the command if one that began less than this time ago has succeeded anywhere.
     ///
-    /// The exit status is 0 then. Choose the time shorter than the time between two starts, such as 20h for every night.
+    /// The exit status is 0 then. Choose the time shorter than the time between two starts, such as 20h for
+    /// every night.
     #[arg(long, value_name = "TIME", value_parser = span, conflicts_with_all = ["shared", "permits"])]
     pub(crate) every: Option<Duration>,
 
     /// Keep others out for at least this time.
     ///
-    /// It counts from the grant, and goes on when the command has ended. Choose it longer than the clocks of the hosts are apart. Where the store
-    /// keeps a lock only for processes, in a directory and in ZooKeeper, a process stays behind and says so.
+    /// It counts from the grant, and goes on when the command has ended. Choose it longer than the clocks of
+    /// the hosts are apart. Where the store keeps a lock only for processes, in a directory and in ZooKeeper,
+    /// a process stays behind and says so.
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub(crate) hold_at_least: Option<Duration>,
 

@@ -328,8 +328,8 @@ impl LockManager {
     /// latest when their leases have expired. What is held stays held until its guard is released or dropped.
     ///
     /// Where the store keeps no lock beyond its owner, locks that were released and are
-    /// [held at least](crate::Options::hold_at_least) for longer are released now. [`Event::CutShort`](crate::Event::CutShort) and a
-    /// warning say how much of that time was left.
+    /// [held at least](crate::Options::hold_at_least) for longer are released now. A warning and
+    /// [`Event::CutShort`](crate::Event::CutShort) say how much of that time was left.
     ///
     /// # Cancel safety
     /// The manager is closed; the releases go on in the background.

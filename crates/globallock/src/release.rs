@@ -88,7 +88,9 @@ impl Releases {
                 // The sender lives in `self`.
                 _ = closed.wait_for(|closed| *closed) => {
                     let (claim, fencing_token) = (&*hold.claim, hold.fencing_token());
-                    self.observers.tell(&Event::CutShort { claim, fencing_token, left });
+                    if let Some(left) = hold.kept_for(now()) {
+                        self.observers.tell(&Event::CutShort { claim, fencing_token, left });
+                    }
                     return;
                 }
                 () = sleep_until(now() + pause.min(left)) => {}

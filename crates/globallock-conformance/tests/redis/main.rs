@@ -12,6 +12,7 @@ mod faults;
 mod fleet;
 mod full;
 mod gaps;
+mod keeping;
 mod keys;
 mod listing;
 mod notices;

@@ -204,8 +204,8 @@ pub struct Grant {
     /// Until when the store surely keeps the claim without another sign of life, counted from *before* the
     /// request whose answer confirmed it. `None` where the store frees it only when the owner's process ends.
     pub expires: Option<Instant>,
-    /// The time that the store counts to `expires`, where that is more than the claim's lease: then the clocks
-    /// of both sides may drift apart for longer. `None`: the claim's lease.
+    /// The time that the store counts to `expires`, where that is not the claim's lease: over a longer one,
+    /// the clocks of both sides may drift further apart.
     pub lease: Option<Duration>,
     /// When the max hold time has passed, counted from no later than the grant; `None` without a limit.
     pub hold_ends: Option<Instant>,

@@ -101,8 +101,8 @@ impl Capabilities {
 /// - A lease counts from the owner's last `enqueue` or `renew`. A grant alone does not lengthen it, because
 ///   it is no sign of the owner's life. The max hold time counts from the grant.
 /// - A store that [keeps claims beyond their owners](Capabilities::keeps_after_owner) keeps a held claim for
-///   as long as `keep_for` and `release_after` say, whatever becomes of its owner. A later `renew` never makes
-///   it end earlier. The max hold time and `evict` do. Nothing else that the owner does for its other claims
+///   as long as `keep_for` and `release_after` say, whatever becomes of its owner. A later `renew` never
+///   makes it end earlier. The max hold time and `evict` do. Nothing that the owner does for its other claims
 ///   makes it end later.
 /// - A claim that `evict` took out is told so: for at least its lease and a minute from then, `enqueue`,
 ///   `wait_for_change` and `renew` answer `Evicted` for it, and it never joins again.
@@ -205,14 +205,14 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// One round trip. The store tells the claims that hold after it, at no cost to the one that is released.
     async fn release(&self, claim: &Claim) -> Result<Release>;
 
-    /// Takes leave of a held claim, which stays in its queue as held for `rest` from now and then ends by
-    /// itself, as the claim of a dead owner does: the next claims are granted as promptly. It may end later
-    /// by as much as the store's shortest lease, or as a lease of its own where a renewal is still on its way.
-    /// `NotHeld` says that it was not held any more.
+    /// Leaves a held claim in its queue, as held for `rest` from now. Then it ends by itself, as the claim of
+    /// a dead owner does: the next claims are granted as promptly. It may end later by as much as the store's
+    /// shortest lease, or as its own lease where a renewal is still on its way. `NotHeld` says that it was
+    /// not held any more.
     ///
-    /// The last that its owner asks about a claim, unless there is no answer. Then it is asked again, with
-    /// what is left of the rest, and for a `release` once nothing is left. A store that keeps no claims beyond
-    /// their owners keeps this default, and says so in its [`Capabilities`].
+    /// The last that an owner asks about a claim, unless there is no answer. Then it asks again, with what is
+    /// left of the rest, and for a `release` once nothing is left. A store that keeps no claims beyond their
+    /// owners keeps this default, and says so in its [`Capabilities`].
     ///
     /// # Cancel safety
     /// The claim lasts for as long as before, or for `rest`.

@@ -10,6 +10,7 @@ mod connecting;
 mod evicting;
 mod forking;
 mod holding;
+mod keeping;
 mod observing;
 mod once;
 mod properties;

@@ -23,11 +23,11 @@ use crate::stores::memory::Memory;
 
 /// What was heard, a word each with the seconds or the reason that belong to it.
 #[derive(Debug, Default)]
-struct Heard(Mutex<Vec<String>>);
+pub(super) struct Heard(Mutex<Vec<String>>);
 
 impl Heard {
     /// What was heard since this was asked last.
-    fn take(&self) -> Vec<String> {
+    pub(super) fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.0.lock().unwrap())
     }
 }
@@ -58,7 +58,7 @@ impl Observer for Heard {
 }
 
 /// An owner whose claims are observed, over the store of a fixture that does as told.
-fn observed(fixture: &Fixture) -> (LockManager, Arc<Heard>) {
+pub(super) fn observed(fixture: &Fixture) -> (LockManager, Arc<Heard>) {
     let heard = Arc::new(Heard::default());
     let options = ManagerOptions::new().locks(options()).observer(heard.clone());
     (LockManager::with_backend(fixture.store.clone(), options).unwrap(), heard)

@@ -1,8 +1,8 @@
 //! Claims that are kept beyond their owners: each is put under a lease of its own.
 //!
-//! The claims of a store share their leases, and a keep-alive gives a lease its whole length again. So a claim
-//! that must last for a time gets a lease of that length, which is not kept alive. Shortly before its end, a
-//! claim whose owner lives on is put under the common lease again.
+//! The claims of a store share their leases, and a keep-alive gives a lease its whole length again. So a
+//! claim that must last for a time gets a lease of that length, which is not kept alive. Shortly before its
+//! end, a claim whose owner lives on is put under the common lease again.
 //!
 //! A claim's key stays in the queue where it is, because to write a key again does not change the revision at
 //! which it was created. What each write compares, besides, is the revision of the last one. So of the
@@ -157,23 +157,28 @@ impl Shared {
         loop {
             // Before the request, because a future that is dropped hears of no answer.
             let position = self.claims.with(claim.id, |position| {
-                position.moving_to.insert(lease.id);
-                position.clone()
+                let is_new = position.moving_to.insert(lease.id);
+                (position.clone(), is_new)
             });
-            let Some(position) = position else { return Ok(()) };
+            let Some((position, is_new)) = position else { return Ok(()) };
             let mine = position.mine;
             let put =
                 PutRequest { key: mine.key.clone(), value: Vec::new(), lease: lease.id, ignore_value: true };
             let python_etcd3 = self.python_etcd3.key(claim).map(|key| move_to(claim.id, key, lease.id));
-            let answer = self.connection.unary(TxnRequest {
+            let request = TxnRequest {
                 compare: vec![
                     Compare::created(mine.key.clone(), mine.revision),
                     Compare::modified(mine.key.clone(), position.written_at),
                 ],
                 success: [operation(Request::Put(put))].into_iter().chain(python_etcd3).collect(),
                 failure: vec![key_request(&mine.key)],
-            });
-            let answer = answer.await?;
+            };
+            let (answer, unanswered) = self.connection.ask(request).await;
+            if answer.is_err() && !unanswered && is_new {
+                // It was refused, so it will not be carried out.
+                self.claims.with(claim.id, |position| position.moving_to.remove(&lease.id));
+            }
+            let answer = answer?;
             let read_at = revision(answer.header.as_ref());
             if answer.succeeded {
                 self.is_under(claim, lease.id, read_at, true);
@@ -202,3 +207,6 @@ impl Shared {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

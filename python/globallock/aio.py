@@ -242,6 +242,11 @@ class AsyncAllLocks:
         """Whether all of them are held now."""
         return self.sync.is_locked
 
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the owner of one of them should end its work now."""
+        return self.sync.asked_to_end
+
     async def acquire(self) -> bool:
         """Acquires all of them, or none, and says which. If cancelled, it leaves nothing in the store."""
         try:

@@ -53,6 +53,7 @@ class Body(Generic[R]):
         if guard is None or not inspect.isawaitable(awaited):
             raise InvalidOption(f"the work of {lock.name!r} gave no awaitable: give a coroutine function")
         self._lock, self._guard = lock, guard
+        self._max_hold, self._grace = lock.lock_request().ask_after or 0.0, lock.grace
         self._task: "asyncio.Future[R]" = asyncio.ensure_future(awaited)
         #: Whether the planned end has come.
         self._is_asked = False
@@ -94,8 +95,7 @@ class Body(Generic[R]):
 
     @property
     def _held(self) -> str:
-        timeout = seconds("timeout", self._lock.timeout)
-        return f"the lock {self._lock.name!r} was held for its timeout of {timeout:g} s"
+        return f"the lock {self._lock.name!r} was held for its timeout of {self._max_hold:g} s"
 
     async def _end(self) -> bool:
         """Cancels the work when its lock ends; true if it goes on all the same, and is to be left."""
@@ -109,7 +109,7 @@ class Body(Generic[R]):
         if not self._is_asked:
             # No lock is kept any more, so there is no reason to leave it.
             return False
-        grace = seconds("grace", self._lock.grace)
+        grace = seconds("grace", self._grace)
         if await outcome(lambda bridge: guard.asked_on(bridge, grace)) is None:
             return False
         self._task.cancel()

@@ -41,6 +41,11 @@ class AllLocks:
         """Whether all of them are held now."""
         return bool(self.locks) and all(lock.is_locked for lock in self.locks)
 
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the owner of one of them should end its work now."""
+        return any(lock.asked_to_end for lock in self.locks)
+
     def in_turn(self) -> "Iterator[NativeGlobalLock]":
         """The locks in order, each with what is left of the common time limit as its own."""
         limit = self.blocking_timeout

@@ -226,7 +226,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     def on_asked_to_end(self, callback: "Callable[[str], Any]") -> None:
         """Calls ``callback`` with the reason, in its own thread, when the owner is asked to end its work."""
-        self._watch("on_asked_to_end", _wait_asked, callback)
+        self._call_when("on_asked_to_end", _wait_asked, callback)
 
     def asked_to_end_event(self) -> threading.Event:
         """Makes an event that is set when the owner is asked to end its work."""
@@ -328,9 +328,9 @@ class NativeGlobalLock(GlobalLockImplementationBase):
 
     def on_lost(self, callback: "Callable[[str], Any]") -> None:
         """Calls ``callback`` with the reason, in its own thread, if the lock is lost before its release."""
-        self._watch("on_lost", _wait_lost, callback)
+        self._call_when("on_lost", _wait_lost, callback)
 
-    def _watch(
+    def _call_when(
         self,
         what: str,
         wait: "Callable[[_rust.Guard, Optional[float]], Optional[str]]",

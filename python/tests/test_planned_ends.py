@@ -64,6 +64,32 @@ def test_an_owner_that_releases_in_time_is_never_asked(name):
         lock.on_asked_to_end(print)
 
 
+def test_of_several_locks_the_first_to_be_asked_asks(name):
+    lockman = GlobalLockManager("memory:planned-all")
+
+    async def main():
+        async with lockman.aio.lock_all(names, timeout=SOON, grace=LONG) as locks:
+            assert not locks.asked_to_end
+            while not locks.asked_to_end:
+                await asyncio.sleep(0.005)
+            assert locks.is_locked
+
+    names = [f"{name}-a", f"{name}-b"]
+    with lockman.lock_all(names, timeout=SOON, grace=LONG) as locks:
+        assert not locks.asked_to_end
+        eventually("they are asked to end", lambda: locks.asked_to_end)
+        assert locks.is_locked
+    assert not locks.asked_to_end
+    asyncio.run(main())
+
+
+def test_a_lock_that_is_not_renewed_is_asked_to_end_at_its_lease(name):
+    lockman = GlobalLockManager("memory:planned-lease")
+    lock = lockman.aio.lock(name, lock_ttl=SOON, auto_renew=False, grace=LONG)
+    with pytest.raises(HeldTooLong, match=f"timeout of {SOON} s"):
+        asyncio.run(lock.run(asyncio.sleep, 60))
+
+
 @pytest.mark.parametrize("grace", ["x", -1, float("nan"), [], timedelta(seconds=-1), 1e300], ids=repr)
 def test_values_that_are_no_grace(grace):
     with pytest.raises(InvalidOption, match="grace"):

@@ -90,6 +90,28 @@ asyncio.run(main())
 """
 
 
+#: Prints when it was asked to end, six seconds after the grant.
+ASKED = COMMON + """
+lock = lockman.lock(sys.argv[2], timeout=6, grace=300)
+assert lock.acquire()
+asked = lock.asked_to_end_event()
+print("granted", flush=True)
+assert asked.wait(60) and lock.is_locked
+print(now())
+"""
+
+ASKED_TASKS = COMMON + """
+async def work():
+    print("granted", flush=True)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        print(now())
+
+asyncio.run(lockman.aio.lock(sys.argv[2], timeout=6, grace=300).run(work))
+"""
+
+
 def now():
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
@@ -143,6 +165,16 @@ def test_a_lock_is_lost_at_the_first_look_after_a_suspension(program, redis_serv
     believed, told = owner.numbers()
     assert believed < awake, f"it held the lock for {believed - awake} s more"
     assert told < awake + LATE
+
+
+@needs_compiler
+@pytest.mark.parametrize("program", [ASKED, ASKED_TASKS], ids=["threads", "tasks"])
+def test_an_owner_is_asked_to_end_after_a_suspension_as_if_there_was_none(program, name, tmp_path):
+    # In a directory a lock outlasts a suspension.
+    owner = Suspended(tmp_path, program, f"file://{tmp_path}/locks", name)
+    awake = owner.suspend(lambda: threading.Event().wait(8))
+    [asked] = owner.numbers()
+    assert awake <= asked < awake + LATE
 
 
 @needs_compiler

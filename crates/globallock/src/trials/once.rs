@@ -6,7 +6,7 @@ use super::store::{Fault, Verb};
 use super::{Fixture, LEASE, SECOND, about, in_virtual_time, options, sleep};
 use crate::error::Error;
 use crate::loss::Loss;
-use crate::once::{Once, Ran};
+use crate::once::{Once, Ran, Running, Turn, begin_in_time};
 use crate::sync::now;
 
 const DAY: Duration = Duration::from_secs(20 * 3600);
@@ -37,6 +37,30 @@ fn a_success_counts_for_its_time_from_its_beginning() {
         assert!(fixture.claims().await.is_empty());
         sleep(SECOND).await;
         assert_eq!(succeeds(&once).await, Ran::Done(()));
+    });
+}
+
+#[test]
+fn work_that_cannot_be_given_begins_and_succeeds_in_steps() {
+    in_virtual_time(async {
+        let fixture = Fixture::new();
+        let once = once(&fixture).with_options(options().wait(SECOND));
+        let held = fixture.other().mutex("a").acquire().await.unwrap();
+        assert!(begin_in_time(&once).await.unwrap().is_none(), "it is taken");
+        held.release().await.unwrap();
+        let Some(Turn::Run(Running { guard, .. })) = begin_in_time(&once).await.unwrap() else {
+            panic!("it is due")
+        };
+        guard.release().await.unwrap();
+        let Some(Turn::Run(Running { began, guard })) = begin_in_time(&once).await.unwrap() else {
+            panic!("it has not succeeded")
+        };
+        assert!(guard.is_held());
+        sleep(SECOND).await;
+        began.succeed(guard).await.unwrap();
+        let Some(Turn::Skip { began }) = begin_in_time(&once).await.unwrap() else { panic!("it counts") };
+        assert!(about(began, SECOND), "{began:?}");
+        assert!(fixture.claims().await.is_empty());
     });
 }
 

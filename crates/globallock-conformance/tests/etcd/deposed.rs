@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use globallock::{Guard, Loss, Result};
+use globallock::{Guard, LockManager, Loss, Options, Result};
 use globallock_conformance::context::eventually;
 use globallock_conformance::fixtures::{connect_for, queue_is, waits};
 use globallock_conformance::server::Cluster;
@@ -31,8 +31,10 @@ async fn contended(
     timeout: Duration,
 ) -> (Guard, JoinHandle<Result<Guard>>) {
     let [first, others] = urls(cluster, leader, timeout);
-    let [owner, other] =
-        [connect_for(&first, lease).await.unwrap(), connect_for(&others, lease).await.unwrap()];
+    let owner = connect_for(&first, lease).await.unwrap();
+    // While the next leader is elected, nobody answers.
+    let patient = Options::new().lease(lease).store_timeout(Duration::from_secs(60));
+    let other = LockManager::connect_with(&others, patient).await.unwrap();
     let guard = owner.mutex("a").acquire().await.unwrap();
     let waiter = waits(&other, "a");
     queue_is(&other, "a", 1, 1).await;

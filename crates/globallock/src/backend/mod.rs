@@ -90,7 +90,7 @@ impl Capabilities {
 ///
 /// # Contract
 /// - Every method may be repeated with the effect of once, because the caller chooses the claim's id before
-///   the first request. A method that fails with [`Error::Unavailable`](crate::Error::Unavailable) may have
+///   the first request. A method that fails with [`Error::Unavailable`] may have
 ///   taken effect.
 /// - Every method may be dropped at any await. The claim may then be in the queue or not; `release` takes it
 ///   out.
@@ -144,7 +144,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// of [`WaitMode::Try`] that does not hold at once is `Gone`, and not in the queue. A sign of life.
     ///
     /// One round trip where nobody else has the lock. An error that is not retryable
-    /// ([`Error::is_retryable`](crate::Error::is_retryable)) says that the claim is not in the queue.
+    /// ([`Error::is_retryable`]) says that the claim is not in the queue.
     async fn enqueue(&self, claim: &Claim) -> Result<ClaimStatus>;
 
     /// Waits until the status of a claim that was last answered `Waiting` may have changed: `Some` where the

@@ -56,6 +56,7 @@ impl Asked {
             }
         }
         let prefix = last.to_str()?.to_owned();
+        // No store is asked while somebody types options.
         (!prefix.starts_with('-')).then_some(Asked { prefix, store })
     }
 
@@ -75,8 +76,8 @@ impl Asked {
                     && let Some(Ok(summary)) = list.next().await
                 {
                     let name = summary.name.as_str();
-                    // One a line.
-                    if !name.contains(char::is_control) {
+                    // One a line, and none that would be read as an option.
+                    if !name.contains(char::is_control) && !name.starts_with('-') {
                         names.insert(name.to_owned());
                     }
                 }

@@ -216,6 +216,10 @@ fn names(command: &mut Command, words: &[&str]) -> Vec<String> {
 #[test]
 fn names_are_asked_for_where_there_may_be_one() {
     let desk = Desk::new();
+    // It would be read as an option.
+    let mut command = desk.store.command();
+    let dash = Running::start(command.args(["hold", "--", "-dash"]));
+    dash.says("");
     let names = |words: &[&str]| names(&mut desk.store.command(), words);
     for before in
         [&["run"][..], &["hold"], &["run", "-n"], &["run", "-nE", "3"], &["run", "-w5s", "--lease=3s"]]

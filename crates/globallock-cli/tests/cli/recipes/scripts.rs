@@ -13,8 +13,8 @@ const SHELLS: [&[&str]; 4] = [&["bash"], &["dash"], &["zsh"], &["zsh", "--emulat
 /// A stage where the job says whether it has a lock, and which token it was given.
 fn stage() -> Stage {
     let stage = Stage::new();
-    stage
-        .program("job", "globallock run -q -n nightly -- true; echo \"taken $? ${TOKEN:+token}\" $*; exit 3");
+    let taken = "globallock run -q -n nightly -- true; echo \"taken $? ${TOKEN:+token}\"";
+    stage.program("job", &format!("{taken}; for word; do echo \"$word\"; done; exit 3"));
     stage
 }
 
@@ -39,7 +39,7 @@ fn a_script_locks_itself() {
             let mut command = stage.bare(&file.display().to_string());
             ended(command.args(["a b", "c"]).env("GLOBALLOCK_URL", stage.store.url()))
         };
-        assert_ended(&script(), 3, "taken 75  a b c\n");
+        assert_ended(&script(), 3, "taken 75 \na b\nc\n");
         let holder = stage.holder("nightly");
         let refused = script();
         assert_eq!((refused.status, refused.output.as_str()), (Some(75), ""), "{}", refused.error);

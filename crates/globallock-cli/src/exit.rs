@@ -30,8 +30,8 @@ Examples:
     globallock run backup -- ./backup.sh
   The same between hosts:
     globallock run --url redis://10.0.0.7 backup -- ./backup.sh
-  From cron on many hosts; one of them runs the command, the others print nothing:
-    GLOBALLOCK_URL=redis://10.0.0.7 globallock run --no-wait -E 0 -q nightly -- ./report.sh
+  From cron on many hosts; one of them runs the command, and the next one if it fails:
+    GLOBALLOCK_URL=redis://10.0.0.7 globallock run --every 20h nightly -- ./report.sh
   At most three imports at a time, each for an hour at most:
     globallock run --permits 1/3 --max-hold 1h import -- ./import.sh
 

@@ -41,32 +41,6 @@ fn crontab(table: &str) -> (Vec<(&str, &str)>, Vec<&str>) {
     (variables, commands)
 }
 
-#[test]
-fn a_line_of_cron_runs_the_command_and_is_silent_while_another_does() {
-    let stage = Stage::new();
-    for (table, name) in adapted(&stage, "cron").iter().zip(["fetch-mail", "nightly-report"]) {
-        let (variables, commands) = crontab(table);
-        let [command] = commands[..] else { panic!("{commands:?}") };
-        let go = stage.path(name).display().to_string();
-        stage.program(name, &format!("echo ran; until [ -e {go} ]; do sleep 0.01; done; echo done"));
-        let cron = || {
-            let mut sh = stage.bare("/bin/sh");
-            // A test must not use the store of this host's user, which is the default.
-            sh.args(["-c", command]).env("GLOBALLOCK_URL", stage.store.url()).envs(variables.iter().copied());
-            sh
-        };
-        let first = Running::start(&mut cron());
-        first.says("ran");
-        for _ in 0..2 {
-            assert_ended(&ended(&mut cron()), 0, "");
-        }
-        fs::write(&go, "").unwrap();
-        first.says("done");
-        assert_eq!(first.end(), Some(0));
-        assert_ended(&ended(&mut cron()), 0, "ran\ndone\n");
-    }
-}
-
 /// The settings of a unit or of a section of supervisord. Each has one value here.
 fn settings(text: &str) -> BTreeMap<&str, &str> {
     text.lines().filter_map(|line| line.split_once('=')).collect()
@@ -87,6 +61,58 @@ fn tree(root: u32) -> Vec<String> {
         at += 1;
     }
     found
+}
+
+/// What cron does with the table of a recipe: runs its one command.
+fn cron(stage: &Stage, table: &str) -> Command {
+    let (variables, commands) = crontab(table);
+    let [command] = commands[..] else { panic!("{commands:?}") };
+    let mut sh = stage.bare("/bin/sh");
+    // A test must not use the store of this host's user, which is the default.
+    sh.args(["-c", command]).env("GLOBALLOCK_URL", stage.store.url()).envs(variables);
+    sh
+}
+
+#[test]
+fn a_line_of_cron_runs_the_command_and_is_silent_while_another_does() {
+    let stage = Stage::new();
+    let table = &adapted(&stage, "cron")[0];
+    let go = stage.path("go").display().to_string();
+    stage.program("fetch-mail", &format!("echo ran; until [ -e {go} ]; do sleep 0.01; done; echo done"));
+    let first = Running::start(&mut cron(&stage, table));
+    first.says("ran");
+    for _ in 0..2 {
+        assert_ended(&ended(&mut cron(&stage, table)), 0, "");
+    }
+    fs::write(&go, "").unwrap();
+    first.says("done");
+    assert_eq!(first.end(), Some(0));
+    assert_ended(&ended(&mut cron(&stage, table)), 0, "ran\ndone\n");
+}
+
+#[test]
+fn a_nightly_job_is_done_once_and_tried_by_the_next_host_if_it_fails() {
+    let stage = Stage::new();
+    let table = &adapted(&stage, "cron")[1];
+    let (log, failed) = (stage.path("log").display().to_string(), stage.path("failed").display().to_string());
+    let job = format!("echo ran >> {log}; sleep 0.1; mkdir {failed} 2>/dev/null && exit 3; exit 0");
+    stage.program("nightly-report", &job);
+    let hosts: Vec<_> = (0..6).map(|_| Running::start(&mut cron(&stage, table))).collect();
+    let mut ended: Vec<_> = hosts.into_iter().map(Running::end).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, [0, 0, 0, 0, 0, 3].map(Some));
+    assert_eq!(fs::read_to_string(log).unwrap(), "ran\nran\n", "it failed, and then it was done");
+}
+
+#[test]
+fn a_job_of_a_moment_is_not_done_again_by_a_host_whose_clock_is_behind() {
+    let stage = Stage::new();
+    let table = &adapted(&stage, "cron")[2];
+    stage.program("poll-feeds", "echo ran");
+    assert_ended(&ended(&mut cron(&stage, table)), 0, "ran\n");
+    for _ in 0..5 {
+        assert_ended(&ended(&mut cron(&stage, table)), 0, "");
+    }
 }
 
 #[test]

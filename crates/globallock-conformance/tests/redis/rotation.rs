@@ -20,7 +20,13 @@ fn change(server: &Redis, password: &str) {
     let password = format!(">{password}");
     let mut arguments = vec!["ACL", "SETUSER", "locks", "reset", "on", &password];
     arguments.extend(rights.expect("the manual lists the rights").split(' '));
-    assert_eq!(server.cli(&arguments), "OK");
+    let mut answer = server.cli(&arguments);
+    if answer.contains("Syntax error") {
+        // Redis 6.0 has no rights for channels.
+        arguments.retain(|word| !word.starts_with('&') && *word != "resetchannels");
+        answer = server.cli(&arguments);
+    }
+    assert_eq!(answer, "OK");
 }
 
 /// Puts the password into a file, as those do who change it: the file is never there without it.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
-use globallock::Schemes;
+use globallock::{LockKind, Options, Schemes};
 
 use crate::hold::{self, Hold};
 use crate::pages::{Completions, Manual};
@@ -85,6 +85,51 @@ pub(crate) struct Store {
     pub(crate) url_file: Option<PathBuf>,
 }
 
+/// Which lock to ask for, and how.
+#[derive(Args, Debug)]
+pub(crate) struct LockOptions {
+    /// Give up when the lock is not granted within this time, such as 250ms, 30s, 5m or 1h30m.
+    #[arg(short, long, value_name = "TIME", value_parser = time)]
+    pub(crate) wait: Option<Duration>,
+
+    /// Give up at once when the lock is taken.
+    #[arg(short, long, conflicts_with = "wait")]
+    pub(crate) no_wait: bool,
+
+    /// The exit status when the lock is taken or not granted in time.
+    #[arg(short = 'E', long, value_name = "STATUS", default_value_t = exit::TAKEN)]
+    pub(crate) conflict_exit_code: u8,
+
+    /// If this host dies: how long the lock stays taken after the last sign of life.
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
+    pub(crate) lease: Duration,
+
+    /// Share the lock with other readers. Without this, the lock is exclusive.
+    #[arg(short, long)]
+    pub(crate) shared: bool,
+
+    /// Take K of the N permits of a semaphore instead of a lock with one holder; N alone takes one permit.
+    #[arg(long, value_name = "K/N", value_parser = permits, conflicts_with = "shared")]
+    pub(crate) permits: Option<(u32, u32)>,
+}
+
+impl LockOptions {
+    /// The kind of lock.
+    pub(crate) fn kind(&self) -> LockKind {
+        match self.permits {
+            Some((count, capacity)) => LockKind::Permits { count, capacity },
+            None if self.shared => LockKind::Read,
+            None => LockKind::Mutex,
+        }
+    }
+
+    /// How the lock is acquired and kept. A wait of zero is a try.
+    pub(crate) fn options(&self) -> Options {
+        let wait = if self.no_wait { Some(Duration::ZERO) } else { self.wait };
+        Options::new().lease(self.lease).wait(wait)
+    }
+}
+
 /// What is printed on standard error, and how.
 #[derive(Args, Debug)]
 pub(crate) struct Verbosity {
@@ -122,17 +167,8 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) store: Store,
 
-    /// Give up when the lock is not granted within this time, such as 250ms, 30s, 5m or 1h30m.
-    #[arg(short, long, value_name = "TIME", value_parser = time)]
-    pub(crate) wait: Option<Duration>,
-
-    /// Give up at once when the lock is taken.
-    #[arg(short, long, conflicts_with = "wait")]
-    pub(crate) no_wait: bool,
-
-    /// The exit status when the lock is taken or not granted in time.
-    #[arg(short = 'E', long, value_name = "STATUS", default_value_t = exit::TAKEN)]
-    pub(crate) conflict_exit_code: u8,
+    #[command(flatten)]
+    pub(crate) lock: LockOptions,
 
     /// The longest that the command may run: then it is told to end, and the lock is released when it has.
     #[arg(long, value_name = "TIME", value_parser = hold_time)]
@@ -152,18 +188,6 @@ pub(crate) struct Run {
     /// a process stays behind and says so.
     #[arg(long, value_name = "TIME", value_parser = span)]
     pub(crate) hold_at_least: Option<Duration>,
-
-    /// If this host dies: how long the lock stays taken after the last sign of life.
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
-    pub(crate) lease: Duration,
-
-    /// Share the lock with other readers. Without this, the lock is exclusive.
-    #[arg(short, long)]
-    pub(crate) shared: bool,
-
-    /// Take K of the N permits of a semaphore instead of a lock with one holder; N alone takes one permit.
-    #[arg(long, value_name = "K/N", value_parser = permits, conflicts_with = "shared")]
-    pub(crate) permits: Option<(u32, u32)>,
 
     /// When the lock is lost or --max-hold has passed: how long the command may take to end after TERM before
     /// it is killed.
@@ -352,7 +376,7 @@ mod tests {
             match Arguments::try_parse_from(all) {
                 Ok(Arguments { verb: Verb::Run(run) }) => {
                     prop_assert!(!run.command.is_empty());
-                    prop_assert!(run.permits.is_none_or(|(count, capacity)| 0 < count && count <= capacity));
+                    prop_assert!(run.lock.permits.is_none_or(|(count, capacity)| 0 < count && count <= capacity));
                 }
                 Ok(_) => {}
                 Err(error) => prop_assert!(!error.to_string().is_empty()),

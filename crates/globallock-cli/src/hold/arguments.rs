@@ -1,12 +1,9 @@
 //! The arguments of `hold`.
 
-use std::time::Duration;
-
 use clap::Args;
 use nix::sys::signal::Signal;
 
-use crate::arguments::{Store, Verbosity, permits, time};
-use crate::exit;
+use crate::arguments::{LockOptions, Store, Verbosity};
 
 /// What `hold` does, for its help.
 pub(crate) const ABOUT: &str = "\
@@ -59,29 +56,8 @@ pub(crate) struct Hold {
     #[command(flatten)]
     pub(crate) lasts: Lasts,
 
-    /// Give up when the lock is not granted within this time, such as 250ms, 30s, 5m or 2h.
-    #[arg(short, long, value_name = "TIME", value_parser = time)]
-    pub(crate) wait: Option<Duration>,
-
-    /// Give up at once when the lock is taken.
-    #[arg(short, long, conflicts_with = "wait")]
-    pub(crate) no_wait: bool,
-
-    /// The exit status when the lock is taken or not granted in time.
-    #[arg(short = 'E', long, value_name = "STATUS", default_value_t = exit::TAKEN)]
-    pub(crate) conflict_exit_code: u8,
-
-    /// If this host dies: how long the lock stays taken after the last sign of life.
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "10s")]
-    pub(crate) lease: Duration,
-
-    /// Share the lock with other readers. Without this, the lock is exclusive.
-    #[arg(short, long)]
-    pub(crate) shared: bool,
-
-    /// Take K of the N permits of a semaphore instead of a lock with one holder; N alone takes one permit.
-    #[arg(long, value_name = "K/N", value_parser = permits, conflicts_with = "shared")]
-    pub(crate) permits: Option<(u32, u32)>,
+    #[command(flatten)]
+    pub(crate) lock: LockOptions,
 
     /// The label of this holder that others see, instead of the name of the process that it is held for.
     #[arg(long, value_name = "TEXT")]

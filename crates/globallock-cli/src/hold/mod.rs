@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Guard, LockManager, ManagerOptions, Name, Options, Release, Schemes};
+use globallock::{Guard, LockManager, ManagerOptions, Name, Release, Schemes};
 use nix::unistd::{getppid, setsid};
 use tokio::time::{sleep, timeout};
 
@@ -29,7 +29,7 @@ use crate::exit::{self, Failure};
 use crate::log::{self, Told};
 use crate::processes::descriptors::{Standard, keep_only};
 use crate::processes::{detach, tree};
-use crate::run::{CLOSE_LIMIT, kind};
+use crate::run::CLOSE_LIMIT;
 use crate::waiting::Waiting;
 pub(crate) use arguments::{ABOUT, HELP, Hold};
 use ready::Caller;
@@ -46,7 +46,7 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Hold, sources: Sources) -> Exi
 
 /// Prints a failure, and returns its exit status.
 fn status(failure: Failure, arguments: &Hold) -> u8 {
-    let status = failure.status(arguments.conflict_exit_code);
+    let status = failure.status(arguments.lock.conflict_exit_code);
     if !(arguments.verbosity.quiet && matches!(failure, Failure::Taken(..))) {
         failure.say();
     }
@@ -137,8 +137,7 @@ fn connect(
     if let Some(warning) = address.warning() {
         log::warning("password").say(warning);
     }
-    let locks = Options::new().lease(arguments.lease).wait(arguments.wait);
-    Ok(LockManager::connect_lazy_by(schemes, &address.url, owner.locks(locks))?)
+    Ok(LockManager::connect_lazy_by(schemes, &address.url, owner.locks(arguments.lock.options()))?)
 }
 
 /// Acquires the lock for a caller that is not stopped.
@@ -186,19 +185,17 @@ async fn wait(
     caller: &mut Caller,
 ) -> Result<Guard, Failure> {
     let name = Name::new(&arguments.name)?;
-    let lock = manager.lock(&name, kind(arguments.permits, arguments.shared));
-    let asked =
-        async { if arguments.no_wait { lock.try_acquire().await } else { lock.acquire().await.map(Some) } };
-    let mut asked = std::pin::pin!(asked);
+    let lock = manager.lock(&name, arguments.lock.kind());
+    let mut asked = std::pin::pin!(lock.acquire());
     let shown = (std::process::id(), arguments.verbosity.quiet);
     let mut waiting = Waiting::begin(manager, &name, told, shown);
     loop {
         tokio::select! {
             answer = &mut asked => {
                 return match answer {
-                    Ok(Some(guard)) => Ok(guard),
-                    Ok(None) | Err(globallock::Error::TimedOut { .. }) => {
-                        Err(waiting.refused(arguments.no_wait).await)
+                    Ok(guard) => Ok(guard),
+                    Err(globallock::Error::TimedOut { .. }) => {
+                        Err(waiting.refused(arguments.lock.no_wait).await)
                     }
                     Err(error) => Err(error.into()),
                 };

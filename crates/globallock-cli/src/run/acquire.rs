@@ -81,7 +81,7 @@ async fn wait(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Acquired
             answer = &mut asked => {
                 return match answer? {
                     Some(acquired) => Ok(acquired),
-                    None => Err(waiting.refused(arguments.no_wait).await),
+                    None => Err(waiting.refused(arguments.lock.no_wait).await),
                 };
             }
             event = processes.next() => interrupted(event)?,

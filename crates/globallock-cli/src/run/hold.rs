@@ -81,7 +81,7 @@ pub(super) async fn hold(
     let kept = release(guard, began.filter(|_| succeeded)).await;
     let end = if told_to_end || !kept { End::Exit(exit::LOST) } else { end_of(ended) };
     let status = match (&failure, end) {
-        (Some(failure), _) => failure.status(arguments.conflict_exit_code),
+        (Some(failure), _) => failure.status(arguments.lock.conflict_exit_code),
         (None, End::Exit(status)) => status,
         (None, End::Died(signal)) => exit::of_signal(signal as i32),
     };

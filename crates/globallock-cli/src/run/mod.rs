@@ -12,7 +12,7 @@ use std::time::Duration;
 use globallock::backend::Instant;
 use globallock::internals::duration::Shown;
 use globallock::internals::sleep_until_some;
-use globallock::{LockKind, LockManager, ManagerOptions, Name, Options, Schemes};
+use globallock::{LockManager, ManagerOptions, Name, Schemes};
 use tokio::time::timeout;
 
 use crate::address::{self, Address, HOST_FILE, Sources};
@@ -81,7 +81,7 @@ fn end(run: Result<Option<End>, Failure>, arguments: &Run) -> Option<End> {
         Ok(end) => end,
         Err(Failure::Signal(signal)) => Some(End::Died(signal)),
         Err(failure) => {
-            let status = failure.status(arguments.conflict_exit_code);
+            let status = failure.status(arguments.lock.conflict_exit_code);
             if !(arguments.verbosity.quiet && matches!(failure, Failure::Taken(..))) {
                 failure.say();
             }
@@ -109,15 +109,13 @@ async fn run(
             "--hold-at-least is longer than --max-hold: change one of them".to_owned(),
         ));
     }
-    let wait = if arguments.no_wait { Some(Duration::ZERO) } else { arguments.wait };
-    let locks = Options::new().lease(arguments.lease).max_hold(longest).wait(wait);
-    let locks = locks.hold_at_least(arguments.hold_at_least);
+    let locks = arguments.lock.options().max_hold(longest).hold_at_least(arguments.hold_at_least);
     let told = Arc::new(Told::default());
     let options = ManagerOptions::new().locks(locks).label(label(arguments)).process(processes.front_id());
     let manager = LockManager::connect_lazy_by(schemes, &address.url, options.observer(told.clone()))?;
     let asked_for = match arguments.every {
         Some(every) => Asked::Once(manager.once(&name).every(every)),
-        None => Asked::Lock(manager.lock(&name, kind(arguments.permits, arguments.shared))),
+        None => Asked::Lock(manager.lock(&name, arguments.lock.kind())),
     };
     let metrics = Metrics::new(arguments.metrics_file.as_deref(), &arguments.name);
     let wanted = Wanted { manager: &manager, asked_for, name, told: Arc::clone(&told), arguments };
@@ -197,13 +195,4 @@ fn changes(held: &Held, told: &Told) -> Vec<Change> {
 fn label(arguments: &Run) -> String {
     let command = || Path::new(&arguments.command[0]).file_name().unwrap_or_default().to_string_lossy();
     arguments.label.clone().unwrap_or_else(|| command().into_owned())
-}
-
-/// The kind of lock that such options ask for.
-pub(crate) fn kind(permits: Option<(u32, u32)>, shared: bool) -> LockKind {
-    match permits {
-        Some((count, capacity)) => LockKind::Permits { count, capacity },
-        None if shared => LockKind::Read,
-        None => LockKind::Mutex,
-    }
 }

@@ -1,7 +1,7 @@
 //! Which store a run uses, and where its address stands.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ use crate::exit::Failure;
 
 /// The file that has the address for all users of a host.
 pub(crate) const HOST_FILE: &str = "/etc/globallock/url";
+
+/// The longest file with an address, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
 
 const URL: &str = "GLOBALLOCK_URL";
 const URL_FILE: &str = "GLOBALLOCK_URL_FILE";
@@ -71,6 +74,9 @@ impl Address {
             }
             _ => {}
         }
+        if url == Source::Variable && store.url.trim().is_empty() {
+            return Err(Failure::Usage(format!("{URL} is empty: unset it, or put an address into it")));
+        }
         // The host has no address of its own if there is no such file. One that cannot be read is another
         // matter: without it, this run would use another store than its neighbours.
         let missing = || fs::metadata(host_file).is_err_and(|error| error.kind() == ErrorKind::NotFound);
@@ -82,7 +88,15 @@ impl Address {
 
     fn read(file: &Path, named: &str) -> Result<Self, Failure> {
         let wrong = |what: String| Failure::Usage(format!("{named}: {what}"));
-        let text = fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+        let mut text = String::new();
+        let read = File::open(file).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+        match read {
+            Err(error) => return Err(wrong(error.to_string())),
+            Ok(length) if length as u64 > MAX_FILE => {
+                return Err(wrong("it is too long for an address".into()));
+            }
+            Ok(_) => {}
+        }
         let url = parse(&text).map_err(|what| wrong(what.to_owned()))?;
         Ok(Address { url: url.to_owned(), file: Some(file.to_owned()), is_argument: false })
     }
@@ -130,6 +144,8 @@ pub(crate) fn for_command(command: &mut Command) -> std::io::Result<Option<File>
         return Ok(None);
     }
     let mut file = File::from(memfd_create(c"globallock-url", MFdFlags::MFD_CLOEXEC)?);
+    // Nobody else can open it there in any case, but who looks at its mode should see that.
+    file.set_permissions(fs::Permissions::from_mode(0o400))?;
     writeln!(file, "{url}")?;
     command.env_remove(URL);
     Ok(Some(file))

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
-use globallock::{LockKind, Options, Schemes};
+use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 
 use crate::hold::{self, Hold};
 use crate::pages::{Completions, Manual};
@@ -154,7 +154,7 @@ impl Verbosity {
             (_, true) => log::Level::Info,
             (false, false) => log::Level::Warning,
         };
-        log::set(self.log_format, most, name);
+        log::set(self.log_format, most, Some(name));
     }
 }
 
@@ -231,8 +231,11 @@ pub(crate) enum Leftovers {
 }
 
 pub(crate) fn time(text: &str) -> Result<Duration, String> {
-    globallock::internals::duration::parse(text)
-        .ok_or_else(|| "write a time such as 250ms, 30s, 5m or 1h30m".to_owned())
+    match globallock::internals::duration::parse(text) {
+        None => Err("write a time such as 250ms, 30s, 5m or 1h30m".to_owned()),
+        Some(time) if time > MAX_DURATION => Err("the longest is one year".to_owned()),
+        Some(time) => Ok(time),
+    }
 }
 
 /// A time that is not zero.
@@ -376,7 +379,8 @@ mod tests {
             match Arguments::try_parse_from(all) {
                 Ok(Arguments { verb: Verb::Run(run) }) => {
                     prop_assert!(!run.command.is_empty());
-                    prop_assert!(run.lock.permits.is_none_or(|(count, capacity)| 0 < count && count <= capacity));
+                    let permits = run.lock.permits;
+                    prop_assert!(permits.is_none_or(|(count, capacity)| 0 < count && count <= capacity));
                 }
                 Ok(_) => {}
                 Err(error) => prop_assert!(!error.to_string().is_empty()),

@@ -126,6 +126,7 @@ fn why_not_run(command: &str, error: &std::io::Error) -> String {
         file.exists() && file.as_os_str().as_encoded_bytes().contains(&b'/')
     });
     match (error.kind(), found) {
+        _ if command.is_empty() => "a command needs a name".to_owned(),
         (ErrorKind::NotFound, None) => "it was not found".to_owned(),
         (ErrorKind::NotFound, Some(file)) => {
             let interpreter = File::open(&file).and_then(|file| {
@@ -141,7 +142,9 @@ fn why_not_run(command: &str, error: &std::io::Error) -> String {
             }
         }
         (ErrorKind::PermissionDenied, Some(file)) if file.is_dir() => "it is a directory".to_owned(),
-        (ErrorKind::PermissionDenied, Some(_)) => "it may not be executed: see its permissions".to_owned(),
+        (ErrorKind::PermissionDenied, Some(_)) => {
+            "it may not be executed: see its permissions, and its interpreter".to_owned()
+        }
         _ => match error.raw_os_error() {
             Some(nix::libc::ENOEXEC) => {
                 "it is no program: a script begins with a line such as #!/bin/sh".to_owned()

@@ -50,6 +50,11 @@ pub fn main(schemes: &Schemes) -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => {
             if error.use_stderr() {
+                let words = std::env::args_os().skip(1).take_while(|word| word != "--");
+                let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+                if words.join("=").contains("--log-format=json") {
+                    log::set(log::Format::Json, log::Level::Error, None);
+                }
                 log::error("usage").say(usage(&error));
                 return exit::code(exit::USAGE);
             }
@@ -87,13 +92,14 @@ fn usage_of(text: &str, arguments: &[&str]) -> String {
     if let Some(begin) = wrong.find("error: ") {
         wrong.drain(..begin + "error: ".len());
     }
-    if let ["run", rest @ ..] = arguments {
-        if !rest.contains(&"--") && !rest.is_empty() {
-            wrong += "; write globallock run NAME -- COMMAND";
+    match arguments {
+        ["run", rest @ ..] if !rest.contains(&"--") && !rest.is_empty() => {
+            wrong += "; write globallock run NAME -- COMMAND; see globallock run --help";
         }
-        wrong += "; see globallock run --help";
-    } else {
-        wrong += "; see globallock --help";
+        [verb @ ("run" | "hold" | "man" | "completions"), ..] => {
+            wrong += &format!("; see globallock {verb} --help");
+        }
+        _ => wrong += "; see globallock --help",
     }
     wrong
 }

@@ -245,6 +245,12 @@ impl Guard {
     }
 }
 
+/// Ends the [time for which the lock is held at least](crate::Options::hold_at_least), because what it was
+/// taken for did not begin.
+pub fn keep_nobody_out(guard: &Guard) {
+    guard.keep_nobody_out();
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.armed && self.context.is_own_process() {

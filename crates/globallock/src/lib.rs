@@ -96,6 +96,7 @@ pub use stores::{Schemes, connect_backend};
 #[doc(hidden)]
 pub mod internals {
     pub use crate::deadline::{deadline, margin};
+    pub use crate::guard::keep_nobody_out;
     /// Durations as people write and read them.
     pub mod duration {
         pub use crate::duration::{Shown, parse};

@@ -67,9 +67,9 @@ fn log() -> MutexGuard<'static, Log> {
 }
 
 /// Says from now on what matters so much, in this format, about this lock.
-pub(crate) fn set(format: Format, most: Level, name: &str) {
+pub(crate) fn set(format: Format, most: Level, name: Option<&str>) {
     let mut log = log();
-    (log.format, log.most, log.name) = (format, most, Some(name.to_owned()));
+    (log.format, log.most, log.name) = (format, most, name.map(str::to_owned));
 }
 
 /// Whether lines of this level are said.

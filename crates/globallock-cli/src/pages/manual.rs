@@ -19,13 +19,19 @@ freed.
 Each verb has a page of its own.";
 
 /// Variables that are no defaults of options: for which verb, the name, and what it is.
-const VARIABLES: [(&str, &str, &str); 3] = [
+const VARIABLES: [(&str, &str, &str); 4] = [
     ("run", "GLOBALLOCK_NAME", "In the environment of the command: the name of the lock."),
     (
         "run",
         "GLOBALLOCK_FENCING_TOKEN",
         "In the environment of the command: a number that rises with every grant of the lock. The command \
          sends it with what it writes, and the receiver refuses lower ones.",
+    ),
+    (
+        "run",
+        "GLOBALLOCK_HELD",
+        "In the environment of the command: what is held around it, so that a run within a run of the same \
+         lock ends at once instead of waiting for itself.",
     ),
     (
         "run",

@@ -110,8 +110,8 @@ impl Front {
             }
             None => {
                 // A dead guardian renews no lock. What the command has started belongs to this process now.
-                while !tree::kill_all_below(None) {
-                    sleep(tree::AGAIN);
+                while let Some(again) = tree::kill_all_below(None) {
+                    sleep(again);
                 }
                 log::error("killed")
                     .say("the process that kept the lock was killed, and so the command is too");

@@ -300,8 +300,8 @@ impl Processes {
     pub(crate) async fn end_all(&self) {
         // The starter too: what it has adopted is this process's then. What is in this process's own session
         // was started by the library, such as a password command.
-        while !tree::kill_all_below(Some(getpid())) {
-            sleep(tree::AGAIN).await;
+        while let Some(again) = tree::kill_all_below(Some(getpid())) {
+            sleep(again).await;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
+use std::sync::Once;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -10,8 +11,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
+use crate::log;
+
 /// How long to wait before looking again for processes that were started while the others were ended.
-pub(crate) const AGAIN: Duration = Duration::from_millis(5);
+const AGAIN: Duration = Duration::from_millis(5);
+/// The same, where some of them cannot be killed.
+const AGAIN_LATER: Duration = Duration::from_millis(200);
 
 /// What the kernel says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,18 +108,37 @@ pub(crate) fn signal(processes: &[Pid], signal: Signal) {
 }
 
 /// Kills what is below this process, without the session `except`, and takes note of its children that have
-/// ended. Returns true when nothing is left. Otherwise some may have started others meanwhile: to be called
-/// again after [`AGAIN`].
-pub(crate) fn kill_all_below(except: Option<Pid>) -> bool {
+/// ended. Returns `None` when nothing is left. Otherwise some may have started others meanwhile, or are
+/// another user's and end by themselves: to be called again after the time that is returned.
+pub(crate) fn kill_all_below(except: Option<Pid>) -> Option<Duration> {
     let (processes, root, except) = (processes(), getpid().as_raw(), except.map(Pid::as_raw));
     let left: Vec<Pid> = descendants(&processes, root, except).into_iter().map(Pid::from_raw).collect();
-    signal(&left, Signal::SIGKILL);
+    let denied = |id: &Pid| kill(*id, Signal::SIGKILL) == Err(Errno::EPERM);
+    let denied: Vec<Pid> = left.iter().copied().filter(denied).collect();
     for (id, process) in processes {
         if process.ended && process.parent == root && Some(process.session) != except {
             let _ = waitpid(Pid::from_raw(id), Some(WaitPidFlag::WNOHANG));
         }
     }
-    left.is_empty()
+    match (left.is_empty(), denied.len() == left.len()) {
+        (true, _) => None,
+        (false, true) => {
+            tell_of(&denied);
+            Some(AGAIN_LATER)
+        }
+        (false, false) => Some(AGAIN),
+    }
+}
+
+/// Says once that processes cannot be killed.
+fn tell_of(denied: &[Pid]) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        let names = denied.iter().filter_map(|id| Some(format!("{} {id}", name(*id)?)));
+        let names = names.collect::<Vec<_>>().join(", ");
+        log::error("not_killed")
+            .say(format_args!("another user's processes cannot be killed, and are waited for: {names}"));
+    });
 }
 
 /// What `waitpid` tells of any child, if there is something to tell: `Err(ECHILD)` when there is none left.

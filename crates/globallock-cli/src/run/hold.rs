@@ -7,7 +7,7 @@ use std::time::Duration;
 use globallock::backend::Instant;
 use globallock::internals::Began;
 use globallock::internals::duration::Shown;
-use globallock::internals::sleep_until_some;
+use globallock::internals::{keep_nobody_out, sleep_until_some};
 use globallock::{Guard, Release};
 use nix::sys::signal::Signal;
 
@@ -77,6 +77,10 @@ pub(super) async fn hold(
     let failure = watch.until_all_have_ended().await.err();
     let Watch { ended, told_to_end, lost, front_ended, .. } = watch;
     let succeeded = failure.is_none() && !told_to_end && ended.is_some_and(|ended| ended.success());
+    if matches!(failure, Some(Failure::Command(..))) {
+        // The command has not begun, and another host may do better.
+        keep_nobody_out(&guard);
+    }
     let kept_until = guard.kept_for().map(|rest| Instant::now() + rest);
     let kept = release(guard, began.filter(|_| succeeded)).await;
     let end = if told_to_end || !kept { End::Exit(exit::LOST) } else { end_of(ended) };

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File, TryLockError};
-use std::io::{Error, ErrorKind, Result, Write as _};
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io::{Error, ErrorKind, Read, Result, Write as _};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,12 +31,15 @@ const METRICS: &[(&str, &str, &str)] = &[
     (
         "skipped_total",
         "counter",
-        "How often the command was not started, because the lock was not to be had.",
+        "How often the command was not started, because of the lock or of an earlier success.",
     ),
     ("errors_total", "counter", "How often the command was not started, because of an error."),
     ("lost_total", "counter", "How often the lock was lost while the command ran."),
     ("renewals_failed_total", "counter", "How often a renewal of the lock failed."),
 ];
+
+/// The longest file that is taken for one of these.
+const MAX_BYTES: u64 = 1024 * 1024;
 
 const PREFIX: &str = "globallock_run_";
 
@@ -86,18 +90,19 @@ pub(super) fn now() -> f64 {
 }
 
 /// Replaces the file by one with these changes, in one step.
+///
+/// # Errors
+/// Among others, when there is something else than a file of these metrics: it is left as it is.
 fn update(file: &Path, label: &str, changes: &[Change]) -> Result<()> {
+    // What a link points to is replaced, and not the link.
+    let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
     let directory = match file.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
     };
     let name = file.file_name().ok_or_else(|| Error::other("it is no name of a file"))?;
     let _locked = lock(&File::open(directory)?)?;
-    let mut values = match fs::read_to_string(file) {
-        Ok(text) => parse(&text),
-        Err(error) if error.kind() == ErrorKind::NotFound => Values::new(),
-        Err(error) => return Err(error),
-    };
+    let (mut values, mode) = read(file)?;
     for change in changes {
         let (Change::Set(metric, number) | Change::Add(metric, number)) = *change;
         let value = values.entry((metric.to_owned(), label.to_owned())).or_default();
@@ -108,20 +113,46 @@ fn update(file: &Path, label: &str, changes: &[Change]) -> Result<()> {
     hidden.push(name);
     hidden.push(".new");
     let new = directory.join(hidden);
-    let replaced = write(&new, &render(&values)).and_then(|()| fs::rename(&new, file));
+    let replaced = write(&new, &render(&values), mode).and_then(|()| fs::rename(&new, file));
     if replaced.is_err() {
         let _ = fs::remove_file(&new);
     }
     replaced
 }
 
+/// The values in a file and its mode; of one that is not there, none and a mode with which others may read
+/// it.
+fn read(file: &Path) -> Result<(Values, Permissions)> {
+    let metadata = match fs::metadata(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok((Values::new(), Permissions::from_mode(0o644)));
+        }
+        metadata => metadata?,
+    };
+    let foreign = || Error::other("something else is there, and is left as it is: choose another name");
+    if !metadata.is_file() || metadata.len() > MAX_BYTES {
+        return Err(foreign());
+    }
+    let mut text = String::new();
+    File::open(file)?.take(MAX_BYTES).read_to_string(&mut text).map_err(|_| foreign())?;
+    let is_ours = |line: &str| {
+        line.starts_with(PREFIX) || line.strip_prefix("# ").is_some_and(|rest| rest.contains(PREFIX))
+    };
+    if !text.lines().all(is_ours) {
+        return Err(foreign());
+    }
+    Ok((parse(&text), metadata.permissions()))
+}
+
 /// Writes a file that was not there. What stands in its place, such as a link of somebody else, is removed.
-fn write(new: &Path, text: &str) -> Result<()> {
+fn write(new: &Path, text: &str, mode: Permissions) -> Result<()> {
     match fs::remove_file(new) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    File::create_new(new)?.write_all(text.as_bytes())
+    let mut file = File::create_new(new)?;
+    file.set_permissions(mode)?;
+    file.write_all(text.as_bytes())
 }
 
 /// Keeps out the other runs that change files of this directory, as long as the result lives.

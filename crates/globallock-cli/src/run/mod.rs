@@ -124,7 +124,8 @@ async fn run(
     let waited = Change::Set("last_wait_seconds", asked.elapsed().as_secs_f64());
     let end = match acquired {
         Ok(Acquired::Skip { began }) => {
-            log::info("skipped").with("began_seconds_ago", began.as_secs_f64()).say(format_args!(
+            let line = log::info("skipped").with("began_seconds_ago", began.as_secs_f64());
+            line.more_on_a_terminal().say(format_args!(
                 "{} is skipped: a run that began {} ago has succeeded",
                 wanted.name,
                 Shown(began)

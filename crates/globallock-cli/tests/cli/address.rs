@@ -35,6 +35,7 @@ fn the_command_gets_the_address_and_not_the_password_in_its_environment() {
     assert_eq!(run.status, Some(0), "{}", run.error);
     assert!(run.output.contains("GLOBALLOCK_URL_FILE=/proc/") && !run.output.contains("CANARY"), "{run:?}");
     assert!(run.output.ends_with("\n1\n"), "{}", run.output);
+    assert!(!run.error.contains("others can read"), "{}", run.error);
     // An address without a password stays where it is.
     let store = TestStore::new();
     let plain = store.run(&["a", "--", "sh", "-c", "echo $GLOBALLOCK_URL"]);

@@ -124,6 +124,16 @@ fn a_process_stays_where_the_store_keeps_nothing_and_says_so() {
 }
 
 #[test]
+fn a_command_that_cannot_start_keeps_nobody_out() {
+    let (_server, _store, urls) = stores();
+    for url in &urls {
+        let failed = run(url, &["--hold-at-least", "60s", "a", "--", "no-such-program"]);
+        assert_eq!((failed.status, failed.error.lines().count()), (Some(127), 1), "{}", failed.error);
+        assert_eq!(run(url, &["--no-wait", "a", "--", "true"]).status, Some(0));
+    }
+}
+
+#[test]
 fn a_success_is_recorded_before_others_are_kept_out() {
     let (_server, _store, urls) = stores();
     for url in &urls {

@@ -224,6 +224,22 @@ fn the_numbers_of_runs_are_kept_in_a_file() {
         assert_eq!(of(name), Some(value), "{name}");
     }
     assert!(of("last_held_seconds").unwrap() > 0.0 && of("last_start_timestamp_seconds").unwrap() >= success);
+    let link = store.path("link.prom");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    let by_link = store.run(&["--metrics-file", link.to_str().unwrap(), "a", "--", "true"]);
+    assert_eq!((by_link.status, by_link.error.as_str(), of("starts_total")), (Some(0), "", Some(4.0)));
+    assert!(link.is_symlink());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o640);
+    let other = store.path("precious");
+    std::fs::write(&other, "text of somebody else\n").unwrap();
+    for foreign in [other.to_str().unwrap(), "/dev/null", "/dev/zero"] {
+        let left = store.run(&["--metrics-file", foreign, "a", "--", "echo", "ran"]);
+        assert_eq!((left.status, left.output.as_str()), (Some(0), "ran\n"));
+        assert!(left.error.contains("something else is there, and is left as it is"), "{}", left.error);
+    }
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "text of somebody else\n");
     let bad = store.run(&["--metrics-file", "/proc/no/such", "a", "--", "echo", "ran"]);
     assert_eq!((bad.status, bad.output.as_str()), (Some(0), "ran\n"));
     assert!(bad.error.starts_with("globallock: --metrics-file /proc/no/such: "), "{}", bad.error);
@@ -244,7 +260,10 @@ fn a_command_that_cannot_run_is_told_with_the_reason() {
     let expected = |why: &str| format!("globallock: {path}: {why}\n");
     assert_eq!(told(path), (127, expected("its interpreter was not found: \"/no/such/interpreter -x\"")));
     mode(0o644).unwrap();
-    assert_eq!(told(path), (126, expected("it may not be executed: see its permissions")));
+    assert_eq!(
+        told(path),
+        (126, expected("it may not be executed: see its permissions, and its interpreter"))
+    );
     assert_eq!(told("/"), (126, "globallock: /: it is a directory\n".to_owned()));
     assert_eq!(told("no-such-program"), (127, "globallock: no-such-program: it was not found\n".to_owned()));
     assert!(store.claims("a").is_empty(), "nothing is left");
@@ -263,6 +282,10 @@ fn wrong_usage_is_one_line_and_takes_nothing() {
         &["--lease", "0", "a", "--", "true"],
         &["--lease", "400d", "a", "--", "true"],
         &["--max-hold", "0", "a", "--", "true"],
+        &["--max-hold", "180000000000000d", "--grace", "180000000000000d", "a", "--", "true"],
+        &["--grace", "366d", "a", "--", "true"],
+        &["--warn-held-over", "366d", "a", "--", "true"],
+        &["--url-file", "/dev/zero", "a", "--", "true"],
         &["--warn-held-over", "0", "a", "--", "true"],
         &["--permits", "0/3", "a", "--", "true"],
         &["--log-format", "xml", "a", "--", "true"],
@@ -275,6 +298,11 @@ fn wrong_usage_is_one_line_and_takes_nothing() {
         assert!(told.error.starts_with("globallock: ") && told.output.is_empty(), "{words:?}: {told:?}");
     }
     assert!(!store.path("locks").exists(), "no lock was taken");
+    let empty = ended(globallock().env("GLOBALLOCK_URL", "").args(["run", "a", "--", "true"]));
+    assert_eq!(empty.error, "globallock: GLOBALLOCK_URL is empty: unset it, or put an address into it\n");
+    let told = store.run(&["--log-format", "json", "a", "echo"]).error;
+    let told: Value = serde_json::from_str(&told).expect(&told);
+    assert_eq!((&told["level"], &told["event"]), (&"error".into(), &"usage".into()));
     for name in ["\u{1b}[2J", "a\nb", "a\u{7f}"] {
         let ran = ended(store.command().args(["run", "-v", name, "--", "true"]));
         assert_eq!(ran.status, Some(0), "{}", ran.error);

@@ -245,6 +245,12 @@ impl Guard {
     }
 }
 
+/// Keeps nobody out any longer than this lock is held, because its user never had it: a caller of another
+/// language was interrupted before it got the guard, or did not get all of several locks.
+pub fn keep_nobody_out(guard: &Guard) {
+    guard.keep_nobody_out();
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.armed && self.context.is_own_process() {

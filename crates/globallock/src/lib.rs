@@ -100,6 +100,7 @@ pub mod internals {
     pub mod duration {
         pub use crate::duration::{Shown, parse};
     }
+    pub use crate::guard::keep_nobody_out;
     pub use crate::once::{Began, Running, Turn, begin_in_time};
     pub use crate::sync::{sleep_until_some, stop_jitter};
 }

@@ -180,6 +180,11 @@ class AsyncLock:
         return guard is not None and bool(await outcome(guard.renew_on))
 
     @property
+    def kept_for(self) -> Optional[float]:
+        """For how long others would be kept out now, as the ``kept_for`` of the lock for threads."""
+        return self.sync.kept_for
+
+    @property
     def value(self) -> Optional[Value]:
         """The value of the name, as the ``value`` of the lock for threads."""
         return self.sync.value
@@ -252,9 +257,11 @@ class AsyncAllLocks:
         try:
             for lock in self.sync.in_turn():
                 if not await acquire(lock):
+                    self.sync.keep_nobody_out()
                     await self.release()
                     return False
         except BaseException:
+            self.sync.keep_nobody_out()
             await self.release()
             raise
         return True

@@ -116,6 +116,9 @@ class GlobalLockImplementationBase:
         """Says whether the lock is still held. An engine that can ask its store overrides this."""
         return True
 
+    def _keep_nobody_out(self) -> None:
+        """Forgets ``hold_at_least``. An engine that has that option overrides this."""
+
     def _note(self, held: bool) -> None:
         """Informs the manager, which releases held locks when it is closed."""
         manager = self._manager() if self._manager is not None else None
@@ -162,6 +165,7 @@ class GlobalLockManager:
         blocking_timeout: Optional[Seconds] = None,
         lock_ttl: Optional[Seconds] = None,
         grace: Optional[Seconds] = None,
+        hold_at_least: Optional[Seconds] = None,
         with_value: bool = False,
         **other_options: Any,
     ) -> NativeGlobalLock:
@@ -184,6 +188,10 @@ class GlobalLockManager:
         :param grace: makes the end at ``timeout`` a planned one: the owner is asked to end its work then
             (``lock.asked_to_end``), and the lock is kept for so long after it. Default: the lock is lost at
             ``timeout``.
+        :param hold_at_least: for how long from the grant others are kept out, whatever becomes of the owner:
+            from 1 ms, and no longer than the lock may be held. Redis and etcd keep them out by themselves.
+            With a directory and ZooKeeper this process does so while it lives and the manager is not closed.
+            Default: until the release.
         :param with_value: whether the grant comes with the value of the name (``lock.value``). Default: no.
         """
         default = self.config.get
@@ -195,7 +203,8 @@ class GlobalLockManager:
             blocking=default("blocking", True) if blocking is None else blocking,
             blocking_timeout=default("blocking_timeout") if blocking_timeout is None else blocking_timeout,
             **_given(lock_ttl=default("lock_ttl") if lock_ttl is None else lock_ttl),
-            **_given(grace=grace, with_value=None if with_value is False else with_value),
+            **_given(grace=grace, hold_at_least=hold_at_least),
+            **_given(with_value=None if with_value is False else with_value),
             **other_options,
         )
         lock._manager = weakref.ref(self)
@@ -325,7 +334,8 @@ class GlobalLockManager:
     def close(self) -> None:
         """Releases the locks that are still held, and closes the connection.
 
-        May be called again. A later acquire connects again.
+        May be called again. A later acquire connects again. Where this process keeps others out of a lock
+        with ``hold_at_least``, they are let in now, and the logger ``globallock`` warns of it.
         """
         for lock in self.registered_locks():
             lock.release()

@@ -54,7 +54,8 @@ def locked(name: Optional[str] = None, **options: Any) -> "Callable[[type], type
             with lockman, lockman.lock(lock_name, **{"blocking": False, **options}) as lock:
                 if lock.is_locked:
                     return handle(self, *arguments, **keywords)
-            self.stderr.write(f"{lock_name} is running already")
+            lately = "" if options.get("hold_at_least") is None else ", or was a short time ago"
+            self.stderr.write(f"{lock_name} is running already{lately}")
             return None
 
         command.execute = execute  # type: ignore[attr-defined]

@@ -60,11 +60,18 @@ class AllLocks:
         try:
             acquired = all(lock.acquire() for lock in self.in_turn())
         except BaseException:
+            self.keep_nobody_out()
             self.release()
             raise
         if not acquired:
+            self.keep_nobody_out()
             self.release()
         return acquired
+
+    def keep_nobody_out(self) -> None:
+        """Has ``hold_at_least`` keep nobody out, because not all of the locks were granted."""
+        for lock in self.locks:
+            lock._keep_nobody_out()
 
     def release(self) -> None:
         """Releases those that are held."""

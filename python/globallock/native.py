@@ -41,6 +41,8 @@ class LockRequest(NamedTuple):
     #: After how long the owner is asked to end, if its end is planned.
     ask_after: Optional[float] = None
     wants_value: bool = False
+    #: For how long others are kept out, whatever becomes of the owner.
+    hold_at_least: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         self._wants_value = _flag("with_value", options.pop("with_value", False))
         #: How long the lock is kept after its owner was asked to end, if its end is planned.
         self.grace: Optional[Seconds] = options.pop("grace", None)
+        #: For how long from the grant others are kept out.
+        self.hold_at_least: Optional[Seconds] = options.pop("hold_at_least", None)
         super().__init__(config, name, **options)
         unknown = sorted(set(self.other_options) - _ACCEPTED)
         if unknown:
@@ -176,6 +180,15 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def remaining(self) -> Optional[float]:
         """How many seconds it stays held without another renewal; ``None`` if until the process ends."""
         return self._guard.remaining() if self._guard is not None else 0.0
+
+    @property
+    def kept_for(self) -> Optional[float]:
+        """For how many seconds others would be kept out if the lock were released now (``hold_at_least``).
+
+        ``None`` if they would be let in, and while the lock is not acquired. Where the store does not keep
+        them out, they are let in as soon as this process ends or its manager is closed.
+        """
+        return self._guard.kept_for() if self._guard is not None else None
 
     @property
     def value(self) -> Optional[Value]:
@@ -250,7 +263,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
             ask_after, hold = hold, hold + grace
         return LockRequest(
             self.prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease, ask_after,
-            self._wants_value,
+            self._wants_value, _time("hold_at_least", self.hold_at_least),
         )  # fmt: skip
 
     @property
@@ -281,6 +294,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         return True
 
     def _take_guard(self, guard: _rust.Guard) -> None:
+        guard.own()
         self._guard = self.lock = guard
         self._is_locked = True
         self._note(held=True)
@@ -293,8 +307,15 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def _do_acquire(self) -> bool:
         return self.acquire()
 
+    def _keep_nobody_out(self) -> None:
+        if self._guard is not None:
+            self._guard.keep_nobody_out()
+
     def release(self) -> None:
-        """Releases the lock, if it is held. The log says so if it was lost before; never raises."""
+        """Releases the lock, if it is held. The log says so if it was lost before; never raises.
+
+        With ``hold_at_least``, others are kept out until that time has passed.
+        """
         guard = self._drop_guard()
         if guard is None:
             return

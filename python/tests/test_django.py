@@ -113,6 +113,15 @@ def project(tmp_path, redis_server):
                     print("inside", flush=True)
                     sys.stdin.readline()
         """,
+        "app/management/commands/hourly.py": """
+            from django.core.management.base import BaseCommand
+            from globallock.django import locked
+
+            @locked(hold_at_least=300)
+            class Command(BaseCommand):
+                def handle(self, *arguments, **options):
+                    print("inside")
+        """,
     }
     for path, text in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -135,7 +144,7 @@ COMMAND = """
 import os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 from django.core.management import execute_from_command_line
-execute_from_command_line(["manage.py", "nightly"])
+execute_from_command_line(["manage.py", *(sys.argv[1:] or ["nightly"])])
 """
 
 
@@ -154,6 +163,17 @@ def test_a_management_command_runs_once_at_a_time(project):
     first.communicate("\n", timeout=60)
     third = run(COMMAND, cwd=project)
     assert third.communicate("\n", timeout=60)[0] == "inside\n"
+
+
+def test_a_management_command_keeps_others_out_after_its_end(project):
+    import subprocess
+
+    assert ends(run(COMMAND, "hourly", cwd=project)) == "inside\n"
+    second = run(COMMAND, "hourly", cwd=project, stderr=subprocess.PIPE)
+    printed, warned = second.communicate(timeout=60)
+    assert printed == "" and warned.strip() == (
+        "app.management.commands.hourly is running already, or was a short time ago"
+    )
 
 
 CHECK = """

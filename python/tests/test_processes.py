@@ -141,6 +141,15 @@ def test_a_signal_handler_may_acquire_locks(redis_server, name):
     assert taken == [True]
 
 
+def test_locks_are_renewed_while_another_store_answers_every_call_at_once(redis_server, name):
+    lease, busy = 0.5, GlobalLockManager("memory:busy")
+    with GlobalLockManager(redis_server.url).lock(name, lock_ttl=lease) as lock:
+        until = time.monotonic() + 3 * lease
+        while time.monotonic() < until:
+            busy.inspect(name)
+        assert lock.is_locked and lock.extend()
+
+
 def test_locks_are_renewed_while_python_is_busy(redis_server, name):
     lease = 0.5
     lockman = GlobalLockManager(redis_server.url)

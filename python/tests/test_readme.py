@@ -18,7 +18,7 @@ def blocks():
 def test_the_examples_for_threads_and_asyncio_run(redis_server):
     written = []
     names = {"write_report": written.append}
-    first, kinds, _, _, _, _, _, for_asyncio, _ = blocks()
+    first, kinds, _, _, _, _, _, _, for_asyncio, _ = blocks()
     exec(first.replace("redis://127.0.0.1:6379", redis_server.url), names)
     assert len(written) == 1 and isinstance(written[0], int)
     exec(kinds, names)
@@ -71,6 +71,13 @@ def test_the_examples_of_planned_ends_run(redis_server):
     assert indexed == [0, "cleaned up"]
 
 
+def test_the_example_of_locks_that_are_held_at_least_runs(redis_server):
+    lockman, rotated = GlobalLockManager(redis_server.url), []
+    for _ in range(2):
+        exec(blocks()[6], {"lockman": lockman, "rotate_logs": lambda: rotated.append("rotated")})
+    assert rotated == ["rotated"] and 0 < lockman.inspect("rotate-logs")[0].expires_in <= 60
+
+
 class Ended(Exception):
     """Ends the example, which has no end."""
 
@@ -87,5 +94,5 @@ def test_the_example_for_onlookers_runs(redis_server):
             raise Ended
 
     with lock, pytest.raises(Ended):
-        exec(blocks()[6], {"lockman": lockman, "print": show})
+        exec(blocks()[7], {"lockman": lockman, "print": show})
     assert shown == [("imports/7", "mutex"), ("imports/7", "is held"), ("imports/7", "is free")]

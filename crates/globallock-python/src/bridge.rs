@@ -17,14 +17,14 @@ use tokio::task::AbortHandle;
 
 use crate::driver::WaitKind;
 use crate::failure::raise;
-use crate::guard::{Granted, Guard};
+use crate::guard::Guard;
 use crate::manager::EntryFields;
 use crate::process::{ForkGuarded, Process};
 use crate::watch::SummaryFields;
 
 /// The outcome of a request.
 pub(crate) enum Outcome {
-    Granted(Option<Granted>),
+    Granted(Option<Guard>),
     /// How many seconds ago the last success began, that still counts.
     Skipped(f64),
     Flag(bool),
@@ -38,7 +38,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     pub(crate) fn into_python(self, python: Python<'_>) -> PyResult<Py<PyAny>> {
         match self {
-            Outcome::Granted(guard) => guard.map(Guard::new).into_py_any(python),
+            Outcome::Granted(guard) => guard.into_py_any(python),
             Outcome::Skipped(began) => began.into_py_any(python),
             Outcome::Flag(flag) => flag.into_py_any(python),
             Outcome::Text(text) => text.into_py_any(python),

@@ -52,6 +52,8 @@ pub(crate) struct Driver {
     requests: AtomicUsize,
     /// When the last call ended, in microseconds since the driver's start.
     last_call_at: AtomicU64,
+    /// When a call that was answered at once last let the other tasks run, likewise.
+    others_ran_at: AtomicU64,
     /// When two calls were last in progress at once, likewise.
     concurrent_at: AtomicU64,
     /// How many microseconds the last wait for a grant took.
@@ -226,6 +228,19 @@ impl Driver {
     pub(crate) fn record_wait(&self, kind: WaitKind, since: u64) {
         if let Some(took) = self.last_wait(kind) {
             took.store(self.now().saturating_sub(since), Ordering::Relaxed);
+        }
+    }
+
+    /// Runs the other tasks, such as renewals, unless that was done less than [`IDLE`] ago.
+    ///
+    /// A call that is answered at once runs nothing else. Many of them, one after the other, would keep the
+    /// background from driving as well.
+    pub(crate) async fn let_others_run(&self) {
+        if !self.lately(&self.others_ran_at) {
+            self.others_ran_at.store(self.now(), Ordering::SeqCst);
+            // The first yield polls the sockets; the tasks that this wakes run before the second one ends.
+            yield_now().await;
+            yield_now().await;
         }
     }
 

@@ -1,11 +1,12 @@
 //! A held lock.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use globallock::backend::Instant;
-use globallock::internals::{Began, sleep_until_some};
+use globallock::internals::{Began, keep_nobody_out, sleep_until_some};
 use globallock::{Release, ValueWrite};
 use pyo3::prelude::*;
 use tokio::select;
@@ -25,23 +26,19 @@ pub(crate) struct Guard {
     ask_at: Option<Instant>,
     /// Which run it is that the lock was acquired for, if any.
     began: Option<Began>,
-}
-
-/// A lock that was acquired, before Python has it.
-pub(crate) struct Granted {
-    pub(crate) guard: globallock::Guard,
-    pub(crate) ask_at: Option<Instant>,
-    pub(crate) began: Option<Began>,
+    /// Whether a lock of Python has it. Until then its caller may have gone: a task that was cancelled, or a
+    /// call that Ctrl-C has ended.
+    has_owner: AtomicBool,
 }
 
 /// A value's bytes, fencing token, and age in seconds; Python makes a `Value` of them.
 type ValueFields = (Vec<u8>, u64, f64);
 
 impl Guard {
-    pub(crate) fn new(granted: Granted) -> Self {
-        let Granted { guard, ask_at, began } = granted;
+    pub(crate) fn new(guard: globallock::Guard, ask_at: Option<Instant>, began: Option<Began>) -> Self {
         let fencing_token = guard.fencing_token();
-        Guard { fencing_token, guard: Arc::new(ForkGuarded::new(Mutex::new(Some(guard)))), ask_at, began }
+        let guard = Arc::new(ForkGuarded::new(Mutex::new(Some(guard))));
+        Guard { fencing_token, guard, ask_at, began, has_owner: AtomicBool::new(false) }
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&globallock::Guard) -> T) -> Option<T> {
@@ -83,6 +80,15 @@ impl Guard {
                 () = sleep_until_some(at) => Some(ASKED.to_owned()),
             }
         })
+    }
+}
+
+/// A lock that nobody owned keeps nobody out when it is released with this.
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !*self.has_owner.get_mut() {
+            self.with(keep_nobody_out);
+        }
     }
 }
 
@@ -131,6 +137,22 @@ impl Guard {
     /// process.
     fn remaining(&self) -> Option<f64> {
         self.with(globallock::Guard::remaining).map_or(Some(0.0), |left| left.map(|left| left.as_secs_f64()))
+    }
+
+    /// Notes that a lock of Python has it, so that others are kept out for as long as was asked for.
+    fn own(&self) {
+        self.has_owner.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps nobody out any longer than the lock is held, because not all of several locks were granted.
+    fn keep_nobody_out(&self) {
+        self.with(keep_nobody_out);
+    }
+
+    /// For how many seconds others would be kept out if the lock were released now; `None` if they would be
+    /// let in.
+    fn kept_for(&self) -> Option<f64> {
+        self.with(globallock::Guard::kept_for).flatten().map(|left| left.as_secs_f64())
     }
 
     /// Releases the lock, and says what to warn of, if anything.

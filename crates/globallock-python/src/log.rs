@@ -59,9 +59,12 @@ impl Observer for Logging {
 fn level(event: &Event<'_>) -> Option<u8> {
     match event {
         Event::Lost { .. } => Some(ERROR),
-        Event::RenewalFailed { .. } | Event::ReleaseUnanswered { .. } | Event::StoreLost { .. } => {
-            Some(WARNING)
-        }
+        Event::RenewalFailed { .. }
+        | Event::ReleaseUnanswered { .. }
+        | Event::CutShort { .. }
+        | Event::StoreLost { .. } => Some(WARNING),
+        // Its user sees the release, but not that others stay out.
+        Event::Kept { .. } => Some(DEBUG),
         Event::StoreBack { .. } => Some(INFO),
         Event::StoreNotice { notice, .. } => match notice.kind {
             StoreNoticeKind::ConnectionLost

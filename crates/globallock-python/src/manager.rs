@@ -16,7 +16,7 @@ use tokio::sync::{OnceCell, watch};
 use crate::bridge::{Bridge, Outcome};
 use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise, seconds};
-use crate::guard::Granted;
+use crate::guard;
 use crate::log::{self, Logging};
 use crate::process::{ForkGuarded, Process};
 use crate::watch::{Changes, Watch, fields};
@@ -65,6 +65,8 @@ struct LockRequest {
     /// After how many seconds the owner is asked to end, if its end is planned.
     ask_after: Option<f64>,
     wants_value: bool,
+    /// For how many seconds others are kept out, whatever becomes of the owner.
+    hold_at_least: Option<f64>,
 }
 
 impl LockRequest {
@@ -74,6 +76,7 @@ impl LockRequest {
             .clone()
             .lease(optional("the lease", self.lease)?.unwrap_or(defaults.lease))
             .max_hold(optional("the max hold time", self.max_hold)?)
+            .hold_at_least(optional("hold_at_least", self.hold_at_least)?)
             .wait(optional("the wait", self.wait)?))
     }
 
@@ -87,9 +90,9 @@ impl LockRequest {
     }
 
     /// What Python gets of a lock that has just been acquired.
-    fn granted(&self, guard: Guard, began: Option<Began>) -> Granted {
+    fn granted(&self, guard: Guard, began: Option<Began>) -> guard::Guard {
         let after = self.ask_after.and_then(|after| Duration::try_from_secs_f64(after).ok());
-        Granted { guard, ask_at: after.and_then(|after| Instant::now().checked_add(after)), began }
+        guard::Guard::new(guard, after.and_then(|after| Instant::now().checked_add(after)), began)
     }
 }
 

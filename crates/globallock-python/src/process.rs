@@ -67,7 +67,10 @@ impl Process {
                     if mem::take(&mut is_fresh) {
                         select! {
                             biased;
-                            output = &mut future => return Ok(output),
+                            output = &mut future => {
+                                self.driver.let_others_run().await;
+                                return Ok(output);
+                            }
                             () = self.driver.spin(kind) => {}
                         }
                     }

@@ -92,17 +92,18 @@ impl Case<'_> {
     ///
     /// - No write is answered as written that was begun after the grant of a later exclusive claim was known.
     /// - A value that comes with a grant was written by a claim that asked to, and not after such a grant.
-    /// - It is not older than a write that was answered as written before the claim was requested, nor than one
-    ///   of an exclusive claim with a lower token.
+    /// - It is not older than a write that was answered as written before the claim was requested, nor than
+    ///   one of an exclusive claim with a lower token.
     /// - It is the same that came with an earlier exclusive grant, unless that claim or a later one wrote.
-    /// - With an exclusive grant comes no value of a higher token, and the writes of an exclusive claim are not
-    ///   outranked while it surely holds.
+    /// - With an exclusive grant comes no value of a higher token, and the writes of an exclusive claim are
+    ///   not outranked while it surely holds.
     ///
     /// Sound, because a value is written only while its claim holds, and no token overwrites a higher one's.
-    /// When an exclusive claim is granted, those with lower tokens have ended, so what they have written by then
-    /// is all that they ever write. It does not matter when their owners hear of it: an unanswered write may
-    /// have been carried out or not, but never after that grant. The value is read at the grant or later. While
-    /// an exclusive claim surely holds nobody else writes. Values are kept for much longer than a run lasts.
+    /// When an exclusive claim is granted, those with lower tokens have ended, so what they have written by
+    /// then is all that they ever write. It does not matter when their owners hear of it: an unanswered write
+    /// may have been carried out or not, but never after that grant. The value is read at the grant or later.
+    /// While an exclusive claim surely holds, nobody else writes. Values are kept for much longer than a run
+    /// lasts.
     pub(super) fn values(&self, report: &mut Report) {
         for claims in self.names.values() {
             let all = Written::new(claims);

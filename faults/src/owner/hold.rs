@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout};
 use super::{Choice, Owner};
 use crate::history::{OwnerEvent, Reason, RegisterAnswer, SeenValue, Time, ValueAnswer, now};
 
-/// For how long values are kept. Longer than clocks are set by, because some stores tell the age of a value by
-/// the clocks of the owners.
+/// For how long values are kept. Longer than clocks are set by, because some stores tell the age of a value
+/// by the clocks of the owners.
 const KEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// After how long the write of a value is given up that is not answered.

@@ -92,8 +92,13 @@ fn a_value_that_comes_and_goes_without_a_write_is_caught() {
 fn a_value_that_nobody_wrote_is_caught() {
     three().came(2, 1, Some((5, 2))).breaks(Rule::Values);
     three().came(2, 1, Some((6, 1))).breaks(Rule::Values);
-    // It was written later.
-    three().set(1, 1, 2, (111, 112), unknown()).came(2, 1, Some((5, 2))).breaks(Rule::Values);
+    // A reader's write that was begun after the other had been granted.
+    let seen = |begun| {
+        let logs = Logs::new().claim(reader(1, 10, 5)).claim(reader(2, 20, 6));
+        logs.set(1, 1, 1, (begun, 40), unknown()).came(2, 1, Some((5, 1)))
+    };
+    seen(24).passes();
+    seen(26).breaks(Rule::Values);
 }
 
 #[test]

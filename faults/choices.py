@@ -47,13 +47,16 @@ class Choice:
             self.rounds, self.pause = 1, slow_pause
         self.drops = draw.below(10) == 0
         self.rest = draw.below(3_000)
+        # Owners in Python do not use it.
+        self.uses_value = draw.below(1_000) < plan["values"]
 
     def __str__(self):
         mode = self.mode
         if mode != "try":
             [(verb, limit)] = mode.items()
             mode = f"{verb}:{limit}"
-        return f"{self.writes:d} {self.permits} {mode} {self.rounds} {self.pause} {self.drops:d} {self.rest}"
+        drawn = f"{self.writes:d} {self.permits} {mode} {self.rounds} {self.pause}"
+        return f"{drawn} {self.drops:d} {self.rest} {self.uses_value:d}"
 
 
 if __name__ == "__main__":

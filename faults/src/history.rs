@@ -109,6 +109,29 @@ pub enum RegisterAnswer {
     Unknown,
 }
 
+/// The value that came with a grant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenValue {
+    /// The fencing token of its writer, by the store.
+    pub fencing_token: u64,
+    /// What was written: by an owner, its fencing token and the number of the write.
+    pub text: String,
+}
+
+/// What came of writing a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueAnswer {
+    /// It was written.
+    Written,
+    /// A higher token had written before.
+    Outranked,
+    /// The lock was not held any more.
+    Lost,
+    /// There was this error, or no answer in time: it may have been written or not.
+    Unknown(String),
+}
+
 /// Why an owner lost a lock, as it was notified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -168,6 +191,15 @@ pub enum OwnerEvent {
         /// it.
         until: Option<Time>,
     },
+    /// Logged behind the grant of a claim that asks for the value of its name.
+    Value {
+        /// When.
+        at: Time,
+        /// Which claim.
+        claim: u64,
+        /// What came with the grant.
+        value: Option<SeenValue>,
+    },
     /// It was not granted; the claim is out of the queue, or soon will be.
     Failed {
         /// When.
@@ -202,6 +234,26 @@ pub enum OwnerEvent {
         guarded: RegisterAnswer,
         /// What the control answered, which accepts everything.
         control: RegisterAnswer,
+    },
+    /// Logged right before it writes the value of its name.
+    SetValue {
+        /// When.
+        at: Time,
+        /// Which claim.
+        claim: u64,
+        /// The number of the write: the first of a claim has 1.
+        write: u64,
+    },
+    /// The write of a value was answered, or given up.
+    ValueSet {
+        /// When.
+        at: Time,
+        /// Which claim.
+        claim: u64,
+        /// The number of the write.
+        write: u64,
+        /// What came of it.
+        answer: ValueAnswer,
     },
     /// It was notified that it lost a lock which it had held.
     Lost {
@@ -383,12 +435,21 @@ mod tests {
         let released = OwnerEvent::Released { at, claim, outcome: "left".to_owned() };
         let (kind, proof) = ("cut".to_owned(), "8".to_owned());
         let fault = FaultEvent::Fault { at, mended, kind, owner, proof, took_effect: true, forgets: false };
+        let value = Some(SeenValue { fencing_token: 5, text: "5 1".to_owned() });
+        let came = OwnerEvent::Value { at, claim, value };
+        let set = OwnerEvent::ValueSet { at, claim, write: 1, answer: ValueAnswer::Unknown("no".to_owned()) };
         let json = [
+            serde_json::to_string(&came).unwrap(),
+            serde_json::to_string(&OwnerEvent::SetValue { at, claim, write: 1 }).unwrap(),
+            serde_json::to_string(&set).unwrap(),
             serde_json::to_string(&invoke).unwrap(),
             serde_json::to_string(&released).unwrap(),
             serde_json::to_string(&fault).unwrap(),
         ];
         let kept = [
+            r#"{"event":"value","at":1,"claim":2,"value":{"fencing_token":5,"text":"5 1"}}"#,
+            r#"{"event":"set_value","at":1,"claim":2,"write":1}"#,
+            r#"{"event":"value_set","at":1,"claim":2,"write":1,"answer":{"unknown":"no"}}"#,
             concat!(
                 r#"{"event":"invoke","at":1,"claim":2,"name":"a","kind":"permits","#,
                 r#""weight":6,"capacity":7,"mode":{"wait":5}}"#

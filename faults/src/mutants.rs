@@ -1,6 +1,6 @@
 //! Mutants of the store in memory: stores with one bug each, for the checker to find.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use globallock::backend::{
     Backend, Capabilities, Claim, ClaimId, ClaimStatus, Entry, EntryKey, Eviction, Grant, Instant, Release,
-    StoreNotice, Summary, ValueWrite, WaitMode,
+    StoreNotice, Summary, Value, ValueWrite, WaitMode,
 };
 use globallock::{Error, Memory, Name, Result};
 
@@ -50,6 +50,8 @@ pub enum Bug {
     RevokesAtWill,
     /// Renewals fail.
     RefusesRenewals,
+    /// Whoever asks writes the value, and now and then a write arrives a second time, after the next one.
+    LetsAllWriteValues,
 }
 
 /// A store in memory with a bug.
@@ -60,14 +62,16 @@ pub struct Mutant {
     calls: AtomicU64,
     /// Claims that are no longer notified of anything.
     unnotified: Mutex<HashSet<ClaimId>>,
+    /// The values that are written by all who ask, and for each the write that arrives again later.
+    values: Mutex<HashMap<Name, (Value, Option<Value>)>>,
 }
 
 impl Mutant {
     /// Makes an empty store of its own.
     #[must_use]
     pub fn new(bug: Bug) -> Arc<Self> {
-        let (calls, unnotified) = (AtomicU64::new(1), Mutex::default());
-        Arc::new(Mutant { inner: Memory::new(), bug, calls, unnotified })
+        let (calls, unnotified, values) = (AtomicU64::new(1), Mutex::default(), Mutex::default());
+        Arc::new(Mutant { inner: Memory::new(), bug, calls, unnotified, values })
     }
 
     fn unnotified(&self) -> MutexGuard<'_, HashSet<ClaimId>> {
@@ -104,7 +108,30 @@ impl Mutant {
             Bug::ForgetsRenewals => Some(Instant::now() + claim.lease),
             _ => grant.expires,
         };
+        let grant = match self.bug {
+            Bug::LetsAllWriteValues => {
+                let value = self.values().get(&claim.name).map(|(value, _)| value.clone());
+                grant.with_value(value)
+            }
+            _ => grant,
+        };
         ClaimStatus::Held(grant.with_fencing_token(fencing_token).with_expires(expires))
+    }
+
+    /// Writes a value without a look at who holds. What a writer writes begins with its token.
+    fn write_as_asked(&self, claim: &Claim, bytes: &[u8]) -> Option<ValueWrite> {
+        let fencing_token = str::from_utf8(bytes).ok()?.split(' ').next()?.parse().ok()?;
+        let value = Value::new(bytes, fencing_token, Duration::ZERO);
+        let is_again = self.count_call().is_multiple_of(10);
+        let mut values = self.values();
+        let late = values.remove(&claim.name).and_then(|(_, late)| late);
+        let written = late.unwrap_or_else(|| value.clone());
+        values.insert(claim.name.clone(), (written, is_again.then_some(value)));
+        Some(ValueWrite::Written)
+    }
+
+    fn values(&self) -> MutexGuard<'_, HashMap<Name, (Value, Option<Value>)>> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn grant(&self, claim: &Claim) -> ClaimStatus {
@@ -246,7 +273,10 @@ impl Backend for Mutant {
     }
 
     async fn set_value(&self, claim: &Claim, bytes: &[u8], keep: Duration) -> Result<ValueWrite> {
-        self.inner.set_value(&self.alter_claim(claim), bytes, keep).await
+        match self.bug {
+            Bug::LetsAllWriteValues => Ok(self.write_as_asked(claim, bytes).unwrap_or(ValueWrite::NotHeld)),
+            _ => self.inner.set_value(&self.alter_claim(claim), bytes, keep).await,
+        }
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {

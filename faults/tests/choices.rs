@@ -21,6 +21,7 @@ fn plan(directory: &Path, seed: u64, owner: u32) -> Plan {
         lease: 400_000,
         limit: 3_000_000,
         long: 30,
+        values: 300,
         locks: run::locks(),
     }
 }

@@ -95,6 +95,7 @@ async fn use_store(directory: &Path, bug: Bug, connections: Connections, length:
                 Bug::RefusesRenewals => 0,
                 _ => 30,
             },
+            values: 300,
             locks: run::locks(),
         };
         owners.push(tokio::spawn(run_over(manager(behind, owner), plan, stop.clone())));
@@ -208,5 +209,6 @@ caught! {
     a_store_that_counts_writers_as_readers_is_caught: CountsWritersAsReaders by Exclusion;
     a_store_that_counts_claims_as_permits_is_caught: CountsClaimsAsPermits by Exclusion;
     a_store_whose_releases_release_others_is_caught: ReleasesOthers by Exclusion;
+    a_store_that_lets_all_write_values_is_caught: LetsAllWriteValues by Values;
     a_store_that_revokes_without_reason_is_caught: RevokesAtWill by Unprovoked;
 }

@@ -11,6 +11,7 @@ mod pass;
 mod read;
 mod report;
 mod time;
+mod values;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,7 @@ pub fn check(history: &History) -> Report {
     case.registers(&mut report);
     case.believed_writes(&mut report);
     case.tokens(&mut report);
+    case.values(&mut report);
     case.queue(&mut report);
     case.losses(&mut report);
     case.unprovoked(&mut report);
@@ -59,9 +61,16 @@ pub fn check(history: &History) -> Report {
 impl Case<'_> {
     /// Whether the store may have forgotten at this time what it had granted.
     fn is_excused(&self, at: Time) -> bool {
-        self.history.faults.iter().any(|fault| {
-            fault.forgets && fault.at <= at && at <= fault.mended + self.history.lease + self.terms.slack
-        })
+        self.is_excused_between(at, at)
+    }
+
+    /// Whether it may have forgotten it at some time between the two.
+    fn is_excused_between(&self, from: Time, to: Time) -> bool {
+        let after = self.history.lease + self.terms.slack;
+        self.history
+            .faults
+            .iter()
+            .any(|fault| fault.forgets && fault.at <= to && from <= fault.mended + after)
     }
 
     /// How long an owner was stopped between two times.

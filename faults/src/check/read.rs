@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::history::{
     ClaimNumber, Failure, FaultEvent, Mode, ObserverEvent, OwnerEvent, Reason, RegisterAnswer, RegisterEvent,
-    Terms, Time,
+    SeenValue, Terms, Time, ValueAnswer,
 };
 
 /// The history of a run, read from its logs.
@@ -53,8 +53,21 @@ pub(super) struct Claim {
     pub(super) release_answered: Option<Time>,
     /// When writes were refused by the register although the owner believed to hold throughout.
     pub(super) refused: Vec<Time>,
+    /// What came with the grant, if the claim asked for the value of its name.
+    pub(super) came_with: Option<Option<SeenValue>>,
+    /// The writes of the value, in their order.
+    pub(super) value_writes: Vec<ValueWrite>,
     /// The time of the last line in the owner's log, and whether the process ended as it should.
     pub(super) owner_ended: (Time, bool),
+}
+
+/// One write of a value.
+#[derive(Clone, Debug)]
+pub(super) struct ValueWrite {
+    pub(super) number: u64,
+    /// Right before it was sent.
+    pub(super) at: Time,
+    pub(super) answer: Option<(Time, ValueAnswer)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -238,6 +251,8 @@ pub(super) fn owner(events: &[OwnerEvent]) -> std::result::Result<Vec<Claim>, St
                 released: None,
                 release_answered: None,
                 refused: Vec::new(),
+                came_with: None,
+                value_writes: Vec::new(),
                 owner_ended,
             });
         } else if let Some(number) = claim_of(event) {
@@ -270,6 +285,14 @@ fn take(claim: &mut Claim, event: &OwnerEvent) {
         } => {
             claim.refused.push(*answered);
         }
+        OwnerEvent::Value { value, .. } => claim.came_with = Some(value.clone()),
+        OwnerEvent::SetValue { at, write, .. } => {
+            claim.value_writes.push(ValueWrite { number: *write, at: *at, answer: None });
+        }
+        OwnerEvent::ValueSet { at, write, answer, .. } => {
+            let asked = claim.value_writes.iter_mut().rev().find(|asked| asked.number == *write);
+            asked.into_iter().for_each(|asked| asked.answer = Some((*at, answer.clone())));
+        }
         OwnerEvent::Lost { at, reason, .. } => claim.lost = Some((*at, *reason)),
         OwnerEvent::Release { at, .. } => claim.released = Some(*at),
         // Only these two are answers of the store. A dropped or unanswered release goes on in the background;
@@ -284,6 +307,9 @@ fn take(claim: &mut Claim, event: &OwnerEvent) {
 fn claim_of(event: &OwnerEvent) -> Option<u64> {
     match event {
         OwnerEvent::Granted { claim, .. }
+        | OwnerEvent::Value { claim, .. }
+        | OwnerEvent::SetValue { claim, .. }
+        | OwnerEvent::ValueSet { claim, .. }
         | OwnerEvent::Failed { claim, .. }
         | OwnerEvent::Held { claim, .. }
         | OwnerEvent::Wrote { claim, .. }
@@ -305,6 +331,9 @@ fn time(event: &OwnerEvent) -> Time {
         OwnerEvent::Start { at, .. }
         | OwnerEvent::Invoke { at, .. }
         | OwnerEvent::Granted { at, .. }
+        | OwnerEvent::Value { at, .. }
+        | OwnerEvent::SetValue { at, .. }
+        | OwnerEvent::ValueSet { at, .. }
         | OwnerEvent::Failed { at, .. }
         | OwnerEvent::Held { at, .. }
         | OwnerEvent::Lost { at, .. }

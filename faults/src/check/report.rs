@@ -19,6 +19,8 @@ pub enum Rule {
     BelievedWrites,
     /// Tokens rise.
     Tokens,
+    /// A value is its newest holder's, and no earlier holder writes it.
+    Values,
     /// First come, first served.
     Queue,
     /// An owner is notified of a loss in time, and a grant has some time left.
@@ -71,6 +73,12 @@ pub struct Report {
     pub writes: u64,
     /// How often the control accepted a token that was too old: the damage that fencing prevents.
     pub stale: u64,
+    /// Grants with whose value it was judged who had written it.
+    pub values: u64,
+    /// Writes of values that were answered as written.
+    pub values_written: u64,
+    /// Writes of values that came too late: the lock was lost.
+    pub values_refused: u64,
     /// Pairs of claims whose order was judged.
     pub pairs: u64,
     /// What would be a violation, but happened while the store may have forgotten what it had granted.
@@ -95,6 +103,9 @@ impl Report {
             faults: BTreeMap::new(),
             writes: 0,
             stale: 0,
+            values: 0,
+            values_written: 0,
+            values_refused: 0,
             pairs: 0,
             excused: 0,
             recoveries: Vec::new(),
@@ -144,6 +155,9 @@ impl Report {
         }
         if self.writes == 0 {
             doubts.push("no write reached the registers");
+        }
+        if self.values == 0 {
+            doubts.push("no value that came with a grant was judged");
         }
         if self.calm_grants == 0 {
             doubts.push("nothing was granted in calm");
@@ -197,6 +211,11 @@ impl fmt::Display for Report {
             f,
             "  writes: {}, late in the control: {}; pairs in order: {}; excused while the store forgot: {}",
             self.writes, self.stale, self.pairs, self.excused
+        )?;
+        writeln!(
+            f,
+            "  values: {} judged; {} written, {} refused because the lock was lost",
+            self.values, self.values_written, self.values_refused
         )?;
         if let (Some(median), Some(worst)) =
             (self.recoveries.get(self.recoveries.len() / 2), self.recoveries.last())

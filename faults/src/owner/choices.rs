@@ -51,6 +51,8 @@ pub struct Choice {
     pub drops: bool,
     /// The pause before the next step, in microseconds.
     pub rest: Time,
+    /// Whether it asks for the value of its name, and writes it in each round. Owners in Rust only.
+    pub uses_value: bool,
 }
 
 impl Choice {
@@ -83,19 +85,20 @@ impl Choice {
             pause,
             drops: draw.below(10) == 0,
             rest: draw.below(3_000),
+            uses_value: draw.below(1_000) < u64::from(plan.values),
         }
     }
 }
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Choice { writes, permits, mode, rounds, pause, drops, rest } = self;
+        let Choice { writes, permits, mode, rounds, pause, drops, rest, uses_value } = self;
         let mode = match mode {
             Mode::Try => "try".to_owned(),
             Mode::Wait(limit) => format!("wait:{limit}"),
             Mode::Cancel(after) => format!("cancel:{after}"),
         };
-        let (writes, drops) = (u8::from(*writes), u8::from(*drops));
-        write!(f, "{writes} {permits} {mode} {rounds} {pause} {drops} {rest}")
+        let [writes, drops, uses_value] = [writes, drops, uses_value].map(|is_so| u8::from(*is_so));
+        write!(f, "{writes} {permits} {mode} {rounds} {pause} {drops} {rest} {uses_value}")
     }
 }

@@ -4,13 +4,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Guard, Lock, Loss, Release};
+use globallock::{Error, Guard, Lock, Loss, Release, ValueWrite};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::{Choice, Owner};
-use crate::history::{OwnerEvent, Reason, RegisterAnswer, Time, now};
+use crate::history::{OwnerEvent, Reason, RegisterAnswer, SeenValue, Time, ValueAnswer, now};
+
+/// For how long values are kept. Longer than clocks are set by, because some stores tell the age of a value
+/// by the clocks of the owners.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+
+/// After how long the write of a value is given up that is not answered.
+const VALUE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Returns the time now, and until when the lock is surely held. The clock is read first, so the result is
 /// never later than what the owner believes.
@@ -41,11 +48,18 @@ impl Owner {
                 log.write(&OwnerEvent::Lost { at: now(), claim, reason });
             }
         });
+        if choice.uses_value {
+            let value = guard.value().map(|value| SeenValue {
+                fencing_token: value.fencing_token(),
+                text: String::from_utf8_lossy(value.bytes()).into_owned(),
+            });
+            self.log.write(&OwnerEvent::Value { at: now(), claim, value });
+        }
         let permits = lock.kind().permits().expect("good numbers");
         let verb = if permits.is_exclusive() { "write" } else { "look" };
         let name = guard.name().as_str();
         let line = format!("{name} {} {claim} {} {verb}\n", self.plan.owner, guard.fencing_token());
-        for _ in 0..choice.rounds {
+        for round in 1..=u64::from(choice.rounds) {
             let (at, until) = until(&guard);
             let held_before = guard.is_held();
             if !held_before || self.is_stopping() {
@@ -63,6 +77,9 @@ impl Owner {
             };
             let wrote = OwnerEvent::Wrote { at, answered, claim, held_before, held_after, guarded, control };
             self.log.write(&wrote);
+            if choice.uses_value {
+                self.set_value(claim, &guard, round).await;
+            }
         }
         if guard.is_held() {
             self.log.write(&OwnerEvent::Release { at: now(), claim });
@@ -81,6 +98,20 @@ impl Owner {
             drop(guard);
         }
         loss_logged.await.expect("the loss is logged");
+    }
+
+    /// Writes the value of the lock's name. It says who wrote it, and when in the order of its writes.
+    async fn set_value(&self, claim: u64, guard: &Guard, write: u64) {
+        let text = format!("{} {write}", guard.fencing_token());
+        self.log.write(&OwnerEvent::SetValue { at: now(), claim, write });
+        let answer = match timeout(VALUE_LIMIT, guard.set_value(text, KEEP)).await {
+            Ok(Ok(ValueWrite::Written)) => ValueAnswer::Written,
+            Ok(Ok(ValueWrite::Outranked)) => ValueAnswer::Outranked,
+            Ok(Ok(ValueWrite::NotHeld) | Err(Error::Lost { .. })) => ValueAnswer::Lost,
+            Ok(Err(error)) => ValueAnswer::Unknown(error.to_string()),
+            Err(_) => ValueAnswer::Unknown(format!("no answer in {VALUE_LIMIT:?}")),
+        };
+        self.log.write(&OwnerEvent::ValueSet { at: now(), claim, write, answer });
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Plan {
     pub limit: Time,
     /// How many times in a thousand it holds for longer than a lease.
     pub long: u16,
+    /// How many times in a thousand it asks for the value of the lock's name, and writes it.
+    pub values: u16,
     /// The locks that it takes.
     pub locks: Vec<LockSpec>,
 }
@@ -282,5 +284,6 @@ fn lock(manager: &LockManager, spec: &LockSpec, choice: Choice) -> (Lock, Kind) 
             (LockKind::Permits { count: choice.permits, capacity: spec.capacity }, Kind::Permits)
         }
     };
-    (manager.lock(&spec.name, lock_kind), kind)
+    let lock = manager.lock(&spec.name, lock_kind);
+    (if choice.uses_value { lock.with_value() } else { lock }, kind)
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use globallock::LockManager;
+use globallock::{LockKind, LockManager};
 use globallock_conformance::stores::Trait;
 use tokio::task::{JoinHandle, block_in_place};
 use tokio::time::sleep;
@@ -73,6 +73,9 @@ pub struct RunOptions {
 /// Shorter runs have less calm between faults while they still owe some.
 const QUICK: Duration = Duration::from_secs(60);
 
+/// How long it takes at most, beside two leases, until a lock is free that nobody uses any more.
+const LAST_WAIT: Duration = Duration::from_secs(10);
+
 /// The locks that all owners take.
 #[must_use]
 pub fn locks() -> Vec<LockSpec> {
@@ -115,6 +118,7 @@ pub async fn run(options: &RunOptions) -> Result<()> {
         lease,
         limit: 20_000_000,
         long: 1,
+        values: 300,
         locks: locks(),
     };
     let means = Means { links: network.is_some(), tracing: options.tracing };
@@ -168,6 +172,7 @@ pub fn interrupted(directory: &Path, why: &str) -> Result<()> {
 async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
     let names: Vec<String> = locks().into_iter().map(|spec| spec.name).collect();
     let manager = LockManager::connect(&store.direct()).await.map_err(Error::other)?;
+    let failed = end_values(&manager, lease).await;
     // The claims of killed owners end with their leases. A server that started again may have restarted a
     // lease, so that takes up to two leases.
     let until = Instant::now() + lease * 2 + Duration::from_secs(3);
@@ -178,11 +183,34 @@ async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
             Ok(listed) => listed.name.to_string(),
             Err(error) => error.to_string(),
         }));
+        left.extend(failed.iter().cloned());
         if left.is_empty() || Instant::now() > until {
             return Ok(left);
         }
         sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// Ends the values that owners have left, which would stay for longer than the run. Returns what failed.
+async fn end_values(manager: &LockManager, lease: Duration) -> Vec<String> {
+    let mut failed = Vec::new();
+    for spec in locks() {
+        let kind = match spec.kind {
+            Kind::Mutex => LockKind::Mutex,
+            Kind::Read | Kind::Write => LockKind::Write,
+            Kind::Permits => LockKind::Permits { count: spec.capacity, capacity: spec.capacity },
+        };
+        let ended = async {
+            // A claim of a killed owner may hold for some time yet.
+            let guard = manager.lock(&spec.name, kind).wait(lease * 2 + LAST_WAIT).acquire().await?;
+            guard.set_value("", Duration::from_millis(1)).await?;
+            guard.release().await
+        };
+        if let Err(error) = ended.await {
+            failed.push(format!("the value of {}: {error}", spec.name));
+        }
+    }
+    failed
 }
 
 /// Inspects the queues again and again, and logs them, until the task is aborted.

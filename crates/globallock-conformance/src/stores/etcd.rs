@@ -25,6 +25,9 @@ const PREFIXES: [(&str, &str); 2] = [("", "/locks/_glocks/"), ("interop", "/lock
 /// How often the password is changed in a row.
 const ROTATIONS: usize = 2;
 
+/// No owner's lease lasts for so many seconds.
+const LONG_LEASE: u64 = 600;
+
 const REVOKE_LEASE: OwnFault = OwnFault::new("revoke_lease");
 const COMPACT: OwnFault = OwnFault::new("compact");
 const HANG_DISK: OwnFault = OwnFault { takes: 22, needs_tracing: true, ..OwnFault::new("hang_disk") };
@@ -126,7 +129,13 @@ impl TestStore for Servers {
             "revoke_lease" => {
                 let leases = self.cluster.ctl(&["lease", "list"]);
                 let leases: Vec<&str> = leases.lines().skip(1).collect();
-                let chosen = leases.get(draw.choose(leases.len()));
+                // The lease of a value lasts for longer than any owner's, and holds no lock.
+                let has_claims = |lease: &&&str| {
+                    let seen = self.cluster.ctl(&["lease", "timetolive", lease]);
+                    granted_seconds(&seen).is_some_and(|seconds| seconds < LONG_LEASE)
+                };
+                let from = draw.choose(leases.len());
+                let chosen = leases[from..].iter().chain(&leases[..from]).find(has_claims);
                 let seen =
                     chosen.map_or(String::new(), |lease| self.cluster.ctl(&["lease", "revoke", lease]));
                 Outcome::that_forgets(seen.contains("revoked"), seen)
@@ -278,6 +287,11 @@ fn left(endpoints: &str, prefix: &str, name: &str) -> Vec<String> {
     let output = get.output().expect("etcdctl is installed");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+/// For how long a lease was granted, as `etcdctl lease timetolive` says it: `granted with TTL(2s)`.
+fn granted_seconds(seen: &str) -> Option<u64> {
+    seen.split_once("TTL(")?.1.split_once("s)")?.0.parse().ok()
 }
 
 /// An HTTP/2 frame. It is a notification if it is data with a message that has the field `events`.

@@ -60,7 +60,11 @@ impl Facts {
         Facts {
             version: info.get("redis_version"),
             is_valkey: info.get::<String>("valkey_version").is_some(),
-            mode: if is_cluster { Some("cluster".to_owned()) } else { info.get("redis_mode") },
+            // Valkey has given it another name.
+            mode: match is_cluster {
+                true => Some("cluster".to_owned()),
+                false => info.get("redis_mode").or_else(|| info.get("server_mode")),
+            },
             eviction_policy: (limit > 0).then(|| info.get("maxmemory_policy")).flatten(),
         }
     }
@@ -202,6 +206,8 @@ mod tests {
         assert_eq!(judge(&Facts::of_hello(&hello)).unwrap_err().reason(), valkey);
         let sentinel = judged(&["redis_version:7.0.15", "redis_mode:sentinel"]).unwrap_err();
         assert!(sentinel.contains("<scheme>+sentinel://host:26379/main"), "{sentinel}");
+        let of_valkey = ["redis_version:7.2.4", "valkey_version:9.1.2", "server_mode:sentinel"];
+        assert_eq!(judged(&of_valkey).unwrap_err(), sentinel);
         let alone = &["redis_version:7.0.15", "redis_mode:standalone", "cluster_enabled:0"];
         assert_eq!(judged(alone), serves(Commands::Redis7));
     }

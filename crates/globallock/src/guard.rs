@@ -246,8 +246,8 @@ impl Guard {
 }
 
 /// Keeps nobody out any longer than this lock is held, though it is to be
-/// [held at least](crate::Options::hold_at_least) for a time: what it was taken for did not begin, or its user
-/// never had it.
+/// [held at least](crate::Options::hold_at_least) for a time: what it was taken for did not begin, or its
+/// user never had it.
 pub fn keep_nobody_out(guard: &Guard) {
     guard.keep_nobody_out();
 }

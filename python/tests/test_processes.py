@@ -94,6 +94,34 @@ def take(url, name):
         return lock.is_locked
 
 
+def test_children_that_live_on_keep_nothing_locked_that_was_locked_at_their_fork(tmp_path):
+    program = """
+import os, sys, threading
+from globallock import GlobalLockManager
+lockman = GlobalLockManager(sys.argv[1])
+stop = threading.Event()
+def use(name):
+    while not stop.is_set():
+        with lockman.lock(name):
+            pass
+threads = [threading.Thread(target=use, args=(name,)) for name in "ab"]
+for thread in threads:
+    thread.start()
+end, open_end = os.pipe()
+for _ in range(150):
+    if os.fork() == 0:
+        os.close(open_end)
+        os.read(end, 1)
+        os._exit(0)
+stop.set()
+for thread in threads:
+    thread.join()
+print(GlobalLockManager(sys.argv[1]).lock("c", blocking_timeout=60).acquire(), flush=True)
+os.close(open_end)
+"""
+    assert ends(run(program, f"file://{tmp_path}/locks")) == "True\n"
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_of_a_pool_acquire_locks(redis_server, name, method):
     assert take(redis_server.url, name)

@@ -192,9 +192,13 @@ impl Directory {
     /// Removes a lock's directory, which is `opened` and locked. `is_empty`: it is known to have no files;
     /// otherwise it stays if it has any.
     pub(super) fn remove_lock(&self, path: &Path, opened: &OwnedFd, is_empty: bool) {
-        if is_empty && self.is_spare(opened) && move_directory(path, &self.spare) {
+        if is_empty
+            && let Ok(found) = fstat(opened)
+            && self.is_spare(&found)
+            && move_directory(path, &self.spare)
+        {
             // A cleaner of files may have deleted it meanwhile. Then another one was moved, with its claims.
-            if !is_at(opened, &self.spare) {
+            if !is_named(&found, &self.spare) {
                 move_directory(&self.spare, path);
             }
             return;
@@ -204,9 +208,8 @@ impl Directory {
     }
 
     /// Whether the directory of one lock can become that of another.
-    fn is_spare(&self, opened: &OwnedFd) -> bool {
-        let of = |found: Stat| (found.st_uid, found.st_gid, Mode::from_raw_mode(found.st_mode));
-        fstat(opened).is_ok_and(|found| of(found) == self.expected)
+    fn is_spare(&self, found: &Stat) -> bool {
+        (found.st_uid, found.st_gid, Mode::from_raw_mode(found.st_mode)) == self.expected
     }
 
     /// Gives what root has made to the owner of this directory.
@@ -300,8 +303,9 @@ impl Directory {
         if !try_lock(&counter).map_err(fails)? {
             return Ok(None);
         }
+        let counter = Locked(counter);
         let mut digits = [0; 20];
-        let read = pread(&counter, &mut digits, 0).map_err(fails)?;
+        let read = pread(&counter.0, &mut digits, 0).map_err(fails)?;
         let last =
             std::str::from_utf8(&digits[..read]).ok().and_then(|text| text.trim().parse().ok()).max(used);
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
@@ -312,7 +316,7 @@ impl Directory {
         })?;
         let number = next.max(u64::try_from(clock).unwrap_or(0));
         let text = format!("{number:020}");
-        let written = pwrite(&counter, text.as_bytes(), 0).map_err(fails)?;
+        let written = pwrite(&counter.0, text.as_bytes(), 0).map_err(fails)?;
         if written < text.len() {
             return Err(fails(Errno::NOSPC));
         }
@@ -389,6 +393,16 @@ fn default_directory() -> PathBuf {
     PathBuf::from(format!("/tmp/globallock-{}", rustix::process::geteuid().as_raw()))
 }
 
+/// A file that is locked until this is dropped, also if a child that another thread has forked meanwhile has it
+/// open too, and would keep it locked for its life.
+struct Locked(OwnedFd);
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// Locks a file or directory; false if another has kept it locked during all attempts.
 pub(super) fn try_lock(file: &OwnedFd) -> Result<bool, Errno> {
     for _ in 0..TRIES {
@@ -409,10 +423,13 @@ fn is_new(found: &Stat) -> bool {
 
 /// Whether the path still names the file that is `opened`.
 pub(super) fn is_at(opened: &OwnedFd, path: &Path) -> bool {
-    match (fstat(opened), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
-        (Ok(opened), Ok(named)) => (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino),
-        _ => false,
-    }
+    fstat(opened).is_ok_and(|opened| is_named(&opened, path))
+}
+
+/// Whether the path names this file.
+fn is_named(file: &Stat, path: &Path) -> bool {
+    statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|named| (file.st_dev, file.st_ino) == (named.st_dev, named.st_ino))
 }
 
 /// Gives a directory another name, unless something has that name. False where the file system cannot promise

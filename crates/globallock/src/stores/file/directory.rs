@@ -393,8 +393,8 @@ fn default_directory() -> PathBuf {
     PathBuf::from(format!("/tmp/globallock-{}", rustix::process::geteuid().as_raw()))
 }
 
-/// A file that is locked until this is dropped, also if a child that another thread has forked meanwhile has it
-/// open too, and would keep it locked for its life.
+/// A file that is locked until this is dropped. A child that another thread has forked meanwhile has it open
+/// too, and would keep it locked for its life.
 struct Locked(OwnedFd);
 
 impl Drop for Locked {

@@ -202,6 +202,7 @@ async fn wait(
             }
             why = ends.next() => return Err(unwanted(name.as_str(), why)),
             () = caller.is_gone() => return Err(Failure::Killed),
+            () = told.outages() => {}
             shown = waiting.show() => shown?,
         }
     }

@@ -2,10 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use globallock::backend::ClaimId;
 use globallock::backend::Instant;
-use globallock::backend::{Claim, ClaimId};
+use globallock::internals::sleep_until_some;
 use globallock::{Event, Observer, StoreNotice, StoreNoticeKind};
+
+use tokio::sync::Notify;
 
 use super::outage::Outage;
 use super::{Line, info, warning};
@@ -14,23 +18,34 @@ use super::{Line, info, warning};
 ///
 /// What becomes of the lock itself is said where it is acted on.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<State>);
+pub(crate) struct Told {
+    state: Mutex<State>,
+    /// There may be something to tell later.
+    changed: Notify,
+}
 
 #[derive(Debug, Default)]
 struct State {
     claim: Option<ClaimId>,
+    granted: bool,
+    /// An outage that is told if it lasts: when it began, and why.
+    begun: Option<(Instant, String)>,
     outage: Option<Outage>,
     /// How often each notice came, by its text.
     notices: HashMap<String, u32>,
     renewals_failed: u64,
 }
 
+/// How long an outage lasts before it is told while the lock is waited for. The end of a shorter one is
+/// either a grant, or the failure that this run ends with.
+const LASTS: Duration = Duration::from_secs(1);
+
 /// How many different notices are told apart. Those that come after them are all told.
 const NOTICES: usize = 100;
 
 impl Told {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The claim that was made last.
@@ -43,8 +58,28 @@ impl Told {
         self.state().renewals_failed
     }
 
-    fn is_made(&self, claim: &Claim) {
-        self.state().claim = Some(claim.id);
+    /// Tells of outages that last while the lock is waited for. Never returns.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(crate) async fn outages(&self) {
+        loop {
+            let begun = self.state().begun.as_ref().map(|(begun, _)| *begun);
+            let Some(begun) = begun else {
+                self.changed.notified().await;
+                continue;
+            };
+            sleep_until_some(Some(begun + LASTS)).await;
+            let lasted = self.state().begun.take_if(|(still, _)| *still == begun);
+            if let Some((_, error)) = lasted {
+                tell_outage("the store does not answer", &error);
+            }
+        }
+    }
+
+    fn failed(&self, error: &globallock::Error, renewal: bool) {
+        self.state().failed(error, renewal);
+        self.changed.notify_one();
     }
 }
 
@@ -58,19 +93,25 @@ impl State {
             self.renewals_failed += 1;
             outage.count(Instant::now());
         }
-        if is_new {
+        if !self.granted && (is_first || self.begun.is_some()) {
+            let began = self.begun.as_ref().map_or_else(Instant::now, |(began, _)| *began);
+            self.begun = Some((began, error.to_string()));
+        } else if is_new {
             let what = match (is_first, renewal) {
                 (true, false) => "the store does not answer",
                 (true, true) => "a renewal failed and is tried again",
                 (false, _) => "the store still does not answer",
             };
-            warning("store_lost").with("error", error.to_string()).say(format_args!("{what}: {error}"));
+            tell_outage(what, &error.to_string());
         }
     }
 
     /// The store answers again, or the lock is lost.
-    fn ends(&mut self, away: Option<std::time::Duration>) {
+    fn ends(&mut self, away: Option<Duration>) {
         let Some(outage) = self.outage.take() else { return };
+        if self.begun.take().is_some() {
+            return;
+        }
         let failures = outage.failures();
         match away {
             Some(away) => warning("store_back")
@@ -106,6 +147,10 @@ impl State {
     }
 }
 
+fn tell_outage(what: &str, error: &str) {
+    warning("store_lost").with("error", error).say(format_args!("{what}: {error}"));
+}
+
 /// A line as the kind of notice deserves it.
 fn line_of(kind: StoreNoticeKind) -> Line {
     match kind {
@@ -120,9 +165,13 @@ fn line_of(kind: StoreNoticeKind) -> Line {
 impl Observer for Told {
     fn event(&self, event: &Event<'_>) {
         match event {
-            Event::Waiting { claim, .. } | Event::Granted { claim, .. } => self.is_made(claim),
-            Event::StoreLost { error, .. } => self.state().failed(error, false),
-            Event::RenewalFailed { error, .. } => self.state().failed(error, true),
+            Event::Waiting { claim, .. } => self.state().claim = Some(claim.id),
+            Event::Granted { claim, .. } => {
+                let mut state = self.state();
+                (state.claim, state.granted) = (Some(claim.id), true);
+            }
+            Event::StoreLost { error, .. } => self.failed(error, false),
+            Event::RenewalFailed { error, .. } => self.failed(error, true),
             Event::StoreBack { away, .. } => self.state().ends(Some(*away)),
             Event::Lost { .. } => self.state().ends(None),
             Event::ReleaseUnanswered { error, .. } => warning("release_unanswered")

@@ -85,6 +85,7 @@ async fn wait(wanted: &Wanted<'_>, processes: &mut Processes) -> Result<Acquired
                 };
             }
             event = processes.next() => interrupted(event)?,
+            () = told.outages() => {}
             shown = waiting.show() => shown?,
         }
     }

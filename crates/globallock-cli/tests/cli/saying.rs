@@ -80,6 +80,23 @@ fn a_store_that_is_back_is_told_with_how_long_it_was_away() {
 }
 
 #[test]
+fn a_store_that_is_never_there_is_told_once() {
+    let told = ended(globallock().args([
+        "run",
+        "--url",
+        "redis://127.0.0.1:1",
+        "-n",
+        "--lease",
+        "500ms",
+        "a",
+        "--",
+        "true",
+    ]));
+    assert_eq!((told.status, told.error.lines().count()), (Some(69), 1), "{}", told.error);
+    assert!(told.error.starts_with("globallock: redis://127.0.0.1:1 is unavailable: "), "{}", told.error);
+}
+
+#[test]
 fn programs_read_a_json_object_a_line() {
     let store = TestStore::new();
     let first = store.start(&[&["--label", "the first", "a\n"], &HOLDS[..]].concat());

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// First what everything stands on, then the contract, then the core, then what users see.
 const LADDER: &[&str] = &[
     "sync",
+    "duration",
     "owner",
     "eviction",
     "loss",
@@ -41,10 +42,10 @@ const LADDER: &[&str] = &[
 ];
 
 /// What stores may use of the modules above, besides their own wing.
-const CONTRACT: &[&str] = &["sync", "error", "name", "queue", "owner", "deadline", "backend"];
+const CONTRACT: &[&str] = &["sync", "duration", "error", "name", "queue", "owner", "deadline", "backend"];
 
 /// What stores share with each other.
-const SHARED: &[&str] = &["address", "duration", "evictions", "notices", "record", "transport", "watched"];
+const SHARED: &[&str] = &["address", "evictions", "notices", "record", "transport", "watched"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());

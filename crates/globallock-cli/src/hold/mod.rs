@@ -114,7 +114,9 @@ async fn keep(
         }
     };
     let ended = match acquire(&manager, &told, arguments, &mut ends, &mut caller).await {
-        Ok(guard) => hold(guard, arguments, &until, &mut ends, &mut caller).await,
+        Ok(guard) => {
+            hold(guard, manager.backend().address(), arguments, &until, &mut ends, &mut caller).await
+        }
         Err(failure) => Err(failure),
     };
     let ended = ended.unwrap_or_else(|failure| status(failure, arguments));
@@ -211,6 +213,7 @@ async fn wait(
 /// Holds the lock until something ends that. Returns the exit status.
 async fn hold(
     guard: Guard,
+    store: &str,
     arguments: &Hold,
     until: &Until,
     ends: &mut Ends,
@@ -228,8 +231,7 @@ async fn hold(
         *output = File::options().write(true).open("/dev/null")?;
     }
     let token = guard.fencing_token();
-    let line = log::info("granted").with("fencing_token", token);
-    line.say(format_args!("{name} is granted, fencing token {token}"));
+    log::granted(&guard, store);
     let status = tokio::select! {
         loss = guard.lost() => {
             until.signal(arguments.lasts.loss_signal);

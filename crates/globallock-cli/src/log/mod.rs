@@ -11,6 +11,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use globallock::Guard;
 use serde_json::{Map, Value};
 
 pub(crate) use events::Told;
@@ -108,6 +109,15 @@ pub(crate) fn warning(event: &'static str) -> Line {
 /// A line for those who want to know what happens.
 pub(crate) fn info(event: &'static str) -> Line {
     Line { level: Level::Info, ..error(event) }
+}
+
+/// Says that the lock is held, and in which store.
+pub(crate) fn granted(guard: &Guard, store: &str) {
+    let (name, token) = (guard.name(), guard.fencing_token());
+    info("granted")
+        .with("fencing_token", token)
+        .with("store", store)
+        .say(format_args!("{name} is granted, fencing token {token}; store {store}"));
 }
 
 impl Line {

@@ -58,10 +58,6 @@ pub(super) async fn hold(
     processes: &mut Processes,
 ) -> Held {
     let granted = Instant::now();
-    let token = guard.fencing_token();
-    log::info("granted")
-        .with("fencing_token", token)
-        .say(format_args!("{} is granted, fencing token {token}", guard.name()));
     processes.start(guard.fencing_token());
     let mut watch = Watch {
         guard: &guard,

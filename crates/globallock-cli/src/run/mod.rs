@@ -136,6 +136,7 @@ async fn run(
         Ok(Acquired::Run(guard, began)) => {
             let started = Change::Set("last_start_timestamp_seconds", metrics::now());
             metrics.change([started, Change::Add("starts_total", 1.0), waited]).await;
+            log::granted(&guard, manager.backend().address());
             let mut held = hold::hold(guard, began, arguments, processes).await;
             metrics.change(changes(&held, &told)).await;
             linger(&manager, &wanted.name, &mut held, processes).await;

@@ -83,7 +83,7 @@ fn the_command_line_knows_the_store_of_ones_own() {
     let form = "  ledger:///directory (the processes of one host)\n";
     let help = run(program, &["run", "--help"]);
     assert!(help.contains(form) && help.contains("redis://"), "{help}");
-    assert!(run(program, &["man"]).contains(form), "the manual has it too");
+    assert!(run(program, &["man", "run"]).contains(form), "the manual has it too");
     let refused =
         Command::new(program).args(["run", "--url", "ftp://h", "a", "--", "true"]).output().unwrap();
     assert_eq!(refused.status.code(), Some(64));

@@ -13,6 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::arguments::Store;
 use crate::exit::Failure;
+use crate::log;
 
 /// The file that has the address for all users of a host.
 pub(crate) const HOST_FILE: &str = "/etc/globallock/url";
@@ -57,6 +58,15 @@ pub(crate) struct Address {
     /// The file that it was read from.
     file: Option<PathBuf>,
     is_argument: bool,
+}
+
+/// The address that counts in this process. Says who else can read its password.
+pub(crate) fn choose(store: &Store, sources: Sources) -> Result<String, Failure> {
+    let address = Address::choose(store, sources, Path::new(HOST_FILE))?;
+    if let Some(warning) = address.warning() {
+        log::warning("password").say(warning);
+    }
+    Ok(address.url)
 }
 
 impl Address {

@@ -230,7 +230,7 @@ pub(crate) enum Leftovers {
     Release,
 }
 
-pub(crate) fn time(text: &str) -> Result<Duration, String> {
+fn time(text: &str) -> Result<Duration, String> {
     match globallock::internals::duration::parse(text) {
         None => Err("write a time such as 250ms, 30s, 5m or 1h30m".to_owned()),
         Some(time) if time > MAX_DURATION => Err("the longest is one year".to_owned()),
@@ -253,7 +253,7 @@ fn hold_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(crate) fn permits(text: &str) -> Result<(u32, u32), String> {
+fn permits(text: &str) -> Result<(u32, u32), String> {
     let (count, capacity) = text.split_once('/').unwrap_or(("1", text));
     match (count.parse(), capacity.parse()) {
         (Ok(count), Ok(capacity)) if 0 < count && count <= capacity => Ok((count, capacity)),

@@ -79,9 +79,12 @@ impl From<std::io::Error> for Failure {
 }
 
 impl Failure {
-    /// Says it.
-    pub(crate) fn say(self) {
+    /// Says it, and returns the exit status; `taken` is the one for a lock that is taken or was not granted
+    /// in time, of which nothing is said if this is to be quiet.
+    pub(crate) fn tell(self, quiet: bool, taken: u8) -> u8 {
+        let status = self.status(taken);
         match self {
+            Failure::Taken(..) if quiet => {}
             Failure::Taken(line, text) => line.say(text),
             Failure::Usage(text) => log::error("usage").say(text),
             Failure::Lock(error) => log::error("failed").say(error),
@@ -91,6 +94,7 @@ impl Failure {
             Failure::System(error) => log::error("system").say(error),
             Failure::Signal(_) | Failure::Killed => {}
         }
+        status
     }
 
     /// The exit status; `taken` is the one for a lock that is taken or was not granted in time.

@@ -19,6 +19,7 @@
 mod address;
 mod arguments;
 mod exit;
+mod held;
 mod hold;
 mod log;
 mod nested;
@@ -50,12 +51,14 @@ pub fn main(schemes: &Schemes) -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => {
             if error.use_stderr() {
-                let words = std::env::args_os().skip(1).take_while(|word| word != "--");
-                let words: Vec<String> = words.map(|word| word.to_string_lossy().into_owned()).collect();
-                if words.join("=").contains("--log-format=json") {
+                let words = std::env::args_os().skip(1);
+                let words: Vec<String> = words.map(|word| word.to_string_lossy().into()).collect();
+                let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                let ours = words.split(|word| *word == "--").next().unwrap_or_default();
+                if ours.join("=").contains("--log-format=json") {
                     log::set(log::Format::Json, log::Level::Error, None);
                 }
-                log::error("usage").say(usage(&error));
+                log::error("usage").say(usage(&error.to_string(), &words));
                 return exit::code(exit::USAGE);
             }
             // Requested help is no error. A failure to print cannot be reported, because the output is
@@ -78,14 +81,9 @@ pub fn main(schemes: &Schemes) -> ExitCode {
     }
 }
 
-/// What is wrong with the arguments, on one line.
-fn usage(error: &clap::Error) -> String {
-    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into()).collect();
-    usage_of(&error.to_string(), &words.iter().map(String::as_str).collect::<Vec<_>>())
-}
-
-/// What a description of several lines says of the arguments: its first paragraph. Tips and the usage follow.
-fn usage_of(text: &str, arguments: &[&str]) -> String {
+/// What a description of several lines says of the arguments, on one line: its first paragraph. Tips and the
+/// usage follow.
+fn usage(text: &str, arguments: &[&str]) -> String {
     let is_end = |line: &&str| line.is_empty() || line.starts_with("Usage:");
     let paragraph = text.lines().map(str::trim).take_while(|line| !is_end(line));
     let mut wrong = paragraph.collect::<Vec<_>>().join(" ");
@@ -130,7 +128,7 @@ mod tests {
         ] {
             let all = [&["globallock"], arguments].concat();
             let error = arguments::command(&schemes).try_get_matches_from(all).unwrap_err();
-            assert_eq!(usage_of(&error.to_string(), arguments), expected);
+            assert_eq!(usage(&error.to_string(), arguments), expected);
         }
     }
 }

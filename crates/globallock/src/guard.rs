@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::backend::{Release, Value, ValueWrite};
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hold::{Hold, Phase};
 use crate::loss::Loss;
 use crate::name::Name;
@@ -61,6 +61,25 @@ impl Guard {
     /// Keeps nobody out any longer than the lock is held, because its user never had it.
     pub(crate) fn keep_nobody_out(&self) {
         self.hold.keep_until(None);
+    }
+
+    /// Does work until then, which is dropped, wherever it is, as soon as the lock is lost.
+    pub(crate) async fn while_held<T>(
+        &self,
+        until: Option<Instant>,
+        work: impl Future<Output = T>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            loss = self.lost() => Err(self.is_lost(loss)),
+            done = work => Ok(done),
+            () = sleep_until_some(until) => Err(self.is_lost(Loss::MaxHold)),
+        }
+    }
+
+    /// The error of work that has ended because of this loss.
+    pub(crate) fn is_lost(&self, loss: Loss) -> Error {
+        Error::Lost { name: self.name().to_string(), loss }
     }
 
     /// The name of the lock.
@@ -151,10 +170,10 @@ impl Guard {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Lost`](crate::Error::Lost) when the lock is not held any more;
-    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for more than 1 KiB and for a `keep` that is not
+    /// [`Error::Lost`] when the lock is not held any more;
+    /// [`Error::InvalidOption`] for more than 1 KiB and for a `keep` that is not
     /// between 1 ms and a year; else as the store answers. After
-    /// [`Error::Unavailable`](crate::Error::Unavailable) the value may have been written or not; to set it
+    /// [`Error::Unavailable`] the value may have been written or not; to set it
     /// again has the effect of once.
     ///
     /// # Cancel safety

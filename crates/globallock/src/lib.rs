@@ -97,6 +97,7 @@ pub use stores::{Schemes, connect_backend};
 pub mod internals {
     pub use crate::deadline::{deadline, margin};
     pub use crate::guard::keep_nobody_out;
+    pub use crate::locks::AFTER_GRACE;
     /// Durations as people write and read them.
     pub mod duration {
         pub use crate::duration::{Shown, parse};

@@ -11,10 +11,9 @@ use crate::duration::Shown;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::kind::LockKind;
-use crate::loss::Loss;
 use crate::name::{Name, shown};
 use crate::options::{MAX_DURATION, Options};
-use crate::sync::sleep_until_some;
+use crate::sync::Instant;
 
 /// A mutex, one side of a read-write lock, or a number of a semaphore's permits: what can be acquired.
 ///
@@ -152,8 +151,7 @@ impl Lock {
     /// # Cancel safety
     /// As [`Lock::acquire`].
     pub async fn try_acquire_for(&self, wait: Duration) -> Result<Option<Guard>> {
-        let options = self.options.clone().wait(wait);
-        Ok(self.ask(wait_mode(options.wait), &options).await?.guard())
+        self.clone().wait(wait).acquire_in_time().await
     }
 
     /// Acquires the lock, waiting as long as the options say; `None` if it was not granted by then.
@@ -180,20 +178,7 @@ impl Lock {
     /// # Ok::<(), globallock::Error>(()) }).unwrap();
     /// ```
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
-        let guard = self.acquire().await?;
-        let lost = |loss| Err(Error::Lost { name: guard.name().to_string(), loss });
-        let done = tokio::select! {
-            biased;
-            loss = guard.lost() => return lost(loss),
-            done = work(&guard) => done,
-        };
-        // The work may have ended without a pause in which the loss could have stopped it.
-        if !guard.is_held() {
-            return lost(guard.lost().await);
-        }
-        // The observers have heard of a release that failed, and it goes on in the background.
-        let _ = guard.release().await;
-        Ok(done)
+        run_until(self.acquire().await?, None, work).await
     }
 
     /// The same lock for work that is asked to end after `max_hold`, and is dropped `grace` later unless it
@@ -233,7 +218,7 @@ impl fmt::Debug for Lock {
 
 /// How much longer than its work may take the store keeps a lock, so that it has not ended when the work has
 /// just been dropped.
-const AFTER_GRACE: Duration = Duration::from_secs(5);
+pub const AFTER_GRACE: Duration = Duration::from_secs(5);
 
 /// A lock whose work is told when to end, made by [`Lock::end_after`].
 ///
@@ -276,7 +261,8 @@ impl PlannedEnd {
     /// though this process fails to.
     ///
     /// # Errors
-    /// As [`Lock::run`]; [`Error::Lost`] with [`Loss::MaxHold`] when the work was dropped after the grace.
+    /// As [`Lock::run`]; [`Error::Lost`] with [`Loss::MaxHold`](crate::Loss::MaxHold) when the work was
+    /// dropped after the grace.
     ///
     /// # Cancel safety
     /// As [`Lock::run`].
@@ -290,22 +276,24 @@ impl PlannedEnd {
         let mut guard = lock.clone().max_hold(limit).acquire().await?;
         guard.end_after(*max_hold);
         let dropped_at = guard.ends_at().map(|ends_at| ends_at + *grace);
-        let done = tokio::select! {
-            biased;
-            loss = guard.lost() => Err(loss),
-            done = work(&guard) => Ok(done),
-            () = sleep_until_some(dropped_at) => Err(Loss::MaxHold),
-        };
-        // The work may have ended without a pause in which the loss could have stopped it.
-        let done = match done {
-            Ok(_) if !guard.is_held() => Err(guard.lost().await),
-            done => done,
-        };
-        let name = guard.name().to_string();
-        // The observers have heard of a release that failed, and it goes on in the background.
-        let _ = guard.release().await;
-        done.map_err(|loss| Error::Lost { name, loss })
+        run_until(guard, dropped_at, work).await
     }
+}
+
+/// Does `work` while the lock is held and until then, and releases it.
+async fn run_until<T>(
+    guard: Guard,
+    dropped_at: Option<Instant>,
+    work: impl AsyncFnOnce(&Guard) -> T,
+) -> Result<T> {
+    let done = match guard.while_held(dropped_at, work(&guard)).await {
+        // The work may have ended without a pause in which the loss could have stopped it.
+        Ok(_) if !guard.is_held() => Err(guard.is_lost(guard.lost().await)),
+        done => done,
+    };
+    // The observers have heard of a release that failed, and it goes on in the background.
+    let _ = guard.release().await;
+    done
 }
 
 /// Both sides of a read-write lock.

@@ -140,11 +140,7 @@ impl Once {
             Turn::Skip { began } => return Ok(Ran::Skipped { began }),
             Turn::Run(running) => running,
         };
-        let done = tokio::select! {
-            biased;
-            loss = guard.lost() => return Err(Error::Lost { name: guard.name().to_string(), loss }),
-            done = work(&guard) => done,
-        };
+        let done = guard.while_held(None, work(&guard)).await?;
         began.finish(guard, done).await
     }
 
@@ -240,7 +236,7 @@ impl Began {
                 }
                 // A higher token has written: so this lock, which is exclusive, was another's since.
                 Ok(ValueWrite::NotHeld | ValueWrite::Outranked) => {
-                    return Err(Error::Lost { name: guard.name().to_string(), loss: Loss::Revoked });
+                    return Err(guard.is_lost(Loss::Revoked));
                 }
                 Err(error) => return Err(error),
             }

@@ -8,14 +8,11 @@ use crate::backend::{Backend, ClaimStatus, RENEWALS_PER_LEASE, Release};
 use crate::error::Result;
 use crate::hold::Hold;
 use crate::observe::{Event, Observers};
-use crate::renewer::renew_each;
+use crate::renewer::{RETRY, renew_each};
 use crate::sync::{Backoff, Handle, now, sleep_until, watch};
 
 /// The bounds of the pause between two tries of a release that the store did not answer.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-
-/// The bounds of the pause after a renewal that failed.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// The background releases of one manager.
 #[derive(Clone)]

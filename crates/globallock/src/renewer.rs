@@ -28,7 +28,7 @@ const BATCHES_UNDER_WAY: usize = 8;
 /// How much earlier than due a claim may be renewed together with others.
 const TOGETHER: Duration = Duration::from_millis(10);
 /// The bounds of the pause after a renewal that failed.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// What is done with a lost claim: the store is asked to drop it, in case that it still has it.
 pub(crate) type Abandon = Arc<dyn Fn(Arc<Hold>) + Send + Sync>;

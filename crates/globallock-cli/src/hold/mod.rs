@@ -15,21 +15,20 @@ use std::fs::File;
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use globallock::{Guard, LockManager, ManagerOptions, Name, Release, Schemes};
+use globallock::{Guard, LockManager, ManagerOptions, Name, Schemes};
 use nix::unistd::{getppid, setsid};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::address::{Address, HOST_FILE, Sources};
+use crate::address::{self, Sources};
 use crate::exit::{self, Failure};
+use crate::held;
 use crate::log::{self, Told};
 use crate::processes::descriptors::{Standard, keep_only};
 use crate::processes::{detach, tree};
-use crate::run::CLOSE_LIMIT;
 use crate::waiting::Waiting;
 pub(crate) use arguments::{ABOUT, HELP, Hold};
 use ready::Caller;
@@ -44,13 +43,9 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Hold, sources: Sources) -> Exi
     exit::code(split(schemes, arguments, sources).unwrap_or_else(|failure| status(failure, arguments)))
 }
 
-/// Prints a failure, and returns its exit status.
+/// Says a failure, and returns its exit status.
 fn status(failure: Failure, arguments: &Hold) -> u8 {
-    let status = failure.status(arguments.lock.conflict_exit_code);
-    if !(arguments.verbosity.quiet && matches!(failure, Failure::Taken(..))) {
-        failure.say();
-    }
-    status
+    failure.tell(arguments.verbosity.quiet, arguments.lock.conflict_exit_code)
 }
 
 /// Becomes the process that keeps the lock, or the one that waits for it.
@@ -60,12 +55,12 @@ fn split(schemes: &Schemes, arguments: &Hold, sources: Sources) -> Result<u8, Fa
     let label = arguments.label.clone().or_else(|| tree::name(shown)).unwrap_or_default();
     let owner = ManagerOptions::new().label(label).process(shown.as_raw().cast_unsigned());
     let (socket, output) = if arguments.lasts.background {
-        let (of_front, of_keeper) = UnixStream::pair()?;
+        let (of_front, of_holder) = UnixStream::pair()?;
         if detach()?.is_some() {
-            drop((of_keeper, until));
+            drop((of_holder, until));
             return ready::front(of_front, arguments.lasts.print_token);
         }
-        (Some(of_keeper), None)
+        (Some(of_holder), None)
     } else {
         if !stdin().is_terminal() {
             // It fails in the first process of a job, which a person has started as such.
@@ -113,7 +108,8 @@ async fn keep(
             return Ok(status);
         }
     };
-    let ended = match acquire(&manager, &told, arguments, &mut ends, &mut caller).await {
+    let wanted = Wanted { manager: &manager, told: &told, arguments };
+    let ended = match acquire(&wanted, &mut ends, &mut caller).await {
         Ok(guard) => {
             hold(guard, manager.backend().address(), arguments, &until, &mut ends, &mut caller).await
         }
@@ -122,10 +118,7 @@ async fn keep(
     let ended = ended.unwrap_or_else(|failure| status(failure, arguments));
     // A front that waits no longer does not read it.
     caller.end(ended).await;
-    if timeout(CLOSE_LIMIT, manager.close()).await.is_err() {
-        log::error("release_unanswered")
-            .say("the store does not answer the release; the lease frees the lock");
-    }
+    held::close(&manager).await;
     Ok(ended)
 }
 
@@ -135,23 +128,21 @@ fn connect(
     sources: Sources,
     owner: ManagerOptions,
 ) -> Result<LockManager, Failure> {
-    let address = Address::choose(&arguments.store, sources, Path::new(HOST_FILE))?;
-    if let Some(warning) = address.warning() {
-        log::warning("password").say(warning);
-    }
-    Ok(LockManager::connect_lazy_by(schemes, &address.url, owner.locks(arguments.lock.options()))?)
+    let url = address::choose(&arguments.store, sources)?;
+    Ok(LockManager::connect_lazy_by(schemes, &url, owner.locks(arguments.lock.options()))?)
+}
+
+/// What is waited for.
+struct Wanted<'a> {
+    manager: &'a LockManager,
+    told: &'a Arc<Told>,
+    arguments: &'a Hold,
 }
 
 /// Acquires the lock for a caller that is not stopped.
-async fn acquire(
-    manager: &LockManager,
-    told: &Arc<Told>,
-    arguments: &Hold,
-    ends: &mut Ends,
-    caller: &mut Caller,
-) -> Result<Guard, Failure> {
+async fn acquire(wanted: &Wanted<'_>, ends: &mut Ends, caller: &mut Caller) -> Result<Guard, Failure> {
     loop {
-        let guard = wait(manager, told, arguments, ends, caller).await?;
+        let guard = wait(wanted, ends, caller).await?;
         if !caller.is_stopped() {
             return Ok(guard);
         }
@@ -159,7 +150,7 @@ async fn acquire(
         let _ = guard.release().await;
         while caller.is_stopped() {
             tokio::select! {
-                why = ends.next() => return Err(unwanted(&arguments.name, why)),
+                why = ends.next() => return Err(unwanted(&wanted.arguments.name, why)),
                 () = caller.is_gone() => return Err(Failure::Killed),
                 () = sleep(LOOK_AGAIN) => {}
             }
@@ -179,13 +170,8 @@ fn unwanted(name: &str, why: Why) -> Failure {
 }
 
 /// Waits for the lock, for as long as it is wanted.
-async fn wait(
-    manager: &LockManager,
-    told: &Arc<Told>,
-    arguments: &Hold,
-    ends: &mut Ends,
-    caller: &mut Caller,
-) -> Result<Guard, Failure> {
+async fn wait(wanted: &Wanted<'_>, ends: &mut Ends, caller: &mut Caller) -> Result<Guard, Failure> {
+    let Wanted { manager, told, arguments } = wanted;
     let name = Name::new(&arguments.name)?;
     let lock = manager.lock(&name, arguments.lock.kind());
     let mut asked = std::pin::pin!(lock.acquire());
@@ -247,19 +233,5 @@ async fn hold(
             Why::InputEnded | Why::ProcessEnded => 0,
         },
     };
-    let was_held = guard.is_held();
-    match guard.release().await {
-        Ok(Release::Released) => log::info("released").say(format_args!("{name} is released")),
-        Ok(Release::NotHeld) if was_held => {
-            log::error("lost").say(format_args!(
-                "{name} was lost before it was released: the store did not hold it any more"
-            ));
-            return Ok(exit::LOST);
-        }
-        Ok(Release::NotHeld) => return Ok(exit::LOST),
-        Err(error) => {
-            log::error("release").say(format_args!("{name} could not be released yet: {error}"));
-        }
-    }
-    Ok(status)
+    Ok(if held::release(guard, "it was released").await { status } else { exit::LOST })
 }

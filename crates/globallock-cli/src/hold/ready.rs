@@ -53,9 +53,9 @@ impl Caller {
 }
 
 /// The process that the script has started: it waits until the lock is held. Returns the exit status.
-pub(super) fn front(mut keeper: UnixStream, print_token: bool) -> std::result::Result<u8, Failure> {
+pub(super) fn front(mut holder: UnixStream, print_token: bool) -> std::result::Result<u8, Failure> {
     let mut told = String::new();
-    BufReader::new(&keeper).read_line(&mut told)?;
+    BufReader::new(&holder).read_line(&mut told)?;
     match told.trim_end().split_once(' ') {
         Some(("held", token)) => {
             if print_token {
@@ -63,7 +63,7 @@ pub(super) fn front(mut keeper: UnixStream, print_token: bool) -> std::result::R
                 writeln!(output, "{token}").and_then(|()| output.flush())?;
             }
             // Only now it may rely on the lock.
-            keeper.write_all(b"\n")?;
+            holder.write_all(b"\n")?;
             Ok(0)
         }
         Some((_, status)) => Ok(status.parse().unwrap_or(exit::INTERNAL)),

@@ -169,7 +169,8 @@ fn standard_input() -> std::result::Result<File, Failure> {
     ))
 }
 
-/// Opens a descriptor anew, for reading only: who has the end of a pipe for writing never sees the end.
+/// Opens a descriptor again, for reading only, because a process that has the writing end of a pipe never
+/// sees its end.
 fn descriptor(number: i32) -> std::result::Result<File, Failure> {
     let wrong = |what: String| Failure::Usage(format!("--fd {number}: {what}"));
     let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();

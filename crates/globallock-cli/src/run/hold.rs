@@ -4,17 +4,17 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use globallock::Guard;
 use globallock::backend::Instant;
 use globallock::internals::Began;
 use globallock::internals::duration::Shown;
 use globallock::internals::{keep_nobody_out, sleep_until_some};
-use globallock::{Guard, Release};
 use nix::sys::signal::Signal;
 
 use crate::arguments::{Leftovers, Run};
 use crate::exit::{self, Failure};
-use crate::log;
 use crate::processes::{End, Event, Processes};
+use crate::{held, log};
 
 /// How long what the command has started may take to end after it, as by the signal that has ended both.
 const SETTLES: Duration = Duration::from_millis(100);
@@ -220,21 +220,7 @@ async fn release(guard: Guard, success: Option<Began>) -> bool {
         }
         return true;
     }
-    match guard.release().await {
-        Ok(Release::Released) => log::info("released").say(format_args!("{name} is released")),
-        Ok(Release::NotHeld) => {
-            if was_held {
-                log::error("lost").say(format_args!(
-                    "{name} was lost before the command ended: the store did not hold it any more"
-                ));
-            }
-            return false;
-        }
-        Err(error) => {
-            log::error("release").say(format_args!("{name} could not be released yet: {error}"));
-        }
-    }
-    true
+    held::release(guard, "the command ended").await
 }
 
 /// How the front ends after a command that has ended like this; without a status it was killed.

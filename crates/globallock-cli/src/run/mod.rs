@@ -7,28 +7,21 @@ mod metrics;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::time::Duration;
 
 use globallock::backend::Instant;
 use globallock::internals::duration::Shown;
-use globallock::internals::sleep_until_some;
+use globallock::internals::{AFTER_GRACE, sleep_until_some};
 use globallock::{LockManager, ManagerOptions, Name, Schemes};
-use tokio::time::timeout;
 
-use crate::address::{self, Address, HOST_FILE, Sources};
+use crate::address::{self, Sources};
 use crate::arguments::Run;
 use crate::exit::{self, Failure};
+use crate::held;
 use crate::log::{self, Told};
 use crate::processes::{self, End, Guardian, Processes, Role};
 use acquire::{Acquired, Asked, Wanted, acquire};
 use hold::Held;
 use metrics::{Change, Metrics};
-
-/// How long this program waits at its end for releases that the store does not answer.
-pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(3);
-/// How much longer than the command may run the store keeps the claim, so that the claim has not ended when
-/// the command has just been killed.
-const AFTER_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the command while it holds the lock.
 pub(crate) fn main(schemes: &Schemes, arguments: &Run, sources: Sources) -> ExitCode {
@@ -81,11 +74,8 @@ fn end(run: Result<Option<End>, Failure>, arguments: &Run) -> Option<End> {
         Ok(end) => end,
         Err(Failure::Signal(signal)) => Some(End::Died(signal)),
         Err(failure) => {
-            let status = failure.status(arguments.lock.conflict_exit_code);
-            if !(arguments.verbosity.quiet && matches!(failure, Failure::Taken(..))) {
-                failure.say();
-            }
-            Some(End::Exit(status))
+            let taken = arguments.lock.conflict_exit_code;
+            Some(End::Exit(failure.tell(arguments.verbosity.quiet, taken)))
         }
     }
 }
@@ -97,10 +87,7 @@ async fn run(
     processes: &mut Processes,
 ) -> Result<Option<End>, Failure> {
     let name = Name::new(&arguments.name)?;
-    let address = Address::choose(&arguments.store, sources, Path::new(HOST_FILE))?;
-    if let Some(warning) = address.warning() {
-        log::warning("password").say(warning);
-    }
+    let url = address::choose(&arguments.store, sources)?;
     // The planned end is kept by this process, which lets the command end first. The store's limit is for the
     // case that this fails.
     let longest = arguments.max_hold.map(|max_hold| max_hold + arguments.grace + AFTER_GRACE);
@@ -112,7 +99,7 @@ async fn run(
     let locks = arguments.lock.options().max_hold(longest).hold_at_least(arguments.hold_at_least);
     let told = Arc::new(Told::default());
     let options = ManagerOptions::new().locks(locks).label(label(arguments)).process(processes.front_id());
-    let manager = LockManager::connect_lazy_by(schemes, &address.url, options.observer(told.clone()))?;
+    let manager = LockManager::connect_lazy_by(schemes, &url, options.observer(told.clone()))?;
     let asked_for = match arguments.every {
         Some(every) => Asked::Once(manager.once(&name).every(every)),
         None => Asked::Lock(manager.lock(&name, arguments.lock.kind())),
@@ -148,10 +135,7 @@ async fn run(
             Err(failure)
         }
     };
-    if timeout(CLOSE_LIMIT, manager.close()).await.is_err() {
-        log::error("release_unanswered")
-            .say("the store does not answer the release; the lease frees the lock");
-    }
+    held::close(&manager).await;
     end
 }
 

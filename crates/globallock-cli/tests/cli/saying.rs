@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use globallock_conformance::server::redis::Redis;
 use serde_json::Value;
 
-use crate::support::{Running, TestStore, ended, eventually, globallock};
+use crate::support::{Running, TestStore, ended, eventually, globallock, on_terminal};
 
 /// Runs that hold a lock until a line is written to them.
 const HOLDS: [&str; 4] = ["--", "sh", "-c", "echo ready; read _"];
@@ -152,9 +152,7 @@ fn a_terminal_shows_one_line_that_goes_on_and_is_erased() {
     let mut first = store.start(&[&["--label", "first", "a"], &HOLDS[..]].concat());
     first.says("ready");
     let program = globallock().get_program().to_string_lossy().into_owned();
-    let mut command = Command::new("script");
-    command.args(["-qefc", &format!("{program} run a -- echo got-it"), "/dev/null"]);
-    command.env("GLOBALLOCK_URL", store.url()).env("TERM", "xterm").env("SHELL", "/bin/bash");
+    let mut command = on_terminal(&store, "xterm", &format!("{program} run a -- echo got-it"));
     let screen = Screen::start(&mut command);
     // The line is drawn again and again, so it never ends while the first holds.
     screen.shows("waiting for \"a\", 1 s, place 1 of 1, held by first for ");

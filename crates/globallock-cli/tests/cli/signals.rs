@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Running, TestStore, globallock};
+use crate::support::{self, Running, TestStore, globallock};
 
 #[test]
 fn signals_pass_to_the_command() {
@@ -63,15 +63,9 @@ fn an_ignored_signal_stays_ignored() {
     assert_eq!(run.end(), Some(0));
 }
 
-/// Starts a command line on its own terminal. What is written to it arrives as if typed.
+/// Starts a command line on a terminal on which the cursor cannot be moved.
 fn on_terminal(store: &TestStore, line: &str) -> Running {
-    let mut command = Command::new("script");
-    command.args(["-qefc", line, "/dev/null"]);
-    command.env("GLOBALLOCK_URL", store.url()).env("PS1", "prompt> ").env("TERM", "dumb");
-    // Without it, `script` takes the system's `sh`. Some of these wait beside their last command, and end by
-    // the signal themselves.
-    command.env("SHELL", "/bin/bash");
-    Running::start(&mut command)
+    Running::start(support::on_terminal(store, "dumb", line).env("PS1", "prompt> "))
 }
 
 #[test]

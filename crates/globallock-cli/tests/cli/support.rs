@@ -75,6 +75,16 @@ pub(crate) fn globallock() -> Command {
     command
 }
 
+/// A command line on a terminal of its own, of this kind. What is written to it arrives as if typed.
+pub(crate) fn on_terminal(store: &TestStore, terminal: &str, line: &str) -> Command {
+    let mut command = Command::new("script");
+    command.args(["-qefc", line, "/dev/null"]).env("GLOBALLOCK_URL", store.url()).env("TERM", terminal);
+    // Without it, `script` takes the system's `sh`. Some of these wait beside their last command, and end by
+    // the signal themselves.
+    command.env("SHELL", "/bin/bash");
+    command
+}
+
 /// Runs a command to its end, with no input.
 pub(crate) fn ended(command: &mut Command) -> Ended {
     let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

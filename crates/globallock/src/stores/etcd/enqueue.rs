@@ -29,12 +29,7 @@ pub(super) fn put_or_find(
     lease: i64,
     behind: Option<&Behind>,
 ) -> TxnRequest {
-    let put = operation(Request::Put(PutRequest {
-        key: key.to_vec(),
-        value: value::write(claim),
-        lease,
-        ignore_value: false,
-    }));
+    let put = operation(Request::Put(PutRequest::new(key.to_vec(), value::write(claim), lease)));
     let few = operation(Request::Range(queue_request(&keys::queue(prefix, &claim.name), FEW)));
     let unless_behind = match behind {
         None => few.clone(),

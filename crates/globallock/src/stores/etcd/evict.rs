@@ -106,7 +106,7 @@ async fn evict_ours(
     let lease = lease_of_notice(connection, found.lease).await?;
     let notice = keys::notice(prefix, name, id);
     let tombstone = keys::tombstone(prefix, id, found.lease);
-    let put = |key, value| operation(Request::Put(PutRequest { key, value, lease, ignore_value: false }));
+    let put = |key, value| operation(Request::Put(PutRequest::new(key, value, lease)));
     let mut request = delete_if_same(&found.key, found.create_revision);
     request.success.extend([
         put(notice.clone(), by.to_text().into_bytes()),
@@ -209,9 +209,7 @@ mod tests {
     /// The whole transaction that evicts the claim.
     fn evicts(id: ClaimId) -> TxnRequest {
         let notice = format!("/locks/_glocks//evicted/{id}/a").into_bytes();
-        let put = |key, value| {
-            operation(Request::Put(PutRequest { key, value, lease: LEASES[1], ignore_value: false }))
-        };
+        let put = |key, value| operation(Request::Put(PutRequest::new(key, value, LEASES[1])));
         TxnRequest {
             compare: vec![Compare::created(KEY.to_vec(), 40)],
             success: vec![

@@ -260,6 +260,13 @@ pub(super) enum Request {
     Transaction(TxnRequest),
 }
 
+impl PutRequest {
+    /// Writes this value under this lease.
+    pub(super) fn new(key: Vec<u8>, value: Vec<u8>, lease: i64) -> Self {
+        PutRequest { key, value, lease, ignore_value: false }
+    }
+}
+
 pub(super) fn operation(request: Request) -> RequestOp {
     RequestOp { request: Some(request) }
 }

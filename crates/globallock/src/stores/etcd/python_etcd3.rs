@@ -40,7 +40,7 @@ pub(super) fn give_back(id: ClaimId, key: Vec<u8>) -> RequestOp {
 
 /// Puts the key under another lease if it is this claim's.
 pub(super) fn move_to(id: ClaimId, key: Vec<u8>, lease: i64) -> RequestOp {
-    let put = PutRequest { key: key.clone(), value: value(id), lease, ignore_value: false };
+    let put = PutRequest::new(key.clone(), value(id), lease);
     operation(Request::Transaction(TxnRequest {
         compare: vec![Compare::has_value(key, value(id))],
         success: vec![operation(Request::Put(put))],
@@ -94,7 +94,7 @@ impl PythonEtcd3 {
         let range_end = keys::end(&start);
         // etcd evaluates nested comparisons before any put, so the claim's own key does not count.
         let is_empty = Compare { range_end, ..Compare::created(start.into_bytes(), 0) };
-        let put = PutRequest { key: key.clone(), value: value(claim.id), lease, ignore_value: false };
+        let put = PutRequest::new(key.clone(), value(claim.id), lease);
         let take = TxnRequest {
             compare: vec![is_empty, Compare::created(key.clone(), 0)],
             success: vec![operation(Request::Put(put))],
@@ -116,8 +116,7 @@ impl PythonEtcd3 {
     /// | another client's | exists | `Taken` |
     pub(super) async fn try_take(&self, claim: &Claim, position: &Position) -> Result<Attempt> {
         let (Some(key), mine) = (self.key(claim), &position.mine) else { return Ok(Attempt::Gone) };
-        let put =
-            PutRequest { key: key.clone(), value: value(claim.id), lease: mine.lease, ignore_value: false };
+        let put = PutRequest::new(key.clone(), value(claim.id), mine.lease);
         let compare =
             vec![Compare::created(key.clone(), 0), Compare::created(mine.key.clone(), mine.revision)];
         let failure = vec![value_request(key.clone()), value_request(mine.key.clone())];
@@ -199,12 +198,7 @@ mod tests {
     }
 
     fn put(claim: &Claim) -> RequestOp {
-        operation(Request::Put(PutRequest {
-            key: PYTHON_ETCD3_KEY.to_vec(),
-            value: value(claim.id),
-            lease: 1,
-            ignore_value: false,
-        }))
+        operation(Request::Put(PutRequest::new(PYTHON_ETCD3_KEY.to_vec(), value(claim.id), 1)))
     }
 
     fn read_operation(key: &[u8]) -> RequestOp {

@@ -106,7 +106,7 @@ impl Releaser {
     /// is deleted, and the request fails for want of the lease.
     async fn put_tombstone(&self, id: ClaimId, lease: i64) -> Result<()> {
         let key = keys::tombstone(&self.connection.config().prefix, id, lease);
-        let put = operation(Request::Put(PutRequest { key, value: Vec::new(), lease, ignore_value: false }));
+        let put = operation(Request::Put(PutRequest::new(key, Vec::new(), lease)));
         match self.connection.unary(TxnRequest::of(vec![put])).await {
             // The lease has ended already, so that the late request fails anyway.
             Err(error) if is_lease_expired(&error) => Ok(()),
@@ -278,12 +278,7 @@ mod tests {
             let continues = refusal.as_ref().is_none_or(|refusal| refusal.code() == tonic::Code::NotFound);
             let answers = async {
                 let (asked, call) = cluster.asked::<TxnRequest>("KV/Txn").await;
-                let tombstone = PutRequest {
-                    key: keys::tombstone(PREFIX, claim.id, 1),
-                    value: Vec::new(),
-                    lease: 1,
-                    ignore_value: false,
-                };
+                let tombstone = PutRequest::new(keys::tombstone(PREFIX, claim.id, 1), Vec::new(), 1);
                 let success = vec![operation(Request::Put(tombstone))];
                 assert_eq!(asked, TxnRequest { success, ..TxnRequest::default() });
                 match refusal {

@@ -23,7 +23,7 @@ pub(super) fn watch_lease(leases: &Arc<Leases>, watches: &Arc<Watches>, lease: L
 async fn follow(leases: Weak<Leases>, watches: Weak<Watches>, lease: Lease) -> Option<()> {
     let connection = || Some(Arc::clone(&leases.upgrade()?.connection));
     let key = keys::sentinel(&connection()?.config().prefix, lease.id);
-    let put = PutRequest { key: key.clone(), value: Vec::new(), lease: lease.id, ignore_value: false };
+    let put = PutRequest::new(key.clone(), Vec::new(), lease.id);
     let mut read_at = revision(connection()?.unary(put).await.ok()?.header.as_ref());
     loop {
         leases.upgrade()?.find(lease.id)?;
@@ -69,10 +69,7 @@ mod tests {
         let lease = shared.leases.find(LEASE).unwrap();
         watch_lease(&shared.leases, &shared.watches, lease);
         let (asked, call) = soon(cluster.asked::<PutRequest>("KV/Put")).await;
-        assert_eq!(
-            asked,
-            PutRequest { key: SENTINEL.to_vec(), value: Vec::new(), lease: LEASE, ignore_value: false }
-        );
+        assert_eq!(asked, PutRequest::new(SENTINEL.to_vec(), Vec::new(), LEASE));
         call.answer(&PutResponse { header: as_of(7) });
         (cluster, shared, lease)
     }

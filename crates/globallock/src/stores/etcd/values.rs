@@ -112,7 +112,7 @@ impl Shared {
                 None => *lease.insert(connection.unary(LeaseGrantRequest { ttl }).await?.id),
             };
             let written = Record::now(fencing_token, keep, bytes).to_bytes();
-            let put = PutRequest { key: key.clone(), value: written, lease: under, ignore_value: false };
+            let put = PutRequest::new(key.clone(), written, under);
             let answer = connection
                 .unary(TxnRequest {
                     compare: vec![

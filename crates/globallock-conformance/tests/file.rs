@@ -282,12 +282,10 @@ fn dump(directory: &Path, below: &str) -> String {
     for entry in entries {
         let path = format!("{below}/{}", entry.file_name().to_str().unwrap());
         if entry.file_type().unwrap().is_dir() {
-            let of_this_user = |name: &str| name.splitn(3, '-').take(2).collect::<Vec<_>>().join("-");
-            let is_spare = path.starts_with("/.spare-");
-            let name = if is_spare { of_this_user(&path) + "-<user>-<group>" } else { path.clone() };
-            written += &format!("{name}\n{}", dump(directory, &path));
+            written += &format!("{}\n{}", without_user(&path), dump(directory, &path));
         } else {
             let held = String::from_utf8(fs::read(entry.path()).unwrap()).unwrap();
+            let path = without_user(&path);
             let name: Vec<&str> = path.split('.').collect();
             let granted = name.last().filter(|granted| **granted != "0" && name.len() > 5);
             let name =
@@ -296,6 +294,15 @@ fn dump(directory: &Path, below: &str) -> String {
         }
     }
     written
+}
+
+/// The path, with the user and the group masked if it is that of a spare directory.
+fn without_user(path: &str) -> String {
+    let Some(spare) = path.strip_prefix("/.spare-") else { return path.to_owned() };
+    let (spare, below) = spare.split_once('/').unwrap_or((spare, ""));
+    let mode = spare.split('-').next().unwrap();
+    let below = if below.is_empty() { String::new() } else { format!("/{below}") };
+    format!("/.spare-{mode}-<user>-<group>{below}")
 }
 
 #[tokio::test]

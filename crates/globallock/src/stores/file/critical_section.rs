@@ -15,8 +15,9 @@ use rustix::fs::{
 use rustix::io::{Errno, retry_on_intr, write};
 
 use super::claim_file::ClaimFile;
-use super::directory::{Directory, OPEN, is_at, try_lock};
+use super::directory::{Directory, Locked, OPEN, is_at, try_lock};
 use super::open_files::OpenFiles;
+use super::spare::SPARE_FILE;
 use crate::backend::{Claim, ClaimId, StoreNoticeKind, WaitMode};
 use crate::error::Result;
 use crate::name::Name;
@@ -32,15 +33,17 @@ const MAX_DEAD: usize = 4000;
 ///
 /// A claim is alive as long as its owner keeps the claim's own file locked.
 pub(super) struct CriticalSection<'a> {
-    directory: &'a Directory,
+    pub(super) directory: &'a Directory,
     path: PathBuf,
-    opened: OwnedFd,
+    pub(super) locked: Locked,
     /// In the order of joining. If the queue was not read, only the claims that were appended here.
     pub(super) queue: VecDeque<ClaimFile>,
     /// Whether it may have files that are not in `queue`.
-    has_others: Cell<bool>,
+    pub(super) has_others: Cell<bool>,
+    /// Whether it has a [`SPARE_FILE`], which is none of those.
+    pub(super) has_spare_file: bool,
     /// The claims whose files this store keeps open.
-    ours: &'a OpenFiles,
+    pub(super) ours: &'a OpenFiles,
     now: u64,
 }
 
@@ -53,6 +56,8 @@ pub(super) enum Enter {
     Make,
     /// Without reading the queue: reading costs more the longer the queue is.
     Unread,
+    /// To read it and to release a claim that is likely to be in it.
+    Release(ClaimId),
 }
 
 /// What the attempt to enter a critical section found.
@@ -73,32 +78,35 @@ impl<'a> CriticalSection<'a> {
         enter: Enter,
         ours: &'a OpenFiles,
     ) -> Result<Entered<'a>> {
-        let mut entered = Self::lock(directory, path, enter == Enter::Make, ours)?;
-        if let Entered::Inside(section) = &mut entered
-            && enter != Enter::Unread
-        {
-            let has_others;
-            (section.queue, has_others) = list(directory, &section.opened)?;
-            section.has_others.set(has_others);
-            section.settle()?;
-        }
-        Ok(entered)
-    }
-
-    fn lock(directory: &'a Directory, path: &Path, make: bool, ours: &'a OpenFiles) -> Result<Entered<'a>> {
+        let make = enter == Enter::Make;
         loop {
             let Some(opened) = directory.open_lock(path, make)? else {
                 return Ok(if make { Entered::Busy } else { Entered::Absent });
             };
-            if !try_lock(&opened).map_err(|error| directory.failure("cannot be locked", error))? {
-                return Ok(Entered::Busy);
-            }
+            let locked = try_lock(opened).map_err(|error| directory.failure("cannot be locked", error))?;
+            let Some(locked) = locked else { return Ok(Entered::Busy) };
             // Another may have removed the directory after it was opened and before it was locked.
-            if !is_at(&opened, path) {
-                continue;
+            let is_current = || is_at(&locked.0, path);
+            let Listed { queue, has_others, has_spare_file } = match enter {
+                // Nobody removes or moves a directory that has a claim.
+                Enter::Release(id) => {
+                    let found = list(directory, &locked.0)?;
+                    if !found.queue.iter().any(|file| file.id == id) && !is_current() {
+                        continue;
+                    }
+                    found
+                }
+                _ if !is_current() => continue,
+                Enter::Unread => Listed { has_others: true, ..Listed::default() },
+                Enter::Read | Enter::Make => list(directory, &locked.0)?,
+            };
+            let (path, has_others) = (path.to_owned(), Cell::new(has_others));
+            let now = now();
+            let mut section =
+                CriticalSection { directory, path, locked, queue, has_others, has_spare_file, ours, now };
+            if enter != Enter::Unread {
+                section.settle()?;
             }
-            let (path, queue, has_others) = (path.to_owned(), VecDeque::new(), Cell::new(true));
-            let section = CriticalSection { directory, path, opened, queue, has_others, ours, now: now() };
             return Ok(Entered::Inside(section));
         }
     }
@@ -131,7 +139,7 @@ impl<'a> CriticalSection<'a> {
             let file = self.queue[position];
             if file.granted.is_none() {
                 let granted = file.granted_at(self.now);
-                match renameat(&self.opened, file.file_name(), &self.opened, granted.file_name()) {
+                match renameat(&self.locked.0, file.file_name(), &self.locked.0, granted.file_name()) {
                     Ok(()) => self.queue[position] = granted,
                     Err(Errno::NOENT) => {
                         self.queue.remove(position);
@@ -162,11 +170,11 @@ impl<'a> CriticalSection<'a> {
     /// Opens a claim's file to check it. Users who share the directory may have put a link or a pipe in its
     /// place: the flags keep a link from being followed and a pipe from blocking.
     fn open(&self, file: &ClaimFile) -> Result<OwnedFd, Errno> {
-        openat(&self.opened, file.file_name(), OPEN | OFlags::NONBLOCK, Mode::empty())
+        openat(&self.locked.0, file.file_name(), OPEN | OFlags::NONBLOCK, Mode::empty())
     }
 
-    fn unlink(&self, file: &ClaimFile) -> Result<bool> {
-        match unlinkat(&self.opened, file.file_name(), AtFlags::empty()) {
+    pub(super) fn unlink(&self, file: &ClaimFile) -> Result<bool> {
+        match unlinkat(&self.locked.0, file.file_name(), AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => {
@@ -215,16 +223,25 @@ impl<'a> CriticalSection<'a> {
         let file = ClaimFile::new(claim, number, holds.then_some(self.now));
         // If this fails, the file may be there all the same.
         let has_others = self.has_others.replace(true);
-        let opened = self.directory.create(&self.opened, file.file_name())?;
+        let opened = match self.reuse(&file, owner.as_bytes()) {
+            Some(opened) => opened,
+            None => self.create(&file, owner)?,
+        };
         self.has_others.set(has_others);
-        let locked = flock(&opened, FlockOperation::NonBlockingLockExclusive)
-            .and_then(|()| write_all(&opened, owner.as_bytes()));
-        if let Err(error) = locked {
-            self.unlink(&file)?;
-            return Err(self.directory.failure_within("cannot be written to", error));
-        }
         self.queue.push_back(file);
         Ok(Some((file, opened)))
+    }
+
+    /// Makes the file of a claim, locks it and writes its text.
+    fn create(&self, file: &ClaimFile, text: &str) -> Result<OwnedFd> {
+        let opened = self.directory.create(&self.locked.0, file.file_name())?;
+        let locked = flock(&opened, FlockOperation::NonBlockingLockExclusive)
+            .and_then(|()| write_all(&opened, text.as_bytes()));
+        if let Err(error) = locked {
+            self.unlink(file)?;
+            return Err(self.directory.failure_within("cannot be written to", error));
+        }
+        Ok(opened)
     }
 
     /// Removes a claim from the queue and grants the claims that fit then; false if it was not there.
@@ -233,7 +250,7 @@ impl<'a> CriticalSection<'a> {
             return Ok(false);
         };
         if let Some(file) = self.queue.remove(position) {
-            self.unlink(&file)?;
+            self.remove_file(&file)?;
         }
         self.settle()?;
         Ok(true)
@@ -254,7 +271,7 @@ impl<'a> CriticalSection<'a> {
         let file = self.queue[position];
         let is_alive = self.is_alive(&file);
         let flags = OPEN | OFlags::WRONLY | OFlags::APPEND | OFlags::NONBLOCK;
-        let opened = match openat(&self.opened, file.file_name(), flags, Mode::empty()) {
+        let opened = match openat(&self.locked.0, file.file_name(), flags, Mode::empty()) {
             Ok(opened) => Some(opened),
             // What another user has put in the file's place has no owner to be told: a link, a pipe, or
             // nothing at all.
@@ -283,7 +300,7 @@ impl<'a> CriticalSection<'a> {
     pub(super) fn unlock(&self) {
         self.has_others.set(true);
         // If this fails, the drop unlocks it.
-        let _ = flock(&self.opened, FlockOperation::Unlock);
+        let _ = flock(&self.locked.0, FlockOperation::Unlock);
     }
 
     /// The claims that keep a claim waiting.
@@ -340,7 +357,7 @@ impl<'a> CriticalSection<'a> {
 
     /// When the owner of a claim wrote its file, without reading it.
     pub(super) fn written(&self, file: &ClaimFile) -> Option<SystemTime> {
-        let found = statat(&self.opened, file.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let found = statat(&self.locked.0, file.file_name(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
         let seconds = u64::try_from(found.st_mtime).ok().filter(|_| is_file(&found))?;
         let nanoseconds = u32::try_from(found.st_mtime_nsec).ok()?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::new(seconds, nanoseconds))
@@ -353,7 +370,7 @@ impl<'a> CriticalSection<'a> {
     /// The lock's directory once more, as a forked child has it.
     #[cfg(test)]
     pub(super) fn duplicate(&self) -> OwnedFd {
-        rustix::io::dup(&self.opened).unwrap()
+        rustix::io::dup(&self.locked.0).unwrap()
     }
 }
 
@@ -361,15 +378,13 @@ impl<'a> CriticalSection<'a> {
 impl Drop for CriticalSection<'_> {
     fn drop(&mut self) {
         if self.queue.is_empty() {
-            self.directory.remove_lock(&self.path, &self.opened, !self.has_others.get());
+            let is_empty = !self.has_others.get();
+            self.directory.remove_lock(&self.path, &self.locked.0, is_empty, self.has_spare_file);
         }
-        // A child that another thread has forked meanwhile has the directory open too, and would keep it
-        // locked, whatever lock it becomes the directory of.
-        let _ = flock(&self.opened, FlockOperation::Unlock);
     }
 }
 
-fn is_file(found: &Stat) -> bool {
+pub(super) fn is_file(found: &Stat) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
 }
 
@@ -402,24 +417,36 @@ pub(super) fn owner_and_name(text: &str) -> (&str, Option<Name>) {
     (owner, Name::new(name).ok())
 }
 
-/// The claims in a lock's directory, and whether it has other files as well.
-fn list(directory: &Directory, opened: &OwnedFd) -> Result<(VecDeque<ClaimFile>, bool)> {
+/// What is in a lock's directory.
+#[derive(Default)]
+struct Listed {
+    /// The claims, in the order of joining.
+    queue: VecDeque<ClaimFile>,
+    has_spare_file: bool,
+    has_others: bool,
+}
+
+fn list(directory: &Directory, opened: &OwnedFd) -> Result<Listed> {
     let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
     let mut entries = RawDir::new(opened, &mut buffer);
-    let (mut queue, mut has_others) = (Vec::new(), false);
+    let mut listed = Listed::default();
     while let Some(entry) = entries.next() {
         let entry = match entry {
             // The directory was deleted meanwhile: it has no claims.
             Err(Errno::NOENT) => break,
             entry => entry.map_err(|error| directory.failure("cannot be read", error))?,
         };
-        match entry.file_name().to_str().ok().and_then(ClaimFile::parse) {
-            Some(file) => queue.push(file),
-            None => has_others |= !matches!(entry.file_name().to_bytes(), b"." | b".."),
+        match entry.file_name().to_str() {
+            Ok("." | "..") => {}
+            Ok(SPARE_FILE) => listed.has_spare_file = true,
+            name => match name.ok().and_then(ClaimFile::parse) {
+                Some(file) => listed.queue.push_back(file),
+                None => listed.has_others = true,
+            },
         }
     }
-    queue.sort_unstable();
-    Ok((queue.into(), has_others))
+    listed.queue.make_contiguous().sort_unstable();
+    Ok(listed)
 }
 
 /// The milliseconds of the clock that all processes of the host share and that goes on while it is suspended,

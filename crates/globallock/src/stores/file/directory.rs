@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW, Uid,
-    fchmod, fchown, flock, fstat, fstatfs, mkdirat, openat, renameat_with, statat, unlinkat, utimensat,
+    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, Uid, fchmod,
+    fchown, flock, fstat, fstatfs, mkdirat, openat, statat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, pread, pwrite};
 use rustix::path::Arg;
 
 use super::container::is_own_of_container;
+use super::spare::{SPARE_FILE, Spare};
 use crate::backend::StoreNoticeKind;
 use crate::error::{Error, Result};
 use crate::stores::address::Address;
@@ -46,12 +47,8 @@ pub(super) struct Directory {
     owner: Option<(Uid, Gid)>,
     /// Whether it belongs to this user, who is not root.
     is_own: bool,
-    /// Who owns the directory of a lock, and with which mode, unless somebody has changed that.
-    expected: (u32, u32, Mode),
-    /// Where an empty directory is kept between two locks: to move it takes a tenth of the time that it takes
-    /// to delete one directory and to make another. It has the owner and the mode of a lock's directory,
-    /// which are parts of its name.
-    spare: PathBuf,
+    /// What a lock that is free leaves for the next one.
+    pub(super) spare: Spare,
     /// What is noticed in it.
     pub(super) notices: StoreNotices,
 }
@@ -106,8 +103,9 @@ impl Directory {
 
     fn prepare(path: PathBuf, given: bool) -> Result<Self> {
         let (mode, notices) = (Mode::RWXU, StoreNotices::default());
-        let (spare, expected) = (PathBuf::new(), (0, 0, mode));
-        let mut directory = Directory { path, mode, owner: None, is_own: false, expected, spare, notices };
+        let (owner, is_own) = (None, false);
+        let spare = Spare::new(&path, (0, 0), (mode, PRIVATE));
+        let mut directory = Directory { path, mode, owner, is_own, spare, notices };
         match mkdirat(CWD, &directory.path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(Errno::NOENT) => {
@@ -137,9 +135,8 @@ impl Directory {
         let (mode, is_of_group) = (directory.mode, rights.contains(Mode::SGID));
         let group = if is_of_group { owner.1 } else { rustix::process::getegid() };
         let (user, group) = directory.owner.unwrap_or((user, group));
-        directory.expected = (user.as_raw(), group.as_raw(), mode);
-        let name = format!(".spare-{:o}-{}-{}", mode.bits(), user.as_raw(), group.as_raw());
-        directory.spare = directory.path.join(name);
+        let file = if directory.is_shared() { directory.rights(FILE) } else { PRIVATE };
+        directory.spare = Spare::new(&directory.path, (user.as_raw(), group.as_raw()), (mode, file));
         Ok(directory)
     }
 
@@ -161,13 +158,19 @@ impl Directory {
     /// | does not exist | true | created and open |
     /// | does not exist | false | `None` |
     pub(super) fn open_lock(&self, path: &Path, create: bool) -> Result<Option<OwnedFd>> {
+        let mut was_absent = create && self.spare.comes_first() && self.spare.give(path);
         loop {
             match self.open_shared(path, OFlags::DIRECTORY, LOCK) {
                 Err(Errno::NOENT) if !create => return Ok(None),
-                Err(Errno::NOENT) => {}
-                opened => return opened.map_err(|error| self.failure("cannot be opened", error)),
+                Err(Errno::NOENT) => was_absent = true,
+                opened => {
+                    if create {
+                        self.spare.note_absent(was_absent);
+                    }
+                    return opened.map_err(|error| self.failure("cannot be opened", error));
+                }
             }
-            if move_directory(&self.spare, path) {
+            if self.spare.give(path) {
                 continue;
             }
             match mkdirat(CWD, path, Mode::RWXU) {
@@ -189,27 +192,17 @@ impl Directory {
         }
     }
 
-    /// Removes a lock's directory, which is `opened` and locked. `is_empty`: it is known to have no files;
-    /// otherwise it stays if it has any.
-    pub(super) fn remove_lock(&self, path: &Path, opened: &OwnedFd, is_empty: bool) {
-        if is_empty
-            && let Ok(found) = fstat(opened)
-            && self.is_spare(&found)
-            && move_directory(path, &self.spare)
-        {
-            // A cleaner of files may have deleted it meanwhile. Then another one was moved, with its claims.
-            if !is_named(&found, &self.spare) {
-                move_directory(&self.spare, path);
-            }
+    /// Removes a lock's directory, which is `opened` and locked and has no claims. `is_empty`: it is known to
+    /// have no other files; otherwise it stays if it has any. `has_spare_file`: it has a [`SPARE_FILE`].
+    pub(super) fn remove_lock(&self, path: &Path, opened: &OwnedFd, is_empty: bool, has_spare_file: bool) {
+        if is_empty && self.spare.keep(path, opened) {
             return;
+        }
+        if has_spare_file {
+            let _ = unlinkat(opened, SPARE_FILE, AtFlags::empty());
         }
         // Fails if it has files: those are not ours to remove.
         let _ = unlinkat(CWD, path, AtFlags::REMOVEDIR);
-    }
-
-    /// Whether the directory of one lock can become that of another.
-    fn is_spare(&self, found: &Stat) -> bool {
-        (found.st_uid, found.st_gid, Mode::from_raw_mode(found.st_mode)) == self.expected
     }
 
     /// Gives what root has made to the owner of this directory.
@@ -300,10 +293,9 @@ impl Directory {
         let Some(counter) = self.open_counter()? else {
             return Ok(None);
         };
-        if !try_lock(&counter).map_err(fails)? {
+        let Some(counter) = try_lock(counter).map_err(fails)? else {
             return Ok(None);
-        }
-        let counter = Locked(counter);
+        };
         let mut digits = [0; 20];
         let read = pread(&counter.0, &mut digits, 0).map_err(fails)?;
         let last =
@@ -393,9 +385,10 @@ fn default_directory() -> PathBuf {
     PathBuf::from(format!("/tmp/globallock-{}", rustix::process::geteuid().as_raw()))
 }
 
-/// A file that is locked until this is dropped. A child that another thread has forked meanwhile has it open
-/// too, and would keep it locked for its life.
-struct Locked(OwnedFd);
+/// A file or directory that is locked until this is dropped. A child that another thread has forked meanwhile
+/// has it open too, and would keep it locked for its life, whatever lock it becomes the directory of.
+#[derive(Debug)]
+pub(super) struct Locked(pub(super) OwnedFd);
 
 impl Drop for Locked {
     fn drop(&mut self) {
@@ -403,16 +396,16 @@ impl Drop for Locked {
     }
 }
 
-/// Locks a file or directory; false if another has kept it locked during all attempts.
-pub(super) fn try_lock(file: &OwnedFd) -> Result<bool, Errno> {
+/// Locks a file or directory; `None` if another has kept it locked during all attempts.
+pub(super) fn try_lock(file: OwnedFd) -> Result<Option<Locked>, Errno> {
     for _ in 0..TRIES {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => std::thread::yield_now(),
             Err(Errno::INTR) => {}
-            other => return other.map(|()| true),
+            other => return other.map(|()| Some(Locked(file))),
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Whether it was made or changed within the last seconds.
@@ -427,15 +420,9 @@ pub(super) fn is_at(opened: &OwnedFd, path: &Path) -> bool {
 }
 
 /// Whether the path names this file.
-fn is_named(file: &Stat, path: &Path) -> bool {
+pub(super) fn is_named(file: &Stat, path: &Path) -> bool {
     statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|named| (file.st_dev, file.st_ino) == (named.st_dev, named.st_ino))
-}
-
-/// Gives a directory another name, unless something has that name. False where the file system cannot promise
-/// that, and on any other failure.
-fn move_directory(from: &Path, to: &Path) -> bool {
-    renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE).is_ok()
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {

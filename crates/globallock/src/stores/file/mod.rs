@@ -23,6 +23,7 @@ mod critical_section;
 mod directory;
 mod onlooker;
 mod open_files;
+mod spare;
 mod turns;
 mod values;
 mod watch;
@@ -198,7 +199,7 @@ impl File {
         let released = match CriticalSection::enter(
             &self.directory,
             &open_file.directory,
-            Enter::Read,
+            Enter::Release(id),
             &self.open_files,
         )? {
             Entered::Inside(mut section) => section.release(id)?,
@@ -332,7 +333,7 @@ impl Backend for File {
             self.open_files.remove(claim.id);
             return Ok(released);
         }
-        let released = self.inside(&open_file.directory, Enter::Read, |section| {
+        let released = self.inside(&open_file.directory, Enter::Release(claim.id), |section| {
             if section.map_or(Ok(false), |section| section.release(claim.id))? {
                 return Ok(Some(Release::Released));
             }

@@ -1,6 +1,7 @@
 //! The claims of this store: each lives as long as its file is open here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -72,17 +73,17 @@ pub(super) struct OpenFiles {
 struct Claims {
     by_id: HashMap<ClaimId, Arc<OpenFile>>,
     /// The claims of each lock's directory, by their numbers.
-    by_lock: HashMap<PathBuf, BTreeMap<u64, ClaimId>>,
+    by_lock: HashMap<OsString, BTreeMap<u64, ClaimId>>,
     evicted: Evictions,
 }
 
 impl Claims {
     fn remove(&mut self, id: ClaimId) -> Option<Arc<OpenFile>> {
         let file = self.by_id.remove(&id)?;
-        if let Some(queue) = self.by_lock.get_mut(&file.directory) {
+        if let Some(queue) = self.by_lock.get_mut(file.directory.as_os_str()) {
             queue.remove(&file.created.number);
             if queue.is_empty() {
-                self.by_lock.remove(&file.directory);
+                self.by_lock.remove(file.directory.as_os_str());
             }
         }
         file.removed.notify_waiters();
@@ -117,7 +118,11 @@ impl OpenFiles {
         let mut claims = self.claims();
         let is_first = claims.by_id.is_empty();
         let before = claims.remove(id);
-        claims.by_lock.entry(file.directory.clone()).or_default().insert(file.created.number, id);
+        claims
+            .by_lock
+            .entry(file.directory.clone().into_os_string())
+            .or_default()
+            .insert(file.created.number, id);
         claims.by_id.insert(id, Arc::new(file));
         drop(claims);
         drop(before);
@@ -170,13 +175,13 @@ impl OpenFiles {
     /// The claim of this store that joined a lock's queue last.
     pub(super) fn last(&self, directory: &Path) -> Option<Arc<OpenFile>> {
         let claims = self.claims();
-        Some(claims.open_file(claims.by_lock.get(directory)?.last_key_value()?)?.1)
+        Some(claims.open_file(claims.by_lock.get(directory.as_os_str())?.last_key_value()?)?.1)
     }
 
     /// The nearest claim of this store in front of a claim, if at least `many` more are in front of that one.
     pub(super) fn next_ahead(&self, file: &OpenFile, many: usize) -> Option<(ClaimId, Arc<OpenFile>)> {
         let claims = self.claims();
-        let mut ahead = claims.by_lock.get(&file.directory)?.range(..file.created.number).rev();
+        let mut ahead = claims.by_lock.get(file.directory.as_os_str())?.range(..file.created.number).rev();
         let next = ahead.next()?;
         ahead.nth(many.checked_sub(1)?)?;
         claims.open_file(next)
@@ -185,7 +190,7 @@ impl OpenFiles {
     /// Whether no other waiter of this store is in front of a claim, as far as this process knows of grants.
     pub(super) fn is_first_waiter(&self, file: &OpenFile) -> bool {
         let claims = self.claims();
-        let queue = claims.by_lock.get(&file.directory).into_iter().flatten();
+        let queue = claims.by_lock.get(file.directory.as_os_str()).into_iter().flatten();
         let is_waiter = |id: &ClaimId| claims.by_id.get(id).is_some_and(|file| file.granted.get().is_none());
         let first = queue.into_iter().find(|(_, id)| is_waiter(id));
         first.is_none_or(|(number, _)| *number >= file.created.number)

@@ -5,7 +5,8 @@
 //! come, first served.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
@@ -18,7 +19,7 @@ type Busy = Option<Instant>;
 /// The locks whose critical sections tasks of this process try to enter.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    by_lock: Mutex<HashMap<PathBuf, Arc<Queue<Busy>>>>,
+    by_lock: Mutex<HashMap<OsString, Arc<Queue<Busy>>>>,
 }
 
 /// The turn of one task, until it is dropped.
@@ -29,7 +30,7 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turns {
-    fn by_lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Queue<Busy>>>> {
+    fn by_lock(&self) -> MutexGuard<'_, HashMap<OsString, Arc<Queue<Busy>>>> {
         self.by_lock.lock()
     }
 
@@ -38,7 +39,7 @@ impl Turns {
     /// # Cancel safety
     /// The position among the waiting tasks is lost.
     pub(super) async fn take<'a>(&'a self, path: &'a Path) -> Turn<'a> {
-        let queue = Arc::clone(self.by_lock().entry(path.to_owned()).or_default());
+        let queue = Arc::clone(self.by_lock().entry(path.as_os_str().to_owned()).or_default());
         let mut turn = Turn { turns: self, path, guard: None };
         turn.guard = Some(queue.lock_owned().await);
         turn
@@ -63,8 +64,8 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         drop(self.guard.take());
         let mut by_lock = self.turns.by_lock();
-        if by_lock.get(self.path).is_some_and(|queue| Arc::strong_count(queue) == 1) {
-            by_lock.remove(self.path);
+        if by_lock.get(self.path.as_os_str()).is_some_and(|queue| Arc::strong_count(queue) == 1) {
+            by_lock.remove(self.path.as_os_str());
         }
     }
 }

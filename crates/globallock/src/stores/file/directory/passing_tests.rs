@@ -56,7 +56,7 @@ impl Fixture {
 fn the_directory_of_a_lock_that_is_free_becomes_that_of_the_next_lock() {
     let fixture = Fixture::new();
     let directory = fixture.directory();
-    let spare = directory.spare.file_name().unwrap().to_str().unwrap().to_owned();
+    let spare = directory.spare.path.file_name().unwrap().to_str().unwrap().to_owned();
     let first = fixture.visit(&directory, "a", |_| assert_eq!(fixture.names(), ["a"]));
     assert_eq!(fixture.names(), [spare.as_str()]);
     let second = fixture.visit(&directory, "b", |_| {
@@ -114,7 +114,7 @@ fn a_directory_is_passed_on_only_with_the_rights_that_the_next_one_needs() {
     // The directory is given away: what its owner before has left is not used.
     if chown(fixture.root.path(), Some(SERVICE), Some(SERVICE)).is_ok() {
         let given = fixture.directory();
-        assert_ne!(given.spare, shared.spare);
+        assert_ne!(given.spare.path, shared.spare.path);
         fixture.visit(&given, "b", |_| {
             assert_eq!(fs::metadata(fixture.path("b")).unwrap().uid(), SERVICE);
         });

@@ -357,10 +357,12 @@ fn locking_a_locked_directory_fails_without_waiting() {
     let root = TempDir::new().unwrap();
     let open = || open_directory(root.path()).unwrap();
     let (one, other) = (open(), open());
-    assert_eq!(try_lock(&one), Ok(true));
-    assert_eq!(try_lock(&other), Ok(false));
-    drop(one);
-    assert_eq!(try_lock(&other), Ok(true));
+    let locked = try_lock(one).unwrap().expect("nobody has locked it");
+    assert!(try_lock(other).unwrap().is_none());
+    let of_a_child = rustix::io::dup(&locked.0).unwrap();
+    drop(locked);
+    assert!(try_lock(open()).unwrap().is_some(), "a child's descriptor does not keep it locked");
+    drop(of_a_child);
 }
 
 #[test]

@@ -89,8 +89,7 @@ impl Front {
         }
     }
 
-    /// Waits for the end of the guardian. Returns true if it was no signal that has ended it: then it has said
-    /// why.
+    /// Waits for the end of the guardian. Returns true if it has ended by itself: then it has said why.
     fn guardian_has_failed(&mut self) -> bool {
         let ended = self.ended.or_else(|| waitpid(self.guardian, None).ok());
         matches!(ended, Some(WaitStatus::Exited(..)))

@@ -41,12 +41,11 @@ pub(crate) fn command(schemes: &Schemes) -> Command {
     let command = Arguments::command();
     let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
     let verbs = Suggested::new(verbs, |verb| Ok(verb.to_owned()));
-    let command = command.mut_subcommand("man", |manual| {
-        manual.mut_arg("verb", |verb| verb.value_parser(verbs).hide_possible_values(true))
-    });
     command.mut_subcommands(|verb| {
         if verb.get_arguments().any(|argument| argument.get_id() == "url") {
             verb.mut_arg("url", |url| url.long_help(help.clone()))
+        } else if verb.get_name() == "man" {
+            verb.mut_arg("verb", |verb| verb.value_parser(verbs.clone()).hide_possible_values(true))
         } else {
             verb
         }

@@ -255,8 +255,10 @@ impl Processes {
     }
 
     /// Forgets that the command was to be continued when it is to be stopped now, and the other way round, as
-    /// the kernel does with signals that wait. A Ctrl-Z just after `fg` would be undone otherwise: the starter
-    /// does not know of the `fg` any more.
+    /// the kernel does with signals that wait.
+    ///
+    /// A Ctrl-Z just after `fg` would be undone otherwise, because a starter that is slow never hears of the
+    /// `fg`.
     fn forget_the_contrary_of(&mut self, signal: Signal) {
         let is_contrary = |received: &Received| match received.signal {
             Signal::SIGCONT => stops(signal),

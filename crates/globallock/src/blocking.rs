@@ -432,7 +432,8 @@ impl Guard {
         RUNTIME.block_on(self.0.renew())
     }
 
-    /// Whether the work under this lock should end now: it is [asked to](Lock::end_after), or the lock is lost.
+    /// Whether the work under this lock should end now: it is [asked to](Lock::end_after), or the lock is
+    /// lost.
     #[must_use]
     pub fn asked_to_end(&self) -> bool {
         self.0.is_asked_to_end() || !self.is_held()

@@ -10,6 +10,7 @@ use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 
 use crate::hold::{self, Hold};
 use crate::pages::{Completions, Manual};
+use crate::suggested::Suggested;
 use crate::{exit, log};
 
 const RUN: &str = "\
@@ -37,9 +38,14 @@ pub(crate) fn command(schemes: &Schemes) -> Command {
     let forms: Vec<String> = forms.map(|form| format!("  {form}")).collect();
     let [before, after] = URL;
     let help = format!("{before}\n{}\n\n{after}", forms.join("\n"));
-    Arguments::command().mut_subcommands(|verb| {
+    let command = Arguments::command();
+    let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    let verbs = Suggested::new(verbs, |verb| Ok(verb.to_owned()));
+    command.mut_subcommands(|verb| {
         if verb.get_arguments().any(|argument| argument.get_id() == "url") {
             verb.mut_arg("url", |url| url.long_help(help.clone()))
+        } else if verb.get_name() == "man" {
+            verb.mut_arg("verb", |verb| verb.value_parser(verbs.clone()).hide_possible_values(true))
         } else {
             verb
         }

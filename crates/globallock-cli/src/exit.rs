@@ -91,7 +91,7 @@ impl Failure {
             Failure::Command(command, error) => {
                 log::error("command").say(format_args!("{command}: {}", why_not_run(&command, &error)));
             }
-            Failure::System(error) => log::error("system").say(error),
+            Failure::System(error) => log::error("system").say(refused(&error)),
             Failure::Signal(_) | Failure::Killed => {}
         }
         status
@@ -118,6 +118,20 @@ impl Failure {
             Failure::Signal(signal) => of_signal(*signal as i32),
             Failure::Killed => of_signal(Signal::SIGKILL as i32),
         }
+    }
+}
+
+/// What the system has refused, and what to do about it.
+fn refused(error: &std::io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE) => {
+            "too few files may be open at a time: raise the limit of open files (ulimit -n)".to_owned()
+        }
+        Some(Errno::ENFILE) => {
+            "too many files are open on this host: raise its limit of open files (sysctl fs.file-max)"
+                .to_owned()
+        }
+        _ => error.to_string(),
     }
 }
 

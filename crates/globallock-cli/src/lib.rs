@@ -27,6 +27,7 @@ mod pages;
 mod processes;
 mod run;
 mod signals;
+mod suggested;
 mod waiting;
 
 use std::process::ExitCode;

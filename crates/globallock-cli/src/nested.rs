@@ -1,11 +1,14 @@
-//! Runs within runs: a command that asks for a lock which the run around it holds would wait for itself.
+//! Runs within runs, and within scripts that hold a lock: who asks again for a lock that is held around it
+//! would wait for itself.
 
 use std::process::Command;
 
-use globallock::Entry;
 use globallock::backend::ClaimId;
 use globallock::queue::admit;
+use globallock::{Entry, Name, Owner};
 use nix::unistd::Pid;
+
+use crate::processes::tree;
 
 /// The variable in which a command finds what is held around it: for each lock the fencing token and the
 /// process, as `inspect` shows them.
@@ -51,24 +54,61 @@ impl Around {
     }
 
     /// The holder around this run for which its claim waits, though that holder waits for this run.
-    ///
-    /// Either both cannot hold together, or somebody between them in the queue cannot hold beside the holder.
     pub(crate) fn blocks<'a>(&self, queue: &'a [Entry], own: ClaimId) -> Option<&'a Entry> {
-        let is_around = |entry: &&Entry| {
-            entry.held
-                && self.0.iter().any(|held| {
-                    held.fencing_token == entry.fencing_token && Some(held.process) == entry.owner.pid
-                })
-        };
-        let around: Vec<&Entry> = queue.iter().filter(is_around).collect();
-        let place = queue.iter().position(|entry| entry.id == Some(own))?;
-        let permits: Vec<_> = around.iter().map(|entry| entry.permits).collect();
-        let never = queue[..=place]
-            .iter()
-            .filter(|entry| !entry.held)
-            .any(|waiter| admit(permits.iter().copied().chain([waiter.permits])) <= permits.len());
-        around.first().copied().filter(|_| never)
+        blocks(queue, own, |entry| {
+            self.0.iter().any(|held| {
+                held.fencing_token == entry.fencing_token && Some(held.process) == entry.owner.pid
+            })
+        })
     }
+}
+
+/// A process of `hold` on this host that may hold the lock for a script that this process is a part of.
+///
+/// It cannot tell its script what it holds, as a run tells its command. But others are shown the process that
+/// it holds the lock for. Numbers of processes are those of a container, and several containers may have the
+/// name of one host, so that they count only where there is a `hold` to be seen.
+pub(crate) struct Script {
+    /// The processes above this one.
+    above: Vec<Pid>,
+    host: String,
+}
+
+impl Script {
+    /// Looks for a `hold` of this lock; none if nobody on this host has started one.
+    pub(crate) fn with_hold(name: &Name) -> Option<Self> {
+        let above = tree::above();
+        let is_hold = |id: Pid| {
+            // This process and its front wait for the lock themselves.
+            let [_, verb, rest @ ..] = &tree::words(id)[..] else { return false };
+            verb == "hold" && rest.iter().any(|word| word == name.as_str()) && !above.contains(&id)
+        };
+        let found = tree::all().into_iter().any(is_hold);
+        found.then(|| Script { above, host: Owner::current().host })
+    }
+
+    /// The hold for a process above this one for which its claim waits, though that process may wait for this
+    /// one.
+    pub(crate) fn blocks<'a>(&self, queue: &'a [Entry], own: ClaimId) -> Option<&'a Entry> {
+        blocks(queue, own, |entry| {
+            let process = entry.owner.pid.and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+            entry.owner.host == self.host && process.is_some_and(|process| self.above.contains(&process))
+        })
+    }
+}
+
+/// The first holder around this process for which its claim waits.
+///
+/// Either both cannot hold together, or somebody between them in the queue cannot hold beside the holder.
+fn blocks(queue: &[Entry], own: ClaimId, is_around: impl Fn(&Entry) -> bool) -> Option<&Entry> {
+    let around: Vec<&Entry> = queue.iter().filter(|entry| entry.held && is_around(entry)).collect();
+    let place = queue.iter().position(|entry| entry.id == Some(own))?;
+    let permits: Vec<_> = around.iter().map(|entry| entry.permits).collect();
+    let never = queue[..=place]
+        .iter()
+        .filter(|entry| !entry.held)
+        .any(|waiter| admit(permits.iter().copied().chain([waiter.permits])) <= permits.len());
+    around.first().copied().filter(|_| never)
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub(crate) struct Signals {
     /// Those that are handed on, and SIGCHLD.
     pub(crate) handled: SigSet,
     /// Those that were blocked when this program was started.
-    before: SigSet,
+    pub(crate) before: SigSet,
 }
 
 /// Blocks the signals that are handed on, and SIGCHLD, so that they wait until they are read.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::exit::Failure;
 use crate::log::{self, Line, Status, Told};
-use crate::nested::Around;
+use crate::nested::{Around, Script};
 use crate::processes::is_in_foreground;
 
 /// How long a wait lasts before it is announced.
@@ -33,6 +33,8 @@ pub(crate) struct Waiting<'a> {
     /// The process that the user has started.
     front: u32,
     around: Around,
+    /// Whether it is still to be said if a script around this process holds the lock.
+    warns: bool,
     announces: bool,
     status: Option<Status>,
     begun: Instant,
@@ -72,7 +74,8 @@ impl<'a> Waiting<'a> {
         let announces = log::says(log::Level::Info) || (log::is_terminal() && !quiet);
         let around = Around::read();
         let begun = Instant::now();
-        let looks = announces || !around.is_nothing();
+        let warns = log::says(log::Level::Warning);
+        let looks = announces || warns || !around.is_nothing();
         let look_at = looks.then(|| begun + ANNOUNCE_AFTER);
         Waiting {
             manager,
@@ -80,6 +83,7 @@ impl<'a> Waiting<'a> {
             told,
             front,
             around,
+            warns,
             announces,
             status,
             begun,
@@ -105,24 +109,41 @@ impl<'a> Waiting<'a> {
         sleep_until_some(self.look_at.into_iter().chain(self.redraw_at).min()).await;
         let now = Instant::now();
         if self.look_at.is_some_and(|at| at <= now) {
+            let script = if self.warns { Script::with_hold(self.name) } else { None };
+            let looks = self.announces || !self.around.is_nothing();
             // The queue is shown as a convenience. An error must not end the wait.
-            if let Ok(entries) = self.manager.inspect(self.name).await {
-                if let Some(own) = self.told.claim()
-                    && let Some(holder) = self.around.blocks(&entries, own)
-                {
-                    let (name, owner) = (self.name, &holder.owner);
-                    return Err(Failure::Usage(format!(
-                        "{name} is held by the run that this command is part of, {owner}, and would be \
-                         waited for without end: take it once, or another name here"
-                    )));
-                }
+            if (looks || script.is_some())
+                && let Ok(entries) = self.manager.inspect(self.name).await
+            {
+                self.look_around(&entries, script)?;
                 self.seen = Some(Queue::of(&entries, self.told.claim()));
             }
             let pause = if self.waited() < Duration::from_secs(60) { LOOKS.0 } else { LOOKS.1 };
-            self.look_at = Some(Instant::now() + pause);
+            self.look_at = looks.then(|| Instant::now() + pause);
         }
         if self.announces {
             self.draw();
+        }
+        Ok(())
+    }
+
+    /// Looks for a holder that waits for this process.
+    fn look_around(&mut self, entries: &[Entry], script: Option<Script>) -> Result<(), Failure> {
+        let (Some(own), name) = (self.told.claim(), self.name) else { return Ok(()) };
+        if let Some(holder) = self.around.blocks(entries, own) {
+            return Err(Failure::Usage(format!(
+                "{name} is held by the run that this command is part of, {}, and would be waited for \
+                 without end: take it once, or another name here",
+                holder.owner
+            )));
+        }
+        if let Some(Entry { owner, .. }) = script.and_then(|script| script.blocks(entries, own)) {
+            // It may have started this process in the background, and end.
+            self.warns = false;
+            log::warning("held_around").with("process", owner.pid).say(format_args!(
+                "{name} is held by globallock hold for {owner}, which has started this process: if it \
+                 waits for this process, both wait without end; take the lock once, or another name here"
+            ));
         }
         Ok(())
     }

@@ -16,6 +16,7 @@
 
 mod guard_set;
 mod once;
+mod planned_end;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -33,6 +34,7 @@ use crate::stores::Schemes;
 
 pub use guard_set::GuardSet;
 pub use once::Once;
+pub use planned_end::PlannedEnd;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread()
@@ -305,6 +307,12 @@ impl Lock {
     pub fn try_acquire_for(&self, wait: Duration) -> Result<Option<Guard>> {
         Ok(RUNTIME.block_on(self.0.try_acquire_for(wait))?.map(Guard))
     }
+
+    /// The same lock for work that is asked to end after `max_hold`, and should have ended `grace` later; see
+    /// [`PlannedEnd::run`].
+    pub fn end_after(&self, max_hold: Duration, grace: Duration) -> PlannedEnd {
+        PlannedEnd(self.0.end_after(max_hold, grace))
+    }
 }
 
 impl RwLock {
@@ -422,6 +430,27 @@ impl Guard {
     /// As [`crate::Guard::renew`].
     pub fn renew(&self) -> Result<bool> {
         RUNTIME.block_on(self.0.renew())
+    }
+
+    /// Whether the work under this lock should end now: it is [asked to](Lock::end_after), or the lock is
+    /// lost.
+    #[must_use]
+    pub fn asked_to_end(&self) -> bool {
+        self.0.is_asked_to_end() || !self.is_held()
+    }
+
+    /// Waits up to `limit` until the work under this lock should end, and says whether it should; see
+    /// [`Guard::asked_to_end`].
+    #[must_use]
+    pub fn asked_to_end_within(&self, limit: Duration) -> bool {
+        RUNTIME.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.0.asked_to_end() => true,
+                _ = self.0.lost() => true,
+                () = tokio::time::sleep(limit) => false,
+            }
+        })
     }
 
     /// Waits up to `limit` for the lock to be lost and says why; `None` if it is still held then.

@@ -207,6 +207,11 @@ impl Guard {
         sleep_until_some(self.ends_at).await;
     }
 
+    /// Whether the work under this lock is asked to end.
+    pub(crate) fn is_asked_to_end(&self) -> bool {
+        self.ends_at.is_some_and(|ends_at| ends_at <= now())
+    }
+
     /// For how long others would be kept out if the lock were released now, because it is
     /// [held at least](crate::Options::hold_at_least) for some time; `None` if they would be let in.
     ///

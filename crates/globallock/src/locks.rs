@@ -267,16 +267,22 @@ impl PlannedEnd {
     /// # Cancel safety
     /// As [`Lock::run`].
     pub async fn run<T>(&self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T> {
+        let guard = self.acquire(AFTER_GRACE).await?;
+        let dropped_at = guard.ends_at().map(|ends_at| ends_at + self.grace);
+        run_until(guard, dropped_at, work).await
+    }
+
+    /// Acquires the lock, which the store ends so long after the grace.
+    pub(crate) async fn acquire(&self, after_grace: Duration) -> Result<Guard> {
         let PlannedEnd { lock, max_hold, grace } = self;
         lock.clone().max_hold(*max_hold).options.check()?;
         if *grace > MAX_DURATION {
             return Err(Error::invalid_option("grace", format!("{} is longer than one year", Shown(*grace))));
         }
-        let limit = (*max_hold + *grace + AFTER_GRACE).min(MAX_DURATION);
+        let limit = (*max_hold + *grace + after_grace).min(MAX_DURATION);
         let mut guard = lock.clone().max_hold(limit).acquire().await?;
         guard.end_after(*max_hold);
-        let dropped_at = guard.ends_at().map(|ends_at| ends_at + *grace);
-        run_until(guard, dropped_at, work).await
+        Ok(guard)
     }
 }
 
@@ -286,7 +292,13 @@ async fn run_until<T>(
     dropped_at: Option<Instant>,
     work: impl AsyncFnOnce(&Guard) -> T,
 ) -> Result<T> {
-    let done = match guard.while_held(dropped_at, work(&guard)).await {
+    let done = guard.while_held(dropped_at, work(&guard)).await;
+    finish(guard, done).await
+}
+
+/// Releases the lock of work that has ended like this.
+pub(crate) async fn finish<T>(guard: Guard, done: Result<T>) -> Result<T> {
+    let done = match done {
         // The work may have ended without a pause in which the loss could have stopped it.
         Ok(_) if !guard.is_held() => Err(guard.is_lost(guard.lost().await)),
         done => done,

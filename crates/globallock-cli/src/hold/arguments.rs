@@ -4,6 +4,7 @@ use clap::Args;
 use nix::sys::signal::Signal;
 
 use crate::arguments::{LockOptions, Store, Verbosity};
+use crate::suggested::Suggested;
 
 /// What `hold` does, for its help.
 pub(crate) const ABOUT: &str = "\
@@ -85,13 +86,19 @@ pub(crate) struct Lasts {
     pub(crate) fd: Option<i32>,
 
     /// What the process of --pid is sent when the lock is lost, such as TERM or USR1.
-    #[arg(long, value_name = "SIGNAL", value_parser = signal, default_value = "TERM")]
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM", hide_possible_values = true)]
+    #[arg(value_parser = Suggested::new(signals(), signal))]
     pub(crate) loss_signal: Signal,
 
     /// With --background: print the fencing token. For the shell's $( ), which may be a process of its own:
     /// say by --pid which one the lock is held for.
     #[arg(long, requires_all = ["background", "pid"])]
     pub(crate) print_token: bool,
+}
+
+/// The names of signals that a process can be sent to be told something.
+fn signals() -> impl Iterator<Item = &'static str> {
+    Signal::iterator().map(|signal| signal.as_str().trim_start_matches("SIG"))
 }
 
 fn signal(text: &str) -> Result<Signal, String> {

@@ -27,7 +27,7 @@ use crate::address::{self, Sources};
 use crate::exit::{self, Failure};
 use crate::held;
 use crate::log::{self, Told};
-use crate::processes::descriptors::{Standard, keep_only};
+use crate::processes::descriptors::{Standard, keep_only, require};
 use crate::processes::{detach, tree};
 use crate::waiting::Waiting;
 pub(crate) use arguments::{ABOUT, HELP, Hold};
@@ -50,15 +50,16 @@ fn status(failure: Failure, arguments: &Hold) -> u8 {
 
 /// Becomes the process that keeps the lock, or the one that waits for it.
 fn split(schemes: &Schemes, arguments: &Hold, sources: Sources) -> Result<u8, Failure> {
+    require()?;
     let until = Until::of(&arguments.lasts)?;
     let shown = until.shown();
     let label = arguments.label.clone().or_else(|| tree::name(shown)).unwrap_or_default();
     let owner = ManagerOptions::new().label(label).process(shown.as_raw().cast_unsigned());
     let (socket, output) = if arguments.lasts.background {
         let (of_front, of_holder) = UnixStream::pair()?;
-        if detach()?.is_some() {
+        if let Some(holder) = detach()? {
             drop((of_holder, until));
-            return ready::front(of_front, arguments.lasts.print_token);
+            return ready::front(of_front, holder, arguments.lasts.print_token);
         }
         (Some(of_holder), None)
     } else {

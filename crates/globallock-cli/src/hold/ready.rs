@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Result, Write};
 use std::os::unix::net::UnixStream;
 
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -53,7 +54,11 @@ impl Caller {
 }
 
 /// The process that the script has started: it waits until the lock is held. Returns the exit status.
-pub(super) fn front(mut holder: UnixStream, print_token: bool) -> std::result::Result<u8, Failure> {
+pub(super) fn front(
+    mut holder: UnixStream,
+    holder_id: Pid,
+    print_token: bool,
+) -> std::result::Result<u8, Failure> {
     let mut told = String::new();
     BufReader::new(&holder).read_line(&mut told)?;
     match told.trim_end().split_once(' ') {
@@ -67,6 +72,8 @@ pub(super) fn front(mut holder: UnixStream, print_token: bool) -> std::result::R
             Ok(0)
         }
         Some((_, status)) => Ok(status.parse().unwrap_or(exit::INTERNAL)),
+        // It has said why.
+        None if matches!(waitpid(holder_id, None), Ok(WaitStatus::Exited(..))) => Ok(exit::INTERNAL),
         None => Err(std::io::Error::other("the process that was to keep the lock was killed").into()),
     }
 }

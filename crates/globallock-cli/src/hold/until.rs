@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Read, Result, stdin};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::thread::Builder;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -89,17 +90,17 @@ impl Until {
         if let Some(input) = &self.input {
             let (input, later) = (input.try_clone()?, later.clone());
             // A thread, because a terminal or a pipe that others have too is not to be made non-blocking.
-            std::thread::spawn(move || {
+            Builder::new().spawn(move || {
                 read_to_end(input);
                 let _ = later.send(Why::InputEnded);
-            });
+            })?;
         }
         if let Some(process) = &self.process {
             let (descriptor, later) = (process.descriptor.try_clone()?, later.clone());
-            std::thread::spawn(move || {
+            Builder::new().spawn(move || {
                 wait_readable(&descriptor, PollTimeout::NONE);
                 let _ = later.send(Why::ProcessEnded);
-            });
+            })?;
         }
         for signal in signals::requests_to_end() {
             forward(signal, later.clone())?;

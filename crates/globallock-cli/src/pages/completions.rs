@@ -20,7 +20,7 @@ pub(super) fn of(mut command: Command, shell: Shell) -> Vec<u8> {
     let made = String::from_utf8_lossy(&made).into_owned();
     match shell {
         Shell::Bash => made + include_str!("globallock.bash"),
-        Shell::Fish => made + include_str!("globallock.fish"),
+        Shell::Fish => made + include_str!("globallock.fish") + &fish_values(&command),
         Shell::Zsh => {
             let made = made.replacen(ZSH_FUNCTION, "\n_globallock_arguments() {\n", 1);
             let lines = made.split_inclusive('\n').filter(|line| !line.starts_with(ZSH_COMMAND));
@@ -31,6 +31,24 @@ pub(super) fn of(mut command: Command, shell: Shell) -> Vec<u8> {
         _ => made,
     }
     .into_bytes()
+}
+
+/// What may stand behind each verb, where the values are known: what is made for fish has only options.
+fn fish_values(command: &Command) -> String {
+    let mut lines = String::new();
+    for verb in command.get_subcommands() {
+        for argument in verb.get_positionals() {
+            let values: Vec<String> =
+                argument.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+            if !values.is_empty() {
+                let (verb, values) = (verb.get_name(), values.join(" "));
+                lines += &format!(
+                    "complete -c globallock -n '__fish_globallock_using_subcommand {verb}' -f -a '{values}'\n"
+                );
+            }
+        }
+    }
+    lines
 }
 
 #[cfg(test)]

@@ -3,9 +3,23 @@
 
 use std::fs::{File, read_dir};
 use std::io::Result;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout};
+
+/// How many descriptors a process of this program may need besides those that it was started with: those of
+/// the runtime, of the other processes, and of the store.
+const NEEDED: usize = 24;
+
+/// Makes sure that there may be as many descriptors as this program needs.
+///
+/// Asked for before there is a lock or another process, because what fails later leaves more behind, and the
+/// runtime takes it for an error of the program.
+pub(crate) fn require() -> Result<()> {
+    let error = std::io::stderr();
+    let clones: Result<Vec<_>> = (0..NEEDED).map(|_| error.as_fd().try_clone_to_owned()).collect();
+    clones.map(drop)
+}
 
 /// Which of the standard descriptors a process keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

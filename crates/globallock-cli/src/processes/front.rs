@@ -25,6 +25,8 @@ pub(crate) struct Front {
     /// The signals that were received.
     received: SigSet,
     end: Option<End>,
+    /// How the guardian has ended.
+    ended: Option<WaitStatus>,
     /// The guardian goes on without this process.
     guardian_stays: bool,
 }
@@ -33,7 +35,7 @@ impl Front {
     pub(super) fn new(guardian: Pid, socket: UnixStream, signals: &Signals) -> Result<Self> {
         descriptors::keep_only(&[&socket], Standard::Error)?;
         let (signals, received) = (signals.descriptor()?, SigSet::empty());
-        Ok(Front { guardian, socket, signals, received, end: None, guardian_stays: false })
+        Ok(Front { guardian, socket, signals, received, end: None, ended: None, guardian_stays: false })
     }
 
     /// Hands signals on until the guardian says how to end, and ends like that.
@@ -77,10 +79,20 @@ impl Front {
 
     /// Takes note of children that have ended. As the first process of a container, this one is given the
     /// orphans of others.
-    fn reap(&self) {
-        while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) =
+    fn reap(&mut self) {
+        while let Ok(status @ (WaitStatus::Exited(..) | WaitStatus::Signaled(..))) =
             waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG))
-        {}
+        {
+            if status.pid() == Some(self.guardian) {
+                self.ended = Some(status);
+            }
+        }
+    }
+
+    /// Waits for the end of the guardian. Returns true if it has ended by itself: then it has said why.
+    fn guardian_has_failed(&mut self) -> bool {
+        let ended = self.ended.or_else(|| waitpid(self.guardian, None).ok());
+        matches!(ended, Some(WaitStatus::Exited(..)))
     }
 
     /// Reads one message of the guardian. Returns how to end, when it has ended or stays alone.
@@ -109,9 +121,13 @@ impl Front {
                 return Ok(self.end);
             }
             None => {
+                let failed = self.guardian_has_failed();
                 // A dead guardian renews no lock. What the command has started belongs to this process now.
                 while let Some(again) = tree::kill_all_below(None) {
                     sleep(again);
+                }
+                if failed {
+                    return Ok(Some(End::Exit(exit::INTERNAL)));
                 }
                 log::error("killed")
                     .say("the process that kept the lock was killed, and so the command is too");

@@ -29,6 +29,9 @@ const ONE_AFTER_THE_OTHER: Duration = Duration::from_millis(10);
 /// For how long the command was stopped or continued by a signal that is being handed on.
 const JUST_NOW: Duration = Duration::from_secs(1);
 
+/// How long a signal that stops may be on its way to the front after the command was stopped by it.
+const ON_ITS_WAY: Duration = Duration::from_millis(200);
+
 /// The other processes of the run, before there is a runtime.
 pub(crate) struct Guardian {
     front: (Pid, UnixStream),
@@ -50,15 +53,23 @@ pub(crate) struct Processes {
     /// When the command was stopped and continued for the last time.
     stopped: Option<Instant>,
     continued: Option<Instant>,
-    /// The signals that the front has received, oldest first, and when to ask the starter whether the whole
-    /// group has.
-    to_ask: VecDeque<(Instant, Signal)>,
-    /// The signals that the starter was asked for.
-    asked: VecDeque<Signal>,
+    /// The signals that the front has received, oldest first, of which the starter is still to be asked
+    /// whether the whole group has.
+    to_ask: VecDeque<Received>,
+    /// The signals that the starter was asked for; none where one came later that says the contrary.
+    asked: VecDeque<Option<Received>>,
     told: UnboundedReceiver<Told>,
     _handled: Vec<unix::Signal>,
     /// The command reads it.
     _address: Option<File>,
+}
+
+/// A signal that the front has received.
+#[derive(Clone, Copy)]
+struct Received {
+    signal: Signal,
+    at: Instant,
+    ask_at: Instant,
 }
 
 /// What has happened to the other processes.
@@ -158,7 +169,7 @@ impl Processes {
     pub(crate) async fn next(&mut self) -> Event {
         loop {
             // Nothing can be handed on to a command whose id is not known yet.
-            let ask_at = self.command.and_then(|_| self.to_ask.front()).map(|(at, _)| *at);
+            let ask_at = self.command.and_then(|_| self.to_ask.front()).map(|next| next.ask_at);
             tokio::select! {
                 told = self.told.recv() => {
                     // Both readers end by a message of their own.
@@ -174,7 +185,8 @@ impl Processes {
 
     /// Asks the starter whether the group has received the next signal of the front.
     fn ask(&mut self) {
-        let Some((_, signal)) = self.to_ask.pop_front() else { return };
+        let Some(received) = self.to_ask.pop_front() else { return };
+        let signal = received.signal;
         // The kernel drops a signal that stops or continues when one that does the contrary comes before it
         // was received, so the starter may know nothing of it. But the command has just done what it says.
         let done = match signal {
@@ -183,7 +195,7 @@ impl Processes {
             _ => None,
         };
         if done.is_none_or(|done| done.elapsed() > JUST_NOW) {
-            self.asked.push_back(signal);
+            self.asked.push_back(Some(received));
             send(&self.to_starter, ToStarter::Heard(signal as i64));
         }
     }
@@ -209,9 +221,9 @@ impl Processes {
                     self.continue_front();
                 }
                 FromStarter::Heard(heard) => {
-                    let signal = self.asked.pop_front()?;
+                    let received = self.asked.pop_front()??;
                     if heard == 0 {
-                        self.hand_on(signal);
+                        self.not_heard(received);
                     }
                 }
             },
@@ -226,7 +238,9 @@ impl Processes {
         }
         if self.started {
             // The command has it already if it was sent to the group.
-            self.to_ask.push_back((Instant::now() + ONE_AFTER_THE_OTHER, signal));
+            self.forget_the_contrary_of(signal);
+            let at = Instant::now();
+            self.to_ask.push_back(Received { signal, at, ask_at: at + ONE_AFTER_THE_OTHER });
             return None;
         }
         match signal {
@@ -237,6 +251,34 @@ impl Processes {
                 None
             }
             _ => None,
+        }
+    }
+
+    /// Forgets that the command was to be continued when it is to be stopped now, and the other way round, as
+    /// the kernel does with signals that wait.
+    ///
+    /// A Ctrl-Z just after `fg` would be undone otherwise, because a starter that is slow never hears of the
+    /// `fg`.
+    fn forget_the_contrary_of(&mut self, signal: Signal) {
+        let is_contrary = |received: &Received| match received.signal {
+            Signal::SIGCONT => stops(signal),
+            earlier => stops(earlier) && signal == Signal::SIGCONT,
+        };
+        self.to_ask.retain(|received| !is_contrary(received));
+        for asked in &mut self.asked {
+            *asked = asked.filter(|received| !is_contrary(received));
+        }
+    }
+
+    /// The group has not received what the front has.
+    fn not_heard(&mut self, received: Received) {
+        let Received { signal, at, ask_at } = received;
+        let was_stopped = signal == Signal::SIGCONT && self.stopped.is_some_and(|stopped| stopped > at);
+        if was_stopped && ask_at - at < ON_ITS_WAY {
+            // Perhaps by what the front is about to tell of.
+            self.to_ask.push_back(Received { ask_at: at + ON_ITS_WAY, ..received });
+        } else {
+            self.hand_on(signal);
         }
     }
 
@@ -325,5 +367,123 @@ impl Processes {
     /// Whether the front is the first process of a container, with which all others end.
     pub(crate) fn front_is_first(&self) -> bool {
         self.front == Pid::from_raw(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use nix::sys::signal::SigSet;
+
+    use super::*;
+    use crate::processes::messages::receive;
+    use crate::signals;
+
+    /// What a guardian sees of the others: their ends of the sockets, and a command that is stopped.
+    struct Others {
+        front: UnixStream,
+        starter: UnixStream,
+        command: Child,
+    }
+
+    impl Others {
+        fn new() -> (Self, Processes) {
+            let command = Command::new("sleep").arg("1000").spawn().unwrap();
+            let id = Pid::from_raw(command.id().cast_signed());
+            let (front, of_front) = UnixStream::pair().unwrap();
+            let (starter, of_starter) = UnixStream::pair().unwrap();
+            // Handlers would stay in the process of these tests.
+            let signals = Signals { handled: SigSet::empty(), ..signals::block().unwrap() };
+            let mut processes =
+                Guardian::new((getppid(), of_front), (id, of_starter), signals, None).listen().unwrap();
+            processes.start(7);
+            let others = Others { front, starter, command };
+            assert_eq!(receive(&others.starter).unwrap(), Some(ToStarter::Start(7)));
+            send(&others.starter, FromStarter::Started(i64::from(id.as_raw())));
+            kill(id, Signal::SIGSTOP).unwrap();
+            (others, processes)
+        }
+
+        fn signal(&self, signal: Signal) {
+            send(&self.front, FromFront::Signal(signal as i64));
+        }
+
+        fn is_stopped(&self) -> bool {
+            tree::is_stopped(Pid::from_raw(self.command.id().cast_signed()))
+        }
+    }
+
+    impl Drop for Others {
+        fn drop(&mut self) {
+            let _ = self.command.kill();
+            let _ = self.command.wait();
+        }
+    }
+
+    /// Lets a guardian work until the starter is asked for a signal.
+    async fn asked(others: &Others, processes: &mut Processes) -> Signal {
+        let starter = others.starter.try_clone().unwrap();
+        let asked = tokio::task::spawn_blocking(move || receive(&starter).unwrap());
+        tokio::select! {
+            event = processes.next() => panic!("{event:?}"),
+            asked = asked => match asked.unwrap() {
+                Some(ToStarter::Heard(signal)) => to_signal(signal).unwrap(),
+                told => panic!("{told:?}"),
+            },
+        }
+    }
+
+    fn in_time(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), test).await.unwrap() });
+    }
+
+    #[test]
+    fn a_job_that_is_stopped_just_after_it_was_continued_is_not_continued_again() {
+        in_time(async {
+            let (others, mut processes) = Others::new();
+            others.signal(Signal::SIGCONT);
+            others.signal(Signal::SIGTSTP);
+            assert_eq!(asked(&others, &mut processes).await, Signal::SIGTSTP, "it came later");
+            send(&others.starter, FromStarter::Heard(1));
+            // The front is slow to tell that it was stopped.
+            others.signal(Signal::SIGCONT);
+            assert_eq!(asked(&others, &mut processes).await, Signal::SIGCONT);
+            send(&others.starter, FromStarter::Stopped(Signal::SIGTSTP as i64));
+            send(&others.starter, FromStarter::Heard(0));
+            assert_eq!(asked(&others, &mut processes).await, Signal::SIGCONT, "it is asked for again");
+            others.signal(Signal::SIGTSTP);
+            for after in [Signal::SIGUSR1, Signal::SIGUSR2] {
+                others.signal(after);
+                assert_eq!(asked(&others, &mut processes).await, after);
+                // That to continue was not heard, and the other was.
+                send(&others.starter, FromStarter::Heard(0));
+                send(&others.starter, FromStarter::Heard(1));
+            }
+            assert!(others.is_stopped());
+        });
+    }
+
+    #[test]
+    fn a_signal_to_continue_that_the_front_alone_has_received_is_handed_on() {
+        in_time(async {
+            let (others, mut processes) = Others::new();
+            for stopped_meanwhile in [false, true] {
+                others.signal(Signal::SIGCONT);
+                assert_eq!(asked(&others, &mut processes).await, Signal::SIGCONT);
+                if stopped_meanwhile {
+                    send(&others.starter, FromStarter::Stopped(Signal::SIGTSTP as i64));
+                    send(&others.starter, FromStarter::Heard(0));
+                    assert_eq!(asked(&others, &mut processes).await, Signal::SIGCONT);
+                }
+                send(&others.starter, FromStarter::Heard(0));
+                others.signal(Signal::SIGUSR1);
+                assert_eq!(asked(&others, &mut processes).await, Signal::SIGUSR1);
+                send(&others.starter, FromStarter::Heard(1));
+                assert!(!others.is_stopped(), "{stopped_meanwhile}");
+                kill(Pid::from_raw(others.command.id().cast_signed()), Signal::SIGSTOP).unwrap();
+            }
+        });
     }
 }

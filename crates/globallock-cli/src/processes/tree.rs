@@ -50,6 +50,19 @@ fn process(id: i32) -> Option<Process> {
     parse(&String::from_utf8_lossy(&line[..length]))
 }
 
+/// This process and those above it, which have started it, directly or not.
+pub(crate) fn above() -> Vec<Pid> {
+    let parent = |id: &i32| process(*id).map(|process| process.parent).filter(|parent| *parent > 0);
+    std::iter::successors(Some(getpid().as_raw()), parent).map(Pid::from_raw).collect()
+}
+
+/// The words that a process was started with; none of one that has ended.
+pub(crate) fn words(id: Pid) -> Vec<String> {
+    let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    let words = line.split(|byte| *byte == 0);
+    words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
 /// Whether a process is stopped.
 pub(crate) fn is_stopped(id: Pid) -> bool {
     process(id.as_raw()).is_some_and(|process| process.stopped)
@@ -60,10 +73,14 @@ pub(crate) fn is_in_foreground(id: u32) -> bool {
     process(id.cast_signed()).is_some_and(|process| process.foreground)
 }
 
+/// All processes.
+pub(crate) fn all() -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw).collect()
+}
+
 fn processes() -> BTreeMap<i32, Process> {
-    let ids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    ids.filter_map(|id| Some((id, process(id)?))).collect()
+    all().into_iter().filter_map(|id| Some((id.as_raw(), process(id.as_raw())?))).collect()
 }
 
 /// The processes below `root` that have not ended.

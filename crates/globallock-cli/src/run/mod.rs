@@ -29,25 +29,25 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Run, sources: Sources) -> Exit
     let [program, words @ ..] = &arguments.command[..] else { return exit::code(exit::USAGE) };
     let mut command = Command::new(program);
     command.args(words).env("GLOBALLOCK_NAME", &arguments.name);
-    // The command may run others that need the store, and its environment must have no password.
-    let address = match address::for_command(&mut command) {
-        Ok(address) => address,
-        Err(error) => {
-            log::error("internal").say(error);
-            return exit::code(exit::INTERNAL);
-        }
-    };
-    match processes::split(command, address) {
+    let split = processes::descriptors::require().and_then(|()| {
+        // The command may run others that need the store, and its environment must have no password.
+        let address = address::for_command(&mut command)?;
+        processes::split(command, address)
+    });
+    match split {
         Ok(Role::Front(front)) => front.main(),
         Ok(Role::Guardian(guardian)) => guard(guardian, schemes, arguments, sources),
-        Err(error) => {
-            log::error("internal").say(error);
-            exit::code(exit::INTERNAL)
-        }
+        Err(error) => failed(error, arguments),
     }
 }
 
-/// The process that has the lock. What it returns concerns nobody: the front ends as it is told.
+/// Says what the system has refused.
+fn failed(error: std::io::Error, arguments: &Run) -> ExitCode {
+    exit::code(Failure::System(error).tell(arguments.verbosity.quiet, arguments.lock.conflict_exit_code))
+}
+
+/// The process that has the lock. The front ends as it is told, and takes what this returns for its own end
+/// only if it was told nothing.
 fn guard(guardian: Guardian, schemes: &Schemes, arguments: &Run, sources: Sources) -> ExitCode {
     // One thread is enough, and quickly made: nothing here blocks for longer than a look at the processes.
     let ended = tokio::runtime::Builder::new_current_thread().enable_all().build().and_then(|runtime| {
@@ -62,10 +62,7 @@ fn guard(guardian: Guardian, schemes: &Schemes, arguments: &Run, sources: Source
         runtime.shutdown_background();
         Ok(())
     });
-    if let Err(error) = ended {
-        log::error("internal").say(error);
-    }
-    ExitCode::SUCCESS
+    ended.map_or_else(|error| failed(error, arguments), |()| ExitCode::SUCCESS)
 }
 
 /// How the front ends, unless it has ended already. A failure is said.

@@ -48,7 +48,7 @@ echo ready >lines
 "#;
 
 /// What is typed, and what it becomes.
-const LINES: [(&str, &str); 12] = [
+const LINES: [(&str, &str); 17] = [
     ("globallock ru", "globallock run "),
     ("globallock run night", "globallock run nightly "),
     ("globallock run --no-wait -E 3 --label x team:o", "globallock run --no-wait -E 3 --label x team:one "),
@@ -56,6 +56,11 @@ const LINES: [(&str, &str); 12] = [
     ("globallock run with", r"globallock run with\ space "),
     ("globallock run --url file:OTHER els", "globallock run --url file:OTHER elsewhere "),
     ("globallock run --url=file:OTHER els", "globallock run --url=file:OTHER elsewhere "),
+    ("globallock hold --loss-signal TER", "globallock hold --loss-signal TERM "),
+    ("globallock hold -b --loss-signal HU", "globallock hold -b --loss-signal HUP "),
+    ("globallock man ru", "globallock man run "),
+    ("globallock man hol", "globallock man hold "),
+    ("globallock completions zs", "globallock completions zsh "),
     ("globallock run --max-h", "globallock run --max-hold"),
     ("globallock run nightly --max-h", "globallock run nightly --max-hold"),
     ("globallock run nightly -- --max-h", "globallock run nightly -- --max-h"),

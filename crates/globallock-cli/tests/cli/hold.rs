@@ -274,6 +274,51 @@ fn two_holds_of_one_script_end_on_their_own() {
     assert_eq!(ended.output, "first is free\nsecond 75\n", "{}", ended.error);
 }
 
+#[test]
+fn a_script_that_waits_for_its_own_lock_is_told() {
+    for words in SHELLS {
+        for again in [
+            "globallock run a -- echo granted",
+            "( globallock hold -b a && echo granted )",
+            "globallock run b -- globallock run --shared a -- echo granted",
+            "globallock run a -- echo granted & wait",
+        ] {
+            let store = TestStore::new();
+            let script = format!("globallock hold -b --label part a || exit; {again}; :");
+            let mut run = Running::start(&mut shell(&store, words, &script));
+            let said = run.warns("globallock: ");
+            let holder = format!("\"a\" is held by globallock hold for part (pid {} on ", run.id());
+            assert!(said.starts_with(&format!("globallock: {holder}")), "{words:?} {again}: {said}");
+            assert!(said.contains("if it waits for this process, both wait without end"), "{said}");
+            // Who has started the wait in the background, and ends, lets it go on.
+            run.signal("KILL");
+            run.close_input();
+            assert_eq!(run.rest(), ["granted"], "{words:?} {again}");
+            becomes_free(&store);
+        }
+    }
+}
+
+#[test]
+fn whoever_waits_for_the_lock_of_another_script_is_not_told_so() {
+    let store = TestStore::new();
+    let script = "globallock hold -b a || exit; echo held; read _; :";
+    let holder = Running::start(&mut shell(&store, &["bash"], script));
+    holder.says("held");
+    let waits = "globallock hold -b other || exit; globallock run --log-format json -v a -- echo granted";
+    let waits = Running::start(&mut shell(&store, &["bash"], waits));
+    // The holder and the place are looked at before this is said, and again two seconds later.
+    let mut said = waits.all_warned_until("\"waiting\"");
+    let third = store.start(&["a", "--", "true"]);
+    assert!(eventually(|| (store.claims("a").len() == 3).then_some(())).is_some());
+    said.extend(waits.all_warned_until("\"waiters\":2"));
+    holder.signal("KILL");
+    waits.says("granted");
+    said.extend(waits.all_warned_until("released"));
+    assert!(said.iter().all(|line| !line.contains("held_around")), "{said:?}");
+    assert_eq!(third.end(), Some(0));
+}
+
 /// Starts `hold` with these arguments and a pipe, and waits until the lock is held.
 fn held(store: &TestStore, arguments: &[&str]) -> Running {
     let mut command = store.command();

@@ -2,6 +2,7 @@
 
 mod address;
 mod completions;
+mod descriptors;
 mod evicting;
 mod first;
 mod full;

@@ -1,5 +1,6 @@
 //! The processes of a run: whoever is killed, nothing of the command is left beside a next holder.
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use crate::support::{Running, TestStore, ended, globallock, kill, stat_fields, wait_gone};
@@ -179,4 +180,40 @@ fn as_the_first_process_it_reaps_forwards_and_ends_all() {
     let left = first("setsid sleep 1000 & exit 3");
     assert_eq!(left.status, Some(3), "{}", left.error);
     assert!(store.claims("a").is_empty(), "the lock is released before the container ends");
+}
+
+/// A command that this `globallock` may not kill, and the command line in front of `globallock` for that.
+///
+/// For root, that is a process of another user when `globallock` has lost the right to kill those. Everybody
+/// else needs root for a process of another user.
+fn beyond_reach() -> ([&'static [&'static str]; 2], &'static str) {
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        let without = &["setpriv", "--bounding-set", "-kill", "--inh-caps", "-all"];
+        let other = &["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "sleep", "1000"];
+        ([without, other], "sleep")
+    } else {
+        ([&["env"], &["sudo", "-n", "sleep", "1000"]], "sudo")
+    }
+}
+
+#[test]
+fn a_process_of_another_user_is_told_and_keeps_the_lock() {
+    let store = TestStore::new();
+    let ([before, command], name) = beyond_reach();
+    let mut run = Command::new(before[0]);
+    run.args(&before[1..]).arg(env!("CARGO_BIN_EXE_globallock")).env("GLOBALLOCK_URL", store.url());
+    run.args(["run", "--max-hold", "300ms", "--grace", "100ms", "a", "--"]).args(command);
+    let run = Running::start(&mut run);
+    let said = run.all_warned_until("cannot be killed");
+    let told = "globallock: another user's processes cannot be killed, and are waited for: ";
+    let who = said.last().unwrap().strip_prefix(told).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(who.starts_with(&format!("{name} ")), "{who}");
+    let ids: Vec<String> = who.split(", ").map(|one| one.rsplit_once(' ').unwrap().1.to_owned()).collect();
+    assert!(ids.iter().all(|id| stat_fields(id).unwrap()[0] != "Z"), "{who}");
+    assert_eq!(store.run(&["--no-wait", "a", "--", "true"]).status, Some(75), "the lock is kept");
+    let kill = if name == "sudo" { &["sudo", "-n", "kill", "-KILL"][..] } else { &["kill", "-KILL"] };
+    assert!(Command::new(kill[0]).args(&kill[1..]).args(&ids).status().unwrap().success());
+    next_is_alone(&store, &ids);
+    let (status, rest) = run.end_and_warned();
+    assert_eq!((status, rest), (Some(76), vec![]), "it is told once");
 }

@@ -199,6 +199,15 @@ impl Running {
         }
     }
 
+    /// The first line of output; none if it ends without one.
+    pub(crate) fn first(&self) -> Option<String> {
+        match self.output.recv_timeout(LIMIT) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(error) => panic!("nothing is said: {error}"),
+        }
+    }
+
     pub(crate) fn write(&mut self, text: &str) {
         self.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
     }
@@ -214,6 +223,13 @@ impl Running {
             "SIG{signal} is ignored here, as below nohup: run this by cargo, which resets it"
         );
         assert!(kill(signal, &self.id().to_string()));
+    }
+
+    /// Waits for its end, and returns its exit status and all lines of standard error.
+    pub(crate) fn end_and_warned(mut self) -> (Option<i32>, Vec<String>) {
+        self.close_input();
+        let status = as_shells_have_it(end_of(&mut self.child));
+        (status, self.error.iter().collect())
     }
 
     /// Waits for its end and returns its exit status, or 128 and the number of the signal that ended it.

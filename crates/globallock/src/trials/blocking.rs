@@ -144,6 +144,49 @@ fn several_locks_are_held_together_or_not_at_all() {
 }
 
 #[test]
+fn work_is_asked_to_end_and_the_lock_is_kept_until_it_has() {
+    let manager = LockManager::connect("memory:blocking-planned").unwrap();
+    let lock = manager.mutex("a");
+    let done = lock.end_after(SHORT, LIMIT).run(|guard| {
+        assert!(guard.asked_to_end_within(LIMIT) && guard.asked_to_end());
+        assert!(guard.asked_to_end_within(Duration::ZERO) && guard.is_held());
+        assert!(lock.try_acquire().unwrap().is_none(), "nobody is let in");
+        7
+    });
+    assert_eq!(done.unwrap(), 7);
+    let guard = lock.try_acquire().unwrap().expect("it is free");
+    assert!(
+        !guard.asked_to_end() && !guard.asked_to_end_within(Duration::from_millis(10)),
+        "no end is planned"
+    );
+    guard.release().unwrap();
+    let planned = lock.end_after(LIMIT, LIMIT);
+    let early =
+        planned.run(|guard| guard.asked_to_end() || guard.asked_to_end_within(Duration::from_millis(10)));
+    assert!(!early.unwrap());
+    let refused = lock.end_after(Duration::from_millis(1), LIMIT).run(|_guard| ()).unwrap_err();
+    assert!(refused.to_string().contains("max_hold"), "{refused}");
+}
+
+#[test]
+fn work_that_does_not_end_in_its_grace_loses_the_lock_and_so_does_other_work() {
+    let store = Memory::new();
+    let given = store.clone();
+    let manager = LockManager::with_backend(async move || Ok(given as _), ManagerOptions::new()).unwrap();
+    let lock = manager.mutex("a");
+    let late = lock.end_after(SHORT, SHORT).run(|guard| {
+        assert_eq!(guard.lost_within(LIMIT), Some(Loss::MaxHold));
+        assert!(guard.asked_to_end() && lock.try_acquire().unwrap().is_some(), "others are let in");
+    });
+    assert!(matches!(late, Err(Error::Lost { loss: Loss::MaxHold, .. })), "{late:?}");
+    let lost = lock.end_after(LIMIT, LIMIT).run(|guard| {
+        store.revoke("a");
+        assert!(guard.asked_to_end_within(LIMIT / 2) && guard.asked_to_end());
+    });
+    assert!(matches!(lost, Err(Error::Lost { loss: Loss::Revoked, .. })), "{lost:?}");
+}
+
+#[test]
 fn a_closed_manager_refuses() {
     let manager = LockManager::connect("memory:blocking-closed").unwrap();
     let lock = manager.mutex("a");

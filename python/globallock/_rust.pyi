@@ -2,7 +2,7 @@
 
 from typing import Any, Optional, Union
 
-from .native import LockRequest
+from .engine import LockRequest
 
 __version__: str
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar, Union
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, Optional, TypeVar, Union
 
 from . import _rust
+from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
 from .exceptions import InvalidOption, NotLocked
 from .onlooker import ask
@@ -110,32 +113,67 @@ class Once:
         return run
 
 
+class _Run(NamedTuple):
+    """What one block was given: the lock, or when the last success began."""
+
+    acquisition: "Optional[Acquisition[_rust.Guard]]"
+    began: Optional[float] = None
+
+
 class TurnBase:
     """What is common to the turns of threads and of asyncio."""
 
     def __init__(self, once: Once) -> None:
         self.name = once.name
-        #: Whether the work is to be done now, under the lock.
-        self.due = False
-        #: How many seconds ago the last success began; ``None`` if the work is due.
-        self.began: Optional[float] = None
         self._every, self._lock = once.every, once._new_lock()
+        self._runs: "Holdings[_Run]" = Holdings()
+
+    @property
+    def due(self) -> bool:
+        """Whether the work is to be done now, under the lock."""
+        run = self._run
+        return run is not None and run.acquisition is not None
+
+    @property
+    def began(self) -> Optional[float]:
+        """How many seconds ago the last success began; ``None`` if the work is due."""
+        run = self._run
+        return None if run is None else run.began
+
+    @property
+    def acquisition(self) -> "Acquisition[_rust.Guard]":
+        """What the work that is due holds."""
+        run = self._run
+        if run is None or run.acquisition is None:
+            raise NotLocked(self.name, "is not held, because the work is not due")
+        return run.acquisition
+
+    @property
+    def _run(self) -> "Optional[_Run]":
+        current = self._runs.current()
+        return None if current is None else current.granted
 
     def _request(self) -> "tuple[_rust.Manager, LockRequest]":
-        self.due, self.began = False, None
-        return self._lock.engine.native, self._lock.lock_request()
+        return self._lock.engine.native, self._lock._begin(self._lock.lock_request())
 
-    def _begin(self, begun: "Union[_rust.Guard, float, None]") -> None:
+    def _begin(self, frame: FrameType, begun: "Union[_rust.Guard, float, None]") -> None:
         if begun is None:
             raise NotLocked(self.name)
         if isinstance(begun, _rust.Guard):
-            self._lock._take_guard(begun)
-            self.due = True
+            run = _Run(self._lock._granted(begun))
         else:
-            self.began = begun
+            run = _Run(None, begun)
+        self._runs.enter(frame, self._runs.add(run))
 
-    def _take(self) -> _rust.Guard:
-        guard = self._lock._drop_guard()
+    def _end(self, frame: FrameType) -> "Optional[Acquisition[_rust.Guard]]":
+        """What the block of a frame holds, if its work was due."""
+        ended = self._runs.exit(frame)
+        if ended is None or not self._runs.remove(ended) or ended.granted is None:
+            return None
+        return ended.granted.acquisition
+
+    def _held(self, acquisition: "Acquisition[_rust.Guard]") -> _rust.Guard:
+        guard = self._lock._forget(acquisition)
         if guard is None:
             raise NotLocked(self.name, "was released before the success of its run was recorded")
         return guard
@@ -152,19 +190,23 @@ class Turn(TurnBase):
     def __enter__(self) -> "Turn":
         (native, request), every = self._request(), self._every
         self._begin(
+            sys._getframe(1),
             ask(
                 lambda: native.begin(request, every), lambda bridge: native.begin_on(bridge, request, every)
-            )
+            ),
         )
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        acquisition = self._end(sys._getframe(1))
+        if acquisition is None:
+            return
         try:
-            if self.due and exception[0] is None:
-                guard = self._take()
+            if exception[0] is None:
+                guard = self._held(acquisition)
                 ask(guard.succeed, guard.succeed_on)
         finally:
-            self._lock.release()
+            self._lock._give_back(acquisition)
 
 
 def refuse_deferred(work: "Callable[..., Any]") -> None:

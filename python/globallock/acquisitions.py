@@ -176,33 +176,35 @@ class Holdings(Generic[T]):
             "acquired it: to hand a lock over, use an object for each acquisition, or thread_local=False",
         )
 
-    def enter(self, frame: FrameType, acquisition: "Optional[Acquisition[T]]") -> None:
+    def enter(self, frame: FrameType, acquisition: "Optional[Acquisition[T]]", noted: "List[Any]") -> None:
         """Notes what the ``with`` of a frame has acquired; ``None`` if it was refused."""
         if acquisition is None:
             # Whatever the caller holds besides, it is refused in this block.
             acquisition = Acquisition(caller(), None)
+            noted.append(acquisition)
             self._own.setdefault(acquisition.owner, _Own()).held.append(acquisition)
         self._blocks.setdefault(frame, []).append(acquisition)
 
-    def exit(self, frame: FrameType) -> "Optional[Acquisition[T]]":
-        """What the innermost ``with`` of a frame has acquired, or was refused; ``None`` if there is none.
+    def find(self, frame: FrameType, noted: "List[Any]") -> None:
+        """Notes what the innermost ``with`` of a frame has acquired, or was refused, if there is one.
 
         Generators may be left by another thread than entered, so the frame says which ``with`` it is. An
         ``ExitStack`` enters and exits in frames of its own: then it is the caller's latest, or the only one.
         """
         inner = self._blocks.get(frame)
         if not inner:
-            blocks = list(self._blocks.items())
-            me = caller()
-            found = [(key, inner) for key, inner in blocks if inner and inner[-1].owner is me]
-            if not found and len(blocks) == 1:
-                found = blocks
-            if not found:
-                return None
-            frame, inner = found[-1]
-        acquisition = inner.pop()
-        if not inner:
-            self._blocks.pop(frame, None)
+            blocks, me = list(self._blocks.values()), caller()
+            found = [inner for inner in blocks if inner and inner[-1].owner is me]
+            inner = found[-1] if found else blocks[0] if len(blocks) == 1 else None
+        if inner:
+            noted.append(inner[-1])
+
+    def exit(self, acquisition: "Acquisition[T]") -> None:
+        """Forgets the block that has made an acquisition; may be done again."""
+        for frame, inner in list(self._blocks.items()):
+            with contextlib.suppress(ValueError):
+                inner.remove(acquisition)
+            if not inner:
+                self._blocks.pop(frame, None)
         if acquisition.granted is None:
             self.remove(acquisition)
-        return acquisition

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-import logging
 import sys
-import weakref
 from types import FrameType
 from typing import (
     TYPE_CHECKING,
@@ -23,12 +21,13 @@ from typing import (
 )
 
 from . import _rust
-from .acquisitions import Acquisition
+from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds
 from .bodies import Body, limited
 from .engine import Claim, Value, claims
 from .exceptions import NotLocked
 from .kinds import AllLocks, Taken, keep_nobody_out
+from .loops import outcome
 from .once import Once, Ran, TurnBase
 from .onlooker import AsyncWatch, Summary, summaries
 
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 __all__ = [
     "AsyncAllLocks",
@@ -56,65 +56,6 @@ __all__ = [
     "take",
 ]
 
-_logger = logging.getLogger("globallock.base")
-
-
-class _Loop:
-    """Connects one event loop to the core, in one process. It does not keep the loop alive."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._bridge = _rust.Bridge()
-        self._waiting: "dict[int, asyncio.Future[Any]]" = {}
-        loop.add_reader(self._bridge.fileno(), self._drain)
-
-    def is_here(self) -> bool:
-        """Whether this process made it."""
-        return self._bridge.is_here()
-
-    def _drain(self) -> None:
-        for number, succeeded, value in self._bridge.drain():
-            future = self._waiting.pop(number, None)
-            if future is None or future.done():
-                # The waiter has gone. A guard that is dropped here releases its lock.
-                continue
-            if succeeded:
-                future.set_result(value)
-            else:
-                future.set_exception(value)
-
-    def _poll(self) -> None:
-        # A wake-up by another thread takes longer than an answer that is due soon.
-        if self._bridge.poll():
-            asyncio.get_running_loop().call_soon(self._poll)
-        else:
-            self._drain()
-
-    async def outcome(self, start: "Callable[[_rust.Bridge], int]") -> Any:
-        """Starts a request and waits for its outcome. A cancelled wait cancels the request."""
-        loop = asyncio.get_running_loop()
-        number = start(self._bridge)
-        future: "asyncio.Future[Any]" = loop.create_future()
-        self._waiting[number] = future
-        if self._bridge.polling():
-            loop.call_soon(self._poll)
-        try:
-            return await future
-        finally:
-            if self._waiting.pop(number, None) is not None:
-                self._bridge.cancel(number)
-
-
-_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
-
-
-async def outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
-    """Starts a request of the running loop and waits for its outcome."""
-    loop = asyncio.get_running_loop()
-    known = _loops.get(loop)
-    if known is None or not known.is_here():
-        known = _loops[loop] = _Loop(loop)
-    return await known.outcome(start)
-
 
 async def take(
     lock: NativeGlobalLock, request: "Optional[LockRequest]" = None
@@ -129,12 +70,8 @@ async def take(
 async def give_back(lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guard]") -> None:
     """Releases one acquisition. If cancelled, the release goes on in the background."""
     guard = lock._forget(acquisition)
-    if guard is None:
-        return
-    try:
+    if guard is not None:
         lock._warn(await outcome(guard.release_on))
-    except Exception as error:  # noqa: BLE001 - a release never raises
-        _logger.warning("release of lock %r failed, and goes on in the background: %s", lock.name, error)
 
 
 async def release(lock: NativeGlobalLock) -> None:
@@ -146,13 +83,23 @@ async def release(lock: NativeGlobalLock) -> None:
 
 async def enter(lock: NativeGlobalLock, frame: FrameType) -> None:
     """Acquires a lock for the ``async with`` of a frame."""
-    lock._holdings.enter(frame, await take(lock))
+    lock._holdings.enter(frame, await take(lock), [])
 
 
 async def leave(lock: NativeGlobalLock, frame: FrameType) -> None:
     """Releases what the ``async with`` of a frame has acquired."""
-    entered = lock._holdings.exit(frame)
+    entered = left(lock._holdings, frame)
     await (release(lock) if entered is None else give_back(lock, entered))
+
+
+def left(holdings: "Holdings[T]", frame: FrameType) -> "Optional[Acquisition[T]]":
+    """What the ``async with`` of a frame has acquired, or was refused, and leaves now."""
+    found: "List[Acquisition[T]]" = []
+    holdings.find(frame, found)
+    for acquisition in found:
+        holdings.exit(acquisition)
+        return acquisition
+    return None
 
 
 class AsyncLock:
@@ -311,21 +258,31 @@ class AsyncAllLocks:
 
         If cancelled, it goes on in the background.
         """
-        await _give_back_all(self.sync.taken_to_release())
+        several = self.sync.to_release()
+        if several is not None:
+            await _give_back_all(self.sync.taken_by(several))
 
     async def __aenter__(self) -> "AsyncAllLocks":
-        self.sync._holdings.enter(sys._getframe(1), await self._take())
+        frame = sys._getframe(1)
+        self.sync._holdings.enter(frame, await self._take(), [])
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        await _give_back_all(self.sync.taken_in(sys._getframe(1)))
+        entered = left(self.sync._holdings, sys._getframe(1))
+        await (self.release() if entered is None else _give_back_all(self.sync.taken_by(entered)))
 
     def __copy__(self) -> "AsyncAllLocks":
         return AsyncAllLocks(copy.copy(self.sync))
 
 
 async def _give_back_all(taken: Taken) -> None:
-    await asyncio.gather(*(give_back(lock, acquisition) for lock, acquisition in taken))
+    try:
+        await asyncio.gather(*(give_back(lock, acquisition) for lock, acquisition in taken))
+    finally:
+        # A task that is cancelled before its first step does nothing.
+        for lock, acquisition in taken:
+            lock._forget(acquisition)
+            acquisition.granted.let_go()
 
 
 class AsyncOnce:
@@ -394,11 +351,13 @@ class AsyncTurn(TurnBase):
         frame = sys._getframe(1)
         (native, request), every = self._request(), self._every
         asked = request if self._change is None else self._change(request)
-        self._begin(frame, await outcome(lambda bridge: native.begin_on(bridge, asked, every)))
+        self._begun(frame, await outcome(lambda bridge: native.begin_on(bridge, asked, every)), [])
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        acquisition = self._end(sys._getframe(1))
+        leaving: "List[Any]" = []
+        self._runs.find(sys._getframe(1), leaving)
+        acquisition = self._ended(leaving)
         if acquisition is None:
             return
         try:

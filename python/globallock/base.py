@@ -122,7 +122,7 @@ class GlobalLockImplementationBase:
         if limit is not None:
             self.blocking_timeout = limit
 
-    def _take(self, request: Any = None) -> Any:
+    def _take(self, request: Any, taken: "List[Any]") -> Any:
         """Acquires, and returns what was acquired; ``None`` if it was refused."""
         return self if self.acquire() else None
 
@@ -132,6 +132,11 @@ class GlobalLockImplementationBase:
     def _give_back(self, acquisition: Any) -> None:
         """Releases one acquisition."""
         self.release()
+
+    def _undo(self, frame: Any, noted: "List[Any]") -> None:
+        """Releases what an interrupted call has acquired."""
+        if self in noted:
+            self.release()
 
     def _holds(self, acquisition: Any) -> bool:
         """Whether one acquisition holds the lock now."""

@@ -60,6 +60,10 @@ class Hub:
             while self._bridge.polling() and self._bridge.poll():
                 pass
             self._drain()
+            if result.successful() and isinstance(result.value, _rust.Guard):
+                # It came together with the kill, whose traceback would keep it.
+                result.value.keep_nobody_out()
+                result.value.let_go()
             raise
         finally:
             del self._waiting[number]

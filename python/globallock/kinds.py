@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
+from . import _rust
 from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
 from .clock import now
@@ -37,7 +37,7 @@ class ReadWriteLock:
 Taken = List[Tuple["NativeGlobalLock", Any]]
 
 
-class AllLocks:
+class AllLocks(_rust.Shield):
     """Several locks, acquired all or none. Threads, tasks and greenlets may share this object."""
 
     def __init__(self, locks: "List[NativeGlobalLock]", blocking_timeout: Optional[Seconds]) -> None:
@@ -69,53 +69,66 @@ class AllLocks:
             left = None if until is None else max(0.0, until - now())
             yield lock, lock._request_within(left)
 
-    def acquire(self) -> bool:
-        """Acquires all of them, or none, and says which."""
-        return self._take() is not None
+    # What follows is called by the core, as that of one lock.
 
-    def _take(self) -> "Optional[Acquisition[Taken]]":
-        taken: Taken = []
+    def _acquire(self, frame: None, taken: "List[Any]") -> bool:
+        return self._take(taken) is not None
+
+    def _take(self, taken: "List[Any]") -> "Optional[Acquisition[Taken]]":
+        several: Taken = []
         self._holdings.begin()
-        try:
-            for lock, request in self.requests():
-                acquisition = lock._take(request)
-                if acquisition is None:
-                    keep_nobody_out(taken)
-                    _give_back(taken)
-                    return None
-                taken.append((lock, acquisition))
-        except BaseException:
-            keep_nobody_out(taken)
-            _give_back(taken)
-            raise
-        return self._holdings.add(taken)
+        for lock, request in self.requests():
+            acquisition = lock._take(request, taken)
+            if acquisition is None:
+                keep_nobody_out(several)
+                _give_back(several)
+                return None
+            taken.append((lock, acquisition))
+            several.append((lock, acquisition))
+        return self._holdings.add(several)
 
-    def release(self) -> None:
-        """Releases the caller's latest acquisition of them, as the ``release()`` of one lock."""
-        _give_back(self.taken_to_release())
+    def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
+        self._holdings.enter(frame, self._take(taken), taken)
 
-    def taken_to_release(self) -> Taken:
+    def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        self._holdings.find(frame, leaving)
+        if not leaving:
+            self.release()
+            return
+        self._holdings.exit(leaving[0])
+        _give_back(self.taken_by(leaving[0]))
+
+    def _release(self, frame: None, leaving: "List[Any]", exception: Any) -> None:
+        acquisition = self.to_release()
+        if acquisition is not None:
+            leaving.append(acquisition)
+            _give_back(self.taken_by(acquisition))
+
+    def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
+        if frame is not None:
+            self._holdings.find(frame, leaving)
+        elif not leaving:
+            leaving.extend(filter(None, [self.to_release()]))
+
+    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
+        for several in [*self._holdings.all(), *noted]:
+            if isinstance(several, Acquisition):
+                taken = several.granted or []
+                if several in noted or any(acquisition.granted in noted for _, acquisition in taken):
+                    self._holdings.exit(several)
+                    self._holdings.remove(several)
+                    noted.extend(taken)
+        for lock in self.locks:
+            lock._undo(None, [*noted, *(each[1] for each in noted if isinstance(each, tuple))])
+
+    def to_release(self) -> "Optional[Acquisition[Taken]]":
         """What the caller may release."""
         names = ", ".join(lock.name for lock in self.locks)
-        anyones = all(lock._is_anyones() for lock in self.locks)
-        return self._taken_by(self._holdings.to_release(names, anyones))
+        return self._holdings.to_release(names, all(lock._is_anyones() for lock in self.locks))
 
-    def taken_in(self, frame: FrameType) -> Taken:
-        """What the ``with`` of a frame has acquired."""
-        entered = self._holdings.exit(frame)
-        return self.taken_to_release() if entered is None else self._taken_by(entered)
-
-    def _taken_by(self, acquisition: "Optional[Acquisition[Taken]]") -> Taken:
-        if acquisition is None or not self._holdings.remove(acquisition):
-            return []
-        return acquisition.granted or []
-
-    def __enter__(self) -> "AllLocks":
-        self._holdings.enter(sys._getframe(1), self._take())
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        _give_back(self.taken_in(sys._getframe(1)))
+    def taken_by(self, several: "Acquisition[Taken]") -> Taken:
+        """What is to be released of an acquisition, which is forgotten here."""
+        return (several.granted or []) if self._holdings.remove(several) else []
 
     def __copy__(self) -> "AllLocks":
         return AllLocks([copy.copy(lock) for lock in self.locks], self.blocking_timeout)

@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from datetime import timedelta
+from types import FrameType
 from typing import Any, Callable, Optional, Union
 
 from . import _rust
@@ -34,7 +35,7 @@ _KINDS = frozenset({"mutex", "read", "write", "permits"})
 _STATE = frozenset({"config", "_holdings", "_made_for", "_manager"})
 
 
-class NativeGlobalLock(GlobalLockImplementationBase):
+class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
     """A lock of the Rust core. The engines differ only in how they turn their options into an address."""
 
     #: Methods that subclasses of earlier releases' engines override, and that would have no effect here.
@@ -228,36 +229,61 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def _renews(self) -> bool:
         return bool(self.other_options.get("auto_renew", self.config.get("auto_renew", True)))
 
-    def __enter__(self) -> "NativeGlobalLock":
-        acquired = self.acquire()
-        self._holdings.enter(sys._getframe(1), self._holdings.current() if acquired else None)
-        return self
+    # What follows is called by the core's acquire(), release(), __enter__ and __exit__. An asynchronous
+    # exception may interrupt it at any instruction. So what is held stands in the list `taken` or `leaving`
+    # first: from there the core releases it then.
 
-    def __exit__(self, *exception: Any) -> None:
-        entered = self._holdings.exit(sys._getframe(1))
-        if entered is None:
-            self.release()
+    def _acquire(self, frame: None, taken: "list[Any]") -> bool:
+        return self._take(None, taken) is not None
+
+    def _enter(self, frame: FrameType, taken: "list[Any]") -> None:
+        if type(self).acquire is _rust.Shield.acquire:
+            acquisition = self._take(None, taken)
         else:
-            self._give_back(entered)
+            acquisition = self._holdings.current() if self.acquire() else None
+        self._holdings.enter(frame, acquisition, taken)
 
-    def acquire(self) -> bool:
-        """Acquires the lock and says whether it was granted; never raises because another owner has it.
+    def _exit(self, frame: FrameType, leaving: "list[Any]", exception: Any) -> None:
+        self._holdings.find(frame, leaving)
+        if not leaving:
+            self.release()
+            return
+        self._holdings.exit(leaving[0])
+        if type(self).release is not _rust.Shield.release and self._holdings.current() is leaving[0]:
+            self.release()
+        self._give_back(leaving[0])
 
-        Threads, tasks and greenlets may share this object: each acquires for itself.
+    def _release(self, frame: None, leaving: "list[Any]", exception: Any) -> None:
+        acquisition = self._holdings.to_release(self.name, self._is_anyones())
+        if acquisition is not None:
+            leaving.append(acquisition)
+            self._give_back(acquisition)
 
-        :raises Evicted: somebody took it out of the queue while it waited.
-        :raises NotLocked: the caller holds it by this object already, and would wait for itself for ever.
-        :raises StoreUnavailable: the store does not answer.
-        :raises StoreDenied: it refuses the user.
-        :raises StoreUnfit: it cannot serve locks as it is.
-        """
-        return self._take() is not None
+    def _find(self, frame: Optional[FrameType], leaving: "list[Any]") -> None:
+        if frame is not None:
+            self._holdings.find(frame, leaving)
+        elif not leaving:
+            leaving.extend(filter(None, [self._holdings.to_release(self.name, self._is_anyones())]))
 
-    def _take(self, request: "Optional[LockRequest]" = None) -> "Optional[Acquisition[_rust.Guard]]":
+    def _undo(self, frame: Optional[FrameType], noted: "list[Any]") -> None:
+        """Forgets what the core has released."""
+        for acquisition in [*self._holdings.all(), *noted]:
+            if acquisition in noted or getattr(acquisition, "granted", None) in noted:
+                if isinstance(acquisition, Acquisition):
+                    self._holdings.exit(acquisition)
+                    self._forget(acquisition)
+
+    def _take(
+        self, request: "Optional[LockRequest]", taken: "list[Any]"
+    ) -> "Optional[Acquisition[_rust.Guard]]":
         request = self._begin(request or self.lock_request())
         native = self.engine.native
-        guard = ask(lambda: native.acquire(request), lambda bridge: native.acquire_on(bridge, request))
-        return None if guard is None else self._granted(guard)
+        guard = ask(lambda: native.acquire(request, taken), lambda bridge: native.acquire_on(bridge, request))
+        if guard is None:
+            return None
+        if guard not in taken:
+            taken.append(guard)
+        return self._granted(guard)
 
     def _begin(self, request: LockRequest) -> LockRequest:
         """Notes that the caller tries to acquire."""
@@ -298,29 +324,13 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def _do_acquire(self) -> bool:
         return self.acquire()
 
-    def release(self) -> None:
-        """Releases the caller's latest acquisition, if there is one. The log says so if it was lost before.
-
-        With ``hold_at_least``, others are kept out until that time has passed. A lock that one thread, task
-        or greenlet has acquired may be released by another one that has never acquired by this object.
-
-        :raises NotLocked: only others hold it by this object, and it is not certain which of them is meant.
-        """
-        acquisition = self._holdings.to_release(self.name, self._is_anyones())
-        if acquisition is not None:
-            self._give_back(acquisition)
-
     def _is_anyones(self) -> bool:
         return self.other_options.get("thread_local", True) is False
 
     def _give_back(self, acquisition: "Acquisition[_rust.Guard]") -> None:
         guard = self._forget(acquisition)
-        if guard is None:
-            return
-        try:
+        if guard is not None:
             self._warn(ask(guard.release, guard.release_on))
-        except Exception as error:  # noqa: BLE001 - a release never raises
-            _logger.warning("release of lock %r failed, and goes on in the background: %s", self.name, error)
 
     def _warn(self, warning: Optional[str]) -> None:
         # The logger `globallock` has told already of a loss that was found before.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Callable, Generic, NamedTuple, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Generic, List, NamedTuple, Optional, TypeVar, Union
 
 from . import _rust
 from .acquisitions import Acquisition, Holdings
@@ -156,21 +155,23 @@ class TurnBase:
     def _request(self) -> "tuple[_rust.Manager, LockRequest]":
         return self._lock.engine.native, self._lock._begin(self._lock.lock_request())
 
-    def _begin(self, frame: FrameType, begun: "Union[_rust.Guard, float, None]") -> None:
+    def _begun(self, frame: FrameType, begun: "Union[_rust.Guard, float, None]", taken: "List[Any]") -> None:
         if begun is None:
             raise NotLocked(self.name)
         if isinstance(begun, _rust.Guard):
             run = _Run(self._lock._granted(begun))
         else:
             run = _Run(None, begun)
-        self._runs.enter(frame, self._runs.add(run))
+        self._runs.enter(frame, self._runs.add(run), taken)
 
-    def _end(self, frame: FrameType) -> "Optional[Acquisition[_rust.Guard]]":
-        """What the block of a frame holds, if its work was due."""
-        ended = self._runs.exit(frame)
-        if ended is None or not self._runs.remove(ended) or ended.granted is None:
-            return None
-        return ended.granted.acquisition
+    def _ended(self, leaving: "List[Any]") -> "Optional[Acquisition[_rust.Guard]]":
+        """What the block that is left holds, if its work was due."""
+        for ended in leaving:
+            self._runs.exit(ended)
+            self._runs.remove(ended)
+            run: _Run = ended.granted
+            return run.acquisition
+        return None
 
     def _held(self, acquisition: "Acquisition[_rust.Guard]") -> _rust.Guard:
         guard = self._lock._forget(acquisition)
@@ -179,7 +180,7 @@ class TurnBase:
         return guard
 
 
-class Turn(TurnBase):
+class Turn(_rust.Block, TurnBase):
     """A block of work that may be due; see :meth:`Once.turn`."""
 
     @property
@@ -187,26 +188,42 @@ class Turn(TurnBase):
         """The lock, which is held while the work is due."""
         return self._lock
 
-    def __enter__(self) -> "Turn":
-        (native, request), every = self._request(), self._every
-        self._begin(
-            sys._getframe(1),
-            ask(
-                lambda: native.begin(request, every), lambda bridge: native.begin_on(bridge, request, every)
-            ),
-        )
-        return self
+    # What follows is called by the core, as that of a lock.
 
-    def __exit__(self, *exception: Any) -> None:
-        acquisition = self._end(sys._getframe(1))
+    def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
+        (native, request), every = self._request(), self._every
+        begun = ask(
+            lambda: native.begin(request, every, taken),
+            lambda bridge: native.begin_on(bridge, request, every),
+        )
+        if isinstance(begun, _rust.Guard) and begun not in taken:
+            taken.append(begun)
+        self._begun(frame, begun, taken)
+
+    def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        self._runs.find(frame, leaving)
+        acquisition = self._ended(leaving)
         if acquisition is None:
             return
         try:
-            if exception[0] is None:
+            if not any(exception):
                 guard = self._held(acquisition)
                 ask(guard.succeed, guard.succeed_on)
         finally:
             self._lock._give_back(acquisition)
+
+    def _find(self, frame: FrameType, leaving: "List[Any]") -> None:
+        self._runs.find(frame, leaving)
+
+    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
+        for each in [*self._runs.all(), *noted]:
+            if isinstance(each, Acquisition):
+                held = each.granted.acquisition if each.granted is not None else None
+                if each in noted or (held is not None and held.granted in noted):
+                    self._runs.exit(each)
+                    self._runs.remove(each)
+                    noted.extend(filter(None, [held]))
+        self._lock._undo(None, noted)
 
 
 def refuse_deferred(work: "Callable[..., Any]") -> None:

@@ -56,8 +56,8 @@ test_one() {
     environment="$target/python/$version"
     "$1" -m venv --clear "$environment"
     # On an old CPython, the newest gevent would have to be compiled. The newest one with a wheel is enough.
-    "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout redis django \
-        django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
+    "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout hypothesis redis \
+        django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
     cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
-import logging
-import weakref
+import sys
+from types import FrameType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -20,10 +21,13 @@ from typing import (
 )
 
 from . import _rust
+from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds
 from .bodies import Body, limited
+from .engine import Claim, Value, claims
 from .exceptions import NotLocked
-from .native import Claim, Value, claims
+from .kinds import AllLocks, Taken, keep_nobody_out
+from .loops import outcome
 from .once import Once, Ran, TurnBase
 from .onlooker import AsyncWatch, Summary, summaries
 
@@ -31,12 +35,12 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
     from .base import GlobalLockManager
-    from .kinds import AllLocks
     from .native import LockRequest, NativeGlobalLock
 
     P = ParamSpec("P")
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 __all__ = [
     "AsyncAllLocks",
@@ -44,91 +48,58 @@ __all__ = [
     "AsyncLocks",
     "AsyncOnce",
     "AsyncTurn",
-    "acquire",
+    "enter",
+    "give_back",
+    "leave",
     "outcome",
     "release",
+    "take",
 ]
 
-_logger = logging.getLogger("globallock.base")
 
-
-class _Loop:
-    """Connects one event loop to the core, in one process. It does not keep the loop alive."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._bridge = _rust.Bridge()
-        self._waiting: "dict[int, asyncio.Future[Any]]" = {}
-        loop.add_reader(self._bridge.fileno(), self._drain)
-
-    def is_here(self) -> bool:
-        """Whether this process made it."""
-        return self._bridge.is_here()
-
-    def _drain(self) -> None:
-        for number, succeeded, value in self._bridge.drain():
-            future = self._waiting.pop(number, None)
-            if future is None or future.done():
-                # The waiter has gone. A guard that is dropped here releases its lock.
-                continue
-            if succeeded:
-                future.set_result(value)
-            else:
-                future.set_exception(value)
-
-    def _poll(self) -> None:
-        # A wake-up by another thread takes longer than an answer that is due soon.
-        if self._bridge.poll():
-            asyncio.get_running_loop().call_soon(self._poll)
-        else:
-            self._drain()
-
-    async def outcome(self, start: "Callable[[_rust.Bridge], int]") -> Any:
-        """Starts a request and waits for its outcome. A cancelled wait cancels the request."""
-        loop = asyncio.get_running_loop()
-        number = start(self._bridge)
-        future: "asyncio.Future[Any]" = loop.create_future()
-        self._waiting[number] = future
-        if self._bridge.polling():
-            loop.call_soon(self._poll)
-        try:
-            return await future
-        finally:
-            if self._waiting.pop(number, None) is not None:
-                self._bridge.cancel(number)
-
-
-_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
-
-
-async def outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
-    """Starts a request of the running loop and waits for its outcome."""
-    loop = asyncio.get_running_loop()
-    known = _loops.get(loop)
-    if known is None or not known.is_here():
-        known = _loops[loop] = _Loop(loop)
-    return await known.outcome(start)
-
-
-async def acquire(lock: NativeGlobalLock, request: "Optional[LockRequest]" = None) -> bool:
-    """Acquires a lock, as its ``acquire()`` does."""
-    request = request or lock.lock_request()
+async def take(
+    lock: NativeGlobalLock, request: "Optional[LockRequest]" = None
+) -> "Optional[Acquisition[_rust.Guard]]":
+    """Acquires a lock for the running task; ``None`` if it was not granted in time."""
+    request = lock._begin(request or lock.lock_request())
     native = lock.engine.native
     guard: Optional[_rust.Guard] = await outcome(lambda bridge: native.acquire_on(bridge, request))
-    if guard is None:
-        return False
-    lock._take_guard(guard)
-    return True
+    return None if guard is None else lock._granted(guard)
+
+
+async def give_back(lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guard]") -> None:
+    """Releases one acquisition. If cancelled, the release goes on in the background."""
+    guard = lock._forget(acquisition)
+    if guard is not None:
+        lock._warn(await outcome(guard.release_on))
 
 
 async def release(lock: NativeGlobalLock) -> None:
     """Releases a lock, as its ``release()`` does. If cancelled, the release goes on in the background."""
-    guard = lock._drop_guard()
-    if guard is None:
-        return
-    try:
-        lock._warn(await outcome(guard.release_on))
-    except Exception as error:  # noqa: BLE001 - a release never raises
-        _logger.warning("release of lock %r failed, and goes on in the background: %s", lock.name, error)
+    acquisition = lock._holdings.to_release(lock.name, lock._is_anyones())
+    if acquisition is not None:
+        await give_back(lock, acquisition)
+
+
+async def enter(lock: NativeGlobalLock, frame: FrameType) -> None:
+    """Acquires a lock for the ``async with`` of a frame."""
+    lock._holdings.enter(frame, await take(lock), [])
+
+
+async def leave(lock: NativeGlobalLock, frame: FrameType) -> None:
+    """Releases what the ``async with`` of a frame has acquired."""
+    entered = left(lock._holdings, frame)
+    await (release(lock) if entered is None else give_back(lock, entered))
+
+
+def left(holdings: "Holdings[T]", frame: FrameType) -> "Optional[Acquisition[T]]":
+    """What the ``async with`` of a frame has acquired, or was refused, and leaves now."""
+    found: "List[Acquisition[T]]" = []
+    holdings.find(frame, found)
+    for acquisition in found:
+        holdings.exit(acquisition)
+        return acquisition
+    return None
 
 
 class AsyncLock:
@@ -144,7 +115,7 @@ class AsyncLock:
 
     @property
     def is_locked(self) -> bool:
-        """Whether this object holds the lock now."""
+        """Whether the running task holds the lock now, as the ``is_locked`` of the lock for threads."""
         return self.sync.is_locked
 
     @property
@@ -157,10 +128,13 @@ class AsyncLock:
 
         If cancelled, it leaves nothing in the store. Raises the same errors as the ``acquire()`` for threads.
         """
-        return await acquire(self.sync)
+        return await take(self.sync) is not None
 
     async def release(self) -> None:
-        """Releases the lock, if it is held; never raises. If cancelled, it goes on in the background."""
+        """Releases the task's latest acquisition, as the ``release()`` for threads.
+
+        If cancelled, it goes on in the background.
+        """
         await release(self.sync)
 
     async def lost(self) -> Optional[str]:
@@ -221,19 +195,23 @@ class AsyncLock:
         :raises HeldTooLong: the work was ended, or was left, because its max hold time had passed.
         :raises LockLost: the lock was lost before the work had ended.
         """
-        if not await acquire(self.sync, limited(self.sync.lock_request())):
+        acquisition = await take(self.sync, limited(self.sync.lock_request()))
+        if acquisition is None:
             raise NotLocked(self.name)
         try:
-            return await Body(self.sync, work(*args, **kwargs)).outcome()
+            return await Body(self.sync, acquisition, work(*args, **kwargs)).outcome()
         finally:
-            await self.release()
+            await give_back(self.sync, acquisition)
 
     async def __aenter__(self) -> "AsyncLock":
-        await self.acquire()
+        await enter(self.sync, sys._getframe(1))
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        await self.release()
+        await leave(self.sync, sys._getframe(1))
+
+    def __copy__(self) -> "AsyncLock":
+        return AsyncLock(copy.copy(self.sync))
 
 
 class AsyncAllLocks:
@@ -254,28 +232,57 @@ class AsyncAllLocks:
 
     async def acquire(self) -> bool:
         """Acquires all of them, or none, and says which. If cancelled, it leaves nothing in the store."""
+        return await self._take() is not None
+
+    async def _take(self) -> "Optional[Acquisition[Taken]]":
+        taken: Taken = []
+        self.sync._holdings.begin()
         try:
-            for lock in self.sync.in_turn():
-                if not await acquire(lock):
-                    self.sync.keep_nobody_out()
-                    await self.release()
-                    return False
+            for lock, request in self.sync.requests():
+                acquisition = await take(lock, request)
+                if acquisition is None:
+                    await self._give_back_partly(taken)
+                    return None
+                taken.append((lock, acquisition))
         except BaseException:
-            self.sync.keep_nobody_out()
-            await self.release()
+            await self._give_back_partly(taken)
             raise
-        return True
+        return self.sync._holdings.add(taken)
+
+    async def _give_back_partly(self, taken: Taken) -> None:
+        keep_nobody_out(taken)
+        await _give_back_all(taken)
 
     async def release(self) -> None:
-        """Releases those that are held; never raises. If cancelled, it goes on in the background."""
-        await asyncio.gather(*(release(lock) for lock in self.sync.locks))
+        """Releases the task's latest acquisition, as the ``release()`` for threads.
+
+        If cancelled, it goes on in the background.
+        """
+        several = self.sync.to_release()
+        if several is not None:
+            await _give_back_all(self.sync.taken_by(several))
 
     async def __aenter__(self) -> "AsyncAllLocks":
-        await self.acquire()
+        frame = sys._getframe(1)
+        self.sync._holdings.enter(frame, await self._take(), [])
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        await self.release()
+        entered = left(self.sync._holdings, sys._getframe(1))
+        await (self.release() if entered is None else _give_back_all(self.sync.taken_by(entered)))
+
+    def __copy__(self) -> "AsyncAllLocks":
+        return AsyncAllLocks(copy.copy(self.sync))
+
+
+async def _give_back_all(taken: Taken) -> None:
+    try:
+        await asyncio.gather(*(give_back(lock, acquisition) for lock, acquisition in taken))
+    finally:
+        # A task that is cancelled before its first step does nothing.
+        for lock, acquisition in taken:
+            lock._forget(acquisition)
+            acquisition.granted.let_go()
 
 
 class AsyncOnce:
@@ -297,7 +304,7 @@ class AsyncOnce:
         async with AsyncTurn(self.sync, limited) as turn:
             if not turn.due:
                 return Ran(False, began=turn.began)
-            value = await Body(turn.lock.sync, work(*args, **kwargs)).outcome()
+            value = await Body(turn.lock.sync, turn.acquisition, work(*args, **kwargs)).outcome()
         return Ran(True, value)
 
     def turn(self) -> "AsyncTurn":
@@ -341,17 +348,23 @@ class AsyncTurn(TurnBase):
         return AsyncLock(self._lock)
 
     async def __aenter__(self) -> "AsyncTurn":
+        frame = sys._getframe(1)
         (native, request), every = self._request(), self._every
         asked = request if self._change is None else self._change(request)
-        self._begin(await outcome(lambda bridge: native.begin_on(bridge, asked, every)))
+        self._begun(frame, await outcome(lambda bridge: native.begin_on(bridge, asked, every)), [])
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
+        leaving: "List[Any]" = []
+        self._runs.find(sys._getframe(1), leaving)
+        acquisition = self._ended(leaving)
+        if acquisition is None:
+            return
         try:
-            if self.due and exception[0] is None:
-                await outcome(self._take().succeed_on)
+            if exception[0] is None:
+                await outcome(self._held(acquisition).succeed_on)
         finally:
-            await release(self._lock)
+            await give_back(self._lock, acquisition)
 
 
 class AsyncLocks:

@@ -7,7 +7,6 @@ import functools
 import importlib
 import logging
 import os
-import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Mapping, Optional, TypeVar, Union
 
@@ -116,8 +115,36 @@ class GlobalLockImplementationBase:
         """Says whether the lock is still held. An engine that can ask its store overrides this."""
         return True
 
-    def _keep_nobody_out(self) -> None:
-        """Forgets ``hold_at_least``. An engine that has that option overrides this."""
+    # The next are for the engines of this package, which have a record of each acquisition.
+
+    def _request_within(self, limit: Optional[float]) -> Any:
+        """What is to be acquired, in this time."""
+        if limit is not None:
+            self.blocking_timeout = limit
+
+    def _take(self, request: Any, taken: "List[Any]") -> Any:
+        """Acquires, and returns what was acquired; ``None`` if it was refused."""
+        return self if self.acquire() else None
+
+    def _keep_nobody_out(self, acquisition: Any) -> None:
+        """Forgets ``hold_at_least``, which only the engines of this package have."""
+
+    def _give_back(self, acquisition: Any) -> None:
+        """Releases one acquisition."""
+        self.release()
+
+    def _undo(self, frame: Any, noted: "List[Any]") -> None:
+        """Releases what an interrupted call has acquired."""
+        if self in noted:
+            self.release()
+
+    def _holds(self, acquisition: Any) -> bool:
+        """Whether one acquisition holds the lock now."""
+        return self.is_locked
+
+    def _is_asked(self, acquisition: Any) -> bool:
+        """Whether the owner should end its work now."""
+        return False
 
     def _note(self, held: bool) -> None:
         """Informs the manager, which releases held locks when it is closed."""
@@ -151,9 +178,9 @@ class GlobalLockManager:
             config = {**(config or {}), **options}
         self.config = Config(config or {})
         self.lock_class = _import(self.config.global_lock_engine_class)
-        # Only held locks: a lock that is made and dropped leaves nothing here.
-        self._held: "set[GlobalLockImplementationBase]" = set()
-        self._mutex = threading.Lock()
+        # Only held locks, each with its acquisition: a lock that is made and dropped leaves nothing here. A
+        # set is changed in one step, so no mutex is needed, for which a signal handler could wait for ever.
+        self._held: "set[tuple[GlobalLockImplementationBase, Any]]" = set()
         _managers.add(self)
 
     def lock(
@@ -321,15 +348,13 @@ class GlobalLockManager:
 
     def registered_locks(self) -> "List[GlobalLockImplementationBase]":
         """The locks of this manager that are held."""
-        with self._mutex:
-            return list(self._held)
+        return list({lock: None for lock, _ in list(self._held)})
 
     def _track(self, lock: GlobalLockImplementationBase, held: bool) -> None:
-        with self._mutex:
-            if held:
-                self._held.add(lock)
-            else:
-                self._held.discard(lock)
+        if held:
+            self._held.add((lock, None))
+        else:
+            self._held.discard((lock, None))
 
     def close(self) -> None:
         """Releases the locks that are still held, and closes the connection.
@@ -337,8 +362,8 @@ class GlobalLockManager:
         May be called again. A later acquire connects again. Where this process keeps others out of a lock
         with ``hold_at_least``, they are let in now, and the logger ``globallock`` warns of it.
         """
-        for lock in self.registered_locks():
-            lock.release()
+        for lock, acquisition in list(self._held):
+            lock._give_back(acquisition)
         engine = self.config.__dict__.get("_engine")
         if engine is not None:
             engine.close(CLOSING)
@@ -365,8 +390,7 @@ def _close_all() -> None:
 
 def _after_fork() -> None:
     for manager in list(_managers):
-        # A thread of the parent may have held the mutex at the fork; and the held locks are the parent's.
-        manager._mutex = threading.Lock()
+        # The held locks are the parent's.
         manager._held = set()
 
 

@@ -7,10 +7,12 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any, Awaitable, Generic, Optional, TypeVar
 
+from .acquisitions import Acquisition, start_for
 from .addresses import seconds
 from .exceptions import HeldTooLong, InvalidOption, LockLost
 
 if TYPE_CHECKING:
+    from . import _rust
     from .native import LockRequest, NativeGlobalLock
 
 R = TypeVar("R")
@@ -48,13 +50,15 @@ class Body(Generic[R]):
     | – and it goes on for `SETTLES` after that | is left | :class:`HeldTooLong` |
     """
 
-    def __init__(self, lock: NativeGlobalLock, awaited: "Awaitable[R]") -> None:
-        guard = lock._guard
+    def __init__(
+        self, lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guard]", awaited: "Awaitable[R]"
+    ) -> None:
+        guard = acquisition.granted
         if guard is None or not inspect.isawaitable(awaited):
             raise InvalidOption(f"the work of {lock.name!r} gave no awaitable: give a coroutine function")
         self._lock, self._guard = lock, guard
         self._max_hold, self._grace = lock.lock_request().ask_after or 0.0, lock.grace
-        self._task: "asyncio.Future[R]" = asyncio.ensure_future(awaited)
+        self._task: "asyncio.Future[R]" = start_for(acquisition, awaited)
         #: Whether the planned end has come.
         self._is_asked = False
 

@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 
 from . import _rust
 
-__all__ = ["Hub", "hub"]
+__all__ = ["Hub", "hub", "is_patched"]
 
 
 class Hub:
@@ -60,6 +60,10 @@ class Hub:
             while self._bridge.polling() and self._bridge.poll():
                 pass
             self._drain()
+            if result.successful() and isinstance(result.value, _rust.Guard):
+                # It came together with the kill, whose traceback would keep it.
+                result.value.keep_nobody_out()
+                result.value.let_go()
             raise
         finally:
             del self._waiting[number]
@@ -72,10 +76,17 @@ class Hub:
 _hubs: "weakref.WeakKeyDictionary[Any, Hub]" = weakref.WeakKeyDictionary()
 
 
-def hub() -> Optional[Hub]:
-    """The bridge of this thread's hub, if gevent has patched what blocks (``gevent.monkey.patch_all()``)."""
+def is_patched() -> bool:
+    """Whether gevent has patched what blocks (``gevent.monkey.patch_all()``)."""
     monkey: Any = sys.modules.get("gevent.monkey")
-    if monkey is None or not (monkey.is_module_patched("socket") or monkey.is_module_patched("threading")):
+    return monkey is not None and bool(
+        monkey.is_module_patched("socket") or monkey.is_module_patched("threading")
+    )
+
+
+def hub() -> Optional[Hub]:
+    """The bridge of this thread's hub, if gevent has patched what blocks."""
+    if not is_patched():
         return None
     current = sys.modules["gevent"].get_hub()
     known = _hubs.get(current)

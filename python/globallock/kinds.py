@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Iterator, Optional
+import copy
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
 
+from . import _rust
+from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
 from .clock import now
 
 if TYPE_CHECKING:
     from .base import GlobalLockManager
-    from .native import NativeGlobalLock
+    from .native import LockRequest, NativeGlobalLock
 
 __all__ = ["AllLocks", "ReadWriteLock"]
 
@@ -29,58 +33,119 @@ class ReadWriteLock:
         return self._manager.lock(self._name, kind="write", **{**self._options, **options})
 
 
-class AllLocks:
-    """Several locks, acquired all or none."""
+#: What one acquisition of several locks holds: each lock, with its own acquisition.
+Taken = List[Tuple["NativeGlobalLock", Any]]
 
-    def __init__(self, locks: "list[NativeGlobalLock]", blocking_timeout: Optional[Seconds]) -> None:
+
+class AllLocks(_rust.Shield):
+    """Several locks, acquired all or none. Threads, tasks and greenlets may share this object."""
+
+    def __init__(self, locks: "List[NativeGlobalLock]", blocking_timeout: Optional[Seconds]) -> None:
         self.locks = locks
         self.blocking_timeout = blocking_timeout
+        self._holdings: "Holdings[Taken]" = Holdings()
 
     @property
     def is_locked(self) -> bool:
-        """Whether all of them are held now."""
-        return bool(self.locks) and all(lock.is_locked for lock in self.locks)
+        """Whether the caller holds all of them now."""
+        taken = self._taken
+        return bool(taken) and all(lock._holds(acquisition) for lock, acquisition in taken)
 
     @property
     def asked_to_end(self) -> bool:
         """Whether the owner of one of them should end its work now."""
-        return any(lock.asked_to_end for lock in self.locks)
+        return any(lock._is_asked(acquisition) for lock, acquisition in self._taken)
 
-    def in_turn(self) -> "Iterator[NativeGlobalLock]":
+    @property
+    def _taken(self) -> Taken:
+        current = self._holdings.current()
+        return [] if current is None or current.granted is None else current.granted
+
+    def requests(self) -> "Iterator[Tuple[NativeGlobalLock, LockRequest]]":
         """The locks in order, each with what is left of the common time limit as its own."""
         limit = self.blocking_timeout
         until = None if limit is None else now() + seconds("blocking_timeout", limit)
         for lock in self.locks:
-            if until is not None:
-                lock.blocking_timeout = max(0.0, until - now())
-            yield lock
+            left = None if until is None else max(0.0, until - now())
+            yield lock, lock._request_within(left)
 
-    def acquire(self) -> bool:
-        """Acquires all of them, or none, and says which."""
-        try:
-            acquired = all(lock.acquire() for lock in self.in_turn())
-        except BaseException:
-            self.keep_nobody_out()
-            self.release()
-            raise
-        if not acquired:
-            self.keep_nobody_out()
-            self.release()
-        return acquired
+    # What follows is called by the core, as that of one lock.
 
-    def keep_nobody_out(self) -> None:
-        """Has ``hold_at_least`` keep nobody out, because not all of the locks were granted."""
+    def _acquire(self, frame: None, taken: "List[Any]") -> bool:
+        return self._take(taken) is not None
+
+    def _take(self, taken: "List[Any]") -> "Optional[Acquisition[Taken]]":
+        several: Taken = []
+        self._holdings.begin()
+        for lock, request in self.requests():
+            acquisition = lock._take(request, taken)
+            if acquisition is None:
+                keep_nobody_out(several)
+                _give_back(several)
+                return None
+            taken.append((lock, acquisition))
+            several.append((lock, acquisition))
+        return self._holdings.add(several)
+
+    def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
+        self._holdings.enter(frame, self._take(taken), taken)
+
+    def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        self._holdings.find(frame, leaving)
+        if not leaving:
+            self.release()
+            return
+        self._holdings.exit(leaving[0])
+        _give_back(self.taken_by(leaving[0]))
+
+    def _release(self, frame: None, leaving: "List[Any]", exception: Any) -> None:
+        acquisition = self.to_release()
+        if acquisition is not None:
+            leaving.append(acquisition)
+            _give_back(self.taken_by(acquisition))
+
+    def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
+        if frame is not None:
+            self._holdings.find(frame, leaving)
+        elif not leaving:
+            leaving.extend(filter(None, [self.to_release()]))
+
+    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
+        for several in [*self._holdings.all(), *noted]:
+            if isinstance(several, Acquisition):
+                taken = several.granted or []
+                if several in noted or any(acquisition.granted in noted for _, acquisition in taken):
+                    self._holdings.exit(several)
+                    self._holdings.remove(several)
+                    noted.extend(taken)
         for lock in self.locks:
-            lock._keep_nobody_out()
+            lock._undo(None, [*noted, *(each[1] for each in noted if isinstance(each, tuple))])
 
-    def release(self) -> None:
-        """Releases those that are held."""
-        for lock in reversed(self.locks):
-            lock.release()
+    def to_release(self) -> "Optional[Acquisition[Taken]]":
+        """What the caller may release."""
+        names = ", ".join(lock.name for lock in self.locks)
+        return self._holdings.to_release(names, all(lock._is_anyones() for lock in self.locks))
 
-    def __enter__(self) -> "AllLocks":
-        self.acquire()
-        return self
+    def taken_by(self, several: "Acquisition[Taken]") -> Taken:
+        """What is to be released of an acquisition, which is forgotten here."""
+        return (several.granted or []) if self._holdings.remove(several) else []
 
-    def __exit__(self, *exception: Any) -> None:
-        self.release()
+    def __copy__(self) -> "AllLocks":
+        return AllLocks([copy.copy(lock) for lock in self.locks], self.blocking_timeout)
+
+    def __deepcopy__(self, memo: "Dict[int, Any]") -> "AllLocks":
+        return AllLocks([copy.deepcopy(lock, memo) for lock in self.locks], self.blocking_timeout)
+
+    def __reduce__(self) -> Any:
+        return (AllLocks, (self.locks, self.blocking_timeout))
+
+
+def keep_nobody_out(taken: Taken) -> None:
+    """Has ``hold_at_least`` keep nobody out, because not all of the locks were granted."""
+    for lock, acquisition in taken:
+        lock._keep_nobody_out(acquisition)
+
+
+def _give_back(taken: Taken) -> None:
+    for lock, acquisition in reversed(taken):
+        lock._give_back(acquisition)

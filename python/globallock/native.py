@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import sys
 import threading
-from dataclasses import dataclass, field
+import weakref
 from datetime import timedelta
-from typing import Any, Callable, NamedTuple, Optional, Union
+from types import FrameType
+from typing import Any, Callable, Optional, Union
 
 from . import _rust
-from .addresses import Seconds, is_text, lock_name, seconds
-from .base import GlobalLockImplementationBase
-from .constants import DEFAULT_LEASE
-from .exceptions import InvalidAddress, InvalidOption, NotLocked
+from .acquisitions import Acquisition, Holdings
+from .addresses import Seconds, is_text, seconds
+from .base import GlobalLockImplementationBase, GlobalLockManager
+from .engine import Claim, Engine, LockRequest, Value, claims
+from .exceptions import InvalidOption, NotLocked
 from .greenlets import hub
 from .onlooker import AsyncWatch, Summary, Watch, ask, summaries
 
@@ -27,91 +31,11 @@ _ACCEPTED = frozenset({"auto_renew", "renew_interval", "thread_local"})
 
 _KINDS = frozenset({"mutex", "read", "write", "permits"})
 
-
-class LockRequest(NamedTuple):
-    """Which lock the core must acquire, and how. Times are in seconds."""
-
-    name: str
-    kind: str
-    permits: int
-    capacity: int
-    wait: Optional[float]
-    max_hold: Optional[float]
-    lease: Optional[float]
-    #: After how long the owner is asked to end, if its end is planned.
-    ask_after: Optional[float] = None
-    wants_value: bool = False
-    #: For how long others are kept out, whatever becomes of the owner.
-    hold_at_least: Optional[float] = None
+#: The attributes of a lock that are not its recipe.
+_STATE = frozenset({"config", "_holdings", "_made_for", "_manager"})
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One party's place in the queue of a lock: a holder or a waiter. Times are in seconds."""
-
-    #: The claim's id; ``None`` for a foreign holder, such as a lock of redis-py.
-    id: Optional[str]
-    #: Whether it holds the lock; otherwise it waits.
-    held: bool
-    #: How much of the lock it takes, and of how much.
-    permits: int
-    capacity: int
-    fencing_token: int
-    host: str
-    pid: Optional[int]
-    label: Optional[str]
-    #: How long it has held, or waited; ``None`` where the store does not know.
-    age: Optional[float]
-    #: How long the store keeps it without another sign of life of its owner.
-    expires_in: Optional[float]
-    #: Which claim this is, of all that there are and will be: for the manager's ``evict()``.
-    key: str
-
-
-@dataclass(frozen=True)
-class Value:
-    """The value of a lock's name, which a holder has left."""
-
-    #: What was set. Not shown, because it is nobody's business but the holders'.
-    data: bytes = field(repr=False)
-    #: The fencing token of the holder that set it.
-    fencing_token: int
-    #: How many seconds ago that was, when this was read: by the clock of the store where it has one.
-    age: float
-
-
-class Engine:
-    """The connection of one manager, which each process makes for itself when it first needs it."""
-
-    def __init__(self, url: str, lease: Optional[Seconds], label: Optional[str], prefix: str = "") -> None:
-        if not is_text(url):
-            raise InvalidAddress("the address is not a text that can be sent")
-        if label is not None and not is_text(label):
-            raise InvalidOption("the option label is not a text that can be sent")
-        default = DEFAULT_LEASE if lease is None else seconds("lock_ttl", lease)
-        self.native = _rust.Manager(url, default, label)
-        #: Prepended to the names that are given to the core: the part of the key prefix after its last slash,
-        #: which cannot be part of the store's path.
-        self.prefix = prefix
-
-    def add_prefix(self, name: Any) -> str:
-        """Turns the user's name of a lock into the core's."""
-        return self.prefix + lock_name(name)
-
-    def strip_prefix_of(self, name: str) -> str:
-        """Turns the core's name of a lock into the user's."""
-        return name[len(self.prefix) :]
-
-    def strip_prefix(self, names: "list[str]") -> "list[str]":
-        """Turns the core's names of locks into the user's, sorted."""
-        return sorted(self.strip_prefix_of(name) for name in names)
-
-    def close(self, limit: float) -> None:
-        """Closes the connection once the store has answered all releases, or after ``limit`` seconds."""
-        self.native.close(limit)
-
-
-class NativeGlobalLock(GlobalLockImplementationBase):
+class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
     """A lock of the Rust core. The engines differ only in how they turn their options into an address."""
 
     #: Methods that subclasses of earlier releases' engines override, and that would have no effect here.
@@ -146,7 +70,7 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         unknown = sorted(set(self.other_options) - _ACCEPTED)
         if unknown:
             raise InvalidOption(f"{type(self).__name__}: lock() has no option {unknown[0]!r}")
-        self._guard: Optional[_rust.Guard] = None
+        self._holdings: "Holdings[_rust.Guard]" = Holdings()
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
@@ -167,19 +91,33 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         return engine
 
     @property
+    def _guard(self) -> Optional[_rust.Guard]:
+        """What the caller was granted last, by this object."""
+        acquisition = self._holdings.current()
+        return None if acquisition is None else acquisition.granted
+
+    @property
     def is_locked(self) -> bool:
-        """Whether this object holds the lock now. False as soon as it is lost, and in a forked child."""
-        return self._guard is not None and self._guard.is_held()
+        """Whether the caller holds the lock now, by this object.
+
+        False as soon as it is lost, and in a forked child. A thread, task or greenlet that has never used
+        this object to acquire sees what another one holds by it, if that is one acquisition. So do all
+        properties.
+        """
+        guard = self._guard
+        return guard is not None and guard.is_held()
 
     @property
     def fencing_token(self) -> Optional[int]:
         """The fencing token of this grant, which is higher than all before it; ``None`` while not held."""
-        return self._guard.fencing_token if self._guard is not None else None
+        guard = self._guard
+        return guard.fencing_token if guard is not None else None
 
     @property
     def remaining(self) -> Optional[float]:
         """How many seconds it stays held without another renewal; ``None`` if until the process ends."""
-        return self._guard.remaining() if self._guard is not None else 0.0
+        guard = self._guard
+        return guard.remaining() if guard is not None else 0.0
 
     @property
     def kept_for(self) -> Optional[float]:
@@ -188,7 +126,8 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         ``None`` if they would be let in, and while the lock is not acquired. Where the store does not keep
         them out, they are let in as soon as this process ends or its manager is closed.
         """
-        return self._guard.kept_for() if self._guard is not None else None
+        guard = self._guard
+        return guard.kept_for() if guard is not None else None
 
     @property
     def value(self) -> Optional[Value]:
@@ -199,7 +138,8 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         """
         if not self._wants_value:
             raise InvalidOption(f"the lock {self.name!r} reads no value: make it with with_value=True")
-        fields = self._guard.value() if self._guard is not None else None
+        guard = self._guard
+        fields = guard.value() if guard is not None else None
         return None if fields is None else Value(*fields)
 
     def set_value(self, data: bytes, keep: Seconds) -> bool:
@@ -224,9 +164,10 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidOption(f"the value is of type {type(data).__name__}: give bytes")
         time = seconds("keep", keep)
-        if self._guard is None:
+        guard = self._guard
+        if guard is None:
             raise NotLocked(self.name, "is not held, so it cannot set its value")
-        return self._guard, bytes(data), time
+        return guard, bytes(data), time
 
     @property
     def asked_to_end(self) -> bool:
@@ -235,7 +176,8 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         True once the max hold time has passed of a lock with ``grace``, which is kept for that long; and once
         the lock is lost. False after its release.
         """
-        return self._guard is not None and self._guard.is_asked_to_end()
+        guard = self._guard
+        return guard is not None and guard.is_asked_to_end()
 
     def on_asked_to_end(self, callback: "Callable[[str], Any]") -> None:
         """Calls ``callback`` with the reason, in its own thread, when the owner is asked to end its work."""
@@ -266,6 +208,19 @@ class NativeGlobalLock(GlobalLockImplementationBase):
             self._wants_value, _time("hold_at_least", self.hold_at_least),
         )  # fmt: skip
 
+    def _request_within(self, limit: Optional[float]) -> LockRequest:
+        request = self.lock_request()
+        return request if limit is None or self.blocking is False else request._replace(wait=limit)
+
+    def _keep_nobody_out(self, acquisition: Any) -> None:
+        acquisition.granted.keep_nobody_out()
+
+    def _holds(self, acquisition: Any) -> bool:
+        return bool(acquisition.granted.is_held())
+
+    def _is_asked(self, acquisition: Any) -> bool:
+        return bool(acquisition.granted.is_asked_to_end())
+
     @property
     def prefixed_name(self) -> str:
         """The core's name of this lock."""
@@ -274,55 +229,108 @@ class NativeGlobalLock(GlobalLockImplementationBase):
     def _renews(self) -> bool:
         return bool(self.other_options.get("auto_renew", self.config.get("auto_renew", True)))
 
-    def __enter__(self) -> "NativeGlobalLock":
-        self.acquire()
-        return self
+    # What follows is called by the core's acquire(), release(), __enter__ and __exit__. An asynchronous
+    # exception may interrupt it at any instruction. So what is held stands in the list `taken` or `leaving`
+    # first: from there the core releases it then.
 
-    def acquire(self) -> bool:
-        """Acquires the lock and says whether it was granted; never raises because another owner has it.
+    def _acquire(self, frame: None, taken: "list[Any]") -> bool:
+        return self._take(None, taken) is not None
 
-        :raises Evicted: somebody took it out of the queue while it waited.
-        :raises StoreUnavailable: the store does not answer.
-        :raises StoreDenied: it refuses the user.
-        :raises StoreUnfit: it cannot serve locks as it is.
-        """
-        native, request = self.engine.native, self.lock_request()
-        guard = ask(lambda: native.acquire(request), lambda bridge: native.acquire_on(bridge, request))
+    def _enter(self, frame: FrameType, taken: "list[Any]") -> None:
+        if type(self).acquire is _rust.Shield.acquire:
+            acquisition = self._take(None, taken)
+        else:
+            acquisition = self._holdings.current() if self.acquire() else None
+        self._holdings.enter(frame, acquisition, taken)
+
+    def _exit(self, frame: FrameType, leaving: "list[Any]", exception: Any) -> None:
+        self._holdings.find(frame, leaving)
+        if not leaving:
+            self.release()
+            return
+        self._holdings.exit(leaving[0])
+        if type(self).release is not _rust.Shield.release and self._holdings.current() is leaving[0]:
+            self.release()
+        self._give_back(leaving[0])
+
+    def _release(self, frame: None, leaving: "list[Any]", exception: Any) -> None:
+        acquisition = self._holdings.to_release(self.name, self._is_anyones())
+        if acquisition is not None:
+            leaving.append(acquisition)
+            self._give_back(acquisition)
+
+    def _find(self, frame: Optional[FrameType], leaving: "list[Any]") -> None:
+        if frame is not None:
+            self._holdings.find(frame, leaving)
+        elif not leaving:
+            leaving.extend(filter(None, [self._holdings.to_release(self.name, self._is_anyones())]))
+
+    def _undo(self, frame: Optional[FrameType], noted: "list[Any]") -> None:
+        """Forgets what the core has released."""
+        for acquisition in [*self._holdings.all(), *noted]:
+            if acquisition in noted or getattr(acquisition, "granted", None) in noted:
+                if isinstance(acquisition, Acquisition):
+                    self._holdings.exit(acquisition)
+                    self._forget(acquisition)
+
+    def _take(
+        self, request: "Optional[LockRequest]", taken: "list[Any]"
+    ) -> "Optional[Acquisition[_rust.Guard]]":
+        request = self._begin(request or self.lock_request())
+        native = self.engine.native
+        guard = ask(lambda: native.acquire(request, taken), lambda bridge: native.acquire_on(bridge, request))
         if guard is None:
-            return False
-        self._take_guard(guard)
-        return True
+            return None
+        if guard not in taken:
+            taken.append(guard)
+        return self._granted(guard)
 
-    def _take_guard(self, guard: _rust.Guard) -> None:
+    def _begin(self, request: LockRequest) -> LockRequest:
+        """Notes that the caller tries to acquire."""
+        holds = []
+        for acquisition in self._holdings.begin():
+            guard = acquisition.granted
+            if guard is not None and guard.is_held():
+                holds.append(guard)
+            else:
+                # It was lost, and is not released: nobody will.
+                self._forget(acquisition)
+        waits_for_itself = {
+            "mutex": bool(holds),
+            "write": bool(holds),
+            "read": False,
+            "permits": request.permits * (len(holds) + 1) > request.capacity >= request.permits,
+        }[request.kind]
+        if waits_for_itself and holds and request.wait is None and request.max_hold is None:
+            why = "is held by the caller itself, by this very object: it would wait for itself for ever"
+            raise NotLocked(self.name, why)
+        return request
+
+    def _granted(self, guard: _rust.Guard) -> "Acquisition[_rust.Guard]":
         guard.own()
-        self._guard = self.lock = guard
-        self._is_locked = True
-        self._note(held=True)
+        acquisition = self._holdings.add(guard)
+        manager = self._manager() if self._manager is not None else None
+        if manager is not None:
+            manager._held.add((self, acquisition))
+        return acquisition
 
-    def _drop_guard(self) -> Optional[_rust.Guard]:
-        guard, self._guard, self.lock, self._is_locked = self._guard, None, None, False
-        self._note(held=False)
-        return guard
+    def _forget(self, acquisition: "Acquisition[_rust.Guard]") -> Optional[_rust.Guard]:
+        """Forgets an acquisition, and returns what is to be released; ``None`` if it was before."""
+        manager = self._manager() if self._manager is not None else None
+        if manager is not None:
+            manager._held.discard((self, acquisition))
+        return acquisition.granted if self._holdings.remove(acquisition) else None
 
     def _do_acquire(self) -> bool:
         return self.acquire()
 
-    def _keep_nobody_out(self) -> None:
-        if self._guard is not None:
-            self._guard.keep_nobody_out()
+    def _is_anyones(self) -> bool:
+        return self.other_options.get("thread_local", True) is False
 
-    def release(self) -> None:
-        """Releases the lock, if it is held. The log says so if it was lost before; never raises.
-
-        With ``hold_at_least``, others are kept out until that time has passed.
-        """
-        guard = self._drop_guard()
-        if guard is None:
-            return
-        try:
+    def _give_back(self, acquisition: "Acquisition[_rust.Guard]") -> None:
+        guard = self._forget(acquisition)
+        if guard is not None:
             self._warn(ask(guard.release, guard.release_on))
-        except Exception as error:  # noqa: BLE001 - a release never raises
-            _logger.warning("release of lock %r failed, and goes on in the background: %s", self.name, error)
 
     def _warn(self, warning: Optional[str]) -> None:
         # The logger `globallock` has told already of a loss that was found before.
@@ -418,15 +426,42 @@ class NativeGlobalLock(GlobalLockImplementationBase):
         return self.engine.native.watch(self.engine.add_prefix(prefix), seconds("every", every))
 
     async def __aenter__(self) -> "NativeGlobalLock":
-        from .aio import acquire
+        from .aio import enter
 
-        await acquire(self)
+        await enter(self, sys._getframe(1))
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        from .aio import release
+        from .aio import leave
 
-        await release(self)
+        await leave(self, sys._getframe(1))
+
+    def __getstate__(self) -> "dict[str, Any]":
+        # The recipe: what is held stays with the original. A manager that has gone is made again.
+        state = {key: value for key, value in self.__dict__.items() if key not in _STATE}
+        manager = self._manager() if self._manager is not None else None
+        return {**state, "_manager": GlobalLockManager(dict(self.config)) if manager is None else manager}
+
+    def __setstate__(self, state: "dict[str, Any]") -> None:
+        self.__dict__.update(state)
+        #: Nobody else may refer to a manager that was made for this lock.
+        self._made_for: Any = state["_manager"]
+        self.config = self._made_for.config
+        self._manager = weakref.ref(self._made_for)
+        self._holdings = Holdings()
+
+    def __copy__(self) -> "NativeGlobalLock":
+        return self._copied(dict(self.__dict__))
+
+    def __deepcopy__(self, memo: "dict[int, Any]") -> "NativeGlobalLock":
+        state = {key: value for key, value in self.__dict__.items() if key not in _STATE}
+        return self._copied(copy.deepcopy(state, memo))
+
+    def _copied(self, state: "dict[str, Any]") -> "NativeGlobalLock":
+        lock: NativeGlobalLock = type(self).__new__(type(self))
+        # With the connection of the original.
+        lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings())
+        return lock
 
 
 def _wait_lost(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
@@ -443,14 +478,6 @@ def _wait_asked(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
         return guard.wait_asked(limit)
     reason: Optional[str] = greenlets.outcome(lambda bridge: guard.asked_on(bridge, 0.0), limit)
     return reason
-
-
-def claims(entries: "list[_rust.EntryFields]") -> "list[Claim]":
-    """Makes claims of the entries of a queue that the core has listed."""
-    return [
-        Claim(id, held, permits, capacity, fencing_token, *owner, age, expires_in, key)
-        for key, id, held, permits, capacity, fencing_token, owner, age, expires_in in entries
-    ]
 
 
 def _time(option: str, value: Any) -> Optional[float]:

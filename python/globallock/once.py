@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar, Union
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Callable, Generic, List, NamedTuple, Optional, TypeVar, Union
 
 from . import _rust
+from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
 from .exceptions import InvalidOption, NotLocked
 from .onlooker import ask
@@ -110,38 +112,75 @@ class Once:
         return run
 
 
+class _Run(NamedTuple):
+    """What one block was given: the lock, or when the last success began."""
+
+    acquisition: "Optional[Acquisition[_rust.Guard]]"
+    began: Optional[float] = None
+
+
 class TurnBase:
     """What is common to the turns of threads and of asyncio."""
 
     def __init__(self, once: Once) -> None:
         self.name = once.name
-        #: Whether the work is to be done now, under the lock.
-        self.due = False
-        #: How many seconds ago the last success began; ``None`` if the work is due.
-        self.began: Optional[float] = None
         self._every, self._lock = once.every, once._new_lock()
+        self._runs: "Holdings[_Run]" = Holdings()
+
+    @property
+    def due(self) -> bool:
+        """Whether the work is to be done now, under the lock."""
+        run = self._run
+        return run is not None and run.acquisition is not None
+
+    @property
+    def began(self) -> Optional[float]:
+        """How many seconds ago the last success began; ``None`` if the work is due."""
+        run = self._run
+        return None if run is None else run.began
+
+    @property
+    def acquisition(self) -> "Acquisition[_rust.Guard]":
+        """What the work that is due holds."""
+        run = self._run
+        if run is None or run.acquisition is None:
+            raise NotLocked(self.name, "is not held, because the work is not due")
+        return run.acquisition
+
+    @property
+    def _run(self) -> "Optional[_Run]":
+        current = self._runs.current()
+        return None if current is None else current.granted
 
     def _request(self) -> "tuple[_rust.Manager, LockRequest]":
-        self.due, self.began = False, None
-        return self._lock.engine.native, self._lock.lock_request()
+        return self._lock.engine.native, self._lock._begin(self._lock.lock_request())
 
-    def _begin(self, begun: "Union[_rust.Guard, float, None]") -> None:
+    def _begun(self, frame: FrameType, begun: "Union[_rust.Guard, float, None]", taken: "List[Any]") -> None:
         if begun is None:
             raise NotLocked(self.name)
         if isinstance(begun, _rust.Guard):
-            self._lock._take_guard(begun)
-            self.due = True
+            run = _Run(self._lock._granted(begun))
         else:
-            self.began = begun
+            run = _Run(None, begun)
+        self._runs.enter(frame, self._runs.add(run), taken)
 
-    def _take(self) -> _rust.Guard:
-        guard = self._lock._drop_guard()
+    def _ended(self, leaving: "List[Any]") -> "Optional[Acquisition[_rust.Guard]]":
+        """What the block that is left holds, if its work was due."""
+        for ended in leaving:
+            self._runs.exit(ended)
+            self._runs.remove(ended)
+            run: _Run = ended.granted
+            return run.acquisition
+        return None
+
+    def _held(self, acquisition: "Acquisition[_rust.Guard]") -> _rust.Guard:
+        guard = self._lock._forget(acquisition)
         if guard is None:
             raise NotLocked(self.name, "was released before the success of its run was recorded")
         return guard
 
 
-class Turn(TurnBase):
+class Turn(_rust.Block, TurnBase):
     """A block of work that may be due; see :meth:`Once.turn`."""
 
     @property
@@ -149,22 +188,42 @@ class Turn(TurnBase):
         """The lock, which is held while the work is due."""
         return self._lock
 
-    def __enter__(self) -> "Turn":
-        (native, request), every = self._request(), self._every
-        self._begin(
-            ask(
-                lambda: native.begin(request, every), lambda bridge: native.begin_on(bridge, request, every)
-            )
-        )
-        return self
+    # What follows is called by the core, as that of a lock.
 
-    def __exit__(self, *exception: Any) -> None:
+    def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
+        (native, request), every = self._request(), self._every
+        begun = ask(
+            lambda: native.begin(request, every, taken),
+            lambda bridge: native.begin_on(bridge, request, every),
+        )
+        if isinstance(begun, _rust.Guard) and begun not in taken:
+            taken.append(begun)
+        self._begun(frame, begun, taken)
+
+    def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        self._runs.find(frame, leaving)
+        acquisition = self._ended(leaving)
+        if acquisition is None:
+            return
         try:
-            if self.due and exception[0] is None:
-                guard = self._take()
+            if not any(exception):
+                guard = self._held(acquisition)
                 ask(guard.succeed, guard.succeed_on)
         finally:
-            self._lock.release()
+            self._lock._give_back(acquisition)
+
+    def _find(self, frame: FrameType, leaving: "List[Any]") -> None:
+        self._runs.find(frame, leaving)
+
+    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
+        for each in [*self._runs.all(), *noted]:
+            if isinstance(each, Acquisition):
+                held = each.granted.acquisition if each.granted is not None else None
+                if each in noted or (held is not None and held.granted in noted):
+                    self._runs.exit(each)
+                    self._runs.remove(each)
+                    noted.extend(filter(None, [held]))
+        self._lock._undo(None, noted)
 
 
 def refuse_deferred(work: "Callable[..., Any]") -> None:

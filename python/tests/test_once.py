@@ -130,11 +130,11 @@ def test_an_interruption_before_the_record_releases_the_lock_and_the_work_is_don
     lockman = GlobalLockManager("memory:once-interrupted")
     once = lockman.once(name, every=HOUR)
 
-    def interrupted(_):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Turn, "_take", interrupted)
+        patch.setattr(Turn, "_held", interrupted)
         once.run(lambda: None)
     assert lockman.inspect(name) == [] and lockman.registered_locks() == []
     assert once.run(lambda: None)

@@ -118,12 +118,16 @@ async fn within<T>(limit: Option<f64>, waits: impl Future<Output = Option<T>>) -
 }
 
 /// Releases a lock, and says what to warn of. A loss that the core has told already is logged already.
-async fn release(guard: globallock::Guard) -> globallock::Result<Option<&'static str>> {
+async fn release(guard: globallock::Guard) -> Option<String> {
     let loss = guard.ended();
-    let release = guard.release().await?;
-    let is_told = loss.now_or_never().flatten().is_some();
-    let is_news = release == Release::NotHeld && !is_told;
-    Ok(is_news.then_some("had been lost before it was released"))
+    match guard.release().await {
+        Ok(release) => {
+            let is_told = loss.now_or_never().flatten().is_some();
+            let is_news = release == Release::NotHeld && !is_told;
+            is_news.then(|| "had been lost before it was released".to_owned())
+        }
+        Err(error) => Some(format!("could not be released yet, which goes on in the background: {error}")),
+    }
 }
 
 #[pymethods]
@@ -145,7 +149,7 @@ impl Guard {
     }
 
     /// Keeps nobody out any longer than the lock is held, because not all of several locks were granted.
-    fn keep_nobody_out(&self) {
+    pub(crate) fn keep_nobody_out(&self) {
         self.with(keep_nobody_out);
     }
 
@@ -155,29 +159,33 @@ impl Guard {
         self.with(globallock::Guard::kept_for).flatten().map(|left| left.as_secs_f64())
     }
 
-    /// Releases the lock, and says what to warn of, if anything.
-    fn release(&self, python: Python<'_>) -> PyResult<Option<&'static str>> {
+    /// Releases the lock in the background, if it is not released yet.
+    pub(crate) fn let_go(&self) {
+        if let (Some(guard), Ok(process)) = (self.take(), Process::current()) {
+            let _entered = process.runtime.enter();
+            drop(guard);
+        }
+    }
+
+    /// Releases the lock, and says what to warn of, if anything. That the store fails is no exception, so
+    /// that one of a signal handler is not taken for it.
+    fn release(&self, python: Python<'_>) -> PyResult<Option<String>> {
         if self.guard.get().is_none() {
-            return Ok(Some(FOREIGN));
+            return Ok(Some(FOREIGN.to_owned()));
         }
         let Some(guard) = self.take() else { return Ok(None) };
-        let released = Process::current()?.block_on(python, WaitKind::Answer, release(guard))?;
-        released.map_err(|error| raise(&error))
+        Process::current()?.block_on(python, WaitKind::Answer, release(guard))
     }
 
     /// Does the same for an event loop.
     fn release_on(&self, bridge: &Bridge) -> PyResult<u64> {
         let (is_here, guard) = (self.guard.get().is_some(), self.take());
         bridge.start(WaitKind::Answer, async move {
-            let warning = match guard {
-                None if !is_here => Ok(Some(FOREIGN)),
-                None => Ok(None),
+            Outcome::Text(match guard {
+                None if !is_here => Some(FOREIGN.to_owned()),
+                None => None,
                 Some(guard) => release(guard).await,
-            };
-            match warning {
-                Ok(warning) => Outcome::Text(warning.map(str::to_owned)),
-                Err(error) => Outcome::Failed(error),
-            }
+            })
         })
     }
 

@@ -9,6 +9,7 @@ mod guard;
 mod log;
 mod manager;
 mod process;
+mod shield;
 mod watch;
 
 use pyo3::prelude::*;
@@ -19,6 +20,8 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<guard::Guard>()?;
     module.add_class::<manager::Manager>()?;
+    module.add_class::<shield::Block>()?;
+    module.add_class::<shield::Shield>()?;
     module.add_class::<watch::Watch>()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

@@ -11,6 +11,7 @@ use globallock::{
     EntryKey, Error, Guard, Lock, LockKind, LockManager, ManagerOptions, Options, Release, Result, Summary,
 };
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 use tokio::sync::{OnceCell, watch};
 
 use crate::bridge::{Bridge, Outcome};
@@ -186,6 +187,14 @@ async fn list(connected: Arc<Connected>, url: String, defaults: ManagerOptions, 
     }
 }
 
+/// Puts a guard that was granted into the list of what is taken.
+fn noted(taken: &Bound<'_, PyList>, granted: Py<PyAny>) -> PyResult<Py<PyAny>> {
+    if granted.bind(taken.py()).is_instance_of::<guard::Guard>() {
+        taken.append(&granted)?;
+    }
+    Ok(granted)
+}
+
 /// Which claim to evict, and why: the name, the key, and the reason.
 type Eviction = (String, String, String);
 
@@ -257,10 +266,13 @@ impl Manager {
     }
 
     /// Acquires a lock; `None` if it was not granted in time.
-    fn acquire(&self, python: Python<'_>, request: LockRequest) -> PyResult<Py<PyAny>> {
+    ///
+    /// Puts what it acquires into `taken` as well, before Python code can be interrupted.
+    fn acquire(&self, request: LockRequest, taken: &Bound<'_, PyList>) -> PyResult<Py<PyAny>> {
         let options = request.options(&self.options.locks)?;
         let (connected, url, defaults) = self.parts();
-        self.run(python, WaitKind::Grant, acquire(connected, url, defaults, request, options))
+        let request = acquire(connected, url, defaults, request, options);
+        noted(taken, self.run(taken.py(), WaitKind::Grant, request)?)
     }
 
     /// Does the same for an event loop.
@@ -272,10 +284,10 @@ impl Manager {
 
     /// Acquires a lock for work that is done once in a while: a guard if the work is to be done, how many
     /// seconds ago the last success began if not, `None` if the lock was not granted in time.
-    fn begin(&self, python: Python<'_>, request: LockRequest, every: f64) -> PyResult<Py<PyAny>> {
+    fn begin(&self, request: LockRequest, every: f64, taken: &Bound<'_, PyList>) -> PyResult<Py<PyAny>> {
         let run = self.once(request, every)?;
         let (connected, url, defaults) = self.parts();
-        self.run(python, WaitKind::Grant, begin(connected, url, defaults, run))
+        noted(taken, self.run(taken.py(), WaitKind::Grant, begin(connected, url, defaults, run))?)
     }
 
     /// Does the same for an event loop.

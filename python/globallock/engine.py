@@ -1,0 +1,104 @@
+"""The connection of a manager, and what goes to and comes from the Rust core by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Optional
+
+from . import _rust
+from .addresses import Seconds, is_text, lock_name, seconds
+from .constants import DEFAULT_LEASE
+from .exceptions import InvalidAddress, InvalidOption
+
+__all__ = ["Claim", "Engine", "LockRequest", "Value", "claims"]
+
+
+class LockRequest(NamedTuple):
+    """Which lock the core must acquire, and how. Times are in seconds."""
+
+    name: str
+    kind: str
+    permits: int
+    capacity: int
+    wait: Optional[float]
+    max_hold: Optional[float]
+    lease: Optional[float]
+    #: After how long the owner is asked to end, if its end is planned.
+    ask_after: Optional[float] = None
+    wants_value: bool = False
+    #: For how long others are kept out, whatever becomes of the owner.
+    hold_at_least: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One party's place in the queue of a lock: a holder or a waiter. Times are in seconds."""
+
+    #: The claim's id; ``None`` for a foreign holder, such as a lock of redis-py.
+    id: Optional[str]
+    #: Whether it holds the lock; otherwise it waits.
+    held: bool
+    #: How much of the lock it takes, and of how much.
+    permits: int
+    capacity: int
+    fencing_token: int
+    host: str
+    pid: Optional[int]
+    label: Optional[str]
+    #: How long it has held, or waited; ``None`` where the store does not know.
+    age: Optional[float]
+    #: How long the store keeps it without another sign of life of its owner.
+    expires_in: Optional[float]
+    #: Which claim this is, of all that there are and will be: for the manager's ``evict()``.
+    key: str
+
+
+@dataclass(frozen=True)
+class Value:
+    """The value of a lock's name, which a holder has left."""
+
+    #: What was set. Not shown, because it is nobody's business but the holders'.
+    data: bytes = field(repr=False)
+    #: The fencing token of the holder that set it.
+    fencing_token: int
+    #: How many seconds ago that was, when this was read: by the clock of the store where it has one.
+    age: float
+
+
+class Engine:
+    """The connection of one manager, which each process makes for itself when it first needs it."""
+
+    def __init__(self, url: str, lease: Optional[Seconds], label: Optional[str], prefix: str = "") -> None:
+        if not is_text(url):
+            raise InvalidAddress("the address is not a text that can be sent")
+        if label is not None and not is_text(label):
+            raise InvalidOption("the option label is not a text that can be sent")
+        default = DEFAULT_LEASE if lease is None else seconds("lock_ttl", lease)
+        self.native = _rust.Manager(url, default, label)
+        #: Prepended to the names that are given to the core: the part of the key prefix after its last slash,
+        #: which cannot be part of the store's path.
+        self.prefix = prefix
+
+    def add_prefix(self, name: Any) -> str:
+        """Turns the user's name of a lock into the core's."""
+        return self.prefix + lock_name(name)
+
+    def strip_prefix_of(self, name: str) -> str:
+        """Turns the core's name of a lock into the user's."""
+        return name[len(self.prefix) :]
+
+    def strip_prefix(self, names: "list[str]") -> "list[str]":
+        """Turns the core's names of locks into the user's, sorted."""
+        return sorted(self.strip_prefix_of(name) for name in names)
+
+    def close(self, limit: float) -> None:
+        """Closes the connection once the store has answered all releases, or after ``limit`` seconds."""
+        self.native.close(limit)
+
+
+def claims(entries: "list[_rust.EntryFields]") -> "list[Claim]":
+    """Makes claims of the entries of a queue that the core has listed."""
+    return [
+        Claim(id, held, permits, capacity, fencing_token, *owner, age, expires_in, key)
+        for key, id, held, permits, capacity, fencing_token, owner, age, expires_in in entries
+    ]

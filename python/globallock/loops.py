@@ -1,0 +1,79 @@
+"""The core's answers for asyncio: each event loop has a bridge to the core."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import Any, Callable
+
+from . import _rust
+
+__all__ = ["outcome"]
+
+
+class _Loop:
+    """Connects one event loop to the core, in one process. It does not keep the loop alive."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._bridge = _rust.Bridge()
+        self._waiting: "dict[int, asyncio.Future[Any]]" = {}
+        loop.add_reader(self._bridge.fileno(), self._drain)
+
+    def is_here(self) -> bool:
+        """Whether this process made it."""
+        return self._bridge.is_here()
+
+    def _drain(self) -> None:
+        for number, succeeded, value in self._bridge.drain():
+            future = self._waiting.pop(number, None)
+            if future is None or future.done():
+                # The waiter has gone. A guard that is dropped here releases its lock.
+                continue
+            if succeeded:
+                future.set_result(value)
+            else:
+                future.set_exception(value)
+
+    def _poll(self) -> None:
+        # A wake-up by another thread takes longer than an answer that is due soon.
+        if self._bridge.poll():
+            asyncio.get_running_loop().call_soon(self._poll)
+        else:
+            self._drain()
+
+    async def outcome(self, start: "Callable[[_rust.Bridge], int]") -> Any:
+        """Starts a request and waits for its outcome. A cancelled wait cancels the request."""
+        loop = asyncio.get_running_loop()
+        number = start(self._bridge)
+        future: "asyncio.Future[Any]" = loop.create_future()
+        self._waiting[number] = future
+        if self._bridge.polling():
+            loop.call_soon(self._poll)
+        try:
+            return await future
+        except BaseException:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                # The outcome came together with the cancellation, whose traceback would keep a grant.
+                _let_go(future.result())
+            raise
+        finally:
+            if self._waiting.pop(number, None) is not None:
+                self._bridge.cancel(number)
+
+
+def _let_go(value: Any) -> None:
+    if isinstance(value, _rust.Guard):
+        value.keep_nobody_out()
+        value.let_go()
+
+
+_loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
+
+
+async def outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
+    """Starts a request of the running loop and waits for its outcome."""
+    loop = asyncio.get_running_loop()
+    known = _loops.get(loop)
+    if known is None or not known.is_here():
+        known = _loops[loop] = _Loop(loop)
+    return await known.outcome(start)

@@ -119,7 +119,7 @@ fn a_file_that_is_not_like_a_new_one_is_deleted_and_another_is_made() {
     type Spoil = fn(&Path);
     let spoil: [(&str, Spoil); 7] = [
         ("open to others", |file| fs::set_permissions(file, fs::Permissions::from_mode(0o666)).unwrap()),
-        ("with another name", |file| fs::hard_link(file, file.with_file_name("../../other")).unwrap()),
+        ("with another name", |file| fs::hard_link(file, file.with_file_name("../other")).unwrap()),
         ("a link", |file| symlink("/etc/hostname", file).unwrap()),
         ("a link to nothing", |file| symlink("/nowhere", file).unwrap()),
         ("a pipe", |file| mknodat(CWD, file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap()),

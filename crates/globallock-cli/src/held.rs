@@ -34,7 +34,6 @@ pub(crate) async fn release(guard: Guard, before: &str) -> bool {
 /// Waits for what is still to be released.
 pub(crate) async fn close(manager: &LockManager) {
     if timeout(CLOSE_LIMIT, manager.close()).await.is_err() {
-        log::error("release_unanswered")
-            .say("the store does not answer the release; the lease frees the lock");
+        log::error("release_unanswered").say("the store has not released the lock; the lease will");
     }
 }

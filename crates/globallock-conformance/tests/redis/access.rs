@@ -157,3 +157,21 @@ async fn an_unreachable_server_is_reported_within_the_timeout() {
         assert!(asked.elapsed() < std::time::Duration::from_secs(10), "{url}");
     }
 }
+
+/// What the commands have written before it stays, as there is no way back in a script.
+#[tokio::test]
+async fn a_right_that_is_missing_in_the_middle_of_a_script_keeps_nobody_out() {
+    let store = Redis::start().unwrap();
+    let rights =
+        ["on", ">pw", "resetchannels", "&globallock:*", "~_glocks:*", "~{_glocks:*", "+@all", "-zadd"];
+    assert_eq!(store.cli(&[&["ACL", "SETUSER", "locks"], &rights[..]].concat()), "OK");
+    let refused = manager(&store.url().replace("redis://", "redis://locks:pw@")).await;
+    let others = manager(&store.url()).await;
+    for kind in [refused.rwlock("b").read(), refused.semaphore("b", 3).permits(1)] {
+        let error = kind.acquire().await.unwrap_err();
+        assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+        let guard = others.mutex("b").try_acquire().await.unwrap().expect("nobody has it");
+        guard.release().await.unwrap();
+    }
+    refused.close().await;
+}

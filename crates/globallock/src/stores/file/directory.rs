@@ -420,7 +420,7 @@ pub(super) fn is_at(opened: &OwnedFd, path: &Path) -> bool {
 }
 
 /// Whether the path names this file.
-pub(super) fn is_named(file: &Stat, path: &Path) -> bool {
+fn is_named(file: &Stat, path: &Path) -> bool {
     statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)
         .is_ok_and(|named| (file.st_dev, file.st_ino) == (named.st_dev, named.st_ino))
 }

@@ -15,7 +15,7 @@ use rustix::io::{Errno, pwrite, retry_on_intr};
 
 use super::claim_file::ClaimFile;
 use super::critical_section::{CriticalSection, is_file};
-use super::directory::{OPEN, is_named};
+use super::directory::OPEN;
 use crate::error::Result;
 
 /// The file of the last claim, in the directory of a lock that has no claims.
@@ -67,13 +67,15 @@ impl Spare {
     /// used, or if there is a spare one already.
     pub(super) fn keep(&self, path: &Path, opened: &OwnedFd) -> bool {
         let Ok(found) = fstat(opened) else { return false };
-        if !self.is_owned(&found) || Mode::from_raw_mode(found.st_mode) != self.modes.0 {
+        let is_like_new = self.is_owned(&found) && Mode::from_raw_mode(found.st_mode) == self.modes.0;
+        if !is_like_new || !is_there(&found) {
             return false;
         }
         let kept = move_directory(path, &self.path);
         self.is_there.store(!kept, Ordering::Relaxed);
         // A cleaner of files may have deleted it meanwhile. Then another one was moved, with its claims.
-        if kept && !is_named(&found, &self.path) {
+        // Where it is now says nothing: another lock may have taken it already.
+        if kept && !fstat(opened).is_ok_and(|found| is_there(&found)) {
             move_directory(&self.path, path);
         }
         kept
@@ -140,6 +142,11 @@ impl CriticalSection<'_> {
         renameat(at, SPARE_FILE, at, file.file_name())?;
         Ok(opened)
     }
+}
+
+/// Whether a directory was not deleted.
+fn is_there(found: &Stat) -> bool {
+    found.st_nlink > 0
 }
 
 /// Gives a directory another name, unless something has that name. False where the file system cannot promise

@@ -223,12 +223,11 @@ local function grant(group, id, claim, now)
     call('SET', KEYS[1], value .. claim.asked, 'PXAT', text(expires))
     return
   end
-  if group.value then
-    extend(KEYS[1], expires, now)
-    group.mixed = group.mixed or group.capacity ~= claim.capacity
-  else
+  local first = not group.value
+  if first then
     group.value = string.format(GROUP, id, text(claim.number))
-    call('SET', KEYS[1], group.value, 'PXAT', text(expires))
+  else
+    group.mixed = group.mixed or group.capacity ~= claim.capacity
   end
   group.count = group.count + claim.count
   group.capacity = math.min(group.capacity, claim.capacity)
@@ -236,6 +235,12 @@ local function grant(group, id, claim, now)
   call('ZADD', KEYS[5], text(expires), id)
   extend(KEYS[5], expires, now)
   write_group(group)
+  -- Last, because a command that the user may not call ends the script: then nobody is kept out.
+  if first then
+    call('SET', KEYS[1], group.value, 'PXAT', text(expires))
+  else
+    extend(KEYS[1], expires, now)
+  end
 end
 
 -- Whether there are enough free permits for a claim, by the smallest capacity of all.

@@ -190,3 +190,28 @@ fn a_lock_whose_owner_died_while_it_left_the_file_is_free() {
     assert!(!fixture.path("a").exists());
     assert_eq!(names(&fixture.directory.spare.path), [SPARE_FILE]);
 }
+
+/// While one lock leaves its directory, a second may take it and a third leave its own.
+#[test]
+fn of_many_locks_that_come_and_go_at_once_no_directory_is_left() {
+    const THREADS: usize = 8;
+    let fixture = Fixture::new();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let fixture = &fixture;
+            scope.spawn(move || {
+                for round in 0..4000 {
+                    // A name of its own, so that nobody else tidies up there.
+                    let path = fixture.path(&format!("lock-{thread}-{round}"));
+                    let ours = OpenFiles::default();
+                    let enter = || CriticalSection::enter(&fixture.directory, &path, Enter::Make, &ours);
+                    // Whoever leaves the directory has it locked for a moment longer.
+                    while !matches!(enter().unwrap(), Entered::Inside(_)) {}
+                }
+            });
+        }
+    });
+    let left = names(fixture.root.path());
+    let locks: Vec<&String> = left.iter().filter(|name| name.starts_with("lock")).collect();
+    assert!(locks.is_empty(), "{locks:?}");
+}

@@ -37,6 +37,28 @@ async fn is_held_and_lost_in_time(ensemble: &ZooKeeper, lease: Duration, session
     granted.release().await.unwrap();
 }
 
+/// Sessions do not end by the time of day.
+#[tokio::test]
+async fn a_clock_that_is_wrong_and_is_set_while_locks_are_held() {
+    let place = tempfile::TempDir::new().unwrap();
+    let clock = place.path().join("clock");
+    std::fs::write(&clock, "-2h\n").unwrap();
+    let ensemble =
+        ZooKeeper::start_with(1, Setup { clock: Some(clock.clone()), ..Setup::default() }).unwrap();
+    let lease = Duration::from_secs(2);
+    let owner = connect_for(&ensemble.url(), lease).await.unwrap();
+    let guard = owner.mutex("b").acquire().await.unwrap();
+    let age = owner.inspect("b").await.unwrap()[0].age.unwrap();
+    assert!(age > Duration::from_secs(7000), "it is two hours old by the server's clock, and not {age:?}");
+    for time in ["+5h", "-30d", "+0"] {
+        std::fs::write(&clock, format!("{time}\n")).unwrap();
+        is_held_and_lost_in_time(&ensemble, lease, lease).await;
+        assert!(guard.is_held(), "it is renewed");
+        assert!(guard.remaining().unwrap() <= lease);
+    }
+    assert_eq!(guard.release().await.unwrap(), globallock::Release::Released);
+}
+
 #[tokio::test]
 async fn a_tick_of_100_ms() {
     let ensemble = start("tickTime=100\n");

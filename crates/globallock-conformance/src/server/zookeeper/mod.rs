@@ -42,6 +42,9 @@ pub struct Setup {
     pub user: Option<(String, String)>,
     /// More lines of the configuration. Default: none.
     pub more: String,
+    /// A file with the time of day that the servers see, as libfaketime takes it: such as `+2h`. It is read
+    /// at each look at the clock. Default: that of the host.
+    pub clock: Option<PathBuf>,
 }
 
 /// An ensemble of one or more servers with a tick of 500 ms.
@@ -160,7 +163,21 @@ impl ZooKeeper {
         arguments.extend(["-cp".to_owned(), class_path(&[])]);
         arguments.push("org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned());
         arguments.push(configuration.display().to_string());
-        let started = Process::start("java", "default-jre-headless", &arguments, &self.log(server))?;
+        let program = if let Some(clock) = &self.setup.clock {
+            let other_clock = [
+                format!("LD_PRELOAD={}", fake_clock()?.display()),
+                format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()),
+                "FAKETIME_NO_CACHE=1".to_owned(),
+                // It is set, and goes on as fast as before.
+                "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+                "java".to_owned(),
+            ];
+            arguments.splice(..0, other_clock);
+            "env"
+        } else {
+            "java"
+        };
+        let started = Process::start(program, "default-jre-headless", &arguments, &self.log(server))?;
         self.servers[server].process = Some(started);
         Ok(())
     }
@@ -318,6 +335,14 @@ pub fn end_session(port: u16, session: u64) -> Result<()> {
     // The server closes the connection when the session has ended.
     stream.read_to_end(&mut Vec::new())?;
     Ok(())
+}
+
+/// The library that shows a program another time of day.
+fn fake_clock() -> Result<PathBuf> {
+    let of_machines = std::fs::read_dir("/usr/lib")?.flatten().map(|machine| machine.path());
+    let library = |machine: PathBuf| machine.join("faketime/libfaketimeMT.so.1");
+    let found = of_machines.map(library).find(|library| library.exists());
+    found.ok_or_else(|| Error::other("libfaketime is not installed: run apt-get install libfaketime"))
 }
 
 /// The password that a server gives to a session: sixteen bytes of `java.util.Random`, seeded with the

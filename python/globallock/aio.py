@@ -238,7 +238,9 @@ class AsyncAllLocks:
         taken: Taken = []
         self.sync._holdings.begin()
         try:
-            for lock, request in self.sync.requests():
+            until = self.sync.until()
+            for lock in self.sync.locks:
+                request = self.sync.request(lock, until)
                 acquisition = await take(lock, request)
                 if acquisition is None:
                     await self._give_back_partly(taken)

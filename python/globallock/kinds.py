@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from . import _rust
 from .acquisitions import Acquisition, Holdings
@@ -61,13 +61,17 @@ class AllLocks(_rust.Shield):
         current = self._holdings.current()
         return [] if current is None or current.granted is None else current.granted
 
-    def requests(self) -> "Iterator[Tuple[NativeGlobalLock, LockRequest]]":
-        """The locks in order, each with what is left of the common time limit as its own."""
+    # No generator: what is raised in one that is closed unfinished, as where a lock is refused, is swallowed.
+
+    def until(self) -> Optional[float]:
+        """When the common time limit ends, if there is one."""
         limit = self.blocking_timeout
-        until = None if limit is None else now() + seconds("blocking_timeout", limit)
-        for lock in self.locks:
-            left = None if until is None else max(0.0, until - now())
-            yield lock, lock._request_within(left)
+        return None if limit is None else now() + seconds("blocking_timeout", limit)
+
+    @staticmethod
+    def request(lock: NativeGlobalLock, until: Optional[float]) -> LockRequest:
+        """What the core must acquire for one of the locks, with what is left of the common time limit."""
+        return lock._request_within(None if until is None else max(0.0, until - now()))
 
     # What follows is called by the core, as that of one lock.
 
@@ -77,8 +81,9 @@ class AllLocks(_rust.Shield):
     def _take(self, taken: "List[Any]") -> "Optional[Acquisition[Taken]]":
         several: Taken = []
         self._holdings.begin()
-        for lock, request in self.requests():
-            acquisition = lock._take(request, taken)
+        until = self.until()
+        for lock in self.locks:
+            acquisition = lock._take(self.request(lock, until), taken)
             if acquisition is None:
                 keep_nobody_out(several)
                 _give_back(several)

@@ -76,7 +76,7 @@ async def give_back(lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guar
 
 async def release(lock: NativeGlobalLock) -> None:
     """Releases a lock, as its ``release()`` does. If cancelled, the release goes on in the background."""
-    acquisition = lock._holdings.to_release(lock.name, lock._is_anyones())
+    acquisition = lock._to_release()
     if acquisition is not None:
         await give_back(lock, acquisition)
 

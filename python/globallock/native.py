@@ -254,7 +254,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         self._give_back(leaving[0])
 
     def _release(self, frame: None, leaving: "list[Any]", exception: Any) -> None:
-        acquisition = self._holdings.to_release(self.name, self._is_anyones())
+        acquisition = self._to_release()
         if acquisition is not None:
             leaving.append(acquisition)
             self._give_back(acquisition)
@@ -263,7 +263,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         if frame is not None:
             self._holdings.find(frame, leaving)
         elif not leaving:
-            leaving.extend(filter(None, [self._holdings.to_release(self.name, self._is_anyones())]))
+            leaving.extend(filter(None, [self._to_release()]))
 
     def _undo(self, frame: Optional[FrameType], noted: "list[Any]") -> None:
         """Forgets what the core has released."""
@@ -323,6 +323,9 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
 
     def _do_acquire(self) -> bool:
         return self.acquire()
+
+    def _to_release(self) -> "Optional[Acquisition[_rust.Guard]]":
+        return self._holdings.to_release(self.name, self._is_anyones())
 
     def _is_anyones(self) -> bool:
         return self.other_options.get("thread_local", True) is False

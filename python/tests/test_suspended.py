@@ -195,9 +195,10 @@ def test_the_limit_of_several_locks_goes_on_in_a_suspension(program, redis_serve
 def test_what_is_left_of_a_limit_is_counted_by_the_clock_that_goes_on(monkeypatch):
     shown = {time.CLOCK_BOOTTIME: 1000.0, time.CLOCK_MONOTONIC: 10.0}
     monkeypatch.setattr(time, "clock_gettime", shown.__getitem__)
-    locks = AllLocks([SimpleNamespace(_request_within=lambda limit: limit) for _ in range(3)], 10)
+    lock = SimpleNamespace(_request_within=lambda limit: limit)
+    until = AllLocks([lock], 10).until()
     left = []
-    for _, limit in locks.requests():
-        left.append(limit)
+    for _ in range(3):
+        left.append(AllLocks.request(lock, until))
         shown[time.CLOCK_BOOTTIME] += 8
     assert left == [10, 2, 0]

@@ -243,7 +243,7 @@ class GlobalLockManager:
     @property
     def _engine(self) -> Engine:
         """The connection, which all engines of this package have."""
-        engine: "Optional[Engine]" = getattr(self.lock("any"), "engine", None)
+        engine: "Optional[Engine]" = getattr(self.lock("any"), "_engine", None)
         if engine is None:
             raise InvalidOption(f"{self.lock_class} is no engine of this package: it cannot say that")
         return engine

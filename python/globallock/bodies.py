@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Awaitable, Generic, Optional, TypeVar
 
 from .acquisitions import Acquisition, start_for
 from .addresses import seconds
-from .exceptions import HeldTooLong, InvalidOption, LockLost, Reason
+from .exceptions import HeldTooLong, InvalidOption, LockLost, Reason, reason_of
 from .loops import outcome
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Body(Generic[R]):
         if guard is None or not inspect.isawaitable(awaited):
             raise InvalidOption(f"the work of {lock.name!r} gave no awaitable: give a coroutine function")
         self._lock, self._guard = lock, guard
-        self._max_hold, self._grace = lock.lock_request().ask_after or 0.0, lock.grace
+        self._max_hold, self._grace = lock._lock_request().ask_after or 0.0, lock.grace
         self._task: "asyncio.Future[R]" = start_for(acquisition, awaited)
         #: Whether the planned end has come.
         self._is_asked = False
@@ -122,7 +122,7 @@ class Body(Generic[R]):
     async def _loss(self) -> Optional[Reason]:
         """Why the lock was lost; ``None`` if it is held, or was released."""
         guard = self._guard
-        return None if guard.is_held() else Reason.made_of(await outcome(guard.lost()))
+        return None if guard.is_held() else reason_of(await outcome(guard.lost()))
 
 
 class Ending:
@@ -146,18 +146,18 @@ class Ending:
 
     async def _watch(self, lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guard]") -> None:
         guard = acquisition.granted
-        reason = None if guard is None else Reason.made_of(await outcome(guard.asked()))
+        reason = None if guard is None else reason_of(await outcome(guard.asked()))
         if reason is not None and reason.loss is None and guard is not None:
-            limit = lock.lock_request().ask_after or 0.0
+            limit = lock._lock_request().ask_after or 0.0
             self._cancel(HeldTooLong(f"{held(lock.name, limit)}, and its block was cancelled"))
-            reason = Reason.made_of(await outcome(guard.lost()))
+            reason = reason_of(await outcome(guard.lost()))
         if reason is not None:
             self._cancel(lost(lock.name, reason))
 
     def _loss(self) -> Optional[LockLost]:
         """A loss that has just happened, so that nothing was cancelled yet."""
         for lock, acquisition in self._taken:
-            reason = Reason.made_of(acquisition.granted.loss()) if acquisition.granted is not None else None
+            reason = reason_of(acquisition.granted.loss()) if acquisition.granted is not None else None
             if reason is not None:
                 return lost(lock.name, reason)
         return None

@@ -9,7 +9,7 @@ import threading
 from typing import Any, Callable, NamedTuple, Optional
 
 from . import _rust
-from .exceptions import Reason
+from .exceptions import Reason, reason_of
 from .fields import ReasonFields
 from .greenlets import ask, is_patched
 
@@ -31,7 +31,7 @@ class _Callback(NamedTuple):
 
     def hear(self, answer: Answer) -> None:
         """Calls it, unless the lock was released."""
-        reason = Reason.made_of(answer)
+        reason = reason_of(answer)
         if reason is None:
             return
         try:

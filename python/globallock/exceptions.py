@@ -22,6 +22,7 @@ __all__ = [
     "StoreDenied",
     "StoreUnavailable",
     "StoreUnfit",
+    "reason_of",
 ]
 
 
@@ -49,13 +50,13 @@ class Reason(str):
         reason.loss = loss
         return reason
 
-    @classmethod
-    def made_of(cls, fields: "Optional[ReasonFields]") -> "Optional[Reason]":
-        """Makes a reason of what the core says."""
-        if fields is None:
-            return None
-        kind, sentence = fields
-        return cls(sentence, None if kind == "asked" else Loss(kind))
+
+def reason_of(fields: "Optional[ReasonFields]") -> Optional[Reason]:
+    """Makes a reason of what the core says."""
+    if fields is None:
+        return None
+    kind, sentence = fields
+    return Reason(sentence, None if kind == "asked" else Loss(kind))
 
 
 class GlobalLockClassNotFoundException(Exception):

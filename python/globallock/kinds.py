@@ -77,13 +77,13 @@ class AllLocks(_rust.Shield):
 
     # No generator: what is raised in one that is closed unfinished, as where a lock is refused, is swallowed.
 
-    def until(self) -> Optional[float]:
+    def _until(self) -> Optional[float]:
         """When the common time limit ends, if there is one."""
         limit = self.blocking_timeout
         return None if limit is None else now() + seconds("blocking_timeout", limit)
 
     @staticmethod
-    def request(lock: NativeGlobalLock, until: Optional[float]) -> LockRequest:
+    def _request(lock: NativeGlobalLock, until: Optional[float]) -> LockRequest:
         """What the core must acquire for one of the locks, with what is left of the common time limit."""
         return lock._request_within(None if until is None else max(0.0, until - now()))
 
@@ -95,9 +95,9 @@ class AllLocks(_rust.Shield):
     def _take(self, taken: "List[Any]") -> "Optional[Acquisition[Taken]]":
         several: Taken = []
         self._holdings.begin()
-        until = self.until()
+        until = self._until()
         for lock in self.locks:
-            acquisition = lock._take(self.request(lock, until), taken)
+            acquisition = lock._take(self._request(lock, until), taken)
             if acquisition is None:
                 keep_nobody_out(several)
                 _give_back(several)
@@ -109,7 +109,7 @@ class AllLocks(_rust.Shield):
     def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
         acquisition = self._take(taken)
         if acquisition is None and self._is_required:
-            raise self.refusal()
+            raise self._refusal()
         self._holdings.enter(frame, acquisition, taken)
 
     def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
@@ -119,19 +119,19 @@ class AllLocks(_rust.Shield):
             return
         self._holdings.exit(leaving[0])
         self._warn_of_refused(leaving[0])
-        _give_back(self.taken_by(leaving[0]))
+        _give_back(self._taken_by(leaving[0]))
 
     def _release(self, frame: None, leaving: "List[Any]", exception: Any) -> None:
-        acquisition = self.to_release()
+        acquisition = self._to_release()
         if acquisition is not None:
             leaving.append(acquisition)
-            _give_back(self.taken_by(acquisition))
+            _give_back(self._taken_by(acquisition))
 
     def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
         if frame is not None:
             self._holdings.find(frame, leaving)
         elif not leaving:
-            leaving.extend(filter(None, [self.to_release()]))
+            leaving.extend(filter(None, [self._to_release()]))
 
     def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
         for several in [*self._holdings.all(), *noted]:
@@ -145,7 +145,7 @@ class AllLocks(_rust.Shield):
             lock._undo(None, [*noted, *(each[1] for each in noted if isinstance(each, tuple))])
 
     @property
-    def names(self) -> str:
+    def _names(self) -> str:
         """The names of the locks."""
         return ", ".join(lock.name for lock in self.locks)
 
@@ -155,22 +155,22 @@ class AllLocks(_rust.Shield):
         locks._is_required = True
         return locks
 
-    def refusal(self) -> NotLocked:
+    def _refusal(self) -> NotLocked:
         """Makes the error where not all of them were granted."""
-        return NotLocked(self.names, "was not granted: another owner has one of these")
+        return NotLocked(self._names, "was not granted: another owner has one of these")
 
-    def to_release(self) -> "Optional[Acquisition[Taken]]":
+    def _to_release(self) -> "Optional[Acquisition[Taken]]":
         """What the caller may release."""
-        return self._holdings.to_release(self.names, all(lock._is_anyones() for lock in self.locks))
+        return self._holdings.to_release(self._names, all(lock._is_anyones() for lock in self.locks))
 
     def _warn_of_refused(self, left: "Acquisition[Taken]") -> None:
         for lock in self.locks[:1]:
             lock._warn_of_refused(left)
 
     def __repr__(self) -> str:
-        return f"<AllLocks {self.names}, {'held' if self.is_locked else 'not held'}>"
+        return f"<AllLocks {self._names}, {'held' if self.is_locked else 'not held'}>"
 
-    def taken_by(self, several: "Acquisition[Taken]") -> Taken:
+    def _taken_by(self, several: "Acquisition[Taken]") -> Taken:
         """What is to be released of an acquisition, which is forgotten here."""
         return (several.granted or []) if self._holdings.remove(several) else []
 

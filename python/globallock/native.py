@@ -5,20 +5,19 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-import threading
 import weakref
 from types import FrameType
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from . import _rust
 from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
-from .base import GlobalLockImplementationBase, GlobalLockManager
-from .callbacks import call_back
+from .base import GlobalLockManager
 from .engine import Claim, Engine, LockRequest, Value
-from .exceptions import InvalidOption, NotLocked, Reason
+from .exceptions import InvalidOption, NotLocked
 from .greenlets import ask
 from .loops import warn_in_a_loop
+from .owned import OwnedLock
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
 
@@ -35,7 +34,7 @@ _KINDS = frozenset({"mutex", "read", "write", "permits"})
 _STATE = frozenset({"config", "_holdings", "_made_for", "_manager"})
 
 
-class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
+class NativeGlobalLock(_rust.Shield, OwnedLock):
     """A lock of the Rust core. The engines differ only in how they turn their options into an address."""
 
     #: Methods that subclasses of earlier releases' engines override, and that would have no effect here.
@@ -82,7 +81,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         return self.make_engine(self.config)
 
     @property
-    def engine(self) -> Engine:
+    def _engine(self) -> Engine:
         """The connection of this lock's manager."""
         state = self.config.__dict__
         if "_engine" not in state:
@@ -90,111 +89,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         engine: Engine = state["_engine"]
         return engine
 
-    @property
-    def _guard(self) -> Optional[_rust.Guard]:
-        """What the caller was granted last, by this object."""
-        acquisition = self._holdings.current()
-        if acquisition is None:
-            return None
-        acquisition.is_known = True
-        return acquisition.granted
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether the caller holds the lock now, by this object.
-
-        False as soon as it is lost, and in a forked child. A thread, task or greenlet that has never used
-        this object to acquire sees what another one holds by it, if that is one acquisition. So do all
-        properties.
-        """
-        guard = self._guard
-        return guard is not None and guard.is_held()
-
-    @property
-    def fencing_token(self) -> Optional[int]:
-        """The fencing token of this grant, which is higher than all before it; ``None`` while not held."""
-        guard = self._guard
-        return guard.fencing_token if guard is not None else None
-
-    @property
-    def remaining(self) -> Optional[float]:
-        """How many seconds it stays held without another renewal; ``None`` if until the process ends."""
-        guard = self._guard
-        return guard.remaining() if guard is not None else 0.0
-
-    @property
-    def kept_for(self) -> Optional[float]:
-        """For how many seconds others would be kept out if the lock were released now (``hold_at_least``).
-
-        ``None`` if they would be let in, and while the lock is not acquired. Where the store does not keep
-        them out, they are let in as soon as this process ends or its manager is closed.
-        """
-        guard = self._guard
-        return guard.kept_for() if guard is not None else None
-
-    @property
-    def value(self) -> Optional[Value]:
-        """The value of the name, as it was at the grant or as this lock has set it since.
-
-        ``None`` where there is none, and while the lock is not held. For a lock that was made with
-        ``with_value=True``.
-        """
-        if not self._wants_value:
-            raise InvalidOption(f"the lock {self.name!r} reads no value: make it with with_value=True")
-        guard = self._guard
-        fields = guard.value() if guard is not None else None
-        return None if fields is None else Value(*fields)
-
-    def set_value(self, data: bytes, keep: Seconds) -> bool:
-        """Leaves at most 1 KiB beside the lock for those that hold it later.
-
-        It outlives this owner, and ends by itself once it was not set for the time ``keep``. The store takes
-        it only from the very grant that holds. False if, of several that hold together such as readers, one
-        with a higher fencing token has set it.
-
-        :param keep: how long it stays, in seconds or as a ``timedelta``: from 1 ms to a year.
-        :raises LockLost: the lock is not held any more, and nothing was written.
-        :raises NotLocked: it was not acquired, or is released.
-        :raises StoreUnavailable: it may be written or not; to set it again has the effect of once.
-        """
-        guard, data, time = self.write_request(data, keep)
-        return bool(ask(guard.set_value(data, time)))
-
-    def write_request(self, data: bytes, keep: Seconds) -> "tuple[_rust.Guard, bytes, float]":
-        """What the core must write, and by which grant."""
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise InvalidOption(f"the value is of type {type(data).__name__}: give bytes")
-        time = seconds("keep", keep)
-        guard = self._guard
-        if guard is None:
-            raise NotLocked(self.name, "is not held, so it cannot set its value")
-        return guard, bytes(data), time
-
-    @property
-    def asked_to_end(self) -> bool:
-        """Whether the owner should end its work now.
-
-        True once the max hold time has passed of a lock with ``grace``, which is kept for that long; and once
-        the lock is lost. False after its release.
-        """
-        guard = self._guard
-        return guard is not None and guard.is_asked_to_end()
-
-    def on_asked_to_end(self, callback: "Callable[[Reason], Any]") -> None:
-        """Calls ``callback`` with the reason when the owner is asked to end its work.
-
-        One thread calls the functions of all locks, one after the other.
-        """
-        call_back(self.name, self._held_guard("on_asked_to_end").asked(), callback)
-
-    def asked_to_end_event(self) -> threading.Event:
-        """Makes an event that is set when the owner is asked to end its work."""
-        event = threading.Event()
-        guard = self._held_guard("asked_to_end_event")
-        call_back(self.name, guard.asked(), lambda _: event.set(), is_quick=True)
-        return event
-
-    def lock_request(self) -> LockRequest:
+    def _lock_request(self) -> LockRequest:
         """What the core must acquire, from this lock's options."""
         wait = _time("blocking_timeout", self.blocking_timeout) if self.blocking in (None, True) else 0.0
         lease, hold = _time("lock_ttl", self.lock_ttl), _time("timeout", self.timeout)
@@ -209,12 +104,12 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
             # The store's limit lies behind the grace, so that nobody else is granted the lock before.
             ask_after, hold = hold, hold + grace
         return LockRequest(
-            self.prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease, ask_after,
+            self._prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease, ask_after,
             self._wants_value, _time("hold_at_least", self.hold_at_least),
         )  # fmt: skip
 
     def _request_within(self, limit: Optional[float]) -> LockRequest:
-        request = self.lock_request()
+        request = self._lock_request()
         return request if limit is None or self.blocking is False else request._replace(wait=limit)
 
     def _keep_nobody_out(self, acquisition: Any) -> None:
@@ -227,9 +122,9 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         return bool(acquisition.granted.is_asked_to_end())
 
     @property
-    def prefixed_name(self) -> str:
+    def _prefixed_name(self) -> str:
         """The core's name of this lock."""
-        return self.engine.add_prefix(self.name)
+        return self._engine.add_prefix(self.name)
 
     def _renews(self) -> bool:
         return bool(self.other_options.get("auto_renew", self.config.get("auto_renew", True)))
@@ -285,8 +180,8 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         self, request: "Optional[LockRequest]", taken: "list[Any]"
     ) -> "Optional[Acquisition[_rust.Guard]]":
         warn_in_a_loop(self.name)
-        request = self._begin(request or self.lock_request())
-        guard = ask(self.engine.native.acquire(request), taken)
+        request = self._begin(request or self._lock_request())
+        guard = ask(self._engine.native.acquire(request), taken)
         return None if guard is None else self._granted(guard)
 
     def _begin(self, request: LockRequest) -> LockRequest:
@@ -352,53 +247,9 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         if warning is not None:
             _logger.warning("lock %r %s", self.name, warning)
 
-    def extend(self) -> bool:
-        """Asks the store now whether the lock is still held, and renews it for a whole lease if so.
-
-        Locks are renewed automatically. This is for an owner that must be sure before a step that cannot be
-        undone.
-        """
-        guard = self._guard
-        return guard is not None and bool(ask(guard.renew()))
-
-    def renew(self) -> bool:
-        """Does the same as ``extend()``; release 0.2.0 has this name."""
-        return self.extend()
-
-    @property
-    def loss(self) -> Optional[Reason]:
-        """Why the lock is lost; ``None`` while it is held, and once it was released."""
-        guard = self._guard
-        return None if guard is None else Reason.made_of(guard.loss())
-
-    def wait_lost(self, timeout: Optional[Seconds] = None) -> Optional[Reason]:
-        """Waits until the lock is lost and says why; ``None`` if it was not lost by then, or was released."""
-        guard, limit = self._guard, _time("timeout", timeout)
-        return None if guard is None else Reason.made_of(ask(guard.lost(), limit=limit))
-
-    def on_lost(self, callback: "Callable[[Reason], Any]") -> None:
-        """Calls ``callback`` with the reason if the lock is lost before its release.
-
-        One thread calls the functions of all locks, one after the other.
-        """
-        call_back(self.name, self._held_guard("on_lost").lost(), callback)
-
-    def lost_event(self) -> threading.Event:
-        """Makes an event that is set if the lock is lost before its release."""
-        event = threading.Event()
-        guard = self._held_guard("lost_event")
-        call_back(self.name, guard.lost(), lambda _: event.set(), is_quick=True)
-        return event
-
-    def _held_guard(self, what: str) -> _rust.Guard:
-        guard = self._guard
-        if guard is None:
-            raise InvalidOption(f"{what}() needs a lock that is held")
-        return guard
-
     def claims(self) -> "list[Claim]":
         """Lists the holders and the waiters of the lock, oldest first."""
-        return self.engine.inspect(self.name).answer()
+        return self._engine.inspect(self.name).answer()
 
     def __repr__(self) -> str:
         engine = self.config.__dict__.get("_engine")
@@ -410,13 +261,13 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         return f"<{type(self).__name__} {self.name!r}{where}, {state}>"
 
     async def __aenter__(self) -> "NativeGlobalLock":
-        from .aio import enter
+        from .aio.tasks import enter
 
         await enter(self, sys._getframe(1))
         return self
 
     async def __aexit__(self, *exception: Any) -> None:
-        from .aio import leave
+        from .aio.tasks import leave
 
         await leave(self, sys._getframe(1), exception)
 

@@ -140,7 +140,7 @@ class TurnBase:
         return None if run is None else run.began
 
     @property
-    def acquisition(self) -> "Acquisition[_rust.Guard]":
+    def _acquisition(self) -> "Acquisition[_rust.Guard]":
         """What the work that is due holds."""
         run = self._run
         if run is None or run.acquisition is None:
@@ -153,7 +153,7 @@ class TurnBase:
         return None if current is None else current.granted
 
     def _request(self) -> "tuple[_rust.Manager, LockRequest]":
-        return self._lock.engine.native, self._lock._begin(self._lock.lock_request())
+        return self._lock._engine.native, self._lock._begin(self._lock._lock_request())
 
     def _begun(self, frame: FrameType, begun: "Union[_rust.Guard, float, None]", taken: "List[Any]") -> None:
         if begun is None:

@@ -45,7 +45,7 @@ def test_what_an_object_shows_names_it_and_its_state(lockman, other):
         assert "a" in repr(made) and "not held" in repr(made)
     secret = GlobalLockManager("redis://user:secret@127.0.0.1:1/0?timeout=1ms&ca=secret")
     secret_lock = secret.lock("a")
-    assert secret_lock.engine and "127.0.0.1:1" in repr(secret_lock)
+    assert secret_lock._engine and "127.0.0.1:1" in repr(secret_lock)
     assert "secret" not in repr(secret_lock) + repr(secret) + repr(secret.aio.lock("a"))
 
 

@@ -316,10 +316,10 @@ def test_a_copy_is_the_recipe_and_holds_nothing(url, name, copied):
     writer, semaphore = lockman.rwlock(f"{name}-w").write(), lockman.semaphore(f"{name}-s", 3, permits=2)
     with lock, writer, semaphore:
         again = copied(lock)
-        assert again.lock_request() == lock.lock_request() and type(again) is type(lock)
+        assert again._lock_request() == lock._lock_request() and type(again) is type(lock)
         assert not again.is_locked and not again.acquire() and lock.is_locked
         for original in (writer, semaphore):
-            assert copied(original).lock_request() == original.lock_request()
+            assert copied(original)._lock_request() == original._lock_request()
         asynchronous = copied(globallock.aio.AsyncLock(lock))
         assert not asynchronous.is_locked and asynchronous.sync is not lock
         several = lockman.lock_all([f"{name}-1", f"{name}-2"], blocking_timeout=0.05)
@@ -332,7 +332,7 @@ def test_a_copy_is_the_recipe_and_holds_nothing(url, name, copied):
 
 def test_a_pickled_lock_outlives_its_manager(redis_server, name):
     lock = pickle.loads(pickle.dumps(GlobalLockManager(redis_server.url).lock(name)))
-    assert lock.acquire() and lock.engine.native is not None
+    assert lock.acquire() and lock._engine.native is not None
     assert not GlobalLockManager(redis_server.url).lock(name, blocking=False).acquire()
     lock.release()
 

@@ -199,6 +199,6 @@ def test_what_is_left_of_a_limit_is_counted_by_the_clock_that_goes_on(monkeypatc
     until = AllLocks([lock], 10).until()
     left = []
     for _ in range(3):
-        left.append(AllLocks.request(lock, until))
+        left.append(AllLocks._request(lock, until))
         shown[time.CLOCK_BOOTTIME] += 8
     assert left == [10, 2, 0]

@@ -136,11 +136,17 @@ impl Shield {
     ///
     /// Threads, tasks and greenlets may share this object: each acquires for itself.
     ///
+    /// >>> lock = lockman.lock("orders/7", blocking_timeout=5)
+    /// >>> lock.acquire()
+    /// True
+    /// >>> lock.release()
+    ///
     /// :raises `Evicted`: somebody took it out of the queue while it waited.
     /// :raises `NotLocked`: the caller holds it by this object already, and would wait for itself for ever.
     /// :raises `StoreUnavailable`: the store does not answer.
     /// :raises `StoreDenied`: it refuses the user.
     /// :raises `StoreUnfit`: it cannot serve locks as it is.
+    #[allow(clippy::doc_lazy_continuation, reason = "Python's examples are not Markdown")]
     fn acquire(slf: &Bound<'_, Self>) -> PyResult<bool> {
         begin(slf, "_acquire", None)?.is_truthy()
     }
@@ -150,7 +156,15 @@ impl Shield {
     /// With ``hold_at_least``, others are kept out until that time has passed. A lock that one thread, task
     /// or greenlet has acquired may be released by another one that has never acquired by this object.
     ///
+    /// >>> lock = lockman.lock("orders/7")
+    /// >>> lock.acquire()
+    /// True
+    /// >>> lock.release()
+    /// >>> lock.is_locked
+    /// False
+    ///
     /// :raises `NotLocked`: only others hold it by this object, and it is not certain which one is meant.
+    #[allow(clippy::doc_lazy_continuation, reason = "Python's examples are not Markdown")]
     fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         end(slf, "_release", None, &PyTuple::empty(slf.py()))
     }

@@ -13,7 +13,6 @@ from ..options import both
 from .lock import AsyncLock
 from .once import AsyncOnce, AsyncTurn
 from .several import AsyncAllLocks
-from .tasks import enter, leave
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -34,8 +33,6 @@ __all__ = [
     "AsyncOnce",
     "AsyncReadWriteLock",
     "AsyncTurn",
-    "enter",
-    "leave",
 ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Awaitable, Callable, Optional, TypeVar
 from ..addresses import Seconds
 from ..bodies import Body, limited
 from ..engine import Value
-from ..exceptions import InvalidOption, NotLocked, Reason
+from ..exceptions import InvalidOption, NotLocked, Reason, reason_of
 from ..loops import outcome
 from .tasks import enter, give_back, leave, release, take
 
@@ -72,7 +72,7 @@ class AsyncLock:
     async def lost(self) -> Optional[Reason]:
         """Waits until the lock is lost and says why; ``None`` once it was released."""
         guard = self.sync._guard
-        return None if guard is None else Reason.made_of(await outcome(guard.lost()))
+        return None if guard is None else reason_of(await outcome(guard.lost()))
 
     async def extend(self) -> bool:
         """Asks the store now whether the lock is still held, and renews it for a whole lease if so.
@@ -97,7 +97,7 @@ class AsyncLock:
 
         If cancelled, it may be written or not.
         """
-        guard, data, time = self.sync.write_request(data, keep)
+        guard, data, time = self.sync._write_request(data, keep)
         return await outcome(guard.set_value(data, time))
 
     @property
@@ -124,7 +124,7 @@ class AsyncLock:
         :raises HeldTooLong: the work was ended, or was left, because its max hold time had passed.
         :raises LockLost: the lock was lost before the work had ended.
         """
-        acquisition = await take(self.sync, limited(self.sync.lock_request()))
+        acquisition = await take(self.sync, limited(self.sync._lock_request()))
         if acquisition is None:
             raise NotLocked(self.name)
         try:

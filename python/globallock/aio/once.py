@@ -43,7 +43,7 @@ class AsyncOnce:
         async with AsyncTurn(self.sync, limited) as turn:
             if not turn.due:
                 return Ran(False, began=turn.began)
-            value = await Body(turn.lock.sync, turn.acquisition, work(*args, **kwargs)).outcome()
+            value = await Body(turn.lock.sync, turn._acquisition, work(*args, **kwargs)).outcome()
         return Ran(True, value)
 
     def turn(self) -> "AsyncTurn":

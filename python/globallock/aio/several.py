@@ -44,9 +44,9 @@ class AsyncAllLocks:
         taken: Taken = []
         self.sync._holdings.begin()
         try:
-            until = self.sync.until()
+            until = self.sync._until()
             for lock in self.sync.locks:
-                request = self.sync.request(lock, until)
+                request = self.sync._request(lock, until)
                 acquisition = await take(lock, request)
                 if acquisition is None:
                     await self._give_back_partly(taken)
@@ -66,9 +66,9 @@ class AsyncAllLocks:
 
         If cancelled, it goes on in the background.
         """
-        several = self.sync.to_release()
+        several = self.sync._to_release()
         if several is not None:
-            await _give_back_all(self.sync.taken_by(several))
+            await _give_back_all(self.sync._taken_by(several))
 
     def hold(self) -> "AsyncAllLocks":
         """Makes the same, whose ``async with`` raises :class:`NotLocked` where not all are granted."""
@@ -78,7 +78,7 @@ class AsyncAllLocks:
         frame = sys._getframe(1)
         several = await self._take()
         if several is None and self.sync._is_required:
-            raise self.sync.refusal()
+            raise self.sync._refusal()
         if several is not None and self.cancel_on_loss:
             several.ending = Ending(several.granted or [])
         self.sync._holdings.enter(frame, several, [])
@@ -94,7 +94,7 @@ class AsyncAllLocks:
             if entered.ending is not None:
                 await entered.ending.leave(exception)
         finally:
-            await _give_back_all(self.sync.taken_by(entered))
+            await _give_back_all(self.sync._taken_by(entered))
 
     def __copy__(self) -> "AsyncAllLocks":
         return AsyncAllLocks(copy.copy(self.sync), self.cancel_on_loss)

@@ -24,7 +24,7 @@ async def take(
     lock: NativeGlobalLock, request: "Optional[LockRequest]" = None
 ) -> "Optional[Acquisition[_rust.Guard]]":
     """Acquires a lock for the running task; ``None`` if it was not granted in time."""
-    guard = await outcome(lock.engine.native.acquire(lock._begin(request or lock.lock_request())))
+    guard = await outcome(lock._engine.native.acquire(lock._begin(request or lock._lock_request())))
     return None if guard is None else lock._granted(guard)
 
 

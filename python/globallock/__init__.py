@@ -1,4 +1,13 @@
-"""Distributed locks for many processes and hosts, in Redis, etcd, ZooKeeper, or a directory."""
+"""Distributed locks for many processes and hosts, in Redis, etcd, ZooKeeper, or a directory.
+
+>>> with GlobalLockManager("memory:shop") as lockman:
+...     with lockman.hold("nightly-report", blocking_timeout=5):
+...         print("writes the report")
+writes the report
+
+In the examples of the docstrings ``lockman`` is a manager whose store is empty. The names of this package are
+imported, and so are ``asyncio``, ``os``, ``queue``, ``threading`` and ``timedelta``.
+"""
 
 from __future__ import annotations
 

@@ -52,6 +52,11 @@ class GlobalLockManager:
 
     ``with GlobalLockManager(…) as lockman``, ``close()`` and the end of the interpreter release the locks
     that are still held.
+
+    >>> with GlobalLockManager("memory:shop", timeout=60) as lockman:
+    ...     with lockman.hold("nightly-report") as lock:
+    ...         lock.is_locked
+    True
     """
 
     def __init__(self, config: Union[str, Mapping[str, Any], None] = None, **options: Any) -> None:
@@ -88,13 +93,12 @@ class GlobalLockManager:
     ) -> NativeGlobalLock:
         """Makes a lock; sends nothing to the store yet.
 
-        ::
-
-            with lockman.lock("nightly-report", timeout=60, blocking_timeout=5) as lock:
-                if lock.is_locked:
-                    ...
-
         Times are in seconds, or a ``timedelta``.
+
+        >>> with lockman.lock("nightly-report", timeout=60, blocking_timeout=5) as lock:
+        ...     if lock.is_locked:
+        ...         print("writes the report")
+        writes the report
 
         :param timeout: the max hold time: the longest that the lock is held. Default: no limit.
         :param sleep: accepted for compatibility with earlier releases; waiters do not poll.
@@ -132,13 +136,12 @@ class GlobalLockManager:
     def hold(self, name: str, **options: Unpack[LockOptions]) -> NativeGlobalLock:
         """Makes a lock whose ``with`` raises :class:`NotLocked` where it is not granted.
 
-        ::
-
-            with lockman.hold("nightly-report", blocking_timeout=5) as lock:
-                write_report(lock.fencing_token)
-
         Takes the options of ``lock()``. Other kinds of locks have the method ``hold()`` for it:
         ``lockman.semaphore("imports", 3).hold()``.
+
+        >>> with lockman.hold("nightly-report", blocking_timeout=5) as lock:
+        ...     print("writes the report with fencing token", lock.fencing_token)
+        writes the report with fencing token 1
         """
         lock = self.lock(name, **options)
         lock._is_required = True
@@ -148,6 +151,11 @@ class GlobalLockManager:
         """Makes a read-write lock: many readers or one writer, and neither starves the other.
 
         Takes the options of ``lock()``.
+
+        >>> catalogue = lockman.rwlock("catalogue")
+        >>> with catalogue.read().hold(), catalogue.read().hold():
+        ...     catalogue.write(blocking=False).acquire()
+        False
         """
         return ReadWriteLock(self, name, options)
 
@@ -157,6 +165,11 @@ class GlobalLockManager:
         """Makes a lock that takes ``permits`` of the ``capacity`` permits of a name.
 
         Takes the options of ``lock()``.
+
+        >>> imports = lockman.semaphore("imports", 2, blocking=False)
+        >>> with imports.hold(), imports.hold():
+        ...     imports.acquire()
+        False
         """
         return self.lock(name, **options, kind="permits", permits=permits, capacity=capacity)
 
@@ -170,6 +183,10 @@ class GlobalLockManager:
 
         All callers acquire in the same order, so they cannot deadlock. ``blocking_timeout`` limits the whole
         acquire. Other options are those of ``lock()``.
+
+        >>> with lockman.lock_all(["accounts/9", "accounts/7"], blocking_timeout=5).hold():
+        ...     lockman.names("accounts/")
+        ['accounts/7', 'accounts/9']
         """
         ordered = sorted({lock_name(name) for name in names}, key=str.encode)
         return AllLocks([self.lock(name, **options) for name in ordered], blocking_timeout)
@@ -204,13 +221,14 @@ class GlobalLockManager:
     ) -> Any:
         """Makes a decorator: the function holds the lock from its beginning to its end.
 
-        ::
-
-            @lockman.locked("order/{order_id}", blocking_timeout=5)
-            def ship(order_id: int) -> None: ...
-
         It decorates functions, methods, coroutine functions, generator functions of both kinds, and classes
         with a method ``execute()``, such as commands of Django.
+
+        >>> @lockman.locked("order/{order_id}", blocking_timeout=5)
+        ... def ship(order_id):
+        ...     print("ships it, and holds", lockman.names())
+        >>> ship(7)
+        ships it, and holds ['order/7']
 
         :param name: may have fields of the function's parameters, and ``{{`` for a brace; or a function that
             makes the name of the same arguments. Default: the function's own name.
@@ -226,11 +244,14 @@ class GlobalLockManager:
     def once(self, name: str, every: Seconds, **options: Unpack[OnceOptions]) -> Once:
         """Makes work that is done once in a while, however many processes and hosts start it.
 
-        ::
-
-            ran = lockman.once("nightly-report", every=timedelta(hours=20)).run(send_the_report)
-
         It uses the mutex of this name, and its value.
+
+        >>> nightly = lockman.once("nightly-report", every=timedelta(hours=20))
+        >>> nightly.run(print, "sends the report").done
+        sends the report
+        True
+        >>> nightly.run(print, "sends the report").done
+        False
 
         :param every: for how long after the beginning of a success the work is not done again: from 1 ms to
             a year. Choose it shorter than the period of the schedule, for example 20 hours for each night,
@@ -250,7 +271,12 @@ class GlobalLockManager:
 
     # `List`, because `list` is a method of this class.
     def inspect(self, name: str) -> "List[Claim]":
-        """Lists the holders and the waiters of a lock, oldest first."""
+        """Lists the holders and the waiters of a lock, oldest first.
+
+        >>> with lockman.hold("orders/7"):
+        ...     [(claim.held, claim.permits) for claim in lockman.inspect("orders/7")]
+        [(True, 1)]
+        """
         return self._engine.inspect(name).answer()
 
     def evict(self, name: str, claim: "Union[Claim, str]", reason: str = "") -> bool:
@@ -262,15 +288,32 @@ class GlobalLockManager:
         on with its work until it has heard of it.
 
         After :class:`StoreUnavailable` the claim may be gone or not: the same call may be made again.
+
+        >>> with lockman.hold("orders/7") as lock:
+        ...     [holder] = lockman.inspect("orders/7")
+        ...     lockman.evict("orders/7", holder, reason="it hangs")
+        ...     lock.wait_lost(timeout=30).loss
+        True
+        <Loss.EVICTED: 'evicted'>
         """
         return self._engine.evict(name, claim, reason).answer()
 
     def names(self, prefix: str = "") -> "List[str]":
-        """Lists the names that have a holder or a waiter."""
+        """Lists the names that have a holder or a waiter.
+
+        >>> with lockman.hold("orders/7"), lockman.hold("orders/9"), lockman.hold("reports/1"):
+        ...     lockman.names("orders/")
+        ['orders/7', 'orders/9']
+        """
         return self._engine.names(prefix).answer()
 
     def list(self, prefix: str = "") -> "List[Summary]":
-        """Sums up the names that have a holder or a waiter, sorted by name."""
+        """Sums up the names that have a holder or a waiter, sorted by name.
+
+        >>> with lockman.hold("orders/7"):
+        ...     [(summary.name, summary.kind, summary.holders) for summary in lockman.list("orders/")]
+        [('orders/7', 'mutex', 1)]
+        """
         return self._engine.list(prefix).answer()
 
     def watch(self, prefix: str = "", every: Seconds = 1.0) -> "Watch":
@@ -279,27 +322,38 @@ class GlobalLockManager:
         First come all names that have a holder or a waiter, then each that is not as it was, and each that is
         free now (``summary.is_free``).
 
-        ::
-
-            with lockman.watch("reports/") as changes:
-                for summary in changes:
-                    print(summary.name, "is free" if summary.is_free else summary.holders)
-
         A store that cannot tell by itself is looked at ``every`` so many seconds. It is asked only while
         somebody waits for the next change. A :class:`StoreUnavailable` that is raised meanwhile does not end
         it: iterate on, and it tells what has changed since.
+
+        >>> with lockman.hold("reports/7"), lockman.watch("reports/") as changes:
+        ...     summary = next(changes)
+        ...     print(summary.name, "is free" if summary.is_free else "is held")
+        reports/7 is held
         """
         return self._engine.watch(prefix, every)
 
     @property
     def aio(self) -> "AsyncLocks":
-        """The same locks for asyncio: ``await lockman.aio.lock(…).acquire()``."""
+        """The same locks for asyncio: ``await lockman.aio.lock(…).acquire()``.
+
+        >>> async def main():
+        ...     async with lockman.aio.hold("orders/7") as lock:
+        ...         return lock.is_locked
+        >>> asyncio.run(main())
+        True
+        """
         from .aio import AsyncLocks
 
         return AsyncLocks(self)
 
     def registered_locks(self) -> "List[GlobalLockImplementationBase]":
-        """The locks of this manager that are held."""
+        """The locks of this manager that are held.
+
+        >>> with lockman.hold("orders/7"):
+        ...     [lock.name for lock in lockman.registered_locks()]
+        ['orders/7']
+        """
         return list({lock: None for lock, _ in list(self._held)})
 
     def _track(self, lock: GlobalLockImplementationBase, held: bool) -> None:
@@ -313,6 +367,13 @@ class GlobalLockManager:
 
         May be called again. A later acquire connects again. Where this process keeps others out of a lock
         with ``hold_at_least``, they are let in now, and the logger ``globallock`` warns of it.
+
+        >>> lock = lockman.lock("orders/7")
+        >>> lock.acquire()
+        True
+        >>> lockman.close()
+        >>> lock.is_locked
+        False
         """
         for lock, acquisition in list(self._held):
             lock._give_back(acquisition)

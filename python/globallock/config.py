@@ -21,6 +21,10 @@ class Config(dict):  # type: ignore[type-arg]
     defaults of ``lock()``: ``timeout``, ``lock_ttl``, ``sleep``, ``blocking``, ``blocking_timeout``. For
     locks in Redis by the options of redis-py or of a cache, ``gap``: how long the key is left free now and
     then for other programs' locks that poll it, in seconds; 0.15 by default, and never with 0.
+
+    >>> config = Config(timeout=60, global_lock_key_prefix="shop:")
+    >>> config.timeout, config["global_lock_key_prefix"]
+    (60, 'shop:')
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -34,7 +34,13 @@ class LockRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """One party's place in the queue of a lock: a holder or a waiter. Times are in seconds."""
+    """One party's place in the queue of a lock: a holder or a waiter. Times are in seconds.
+
+    >>> with lockman.hold("orders/7"):
+    ...     [claim] = lockman.inspect("orders/7")
+    ...     print(claim.held, claim.pid == os.getpid(), claim.age < 3600)
+    True True True
+    """
 
     #: The claim's id; ``None`` for a foreign holder, such as a lock of redis-py.
     id: Optional[str]
@@ -57,7 +63,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Value:
-    """The value of a lock's name, which a holder has left."""
+    """The value of a lock's name, which a holder has left.
+
+    >>> with lockman.hold("import", with_value=True) as lock:
+    ...     lock.set_value(b"row 7", keep=3600)
+    ...     lock.value.data, lock.value.fencing_token == lock.fencing_token, lock.value.age < 3600
+    True
+    (b'row 7', True, True)
+    """
 
     #: What was set. Not shown, because it is nobody's business but the holders'.
     data: bytes = field(repr=False)

@@ -27,7 +27,13 @@ __all__ = [
 
 
 class Loss(enum.Enum):
-    """Why a lock is not held any more, though its owner did not release it."""
+    """Why a lock is not held any more, though its owner did not release it.
+
+    >>> with lockman.hold("orders/7", timeout=0.1) as lock:
+    ...     if lock.wait_lost(timeout=30).loss is Loss.HELD_TOO_LONG:
+    ...         print("give it a longer timeout")
+    give it a longer timeout
+    """
 
     #: No renewal was confirmed before the lease expired: the store was away, or this process was stopped.
     EXPIRED = "expired"
@@ -40,7 +46,13 @@ class Loss(enum.Enum):
 
 
 class Reason(str):
-    """A sentence that says why a lock is lost, or why its owner is asked to end its work."""
+    """A sentence that says why a lock is lost, or why its owner is asked to end its work.
+
+    >>> with lockman.hold("orders/7", timeout=0.1) as lock:
+    ...     reason = lock.wait_lost(timeout=30)
+    >>> print(reason, reason.loss, sep="; ")
+    it was held for its max hold time; Loss.HELD_TOO_LONG
+    """
 
     #: Which kind of loss it is; ``None`` if the lock is still held, and its planned end has come.
     loss: Optional[Loss]
@@ -60,7 +72,12 @@ def reason_of(fields: "Optional[ReasonFields]") -> Optional[Reason]:
 
 
 class GlobalLockClassNotFoundException(Exception):
-    """The configured engine class cannot be imported."""
+    """The configured engine class cannot be imported.
+
+    >>> GlobalLockManager({"global_lock_engine_class": "shop.Missing"})
+    Traceback (most recent call last):
+    globallock.exceptions.GlobalLockClassNotFoundException: global lock class shop.Missing is NOT found...
+    """
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
@@ -76,27 +93,76 @@ class GlobalLockClassNotFoundException(Exception):
 
 
 class GlobalLockError(Exception):
-    """A lock operation failed."""
+    """A lock operation failed.
+
+    >>> try:
+    ...     with lockman.hold("orders/7"), lockman.hold("orders/7", blocking=False):
+    ...         print("ships the order")
+    ... except GlobalLockError as error:
+    ...     print(error)
+    the lock 'orders/7' was not granted
+    """
 
 
 class Evicted(GlobalLockError):
-    """Somebody took this waiter out of the queue. The text says who, and why: ask before you try again."""
+    """Somebody took this waiter out of the queue. The text says who, and why: ask before you try again.
+
+    >>> async def main():
+    ...     async with lockman.aio.hold("orders/7"), lockman.aio.watch() as changes:
+    ...         waiter = asyncio.ensure_future(lockman.aio.lock("orders/7").acquire())
+    ...         while not (await changes.__anext__()).waiters:
+    ...             pass
+    ...         [_, waits] = await lockman.aio.inspect("orders/7")
+    ...         await lockman.aio.evict("orders/7", waits)
+    ...         try:
+    ...             await waiter
+    ...         except Evicted:
+    ...             print("asks why before it tries again")
+    >>> asyncio.run(main())
+    asks why before it tries again
+    """
 
 
 class InvalidAddress(GlobalLockError, ValueError):
-    """The store's address, or what was configured in its place, is wrong."""
+    """The store's address, or what was configured in its place, is wrong.
+
+    >>> try:
+    ...     GlobalLockManager("reddis://127.0.0.1").lock("orders/7").acquire()
+    ... except InvalidAddress as error:
+    ...     print(str(error).split(";")[0])
+    invalid address reddis://127.0.0.1: the scheme "reddis" is not known here
+    """
 
 
 class InvalidName(GlobalLockError, ValueError):
-    """The lock's name is not a text, is empty or too long, or contains a NUL."""
+    """The lock's name is not a text, is empty or too long, or contains a NUL.
+
+    >>> lockman.lock("").acquire()
+    Traceback (most recent call last):
+    globallock.exceptions.InvalidName: invalid lock name "": it is empty
+    """
 
 
 class InvalidOption(GlobalLockError, ValueError):
-    """An option is outside its range, or is not known."""
+    """An option is outside its range, or is not known.
+
+    >>> lockman.lock("orders/7", timout=60)
+    Traceback (most recent call last):
+    globallock.exceptions.InvalidOption: UrlGlobalLock: lock() has no option 'timout'
+    """
 
 
 class NotLocked(GlobalLockError):
-    """What needs its lock was called, and the lock was not granted, or is not held."""
+    """What needs its lock was called, and the lock was not granted, or is not held.
+
+    >>> with lockman.hold("orders/7"):
+    ...     try:
+    ...         with lockman.hold("orders/7", blocking=False):
+    ...             print("ships the order")
+    ...     except NotLocked as error:
+    ...         print(error.name, "is being shipped by somebody else")
+    orders/7 is being shipped by somebody else
+    """
 
     def __init__(self, name: str, why: str = "was not granted") -> None:
         super().__init__(f"the lock {name!r} {why}")
@@ -109,7 +175,17 @@ class NotLocked(GlobalLockError):
 
 
 class LockLost(NotLocked):
-    """The lock was lost while its owner needed it. The text says why; another owner may hold it by now."""
+    """The lock was lost while its owner needed it. The text says why; another owner may hold it by now.
+
+    >>> with lockman.hold("import", timeout=0.1) as lock:
+    ...     lock.lost_event().wait(30)
+    ...     try:
+    ...         lock.set_value(b"row 7", keep=3600)
+    ...     except LockLost as error:
+    ...         print("row 7 is not recorded")
+    True
+    row 7 is not recorded
+    """
 
     def __init__(self, text: str, name: Optional[str] = None, loss: Optional[Loss] = None) -> None:
         GlobalLockError.__init__(self, text)
@@ -122,11 +198,27 @@ class LockLost(NotLocked):
 
 
 class HeldTooLong(GlobalLockError, TimeoutError):
-    """Work was ended because its lock was held for the max hold time; the lock was kept until then."""
+    """Work was ended because its lock was held for the max hold time; the lock was kept until then.
+
+    >>> async def main():
+    ...     try:
+    ...         await lockman.aio.lock("reindex", timeout=0.1, grace=30).run(asyncio.sleep, 3600)
+    ...     except HeldTooLong as error:
+    ...         print(error)
+    >>> asyncio.run(main())
+    the lock 'reindex' was held for its timeout of 0.1 s, and its work was ended
+    """
 
 
 class StoreUnavailable(GlobalLockError, ConnectionError):
-    """The store did not answer in time: the same call may succeed later."""
+    """The store did not answer in time: the same call may succeed later.
+
+    >>> try:
+    ...     GlobalLockManager("redis://127.0.0.1:1").lock("orders/7", blocking_timeout=0.1).acquire()
+    ... except StoreUnavailable:
+    ...     print("try again later")
+    try again later
+    """
 
 
 class StoreDenied(GlobalLockError, PermissionError):
@@ -134,4 +226,11 @@ class StoreDenied(GlobalLockError, PermissionError):
 
 
 class StoreUnfit(GlobalLockError):
-    """The store answered, but cannot serve locks in its present state."""
+    """The store answered, but cannot serve locks in its present state.
+
+    >>> try:
+    ...     GlobalLockManager("file:///dev/null").lock("orders/7").acquire()
+    ... except StoreUnfit:
+    ...     print("name a directory")
+    name a directory
+    """

@@ -27,6 +27,15 @@ class GlobalLockImplementationBase:
     held. ``lock_ttl`` is the lease: how long the lock outlives its owner's last sign of life.
     ``blocking_timeout`` is the longest wait. ``sleep`` is accepted and has no effect, because waiters do not
     poll.
+
+    >>> class InThisProcess(GlobalLockImplementationBase):
+    ...     mutex = threading.Lock()
+    ...     def _do_acquire(self):
+    ...         self.lock = self.mutex  # is released by its release()
+    ...         return self.mutex.acquire(blocking=self.blocking)
+    >>> with GlobalLockManager({"global_lock_engine_class": InThisProcess}).hold("orders/7") as lock:
+    ...     lock.is_locked
+    True
     """
 
     #: Whether its ``with`` raises where it is not granted.
@@ -57,12 +66,22 @@ class GlobalLockImplementationBase:
 
     @property
     def lock_key(self) -> str:
-        """The key of the lock in its store."""
+        """The key of the lock in its store.
+
+        >>> lockman.lock("orders/7").lock_key
+        '_glocks:orders/7'
+        """
         return str(self.config.global_lock_key_prefix) + self.name
 
     @property
     def is_locked(self) -> bool:
-        """Whether this object holds the lock now."""
+        """Whether this object holds the lock now.
+
+        >>> with lockman.lock("orders/7", blocking_timeout=5) as lock:
+        ...     if lock.is_locked:
+        ...         print("ships the order")
+        ships the order
+        """
         return self._is_locked
 
     def __enter__(self: L) -> L:
@@ -75,7 +94,14 @@ class GlobalLockImplementationBase:
         self.release()
 
     def acquire(self) -> bool:
-        """Acquires the lock and says whether it was granted; never raises because another owner has it."""
+        """Acquires the lock and says whether it was granted; never raises because another owner has it.
+
+        >>> lock = lockman.lock("orders/7", blocking=False)
+        >>> if lock.acquire():
+        ...     print("ships the order")
+        ...     lock.release()
+        ships the order
+        """
         acquired = bool(self._do_acquire())
         if acquired:
             self._is_locked = True
@@ -86,14 +112,27 @@ class GlobalLockImplementationBase:
         raise NotImplementedError(f"{type(self).__name__} has no _do_acquire()")
 
     def hold(self: L) -> L:
-        """Makes a lock of the same options whose ``with`` raises :class:`NotLocked` if it is not granted."""
+        """Makes a lock of the same options whose ``with`` raises :class:`NotLocked` if it is not granted.
+
+        >>> with lockman.lock("orders/7").hold() as lock:
+        ...     lock.is_locked
+        True
+        """
         lock = copy.copy(self)
         lock._is_required = True
         lock._is_locked, lock.lock = False, None
         return lock
 
     def release(self) -> None:
-        """Releases the lock, if it is held. Warns in the log if that fails, and never raises."""
+        """Releases the lock, if it is held. Warns in the log if that fails, and never raises.
+
+        >>> lock = lockman.lock("orders/7")
+        >>> lock.acquire()
+        True
+        >>> lock.release()
+        >>> lock.is_locked
+        False
+        """
         if self._is_locked and self.lock:
             try:
                 self.lock.release()
@@ -103,7 +142,12 @@ class GlobalLockImplementationBase:
             self._note(held=False)
 
     def renew(self) -> bool:
-        """Says whether the lock is still held. An engine that can ask its store overrides this."""
+        """Says whether the lock is still held. An engine that can ask its store overrides this.
+
+        >>> with lockman.hold("orders/7") as lock:
+        ...     lock.renew()
+        True
+        """
         return True
 
     # The next are for the engines of this package, which have a record of each acquisition.

@@ -24,17 +24,35 @@ __all__ = ["AllLocks", "ReadWriteLock"]
 
 
 class ReadWriteLock:
-    """A read-write lock: many readers, or one writer."""
+    """A read-write lock: many readers, or one writer.
+
+    >>> catalogue = lockman.rwlock("catalogue", timeout=60)
+    >>> with catalogue.read().hold(), catalogue.read().hold():
+    ...     catalogue.write(blocking=False).acquire()
+    False
+    """
 
     def __init__(self, manager: GlobalLockManager, name: str, options: LockOptions) -> None:
         self._manager, self._name, self._options = manager, name, options
 
     def read(self, **options: Unpack[LockOptions]) -> NativeGlobalLock:
-        """Makes a lock that many readers hold together."""
+        """Makes a lock that many readers hold together.
+
+        >>> catalogue = lockman.rwlock("catalogue")
+        >>> with catalogue.read().hold() as one, catalogue.read().hold() as another:
+        ...     one.is_locked, another.is_locked
+        (True, True)
+        """
         return self._manager.lock(self._name, **both(self._options, options), kind="read")
 
     def write(self, **options: Unpack[LockOptions]) -> NativeGlobalLock:
-        """Makes a lock that one writer holds alone."""
+        """Makes a lock that one writer holds alone.
+
+        >>> catalogue = lockman.rwlock("catalogue")
+        >>> with catalogue.write().hold():
+        ...     catalogue.read(blocking=False).acquire()
+        False
+        """
         return self._manager.lock(self._name, **both(self._options, options), kind="write")
 
     def __repr__(self) -> str:
@@ -46,7 +64,13 @@ Taken = List[Tuple["NativeGlobalLock", Any]]
 
 
 class AllLocks(_rust.Shield):
-    """Several locks, acquired all or none. Threads, tasks and greenlets may share this object."""
+    """Several locks, acquired all or none. Threads, tasks and greenlets may share this object.
+
+    >>> with lockman.hold("accounts/9"):
+    ...     both = lockman.lock_all(["accounts/7", "accounts/9"], blocking=False)
+    ...     both.acquire(), lockman.names()
+    (False, ['accounts/9'])
+    """
 
     #: Whether its ``with`` raises where they are not granted.
     _is_required = False
@@ -58,13 +82,24 @@ class AllLocks(_rust.Shield):
 
     @property
     def is_locked(self) -> bool:
-        """Whether the caller holds all of them now."""
+        """Whether the caller holds all of them now.
+
+        >>> with lockman.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5) as both:
+        ...     if both.is_locked:
+        ...         print("moves the money")
+        moves the money
+        """
         taken = self._taken
         return bool(taken) and all(lock._holds(acquisition) for lock, acquisition in taken)
 
     @property
     def asked_to_end(self) -> bool:
-        """Whether the owner of one of them should end its work now."""
+        """Whether the owner of one of them should end its work now.
+
+        >>> with lockman.lock_all(["accounts/7", "accounts/9"], timeout=0.1, grace=30).hold() as both:
+        ...     both.locks[0].asked_to_end_event().wait(30), both.asked_to_end
+        (True, True)
+        """
         return any(lock._is_asked(acquisition) for lock, acquisition in self._taken)
 
     @property
@@ -150,7 +185,12 @@ class AllLocks(_rust.Shield):
         return ", ".join(lock.name for lock in self.locks)
 
     def hold(self) -> "AllLocks":
-        """Makes the same, whose ``with`` raises :class:`NotLocked` where not all of them are granted."""
+        """Makes the same, whose ``with`` raises :class:`NotLocked` where not all of them are granted.
+
+        >>> with lockman.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5).hold():
+        ...     print("moves the money")
+        moves the money
+        """
         locks = copy.copy(self)
         locks._is_required = True
         return locks

@@ -35,7 +35,12 @@ _STATE = frozenset({"config", "_holdings", "_made_for", "_manager"})
 
 
 class NativeGlobalLock(_rust.Shield, OwnedLock):
-    """A lock of the Rust core. The engines differ only in how they turn their options into an address."""
+    """A lock of the Rust core. The engines differ only in how they turn their options into an address.
+
+    >>> with lockman.hold("orders/7", timeout=60) as lock:
+    ...     print(lock.name, lock.is_locked, lock.remaining <= 60)
+    orders/7 True True
+    """
 
     #: Methods that subclasses of earlier releases' engines override, and that would have no effect here.
     HOOKS: "frozenset[str]" = frozenset(
@@ -73,11 +78,30 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
-        """Makes the connection of a manager with this configuration."""
+        """Makes the connection of a manager with this configuration.
+
+        >>> from globallock.native import Engine
+        >>> class ShopLock(NativeGlobalLock):
+        ...     @classmethod
+        ...     def make_engine(cls, config):
+        ...         return Engine("memory:shop", config.get("lock_ttl"), config.get("label"))
+        >>> with GlobalLockManager({"global_lock_engine_class": ShopLock}).hold("orders/7") as lock:
+        ...     lock.is_locked
+        True
+        """
         raise NotImplementedError(f"{cls.__name__} has no make_engine()")
 
     def new_engine(self) -> Engine:
-        """Makes the connection of this lock's manager."""
+        """Makes the connection of this lock's manager.
+
+        >>> from globallock.native import Engine
+        >>> class ShopLock(NativeGlobalLock):
+        ...     def new_engine(self):
+        ...         return Engine("memory:shop", lease=10, label="shop")
+        >>> with GlobalLockManager({"global_lock_engine_class": ShopLock}).hold("orders/7") as lock:
+        ...     lock.is_locked
+        True
+        """
         return self.make_engine(self.config)
 
     @property
@@ -248,7 +272,12 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
             _logger.warning("lock %r %s", self.name, warning)
 
     def claims(self) -> "list[Claim]":
-        """Lists the holders and the waiters of the lock, oldest first."""
+        """Lists the holders and the waiters of the lock, oldest first.
+
+        >>> with lockman.hold("orders/7") as lock:
+        ...     [claim.held for claim in lock.claims()]
+        [True]
+        """
         return self._engine.inspect(self.name).answer()
 
     def __repr__(self) -> str:

@@ -31,7 +31,15 @@ __all__ = ["Once", "Ran", "Turn", "TurnBase"]
 
 @dataclass(frozen=True)
 class Ran(Generic[R]):
-    """What came of a run: the work was done here, or was skipped. True if it was done."""
+    """What came of a run: the work was done here, or was skipped. True if it was done.
+
+    >>> ran = lockman.once("nightly-report", every=3600).run(len, "report")
+    >>> ran.done, ran.value
+    (True, 6)
+    >>> again = lockman.once("nightly-report", every=3600).run(len, "report")
+    >>> again.done, again.began < 3600
+    (False, True)
+    """
 
     #: Whether the work was done here, and its success recorded.
     done: bool
@@ -45,7 +53,13 @@ class Ran(Generic[R]):
 
 
 class Once:
-    """Work that is done once in a while, however many processes and hosts start it."""
+    """Work that is done once in a while, however many processes and hosts start it.
+
+    >>> nightly = lockman.once("nightly-report", every=timedelta(hours=20))
+    >>> [nightly.run(print, "sends the report").done for host in range(3)]
+    sends the report
+    [True, False, False]
+    """
 
     def __init__(self, manager: GlobalLockManager, name: str, every: Seconds, options: OnceOptions) -> None:
         self.name, self.every = name, seconds("every", every)
@@ -63,6 +77,11 @@ class Once:
 
         A success is recorded after the work has returned. Where that is prevented, by an exception below or
         by the end of the process, the work is done again by the next one.
+
+        >>> ran = lockman.once("nightly-report", every=timedelta(hours=20)).run(print, "sends the report")
+        sends the report
+        >>> ran.done
+        True
 
         :raises NotLocked: the lock was not granted in time.
         :raises LockLost: it was lost before the success was recorded. Nothing stops the work at a loss.
@@ -82,13 +101,12 @@ class Once:
     def turn(self) -> "Turn":
         """Makes the same for a ``with`` block, which must look whether its work is due.
 
-        ::
-
-            with lockman.once("nightly-report", every=timedelta(hours=20)).turn() as turn:
-                if turn.due:
-                    send_the_report(turn.lock.fencing_token)
-
         A block that ends without an exception, by ``return`` or ``break`` too, is a success.
+
+        >>> with lockman.once("nightly-report", every=timedelta(hours=20)).turn() as turn:
+        ...     if turn.due:
+        ...         print("sends the report with fencing token", turn.lock.fencing_token)
+        sends the report with fencing token 1
         """
         return Turn(self)
 
@@ -129,13 +147,27 @@ class TurnBase:
 
     @property
     def due(self) -> bool:
-        """Whether the work is to be done now, under the lock."""
+        """Whether the work is to be done now, under the lock.
+
+        >>> for host in ("first", "second"):
+        ...     with lockman.once("nightly-report", every=3600).turn() as turn:
+        ...         print(host, turn.due)
+        first True
+        second False
+        """
         run = self._run
         return run is not None and run.acquisition is not None
 
     @property
     def began(self) -> Optional[float]:
-        """How many seconds ago the last success began; ``None`` if the work is due."""
+        """How many seconds ago the last success began; ``None`` if the work is due.
+
+        >>> lockman.once("nightly-report", every=3600).run(len, "report").done
+        True
+        >>> with lockman.once("nightly-report", every=3600).turn() as turn:
+        ...     0 <= turn.began < 3600
+        True
+        """
         run = self._run
         return None if run is None else run.began
 
@@ -181,11 +213,22 @@ class TurnBase:
 
 
 class Turn(_rust.Block, TurnBase):
-    """A block of work that may be due; see :meth:`Once.turn`."""
+    """A block of work that may be due; see :meth:`Once.turn`.
+
+    >>> with lockman.once("nightly-report", every=3600).turn() as turn:
+    ...     if turn.due:
+    ...         print("sends the report")
+    sends the report
+    """
 
     @property
     def lock(self) -> NativeGlobalLock:
-        """The lock, which is held while the work is due."""
+        """The lock, which is held while the work is due.
+
+        >>> with lockman.once("nightly-report", every=3600).turn() as turn:
+        ...     turn.lock.is_locked
+        True
+        """
         return self._lock
 
     # What follows is called by the core, as that of a lock.

@@ -38,7 +38,13 @@ class Question(Generic[T]):
 
 @dataclass(frozen=True)
 class Summary:
-    """One name, and how many have it or wait for it. Times are in seconds."""
+    """One name, and how many have it or wait for it. Times are in seconds.
+
+    >>> with lockman.semaphore("imports", 3).hold():
+    ...     [summary] = lockman.list("imports")
+    ...     print(summary.name, summary.kind, summary.waiters)
+    imports 1/3 0
+    """
 
     #: The name, as ``lock()`` takes it.
     name: str
@@ -55,12 +61,27 @@ class Summary:
 
     @property
     def is_free(self) -> bool:
-        """Whether nobody has the name or waits for it: ``watch()`` tells so when the last claim has gone."""
+        """Whether nobody has the name or waits for it: ``watch()`` tells so when the last claim has gone.
+
+        >>> with lockman.watch("orders/", every=0.1) as changes:
+        ...     with lockman.hold("orders/7"):
+        ...         print(next(changes).is_free)
+        ...     print(next(changes).is_free)
+        False
+        True
+        """
         return self.holders == 0 and self.waiters == 0
 
 
 class Watch:
-    """The changes of a store, one after the other; ends when it is closed, or its manager is."""
+    """The changes of a store, one after the other; ends when it is closed, or its manager is.
+
+    >>> with lockman.hold("orders/7"), lockman.watch("orders/") as changes:
+    ...     for summary in changes:
+    ...         print(summary.name, summary.holders)
+    ...         break
+    orders/7 1
+    """
 
     def __init__(self, native: _rust.Watch, engine: Engine) -> None:
         self._native, self._engine = native, engine
@@ -76,7 +97,13 @@ class Watch:
         raise StopIteration
 
     def close(self) -> None:
-        """Ends it, also for a thread that waits for the next change. May be called again."""
+        """Ends it, also for a thread that waits for the next change. May be called again.
+
+        >>> changes = lockman.watch("orders/")
+        >>> changes.close()
+        >>> list(changes)
+        []
+        """
         self._native.close()
 
     def __enter__(self) -> "Watch":
@@ -90,6 +117,13 @@ class AsyncWatch:
     """The changes of a store for asyncio; ends when it is closed, or its manager is.
 
     If the wait for the next change is cancelled, that change is not lost.
+
+    >>> async def main():
+    ...     async with lockman.aio.hold("orders/7"), lockman.aio.watch("orders/") as changes:
+    ...         async for summary in changes:
+    ...             return summary.name, summary.holders
+    >>> asyncio.run(main())
+    ('orders/7', 1)
     """
 
     def __init__(self, native: _rust.Watch, engine: Engine) -> None:
@@ -108,7 +142,15 @@ class AsyncWatch:
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Ends it, also for a task that waits for the next change. May be called again."""
+        """Ends it, also for a task that waits for the next change. May be called again.
+
+        >>> async def main():
+        ...     changes = lockman.aio.watch("orders/")
+        ...     await changes.aclose()
+        ...     return [summary async for summary in changes]
+        >>> asyncio.run(main())
+        []
+        """
         self._native.close()
 
     async def __aenter__(self) -> "AsyncWatch":

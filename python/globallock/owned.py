@@ -40,19 +40,36 @@ class OwnedLock(GlobalLockImplementationBase):
         False as soon as it is lost, and in a forked child. A thread, task or greenlet that has never used
         this object to acquire sees what another one holds by it, if that is one acquisition. So do all
         properties.
+
+        >>> with lockman.lock("orders/7", blocking_timeout=5) as lock:
+        ...     if lock.is_locked:
+        ...         print("ships the order")
+        ships the order
         """
         guard = self._guard
         return guard is not None and guard.is_held()
 
     @property
     def fencing_token(self) -> Optional[int]:
-        """The fencing token of this grant, which is higher than all before it; ``None`` while not held."""
+        """The fencing token of this grant, which is higher than all before it; ``None`` while not held.
+
+        >>> with lockman.hold("orders/7") as lock:
+        ...     earlier = lock.fencing_token
+        >>> with lockman.hold("orders/7") as lock:
+        ...     lock.fencing_token > earlier
+        True
+        """
         guard = self._guard
         return guard.fencing_token if guard is not None else None
 
     @property
     def remaining(self) -> Optional[float]:
-        """How many seconds it stays held without another renewal; ``None`` if until the process ends."""
+        """How many seconds it stays held without another renewal; ``None`` if until the process ends.
+
+        >>> with lockman.hold("orders/7", lock_ttl=30) as lock:
+        ...     0 < lock.remaining <= 30
+        True
+        """
         guard = self._guard
         return guard.remaining() if guard is not None else 0.0
 
@@ -62,6 +79,10 @@ class OwnedLock(GlobalLockImplementationBase):
 
         ``None`` if they would be let in, and while the lock is not acquired. Where the store does not keep
         them out, they are let in as soon as this process ends or its manager is closed.
+
+        >>> with lockman.hold("rotate-logs", hold_at_least=60) as lock:
+        ...     0 < lock.kept_for <= 60
+        True
         """
         guard = self._guard
         return guard.kept_for() if guard is not None else None
@@ -72,6 +93,13 @@ class OwnedLock(GlobalLockImplementationBase):
 
         ``None`` where there is none, and while the lock is not held. For a lock that was made with
         ``with_value=True``.
+
+        >>> with lockman.hold("import", with_value=True) as lock:
+        ...     lock.set_value(b"row 7", keep=timedelta(days=7))
+        True
+        >>> with lockman.hold("import", with_value=True) as lock:
+        ...     lock.value.data
+        b'row 7'
         """
         if not self._wants_value:
             raise InvalidOption(f"the lock {self.name!r} reads no value: make it with with_value=True")
@@ -85,6 +113,11 @@ class OwnedLock(GlobalLockImplementationBase):
         It outlives this owner, and ends by itself once it was not set for the time ``keep``. The store takes
         it only from the very grant that holds. False if, of several that hold together such as readers, one
         with a higher fencing token has set it.
+
+        >>> with lockman.hold("import", with_value=True) as lock:
+        ...     row = int(lock.value.data) if lock.value else 0
+        ...     lock.set_value(b"%d" % (row + 1), keep=timedelta(days=7))
+        True
 
         :param keep: how long it stays, in seconds or as a ``timedelta``: from 1 ms to a year.
         :raises LockLost: the lock is not held any more, and nothing was written.
@@ -110,6 +143,12 @@ class OwnedLock(GlobalLockImplementationBase):
 
         True once the max hold time has passed of a lock with ``grace``, which is kept for that long; and once
         the lock is lost. False after its release.
+
+        >>> with lockman.hold("reindex", timeout=0.1, grace=30) as lock:
+        ...     while not lock.asked_to_end:
+        ...         pass  # indexes the next document
+        ...     lock.is_locked
+        True
         """
         guard = self._guard
         return guard is not None and guard.is_asked_to_end()
@@ -118,11 +157,22 @@ class OwnedLock(GlobalLockImplementationBase):
         """Calls ``callback`` with the reason when the owner is asked to end its work.
 
         One thread calls the functions of all locks, one after the other.
+
+        >>> reasons = queue.Queue()
+        >>> with lockman.hold("reindex", timeout=0.1, grace=30) as lock:
+        ...     lock.on_asked_to_end(reasons.put)
+        ...     print(reasons.get(timeout=30))
+        its max hold time has passed: it is kept for its grace
         """
         call_back(self.name, self._held_guard("on_asked_to_end").asked(), callback)
 
     def asked_to_end_event(self) -> threading.Event:
-        """Makes an event that is set when the owner is asked to end its work."""
+        """Makes an event that is set when the owner is asked to end its work.
+
+        >>> with lockman.hold("reindex", timeout=0.1, grace=30) as lock:
+        ...     lock.asked_to_end_event().wait(30), lock.is_locked
+        (True, True)
+        """
         event = threading.Event()
         guard = self._held_guard("asked_to_end_event")
         call_back(self.name, guard.asked(), lambda _: event.set(), is_quick=True)
@@ -133,22 +183,44 @@ class OwnedLock(GlobalLockImplementationBase):
 
         Locks are renewed automatically. This is for an owner that must be sure before a step that cannot be
         undone.
+
+        >>> with lockman.hold("orders/7") as lock:
+        ...     if lock.extend():
+        ...         print("sends the parcel")
+        sends the parcel
         """
         guard = self._guard
         return guard is not None and bool(ask(guard.renew()))
 
     def renew(self) -> bool:
-        """Does the same as ``extend()``; release 0.2.0 has this name."""
+        """Does the same as ``extend()``; release 0.2.0 has this name.
+
+        >>> with lockman.hold("orders/7") as lock:
+        ...     lock.renew()
+        True
+        """
         return self.extend()
 
     @property
     def loss(self) -> Optional[Reason]:
-        """Why the lock is lost; ``None`` while it is held, and once it was released."""
+        """Why the lock is lost; ``None`` while it is held, and once it was released.
+
+        >>> with lockman.hold("orders/7") as lock:
+        ...     lock.loss is None, lockman.evict("orders/7", lock.claims()[0])
+        ...     lock.lost_event().wait(30), lock.loss.loss
+        (True, True)
+        (True, <Loss.EVICTED: 'evicted'>)
+        """
         guard = self._guard
         return None if guard is None else reason_of(guard.loss())
 
     def wait_lost(self, timeout: Optional[Seconds] = None) -> Optional[Reason]:
-        """Waits until the lock is lost and says why; ``None`` if it was not lost by then, or was released."""
+        """Waits until the lock is lost and says why; ``None`` if it was not lost by then, or was released.
+
+        >>> with lockman.hold("orders/7", timeout=0.1) as lock:
+        ...     lock.wait_lost(timeout=30).loss
+        <Loss.HELD_TOO_LONG: 'held_too_long'>
+        """
         guard, limit = self._guard, None if timeout is None else seconds("timeout", timeout)
         return None if guard is None else reason_of(ask(guard.lost(), limit=limit))
 
@@ -156,11 +228,22 @@ class OwnedLock(GlobalLockImplementationBase):
         """Calls ``callback`` with the reason if the lock is lost before its release.
 
         One thread calls the functions of all locks, one after the other.
+
+        >>> reasons = queue.Queue()
+        >>> with lockman.hold("orders/7", timeout=0.1) as lock:
+        ...     lock.on_lost(reasons.put)
+        ...     reasons.get(timeout=30).loss
+        <Loss.HELD_TOO_LONG: 'held_too_long'>
         """
         call_back(self.name, self._held_guard("on_lost").lost(), callback)
 
     def lost_event(self) -> threading.Event:
-        """Makes an event that is set if the lock is lost before its release."""
+        """Makes an event that is set if the lock is lost before its release.
+
+        >>> with lockman.hold("orders/7", timeout=0.1) as lock:
+        ...     lock.lost_event().wait(30)
+        True
+        """
         event = threading.Event()
         guard = self._held_guard("lost_event")
         call_back(self.name, guard.lost(), lambda _: event.set(), is_quick=True)

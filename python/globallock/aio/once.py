@@ -25,7 +25,14 @@ __all__ = ["AsyncOnce", "AsyncTurn"]
 
 
 class AsyncOnce:
-    """Work that is done once in a while, however many processes and hosts start it."""
+    """Work that is done once in a while, however many processes and hosts start it.
+
+    >>> async def send_the_report():
+    ...     return "sent"
+    >>> nightly = lockman.aio.once("nightly-report", every=timedelta(hours=20))
+    >>> [asyncio.run(nightly.run(send_the_report)).done for host in range(3)]
+    [True, False, False]
+    """
 
     def __init__(self, once: Once) -> None:
         self.sync = once
@@ -39,6 +46,12 @@ class AsyncOnce:
         ends, as by the ``run()`` of a lock.
 
         If cancelled, the work is cancelled, and nothing is recorded unless it had succeeded already.
+
+        >>> async def send_the_report():
+        ...     return "sent"
+        >>> ran = asyncio.run(lockman.aio.once("nightly-report", every=3600).run(send_the_report))
+        >>> ran.done, ran.value
+        (True, 'sent')
         """
         async with AsyncTurn(self.sync, limited) as turn:
             if not turn.due:
@@ -49,14 +62,15 @@ class AsyncOnce:
     def turn(self) -> "AsyncTurn":
         """Makes the same for an ``async with`` block, which must look whether its work is due.
 
-        ::
-
-            async with lockman.aio.once("nightly-report", every=timedelta(hours=20)).turn() as turn:
-                if turn.due:
-                    await send_the_report(turn.lock.fencing_token)
-
         A block that ends without an exception, by ``return`` or ``break`` too, is a success. Nothing cancels
         it when the lock ends.
+
+        >>> async def main():
+        ...     async with lockman.aio.once("nightly-report", every=timedelta(hours=20)).turn() as turn:
+        ...         if turn.due:
+        ...             print("sends the report with fencing token", turn.lock.fencing_token)
+        >>> asyncio.run(main())
+        sends the report with fencing token 1
         """
         return AsyncTurn(self.sync)
 
@@ -73,7 +87,15 @@ class AsyncOnce:
 
 
 class AsyncTurn(TurnBase):
-    """A block of work that may be due; see :meth:`AsyncOnce.turn`."""
+    """A block of work that may be due; see :meth:`AsyncOnce.turn`.
+
+    >>> async def main():
+    ...     async with lockman.aio.once("nightly-report", every=3600).turn() as turn:
+    ...         if turn.due:
+    ...             print("sends the report")
+    >>> asyncio.run(main())
+    sends the report
+    """
 
     def __init__(
         self, once: Once, change: "Optional[Callable[[LockRequest], LockRequest]]" = None
@@ -83,7 +105,14 @@ class AsyncTurn(TurnBase):
 
     @property
     def lock(self) -> AsyncLock:
-        """The lock, which is held while the work is due."""
+        """The lock, which is held while the work is due.
+
+        >>> async def main():
+        ...     async with lockman.aio.once("nightly-report", every=3600).turn() as turn:
+        ...         return turn.lock.is_locked
+        >>> asyncio.run(main())
+        True
+        """
         return AsyncLock(self._lock)
 
     async def __aenter__(self) -> "AsyncTurn":

@@ -17,7 +17,15 @@ __all__ = ["AsyncAllLocks"]
 
 
 class AsyncAllLocks:
-    """Several locks, acquired all or none."""
+    """Several locks, acquired all or none.
+
+    >>> async def main():
+    ...     async with lockman.aio.hold("accounts/9"):
+    ...         both = lockman.aio.lock_all(["accounts/7", "accounts/9"], blocking=False)
+    ...         return await both.acquire(), await lockman.aio.names()
+    >>> asyncio.run(main())
+    (False, ['accounts/9'])
+    """
 
     def __init__(self, locks: AllLocks, cancel_on_loss: bool = False) -> None:
         self.sync = locks
@@ -26,16 +34,42 @@ class AsyncAllLocks:
 
     @property
     def is_locked(self) -> bool:
-        """Whether all of them are held now."""
+        """Whether all of them are held now.
+
+        >>> async def main():
+        ...     async with lockman.aio.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5) as both:
+        ...         if both.is_locked:
+        ...             print("moves the money")
+        >>> asyncio.run(main())
+        moves the money
+        """
         return self.sync.is_locked
 
     @property
     def asked_to_end(self) -> bool:
-        """Whether the owner of one of them should end its work now."""
+        """Whether the owner of one of them should end its work now.
+
+        >>> async def main():
+        ...     async with lockman.aio.lock_all(["a", "b"], timeout=0.1, grace=30).hold() as both:
+        ...         while not both.asked_to_end:
+        ...             await asyncio.sleep(0)  # indexes the next document
+        ...         return both.is_locked
+        >>> asyncio.run(main())
+        True
+        """
         return self.sync.asked_to_end
 
     async def acquire(self) -> bool:
-        """Acquires all of them, or none, and says which. If cancelled, it leaves nothing in the store."""
+        """Acquires all of them, or none, and says which. If cancelled, it leaves nothing in the store.
+
+        >>> async def main():
+        ...     both = lockman.aio.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5)
+        ...     if await both.acquire():
+        ...         print("moves the money")
+        ...         await both.release()
+        >>> asyncio.run(main())
+        moves the money
+        """
         if self.cancel_on_loss:
             raise InvalidOption("cancel_on_loss needs a block: use async with")
         return await self._take() is not None
@@ -65,13 +99,28 @@ class AsyncAllLocks:
         """Releases the task's latest acquisition, as the ``release()`` for threads.
 
         If cancelled, it goes on in the background.
+
+        >>> async def main():
+        ...     both = lockman.aio.lock_all(["accounts/7", "accounts/9"])
+        ...     acquired = await both.acquire()
+        ...     await both.release()
+        ...     return acquired, both.is_locked
+        >>> asyncio.run(main())
+        (True, False)
         """
         several = self.sync._to_release()
         if several is not None:
             await _give_back_all(self.sync._taken_by(several))
 
     def hold(self) -> "AsyncAllLocks":
-        """Makes the same, whose ``async with`` raises :class:`NotLocked` where not all are granted."""
+        """Makes the same, whose ``async with`` raises :class:`NotLocked` where not all are granted.
+
+        >>> async def main():
+        ...     async with lockman.aio.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5).hold():
+        ...         print("moves the money")
+        >>> asyncio.run(main())
+        moves the money
+        """
         return AsyncAllLocks(self.sync.hold(), self.cancel_on_loss)
 
     async def __aenter__(self) -> "AsyncAllLocks":

@@ -142,6 +142,10 @@ class GlobalLockManager:
         >>> with lockman.hold("nightly-report", blocking_timeout=5) as lock:
         ...     print("writes the report with fencing token", lock.fencing_token)
         writes the report with fencing token 1
+        >>> with lockman.hold("nightly-report"), lockman.hold("nightly-report", blocking=False):
+        ...     print("writes it twice")
+        Traceback (most recent call last):
+        globallock.exceptions.NotLocked: the lock 'nightly-report' was not granted
         """
         lock = self.lock(name, **options)
         lock._is_required = True

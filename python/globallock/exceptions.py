@@ -110,8 +110,9 @@ class Evicted(GlobalLockError):
     >>> async def main():
     ...     async with lockman.aio.hold("orders/7"), lockman.aio.watch() as changes:
     ...         waiter = asyncio.ensure_future(lockman.aio.lock("orders/7").acquire())
-    ...         while not (await changes.__anext__()).waiters:
-    ...             pass
+    ...         async for summary in changes:
+    ...             if summary.waiters:
+    ...                 break
     ...         [_, waits] = await lockman.aio.inspect("orders/7")
     ...         await lockman.aio.evict("orders/7", waits)
     ...         try:

@@ -114,9 +114,10 @@ class GlobalLockImplementationBase:
     def hold(self: L) -> L:
         """Makes a lock of the same options whose ``with`` raises :class:`NotLocked` if it is not granted.
 
-        >>> with lockman.lock("orders/7").hold() as lock:
-        ...     lock.is_locked
-        True
+        >>> with lockman.lock("orders/7").hold(), lockman.lock("orders/7", blocking=False).hold():
+        ...     print("ships it twice")
+        Traceback (most recent call last):
+        globallock.exceptions.NotLocked: the lock 'orders/7' was not granted
         """
         lock = copy.copy(self)
         lock._is_required = True

@@ -187,9 +187,10 @@ class AllLocks(_rust.Shield):
     def hold(self) -> "AllLocks":
         """Makes the same, whose ``with`` raises :class:`NotLocked` where not all of them are granted.
 
-        >>> with lockman.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5).hold():
+        >>> with lockman.hold("b"), lockman.lock_all(["a", "b"], blocking=False).hold():
         ...     print("moves the money")
-        moves the money
+        Traceback (most recent call last):
+        globallock.exceptions.NotLocked: the lock 'a, b' was not granted: another owner has one of these
         """
         locks = copy.copy(self)
         locks._is_required = True

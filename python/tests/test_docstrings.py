@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import collections
 import doctest
 import inspect
 import itertools
@@ -70,8 +71,10 @@ def names_used(thing):
 class OwnLock(GlobalLockImplementationBase):
     """A lock of an engine that a user wrote, so that the base class of all engines does the work."""
 
+    mutexes = collections.defaultdict(threading.Lock)
+
     def _do_acquire(self):
-        self.lock = threading.Lock()
+        self.lock = self.mutexes[self.name]
         return self.lock.acquire(blocking=False)
 
 

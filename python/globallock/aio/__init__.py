@@ -75,10 +75,12 @@ class AsyncLocks:
         """Makes a lock whose ``async with`` raises :class:`NotLocked` where it is not granted.
 
         >>> async def main():
-        ...     async with lockman.aio.hold("nightly-report", blocking_timeout=5) as lock:
-        ...         print("writes the report with fencing token", lock.fencing_token)
+        ...     async with lockman.aio.hold("nightly-report"):
+        ...         async with lockman.aio.hold("nightly-report", blocking_timeout=0.1):
+        ...             print("writes it twice")
         >>> asyncio.run(main())
-        writes the report with fencing token 1
+        Traceback (most recent call last):
+        globallock.exceptions.NotLocked: the lock 'nightly-report' was not granted
         """
         lock = self.lock(name, **options)
         lock.sync._is_required = True

@@ -237,10 +237,12 @@ class AsyncLock:
         """Makes a lock of this recipe whose ``async with`` raises :class:`NotLocked` if it is not granted.
 
         >>> async def main():
-        ...     async with lockman.aio.lock("orders/7").hold() as lock:
-        ...         return lock.is_locked
+        ...     async with lockman.aio.lock("orders/7").hold():
+        ...         async with lockman.aio.lock("orders/7", blocking=False).hold():
+        ...             print("ships it twice")
         >>> asyncio.run(main())
-        True
+        Traceback (most recent call last):
+        globallock.exceptions.NotLocked: the lock 'orders/7' was not granted
         """
         return AsyncLock(self.sync.hold(), self.cancel_on_loss)
 

@@ -116,10 +116,11 @@ class AsyncAllLocks:
         """Makes the same, whose ``async with`` raises :class:`NotLocked` where not all are granted.
 
         >>> async def main():
-        ...     async with lockman.aio.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5).hold():
+        ...     async with lockman.aio.hold("b"), lockman.aio.lock_all(["a", "b"], blocking=False).hold():
         ...         print("moves the money")
         >>> asyncio.run(main())
-        moves the money
+        Traceback (most recent call last):
+        globallock.exceptions.NotLocked: the lock 'a, b' was not granted: another owner has one of these
         """
         return AsyncAllLocks(self.sync.hold(), self.cancel_on_loss)
 

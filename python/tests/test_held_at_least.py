@@ -142,7 +142,7 @@ def test_a_lock_whose_caller_has_gone_keeps_nobody_out(url, name):
     lockman = GlobalLockManager(url)
     lock = lockman.lock(name, hold_at_least=LONG)
     # As when Ctrl-C comes between the grant and the lock that would have it.
-    guard = lock._engine.native.acquire(lock._lock_request(), [])
+    guard = lock._engine.native.acquire(lock._lock_request()).wait()
     assert guard.kept_for()
     del guard
     eventually("it is free", lambda: lockman.inspect(name) == [])

@@ -9,6 +9,7 @@ import re
 import string
 from typing import TYPE_CHECKING, Any, AsyncGenerator, AsyncIterator, Callable, Dict, Mapping, Tuple, Union
 
+from .addresses import lock_name
 from .exceptions import InvalidOption, NotLocked
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Locked:
             raise InvalidOption("the option on_busy is neither 'raise' nor 'skip' nor a function")
         self._manager, self._name, self._on_busy = manager, name, on_busy
         self._cancel_on_loss, self._options, self._is_async = cancel_on_loss, dict(options), is_async
-        # What is wrong in the options is told here, and not at the first call.
+        # What is wrong in the name or the options is told here, and not at the first call.
+        if name is not None and not callable(name):
+            lock_name(name)
         manager.lock("any", **self._options)
 
     def __call__(self, function: Any) -> Any:

@@ -22,7 +22,6 @@ __all__ = [
     "StoreDenied",
     "StoreUnavailable",
     "StoreUnfit",
-    "reason_of",
 ]
 
 

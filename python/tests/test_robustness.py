@@ -183,7 +183,8 @@ def test_values_that_are_not_a_name(name):
         lambda: lockman.rwlock(name).read().acquire(),
         lambda: lockman.semaphore(name, 3).acquire(),
         lambda: lockman.lock_all([name]).acquire(),
-        lambda: lockman.locked(name)(print)(),
+        # None is the function's own name.
+        lambda: lockman.locked((lambda: None) if name is None else name)(print)(),
         lambda: asyncio.run(lockman.aio.lock(name).acquire()),
     ):
         with refused(InvalidName):

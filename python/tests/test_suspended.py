@@ -196,7 +196,7 @@ def test_what_is_left_of_a_limit_is_counted_by_the_clock_that_goes_on(monkeypatc
     shown = {time.CLOCK_BOOTTIME: 1000.0, time.CLOCK_MONOTONIC: 10.0}
     monkeypatch.setattr(time, "clock_gettime", shown.__getitem__)
     lock = SimpleNamespace(_request_within=lambda limit: limit)
-    until = AllLocks([lock], 10).until()
+    until = AllLocks([lock], 10)._until()
     left = []
     for _ in range(3):
         left.append(AllLocks._request(lock, until))

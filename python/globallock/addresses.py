@@ -76,7 +76,7 @@ def lock_name(value: Any, before: str = "") -> str:
     return name
 
 
-def likeliest(name: Any, known: Iterable[str], least: float = 0.7) -> Optional[str]:
+def likeliest(name: Any, known: Iterable[str], least: float = 0.6) -> Optional[str]:
     """The known name that was most likely meant, if any is so close; 1 is equal."""
     if not isinstance(name, str):
         return None

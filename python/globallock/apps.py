@@ -14,6 +14,7 @@ from .addresses import likeliest
 from .base import GlobalLockManager
 from .exceptions import GlobalLockClassNotFoundException, GlobalLockError, StoreUnavailable
 from .settings import SETTING
+from .url_global_lock import UrlGlobalLock
 
 __all__ = ["GlobalLockAppConfig", "check_configuration", "check_store"]
 
@@ -50,7 +51,7 @@ def check_store(
     Django runs it with ``manage.py check --database default``, and before ``migrate``. So a store that is not
     there is a warning, which ends neither.
     """
-    lockman, _ = _made()
+    lockman = _made()[0]
     # What is wrong with the configuration is told by the other check.
     if not databases or lockman is None or not hasattr(lockman.lock_class, "make_engine"):
         return []
@@ -96,13 +97,15 @@ def _made() -> _Made:
     try:
         lockman = GlobalLockManager(_get_config())
         make_engine = getattr(lockman.lock_class, "make_engine", None)
-        if make_engine is not None:
+        # That of an address would start the core, which reads it: beside its threads, processes fork worse.
+        if make_engine is not None and lockman.lock_class is not UrlGlobalLock:
             make_engine(lockman.config)
         return lockman, []
     except (GlobalLockClassNotFoundException, GlobalLockError) as error:
         return None, [checks.Error(str(error), hint=hint, id=f"{_TAG}.E001")]
-    except Exception as error:  # noqa: BLE001 - whatever the cache's own client raises
-        return None, [checks.Error(f"{type(error).__name__}: {error}", hint=hint, id=f"{_TAG}.E002")]
+    except Exception as error:  # noqa: BLE001 - whatever an engine of another package raises
+        # Its text may contain a password.
+        return None, [checks.Error(f"{type(error).__name__} is raised.", hint=hint, id=f"{_TAG}.E002")]
 
 
 def _mistyped_settings() -> "list[checks.CheckMessage]":

@@ -99,6 +99,9 @@ KEYS: "Dict[str, Callable[[str, Any], object]]" = {
     "label": _text,
 }
 
+#: The keys that are long enough for one that is almost the same to be a mistake.
+_LONG = [key for key in KEYS if len(key) > 5]
+
 #: Options of one lock that are no keys of a configuration.
 _OF_LOCKS = frozenset(
     {"capacity", "grace", "hold_at_least", "kind", "name", "permits", "thread_local", "with_value"}
@@ -157,10 +160,10 @@ def check(config: Config, engine: Any, keywords: "Mapping[str, Any]") -> None:
     for key in config:
         if key not in known and (is_ours or own is not None):
             raise InvalidOption(f"{_unknown(key, keywords)}{_meant(key, known)}")
-        if key not in known and likeliest(key, KEYS, 0.9) is not None:
+        if key not in known and likeliest(key, _LONG, 0.85) is not None:
             name = getattr(engine, "__name__", "the engine")
             raise InvalidOption(
-                f"{_unknown(key, keywords)}{suggestion(key, KEYS)} If it is a key of {name}, name it in "
+                f"{_unknown(key, keywords)}{suggestion(key, _LONG)} If it is a key of {name}, name it in "
                 f"{name}.CONFIG_KEYS"
             )
     if not hasattr(engine, "make_engine"):

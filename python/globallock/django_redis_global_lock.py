@@ -66,22 +66,34 @@ class DjangoRedisGlobalLock(RedisGlobalLock):
 
 def cache_pool(alias: str) -> Any:
     """The connection pool of a cache, be it django-redis's or Django's own."""
-    from django.core.cache import InvalidCacheBackendError, caches
+    from django.core.cache import caches
 
     try:
         cache: Any = caches[alias]
-    except InvalidCacheBackendError as error:
-        raise InvalidOption(f"the cache {alias!r} cannot be made: {error}; {_instead(alias)}") from error
-    own = getattr(cache, "_cache", None)
+    except Exception as error:  # noqa: BLE001 - whatever the cache's own client raises
+        text = f"the cache {alias!r} cannot be made: {_why(error)}; {_instead(alias)}"
+        raise InvalidOption(text) from error
+    backend = f"{type(cache).__module__}.{type(cache).__qualname__}"
     try:
+        own = getattr(cache, "_cache", None)
         if own is not None and hasattr(own, "get_client") and not hasattr(cache, "client"):
             # Django's own RedisCache has no public access to its connections.
             return own.get_client(None, write=True).connection_pool
         return cache.client.get_client(write=True).connection_pool
     except (AttributeError, NotImplementedError, TypeError) as error:
-        backend = f"{type(cache).__module__}.{type(cache).__qualname__}"
         text = f"the cache {alias!r} ({backend}) has no single Redis server behind it; {_instead(alias)}"
         raise InvalidOption(text) from error
+    except Exception as error:  # noqa: BLE001 - as above
+        text = f"the cache {alias!r} ({backend}) does not name its server: {_why(error)}; {_instead(alias)}"
+        raise InvalidOption(text) from error
+
+
+def _why(error: Exception) -> str:
+    """Why a cache could not be made. The text of other errors may be a part of an address with a password."""
+    from django.core.cache import InvalidCacheBackendError
+
+    is_known = isinstance(error, (ImportError, InvalidCacheBackendError))
+    return str(error).rstrip(".") if is_known else type(error).__name__
 
 
 def _instead(alias: str) -> str:

@@ -44,7 +44,7 @@ class ZookeeperGlobalLock(NativeGlobalLock):
             directory, rest = split_prefix(_normalized(config))
             given = {"ca": ca, "cert": cert, "key": key} if secure else {}
             path = f"/{chroot}" if chroot else ""
-            given.update(prefix=directory.rstrip("/") or None, auth=auth, acl=acl)
+            given.update(prefix=directory.rstrip("/"), auth=auth, acl=acl)
             url = address("zookeepers" if secure else "zookeeper", hosts, path, user, password, **given)
             lease = config.get("lock_ttl")
             return Engine(url, session if lease is None else lease, config.get("label"), rest)

@@ -56,6 +56,9 @@ _NO_LIMIT = {
     "blocking_timeout": "leave it out to wait without a limit",
 }
 
+#: What is a number, and neither a flag nor anything else that can be compared with one.
+_NUMBERS = (int, float)
+
 #: The most bytes that a name may have in UTF-8, in every store.
 _LONGEST_NAME = 512
 
@@ -94,6 +97,9 @@ def suggestion(name: Any, known: Iterable[str]) -> str:
 def seconds(option: str, value: Any) -> float:
     """Reads a time in seconds, from any kind of number or a ``timedelta``."""
     shortest = _SHORTEST.get(option, 0.0)
+    if type(value) in _NUMBERS and shortest <= value <= YEAR:
+        # Each acquire comes here.
+        return float(value)
     time = value.total_seconds() if isinstance(value, datetime.timedelta) else value
     try:
         time = float("nan") if isinstance(time, (bool, str, bytes)) else float(time)
@@ -126,6 +132,8 @@ def _shown(value: Any) -> str:
 
 def flag(option: str, value: Any) -> bool:
     """Reads an option that is true or false: also 0 and 1, and what is equal to them."""
+    if value is True or value is False:
+        return bool(value)
     try:
         if value in (True, False):
             return bool(value)

@@ -46,8 +46,9 @@ class Times(NamedTuple):
         waits = lock.blocking is None or flag("blocking", lock.blocking)
         wait = _time("blocking_timeout", lock.blocking_timeout) if waits else 0.0
         lease, hold = _time("lock_ttl", lock.lock_ttl), _time("timeout", lock.timeout)
-        # It has no effect, but one that is no time is a mistake.
-        _time("sleep", lock.sleep)
+        # It has no effect, but one that is no time is a mistake. Most have the default.
+        if lock.sleep != 0.1:
+            _time("sleep", lock.sleep)
         limits = "timeout"
         if lease is not None and not renews:
             # Without renewal the lease would end the hold. So it becomes the max hold time.

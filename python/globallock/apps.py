@@ -21,8 +21,9 @@ __all__ = ["GlobalLockAppConfig", "check_configuration", "check_store"]
 #: For how many seconds the store may be silent before it is reported.
 _PATIENCE = 3.0
 
-#: The tag of both checks, for ``manage.py check --tag globallock``.
+#: The tags of the two checks, for ``manage.py check --tag``, and the beginning of what they find.
 _TAG = "globallock"
+_STORE_TAG = "globallock-store"
 
 
 class GlobalLockAppConfig(AppConfig):
@@ -35,7 +36,7 @@ class GlobalLockAppConfig(AppConfig):
         """Registers the checks, once the settings are read."""
         checks.register(check_configuration, _TAG)
         # Checks with Django's tag for databases run only where they are asked for, as with `--database`.
-        checks.register(check_store, _TAG, checks.Tags.database)
+        checks.register(check_store, _STORE_TAG, checks.Tags.database)
 
 
 def check_configuration(app_configs: Any = None, **_: Any) -> "list[checks.CheckMessage]":

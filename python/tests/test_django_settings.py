@@ -211,7 +211,7 @@ def silent():
 def test_a_store_is_asked_only_where_that_is_wanted(silent):
     settings = {"GLOBAL_LOCK_CONFIG": f"redis://app:{SECRET}@127.0.0.1:{silent}"}
     assert check(settings) == (0, "System check identified no issues (0 silenced).\n")
-    asks = ["check", "--database", "default", "--tag", "globallock", "--fail-level", "WARNING"]
+    asks = ["check", "--database", "default", "--tag", "globallock-store", "--fail-level", "WARNING"]
     status, report = check(settings, *asks)
     assert status == 1 and "globallock.W002" in report and "does not answer: redis://app@127.0.0.1" in report
     status, report = check(settings, "migrate")

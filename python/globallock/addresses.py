@@ -94,9 +94,9 @@ def suggestion(name: Any, known: Iterable[str]) -> str:
     return "" if found is None else f": did you mean {found!r}?"
 
 
-def seconds(option: str, value: Any) -> float:
+def seconds(option: str, value: Any, least: Optional[float] = None) -> float:
     """Reads a time in seconds, from any kind of number or a ``timedelta``."""
-    shortest = _SHORTEST.get(option, 0.0)
+    shortest = _SHORTEST.get(option, 0.0) if least is None else least
     if type(value) in _NUMBERS and shortest <= value <= YEAR:
         # Each acquire comes here.
         return float(value)
@@ -189,16 +189,16 @@ class Options:
             raise self.wrong(name, "whole number from 0 on")
         return number
 
-    def seconds(self, *names: str) -> Optional[float]:
-        """Takes several options that are times, and returns the shortest."""
+    def seconds(self, *names: str, least: float = 0.0) -> Optional[float]:
+        """Takes several options that are times from ``least`` on, and returns the shortest."""
         given = [(name, self.take(name)) for name in names]
-        times = [self._seconds(name, value) for name, value in given if value is not None]
+        times = [self._seconds(name, value, least) for name, value in given if value is not None]
         return min(times, default=None)
 
-    def _seconds(self, name: str, value: Any) -> float:
+    def _seconds(self, name: str, value: Any, least: float) -> float:
         try:
             # Under a name of its own: an engine's `timeout` is not that of its locks.
-            return seconds(f"{name!r} of global_lock_engine_options", value)
+            return seconds(f"{name!r} of global_lock_engine_options", value, least)
         except InvalidOption as error:
             raise InvalidOption(f"{self._engine}: {error}") from None
 

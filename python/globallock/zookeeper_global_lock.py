@@ -32,7 +32,8 @@ class ZookeeperGlobalLock(NativeGlobalLock):
             options.ignore(_TUNING)
             hosts = _hosts(options)
             hosts, _, chroot = hosts.partition("/")
-            session = options.seconds("timeout")
+            # Without `lock_ttl` it is the lease.
+            session = options.seconds("timeout", least=0.1)
             auth, user, password = _login(options)
             acl = _acl(options)
             secure = bool(options.take("use_ssl"))

@@ -174,8 +174,15 @@ def test_none_is_the_same_as_to_leave_a_key_out():
         "_glocks:",
     )
     lockman = GlobalLockManager({**dict.fromkeys(KEYS), "url": "memory:"})
-    with lockman.lock("a", auto_renew=None) as lock:
-        assert lock.is_locked and lock.remaining > 5 and lock.lock_request().max_hold is None
+    with lockman.lock("a", lock_ttl=3, auto_renew=None) as lock:
+        assert lock.is_locked and lock.lock_request().max_hold is None, "it is renewed"
+
+
+def test_a_wrong_session_of_kazoo_is_refused_by_its_own_name():
+    for session in (0.01, 0, -1, "5"):
+        with refused("ZookeeperGlobalLock", "'timeout' of global_lock_engine_options is", "from 0.1 to"):
+            GlobalLockManager(engine(ZOOKEEPER_GLOBAL_LOCK_CLASS, timeout=session))
+    GlobalLockManager(engine(ZOOKEEPER_GLOBAL_LOCK_CLASS, timeout=0.1))
 
 
 def test_gaps_are_refused_where_nobody_would_leave_them():

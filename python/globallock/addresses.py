@@ -17,7 +17,7 @@ __all__ = [
     "Options",
     "Seconds",
     "address",
-    "flag",
+    "boolean",
     "host_and_port",
     "is_text",
     "likeliest",
@@ -130,7 +130,7 @@ def _shown(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
-def flag(option: str, value: Any) -> bool:
+def boolean(option: str, value: Any) -> bool:
     """Reads an option that is true or false: also 0 and 1, and what is equal to them."""
     if value is True or value is False:
         return bool(value)

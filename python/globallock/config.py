@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Callable, Dict, Iterator, Mapping
 
-from .addresses import flag, is_text, likeliest, seconds, suggestion
+from .addresses import boolean, is_text, likeliest, seconds, suggestion
 from .constants import (
     DEFAULT_GLOBAL_LOCK_ENGINE_CLASS,
     DEFAULT_GLOBAL_LOCK_KEY_PREFIX,
@@ -91,9 +91,9 @@ KEYS: "Dict[str, Callable[[str, Any], object]]" = {
     "timeout": seconds,
     "lock_ttl": seconds,
     "sleep": seconds,
-    "blocking": flag,
+    "blocking": boolean,
     "blocking_timeout": seconds,
-    "auto_renew": flag,
+    "auto_renew": boolean,
     "renew_interval": seconds,
     "gap": seconds,
     "label": _text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Mapping, NamedTuple, Optional
 
-from .addresses import YEAR, flag, seconds, suggestion
+from .addresses import YEAR, boolean, seconds, suggestion
 from .exceptions import InvalidOption
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Times(NamedTuple):
     @classmethod
     def of(cls, lock: NativeGlobalLock, renews: bool) -> "Times":
         """Reads them from a lock, and checks that they go together."""
-        waits = lock.blocking is None or flag("blocking", lock.blocking)
+        waits = lock.blocking is None or boolean("blocking", lock.blocking)
         wait = _time("blocking_timeout", lock.blocking_timeout) if waits else 0.0
         lease, hold = _time("lock_ttl", lock.lock_ttl), _time("timeout", lock.timeout)
         # It has no effect, but one that is no time is a mistake. Most have the default.
@@ -100,7 +100,7 @@ def refuse_unknown(engine: str, options: Mapping[str, Any]) -> None:
         if option not in ACCEPTED:
             raise InvalidOption(f"{engine}: lock() has no option {option!r}{suggestion(option, _KNOWN)}")
         if value is not None:
-            (seconds if option == "renew_interval" else flag)(option, value)
+            (seconds if option == "renew_interval" else boolean)(option, value)
 
 
 def limit(option: str, value: Any) -> Optional[float]:

@@ -179,9 +179,12 @@ def test_the_system_check_finds_a_cache_that_is_not_fit():
 
 FOUND = SETUP + """
 from django.core.checks import run_checks
+from globallock.apps import check_store
 for config in json.loads(sys.argv[2]):
     with override_settings(GLOBAL_LOCK_CONFIG=config, GLOBAL_LOCK_CONFG={}):
         print(json.dumps([[message.id, message.msg] for message in run_checks(tags=["globallock"])]))
+        # As older releases of Django call it where no database is asked for.
+        assert check_store(databases=None) == []
 import os
 print(len(os.listdir("/proc/self/task")))
 """

@@ -1,35 +1,38 @@
 """Locks for a Django project, from its settings.
 
-``GLOBAL_LOCK_CONFIG`` in the settings is a manager's configuration. Without it, locks live in the Redis of
-the cache ``default``.
+``GLOBAL_LOCK_CONFIG`` in the settings is a manager's configuration, or an address. Without it, locks live in
+the Redis of the cache ``default``.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from django.conf import settings
-
+from . import settings
 from .base import GlobalLockManager
-from .constants import DJANGO_REDIS_GLOBAL_LOCK_CLASS
+
+if TYPE_CHECKING:
+    GLOBAL_LOCK_CONFIG: Any
 
 __all__ = ["GLOBAL_LOCK_CONFIG", "get_default_global_lock_manager", "locked"]
 
-GLOBAL_LOCK_CONFIG = getattr(settings, "GLOBAL_LOCK_CONFIG", {})
+
+def __getattr__(name: str) -> Any:
+    # Read when it is used, so that `override_settings` has an effect. Earlier releases have this attribute.
+    if name == settings.SETTING:
+        return settings.setting()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _get_config() -> "dict[str, Any]":
-    config = copy.deepcopy(GLOBAL_LOCK_CONFIG)
-    engine = config.setdefault("global_lock_engine_class", DJANGO_REDIS_GLOBAL_LOCK_CLASS)
-    if engine == DJANGO_REDIS_GLOBAL_LOCK_CLASS:
-        config.setdefault("global_lock_engine_options", {}).setdefault("redis-cache-name", "default")
-    return config
+    # Tests of earlier releases set the attribute of this module.
+    given = globals().get(settings.SETTING)
+    return settings.configuration(settings.setting() if given is None else given)
 
 
 def get_default_global_lock_manager() -> GlobalLockManager:
-    """Makes a manager from the settings; each call makes a new one."""
+    """Makes a manager from the settings as they are now; each call makes a new one."""
     return GlobalLockManager(_get_config())
 
 

@@ -26,6 +26,8 @@ class Refused(NotLocked):
     def __init__(self, name: str, why: str = "was not granted") -> None:
         super().__init__(name, why)
         self.lock_name, self._why = name, why
+        # Their errors do not hand a text on.
+        self.args = (f"the lock {name!r} {why}",)
 
     def __reduce__(self) -> Any:
         return type(self), (self.lock_name, self._why)

@@ -8,7 +8,7 @@ from typing import Any, Callable, Mapping, Union
 
 from ..exceptions import InvalidOption, NotLocked
 
-__all__ = ["OnBusy", "Namer", "busy", "check_on_busy"]
+__all__ = ["OnBusy", "Namer", "busy", "check_on_busy", "view_name"]
 
 #: ``"raise"``, ``"skip"``, or what is called in place of the function, with the same arguments.
 OnBusy = Union[str, Callable[..., Any]]
@@ -50,6 +50,20 @@ class Namer:
             known = ", ".join(values)
             text = f"the lock {self._template!r} names {error.args[0]!r}, which is none of: {known}"
             raise InvalidOption(text) from None
+
+
+def view_name(template: str, request: Any, arguments: "tuple[Any, ...]", keywords: "Mapping[str, Any]") -> str:
+    """Makes the name of a view's lock from what Django gives to the view.
+
+    The signature of a view tells nothing, because most are wrapped: ``request`` has that name, and what the
+    address contains has its own, or a number from 0 on.
+    """
+    try:
+        return template.format(*arguments, request=request, **keywords)
+    except (KeyError, IndexError) as error:
+        known = ", ".join(["request", *keywords])
+        text = f"the lock {template!r} names {error.args[0]!r}; the view is given: {known}"
+        raise InvalidOption(text) from None
 
 
 def check_on_busy(on_busy: OnBusy) -> OnBusy:

@@ -13,7 +13,7 @@ from django.http import FileResponse, HttpResponse
 from ..exceptions import InvalidOption
 from .decorators import refuse_awaitable
 from .managers import get_shared_global_lock_manager
-from .naming import Namer
+from .naming import view_name
 
 __all__ = ["locked_view"]
 
@@ -40,7 +40,7 @@ def locked_view(
     The view finds the lock in ``request.global_lock``. With ``ATOMIC_REQUESTS`` the transaction of the
     request is committed before the lock is released.
 
-    :param name: the lock's name, which may have fields of the view's arguments. Default: the view's module
+    :param name: the lock's name, which may have the fields ``request`` and what the address contains. Default: the view's module
         and name.
     :param on_busy: called with the arguments of the view, to make the answer. Default: 409.
     :param retry_after: the seconds in the header of that answer.
@@ -70,11 +70,8 @@ def locked_view(
                 f"{view.__qualname__} is a class: write @method_decorator(locked_view(…), name='dispatch')"
             )
 
-        def lock_name(request: Any, *arguments: Any, **keywords: Any) -> str:
-            return namer((request, *arguments), keywords)
-
         async def answer_async(request: Any, *arguments: Any, **keywords: Any) -> Any:
-            wanted = lock_name(request, *arguments, **keywords)
+            wanted = view_name(name or _label(view), request, arguments, keywords)
             async with get_shared_global_lock_manager().aio.lock(wanted, **options) as lock:
                 if lock.is_locked:
                     request.global_lock = lock
@@ -87,14 +84,13 @@ def locked_view(
                 # The `dispatch` of a class with asynchronous handlers returns what is to be awaited.
                 _refuse_atomic(view)
                 return answer_async(request, *arguments, **keywords)
-            wanted = lock_name(request, *arguments, **keywords)
+            wanted = view_name(name or _label(view), request, arguments, keywords)
             with get_shared_global_lock_manager().lock(wanted, **options) as lock:
                 if lock.is_locked:
                     request.global_lock = lock
                     return _made(view, _committed(view)(request, *arguments, **keywords))
             return refuse(request, *arguments, **keywords)
 
-        namer = Namer(name or _label(view), view)
         made: Any = functools.wraps(view)(answer_async if iscoroutinefunction(view) else answer)
         if not iscoroutinefunction(view):
             # The transaction is begun here, inside of the lock, so that it ends before the lock is released.

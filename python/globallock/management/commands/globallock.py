@@ -83,7 +83,8 @@ class Command(BaseCommand):
         breaking = verbs.add_parser("break", help="take a lock from its holder, or a waiter out of its queue")
         breaking.add_argument("name")
         which = breaking.add_mutually_exclusive_group()
-        which.add_argument("--claim", metavar="KEY", help="which holder or waiter: the key that inspect shows")
+        key = "which holder or waiter: its key, which inspect shows"
+        which.add_argument("--claim", metavar="KEY", help=key)
         which.add_argument("--token", type=int, metavar="N", help="which holder, by its fencing token")
         breaking.add_argument("--reason", default="", help="why; its owner is told")
         breaking.add_argument("--yes", action="store_true", help="do not ask")
@@ -162,8 +163,8 @@ class Command(BaseCommand):
             is_chosen = options["claim"] is not None or options["token"] is not None
             what = "has no such holder or waiter any more" if is_chosen else "is not held"
             raise CommandError(f"{printable(name)} {what}", returncode=1)
-        text = "\n".join([f"{printable(name)} has several holders: choose one by --claim KEY", *_queue(found)])
-        raise CommandError(text, returncode=USAGE)
+        text = f"{printable(name)} has several holders: choose one by --claim KEY"
+        raise CommandError("\n".join([text, *_queue(found)]), returncode=USAGE)
 
     def _confirm(self) -> None:
         text = "Its owner may go on with its work until it has heard of it. Break it? [y/N] "

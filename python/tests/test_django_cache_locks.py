@@ -69,7 +69,8 @@ def test_the_lock_is_at_the_key_of_the_cache_in_its_database(cache, client, name
         # redis-py's lock at that key is excluded, and so is another one of ours.
         assert not client.lock(f"shop:3:{name}", blocking=False).acquire()
         assert not cache.lock(name).acquire(blocking=False)
-        assert cache.lock(name, version=4).acquire(blocking=False)
+        with cache.lock(name, version=4, blocking=False) as other:
+            assert other.name == f"shop:4:{name}"
     assert not client.exists(f"shop:3:{name}") and not lock.locked()
     theirs = client.lock(f"shop:3:{name}")
     with theirs:

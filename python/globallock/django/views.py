@@ -100,16 +100,16 @@ def locked_view(
     return decorate
 
 
-def _bound_to(view: Any) -> Any:
-    """The class-based view whose method this is; `method_decorator` gives a partial of the bound method."""
+def _plain(view: Any) -> Any:
+    """The bound method of a class-based view, of which `method_decorator` gives a partial."""
     while isinstance(view, functools.partial):
         view = view.func
-    return getattr(view, "__self__", None)
+    return view
 
 
 def _label(view: Any) -> str:
     """The name of a view. Inherited methods and `as_view()` have that of their class: they share theirs."""
-    instance = _bound_to(view)
+    instance = getattr(_plain(view), "__self__", None)
     named = getattr(view, "view_class", None) or (view if instance is None else type(instance))
     return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
 
@@ -138,7 +138,8 @@ def _atomic_requests() -> "Iterator[str]":
 
 def _is_async(view: Any) -> bool:
     """Whether a view returns what is to be awaited; of a class-based one, its ``dispatch`` does."""
-    return iscoroutinefunction(view) or bool(getattr(_bound_to(view), "view_is_async", False))
+    plain = _plain(view)
+    return iscoroutinefunction(plain) or bool(getattr(getattr(plain, "__self__", None), "view_is_async", False))
 
 
 def _refuse_atomic(view: Any) -> None:

@@ -1,5 +1,8 @@
 """The admin's pages of locks, by Django's test client and a real Redis."""
 
+# The frameworks come first, and fixtures are imported.
+# ruff: noqa: E402, F401, F811, I001
+
 import html
 import re
 import time
@@ -11,11 +14,11 @@ import pytest
 
 frameworks.need("django")
 
-from djangoproject import caches, locks, project  # noqa: E402, F401
+from djangoproject import caches, locks, project
 
-from django.core.management import call_command  # noqa: E402
-from django.db import connection  # noqa: E402
-from django.test import Client, override_settings  # noqa: E402
+from django.core.management import call_command
+from django.db import connection
+from django.test import Client, override_settings
 
 LIST = "/admin/globallock/lock/"
 
@@ -27,7 +30,7 @@ def logged():
 
 
 @pytest.fixture
-def visitor(project):  # noqa: F811
+def visitor(project):
     """Makes a client of somebody with these permissions."""
     from django.contrib.auth.models import Permission, User
 
@@ -50,7 +53,7 @@ def pages(lock_name, client):
     return text, [html.unescape(each) for each in re.findall(r'href="([^"]*/break/[^"]*)"', text)]
 
 
-def test_who_may_see_and_who_may_break(visitor, locks, name):  # noqa: F811
+def test_who_may_see_and_who_may_break(visitor, locks, name):
     nobody, viewer, breaker = visitor(), visitor("view_lock"), visitor("view_lock", "break_lock")
     with locks.lock(name) as lock:
         claim = locks.inspect(name)[0]
@@ -68,7 +71,7 @@ def test_who_may_see_and_who_may_break(visitor, locks, name):  # noqa: F811
     assert LIST not in nobody.get("/admin/").content.decode()
 
 
-def test_the_list_and_the_queue_of_a_lock(visitor, locks, name):  # noqa: F811
+def test_the_list_and_the_queue_of_a_lock(visitor, locks, name):
     viewer = visitor("view_lock")
     with locks.lock(name) as lock, locks.rwlock(f"{name}-2").read():
         text = viewer.get(LIST, {"q": name}).content.decode()
@@ -82,7 +85,7 @@ def test_the_list_and_the_queue_of_a_lock(visitor, locks, name):  # noqa: F811
     assert "It is free" in pages(name, viewer)[0]
 
 
-def test_a_break_is_confirmed_hits_the_seen_claim_and_is_logged(visitor, locks, name):  # noqa: F811
+def test_a_break_is_confirmed_hits_the_seen_claim_and_is_logged(visitor, locks, name):
     breaker = visitor("break_lock")
     lock, queue = locks.lock(name), locks.lock(name)
     assert lock.acquire()
@@ -106,7 +109,7 @@ def test_a_break_is_confirmed_hits_the_seen_claim_and_is_logged(visitor, locks, 
         assert "nothing was broken" in breaker.get(where, follow=True).content.decode()
 
 
-def test_a_break_needs_the_token_of_the_form(visitor, locks, name):  # noqa: F811
+def test_a_break_needs_the_token_of_the_form(visitor, locks, name):
     breaker = visitor("break_lock")
     strict = Client(enforce_csrf_checks=True)
     strict.cookies = breaker.cookies
@@ -116,13 +119,13 @@ def test_a_break_needs_the_token_of_the_form(visitor, locks, name):  # noqa: F81
 
 
 HOSTILE = [
-    "<script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "..", "../../auth/user/1/", "a/b?c=d&e#f",
-    "line\r\nbreak", "\x1b[2J", "‮desrever", "{{ opts }}{% now %}", "%s%00", " ", "ü 🔒",
+    "<script>alert(1)</script>", "'\"><img src=x onerror=alert(1)>", "..", "../../auth/user/1/",
+    "a/b?c=d&e#f", "line\r\nbreak", "\x1b[2J", "‮desrever", "{{ opts }}{% now %}", "%s%00", " ", "ü 🔒",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_names_are_shown_escaped_and_can_be_broken(visitor, locks, hostile):  # noqa: F811
+def test_hostile_names_are_shown_escaped_and_can_be_broken(visitor, locks, hostile):
     breaker = visitor("break_lock")
     with locks.lock(hostile) as lock:
         listed = breaker.get(LIST).content.decode()
@@ -153,7 +156,7 @@ def test_a_store_that_is_away_is_told_on_the_page(visitor, monkeypatch):
             assert answer.status_code == 503 and "errornote" in answer.content.decode()
 
 
-def test_there_is_no_table_and_no_migration_and_no_warning(project):  # noqa: F811
+def test_there_is_no_table_and_no_migration_and_no_warning(project):
     # The permissions were made by `migrate`, and are made once.
     from django.contrib.auth.models import Permission
 

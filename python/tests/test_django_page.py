@@ -1,5 +1,8 @@
 """What docs/django.md says: its code runs, and its tables are those of the code."""
 
+# The frameworks come first, and fixtures are imported.
+# ruff: noqa: E402, F401, F811, I001
+
 import re
 from pathlib import Path
 
@@ -8,11 +11,11 @@ import pytest
 
 frameworks.need("django", "redis")
 
-from djangoproject import caches, locks, project  # noqa: E402, F401
+from djangoproject import caches, locks, project
 
-from django.core.cache import caches as made  # noqa: E402
-from django.http import HttpResponse  # noqa: E402
-from django.test import RequestFactory, override_settings  # noqa: E402
+from django.core.cache import caches as made
+from django.http import HttpResponse
+from django.test import RequestFactory, override_settings
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "django.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -29,7 +32,7 @@ def executed(start, **names):
     return names
 
 
-def test_the_settings_of_the_page_make_locks(redis_server, project, monkeypatch):  # noqa: F811
+def test_the_settings_of_the_page_make_locks(redis_server, project, monkeypatch):
     import globallock.django
     from globallock import GlobalLockManager
 
@@ -47,11 +50,15 @@ def test_the_settings_of_the_page_make_locks(redis_server, project, monkeypatch)
     backend["LOCATION"] = f"{redis_server.url}/1"
     with override_settings(CACHES={"default": backend}):
         built = []
-        executed("cache.lock(", rebuild_index=lambda: built.append(made["default"].lock("rebuild-index").locked()))
+
+        def rebuild_index():
+            built.append(made["default"].lock("rebuild-index").locked())
+
+        executed("cache.lock(", rebuild_index=rebuild_index)
         assert built == [True]
 
 
-def test_the_shared_manager_and_the_commands_of_the_page(locks):  # noqa: F811
+def test_the_shared_manager_and_the_commands_of_the_page(locks):
     built = []
     executed("get_shared_global_lock_manager().lock", rebuild_index=built.append)
     assert len(built) == 1 and isinstance(built[0], int)
@@ -65,7 +72,7 @@ def test_the_shared_manager_and_the_commands_of_the_page(locks):  # noqa: F811
         assert names["send_invoice"](7) is None
 
 
-def test_the_views_of_the_page(locks):  # noqa: F811
+def test_the_views_of_the_page(locks):
     import asyncio
 
     names = executed("@locked_view")
@@ -82,7 +89,7 @@ def test_the_views_of_the_page(locks):  # noqa: F811
         assert answer is None or isinstance(answer, HttpResponse) and answer.status_code == 405
 
 
-def test_the_rows_of_the_page(locks):  # noqa: F811
+def test_the_rows_of_the_page(locks):
     from djangoapp.models import Order
 
     from django.db import models
@@ -108,6 +115,6 @@ def test_the_page_has_every_option_and_every_name():
     assert sorted(verbs) == ["break", "inspect", "ls", "run"]
     options = {option for verb in verbs.values() for each in verb._actions for option in each.option_strings}
     own = options - {option for each in parser._actions for option in each.option_strings} - {"-h", "--help"}
-    assert own and [option for option in sorted(own) if f"`{option}" not in PAGE and f" {option} " not in PAGE] == []
+    assert own and [option for option in sorted(own) if not re.search(rf"[` ]{option}\b", PAGE)] == []
     names = [*globallock.django.__all__, *(f"globallock.django.cache.{each}" for each in cache._BACKENDS)]
     assert [name for name in names if name not in PAGE] == []

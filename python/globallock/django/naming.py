@@ -52,7 +52,9 @@ class Namer:
             raise InvalidOption(text) from None
 
 
-def view_name(template: str, request: Any, arguments: "tuple[Any, ...]", keywords: "Mapping[str, Any]") -> str:
+def view_name(
+    template: str, request: Any, arguments: "tuple[Any, ...]", keywords: "Mapping[str, Any]"
+) -> str:
     """Makes the name of a view's lock from what Django gives to the view.
 
     The signature of a view tells nothing, because most are wrapped: ``request`` has that name, and what the

@@ -40,8 +40,8 @@ def locked_view(
     The view finds the lock in ``request.global_lock``. With ``ATOMIC_REQUESTS`` the transaction of the
     request is committed before the lock is released.
 
-    :param name: the lock's name, which may have the fields ``request`` and what the address contains. Default: the view's module
-        and name.
+    :param name: the lock's name, which may have the fields ``request`` and what the address contains.
+        Default: the view's module and name.
     :param on_busy: called with the arguments of the view, to make the answer. Default: 409.
     :param retry_after: the seconds in the header of that answer.
     :param options: those of ``lock()``. The default is not to wait.
@@ -139,7 +139,8 @@ def _atomic_requests() -> "Iterator[str]":
 def _is_async(view: Any) -> bool:
     """Whether a view returns what is to be awaited; of a class-based one, its ``dispatch`` does."""
     plain = _plain(view)
-    return iscoroutinefunction(plain) or bool(getattr(getattr(plain, "__self__", None), "view_is_async", False))
+    instance = getattr(plain, "__self__", None)
+    return iscoroutinefunction(plain) or bool(getattr(instance, "view_is_async", False))
 
 
 def _refuse_atomic(view: Any) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional
 
@@ -136,6 +137,11 @@ class _Watcher:
         self._deciding = threading.Lock()
         self._runs = True
         self._before: Any = None
+        self._thread = threading.get_ident()
+        #: How many signals were sent, and whether the main thread has had the first. Further ones would
+        #: interrupt how the command cleans up.
+        self._sent, self._is_heard = 0, False
+        self._ended = threading.Event()
 
     def __enter__(self) -> "_Watcher":
         is_main = threading.current_thread() is threading.main_thread()
@@ -154,29 +160,48 @@ class _Watcher:
 
     def end(self) -> None:
         """Sends no signal any more. May be called again."""
-        try:
-            with self._deciding:
-                self._runs = False
-        except LockIsLost:
-            # The signal came in this very moment.
-            self._runs = False
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        while self._runs:
+            try:
+                with self._deciding:
+                    self._runs = False
+            except LockIsLost:
+                # The signal came in this very moment.
+                continue
+        self._ended.set()
+        if self._before is None:
+            return
+        until = time.monotonic() + 1
+        while self._sent > 0 and not self._is_heard and time.monotonic() < until:
+            # It is on its way, and would be Ctrl-C to the handler from before.
+            time.sleep(0.001)
+        signal.signal(signal.SIGINT, self._before)
+        self._before = None
 
     def _is_lost(self, reason: str) -> None:
         with self._deciding:
-            if not self._runs:
-                return
-            self._note(reason)
-            if self._before is not None:
-                os.kill(os.getpid(), signal.SIGINT)
+            if self._runs:
+                self._note(reason)
+        while self._before is not None and not self._is_heard:
+            with self._deciding:
+                if not self._runs:
+                    return
+                self._sent += 1
+                # To that thread: a system call of it goes on if another one of the process has the signal.
+                signal.pthread_kill(self._thread, signal.SIGINT)
+            # A signal just before a system call does not end it.
+            self._ended.wait(0.1)
 
     def _note(self, reason: str) -> None:
         self.reason = reason
         self._tell(_lost(self._lock.name, reason))
 
     def _interrupt(self, number: int, frame: Optional[FrameType]) -> None:
-        if self.reason is not None and self._runs:
-            raise LockIsLost
-        signal.default_int_handler(number, frame)
+        if self._sent > 0 and not self._is_heard:
+            self._is_heard = True
+            if self._runs:
+                raise LockIsLost
+        elif self._sent > 1:
+            # One more was on its way when the first was heard.
+            self._sent = 0
+        else:
+            signal.default_int_handler(number, frame)

@@ -33,7 +33,12 @@ fi
 
 lint() {
     "$tools/bin/ruff" check --quiet python
-    (cd python && "$tools/bin/mypy" --strict globallock)
+    # With code of a user, in which some errors have to be found.
+    (
+        cd python
+        "$tools/bin/mypy" --strict globallock
+        MYPYPATH=. "$tools/bin/mypy" --strict tests/typed.py
+    )
     "$tools/bin/pyright" --pythonpath "$tools/bin/python"
 }
 
@@ -66,6 +71,9 @@ test_one() {
         # shellcheck disable=SC2086 - these are several words
         "$environment/bin/pip" install --quiet $frameworks
         export GLOBALLOCK_FRAMEWORKS=1
+        # What the stubs say of the core, compared with the core.
+        "$environment/bin/pip" install --quiet "mypy==2.*"
+        "$environment/bin/python" -m mypy.stubtest globallock._rust
     fi
     cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider
 }

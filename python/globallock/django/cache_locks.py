@@ -145,6 +145,6 @@ class CacheLock(UrlGlobalLock):
         frame = sys._getframe(1)
         await enter(self, frame)
         if not self.is_locked:
-            await leave(self, frame)
+            await leave(self, frame, (None, None, None))
             raise self.error(self.name)
         return self

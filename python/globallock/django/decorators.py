@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any, Callable, Optional, TypeVar, Union, cast
 
-from asgiref.sync import iscoroutinefunction
 from django.core.management.base import CommandError
 
-from ..exceptions import InvalidOption
+from ..base import GlobalLockManager
+from ..decorators import Locked, Name, OnBusy
+from ..exceptions import InvalidOption, NotLocked
 from .managers import get_shared_global_lock_manager
-from .naming import Namer, OnBusy, busy, check_on_busy
 
-__all__ = ["LOST", "locked"]
+__all__ = ["LOST", "Late", "locked"]
 
 #: The exit status of a command whose lock was lost while it ran, as that of `globallock run`.
 LOST = 76
@@ -51,23 +50,22 @@ def locked(
     :param on_busy: ``"raise"`` (:class:`~globallock.NotLocked`), ``"skip"`` (returns ``None``), or what is
         called with the same arguments, whose result is returned. Default: as above.
     :param options: those of ``lock()``. The default is not to wait.
-    :raises TypeError: what is decorated cannot hold a lock until it ends: a generator, or another class.
+    :raises TypeError: what is decorated cannot hold a lock until it ends, such as another class.
     """
     if name is not None and not isinstance(name, str):
         # `@locked` without parentheses.
         return locked()(name)  # type: ignore[arg-type]
-    if on_busy is not None:
-        check_on_busy(on_busy)
     if isinstance(exit_status, bool) or not isinstance(exit_status, int) or not 0 <= exit_status <= 255:
         raise InvalidOption("the option exit_status is not a whole number from 0 to 255")
     options = {"blocking": "blocking_timeout" in options, **options}
+    late = Late(name, on_busy or "raise", options)
 
     def decorate(decorated: T) -> T:
         if isinstance(decorated, type):
             return cast(T, _command(decorated, name, exit_status, on_busy, options))
         if exit_status != 0:
             raise InvalidOption("the option exit_status is for classes of commands: a function has none")
-        return cast(T, _function(decorated, name, on_busy or "raise", options))
+        return cast(T, late(decorated))
 
     return decorate
 
@@ -92,8 +90,12 @@ def _command(
                     text = f"the lock {lock_name} was lost while the command ran, so another may have run"
                     raise CommandError(text, returncode=LOST)
                 return result
+        if callable(on_busy):
+            return on_busy(self, *arguments, **keywords)
         if on_busy is not None:
-            return busy(on_busy, lock_name, self, *arguments, **keywords)
+            if on_busy == "raise":
+                raise NotLocked(lock_name)
+            return None
         lately = "" if options.get("hold_at_least") is None else ", or was a short time ago"
         text = f"{lock_name} is running already{lately}"
         if exit_status != 0:
@@ -105,50 +107,22 @@ def _command(
     return command
 
 
-def _function(function: Any, name: Optional[str], on_busy: OnBusy, options: "dict[str, Any]") -> Any:
-    if not callable(function):
-        raise TypeError(f"{function!r} cannot be called, so it cannot hold a lock while it runs")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(
-            f"{function.__qualname__} is a generator, which runs after its call has returned: take the lock "
-            "inside of it, by `with`"
-        )
-    namer = Namer(name or f"{function.__module__}.{function.__qualname__}", function)
+class _Shared:
+    """The shared manager, looked up when a lock is made: the settings may change after the decoration."""
 
-    if iscoroutinefunction(function):
+    def lock(self, name: str, **options: Any) -> Any:
+        return get_shared_global_lock_manager().lock(name, **options)
 
-        @functools.wraps(function)
-        async def run_async(*arguments: Any, **keywords: Any) -> Any:
-            lock_name = namer(arguments, keywords)
-            async with get_shared_global_lock_manager().aio.lock(lock_name, **options) as lock:
-                if lock.is_locked:
-                    return await function(*arguments, **keywords)
-            result = busy(on_busy, lock_name, *arguments, **keywords)
-            return await result if inspect.isawaitable(result) else result
-
-        return run_async
-
-    @functools.wraps(function)
-    def run(*arguments: Any, **keywords: Any) -> Any:
-        lock_name = namer(arguments, keywords)
-        with get_shared_global_lock_manager().lock(lock_name, **options) as lock:
-            if lock.is_locked:
-                result = function(*arguments, **keywords)
-                refuse_awaitable(function, result)
-                return result
-        return busy(on_busy, lock_name, *arguments, **keywords)
-
-    return run
+    @property
+    def aio(self) -> Any:
+        return get_shared_global_lock_manager().aio
 
 
-def refuse_awaitable(function: Any, result: Any) -> None:
-    """Refuses work that has not begun when its function returns: it would run without the lock."""
-    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
-        close = getattr(result, "close", None)
-        if close is not None:
-            close()
-        named = getattr(function, "__qualname__", function)
-        raise TypeError(
-            f"{named!s} returned a {type(result).__name__}, which would run after the lock is released: "
-            "decorate the coroutine function itself"
-        )
+class Late(Locked):
+    """Makes functions hold a lock of the shared manager, which is not made when they are decorated."""
+
+    def __init__(self, name: Name, on_busy: OnBusy, options: "dict[str, Any]") -> None:
+        # No store is needed to tell what is wrong in the options.
+        super().__init__(GlobalLockManager("memory:"), name, on_busy, False, options)
+        shared: Any = _Shared()
+        self._manager = shared

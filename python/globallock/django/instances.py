@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, cast
 from urllib.parse import quote
 
-from asgiref.sync import iscoroutinefunction
-
+from ..decorators import OnBusy
 from ..exceptions import InvalidName
-from .decorators import refuse_awaitable
+from .decorators import Late
 from .managers import get_shared_global_lock_manager
-from .naming import OnBusy, busy, check_on_busy
 
 if TYPE_CHECKING:
     from ..native import NativeGlobalLock
@@ -111,43 +109,36 @@ def locked_instance(
     :param using: see :func:`instance_name`.
     :param options: those of ``lock()``. The default is not to wait.
     """
-    check_on_busy(on_busy)
     options = {"blocking": "blocking_timeout" in options, **options}
 
+    def name(instance: Any, *_: Any, **__: Any) -> str:
+        return instance_name(instance, using=using)
+
+    late = Late(name, on_busy, options)
+
     def decorate(method: F) -> F:
-        if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
-            raise TypeError(
-                f"{method.__qualname__} is a generator, which runs after its call has returned: take the "
-                "lock inside of it, by `with lock_instance(…)`"
-            )
-
-        if iscoroutinefunction(method):
-
-            @functools.wraps(method)
-            async def run_async(instance: Any, *arguments: Any, **keywords: Any) -> Any:
-                name = instance_name(instance, using=using)
-                async with get_shared_global_lock_manager().aio.lock(name, **options) as lock:
-                    if lock.is_locked:
-                        if refresh:
-                            await instance.arefresh_from_db()
-                        return await method(instance, *arguments, **keywords)
-                result = busy(on_busy, name, instance, *arguments, **keywords)
-                return await result if inspect.isawaitable(result) else result
-
-            return run_async  # type: ignore[return-value]
-
-        @functools.wraps(method)
-        def run(instance: Any, *arguments: Any, **keywords: Any) -> Any:
-            name = instance_name(instance, using=using)
-            with get_shared_global_lock_manager().lock(name, **options) as lock:
-                if lock.is_locked:
-                    if refresh:
-                        instance.refresh_from_db()
-                    result = method(instance, *arguments, **keywords)
-                    refuse_awaitable(method, result)
-                    return result
-            return busy(on_busy, name, instance, *arguments, **keywords)
-
-        return run  # type: ignore[return-value]
+        return cast(F, late(_refreshed(method) if refresh else method))
 
     return decorate
+
+
+def _refreshed(method: Any) -> Any:
+    """The method, which reads its instance again first."""
+    if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
+        text = f"{method.__qualname__} is a generator: read the instance again in it, and leave refresh out"
+        raise TypeError(text)
+    if inspect.iscoroutinefunction(method):
+
+        @functools.wraps(method)
+        async def run_async(instance: Any, *arguments: Any, **keywords: Any) -> Any:
+            await instance.arefresh_from_db()
+            return await method(instance, *arguments, **keywords)
+
+        return run_async
+
+    @functools.wraps(method)
+    def run(instance: Any, *arguments: Any, **keywords: Any) -> Any:
+        instance.refresh_from_db()
+        return method(instance, *arguments, **keywords)
+
+    return run

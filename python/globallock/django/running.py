@@ -179,8 +179,13 @@ class _Watcher:
 
     def _is_lost(self, reason: str) -> None:
         with self._deciding:
-            if self._runs:
-                self._note(reason)
+            if not self._runs:
+                return
+            self._note(reason)
+        # In a thread of its own, because the one that calls here serves all locks.
+        threading.Thread(target=self._signal, name="globallock-run", daemon=True).start()
+
+    def _signal(self) -> None:
         while self._before is not None and not self._is_heard:
             with self._deciding:
                 if not self._runs:

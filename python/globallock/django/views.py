@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any, Callable, Iterator, Optional, TypeVar
+from typing import Any, Callable, Iterator, Mapping, Optional, TypeVar
 
 from asgiref.sync import iscoroutinefunction
 from django.db import connections, transaction
 from django.http import FileResponse, HttpResponse
 
+from ..decorators import refuse_unfinished
 from ..exceptions import InvalidOption
-from .decorators import refuse_awaitable
 from .managers import get_shared_global_lock_manager
-from .naming import view_name
 
 __all__ = ["locked_view"]
 
@@ -71,7 +70,7 @@ def locked_view(
             )
 
         async def answer_async(request: Any, *arguments: Any, **keywords: Any) -> Any:
-            wanted = view_name(name or _label(view), request, arguments, keywords)
+            wanted = _name(name or _label(view), request, arguments, keywords)
             async with get_shared_global_lock_manager().aio.lock(wanted, **options) as lock:
                 if lock.is_locked:
                     request.global_lock = lock
@@ -84,7 +83,7 @@ def locked_view(
                 # The `dispatch` of a class with asynchronous handlers returns what is to be awaited.
                 _refuse_atomic(view)
                 return answer_async(request, *arguments, **keywords)
-            wanted = view_name(name or _label(view), request, arguments, keywords)
+            wanted = _name(name or _label(view), request, arguments, keywords)
             with get_shared_global_lock_manager().lock(wanted, **options) as lock:
                 if lock.is_locked:
                     request.global_lock = lock
@@ -112,6 +111,22 @@ def _label(view: Any) -> str:
     instance = getattr(_plain(view), "__self__", None)
     named = getattr(view, "view_class", None) or (view if instance is None else type(instance))
     return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+
+
+def _name(
+    template: str, request: Any, arguments: "tuple[Any, ...]", keywords: "Mapping[str, Any]"
+) -> str:
+    """Makes the name of a view's lock from what Django gives to the view.
+
+    The signature of a view tells nothing, because most are wrapped: ``request`` has that name, and what the
+    address contains has its own, or a number from 0 on.
+    """
+    try:
+        return template.format(*arguments, request=request, **keywords)
+    except (KeyError, IndexError) as error:
+        known = ", ".join(["request", *keywords])
+        text = f"the lock {template!r} names {error.args[0]!r}; the view is given: {known}"
+        raise InvalidOption(text) from None
 
 
 class _All(set):  # type: ignore[type-arg]
@@ -154,7 +169,7 @@ def _refuse_atomic(view: Any) -> None:
 
 def _made(view: Any, response: Any) -> Any:
     """The response, unless its body would be made after the lock is released."""
-    refuse_awaitable(view, response)
+    refuse_unfinished(view, response)
     if getattr(response, "streaming", False) and not isinstance(response, FileResponse):
         response.close()
         raise TypeError(

@@ -4,14 +4,18 @@
 # ruff: noqa: E402, F401, F811, I001
 
 import json
+import os
 import signal
+import threading
 
 import frameworks
+import pytest
 
 frameworks.need("django")
 
 from conftest import eventually
 from djangoproject import locks, manage, project
+from django.core.management import CommandError, call_command
 
 
 def outcome(process, given=None):
@@ -130,6 +134,32 @@ def test_ls_and_inspect_show_who_holds_and_who_waits(manage, locks, name):
         assert claims[1]["pid"] == process.pid
     assert outcome(process)[0] == 0
     assert outcome(manage("globallock", "inspect", name)) == (0, f"{name} is free\n", "")
+
+
+def test_the_command_can_be_called_from_code_in_any_thread(locks, name, capsys, monkeypatch):
+    monkeypatch.delenv("DJANGOAPP_LOG", raising=False)
+    before, raised = signal.getsignal(signal.SIGINT), []
+
+    def call():
+        try:
+            call_command("globallock", "run", name, "--", "work", "print", "--noinput")
+            call_command("globallock", "run", name, "--", "work", "fail")
+        except SystemExit as error:
+            raised.append(error)
+
+    call()
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert [each.code for each in raised] == [3, 3]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [f"inside {name} True True", f"inside {name} False True"] * 2
+    assert signal.getsignal(signal.SIGINT) is before and "GLOBALLOCK_NAME" not in os.environ
+    with locks.lock(name):
+        call_command("globallock", "ls", name, json=True)
+        assert [each["name"] for each in json.loads(capsys.readouterr().out)] == [name]
+        with pytest.raises(CommandError, match="is taken"):
+            call_command("globallock", "run", name, "--wait", "0", "--", "work", "print")
 
 
 def test_break_asks_and_takes_exactly_the_claim_that_was_seen(manage, locks, name):

@@ -89,7 +89,9 @@ class Command(BaseCommand):
         breaking.add_argument("--reason", default="", help="why; its owner is told")
         breaking.add_argument("--yes", action="store_true", help="do not ask")
 
-        run = verbs.add_parser("run", help="run a management command under a lock: run [NAME] -- migrate")
+        usage = "%(prog)s [NAME] [OPTION]... -- COMMAND [ARGUMENT]..."
+        what = "run a management command under a lock: run [NAME] -- migrate"
+        run = verbs.add_parser("run", usage=usage, help=what)
         run.add_argument("name", nargs="?", default=None, help="default: the name of the command")
         wait = "the longest wait; 0: none; default: no limit"
         run.add_argument("--wait", type=float, metavar="SECONDS", help=wait)

@@ -5,6 +5,7 @@
 
 import asyncio
 import json
+from io import StringIO
 
 import frameworks
 import pytest
@@ -12,6 +13,7 @@ import pytest
 frameworks.need("django")
 
 import django
+from django.core.management import BaseCommand, CommandError, call_command
 from djangoproject import locks, project
 
 from django.db import connection, models, transaction
@@ -214,6 +216,9 @@ def test_an_answer_that_is_made_after_the_release_is_refused():
     with pytest.raises(TypeError, match="has returned a coroutine, whose work would be done"):
         Client().get("/hidden-coroutine")
     assert b"".join(Client().get("/file").streaming_content) == b"made before"
+    for wrong in ({"colour": "red"}, {"retry_after": -1}, {"on_busy": "skip"}):
+        with pytest.raises(InvalidOption, match=next(iter(wrong))):
+            locked_view("x", **wrong)
     with pytest.raises(TypeError, match="is a class: write @method_decorator"):
         locked_view("x")(Class)
 
@@ -282,6 +287,36 @@ def test_what_cannot_hold_a_lock_is_refused_when_it_is_decorated():
         locked("x", colour="red")
     with pytest.raises(TypeError, match="has returned a coroutine"):
         locked("x")(lambda: plain_async(None, 1))()
+
+
+def test_what_a_command_does_instead_while_it_is_busy(locks, name):
+    def made(**options):
+        class Command(BaseCommand):
+            def handle(self, *arguments, **options):
+                return "done"
+
+        return locked(name, **options)(Command)()
+
+    assert call_command(made(on_busy="skip")) == "done"
+    with locks.lock(name):
+        assert call_command(made(on_busy="skip")) is None
+        assert call_command(made(on_busy=lambda command, **options: "later")) == "later"
+        with pytest.raises(NotLocked, match=name):
+            call_command(made(on_busy="raise"))
+        with pytest.raises(CommandError, match="is running already") as raised:
+            call_command(made(exit_status=9))
+        assert raised.value.returncode == 9
+        told = StringIO()
+        assert call_command(made(), stderr=told) is None and "is running already" in told.getvalue()
+        assert call_command(made(blocking_timeout=0.2), stderr=told) is None
+    members = {"handle": lambda self, **options: "done", "__module__": name}
+    bare = locked(type("Command", (BaseCommand,), members))
+    with locks.lock(name):
+        assert call_command(bare(), stderr=told) is None
+    assert call_command(bare()) == "done"
+    for wrong in ({"exit_status": 256}, {"exit_status": True}):
+        with pytest.raises(InvalidOption, match="exit_status"):
+            made(**wrong)
 
 
 def test_one_manager_serves_the_process_until_the_settings_change():

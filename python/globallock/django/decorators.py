@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable, Optional, TypeVar, Union, cast
 
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, OutputWrapper
 
 from ..base import GlobalLockManager
 from ..decorators import Locked, Name, OnBusy
@@ -100,7 +100,9 @@ def _command(
         text = f"{lock_name} is running already{lately}"
         if exit_status != 0:
             raise CommandError(text, returncode=exit_status)
-        self.stderr.write(text)
+        # `call_command(stderr=…)` has not reached the command yet.
+        given = keywords.get("stderr")
+        (self.stderr if given is None else OutputWrapper(given)).write(text)
         return None
 
     command.execute = execute

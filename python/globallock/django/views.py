@@ -10,6 +10,7 @@ from asgiref.sync import iscoroutinefunction
 from django.db import connections, transaction
 from django.http import FileResponse, HttpResponse
 
+from ..base import GlobalLockManager
 from ..decorators import refuse_unfinished
 from ..exceptions import InvalidOption
 from .managers import get_shared_global_lock_manager
@@ -54,6 +55,8 @@ def locked_view(
     if isinstance(retry_after, bool) or not isinstance(retry_after, int) or retry_after < 0:
         raise InvalidOption("the option retry_after is not a whole number of seconds from 0 on")
     options = {"blocking": "blocking_timeout" in options, **options}
+    # No store is needed to tell what is wrong in the options.
+    GlobalLockManager("memory:").lock("any", **options)
 
     def refuse(request: Any, *arguments: Any, **keywords: Any) -> Any:
         if on_busy is not None:

@@ -97,7 +97,7 @@ def test_the_rows_of_the_page(locks):
     Order.objects.create(pk=7)
     # The class of the page belongs to the app of the tests.
     names = {"Order": Order, "models": models, "__name__": "djangoapp.models"}
-    exec(block("class Parcel"), names)
+    exec(block("class Parcel").replace("blocking_timeout=5", "blocking_timeout=0.2"), names)
     assert Order.objects.get(pk=7).state == "shipped"
     with locks.lock("djangoapp.parcel/1"), pytest.raises(Exception, match="djangoapp.parcel/1"):
         parcel = names["Parcel"](pk=1)

@@ -55,6 +55,9 @@ interpreter() {
     echo "$target/python/owner/bin/python"
 }
 
+# What only the newest interpreter gets: frameworks, whose tests run there alone.
+frameworks="django-valkey"
+
 # Tests the wheel in a fresh environment of one interpreter.
 test_one() {
     version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -63,7 +66,11 @@ test_one() {
     # On an old CPython, the newest gevent would have to be compiled. The newest one with a wheel is enough.
     "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout hypothesis redis \
         django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
+    export GLOBALLOCK_FRAMEWORKS=0
     if [ "$1" = "$newest" ]; then
+        # shellcheck disable=SC2086 - these are several words
+        "$environment/bin/pip" install --quiet $frameworks
+        export GLOBALLOCK_FRAMEWORKS=1
         # What the stubs say of the core, compared with the core.
         "$environment/bin/pip" install --quiet "mypy==2.*"
         "$environment/bin/python" -m mypy.stubtest globallock._rust

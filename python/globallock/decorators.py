@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .aio import AsyncLock
     from .base import GlobalLockManager
 
-__all__ = ["Locked", "Name", "OnBusy"]
+__all__ = ["Locked", "Name", "OnBusy", "refuse_unfinished"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -87,7 +87,7 @@ class Locked:
             named = name(args, kwargs)
             with self._manager.lock(named, **self._options) as lock:
                 if lock.is_locked:
-                    return _ended(function, function(*args, **kwargs))
+                    return refuse_unfinished(function, function(*args, **kwargs))
             return self._busy(named, function, args, kwargs)
 
         return run
@@ -164,7 +164,7 @@ def _shown(function: Any) -> str:
     return f"{getattr(function, '__qualname__', type(function).__name__)}()"
 
 
-def _ended(function: Any, value: Any) -> Any:
+def refuse_unfinished(function: Any, value: Any) -> Any:
     """Refuses a value whose work is still to be done, without the lock."""
     if inspect.iscoroutine(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
         if not inspect.isasyncgen(value):

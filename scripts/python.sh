@@ -1,7 +1,7 @@
 #!/bin/sh
 # The Python package. `lint` checks its types and style. `test` builds the wheel and tests it, in a fresh
-# environment of every CPython from 3.9 on that is installed. `interpreter` prints an interpreter that has the
-# wheel.
+# environment of every CPython from 3.9 on that is installed. `peers` runs the lock tests of other packages on
+# it. `interpreter` prints an interpreter that has the wheel.
 set -eu
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target/python"
@@ -50,7 +50,11 @@ interpreter() {
     echo "$target/python/owner/bin/python"
 }
 
-# Tests the wheel in a fresh environment of one interpreter.
+# What only the newest interpreter gets: frameworks, and what the lock tests of other packages need.
+frameworks="kazoo==2.11.0 redis==8.1.0 django-redis==7.0.0 msgpack lz4 pyopenssl pyjks pure-sasl pytest-xdist
+    pytest-asyncio pytest-mock"
+
+# Tests the wheel in a fresh environment of one interpreter: all, or the tests that are named.
 test_one() {
     version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     environment="$target/python/$version"
@@ -58,7 +62,20 @@ test_one() {
     # On an old CPython, the newest gevent would have to be compiled. The newest one with a wheel is enough.
     "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout hypothesis redis \
         django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
-    cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider
+    if [ "$1" = "$newest" ]; then
+        "$environment/bin/pip" install --quiet $frameworks
+        export GLOBALLOCK_FRAMEWORKS=1
+    fi
+    cd python/tests
+    shift
+    CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider "$@"
+}
+
+# Runs all the lock tests of other packages.
+peers() {
+    build
+    cargo build --quiet --locked -p globallock-conformance --features servers --bins
+    GLOBALLOCK_PEERS=all test_one "$newest" test_peers.py
 }
 
 # How many interpreters are tested at once, each with its own servers: the tests wait more than they compute.
@@ -83,6 +100,7 @@ case "${1:-}" in
     lint) lint ;;
     test) test_all "${2:-}" ;;
     one) test_one "$2" ;;
+    peers) peers ;;
     interpreter) interpreter ;;
-    *) echo "usage: $0 lint|test [built]|one INTERPRETER|interpreter" >&2; exit 2 ;;
+    *) echo "usage: $0 lint|test [built]|one INTERPRETER|peers|interpreter" >&2; exit 2 ;;
 esac

@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := quick
 
 .PHONY: help test alone quick tools lint python peers schedules mutants loaded faults versions format bench \
-	clean
+	wheel clean
 
 # How long `make faults` runs.
 FOR ?= 30m
@@ -69,6 +69,9 @@ python: ## Check the Python package, and test its wheel in every CPython that is
 
 peers: ## Run all the lock tests of redis-py, django-redis, kazoo and the original package on our locks.
 	sh scripts/python.sh peers
+
+wheel: ## Build the wheel of the Python package, with the command in it, and print where it is.
+	sh scripts/python.sh wheel
 
 # It has a build of its own, because its locks and wake-ups are other types.
 schedules: ## Search the orders in which threads can go through the core.

@@ -1,7 +1,8 @@
 #!/bin/sh
 # The Python package. `lint` checks its types and style. `test` builds the wheel and tests it, in a fresh
 # environment of every CPython from 3.9 on that is installed. `peers` runs the lock tests of other packages on
-# it. `interpreter` prints an interpreter that has the wheel.
+# it. `wheel` builds the wheel that is published, and prints where it is. `interpreter` prints an
+# interpreter that has the wheel.
 set -eu
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target/python"
@@ -43,6 +44,21 @@ build() {
     "$tools/bin/maturin" build --quiet --locked --out "$wheels" >&2
 }
 
+# Puts the command into the wheel that was built.
+add_command() {
+    python3 scripts/command.py "$wheels"/*.whl "$1"
+}
+
+# Builds the wheel that is published.
+wheel() {
+    wheels="$target/python/release"
+    rm -rf "$wheels"
+    cargo build --quiet --locked --release -p globallock-cli
+    "$tools/bin/maturin" build --quiet --locked --release --out "$wheels" >&2
+    add_command "$target/release/globallock"
+    ls "$wheels"/*.whl
+}
+
 interpreter() {
     build
     "$newest" -m venv --clear "$target/python/owner"
@@ -68,13 +84,15 @@ test_one() {
     fi
     cd python/tests
     shift
-    CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider "$@"
+    GLOBALLOCK_WHEEL=1 CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider "$@"
 }
 
 # Runs all the lock tests of other packages.
 peers() {
     build
     cargo build --quiet --locked -p globallock-conformance --features servers --bins
+    cargo build --quiet --locked -p globallock-cli
+    add_command "$target/debug/globallock"
     GLOBALLOCK_PEERS=all test_one "$newest" test_peers.py
 }
 
@@ -85,7 +103,11 @@ test_all() {
     build
     # `built`: cargo test has built the harness's programs already. To build them alone, cargo would choose
     # other features, and so compile the dependencies again.
-    [ "${1:-}" = built ] || cargo build --quiet --locked -p globallock-conformance --features servers --bins
+    if [ "${1:-}" != built ]; then
+        cargo build --quiet --locked -p globallock-conformance --features servers --bins
+        cargo build --quiet --locked -p globallock-cli
+    fi
+    add_command "$target/debug/globallock"
     interpreters | xargs -P "$AT_A_TIME" -I {} sh -c '
         log=$(mktemp)
         sh scripts/python.sh one "$1" >"$log" 2>&1
@@ -101,6 +123,7 @@ case "${1:-}" in
     test) test_all "${2:-}" ;;
     one) test_one "$2" ;;
     peers) peers ;;
+    wheel) wheel ;;
     interpreter) interpreter ;;
-    *) echo "usage: $0 lint|test [built]|one INTERPRETER|peers|interpreter" >&2; exit 2 ;;
+    *) echo "usage: $0 lint|test [built]|one INTERPRETER|peers|wheel|interpreter" >&2; exit 2 ;;
 esac

@@ -1,5 +1,6 @@
 """Distributed locks for many processes and hosts, in Redis, etcd, ZooKeeper, or a directory."""
 
+from . import _interpreter as _interpreter
 from ._rust import __version__
 from .base import GlobalLockImplementationBase, GlobalLockManager
 from .config import Config

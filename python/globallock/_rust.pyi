@@ -8,6 +8,8 @@ from .engine import LockRequest
 
 __version__: str
 
+def listen(debugging: bool, counting: bool) -> None: ...
+
 EntryFields = tuple[
     str,
     Optional[str],

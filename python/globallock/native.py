@@ -11,7 +11,7 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any, Callable, Optional, Union
 
-from . import _rust
+from . import _rust, events
 from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, is_text, seconds
 from .base import GlobalLockImplementationBase, GlobalLockManager
@@ -287,6 +287,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
 
     def _begin(self, request: LockRequest) -> LockRequest:
         """Notes that the caller tries to acquire."""
+        events.refresh()
         holds = []
         for acquisition in self._holdings.begin():
             guard = acquisition.granted

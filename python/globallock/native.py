@@ -17,7 +17,7 @@ from .addresses import Seconds, is_text, seconds
 from .base import GlobalLockImplementationBase, GlobalLockManager
 from .engine import Claim, Engine, LockRequest, Value, claims
 from .exceptions import InvalidOption, NotLocked
-from .greenlets import hub
+from .greenlets import hub, refuse_eventlet
 from .onlooker import AsyncWatch, Summary, Watch, ask, summaries
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
@@ -27,7 +27,6 @@ _logger = logging.getLogger("globallock.base")
 #: Options of earlier releases and of redis-py's locks that are accepted. The core renews by itself, so only
 #: ``auto_renew=False`` has an effect.
 _ACCEPTED = frozenset({"auto_renew", "renew_interval", "thread_local"})
-
 
 _KINDS = frozenset({"mutex", "read", "write", "permits"})
 
@@ -287,6 +286,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
 
     def _begin(self, request: LockRequest) -> LockRequest:
         """Notes that the caller tries to acquire."""
+        refuse_eventlet()
         events.refresh()
         holds = []
         for acquisition in self._holdings.begin():

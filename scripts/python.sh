@@ -34,7 +34,12 @@ fi
 
 lint() {
     "$tools/bin/ruff" check --quiet python
-    (cd python && "$tools/bin/mypy" --strict globallock)
+    # With code of a user, in which some errors have to be found.
+    (
+        cd python
+        "$tools/bin/mypy" --strict globallock
+        MYPYPATH=. "$tools/bin/mypy" --strict tests/typed.py
+    )
     "$tools/bin/pyright" --pythonpath "$tools/bin/python"
 }
 
@@ -79,6 +84,9 @@ test_one() {
     "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout hypothesis redis \
         django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
     if [ "$1" = "$newest" ]; then
+        # What the stubs say of the core, compared with the core.
+        "$environment/bin/pip" install --quiet "mypy==2.*"
+        "$environment/bin/python" -m mypy.stubtest globallock._rust
         "$environment/bin/pip" install --quiet $frameworks
         export GLOBALLOCK_FRAMEWORKS=1
     fi

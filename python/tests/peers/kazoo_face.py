@@ -45,15 +45,18 @@ class Face:
     def cancel(self):
         self.cancelled = True
         mine = self.lockman.config.get("label")
-        for claim in self.made.claims():
+        for claim in self.claims():
             if not claim.held and claim.label == mine:
-                self.made.evict(claim, "cancelled")
+                self.lockman.evict(self.made.name, claim, "cancelled")
+
+    def claims(self):
+        return self.lockman.inspect(self.made.name)
 
     def contenders(self):
-        return [claim.label for claim in self.made.claims()]
+        return [claim.label for claim in self.claims()]
 
     def lease_holders(self):
-        return [claim.label for claim in self.made.claims() if claim.held]
+        return [claim.label for claim in self.claims() if claim.held]
 
     def __enter__(self):
         self.acquire()

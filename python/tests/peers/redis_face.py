@@ -95,7 +95,7 @@ class Lock(Common):
             raise self.not_owned("release")
 
     def locked(self):
-        return any(claim.held for claim in self.made.claims())
+        return any(claim.held for claim in manager(self.client).inspect(self.name))
 
     def owned(self):
         return self.made.extend()

@@ -129,9 +129,9 @@ test_all() {
 case "${1:-}" in
     lint) lint ;;
     test) test_all "${2:-}" ;;
-    one) test_one "$2" ;;
+    one) shift; test_one "$@" ;;
     peers) peers ;;
     wheel) wheel ;;
     interpreter) interpreter ;;
-    *) echo "usage: $0 lint|test [built]|one INTERPRETER|peers|wheel|interpreter" >&2; exit 2 ;;
+    *) echo "usage: $0 lint|test [built]|one INTERPRETER [TESTS]|peers|wheel|interpreter" >&2; exit 2 ;;
 esac

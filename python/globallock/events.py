@@ -49,11 +49,11 @@ def remove_listener(listener: "Callable[[Fields], None]") -> None:
 def hear(level: int, text: str, fields: Fields, left_out: int) -> None:
     """Logs an event, if ``level`` is not 0, and tells the listeners; called by the core's thread."""
     if left_out:
-        _logger.warning("%s events were left out, because logging or metrics are slow", left_out)
+        slow = "%s events were left out, because logging or metrics are slow"
+        _logger.warning(slow, left_out, extra=_extra({"event": "left_out"}))
         tell({**dict.fromkeys(fields), "event": "left_out", "count": left_out})
     if level and _logger.isEnabledFor(level):
-        extra = {name: fields[name] for name in LOGGED}
-        _logger.log(level, "%s%s", text, _detail(fields), extra=extra)
+        _logger.log(level, "%s%s", text, _detail(fields), extra=_extra(fields))
     tell(fields)
 
 
@@ -63,7 +63,11 @@ def tell(fields: Fields) -> None:
         try:
             listener(fields)
         except Exception:  # noqa: BLE001 - a user's function; the events after it must go on
-            _logger.exception("a listener of metrics failed")
+            _logger.exception("a listener of metrics failed", extra=_extra({"event": "listener_failed"}))
+
+
+def _extra(fields: Fields) -> Fields:
+    return {name: fields.get(name) for name in LOGGED}
 
 
 def _detail(fields: Fields) -> str:

@@ -221,6 +221,39 @@ def test_a_loss_and_an_outage_have_fields(server_with_password, name, caplog):
     assert not [record for record in caplog.records if "secret" in str(record.__dict__)]
 
 
+def test_events_that_wait_too_long_are_left_out_and_a_warning_says_how_many(name):
+    entered, go_on, heard = threading.Event(), threading.Event(), []
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            heard.append(record)
+            entered.set()
+            assert go_on.wait(60)
+
+    logger, handler = logging.getLogger("globallock"), Slow()
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        with GlobalLockManager(f"memory:{name}") as lockman:
+            lock = lockman.lock(name)
+            with lock:
+                assert entered.wait(30)
+            for _ in range(5000):
+                with lock:
+                    assert lock.is_locked
+            go_on.set()
+            eventually("it is told", lambda: [record for record in heard if record.event == "left_out"])
+            lockman.close()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+        go_on.set()
+    [warning] = [record for record in heard if record.event == "left_out"]
+    assert warning.levelno == logging.WARNING
+    logged = [record for record in heard if record.event in ("granted", "released")]
+    assert len(logged) + warning.args[0] == 2 * 5001
+
+
 def test_a_change_of_the_level_is_noticed_at_the_next_acquire(name, caplog):
     logger = logging.getLogger("globallock")
     with GlobalLockManager(f"memory:{name}") as lockman:

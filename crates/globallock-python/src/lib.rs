@@ -20,8 +20,8 @@ use pyo3::prelude::*;
 
 /// The private module below the Python package; not for users.
 ///
-/// It needs CPython's global lock: the bookkeeping of acquisitions in Python relies on single steps of dicts
-/// and lists, also in signal handlers. A free-threaded CPython would turn its global lock on for it.
+/// It needs Python's global lock: the bookkeeping of acquisitions in Python relies on single steps of dicts
+/// and lists, also in signal handlers. A free-threaded build would turn its global lock on for it.
 #[pymodule(gil_used = true)]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // The runtime, and the thread that logs, belong to the process: they would call into whichever
@@ -30,7 +30,7 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // SAFETY: the token of `module` shows that an interpreter is attached to this thread. The first call
     // returns that interpreter, which the second only reads.
     if unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) } != 0 {
-        // `globallock/_interpreter.py` says it in the user's words, as where CPython itself refuses.
+        // `globallock/_interpreter.py` says it in the user's words, as where Python itself refuses.
         return Err(PyImportError::new_err("globallock._rust does not support subinterpreters"));
     }
     module.add_class::<bridge::Bridge>()?;

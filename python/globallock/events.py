@@ -29,8 +29,9 @@ def refresh() -> None:
     global _debugging
     debugging = _logger.isEnabledFor(logging.DEBUG)
     if debugging is not _debugging:
-        _debugging = debugging
+        # In this order: an exception that arises in between must not keep the core from being told.
         _rust.listen(debugging, bool(_listeners))
+        _debugging = debugging
 
 
 def add_listener(listener: "Callable[[Fields], None]") -> None:

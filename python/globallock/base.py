@@ -14,6 +14,7 @@ from .constants import ENGINE_CLASSES
 from .decorators import Locked, Name, OnBusy
 from .exceptions import GlobalLockClassNotFoundException, InvalidOption
 from .implementation import GlobalLockImplementationBase
+from .implementation import _logger as _logger  # where tests written for earlier releases look for it
 from .kinds import AllLocks, ReadWriteLock
 from .once import Once
 

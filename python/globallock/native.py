@@ -10,14 +10,14 @@ import weakref
 from types import FrameType
 from typing import Any, Callable, Optional
 
-from . import _rust
+from . import _rust, events
 from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
 from .base import GlobalLockImplementationBase, GlobalLockManager
 from .callbacks import call_back
 from .engine import Claim, Engine, LockRequest, Value
 from .exceptions import InvalidOption, NotLocked, Reason
-from .greenlets import ask
+from .greenlets import ask, refuse_eventlet
 from .lock_options import LONGEST_VALUE, MOST_PERMITS, Times, count, kind, limit, refuse_unknown
 from .loops import warn_in_a_loop
 
@@ -275,6 +275,8 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
 
     def _begin(self, request: LockRequest) -> LockRequest:
         """Notes that the caller tries to acquire."""
+        refuse_eventlet()
+        events.refresh()
         holds = []
         for acquisition in self._holdings.begin():
             guard = acquisition.granted

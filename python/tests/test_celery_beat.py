@@ -27,7 +27,7 @@ class Beats:
 
     def __init__(self, server, directory):
         self.name = f"beat-{time.time_ns()}"
-        self.broker = redis.Redis.from_url(server.url, db=1)
+        self.broker = redis.Redis.from_url(server.url, db=1, socket_timeout=None)
         self.lockman = GlobalLockManager(server.url)
         self.directory, self.server, self.processes, self.sent = directory, server, [], []
 
@@ -35,7 +35,7 @@ class Beats:
         number = len(self.processes)
         environment = {"CELERY_REDIS": self.server.url, "CELERY_QUEUE": self.name, "BEAT_LEADER": self.name}
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "celery_project", "beat", "-l", "DEBUG", "--max-interval", "0.2",
+            [sys.executable, "-m", "celery", "-A", "celery_project", "beat", "-l", "DEBUG",
              "--pidfile", "", "-s", str(self.directory / "schedule")],
             cwd=HERE, env={**os.environ, **environment}, stderr=subprocess.STDOUT,
             stdout=(self.directory / f"beat-{number}.log").open("wb"),
@@ -46,7 +46,7 @@ class Beats:
     def log(self, process):
         return (self.directory / f"beat-{self.processes.index(process)}.log").read_text(errors="replace")
 
-    def next(self, limit=30):
+    def next(self, limit=10):
         """The next task that is sent: its name, and the process that has sent it."""
         found = self.broker.blpop(self.name, timeout=limit)
         assert found, [self.log(process) for process in self.processes]

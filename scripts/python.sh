@@ -1,7 +1,7 @@
 #!/bin/sh
 # The Python package. `lint` checks its types and style. `test` builds the wheel and tests it, in a fresh
-# environment of every CPython from 3.9 on that is installed. `interpreter` prints an interpreter that has the
-# wheel.
+# environment of every CPython from 3.9 on that is installed. `recipes` runs the recipes whose frameworks take
+# minutes to install or exclude others. `interpreter` prints an interpreter that has the wheel.
 set -eu
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target/python"
@@ -50,14 +50,23 @@ interpreter() {
     echo "$target/python/owner/bin/python"
 }
 
+# Installed for the newest interpreter only, which runs the tests of frameworks.
+frameworks="fastapi httpx uvicorn rq huey dramatiq apscheduler<4"
+
 # Tests the wheel in a fresh environment of one interpreter.
 test_one() {
+    extra="" GLOBALLOCK_FRAMEWORKS=0
+    if [ "$1" = "$newest" ]; then
+        extra=$frameworks GLOBALLOCK_FRAMEWORKS=1
+    fi
+    export GLOBALLOCK_FRAMEWORKS
     version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     environment="$target/python/$version"
     "$1" -m venv --clear "$environment"
+    # shellcheck disable=SC2086 # a list
     # On an old CPython, the newest gevent would have to be compiled. The newest one with a wheel is enough.
     "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout hypothesis redis \
-        django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
+        django django-redis gunicorn celery uvloop gevent $extra "$wheels"/*.whl
     cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider
 }
 
@@ -79,10 +88,27 @@ test_all() {
         exit $status' sh {}
 }
 
+# Runs the recipes of one framework: its title on the page, and what to install.
+recipes_of() {
+    environment="$target/python/recipes-$2"
+    "$newest" -m venv --clear "$environment"
+    "$environment/bin/pip" install --quiet "$3" pytest pytest-timeout "$wheels"/*.whl
+    (cd python/tests && CARGO_TARGET_DIR="$target" GLOBALLOCK_RECIPES="$1" "$environment/bin/python" -m pytest \
+        -p no:cacheprovider test_recipes.py -rs)
+}
+
+recipes() {
+    build
+    cargo build --quiet --locked -p globallock-conformance --features servers --bins
+    recipes_of "APScheduler 4" apscheduler-4 "apscheduler>=4.0.0a1"
+    recipes_of "Airflow" airflow apache-airflow
+}
+
 case "${1:-}" in
     lint) lint ;;
     test) test_all "${2:-}" ;;
     one) test_one "$2" ;;
+    recipes) recipes ;;
     interpreter) interpreter ;;
-    *) echo "usage: $0 lint|test [built]|one INTERPRETER|interpreter" >&2; exit 2 ;;
+    *) echo "usage: $0 lint|test [built]|one INTERPRETER|recipes|interpreter" >&2; exit 2 ;;
 esac

@@ -3,7 +3,8 @@
 # Without a target: what is quick.
 .DEFAULT_GOAL := quick
 
-.PHONY: help test alone quick tools lint python recipes schedules mutants loaded faults versions format bench clean
+.PHONY: help test alone quick tools lint python recipes schedules mutants loaded faults versions format \
+	bench clean
 
 # How long `make faults` runs.
 FOR ?= 30m

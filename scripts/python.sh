@@ -93,8 +93,8 @@ recipes_of() {
     environment="$target/python/recipes-$2"
     "$newest" -m venv --clear "$environment"
     "$environment/bin/pip" install --quiet "$3" pytest pytest-timeout "$wheels"/*.whl
-    (cd python/tests && CARGO_TARGET_DIR="$target" GLOBALLOCK_RECIPES="$1" "$environment/bin/python" -m pytest \
-        -p no:cacheprovider test_recipes.py -rs)
+    (cd python/tests && CARGO_TARGET_DIR="$target" GLOBALLOCK_RECIPES="$1" \
+        "$environment/bin/python" -m pytest -p no:cacheprovider test_recipes.py -rs)
 }
 
 recipes() {

@@ -76,8 +76,8 @@ def manager_of(app: Any) -> GlobalLockManager:
         config = app.conf.get("global_lock_config")
         if config is None:
             raise InvalidOption(
-                "Celery's setting global_lock_config is missing: set app.conf.global_lock_config to an address "
-                "such as redis://127.0.0.1:6379, or give lockman=…"
+                "Celery's setting global_lock_config is missing: set app.conf.global_lock_config to an "
+                "address such as redis://127.0.0.1:6379, or give lockman=…"
             )
         found = _managers.setdefault(app, GlobalLockManager(config))
     return found
@@ -122,7 +122,7 @@ def exclusive(
     if not callable(on_busy) and on_busy not in _ON_BUSY:
         raise InvalidOption(f"on_busy is {on_busy!r}: give one of {', '.join(_ON_BUSY)}, or a function")
     if on_busy == "wait" and blocking_timeout is None:
-        raise InvalidOption('on_busy="wait" needs a blocking_timeout, or tasks could fill all workers for ever')
+        raise InvalidOption('on_busy="wait" needs a blocking_timeout: tasks could fill all workers for ever')
     wait = 0.0 if blocking_timeout is None else seconds("blocking_timeout", blocking_timeout)
     pause = seconds("countdown", countdown)
 
@@ -132,9 +132,10 @@ def exclusive(
 
         @functools.wraps(function)
         def run(*args: "P.args", **kwargs: "P.kwargs") -> Any:
-            task: Any = _celery.current_task
-            task = task._get_current_object() if task else None
-            manager = manager_of(task.app if task else _celery.current_app) if lockman is None else managed(lockman)
+            current: Any = _celery.current_task
+            task = current._get_current_object() if current else None
+            app = task.app if task is not None else _celery.current_app
+            manager = manager_of(app) if lockman is None else managed(lockman)
             full = names.of(args, kwargs)
             lock = manager.lock(full, **_waiting(manager, task, wait, options), **options)
             with lock:
@@ -155,7 +156,9 @@ def exclusive(
     return decorate
 
 
-def _waiting(manager: GlobalLockManager, task: Any, wait: float, options: "dict[str, Any]") -> "dict[str, Any]":
+def _waiting(
+    manager: GlobalLockManager, task: Any, wait: float, options: "dict[str, Any]"
+) -> "dict[str, Any]":
     """How long the lock of a task is waited for."""
     if _is_redelivered(task):
         # The worker that had this message may be dead, and the lock be its own: until its lease expires.
@@ -172,7 +175,8 @@ def _is_redelivered(task: Any) -> bool:
 def _is_busy(on_busy: str, name: str, task: Any, pause: float, max_retries: Optional[int]) -> None:
     """What becomes of a task whose lock another one has."""
     if on_busy == "retry" and task is not None:
-        raise task.retry(countdown=pause, max_retries=max_retries, exc=NotLocked(name, "is held by another task"))
+        why = NotLocked(name, "is held by another task")
+        raise task.retry(countdown=pause, max_retries=max_retries, exc=why)
     if on_busy == "ignore" or (on_busy == "skip" and _is_redelivered(task)):
         _logger.info("ignored, because another task has the lock %r", name)
         raise _exceptions.Ignore
@@ -191,7 +195,7 @@ def _refuse_deferred(function: "Callable[..., Any]") -> None:
 
 
 class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
-    """The base of tasks that are queued once: a second ``apply_async()`` of the same name gives the first's result.
+    """The base of tasks that are queued once: another ``apply_async()`` of the name gives the first's result.
 
     ::
 
@@ -203,8 +207,8 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
 
     That is so from ``apply_async()`` until the task has ended, with a retry too. While it is queued, there is
     a record in the store that ends by itself after ``unique_for``, so that a message that was lost does not
-    keep others out for ever. While it runs, the worker holds a lease. If the worker is killed, another one may
-    be queued as soon as its lease has expired. A task that was queued all the same never runs beside the
+    keep others out for ever. While it runs, the worker holds a lease. If the worker is killed, another one
+    may be queued as soon as its lease has expired. A task that was queued all the same never runs beside the
     other: it is skipped, and succeeds with the result ``None``.
 
     Tasks that are sent by name (``app.send_task()``), or called, are not refused.
@@ -216,8 +220,8 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
     unique_name: Optional[Name] = None
     #: The longest that a queued task keeps others out, from when it is due: in seconds, or a ``timedelta``.
     unique_for: Seconds = 86400.0
-    #: What ``apply_async()`` does if one is queued: ``"first"`` gives the first's ``AsyncResult``; ``"raise"``
-    #: raises :class:`NotLocked`.
+    #: What ``apply_async()`` does if one is queued: ``"first"`` gives the first's ``AsyncResult``;
+    #: ``"raise"`` raises :class:`NotLocked`.
     on_duplicate = "first"
     #: A manager, or what makes one; otherwise that of ``app.conf.global_lock_config``.
     lockman: Optional[Lockman] = None
@@ -243,32 +247,33 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
         request = self.request
         if request.called_directly or getattr(request, "globallock_runs", False):
             return super().__call__(*args, **kwargs)
-        record: Optional[_Record] = self._record(args, kwargs)
-        running = record.running(self)
+        record = self._record(args, kwargs)
+        running, has_ended = record.running(self), True
         try:
             with running:
-                if not running.is_locked:
-                    if record.is_of(request.id):
-                        # It was delivered twice, and the result is the other's to give.
-                        own, record = record, None
-                        _logger.info("ignored, because this task has the name %r already", own.name)
-                        raise _exceptions.Ignore
+                if running.is_locked:
+                    record.start(request.id)
+                    request.globallock_runs = True
+                    return self.run(*args, **kwargs)
+                if not record.is_of(request.id):
                     _logger.info("skipped, because another task has the name %r", record.name)
                     return None
-                record.start(request.id)
-                request.globallock_runs = True
-                return self.run(*args, **kwargs)
-        except (_exceptions.Retry, _exceptions.Reject) as error:
-            if isinstance(error, _exceptions.Retry):
-                # It is queued again already, with the same id.
-                record = None
-            elif error.requeue:
+                # It was delivered twice, and the result is the other's to give.
+                has_ended = False
+                _logger.info("ignored, because this task runs already, with the name %r", record.name)
+                raise _exceptions.Ignore
+        except _exceptions.Retry:
+            # It is queued again already, with the same id.
+            has_ended = False
+            raise
+        except _exceptions.Reject as error:
+            if error.requeue:
+                has_ended = False
                 record.queue(request.id, self._keep({}))
-                record = None
             raise
         finally:
             # Not before the lease has ended: who is queued now must not find it, and be skipped.
-            if record is not None:
+            if has_ended:
                 self._clear(record, request.id)
 
     @staticmethod
@@ -295,7 +300,9 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
         keep, delay = seconds("unique_for", self.unique_for), options.get("countdown")
         eta = options.get("eta")
         if delay is None and isinstance(eta, datetime):
-            now = datetime.now(timezone.utc) if eta.tzinfo is not None else self.app.now().replace(tzinfo=None)
+            now = datetime.now(timezone.utc)
+            # Celery reads a time without a zone in the one of the app.
+            now = now if eta.tzinfo is not None else self.app.now().replace(tzinfo=None)
             delay = max(0.0, (eta - now).total_seconds())
         return keep + float(delay or 0.0)
 

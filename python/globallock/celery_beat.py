@@ -4,7 +4,6 @@
 
     app.conf.global_lock_config = "redis://127.0.0.1:6379"
     app.conf.beat_scheduler = "globallock.celery_beat:LeaderScheduler"
-
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ class Leader:
 
         class Scheduler(Leader, DatabaseScheduler): ...
 
-    Of all beats of an app, one leads. The others wait in the queue of its lock, and the first of them leads as
-    soon as the lease of a leader that has died has expired, or at once where it ends by itself. When each entry
-    was sent last is kept in the store. So the next leader sends what has become due meanwhile, and nothing
-    twice. That is looked at under a lock of each entry, so that a leader that was suspended for longer than its
-    lease sends nothing that another one has sent.
+    Of all beats of an app, one leads. The others wait in the queue of its lock, and the first of them leads
+    as soon as the lease of a leader that has died has expired, or at once where it ends by itself. When each
+    entry was sent last is kept in the store. So the next leader sends what has become due meanwhile, and
+    nothing twice. That is looked at under a lock of each entry, so that a leader that was suspended for
+    longer than its lease sends nothing that another one has sent.
 
-    Settings of the app: ``global_lock_config``; ``beat_leader_name``, the name of the lock, ``celery-beat`` and
-    the app's name by default; ``beat_leader_lock_ttl``, the lease in seconds, 10 by default.
+    Settings of the app: ``global_lock_config``; ``beat_leader_name``, the name of the lock, ``celery-beat``
+    and the app's name by default; ``beat_leader_lock_ttl``, the lease in seconds, 10 by default.
     """
 
     app: Any

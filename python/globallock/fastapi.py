@@ -1,4 +1,4 @@
-"""Locks for FastAPI and Starlette: requests that run one at a time, and a leader among the processes of an app.
+"""Locks for FastAPI and Starlette: requests that hold a lock, and a leader among the processes of an app.
 
 ::
 
@@ -108,7 +108,7 @@ def holding(
     status_code: int = 409,
     **options: Any,
 ) -> "contextlib.AbstractAsyncContextManager[AsyncLock]":
-    """Holds a lock for a block of a request, and answers as :func:`locked`: for Starlette, and parts of a request.
+    """Holds a lock for a block, and answers as :func:`locked`: for Starlette, and for parts of a request.
 
     ::
 
@@ -203,8 +203,8 @@ def _refuse_old() -> None:
     version = tuple(int(part) for part in fastapi.__version__.split(".")[:2])
     if version < OLDEST:
         raise InvalidOption(
-            f"locked() needs FastAPI {OLDEST[0]}.{OLDEST[1]} or newer, and this is {fastapi.__version__}, which "
-            "would release the lock before a response is sent: use `async with holding(request, …)`"
+            f"locked() needs FastAPI {OLDEST[0]}.{OLDEST[1]} or newer, and this is {fastapi.__version__}, "
+            "which would release the lock before a response is sent: use `async with holding(request, …)`"
         )
 
 

@@ -56,7 +56,7 @@ class Names:
         for field in fields(name):
             if field not in self._signature.parameters and not takes_any:
                 shown = getattr(function, "__qualname__", repr(function))
-                raise InvalidOption(f"the name {name!r} has the field {field!r}, which {shown}() does not take")
+                raise InvalidOption(f"the name {name!r} has the field {field!r}, which {shown}() has not")
 
     def of(self, args: "tuple[Any, ...]", kwargs: "Mapping[str, Any]") -> str:
         """The name for one call."""

@@ -145,7 +145,8 @@ class Locks:
         """
         lock = self._others.lock(name, blocking=False, thread_local=False, **options)
         if not lock.acquire():
-            holders = ", ".join(each.label or "the code under test" for each in self._claims(name) if each.held)
+            held = [claim for claim in self._claims(name) if claim.held]
+            holders = ", ".join(claim.label or "the code under test" for claim in held)
             raise AssertionError(f"the lock {name!r} cannot be taken: it is held by {holders}")
         return Part(lock.release)
 

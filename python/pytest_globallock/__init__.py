@@ -1,4 +1,4 @@
-"""The fixtures for pytest. A package of its own, so that a run that does not use them does not import the core."""
+"""The fixtures for pytest, in a package of its own: a run that uses none does not import the core."""
 
 from __future__ import annotations
 

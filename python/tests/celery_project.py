@@ -1,4 +1,4 @@
-"""The Celery app of the tests, whose tasks tell in Redis what they do, and wait there until they may go on."""
+"""The Celery app of the tests. Its tasks tell in Redis what they do, and wait there until they may go on."""
 
 import os
 import sys

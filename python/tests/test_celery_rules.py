@@ -19,7 +19,8 @@ def locks():
 @pytest.fixture
 def app():
     app = Celery("rules", broker="memory://", backend="cache+memory://", set_as_current=True)
-    app.conf.update(task_always_eager=True, task_store_eager_result=True, global_lock_config="redis://127.0.0.1:1")
+    app.conf.update(task_always_eager=True, task_store_eager_result=True)
+    app.conf.global_lock_config = "redis://127.0.0.1:1"
     return app
 
 

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 from conftest import ROOT, ends, run
+from frameworks import with_plugin
 from globallock import GlobalLockManager, LockLost, StoreUnavailable, _rust, testing
 
 #: Where nobody listens: what asks this store fails.
@@ -25,8 +26,9 @@ def locks():
 def lockman(request, locks):
     if request.param == "made before":
         return request.getfixturevalue("made_before")
-    options = {"host": "127.0.0.1", "port": 1}
-    return GlobalLockManager(NOWHERE if request.param == "address" else {"global_lock_engine_options": options})
+    if request.param == "address":
+        return GlobalLockManager(NOWHERE)
+    return GlobalLockManager({"global_lock_engine_options": {"host": "127.0.0.1", "port": 1}})
 
 
 @pytest.fixture
@@ -297,18 +299,8 @@ UNUSED = """
 
 @pytest.mark.parametrize(("tests", "count"), [(USERS, 3), (UNUSED, 1)], ids=["used", "unused"])
 def test_the_fixtures_are_there_for_pytest_and_cost_nothing_where_unused(tmp_path, tests, count):
-    from importlib.metadata import distributions
-
     (tmp_path / "test_users.py").write_text(textwrap.dedent(tests))
-    installed = any(
-        each.value == "pytest_globallock"
-        for distribution in distributions()
-        for each in distribution.entry_points
-        if each.group == "pytest11"
-    )
-    # Where the tests run from the source tree, nothing has registered the plugin.
-    plugin = () if installed else ("-p", "pytest_globallock")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, "test_users.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *with_plugin()]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and f"{count} passed" in done.stdout, done.stdout + done.stderr
 

@@ -33,7 +33,12 @@ fi
 
 lint() {
     "$tools/bin/ruff" check --quiet python
-    (cd python && "$tools/bin/mypy" --strict globallock)
+    # With code of a user, in which some errors have to be found.
+    (
+        cd python
+        "$tools/bin/mypy" --strict globallock
+        MYPYPATH=. "$tools/bin/mypy" --strict tests/typed.py
+    )
     "$tools/bin/pyright" --pythonpath "$tools/bin/python"
 }
 
@@ -67,6 +72,11 @@ test_one() {
     # On an old CPython, the newest gevent would have to be compiled. The newest one with a wheel is enough.
     "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout hypothesis redis \
         django django-redis gunicorn celery uvloop gevent $extra "$wheels"/*.whl
+    if [ "$1" = "$newest" ]; then
+        # What the stubs say of the core, compared with the core.
+        "$environment/bin/pip" install --quiet "mypy==2.*"
+        "$environment/bin/python" -m mypy.stubtest globallock._rust
+    fi
     cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider
 }
 

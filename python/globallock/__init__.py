@@ -1,5 +1,9 @@
 """Distributed locks for many processes and hosts, in Redis, etcd, ZooKeeper, or a directory."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, List
+
 from ._rust import __version__
 from .base import GlobalLockImplementationBase, GlobalLockManager
 from .config import Config
@@ -18,20 +22,45 @@ from .exceptions import (
     InvalidName,
     InvalidOption,
     LockLost,
+    Loss,
     NotLocked,
+    Reason,
     StoreDenied,
     StoreUnavailable,
     StoreUnfit,
 )
-from .native import Claim, Value
+from .kinds import AllLocks, ReadWriteLock
+from .native import Claim, NativeGlobalLock, Value
 from .once import Once, Ran, Turn
-from .onlooker import Summary
+from .onlooker import AsyncWatch, Summary, Watch
+from .options import AllOptions, AsyncAllOptions, AsyncLockOptions, LockOptions, OnceOptions
+
+if TYPE_CHECKING:
+    from .aio import (
+        AsyncAllLocks,
+        AsyncLock,
+        AsyncLocks,
+        AsyncOnce,
+        AsyncReadWriteLock,
+        AsyncTurn,
+    )
 
 __all__ = [
     "DJANGO_REDIS_GLOBAL_LOCK_CLASS",
     "ETCD_GLOBAL_LOCK_CLASS",
     "REDIS_GLOBAL_LOCK_CLASS",
     "ZOOKEEPER_GLOBAL_LOCK_CLASS",
+    "AllLocks",
+    "AllOptions",
+    "AsyncAllLocks",
+    "AsyncAllOptions",
+    "AsyncLock",
+    "AsyncLockOptions",
+    "AsyncLocks",
+    "AsyncOnce",
+    "AsyncReadWriteLock",
+    "AsyncTurn",
+    "AsyncWatch",
     "Claim",
     "Config",
     "Evicted",
@@ -44,14 +73,38 @@ __all__ = [
     "InvalidName",
     "InvalidOption",
     "LockLost",
+    "LockOptions",
+    "Loss",
+    "NativeGlobalLock",
     "NotLocked",
     "Once",
+    "OnceOptions",
     "Ran",
+    "ReadWriteLock",
+    "Reason",
     "StoreDenied",
     "StoreUnavailable",
     "StoreUnfit",
     "Summary",
     "Turn",
     "Value",
+    "Watch",
     "__version__",
 ]
+
+#: What is imported when it is first asked for.
+_LATER = frozenset(
+    {"AsyncAllLocks", "AsyncLock", "AsyncLocks", "AsyncOnce", "AsyncReadWriteLock", "AsyncTurn"}
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        from . import aio
+
+        return getattr(aio, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_LATER})

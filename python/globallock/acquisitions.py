@@ -52,10 +52,14 @@ def caller() -> object:
 class Acquisition(Generic[T]):
     """One acquisition: who made it, and what it was granted. It was refused if that is ``None``."""
 
-    __slots__ = ("granted", "owner")
+    __slots__ = ("ending", "granted", "is_known", "owner")
 
     def __init__(self, owner: object, granted: Optional[T]) -> None:
         self.owner, self.granted = owner, granted
+        #: Whether its owner has asked whether it was granted.
+        self.is_known = False
+        #: What cancels its block when its lock ends.
+        self.ending: Any = None
 
 
 class _Own(Generic[T]):

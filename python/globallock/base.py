@@ -1,156 +1,46 @@
-"""The manager, and what the locks of all engines have in common."""
+"""The manager."""
 
 from __future__ import annotations
 
 import atexit
-import functools
 import importlib
-import logging
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Mapping, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Mapping, Optional, TypeVar, Union, overload
 
 from .addresses import Seconds, lock_name
 from .config import Config
 from .constants import URL_GLOBAL_LOCK_CLASS
-from .exceptions import GlobalLockClassNotFoundException, InvalidOption, NotLocked
+from .decorators import Locked, Name, OnBusy
+from .exceptions import GlobalLockClassNotFoundException, InvalidOption
+from .implementation import GlobalLockImplementationBase
 from .kinds import AllLocks, ReadWriteLock
 from .once import Once
 
 if TYPE_CHECKING:
-    from typing_extensions import ParamSpec
+    from typing import Literal
+
+    from typing_extensions import ParamSpec, Unpack
 
     from .aio import AsyncLocks
-    from .native import Claim, NativeGlobalLock
+    from .engine import Claim, Engine
+    from .native import NativeGlobalLock
     from .onlooker import Summary, Watch
+    from .options import AllOptions, LockOptions, OnceOptions
 
     P = ParamSpec("P")
 
-R = TypeVar("R")
+F = TypeVar("F", bound="Union[Callable[..., Any], type]")
 
 __all__ = ["GlobalLockImplementationBase", "GlobalLockManager", "normalize_key_prefix_for_path"]
 
 #: How many seconds ``close()`` waits for releases that the store has not answered.
 CLOSING = 5.0
 
-_logger = logging.getLogger(__name__)
-
 
 def normalize_key_prefix_for_path(key: str) -> str:
     """Turns a prefix such as ``_glocks:`` into one for a path, ``_glocks/``."""
     return key.replace(":", "/")
-
-
-class GlobalLockImplementationBase:
-    """A lock of one engine. To write an engine, derive from this class and implement ``_do_acquire``.
-
-    Times are in seconds, or a ``timedelta``. ``timeout`` is the max hold time: the longest that the lock is
-    held. ``lock_ttl`` is the lease: how long the lock outlives its owner's last sign of life.
-    ``blocking_timeout`` is the longest wait. ``sleep`` is accepted and has no effect, because waiters do not
-    poll.
-    """
-
-    def __init__(
-        self,
-        config: Any,
-        name: str,
-        timeout: Optional[Seconds] = None,
-        sleep: Optional[float] = None,
-        blocking: Optional[bool] = None,
-        blocking_timeout: Optional[Seconds] = None,
-        lock_ttl: Optional[Seconds] = None,
-        **other_options: Any,
-    ) -> None:
-        self.name = name
-        self.timeout = timeout
-        self.sleep = sleep
-        self.blocking = blocking
-        self.blocking_timeout = blocking_timeout
-        self.lock_ttl = lock_ttl
-        self.other_options = other_options
-        self.lock: Any = None
-        self.config = config
-        self._is_locked = False
-        self._manager: Optional[weakref.ref[GlobalLockManager]] = None
-
-    @property
-    def lock_key(self) -> str:
-        """The key of the lock in its store."""
-        return str(self.config.global_lock_key_prefix) + self.name
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether this object holds the lock now."""
-        return self._is_locked
-
-    def __enter__(self) -> "GlobalLockImplementationBase":
-        self._is_locked = self.acquire()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.release()
-
-    def acquire(self) -> bool:
-        """Acquires the lock and says whether it was granted; never raises because another owner has it."""
-        acquired = bool(self._do_acquire())
-        if acquired:
-            self._is_locked = True
-            self._note(held=True)
-        return acquired
-
-    def _do_acquire(self) -> bool:
-        raise NotImplementedError(f"{type(self).__name__} has no _do_acquire()")
-
-    def release(self) -> None:
-        """Releases the lock, if it is held. Warns in the log if that fails, and never raises."""
-        if self._is_locked and self.lock:
-            try:
-                self.lock.release()
-            except Exception as error:  # noqa: BLE001 - whatever the engine's own client raises
-                _logger.warning("release of lock %r failed: %s", self.name, error)
-            self._is_locked = False
-            self._note(held=False)
-
-    def renew(self) -> bool:
-        """Says whether the lock is still held. An engine that can ask its store overrides this."""
-        return True
-
-    # The next are for the engines of this package, which have a record of each acquisition.
-
-    def _request_within(self, limit: Optional[float]) -> Any:
-        """What is to be acquired, in this time."""
-        if limit is not None:
-            self.blocking_timeout = limit
-
-    def _take(self, request: Any, taken: "List[Any]") -> Any:
-        """Acquires, and returns what was acquired; ``None`` if it was refused."""
-        return self if self.acquire() else None
-
-    def _keep_nobody_out(self, acquisition: Any) -> None:
-        """Forgets ``hold_at_least``, which only the engines of this package have."""
-
-    def _give_back(self, acquisition: Any) -> None:
-        """Releases one acquisition."""
-        self.release()
-
-    def _undo(self, frame: Any, noted: "List[Any]") -> None:
-        """Releases what an interrupted call has acquired."""
-        if self in noted:
-            self.release()
-
-    def _holds(self, acquisition: Any) -> bool:
-        """Whether one acquisition holds the lock now."""
-        return self.is_locked
-
-    def _is_asked(self, acquisition: Any) -> bool:
-        """Whether the owner should end its work now."""
-        return False
-
-    def _note(self, held: bool) -> None:
-        """Informs the manager, which releases held locks when it is closed."""
-        manager = self._manager() if self._manager is not None else None
-        if manager is not None:
-            manager._track(self, held)
 
 
 class GlobalLockManager:
@@ -239,23 +129,43 @@ class GlobalLockManager:
         made: NativeGlobalLock = lock
         return made
 
-    def rwlock(self, name: str, **options: Any) -> "ReadWriteLock":
+    def hold(self, name: str, **options: Unpack[LockOptions]) -> NativeGlobalLock:
+        """Makes a lock whose ``with`` raises :class:`NotLocked` where it is not granted.
+
+        ::
+
+            with lockman.hold("nightly-report", blocking_timeout=5) as lock:
+                write_report(lock.fencing_token)
+
+        Takes the options of ``lock()``. Other kinds of locks have the method ``hold()`` for it:
+        ``lockman.semaphore("imports", 3).hold()``.
+        """
+        lock = self.lock(name, **options)
+        lock._is_required = True
+        return lock
+
+    def rwlock(self, name: str, **options: Unpack[LockOptions]) -> ReadWriteLock:
         """Makes a read-write lock: many readers or one writer, and neither starves the other.
 
         Takes the options of ``lock()``.
         """
         return ReadWriteLock(self, name, options)
 
-    def semaphore(self, name: str, capacity: int, permits: int = 1, **options: Any) -> NativeGlobalLock:
+    def semaphore(
+        self, name: str, capacity: int, permits: int = 1, **options: Unpack[LockOptions]
+    ) -> NativeGlobalLock:
         """Makes a lock that takes ``permits`` of the ``capacity`` permits of a name.
 
         Takes the options of ``lock()``.
         """
-        return self.lock(name, kind="permits", permits=permits, capacity=capacity, **options)
+        return self.lock(name, **options, kind="permits", permits=permits, capacity=capacity)
 
     def lock_all(
-        self, names: Iterable[str], blocking_timeout: Optional[Seconds] = None, **options: Any
-    ) -> "AllLocks":
+        self,
+        names: Iterable[str],
+        blocking_timeout: Optional[Seconds] = None,
+        **options: Unpack[AllOptions],
+    ) -> AllLocks:
         """Makes a lock of all ``names``, acquired all or none.
 
         All callers acquire in the same order, so they cannot deadlock. ``blocking_timeout`` limits the whole
@@ -264,22 +174,56 @@ class GlobalLockManager:
         ordered = sorted({lock_name(name) for name in names}, key=str.encode)
         return AllLocks([self.lock(name, **options) for name in ordered], blocking_timeout)
 
-    def locked(self, name: str, **options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Makes a decorator: the function holds the lock while it runs, or raises :class:`NotLocked`."""
+    @overload
+    def locked(
+        self,
+        name: Name = None,
+        *,
+        on_busy: "Literal['raise']" = "raise",
+        cancel_on_loss: bool = False,
+        **options: Unpack[LockOptions],
+    ) -> "Callable[[F], F]": ...
 
-        def decorate(function: Callable[P, R]) -> Callable[P, R]:
-            @functools.wraps(function)
-            def run(*args: P.args, **kwargs: P.kwargs) -> R:
-                with self.lock(name, **options) as lock:
-                    if not lock.is_locked:
-                        raise NotLocked(name)
-                    return function(*args, **kwargs)
+    @overload
+    def locked(
+        self,
+        name: Name = None,
+        *,
+        on_busy: OnBusy,
+        cancel_on_loss: bool = False,
+        **options: Unpack[LockOptions],
+    ) -> "Callable[[Callable[P, Any]], Callable[P, Any]]": ...
 
-            return run
+    def locked(
+        self,
+        name: Name = None,
+        *,
+        on_busy: OnBusy = "raise",
+        cancel_on_loss: bool = False,
+        **options: Unpack[LockOptions],
+    ) -> Any:
+        """Makes a decorator: the function holds the lock from its beginning to its end.
 
-        return decorate
+        ::
 
-    def once(self, name: str, every: Seconds, **options: Any) -> Once:
+            @lockman.locked("order/{order_id}", blocking_timeout=5)
+            def ship(order_id: int) -> None: ...
+
+        It decorates functions, methods, coroutine functions, generator functions of both kinds, and classes
+        with a method ``execute()``, such as commands of Django.
+
+        :param name: may have fields of the function's parameters, and ``{{`` for a brace; or a function that
+            makes the name of the same arguments. Default: the function's own name.
+        :param on_busy: what happens where the lock is not granted: ``"raise"`` raises :class:`NotLocked`,
+            ``"skip"`` returns ``None``, and a function is called with the same arguments instead.
+        :param cancel_on_loss: whether a coroutine function is cancelled when the lock ends, as by
+            ``lockman.aio.lock()``.
+        :param options: those of ``lock()``.
+        :raises TypeError: what cannot hold a lock from its beginning to its end.
+        """
+        return Locked(self, name, on_busy, cancel_on_loss, options)
+
+    def once(self, name: str, every: Seconds, **options: Unpack[OnceOptions]) -> Once:
         """Makes work that is done once in a while, however many processes and hosts start it.
 
         ::
@@ -296,10 +240,18 @@ class GlobalLockManager:
         """
         return Once(self, name, every, options)
 
+    @property
+    def _engine(self) -> Engine:
+        """The connection, which all engines of this package have."""
+        engine: "Optional[Engine]" = getattr(self.lock("any"), "engine", None)
+        if engine is None:
+            raise InvalidOption(f"{self.lock_class} is no engine of this package: it cannot say that")
+        return engine
+
     # `List`, because `list` is a method of this class.
     def inspect(self, name: str) -> "List[Claim]":
         """Lists the holders and the waiters of a lock, oldest first."""
-        return self.lock(name).claims()
+        return self._engine.inspect(name).answer()
 
     def evict(self, name: str, claim: "Union[Claim, str]", reason: str = "") -> bool:
         """Takes a claim that ``inspect()`` showed out of the queue of a lock, whoever made it.
@@ -311,15 +263,15 @@ class GlobalLockManager:
 
         After :class:`StoreUnavailable` the claim may be gone or not: the same call may be made again.
         """
-        return self.lock(name).evict(claim, reason)
+        return self._engine.evict(name, claim, reason).answer()
 
     def names(self, prefix: str = "") -> "List[str]":
         """Lists the names that have a holder or a waiter."""
-        return self.lock("any").names(prefix)
+        return self._engine.names(prefix).answer()
 
     def list(self, prefix: str = "") -> "List[Summary]":
         """Sums up the names that have a holder or a waiter, sorted by name."""
-        return self.lock("any").summaries(prefix)
+        return self._engine.list(prefix).answer()
 
     def watch(self, prefix: str = "", every: Seconds = 1.0) -> "Watch":
         """Tells how the names that begin with ``prefix`` change.
@@ -337,7 +289,7 @@ class GlobalLockManager:
         somebody waits for the next change. A :class:`StoreUnavailable` that is raised meanwhile does not end
         it: iterate on, and it tells what has changed since.
         """
-        return self.lock("any").watch(prefix, every)
+        return self._engine.watch(prefix, every)
 
     @property
     def aio(self) -> "AsyncLocks":
@@ -373,6 +325,12 @@ class GlobalLockManager:
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        engine = self.config.__dict__.get("_engine")
+        where = "not used yet" if engine is None else engine.native.address
+        engine_class = getattr(self.lock_class, "__name__", self.lock_class)
+        return f"<GlobalLockManager {engine_class}, {where}, {len(self._held)} held>"
 
     def __reduce__(self) -> Any:
         # The copy in another process makes its own connection, and holds nothing.

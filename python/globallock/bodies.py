@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Awaitable, Generic, Optional, TypeVar
 
 from .acquisitions import Acquisition, start_for
 from .addresses import seconds
-from .exceptions import HeldTooLong, InvalidOption, LockLost
+from .exceptions import HeldTooLong, InvalidOption, LockLost, Reason
+from .loops import outcome
 
 if TYPE_CHECKING:
     from . import _rust
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-__all__ = ["Body", "limited"]
+__all__ = ["Body", "Ending", "limited"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -92,21 +93,19 @@ class Body(Generic[R]):
             return self._task.result()
         loss = await self._loss()
         if loss is not None:
-            raise LockLost(f"the lock {self._lock.name!r} was lost: {loss}")
+            raise lost(self._lock.name, loss)
         if self._task.cancelled() and self._is_asked:
             raise HeldTooLong(f"{self._held}, and its work was ended")
         return self._task.result()
 
     @property
     def _held(self) -> str:
-        return f"the lock {self._lock.name!r} was held for its timeout of {self._max_hold:g} s"
+        return held(self._lock.name, self._max_hold)
 
     async def _end(self) -> bool:
         """Cancels the work when its lock ends; true if it goes on all the same, and is to be left."""
-        from .aio import outcome
-
         guard = self._guard
-        if await outcome(lambda bridge: guard.asked_on(bridge, 0.0)) is None:
+        if await outcome(guard.asked()) is None:
             return False
         self._is_asked = guard.is_held()
         self._task.cancel()
@@ -114,19 +113,104 @@ class Body(Generic[R]):
             # No lock is kept any more, so there is no reason to leave it.
             return False
         grace = seconds("grace", self._grace)
-        if await outcome(lambda bridge: guard.asked_on(bridge, grace)) is None:
+        if await outcome(guard.asked(grace)) is None:
             return False
         self._task.cancel()
         await asyncio.wait({self._task}, timeout=SETTLES)
         return not self._task.done()
 
-    async def _loss(self) -> Optional[str]:
+    async def _loss(self) -> Optional[Reason]:
         """Why the lock was lost; ``None`` if it is held, or was released."""
-        from .aio import outcome
-
         guard = self._guard
-        reason: Optional[str] = None if guard.is_held() else await outcome(guard.lost_on)
-        return reason
+        return None if guard.is_held() else Reason.made_of(await outcome(guard.lost()))
+
+
+class Ending:
+    """Cancels the task of a block when its lock ends, as ``asyncio.timeout()`` does when its time has passed.
+
+    The cancellation becomes :class:`LockLost`, or :class:`HeldTooLong` at a planned end, where it leaves the
+    block. A block that has ended just when its lock was lost raises the same. A block that goes on after its
+    planned end is cancelled once more if it loses the lock.
+    """
+
+    def __init__(self, taken: "list[tuple[NativeGlobalLock, Acquisition[_rust.Guard]]]") -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise InvalidOption("cancel_on_loss needs a task that can be cancelled")
+        self._task = task
+        self._before = _cancellations(task)
+        self._error: "Optional[LockLost | HeldTooLong]" = None
+        self._times = 0
+        self._taken = taken
+        self._watches = [asyncio.ensure_future(self._watch(lock, each)) for lock, each in taken]
+
+    async def _watch(self, lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guard]") -> None:
+        guard = acquisition.granted
+        reason = None if guard is None else Reason.made_of(await outcome(guard.asked()))
+        if reason is not None and reason.loss is None and guard is not None:
+            limit = lock.lock_request().ask_after or 0.0
+            self._cancel(HeldTooLong(f"{held(lock.name, limit)}, and its block was cancelled"))
+            reason = Reason.made_of(await outcome(guard.lost()))
+        if reason is not None:
+            self._cancel(lost(lock.name, reason))
+
+    def _loss(self) -> Optional[LockLost]:
+        """A loss that has just happened, so that nothing was cancelled yet."""
+        for lock, acquisition in self._taken:
+            reason = Reason.made_of(acquisition.granted.loss()) if acquisition.granted is not None else None
+            if reason is not None:
+                return lost(lock.name, reason)
+        return None
+
+    def _cancel(self, error: "LockLost | HeldTooLong") -> None:
+        self._error = error
+        self._times += 1
+        self._task.cancel()
+
+    async def leave(self, exception: Any) -> None:
+        """Ends it when the block is left, and raises what has ended the block."""
+        for watch in self._watches:
+            watch.cancel()
+        kind = exception[0]
+        if kind is None and self._error is None:
+            self._error = self._loss()
+        if self._error is None:
+            return
+        if kind is None:
+            # The cancellation may not have come yet: then it comes here, and not where the block goes on.
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                kind = asyncio.CancelledError
+        for _ in range(self._times):
+            _uncancel(self._task)
+        if _cancellations(self._task) > self._before:
+            # Somebody else has cancelled the task, too.
+            if exception[0] is None and kind is not None:
+                raise asyncio.CancelledError
+            return
+        if kind is None or issubclass(kind, asyncio.CancelledError):
+            raise self._error from exception[1]
+
+
+def _cancellations(task: "asyncio.Task[Any]") -> int:
+    # CPython counts them from 3.11 on.
+    counted: int = getattr(task, "cancelling", int)()
+    return counted
+
+
+def _uncancel(task: "asyncio.Task[Any]") -> None:
+    getattr(task, "uncancel", int)()
+
+
+def held(name: str, limit: float) -> str:
+    """Says that a lock has come to its planned end."""
+    return f"the lock {name!r} was held for its timeout of {limit:g} s"
+
+
+def lost(name: str, reason: Reason) -> LockLost:
+    """Makes the error for work whose lock was lost."""
+    return LockLost(f"the lock {name!r} was lost: {reason}", name, reason.loss)
 
 
 def _leave(task: "asyncio.Future[Any]") -> None:

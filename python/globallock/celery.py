@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Union
 from .addresses import Seconds, seconds
 from .base import GlobalLockManager
 from .constants import DEFAULT_LEASE
+from .decorators import Name, namer
 from .exceptions import GlobalLockError, InvalidOption, NotLocked
-from .frameworks import Lockman, Name, Names, imported, managed
+from .frameworks import Lockman, imported, managed
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -128,7 +129,7 @@ def exclusive(
 
     def decorate(function: "Callable[P, Any]") -> "Callable[P, Any]":
         _refuse_deferred(function)
-        names = Names(name, function)
+        named = namer(function, name)
 
         @functools.wraps(function)
         def run(*args: "P.args", **kwargs: "P.kwargs") -> Any:
@@ -136,7 +137,7 @@ def exclusive(
             task = current._get_current_object() if current else None
             app = task.app if task is not None else _celery.current_app
             manager = manager_of(app) if lockman is None else managed(lockman)
-            full = names.of(args, kwargs)
+            full = named(args, kwargs)
             lock = manager.lock(full, **_waiting(manager, task, wait, options), **options)
             with lock:
                 if lock.is_locked:
@@ -291,9 +292,8 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
             raise InvalidOption(
                 f"the task {self.name} has no unique_name: give it to @app.task(base=UniqueTask, …)"
             )
-        names = Names(name, self.run)
         manager = manager_of(self.app) if lockman is None else managed(lockman)
-        return _Record(manager, names.of(tuple(args or ()), kwargs or {}))
+        return _Record(manager, namer(self.run, name)(tuple(args or ()), dict(kwargs or {})))
 
     def _keep(self, options: "dict[str, Any]") -> float:
         """How long the record of a task that is queued now is kept."""

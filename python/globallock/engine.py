@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional, Union
 
 from . import _rust
 from .addresses import Seconds, is_text, lock_name, seconds
 from .constants import DEFAULT_LEASE
 from .exceptions import InvalidAddress, InvalidOption
+from .fields import EntryFields
+from .onlooker import AsyncWatch, Question, Summary, Watch, summaries
 
 __all__ = ["Claim", "Engine", "LockRequest", "Value", "claims"]
 
@@ -87,16 +89,48 @@ class Engine:
         """Turns the core's name of a lock into the user's."""
         return name[len(self.prefix) :]
 
-    def strip_prefix(self, names: "list[str]") -> "list[str]":
+    def strip_prefix(self, names: "List[str]") -> "List[str]":
         """Turns the core's names of locks into the user's, sorted."""
         return sorted(self.strip_prefix_of(name) for name in names)
+
+    # `List`, because `list` is a method of this class.
+    def inspect(self, name: Any) -> "Question[List[Claim]]":
+        """Asks for the holders and the waiters of a lock, oldest first."""
+        return Question(self.native.inspect(self.add_prefix(name)), claims)
+
+    def names(self, prefix: Any) -> "Question[List[str]]":
+        """Asks for the names below a prefix that have a holder or a waiter."""
+        return Question(self.native.names(self.add_prefix(prefix)), self.strip_prefix)
+
+    def list(self, prefix: Any) -> "Question[List[Summary]]":
+        """Asks for the same, summed up."""
+        return Question(self.native.list(self.add_prefix(prefix)), lambda listed: summaries(listed, self))
+
+    def evict(self, name: Any, claim: "Union[Claim, str]", reason: Any) -> "Question[bool]":
+        """Asks to take a claim out of the queue of a lock; answers whether it was there."""
+        key = claim.key if isinstance(claim, Claim) else claim
+        for what, value in (("key of a claim", key), ("reason", reason)):
+            if not is_text(value):
+                raise InvalidOption(f"the {what} is not a text that can be sent")
+        return Question(self.native.evict(self.add_prefix(name), key, reason), bool)
+
+    def watch(self, prefix: Any, every: Seconds) -> Watch:
+        """Tells how the names below a prefix change."""
+        return Watch(self._watch(prefix, every), self)
+
+    def watch_async(self, prefix: Any, every: Seconds) -> AsyncWatch:
+        """Does the same for asyncio."""
+        return AsyncWatch(self._watch(prefix, every), self)
+
+    def _watch(self, prefix: Any, every: Seconds) -> _rust.Watch:
+        return self.native.watch(self.add_prefix(prefix), seconds("every", every))
 
     def close(self, limit: float) -> None:
         """Closes the connection once the store has answered all releases, or after ``limit`` seconds."""
         self.native.close(limit)
 
 
-def claims(entries: "list[_rust.EntryFields]") -> "list[Claim]":
+def claims(entries: "List[EntryFields]") -> "List[Claim]":
     """Makes claims of the entries of a queue that the core has listed."""
     return [
         Claim(id, held, permits, capacity, fencing_token, *owner, age, expires_in, key)

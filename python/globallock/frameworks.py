@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import string
 import weakref
-from typing import Any, Callable, Mapping, Union
+from typing import Any, Callable, Union
 
 from .base import GlobalLockManager
 from .exceptions import InvalidOption
 
-__all__ = ["Lockman", "Name", "Names", "imported", "managed"]
+__all__ = ["Lockman", "fields", "imported", "managed"]
 
-#: The name of a lock: a text with fields, or what makes it of the arguments.
-Name = Union[str, "Callable[..., str]"]
 #: A manager, or what makes one.
 Lockman = Union[GlobalLockManager, "Callable[[], GlobalLockManager]"]
 
@@ -44,33 +41,6 @@ def managed(lockman: Lockman) -> GlobalLockManager:
     return found
 
 
-class Names:
-    """The names of a function's locks, which are made of its arguments."""
-
-    def __init__(self, name: Name, function: "Callable[..., Any]") -> None:
-        self._name, self._signature = name, inspect.signature(function)
-        if callable(name):
-            return
-        parameters = self._signature.parameters.values()
-        takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
-        for field in fields(name):
-            if field not in self._signature.parameters and not takes_any:
-                shown = getattr(function, "__qualname__", repr(function))
-                raise InvalidOption(f"the name {name!r} has the field {field!r}, which {shown}() has not")
-
-    def of(self, args: "tuple[Any, ...]", kwargs: "Mapping[str, Any]") -> str:
-        """The name for one call."""
-        if callable(self._name):
-            return self._name(*args, **kwargs)
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        values = dict(bound.arguments)
-        for each in self._signature.parameters.values():
-            if each.kind is each.VAR_KEYWORD:
-                values.update(values.pop(each.name))
-        return self._name.format_map(values)
-
-
 def fields(name: str) -> "list[str]":
     """The fields of a name, without what follows a dot or a bracket in them."""
     try:
@@ -79,5 +49,5 @@ def fields(name: str) -> "list[str]":
         raise InvalidOption(f"the name {name!r} is not understood: {error}") from error
     found = [field.split(".")[0].split("[")[0] for field in parsed]
     if any(not field.isidentifier() for field in found):
-        raise InvalidOption(f"the name {name!r} has a field that is no name of an argument")
+        raise InvalidOption(f"the name {name!r} has a field that is no name of a parameter")
     return found

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 import weakref
-from typing import Any, Callable, Optional
+from typing import Any, List, Optional, TypeVar
 
 from . import _rust
 
-__all__ = ["Hub", "hub", "is_patched"]
+__all__ = ["Hub", "ask", "hub", "is_patched"]
+
+T = TypeVar("T")
 
 
 class Hub:
@@ -37,12 +39,12 @@ class Hub:
             else:
                 result.set_exception(value)
 
-    def outcome(self, start: "Callable[[_rust.Bridge], int]", limit: Optional[float] = None) -> Any:
-        """Starts a request and waits for its outcome; ``None`` after ``limit`` seconds.
+    def outcome(self, request: "_rust.Request[Any]", limit: Optional[float] = None) -> Any:
+        """Waits for the outcome of a request; ``None`` after ``limit`` seconds.
 
         A greenlet that is killed, or interrupted by a ``gevent.Timeout``, cancels the request.
         """
-        number = start(self._bridge)
+        number = request.start(self._bridge)
         result = self._waiting[number] = self._gevent.event.AsyncResult()
         if len(self._waiting) == 1:
             self._watcher.start(self._drain)
@@ -93,3 +95,20 @@ def hub() -> Optional[Hub]:
     if known is None or not known.is_here():
         known = _hubs[current] = Hub(current)
     return known
+
+
+def ask(
+    request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None, limit: Optional[float] = None
+) -> "Optional[T]":
+    """Waits for the outcome of a request; ``None`` after ``limit`` seconds.
+
+    What is granted is in the list ``taken`` before an exception can arise. Under gevent, the other greenlets
+    of this thread run meanwhile.
+    """
+    greenlets = hub()
+    if greenlets is None:
+        return request.wait(limit, taken)
+    outcome: "Optional[T]" = greenlets.outcome(request, limit)
+    if taken is not None and isinstance(outcome, _rust.Guard):
+        taken.append(outcome)
+    return outcome

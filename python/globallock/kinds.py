@@ -10,10 +10,15 @@ from . import _rust
 from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
 from .clock import now
+from .exceptions import NotLocked
+from .options import both
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .base import GlobalLockManager
     from .native import LockRequest, NativeGlobalLock
+    from .options import LockOptions
 
 __all__ = ["AllLocks", "ReadWriteLock"]
 
@@ -21,16 +26,19 @@ __all__ = ["AllLocks", "ReadWriteLock"]
 class ReadWriteLock:
     """A read-write lock: many readers, or one writer."""
 
-    def __init__(self, manager: GlobalLockManager, name: str, options: "dict[str, Any]") -> None:
+    def __init__(self, manager: GlobalLockManager, name: str, options: LockOptions) -> None:
         self._manager, self._name, self._options = manager, name, options
 
-    def read(self, **options: Any) -> NativeGlobalLock:
+    def read(self, **options: Unpack[LockOptions]) -> NativeGlobalLock:
         """Makes a lock that many readers hold together."""
-        return self._manager.lock(self._name, kind="read", **{**self._options, **options})
+        return self._manager.lock(self._name, **both(self._options, options), kind="read")
 
-    def write(self, **options: Any) -> NativeGlobalLock:
+    def write(self, **options: Unpack[LockOptions]) -> NativeGlobalLock:
         """Makes a lock that one writer holds alone."""
-        return self._manager.lock(self._name, kind="write", **{**self._options, **options})
+        return self._manager.lock(self._name, **both(self._options, options), kind="write")
+
+    def __repr__(self) -> str:
+        return f"<ReadWriteLock {self._name!r}>"
 
 
 #: What one acquisition of several locks holds: each lock, with its own acquisition.
@@ -39,6 +47,9 @@ Taken = List[Tuple["NativeGlobalLock", Any]]
 
 class AllLocks(_rust.Shield):
     """Several locks, acquired all or none. Threads, tasks and greenlets may share this object."""
+
+    #: Whether its ``with`` raises where they are not granted.
+    _is_required = False
 
     def __init__(self, locks: "List[NativeGlobalLock]", blocking_timeout: Optional[Seconds]) -> None:
         self.locks = locks
@@ -59,7 +70,10 @@ class AllLocks(_rust.Shield):
     @property
     def _taken(self) -> Taken:
         current = self._holdings.current()
-        return [] if current is None or current.granted is None else current.granted
+        if current is None:
+            return []
+        current.is_known = True
+        return current.granted or []
 
     # No generator: what is raised in one that is closed unfinished, as where a lock is refused, is swallowed.
 
@@ -93,7 +107,10 @@ class AllLocks(_rust.Shield):
         return self._holdings.add(several)
 
     def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
-        self._holdings.enter(frame, self._take(taken), taken)
+        acquisition = self._take(taken)
+        if acquisition is None and self._is_required:
+            raise self.refusal()
+        self._holdings.enter(frame, acquisition, taken)
 
     def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
         self._holdings.find(frame, leaving)
@@ -101,6 +118,7 @@ class AllLocks(_rust.Shield):
             self.release()
             return
         self._holdings.exit(leaving[0])
+        self._warn_of_refused(leaving[0])
         _give_back(self.taken_by(leaving[0]))
 
     def _release(self, frame: None, leaving: "List[Any]", exception: Any) -> None:
@@ -126,23 +144,53 @@ class AllLocks(_rust.Shield):
         for lock in self.locks:
             lock._undo(None, [*noted, *(each[1] for each in noted if isinstance(each, tuple))])
 
+    @property
+    def names(self) -> str:
+        """The names of the locks."""
+        return ", ".join(lock.name for lock in self.locks)
+
+    def hold(self) -> "AllLocks":
+        """Makes the same, whose ``with`` raises :class:`NotLocked` where not all of them are granted."""
+        locks = copy.copy(self)
+        locks._is_required = True
+        return locks
+
+    def refusal(self) -> NotLocked:
+        """Makes the error where not all of them were granted."""
+        return NotLocked(self.names, "was not granted: another owner has one of these")
+
     def to_release(self) -> "Optional[Acquisition[Taken]]":
         """What the caller may release."""
-        names = ", ".join(lock.name for lock in self.locks)
-        return self._holdings.to_release(names, all(lock._is_anyones() for lock in self.locks))
+        return self._holdings.to_release(self.names, all(lock._is_anyones() for lock in self.locks))
+
+    def _warn_of_refused(self, left: "Acquisition[Taken]") -> None:
+        for lock in self.locks[:1]:
+            lock._warn_of_refused(left)
+
+    def __repr__(self) -> str:
+        return f"<AllLocks {self.names}, {'held' if self.is_locked else 'not held'}>"
 
     def taken_by(self, several: "Acquisition[Taken]") -> Taken:
         """What is to be released of an acquisition, which is forgotten here."""
         return (several.granted or []) if self._holdings.remove(several) else []
 
     def __copy__(self) -> "AllLocks":
-        return AllLocks([copy.copy(lock) for lock in self.locks], self.blocking_timeout)
+        return _made([copy.copy(lock) for lock in self.locks], self.blocking_timeout, self._is_required)
 
     def __deepcopy__(self, memo: "Dict[int, Any]") -> "AllLocks":
-        return AllLocks([copy.deepcopy(lock, memo) for lock in self.locks], self.blocking_timeout)
+        locks = [copy.deepcopy(lock, memo) for lock in self.locks]
+        return _made(locks, self.blocking_timeout, self._is_required)
 
     def __reduce__(self) -> Any:
-        return (AllLocks, (self.locks, self.blocking_timeout))
+        return (_made, (self.locks, self.blocking_timeout, self._is_required))
+
+
+def _made(
+    locks: "List[NativeGlobalLock]", blocking_timeout: Optional[Seconds], is_required: bool
+) -> AllLocks:
+    made = AllLocks(locks, blocking_timeout)
+    made._is_required = is_required
+    return made
 
 
 def keep_nobody_out(taken: Taken) -> None:

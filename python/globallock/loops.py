@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 import weakref
-from typing import Any, Callable
+from typing import Any, TypeVar
 
 from . import _rust
+from .greenlets import is_patched
 
-__all__ = ["outcome"]
+__all__ = ["outcome", "warn_in_a_loop"]
+
+T = TypeVar("T")
 
 
 class _Loop:
@@ -41,11 +45,11 @@ class _Loop:
         else:
             self._drain()
 
-    async def outcome(self, start: "Callable[[_rust.Bridge], int]") -> Any:
-        """Starts a request and waits for its outcome. A cancelled wait cancels the request."""
+    async def outcome(self, request: "_rust.Request[T]") -> T:
+        """Waits for the outcome of a request. A cancelled wait cancels the request."""
         loop = asyncio.get_running_loop()
-        number = start(self._bridge)
-        future: "asyncio.Future[Any]" = loop.create_future()
+        number = request.start(self._bridge)
+        future: "asyncio.Future[T]" = loop.create_future()
         self._waiting[number] = future
         if self._bridge.polling():
             loop.call_soon(self._poll)
@@ -70,10 +74,20 @@ def _let_go(value: Any) -> None:
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
 
-async def outcome(start: "Callable[[_rust.Bridge], int]") -> Any:
-    """Starts a request of the running loop and waits for its outcome."""
+async def outcome(request: "_rust.Request[T]") -> T:
+    """Waits in the running loop for the outcome of a request."""
     loop = asyncio.get_running_loop()
     known = _loops.get(loop)
     if known is None or not known.is_here():
         known = _loops[loop] = _Loop(loop)
-    return await known.outcome(start)
+    return await known.outcome(request)
+
+
+def warn_in_a_loop(name: str) -> None:
+    """Warns of a call that stops all tasks of an event loop."""
+    if asyncio._get_running_loop() is not None and not is_patched():
+        warnings.warn(
+            f"the lock {name!r} is acquired by a call that stops the running event loop: use lockman.aio",
+            RuntimeWarning,
+            stacklevel=4,
+        )

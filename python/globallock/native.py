@@ -7,18 +7,18 @@ import logging
 import sys
 import threading
 import weakref
-from datetime import timedelta
 from types import FrameType
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, Optional
 
 from . import _rust
 from .acquisitions import Acquisition, Holdings
-from .addresses import Seconds, is_text, seconds
+from .addresses import Seconds, seconds
 from .base import GlobalLockImplementationBase, GlobalLockManager
-from .engine import Claim, Engine, LockRequest, Value, claims
-from .exceptions import InvalidOption, NotLocked
-from .greenlets import hub
-from .onlooker import AsyncWatch, Summary, Watch, ask, summaries
+from .callbacks import call_back
+from .engine import Claim, Engine, LockRequest, Value
+from .exceptions import InvalidOption, NotLocked, Reason
+from .greenlets import ask
+from .loops import warn_in_a_loop
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
 
@@ -61,7 +61,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
             raise InvalidOption(f"the option kind must be one of {sorted(_KINDS)}")
         self._permits = _count("permits", options.pop("permits", 1))
         self._capacity = _count("capacity", options.pop("capacity", 1))
-        self._wants_value = _flag("with_value", options.pop("with_value", False))
+        self._wants_value = flag("with_value", options.pop("with_value", False))
         #: How long the lock is kept after its owner was asked to end, if its end is planned.
         self.grace: Optional[Seconds] = options.pop("grace", None)
         #: For how long from the grant others are kept out.
@@ -94,7 +94,10 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
     def _guard(self) -> Optional[_rust.Guard]:
         """What the caller was granted last, by this object."""
         acquisition = self._holdings.current()
-        return None if acquisition is None else acquisition.granted
+        if acquisition is None:
+            return None
+        acquisition.is_known = True
+        return acquisition.granted
 
     @property
     def is_locked(self) -> bool:
@@ -155,9 +158,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         :raises StoreUnavailable: it may be written or not; to set it again has the effect of once.
         """
         guard, data, time = self.write_request(data, keep)
-        return ask(
-            lambda: guard.set_value(data, time), lambda bridge: guard.set_value_on(bridge, data, time)
-        )
+        return bool(ask(guard.set_value(data, time)))
 
     def write_request(self, data: bytes, keep: Seconds) -> "tuple[_rust.Guard, bytes, float]":
         """What the core must write, and by which grant."""
@@ -179,14 +180,18 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         guard = self._guard
         return guard is not None and guard.is_asked_to_end()
 
-    def on_asked_to_end(self, callback: "Callable[[str], Any]") -> None:
-        """Calls ``callback`` with the reason, in its own thread, when the owner is asked to end its work."""
-        self._call_when("on_asked_to_end", _wait_asked, callback)
+    def on_asked_to_end(self, callback: "Callable[[Reason], Any]") -> None:
+        """Calls ``callback`` with the reason when the owner is asked to end its work.
+
+        One thread calls the functions of all locks, one after the other.
+        """
+        call_back(self.name, self._held_guard("on_asked_to_end").asked(), callback)
 
     def asked_to_end_event(self) -> threading.Event:
         """Makes an event that is set when the owner is asked to end its work."""
         event = threading.Event()
-        self.on_asked_to_end(lambda _: event.set())
+        guard = self._held_guard("asked_to_end_event")
+        call_back(self.name, guard.asked(), lambda _: event.set(), is_quick=True)
         return event
 
     def lock_request(self) -> LockRequest:
@@ -241,6 +246,8 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
             acquisition = self._take(None, taken)
         else:
             acquisition = self._holdings.current() if self.acquire() else None
+        if acquisition is None and self._is_required:
+            raise NotLocked(self.name)
         self._holdings.enter(frame, acquisition, taken)
 
     def _exit(self, frame: FrameType, leaving: "list[Any]", exception: Any) -> None:
@@ -249,6 +256,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
             self.release()
             return
         self._holdings.exit(leaving[0])
+        self._warn_of_refused(leaving[0])
         if type(self).release is not _rust.Shield.release and self._holdings.current() is leaving[0]:
             self.release()
         self._give_back(leaving[0])
@@ -276,14 +284,10 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
     def _take(
         self, request: "Optional[LockRequest]", taken: "list[Any]"
     ) -> "Optional[Acquisition[_rust.Guard]]":
+        warn_in_a_loop(self.name)
         request = self._begin(request or self.lock_request())
-        native = self.engine.native
-        guard = ask(lambda: native.acquire(request, taken), lambda bridge: native.acquire_on(bridge, request))
-        if guard is None:
-            return None
-        if guard not in taken:
-            taken.append(guard)
-        return self._granted(guard)
+        guard = ask(self.engine.native.acquire(request), taken)
+        return None if guard is None else self._granted(guard)
 
     def _begin(self, request: LockRequest) -> LockRequest:
         """Notes that the caller tries to acquire."""
@@ -333,7 +337,15 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
     def _give_back(self, acquisition: "Acquisition[_rust.Guard]") -> None:
         guard = self._forget(acquisition)
         if guard is not None:
-            self._warn(ask(guard.release, guard.release_on))
+            self._warn(ask(guard.release()))
+
+    def _warn_of_refused(self, left: "Acquisition[Any]") -> None:
+        if left.granted is None and not left.is_known:
+            _logger.warning(
+                "the lock %r was not granted, and its block ran without it and never asked: look at "
+                "is_locked, or use hold(), which raises NotLocked",
+                self.name,
+            )
 
     def _warn(self, warning: Optional[str]) -> None:
         # The logger `globallock` has told already of a loss that was found before.
@@ -347,86 +359,55 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         undone.
         """
         guard = self._guard
-        return guard is not None and ask(guard.renew, guard.renew_on)
+        return guard is not None and bool(ask(guard.renew()))
 
     def renew(self) -> bool:
         """Does the same as ``extend()``; release 0.2.0 has this name."""
         return self.extend()
 
-    def wait_lost(self, timeout: Optional[Seconds] = None) -> Optional[str]:
-        """Waits until the lock is lost and says why; ``None`` if it was not lost by then, or was released."""
-        limit = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-        return _wait_lost(self._guard, limit) if self._guard is not None else None
-
-    def on_lost(self, callback: "Callable[[str], Any]") -> None:
-        """Calls ``callback`` with the reason, in its own thread, if the lock is lost before its release."""
-        self._call_when("on_lost", _wait_lost, callback)
-
-    def _call_when(
-        self,
-        what: str,
-        wait: "Callable[[_rust.Guard, Optional[float]], Optional[str]]",
-        callback: "Callable[[str], Any]",
-    ) -> None:
+    @property
+    def loss(self) -> Optional[Reason]:
+        """Why the lock is lost; ``None`` while it is held, and once it was released."""
         guard = self._guard
-        if guard is None:
-            raise InvalidOption(f"{what}() needs a lock that is held")
+        return None if guard is None else Reason.made_of(guard.loss())
 
-        def watch() -> None:
-            reason = wait(guard, None)
-            if reason is not None:
-                callback(reason)
+    def wait_lost(self, timeout: Optional[Seconds] = None) -> Optional[Reason]:
+        """Waits until the lock is lost and says why; ``None`` if it was not lost by then, or was released."""
+        guard, limit = self._guard, _time("timeout", timeout)
+        return None if guard is None else Reason.made_of(ask(guard.lost(), limit=limit))
 
-        threading.Thread(target=watch, name=f"globallock-{what}-{self.name}", daemon=True).start()
+    def on_lost(self, callback: "Callable[[Reason], Any]") -> None:
+        """Calls ``callback`` with the reason if the lock is lost before its release.
+
+        One thread calls the functions of all locks, one after the other.
+        """
+        call_back(self.name, self._held_guard("on_lost").lost(), callback)
 
     def lost_event(self) -> threading.Event:
         """Makes an event that is set if the lock is lost before its release."""
         event = threading.Event()
-        self.on_lost(lambda _: event.set())
+        guard = self._held_guard("lost_event")
+        call_back(self.name, guard.lost(), lambda _: event.set(), is_quick=True)
         return event
+
+    def _held_guard(self, what: str) -> _rust.Guard:
+        guard = self._guard
+        if guard is None:
+            raise InvalidOption(f"{what}() needs a lock that is held")
+        return guard
 
     def claims(self) -> "list[Claim]":
         """Lists the holders and the waiters of the lock, oldest first."""
-        native, name = self.engine.native, self.prefixed_name
-        return claims(ask(lambda: native.inspect(name), lambda bridge: native.inspect_on(bridge, name)))
+        return self.engine.inspect(self.name).answer()
 
-    def names(self, prefix: str) -> "list[str]":
-        """Lists the names below this manager's prefix that have a holder or a waiter."""
-        engine = self.engine
-        native, prefix = engine.native, engine.add_prefix(prefix)
-        names = ask(lambda: native.names(prefix), lambda bridge: native.names_on(bridge, prefix))
-        return engine.strip_prefix(names)
-
-    def evict(self, claim: "Union[Claim, str]", reason: str) -> bool:
-        """Takes a claim out of the queue of the lock, and says whether it was there."""
-        native, eviction = self.engine.native, self.eviction(claim, reason)
-        return ask(lambda: native.evict(*eviction), lambda bridge: native.evict_on(bridge, *eviction))
-
-    def eviction(self, claim: "Union[Claim, str]", reason: str) -> "tuple[str, str, str]":
-        """What the core must evict, and why."""
-        key = claim.key if isinstance(claim, Claim) else claim
-        for what, value in (("key of a claim", key), ("reason", reason)):
-            if not is_text(value):
-                raise InvalidOption(f"the {what} is not a text that can be sent")
-        return self.prefixed_name, key, reason
-
-    def summaries(self, prefix: str) -> "list[Summary]":
-        """Sums up the names below this manager's prefix that have a holder or a waiter."""
-        engine = self.engine
-        native, prefix = engine.native, engine.add_prefix(prefix)
-        listed = ask(lambda: native.list(prefix), lambda bridge: native.list_on(bridge, prefix))
-        return summaries(listed, engine)
-
-    def watch(self, prefix: str, every: Seconds) -> Watch:
-        """Tells how the names below this manager's prefix change."""
-        return Watch(self._native_watch(prefix, every), self.engine)
-
-    def watch_async(self, prefix: str, every: Seconds) -> AsyncWatch:
-        """Does the same for asyncio."""
-        return AsyncWatch(self._native_watch(prefix, every), self.engine)
-
-    def _native_watch(self, prefix: str, every: Seconds) -> _rust.Watch:
-        return self.engine.native.watch(self.engine.add_prefix(prefix), seconds("every", every))
+    def __repr__(self) -> str:
+        engine = self.config.__dict__.get("_engine")
+        guard = self._guard
+        state = "not held"
+        if guard is not None:
+            state = f"held with fencing token {guard.fencing_token}" if guard.is_held() else "lost"
+        where = "" if engine is None else f" in {engine.native.address}"
+        return f"<{type(self).__name__} {self.name!r}{where}, {state}>"
 
     async def __aenter__(self) -> "NativeGlobalLock":
         from .aio import enter
@@ -437,7 +418,7 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
     async def __aexit__(self, *exception: Any) -> None:
         from .aio import leave
 
-        await leave(self, sys._getframe(1))
+        await leave(self, sys._getframe(1), exception)
 
     def __getstate__(self) -> "dict[str, Any]":
         # The recipe: what is held stays with the original. A manager that has gone is made again.
@@ -467,22 +448,6 @@ class NativeGlobalLock(_rust.Shield, GlobalLockImplementationBase):
         return lock
 
 
-def _wait_lost(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
-    greenlets = hub()
-    if greenlets is None:
-        return guard.wait_lost(limit)
-    loss: Optional[str] = greenlets.outcome(guard.lost_on, limit)
-    return loss
-
-
-def _wait_asked(guard: _rust.Guard, limit: Optional[float]) -> Optional[str]:
-    greenlets = hub()
-    if greenlets is None:
-        return guard.wait_asked(limit)
-    reason: Optional[str] = greenlets.outcome(lambda bridge: guard.asked_on(bridge, 0.0), limit)
-    return reason
-
-
 def _time(option: str, value: Any) -> Optional[float]:
     return None if value is None else seconds(option, value)
 
@@ -493,7 +458,15 @@ def _count(option: str, value: Any) -> int:
     return int(value)
 
 
-def _flag(option: str, value: Any) -> bool:
+def flag(option: str, value: Any) -> bool:
+    """Checks an option that is true or false."""
     if not isinstance(value, bool):
         raise InvalidOption(f"the option {option} is neither True nor False")
     return value
+
+
+def native(lock: Any) -> NativeGlobalLock:
+    """Refuses what only the engines of this package can."""
+    if not isinstance(lock, NativeGlobalLock):
+        raise InvalidOption(f"{type(lock).__name__} is no engine of this package: it has no asyncio")
+    return lock

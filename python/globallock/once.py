@@ -12,13 +12,15 @@ from . import _rust
 from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
 from .exceptions import InvalidOption, NotLocked
-from .onlooker import ask
+from .greenlets import ask
+from .loops import warn_in_a_loop
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
 
     from .base import GlobalLockManager
     from .native import LockRequest, NativeGlobalLock
+    from .options import OnceOptions
 
     P = ParamSpec("P")
 
@@ -45,9 +47,7 @@ class Ran(Generic[R]):
 class Once:
     """Work that is done once in a while, however many processes and hosts start it."""
 
-    def __init__(
-        self, manager: GlobalLockManager, name: str, every: Seconds, options: "dict[str, Any]"
-    ) -> None:
+    def __init__(self, manager: GlobalLockManager, name: str, every: Seconds, options: OnceOptions) -> None:
         self.name, self.every = name, seconds("every", every)
         self._manager, self._options = manager, options
         refused = sorted({"kind", "permits", "capacity", "with_value"}.intersection(options))
@@ -191,14 +191,9 @@ class Turn(_rust.Block, TurnBase):
     # What follows is called by the core, as that of a lock.
 
     def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
+        warn_in_a_loop(self.name)
         (native, request), every = self._request(), self._every
-        begun = ask(
-            lambda: native.begin(request, every, taken),
-            lambda bridge: native.begin_on(bridge, request, every),
-        )
-        if isinstance(begun, _rust.Guard) and begun not in taken:
-            taken.append(begun)
-        self._begun(frame, begun, taken)
+        self._begun(frame, ask(native.begin(request, every), taken), taken)
 
     def _exit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
         self._runs.find(frame, leaving)
@@ -207,8 +202,7 @@ class Turn(_rust.Block, TurnBase):
             return
         try:
             if not any(exception):
-                guard = self._held(acquisition)
-                ask(guard.succeed, guard.succeed_on)
+                ask(self._held(acquisition).succeed())
         finally:
             self._lock._give_back(acquisition)
 

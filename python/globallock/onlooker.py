@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar
 
 from . import _rust
-from .greenlets import hub
+from .fields import SummaryFields
+from .greenlets import ask
 
 if TYPE_CHECKING:
-    from .native import Engine
+    from .engine import Engine
 
-__all__ = ["AsyncWatch", "Summary", "Watch", "ask", "summaries"]
+__all__ = ["AsyncWatch", "Question", "Summary", "Watch", "summaries"]
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+
+class Question(Generic[T]):
+    """What is asked of a store, and how the answer is read: by a thread, or by a task."""
+
+    def __init__(self, request: "_rust.Request[S]", read: "Callable[[S], T]") -> None:
+        self._request: "_rust.Request[Any]" = request
+        self._read: "Callable[[Any], T]" = read
+
+    def answer(self) -> T:
+        """Waits for the answer."""
+        return self._read(ask(self._request))
+
+    async def answer_async(self) -> T:
+        """Waits for the answer, while other tasks run."""
+        from .loops import outcome
+
+        return self._read(await outcome(self._request))
 
 
 @dataclass(frozen=True)
@@ -49,7 +69,7 @@ class Watch:
         return self
 
     def __next__(self) -> Summary:
-        while ask(self._native.wait, self._native.wait_on):
+        while ask(self._native.next()):
             change = _taken(self._native, self._engine)
             if change is not None:
                 return change
@@ -79,9 +99,9 @@ class AsyncWatch:
         return self
 
     async def __anext__(self) -> Summary:
-        from .aio import outcome
+        from .loops import outcome
 
-        while await outcome(self._native.wait_on):
+        while await outcome(self._native.next()):
             change = _taken(self._native, self._engine)
             if change is not None:
                 return change
@@ -104,21 +124,12 @@ def _taken(native: _rust.Watch, engine: Engine) -> Optional[Summary]:
     return None if fields is None else _summary(fields, engine)
 
 
-def _summary(fields: _rust.SummaryFields, engine: Engine) -> Summary:
+def _summary(fields: SummaryFields, engine: Engine) -> Summary:
     name, kind, holders, waiters, fencing_token, oldest = fields
     return Summary(engine.strip_prefix_of(name), kind, holders, waiters, fencing_token, oldest)
 
 
-def summaries(listed: "list[_rust.SummaryFields]", engine: Engine) -> "list[Summary]":
+def summaries(listed: "list[SummaryFields]", engine: Engine) -> "list[Summary]":
     """Makes summaries of what the core has listed, sorted by name; the core may list a name twice."""
     by_name = {fields[0]: _summary(fields, engine) for fields in listed}
     return [by_name[name] for name in sorted(by_name)]
-
-
-def ask(block: "Callable[[], T]", start: "Callable[[_rust.Bridge], int]") -> T:
-    """Asks the core. Under gevent, the other greenlets of this thread run meanwhile."""
-    greenlets = hub()
-    if greenlets is None:
-        return block()
-    answer: T = greenlets.outcome(start)
-    return answer

@@ -22,6 +22,7 @@ from .addresses import lock_name
 from .base import GlobalLockManager
 from .engine import Claim, Engine
 from .exceptions import StoreUnavailable
+from .greenlets import ask
 from .native import NativeGlobalLock
 from .once import TurnBase
 
@@ -55,7 +56,7 @@ class _Checked:
         if name == "watch":
             # It asks the store only when its next change is waited for.
             return lambda *given: _Checked(found(*given), self._store, _OF_WATCHES)
-        return self._checked(found) if name.replace("_on", "") in self._calls else found
+        return self._checked(found) if name in self._calls else found
 
     def _checked(self, call: "Callable[..., Any]") -> "Callable[..., Any]":
         def checked(*given: Any) -> Any:
@@ -65,10 +66,10 @@ class _Checked:
         return checked
 
 
-#: The calls that ask the store, each also with the ending ``_on``. A release is no call that fails.
+#: The calls that ask the store. A release is no call that fails.
 _OF_MANAGERS = frozenset({"acquire", "begin", "connect", "evict", "inspect", "list", "names"})
 _OF_GUARDS = frozenset({"renew", "set_value", "succeed"})
-_OF_WATCHES = frozenset({"wait"})
+_OF_WATCHES = frozenset({"next"})
 
 
 class _Engine(Engine):
@@ -143,12 +144,15 @@ class Locks:
         :param options: those of ``lock()``, such as ``kind="read"``.
         :raises AssertionError: it is not free.
         """
-        lock = self._others.lock(name, blocking=False, thread_local=False, **options)
-        if not lock.acquire():
+        lock = self._others.lock(name, blocking=False, **options)
+        # Not by `lock.acquire()`, which warns where an event loop runs.
+        guard = ask(lock.engine.native.acquire(lock.lock_request()))
+        if guard is None:
             held = [claim for claim in self._claims(name) if claim.held]
             holders = ", ".join(claim.label or "the code under test" for claim in held)
             raise AssertionError(f"the lock {name!r} cannot be taken: it is held by {holders}")
-        return Part(lock.release)
+        guard.own()
+        return Part(lambda: ask(guard.release()))
 
     def lose(self, name: str, reason: str = "the test says so") -> None:
         """Has the code under test lose a lock that it holds: all of its claims of that name.
@@ -164,7 +168,7 @@ class Locks:
             raise AssertionError(f"the lock {name!r} cannot be lost: {self._what_is_held()}")
         for claim in claims:
             self._others.evict(name, claim, reason)
-            if guards[claim.fencing_token].wait_lost(LIMIT) is None:
+            if guards[claim.fencing_token].lost().wait(LIMIT) is None:
                 raise AssertionError(f"the lock {name!r} was released before it was lost")
 
     def store_away(self, why: str = "the store is away, the test says so") -> Part:
@@ -254,7 +258,7 @@ class Locks:
 
     def _end(self) -> None:
         for grant in self._held():
-            grant.guard.release()
+            ask(grant.guard.release())
         self._others.close()
 
 

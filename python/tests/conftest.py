@@ -164,6 +164,26 @@ def name(request):
     return f"{request.node.name}-{time.time_ns()}"
 
 
+@pytest.fixture
+def lockman(name):
+    """A manager of a store in memory."""
+    with globallock.GlobalLockManager(f"memory:{name}") as lockman:
+        yield lockman
+
+
+@pytest.fixture
+def other(name):
+    """Somebody else's manager of the same store."""
+    with globallock.GlobalLockManager(f"memory:{name}") as lockman:
+        yield lockman
+
+
+def evict(other, name, reason="an operator wants it"):
+    """Ends the hold of the only holder."""
+    [holder] = [claim for claim in other.inspect(name) if claim.held]
+    assert other.evict(name, holder, reason)
+
+
 def eventually(what, condition, limit=30):
     until = time.monotonic() + limit
     while not condition():

@@ -235,7 +235,7 @@ def test_what_is_wrong_is_told(client, locks, monkeypatch):
     client.app.state.lockman = None
     with pytest.raises(InvalidOption, match="set app.state.lockman"):
         client.get("/orders/7")
-    with pytest.raises(InvalidOption, match="no name of an argument"):
+    with pytest.raises(InvalidOption, match="no name of a parameter"):
         locked("order/{}")
     import fastapi
 

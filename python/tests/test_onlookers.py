@@ -299,7 +299,7 @@ WAITS = {
     "acquire with a limit": lambda lockman, name: lockman.lock(name, blocking_timeout=60).acquire(),
     "with": lambda lockman, name: lockman.lock(name, blocking_timeout=60).__enter__(),
     "all": lambda lockman, name: lockman.lock_all([name, f"{name}-0"]).acquire(),
-    "decorated": lambda lockman, name: lockman.locked(name)(list)(),
+    "decorated": lambda lockman, name: lockman.locked(name)(lambda: None)(),
     "asyncio": lambda lockman, name: asyncio.run(lockman.aio.lock(name, blocking_timeout=60).acquire()),
     "all in asyncio": lambda lockman, name: asyncio.run(lockman.aio.lock_all([f"{name}-0", name]).acquire()),
 }

@@ -127,9 +127,15 @@ def find(root, source, start, end, mutant):
         if guard.type in ("let_condition", "let_chain"):
             return None
         return Site(guard.start_byte, guard.end_byte, "guard")
-    if genre == "MatchArm":
+    # Where the only wildcard has a guard, a match without an arm does not build, and the arm is not blamed.
+    if genre == "MatchArm" and any(is_wildcard(arm, source) for arm in node.parent.children):
         return Site(pattern.end_byte, pattern.end_byte, "arm")
     return None
+
+
+def is_wildcard(arm, source):
+    pattern = arm.child_by_field_name("pattern")
+    return pattern is not None and source[pattern.start_byte : pattern.end_byte] == b"_"
 
 
 class Places:

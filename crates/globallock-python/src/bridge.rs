@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use crate::driver::WaitKind;
 use crate::failure::raise;
-use crate::guard::Guard;
+use crate::guard::{Guard, Reason};
 use crate::manager::EntryFields;
 use crate::process::{ForkGuarded, Process};
 use crate::watch::SummaryFields;
@@ -27,12 +27,15 @@ pub(crate) enum Outcome {
     Granted(Option<Guard>),
     /// How many seconds ago the last success began, that still counts.
     Skipped(f64),
-    Flag(bool),
+    Flag(Option<bool>),
     Text(Option<String>),
+    /// Why the owner must end its work, or has lost its lock; `None` if it was released.
+    Ended(Option<Reason>),
     Entries(Vec<EntryFields>),
     Names(Vec<String>),
     Summaries(Vec<SummaryFields>),
     Failed(globallock::Error),
+    Raised(PyErr),
 }
 
 impl Outcome {
@@ -42,10 +45,12 @@ impl Outcome {
             Outcome::Skipped(began) => began.into_py_any(python),
             Outcome::Flag(flag) => flag.into_py_any(python),
             Outcome::Text(text) => text.into_py_any(python),
+            Outcome::Ended(reason) => reason.into_py_any(python),
             Outcome::Entries(entries) => entries.into_py_any(python),
             Outcome::Names(names) => names.into_py_any(python),
             Outcome::Summaries(summaries) => summaries.into_py_any(python),
             Outcome::Failed(error) => Err(raise(&error)),
+            Outcome::Raised(error) => Err(error),
         }
     }
 }
@@ -234,7 +239,7 @@ mod tests {
         for polling in [true, false] {
             let (inbox, woken) = inbox();
             assert!(!inbox.begin_polling(true));
-            inbox.push(1, Outcome::Flag(true));
+            inbox.push(1, Outcome::Flag(Some(true)));
             assert!(!is_woken(&woken), "the loop polls");
             assert!(inbox.begin_polling(polling));
             assert!(is_woken(&woken) && !inbox.outcomes().polling);
@@ -245,8 +250,8 @@ mod tests {
     fn a_loop_that_does_not_poll_is_woken_once_for_all_outcomes() {
         let (inbox, woken) = inbox();
         assert!(!inbox.begin_polling(false));
-        inbox.push(1, Outcome::Flag(true));
-        inbox.push(2, Outcome::Flag(true));
+        inbox.push(1, Outcome::Flag(Some(true)));
+        inbox.push(2, Outcome::Flag(Some(true)));
         assert!(is_woken(&woken) && !is_woken(&woken));
         assert!(inbox.begin_polling(true), "it must take the outcomes first");
         assert!(!is_woken(&woken));

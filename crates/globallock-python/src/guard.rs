@@ -7,21 +7,22 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use globallock::backend::Instant;
 use globallock::internals::{Began, keep_nobody_out, sleep_until_some};
-use globallock::{Release, ValueWrite};
+use globallock::{Loss, Release, ValueWrite};
 use pyo3::prelude::*;
 use tokio::select;
 
-use crate::bridge::{Bridge, Outcome};
+use crate::bridge::Outcome;
 use crate::driver::WaitKind;
-use crate::failure::{GlobalLockError, LockLost, raise, seconds};
+use crate::failure::{GlobalLockError, LockLost, seconds};
 use crate::process::{ForkGuarded, Process};
+use crate::request::{FOREVER, Request};
 
 /// A lock that is held until it is released, lost, or garbage-collected.
 #[pyclass(frozen, module = "globallock._rust")]
 pub(crate) struct Guard {
     #[pyo3(get)]
     fencing_token: u64,
-    guard: Arc<ForkGuarded<Mutex<Option<globallock::Guard>>>>,
+    guard: Arc<Held>,
     /// When the owner is asked to end, if its end is planned.
     ask_at: Option<Instant>,
     /// Which run it is that the lock was acquired for, if any.
@@ -42,45 +43,44 @@ impl Guard {
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&globallock::Guard) -> T) -> Option<T> {
-        let guard = self.guard.get()?.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.as_ref().map(use_it)
-    }
-
-    fn take(&self) -> Option<globallock::Guard> {
-        self.guard.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Takes the run that the lock was acquired for.
-    fn run(&self) -> PyResult<(Began, globallock::Guard)> {
-        let error = || GlobalLockError::new_err("this run belongs to another process, or has ended");
-        self.began.zip(self.take()).ok_or_else(error)
+        with(&self.guard, use_it)
     }
 
     fn write(
         &self,
         bytes: Vec<u8>,
         keep: f64,
-    ) -> PyResult<impl Future<Output = globallock::Result<bool>> + Send + use<>> {
+    ) -> PyResult<impl Future<Output = globallock::Result<ValueWrite>> + Send + use<>> {
         let keep = seconds("keep", keep)?;
         let write = self.with(|guard| guard.set_value(bytes, keep));
-        write
-            .map(written)
-            .ok_or_else(|| LockLost::new_err("this lock belongs to another process, or was released"))
+        write.ok_or_else(|| LockLost::new_err("this lock belongs to another process, or was released"))
     }
+}
 
-    /// Tells why the owner is asked to end, `after` seconds after it was; `None` if the lock was released.
-    fn asked(&self, after: f64) -> Option<impl Future<Output = Option<String>> + Send + use<>> {
-        let after = Duration::from_secs_f64(after.clamp(0.0, FOREVER));
-        let at = self.ask_at.map(|at| at + after);
-        let loss = self.with(globallock::Guard::ended)?;
-        Some(async move {
-            select! {
-                biased;
-                loss = loss => loss.map(|loss| loss.to_string()),
-                () = sleep_until_some(at) => Some(ASKED.to_owned()),
-            }
-        })
-    }
+/// The guard of the core, until it is released.
+type Held = ForkGuarded<Mutex<Option<globallock::Guard>>>;
+
+fn with<T>(held: &Held, use_it: impl FnOnce(&globallock::Guard) -> T) -> Option<T> {
+    let guard = held.get()?.lock().unwrap_or_else(PoisonError::into_inner);
+    guard.as_ref().map(use_it)
+}
+
+fn take(held: &Held) -> Option<globallock::Guard> {
+    held.get()?.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Why the owner must end its work: which kind of loss, or `asked`, and a sentence. Python makes a `Reason`
+/// of them.
+pub(crate) type Reason = (&'static str, String);
+
+fn reason(loss: &Loss) -> Reason {
+    let kind = match loss {
+        Loss::Expired => "expired",
+        Loss::MaxHold => "held_too_long",
+        Loss::Evicted(_) => "evicted",
+        _ => "revoked",
+    };
+    (kind, loss.to_string())
 }
 
 /// A lock that nobody owned keeps nobody out when it is released with this.
@@ -97,25 +97,6 @@ const FOREIGN: &str = "belongs to another process: it is not released here";
 
 /// What the owner is told that is asked to end.
 const ASKED: &str = "its max hold time has passed: it is kept for its grace";
-
-/// Writes a value: false if a holder with a higher fencing token has written one.
-async fn written(write: impl Future<Output = globallock::Result<ValueWrite>>) -> globallock::Result<bool> {
-    Ok(write.await? == ValueWrite::Written)
-}
-
-/// The longest limit in seconds, so that every sum with it is a moment.
-const FOREVER: f64 = 1e9;
-
-/// Waits for `limit` seconds at most; `None` if that was not enough.
-async fn within<T>(limit: Option<f64>, waits: impl Future<Output = Option<T>>) -> Option<T> {
-    match limit {
-        None => waits.await,
-        Some(limit) => {
-            let limit = Duration::from_secs_f64(limit.clamp(0.0, FOREVER));
-            tokio::time::timeout(limit, waits).await.unwrap_or(None)
-        }
-    }
-}
 
 /// Releases a lock, and says what to warn of. A loss that the core has told already is logged already.
 async fn release(guard: globallock::Guard) -> Option<String> {
@@ -161,7 +142,7 @@ impl Guard {
 
     /// Releases the lock in the background, if it is not released yet.
     pub(crate) fn let_go(&self) {
-        if let (Some(guard), Ok(process)) = (self.take(), Process::current()) {
+        if let (Some(guard), Ok(process)) = (take(&self.guard), Process::current()) {
             let _entered = process.runtime.enter();
             drop(guard);
         }
@@ -169,20 +150,11 @@ impl Guard {
 
     /// Releases the lock, and says what to warn of, if anything. That the store fails is no exception, so
     /// that one of a signal handler is not taken for it.
-    fn release(&self, python: Python<'_>) -> PyResult<Option<String>> {
-        if self.guard.get().is_none() {
-            return Ok(Some(FOREIGN.to_owned()));
-        }
-        let Some(guard) = self.take() else { return Ok(None) };
-        Process::current()?.block_on(python, WaitKind::Answer, release(guard))
-    }
-
-    /// Does the same for an event loop.
-    fn release_on(&self, bridge: &Bridge) -> PyResult<u64> {
-        let (is_here, guard) = (self.guard.get().is_some(), self.take());
-        bridge.start(WaitKind::Answer, async move {
-            Outcome::Text(match guard {
-                None if !is_here => Some(FOREIGN.to_owned()),
+    fn release(&self) -> Request {
+        let held = Arc::clone(&self.guard);
+        Request::new(WaitKind::Answer, async move {
+            Outcome::Text(match take(&held) {
+                None if held.get().is_none() => Some(FOREIGN.to_owned()),
                 None => None,
                 Some(guard) => release(guard).await,
             })
@@ -190,18 +162,15 @@ impl Guard {
     }
 
     /// Records the success of the run that the lock was acquired for, and releases the lock.
-    fn succeed(&self, python: Python<'_>) -> PyResult<()> {
-        let (began, guard) = self.run()?;
-        let recorded = Process::current()?.block_on(python, WaitKind::Answer, began.succeed(guard))?;
-        recorded.map_err(|error| raise(&error))
-    }
-
-    /// Does the same for an event loop.
-    fn succeed_on(&self, bridge: &Bridge) -> PyResult<u64> {
-        let (began, guard) = self.run()?;
-        bridge.start(WaitKind::Answer, async move {
+    fn succeed(&self) -> Request {
+        let (held, began) = (Arc::clone(&self.guard), self.began);
+        Request::new(WaitKind::Answer, async move {
+            let Some((began, guard)) = began.zip(take(&held)) else {
+                let text = "this run belongs to another process, or has ended";
+                return Outcome::Raised(GlobalLockError::new_err(text));
+            };
             match began.succeed(guard).await {
-                Ok(()) => Outcome::Flag(true),
+                Ok(()) => Outcome::Flag(Some(true)),
                 Err(error) => Outcome::Failed(error),
             }
         })
@@ -214,20 +183,9 @@ impl Guard {
     }
 
     /// Sets the value, for `keep` seconds; false if a holder with a higher fencing token has set it.
-    fn set_value(&self, python: Python<'_>, bytes: Vec<u8>, keep: f64) -> PyResult<bool> {
+    fn set_value(&self, bytes: Vec<u8>, keep: f64) -> PyResult<Request> {
         let write = self.write(bytes, keep)?;
-        Process::current()?.block_on(python, WaitKind::Answer, write)?.map_err(|error| raise(&error))
-    }
-
-    /// Does the same for an event loop.
-    fn set_value_on(&self, bridge: &Bridge, bytes: Vec<u8>, keep: f64) -> PyResult<u64> {
-        let write = self.write(bytes, keep)?;
-        bridge.start(WaitKind::Answer, async move {
-            match write.await {
-                Ok(is_written) => Outcome::Flag(is_written),
-                Err(error) => Outcome::Failed(error),
-            }
-        })
+        Ok(Request::answered(async move { Ok(Outcome::Flag(Some(write.await? == ValueWrite::Written))) }))
     }
 
     /// Whether the owner is asked to end: its max hold time has passed, or the lock is lost.
@@ -236,60 +194,50 @@ impl Guard {
         self.with(|guard| is_due || !guard.is_held()).unwrap_or(false)
     }
 
-    /// Waits until the owner is asked to end, `limit` seconds at most, and says why; `None` if it was not by
-    /// then, or if the lock was released.
-    fn wait_asked(&self, python: Python<'_>, limit: Option<f64>) -> PyResult<Option<String>> {
-        let Some(asked) = self.asked(0.0) else { return Ok(None) };
-        Process::current()?.block_on(python, WaitKind::Notification, within(limit, asked))
-    }
-
-    /// Waits for an event loop, without a limit, until the owner was asked to end `after` seconds ago.
-    fn asked_on(&self, bridge: &Bridge, after: f64) -> PyResult<u64> {
-        let asked = self.asked(after);
-        bridge.watch(async move {
-            match asked {
-                None => Outcome::Text(None),
-                Some(asked) => Outcome::Text(asked.await),
-            }
+    /// Waits until the owner was asked to end `after` seconds ago, and says why; `None` if the lock was
+    /// released.
+    #[pyo3(signature = (after=0.0))]
+    fn asked(&self, after: f64) -> Request {
+        let after = Duration::from_secs_f64(after.clamp(0.0, FOREVER));
+        let at = self.ask_at.map(|at| at + after);
+        let loss = self.with(globallock::Guard::ended);
+        Request::new(WaitKind::Notification, async move {
+            let Some(loss) = loss else { return Outcome::Ended(None) };
+            Outcome::Ended(select! {
+                biased;
+                loss = loss => loss.as_ref().map(reason),
+                () = sleep_until_some(at) => Some(("asked", ASKED.to_owned())),
+            })
         })
     }
 
     /// Asks the store now whether the lock is still held, and renews it for a whole lease if so.
-    fn renew(&self, python: Python<'_>) -> PyResult<bool> {
-        let Some(renewal) = self.with(globallock::Guard::renew) else { return Ok(false) };
-        Process::current()?.block_on(python, WaitKind::Answer, renewal)?.map_err(|error| raise(&error))
-    }
-
-    /// Does the same for an event loop.
-    fn renew_on(&self, bridge: &Bridge) -> PyResult<u64> {
+    fn renew(&self) -> Request {
         let renewal = self.with(globallock::Guard::renew);
-        bridge.start(WaitKind::Answer, async move {
-            match renewal {
-                None => Outcome::Flag(false),
-                Some(renewal) => match renewal.await {
-                    Ok(is_held) => Outcome::Flag(is_held),
-                    Err(error) => Outcome::Failed(error),
-                },
-            }
+        Request::answered(async move {
+            Ok(Outcome::Flag(Some(match renewal {
+                None => false,
+                Some(renewal) => renewal.await?,
+            })))
         })
     }
 
-    /// Waits until the lock is lost, `limit` seconds at most, and says why; `None` if it was not lost by
-    /// then, or was released.
-    fn wait_lost(&self, python: Python<'_>, limit: Option<f64>) -> PyResult<Option<String>> {
-        let Some(loss) = self.with(globallock::Guard::ended) else { return Ok(None) };
-        let lost = within(limit, loss);
-        Ok(Process::current()?.block_on(python, WaitKind::Notification, lost)?.map(|loss| loss.to_string()))
-    }
-
-    /// Waits for the loss for an event loop, without a limit.
-    fn lost_on(&self, bridge: &Bridge) -> PyResult<u64> {
+    /// Waits until the lock is lost, and says why; `None` if it was released.
+    fn lost(&self) -> Request {
         let loss = self.with(globallock::Guard::ended);
-        bridge.watch(async move {
-            match loss {
-                None => Outcome::Text(None),
-                Some(loss) => Outcome::Text(loss.await.map(|loss| loss.to_string())),
-            }
+        Request::new(WaitKind::Notification, async move {
+            Outcome::Ended(match loss {
+                None => None,
+                Some(loss) => loss.await.as_ref().map(reason),
+            })
         })
+    }
+
+    /// Why the lock is lost; `None` if it is not, or was released.
+    fn loss(&self) -> PyResult<Option<Reason>> {
+        let process = Process::current()?;
+        let _entered = process.runtime.enter();
+        let loss = self.with(globallock::Guard::ended).and_then(FutureExt::now_or_never).flatten();
+        Ok(loss.as_ref().map(reason))
     }
 }

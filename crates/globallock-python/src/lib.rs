@@ -1,4 +1,5 @@
-//! The Rust half of the Python package: one manager, one guard, one watch, and the bridge to event loops.
+//! The Rust half of the Python package: one manager, one guard, one watch, what is asked of
+//! them, and the bridge to event loops.
 //!
 //! Everything that users see is in Python. This half has only what needs the store or the runtime.
 
@@ -9,6 +10,7 @@ mod guard;
 mod log;
 mod manager;
 mod process;
+mod request;
 mod shield;
 mod watch;
 
@@ -20,6 +22,7 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<bridge::Bridge>()?;
     module.add_class::<guard::Guard>()?;
     module.add_class::<manager::Manager>()?;
+    module.add_class::<request::Request>()?;
     module.add_class::<shield::Block>()?;
     module.add_class::<shield::Shield>()?;
     module.add_class::<watch::Watch>()?;

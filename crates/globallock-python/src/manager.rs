@@ -6,20 +6,20 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures_util::{StreamExt, TryStreamExt};
 use globallock::backend::Instant;
-use globallock::internals::{Began, Running, Turn, begin_in_time};
+use globallock::internals::{Began, Running, Turn, begin_in_time, redacted};
 use globallock::{
-    EntryKey, Error, Guard, Lock, LockKind, LockManager, ManagerOptions, Options, Release, Result, Summary,
+    Entry, EntryKey, Error, Guard, Lock, LockKind, LockManager, ManagerOptions, Options, Release, Result,
 };
 use pyo3::prelude::*;
-use pyo3::types::PyList;
 use tokio::sync::{OnceCell, watch};
 
-use crate::bridge::{Bridge, Outcome};
+use crate::bridge::Outcome;
 use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise, seconds};
 use crate::guard;
 use crate::log::{self, Logging};
 use crate::process::{ForkGuarded, Process};
+use crate::request::Request;
 use crate::watch::{Changes, Watch, fields};
 
 /// The fields of an entry of `inspect`, in the order of [`globallock::Entry`]'s; Python makes a `Claim` of
@@ -97,119 +97,20 @@ impl LockRequest {
     }
 }
 
-/// Acquires a lock. That another owner holds it is an outcome, not an error.
-async fn acquire(
-    connected: Arc<Connected>,
-    url: String,
-    defaults: ManagerOptions,
-    request: LockRequest,
-    options: Options,
-) -> Outcome {
-    let acquired = async {
-        let manager = connected.manager(&url, defaults).await?;
-        let lock = request.lock(manager, options)?;
-        match lock.options().wait {
-            Some(wait) => lock.try_acquire_for(wait).await,
-            None => lock.acquire().await.map(Some),
-        }
-    };
-    match acquired.await {
-        Ok(guard) => Outcome::Granted(guard.map(|guard| request.granted(guard, None))),
-        Err(error) => Outcome::Failed(error),
-    }
-}
-
-/// Acquires a lock for work that is done once in a while, and tells whether it is to be done.
-async fn begin(
-    connected: Arc<Connected>,
-    url: String,
-    defaults: ManagerOptions,
-    (request, options, every): (LockRequest, Options, Duration),
-) -> Outcome {
-    let begun = async {
-        let manager = connected.manager(&url, defaults).await?;
-        begin_in_time(&manager.once(&request.name).every(every).with_options(options)).await
-    };
-    match begun.await {
-        Ok(None) => Outcome::Granted(None),
-        Ok(Some(Turn::Skip { began })) => Outcome::Skipped(began.as_secs_f64()),
-        Ok(Some(Turn::Run(Running { began, guard }))) => {
-            Outcome::Granted(Some(request.granted(guard, Some(began))))
-        }
-        Err(error) => Outcome::Failed(error),
-    }
-}
-
-async fn inspect(connected: Arc<Connected>, url: String, defaults: ManagerOptions, name: String) -> Outcome {
-    let inspected = async {
-        let entries = connected.manager(&url, defaults).await?.inspect(&name).await?;
-        Ok(entries.into_iter().map(|entry| {
-            let owner = (entry.owner.host, entry.owner.pid, entry.owner.label);
-            let id = entry.id.map(|id| id.to_string());
-            let span = |span: Option<Duration>| span.map(|span| span.as_secs_f64());
-            let (count, capacity) = (entry.permits.count, entry.permits.capacity);
-            (
-                entry.key.as_str().to_owned(),
-                id,
-                entry.held,
-                count,
-                capacity,
-                entry.fencing_token,
-                owner,
-                span(entry.age),
-                span(entry.expires_in),
-            )
-        }))
-    };
-    match inspected.await {
-        Ok(entries) => Outcome::Entries(entries.collect()),
-        Err(error) => Outcome::Failed(error),
-    }
-}
-
-async fn names(connected: Arc<Connected>, url: String, defaults: ManagerOptions, prefix: String) -> Outcome {
-    let found = async {
-        let listed = connected.manager(&url, defaults).await?.list(&prefix);
-        listed.map(|listed| Ok(listed?.name.as_str().to_owned())).try_collect::<Vec<String>>().await
-    };
-    match found.await {
-        Ok(names) => Outcome::Names(names),
-        Err(error) => Outcome::Failed(error),
-    }
-}
-
-async fn list(connected: Arc<Connected>, url: String, defaults: ManagerOptions, prefix: String) -> Outcome {
-    let found =
-        async { connected.manager(&url, defaults).await?.list(&prefix).try_collect::<Vec<Summary>>().await };
-    match found.await {
-        Ok(summaries) => Outcome::Summaries(summaries.iter().map(fields).collect()),
-        Err(error) => Outcome::Failed(error),
-    }
-}
-
-/// Puts a guard that was granted into the list of what is taken.
-fn noted(taken: &Bound<'_, PyList>, granted: Py<PyAny>) -> PyResult<Py<PyAny>> {
-    if granted.bind(taken.py()).is_instance_of::<guard::Guard>() {
-        taken.append(&granted)?;
-    }
-    Ok(granted)
-}
-
-/// Which claim to evict, and why: the name, the key, and the reason.
-type Eviction = (String, String, String);
-
-async fn evict(
-    connected: Arc<Connected>,
-    url: String,
-    defaults: ManagerOptions,
-    (name, key, reason): Eviction,
-) -> Outcome {
-    let evicted =
-        async { connected.manager(&url, defaults).await?.evict(&name, &EntryKey::new(key), &reason).await };
-    match evicted.await {
-        Ok(release) => Outcome::Flag(release == Release::Released),
-        Err(error) => Outcome::Failed(error),
-    }
+/// The fields of an entry, for Python.
+fn entry_fields(entry: Entry) -> EntryFields {
+    let span = |span: Option<Duration>| span.map(|span| span.as_secs_f64());
+    (
+        entry.key.as_str().to_owned(),
+        entry.id.map(|id| id.to_string()),
+        entry.held,
+        entry.permits.count,
+        entry.permits.capacity,
+        entry.fencing_token,
+        (entry.owner.host, entry.owner.pid, entry.owner.label),
+        span(entry.age),
+        span(entry.expires_in),
+    )
 }
 
 impl Connected {
@@ -217,6 +118,19 @@ impl Connected {
         // `None` in a forked child: the parent's connection is not used there.
         let store = self.store.get().ok_or(Error::Closed)?;
         store.get_or_try_init(async || LockManager::connect_lazy(url, options)).await
+    }
+}
+
+/// A process's connection, and what makes it.
+struct Store {
+    connected: Arc<Connected>,
+    url: String,
+    options: ManagerOptions,
+}
+
+impl Store {
+    async fn manager(&self) -> Result<&LockManager> {
+        self.connected.manager(&self.url, self.options.clone()).await
     }
 }
 
@@ -235,22 +149,8 @@ impl Manager {
         }
     }
 
-    fn run(
-        &self,
-        python: Python<'_>,
-        kind: WaitKind,
-        request: impl Future<Output = Outcome> + Send,
-    ) -> PyResult<Py<PyAny>> {
-        Process::current()?.block_on(python, kind, request)?.into_python(python)
-    }
-
-    fn once(&self, request: LockRequest, every: f64) -> PyResult<(LockRequest, Options, Duration)> {
-        let options = request.options(&self.options.locks)?;
-        Ok((request, options, seconds("every", every)?))
-    }
-
-    fn parts(&self) -> (Arc<Connected>, String, ManagerOptions) {
-        (self.connected(), self.url.clone(), self.options.clone())
+    fn store(&self) -> Store {
+        Store { connected: self.connected(), url: self.url.clone(), options: self.options.clone() }
     }
 }
 
@@ -265,89 +165,84 @@ impl Manager {
         Ok(Manager { url, options, connected: ArcSwapOption::empty() })
     }
 
-    /// Acquires a lock; `None` if it was not granted in time.
-    ///
-    /// Puts what it acquires into `taken` as well, before Python code can be interrupted.
-    fn acquire(&self, request: LockRequest, taken: &Bound<'_, PyList>) -> PyResult<Py<PyAny>> {
-        let options = request.options(&self.options.locks)?;
-        let (connected, url, defaults) = self.parts();
-        let request = acquire(connected, url, defaults, request, options);
-        noted(taken, self.run(taken.py(), WaitKind::Grant, request)?)
+    /// The address of the store, without all that may be a secret.
+    #[getter]
+    fn address(&self) -> String {
+        redacted(&self.url)
     }
 
-    /// Does the same for an event loop.
-    fn acquire_on(&self, bridge: &Bridge, request: LockRequest) -> PyResult<u64> {
-        let options = request.options(&self.options.locks)?;
-        let (connected, url, defaults) = self.parts();
-        bridge.start(WaitKind::Grant, acquire(connected, url, defaults, request, options))
+    /// Acquires a lock; `None` if it was not granted in time. That another owner holds it is no error.
+    fn acquire(&self, request: LockRequest) -> PyResult<Request> {
+        let (store, options) = (self.store(), request.options(&self.options.locks)?);
+        Ok(Request::fallible(WaitKind::Grant, async move {
+            let lock = request.lock(store.manager().await?, options)?;
+            let guard = match lock.options().wait {
+                Some(wait) => lock.try_acquire_for(wait).await?,
+                None => Some(lock.acquire().await?),
+            };
+            Ok(Outcome::Granted(guard.map(|guard| request.granted(guard, None))))
+        }))
     }
 
     /// Acquires a lock for work that is done once in a while: a guard if the work is to be done, how many
     /// seconds ago the last success began if not, `None` if the lock was not granted in time.
-    fn begin(&self, request: LockRequest, every: f64, taken: &Bound<'_, PyList>) -> PyResult<Py<PyAny>> {
-        let run = self.once(request, every)?;
-        let (connected, url, defaults) = self.parts();
-        noted(taken, self.run(taken.py(), WaitKind::Grant, begin(connected, url, defaults, run))?)
-    }
-
-    /// Does the same for an event loop.
-    fn begin_on(&self, bridge: &Bridge, request: LockRequest, every: f64) -> PyResult<u64> {
-        let run = self.once(request, every)?;
-        let (connected, url, defaults) = self.parts();
-        bridge.start(WaitKind::Grant, begin(connected, url, defaults, run))
+    fn begin(&self, request: LockRequest, every: f64) -> PyResult<Request> {
+        let (store, options) = (self.store(), request.options(&self.options.locks)?);
+        let every = seconds("every", every)?;
+        Ok(Request::fallible(WaitKind::Grant, async move {
+            let manager = store.manager().await?;
+            let turn = begin_in_time(&manager.once(&request.name).every(every).with_options(options)).await?;
+            Ok(match turn {
+                None => Outcome::Granted(None),
+                Some(Turn::Skip { began }) => Outcome::Skipped(began.as_secs_f64()),
+                Some(Turn::Run(Running { began, guard })) => {
+                    Outcome::Granted(Some(request.granted(guard, Some(began))))
+                }
+            })
+        }))
     }
 
     /// Lists the claims of a name, oldest first.
-    fn inspect(&self, python: Python<'_>, name: String) -> PyResult<Py<PyAny>> {
-        let (connected, url, defaults) = self.parts();
-        self.run(python, WaitKind::Answer, inspect(connected, url, defaults, name))
-    }
-
-    /// Does the same for an event loop.
-    fn inspect_on(&self, bridge: &Bridge, name: String) -> PyResult<u64> {
-        let (connected, url, defaults) = self.parts();
-        bridge.start(WaitKind::Answer, inspect(connected, url, defaults, name))
+    fn inspect(&self, name: String) -> Request {
+        let store = self.store();
+        Request::answered(async move {
+            let entries = store.manager().await?.inspect(&name).await?;
+            Ok(Outcome::Entries(entries.into_iter().map(entry_fields).collect()))
+        })
     }
 
     /// Lists the names that begin with `prefix` and have a claim.
-    fn names(&self, python: Python<'_>, prefix: String) -> PyResult<Py<PyAny>> {
-        let (connected, url, defaults) = self.parts();
-        self.run(python, WaitKind::Answer, names(connected, url, defaults, prefix))
-    }
-
-    /// Does the same for an event loop.
-    fn names_on(&self, bridge: &Bridge, prefix: String) -> PyResult<u64> {
-        let (connected, url, defaults) = self.parts();
-        bridge.start(WaitKind::Answer, names(connected, url, defaults, prefix))
+    fn names(&self, prefix: String) -> Request {
+        let store = self.store();
+        Request::answered(async move {
+            let listed = store.manager().await?.list(&prefix);
+            let names = listed.map(|listed| Ok(listed?.name.as_str().to_owned()));
+            names.try_collect().await.map(Outcome::Names)
+        })
     }
 
     /// Sums up the names that begin with `prefix` and have a claim.
-    fn list(&self, python: Python<'_>, prefix: String) -> PyResult<Py<PyAny>> {
-        let (connected, url, defaults) = self.parts();
-        self.run(python, WaitKind::Answer, list(connected, url, defaults, prefix))
-    }
-
-    /// Does the same for an event loop.
-    fn list_on(&self, bridge: &Bridge, prefix: String) -> PyResult<u64> {
-        let (connected, url, defaults) = self.parts();
-        bridge.start(WaitKind::Answer, list(connected, url, defaults, prefix))
+    fn list(&self, prefix: String) -> Request {
+        let store = self.store();
+        Request::answered(async move {
+            let listed = store.manager().await?.list(&prefix);
+            let summaries = listed.map(|listed| Ok(fields(&listed?)));
+            summaries.try_collect().await.map(Outcome::Summaries)
+        })
     }
 
     /// Takes a claim out of the queue of a name, and says whether it was there.
-    fn evict(&self, python: Python<'_>, name: String, key: String, reason: String) -> PyResult<Py<PyAny>> {
-        let (connected, url, defaults) = self.parts();
-        self.run(python, WaitKind::Answer, evict(connected, url, defaults, (name, key, reason)))
-    }
-
-    /// Does the same for an event loop.
-    fn evict_on(&self, bridge: &Bridge, name: String, key: String, reason: String) -> PyResult<u64> {
-        let (connected, url, defaults) = self.parts();
-        bridge.start(WaitKind::Answer, evict(connected, url, defaults, (name, key, reason)))
+    fn evict(&self, name: String, key: String, reason: String) -> Request {
+        let store = self.store();
+        Request::answered(async move {
+            let release = store.manager().await?.evict(&name, &EntryKey::new(key), &reason).await?;
+            Ok(Outcome::Flag(Some(release == Release::Released)))
+        })
     }
 
     /// Tells how the names that begin with `prefix` change, looking `every` so many seconds.
     fn watch(&self, prefix: String, every: f64) -> PyResult<Watch> {
-        let (connected, url, defaults) = self.parts();
+        let Store { connected, url, options } = self.store();
         let pause = seconds("the interval", every)?;
         if pause.is_zero() {
             return Err(InvalidOption::new_err(
@@ -355,13 +250,13 @@ impl Manager {
             ));
         }
         let disconnected = connected.closed.subscribe();
-        Ok(Watch::new(Changes::new(connected, url, defaults, prefix, pause), disconnected))
+        Ok(Watch::new(Changes::new(connected, url, options, prefix, pause), disconnected))
     }
 
     /// Connects, unless this process is connected already: so it shows that the store can be reached.
     fn connect(&self, python: Python<'_>) -> PyResult<()> {
-        let (connected, url, defaults) = self.parts();
-        let reached = async move { connected.manager(&url, defaults).await.map(|_| ()) };
+        let store = self.store();
+        let reached = async move { store.manager().await.map(|_| ()) };
         Process::current()?.block_on(python, WaitKind::Answer, reached)?.map_err(|error| raise(&error))
     }
 

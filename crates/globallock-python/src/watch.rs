@@ -12,11 +12,12 @@ use tokio::select;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
-use crate::bridge::{Bridge, Outcome};
+use crate::bridge::Outcome;
 use crate::driver::WaitKind;
 use crate::failure::{GlobalLockError, raise};
 use crate::manager::Connected;
 use crate::process::{ForkGuarded, Process};
+use crate::request::Request;
 
 /// The fields of a summary, in the order of [`globallock::Summary`]'s; Python makes a `Summary` of them. A
 /// name that is free has no kind.
@@ -151,20 +152,15 @@ impl Watch {
 #[pymethods]
 impl Watch {
     /// Waits until there is a change to take; false once there will be none any more.
-    fn wait(&self, python: Python<'_>) -> PyResult<bool> {
-        Process::current()?.block_on(python, WaitKind::Notification, self.here()?.wait())
-    }
-
-    /// Does the same for an event loop.
-    fn wait_on(&self, bridge: &Bridge) -> PyResult<u64> {
+    fn next(&self) -> PyResult<Request> {
         self.here()?;
         let watched = Arc::clone(&self.0);
-        bridge.watch(async move {
-            Outcome::Flag(match watched.get() {
+        Ok(Request::new(WaitKind::Notification, async move {
+            Outcome::Flag(Some(match watched.get() {
                 Some(watched) => watched.wait().await,
                 None => false,
-            })
-        })
+            }))
+        }))
     }
 
     /// Takes the change that was waited for; `None` if somebody else has taken it.

@@ -103,6 +103,7 @@ pub mod internals {
         pub use crate::duration::{Shown, parse};
     }
     pub use crate::once::{Began, Running, Turn, begin_in_time};
+    pub use crate::stores::address::redacted;
     pub use crate::sync::{sleep_until_some, stop_jitter};
 }
 

@@ -184,11 +184,11 @@ fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
     (port != Some(0) && !host.is_empty()).then(|| (host.to_owned(), port))
 }
 
-/// The text of an address that could not be parsed, without all that may be a password: its options, and
-/// everything up to the last `@`.
+/// The text of an address, without all that may be a password: its options, and everything up to the last
+/// `@`.
 ///
 /// A password with an unescaped `/`, `?` or `#` must not show either, nor a password whose `@` was forgotten.
-fn redacted(text: &str) -> String {
+pub fn redacted(text: &str) -> String {
     let text = &text[..text.find(PASSWORD).unwrap_or(text.len())];
     let (scheme, rest) = text.split_once(':').map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
     let scheme = scheme.map(|scheme| without_secret(scheme) + ":").unwrap_or_default();

@@ -1,0 +1,88 @@
+//! What Python asks of the core: a thread waits for it, or an event loop is told.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use globallock::Result;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::bridge::{Bridge, Outcome};
+use crate::driver::WaitKind;
+use crate::guard::Guard;
+use crate::process::Process;
+
+/// The longest limit in seconds, so that every sum with it is a moment.
+pub(crate) const FOREVER: f64 = 1e9;
+
+/// A request that is made when somebody waits for its outcome, and at most once. One that is dropped before
+/// has done nothing.
+#[pyclass(frozen, module = "globallock._rust")]
+pub(crate) struct Request {
+    kind: WaitKind,
+    outcome: Mutex<Option<BoxFuture<'static, Outcome>>>,
+}
+
+impl Request {
+    pub(crate) fn new(kind: WaitKind, outcome: impl Future<Output = Outcome> + Send + 'static) -> Self {
+        Request { kind, outcome: Mutex::new(Some(outcome.boxed())) }
+    }
+
+    /// What the store answers soon.
+    pub(crate) fn answered(outcome: impl Future<Output = Result<Outcome>> + Send + 'static) -> Self {
+        Request::fallible(WaitKind::Answer, outcome)
+    }
+
+    pub(crate) fn fallible(
+        kind: WaitKind,
+        outcome: impl Future<Output = Result<Outcome>> + Send + 'static,
+    ) -> Self {
+        Request::new(kind, outcome.map(|outcome| outcome.unwrap_or_else(Outcome::Failed)))
+    }
+
+    fn take(&self) -> PyResult<BoxFuture<'static, Outcome>> {
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+        outcome.ok_or_else(|| PyRuntimeError::new_err("this request was made already"))
+    }
+}
+
+#[pymethods]
+impl Request {
+    /// Waits for the outcome, `limit` seconds at most; `None` if that was not enough.
+    ///
+    /// Puts what is granted into `taken` as well, before Python code can be interrupted.
+    #[pyo3(signature = (limit=None, taken=None))]
+    fn wait(
+        &self,
+        python: Python<'_>,
+        limit: Option<f64>,
+        taken: Option<&Bound<'_, PyList>>,
+    ) -> PyResult<Py<PyAny>> {
+        let (process, asked) = (Process::current()?, self.take()?);
+        let outcome = match limit.map(|limit| Duration::from_secs_f64(limit.clamp(0.0, FOREVER))) {
+            None => process.block_on(python, self.kind, asked)?,
+            Some(limit) => process.block_on(python, self.kind, async move {
+                tokio::time::timeout(limit, asked).await.unwrap_or(Outcome::Flag(None))
+            })?,
+        };
+        let outcome = outcome.into_python(python)?;
+        if let Some(taken) = taken
+            && outcome.bind(python).is_instance_of::<Guard>()
+        {
+            taken.append(&outcome)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Starts it for an event loop, and returns the number under which the bridge gives its outcome.
+    fn start(&self, bridge: &Bridge) -> PyResult<u64> {
+        match self.kind {
+            // It may never come.
+            WaitKind::Notification => bridge.watch(self.take()?),
+            kind => bridge.start(kind, self.take()?),
+        }
+    }
+}

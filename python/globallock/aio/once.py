@@ -1,0 +1,106 @@
+"""Work for asyncio that is done once in a while."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, List, Optional, TypeVar
+
+from ..bodies import Body, limited
+from ..loops import outcome
+from ..once import Once, Ran, TurnBase
+from .lock import AsyncLock
+from .tasks import give_back
+
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec
+
+    from ..engine import LockRequest
+
+    P = ParamSpec("P")
+
+R = TypeVar("R")
+
+__all__ = ["AsyncOnce", "AsyncTurn"]
+
+
+class AsyncOnce:
+    """Work that is done once in a while, however many processes and hosts start it."""
+
+    def __init__(self, once: Once) -> None:
+        self.sync = once
+
+    async def run(
+        self, work: "Callable[P, Awaitable[R]]", *args: "P.args", **kwargs: "P.kwargs"
+    ) -> "Ran[R]":
+        """Awaits ``work`` under the lock, unless the last success began less than ``every`` ago.
+
+        As the ``run()`` for threads. But the work is in a task of its own, which is cancelled when the lock
+        ends, as by the ``run()`` of a lock.
+
+        If cancelled, the work is cancelled, and nothing is recorded unless it had succeeded already.
+        """
+        async with AsyncTurn(self.sync, limited) as turn:
+            if not turn.due:
+                return Ran(False, began=turn.began)
+            value = await Body(turn.lock.sync, turn.acquisition, work(*args, **kwargs)).outcome()
+        return Ran(True, value)
+
+    def turn(self) -> "AsyncTurn":
+        """Makes the same for an ``async with`` block, which must look whether its work is due.
+
+        ::
+
+            async with lockman.aio.once("nightly-report", every=timedelta(hours=20)).turn() as turn:
+                if turn.due:
+                    await send_the_report(turn.lock.fencing_token)
+
+        A block that ends without an exception, by ``return`` or ``break`` too, is a success. Nothing cancels
+        it when the lock ends.
+        """
+        return AsyncTurn(self.sync)
+
+    def __call__(
+        self, function: "Callable[P, Awaitable[R]]"
+    ) -> "Callable[P, Coroutine[Any, Any, Ran[R]]]":
+        """Makes a coroutine function that does its work once in a while: a decorator."""
+
+        @functools.wraps(function)
+        async def run(*args: "P.args", **kwargs: "P.kwargs") -> "Ran[R]":
+            return await self.run(function, *args, **kwargs)
+
+        return run
+
+
+class AsyncTurn(TurnBase):
+    """A block of work that may be due; see :meth:`AsyncOnce.turn`."""
+
+    def __init__(
+        self, once: Once, change: "Optional[Callable[[LockRequest], LockRequest]]" = None
+    ) -> None:
+        super().__init__(once)
+        self._change = change
+
+    @property
+    def lock(self) -> AsyncLock:
+        """The lock, which is held while the work is due."""
+        return AsyncLock(self._lock)
+
+    async def __aenter__(self) -> "AsyncTurn":
+        frame = sys._getframe(1)
+        (native, request), every = self._request(), self._every
+        asked = request if self._change is None else self._change(request)
+        self._begun(frame, await outcome(native.begin(asked, every)), [])
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        leaving: "List[Any]" = []
+        self._runs.find(sys._getframe(1), leaving)
+        acquisition = self._ended(leaving)
+        if acquisition is None:
+            return
+        try:
+            if exception[0] is None:
+                await outcome(self._held(acquisition).succeed())
+        finally:
+            await give_back(self._lock, acquisition)

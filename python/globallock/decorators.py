@@ -1,0 +1,213 @@
+"""Functions that hold a lock while they run."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import re
+import string
+from typing import TYPE_CHECKING, Any, AsyncGenerator, AsyncIterator, Callable, Dict, Mapping, Tuple, Union
+
+from .exceptions import InvalidOption, NotLocked
+
+if TYPE_CHECKING:
+    from .aio import AsyncLock
+    from .base import GlobalLockManager
+
+__all__ = ["Locked", "Name", "OnBusy", "namer"]
+
+_logger = logging.getLogger("globallock.base")
+
+#: The name of a lock: a text, with fields of the function's parameters such as ``order/{order_id}``; a
+#: function that makes it of the same arguments; or ``None`` for the function's own name.
+Name = Union[str, Callable[..., str], None]
+#: What happens where the lock is not granted: ``"raise"``, ``"skip"``, or a function that is called instead.
+OnBusy = Union[str, Callable[..., Any]]
+
+_Arguments = Tuple[Any, ...]
+_Keywords = Dict[str, Any]
+
+
+class Locked:
+    """Makes functions hold a lock from their beginning to their end; see ``GlobalLockManager.locked()``."""
+
+    def __init__(
+        self,
+        manager: GlobalLockManager,
+        name: Name,
+        on_busy: OnBusy,
+        cancel_on_loss: bool,
+        options: Mapping[str, Any],
+        is_async: bool = False,
+    ) -> None:
+        if on_busy not in ("raise", "skip") and not callable(on_busy):
+            raise InvalidOption("the option on_busy is neither 'raise' nor 'skip' nor a function")
+        self._manager, self._name, self._on_busy = manager, name, on_busy
+        self._cancel_on_loss, self._options, self._is_async = cancel_on_loss, dict(options), is_async
+        # What is wrong in the options is told here, and not at the first call.
+        manager.lock("any", **self._options)
+
+    def __call__(self, function: Any) -> Any:
+        if isinstance(function, (staticmethod, classmethod)):
+            return type(function)(self(function.__func__))
+        if isinstance(function, type):
+            return self._command(function)
+        if not callable(function):
+            raise TypeError(f"a lock cannot be held by a {type(function).__name__}: decorate a function")
+        called = function if inspect.isroutine(function) else type(function).__call__
+        wrap = self._of_function
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+            wrap = self._of_coroutine
+        elif inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called):
+            wrap = self._of_async_generator
+        elif self._is_async:
+            raise TypeError(f"{_shown(function)} is no coroutine function: use lockman.locked()")
+        elif inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(called):
+            wrap = self._of_generator
+        if self._cancel_on_loss and wrap != self._of_coroutine:
+            raise TypeError(
+                f"cancel_on_loss is for coroutine functions: nothing can cancel {_shown(function)}"
+            )
+        return wrap(function, namer(function, self._name))
+
+    def _command(self, command: type) -> type:
+        """Has the commands of a class, such as one of Django's, hold the lock."""
+        execute = getattr(command, "execute", None)
+        if not callable(execute):
+            raise TypeError(f"{command.__name__} has no execute(): decorate the methods that need the lock")
+        name = self._name or f"{command.__module__}.{command.__qualname__}"
+        decorate = Locked(self._manager, name, self._on_busy, self._cancel_on_loss, self._options)
+        command.execute = decorate(execute)  # type: ignore[attr-defined]
+        return command
+
+    def _of_function(self, function: "Callable[..., Any]", name: "Callable[..., str]") -> Any:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            named = name(args, kwargs)
+            with self._manager.lock(named, **self._options) as lock:
+                if lock.is_locked:
+                    return _ended(function, function(*args, **kwargs))
+            return self._busy(named, function, args, kwargs)
+
+        return run
+
+    def _of_generator(self, function: "Callable[..., Any]", name: "Callable[..., str]") -> Any:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            named = name(args, kwargs)
+            with self._manager.lock(named, **self._options) as lock:
+                if lock.is_locked:
+                    return (yield from function(*args, **kwargs))
+            instead = self._busy(named, function, args, kwargs)
+            return None if instead is None else (yield from instead)
+
+        return run
+
+    def _of_coroutine(self, function: "Callable[..., Any]", name: "Callable[..., str]") -> Any:
+        @functools.wraps(function)
+        async def run(*args: Any, **kwargs: Any) -> Any:
+            named = name(args, kwargs)
+            async with self._new_async(named) as lock:
+                if lock.is_locked:
+                    return await function(*args, **kwargs)
+            instead = self._busy(named, function, args, kwargs)
+            return await instead if inspect.isawaitable(instead) else instead
+
+        return run
+
+    def _of_async_generator(self, function: "Callable[..., Any]", name: "Callable[..., str]") -> Any:
+        @functools.wraps(function)
+        async def run(*args: Any, **kwargs: Any) -> "AsyncGenerator[Any, Any]":
+            named = name(args, kwargs)
+            async with self._new_async(named) as lock:
+                is_locked = lock.is_locked
+                if is_locked:
+                    # There is no `yield from` for these: what is sent and thrown is passed on here.
+                    inner = function(*args, **kwargs)
+                    try:
+                        value = await inner.__anext__()
+                        while True:
+                            try:
+                                sent = yield value
+                            except GeneratorExit:
+                                raise
+                            except BaseException as error:  # noqa: BLE001 - the body decides about it
+                                value = await inner.athrow(error)
+                            else:
+                                value = await inner.asend(sent)
+                    except StopAsyncIteration:
+                        pass
+                    finally:
+                        await inner.aclose()
+            if not is_locked:
+                instead: "AsyncIterator[Any] | None" = self._busy(named, function, args, kwargs)
+                if instead is not None:
+                    async for value in instead:
+                        yield value
+
+        return run
+
+    def _new_async(self, name: str) -> AsyncLock:
+        return self._manager.aio.lock(name, cancel_on_loss=self._cancel_on_loss, **self._options)
+
+    def _busy(self, name: str, function: Any, args: _Arguments, kwargs: _Keywords) -> Any:
+        if callable(self._on_busy):
+            return self._on_busy(*args, **kwargs)
+        if self._on_busy == "raise":
+            raise NotLocked(name)
+        _logger.info("lock %r was not granted, so %s is skipped", name, _shown(function))
+        return None
+
+
+def _shown(function: Any) -> str:
+    return f"{getattr(function, '__qualname__', type(function).__name__)}()"
+
+
+def _ended(function: Any, value: Any) -> Any:
+    """Refuses a value whose work is still to be done, without the lock."""
+    if inspect.iscoroutine(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
+        if not inspect.isasyncgen(value):
+            value.close()
+        raise TypeError(
+            f"{_shown(function)} has returned a {type(value).__name__}, whose work would be done without the "
+            "lock: decorate the function that makes it"
+        )
+    return value
+
+
+def namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]":
+    """Makes what names the lock of each call."""
+    if name is not None and not isinstance(name, str):
+        make = name
+        return lambda args, kwargs: make(*args, **kwargs)
+    if name is None:
+        own = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+        return lambda args, kwargs: own
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(name) if field is not None]
+    except ValueError as error:
+        raise InvalidOption(f"the name {name!r} is no format ({error}): write {{{{ for a brace") from None
+    if not fields:
+        fixed = name.format()
+        return lambda args, kwargs: fixed
+    signature = inspect.signature(function)
+    parameters = signature.parameters
+    others = [each.name for each in parameters.values() if each.kind is inspect.Parameter.VAR_KEYWORD]
+    for field in fields:
+        known = re.split(r"[.\[]", field)[0]
+        if known not in parameters and not (others and known.isidentifier()):
+            raise InvalidOption(
+                f"the name {name!r} has the field {{{field}}}, and {_shown(function)} has no such parameter "
+                f"but {', '.join(parameters) or 'none'}: write {{{{ for a brace"
+            )
+
+    def made(args: _Arguments, kwargs: _Keywords) -> str:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        for other in others:
+            arguments.update(arguments[other])
+        return name.format_map(arguments)
+
+    return made

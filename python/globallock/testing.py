@@ -123,6 +123,7 @@ class Locks:
     def __init__(self) -> None:
         self._store = _Store()
         self._grants: "List[_Grant]" = []
+        self._parts: "List[Part]" = []
         #: The names that were granted to the code under test, in that order.
         self.granted: "List[str]" = []
         #: A manager, for code that is given one.
@@ -152,7 +153,10 @@ class Locks:
             holders = ", ".join(claim.label or "the code under test" for claim in held)
             raise AssertionError(f"the lock {name!r} cannot be taken: it is held by {holders}")
         guard.own()
-        return Part(lambda: ask(guard.release()))
+        part = Part(lambda: ask(guard.release()))
+        # A grant that nobody refers to is released.
+        self._parts.append(part)
+        return part
 
     def lose(self, name: str, reason: str = "the test says so") -> None:
         """Has the code under test lose a lock that it holds: all of its claims of that name.
@@ -259,6 +263,8 @@ class Locks:
     def _end(self) -> None:
         for grant in self._held():
             ask(grant.guard.release())
+        for part in self._parts:
+            part.end()
         self._others.close()
 
 

@@ -84,7 +84,7 @@ def waiting(self, key):
 def report(self, key, fails=0):
     if self.request.retries < fails:
         tell(key, f"retried {self.request.id}")
-        raise self.retry(countdown=0.1)
+        raise self.retry(countdown=1)
     return work(self, key)
 
 

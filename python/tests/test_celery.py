@@ -180,6 +180,7 @@ def test_a_task_that_is_retried_stays_queued(project, worker, key):
     first = project.report.delay(key, fails=2)
     for _ in range(2):
         assert heard(project, key)[:2] == ("retried", first.id)
+        eventually("it is to be retried", lambda: first.state == "RETRY")
         assert project.report.delay(key).id == first.id
     assert began(project, key)[0] == first.id
     open_gate(project, key)

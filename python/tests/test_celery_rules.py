@@ -186,6 +186,30 @@ def test_a_unique_task_without_a_name_or_a_store_is_told_so(queued, locks):
         unique(queued).delay("monday")
 
 
+def test_a_task_that_is_delivered_twice_leaves_the_result_to_the_first(app, locks):
+    report = unique(app)
+    record = report._record(("monday",), {})
+    record.start("first")
+    with locks.taken("report/monday/running"):
+        assert report.apply(("monday",), task_id="first").state == "IGNORED"
+        other = report.apply(("monday",), task_id="other")
+        assert (other.state, other.result) == ("SUCCESS", None)
+    assert record.is_of("first"), "its record stays"
+
+
+def test_a_task_that_is_rejected_is_queued_again_or_has_ended(queued, locks):
+    from celery.exceptions import Reject
+
+    @queued.task(name="rejected", base=UniqueTask, unique_name="rejected")
+    def rejected(requeue):
+        raise Reject("not now", requeue=requeue)
+
+    rejected.apply((True,), task_id="first")
+    assert rejected.delay(True).id == "first"
+    rejected.apply((False,), task_id="first")
+    assert rejected.delay(True).id != "first"
+
+
 def test_names_and_managers_of_unique_tasks_may_be_functions(queued, locks):
     report = unique(queued, unique_name=lambda day: f"made/{day}", lockman=lambda: locks.lockman)
     assert report.delay("monday").id == report.delay("monday").id

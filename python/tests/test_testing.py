@@ -85,6 +85,9 @@ def test_a_lock_that_is_taken_is_busy_until_it_is_given_back(lockman, locks):
             raise AssertionError
         assert lockman.locked("order/{order}", on_busy="skip", blocking=False)(lambda order: order)(7) is None
         assert locks.held() == [] and lockman.inspect("order/7")[0].label == "somebody else"
+    # Whether the test keeps what is returned or not.
+    locks.taken("left")
+    assert not lockman.lock("left", blocking_timeout=0.3).acquire()
     reader = locks.taken("catalogue", kind="read")
     assert lockman.rwlock("catalogue").read(blocking=False).acquire()
     assert not lockman.rwlock("catalogue").write(blocking=False).acquire()

@@ -124,6 +124,8 @@ def exclusive(
         raise InvalidOption(f"on_busy is {on_busy!r}: give one of {', '.join(_ON_BUSY)}, or a function")
     if on_busy == "wait" and blocking_timeout is None:
         raise InvalidOption('on_busy="wait" needs a blocking_timeout: tasks could fill all workers for ever')
+    if "blocking" in options:
+        raise InvalidOption("exclusive() has no option 'blocking': give a blocking_timeout to wait")
     wait = 0.0 if blocking_timeout is None else seconds("blocking_timeout", blocking_timeout)
     pause = seconds("countdown", countdown)
 

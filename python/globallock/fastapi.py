@@ -138,6 +138,8 @@ class _Terms:
     ) -> None:
         if not callable(name):
             fields(name)
+        if "blocking" in options:
+            raise InvalidOption("there is no option 'blocking' here: give a blocking_timeout to wait")
         self._name, self._lockman, self._status_code = name, lockman, status_code
         self._answer_within = seconds("answer_within", answer_within)
         # Whole seconds, and none too early.

@@ -95,6 +95,8 @@ def test_wrong_names_and_options_are_refused_where_they_are_written(app):
             exclusive(name)(work)
     with pytest.raises(InvalidOption, match="on_busy is 'skipp'"):
         exclusive("a", "skipp")
+    with pytest.raises(InvalidOption, match="no option 'blocking'"):
+        exclusive("a", blocking=True)
     with pytest.raises(InvalidOption, match="needs a blocking_timeout"):
         exclusive("a", "wait")
     with pytest.raises(TypeError, match="below @app.task"):

@@ -237,6 +237,8 @@ def test_what_is_wrong_is_told(client, locks, monkeypatch):
         client.get("/orders/7")
     with pytest.raises(InvalidOption, match="no name of a parameter"):
         locked("order/{}")
+    with pytest.raises(InvalidOption, match="no option 'blocking'"):
+        locked("order", blocking=False)
     import fastapi
 
     monkeypatch.setattr(fastapi, "__version__", "0.117.1")

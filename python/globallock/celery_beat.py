@@ -55,6 +55,7 @@ class Leader:
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
         self._leading: "Optional[NativeGlobalLock]" = None
+        self._is_closed = False
         super().__init__(app, *args, **kwargs)  # type: ignore[call-arg]
 
     @property
@@ -69,6 +70,10 @@ class Leader:
 
     def tick(self, *args: Any, **kwargs: Any) -> Any:
         """Sends one task that is due if this beat leads; otherwise waits for the lead."""
+        if self._is_closed:
+            # Celery closes the scheduler where SIGTERM arrives, and raises SystemExit there. In the middle of
+            # sending, its broker's client may raise another error in place of that, and beat would go on.
+            raise SystemExit
         try:
             if not self._lead():
                 return 0
@@ -144,6 +149,7 @@ class Leader:
 
     def close(self) -> None:
         """Ends the scheduler. The next beat in the queue leads at once."""
+        self._is_closed = True
         try:
             super().close()  # type: ignore[misc]
         finally:

@@ -164,3 +164,7 @@ def test_what_another_beat_has_sent_is_not_sent_again(redis_server):
     assert sent == ["hourly"], "it was sent a moment ago"
     scheduler.close()
     assert lockman.inspect(name) == []
+    with pytest.raises(SystemExit):
+        # Where the one of the signal's handler was swallowed.
+        scheduler.tick()
+    assert lockman.inspect(name) == []

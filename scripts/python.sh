@@ -1,8 +1,8 @@
 #!/bin/sh
 # The Python package. `lint` checks its types and style. `test` builds the wheel and tests it, in a fresh
 # environment of every CPython from 3.9 on that is installed. `peers` runs the lock tests of other packages on
-# it. `wheel` builds the wheel that is published, and prints where it is. `interpreter` prints an
-# interpreter that has the wheel.
+# it, and `recipes` the recipes whose frameworks take minutes to install or exclude others. `wheel` builds the
+# wheel that is published, and prints where it is. `interpreter` prints an interpreter that has the wheel.
 set -eu
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target/python"
@@ -73,17 +73,18 @@ interpreter() {
 
 # What only the newest interpreter gets: frameworks, and what the lock tests of other packages need.
 frameworks="kazoo==2.11.0 redis==8.1.0 django-redis==7.0.0 msgpack lz4 pyopenssl pyjks pure-sasl pytest-xdist
-    pytest-asyncio pytest-mock prometheus-client opentelemetry-sdk eventlet django-valkey"
+    pytest-asyncio pytest-mock prometheus-client opentelemetry-sdk eventlet django-valkey
+    fastapi httpx uvicorn rq huey dramatiq apscheduler<4"
 
 # Tests the wheel in a fresh environment of one interpreter: all, or the tests that are named.
 test_one() {
+    export GLOBALLOCK_FRAMEWORKS=0
     version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     environment="$target/python/$version"
     "$1" -m venv --clear "$environment"
     # On an old CPython, the newest gevent would have to be compiled. The newest one with a wheel is enough.
     "$environment/bin/pip" install --quiet --only-binary gevent pytest pytest-timeout hypothesis redis \
         django django-redis gunicorn celery uvloop gevent "$wheels"/*.whl
-    export GLOBALLOCK_FRAMEWORKS=0
     if [ "$1" = "$newest" ]; then
         # What the stubs say of the core, compared with the core.
         "$environment/bin/pip" install --quiet "mypy==2.*"
@@ -128,12 +129,29 @@ test_all() {
         exit $status' sh {}
 }
 
+# Runs the recipes of one framework: its title on the page, and what to install.
+recipes_of() {
+    environment="$target/python/recipes-$2"
+    "$newest" -m venv --clear "$environment"
+    "$environment/bin/pip" install --quiet "$3" pytest pytest-timeout "$wheels"/*.whl
+    (cd python/tests && CARGO_TARGET_DIR="$target" GLOBALLOCK_RECIPES="$1" \
+        "$environment/bin/python" -m pytest -p no:cacheprovider test_recipes.py -rs)
+}
+
+recipes() {
+    build
+    cargo build --quiet --locked -p globallock-conformance --features servers --bins
+    recipes_of "APScheduler 4" apscheduler-4 "apscheduler>=4.0.0a1"
+    recipes_of "Airflow" airflow apache-airflow
+}
+
 case "${1:-}" in
     lint) lint ;;
     test) test_all "${2:-}" ;;
     one) shift; test_one "$@" ;;
     peers) peers ;;
+    recipes) recipes ;;
     wheel) wheel ;;
     interpreter) interpreter ;;
-    *) echo "usage: $0 lint|test [built]|one INTERPRETER [TESTS]|peers|wheel|interpreter" >&2; exit 2 ;;
+    *) echo "usage: $0 lint|test [built]|one INTERPRETER [TESTS]|peers|recipes|wheel|interpreter" >&2; exit 2 ;;
 esac

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .aio import AsyncLock
     from .base import GlobalLockManager
 
-__all__ = ["Locked", "Name", "OnBusy", "refuse_unfinished"]
+__all__ = ["Locked", "Name", "OnBusy", "namer", "refuse_unfinished"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -69,7 +69,7 @@ class Locked:
             raise TypeError(
                 f"cancel_on_loss is for coroutine functions: nothing can cancel {_shown(function)}"
             )
-        return wrap(function, _namer(function, self._name))
+        return wrap(function, namer(function, self._name))
 
     def _command(self, command: type) -> type:
         """Has the commands of a class, such as one of Django's, hold the lock."""
@@ -176,7 +176,7 @@ def refuse_unfinished(function: Any, value: Any) -> Any:
     return value
 
 
-def _namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]":
+def namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]":
     """Makes what names the lock of each call."""
     if name is not None and not isinstance(name, str):
         make = name

@@ -12,7 +12,7 @@ from io import StringIO
 import frameworks
 import pytest
 
-frameworks.need("django")
+frameworks.needs_framework("django")
 
 from djangoproject import caches, locks, project
 

@@ -10,7 +10,7 @@ import threading
 import frameworks
 import pytest
 
-frameworks.need("django", "redis")
+frameworks.needs_framework("django", "redis")
 
 import djangoproject
 
@@ -31,7 +31,7 @@ KINDS = {
 def cache(request, redis_server):
     """A cache of each kind, with a prefix and a version of its own."""
     try:
-        frameworks.need(KINDS[request.param])
+        frameworks.needs_framework(KINDS[request.param])
     except pytest.skip.Exception:
         pytest.skip(f"{KINDS[request.param]} is not installed")
     where = redis_server.url.replace("redis:", "valkey:" if "Valkey" in request.param else "redis:") + "/7"
@@ -220,7 +220,7 @@ def test_a_backend_whose_package_is_missing_says_what_to_install(monkeypatch):
 
 
 def test_a_cache_of_several_servers_is_refused_in_words():
-    frameworks.need("django_redis")
+    frameworks.needs_framework("django_redis")
     setting = {
         "BACKEND": "globallock.django.cache.DjangoRedisCache",
         "LOCATION": ["redis://h/1"],

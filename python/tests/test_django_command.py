@@ -11,7 +11,7 @@ import threading
 import frameworks
 import pytest
 
-frameworks.need("django")
+frameworks.needs_framework("django")
 
 from conftest import eventually
 from djangoproject import locks, manage, project

@@ -9,7 +9,7 @@ from pathlib import Path
 import frameworks
 import pytest
 
-frameworks.need("django", "redis")
+frameworks.needs_framework("django", "redis")
 
 from djangoproject import caches, locks, project
 

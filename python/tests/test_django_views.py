@@ -10,7 +10,7 @@ from io import StringIO
 import frameworks
 import pytest
 
-frameworks.need("django")
+frameworks.needs_framework("django")
 
 import django
 from django.core.management import BaseCommand, CommandError, call_command

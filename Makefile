@@ -3,8 +3,8 @@
 # Without a target: what is quick.
 .DEFAULT_GOAL := quick
 
-.PHONY: help test alone quick tools lint python peers recipes schedules mutants loaded faults versions format \
-	bench wheel clean
+.PHONY: help test alone quick tools lint python peers recipes schedules mutants loaded faults versions \
+	format bench wheel clean
 
 # How long `make faults` runs.
 FOR ?= 30m

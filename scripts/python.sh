@@ -153,5 +153,8 @@ case "${1:-}" in
     recipes) recipes ;;
     wheel) wheel ;;
     interpreter) interpreter ;;
-    *) echo "usage: $0 lint|test [built]|one INTERPRETER [TESTS]|peers|recipes|wheel|interpreter" >&2; exit 2 ;;
+    *)
+        echo "usage: $0 lint|test [built]|one INTERPRETER [TESTS]|peers|recipes|wheel|interpreter" >&2
+        exit 2
+        ;;
 esac

@@ -3,7 +3,8 @@
 # Without a target: what is quick.
 .DEFAULT_GOAL := quick
 
-.PHONY: help test alone quick tools lint python schedules mutants loaded faults versions format bench clean
+.PHONY: help test alone quick tools lint python peers recipes schedules mutants loaded faults versions \
+	format bench wheel clean
 
 # How long `make faults` runs.
 FOR ?= 30m
@@ -22,7 +23,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PARTS := $(TARGET)/parts
 PART = PARTS=$(PARTS) sh scripts/part.sh
 # Where servers of tests keep their files.
-ifneq ($(filter test bench loaded python faults versions,$(MAKECMDGOALS)),)
+ifneq ($(filter test bench loaded python peers recipes faults versions,$(MAKECMDGOALS)),)
 export TMPDIR := $(shell sh scripts/tmpdir.sh)
 endif
 # Which stores `make versions` tests; none: all of them.
@@ -65,6 +66,15 @@ alone: ## Check the library with no store, and with each store alone.
 python: ## Check the Python package, and test its wheel in every CPython that is installed.
 	sh scripts/python.sh lint
 	sh scripts/python.sh test
+
+peers: ## Run all the lock tests of redis-py, django-redis, kazoo and the original package on our locks.
+	sh scripts/python.sh peers
+
+wheel: ## Build the wheel of the Python package, with the command in it, and print where it is.
+	sh scripts/python.sh wheel
+
+recipes: ## Run the recipes for Airflow and APScheduler 4, whose installation takes minutes.
+	sh scripts/python.sh recipes
 
 # It has a build of its own, because its locks and wake-ups are other types.
 schedules: ## Search the orders in which threads can go through the core.

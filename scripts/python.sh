@@ -1,7 +1,8 @@
 #!/bin/sh
 # The Python package. `lint` checks its types and style. `test` builds the wheel and tests it, in a fresh
-# environment of every CPython from 3.9 on that is installed. `interpreter` prints an interpreter that has the
-# wheel.
+# environment of every CPython from 3.9 on that is installed. `peers` runs the lock tests of other packages on
+# it, and `recipes` the recipes whose frameworks take minutes to install or exclude others. `wheel` builds the
+# wheel that is published, and prints where it is. `interpreter` prints an interpreter that has the wheel.
 set -eu
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target/python"
@@ -48,6 +49,21 @@ build() {
     "$tools/bin/maturin" build --quiet --locked --out "$wheels" >&2
 }
 
+# Puts the command into the wheel that was built.
+add_command() {
+    python3 scripts/command.py "$wheels"/*.whl "$1"
+}
+
+# Builds the wheel that is published.
+wheel() {
+    wheels="$target/python/release"
+    rm -rf "$wheels"
+    cargo build --quiet --locked --release -p globallock-cli
+    "$tools/bin/maturin" build --quiet --locked --release --out "$wheels" >&2
+    add_command "$target/release/globallock"
+    ls "$wheels"/*.whl
+}
+
 interpreter() {
     build
     "$newest" -m venv --clear "$target/python/owner"
@@ -55,8 +71,14 @@ interpreter() {
     echo "$target/python/owner/bin/python"
 }
 
-# Tests the wheel in a fresh environment of one interpreter.
+# What only the newest interpreter gets: frameworks, and what the lock tests of other packages need.
+frameworks="kazoo==2.11.0 redis==8.1.0 django-redis==7.0.0 msgpack lz4 pyopenssl pyjks pure-sasl pytest-xdist
+    pytest-asyncio pytest-mock prometheus-client opentelemetry-sdk eventlet django-valkey
+    fastapi httpx uvicorn rq huey dramatiq apscheduler<4"
+
+# Tests the wheel in a fresh environment of one interpreter: all, or the tests that are named.
 test_one() {
+    export GLOBALLOCK_FRAMEWORKS=0
     version=$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     environment="$target/python/$version"
     "$1" -m venv --clear "$environment"
@@ -67,8 +89,22 @@ test_one() {
         # What the stubs say of the core, compared with the core.
         "$environment/bin/pip" install --quiet "mypy==2.*"
         "$environment/bin/python" -m mypy.stubtest globallock._rust
+        # shellcheck disable=SC2086 - these are several words
+        "$environment/bin/pip" install --quiet $frameworks
+        export GLOBALLOCK_FRAMEWORKS=1
     fi
-    cd python/tests && CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider
+    cd python/tests
+    shift
+    GLOBALLOCK_WHEEL=1 CARGO_TARGET_DIR="$target" "$environment/bin/python" -m pytest -p no:cacheprovider "$@"
+}
+
+# Runs all the lock tests of other packages.
+peers() {
+    build
+    cargo build --quiet --locked -p globallock-conformance --features servers --bins
+    cargo build --quiet --locked -p globallock-cli
+    add_command "$target/debug/globallock"
+    GLOBALLOCK_PEERS=all test_one "$newest" test_peers.py
 }
 
 # How many interpreters are tested at once, each with its own servers: the tests wait more than they compute.
@@ -78,7 +114,11 @@ test_all() {
     build
     # `built`: cargo test has built the harness's programs already. To build them alone, cargo would choose
     # other features, and so compile the dependencies again.
-    [ "${1:-}" = built ] || cargo build --quiet --locked -p globallock-conformance --features servers --bins
+    if [ "${1:-}" != built ]; then
+        cargo build --quiet --locked -p globallock-conformance --features servers --bins
+        cargo build --quiet --locked -p globallock-cli
+    fi
+    add_command "$target/debug/globallock"
     interpreters | xargs -P "$AT_A_TIME" -I {} sh -c '
         log=$(mktemp)
         sh scripts/python.sh one "$1" >"$log" 2>&1
@@ -89,10 +129,32 @@ test_all() {
         exit $status' sh {}
 }
 
+# Runs the recipes of one framework: its title on the page, and what to install.
+recipes_of() {
+    environment="$target/python/recipes-$2"
+    "$newest" -m venv --clear "$environment"
+    "$environment/bin/pip" install --quiet "$3" pytest pytest-timeout "$wheels"/*.whl
+    (cd python/tests && CARGO_TARGET_DIR="$target" GLOBALLOCK_RECIPES="$1" \
+        "$environment/bin/python" -m pytest -p no:cacheprovider test_recipes.py -rs)
+}
+
+recipes() {
+    build
+    cargo build --quiet --locked -p globallock-conformance --features servers --bins
+    recipes_of "APScheduler 4" apscheduler-4 "apscheduler>=4.0.0a1"
+    recipes_of "Airflow" airflow apache-airflow
+}
+
 case "${1:-}" in
     lint) lint ;;
     test) test_all "${2:-}" ;;
-    one) test_one "$2" ;;
+    one) shift; test_one "$@" ;;
+    peers) peers ;;
+    recipes) recipes ;;
+    wheel) wheel ;;
     interpreter) interpreter ;;
-    *) echo "usage: $0 lint|test [built]|one INTERPRETER|interpreter" >&2; exit 2 ;;
+    *)
+        echo "usage: $0 lint|test [built]|one INTERPRETER [TESTS]|peers|recipes|wheel|interpreter" >&2
+        exit 2
+        ;;
 esac

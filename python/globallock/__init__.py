@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, List
 
+from . import _interpreter as _interpreter
 from ._rust import __version__
 from .base import GlobalLockImplementationBase, GlobalLockManager
 from .config import Config

@@ -9,9 +9,10 @@ from .fields import EntryFields, ReasonFields, SummaryFields, ValueFields
 
 _T_co = TypeVar("_T_co", covariant=True)
 
-__all__ = ["Block", "Bridge", "Guard", "Manager", "Request", "Shield", "Watch", "__version__"]
+__all__ = ["Block", "Bridge", "Guard", "Manager", "Request", "Shield", "Watch", "__version__", "listen"]
 __version__: str
 
+def listen(debugging: bool, counting: bool) -> None: ...
 @final
 class Request(Generic[_T_co]):
     def wait(self, limit: Optional[float] = None, taken: Optional[list[Any]] = None) -> _T_co: ...

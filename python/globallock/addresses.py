@@ -1,28 +1,38 @@
-"""Turns the options of other clients into the address of a store."""
+"""Reads what users configure, and turns the options of other clients into the address of a store."""
 
 from __future__ import annotations
 
 import datetime
+import difflib
 import logging
 import os
 from typing import Any, Iterable, Mapping, Optional, Union
 from urllib.parse import quote
 
-from .exceptions import InvalidName, InvalidOption
+from .exceptions import InvalidAddress, InvalidName, InvalidOption
 
 __all__ = [
+    "SCHEMES",
+    "YEAR",
     "Options",
     "Seconds",
     "address",
+    "boolean",
     "host_and_port",
     "is_text",
+    "likeliest",
     "lock_name",
     "milliseconds",
+    "refuse_typos",
     "seconds",
     "split_prefix",
+    "suggestion",
 ]
 
 _logger = logging.getLogger("globallock.base")
+
+#: Which engine's options were told to be ignored.
+_told: "set[tuple[str, str]]" = set()
 
 #: A time: a number of seconds, or a ``timedelta``.
 Seconds = Union[float, datetime.timedelta]
@@ -36,25 +46,100 @@ def is_text(value: Any) -> bool:
         return False
 
 
-def lock_name(value: Any) -> str:
-    """Checks the name of a lock."""
+#: The longest time that anything here may take, in seconds.
+YEAR = 365 * 24 * 3600.0
+
+#: From how many seconds on the times of a lock may be, where that is not 0, and what to do for no limit.
+_SHORTEST = {"timeout": 0.1, "lock_ttl": 0.1, "hold_at_least": 0.001, "keep": 0.001, "every": 0.001}
+_NO_LIMIT = {
+    "timeout": "leave it out to hold the lock without a limit",
+    "blocking_timeout": "leave it out to wait without a limit",
+}
+
+#: What is a number, and neither a flag nor anything else that can be compared with one.
+_NUMBERS = (int, float)
+
+#: The most bytes that a name may have in UTF-8, in every store.
+_LONGEST_NAME = 512
+
+
+def lock_name(value: Any, before: str = "") -> str:
+    """Checks the name of a lock, and returns it behind what the configuration puts ``before`` it."""
     if not is_text(value):
         kind = type(value).__name__
         raise InvalidName(f"invalid lock name of type {kind}: it is not a text that can be sent")
-    return str(value)
+    name = before + str(value)
+    # The core's message would show the name with what is put before it, which its user has not written.
+    length = len(name.encode())
+    if before and length > _LONGEST_NAME:
+        raise InvalidName(
+            f"invalid lock name {value[:64]!r}…: it has {length} bytes with {before!r}, the end of "
+            f"global_lock_key_prefix, and the limit is {_LONGEST_NAME}"
+        )
+    return name
 
 
-def seconds(option: str, value: Any) -> float:
+def likeliest(name: Any, known: Iterable[str], least: float = 0.6) -> Optional[str]:
+    """The known name that was most likely meant, if any is so close; 1 is equal."""
+    if not isinstance(name, str):
+        return None
+    plain = {each.lower().replace("-", "_"): each for each in known}
+    found = difflib.get_close_matches(name.lower().replace("-", "_"), plain, 1, least)
+    return plain[found[0]] if found else None
+
+
+def suggestion(name: Any, known: Iterable[str]) -> str:
+    """Asks whether the likeliest known name was meant, as the end of an error; empty if none is close."""
+    found = likeliest(name, known)
+    return "" if found is None else f": did you mean {found!r}?"
+
+
+def seconds(option: str, value: Any, least: Optional[float] = None) -> float:
     """Reads a time in seconds, from any kind of number or a ``timedelta``."""
-    if isinstance(value, datetime.timedelta):
-        value = value.total_seconds()
+    shortest = _SHORTEST.get(option, 0.0) if least is None else least
+    if type(value) in _NUMBERS and shortest <= value <= YEAR:
+        # Each acquire comes here.
+        return float(value)
+    time = value.total_seconds() if isinstance(value, datetime.timedelta) else value
     try:
-        time = float("nan") if isinstance(value, (str, bytes)) else float(value)
+        time = float("nan") if isinstance(time, (bool, str, bytes)) else float(time)
     except (TypeError, ValueError, OverflowError):
         time = float("nan")
-    if not 0 <= time < 1e15:
-        raise InvalidOption(f"the option {option} is not a number of seconds from 0 on")
+    if not shortest <= time <= YEAR:
+        no_limit = f"; {_NO_LIMIT[option]}" if option in _NO_LIMIT else ""
+        raise InvalidOption(
+            f"the option {option} is {_shown(value)}: give a number of seconds from {shortest:g} to "
+            f"{YEAR:.0f} (a year), or a timedelta{no_limit}"
+        )
     return time
+
+
+def _shown(value: Any) -> str:
+    """A value of the wrong type or range, for an error. A text is not shown, because it may be a secret."""
+    if isinstance(value, datetime.timedelta):
+        return f"{value.total_seconds():.10g} s"
+    if not isinstance(value, (str, bytes)):
+        if isinstance(value, bool):
+            return repr(value)
+        try:
+            return f"{float(value):.10g}"
+        except (TypeError, ValueError):
+            pass
+        except OverflowError:
+            return "too large a number"
+    return f"of type {type(value).__name__}"
+
+
+def boolean(option: str, value: Any) -> bool:
+    """Reads an option that is true or false: also 0 and 1, and what is equal to them."""
+    if value is True or value is False:
+        return bool(value)
+    try:
+        if value in (True, False):
+            return bool(value)
+    except Exception:  # noqa: BLE001 - whatever a type of somebody else raises when it is compared
+        pass
+    raise InvalidOption(f"the option {option} is {_shown(value)}: give True or False")
 
 
 class Options:
@@ -66,9 +151,12 @@ class Options:
             raise InvalidOption(f"{engine}: global_lock_engine_options is of type {kind}, not a mapping")
         self._engine = engine
         self._left = dict(options)
+        #: What was asked for, and so is known.
+        self._known: "set[str]" = set()
 
     def take(self, *names: str) -> Any:
         """Takes the first of these options that is set."""
+        self._known.update(names)
         values = [self._left.pop(name, None) for name in names]
         return next((value for value in values if value is not None), None)
 
@@ -101,10 +189,18 @@ class Options:
             raise self.wrong(name, "whole number from 0 on")
         return number
 
-    def seconds(self, *names: str) -> Optional[float]:
-        """Takes several options that are times, and returns the shortest."""
+    def seconds(self, *names: str, least: float = 0.0) -> Optional[float]:
+        """Takes several options that are times from ``least`` on, and returns the shortest."""
         given = [(name, self.take(name)) for name in names]
-        return min((seconds(name, value) for name, value in given if value is not None), default=None)
+        times = [self._seconds(name, value, least) for name, value in given if value is not None]
+        return min(times, default=None)
+
+    def _seconds(self, name: str, value: Any, least: float) -> float:
+        try:
+            # Under a name of its own: an engine's `timeout` is not that of its locks.
+            return seconds(f"{name!r} of global_lock_engine_options", value, least)
+        except InvalidOption as error:
+            raise InvalidOption(f"{self._engine}: {error}") from None
 
     def wrong(self, name: str, wanted: str) -> InvalidOption:
         """Makes the error for an option of the wrong type or range."""
@@ -112,13 +208,17 @@ class Options:
 
     def ignore(self, names: Iterable[str]) -> None:
         """Drops and logs options that tune another client's connections, and change nothing of a lock."""
-        for name in sorted(set(names).intersection(self._left)):
-            if self._left.pop(name) is not None:
+        names = set(names)
+        self._known |= names
+        for name in sorted(names.intersection(self._left)):
+            # Once is enough: a program may make a manager for each request.
+            if self._left.pop(name) is not None and (self._engine, name) not in _told:
+                _told.add((self._engine, name))
                 _logger.info("%s: the option %r is ignored: it is not needed here", self._engine, name)
 
     def refuse(self, name: str, allowed: Iterable[Any], instead: str) -> None:
         """Takes an option of which only some values are offered here."""
-        value = self._left.pop(name, None)
+        value = self.take(name)
         if value is not None and value not in tuple(allowed):
             shown = f"={value!r}" if isinstance(value, (bool, int, str)) else ""
             raise InvalidOption(f"{self._engine}: the option {name}{shown} is not offered: {instead}")
@@ -127,7 +227,8 @@ class Options:
         """Refuses options that are set and that nothing has taken."""
         for name, value in self._left.items():
             if value is not None or not isinstance(name, str):
-                raise InvalidOption(f"{self._engine}: the option {name!r} is not known here")
+                meant = suggestion(name, self._known)
+                raise InvalidOption(f"{self._engine}: the option {name!r} is not known here{meant}")
 
 
 def address(
@@ -145,6 +246,44 @@ def address(
     given = {key: str(value) for key, value in options.items() if value is not None}
     query = "&".join(f"{key}={quote(value, safe='')}" for key, value in given.items())
     return f"{scheme}://{credentials}{hosts}{quote(path)}" + (f"?{query}" if query else "")
+
+
+_REDIS = "prefix timeout gap commands password_file password_command"
+_SENTINELS = f"{_REDIS} sentinel_user sentinel_password sentinel_password_file sentinel_password_command"
+_ETCD = "prefix timeout interop password_file password_command"
+_ZOOKEEPER = "prefix naming auth acl timeout password_file password_command"
+
+#: The schemes of addresses and the options that each has. The core has them too, and refuses what it does not
+#: know. But it reads an address at the first request, and these are for those that make a manager.
+SCHEMES = {
+    "memory": "",
+    "file": "network",
+    "etcd": _ETCD,
+    "etcds": f"{_ETCD} ca cert key",
+    "zookeeper": _ZOOKEEPER,
+    "zookeepers": f"{_ZOOKEEPER} ca cert key",
+}
+for _kind in ("redis", "valkey"):
+    SCHEMES[_kind] = _REDIS
+    SCHEMES[f"{_kind}s"] = f"{_REDIS} ca cert key"
+    SCHEMES[f"{_kind}+unix"] = f"{_REDIS} db"
+    SCHEMES[f"{_kind}+sentinel"] = _SENTINELS
+    SCHEMES[f"{_kind}s+sentinel"] = f"{_SENTINELS} ca cert key"
+
+
+def refuse_typos(url: str) -> None:
+    """Refuses a scheme, or the name of an option, that is likely a mistyped one. Shows nothing else of it."""
+    scheme = url.partition(":")[0].lower()
+    meant = likeliest(scheme, SCHEMES, 0.8)
+    if scheme not in SCHEMES and meant is not None:
+        raise InvalidAddress(f"the address has the scheme {scheme!r}: did you mean {meant!r}?")
+    known = SCHEMES.get(scheme, "").split()
+    for pair in url.partition("?")[2].split("&"):
+        name = pair.partition("=")[0]
+        # Of what is less alike, the core knows better what is to be written in its place.
+        meant = likeliest(name, known, 0.8)
+        if name not in known and meant is not None:
+            raise InvalidAddress(f"{scheme}: has no option {name!r}: did you mean {meant!r}?")
 
 
 def host_and_port(host: str, port: Any) -> str:

@@ -8,12 +8,13 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any, Callable, Iterable, List, Mapping, Optional, TypeVar, Union, overload
 
-from .addresses import Seconds, lock_name
-from .config import Config
-from .constants import URL_GLOBAL_LOCK_CLASS
+from .addresses import Seconds, lock_name, suggestion
+from .config import check, configured, from_source
+from .constants import ENGINE_CLASSES
 from .decorators import Locked, Name, OnBusy
 from .exceptions import GlobalLockClassNotFoundException, InvalidOption
 from .implementation import GlobalLockImplementationBase
+from .implementation import _logger as _logger  # where tests written for earlier releases look for it
 from .kinds import AllLocks, ReadWriteLock
 from .once import Once
 
@@ -60,19 +61,10 @@ class GlobalLockManager:
     """
 
     def __init__(self, config: Union[str, Mapping[str, Any], None] = None, **options: Any) -> None:
-        if isinstance(config, str):
-            config = {
-                "global_lock_engine_class": URL_GLOBAL_LOCK_CLASS,
-                "global_lock_engine_options": {"url": config},
-                **options,
-            }
-        elif config is not None and not isinstance(config, Mapping):
-            kind = type(config).__name__
-            raise InvalidOption(f"the configuration is of type {kind}: give an address or a mapping")
-        elif options:
-            config = {**(config or {}), **options}
-        self.config = Config(config or {})
-        self.lock_class = _import(self.config.global_lock_engine_class)
+        self.config = configured(config, options)
+        with from_source(self.config):
+            self.lock_class = _import(self.config.global_lock_engine_class)
+            check(self.config, self.lock_class, options)
         # Only held locks, each with its acquisition: a lock that is made and dropped leaves nothing here. A
         # set is changed in one step, so no mutex is needed, for which a signal handler could wait for ever.
         self._held: "set[tuple[GlobalLockImplementationBase, Any]]" = set()
@@ -437,4 +429,5 @@ def _import(path: Any) -> Any:
         cause: Optional[Exception] = None
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         cause = error
-    raise GlobalLockClassNotFoundException(f"global lock class {path} is NOT found...") from cause
+    meant = suggestion(path, ENGINE_CLASSES)
+    raise GlobalLockClassNotFoundException(f"global lock class {path} is NOT found...{meant}") from cause

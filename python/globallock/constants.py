@@ -7,6 +7,14 @@ ZOOKEEPER_GLOBAL_LOCK_CLASS = "globallock.zookeeper_global_lock.ZookeeperGlobalL
 #: Any store, by its address: the engine of a manager that is made from a URL.
 URL_GLOBAL_LOCK_CLASS = "globallock.url_global_lock.UrlGlobalLock"
 
+ENGINE_CLASSES = (
+    REDIS_GLOBAL_LOCK_CLASS,
+    DJANGO_REDIS_GLOBAL_LOCK_CLASS,
+    ETCD_GLOBAL_LOCK_CLASS,
+    ZOOKEEPER_GLOBAL_LOCK_CLASS,
+    URL_GLOBAL_LOCK_CLASS,
+)
+
 DEFAULT_GLOBAL_LOCK_ENGINE_CLASS = REDIS_GLOBAL_LOCK_CLASS
 DEFAULT_GLOBAL_LOCK_ENGINE_OPTIONS: "dict[str, object]" = {}
 DEFAULT_GLOBAL_LOCK_KEY_PREFIX = "_glocks:"

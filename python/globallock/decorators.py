@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .aio import AsyncLock
     from .base import GlobalLockManager
 
-__all__ = ["Locked", "Name", "OnBusy"]
+__all__ = ["Locked", "Name", "OnBusy", "namer", "refuse_unfinished"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -72,7 +72,7 @@ class Locked:
             raise TypeError(
                 f"cancel_on_loss is for coroutine functions: nothing can cancel {_shown(function)}"
             )
-        return wrap(function, _namer(function, self._name))
+        return wrap(function, namer(function, self._name))
 
     def _command(self, command: type) -> type:
         """Has the commands of a class, such as one of Django's, hold the lock."""
@@ -90,7 +90,7 @@ class Locked:
             named = name(args, kwargs)
             with self._manager.lock(named, **self._options) as lock:
                 if lock.is_locked:
-                    return _ended(function, function(*args, **kwargs))
+                    return refuse_unfinished(function, function(*args, **kwargs))
             return self._busy(named, function, args, kwargs)
 
         return run
@@ -167,7 +167,7 @@ def _shown(function: Any) -> str:
     return f"{getattr(function, '__qualname__', type(function).__name__)}()"
 
 
-def _ended(function: Any, value: Any) -> Any:
+def refuse_unfinished(function: Any, value: Any) -> Any:
     """Refuses a value whose work is still to be done, without the lock."""
     if inspect.iscoroutine(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
         if not inspect.isasyncgen(value):
@@ -179,7 +179,7 @@ def _ended(function: Any, value: Any) -> Any:
     return value
 
 
-def _namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]":
+def namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]":
     """Makes what names the lock of each call."""
     if name is not None and not isinstance(name, str):
         make = name

@@ -96,7 +96,7 @@ class Engine:
 
     def add_prefix(self, name: Any) -> str:
         """Turns the user's name of a lock into the core's."""
-        return self.prefix + lock_name(name)
+        return lock_name(name, self.prefix)
 
     def strip_prefix_of(self, name: str) -> str:
         """Turns the core's name of a lock into the user's."""

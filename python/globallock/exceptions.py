@@ -126,11 +126,9 @@ class Evicted(GlobalLockError):
 class InvalidAddress(GlobalLockError, ValueError):
     """The store's address, or what was configured in its place, is wrong.
 
-    >>> try:
-    ...     GlobalLockManager("reddis://127.0.0.1").lock("orders/7").acquire()
-    ... except InvalidAddress as error:
-    ...     print(str(error).split(";")[0])
-    invalid address reddis://127.0.0.1: the scheme "reddis" is not known here
+    >>> GlobalLockManager("reddis://127.0.0.1")
+    Traceback (most recent call last):
+    globallock.exceptions.InvalidAddress: the address has the scheme 'reddis': did you mean 'redis'?
     """
 
 
@@ -148,7 +146,7 @@ class InvalidOption(GlobalLockError, ValueError):
 
     >>> lockman.lock("orders/7", timout=60)
     Traceback (most recent call last):
-    globallock.exceptions.InvalidOption: UrlGlobalLock: lock() has no option 'timout'
+    globallock.exceptions.InvalidOption: UrlGlobalLock: lock() has no option 'timout': did you mean 'timeout'?
     """
 
 

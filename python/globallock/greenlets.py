@@ -8,8 +8,9 @@ import weakref
 from typing import Any, List, Optional, TypeVar
 
 from . import _rust
+from .exceptions import GlobalLockError
 
-__all__ = ["Hub", "ask", "hub", "is_patched"]
+__all__ = ["Hub", "ask", "hub", "is_patched", "refuse_eventlet"]
 
 T = TypeVar("T")
 
@@ -84,6 +85,21 @@ def is_patched() -> bool:
     return monkey is not None and bool(
         monkey.is_module_patched("socket") or monkey.is_module_patched("threading")
     )
+
+
+def refuse_eventlet() -> None:
+    """Refuses to acquire where eventlet has patched what blocks (``eventlet.monkey_patch()``).
+
+    A greenlet that waits for a lock would stop all others of its thread, among them the one that holds it.
+
+    :raises GlobalLockError: eventlet has.
+    """
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if patcher is not None and (patcher.is_monkey_patched("thread") or patcher.is_monkey_patched("socket")):
+        raise GlobalLockError(
+            "eventlet is not supported: a wait for a lock would stop all its green threads. Use gevent, "
+            "threads or asyncio, or do not call eventlet.monkey_patch() in this process"
+        )
 
 
 def hub() -> Optional[Hub]:

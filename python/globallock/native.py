@@ -9,26 +9,20 @@ import weakref
 from types import FrameType
 from typing import Any, Optional
 
-from . import _rust
+from . import _rust, events
 from .acquisitions import Acquisition, Holdings
-from .addresses import Seconds, seconds
+from .addresses import Seconds
 from .base import GlobalLockManager
 from .engine import Claim, Engine, LockRequest, Value
 from .exceptions import InvalidOption, NotLocked
-from .greenlets import ask
+from .greenlets import ask, refuse_eventlet
+from .lock_options import MOST_PERMITS, Times, count, kind, refuse_unknown
 from .loops import warn_in_a_loop
 from .owned import OwnedLock
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
 
 _logger = logging.getLogger("globallock.base")
-
-#: Options of earlier releases and of redis-py's locks that are accepted. The core renews by itself, so only
-#: ``auto_renew=False`` has an effect.
-_ACCEPTED = frozenset({"auto_renew", "renew_interval", "thread_local"})
-
-
-_KINDS = frozenset({"mutex", "read", "write", "permits"})
 
 #: The attributes of a lock that are not its recipe.
 _STATE = frozenset({"config", "_holdings", "_made_for", "_manager"})
@@ -60,20 +54,16 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
                 f"{type(self).__name__} brings {self._hook}(), which this engine does not call: give the "
                 "server in global_lock_engine_options, or derive from GlobalLockImplementationBase"
             )
-        self._kind = options.pop("kind", "mutex")
-        if self._kind not in _KINDS:
-            raise InvalidOption(f"the option kind must be one of {sorted(_KINDS)}")
-        self._permits = _count("permits", options.pop("permits", 1))
-        self._capacity = _count("capacity", options.pop("capacity", 1))
+        self._kind = kind(options.pop("kind", "mutex"))
+        self._capacity = count("capacity", options.pop("capacity", 1), MOST_PERMITS)
+        self._permits = count("permits", options.pop("permits", 1), self._capacity)
         self._wants_value = flag("with_value", options.pop("with_value", False))
         #: How long the lock is kept after its owner was asked to end, if its end is planned.
         self.grace: Optional[Seconds] = options.pop("grace", None)
         #: For how long from the grant others are kept out.
         self.hold_at_least: Optional[Seconds] = options.pop("hold_at_least", None)
         super().__init__(config, name, **options)
-        unknown = sorted(set(self.other_options) - _ACCEPTED)
-        if unknown:
-            raise InvalidOption(f"{type(self).__name__}: lock() has no option {unknown[0]!r}")
+        refuse_unknown(type(self).__name__, self.other_options)
         self._holdings: "Holdings[_rust.Guard]" = Holdings()
 
     @classmethod
@@ -115,21 +105,10 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
 
     def _lock_request(self) -> LockRequest:
         """What the core must acquire, from this lock's options."""
-        wait = _time("blocking_timeout", self.blocking_timeout) if self.blocking in (None, True) else 0.0
-        lease, hold = _time("lock_ttl", self.lock_ttl), _time("timeout", self.timeout)
-        if lease is not None and not self._renews():
-            # Without renewal the lease would end the hold. So it becomes the max hold time.
-            hold = lease if hold is None else min(lease, hold)
-            lease = None
-        ask_after, grace = None, _time("grace", self.grace)
-        if grace is not None:
-            if hold is None:
-                raise InvalidOption("the option grace needs a timeout, after which it begins")
-            # The store's limit lies behind the grace, so that nobody else is granted the lock before.
-            ask_after, hold = hold, hold + grace
+        wait, hold, lease, ask_after, hold_at_least = Times.of(self, self._renews())
         return LockRequest(
             self._prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease, ask_after,
-            self._wants_value, _time("hold_at_least", self.hold_at_least),
+            self._wants_value, hold_at_least,
         )  # fmt: skip
 
     def _request_within(self, limit: Optional[float]) -> LockRequest:
@@ -151,7 +130,9 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         return self._engine.add_prefix(self.name)
 
     def _renews(self) -> bool:
-        return bool(self.other_options.get("auto_renew", self.config.get("auto_renew", True)))
+        given = self.other_options.get("auto_renew")
+        renews = self.config.get("auto_renew") if given is None else given
+        return renews is None or bool(renews)
 
     # What follows is called by the core's acquire(), release(), __enter__ and __exit__. An asynchronous
     # exception may interrupt it at any instruction. So what is held stands in the list `taken` or `leaving`
@@ -210,6 +191,8 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
 
     def _begin(self, request: LockRequest) -> LockRequest:
         """Notes that the caller tries to acquire."""
+        refuse_eventlet()
+        events.refresh()
         holds = []
         for acquisition in self._holdings.begin():
             guard = acquisition.granted
@@ -326,16 +309,6 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         # With the connection of the original.
         lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings())
         return lock
-
-
-def _time(option: str, value: Any) -> Optional[float]:
-    return None if value is None else seconds(option, value)
-
-
-def _count(option: str, value: Any) -> int:
-    if not isinstance(value, int) or not 0 <= value < 2**32:
-        raise InvalidOption(f"the option {option} is not a whole number from 1 on")
-    return int(value)
 
 
 def flag(option: str, value: Any) -> bool:

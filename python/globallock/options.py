@@ -19,6 +19,7 @@ class _Options(TypedDict, total=False):
     auto_renew: bool
     renew_interval: Seconds
     thread_local: bool
+    raise_on_release_error: bool
 
 
 class AllOptions(_Options, total=False):

@@ -13,6 +13,7 @@ from .engine import Value
 from .exceptions import InvalidOption, NotLocked, Reason, reason_of
 from .greenlets import ask
 from .implementation import GlobalLockImplementationBase
+from .lock_options import LONGEST_VALUE, limit
 
 __all__ = ["OwnedLock"]
 
@@ -131,11 +132,14 @@ class OwnedLock(GlobalLockImplementationBase):
         """What the core must write, and by which grant."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidOption(f"the value is of type {type(data).__name__}: give bytes")
+        data = bytes(data)
+        if len(data) > LONGEST_VALUE:
+            raise InvalidOption(f"the value has {len(data)} bytes, and {LONGEST_VALUE} are the most")
         time = seconds("keep", keep)
         guard = self._guard
         if guard is None:
             raise NotLocked(self.name, "is not held, so it cannot set its value")
-        return guard, bytes(data), time
+        return guard, data, time
 
     @property
     def asked_to_end(self) -> bool:
@@ -221,8 +225,8 @@ class OwnedLock(GlobalLockImplementationBase):
         ...     lock.wait_lost(timeout=30).loss
         <Loss.HELD_TOO_LONG: 'held_too_long'>
         """
-        guard, limit = self._guard, None if timeout is None else seconds("timeout", timeout)
-        return None if guard is None else reason_of(ask(guard.lost(), limit=limit))
+        guard, within = self._guard, limit("timeout of wait_lost()", timeout)
+        return None if guard is None else reason_of(ask(guard.lost(), limit=within))
 
     def on_lost(self, callback: "Callable[[Reason], Any]") -> None:
         """Calls ``callback`` with the reason if the lock is lost before its release.

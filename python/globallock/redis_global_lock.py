@@ -6,6 +6,7 @@ import importlib
 from typing import Any, Mapping, NamedTuple, Optional
 
 from .addresses import Options, address, host_and_port, milliseconds, seconds
+from .config import from_source
 from .exceptions import InvalidOption
 from .native import Engine, NativeGlobalLock
 
@@ -26,6 +27,9 @@ _TUNING = frozenset(
 #: and redis-py, poll each 0.1 s, and would starve beside locks that hand over among themselves.
 GAP = 0.15
 
+#: The longest that it may be.
+LONGEST_GAP = 10.0
+
 
 class RedisGlobalLock(NativeGlobalLock):
     """A lock in Redis. As in earlier releases, a subclass may override ``get_redis_connection_pool``."""
@@ -35,9 +39,15 @@ class RedisGlobalLock(NativeGlobalLock):
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
         """Makes the connection from ``global_lock_engine_options``: those of ``redis.ConnectionPool``."""
-        options, prefix = config.global_lock_engine_options, config.global_lock_key_prefix
-        url = redis_address(cls.__name__, options, prefix, gap=gap_of(config))
-        return Engine(url, config.get("lock_ttl"), config.get("label"))
+        with from_source(config):
+            options, prefix = config.global_lock_engine_options, config.global_lock_key_prefix
+            url = redis_address(cls.__name__, options, prefix, gap=gap_of(config))
+            return Engine(url, config.get("lock_ttl"), config.get("label"))
+
+    @classmethod
+    def check_options(cls, config: Any) -> None:
+        """Refuses options that this engine does not know, when its manager is made."""
+        cls.make_engine(config)
 
     def new_engine(self) -> Engine:
         """Makes the connection, to the server of the subclass's pool if the subclass has one."""
@@ -66,6 +76,8 @@ def gap_of(config: Any) -> Optional[str]:
     """Reads the item ``gap`` of a configuration, in the form that addresses take; ``None`` if it is 0."""
     given = config.get("gap")
     gap = GAP if given is None else seconds("gap", given)
+    if gap > LONGEST_GAP:
+        raise InvalidOption(f"the key gap is {gap:g}: give a number of seconds from 0 to {LONGEST_GAP:g}")
     return milliseconds(gap) if gap > 0 else None
 
 
@@ -87,6 +99,11 @@ def redis_address(
 ) -> str:
     """Turns the options of redis-py's pool into an address, of sentinels if there are any."""
     options = Options(engine, given)
+    if "{" in prefix or "}" in prefix:
+        raise InvalidOption(
+            f"{engine}: global_lock_key_prefix {prefix!r} contains a brace, by which a cluster of Redis "
+            "chooses where a key is: write it without"
+        )
     options.ignore(_TUNING)
     host, port = options.text("host") or "localhost", options.number("port") or 6379
     db = options.number("db") or 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Optional
 
-from .addresses import Options, address, is_text, split_prefix
+from .addresses import Options, address, is_text, lock_name, split_prefix
 from .base import normalize_key_prefix_for_path
-from .exceptions import InvalidOption
+from .config import from_source, refuse_gap
+from .exceptions import InvalidName, InvalidOption
 from .native import Engine, NativeGlobalLock
 
 __all__ = ["ZookeeperGlobalLock"]
@@ -24,37 +26,61 @@ class ZookeeperGlobalLock(NativeGlobalLock):
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
         """Makes the connection from ``global_lock_engine_options``: the options of ``KazooClient``."""
-        options = Options(cls.__name__, config.global_lock_engine_options)
-        options.ignore(_TUNING)
-        hosts = _hosts(options)
-        hosts, _, chroot = hosts.partition("/")
-        session = options.seconds("timeout")
-        auth, user, password = _login(options)
-        acl = _acl(options)
-        secure = bool(options.take("use_ssl"))
-        ca, cert, key = (options.text(name) for name in ("ca", "certfile", "keyfile"))
-        options.refuse("verify_certs", (True,), "certificates are always checked here")
-        options.refuse("check_hostname", (True, False), "")
-        options.refuse("read_only", (False,), "a lock has to be written")
-        options.finish()
-        directory, rest = split_prefix(_normalized(config))
-        tls = {"ca": ca, "cert": cert, "key": key} if secure else {}
-        url = address(
-            "zookeepers" if secure else "zookeeper", hosts, f"/{chroot}" if chroot else "", user, password,
-            prefix=directory.rstrip("/") or None, auth=auth, acl=acl, **tls,
-        )  # fmt: skip
-        lease = config.get("lock_ttl")
-        return Engine(url, session if lease is None else lease, config.get("label"), rest)
+        with from_source(config):
+            refuse_gap(cls.__name__, config)
+            options = Options(cls.__name__, config.global_lock_engine_options)
+            options.ignore(_TUNING)
+            hosts = _hosts(options)
+            hosts, _, chroot = hosts.partition("/")
+            # Without `lock_ttl` it is the lease.
+            session = options.seconds("timeout", least=0.1)
+            auth, user, password = _login(options)
+            acl = _acl(options)
+            secure = bool(options.take("use_ssl"))
+            ca, cert, key = (options.text(name) for name in ("ca", "certfile", "keyfile"))
+            options.refuse("verify_certs", (True,), "certificates are always checked here")
+            options.refuse("check_hostname", (True, False), "")
+            options.refuse("read_only", (False,), "a lock has to be written")
+            options.finish()
+            directory, rest = split_prefix(_normalized(config))
+            given = {"ca": ca, "cert": cert, "key": key} if secure else {}
+            path = f"/{chroot}" if chroot else ""
+            given.update(prefix=directory.rstrip("/"), auth=auth, acl=acl)
+            url = address("zookeepers" if secure else "zookeeper", hosts, path, user, password, **given)
+            lease = config.get("lock_ttl")
+            return Engine(url, session if lease is None else lease, config.get("label"), rest)
+
+    @classmethod
+    def check_options(cls, config: Any) -> None:
+        """Refuses options that this engine does not know, when its manager is made."""
+        cls.make_engine(config)
+
+    @property
+    def _prefixed_name(self) -> str:
+        """The core's name of this lock.
+
+        kazoo drops slashes that are doubled or at the end, and writes a percent sign as it is. So do we, or
+        refuse it, or a process of the earlier releases and one of ours would have two locks of one name.
+        """
+        engine, name = self._engine, lock_name(self.name)
+        if "%" in name:
+            raise InvalidName(
+                f"invalid lock name {name[:64]!r}: it contains a percent sign, which earlier releases write "
+                "to ZooKeeper otherwise, so that they would have another lock of this name: choose another "
+                "name, or configure the whole fleet by an address (zookeeper://…)"
+            )
+        parts = [part for part in (engine.prefix + name).split("/") if part]
+        return lock_name("/".join(parts)[len(engine.prefix) :], engine.prefix)
 
     @property
     def lock_key(self) -> str:
-        """The node below which the lock has its claims."""
+        """The node below which the lock has its claims, as kazoo is given it."""
         return _normalized(self.config) + self.name
 
 
 def _normalized(config: Any) -> str:
-    prefix = normalize_key_prefix_for_path(str(config.global_lock_key_prefix))
-    return prefix if prefix.startswith("/") else "/" + prefix
+    prefix = "/" + normalize_key_prefix_for_path(str(config.global_lock_key_prefix))
+    return re.sub("//+", "/", prefix)
 
 
 def _hosts(options: Options) -> str:

@@ -25,6 +25,10 @@ except InvalidOption as error:
 PLAIN = "django_redis.pool.ConnectionFactory"
 DJANGO_REDIS = "django_redis.cache.RedisCache"
 PREFIX = "prefix=_glocks%3A"
+INSTEAD = (
+    "set GLOBAL_LOCK_CONFIG to an address, such as 'redis://127.0.0.1:6379', or to a cache in one Redis: "
+    "{'global_lock_engine_options': {'redis-cache-name': 'NAME'}}"
+)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +62,12 @@ PREFIX = "prefix=_glocks%3A"
         (
             {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
             "refused: the cache 'default' (django.core.cache.backends.locmem.LocMemCache) has no single "
-            "Redis server behind it",
+            f"Redis server behind it; {INSTEAD}",
         ),
         (
             {"LOCATION": ["redis://h:1/2"], "OPTIONS": {"CLIENT_CLASS": "django_redis.client.ShardClient"}},
             "refused: the cache 'default' (django_redis.cache.RedisCache) has no single Redis server "
-            "behind it",
+            f"behind it; {INSTEAD}",
         ),
     ],
 )

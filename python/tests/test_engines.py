@@ -7,7 +7,6 @@ from globallock import (
     ETCD_GLOBAL_LOCK_CLASS,
     ZOOKEEPER_GLOBAL_LOCK_CLASS,
     GlobalLockManager,
-    InvalidAddress,
     InvalidOption,
 )
 from globallock.addresses import address
@@ -127,6 +126,6 @@ def test_managers_from_the_configuration_of_earlier_releases_leave_gaps(redis_se
 
 
 def test_a_gap_that_is_no_time_is_refused(redis_config):
-    for gap, error in (("soon", InvalidOption), (-1, InvalidOption), (11, InvalidAddress)):
-        with pytest.raises(error, match="gap"):
-            GlobalLockManager({**redis_config, "gap": gap}).lock("any").acquire()
+    for gap in ("soon", -1, 11):
+        with pytest.raises(InvalidOption, match="gap.*give a number of seconds"):
+            GlobalLockManager({**redis_config, "gap": gap})

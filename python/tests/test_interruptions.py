@@ -22,7 +22,7 @@ from globallock import GlobalLockManager
 PACKAGE = os.path.dirname(globallock.__file__)
 
 #: How many exceptions are injected into each way to use locks, on each store. In all: more than 20,000.
-TIMES = {"memory": 1700, "file": 500, "redis": 250}
+TIMES = {"memory": 1300, "file": 400, "redis": 200}
 #: How many real ones arise at random moments, of each kind.
 REAL = 400
 
@@ -130,6 +130,24 @@ def decorated(lockman, lock, name):
     assert lockman.locked(name)(lambda: 7)() == 7
 
 
+def generated(lockman, lock, name):
+    assert list(lockman.locked(name)(lambda: (yield 7))()) == [7]
+
+
+def held(lockman, lock, name):
+    with lockman.hold(name) as held:
+        assert held.is_locked
+
+
+def not_held(lockman, lock, name):
+    with lock:
+        try:
+            with lockman.hold(name, blocking=False):
+                raise AssertionError("it runs without the lock")
+        except globallock.NotLocked:
+            pass
+
+
 def in_turn(lockman, lock, name):
     with lockman.once(f"{name}-{time.time_ns()}", every=0.001).turn() as turn:
         assert turn.due
@@ -139,7 +157,10 @@ def by_run(lockman, lock, name):
     lockman.once(f"{name}-once", every=0.001).run(lambda: 7)
 
 
-USES = [in_block, by_calls, refused, twice, several, several_refused, decorated, in_turn, by_run]
+USES = [
+    in_block, by_calls, refused, twice, several, several_refused, decorated, generated, held, not_held,
+    in_turn, by_run,
+]  # fmt: skip
 
 
 @pytest.fixture(params=TIMES)
@@ -317,7 +338,33 @@ async def aio_once(aio, name):
     await aio.once(name, every=0.001).run(asyncio.sleep, 0)
 
 
-TASKS = [aio_block, aio_shared, aio_several, aio_run, aio_once]
+async def aio_held(aio, name):
+    async with aio.hold(name, cancel_on_loss=True):
+        await asyncio.sleep(0)
+
+
+async def aio_all_held(aio, name):
+    async with aio.lock_all([name, f"{name}-b"], cancel_on_loss=True).hold():
+        await asyncio.sleep(0)
+
+
+async def aio_decorated(aio, name):
+    assert await aio.locked(name, cancel_on_loss=True)(asyncio.sleep)(0, 7) == 7
+
+
+async def aio_generated(aio, name):
+    @aio.locked(name)
+    async def rows():
+        yield 7
+        await asyncio.sleep(0)
+
+    assert [row async for row in rows()] == [7]
+
+
+TASKS = [
+    aio_block, aio_shared, aio_several, aio_run, aio_once, aio_held, aio_all_held, aio_decorated,
+    aio_generated,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("use", TASKS, ids=lambda use: use.__name__)

@@ -156,3 +156,118 @@ def test_a_handler_that_does_not_return_delays_no_lock(unsafe_server, name):
     finally:
         logging.getLogger("globallock").removeHandler(handler)
         go_on.set()
+
+
+def of_lock(caplog, name):
+    """What was logged of a lock: level, event and record, in order."""
+    return [(record.levelno, record.event, record) for record in caplog.records
+            if record.name == "globallock" and getattr(record, "lock", None) == name]  # fmt: skip
+
+
+# Redis does not say how many are in front.
+@pytest.mark.parametrize("kind, place", [("redis", None), ("memory", 1)])
+def test_each_step_of_a_lock_is_a_debug_line_with_fields(kind, place, redis_server, name, caplog):
+    caplog.set_level(logging.DEBUG, logger="globallock")
+    with GlobalLockManager(redis_server.url if kind == "redis" else f"memory:{name}") as lockman:
+        first, second = lockman.lock(name), lockman.lock(name)
+        with first:
+            token = first.fencing_token
+            waiter = threading.Thread(target=lambda: second.acquire() and second.release())
+            waiter.start()
+            eventually("it waits", lambda: any(event == "waiting" for _, event, _ in of_lock(caplog, name)))
+            assert not lockman.lock(name, blocking=False).acquire()
+        waiter.join(30)
+    steps = of_lock(caplog, name)
+    assert {level for level, _, _ in steps} == {logging.DEBUG}
+    events = [event for _, event, _ in steps]
+    assert events == ["granted", "waiting", "not_granted", "released", "granted", "released"]
+    granted, waiting, refused, released, later, _ = (record for _, _, record in steps)
+    assert granted.fencing_token == released.fencing_token == token < later.fencing_token
+    assert waiting.place == place and waiting.fencing_token is None
+    assert all(0 <= record.waited < 30 for record in (granted, refused, later))
+    assert refused.waited <= released.held < 30
+    assert waiting.getMessage() == f'waiting: "{name}"' + ("" if place is None else f", behind {place}")
+    assert re.fullmatch(r'granted: ".*", after \d+\.\d{3} s', granted.getMessage())
+    assert re.fullmatch(r'released: ".*", held for \d+\.\d{3} s', released.getMessage())
+
+
+@pytest.fixture
+def server_with_password():
+    started = Server("redis")
+    redis.Redis(port=started.port).config_set("requirepass", "secret")
+    yield started
+    started.stop()
+
+
+def test_a_loss_and_an_outage_have_fields(server_with_password, name, caplog):
+    caplog.set_level(logging.INFO, logger="globallock")
+    with Late(server_with_password.port, refusals=0) as proxy:
+        lockman = GlobalLockManager(f"redis://:secret@127.0.0.1:{proxy.port}")
+        with lockman.lock(name, lock_ttl=1.5) as lock:
+            token = lock.fencing_token
+            proxy.refuse(10**9)
+            assert lock.wait_lost(30)
+            proxy.left = 0
+            with lockman.lock(f"{name}-after"):
+                eventually("the store is back", lambda: lines(caplog, logging.INFO, "answers again"))
+        lockman.close()
+    found = {record.event: record for record in caplog.records if record.name == "globallock"}
+    lost, failed = found["lost"], found["renewal_failed"]
+    assert (lost.levelno, lost.lock, lost.fencing_token) == (logging.ERROR, name, token)
+    assert lost.reason == "expired" and 1 < lost.held < 30
+    assert (failed.levelno, failed.lock) == (logging.WARNING, name) and failed.reason
+    assert found["store_away"].levelno == logging.WARNING and found["store_away"].reason
+    assert found["store_back"].store == f"redis://127.0.0.1:{proxy.port}"
+    assert not [record for record in caplog.records if "secret" in str(record.__dict__)]
+
+
+def test_events_that_wait_too_long_are_left_out_and_a_warning_says_how_many(name):
+    entered, go_on, heard = threading.Event(), threading.Event(), []
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            # Loggers below this one come here, too.
+            if record.name == "globallock":
+                heard.append(record)
+                entered.set()
+                assert go_on.wait(60)
+
+    logger, handler = logging.getLogger("globallock"), Slow()
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        with GlobalLockManager(f"memory:{name}") as lockman:
+            lock = lockman.lock(name)
+            with lock:
+                assert entered.wait(30)
+            for _ in range(5000):
+                with lock:
+                    assert lock.is_locked
+            go_on.set()
+            eventually("it is told", lambda: [record for record in heard if record.event == "left_out"])
+            lockman.close()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+        go_on.set()
+    [warning] = [record for record in heard if record.event == "left_out"]
+    assert warning.levelno == logging.WARNING
+    logged = [record for record in heard if record.event in ("granted", "released")]
+    assert len(logged) + warning.args[0] == 2 * 5001
+
+
+def test_a_change_of_the_level_is_noticed_at_the_next_acquire(name, caplog):
+    logger = logging.getLogger("globallock")
+    with GlobalLockManager(f"memory:{name}") as lockman:
+        quiet, loud = (logging.INFO, []), (logging.DEBUG, ["granted", "released"])
+        for level, expected in (quiet, loud, quiet):
+            caplog.clear()
+            logger.setLevel(level)
+            try:
+                with lockman.lock(name):
+                    pass
+                # Asks the thread that logs to be done.
+                lockman.close()
+            finally:
+                logger.setLevel(logging.NOTSET)
+            assert [event for _, event, _ in of_lock(caplog, name)] == expected

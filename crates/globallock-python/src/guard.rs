@@ -152,26 +152,33 @@ impl Guard {
     /// that one of a signal handler is not taken for it.
     fn release(&self) -> Request {
         let held = Arc::clone(&self.guard);
-        Request::new(WaitKind::Answer, async move {
-            Outcome::Text(match take(&held) {
-                None if held.get().is_none() => Some(FOREIGN.to_owned()),
-                None => None,
-                Some(guard) => release(guard).await,
-            })
+        // If the wait is cancelled, the guard is dropped, and so released in the background.
+        Request::begun(WaitKind::Answer, move || {
+            let (is_here, guard) = (held.get().is_some(), take(&held));
+            async move {
+                Outcome::Text(match guard {
+                    None if !is_here => Some(FOREIGN.to_owned()),
+                    None => None,
+                    Some(guard) => release(guard).await,
+                })
+            }
         })
     }
 
     /// Records the success of the run that the lock was acquired for, and releases the lock.
     fn succeed(&self) -> Request {
         let (held, began) = (Arc::clone(&self.guard), self.began);
-        Request::new(WaitKind::Answer, async move {
-            let Some((began, guard)) = began.zip(take(&held)) else {
-                let text = "this run belongs to another process, or has ended";
-                return Outcome::Raised(GlobalLockError::new_err(text));
-            };
-            match began.succeed(guard).await {
-                Ok(()) => Outcome::Flag(Some(true)),
-                Err(error) => Outcome::Failed(error),
+        Request::begun(WaitKind::Answer, move || {
+            let run = began.zip(take(&held));
+            async move {
+                let Some((began, guard)) = run else {
+                    let text = "this run belongs to another process, or has ended";
+                    return Outcome::Raised(GlobalLockError::new_err(text));
+                };
+                match began.succeed(guard).await {
+                    Ok(()) => Outcome::Flag(Some(true)),
+                    Err(error) => Outcome::Failed(error),
+                }
             }
         })
     }

@@ -23,12 +23,23 @@ pub(crate) const FOREVER: f64 = 1e9;
 #[pyclass(frozen, module = "globallock._rust")]
 pub(crate) struct Request {
     kind: WaitKind,
-    outcome: Mutex<Option<BoxFuture<'static, Outcome>>>,
+    make: Mutex<Option<Make>>,
 }
+
+/// Begins a request. What is waited for may be dropped at any moment from then on.
+type Make = Box<dyn FnOnce() -> BoxFuture<'static, Outcome> + Send>;
 
 impl Request {
     pub(crate) fn new(kind: WaitKind, outcome: impl Future<Output = Outcome> + Send + 'static) -> Self {
-        Request { kind, outcome: Mutex::new(Some(outcome.boxed())) }
+        Request::begun(kind, move || outcome)
+    }
+
+    /// What takes something as soon as it is begun, such as the guard that it releases.
+    pub(crate) fn begun<F>(kind: WaitKind, make: impl FnOnce() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        Request { kind, make: Mutex::new(Some(Box::new(move || make().boxed()))) }
     }
 
     /// What the store answers soon.
@@ -43,9 +54,9 @@ impl Request {
         Request::new(kind, outcome.map(|outcome| outcome.unwrap_or_else(Outcome::Failed)))
     }
 
-    fn take(&self) -> PyResult<BoxFuture<'static, Outcome>> {
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
-        outcome.ok_or_else(|| PyRuntimeError::new_err("this request was made already"))
+    fn begin(&self) -> PyResult<BoxFuture<'static, Outcome>> {
+        let make = self.make.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(make.ok_or_else(|| PyRuntimeError::new_err("this request was made already"))?())
     }
 }
 
@@ -61,7 +72,7 @@ impl Request {
         limit: Option<f64>,
         taken: Option<&Bound<'_, PyList>>,
     ) -> PyResult<Py<PyAny>> {
-        let (process, asked) = (Process::current()?, self.take()?);
+        let (process, asked) = (Process::current()?, self.begin()?);
         let outcome = match limit.map(|limit| Duration::from_secs_f64(limit.clamp(0.0, FOREVER))) {
             None => process.block_on(python, self.kind, asked)?,
             Some(limit) => process.block_on(python, self.kind, async move {
@@ -81,8 +92,8 @@ impl Request {
     fn start(&self, bridge: &Bridge) -> PyResult<u64> {
         match self.kind {
             // It may never come.
-            WaitKind::Notification => bridge.watch(self.take()?),
-            kind => bridge.start(kind, self.take()?),
+            WaitKind::Notification => bridge.watch(self.begin()?),
+            kind => bridge.start(kind, self.begin()?),
         }
     }
 }

@@ -48,12 +48,23 @@ fn let_go(noted: &Bound<'_, PyAny>, hold: Hold) {
     }
 }
 
-/// Calls a method of Python until nothing interrupts it.
-fn surely(object: &Bound<'_, PyAny>, method: &str, arguments: &Bound<'_, PyTuple>) {
+/// Calls a method of Python until nothing interrupts it, and returns what has interrupted it last.
+fn surely(object: &Bound<'_, PyAny>, method: &str, arguments: &Bound<'_, PyTuple>) -> Option<PyErr> {
+    let mut interruption = None;
     for _ in 0..TRIES {
-        if object.call_method1(method, arguments).is_ok() {
-            return;
+        match object.call_method1(method, arguments) {
+            Ok(_) => break,
+            Err(error) => interruption = Some(error),
         }
+    }
+    interruption
+}
+
+/// Which of two exceptions arrives: an interruption, and not the refusal during which it arose.
+fn foremost(python: Python<'_>, error: PyErr, interruption: Option<PyErr>) -> PyErr {
+    match interruption {
+        Some(interruption) if error.is_instance_of::<GlobalLockError>(python) => interruption,
+        _ => error,
     }
 }
 
@@ -70,9 +81,10 @@ fn begin<'py>(
     let python = object.py();
     let taken = PyList::empty(python);
     let arguments = (frame, &taken).into_pyobject(python)?;
-    object.call_method1(method, &arguments).inspect_err(|_| {
+    object.call_method1(method, &arguments).map_err(|error| {
         let_go(&taken, Hold::Undone);
-        surely(object, "_undo", &arguments);
+        let interruption = surely(object, "_undo", &arguments);
+        foremost(python, error, interruption)
     })
 }
 
@@ -91,11 +103,10 @@ fn end<'py>(
     };
     // A refusal is no interruption.
     if !leaving.is_empty() || !error.is_instance_of::<GlobalLockError>(python) {
-        if leaving.is_empty() {
-            surely(object, "_find", &arguments);
-        }
+        let found = if leaving.is_empty() { surely(object, "_find", &arguments) } else { None };
         let_go(&leaving, Hold::Ended);
-        surely(object, "_undo", &arguments);
+        let undone = surely(object, "_undo", &arguments);
+        return Err(foremost(python, error, undone.or(found)));
     }
     Err(error)
 }

@@ -130,11 +130,6 @@ class AsyncTurn(TurnBase):
             return
         try:
             if exception[0] is None:
-                guard = self._held(acquisition)
-                try:
-                    await outcome(guard.succeed())
-                finally:
-                    # If that is cancelled before its first step, it does nothing.
-                    guard.let_go()
+                await outcome(self._held(acquisition).succeed())
         finally:
             await give_back(self._lock, acquisition)

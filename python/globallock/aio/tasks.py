@@ -32,11 +32,7 @@ async def give_back(lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guar
     """Releases one acquisition. If cancelled, the release goes on in the background."""
     guard = lock._forget(acquisition)
     if guard is not None:
-        try:
-            lock._warn(await outcome(guard.release()))
-        finally:
-            # A release that is cancelled before its first step does nothing.
-            guard.let_go()
+        lock._warn(await outcome(guard.release()))
 
 
 async def release(lock: NativeGlobalLock) -> None:

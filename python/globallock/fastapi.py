@@ -1,0 +1,300 @@
+"""Locks for FastAPI and Starlette: requests that hold a lock, and a leader among the processes of an app.
+
+::
+
+    lockman = GlobalLockManager("redis://127.0.0.1:6379")
+
+    @asynccontextmanager
+    async def lifespan(app):
+        async with leader(lockman, "cron", run=every_minute):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/orders/{order_id}/ship")
+    async def ship(order_id: int, lock=Depends(locked("order/{order_id}", lockman=lockman))): ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import math
+from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Optional, Union
+
+from .addresses import Seconds, seconds
+from .exceptions import GlobalLockError, HeldTooLong, InvalidName, InvalidOption, LockLost, StoreUnavailable
+from .frameworks import Lockman, fields, imported, managed
+
+if TYPE_CHECKING:
+    from .aio import AsyncLock
+    from .base import GlobalLockManager
+
+__all__ = ["Leader", "holding", "leader", "locked"]
+
+_exceptions: Any = imported("starlette.exceptions", "globallock.fastapi", "fastapi")
+_requests: Any = imported("starlette.requests", "globallock.fastapi", "fastapi")
+
+_logger = logging.getLogger("globallock.base")
+
+#: The name of a lock: with fields of the path's parameters, or made of the request.
+RequestName = Union[str, "Callable[[Any], str]"]
+
+#: FastAPI from here on ends a dependency after the response has been sent, also one that streams.
+OLDEST = (0, 118)
+#: How WebSocket closes a connection that may be tried again later.
+TRY_AGAIN_LATER = 1013
+
+
+def locked(
+    name: RequestName,
+    *,
+    lockman: Optional[Lockman] = None,
+    blocking_timeout: Optional[Seconds] = None,
+    answer_within: Seconds = 2,
+    retry_after: Seconds = 1,
+    status_code: int = 409,
+    **options: Any,
+) -> "Callable[..., AsyncIterator[AsyncLock]]":
+    """Makes a dependency: the request holds a lock until its response has been sent.
+
+    ::
+
+        @app.post("/orders/{order_id}/ship")
+        async def ship(order_id: int, lock=Depends(locked("order/{order_id}"))):
+            await carrier.ship(order_id, token=lock.fencing_token)
+
+        @app.put("/catalogue", dependencies=[Depends(locked("catalogue", kind="write", blocking_timeout=2))])
+        async def replace(): ...
+
+    The lock is released after the last byte of a streamed response, and when the client has gone, the
+    function raises, or the request is cancelled.
+
+    :param name: the name of the lock, with fields of the path's parameters; or a function of the request.
+    :param lockman: a manager, or what makes one. Default: ``app.state.lockman``.
+    :param blocking_timeout: how long to wait before the lock is busy. Default: not at all.
+    :param answer_within: how long the store may take to answer where ``blocking_timeout`` is not given; after
+        that the answer is ``503``.
+    :param retry_after: when a client that was refused may come again: in seconds, or a ``timedelta``.
+    :param status_code: the status of the answer while another request has the lock: ``409`` by default. With
+        ``503``, the answer while the store is away, proxies and clients may try again by themselves.
+    :param options: those of ``lock()``.
+    """
+    terms = _Terms(name, lockman, blocking_timeout, answer_within, retry_after, status_code, options)
+    _refuse_old()
+
+    async def dependency(connection: Any) -> "AsyncIterator[AsyncLock]":
+        async with terms.holding(connection) as lock:
+            yield lock
+
+    # FastAPI finds by it what to call the dependency with.
+    parameter = inspect.Parameter(
+        "connection", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=_requests.HTTPConnection
+    )
+    dependency.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined]
+    return dependency
+
+
+def holding(
+    connection: Any,
+    name: RequestName,
+    *,
+    lockman: Optional[Lockman] = None,
+    blocking_timeout: Optional[Seconds] = None,
+    answer_within: Seconds = 2,
+    retry_after: Seconds = 1,
+    status_code: int = 409,
+    **options: Any,
+) -> "contextlib.AbstractAsyncContextManager[AsyncLock]":
+    """Holds a lock for a block, and answers as :func:`locked`: for Starlette, and for parts of a request.
+
+    ::
+
+        async def ship(request):
+            async with holding(request, "order/{order_id}", lockman=lockman) as lock:
+                ...
+            return JSONResponse({})
+
+    Takes what :func:`locked` takes.
+    """
+    terms = _Terms(name, lockman, blocking_timeout, answer_within, retry_after, status_code, options)
+    return terms.holding(connection)
+
+
+class _Terms:
+    """How requests hold a lock, and what is answered otherwise."""
+
+    def __init__(
+        self,
+        name: RequestName,
+        lockman: Optional[Lockman],
+        blocking_timeout: Optional[Seconds],
+        answer_within: Seconds,
+        retry_after: Seconds,
+        status_code: int,
+        options: "dict[str, Any]",
+    ) -> None:
+        if not callable(name):
+            fields(name)
+        if "blocking" in options:
+            raise InvalidOption("there is no option 'blocking' here: give a blocking_timeout to wait")
+        self._name, self._lockman, self._status_code = name, lockman, status_code
+        self._answer_within = seconds("answer_within", answer_within)
+        # Whole seconds, and none too early.
+        self._retry_after = str(math.ceil(seconds("retry_after", retry_after)))
+        if blocking_timeout is not None:
+            limit = seconds("blocking_timeout", blocking_timeout)
+            self._options: "dict[str, Any]" = {**options, "blocking_timeout": limit}
+        else:
+            self._options = {**options, "blocking": False}
+
+    @contextlib.asynccontextmanager
+    async def holding(self, connection: Any) -> "AsyncIterator[AsyncLock]":
+        """Holds the lock for a block of a request."""
+        lock = self._manager(connection).aio.lock(self._named(connection), **self._options)
+        try:
+            # `blocking_timeout` is for a store that does not answer, too.
+            limit = self._answer_within if "blocking" in self._options else None
+            granted = await asyncio.wait_for(lock.acquire(), limit)
+        except InvalidName:
+            raise self._refusal(connection, 400, "the path cannot be the name of a lock") from None
+        except (StoreUnavailable, asyncio.TimeoutError) as error:
+            _logger.error("a request is refused, because the store of locks does not answer: %s", error)
+            raise self._refusal(connection, 503, "the store of locks does not answer") from error
+        if not granted:
+            why = "another request has the lock: try again later"
+            raise self._refusal(connection, self._status_code, why)
+        try:
+            yield lock
+        finally:
+            # If it is cancelled here, it goes on in the background.
+            await lock.release()
+
+    def _manager(self, connection: Any) -> GlobalLockManager:
+        lockman = self._lockman
+        if lockman is None:
+            lockman = getattr(connection.app.state, "lockman", None)
+        if lockman is None:
+            raise InvalidOption("no manager of locks is set: give lockman=…, or set app.state.lockman")
+        return managed(lockman)
+
+    def _named(self, connection: Any) -> str:
+        if callable(self._name):
+            return self._name(connection)
+        try:
+            return self._name.format_map(connection.path_params)
+        except KeyError as error:
+            path = connection.url.path
+            raise InvalidOption(
+                f"the name {self._name!r} has the field {error}, which is no parameter of {path}"
+            ) from None
+
+    def _refusal(self, connection: Any, status_code: int, why: str) -> Exception:
+        if connection.scope["type"] == "websocket":
+            closed: Exception = _exceptions.WebSocketException(TRY_AGAIN_LATER, why)
+            return closed
+        headers = None if status_code == 400 else {"Retry-After": self._retry_after}
+        refused: Exception = _exceptions.HTTPException(status_code, why, headers=headers)
+        return refused
+
+
+def _refuse_old() -> None:
+    fastapi: Any = imported("fastapi", "globallock.fastapi", "fastapi")
+    version = tuple(int(part) for part in fastapi.__version__.split(".")[:2])
+    if version < OLDEST:
+        raise InvalidOption(
+            f"locked() needs FastAPI {OLDEST[0]}.{OLDEST[1]} or newer, and this is {fastapi.__version__}, "
+            "which would release the lock before a response is sent: use `async with holding(request, …)`"
+        )
+
+
+class Leader:
+    """What :func:`leader` gives: whether this process leads."""
+
+    def __init__(self) -> None:
+        self._running = 0
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether the work runs in this process now."""
+        return self._running > 0
+
+
+@contextlib.asynccontextmanager
+async def leader(
+    lockman: GlobalLockManager,
+    name: str,
+    *,
+    run: "Callable[[], Awaitable[object]]",
+    pause: Seconds = 1,
+    **options: Any,
+) -> "AsyncIterator[Leader]":
+    """Runs a coroutine function in one of all processes that do this with the same name.
+
+    ::
+
+        @asynccontextmanager
+        async def lifespan(app):
+            async with leader(lockman, "cron", run=every_minute):
+                yield
+
+    The others wait in the queue of the lock. The next one begins as soon as the first ends, or when the lease
+    of one that was killed has expired (``lock_ttl``, 10 s by default).
+
+    | the work | then |
+    |---|---|
+    | runs when the block ends | is cancelled, awaited, and the next process begins |
+    | raises | that is logged; after ``pause`` this process queues again, behind the others |
+    | returns | nothing begins it again while this block lasts: it stays the leader |
+    | loses the lock | is cancelled, and this process queues again |
+
+    While the store does not answer, nobody begins, and that is logged.
+
+    :param run: what does the work, called without arguments in a task of its own.
+    :param pause: how long to wait after a failure, in seconds or as a ``timedelta``.
+    :param options: those of ``lock()``.
+    """
+    wait = seconds("pause", pause)
+    if not callable(run):
+        raise InvalidOption(f"run is of type {type(run).__name__}: give a coroutine function")
+    found = Leader()
+    queued = asyncio.ensure_future(_lead(found, lockman, name, run, wait, options))
+    try:
+        yield found
+    finally:
+        queued.cancel()
+        await asyncio.gather(queued, return_exceptions=True)
+
+
+async def _lead(
+    found: Leader,
+    lockman: GlobalLockManager,
+    name: str,
+    run: "Callable[[], Awaitable[object]]",
+    pause: float,
+    options: "dict[str, Any]",
+) -> None:
+    async def work() -> None:
+        found._running += 1
+        try:
+            _logger.info("this process leads %r", name)
+            await run()
+            _logger.info("the work of the leader of %r has returned", name)
+            # Another process would do it once more, so the lock is kept.
+            await asyncio.Event().wait()
+        finally:
+            found._running -= 1
+
+    while True:
+        try:
+            await lockman.aio.lock(name, **options).run(work)
+        except (LockLost, HeldTooLong) as error:
+            _logger.warning("this process does not lead %r any more: %s", name, error)
+        except GlobalLockError as error:
+            _logger.error("nobody can be found to lead %r: %s", name, error)
+            await asyncio.sleep(pause)
+        except Exception:
+            _logger.exception("the work of the leader of %r has failed", name)
+            await asyncio.sleep(pause)

@@ -29,15 +29,17 @@ _MARGINS = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 15, 20, 30, 60)
 #: The metrics that are recorded one by one: their names in Prometheus and OpenTelemetry, what they measure in
 #: (seconds in these buckets, or counts), their labels besides ``group``, and what they are.
 _RECORDED = (
-    ("acquire_seconds", "acquire.duration", _WAITS, ("mode", "outcome"),
+    ("acquire_seconds", "acquire.duration", _WAITS, ("store", "mode", "outcome"),
      "How long acquiring took, until it was granted or given up."),
-    ("hold_seconds", "hold.duration", _HOLDS, ("mode",), "How long locks were held, until released or lost."),
-    ("renew_margin_seconds", "renew.margin", _MARGINS, ("mode",),
+    ("hold_seconds", "hold.duration", _HOLDS, ("store", "mode"),
+     "How long locks were held, until released or lost."),
+    ("renew_margin_seconds", "renew.margin", _MARGINS, ("store", "mode"),
      "How much later a lock would have been lost when its renewal was confirmed."),
-    ("losses", "losses", None, ("mode", "reason"), "Locks that were lost while they were held."),
-    ("renew_failures", "renew.failures", None, None, "Requests to renew locks that failed."),
-    ("store_outages", "store.outages", None, None, "How often a store stopped to answer."),
-    ("store_outage_seconds", "store.outage.duration", _HOLDS, None,
+    ("losses", "losses", None, ("store", "mode", "reason"),
+     "Locks that were lost while they were held."),
+    ("renew_failures", "renew.failures", None, ("store",), "Requests to renew locks that failed."),
+    ("store_outages", "store.outages", None, ("store",), "How often a store stopped to answer."),
+    ("store_outage_seconds", "store.outage.duration", _HOLDS, ("store",),
      "How long a store did not answer, once it did again."),
     ("events_left_out", "events.left_out", None, None,
      "Events that the other metrics lack, because this process was too slow to take them."),
@@ -87,13 +89,11 @@ class Metrics:
         """The names of the labels of a metric: those of a lock have ``group``, if there is one."""
         if names is None:
             return ()
-        return names if self._group is None else (*names, "group")
+        return names if self._group is None or "mode" not in names else (*names, "group")
 
     def _values(self, fields: Fields, *values: str) -> Labels:
-        mode = str(fields["mode"])
-        if self._group is None:
-            return (mode, *values)
-        return (mode, *values, _group_of(self._group, str(fields["lock"])))
+        labels = (_store_of(fields), str(fields["mode"]), *values)
+        return labels if self._group is None else (*labels, _group_of(self._group, str(fields["lock"])))
 
     def _hear(self, fields: Fields) -> None:
         event, claim = fields["event"], fields["claim"]
@@ -117,11 +117,11 @@ class Metrics:
         elif event == "renewed" and fields["margin"] is not None:
             self._record("renew_margin_seconds", fields["margin"], self._values(fields))
         elif event == "renewal_failed":
-            self._record("renew_failures", 1, ())
+            self._record("renew_failures", 1, (_store_of(fields),))
         elif event == "store_away":
-            self._record("store_outages", 1, ())
+            self._record("store_outages", 1, (_store_of(fields),))
         elif event == "store_back":
-            self._record("store_outage_seconds", fields["away"], ())
+            self._record("store_outage_seconds", fields["away"], (_store_of(fields),))
         elif event == "left_out":
             self._record("events_left_out", fields["count"], ())
 
@@ -136,6 +136,11 @@ class Metrics:
     def _forget(self) -> None:
         # What is held is the parent's.
         self._held, self._waiting = {}, {}
+
+
+def _store_of(fields: Fields) -> str:
+    """The kind of a store, such as ``redis``: its address would be a label of any number of values."""
+    return str(fields["store"]).split(":", 1)[0].split("+", 1)[0]
 
 
 def _group_of(group: Group, name: str) -> str:
@@ -171,7 +176,7 @@ class _Prometheus(Metrics):
     def collect(self) -> "Iterator[Any]":
         """Gives the gauges: called by the registry."""
         for name, text in _LOOKED_AT:
-            labels = self._labels(("mode",))
+            labels = self._labels(("store", "mode"))
             family = self._core.GaugeMetricFamily(f"globallock_{name}", text, labels=labels)
             for values, count in self._counts(name).items():
                 family.add_metric(values, count)
@@ -213,7 +218,7 @@ class _OpenTelemetry(Metrics):
         self._start()
 
     def _look(self, name: str) -> "Callable[[Any], Iterator[Any]]":
-        names = self._labels(("mode",))
+        names = self._labels(("store", "mode"))
 
         def look(_: Any) -> "Iterator[Any]":
             # A meter has no way to give an instrument back.

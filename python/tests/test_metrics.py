@@ -45,7 +45,9 @@ class Prometheus:
     def text(self):
         return self.client.generate_latest(self.registry).decode()
 
-    def value(self, name, **labels):
+    def value(self, name, store="redis", **labels):
+        if store is not None:
+            labels["store"] = store
         prometheus = {
             "acquire.duration": "acquire_seconds_count",
             "hold.duration": "hold_seconds_count",
@@ -82,7 +84,9 @@ class OpenTelemetry:
     def text(self):
         return "".join(f"{name} {attributes}\n" for name, attributes, _ in self.points())
 
-    def value(self, name, **labels):
+    def value(self, name, store="redis", **labels):
+        if store is not None:
+            labels["store"] = store
         for found, attributes, point in self.points():
             if (found, attributes) == (f"globallock.{name}", labels):
                 return point.count if hasattr(point, "count") else point.value
@@ -122,15 +126,15 @@ def test_what_happens_to_locks_is_counted(reader, redis_server, name):
 
 def test_a_loss_is_counted_by_its_reason(reader, redis_server, name):
     with reader.start(), GlobalLockManager(redis_server.url) as lockman:
-        for reason in ("revoked", "max_hold"):
-            lock = lockman.lock(name, lock_ttl=0.6, timeout=0.2 if reason == "max_hold" else None)
+        for reason in ("revoked", "held_too_long"):
+            lock = lockman.lock(name, lock_ttl=0.6, timeout=0.2 if reason == "held_too_long" else None)
             with lock:
                 if reason == "revoked":
                     redis.Redis(port=redis_server.port).delete(lock.lock_key)
                 assert lock.wait_lost(30)
         lockman.close()
         assert reader.value("losses", mode="mutex", reason="revoked") == 1
-        assert reader.value("losses", mode="mutex", reason="max_hold") == 1
+        assert reader.value("losses", mode="mutex", reason="held_too_long") == 1
         assert reader.value("hold.duration", mode="mutex") == 2
         assert reader.value("held", mode="mutex") == 0
 
@@ -154,7 +158,7 @@ def test_groups_are_labels(reader, name):
             with lockman.lock(lock):
                 pass
         lockman.close()
-        granted = {"mode": "mutex", "outcome": "granted"}
+        granted = {"store": "memory", "mode": "mutex", "outcome": "granted"}
         counted = [
             reader.value("acquire.duration", **granted, group=group) for group in ("orders", "late", "other")
         ]
@@ -173,7 +177,8 @@ def test_a_group_may_be_a_function_and_one_that_fails_stops_nothing(reader, name
             with lockman.lock(lock) as held:
                 assert held.is_locked
         lockman.close()
-        assert reader.value("acquire.duration", mode="mutex", outcome="granted", group="good") == 2
+        labels = {"store": "memory", "mode": "mutex", "outcome": "granted", "group": "good"}
+        assert reader.value("acquire.duration", **labels) == 2
     assert "no group" in caplog.text
 
 
@@ -183,7 +188,7 @@ def test_nothing_is_counted_after_the_end(reader, name):
         with lockman.lock(name):
             pass
         lockman.close()
-        assert reader.value("hold.duration", mode="mutex") == 1
+        assert reader.value("hold.duration", mode="mutex", store="memory") == 1
         counting.close()
         counting.close()
         before = reader.text()
@@ -221,8 +226,8 @@ def test_metrics_of_prometheus_may_be_registered_again_after_their_end(name):
 
 def test_a_forked_child_holds_none_of_its_parents_locks(reader, name):
     with reader.start(), GlobalLockManager(f"memory:{name}") as lockman, lockman.lock(name):
-        eventually("it is held", lambda: reader.value("held", mode="mutex") == 1)
-        assert in_fork(lambda: reader.value("held", mode="mutex")) == "0"
+        eventually("it is held", lambda: reader.value("held", mode="mutex", store="memory") == 1)
+        assert in_fork(lambda: reader.value("held", mode="mutex", store="memory")) == "0"
 
 
 @pytest.mark.parametrize(

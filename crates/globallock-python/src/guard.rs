@@ -74,13 +74,17 @@ fn take(held: &Held) -> Option<globallock::Guard> {
 pub(crate) type Reason = (&'static str, String);
 
 fn reason(loss: &Loss) -> Reason {
-    let kind = match loss {
+    (word(loss), loss.to_string())
+}
+
+/// A word for why a lock was lost, of which there are few: the values of Python's `Loss`.
+pub(crate) fn word(loss: &Loss) -> &'static str {
+    match loss {
         Loss::Expired => "expired",
         Loss::MaxHold => "held_too_long",
         Loss::Evicted(_) => "evicted",
         _ => "revoked",
-    };
-    (kind, loss.to_string())
+    }
 }
 
 /// A lock that nobody owned keeps nobody out when it is released with this.

@@ -13,9 +13,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use globallock::backend::{Claim, WaitMode};
-use globallock::{Event, LockKind, Loss, Observer, StoreNoticeKind};
+use globallock::{Event, LockKind, Observer, StoreNoticeKind};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+use crate::guard::word;
+use crate::manager::shown;
 
 /// How many events wait for Python. Of more, the newest are left out, since the core must not wait.
 const KEPT: usize = 8192;
@@ -70,7 +73,7 @@ struct Told {
     margin: Option<Duration>,
     away: Option<Duration>,
     reason: Option<String>,
-    store: Option<String>,
+    store: Option<Arc<str>>,
 }
 
 /// Sets who wants to hear of every lock.
@@ -82,14 +85,23 @@ pub(crate) fn listen(debugging: bool, counting: bool) {
 
 /// Tells Python what happens to the claims of a manager and to its store.
 #[derive(Debug)]
-pub(crate) struct Logging;
+pub(crate) struct Logging {
+    /// The address of the store, without secrets.
+    store: Arc<str>,
+}
+
+impl Logging {
+    pub(crate) fn of(address: &str) -> Self {
+        Logging { store: shown(address).into() }
+    }
+}
 
 impl Observer for Logging {
     fn event(&self, event: &Event<'_>) {
         let level = level(event)
             .filter(|level| *level > DEBUG || is_rare(event) || DEBUGGING.load(Ordering::Relaxed));
         if level.is_some() || COUNTING.load(Ordering::Relaxed) {
-            Log::current().put(Told::new(level, event));
+            Log::current().put(Told::new(level, event, &self.store));
         }
     }
 }
@@ -127,7 +139,7 @@ fn is_rare(event: &Event<'_>) -> bool {
 }
 
 impl Told {
-    fn new(level: Option<u8>, event: &Event<'_>) -> Self {
+    fn new(level: Option<u8>, event: &Event<'_>, store: &Arc<str>) -> Self {
         let line = level.map(|level| (level, event.to_string()));
         let mut told = match event {
             Event::Waiting { claim, place, .. } => Told { place: *place, ..Told::of("waiting", claim) },
@@ -149,7 +161,7 @@ impl Told {
             Event::Lost { claim, fencing_token, loss, held, .. } => Told {
                 fencing_token: Some(*fencing_token),
                 held: Some(*held),
-                reason: Some(reason(loss).to_owned()),
+                reason: Some(word(loss).to_owned()),
                 ..Told::of("lost", claim)
             },
             Event::Released { claim, fencing_token, held, .. } => {
@@ -173,18 +185,16 @@ impl Told {
             Event::StoreLost { error, .. } => {
                 Told { reason: Some(error.to_string()), ..Told::at("store_away") }
             }
-            Event::StoreBack { store, away, .. } => {
-                Told { store: Some((*store).to_owned()), away: Some(*away), ..Told::at("store_back") }
-            }
-            Event::StoreNotice { store, notice, .. } => Told {
+            Event::StoreBack { away, .. } => Told { away: Some(*away), ..Told::at("store_back") },
+            Event::StoreNotice { notice, .. } => Told {
                 lock: notice.name.as_ref().map(|name| name.as_str().to_owned()),
                 reason: Some(notice.reason.clone()),
-                store: Some((*store).to_owned()),
                 ..Told::at("store_notice")
             },
             _ => Told::at("other"),
         };
         told.line = line;
+        told.store = Some(Arc::clone(store));
         told
     }
 
@@ -224,19 +234,8 @@ impl Told {
         fields.set_item("margin", seconds(self.margin))?;
         fields.set_item("away", seconds(self.away))?;
         fields.set_item("reason", &self.reason)?;
-        fields.set_item("store", &self.store)?;
+        fields.set_item("store", self.store.as_deref())?;
         Ok(fields)
-    }
-}
-
-/// A short word for why a lock was lost, of which there are few.
-fn reason(loss: &Loss) -> &'static str {
-    match loss {
-        Loss::Expired => "expired",
-        Loss::MaxHold => "max_hold",
-        Loss::Revoked => "revoked",
-        Loss::Evicted(_) => "evicted",
-        _ => "other",
     }
 }
 

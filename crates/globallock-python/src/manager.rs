@@ -121,6 +121,11 @@ impl Connected {
     }
 }
 
+/// An address without all that may be a secret.
+pub(crate) fn shown(address: &str) -> String {
+    redacted(address).replace("…@", "")
+}
+
 /// A process's connection, and what makes it.
 struct Store {
     connected: Arc<Connected>,
@@ -160,7 +165,7 @@ impl Manager {
     #[new]
     fn new(url: String, lease: f64, label: Option<String>) -> PyResult<Self> {
         let locks = Options::new().lease(seconds("the lease", lease)?);
-        let options = ManagerOptions::new().locks(locks).observer(Arc::new(Logging));
+        let options = ManagerOptions::new().locks(locks).observer(Arc::new(Logging::of(&url)));
         let options = label.into_iter().fold(options, ManagerOptions::label);
         Ok(Manager { url, options, connected: ArcSwapOption::empty() })
     }
@@ -168,7 +173,7 @@ impl Manager {
     /// The address of the store, without all that may be a secret.
     #[getter]
     fn address(&self) -> String {
-        redacted(&self.url)
+        shown(&self.url)
     }
 
     /// Acquires a lock; `None` if it was not granted in time. That another owner holds it is no error.

@@ -35,7 +35,12 @@ class Process:
     def __init__(self, log, **environment):
         self.log = log
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "fastapi_project:app", "--port", "0"],
+            # Connections are kept for longer than any test, because one that ends just when it is used again
+            # is an error of the client.
+            [
+                sys.executable, "-m", "uvicorn", "fastapi_project:app", "--port", "0",
+                "--timeout-keep-alive", "600",
+            ],
             cwd=HERE, env={**os.environ, **environment}, stdout=log.open("wb"), stderr=subprocess.STDOUT,
         )  # fmt: skip
 

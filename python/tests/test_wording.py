@@ -115,7 +115,7 @@ def test_a_wrong_time_is_refused_in_the_users_words(lockman, place):
             continue
         text = told(option, lambda value=value: use(lockman, value))
         assert "a number of seconds from" in text and "timedelta" in text, (name, text)
-    assert lockman.names() == []
+    assert not {"a", "b"}.intersection(lockman.names()), "other tests have names of their own"
 
 
 @pytest.mark.parametrize("option", ["blocking", "auto_renew", "thread_local"])

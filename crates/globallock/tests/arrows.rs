@@ -224,9 +224,24 @@ fn the_pages_of_the_documentation_are_in_the_librarys_own() {
     let pages = fs::read_dir(library.join("../../docs")).unwrap();
     let pages: Vec<String> = pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
     assert!(pages.len() >= 7, "{pages:?}");
-    // The command line is another crate.
+    // The command line is another crate, and the page of the Python package leads to its others.
     let others = ["run.md", "recipes.md"];
-    for page in pages.iter().filter(|page| page.ends_with(".md") && !others.contains(&page.as_str())) {
-        assert!(included.contains(&format!("../docs/{page}")), "src/docs.rs lacks {page}");
+    let python = [
+        "celery.md",
+        "django.md",
+        "fastapi.md",
+        "metrics.md",
+        "peers.md",
+        "python-configuration.md",
+        "python-testing.md",
+        "recipes-python.md",
+    ];
+    let of_python = fs::read_to_string(library.join("../../python/README.md")).unwrap();
+    for page in pages.iter().map(String::as_str).filter(|page| page.ends_with(".md")) {
+        if python.contains(&page) {
+            assert!(of_python.contains(&format!("docs/{page}")), "python/README.md lacks {page}");
+        } else if !others.contains(&page) {
+            assert!(included.contains(&format!("../docs/{page}")), "src/docs.rs lacks {page}");
+        }
     }
 }

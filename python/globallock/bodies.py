@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any, Awaitable, Generic, Optional, TypeVar
 
 from .acquisitions import Acquisition, start_for
@@ -139,6 +140,9 @@ class Ending:
             raise InvalidOption("cancel_on_loss needs a task that can be cancelled")
         self._task = task
         self._before = _cancellations(task)
+        #: Those of the blocks around this one, in the same task.
+        self._outer = _endings.get(task, ())
+        _endings[task] = (*self._outer, self)
         self._error: "Optional[LockLost | HeldTooLong]" = None
         self._times = 0
         self._taken = taken
@@ -165,32 +169,51 @@ class Ending:
     def _cancel(self, error: "LockLost | HeldTooLong") -> None:
         self._error = error
         self._times += 1
-        self._task.cancel()
+        self._task.cancel(CANCELLED)
 
     async def leave(self, exception: Any) -> None:
         """Ends it when the block is left, and raises what has ended the block."""
+        _endings[self._task] = self._outer
         for watch in self._watches:
             watch.cancel()
-        kind = exception[0]
+        kind, value = exception[0], exception[1]
         if kind is None and self._error is None:
             self._error = self._loss()
         if self._error is None:
             return
-        if kind is None:
+        came_late: "Optional[asyncio.CancelledError]" = None
+        if kind is None and self._times:
             # The cancellation may not have come yet: then it comes here, and not where the block goes on.
             try:
                 await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                kind = asyncio.CancelledError
+            except asyncio.CancelledError as cancelled:
+                came_late = cancelled
         for _ in range(self._times):
             _uncancel(self._task)
-        if _cancellations(self._task) > self._before:
-            # Somebody else has cancelled the task, too.
-            if exception[0] is None and kind is not None:
-                raise asyncio.CancelledError
+        if self._is_others(came_late if kind is None else value):
+            if came_late is not None:
+                raise came_late
             return
         if kind is None or issubclass(kind, asyncio.CancelledError):
-            raise self._error from exception[1]
+            raise self._error from value
+
+    def _is_others(self, cancelled: Optional[BaseException]) -> bool:
+        """Whether a block around this one, or somebody else, has cancelled the task, too."""
+        if not isinstance(cancelled, asyncio.CancelledError):
+            return False
+        if any(outer._error is not None for outer in self._outer):
+            return True
+        if hasattr(self._task, "cancelling"):
+            return _cancellations(self._task) > self._before
+        # CPython does not count them before 3.11, but says what the last one has said.
+        return cancelled.args[:1] != (CANCELLED,)
+
+
+#: What our cancellations say.
+CANCELLED = "the lock of this block has ended"
+
+#: The blocks of each task that are cancelled when their locks end, the innermost last.
+_endings: "weakref.WeakKeyDictionary[asyncio.Task[Any], tuple[Ending, ...]]" = weakref.WeakKeyDictionary()
 
 
 def _cancellations(task: "asyncio.Task[Any]") -> int:

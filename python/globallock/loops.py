@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 import weakref
-from typing import Any, TypeVar
+from typing import Any, List, Optional, TypeVar
 
 from . import _rust
 from .greenlets import is_patched
@@ -28,15 +28,8 @@ class _Loop:
         return self._bridge.is_here()
 
     def _drain(self) -> None:
-        for number, succeeded, value in self._bridge.drain():
-            future = self._waiting.pop(number, None)
-            if future is None or future.done():
-                # The waiter has gone. A guard that is dropped here releases its lock.
-                continue
-            if succeeded:
-                future.set_result(value)
-            else:
-                future.set_exception(value)
+        # In the core, because an exception that interrupted it here would keep outcomes from their waiters.
+        self._bridge.settle(self._waiting)
 
     def _poll(self) -> None:
         # A wake-up by another thread takes longer than an answer that is due soon.
@@ -45,10 +38,10 @@ class _Loop:
         else:
             self._drain()
 
-    async def outcome(self, request: "_rust.Request[T]") -> T:
+    async def outcome(self, request: "_rust.Request[T]", taken: "Optional[List[Any]]") -> T:
         """Waits for the outcome of a request. A cancelled wait cancels the request."""
         loop = asyncio.get_running_loop()
-        number = request.start(self._bridge)
+        number = request.start(self._bridge, taken)
         future: "asyncio.Future[T]" = loop.create_future()
         self._waiting[number] = future
         if self._bridge.polling():
@@ -74,13 +67,16 @@ def _let_go(value: Any) -> None:
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
 
-async def outcome(request: "_rust.Request[T]") -> T:
-    """Waits in the running loop for the outcome of a request."""
+async def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) -> T:
+    """Waits in the running loop for the outcome of a request.
+
+    What is granted is in the list ``taken`` before an exception can arise.
+    """
     loop = asyncio.get_running_loop()
     known = _loops.get(loop)
     if known is None or not known.is_here():
         known = _loops[loop] = _Loop(loop)
-    return await known.outcome(request)
+    return await known.outcome(request, taken)
 
 
 def warn_in_a_loop(name: str) -> None:

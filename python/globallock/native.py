@@ -272,16 +272,15 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         where = "" if engine is None else f" in {engine.native.address}"
         return f"<{type(self).__name__} {self.name!r}{where}, {state}>"
 
-    async def __aenter__(self) -> "NativeGlobalLock":
+    def __aenter__(self) -> "_rust.Shielded[NativeGlobalLock]":
         from .aio.tasks import enter
 
-        await enter(self, sys._getframe(1))
-        return self
+        return enter(self, sys._getframe(1), self)
 
-    async def __aexit__(self, *exception: Any) -> None:
+    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
         from .aio.tasks import leave
 
-        await leave(self, sys._getframe(1), exception)
+        return leave(self, sys._getframe(1), exception)
 
     def __getstate__(self) -> "dict[str, Any]":
         # The recipe: what is held stays with the original. A manager that has gone is made again.

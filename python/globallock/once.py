@@ -211,6 +211,20 @@ class TurnBase:
             raise NotLocked(self.name, "was released before the success of its run was recorded")
         return guard
 
+    def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
+        if frame is not None:
+            self._runs.find(frame, leaving)
+
+    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
+        for each in [*self._runs.all(), *noted]:
+            if isinstance(each, Acquisition):
+                held = each.granted.acquisition if each.granted is not None else None
+                if each in noted or (held is not None and held.granted in noted):
+                    self._runs.exit(each)
+                    self._runs.remove(each)
+                    noted.extend(filter(None, [held]))
+        self._lock._undo(None, noted)
+
 
 class Turn(_rust.Block, TurnBase):
     """A block of work that may be due; see :meth:`Once.turn`.
@@ -248,19 +262,6 @@ class Turn(_rust.Block, TurnBase):
                 ask(self._held(acquisition).succeed())
         finally:
             self._lock._give_back(acquisition)
-
-    def _find(self, frame: FrameType, leaving: "List[Any]") -> None:
-        self._runs.find(frame, leaving)
-
-    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
-        for each in [*self._runs.all(), *noted]:
-            if isinstance(each, Acquisition):
-                held = each.granted.acquisition if each.granted is not None else None
-                if each in noted or (held is not None and held.granted in noted):
-                    self._runs.exit(each)
-                    self._runs.remove(each)
-                    noted.extend(filter(None, [held]))
-        self._lock._undo(None, noted)
 
 
 def refuse_deferred(work: "Callable[..., Any]") -> None:

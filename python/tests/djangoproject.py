@@ -12,8 +12,11 @@ from django.core.management import call_command
 from django.test import override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 
-# Before anything reads the settings. The servers are known later.
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "djangoapp.settings")
+# Before anything reads the settings. The servers are known later. The programs of other tests do not inherit
+# it, because those of Celery would be Django's too.
+with pytest.MonkeyPatch.context() as environment:
+    environment.setenv("DJANGO_SETTINGS_MODULE", "djangoapp.settings")
+    assert settings.INSTALLED_APPS
 
 __all__ = ["locks", "manage", "project"]
 

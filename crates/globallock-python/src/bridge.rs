@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
 use tokio::task::AbortHandle;
 
 use crate::driver::WaitKind;
@@ -114,6 +115,26 @@ struct Inner {
     woken: UnixStream,
     inbox: Arc<Inbox>,
     in_flight: Arc<Mutex<HashMap<u64, AbortHandle>>>,
+    /// The lists into which what is granted is put. One that ends with `None` belongs to nobody any more.
+    taken: Mutex<HashMap<u64, Py<PyList>>>,
+}
+
+impl Inner {
+    /// What a loop gets of an outcome. What is granted is in its list before Python code can be interrupted.
+    fn noted(&self, python: Python<'_>, number: u64, outcome: Outcome) -> PyResult<Py<PyAny>> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        let value = outcome.into_python(python)?;
+        let Some(taken) = taken else { return Ok(value) };
+        let Ok(guard) = value.bind(python).cast::<Guard>() else { return Ok(value) };
+        let taken = taken.bind(python);
+        if taken.iter().last().is_some_and(|last| last.is_none()) {
+            guard.get().keep_nobody_out();
+            guard.get().let_go();
+        } else {
+            taken.append(guard)?;
+        }
+        Ok(value)
+    }
 }
 
 impl Bridge {
@@ -123,13 +144,15 @@ impl Bridge {
         &self,
         kind: WaitKind,
         request: impl Future<Output = Outcome> + Send + 'static,
+        taken: Option<Py<PyList>>,
     ) -> PyResult<u64> {
         let process = Process::current()?;
         let pending = process.begin_request(kind);
-        let number = self.watch(async move {
+        let request = async move {
             let _until_answered = pending;
             request.await
-        })?;
+        };
+        let number = self.watch(request, taken)?;
         if let Some(inner) = self.inner.get() {
             let polling = process.send(kind);
             if inner.inbox.begin_polling(polling) && polling {
@@ -142,13 +165,20 @@ impl Bridge {
 
     /// Starts to wait for something that may never come. Returns the number of its outcome, as
     /// [`start`](Self::start).
-    pub(crate) fn watch(&self, request: impl Future<Output = Outcome> + Send + 'static) -> PyResult<u64> {
+    pub(crate) fn watch(
+        &self,
+        request: impl Future<Output = Outcome> + Send + 'static,
+        taken: Option<Py<PyList>>,
+    ) -> PyResult<u64> {
         let process = Process::current()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let Some(inner) = self.inner.get() else {
             return Err(pyo3::exceptions::PyRuntimeError::new_err("this event loop is another process's"));
         };
         let (inbox, in_flight) = (Arc::clone(&inner.inbox), Arc::clone(&inner.in_flight));
+        if let Some(taken) = taken {
+            inner.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(number, taken);
+        }
         // Locked until the task is in the map, so that the task cannot remove itself before.
         let mut tasks = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let task = process.runtime.spawn(async move {
@@ -169,7 +199,8 @@ impl Bridge {
         woken.set_nonblocking(true)?;
         wake.set_nonblocking(true)?;
         let inbox = Arc::new(Inbox { outcomes: Mutex::default(), wake });
-        let inner = ForkGuarded::new(Inner { woken, inbox, in_flight: Arc::default() });
+        let inner = Inner { woken, inbox, in_flight: Arc::default(), taken: Mutex::default() };
+        let inner = ForkGuarded::new(inner);
         Ok(Bridge { next: AtomicU64::new(1), inner })
     }
 
@@ -202,11 +233,35 @@ impl Bridge {
         let mut bytes = [0; 64];
         while matches!((&inner.woken).read(&mut bytes), Ok(64)) {}
         let outcomes = std::mem::take(&mut inner.inbox.outcomes().list);
-        let converted = outcomes.into_iter().map(|(number, outcome)| match outcome.into_python(python) {
-            Ok(value) => Ok((number, true, value)),
-            Err(error) => Ok((number, false, error.into_py_any(python)?)),
-        });
+        let converted =
+            outcomes.into_iter().map(|(number, outcome)| match inner.noted(python, number, outcome) {
+                Ok(value) => Ok((number, true, value)),
+                Err(error) => Ok((number, false, error.into_py_any(python)?)),
+            });
         converted.collect()
+    }
+
+    /// Takes the outcomes, and gives each to its future in `waiting`, by number. An exception that interrupts
+    /// one keeps none of the others from its waiter.
+    fn settle(&self, waiting: &Bound<'_, PyDict>) -> PyResult<()> {
+        let python = waiting.py();
+        let mut interruption = None;
+        for (number, succeeded, value) in self.drain(python)? {
+            let Some(future) = waiting.get_item(number)? else {
+                // The waiter has gone. A guard that is dropped here releases its lock.
+                continue;
+            };
+            waiting.del_item(number)?;
+            let settled = future.call_method0("done").and_then(|done| {
+                if done.is_truthy()? {
+                    return Ok(());
+                }
+                let method = if succeeded { "set_result" } else { "set_exception" };
+                future.call_method1(method, (value,)).map(drop)
+            });
+            interruption = settled.err().or(interruption);
+        }
+        interruption.map_or(Ok(()), Err)
     }
 
     /// Drops a request whose outcome nobody waits for any more.
@@ -215,6 +270,7 @@ impl Bridge {
             && let Some(task) = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
         {
             task.abort();
+            inner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         }
     }
 }

@@ -12,6 +12,7 @@ mod manager;
 mod process;
 mod request;
 mod shield;
+mod shielded;
 mod watch;
 
 use pyo3::exceptions::PyImportError;
@@ -39,6 +40,7 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<request::Request>()?;
     module.add_class::<shield::Block>()?;
     module.add_class::<shield::Shield>()?;
+    module.add_class::<shielded::Shielded>()?;
     module.add_class::<watch::Watch>()?;
     module.add_function(wrap_pyfunction!(log::listen, module)?)?;
     // As Python writes versions, and as the wheel's metadata has it.

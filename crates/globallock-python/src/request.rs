@@ -89,11 +89,14 @@ impl Request {
     }
 
     /// Starts it for an event loop, and returns the number under which the bridge gives its outcome.
-    fn start(&self, bridge: &Bridge) -> PyResult<u64> {
+    ///
+    /// Puts what is granted into `taken` as well, when the loop takes the outcome.
+    #[pyo3(signature = (bridge, taken=None))]
+    fn start(&self, bridge: &Bridge, taken: Option<Py<PyList>>) -> PyResult<u64> {
         match self.kind {
             // It may never come.
-            WaitKind::Notification => bridge.watch(self.begin()?),
-            kind => bridge.start(kind, self.begin()?),
+            WaitKind::Notification => bridge.watch(self.begin()?, taken),
+            kind => bridge.start(kind, self.begin()?, taken),
         }
     }
 }

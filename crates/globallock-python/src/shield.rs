@@ -25,7 +25,7 @@ pub(crate) struct Shield;
 
 /// Whether an interrupted owner would have kept others out (`hold_at_least`).
 #[derive(Clone, Copy, PartialEq)]
-enum Hold {
+pub(crate) enum Hold {
     /// It has never known that it was granted the lock.
     Undone,
     /// It was about to release it.
@@ -33,7 +33,7 @@ enum Hold {
 }
 
 /// Releases all guards in what Python has noted, in the background, and runs no Python code.
-fn let_go(noted: &Bound<'_, PyAny>, hold: Hold) {
+pub(crate) fn let_go(noted: &Bound<'_, PyAny>, hold: Hold) {
     if let Ok(guard) = noted.cast::<Guard>() {
         if hold == Hold::Undone {
             guard.get().keep_nobody_out();
@@ -49,7 +49,11 @@ fn let_go(noted: &Bound<'_, PyAny>, hold: Hold) {
 }
 
 /// Calls a method of Python until nothing interrupts it, and returns what has interrupted it last.
-fn surely(object: &Bound<'_, PyAny>, method: &str, arguments: &Bound<'_, PyTuple>) -> Option<PyErr> {
+pub(crate) fn surely(
+    object: &Bound<'_, PyAny>,
+    method: &str,
+    arguments: &Bound<'_, PyTuple>,
+) -> Option<PyErr> {
     let mut interruption = None;
     for _ in 0..TRIES {
         match object.call_method1(method, arguments) {
@@ -61,7 +65,7 @@ fn surely(object: &Bound<'_, PyAny>, method: &str, arguments: &Bound<'_, PyTuple
 }
 
 /// Which of two exceptions arrives: an interruption, and not the refusal during which it arose.
-fn foremost(python: Python<'_>, error: PyErr, interruption: Option<PyErr>) -> PyErr {
+pub(crate) fn foremost(python: Python<'_>, error: PyErr, interruption: Option<PyErr>) -> PyErr {
     match interruption {
         Some(interruption) if error.is_instance_of::<GlobalLockError>(python) => interruption,
         _ => error,
@@ -101,14 +105,25 @@ fn end<'py>(
     let Err(error) = object.call_method1(method, (&arguments.get_item(0)?, &leaving, exception)) else {
         return Ok(());
     };
+    Err(interrupted(object, &leaving, &arguments, error))
+}
+
+/// Releases what was to be released, unless that was refused, and returns the exception that arrives.
+pub(crate) fn interrupted<'py>(
+    object: &Bound<'py, PyAny>,
+    leaving: &Bound<'py, PyList>,
+    arguments: &Bound<'py, PyTuple>,
+    error: PyErr,
+) -> PyErr {
+    let python = object.py();
     // A refusal is no interruption.
-    if !leaving.is_empty() || !error.is_instance_of::<GlobalLockError>(python) {
-        let found = if leaving.is_empty() { surely(object, "_find", &arguments) } else { None };
-        let_go(&leaving, Hold::Ended);
-        let undone = surely(object, "_undo", &arguments);
-        return Err(foremost(python, error, undone.or(found)));
+    if leaving.is_empty() && error.is_instance_of::<GlobalLockError>(python) {
+        return error;
     }
-    Err(error)
+    let found = if leaving.is_empty() { surely(object, "_find", arguments) } else { None };
+    let_go(leaving, Hold::Ended);
+    let undone = surely(object, "_undo", arguments);
+    foremost(python, error, undone.or(found))
 }
 
 #[pymethods]

@@ -6,12 +6,14 @@ import copy
 import sys
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Optional, TypeVar
 
+from .. import _rust
+from ..acquisitions import Acquisition
 from ..addresses import Seconds
 from ..bodies import Body, limited
 from ..engine import Value
-from ..exceptions import InvalidOption, NotLocked, Reason, reason_of
+from ..exceptions import InvalidOption, Reason, reason_of
 from ..loops import outcome
-from .tasks import enter, give_back, leave, release, take
+from .tasks import acquire, enter, leave, release
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -78,7 +80,7 @@ class AsyncLock:
         """
         return self.sync.fencing_token
 
-    async def acquire(self) -> bool:
+    def acquire(self) -> "_rust.Shielded[bool]":
         """Acquires the lock and says whether it was granted.
 
         If cancelled, it leaves nothing in the store. Raises the same errors as the ``acquire()`` for threads.
@@ -93,9 +95,9 @@ class AsyncLock:
         """
         if self.cancel_on_loss:
             raise InvalidOption("cancel_on_loss needs a block: use async with")
-        return await take(self.sync) is not None
+        return acquire(self.sync)
 
-    async def release(self) -> None:
+    def release(self) -> "_rust.Shielded[None]":
         """Releases the task's latest acquisition, as the ``release()`` for threads.
 
         If cancelled, it goes on in the background.
@@ -108,7 +110,7 @@ class AsyncLock:
         >>> asyncio.run(main())
         (True, False)
         """
-        await release(self.sync)
+        return release(self.sync)
 
     @property
     def loss(self) -> Optional[Reason]:
@@ -225,13 +227,8 @@ class AsyncLock:
         :raises HeldTooLong: the work was ended, or was left, because its max hold time had passed.
         :raises LockLost: the lock was lost before the work had ended.
         """
-        acquisition = await take(self.sync, limited(self.sync._lock_request()))
-        if acquisition is None:
-            raise NotLocked(self.name)
-        try:
+        async with _Run(self.sync) as acquisition:
             return await Body(self.sync, acquisition, work(*args, **kwargs)).outcome()
-        finally:
-            await give_back(self.sync, acquisition)
 
     def hold(self) -> "AsyncLock":
         """Makes a lock of this recipe whose ``async with`` raises :class:`NotLocked` if it is not granted.
@@ -246,15 +243,27 @@ class AsyncLock:
         """
         return AsyncLock(self.sync.hold(), self.cancel_on_loss)
 
-    async def __aenter__(self) -> "AsyncLock":
-        await enter(self.sync, sys._getframe(1), self.cancel_on_loss)
-        return self
+    def __aenter__(self) -> "_rust.Shielded[AsyncLock]":
+        return enter(self.sync, sys._getframe(1), self, self.cancel_on_loss)
 
-    async def __aexit__(self, *exception: Any) -> None:
-        await leave(self.sync, sys._getframe(1), exception)
+    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
+        return leave(self.sync, sys._getframe(1), exception)
 
     def __copy__(self) -> "AsyncLock":
         return AsyncLock(copy.copy(self.sync), self.cancel_on_loss)
 
     def __repr__(self) -> str:
         return f"<AsyncLock of {self.sync!r}>"
+
+
+class _Run:
+    """The block of a body, which ends its lock by itself."""
+
+    def __init__(self, lock: NativeGlobalLock) -> None:
+        self._lock = lock
+
+    def __aenter__(self) -> "_rust.Shielded[Acquisition[_rust.Guard]]":
+        return enter(self._lock, sys._getframe(1), None, request=limited(self._lock._lock_request()))
+
+    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
+        return leave(self._lock, sys._getframe(1), exception)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, List, Optional, TypeVar
 
+from .. import _rust
 from ..bodies import Body, limited
 from ..loops import outcome
 from ..once import Once, Ran, TurnBase
@@ -115,16 +117,23 @@ class AsyncTurn(TurnBase):
         """
         return AsyncLock(self._lock)
 
-    async def __aenter__(self) -> "AsyncTurn":
+    def __aenter__(self) -> "_rust.Shielded[AsyncTurn]":
         frame = sys._getframe(1)
+        taken: "List[Any]" = []
+        return _rust.Shielded(self._enter(frame, taken), self, frame, taken, True, self)
+
+    async def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
         (native, request), every = self._request(), self._every
         asked = request if self._change is None else self._change(request)
-        self._begun(frame, await outcome(native.begin(asked, every)), [])
-        return self
+        self._begun(frame, await outcome(native.begin(asked, every), taken), taken)
 
-    async def __aexit__(self, *exception: Any) -> None:
+    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
+        frame = sys._getframe(1)
         leaving: "List[Any]" = []
-        self._runs.find(sys._getframe(1), leaving)
+        return _rust.Shielded(self._leave(frame, leaving, exception), self, frame, leaving, False, None)
+
+    async def _leave(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        self._runs.find(frame, leaving)
         acquisition = self._ended(leaving)
         if acquisition is None:
             return

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import copy
 import sys
-from typing import Any, Optional
+from types import FrameType
+from typing import Any, List, Optional
 
+from .. import _rust
 from ..acquisitions import Acquisition
 from ..bodies import Ending
 from ..exceptions import InvalidOption
 from ..kinds import AllLocks, Taken, keep_nobody_out
-from .tasks import give_back, left, take
+from .tasks import give_back, take
 
 __all__ = ["AsyncAllLocks"]
 
@@ -59,7 +61,7 @@ class AsyncAllLocks:
         """
         return self.sync.asked_to_end
 
-    async def acquire(self) -> bool:
+    def acquire(self) -> "_rust.Shielded[bool]":
         """Acquires all of them, or none, and says which. If cancelled, it leaves nothing in the store.
 
         >>> async def main():
@@ -72,30 +74,27 @@ class AsyncAllLocks:
         """
         if self.cancel_on_loss:
             raise InvalidOption("cancel_on_loss needs a block: use async with")
-        return await self._take() is not None
+        taken: "List[Any]" = []
+        return _rust.Shielded(self._acquire(taken), self.sync, None, taken, True, None)
 
-    async def _take(self) -> "Optional[Acquisition[Taken]]":
-        taken: Taken = []
+    async def _acquire(self, taken: "List[Any]") -> bool:
+        return await self._take(taken) is not None
+
+    async def _take(self, taken: "List[Any]") -> "Optional[Acquisition[Taken]]":
+        several: Taken = []
         self.sync._holdings.begin()
-        try:
-            until = self.sync._until()
-            for lock in self.sync.locks:
-                request = self.sync._request(lock, until)
-                acquisition = await take(lock, request)
-                if acquisition is None:
-                    await self._give_back_partly(taken)
-                    return None
-                taken.append((lock, acquisition))
-        except BaseException:
-            await self._give_back_partly(taken)
-            raise
-        return self.sync._holdings.add(taken)
+        until = self.sync._until()
+        for lock in self.sync.locks:
+            acquisition = await take(lock, taken, self.sync._request(lock, until))
+            if acquisition is None:
+                keep_nobody_out(several)
+                await _give_back_all(several)
+                return None
+            taken.append((lock, acquisition))
+            several.append((lock, acquisition))
+        return self.sync._holdings.add(several)
 
-    async def _give_back_partly(self, taken: Taken) -> None:
-        keep_nobody_out(taken)
-        await _give_back_all(taken)
-
-    async def release(self) -> None:
+    def release(self) -> "_rust.Shielded[None]":
         """Releases the task's latest acquisition, as the ``release()`` for threads.
 
         If cancelled, it goes on in the background.
@@ -108,8 +107,13 @@ class AsyncAllLocks:
         >>> asyncio.run(main())
         (True, False)
         """
+        leaving: "List[Any]" = []
+        return _rust.Shielded(self._release(leaving), self.sync, None, leaving, False, None)
+
+    async def _release(self, leaving: "List[Any]") -> None:
         several = self.sync._to_release()
         if several is not None:
+            leaving.append(several)
             await _give_back_all(self.sync._taken_by(several))
 
     def hold(self) -> "AsyncAllLocks":
@@ -124,21 +128,33 @@ class AsyncAllLocks:
         """
         return AsyncAllLocks(self.sync.hold(), self.cancel_on_loss)
 
-    async def __aenter__(self) -> "AsyncAllLocks":
+    def __aenter__(self) -> "_rust.Shielded[AsyncAllLocks]":
         frame = sys._getframe(1)
-        several = await self._take()
+        taken: "List[Any]" = []
+        return _rust.Shielded(self._enter(frame, taken), self.sync, frame, taken, True, self)
+
+    async def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
+        several = await self._take(taken)
         if several is None and self.sync._is_required:
             raise self.sync._refusal()
         if several is not None and self.cancel_on_loss:
             several.ending = Ending(several.granted or [])
-        self.sync._holdings.enter(frame, several, [])
-        return self
+        self.sync._holdings.enter(frame, several, taken)
 
-    async def __aexit__(self, *exception: Any) -> None:
-        entered = left(self.sync._holdings, sys._getframe(1))
-        if entered is None:
-            await self.release()
+    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
+        frame = sys._getframe(1)
+        leaving: "List[Any]" = []
+        return _rust.Shielded(
+            self._leave(frame, leaving, exception), self.sync, frame, leaving, False, None
+        )
+
+    async def _leave(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        self.sync._holdings.find(frame, leaving)
+        if not leaving:
+            await self._release(leaving)
             return
+        entered = leaving[0]
+        self.sync._holdings.exit(entered)
         self.sync._warn_of_refused(entered)
         try:
             if entered.ending is not None:

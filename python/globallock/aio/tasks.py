@@ -1,12 +1,16 @@
-"""What a task acquires and releases."""
+"""What a task acquires and releases.
+
+An asynchronous exception may interrupt it at any instruction. So what is held stands in the list `taken` or
+`leaving` first: from there the core releases it then, as it does for threads.
+"""
 
 from __future__ import annotations
 
 from types import FrameType
-from typing import TYPE_CHECKING, Any, List, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, List, Optional
 
 from .. import _rust
-from ..acquisitions import Acquisition, Holdings
+from ..acquisitions import Acquisition
 from ..bodies import Ending
 from ..exceptions import NotLocked
 from ..loops import outcome
@@ -15,16 +19,25 @@ if TYPE_CHECKING:
     from ..engine import LockRequest
     from ..native import NativeGlobalLock
 
-T = TypeVar("T")
+__all__ = ["acquire", "enter", "give_back", "leave", "release", "take"]
 
-__all__ = ["enter", "give_back", "leave", "left", "release", "take"]
+
+def acquire(lock: NativeGlobalLock) -> "_rust.Shielded[bool]":
+    """Acquires a lock for the running task, and says whether it was granted."""
+    taken: "List[Any]" = []
+    return _rust.Shielded(_acquire(lock, taken), lock, None, taken, True, None)
+
+
+async def _acquire(lock: NativeGlobalLock, taken: "List[Any]") -> bool:
+    return await take(lock, taken) is not None
 
 
 async def take(
-    lock: NativeGlobalLock, request: "Optional[LockRequest]" = None
+    lock: NativeGlobalLock, taken: "List[Any]", request: "Optional[LockRequest]" = None
 ) -> "Optional[Acquisition[_rust.Guard]]":
     """Acquires a lock for the running task; ``None`` if it was not granted in time."""
-    guard = await outcome(lock._engine.native.acquire(lock._begin(request or lock._lock_request())))
+    asked = lock._begin(request or lock._lock_request())
+    guard = await outcome(lock._engine.native.acquire(asked), taken)
     return None if guard is None else lock._granted(guard)
 
 
@@ -35,42 +48,67 @@ async def give_back(lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guar
         lock._warn(await outcome(guard.release()))
 
 
-async def release(lock: NativeGlobalLock) -> None:
+def release(lock: NativeGlobalLock) -> "_rust.Shielded[None]":
     """Releases a lock, as its ``release()`` does. If cancelled, the release goes on in the background."""
+    leaving: "List[Any]" = []
+    return _rust.Shielded(_release(lock, leaving), lock, None, leaving, False, None)
+
+
+async def _release(lock: NativeGlobalLock, leaving: "List[Any]") -> None:
     acquisition = lock._to_release()
     if acquisition is not None:
+        leaving.append(acquisition)
         await give_back(lock, acquisition)
 
 
-async def enter(lock: NativeGlobalLock, frame: FrameType, cancel_on_loss: bool = False) -> None:
-    """Acquires a lock for the ``async with`` of a frame."""
-    acquisition = await take(lock)
-    if acquisition is None and lock._is_required:
+def enter(
+    lock: NativeGlobalLock,
+    frame: FrameType,
+    result: Any,
+    cancel_on_loss: bool = False,
+    request: "Optional[LockRequest]" = None,
+) -> "_rust.Shielded[Any]":
+    """Acquires a lock for the ``async with`` of a frame, which gets ``result``.
+
+    With a ``request`` it gets the acquisition if ``result`` is ``None``, and a refusal is raised.
+    """
+    taken: "List[Any]" = []
+    entering = _enter(lock, frame, taken, cancel_on_loss, request)
+    return _rust.Shielded(entering, lock, frame, taken, True, result)
+
+
+async def _enter(
+    lock: NativeGlobalLock,
+    frame: FrameType,
+    taken: "List[Any]",
+    cancel_on_loss: bool,
+    request: "Optional[LockRequest]",
+) -> "Optional[Acquisition[_rust.Guard]]":
+    acquisition = await take(lock, taken, request)
+    if acquisition is None and (lock._is_required or request is not None):
         raise NotLocked(lock.name)
     if acquisition is not None and cancel_on_loss:
         acquisition.ending = Ending([(lock, acquisition)])
-    lock._holdings.enter(frame, acquisition, [])
+    lock._holdings.enter(frame, acquisition, taken)
+    return acquisition
 
 
-async def leave(lock: NativeGlobalLock, frame: FrameType, exception: Any) -> None:
+def leave(lock: NativeGlobalLock, frame: FrameType, exception: Any) -> "_rust.Shielded[None]":
     """Releases what the ``async with`` of a frame has acquired."""
-    entered = left(lock._holdings, frame)
-    if entered is None:
-        await release(lock)
+    leaving: "List[Any]" = []
+    return _rust.Shielded(_leave(lock, frame, leaving, exception), lock, frame, leaving, False, None)
+
+
+async def _leave(lock: NativeGlobalLock, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+    lock._holdings.find(frame, leaving)
+    if not leaving:
+        await _release(lock, leaving)
         return
+    entered = leaving[0]
+    lock._holdings.exit(entered)
     lock._warn_of_refused(entered)
     try:
         if entered.ending is not None:
             await entered.ending.leave(exception)
     finally:
         await give_back(lock, entered)
-
-
-def left(holdings: "Holdings[T]", frame: FrameType) -> "Optional[Acquisition[T]]":
-    """What the ``async with`` of a frame has acquired, or was refused, and leaves now."""
-    found: "List[Acquisition[T]]" = []
-    holdings.find(frame, found)
-    for acquisition in found:
-        holdings.exit(acquisition)
-        return acquisition
-    return None

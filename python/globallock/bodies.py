@@ -88,6 +88,7 @@ class Body(Generic[R]):
             ending.cancel()
             if self._task not in _left:
                 self._task.cancel()
+        reraise(ending)
         if self._task.cancelled() and is_cancelled:
             raise asyncio.CancelledError
         if not self._task.cancelled() and self._task.exception() is not None:
@@ -176,6 +177,7 @@ class Ending:
         _endings[self._task] = self._outer
         for watch in self._watches:
             watch.cancel()
+            reraise(watch)
         kind, value = exception[0], exception[1]
         if kind is None and self._error is None:
             self._error = self._loss()
@@ -234,6 +236,13 @@ def held(name: str, limit: float) -> str:
 def lost(name: str, reason: Reason) -> LockLost:
     """Makes the error for work whose lock was lost."""
     return LockLost(f"the lock {name!r} was lost: {reason}", name, reason.loss)
+
+
+def reraise(watch: "asyncio.Future[Any]") -> None:
+    """Raises what has interrupted a task of ours, such as the exception of a signal handler."""
+    error = watch.exception() if watch.done() and not watch.cancelled() else None
+    if error is not None:
+        raise error
 
 
 def _leave(task: "asyncio.Future[Any]") -> None:

@@ -21,22 +21,19 @@ class _Loop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._bridge = _rust.Bridge()
         self._waiting: "dict[int, asyncio.Future[Any]]" = {}
-        loop.add_reader(self._bridge.fileno(), self._drain)
+        # Without a function of Python in between, which an exception could interrupt.
+        loop.add_reader(self._bridge.fileno(), self._bridge.settle, self._waiting)
 
     def is_here(self) -> bool:
         """Whether this process made it."""
         return self._bridge.is_here()
-
-    def _drain(self) -> None:
-        # In the core, because an exception that interrupted it here would keep outcomes from their waiters.
-        self._bridge.settle(self._waiting)
 
     def _poll(self) -> None:
         # A wake-up by another thread takes longer than an answer that is due soon.
         if self._bridge.poll():
             asyncio.get_running_loop().call_soon(self._poll)
         else:
-            self._drain()
+            self._bridge.settle(self._waiting)
 
     async def outcome(self, request: "_rust.Request[T]", taken: "Optional[List[Any]]") -> T:
         """Waits for the outcome of a request. A cancelled wait cancels the request."""

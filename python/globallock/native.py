@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
 import weakref
 from types import FrameType
 from typing import Any, Optional
@@ -272,15 +271,15 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         where = "" if engine is None else f" in {engine.native.address}"
         return f"<{type(self).__name__} {self.name!r}{where}, {state}>"
 
-    def __aenter__(self) -> "_rust.Shielded[NativeGlobalLock]":
+    async def _aenter(self, frame: FrameType, taken: "list[Any]") -> None:
         from .aio.tasks import enter
 
-        return enter(self, sys._getframe(1), self)
+        await enter(self, frame, taken)
 
-    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
+    async def _aexit(self, frame: FrameType, leaving: "list[Any]", exception: Any) -> None:
         from .aio.tasks import leave
 
-        return leave(self, sys._getframe(1), exception)
+        await leave(self, frame, leaving, exception)
 
     def __getstate__(self) -> "dict[str, Any]":
         # The recipe: what is held stays with the original. A manager that has gone is made again.

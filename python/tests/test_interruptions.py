@@ -36,6 +36,8 @@ class Injector:
 
     def __init__(self, at=None, error=None):
         self.at, self.error, self.count, self.raised = at, error, 0, None
+        #: Whether it was raised in a task of the package's own, whose exceptions the event loop tells.
+        self.in_helper = False
 
     def step(self, code, line):
         if code.co_name == "run":
@@ -44,6 +46,8 @@ class Injector:
             return
         self.count += 1
         if self.count == self.at:
+            task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
+            self.in_helper = task is not None and "globallock" in str(getattr(task.get_coro(), "cr_code", ""))
             self.raised = f"{code.co_name}:{line}"
             raise self.error
 
@@ -365,6 +369,40 @@ TASKS = [
     aio_block, aio_shared, aio_several, aio_run, aio_once, aio_held, aio_all_held, aio_decorated,
     aio_generated,
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("use", TASKS, ids=lambda use: use.__name__)
+def test_an_exception_at_any_instruction_of_a_task_leaves_nothing_and_arrives(store, name, use):
+    kind, url = store
+    name, seed = name.split("[")[0] + name[-8:], random.randrange(2**32)
+    lockman, chance = GlobalLockManager(url), random.Random(seed)
+
+    async def main(injector):
+        # In a task of its own, as those that handle requests.
+        with injector:
+            await asyncio.wait_for(asyncio.ensure_future(use(lockman.aio, name)), 60)
+
+    for _ in range(2):
+        counts = Injector()
+        asyncio.run(main(counts))
+    assert counts.count > 100
+    arrived = 0
+    for _ in range(TIMES[kind] // 3):
+        at, error = chance.randrange(counts.count) + 1, TimeLimit("injected")
+        injector = Injector(at, error)
+        try:
+            asyncio.run(main(injector))
+            came = None
+        except TimeLimit as raised:
+            came = raised
+        why = f"an exception at instruction {at}, seed {seed}, in {injector.raised}"
+        assert injector.in_helper or came is (None if injector.raised is None else error), why
+        arrived += came is not None
+        eventually(f"nothing is left after {why}", lambda: lockman.names(name) == [])
+        assert lockman.registered_locks() == [], why
+    assert arrived > TIMES[kind] // 3 * 0.7
+    asyncio.run(main(Injector()))
+    lockman.close()
 
 
 @pytest.mark.parametrize("use", TASKS, ids=lambda use: use.__name__)

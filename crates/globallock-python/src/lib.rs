@@ -40,6 +40,8 @@ fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<request::Request>()?;
     module.add_class::<shield::Block>()?;
     module.add_class::<shield::Shield>()?;
+    module.add_class::<shielded::AsyncBlock>()?;
+    module.add_class::<shielded::AsyncShield>()?;
     module.add_class::<shielded::Shielded>()?;
     module.add_class::<watch::Watch>()?;
     module.add_function(wrap_pyfunction!(log::listen, module)?)?;

@@ -5,11 +5,13 @@
 //! The methods here are one instruction for Python: the Python code that they call may be interrupted, and
 //! then they release what it was about to hand over or to give back.
 
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::failure::GlobalLockError;
 use crate::guard::Guard;
+use crate::shielded::{self, Shielded};
 
 /// How often the bookkeeping of Python is tried again that further exceptions have interrupted.
 const TRIES: usize = 16;
@@ -72,7 +74,7 @@ pub(crate) fn foremost(python: Python<'_>, error: PyErr, interruption: Option<Py
     }
 }
 
-fn caller(python: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+pub(crate) fn caller(python: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     python.import("sys")?.call_method0("_getframe")
 }
 
@@ -193,5 +195,19 @@ impl Shield {
     #[allow(clippy::doc_lazy_continuation, reason = "Python's examples are not Markdown")]
     fn release(slf: &Bound<'_, Self>) -> PyResult<()> {
         end(slf, "_release", None, &PyTuple::empty(slf.py()))
+    }
+
+    /// Acquires for an `async with` block, which must look whether it was granted.
+    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Shielded> {
+        if !slf.hasattr("_aenter")? {
+            return Err(PyTypeError::new_err("this is for with: use lockman.aio for async with"));
+        }
+        shielded::begin(slf, "_aenter", Some(caller(slf.py())?), true)
+    }
+
+    /// Releases what the `async with` block has acquired.
+    #[pyo3(signature = (*exception))]
+    fn __aexit__(slf: &Bound<'_, Self>, exception: &Bound<'_, PyTuple>) -> PyResult<Shielded> {
+        shielded::end(slf, "_aexit", Some(caller(slf.py())?), exception)
     }
 }

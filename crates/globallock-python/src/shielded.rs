@@ -5,9 +5,9 @@
 
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::shield::{Hold, foremost, interrupted, let_go, surely};
+use crate::shield::{Hold, caller, foremost, interrupted, let_go, surely};
 
 /// Drives a coroutine that notes in a list what it holds.
 #[pyclass(module = "globallock._rust")]
@@ -23,7 +23,49 @@ pub(crate) struct Shielded {
     result: Option<Py<PyAny>>,
 }
 
+/// The coroutine of what acquires, as `begin` is for threads. It returns the object, or what the coroutine does.
+pub(crate) fn begin<'py>(
+    object: &Bound<'py, PyAny>,
+    method: &str,
+    frame: Option<Bound<'py, PyAny>>,
+    is_block: bool,
+) -> PyResult<Shielded> {
+    let noted = PyList::empty(object.py());
+    let coroutine = object.call_method1(method, (frame.clone(), &noted))?;
+    let result = is_block.then(|| object.clone().unbind());
+    Ok(Shielded::new(coroutine, object, frame, noted, Hold::Undone, result))
+}
+
+/// The coroutine of what releases, as `end` is for threads.
+pub(crate) fn end<'py>(
+    object: &Bound<'py, PyAny>,
+    method: &str,
+    frame: Option<Bound<'py, PyAny>>,
+    exception: &Bound<'py, PyTuple>,
+) -> PyResult<Shielded> {
+    let noted = PyList::empty(object.py());
+    match object.call_method1(method, (frame.clone(), &noted, exception)) {
+        Ok(coroutine) => Ok(Shielded::new(coroutine, object, frame, noted, Hold::Ended, None)),
+        Err(error) => {
+            let arguments = (frame, &noted).into_pyobject(object.py())?;
+            Err(interrupted(object, &noted, &arguments, error))
+        }
+    }
+}
+
 impl Shielded {
+    fn new(
+        coroutine: Bound<'_, PyAny>,
+        object: &Bound<'_, PyAny>,
+        frame: Option<Bound<'_, PyAny>>,
+        noted: Bound<'_, PyList>,
+        hold: Hold,
+        result: Option<Py<PyAny>>,
+    ) -> Self {
+        let (coroutine, object) = (Some(coroutine.unbind()), object.clone().unbind());
+        Shielded { coroutine, object, frame: frame.map(Bound::unbind), noted: noted.unbind(), hold, result }
+    }
+
     fn step(
         &mut self,
         python: Python<'_>,
@@ -65,22 +107,6 @@ impl Shielded {
 
 #[pymethods]
 impl Shielded {
-    /// Keeps what is needed; nothing runs yet.
-    ///
-    /// `acquires`: what is noted was not known to its caller before, so it keeps nobody out when it is undone.
-    #[new]
-    fn new(
-        coroutine: Py<PyAny>,
-        object: Py<PyAny>,
-        frame: Option<Py<PyAny>>,
-        noted: Py<PyList>,
-        acquires: bool,
-        result: Option<Py<PyAny>>,
-    ) -> Self {
-        let hold = if acquires { Hold::Undone } else { Hold::Ended };
-        Shielded { coroutine: Some(coroutine), object, frame, noted, hold, result }
-    }
-
     fn __await__(slf: Py<Self>) -> Py<Self> {
         slf
     }
@@ -114,5 +140,75 @@ impl Shielded {
         }
         noted.append(python.None())?;
         closed
+    }
+}
+
+/// The base of what is held for an `async with` block.
+#[pyclass(subclass, frozen, module = "globallock._rust")]
+pub(crate) struct AsyncBlock;
+
+/// The base of what is also acquired and released by calls that are awaited.
+#[pyclass(extends = AsyncBlock, subclass, frozen, module = "globallock._rust")]
+pub(crate) struct AsyncShield;
+
+#[pymethods]
+impl AsyncBlock {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_options))]
+    fn new(_arguments: &Bound<'_, PyTuple>, _options: Option<&Bound<'_, PyDict>>) -> Self {
+        AsyncBlock
+    }
+
+    /// Acquires for an `async with` block, which must look whether it was granted.
+    fn __aenter__(slf: &Bound<'_, Self>) -> PyResult<Shielded> {
+        begin(slf, "_aenter", Some(caller(slf.py())?), true)
+    }
+
+    /// Releases what the `async with` block has acquired.
+    #[pyo3(signature = (*exception))]
+    fn __aexit__(slf: &Bound<'_, Self>, exception: &Bound<'_, PyTuple>) -> PyResult<Shielded> {
+        end(slf, "_aexit", Some(caller(slf.py())?), exception)
+    }
+}
+
+#[pymethods]
+impl AsyncShield {
+    #[new]
+    #[pyo3(signature = (*_arguments, **_options))]
+    fn new(
+        _arguments: &Bound<'_, PyTuple>,
+        _options: Option<&Bound<'_, PyDict>>,
+    ) -> PyClassInitializer<Self> {
+        PyClassInitializer::from(AsyncBlock).add_subclass(AsyncShield)
+    }
+
+    /// Acquires it and says whether it was granted; to be awaited.
+    ///
+    /// If cancelled, it leaves nothing in the store. Raises the same errors as the ``acquire()`` for threads.
+    ///
+    /// >>> async def main():
+    /// ...     lock = lockman.aio.lock("orders/7", blocking_timeout=5)
+    /// ...     if await lock.acquire():
+    /// ...         print("ships the order")
+    /// ...         await lock.release()
+    /// >>> asyncio.run(main())
+    /// ships the order
+    fn acquire(slf: &Bound<'_, Self>) -> PyResult<Shielded> {
+        begin(slf, "_aacquire", None, false)
+    }
+
+    /// Releases the task's latest acquisition, as the ``release()`` for threads; to be awaited.
+    ///
+    /// If cancelled, it goes on in the background.
+    ///
+    /// >>> async def main():
+    /// ...     lock = lockman.aio.lock("orders/7")
+    /// ...     acquired = await lock.acquire()
+    /// ...     await lock.release()
+    /// ...     return acquired, lock.is_locked
+    /// >>> asyncio.run(main())
+    /// (True, False)
+    fn release(slf: &Bound<'_, Self>) -> PyResult<Shielded> {
+        end(slf, "_arelease", None, &PyTuple::empty(slf.py()))
     }
 }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import sys
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, Optional, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, List, Optional, TypeVar
 
 from .. import _rust
 from ..acquisitions import Acquisition
@@ -13,7 +13,7 @@ from ..bodies import Body, limited
 from ..engine import Value
 from ..exceptions import InvalidOption, Reason, reason_of
 from ..loops import outcome
-from .tasks import acquire, enter, leave, release
+from .tasks import enter, leave, release, take
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -27,7 +27,7 @@ R = TypeVar("R")
 __all__ = ["AsyncLock"]
 
 
-class AsyncLock:
+class AsyncLock(_rust.AsyncShield):
     """A lock whose methods are awaited.
 
     >>> async def main():
@@ -80,37 +80,27 @@ class AsyncLock:
         """
         return self.sync.fencing_token
 
-    def acquire(self) -> "_rust.Shielded[bool]":
-        """Acquires the lock and says whether it was granted.
+    # What follows is called by the core, as that of a lock for threads.
 
-        If cancelled, it leaves nothing in the store. Raises the same errors as the ``acquire()`` for threads.
-
-        >>> async def main():
-        ...     lock = lockman.aio.lock("orders/7", blocking_timeout=5)
-        ...     if await lock.acquire():
-        ...         print("ships the order")
-        ...         await lock.release()
-        >>> asyncio.run(main())
-        ships the order
-        """
+    async def _aacquire(self, frame: None, taken: "List[Any]") -> bool:
         if self.cancel_on_loss:
             raise InvalidOption("cancel_on_loss needs a block: use async with")
-        return acquire(self.sync)
+        return await take(self.sync, taken) is not None
 
-    def release(self) -> "_rust.Shielded[None]":
-        """Releases the task's latest acquisition, as the ``release()`` for threads.
+    async def _arelease(self, frame: None, leaving: "List[Any]", exception: Any) -> None:
+        await release(self.sync, leaving)
 
-        If cancelled, it goes on in the background.
+    async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
+        await enter(self.sync, frame, taken, self.cancel_on_loss)
 
-        >>> async def main():
-        ...     lock = lockman.aio.lock("orders/7")
-        ...     acquired = await lock.acquire()
-        ...     await lock.release()
-        ...     return acquired, lock.is_locked
-        >>> asyncio.run(main())
-        (True, False)
-        """
-        return release(self.sync)
+    async def _aexit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        await leave(self.sync, frame, leaving, exception)
+
+    def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
+        self.sync._find(frame, leaving)
+
+    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
+        self.sync._undo(frame, noted)
 
     @property
     def loss(self) -> Optional[Reason]:
@@ -227,8 +217,8 @@ class AsyncLock:
         :raises HeldTooLong: the work was ended, or was left, because its max hold time had passed.
         :raises LockLost: the lock was lost before the work had ended.
         """
-        async with _Run(self.sync) as acquisition:
-            return await Body(self.sync, acquisition, work(*args, **kwargs)).outcome()
+        async with _Run(self.sync) as run:
+            return await Body(self.sync, run.acquisition, work(*args, **kwargs)).outcome()
 
     def hold(self) -> "AsyncLock":
         """Makes a lock of this recipe whose ``async with`` raises :class:`NotLocked` if it is not granted.
@@ -243,12 +233,6 @@ class AsyncLock:
         """
         return AsyncLock(self.sync.hold(), self.cancel_on_loss)
 
-    def __aenter__(self) -> "_rust.Shielded[AsyncLock]":
-        return enter(self.sync, sys._getframe(1), self, self.cancel_on_loss)
-
-    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
-        return leave(self.sync, sys._getframe(1), exception)
-
     def __copy__(self) -> "AsyncLock":
         return AsyncLock(copy.copy(self.sync), self.cancel_on_loss)
 
@@ -256,14 +240,25 @@ class AsyncLock:
         return f"<AsyncLock of {self.sync!r}>"
 
 
-class _Run:
+class _Run(_rust.AsyncBlock):
     """The block of a body, which ends its lock by itself."""
+
+    #: What the body holds.
+    acquisition: "Acquisition[_rust.Guard]"
 
     def __init__(self, lock: NativeGlobalLock) -> None:
         self._lock = lock
 
-    def __aenter__(self) -> "_rust.Shielded[Acquisition[_rust.Guard]]":
-        return enter(self._lock, sys._getframe(1), None, request=limited(self._lock._lock_request()))
+    async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
+        acquisition = await enter(self._lock, frame, taken, request=limited(self._lock._lock_request()))
+        if acquisition is not None:
+            self.acquisition = acquisition
 
-    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
-        return leave(self._lock, sys._getframe(1), exception)
+    async def _aexit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        await leave(self._lock, frame, leaving, exception)
+
+    def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
+        self._lock._find(frame, leaving)
+
+    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
+        self._lock._undo(frame, noted)

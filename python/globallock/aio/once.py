@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Awaitable, Callable, Coroutine, List, Optional, TypeVar
 
@@ -88,7 +87,7 @@ class AsyncOnce:
         return run
 
 
-class AsyncTurn(TurnBase):
+class AsyncTurn(_rust.AsyncBlock, TurnBase):
     """A block of work that may be due; see :meth:`AsyncOnce.turn`.
 
     >>> async def main():
@@ -117,22 +116,14 @@ class AsyncTurn(TurnBase):
         """
         return AsyncLock(self._lock)
 
-    def __aenter__(self) -> "_rust.Shielded[AsyncTurn]":
-        frame = sys._getframe(1)
-        taken: "List[Any]" = []
-        return _rust.Shielded(self._enter(frame, taken), self, frame, taken, True, self)
+    # What follows is called by the core, as that of a turn for threads.
 
-    async def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
+    async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
         (native, request), every = self._request(), self._every
         asked = request if self._change is None else self._change(request)
         self._begun(frame, await outcome(native.begin(asked, every), taken), taken)
 
-    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
-        frame = sys._getframe(1)
-        leaving: "List[Any]" = []
-        return _rust.Shielded(self._leave(frame, leaving, exception), self, frame, leaving, False, None)
-
-    async def _leave(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+    async def _aexit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
         self._runs.find(frame, leaving)
         acquisition = self._ended(leaving)
         if acquisition is None:

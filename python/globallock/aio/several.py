@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import sys
 from types import FrameType
 from typing import Any, List, Optional
 
@@ -18,7 +17,7 @@ from .tasks import give_back, take
 __all__ = ["AsyncAllLocks"]
 
 
-class AsyncAllLocks:
+class AsyncAllLocks(_rust.AsyncShield):
     """Several locks, acquired all or none.
 
     >>> async def main():
@@ -61,23 +60,11 @@ class AsyncAllLocks:
         """
         return self.sync.asked_to_end
 
-    def acquire(self) -> "_rust.Shielded[bool]":
-        """Acquires all of them, or none, and says which. If cancelled, it leaves nothing in the store.
+    # What follows is called by the core, as that of locks for threads.
 
-        >>> async def main():
-        ...     both = lockman.aio.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5)
-        ...     if await both.acquire():
-        ...         print("moves the money")
-        ...         await both.release()
-        >>> asyncio.run(main())
-        moves the money
-        """
+    async def _aacquire(self, frame: None, taken: "List[Any]") -> bool:
         if self.cancel_on_loss:
             raise InvalidOption("cancel_on_loss needs a block: use async with")
-        taken: "List[Any]" = []
-        return _rust.Shielded(self._acquire(taken), self.sync, None, taken, True, None)
-
-    async def _acquire(self, taken: "List[Any]") -> bool:
         return await self._take(taken) is not None
 
     async def _take(self, taken: "List[Any]") -> "Optional[Acquisition[Taken]]":
@@ -94,27 +81,17 @@ class AsyncAllLocks:
             several.append((lock, acquisition))
         return self.sync._holdings.add(several)
 
-    def release(self) -> "_rust.Shielded[None]":
-        """Releases the task's latest acquisition, as the ``release()`` for threads.
-
-        If cancelled, it goes on in the background.
-
-        >>> async def main():
-        ...     both = lockman.aio.lock_all(["accounts/7", "accounts/9"])
-        ...     acquired = await both.acquire()
-        ...     await both.release()
-        ...     return acquired, both.is_locked
-        >>> asyncio.run(main())
-        (True, False)
-        """
-        leaving: "List[Any]" = []
-        return _rust.Shielded(self._release(leaving), self.sync, None, leaving, False, None)
-
-    async def _release(self, leaving: "List[Any]") -> None:
+    async def _arelease(self, frame: Optional[FrameType], leaving: "List[Any]", exception: Any) -> None:
         several = self.sync._to_release()
         if several is not None:
             leaving.append(several)
             await _give_back_all(self.sync._taken_by(several))
+
+    def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
+        self.sync._find(frame, leaving)
+
+    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
+        self.sync._undo(frame, noted)
 
     def hold(self) -> "AsyncAllLocks":
         """Makes the same, whose ``async with`` raises :class:`NotLocked` where not all are granted.
@@ -128,12 +105,7 @@ class AsyncAllLocks:
         """
         return AsyncAllLocks(self.sync.hold(), self.cancel_on_loss)
 
-    def __aenter__(self) -> "_rust.Shielded[AsyncAllLocks]":
-        frame = sys._getframe(1)
-        taken: "List[Any]" = []
-        return _rust.Shielded(self._enter(frame, taken), self.sync, frame, taken, True, self)
-
-    async def _enter(self, frame: FrameType, taken: "List[Any]") -> None:
+    async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
         several = await self._take(taken)
         if several is None and self.sync._is_required:
             raise self.sync._refusal()
@@ -141,17 +113,10 @@ class AsyncAllLocks:
             several.ending = Ending(several.granted or [])
         self.sync._holdings.enter(frame, several, taken)
 
-    def __aexit__(self, *exception: Any) -> "_rust.Shielded[None]":
-        frame = sys._getframe(1)
-        leaving: "List[Any]" = []
-        return _rust.Shielded(
-            self._leave(frame, leaving, exception), self.sync, frame, leaving, False, None
-        )
-
-    async def _leave(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+    async def _aexit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
         self.sync._holdings.find(frame, leaving)
         if not leaving:
-            await self._release(leaving)
+            await self._arelease(frame, leaving, exception)
             return
         entered = leaving[0]
         self.sync._holdings.exit(entered)

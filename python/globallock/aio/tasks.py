@@ -19,17 +19,7 @@ if TYPE_CHECKING:
     from ..engine import LockRequest
     from ..native import NativeGlobalLock
 
-__all__ = ["acquire", "enter", "give_back", "leave", "release", "take"]
-
-
-def acquire(lock: NativeGlobalLock) -> "_rust.Shielded[bool]":
-    """Acquires a lock for the running task, and says whether it was granted."""
-    taken: "List[Any]" = []
-    return _rust.Shielded(_acquire(lock, taken), lock, None, taken, True, None)
-
-
-async def _acquire(lock: NativeGlobalLock, taken: "List[Any]") -> bool:
-    return await take(lock, taken) is not None
+__all__ = ["enter", "give_back", "leave", "release", "take"]
 
 
 async def take(
@@ -48,42 +38,22 @@ async def give_back(lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guar
         lock._warn(await outcome(guard.release()))
 
 
-def release(lock: NativeGlobalLock) -> "_rust.Shielded[None]":
+async def release(lock: NativeGlobalLock, leaving: "List[Any]") -> None:
     """Releases a lock, as its ``release()`` does. If cancelled, the release goes on in the background."""
-    leaving: "List[Any]" = []
-    return _rust.Shielded(_release(lock, leaving), lock, None, leaving, False, None)
-
-
-async def _release(lock: NativeGlobalLock, leaving: "List[Any]") -> None:
     acquisition = lock._to_release()
     if acquisition is not None:
         leaving.append(acquisition)
         await give_back(lock, acquisition)
 
 
-def enter(
-    lock: NativeGlobalLock,
-    frame: FrameType,
-    result: Any,
-    cancel_on_loss: bool = False,
-    request: "Optional[LockRequest]" = None,
-) -> "_rust.Shielded[Any]":
-    """Acquires a lock for the ``async with`` of a frame, which gets ``result``.
-
-    With a ``request`` it gets the acquisition if ``result`` is ``None``, and a refusal is raised.
-    """
-    taken: "List[Any]" = []
-    entering = _enter(lock, frame, taken, cancel_on_loss, request)
-    return _rust.Shielded(entering, lock, frame, taken, True, result)
-
-
-async def _enter(
+async def enter(
     lock: NativeGlobalLock,
     frame: FrameType,
     taken: "List[Any]",
-    cancel_on_loss: bool,
-    request: "Optional[LockRequest]",
+    cancel_on_loss: bool = False,
+    request: "Optional[LockRequest]" = None,
 ) -> "Optional[Acquisition[_rust.Guard]]":
+    """Acquires a lock for the ``async with`` of a frame. With a ``request``, a refusal is raised."""
     acquisition = await take(lock, taken, request)
     if acquisition is None and (lock._is_required or request is not None):
         raise NotLocked(lock.name)
@@ -93,16 +63,11 @@ async def _enter(
     return acquisition
 
 
-def leave(lock: NativeGlobalLock, frame: FrameType, exception: Any) -> "_rust.Shielded[None]":
+async def leave(lock: NativeGlobalLock, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
     """Releases what the ``async with`` of a frame has acquired."""
-    leaving: "List[Any]" = []
-    return _rust.Shielded(_leave(lock, frame, leaving, exception), lock, frame, leaving, False, None)
-
-
-async def _leave(lock: NativeGlobalLock, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
     lock._holdings.find(frame, leaving)
     if not leaving:
-        await _release(lock, leaving)
+        await release(lock, leaving)
         return
     entered = leaving[0]
     lock._holdings.exit(entered)

@@ -113,8 +113,8 @@ def locked(
     flag("cancel_on_loss", cancel_on_loss)
     if isinstance(name, FunctionType) and _is_new(name, sys._getframe(1)):
         raise TypeError(
-            f"{_shown(name)} is decorated by @locked without parentheses, in which a function makes the name: "
-            "write @locked()"
+            f"{_shown(name)} is decorated by @locked without parentheses, in which a function makes the "
+            "name: write @locked()"
         )
     given = {"blocking": "blocking_timeout" in options, **options}
     late = Late(name, on_busy or "raise", given, cancel_on_loss)
@@ -150,7 +150,11 @@ def _is_new(function: FunctionType, caller: FrameType) -> bool:
 
 
 def _command(
-    command: Any, name: Optional[str], exit_status: int, on_busy: Optional[OnBusy], options: "Mapping[str, Any]"
+    command: Any,
+    name: Optional[str],
+    exit_status: int,
+    on_busy: Optional[OnBusy],
+    options: "Mapping[str, Any]",
 ) -> Any:
     if not hasattr(command, "execute"):
         raise TypeError(f"{command.__qualname__} is no management command: it has no execute()")

@@ -81,7 +81,7 @@ class Unnamed(View):
 
 
 @locked_view("{request.method}/{colour}")
-def wrong_field(request):
+def wrong_field(request, **more):
     return told(request)
 
 

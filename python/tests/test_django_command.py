@@ -111,7 +111,7 @@ def test_wrong_usage_is_told_before_a_lock_is_waited_for(manage, locks):
         with locks.lock("work"), pytest.raises(CommandError, match=r"--wait is .*from 0 to") as raised:
             call_command("globallock", "run", "--wait", wait, "--", "work", "print")
         assert raised.value.returncode == 64
-    for wrong in (("run", "--wiat", 1, "--", "work", "print"), ("run", "--wait", "x", "--", "work"), ("lss",)):
+    for wrong in (("run", "--wiat", 1, "--", "work"), ("run", "--wait", "x", "--", "work"), ("lss",)):
         status, printed, told = outcome(manage("globallock", *wrong))
         assert status == 64 and printed == "" and told.startswith("usage: "), told
     assert outcome(manage("globallock", "run", "--help"))[0] == 0

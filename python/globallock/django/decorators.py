@@ -195,7 +195,7 @@ def _command(
 class _Shared:
     """The shared manager, looked up when a lock is made: the settings may change after the decoration."""
 
-    def lock(self, name: str, **options: Any) -> Any:
+    def lock(self, name: str, **options: Unpack[LockOptions]) -> Any:
         return get_shared_global_lock_manager().lock(name, **options)
 
     @property

@@ -41,7 +41,8 @@ STATUSES = (
 
 EPILOG = """\
 Exit status of run: that of the command; 75 if the lock was not granted (--exit-busy), 76 if it was lost while
-the command ran; of all: 64 wrong usage, name or setting, 69 the store cannot be reached, 77 it refused the user.
+the command ran; of all: 64 wrong usage, name or setting, 69 the store cannot be reached, 77 it refused the
+user.
 """
 
 

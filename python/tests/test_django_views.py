@@ -4,7 +4,9 @@
 # ruff: noqa: E402, F401, F811, I001
 
 import asyncio
+import functools
 import json
+import sys
 from io import StringIO
 
 import frameworks
@@ -274,10 +276,17 @@ def test_a_function_that_makes_the_name_is_not_taken_for_what_is_decorated(locks
     def local(number):
         return by_number(number)
 
+    def made():
+        def inner(number):
+            return by_number(number)
+
+        return inner
+
     class Names:
         by_number = staticmethod(by_number)
 
-    for make in (lambda number: by_number(number), by_number, local, Names.by_number, Names().by_number):
+    for make in (lambda number: by_number(number), local, Names.by_number, Names().by_number, made()):
+        assert locked(make) and locked(made()) and locked(functools.partial(by_number))
 
         @locked(make)
         def bill(number):
@@ -303,6 +312,28 @@ def test_a_function_that_is_decorated_without_parentheses_is_refused_at_once():
             @locked
             async def bare(self, number):
                 raise AssertionError("runs without its lock")
+
+    def other(function):
+        @functools.wraps(function)
+        def run(*arguments):
+            return function(*arguments)
+
+        return run
+
+    with pytest.raises(TypeError, match=r"write @locked\(\)"):
+
+        @locked
+        @other
+        def bare_above_another(number):
+            raise AssertionError("runs without its lock")
+
+    if sys.version_info >= (3, 12):
+        with pytest.raises(TypeError, match=r"write @locked\(\)"):
+            exec("@locked\ndef bare[T](number: T) -> T: ...", {"locked": locked, "__name__": "bare"})
+    # What does not show it is refused when it is called.
+    hidden = locked(by_number)
+    with pytest.raises(TypeError, match=r"write @locked\(\)"):
+        hidden(7)
 
 
 def test_a_coroutine_function_is_cancelled_when_its_lock_is_lost(locks, name):

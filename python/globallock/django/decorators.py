@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
-from types import FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType
 from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Type, TypeVar, Union, overload
 
 from django.core.management.base import CommandError, OutputWrapper
@@ -120,6 +121,8 @@ def locked(
     late = Late(name, on_busy or "raise", given, cancel_on_loss)
 
     def decorate(decorated: Any) -> Any:
+        if callable(name) and not callable(getattr(decorated, "__func__", decorated)):
+            raise TypeError(f"{_shown(name)} makes a name here. If it is to be locked, write @locked()")
         if isinstance(decorated, type):
             if callable(name):
                 raise TypeError("a function makes the names of functions: give that of a command as a text")
@@ -140,7 +143,12 @@ def _is_new(function: FunctionType, caller: FrameType) -> bool:
 
     That tells a decorator without parentheses from one that is given a function for the name.
     """
-    if function.__name__ == "<lambda>":
+    codes = [each for each in caller.f_code.co_consts if isinstance(each, CodeType)]
+    # That of a function with type parameters is in a scope of its own.
+    scopes = [each for each in codes if each.co_name.startswith("<generic parameters of ")]
+    codes += [inner for scope in scopes for inner in scope.co_consts]
+    made_by = getattr(inspect.unwrap(function), "__code__", None)
+    if function.__name__ == "<lambda>" or not any(each is made_by for each in codes):
         return False
     found: Any = sys.modules.get(function.__module__)
     for part in function.__qualname__.split("."):

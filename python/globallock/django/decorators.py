@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Mapping, Optional, Type, TypeVa
 from django.core.management.base import CommandError, OutputWrapper
 
 from ..base import GlobalLockManager
-from ..decorators import Locked, Name, OnBusy, _shown
+from ..decorators import Locked, Name, OnBusy
 from ..exceptions import InvalidOption, NotLocked
 from ..native import flag
 from .managers import get_shared_global_lock_manager
@@ -136,6 +136,10 @@ def locked(
         return late(decorated)
 
     return decorate
+
+
+def _shown(decorated: Any) -> str:
+    return f"{getattr(decorated, '__qualname__', type(decorated).__name__)}()"
 
 
 def _is_new(function: FunctionType, caller: FrameType) -> bool:

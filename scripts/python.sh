@@ -38,7 +38,7 @@ lint() {
     (
         cd python
         "$tools/bin/mypy" --strict globallock
-        MYPYPATH=. "$tools/bin/mypy" --strict tests/typed.py
+        MYPYPATH=. "$tools/bin/mypy" --strict tests/typed.py tests/typed_frameworks.py
     )
     "$tools/bin/pyright" --pythonpath "$tools/bin/python"
 }

@@ -24,6 +24,7 @@ __all__ = [
     "lock_name",
     "milliseconds",
     "refuse_typos",
+    "refuse_unknown_parts",
     "seconds",
     "split_prefix",
     "suggestion",
@@ -284,6 +285,31 @@ def refuse_typos(url: str) -> None:
         meant = likeliest(name, known, 0.8)
         if name not in known and meant is not None:
             raise InvalidAddress(f"{scheme}: has no option {name!r}: did you mean {meant!r}?")
+
+
+def refuse_unknown_parts(url: str) -> None:
+    """Refuses schemes, options and ports that the core would refuse at the first request.
+
+    For a check that must not start the core. What might be part of a password is neither judged nor shown.
+    """
+    scheme, _, rest = url.partition(":")
+    scheme, (place, _, query) = scheme.lower(), rest.partition("?")
+    if scheme not in SCHEMES:
+        raise InvalidAddress(f"the scheme {scheme!r} is not known; known are: {', '.join(SCHEMES)}")
+    known = SCHEMES[scheme].split()
+    names = [] if "@" in query else [pair.partition("=")[0] for pair in query.split("&") if pair]
+    for name in names:
+        if name not in known:
+            has = ", ".join(known) or "it has none"
+            raise InvalidAddress(f"{scheme}: has no option {name!r}; known are: {has}")
+    if "@" in query or scheme in ("memory", "file") or scheme.endswith("+unix"):
+        return
+    hosts = place.rpartition("@")[2].lstrip("/").partition("/")[0]
+    for host in hosts.split(","):
+        # The colons of an IPv6 address are in brackets.
+        port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host.rpartition("]")[2] else ""
+        if port.isdigit() and not 1 <= int(port[:9]) <= 65535:
+            raise InvalidAddress(f"{scheme}: a port is not a number from 1 to 65535")
 
 
 def host_and_port(host: str, port: Any) -> str:

@@ -10,8 +10,9 @@ from urllib.parse import unquote
 from django.apps import AppConfig
 from django.core import checks
 
-from .addresses import likeliest
+from .addresses import Options, likeliest, refuse_unknown_parts
 from .base import GlobalLockManager
+from .config import from_source
 from .exceptions import GlobalLockClassNotFoundException, GlobalLockError, StoreUnavailable
 from .settings import SETTING
 from .url_global_lock import UrlGlobalLock
@@ -98,8 +99,13 @@ def _made() -> _Made:
     try:
         lockman = GlobalLockManager(_get_config())
         make_engine = getattr(lockman.lock_class, "make_engine", None)
-        # That of an address would start the core, which reads it: beside its threads, processes fork worse.
-        if make_engine is not None and lockman.lock_class is not UrlGlobalLock:
+        if lockman.lock_class is UrlGlobalLock:
+            # Its engine would start the core, which reads the address: beside its threads, processes fork
+            # worse.
+            with from_source(lockman.config):
+                options = Options(UrlGlobalLock.__name__, lockman.config.global_lock_engine_options)
+                refuse_unknown_parts(options.text("url") or "")
+        elif make_engine is not None:
             make_engine(lockman.config)
         return lockman, []
     except (GlobalLockClassNotFoundException, GlobalLockError) as error:

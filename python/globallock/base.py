@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .engine import Claim, Engine
     from .native import NativeGlobalLock
     from .onlooker import Summary, Watch
-    from .options import AllOptions, LockOptions, OnceOptions
+    from .options import AllOptions, LockOptions, OnceOptions, OtherOptions
 
     P = ParamSpec("P")
 
@@ -74,14 +74,14 @@ class GlobalLockManager:
         self,
         name: str,
         timeout: Optional[Seconds] = None,
-        sleep: Optional[float] = None,
+        sleep: Optional[Seconds] = None,
         blocking: Optional[bool] = None,
         blocking_timeout: Optional[Seconds] = None,
         lock_ttl: Optional[Seconds] = None,
         grace: Optional[Seconds] = None,
         hold_at_least: Optional[Seconds] = None,
         with_value: bool = False,
-        **other_options: Any,
+        **other_options: Unpack[OtherOptions],
     ) -> NativeGlobalLock:
         """Makes a lock; sends nothing to the store yet.
 
@@ -106,6 +106,8 @@ class GlobalLockManager:
             With a directory and ZooKeeper this process does so while it lives and the manager is not closed.
             Default: until the release.
         :param with_value: whether the grant comes with the value of the name (``lock.value``). Default: no.
+        :param other_options: those of a kind of lock and of earlier releases. An engine that the user wrote
+            is given whatever is written here; a checker of types knows no options of its own.
         """
         default = self.config.get
         lock = self.lock_class(

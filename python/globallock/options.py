@@ -6,20 +6,56 @@ from typing import Any, Optional, TypedDict, TypeVar
 
 from .addresses import Seconds
 
-__all__ = ["AllOptions", "AsyncAllOptions", "AsyncLockOptions", "LockOptions", "OnceOptions", "both"]
+__all__ = [
+    "AllOptions",
+    "AsyncAllOptions",
+    "AsyncLockOptions",
+    "CacheOptions",
+    "LockOptions",
+    "OnceOptions",
+    "OtherOptions",
+    "both",
+]
 
 
-class _Options(TypedDict, total=False):
-    timeout: Optional[Seconds]
-    sleep: Optional[float]
-    blocking: Optional[bool]
-    lock_ttl: Optional[Seconds]
-    grace: Optional[Seconds]
-    hold_at_least: Optional[Seconds]
+class _Accepted(TypedDict, total=False):
     auto_renew: bool
     renew_interval: Seconds
     thread_local: bool
     raise_on_release_error: bool
+
+
+class OtherOptions(_Accepted, total=False):
+    """The options of ``lock()`` that are no parameters of it."""
+
+    #: ``"mutex"``, ``"read"``, ``"write"`` or ``"permits"``, for which there are ``rwlock()`` and
+    #: ``semaphore()``.
+    kind: str
+    permits: int
+    capacity: int
+
+
+class _Options(_Accepted, total=False):
+    timeout: Optional[Seconds]
+    sleep: Optional[Seconds]
+    blocking: Optional[bool]
+    lock_ttl: Optional[Seconds]
+    grace: Optional[Seconds]
+    hold_at_least: Optional[Seconds]
+
+
+class CacheOptions(TypedDict, total=False):
+    """The options of the lock of a cache that are no parameters of redis-py's locks."""
+
+    lock_ttl: Optional[Seconds]
+    grace: Optional[Seconds]
+    hold_at_least: Optional[Seconds]
+    with_value: bool
+    auto_renew: bool
+    renew_interval: Seconds
+    raise_on_release_error: bool
+    #: Accepted, as that of redis-py, with this value only.
+    lock_class: None
 
 
 class AllOptions(_Options, total=False):

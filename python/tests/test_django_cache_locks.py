@@ -177,6 +177,54 @@ def test_in_asyncio(cache, name):
     asyncio.run(main())
 
 
+def test_a_lost_lock_is_told_at_the_end_of_an_async_with(cache, name):
+    (_, _), (lock_error, not_owned_error) = errors(cache)
+
+    async def main():
+        with pytest.raises(not_owned_error, match="was lost before its release"):
+            async with cache.lock(name, timeout=0.2) as lock:
+                assert await asyncio.to_thread(lock.lost_event().wait, 30)
+        # The error of the block is not replaced.
+        with pytest.raises(KeyError):
+            async with cache.lock(name, timeout=0.2) as lock:
+                assert await asyncio.to_thread(lock.lost_event().wait, 30)
+                raise KeyError
+        with pytest.raises(lock_error, match="released before the end"):
+            async with cache.lock(name) as lock:
+                lock.release()
+        # Each owner has its own, though they share an object.
+        shared, inside = cache.lock(name), []
+
+        async def work():
+            async with shared:
+                inside.append(1)
+                await asyncio.sleep(0)
+                assert inside == [1] and shared.owned()
+                inside.pop()
+
+        await asyncio.gather(*(work() for _ in range(4)))
+        assert not shared.locked()
+
+    asyncio.run(main())
+
+
+def test_waiting_for_oneself_is_an_error_of_both_packages(cache, name):
+    (_, _), (lock_error, _) = errors(cache)
+    lock = cache.lock(name)
+
+    async def twice():
+        async with lock:
+            async with lock:
+                raise AssertionError("entered twice")
+
+    with pytest.raises(lock_error, match="would wait for itself for ever") as raised, lock:
+        lock.acquire()
+    assert isinstance(raised.value, NotLocked) and raised.value.lock_name == lock.name
+    with pytest.raises(lock_error, match="would wait for itself for ever"):
+        asyncio.run(twice())
+    assert not lock.locked()
+
+
 def test_the_errors_are_those_of_both_packages_and_can_be_pickled(cache, name):
     ours, theirs = errors(cache)
     for mine, other in zip(ours, theirs):

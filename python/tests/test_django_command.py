@@ -107,6 +107,17 @@ def test_wrong_usage_is_told_before_a_lock_is_waited_for(manage, locks):
     assert status == 64 and "after two dashes" in told
     status, _, told = outcome(manage("globallock", "inspect", ""))
     assert status == 64 and "name" in told
+    for wait in ("-1", "nan", "inf", "1e9"):
+        with locks.lock("work"), pytest.raises(CommandError, match=r"--wait is .*from 0 to") as raised:
+            call_command("globallock", "run", "--wait", wait, "--", "work", "print")
+        assert raised.value.returncode == 64
+    for wrong in (("run", "--wiat", 1, "--", "work"), ("run", "--wait", "x", "--", "work"), ("lss",)):
+        status, printed, told = outcome(manage("globallock", *wrong))
+        assert status == 64 and printed == "" and told.startswith("usage: "), told
+    assert outcome(manage("globallock", "run", "--help"))[0] == 0
+    # Where code calls it, nothing exits.
+    with pytest.raises(CommandError, match="--wait"):
+        call_command("globallock", "run", "--wait", "x", "--", "work")
 
 
 def test_a_run_within_a_run_of_the_same_lock_is_refused(manage, name):

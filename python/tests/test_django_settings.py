@@ -159,6 +159,7 @@ settings.configure(
 from django.core.management import execute_from_command_line
 execute_from_command_line(["manage.py", *sys.argv[2:]])
 """
+URL_CLASS = "globallock.url_global_lock.UrlGlobalLock"
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
 
@@ -196,7 +197,20 @@ def test_the_system_check_finds_what_is_mistyped_or_of_a_wrong_type_and_starts_n
         (f"redis://a:{SECRET}@h?timout=1s", "did you mean 'timeout'?"),
         ({"lock_tll": 5}, "'lock_tll': did you mean 'lock_ttl'?"),
         (cache("memory"), "the cache 'memory' ("),
+        (f"redis://:{SECRET}@h?foo=1", "redis: has no option 'foo'; known are: prefix, timeout"),
+        (f"redis://:{SECRET}@h:99999/0", "a port is not a number from 1 to 65535"),
+        ("redis+sentinel://a:26379,b:0/main", "a port is not a number from 1 to 65535"),
+        ("etcd://[::1]:70000", "a port is not a number from 1 to 65535"),
+        ({"url": "memory:x?y=1", "timeout": 5}, "memory: has no option 'y'; known are: it has none"),
+        ("foo://h", "the scheme 'foo' is not known; known are: memory, file, "),
         ("redis://h", None),
+        (f"redis://user:99999{SECRET}%2F@h:1/2?prefix=a&timeout=5s", None),
+        (f"redis://:{SECRET}?no=option@h", None),
+        ("redis+sentinel://a:26379,[::1]:26379,c/main/2", None),
+        ("redis+unix:///run/h:99999.sock?db=3", None),
+        ("file:///locks:99999?network=true", None),
+        ("memory:x:99999", None),
+        ({"global_lock_engine_class": URL_CLASS, "global_lock_engine_options": {"url": "redis://h:1"}}, None),
         ({"blocking_timeout": 5}, None),
     ]
     told = ends(run(FOUND, redis_server.url, json.dumps([config for config, _ in wrong]))).splitlines()

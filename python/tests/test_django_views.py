@@ -4,7 +4,9 @@
 # ruff: noqa: E402, F401, F811, I001
 
 import asyncio
+import functools
 import json
+import sys
 from io import StringIO
 
 import frameworks
@@ -22,7 +24,7 @@ from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
-from globallock import InvalidName, InvalidOption, NotLocked
+from globallock import InvalidName, InvalidOption, LockLost, NotLocked
 from globallock.django import (
     get_shared_global_lock_manager,
     instance_name,
@@ -81,7 +83,7 @@ class Unnamed(View):
 
 
 @locked_view("{request.method}/{colour}")
-def wrong_field(request):
+def wrong_field(request, **more):
     return told(request)
 
 
@@ -264,6 +266,99 @@ def test_functions_are_locked_by_their_arguments(locks, name):
         assert asyncio.run(bill_async(1)) is None and or_else(1) == -1
         assert bill(2) == (3, True)
     assert locks.inspect(f"{name}/1") == []
+
+
+def by_number(number):
+    return f"by-number/{number}"
+
+
+def test_a_function_that_makes_the_name_is_not_taken_for_what_is_decorated(locks):
+    def local(number):
+        return by_number(number)
+
+    def made():
+        def inner(number):
+            return by_number(number)
+
+        return inner
+
+    class Names:
+        by_number = staticmethod(by_number)
+
+    for make in (lambda number: by_number(number), local, Names.by_number, Names().by_number, made()):
+        assert locked(make) and locked(made()) and locked(functools.partial(by_number))
+
+        @locked(make)
+        def bill(number):
+            return locks.inspect(f"by-number/{number}")[0].held
+
+        assert bill(7) is True
+        with locks.lock("by-number/7"), pytest.raises(NotLocked, match="by-number/7"):
+            bill(number=7)
+    with pytest.raises(TypeError, match="give that of a command as a text"):
+        locked(by_number)(type("Command", (BaseCommand,), {}))
+
+
+def test_a_function_that_is_decorated_without_parentheses_is_refused_at_once():
+    with pytest.raises(TypeError, match=r"bare\(\) is decorated by @locked without parentheses"):
+
+        @locked
+        def bare(number):
+            raise AssertionError("runs without its lock")
+
+    with pytest.raises(TypeError, match=r"write @locked\(\)"):
+
+        class Shop:
+            @locked
+            async def bare(self, number):
+                raise AssertionError("runs without its lock")
+
+    def other(function):
+        @functools.wraps(function)
+        def run(*arguments):
+            return function(*arguments)
+
+        return run
+
+    with pytest.raises(TypeError, match=r"write @locked\(\)"):
+
+        @locked
+        @other
+        def bare_above_another(number):
+            raise AssertionError("runs without its lock")
+
+    if sys.version_info >= (3, 12):
+        with pytest.raises(TypeError, match=r"write @locked\(\)"):
+            exec("@locked\ndef bare[T](number: T) -> T: ...", {"locked": locked, "__name__": "bare"})
+    # What does not show it is refused when it is called.
+    hidden = locked(by_number)
+    with pytest.raises(TypeError, match=r"write @locked\(\)"):
+        hidden(7)
+
+
+def test_a_coroutine_function_is_cancelled_when_its_lock_is_lost(locks, name):
+    @locked(name, cancel_on_loss=True)
+    async def work():
+        await locks.aio.evict(name, (await locks.aio.inspect(name))[0])
+        await asyncio.sleep(60)
+        raise AssertionError("goes on without its lock")
+
+    with pytest.raises(LockLost):
+        asyncio.run(work())
+    with pytest.raises(TypeError, match="nothing can cancel"):
+        locked(name, cancel_on_loss=True)(lambda: None)
+    with pytest.raises(TypeError, match="nothing can cancel"):
+        locked(name, cancel_on_loss=True)(type("Command", (BaseCommand,), {}))
+    with pytest.raises(InvalidOption, match="cancel_on_loss"):
+        locked(name, cancel_on_loss=1)
+
+    class Row:
+        @locked_instance(cancel_on_loss=True)
+        async def work(self):
+            pass
+
+    with pytest.raises(TypeError, match="nothing can cancel"):
+        locked_instance(cancel_on_loss=True)(lambda self: None)
 
 
 def test_what_cannot_hold_a_lock_is_refused_when_it_is_decorated():

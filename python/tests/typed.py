@@ -90,6 +90,10 @@ async def tasks() -> None:
 shipped: str = ship(7, fast=True)
 row: int = next(rows())
 
+lockman.lock("a", auto_renew=False, thread_local=False, sleep=timedelta(seconds=1))
+lockman.lock("a", timout=5)  # type: ignore[call-arg]
+lockman.lock("a", auto_renew="no")  # type: ignore[arg-type]
+lockman.hold("a", sleep=timedelta(seconds=1))
 lockman.hold("a", timout=5)  # type: ignore[call-arg]
 lockman.rwlock("a", blocking="no")  # type: ignore[arg-type]
 lockman.semaphore("a", 3, cancel_on_loss=True)  # type: ignore[call-arg]

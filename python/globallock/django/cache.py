@@ -23,6 +23,10 @@ from .cache_locks import CacheLock, Refused
 __all__ = ["DjangoRedisCache", "DjangoValkeyCache", "LockMixin", "RedisCache"]
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..options import CacheOptions
+
     # What `__getattr__` makes.
     DjangoRedisCache: Any
     DjangoValkeyCache: Any
@@ -49,12 +53,12 @@ class LockMixin:
         key: str,
         version: Optional[int] = None,
         timeout: Optional[Seconds] = None,
-        sleep: float = 0.1,
+        sleep: Seconds = 0.1,
         blocking: bool = True,
         blocking_timeout: Optional[Seconds] = None,
         client: None = None,
         thread_local: bool = True,
-        **options: Any,
+        **options: Unpack[CacheOptions],
     ) -> CacheLock:
         """Makes a lock at a key of this cache; sends nothing to the store yet.
 
@@ -78,6 +82,7 @@ class LockMixin:
         if client is not None or options.pop("lock_class", None) is not None:
             raise InvalidOption("cache.lock() has neither the option client nor lock_class: the lock is ours")
         name = str(_make_key(self, key, version))
+        given: Any = options
         return _manager(self).lock(  # type: ignore[return-value]
             name,
             # redis-py takes 0 for no limit, too.
@@ -86,7 +91,7 @@ class LockMixin:
             blocking=blocking,
             blocking_timeout=blocking_timeout,
             thread_local=thread_local,
-            **options,
+            **given,
         )
 
 

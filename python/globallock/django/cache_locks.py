@@ -9,7 +9,7 @@ from typing import Any, List, Optional, Type
 
 from ..acquisitions import Acquisition
 from ..addresses import Seconds, seconds
-from ..aio.tasks import enter, leave
+from ..aio.tasks import give_back, left, take
 from ..engine import LockRequest
 from ..exceptions import InvalidOption, NotLocked
 from ..url_global_lock import UrlGlobalLock
@@ -78,16 +78,20 @@ class CacheLock(UrlGlobalLock):
         :raises LockError: the caller has not acquired it.
         :raises LockNotOwnedError: it was lost before.
         """
+        is_held = self._holds(self._owned())
+        super().release()
+        if not is_held:
+            raise self.not_owned_error(self.name, "was lost before its release")
+
+    def _owned(self) -> "Acquisition[Any]":
+        """What the caller may release."""
         try:
             acquisition = self._to_release()
         except NotLocked as error:
             raise self.error(self.name, "is not the caller's to release") from error
         if acquisition is None:
             raise self.error(self.name, "is not held, or was released before")
-        is_held = self._holds(acquisition)
-        super().release()
-        if not is_held:
-            raise self.not_owned_error(self.name, "was lost before its release")
+        return acquisition
 
     def locked(self) -> bool:
         """Whether anybody holds the lock now."""
@@ -131,20 +135,39 @@ class CacheLock(UrlGlobalLock):
             return
         acquisition: "Acquisition[Any]" = leaving[0]
         self._holdings.exit(acquisition)
-        is_released = acquisition not in self._holdings.all()
-        is_held = not is_released and self._holds(acquisition)
+        wrong = self._wrong(acquisition, exception)
         self._give_back(acquisition)
-        if not exception or exception[0] is None:
-            # An error of the block is more than this one, and is not replaced.
-            if is_released:
-                raise self.error(self.name, "was released before the end of its block")
-            if not is_held:
-                raise self.not_owned_error(self.name, "was lost before its release")
+        if wrong is not None:
+            raise wrong
+
+    def _wrong(self, acquisition: "Acquisition[Any]", exception: Any) -> Optional[Refused]:
+        """What the end of a block raises, in front of the release. An error of the block is not replaced."""
+        if exception and exception[0] is not None:
+            return None
+        if acquisition not in self._holdings.all():
+            return self.error(self.name, "was released before the end of its block")
+        if not self._holds(acquisition):
+            return self.not_owned_error(self.name, "was lost before its release")
+        return None
+
+    def _begin(self, request: LockRequest) -> LockRequest:
+        try:
+            return super()._begin(request)
+        except NotLocked as error:
+            # The caller holds it itself.
+            raise self.error(self.name, error._why) from None
 
     async def __aenter__(self) -> "CacheLock":
         frame = sys._getframe(1)
-        await enter(self, frame)
-        if not self.is_locked:
-            await leave(self, frame, (None, None, None))
+        acquisition = await take(self)
+        if acquisition is None:
             raise self.error(self.name)
+        self._holdings.enter(frame, acquisition, [])
         return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        acquisition = left(self._holdings, sys._getframe(1)) or self._owned()
+        wrong = self._wrong(acquisition, exception)
+        await give_back(self, acquisition)
+        if wrong is not None:
+            raise wrong

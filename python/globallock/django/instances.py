@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, overload
 from urllib.parse import quote
 
 from ..decorators import OnBusy
 from ..exceptions import InvalidName
+from ..native import flag
 from .decorators import Late
 from .managers import get_shared_global_lock_manager
 
 if TYPE_CHECKING:
+    from typing import Literal
+
+    from typing_extensions import ParamSpec, Unpack
+
     from ..native import NativeGlobalLock
+    from ..options import LockOptions
+
+    P = ParamSpec("P")
 
 __all__ = ["instance_name", "lock_instance", "locked_instance"]
 
@@ -70,7 +78,7 @@ def _key(meta: Any, pk: Any) -> str:
 
 
 def lock_instance(
-    instance: Any, pk: Any = None, *, using: Optional[str] = None, **options: Any
+    instance: Any, pk: Any = None, *, using: Optional[str] = None, **options: Unpack[LockOptions]
 ) -> NativeGlobalLock:
     """Makes the lock of a row; sends nothing to the store yet.
 
@@ -90,9 +98,36 @@ def lock_instance(
     return get_shared_global_lock_manager().lock(instance_name(instance, pk, using=using), **options)
 
 
+@overload
 def locked_instance(
-    *, on_busy: OnBusy = "raise", refresh: bool = False, using: Optional[str] = None, **options: Any
-) -> "Callable[[F], F]":
+    *,
+    on_busy: "Literal['raise']" = "raise",
+    refresh: bool = False,
+    using: Optional[str] = None,
+    cancel_on_loss: bool = False,
+    **options: Unpack[LockOptions],
+) -> "Callable[[F], F]": ...
+
+
+@overload
+def locked_instance(
+    *,
+    on_busy: OnBusy,
+    refresh: bool = False,
+    using: Optional[str] = None,
+    cancel_on_loss: bool = False,
+    **options: Unpack[LockOptions],
+) -> "Callable[[Callable[P, Any]], Callable[P, Any]]": ...
+
+
+def locked_instance(
+    *,
+    on_busy: OnBusy = "raise",
+    refresh: bool = False,
+    using: Optional[str] = None,
+    cancel_on_loss: bool = False,
+    **options: Unpack[LockOptions],
+) -> Any:
     """Makes a decorator for methods of a model: they run under the lock of their row.
 
     ::
@@ -107,17 +142,20 @@ def locked_instance(
         called with the same arguments, whose result is returned.
     :param refresh: whether the instance is read again under the lock, which drops its unsaved changes.
     :param using: see :func:`instance_name`.
+    :param cancel_on_loss: whether a coroutine function is cancelled when the lock ends, as by
+        ``lockman.aio.lock()``.
     :param options: those of ``lock()``. The default is not to wait.
     """
-    options = {"blocking": "blocking_timeout" in options, **options}
+    flag("cancel_on_loss", cancel_on_loss)
+    given = {"blocking": "blocking_timeout" in options, **options}
 
     def name(instance: Any, *_: Any, **__: Any) -> str:
         return instance_name(instance, using=using)
 
-    late = Late(name, on_busy, options)
+    late = Late(name, on_busy, given, cancel_on_loss)
 
-    def decorate(method: F) -> F:
-        return cast(F, late(_refreshed(method) if refresh else method))
+    def decorate(method: Any) -> Any:
+        return late(_refreshed(method) if refresh else method)
 
     return decorate
 

@@ -18,8 +18,11 @@ from .decorators import LOST
 from .words import lasted, printable, who
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ..base import GlobalLockManager
     from ..native import NativeGlobalLock
+    from ..options import LockOptions
 
 __all__ = ["busy_text", "run_under"]
 
@@ -43,7 +46,7 @@ def run_under(
     words: "List[str]",
     program: str,
     tell: "Callable[[str], Any]",
-    **options: Any,
+    **options: Unpack[LockOptions],
 ) -> bool:
     """Runs a management command while the lock is held, and ends as the command does.
 

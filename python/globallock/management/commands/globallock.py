@@ -10,6 +10,7 @@ from typing import Any, Iterator, List, Optional
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from globallock.addresses import YEAR
 from globallock.django import get_default_global_lock_manager
 from globallock.django.running import USAGE, CommandFailed, busy_text, run_under
 from globallock.django.words import lasted, printable, table, who
@@ -40,7 +41,8 @@ STATUSES = (
 
 EPILOG = """\
 Exit status of run: that of the command; 75 if the lock was not granted (--exit-busy), 76 if it was lost while
-the command ran; of all: 64 wrong name or setting, 69 the store cannot be reached, 77 it refused the user.
+the command ran; of all: 64 wrong usage, name or setting, 69 the store cannot be reached, 77 it refused the
+user.
 """
 
 
@@ -62,7 +64,11 @@ class Command(BaseCommand):
             if "--" in own and next((word for word in own if word in VERBS), None) == "run":
                 cut = own.index("--")
                 own, words = own[:cut], own[cut + 1 :]
-            parsed = parse(own, namespace)
+            try:
+                parsed = parse(own, namespace)
+            except SystemExit as ended:
+                # Another status than Django's, which may be that of a command that was run.
+                raise SystemExit(USAGE if ended.code == 2 else ended.code) from None
             parsed.words = words
             return parsed
 
@@ -186,6 +192,9 @@ class Command(BaseCommand):
             raise CommandError(text, returncode=USAGE)
         if not 0 <= options["exit_busy"] <= 255:
             raise CommandError("--exit-busy is not a whole number from 0 to 255", returncode=USAGE)
+        if wait is not None and not 0 <= wait <= YEAR:
+            text = f"--wait is {wait:g}: give a number of seconds from 0 to {YEAR:.0f} (a year)"
+            raise CommandError(text, returncode=USAGE)
         name = words[0] if options["name"] is None else options["name"]
         limits: "dict[str, Any]" = {"blocking": wait is None or wait > 0}
         if wait is not None:

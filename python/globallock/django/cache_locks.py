@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, List, Optional, Type
 
 from ..acquisitions import Acquisition
 from ..addresses import Seconds, seconds
-from ..aio.tasks import give_back, left, take
+from ..aio.tasks import give_back, take
 from ..engine import LockRequest
 from ..exceptions import InvalidOption, NotLocked
 from ..url_global_lock import UrlGlobalLock
@@ -117,7 +116,7 @@ class CacheLock(UrlGlobalLock):
         """Is not offered: a lock is renewed by itself."""
         return self.extend(self.timeout)
 
-    # The core calls these, for a call and for `with`.
+    # The core calls these, for a call, for `with` and for `async with`.
 
     def _acquire(self, frame: None, taken: "List[Any]") -> bool:
         return self._take(_asked.get(), taken) is not None
@@ -157,16 +156,18 @@ class CacheLock(UrlGlobalLock):
             # The caller holds it itself.
             raise self.error(self.name, error._why) from None
 
-    async def __aenter__(self) -> "CacheLock":
-        frame = sys._getframe(1)
-        acquisition = await take(self)
+    async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
+        acquisition = await take(self, taken)
         if acquisition is None:
             raise self.error(self.name)
-        self._holdings.enter(frame, acquisition, [])
-        return self
+        self._holdings.enter(frame, acquisition, taken)
 
-    async def __aexit__(self, *exception: Any) -> None:
-        acquisition = left(self._holdings, sys._getframe(1)) or self._owned()
+    async def _aexit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
+        self._holdings.find(frame, leaving)
+        if not leaving:
+            leaving.append(self._owned())
+        acquisition: "Acquisition[Any]" = leaving[0]
+        self._holdings.exit(acquisition)
         wrong = self._wrong(acquisition, exception)
         await give_back(self, acquisition)
         if wrong is not None:

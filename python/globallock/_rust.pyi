@@ -1,6 +1,5 @@
 """The Rust core. Not for users: its classes are documented where Python uses them."""
 
-from types import FrameType
 from typing import Any, Coroutine, Generator, Generic, Optional, TypeVar, Union, final
 
 from typing_extensions import Self

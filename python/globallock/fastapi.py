@@ -316,7 +316,7 @@ async def leader(
 def _refuse_work(run: Any) -> None:
     """Refuses what is surely no coroutine function. Of a lambda, nobody knows what it returns."""
     bare = inspect.unwrap(run.func if isinstance(run, functools.partial) else run)
-    called = bare if inspect.isroutine(bare) else getattr(type(bare), "__call__", None)
+    called = bare if inspect.isroutine(bare) or not callable(bare) else type(bare).__call__
     if inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(called):
         return
     is_lambda = getattr(bare, "__name__", "") == "<lambda>"

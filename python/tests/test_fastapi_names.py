@@ -251,7 +251,8 @@ class Callable:
 
 
 @pytest.mark.parametrize(
-    "run", [work, functools.partial(work, 1), lambda: work(), Callable(), functools.wraps(work)(lambda: work())]
+    "run",
+    [work, functools.partial(work, 1), lambda: work(), Callable(), functools.wraps(work)(lambda: work())],
 )
 def test_work_of_a_leader_may_be_anything_that_is_awaited(locks, run):
     assert lead(locks, run=run) == "leads"

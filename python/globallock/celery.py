@@ -59,7 +59,9 @@ _ON_DUPLICATE = ("first", "raise")
 _OF_EXCLUSIVE = ("countdown", "lockman", "max_retries", "on_busy")
 _OF_UNIQUE = ("lockman", "on_duplicate", "unique_for", "unique_name")
 #: What is told when a task has ended, by the option of ``apply_async()`` that says so.
-_FOLLOWS = {"chain": "chain", "chord": "chord", "group_id": "group", "link": "link", "link_error": "link_error"}
+_FOLLOWS = {
+    "chain": "chain", "chord": "chord", "group_id": "group", "link": "link", "link_error": "link_error",
+}  # fmt: skip
 
 _lock: "contextvars.ContextVar[Optional[NativeGlobalLock]]" = contextvars.ContextVar(
     "globallock_celery_lock", default=None
@@ -274,9 +276,10 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
             follows = _following(own, task_id is not None, options)
             if follows:
                 raise NotLocked(
-                    record.name, f"{why}, so this one is not sent, and what was to follow it would never come "
-                    f"({follows}): on_duplicate='first' is for tasks that nothing follows",
-                )  # fmt: skip
+                    record.name,
+                    f"{why}, so this one is not sent, and what was to follow it would never come ({follows}): "
+                    "on_duplicate='first' is for tasks that nothing follows",
+                )
             if self.on_duplicate == "raise":
                 raise NotLocked(record.name, why)
             _logger.info("not queued, because the task %s has the name %r", first, record.name)

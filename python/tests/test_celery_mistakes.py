@@ -73,12 +73,12 @@ def test_a_function_that_returns_work_to_be_done_later_fails(app, locks, kind):
 
     made = {"coroutine": coroutine, "generator": generator, "async_generator": async_generator}[kind]
 
-    @app.task(name=f"late-{kind}")
+    @app.task(name=f"late-{kind}", shared=False)
     @exclusive("a")
     def late():
         return made()
 
-    @app.task(name=f"unique-late-{kind}", base=UniqueTask, unique_name="b")
+    @app.task(name=f"unique-late-{kind}", shared=False, base=UniqueTask, unique_name="b")
     def unique_late():
         return made()
 
@@ -140,10 +140,11 @@ def test_names_are_refused_where_they_are_written():
 def test_attributes_of_unique_tasks_are_refused_where_they_are_written(app, options, error, wrong):
     def report(day): ...
 
+    given = {"unique_name": "report/{day}", **options}
     with pytest.raises(error, match=wrong):
-        app.task(base=UniqueTask, shared=False, lazy=False, **{"unique_name": "report/{day}", **options})(report)
+        app.task(base=UniqueTask, shared=False, lazy=False, **given)(report)
     with pytest.raises(error, match=wrong):
-        type("Report", (UniqueTask,), {"unique_name": "report/{day}", "run": staticmethod(report), **options})
+        type("Report", (UniqueTask,), {"run": staticmethod(report), **given})
 
 
 def test_a_task_that_is_made_late_is_refused_when_the_app_is_finished(app):
@@ -163,7 +164,7 @@ def test_unique_tasks_have_other_attributes_as_they_like(app, locks):
         def unique_for(self):
             return 5
 
-    @app.task(bind=True, base=Base, lazy=False, unique_name="report/{day}", queue="slow")
+    @app.task(bind=True, shared=False, base=Base, lazy=False, unique_name="report/{day}", queue="slow")
     def report(self, day): ...
 
     assert report.delay(1).id == report.delay(1).id
@@ -176,11 +177,11 @@ def test_unique_tasks_whose_work_is_done_later_are_refused(app):
 
 @pytest.fixture
 def tasks(app):
-    @app.task(base=UniqueTask, unique_name="report/{day}")
+    @app.task(base=UniqueTask, shared=False, unique_name="report/{day}")
     def report(day):
         return day
 
-    @app.task
+    @app.task(shared=False)
     def after(*_): ...
 
     return report, after
@@ -216,7 +217,7 @@ def as_a_worker(task, **request):
 def test_a_task_that_is_replaced_by_a_duplicate_fails(app, tasks, locks):
     report, _ = tasks
 
-    @app.task(bind=True)
+    @app.task(bind=True, shared=False)
     def replaced(self):
         raise self.replace(report.s("monday"))
 

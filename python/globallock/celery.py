@@ -217,7 +217,7 @@ def _refuse_deferred(function: "Callable[..., Any]") -> None:
     called = function if inspect.isroutine(function) else type(function).__call__
     for is_deferred in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
         if is_deferred(function) or is_deferred(called):
-            shown = getattr(function, "__qualname__", repr(function))
+            shown = getattr(function, "__qualname__", type(function).__name__)
             raise TypeError(f"{shown}() is a coroutine or generator function, whose call does nothing yet")
     if hasattr(function, "apply_async"):
         raise TypeError("exclusive() is for the function of a task: write it below @app.task, not above")
@@ -277,8 +277,8 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
             if follows:
                 raise NotLocked(
                     record.name,
-                    f"{why}, so this one is not sent, and what was to follow it would never come ({follows}): "
-                    "on_duplicate='first' is for tasks that nothing follows",
+                    f"{why}, so this one is not sent, and what was to follow it would never come "
+                    f"({follows}): on_duplicate='first' is for tasks that nothing follows",
                 )
             if self.on_duplicate == "raise":
                 raise NotLocked(record.name, why)

@@ -236,3 +236,10 @@ def test_a_duplicate_within_a_chain_is_told(tasks, locks, rest, caplog):
         each.freeze()
     with pytest.warns(RuntimeWarning, match="what was to follow it would never come"):
         as_a_worker(after, chain=[*reversed(steps)])
+
+
+def test_a_duplicate_that_is_a_link_of_another_task_is_left_out(tasks, locks, recwarn):
+    report, after = tasks
+    report.delay("monday")
+    done = as_a_worker(after, callbacks=[report.si("monday")])
+    assert done.state == "SUCCESS" and not [each for each in recwarn if each.category is RuntimeWarning]

@@ -28,7 +28,7 @@ from .addresses import Seconds, likeliest, seconds
 from .base import GlobalLockManager
 from .constants import DEFAULT_LEASE
 from .decorators import Name, namer, refuse_unfinished
-from .early import refuse_name, refuse_options
+from .early import refuse_lockman, refuse_name, refuse_options
 from .exceptions import GlobalLockError, InvalidOption, NotLocked
 from .frameworks import Lockman, imported, managed
 
@@ -367,10 +367,7 @@ def _check_unique(task: type) -> None:
         shown = fixed["on_duplicate"]
         raise InvalidOption(f"on_duplicate is {shown!r}: give one of {', '.join(_ON_DUPLICATE)}")
     seconds("unique_for", fixed.get("unique_for", 0.0))
-    lockman = fixed.get("lockman")
-    if not (lockman is None or callable(lockman) or isinstance(lockman, GlobalLockManager)):
-        kind = type(lockman).__name__
-        raise InvalidOption(f"lockman is of type {kind}: give a GlobalLockManager, or what makes one")
+    refuse_lockman(fixed.get("lockman"))
     run, name = getattr(task, "run"), inspect.getattr_static(task, "unique_name")  # noqa: B009
     if isinstance(name, str):
         refuse_name(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Iterable, Mapping
 
 from .addresses import YEAR, lock_name, seconds, suggestion
@@ -10,7 +11,7 @@ from .exceptions import InvalidName, InvalidOption
 from .lock_options import KNOWN, Times
 from .native import NativeGlobalLock
 
-__all__ = ["refuse_name", "refuse_options"]
+__all__ = ["refuse_lockman", "refuse_name", "refuse_options"]
 
 #: What any engine refuses, in bytes.
 _LONGEST_NAME = 512
@@ -24,7 +25,8 @@ def refuse_options(door: str, options: "Mapping[str, Any]", own: "Iterable[str]"
     :param lockman: the manager, if it is known already.
     """
     is_known = isinstance(lockman, GlobalLockManager)
-    manager = lockman if is_known else GlobalLockManager("memory:options")
+    refuse_lockman(lockman)
+    manager = lockman if is_known else _any_manager()
     engine: Any = manager.lock_class
     is_ours = isinstance(engine, type) and issubclass(engine, NativeGlobalLock)
     if is_ours:
@@ -41,6 +43,19 @@ def refuse_options(door: str, options: "Mapping[str, Any]", own: "Iterable[str]"
     lock = manager.lock("any", **given)
     if is_ours:
         Times.of(lock, lock._renews())
+
+
+@functools.lru_cache(maxsize=None)
+def _any_manager() -> GlobalLockManager:
+    """Stands for a manager that is not known yet. It never connects."""
+    return GlobalLockManager("memory:options")
+
+
+def refuse_lockman(lockman: Any) -> None:
+    """Refuses what is neither a manager nor makes one."""
+    if not (lockman is None or isinstance(lockman, GlobalLockManager) or callable(lockman)):
+        kind = type(lockman).__name__
+        raise InvalidOption(f"lockman is of type {kind}: give a GlobalLockManager, or what makes one")
 
 
 def refuse_name(name: Any) -> None:

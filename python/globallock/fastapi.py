@@ -135,6 +135,9 @@ def holding(
                 ...
             return JSONResponse({})
 
+    A name that is made otherwise than of the path is given as a function: ``lambda request: …``. In a text,
+    braces are fields, so what a client has written does not belong there.
+
     Takes what :func:`locked` takes.
     """
     given = (name, lockman, blocking_timeout, answer_within, retry_after, status_code, options)
@@ -161,7 +164,9 @@ class _Terms:
         # What is wrong is told here, and not by the first request.
         self._fields: "list[str]" = []
         if not callable(name):
-            refuse_name(name)
+            if door == "locked":
+                # The name of a block may be made of what the client has written, which is a bad request then.
+                refuse_name(name)
             self._fields = fields(name)
         if "blocking" in options:
             raise InvalidOption("there is no option 'blocking' here: give a blocking_timeout to wait")
@@ -224,7 +229,11 @@ class _Terms:
                     f"the name {self._name!r} has the field {field!r}, which is no parameter of {path}"
                     f"{suggestion(field, known)}"
                 )
-        return formatted(self._name, converted(connection, self._fields))
+        values = converted(connection, self._fields)
+        try:
+            return formatted(self._name, values)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InvalidOption(f"the name {self._name!r} cannot be made of the path: {error}") from error
 
     def _refusal(self, connection: Any, status_code: int, why: str) -> Exception:
         if connection.scope["type"] == "websocket":

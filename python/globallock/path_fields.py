@@ -60,13 +60,21 @@ def _dependants(connection: Any) -> "Iterator[Any]":
     dependant = getattr(route, "dependant", None)
     yield dependant
     if dependant is not None and endpoint is not None:
-        names = frozenset(connection.path_params)
+        yield _of_endpoint(endpoint, frozenset(connection.path_params))
+
+
+def _of_endpoint(endpoint: Any, names: "frozenset[str]") -> Any:
+    """What FastAPI makes of a function itself, whose route has these parameters in its path."""
+    try:
         known = _read.setdefault(endpoint, {})
-        if names not in known:
-            utils: Any = imported("fastapi.dependencies.utils", "globallock.fastapi", "fastapi")
-            path = "".join(f"/{{{each}}}" for each in sorted(names))
-            known[names] = utils.get_dependant(path=path, call=endpoint)
-        yield known[names]
+    except TypeError:
+        # An object that cannot be a key is read each time.
+        known = {}
+    if names not in known:
+        utils: Any = imported("fastapi.dependencies.utils", "globallock.fastapi", "fastapi")
+        path = "".join(f"/{{{each}}}" for each in sorted(names))
+        known[names] = utils.get_dependant(path=path, call=endpoint)
+    return known[names]
 
 
 def _fields(dependant: Any) -> "Iterator[Any]":

@@ -106,6 +106,11 @@ def test_options_are_refused_where_they_are_written(locks, options, wrong):
             exclusive("a", lockman=lockman, **options)
 
 
+def test_a_manager_that_is_none_is_refused_where_it_is_written():
+    with pytest.raises(InvalidOption, match="lockman is of type str: give a GlobalLockManager"):
+        exclusive("a", lockman="redis://127.0.0.1")
+
+
 def test_an_engine_of_ones_own_may_have_options_of_its_own():
     from globallock import GlobalLockImplementationBase
 

@@ -153,6 +153,37 @@ def test_in_starlette_the_convertor_of_the_path_decides(locks):
     assert client.get("/orders/07").text == "order/7" and client.get("/raw/07").text == "order/07"
 
 
+def test_a_name_of_a_block_that_is_too_long_is_a_bad_request(locks):
+    async def ship(request):
+        async with holding(request, "order/" + request.path_params["order_id"], lockman=locks.lockman):
+            raise AssertionError
+
+    client = TestClient(Starlette(routes=[Route("/orders/{order_id}", ship)]))
+    assert client.get("/orders/" + "x" * 600).status_code == 400
+
+
+def test_a_function_that_declares_no_type_keeps_the_text(app, locks):
+    router = APIRouter()
+
+    class Odd:
+        __hash__ = None
+
+        async def __call__(self): ...
+
+    router.post("/odd", dependencies=[Depends(locked("{order}"))])(Odd())
+    app.include_router(router, prefix="/orders/{order}")
+    assert TestClient(app).post("/orders/07/odd").status_code == 200
+    assert locks.granted == ["07"]
+
+
+def test_a_part_that_a_value_does_not_have_is_told(app):
+    @app.post("/days/{day}", dependencies=[Depends(locked("{day.yaer}"))])
+    async def report(day: datetime): ...
+
+    with pytest.raises(InvalidOption, match="cannot be made of the path: .*yaer"):
+        TestClient(app).post("/days/2026-03-01T00:00:00")
+
+
 def test_a_field_that_is_misspelt_is_told(app):
     @app.post("/orders/{order_id}", dependencies=[Depends(locked("order/{oder_id}"))])
     async def ship(order_id: int): ...

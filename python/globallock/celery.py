@@ -24,10 +24,11 @@ import weakref
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Union
 
-from .addresses import Seconds, seconds
+from .addresses import Seconds, likeliest, seconds
 from .base import GlobalLockManager
 from .constants import DEFAULT_LEASE
-from .decorators import Name, namer
+from .decorators import Name, namer, refuse_unfinished
+from .early import refuse_lockman, refuse_name, refuse_options
 from .exceptions import GlobalLockError, InvalidOption, NotLocked
 from .frameworks import Lockman, imported, managed
 
@@ -53,6 +54,14 @@ QUEUEING = 10.0
 RUNNING = 30 * 86400.0
 
 _ON_BUSY = ("skip", "retry", "wait", "raise", "ignore")
+_ON_DUPLICATE = ("first", "raise")
+#: The options of ``exclusive()`` besides those of ``lock()``, and the attributes of unique tasks.
+_OF_EXCLUSIVE = ("countdown", "lockman", "max_retries", "on_busy")
+_OF_UNIQUE = ("lockman", "on_duplicate", "unique_for", "unique_name")
+#: What is told when a task has ended, by the option of ``apply_async()`` that says so.
+_FOLLOWS = {
+    "chain": "chain", "chord": "chord", "group_id": "group", "link": "link", "link_error": "link_error",
+}  # fmt: skip
 
 _lock: "contextvars.ContextVar[Optional[NativeGlobalLock]]" = contextvars.ContextVar(
     "globallock_celery_lock", default=None
@@ -118,7 +127,10 @@ def exclusive(
     :param countdown: after how long a retry is due, in seconds or as a ``timedelta``.
     :param max_retries: how many retries, all in all. Default: the ``max_retries`` of the task, which is 3 for
         Celery. After that it fails with :class:`NotLocked`.
-    :param options: those of ``lock()``.
+    :param options: those of ``lock()``. One of an engine of your own needs the manager itself as ``lockman``.
+    :raises InvalidOption: an option, or the name, is wrong.
+    :raises TypeError: what does not do its work while it is called: a coroutine or generator function, or a
+        class. A function that returns a coroutine or a generator raises it when it is called.
     """
     if not callable(on_busy) and on_busy not in _ON_BUSY:
         raise InvalidOption(f"on_busy is {on_busy!r}: give one of {', '.join(_ON_BUSY)}, or a function")
@@ -126,6 +138,14 @@ def exclusive(
         raise InvalidOption('on_busy="wait" needs a blocking_timeout: tasks could fill all workers for ever')
     if "blocking" in options:
         raise InvalidOption("exclusive() has no option 'blocking': give a blocking_timeout to wait")
+    if "cancel_on_loss" in options:
+        raise InvalidOption("exclusive() has no option 'cancel_on_loss': nothing can cancel a task")
+    is_number = isinstance(max_retries, int) and not isinstance(max_retries, bool)
+    if max_retries is not None and not (is_number and max_retries >= 0):
+        raise InvalidOption(f"the option max_retries is {max_retries!r}: give a whole number from 0 on")
+    if isinstance(name, str):
+        refuse_name(name)
+    refuse_options("exclusive", options, _OF_EXCLUSIVE, lockman)
     wait = 0.0 if blocking_timeout is None else seconds("blocking_timeout", blocking_timeout)
     pause = seconds("countdown", countdown)
 
@@ -145,7 +165,7 @@ def exclusive(
                 if lock.is_locked:
                     token = _lock.set(lock)
                     try:
-                        return function(*args, **kwargs)
+                        return refuse_unfinished(function, function(*args, **kwargs))
                     finally:
                         _lock.reset(token)
             if callable(on_busy):
@@ -189,9 +209,15 @@ def _is_busy(on_busy: str, name: str, task: Any, pause: float, max_retries: Opti
 
 
 def _refuse_deferred(function: "Callable[..., Any]") -> None:
+    if isinstance(function, type):
+        raise TypeError(f"{function.__name__} is a class: decorate its run(), or the function of a task")
+    if not callable(function):
+        raise TypeError(f"a lock cannot be held by a {type(function).__name__}: decorate a function")
+    # Of an object, what its class does when it is called.
+    called = function if inspect.isroutine(function) else type(function).__call__
     for is_deferred in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
-        if is_deferred(function):
-            shown = getattr(function, "__qualname__", repr(function))
+        if is_deferred(function) or is_deferred(called):
+            shown = getattr(function, "__qualname__", type(function).__name__)
             raise TypeError(f"{shown}() is a coroutine or generator function, whose call does nothing yet")
     if hasattr(function, "apply_async"):
         raise TypeError("exclusive() is for the function of a task: write it below @app.task, not above")
@@ -215,6 +241,12 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
     other: it is skipped, and succeeds with the result ``None``.
 
     Tasks that are sent by name (``app.send_task()``), or called, are not refused.
+
+    Where something follows the task, such as the rest of a chain, a group, a chord or a ``link``, it cannot
+    be given to one that is queued already. Then ``apply_async()`` raises :class:`NotLocked`.
+
+    Attributes that are misspelt or wrong are refused when the class is made, which for ``@app.task`` is when
+    the task is first used or the worker starts.
     """
 
     abstract = True
@@ -224,10 +256,14 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
     #: The longest that a queued task keeps others out, from when it is due: in seconds, or a ``timedelta``.
     unique_for: Seconds = 86400.0
     #: What ``apply_async()`` does if one is queued: ``"first"`` gives the first's ``AsyncResult``;
-    #: ``"raise"`` raises :class:`NotLocked`.
+    #: ``"raise"`` raises :class:`NotLocked`, and so does either where something follows the task.
     on_duplicate = "first"
     #: A manager, or what makes one; otherwise that of ``app.conf.global_lock_config``.
     lockman: Optional[Lockman] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _check_unique(cls)
 
     def apply_async(
         self, args: Any = None, kwargs: Any = None, task_id: Optional[str] = None, **options: Any
@@ -236,8 +272,16 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
         record, own = self._record(args, kwargs), task_id or _celery.uuid()
         first = record.queue(own, self._keep(options))
         if first is not None:
+            why = f"is taken: the task {first} is queued or running"
+            follows = _following(own, task_id is not None, options)
+            if follows:
+                raise NotLocked(
+                    record.name,
+                    f"{why}, so this one is not sent, and what was to follow it would never come "
+                    f"({follows}): on_duplicate='first' is for tasks that nothing follows",
+                )
             if self.on_duplicate == "raise":
-                raise NotLocked(record.name, f"is taken: the task {first} is queued or running")
+                raise NotLocked(record.name, why)
             _logger.info("not queued, because the task %s has the name %r", first, record.name)
             return self.AsyncResult(first)
         try:
@@ -257,7 +301,7 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
                 if running.is_locked:
                     record.start(request.id)
                     request.globallock_runs = True
-                    return self.run(*args, **kwargs)
+                    return refuse_unfinished(self.run, self.run(*args, **kwargs))
                 if not record.is_of(request.id):
                     _logger.info("skipped, because another task has the name %r", record.name)
                     return None
@@ -307,6 +351,46 @@ class UniqueTask(_celery.Task):  # type: ignore[misc, unused-ignore]
             now = now if eta.tzinfo is not None else self.app.now().replace(tzinfo=None)
             delay = max(0.0, (eta - now).total_seconds())
         return keep + float(delay or 0.0)
+
+
+def _check_unique(task: type) -> None:
+    """Refuses attributes of a unique task that are misspelt, or have a value that is none."""
+    given = vars(task)
+    for each in given:
+        meant = None if hasattr(UniqueTask, each) else likeliest(each, _OF_UNIQUE, 0.85)
+        if meant is not None:
+            raise InvalidOption(f"{task.__name__} has no attribute {each!r}: did you mean {meant!r}?")
+    # What is made when it is read, such as a property, is checked then.
+    fixed = {each: given[each] for each in _OF_UNIQUE if each in given}
+    fixed = {each: value for each, value in fixed.items() if not hasattr(value, "__get__")}
+    if fixed.get("on_duplicate", "first") not in _ON_DUPLICATE:
+        shown = fixed["on_duplicate"]
+        raise InvalidOption(f"on_duplicate is {shown!r}: give one of {', '.join(_ON_DUPLICATE)}")
+    seconds("unique_for", fixed.get("unique_for", 0.0))
+    refuse_lockman(fixed.get("lockman"))
+    run, name = getattr(task, "run"), inspect.getattr_static(task, "unique_name")  # noqa: B009
+    if isinstance(name, str):
+        refuse_name(name)
+    if run is not _celery.Task.run:
+        _refuse_deferred(run)
+        if isinstance(name, str):
+            namer(run, name)
+
+
+def _following(own: str, is_given: bool, options: "dict[str, Any]") -> str:
+    """What waits for the end of a task that is to be queued; empty if nothing does."""
+    found = [shown for option, shown in _FOLLOWS.items() if options.get(option)]
+    if "chord" in found and "group" in found:
+        found.remove("group")
+    if not found and is_given and "chain" in options:
+        found.append("chain")
+    current: Any = _celery.current_task
+    if not found and is_given and current and current.request.id == own:
+        found.append("replace")
+    # A signature that was given its id before has a result, for which somebody may wait.
+    if not found and is_given and "reply_to" in options:
+        found.append("its result")
+    return ", ".join(found)
 
 
 class _Record:

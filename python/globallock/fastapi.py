@@ -19,14 +19,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import math
 from typing import TYPE_CHECKING, Any, AsyncIterator, Awaitable, Callable, Optional, Union
 
-from .addresses import Seconds, seconds
-from .exceptions import GlobalLockError, HeldTooLong, InvalidName, InvalidOption, LockLost, StoreUnavailable
+from .addresses import Seconds, seconds, suggestion
+from .early import refuse_name, refuse_options
+from .exceptions import (
+    GlobalLockClassNotFoundException,
+    GlobalLockError,
+    HeldTooLong,
+    InvalidAddress,
+    InvalidName,
+    InvalidOption,
+    LockLost,
+    StoreUnavailable,
+)
 from .frameworks import Lockman, fields, imported, managed
+from .path_fields import converted, formatted
 
 if TYPE_CHECKING:
     from .aio import AsyncLock
@@ -44,6 +56,8 @@ RequestName = Union[str, "Callable[[Any], str]"]
 
 #: FastAPI from here on ends a dependency after the response has been sent, also one that streams.
 OLDEST = (0, 118)
+#: What no later attempt mends.
+MISTAKES = (GlobalLockClassNotFoundException, InvalidAddress, InvalidName, InvalidOption)
 #: How WebSocket closes a connection that may be tried again later.
 TRY_AGAIN_LATER = 1013
 
@@ -72,7 +86,10 @@ def locked(
     The lock is released after the last byte of a streamed response, and when the client has gone, the
     function raises, or the request is cancelled.
 
-    :param name: the name of the lock, with fields of the path's parameters; or a function of the request.
+    :param name: the name of the lock, with fields of the path's parameters; or a function of the request. A
+        field has the value that FastAPI gives to the function: ``/orders/07`` is ``order/7`` where the
+        function declares ``order_id: int``. A text is what the client has written, and so is
+        ``request.path_params``.
     :param lockman: a manager, or what makes one. Default: ``app.state.lockman``.
     :param blocking_timeout: how long to wait before the lock is busy. Default: not at all.
     :param answer_within: how long the store may take to answer where ``blocking_timeout`` is not given; after
@@ -82,7 +99,8 @@ def locked(
         ``503``, the answer while the store is away, proxies and clients may try again by themselves.
     :param options: those of ``lock()``.
     """
-    terms = _Terms(name, lockman, blocking_timeout, answer_within, retry_after, status_code, options)
+    given = (name, lockman, blocking_timeout, answer_within, retry_after, status_code, options)
+    terms = _Terms("locked", *given)
     _refuse_old()
 
     async def dependency(connection: Any) -> "AsyncIterator[AsyncLock]":
@@ -117,10 +135,16 @@ def holding(
                 ...
             return JSONResponse({})
 
+    A name that is made otherwise than of the path is given as a function: ``lambda request: …``. In a text,
+    braces are fields, so what a client has written does not belong there.
+
     Takes what :func:`locked` takes.
     """
-    terms = _Terms(name, lockman, blocking_timeout, answer_within, retry_after, status_code, options)
-    return terms.holding(connection)
+    given = (name, lockman, blocking_timeout, answer_within, retry_after, status_code, options)
+    return _Terms("holding", *given).holding(connection)
+
+
+_OWN = ("answer_within", "lockman", "retry_after", "status_code")
 
 
 class _Terms:
@@ -128,6 +152,7 @@ class _Terms:
 
     def __init__(
         self,
+        door: str,
         name: RequestName,
         lockman: Optional[Lockman],
         blocking_timeout: Optional[Seconds],
@@ -136,10 +161,23 @@ class _Terms:
         status_code: int,
         options: "dict[str, Any]",
     ) -> None:
+        # What is wrong is told here, and not by the first request.
+        self._fields: "list[str]" = []
         if not callable(name):
-            fields(name)
+            if door == "locked":
+                # The name of a block may be made of what the client has written, which is a bad request then.
+                refuse_name(name)
+            self._fields = fields(name)
         if "blocking" in options:
             raise InvalidOption("there is no option 'blocking' here: give a blocking_timeout to wait")
+        if "cancel_on_loss" in options:
+            raise InvalidOption(
+                f"{door}() has no option 'cancel_on_loss': for that, write "
+                "`async with lockman.aio.hold(name, cancel_on_loss=True)` in the function"
+            )
+        refuse_options(door, options, _OWN, lockman)
+        if not isinstance(status_code, int) or not 400 <= status_code <= 599:
+            raise InvalidOption(f"the option status_code is {status_code}: give one from 400 to 599")
         self._name, self._lockman, self._status_code = name, lockman, status_code
         self._answer_within = seconds("answer_within", answer_within)
         # Whole seconds, and none too early.
@@ -183,13 +221,19 @@ class _Terms:
     def _named(self, connection: Any) -> str:
         if callable(self._name):
             return self._name(connection)
+        known = connection.path_params
+        for field in self._fields:
+            if field not in known:
+                path = connection.url.path
+                raise InvalidOption(
+                    f"the name {self._name!r} has the field {field!r}, which is no parameter of {path}"
+                    f"{suggestion(field, known)}"
+                )
+        values = converted(connection, self._fields)
         try:
-            return self._name.format_map(connection.path_params)
-        except KeyError as error:
-            path = connection.url.path
-            raise InvalidOption(
-                f"the name {self._name!r} has the field {error}, which is no parameter of {path}"
-            ) from None
+            return formatted(self._name, values)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise InvalidOption(f"the name {self._name!r} cannot be made of the path: {error}") from error
 
     def _refusal(self, connection: Any, status_code: int, why: str) -> Exception:
         if connection.scope["type"] == "websocket":
@@ -215,6 +259,7 @@ class Leader:
 
     def __init__(self) -> None:
         self._running = 0
+        self._is_ending = False
 
     @property
     def is_leader(self) -> bool:
@@ -250,22 +295,44 @@ async def leader(
     | returns | nothing begins it again while this block lasts: it stays the leader |
     | loses the lock | is cancelled, and this process queues again |
 
-    While the store does not answer, nobody begins, and that is logged.
+    While the store does not answer, nobody begins, and that is logged. A wrong name, option, or ``run`` is
+    refused where the block begins. What shows only later, such as a ``run`` that returns nothing to await, is
+    logged and not tried again, and raised when the block ends.
 
-    :param run: what does the work, called without arguments in a task of its own.
+    :param run: what does the work, called without arguments in a task of its own: a coroutine function, or a
+        lambda that calls one.
     :param pause: how long to wait after a failure, in seconds or as a ``timedelta``.
     :param options: those of ``lock()``.
     """
     wait = seconds("pause", pause)
-    if not callable(run):
-        raise InvalidOption(f"run is of type {type(run).__name__}: give a coroutine function")
+    _refuse_work(run)
+    refuse_name(name)
+    refuse_options("leader", options, ("pause", "run"), lockman)
     found = Leader()
     queued = asyncio.ensure_future(_lead(found, lockman, name, run, wait, options))
     try:
         yield found
     finally:
+        # A cancellation alone could be lost, where it meets work that has just failed.
+        found._is_ending = True
         queued.cancel()
         await asyncio.gather(queued, return_exceptions=True)
+    if not queued.cancelled():
+        # It ends by itself only for a mistake, which the log has told already.
+        queued.result()
+
+
+def _refuse_work(run: Any) -> None:
+    """Refuses what is surely no coroutine function. Of a lambda, nobody knows what it returns."""
+    bare = inspect.unwrap(run.func if isinstance(run, functools.partial) else run)
+    called = bare if inspect.isroutine(bare) or not callable(bare) else type(bare).__call__
+    if inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(called):
+        return
+    is_lambda = getattr(bare, "__name__", "") == "<lambda>"
+    is_plain = inspect.isfunction(called) or inspect.ismethod(called)
+    if isinstance(bare, type) or not callable(bare) or (is_plain and not is_lambda):
+        shown = getattr(bare, "__qualname__", f"a {type(bare).__name__}")
+        raise TypeError(f"run is {shown}, which is no coroutine function: give a coroutine function")
 
 
 async def _lead(
@@ -276,25 +343,41 @@ async def _lead(
     pause: float,
     options: "dict[str, Any]",
 ) -> None:
-    async def work() -> None:
+    async def work() -> Optional[TypeError]:
         found._running += 1
         try:
             _logger.info("this process leads %r", name)
-            await run()
+            awaited = run()
+            if not inspect.isawaitable(awaited):
+                return TypeError(f"run has returned a {type(awaited).__name__}: give a coroutine function")
+            await awaited
+            if found._is_ending or lock.asked_to_end or not lock.is_locked:
+                # It was cancelled, and has chosen to return.
+                return None
             _logger.info("the work of the leader of %r has returned", name)
             # Another process would do it once more, so the lock is kept.
             await asyncio.Event().wait()
+        except Exception:
+            # Here, so that an error of a lock that the work uses is not taken for one of this lock.
+            _logger.exception("the work of the leader of %r has failed", name)
         finally:
             found._running -= 1
+        return None
 
-    while True:
+    while not found._is_ending:
         try:
-            await lockman.aio.lock(name, **options).run(work)
+            lock = lockman.aio.lock(name, **options)
+            mistake: Optional[Exception] = await lock.run(work)
         except (LockLost, HeldTooLong) as error:
             _logger.warning("this process does not lead %r any more: %s", name, error)
+            continue
+        except MISTAKES as error:
+            mistake = error
         except GlobalLockError as error:
             _logger.error("nobody can be found to lead %r: %s", name, error)
-            await asyncio.sleep(pause)
-        except Exception:
-            _logger.exception("the work of the leader of %r has failed", name)
+            mistake = None
+        if mistake is not None:
+            _logger.error("this process never leads %r: %s", name, mistake)
+            raise mistake
+        if not found._is_ending:
             await asyncio.sleep(pause)

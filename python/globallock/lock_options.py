@@ -11,7 +11,7 @@ from .exceptions import InvalidOption
 if TYPE_CHECKING:
     from .native import NativeGlobalLock
 
-__all__ = ["LONGEST_VALUE", "MOST_PERMITS", "Times", "count", "kind", "limit", "refuse_unknown"]
+__all__ = ["KNOWN", "LONGEST_VALUE", "MOST_PERMITS", "Times", "count", "kind", "limit", "refuse_unknown"]
 
 #: Options of earlier releases and of redis-py's locks that are accepted. The core renews by itself, so only
 #: ``auto_renew=False`` has an effect, and a release that fails never raises.
@@ -22,6 +22,9 @@ _KNOWN = ACCEPTED | {
     "blocking", "blocking_timeout", "grace", "hold_at_least", "lock_ttl", "name", "sleep", "timeout",
     "with_value",
 }  # fmt: skip
+
+#: Those that ``lock()`` reads by itself, and what the methods for other kinds of locks give it.
+KNOWN = _KNOWN | {"capacity", "kind", "permits"}
 
 _KINDS = ("mutex", "permits", "read", "write")
 

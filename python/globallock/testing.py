@@ -20,8 +20,9 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Type
 from . import _rust
 from .addresses import lock_name
 from .base import GlobalLockManager
+from .early import refuse_options
 from .engine import Claim, Engine
-from .exceptions import StoreUnavailable
+from .exceptions import InvalidOption, StoreUnavailable
 from .greenlets import ask
 from .native import NativeGlobalLock
 from .once import TurnBase
@@ -143,9 +144,13 @@ class Locks:
 
         It is held until the block ends, or until ``end()`` of what is returned.
 
-        :param options: those of ``lock()``, such as ``kind="read"``.
+        :param options: those of ``lock()``, such as ``kind="read"``, but for those of a wait: it never waits.
         :raises AssertionError: it is not free.
         """
+        for option in ("blocking", "blocking_timeout"):
+            if option in options:
+                raise InvalidOption(f"taken() has no option {option!r}: it never waits")
+        refuse_options("taken", options, (), self._others)
         lock = self._others.lock(name, blocking=False, **options)
         # Not by `lock.acquire()`, which warns where an event loop runs.
         guard = ask(lock._engine.native.acquire(lock._lock_request()))

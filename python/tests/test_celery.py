@@ -263,3 +263,21 @@ def test_a_worker_with_greenlets_runs_tasks_one_at_a_time(project, key, tmp_path
         assert [heard(project, key)[0] for _ in range(3)] == ["ended", "began", "ended"]
     finally:
         worker.stop()
+
+
+def test_a_chain_whose_later_step_is_queued_already_fails(project, worker, key):
+    from celery import chain
+
+    first = project.report.delay(key)
+    began(project, key)
+    steps = chain(project.step.si(), project.report.si(key), project.step.si())()
+    with pytest.raises(Exception, match="what was to follow it would never come") as raised:
+        steps.get(timeout=60)
+    assert type(raised.value).__name__ == "NotLocked" and first.id in str(raised.value)
+    assert steps.parent.parent.state == steps.state == "FAILURE"
+    # Where nothing follows the step, its own result is what somebody waits for.
+    last = chain(project.step.si(), project.report.si(key))()
+    with pytest.raises(Exception, match="would never come"):
+        last.get(timeout=60)
+    open_gate(project, key)
+    assert first.get(timeout=60) == first.id

@@ -136,7 +136,10 @@ def test_the_manager_is_the_one_of_the_setting_or_the_one_that_is_given(app, loc
 
 
 def unique(app, **options):
-    @app.task(name=f"unique-{id(options)}", base=UniqueTask, **{"unique_name": "report/{day}", **options})
+    # Not shared: one that is wrong would be made for the apps of other tests, too.
+    given = {"unique_name": "report/{day}", "shared": False, **options}
+
+    @app.task(name=f"unique-{id(options)}", base=UniqueTask, **given)
     def report(day):
         return day
 

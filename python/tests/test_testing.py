@@ -11,7 +11,7 @@ import warnings
 import pytest
 from conftest import ROOT, ends, run
 from frameworks import with_plugin
-from globallock import GlobalLockManager, LockLost, NotLocked, StoreUnavailable, _rust, testing
+from globallock import GlobalLockManager, InvalidOption, LockLost, NotLocked, StoreUnavailable, _rust, testing
 
 #: Where nobody listens: what asks this store fails.
 NOWHERE = "redis://127.0.0.1:1/0?timeout=100ms"
@@ -97,6 +97,18 @@ def test_a_lock_that_is_taken_is_busy_until_it_is_given_back(lockman, locks):
         assert lock.is_locked
         with pytest.raises(AssertionError, match="it is held by the code under test"):
             locks.taken("order/7")
+
+
+def test_a_lock_is_taken_without_a_wait_so_it_has_no_options_for_one(locks):
+    for option in ("blocking", "blocking_timeout"):
+        with pytest.raises(InvalidOption, match=rf"taken\(\) has no option '{option}': it never waits"):
+            locks.taken("order/7", **{option: 5})
+    with pytest.raises(InvalidOption, match="did you mean 'kind'"):
+        locks.taken("order/7", knid="read")
+    with pytest.raises(InvalidOption, match="cancel_on_loss"):
+        locks.taken("order/7", cancel_on_loss=True)
+    with locks.taken("order/7", timeout=60):
+        pass
 
 
 def test_a_thread_that_waits_is_granted_a_lock_that_is_given_back(lockman, locks):

@@ -218,7 +218,7 @@ class GlobalLockManager:
         """Makes a decorator: the function holds the lock from its beginning to its end.
 
         It decorates functions, methods, coroutine functions, generator functions of both kinds, and classes
-        with a method ``execute()``, such as commands of Django.
+        with a method ``execute()``, such as commands of Django. Write ``@contextmanager`` above it.
 
         >>> @lockman.locked("order/{order_id}", blocking_timeout=5)
         ... def ship(order_id):
@@ -233,7 +233,8 @@ class GlobalLockManager:
         :param cancel_on_loss: whether a coroutine function is cancelled when the lock ends, as by
             ``lockman.aio.lock()``.
         :param options: those of ``lock()``.
-        :raises TypeError: what cannot hold a lock from its beginning to its end.
+        :raises TypeError: what cannot hold a lock from its beginning to its end. A call raises it if it returns
+            what is still to be done, such as a coroutine, a future, a generator or another iterator.
         """
         return Locked(self, name, on_busy, cancel_on_loss, options)
 

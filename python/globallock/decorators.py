@@ -10,6 +10,7 @@ import string
 from typing import TYPE_CHECKING, Any, AsyncGenerator, AsyncIterator, Callable, Dict, Mapping, Tuple, Union
 
 from .addresses import lock_name
+from .deferred import context_manager_maker, is_deferred, refuse_unfinished, shown
 from .exceptions import InvalidOption, NotLocked
 
 if TYPE_CHECKING:
@@ -58,19 +59,24 @@ class Locked:
             return self._command(function)
         if not callable(function):
             raise TypeError(f"a lock cannot be held by a {type(function).__name__}: decorate a function")
-        called = function if inspect.isroutine(function) else type(function).__call__
+        maker = context_manager_maker(function)
+        if maker is not None:
+            raise TypeError(
+                f"{shown(function)} only makes a context manager, whose block would run without the lock: put "
+                f"@{maker} above @locked"
+            )
         wrap = self._of_function
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+        if is_deferred(function, inspect.iscoroutinefunction):
             wrap = self._of_coroutine
-        elif inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called):
+        elif is_deferred(function, inspect.isasyncgenfunction):
             wrap = self._of_async_generator
         elif self._is_async:
-            raise TypeError(f"{_shown(function)} is no coroutine function: use lockman.locked()")
-        elif inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(called):
+            raise TypeError(f"{shown(function)} is no coroutine function: use lockman.locked()")
+        elif is_deferred(function, inspect.isgeneratorfunction):
             wrap = self._of_generator
         if self._cancel_on_loss and wrap != self._of_coroutine:
             raise TypeError(
-                f"cancel_on_loss is for coroutine functions: nothing can cancel {_shown(function)}"
+                f"cancel_on_loss is for coroutine functions: nothing can cancel {shown(function)}"
             )
         return wrap(function, namer(function, self._name))
 
@@ -113,7 +119,7 @@ class Locked:
             named = name(args, kwargs)
             async with self._new_async(named) as lock:
                 if lock.is_locked:
-                    return await function(*args, **kwargs)
+                    return refuse_unfinished(function, await function(*args, **kwargs))
             instead = self._busy(named, function, args, kwargs)
             return await instead if inspect.isawaitable(instead) else instead
 
@@ -159,24 +165,8 @@ class Locked:
             return self._on_busy(*args, **kwargs)
         if self._on_busy == "raise":
             raise NotLocked(name)
-        _logger.info("lock %r was not granted, so %s is skipped", name, _shown(function))
+        _logger.info("lock %r was not granted, so %s is skipped", name, shown(function))
         return None
-
-
-def _shown(function: Any) -> str:
-    return f"{getattr(function, '__qualname__', type(function).__name__)}()"
-
-
-def refuse_unfinished(function: Any, value: Any) -> Any:
-    """Refuses a value whose work is still to be done, without the lock."""
-    if inspect.iscoroutine(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
-        if not inspect.isasyncgen(value):
-            value.close()
-        raise TypeError(
-            f"{_shown(function)} has returned a {type(value).__name__}, whose work would be done without the "
-            "lock: decorate the function that makes it"
-        )
-    return value
 
 
 def namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]":
@@ -201,7 +191,7 @@ def namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]"
         known = re.split(r"[.\[]", field)[0]
         if known not in parameters and not (others and known.isidentifier()):
             raise InvalidOption(
-                f"the name {name!r} has the field {{{field}}}, and {_shown(function)} has no such parameter "
+                f"the name {name!r} has the field {{{field}}}, and {shown(function)} has no such parameter "
                 f"but {', '.join(parameters) or 'none'}: write {{{{ for a brace"
             )
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Generic, List, NamedTuple, Opti
 from . import _rust
 from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
+from .deferred import context_manager_maker, is_deferred, shown, unfinished
 from .exceptions import InvalidOption, NotLocked
 from .greenlets import ask
 from .loops import warn_in_a_loop
@@ -76,7 +77,8 @@ class Once:
         too. Then nothing is recorded, so that the next one tries.
 
         A success is recorded after the work has returned. Where that is prevented, by an exception below or
-        by the end of the process, the work is done again by the next one.
+        by the end of the process, the work is done again by the next one. Work that returns what is still to
+        be done, such as a generator or a future, is :class:`InvalidOption`, and is not recorded.
 
         >>> ran = lockman.once("nightly-report", every=timedelta(hours=20)).run(print, "sends the report")
         sends the report
@@ -93,10 +95,18 @@ class Once:
                 return Ran(False, began=turn.began)
             value = work(*args, **kwargs)
             if inspect.isawaitable(value):
-                if inspect.iscoroutine(value):
-                    value.close()
+                unfinished(value)
                 raise InvalidOption(f"the work of {self.name!r} is to be awaited: use lockman.aio.once()")
+            self._refuse_unfinished(value)
         return Ran(True, value)
+
+    def _refuse_unfinished(self, value: Any) -> None:
+        """Refuses the value of work that has not been done yet, so that it is not recorded."""
+        what = unfinished(value)
+        if what is not None:
+            raise InvalidOption(
+                f"the work of {self.name!r} has returned {what}, so it is not done yet: do it in the work"
+            )
 
     def turn(self) -> "Turn":
         """Makes the same for a ``with`` block, which must look whether its work is due.
@@ -267,8 +277,9 @@ def refuse_deferred(work: "Callable[..., Any]") -> None:
     """Refuses work whose call does nothing yet, so that it would be recorded without having been done."""
     if not callable(work):
         raise InvalidOption(f"the work is of type {type(work).__name__}, which cannot be called")
-    for function in (work, type(work).__call__):
-        if inspect.iscoroutinefunction(function):
-            raise InvalidOption("the work is a coroutine function: use lockman.aio.once()")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise InvalidOption("the work is a generator function, whose call does nothing yet")
+    if is_deferred(work, inspect.iscoroutinefunction):
+        raise InvalidOption("the work is a coroutine function: use lockman.aio.once()")
+    if is_deferred(work, inspect.isgeneratorfunction) or is_deferred(work, inspect.isasyncgenfunction):
+        raise InvalidOption("the work is a generator function, whose call does nothing yet")
+    if context_manager_maker(work) is not None:
+        raise InvalidOption(f"the work {shown(work)} only makes a context manager, and runs nothing yet")

@@ -57,6 +57,7 @@ class AsyncOnce:
             if not turn.due:
                 return Ran(False, began=turn.began)
             value = await Body(turn.lock.sync, turn._acquisition, work(*args, **kwargs)).outcome()
+            self.sync._refuse_unfinished(value)
         return Ran(True, value)
 
     def turn(self) -> "AsyncTurn":

@@ -227,14 +227,15 @@ class GlobalLockManager:
         ships it, and holds ['order/7']
 
         :param name: may have fields of the function's parameters, and ``{{`` for a brace; or a function that
-            makes the name of the same arguments. Default: the function's own name.
+            makes the name of the same arguments. Default: the function's own name. Fields are refused above
+            another decorator, unless its code shows that it passes on the arguments that it gets.
         :param on_busy: what happens where the lock is not granted: ``"raise"`` raises :class:`NotLocked`,
             ``"skip"`` returns ``None``, and a function is called with the same arguments instead.
         :param cancel_on_loss: whether a coroutine function is cancelled when the lock ends, as by
             ``lockman.aio.lock()``.
         :param options: those of ``lock()``.
-        :raises TypeError: what cannot hold a lock from its beginning to its end. A call raises it if it returns
-            what is still to be done, such as a coroutine, a future, a generator or another iterator.
+        :raises TypeError: what cannot hold a lock from its beginning to its end. A call raises it if it
+            returns what is still to be done, such as a coroutine, a future, a generator or another iterator.
         """
         return Locked(self, name, on_busy, cancel_on_loss, options)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import re
-import string
 from typing import TYPE_CHECKING, Any, AsyncGenerator, AsyncIterator, Callable, Dict, Mapping, Tuple, Union
 
 from .addresses import lock_name
 from .deferred import context_manager_maker, is_deferred, refuse_unfinished, shown
 from .exceptions import InvalidOption, NotLocked
+from .naming import Name, namer
 
 if TYPE_CHECKING:
     from .aio import AsyncLock
@@ -21,9 +20,6 @@ __all__ = ["Locked", "Name", "OnBusy", "namer", "refuse_unfinished"]
 
 _logger = logging.getLogger("globallock.base")
 
-#: The name of a lock: a text, with fields of the function's parameters such as ``order/{order_id}``; a
-#: function that makes it of the same arguments; or ``None`` for the function's own name.
-Name = Union[str, Callable[..., str], None]
 #: What happens where the lock is not granted: ``"raise"``, ``"skip"``, or a function that is called instead.
 OnBusy = Union[str, Callable[..., Any]]
 
@@ -62,8 +58,8 @@ class Locked:
         maker = context_manager_maker(function)
         if maker is not None:
             raise TypeError(
-                f"{shown(function)} only makes a context manager, whose block would run without the lock: put "
-                f"@{maker} above @locked"
+                f"{shown(function)} only makes a context manager, whose block would run without the lock: "
+                f"put @{maker} above @locked"
             )
         wrap = self._of_function
         if is_deferred(function, inspect.iscoroutinefunction):
@@ -167,40 +163,3 @@ class Locked:
             raise NotLocked(name)
         _logger.info("lock %r was not granted, so %s is skipped", name, shown(function))
         return None
-
-
-def namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]":
-    """Makes what names the lock of each call."""
-    if name is not None and not isinstance(name, str):
-        make = name
-        return lambda args, kwargs: make(*args, **kwargs)
-    if name is None:
-        own = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-        return lambda args, kwargs: own
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(name) if field is not None]
-    except ValueError as error:
-        raise InvalidOption(f"the name {name!r} is no format ({error}): write {{{{ for a brace") from None
-    if not fields:
-        fixed = name.format()
-        return lambda args, kwargs: fixed
-    signature = inspect.signature(function)
-    parameters = signature.parameters
-    others = [each.name for each in parameters.values() if each.kind is inspect.Parameter.VAR_KEYWORD]
-    for field in fields:
-        known = re.split(r"[.\[]", field)[0]
-        if known not in parameters and not (others and known.isidentifier()):
-            raise InvalidOption(
-                f"the name {name!r} has the field {{{field}}}, and {shown(function)} has no such parameter "
-                f"but {', '.join(parameters) or 'none'}: write {{{{ for a brace"
-            )
-
-    def made(args: _Arguments, kwargs: _Keywords) -> str:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        for other in others:
-            arguments.update(arguments[other])
-        return name.format_map(arguments)
-
-    return made

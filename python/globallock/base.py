@@ -178,13 +178,19 @@ class GlobalLockManager:
         """Makes a lock of all ``names``, acquired all or none.
 
         All callers acquire in the same order, so they cannot deadlock. ``blocking_timeout`` limits the whole
-        acquire. Other options are those of ``lock()``.
+        acquire. Other options are those of ``lock()``. One text in place of the list, and an empty list, are
+        :class:`InvalidOption`.
 
         >>> with lockman.lock_all(["accounts/9", "accounts/7"], blocking_timeout=5).hold():
         ...     lockman.names("accounts/")
         ['accounts/7', 'accounts/9']
         """
+        if isinstance(names, (str, bytes)):
+            raise InvalidOption("lock_all() was given one name: give a list of names, such as ['orders/7']")
         ordered = sorted({lock_name(name) for name in names}, key=str.encode)
+        if not ordered:
+            # A list that is empty by mistake would let its block run without any lock.
+            raise InvalidOption("lock_all() was given no name, so it holds nothing: skip the work for none")
         return AllLocks([self.lock(name, **options) for name in ordered], blocking_timeout)
 
     @overload

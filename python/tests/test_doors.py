@@ -340,3 +340,12 @@ def test_what_happens_when_busy(lockman, other, caplog):
         assert list(lockman.locked("a", on_busy=instead, blocking=False)(rows)(1)) == ["instead"]
         asyncio.run(main())
     assert other.names() == [] and "never asked" not in caplog.text
+
+
+@pytest.mark.parametrize("names", ["orders/7", b"orders/7", "", [], (), iter([])])
+def test_several_locks_are_given_as_several_names(lockman, names):
+    for locks in (lockman, lockman.aio):
+        with pytest.raises(InvalidOption, match="lock_all.*(give a list of names|holds nothing)"):
+            locks.lock_all(names)
+        with pytest.raises(InvalidOption, match="timout"):
+            locks.lock_all(["orders/7"], timout=5)

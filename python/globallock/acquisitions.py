@@ -56,7 +56,7 @@ class Acquisition(Generic[T]):
 
     def __init__(self, owner: object, granted: Optional[T]) -> None:
         self.owner, self.granted = owner, granted
-        #: Whether its owner has asked whether it was granted.
+        #: Whether its owner has asked whether it was granted. A log line that shows the lock has not.
         self.is_known = False
         #: What cancels its block when its lock ends.
         self.ending: Any = None
@@ -149,6 +149,12 @@ class Holdings(Generic[T]):
         own = self._own.get(caller())
         latest = self._own_latest(own)
         return self._only_one() if latest is None and own is None else latest
+
+    def note_asked(self) -> None:
+        """Notes that the caller asks whether it was granted."""
+        current = self.current()
+        if current is not None:
+            current.is_known = True
 
     def to_release(self, name: str, anyones: bool = False) -> "Optional[Acquisition[T]]":
         """Which acquisition the caller may release.

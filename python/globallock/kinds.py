@@ -89,6 +89,10 @@ class AllLocks(_rust.Shield):
         ...         print("moves the money")
         moves the money
         """
+        self._holdings.note_asked()
+        return self._holds_all()
+
+    def _holds_all(self) -> bool:
         taken = self._taken
         return bool(taken) and all(lock._holds(acquisition) for lock, acquisition in taken)
 
@@ -105,10 +109,7 @@ class AllLocks(_rust.Shield):
     @property
     def _taken(self) -> Taken:
         current = self._holdings.current()
-        if current is None:
-            return []
-        current.is_known = True
-        return current.granted or []
+        return [] if current is None else current.granted or []
 
     # No generator: what is raised in one that is closed unfinished, as where a lock is refused, is swallowed.
 
@@ -209,7 +210,7 @@ class AllLocks(_rust.Shield):
             lock._warn_of_refused(left)
 
     def __repr__(self) -> str:
-        return f"<AllLocks {self._names}, {'held' if self.is_locked else 'not held'}>"
+        return f"<AllLocks {self._names}, {'held' if self._holds_all() else 'not held'}>"
 
     def _taken_by(self, several: "Acquisition[Taken]") -> Taken:
         """What is to be released of an acquisition, which is forgotten here."""

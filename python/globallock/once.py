@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable, Generic, List, NamedTuple, Optional, TypeVar, Union
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 R = TypeVar("R")
+
+_logger = logging.getLogger("globallock.base")
 
 __all__ = ["Once", "Ran", "Turn", "TurnBase"]
 
@@ -111,6 +114,8 @@ class Once:
     def turn(self) -> "Turn":
         """Makes the same for a ``with`` block, which must look whether its work is due.
 
+        One that does not look while its work is not due runs without the lock, and is told in the log.
+
         A block that ends without an exception, by ``return`` or ``break`` too, is a success.
 
         >>> with lockman.once("nightly-report", every=timedelta(hours=20)).turn() as turn:
@@ -165,6 +170,7 @@ class TurnBase:
         first True
         second False
         """
+        self._runs.note_asked()
         run = self._run
         return run is not None and run.acquisition is not None
 
@@ -178,6 +184,7 @@ class TurnBase:
         ...     0 <= turn.began < 3600
         True
         """
+        self._runs.note_asked()
         run = self._run
         return None if run is None else run.began
 
@@ -212,6 +219,12 @@ class TurnBase:
             self._runs.exit(ended)
             self._runs.remove(ended)
             run: _Run = ended.granted
+            if run.acquisition is None and not ended.is_known:
+                _logger.warning(
+                    "the work of %r was not due, and its block ran without the lock and never asked: look at "
+                    "due",
+                    self.name,
+                )
             return run.acquisition
         return None
 

@@ -236,7 +236,8 @@ class GlobalLockManager:
             makes the name of the same arguments. Default: the function's own name. Fields are refused above
             another decorator, unless its code shows that it passes on the arguments that it gets.
         :param on_busy: what happens where the lock is not granted: ``"raise"`` raises :class:`NotLocked`,
-            ``"skip"`` returns ``None``, and a function is called with the same arguments instead.
+            ``"skip"`` returns ``None``, and a function is called with the same arguments instead. For a
+            generator function it gives the values, as an iterable.
         :param cancel_on_loss: whether a coroutine function is cancelled when the lock ends, as by
             ``lockman.aio.lock()``.
         :param options: those of ``lock()``.

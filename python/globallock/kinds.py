@@ -34,6 +34,10 @@ class ReadWriteLock:
 
     def __init__(self, manager: GlobalLockManager, name: str, options: LockOptions) -> None:
         self._manager, self._name, self._options = manager, name, options
+        # What is wrong in the options is told here, and not at the first use.
+        check = getattr(self.read(), "_check", None)
+        if check is not None:
+            check()
 
     def read(self, **options: Unpack[LockOptions]) -> NativeGlobalLock:
         """Makes a lock that many readers hold together.

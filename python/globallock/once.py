@@ -71,6 +71,8 @@ class Once:
         refused = sorted({"kind", "permits", "capacity", "with_value"}.intersection(options))
         if refused:
             raise InvalidOption(f"once() has no option {refused[0]!r}: its lock is a mutex of its own")
+        # What is wrong in the options is told here, and not at the first run.
+        self._new_lock()._check()
 
     def run(self, work: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Ran[R]":
         """Calls ``work`` under the lock, unless the last success began less than ``every`` ago.

@@ -14,18 +14,21 @@ __all__ = ["context_manager_maker", "function_of", "is_deferred", "refuse_unfini
 
 
 @contextlib.contextmanager
-def _sync() -> Any:
+def _sync() -> "Iterator[None]":
     yield
 
 
 @contextlib.asynccontextmanager
-async def _async() -> Any:
+async def _async() -> "AsyncIterator[None]":
     yield
 
 
 #: What ``@contextmanager`` and ``@asynccontextmanager`` make: their functions, and what these return. Each
 #: of their functions runs the same code, so that says by which one it was made.
-_MAKERS = {_sync.__code__: "contextmanager", _async.__code__: "asynccontextmanager"}
+_MAKERS: "dict[Any, str]" = {
+    getattr(_sync, "__code__", None): "contextmanager",
+    getattr(_async, "__code__", None): "asynccontextmanager",
+}
 _MADE = (type(_sync()), type(_async()))
 
 
@@ -49,7 +52,8 @@ def is_deferred(function: Any, kind: "Callable[[Any], bool]") -> bool:
 
 def context_manager_maker(function: Any) -> Optional[str]:
     """Which decorator has made a function whose call only makes a context manager, if one has."""
-    return _MAKERS.get(getattr(function_of(function), "__code__", None))
+    code: Any = getattr(function_of(function), "__code__", None)
+    return None if code is None else _MAKERS.get(code)
 
 
 def unfinished(value: Any) -> Optional[str]:

@@ -10,7 +10,7 @@ import string
 import types
 from typing import Any, Callable, Dict, Optional, Tuple, Union
 
-from .deferred import function_of, is_deferred, shown
+from .deferred import function_of, shown
 from .exceptions import InvalidName, InvalidOption
 
 __all__ = ["Name", "namer"]
@@ -184,4 +184,4 @@ def _content(cell: Any) -> Optional[Any]:
 
 
 _VARIADIC = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
-_SINGLE_DISPATCH = {functools.singledispatch(lambda _: None).__code__}
+_SINGLE_DISPATCH = {getattr(functools.singledispatch(lambda _: None), "__code__", None)}

@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from types import FrameType
-from typing import Any, Awaitable, Generic, List, Optional, TypeVar
+from typing import Any, Awaitable, Generic, List, Optional, TypeVar, Union
 
 from .exceptions import NotLocked
 from .greenlets import is_patched
@@ -56,7 +56,7 @@ class Acquisition(Generic[T]):
 
     def __init__(self, owner: object, granted: Optional[T]) -> None:
         self.owner, self.granted = owner, granted
-        #: Whether its owner has asked whether it was granted.
+        #: Whether its owner has asked whether it was granted. A log line that shows the lock has not.
         self.is_known = False
         #: What cancels its block when its lock ends.
         self.ending: Any = None
@@ -89,6 +89,35 @@ def start_for(acquisition: "Acquisition[Any]", awaited: "Awaitable[R]") -> "asyn
     return contextvars.copy_context().run(start)
 
 
+class _Stack:
+    """Stands for an ``ExitStack``, by the list of what it must exit, which ``pop_all()`` gives to another."""
+
+    __slots__ = ("exits",)
+
+    def __init__(self, exits: Any) -> None:
+        self.exits = exits
+
+    def __hash__(self) -> int:
+        return id(self.exits)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Stack) and other.exits is self.exits
+
+
+def _place(frame: FrameType) -> "Union[FrameType, _Stack]":
+    """Where a block is entered and left: a frame, or an ``ExitStack`` for which one of its methods runs."""
+    if frame.f_globals is not _CONTEXTLIB:
+        return frame
+    stack = frame.f_locals.get("self")
+    is_stack = isinstance(stack, (contextlib.ExitStack, contextlib.AsyncExitStack))
+    exits = getattr(stack, "_exit_callbacks", None) if is_stack else None
+    return frame if exits is None else _Stack(exits)
+
+
+#: The names of the module whose functions run for an ``ExitStack``.
+_CONTEXTLIB = vars(contextlib)
+
+
 class Holdings(Generic[T]):
     """The acquisitions of one lock object that are not released.
 
@@ -101,8 +130,8 @@ class Holdings(Generic[T]):
         self._held: "dict[Acquisition[T], None]" = {}
         #: Also who has acquired, and holds nothing now.
         self._own: "weakref.WeakKeyDictionary[object, _Own[T]]" = weakref.WeakKeyDictionary()
-        #: What each ``with`` has acquired: of its frame, the innermost last.
-        self._blocks: "dict[FrameType, List[Acquisition[T]]]" = {}
+        #: What each ``with`` has acquired: of its frame or ``ExitStack``, the innermost last.
+        self._blocks: "dict[Union[FrameType, _Stack], List[Acquisition[T]]]" = {}
 
     def begin(self) -> "List[Acquisition[T]]":
         """Notes that the caller tries to acquire, and returns what it holds already."""
@@ -150,6 +179,12 @@ class Holdings(Generic[T]):
         latest = self._own_latest(own)
         return self._only_one() if latest is None and own is None else latest
 
+    def note_asked(self) -> None:
+        """Notes that the caller asks whether it was granted."""
+        current = self.current()
+        if current is not None:
+            current.is_known = True
+
     def to_release(self, name: str, anyones: bool = False) -> "Optional[Acquisition[T]]":
         """Which acquisition the caller may release.
 
@@ -187,17 +222,19 @@ class Holdings(Generic[T]):
             acquisition = Acquisition(caller(), None)
             noted.append(acquisition)
             self._own.setdefault(acquisition.owner, _Own()).held.append(acquisition)
-        self._blocks.setdefault(frame, []).append(acquisition)
+        self._blocks.setdefault(_place(frame), []).append(acquisition)
 
     def find(self, frame: FrameType, noted: "List[Any]") -> None:
         """Notes what the innermost ``with`` of a frame has acquired, or was refused, if there is one.
 
-        Generators may be left by another thread than entered, so the frame says which ``with`` it is. An
-        ``ExitStack`` enters and exits in frames of its own: then it is the caller's latest, or the only one.
+        Generators may be left by another thread than entered, so the frame says which ``with`` it is. For an
+        ``ExitStack``, whose methods have frames of their own, the stack says it. Other objects that enter and
+        exit in frames of their own have the caller's latest, or the only one.
         """
-        inner = self._blocks.get(frame)
+        inner = self._blocks.get(_place(frame))
         if not inner:
-            blocks, me = list(self._blocks.values()), caller()
+            blocks = [each for place, each in list(self._blocks.items()) if not isinstance(place, _Stack)]
+            me = caller()
             found = [inner for inner in blocks if inner and inner[-1].owner is me]
             inner = found[-1] if found else blocks[0] if len(blocks) == 1 else None
         if inner:

@@ -180,13 +180,19 @@ class GlobalLockManager:
         """Makes a lock of all ``names``, acquired all or none.
 
         All callers acquire in the same order, so they cannot deadlock. ``blocking_timeout`` limits the whole
-        acquire. Other options are those of ``lock()``.
+        acquire. Other options are those of ``lock()``. One text in place of the list, and an empty list, are
+        :class:`InvalidOption`.
 
         >>> with lockman.lock_all(["accounts/9", "accounts/7"], blocking_timeout=5).hold():
         ...     lockman.names("accounts/")
         ['accounts/7', 'accounts/9']
         """
+        if isinstance(names, (str, bytes)):
+            raise InvalidOption("lock_all() was given one name: give a list of names, such as ['orders/7']")
         ordered = sorted({lock_name(name) for name in names}, key=str.encode)
+        if not ordered:
+            # A list that is empty by mistake would let its block run without any lock.
+            raise InvalidOption("lock_all() was given no name, so it holds nothing: skip the work for none")
         return AllLocks([self.lock(name, **options) for name in ordered], blocking_timeout)
 
     @overload
@@ -220,7 +226,7 @@ class GlobalLockManager:
         """Makes a decorator: the function holds the lock from its beginning to its end.
 
         It decorates functions, methods, coroutine functions, generator functions of both kinds, and classes
-        with a method ``execute()``, such as commands of Django.
+        with a method ``execute()``, such as commands of Django. Write ``@contextmanager`` above it.
 
         >>> @lockman.locked("order/{order_id}", blocking_timeout=5)
         ... def ship(order_id):
@@ -229,13 +235,16 @@ class GlobalLockManager:
         ships it, and holds ['order/7']
 
         :param name: may have fields of the function's parameters, and ``{{`` for a brace; or a function that
-            makes the name of the same arguments. Default: the function's own name.
+            makes the name of the same arguments. Default: the function's own name. Fields are refused above
+            another decorator, unless its code shows that it passes on the arguments that it gets.
         :param on_busy: what happens where the lock is not granted: ``"raise"`` raises :class:`NotLocked`,
-            ``"skip"`` returns ``None``, and a function is called with the same arguments instead.
+            ``"skip"`` returns ``None``, and a function is called with the same arguments instead. For a
+            generator function it gives the values, as an iterable.
         :param cancel_on_loss: whether a coroutine function is cancelled when the lock ends, as by
             ``lockman.aio.lock()``.
         :param options: those of ``lock()``.
-        :raises TypeError: what cannot hold a lock from its beginning to its end.
+        :raises TypeError: what cannot hold a lock from its beginning to its end. A call raises it if it
+            returns what is still to be done, such as a coroutine, a future, a generator or another iterator.
         """
         return Locked(self, name, on_busy, cancel_on_loss, options)
 

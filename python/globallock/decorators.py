@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import logging
-import re
-import string
-from typing import TYPE_CHECKING, Any, AsyncGenerator, AsyncIterator, Callable, Dict, Mapping, Tuple, Union
+import sys
+import types
+from collections.abc import AsyncIterable, Iterable
+from typing import TYPE_CHECKING, Any, AsyncGenerator, Callable, Dict, Mapping, Tuple, Union
 
 from .addresses import lock_name
+from .deferred import context_manager_maker, is_deferred, refuse_unfinished, shown, unfinished
 from .exceptions import InvalidOption, NotLocked
+from .naming import Name, namer
 
 if TYPE_CHECKING:
     from .aio import AsyncLock
@@ -20,9 +24,6 @@ __all__ = ["Locked", "Name", "OnBusy", "namer", "refuse_unfinished"]
 
 _logger = logging.getLogger("globallock.base")
 
-#: The name of a lock: a text, with fields of the function's parameters such as ``order/{order_id}``; a
-#: function that makes it of the same arguments; or ``None`` for the function's own name.
-Name = Union[str, Callable[..., str], None]
 #: What happens where the lock is not granted: ``"raise"``, ``"skip"``, or a function that is called instead.
 OnBusy = Union[str, Callable[..., Any]]
 
@@ -44,6 +45,7 @@ class Locked:
     ) -> None:
         if on_busy not in ("raise", "skip") and not callable(on_busy):
             raise InvalidOption("the option on_busy is neither 'raise' nor 'skip' nor a function")
+        refuse_bare(name)
         self._manager, self._name, self._on_busy = manager, name, on_busy
         self._cancel_on_loss, self._options, self._is_async = cancel_on_loss, dict(options), is_async
         # What is wrong in the name or the options is told here, and not at the first call.
@@ -58,29 +60,51 @@ class Locked:
             return self._command(function)
         if not callable(function):
             raise TypeError(f"a lock cannot be held by a {type(function).__name__}: decorate a function")
-        called = function if inspect.isroutine(function) else type(function).__call__
+        maker = context_manager_maker(function)
+        if maker is not None:
+            raise TypeError(
+                f"{shown(function)} only makes a context manager, whose block would run without the lock: "
+                f"put @{maker} above @locked"
+            )
         wrap = self._of_function
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called):
+        if is_deferred(function, inspect.iscoroutinefunction):
             wrap = self._of_coroutine
-        elif inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called):
+        elif is_deferred(function, inspect.isasyncgenfunction):
             wrap = self._of_async_generator
         elif self._is_async:
-            raise TypeError(f"{_shown(function)} is no coroutine function: use lockman.locked()")
-        elif inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(called):
+            raise TypeError(f"{shown(function)} is no coroutine function: use lockman.locked()")
+        elif is_deferred(function, inspect.isgeneratorfunction):
             wrap = self._of_generator
         if self._cancel_on_loss and wrap != self._of_coroutine:
             raise TypeError(
-                f"cancel_on_loss is for coroutine functions: nothing can cancel {_shown(function)}"
+                f"cancel_on_loss is for coroutine functions: nothing can cancel {shown(function)}"
             )
+        self._refuse_instead(function, wrap)
         return wrap(function, namer(function, self._name))
+
+    def _refuse_instead(self, function: Any, wrap: Any) -> None:
+        """Refuses an ``on_busy`` whose value nobody would await."""
+        instead = self._on_busy
+        if isinstance(instead, str) or wrap == self._of_async_generator:
+            return
+        if is_deferred(instead, inspect.isasyncgenfunction):
+            raise TypeError(f"on_busy is an async generator function, and {shown(function)} is none")
+        if wrap != self._of_coroutine and is_deferred(instead, inspect.iscoroutinefunction):
+            raise TypeError(
+                f"on_busy is a coroutine function, and {shown(function)} is none: nobody would await it"
+            )
 
     def _command(self, command: type) -> type:
         """Has the commands of a class, such as one of Django's, hold the lock."""
-        execute = getattr(command, "execute", None)
-        if not callable(execute):
-            raise TypeError(f"{command.__name__} has no execute(): decorate the methods that need the lock")
+        execute = inspect.getattr_static(command, "execute", None)
+        if not isinstance(execute, (types.FunctionType, staticmethod, classmethod)):
+            raise TypeError(
+                f"{command.__name__} has no method execute(): decorate the methods that need the lock"
+            )
         name = self._name or f"{command.__module__}.{command.__qualname__}"
-        decorate = Locked(self._manager, name, self._on_busy, self._cancel_on_loss, self._options)
+        decorate = Locked(
+            self._manager, name, self._on_busy, self._cancel_on_loss, self._options, self._is_async
+        )
         command.execute = decorate(execute)  # type: ignore[attr-defined]
         return command
 
@@ -91,7 +115,10 @@ class Locked:
             with self._manager.lock(named, **self._options) as lock:
                 if lock.is_locked:
                     return refuse_unfinished(function, function(*args, **kwargs))
-            return self._busy(named, function, args, kwargs)
+            instead = self._busy(named, function, args, kwargs)
+            if inspect.isawaitable(instead):
+                raise _unfit(function, instead)
+            return instead
 
         return run
 
@@ -103,7 +130,11 @@ class Locked:
                 if lock.is_locked:
                     return (yield from function(*args, **kwargs))
             instead = self._busy(named, function, args, kwargs)
-            return None if instead is None else (yield from instead)
+            if instead is None:
+                return None
+            if not _gives_values(instead):
+                raise _unfit(function, instead)
+            return (yield from instead)
 
         return run
 
@@ -113,7 +144,7 @@ class Locked:
             named = name(args, kwargs)
             async with self._new_async(named) as lock:
                 if lock.is_locked:
-                    return await function(*args, **kwargs)
+                    return refuse_unfinished(function, await function(*args, **kwargs))
             instead = self._busy(named, function, args, kwargs)
             return await instead if inspect.isawaitable(instead) else instead
 
@@ -144,10 +175,17 @@ class Locked:
                     finally:
                         await inner.aclose()
             if not is_locked:
-                instead: "AsyncIterator[Any] | None" = self._busy(named, function, args, kwargs)
-                if instead is not None:
+                instead = self._busy(named, function, args, kwargs)
+                if inspect.isawaitable(instead):
+                    instead = await instead
+                if isinstance(instead, AsyncIterable):
                     async for value in instead:
                         yield value
+                elif _gives_values(instead):
+                    for value in instead:
+                        yield value
+                elif instead is not None:
+                    raise _unfit(function, instead)
 
         return run
 
@@ -159,58 +197,48 @@ class Locked:
             return self._on_busy(*args, **kwargs)
         if self._on_busy == "raise":
             raise NotLocked(name)
-        _logger.info("lock %r was not granted, so %s is skipped", name, _shown(function))
+        _logger.info("lock %r was not granted, so %s is skipped", name, shown(function))
         return None
 
 
-def _shown(function: Any) -> str:
-    return f"{getattr(function, '__qualname__', type(function).__name__)}()"
+def _gives_values(instead: Any) -> bool:
+    # A text would give its letters, and a future is iterable, too.
+    is_other = isinstance(instead, (str, bytes)) or inspect.isawaitable(instead)
+    return isinstance(instead, Iterable) and not is_other
 
 
-def refuse_unfinished(function: Any, value: Any) -> Any:
-    """Refuses a value whose work is still to be done, without the lock."""
-    if inspect.iscoroutine(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
-        if not inspect.isasyncgen(value):
-            value.close()
-        raise TypeError(
-            f"{_shown(function)} has returned a {type(value).__name__}, whose work would be done without the "
-            "lock: decorate the function that makes it"
-        )
-    return value
+def _unfit(function: Any, instead: Any) -> TypeError:
+    """Makes the error for a value of ``on_busy`` that the function cannot give instead of its own."""
+    unfinished(instead)
+    return TypeError(f"on_busy gave a {type(instead).__name__}, which {shown(function)} cannot give instead")
 
 
-def namer(function: Any, name: Name) -> "Callable[[_Arguments, _Keywords], str]":
-    """Makes what names the lock of each call."""
-    if name is not None and not isinstance(name, str):
-        make = name
-        return lambda args, kwargs: make(*args, **kwargs)
-    if name is None:
-        own = f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-        return lambda args, kwargs: own
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(name) if field is not None]
-    except ValueError as error:
-        raise InvalidOption(f"the name {name!r} is no format ({error}): write {{{{ for a brace") from None
-    if not fields:
-        fixed = name.format()
-        return lambda args, kwargs: fixed
-    signature = inspect.signature(function)
-    parameters = signature.parameters
-    others = [each.name for each in parameters.values() if each.kind is inspect.Parameter.VAR_KEYWORD]
-    for field in fields:
-        known = re.split(r"[.\[]", field)[0]
-        if known not in parameters and not (others and known.isidentifier()):
-            raise InvalidOption(
-                f"the name {name!r} has the field {{{field}}}, and {_shown(function)} has no such parameter "
-                f"but {', '.join(parameters) or 'none'}: write {{{{ for a brace"
-            )
+def refuse_bare(name: Any) -> None:
+    """Refuses what is decorated in the place of the name, as where the parentheses are missing."""
+    if isinstance(name, (type, staticmethod, classmethod, property)) or _is_decorated(name):
+        shown_as = getattr(name, "__name__", type(name).__name__)
+        raise TypeError(f"locked() was given {shown_as} in the place of a name: write @….locked()")
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if callable(name) and any(is_deferred(name, kind) for kind in kinds):
+        raise TypeError(f"{shown(name)} cannot name a lock: it returns no text")
 
-    def made(args: _Arguments, kwargs: _Keywords) -> str:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        for other in others:
-            arguments.update(arguments[other])
-        return name.format_map(arguments)
 
-    return made
+def _is_decorated(name: Any) -> bool:
+    """Whether a function is passed by its own definition, so that it has no name yet where it is defined."""
+    function = inspect.unwrap(name) if callable(name) else None
+    if not isinstance(function, types.FunctionType) or function.__name__ == "<lambda>":
+        return False
+    frame: Any = sys._getframe(1)
+    package = __name__.partition(".")[0]
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == package:
+        frame = frame.f_back
+    if frame is None or frame.f_code.co_filename != function.__code__.co_filename:
+        return False
+    # The line of a decorator is within its function, and a call that is given the function is below it.
+    first = function.__code__.co_firstlineno
+    last = max((line for _, line in dis.findlinestarts(function.__code__) if line), default=first)
+    is_within = first <= frame.f_lineno <= last and frame.f_code is not function.__code__
+    if not is_within:
+        return False
+    bound = [space.get(function.__name__) for space in (frame.f_locals, frame.f_globals)]
+    return not any(each is name or each is function for each in bound)

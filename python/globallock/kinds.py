@@ -34,6 +34,10 @@ class ReadWriteLock:
 
     def __init__(self, manager: GlobalLockManager, name: str, options: LockOptions) -> None:
         self._manager, self._name, self._options = manager, name, options
+        # What is wrong in the options is told here, and not at the first use.
+        check = getattr(self.read(), "_check", None)
+        if check is not None:
+            check()
 
     def read(self, **options: Unpack[LockOptions]) -> NativeGlobalLock:
         """Makes a lock that many readers hold together.
@@ -89,6 +93,10 @@ class AllLocks(_rust.Shield):
         ...         print("moves the money")
         moves the money
         """
+        self._holdings.note_asked()
+        return self._holds_all()
+
+    def _holds_all(self) -> bool:
         taken = self._taken
         return bool(taken) and all(lock._holds(acquisition) for lock, acquisition in taken)
 
@@ -105,10 +113,7 @@ class AllLocks(_rust.Shield):
     @property
     def _taken(self) -> Taken:
         current = self._holdings.current()
-        if current is None:
-            return []
-        current.is_known = True
-        return current.granted or []
+        return [] if current is None else current.granted or []
 
     # No generator: what is raised in one that is closed unfinished, as where a lock is refused, is swallowed.
 
@@ -209,7 +214,7 @@ class AllLocks(_rust.Shield):
             lock._warn_of_refused(left)
 
     def __repr__(self) -> str:
-        return f"<AllLocks {self._names}, {'held' if self.is_locked else 'not held'}>"
+        return f"<AllLocks {self._names}, {'held' if self._holds_all() else 'not held'}>"
 
     def _taken_by(self, several: "Acquisition[Taken]") -> Taken:
         """What is to be released of an acquisition, which is forgotten here."""

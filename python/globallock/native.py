@@ -54,6 +54,9 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
                 "server in global_lock_engine_options, or derive from GlobalLockImplementationBase"
             )
         self._kind = kind(options.pop("kind", "mutex"))
+        for option in ("capacity", "permits"):
+            if self._kind != "permits" and option in options:
+                raise InvalidOption(f"the option {option} needs kind='permits', as semaphore() has it")
         self._capacity = count("capacity", options.pop("capacity", 1), MOST_PERMITS)
         self._permits = count("permits", options.pop("permits", 1), self._capacity)
         self._wants_value = flag("with_value", options.pop("with_value", False))
@@ -109,6 +112,10 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
             self._prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease, ask_after,
             self._wants_value, hold_at_least,
         )  # fmt: skip
+
+    def _check(self) -> None:
+        """Checks the options, without the store."""
+        Times.of(self, self._renews())
 
     def _request_within(self, limit: Optional[float]) -> LockRequest:
         request = self._lock_request()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable, Generic, List, NamedTuple, Optional, TypeVar, Union
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Generic, List, NamedTuple, Opti
 from . import _rust
 from .acquisitions import Acquisition, Holdings
 from .addresses import Seconds, seconds
+from .deferred import context_manager_maker, is_deferred, shown, unfinished
 from .exceptions import InvalidOption, NotLocked
 from .greenlets import ask
 from .loops import warn_in_a_loop
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 R = TypeVar("R")
+
+_logger = logging.getLogger("globallock.base")
 
 __all__ = ["Once", "Ran", "Turn", "TurnBase"]
 
@@ -67,6 +71,8 @@ class Once:
         refused = sorted({"kind", "permits", "capacity", "with_value"}.intersection(options))
         if refused:
             raise InvalidOption(f"once() has no option {refused[0]!r}: its lock is a mutex of its own")
+        # What is wrong in the options is told here, and not at the first run.
+        self._new_lock()._check()
 
     def run(self, work: "Callable[P, R]", *args: "P.args", **kwargs: "P.kwargs") -> "Ran[R]":
         """Calls ``work`` under the lock, unless the last success began less than ``every`` ago.
@@ -76,7 +82,8 @@ class Once:
         too. Then nothing is recorded, so that the next one tries.
 
         A success is recorded after the work has returned. Where that is prevented, by an exception below or
-        by the end of the process, the work is done again by the next one.
+        by the end of the process, the work is done again by the next one. Work that returns what is still to
+        be done, such as a generator or a future, is :class:`InvalidOption`, and is not recorded.
 
         >>> ran = lockman.once("nightly-report", every=timedelta(hours=20)).run(print, "sends the report")
         sends the report
@@ -93,13 +100,23 @@ class Once:
                 return Ran(False, began=turn.began)
             value = work(*args, **kwargs)
             if inspect.isawaitable(value):
-                if inspect.iscoroutine(value):
-                    value.close()
+                unfinished(value)
                 raise InvalidOption(f"the work of {self.name!r} is to be awaited: use lockman.aio.once()")
+            self._refuse_unfinished(value)
         return Ran(True, value)
+
+    def _refuse_unfinished(self, value: Any) -> None:
+        """Refuses the value of work that has not been done yet, so that it is not recorded."""
+        what = unfinished(value)
+        if what is not None:
+            raise InvalidOption(
+                f"the work of {self.name!r} has returned {what}, so it is not done yet: do it in the work"
+            )
 
     def turn(self) -> "Turn":
         """Makes the same for a ``with`` block, which must look whether its work is due.
+
+        One that does not look while its work is not due runs without the lock, and is told in the log.
 
         A block that ends without an exception, by ``return`` or ``break`` too, is a success.
 
@@ -155,6 +172,7 @@ class TurnBase:
         first True
         second False
         """
+        self._runs.note_asked()
         run = self._run
         return run is not None and run.acquisition is not None
 
@@ -168,6 +186,7 @@ class TurnBase:
         ...     0 <= turn.began < 3600
         True
         """
+        self._runs.note_asked()
         run = self._run
         return None if run is None else run.began
 
@@ -202,6 +221,12 @@ class TurnBase:
             self._runs.exit(ended)
             self._runs.remove(ended)
             run: _Run = ended.granted
+            if run.acquisition is None and not ended.is_known:
+                _logger.warning(
+                    "the work of %r was not due, and its block ran without the lock and never asked: look at "
+                    "due",
+                    self.name,
+                )
             return run.acquisition
         return None
 
@@ -268,8 +293,9 @@ def refuse_deferred(work: "Callable[..., Any]") -> None:
     """Refuses work whose call does nothing yet, so that it would be recorded without having been done."""
     if not callable(work):
         raise InvalidOption(f"the work is of type {type(work).__name__}, which cannot be called")
-    for function in (work, type(work).__call__):
-        if inspect.iscoroutinefunction(function):
-            raise InvalidOption("the work is a coroutine function: use lockman.aio.once()")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise InvalidOption("the work is a generator function, whose call does nothing yet")
+    if is_deferred(work, inspect.iscoroutinefunction):
+        raise InvalidOption("the work is a coroutine function: use lockman.aio.once()")
+    if is_deferred(work, inspect.isgeneratorfunction) or is_deferred(work, inspect.isasyncgenfunction):
+        raise InvalidOption("the work is a generator function, whose call does nothing yet")
+    if context_manager_maker(work) is not None:
+        raise InvalidOption(f"the work {shown(work)} only makes a context manager, and runs nothing yet")

@@ -29,10 +29,7 @@ class OwnedLock(GlobalLockImplementationBase):
     def _guard(self) -> Optional[_rust.Guard]:
         """What the caller was granted last, by this object."""
         acquisition = self._holdings.current()
-        if acquisition is None:
-            return None
-        acquisition.is_known = True
-        return acquisition.granted
+        return None if acquisition is None else acquisition.granted
 
     @property
     def is_locked(self) -> bool:
@@ -47,12 +44,16 @@ class OwnedLock(GlobalLockImplementationBase):
         ...         print("ships the order")
         ships the order
         """
+        self._holdings.note_asked()
         guard = self._guard
         return guard is not None and guard.is_held()
 
     @property
     def fencing_token(self) -> Optional[int]:
         """The fencing token of this grant, which is higher than all before it; ``None`` while not held.
+
+        To read it is not to ask whether the lock was granted: a refused block that looks at nothing else is
+        warned of.
 
         >>> with lockman.hold("orders/7") as lock:
         ...     earlier = lock.fencing_token
@@ -71,6 +72,7 @@ class OwnedLock(GlobalLockImplementationBase):
         ...     0 < lock.remaining <= 30
         True
         """
+        self._holdings.note_asked()
         guard = self._guard
         return guard.remaining() if guard is not None else 0.0
 
@@ -193,6 +195,7 @@ class OwnedLock(GlobalLockImplementationBase):
         ...         print("sends the parcel")
         sends the parcel
         """
+        self._holdings.note_asked()
         guard = self._guard
         return guard is not None and bool(ask(guard.renew()))
 

@@ -392,3 +392,31 @@ assert began.wait(30)
 def test_the_end_of_the_interpreter_releases_the_lock_of_a_run_and_records_nothing(url, name):
     ends(run(EXITS, url, name))
     assert GlobalLockManager(url).once(name, every=HOUR, blocking_timeout=30).run(os.getpid)
+
+
+def test_a_block_whose_work_is_not_due_and_that_never_asks_is_told_in_the_log(lockman, caplog):
+    def told():
+        return [record.getMessage() for record in caplog.records if "never asked" in record.getMessage()]
+
+    with lockman.once("a", every=HOUR).turn() as turn:
+        repr(turn)
+    assert not told(), "it was due, so it ran under the lock"
+    with lockman.once("a", every=HOUR).turn() as turn:
+        repr(turn)
+    assert len(told()) == 1 and "'a'" in told()[0] and "look at due" in told()[0]
+
+    async def main():
+        async with lockman.aio.once("a", every=HOUR).turn():
+            pass
+        assert len(told()) == 2
+        async with lockman.aio.once("a", every=HOUR).turn() as turn:
+            assert not turn.due
+        async with lockman.aio.once("a", every=HOUR).turn() as turn:
+            assert turn.began is not None
+        assert not await lockman.aio.once("a", every=HOUR).run(must_not_run)
+
+    asyncio.run(main())
+    with lockman.once("a", every=HOUR).turn() as turn:
+        assert not turn.due
+    assert not lockman.once("a", every=HOUR).run(must_not_run)
+    assert len(told()) == 2

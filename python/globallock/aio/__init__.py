@@ -276,6 +276,8 @@ class AsyncReadWriteLock:
 
     def __init__(self, locks: AsyncLocks, name: str, options: AsyncLockOptions) -> None:
         self._locks, self._name, self._options = locks, name, options
+        # What is wrong in the options is told here, and not at the first use.
+        self.read().sync._check()
 
     def read(self, **options: Unpack[AsyncLockOptions]) -> AsyncLock:
         """Makes a lock that many readers hold together.

@@ -58,10 +58,13 @@ class AsyncOnce:
             if not turn.due:
                 return Ran(False, began=turn.began)
             value = await Body(turn.lock.sync, turn._acquisition, work(*args, **kwargs)).outcome()
+            self.sync._refuse_unfinished(value)
         return Ran(True, value)
 
     def turn(self) -> "AsyncTurn":
         """Makes the same for an ``async with`` block, which must look whether its work is due.
+
+        One that does not look while its work is not due runs without the lock, and is told in the log.
 
         A block that ends without an exception, by ``return`` or ``break`` too, is a success. Nothing cancels
         it when the lock ends.

@@ -23,7 +23,7 @@ pub(crate) struct Shielded {
     result: Option<Py<PyAny>>,
 }
 
-/// The coroutine of what acquires, as `begin` is for threads. It returns the object, or what the coroutine does.
+/// The coroutine of what acquires, as `begin` is for threads. A block gets the object.
 pub(crate) fn begin<'py>(
     object: &Bound<'py, PyAny>,
     method: &str,

@@ -139,6 +139,7 @@ class AsyncLock(_rust.AsyncShield):
         >>> asyncio.run(main())
         sends the parcel
         """
+        self.sync._holdings.note_asked()
         guard = self.sync._guard
         return guard is not None and await outcome(guard.renew())
 

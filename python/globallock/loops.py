@@ -28,21 +28,11 @@ class _Loop:
         """Whether this process made it."""
         return self._bridge.is_here()
 
-    def _poll(self) -> None:
-        # A wake-up by another thread takes longer than an answer that is due soon.
-        if self._bridge.poll():
-            asyncio.get_running_loop().call_soon(self._poll)
-        else:
-            self._bridge.settle(self._waiting)
-
     async def outcome(self, request: "_rust.Request[T]", taken: "Optional[List[Any]]") -> T:
         """Waits for the outcome of a request. A cancelled wait cancels the request."""
         loop = asyncio.get_running_loop()
-        number = request.start(self._bridge, taken)
         future: "asyncio.Future[T]" = loop.create_future()
-        self._waiting[number] = future
-        if self._bridge.polling():
-            loop.call_soon(self._poll)
+        number = request.begin_for(self._bridge, loop, self._waiting, future, taken)
         try:
             return await future
         except BaseException:

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tokio::task::AbortHandle;
@@ -21,6 +22,7 @@ use crate::failure::raise;
 use crate::guard::{Guard, Reason};
 use crate::manager::EntryFields;
 use crate::process::{ForkGuarded, Process};
+use crate::shield::TRIES;
 use crate::watch::SummaryFields;
 
 /// The outcome of a request.
@@ -173,7 +175,7 @@ impl Bridge {
         let process = Process::current()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let Some(inner) = self.inner.get() else {
-            return Err(pyo3::exceptions::PyRuntimeError::new_err("this event loop is another process's"));
+            return Err(PyRuntimeError::new_err("this event loop is another process's"));
         };
         let (inbox, in_flight) = (Arc::clone(&inner.inbox), Arc::clone(&inner.in_flight));
         if let Some(taken) = taken {
@@ -215,7 +217,7 @@ impl Bridge {
     }
 
     /// Whether the loop must call `poll` between its other callbacks.
-    fn polling(&self) -> bool {
+    pub(crate) fn polling(&self) -> bool {
         self.inner.get().is_some_and(|inner| inner.inbox.outcomes().polling)
     }
 
@@ -239,6 +241,12 @@ impl Bridge {
                 Err(error) => Ok((number, false, error.into_py_any(python)?)),
             });
         converted.collect()
+    }
+
+    /// Polls for asyncio, as a callback of the loop, until the loop is woken.
+    fn drive(slf: &Bound<'_, Self>, r#loop: &Bound<'_, PyAny>, waiting: &Bound<'_, PyDict>) -> PyResult<()> {
+        // A wake-up by another thread takes longer than an answer that is due soon.
+        if slf.get().poll()? { poll_soon(slf, r#loop, waiting) } else { slf.get().settle(waiting) }
     }
 
     /// Takes the outcomes, and gives each to its future in `waiting`, by number. An exception that interrupts
@@ -273,6 +281,25 @@ impl Bridge {
             inner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         }
     }
+}
+
+/// Has the loop poll, whatever interrupts that: without a poll it would not be woken either.
+pub(crate) fn poll_soon(
+    bridge: &Bound<'_, Bridge>,
+    r#loop: &Bound<'_, PyAny>,
+    waiting: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    let mut interruption = None;
+    for _ in 0..TRIES {
+        let callback = bridge.getattr("drive")?;
+        match r#loop.call_method1("call_soon", (callback, r#loop, waiting)) {
+            Ok(_) => break,
+            // A loop that is closed polls no more.
+            Err(error) if error.is_instance_of::<PyRuntimeError>(bridge.py()) => return Err(error),
+            Err(error) => interruption = Some(error),
+        }
+    }
+    interruption.map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

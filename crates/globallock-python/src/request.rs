@@ -8,9 +8,9 @@ use futures_util::future::BoxFuture;
 use globallock::Result;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyDict, PyList};
 
-use crate::bridge::{Bridge, Outcome};
+use crate::bridge::{self, Bridge, Outcome};
 use crate::driver::WaitKind;
 use crate::guard::Guard;
 use crate::process::Process;
@@ -54,7 +54,7 @@ impl Request {
         Request::new(kind, outcome.map(|outcome| outcome.unwrap_or_else(Outcome::Failed)))
     }
 
-    fn begin(&self) -> PyResult<BoxFuture<'static, Outcome>> {
+    fn made(&self) -> PyResult<BoxFuture<'static, Outcome>> {
         let make = self.make.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(make.ok_or_else(|| PyRuntimeError::new_err("this request was made already"))?())
     }
@@ -72,7 +72,7 @@ impl Request {
         limit: Option<f64>,
         taken: Option<&Bound<'_, PyList>>,
     ) -> PyResult<Py<PyAny>> {
-        let (process, asked) = (Process::current()?, self.begin()?);
+        let (process, asked) = (Process::current()?, self.made()?);
         let outcome = match limit.map(|limit| Duration::from_secs_f64(limit.clamp(0.0, FOREVER))) {
             None => process.block_on(python, self.kind, asked)?,
             Some(limit) => process.block_on(python, self.kind, async move {
@@ -95,8 +95,28 @@ impl Request {
     fn start(&self, bridge: &Bridge, taken: Option<Py<PyList>>) -> PyResult<u64> {
         match self.kind {
             // It may never come.
-            WaitKind::Notification => bridge.watch(self.begin()?, taken),
-            kind => bridge.start(kind, self.begin()?, taken),
+            WaitKind::Notification => bridge.watch(self.made()?, taken),
+            kind => bridge.start(kind, self.made()?, taken),
         }
+    }
+
+    /// Starts it for asyncio: the future gets the outcome, and is in `waiting` by the number until then.
+    ///
+    /// Here and not in Python, where an exception in the middle would leave others without their outcomes.
+    #[pyo3(signature = (bridge, r#loop, waiting, future, taken=None))]
+    fn begin_for(
+        &self,
+        bridge: &Bound<'_, Bridge>,
+        r#loop: &Bound<'_, PyAny>,
+        waiting: &Bound<'_, PyDict>,
+        future: &Bound<'_, PyAny>,
+        taken: Option<Py<PyList>>,
+    ) -> PyResult<u64> {
+        let number = self.start(bridge.get(), taken)?;
+        waiting.set_item(number, future)?;
+        if bridge.get().polling() {
+            bridge::poll_soon(bridge, r#loop, waiting)?;
+        }
+        Ok(number)
     }
 }

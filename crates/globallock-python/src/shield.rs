@@ -14,7 +14,7 @@ use crate::guard::Guard;
 use crate::shielded::{self, Shielded};
 
 /// How often the bookkeeping of Python is tried again that further exceptions have interrupted.
-const TRIES: usize = 16;
+pub(crate) const TRIES: usize = 16;
 
 /// The base of what is held for a `with` block. Python's half of each method gets a list, into which it puts
 /// what it holds before it does anything that might be interrupted.

@@ -207,8 +207,11 @@ class Ending:
             return True
         if hasattr(self._task, "cancelling"):
             return _cancellations(self._task) > self._before
-        # CPython does not count them before 3.11, but says what the last one has said.
-        return cancelled.args[:1] != (CANCELLED,)
+        # CPython does not count them before 3.11, but keeps what they say: an awaited task, in the context.
+        chain: Optional[BaseException] = cancelled
+        while chain is not None and chain.args[:1] != (CANCELLED,):
+            chain = chain.__context__
+        return chain is None
 
 
 #: What our cancellations say.

@@ -36,7 +36,7 @@ class _Callback(NamedTuple):
             return
         try:
             self.call(reason)
-        except Exception:  # noqa: BLE001 - whatever the user's function raises; others wait to be called
+        except BaseException:  # noqa: BLE001 - sys.exit() too: this thread has others to call
             _logger.exception("lock %r: the function that was to be called at its end has failed", self.name)
 
 

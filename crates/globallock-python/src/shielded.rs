@@ -3,7 +3,8 @@
 //! It is the `Shield` for asyncio: what awaits is driven from here, so nothing of Python runs between its end
 //! and the block of its user.
 
-use pyo3::exceptions::PyStopIteration;
+use pyo3::exceptions::{PyAttributeError, PyGeneratorExit, PyRuntimeError, PyStopIteration};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -14,13 +15,14 @@ use crate::shield::{Hold, caller, foremost, interrupted, let_go, surely};
 pub(crate) struct Shielded {
     /// `None` once it has ended.
     coroutine: Option<Py<PyAny>>,
-    /// Whose `_undo` and `_find` are called with the frame and the list.
-    object: Py<PyAny>,
+    /// Whose `_undo` and `_find` are called with the frame and the list; `None` once it has ended.
+    object: Option<Py<PyAny>>,
     frame: Option<Py<PyAny>>,
     noted: Py<PyList>,
     hold: Hold,
     /// What is returned in place of the coroutine's own result.
     result: Option<Py<PyAny>>,
+    is_begun: bool,
 }
 
 /// The coroutine of what acquires, as `begin` is for threads. A block gets the object.
@@ -62,8 +64,15 @@ impl Shielded {
         hold: Hold,
         result: Option<Py<PyAny>>,
     ) -> Self {
-        let (coroutine, object) = (Some(coroutine.unbind()), object.clone().unbind());
-        Shielded { coroutine, object, frame: frame.map(Bound::unbind), noted: noted.unbind(), hold, result }
+        Shielded {
+            coroutine: Some(coroutine.unbind()),
+            object: Some(object.clone().unbind()),
+            frame: frame.map(Bound::unbind),
+            noted: noted.unbind(),
+            hold,
+            result,
+            is_begun: false,
+        }
     }
 
     fn step(
@@ -73,42 +82,89 @@ impl Shielded {
         arguments: &Bound<'_, PyTuple>,
     ) -> PyResult<Py<PyAny>> {
         let Some(coroutine) = self.coroutine.as_ref().map(|coroutine| coroutine.clone_ref(python)) else {
-            return Err(PyStopIteration::new_err(()));
+            return Err(PyRuntimeError::new_err("cannot reuse already awaited coroutine"));
         };
+        self.is_begun = true;
         let error = match coroutine.bind(python).call_method1(method, arguments) {
             Ok(waits) => return Ok(waits.unbind()),
             Err(error) => error,
         };
         self.coroutine = None;
+        let (object, frame, result) = (self.object.take(), self.frame.take(), self.result.take());
         if error.is_instance_of::<PyStopIteration>(python) {
-            let Some(result) = self.result.take() else { return Err(error) };
+            let Some(result) = result else { return Err(error) };
             return Err(PyStopIteration::new_err((result,)));
         }
-        Err(self.undo(python, error))
+        Err(match object {
+            Some(object) => self.undo(object.bind(python), frame, error),
+            None => error,
+        })
     }
 
     /// Releases what was noted.
-    fn undo(&self, python: Python<'_>, error: PyErr) -> PyErr {
+    fn undo(&self, object: &Bound<'_, PyAny>, frame: Option<Py<PyAny>>, error: PyErr) -> PyErr {
+        let python = object.py();
         let noted = self.noted.bind(python);
-        let object = self.object.bind(python);
-        let frame = self.frame.as_ref().map(|frame| frame.bind(python).clone());
         let Ok(arguments) = (frame, noted).into_pyobject(python) else { return error };
-        if self.hold == Hold::Undone {
-            let_go(noted, Hold::Undone);
-            let interruption = surely(object, "_undo", &arguments);
-            // What is granted from now on is let go at once.
-            let _ = noted.append(python.None());
-            foremost(python, error, interruption)
-        } else {
-            interrupted(object, noted, &arguments, error)
+        if self.hold == Hold::Ended {
+            return interrupted(object, noted, &arguments, error);
+        }
+        let_go(noted, Hold::Undone);
+        let interruption = surely(object, "_undo", &arguments);
+        // What is granted from now on is let go at once.
+        let _ = noted.append(python.None());
+        foremost(python, error, interruption)
+    }
+
+    /// Ends it where it stands. What was to be released is, also if it has not begun: nobody else will.
+    fn end(&mut self, python: Python<'_>) -> PyResult<()> {
+        let Some(coroutine) = self.coroutine.take() else { return Ok(()) };
+        let closed = coroutine.bind(python).call_method0("close").map(drop);
+        if let Some(object) = self.object.take() {
+            let frame = self.frame.take();
+            self.undo(object.bind(python), frame, PyGeneratorExit::new_err(()));
+        }
+        closed
+    }
+}
+
+/// One that has not ended is dropped where its task is destroyed, or if an exception comes before it begins.
+impl Drop for Shielded {
+    fn drop(&mut self) {
+        if self.coroutine.is_some() {
+            Python::try_attach(|python| self.end(python));
         }
     }
 }
 
 #[pymethods]
 impl Shielded {
-    fn __await__(slf: Py<Self>) -> Py<Self> {
-        slf
+    fn __await__(slf: PyRef<'_, Self>) -> PyResult<PyRef<'_, Self>> {
+        if slf.is_begun && slf.coroutine.is_some() {
+            return Err(PyRuntimeError::new_err("coroutine is being awaited already"));
+        }
+        Ok(slf)
+    }
+
+    /// What tells of a coroutine, such as its name and its frame.
+    fn __getattr__(&self, python: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
+        match &self.coroutine {
+            Some(coroutine) => Ok(coroutine.bind(python).getattr(name)?.unbind()),
+            None => Err(PyAttributeError::new_err(name.to_owned())),
+        }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.coroutine)?;
+        visit.call(&self.object)?;
+        visit.call(&self.frame)?;
+        visit.call(&self.noted)?;
+        visit.call(&self.result)
+    }
+
+    fn __clear__(&mut self, python: Python<'_>) {
+        let _ = self.end(python);
+        (self.object, self.frame, self.result) = (None, None, None);
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -130,16 +186,7 @@ impl Shielded {
 
     /// Ends it where it stands, and releases what it has noted.
     fn close(&mut self, python: Python<'_>) -> PyResult<()> {
-        let Some(coroutine) = self.coroutine.take() else { return Ok(()) };
-        let closed = coroutine.bind(python).call_method0("close").map(drop);
-        let noted = self.noted.bind(python);
-        if !noted.is_empty() {
-            let_go(noted, self.hold);
-            let frame = self.frame.as_ref().map(|frame| frame.bind(python).clone());
-            surely(self.object.bind(python), "_undo", &(frame, noted).into_pyobject(python)?);
-        }
-        noted.append(python.None())?;
-        closed
+        self.end(python)
     }
 }
 

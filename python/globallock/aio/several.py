@@ -60,6 +60,38 @@ class AsyncAllLocks(_rust.AsyncShield):
         """
         return self.sync.asked_to_end
 
+    # Coroutine functions, because frameworks ask whether they are.
+
+    async def acquire(self) -> bool:
+        """Acquires all of them, or none, and says whether it was granted.
+
+        If cancelled, it leaves nothing in the store. Raises the same errors as the ``acquire()`` for threads.
+
+        >>> async def main():
+        ...     lock = lockman.aio.lock_all(["accounts/7", "accounts/9"], blocking_timeout=5)
+        ...     if await lock.acquire():
+        ...         print("ships the order")
+        ...         await lock.release()
+        >>> asyncio.run(main())
+        ships the order
+        """
+        return await super().acquire()
+
+    async def release(self) -> None:
+        """Releases the task's latest acquisition, as the ``release()`` for threads.
+
+        If cancelled, it goes on in the background.
+
+        >>> async def main():
+        ...     lock = lockman.aio.lock_all(["accounts/7", "accounts/9"])
+        ...     acquired = await lock.acquire()
+        ...     await lock.release()
+        ...     return acquired, lock.is_locked
+        >>> asyncio.run(main())
+        (True, False)
+        """
+        await super().release()
+
     # What follows is called by the core, as that of locks for threads.
 
     async def _aacquire(self, frame: None, taken: "List[Any]") -> bool:

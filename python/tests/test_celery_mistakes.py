@@ -83,7 +83,8 @@ def test_a_function_that_returns_work_to_be_done_later_fails(app, locks, kind):
         return made()
 
     for task in (late, unique_late):
-        with pytest.raises(TypeError, match=f"has returned a.* {kind}, whose work would be done without"):
+        what = kind.replace("_", " ")
+        with pytest.raises(TypeError, match=f"has returned a.* {what}, whose work would be done without"):
             task.apply().get()
     assert ran == [] and locks.held() == []
 

@@ -108,7 +108,9 @@ def outcomes(suite: Suite, ports: "dict[str, int]", folder: Path) -> "dict[str, 
     report = folder / "report.xml"
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
+        # Of two packages of this name, the installed one, and not the sources in this folder.
+        "PYTHONSAFEPATH": "1",
         **{f"PEERS_{kind.upper()}_PORT": str(port) for kind, port in ports.items()},
     }
     arguments = ["-p", "no:cacheprovider", "-p", suite.face, f"--junitxml={report}", "-q", "--rootdir=."]

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Union
 from .addresses import Seconds, likeliest, seconds
 from .base import GlobalLockManager
 from .constants import DEFAULT_LEASE
-from .decorators import Name, namer, refuse_unfinished
+from .decorators import Name, namer
+from .deferred import begins_later, refuse_unfinished, shown
 from .early import refuse_lockman, refuse_name, refuse_options
 from .exceptions import GlobalLockError, InvalidOption, NotLocked
 from .frameworks import Lockman, imported, managed
@@ -213,12 +214,8 @@ def _refuse_deferred(function: "Callable[..., Any]") -> None:
         raise TypeError(f"{function.__name__} is a class: decorate its run(), or the function of a task")
     if not callable(function):
         raise TypeError(f"a lock cannot be held by a {type(function).__name__}: decorate a function")
-    # Of an object, what its class does when it is called.
-    called = function if inspect.isroutine(function) else type(function).__call__
-    for is_deferred in (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
-        if is_deferred(function) or is_deferred(called):
-            shown = getattr(function, "__qualname__", type(function).__name__)
-            raise TypeError(f"{shown}() is a coroutine or generator function, whose call does nothing yet")
+    if begins_later(function):
+        raise TypeError(f"{shown(function)} is a coroutine or generator function, whose call does nothing yet")
     if hasattr(function, "apply_async"):
         raise TypeError("exclusive() is for the function of a task: write it below @app.task, not above")
 

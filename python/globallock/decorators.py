@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, Iterable
 from typing import TYPE_CHECKING, Any, AsyncGenerator, Callable, Dict, Mapping, Tuple, Union
 
 from .addresses import lock_name
-from .deferred import context_manager_maker, is_deferred, refuse_unfinished, shown, unfinished
+from .deferred import begins_later, context_manager_maker, is_deferred, refuse_unfinished, shown, unfinished
 from .exceptions import InvalidOption, NotLocked
 from .naming import Name, namer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .aio import AsyncLock
     from .base import GlobalLockManager
 
-__all__ = ["Locked", "Name", "OnBusy", "namer", "refuse_unfinished"]
+__all__ = ["Locked", "Name", "OnBusy", "namer"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -218,8 +218,7 @@ def refuse_bare(name: Any) -> None:
     if isinstance(name, (type, staticmethod, classmethod, property)) or _is_decorated(name):
         shown_as = getattr(name, "__name__", type(name).__name__)
         raise TypeError(f"locked() was given {shown_as} in the place of a name: write @….locked()")
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if callable(name) and any(is_deferred(name, kind) for kind in kinds):
+    if callable(name) and begins_later(name):
         raise TypeError(f"{shown(name)} cannot name a lock: it returns no text")
 
 

@@ -10,7 +10,15 @@ import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Callable, Optional
 
-__all__ = ["context_manager_maker", "function_of", "is_deferred", "refuse_unfinished", "shown", "unfinished"]
+__all__ = [
+    "begins_later",
+    "context_manager_maker",
+    "function_of",
+    "is_deferred",
+    "refuse_unfinished",
+    "shown",
+    "unfinished",
+]
 
 
 @contextlib.contextmanager
@@ -48,6 +56,12 @@ def function_of(function: Any) -> Any:
 def is_deferred(function: Any, kind: "Callable[[Any], bool]") -> bool:
     """Whether a function, or an object that is called, is of a kind such as ``iscoroutinefunction``."""
     return kind(function) or (not inspect.isroutine(function) and kind(type(function).__call__))
+
+
+def begins_later(function: Any) -> bool:
+    """Whether a call does nothing yet: of a coroutine function, or of a generator function of either kind."""
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    return any(is_deferred(function, kind) for kind in kinds)
 
 
 def context_manager_maker(function: Any) -> Optional[str]:

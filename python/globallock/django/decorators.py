@@ -12,6 +12,7 @@ from django.core.management.base import CommandError, OutputWrapper
 
 from ..base import GlobalLockManager
 from ..decorators import Locked, Name, OnBusy
+from ..deferred import shown
 from ..exceptions import InvalidOption, NotLocked
 from ..native import flag
 from .managers import get_shared_global_lock_manager
@@ -114,7 +115,7 @@ def locked(
     flag("cancel_on_loss", cancel_on_loss)
     if isinstance(name, FunctionType) and _is_new(name, sys._getframe(1)):
         raise TypeError(
-            f"{_shown(name)} is decorated by @locked without parentheses, in which a function makes the "
+            f"{shown(name)} is decorated by @locked without parentheses, in which a function makes the "
             "name: write @locked()"
         )
     given = {"blocking": "blocking_timeout" in options, **options}
@@ -122,13 +123,13 @@ def locked(
 
     def decorate(decorated: Any) -> Any:
         if callable(name) and not callable(getattr(decorated, "__func__", decorated)):
-            raise TypeError(f"{_shown(name)} makes a name here. If it is to be locked, write @locked()")
+            raise TypeError(f"{shown(name)} makes a name here. If it is to be locked, write @locked()")
         if isinstance(decorated, type):
             if callable(name):
                 raise TypeError("a function makes the names of functions: give that of a command as a text")
             if cancel_on_loss:
                 raise TypeError(
-                    f"cancel_on_loss is for coroutine functions: nothing can cancel {_shown(decorated)}"
+                    f"cancel_on_loss is for coroutine functions: nothing can cancel {shown(decorated)}"
                 )
             return _command(decorated, name, exit_status, on_busy, given)
         if exit_status != 0:
@@ -136,10 +137,6 @@ def locked(
         return late(decorated)
 
     return decorate
-
-
-def _shown(decorated: Any) -> str:
-    return f"{getattr(decorated, '__qualname__', type(decorated).__name__)}()"
 
 
 def _is_new(function: FunctionType, caller: FrameType) -> bool:

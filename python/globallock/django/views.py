@@ -15,7 +15,7 @@ from django.http import FileResponse, HttpResponse
 
 from ..addresses import Seconds, lock_name, seconds, suggestion
 from ..base import GlobalLockManager
-from ..decorators import refuse_unfinished
+from ..deferred import refuse_unfinished
 from ..exceptions import InvalidName, InvalidOption
 from ..native import flag
 from .managers import get_shared_global_lock_manager

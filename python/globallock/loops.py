@@ -19,51 +19,31 @@ class _Loop:
     """Connects one event loop to the core, in one process. It does not keep the loop alive."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._bridge = _rust.Bridge()
-        self._waiting: "dict[int, asyncio.Future[Any]]" = {}
+        self.bridge = _rust.Bridge()
+        self.waiting: "dict[int, asyncio.Future[Any]]" = {}
         # Without a function of Python in between, which an exception could interrupt.
-        loop.add_reader(self._bridge.fileno(), self._bridge.settle, self._waiting)
-
-    def is_here(self) -> bool:
-        """Whether this process made it."""
-        return self._bridge.is_here()
-
-    async def outcome(self, request: "_rust.Request[T]", taken: "Optional[List[Any]]") -> T:
-        """Waits for the outcome of a request. A cancelled wait cancels the request."""
-        loop = asyncio.get_running_loop()
-        future: "asyncio.Future[T]" = loop.create_future()
-        number = request.begin_for(self._bridge, loop, self._waiting, future, taken)
-        try:
-            return await future
-        except BaseException:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                # The outcome came together with the cancellation, whose traceback would keep a grant.
-                _let_go(future.result())
-            raise
-        finally:
-            if self._waiting.pop(number, None) is not None:
-                self._bridge.cancel(number)
-
-
-def _let_go(value: Any) -> None:
-    if isinstance(value, _rust.Guard):
-        value.keep_nobody_out()
-        value.let_go()
+        loop.add_reader(self.bridge.fileno(), self.bridge.settle, self.waiting)
 
 
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
 
 async def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) -> T:
-    """Waits in the running loop for the outcome of a request.
+    """Waits in the running loop for the outcome of a request. A cancelled wait cancels the request.
 
     What is granted is in the list ``taken`` before an exception can arise.
     """
     loop = asyncio.get_running_loop()
     known = _loops.get(loop)
-    if known is None or not known.is_here():
+    if known is None or not known.bridge.is_here():
         known = _loops[loop] = _Loop(loop)
-    return await known.outcome(request, taken)
+    future: "asyncio.Future[T]" = loop.create_future()
+    number = request.begin_for(known.bridge, loop, known.waiting, future, taken)
+    try:
+        return await future
+    finally:
+        if known.waiting.pop(number, None) is not None:
+            known.bridge.cancel(number)
 
 
 def warn_in_a_loop(name: str) -> None:

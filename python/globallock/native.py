@@ -207,13 +207,8 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
             else:
                 # It was lost, and is not released: nobody will.
                 self._forget(acquisition)
-        waits_for_itself = {
-            "mutex": bool(holds),
-            "write": bool(holds),
-            "read": False,
-            "permits": request.permits * (len(holds) + 1) > request.capacity >= request.permits,
-        }[request.kind]
-        if waits_for_itself and holds and request.wait is None and request.max_hold is None:
+        is_for_ever = request.wait is None and request.max_hold is None
+        if holds and is_for_ever and _waits_for_itself(request, len(holds)):
             why = "is held by the caller itself, by this very object: it would wait for itself for ever"
             raise NotLocked(self.name, why)
         return request
@@ -314,6 +309,13 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         # With the connection of the original.
         lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings())
         return lock
+
+
+def _waits_for_itself(request: LockRequest, held: int) -> bool:
+    """Whether a request can be granted only once what its caller holds already is released."""
+    if request.kind == "permits":
+        return request.permits * (held + 1) > request.capacity >= request.permits
+    return request.kind != "read"
 
 
 def flag(option: str, value: Any) -> bool:

@@ -215,7 +215,8 @@ def _refuse_deferred(function: "Callable[..., Any]") -> None:
     if not callable(function):
         raise TypeError(f"a lock cannot be held by a {type(function).__name__}: decorate a function")
     if begins_later(function):
-        raise TypeError(f"{shown(function)} is a coroutine or generator function, whose call does nothing yet")
+        why = "is a coroutine or generator function, whose call does nothing yet"
+        raise TypeError(f"{shown(function)} {why}")
     if hasattr(function, "apply_async"):
         raise TypeError("exclusive() is for the function of a task: write it below @app.task, not above")
 

@@ -153,7 +153,7 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         else:
             acquisition = self._holdings.current() if self.acquire() else None
         if acquisition is None and self._is_required:
-            raise NotLocked(self.name)
+            raise self._refusal()
         self._holdings.enter(frame, acquisition, taken)
 
     def _exit(self, frame: FrameType, leaving: "list[Any]", exception: Any) -> None:
@@ -186,6 +186,9 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
                 if isinstance(acquisition, Acquisition):
                     self._holdings.exit(acquisition)
                     self._forget(acquisition)
+
+    def _refusal(self) -> NotLocked:
+        return NotLocked(self.name)
 
     def _take(
         self, request: "Optional[LockRequest]", taken: "list[Any]"
@@ -274,14 +277,14 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         return f"<{type(self).__name__} {self.name!r}{where}, {state}>"
 
     async def _aenter(self, frame: FrameType, taken: "list[Any]") -> None:
-        from .aio.tasks import enter
+        from .aio import AsyncLock
 
-        await enter(self, frame, taken)
+        await AsyncLock(self)._aenter(frame, taken)
 
     async def _aexit(self, frame: FrameType, leaving: "list[Any]", exception: Any) -> None:
-        from .aio.tasks import leave
+        from .aio import AsyncLock
 
-        await leave(self, frame, leaving, exception)
+        await AsyncLock(self)._aexit(frame, leaving, exception)
 
     def __getstate__(self) -> "dict[str, Any]":
         # The recipe: what is held stays with the original. A manager that has gone is made again.

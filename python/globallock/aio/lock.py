@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Awaitable, Callable, List, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Awaitable, Callable, List, Optional, Tuple, TypeVar
 
 from .. import _rust
 from ..acquisitions import Acquisition
 from ..addresses import Seconds
 from ..bodies import Body, limited
 from ..engine import Value
-from ..exceptions import InvalidOption, Reason, reason_of
+from ..exceptions import Reason, reason_of
 from ..loops import outcome
-from .tasks import enter, leave, release, take
+from .tasks import Held, give_back, take
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -27,7 +26,7 @@ R = TypeVar("R")
 __all__ = ["AsyncLock"]
 
 
-class AsyncLock(_rust.AsyncShield):
+class AsyncLock(Held):
     """A lock whose methods are awaited.
 
     >>> async def main():
@@ -39,8 +38,7 @@ class AsyncLock(_rust.AsyncShield):
     """
 
     def __init__(self, lock: NativeGlobalLock, cancel_on_loss: bool = False) -> None:
-        self.sync = lock
-        #: Whether an ``async with`` block is cancelled when the lock ends.
+        self.sync: NativeGlobalLock = lock
         self.cancel_on_loss = cancel_on_loss
 
     @property
@@ -80,59 +78,16 @@ class AsyncLock(_rust.AsyncShield):
         """
         return self.sync.fencing_token
 
-    # Coroutine functions, because frameworks ask whether they are.
+    async def _take(self, taken: "List[Any]") -> "Optional[Acquisition[_rust.Guard]]":
+        return await take(self.sync, taken)
 
-    async def acquire(self) -> bool:
-        """Acquires a lock and says whether it was granted.
+    async def _give_back(self, acquisition: "Acquisition[_rust.Guard]") -> None:
+        await give_back(self.sync, acquisition)
 
-        If cancelled, it leaves nothing in the store. Raises the same errors as the ``acquire()`` for threads.
-
-        >>> async def main():
-        ...     lock = lockman.aio.lock("orders/7", blocking_timeout=5)
-        ...     if await lock.acquire():
-        ...         print("ships the order")
-        ...         await lock.release()
-        >>> asyncio.run(main())
-        ships the order
-        """
-        return await super().acquire()
-
-    async def release(self) -> None:
-        """Releases the task's latest acquisition, as the ``release()`` for threads.
-
-        If cancelled, it goes on in the background.
-
-        >>> async def main():
-        ...     lock = lockman.aio.lock("orders/7")
-        ...     acquired = await lock.acquire()
-        ...     await lock.release()
-        ...     return acquired, lock.is_locked
-        >>> asyncio.run(main())
-        (True, False)
-        """
-        await super().release()
-
-    # What follows is called by the core, as that of a lock for threads.
-
-    async def _aacquire(self, frame: None, taken: "List[Any]") -> bool:
-        if self.cancel_on_loss:
-            raise InvalidOption("cancel_on_loss needs a block: use async with")
-        return await take(self.sync, taken) is not None
-
-    async def _arelease(self, frame: None, leaving: "List[Any]", exception: Any) -> None:
-        await release(self.sync, leaving)
-
-    async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
-        await enter(self.sync, frame, taken, self.cancel_on_loss)
-
-    async def _aexit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
-        await leave(self.sync, frame, leaving, exception)
-
-    def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
-        self.sync._find(frame, leaving)
-
-    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
-        self.sync._undo(frame, noted)
+    def _parts(
+        self, acquisition: "Acquisition[_rust.Guard]"
+    ) -> "List[Tuple[NativeGlobalLock, Acquisition[_rust.Guard]]]":
+        return [(self.sync, acquisition)]
 
     @property
     def loss(self) -> Optional[Reason]:
@@ -273,25 +228,15 @@ class AsyncLock(_rust.AsyncShield):
         return f"<AsyncLock of {self.sync!r}>"
 
 
-class _Run(_rust.AsyncBlock):
+class _Run(AsyncLock):
     """The block of a body, which ends its lock by itself."""
 
     #: What the body holds.
     acquisition: "Acquisition[_rust.Guard]"
 
-    def __init__(self, lock: NativeGlobalLock) -> None:
-        self._lock = lock
-
-    async def _aenter(self, frame: FrameType, taken: "List[Any]") -> None:
-        acquisition = await enter(self._lock, frame, taken, request=limited(self._lock._lock_request()))
-        if acquisition is not None:
-            self.acquisition = acquisition
-
-    async def _aexit(self, frame: FrameType, leaving: "List[Any]", exception: Any) -> None:
-        await leave(self._lock, frame, leaving, exception)
-
-    def _find(self, frame: Optional[FrameType], leaving: "List[Any]") -> None:
-        self._lock._find(frame, leaving)
-
-    def _undo(self, frame: Optional[FrameType], noted: "List[Any]") -> None:
-        self._lock._undo(frame, noted)
+    async def _take(self, taken: "List[Any]") -> "Acquisition[_rust.Guard]":
+        acquisition = await take(self.sync, taken, limited(self.sync._lock_request()))
+        if acquisition is None:
+            raise self.sync._refusal()
+        self.acquisition = acquisition
+        return acquisition

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import globallock
 import pytest
+from globallock import testing
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -176,6 +177,13 @@ def other(name):
     """Somebody else's manager of the same store."""
     with globallock.GlobalLockManager(f"memory:{name}") as lockman:
         yield lockman
+
+
+@pytest.fixture
+def locks():
+    """The locks of all managers, in memory while the test runs."""
+    with testing.locks() as locks:
+        yield locks
 
 
 def evict(other, name, reason="an operator wants it"):

@@ -9,14 +9,8 @@ needs_framework("celery")
 
 from celery import Celery, chain, chord, group  # noqa: E402
 from celery.app.trace import build_tracer  # noqa: E402
-from globallock import GlobalLockManager, InvalidName, InvalidOption, NotLocked, testing  # noqa: E402
+from globallock import GlobalLockManager, InvalidName, InvalidOption, NotLocked  # noqa: E402
 from globallock.celery import UniqueTask, exclusive  # noqa: E402
-
-
-@pytest.fixture
-def locks():
-    with testing.locks() as locks:
-        yield locks
 
 
 @pytest.fixture

@@ -6,14 +6,8 @@ from frameworks import needs_framework
 needs_framework("celery")
 
 from celery import Celery, shared_task  # noqa: E402
-from globallock import GlobalLockManager, InvalidOption, NotLocked, StoreUnavailable, testing  # noqa: E402
+from globallock import GlobalLockManager, InvalidOption, NotLocked, StoreUnavailable  # noqa: E402
 from globallock.celery import UniqueTask, current_lock, exclusive, manager_of  # noqa: E402
-
-
-@pytest.fixture
-def locks():
-    with testing.locks() as locks:
-        yield locks
 
 
 @pytest.fixture

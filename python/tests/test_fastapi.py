@@ -19,7 +19,7 @@ needs_framework("fastapi", "httpx", "uvicorn")
 import httpx  # noqa: E402
 from fastapi import Depends, FastAPI, WebSocket  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
-from globallock import GlobalLockManager, InvalidOption, testing  # noqa: E402
+from globallock import GlobalLockManager, InvalidOption  # noqa: E402
 from globallock import fastapi as of_fastapi  # noqa: E402
 from globallock.fastapi import holding, leader, locked  # noqa: E402
 from starlette.applications import Starlette  # noqa: E402
@@ -157,12 +157,6 @@ def test_one_process_leads_and_another_takes_over_within_a_lease(processes, app_
 
 
 # What follows needs no store.
-
-
-@pytest.fixture
-def locks():
-    with testing.locks() as locks:
-        yield locks
 
 
 @pytest.fixture

@@ -26,12 +26,6 @@ class Colour(str, enum.Enum):
 
 
 @pytest.fixture
-def locks():
-    with testing.locks() as locks:
-        yield locks
-
-
-@pytest.fixture
 def app(locks):
     app = FastAPI()
     app.state.lockman = locks.lockman

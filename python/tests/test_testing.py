@@ -17,12 +17,6 @@ from globallock import GlobalLockManager, InvalidOption, LockLost, NotLocked, St
 NOWHERE = "redis://127.0.0.1:1/0?timeout=100ms"
 
 
-@pytest.fixture
-def locks():
-    with testing.locks() as locks:
-        yield locks
-
-
 @pytest.fixture(params=["address", "dict", "made before"])
 def lockman(request, locks):
     if request.param == "made before":

@@ -71,6 +71,7 @@ mod sync;
 #[cfg(all(test, not(globallock_schedules)))]
 mod trials;
 mod turns;
+mod waits;
 
 pub use backend::{
     Backend, Change, Entry, EntryKey, Eviction, Release, StoreNotice, StoreNoticeKind, Summary, Value,
@@ -91,6 +92,7 @@ pub use owner::Owner;
 pub use stores::address::Address;
 pub use stores::memory::Memory;
 pub use stores::{Schemes, connect_backend};
+pub use waits::{Wait, WaitGraph};
 
 /// What this project's other crates share with the library, and nobody else should depend on.
 #[doc(hidden)]

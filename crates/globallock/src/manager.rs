@@ -18,6 +18,7 @@ use crate::onlooking::{self, answered};
 use crate::options::ManagerOptions;
 use crate::stores::Schemes;
 use crate::sync::now;
+use crate::waits::WaitGraph;
 
 /// Makes locks in one store.
 ///
@@ -281,6 +282,20 @@ impl LockManager {
     /// told. Errors that may heal do not end the stream.
     pub fn watch<'a>(&'a self, prefix: &'a str, every: Duration) -> BoxStream<'a, Result<Change>> {
         onlooking::watch(&self.context, prefix, every)
+    }
+
+    /// Finds out who waits for whom over the names that begin with `prefix`, and the deadlocks: see
+    /// [`WaitGraph`]. It lists the names, and then inspects those that somebody waits for, several at a time.
+    /// The queues are read one after the other, so what changes meanwhile may be told wrongly: look again
+    /// before you act.
+    ///
+    /// # Errors
+    /// As [`LockManager::inspect`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn waits(&self, prefix: &str) -> Result<WaitGraph> {
+        onlooking::waits(&self.context, prefix).await
     }
 
     /// Takes the very claim that an [`Entry`] shows out of its queue, held or waiting, ours or foreign. The

@@ -1,15 +1,18 @@
 //! What onlookers ask of the store: asked again while it does not answer, as a lock would be.
 
+use std::future::ready;
 use std::time::Duration;
 
-use futures_util::TryFutureExt;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::{TryFutureExt, TryStreamExt};
 
 use crate::acquire::RETRY;
-use crate::backend::{Change, Summary, WaitMode};
+use crate::backend::{Change, Entry, Summary, WaitMode};
 use crate::context::Context;
 use crate::error::Result;
+use crate::name::Name;
 use crate::sync::{Backoff, now, sleep_until, timeout_at};
+use crate::waits::WaitGraph;
 
 /// Asks until the store answers, or has not answered for the store timeout of the manager's options. What it
 /// says is returned at once, and so is what cannot heal.
@@ -65,6 +68,23 @@ pub(crate) fn list<'a>(context: &'a Context, prefix: &'a str) -> BoxStream<'a, R
         }
     });
     begun.try_flatten_stream().boxed()
+}
+
+/// How many queues are asked for at a time.
+const ASKED_AT_ONCE: usize = 32;
+
+/// Who waits for whom, over the names that begin with `prefix`.
+///
+/// # Cancel safety
+/// Nothing is lost.
+pub(crate) async fn waits(context: &Context, prefix: &str) -> Result<WaitGraph> {
+    let contended = list(context, prefix).try_filter(|summary| ready(summary.waiters > 0));
+    let queues = contended.map_ok(|summary| async move {
+        let queue = answered(context, || context.backend.inspect(&summary.name)).await?;
+        Ok((summary.name, queue))
+    });
+    let queues: Vec<(Name, Vec<Entry>)> = queues.try_buffer_unordered(ASKED_AT_ONCE).try_collect().await?;
+    Ok(WaitGraph::of(queues.iter().map(|(name, queue)| (name, &queue[..]))))
 }
 
 /// Watches as the store does, once it can be reached. If it cannot within the store timeout, that is told

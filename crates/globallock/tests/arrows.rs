@@ -32,6 +32,7 @@ const LADDER: &[&str] = &[
     "guard",
     "guard_set",
     "acquire",
+    "waits",
     "onlooking",
     "locks",
     "once",

@@ -159,6 +159,15 @@ async fn a_summary_says_what_the_queue_says(context: Context) {
         let ageless =
             |summary: Summary| (summary.kind, summary.holders, summary.waiters, summary.fencing_token);
         assert_eq!(ageless(listed.clone()), ageless(before.clone()));
+        // A store may leave out what it would have to ask for each claim.
+        let timeless = |summary: &Summary| {
+            let mut holder = summary.holder.clone().expect("it is held");
+            (holder.age, holder.expires_in) = (None, None);
+            holder
+        };
+        assert_eq!(timeless(&listed), timeless(&before));
+        assert!(listed.holder.as_ref().is_some_and(|holder| holder.owner.pid == Some(std::process::id())));
+        assert!(listed.oldest_wait.is_some() && listed.oldest_wait <= after.oldest_wait, "{listed:?}");
         // The greatest age is known for both or for neither; the store may count it in whole milliseconds.
         let slack = Duration::from_millis(5);
         match (before.oldest, listed.oldest, after.oldest) {

@@ -132,6 +132,11 @@ pub struct Summary {
     pub fencing_token: u64,
     /// The greatest age of its claims, as [`Entry::age`] counts them, where the store knows.
     pub oldest: Option<Duration>,
+    /// How long the oldest waiter has waited, where somebody waits and the store knows.
+    pub oldest_wait: Option<Duration>,
+    /// The holder of the longest standing, as [`Backend::inspect`] shows it. Where that would cost a request
+    /// for each claim, the store leaves [`Entry::expires_in`] out.
+    pub holder: Option<Entry>,
 }
 
 impl Summary {
@@ -154,12 +159,18 @@ impl Summary {
             waiters: queue.len() - held().count(),
             fencing_token: held().map(|entry| entry.fencing_token).max().unwrap_or_default(),
             oldest: queue.iter().filter_map(|entry| entry.age).max(),
+            oldest_wait: queue.iter().filter(|entry| !entry.held).filter_map(|entry| entry.age).max(),
+            holder: held().next().cloned(),
         })
     }
 
     /// Whether both say the same but for the time that has passed.
     fn is_like(&self, other: &Self) -> bool {
-        let ageless = |summary: &Self| Summary { oldest: None, ..summary.clone() };
+        let ageless = |summary: &Self| {
+            let holder = summary.holder.clone();
+            let holder = holder.map(|holder| Entry { age: None, expires_in: None, ..holder });
+            Summary { oldest: None, oldest_wait: None, holder, ..summary.clone() }
+        };
         ageless(self) == ageless(other)
     }
 }
@@ -284,6 +295,9 @@ mod tests {
             assert_eq!(summary.kind.to_string(), kind);
             assert_eq!((summary.holders, summary.waiters, summary.fencing_token), (holders, waiters, token));
             assert_eq!(summary.oldest, oldest.map(Duration::from_secs));
+            assert_eq!(summary.holder.as_ref(), queue.iter().find(|entry| entry.held));
+            let waits = queue.iter().filter(|entry| !entry.held).filter_map(|entry| entry.age);
+            assert_eq!(summary.oldest_wait, waits.max());
         }
         assert_eq!(Summary::of(&name, &[]), None);
     }
@@ -304,6 +318,11 @@ mod tests {
         let held = |age| entry(5, true, Permits::MUTEX, Some(age));
         assert!(of(&[held(1)]).is_like(&of(&[held(2)])));
         assert!(!of(&[held(1)]).is_like(&of(&[held(1), entry(6, false, Permits::MUTEX, None)])));
+        let (mut lasts, mut other) = (held(1), held(1));
+        lasts.expires_in = Some(Duration::from_secs(9));
+        assert!(of(&[held(1)]).is_like(&of(&[lasts])));
+        other.owner = Owner::default().with_label("another");
+        assert!(!of(&[held(1)]).is_like(&of(&[other])));
     }
 
     #[tokio::test(start_paused = true)]

@@ -357,7 +357,7 @@ impl Backend for File {
     }
 
     async fn inspect(&self, name: &Name) -> Result<Vec<Entry>> {
-        self.entries(&self.path(name), Owners::Shown).await
+        self.entries(&self.path(name), Owners::OfAll).await
     }
 
     async fn evict(&self, name: &Name, entry: &EntryKey, eviction: &Eviction) -> Result<Release> {

@@ -29,11 +29,11 @@ const LISTED_INSIDE: usize = 16;
 /// spared what that costs: an inotify instance, whose end takes the kernel some milliseconds.
 const LONG: Duration = Duration::from_secs(1);
 
-/// Whether the owners of claims are shown: that needs the contents of their files.
+/// Of which claims the owners are shown: that needs the contents of their files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Owners {
-    Shown,
-    Hidden,
+    OfAll,
+    OfFirst,
 }
 
 impl File {
@@ -48,7 +48,9 @@ impl File {
             }
             let alive = |file: &&ClaimFile| section.is_alive(file);
             let (alive, missing): (Vec<&ClaimFile>, Vec<&ClaimFile>) = section.queue.iter().partition(alive);
-            let entries: Vec<Entry> = alive.into_iter().map(|file| entry(section, file, owners)).collect();
+            let shown = |index| owners == Owners::OfAll || index == 0;
+            let alive = alive.into_iter().enumerate();
+            let entries: Vec<Entry> = alive.map(|(index, file)| entry(section, file, shown(index))).collect();
             Ok(Some((entries, missing.into_iter().map(|file| file.id).collect::<HashSet<ClaimId>>())))
         });
         let (mut entries, missing) = listed.await?;
@@ -58,7 +60,7 @@ impl File {
                 let Some(section) = section else { return Ok(Some(Vec::new())) };
                 let renamed = section.queue.iter().filter(|file| missing.contains(&file.id));
                 let alive = renamed.filter(|file| section.is_alive(file));
-                Ok(Some(alive.map(|file| entry(section, file, owners)).collect()))
+                Ok(Some(alive.map(|file| entry(section, file, true)).collect()))
             });
             entries.extend(renamed.await?);
             entries.sort_by_key(|entry| entry.fencing_token);
@@ -104,7 +106,7 @@ impl File {
         // Others may have put directories there that are no lock's.
         let name = name.filter(|name| name.as_str().starts_with(prefix) && directory_of(name) == directory);
         let Some(name) = name else { return Ok(None) };
-        Ok(Summary::of(&name, &self.entries(&path, Owners::Hidden).await?))
+        Ok(Summary::of(&name, &self.entries(&path, Owners::OfFirst).await?))
     }
 
     /// The lock's name as its first claim's file has it.
@@ -169,14 +171,14 @@ impl File {
     }
 }
 
-fn entry(section: &CriticalSection<'_>, file: &ClaimFile, owners: Owners) -> Entry {
-    let (owner, written) = match owners {
-        Owners::Shown => {
+fn entry(section: &CriticalSection<'_>, file: &ClaimFile, with_owner: bool) -> Entry {
+    let (owner, written) = match with_owner {
+        true => {
             let (text, written) = section.text(file);
             (Owner::from_text(owner_and_name(&text).0), written)
         }
-        Owners::Hidden if file.granted.is_some() => (Owner::default(), None),
-        Owners::Hidden => (Owner::default(), section.written(file)),
+        false if file.granted.is_some() => (Owner::default(), None),
+        false => (Owner::default(), section.written(file)),
     };
     let since = |milliseconds: u64| Duration::from_millis(section.now().saturating_sub(milliseconds));
     let waiting = written.and_then(|written| SystemTime::now().duration_since(written).ok());

@@ -244,7 +244,7 @@ def test_a_closed_watch_leaves_no_task(name):
         assert [change async for change in changes] == []
         assert asyncio.all_tasks() == {asyncio.current_task()}
         known = loops._loops[asyncio.get_running_loop()]
-        assert known._waiting == {}
+        assert known.waiting == {}
 
     asyncio.run(main())
 

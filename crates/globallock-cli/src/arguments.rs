@@ -236,7 +236,7 @@ pub(crate) enum Leftovers {
     Release,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     match globallock::internals::duration::parse(text) {
         None => Err("write a time such as 250ms, 30s, 5m or 1h30m".to_owned()),
         Some(time) if time > MAX_DURATION => Err("the longest is one year".to_owned()),

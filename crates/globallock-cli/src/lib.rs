@@ -23,6 +23,7 @@ mod held;
 mod hold;
 mod log;
 mod nested;
+mod onlook;
 mod pages;
 mod processes;
 mod run;

@@ -118,6 +118,11 @@ impl Board {
         self.failure.as_ref()
     }
 
+    /// Takes out why the last look told nothing, or not all.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
     /// How long ago the store last told all; none if it never has.
     pub(crate) fn age(&self) -> Option<Duration> {
         self.complete.map(|at| at.elapsed())

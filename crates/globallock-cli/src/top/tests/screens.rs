@@ -12,7 +12,7 @@ fn check(desk: &mut Desk, (columns, rows): (u16, u16), name: &str) {
 const SIZES: [(u16, u16); 4] = [(80, 24), (120, 40), (60, 16), (40, 10)];
 
 /// The page of a lock, with a deadlock.
-fn page() -> Desk {
+pub(super) fn page() -> Desk {
     let mut desk = Desk::with(locks());
     let on = |waiter: &str, name: &str, blocker: &str| WaitRow {
         name: name.to_owned(),

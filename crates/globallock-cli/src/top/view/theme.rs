@@ -40,7 +40,8 @@ impl Theme {
     }
 
     pub(super) fn chosen(self) -> Style {
-        Style::new().add_modifier(Modifier::REVERSED)
+        // One colour from the first column to the last.
+        Style::reset().add_modifier(Modifier::REVERSED)
     }
 
     pub(super) fn field(self) -> Style {

@@ -11,6 +11,7 @@ use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 use crate::hold::{self, Hold};
 use crate::pages::{Completions, Manual};
 use crate::suggested::Suggested;
+use crate::top::{self, Top};
 use crate::{exit, log};
 
 const RUN: &str = "\
@@ -30,6 +31,9 @@ const URL: [&str; 2] = [
 
 /// Below it, a command is told to end before it has begun.
 const SHORTEST_HOLD: Duration = Duration::from_millis(100);
+
+/// Looks that follow each other faster would be a load of their own.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The definitions of the arguments, for a program that knows the stores of this table.
 pub(crate) fn command(schemes: &Schemes) -> Command {
@@ -76,6 +80,10 @@ pub(crate) enum Verb {
     #[command(long_about = hold::ABOUT)]
     #[command(after_help = "Try --help for examples and the exit status.", after_long_help = hold::HELP)]
     Hold(Box<Hold>),
+    /// Show the locks of a store as they are now, on a terminal.
+    #[command(long_about = top::ABOUT)]
+    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = top::HELP)]
+    Top(Box<Top>),
 }
 
 /// Which store to use.
@@ -236,11 +244,21 @@ pub(crate) enum Leftovers {
     Release,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     match globallock::internals::duration::parse(text) {
         None => Err("write a time such as 250ms, 30s, 5m or 1h30m".to_owned()),
         Some(time) if time > MAX_DURATION => Err("the longest is one year".to_owned()),
         Some(time) => Ok(time),
+    }
+}
+
+/// The pause between two looks at a store, which others use as well.
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        time if time < SHORTEST_INTERVAL => {
+            Err(format!("the shortest is {}ms", SHORTEST_INTERVAL.as_millis()))
+        }
+        time => Ok(time),
     }
 }
 

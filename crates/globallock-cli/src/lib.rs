@@ -23,11 +23,13 @@ mod held;
 mod hold;
 mod log;
 mod nested;
+mod onlook;
 mod pages;
 mod processes;
 mod run;
 mod signals;
 mod suggested;
+mod top;
 mod waiting;
 
 use std::process::ExitCode;
@@ -79,6 +81,10 @@ pub fn main(schemes: &Schemes) -> ExitCode {
             let matches = matches.subcommand_matches("hold");
             hold::main(schemes, &hold, matches.map(Sources::of).unwrap_or_default())
         }
+        Verb::Top(top) => {
+            let matches = matches.subcommand_matches("top");
+            top::main(schemes, &top, matches.map(Sources::of).unwrap_or_default())
+        }
     }
 }
 
@@ -95,7 +101,7 @@ fn usage(text: &str, arguments: &[&str]) -> String {
         ["run", rest @ ..] if !rest.contains(&"--") && !rest.is_empty() => {
             wrong += "; write globallock run NAME -- COMMAND; see globallock run --help";
         }
-        [verb @ ("run" | "hold" | "man" | "completions"), ..] => {
+        [verb @ ("run" | "hold" | "man" | "completions" | "top"), ..] => {
             wrong += &format!("; see globallock {verb} --help");
         }
         _ => wrong += "; see globallock --help",

@@ -1,0 +1,228 @@
+//! What is known of all locks of a store, from looks that follow each other.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use globallock::backend::Instant;
+use globallock::{EntryKey, Error, LockManager, Summary};
+
+use super::rows::LockRow;
+
+/// All locks, as they were at the last look.
+///
+/// Each look is one list of the store, however many locks there are: a page of a thousand names takes few
+/// requests.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    locks: BTreeMap<String, Seen>,
+    /// Why the last look told nothing, or not all.
+    failure: Option<Error>,
+    /// When the store last told all.
+    complete: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    summary: Summary,
+    at: Instant,
+    signs: Option<Signs>,
+}
+
+/// What is known of the signs of life of a holder.
+#[derive(Clone, Debug)]
+struct Signs {
+    of: EntryKey,
+    /// When its lease was seen to be lengthened, or it was first seen.
+    since: Instant,
+    /// How long its lease had to live then.
+    left: Duration,
+}
+
+impl Signs {
+    /// What this summary adds to what was known.
+    fn next(before: Option<&Self>, summary: &Summary, now: Instant) -> Option<Self> {
+        let holder = summary.holder.as_ref()?;
+        let left = holder.expires_in?;
+        let fresh = || Signs { of: holder.key.clone(), since: now, left };
+        let Some(before) = before.filter(|before| before.of == holder.key) else { return Some(fresh()) };
+        // It would have less than this if nothing had lengthened it. Stores count in whole seconds, too.
+        let expected = before.left.saturating_sub(now.saturating_duration_since(before.since));
+        let is_lengthened = left > expected + Duration::from_millis(1100);
+        Some(if is_lengthened { fresh() } else { before.clone() })
+    }
+
+    /// Owners renew each third of their lease. So one that was seen with some time left, and has not renewed
+    /// after half of that, is late by half its lease; one that is not late is known to be well only once a
+    /// renewal could have been missed.
+    fn are_missing(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) * 2 > self.left + Duration::from_secs(1)
+    }
+}
+
+/// Which locks a look has found otherwise than the one before.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// Those that are new, or have other holders, waiters or signs of life.
+    pub(crate) changed: Vec<String>,
+    /// Those that have no claims any more.
+    pub(crate) removed: Vec<String>,
+}
+
+impl Board {
+    /// Looks at all names that begin with `prefix`.
+    ///
+    /// # Cancel safety
+    /// The board is as it was before.
+    pub(crate) async fn look(&mut self, manager: &LockManager, prefix: &str) -> Changes {
+        let (mut found, mut failure) = (Vec::new(), None);
+        let mut list = manager.list(prefix);
+        while let Some(listed) = list.next().await {
+            match listed {
+                Ok(summary) => found.push(summary),
+                Err(error) => failure = Some(error),
+            }
+        }
+        self.take(found, failure, Instant::now())
+    }
+
+    fn take(&mut self, found: Vec<Summary>, failure: Option<Error>, now: Instant) -> Changes {
+        let mut changes = Changes::default();
+        let mut before = std::mem::take(&mut self.locks);
+        for summary in found {
+            let name = summary.name.as_str().to_owned();
+            let known = before.remove(&name);
+            let signs = Signs::next(known.as_ref().and_then(|known| known.signs.as_ref()), &summary, now);
+            let is_new = known.is_none_or(|known| {
+                let since = |signs: &Option<Signs>| signs.as_ref().map(|signs| signs.since);
+                !is_like(&known.summary, &summary) || since(&known.signs) != since(&signs)
+            });
+            if is_new {
+                changes.changed.push(name.clone());
+            }
+            self.locks.insert(name, Seen { summary, at: now, signs });
+        }
+        if failure.is_none() {
+            self.complete = Some(now);
+            changes.removed.extend(before.into_keys());
+        } else {
+            // A list with a gap says nothing of the names that are not in it.
+            self.locks.extend(before);
+        }
+        self.failure = failure;
+        changes
+    }
+
+    /// Why the last look told nothing, or not all.
+    pub(crate) fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    /// Takes out why the last look told nothing, or not all.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
+    /// How long ago the store last told all; none if it never has.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.complete.map(|at| at.elapsed())
+    }
+
+    /// The lock of this name, as it is now if nothing has happened since the last look.
+    pub(crate) fn row(&self, name: &str) -> Option<LockRow> {
+        self.locks.get(name).map(|seen| seen.row(Instant::now()))
+    }
+
+    /// All locks, by name.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = LockRow> + '_ {
+        let now = Instant::now();
+        self.locks.values().map(move |seen| seen.row(now))
+    }
+}
+
+impl Seen {
+    fn row(&self, now: Instant) -> LockRow {
+        let later = now.saturating_duration_since(self.at);
+        let stale = self.signs.as_ref().map(|signs| signs.are_missing(self.at));
+        LockRow { stale, ..LockRow::new(&self.summary, later) }
+    }
+}
+
+/// Whether both say the same but for the time that has passed.
+fn is_like(one: &Summary, other: &Summary) -> bool {
+    let timeless = |summary: &Summary| {
+        let mut summary = summary.clone();
+        (summary.oldest, summary.oldest_wait) = (None, None);
+        if let Some(holder) = &mut summary.holder {
+            (holder.age, holder.expires_in) = (None, None);
+        }
+        summary
+    };
+    timeless(one) == timeless(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use globallock::backend::ClaimId;
+    use globallock::queue::Permits;
+    use globallock::{Entry, Name, Owner};
+
+    use super::*;
+
+    fn held(name: &str, claim: u64, left: Option<u64>) -> Summary {
+        let mut entry = Entry::new(ClaimId::new(1, claim).into(), true, Permits::MUTEX, Owner::default());
+        entry.expires_in = left.map(Duration::from_secs);
+        Summary::of(&Name::new(name).unwrap(), &[entry]).unwrap()
+    }
+
+    fn changes(changed: &[&str], removed: &[&str]) -> Changes {
+        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Changes { changed: of(changed), removed: of(removed) }
+    }
+
+    #[test]
+    fn a_look_tells_what_has_changed_and_a_failed_one_forgets_nothing() {
+        let mut board = Board::default();
+        let now = Instant::now();
+        assert_eq!(
+            board.take(vec![held("a", 1, None), held("b", 2, None)], None, now),
+            changes(&["a", "b"], &[])
+        );
+        assert_eq!(board.take(vec![held("b", 3, None)], Some(Error::Closed), now), changes(&["b"], &[]));
+        assert!(board.failure().is_some() && board.rows().count() == 2);
+        assert_eq!(board.take(vec![held("b", 3, None)], None, now), changes(&[], &["a"]));
+        assert!(board.failure().is_none() && board.age().is_some());
+        assert_eq!(board.row("b").unwrap().holders, 1);
+        assert!(board.row("a").is_none());
+    }
+
+    #[test]
+    fn a_holder_is_stale_when_its_lease_was_not_lengthened_for_half_of_what_was_left() {
+        let begun = Instant::now();
+        let at = |second| begun + Duration::from_secs(second);
+        let mut board = Board::default();
+        let mut stale = |second, claim, left| {
+            board.take(vec![held("a", claim, left)], None, at(second));
+            board.row("a").unwrap().stale
+        };
+        assert_eq!(stale(0, 1, Some(10)), Some(false));
+        assert_eq!(stale(3, 1, Some(7)), Some(false));
+        assert_eq!(stale(4, 1, Some(10)), Some(false), "it was renewed");
+        assert_eq!(stale(9, 1, Some(5)), Some(false));
+        assert_eq!(stale(10, 1, Some(4)), Some(true));
+        assert_eq!(stale(11, 2, Some(10)), Some(false), "another holder");
+        assert_eq!(stale(12, 2, None), None, "no lease ends it");
+    }
+
+    #[test]
+    fn a_renewal_is_a_change_and_the_time_alone_is_none() {
+        let mut board = Board::default();
+        let begun = Instant::now();
+        let mut look = |second, left| {
+            board.take(vec![held("a", 1, Some(left))], None, begun + Duration::from_secs(second))
+        };
+        assert_eq!(look(0, 10), changes(&["a"], &[]));
+        assert_eq!(look(2, 8), changes(&[], &[]));
+        assert_eq!(look(3, 10), changes(&["a"], &[]));
+    }
+}

@@ -1,0 +1,210 @@
+//! What happens: keys, signals, and answers of the store, one after the other.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::future::{Fuse, FutureExt};
+use globallock::backend::Instant;
+use globallock::{EntryKey, LockManager, Name, Release};
+use nix::sys::signal::{SigSet, Signal};
+use tokio::time::sleep;
+
+use super::Top;
+use super::app::page::Queue;
+use super::app::{App, Ask, Look};
+use super::keys::Key;
+use super::terminal::{Event, Events, Screen};
+use super::view::{self, Theme};
+use crate::exit::Failure;
+use crate::onlook::board::Board;
+use crate::onlook::rows::{LockRow, WaitRow};
+
+/// How long the rest of a key may take to come, such as over a slow network.
+const REST_OF_KEY: Duration = Duration::from_millis(100);
+
+/// What the store has said.
+enum Answer {
+    Looked(Board),
+    Inspected(String, Result<Queue, String>),
+    Waits(Result<Vec<Vec<WaitRow>>, String>),
+    Broken(Result<Release, String>),
+}
+
+type Work<'a> = Pin<Box<dyn Future<Output = Answer> + 'a>>;
+
+/// What the store has been asked: one thing of each kind at a time.
+struct Asked<'a> {
+    manager: &'a LockManager,
+    prefix: &'a str,
+    /// The board, while no look has it.
+    board: Option<Board>,
+    look: Fuse<Work<'a>>,
+    inspect: Fuse<Work<'a>>,
+    waits: Fuse<Work<'a>>,
+    breaks: Fuse<Work<'a>>,
+}
+
+fn work<'a>(work: impl Future<Output = Answer> + 'a) -> Fuse<Work<'a>> {
+    let work: Work<'a> = Box::pin(work);
+    work.fuse()
+}
+
+impl<'a> Asked<'a> {
+    fn new(manager: &'a LockManager, prefix: &'a str) -> Self {
+        let [look, inspect, waits, breaks] = [(); 4].map(|()| Fuse::terminated());
+        Asked { manager, prefix, board: Some(Board::default()), look, inspect, waits, breaks }
+    }
+
+    fn look(&mut self) {
+        let (manager, prefix) = (self.manager, self.prefix);
+        if let Some(mut board) = self.board.take() {
+            self.look = work(async move {
+                board.look(manager, prefix).await;
+                Answer::Looked(board)
+            });
+        }
+    }
+
+    fn inspect(&mut self, name: String) {
+        let manager = self.manager;
+        self.inspect = work(async move {
+            let queue = async { Ok((Name::new(&name)?, manager.inspect(&name).await?)) }.await;
+            let queue = queue.map(|(name, entries)| Queue::new(&name, &entries, Instant::now()));
+            let queue = queue.map_err(|error: globallock::Error| error.to_string());
+            Answer::Inspected(name, queue)
+        });
+    }
+
+    fn waits(&mut self) {
+        let (manager, prefix) = (self.manager, self.prefix);
+        self.waits = work(async move {
+            let graph = manager.waits(prefix).await.map_err(|error| error.to_string());
+            let rows = |cycle: &Vec<_>| cycle.iter().map(WaitRow::from).collect();
+            Answer::Waits(graph.map(|graph| graph.cycles().iter().map(rows).collect()))
+        });
+    }
+
+    fn breaks(&mut self, name: String, claim: String, reason: String) {
+        let manager = self.manager;
+        self.breaks = work(async move {
+            let outcome = manager.evict(&name, &EntryKey::new(claim), &reason).await;
+            Answer::Broken(outcome.map_err(|error| error.to_string()))
+        });
+    }
+
+    /// Waits for the next answer.
+    ///
+    /// # Cancel safety
+    /// What was asked goes on.
+    async fn next(&mut self) -> Answer {
+        tokio::select! {
+            answer = &mut self.look => answer,
+            answer = &mut self.inspect => answer,
+            answer = &mut self.waits => answer,
+            answer = &mut self.breaks => answer,
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// Shows the store until the user quits, or a signal ends this, which is returned.
+pub(super) async fn run(
+    manager: &LockManager,
+    arguments: &Top,
+    signals: &SigSet,
+) -> Result<Option<Signal>, Failure> {
+    let mut app = App::new(
+        manager.backend().address(),
+        &arguments.prefix,
+        arguments.interval,
+        (arguments.filter.clone(), arguments.sort),
+        Instant::now(),
+    );
+    let theme = Theme::new(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
+    let mut asked = Asked::new(manager, &arguments.prefix);
+    let mut events = Events::new(signals)?;
+    let mut screen = Screen::enter()?;
+    loop {
+        let size = screen.terminal.size()?;
+        app.resize(size.width, size.height);
+        for ask in app.due(Instant::now()) {
+            start(&mut asked, ask);
+        }
+        screen.terminal.draw(|frame| view::draw(frame, &app, theme, Instant::now()))?;
+        let pause = app.wakes(Instant::now()).map(|at| at.saturating_duration_since(Instant::now()));
+        let rest = events.keys.is_unfinished();
+        let event = tokio::select! {
+            event = events.next() => event?,
+            answer = asked.next() => {
+                take(&mut app, &mut asked, answer)?;
+                continue;
+            }
+            () = sleep(REST_OF_KEY), if rest => Event::Keys(events.keys.finish()),
+            () = sleep(pause.unwrap_or_default()), if pause.is_some() => continue,
+        };
+        match event {
+            Event::Keys(keys) => {
+                if let Some(end) = press(&mut app, &mut screen, &mut asked, keys)? {
+                    return Ok(end);
+                }
+            }
+            Event::Resized => screen.terminal.autoresize()?,
+            Event::Continued => screen.enter_again()?,
+            Event::Stop => screen.stop(false)?,
+            Event::End(signal) => return Ok(Some(signal)),
+        }
+    }
+}
+
+/// Presses keys. Returns that this is to end, if it is.
+fn press(
+    app: &mut App,
+    screen: &mut Screen,
+    asked: &mut Asked<'_>,
+    keys: Vec<Key>,
+) -> Result<Option<Option<Signal>>, Failure> {
+    for key in keys {
+        match app.key(key, Instant::now()) {
+            None => {}
+            Some(Ask::Quit) => return Ok(Some(None)),
+            Some(Ask::Stop) => screen.stop(true)?,
+            Some(Ask::Redraw) => screen.terminal.clear()?,
+            Some(ask) => start(asked, ask),
+        }
+    }
+    Ok(None)
+}
+
+fn start(asked: &mut Asked<'_>, ask: Ask) {
+    match ask {
+        Ask::Look => asked.look(),
+        Ask::Inspect(name) => asked.inspect(name),
+        Ask::Waits => asked.waits(),
+        Ask::Break { name, claim, reason } => asked.breaks(name, claim, reason),
+        Ask::Stop | Ask::Redraw | Ask::Quit => {}
+    }
+}
+
+/// Takes an answer. What cannot heal and is told at the first look is the end.
+fn take(app: &mut App, asked: &mut Asked<'_>, answer: Answer) -> Result<(), Failure> {
+    let now = Instant::now();
+    match answer {
+        Answer::Looked(mut board) => {
+            let rows: Vec<LockRow> = board.rows().collect();
+            if !app.knows()
+                && rows.is_empty()
+                && board.failure().is_some_and(|failure| !failure.is_retryable())
+                && let Some(failure) = board.take_failure()
+            {
+                return Err(failure.into());
+            }
+            let failure = board.failure().map(ToString::to_string);
+            app.looked(Look { rows, failure, age: board.age() }, now);
+            asked.board = Some(board);
+        }
+        Answer::Inspected(name, queue) => app.inspected(&name, queue, now),
+        Answer::Waits(cycles) => app.waits(cycles, now),
+        Answer::Broken(outcome) => app.broken(outcome, now),
+    }
+    Ok(())
+}

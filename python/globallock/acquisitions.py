@@ -10,12 +10,15 @@ import sys
 import threading
 import weakref
 from types import FrameType
-from typing import Any, Awaitable, Generic, List, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Awaitable, Generic, Iterator, List, Optional, TypeVar, Union
 
 from .exceptions import NotLocked
 from .greenlets import is_patched
 
-__all__ = ["Acquisition", "Holdings", "caller", "start_for"]
+if TYPE_CHECKING:
+    from .engine import LockRequest
+
+__all__ = ["Acquisition", "Holdings", "Thread", "caller", "start_for", "this_thread"]
 
 _logger = logging.getLogger("globallock.base")
 
@@ -23,7 +26,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class _Thread:
+class Thread:
     """Stands for one thread: its number would be used again after its end."""
 
 
@@ -40,19 +43,24 @@ def caller() -> object:
         task = asyncio.current_task()
         if task is not None:
             return task
-    if is_greenlet:
-        return greenlet
+    return greenlet if is_greenlet else this_thread()
+
+
+def this_thread() -> Thread:
+    """The thread that runs now."""
     try:
-        return _here.thread
+        thread: Thread = _here.thread
     except AttributeError:
-        _here.thread = _Thread()
-        return _here.thread
+        thread = _here.thread = Thread()
+    return thread
 
 
 class Acquisition(Generic[T]):
     """One acquisition: who made it, and what it was granted. It was refused if that is ``None``."""
 
-    __slots__ = ("ending", "granted", "is_known", "owner")
+    __slots__ = (
+        "__weakref__", "block", "body", "ending", "granted", "is_anyones", "is_known", "owner", "request",
+    )  # fmt: skip
 
     def __init__(self, owner: object, granted: Optional[T]) -> None:
         self.owner, self.granted = owner, granted
@@ -60,6 +68,23 @@ class Acquisition(Generic[T]):
         self.is_known = False
         #: What cancels its block when its lock ends.
         self.ending: Any = None
+        #: What was asked for, of one lock.
+        self.request: "Optional[LockRequest]" = None
+        #: Whether anybody may release it (``thread_local=False``).
+        self.is_anyones = False
+        #: The task whose work it was acquired for, if that is not its owner.
+        self.body: object = None
+        #: The frame or ``ExitStack`` of its ``with``, while that is not left.
+        self.block: object = None
+
+    def _parts(self) -> "Iterator[Acquisition[Any]]":
+        """This one, and what several locks or a turn have acquired by it."""
+        yield self
+        granted = self.granted
+        for part in granted if isinstance(granted, (list, tuple)) else ():
+            inner = part[1] if isinstance(part, tuple) else part
+            if isinstance(inner, Acquisition):
+                yield inner
 
 
 class _Own(Generic[T]):
@@ -84,7 +109,8 @@ def start_for(acquisition: "Acquisition[Any]", awaited: "Awaitable[R]") -> "asyn
 
     def start() -> "asyncio.Future[R]":
         _acquired_for.set((acquisition, *_acquired_for.get()))
-        return asyncio.ensure_future(awaited)
+        acquisition.body = body = asyncio.ensure_future(awaited)
+        return body
 
     return contextvars.copy_context().run(start)
 
@@ -222,7 +248,10 @@ class Holdings(Generic[T]):
             acquisition = Acquisition(caller(), None)
             noted.append(acquisition)
             self._own.setdefault(acquisition.owner, _Own()).held.append(acquisition)
-        self._blocks.setdefault(_place(frame), []).append(acquisition)
+        place = _place(frame)
+        self._blocks.setdefault(place, []).append(acquisition)
+        for part in acquisition._parts():
+            part.block = place
 
     def find(self, frame: FrameType, noted: "List[Any]") -> None:
         """Notes what the innermost ``with`` of a frame has acquired, or was refused, if there is one.
@@ -242,6 +271,8 @@ class Holdings(Generic[T]):
 
     def exit(self, acquisition: "Acquisition[T]") -> None:
         """Forgets the block that has made an acquisition; may be done again."""
+        for part in acquisition._parts():
+            part.block = None
         for frame, inner in list(self._blocks.items()):
             with contextlib.suppress(ValueError):
                 inner.remove(acquisition)

@@ -17,6 +17,7 @@ from .exceptions import InvalidOption, NotLocked
 from .greenlets import ask, refuse_eventlet
 from .lock_options import MOST_PERMITS, Times, count, kind, refuse_unknown
 from .loops import warn_in_a_loop
+from .oneself import refuse_to_wait_for_oneself
 from .owned import OwnedLock
 
 __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
@@ -196,29 +197,27 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         warn_in_a_loop(self.name)
         request = self._begin(request or self._lock_request())
         guard = ask(self._engine.native.acquire(request), taken)
-        return None if guard is None else self._granted(guard)
+        return None if guard is None else self._granted(guard, request)
 
     def _begin(self, request: LockRequest) -> LockRequest:
         """Notes that the caller tries to acquire."""
         refuse_eventlet()
         events.refresh()
-        holds = []
         for acquisition in self._holdings.begin():
             guard = acquisition.granted
-            if guard is not None and guard.is_held():
-                holds.append(guard)
-            else:
+            if guard is not None and not guard.is_held():
                 # It was lost, and is not released: nobody will.
                 self._forget(acquisition)
-        is_for_ever = request.wait is None and request.max_hold is None
-        if holds and is_for_ever and _waits_for_itself(request, len(holds)):
-            why = "is held by the caller itself, by this very object: it would wait for itself for ever"
-            raise NotLocked(self.name, why)
+        refuse_to_wait_for_oneself(self, request)
         return request
 
-    def _granted(self, guard: _rust.Guard) -> "Acquisition[_rust.Guard]":
-        guard.own()
+    def _refuse_to_wait(self, request: LockRequest) -> None:
+        refuse_to_wait_for_oneself(self, request)
+
+    def _granted(self, guard: _rust.Guard, request: LockRequest) -> "Acquisition[_rust.Guard]":
         acquisition = self._holdings.add(guard)
+        acquisition.request, acquisition.is_anyones = request, self._is_anyones()
+        guard.own(acquisition)
         manager = self._manager() if self._manager is not None else None
         if manager is not None:
             manager._held.add((self, acquisition))
@@ -312,13 +311,6 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         # With the connection of the original.
         lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings())
         return lock
-
-
-def _waits_for_itself(request: LockRequest, held: int) -> bool:
-    """Whether a request can be granted only once what its caller holds already is released."""
-    if request.kind == "permits":
-        return request.permits * (held + 1) > request.capacity >= request.permits
-    return request.kind != "read"
 
 
 def flag(option: str, value: Any) -> bool:

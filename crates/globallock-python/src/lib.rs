@@ -7,6 +7,7 @@ mod bridge;
 mod driver;
 mod failure;
 mod guard;
+mod holds;
 mod log;
 mod manager;
 mod process;

@@ -17,6 +17,7 @@ use crate::bridge::Outcome;
 use crate::driver::WaitKind;
 use crate::failure::{InvalidOption, raise, seconds};
 use crate::guard;
+use crate::holds::{Names, Place};
 use crate::log::{self, Logging};
 use crate::process::{ForkGuarded, Process};
 use crate::request::Request;
@@ -42,6 +43,8 @@ pub(crate) struct Manager {
     url: String,
     options: ManagerOptions,
     connected: ArcSwapOption<Connected>,
+    /// What callers of this process hold, by all managers of this address.
+    names: Arc<Names>,
 }
 
 /// A process's connection.
@@ -91,9 +94,10 @@ impl LockRequest {
     }
 
     /// What Python gets of a lock that has just been acquired.
-    fn granted(&self, guard: Guard, began: Option<Began>) -> guard::Guard {
+    fn granted(&self, guard: Guard, names: &Arc<Names>, began: Option<Began>) -> guard::Guard {
         let after = self.ask_after.and_then(|after| Duration::try_from_secs_f64(after).ok());
-        guard::Guard::new(guard, after.and_then(|after| Instant::now().checked_add(after)), began)
+        let ask_at = after.and_then(|after| Instant::now().checked_add(after));
+        guard::Guard::new(guard, Place::new(names, &self.name), ask_at, began)
     }
 }
 
@@ -167,7 +171,8 @@ impl Manager {
         let locks = Options::new().lease(seconds("the lease", lease)?);
         let options = ManagerOptions::new().locks(locks).observer(Arc::new(Logging::of(&url)));
         let options = label.into_iter().fold(options, ManagerOptions::label);
-        Ok(Manager { url, options, connected: ArcSwapOption::empty() })
+        let names = Names::of(&url);
+        Ok(Manager { url, options, connected: ArcSwapOption::empty(), names })
     }
 
     /// The address of the store, without all that may be a secret.
@@ -179,13 +184,14 @@ impl Manager {
     /// Acquires a lock; `None` if it was not granted in time. That another owner holds it is no error.
     fn acquire(&self, request: LockRequest) -> PyResult<Request> {
         let (store, options) = (self.store(), request.options(&self.options.locks)?);
+        let names = Arc::clone(&self.names);
         Ok(Request::fallible(WaitKind::Grant, async move {
             let lock = request.lock(store.manager().await?, options)?;
             let guard = match lock.options().wait {
                 Some(wait) => lock.try_acquire_for(wait).await?,
                 None => Some(lock.acquire().await?),
             };
-            Ok(Outcome::Granted(guard.map(|guard| request.granted(guard, None))))
+            Ok(Outcome::Granted(guard.map(|guard| request.granted(guard, &names, None))))
         }))
     }
 
@@ -194,6 +200,7 @@ impl Manager {
     fn begin(&self, request: LockRequest, every: f64) -> PyResult<Request> {
         let (store, options) = (self.store(), request.options(&self.options.locks)?);
         let every = seconds("every", every)?;
+        let names = Arc::clone(&self.names);
         Ok(Request::fallible(WaitKind::Grant, async move {
             let manager = store.manager().await?;
             let turn = begin_in_time(&manager.once(&request.name).every(every).with_options(options)).await?;
@@ -201,10 +208,15 @@ impl Manager {
                 None => Outcome::Granted(None),
                 Some(Turn::Skip { began }) => Outcome::Skipped(began.as_secs_f64()),
                 Some(Turn::Run(Running { began, guard })) => {
-                    Outcome::Granted(Some(request.granted(guard, Some(began))))
+                    Outcome::Granted(Some(request.granted(guard, &names, Some(began))))
                 }
             })
         }))
+    }
+
+    /// The acquisitions of this process that have a name in this store, oldest first.
+    fn holds<'py>(&self, python: Python<'py>, name: &str) -> Vec<Bound<'py, PyAny>> {
+        self.names.holds(python, name)
     }
 
     /// Lists the claims of a name, oldest first.

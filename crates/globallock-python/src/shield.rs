@@ -170,7 +170,7 @@ impl Shield {
     /// >>> lock.release()
     ///
     /// :raises `Evicted`: somebody took it out of the queue while it waited.
-    /// :raises `NotLocked`: the caller holds it by this object already, and would wait for itself for ever.
+    /// :raises `NotLocked`: the caller holds it already, and would wait for itself for ever.
     /// :raises `StoreUnavailable`: the store does not answer.
     /// :raises `StoreDenied`: it refuses the user.
     /// :raises `StoreUnfit`: it cannot serve locks as it is.

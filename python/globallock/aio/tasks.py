@@ -28,7 +28,7 @@ async def take(
     """Acquires a lock for the running task; ``None`` if it was not granted in time."""
     asked = lock._begin(request or lock._lock_request())
     guard = await outcome(lock._engine.native.acquire(asked), taken)
-    return None if guard is None else lock._granted(guard)
+    return None if guard is None else lock._granted(guard, asked)
 
 
 async def give_back(lock: NativeGlobalLock, acquisition: "Acquisition[_rust.Guard]") -> None:

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 
+use crate::doctor::{self, Doctor};
 use crate::hold::{self, Hold};
 use crate::pages::{Completions, Manual};
 use crate::suggested::Suggested;
@@ -76,6 +77,11 @@ pub(crate) enum Verb {
     #[command(long_about = hold::ABOUT)]
     #[command(after_help = "Try --help for examples and the exit status.", after_long_help = hold::HELP)]
     Hold(Box<Hold>),
+    /// Examine a store before it is trusted with locks.
+    #[command(long_about = doctor::ABOUT)]
+    #[command(after_help = "Try --help for examples and the exit status.")]
+    #[command(after_long_help = format!("{}{}", doctor::EXAMPLES, doctor::STATUSES))]
+    Doctor(Box<Doctor>),
 }
 
 /// Which store to use.
@@ -236,7 +242,7 @@ pub(crate) enum Leftovers {
     Release,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     match globallock::internals::duration::parse(text) {
         None => Err("write a time such as 250ms, 30s, 5m or 1h30m".to_owned()),
         Some(time) if time > MAX_DURATION => Err("the longest is one year".to_owned()),
@@ -281,6 +287,7 @@ mod tests {
     const WORDS: &[&str] = &[
         "run",
         "hold",
+        "doctor",
         "completions",
         "man",
         "help",

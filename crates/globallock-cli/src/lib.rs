@@ -18,6 +18,7 @@
 
 mod address;
 mod arguments;
+mod doctor;
 mod exit;
 mod held;
 mod hold;
@@ -79,6 +80,10 @@ pub fn main(schemes: &Schemes) -> ExitCode {
             let matches = matches.subcommand_matches("hold");
             hold::main(schemes, &hold, matches.map(Sources::of).unwrap_or_default())
         }
+        Verb::Doctor(doctor) => {
+            let matches = matches.subcommand_matches("doctor");
+            doctor::main(schemes, &doctor, matches.map(Sources::of).unwrap_or_default())
+        }
     }
 }
 
@@ -95,7 +100,7 @@ fn usage(text: &str, arguments: &[&str]) -> String {
         ["run", rest @ ..] if !rest.contains(&"--") && !rest.is_empty() => {
             wrong += "; write globallock run NAME -- COMMAND; see globallock run --help";
         }
-        [verb @ ("run" | "hold" | "man" | "completions"), ..] => {
+        [verb @ ("run" | "hold" | "doctor" | "man" | "completions"), ..] => {
             wrong += &format!("; see globallock {verb} --help");
         }
         _ => wrong += "; see globallock --help",

@@ -275,13 +275,13 @@ pub trait Backend: Debug + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Drops what the store keeps of a name for a while after its last claim, such as the counter of its
-    /// fencing tokens, if it has no claims. For names that were made for a trial, and that nobody will use
-    /// again. A store that keeps nothing of a name has this default.
+    /// Drops what the store keeps for a while of a name without claims, such as the counter of its fencing
+    /// tokens, and the notices for these claims of it, which were evicted. For names that were made for a
+    /// trial, and that nobody will use again. A store that keeps nothing of a name has this default.
     ///
     /// # Cancel safety
     /// It has been dropped or not.
-    async fn forget(&self, _name: &Name) -> Result<()> {
+    async fn forget(&self, _name: &Name, _evicted: &[ClaimId]) -> Result<()> {
         Ok(())
     }
 

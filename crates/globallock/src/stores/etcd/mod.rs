@@ -48,8 +48,8 @@ use self::connection::Connection;
 use self::messages::LeaseRevokeRequest;
 use self::owner::Shared;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding, Release,
-    StoreNotice, Summary, ValueWrite,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Release, StoreNotice, Summary, ValueWrite,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -157,6 +157,10 @@ impl Backend for Etcd {
 
     async fn examine(&self, name: &Name) -> Result<Vec<Finding>> {
         examine::examine(&self.shared.connection, name).await
+    }
+
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        evict::forget(&self.shared.connection, name, evicted).await
     }
 }
 

@@ -42,8 +42,8 @@ use self::texts::{TAKEN_OUT, UNFINISHED, milliseconds};
 use self::waiters::{Known, Waiters, Whose};
 use self::watches::Watches;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding, Grant,
-    Release, StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Grant, Release, StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -304,8 +304,8 @@ impl Backend for Redis {
         self.examined(name).await
     }
 
-    async fn forget(&self, name: &Name) -> Result<()> {
-        self.forget_counter(name).await
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        self.drop_remains(name, evicted).await
     }
 }
 

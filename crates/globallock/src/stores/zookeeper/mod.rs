@@ -51,8 +51,8 @@ use self::renewal::renew;
 use self::sessions::Sessions;
 use self::values::Clock;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding, Release,
-    StoreNotice, Summary, ValueWrite, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Release, StoreNotice, Summary, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -206,8 +206,8 @@ impl Backend for ZooKeeper {
         examine::examine(&self.shared, name).await
     }
 
-    async fn forget(&self, name: &Name) -> Result<()> {
-        examine::forget(&self.shared, name).await
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        examine::forget(&self.shared, name, evicted).await
     }
 }
 

@@ -19,8 +19,10 @@ const LEASE: i64 = 5;
 pub(super) async fn findings(connection: &Connection, name: &Name) -> Vec<Finding> {
     let config = connection.config();
     let (prefix, queue) = (&*config.prefix, keys::queue(&config.prefix, name));
-    let user = config.login.as_ref().map_or("nobody in particular", |(user, _)| user);
-    let user = format!("the user {}", user.escape_debug());
+    let user = match &config.login {
+        Some((user, _)) => format!("the user {}", user.escape_debug()),
+        None => "everybody (there is no login)".to_owned(),
+    };
     let mut found = Vec::new();
     // Beside the claims, every manager writes below the empty name.
     for (keys_of, start) in [(&*queue, queue.clone()), (&*format!("{prefix}/"), format!("{prefix}/"))] {
@@ -41,14 +43,9 @@ pub(super) async fn findings(connection: &Connection, name: &Name) -> Vec<Findin
     if !found.is_empty() {
         return found;
     }
-    found.push(Finding::good(
-        "rights",
-        format!(
-            "{user} may read, write and delete below {} and {}/, and have leases",
-            printable(&queue),
-            printable(prefix)
-        ),
-    ));
+    let text =
+        format!("{user} may read, write and delete the keys of a lock and those beside it, and make leases");
+    found.push(Finding::good("rights", text));
     let listed = connection.unary(below(prefix)).await.map(drop);
     if let Err(Error::PermissionDenied { .. }) = listed {
         let text =

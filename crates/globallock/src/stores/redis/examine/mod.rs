@@ -16,7 +16,7 @@ use self::server::Settings;
 use super::config::{Place, Target};
 use super::failure::Failure;
 use super::{Redis, facts, keys};
-use crate::backend::{Finding, Verdict};
+use crate::backend::{ClaimId, Finding};
 use crate::error::Result;
 use crate::name::Name;
 use crate::stores::examination::{Reading, encryption, round_trips};
@@ -101,14 +101,17 @@ impl Redis {
         found
     }
 
-    /// Deletes the counter of a name that has no claims.
+    /// Deletes the counter of a name that has no claims, and the notices for claims that were evicted.
     ///
     /// Not in one step with the look at the claims: one that comes in between is given its token by the clock.
-    pub(super) async fn forget_counter(&self, name: &Name) -> Result<()> {
+    pub(super) async fn drop_remains(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
         let [lock, counter, queue, claims, shared] = keys::keys(self.prefix(), name);
         let used = self.request(cmd("EXISTS").arg(&[lock, queue, claims, shared])).await?;
         if used == Value::Int(0) {
             self.request(cmd("DEL").arg(counter)).await?;
+        }
+        for id in evicted {
+            self.request(cmd("DEL").arg(keys::notice(self.prefix(), name, *id))).await?;
         }
         Ok(())
     }
@@ -157,7 +160,7 @@ async fn clock(connection: &mut MultiplexedConnection) -> Result<Finding, Failur
             Ok(reading(theirs).finding(CLOCKS))
         }
         Err(failure) if failure.is_refused() => {
-            Ok(Finding::new("clock", Verdict::Unknown, "this user may not ask for the TIME"))
+            Ok(Finding::unknown("clock", "this user may not ask for the TIME"))
         }
         Err(failure) => Err(failure),
     }

@@ -10,7 +10,7 @@ use super::Shared;
 use super::config::Config;
 use super::failure::Failure;
 use super::session::Session;
-use crate::backend::{DEFAULT_LEASE, Finding};
+use crate::backend::{ClaimId, DEFAULT_LEASE, Finding};
 use crate::duration::Shown;
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -48,10 +48,22 @@ pub(super) async fn examine(store: &Arc<Shared>, name: &Name) -> Result<Vec<Find
     Ok(found)
 }
 
-/// Deletes the nodes of a lock without claims.
-pub(super) async fn forget(store: &Shared, name: &Name) -> Result<()> {
+/// Deletes the nodes of a lock without claims, and the notices for claims that were evicted.
+pub(super) async fn forget(store: &Shared, name: &Name, evicted: &[ClaimId]) -> Result<()> {
     let (config, session) = (&store.config, store.sessions.any().await?);
-    rights::delete_empty(&config.layout, &session, name).await.map_err(|failure| config.error(failure))
+    let forgotten = async {
+        rights::delete_empty(&config.layout, &session, name).await?;
+        for id in evicted {
+            let (notice, [all, of_manager]) = config.layout.notice(*id);
+            session.delete(&notice).await?;
+            // Those of others may be below it.
+            if session.delete_if_empty(&of_manager).await? {
+                session.delete_if_empty(&all).await?;
+            }
+        }
+        Ok(())
+    };
+    forgotten.await.map_err(|failure| config.error(failure))
 }
 
 /// Who may do what with the nodes that are made.

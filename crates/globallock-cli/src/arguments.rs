@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 
+use crate::doctor::{self, Doctor};
 use crate::hold::{self, Hold};
 use crate::pages::{Completions, Manual};
 use crate::suggested::Suggested;
@@ -84,6 +85,11 @@ pub(crate) enum Verb {
     #[command(long_about = top::ABOUT)]
     #[command(after_help = "Try --help for examples and the exit status.", after_long_help = top::HELP)]
     Top(Box<Top>),
+    /// Examine a store before it is trusted with locks.
+    #[command(long_about = doctor::ABOUT)]
+    #[command(after_help = "Try --help for examples and the exit status.")]
+    #[command(after_long_help = format!("{}{}", doctor::EXAMPLES, doctor::STATUSES))]
+    Doctor(Box<Doctor>),
 }
 
 /// Which store to use.
@@ -299,6 +305,7 @@ mod tests {
     const WORDS: &[&str] = &[
         "run",
         "hold",
+        "doctor",
         "completions",
         "man",
         "help",

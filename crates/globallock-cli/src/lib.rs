@@ -18,6 +18,7 @@
 
 mod address;
 mod arguments;
+mod doctor;
 mod exit;
 mod held;
 mod hold;
@@ -34,7 +35,7 @@ mod waiting;
 
 use std::process::ExitCode;
 
-use clap::FromArgMatches;
+use clap::{CommandFactory, FromArgMatches};
 use globallock::Schemes;
 
 use address::Sources;
@@ -70,21 +71,14 @@ pub fn main(schemes: &Schemes) -> ExitCode {
             return exit::code(0);
         }
     };
+    let sources = |verb| matches.subcommand_matches(verb).map(Sources::of).unwrap_or_default();
     match arguments.verb {
-        Verb::Run(run) => {
-            let matches = matches.subcommand_matches("run");
-            run::main(schemes, &run, matches.map(Sources::of).unwrap_or_default())
-        }
+        Verb::Run(run) => run::main(schemes, &run, sources("run")),
         Verb::Completions(completions) => pages::completions(schemes, command, &completions),
         Verb::Man(manual) => pages::manual(command, &manual),
-        Verb::Hold(hold) => {
-            let matches = matches.subcommand_matches("hold");
-            hold::main(schemes, &hold, matches.map(Sources::of).unwrap_or_default())
-        }
-        Verb::Top(top) => {
-            let matches = matches.subcommand_matches("top");
-            top::main(schemes, &top, matches.map(Sources::of).unwrap_or_default())
-        }
+        Verb::Hold(hold) => hold::main(schemes, &hold, sources("hold")),
+        Verb::Top(top) => top::main(schemes, &top, sources("top")),
+        Verb::Doctor(doctor) => doctor::main(schemes, &doctor, sources("doctor")),
     }
 }
 
@@ -101,12 +95,16 @@ fn usage(text: &str, arguments: &[&str]) -> String {
         ["run", rest @ ..] if !rest.contains(&"--") && !rest.is_empty() => {
             wrong += "; write globallock run NAME -- COMMAND; see globallock run --help";
         }
-        [verb @ ("run" | "hold" | "man" | "completions" | "top"), ..] => {
+        [verb, ..] if is_verb(verb) => {
             wrong += &format!("; see globallock {verb} --help");
         }
         _ => wrong += "; see globallock --help",
     }
     wrong
+}
+
+fn is_verb(word: &str) -> bool {
+    Arguments::command().get_subcommands().any(|verb| verb.get_name() == word)
 }
 
 #[cfg(test)]

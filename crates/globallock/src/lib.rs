@@ -74,8 +74,8 @@ mod turns;
 mod waits;
 
 pub use backend::{
-    Backend, Change, Entry, EntryKey, Eviction, Release, StoreNotice, StoreNoticeKind, Summary, Value,
-    ValueWrite,
+    Backend, Change, Entry, EntryKey, Eviction, Finding, Release, StoreNotice, StoreNoticeKind, Summary,
+    Value, ValueWrite, Verdict,
 };
 pub use error::{Error, Result, Source};
 pub use guard::Guard;

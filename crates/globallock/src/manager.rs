@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 
-use crate::backend::{Backend, Change, Entry, EntryKey, Eviction, Release, Summary};
+use crate::backend::{Backend, Change, Entry, EntryKey, Eviction, Finding, Release, Summary};
 use crate::context::Context;
 use crate::error::Result;
 use crate::guard_set::{GuardSet, Taken};
@@ -330,6 +330,29 @@ impl LockManager {
         let eviction = Eviction::new(self.context.owner(), reason);
         let name = Name::new(name)?;
         answered(&self.context, || self.context.backend.evict(&name, entry, &eviction)).await
+    }
+
+    /// Examines the store, and says what a person should know before trusting it with locks: what it is, what
+    /// it may forget, and what this user may do there with a lock of this name, which should be one that
+    /// nobody uses. It asks once, and does not wait for a store that is away.
+    ///
+    /// ```
+    /// use globallock::{LockManager, Verdict};
+    ///
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+    /// let manager = LockManager::connect("memory:examined").await?;
+    /// let findings = manager.examine("globallock-doctor/example").await?;
+    /// assert!(findings.iter().any(|finding| finding.verdict == Verdict::Note), "it is in one process");
+    /// # Ok::<(), globallock::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`](crate::Error::InvalidName), and as [`Backend::examine`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub async fn examine(&self, name: impl AsRef<str>) -> Result<Vec<Finding>> {
+        self.context.backend.examine(&Name::new(name)?).await
     }
 
     /// The store that this manager uses.

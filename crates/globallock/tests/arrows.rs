@@ -46,7 +46,7 @@ const LADDER: &[&str] = &[
 const CONTRACT: &[&str] = &["sync", "duration", "error", "name", "queue", "owner", "deadline", "backend"];
 
 /// What stores share with each other.
-const SHARED: &[&str] = &["address", "evictions", "notices", "record", "transport", "watched"];
+const SHARED: &[&str] = &["address", "evictions", "examination", "notices", "record", "transport", "watched"];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -226,7 +226,7 @@ fn the_pages_of_the_documentation_are_in_the_librarys_own() {
     let pages: Vec<String> = pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
     assert!(pages.len() >= 7, "{pages:?}");
     // The command line is another crate, and the page of the Python package leads to its others.
-    let others = ["run.md", "recipes.md"];
+    let others = ["doctor.md", "run.md", "recipes.md"];
     let python = [
         "celery.md",
         "django.md",

@@ -6,6 +6,7 @@
 mod config;
 mod connection;
 mod evict;
+mod examine;
 mod facts;
 mod failure;
 mod hints;
@@ -41,8 +42,8 @@ use self::texts::{TAKEN_OUT, UNFINISHED, milliseconds};
 use self::waiters::{Known, Waiters, Whose};
 use self::watches::Watches;
 use crate::backend::{
-    Backend, Capabilities, Claim, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Grant, Release,
-    StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
+    Backend, Capabilities, Claim, ClaimId, ClaimStatus, CrashRelease, Entry, EntryKey, Eviction, Finding,
+    Grant, Release, StoreNotice, StoreNoticeKind, Summary, ValueWrite, WaitMode,
 };
 use crate::error::Result;
 use crate::name::Name;
@@ -297,6 +298,14 @@ impl Backend for Redis {
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
         self.summaries(prefix)
+    }
+
+    async fn examine(&self, name: &Name) -> Result<Vec<Finding>> {
+        self.examined(name).await
+    }
+
+    async fn forget(&self, name: &Name, evicted: &[ClaimId]) -> Result<()> {
+        self.drop_remains(name, evicted).await
     }
 }
 

@@ -9,17 +9,24 @@ use crate::acquire::RETRY;
 use crate::backend::{Change, Summary, WaitMode};
 use crate::context::Context;
 use crate::error::Result;
+use crate::observe::Operation;
 use crate::sync::{Backoff, now, sleep_until, timeout_at};
 
 /// Asks until the store answers, or has not answered for the store timeout of the manager's options. What it
 /// says is returned at once, and so is what cannot heal.
+///
+/// `operation` is what the observers of requests hear; without it, nothing but a connection is asked for.
 ///
 /// The first request is not cut at the store timeout, because each store bounds its requests, and one about
 /// very many claims takes its time. A closed manager asks once.
 ///
 /// # Cancel safety
 /// As that of a request.
-pub(crate) async fn answered<T, F>(context: &Context, ask: impl Fn() -> F) -> Result<T>
+pub(crate) async fn answered<T, F>(
+    context: &Context,
+    operation: Option<Operation>,
+    ask: impl Fn() -> F,
+) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
@@ -30,9 +37,12 @@ where
     loop {
         let asked = async {
             if !context.backend.is_ready() {
-                context.backend.ready().await?;
+                context.observers.asking(Operation::Connect, context.backend.ready()).await?;
             }
-            ask().await
+            match operation {
+                Some(operation) => context.observers.asking(operation, ask()).await,
+                None => ask().await,
+            }
         };
         let answer = match failure.take() {
             None => asked.await,
@@ -56,7 +66,7 @@ where
 /// Lists as the store does. It begins again only while nothing has been listed, because a list that was begun
 /// twice would tell of two moments as if they were one.
 pub(crate) fn list<'a>(context: &'a Context, prefix: &'a str) -> BoxStream<'a, Result<Summary>> {
-    let begun = answered(context, move || async move {
+    let begun = answered(context, Some(Operation::List), move || async move {
         let mut rest = context.backend.list(prefix);
         match rest.next().await {
             Some(Err(error)) if error.is_retryable() => Err(error),
@@ -74,7 +84,7 @@ pub(crate) fn watch<'a>(
     prefix: &'a str,
     every: Duration,
 ) -> BoxStream<'a, Result<Change>> {
-    let reached = stream::once(answered(context, || async { Ok(()) }));
+    let reached = stream::once(answered(context, None, || async { Ok(()) }));
     let changes = reached.flat_map(move |reached| {
         let changes = || context.backend.watch(prefix, every);
         match reached {

@@ -35,11 +35,12 @@ impl Heard {
 impl Observer for Heard {
     fn event(&self, event: &Event<'_>) {
         let heard = match event {
+            Event::Asked { .. } => return,
             Event::Waiting { place, .. } => format!("waiting behind {}", place.unwrap()),
             Event::Granted { waited, fencing_token, .. } => {
                 format!("granted {fencing_token} after {}", waited.as_secs())
             }
-            Event::GivenUp { waited, .. } => format!("given up after {}", waited.as_secs()),
+            Event::GivenUp { waited, why, .. } => format!("given up after {}: {why}", waited.as_secs()),
             Event::Renewed { margin, .. } => format!("renewed {}", margin.unwrap().as_secs()),
             Event::RenewalFailed { claims, .. } => format!("renewal of {} failed", claims.len()),
             Event::Lost { loss, held, .. } => format!("lost after {}: {loss:?}", held.as_secs()),
@@ -49,6 +50,8 @@ impl Observer for Heard {
             Event::ReleaseUnanswered { .. } => "release unanswered".to_owned(),
             Event::StoreLost { .. } => "store lost".to_owned(),
             Event::StoreBack { away, .. } => format!("store back after {}", away.as_secs()),
+            Event::StoreLeft { away, .. } => format!("store left after {}", away.as_secs()),
+            Event::Request { .. } => unreachable!("it does not hear of requests"),
             Event::Kept { left, .. } => format!("kept for {}", left.as_secs()),
             Event::CutShort { left, .. } => format!("cut short by {}", left.as_secs()),
             Event::StoreNotice { store, notice } => format!("{store} says {:?}", notice.reason),

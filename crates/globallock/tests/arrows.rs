@@ -21,6 +21,9 @@ const LADDER: &[&str] = &[
     "deadline", // what everything stands on
     "backend",  // the contract
     "observe",
+    "counting",
+    "metrics",
+    "opentelemetry",
     "health",
     "noticed",
     "hold",

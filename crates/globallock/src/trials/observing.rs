@@ -109,15 +109,15 @@ fn what_is_not_granted_is_given_up_once() {
         let (owner, heard) = observed(&fixture);
         let _held = fixture.other().mutex("a").acquire().await.unwrap();
         assert!(owner.mutex("a").try_acquire().await.unwrap().is_none());
-        assert_eq!(heard.take(), ["given up after 0"]);
+        assert_eq!(heard.take(), ["given up after 0: it is taken"]);
         assert!(owner.mutex("a").try_acquire_for(SECOND * 7).await.unwrap().is_none());
-        assert_eq!(heard.take(), ["waiting behind 1", "given up after 7"]);
+        assert_eq!(heard.take(), ["waiting behind 1", "given up after 7: its wait ended"]);
         let waits = owner.clone();
         let waits = tokio::spawn(async move { waits.mutex("a").acquire().await.map(drop) });
         sleep(SECOND * 3).await;
         owner.close().await;
         waits.await.unwrap().unwrap_err();
-        assert_eq!(heard.take(), ["waiting behind 1", "given up after 3"]);
+        assert_eq!(heard.take(), ["waiting behind 1", "given up after 3: it was given up by its caller"]);
     });
 }
 

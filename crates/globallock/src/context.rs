@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::health::Health;
 use crate::hold::Hold;
 use crate::name::Name;
-use crate::observe::Observers;
+use crate::observe::{NotGranted, Observers, Operation};
 use crate::options::{ManagerOptions, Options};
 use crate::owner::Owner;
 use crate::queue::Permits;
@@ -47,7 +47,7 @@ impl Context {
     /// Starts the background work on the current runtime.
     pub(crate) fn start(backend: Arc<dyn Backend>, options: ManagerOptions) -> Self {
         watch_suspensions();
-        let observers = Observers::new(options.observers);
+        let observers = Observers::new(options.observers, &backend.capabilities());
         let health = Arc::new(Health::new(backend.address(), observers.clone()));
         let closed = watch::Sender::new(false);
         let releases =
@@ -120,7 +120,7 @@ impl Context {
         // The task that waits for a claim would take it out too, but it may run only after this returns, or
         // never.
         for hold in self.renewer.waiting() {
-            if hold.give_up(now()) {
+            if hold.give_up(NotGranted::Cancelled, now()) {
                 self.release_in_background(&hold);
             }
         }
@@ -134,7 +134,8 @@ impl Context {
         if !self.is_own_process() || !hold.is_held() {
             return Ok(false);
         }
-        for answer in renew_each(self.backend.as_ref(), &[Arc::clone(&hold.claim)]).await {
+        let claims = [Arc::clone(&hold.claim)];
+        for answer in renew_each(self.backend.as_ref(), &self.observers, &claims).await {
             self.health.note(&answer);
             // A loss that is found here is released in the store by the renewer, when the claim is next due
             // there.
@@ -156,7 +157,8 @@ impl Context {
         }
         if hold.is_held() {
             // It says nothing of the store's health: a store without room for values still renews.
-            match self.backend.set_value(&hold.claim, bytes, keep).await? {
+            let request = self.backend.set_value(&hold.claim, bytes, keep);
+            match self.observers.asking(Operation::SetValue, request).await? {
                 ValueWrite::Written => {
                     hold.note_value(Value::new(bytes, hold.fencing_token(), Duration::ZERO));
                     return Ok(ValueWrite::Written);

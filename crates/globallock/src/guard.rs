@@ -237,7 +237,8 @@ impl Guard {
             return Ok(Release::NotHeld);
         }
         let was_tracked = self.context.renewer.untrack(self.hold.claim.id);
-        if let Phase::Lost(_) = self.hold.finish(now()) {
+        let released_at = now();
+        if let Phase::Lost(_) = self.hold.finish(released_at) {
             self.armed = false;
             // The renewer gives up in the store what it has seen lost; a loss noticed here first is ours to
             // give up.
@@ -247,12 +248,12 @@ impl Guard {
             return Ok(Release::NotHeld);
         }
         let backend = self.context.backend.as_ref();
-        if self.kept_for().is_some() && !backend.capabilities().keeps_after_owner {
+        if self.hold.kept_for(released_at).is_some() && !backend.capabilities().keeps_after_owner {
             self.armed = false;
             self.context.release_in_background(&self.hold);
             return Ok(Release::Released);
         }
-        let release = release(backend, &self.hold).await;
+        let release = release(backend, &self.context.observers, &self.hold, released_at).await;
         self.context.health.note(&release);
         let claim = &*self.hold.claim;
         match &release {

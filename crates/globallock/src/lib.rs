@@ -39,6 +39,8 @@ mod acquire;
 pub mod backend;
 pub mod blocking;
 mod context;
+#[cfg(any(feature = "metrics", feature = "opentelemetry"))]
+mod counting;
 mod deadline;
 mod duration;
 // The pages hold no Rust to be run as tests.
@@ -54,11 +56,15 @@ mod kind;
 mod locks;
 mod loss;
 mod manager;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod name;
 mod noticed;
 mod observe;
 mod once;
 mod onlooking;
+#[cfg(feature = "opentelemetry")]
+pub mod opentelemetry;
 mod options;
 mod owner;
 pub mod queue;
@@ -85,7 +91,7 @@ pub use locks::{Lock, PlannedEnd, RwLock, Semaphore};
 pub use loss::Loss;
 pub use manager::LockManager;
 pub use name::{MAX_NAME_BYTES, Name};
-pub use observe::{Event, Observer};
+pub use observe::{Answer, Event, NotGranted, Observer, Operation};
 pub use once::{Once, Ran};
 pub use options::{MAX_DURATION, MIN_LEASE, ManagerOptions, Options};
 pub use owner::Owner;

@@ -13,6 +13,7 @@ use crate::guard_set::{GuardSet, Taken};
 use crate::kind::LockKind;
 use crate::locks::{Lock, RwLock, Semaphore};
 use crate::name::Name;
+use crate::observe::Operation;
 use crate::once::Once;
 use crate::onlooking::{self, answered};
 use crate::options::ManagerOptions;
@@ -92,7 +93,8 @@ impl LockManager {
         options: impl Into<ManagerOptions>,
     ) -> Result<Self> {
         let manager = Self::connect_lazy_by(schemes, url, options)?;
-        manager.context.backend.ready().await?;
+        let Context { backend, observers, .. } = &*manager.context;
+        observers.asking(Operation::Connect, backend.ready()).await?;
         Ok(manager)
     }
 
@@ -252,7 +254,7 @@ impl LockManager {
     /// Nothing is lost.
     pub async fn inspect(&self, name: impl AsRef<str>) -> Result<Vec<Entry>> {
         let name = Name::new(name)?;
-        answered(&self.context, || self.context.backend.inspect(&name)).await
+        answered(&self.context, Some(Operation::Inspect), || self.context.backend.inspect(&name)).await
     }
 
     /// Sums up the names that begin with `prefix` and have a claim, in no order, as [`Backend::list`]
@@ -329,7 +331,8 @@ impl LockManager {
     pub async fn evict(&self, name: impl AsRef<str>, entry: &EntryKey, reason: &str) -> Result<Release> {
         let eviction = Eviction::new(self.context.owner(), reason);
         let name = Name::new(name)?;
-        answered(&self.context, || self.context.backend.evict(&name, entry, &eviction)).await
+        let evict = || self.context.backend.evict(&name, entry, &eviction);
+        answered(&self.context, Some(Operation::Evict), evict).await
     }
 
     /// Examines the store, and says what a person should know before trusting it with locks: what it is, what

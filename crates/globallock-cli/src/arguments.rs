@@ -8,9 +8,14 @@ use std::time::Duration;
 use clap::{Args, Command, CommandFactory, Parser, Subcommand};
 use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 
+use crate::break_claim::{self, Break};
 use crate::doctor::{self, Doctor};
+use crate::free::{self, Status, Wait};
 use crate::hold::{self, Hold};
+use crate::inspect::{self, Inspect};
+use crate::ls::{self, Ls};
 use crate::pages::{Completions, Manual};
+use crate::statuses::below;
 use crate::suggested::Suggested;
 use crate::top::{self, Top};
 use crate::{exit, log};
@@ -30,6 +35,9 @@ const URL: [&str; 2] = [
      address with a password into the variable, or into a file for --url-file.",
 ];
 
+/// The end of the short help.
+const MORE: &str = "Try --help for examples and the exit status.";
+
 /// Below it, a command is told to end before it has begun.
 const SHORTEST_HOLD: Duration = Duration::from_millis(100);
 
@@ -44,8 +52,7 @@ pub(crate) fn command(schemes: &Schemes) -> Command {
     let [before, after] = URL;
     let help = format!("{before}\n{}\n\n{after}", forms.join("\n"));
     let command = Arguments::command();
-    let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
-    let verbs = Suggested::new(verbs, |verb| Ok(verb.to_owned()));
+    let verbs = Suggested::new(verbs(&command), |verb| Ok(verb.to_owned()));
     command.mut_subcommands(|verb| {
         if verb.get_arguments().any(|argument| argument.get_id() == "url") {
             verb.mut_arg("url", |url| url.long_help(help.clone()))
@@ -55,6 +62,11 @@ pub(crate) fn command(schemes: &Schemes) -> Command {
             verb
         }
     })
+}
+
+/// The names of the verbs.
+pub(crate) fn verbs(command: &Command) -> Vec<String> {
+    command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
 }
 
 /// Runs a command while it holds a lock that is shared between processes or hosts.
@@ -71,7 +83,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Verb {
     /// Run a command while holding a lock.
     #[command(long_about = RUN)]
-    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = exit::HELP)]
+    #[command(after_help = MORE, after_long_help = below(exit::EXAMPLES, "run"))]
     Run(Box<Run>),
     /// Print the completions of a shell, to be put where that shell looks for them.
     Completions(Completions),
@@ -79,17 +91,36 @@ pub(crate) enum Verb {
     Man(Manual),
     /// Hold a lock for a part of a script.
     #[command(long_about = hold::ABOUT)]
-    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = hold::HELP)]
+    #[command(after_help = MORE, after_long_help = below(hold::EXAMPLES, "hold"))]
     Hold(Box<Hold>),
     /// Show the locks of a store as they are now, on a terminal.
     #[command(long_about = top::ABOUT)]
-    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = top::HELP)]
+    #[command(after_help = MORE, after_long_help = below(top::EXAMPLES, "top"))]
     Top(Box<Top>),
     /// Examine a store before it is trusted with locks.
     #[command(long_about = doctor::ABOUT)]
-    #[command(after_help = "Try --help for examples and the exit status.")]
-    #[command(after_long_help = format!("{}{}", doctor::EXAMPLES, doctor::STATUSES))]
+    #[command(after_help = MORE, after_long_help = below(doctor::EXAMPLES, "doctor"))]
     Doctor(Box<Doctor>),
+    /// List the locks of a store.
+    #[command(long_about = ls::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(ls::EXAMPLES, "ls"))]
+    Ls(Box<Ls>),
+    /// Show the queue of a lock.
+    #[command(long_about = inspect::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(inspect::EXAMPLES, "inspect"))]
+    Inspect(Box<Inspect>),
+    /// Take a lock away from its holder.
+    #[command(long_about = break_claim::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(break_claim::EXAMPLES, "break"))]
+    Break(Box<Break>),
+    /// Tell whether a lock is free.
+    #[command(long_about = free::STATUS)]
+    #[command(after_help = MORE, after_long_help = below(free::STATUS_EXAMPLES, "status"))]
+    Status(Box<Status>),
+    /// Wait until a lock is free, without taking it.
+    #[command(long_about = free::WAIT)]
+    #[command(after_help = MORE, after_long_help = below(free::WAIT_EXAMPLES, "wait"))]
+    Wait(Box<Wait>),
 }
 
 /// Which store to use.
@@ -169,12 +200,20 @@ pub(crate) struct Verbosity {
 impl Verbosity {
     /// Prints from now on what was asked for, about this lock.
     pub(crate) fn set(&self, name: &str) {
-        let most = match (self.quiet, self.verbose) {
+        log::set(self.log_format, self.most(), Some(name));
+    }
+
+    /// The same, about the store.
+    pub(crate) fn set_without_name(&self) {
+        log::set(self.log_format, self.most(), None);
+    }
+
+    fn most(&self) -> log::Level {
+        match (self.quiet, self.verbose) {
             (true, _) => log::Level::Error,
             (_, true) => log::Level::Info,
             (false, false) => log::Level::Warning,
-        };
-        log::set(self.log_format, most, Some(name));
+        }
     }
 }
 
@@ -306,6 +345,10 @@ mod tests {
         "run",
         "hold",
         "doctor",
+        "ls",
+        "-o",
+        "json",
+        "--stale",
         "completions",
         "man",
         "help",
@@ -382,9 +425,6 @@ mod tests {
         let schemes =
             Schemes::default().with_form("mine", "mine://host", |_| Ok(Memory::new() as Arc<dyn Backend>));
         let mut command = command(&schemes);
-        let verbs = |command: &Command| -> Vec<String> {
-            command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect()
-        };
         assert_eq!(verbs(&command), verbs(&Arguments::command()));
         let help = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -18,24 +18,29 @@
 
 mod address;
 mod arguments;
+mod break_claim;
 mod doctor;
 mod exit;
+mod free;
 mod held;
 mod hold;
+mod inspect;
 mod log;
+mod ls;
 mod nested;
 mod onlook;
 mod pages;
 mod processes;
 mod run;
 mod signals;
+mod statuses;
 mod suggested;
 mod top;
 mod waiting;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 use globallock::Schemes;
 
 use address::Sources;
@@ -62,7 +67,8 @@ pub fn main(schemes: &Schemes) -> ExitCode {
                 if ours.join("=").contains("--log-format=json") {
                     log::set(log::Format::Json, log::Level::Error, None);
                 }
-                log::error("usage").say(usage(&error.to_string(), &words));
+                let verbs = arguments::verbs(&command);
+                log::error("usage").say(usage(&error.to_string(), &words, &verbs));
                 return exit::code(exit::USAGE);
             }
             // Requested help is no error. A failure to print cannot be reported, because the output is
@@ -71,20 +77,29 @@ pub fn main(schemes: &Schemes) -> ExitCode {
             return exit::code(0);
         }
     };
-    let sources = |verb| matches.subcommand_matches(verb).map(Sources::of).unwrap_or_default();
     match arguments.verb {
-        Verb::Run(run) => run::main(schemes, &run, sources("run")),
+        Verb::Run(run) => run::main(schemes, &run, sources(&matches)),
         Verb::Completions(completions) => pages::completions(schemes, command, &completions),
         Verb::Man(manual) => pages::manual(command, &manual),
-        Verb::Hold(hold) => hold::main(schemes, &hold, sources("hold")),
-        Verb::Top(top) => top::main(schemes, &top, sources("top")),
-        Verb::Doctor(doctor) => doctor::main(schemes, &doctor, sources("doctor")),
+        Verb::Hold(hold) => hold::main(schemes, &hold, sources(&matches)),
+        Verb::Ls(ls) => ls::main(schemes, &ls, sources(&matches)),
+        Verb::Inspect(inspect) => inspect::main(schemes, &inspect, sources(&matches)),
+        Verb::Break(arguments) => break_claim::main(schemes, &arguments, sources(&matches)),
+        Verb::Status(status) => free::status(schemes, &status, sources(&matches)),
+        Verb::Wait(wait) => free::wait(schemes, &wait, sources(&matches)),
+        Verb::Top(top) => top::main(schemes, &top, sources(&matches)),
+        Verb::Doctor(doctor) => doctor::main(schemes, &doctor, sources(&matches)),
     }
+}
+
+/// Where the verb's address was given.
+fn sources(matches: &ArgMatches) -> Sources {
+    matches.subcommand().map(|(_, matches)| Sources::of(matches)).unwrap_or_default()
 }
 
 /// What a description of several lines says of the arguments, on one line: its first paragraph. Tips and the
 /// usage follow.
-fn usage(text: &str, arguments: &[&str]) -> String {
+fn usage(text: &str, arguments: &[&str], verbs: &[String]) -> String {
     let is_end = |line: &&str| line.is_empty() || line.starts_with("Usage:");
     let paragraph = text.lines().map(str::trim).take_while(|line| !is_end(line));
     let mut wrong = paragraph.collect::<Vec<_>>().join(" ");
@@ -95,16 +110,12 @@ fn usage(text: &str, arguments: &[&str]) -> String {
         ["run", rest @ ..] if !rest.contains(&"--") && !rest.is_empty() => {
             wrong += "; write globallock run NAME -- COMMAND; see globallock run --help";
         }
-        [verb, ..] if is_verb(verb) => {
+        [verb, ..] if verbs.iter().any(|known| known == verb) => {
             wrong += &format!("; see globallock {verb} --help");
         }
         _ => wrong += "; see globallock --help",
     }
     wrong
-}
-
-fn is_verb(word: &str) -> bool {
-    Arguments::command().get_subcommands().any(|verb| verb.get_name() == word)
 }
 
 #[cfg(test)]
@@ -124,6 +135,11 @@ mod tests {
                 &["run", "--wait", "-5s", "x", "--", "true"],
                 "unexpected argument '-5' found; see globallock run --help",
             ),
+            (
+                &["ls", "--older-than", "soon"],
+                "invalid value 'soon' for '--older-than <TIME>': write a time such as 250ms, 30s, 5m or \
+                 1h30m; see globallock ls --help",
+            ),
             (&["bogus"], "unrecognized subcommand 'bogus'; see globallock --help"),
             (
                 &["run"],
@@ -132,8 +148,9 @@ mod tests {
             ),
         ] {
             let all = [&["globallock"], arguments].concat();
-            let error = arguments::command(&schemes).try_get_matches_from(all).unwrap_err();
-            assert_eq!(usage(&error.to_string(), arguments), expected);
+            let command = arguments::command(&schemes);
+            let error = command.clone().try_get_matches_from(all).unwrap_err();
+            assert_eq!(usage(&error.to_string(), arguments, &arguments::verbs(&command)), expected);
         }
     }
 }

@@ -50,17 +50,6 @@ Examples:
   For a program that checks it:
     globallock doctor -o json redis://10.0.0.7";
 
-/// The statuses below them.
-pub(crate) const STATUSES: &str = "
-
-Exit status:
-    0  nothing is bad
-   64  wrong usage: an option, the name, or the address
-   69  something is bad: the store cannot be reached, cannot serve, or may lose locks
-   70  something went wrong inside
-   77  a right is missing, or the store refused the user
-  128 + N  when signal N has ended it, after the lock was released";
-
 /// The lease of the locks that are tried, so that a waiter that nobody tells asks after a third of it.
 const LEASE: Duration = Duration::from_secs(3);
 /// How long this program waits at its end for releases that the store does not answer.

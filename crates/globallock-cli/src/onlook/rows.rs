@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use globallock::queue::Permits;
-use globallock::{Entry, LockKind, Summary, Wait};
+use globallock::{Entry, LockKind, Owner, Summary, Wait};
 use serde::Serialize;
 
 /// One name that has claims.
@@ -120,6 +120,22 @@ impl ClaimRow {
         }
     }
 
+    /// Who made it.
+    pub(crate) fn owner(&self) -> Owner {
+        let host = self.host.clone().unwrap_or_default();
+        Owner { host, pid: self.pid, label: self.label.clone() }
+    }
+
+    /// Who made it, fit for a terminal. What another program says of itself is marked as that.
+    pub(crate) fn who(&self) -> String {
+        let owner = self.owner();
+        match (self.foreign, owner == Owner::default()) {
+            (true, true) => "(foreign)".to_owned(),
+            (true, false) => format!("{owner} (foreign)"),
+            (false, _) => owner.to_string(),
+        }
+    }
+
     /// A queue, oldest first, as it is `later` than it was seen.
     pub(crate) fn queue(entries: &[Entry], later: Duration) -> Vec<Self> {
         let mut waiters = 0;
@@ -162,7 +178,7 @@ impl From<&Wait> for WaitRow {
 #[cfg(test)]
 mod tests {
     use globallock::backend::ClaimId;
-    use globallock::{EntryKey, Name, Owner};
+    use globallock::{EntryKey, Name};
     use serde_json::{json, to_value};
 
     use super::*;

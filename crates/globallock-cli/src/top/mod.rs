@@ -33,21 +33,13 @@ Lists who holds which lock, for how long, how much of the lease is left, and who
 each interval. Enter opens the queue of a lock: its holders and waiters in order, whom each waits for, and \
 the deadlocks that it is part of. u breaks a claim, after a question. ? shows all keys.";
 
-/// The end of `top --help`.
-pub(crate) const HELP: &str = "\
+/// The examples of `top --help`.
+pub(crate) const EXAMPLES: &str = "\
 Examples:
   All locks of this host:
     globallock top
   Those of a server whose names begin with reports/, the longest wait first:
-    globallock top --url redis://10.0.0.7 --sort wait reports/
-
-Exit status:
-    0  it was quit
-   64  wrong usage: an option, the address, or there is no terminal
-   69  the store cannot serve, as it said at the first look; one that does not answer is waited for
-   70  something went wrong inside
-   77  the store refused the user at the first look
-  128 + N  when signal N has ended it";
+    globallock top --url redis://10.0.0.7 --sort wait reports/";
 
 /// The arguments of `top`.
 #[derive(Args, Debug)]

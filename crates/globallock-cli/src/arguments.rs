@@ -10,6 +10,7 @@ use globallock::{LockKind, MAX_DURATION, Options, Schemes};
 
 use crate::hold::{self, Hold};
 use crate::pages::{Completions, Manual};
+use crate::serve::{self, Serve};
 use crate::suggested::Suggested;
 use crate::{exit, log};
 
@@ -76,6 +77,10 @@ pub(crate) enum Verb {
     #[command(long_about = hold::ABOUT)]
     #[command(after_help = "Try --help for examples and the exit status.", after_long_help = hold::HELP)]
     Hold(Box<Hold>),
+    /// Show the locks of a store on a web page.
+    #[command(long_about = serve::ABOUT)]
+    #[command(after_help = "Try --help for examples and the exit status.", after_long_help = serve::HELP)]
+    Serve(Box<Serve>),
 }
 
 /// Which store to use.
@@ -155,12 +160,21 @@ pub(crate) struct Verbosity {
 impl Verbosity {
     /// Prints from now on what was asked for, about this lock.
     pub(crate) fn set(&self, name: &str) {
+        self.set_about(Some(name));
+    }
+
+    /// Prints from now on what was asked for, about many locks.
+    pub(crate) fn set_for_all(&self) {
+        self.set_about(None);
+    }
+
+    fn set_about(&self, name: Option<&str>) {
         let most = match (self.quiet, self.verbose) {
             (true, _) => log::Level::Error,
             (_, true) => log::Level::Info,
             (false, false) => log::Level::Warning,
         };
-        log::set(self.log_format, most, Some(name));
+        log::set(self.log_format, most, name);
     }
 }
 

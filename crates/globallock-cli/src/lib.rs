@@ -27,6 +27,7 @@ mod onlook;
 mod pages;
 mod processes;
 mod run;
+mod serve;
 mod signals;
 mod suggested;
 mod waiting;
@@ -80,6 +81,10 @@ pub fn main(schemes: &Schemes) -> ExitCode {
             let matches = matches.subcommand_matches("hold");
             hold::main(schemes, &hold, matches.map(Sources::of).unwrap_or_default())
         }
+        Verb::Serve(serve) => {
+            let matches = matches.subcommand_matches("serve");
+            serve::main(schemes, &serve, matches.map(Sources::of).unwrap_or_default())
+        }
     }
 }
 
@@ -96,7 +101,7 @@ fn usage(text: &str, arguments: &[&str]) -> String {
         ["run", rest @ ..] if !rest.contains(&"--") && !rest.is_empty() => {
             wrong += "; write globallock run NAME -- COMMAND; see globallock run --help";
         }
-        [verb @ ("run" | "hold" | "man" | "completions"), ..] => {
+        [verb @ ("run" | "hold" | "serve" | "man" | "completions"), ..] => {
             wrong += &format!("; see globallock {verb} --help");
         }
         _ => wrong += "; see globallock --help",

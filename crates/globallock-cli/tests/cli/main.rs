@@ -16,6 +16,7 @@ mod refusals;
 mod robustness;
 mod run;
 mod saying;
+mod serve;
 mod signals;
 mod support;
 mod terminals;

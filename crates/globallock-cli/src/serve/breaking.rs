@@ -33,9 +33,10 @@ pub(super) struct Breaker {
 impl Breaker {
     pub(super) fn new(name: Option<&str>, limit: Duration) -> Self {
         let user = || {
-            let named =
-                ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|variable| std::env::var(variable).ok());
-            named.unwrap_or_else(|| format!("user {}", rustix::process::getuid().as_raw()))
+            let id = nix::unistd::getuid();
+            let named = std::env::var("SUDO_USER").ok();
+            let named = named.or_else(|| Some(nix::unistd::User::from_uid(id).ok()??.name));
+            named.unwrap_or_else(|| format!("user {id}"))
         };
         Breaker { name: name.map_or_else(user, str::to_owned), limit }
     }

@@ -211,9 +211,7 @@ export class Table {
     setText(line.lease, duration(times.lease));
     setText(line.queue, row.waiters ? String(row.waiters) : "");
     setText(line.wait, duration(times.wait));
-    const parts = [holder ? `${duration(times.age)} ${holder}${others}` : "not held",
-      row.waiters ? `${row.waiters} waiting${times.wait === null ? "" : ` up to ${duration(times.wait)}`}` : ""];
-    setText(line.under, parts.filter(Boolean).join(" · ").trim());
+    setText(line.under, holder ? `${duration(times.age)} ${holder}${others}`.trim() : "not held");
   }
 
   /** Marks the lock that the keys act on. */

@@ -16,21 +16,21 @@ use crate::support::{Running, TestStore, globallock};
 use http::{Connection, Reply};
 
 /// A server of pages that runs until this is dropped.
-pub(super) struct Server {
-    pub(super) running: Running,
-    pub(super) port: u16,
-    pub(super) url: String,
+struct Server {
+    running: Running,
+    port: u16,
+    url: String,
 }
 
 impl Server {
     /// Serves this store, on a free port of this host, and looks often.
-    pub(super) fn of(store: &str, arguments: &[&str]) -> Self {
+    fn of(store: &str, arguments: &[&str]) -> Self {
         let mut command = globallock();
         command.env("GLOBALLOCK_URL", store);
         Server::start(&mut command, arguments)
     }
 
-    pub(super) fn start(command: &mut Command, arguments: &[&str]) -> Self {
+    fn start(command: &mut Command, arguments: &[&str]) -> Self {
         command.args(["serve", "--interval", "100ms"]).args(arguments);
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -41,21 +41,21 @@ impl Server {
         Server { running, port, url }
     }
 
-    pub(super) fn connect(&self) -> Connection {
+    fn connect(&self) -> Connection {
         Connection::open(self.port)
     }
 
-    pub(super) fn get(&self, path: &str) -> Reply {
+    fn get(&self, path: &str) -> Reply {
         self.connect().request("GET", path, &[], "")
     }
 
     /// The token that a page of this server sends.
-    pub(super) fn token(&self) -> String {
+    fn token(&self) -> String {
         self.get("/api/session").json()["token"].as_str().unwrap().to_owned()
     }
 
     /// Asks to break a claim, as the page does.
-    pub(super) fn break_claim(&self, name: &str, claim: &str, reason: &str) -> Reply {
+    fn break_claim(&self, name: &str, claim: &str, reason: &str) -> Reply {
         let order = serde_json::json!({ "name": name, "confirm": name, "claim": claim, "reason": reason });
         let token = self.token();
         let headers = [("content-type", "application/json"), ("x-globallock-token", &*token)];

@@ -3,7 +3,7 @@
 # Without a target: what is quick.
 .DEFAULT_GOAL := quick
 
-.PHONY: help test alone quick tools lint python peers recipes schedules mutants loaded faults versions \
+.PHONY: help test alone quick tools lint page python peers recipes schedules mutants loaded faults versions \
 	format bench wheel clean
 
 # How long `make faults` runs.
@@ -23,11 +23,13 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PARTS := $(TARGET)/parts
 PART = PARTS=$(PARTS) sh scripts/part.sh
 # Where servers of tests keep their files.
-ifneq ($(filter test bench loaded python peers recipes faults versions,$(MAKECMDGOALS)),)
+ifneq ($(filter test page bench loaded python peers recipes faults versions,$(MAKECMDGOALS)),)
 export TMPDIR := $(shell sh scripts/tmpdir.sh)
 endif
 # Which stores `make versions` tests; none: all of them.
 STORES ?=
+# Where `make page` puts its pictures; none: beside what was built.
+PICTURES ?=
 # Which part of `make mutants` to run, and how many mutants at a time.
 SHARD ?= 0/1
 JOBS ?= 1
@@ -47,6 +49,7 @@ test: ## Install what the tests need, then run every check and every test (what 
 	$(PART) "tests, built" cargo test --locked --workspace --all-targets --no-run
 	# More threads than processors: the tests wait far more than they compute.
 	RUST_TEST_THREADS=4 $(PART) "tests" bash scripts/tests.sh --locked --workspace --all-targets --no-fail-fast
+	$(PART) "page" sh scripts/page.sh
 	$(PART) "tests of the documentation" cargo test --locked --workspace --doc
 	$(PART) "schedules" $(MAKE) schedules
 	# The same faults in the same order every time. `make faults` without a seed finds others.
@@ -62,6 +65,9 @@ alone: ## Check the library with no store, and with each store alone.
 	cargo check --locked -p globallock --no-default-features
 	set -e; stores=$$(sed -n 's/^default = //p' crates/globallock/Cargo.toml | tr -d '[]",'); \
 		for store in $$stores; do cargo check --locked -p globallock --no-default-features --features $$store; done
+
+page: tools ## Test the page of `globallock serve` in headless Chromium (PICTURES=docs/pictures renews those).
+	PICTURES=$(PICTURES) sh scripts/page.sh
 
 python: ## Check the Python package, and test its wheel in every CPython that is installed.
 	sh scripts/python.sh lint

@@ -44,6 +44,11 @@ need fish fish
 need mandoc mandoc
 need systemd-analyze systemd
 need supervisord supervisor
+# The browser that the page of `globallock serve` is tested in, and what drives it.
+command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 ||
+    command -v google-chrome >/dev/null 2>&1 || packages="$packages chromium"
+need node nodejs
+need npm npm
 python3 -c 'import yaml' >/dev/null 2>&1 || packages="$packages python3-yaml"
 python3 -c 'import venv, ensurepip' >/dev/null 2>&1 || packages="$packages python3-venv"
 
@@ -73,4 +78,12 @@ if ! "$python/bin/python" -c 'import redis, kazoo' >/dev/null 2>&1; then
     mkdir -p "$(dirname "$python")"
     python3 -m venv "$python"
     "$python/bin/pip" install --quiet redis==8.1.0 kazoo==2.11.0
+fi
+
+# What drives the browser, and what finds out whether everybody can use the page. No browser is downloaded.
+page="${CARGO_TARGET_DIR:-target}/page"
+if ! [ -d "$page/node_modules/playwright-core" ] || ! [ -d "$page/node_modules/axe-core" ]; then
+    mkdir -p "$page"
+    npm install --prefix "$page" --no-save --no-audit --no-fund --loglevel=error \
+        playwright-core@1.65.1 axe-core@4.14.1 >/dev/null
 fi

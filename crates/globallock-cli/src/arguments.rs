@@ -15,6 +15,7 @@ use crate::hold::{self, Hold};
 use crate::inspect::{self, Inspect};
 use crate::ls::{self, Ls};
 use crate::pages::{Completions, Manual};
+use crate::serve::{self, Serve};
 use crate::statuses::below;
 use crate::suggested::Suggested;
 use crate::top::{self, Top};
@@ -121,6 +122,10 @@ pub(crate) enum Verb {
     #[command(long_about = free::WAIT)]
     #[command(after_help = MORE, after_long_help = below(free::WAIT_EXAMPLES, "wait"))]
     Wait(Box<Wait>),
+    /// Show the locks of a store on a web page.
+    #[command(long_about = serve::ABOUT)]
+    #[command(after_help = MORE, after_long_help = below(serve::EXAMPLES, "serve"))]
+    Serve(Box<Serve>),
 }
 
 /// Which store to use.

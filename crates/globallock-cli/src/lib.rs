@@ -32,6 +32,7 @@ mod onlook;
 mod pages;
 mod processes;
 mod run;
+mod serve;
 mod signals;
 mod statuses;
 mod suggested;
@@ -89,6 +90,7 @@ pub fn main(schemes: &Schemes) -> ExitCode {
         Verb::Wait(wait) => free::wait(schemes, &wait, sources(&matches)),
         Verb::Top(top) => top::main(schemes, &top, sources(&matches)),
         Verb::Doctor(doctor) => doctor::main(schemes, &doctor, sources(&matches)),
+        Verb::Serve(serve) => serve::main(schemes, &serve, sources(&matches)),
     }
 }
 

@@ -14,6 +14,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("0", &["break"], "the claim is broken"),
     ("0", &["wait", "status"], "the lock is free: nobody holds it or waits for it"),
     ("0", &["top"], "it was quit"),
+    ("0", &["serve"], "a signal has asked it to end"),
     ("0", &["doctor"], "nothing is bad"),
     ("1", &["ls"], "--fail-empty: there is no such lock"),
     ("1", &["break"], NOT_BROKEN),
@@ -34,7 +35,7 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("128 + N", &["top", "doctor"], "when signal N has ended it"),
 ];
 
-const ALL: &[&str] = &["run", "hold", "ls", "inspect", "break", "wait", "status", "top", "doctor"];
+const ALL: &[&str] = &["run", "hold", "ls", "inspect", "break", "wait", "status", "top", "serve", "doctor"];
 const HOLD_ENDED: &str = "the lock was held, and was released because what it was held for has ended; with \
                           --background: the lock is held";
 const NOT_BROKEN: &str = "nothing is broken: the claim is not there any more, it waits (--waiter) or gives \

@@ -17,6 +17,7 @@ mod refusals;
 mod robustness;
 mod run;
 mod saying;
+mod serve;
 mod signals;
 mod support;
 mod terminals;

@@ -1,0 +1,173 @@
+//! The paths, and what they answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::{get, post};
+use globallock::{Entry, Wait, WaitGraph};
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
+
+use super::secrets::User;
+use super::view::{answer, failed, refused};
+use super::{Site, breaking, events, files, gate, metrics};
+use crate::onlook::rows::{ClaimRow, LockRow, WaitRow};
+
+/// How long a request waits for others that are at the store.
+const TURN: Duration = Duration::from_secs(10);
+/// Who waits for whom is good enough when it was found not longer ago.
+const RECENT: Duration = Duration::from_secs(2);
+
+/// All paths, behind the gate.
+pub(super) fn router(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/api/session", get(session))
+        .route("/api/locks", get(locks))
+        .route("/api/locks/{*name}", get(lock))
+        .route("/api/lock", get(lock))
+        .route("/api/events", get(events::events))
+        .route("/api/waits", get(waits))
+        .route("/api/break", post(breaking::break_claim))
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(healthz))
+        .fallback(get(async |uri: Uri| files::file(uri.path())))
+        .layer(from_fn_with_state(Arc::clone(&site), gate::guard))
+        .with_state(site)
+}
+
+/// What a page needs to know of the server.
+async fn session(State(site): State<Arc<Site>>, Extension(user): Extension<User>) -> Response {
+    let breaker = site.breaker.as_ref();
+    let session = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "store": site.manager.backend().address(),
+        "prefix": site.watcher.prefix(),
+        "interval_seconds": site.watcher.interval().as_secs_f64(),
+        "allow_break": breaker.is_some(),
+        "user": breaker.map(|breaker| breaker.name(&user)),
+        "token": breaker.map(|_| site.gate.token()),
+    });
+    answer(StatusCode::OK, &session)
+}
+
+#[derive(Serialize)]
+struct Locks<'a> {
+    names: usize,
+    look_age_seconds: Option<f64>,
+    failure: Option<&'a str>,
+    locks: Vec<&'a LockRow>,
+}
+
+async fn locks(State(site): State<Arc<Site>>) -> Response {
+    site.watcher.look(site.watcher.interval()).await;
+    let snapshot = site.watcher.snapshot();
+    let locks = Locks {
+        names: snapshot.names(),
+        look_age_seconds: snapshot.age().map(|age| age.as_secs_f64()),
+        failure: snapshot.failure(),
+        locks: snapshot.rows().collect(),
+    };
+    let is_known = snapshot.complete_age().is_some();
+    answer(if is_known { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &locks)
+}
+
+/// One lock: its queue, and what it has to do with deadlocks.
+#[derive(Serialize)]
+struct Lock<'a> {
+    name: &'a str,
+    /// As in the list; none where the last look has not seen it.
+    lock: Option<LockRow>,
+    queue: Vec<ClaimRow>,
+    waits: Vec<WaitRow>,
+    /// Null where they could not be found out.
+    deadlocks: Option<Vec<Vec<WaitRow>>>,
+}
+
+async fn lock(State(site): State<Arc<Site>>, uri: Uri) -> Response {
+    let Some(name) = name_of(&uri) else {
+        return refused(StatusCode::BAD_REQUEST, "write the name into the path, or as ?name=NAME");
+    };
+    if !name.starts_with(site.watcher.prefix()) {
+        return refused(StatusCode::NOT_FOUND, "this server shows other names only: see --prefix");
+    }
+    let Some(_turn) = turn(&site).await else { return busy() };
+    let queue: Vec<Entry> = match site.manager.inspect(&name).await {
+        Ok(queue) => queue,
+        Err(error) => return failed(&error),
+    };
+    let graph = globallock::Name::new(&name).map(|name| WaitGraph::of([(&name, &queue[..])]));
+    let waits = graph.iter().flat_map(WaitGraph::waits).map(WaitRow::from).collect();
+    let is_waited_for = queue.iter().any(|entry| !entry.held);
+    let deadlocks = if is_waited_for {
+        let found = site.watcher.waits(RECENT).await.ok();
+        let of_name = |cycle: &Vec<WaitRow>| cycle.iter().any(|wait| wait.name == name);
+        found.map(|waits| cycles(&waits.graph).into_iter().filter(of_name).collect())
+    } else {
+        Some(Vec::new())
+    };
+    let lock = site.watcher.snapshot().row(&name).cloned();
+    let queue = ClaimRow::queue(&queue, Duration::ZERO);
+    answer(StatusCode::OK, &Lock { name: &name, lock, queue, waits, deadlocks })
+}
+
+/// The name in the rest of the path, or in the query: a browser takes `.` and `..` out of a path.
+fn name_of(uri: &Uri) -> Option<String> {
+    let raw = match uri.path().strip_prefix("/api/locks/") {
+        Some(path) => path,
+        None => uri.query()?.split('&').find_map(|pair| pair.strip_prefix("name="))?,
+    };
+    Some(percent_decode_str(raw).decode_utf8().ok()?.into_owned()).filter(|name| !name.is_empty())
+}
+
+async fn waits(State(site): State<Arc<Site>>) -> Response {
+    let Some(_turn) = turn(&site).await else { return busy() };
+    match site.watcher.waits(RECENT).await {
+        Ok(found) => {
+            let waits: Vec<WaitRow> = found.graph.waits().iter().map(WaitRow::from).collect();
+            let age = found.at.elapsed().as_secs_f64();
+            let waits = json!({ "age_seconds": age, "waits": waits, "cycles": cycles(&found.graph) });
+            answer(StatusCode::OK, &waits)
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// The deadlocks of a graph.
+pub(super) fn cycles(graph: &WaitGraph) -> Vec<Vec<WaitRow>> {
+    let rows = |cycle: &Vec<Wait>| cycle.iter().map(WaitRow::from).collect();
+    graph.cycles().iter().map(rows).collect()
+}
+
+async fn scrape(State(site): State<Arc<Site>>) -> Response {
+    site.watcher.look(site.watcher.interval()).await;
+    text("text/plain; version=0.0.4; charset=utf-8", metrics::text(&site.watcher, &site.counts))
+}
+
+/// That this server goes on, whatever the store does.
+async fn healthz() -> Response {
+    text("text/plain; charset=utf-8", "ok\n".to_owned())
+}
+
+fn text(kind: &'static str, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// Waits for the turn at the store.
+async fn turn(site: &Site) -> Option<SemaphorePermit<'_>> {
+    timeout(TURN, site.at_store.acquire()).await.ok()?.ok()
+}
+
+fn busy() -> Response {
+    refused(StatusCode::SERVICE_UNAVAILABLE, "too many requests are at the store: try again")
+}

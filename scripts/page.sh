@@ -1,0 +1,21 @@
+#!/bin/sh
+# Tests the page of `globallock serve` in headless Chromium, against a real server and a real Redis.
+#
+# PICTURES=docs/pictures sh scripts/page.sh renews the pictures of the documentation.
+set -eu
+cd "$(dirname "$0")/.."
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+PAGE_TOOLS=$target/page
+PAGE_PROGRAMS=$target/debug
+PAGE_PICTURES=${PICTURES:-$target/page/pictures}
+PAGE_BROWSER=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || {
+    echo "The tests of the page need Chromium: run make tools, or install the package chromium" >&2
+    exit 1
+}
+[ -d "$PAGE_TOOLS/node_modules/playwright-core" ] || {
+    echo "The tests of the page need playwright-core and axe-core: run make tools" >&2
+    exit 1
+}
+export PAGE_TOOLS PAGE_PROGRAMS PAGE_PICTURES PAGE_BROWSER
+cargo build --locked -p globallock-cli --bins --example actors
+exec node --test --test-concurrency=2 crates/globallock-cli/tests/page/*.test.mjs

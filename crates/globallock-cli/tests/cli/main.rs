@@ -19,3 +19,4 @@ mod saying;
 mod signals;
 mod support;
 mod terminals;
+mod top;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use clap::Args;
 use globallock::Schemes;
+use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::unistd::{User, getuid};
 
@@ -114,6 +115,8 @@ fn operator() -> String {
 
 /// Ends by this signal, so that a shell stops its script at a Ctrl-C that was sent to all.
 fn die_of(signal: Signal) -> ExitCode {
+    // A dump of this process would be of no use.
+    let _ = prctl::set_dumpable(false);
     let _ = raise(signal);
     let _ = SigSet::from(signal).thread_unblock();
     exit::code(exit::of_signal(signal as i32))

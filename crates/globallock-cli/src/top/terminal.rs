@@ -94,8 +94,8 @@ pub(super) struct Screen {
     pub(super) terminal: Terminal<CrosstermBackend<Stdout>>,
 }
 
-/// The keyboard and the signals, read by a thread of their own, each time that an event is asked for. So what
-/// is typed behind the last key that was needed stays for the next program.
+/// The keyboard and the signals, read by a thread of their own, each time that an event is asked for: what is
+/// typed after the last one was taken is for the next program.
 #[derive(Debug)]
 pub(super) struct Events {
     next: Sender<()>,

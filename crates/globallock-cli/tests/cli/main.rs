@@ -21,3 +21,4 @@ mod serve;
 mod signals;
 mod support;
 mod terminals;
+mod top;

@@ -134,13 +134,9 @@ fn head(buffer: &mut Buffer, app: &App, parts: Parts, theme: Theme, now: Instant
     };
     let right = u16::try_from(width(&counts)).unwrap_or(parts.columns);
     let left = parts.columns.saturating_sub(right + 2);
-    let title = match app.prefix.as_str() {
-        "" => app.store.clone(),
-        prefix => format!("{}  {}*", app.store, clean(prefix)),
-    };
     paint(buffer, 0, parts, theme.title());
     let taken = put(buffer, (1, 0), left, "globallock top  ", theme.title());
-    put(buffer, (1 + taken, 0), left.saturating_sub(taken), &title, theme.title());
+    put(buffer, (1 + taken, 0), left.saturating_sub(taken), &app.store, theme.title());
     put_right(buffer, (0, 0), parts.columns - 1, &counts, theme.title());
 
     let room = parts.begin - 1;
@@ -193,8 +189,12 @@ fn state(app: &App) -> String {
     if !app.list.text.is_empty() && app.finding.is_none() {
         only.push(format!("named *{}*", clean(&app.list.text)));
     }
+    let sorted = match app.prefix.as_str() {
+        "" => sorted.to_owned(),
+        prefix => format!("{}*, {sorted}", clean(prefix)),
+    };
     match only.is_empty() {
-        true => sorted.to_owned(),
+        true => sorted,
         false => format!("{sorted}; only {}: {} shown", only.join(", "), app.list.rows().len()),
     }
 }

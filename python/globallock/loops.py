@@ -28,8 +28,8 @@ class _Loop:
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
 
-async def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) -> T:
-    """Waits in the running loop for the outcome of a request. A cancelled wait cancels the request.
+def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) -> "_rust.Answer[T]":
+    """What a task awaits for the outcome of a request, in the running loop. If cancelled, so is the request.
 
     What is granted is in the list ``taken`` before an exception can arise.
     """
@@ -37,13 +37,7 @@ async def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = No
     known = _loops.get(loop)
     if known is None or not known.bridge.is_here():
         known = _loops[loop] = _Loop(loop)
-    future: "asyncio.Future[T]" = loop.create_future()
-    number = request.begin_for(known.bridge, loop, known.waiting, future, taken)
-    try:
-        return await future
-    finally:
-        if known.waiting.pop(number, None) is not None:
-            known.bridge.cancel(number)
+    return request.awaited(known.bridge, loop, known.waiting, taken)
 
 
 def warn_in_a_loop(name: str) -> None:

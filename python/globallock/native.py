@@ -6,7 +6,7 @@ import copy
 import logging
 import weakref
 from types import FrameType
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 from . import _rust, events
 from .acquisitions import Acquisition, Holdings
@@ -25,7 +25,7 @@ __all__ = ["Claim", "Engine", "NativeGlobalLock", "LockRequest", "Value"]
 _logger = logging.getLogger("globallock.base")
 
 #: The attributes of a lock that are not its recipe.
-_STATE = frozenset({"config", "_holdings", "_made_for", "_manager"})
+_STATE = frozenset({"config", "_holdings", "_made_for", "_made_request", "_manager"})
 
 
 class NativeGlobalLock(_rust.Shield, OwnedLock):
@@ -68,6 +68,8 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         super().__init__(config, name, **options)
         refuse_unknown(type(self).__name__, self.other_options)
         self._holdings: "Holdings[_rust.Guard]" = Holdings()
+        #: What the core was asked for last.
+        self._made_request: Optional[LockRequest] = None
 
     @classmethod
     def make_engine(cls, config: Any) -> Engine:
@@ -107,12 +109,21 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         return engine
 
     def _lock_request(self) -> LockRequest:
-        """What the core must acquire, from this lock's options."""
-        wait, hold, lease, ask_after, hold_at_least = Times.of(self, self._renews())
-        return LockRequest(
-            self._prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease, ask_after,
-            self._wants_value, hold_at_least,
+        """What the core must acquire, from this lock's options. It is made again where one has changed."""
+        engine, other_options = self._engine, self.other_options
+        options = (
+            engine, self.name, self.blocking, self.blocking_timeout, self.timeout, self.lock_ttl, self.sleep,
+            self.grace, self.hold_at_least, self.config.get("auto_renew"),
+            other_options.get("auto_renew") if other_options else None,
         )  # fmt: skip
+        made = self._made_request
+        if made is None or not made.is_of(options):
+            wait, hold, lease, ask_after, hold_at_least = Times.of(self, self._renews())
+            made = self._made_request = LockRequest(
+                engine.add_prefix(self.name), self._kind, self._permits, self._capacity, wait, hold, lease,
+                ask_after, self._wants_value, hold_at_least, options,
+            )  # fmt: skip
+        return made
 
     def _check(self) -> None:
         """Checks the options, without the store."""
@@ -120,7 +131,7 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
 
     def _request_within(self, limit: Optional[float]) -> LockRequest:
         request = self._lock_request()
-        return request if limit is None or self.blocking is False else request._replace(wait=limit)
+        return request if limit is None or self.blocking is False else request.with_wait(limit)
 
     def _keep_nobody_out(self, acquisition: Any) -> None:
         acquisition.granted.keep_nobody_out()
@@ -130,11 +141,6 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
 
     def _is_asked(self, acquisition: Any) -> bool:
         return bool(acquisition.granted.is_asked_to_end())
-
-    @property
-    def _prefixed_name(self) -> str:
-        """The core's name of this lock."""
-        return self._engine.add_prefix(self.name)
 
     def _renews(self) -> bool:
         given = self.other_options.get("auto_renew")
@@ -203,21 +209,24 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         """Notes that the caller tries to acquire."""
         refuse_eventlet()
         events.refresh()
-        for acquisition in self._holdings.begin():
-            guard = acquisition.granted
-            if guard is not None and not guard.is_held():
-                # It was lost, and is not released: nobody will.
-                self._forget(acquisition)
+        held = self._holdings.begin()
+        if held is not None:
+            self._forget_lost(held)
         refuse_to_wait_for_oneself(self, request)
         return request
+
+    def _forget_lost(self, held: "List[Acquisition[_rust.Guard]]") -> None:
+        """Forgets what was lost and is not released: nobody will."""
+        for acquisition in held:
+            guard = acquisition.granted
+            if guard is not None and not guard.is_held():
+                self._forget(acquisition)
 
     def _refuse_to_wait(self, request: LockRequest) -> None:
         refuse_to_wait_for_oneself(self, request)
 
     def _granted(self, guard: _rust.Guard, request: LockRequest) -> "Acquisition[_rust.Guard]":
-        acquisition = self._holdings.add(guard)
-        acquisition.request, acquisition.is_anyones = request, self._is_anyones()
-        guard.own(acquisition)
+        acquisition = self._holdings.add(guard, request, self._is_anyones())
         manager = self._manager() if self._manager is not None else None
         if manager is not None:
             manager._held.add((self, acquisition))
@@ -297,7 +306,7 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
         self._made_for: Any = state["_manager"]
         self.config = self._made_for.config
         self._manager = weakref.ref(self._made_for)
-        self._holdings = Holdings()
+        self._holdings, self._made_request = Holdings(), None
 
     def __copy__(self) -> "NativeGlobalLock":
         return self._copied(dict(self.__dict__))
@@ -309,7 +318,7 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
     def _copied(self, state: "dict[str, Any]") -> "NativeGlobalLock":
         lock: NativeGlobalLock = type(self).__new__(type(self))
         # With the connection of the original.
-        lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings())
+        lock.__dict__.update(state, config=self.config, _manager=self._manager, _holdings=Holdings(), _made_request=None)
         return lock
 
 

@@ -36,10 +36,8 @@ def refuse_to_wait_for_oneself(lock: NativeGlobalLock, request: LockRequest) -> 
     | was acquired by another job of this pool's thread | ends when a later job releases it |
     | all the rest | would never end: :class:`NotLocked` is raised |
     """
-    if request.wait is not None:
-        return
-    held = lock._engine.native.holds(request.name)
-    if not held:
+    held = lock._engine.native.holds(request)
+    if held is None:
         return
     me = caller()
     own = [each for each in held if _is_held_for_good(each) and _is_own(each, me)]

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tokio::task::AbortHandle;
@@ -260,11 +261,15 @@ impl Bridge {
                 continue;
             };
             waiting.del_item(number)?;
-            let settled = future.call_method0("done").and_then(|done| {
+            let settled = future.call_method0(intern!(python, "done")).and_then(|done| {
                 if done.is_truthy()? {
                     return Ok(());
                 }
-                let method = if succeeded { "set_result" } else { "set_exception" };
+                let method = if succeeded {
+                    intern!(python, "set_result")
+                } else {
+                    intern!(python, "set_exception")
+                };
                 future.call_method1(method, (value,)).map(drop)
             });
             interruption = settled.err().or(interruption);
@@ -273,7 +278,7 @@ impl Bridge {
     }
 
     /// Drops a request whose outcome nobody waits for any more.
-    fn cancel(&self, number: u64) {
+    pub(crate) fn cancel(&self, number: u64) {
         if let Some(inner) = self.inner.get()
             && let Some(task) = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
         {
@@ -291,8 +296,8 @@ pub(crate) fn poll_soon(
 ) -> PyResult<()> {
     let mut interruption = None;
     for _ in 0..TRIES {
-        let callback = bridge.getattr("drive")?;
-        match r#loop.call_method1("call_soon", (callback, r#loop, waiting)) {
+        let callback = bridge.getattr(intern!(bridge.py(), "drive"))?;
+        match r#loop.call_method1(intern!(bridge.py(), "call_soon"), (callback, r#loop, waiting)) {
             Ok(_) => break,
             // A loop that is closed polls no more.
             Err(error) if error.is_instance_of::<PyRuntimeError>(bridge.py()) => return Err(error),

@@ -42,12 +42,13 @@ type ValueFields = (Vec<u8>, u64, f64);
 impl Guard {
     pub(crate) fn new(
         guard: globallock::Guard,
+        process: u32,
         place: Place,
         ask_at: Option<Instant>,
         began: Option<Began>,
     ) -> Self {
         let fencing_token = guard.fencing_token();
-        let guard = Arc::new(ForkGuarded::new(Mutex::new(Some((guard, None)))));
+        let guard = Arc::new(ForkGuarded::of(process, Mutex::new(Some((guard, None)))));
         Guard { fencing_token, guard, place, ask_at, began, has_owner: AtomicBool::new(false) }
     }
 
@@ -75,7 +76,11 @@ fn with<T>(held: &Held, use_it: impl FnOnce(&globallock::Guard) -> T) -> Option<
 }
 
 fn take(held: &Held) -> Option<globallock::Guard> {
-    held.get()?.lock().unwrap_or_else(PoisonError::into_inner).take().map(|(guard, _)| guard)
+    taken(held.get()?)
+}
+
+fn taken(held: &Mutex<Option<(globallock::Guard, Option<Noted>)>>) -> Option<globallock::Guard> {
+    held.lock().unwrap_or_else(PoisonError::into_inner).take().map(|(guard, _)| guard)
 }
 
 /// Why the owner must end its work: which kind of loss, or `asked`, and a sentence. Python makes a `Reason`
@@ -140,7 +145,7 @@ impl Guard {
     /// Notes that Python has it, and for which acquisition, if it is a caller's of this process. So others
     /// are kept out for as long as was asked for.
     #[pyo3(signature = (acquisition=None))]
-    fn own(&self, acquisition: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    pub(crate) fn own(&self, acquisition: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         self.has_owner.store(true, Ordering::Relaxed);
         let Some(acquisition) = acquisition else { return Ok(()) };
         let acquisition = PyWeakrefReference::new(acquisition)?;
@@ -177,7 +182,8 @@ impl Guard {
         let held = Arc::clone(&self.guard);
         // If the wait is cancelled, the guard is dropped, and so released in the background.
         Request::begun(WaitKind::Answer, move || {
-            let (is_here, guard) = (held.get().is_some(), take(&held));
+            let here = held.get();
+            let (is_here, guard) = (here.is_some(), here.and_then(taken));
             async move {
                 Outcome::Text(match guard {
                     None if !is_here => Some(FOREIGN.to_owned()),

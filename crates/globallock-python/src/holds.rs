@@ -14,7 +14,7 @@ static STORES: LazyLock<Mutex<HashMap<String, Weak<Names>>>> = LazyLock::new(Mut
 
 /// The names of one store that are held.
 #[derive(Default)]
-pub(crate) struct Names(Mutex<HashMap<String, Vec<Note>>>);
+pub(crate) struct Names(Mutex<HashMap<Arc<str>, Vec<Note>>>);
 
 /// One acquisition.
 type Note = Arc<Py<PyWeakrefReference>>;
@@ -33,26 +33,26 @@ impl Names {
     }
 
     /// Nothing of Python may run while this is locked: it might lock it again.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Note>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Note>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The acquisitions that have a name, oldest first.
-    pub(crate) fn holds<'py>(&self, python: Python<'py>, name: &str) -> Vec<Bound<'py, PyAny>> {
-        let notes = self.lock().get(name).cloned().unwrap_or_default();
-        notes.iter().filter_map(|note| note.bind(python).upgrade()).collect()
+    /// The acquisitions that have a name, oldest first; `None` if there are none.
+    pub(crate) fn holds<'py>(&self, python: Python<'py>, name: &str) -> Option<Vec<Bound<'py, PyAny>>> {
+        let notes = self.lock().get(name).cloned()?;
+        Some(notes.iter().filter_map(|note| note.bind(python).upgrade()).collect())
     }
 }
 
 /// A name of a store.
 pub(crate) struct Place {
     names: Arc<Names>,
-    name: String,
+    name: Arc<str>,
 }
 
 impl Place {
-    pub(crate) fn new(names: &Arc<Names>, name: &str) -> Self {
-        Place { names: Arc::clone(names), name: name.to_owned() }
+    pub(crate) fn new(names: &Arc<Names>, name: &Arc<str>) -> Self {
+        Place { names: Arc::clone(names), name: Arc::clone(name) }
     }
 
     /// Notes that an acquisition has this name, until what is returned is dropped.
@@ -61,17 +61,17 @@ impl Place {
         let mut names = self.names.lock();
         match names.get_mut(&self.name) {
             Some(notes) => notes.push(Arc::clone(&note)),
-            None => drop(names.insert(self.name.clone(), vec![Arc::clone(&note)])),
+            None => drop(names.insert(Arc::clone(&self.name), vec![Arc::clone(&note)])),
         }
         drop(names);
-        Noted { names: Arc::clone(&self.names), name: self.name.clone(), note }
+        Noted { names: Arc::clone(&self.names), name: Arc::clone(&self.name), note }
     }
 }
 
 /// The note of one acquisition, which is there until this is dropped.
 pub(crate) struct Noted {
     names: Arc<Names>,
-    name: String,
+    name: Arc<str>,
     note: Note,
 }
 

@@ -28,7 +28,11 @@ pub(crate) struct Process {
 impl Process {
     /// The runtime of this process, made at the first call.
     pub(crate) fn current() -> PyResult<Arc<Self>> {
-        let id = std::process::id();
+        Process::of(std::process::id())
+    }
+
+    /// The same, where it is known which process this is: to ask costs a system call.
+    fn of(id: u32) -> PyResult<Arc<Self>> {
         loop {
             let known = CURRENT.load_full();
             if let Some(process) = known.as_ref().filter(|process| process.id == id) {
@@ -151,6 +155,11 @@ impl<T> ForkGuarded<T> {
         ForkGuarded { process: std::process::id(), value: Some(value) }
     }
 
+    /// The same, where it is known which process this is.
+    pub(crate) fn of(process: u32, value: T) -> Self {
+        ForkGuarded { process, value: Some(value) }
+    }
+
     /// The value, in the process that made it; `None` in a forked child.
     pub(crate) fn get(&self) -> Option<&T> {
         self.value.as_ref().filter(|_| self.process == std::process::id())
@@ -159,9 +168,10 @@ impl<T> ForkGuarded<T> {
 
 impl<T> Drop for ForkGuarded<T> {
     fn drop(&mut self) {
-        if self.process != std::process::id() {
+        let here = std::process::id();
+        if self.process != here {
             mem::forget(self.value.take());
-        } else if let Ok(process) = Process::current() {
+        } else if let Ok(process) = Process::of(here) {
             // Stores need the runtime to close their connections.
             let _entered = process.runtime.enter();
             drop(self.value.take());

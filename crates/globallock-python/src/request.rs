@@ -10,6 +10,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use crate::answer::Answer;
 use crate::bridge::{self, Bridge, Outcome};
 use crate::driver::WaitKind;
 use crate::guard::Guard;
@@ -100,11 +101,23 @@ impl Request {
         }
     }
 
+    /// What a task awaits for the outcome, which begins the request. The future of each is in `waiting` by
+    /// its number.
+    #[pyo3(signature = (bridge, r#loop, waiting, taken=None))]
+    fn awaited(
+        slf: Py<Self>,
+        bridge: Py<Bridge>,
+        r#loop: Py<PyAny>,
+        waiting: Py<PyDict>,
+        taken: Option<Py<PyList>>,
+    ) -> Answer {
+        Answer::new(slf, bridge, r#loop, waiting, taken)
+    }
+}
+
+impl Request {
     /// Starts it for asyncio: the future gets the outcome, and is in `waiting` by the number until then.
-    ///
-    /// Here and not in Python, where an exception in the middle would leave others without their outcomes.
-    #[pyo3(signature = (bridge, r#loop, waiting, future, taken=None))]
-    fn begin_for(
+    pub(crate) fn begin_for(
         &self,
         bridge: &Bound<'_, Bridge>,
         r#loop: &Bound<'_, PyAny>,

@@ -265,11 +265,8 @@ impl Bridge {
                 if done.is_truthy()? {
                     return Ok(());
                 }
-                let method = if succeeded {
-                    intern!(python, "set_result")
-                } else {
-                    intern!(python, "set_exception")
-                };
+                let method =
+                    if succeeded { intern!(python, "set_result") } else { intern!(python, "set_exception") };
                 future.call_method1(method, (value,)).map(drop)
             });
             interruption = settled.err().or(interruption);

@@ -6,9 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures_util::{StreamExt, TryStreamExt};
 use globallock::internals::{Running, Turn, begin_in_time, redacted};
-use globallock::{
-    Entry, EntryKey, Error, LockManager, ManagerOptions, Options, Release, Result,
-};
+use globallock::{Entry, EntryKey, Error, LockManager, ManagerOptions, Options, Release, Result};
 use pyo3::prelude::*;
 use tokio::sync::{OnceCell, watch};
 

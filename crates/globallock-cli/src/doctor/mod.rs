@@ -5,15 +5,17 @@
 
 mod report;
 mod trial;
+mod witness;
 
 use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use globallock::{Error, Finding, LockManager, ManagerOptions, Name, Options, Schemes};
+use globallock::{Backend, Error, Finding, LockManager, ManagerOptions, Name, Options, Schemes};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -25,6 +27,7 @@ use crate::exit::{self, Failure};
 use crate::signals;
 use report::{Output, Report};
 use trial::Trial;
+use witness::Witness;
 
 /// What `doctor` does, for its help.
 pub(crate) const ABOUT: &str = "\
@@ -122,12 +125,14 @@ async fn examine(
     mut report: Report,
 ) -> Result<u8, Failure> {
     let mut signals = listen()?;
-    let lazily = || {
+    let witness = || Ok::<_, Error>(Arc::new(Witness::new(schemes.open(url)?)));
+    let manager = |store: &Arc<Witness>| {
         let locks = Options::new().lease(LEASE).wait(limit).store_timeout(LEASE);
-        LockManager::connect_lazy_by(schemes, url, ManagerOptions::new().label(LABEL).locks(locks))
+        let store: Arc<dyn Backend> = Arc::<Witness>::clone(store);
+        LockManager::with_backend(store, ManagerOptions::new().label(LABEL).locks(locks))
     };
-    let managers = match (lazily(), lazily()) {
-        (Ok(first), Ok(second)) => [first, second],
+    let (managers, second_store) = match (witness(), witness()) {
+        (Ok(first), Ok(second)) => ([manager(&first)?, manager(&second)?], second),
         (Err(error), _) | (_, Err(error)) => {
             let is_usage = matches!(error, Error::InvalidAddress { .. });
             return if is_usage { Err(error.into()) } else { report.unreached(error) };
@@ -140,8 +145,7 @@ async fn examine(
             Ok(findings) => findings.into_iter().try_for_each(|finding| report.say(finding))?,
             Err(error) => return report.unreached(error).map(|_| false),
         }
-        Trial { first, second, name, broken: &broken }.run(&mut report).await?;
-        Ok::<bool, Failure>(true)
+        Trial { first, second, second_store: &second_store, name, broken: &broken }.run(&mut report).await
     };
     // What is dropped in the middle releases its locks in the background.
     let worked = tokio::select! {
@@ -151,7 +155,7 @@ async fn examine(
     };
     let [first, second] = &managers;
     let closed = timeout(CLOSE_LIMIT, async { tokio::join!(first.close(), second.close()) }).await.is_ok();
-    let (is_reached, signal) = match worked {
+    let (has_asked, signal) = match worked {
         Ok(Ok(worked)) => (worked?, None),
         Ok(Err(_)) => {
             let text = format!("not all was examined within {} s", limit.as_secs_f64());
@@ -162,7 +166,7 @@ async fn examine(
         }
         Err(signal) => (true, signal),
     };
-    if is_reached {
+    if has_asked {
         let left = timeout(CLOSE_LIMIT, trial::left(first, name, broken.get())).await;
         report.say(left.unwrap_or_else(|_| trial::unknown_rest(closed)))?;
     }

@@ -10,10 +10,11 @@ use tokio::time::{sleep, timeout};
 
 use super::LEASE;
 use super::report::Report;
+use super::witness::{Granted, Witness};
 use crate::exit::Failure;
 
-/// Below a sixth of the lease, a waiter cannot have asked by itself: it was told.
-const TOLD_WITHIN: Duration = LEASE.checked_div(6).unwrap();
+/// From how long a hand-over takes on, it is worth a note.
+const SLOW: Duration = Duration::from_millis(500);
 /// The pause between two looks at the queue, of which nothing tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Why the lock is broken.
@@ -23,21 +24,25 @@ const REASON: &str = "globallock doctor tries whether the owner is told";
 pub(super) struct Trial<'a> {
     pub(super) first: &'a LockManager,
     pub(super) second: &'a LockManager,
+    /// The store as the second owner has it.
+    pub(super) second_store: &'a Witness,
     pub(super) name: &'a Name,
     /// The claim that was broken, once it may have been.
     pub(super) broken: &'a Cell<Option<ClaimId>>,
 }
 
 impl Trial<'_> {
-    /// Does all of it, as far as it works, and tells what was found.
+    /// Does all of it, as far as it works, and tells what was found. Returns whether the store was asked for
+    /// a lock.
     ///
     /// # Cancel safety
     /// What is held is released in the background.
-    pub(super) async fn run(self, report: &mut Report) -> std::result::Result<(), Failure> {
+    pub(super) async fn run(self, report: &mut Report) -> std::result::Result<bool, Failure> {
         let begun = Instant::now();
         let connected = tokio::join!(self.first.backend().ready(), self.second.backend().ready());
         if let Err(error) = connected.0.and(connected.1) {
-            return report.say(failed("connection", "locks cannot be taken", error));
+            report.say(failed("connection", "locks cannot be taken", error))?;
+            return Ok(false);
         }
         report.say(Finding::good(
             "connection",
@@ -46,17 +51,23 @@ impl Trial<'_> {
         let begun = Instant::now();
         let guard = match self.first.mutex(self.name).acquire().await {
             Ok(guard) => guard,
-            Err(error) => return report.say(failed("lock", "the lock could not be taken", error)),
+            Err(error) => {
+                report.say(failed("lock", "the lock could not be taken", error))?;
+                return Ok(true);
+            }
         };
         let took = begun.elapsed();
         let token = guard.fencing_token();
         report.say(Finding::good("lock", format!("taken in {}, fencing token {token}", shown(took))))?;
-        let guard = match self.hand_over(guard, took).await {
+        let guard = match self.hand_over(guard).await {
             Ok((guard, finding)) => {
                 report.say(finding)?;
                 guard
             }
-            Err(error) => return report.say(failed("hand-over", "the lock could not be handed over", error)),
+            Err(error) => {
+                report.say(failed("hand-over", "the lock could not be handed over", error))?;
+                return Ok(true);
+            }
         };
         if guard.fencing_token() <= token {
             let text = format!("the second owner has {}, which is not above {token}", guard.fencing_token());
@@ -68,11 +79,11 @@ impl Trial<'_> {
         }
         // Says that the owner knows, so that the store need not keep the notice for long.
         let _ = guard.release().await;
-        Ok(())
+        Ok(true)
     }
 
     /// Hands the lock over to a waiter, which is told by the store.
-    async fn hand_over(&self, guard: Guard, took: Duration) -> Result<(Guard, Finding)> {
+    async fn hand_over(&self, guard: Guard) -> Result<(Guard, Finding)> {
         let waiter = self.second.mutex(self.name);
         let mut asked = pin!(waiter.acquire());
         tokio::select! {
@@ -92,19 +103,21 @@ impl Trial<'_> {
         let (released, granted) = tokio::join!(guard.release(), granted);
         released?;
         let (second, after) = granted?;
-        let is_pushed = after < TOLD_WITHIN.max(4 * took);
-        let text = format!("the next owner had the lock {} after the release", shown(after));
+        let text = format!("the next owner had the lock {} after the release began", shown(after));
         Ok((
             second,
-            match is_pushed {
-                true => Finding::good("hand-over", format!("{text} began, told by the store")),
-                false => {
+            match self.second_store.granted() {
+                Some(Granted::Asked) => {
                     let text =
                         format!("{text}, because it asked by itself: what the store tells does not arrive");
                     Finding::bad("hand-over", text).remedy(
-                    "let no proxy between drop what the server sends unasked (subscriptions, watches, streams)",
-                )
+                        "let no proxy between drop what the server sends unasked (subscriptions, watches, \
+                         streams)",
+                    )
                 }
+                _ if after > SLOW => Finding::note("hand-over", format!("{text}, told by the store"))
+                    .remedy("look for what is slow: the network, the store, its disk, or this host"),
+                _ => Finding::good("hand-over", format!("{text}, told by the store")),
             },
         ))
     }

@@ -3,6 +3,7 @@
 mod address;
 mod completions;
 mod descriptors;
+mod doctor;
 mod evicting;
 mod first;
 mod full;

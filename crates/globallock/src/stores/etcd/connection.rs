@@ -13,7 +13,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
 #[cfg(not(test))]
 use tonic::transport::Channel as Member;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::config::Config;
@@ -197,16 +197,6 @@ impl Connection {
         request: Q,
         token: Option<Token>,
     ) -> Result<Q::Answer, Status> {
-        self.once_with_metadata(member, request, token).await.map(Response::into_inner)
-    }
-
-    /// Sends one request to one member, and returns the answer with what the member sends along.
-    pub(super) async fn once_with_metadata<Q: Method>(
-        &self,
-        member: usize,
-        request: Q,
-        token: Option<Token>,
-    ) -> Result<Response<Q::Answer>, Status> {
         let server = self.server(member);
         if server.is_right() {
             return self.asked(member, request, token).await;
@@ -219,7 +209,7 @@ impl Connection {
         member: usize,
         request: Q,
         token: Option<Token>,
-    ) -> Result<Response<Q::Answer>, Status> {
+    ) -> Result<Q::Answer, Status> {
         let server = self.server(member);
         let mut client = self.client(member).await?;
         let request = with_metadata(Request::new(request), token);
@@ -227,7 +217,7 @@ impl Connection {
         match client.unary(request, path, ProstCodec::default()).await {
             Ok(answer) => {
                 server.answered();
-                Ok(answer)
+                Ok(answer.into_inner())
             }
             // An answer needs no explanation.
             Err(status) if !has_no_answer(&status) => Err(status),

@@ -1,14 +1,16 @@
 //! The clock of a member. etcd's interface has none that can be asked, but what serves it also speaks HTTP,
 //! whose answers are dated.
 
+use std::future::poll_fn;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
 
 use crate::backend::Finding;
 use crate::stores::etcd::connection::Connection;
-use crate::stores::etcd::messages::StatusRequest;
 use crate::stores::examination::Reading;
 
 /// What a difference between the clocks means here.
@@ -51,10 +53,13 @@ async fn dated(connection: &Connection, member: usize) -> Option<String> {
     date.map(|(_, date)| date.trim().to_owned())
 }
 
-/// The date of an answer over TLS, where all protocols are served as HTTP is.
+/// The date of an answer over TLS, where what serves the requests of locks also serves others, on the same
+/// connection.
 async fn dated_by_tls(connection: &Connection, member: usize) -> Option<String> {
-    let answer = connection.once_with_metadata(member, StatusRequest {}, connection.token()).await.ok()?;
-    Some(answer.metadata().get("date")?.to_str().ok()?.to_owned())
+    let mut channel = connection.server(member).channel.clone();
+    poll_fn(|context| channel.poll_ready(context)).await.ok()?;
+    let answer = channel.call(http::Request::get("/version").body(Body::empty()).ok()?).await.ok()?;
+    Some(answer.headers().get("date")?.to_str().ok()?.to_owned())
 }
 
 /// Reads a date such as `Fri, 27 Nov 2026 18:29:28 GMT`, as the time since 1970.

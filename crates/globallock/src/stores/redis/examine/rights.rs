@@ -21,7 +21,7 @@ const ON_KEYS: &[&str] = &[
     "SET K x XX",
     "DEL K",
     "EXISTS K",
-    "MGET K S",
+    "MGET K",
     "PTTL K",
     "PEXPIRE K 1",
     "PEXPIREAT K 1",

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::exit::Failure;
 use crate::log;
-use crate::onlook::board::Signs;
+use crate::onlook::board::{Signs, has_signs};
 
 use super::Refused;
 
@@ -22,9 +22,9 @@ pub(super) async fn watch(
     name: &Name,
     claim: &Entry,
 ) -> Result<Refused<Vec<Entry>>, Failure> {
-    let Some(left) = claim.expires_in else {
+    let Some(left) = claim.expires_in.filter(|_| has_signs(manager)) else {
         return Ok(Err(format!(
-            "{} keeps no lease from which --stale could tell whether the owner is alive",
+            "{} has no lease from which --stale could tell whether the owner is alive",
             manager.backend().address()
         )));
     };

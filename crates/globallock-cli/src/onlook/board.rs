@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use globallock::backend::Instant;
+use globallock::backend::{CrashRelease, Instant};
 use globallock::{Entry, EntryKey, Error, LockManager, Summary};
 
 use super::rows::LockRow;
@@ -20,6 +20,8 @@ pub(crate) struct Board {
     failure: Option<Error>,
     /// When the store last told all.
     complete: Option<Instant>,
+    /// Nobody can see here whether a holder gives signs of life.
+    without_signs: bool,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,16 @@ pub(crate) struct Signs {
 
 /// By how much less than it is a lease may seem to last: stores count in whole seconds, too.
 const COARSE: Duration = Duration::from_millis(1100);
+
+/// Whether it can be seen in this store that an owner gives no signs of life: its leases have less and less
+/// time left then.
+///
+/// Where processes hold locks, what has a time left is a max hold time. ZooKeeper tells the whole timeout of
+/// a session whenever it is asked, because it does not tell when it last heard of it.
+pub(crate) fn has_signs(manager: &LockManager) -> bool {
+    let capabilities = manager.backend().capabilities();
+    capabilities.crash_release == CrashRelease::Lease && capabilities.kind != "zookeeper"
+}
 
 impl Signs {
     /// What a look at a claim adds to what was known; none where no lease ends it.
@@ -90,6 +102,7 @@ impl Board {
     /// # Cancel safety
     /// The board is as it was before.
     pub(crate) async fn look(&mut self, manager: &LockManager, prefix: &str) -> Changes {
+        self.without_signs = !has_signs(manager);
         let (mut found, mut failure) = (Vec::new(), None);
         let mut list = manager.list(prefix);
         while let Some(listed) = list.next().await {
@@ -108,7 +121,8 @@ impl Board {
             let name = summary.name.as_str().to_owned();
             let known = before.remove(&name);
             let before = known.as_ref().and_then(|known| known.signs.as_ref());
-            let signs = summary.holder.as_ref().and_then(|holder| Signs::next(before, holder, now));
+            let holder = summary.holder.as_ref().filter(|_| !self.without_signs);
+            let signs = holder.and_then(|holder| Signs::next(before, holder, now));
             let is_new = known.is_none_or(|known| {
                 let since = |signs: &Option<Signs>| signs.as_ref().map(|signs| signs.since);
                 !is_like(&known.summary, &summary) || since(&known.signs) != since(&signs)

@@ -70,7 +70,9 @@ fn is_broken(store: &Store) {
 
 #[test]
 fn a_claim_in_a_directory_is_broken_and_no_other() {
-    is_broken(&Store::file());
+    let store = Store::file();
+    is_broken(&store);
+    stale_is_not_known(&store);
 }
 
 #[test]
@@ -85,7 +87,9 @@ fn a_claim_in_etcd_is_broken_and_no_other() {
 
 #[test]
 fn a_claim_in_zookeeper_is_broken_and_no_other() {
-    is_broken(&Store::zookeeper());
+    let store = Store::zookeeper();
+    is_broken(&store);
+    stale_is_not_known(&store);
 }
 
 #[test]
@@ -181,12 +185,19 @@ fn only_a_holder_without_signs_of_life_is_broken_where_that_is_asked_for() {
     assert_eq!(breaks.end(), Some(0));
     stuck.signal("CONT");
     assert_eq!(stuck.end(), Some(76));
-    let directory = Store::file();
-    let _held = directory.hold(&[], "a");
-    let claim = claims(&directory, "a").remove(0);
-    let (status, error) = broken(&directory, &["a", "--stale", "--claim", text(&claim, "claim")]);
+}
+
+/// In a store that does not tell leases, nobody is taken for dead or alive.
+fn stale_is_not_known(store: &Store) {
+    let _held = store.hold(&[], "job/b");
+    let claim = claims(store, "job/b").remove(0);
+    let (status, error) = broken(store, &["job/b", "--stale", "--claim", text(&claim, "claim")]);
     assert_eq!(status, Some(1));
-    assert!(error.contains(" keeps no lease from which --stale could tell"), "{error}");
+    assert!(error.contains(" has no lease from which --stale could tell"), "{error}");
+    let listed = store.ended(&["ls", "--stale"]);
+    assert_eq!((listed.status, listed.output.as_str()), (Some(0), ""));
+    assert!(listed.error.contains(" does not tell whether holders are alive"), "{}", listed.error);
+    assert_eq!(store.json(&["ls"])[0]["stale"], Value::Null);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod asking;
 mod breaking;
+mod costs;
 mod listing;
 mod queues;
 mod schema;

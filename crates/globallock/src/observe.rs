@@ -13,6 +13,7 @@ use crate::duration::Shown;
 use crate::error::Error;
 use crate::loss::Loss;
 use crate::sync::Mutex;
+use crate::waits::Wait;
 
 /// One thing that happened. Each transition of a claim is told once, by the manager that made the claim.
 ///
@@ -28,6 +29,31 @@ pub enum Event<'a> {
         claim: &'a Claim,
         /// How many claims were in front of it when it joined, where the store has told.
         place: Option<usize>,
+    },
+    /// The claim has waited for a while, and the task that asked for it, or the thread outside of tasks, has
+    /// held the lock since before. If it holds it until this wait has ended, neither ends.
+    ///
+    /// It need not be so: the guard may have been moved to another task, or the task may do several things at
+    /// a time. What is a deadlock for sure is refused with [`Error::WouldDeadlock`].
+    #[non_exhaustive]
+    WaitsForItself {
+        /// The claim.
+        claim: &'a Claim,
+        /// The claim that is held.
+        held_by: &'a Claim,
+    },
+    /// The claim has waited for long, and is a part of a deadlock: each of these owners waits for the next,
+    /// and the last for the first. It is looked for now and then, and only if `tracing` takes events at the
+    /// level debug, or an observer [wants it](Observer::wants_deadlocks).
+    ///
+    /// An owner is a process here. So it ends by itself if one of them gives up its wait, or lets go of its
+    /// lock by a thread or task that does not wait.
+    #[non_exhaustive]
+    Deadlock {
+        /// The claim.
+        claim: &'a Claim,
+        /// Who waits for whom, in the order of the circle.
+        cycle: &'a [Wait],
     },
     /// The claim is held from now on.
     #[non_exhaustive]
@@ -188,6 +214,12 @@ pub enum Event<'a> {
 pub trait Observer: Debug + Send + Sync + 'static {
     /// Hears of one event.
     fn event(&self, event: &Event<'_>);
+
+    /// Whether [`Event::Deadlock`] is looked for, which costs a list of the store's names: at most one in 30
+    /// s for each manager that has a claim which waits for long. Default: no.
+    fn wants_deadlocks(&self) -> bool {
+        false
+    }
 }
 
 /// All that observe one manager: what is sent to `tracing`, and then the user's. Cheap to clone, because each
@@ -209,6 +241,12 @@ impl Observers {
     /// Whether anybody hears of what is only for the curious, so that it is worth finding out.
     pub(crate) fn are_curious(&self) -> bool {
         !self.0.others.is_empty() || LevelFilter::current() >= LevelFilter::DEBUG
+    }
+
+    /// Whether anybody hears of deadlocks, so that they are worth a list of the store's names.
+    pub(crate) fn want_deadlocks(&self) -> bool {
+        self.0.others.iter().any(|observer| observer.wants_deadlocks())
+            || tracing::enabled!(tracing::Level::DEBUG)
     }
 
     pub(crate) fn tell(&self, event: &Event<'_>) {
@@ -246,6 +284,10 @@ impl Observer for Tracing {
         let text = event.text();
         match event {
             Event::Waiting { claim, place } => tracing::debug!(name = %claim.name, place, "{text}"),
+            Event::WaitsForItself { claim, .. } => tracing::debug!(name = %claim.name, "{text}"),
+            Event::Deadlock { claim, cycle } => {
+                tracing::warn!(name = %claim.name, cycle = %Circle(cycle), "{text}");
+            }
             Event::Granted { claim, fencing_token, waited } => {
                 self.open(claim, *fencing_token);
                 tracing::debug!(name = %claim.name, fencing_token, ?waited, "{text}");
@@ -307,6 +349,8 @@ impl Event<'_> {
     fn text(&self) -> &'static str {
         match self {
             Event::Waiting { .. } => "waiting",
+            Event::WaitsForItself { .. } => "a lock is waited for by the task or thread that holds it",
+            Event::Deadlock { .. } => "a deadlock: owners wait for each other",
             Event::Granted { .. } => "granted",
             Event::GivenUp { .. } => "not granted",
             Event::Renewed { .. } => "renewed",
@@ -348,7 +392,9 @@ impl fmt::Display for Event<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())?;
         match self {
+            Event::Deadlock { cycle, .. } => write!(f, ": {}", Circle(cycle)),
             Event::Waiting { claim, .. }
+            | Event::WaitsForItself { claim, .. }
             | Event::Granted { claim, .. }
             | Event::GivenUp { claim, .. }
             | Event::Renewed { claim, .. }
@@ -377,95 +423,17 @@ impl fmt::Display for Event<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::name::Name;
-    use tracing::field::{Field, Visit};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Level, Metadata, Subscriber};
+/// The waits of a deadlock in their order.
+struct Circle<'a>(&'a [Wait]);
 
-    /// What is logged: a line of level and fields for each event.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<String>>>);
-
-    impl Visit for Log {
-        fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-            if let Some(line) = self.0.lock().last_mut().filter(|_| field.name() != "message") {
-                *line += &format!(" {}={value:?}", field.name());
-            }
+impl fmt::Display for Circle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, wait) in self.0.iter().enumerate() {
+            write!(f, "{}{wait}", if at == 0 { "" } else { "; " })?;
         }
-    }
-
-    impl Subscriber for Log {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() <= Level::DEBUG
-        }
-
-        fn event(&self, event: &tracing::Event<'_>) {
-            self.0.lock().push(event.metadata().level().to_string());
-            event.record(&mut self.clone());
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
-    }
-
-    #[test]
-    fn each_notice_is_logged_at_its_level_with_what_it_says() {
-        let log = Log::default();
-        let heard = |kind| {
-            let notice = StoreNotice::new(kind, "r").with_host("h:1").with_name(Name::new("a").unwrap());
-            let event = Event::StoreNotice { store: "s", notice: &notice };
-            tracing::subscriber::with_default(log.clone(), || Observers::default().tell(&event));
-            log.0.lock().pop().unwrap()
-        };
-        for (kind, expected) in [
-            (StoreNoticeKind::ConnectionLost, "DEBUG store=\"s\" host=\"h:1\" reason=\"r\""),
-            (StoreNoticeKind::NotConnected, "DEBUG store=\"s\" host=\"h:1\" failure=\"r\""),
-            (StoreNoticeKind::MayLoseClaims, "WARN store=\"s\" reason=\"r\""),
-            (StoreNoticeKind::KnownFaults, "WARN store=\"s\" reason=\"r\""),
-            (StoreNoticeKind::NotShared, "WARN store=\"s\" reason=\"r\""),
-            (StoreNoticeKind::NotDeleted, "WARN store=\"s\" name=\"a\" error=\"r\""),
-            (StoreNoticeKind::NotHandedOver, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
-            (StoreNoticeKind::EvictionToldLate, "DEBUG store=\"s\" name=\"a\" error=\"r\""),
-            (StoreNoticeKind::EvictionNotTold, "WARN store=\"s\" name=\"a\" error=\"r\""),
-            (StoreNoticeKind::NotWatched, "WARN store=\"s\" error=\"r\""),
-            (StoreNoticeKind::Other, "WARN store=\"s\" host=\"h:1\" name=\"a\" reason=\"r\""),
-        ] {
-            assert_eq!(heard(kind), expected, "{kind:?}");
-        }
-    }
-
-    #[test]
-    fn an_event_is_one_line_that_says_what_happened_to_what_and_why() {
-        let claim = Claim::new(ClaimId::new(1, 1), Name::new("a\"b").unwrap(), crate::queue::Permits::MUTEX);
-        let (loss, held) = (Loss::MaxHold, Duration::ZERO);
-        let notice = StoreNotice::new(StoreNoticeKind::NotDeleted, "it is full").with_host("h:1");
-        let notice = notice.with_name(Name::new("a").unwrap());
-        let error = &Error::unavailable("redis://h", "no answer");
-        for (event, line) in [
-            (Event::StoreLost { error }, "the store does not answer: redis://h is unavailable: no answer"),
-            (
-                Event::StoreBack { store: "redis://h", away: Duration::from_millis(1234) },
-                "the store answers again: redis://h, after 1.2 s",
-            ),
-            (
-                Event::Lost { claim: &claim, fencing_token: 1, loss, held },
-                r#"a lock is lost: "a\"b": it was held for its max hold time"#,
-            ),
-            (
-                Event::StoreNotice { store: "redis://h", notice: &notice },
-                r#"a claim is released but not deleted: redis://h, h:1, "a": it is full"#,
-            ),
-        ] {
-            assert_eq!(event.to_string(), line);
-        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

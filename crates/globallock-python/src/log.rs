@@ -104,6 +104,10 @@ impl Observer for Logging {
             Log::current().put(Told::new(level, event, &self.store));
         }
     }
+
+    fn wants_deadlocks(&self) -> bool {
+        DEBUGGING.load(Ordering::Relaxed)
+    }
 }
 
 /// At which level an event is logged; `None` if it is not. What an owner's `release()` finds is logged by
@@ -114,8 +118,10 @@ fn level(event: &Event<'_>) -> Option<u8> {
         Event::RenewalFailed { .. }
         | Event::ReleaseUnanswered { .. }
         | Event::CutShort { .. }
-        | Event::StoreLost { .. } => Some(WARNING),
+        | Event::StoreLost { .. }
+        | Event::Deadlock { .. } => Some(WARNING),
         Event::Waiting { .. }
+        | Event::WaitsForItself { .. }
         | Event::Granted { .. }
         | Event::GivenUp { .. }
         | Event::Released { .. }
@@ -143,6 +149,11 @@ impl Told {
         let line = level.map(|level| (level, event.to_string()));
         let mut told = match event {
             Event::Waiting { claim, place, .. } => Told { place: *place, ..Told::of("waiting", claim) },
+            Event::WaitsForItself { claim, .. } => Told::of("waits_for_itself", claim),
+            Event::Deadlock { claim, cycle, .. } => {
+                let waits: Vec<String> = cycle.iter().map(ToString::to_string).collect();
+                Told { reason: Some(waits.join("; ")), ..Told::of("deadlock", claim) }
+            }
             Event::Granted { claim, fencing_token, waited, .. } => Told {
                 fencing_token: Some(*fencing_token),
                 waited: Some(*waited),

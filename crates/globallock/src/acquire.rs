@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{ClaimStatus, Eviction, WaitMode};
+use crate::around::Held;
+use crate::backend::{Claim, ClaimStatus, Eviction, WaitMode};
 use crate::context::{Context, Request};
 use crate::duration::Shown;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::hold::{Hold, Phase};
+use crate::long_waits::LongWait;
 use crate::observe::{NotGranted, Operation, Request as StoreRequest};
-use crate::sync::{Backoff, Instant, now, sleep_until, sleep_until_some, timeout_at};
+use crate::sync::{Backoff, Instant, RETRY, now, sleep_until, sleep_until_some, timeout_at};
 use crate::turns::Turn;
-
-/// The bounds of the pause between two tries of a store that failed to answer, whatever was asked.
-pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
 /// What came of a request for a lock.
 pub(crate) enum Acquired {
@@ -40,6 +39,12 @@ pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Res
     let wait = request.options.wait.filter(|_| request.wait_mode == WaitMode::Wait);
     let store_timeout = request.options.silence_limit(request.wait_mode);
     let hold_at_least = request.options.hold_at_least;
+    let around = match (request.wait_mode, wait) {
+        (WaitMode::Wait, None) => Held::of(&request.name),
+        // Its wait ends.
+        _ => Held::default(),
+    };
+    around.refuse(context, &request.name, request.permits)?;
     let mut asking = Asking {
         context,
         hold: Hold::new(context.claim(request)?, context.observers.clone(), started),
@@ -50,6 +55,8 @@ pub(crate) async fn acquire(context: &Arc<Context>, request: Request<'_>) -> Res
         failure: None,
         backoff: Backoff::new(RETRY),
         tracked: false,
+        around,
+        long_wait: None,
         armed: true,
         traces: Traces::None,
     };
@@ -92,6 +99,10 @@ struct Asking<'a> {
     failure: Option<Error>,
     backoff: Backoff,
     tracked: bool,
+    /// What is held around the work that asks, and may be in the way.
+    around: Held,
+    /// What it finds out about its wait, once it waits.
+    long_wait: Option<LongWait>,
     armed: bool,
     /// What the store may have of the claim.
     traces: Traces,
@@ -172,6 +183,7 @@ impl<'a> Asking<'a> {
                     self.hold.tell_waiting(self.context.observers.are_curious().then(place).flatten());
                     self.track();
                 }
+                self.refuse_around(give_up).await?;
                 self.wait().await
             }
             Ok(ClaimStatus::Evicted(eviction)) => Err(self.evicted(eviction)),
@@ -197,6 +209,21 @@ impl<'a> Asking<'a> {
             self.traces = Traces::Refused;
         }
         answer
+    }
+
+    /// Gives up a claim that would wait for the very work that asks, which the queue shows where the lock
+    /// around the work is another manager's.
+    async fn refuse_around(&mut self, give_up: Instant) -> Result<()> {
+        if self.around.is_nothing() {
+            return Ok(());
+        }
+        let Claim { name, permits, .. } = &*self.hold.claim;
+        // Without an answer, it is asked again with the claim's next answer.
+        if let Ok(Ok(queue)) = timeout_at(give_up, self.context.backend.inspect(name)).await {
+            self.around.refuse_in(&queue, name, *permits)?;
+            self.around = Held::default();
+        }
+        Ok(())
     }
 
     /// Waits for its turn to ask the store; `None` when the wait has ended.
@@ -253,16 +280,24 @@ impl<'a> Asking<'a> {
     /// Waits in the queue.
     async fn wait(&mut self) -> Result<Asked> {
         let mut closed = self.context.subscribe_closed();
+        let (context, hold) = (self.context, &self.hold);
+        let long_wait = self.long_wait.get_or_insert_with(|| LongWait::begin(context, hold));
         loop {
-            let changed = tokio::select! {
-                biased;
-                granted = self.hold.granted() => {
-                    return Ok(if granted { Asked::Granted } else { Asked::Again });
+            let mut change = context.backend.wait_for_change(&hold.claim);
+            let changed = loop {
+                long_wait.look(context, hold);
+                tokio::select! {
+                    biased;
+                    granted = hold.granted() => {
+                        return Ok(if granted { Asked::Granted } else { Asked::Again });
+                    }
+                    changed = &mut change => break changed,
+                    () = sleep_until_some(self.limit) => return Ok(Asked::TimedOut),
+                    _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
+                    () = sleep_until_some(long_wait.next()) => {}
                 }
-                changed = self.context.backend.wait_for_change(&self.hold.claim) => changed,
-                () = sleep_until_some(self.limit) => return Ok(Asked::TimedOut),
-                _ = closed.wait_for(|closed| *closed) => return Err(Error::Closed),
             };
+            drop(change);
             match changed {
                 Ok(Some(ClaimStatus::Held(grant))) if self.hold.confirm(&grant, now()) => {
                     self.track();

@@ -15,7 +15,7 @@ use crate::owner::Owner;
 use crate::queue::Permits;
 use crate::release::Releases;
 use crate::renewer::{Renewer, renew_each};
-use crate::sync::{Handle, now, watch, watch_suspensions};
+use crate::sync::{Handle, Instant, Mutex, now, watch, watch_suspensions};
 use crate::turns::Turns;
 
 /// What is asked for.
@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) observers: Observers,
     pub(crate) health: Arc<Health>,
+    /// When a claim of this manager has last looked for deadlocks.
+    pub(crate) looked_for_deadlocks: Mutex<Option<Instant>>,
     releases: Releases,
     manager: u128,
     claims: AtomicU64,
@@ -66,6 +68,7 @@ impl Context {
             options: options.locks,
             observers,
             health,
+            looked_for_deadlocks: Mutex::default(),
             releases,
             manager: random_80_bits(),
             claims: AtomicU64::new(0),

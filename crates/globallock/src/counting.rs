@@ -223,6 +223,8 @@ impl<R: Registry> Observer for OfStore<R> {
             Event::StoreLeft { .. } => self.note_away(false),
             Event::Request { operation, answer, took } => self.request(operation, answer, took),
             Event::Asked { .. }
+            | Event::WaitsForItself { .. }
+            | Event::Deadlock { .. }
             | Event::Renewed { margin: None, .. }
             | Event::Kept { .. }
             | Event::CutShort { .. }

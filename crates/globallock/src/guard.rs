@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::around::{Entered, enter, within};
 use crate::backend::{Release, Value, ValueWrite};
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -69,12 +70,19 @@ impl Guard {
         until: Option<Instant>,
         work: impl Future<Output = T>,
     ) -> Result<T> {
+        let work = within(&self.context, &self.hold, work);
         tokio::select! {
             biased;
             loss = self.lost() => Err(self.is_lost(loss)),
             done = work => Ok(done),
             () = sleep_until_some(until) => Err(self.is_lost(Loss::MaxHold)),
         }
+    }
+
+    /// Notes that this thread does work that ends before the lock is released, until what is returned is
+    /// dropped.
+    pub(crate) fn enter(&self) -> Entered {
+        enter(&self.context, &self.hold)
     }
 
     /// The error of work that has ended because of this loss.

@@ -7,7 +7,7 @@ use crate::backend::{Claim, ClaimStatus, Grant, Value};
 use crate::deadline::deadline;
 use crate::loss::Loss;
 use crate::observe::{Event, Holder, NotGranted, Observers, Waiter};
-use crate::sync::{Instant, Mutex, MutexGuard, Notify, now, sleep_until};
+use crate::sync::{Asker, Instant, Mutex, MutexGuard, Notify, now, sleep_until};
 
 /// Where a claim is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,9 @@ pub(crate) struct Hold {
     pub(crate) claim: Arc<Claim>,
     observers: Observers,
     /// When the lock was asked for.
-    asked: Instant,
+    pub(crate) asked: Instant,
+    /// By whom.
+    pub(crate) asker: Asker,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -104,6 +106,7 @@ impl Hold {
             claim: Arc::new(claim),
             observers,
             asked,
+            asker: Asker::current(),
             state: Mutex::new(state),
             changed: Notify::new(),
         })

@@ -36,6 +36,7 @@
 //! address. The crate `globallock-conformance` has the contract as named cases for its tests.
 
 mod acquire;
+mod around;
 pub mod backend;
 pub mod blocking;
 mod context;
@@ -54,6 +55,7 @@ mod health;
 mod hold;
 mod kind;
 mod locks;
+mod long_waits;
 mod loss;
 mod manager;
 #[cfg(feature = "metrics")]

@@ -199,7 +199,11 @@ impl LockManager {
     {
         let started = now();
         let mut taken = Taken::default();
-        for lock in self.in_canonical_order(names)? {
+        let locks = self.in_canonical_order(names)?;
+        for lock in locks.iter().filter(|lock| lock.options().wait.is_none()) {
+            lock.refuse_around()?;
+        }
+        for lock in locks {
             let wait = lock.options().wait.map(|wait| wait.saturating_sub(now().duration_since(started)));
             match lock.wait(wait).acquire().await {
                 Ok(guard) => taken.push(guard),

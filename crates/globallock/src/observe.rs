@@ -65,6 +65,12 @@ pub trait Observer: Debug + Send + Sync + 'static {
     fn for_store(&self, _store: &Capabilities) -> Option<Arc<dyn Observer>> {
         None
     }
+
+    /// Whether [`Event::Deadlock`] is looked for, which costs a list of the store's names: at most one in 30
+    /// s for each manager that has a claim which waits for long. Default: no.
+    fn wants_deadlocks(&self) -> bool {
+        false
+    }
 }
 
 /// All that observe one manager: what is sent to `tracing`, and then the user's. Cheap to clone, because each
@@ -98,6 +104,12 @@ impl Observers {
     /// Whether anybody hears of requests.
     fn hear_requests(&self) -> bool {
         self.0.others.iter().any(|observer| observer.hears_requests())
+    }
+
+    /// Whether anybody hears of deadlocks, so that they are worth a list of the store's names.
+    pub(crate) fn want_deadlocks(&self) -> bool {
+        self.0.others.iter().any(|observer| observer.wants_deadlocks())
+            || tracing::enabled!(tracing::Level::DEBUG)
     }
 
     pub(crate) fn tell(&self, event: &Event<'_>) {

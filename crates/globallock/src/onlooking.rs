@@ -6,13 +6,12 @@ use std::time::Duration;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use futures_util::{TryFutureExt, TryStreamExt};
 
-use crate::acquire::RETRY;
 use crate::backend::{Change, Entry, Summary, WaitMode};
 use crate::context::Context;
 use crate::error::Result;
 use crate::name::Name;
 use crate::observe::Operation;
-use crate::sync::{Backoff, now, sleep_until, timeout_at};
+use crate::sync::{Backoff, RETRY, now, sleep_until, timeout_at};
 use crate::waits::WaitGraph;
 
 /// Asks until the store answers, or has not answered for the store timeout of the manager's options. What it

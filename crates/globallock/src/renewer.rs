@@ -127,6 +127,12 @@ impl Renewer {
         waiting.map(|tracked| Arc::clone(&tracked.hold)).collect()
     }
 
+    /// A claim of which this is true.
+    pub(crate) fn find(&self, is_meant: impl Fn(&Hold) -> bool) -> Option<Arc<Hold>> {
+        let state = self.shared.state();
+        state.tracked.values().map(|tracked| &tracked.hold).find(|hold| is_meant(hold)).map(Arc::clone)
+    }
+
     /// Stops renewing a claim that its owner gives up; false if it was not tracked, or has been found lost
     /// already.
     pub(crate) fn untrack(&self, id: ClaimId) -> bool {

@@ -9,6 +9,7 @@ use crate::duration::Shown;
 use crate::error::Error;
 use crate::eviction::Eviction;
 use crate::loss::Loss;
+use crate::waits::Wait;
 
 /// One thing that happened. Each transition of a claim is told once, by the manager that made the claim.
 ///
@@ -31,6 +32,31 @@ pub enum Event<'a> {
         claim: &'a Claim,
         /// How many claims were in front of it when it joined, where the store has told.
         place: Option<usize>,
+    },
+    /// The claim has waited for a while, and the task that asked for it, or the thread outside of tasks, has
+    /// held the lock since before. If it holds it until this wait has ended, neither ends.
+    ///
+    /// It need not be so: the guard may have been moved to another task, or the task may do several things at
+    /// a time. What is a deadlock for sure is refused with [`Error::WouldDeadlock`].
+    #[non_exhaustive]
+    WaitsForItself {
+        /// The claim.
+        claim: &'a Claim,
+        /// The claim that is held.
+        held_by: &'a Claim,
+    },
+    /// The claim has waited for long, and is a part of a deadlock: each of these owners waits for the next,
+    /// and the last for the first. It is looked for now and then, and only if `tracing` takes events at the
+    /// level debug, or an observer [wants it](super::Observer::wants_deadlocks).
+    ///
+    /// An owner is a process here. So it ends by itself if one of them gives up its wait, or lets go of its
+    /// lock by a thread or task that does not wait.
+    #[non_exhaustive]
+    Deadlock {
+        /// The claim.
+        claim: &'a Claim,
+        /// Who waits for whom, in the order of the circle.
+        cycle: &'a [Wait],
     },
     /// The claim is held from now on.
     #[non_exhaustive]
@@ -304,6 +330,8 @@ impl Event<'_> {
         match self {
             Event::Asked { .. } => "asked for",
             Event::Waiting { .. } => "waiting",
+            Event::WaitsForItself { .. } => "a lock is waited for by the task or thread that holds it",
+            Event::Deadlock { .. } => "a deadlock: owners wait for each other",
             Event::Granted { .. } => "granted",
             Event::GivenUp { .. } => "not granted",
             Event::Renewed { .. } => "renewed",
@@ -349,6 +377,7 @@ impl fmt::Display for Event<'_> {
         match self {
             Event::Asked { claim }
             | Event::Waiting { claim, .. }
+            | Event::WaitsForItself { claim, .. }
             | Event::Granted { claim, .. }
             | Event::GivenUp { claim, .. }
             | Event::Renewed { claim, .. }
@@ -357,6 +386,7 @@ impl fmt::Display for Event<'_> {
             Event::Kept { claim, left, .. } | Event::CutShort { claim, left, .. } => {
                 write!(f, ": {:?}: {}", claim.name.as_str(), Shown(*left))
             }
+            Event::Deadlock { cycle, .. } => write!(f, ": {}", Circle(cycle)),
             Event::Lost { claim, loss, .. } => write!(f, ": {:?}: {loss}", claim.name.as_str()),
             Event::ReleaseFailed { claim, error } | Event::ReleaseUnanswered { claim, error } => {
                 write!(f, ": {:?}: {error}", claim.name.as_str())
@@ -379,6 +409,18 @@ impl fmt::Display for Event<'_> {
                 write!(f, ": {}", notice.reason)
             }
         }
+    }
+}
+
+/// The waits of a deadlock in their order.
+pub(super) struct Circle<'a>(pub(super) &'a [Wait]);
+
+impl fmt::Display for Circle<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, wait) in self.0.iter().enumerate() {
+            write!(f, "{}{wait}", if at == 0 { "" } else { "; " })?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
+use super::event::Circle;
 use super::{Event, Observer};
 use crate::backend::{Claim, ClaimId, StoreNotice, StoreNoticeKind};
 use crate::sync::Mutex;
@@ -37,6 +38,10 @@ impl Observer for Tracing {
         match event {
             Event::Asked { claim } => tracing::trace!(name = %claim.name, "{text}"),
             Event::Waiting { claim, place } => tracing::debug!(name = %claim.name, place, "{text}"),
+            Event::WaitsForItself { claim, .. } => tracing::debug!(name = %claim.name, "{text}"),
+            Event::Deadlock { claim, cycle } => {
+                tracing::warn!(name = %claim.name, cycle = %Circle(cycle), "{text}");
+            }
             Event::Granted { claim, fencing_token, waited, .. } => {
                 self.open(claim, *fencing_token);
                 tracing::debug!(name = %claim.name, fencing_token, ?waited, "{text}");
@@ -105,7 +110,10 @@ mod tests {
 
     use super::super::Observers;
     use super::*;
+    use crate::backend::EntryKey;
     use crate::name::Name;
+    use crate::owner::Owner;
+    use crate::waits::Wait;
     use tracing::field::{Field, Visit};
     use tracing::span::{Attributes, Id, Record};
     use tracing::{Level, Metadata, Subscriber};
@@ -166,5 +174,42 @@ mod tests {
         ] {
             assert_eq!(heard(kind), expected, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn a_deadlock_is_a_warning_with_its_circle_and_what_is_uncertain_is_for_those_who_debug() {
+        let name = |name| Name::new(name).unwrap();
+        let claim = |number, name| Claim::new(ClaimId::new(1, number), name, crate::queue::Permits::MUTEX);
+        let (a, b) = (claim(1, name("a")), claim(2, name("b")));
+        let owner = |pid| Owner { host: "h".to_owned(), pid: Some(pid), label: None };
+        let wait = |claim: &Claim, waiter, blocker| Wait {
+            name: claim.name.clone(),
+            waiter: owner(waiter),
+            claim: EntryKey::new("1"),
+            blocker: owner(blocker),
+            blocked_by: EntryKey::new("2"),
+            is_held: true,
+        };
+        let cycle = [wait(&a, 1, 2), wait(&b, 2, 1)];
+        let circle =
+            "pid 1 on h waits for \"a\", held by pid 2 on h; pid 2 on h waits for \"b\", held by pid 1 on h";
+        let log = Log::default();
+        for (event, logged, line) in [
+            (
+                Event::Deadlock { claim: &a, cycle: &cycle },
+                format!("WARN name=\"a\" cycle={circle}"),
+                format!("a deadlock: owners wait for each other: {circle}"),
+            ),
+            (
+                Event::WaitsForItself { claim: &a, held_by: &a },
+                "DEBUG name=\"a\"".to_owned(),
+                "a lock is waited for by the task or thread that holds it: \"a\"".to_owned(),
+            ),
+        ] {
+            tracing::subscriber::with_default(log.clone(), || Observers::default().tell(&event));
+            assert_eq!((log.0.lock().pop().unwrap(), event.to_string()), (logged, line));
+        }
+        let wants = || Observers::default().want_deadlocks();
+        assert!(!wants() && tracing::subscriber::with_default(log, wants), "where debug is listened to");
     }
 }

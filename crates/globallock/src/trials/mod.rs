@@ -5,12 +5,14 @@
 //! machine is.
 
 mod acquiring;
+mod around;
 mod blocking;
 mod connecting;
 mod evicting;
 mod forking;
 mod holding;
 mod keeping;
+mod long_waits;
 mod observing;
 mod once;
 mod outcomes;

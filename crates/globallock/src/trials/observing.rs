@@ -20,6 +20,7 @@ use crate::observe::{Event, Observer};
 use crate::options::ManagerOptions;
 use crate::queue::Permits;
 use crate::stores::memory::Memory;
+use crate::waits::Wait;
 
 /// What was heard, a word each with the seconds or the reason that belong to it.
 #[derive(Debug, Default)]
@@ -37,6 +38,10 @@ impl Observer for Heard {
         let heard = match event {
             Event::Asked { .. } => return,
             Event::Waiting { place, .. } => format!("waiting behind {}", place.unwrap()),
+            Event::WaitsForItself { held_by, .. } => format!("waits for itself: {}", held_by.name),
+            Event::Deadlock { cycle, .. } => {
+                format!("deadlock: {}", cycle.iter().map(Wait::to_string).collect::<Vec<_>>().join("; "))
+            }
             Event::Granted { waited, fencing_token, .. } => {
                 format!("granted {fencing_token} after {}", waited.as_secs())
             }

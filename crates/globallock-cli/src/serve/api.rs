@@ -10,7 +10,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::Response;
 use axum::routing::{get, post};
-use globallock::{Entry, Wait, WaitGraph};
+use globallock::{Entry, Name, Summary, Wait, WaitGraph};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::json;
@@ -84,7 +84,7 @@ async fn locks(State(site): State<Arc<Site>>) -> Response {
 #[derive(Serialize)]
 struct Lock<'a> {
     name: &'a str,
-    /// As in the list; none where the last look has not seen it.
+    /// As in the list; none where there is no claim.
     lock: Option<LockRow>,
     queue: Vec<ClaimRow>,
     waits: Vec<WaitRow>,
@@ -99,24 +99,31 @@ async fn lock(State(site): State<Arc<Site>>, uri: Uri) -> Response {
     if !name.starts_with(site.watcher.prefix()) {
         return refused(StatusCode::NOT_FOUND, "this server shows other names only: see --prefix");
     }
+    let name = match Name::new(name) {
+        Ok(name) => name,
+        Err(error) => return failed(&error),
+    };
     let Some(_turn) = turn(&site).await else { return busy() };
     let queue: Vec<Entry> = match site.manager.inspect(&name).await {
         Ok(queue) => queue,
         Err(error) => return failed(&error),
     };
-    let graph = globallock::Name::new(&name).map(|name| WaitGraph::of([(&name, &queue[..])]));
-    let waits = graph.iter().flat_map(WaitGraph::waits).map(WaitRow::from).collect();
+    let waits = WaitGraph::of([(&name, &queue[..])]).waits().iter().map(WaitRow::from).collect();
     let is_waited_for = queue.iter().any(|entry| !entry.held);
     let deadlocks = if is_waited_for {
         let found = site.watcher.waits(RECENT).await.ok();
-        let of_name = |cycle: &Vec<WaitRow>| cycle.iter().any(|wait| wait.name == name);
+        let of_name = |cycle: &Vec<WaitRow>| cycle.iter().any(|wait| wait.name == name.as_str());
         found.map(|waits| cycles(&waits.graph).into_iter().filter(of_name).collect())
     } else {
         Some(Vec::new())
     };
-    let lock = site.watcher.snapshot().row(&name).cloned();
+    let mut lock = Summary::of(&name, &queue).map(|summary| LockRow::new(&summary, Duration::ZERO));
+    if let Some(lock) = &mut lock {
+        // That takes several looks to see.
+        lock.stale = site.watcher.snapshot().stale(name.as_str(), lock.holder.as_ref());
+    }
     let queue = ClaimRow::queue(&queue, Duration::ZERO);
-    answer(StatusCode::OK, &Lock { name: &name, lock, queue, waits, deadlocks })
+    answer(StatusCode::OK, &Lock { name: name.as_str(), lock, queue, waits, deadlocks })
 }
 
 /// The name in the rest of the path, or in the query: a browser takes `.` and `..` out of a path.
@@ -149,6 +156,7 @@ pub(super) fn cycles(graph: &WaitGraph) -> Vec<Vec<WaitRow>> {
 
 async fn scrape(State(site): State<Arc<Site>>) -> Response {
     site.watcher.look(site.watcher.interval()).await;
+    site.watcher.search_deadlocks().await;
     text("text/plain; version=0.0.4; charset=utf-8", metrics::text(&site.watcher, &site.counts))
 }
 

@@ -8,13 +8,15 @@ use axum::body::Bytes;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::onlook::rows::{LockRow, WaitRow};
+use crate::onlook::rows::{ClaimRow, LockRow, WaitRow};
 
 /// How many locks pages are told of. Of more, the first by name.
 pub(super) const MOST_ROWS: usize = 20_000;
 /// How many names that are gone are kept for pages that have not heard of it; a page that is further behind
 /// is told everything again.
 const MOST_GONE: usize = 5_000;
+/// How long it counts that deadlocks were sought.
+const RECENT: Duration = Duration::from_secs(300);
 /// By how many seconds times may differ that say the same: stores count in whole seconds, too.
 const TOLERANCE: f64 = 1.1;
 
@@ -39,6 +41,8 @@ pub(super) struct Snapshot {
     names: usize,
     failure: Option<String>,
     cycles: (u64, Vec<Vec<WaitRow>>),
+    /// When deadlocks were sought.
+    sought: Option<Instant>,
     /// When the last look was begun, and how long it took.
     last: Option<(Instant, Duration)>,
     /// When the last look was begun that told all.
@@ -64,7 +68,8 @@ pub(super) struct Totals {
     pub(super) waiting: BTreeMap<&'static str, usize>,
     pub(super) stale: usize,
     pub(super) foreign: usize,
-    pub(super) deadlocks: usize,
+    /// None where they were not sought for a while.
+    pub(super) deadlocks: Option<usize>,
     pub(super) oldest_hold: f64,
     pub(super) oldest_wait: f64,
 }
@@ -97,7 +102,7 @@ impl Snapshot {
         let next = self.number + 1;
         let mut before = std::mem::take(&mut self.rows);
         let mut is_news = false;
-        self.totals = Totals::of(&look.rows, self.cycles.1.len());
+        self.totals = Totals::of(&look.rows);
         if self.names != look.rows.len() {
             (self.names, is_news) = (look.rows.len(), true);
         }
@@ -129,7 +134,7 @@ impl Snapshot {
 
     /// Takes the deadlocks that were found, and returns the moment of the last change.
     pub(super) fn take_cycles(&mut self, cycles: Vec<Vec<WaitRow>>) -> u64 {
-        self.totals.deadlocks = cycles.len();
+        self.sought = Some(Instant::now());
         let is_news = self.cycles.1 != cycles;
         if is_news {
             self.cycles = (self.number + 1, cycles);
@@ -214,15 +219,20 @@ impl Snapshot {
     }
 
     pub(super) fn totals(&self) -> Totals {
-        self.totals.clone()
+        let is_recent = self.sought.is_some_and(|sought| sought.elapsed() < RECENT);
+        let deadlocks = is_recent.then_some(self.cycles.1.len());
+        Totals { deadlocks, ..self.totals.clone() }
     }
 
     pub(super) fn is_anything_waited_for(&self) -> bool {
         self.rows.values().any(|known| known.row.waiters > 0)
     }
 
-    pub(super) fn row(&self, name: &str) -> Option<&LockRow> {
-        self.rows.get(name).map(|known| &known.row)
+    /// Whether this holder of this lock gives no sign of life, as far as that was seen.
+    pub(super) fn stale(&self, name: &str, holder: Option<&ClaimRow>) -> Option<bool> {
+        let row = &self.rows.get(name)?.row;
+        let is_same = row.holder.as_ref().map(|seen| &seen.claim) == holder.map(|holder| &holder.claim);
+        row.stale.filter(|_| is_same)
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = &LockRow> {
@@ -235,8 +245,8 @@ impl Snapshot {
 }
 
 impl Totals {
-    fn of(rows: &[LockRow], deadlocks: usize) -> Self {
-        let mut totals = Totals { names: rows.len(), deadlocks, ..Totals::default() };
+    fn of(rows: &[LockRow]) -> Self {
+        let mut totals = Totals { names: rows.len(), ..Totals::default() };
         for row in rows {
             let mode = row.mode.mode;
             *totals.held.entry(mode).or_default() += row.holders;
@@ -276,5 +286,143 @@ fn is_lengthened(before: &LockRow, after: &LockRow, passed: f64) -> bool {
     match (left(before), left(after)) {
         (Some(before), Some(after)) => after > (before - passed).max(0.0) + TOLERANCE,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onlook::rows::Mode;
+    use globallock::LockKind;
+    use serde_json::{Value, json};
+
+    fn row(name: &str, claim: &str, left: f64, wait: Option<f64>) -> LockRow {
+        let mode = Mode::of(LockKind::Mutex);
+        let holder = ClaimRow {
+            claim: claim.into(),
+            held: true,
+            place: None,
+            mode,
+            fencing_token: Some(1),
+            host: None,
+            pid: None,
+            label: None,
+            foreign: false,
+            age_seconds: Some(1.0),
+            lease_left_seconds: Some(left),
+        };
+        let waiters = usize::from(wait.is_some());
+        let holder = Some(holder);
+        LockRow {
+            name: name.into(),
+            mode,
+            holders: 1,
+            waiters,
+            holder,
+            oldest_wait_seconds: wait,
+            stale: None,
+        }
+    }
+
+    /// A snapshot, and the moment that looks are counted from.
+    struct Looks(Snapshot, Instant);
+
+    impl Looks {
+        fn take(&mut self, second: u64, rows: Vec<LockRow>, failure: Option<&str>) -> u64 {
+            let begun = self.1 + Duration::from_secs(second);
+            let failure = failure.map(str::to_owned);
+            self.0.take(Look { rows, failure, begun, took: Duration::ZERO })
+        }
+
+        fn news(&mut self, seen: Option<u64>) -> Value {
+            serde_json::from_slice(&self.0.news(seen).1).unwrap()
+        }
+    }
+
+    fn looks() -> Looks {
+        Looks(Snapshot::default(), Instant::now())
+    }
+
+    #[test]
+    fn a_page_is_told_what_it_does_not_know_and_nothing_else() {
+        let mut looks = looks();
+        let first = looks.take(0, vec![row("a", "1", 9.0, None), row("b", "2", 9.0, None)], None);
+        assert_eq!(looks.news(None)["rows"].as_array().unwrap().len(), 2);
+        // Two seconds later nothing has happened.
+        assert_eq!(looks.take(2, vec![row("a", "1", 7.0, None), row("b", "2", 7.0, None)], None), first);
+        assert_eq!(looks.news(Some(first)), json!({ "number": first, "names": 2, "failure": null }));
+        // One is renewed, and then changes hands; the other goes, and comes back.
+        let renewed = looks.take(3, vec![row("a", "1", 9.0, None), row("b", "2", 6.0, None)], None);
+        assert_eq!(looks.news(Some(first))["renewed"], json!({ "a": 9.0 }));
+        let handed = looks.take(4, vec![row("a", "3", 9.0, None)], None);
+        let news = looks.news(Some(renewed));
+        assert_eq!((&news["changed"][0]["name"], &news["gone"]), (&json!("a"), &json!(["b"])));
+        assert!(news["renewed"].is_null(), "a row that is told is not told again: {news}");
+        let back = looks.take(5, vec![row("a", "3", 8.0, None), row("b", "4", 9.0, None)], None);
+        let news = looks.news(Some(handed));
+        assert_eq!((&news["changed"][0]["name"], &news["gone"]), (&json!("b"), &Value::Null));
+        // A slow page is told it all together; one of another server, or of none, from the beginning.
+        let news = looks.news(Some(first));
+        assert_eq!((news["changed"].as_array().unwrap().len(), &news["gone"]), (2, &Value::Null), "{news}");
+        assert_eq!(looks.news(Some(back + 1))["rows"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn another_wait_is_a_change_though_as_many_wait() {
+        let mut looks = looks();
+        let first = looks.take(0, vec![row("a", "1", 9.0, Some(10.0))], None);
+        assert_eq!(looks.take(2, vec![row("a", "1", 7.0, Some(12.3))], None), first, "it waits on");
+        assert_ne!(looks.take(4, vec![row("a", "1", 5.0, Some(0.5))], None), first);
+        assert_eq!(looks.news(Some(first))["changed"][0]["name"], "a");
+    }
+
+    #[test]
+    fn a_failure_is_news_and_its_end_too() {
+        let mut looks = looks();
+        let rows = || vec![row("a", "1", 9.0, None)];
+        let first = looks.take(0, rows(), None);
+        let failed = looks.take(1, rows(), Some("away"));
+        let news = looks.news(Some(first));
+        assert_eq!((&news["failure"], &news["changed"]), (&json!("away"), &Value::Null));
+        assert_eq!(looks.take(2, rows(), Some("away")), failed);
+        let again = looks.take(3, rows(), None);
+        assert!(again > failed && looks.news(Some(failed))["failure"].is_null());
+    }
+
+    #[test]
+    fn a_page_that_is_too_far_behind_is_told_all_again() {
+        let mut looks = looks();
+        let first =
+            looks.take(0, (0..6000).map(|name| row(&name.to_string(), "1", 9.0, None)).collect(), None);
+        let second = looks.take(1, vec![row("a", "1", 9.0, None)], None);
+        assert_eq!(looks.news(Some(first))["rows"][0]["name"], "a", "6,000 names are not kept for it");
+        assert!(looks.news(Some(second))["rows"].is_null());
+        assert!(looks.0.gone.len() <= MOST_GONE);
+        let most =
+            looks.take(2, (0..30_000).map(|name| row(&name.to_string(), "1", 9.0, None)).collect(), None);
+        assert!(most > second);
+        let news = looks.news(None);
+        assert_eq!((&news["names"], news["rows"].as_array().unwrap().len()), (&json!(30_000), MOST_ROWS));
+        assert_eq!(looks.0.totals().held["mutex"], 30_000, "the metrics count all");
+    }
+
+    #[test]
+    fn deadlocks_are_told_when_they_are_others() {
+        let mut looks = looks();
+        let first = looks.take(0, vec![row("a", "1", 9.0, None)], None);
+        assert_eq!(looks.0.take_cycles(Vec::new()), first);
+        assert_eq!((looks.news(None)["cycles"].clone(), looks.0.totals().deadlocks), (json!([]), Some(0)));
+        let wait = WaitRow {
+            name: "a".into(),
+            waiter: "w".into(),
+            claim: "1".into(),
+            blocker: "b".into(),
+            blocked_by: "2".into(),
+            held: true,
+        };
+        let found = looks.0.take_cycles(vec![vec![wait.clone()]]);
+        assert_eq!(looks.0.take_cycles(vec![vec![wait]]), found);
+        assert_eq!(looks.news(Some(first))["cycles"][0][0]["name"], "a");
+        assert!(looks.news(Some(found))["cycles"].is_null());
     }
 }

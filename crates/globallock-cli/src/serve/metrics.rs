@@ -1,4 +1,7 @@
 //! Numbers for Prometheus. Their labels are few and known, and never have a lock's name.
+//!
+//! What is seen of a store is called otherwise than what the owners of locks count of themselves, because a sum
+//! over both would count each lock twice.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -51,7 +54,12 @@ pub(super) fn text(watcher: &Watcher, counts: &Counts) -> String {
     };
     page.one("store_up", "gauge", "Whether the store has told all at the last look.", u8::from(is_up));
     if let Some(took) = took {
-        page.one("listing_seconds", "gauge", "How long the last look at all names took.", took.as_secs_f64());
+        page.one(
+            "store_listing_seconds",
+            "gauge",
+            "How long the last look at all names took.",
+            took.as_secs_f64(),
+        );
     }
     if is_up {
         page.totals(&totals);
@@ -80,24 +88,26 @@ struct Page {
 
 impl Page {
     fn totals(&mut self, totals: &Totals) {
-        self.one("names", "gauge", "How many names have a claim.", totals.names);
-        self.modes("held", "How many claims hold a lock, by the lock's mode.", &totals.held);
-        self.modes("waiting", "How many claims wait for a lock, by the lock's mode.", &totals.waiting);
+        self.one("store_names", "gauge", "How many names have a claim.", totals.names);
+        self.modes("store_held", "How many claims hold a lock, by the lock's mode.", &totals.held);
+        self.modes("store_waiting", "How many claims wait for a lock, by the lock's mode.", &totals.waiting);
         self.one(
-            "stale",
+            "store_stale",
             "gauge",
             "How many locks have a holder without a sign of life for half its lease.",
             totals.stale,
         );
-        self.one("foreign", "gauge", "How many locks another program holds.", totals.foreign);
-        self.one(
-            "deadlocks",
-            "gauge",
-            "How many circles of owners wait for each other; sought while a page follows.",
-            totals.deadlocks,
-        );
-        self.one("oldest_hold_seconds", "gauge", "The longest hold of a lock.", totals.oldest_hold);
-        self.one("oldest_wait_seconds", "gauge", "The longest wait for a lock.", totals.oldest_wait);
+        self.one("store_foreign", "gauge", "How many locks another program holds.", totals.foreign);
+        if let Some(deadlocks) = totals.deadlocks {
+            self.one(
+                "store_deadlocks",
+                "gauge",
+                "How many circles of owners wait for each other.",
+                deadlocks,
+            );
+        }
+        self.one("store_oldest_hold_seconds", "gauge", "The longest hold of a lock.", totals.oldest_hold);
+        self.one("store_oldest_wait_seconds", "gauge", "The longest wait for a lock.", totals.oldest_wait);
     }
 
     fn modes(&mut self, metric: &str, help: &str, numbers: &BTreeMap<&'static str, usize>) {

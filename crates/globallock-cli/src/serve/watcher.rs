@@ -134,7 +134,7 @@ impl Watcher {
     }
 
     /// Marks the names that are part of a deadlock. Nothing is sought where nobody waits.
-    async fn search_deadlocks(&self) {
+    pub(super) async fn search_deadlocks(&self) {
         let last = self.waits.lock().await.as_ref().map(|waits| (waits.at.elapsed(), waits.took));
         if last.is_some_and(|(age, took)| age < PAUSE.max(took * PAUSE_FACTOR)) {
             return;

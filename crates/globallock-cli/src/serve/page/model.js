@@ -21,11 +21,11 @@ export class Model {
     this.events = [];
   }
 
-  /** Takes a message, and returns the events that it tells of, and whether anything in the list is new. */
+  /** Takes a message, and returns the events that it tells of. */
   apply(message, now) {
     const seen = now - (message.look_age_seconds ?? 0) * 1000;
-    const news = message.news;
-    const before = this.events.length;
+    const { news } = message;
+    this.names = news.names;
     const told = [];
     const take = (row) => {
       const old = this.locks.get(row.name);
@@ -53,15 +53,14 @@ export class Model {
       this.cycles = news.cycles;
       this.inCycle = new Set(news.cycles.flat().map((wait) => wait.name));
     }
-    this.names = news.names;
     this.failure = news.failure;
     this.noteLook(message, now);
     // What was there when the page was opened has not happened since.
     const events = this.isKnown ? told.map((event) => ({ ...event, at: new Date() })) : [];
-    this.isKnown = this.isKnown || message.look_age_seconds !== null;
+    this.isKnown = this.isKnown || message.complete_age_seconds !== null;
     this.events.push(...events);
     if (this.events.length > MOST_EVENTS) this.events.splice(0, this.events.length - MOST_EVENTS);
-    return { events, isNew: told.length > 0 || before !== this.events.length };
+    return events;
   }
 
   noteLook(message, now) {
@@ -71,7 +70,9 @@ export class Model {
 
   forget(name) {
     this.locks.delete(name);
-    return { name, what: "is free: nobody holds or waits for it any more" };
+    // Of too many names, one that is new takes the place of another one.
+    const isCut = this.names > this.locks.size + 1;
+    return { name, what: isCut ? "is not shown any more" : "is free: nobody holds or waits for it any more" };
   }
 
   /** What has happened between two rows of a lock. */

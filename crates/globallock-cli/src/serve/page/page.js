@@ -76,7 +76,7 @@ function back() {
 
 function take(message) {
   back();
-  const { events } = model.apply(message, performance.now());
+  const events = model.apply(message, performance.now());
   table.change();
   if (lockPage.isShown) {
     lockPage.drawHistory();

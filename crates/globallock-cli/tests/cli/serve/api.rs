@@ -172,11 +172,14 @@ fn metrics_count_what_there_is_and_never_name_a_lock() {
     let metrics = eventually(|| {
         let reply = server.get("/metrics");
         assert_eq!(reply.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
-        let is_all = ["globallock_held{mode=\"read\"} 1\n", "globallock_waiting{mode=\"mutex\"} 1\n"];
+        let is_all =
+            ["globallock_store_held{mode=\"read\"} 1\n", "globallock_store_waiting{mode=\"mutex\"} 1\n"];
         is_all.iter().all(|line| reply.body.contains(line)).then_some(reply.body)
     });
     let metrics = metrics.expect("all are counted");
-    for line in ["globallock_store_up 1", "globallock_names 2", "globallock_held{mode=\"mutex\"} 1"] {
+    for line in
+        ["globallock_store_up 1", "globallock_store_names 2", "globallock_store_held{mode=\"mutex\"} 1"]
+    {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
     assert!(!metrics.contains("hidden"), "{metrics}");

@@ -1,6 +1,7 @@
 //! `globallock serve` from the outside: requests over TCP, as clients and attackers send them.
 
 mod api;
+mod documented;
 mod events;
 mod exposure;
 mod fuzz;

@@ -27,7 +27,10 @@ fn a_store_that_goes_away_is_told_and_comes_back_and_its_password_is_never_shown
         told.push(page.event().unwrap().1);
     }
     let metrics = server.get("/metrics").body;
-    assert!(metrics.contains("globallock_store_up 0\n") && !metrics.contains("globallock_held"), "{metrics}");
+    assert!(
+        metrics.contains("globallock_store_up 0\n") && !metrics.contains("globallock_store_held"),
+        "{metrics}"
+    );
     assert_eq!(server.get("/healthz").status, 200, "the server itself is well");
     let locks = server.get("/api/locks");
     assert_eq!((locks.status, &locks.json()["locks"][0]["name"]), (200, &json!("a")), "the last known");
@@ -95,7 +98,7 @@ fn a_deadlock_is_told_by_the_page_the_lock_and_the_events() {
         .collect();
     names.sort();
     assert_eq!(names, ["a", "b"]);
-    assert!(server.get("/metrics").body.contains("globallock_deadlocks 1\n"));
+    assert!(server.get("/metrics").body.contains("globallock_store_deadlocks 1\n"));
     // Who is taken out of it lets the other go on.
     let claim = cycle[0]["claim"].as_str().unwrap();
     assert_eq!(server.break_claim(cycle[0]["name"].as_str().unwrap(), claim, "deadlock").status, 200);

@@ -1,6 +1,9 @@
 //! `break` on a terminal: it shows what it is about to break, and asks.
 
+use globallock_conformance::proxy::{Flow, Proxy};
+
 use super::Store;
+use crate::support::TestStore;
 use crate::terminals::{Kind, Shell};
 
 /// A shell in whose variable BREAK is the beginning of a command line, for the store of these tests.
@@ -102,4 +105,29 @@ fn a_question_ends_at_ctrl_c_and_at_the_end_of_input() {
         assert_eq!(shell.status(), status);
     }
     assert_eq!(holders(&store), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_does_not_answer_leaves_a_line_that_says_so() {
+    let store = Store::redis();
+    let Store::Redis(server) = &store else { unreachable!() };
+    let held = store.hold(&[], "a");
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let url = format!("redis://127.0.0.1:{}?timeout=500ms", proxy.port());
+    let told = tokio::task::spawn_blocking(move || {
+        let directory = TestStore::new();
+        let line = format!("{} break --url {url} --timeout 1s", env!("CARGO_BIN_EXE_globallock"));
+        let mut shell = Shell::start(Kind::Bash, &directory.path("."), &[("BREAK", &line)]);
+        shell.line("$BREAK a --reason 'it hangs'");
+        shell.until("to go on: ");
+        proxy.answers(Flow::Hold);
+        shell.line("y");
+        (shell.prompt(), shell.status())
+    });
+    let (told, status) = told.await.unwrap();
+    assert!(told.contains(" may be broken, which the store did not answer, by "), "{told}");
+    assert!(told.contains(" is unavailable: "), "{told}");
+    assert_eq!(status, "status=69");
+    // The request has arrived: only its answer has not.
+    assert_eq!(held.end(), Some(76));
 }

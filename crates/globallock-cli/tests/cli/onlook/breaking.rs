@@ -147,6 +147,22 @@ fn the_holder_of_another_program_is_broken_by_its_own_key() {
 }
 
 #[test]
+fn of_two_operators_at_once_one_breaks_the_claim_and_the_other_none() {
+    let store = Store::redis();
+    let _held = store.hold(&[], "a");
+    let _next = store.queue(&[], "a");
+    let claim = claims(&store, "a").remove(0);
+    let breaks = ["one", "two"].map(|reason| {
+        store.start(&["break", "-y", "a", "--claim", text(&claim, "claim"), "--reason", reason])
+    });
+    let mut statuses = breaks.map(Running::end);
+    statuses.sort_unstable();
+    assert_eq!(statuses, [Some(0), Some(1)]);
+    let left = super::until(&store, "a", |claims| claims.len() == 1 && claims[0]["held"] == true);
+    assert_ne!(left[0]["claim"], claim["claim"]);
+}
+
+#[test]
 fn a_waiter_is_taken_out_of_the_queue_and_told() {
     let store = Store::file();
     let _held = store.hold(&[], "a");

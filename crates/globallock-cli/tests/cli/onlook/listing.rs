@@ -154,9 +154,8 @@ fn a_reader_that_has_read_enough_is_no_failure_and_a_full_disk_is() {
     let held = Running::start(held.args(["hold", "x"]));
     held.says("");
     let line = format!("{} ls --url {}", env!("CARGO_BIN_EXE_globallock"), store.url());
-    let script = format!(
-        "{line} --watch | head -n1 >--watch | true; echo2; echo ${{PIPESTATUS[0]}}; {line} >/dev/full; echo $?"
-    );
+    let script =
+        format!("{line} --watch | head -n1 >&2; echo ${{PIPESTATUS[0]}}; {line} >/dev/full; echo $?");
     let ended = ended(Command::new("bash").args(["-c", &script]));
     assert_eq!(ended.output, "0\n70\n", "{}", ended.error);
     assert!(ended.error.contains("No space left on device"), "{}", ended.error);

@@ -1,6 +1,6 @@
 //! Metrics of locks, by the crate [`metrics`](::metrics) and any exporter of it: the feature `metrics`.
 //!
-//! ```
+//! ```standalone_crate
 //! use std::sync::Arc;
 //! use globallock::metrics::{Metrics, buckets};
 //! use globallock::{LockManager, ManagerOptions};
@@ -23,7 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 //!
-//! The project's page `docs/monitoring.md` lists all metrics, says what is worth an alert, and leads to a
+//! [`docs::metrics`](mod@crate::docs::metrics) lists all metrics, says what is worth an alert, and leads to a
 //! dashboard and to rules for alerts.
 
 use std::borrow::Cow;

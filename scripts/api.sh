@@ -1,5 +1,6 @@
 #!/bin/sh
-# Compares the library's public API, with all features, with scripts/api/globallock.txt; `sh scripts/api.sh update` writes that.
+# Compares the library's public API, with all features, with scripts/api/globallock.txt; `sh scripts/api.sh
+# update` writes that.
 # rustdoc's JSON has no stable form yet, hence RUSTC_BOOTSTRAP, and a target directory of its own.
 set -eu
 cd "$(dirname "$0")/.."

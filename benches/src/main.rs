@@ -1,8 +1,8 @@
 //! Compares globallock with raw round trips and with the peers, in one run.
 //!
 //! `cargo run --release -p globallock-bench [-- SECTION…]`. The sections are `pairs`, `handoff`, `waiters`,
-//! `tasks`, `peers`, `held` and `storm`, all on Redis, `file`, `etcd` and `zookeeper`, and `metrics` in memory.
-//! Without an argument, all sections run.
+//! `tasks`, `peers`, `held` and `storm`, all on Redis, `file`, `etcd` and `zookeeper`, and `metrics` in
+//! memory. Without an argument, all sections run.
 //!
 //! The figures to judge by are ratios to something that is measured in the same run and interleaved, because
 //! the speed of a machine drifts.

@@ -42,6 +42,9 @@ use crate::observe::{Event, Observer};
 ///
 /// Make one, after the recorder of the exporter has been installed, and give it to every manager of the
 /// process: see [the module](self). What it is told is counted at once and never waits.
+///
+/// Series are made once and kept. So do not let the exporter drop those that are idle (`idle_timeout` of
+/// Prometheus' one), because it would not have them again.
 #[derive(Debug)]
 pub struct Metrics(Counting<Facade>);
 

@@ -12,8 +12,8 @@ const LEFT: i64 = 50_000;
 const POLL_DELAYS: [(u32, i64); 9] =
     [(0, 1), (1, 6), (2, 11), (7, 36), (8, 41), (9, 42), (16, 43), (80, 51), (81, 51)];
 
-/// What a claim is enqueued by, behind an exclusive holder and so many waiters, and what is answered at the end:
-/// the fast path knows that there is one holder, and so how many claims are in front.
+/// What a claim is enqueued by, behind an exclusive holder and so many waiters, and what is answered at the
+/// end: the fast path knows that there is one holder, and so how many claims are in front.
 fn joining(scripts: &Scripts, rank: u32) -> [(String, Vec<i64>); 2] {
     [(scripts.enqueue(), vec![i64::from(rank) + 1]), (scripts.enqueue_shared(), Vec::new())]
 }

@@ -70,7 +70,7 @@ impl Observer for Tracing {
             }
             Event::StoreLost { error } => tracing::warn!(%error, "{text}"),
             Event::StoreBack { store, away } => tracing::info!(store, ?away, "{text}"),
-            Event::StoreLeft { store, away } => tracing::warn!(store, ?away, "{text}"),
+            Event::StoreLeft { store, away } => tracing::debug!(store, ?away, "{text}"),
             // These are many, and told to those that ask for them.
             Event::Request { .. } => {}
             Event::StoreNotice { store, notice } => log_notice(store, notice, text),

@@ -16,6 +16,11 @@ pub(super) struct Tracing {
 }
 
 impl Tracing {
+    /// Whether anybody subscribes to spans, and to what happens often.
+    pub(super) fn is_detailed() -> bool {
+        LevelFilter::current() >= LevelFilter::DEBUG
+    }
+
     fn open(&self, claim: &Claim, fencing_token: u64) {
         let span = tracing::debug_span!("lock", name = %claim.name, fencing_token);
         if !span.is_disabled() {
@@ -25,7 +30,7 @@ impl Tracing {
 
     fn close(&self, claim: &Claim) {
         // Where nobody subscribes to spans there are none, and nothing is locked for them.
-        if LevelFilter::current() >= LevelFilter::DEBUG {
+        if Self::is_detailed() {
             self.held.lock().remove(&claim.id);
         }
     }

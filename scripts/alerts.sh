@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks the rules for alerts in docs/monitoring, on recorded samples too, and the queries of the dashboard. The
-# library's tests check that all of them ask for metrics that there are.
+# Checks the rules for alerts in docs/monitoring, on recorded samples too, and the queries of the dashboard.
+# The library's tests check that all of them ask for metrics that there are.
 set -eu
 cd "$(dirname "$0")/../docs/monitoring"
 if ! command -v promtool >/dev/null 2>&1; then

@@ -31,6 +31,11 @@
 //! alone are built. TLS is rustls. The library needs Rust 1.91 and a tokio runtime with its timers enabled;
 //! [`blocking`] has a runtime of its own.
 //!
+//! Two more are off by default: `metrics` counts what happens to locks by the crate `metrics`, in its module
+//! of that name, and `opentelemetry` does, and makes spans, by the API of OpenTelemetry.
+//! [`docs::metrics`](mod@docs::metrics) says what is counted, and what is worth an alert. [`Observer`] hears
+//! all of it without a feature, and [`tracing`] the more important part without anything.
+//!
 //! # Stores of your own
 //! A store is a [`Backend`]; [`Schemes`] gives it a scheme, so that it is reached by its
 //! address. The crate `globallock-conformance` has the contract as named cases for its tests.
@@ -121,3 +126,8 @@ pub mod internals {
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// And those of the page about metrics.
+#[cfg(all(doctest, feature = "metrics", feature = "opentelemetry"))]
+#[doc = include_str!("../docs/metrics.md")]
+struct MetricsPage;

@@ -1,6 +1,6 @@
 //! Metrics of locks, by the crate [`metrics`](::metrics) and any exporter of it: the feature `metrics`.
 //!
-//! ```
+//! ```standalone_crate
 //! use std::sync::Arc;
 //! use globallock::metrics::{Metrics, buckets};
 //! use globallock::{LockManager, ManagerOptions};
@@ -23,7 +23,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 //! ```
 //!
-//! The project's page `docs/monitoring.md` lists all metrics, says what is worth an alert, and leads to a
+//! [`docs::metrics`](mod@crate::docs::metrics) lists all metrics, says what is worth an alert, and leads to a
 //! dashboard and to rules for alerts.
 
 use std::borrow::Cow;
@@ -42,6 +42,9 @@ use crate::observe::{Event, Observer};
 ///
 /// Make one, after the recorder of the exporter has been installed, and give it to every manager of the
 /// process: see [the module](self). What it is told is counted at once and never waits.
+///
+/// Series are made once and kept. So do not let the exporter drop those that are idle (`idle_timeout` of
+/// Prometheus' one), because it would not have them again.
 #[derive(Debug)]
 pub struct Metrics(Counting<Facade>);
 

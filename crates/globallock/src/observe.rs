@@ -9,8 +9,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::level_filters::LevelFilter;
-
 use crate::backend::{Capabilities, Claim};
 use crate::loss::Loss;
 use crate::sync::Instant;
@@ -93,7 +91,7 @@ impl Observers {
 
     /// Whether anybody hears of what is only for the curious, so that it is worth finding out.
     pub(crate) fn are_curious(&self) -> bool {
-        self.is_observed() || LevelFilter::current() >= LevelFilter::DEBUG
+        self.is_observed() || Tracing::is_detailed()
     }
 
     /// Whether anybody else than `tracing` hears.

@@ -17,6 +17,11 @@ pub(super) struct Tracing {
 }
 
 impl Tracing {
+    /// Whether anybody subscribes to spans, and to what happens often.
+    pub(super) fn is_detailed() -> bool {
+        LevelFilter::current() >= LevelFilter::DEBUG
+    }
+
     fn open(&self, claim: &Claim, fencing_token: u64) {
         let span = tracing::debug_span!("lock", name = %claim.name, fencing_token);
         if !span.is_disabled() {
@@ -26,7 +31,7 @@ impl Tracing {
 
     fn close(&self, claim: &Claim) {
         // Where nobody subscribes to spans there are none, and nothing is locked for them.
-        if LevelFilter::current() >= LevelFilter::DEBUG {
+        if Self::is_detailed() {
             self.held.lock().remove(&claim.id);
         }
     }
@@ -75,7 +80,7 @@ impl Observer for Tracing {
             }
             Event::StoreLost { error } => tracing::warn!(%error, "{text}"),
             Event::StoreBack { store, away } => tracing::info!(store, ?away, "{text}"),
-            Event::StoreLeft { store, away } => tracing::warn!(store, ?away, "{text}"),
+            Event::StoreLeft { store, away } => tracing::debug!(store, ?away, "{text}"),
             // These are many, and told to those that ask for them.
             Event::Request { .. } => {}
             Event::StoreNotice { store, notice } => log_notice(store, notice, text),

@@ -233,3 +233,39 @@ fn the_panels_of_the_dashboard_have_their_own_places_and_say_what_they_show() {
         }
     }
 }
+
+#[test]
+fn python_counts_by_the_same_names_and_labels_in_the_same_buckets() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../python/globallock/metrics.py");
+    let python = fs::read_to_string(path).unwrap();
+    let page = docs("metrics.md");
+    let quoted =
+        |texts: &BTreeSet<String>| texts.iter().map(|text| format!("\"{text}\"")).collect::<Vec<_>>();
+    for metric in listed() {
+        let name = metric.prometheus.strip_prefix("globallock_").unwrap();
+        let name = name.strip_suffix("_total").unwrap_or(name);
+        let dotted = metric.opentelemetry.strip_prefix("globallock.").unwrap();
+        let row =
+            python.lines().find(|line| line.trim().starts_with(&format!("(\"{name}\", \"{dotted}\", ")));
+        if page
+            .lines()
+            .any(|line| line.contains(&format!("`{}`", metric.prometheus)) && line.contains("(Rust)"))
+        {
+            assert_eq!(row, None, "Python has {name} too");
+            continue;
+        }
+        let row = row.unwrap_or_else(|| panic!("Python lacks {name}"));
+        let labels: BTreeSet<String> =
+            row.split('"').skip(5).step_by(2).take(metric.labels.len()).map(str::to_owned).collect();
+        assert_eq!(quoted(&labels), quoted(&metric.labels), "{row}");
+        let buckets = globallock::metrics::buckets().find(|(histogram, _)| *histogram == metric.prometheus);
+        let of_python = row.split(", ").nth(2).filter(|word| word.starts_with('_'));
+        assert_eq!(buckets.is_some(), of_python.is_some(), "{row}");
+        if let (Some((_, buckets)), Some(of_python)) = (buckets, of_python) {
+            let tuple = python.lines().find_map(|line| line.strip_prefix(&format!("{of_python} = (")));
+            let bounds =
+                tuple.unwrap().trim_end_matches(')').split(", ").map(|bound| bound.parse::<f64>().unwrap());
+            assert_eq!(bounds.collect::<Vec<_>>(), buckets, "{name}");
+        }
+    }
+}

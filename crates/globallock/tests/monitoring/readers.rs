@@ -7,7 +7,7 @@ use globallock::Observer;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider;
-use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ScopeMetrics};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
 
 use crate::pages::listed;
@@ -103,7 +103,7 @@ impl OpenTelemetry {
     pub(crate) fn bounds(&self, metric: &str) -> Vec<f64> {
         self.provider.force_flush().unwrap();
         let all = self.exporter.get_finished_metrics().unwrap();
-        let metrics = all.last().unwrap().scope_metrics().flat_map(|scope| scope.metrics());
+        let metrics = all.last().unwrap().scope_metrics().flat_map(ScopeMetrics::metrics);
         for found in metrics.filter(|found| found.name() == metric) {
             let AggregatedMetrics::F64(MetricData::Histogram(histogram)) = found.data() else { continue };
             return histogram.data_points().next().unwrap().bounds().collect();
@@ -126,7 +126,7 @@ impl Reader for OpenTelemetry {
         self.exporter.reset();
         self.provider.force_flush().unwrap();
         let (all, mut values) = (self.exporter.get_finished_metrics().unwrap(), Values::new());
-        for metric in all.last().unwrap().scope_metrics().flat_map(|scope| scope.metrics()) {
+        for metric in all.last().unwrap().scope_metrics().flat_map(ScopeMetrics::metrics) {
             let mut add = |labels, value| {
                 values.insert(series(metric.name(), labels), value);
             };

@@ -138,7 +138,8 @@ impl Redis {
                 let lease = Some(Duration::from_millis(left)).filter(|left| *left > claim.lease);
                 held(Grant { fencing_token, expires: Some(after(left)), lease, hold_ends, value: None })
             }
-            [texts::WAITING, server_ms, poll_in, foreign] => {
+            [texts::WAITING, server_ms, poll_in, foreign, ref place @ ..] => {
+                waiters.note_place(claim.id, place.first().and_then(|place| usize::try_from(*place).ok()));
                 let poll_in = (poll_in > 0).then(|| Duration::from_millis(poll_in));
                 waiters.set_waiting(claim.id, Clock { sent, server_ms }, poll_in, foreign > 0);
                 Ok(ClaimStatus::Waiting)
@@ -226,6 +227,10 @@ impl Backend for Redis {
             }
             changed => Ok(changed),
         }
+    }
+
+    fn place(&self, claim: &Claim) -> Option<usize> {
+        self.inbox.waiters.place(claim.id)
     }
 
     async fn renew(&self, claims: &[Arc<Claim>]) -> Vec<Result<ClaimStatus>> {

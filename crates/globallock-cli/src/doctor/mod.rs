@@ -152,7 +152,7 @@ async fn examine(
     let progress = Progress::default();
     let work = async {
         match first.examine(name).await {
-            Ok(findings) => findings.into_iter().try_for_each(|finding| report.say(finding))?,
+            Ok(findings) => findings.iter().try_for_each(|finding| report.say(finding))?,
             Err(error) => return report.unreached(error).map(drop),
         }
         let trial = Trial { first, second, second_store: &second_store, name, progress: &progress };
@@ -172,7 +172,7 @@ async fn examine(
         Ok(Err(_)) => {
             let text = format!("not all was examined within {} s", limit.as_secs_f64());
             let remedy = "give it more time (--timeout), or look into the store";
-            report.say(Finding::bad("time", text).remedy(remedy))?;
+            report.say(&Finding::bad("time", text).remedy(remedy))?;
             None
         }
         Err(signal) => signal,
@@ -180,7 +180,7 @@ async fn examine(
     let closed = timeout(CLOSE_LIMIT, async { tokio::join!(first.close(), second.close()) }).await.is_ok();
     if progress.has_asked.get() {
         let left = timeout(CLOSE_LIMIT, trial::left(first, name, progress.broken.get())).await;
-        report.say(left.unwrap_or_else(|_| trial::unknown_rest(closed)))?;
+        report.say(&left.unwrap_or_else(|_| trial::unknown_rest(closed)))?;
     }
     match signal {
         Some(signal) => Ok(exit::of_signal(signal as i32)),

@@ -48,9 +48,9 @@ impl Trial<'_> {
         let begun = Instant::now();
         let connected = tokio::join!(self.first.backend().ready(), self.second.backend().ready());
         if let Err(error) = connected.0.and(connected.1) {
-            return report.say(failed("connection", "locks cannot be taken", error));
+            return report.say(&failed("connection", "locks cannot be taken", &error));
         }
-        report.say(Finding::good(
+        report.say(&Finding::good(
             "connection",
             format!("two owners are connected after {}", shown(begun.elapsed())),
         ))?;
@@ -58,25 +58,28 @@ impl Trial<'_> {
         let begun = Instant::now();
         let guard = match self.first.mutex(self.name).acquire().await {
             Ok(guard) => guard,
-            Err(error) => return report.say(failed("lock", "the lock could not be taken", error)),
+            Err(error) => return report.say(&failed("lock", "the lock could not be taken", &error)),
         };
         let took = begun.elapsed();
         let token = guard.fencing_token();
-        report.say(Finding::good("lock", format!("taken in {}, fencing token {token}", shown(took))))?;
+        report.say(&Finding::good("lock", format!("taken in {}, fencing token {token}", shown(took))))?;
         let guard = match self.hand_over(guard).await {
             Ok((guard, finding)) => {
-                report.say(finding)?;
+                report.say(&finding)?;
                 guard
             }
-            Err(error) => return report.say(failed("hand-over", "the lock could not be handed over", error)),
+            Err(error) => {
+                return report.say(&failed("hand-over", "the lock could not be handed over", &error));
+            }
         };
         if guard.fencing_token() <= token {
             let text = format!("the second owner has {}, which is not above {token}", guard.fencing_token());
-            report.say(Finding::bad("fencing token", text).remedy("check the store's clock and its data"))?;
+            report
+                .say(&Finding::bad("fencing token", text).remedy("check the store's clock and its data"))?;
         }
         match self.evict(&guard).await {
-            Ok(finding) => report.say(finding)?,
-            Err(error) => report.say(failed("eviction", "the lock could not be broken", error))?,
+            Ok(finding) => report.say(&finding)?,
+            Err(error) => report.say(&failed("eviction", "the lock could not be broken", &error))?,
         }
         // Says that the owner knows, so that the store need not keep the notice for long.
         let _ = guard.release().await;
@@ -193,7 +196,7 @@ pub(super) fn unknown_rest(closed: bool) -> Finding {
 }
 
 /// What the failure of a step means.
-fn failed(subject: &'static str, what: &str, error: Error) -> Finding {
+fn failed(subject: &'static str, what: &str, error: &Error) -> Finding {
     let finding =
         if matches!(error, Error::PermissionDenied { .. }) { Finding::denied } else { Finding::bad };
     finding(subject, format!("{what}: {error}"))

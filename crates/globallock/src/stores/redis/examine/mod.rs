@@ -79,14 +79,14 @@ impl Redis {
         }
         let answers: Vec<_> = asked.collect().await;
         let count = answers.len();
-        let (named, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.is_ok());
+        let (named, failed): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
         let mut found: Vec<Finding> = failed
             .into_iter()
-            .filter_map(|failed| failed.err())
+            .filter_map(Result::err)
             .map(|failure| Finding::bad("sentinels", config.reason(&failure)))
             .collect();
         let mut places: Vec<String> =
-            named.into_iter().filter_map(|named| named.ok()).map(|place| shown(&place)).collect();
+            named.into_iter().filter_map(Result::ok).map(|place| shown(&place)).collect();
         let answered = places.len();
         places.sort_unstable();
         places.dedup();

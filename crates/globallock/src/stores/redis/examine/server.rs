@@ -278,9 +278,9 @@ mod tests {
 
     #[test]
     fn servers_are_called_by_their_names_and_told_what_they_lack() {
-        let told = |version: &str, is_valkey, lines: &[&str]| {
-            let facts = Facts { version: Some(version.to_owned()), is_valkey, ..Facts::default() };
-            let found = super::version(&facts, Some(&InfoDict::new(&lines.join("\r\n"))));
+        let told = |number: &str, is_valkey, lines: &[&str]| {
+            let facts = Facts { version: Some(number.to_owned()), is_valkey, ..Facts::default() };
+            let found = version(&facts, Some(&InfoDict::new(&lines.join("\r\n"))));
             (found.verdict, found.text)
         };
         let good = |text: &str| (Verdict::Good, text.to_owned());
@@ -300,7 +300,7 @@ mod tests {
             let (verdict, said) = told(version, false, lines);
             assert!(verdict == Verdict::Note && said.contains(text), "{said}");
         }
-        let unknown = super::version(&Facts::default(), None);
+        let unknown = version(&Facts::default(), None);
         assert_eq!(unknown.verdict, Verdict::Unknown);
     }
 

@@ -125,7 +125,7 @@ fn ensemble(modes: &[&str], named: usize) -> Finding {
             Finding::note("servers", format!("{text}: the address names one server of an ensemble"))
                 .remedy("name all servers in the address, so that one of them can be away")
         }
-        _ if named % 2 == 0 => {
+        _ if named.is_multiple_of(2) => {
             Finding::note("servers", format!("{text}; an even number is as good as one less"))
                 .remedy("use an odd number")
         }

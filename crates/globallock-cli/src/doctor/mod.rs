@@ -1,13 +1,12 @@
 //! The verb `doctor`: what a person should know of a store before trusting it with locks.
 //!
-//! First the store is examined, as each kind of store does it. Then a lock of two owners goes through all that
-//! locks do: see [`trial`].
+//! First the store is examined, as each kind of store does it. Then a lock of two owners goes through all
+//! that locks do: see [`trial`].
 
 mod report;
 mod trial;
 mod witness;
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::Read;
 use std::process::ExitCode;
@@ -26,17 +25,17 @@ use crate::arguments::{Store, Verbosity, time};
 use crate::exit::{self, Failure};
 use crate::signals;
 use report::{Output, Report};
-use trial::Trial;
+use trial::{Progress, Trial};
 use witness::Witness;
 
 /// What `doctor` does, for its help.
 pub(crate) const ABOUT: &str = "\
 Examine a store before it is trusted with locks.
 
-Says what the store is and what its version lacks, what it may forget and when, which rights this user lacks, \
-how far the clocks of the store and of this host are apart, and how long a round trip takes. Then it takes a \
-lock, hands it over to a second owner and breaks it, and sees whether the owners are told at once. Nothing is \
-left behind. The names of these locks begin with --name, and nobody else uses them.
+Says what the store is and what its version lacks, what it may forget and when, which rights this user \
+lacks, how far the clocks of the store and of this host are apart, and how long a round trip takes. Then it \
+takes a lock, hands it over to a second owner and breaks it, and sees whether the owners are told at once. \
+Nothing is left behind. The names of these locks begin with --name, and nobody else uses them.
 
 Each line begins with ok, note (worth knowing), unknown (the store does not tell), bad (to be changed before \
 locks can be relied on) or denied (a right that is missing). A line below says what to do about it.";
@@ -138,14 +137,15 @@ async fn examine(
             return if is_usage { Err(error.into()) } else { report.unreached(error) };
         }
     };
-    let broken = Cell::new(None);
+    let [first, second] = &managers;
+    let progress = Progress::default();
     let work = async {
-        let [first, second] = &managers;
         match first.examine(name).await {
-            Ok(findings) => findings.into_iter().try_for_each(|finding| report.say(finding))?,
-            Err(error) => return report.unreached(error).map(|_| false),
+            Ok(findings) => findings.iter().try_for_each(|finding| report.say(finding))?,
+            Err(error) => return report.unreached(error).map(drop),
         }
-        Trial { first, second, second_store: &second_store, name, broken: &broken }.run(&mut report).await
+        let trial = Trial { first, second, second_store: &second_store, name, progress: &progress };
+        trial.run(&mut report).await
     };
     // What is dropped in the middle releases its locks in the background.
     let worked = tokio::select! {
@@ -153,27 +153,28 @@ async fn examine(
         signal = signals.recv() => Err(signal),
         worked = timeout(limit, work) => Ok(worked),
     };
-    let [first, second] = &managers;
-    let closed = timeout(CLOSE_LIMIT, async { tokio::join!(first.close(), second.close()) }).await.is_ok();
-    let (has_asked, signal) = match worked {
-        Ok(Ok(worked)) => (worked?, None),
+    let signal = match worked {
+        Ok(Ok(worked)) => {
+            worked?;
+            None
+        }
         Ok(Err(_)) => {
             let text = format!("not all was examined within {} s", limit.as_secs_f64());
-            report.say(
-                Finding::bad("time", text).remedy("give it more time (--timeout), or look into the store"),
-            )?;
-            (true, None)
+            let remedy = "give it more time (--timeout), or look into the store";
+            report.say(&Finding::bad("time", text).remedy(remedy))?;
+            None
         }
-        Err(signal) => (true, signal),
+        Err(signal) => signal,
     };
-    if has_asked {
-        let left = timeout(CLOSE_LIMIT, trial::left(first, name, broken.get())).await;
-        report.say(left.unwrap_or_else(|_| trial::unknown_rest(closed)))?;
+    let closed = timeout(CLOSE_LIMIT, async { tokio::join!(first.close(), second.close()) }).await.is_ok();
+    if progress.has_asked.get() {
+        let left = timeout(CLOSE_LIMIT, trial::left(first, name, progress.broken.get())).await;
+        report.say(&left.unwrap_or_else(|_| trial::unknown_rest(closed)))?;
     }
-    Ok(match signal {
-        Some(signal) => exit::of_signal(signal as i32),
-        None => report.end(first.backend().address())?,
-    })
+    match signal {
+        Some(signal) => Ok(exit::of_signal(signal as i32)),
+        None => report.end(first.backend().address()),
+    }
 }
 
 /// The signals that ask this program to end, as they come.

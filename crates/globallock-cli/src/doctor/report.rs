@@ -34,14 +34,14 @@ impl Report {
     }
 
     /// Prints a finding.
-    pub(super) fn say(&mut self, finding: Finding) -> Result<(), Failure> {
+    pub(super) fn say(&mut self, finding: &Finding) -> Result<(), Failure> {
         self.verdicts.push(finding.verdict);
         if self.quiet && !finding.verdict.is_bad() {
             return Ok(());
         }
         let text = match self.output {
-            Output::Text => in_text(&finding, self.coloured),
-            Output::Json => in_json(&finding),
+            Output::Text => in_text(finding, self.coloured),
+            Output::Json => in_json(finding),
         };
         print(&text)
     }
@@ -50,7 +50,7 @@ impl Report {
     pub(super) fn unreached(&mut self, error: Error) -> Result<u8, Failure> {
         let finding =
             if matches!(error, Error::PermissionDenied { .. }) { Finding::denied } else { Finding::bad };
-        self.say(finding("connection", error.to_string()))?;
+        self.say(&finding("connection", error.to_string()))?;
         Ok(Failure::Lock(error).status(0))
     }
 

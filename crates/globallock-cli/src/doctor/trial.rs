@@ -14,11 +14,20 @@ use super::witness::{Granted, Witness};
 use crate::exit::Failure;
 
 /// From how long a hand-over takes on, it is worth a note.
-const SLOW: Duration = Duration::from_millis(500);
+const SLOW: Duration = Duration::from_secs(1);
 /// The pause between two looks at the queue, of which nothing tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Why the lock is broken.
 const REASON: &str = "globallock doctor tries whether the owner is told";
+
+/// How far a trial has come, when it is dropped in the middle.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// Whether the store was asked for a lock.
+    pub(super) has_asked: Cell<bool>,
+    /// The claim that may have been broken.
+    pub(super) broken: Cell<Option<ClaimId>>,
+}
 
 /// A trial of one lock.
 pub(super) struct Trial<'a> {
@@ -27,59 +36,54 @@ pub(super) struct Trial<'a> {
     /// The store as the second owner has it.
     pub(super) second_store: &'a Witness,
     pub(super) name: &'a Name,
-    /// The claim that was broken, once it may have been.
-    pub(super) broken: &'a Cell<Option<ClaimId>>,
+    pub(super) progress: &'a Progress,
 }
 
 impl Trial<'_> {
-    /// Does all of it, as far as it works, and tells what was found. Returns whether the store was asked for
-    /// a lock.
+    /// Does all of it, as far as it works, and tells what was found.
     ///
     /// # Cancel safety
     /// What is held is released in the background.
-    pub(super) async fn run(self, report: &mut Report) -> std::result::Result<bool, Failure> {
+    pub(super) async fn run(self, report: &mut Report) -> std::result::Result<(), Failure> {
         let begun = Instant::now();
         let connected = tokio::join!(self.first.backend().ready(), self.second.backend().ready());
         if let Err(error) = connected.0.and(connected.1) {
-            report.say(failed("connection", "locks cannot be taken", error))?;
-            return Ok(false);
+            return report.say(&failed("connection", "locks cannot be taken", &error));
         }
-        report.say(Finding::good(
+        report.say(&Finding::good(
             "connection",
             format!("two owners are connected after {}", shown(begun.elapsed())),
         ))?;
+        self.progress.has_asked.set(true);
         let begun = Instant::now();
         let guard = match self.first.mutex(self.name).acquire().await {
             Ok(guard) => guard,
-            Err(error) => {
-                report.say(failed("lock", "the lock could not be taken", error))?;
-                return Ok(true);
-            }
+            Err(error) => return report.say(&failed("lock", "the lock could not be taken", &error)),
         };
         let took = begun.elapsed();
         let token = guard.fencing_token();
-        report.say(Finding::good("lock", format!("taken in {}, fencing token {token}", shown(took))))?;
+        report.say(&Finding::good("lock", format!("taken in {}, fencing token {token}", shown(took))))?;
         let guard = match self.hand_over(guard).await {
             Ok((guard, finding)) => {
-                report.say(finding)?;
+                report.say(&finding)?;
                 guard
             }
             Err(error) => {
-                report.say(failed("hand-over", "the lock could not be handed over", error))?;
-                return Ok(true);
+                return report.say(&failed("hand-over", "the lock could not be handed over", &error));
             }
         };
         if guard.fencing_token() <= token {
             let text = format!("the second owner has {}, which is not above {token}", guard.fencing_token());
-            report.say(Finding::bad("fencing token", text).remedy("check the store's clock and its data"))?;
+            report
+                .say(&Finding::bad("fencing token", text).remedy("check the store's clock and its data"))?;
         }
         match self.evict(&guard).await {
-            Ok(finding) => report.say(finding)?,
-            Err(error) => report.say(failed("eviction", "the lock could not be broken", error))?,
+            Ok(finding) => report.say(&finding)?,
+            Err(error) => report.say(&failed("eviction", "the lock could not be broken", &error))?,
         }
         // Says that the owner knows, so that the store need not keep the notice for long.
         let _ = guard.release().await;
-        Ok(true)
+        Ok(())
     }
 
     /// Hands the lock over to a waiter, which is told by the store.
@@ -90,8 +94,8 @@ impl Trial<'_> {
             // It cannot be granted while the first one holds, unless the store does not keep locks apart.
             answer = &mut asked => {
                 let second = answer?;
-                let text = "two owners had the lock at the same time";
-                return Ok((second, Finding::bad("hand-over", text).remedy("do not use this store for locks")));
+                let both = Finding::bad("hand-over", "two owners had the lock at the same time");
+                return Ok((second, both.remedy("do not use this store for locks")));
             }
             queued = self.queued() => queued?,
         }
@@ -137,7 +141,7 @@ impl Trial<'_> {
             let text = "the holder is not seen by another owner";
             return Ok(Finding::bad("eviction", text).remedy("look whether all servers show the same"));
         };
-        self.broken.set(holder.key.claim_id());
+        self.progress.broken.set(holder.key.claim_id());
         let begun = Instant::now();
         if self.first.evict(self.name, &holder.key, REASON).await? == Release::NotHeld {
             let text = "the holder that was seen could not be taken out";
@@ -192,7 +196,7 @@ pub(super) fn unknown_rest(closed: bool) -> Finding {
 }
 
 /// What the failure of a step means.
-fn failed(subject: &'static str, what: &str, error: Error) -> Finding {
+fn failed(subject: &'static str, what: &str, error: &Error) -> Finding {
     let finding =
         if matches!(error, Error::PermissionDenied { .. }) { Finding::denied } else { Finding::bad };
     finding(subject, format!("{what}: {error}"))

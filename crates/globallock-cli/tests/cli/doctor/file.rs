@@ -41,8 +41,8 @@ fn who_else_may_break_the_locks_is_told() {
     replaceable.has("bad", "parents", "all users may put another directory in its place");
 }
 
-/// An examination where a script has made a file system at `$1`, by somebody who may do only what the modes of
-/// files say.
+/// An examination where a script has made a file system at `$1`, by somebody who may do only what the modes
+/// of files say.
 fn in_a_file_system(script: &str, at: &TempDir) -> Command {
     let mut command = Command::new("unshare");
     let whole = format!(

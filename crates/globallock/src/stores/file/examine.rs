@@ -64,8 +64,8 @@ fn file_system(kind: impl Into<i128>, is_of_container: bool) -> Finding {
         0xf2f5_2010 => "F2FS",
         0x794c_7630 => "overlay",
         0x0102_1994 => {
-            let text = "tmpfs: the processes of this host share the locks; a reboot forgets values, and fencing \
-                        tokens go on from the clock";
+            let text = "tmpfs: the processes of this host share the locks; a reboot forgets values, and \
+                        fencing tokens go on from the clock";
             return Finding::good("file system", text);
         }
         _ => "local",

@@ -13,9 +13,9 @@ pub(super) struct Facts {
     pub(super) version: Option<String>,
     pub(super) is_valkey: bool,
     /// Whether it runs alone (`standalone`), or as a `cluster` node, or as a `sentinel`.
-    mode: Option<String>,
+    pub(super) mode: Option<String>,
     /// Which keys it evicts when its memory is full, if its memory is limited.
-    eviction_policy: Option<String>,
+    pub(super) eviction_policy: Option<String>,
 }
 
 /// A server that can serve.

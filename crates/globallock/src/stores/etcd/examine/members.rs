@@ -89,7 +89,7 @@ fn cluster(answered: &[&StatusResponse], named: usize, members: Option<&[Member]
             format!("{text}: while it is away, locks are refused, and lost after their lease"),
         )
         .remedy("a cluster of three goes on when one is away"),
-        count if count % 2 == 0 => Finding::note("members", format!("{text}, as good as one less"))
+        count if count.is_multiple_of(2) => Finding::note("members", format!("{text}, as good as one less"))
             .remedy("use an odd number of members"),
         count if named < count => Finding::note("members", text)
             .remedy("name all members in the address, so that one of them can be away"),

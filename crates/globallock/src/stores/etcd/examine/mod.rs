@@ -64,8 +64,8 @@ fn below(start: &str) -> RangeRequest {
 
 /// The alarms of the cluster, which stop writes.
 async fn alarms(connection: &Connection) -> Option<Finding> {
-    let remedy = "compact and defragment the database, or raise --quota-backend-bytes; then run etcdctl alarm \
-                  disarm";
+    let remedy = "compact and defragment the database, or raise --quota-backend-bytes; then run etcdctl \
+                  alarm disarm";
     match connection.unary(AlarmRequest {}).await {
         Ok(answer) if answer.alarms.is_empty() => Some(Finding::good("alarms", "none")),
         Ok(answer) if answer.alarms.iter().any(|alarm| alarm.kind == NO_SPACE) => {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use redis::aio::MultiplexedConnection;
-use redis::{FromRedisValue, InfoDict, cmd};
+use redis::{FromRedisValue, InfoDict, Pipeline};
 
 use crate::backend::Finding;
 use crate::stores::redis::facts::Facts;
@@ -18,15 +18,16 @@ pub(super) struct Settings(HashMap<String, String>);
 
 impl Settings {
     pub(super) async fn read(connection: &mut MultiplexedConnection) -> Self {
-        let mut settings = HashMap::new();
+        // Several names in one request are a form of Redis 7.
+        let mut requests = Pipeline::with_capacity(SETTINGS.len());
         for name in SETTINGS {
-            // Several names at once are a form of Redis 7.
-            let mut command = cmd("CONFIG");
-            let asked = command.arg("GET").arg(name).query_async::<HashMap<String, String>>(connection).await;
-            let Ok(answer) = asked else { break };
-            settings.extend(answer);
+            requests.cmd("CONFIG").arg("GET").arg(name);
         }
-        Settings(settings)
+        let answers = connection.send_packed_commands(&requests, 0, SETTINGS.len()).await.unwrap_or_default();
+        let settings = answers.into_iter().filter_map(|answer| {
+            HashMap::<String, String>::from_redis_value(answer.extract_error().ok()?).ok()
+        });
+        Settings(settings.flatten().collect())
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -89,7 +90,10 @@ fn version(facts: &Facts, info: Option<&InfoDict>) -> Finding {
     match numbers[..] {
         [6, 0, ..] => Finding::note(
             "version",
-            format!("Redis {version}: {more}, scripts do not obey min-replicas-to-write, and users have no rights for channels"),
+            format!(
+                "Redis {version}: {more}, scripts do not obey min-replicas-to-write, and users have no \
+                 rights for channels"
+            ),
         )
         .remedy("Redis 7.0 and newer, or Valkey, have all of it"),
         [6, ..] => Finding::note("version", format!("Redis {version}: {more}"))
@@ -248,5 +252,134 @@ impl Server<'_> {
         let text =
             format!("idle connections are closed after {seconds} s, but not those of locks, which subscribe");
         Some(Finding::good("idle clients", text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Verdict;
+
+    fn settings(pairs: &[(&str, &str)]) -> Settings {
+        Settings(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    /// What is found on a subject where INFO has these lines, and CONFIG these settings.
+    fn found(subject: &str, lines: &[&str], pairs: &[(&str, &str)]) -> Option<Finding> {
+        let info = InfoDict::new(&lines.join("\r\n"));
+        let facts = Facts { version: Some("7.0.15".to_owned()), ..Facts::default() };
+        let all = findings(&facts, None, Some(&info), &settings(pairs));
+        all.into_iter().find(|finding| finding.subject == subject)
+    }
+
+    fn verdict(subject: &str, lines: &[&str], pairs: &[(&str, &str)]) -> Option<Verdict> {
+        found(subject, lines, pairs).map(|finding| finding.verdict)
+    }
+
+    #[test]
+    fn servers_are_called_by_their_names_and_told_what_they_lack() {
+        let told = |number: &str, is_valkey, lines: &[&str]| {
+            let facts = Facts { version: Some(number.to_owned()), is_valkey, ..Facts::default() };
+            let found = version(&facts, Some(&InfoDict::new(&lines.join("\r\n"))));
+            (found.verdict, found.text)
+        };
+        let good = |text: &str| (Verdict::Good, text.to_owned());
+        assert_eq!(told("8.2.3", false, &[]), good("Redis 8.2.3"));
+        assert_eq!(told("7.2.4", true, &["valkey_version:9.1.2"]), good("Valkey 9.1.2"));
+        for (version, lines, text) in [
+            ("6.2.14", &[][..], "Redis 6.2.14: a lock and its release take two commands"),
+            (
+                "6.0.9",
+                &[],
+                "scripts do not obey min-replicas-to-write, and users have no rights for channels",
+            ),
+            ("6.3.4", &["mvcc_depth:0"], "KeyDB 6.3.4"),
+            ("6.3.4", &["executable:/usr/bin/keydb-server"], "KeyDB 6.3.4"),
+            ("7.4.0", &["dragonfly_version:df-v1.37"], "Dragonfly df-v1.37, like Redis 7.4.0"),
+        ] {
+            let (verdict, said) = told(version, false, lines);
+            assert!(verdict == Verdict::Note && said.contains(text), "{said}");
+        }
+        let unknown = version(&Facts::default(), None);
+        assert_eq!(unknown.verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn without_info_it_is_told_what_is_not_known() {
+        let facts = Facts { version: Some("7.0.15".to_owned()), ..Facts::default() };
+        let all = findings(&facts, None, None, &Settings::default());
+        let verdicts: Vec<_> = all.iter().map(|finding| (finding.subject, finding.verdict)).collect();
+        assert_eq!(verdicts, [("version", Verdict::Good), ("server", Verdict::Unknown)]);
+    }
+
+    #[test]
+    fn a_memory_that_is_nearly_full_or_would_evict_is_worth_a_note() {
+        let limit = "maxmemory:1000";
+        let memory = |used: &str, policy: &str| {
+            let (used, policy) = (format!("used_memory:{used}"), format!("maxmemory_policy:{policy}"));
+            verdict("eviction", &[limit, &used, &policy], &[])
+        };
+        assert_eq!(memory("899", "noeviction"), Some(Verdict::Good));
+        assert_eq!(memory("900", "noeviction"), Some(Verdict::Note));
+        assert_eq!(verdict("eviction", &["maxmemory_policy:noeviction"], &[]), Some(Verdict::Good));
+        assert_eq!(verdict("eviction", &["maxmemory_policy:allkeys-lru"], &[]), Some(Verdict::Note));
+    }
+
+    #[test]
+    fn what_a_restart_forgets_follows_from_how_the_server_saves() {
+        for (lines, pairs, expected, text) in [
+            (&["aof_enabled:1"][..], &[("appendfsync", "always")][..], Verdict::Good, "forgets nothing"),
+            (&["aof_enabled:1"], &[("appendfsync", "everysec")], Verdict::Note, "last two seconds"),
+            (&["aof_enabled:1"], &[("appendfsync", "no")], Verdict::Note, "appendfsync no"),
+            (&["aof_enabled:1"], &[], Verdict::Note, "last two seconds"),
+            (&["aof_enabled:0"], &[("save", "")], Verdict::Note, "it saves nothing"),
+            (&["aof_enabled:0"], &[("save", "3600 1")], Verdict::Note, "since the last snapshot"),
+            (&["aof_enabled:0"], &[], Verdict::Note, "snapshots at most"),
+        ] {
+            let found = found("persistence", lines, pairs).unwrap();
+            assert!(found.verdict == expected && found.text.contains(text), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_cannot_save_refuses_writes_unless_it_is_told_to_go_on() {
+        let (snapshot, log) = ("rdb_last_bgsave_status:err", "aof_last_write_status:err");
+        assert_eq!(verdict("disk", &[], &[]), None);
+        assert_eq!(verdict("disk", &[snapshot], &[]), Some(Verdict::Bad));
+        assert_eq!(
+            verdict("disk", &[snapshot], &[("stop-writes-on-bgsave-error", "no")]),
+            Some(Verdict::Note)
+        );
+        assert_eq!(verdict("disk", &[snapshot], &[("save", "")]), Some(Verdict::Note));
+        assert_eq!(verdict("disk", &[log], &[("save", "")]), Some(Verdict::Bad));
+    }
+
+    #[test]
+    fn replicas_are_told_by_what_a_failover_forgets() {
+        let needs = [("min-replicas-to-write", "2")];
+        let good = |count: u32| format!("min_slaves_good_slaves:{count}");
+        assert_eq!(verdict("replicas", &["role:slave"], &[]), Some(Verdict::Bad));
+        assert_eq!(verdict("replicas", &["role:master", &good(1)], &needs), Some(Verdict::Bad));
+        let two = found("replicas", &["role:master", "connected_slaves:2", &good(2)], &needs).unwrap();
+        assert!(two.verdict == Verdict::Note && two.text.ends_with("; writes need 2 of them"), "{two}");
+        let none = found("replicas", &["role:master", "connected_slaves:0"], &[]).unwrap();
+        assert!(none.verdict == Verdict::Note && none.text.starts_with("none: "), "{none}");
+    }
+
+    #[test]
+    fn a_server_with_many_clients_is_told_before_it_refuses_more() {
+        let clients = |connected: u32| {
+            let connected = format!("connected_clients:{connected}");
+            verdict("clients", &[&connected, "maxclients:100"], &[])
+        };
+        assert_eq!([clients(74), clients(75)], [Some(Verdict::Good), Some(Verdict::Note)]);
+        assert_eq!([clients(94), clients(95)], [Some(Verdict::Note), Some(Verdict::Bad)]);
+        assert_eq!(
+            verdict("clients", &["connected_clients:99"], &[("maxclients", "100")]),
+            Some(Verdict::Bad)
+        );
+        assert_eq!(verdict("clients", &["connected_clients:99"], &[]), None, "the limit is not known");
+        assert_eq!(verdict("idle clients", &[], &[("timeout", "0")]), None);
+        assert_eq!(verdict("idle clients", &[], &[("timeout", "60")]), Some(Verdict::Good));
     }
 }

@@ -75,11 +75,17 @@ fn names_and_labels_never_drive_a_terminal_and_stay_one_line_each() {
     let store = Store::redis();
     let hostile = ["a\u{1b}]0;owned\u{7}", "b\nglobal", "c\u{202e}d", "名前"];
     let _held = hostile.map(|name| store.hold(&["--label", "\u{1b}[2J\u{9b}31m\u{2066}x"], name));
+    let unsafe_ones =
+        |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{2066}';
+    for name in hostile {
+        for arguments in [&["inspect"][..], &["inspect", "-o", "json"], &["status"], &["wait", "-w", "0s"]] {
+            let told = store.ended(&[arguments, &["--", name]].concat());
+            let said = told.output + &told.error;
+            assert!(!said.contains(unsafe_ones) && said.contains("[2J"), "{arguments:?}: {said:?}");
+        }
+    }
     for output in ["table", "wide", "json", "name"] {
         let listed = store.ended(&["ls", "-o", output]);
-        let unsafe_ones = |c: char| {
-            (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{2066}'
-        };
         assert!(!listed.output.contains(unsafe_ones), "{output}: {:?}", listed.output);
         let headings = usize::from(["table", "wide"].contains(&output));
         assert_eq!(listed.output.lines().count(), hostile.len() + headings, "{output}: {}", listed.output);

@@ -55,6 +55,17 @@ fn locks_are_listed_with_holder_and_waiters_in_the_asked_order() {
 }
 
 #[test]
+fn a_name_that_cannot_be_read_hides_no_other_and_is_told() {
+    let store = Store::redis();
+    let _held = ["a", "b", "c"].map(|name| store.hold(&[], name));
+    let Store::Redis(server) = &store else { unreachable!() };
+    server.cli(&["SET", "{_glocks:b}:queue", "what another program has put there"]);
+    let listed = store.ended(&["ls", "-o", "name"]);
+    assert_eq!((listed.status, listed.output.as_str()), (Some(69), "a\nc\n"));
+    assert!(listed.error.contains("choose another prefix"), "{}", listed.error);
+}
+
+#[test]
 fn a_holder_that_gives_no_signs_of_life_is_stale_and_one_that_does_is_not() {
     let store = Store::redis();
     let _well = store.hold(&["--lease", "4s"], "well");

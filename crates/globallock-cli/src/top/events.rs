@@ -125,12 +125,12 @@ pub(super) async fn run(
     let mut events = Events::new(signals)?;
     let mut screen = Screen::enter()?;
     loop {
-        let size = screen.terminal.size()?;
-        app.resize(size.width, size.height);
+        let (columns, rows) = screen.size()?;
+        app.resize(columns, rows);
         for ask in app.due(Instant::now()) {
             start(&mut asked, ask);
         }
-        screen.terminal.draw(|frame| view::draw(frame, &app, theme, Instant::now()))?;
+        let is_drawn = screen.draw(|frame| view::draw(frame, &app, theme, Instant::now()))?;
         let pause = app.wakes(Instant::now()).map(|at| at.saturating_duration_since(Instant::now()));
         let rest = events.keys.is_unfinished();
         let event = tokio::select! {
@@ -140,6 +140,7 @@ pub(super) async fn run(
                 continue;
             }
             () = sleep(REST_OF_KEY), if rest => Event::Keys(events.keys.finish()),
+            () = screen.idle(), if !is_drawn => continue,
             () = sleep(pause.unwrap_or_default()), if pause.is_some() => continue,
         };
         match event {
@@ -148,7 +149,8 @@ pub(super) async fn run(
                     return Ok(end);
                 }
             }
-            Event::Resized => screen.terminal.autoresize()?,
+            // It is drawn in its size in any case.
+            Event::Resized => {}
             Event::Continued => screen.enter_again()?,
             Event::Stop => screen.stop(false)?,
             Event::End(signal) => return Ok(Some(signal)),
@@ -168,7 +170,7 @@ fn press(
             None => {}
             Some(Ask::Quit) => return Ok(Some(None)),
             Some(Ask::Stop) => screen.stop(true)?,
-            Some(Ask::Redraw) => screen.terminal.clear()?,
+            Some(Ask::Redraw) => screen.forget()?,
             Some(ask) => start(asked, ask),
         }
     }

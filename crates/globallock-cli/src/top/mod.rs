@@ -3,6 +3,7 @@
 mod app;
 mod events;
 mod keys;
+mod output;
 mod terminal;
 #[cfg(test)]
 mod tests;

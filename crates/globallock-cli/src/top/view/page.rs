@@ -33,7 +33,8 @@ pub(super) fn rows(app: &App, parts: Parts) -> (u16, u16) {
     if free < LOW {
         return (free, 0);
     }
-    let lines = details(app, (page, queue), parts.columns - 2, Theme::new(false), queue.at).len() + 1;
+    let lines =
+        details(app, (page, queue), parts.columns.saturating_sub(2), Theme::new(false), queue.at).len() + 1;
     let small = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
     // What the queue does not need, and half of the room if more is needed than that.
     let rest = free - small(queue.claims.len()).min(free);

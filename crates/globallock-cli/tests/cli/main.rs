@@ -9,6 +9,7 @@ mod full;
 mod hold;
 mod jobs;
 mod loss;
+mod onlook;
 mod pages;
 mod processes;
 mod recipes;

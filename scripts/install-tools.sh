@@ -38,6 +38,8 @@ need man man-db
 need script bsdutils
 need perl perl-base
 need zsh zsh
+# A terminal that says what is on its screen.
+need tmux tmux
 # Shells, their completions, and the readers of the manual pages and of the recipes.
 need fish fish
 [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"

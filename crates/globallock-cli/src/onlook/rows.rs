@@ -190,7 +190,7 @@ mod tests {
         let who = |label: Option<&str>, pid, host: Option<&str>, foreign| {
             let [label, host] = [label, host].map(|text| text.map(str::to_owned));
             let entry = Entry::new(EntryKey::new("1"), true, Permits::MUTEX, Owner::default());
-            ClaimRow { label, pid, host, foreign, ..ClaimRow::new(&entry, Duration::ZERO) }.who()
+            ClaimRow { host, pid, label, foreign, ..ClaimRow::new(&entry, Duration::ZERO) }.who()
         };
         assert_eq!(who(Some("it's"), Some(12), Some("db1"), false), "it's (pid 12 on db1)");
         assert_eq!(who(Some("job"), None, Some("db1"), true), "job (on db1) (foreign)");

@@ -40,6 +40,8 @@ need perl perl-base
 # For its promtool, which checks the rules for alerts.
 need promtool prometheus
 need zsh zsh
+# A terminal that says what is on its screen.
+need tmux tmux
 # Shells, their completions, and the readers of the manual pages and of the recipes.
 need fish fish
 [ -e /usr/share/bash-completion/bash_completion ] || packages="$packages bash-completion"

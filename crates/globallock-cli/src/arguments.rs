@@ -42,9 +42,6 @@ const MORE: &str = "Try --help for examples and the exit status.";
 /// Below it, a command is told to end before it has begun.
 const SHORTEST_HOLD: Duration = Duration::from_millis(100);
 
-/// Looks that follow each other faster would be a load of their own.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
-
 /// The definitions of the arguments, for a program that knows the stores of this table.
 pub(crate) fn command(schemes: &Schemes) -> Command {
     // What lives in the memory of one process is shared with nobody, so it is no store for a command.
@@ -299,16 +296,6 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
         None => Err("write a time such as 250ms, 30s, 5m or 1h30m".to_owned()),
         Some(time) if time > MAX_DURATION => Err("the longest is one year".to_owned()),
         Some(time) => Ok(time),
-    }
-}
-
-/// The pause between two looks at a store, which others use as well.
-pub(crate) fn interval(text: &str) -> Result<Duration, String> {
-    match time(text)? {
-        time if time < SHORTEST_INTERVAL => {
-            Err(format!("the shortest is {}ms", SHORTEST_INTERVAL.as_millis()))
-        }
-        time => Ok(time),
     }
 }
 

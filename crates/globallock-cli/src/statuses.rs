@@ -32,7 +32,8 @@ const TABLE: &[(&str, &[&str], &str)] = &[
     ("126", &["run"], "the command cannot be run"),
     ("127", &["run"], "the command was not found"),
     ("128 + N", &["hold"], "when signal N has ended it, after the lock was released"),
-    ("128 + N", &["top", "doctor"], "when signal N has ended it"),
+    ("128 + N", &["top"], "when signal N has ended it, after the terminal was given back"),
+    ("128 + N", &["doctor"], "when signal N has ended it, after its locks were released"),
 ];
 
 const ALL: &[&str] = &["run", "hold", "ls", "inspect", "break", "wait", "status", "top", "serve", "doctor"];

@@ -13,7 +13,7 @@ const PRIORITY: u8 = 10 * 8 + 5;
 const LIMIT: Duration = Duration::from_secs(1);
 
 /// Writes a line. Returns false if there is no such log.
-pub(super) fn send(socket: &Path, text: &str) -> Result<bool> {
+pub(crate) fn send(socket: &Path, text: &str) -> Result<bool> {
     // The log puts the time in front.
     let message = format!("<{PRIORITY}>globallock[{}]: {text}", std::process::id());
     let sent = datagram(socket, &message).or_else(|error| match error.raw_os_error() {

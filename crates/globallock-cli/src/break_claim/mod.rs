@@ -5,6 +5,9 @@ mod audit;
 mod stale;
 mod who;
 
+pub(crate) use audit::send as tell_system;
+pub(crate) use who::operator;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -90,7 +93,7 @@ struct Target<'a> {
 /// Breaks the claim, and returns the exit status.
 pub(crate) fn main(schemes: &Schemes, arguments: &Break, sources: Sources) -> ExitCode {
     arguments.looking.verbosity.set(&arguments.name);
-    let by = who::operator();
+    let by = operator();
     arguments.looking.look(schemes, sources, Some(&by), async |manager| {
         match arguments.run(manager, &by).await? {
             Ok(()) => Ok(0),
@@ -100,6 +103,36 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Break, sources: Sources) -> Ex
             }
         }
     })
+}
+
+/// What is done to a claim if the store does not answer.
+pub(crate) const UNANSWERED: &str = "may be broken, which the store did not answer,";
+
+/// What is done to a claim that is taken out.
+pub(crate) fn done(held: bool) -> &'static str {
+    if held { "is broken" } else { "is taken out of the queue" }
+}
+
+/// What is done to a claim, by whom and why, on one line without control characters:
+/// `"a": claim 1 of job (pid 12 on db1), held for 2 h, fencing token 7, is broken by alice@db2: it hangs; store …`
+pub(crate) fn deed(
+    name: &Name,
+    claim: &ClaimRow,
+    done: &str,
+    (by, reason): (&str, &str),
+    store: &str,
+) -> String {
+    let reason = if reason.is_empty() { "no reason was given".to_owned() } else { shown(reason) };
+    let age = claim.age_seconds.and_then(|age| Duration::try_from_secs_f64(age).ok());
+    let age = age.map(|age| format!(" for {}", Shown(age))).unwrap_or_default();
+    let since = if claim.held { format!("held{age}") } else { format!("waiting{age}") };
+    let token = claim.fencing_token.map(|token| format!(", fencing token {token}")).unwrap_or_default();
+    format!(
+        "{name}: claim {} of {}, {since}{token}, {done} by {}: {reason}; store {store}",
+        shown(&claim.claim),
+        claim.who(),
+        shown(by)
+    )
 }
 
 /// Why nothing was broken, though all was well.
@@ -166,8 +199,8 @@ impl Break {
         let store = manager.backend().address();
         match outcome {
             Ok(Release::Released) => {
-                let done = if target.entry.held { "is broken" } else { "is taken out of the queue" };
-                let text = self.audit_line(target, done, by, store);
+                let done = done(target.entry.held);
+                let text = deed(target.name, &target.claim(), done, (by, &self.reason), store);
                 self.record(target.line(log::warning("broken"), by, &self.reason), &text);
             }
             Ok(Release::NotHeld) => {
@@ -176,8 +209,7 @@ impl Break {
             Err(error) => {
                 if error.is_unavailable() {
                     // Nobody knows, and that is to be found in the log too.
-                    let text =
-                        self.audit_line(target, "may be broken, which the store did not answer,", by, store);
+                    let text = deed(target.name, &target.claim(), UNANSWERED, (by, &self.reason), store);
                     self.record(target.line(log::error("broken_unanswered"), by, &self.reason), &text);
                 }
                 return Err(error.into());
@@ -192,15 +224,6 @@ impl Break {
             log::info("after").more_on_a_terminal().say(format_args!("{} {now}", target.name));
         }
         Ok(Ok(()))
-    }
-
-    /// What is done, to whose claim, by whom and why, on one line without control characters.
-    fn audit_line(&self, target: &Target<'_>, done: &str, by: &str, store: &str) -> String {
-        let reason = match self.reason.is_empty() {
-            true => "no reason was given".to_owned(),
-            false => shown(&self.reason),
-        };
-        format!("{} {done} by {}: {reason}; store {store}", target.described(), shown(by))
     }
 
     /// Writes it to standard error and to the system's log.
@@ -225,13 +248,9 @@ impl Target<'_> {
         self.queue = queue;
     }
 
-    /// `"a": claim 1 of job (pid 12 on db1), held for 2 h, fencing token 7,`
-    fn described(&self) -> String {
-        let row = ClaimRow::new(&self.entry, Duration::ZERO);
-        let age = self.entry.age.map(|age| format!(" for {}", Shown(age))).unwrap_or_default();
-        let since = if self.entry.held { format!("held{age}") } else { format!("waiting{age}") };
-        let token = row.fencing_token.map(|token| format!(", fencing token {token}")).unwrap_or_default();
-        format!("{}: claim {} of {}, {since}{token},", self.name, self.entry.key, row.who())
+    /// The claim as it is shown.
+    fn claim(&self) -> ClaimRow {
+        ClaimRow::new(&self.entry, Duration::ZERO)
     }
 
     /// Adds what programs read.

@@ -7,7 +7,7 @@ use nix::unistd::{Uid, User};
 const NOBODY: u32 = u32::MAX;
 
 /// The user and the host, such as `alice@db1`, and who that was before a `sudo`: `root@db1 (sudo by alice)`.
-pub(super) fn operator() -> String {
+pub(crate) fn operator() -> String {
     let user = Uid::effective();
     let host = Owner::current().host;
     let sudo = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());

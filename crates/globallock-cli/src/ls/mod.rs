@@ -95,7 +95,8 @@ pub(crate) enum Output {
     Name,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+/// The pause between two looks.
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     match time(text)? {
         time if time < SHORTEST => Err(format!("the shortest is {}ms", SHORTEST.as_millis())),
         time => Ok(time),

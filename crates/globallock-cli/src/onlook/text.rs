@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// The text with everything escaped that a terminal may obey, that is invisible, or that changes the order of
 /// what stands around it. A backslash is doubled, so that the text can be told from its escapes.
@@ -15,9 +15,12 @@ use unicode_width::UnicodeWidthStr;
 /// ```
 pub(crate) fn shown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
+    let mut marks = 0;
     for (index, character) in text.chars().enumerate() {
+        marks = if character.width() == Some(0) { marks + 1 } else { 0 };
         match character {
             '\'' | '"' => shown.push(character),
+            _ if is_hidden(character) || marks > MOST_MARKS => shown.extend(character.escape_unicode()),
             // A mark belongs to the letter in front of it. Where there is none, it is escaped.
             _ if index > 0 && character.len_utf8() > 1 => {
                 let mut pair = String::from("a");
@@ -28,6 +31,16 @@ pub(crate) fn shown(text: &str) -> String {
         }
     }
     shown
+}
+
+/// How many marks may stand on one letter: more of them paint over the lines above and below.
+const MOST_MARKS: usize = 3;
+
+/// What is invisible, or of a width that terminals do not agree on, though Unicode counts it as printable.
+fn is_hidden(character: char) -> bool {
+    matches!(character,
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0100}'..='\u{e01ef}')
 }
 
 /// How many columns of a terminal a text takes.
@@ -121,6 +134,8 @@ mod tests {
             ("a\\nb", "a\\\\nb"),
             ("☃ 名前 e\u{301}", "☃ 名前 e\u{301}"),
             ("\u{301}", "\\u{301}"),
+            ("e\u{301}\u{302}\u{303}\u{304}", "e\u{301}\u{302}\u{303}\\u{304}"),
+            ("❤\u{fe0f}\u{3164}x ไม้ לעברית", "❤\\u{fe0f}\\u{3164}x ไม้ לעברית"),
         ] {
             assert_eq!(shown(text), expected, "{text:?}");
         }

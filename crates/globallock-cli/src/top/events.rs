@@ -1,5 +1,6 @@
 //! What happens: keys, signals, and answers of the store, one after the other.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -15,9 +16,11 @@ use super::app::{App, Ask, Look};
 use super::keys::Key;
 use super::terminal::{Event, Events, Screen};
 use super::view::{self, Theme};
+use crate::break_claim;
 use crate::exit::Failure;
+use crate::log;
 use crate::onlook::board::Board;
-use crate::onlook::rows::{LockRow, WaitRow};
+use crate::onlook::rows::{ClaimRow, LockRow, WaitRow};
 
 /// How long the rest of a key may take to come, such as over a slow network.
 const REST_OF_KEY: Duration = Duration::from_millis(100);
@@ -27,7 +30,8 @@ enum Answer {
     Looked(Board),
     Inspected(String, Result<Queue, String>),
     Waits(Result<Vec<Vec<WaitRow>>, String>),
-    Broken(Result<Release, String>),
+    /// What became of it, what is to be told of that, and why the system's log was not told.
+    Broken(Result<Release, String>, Option<String>, Option<String>),
 }
 
 type Work<'a> = Pin<Box<dyn Future<Output = Answer> + 'a>>;
@@ -36,6 +40,11 @@ type Work<'a> = Pin<Box<dyn Future<Output = Answer> + 'a>>;
 struct Asked<'a> {
     manager: &'a LockManager,
     prefix: &'a str,
+    /// Who asks.
+    by: &'a str,
+    syslog: &'a Path,
+    /// What was broken.
+    deeds: Vec<String>,
     /// The board, while no look has it.
     board: Option<Board>,
     look: Fuse<Work<'a>>,
@@ -50,9 +59,20 @@ fn work<'a>(work: impl Future<Output = Answer> + 'a) -> Fuse<Work<'a>> {
 }
 
 impl<'a> Asked<'a> {
-    fn new(manager: &'a LockManager, prefix: &'a str) -> Self {
+    fn new(manager: &'a LockManager, arguments: &'a Top, by: &'a str) -> Self {
         let [look, inspect, waits, breaks] = [(); 4].map(|()| Fuse::terminated());
-        Asked { manager, prefix, board: Some(Board::default()), look, inspect, waits, breaks }
+        Asked {
+            manager,
+            prefix: &arguments.prefix,
+            by,
+            syslog: &arguments.syslog,
+            deeds: Vec::new(),
+            board: Some(Board::default()),
+            look,
+            inspect,
+            waits,
+            breaks,
+        }
     }
 
     fn look(&mut self) {
@@ -84,11 +104,24 @@ impl<'a> Asked<'a> {
         });
     }
 
-    fn breaks(&mut self, name: String, claim: String, reason: String) {
-        let manager = self.manager;
+    fn breaks(&mut self, name: String, claim: ClaimRow, reason: String) {
+        let (manager, by, syslog) = (self.manager, self.by, self.syslog);
         self.breaks = work(async move {
-            let outcome = manager.evict(&name, &EntryKey::new(claim), &reason).await;
-            Answer::Broken(outcome.map_err(|error| error.to_string()))
+            let name = match Name::new(&name) {
+                Ok(name) => name,
+                Err(error) => return Answer::Broken(Err(error.to_string()), None, None),
+            };
+            let outcome = manager.evict(&name, &EntryKey::new(claim.claim.as_str()), &reason).await;
+            let done = match &outcome {
+                Ok(Release::Released) => Some(break_claim::done(claim.held)),
+                Ok(Release::NotHeld) => None,
+                Err(error) => error.is_unavailable().then_some(break_claim::UNANSWERED),
+            };
+            let store = manager.backend().address();
+            let deed = done.map(|done| break_claim::deed(&name, &claim, done, (by, &reason), store));
+            let logged = deed.as_ref().map(|deed| break_claim::tell_system(syslog, deed));
+            let unlogged = logged.and_then(Result::err).map(|error| error.to_string());
+            Answer::Broken(outcome.map_err(|error| error.to_string()), deed, unlogged)
         });
     }
 
@@ -107,48 +140,60 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Shows the store until the user quits, or a signal ends this, which is returned.
+/// Shows the store until the user quits, or a signal ends this, which is returned. Then it tells what was
+/// broken, because the screen has gone.
 pub(super) async fn run(
     manager: &LockManager,
     arguments: &Top,
+    by: &str,
     signals: &SigSet,
 ) -> Result<Option<Signal>, Failure> {
+    let mut asked = Asked::new(manager, arguments, by);
+    let ended = show(&mut asked, arguments, signals).await;
+    for deed in &asked.deeds {
+        log::warning("broken").say(deed);
+    }
+    ended
+}
+
+async fn show(asked: &mut Asked<'_>, arguments: &Top, signals: &SigSet) -> Result<Option<Signal>, Failure> {
     let mut app = App::new(
-        manager.backend().address(),
+        asked.manager.backend().address(),
         &arguments.prefix,
         arguments.interval,
         (arguments.filter.clone(), arguments.sort),
         Instant::now(),
     );
     let theme = Theme::new(std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()));
-    let mut asked = Asked::new(manager, &arguments.prefix);
     let mut events = Events::new(signals)?;
     let mut screen = Screen::enter()?;
     loop {
-        let size = screen.terminal.size()?;
-        app.resize(size.width, size.height);
+        let (columns, rows) = screen.size()?;
+        app.resize(columns, rows);
         for ask in app.due(Instant::now()) {
-            start(&mut asked, ask);
+            start(asked, ask);
         }
-        screen.terminal.draw(|frame| view::draw(frame, &app, theme, Instant::now()))?;
+        let is_drawn = screen.draw(|frame| view::draw(frame, &app, theme, Instant::now()))?;
         let pause = app.wakes(Instant::now()).map(|at| at.saturating_duration_since(Instant::now()));
         let rest = events.keys.is_unfinished();
         let event = tokio::select! {
             event = events.next() => event?,
             answer = asked.next() => {
-                take(&mut app, &mut asked, answer)?;
+                take(&mut app, asked, answer)?;
                 continue;
             }
             () = sleep(REST_OF_KEY), if rest => Event::Keys(events.keys.finish()),
+            () = screen.idle(), if !is_drawn => continue,
             () = sleep(pause.unwrap_or_default()), if pause.is_some() => continue,
         };
         match event {
             Event::Keys(keys) => {
-                if let Some(end) = press(&mut app, &mut screen, &mut asked, keys)? {
+                if let Some(end) = press(&mut app, &mut screen, asked, keys)? {
                     return Ok(end);
                 }
             }
-            Event::Resized => screen.terminal.autoresize()?,
+            // It is drawn in its size in any case.
+            Event::Resized => {}
             Event::Continued => screen.enter_again()?,
             Event::Stop => screen.stop(false)?,
             Event::End(signal) => return Ok(Some(signal)),
@@ -168,7 +213,7 @@ fn press(
             None => {}
             Some(Ask::Quit) => return Ok(Some(None)),
             Some(Ask::Stop) => screen.stop(true)?,
-            Some(Ask::Redraw) => screen.terminal.clear()?,
+            Some(Ask::Redraw) => screen.forget()?,
             Some(ask) => start(asked, ask),
         }
     }
@@ -180,7 +225,7 @@ fn start(asked: &mut Asked<'_>, ask: Ask) {
         Ask::Look => asked.look(),
         Ask::Inspect(name) => asked.inspect(name),
         Ask::Waits => asked.waits(),
-        Ask::Break { name, claim, reason } => asked.breaks(name, claim, reason),
+        Ask::Break { name, claim, reason } => asked.breaks(name, *claim, reason),
         Ask::Stop | Ask::Redraw | Ask::Quit => {}
     }
 }
@@ -204,7 +249,10 @@ fn take(app: &mut App, asked: &mut Asked<'_>, answer: Answer) -> Result<(), Fail
         }
         Answer::Inspected(name, queue) => app.inspected(&name, queue, now),
         Answer::Waits(cycles) => app.waits(cycles, now),
-        Answer::Broken(outcome) => app.broken(outcome, now),
+        Answer::Broken(outcome, deed, unlogged) => {
+            asked.deeds.extend(deed);
+            app.broken(outcome, unlogged.as_deref(), now);
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod app;
 mod events;
 mod keys;
+mod output;
 mod terminal;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ mod view;
 
 use std::cell::Cell;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,11 +20,11 @@ use clap::Args;
 use globallock::Schemes;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, raise};
-use nix::unistd::{User, getuid};
 
 use crate::address::Sources;
-use crate::arguments::interval;
+use crate::break_claim::operator;
 use crate::exit::{self, Failure};
+use crate::ls::interval;
 use crate::onlook::Looking;
 use crate::onlook::select::{Filter, Sort};
 
@@ -62,6 +64,10 @@ pub(crate) struct Top {
     /// How long to wait between two looks.
     #[arg(long, value_name = "TIME", value_parser = interval, default_value = "2s")]
     interval: Duration,
+
+    /// The socket of the system's log, which is told what is broken. It is no error if there is none.
+    #[arg(long, value_name = "SOCKET", default_value = "/dev/log", hide_short_help = true)]
+    syslog: PathBuf,
 }
 
 /// Shows the locks until it is told to end.
@@ -69,15 +75,16 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Top, sources: Sources) -> Exit
     if let Err(failure) = check_terminal() {
         return exit::code(failure.tell(arguments.looking.verbosity.quiet, exit::TAKEN));
     }
+    arguments.looking.verbosity.set_without_name();
     // Before there are other threads.
     let signals = match terminal::block_signals() {
         Ok(signals) => signals,
         Err(error) => return exit::code(Failure::System(error).tell(false, exit::TAKEN)),
     };
     let ended_by = Cell::new(None);
-    let label = operator();
-    let status = arguments.looking.look(schemes, sources, Some(&label), async |manager| {
-        ended_by.set(events::run(manager, arguments, &signals).await?);
+    let by = operator();
+    let status = arguments.looking.look(schemes, sources, Some(&by), async |manager| {
+        ended_by.set(events::run(manager, arguments, &by, &signals).await?);
         Ok(0)
     });
     match ended_by.get() {
@@ -100,16 +107,6 @@ fn check_terminal() -> Result<(), Failure> {
     match std::env::var("TERM").as_deref() {
         Err(_) | Ok("" | "dumb") => refuse("the variable TERM says that this one cannot move its cursor"),
         Ok(_) => Ok(()),
-    }
-}
-
-/// Who sits at the terminal, for the owners of what is broken from there.
-fn operator() -> String {
-    let user = User::from_uid(getuid()).ok().flatten().map(|user| user.name);
-    let user = user.unwrap_or_else(|| format!("user {}", getuid()));
-    match std::env::var("SUDO_USER") {
-        Ok(real) if getuid().is_root() && !real.is_empty() && real != user => format!("{real} as {user}"),
-        _ => user,
     }
 }
 

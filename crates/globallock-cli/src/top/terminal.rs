@@ -1,10 +1,11 @@
 //! The terminal: how it is taken over, given back whatever happens, and what comes from it.
 
-use std::io::{Error, Result, Stdout, Write, stdin, stdout};
+use std::io::{Error, Result, stdin};
 use std::os::fd::AsFd;
 use std::panic;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,49 +13,50 @@ use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::{SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, read};
-use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
+use ratatui::{Frame, Terminal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::keys::{Key, Keys};
+use super::output::Output;
 use crate::signals;
 
 /// The other screen, without a cursor, on which a pasted text is marked as such.
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?2004h\x1b[?25l\x1b[H\x1b[2J";
 const LEAVE: &[u8] = b"\x1b[0m\x1b[?25h\x1b[?2004l\x1b[?1049l";
 
-/// How the terminal was before it was taken over, while it is.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+/// How long a terminal that takes nothing is waited for when it is given back.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The terminal while it is taken over: how it was before, and the way to it.
+static TAKEN: Mutex<Option<(Termios, Output)>> = Mutex::new(None);
 
 /// Takes the terminal over: keys come at once and are not echoed.
-fn enter() -> Result<()> {
-    let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut raw = match &*before {
-        Some(before) => before.clone(),
+fn enter(output: &Output) -> Result<()> {
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = match &*taken {
+        Some((before, _)) => before.clone(),
         None => tcgetattr(stdin())?,
     };
-    *before = Some(raw.clone());
+    let mut raw = before.clone();
+    *taken = Some((before, output.clone()));
     cfmakeraw(&mut raw);
     // A read returns at once if there is nothing.
     raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 0;
     raw.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
     tcsetattr(stdin(), SetArg::TCSANOW, &raw)?;
-    write_now(ENTER)
+    output.send(ENTER);
+    Ok(())
 }
 
 /// Gives the terminal back, if it is taken over. A terminal that is gone needs nothing.
 fn leave() {
-    let before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(before) = before {
-        let _ = write_now(LEAVE);
+    let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some((before, output)) = taken {
+        output.send(LEAVE);
+        output.wait(PATIENCE);
         let _ = tcsetattr(stdin(), SetArg::TCSANOW, &before);
     }
-}
-
-fn write_now(bytes: &[u8]) -> Result<()> {
-    let mut output = stdout();
-    output.write_all(bytes)?;
-    output.flush()
 }
 
 /// Sees to it that a panic is told on the terminal as it was before.
@@ -91,7 +93,8 @@ pub(super) fn block_signals() -> Result<SigSet> {
 /// The terminal while it is taken over. It is given back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Screen {
-    pub(super) terminal: Terminal<CrosstermBackend<Stdout>>,
+    terminal: Terminal<CrosstermBackend<Output>>,
+    output: Output,
 }
 
 /// The keyboard and the signals, read by a thread of their own, each time that an event is asked for: what is
@@ -116,16 +119,47 @@ enum Come {
 impl Screen {
     pub(super) fn enter() -> Result<Self> {
         give_back_at_panics();
+        let output = Output::start()?;
         // From here on, whatever fails gives it back.
-        let entered = enter();
-        let terminal = entered.and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
-        terminal.map(|terminal| Screen { terminal }).inspect_err(|_| leave())
+        let entered = enter(&output);
+        let terminal = entered.and_then(|()| Terminal::new(CrosstermBackend::new(output.clone())));
+        terminal.map(|terminal| Screen { terminal, output }).inspect_err(|_| leave())
     }
 
-    /// Takes the terminal over once more, because somebody else had it, and forgets what is on it.
+    /// Its columns and lines.
+    pub(super) fn size(&self) -> Result<(u16, u16)> {
+        let size = self.terminal.size()?;
+        Ok((size.width, size.height))
+    }
+
+    /// Draws what has changed. Returns false if the terminal has not taken what was drawn before: then it is
+    /// to be drawn later.
+    pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) -> Result<bool> {
+        if !self.output.is_idle()? {
+            return Ok(false);
+        }
+        self.terminal.draw(draw)?;
+        self.output.send_drawn();
+        Ok(true)
+    }
+
+    /// Waits until the terminal may have taken what was drawn.
+    pub(super) fn idle(&self) -> impl Future<Output = ()> + use<> {
+        let output = self.output.clone();
+        async move { output.idle().await }
+    }
+
+    /// Draws everything anew from now on.
+    pub(super) fn forget(&mut self) -> Result<()> {
+        // Not `clear`, which asks the terminal where its cursor is, and waits for the answer.
+        let size = self.terminal.size()?;
+        self.terminal.resize(size.into())
+    }
+
+    /// Takes the terminal over once more, because somebody else had it.
     pub(super) fn enter_again(&mut self) -> Result<()> {
-        enter()?;
-        self.terminal.clear()
+        enter(&self.output)?;
+        self.forget()
     }
 
     /// Gives the terminal back, and stops this process, or its whole job, until it is continued.

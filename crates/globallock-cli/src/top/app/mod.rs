@@ -27,7 +27,7 @@ const LONG_LOOK: Duration = Duration::from_secs(3);
 const REDRAW: Duration = Duration::from_secs(1);
 
 /// What is to be done outside.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Ask {
     /// List the locks.
     Look,
@@ -38,7 +38,7 @@ pub(super) enum Ask {
     /// Break this claim.
     Break {
         name: String,
-        claim: String,
+        claim: Box<ClaimRow>,
         reason: String,
     },
     /// Give the terminal back, and stop until this job is continued.
@@ -239,16 +239,20 @@ impl App {
         self.fit();
     }
 
-    /// Takes what has become of a claim that was to be broken.
-    pub(super) fn broken(&mut self, outcome: Result<Release, String>, now: Instant) {
+    /// Takes what has become of a claim that was to be broken, and why that could not be logged.
+    pub(super) fn broken(&mut self, outcome: Result<Release, String>, unlogged: Option<&str>, now: Instant) {
         let Some((name, who)) = self.breaking.take() else { return };
-        self.message = Some(match outcome {
+        let mut message = match outcome {
             Ok(Release::Released) => format!("{name}: broken. {who} is told"),
             Ok(Release::NotHeld) => {
                 format!("{name}: that claim is not there any more, and no other was touched")
             }
             Err(failure) => format!("{name}: it is not known whether it was broken: {}", clean(&failure)),
-        });
+        };
+        if let Some(unlogged) = unlogged {
+            message += &format!("; the system log was not: {}", clean(unlogged));
+        }
+        self.message = Some(message);
         self.look_again(now);
     }
 
@@ -294,10 +298,10 @@ impl App {
             }
             Answer::Break => {
                 let Dialog { name, claim, reason, .. } = self.dialog.take()?;
-                let who = cut(&view::owner(&claim), 60);
+                let who = cut(&claim.who(), 60);
                 self.message = Some(format!("{}: is being broken …", clean(&name)));
                 self.breaking = Some((cut(&clean(&name), 40), who));
-                Some(Ask::Break { name, claim: claim.claim, reason: reason.trim().to_owned() })
+                Some(Ask::Break { name, claim: Box::new(claim), reason: reason.trim().to_owned() })
             }
         }
     }

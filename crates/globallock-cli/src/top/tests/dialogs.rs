@@ -5,8 +5,10 @@ use globallock::Release;
 use super::*;
 use crate::top::app::dialog::Note;
 
-fn breaks(name: &str, number: u64, reason: &str) -> Option<Ask> {
-    Some(Ask::Break { name: name.into(), claim: format!("{number:032}"), reason: reason.into() })
+/// Whether this is asked for.
+fn breaks(asked: Option<Ask>, name: &str, number: u64, reason: &str) {
+    let Some(Ask::Break { name: of, claim, reason: why }) = asked else { panic!("{asked:?}") };
+    assert_eq!((&*of, claim.claim, &*why), (name, format!("{number:032}"), reason));
 }
 
 #[test]
@@ -17,7 +19,7 @@ fn the_claim_that_was_seen_is_broken_after_it_is_confirmed() {
         assert_eq!(desk.types(" it hangs "), [], "no key is taken for another there");
         assert_eq!(desk.press(Key::Enter), None);
         desk.types(confirmed);
-        assert_eq!(desk.press(Key::Enter), breaks("nightly/report", 2, "it hangs"));
+        breaks(desk.press(Key::Enter), "nightly/report", 2, "it hangs");
         assert!(desk.app.dialog.is_none());
     }
 }
@@ -66,7 +68,7 @@ fn both_fields_are_reached_and_edited() {
     desk.press(Key::Backspace);
     desk.types("c");
     desk.press(Key::Tab);
-    assert_eq!(desk.press(Key::Enter), breaks("nightly/report", 2, "ac"));
+    breaks(desk.press(Key::Enter), "nightly/report", 2, "ac");
 }
 
 #[test]
@@ -84,7 +86,7 @@ fn of_several_holders_one_is_chosen_on_the_page() {
     assert_eq!(desk.app.dialog.as_ref().unwrap().claim.pid, Some(78));
     desk.press(Key::Enter);
     desk.types("y");
-    assert_eq!(desk.press(Key::Enter), breaks("import", 11, ""));
+    breaks(desk.press(Key::Enter), "import", 11, "");
     // A waiter of a lock that nobody holds, from the table.
     let mut desk = Desk::with(locks());
     desk.types("Gu");
@@ -129,7 +131,7 @@ fn a_waiter_that_is_granted_the_lock_meanwhile_is_confirmed_anew() {
     assert_eq!(desk.app.dialog.as_ref().unwrap().note, Some(Note::HoldsNow));
     assert_eq!(desk.press(Key::Enter), None);
     desk.types("y");
-    assert_eq!(desk.press(Key::Enter), breaks("nightly/report", 3, ""));
+    breaks(desk.press(Key::Enter), "nightly/report", 3, "");
 }
 
 #[test]
@@ -150,7 +152,7 @@ fn what_became_of_it_is_told_until_the_next_key() {
         assert!(desk.screen(100, 24)[23].contains("nightly/report: is being broken …"));
         desk.types("u");
         assert_eq!(desk.app.message.as_deref(), Some("nightly/report: is still being broken"));
-        desk.app.broken(outcome, desk.now);
+        desk.app.broken(outcome, None, desk.now);
         assert!(desk.screen(100, 24)[23].contains(says), "{:?}", desk.app.message);
         assert_eq!(desk.due(), [Ask::Look], "what is shown is as it is now");
         desk.types("j");

@@ -112,11 +112,11 @@ fn a_store_that_is_away_is_told_with_the_age_of_what_is_shown() {
     assert_eq!(banner(&mut desk).trim(), "longest held first");
     desk.pass(61.0);
     fails(&mut desk, Some(Duration::from_secs(61)));
-    assert!(banner(&mut desk).contains("What is shown is 1m01s old: it is\\u{7} away"));
+    assert!(banner(&mut desk).contains("What is shown is 1m1s old: it is\\u{7} away"));
     assert_eq!(desk.names().len(), 7, "it is still shown");
     desk.pass(2.0);
     assert_eq!(desk.due(), [Ask::Look], "and asked again");
-    assert!(banner(&mut desk).contains("What is shown is 1m03s old: it is\\u{7} away"));
+    assert!(banner(&mut desk).contains("What is shown is 1m3s old: it is\\u{7} away"));
     desk.look(locks());
     assert_eq!(banner(&mut desk).trim(), "longest held first");
 }

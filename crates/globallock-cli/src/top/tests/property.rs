@@ -103,7 +103,7 @@ impl Desk {
             }
             Step::Broken(is_there) => {
                 let outcome = if is_there { Release::Released } else { Release::NotHeld };
-                self.app.broken(Ok(outcome), self.now);
+                self.app.broken(Ok(outcome), None, self.now);
             }
             Step::Time(seconds) => self.pass(f64::from(seconds)),
             Step::Size(columns, rows) => self.app.resize(columns, rows),

@@ -5,7 +5,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Position;
 use ratatui::style::Style;
 
-use super::{Theme, field, grown, owner, put, run_out, shown};
+use super::{Theme, field, grown, put, run_out, shown};
 use crate::top::app::dialog::{Dialog, Field, Note};
 use crate::top::text::{clean, width, wrap};
 
@@ -81,7 +81,7 @@ fn lines(dialog: &Dialog, (inner, is_low): (u16, bool), theme: Theme, now: Insta
         (false, _) => say("claim", format!("waits for {age}, at place {}", claim.place.unwrap_or_default())),
     }
     if is_low {
-        say("owner", owner(claim));
+        say("owner", claim.who());
     } else {
         let unknown = || "-".to_owned();
         say("label", claim.label.as_deref().map_or_else(unknown, clean));

@@ -4,7 +4,7 @@ use globallock::backend::Instant;
 use ratatui::buffer::Buffer;
 use ratatui::style::Style;
 
-use super::{Parts, Theme, grown, owner, paint, put, put_right, run_out, shown};
+use super::{Parts, Theme, grown, paint, put, put_right, run_out, shown};
 use crate::onlook::rows::LockRow;
 use crate::onlook::select::Sort;
 use crate::top::app::App;
@@ -147,8 +147,8 @@ fn holders(row: &LockRow) -> String {
     match (&row.holder, row.holders) {
         (None, 0) => "nobody".to_owned(),
         (None, several) => format!("{several} holders"),
-        (Some(holder), 0 | 1) => owner(holder),
-        (Some(holder), several) => format!("+{} {}", several - 1, owner(holder)),
+        (Some(holder), 0 | 1) => holder.who(),
+        (Some(holder), several) => format!("+{} {}", several - 1, holder.who()),
     }
 }
 

@@ -16,7 +16,6 @@ use ratatui::style::Style;
 
 use super::app::App;
 use super::text::{self, clean, count, cut, tail, width, wrap};
-use crate::onlook::rows::ClaimRow;
 use crate::onlook::select::Sort;
 
 pub(super) use theme::Theme;
@@ -251,22 +250,6 @@ fn foot(buffer: &mut Buffer, app: &App, parts: Parts, theme: Theme) {
         x += put(buffer, (x, parts.last), parts.columns - x, key, theme.strong());
         x += 1 + put(buffer, (x + 1, parts.last), parts.columns - x, what, theme.dim());
         x += 2;
-    }
-}
-
-/// Whose claim it is, as people read it.
-pub(super) fn owner(claim: &ClaimRow) -> String {
-    let owner = globallock::Owner {
-        host: clean(claim.host.as_deref().unwrap_or_default()),
-        pid: claim.pid,
-        label: None,
-    };
-    let process = (owner.pid.is_some() || !owner.host.is_empty()).then(|| owner.to_string());
-    match (claim.label.as_deref().map(clean), process) {
-        (Some(label), Some(process)) => format!("{label} ({process})"),
-        (Some(one), None) | (None, Some(one)) => one,
-        (None, None) if claim.foreign => "another program".to_owned(),
-        (None, None) => "unknown".to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@ use globallock::backend::Instant;
 use ratatui::buffer::Buffer;
 use ratatui::style::Style;
 
-use super::{Parts, Theme, grown, owner, paint, put, put_right, run_out, shown};
+use super::{Parts, Theme, grown, paint, put, put_right, run_out, shown};
 use crate::onlook::rows::{ClaimRow, Mode, WaitRow};
 use crate::top::app::App;
 use crate::top::app::page::{Deadlocks, Page, Queue};
@@ -33,7 +33,8 @@ pub(super) fn rows(app: &App, parts: Parts) -> (u16, u16) {
     if free < LOW {
         return (free, 0);
     }
-    let lines = details(app, (page, queue), parts.columns - 2, Theme::new(false), queue.at).len() + 1;
+    let lines =
+        details(app, (page, queue), parts.columns.saturating_sub(2), Theme::new(false), queue.at).len() + 1;
     let small = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
     // What the queue does not need, and half of the room if more is needed than that.
     let rest = free - small(queue.claims.len()).min(free);
@@ -79,7 +80,7 @@ pub(super) fn draw(buffer: &mut Buffer, app: &App, page: &Page, parts: Parts, th
         let texts = [
             claim.place.map_or_else(|| "holds".to_owned(), |place| place.to_string()),
             claim.mode.to_string(),
-            owner(claim),
+            claim.who(),
             shown(grown(claim.age_seconds, queue.at, now)),
             shown(run_out(claim.lease_left_seconds, queue.at, now)),
             claim.fencing_token.map_or_else(|| "-".to_owned(), |token| token.to_string()),
@@ -194,7 +195,7 @@ fn of_claim(lines: &mut Vec<(String, Style)>, claim: &ClaimRow, queue: &Queue, t
         (false, None) => String::new(),
     };
     lines.push((format!("Claim {}{what}", clean(&claim.claim)), theme.strong()));
-    lines.push((owner(claim), theme.plain()));
+    lines.push((claim.who(), theme.plain()));
     let blockers: Vec<&WaitRow> = queue.blockers(&claim.claim).collect();
     for wait in blockers.iter().take(BLOCKERS) {
         let has = if wait.held { "which holds it" } else { "which is in front" };

@@ -1,6 +1,7 @@
 //! What is seen of real stores, and what keys do there.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use globallock::ManagerOptions;
@@ -24,7 +25,9 @@ fn holds(store: &TestStore, url: &str, label: &str, name: &str) -> Running {
 fn appears_changes_hands_and_is_broken(url: &str) {
     let store = TestStore::new();
     let window = Window::open(&store, 80, 24);
-    window.line(&format!("$TOP --url '{url}'"));
+    let syslog = store.path("syslog");
+    let log = UnixDatagram::bind(&syslog).unwrap();
+    window.line(&format!("$TOP --url '{url}' --syslog '{}'", syslog.display()));
     window.until("Nobody holds a lock, and nobody waits for one.");
     let first = holds(&store, url, "first", "team/job");
     first.says("ready");
@@ -56,7 +59,15 @@ fn appears_changes_hands_and_is_broken(url: &str) {
     drop(second);
     window.until("Nobody holds a lock, and nobody waits for one.");
     window.keys(&["q"]);
-    window.prompt();
+    // What was broken stays on the screen, and in the system's log.
+    let screen = window.prompt().replace('\n', "");
+    log.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut bytes = [0; 1000];
+    let length = log.recv(&mut bytes).unwrap();
+    let (_, told) = std::str::from_utf8(&bytes[..length]).unwrap().split_once("]: ").unwrap();
+    assert!(told.starts_with("\"team/job\": claim ") && told.contains(" of first (pid "), "{told}");
+    assert!(told.contains(" is broken by ") && told.contains(": it hangs; store "), "{told}");
+    assert!(screen.contains(&format!("globallock: {told}")), "{screen}");
 }
 
 #[test]

@@ -18,9 +18,17 @@ use crate::request::Request;
 pub(crate) struct Answer(State);
 
 enum State {
-    New { request: Py<Request>, to: To, taken: Option<Py<PyList>> },
+    New {
+        request: Py<Request>,
+        to: To,
+        taken: Option<Py<PyList>>,
+    },
     /// The future gets the outcome of this number.
-    Waits { to: To, number: u64, future: Py<PyAny> },
+    Waits {
+        to: To,
+        number: u64,
+        future: Py<PyAny>,
+    },
     Ended,
 }
 

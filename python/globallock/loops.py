@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import warnings
 import weakref
 from typing import Any, List, Optional, TypeVar
@@ -19,6 +20,7 @@ class _Loop:
     """Connects one event loop to the core, in one process. It does not keep the loop alive."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
         self.bridge = _rust.Bridge()
         self.waiting: "dict[int, asyncio.Future[Any]]" = {}
         # Without a function of Python in between, which an exception could interrupt.
@@ -28,15 +30,33 @@ class _Loop:
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
 
+#: That of the loop which has asked last, because there is mostly one.
+_latest: Optional[_Loop] = None
+
+
+def _forget_all() -> None:
+    """Forgets the bridges of a parent. One that is used all the same refuses it."""
+    global _latest
+    _latest = None
+    _loops.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
 def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) -> "_rust.Answer[T]":
     """What a task awaits for the outcome of a request, in the running loop. If cancelled, so is the request.
 
     What is granted is in the list ``taken`` before an exception can arise.
     """
-    loop = asyncio.get_running_loop()
-    known = _loops.get(loop)
-    if known is None or not known.bridge.is_here():
-        known = _loops[loop] = _Loop(loop)
+    global _latest
+    loop, known = asyncio.get_running_loop(), _latest
+    if known is None or known.loop() is not loop:
+        known = _loops.get(loop)
+        if known is None:
+            known = _loops[loop] = _Loop(loop)
+        _latest = known
     return request.awaited(known.bridge, loop, known.waiting, taken)
 
 

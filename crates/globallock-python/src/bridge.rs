@@ -11,12 +11,12 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::AbortHandle;
 use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tokio::task::AbortHandle;
 
 use crate::driver::WaitKind;
 use crate::failure::raise;
@@ -145,18 +145,18 @@ impl Bridge {
     /// gives its outcome.
     pub(crate) fn start(
         &self,
+        process: &Arc<Process>,
         kind: WaitKind,
         request: impl Future<Output = Outcome> + Send + 'static,
         taken: Option<Py<PyList>>,
     ) -> PyResult<u64> {
-        let process = Process::current()?;
         let pending = process.begin_request(kind);
         let request = async move {
             let _until_answered = pending;
             request.await
         };
-        let number = self.watch(request, taken)?;
-        if let Some(inner) = self.inner.get() {
+        let number = self.watch(process, request, taken)?;
+        if let Some(inner) = self.inner.get_in(process.id) {
             let polling = process.send(kind);
             if inner.inbox.begin_polling(polling) && polling {
                 // The loop must take outcomes first, and so does not poll.
@@ -170,12 +170,12 @@ impl Bridge {
     /// [`start`](Self::start).
     pub(crate) fn watch(
         &self,
+        process: &Arc<Process>,
         request: impl Future<Output = Outcome> + Send + 'static,
         taken: Option<Py<PyList>>,
     ) -> PyResult<u64> {
-        let process = Process::current()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let Some(inner) = self.inner.get() else {
+        let Some(inner) = self.inner.get_in(process.id) else {
             return Err(PyRuntimeError::new_err("this event loop is another process's"));
         };
         let (inbox, in_flight) = (Arc::clone(&inner.inbox), Arc::clone(&inner.in_flight));
@@ -184,12 +184,12 @@ impl Bridge {
         }
         // Locked until the task is in the map, so that the task cannot remove itself before.
         let mut tasks = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let task = process.runtime.spawn(async move {
+        let task = process.run(async move {
             let outcome = request.await;
             in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
             inbox.push(number, outcome);
         });
-        tasks.insert(number, task.abort_handle());
+        tasks.insert(number, task);
         Ok(number)
     }
 }
@@ -225,8 +225,9 @@ impl Bridge {
     /// Runs what can run without waiting. False when there are outcomes to drain, or when the loop will be
     /// woken.
     fn poll(&self) -> PyResult<bool> {
-        let Some(inner) = self.inner.get() else { return Ok(false) };
-        let polling = Process::current()?.poll();
+        let process = Process::current()?;
+        let Some(inner) = self.inner.get_in(process.id) else { return Ok(false) };
+        let polling = process.poll();
         Ok(!inner.inbox.allow_polling(polling) && polling)
     }
 

@@ -149,7 +149,8 @@ impl Guard {
         self.has_owner.store(true, Ordering::Relaxed);
         let Some(acquisition) = acquisition else { return Ok(()) };
         let acquisition = PyWeakrefReference::new(acquisition)?;
-        if let Some(held) = self.guard.get()
+        // Not asked which process this is: in a forked child the note has no effect.
+        if let Some(held) = self.guard.get_anywhere()
             && let Some((_, noted)) = &mut *held.lock().unwrap_or_else(PoisonError::into_inner)
         {
             *noted = Some(self.place.note(acquisition.unbind()));
@@ -181,8 +182,8 @@ impl Guard {
     fn release(&self) -> Request {
         let held = Arc::clone(&self.guard);
         // If the wait is cancelled, the guard is dropped, and so released in the background.
-        Request::begun(WaitKind::Answer, move || {
-            let here = held.get();
+        Request::begun(WaitKind::Answer, move |process| {
+            let here = held.get_in(process);
             let (is_here, guard) = (here.is_some(), here.and_then(taken));
             async move {
                 Outcome::Text(match guard {
@@ -197,7 +198,7 @@ impl Guard {
     /// Records the success of the run that the lock was acquired for, and releases the lock.
     fn succeed(&self) -> Request {
         let (held, began) = (Arc::clone(&self.guard), self.began);
-        Request::begun(WaitKind::Answer, move || {
+        Request::begun(WaitKind::Answer, move |_| {
             let run = began.zip(take(&held));
             async move {
                 let Some((began, guard)) = run else {

@@ -69,9 +69,14 @@ fn entry_fields(entry: Entry) -> EntryFields {
 }
 
 impl Connected {
-    pub(crate) async fn manager(&self, url: &str, options: &ManagerOptions) -> Result<&LockManager> {
-        // `None` in a forked child: the parent's connection is not used there.
-        let store = self.store.get().ok_or(Error::Closed)?;
+    /// `process` is the one that asks. A forked child does not use its parent's connection.
+    pub(crate) async fn manager(
+        &self,
+        process: u32,
+        url: &str,
+        options: &ManagerOptions,
+    ) -> Result<&LockManager> {
+        let store = self.store.get_in(process).ok_or(Error::Closed)?;
         store.get_or_try_init(async || LockManager::connect_lazy(url, options.clone())).await
     }
 }
@@ -81,7 +86,7 @@ pub(crate) fn shown(address: &str) -> String {
     redacted(address).replace("…@", "")
 }
 
-/// A process's connection, and what makes it.
+/// The connection of this process, and what makes it.
 struct Store {
     connected: Arc<Connected>,
     url: Arc<str>,
@@ -90,7 +95,7 @@ struct Store {
 
 impl Store {
     async fn manager(&self) -> Result<&LockManager> {
-        self.connected.manager(&self.url, &self.options).await
+        self.connected.manager(self.connected.process, &self.url, &self.options).await
     }
 }
 

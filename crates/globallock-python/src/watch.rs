@@ -66,7 +66,7 @@ impl Changes {
         let (sender, received) = mpsc::channel(1);
         let sending = async move {
             let manager = loop {
-                match connected.manager(&url, &options).await {
+                match connected.manager(std::process::id(), &url, &options).await {
                     Ok(manager) => break manager,
                     Err(error) => {
                         let may_heal = error.is_retryable();

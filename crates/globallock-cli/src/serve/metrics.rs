@@ -1,7 +1,7 @@
 //! Numbers for Prometheus. Their labels are few and known, and never have a lock's name.
 //!
-//! What is seen of a store is called otherwise than what the owners of locks count of themselves, because a sum
-//! over both would count each lock twice.
+//! What is seen of a store is called otherwise than what the owners of locks count of themselves, because a
+//! sum over both would count each lock twice.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

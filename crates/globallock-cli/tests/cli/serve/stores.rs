@@ -79,7 +79,7 @@ fn a_deadlock_is_told_by_the_page_the_lock_and_the_events() {
     let server = Server::of(&redis.url(), &["--allow-break"]);
     let cycle = eventually(|| {
         let waits = server.get("/api/waits").json();
-        Some(waits["cycles"][0].clone()).filter(|cycle| cycle.is_array())
+        Some(waits["cycles"][0].clone()).filter(serde_json::Value::is_array)
     });
     let cycle = cycle.expect("it is found");
     assert_eq!(cycle.as_array().unwrap().len(), 2);

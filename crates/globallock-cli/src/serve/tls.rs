@@ -101,7 +101,8 @@ fn why(error: tokio_rustls::rustls::pki_types::pem::Error) -> String {
     match error {
         Error::Io(error) => error.to_string(),
         Error::NoItemsFound => "it has no such item in PEM".to_owned(),
-        error => format!("it is no PEM file: {error:?}"),
+        // What it says more of is what the file has, which may be a key.
+        _ => "it is no PEM file".to_owned(),
     }
 }
 

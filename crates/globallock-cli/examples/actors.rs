@@ -1,7 +1,7 @@
 //! Plays owners of locks, for tests of what shows them: `actors URL`, told on standard input what to do.
 //!
-//! - `PROCESS LABEL NAME`: an owner that says it is this process, with this label, asks for this lock. What is
-//!   said is `held NAME` when it holds it, and `failed NAME: why` when it does not any more, or never will.
+//! - `PROCESS LABEL NAME`: an owner that says it is this process, with this label, asks for this lock. It
+//!   says `held NAME` when it holds it, and `failed NAME: why` when it does not any more, or never will.
 //! - `many COUNT PREFIX`: one owner holds as many locks.
 //!
 //! At the end of the input everything is released.

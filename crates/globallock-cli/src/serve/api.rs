@@ -24,6 +24,8 @@ use crate::onlook::rows::{ClaimRow, LockRow, WaitRow};
 
 /// How long a request waits for others that are at the store.
 const TURN: Duration = Duration::from_secs(10);
+/// How long Prometheus waits at least, unless it is told otherwise, is ten seconds.
+const SCRAPE: Duration = Duration::from_secs(8);
 /// Who waits for whom is good enough when it was found not longer ago.
 const RECENT: Duration = Duration::from_secs(2);
 
@@ -155,9 +157,12 @@ pub(super) fn cycles(graph: &WaitGraph) -> Vec<Vec<WaitRow>> {
 }
 
 async fn scrape(State(site): State<Arc<Site>>) -> Response {
-    site.watcher.look(site.watcher.interval()).await;
-    site.watcher.search_deadlocks().await;
-    text("text/plain; version=0.0.4; charset=utf-8", metrics::text(&site.watcher, &site.counts))
+    let look = async {
+        site.watcher.look(site.watcher.interval()).await;
+        site.watcher.search_deadlocks().await;
+    };
+    let is_late = timeout(SCRAPE, look).await.is_err();
+    text("text/plain; version=0.0.4; charset=utf-8", metrics::text(&site.watcher, &site.counts, is_late))
 }
 
 /// That this server goes on, whatever the store does.

@@ -1,7 +1,7 @@
 //! Numbers for Prometheus. Their labels are few and known, and never have a lock's name.
 //!
-//! What is seen of a store is called otherwise than what the owners of locks count of themselves, because a sum
-//! over both would count each lock twice.
+//! What is seen of a store is called otherwise than what the owners of locks count of themselves, because a
+//! sum over both would count each lock twice.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -44,13 +44,14 @@ const MODES: [&str; 4] = ["mutex", "permits", "read", "write"];
 
 /// The text that Prometheus reads.
 ///
-/// Where the last look has failed, what it would have told is left out, because a number that may be wrong is
-/// worse than none.
-pub(super) fn text(watcher: &Watcher, counts: &Counts) -> String {
+/// Where the last look has failed, or this one is late, what it would have told is left out, because a number
+/// that may be wrong is worse than none.
+pub(super) fn text(watcher: &Watcher, counts: &Counts, is_late: bool) -> String {
     let mut page = Page::default();
     let (took, is_up, totals) = {
         let snapshot = watcher.snapshot();
-        (snapshot.took(), snapshot.failure().is_none() && snapshot.took().is_some(), snapshot.totals())
+        let is_up = !is_late && snapshot.failure().is_none() && snapshot.took().is_some();
+        (snapshot.took(), is_up, snapshot.totals())
     };
     page.one("store_up", "gauge", "Whether the store has told all at the last look.", u8::from(is_up));
     if let Some(took) = took {

@@ -101,6 +101,58 @@ fn why(error: tokio_rustls::rustls::pki_types::pem::Error) -> String {
     match error {
         Error::Io(error) => error.to_string(),
         Error::NoItemsFound => "it has no such item in PEM".to_owned(),
-        error => format!("it is no PEM file: {error:?}"),
+        // What it says more of is what the file has, which may be a key.
+        _ => "it is no PEM file".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use globallock_conformance::server::certificates::Certificates;
+    use std::fs::{copy, write};
+
+    #[test]
+    fn a_certificate_that_was_renewed_is_taken_and_one_that_is_half_written_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let [first, second] = ["1", "2"].map(|name| {
+            let path = directory.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            Certificates::write(&path).unwrap()
+        });
+        let [certificate, key] = ["certificate", "key"].map(|name| directory.path().join(name));
+        let put = |set: &Certificates| {
+            copy(&set.server, &certificate).unwrap();
+            copy(&set.server_key, &key).unwrap();
+        };
+        put(&first);
+        let acceptor = load(&certificate, &key).unwrap();
+        let loaded = Loaded { acceptor, changed: changed(&certificate, &key), looked: Instant::now() };
+        let served =
+            Certificate { certificate: certificate.clone(), key: key.clone(), loaded: Mutex::new(loaded) };
+        let config = |served: &Certificate| Arc::as_ptr(served.acceptor().config());
+        let minute_passes = || {
+            let mut loaded = served.loaded.lock().unwrap();
+            loaded.looked -= LOOK_AGAIN;
+            // File systems count in ticks that are longer than this test.
+            loaded.changed = [None, None];
+        };
+        let before = config(&served);
+        put(&second);
+        assert_eq!(config(&served), before, "it is not looked at each time");
+        minute_passes();
+        let renewed = config(&served);
+        assert_ne!(renewed, before);
+        for (file, text) in [(&certificate, "-----BEGIN CERT"), (&key, "")] {
+            put(&second);
+            write(file, text).unwrap();
+            minute_passes();
+            assert_eq!(config(&served), renewed, "the old one goes on");
+        }
+        // A key of another certificate is none for this one.
+        copy(&first.server_key, &key).unwrap();
+        copy(&second.server, &certificate).unwrap();
+        let wrong = load(&certificate, &key).err().unwrap();
+        assert!(wrong.contains("it cannot be used with --tls-key"), "{wrong}");
     }
 }

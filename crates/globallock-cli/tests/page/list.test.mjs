@@ -170,10 +170,10 @@ test("two thousand locks are smooth, and few of them are in the page", async () 
     return times.sort((a, b) => a - b);
   });
   await other.says("ready");
-  const [median, worst] = [frames[60], frames[117]];
-  console.log(`2,000 locks: a frame takes ${median.toFixed(1)} ms, the third longest ${worst.toFixed(1)} ms`);
+  const [median, long] = [frames[60], frames[108]];
+  console.log(`2,000 locks: a frame takes ${median.toFixed(1)} ms, one in ten ${long.toFixed(1)} ms or more`);
   // A picture is due every 16.7 ms; the tests' machine does much beside it.
-  assert.ok(median < 50 && worst < 400, `${median} ms, ${worst} ms`);
+  assert.ok(median < 50 && long < 250, `${median} ms, ${long} ms`);
   await row(page, "lock-01999").waitFor();
   await page.keyboard.press("j");
   await page.keyboard.press("Home");

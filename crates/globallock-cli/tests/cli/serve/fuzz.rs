@@ -145,7 +145,8 @@ fn names_and_labels_of_any_text_come_out_as_they_are_and_as_text() {
         let mut found: Vec<_> =
             rows.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
         let mut expected = hostile.to_vec();
-        (found.sort_unstable(), expected.sort_unstable());
+        found.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(found, expected);
     }
     for name in hostile {

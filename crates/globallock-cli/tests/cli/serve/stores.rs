@@ -79,7 +79,7 @@ fn a_deadlock_is_told_by_the_page_the_lock_and_the_events() {
     let server = Server::of(&redis.url(), &["--allow-break"]);
     let cycle = eventually(|| {
         let waits = server.get("/api/waits").json();
-        Some(waits["cycles"][0].clone()).filter(|cycle| cycle.is_array())
+        Some(waits["cycles"][0].clone()).filter(serde_json::Value::is_array)
     });
     let cycle = cycle.expect("it is found");
     assert_eq!(cycle.as_array().unwrap().len(), 2);
@@ -140,4 +140,18 @@ fn the_store_is_looked_at_only_while_somebody_wants_to_know() {
     assert_eq!(commands(&redis), seen);
     let asked = server.get("/api/locks").json();
     assert!(commands(&redis) != seen && asked["look_age_seconds"].as_f64().unwrap() < 1.0, "{asked}");
+}
+
+#[test]
+fn a_scrape_of_a_store_that_hangs_is_answered_before_prometheus_gives_up() {
+    let redis = Redis::start().unwrap();
+    // Of a client here an answer has 30 seconds, and this look would take longer.
+    let server = Server::of(&redis.url(), &["--timeout", "60s"]);
+    assert!(server.get("/metrics").body.contains("globallock_store_up 1\n"));
+    redis.stop();
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains("globallock_store_up 0\n") && !metrics.contains("store_names"), "{metrics}");
+    redis.go_on();
+    eventually(|| server.get("/metrics").body.contains("globallock_store_up 1\n").then_some(()))
+        .expect("it is up again");
 }

@@ -180,8 +180,9 @@ async fn left(store: &Store, lease: Duration) -> Result<Vec<String>> {
     // lease, so that takes up to two leases.
     let until = Instant::now() + lease * 2 + Duration::from_secs(3);
     loop {
-        let mut left = block_in_place(|| store.left(&names));
+        // A list deletes what has ended in some stores. A look by the store's own tool may take seconds.
         let listed: Vec<_> = manager.list("").collect().await;
+        let mut left = block_in_place(|| store.left(&names));
         left.extend(listed.into_iter().map(|listed| match listed {
             Ok(listed) => listed.name.to_string(),
             Err(error) => error.to_string(),

@@ -9,6 +9,7 @@ use tokio::task::LocalSet;
 
 use super::store::{Fault, Verb};
 use super::{Fixture, LEASE, SECOND, about, in_virtual_time, owner_with_backend, since, sleep};
+use crate::around::of_thread;
 use crate::error::{Error, Result};
 use crate::guard::Guard;
 use crate::locks::Lock;
@@ -242,9 +243,18 @@ fn a_thread_that_asks_within_its_own_work_is_refused_unless_a_max_hold_ends_it()
     let planned = lock.end_after(Duration::from_millis(100), Duration::from_millis(50));
     let ended = planned.run(|_| lock.acquire().unwrap().release().unwrap());
     assert!(matches!(ended, Err(Error::Lost { loss: Loss::MaxHold, .. })), "{ended:?}");
+    // So it does when its lock was lost otherwise.
+    let evicted = once.run(|guard| {
+        let seen = manager.inspect("a").unwrap().swap_remove(0).key;
+        manager.evict("a", &seen, "").unwrap();
+        guard.lost_within(LEASE).expect("it was evicted");
+        lock.acquire().unwrap().release().map(|_| ())
+    });
+    assert!(matches!(evicted, Err(Error::Lost { .. })), "{evicted:?}");
     // A panic ends the work too.
     let panics = std::panic::AssertUnwindSafe(|| once.run(|_| -> Result<(), ()> { panic!("on purpose") }));
     std::panic::catch_unwind(panics).unwrap_err();
+    assert!(of_thread().is_none(), "nothing is kept of what has ended");
     lock.acquire().unwrap().release().unwrap();
 }
 

@@ -79,19 +79,20 @@ pub(crate) fn main(schemes: &Schemes, arguments: &Inspect, sources: Sources) -> 
         let entries = manager.inspect(&name).await?;
         let claims = ClaimRow::queue(&entries, Duration::ZERO);
         let waits = queue::waits(&name, &entries);
+        if arguments.output == Output::Text {
+            // Whoever waits for the search has something to read.
+            print(&text(&name, &claims, &waits, manager.backend().address()))?;
+        }
         let deadlocks =
             if waits.is_empty() { Some(Vec::new()) } else { arguments.deadlocks(manager, &name).await };
         print(&match arguments.output {
+            Output::Text => deadlocks::lines(deadlocks.as_deref()),
             Output::Json => json_line(&Inspected {
                 name: name.as_str(),
                 claims: &claims,
                 waits: &waits,
                 deadlocks: deadlocks.as_deref(),
             }),
-            Output::Text => {
-                text(&name, &claims, &waits, manager.backend().address())
-                    + &deadlocks::lines(deadlocks.as_deref())
-            }
         })?;
         Ok(0)
     })

@@ -150,8 +150,8 @@ impl Ls {
         }
         if board.rows().all(|row| row.stale.is_none()) && board.rows().next().is_some() {
             log::warning("not_known").say(format_args!(
-                "a list of {} does not tell whether holders are alive, so that none is known to be stale; see \
-                 globallock inspect",
+                "a list of {} does not tell whether holders are alive, so that none is known to be stale; \
+                 see globallock inspect",
                 manager.backend().address()
             ));
         }

@@ -55,6 +55,17 @@ fn locks_are_listed_with_holder_and_waiters_in_the_asked_order() {
 }
 
 #[test]
+fn a_name_that_cannot_be_read_hides_no_other_and_is_told() {
+    let store = Store::redis();
+    let _held = ["a", "b", "c"].map(|name| store.hold(&[], name));
+    let Store::Redis(server) = &store else { unreachable!() };
+    server.cli(&["SET", "{_glocks:b}:queue", "what another program has put there"]);
+    let listed = store.ended(&["ls", "-o", "name"]);
+    assert_eq!((listed.status, listed.output.as_str()), (Some(69), "a\nc\n"));
+    assert!(listed.error.contains("choose another prefix"), "{}", listed.error);
+}
+
+#[test]
 fn a_holder_that_gives_no_signs_of_life_is_stale_and_one_that_does_is_not() {
     let store = Store::redis();
     let _well = store.hold(&["--lease", "4s"], "well");
@@ -75,11 +86,17 @@ fn names_and_labels_never_drive_a_terminal_and_stay_one_line_each() {
     let store = Store::redis();
     let hostile = ["a\u{1b}]0;owned\u{7}", "b\nglobal", "c\u{202e}d", "名前"];
     let _held = hostile.map(|name| store.hold(&["--label", "\u{1b}[2J\u{9b}31m\u{2066}x"], name));
+    let unsafe_ones =
+        |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{2066}';
+    for name in hostile {
+        for arguments in [&["inspect"][..], &["inspect", "-o", "json"], &["status"], &["wait", "-w", "0s"]] {
+            let told = store.ended(&[arguments, &["--", name]].concat());
+            let said = told.output + &told.error;
+            assert!(!said.contains(unsafe_ones) && said.contains("[2J"), "{arguments:?}: {said:?}");
+        }
+    }
     for output in ["table", "wide", "json", "name"] {
         let listed = store.ended(&["ls", "-o", output]);
-        let unsafe_ones = |c: char| {
-            (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c) || c == '\u{2066}'
-        };
         assert!(!listed.output.contains(unsafe_ones), "{output}: {:?}", listed.output);
         let headings = usize::from(["table", "wide"].contains(&output));
         assert_eq!(listed.output.lines().count(), hostile.len() + headings, "{output}: {}", listed.output);

@@ -114,7 +114,7 @@ pub(crate) fn done(held: bool) -> &'static str {
 }
 
 /// What is done to a claim, by whom and why, on one line without control characters:
-/// `"a": claim 1 of job (pid 12 on db1), held for 2 h, fencing token 7, is broken by alice@db2: it hangs; store …`
+/// `"a": claim 1 of job (pid 12 on db1), held for 2 h, fencing token 7, is broken by alice@db2: it hangs; …`
 pub(crate) fn deed(
     name: &Name,
     claim: &ClaimRow,

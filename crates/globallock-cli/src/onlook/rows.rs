@@ -122,8 +122,8 @@ impl ClaimRow {
         }
     }
 
-    /// Who made it, as `job (pid 12 on db1)`, fit for a terminal. What another program says of itself is marked
-    /// as that.
+    /// Who made it, as `job (pid 12 on db1)`, fit for a terminal. What another program says of itself is
+    /// marked as that.
     pub(crate) fn who(&self) -> String {
         let pid = self.pid.map(|pid| format!("pid {pid}"));
         let host = self.host.as_deref().map(|host| format!("on {}", shown(host)));

@@ -19,7 +19,7 @@ freed. Operators see who holds and waits for which lock, and can end what is stu
 Each verb has a page of its own.";
 
 /// Variables that are no defaults of options: for which verb, the name, and what it is.
-const VARIABLES: [(&str, &str, &str); 7] = [
+const VARIABLES: [(&str, &str, &str); 8] = [
     ("run", "GLOBALLOCK_NAME", "In the environment of the command: the name of the lock."),
     (
         "run",
@@ -41,6 +41,7 @@ const VARIABLES: [(&str, &str, &str); 7] = [
     ),
     ("ls", "NO_COLOR", PLAIN),
     ("inspect", "NO_COLOR", PLAIN),
+    ("top", "NO_COLOR", PLAIN),
     (
         "break",
         "SUDO_USER",

@@ -236,10 +236,14 @@ mod tests {
         assert_eq!(text.len(), MOST_PASTED);
     }
 
+    fn byte() -> impl Strategy<Value = u8> {
+        prop_oneof![any::<u8>(), Just(0x1b), Just(b'['), 0x20..0x7f_u8]
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_keys_or_nothing_however_they_come(
-            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(0x1b), Just(b'['), 0x20..0x7f_u8], 0..60),
+            bytes in prop::collection::vec(byte(), 0..60),
             at in 0..60_usize,
         ) {
             let mut whole = Keys::default();

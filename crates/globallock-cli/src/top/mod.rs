@@ -32,9 +32,9 @@ use crate::onlook::select::{Filter, Sort};
 pub(crate) const ABOUT: &str = "\
 Show the locks of a store as they are now, on a terminal.
 
-Lists who holds which lock, for how long, how much of the lease is left, and who waits, and looks again after \
-each interval. Enter opens the queue of a lock: its holders and waiters in order, whom each waits for, and \
-the deadlocks that it is part of. u breaks a claim, after a question. ? shows all keys.";
+Lists who holds which lock, for how long, how much of the lease is left, and who waits, and looks again \
+after each interval. Enter opens the queue of a lock: its holders and waiters in order, whom each waits for, \
+and the deadlocks that it is part of. u breaks a claim, after a question. ? shows all keys.";
 
 /// The examples of `top --help`.
 pub(crate) const EXAMPLES: &str = "\

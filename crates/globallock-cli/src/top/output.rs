@@ -1,5 +1,5 @@
-//! The way to the terminal: bytes that a thread of their own writes, so that a terminal that takes none, such as
-//! one behind a dead connection, keeps nothing else from going on.
+//! The way to the terminal: bytes that a thread of their own writes, so that a terminal that takes none, such
+//! as one behind a dead connection, keeps nothing else from going on.
 
 use std::io::{Result, Write, stdout};
 use std::sync::mpsc::{Sender, channel};

@@ -17,7 +17,7 @@ fn the_help_of_run_has_usage_examples_and_exit_status() {
     ] {
         assert!(help.contains(text), "{text}: {help}");
     }
-    for verb in ["run", "ls", "inspect", "break", "status", "wait"] {
+    for verb in ["run", "ls", "inspect", "break", "status", "wait", "top"] {
         let short = ended(globallock().args([verb, "-h"])).output;
         assert!(short.lines().count() < 40, "{short}");
     }

@@ -20,7 +20,8 @@ fn colour(colour: Color, otherwise: &'static str) -> &'static str {
     }
 }
 
-/// A screen as a picture. Each text has its own place, so that the columns stand below each other in every font.
+/// A screen as a picture. Each text has its own place, so that the columns stand below each other in every
+/// font.
 fn svg(cells: &Buffer) -> String {
     let (wide, high) = (cells.area.width * CELL.0 + 20, cells.area.height * CELL.1 + 20);
     let mut svg = format!(

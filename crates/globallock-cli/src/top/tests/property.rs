@@ -55,7 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
     let row = (name(), 0..9_u64, 0..3_usize, any::<Option<bool>>());
     prop_oneof![
         8 => key().prop_map(Step::Key),
-        2 => (prop::collection::vec(row, 0..30), any::<bool>()).prop_map(|(rows, fails)| Step::Look(rows, fails)),
+        2 => (prop::collection::vec(row, 0..30), any::<bool>())
+            .prop_map(|(rows, fails)| Step::Look(rows, fails)),
         1 => prop::collection::vec((0..9_u64, any::<bool>(), name()), 0..30).prop_map(Step::Queue),
         1 => any::<String>().prop_map(Step::Failure),
         1 => (0..4_usize).prop_map(Step::Waits),
@@ -128,8 +129,9 @@ proptest! {
             let bad = |letter: char| letter.is_control() || ('\u{202a}'..='\u{202e}').contains(&letter);
             prop_assert!(!cells.content.iter().any(|cell| cell.symbol().contains(bad)));
             let list = &desk.app.list;
-            let is_seen = list.cursor() >= list.top && (list.cursor() < list.rows().len() || list.cursor() == 0);
-            prop_assert!(is_seen, "{} {} {}", list.cursor(), list.top, list.rows().len());
+            let (cursor, all) = (list.cursor(), list.rows().len());
+            let is_seen = cursor >= list.top && (cursor < all || cursor == 0);
+            prop_assert!(is_seen, "{cursor} {} {all}", list.top);
         }
     }
 }

@@ -90,8 +90,8 @@ fn the_table_while_the_store_is_away() {
         let mut desk = Desk::with(locks());
         desk.pass(14.0);
         desk.due();
-        let failure = "redis://10.0.0.7:6379 is unavailable: cannot connect: Connection refused (os error 111): \
-                       is the server running, and is its port right?";
+        let failure = "redis://10.0.0.7:6379 is unavailable: cannot connect: Connection refused (os error \
+                       111): is the server running, and is its port right?";
         let rows = desk.app.list.all().to_vec();
         let age = Some(Duration::from_secs(14));
         desk.app.looked(Look { rows, failure: Some(failure.to_owned()), age }, desk.now);

@@ -100,7 +100,7 @@ fn lines(dialog: &Dialog, (inner, is_low): (u16, bool), theme: Theme, now: Insta
                 "Another program made this claim. It is not told, and may go on as if it held the lock."
             }
             (_, true) => {
-                "Its owner is told who did it and why. Until it has heard of that, it may go on with its work."
+                "Its owner is told who did it and why. Until it has heard, it may go on with its work."
             }
             (_, false) => "Its owner is told who did it and why, and waits no more.",
         };

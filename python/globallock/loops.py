@@ -6,7 +6,7 @@ import asyncio
 import os
 import warnings
 import weakref
-from typing import Any, List, Optional, TypeVar
+from typing import Any, Callable, List, Optional, TypeVar
 
 from . import _rust
 from .greenlets import is_patched
@@ -29,20 +29,13 @@ class _Loop:
 
 _loops: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop]" = weakref.WeakKeyDictionary()
 
-
-#: That of the loop which has asked last, because there is mostly one.
-_latest: Optional[_Loop] = None
-
-
-def _forget_all() -> None:
-    """Forgets the bridges of a parent. One that is used all the same refuses it."""
-    global _latest
-    _latest = None
-    _loops.clear()
+#: That of the loop which has asked last, because there is mostly one. With a loop, what it has not taken goes.
+_latest: "Callable[[], Optional[_Loop]]" = lambda: None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    # The bridges are the parent's. One that is used all the same refuses it.
+    os.register_at_fork(after_in_child=_loops.clear)
 
 
 def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) -> "_rust.Answer[T]":
@@ -51,12 +44,12 @@ def outcome(request: "_rust.Request[T]", taken: "Optional[List[Any]]" = None) ->
     What is granted is in the list ``taken`` before an exception can arise.
     """
     global _latest
-    loop, known = asyncio.get_running_loop(), _latest
+    loop, known = asyncio.get_running_loop(), _latest()
     if known is None or known.loop() is not loop:
         known = _loops.get(loop)
         if known is None:
             known = _loops[loop] = _Loop(loop)
-        _latest = known
+        _latest = weakref.ref(known)
     return request.awaited(known.bridge, loop, known.waiting, taken)
 
 

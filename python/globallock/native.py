@@ -110,17 +110,17 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
 
     def _lock_request(self) -> LockRequest:
         """What the core must acquire, from this lock's options. It is made again where one has changed."""
-        engine, other_options = self._engine, self.other_options
+        config, other_options = self.config, self.other_options
         options = (
-            engine, self.name, self.blocking, self.blocking_timeout, self.timeout, self.lock_ttl, self.sleep,
-            self.grace, self.hold_at_least, self.config.get("auto_renew"),
-            other_options.get("auto_renew") if other_options else None,
+            self._engine, self.name, self.blocking, self.blocking_timeout, self.timeout, self.lock_ttl,
+            self.sleep, self.grace, self.hold_at_least, config.get("global_lock_key_prefix"),
+            config.get("auto_renew"), other_options.get("auto_renew") if other_options else None,
         )  # fmt: skip
         made = self._made_request
         if made is None or not made.is_of(options):
             wait, hold, lease, ask_after, hold_at_least = Times.of(self, self._renews())
             made = self._made_request = LockRequest(
-                engine.add_prefix(self.name), self._kind, self._permits, self._capacity, wait, hold, lease,
+                self._prefixed_name, self._kind, self._permits, self._capacity, wait, hold, lease,
                 ask_after, self._wants_value, hold_at_least, options,
             )  # fmt: skip
         return made
@@ -141,6 +141,11 @@ class NativeGlobalLock(_rust.Shield, OwnedLock):
 
     def _is_asked(self, acquisition: Any) -> bool:
         return bool(acquisition.granted.is_asked_to_end())
+
+    @property
+    def _prefixed_name(self) -> str:
+        """The core's name of this lock."""
+        return self._engine.add_prefix(self.name)
 
     def _renews(self) -> bool:
         given = self.other_options.get("auto_renew")

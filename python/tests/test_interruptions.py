@@ -463,7 +463,7 @@ KILLS = """
         with gevent.Timeout(30):
             while lockman.names(name):
                 gevent.sleep(0.001)
-        assert lockman.registered_locks() == [] and not lock._holdings._held and not lock._holdings._blocks
+        assert lockman.registered_locks() == [] and not lock._holdings.all() and not lock._holdings._blocks
     assert killed > 100, killed
 """
 

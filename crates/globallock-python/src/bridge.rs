@@ -86,6 +86,13 @@ impl Inbox {
         }
     }
 
+    /// Takes out one that nobody waits for.
+    fn take(&self, number: u64) -> Option<Outcome> {
+        let mut outcomes = self.outcomes();
+        let position = outcomes.list.iter().position(|(each, _)| *each == number)?;
+        Some(outcomes.list.remove(position).1)
+    }
+
     /// Lets the loop poll, or has it woken. True if outcomes are there already: then the loop must take them,
     /// and does not poll.
     fn allow_polling(&self, polling: bool) -> bool {
@@ -186,8 +193,12 @@ impl Bridge {
         let mut tasks = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let task = process.run(async move {
             let outcome = request.await;
-            in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-            inbox.push(number, outcome);
+            let mut in_flight = in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody waits any more if it is not there. The loop might never take the outcome.
+            let is_awaited = in_flight.remove(&number).is_some();
+            if is_awaited {
+                inbox.push(number, outcome);
+            }
         });
         tasks.insert(number, task);
         Ok(number)
@@ -277,12 +288,18 @@ impl Bridge {
 
     /// Drops a request whose outcome nobody waits for any more.
     pub(crate) fn cancel(&self, number: u64) {
-        if let Some(inner) = self.inner.get()
-            && let Some(task) = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number)
-        {
-            task.abort();
-            inner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        }
+        let Some(inner) = self.inner.get() else { return };
+        let task = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        // It may have been answered already, and a loop that has ended takes no outcomes.
+        let outcome = task.map_or_else(
+            || inner.inbox.take(number),
+            |task| {
+                task.abort();
+                None
+            },
+        );
+        let taken = inner.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        drop((outcome, taken));
     }
 }
 

@@ -106,8 +106,7 @@ impl Observers {
 
     /// Whether anybody hears of deadlocks, so that they are worth a list of the store's names.
     pub(crate) fn want_deadlocks(&self) -> bool {
-        self.0.others.iter().any(|observer| observer.wants_deadlocks())
-            || tracing::enabled!(tracing::Level::DEBUG)
+        self.0.tracing.wants_deadlocks() || self.0.others.iter().any(|observer| observer.wants_deadlocks())
     }
 
     pub(crate) fn tell(&self, event: &Event<'_>) {

@@ -86,6 +86,10 @@ impl Observer for Tracing {
             Event::StoreNotice { store, notice } => log_notice(store, notice, text),
         }
     }
+
+    fn wants_deadlocks(&self) -> bool {
+        tracing::enabled!(tracing::Level::DEBUG)
+    }
 }
 
 fn log_notice(store: &str, notice: &StoreNotice, text: &str) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::observing::Heard;
+use super::observing::{Heard, observed};
 use super::store::{Fault, Verb};
 use super::{Fixture, LEASE, SECOND, in_virtual_time, options, pauses, sleep};
 use crate::error::Error;
@@ -72,7 +72,8 @@ fn what_another_task_holds_or_was_granted_meanwhile_is_no_wait_for_oneself() {
         let lock = owner.mutex("a");
         let guard = waits(&owner, "a").await.unwrap().unwrap();
         let other = owner.mutex("b").acquire().await.unwrap();
-        sleep(SECOND).await;
+        assert!(tokio::time::timeout(SECOND * 2, lock.acquire()).await.is_err(), "another task holds it");
+        assert_eq!(heard.0.take(), [""; 0]);
         // The first of the two is granted while the second waits, and holds for longer than the look.
         let first = async {
             let guard = lock.acquire().await.unwrap();
@@ -100,7 +101,11 @@ fn owners_that_wait_for_each_other_are_told_of_their_deadlock_until_it_ends() {
         // A third one waits for both, and nobody for it.
         let (third, third_hears) = process(&fixture, 3);
         let bystander = waits(&third, "a");
+        // One claim of the deadlocked owners waits for another name, and one has not waited for long.
+        let c = fixture.other().mutex("c").acquire().await.unwrap();
+        let waits_for_c = waits(&one, "c");
         sleep(SECOND * 9).await;
+        let later = waits(&one, "b");
         assert_eq!((without_host(&one_hears), without_host(&other_hears)), (vec![], vec![]));
         sleep(SECOND * 2).await;
         let cycle = r#"deadlock: pid 1 waits for "b", held by pid 2; pid 2 waits for "a", held by pid 1"#;
@@ -110,9 +115,11 @@ fn owners_that_wait_for_each_other_are_told_of_their_deadlock_until_it_ends() {
             assert!([cycle, same].contains(&&told[..]), "{told}");
         }
         sleep(SECOND * 30).await;
-        assert_eq!((without_host(&one_hears).len(), without_host(&other_hears).len()), (1, 1), "after 40 s");
-        waits_for_b.abort();
-        assert!(waits_for_b.await.unwrap_err().is_cancelled());
+        assert_eq!((without_host(&one_hears).len(), without_host(&other_hears).len()), (2, 1), "after 40 s");
+        for waiter in [waits_for_b, later] {
+            waiter.abort();
+            assert!(waiter.await.unwrap_err().is_cancelled());
+        }
         drop(a);
         waits_for_a.await.unwrap().unwrap().release().await.unwrap();
         sleep(LEASE * 3).await;
@@ -121,6 +128,8 @@ fn owners_that_wait_for_each_other_are_told_of_their_deadlock_until_it_ends() {
         }
         bystander.await.unwrap().unwrap().release().await.unwrap();
         b.release().await.unwrap();
+        c.release().await.unwrap();
+        waits_for_c.await.unwrap().unwrap().release().await.unwrap();
     });
 }
 
@@ -149,11 +158,12 @@ fn a_manager_lists_the_names_at_most_once_in_30_s_and_only_for_those_who_want_to
         let fixture = Fixture::new();
         let lists = || fixture.store.requests(Verb::List);
         let holder = fixture.other().mutex("a").acquire().await.unwrap();
-        let unheard = waits(&fixture.owner, "a");
+        let (other, _other_heard) = observed(&fixture);
+        let unheard = [waits(&fixture.owner, "a"), waits(&other, "a")];
         let begin = now();
         sleep(LEASE * 10).await;
         assert_eq!(lists().len(), 0);
-        unheard.abort();
+        unheard.iter().for_each(tokio::task::JoinHandle::abort);
         let (owner, _heard) = process(&fixture, 1);
         let waiting: Vec<_> = (0..20).map(|_| waits(&owner, "a")).collect();
         for more in [1, 3, 7] {

@@ -5,7 +5,7 @@
 --
 -- ARGV: the claim's id, or the key of a foreign holder (see `foreign_key`); the claim's member of the queue
 --       (see MEMBER; empty: not known); the notice
--- Result: that of release; plus 4 if the claim was not found but somebody waits, so that the call must be
+-- Result: that of release; plus 4 if the claim was not found but somebody waited, so that the call must be
 --         repeated with the claim's member of the queue, if it has one
 local key, member, notice = ARGV[1], ARGV[2], ARGV[3]
 -- How long the notice stays, in ms, beyond twice what is left of the lease. A living owner has renewed within

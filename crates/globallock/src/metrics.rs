@@ -1,4 +1,4 @@
-//! Metrics of locks, by the crate [`metrics`](::metrics) and any exporter of it: the feature `metrics`.
+//! Metrics of locks, by the crate [`metrics`] and any exporter of it: the feature `metrics`.
 //!
 //! ```standalone_crate
 //! use std::sync::Arc;
@@ -115,7 +115,7 @@ impl Observer for Metrics {
 }
 
 /// The histograms, by their names, and the upper bounds of their buckets in seconds: an exporter must be told
-/// of them, because the crate [`metrics`](::metrics) cannot. See [the module](self).
+/// of them, because the crate [`metrics`] cannot. See [the module](self).
 ///
 /// ```
 /// let (metric, buckets) = globallock::metrics::buckets().next().unwrap();

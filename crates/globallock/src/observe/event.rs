@@ -279,7 +279,7 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Operation; 9] = [
+    pub const ALL: &[Operation] = &[
         Operation::Connect,
         Operation::Enqueue,
         Operation::Renew,

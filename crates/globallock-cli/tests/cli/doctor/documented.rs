@@ -1,5 +1,8 @@
 //! The samples of `docs/doctor.md`, compared in form with what is printed now.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
 use globallock_conformance::server::Cluster;
 use globallock_conformance::server::etcd::Etcd;
 use globallock_conformance::server::redis::Redis;
@@ -75,14 +78,35 @@ fn the_sample_of_a_directory_is_like_what_is_printed() {
     is_as_documented("file:///run/app/locks", &url, &[]);
 }
 
+/// The Rust files below a folder.
+fn sources(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) = entries.partition(|path| path.is_dir());
+    let texts = files.into_iter().map(|file| std::fs::read_to_string(file).unwrap());
+    texts.chain(folders.iter().flat_map(|folder| sources(folder))).collect()
+}
+
 #[test]
 fn the_page_explains_every_subject_that_there_is() {
-    for sample in ["redis://127.0.0.1:6379", "etcd://127.0.0.1:2379", "file:///run/app/locks"] {
-        let sample = self::sample(sample);
-        let lines = sample.lines().filter(|line| !line.starts_with(' ') && line.get(7..8) == Some(" "));
-        for line in lines {
-            let subject = line[8..].split(':').next().unwrap();
-            assert!(PAGE.contains(&format!("`{subject}`")), "{subject} is not explained");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut subjects = BTreeSet::new();
+    for text in [sources(&root.join("src/doctor")), sources(&root.join("../globallock/src/stores"))].concat()
+    {
+        let product = text.split("\n#[cfg(test)]").next().unwrap();
+        for verdict in
+            ["g::good(", "g::unknown(", "g::note(", "g::bad(", "g::denied(", " finding(", "&failed("]
+        {
+            let calls = product.split(verdict).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+            let named = calls.filter_map(|rest| rest.split_once("\",")).map(|(subject, _)| subject);
+            let is_part = |c: char| c.is_ascii_lowercase() || " -".contains(c);
+            subjects.extend(named.filter(|subject| subject.chars().all(is_part)).map(str::to_owned));
         }
+    }
+    assert!(
+        subjects.len() > 25 && subjects.contains("hand-over") && subjects.contains("alarms"),
+        "{subjects:?}"
+    );
+    for subject in &subjects {
+        assert!(PAGE.contains(&format!("`{subject}`")), "{subject} is not explained");
     }
 }

@@ -1,7 +1,7 @@
 //! ZooKeeper.
 
 use globallock_conformance::server::Cluster;
-use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, tree};
+use globallock_conformance::server::zookeeper::{Setup, ZooKeeper, set_rights, tree};
 
 use super::{PREFIX, examined, keeps_what_is_held, names};
 
@@ -53,4 +53,23 @@ fn each_right_that_a_user_lacks_is_named() {
     wrong.ends_with(77);
     wrong.has("denied", "connection", "user or password is wrong");
     assert!(!wrong.to_string().contains("CANARY"), "{wrong}");
+}
+
+#[test]
+fn a_node_that_everybody_may_read_only_is_told_from_one_where_only_the_deletion_is_denied() {
+    let ensemble = ZooKeeper::start(1).unwrap();
+    let host = ensemble.hosts();
+    let (makes, deletes) = ("this user may not make nodes below", "this user may not delete nodes below");
+    for (root, rights, told) in [
+        ("/read", 1, vec![format!("{makes} /read"), format!("{deletes} /read")]),
+        ("/made", 1 | 4, vec![format!("{deletes} /made")]),
+        ("/blind", 4 | 8, vec!["this user may not list /blind".to_owned()]),
+    ] {
+        set_rights(&host, root, rights);
+        let found = examined(&format!("zookeeper://{host}?prefix={root}"), &[]);
+        found.ends_with(77);
+        let denied = found.on("rights").filter(|found| found.verdict == "denied");
+        let denied: Vec<&str> = denied.map(|found| &*found.text).collect();
+        assert_eq!(denied, told, "{found}");
+    }
 }

@@ -401,6 +401,20 @@ pub fn set_quota(hosts: &str, path: &str, nodes: u32) {
     kazoo(hosts, path, &line);
 }
 
+/// Gives everybody these rights on a node, as the sum of read (1), write (2), create (4) and delete (8), with
+/// kazoo. The node is made if it is not there.
+///
+/// # Panics
+/// When kazoo fails.
+pub fn set_rights(hosts: &str, path: &str, rights: u8) {
+    let line = format!(
+        "from kazoo.security import ACL, Id\n\
+         client.ensure_path(path)\n\
+         client.set_acls(path, [ACL({rights}, Id('world', 'anyone'))])"
+    );
+    kazoo(hosts, path, &line);
+}
+
 /// Deletes the children of a node, with kazoo.
 ///
 /// # Panics

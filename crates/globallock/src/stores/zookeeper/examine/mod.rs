@@ -52,7 +52,7 @@ pub(super) async fn examine(store: &Arc<Shared>, name: &Name) -> Result<Vec<Find
 pub(super) async fn forget(store: &Shared, name: &Name, evicted: &[ClaimId]) -> Result<()> {
     let (config, session) = (&store.config, store.sessions.any().await?);
     let forgotten = async {
-        rights::delete_empty(&config.layout, &session, name).await?;
+        rights::delete_remains(&config.layout, &session, name).await?;
         for id in evicted {
             let (notice, [all, of_manager]) = config.layout.notice(*id);
             session.delete(&notice).await?;

@@ -32,17 +32,10 @@ pub(super) async fn findings(config: &Config, session: &Session, name: &Name) ->
                 found.push(Finding::good("rights", text));
             }
         }
-        (Ok(clock), Err(failure)) => {
+        (Ok(clock), Err((above, failure))) => {
             found.extend(clock);
-            found.extend(
-                refused(&failure, || {
-                    format!(
-                        "this user may not delete {} and the nodes in it",
-                        shown(&config.layout.lock(name))
-                    )
-                })
-                .or_else(|| Some(Finding::bad("answers", reason(config, failure)))),
-            );
+            let denied = refused(&failure, || format!("this user may not delete nodes below {above}"));
+            found.push(denied.unwrap_or_else(|| Finding::bad("answers", reason(config, failure))));
         }
         (Ok(None), Ok(())) => {}
         (Err(failure), _) => found.push(Finding::bad("answers", reason(config, failure))),
@@ -50,16 +43,38 @@ pub(super) async fn findings(config: &Config, session: &Session, name: &Name) ->
     found
 }
 
-/// Deletes the node of a lock and those above it, up to the root of all locks, as far as they are empty.
-pub(super) async fn delete_empty(layout: &Layout, session: &Session, name: &Name) -> Result<(), Failure> {
+/// Deletes the node of a lock and those above it, up to the root of all locks, as far as they are empty. A
+/// failure is told with the node above the one that could not be deleted.
+async fn delete_empty(layout: &Layout, session: &Session, name: &Name) -> Result<(), (String, Failure)> {
     let lock = layout.lock(name);
-    let above: Vec<&str> = ends(&lock).filter(|path| path.len() > layout.root.len()).collect();
-    for path in above.into_iter().rev() {
-        if !session.delete_if_empty(path).await? {
+    for path in below_root(layout, &lock) {
+        match session.delete_if_empty(path).await {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(failure) => {
+                let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+                return Err((shown(above).to_owned(), failure));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Does the same to what is there of them.
+pub(super) async fn delete_remains(layout: &Layout, session: &Session, name: &Name) -> Result<(), Failure> {
+    let lock = layout.lock(name);
+    for path in below_root(layout, &lock) {
+        if session.exists(path).answer().await? && !session.delete_if_empty(path).await? {
             break;
         }
     }
     Ok(())
+}
+
+/// The paths of a lock's node and of those above it, up to the root of all locks.
+fn below_root<'a>(layout: &Layout, lock: &'a str) -> impl Iterator<Item = &'a str> + use<'a> {
+    let paths: Vec<&str> = ends(lock).filter(|path| path.len() > layout.root.len()).collect();
+    paths.into_iter().rev()
 }
 
 /// The path of a node, after those of all nodes above it.

@@ -80,7 +80,9 @@ impl Sort {
         match self {
             Sort::Name => {}
             Sort::Age => {
-                rows.sort_by_cached_key(|row| Reverse(micros(holder(row).and_then(|holder| holder.age_seconds))));
+                rows.sort_by_cached_key(|row| {
+                    Reverse(micros(holder(row).and_then(|holder| holder.age_seconds)))
+                });
             }
             Sort::Wait => rows.sort_by_cached_key(|row| Reverse(micros(row.oldest_wait_seconds))),
             Sort::Queue => rows.sort_by_cached_key(|row| Reverse(row.waiters)),

@@ -80,11 +80,13 @@ impl Sort {
         match self {
             Sort::Name => {}
             Sort::Age => {
-                rows.sort_by_key(|row| Reverse(micros(holder(row).and_then(|holder| holder.age_seconds))));
+                rows.sort_by_cached_key(|row| {
+                    Reverse(micros(holder(row).and_then(|holder| holder.age_seconds)))
+                });
             }
-            Sort::Wait => rows.sort_by_key(|row| Reverse(micros(row.oldest_wait_seconds))),
-            Sort::Queue => rows.sort_by_key(|row| Reverse(row.waiters)),
-            Sort::Lease => rows.sort_by_key(|row| {
+            Sort::Wait => rows.sort_by_cached_key(|row| Reverse(micros(row.oldest_wait_seconds))),
+            Sort::Queue => rows.sort_by_cached_key(|row| Reverse(row.waiters)),
+            Sort::Lease => rows.sort_by_cached_key(|row| {
                 let left = micros(holder(row).and_then(|holder| holder.lease_left_seconds));
                 (left.is_none(), left)
             }),

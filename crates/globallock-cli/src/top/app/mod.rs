@@ -362,7 +362,7 @@ impl App {
             Key::Char('o') => self.list.sort_by(Sort::Name),
             Key::Char('/') => self.finding = Some(self.list.text.clone()),
             Key::Char('d') | Key::Enter => return self.open(now),
-            _ => {}
+            _ => return None,
         }
         self.list.arrange();
         None

@@ -127,10 +127,11 @@ fn a_page_is_opened_read_and_left() {
     desk.queue("redis-py", vec![claim(6, "- - -", 30.0, None), waiter(7, 1, "x 1 h", 1.0)]);
     assert_eq!(desk.app.page.as_ref().unwrap().claim().unwrap().claim, format!("{:032}", 6));
     desk.types("j");
-    desk.queue("redis-py", vec![waiter(9, 1, "y 1 h", 3.0), waiter(7, 2, "x 1 h", 1.0)]);
-    assert_eq!(desk.app.page.as_ref().unwrap().cursor(), 1, "on its claim");
+    let [first, second] = [waiter(9, 1, "y 1 h", 3.0), waiter(8, 2, "z 1 h", 2.0)];
+    desk.queue("redis-py", vec![first, second, waiter(7, 3, "x 1 h", 1.0)]);
+    assert_eq!(desk.app.page.as_ref().unwrap().cursor(), 2, "on its claim");
     desk.queue("other", Vec::new());
-    assert_eq!(desk.app.page.as_ref().unwrap().claims().len(), 2, "of a page that was open before");
+    assert_eq!(desk.app.page.as_ref().unwrap().claims().len(), 3, "of a page that was open before");
     desk.app.inspected("redis-py", Err("no\u{1b}[31m".to_owned()), desk.now);
     assert!(desk.screen(80, 24)[4].contains("As it was 0s ago: no\\u{1b}[31m"));
     desk.queue("redis-py", Vec::new());

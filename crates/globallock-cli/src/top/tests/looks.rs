@@ -153,9 +153,14 @@ fn what_others_wrote_reaches_the_screen_only_as_harmless_text() {
             let cells = desk.cells(columns, rows);
             assert!(!cells.content.iter().any(|cell| cell.symbol().contains(is_bad)));
         }
-        assert!(desk.screen(120, 40).concat().contains("\\u{1b}]0;t\\u{7}"));
+        // It is told, too, and not left out: of the name, and of the owner.
+        let screen = desk.screen(120, 40).concat();
+        assert!(screen.matches("\\u{1b}]0;t\\u{7}").count() >= 2, "{screen}");
     };
     check(&mut desk);
+    desk.types("/\u{202e}");
+    assert!(desk.screen(80, 24)[23].ends_with("find in names: \\u{202e}"));
+    desk.press(Key::Escape);
     desk.types("u");
     check(&mut desk);
     desk.press(Key::Escape);

@@ -211,7 +211,7 @@ def test_a_cancelled_wait_loses_no_change(url, name):
             wait = asyncio.ensure_future(changes.__anext__())
             await asyncio.sleep(0)
             # The change arrives while this keeps the loop, so that the wait is cancelled when it is there.
-            bridge = loops._loops[asyncio.get_running_loop()]._bridge
+            bridge = loops._loops[asyncio.get_running_loop()].bridge
             assert select.select([bridge.fileno()], [], [], 30)[0]
             wait.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -244,7 +244,7 @@ def test_a_closed_watch_leaves_no_task(name):
         assert [change async for change in changes] == []
         assert asyncio.all_tasks() == {asyncio.current_task()}
         known = loops._loops[asyncio.get_running_loop()]
-        assert known._waiting == {}
+        assert known.waiting == {}
 
     asyncio.run(main())
 

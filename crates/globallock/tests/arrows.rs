@@ -246,3 +246,25 @@ fn the_pages_of_the_documentation_are_in_the_librarys_own() {
         }
     }
 }
+
+#[test]
+fn every_link_of_the_documentation_leads_to_a_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let below =
+        |directory: &str| fs::read_dir(root.join(directory)).unwrap().map(|file| file.unwrap().path());
+    let all = ["", "docs", "python", "faults"].into_iter().flat_map(below);
+    let pages: Vec<PathBuf> =
+        all.filter(|file| file.extension().is_some_and(|extension| extension == "md")).collect();
+    let mut links = 0;
+    for page in &pages {
+        for link in fs::read_to_string(page).unwrap().split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            if !target.is_empty() && !target.contains("://") {
+                links += 1;
+                let file = page.parent().unwrap().join(target);
+                assert!(file.exists(), "{} has a link to {target}", page.display());
+            }
+        }
+    }
+    assert!(pages.len() > 15 && links > 30, "{} pages, {links} links", pages.len());
+}
